@@ -1,0 +1,21 @@
+# Everything is done by scripts/; this file only names it. `make help` lists the targets.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## set up, and run the examples under gVisor on each platform
+	@scripts/demo $(ARGS)
+
+test: ## set up, lint, and run the suite as an unprivileged user and as root (ARGS="-k name")
+	@scripts/test $(ARGS)
+
+lint: ## ruff and mypy --strict
+	@scripts/lint
+
+bench: ## measure side by side with bare runsc, docker and the gvisor package
+	@scripts/bench $(ARGS)
+
+clean: ## remove what the other targets made in this checkout
+	@scripts/clean

@@ -1,0 +1,190 @@
+"""The one tree of everything that can go wrong.
+
+    GvisorError
+      RunscError
+        RunscNotFound          nothing to run: the only error that may become a skip
+        InsecureRunsc          found, and refused: never a skip, never "not installed"
+        RunscFailed            runsc itself failed (its own exit 128, its own message, its logs)
+      PlatformUnavailable      with the cause: no device, no permission, the probe failed, the probe hung
+      InvalidBundle            every problem found, not the first
+      WorkloadFailed           only from check=True / check_returncode()
+      WorkloadTimeout          the workload is dead when this is raised; its output so far is attached
+      SandboxCrashed           the sentry or gofer died; panic log attached
+      LaunchError              the way from here to runsc failed; the stage and errno are attached
+      UsageError               a setting or an argument that cannot be meant; nothing was started
+
+A workload's own exit status is never an exception unless asked for, and a failure of the
+infrastructure is never reported as a workload's verdict.
+"""
+
+from __future__ import annotations
+
+import errno as errno_names
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_gvisor.launch.outcome import Completed
+
+
+class GvisorError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    ``next_step`` is one sentence for the reader: what to do now. It is part of the message.
+    """
+
+    def __init__(self, message: str, *, next_step: str = "") -> None:
+        self.message = message
+        self.next_step = next_step
+        super().__init__(f"{message}\n{next_step}" if next_step else message)
+
+
+class UsageError(GvisorError):
+    """A setting, a marker argument or a call that cannot be meant; nothing was started."""
+
+
+class RunscError(GvisorError):
+    """Something about runsc itself."""
+
+
+class RunscNotFound(RunscError):
+    """There is no runsc to run: the only error that may become a skip.
+
+    ``searched`` holds the paths that were looked at, in order.
+    """
+
+    def __init__(self, message: str, *, searched: Sequence[str] = (), next_step: str = "") -> None:
+        self.searched = tuple(searched)
+        super().__init__(message, next_step=next_step)
+
+
+class InsecureRunsc(RunscError):
+    """A runsc was found and is refused; it was not executed.
+
+    ``path`` is the file that was judged, ``mode`` its permission bits (or None where it could not
+    be read), ``owner`` its uid, ``reason`` the rule that it breaks.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        reason: str,
+        *,
+        mode: int | None = None,
+        owner: int | None = None,
+        next_step: str = "",
+    ) -> None:
+        self.path = path
+        self.reason = reason
+        self.mode = mode
+        self.owner = owner
+        facts = []
+        if mode is not None:
+            facts.append(f"mode {mode:04o}")
+        if owner is not None:
+            facts.append(f"owner uid {owner}")
+        known = f" ({', '.join(facts)})" if facts else ""
+        super().__init__(f"refusing to run {path}{known}: {reason}", next_step=next_step)
+
+
+class RunscFailed(RunscError):
+    """runsc itself failed: it could not start, or gave an answer that cannot be used.
+
+    ``records`` are the messages of runsc's own ``--log`` file, ``command`` the command line in a
+    form that can be pasted, ``stderr`` the last part of what came on standard error (escaped).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        records: Sequence[str] = (),
+        command: str = "",
+        stderr: str = "",
+        next_step: str = "",
+    ) -> None:
+        self.records = tuple(records)
+        self.command = command
+        self.stderr = stderr
+        parts = [message, *(f"  runsc: {record}" for record in records)]
+        if command:
+            parts.append(f"  command: {command}")
+        super().__init__("\n".join(parts), next_step=next_step)
+
+
+class PlatformUnavailable(GvisorError):
+    """A platform cannot work on this host. ``platform`` is its name, ``cause`` says why."""
+
+    def __init__(self, platform: str, cause: str, *, next_step: str = "") -> None:
+        self.platform = platform
+        self.cause = cause
+        super().__init__(
+            f"platform {platform} is not available here: {cause}", next_step=next_step
+        )
+
+
+class InvalidBundle(GvisorError):
+    """A bundle's configuration breaks rules. ``problems`` holds every one that was found."""
+
+    def __init__(self, problems: Sequence[str], *, where: str = "config.json") -> None:
+        self.problems = tuple(problems)
+        self.where = where
+        count = len(self.problems)
+        title = f"{where}: {count} problem{'' if count == 1 else 's'}"
+        super().__init__("\n".join([title, *(f"  - {problem}" for problem in self.problems)]))
+
+
+class LaunchError(GvisorError):
+    """The way from this process to runsc failed before runsc could start.
+
+    ``stage`` is the step that failed (for instance ``no_new_privs`` or ``execve``), ``errno`` the
+    kernel's error number or 0 where the step failed by its own check.
+    """
+
+    def __init__(self, stage: str, detail: str, *, errno: int = 0, next_step: str = "") -> None:
+        self.stage = stage
+        self.errno = errno
+        code = f" [{errno_names.errorcode.get(errno, errno)}: {os.strerror(errno)}]" if errno else ""
+        super().__init__(f"the launch failed at {stage}: {detail}{code}", next_step=next_step)
+
+
+class _RunError(GvisorError):
+    """Base of the errors that carry what a run has produced."""
+
+    def __init__(self, message: str, *, completed: Completed, next_step: str = "") -> None:
+        self.completed = completed
+        super().__init__(message, next_step=next_step)
+
+    @property
+    def stdout(self) -> str:
+        """What the workload wrote to standard output until then, undecodable bytes escaped."""
+        return self.completed.stdout
+
+    @property
+    def stderr(self) -> str:
+        """What the workload wrote to standard error until then, undecodable bytes escaped."""
+        return self.completed.stderr
+
+
+class WorkloadFailed(_RunError):
+    """The workload ended with another status than 0, and the caller asked for 0."""
+
+
+class WorkloadTimeout(_RunError):
+    """The deadline passed; the workload is dead, its output so far is attached."""
+
+
+class SandboxCrashed(_RunError):
+    """The sentry or the gofer died under the workload. ``panic`` is the panic log, escaped."""
+
+    def __init__(
+        self, message: str, *, completed: Completed, panic: str = "", next_step: str = ""
+    ) -> None:
+        self.panic = panic
+        shown = f"{message}\n  panic log:\n{panic}" if panic else message
+        super().__init__(shown, completed=completed, next_step=next_step)
+
+
+class ProtocolError(GvisorError):
+    """A message between this process and its keeper broke the protocol."""

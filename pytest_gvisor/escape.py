@@ -1,0 +1,44 @@
+"""Untrusted text on its way to a terminal, a report or a CI log.
+
+A workload's output may move the cursor, set the clipboard (OSC 52), reorder text (bidirectional
+controls), hold characters that XML forbids, or start a line with a command for the CI system that
+reads the log. Line feeds and tabs stay; all else that is not plainly visible is written as an
+escape sequence of Python's.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Cc: control, Cf: format (bidirectional overrides, zero width), Cs: lone surrogates,
+# Co/Cn: private use and unassigned; U+2028/2029 end a line in some readers.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_KEPT = frozenset("\n\t")
+# GitHub Actions takes ::command:: and ##[command], Azure Pipelines ##vso[, TeamCity ##teamcity[.
+_CI_COMMAND = re.compile(r"(?m)^([ \t]*)(::|##(?=\[|vso\[|teamcity\[))")
+_PLAIN = re.compile(r"[\n\t\x20-\x7e]*\Z")
+_SGR = re.compile("\x1b\\[[0-9;]{0,16}m")
+
+
+def escape(text: str) -> str:
+    """``text`` with everything that is not plainly visible written out; printable text is unchanged."""
+    if not _PLAIN.match(text):
+        text = "".join(map(_escape_character, text))
+    return _CI_COMMAND.sub(lambda found: found[1] + f"\\x{ord(found[2][0]):02x}" + found[2][1:], text)
+
+
+def _escape_character(character: str) -> str:
+    if character in _KEPT or unicodedata.category(character) not in _HIDDEN:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def escape_but_colour(text: str) -> str:
+    """`escape`, except that colour sequences stay: for text that pytest itself has coloured."""
+    parts = []
+    position = 0
+    for found in _SGR.finditer(text):
+        parts += [escape(text[position : found.start()]), found[0]]
+        position = found.end()
+    return "".join([*parts, escape(text[position:])])

@@ -1,0 +1,312 @@
+"""The object behind the ``gvisor`` fixture: settings and a call become a request, and run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from pytest_gvisor import settings as words
+from pytest_gvisor.errors import InvalidBundle, UsageError
+from pytest_gvisor.launch.client import Launcher
+from pytest_gvisor.launch.netns import check_netns
+from pytest_gvisor.launch.outcome import Completed
+from pytest_gvisor.launch.runner import Record, Request, Runner, Workspace
+from pytest_gvisor.oci.bundle import Bundle
+from pytest_gvisor.oci.defaults import HOSTNAME, default_spec
+from pytest_gvisor.oci.rootfs import Rootfs, host
+from pytest_gvisor.oci.spec import IdMapping, Linux, Mount, Namespace, Spec
+from pytest_gvisor.oci.words import NamespaceType
+from pytest_gvisor.runsc import rootless
+from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.runsc.command import check_extra
+from pytest_gvisor.runsc.rootless import Caller, Way
+from pytest_gvisor.settings import Network, Platform, Settings
+
+MAX_RECORDS = 50
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What plugins may do to a run; each does nothing unless it is given."""
+
+    modify_spec: Callable[[dict[str, Any]], None] = lambda _config: None
+    """Change config.json's content in place; the result is validated like any other."""
+
+    runsc_args: Callable[[], Sequence[str]] = tuple
+    """More global flags for runsc."""
+
+    run_finished: Callable[[Record], None] = lambda _record: None
+    keep: Callable[[Workspace, Record], None] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What `Gvisor.run` was called with, apart from settings and streams."""
+
+    args: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    user: int | str | tuple[int, int]
+    rootfs: Rootfs
+    mounts: tuple[Mount, ...]
+    hostname: str
+    readonly: bool
+
+
+class Gvisor:
+    """Runs workloads under gVisor, in the manner of `subprocess.run`."""
+
+    def __init__(
+        self,
+        *,
+        runsc: Runsc,
+        platform: Platform,
+        launcher: Launcher,
+        settings: Settings | None = None,
+        hooks: Hooks | None = None,
+    ) -> None:
+        self.runsc = runsc
+        self.platform = platform
+        self.settings = settings or Settings()
+        self.records: list[Record] = []
+        self._launcher = launcher
+        self._hooks = hooks or Hooks()
+
+    def run(
+        self,
+        args: Sequence[str | os.PathLike[str]],
+        *,
+        input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        timeout: float | None = None,
+        check: bool = False,
+        user: int | str | tuple[int, int] = 0,
+        rootfs: Rootfs | None = None,
+        mounts: Sequence[Mount] = (),
+        hostname: str = HOSTNAME,
+        readonly: bool = False,
+        **settings: object,
+    ) -> Completed:
+        """Run ``args`` in a fresh sandbox and wait for its end.
+
+        ``input`` is fed to standard input, which otherwise is at its end at once; an iterable of
+        bytes is taken piece by piece. ``env`` comes on top of a fixed environment. ``timeout`` is
+        in seconds; at the deadline the workload gets SIGTERM, a second's grace, and SIGKILL.
+        ``user`` is a uid, ``(uid, gid)`` or ``"uid:gid"`` inside. ``rootfs`` is `host()` unless
+        given; writes to it stay in the sandbox's memory, and ``readonly`` forbids them.
+        ``settings`` are those of the ``gvisor`` marker (network, memory, pids, cpus, …), for this
+        run alone.
+
+        Raises `InvalidBundle`, `UsageError` or `LaunchError` before anything is started,
+        `WorkloadTimeout`, `RunscFailed` or `SandboxCrashed` afterwards, and with ``check``
+        `WorkloadFailed` for a status other than 0.
+        """
+        chosen = self._chosen(timeout, settings)
+        workload = Workload(
+            args=argv(args),
+            env=dict(env or {}),
+            cwd=cwd,
+            user=user,
+            rootfs=rootfs or host(),
+            mounts=tuple(mounts),
+            hostname=hostname,
+            readonly=readonly,
+        )
+        way = self._way(chosen)
+        repeat = {
+            "input": input if isinstance(input, str | bytes) else None,
+            "env": env, "cwd": cwd if cwd != "/" else None, "timeout": timeout,
+            "user": user or None, **settings,
+        }  # fmt: skip
+        request = Request(
+            runsc=self.runsc,
+            platform=self.platform,
+            make_spec=lambda workspace: self._spec(workspace, workload, chosen, way),
+            network=chosen.network,
+            rootless_flag=way is Way.FLAG,
+            input=input.encode() if isinstance(input, str) else input,
+            timeout=chosen.timeout,
+            max_output=chosen.max_output,
+            debug=chosen.debug,
+            extra_flags=self._extra_flags(),
+            repeat={key: value for key, value in repeat.items() if value is not None},
+        )
+        return self._finish(request, check=check)
+
+    def run_bundle(
+        self,
+        bundle: Bundle,
+        *,
+        input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
+        timeout: float | None = None,
+        check: bool = False,
+        **settings: object,
+    ) -> Completed:
+        """Run a bundle, made by ``oci_bundle`` or elsewhere (`Bundle.open`), as it was validated.
+
+        What runs is the specification in ``bundle``, not what config.json says by now. Arguments,
+        settings and errors as for `run`.
+        """
+        chosen = self._chosen(timeout, settings)
+        way = self._way(chosen)
+        request = Request(
+            runsc=self.runsc,
+            platform=self.platform,
+            make_spec=lambda _workspace: self._modified(adapted(bundle.spec, chosen, way)),
+            network=chosen.network,
+            rootless_flag=way is Way.FLAG,
+            input=input.encode() if isinstance(input, str) else input,
+            timeout=chosen.timeout,
+            max_output=chosen.max_output,
+            debug=chosen.debug,
+            extra_flags=self._extra_flags(),
+        )
+        return self._finish(request, check=check)
+
+    def bundle(
+        self,
+        folder: str | os.PathLike[str],
+        args: Sequence[str | os.PathLike[str]],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        user: int | str | tuple[int, int] = 0,
+        rootfs: Rootfs | None = None,
+        mounts: Sequence[Mount] = (),
+        hostname: str = HOSTNAME,
+        readonly: bool = False,
+        **settings: object,
+    ) -> Bundle:
+        """Write a bundle for ``args`` to ``folder`` and return it; arguments as for `run`."""
+        chosen = self._chosen(None, settings)
+        workload = Workload(
+            args=argv(args), env=dict(env or {}), cwd=cwd, user=user, rootfs=rootfs or host(),
+            mounts=tuple(mounts), hostname=hostname, readonly=readonly,
+        )  # fmt: skip
+        path = os.path.abspath(os.fspath(folder))
+        os.makedirs(path, 0o700, exist_ok=True)
+        workspace = Workspace(id=os.path.basename(path), folder=path, shared="")
+        return Bundle.create(path, self._spec(workspace, workload, chosen, self._way(chosen)))
+
+    def _chosen(self, timeout: float | None, settings: Mapping[str, object]) -> Settings:
+        for name in ("platform", "platforms", "runsc", "strict", "keep"):
+            if name in settings:
+                raise UsageError(
+                    f"{name} is decided for a whole test",
+                    next_step=f"Use @pytest.mark.gvisor({name}=…) or the command line.",
+                )
+        changes = dict(settings) if timeout is None else {**settings, "timeout": timeout}
+        chosen = words.replaced(self.settings, changes)
+        if chosen.netns is not None:
+            if chosen.network is not Network.SANDBOX:
+                raise UsageError("netns needs network='sandbox'")
+            check_netns(chosen.netns)
+        return chosen
+
+    def _way(self, chosen: Settings) -> Way:
+        return rootless.decide(chosen.rootless, Caller.read(os.geteuid()), chosen.network)
+
+    def _extra_flags(self) -> tuple[str, ...]:
+        return check_extra(self._hooks.runsc_args(), self.runsc.flags)
+
+    def _spec(
+        self, workspace: Workspace, workload: Workload, chosen: Settings, way: Way
+    ) -> Spec:
+        prepared = workload.rootfs.prepare(
+            workspace.folder, mounts=workload.mounts, shared=workspace.shared or None
+        )
+        spec = default_spec(
+            workload.args,
+            root_path=prepared.root_path,
+            env=workload.env,
+            cwd=workload.cwd,
+            user=workload.user,
+            mounts=prepared.mounts,
+            path=prepared.path,
+            network=chosen.network,
+            netns=chosen.netns,
+            hostname=workload.hostname,
+            readonly_root=workload.readonly,
+            memory=chosen.memory,
+            pids=chosen.pids,
+            cpus=chosen.cpus,
+            id_mappings=id_mappings(way),
+        )
+        return self._modified(spec)
+
+    def _modified(self, spec: Spec) -> Spec:
+        config = spec.to_json()
+        self._hooks.modify_spec(config)
+        return spec if config == spec.to_json() else Spec.from_json(config)
+
+    def _finish(self, request: Request, *, check: bool) -> Completed:
+        record = Record()
+        self.records.append(record)
+        del self.records[:-MAX_RECORDS]
+        try:
+            completed = Runner(request, self._launcher, record, self._hooks.keep).run()
+        finally:
+            self._hooks.run_finished(record)
+        if check:
+            completed.check_returncode()
+        return completed
+
+
+def argv(args: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """``args`` as strings. Raises `UsageError` for a lone string, bytes, or nothing."""
+    if isinstance(args, str | bytes) or not isinstance(args, Sequence):
+        raise UsageError(
+            f"args={args!r} is not a list",
+            next_step='Write run(["sh", "-c", "…"]) to have a shell take a string apart.',
+        )
+    found = [os.fspath(arg) if isinstance(arg, os.PathLike) else arg for arg in args]
+    for arg in found:
+        if not isinstance(arg, str):
+            raise UsageError(f"args hold {arg!r}, which is neither a string nor a path")
+    return tuple(found)
+
+
+def id_mappings(way: Way) -> tuple[Sequence[IdMapping], Sequence[IdMapping]] | None:
+    """The mappings of rootless OCI mode, for that way only."""
+    if way is not Way.MAPPED:
+        return None
+    uids, gids = rootless.mappings(Caller.read(os.geteuid()))
+    first, second = (
+        [
+            IdMapping(container_id=ids.inside, host_id=ids.outside, size=ids.size)
+            for ids in ranges
+        ]
+        for ranges in (uids, gids)
+    )
+    return first, second
+
+
+def adapted(spec: Spec, chosen: Settings, way: Way) -> Spec:
+    """A bundle's specification with what this run's settings decide: network and mappings.
+
+    Raises `InvalidBundle` where the bundle says something that the settings contradict.
+    """
+    kinds = {namespace.type: namespace for namespace in spec.linux.namespaces}
+    network = kinds.pop(NamespaceType.NETWORK, None)
+    if network is not None and network.path and chosen.netns not in (None, network.path):
+        raise InvalidBundle([f"linux.namespaces joins {network.path}, netns is {chosen.netns}"])
+    if chosen.network is not Network.HOST:
+        path = chosen.netns or (network.path if network else "")
+        if path:
+            check_netns(path)
+        kinds[NamespaceType.NETWORK] = Namespace(type=NamespaceType.NETWORK, path=path)
+    mapped = id_mappings(way)
+    uids, gids = mapped if mapped else ((), ())
+    kinds.pop(NamespaceType.USER, None)
+    if mapped:
+        kinds[NamespaceType.USER] = Namespace(type=NamespaceType.USER)
+    linux: Linux = dataclasses.replace(
+        spec.linux,
+        namespaces=tuple(kinds.values()),
+        uid_mappings=tuple(uids),
+        gid_mappings=tuple(gids),
+    )
+    return dataclasses.replace(spec, linux=linux)

@@ -1,0 +1,133 @@
+"""The kernel calls that Python's standard library does not have: the only ctypes of the package.
+
+One wrapper a call, named as the call; each raises `OSError` whose text holds the whole call.
+Imports the standard library only, because the keeper runs with ``-I -S``. It refuses to do more
+than one call at a time: policy lives with the callers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+# include/uapi/linux/prctl.h
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+
+# include/uapi/linux/sched.h
+CLONE_NEWNS = 0x00020000
+
+# include/uapi/linux/mount.h
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REC = 16384
+MS_SLAVE = 1 << 19
+MNT_DETACH = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+# prctl is variadic and reads five unsigned longs: with fewer, PR_SET_NO_NEW_PRIVS sees rubbish in
+# the unused ones and answers EINVAL.
+_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+_libc.unshare.argtypes = [ctypes.c_int]
+_libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
+_libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+
+
+def _check(result: int, call: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{os.strerror(number)} in {call}")
+
+
+def prctl(option: int, value: int) -> None:
+    """``prctl(option, value, 0, 0, 0)``."""
+    _check(_libc.prctl(option, value, 0, 0, 0), f"prctl({option}, {value}, 0, 0, 0)")
+
+
+def set_no_new_privs() -> None:
+    """From here on no execve of this process or its children can gain privileges (prctl(2))."""
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Ask for signal ``number`` when the *thread* that forked this process ends (prctl(2))."""
+    prctl(PR_SET_PDEATHSIG, number)
+
+
+def set_child_subreaper() -> None:
+    """Become the parent of every orphan among this process's descendants (prctl(2))."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def unshare(flags: int) -> None:
+    """``unshare(flags)``; `os.unshare` exists from Python 3.12 on."""
+    if hasattr(os, "unshare"):
+        os.unshare(flags)
+    else:
+        unshare_by_libc(flags)
+
+
+def unshare_by_libc(flags: int) -> None:
+    """``unshare(flags)`` through the C library."""
+    _check(_libc.unshare(flags), f"unshare({flags:#x})")
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    """``mount(source, target, kind, flags, data)``."""
+    arguments = [os.fsencode(text) for text in (source, target, kind)]
+    result = _libc.mount(*arguments, flags, os.fsencode(data))
+    _check(result, f"mount({source!r}, {target!r}, {kind!r}, {flags:#x}, {data!r})")
+
+
+def umount_lazily(target: str) -> None:
+    """``umount2(target, MNT_DETACH)``."""
+    _check(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount2({target!r}, MNT_DETACH)")
+
+
+def reset_signals() -> None:
+    """Give every signal its default action and an empty mask: execve keeps both otherwise."""
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            try:
+                signal.signal(number, signal.SIG_DFL)
+            except OSError:  # the C library keeps two real-time signals for itself
+                continue
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def status_of_self(*names: str) -> dict[str, str]:
+    """The named fields of /proc/self/status, as text; a field that is missing is ``""``."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        fields = dict(line.rstrip("\n").split(":", 1) for line in status if ":" in line)
+    return {name: fields.get(name, "").strip() for name in names}
+
+
+def children_of_self() -> list[int]:
+    """The pids whose parent is the calling thread's process, zombies included."""
+    me = os.getpid()
+    try:
+        with open(f"/proc/self/task/{me}/children", encoding="ascii") as children:
+            return [int(pid) for pid in children.read().split()]
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return children_by_scan(me)
+
+
+def children_by_scan(parent: int) -> list[int]:
+    """The pids whose PPid is ``parent``, found by reading every /proc/PID/stat."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as stat:
+                # The command may hold spaces and brackets; the fields start after its last one.
+                fields = stat.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(name))
+    return found

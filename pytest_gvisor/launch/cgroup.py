@@ -1,0 +1,200 @@
+"""A cgroup for one sandbox, made here and joined by the child before it becomes runsc.
+
+runsc runs with ``--ignore-cgroups``: the limits hold all the same, for runsc, gofer and sentry
+together, because the child is in the cgroup before execve. So the counters are still there when
+runsc has ended, which is what tells a kill by the memory controller from any other SIGKILL.
+Version 1, version 2 and the hybrid of both: cgroups(7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+
+from pytest_gvisor.errors import LaunchError
+
+_MOUNTS = "/proc/self/mountinfo"
+_PERIOD = 100_000  # microseconds; the kernel's default (admin-guide/cgroup-v2, cpu.max)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits of one sandbox; None is none."""
+
+    memory: int | None = None
+    """Bytes, swap included where the kernel accounts for it."""
+
+    pids: int | None = None
+    cpus: float | None = None
+
+    def any(self) -> bool:
+        """Whether there is a limit at all."""
+        return (self.memory, self.pids, self.cpus) != (None, None, None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hierarchy:
+    """Where a controller lives, and where this process is in it."""
+
+    version: int
+    mount: str
+    own: str
+    """Path of this process's cgroup below ``mount``, starting with a slash."""
+
+
+class Cgroups:
+    """The folders of one sandbox: one for each hierarchy that a limit needs."""
+
+    def __init__(self) -> None:
+        self.folders: list[str] = []
+        self._memory = ""
+
+    def descriptors(self) -> list[int]:
+        """Open ``cgroup.procs`` of each folder, for the child to write itself into."""
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        return [os.open(os.path.join(folder, "cgroup.procs"), flags) for folder in self.folders]
+
+    def oom_kills(self) -> int:
+        """How many processes the memory controller has killed in this cgroup."""
+        for name in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError):
+                with open(os.path.join(self._memory, name), encoding="ascii") as counters:
+                    words = dict(line.split() for line in counters)
+                return int(words.get("oom_kill", 0))
+        return 0
+
+    def remove(self) -> None:
+        """Remove the folders; they must be empty of processes."""
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
+
+def hierarchies() -> dict[str, Hierarchy]:
+    """The controllers that are mounted here, by name.
+
+    Raises OSError where /proc cannot be read.
+    """
+    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as lines:
+        own = [line.rstrip("\n").split(":", 2) for line in lines]
+    paths = {name: path for _id, names, path in own for name in names.split(",")}
+    found: dict[str, Hierarchy] = {}
+    with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as mounts:
+        for line in mounts:
+            before, _, after = line.partition(" - ")
+            kind, _source, options = after.split(" ", 2)
+            mount = before.split()[4]
+            if kind == "cgroup2" and "" in paths:
+                for name in _words(os.path.join(mount, "cgroup.controllers")):
+                    found.setdefault(name, Hierarchy(version=2, mount=mount, own=paths[""]))
+            elif kind == "cgroup":
+                for name in options.strip().split(","):
+                    if name in paths:
+                        found[name] = Hierarchy(version=1, mount=mount, own=paths[name])
+    return found
+
+
+def _words(path: str) -> list[str]:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().split()
+    except OSError:
+        return []
+
+
+def _parent(hierarchy: Hierarchy, controller: str) -> str:
+    """The folder under which a cgroup with this controller can be made."""
+    own = os.path.normpath(hierarchy.mount + hierarchy.own)
+    if hierarchy.version == 1:
+        return own
+    # Version 2 has no processes beside cgroups that have controllers ("no internal processes"), so
+    # ours is made beside this process's cgroup: its parent has the controllers switched on.
+    parent = own if own == hierarchy.mount else os.path.dirname(own)
+    if controller not in _words(os.path.join(parent, "cgroup.subtree_control")):
+        _write(parent, "cgroup.subtree_control", f"+{controller}")
+    return parent
+
+
+def _write(folder: str, name: str, value: str) -> None:
+    fd = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def _limit_memory(folder: str, version: int, size: int) -> None:
+    if version == 2:
+        _write(folder, "memory.max", str(size))
+        with contextlib.suppress(FileNotFoundError):  # without swap accounting there is no such file
+            _write(folder, "memory.swap.max", "0")
+        return
+    _write(folder, "memory.limit_in_bytes", str(size))
+    with contextlib.suppress(FileNotFoundError):
+        _write(folder, "memory.memsw.limit_in_bytes", str(size))
+
+
+def _limit_pids(folder: str, _version: int, count: int) -> None:
+    _write(folder, "pids.max", str(count))
+
+
+def _limit_cpu(folder: str, version: int, cpus: float) -> None:
+    quota = max(1000, round(cpus * _PERIOD))  # the kernel refuses less than a millisecond
+    if version == 2:
+        _write(folder, "cpu.max", f"{quota} {_PERIOD}")
+    else:
+        _write(folder, "cpu.cfs_period_us", str(_PERIOD))
+        _write(folder, "cpu.cfs_quota_us", str(quota))
+
+
+def create(limits: Limits) -> Cgroups:
+    """Make the cgroups that hold ``limits``.
+
+    Raises `LaunchError` with stage ``cgroup`` where a limit cannot be had: a limit is never
+    silently left out.
+    """
+    made = Cgroups()
+    folders: dict[str, str] = {}
+    known = hierarchies()
+    wanted = {
+        "memory": limits.memory is not None,
+        "pids": limits.pids is not None,
+        "cpu": limits.cpus is not None,
+    }
+    for controller in (name for name, want in wanted.items() if want):
+        hierarchy = known.get(controller)
+        if hierarchy is None:
+            made.remove()
+            raise _refused(controller, "this host has no such cgroup controller mounted", 0)
+        try:
+            parent = _parent(hierarchy, controller)
+            if parent not in folders:
+                folders[parent] = tempfile.mkdtemp(prefix="pytest-gvisor-", dir=parent)
+                made.folders.append(folders[parent])
+            _apply(controller, folders[parent], hierarchy.version, limits)
+        except OSError as error:
+            made.remove()
+            raise _refused(controller, str(error), error.errno or 0) from error
+        if controller == "memory":
+            made._memory = folders[parent]  # noqa: SLF001 -- this function is the constructor
+    return made
+
+
+def _apply(controller: str, folder: str, version: int, limits: Limits) -> None:
+    if controller == "memory" and limits.memory is not None:
+        _limit_memory(folder, version, limits.memory)
+    elif controller == "pids" and limits.pids is not None:
+        _limit_pids(folder, version, limits.pids)
+    elif controller == "cpu" and limits.cpus is not None:
+        _limit_cpu(folder, version, limits.cpus)
+
+
+def _refused(controller: str, detail: str, number: int) -> LaunchError:
+    return LaunchError(
+        "cgroup",
+        f"the {controller} limit cannot be had: {detail}",
+        errno=number,
+        next_step=f"Run as root on a host with the {controller} controller, or ask for no limit.",
+    )

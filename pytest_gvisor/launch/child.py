@@ -1,0 +1,120 @@
+"""The child between fork and execve: every step of its way to runsc, and how a failing one is told.
+
+Runs in the keeper's fork only, with the standard library and `_linux`. There is no way through
+without no-new-privs: each step either holds or ends the child with its name and errno in the error
+pipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.launch import _linux
+else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path
+    import _linux
+
+
+_EXECUTABLE = 3
+_ERROR_PIPE = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """What the child is to become."""
+
+    argv: list[str]
+    env: dict[str, str]
+    executable: int
+    """Descriptor of the file that was judged: what was judged is what runs."""
+
+    streams: tuple[int, int, int]
+    """Descriptors that become 0, 1 and 2."""
+
+    cgroups: tuple[int, ...] = ()
+    """Descriptors of ``cgroup.procs`` files to join."""
+
+    hide_net_sysctls: bool = False
+    """Whether runsc must not see /proc/sys/net: see `hide_net_sysctls`."""
+
+
+def hide_net_sysctls() -> None:
+    """Cover /proc/sys/net with an empty tmpfs, in a mount namespace of this process's own.
+
+    Before it takes over a network namespace's interfaces, runsc asks whether the namespace is the
+    host's, by the existence of /proc/sys/net/core/rmem_default there. On older kernels only the
+    initial namespace has that file; on newer ones (6.18 is one) every namespace has it, and runsc
+    20240729 then refuses every namespace. Whether it is the host's namespace has been asked by
+    then, by inode (netns.py). The tmpfs goes over ``net`` and not ``core``: below ``net`` each
+    network namespace has directory entries of its own, on which a mount would not be seen.
+    """
+    _linux.unshare(_linux.CLONE_NEWNS)
+    _linux.mount("none", "/", "none", _linux.MS_REC | _linux.MS_SLAVE)
+    flags = _linux.MS_RDONLY | _linux.MS_NOSUID | _linux.MS_NODEV | _linux.MS_NOEXEC
+    _linux.mount("none", "/proc/sys/net", "tmpfs", flags, "size=4k")
+
+
+def _place_descriptors(start: Start, error_pipe: int) -> None:
+    """Put the streams at 0-2, the executable at 3, the error pipe at 4, cgroups after; close all else."""
+    wanted = (*start.streams, start.executable, error_pipe, *start.cgroups)
+    # First out of the way of every target, so that no dup2 overwrites one that is still needed.
+    high = [os.dup(fd) for fd in wanted]
+    while min(high) <= len(wanted):
+        high = [os.dup(fd) for fd in high]
+    for target, source in enumerate(high):
+        os.dup2(source, target, inheritable=target < 3)
+    os.closerange(len(wanted), 2**31 - 1)
+
+
+def _become_session_leader(parent: int) -> None:
+    os.setsid()
+    _linux.set_parent_death_signal(signal.SIGKILL)
+    # The signal is sent when the parent ends; a parent that ended before the prctl sends nothing.
+    if os.getppid() != parent:
+        raise OSError(0, "the keeper is gone")
+
+
+def _verify() -> None:
+    status = _linux.status_of_self("Threads", "NoNewPrivs")
+    if status["Threads"] != "1":
+        raise OSError(0, f"the launching process has {status['Threads']} threads, not 1")
+    if status["NoNewPrivs"] != "1":
+        raise OSError(0, f"NoNewPrivs reads {status['NoNewPrivs']!r}, not 1")
+
+
+def become(start: Start, *, parent: int, error_pipe: int) -> NoReturn:
+    """Turn this fresh fork into runsc, or report ``stage errno text`` and exit with status 127."""
+    stage = "session"
+    try:
+        _become_session_leader(parent)
+        stage = "descriptors"
+        _place_descriptors(start, error_pipe)
+        error_pipe = _ERROR_PIPE
+        stage = "signals"
+        _linux.reset_signals()
+        os.umask(0o022)
+        os.chdir("/")
+        stage = "cgroup"
+        for descriptor in range(_ERROR_PIPE + 1, _ERROR_PIPE + 1 + len(start.cgroups)):
+            os.write(descriptor, b"0")  # "0" names the writer itself (cgroups(7))
+        if start.hide_net_sysctls:
+            stage = "mount_namespace"
+            hide_net_sysctls()
+        stage = "no_new_privs"
+        _linux.set_no_new_privs()
+        stage = "verify"
+        _verify()
+        stage = "execve"
+        os.execve(_EXECUTABLE, start.argv, start.env)
+    except OSError as error:
+        report = f"{stage} {error.errno or 0} {error.strerror or error}"
+        os.write(error_pipe, report.encode("utf-8", "backslashreplace")[:2000])
+    except BaseException as error:  # noqa: BLE001 -- a fork of the keeper must never run on
+        os.write(error_pipe, f"{stage} 0 {error!r}".encode("utf-8", "backslashreplace")[:2000])
+    finally:
+        sys.stderr.flush()
+        os._exit(127)

@@ -1,0 +1,82 @@
+"""Reading what runsc wrote about a run: its ``--log`` records, panic log and debug logs.
+
+All of it may hold text that the workload chose, so it is read bounded, decoded without failing,
+and control characters are escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+
+from pytest_gvisor.escape import escape
+
+_MAX = 256 * 1024
+
+
+def text(path: str) -> str:
+    """The end of a file as escaped text, at most 256 KiB; ``""`` if there is no such file."""
+    return escape(_read(path))
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - _MAX))
+            return file.read(_MAX).decode("utf-8", "backslashreplace")
+    except OSError:
+        return ""
+
+
+def records(path: str) -> tuple[str, ...]:
+    """The messages in a ``--log`` file: JSON objects, with nothing between them.
+
+    What cannot be read as such is one message of its own, so that nothing is lost.
+    """
+    raw = _read(path)
+    decoder = json.JSONDecoder()
+    found = []
+    position = 0
+    while position < len(raw):
+        if raw[position].isspace():
+            position += 1
+            continue
+        try:
+            entry, position = decoder.raw_decode(raw, position)
+        except (ValueError, RecursionError):
+            found.append(raw[position:][:2000])
+            break
+        message = entry.get("msg") if isinstance(entry, dict) else None
+        found.append(str(message) if message is not None else json.dumps(entry))
+    return tuple(map(escape, found))
+
+
+def folder(path: str) -> dict[str, str]:
+    """The debug logs in a folder by their subcommand: ``run``, ``gofer``, ``boot``, …"""
+    try:
+        names = sorted(os.listdir(path))
+    except OSError:
+        return {}
+    found: dict[str, str] = {}
+    for name in names:
+        # runsc.log.20260101-120000.000000.boot.txt
+        command = name.split(".")[-2] if name.count(".") > 1 else name
+        found[command] = found.get(command, "") + text(os.path.join(path, name))
+    return found
+
+
+def wait_failed(debug_logs: Mapping[str, str]) -> bool:
+    """Whether the run log says that the sandbox went away while runsc waited for the workload."""
+    return "waiting on PID" in debug_logs.get("run", "") and "EOF" in debug_logs.get("run", "")
+
+
+_TELLING = ("panic", "fatal", "FATAL", "error", "Error")
+
+
+def relevant(log: str, count: int = 30) -> list[str]:
+    """The lines of a boot log that tell something: warnings and errors, else its last ones."""
+    lines = log.splitlines()
+    telling = [line for line in lines if line[:1] in "WEF" or any(word in line for word in _TELLING)]
+    return (telling or lines)[-count:]

@@ -1,0 +1,227 @@
+"""What came of a run: the evidence, the verdict that it allows, and `Completed`, what users get."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pytest_gvisor.errors import WorkloadFailed
+
+if TYPE_CHECKING:
+    from pytest_gvisor.settings import Platform
+
+
+class Outcome(enum.StrEnum):
+    """The one verdict of a run."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    OUT_OF_MEMORY = "out of memory"
+    TIMED_OUT = "timed out"
+    RUNSC_FAILED = "runsc failed"
+    SANDBOX_CRASHED = "sandbox crashed"
+    LAUNCH_FAILED = "launch failed"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that is known when runsc has ended."""
+
+    runsc_status: int
+    """The raw wait status of runsc itself (wait(2))."""
+
+    records: tuple[str, ...] = ()
+    """The messages of runsc's fresh ``--log``: there is one exactly when runsc failed."""
+
+    panic: str = ""
+    """The panic log: not empty when the sentry panicked."""
+
+    timed_out: bool = False
+    oom_kills: int = 0
+    """How many processes of the sandbox the kernel's memory controller killed."""
+
+    sentry_reports: bool = False
+    """Whether the sentry's own events were listened to (releases with ``--pod-init-config``)."""
+
+    started: bool = False
+    """Whether the sentry reported that the container's first process was started."""
+
+    workload_status: int | None = None
+    """The raw wait status of the workload's first process, as the sentry reported it."""
+
+    wait_failed: bool = False
+    """Whether runsc's run log says that waiting for the workload failed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The outcome, and the return code in the sense of `subprocess`."""
+
+    outcome: Outcome
+    returncode: int
+    reason: str = ""
+    exact: bool = True
+
+
+def _by_status(status: int) -> Verdict:
+    if os.WIFSIGNALED(status):
+        return Verdict(outcome=Outcome.SIGNALLED, returncode=-os.WTERMSIG(status))
+    return Verdict(outcome=Outcome.EXITED, returncode=os.WEXITSTATUS(status))
+
+
+def _by_code(code: int) -> Verdict:
+    """The verdict from runsc's exit code alone, which is N for exit N and 128 + S for signal S."""
+    if code > 128 and code - 128 in signal.valid_signals():
+        return Verdict(outcome=Outcome.SIGNALLED, returncode=-(code - 128))
+    return Verdict(outcome=Outcome.EXITED, returncode=code)
+
+
+def _agrees(status: int, code: int) -> bool:
+    """Whether the sentry's report and runsc's exit code tell the same story."""
+    if os.WIFSIGNALED(status):
+        return code == 128 + os.WTERMSIG(status)
+    return os.WIFEXITED(status) and code == os.WEXITSTATUS(status)
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """The verdict that the evidence allows.
+
+    The order matters: a deadline that has passed stays a time-out whatever the workload then does;
+    runsc's own word that it failed comes before any status, since its exit code is 128 like a
+    workload's; and a status counts as the workload's only if nothing says that the sandbox died.
+    """
+    code = _exit_code(evidence.runsc_status)
+    if evidence.timed_out:
+        return Verdict(outcome=Outcome.TIMED_OUT, returncode=code)
+    workload = evidence.workload_status
+    if workload is not None and not evidence.records and _agrees(workload, code):
+        if evidence.oom_kills and workload == signal.SIGKILL:
+            return Verdict(outcome=Outcome.OUT_OF_MEMORY, returncode=-signal.SIGKILL)
+        return _by_status(workload)
+    if evidence.oom_kills:
+        return Verdict(outcome=Outcome.OUT_OF_MEMORY, returncode=-signal.SIGKILL)
+    if evidence.panic or evidence.wait_failed:
+        return Verdict(
+            outcome=Outcome.SANDBOX_CRASHED, returncode=code, reason="the sentry panicked or died"
+        )
+    if evidence.records:
+        return _runsc_failed(evidence, code)
+    if os.WIFSIGNALED(evidence.runsc_status):
+        reason = f"runsc was killed by signal {os.WTERMSIG(evidence.runsc_status)}"
+        return Verdict(outcome=Outcome.RUNSC_FAILED, returncode=code, reason=reason)
+    if evidence.sentry_reports and workload is None:
+        if evidence.started:
+            reason = "the sandbox ended without a word on its first process"
+            return Verdict(outcome=Outcome.SANDBOX_CRASHED, returncode=code, reason=reason)
+        reason = "runsc ended before the workload was started"
+        return Verdict(outcome=Outcome.RUNSC_FAILED, returncode=code, reason=reason)
+    # The report is of the first process's first thread; one that ended before the others disagrees.
+    return dataclasses.replace(_by_code(code), exact=False)
+
+
+def _runsc_failed(evidence: Evidence, code: int) -> Verdict:
+    outcome = Outcome.SANDBOX_CRASHED if evidence.started else Outcome.RUNSC_FAILED
+    return Verdict(outcome=outcome, returncode=code, reason=evidence.records[-1])
+
+
+def _exit_code(status: int) -> int:
+    return os.waitstatus_to_exitcode(status)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Completed:
+    """A workload that has ended, in the manner of `subprocess.CompletedProcess`."""
+
+    args: tuple[str, ...]
+    """The workload's argv."""
+
+    returncode: int
+    """The exit status, or ``-S`` for signal S.
+
+    runsc itself ends with N for exit N and with 128 + S for signal S, so from its status alone
+    ``exit 137`` cannot be told from SIGKILL. Where the release can report the sentry's own events
+    (``--pod-init-config``; 20221219 and later), the raw wait status comes from there and both are exact.
+    Where it cannot, a status of 128 + S is read as signal S; `exact` tells which it was.
+    """
+
+    stdout_bytes: bytes
+    """What came on standard output; if `truncated`, its head followed by its tail."""
+
+    stderr_bytes: bytes
+    stdout: str
+    """`stdout_bytes` as UTF-8 with undecodable bytes as ``\\xNN``; what was left out is marked."""
+
+    stderr: str
+    stdout_total: int
+    """How many bytes the workload wrote to standard output, kept or not."""
+
+    stderr_total: int
+    duration: float
+    """Seconds from the request to the sandbox's end."""
+
+    platform: Platform
+    outcome: Outcome
+    exact: bool = True
+    """Whether `returncode` is beyond doubt: see there."""
+
+    command: str = ""
+    """runsc's own command line, in a form that can be pasted."""
+
+    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """The keyword arguments that repeat this run."""
+
+    leaks: tuple[str, ...] = ()
+    """What of this sandbox could not be removed, in words; normally empty."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether bytes of either stream were left out."""
+        return self.stdout_total > len(self.stdout_bytes) or self.stderr_total > len(
+            self.stderr_bytes
+        )
+
+    def check_returncode(self) -> None:
+        """Raise `WorkloadFailed` if the workload ended with another status than 0."""
+        if self.returncode == 0 and self.outcome is Outcome.EXITED:
+            return
+        how = self.outcome.value if self.returncode < 0 else f"exit status {self.returncode}"
+        if self.outcome is Outcome.SIGNALLED:
+            how = f"signal {-self.returncode} ({signal_name(-self.returncode)})"
+        message = f"{list(self.args)!r} ended with {how}"
+        tail = self.stderr[-2000:]
+        if tail:
+            message += f"\n  stderr: {tail!r}"
+        raise WorkloadFailed(message, completed=self)
+
+    def __repr__(self) -> str:
+        """A call that repeats the run, and what came of it as a comment."""
+        words = "".join(f", {key}={value!r}" for key, value in self.settings.items())
+        return f"gvisor.run({list(self.args)!r}{words})  # {self.outcome}, {self.returncode}"
+
+
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9; the number where it has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def text_view(head: bytes, tail: bytes, left_out: int) -> str:
+    """Bytes as text: UTF-8, undecodable bytes escaped, the gap marked."""
+    text = head.decode("utf-8", "backslashreplace")
+    if left_out:
+        text += f"\n[… {left_out} bytes left out …]\n" + tail.decode("utf-8", "backslashreplace")
+    return text
+
+
+def paste(argv: Sequence[str], env: Mapping[str, str]) -> str:
+    """A shell command line that runs ``argv`` in exactly ``env``."""
+    import shlex  # noqa: PLC0415 -- only on the way to an error or a kept run
+
+    pairs = [f"{key}={value}" for key, value in env.items()]
+    return shlex.join(["env", "-i", *pairs, *argv])

@@ -1,0 +1,348 @@
+"""One whole run: workspace, bundle, launch, supervision, verdict, removal.
+
+This is where the parts meet. The states are those of `states`; whatever happens, a workspace that
+was made is removed, and an error is one of our tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from pytest_gvisor.errors import (
+    GvisorError,
+    LaunchError,
+    RunscFailed,
+    SandboxCrashed,
+    WorkloadTimeout,
+)
+from pytest_gvisor.launch import cgroup, events, logs
+from pytest_gvisor.launch.cgroup import Cgroups, Limits
+from pytest_gvisor.launch.client import Keeper, Launcher
+from pytest_gvisor.launch.outcome import (
+    Completed,
+    Evidence,
+    Outcome,
+    Verdict,
+    judge,
+    paste,
+    signal_name,
+    text_view,
+)
+from pytest_gvisor.launch.states import Lifecycle, State
+from pytest_gvisor.launch.supervise import Job, Supervisor
+from pytest_gvisor.oci.bundle import Bundle
+from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.runsc.command import RunscCommand, delete_argv, run_argv, runsc_env
+from pytest_gvisor.settings import Network, Platform
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """The folder of one run, inside the session folder."""
+
+    id: str
+    folder: str
+    shared: str
+    """Folder of the session for what its runs have in common."""
+
+    def path(self, name: str) -> str:
+        """The path of one part: ``bundle``, ``root``, ``runtime``, ``logs``, ``log``, ``panic``."""
+        return os.path.join(self.folder, name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be run, and how."""
+
+    runsc: Runsc
+    platform: Platform
+    make_spec: Callable[[Workspace], Spec]
+    """Makes the root filesystem in the workspace and the specification that goes with it."""
+
+    network: Network = Network.NONE
+    rootless_flag: bool = False
+    input: bytes | Iterable[bytes] | None = None
+    timeout: float = 60.0
+    max_output: int = 16 * 1024 * 1024
+    debug: bool = False
+    logs: bool = False
+    """Whether runsc writes its own logs, without the strace that ``debug`` adds."""
+
+    extra_flags: tuple[str, ...] = ()
+    repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """Keyword arguments that repeat this run, for the repr."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Record:
+    """What is known of a run afterwards, whether it ended in a value or in an error."""
+
+    args: tuple[str, ...] = ()
+    command: str = ""
+    completed: Completed | None = None
+    error: GvisorError | None = None
+    runsc_records: tuple[str, ...] = ()
+    panic: str = ""
+    debug_logs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    kept: str = ""
+
+
+class Runner:
+    """Runs requests one after the other; several runners may share a `Launcher`."""
+
+    def __init__(
+        self,
+        request: Request,
+        launcher: Launcher,
+        record: Record,
+        keep: Callable[[Workspace, Record], None] | None = None,
+    ) -> None:
+        self.request = request
+        self.launcher = launcher
+        self.record = record
+        self.keep = keep
+        self.lifecycle = Lifecycle()
+        self._cgroups = Cgroups()
+        self._listener: events.Listener | None = None
+        self._started_at = time.monotonic()
+
+    def run(self) -> Completed:
+        """Run the request to its end.
+
+        Raises `InvalidBundle`, `UsageError` or `LaunchError` before anything has started, and
+        `RunscFailed`, `SandboxCrashed` or `WorkloadTimeout` after.
+        """
+        try:
+            return self._run()
+        except GvisorError as error:
+            self.record.error = error
+            raise
+
+    def _run(self) -> Completed:
+        self.request.runsc.check_unchanged()
+        keeper = self.launcher.keeper()
+        workspace = self._make_workspace()
+        with contextlib.ExitStack() as undo:
+            undo.callback(shutil.rmtree, workspace.folder, ignore_errors=True)
+            undo.callback(self._close_listener)
+            spec = self.request.make_spec(workspace)
+            self.record.args = spec.process.args
+            Bundle.create(workspace.path("bundle"), spec)
+            self.lifecycle.advance(State.BUNDLED)
+            self._cgroups = cgroup.create(limits_of(spec))
+            undo.callback(self._cgroups.remove)
+            self.launcher.session().journal(id=workspace.id, cgroups=self._cgroups.folders)
+            supervisor = Supervisor(self._job(workspace), self.lifecycle)
+            undo.callback(supervisor.close)
+            try:
+                self._launch(supervisor, keeper)
+                supervisor.watch()
+                supervisor.drain_events()
+                verdict = self._judge(workspace, supervisor)
+                if self.keep is not None:
+                    self.keep(workspace, self.record)
+            finally:
+                leaks = self._clean(supervisor)
+            completed = self._completed(verdict, supervisor, leaks)
+        self._raise_for(verdict, completed, supervisor)
+        return completed
+
+    def _make_workspace(self) -> Workspace:
+        session = self.launcher.session()
+        run = "g" + secrets.token_hex(4)
+        folder = os.path.join(session.path, run)
+        try:
+            for path in (folder, *(os.path.join(folder, name) for name in ("root", "runtime"))):
+                os.mkdir(path, 0o700)
+            if self._wants_logs():
+                os.mkdir(os.path.join(folder, "logs"), 0o700)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise LaunchError(
+                "workspace", f"cannot make {folder}", errno=error.errno or 0
+            ) from error
+        return Workspace(id=run, folder=folder, shared=session.path)
+
+    def _wants_logs(self) -> bool:
+        # Where the sentry cannot report, its crash is told from the workload's end by the run log.
+        return (
+            self.request.debug
+            or self.request.logs
+            or not self.request.runsc.has_flag("pod-init-config")
+        )
+
+    def _job(self, workspace: Workspace) -> Job:
+        request = self.request
+        command = RunscCommand(
+            id=workspace.id,
+            bundle=workspace.path("bundle"),
+            root=workspace.path("root"),
+            platform=request.platform,
+            network=request.network,
+            rootless=request.rootless_flag,
+            log=workspace.path("log"),
+            panic_log=workspace.path("panic") if request.runsc.has_flag("panic-log") else "",
+            debug_log=workspace.path("logs") if self._wants_logs() else "",
+            strace=request.debug,
+            pod_init_config=self._listen(workspace),
+            extra=request.extra_flags,
+        )
+        argv = run_argv(command)
+        env = runsc_env(workspace.path("runtime"))
+        self.record.command = paste([request.runsc.path, *argv[1:]], env)
+        return Job(
+            id=workspace.id,
+            executable=request.runsc.fd,
+            argv=argv,
+            delete=delete_argv(command),
+            env=env,
+            folder=workspace.folder,
+            root=command.root,
+            input=request.input,
+            timeout=request.timeout,
+            max_output=request.max_output,
+            cgroup_folders=self._cgroups.folders,
+            hide_net_sysctls=request.network is Network.SANDBOX,
+            listener=self._listener,
+        )
+
+    def _listen(self, workspace: Workspace) -> str:
+        if not self.request.runsc.has_flag("pod-init-config"):
+            return ""
+        config = workspace.path("pod-init.json")
+        try:
+            self._listener = events.Listener(workspace.folder)
+            with open(config, "w", encoding="utf-8") as file:
+                file.write(events.pod_init_config(self._listener.endpoint))
+        except OSError as error:
+            raise LaunchError("events", str(error), errno=error.errno or 0) from error
+        return config
+
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+
+    def _launch(self, supervisor: Supervisor, keeper: Keeper) -> None:
+        fds = self._cgroups.descriptors()
+        supervisor.job = dataclasses.replace(supervisor.job, cgroup_fds=fds)
+        try:
+            supervisor.launch(keeper)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _judge(self, workspace: Workspace, supervisor: Supervisor) -> Verdict:
+        record = self.record
+        record.runsc_records = logs.records(workspace.path("log"))
+        record.panic = logs.text(workspace.path("panic"))
+        if self._wants_logs():
+            record.debug_logs = logs.folder(workspace.path("logs"))
+        if supervisor.failure is not None:
+            verdict = Verdict(outcome=Outcome.LAUNCH_FAILED, returncode=127)
+        else:
+            listener = self._listener
+            evidence = Evidence(
+                runsc_status=9 if supervisor.status is None else supervisor.status,
+                records=record.runsc_records,
+                panic=record.panic,
+                timed_out=supervisor.timed_out,
+                oom_kills=self._cgroups.oom_kills(),
+                sentry_reports=listener is not None and listener.connected and not listener.broken,
+                started=listener is not None and listener.started,
+                workload_status=None if listener is None else listener.workload_status,
+                wait_failed=logs.wait_failed(record.debug_logs),
+            )
+            verdict = judge(evidence)
+        self.lifecycle.decide(verdict.outcome)
+        return verdict
+
+    def _clean(self, supervisor: Supervisor) -> tuple[str, ...]:
+        try:
+            leaks = supervisor.clean()
+        except GvisorError as error:
+            leaks = (str(error),)
+        if self.lifecycle.state is State.VERDICT:
+            self.lifecycle.advance(State.REAPED)
+            self.lifecycle.advance(State.CLEANED)
+        return leaks
+
+    def _completed(
+        self, verdict: Verdict, supervisor: Supervisor, leaks: tuple[str, ...]
+    ) -> Completed:
+        out, err = supervisor.pipes.stdout, supervisor.pipes.stderr
+        completed = Completed(
+            args=self.record.args,
+            returncode=verdict.returncode,
+            stdout_bytes=out.head() + out.tail(),
+            stderr_bytes=err.head() + err.tail(),
+            stdout=text_view(out.head(), out.tail(), out.left_out),
+            stderr=text_view(err.head(), err.tail(), err.left_out),
+            stdout_total=out.total,
+            stderr_total=err.total,
+            duration=time.monotonic() - self._started_at,
+            platform=self.request.platform,
+            outcome=verdict.outcome,
+            exact=verdict.exact,
+            command=self.record.command,
+            settings=self.request.repeat,
+            leaks=leaks,
+        )
+        self.record.completed = completed
+        return completed
+
+    def _raise_for(self, verdict: Verdict, completed: Completed, supervisor: Supervisor) -> None:
+        if supervisor.failure is not None:
+            raise supervisor.failure
+        if verdict.outcome is Outcome.TIMED_OUT:
+            raise WorkloadTimeout(
+                f"{list(completed.args)!r} was still running after {self.request.timeout:g} s "
+                f"on {self.request.platform}; it has been killed",
+                completed=completed,
+                next_step="Give it longer with timeout=SECONDS or --gvisor-timeout.",
+            )
+        if verdict.outcome is Outcome.SANDBOX_CRASHED:
+            raise SandboxCrashed(
+                f"the sandbox of {list(completed.args)!r} died on {self.request.platform}: "
+                f"{verdict.reason}",
+                completed=completed,
+                panic=self.record.panic[-4000:],
+                next_step="Repeat it with --gvisor-debug to see the sentry's own log.",
+            )
+        if verdict.outcome is Outcome.RUNSC_FAILED:
+            raise RunscFailed(
+                f"runsc failed: {verdict.reason}",
+                records=self.record.runsc_records,
+                command=self.record.command,
+                stderr=completed.stderr[-4000:],
+                next_step="Repeat it with --gvisor-debug to see runsc's own log.",
+            )
+
+
+def limits_of(spec: Spec) -> Limits:
+    """The limits that a specification asks for, as a cgroup can hold them."""
+    resources = spec.linux.resources
+    if resources is None:
+        return Limits()
+    memory = resources.memory.limit if resources.memory else None
+    pids = resources.pids.limit if resources.pids else None
+    quota = resources.cpu.quota if resources.cpu else None
+    period = (resources.cpu.period if resources.cpu else None) or 100_000
+    return Limits(
+        memory=memory if memory and memory > 0 else None,
+        pids=pids if pids and pids > 0 else None,
+        cpus=quota / period if quota and quota > 0 else None,
+    )
+
+
+def describe(completed: Completed) -> str:
+    """One line on how a workload ended."""
+    if completed.outcome is Outcome.SIGNALLED:
+        return f"signal {-completed.returncode} ({signal_name(-completed.returncode)})"
+    return f"{completed.outcome}, returncode {completed.returncode}"

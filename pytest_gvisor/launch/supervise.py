@@ -1,0 +1,286 @@
+"""One run from the request to its end: drains the pipes, keeps the deadline, gathers the evidence."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import selectors
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from pytest_gvisor.errors import LaunchError, ProtocolError
+from pytest_gvisor.launch.capture import CHUNK, Capture, Drain
+from pytest_gvisor.launch.client import Control, Keeper
+from pytest_gvisor.launch.events import Listener
+from pytest_gvisor.launch.states import Lifecycle, State
+
+TERM_GRACE = 1.0
+KILL_DEADLINE = 5.0
+LINGER = 0.5
+CLEAN_DEADLINE = 15.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is handed to the keeper, and how it is to be watched."""
+
+    id: str
+    executable: int
+    argv: list[str]
+    delete: list[str]
+    env: dict[str, str]
+    folder: str
+    root: str
+    input: bytes | Iterable[bytes] | None
+    timeout: float
+    """Seconds from the start of the run."""
+
+    max_output: int
+    cgroup_folders: list[str] = dataclasses.field(default_factory=list)
+    cgroup_fds: list[int] = dataclasses.field(default_factory=list)
+    hide_net_sysctls: bool = False
+    listener: Listener | None = None
+
+
+class Feed:
+    """Writes the workload's standard input as it is taken, and closes it at its end."""
+
+    def __init__(self, fd: int, data: bytes | Iterable[bytes] | None) -> None:
+        self.fd = fd
+        os.set_blocking(fd, False)
+        chunks = [data or b""] if isinstance(data, bytes | None) else data
+        self._chunks: Iterator[bytes] = iter(chunks)
+        self._rest = memoryview(b"")
+
+    def write(self) -> bool:
+        """Write once; False when all is written or nobody reads any more."""
+        while not self._rest:
+            try:
+                self._rest = memoryview(next(self._chunks))
+            except StopIteration:
+                return False
+        try:
+            self._rest = self._rest[os.write(self.fd, self._rest) :]
+        except BlockingIOError:
+            return True
+        except OSError:  # EPIPE: the workload has closed its standard input, which is its right
+            return False
+        return True
+
+
+class Pipes:
+    """The three pipes of a run: our ends, and the workload's until they are handed over."""
+
+    def __init__(self, max_output: int) -> None:
+        self.theirs: list[int] = []
+        self.ours: list[int] = []
+        try:
+            for _ in range(3):
+                reader, writer = os.pipe2(os.O_CLOEXEC)
+                first = not self.ours
+                self.theirs.append(reader if first else writer)
+                self.ours.append(writer if first else reader)
+                if not first:
+                    # Fewer wake-ups; refused where the user's pipe budget is used up (pipe(7)).
+                    with contextlib.suppress(OSError):
+                        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, CHUNK)
+        except BaseException:
+            self.close()
+            raise
+        self.stdout = Capture(max_output)
+        self.stderr = Capture(max_output)
+
+    def hand_over(self) -> None:
+        """Close the workload's ends here: the end of a stream is seen only when no one holds it."""
+        for fd in self.theirs:
+            os.close(fd)
+        self.theirs.clear()
+
+    def close(self) -> None:
+        """Close what is still open."""
+        for fd in self.theirs + self.ours:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self.theirs.clear()
+        self.ours.clear()
+
+
+class Supervisor:
+    """The loop of one run. `watch` returns when runsc has ended and the streams are drained."""
+
+    def __init__(self, job: Job, lifecycle: Lifecycle) -> None:
+        self.job = job
+        self.lifecycle = lifecycle
+        self.started_at = time.monotonic()
+        self.deadline = self.started_at + job.timeout
+        self.timed_out = False
+        self.status: int | None = None
+        self.pid = 0
+        self.maxrss = 0
+        self.failure: LaunchError | None = None
+        self.pipes = Pipes(job.max_output)
+        self._selector = selectors.DefaultSelector()
+        self._control: Control | None = None
+        self._actions: list[tuple[float, Callable[[], None]]] = []
+
+    def launch(self, keeper: Keeper) -> None:
+        """Hand the run to the keeper."""
+        job = self.job
+        request = {
+            "id": job.id,
+            "argv": job.argv,
+            "delete": job.delete,
+            "env": job.env,
+            "folder": job.folder,
+            "root": job.root,
+            "cgroup_folders": job.cgroup_folders,
+            "hide_net_sysctls": job.hide_net_sysctls,
+        }
+        self._control = keeper.launch(
+            request, [job.executable, *self.pipes.theirs, *job.cgroup_fds]
+        )
+        self.pipes.hand_over()
+        self._register()
+
+    def _register(self) -> None:
+        stdin, stdout, stderr = self.pipes.ours
+        buffer = bytearray(CHUNK)
+        feed = Feed(stdin, self.job.input)
+        self._add(stdin, selectors.EVENT_WRITE, feed.write)
+        for fd, capture in ((stdout, self.pipes.stdout), (stderr, self.pipes.stderr)):
+            self._add(fd, selectors.EVENT_READ, Drain(fd, capture, buffer).read)
+        if self._control is not None:
+            self._add(self._control.fileno(), selectors.EVENT_READ, self._hear)
+        if self.job.listener is not None:
+            self._add(self.job.listener.fileno(), selectors.EVENT_READ, self._listen)
+
+    def _add(self, fd: int, event: int, act: Callable[[], bool]) -> None:
+        self._selector.register(fd, event, act)
+
+    def _end_stream(self, fd: int) -> None:
+        """Stop watching ``fd``; a pipe of ours is closed as well."""
+        self._selector.unregister(fd)
+        if fd in self.pipes.ours:
+            self.pipes.ours.remove(fd)
+            os.close(fd)
+
+    def watch(self) -> None:
+        """Wait until runsc has ended, its output is drained, or the deadline has done its work."""
+        self._actions = [(self.deadline, self._expire)]
+        while self.status is None or self._streams_open():
+            now = time.monotonic()
+            while self._actions and self._actions[0][0] <= now:
+                self._actions.pop(0)[1]()
+            if not self._actions:
+                return
+            self._turn(max(0.0, self._actions[0][0] - now))
+
+    def _turn(self, timeout: float) -> None:
+        for key, _events in self._selector.select(timeout):
+            if not key.data():
+                self._end_stream(key.fd)
+
+    def _streams_open(self) -> bool:
+        """Whether an output pipe is still open; nobody waits for the input's."""
+        watched = self._selector.get_map()
+        return any(fd in watched for fd in self.pipes.ours if self._reads(fd))
+
+    def _reads(self, fd: int) -> bool:
+        return bool(self._selector.get_key(fd).events & selectors.EVENT_READ)
+
+    def _expire(self) -> None:
+        """The deadline: SIGTERM and a grace, then SIGKILL, then no more waiting."""
+        self.timed_out = True
+        self._ask("term")
+        now = time.monotonic()
+        self._actions = [
+            (now + TERM_GRACE, lambda: self._ask("kill")),
+            (now + TERM_GRACE + KILL_DEADLINE, lambda: None),
+        ]
+
+    def _ask(self, wish: str) -> None:
+        if self._control is not None:
+            self._control.ask(wish)
+
+    def _hear(self) -> bool:
+        if self._control is None:
+            return False
+        message = self._control.read()
+        state = message.get("state")
+        if state == "spawned":
+            self.pid = _number(message, "pid")
+            self.lifecycle.advance(State.SPAWNED)
+        elif state == "failed":
+            self.failure = LaunchError(
+                str(message.get("stage")), str(message.get("detail")), errno=_number(message, "errno")
+            )
+        elif state == "exited":
+            self.status = _number(message, "status")
+            self.maxrss = _number(message, "maxrss")
+            # With runsc every writer of the pipes dies; what they hold is there to be read now.
+            self._actions = [(time.monotonic() + LINGER, lambda: None)]
+        return True
+
+    def _listen(self) -> bool:
+        listener = self.job.listener
+        if listener is None:
+            return False
+        before = listener.fileno()
+        going_on = listener.on_readable()
+        self._note_running()
+        if going_on and listener.fileno() != before:
+            self._selector.unregister(before)
+            self._add(listener.fileno(), selectors.EVENT_READ, self._listen)
+        return going_on
+
+    def _note_running(self) -> None:
+        listener = self.job.listener
+        if listener is not None and listener.started and self.lifecycle.state < State.RUNNING:
+            if self.lifecycle.state < State.SPAWNED:
+                self.lifecycle.advance(State.SPAWNED)
+            self.lifecycle.advance(State.RUNNING)
+
+    def drain_events(self) -> None:
+        """Take what the sentry said last, which is in the socket when runsc has ended."""
+        listener = self.job.listener
+        while listener is not None and listener.fileno() in self._selector.get_map():
+            if not self._selector.select(0):
+                return
+            key = self._selector.get_key(listener.fileno())
+            before = listener.fileno()
+            if not key.data():
+                self._end_stream(before)
+                return
+            if listener.fileno() == before:
+                return
+
+    def clean(self) -> tuple[str, ...]:
+        """Let the keeper remove everything of this run; returns what it could not."""
+        if self._control is None:
+            return ()
+        self._ask("release")
+        deadline = time.monotonic() + CLEAN_DEADLINE
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._control.fileno(), selectors.EVENT_READ)
+            while selector.select(max(0.0, deadline - time.monotonic())):
+                message = self._control.read()
+                if message.get("state") == "cleaned":
+                    leaks = message.get("leaks")
+                    return tuple(map(str, leaks)) if isinstance(leaks, list) else ()
+        return (f"the keeper did not clean {self.job.folder} within {CLEAN_DEADLINE:.0f} s",)
+
+    def close(self) -> None:
+        """Close every descriptor of this run; the keeper kills what still runs."""
+        self._selector.close()
+        self.pipes.close()
+        if self._control is not None:
+            self._control.close()
+
+
+def _number(message: dict[str, object], name: str) -> int:
+    value = message.get(name)
+    if not isinstance(value, int):
+        raise ProtocolError(f"the keeper's message has no number {name!r}: {message!r}")
+    return value

@@ -1,0 +1,212 @@
+"""A bundle: a folder with a ``config.json`` in it, made here or elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import stat
+import tempfile
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_gvisor.errors import InvalidBundle, LaunchError
+from pytest_gvisor.oci import inroot, mounts, validate
+from pytest_gvisor.oci.reader import MAX_BYTES, at, load, shown
+from pytest_gvisor.oci.words import MountType
+
+if TYPE_CHECKING:
+    from pytest_gvisor.oci.spec import Mount, Spec
+
+CONFIG: Final = "config.json"
+_STAND_IN: Final = {
+    "ociVersion": "1.0.2",
+    "process": {"args": ["-"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A checked specification and the folder that it belongs to."""
+
+    path: str
+    """The folder."""
+    spec: Spec
+    """What was validated, and so what is to be run: its root path is absolute."""
+    notes: tuple[str, ...] = ()
+    """What was changed, or will not have the effect that it asks for."""
+
+    @classmethod
+    def create(cls, folder: str, spec: Spec) -> Bundle:
+        """Write a specification into a folder, which is made if it is not there.
+
+        Every problem is reported (`InvalidBundle`) before anything is written; ``config.json`` is
+        there whole or not at all. A full disk and the like are a `LaunchError`.
+        """
+        value = spec.to_json()
+        found = validate.problems_of_json(spec, value)
+        data = _encode(value, found)
+        if found:
+            raise InvalidBundle(found, where=os.path.join(folder, CONFIG))
+        try:
+            _write(folder, data)
+        except (OSError, ValueError) as error:
+            number = getattr(error, "errno", None) or 0
+            raise LaunchError("bundle", f"cannot write {shown(folder)}", errno=number) from error
+        return cls(path=os.path.abspath(folder), spec=spec)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, allow_dangerous: bool = False) -> Bundle:
+        """Read and check a bundle that was made elsewhere (``runc spec``, ``umoci unpack``).
+
+        The specification comes back with absolute paths, so that it can be written elsewhere: what
+        was validated is what runs. ``allow_dangerous`` lets it show the host what `bind` refuses,
+        and join namespaces.
+        """
+        folder = os.path.abspath(os.fspath(path))
+        where = os.path.join(folder, CONFIG)
+        found, notes = list[str](), list[str]()
+        value = _prepared(load(_read(folder), where=where), notes)
+        spec, found = validate.examine(value)
+        whole = spec is not None
+        if spec is None and isinstance(value, dict):
+            # The rest of it is looked at all the same.
+            spec, _ = validate.examine({**value, **_STAND_IN})
+        if spec is not None:
+            spec = _resolved(spec, os.path.realpath(folder), found, notes, allow=allow_dangerous)
+            if whole:
+                found += [text for text in validate.problems(spec) if text not in found]
+        if found or spec is None or not whole:
+            raise InvalidBundle(found, where=where)
+        return cls(path=folder, spec=spec, notes=tuple(notes))
+
+
+def _encode(value: dict[str, Any], found: list[str]) -> bytes:
+    data = b"" if found else json.dumps(value, separators=(",", ":")).encode()
+    if len(data) > MAX_BYTES:
+        found.append(f"larger than {MAX_BYTES} bytes")
+    return data
+
+
+def _write(folder: str, data: bytes) -> None:
+    with contextlib.ExitStack() as on_failure:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+            on_failure.callback(_quietly, os.rmdir, folder)
+        descriptor, temporary = tempfile.mkstemp(prefix=".config-", dir=folder)
+        on_failure.callback(_quietly, os.unlink, temporary)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+        os.rename(temporary, os.path.join(folder, CONFIG))
+        on_failure.pop_all()
+
+
+def _quietly(remove: Any, path: str) -> None:
+    with contextlib.suppress(OSError):
+        remove(path)
+
+
+def _read(folder: str) -> bytes:
+    """The bytes of a bundle's ``config.json``, by descriptors: no link is followed."""
+    try:
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        with contextlib.ExitStack() as stack:
+            directory = os.open(folder, flags | os.O_DIRECTORY)
+            stack.callback(os.close, directory)
+            # O_NONBLOCK: the open of a FIFO would wait for a writer.
+            file = os.open(CONFIG, flags | os.O_NONBLOCK, dir_fd=directory)
+            stack.callback(os.close, file)
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise InvalidBundle([f"{CONFIG} is not a regular file"], where=folder)
+            return _bounded(file)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InvalidBundle([f"cannot be read: {reason}"], where=folder) from error
+
+
+def _bounded(descriptor: int) -> bytes:
+    parts, size = [], 0
+    while size <= MAX_BYTES and (part := os.read(descriptor, 1 << 16)):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
+
+
+def _prepared(value: object, notes: list[str]) -> object:
+    """The JSON without what a bundle may not say to runsc."""
+    if not isinstance(value, dict):
+        return value
+    annotations = value.get("annotations")
+    if isinstance(annotations, dict):
+        dropped = [name for name in annotations if validate.reserved(name)]
+        for name in dropped:
+            del annotations[name]
+        listed = ", ".join(at("annotations", name) for name in dropped[:5])
+        if dropped:
+            more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
+            notes.append(f"dropped {listed}{more}: they steer runsc itself")
+    return value
+
+
+def _resolved(spec: Spec, folder: str, found: list[str], notes: list[str], *, allow: bool) -> Spec:
+    """The specification as it is to be run, from one that is relative to its folder."""
+    process = spec.process
+    if process.terminal or process.console_size:
+        notes.append("process.terminal: set to false, for output goes to pipes")
+        process = replace(process, terminal=False, console_size=None)
+    if sets := process.capabilities:
+        kept = tuple(cap for cap in sets.ambient if cap in sets.inheritable)
+        if kept != sets.ambient:
+            notes.append("process.capabilities.ambient: without what is not inheritable")
+            process = replace(process, capabilities=replace(sets, ambient=kept))
+    if spec.linux.masked_paths or spec.linux.readonly_paths:
+        notes.append(
+            "linux.maskedPaths, linux.readonlyPaths: ignored by runsc, the paths stay as they are"
+        )
+    if spec.linux.seccomp:
+        notes.append("linux.seccomp: ignored by runsc without --oci-seccomp")
+    root = _root(spec.root.path, folder, found)
+    seen = tuple(_mount(mount, folder, notes) for mount in spec.mounts)
+    if not allow:
+        found += _dangers(seen)
+        found += [
+            f"linux.namespaces[{index}].path: joins a namespace of the host"
+            for index, namespace in enumerate(spec.linux.namespaces)
+            if namespace.path
+        ]
+    if not found:
+        found += inroot.missing(root, seen)
+    return replace(spec, process=process, root=replace(spec.root, path=root), mounts=seen)
+
+
+def _root(path: str, folder: str, found: list[str]) -> str:
+    real = os.path.realpath(os.path.join(folder, path))
+    if real == folder or not mounts.within(real, folder):
+        found.append(f"root.path: {shown(path)} is not inside the bundle")
+    elif not os.path.isdir(real):
+        found.append(f"root.path: {shown(path)} is not a folder")
+    return real
+
+
+def _mount(mount: Mount, folder: str, notes: list[str]) -> Mount:
+    if not mount.is_bind:
+        return mount
+    if mount.source == "/sys" and validate.normal(mount.destination) == "/sys":
+        # What runc and umoci write for rootless use, where Linux refuses a new sysfs.
+        notes.append("mounts: the host's /sys is replaced by the sandbox's own")
+        options = tuple(option for option in mount.options if option not in {"bind", "rbind"})
+        return dataclasses.replace(mount, type=MountType.SYSFS, source="sysfs", options=options)
+    return replace(mount, source=os.path.realpath(os.path.join(folder, mount.source)))
+
+
+def _dangers(seen: tuple[Mount, ...]) -> list[str]:
+    found = []
+    for index, mount in enumerate(seen):
+        if mount.is_bind:
+            _, impossible, risk = mounts.examine(mount.source)
+            if impossible or risk:
+                found.append(f"mounts[{index}].source: {shown(mount.source)} {impossible or risk}")
+    return found

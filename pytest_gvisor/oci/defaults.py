@@ -1,0 +1,219 @@
+"""The specification that a run gets unless it asks for something else. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.oci.limits import Cpu, Memory, Pids, Resources
+from pytest_gvisor.oci.mounts import parse_size
+from pytest_gvisor.oci.reader import shown, whole
+from pytest_gvisor.oci.spec import (
+    Capabilities,
+    IdMapping,
+    Linux,
+    Mount,
+    Namespace,
+    Process,
+    Rlimit,
+    Root,
+    Spec,
+    User,
+)
+from pytest_gvisor.oci.words import Capability, MountType, NamespaceType, RlimitType
+from pytest_gvisor.settings import Network
+
+OCI_VERSION: Final = "1.0.2"
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HOSTNAME: Final = "gvisor"
+
+# Source: https://github.com/moby/moby, oci/caps/defaults.go
+CAPABILITIES: Final = (
+    Capability.CHOWN,
+    Capability.DAC_OVERRIDE,
+    Capability.FSETID,
+    Capability.FOWNER,
+    Capability.MKNOD,
+    Capability.NET_RAW,
+    Capability.SETGID,
+    Capability.SETUID,
+    Capability.SETFCAP,
+    Capability.SETPCAP,
+    Capability.NET_BIND_SERVICE,
+    Capability.SYS_CHROOT,
+    Capability.KILL,
+    Capability.AUDIT_WRITE,
+)
+
+RLIMITS: Final = (
+    Rlimit(type=RlimitType.NOFILE, soft=1024, hard=524288),
+    Rlimit(type=RlimitType.CORE, soft=0, hard=0),
+)
+
+_LOCKED: Final = ("nosuid", "noexec", "nodev")
+
+MOUNTS: Final = (
+    Mount(destination="/proc", type=MountType.PROC, source="proc", options=_LOCKED),
+    Mount(
+        destination="/dev",
+        type=MountType.TMPFS,
+        source="tmpfs",
+        options=("nosuid", "strictatime", "mode=0755", "size=65536k"),
+    ),
+    Mount(
+        destination="/sys",
+        type=MountType.SYSFS,
+        source="sysfs",
+        options=(*_LOCKED, "ro"),
+    ),
+    Mount(
+        destination="/tmp",
+        type=MountType.TMPFS,
+        source="tmpfs",
+        options=("nosuid", "nodev", "mode=1777"),
+    ),
+    Mount(
+        destination="/dev/pts",
+        type=MountType.DEVPTS,
+        source="devpts",
+        options=("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"),
+    ),
+    Mount(
+        destination="/dev/shm",
+        type=MountType.TMPFS,
+        source="shm",
+        options=(*_LOCKED, "mode=1777", "size=65536k"),
+    ),
+)
+
+_NAMESPACES = (NamespaceType.PID, NamespaceType.IPC, NamespaceType.UTS, NamespaceType.MOUNT)
+_CPU_PERIOD = 100_000
+
+
+def parse_user(user: int | str | tuple[int, int]) -> User:
+    """Who the workload is: a uid, ``"uid"``, ``"uid:gid"``, ``(uid, gid)`` or ``"root"``.
+
+    A uid alone has gid 0, as under docker. Names are in the sandbox's passwd, which is not read.
+    """
+    if isinstance(user, str):
+        found = re.fullmatch(r"(\d{1,10})(?::(\d{1,10}))?", user, re.ASCII)
+        if user == "root":
+            uid, gid = 0, 0
+        elif found:
+            uid, gid = int(found[1]), int(found[2] or 0)
+        else:
+            raise UsageError(f"user {shown(user)} is not 'uid' or 'uid:gid' in numbers, or 'root'")
+    else:
+        pair: tuple[int, ...] = user if isinstance(user, tuple) else (user, 0)
+        if len(pair) != 2 or not all(whole(part) for part in pair):
+            raise UsageError("a user is a uid, 'uid:gid' or (uid, gid)")
+        uid, gid = pair
+    for number in (uid, gid):
+        if not 0 <= number <= 2**32 - 2:
+            raise UsageError(f"id {shown(number)} is not in 0..{2**32 - 2}")
+    return User(uid=uid, gid=gid)
+
+
+def environment(env: Mapping[str, str], *, uid: int, path: Sequence[str] = ()) -> tuple[str, ...]:
+    """The fixed environment with the caller's on top; ``path`` goes in front of PATH."""
+    fixed = {
+        "PATH": ":".join([*path, PATH]),
+        "HOME": "/root" if uid == 0 else "/tmp",
+        "LANG": "C.UTF-8",
+    }
+    return tuple(f"{name}={value}" for name, value in {**fixed, **env}.items())
+
+
+def _resources(memory: int | str | None, pids: int | None, cpus: float | None) -> Resources | None:
+    if memory is None and pids is None and cpus is None:
+        return None
+    if pids is not None and (not whole(pids) or pids < 1):
+        raise UsageError(f"pids={pids!r} is not a number of tasks")
+    if cpus is not None and not (math.isfinite(cpus) and 0.01 <= cpus <= 1024):
+        raise UsageError(f"cpus={cpus!r} is not a number of CPUs from 0.01 to 1024")
+    limit = None if memory is None else parse_size(memory)
+    return Resources(
+        # Without a limit of its own, swap would double the memory.
+        memory=None if limit is None else Memory(limit=limit, swap=limit),
+        pids=None if pids is None else Pids(limit=pids),
+        cpu=None if cpus is None else Cpu(period=_CPU_PERIOD, quota=round(cpus * _CPU_PERIOD)),
+    )
+
+
+def _namespaces(network: Network, netns: str | None, *, user: bool) -> tuple[Namespace, ...]:
+    made = [Namespace(type=kind) for kind in _NAMESPACES]
+    if netns is not None and network is not Network.SANDBOX:
+        raise UsageError(f"netns needs network='sandbox', not {network.value!r}")
+    # With the host's network there is none: the sandbox stays in its caller's.
+    if network is not Network.HOST:
+        made.append(Namespace(type=NamespaceType.NETWORK, path=netns or ""))
+    if user:
+        made.append(Namespace(type=NamespaceType.USER))
+    return tuple(made)
+
+
+def merged(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
+    """The default mounts and these: one with a default's destination takes its place.
+
+    Parents come before what is mounted in them, for runsc's gofer makes them in this order.
+    """
+    asked = {mount.destination for mount in mounts}
+    kept = [mount for mount in MOUNTS if mount.destination not in asked]
+    return tuple(sorted([*kept, *mounts], key=lambda mount: mount.destination.count("/")))
+
+
+def default_spec(
+    args: Sequence[str],
+    *,
+    root_path: str,
+    env: Mapping[str, str] | None = None,
+    cwd: str = "/",
+    user: int | str | tuple[int, int] = 0,
+    mounts: Sequence[Mount] = (),
+    path: Sequence[str] = (),
+    network: Network = Network.NONE,
+    netns: str | None = None,
+    hostname: str = HOSTNAME,
+    readonly_root: bool = False,
+    memory: int | str | None = None,
+    pids: int | None = None,
+    cpus: float | None = None,
+    id_mappings: tuple[Sequence[IdMapping], Sequence[IdMapping]] | None = None,
+    rlimits: Sequence[Rlimit] = RLIMITS,
+    capabilities: Sequence[Capability] = CAPABILITIES,
+) -> Spec:
+    """The specification of one workload.
+
+    ``id_mappings`` are users' and groups' of a user namespace, for rootless OCI mode. ``path`` are
+    folders in front of the fixed PATH. ``rlimits`` replace defaults of the same type.
+    """
+    who = parse_user(user)
+    sets = tuple(dict.fromkeys(capabilities))
+    limits = {limit.type: limit for limit in RLIMITS}
+    asked = {limit.type for limit in rlimits}
+    kept = [limit for kind, limit in limits.items() if kind not in asked]
+    uids, gids = id_mappings or ((), ())
+    return Spec(
+        oci_version=OCI_VERSION,
+        process=Process(
+            args=tuple(args),
+            cwd=cwd,
+            user=who,
+            env=environment(env or {}, uid=who.uid, path=path),
+            capabilities=Capabilities(bounding=sets, effective=sets, permitted=sets),
+            rlimits=(*kept, *rlimits),
+            no_new_privileges=True,
+        ),
+        root=Root(path=root_path, readonly=readonly_root),
+        hostname=hostname,
+        mounts=merged(mounts),
+        linux=Linux(
+            namespaces=_namespaces(network, netns, user=id_mappings is not None),
+            uid_mappings=tuple(uids),
+            gid_mappings=tuple(gids),
+            resources=_resources(memory, pids, cpus),
+        ),
+    )

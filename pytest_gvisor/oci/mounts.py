@@ -1,0 +1,159 @@
+"""Mounts that a caller asks for: folders and files of the host, and file systems in memory.
+
+What would hand the host to the sandbox is refused unless it is named as dangerous. What is judged
+is the real path, and that is what is mounted.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import stat
+import tempfile
+from typing import Final
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.oci.reader import shown, whole
+from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.oci.validate import absolute, normal
+from pytest_gvisor.oci.words import MountType
+
+_KERNEL: Final = ("/proc", "/sys", "/dev")
+_ENGINES: Final = (
+    "/run/docker.sock",
+    "/run/docker",
+    "/run/dockershim.sock",
+    "/run/containerd",
+    "/run/podman",
+    "/run/crio",
+    "/run/buildkit",
+    "/run/cri-dockerd.sock",
+    "/var/lib/docker",
+    "/var/lib/containerd",
+    "/var/lib/containers",
+)
+# Sockets of rootless engines, in any user's runtime folder.
+_USER_ENGINE: Final = re.compile(
+    r"/run/user/\d+(/(docker(\.sock)?|podman|containerd[^/]*|buildkit[^/]*|crio)(/.*)?)?"
+)
+
+
+@functools.cache
+def _sessions(runtime: str | None) -> tuple[str, ...]:
+    """Where session folders of this package are."""
+    uid = os.geteuid()
+    temporary = os.path.realpath(tempfile.gettempdir())
+    return (
+        "/run/pytest-gvisor",
+        f"{os.path.realpath(runtime or f'/run/user/{uid}')}/pytest-gvisor",
+        f"{temporary}/pytest-gvisor-{uid}",
+    )
+
+
+def within(path: str, folder: str) -> bool:
+    """Whether a path is this folder or lies in it."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def danger(source: str) -> str:
+    """Why this real path must not be shown to a sandbox, or nothing."""
+    if source == "/":
+        return "is the host's whole file system"
+    for folder in _KERNEL:
+        if within(source, folder):
+            return f"shows the host's {folder}"
+    for kept in _sessions(os.environ.get("XDG_RUNTIME_DIR")):
+        if within(source, kept):
+            return "is a session folder of pytest-gvisor"
+    # /var holds /var/run, by which the sockets are known too.
+    if source == "/var" or any(within(engine, source) for engine in _ENGINES):
+        return "holds a container engine's socket or data"
+    if any(within(source, engine) for engine in _ENGINES) or _USER_ENGINE.fullmatch(source):
+        return "is a container engine's socket or data"
+    if source == "/run/user":
+        return "holds users' sockets"
+    return ""
+
+
+def odd_kind(mode: int) -> str:
+    """What a source is, where it is neither a folder nor a regular file; or nothing."""
+    if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+        return ""
+    kinds = ((stat.S_ISSOCK, "socket"), (stat.S_ISFIFO, "FIFO"))
+    return next((f"is a {name}" for test, name in kinds if test(mode)), "is a device")
+
+
+def examine(source: str) -> tuple[str, str, str]:
+    """The real path of a source, what makes it impossible, and what makes it dangerous."""
+    try:
+        real = os.path.realpath(source, strict=True)
+        mode = os.stat(real).st_mode
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return source, f"cannot be used: {reason}", ""
+    return real, "", danger(real) or odd_kind(mode)
+
+
+def bind(
+    source: str | os.PathLike[str],
+    destination: str,
+    *,
+    readonly: bool = True,
+    dangerous: bool = False,
+) -> Mount:
+    """A folder or file of the host, shown inside; read-only unless asked otherwise.
+
+    ``dangerous=True`` is needed for what would hand the host to the sandbox: ``/``, ``/proc``,
+    ``/sys``, ``/dev``, sockets of container engines and folders that hold them, sockets, FIFOs,
+    devices.
+    """
+    asked = os.fspath(source)
+    if not isinstance(asked, str):
+        raise UsageError("the source of a bind mount must be text, not bytes")
+    target = _destination(destination)
+    real, impossible, risk = examine(os.path.abspath(asked))
+    if impossible:
+        raise UsageError(f"cannot mount {shown(asked)} at {target}: it {impossible}")
+    if risk and not dangerous:
+        also = "" if real == asked else f" (really {shown(real)})"
+        raise UsageError(
+            f"refusing to mount {shown(asked)}{also} at {target}: it {risk}",
+            next_step="If the sandbox is meant to have it: bind(..., dangerous=True).",
+        )
+    options = ("rbind", "ro" if readonly else "rw", "nosuid", "nodev")
+    return Mount(destination=target, type=MountType.BIND, source=real, options=options)
+
+
+def tmpfs(destination: str, *, size: int | str | None = None, mode: int = 0o1777) -> Mount:
+    """An empty file system in the sandbox's memory. ``size`` is in bytes, or text as ``64M``."""
+    target = _destination(destination)
+    if not whole(mode) or not 0 <= mode <= 0o7777:
+        raise UsageError(f"{shown(mode)} cannot be the mode of a folder")
+    limit = () if size is None else (f"size={parse_size(size)}",)
+    options = ("nosuid", "nodev", f"mode={mode:04o}", *limit)
+    return Mount(destination=target, type=MountType.TMPFS, source="tmpfs", options=options)
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes; text may end in ``K``, ``M``, ``G`` or ``T`` (of 1024), or ``KiB``, ``KB``…"""
+    if isinstance(size, int) and whole(size) and 0 < size < 2**63:
+        return size
+    found = re.fullmatch(r"([1-9][0-9]{0,15})\s*([kmgt]?)(i?b)?", str(size).lower(), re.ASCII)
+    scale = dict(zip(("", "k", "m", "g", "t"), (1 << 10 * step for step in range(5)), strict=True))
+    value = int(found[1]) * scale[found[2]] if isinstance(size, str) and found else 0
+    if not 0 < value < 2**63:
+        raise UsageError(f"{shown(size)} is not a size: a number of bytes, or text as '64M'")
+    return value
+
+
+def _destination(path: str) -> str:
+    wrong = absolute(path) or ("has a NUL byte" if "\0" in path else "")
+    target = "" if wrong else normal(path)
+    if target == "/":
+        wrong = "/ is the root file system"
+    if target == "/proc" or target.startswith("/proc/"):
+        wrong = f"{shown(target)} is the sandbox's own"
+    if wrong:
+        raise UsageError(f"this cannot be the destination of a mount: {wrong}")
+    return target

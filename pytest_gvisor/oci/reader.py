@@ -1,0 +1,374 @@
+"""Frozen dataclasses to and from JSON, as a closed world.
+
+The engine knows nothing of OCI: it reads a class's own annotations. Every problem is collected with
+the place where it is; a key that the class does not have, a second key of the same name, a NUL byte
+and a lone surrogate are problems wherever they stand. Nothing here touches the file system.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import functools
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final
+
+from pytest_gvisor.errors import InvalidBundle
+
+MAX_BYTES: Final = 4 << 20
+MAX_DEPTH: Final = 64
+MAX_PROBLEMS: Final = 100
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Range:
+    """The whole numbers that a field takes, both ends included."""
+
+    low: int
+    """The smallest."""
+    high: int
+    """The largest."""
+
+
+U16 = Annotated[int, Range(low=0, high=2**16 - 1)]
+U32 = Annotated[int, Range(low=0, high=2**32 - 1)]
+U64 = Annotated[int, Range(low=0, high=2**64 - 1)]
+I32 = Annotated[int, Range(low=-(2**31), high=2**31 - 1)]
+I64 = Annotated[int, Range(low=-(2**63), high=2**63 - 1)]
+# 2**32 - 1 is (uid_t)-1: the kernel reads it as "leave it as it is".
+Id = Annotated[int, Range(low=0, high=2**32 - 2)]
+
+Rule = Callable[[Any], Iterator[tuple[str, str]]]
+"""Reads one object; yields (where in it, what is wrong)."""
+
+_BAD: Final = object()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Partly:
+    """A list or table some of whose entries are bad: what is left is looked at all the same."""
+
+    rest: object
+
+
+_Codec = Callable[[object, str, "_Report"], object]
+
+
+def key(name: str) -> dict[str, str]:
+    """The metadata of a field whose JSON key is not its name in camel case."""
+    return {"json": name}
+
+
+def at(path: str, name: str | int) -> str:
+    """The place of an entry under ``path``, safe to print."""
+    if isinstance(name, int):
+        return f"{path}[{name}]"
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
+        return f"{path}.{name}" if path else name
+    return f"{path}[{shown(name)}]"
+
+
+def shown(value: object) -> str:
+    """A value as it may be printed: escaped, and at most some 60 characters."""
+    if isinstance(value, str):
+        short = value if len(value) <= 56 else value[:56] + "..."
+        return json.dumps(short)
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, int):
+        return str(value) if value.bit_length() <= 128 else "a number of more than 128 bits"
+    kinds = {list: "a list", tuple: "a list", float: "a fraction"}
+    return kinds.get(type(value), "an object" if isinstance(value, Mapping) else "something else")
+
+
+def whole(value: object) -> bool:
+    """Whether this is a whole number, which True is not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """``; did you mean X``, or nothing."""
+    if len(word) > 64:
+        return ""
+    lowered = {known.lower(): known for known in words}
+    found = difflib.get_close_matches(word.replace("_", "").lower(), lowered, n=1, cutoff=0.7)
+    return f"; did you mean {lowered[found[0]]}" if found else ""
+
+
+class _Report:
+    """The problems so far. Past `MAX_PROBLEMS` they are only counted."""
+
+    def __init__(self, rules: Mapping[type, Rule]) -> None:
+        self.rules = rules
+        self.problems: list[str] = []
+        self.more = 0
+
+    @property
+    def full(self) -> bool:
+        return len(self.problems) >= MAX_PROBLEMS
+
+    def add(self, path: str, text: str) -> object:
+        if self.full:
+            self.more += 1
+        else:
+            self.problems.append(f"{path}: {text}" if path else text)
+        return _BAD
+
+    def all(self) -> list[str]:
+        return [*self.problems, *([f"... and {self.more} more"] if self.more else [])]
+
+
+class _Object(dict[str, object]):
+    """A JSON object that remembers the keys that it had twice."""
+
+    twice: tuple[str, ...] = ()
+
+
+def _pairs(pairs: list[tuple[str, object]]) -> _Object:
+    made = _Object(pairs)
+    if len(made) != len(pairs):
+        seen: set[str] = set()
+        made.twice = tuple(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+    return made
+
+
+def _constant(name: str) -> object:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+_MARKS = re.compile(rb'[\[{]+|[\]}]+|"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+
+
+def _depth(data: bytes) -> int:
+    """How deep the brackets outside of strings go; no further than one above the limit."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return 0
+    deepest = depth = 0
+    for match in _MARKS.finditer(data):
+        first = data[match.start()]
+        if first == 0x22:
+            continue
+        depth += (match.end() - match.start()) * (1 if first in b"[{" else -1)
+        if depth > deepest:
+            deepest = depth
+            if deepest > MAX_DEPTH:
+                break
+    return deepest
+
+
+def load(data: bytes, *, where: str) -> object:
+    """JSON text as Python values, within `MAX_BYTES` and `MAX_DEPTH`; `InvalidBundle` if not."""
+    if len(data) > MAX_BYTES:
+        raise InvalidBundle([f"larger than {MAX_BYTES} bytes"], where=where)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidBundle([f"not UTF-8 at byte {error.start}"], where=where) from None
+    if _depth(data) > MAX_DEPTH:
+        raise InvalidBundle([f"nested deeper than {MAX_DEPTH} levels"], where=where)
+    try:
+        return json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
+    except (ValueError, RecursionError) as error:
+        detail = str(error).encode("ascii", "backslashreplace").decode()[:200]
+        raise InvalidBundle([f"not JSON: {detail}"], where=where) from None
+
+
+def _text(value: object, path: str, report: _Report) -> object:
+    if not isinstance(value, str):
+        return report.add(path, f"must be a string, not {shown(value)}")
+    if "\0" in value:
+        return report.add(path, "has a NUL byte")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return report.add(path, "has a lone surrogate, which is not text")
+    return value
+
+
+def _flag(value: object, path: str, report: _Report) -> object:
+    if not isinstance(value, bool):
+        return report.add(path, f"must be true or false, not {shown(value)}")
+    return value
+
+
+def _number(limits: Range) -> _Codec:
+    def read(value: object, path: str, report: _Report) -> object:
+        if not isinstance(value, int) or isinstance(value, bool):
+            return report.add(path, f"must be a whole number, not {shown(value)}")
+        if not limits.low <= value <= limits.high:
+            return report.add(path, f"{shown(value)} is not in {limits.low}..{limits.high}")
+        return value
+
+    return read
+
+
+def _word(kind: type[enum.StrEnum]) -> _Codec:
+    words = {member.value: member for member in kind}
+    noun = re.sub(r"(?<!^)([A-Z])", r" \1", kind.__name__).lower()
+
+    def read(value: object, path: str, report: _Report) -> object:
+        if (text := _text(value, path, report)) is _BAD:
+            return _BAD
+        member = words.get(str(text))
+        if member is not None:
+            return member
+        hint = "" if report.full else nearest(str(text), list(words))
+        plain = str(text) if re.fullmatch(r"\w{1,40}", str(text), re.ASCII) else shown(text)
+        return report.add(path, f"unknown {noun} {plain}{hint}")
+
+    return read
+
+
+def _many(item: _Codec) -> _Codec:
+    def read(value: object, path: str, report: _Report) -> object:
+        if not isinstance(value, list | tuple):
+            return report.add(path, f"must be a list, not {shown(value)}")
+        made = [item(entry, f"{path}[{index}]", report) for index, entry in enumerate(value)]
+        good = [entry for entry in made if entry is not _BAD]
+        return tuple(good) if len(good) == len(made) else _Partly(tuple(good))
+
+    return read
+
+
+def _table(item: _Codec) -> _Codec:
+    def read(value: object, path: str, report: _Report) -> object:
+        if not isinstance(value, Mapping):
+            return report.add(path, f"must be an object, not {shown(value)}")
+        made: dict[str, object] = {}
+        good = not _twice(value, path, report)
+        for name, entry in value.items():
+            where = at(path, str(name))
+            kept = _text(name, f"{where} (the key)", report)
+            made[name] = _BAD if kept is _BAD else item(entry, where, report)
+            if made[name] is _BAD:
+                good = False
+                del made[name]
+        return made if good else _Partly(made)
+
+    return read
+
+
+def _twice(value: Mapping[str, object], path: str, report: _Report) -> bool:
+    names = value.twice if isinstance(value, _Object) else ()
+    for name in names:
+        report.add(at(path, name), "this key is there twice")
+    return bool(names)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Field:
+    attribute: str
+    name: str
+    default: object
+    codec: _Codec
+
+
+def _name(field: dataclasses.Field[Any]) -> str:
+    head, *rest = field.name.split("_")
+    return str(field.metadata.get("json") or head + "".join(part.capitalize() for part in rest))
+
+
+def _default(field: dataclasses.Field[Any]) -> object:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+@functools.cache
+def _shape(cls: type) -> dict[str, _Field]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = dataclasses.fields(cls)
+    return {
+        _name(field): _Field(
+            attribute=field.name,
+            name=_name(field),
+            default=_default(field),
+            codec=_codec(hints[field.name]),
+        )
+        for field in fields
+    }
+
+
+@functools.cache
+def _codec(hint: Any) -> _Codec:
+    """How a value of this annotation is read."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _number(args[1])
+    if origin in {typing.Union, types.UnionType}:
+        # Absent is None; a JSON null is not a value of any key.
+        return _codec(next(arg for arg in args if arg is not types.NoneType))
+    if origin is tuple:
+        return _many(_codec(args[0]))
+    if origin is Mapping:
+        return _table(_codec(args[1]))
+    if dataclasses.is_dataclass(hint):
+        return functools.partial(_instance, hint)
+    if issubclass(hint, enum.StrEnum):
+        return _word(hint)
+    return {str: _text, bool: _flag}[hint]
+
+
+def _instance(cls: Any, value: object, path: str, report: _Report) -> object:
+    if not isinstance(value, Mapping):
+        return report.add(path, f"must be an object, not {shown(value)}")
+    shape = _shape(cls)
+    good = not _twice(value, path, report)
+    made: dict[str, object] = {}
+    for name, entry in value.items():
+        field = shape.get(name)
+        if field is None:
+            refused = getattr(cls, "REFUSED", {}).get(name)
+            hint = "" if refused or report.full else nearest(str(name), list(shape))
+            report.add(at(path, str(name)), refused or f"unknown key{hint}")
+            continue
+        got = field.codec(entry, at(path, name), report)
+        good = good and got is not _BAD and not isinstance(got, _Partly)
+        rest = got.rest if isinstance(got, _Partly) else got
+        made[field.attribute] = field.default if rest is _BAD else rest
+    for field in shape.values():
+        if field.attribute not in made and field.default is dataclasses.MISSING:
+            made[field.attribute] = report.add(at(path, field.name), "missing")
+    if any(entry is _BAD or entry is dataclasses.MISSING for entry in made.values()):
+        return _BAD
+    instance = cls(**made)
+    if good and (rule := report.rules.get(cls)):
+        for where, text in rule(instance):
+            report.add((path + where).removeprefix("."), text)
+    return instance
+
+
+def read(cls: type, value: object, rules: Mapping[type, Rule]) -> tuple[Any, list[str]]:
+    """An object of ``cls`` (None where it cannot be made) and every problem found.
+
+    A rule is asked only about an object whose own values are all good: none sees a wrong type.
+    """
+    report = _Report(rules)
+    made = _instance(cls, value, "", report)
+    return (None if made is _BAD else made), report.all()
+
+
+@functools.cache
+def _written(cls: type) -> tuple[tuple[str, str, object], ...]:
+    return tuple((field.name, _name(field), _default(field)) for field in dataclasses.fields(cls))
+
+
+def write(value: object) -> Any:
+    """The value as plain JSON types. A field that has its default is left out."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, tuple | list):
+        return [write(entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {name: write(entry) for name, entry in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        entries = _written(type(value))
+        pairs = ((name, getattr(value, attribute), default) for attribute, name, default in entries)
+        return {name: write(entry) for name, entry, default in pairs if entry != default}
+    return value

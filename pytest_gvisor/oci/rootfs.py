@@ -1,0 +1,253 @@
+"""Root file systems: the host's system folders, a folder, or nothing but given files.
+
+A value says what the root is; `Rootfs.prepare` makes it. Nothing that a sandbox writes reaches any
+of them: runsc gets ``--overlay2 root:memory``, and what is bound is read-only unless asked.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pytest_gvisor.errors import GvisorError, InvalidBundle, LaunchError, UsageError
+from pytest_gvisor.oci import inroot, skeleton
+from pytest_gvisor.oci.mounts import within
+from pytest_gvisor.oci.reader import shown
+from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.oci.validate import normal
+from pytest_gvisor.oci.words import MountType
+
+SHARED: Final = "host"
+_MAX_SHARED: Final = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A root file system that is there, and what has to be mounted into it."""
+
+    root_path: str
+    """Its folder."""
+    mounts: tuple[Mount, ...]
+    """Its own mounts and then the caller's."""
+    path: tuple[str, ...] = ()
+    """Folders of programs that belong in front of PATH."""
+    notes: tuple[str, ...] = ()
+    """What could not be had."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rootfs(abc.ABC):
+    """What a sandbox has as its root."""
+
+    @abc.abstractmethod
+    def prepare(
+        self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
+    ) -> Prepared:
+        """Make it, under ``folder`` where it needs one of its own.
+
+        ``mounts`` are the caller's: every point that they need is there afterwards. ``shared`` is a
+        folder for what can be made once and used by all; nothing is ever written to that again.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostRootfs(Rootfs):
+    """The host's system folders and the running Python, read-only."""
+
+    def prepare(
+        self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
+    ) -> Prepared:
+        """See `Rootfs.prepare`."""
+        system = _system()
+        own = _system_mounts()
+        with _failing(folder):
+            root = _shared_skeleton(shared, system, [*own, *mounts]) if shared else ""
+            if not root:
+                root = os.path.join(folder, "rootfs")
+                skeleton.make(root, system)
+                _points(root, [*own, *mounts])
+        return Prepared(
+            root_path=root, mounts=(*own, *mounts), path=system.path, notes=system.notes
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectoryRootfs(Rootfs):
+    """A folder of the host, as it is."""
+
+    path: str
+    """The folder, links resolved."""
+
+    def prepare(
+        self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
+    ) -> Prepared:
+        """See `Rootfs.prepare`. Nothing is made: a point that is missing is `InvalidBundle`."""
+        del folder, shared
+        if not os.path.isdir(self.path):
+            raise InvalidBundle([f"{shown(self.path)} is not a folder"], where="root file system")
+        if found := inroot.missing(self.path, mounts):
+            raise InvalidBundle(found, where=f"root file system {self.path}")
+        return Prepared(root_path=self.path, mounts=tuple(mounts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmptyRootfs(Rootfs):
+    """Nothing but these files."""
+
+    files: tuple[tuple[str, bytes], ...] = ()
+    """Paths in the root, without a slash in front, and contents."""
+
+    def prepare(
+        self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
+    ) -> Prepared:
+        """See `Rootfs.prepare`."""
+        del shared  # the files of one run are not another's
+        root = os.path.join(folder, "rootfs")
+        with _failing(folder):
+            for name in ("", "dev", "proc", "sys"):
+                skeleton.point(folder, f"rootfs/{name}", is_folder=True)
+            for name, data in self.files:
+                if os.path.dirname(name):
+                    skeleton.point(root, os.path.dirname(name), is_folder=True)
+                runs = data.startswith((b"\x7fELF", b"#!"))
+                skeleton.write(os.path.join(root, name), data, 0o755 if runs else 0o644)
+            if not os.path.lexists(f"{root}/tmp"):
+                skeleton.point(root, "tmp", is_folder=True)
+            _points(root, mounts)
+        return Prepared(root_path=root, mounts=tuple(mounts))
+
+
+def host() -> Rootfs:
+    """The host's system folders and the running Python's prefix, read-only: the default.
+
+    Of /etc it has only what programs need to start; of home folders nothing, apart from a Python
+    that is installed in one.
+    """
+    return HostRootfs()
+
+
+def directory(path: str | os.PathLike[str], *, dangerous: bool = False) -> Rootfs:
+    """A folder of the host as the root. ``/`` is refused unless it is named as dangerous."""
+    asked = os.fspath(path)
+    if not asked or "\0" in str(asked):
+        raise UsageError(f"{shown(asked)} cannot be the path of a root file system")
+    real = os.path.realpath(asked)
+    if not os.path.isdir(real):
+        raise UsageError(f"{shown(asked)} is not a folder, so it cannot be a root file system")
+    if real == "/" and not dangerous:
+        raise UsageError(
+            "refusing the host's whole file system as a sandbox's root",
+            next_step="host() has its system folders. If all is meant: directory('/',"
+            " dangerous=True).",
+        )
+    return DirectoryRootfs(path=real)
+
+
+def empty(files: Mapping[str, bytes | str] | None = None) -> Rootfs:
+    """A root with nothing but these files; programs and scripts get their execute bits."""
+    given = files or {}
+    made = []
+    for name, data in given.items():
+        parts = [part for part in name.split("/") if part not in {"", "."}]
+        if not parts or ".." in parts or "\0" in name or name.endswith("/"):
+            raise UsageError(f"{shown(name)} cannot be the path of a file in a root file system")
+        made.append(("/".join(parts), data.encode() if isinstance(data, str) else bytes(data)))
+    names = {name for name, _ in made}
+    for name in names:
+        above = next((other for other in names if name.startswith(f"{other}/")), None)
+        if above:
+            raise UsageError(f"{shown(above)} is a file, so {shown(name)} cannot be in it")
+    if len(names) < len(made):
+        raise UsageError("a file is given twice")
+    return EmptyRootfs(files=tuple(made))
+
+
+@functools.cache
+def _system() -> skeleton.System:
+    return skeleton.system()
+
+
+@functools.cache
+def _system_mounts() -> tuple[Mount, ...]:
+    options = ("rbind", "ro", "nosuid", "nodev")
+    return tuple(
+        Mount(destination=destination, type=MountType.BIND, source=source, options=options)
+        for destination, source in _system().binds
+    )
+
+
+def _shared_skeleton(shared: str, system: skeleton.System, mounts: Sequence[Mount]) -> str:
+    """A skeleton of the shared folder with the points of these mounts, or nothing.
+
+    There is one for all runs whose mounts need no other points, and one for each set of points, so
+    that no run sees another's.
+    """
+    root = _made_once(shared, SHARED, system, ())
+    if not inroot.missing(root, mounts):
+        return root
+    if len(os.listdir(shared)) >= _MAX_SHARED:
+        return ""
+    points = sorted((normal(m.destination), os.path.isdir(m.source)) for m in mounts if m.is_bind)
+    digest = hashlib.sha256(repr(points).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    root = _made_once(shared, f"{SHARED}-{digest}", system, mounts)
+    return "" if inroot.missing(root, mounts) else root
+
+
+def _made_once(shared: str, name: str, system: skeleton.System, mounts: Sequence[Mount]) -> str:
+    """A skeleton made under a temporary name, then renamed: it is there whole or not at all."""
+    root = os.path.join(shared, name)
+    if os.path.isdir(root):
+        return root
+    temporary = tempfile.mkdtemp(prefix=f".{SHARED}-", dir=shared)
+    try:
+        skeleton.make(f"{temporary}/root", system)
+        _points(f"{temporary}/root", mounts)
+        _rename(f"{temporary}/root", root)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return root
+
+
+def _rename(source: str, target: str) -> None:
+    try:
+        os.rename(source, target)
+    except OSError:
+        # Another process was faster: a folder that is not empty is not replaced.
+        if not os.path.isdir(target):
+            raise
+
+
+def _points(root: str, mounts: Sequence[Mount]) -> None:
+    """Make the points of these bind mounts in a root that is ours; in others they must be there."""
+    binds: dict[str, str] = {}
+    for mount in inroot.ordered(mounts):
+        destination = normal(mount.destination)
+        place = inroot.resolve(root, destination, binds)
+        if not place.exists and not place.bound and within(place.host, root):
+            inside = place.host[len(root) :]
+            skeleton.point(root, inside, is_folder=os.path.isdir(mount.source))
+        binds[destination] = mount.source
+    if found := inroot.missing(root, mounts):
+        raise InvalidBundle(found, where="root file system")
+
+
+@contextlib.contextmanager
+def _failing(folder: str) -> Iterator[None]:
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        yield
+    except GvisorError:
+        raise
+    except (OSError, ValueError) as error:
+        number = getattr(error, "errno", None) or 0
+        detail = f"cannot make a root file system in {shown(folder)}"
+        raise LaunchError("rootfs", detail, errno=number) from error

@@ -1,0 +1,278 @@
+"""The skeleton of the host's system folders: what a sandbox sees of this machine unless asked.
+
+A small folder of links, empty folders and the few files of /etc that programs need to start. What
+is large (/usr, the running Python) is bound into it read-only. Of /etc nothing is taken that not
+every user may read, and nothing that names this machine, its users or its secrets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import functools
+import os
+import pwd
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pytest_gvisor.oci.mounts import within
+
+_MAX_FILE: Final = 4 << 20
+
+_FOLDERS: Final = (
+    "boot", "dev", "home", "media", "mnt", "opt", "proc", "root", "run", "run/lock", "srv", "sys",
+    "tmp", "var", "var/cache", "var/lib", "var/log", "var/tmp",
+)  # fmt: skip
+
+_OPEN: Final = frozenset({"tmp", "var/tmp", "run/lock"})
+
+_GENERATED: Final = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n"
+    "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    "etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
+    "etc/hosts": "127.0.0.1\tlocalhost gvisor\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+    "etc/hostname": "gvisor\n",
+    "etc/host.conf": "multi on\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"
+    "networks: files\nprotocols: files\nservices: files\n",
+    "etc/resolv.conf": "",
+}
+
+# Of the host's /etc: what programs read when they start. A name that ends in * is a prefix.
+_COPIED: Final = (
+    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "os-release",
+    "mime.types", "protocols", "services", "locale.alias", "locale.conf", "debian_version",
+    "redhat-release", "ssl/certs", "ssl/openssl.cnf", "ca-certificates", "ca-certificates.conf",
+    "crypto-policies",
+    "pki/tls/certs", "pki/tls/cert.pem", "pki/tls/openssl.cnf", "pki/ca-trust/extracted",
+    "alternatives", "python3*",
+)  # fmt: skip
+
+# Names under these that hold keys, or the name of this machine.
+_NEVER: Final = ("private", "ssl-cert-snakeoil", "shadow", "gshadow")
+
+
+class Kind(enum.Enum):
+    """What an entry of a skeleton is."""
+
+    FOLDER = enum.auto()
+    LINK = enum.auto()
+    FILE = enum.auto()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One entry of a skeleton."""
+
+    kind: Kind
+    """What it is."""
+    path: str
+    """Where, without a slash in front."""
+    content: bytes = b""
+    """A file's bytes, or where a link leads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """What of this machine is bound into a skeleton."""
+
+    binds: tuple[tuple[str, str], ...]
+    """Destination and source, parents first."""
+    links: tuple[tuple[str, str], ...]
+    """Top-level links, such as ``bin`` to ``usr/bin``."""
+    path: tuple[str, ...]
+    """Folders of the running Python's programs, outside of the fixed PATH."""
+    notes: tuple[str, ...]
+    """What was left out, and why."""
+
+
+def system() -> System:
+    """What there is on this machine, for this interpreter."""
+    binds, links = {"/usr": "/usr"}, {}
+    for name in sorted(os.listdir("/")):
+        if name not in {"bin", "sbin"} and not name.startswith("lib"):
+            continue
+        real = os.path.realpath(f"/{name}")
+        if os.path.islink(f"/{name}") and within(real, "/usr"):
+            links[name] = real.lstrip("/")
+        elif os.path.isdir(real):
+            binds[f"/{name}"] = real
+    path, notes = [], []
+    for prefix in prefixes():
+        if any(within(prefix, known) for known in binds):
+            continue
+        if reason := _too_wide(prefix):
+            notes.append(f"the Python at {prefix} is not in the sandbox: {reason}")
+            continue
+        binds[_store(prefix) or prefix] = os.path.realpath(_store(prefix) or prefix)
+    for prefix in prefixes():
+        folder = f"{prefix}/bin"
+        outside = not within(prefix, "/usr") and any(within(prefix, known) for known in binds)
+        if outside and os.path.isdir(folder) and folder not in path:
+            path.append(folder)
+    return System(
+        binds=tuple(sorted(binds.items(), key=lambda entry: entry[0].count("/"))),
+        links=tuple(links.items()),
+        path=tuple(path),
+        notes=tuple(notes),
+    )
+
+
+def prefixes() -> list[str]:
+    """The prefixes of the running Python, the innermost first.
+
+    A virtual environment's program is a link, in one step or more, to another prefix's: each step
+    has to be there, and each under the name that the link before it uses.
+    """
+    found = [sys.prefix]
+    step = sys.executable
+    for _ in range(40):
+        folder = os.path.dirname(step)
+        if os.path.basename(folder) == "bin":
+            found.append(os.path.dirname(folder))
+        try:
+            step = os.path.normpath(os.path.join(folder, os.readlink(step)))
+        except OSError:
+            break
+    found.append(sys.base_prefix)
+    both = [way for prefix in found for way in (prefix, os.path.realpath(prefix))]
+    return [way for way in dict.fromkeys(both) if os.path.isabs(way) and os.path.isdir(way)]
+
+
+def _store(prefix: str) -> str:
+    """The package store that a prefix is in: its libraries are beside it, not in it."""
+    return next((store for store in ("/nix/store", "/gnu/store") if within(prefix, store)), "")
+
+
+def homes() -> list[str]:
+    """Home folders: the caller's, by both of its names, and root's."""
+    found = {"/root", "/home", os.path.realpath(os.environ.get("HOME", "/root"))}
+    with contextlib.suppress(KeyError):
+        found.add(os.path.realpath(pwd.getpwuid(os.geteuid()).pw_dir))
+    return sorted(found - {"/"})
+
+
+def _too_wide(prefix: str) -> str:
+    real = os.path.realpath(prefix)
+    if real == "/" or any(within(home, real) for home in homes()):
+        return "its folder is or holds a home folder"
+    if os.path.dirname(real) == "/home":
+        return "its folder is a home folder"
+    return ""
+
+
+def make(folder: str, system: System) -> None:
+    """Make the skeleton in this folder, which must not be there."""
+    _folder(folder)
+    for entry in _etc():
+        _put(folder, entry)
+    for name in _FOLDERS:
+        point(folder, name, is_folder=True)
+    for name in _OPEN:
+        os.chmod(f"{folder}/{name}", 0o1777)
+    for name, target in (*system.links, ("var/run", "/run"), ("var/lock", "/run/lock")):
+        os.symlink(target, f"{folder}/{name}")
+    for destination, source in system.binds:
+        point(folder, destination, is_folder=os.path.isdir(source))
+
+
+def _put(root: str, entry: Entry) -> None:
+    path = f"{root}/{entry.path}"
+    if entry.kind is Kind.FOLDER:
+        _folder(path)
+    elif entry.kind is Kind.LINK:
+        os.symlink(entry.content, path)
+    else:
+        write(path, entry.content)
+
+
+def point(root: str, path: str, *, is_folder: bool) -> None:
+    """Make a mount point in a root that is ours, and the folders above it."""
+    parts = path.strip("/").split("/")
+    for depth in range(1, len(parts) + (1 if is_folder else 0)):
+        with contextlib.suppress(FileExistsError):
+            _folder(f"{root}/{'/'.join(parts[:depth])}")
+    if not is_folder and not os.path.lexists(f"{root}/{'/'.join(parts)}"):
+        write(f"{root}/{'/'.join(parts)}", b"")
+
+
+def _folder(path: str, mode: int = 0o755) -> None:
+    os.mkdir(path, 0o700)
+    # The umask of a test is not the sandbox's.
+    os.chmod(path, mode)
+
+
+def write(path: str, data: bytes, mode: int = 0o644) -> None:
+    """A new file with exactly this content and mode, whatever the umask."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fchmod(file.fileno(), mode)
+
+
+@functools.cache
+def _etc() -> tuple[Entry, ...]:
+    """All of the sandbox's /etc, folders before what is in them. Read from the host once."""
+    made = {"etc": Entry(kind=Kind.FOLDER, path="etc")}
+    for name, text in _GENERATED.items():
+        made[name] = Entry(kind=Kind.FILE, path=name, content=text.encode())
+    made["etc/mtab"] = Entry(kind=Kind.LINK, path="etc/mtab", content=b"/proc/mounts")
+    for name in _wanted():
+        for entry in _copied(f"/etc/{name}"):
+            above = entry.path
+            while above := os.path.dirname(above):
+                made.setdefault(above, Entry(kind=Kind.FOLDER, path=above))
+            made.setdefault(entry.path, entry)
+    return tuple(sorted(made.values(), key=lambda entry: entry.path.count("/")))
+
+
+def _wanted() -> Iterator[str]:
+    names = os.listdir("/etc")
+    for name in _COPIED:
+        if name.endswith("*"):
+            yield from (entry for entry in names if entry.startswith(name[:-1]))
+        else:
+            yield name
+
+
+def _copied(source: str) -> Iterator[Entry]:
+    """A link, a file that everybody may read, or a folder of these; what is not is left out."""
+    name = os.path.basename(source)
+    if name.startswith(_NEVER) or name.endswith(".key"):
+        return
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        status = os.lstat(source)
+        if stat.S_ISLNK(status.st_mode):
+            yield from _copied_link(source)
+        elif stat.S_ISDIR(status.st_mode):
+            yield Entry(kind=Kind.FOLDER, path=source[1:])
+            for entry in sorted(os.listdir(source)):
+                yield from _copied(f"{source}/{entry}")
+        elif stat.S_ISREG(status.st_mode) and status.st_mode & stat.S_IROTH:
+            yield from _copied_file(source, source[1:])
+
+
+def _copied_link(source: str) -> Iterator[Entry]:
+    """The link itself where it leads into /usr or stays in /etc; else what it leads to."""
+    text = os.readlink(source)
+    if source.startswith("/etc/alternatives/") and "/man/" in text:
+        return
+    direct = os.path.normpath(os.path.join(os.path.dirname(source), text))
+    if not within(direct, "/usr"):
+        direct = os.path.realpath(source)
+    if within(direct, "/usr") or within(direct, "/etc"):
+        yield Entry(kind=Kind.LINK, path=source[1:], content=os.fsencode(text))
+    elif os.path.isfile(direct) and os.stat(direct).st_mode & stat.S_IROTH:
+        yield from _copied_file(direct, source[1:])
+
+
+def _copied_file(source: str, path: str) -> Iterator[Entry]:
+    descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size <= _MAX_FILE:
+            yield Entry(kind=Kind.FILE, path=path, content=file.readall())

@@ -1,0 +1,371 @@
+"""An OCI runtime specification (``config.json``) as frozen typed data: a closed world.
+
+Source: https://github.com/opencontainers/runtime-spec, releases 1.0 to 1.3. Hooks and the other
+systems' sections have no field here, so no value of `Spec` can hold them.
+
+Constructors trust; `Spec.parse` and `Spec.from_json` check, and report every problem at once.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from pytest_gvisor.oci.limits import Resources, Seccomp
+from pytest_gvisor.oci.reader import I32, I64, U32, U64, Id, key, load, write
+from pytest_gvisor.oci.words import Capability, MountType, NamespaceType, RlimitType
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsoleSize:
+    """Size of a terminal."""
+
+    height: U32
+    """Rows."""
+    width: U32
+    """Columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """Who the workload is, inside."""
+
+    uid: Id
+    """User id."""
+    gid: Id
+    """Group id."""
+    umask: U32 | None = None
+    """Its umask; absent is the runtime's."""
+    additional_gids: tuple[Id, ...] = ()
+    """Supplementary groups."""
+    username: str = ""
+    """A name that other systems use; without effect here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """The five sets of capabilities(7)."""
+
+    bounding: tuple[Capability, ...] = ()
+    """What can be had at all."""
+    effective: tuple[Capability, ...] = ()
+    """What the kernel checks."""
+    inheritable: tuple[Capability, ...] = ()
+    """What an execve may keep."""
+    permitted: tuple[Capability, ...] = ()
+    """What may be made effective."""
+    ambient: tuple[Capability, ...] = ()
+    """What an execve of an ordinary file keeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rlimit:
+    """One resource limit; 2**64 - 1 is unlimited."""
+
+    type: RlimitType
+    """Which."""
+    soft: U64
+    """What is enforced."""
+    hard: U64
+    """What the soft limit may be raised to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduler:
+    """Scheduling attributes (sched_setattr(2)); carried."""
+
+    policy: str
+    """Such as ``SCHED_OTHER``."""
+    nice: I32 = 0
+    """Nice value."""
+    priority: I32 = 0
+    """Static priority."""
+    flags: tuple[str, ...] = ()
+    """``SCHED_FLAG_…`` names."""
+    runtime: U64 = 0
+    """Nanoseconds of a deadline task's run time."""
+    deadline: U64 = 0
+    """Nanoseconds to its deadline."""
+    period: U64 = 0
+    """Nanoseconds of its period."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IoPriority:
+    """I/O priority; carried."""
+
+    class_: str = field(metadata=key("class"))
+    """``IOPRIO_CLASS_…``."""
+    priority: I32 = 0
+    """Level in the class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecCpuAffinity:
+    """CPUs of programs started later; carried."""
+
+    initial: str = ""
+    """Until they are in the cgroup."""
+    final: str = ""
+    """From then on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """The program that is started."""
+
+    REFUSED: ClassVar[Mapping[str, str]] = {"commandLine": "is for Windows"}
+
+    args: tuple[str, ...]
+    """The program and its arguments."""
+    cwd: str
+    """Its working folder, absolute."""
+    user: User
+    """Who it is."""
+    env: tuple[str, ...] = ()
+    """Its whole environment, ``KEY=value``."""
+    terminal: bool = False
+    """Whether it gets a terminal."""
+    console_size: ConsoleSize | None = None
+    """The terminal's size."""
+    capabilities: Capabilities | None = None
+    """Its capabilities; absent is none."""
+    rlimits: tuple[Rlimit, ...] = ()
+    """Its resource limits."""
+    no_new_privileges: bool = False
+    """Whether set-uid files and file capabilities give it nothing."""
+    apparmor_profile: str = ""
+    """AppArmor profile; without effect under gVisor."""
+    oom_score_adj: I32 | None = None
+    """Adjustment of the sandbox's OOM score."""
+    scheduler: Scheduler | None = None
+    """Scheduling attributes."""
+    selinux_label: str = ""
+    """SELinux label; without effect under gVisor."""
+    io_priority: IoPriority | None = None
+    """I/O priority."""
+    exec_cpu_affinity: ExecCpuAffinity | None = field(default=None, metadata=key("execCPUAffinity"))
+    """CPUs of later programs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Root:
+    """The root file system on the host."""
+
+    path: str
+    """Its folder; in a bundle that was made elsewhere, relative to the bundle."""
+    readonly: bool = False
+    """Whether nothing can be written to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdMapping:
+    """A range of ids in a user namespace."""
+
+    container_id: U32 = field(metadata=key("containerID"))
+    """First id inside."""
+    host_id: U32 = field(metadata=key("hostID"))
+    """First id outside."""
+    size: U32
+    """How many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """One mount, made in order."""
+
+    destination: str
+    """Where, inside."""
+    type: MountType = MountType.NONE
+    """What; ``none`` with the option ``bind`` or ``rbind`` is a bind mount too."""
+    source: str = ""
+    """A bind mount's folder or file on the host; a mere name otherwise."""
+    options: tuple[str, ...] = ()
+    """As for mount(8)."""
+    uid_mappings: tuple[IdMapping, ...] = ()
+    """Id-mapped mount: users."""
+    gid_mappings: tuple[IdMapping, ...] = ()
+    """Id-mapped mount: groups."""
+
+    @property
+    def is_bind(self) -> bool:
+        """Whether it shows a folder or file of the host: by type or, as runsc does, by option."""
+        return self.type is MountType.BIND or not {"bind", "rbind"}.isdisjoint(self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Namespace:
+    """A namespace that the sandbox gets."""
+
+    type: NamespaceType
+    """Which kind."""
+    path: str = ""
+    """One that exists, to be joined; empty is a new one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A device file made inside."""
+
+    path: str
+    """Where."""
+    type: str
+    """``b``, ``c``, ``u`` or ``p``."""
+    major: I64 = 0
+    """Major number."""
+    minor: I64 = 0
+    """Minor number."""
+    file_mode: U32 | None = None
+    """Its mode."""
+    uid: Id | None = None
+    """Its owner."""
+    gid: Id | None = None
+    """Its group."""
+
+
+class Propagation(enum.StrEnum):
+    """How mounts of the root propagate."""
+
+    SHARED = "shared"
+    SLAVE = "slave"
+    PRIVATE = "private"
+    UNBINDABLE = "unbindable"
+    RSHARED = "rshared"
+    RSLAVE = "rslave"
+    RPRIVATE = "rprivate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Personality:
+    """Execution domain (personality(2)); carried."""
+
+    domain: str
+    """``LINUX`` or ``LINUX32``."""
+    flags: tuple[str, ...] = ()
+    """None are defined."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntelRdt:
+    """Cache and memory bandwidth allocation; carried."""
+
+    clos_id: str = field(default="", metadata=key("closID"))
+    """Class of service."""
+    schemata: tuple[str, ...] = ()
+    """Lines of the schemata file."""
+    l3_cache_schema: str = ""
+    """Cache part."""
+    mem_bw_schema: str = ""
+    """Memory bandwidth part."""
+    enable_cmt: bool = field(default=False, metadata=key("enableCMT"))
+    """Cache monitoring."""
+    enable_mbm: bool = field(default=False, metadata=key("enableMBM"))
+    """Bandwidth monitoring."""
+    enable_monitoring: bool = False
+    """Monitoring group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeOffset:
+    """Offset of one clock in a time namespace; carried."""
+
+    secs: I64 = 0
+    """Seconds."""
+    nanosecs: U32 = 0
+    """Nanoseconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetDevice:
+    """A network device that is moved into the container; carried."""
+
+    name: str = ""
+    """Its name inside."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linux:
+    """The part that is Linux's own."""
+
+    namespaces: tuple[Namespace, ...] = ()
+    """What is not shared with the host."""
+    uid_mappings: tuple[IdMapping, ...] = ()
+    """Users of the user namespace."""
+    gid_mappings: tuple[IdMapping, ...] = ()
+    """Groups of the user namespace."""
+    devices: tuple[Device, ...] = ()
+    """Device files."""
+    net_devices: Mapping[str, NetDevice] = field(default_factory=dict)
+    """Network devices by their name on the host."""
+    cgroups_path: str = ""
+    """Where the cgroup is made."""
+    resources: Resources | None = None
+    """The cgroup's limits."""
+    seccomp: Seccomp | None = None
+    """System call filter; runsc reads it only with ``--oci-seccomp``."""
+    sysctl: Mapping[str, str] = field(default_factory=dict)
+    """Kernel settings."""
+    rootfs_propagation: Propagation | None = None
+    """Propagation of the root's mounts."""
+    masked_paths: tuple[str, ...] = ()
+    """Paths to hide; runsc does not hide them."""
+    readonly_paths: tuple[str, ...] = ()
+    """Paths to make read-only; runsc does not."""
+    mount_label: str = ""
+    """SELinux label of mounts; without effect under gVisor."""
+    intel_rdt: IntelRdt | None = None
+    """Cache and bandwidth allocation."""
+    personality: Personality | None = None
+    """Execution domain."""
+    time_offsets: Mapping[str, TimeOffset] = field(default_factory=dict)
+    """Offsets by clock."""
+
+
+_HOOKS = "refused: runsc runs hooks on the host, outside of the sandbox, with the caller's rights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A whole ``config.json``."""
+
+    REFUSED: ClassVar[Mapping[str, str]] = {
+        "hooks": _HOOKS,
+        "windows": "is for Windows",
+        "solaris": "is for Solaris",
+        "zos": "is for z/OS",
+        "vm": "is for virtual machines",
+    }
+
+    oci_version: str
+    """Version of the specification, 1.x."""
+    process: Process
+    """What is started."""
+    root: Root
+    """In which root file system."""
+    hostname: str = ""
+    """Its host name."""
+    domainname: str = ""
+    """Its NIS domain name."""
+    mounts: tuple[Mount, ...] = ()
+    """What is mounted, in order."""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Arbitrary names and values."""
+    linux: Linux = field(default_factory=Linux)
+    """Linux's own part."""
+
+    @classmethod
+    def parse(cls, data: bytes, *, where: str = "config.json") -> Self:
+        """Read JSON text; `InvalidBundle` names every problem."""
+        return cls.from_json(load(data, where=where), where=where)
+
+    @classmethod
+    def from_json(cls, value: object, *, where: str = "config.json") -> Self:
+        """Read JSON values; `InvalidBundle` names every problem, structure and rules together."""
+        from pytest_gvisor.oci import validate  # noqa: PLC0415 -- its rules name these classes
+
+        return cls(**vars(validate.read(value, where=where)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The specification as JSON values; what has its default is left out."""
+        made: dict[str, Any] = write(self)
+        return made

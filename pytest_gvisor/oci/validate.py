@@ -1,0 +1,300 @@
+"""The rules that a specification keeps, beyond its structure. Nothing here touches the file system.
+
+runsc checks almost none of this: it ignores what it does not know, follows any root path and runs
+hooks as its caller. So whoever writes ``config.json`` is the boundary, and here is what it keeps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from pytest_gvisor.errors import InvalidBundle, UsageError
+from pytest_gvisor.oci import reader
+from pytest_gvisor.oci.spec import (
+    Capabilities,
+    IdMapping,
+    Linux,
+    Mount,
+    Process,
+    Rlimit,
+    Root,
+    Spec,
+    User,
+)
+from pytest_gvisor.oci.words import MountType, NamespaceType
+
+# "-detach" would be read as a flag, ".." is a folder, 100 characters break the control socket.
+_ID: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_VERSION: Final = re.compile(r"1\.\d{1,4}\.\d{1,4}([-+][0-9A-Za-z.+-]{1,32})?", re.ASCII)
+_HOSTNAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+RESERVED_ANNOTATIONS: Final = ("dev.gvisor.", "io.kubernetes.cri")
+"""Names of annotations by which runsc takes flags and roles: never from a bundle."""
+
+# fmt: off
+_FLAGS: Final = frozenset((
+    "acl", "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec",
+    "iversion", "lazytime", "loud", "mand", "newinstance", "noacl", "noatime", "nodev",
+    "nodiratime", "noexec", "noiversion", "nolazytime", "nomand", "norelatime", "nostrictatime",
+    "nosuid", "nosymfollow", "private", "rbind", "relatime", "remount", "ro", "rprivate",
+    "rshared", "rslave", "runbindable", "rw", "shared", "silent", "slave", "strictatime",
+    "suid", "symfollow", "sync", "tmpcopyup", "unbindable", "rro", "rrw", "rnosuid", "rnodev",
+    "rnoexec",
+))
+_VALUES: Final = frozenset((
+    "context", "fscontext", "gid", "huge", "mode", "mpol", "nr_blocks", "nr_inodes", "ptmxmode",
+    "size", "uid",
+))
+# fmt: on
+
+_Found = Iterator[tuple[str, str]]
+
+
+def reserved(annotation: str) -> bool:
+    """Whether this annotation would steer runsc itself."""
+    return annotation.startswith(RESERVED_ANNOTATIONS)
+
+
+def absolute(path: str) -> str:
+    """What is wrong with a path inside the sandbox, or nothing."""
+    if not path.startswith("/"):
+        return f"{reader.shown(path)} is not absolute"
+    if ".." in path.split("/"):
+        return f"{reader.shown(path)} has a '..' in it"
+    return ""
+
+
+def normal(path: str) -> str:
+    """An absolute path without doubled slashes, dots or a slash at its end."""
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def _process(process: Process) -> _Found:
+    if not process.args:
+        yield ".args", "is empty: there is no program to start"
+    elif not process.args[0]:
+        yield ".args[0]", "is empty: there is no program to start"
+    if wrong := absolute(process.cwd):
+        yield ".cwd", wrong
+    yield from _environment(process.env)
+    yield from _twice(".rlimits", [limit.type.value for limit in process.rlimits])
+
+
+def _environment(env: Iterable[str]) -> _Found:
+    seen: set[str] = set()
+    for index, entry in enumerate(env):
+        name, equals, _ = entry.partition("=")
+        if not equals or not name:
+            yield f".env[{index}]", f"{reader.shown(entry)} is not KEY=value"
+        elif name in seen:
+            yield f".env[{index}]", f"{reader.shown(name)} is there twice"
+        seen.add(name)
+
+
+def _twice(where: str, words: Iterable[str]) -> _Found:
+    seen: set[str] = set()
+    for index, word in enumerate(words):
+        if word in seen:
+            yield f"{where}[{index}]", f"{reader.shown(word)} is there twice"
+        seen.add(word)
+
+
+def _user(user: User) -> _Found:
+    if user.umask is not None and user.umask > 0o777:
+        yield ".umask", f"{user.umask:#o} has other bits than 0o777"
+
+
+def _capabilities(sets: Capabilities) -> _Found:
+    # From a set of the process that the kernel cannot hold, runsc would make something else.
+    for name in ("effective", "ambient"):
+        for index, capability in enumerate(getattr(sets, name)):
+            if capability not in sets.permitted:
+                yield f".{name}[{index}]", f"{capability} is not in permitted"
+
+
+def _rlimit(limit: Rlimit) -> _Found:
+    if limit.soft > limit.hard:
+        yield ".soft", f"{limit.soft} is above the hard limit {limit.hard}"
+
+
+def _root(root: Root) -> _Found:
+    if not root.path:
+        yield ".path", "is empty"
+
+
+def _mount(mount: Mount) -> _Found:
+    if wrong := absolute(mount.destination):
+        yield ".destination", wrong
+    else:
+        yield from _target(mount, normal(mount.destination))
+    if mount.is_bind and not mount.source:
+        yield ".source", "missing: a bind mount shows a folder or file of the host"
+    if mount.type is MountType.NONE and not mount.is_bind:
+        yield ".type", "missing: only a bind mount can do without"
+    for index, option in enumerate(mount.options):
+        name, equals, _ = option.partition("=")
+        if name not in (_VALUES if equals else _FLAGS):
+            hint = reader.nearest(name, sorted(_FLAGS | _VALUES))
+            yield f".options[{index}]", f"unknown mount option {reader.shown(option)}{hint}"
+
+
+def _target(mount: Mount, target: str) -> _Found:
+    if target == "/":
+        yield ".destination", "a mount onto / would replace the root file system"
+    if target == "/proc" and mount.type is not MountType.PROC:
+        yield ".destination", "only the sandbox's own proc can be mounted onto /proc"
+    if target.startswith("/proc/") and (mount.is_bind or not target.startswith("/proc/acpi")):
+        yield ".destination", f"{reader.shown(target)} is inside /proc"
+
+
+def _mapping(mapping: IdMapping) -> _Found:
+    if mapping.size == 0:
+        yield ".size", "is 0: it maps nothing"
+    for name, first in ((".containerID", mapping.container_id), (".hostID", mapping.host_id)):
+        if first + mapping.size > 2**32:
+            yield name, "with its size, goes beyond 2**32"
+
+
+def _linux(linux: Linux) -> _Found:
+    kinds = {namespace.type: namespace for namespace in linux.namespaces}
+    yield from _twice(".namespaces", [namespace.type.value for namespace in linux.namespaces])
+    for index, namespace in enumerate(linux.namespaces):
+        if namespace.path and (wrong := absolute(namespace.path)):
+            yield f".namespaces[{index}].path", wrong
+    for name, mappings in (
+        (".uidMappings", linux.uid_mappings),
+        (".gidMappings", linux.gid_mappings),
+    ):
+        if mappings and NamespaceType.USER not in kinds:
+            yield name, "there is no user namespace for it"
+        yield from _overlaps(name, mappings)
+    user = kinds.get(NamespaceType.USER)
+    if user and not user.path and not (linux.uid_mappings and linux.gid_mappings):
+        yield ".namespaces", "a new user namespace needs uidMappings and gidMappings"
+    if ".." in linux.cgroups_path.split("/"):
+        yield ".cgroupsPath", f"{reader.shown(linux.cgroups_path)} has a '..' in it"
+
+
+def _overlaps(where: str, mappings: tuple[IdMapping, ...]) -> _Found:
+    for attribute, name in (("container_id", "containerID"), ("host_id", "hostID")):
+        ordered = sorted(mappings, key=lambda entry, which=attribute: getattr(entry, which))  # type: ignore[misc]
+        for before, after in itertools.pairwise(ordered):
+            if getattr(before, attribute) + before.size > getattr(after, attribute):
+                yield where, f"{name} {getattr(after, attribute)} is mapped twice"
+
+
+def _spec(spec: Spec) -> _Found:
+    version = _VERSION.fullmatch(spec.oci_version)
+    if not version or spec.oci_version.startswith("1.0.0-rc"):
+        yield "ociVersion", f"{reader.shown(spec.oci_version)} is not a release 1.x"
+    yield from _hostname(spec)
+    yield from _twice("mounts", [_destination(mount) for mount in spec.mounts])
+
+
+def _destination(mount: Mount) -> str:
+    return normal(mount.destination) if mount.destination.startswith("/") else mount.destination
+
+
+def _hostname(spec: Spec) -> _Found:
+    kinds = {namespace.type for namespace in spec.linux.namespaces}
+    for place, name in (("hostname", spec.hostname), ("domainname", spec.domainname)):
+        if not name:
+            continue
+        if len(name.encode("utf-8", "surrogatepass")) > 64:
+            yield place, "is longer than 64 bytes"
+        if not _HOSTNAME.fullmatch(name):
+            yield place, f"{reader.shown(name)} is not made of letters, digits, '.', '_' and '-'"
+        if NamespaceType.UTS not in kinds:
+            yield place, "there is no uts namespace for it"
+
+
+RULES: Final[Mapping[type, reader.Rule]] = {
+    Process: _process,
+    User: _user,
+    Capabilities: _capabilities,
+    Rlimit: _rlimit,
+    Root: _root,
+    Mount: _mount,
+    IdMapping: _mapping,
+    Linux: _linux,
+    Spec: _spec,
+}
+
+
+def _own(spec: Spec) -> _Found:
+    """What holds for a specification that is ready to be written and run.
+
+    A bundle that was made elsewhere is brought to this by `Bundle.open`.
+    """
+    if wrong := absolute(spec.root.path):
+        yield "root.path", wrong
+    if spec.process.terminal:
+        yield "process.terminal", "a workload under test gets pipes, not a terminal"
+    sets = spec.process.capabilities or Capabilities()
+    for index, capability in enumerate(sets.ambient):
+        if capability not in sets.inheritable:
+            yield (
+                f"process.capabilities.ambient[{index}]",
+                f"{capability} is not in inheritable",
+            )
+    for index, mount in enumerate(spec.mounts):
+        if mount.is_bind and mount.source and (wrong := absolute(mount.source)):
+            yield f"mounts[{index}].source", wrong
+    for name in filter(reserved, spec.annotations):
+        yield reader.at("annotations", name), "steers runsc itself: give it as a flag"
+
+
+def examine(value: object) -> tuple[Spec | None, list[str]]:
+    """The specification (None where none can be made) and every problem, rules included."""
+    if isinstance(value, Mapping) and _without_hooks(value.get("hooks")):
+        value = {name: entry for name, entry in value.items() if name != "hooks"}
+    return reader.read(Spec, value, RULES)
+
+
+def _without_hooks(hooks: object) -> bool:
+    return isinstance(hooks, Mapping) and all(entry == [] for entry in hooks.values())
+
+
+def read(value: object, *, where: str = "config.json") -> Spec:
+    """The specification in JSON values; `InvalidBundle` names every problem."""
+    spec, found = examine(value)
+    if found or spec is None:
+        raise InvalidBundle(found, where=where)
+    return spec
+
+
+def problems(spec: Spec) -> list[str]:
+    """Every rule that this specification breaks, each with its place.
+
+    It is read back from the JSON that would be written: what is checked is what runs.
+    """
+    return problems_of_json(spec, spec.to_json())
+
+
+def problems_of_json(spec: Spec, value: dict[str, Any]) -> list[str]:
+    """As `problems`, where the specification's JSON is at hand."""
+    again, found = examine(value)
+    if again is not None:
+        found += [f"{place}: {text}" for place, text in _own(spec)]
+    return found
+
+
+def check(spec: Spec, *, where: str = "config.json") -> None:
+    """Raise `InvalidBundle` with every problem of this specification, if there is one."""
+    if found := problems(spec):
+        raise InvalidBundle(found, where=where)
+
+
+def check_id(name: object) -> str:
+    """The same id, if runsc can be trusted with it; `UsageError` if not."""
+    if not isinstance(name, str) or not _ID.fullmatch(name):
+        raise UsageError(
+            f"{reader.shown(name)} cannot be the id of a sandbox",
+            next_step="An id is 1 to 64 of a-z, 0-9, '_', '.' and '-', and starts with a letter"
+            " or digit.",
+        )
+    return name

@@ -1,0 +1,135 @@
+"""`Runsc`: a binary that was found, judged and asked what it can do.
+
+Everything is read when the value is made, so that it can be made before privileges change and
+handed on: nothing here looks at a path again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from pytest_gvisor.errors import InsecureRunsc, RunscNotFound
+from pytest_gvisor.runsc import features, locate, nix
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Sequence
+
+    from pytest_gvisor.settings import Platform
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runsc:
+    """A validated runsc. Execute it by ``fd``: that is the file which was judged.
+
+    ``path`` is canonical, ``sha256`` hexadecimal, ``version`` as users know it (``20240729.0``),
+    ``date`` that of the version or None. ``flags`` are names without dashes, ``platforms`` those
+    compiled in.
+    """
+
+    path: str
+    fd: int = dataclasses.field(repr=False)
+    sha256: str
+    version: str
+    date: dt.date | None
+    flags: frozenset[str] = dataclasses.field(repr=False)
+    subcommands: frozenset[str] = dataclasses.field(repr=False)
+    platforms: frozenset[Platform]
+    identity: locate.Identity = dataclasses.field(repr=False)
+    _closer: contextlib.ExitStack = dataclasses.field(repr=False, compare=False)
+
+    @classmethod
+    def find(
+        cls,
+        explicit: str | None = None,
+        *,
+        trusted: Sequence[str] = locate.TRUSTED_PATHS,
+        search_path: str | None = None,
+        euid: int | None = None,
+        nix_store: str = nix.STORE,
+    ) -> Runsc:
+        """The runsc that `locate.find` gives for the same arguments, with its features.
+
+        Raises what `locate.find` raises, and `RunscFailed` where it cannot be asked what it is.
+        """
+        judged = locate.find(
+            explicit, trusted=trusted, search_path=search_path, euid=euid, nix_store=nix_store
+        )
+        return cls.of(judged)
+
+    @classmethod
+    def at(cls, path: str) -> Runsc:
+        """The runsc at ``path`` and no other. Raises as `find` does."""
+        return cls.find(path)
+
+    @classmethod
+    def of(cls, judged: locate.Judged) -> Runsc:
+        """The runsc of ``judged``, whose descriptor it takes over, also when this raises.
+
+        Raises `RunscFailed` where it cannot be asked what it is, `InsecureRunsc` where it changed
+        meanwhile.
+        """
+        with contextlib.ExitStack() as closer:
+            closer.callback(judged.close)
+            known = features.read(judged)
+            runsc = cls(
+                path=judged.path,
+                fd=judged.fd,
+                sha256=_digest(judged.fd),
+                version=known.version,
+                date=known.date,
+                flags=known.flags,
+                subcommands=known.subcommands,
+                platforms=known.platforms,
+                identity=judged.identity,
+                _closer=contextlib.ExitStack(),
+            )
+            runsc.check_unchanged()
+            runsc._closer.push(closer.pop_all())
+        return runsc
+
+    @staticmethod
+    def is_available(explicit: str | None = None) -> bool:
+        """Whether there is a runsc: False only where none was found.
+
+        One that was found and is refused raises `InsecureRunsc`. Nothing is started.
+        """
+        try:
+            locate.find(explicit).close()
+        except RunscNotFound:
+            return False
+        return True
+
+    def has_flag(self, name: str) -> bool:
+        """Whether `runsc flags` lists ``name``, given with or without dashes."""
+        return name.lstrip("-") in self.flags
+
+    def check_unchanged(self) -> None:
+        """Raise `InsecureRunsc` unless the open file is still as it was when it was judged.
+
+        A new name or link, and a removal, change it too: the kernel counts them in its ctime.
+        """
+        try:
+            info = os.fstat(self.fd)
+        except OSError:
+            raise InsecureRunsc(self.path, "its descriptor is closed") from None
+        if locate.Identity.of(info) != self.identity:
+            mode = stat.S_IMODE(info.st_mode)
+            raise InsecureRunsc(
+                self.path, "it changed after it was judged", mode=mode, owner=info.st_uid
+            )
+
+    def close(self) -> None:
+        """Close the descriptor; a second call does nothing."""
+        self._closer.close()
+
+
+def _digest(fd: int) -> str:
+    # A description of its own: reading through ``fd`` would move the offset that others share.
+    with open(f"/proc/self/fd/{fd}", "rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

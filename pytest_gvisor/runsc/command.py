@@ -1,0 +1,123 @@
+"""runsc's command lines and environment, as data: pure functions, nothing is started here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.settings import Network, Platform
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Flags that decide what a run is, or where its files are: they have settings of their own.
+OWN_FLAGS = frozenset({
+    "alsologtostderr", "bundle", "debug", "debug-log", "ignore-cgroups", "log", "log-fd", "network",
+    "overlay", "overlay2", "panic-log", "platform", "pod-init-config", "root", "rootless",
+})  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunscCommand:
+    """What decides the command line of one ``runsc run``."""
+
+    id: str
+    bundle: str
+    root: str
+    """runsc's state folder, private to this run."""
+
+    platform: Platform
+    network: Network = Network.NONE
+    rootless: bool = False
+    """Pass ``--rootless``: the caller is unprivileged and in no user namespace of its own."""
+
+    log: str = ""
+    panic_log: str = ""
+    debug_log: str = ""
+    """Folder for runsc's own logs; ``--debug`` is never passed, since with it the sentry's output
+    goes into the workload's streams."""
+
+    pod_init_config: str = ""
+    strace: bool = False
+    extra: tuple[str, ...] = ()
+
+
+def run_argv(command: RunscCommand) -> list[str]:
+    """The argv of ``runsc run``: global flags before the subcommand, as runsc demands.
+
+    Raises `UsageError` for a NUL byte anywhere.
+    """
+    argv = [*_global_flags(command)]
+    if command.log:
+        argv += ["--log", command.log]
+    if command.panic_log:
+        argv += ["--panic-log", command.panic_log]
+    if command.debug_log:
+        argv += ["--debug-log", command.debug_log.rstrip("/") + "/"]
+    if command.strace:
+        argv += ["--strace"]
+    if command.pod_init_config:
+        argv += ["--pod-init-config", command.pod_init_config]
+    argv += [*command.extra, "run", "--bundle", command.bundle, command.id]
+    check_strings(argv)
+    return argv
+
+
+def _global_flags(command: RunscCommand) -> list[str]:
+    # fmt: off
+    return [
+        "runsc",
+        "--root", command.root,
+        *(["--rootless"] if command.rootless else []),
+        "--ignore-cgroups",
+        "--network", command.network.value,
+        "--platform", command.platform.value,
+        "--overlay2", "root:memory",
+    ]
+    # fmt: on
+
+
+def delete_argv(command: RunscCommand) -> list[str]:
+    """The argv of ``runsc delete --force`` for the same sandbox."""
+    argv = ["runsc", "--root", command.root, "--ignore-cgroups", "delete", "--force", command.id]
+    check_strings(argv)
+    return argv
+
+
+def runsc_env(runtime: str) -> dict[str, str]:
+    """The whole environment of runsc. ``runtime`` is its private 0700 folder."""
+    env = {
+        "PATH": PATH,
+        "TMPDIR": runtime,
+        "XDG_RUNTIME_DIR": runtime,
+        "HOME": "/root",
+        "USER": "root",
+        "LOGNAME": "root",
+    }
+    check_strings(env.values())
+    return env
+
+
+def check_strings(strings: Collection[str]) -> None:
+    """Raise `UsageError` for a string that no argv or environment can hold."""
+    for string in strings:
+        if "\0" in string:
+            raise UsageError(f"a NUL byte in {string!r}: the kernel would cut the string there")
+
+
+def check_extra(arguments: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """Extra global flags for runsc, each in the form ``--flag`` or ``--flag=value``.
+
+    Raises `UsageError` for one that the binary does not know (``known`` holds the names of its
+    flags without dashes) or that a setting of this package decides.
+    """
+    for argument in arguments:
+        name, _, _value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-"):
+            raise UsageError(f"{argument!r} is not a flag: write --flag or --flag=value")
+        if name in OWN_FLAGS:
+            raise UsageError(f"--{name} is decided by a setting of pytest-gvisor, not by a flag")
+        if name not in known:
+            raise UsageError(f"this runsc has no flag --{name}; see `runsc flags`")
+    return tuple(arguments)
+

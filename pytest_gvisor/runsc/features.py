@@ -1,0 +1,245 @@
+"""What a runsc can do, as it says itself: version, flags, subcommands, platforms.
+
+runsc differs by release, so nothing is assumed: `runsc --version`, `flags`, `help` and `help
+platforms` are read from the descriptor that was judged, at the same time, once per binary and
+process. All four have one deadline, their output is bounded, and what they print is escaped before
+it gets into a message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import os
+import re
+import selectors
+import shlex
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+from pytest_gvisor.errors import RunscFailed
+from pytest_gvisor.settings import Platform
+
+if TYPE_CHECKING:
+    from pytest_gvisor.runsc.locate import Identity, Judged
+
+DEADLINE = 5.0
+OUTPUT_LIMIT = 256 * 1024
+
+_QUESTIONS = (("--version",), ("flags",), ("help",), ("help", "platforms"))
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+}
+_SHOWN = 400
+
+# The forms of Go's flag.PrintDefaults ("  -name type", the usage in a line of its own behind a tab)
+# and of google/subcommands ("\tname   synopsis" under "Subcommands…:").
+_VERSION = re.compile(r"^runsc version +(\S.*?)\s*$", re.MULTILINE)
+_DATE = re.compile(r"(?<!\d)(20\d\d)(\d\d)(\d\d)(?!\d)")
+_FLAG = re.compile(r"^ {2}--?([A-Za-z0-9][\w.-]*)", re.MULTILINE)
+_PLATFORM_USAGE = re.compile(r"^ {2}--?platform(?:[ \t].*)?\n[ \t]+(.*)$", re.MULTILINE)
+_SUBCOMMANDS = re.compile(r"^Subcommands.*:\n((?:[ \t]+\S.*\n?)*)", re.MULTILINE)
+
+_known: dict[Identity, Features] = {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Features:
+    """``version`` as users know it and its ``date``; ``flags`` without dashes.
+
+    ``platforms`` are those compiled in (and known to `Platform`): whether they work on this host is
+    another question.
+    """
+
+    version: str
+    date: dt.date | None
+    flags: frozenset[str]
+    subcommands: frozenset[str]
+    platforms: frozenset[Platform]
+
+
+def read(judged: Judged, *, deadline: float = DEADLINE) -> Features:
+    """The features of ``judged``, asked for within ``deadline`` seconds or known already.
+
+    Raises `RunscFailed` where it cannot be started, overruns the deadline or `OUTPUT_LIMIT` bytes,
+    or answers as runsc does not; nothing that was started is left then.
+    """
+    if judged.identity not in _known:
+        version, flags, subcommands, platforms = _ask_all(judged, deadline)
+        _known[judged.identity] = _parse(judged, version, flags, subcommands, platforms)
+    return _known[judged.identity]
+
+
+def parse_version(text: str) -> tuple[str, dt.date | None]:
+    """A version as users know it, and its date where it holds one.
+
+    ``0.0~20240729.0`` (Debian) and ``release-20240729.0`` (upstream) are both ``20240729.0``. Any
+    other text, such as Nix's ``VERSION_MISSING``, stays as it is.
+    """
+    shown = text.strip().removeprefix("release-").removeprefix("0.0~")
+    date = None
+    if match := _DATE.search(shown):
+        with contextlib.suppress(ValueError):
+            date = dt.date(*map(int, match.groups()))
+    return shown, date
+
+
+def printable(text: str) -> str:
+    r"""``text`` with all that a terminal could act on written as escapes (``\x1b``), lines kept."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+# --- asking
+
+
+class _Question:
+    """One running ``runsc WORDS…``: its pipe, its pidfd and what it has printed so far."""
+
+    def __init__(self, judged: Judged, words: tuple[str, ...]) -> None:
+        self.command = shlex.join([judged.path, *words])
+        self.output = bytearray()
+        # A group of its own, so that a descendant can be killed with it. Both streams are one:
+        # `runsc flags` answers on standard error and the others on standard output.
+        self.process = subprocess.Popen(
+            ["runsc", *words],
+            executable=f"/proc/self/fd/{judged.fd}",
+            pass_fds=(judged.fd,),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+            env=_ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        self.pipe = self.process.stdout.fileno()
+
+    def take(self) -> bool:
+        """Read what is there; False at the end of the output."""
+        chunk = os.read(self.pipe, 65536)
+        self.output += chunk
+        if len(self.output) > OUTPUT_LIMIT:
+            raise self.failed(f"printed more than {OUTPUT_LIMIT} bytes")
+        return bool(chunk)
+
+    def kill(self) -> None:
+        """Kill what is left of the group. The leader is not reaped yet: the number is still its."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill the group, reap the leader, close the pipe."""
+        self.kill()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=1)  # at once, but for a process that the kernel holds
+
+    def answer(self) -> str:
+        """All output as text; only a death by signal makes it worthless."""
+        text = self.output.decode(errors="backslashreplace")
+        if self.process.returncode < 0:
+            raise self.failed(f"was ended by signal {-self.process.returncode}")
+        return text
+
+    def failed(self, what: str) -> RunscFailed:
+        """The error that says that this command did ``what``, with the start of its output."""
+        start = self.output[:_SHOWN].decode(errors="backslashreplace")
+        return RunscFailed(
+            f"runsc {what} when it was asked what it can do",
+            command=self.command,
+            stderr=printable(start),
+        )
+
+
+def _ask_all(judged: Judged, deadline: float) -> list[str]:
+    """The answers to all questions, asked at the same time; every process is gone afterwards."""
+    end = time.monotonic() + deadline
+    questions: list[_Question] = []
+    with contextlib.ExitStack() as started:
+        try:
+            for words in _QUESTIONS:
+                questions.append(_Question(judged, words))
+                started.callback(questions[-1].end)
+            _drain(questions, end)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise RunscFailed(f"{judged.path} cannot be executed: {reason}") from error
+    return [question.answer() for question in questions]
+
+
+def _drain(questions: list[_Question], end: float) -> None:
+    """Read until every output has ended and every process is dead, or raise at ``end``."""
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as opened:
+        for question in questions:
+            pidfd = os.pidfd_open(question.process.pid)
+            opened.callback(os.close, pidfd)
+            selector.register(question.pipe, selectors.EVENT_READ, (question, question.take))
+            selector.register(pidfd, selectors.EVENT_READ, (question, None))
+        while waiting := selector.get_map():
+            ready = selector.select(max(0.0, end - time.monotonic()))
+            if not ready or time.monotonic() > end:
+                late: _Question = next(iter(waiting.values())).data[0]
+                raise late.failed("did not answer in time")
+            for key, _ in ready:
+                question, take = key.data
+                if take is None:
+                    question.kill()  # a descendant that holds the pipe would keep us waiting
+                if take is None or not take():
+                    selector.unregister(key.fileobj)
+
+
+# --- understanding
+
+
+def _parse(judged: Judged, version: str, flags: str, subcommands: str, platforms: str) -> Features:
+    match = _VERSION.search(version)
+    if match is None:
+        raise _no_runsc(judged, "--version", version)
+    text, date = parse_version(printable(match[1])[:_SHOWN])
+    known_flags = frozenset(_FLAG.findall(flags))
+    if "root" not in known_flags:
+        raise _no_runsc(judged, "flags", flags)
+    known_subcommands = _parse_subcommands(subcommands)
+    if "run" not in known_subcommands:
+        raise _no_runsc(judged, "help", subcommands)
+    return Features(
+        version=text,
+        date=date,
+        flags=known_flags,
+        subcommands=known_subcommands,
+        platforms=_parse_platforms(platforms, flags),
+    )
+
+
+def _no_runsc(judged: Judged, word: str, answer: str) -> RunscFailed:
+    shown = printable(answer[:_SHOWN])
+    return RunscFailed(
+        f"{judged.path} does not answer as runsc does: {shown!r}",
+        command=shlex.join([judged.path, word]),
+        stderr=shown,
+    )
+
+
+def _parse_subcommands(text: str) -> frozenset[str]:
+    lines = "".join(_SUBCOMMANDS.findall(text)).splitlines()
+    return frozenset(line.split()[0] for line in lines)
+
+
+def _parse_platforms(topic: str, flags: str) -> frozenset[Platform]:
+    """Those of `help platforms`, one a line; an older release has them in the flag's usage only."""
+    named = {line.strip() for line in topic.splitlines()}
+    found = frozenset(platform for platform in Platform if platform in named)
+    if found:
+        return found
+    usage = _PLATFORM_USAGE.search(flags)
+    words = set(re.findall(r"\w+", usage[1])) if usage else set()
+    return frozenset(platform for platform in Platform if platform in words)

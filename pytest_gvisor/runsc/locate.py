@@ -1,0 +1,324 @@
+"""Where runsc is, and whether it may be executed.
+
+The file at the end of a path is judged by ``fstat`` of one descriptor and executed by that
+descriptor: what happens to the path afterwards is without effect. It is never executed from a copy,
+because newer runsc looks for ``gvisor-bin/`` beside the file that /proc/self/exe names.
+
+Not here: what runsc can do (`features`), and any start of it for a workload.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import functools
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from pytest_gvisor.errors import InsecureRunsc, RunscNotFound, UsageError
+from pytest_gvisor.runsc import nix
+from pytest_gvisor.runsc.trust import (
+    MAX_SYMLINKS,
+    WRITABLE_BY_OTHERS,
+    Node,
+    Trust,
+    folder_problem,
+    walk,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+TRUSTED_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
+
+_NEXT_STEP = (
+    "Install it (Debian, Ubuntu: `apt-get install runsc`), or name it with --gvisor-runsc PATH."
+)
+_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What tells one state of one file from every other, as ``fstat`` gives it."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    mode: int
+    uid: int
+
+    @classmethod
+    def of(cls, info: os.stat_result) -> Identity:
+        """The identity in a stat result."""
+        return cls(
+            dev=info.st_dev,
+            ino=info.st_ino,
+            size=info.st_size,
+            mtime_ns=info.st_mtime_ns,
+            ctime_ns=info.st_ctime_ns,
+            mode=info.st_mode,
+            uid=info.st_uid,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A runsc that may be executed, by ``fd`` and not by ``path``.
+
+    ``path`` is canonical. ``fd`` is open for reading and close-on-exec, above 2, and belongs to
+    whoever holds this value: `close` it once. ``identity`` is that of the file when it was judged.
+    """
+
+    path: str
+    fd: int
+    identity: Identity
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.fd)
+
+
+def find(
+    explicit: str | None = None,
+    *,
+    trusted: Sequence[str] = TRUSTED_PATHS,
+    search_path: str | None = None,
+    euid: int | None = None,
+    nix_store: str = nix.STORE,
+) -> Judged:
+    """The runsc to use: ``explicit`` and nothing else, or the first one that the search meets.
+
+    The search looks at ``trusted`` and then, only where ``euid`` (default: the process's) is not 0,
+    at the absolute folders of ``search_path`` (default: the environment's PATH). What does not
+    exist, is not a regular file or cannot be executed is passed over. An insecure one ends the
+    search: a later one would hide it.
+
+    Raises `RunscNotFound` where there is none, `InsecureRunsc` where the one that is there is
+    refused (an explicit path that is no executable file included), and `UsageError` for an
+    ``explicit`` that is no path.
+    """
+    trust = Trust.here(os.geteuid() if euid is None else euid, nix_store)
+    if explicit is not None:
+        return _named(explicit, trust)
+    if search_path is None:
+        search_path = os.environ.get("PATH", "")
+    candidates = [*trusted, *(_on_path(search_path) if trust.euid else ())]
+    passed: list[str] = []
+    for candidate in candidates:
+        try:
+            return _judge(candidate, trust)
+        except _PassedOver as found:
+            if not found.missing:
+                passed.append(f"{found.path} was passed over: {found.reason}")
+    raise RunscNotFound(
+        "\n".join([_searched(candidates, as_root=not trust.euid), *passed]),
+        searched=candidates,
+        next_step=_NEXT_STEP,
+    )
+
+
+def _named(explicit: str, trust: Trust) -> Judged:
+    """The explicit path, judged; it is the user's own word, so a relative one means here."""
+    if not explicit or "\0" in explicit:
+        raise UsageError(f"no path of a runsc: {explicit!r}")
+    try:
+        path = explicit if explicit.startswith("/") else os.path.join(os.getcwd(), explicit)
+        return _judge(path, trust)
+    except _PassedOver as found:
+        if not found.missing:
+            raise found.refusal() from None
+    except FileNotFoundError:  # the current folder itself is gone
+        pass
+    raise RunscNotFound(
+        f"there is no runsc at {explicit}, and an explicit path is not searched for",
+        searched=[explicit],
+        next_step=_NEXT_STEP,
+    )
+
+
+def _on_path(search_path: str) -> Iterator[str]:
+    """The candidates of a PATH. Empty and relative elements mean the current folder: never that."""
+    for folder in search_path.split(":"):
+        if folder.startswith("/") and "\0" not in folder:
+            yield os.path.join(folder, "runsc")
+
+
+def _searched(candidates: Sequence[str], *, as_root: bool) -> str:
+    where = (
+        "the trusted system paths were searched, and PATH was not because this is root"
+        if as_root
+        else "the trusted system paths and the absolute folders of PATH were searched"
+    )
+    return f"runsc was not found: {where} ({', '.join(candidates) or 'none'})"
+
+
+class _PassedOver(Exception):
+    """No candidate: nothing there (``missing``), or something that nobody would take for runsc."""
+
+    def __init__(
+        self, path: str, reason: str, *, missing: bool = False, info: os.stat_result | None = None
+    ) -> None:
+        self.path = path
+        self.reason = reason
+        self.missing = missing
+        self.info = info
+        super().__init__(f"{path}: {reason}")
+
+    def refusal(self) -> InsecureRunsc:
+        """The same, where the path was named and cannot be passed over."""
+        return _refusal(self.path, self.reason, self.info)
+
+
+def _refusal(path: str, reason: str, info: os.stat_result | None) -> InsecureRunsc:
+    mode = stat.S_IMODE(info.st_mode) if info else None
+    return InsecureRunsc(path, reason, mode=mode, owner=info.st_uid if info else None)
+
+
+# --- the rules
+
+
+def _judge(path: str, trust: Trust) -> Judged:
+    """The file at the absolute ``path``, judged by every rule, or what its Nix wrapper names."""
+    judged, named = _judge_file(path, trust)
+    if named is None:
+        return judged
+    judged.close()
+    try:
+        target, further = _judge_file(named, trust)
+    except _PassedOver as found:
+        raise _wrapper_refusal(judged, named, found.reason) from None
+    if further is None and nix.may_name(judged.path, target.path, trust.nix_store):
+        return target
+    target.close()
+    why = "that is another script" if further else "that is no runsc of its own folder or store"
+    raise _wrapper_refusal(judged, target.path, why)
+
+
+def _wrapper_refusal(wrapper: Judged, target: str, why: str) -> InsecureRunsc:
+    return InsecureRunsc(
+        wrapper.path,
+        f"it is a wrapper of {target}: {why}",
+        mode=stat.S_IMODE(wrapper.identity.mode),
+        owner=wrapper.identity.uid,
+    )
+
+
+def _judge_file(path: str, trust: Trust) -> tuple[Judged, str | None]:
+    """One file, judged; and the path that it names if it is a wrapper, else None."""
+    with contextlib.ExitStack() as held:
+        try:
+            node, lookups = walk(path, held)
+        except OSError as error:
+            raise _unreachable(path, error) from None
+        fd = _open_regular(node)
+        try:
+            info = os.fstat(fd)
+            head = os.pread(fd, nix.WRAPPER_LIMIT + 1, 0)
+            named, problem = _content(head)
+            problems = [
+                *_file_problems(node, lookups[-1].folder, trust),
+                *(folder_problem(lookup, trust) for lookup in lookups),
+                "its file system is mounted noexec" if _noexec(fd) else None,
+                problem,
+            ]
+            if reasons := list(dict.fromkeys(filter(None, problems))):
+                raise _refusal(node.path, "; ".join(reasons), info)
+            if not os.access(f"/proc/self/fd/{fd}", os.X_OK, effective_ids=True):
+                raise _PassedOver(node.path, "this user may not execute it", info=info)
+        except BaseException:
+            os.close(fd)
+            raise
+    return Judged(path=node.path, fd=fd, identity=Identity.of(info)), named
+
+
+def _unreachable(path: str, error: OSError) -> Exception:
+    """What it means that the walk failed."""
+    if error.errno in _MISSING:
+        return _PassedOver(path, "it does not exist", missing=True)
+    if error.errno == errno.ELOOP:
+        reason = f"its symlinks form a loop, or are more than {MAX_SYMLINKS}"
+        return _refusal(path, reason, None)
+    reason = f"it cannot be reached: {os.strerror(error.errno or 0)}"
+    if error.errno == errno.EACCES:
+        return _PassedOver(path, reason)
+    return _refusal(path, reason, None)
+
+
+def _open_regular(node: Node) -> int:
+    """A descriptor above 2 to read ``node`` by: the same file, whatever its path means now."""
+    mode = node.info.st_mode
+    if not stat.S_ISREG(mode):
+        raise _PassedOver(node.path, "it is not a regular file", info=node.info)
+    if not mode & 0o111:
+        raise _PassedOver(node.path, "it has no execute bit", info=node.info)
+    try:
+        fd = os.open(f"/proc/self/fd/{node.fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        reason = f"it cannot be read, and so not be judged: {os.strerror(error.errno or 0)}"
+        raise _refusal(node.path, reason, node.info) from None
+    if fd > 2:
+        return fd
+    # With a standard stream closed, the number would be overwritten in the child that executes it.
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
+def _file_problems(node: Node, folder: Node, trust: Trust) -> Iterator[str]:
+    mode = node.info.st_mode
+    # A POSIX ACL that lets others write shows in the group bits: they are its mask.
+    if mode & WRITABLE_BY_OTHERS:
+        yield "its group or others may write it"
+    if mode & (stat.S_ISUID | stat.S_ISGID):
+        yield "it is set-uid or set-gid"
+    sealed = trust.sealed_in_store(node) and trust.sealed_in_store(folder)
+    if not sealed and not trust.owns(node):
+        yield f"its owner is neither root nor uid {trust.euid}"
+
+
+def _noexec(fd: int) -> bool:
+    return bool(os.fstatvfs(fd).f_flag & os.ST_NOEXEC)
+
+
+def _content(head: bytes) -> tuple[str | None, str | None]:
+    """What the first bytes of a file say: the path that a wrapper names, and the problem."""
+    if not head.startswith(b"#!"):
+        return None, _elf_problem(head)
+    # runsc executes /proc/self/exe again for its gofer and sandbox: for a script that is the shell.
+    try:
+        return nix.named_binary(head), None
+    except nix.NotAWrapper as error:
+        return None, str(error)
+
+
+def _elf_problem(head: bytes) -> str | None:
+    kind = _elf_kind(head)
+    if kind is None:
+        return "it is not an ELF executable"
+    if kind != _own_elf_kind():
+        return f"it is an ELF file of another machine (e_machine {kind[2]})"
+    return None
+
+
+def _elf_kind(head: bytes) -> tuple[int, int, int] | None:
+    """Class, byte order and machine of an ELF executable's header, or None if it is none."""
+    if len(head) < 20 or not head.startswith(b"\x7fELF"):
+        return None
+    order = head[5]
+    numbers = [
+        int.from_bytes(head[at : at + 2], "big" if order == 2 else "little") for at in (16, 18)
+    ]
+    kind, machine = numbers
+    return (head[4], order, machine) if kind in {2, 3} else None  # ET_EXEC, ET_DYN
+
+
+@functools.cache
+def _own_elf_kind() -> tuple[int, int, int] | None:
+    with open("/proc/self/exe", "rb") as file:
+        return _elf_kind(file.read(64))

@@ -1,0 +1,94 @@
+"""Which of runsc's ways to start fits this process: as root, or one of the two rootless ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.settings import Network, Rootless
+
+_WHOLE = 4294967295  # the length of the one line of the initial namespace's map
+
+
+class Way(enum.StrEnum):
+    """How runsc gets the rights that it needs."""
+
+    PRIVILEGED = "privileged"
+    """As root, without a user namespace in the bundle."""
+
+    MAPPED = "mapped"
+    """Rootless OCI: the bundle carries user-namespace mappings, and ``--rootless`` is not passed."""
+
+    FLAG = "flag"
+    """``--rootless``: an unprivileged caller. runsc makes the user namespace, with one id."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IdRange:
+    """A line of /proc/self/uid_map: ``size`` ids, from ``inside`` on, that this process may map."""
+
+    inside: int
+    outside: int
+    size: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who this process is."""
+
+    euid: int
+    uids: tuple[IdRange, ...]
+    gids: tuple[IdRange, ...]
+
+    @property
+    def in_user_namespace(self) -> bool:
+        """Whether this is another user namespace than the initial one."""
+        return self.uids != (IdRange(inside=0, outside=0, size=_WHOLE),)
+
+    @classmethod
+    def read(cls, euid: int) -> Caller:
+        """This process, from /proc/self (user_namespaces(7))."""
+        return cls(euid=euid, uids=_ranges("uid_map"), gids=_ranges("gid_map"))
+
+
+def _ranges(name: str) -> tuple[IdRange, ...]:
+    try:
+        with open(f"/proc/self/{name}", encoding="ascii") as lines:
+            numbers = [[int(word) for word in line.split()] for line in lines]
+    except FileNotFoundError:  # a kernel without user namespaces
+        numbers = [[0, 0, _WHOLE]]
+    return tuple(IdRange(inside=a, outside=b, size=c) for a, b, c in numbers)
+
+
+def decide(wish: Rootless, caller: Caller, network: Network) -> Way:
+    """The way for this caller. Raises `UsageError` where what is asked for cannot be had."""
+    if caller.euid != 0:
+        if wish is Rootless.OFF:
+            raise UsageError(
+                f"rootless=off needs root, and the effective uid is {caller.euid}",
+                next_step="Use rootless=auto, or run pytest as root.",
+            )
+        if network is Network.SANDBOX:
+            raise UsageError(
+                "network=sandbox cannot be had without root: runsc refuses it with --rootless",
+                next_step="Use network=none or network=host, or run pytest as root.",
+            )
+        return Way.FLAG
+    if wish is Rootless.ON or (wish is Rootless.AUTO and caller.in_user_namespace):
+        return Way.MAPPED
+    return Way.PRIVILEGED
+
+
+def mappings(caller: Caller) -> tuple[tuple[IdRange, ...], tuple[IdRange, ...]]:
+    """The uids and gids that a bundle maps in rootless OCI mode: all that the caller has.
+
+    Container ids are the caller's own, so that files have the owners that the caller sees.
+    """
+    return tuple(map(_identity, caller.uids)), tuple(map(_identity, caller.gids))
+
+
+def _identity(ids: IdRange) -> IdRange:
+    # An id of 2³²-1 is no id (setuid(2)); the whole range of the initial namespace ends below it.
+    size = min(ids.size, _WHOLE - ids.inside)
+    return IdRange(inside=ids.inside, outside=ids.inside, size=size)

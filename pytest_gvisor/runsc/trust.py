@@ -1,0 +1,165 @@
+"""The way to a file, and whether others could turn it.
+
+A path is walked by descriptors, one component at a time, so that every folder is judged as the very
+folder that the next component was then looked up in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from pytest_gvisor.runsc import nix
+
+if TYPE_CHECKING:
+    import contextlib
+
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+MAX_SYMLINKS = 40  # the kernel's MAXSYMLINKS: with one more, open() says ELOOP
+
+_SYSTEM_FOLDERS = ("/usr", "/opt")
+_NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A file, folder or symlink that is held open by an O_PATH descriptor."""
+
+    path: str
+    fd: int
+    info: os.stat_result
+
+
+@dataclasses.dataclass(frozen=True)
+class Lookup:
+    """One step of the way: ``entry`` was looked up in ``folder``."""
+
+    folder: Node
+    entry: Node
+
+
+def _open_node(path: str, name: str, folder: int | None, held: contextlib.ExitStack) -> Node:
+    # O_PATH touches neither FIFO nor device: nothing blocks, nothing is rewound.
+    fd = os.open(name, _NODE, dir_fd=folder)
+    held.callback(os.close, fd)
+    return Node(path, fd, os.fstat(fd))
+
+
+def walk(path: str, held: contextlib.ExitStack) -> tuple[Node, list[Lookup]]:
+    """The file at the end of ``path``, and every lookup on the way, those of symlinks included.
+
+    A symlink in a folder that others may write is theirs to turn, so the folders of each hop count
+    and not only those above the canonical path. Raises OSError as the kernel's own walk would.
+    """
+    stack = [_open_node("/", "/", None, held)]
+    todo = path.split("/")[::-1]
+    lookups: list[Lookup] = []
+    symlinks = 0
+    while todo:
+        name, here = todo.pop(), stack[-1]
+        if not stat.S_ISDIR(here.info.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), here.path)
+        if name in {"", "."}:
+            continue
+        if name == "..":
+            del stack[max(1, len(stack) - 1) :]
+            continue
+        entry = _open_node(os.path.join(here.path, name), name, here.fd, held)
+        lookups.append(Lookup(here, entry))
+        if not stat.S_ISLNK(entry.info.st_mode):
+            stack.append(entry)
+            continue
+        symlinks += 1
+        if symlinks > MAX_SYMLINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        target = os.readlink("", dir_fd=entry.fd)
+        if target.startswith("/"):
+            del stack[1:]
+        todo += target.split("/")[::-1]
+    return stack[-1], lookups
+
+
+@dataclasses.dataclass(frozen=True)
+class Trust:
+    """Whose files count: root's, those of ``euid``, and two exceptions.
+
+    ``overflow`` is the uid that the kernel shows for owners without a place in this user namespace,
+    or None where an owner of that number is taken at face value.
+    """
+
+    euid: int
+    nix_store: str
+    overflow: int | None
+
+    @classmethod
+    def here(cls, euid: int, nix_store: str) -> Trust:
+        return cls(euid, nix_store, _overflow_uid(euid))
+
+    def owns(self, node: Node) -> bool:
+        """Whether the owner of ``node`` is trusted with it."""
+        uid = node.info.st_uid
+        if uid == self.overflow:  # first: without any map (`unshare -U`) it is our own euid too
+            return self._is_system(node)
+        return uid in {0, self.euid}
+
+    def sealed_in_store(self, node: Node) -> bool:
+        """Whether ``node`` lies in the Nix store and nobody may write it, whoever owns it."""
+        return (
+            nix.below(node.path, self.nix_store)
+            and not stat.S_ISLNK(node.info.st_mode)
+            and nix.is_sealed(node.info.st_mode)
+        )
+
+    def _is_system(self, node: Node) -> bool:
+        # Under `unshare -r` the real root has no number, and its /usr/bin/runsc shows the overflow
+        # uid. So does a file of any other stranger; the system's own folders are where strangers
+        # have nothing, and what we could write there (a mount of our own) is not the system's.
+        roots = (*_SYSTEM_FOLDERS, self.nix_store)
+        within = any(node.path == root or nix.below(node.path, root) for root in roots)
+        above = any(nix.below(root, node.path) for root in roots)
+        return (within or above) and not os.access(
+            f"/proc/self/fd/{node.fd}", os.W_OK, effective_ids=True
+        )
+
+
+def _overflow_uid(euid: int) -> int | None:
+    """The overflow uid if it can stand for the real root here, else None.
+
+    With the full map, 65534 is a user like any other. With a partial map that gives that number to
+    somebody, only the namespace's root can tell the two apart: it could write a mapped user's file
+    and cannot write an unmapped one's.
+    """
+    try:
+        with open("/proc/self/uid_map") as file:
+            ranges = [tuple(map(int, line.split())) for line in file]
+    except FileNotFoundError:  # a kernel without user namespaces
+        return None
+    if any(count >= 2**32 - 1 for _, _, count in ranges):
+        return None
+    with open("/proc/sys/kernel/overflowuid") as file:
+        overflow = int(file.read())
+    taken = any(first <= overflow < first + count for first, _, count in ranges)
+    return None if taken and euid else overflow
+
+
+def folder_problem(lookup: Lookup, trust: Trust) -> str | None:
+    """Why somebody else could put another entry in the place of this one, or None."""
+    folder, entry = lookup.folder, lookup.entry
+    if trust.sealed_in_store(folder):
+        return None
+    mode = stat.S_IMODE(folder.info.st_mode)
+    known = f"the folder {folder.path} (mode {mode:04o}, owner uid {folder.info.st_uid})"
+    if not trust.owns(folder):
+        return f"{known} on the way to it is neither root's nor uid {trust.euid}'s"
+    if not mode & WRITABLE_BY_OTHERS:
+        return None
+    # In a sticky folder an entry can be replaced by its owner and the folder's only.
+    if not mode & stat.S_ISVTX:
+        return f"{known} on the way to it can be written by others"
+    if trust.owns(entry) or trust.sealed_in_store(entry):
+        return None
+    owner = entry.info.st_uid
+    return f"{known} on the way to it can be written by others, and its entry is uid {owner}'s"

@@ -1,0 +1,218 @@
+"""What a run is asked to be: the words (enums), the frozen `Settings`, and how text becomes them.
+
+Nothing here touches the file system or starts anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pytest_gvisor.errors import UsageError
+
+
+class Platform(enum.StrEnum):
+    """How gVisor's sentry gets to run application code.
+
+    Source: https://gvisor.dev/docs/architecture_guide/platforms/
+    """
+
+    SYSTRAP = "systrap"
+    KVM = "kvm"
+    PTRACE = "ptrace"
+
+
+class Network(enum.StrEnum):
+    """runsc's ``--network``: loopback only, gVisor's own stack, or the host's stack."""
+
+    NONE = "none"
+    SANDBOX = "sandbox"
+    HOST = "host"
+
+
+class Rootless(enum.StrEnum):
+    """Whether runsc runs without real root: ``auto`` is ``on`` where the effective uid is not 0."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class Keep(enum.StrEnum):
+    """Whose bundles, logs and replay scripts are left under pytest's base temp."""
+
+    NONE = "none"
+    FAILED = "failed"
+    ALL = "all"
+
+
+DEFAULT_TIMEOUT = 60.0
+DEFAULT_MAX_OUTPUT = 16 * 1024 * 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What decides how a sandbox is started, apart from the workload itself."""
+
+    platforms: tuple[Platform, ...] = ()
+    """The platforms to run on, in order; empty is ``auto``: systrap where the binary has it."""
+
+    network: Network = Network.NONE
+    netns: str | None = None
+    """Path of a network namespace to join, for ``sandbox`` networking; None makes a fresh one."""
+
+    runsc: str | None = None
+    """Path of the one binary to use; None searches."""
+
+    strict: bool = False
+    """Whether what would be skipped fails instead."""
+
+    timeout: float = DEFAULT_TIMEOUT
+    """Deadline of one workload in seconds."""
+
+    rootless: Rootless = Rootless.AUTO
+    debug: bool = False
+    keep: Keep = Keep.NONE
+
+    memory: int | str | None = None
+    """Limit on the memory of the whole sandbox, sentry and gofer included: bytes, or ``"256M"``."""
+
+    pids: int | None = None
+    """Limit on the number of host tasks of the whole sandbox, sentry and gofer included."""
+
+    cpus: float | None = None
+    """Limit in processors, for instance 0.5."""
+
+    max_output: int = DEFAULT_MAX_OUTPUT
+    """How many bytes of each output stream are kept, head and tail together."""
+
+
+def platforms(value: object) -> tuple[Platform, ...]:
+    """Platforms from ``auto``, ``all``, a comma list, a `Platform`, or a list of these.
+
+    ``auto`` is the empty tuple. The order is kept, a second mention is dropped. Raises `UsageError`.
+    """
+    parts = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+    names = [name.strip() for part in parts for name in _text(part, "platform").split(",")]
+    found: dict[Platform, None] = {}
+    for name in filter(None, names):
+        if name == "all":
+            found |= dict.fromkeys(Platform)
+        elif name != "auto":
+            found[word(Platform, name, "platform")] = None
+    if not any(names):
+        raise UsageError("platform names nothing; say auto, all, or " + _choices(Platform))
+    return tuple(found)
+
+
+_Word = TypeVar("_Word", bound=enum.StrEnum)
+
+
+def word(words: type[_Word], value: object, name: str) -> _Word:
+    """The member of ``words`` that ``value`` spells. Raises `UsageError` with the choices."""
+    text = _text(value, name)
+    try:
+        return words(text)
+    except ValueError:
+        raise UsageError(f"{name}={text!r} is not one of {_choices(words)}") from None
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{name}={value!r} is not a word")
+    return value
+
+
+def _choices(words: type[enum.StrEnum]) -> str:
+    return ", ".join(member.value for member in words)
+
+
+def seconds(value: object, name: str) -> float:
+    """A finite number of seconds above 0. Raises `UsageError`."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"{name}={value!r} is not a number of seconds")
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"{name}={value!r} is not a finite number of seconds above 0")
+    return float(value)
+
+
+def flag(value: object, name: str) -> bool:
+    """A bool, or a word that means one. Raises `UsageError`."""
+    if isinstance(value, bool):
+        return value
+    meanings = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False,
+                "no": False, "off": False, "": False}  # fmt: skip
+    meaning = meanings.get(value.lower()) if isinstance(value, str) else None
+    if meaning is None:
+        raise UsageError(f"{name}={value!r} is neither true nor false")
+    return meaning
+
+
+def count(value: object, name: str) -> int:
+    """A whole number of at least 0. Raises `UsageError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UsageError(f"{name}={value!r} is not a whole number of at least 0")
+    return value
+
+
+def _optional(read: Callable[[object, str], object]) -> Callable[[object, str], object]:
+    return lambda value, name: None if value is None else read(value, name)
+
+
+def _size(value: object, name: str) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise UsageError(f"{name}={value!r} is not a size such as 268435456 or '256M'")
+    return value
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"{name}={value!r} is not a number")
+    return float(value)
+
+
+def _path(value: object, name: str) -> str:
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str) or not text:
+        raise UsageError(f"{name}={value!r} is not a path")
+    return text
+
+
+READERS: Mapping[str, Callable[[object, str], object]] = {
+    "platforms": lambda value, _name: platforms(value),
+    "network": lambda value, name: word(Network, value, name),
+    "netns": _optional(_path),
+    "runsc": _optional(_path),
+    "strict": flag,
+    "timeout": seconds,
+    "rootless": lambda value, name: word(Rootless, value, name),
+    "debug": flag,
+    "keep": lambda value, name: word(Keep, value, name),
+    "memory": _optional(_size),
+    "pids": _optional(count),
+    "cpus": _optional(_number),
+    "max_output": count,
+}
+"""How each field of `Settings` is read from what a user wrote."""
+
+
+def replaced(settings: Settings, changes: Mapping[str, object]) -> Settings:
+    """``settings`` with ``changes``, each read by its reader. Raises `UsageError`.
+
+    ``platform`` is another name for ``platforms``.
+    """
+    read: dict[str, Any] = {}
+    for name, value in changes.items():
+        field = "platforms" if name == "platform" else name
+        if field not in READERS:
+            raise UsageError(f"{name!r} is not a setting; there are {', '.join(READERS)}")
+        read[field] = READERS[field](value, name)
+    return dataclasses.replace(settings, **read)

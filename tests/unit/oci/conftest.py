@@ -1,0 +1,105 @@
+"""What the tests of bundles share."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def sample() -> Callable[[str], dict[str, Any]]:
+    """Reads a config.json that another tool really wrote."""
+
+    def read(name: str) -> dict[str, Any]:
+        made: dict[str, Any] = json.loads((DATA / f"{name}.json").read_text())
+        return made
+
+    return read
+
+
+@pytest.fixture
+def value() -> dict[str, Any]:
+    """A small specification that breaks no rule."""
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "args": ["true"],
+            "cwd": "/",
+            "user": {"uid": 0, "gid": 0},
+            "env": ["A=1"],
+            "capabilities": {"permitted": ["CAP_KILL"], "effective": ["CAP_KILL"]},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 10, "hard": 20}],
+        },
+        "root": {"path": "/srv/root"},
+        "hostname": "name",
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {"namespaces": [{"type": "pid"}, {"type": "uts"}]},
+    }
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Callable[[object], str]:
+    """Writes a bundle as another tool would, with a rootfs that has a busybox."""
+
+    def write(value: object) -> str:
+        folder = tmp_path / "elsewhere"
+        for name in ("bin", "dev", "proc", "sys", "tmp"):
+            (folder / "rootfs" / name).mkdir(parents=True)
+        shutil.copy("/bin/busybox", folder / "rootfs/bin/busybox")
+        os.symlink("busybox", folder / "rootfs/bin/sh")
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        (folder / "config.json").write_bytes(data)
+        return str(folder)
+
+    return write
+
+
+@pytest.fixture
+def runsc(tmp_path: Path) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
+    """Runs a bundle with the real runsc."""
+    made: list[str] = []
+    state = str(tmp_path / "state")
+    flags = ["--root", state, "--ignore-cgroups", "--network", "none", "--platform", "systrap"]
+
+    def run(bundle: str) -> subprocess.CompletedProcess[str]:
+        made.append(f"oci-{uuid.uuid4().hex[:12]}")
+        argv = ["/usr/bin/runsc", *flags, "--overlay2", "root:memory"]
+        return subprocess.run(
+            [*argv, "run", "--bundle", bundle, made[-1]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"PATH": "/usr/bin:/bin"},
+        )
+
+    yield run
+    for name in made:
+        argv = ["/usr/bin/runsc", *flags, "delete", "--force", name]
+        subprocess.run(argv, capture_output=True, timeout=60)
+
+
+@pytest.fixture
+def tree() -> Callable[[Path], list[tuple[Any, ...]]]:
+    """What there is in a folder: names, modes, owners, times, contents."""
+
+    def read(folder: Path) -> list[tuple[Any, ...]]:
+        found = []
+        for path in sorted([folder, *folder.rglob("*")]):
+            status = path.lstat()
+            content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+            facts = (status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns)
+            found.append((str(path), *facts, content))
+        return found
+
+    return read

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pytest_gvisor.errors import InvalidBundle
+from pytest_gvisor.oci import reader
+
+HOSTILE = {
+    "deep lists": b"[" * 10_000 + b"]" * 10_000,
+    "deep objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "65 levels": b"[" * 65 + b"]" * 65,
+    "too large": b'"' + b"a" * (4 << 20) + b'"',
+    "huge": b" " * 100_000_000,
+    "not a number": b'{"a": NaN}',
+    "infinite": b"[Infinity, -Infinity]",
+    "utf-16": '{"a": 1}'.encode("utf-16"),
+    "byte order mark": b"\xef\xbb\xbf{}",
+    "invalid utf-8": b'"\xff"',
+    "surrogate bytes": b'"\xed\xa0\x80"',
+    "a number of a million digits": b"1" * 1_000_000,
+    "cut off": b'{"a": ',
+    "nothing": b"",
+    "wide and unfinished": b"[[]," * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_text_is_a_typed_error_within_a_second(data: bytes) -> None:
+    """Text that is not JSON, or is too much of it, is an InvalidBundle and takes no time."""
+    start = time.monotonic()
+    with pytest.raises(InvalidBundle):
+        reader.load(data, where="x")
+    assert time.monotonic() - start < 1
+
+
+def test_64_levels_and_brackets_in_text_are_read() -> None:
+    """The limit of the depth is 64, and brackets within strings do not count."""
+    assert reader.load(b"[" * 64 + b"]" * 64, where="x")
+    assert reader.load(b'["' + b"[" * 500 + b'\\"[", 1]', where="x") == ["[" * 500 + '"[', 1]
+
+
+def test_a_place_is_printed_without_control_characters() -> None:
+    """A key with an escape sequence in it does not reach the terminal raw."""
+    assert reader.at("a", "\x1b[2J\n") == 'a["\\u001b[2J\\n"]'
+    assert len(reader.at("a", "k" * 10_000)) < 100
+
+
+def test_a_hundred_problems_are_listed_and_the_rest_counted() -> None:
+    """A file with very many problems gives a report that can be read, quickly."""
+    start = time.monotonic()
+    made, found = reader.read(reader.Range, {f"key{n}": n for n in range(100_000)}, {})
+    assert made is None
+    assert len(found) == 101
+    assert found[-1] == "... and 99902 more"
+    assert time.monotonic() - start < 1

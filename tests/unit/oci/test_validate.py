@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import InvalidBundle, UsageError
+from pytest_gvisor.oci import validate
+from pytest_gvisor.oci.spec import Spec
+
+ODD_IDS = ["../victim", "..", "a/b", "", "a\n", "\n", "a\0", "é", "a" * 65, "-detach", ".a", "A"]
+
+
+@pytest.mark.parametrize("name", ODD_IDS)
+def test_an_id_that_runsc_cannot_be_trusted_with_is_refused(name: str) -> None:
+    """An id that is a path, a flag, too long or not plain is a usage error."""
+    with pytest.raises(UsageError):
+        validate.check_id(name)
+
+
+@pytest.mark.parametrize("name", ["a", "0", "a" * 64, "pg-1_2.3"])
+def test_a_plain_id_is_taken(name: str) -> None:
+    """An id of 1 to 64 plain characters comes back as it is."""
+    assert validate.check_id(name) == name
+
+
+def change(value: Any, way: tuple[Any, ...], entry: object) -> Any:
+    target = value
+    for step in way[:-1]:
+        target = target.setdefault(step, {}) if isinstance(target, dict) else target[step]
+    target[way[-1]] = entry
+    return value
+
+
+def bind(**other: object) -> dict[str, object]:
+    return {"destination": "/data", "type": "bind", "source": "/srv", "options": ["ro"], **other}
+
+
+RULES = [
+    (("hooks",), {"poststop": [{"path": "/x"}]}, "hooks: refused"),
+    (("process", "args"), [], "process.args: is empty"),
+    (("process", "args"), [""], "process.args[0]: is empty"),
+    (("process", "cwd"), "x", 'process.cwd: "x" is not absolute'),
+    (("process", "cwd"), "/a/../b", "process.cwd: \"/a/../b\" has a '..' in it"),
+    (("process", "env"), ["A"], 'process.env[0]: "A" is not KEY=value'),
+    (("process", "env"), ["=A"], 'process.env[0]: "=A" is not KEY=value'),
+    (("process", "env"), ["A=1", "A=2"], 'process.env[1]: "A" is there twice'),
+    (("process", "user", "umask"), 0o1777, "process.user.umask: 0o1777 has other bits"),
+    (("process", "rlimits", 0, "soft"), 21, "process.rlimits[0].soft: 21 is above"),
+    (
+        ("process", "rlimits"),
+        [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}] * 2,
+        'process.rlimits[1]: "RLIMIT_CORE" is there twice',
+    ),
+    (
+        ("process", "capabilities", "effective"),
+        ["CAP_CHOWN"],
+        "process.capabilities.effective[0]: CAP_CHOWN is not in permitted",
+    ),
+    (
+        ("process", "capabilities", "ambient"),
+        ["CAP_KILL"],
+        "process.capabilities.ambient[0]: CAP_KILL is not in inheritable",
+    ),
+    (("process", "terminal"), True, "process.terminal: a workload under test gets pipes"),
+    (("ociVersion",), "", 'ociVersion: "" is not a release 1.x'),
+    (("ociVersion",), "9.0", 'ociVersion: "9.0" is not'),
+    (("ociVersion",), "1.0.0-rc1", 'ociVersion: "1.0.0-rc1" is not'),
+    (("ociVersion",), "1.0.2\n", 'ociVersion: "1.0.2\\n" is not'),
+    (("root", "path"), "", "root.path: is empty"),
+    (("root", "path"), "rootfs", 'root.path: "rootfs" is not absolute'),
+    (("root", "path"), "/a/../..", "root.path: \"/a/../..\" has a '..' in it"),
+    (("hostname",), "a" * 65, "hostname: is longer than 64 bytes"),
+    (("hostname",), "a b", 'hostname: "a b" is not made of letters'),
+    (("linux", "namespaces"), [], "hostname: there is no uts namespace for it"),
+    (
+        ("linux", "namespaces"),
+        [{"type": "uts"}, {"type": "uts"}],
+        'linux.namespaces[1]: "uts" is there twice',
+    ),
+    (("linux", "namespaces"), [{"type": "pid", "path": "x"}], "linux.namespaces[0].path"),
+    (
+        ("linux", "namespaces"),
+        [{"type": "uts"}, {"type": "user"}],
+        "linux.namespaces: a new user namespace needs uidMappings",
+    ),
+    (
+        ("linux", "uidMappings"),
+        [{"containerID": 0, "hostID": 0, "size": 1}],
+        "linux.uidMappings: there is no user namespace for it",
+    ),
+    (
+        ("linux", "uidMappings"),
+        [{"containerID": 0, "hostID": 0, "size": 2}, {"containerID": 1, "hostID": 9, "size": 1}],
+        "linux.uidMappings: containerID 1 is mapped twice",
+    ),
+    (
+        ("linux", "gidMappings"),
+        [{"containerID": 0, "hostID": 2**32 - 1, "size": 2}],
+        "linux.gidMappings[0].hostID: with its size, goes beyond",
+    ),
+    (("linux", "cgroupsPath"), "/a/../../b", "linux.cgroupsPath"),
+    (("annotations",), {"dev.gvisor.flag.debug": "1"}, 'annotations["dev.gvisor.flag.debug"]'),
+    (("annotations",), {"io.kubernetes.cri.x": "1"}, 'annotations["io.kubernetes.cri.x"]'),
+    (("mounts",), [bind(destination="data")], 'mounts[0].destination: "data" is not absolute'),
+    (("mounts",), [bind(destination="/a/../b")], "mounts[0].destination"),
+    (("mounts",), [bind(destination="//")], "mounts[0].destination: a mount onto / would"),
+    (("mounts",), [bind(destination="/./")], "mounts[0].destination: a mount onto / would"),
+    (("mounts",), [bind(destination="/proc")], "mounts[0].destination: only the sandbox's own"),
+    (("mounts",), [bind(destination="/proc/self")], "mounts[0].destination"),
+    (("mounts",), [bind(destination="//proc/./self")], "mounts[0].destination"),
+    (("mounts",), [bind(source="")], "mounts[0].source: missing"),
+    (("mounts",), [bind(source="srv")], 'mounts[0].source: "srv" is not absolute'),
+    (("mounts",), [bind(type="none")], "mounts[0].type: missing"),
+    (("mounts",), [bind(options=["readonly"])], 'mounts[0].options[0]: unknown mount option "read'),
+    (("mounts",), [bind(), bind(destination="/data/")], 'mounts[1]: "/data" is there twice'),
+]
+
+
+@pytest.mark.parametrize(("way", "entry", "expected"), RULES)
+def test_a_broken_rule_is_reported(
+    way: tuple[Any, ...], entry: object, expected: str, value: dict[str, Any]
+) -> None:
+    """Each rule, broken, is reported with its place."""
+    spec, found = validate.examine(change(value, way, entry))
+    if spec is not None and not found:
+        found = validate.problems(spec)
+    assert [text for text in found if text.startswith(expected)], found
+
+
+def test_a_good_specification_has_no_problems(value: dict[str, Any]) -> None:
+    """What keeps the rules is let through."""
+    spec = Spec.from_json(value)
+    validate.check(spec)
+    assert validate.problems(spec) == []
+
+
+def test_a_specification_made_in_python_is_checked_alike(value: dict[str, Any]) -> None:
+    """Values that no JSON gave, NUL bytes and wrong types among them, are reported too."""
+    spec = Spec.from_json(value)
+    bad = replace(spec, hostname="a\0", process=replace(spec.process, args=("a", 3)))  # type: ignore[arg-type]
+    with pytest.raises(InvalidBundle) as caught:
+        validate.check(bad, where="this test")
+    assert caught.value.where == "this test"
+    assert set(caught.value.problems) == {
+        "hostname: has a NUL byte",
+        "process.args[1]: must be a string, not 3",
+    }
+
+
+def test_empty_hooks_are_no_hooks(value: dict[str, Any]) -> None:
+    """Hooks that some tools write without a single one in them are left out."""
+    assert Spec.from_json({**value, "hooks": {"prestart": []}}) == Spec.from_json(value)

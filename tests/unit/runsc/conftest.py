@@ -1,0 +1,184 @@
+"""Files to judge: fake binaries made by the C compiler, folders of every mode, other users."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_gvisor.runsc.locate import Judged
+
+REPOSITORY = Path(__file__).parents[3]
+STRANGER = 12345
+
+SOURCE = r"""
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static int version(void) { %(version)s; return 0; }
+static int flags(void) { %(flags)s; return 0; }
+static int help(void) { %(help)s; return 0; }
+static int platforms(void) { %(platforms)s; return 0; }
+int main(int argc, char **argv) {
+    const char *word = argc > 1 ? argv[1] : "";
+    if (!strcmp(word, "--version")) return version();
+    if (!strcmp(word, "flags")) return flags();
+    if (!strcmp(word, "help")) return argc > 2 ? platforms() : help();
+    %(other)s;
+    return 0;
+}
+"""
+
+ANSWERS = {
+    "version": r'puts("runsc version release-20240729.0\nspec: 1.2.0")',
+    "flags": r'fputs("  -root string\n    \tdirectory.\n  -rootless\n    \tno root.\n", stderr)',
+    "help": r'puts("Usage: x\n\nSubcommands:\n\trun     run it\n\tdo      do it\n\nUse more")',
+    "platforms": r'puts("ptrace\nkvm\nsystrap")',
+    "other": r'puts("GOOD")',
+}
+
+
+class FakeRunsc(Protocol):
+    """Compiles a fake runsc; each argument is the C that answers one question."""
+
+    def __call__(self, **answers: str) -> Path: ...
+
+
+class AsUser(Protocol):
+    """Runs Python in a process of an unprivileged user; gives what it assigned to `result`."""
+
+    def __call__(self, code: str, *, before: str = "", namespace: bool = False) -> Any: ...
+
+
+class ByDescriptor(Protocol):
+    """What the judged file prints when it is executed by its descriptor."""
+
+    def __call__(self, judged: Judged, *words: str) -> str: ...
+
+
+@pytest.fixture(scope="session")
+def _compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {}
+
+
+@pytest.fixture
+def fake_runsc(
+    _compiled: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> FakeRunsc:
+    """A factory of fake binaries, mode 0755 and ours; the same answers are compiled once."""
+
+    def make(**answers: str) -> Path:
+        source = SOURCE % {**ANSWERS, **answers}
+        if source not in _compiled:
+            folder = tmp_path_factory.mktemp("compiled")
+            (folder / "fake.c").write_text(source)
+            subprocess.run(["cc", "-o", "runsc", "fake.c"], cwd=folder, check=True)
+            _compiled[source] = folder / "runsc"
+        number = len(list(tmp_path.glob("fake-*")))
+        binary = tmp_path / f"fake-{number}" / "runsc"
+        binary.parent.mkdir(mode=0o755)
+        shutil.copyfile(_compiled[source], binary)
+        binary.chmod(0o755)
+        return binary
+
+    return make
+
+
+@pytest.fixture
+def good(fake_runsc: FakeRunsc) -> Path:
+    """A binary that every rule accepts."""
+    return fake_runsc()
+
+
+@pytest.fixture
+def by_descriptor() -> ByDescriptor:
+    """Executes a judged file in the way that the launcher does."""
+
+    def run(judged: Judged, *words: str) -> str:
+        done = subprocess.run(
+            ["runsc", *words],
+            executable=f"/proc/self/fd/{judged.fd}",
+            pass_fds=(judged.fd,),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    return run
+
+
+PROLOGUE = """
+import ctypes, json, os, sys
+sys.path.insert(0, {repository!r})
+from pytest_gvisor.errors import GvisorError, InsecureRunsc, RunscNotFound
+from pytest_gvisor.runsc import locate
+from pytest_gvisor.runsc.binary import Runsc
+def refusal(call, *args, **named):
+    try:
+        call(*args, **named)
+    except GvisorError as error:
+        return [type(error).__name__, str(error)]
+{before}
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setresgid({stranger}, {stranger}, {stranger})
+    os.setresuid({stranger}, {stranger}, {stranger})
+"""
+
+# A change of uid makes /proc/self root's; PR_SET_DUMPABLE (4) gives it back, to write uid_map.
+NAMESPACE = """
+libc = ctypes.CDLL(None, use_errno=True)
+outside = os.geteuid()
+libc.prctl(4, 1, 0, 0, 0)
+if libc.unshare(0x10000000):
+    print(json.dumps("no user namespace: " + os.strerror(ctypes.get_errno())))
+    sys.exit(77)
+with open("/proc/self/uid_map", "w") as file:
+    file.write(f"0 {outside} 1")
+"""
+
+
+@pytest.fixture
+def as_user() -> AsUser:
+    """Imports as whoever runs the tests, then becomes the stranger (if that was root)."""
+
+    def run(code: str, *, before: str = "", namespace: bool = False) -> Any:
+        program = (
+            PROLOGUE.format(repository=str(REPOSITORY), stranger=STRANGER, before=before)
+            + (NAMESPACE if namespace else "")
+            + f"{code}\nprint(json.dumps(result))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=30
+        )
+        if done.returncode == 77:
+            pytest.skip(json.loads(done.stdout))
+        assert done.returncode == 0
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture
+def open_tmp(tmp_path: Path) -> Iterator[Path]:
+    """A folder that every user can reach, for what the stranger must see: /tmp itself holds it."""
+    folder = Path("/tmp") / f"pytest-gvisor-{os.getpid()}-{tmp_path.name}"
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    yield folder
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)

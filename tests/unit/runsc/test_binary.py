@@ -1,0 +1,145 @@
+"""`Runsc`: one value with everything about a validated binary."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor.errors import InsecureRunsc, RunscFailed, RunscNotFound
+from pytest_gvisor.runsc import locate
+from pytest_gvisor.runsc.binary import Runsc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conftest import AsUser, FakeRunsc
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_left() -> Iterator[None]:
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_real_runsc_is_found_with_all_about_it() -> None:
+    """The default search gives path, digest, version and features of this machine's runsc."""
+    runsc = Runsc.find()
+    assert runsc.path in locate.TRUSTED_PATHS
+    assert runsc.sha256 == hashlib.sha256(Path(runsc.path).read_bytes()).hexdigest()
+    assert runsc.date is not None
+    assert runsc.version.startswith(runsc.date.strftime("%Y%m%d"))
+    assert "run" in runsc.subcommands
+    assert runsc.has_flag("--overlay2")
+    assert runsc.has_flag("overlay2")
+    assert not runsc.has_flag("no-such-flag")
+    assert os.lseek(runsc.fd, 0, os.SEEK_CUR) == 0
+    runsc.check_unchanged()
+    runsc.close()
+
+
+def test_it_is_frozen_and_says_little(good: Path) -> None:
+    """No field can be set, and the repr is a line that people can read."""
+    runsc = Runsc.at(str(good))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        runsc.path = "/bin/sh"  # type: ignore[misc]
+    assert repr(runsc).startswith(f"Runsc(path='{good}', sha256='")
+    assert "fd=" not in repr(runsc)
+    runsc.close()
+
+
+def test_at_takes_this_one_or_none(good: Path, tmp_path: Path) -> None:
+    """A path given is the only one looked at."""
+    runsc = Runsc.at(str(good))
+    assert runsc.path == str(good)
+    runsc.close()
+    with pytest.raises(RunscNotFound):
+        Runsc.at(str(tmp_path / "none"))
+
+
+def test_close_can_be_called_twice(good: Path) -> None:
+    """The second call does not close a descriptor that somebody else got meanwhile."""
+    runsc = Runsc.at(str(good))
+    runsc.close()
+    with open(os.devnull) as other:
+        os.dup2(other.fileno(), runsc.fd)
+    runsc.close()
+    os.close(runsc.fd)
+    with pytest.raises(InsecureRunsc, match="closed"):
+        runsc.check_unchanged()
+
+
+def test_available_is_false_only_for_not_found(good: Path, tmp_path: Path) -> None:
+    """A runsc that is refused is an error and not an absence."""
+    assert Runsc.is_available() is True
+    assert Runsc.is_available(str(good)) is True
+    assert Runsc.is_available(str(tmp_path / "none")) is False
+    good.chmod(0o777)
+    with pytest.raises(InsecureRunsc):
+        Runsc.is_available(str(good))
+
+
+def test_a_refused_binary_is_not_started(fake_runsc: FakeRunsc, tmp_path: Path) -> None:
+    """Where all may write the file, not one instruction of it runs."""
+    marker = tmp_path / "marker"
+    path = fake_runsc(version=f'creat("{marker}", 0600); puts("runsc version 1")')
+    path.chmod(0o777)
+    with pytest.raises(InsecureRunsc):
+        Runsc.find(trusted=[str(path)])
+    with pytest.raises(InsecureRunsc):
+        Runsc.find(trusted=(), search_path=str(path.parent), euid=os.geteuid() or 12345)
+    with pytest.raises(RunscNotFound):
+        Runsc.find(trusted=(), search_path=str(path.parent), euid=0)
+    assert not marker.exists()
+    path.chmod(0o755)
+    Runsc.at(str(path)).close()
+    assert marker.exists()
+
+
+def test_a_binary_that_cannot_be_asked_leaves_nothing(fake_runsc: FakeRunsc) -> None:
+    """When reading the features fails, the descriptor is closed."""
+    with pytest.raises(RunscFailed):
+        Runsc.at(str(fake_runsc(version='puts("no")')))
+
+
+@pytest.mark.parametrize("change", ["content", "mode", "rename over", "remove"])
+def test_a_change_after_judging_is_seen(change: str, good: Path, tmp_path: Path) -> None:
+    """Overwritten in place, made writable or taken away: before the next start that is known."""
+    runsc = Runsc.at(str(good))
+    runsc.check_unchanged()
+    if change == "content":
+        with good.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
+            file.write(b"evil")
+    elif change == "mode":
+        good.chmod(0o777)
+    elif change == "rename over":
+        shutil.copy("/bin/true", tmp_path / "other")
+        (tmp_path / "other").rename(good)
+    else:
+        good.unlink()
+    with pytest.raises(InsecureRunsc, match="changed after it was judged") as caught:
+        runsc.check_unchanged()
+    assert caught.value.path == str(good)
+    runsc.close()
+
+
+def test_it_can_be_made_before_privileges_change(as_user: AsUser) -> None:
+    """Made as whoever starts, it is used by the user that the process becomes after it."""
+    result = as_user(
+        """
+import subprocess
+runsc.check_unchanged()
+out = subprocess.run(["runsc", "--version"], executable=f"/proc/self/fd/{runsc.fd}",
+                     pass_fds=(runsc.fd,), stdout=subprocess.PIPE, text=True)
+result = [runsc.version in out.stdout, runsc.has_flag("root"), os.geteuid()]
+""",
+        before="runsc = Runsc.find()",
+    )
+    assert result == [True, True, os.geteuid() or 12345]

@@ -1,0 +1,264 @@
+"""What a runsc says about itself, and the ways in which it can fail to."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor.errors import RunscFailed
+from pytest_gvisor.runsc import features, locate
+from pytest_gvisor.settings import Platform
+
+if TYPE_CHECKING:
+    from conftest import FakeRunsc
+
+
+def read(path: Path | str, *, deadline: float = features.DEADLINE) -> features.Features:
+    """The features of the file, with its descriptor closed again."""
+    judged = locate.find(str(path))
+    try:
+        return features.read(judged, deadline=deadline)
+    finally:
+        judged.close()
+
+
+def failure(path: Path, *, deadline: float = features.DEADLINE) -> RunscFailed:
+    """The error of reading the file's features; whatever was started is gone then."""
+    with pytest.raises(RunscFailed) as caught:
+        read(path, deadline=deadline)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert not executing(path)
+    return caught.value
+
+
+def executing(path: Path) -> list[str]:
+    """The processes whose executable is the file."""
+    links = []
+    for link in Path("/proc").glob("[0-9]*/exe"):
+        try:
+            links.append((link.parent.name, os.readlink(link)))
+        except OSError:
+            continue
+    return [pid for pid, target in links if target == str(path)]
+
+
+# --- versions
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "date"),
+    [
+        ("0.0~20240729.0", "20240729.0", dt.date(2024, 7, 29)),
+        ("release-20240729.0", "20240729.0", dt.date(2024, 7, 29)),
+        ("release-20260817.0-3-gabc", "20260817.0-3-gabc", dt.date(2026, 8, 17)),
+        ("release-20221219.0-17-g0123456789ab", "20221219.0-17-g0123456789ab",
+         dt.date(2022, 12, 19)),
+        ("VERSION_MISSING", "VERSION_MISSING", None),
+        ("", "", None),
+        ("20241399.0", "20241399.0", None),
+        ("1202407290", "1202407290", None),
+        (" release-20240729.0\n", "20240729.0", dt.date(2024, 7, 29)),
+    ],
+)  # fmt: skip
+def test_versions_are_read_in_every_form(text: str, version: str, date: dt.date | None) -> None:
+    """Debian's, upstream's and Nix's forms; a date only where there is a real one."""
+    assert features.parse_version(text) == (version, date)
+
+
+# --- the real one
+
+
+def test_the_real_runsc_is_read() -> None:
+    """This machine's runsc gives its version, flags, subcommands and platforms."""
+    known = read("/usr/bin/runsc")
+    assert known.date is not None
+    assert known.date.strftime("%Y%m%d") in known.version
+    assert {"root", "rootless", "network", "platform", "overlay2", "ignore-cgroups"} <= known.flags
+    assert {"run", "exec", "delete", "create", "boot", "gofer", "do"} <= known.subcommands
+    assert {Platform.PTRACE, Platform.KVM} <= known.platforms
+    assert not any(name.startswith("-") for name in known.flags)
+    assert not {"platforms", "syscalls", "Use"} & known.subcommands
+
+
+def test_reading_takes_far_less_than_its_deadline() -> None:
+    """The four questions are asked at the same time, and a binary once."""
+    features._known.clear()
+    start = time.monotonic()
+    first = read("/usr/bin/runsc")
+    assert time.monotonic() - start < 2
+    assert read("/usr/bin/runsc") is first
+
+
+def test_a_changed_file_is_read_again(fake_runsc: FakeRunsc) -> None:
+    """The memory is of one state of one file."""
+    path = fake_runsc()
+    other = fake_runsc(version='puts("runsc version release-20260817.0")')
+    assert read(path).version == "20240729.0"
+    other.rename(path)
+    assert read(path).version == "20260817.0"
+
+
+# --- releases
+
+
+OLD_FLAGS = (
+    r'fputs("  -platform string\n    \tspecifies which platform to use: ptrace (default), kvm. '
+    r"(default \"ptrace\")\n  -platform_device_path string\n    \tlike /dev/kvm for systrap.\n"
+    r'  -root string\n    \troot directory.\n", %s)'
+)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("answer", ["", 'fputs("Subcommand platforms not understood\\n", stderr);'])
+def test_an_old_release_names_its_platforms_in_a_flag(
+    stream: str, answer: str, fake_runsc: FakeRunsc
+) -> None:
+    """Without a topic `platforms` the usage of -platform is read, on either stream."""
+    path = fake_runsc(flags=OLD_FLAGS % stream, platforms=f"{answer} return 128")
+    known = read(path)
+    assert known.platforms == {Platform.PTRACE, Platform.KVM}
+    assert known.flags == {"platform", "platform_device_path", "root"}
+
+
+def test_unknown_platforms_are_left_out(fake_runsc: FakeRunsc) -> None:
+    """A platform of a private build is nothing that could be asked for."""
+    path = fake_runsc(platforms='puts("systrap\\nmagic\\n\\nkvm-not")')
+    assert read(path).platforms == {Platform.SYSTRAP}
+
+
+def test_every_group_of_subcommands_counts(fake_runsc: FakeRunsc) -> None:
+    """The groups are read, the help topics behind them are not."""
+    path = fake_runsc(
+        help='puts("Usage:\\n\\nSubcommands:\\n\\trun  run it\\n\\n'
+        "Subcommands for debug:\\n\\tstate\\tshow\\n\\n"
+        'Additional help topics (x):\\n\\tplatforms  list\\n")'
+    )
+    assert read(path).subcommands == {"run", "state"}
+
+
+# --- failures
+
+
+@pytest.mark.parametrize("question", ["version", "flags", "help", "platforms"])
+def test_a_question_without_answer_ends_at_the_deadline(
+    question: str, fake_runsc: FakeRunsc
+) -> None:
+    """A hang in any of the four is a typed error in time, and nothing is left."""
+    start = time.monotonic()
+    error = failure(fake_runsc(**{question: "pause()"}), deadline=0.5)
+    assert 0.5 <= time.monotonic() - start < 1.5
+    assert "did not answer in time" in error.message
+
+
+def test_the_deadline_is_five_seconds() -> None:
+    """The whole of it, not each question."""
+    assert features.DEADLINE == 5.0
+
+
+def test_one_that_ignores_signals_is_killed(fake_runsc: FakeRunsc) -> None:
+    """A descendant in the group that ignores SIGTERM and SIGHUP is gone as well."""
+    code = "signal(SIGTERM, SIG_IGN); signal(SIGHUP, SIG_IGN); fork(); for (;;) pause()"
+    failure(fake_runsc(version=code), deadline=0.3)
+
+
+def test_one_that_closes_its_output_and_stays_is_killed(fake_runsc: FakeRunsc) -> None:
+    """The end of the output is not the end of the process, which is waited for no longer."""
+    failure(fake_runsc(version="close(1); close(2); pause()"), deadline=0.3)
+
+
+def test_a_descendant_that_holds_the_pipe_does_not_delay(fake_runsc: FakeRunsc) -> None:
+    """The answer is complete when runsc ends, whoever still has its output open."""
+    path = fake_runsc(
+        version='puts("runsc version 1"); fflush(stdout); if (!fork()) for (;;) pause()'
+    )
+    start = time.monotonic()
+    assert read(path).version == "1"
+    assert time.monotonic() - start < 2
+    deadline = time.monotonic() + 1
+    while executing(path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not executing(path)
+
+
+@pytest.mark.parametrize("question", ["version", "flags"])
+def test_endless_output_is_cut(question: str, fake_runsc: FakeRunsc) -> None:
+    """A gigabyte is not read to its end: over the limit it is killed."""
+    flood = 'for (long i = 0; i < (1L << 24); i++) puts("%s")' % ("x" * 63)
+    start = time.monotonic()
+    error = failure(fake_runsc(**{question: flood}))
+    assert time.monotonic() - start < 2
+    assert "printed more than 262144 bytes" in error.message
+    assert len(error.stderr) <= 400
+
+
+def test_what_a_terminal_would_act_on_is_escaped(fake_runsc: FakeRunsc) -> None:
+    """Control characters of the output are escapes in versions and in errors."""
+    esc = r'puts("runsc version \x1b[2J\xff\u202e1")'
+    assert read(fake_runsc(version=esc)).version == r"\x1b[2J\xff\u202e1"
+    error = failure(fake_runsc(version=r'puts("\x1b[2J\a")'))
+    assert r"\x1b[2J\x07" in error.stderr
+    assert str(error).isprintable() or set(str(error)) & {"\n"}
+    assert "\x1b" not in str(error)
+
+
+def test_a_killed_runsc_is_a_failure(fake_runsc: FakeRunsc) -> None:
+    """An answer of a process that a signal ended is not used."""
+    error = failure(fake_runsc(help='puts("Subcommands:\\n\\trun x"); fflush(stdout); abort()'))
+    assert "ended by signal 6" in error.message
+    assert error.command.endswith(" help")
+
+
+@pytest.mark.parametrize("question", ["version", "flags", "help"])
+def test_what_does_not_answer_as_runsc_is_a_failure(question: str, fake_runsc: FakeRunsc) -> None:
+    """Another program of that name is told by its answers."""
+    error = failure(fake_runsc(**{question: 'puts("Hello")'}))
+    assert "does not answer as runsc does: 'Hello\\n'" in error.message
+
+
+def test_what_the_kernel_cannot_start_is_a_failure(fake_runsc: FakeRunsc) -> None:
+    """A broken ELF file behind a good header is a typed error."""
+    path = fake_runsc()
+    with path.open("r+b") as file:
+        file.seek(54)  # e_phentsize: the kernel says ENOEXEC to any other than its own
+        file.write(b"\0")
+    assert "cannot be executed" in failure(path).message
+
+
+def test_runsc_gets_a_fixed_environment(fake_runsc: FakeRunsc, tmp_path: Path) -> None:
+    """Nothing of the caller's environment reaches it, and it starts in / without a terminal."""
+    marker = tmp_path / "seen"
+    code = (
+        f'FILE *f = fopen("{marker}", "w"); extern char **environ; '
+        'for (char **e = environ; *e; e++) fprintf(f, "%s\\n", *e); '
+        'char b[99]; fprintf(f, "%s %d %d", getcwd(b, 99), getsid(0) == getpid(), getchar()); '
+        'fclose(f); puts("runsc version 1")'
+    )
+    read(fake_runsc(version=code))
+    assert marker.read_text().splitlines() == [
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME=/root",
+        "/ 1 -1",
+    ]
+
+
+def test_no_descriptor_is_left(fake_runsc: FakeRunsc) -> None:
+    """Neither success nor failure leaves one open."""
+    before = set(os.listdir("/proc/self/fd"))
+    read(fake_runsc())
+    failure(fake_runsc(version="abort()"))
+    failure(fake_runsc(version="pause()"), deadline=0.2)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_pasteable_command_is_the_one_that_was_run(fake_runsc: FakeRunsc) -> None:
+    """An error carries a command line that shows the same failure when it is pasted."""
+    path = fake_runsc(flags='puts("Hello")')
+    command = failure(path).command
+    assert subprocess.check_output(["sh", "-c", command], text=True) == "Hello\n"

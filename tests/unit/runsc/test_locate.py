@@ -1,0 +1,654 @@
+"""Which runsc is found, and each rule by which one is refused, with real files."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor.errors import InsecureRunsc, RunscNotFound, UsageError
+from pytest_gvisor.runsc import locate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from conftest import AsUser, ByDescriptor, FakeRunsc
+
+STRANGER = 12345
+USER = os.geteuid() or STRANGER
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: files of another owner, or a mount"
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_left() -> Iterator[None]:
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def found(path: Path | str | None = None, **search: object) -> str:
+    """The canonical path that is found, with nothing left open."""
+    judged = locate.find(None if path is None else str(path), **search)  # type: ignore[arg-type]
+    judged.close()
+    return judged.path
+
+
+def searched(*trusted: Path | str, search_path: str = "", euid: int | None = None) -> str:
+    """The path that a search finds, the trusted paths being these."""
+    return found(trusted=[str(path) for path in trusted], search_path=search_path, euid=euid)
+
+
+def refused(path: Path | str, reason: str, **search: object) -> InsecureRunsc:
+    """The refusal of ``path``, explicit, with a reason that matches."""
+    with pytest.raises(InsecureRunsc) as caught:
+        found(path, **search)
+    assert re.search(reason, caught.value.reason), caught.value.reason
+    return caught.value
+
+
+# --- where it is looked for
+
+
+def test_the_real_runsc_is_found_by_the_default_search() -> None:
+    """The search without any argument gives this machine's runsc, open and executable."""
+    judged = locate.find()
+    assert judged.path in locate.TRUSTED_PATHS
+    assert judged.fd > 2
+    assert not os.get_inheritable(judged.fd)
+    assert judged.identity == locate.Identity.of(os.stat(judged.path))
+    judged.close()
+
+
+def test_the_trusted_paths_are_these() -> None:
+    """The system paths are searched in the documented order."""
+    assert locate.TRUSTED_PATHS == (
+        "/usr/local/bin/runsc",
+        "/usr/bin/runsc",
+        "/opt/gvisor/runsc",
+    )
+
+
+def test_the_first_candidate_wins(fake_runsc: FakeRunsc) -> None:
+    """Of two good candidates the one named first is taken."""
+    first, second = fake_runsc(), fake_runsc()
+    assert searched(first, second) == str(first)
+    assert searched(second, first) == str(second)
+
+
+def test_an_explicit_path_is_the_only_one_looked_at(good: Path, tmp_path: Path) -> None:
+    """With an explicit path that is missing, a good one elsewhere is not taken instead."""
+    with pytest.raises(RunscNotFound, match=str(tmp_path / "none")) as caught:
+        found(tmp_path / "none", trusted=[str(good)], search_path=str(good.parent))
+    assert caught.value.searched == (str(tmp_path / "none"),)
+
+
+def test_an_explicit_relative_path_means_the_current_folder(
+    good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the user names is taken as a shell would take it, and becomes canonical."""
+    monkeypatch.chdir(good.parent)
+    assert found("./runsc") == found("runsc") == found(f"../{good.parent.name}/runsc") == str(good)
+
+
+def test_the_current_folder_may_be_gone(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a deleted folder an absolute path works, and a relative one is not found."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert found(good) == str(good)
+    with pytest.raises(RunscNotFound):
+        found("runsc")
+
+
+@pytest.mark.parametrize("text", ["", "/usr/bin/run\0sc"])
+def test_what_is_no_path_is_a_usage_error(text: str) -> None:
+    """An empty path or one with a NUL byte cannot be meant."""
+    with pytest.raises(UsageError):
+        found(text)
+
+
+def test_a_user_gets_the_absolute_folders_of_path(good: Path, tmp_path: Path) -> None:
+    """Without root, PATH's absolute folders come after the trusted paths."""
+    path = f"{tmp_path}/missing:relative::{good.parent}"
+    assert searched(tmp_path / "none", search_path=path, euid=USER) == str(good)
+
+
+def test_the_environment_gives_the_path(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default search path is the environment's, and no default folders without one."""
+    monkeypatch.setenv("PATH", str(good.parent))
+    assert found(trusted=(), euid=USER) == str(good)
+    monkeypatch.delenv("PATH")
+    with pytest.raises(RunscNotFound) as caught:
+        found(trusted=(), euid=USER)
+    assert caught.value.searched == ()
+
+
+def test_root_never_gets_path(good: Path) -> None:
+    """As root a runsc in PATH is not found, and the error says what was searched and what not."""
+    with pytest.raises(RunscNotFound) as caught:
+        searched("/nonexistent/runsc", search_path=str(good.parent), euid=0)
+    assert "trusted system paths were searched" in caught.value.message
+    assert "PATH was not" in caught.value.message
+    assert caught.value.searched == ("/nonexistent/runsc",)
+    assert "apt-get install runsc" in caught.value.next_step
+    assert "--gvisor-runsc" in caught.value.next_step
+
+
+@pytest.mark.parametrize("path", ["", ":", ".", "..", "./", "bin", "::.:bin:"])
+def test_the_current_folder_is_never_searched(
+    path: str, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Empty and relative elements of PATH are not folders, whatever lies in the current one."""
+    (good.parent / "bin").mkdir()
+    shutil.copy(good, good.parent / "bin")
+    monkeypatch.chdir(good.parent)
+    with pytest.raises(RunscNotFound) as caught:
+        searched(search_path=path, euid=USER)
+    assert caught.value.searched == ()
+
+
+def test_a_real_user_does_not_get_the_current_folder(as_user: AsUser, open_tmp: Path) -> None:
+    """A process that is no root finds nothing by `.` and the file by its absolute folder."""
+    shutil.copy("/usr/bin/runsc", open_tmp / "runsc")
+    result = as_user(f"""
+os.chdir({str(open_tmp)!r})
+os.environ["PATH"] = ":.:"
+result = [refusal(locate.find, trusted=())[0]]
+os.environ["PATH"] = {str(open_tmp)!r}
+result.append(locate.find(trusted=()).path)
+""")
+    assert result == ["RunscNotFound", str(open_tmp / "runsc")]
+
+
+# --- what is passed over, and what is not
+
+
+@pytest.fixture
+def oddities(tmp_path: Path, good: Path) -> dict[str, Path]:
+    """Things that are no executable file."""
+    places = {name: tmp_path / name for name in ("folder", "fifo", "plain", "dangling")}
+    places["folder"].mkdir()
+    os.mkfifo(places["fifo"], 0o755)
+    shutil.copyfile(good, places["plain"])
+    places["plain"].chmod(0o644)
+    places["dangling"].symlink_to("nothing")
+    return {**places, "device": Path("/dev/null"), "below a file": good / "runsc"}
+
+
+@pytest.mark.parametrize("name", ["folder", "fifo", "plain", "dangling", "device", "below a file"])
+def test_the_search_passes_over_what_is_no_executable_file(
+    name: str, oddities: dict[str, Path], good: Path
+) -> None:
+    """A folder, FIFO, device, file without execute bit or dangling link is no candidate."""
+    start = time.monotonic()
+    assert searched(oddities[name], good) == str(good)
+    with pytest.raises(RunscNotFound):
+        searched(oddities[name])
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("folder", "not a regular file"),
+        ("fifo", "not a regular file"),
+        ("device", "not a regular file"),
+        ("plain", "no execute bit"),
+    ],
+)
+def test_an_explicit_path_that_is_no_executable_file_is_refused(
+    name: str, reason: str, oddities: dict[str, Path]
+) -> None:
+    """What the user names and is there is never \"not found\", and nothing blocks."""
+    start = time.monotonic()
+    error = refused(oddities[name], reason)
+    assert time.monotonic() - start < 1
+    assert error.mode == stat.S_IMODE(oddities[name].stat().st_mode)
+    assert error.owner == oddities[name].stat().st_uid
+
+
+def test_the_error_says_what_was_passed_over(oddities: dict[str, Path]) -> None:
+    """A runsc without execute bit is not found, and the message says that it was there."""
+    with pytest.raises(RunscNotFound, match="plain was passed over: it has no execute bit"):
+        searched(oddities["plain"])
+
+
+def test_an_insecure_candidate_ends_the_search(fake_runsc: FakeRunsc) -> None:
+    """With an insecure runsc before a good one, the answer is \"insecure\" and not the good one."""
+    bad, good = fake_runsc(), fake_runsc()
+    bad.chmod(0o777)
+    with pytest.raises(InsecureRunsc) as caught:
+        searched(bad, good)
+    assert caught.value.path == str(bad)
+    with pytest.raises(InsecureRunsc):
+        searched(search_path=f"{bad.parent}:{good.parent}", euid=USER)
+
+
+def test_an_open_folder_without_runsc_does_not_end_the_search(good: Path, tmp_path: Path) -> None:
+    """A folder of PATH that all may write matters only where it holds a candidate."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    assert searched(search_path=f"{shared}:{good.parent}", euid=USER) == str(good)
+
+
+def test_what_a_user_may_not_execute_is_passed_over(as_user: AsUser, open_tmp: Path) -> None:
+    """The execute bit must be one for this user."""
+    shutil.copy("/usr/bin/runsc", open_tmp / "runsc")
+    (open_tmp / "runsc").chmod(0o744 if os.geteuid() == 0 else 0o611)
+    path = str(open_tmp / "runsc")
+    result = as_user(f"""
+result = [
+    refusal(locate.find, trusted=[{path!r}], search_path="")[0],
+    refusal(locate.find, {path!r}),
+]
+""")
+    assert result[0] == "RunscNotFound"
+    assert result[1][0] == "InsecureRunsc"
+    assert "may not execute" in result[1][1]
+
+
+@needs_root
+def test_what_cannot_be_read_cannot_be_judged(as_user: AsUser, open_tmp: Path) -> None:
+    """An executable that this user cannot read is refused, not passed over."""
+    shutil.copy("/usr/bin/runsc", open_tmp / "runsc")
+    (open_tmp / "runsc").chmod(0o711)
+    name, message = as_user(
+        f"result = refusal(locate.find, trusted=[{str(open_tmp / 'runsc')!r}], search_path='')"
+    )
+    assert name == "InsecureRunsc"
+    assert "cannot be read" in message
+
+
+@needs_root
+def test_a_folder_that_cannot_be_entered_holds_no_candidate(
+    as_user: AsUser, open_tmp: Path
+) -> None:
+    """The search goes on behind a closed folder; named explicitly it is refused with the cause."""
+    hidden = open_tmp / "hidden"
+    hidden.mkdir(mode=0o700)
+    shutil.copy("/usr/bin/runsc", hidden / "runsc")
+    path = str(hidden / "runsc")
+    result = as_user(f"""
+result = [
+    locate.find(trusted=[{path!r}, "/usr/bin/runsc"], search_path="").path,
+    refusal(locate.find, {path!r}),
+]
+""")
+    assert result[0] == "/usr/bin/runsc"
+    assert result[1][0] == "InsecureRunsc"
+    assert "Permission denied" in result[1][1]
+
+
+# --- the file
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o757, 0o722])
+def test_a_file_that_others_may_write_is_refused(mode: int, good: Path) -> None:
+    """A write bit for the group or for all is enough; the error has path, mode and owner."""
+    good.chmod(mode)
+    error = refused(good, "its group or others may write it")
+    assert (error.path, error.mode, error.owner) == (str(good), mode, os.geteuid())
+    assert f"mode {mode:04o}" in str(error)
+    assert f"owner uid {os.geteuid()}" in str(error)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o555, 0o700, 0o500])
+def test_a_file_that_only_its_owner_may_write_is_fine(mode: int, good: Path) -> None:
+    """Modes without a write bit for others pass."""
+    good.chmod(mode)
+    assert found(good) == str(good)
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o6711])
+def test_a_set_id_file_is_refused(mode: int, good: Path) -> None:
+    """Neither set-uid nor set-gid is ever started."""
+    good.chmod(mode)
+    assert refused(good, "set-uid or set-gid").mode == mode
+
+
+def test_a_file_of_a_third_user_is_refused(good: Path) -> None:
+    """The owner must be root or the current user."""
+    if os.geteuid() == 0:
+        os.chown(good, STRANGER, -1)
+        assert found(good, euid=STRANGER) == str(good)
+    owner = good.stat().st_uid
+    other = 0 if os.geteuid() == 0 else owner + 1
+    assert refused(good, f"its owner is neither root nor uid {other}", euid=other).owner == owner
+
+
+def test_every_broken_rule_of_a_file_is_named(good: Path) -> None:
+    """One refusal holds all reasons, so that they need not be met one by one."""
+    good.write_text("nonsense")
+    good.chmod(0o4777)
+    reason = refused(good, "").reason
+    assert "may write it; it is set-uid or set-gid; it is not an ELF" in reason
+
+
+@needs_root
+def test_a_file_on_a_noexec_mount_is_refused(good: Path, tmp_path: Path) -> None:
+    """What the kernel would not execute is refused with the reason, before it is tried."""
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    program = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+from pytest_gvisor.errors import InsecureRunsc
+from pytest_gvisor.runsc import locate
+try:
+    locate.find({str(mount / "runsc")!r})
+except InsecureRunsc as error:
+    print(error.reason)
+"""
+    script = (
+        'mount -t tmpfs -o noexec,mode=755 none "$1" && cp "$2" "$1/runsc" && exec "$3" -c "$4"'
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", mount, good, sys.executable, program],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "its file system is mounted noexec\n"
+
+
+def patch(path: Path, at: int, value: bytes) -> None:
+    """Overwrite bytes of an ELF header: 0 magic, 4 class, 5 byte order, 16 type, 18 machine."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(value)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "reason"),
+    [
+        (0, b"\x7fELG", "not an ELF executable"),
+        (4, b"\x01", "another machine"),
+        (5, b"\x02", "not an ELF executable"),
+        (16, b"\x01\x00", "not an ELF executable"),
+        (18, b"\xf3\x00", "another machine .e_machine 243"),
+    ],
+    ids=["magic", "32 bits", "big endian", "object file", "riscv"],
+)
+def test_an_elf_file_of_another_machine_is_refused(
+    at: int, value: bytes, reason: str, good: Path
+) -> None:
+    """Magic, class, byte order, type and machine of the header must be this machine's."""
+    patch(good, at, value)
+    refused(good, reason)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not an ELF"),
+        (b"\x7fELF", "not an ELF"),
+        (b"MZ" * 4000, "not an ELF"),
+        (b"#!/bin/sh\necho runsc version 1\n", "without a line that starts runsc"),
+        (b"#!/bin/sh\nexec /bin/sh -c runsc\n", "does not name runsc"),
+        (b"#!" + b"x" * 5000, "more than 4096 bytes"),
+    ],
+    ids=["empty", "short", "other format", "script", "script with exec", "large script"],
+)
+def test_what_is_no_binary_is_refused(content: bytes, reason: str, good: Path) -> None:
+    """A script, an empty file and other formats are never started."""
+    good.write_bytes(content)
+    refused(good, reason)
+
+
+# --- the way to it
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o757])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_folder_that_others_may_write_is_named(
+    mode: int, depth: int, good: Path, tmp_path: Path
+) -> None:
+    """Any folder above a good file spoils it, and the reason says which one."""
+    deep = tmp_path / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    shutil.move(good, deep / "runsc")
+    culprit = [deep, deep.parent, deep.parent.parent][depth - 1]
+    culprit.chmod(mode)
+    error = refused(deep / "runsc", "can be written by others")
+    assert f"the folder {culprit} (mode {mode:04o}" in error.reason
+    assert error.mode == 0o755
+
+
+def test_a_sticky_folder_is_fine_for_an_entry_of_ours(good: Path) -> None:
+    """In a sticky folder such as /tmp nobody else can replace our file."""
+    good.parent.chmod(0o1777)
+    assert found(good) == str(good)
+
+
+@needs_root
+def test_a_sticky_folder_is_not_fine_for_an_entry_of_a_third_user(
+    good: Path, tmp_path: Path
+) -> None:
+    """Who owns an entry of a sticky folder can put another in its place."""
+    good.parent.chmod(0o1777)
+    link = good.parent / "link"
+    link.symlink_to(good)
+    os.lchown(link, STRANGER, STRANGER)
+    refused(link, f"its entry is uid {STRANGER}'s")
+    assert found(good) == str(good)
+
+
+@needs_root
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_folder_of_a_third_user_is_named(depth: int, good: Path, tmp_path: Path) -> None:
+    """The owner of a folder above the file can replace it, whatever the modes are."""
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    shutil.move(good, deep / "runsc")
+    culprit = [deep, deep.parent][depth - 1]
+    os.chown(culprit, STRANGER, -1)
+    error = refused(deep / "runsc", "neither root's nor uid 0's")
+    assert f"the folder {culprit} (mode 0755, owner uid {STRANGER})" in error.reason
+
+
+def chain(folder: Path, length: int, end: Path) -> Path:
+    """The head of ``length`` symlinks, the last of which points to ``end``."""
+    target: Path = end
+    for number in range(length):
+        link = folder / f"link-{number}"
+        link.symlink_to(target)
+        target = link
+    return target
+
+
+def test_symlinks_are_followed_and_the_file_is_what_counts(good: Path, tmp_path: Path) -> None:
+    """Through forty links the canonical file is found; an evil one at the end is refused."""
+    assert found(chain(tmp_path, 40, good)) == str(good)
+    good.chmod(0o777)
+    assert refused(tmp_path / "link-39", "may write it").path == str(good)
+
+
+@pytest.mark.parametrize("length", [41, 60])
+def test_more_symlinks_than_the_kernel_follows_are_refused(
+    length: int, good: Path, tmp_path: Path
+) -> None:
+    """The forty-first link ends it, as it does for the kernel."""
+    head = chain(tmp_path, length, good)
+    refused(head, "symlinks form a loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        head.open()
+
+
+@pytest.mark.parametrize("length", [1, 2, 41])
+def test_a_loop_of_symlinks_is_refused(length: int, tmp_path: Path) -> None:
+    """A loop is a typed error, in the search too."""
+    head = chain(tmp_path, length, tmp_path / f"link-{length - 1}")
+    refused(head, "symlinks form a loop")
+    with pytest.raises(InsecureRunsc):
+        searched(head)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_symlink_in_a_folder_that_others_may_write_is_refused(
+    relative: bool, good: Path, tmp_path: Path
+) -> None:
+    """A link that others can turn is no way to a good file, in the middle of a chain too."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    middle = shared / "middle"
+    middle.symlink_to(f"../{good.parent.name}/runsc" if relative else good)
+    head = tmp_path / "head"
+    head.symlink_to(middle)
+    assert found(head) == str(good)
+    shared.chmod(0o777)
+    assert f"the folder {shared} " in refused(head, "can be written by others").reason
+
+
+def test_a_symlinked_folder_is_walked_as_the_kernel_walks_it(good: Path, tmp_path: Path) -> None:
+    """`..` behind a linked folder is the parent of where the link leads."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "alias").symlink_to(good.parent)
+    path = f"{tmp_path}/deep/alias/../{good.parent.name}/./runsc"
+    assert found(path) == os.path.realpath(path) == str(good)
+    assert found(f"/../..{good}") == str(good)
+
+
+# --- what was judged is what runs
+
+
+def swapper(good: Path, evil: Path, place: Path) -> subprocess.Popen[bytes]:
+    """A process that puts good and evil in turn at ``place``, by atomic renames, until killed."""
+    program = """
+import os, sys
+good, evil, place = sys.argv[1:]
+spare = place + ".spare"
+while True:
+    for source in (evil, good):
+        os.link(source, spare)
+        os.rename(spare, place)
+"""
+    return subprocess.Popen([sys.executable, "-I", "-S", "-c", program, good, evil, place])
+
+
+def spoil_mode(path: Path) -> None:
+    path.chmod(0o777)
+
+
+def spoil_owner(path: Path) -> None:
+    os.chown(path, STRANGER, STRANGER)
+
+
+@pytest.mark.parametrize(
+    "spoil", [spoil_mode, pytest.param(spoil_owner, marks=needs_root)], ids=["mode", "owner"]
+)
+def test_a_rename_between_judging_and_starting_changes_nothing(
+    spoil: Callable[[Path], None],
+    fake_runsc: FakeRunsc,
+    by_descriptor: ByDescriptor,
+    tmp_path: Path,
+) -> None:
+    """In a thousand tries against renames the judged bytes run or none, never the other file's."""
+    good, evil = fake_runsc(), fake_runsc(other='puts("EVIL")')
+    spoil(evil)
+    place = tmp_path / "runsc"
+    shutil.copy(good, place)
+    with swapper(good, evil, place) as process:
+        try:
+            outcomes = [try_once(place, by_descriptor) for _ in range(1000)]
+        finally:
+            process.kill()
+    # Both happened, so the renames did run beside the tries.
+    assert set(outcomes) == {"GOOD\n", "refused"}
+
+
+def try_once(place: Path, by_descriptor: ByDescriptor) -> str:
+    try:
+        judged = locate.find(str(place))
+    except InsecureRunsc:
+        return "refused"
+    try:
+        return by_descriptor(judged)
+    finally:
+        judged.close()
+
+
+def test_the_file_that_runs_is_the_judged_one_after_a_rename(
+    fake_runsc: FakeRunsc, by_descriptor: ByDescriptor
+) -> None:
+    """With the path taken over after judging, the descriptor still starts the judged file."""
+    good, other = fake_runsc(), fake_runsc(other='puts("EVIL")')
+    judged = locate.find(str(good))
+    other.rename(good)
+    assert by_descriptor(judged) == "GOOD\n"
+    judged.close()
+
+
+def test_the_started_file_can_find_what_lies_beside_it(
+    fake_runsc: FakeRunsc, by_descriptor: ByDescriptor
+) -> None:
+    """Executed by descriptor, /proc/self/exe is the real path and not that of a copy."""
+    good = fake_runsc(
+        other='static char b[4096]; readlink("/proc/self/exe", b, 4095) > 0 ? puts(b) : 0'
+    )
+    judged = locate.find(str(good))
+    assert by_descriptor(judged) == f"{good}\n"
+    judged.close()
+
+
+def test_the_descriptor_is_never_a_standard_stream(good: Path) -> None:
+    """With stdin closed the file is still opened above 2, where no child overwrites it."""
+    program = f"""
+import os, sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+from pytest_gvisor.runsc import locate, trust
+node = trust.Node({str(good)!r}, os.open({str(good)!r}, os.O_PATH), os.stat({str(good)!r}))
+os.close(0)
+fd = locate._open_regular(node)
+try:
+    os.fstat(0)
+except OSError:
+    sys.exit(fd)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode > 2
+
+
+# --- user namespaces
+
+
+def test_in_a_user_namespace_the_systems_runsc_is_trusted(as_user: AsUser) -> None:
+    """Under `unshare -r` root's files show the overflow uid, and /usr/bin/runsc still works."""
+    owner, path, version = as_user(
+        "runsc = Runsc.find()\nresult = [os.stat(runsc.fd).st_uid, runsc.path, runsc.version]",
+        namespace=True,
+    )
+    assert owner == int(Path("/proc/sys/kernel/overflowuid").read_text())
+    assert path == "/usr/bin/runsc"
+    assert version
+
+
+def test_in_a_user_namespace_a_file_elsewhere_is_not_trusted(
+    as_user: AsUser, open_tmp: Path
+) -> None:
+    """Outside of the system's folders an owner without a number can be anybody."""
+    shutil.copy("/usr/bin/runsc", open_tmp / "runsc")
+    name, message = as_user(
+        f"result = refusal(locate.find, {str(open_tmp / 'runsc')!r})", namespace=True
+    )
+    assert name == "InsecureRunsc"
+    assert "owner uid 65534" in message
+
+
+@needs_root
+def test_nobody_is_not_taken_for_root_without_a_namespace(good: Path) -> None:
+    """With the full uid map the overflow uid is a user like any other."""
+    nobody = int(Path("/proc/sys/kernel/overflowuid").read_text())
+    os.chown(good, nobody, -1)
+    assert refused(good, "neither root nor uid 0").owner == nobody
