@@ -1,0 +1,67 @@
+"""Run workloads, and tests, under gVisor from pytest. The public names, and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_gvisor.errors import (
+        GvisorError as GvisorError,
+        InsecureRunsc as InsecureRunsc,
+        InvalidBundle as InvalidBundle,
+        LaunchError as LaunchError,
+        PlatformUnavailable as PlatformUnavailable,
+        ProtocolError as ProtocolError,
+        PytestGvisorWarning as PytestGvisorWarning,
+        RunscError as RunscError,
+        RunscFailed as RunscFailed,
+        RunscNotFound as RunscNotFound,
+        SandboxCrashed as SandboxCrashed,
+        UsageError as UsageError,
+        WorkloadFailed as WorkloadFailed,
+        WorkloadTimeout as WorkloadTimeout,
+    )
+    from pytest_gvisor.harness import Gvisor as Gvisor
+    from pytest_gvisor.launch.client import Launcher as Launcher
+    from pytest_gvisor.launch.outcome import Completed as Completed, Outcome as Outcome
+    from pytest_gvisor.oci.bundle import Bundle as Bundle
+    from pytest_gvisor.oci.mounts import bind as bind, tmpfs as tmpfs
+    from pytest_gvisor.oci.rootfs import (
+        Rootfs as Rootfs,
+        directory as directory,
+        empty as empty,
+        host as host,
+    )
+    from pytest_gvisor.runsc.binary import Runsc as Runsc
+    from pytest_gvisor.settings import (
+        Network as Network,
+        Platform as Platform,
+        Settings as Settings,
+    )
+
+_HOMES = {
+    "errors": (
+        "GvisorError", "InsecureRunsc", "InvalidBundle", "LaunchError", "PlatformUnavailable",
+        "ProtocolError", "PytestGvisorWarning", "RunscError", "RunscFailed", "RunscNotFound",
+        "SandboxCrashed", "UsageError", "WorkloadFailed", "WorkloadTimeout",
+    ),
+    "harness": ("Gvisor",),
+    "launch.client": ("Launcher",),
+    "launch.outcome": ("Completed", "Outcome"),
+    "oci.bundle": ("Bundle",),
+    "oci.mounts": ("bind", "tmpfs"),
+    "oci.rootfs": ("Rootfs", "directory", "empty", "host"),
+    "runsc.binary": ("Runsc",),
+    "settings": ("Network", "Platform", "Settings"),
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605 -- the names are in _HOMES
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: a project that uses none pays for none."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

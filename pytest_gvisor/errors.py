@@ -24,6 +24,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from pytest_gvisor.launch.outcome import Completed
 
@@ -119,9 +121,7 @@ class PlatformUnavailable(GvisorError):
     def __init__(self, platform: str, cause: str, *, next_step: str = "") -> None:
         self.platform = platform
         self.cause = cause
-        super().__init__(
-            f"platform {platform} is not available here: {cause}", next_step=next_step
-        )
+        super().__init__(f"platform {platform} is not available here: {cause}", next_step=next_step)
 
 
 class InvalidBundle(GvisorError):
@@ -145,7 +145,9 @@ class LaunchError(GvisorError):
     def __init__(self, stage: str, detail: str, *, errno: int = 0, next_step: str = "") -> None:
         self.stage = stage
         self.errno = errno
-        code = f" [{errno_names.errorcode.get(errno, errno)}: {os.strerror(errno)}]" if errno else ""
+        code = (
+            f" [{errno_names.errorcode.get(errno, errno)}: {os.strerror(errno)}]" if errno else ""
+        )
         super().__init__(f"the launch failed at {stage}: {detail}{code}", next_step=next_step)
 
 
@@ -188,3 +190,7 @@ class SandboxCrashed(_RunError):
 
 class ProtocolError(GvisorError):
     """A message between this process and its keeper broke the protocol."""
+
+
+class PytestGvisorWarning(pytest.PytestWarning):
+    """Something that a reader should know, and that fails nothing."""

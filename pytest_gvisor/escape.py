@@ -25,7 +25,9 @@ def escape(text: str) -> str:
     """``text`` with everything that is not plainly visible written out; printable text is unchanged."""
     if not _PLAIN.match(text):
         text = "".join(map(_escape_character, text))
-    return _CI_COMMAND.sub(lambda found: found[1] + f"\\x{ord(found[2][0]):02x}" + found[2][1:], text)
+    return _CI_COMMAND.sub(
+        lambda found: found[1] + f"\\x{ord(found[2][0]):02x}" + found[2][1:], text
+    )
 
 
 def _escape_character(character: str) -> str:

@@ -104,27 +104,29 @@ class Gvisor:
         `WorkloadTimeout`, `RunscFailed` or `SandboxCrashed` afterwards, and with ``check``
         `WorkloadFailed` for a status other than 0.
         """
+        request = self.request(
+            args, input=input, env=env, cwd=cwd, timeout=timeout, user=user, rootfs=rootfs,
+            mounts=mounts, hostname=hostname, readonly=readonly, **settings,
+        )  # fmt: skip
+        return self._finish(request, check=check)
+
+    def request(
+        self,
+        args: Sequence[str | os.PathLike[str]],
+        *,
+        input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Request:
+        """What `run` would run with these arguments, not started."""
+        workload, settings = workload_of(args, options)
         chosen = self._chosen(timeout, settings)
-        workload = Workload(
-            args=argv(args),
-            env=dict(env or {}),
-            cwd=cwd,
-            user=user,
-            rootfs=rootfs or host(),
-            mounts=tuple(mounts),
-            hostname=hostname,
-            readonly=readonly,
-        )
         way = self._way(chosen)
-        repeat = {
-            "input": input if isinstance(input, str | bytes) else None,
-            "env": env, "cwd": cwd if cwd != "/" else None, "timeout": timeout,
-            "user": user or None, **settings,
-        }  # fmt: skip
-        request = Request(
+        repeat = {"input": input if isinstance(input, str | bytes) else None, "timeout": timeout}
+        return Request(
             runsc=self.runsc,
             platform=self.platform,
-            make_spec=lambda workspace: self._spec(workspace, workload, chosen, way),
+            make_spec=lambda workspace: self._modified(make_spec(workspace, workload, chosen, way)),
             network=chosen.network,
             rootless_flag=way is Way.FLAG,
             input=input.encode() if isinstance(input, str) else input,
@@ -132,9 +134,8 @@ class Gvisor:
             max_output=chosen.max_output,
             debug=chosen.debug,
             extra_flags=self._extra_flags(),
-            repeat={key: value for key, value in repeat.items() if value is not None},
+            repeat={**{k: v for k, v in repeat.items() if v is not None}, **unusual(options)},
         )
-        return self._finish(request, check=check)
 
     def run_bundle(
         self,
@@ -166,76 +167,15 @@ class Gvisor:
         )
         return self._finish(request, check=check)
 
-    def bundle(
-        self,
-        folder: str | os.PathLike[str],
-        args: Sequence[str | os.PathLike[str]],
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: str = "/",
-        user: int | str | tuple[int, int] = 0,
-        rootfs: Rootfs | None = None,
-        mounts: Sequence[Mount] = (),
-        hostname: str = HOSTNAME,
-        readonly: bool = False,
-        **settings: object,
-    ) -> Bundle:
-        """Write a bundle for ``args`` to ``folder`` and return it; arguments as for `run`."""
-        chosen = self._chosen(None, settings)
-        workload = Workload(
-            args=argv(args), env=dict(env or {}), cwd=cwd, user=user, rootfs=rootfs or host(),
-            mounts=tuple(mounts), hostname=hostname, readonly=readonly,
-        )  # fmt: skip
-        path = os.path.abspath(os.fspath(folder))
-        os.makedirs(path, 0o700, exist_ok=True)
-        workspace = Workspace(id=os.path.basename(path), folder=path, shared="")
-        return Bundle.create(path, self._spec(workspace, workload, chosen, self._way(chosen)))
-
     def _chosen(self, timeout: float | None, settings: Mapping[str, object]) -> Settings:
-        for name in ("platform", "platforms", "runsc", "strict", "keep"):
-            if name in settings:
-                raise UsageError(
-                    f"{name} is decided for a whole test",
-                    next_step=f"Use @pytest.mark.gvisor({name}=…) or the command line.",
-                )
         changes = dict(settings) if timeout is None else {**settings, "timeout": timeout}
-        chosen = words.replaced(self.settings, changes)
-        if chosen.netns is not None:
-            if chosen.network is not Network.SANDBOX:
-                raise UsageError("netns needs network='sandbox'")
-            check_netns(chosen.netns)
-        return chosen
+        return chosen_settings(self.settings, changes)
 
     def _way(self, chosen: Settings) -> Way:
-        return rootless.decide(chosen.rootless, Caller.read(os.geteuid()), chosen.network)
+        return way_of(chosen)
 
     def _extra_flags(self) -> tuple[str, ...]:
         return check_extra(self._hooks.runsc_args(), self.runsc.flags)
-
-    def _spec(
-        self, workspace: Workspace, workload: Workload, chosen: Settings, way: Way
-    ) -> Spec:
-        prepared = workload.rootfs.prepare(
-            workspace.folder, mounts=workload.mounts, shared=workspace.shared or None
-        )
-        spec = default_spec(
-            workload.args,
-            root_path=prepared.root_path,
-            env=workload.env,
-            cwd=workload.cwd,
-            user=workload.user,
-            mounts=prepared.mounts,
-            path=prepared.path,
-            network=chosen.network,
-            netns=chosen.netns,
-            hostname=workload.hostname,
-            readonly_root=workload.readonly,
-            memory=chosen.memory,
-            pids=chosen.pids,
-            cpus=chosen.cpus,
-            id_mappings=id_mappings(way),
-        )
-        return self._modified(spec)
 
     def _modified(self, spec: Spec) -> Spec:
         config = spec.to_json()
@@ -253,6 +193,103 @@ class Gvisor:
         if check:
             completed.check_returncode()
         return completed
+
+
+_DECIDED_EARLIER = ("platform", "platforms", "runsc", "strict", "keep")
+
+
+def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settings:
+    """``settings`` with the changes of one call. Raises `UsageError`."""
+    for name in _DECIDED_EARLIER:
+        if name in changes:
+            raise UsageError(
+                f"{name} is decided for a whole test",
+                next_step=f"Use @pytest.mark.gvisor({name}=…) or the command line.",
+            )
+    chosen = words.replaced(settings, changes)
+    if chosen.netns is not None:
+        if chosen.network is not Network.SANDBOX:
+            raise UsageError("netns needs network='sandbox'")
+        check_netns(chosen.netns)
+    return chosen
+
+
+def way_of(chosen: Settings) -> Way:
+    """How runsc is started by this process. Raises `UsageError`."""
+    return rootless.decide(chosen.rootless, Caller.read(os.geteuid()), chosen.network)
+
+
+_WORKLOAD_OPTIONS: Mapping[str, Any] = {
+    "env": None, "cwd": "/", "user": 0, "rootfs": None, "mounts": (), "hostname": HOSTNAME,
+    "readonly": False,
+}  # fmt: skip
+
+
+def workload_of(
+    args: Sequence[str | os.PathLike[str]], options: Mapping[str, Any]
+) -> tuple[Workload, dict[str, object]]:
+    """The workload that a call means, and those of its options that are settings."""
+    given = {**_WORKLOAD_OPTIONS, **{k: v for k, v in options.items() if k in _WORKLOAD_OPTIONS}}
+    workload = Workload(
+        args=argv(args),
+        env=dict(given["env"] or {}),
+        cwd=os.fspath(given["cwd"]),
+        user=given["user"],
+        rootfs=given["rootfs"] or host(),
+        mounts=tuple(given["mounts"]),
+        hostname=given["hostname"],
+        readonly=given["readonly"],
+    )
+    return workload, {k: v for k, v in options.items() if k not in _WORKLOAD_OPTIONS}
+
+
+def unusual(options: Mapping[str, Any]) -> dict[str, object]:
+    """The options of a call that differ from the defaults: what its repr has to show."""
+    return {
+        k: v for k, v in options.items() if k not in _WORKLOAD_OPTIONS or v != _WORKLOAD_OPTIONS[k]
+    }
+
+
+def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: Way) -> Spec:
+    """Make the workload's root filesystem and the specification that goes with it."""
+    prepared = workload.rootfs.prepare(
+        workspace.folder, mounts=workload.mounts, shared=workspace.shared or None
+    )
+    return default_spec(
+        workload.args,
+        root_path=prepared.root_path,
+        env=workload.env,
+        cwd=workload.cwd,
+        user=workload.user,
+        mounts=prepared.mounts,
+        path=prepared.path,
+        network=chosen.network,
+        netns=chosen.netns,
+        hostname=workload.hostname,
+        readonly_root=workload.readonly,
+        memory=chosen.memory,
+        pids=chosen.pids,
+        cpus=chosen.cpus,
+        id_mappings=id_mappings(way),
+    )
+
+
+def write_bundle(
+    folder: str | os.PathLike[str],
+    args: Sequence[str | os.PathLike[str]],
+    settings: Settings,
+    **options: Any,
+) -> Bundle:
+    """Write a bundle for ``args`` to ``folder``; ``options`` are those of `Gvisor.run`.
+
+    Raises `InvalidBundle`, `UsageError` or `LaunchError`.
+    """
+    path = os.path.abspath(os.fspath(folder))
+    workload, changes = workload_of(args, options)
+    chosen = chosen_settings(settings, changes)
+    os.makedirs(path, 0o700, exist_ok=True)
+    workspace = Workspace(id=os.path.basename(path), folder=path, shared="")
+    return Bundle.create(path, make_spec(workspace, workload, chosen, way_of(chosen)))
 
 
 def argv(args: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
@@ -275,10 +312,7 @@ def id_mappings(way: Way) -> tuple[Sequence[IdMapping], Sequence[IdMapping]] | N
         return None
     uids, gids = rootless.mappings(Caller.read(os.geteuid()))
     first, second = (
-        [
-            IdMapping(container_id=ids.inside, host_id=ids.outside, size=ids.size)
-            for ids in ranges
-        ]
+        [IdMapping(container_id=ids.inside, host_id=ids.outside, size=ids.size) for ids in ranges]
         for ranges in (uids, gids)
     )
     return first, second

@@ -128,7 +128,9 @@ def _write(folder: str, name: str, value: str) -> None:
 def _limit_memory(folder: str, version: int, size: int) -> None:
     if version == 2:
         _write(folder, "memory.max", str(size))
-        with contextlib.suppress(FileNotFoundError):  # without swap accounting there is no such file
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # without swap accounting there is no such file
             _write(folder, "memory.swap.max", "0")
         return
     _write(folder, "memory.limit_in_bytes", str(size))

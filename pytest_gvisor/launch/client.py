@@ -127,7 +127,9 @@ class Keeper:
                 socket.send_fds(self._socket, [message], [theirs.fileno(), *fds])
         except OSError as error:
             ours.close()
-            raise LaunchError("keeper", "the request cannot be sent", errno=error.errno or 0) from error
+            raise LaunchError(
+                "keeper", "the request cannot be sent", errno=error.errno or 0
+            ) from error
         return Control(ours)
 
     def close(self) -> None:

@@ -78,5 +78,7 @@ _TELLING = ("panic", "fatal", "FATAL", "error", "Error")
 def relevant(log: str, count: int = 30) -> list[str]:
     """The lines of a boot log that tell something: warnings and errors, else its last ones."""
     lines = log.splitlines()
-    telling = [line for line in lines if line[:1] in "WEF" or any(word in line for word in _TELLING)]
+    telling = [
+        line for line in lines if line[:1] in "WEF" or any(word in line for word in _TELLING)
+    ]
     return (telling or lines)[-count:]

@@ -85,7 +85,15 @@ class Record:
     """What is known of a run afterwards, whether it ended in a value or in an error."""
 
     args: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()
+    """runsc's own argv, the path of the binary first."""
+
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """runsc's environment."""
+
     command: str = ""
+    input: bytes = b""
+    hide_net_sysctls: bool = False
     completed: Completed | None = None
     error: GvisorError | None = None
     runsc_records: tuple[str, ...] = ()
@@ -196,7 +204,13 @@ class Runner:
         )
         argv = run_argv(command)
         env = runsc_env(workspace.path("runtime"))
-        self.record.command = paste([request.runsc.path, *argv[1:]], env)
+        hide = request.network is Network.SANDBOX
+        self.record.argv = (request.runsc.path, *argv[1:])
+        self.record.env = env
+        self.record.command = paste(self.record.argv, env)
+        self.record.hide_net_sysctls = hide
+        if isinstance(request.input, bytes):
+            self.record.input = request.input
         return Job(
             id=workspace.id,
             executable=request.runsc.fd,
@@ -209,7 +223,7 @@ class Runner:
             timeout=request.timeout,
             max_output=request.max_output,
             cgroup_folders=self._cgroups.folders,
-            hide_net_sysctls=request.network is Network.SANDBOX,
+            hide_net_sysctls=hide,
             listener=self._listener,
         )
 

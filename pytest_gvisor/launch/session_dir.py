@@ -65,7 +65,11 @@ def _candidates() -> Iterator[str]:
     if os.geteuid() == 0 and os.stat("/run").st_uid == 0 and os.access("/run", os.W_OK):
         yield SYSTEM_BASE
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(runtime) and os.path.isdir(runtime) and os.stat(runtime).st_uid == os.geteuid():
+    if (
+        os.path.isabs(runtime)
+        and os.path.isdir(runtime)
+        and os.stat(runtime).st_uid == os.geteuid()
+    ):
         yield os.path.join(runtime, "pytest-gvisor")
     yield os.path.join(tempfile.gettempdir(), f"pytest-gvisor-{os.geteuid()}")
     yield f"/tmp/pytest-gvisor-{os.geteuid()}"  # noqa: S108 -- verified by open_private
@@ -74,7 +78,9 @@ def _candidates() -> Iterator[str]:
 def base_folder() -> str:
     """The folder that holds this user's sessions: the first candidate that is short enough."""
     return next(
-        path for path in map(os.path.realpath, _candidates()) if len(os.fsencode(path)) <= LONGEST_BASE
+        path
+        for path in map(os.path.realpath, _candidates())
+        if len(os.fsencode(path)) <= LONGEST_BASE
     )
 
 
@@ -112,7 +118,9 @@ class SessionDir:
                     lock = _take_lock(path)
                 except OSError as error:
                     raise LaunchError(
-                        "session_folder", f"cannot make a session under {base}", errno=error.errno or 0
+                        "session_folder",
+                        f"cannot make a session under {base}",
+                        errno=error.errno or 0,
                     ) from error
         finally:
             os.close(base_fd)
@@ -190,7 +198,11 @@ def sweep_locked(base: str) -> list[str]:
     """`sweep` for a caller that holds the base's lock."""
     swept = []
     for entry in os.scandir(base):
-        if entry.name.startswith("s-") and entry.is_dir(follow_symlinks=False) and _is_dead(entry.path):
+        if (
+            entry.name.startswith("s-")
+            and entry.is_dir(follow_symlinks=False)
+            and _is_dead(entry.path)
+        ):
             _sweep_session(entry.path)
             swept.append(entry.path)
     return swept

@@ -214,7 +214,9 @@ class Supervisor:
             self.lifecycle.advance(State.SPAWNED)
         elif state == "failed":
             self.failure = LaunchError(
-                str(message.get("stage")), str(message.get("detail")), errno=_number(message, "errno")
+                str(message.get("stage")),
+                str(message.get("detail")),
+                errno=_number(message, "errno"),
             )
         elif state == "exited":
             self.status = _number(message, "status")

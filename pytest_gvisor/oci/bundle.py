@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_gvisor.errors import InvalidBundle, LaunchError
 from pytest_gvisor.oci import inroot, mounts, validate
 from pytest_gvisor.oci.reader import MAX_BYTES, at, load, shown
+from pytest_gvisor.oci.skeleton import write_all
 from pytest_gvisor.oci.words import MountType
 
 if TYPE_CHECKING:
@@ -96,10 +97,10 @@ def _write(folder: str, data: bytes) -> None:
             on_failure.callback(_quietly, os.rmdir, folder)
         descriptor, temporary = tempfile.mkstemp(prefix=".config-", dir=folder)
         on_failure.callback(_quietly, os.unlink, temporary)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[file.write(rest) :]
+        try:
+            write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
         os.rename(temporary, os.path.join(folder, CONFIG))
         on_failure.pop_all()
 

@@ -27,6 +27,8 @@ _MAX_LINKS: Final = 40
 class Place:
     """What a path inside stands for."""
 
+    inside: str
+    """Its path inside, links resolved."""
     host: str
     """Its path on the host, links resolved."""
     exists: bool
@@ -40,7 +42,7 @@ class Place:
 
 
 def resolve(root: str, path: str, binds: Mapping[str, str]) -> Place:
-    """Where ``path`` is; ``binds`` are the bind mounts so far, destination to source."""
+    """Where ``path`` is; ``binds`` are the bind mounts so far, resolved path to source."""
     rest = [part for part in reversed(path.split("/")) if part not in {"", "."}]
     way: list[tuple[str, str, bool]] = [("", root.rstrip("/"), False)]
     links = 0
@@ -61,13 +63,16 @@ def resolve(root: str, path: str, binds: Mapping[str, str]) -> Place:
             continue
         links += 1
         if links > _MAX_LINKS:
-            return Place(host=host, exists=False, folder=False, bound=bound, loop=True)
+            return Place(
+                inside=inside, host=host, exists=False, folder=False, bound=bound, loop=True
+            )
         if target.startswith("/"):
             del way[1:]
         rest += [part for part in reversed(target.split("/")) if part not in {"", "."}]
-    _, host, bound = way[-1]
+    inside, host, bound = way[-1]
     kind = _kind(host or "/")
     return Place(
+        inside=inside or "/",
         host=host or "/",
         exists=kind is not None,
         folder=kind is not None and stat.S_ISDIR(kind),
@@ -114,5 +119,5 @@ def missing(root: str, mounts: Sequence[Mount]) -> list[str]:
             found.append(
                 f"mounts: {shown(destination)} is not a {kind}, as {shown(mount.source)} is"
             )
-        binds[destination] = mount.source
+        binds[place.inside] = mount.source
     return found

@@ -139,7 +139,7 @@ def parse_size(size: int | str) -> int:
     """Bytes; text may end in ``K``, ``M``, ``G`` or ``T`` (of 1024), or ``KiB``, ``KB``…"""
     if isinstance(size, int) and whole(size) and 0 < size < 2**63:
         return size
-    found = re.fullmatch(r"([1-9][0-9]{0,15})\s*([kmgt]?)(i?b)?", str(size).lower(), re.ASCII)
+    found = re.fullmatch(r"([1-9][0-9]{0,15}) ?([kmgt]?)(i?b)?", str(size).lower(), re.ASCII)
     scale = dict(zip(("", "k", "m", "g", "t"), (1 << 10 * step for step in range(5)), strict=True))
     value = int(found[1]) * scale[found[2]] if isinstance(size, str) and found else 0
     if not 0 < value < 2**63:

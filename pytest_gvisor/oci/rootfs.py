@@ -229,12 +229,11 @@ def _points(root: str, mounts: Sequence[Mount]) -> None:
     """Make the points of these bind mounts in a root that is ours; in others they must be there."""
     binds: dict[str, str] = {}
     for mount in inroot.ordered(mounts):
-        destination = normal(mount.destination)
-        place = inroot.resolve(root, destination, binds)
+        place = inroot.resolve(root, mount.destination, binds)
         if not place.exists and not place.bound and within(place.host, root):
             inside = place.host[len(root) :]
             skeleton.point(root, inside, is_folder=os.path.isdir(mount.source))
-        binds[destination] = mount.source
+        binds[place.inside] = mount.source
     if found := inroot.missing(root, mounts):
         raise InvalidBundle(found, where="root file system")
 

@@ -208,11 +208,18 @@ def _folder(path: str, mode: int = 0o755) -> None:
 def write(path: str, data: bytes, mode: int = 0o644) -> None:
     """A new file with exactly this content and mode, whatever the umask."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[file.write(rest) :]
-        os.fchmod(file.fileno(), mode)
+    try:
+        write_all(descriptor, data)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """All of the bytes: one write(2) may take fewer, on a disk that is nearly full."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 @functools.cache

@@ -21,6 +21,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import RunscFailed
+from pytest_gvisor.escape import escape
 from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
@@ -88,14 +89,6 @@ def parse_version(text: str) -> tuple[str, dt.date | None]:
     return shown, date
 
 
-def printable(text: str) -> str:
-    r"""``text`` with all that a terminal could act on written as escapes (``\x1b``), lines kept."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
-        for char in text
-    )
-
-
 # --- asking
 
 
@@ -156,7 +149,7 @@ class _Question:
         return RunscFailed(
             f"runsc {what} when it was asked what it can do",
             command=self.command,
-            stderr=printable(start),
+            stderr=escape(start),
         )
 
 
@@ -204,7 +197,7 @@ def _parse(judged: Judged, version: str, flags: str, subcommands: str, platforms
     match = _VERSION.search(version)
     if match is None:
         raise _no_runsc(judged, "--version", version)
-    text, date = parse_version(printable(match[1])[:_SHOWN])
+    text, date = parse_version(escape(match[1])[:_SHOWN])
     known_flags = frozenset(_FLAG.findall(flags))
     if "root" not in known_flags:
         raise _no_runsc(judged, "flags", flags)
@@ -221,7 +214,7 @@ def _parse(judged: Judged, version: str, flags: str, subcommands: str, platforms
 
 
 def _no_runsc(judged: Judged, word: str, answer: str) -> RunscFailed:
-    shown = printable(answer[:_SHOWN])
+    shown = escape(answer[:_SHOWN])
     return RunscFailed(
         f"{judged.path} does not answer as runsc does: {shown!r}",
         command=shlex.join([judged.path, word]),

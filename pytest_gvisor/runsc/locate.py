@@ -19,6 +19,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import InsecureRunsc, RunscNotFound, UsageError
+from pytest_gvisor.escape import escape
 from pytest_gvisor.runsc import nix
 from pytest_gvisor.runsc.trust import (
     MAX_SYMLINKS,
@@ -202,7 +203,7 @@ def _judge(path: str, trust: Trust) -> Judged:
 def _wrapper_refusal(wrapper: Judged, target: str, why: str) -> InsecureRunsc:
     return InsecureRunsc(
         wrapper.path,
-        f"it is a wrapper of {target}: {why}",
+        f"it is a wrapper of {escape(target)}: {why}",
         mode=stat.S_IMODE(wrapper.identity.mode),
         owner=wrapper.identity.uid,
     )

@@ -12,6 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from pytest_gvisor.escape import escape
 from pytest_gvisor.runsc import nix
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def folder_problem(lookup: Lookup, trust: Trust) -> str | None:
     if trust.sealed_in_store(folder):
         return None
     mode = stat.S_IMODE(folder.info.st_mode)
-    known = f"the folder {folder.path} (mode {mode:04o}, owner uid {folder.info.st_uid})"
+    known = f"the folder {escape(folder.path)} (mode {mode:04o}, owner uid {folder.info.st_uid})"
     if not trust.owns(folder):
         return f"{known} on the way to it is neither root's nor uid {trust.euid}'s"
     if not mode & WRITABLE_BY_OTHERS:

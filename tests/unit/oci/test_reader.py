@@ -6,6 +6,7 @@ import pytest
 
 from pytest_gvisor.errors import InvalidBundle
 from pytest_gvisor.oci import reader
+from pytest_gvisor.oci.spec import User
 
 HOSTILE = {
     "deep lists": b"[" * 10_000 + b"]" * 10_000,
@@ -50,7 +51,7 @@ def test_a_place_is_printed_without_control_characters() -> None:
 def test_a_hundred_problems_are_listed_and_the_rest_counted() -> None:
     """A file with very many problems gives a report that can be read, quickly."""
     start = time.monotonic()
-    made, found = reader.read(reader.Range, {f"key{n}": n for n in range(100_000)}, {})
+    made, found = reader.read(User, {f"key{n}": n for n in range(100_000)}, {})
     assert made is None
     assert len(found) == 101
     assert found[-1] == "... and 99902 more"

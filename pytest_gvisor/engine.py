@@ -1,0 +1,128 @@
+"""What one pytest process has of gVisor, each made when it is first needed: the binary, the
+launcher, and the verdicts on platforms, which all xdist workers of a run share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+
+from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.harness import Gvisor, Hooks
+from pytest_gvisor.launch.client import Launcher
+from pytest_gvisor.launch.logs import relevant
+from pytest_gvisor.launch.runner import Record, Runner
+from pytest_gvisor.runsc import platforms
+from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.runsc.platforms import Availability, Cause
+from pytest_gvisor.settings import Platform, Settings
+
+
+class Engine:
+    """One a pytest process. ``shared`` is a folder that all processes of this run see."""
+
+    def __init__(self, shared: str | None = None) -> None:
+        self.launcher = Launcher()
+        self._shared = shared
+        self._found: dict[str | None, Runsc | GvisorError] = {}
+        self._verdicts: dict[tuple[str, Platform], Availability] = {}
+
+    def runsc(self, path: str | None) -> Runsc:
+        """The binary at ``path``, or the one that the search finds; the search is done once.
+
+        Raises `RunscNotFound`, `InsecureRunsc` or `RunscFailed`, the same each time.
+        """
+        if path not in self._found:
+            try:
+                self._found[path] = Runsc.find(path)
+            except GvisorError as error:
+                self._found[path] = error
+        found = self._found[path]
+        if isinstance(found, GvisorError):
+            raise found.with_traceback(None)
+        return found
+
+    def platforms_of(self, settings: Settings) -> tuple[Platform, ...]:
+        """The platforms that the settings mean. Raises as `runsc` where ``auto`` must look."""
+        if settings.platforms:
+            return settings.platforms
+        return (platforms.automatic(self.runsc(settings.runsc).platforms),)
+
+    def availability(self, platform: Platform, settings: Settings) -> Availability:
+        """The verdict on a platform, found out once per run and platform.
+
+        Raises as `runsc`, and `LaunchError` where nothing can be started at all.
+        """
+        runsc = self.runsc(settings.runsc)
+        key = (runsc.sha256, platform)
+        if key not in self._verdicts:
+            with self._stored(f"{runsc.sha256[:16]}-{platform}.json") as stored:
+                self._verdicts[key] = stored.verdict or self._probe(platform, runsc)
+                stored.verdict = self._verdicts[key]
+        return self._verdicts[key]
+
+    @contextlib.contextmanager
+    def _stored(self, name: str) -> Iterator[_Stored]:
+        """The verdict that another process of this run has left, under a lock for finding it out."""
+        stored = _Stored()
+        if self._shared is None:
+            yield stored
+            return
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with os.fdopen(os.open(os.path.join(self._shared, name), flags, 0o600), "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            text = file.read()
+            stored.verdict = _decode(text) if text else None
+            yield stored
+            if not text and stored.verdict is not None:
+                file.write(json.dumps(dataclasses.asdict(stored.verdict)))
+                file.flush()
+
+    def _probe(self, platform: Platform, runsc: Runsc) -> Availability:
+        gvisor = Gvisor(runsc=runsc, platform=platform, launcher=self.launcher)
+
+        def run(deadline: float) -> tuple[str, str]:
+            record = Record()
+            request = dataclasses.replace(
+                gvisor.request(["uname", "-r"], timeout=deadline), logs=True
+            )
+            completed = Runner(request, self.launcher, record).run()
+            return completed.stdout.strip(), "\n".join(relevant(record.debug_logs.get("boot", "")))
+
+        return platforms.probe(platform, runsc.platforms, run)
+
+    def gvisor(self, platform: Platform, settings: Settings, hooks: Hooks) -> Gvisor:
+        """What runs workloads on ``platform`` with ``settings``."""
+        return Gvisor(
+            runsc=self.runsc(settings.runsc),
+            platform=platform,
+            launcher=self.launcher,
+            settings=settings,
+            hooks=hooks,
+        )
+
+    def close(self) -> None:
+        """End the keeper, remove the session folder, close the binaries."""
+        self.launcher.close()
+        for found in self._found.values():
+            if isinstance(found, Runsc):
+                found.close()
+        self._found.clear()
+
+
+@dataclasses.dataclass
+class _Stored:
+    verdict: Availability | None = None
+
+
+def _decode(text: str) -> Availability:
+    fields = json.loads(text)
+    return Availability(
+        platform=Platform(fields["platform"]),
+        cause=Cause(fields["cause"]),
+        detail=str(fields["detail"]),
+        next_step=str(fields["next_step"]),
+    )

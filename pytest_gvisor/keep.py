@@ -1,0 +1,78 @@
+"""Keeping a run: its bundle, logs, input, and a script that repeats it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_gvisor.launch.runner import Record, Workspace
+
+_SCRIPT = """\
+#!/bin/sh
+# Repeats one run of pytest-gvisor with the bundle beside this script; ends with runsc's status.
+# The sentry writes to a file at an offset of its own, so two streams sent to one file overwrite
+# each other: pipe the output (replay.sh 2>&1 | cat).
+set -eu
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+state=$(mktemp -d)
+trap 'rm -rf "$state"' EXIT
+{command} < "$here/stdin"
+"""
+
+
+def keep(folder: str, workspace: Workspace, record: Record) -> None:
+    """Copy what a run was made of to ``folder``, which is made; a part that is missing is left out."""
+    os.makedirs(folder, 0o700, exist_ok=True)
+    for name in ("log", "panic"):
+        with contextlib.suppress(OSError):
+            shutil.copyfile(workspace.path(name), os.path.join(folder, name))
+    with contextlib.suppress(OSError):
+        shutil.copytree(workspace.path("logs"), os.path.join(folder, "logs"))
+    _copy_bundle(folder, workspace)
+    with open(os.path.join(folder, "stdin"), "wb") as stdin:
+        stdin.write(record.input)
+    script = os.path.join(folder, "replay.sh")
+    with open(script, "w", encoding="utf-8") as file:
+        file.write(_SCRIPT.format(command=_command(workspace, record)))
+    os.chmod(script, 0o700)
+    record.kept = folder
+
+
+def _copy_bundle(folder: str, workspace: Workspace) -> None:
+    """The bundle, with a copy of its root filesystem if that lives in the session folder."""
+    bundle = os.path.join(folder, "bundle")
+    os.makedirs(bundle, 0o700, exist_ok=True)
+    with open(os.path.join(workspace.path("bundle"), "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    root = config["root"]["path"]
+    if root.startswith(workspace.shared + "/"):
+        shutil.copytree(root, os.path.join(bundle, "rootfs"), symlinks=True)
+        config["root"]["path"] = "rootfs"
+    with open(os.path.join(bundle, "config.json"), "w", encoding="utf-8") as file:
+        json.dump(config, file, indent=2)
+
+
+def _command(workspace: Workspace, record: Record) -> str:
+    """The shell command: the run's own, with its folders exchanged for the script's."""
+    words = list(record.argv)
+    for name in ("--log", "--panic-log", "--debug-log", "--pod-init-config"):
+        with contextlib.suppress(ValueError):
+            place = words.index(name)
+            del words[place : place + 2]
+    line = shlex.join(["env", "-i", *(f"{k}={v}" for k, v in record.env.items()), *words])
+    for path, replacement in (
+        (workspace.path("root"), '"$state"'),
+        (workspace.path("runtime"), '"$state"'),
+        (workspace.path("bundle"), '"$here"/bundle'),
+    ):
+        line = line.replace(path, replacement)
+    if record.hide_net_sysctls:
+        # See launch/child.py: newer kernels make older releases of runsc refuse every namespace.
+        inner = shlex.quote('mount -t tmpfs none /proc/sys/net && exec "$@"')
+        line = f"unshare -m sh -c {inner} sh {line}"
+    return line

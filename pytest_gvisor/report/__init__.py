@@ -1,0 +1,1 @@
+"""What pytest shows of gVisor runs."""

@@ -1,0 +1,66 @@
+"""What markers and platforms ask of a test: its parametrization, and whether it can run here."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_gvisor import settings as words
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.options import settings_of
+from pytest_gvisor.settings import Platform
+from pytest_gvisor.state import engine_of, required, settings_key, usage
+
+_FIXTURE = "gvisor_platform"
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Give a test that uses a sandbox one variant per platform, where two or more are asked for.
+
+    The list comes from the command line, the configuration and the markers, never from what works
+    here: all xdist workers must collect the same tests.
+    """
+    with usage():
+        settings = settings_of(metafunc.definition, metafunc.config.stash[settings_key])
+    if _FIXTURE not in metafunc.fixturenames or _is_parametrized(metafunc):
+        return
+    if len(settings.platforms) > 1:
+        ids = [platform.value for platform in settings.platforms]
+        metafunc.parametrize(_FIXTURE, settings.platforms, ids=ids, indirect=True)
+
+
+def _is_parametrized(metafunc: pytest.Metafunc) -> bool:
+    """Whether the test itself says on which platforms it runs."""
+    names = [
+        mark.args[0] if mark.args else mark.kwargs.get("argnames", "")
+        for mark in metafunc.definition.iter_markers("parametrize")
+    ]
+    return any(
+        _FIXTURE in (n.replace(",", " ").split() if isinstance(n, str) else n) for n in names
+    )
+
+
+def check(item: pytest.Item) -> None:
+    """Skip or fail a test whose markers ask for what is not here."""
+    needed = _needed_platforms(item)
+    if not needed and item.get_closest_marker("requires_runsc") is None:
+        return
+    with usage():
+        settings = settings_of(item, item.config.stash[settings_key])
+    engine = engine_of(item.config)
+    with required(settings):
+        engine.runsc(settings.runsc)
+        for platform in needed:
+            engine.availability(platform, settings).check()
+
+
+def _needed_platforms(item: pytest.Item) -> list[Platform]:
+    needed = [Platform.KVM] if item.get_closest_marker("requires_kvm") else []
+    for mark in item.iter_markers("requires_platform"):
+        with usage():
+            if len(mark.args) != 1 or mark.kwargs:
+                raise UsageError(
+                    f'{item.nodeid}: write @pytest.mark.requires_platform("systrap"), '
+                    f"not with {mark.args!r} {mark.kwargs!r}"
+                )
+            needed.append(words.word(Platform, mark.args[0], "requires_platform"))
+    return needed

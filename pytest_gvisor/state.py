@@ -1,0 +1,67 @@
+"""What the plugin keeps in pytest's stashes, and how an error becomes a skip or a failure."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor.errors import PlatformUnavailable, RunscNotFound, UsageError
+from pytest_gvisor.settings import Settings
+from pytest_gvisor.xdist import shared_folder
+
+if TYPE_CHECKING:
+    from pytest_gvisor.engine import Engine
+    from pytest_gvisor.harness import Gvisor
+
+settings_key = pytest.StashKey[Settings]()
+_engine_key = pytest.StashKey["Engine"]()
+_harnesses_key = pytest.StashKey[list["Gvisor"]]()
+
+
+def engine_of(config: pytest.Config) -> Engine:
+    """This process's engine, made when it is first asked for and closed with the session."""
+    if _engine_key not in config.stash:
+        from pytest_gvisor.engine import Engine  # noqa: PLC0415 -- idle costs nothing
+
+        engine = Engine(shared_folder(config))
+        config.stash[_engine_key] = engine
+        config.add_cleanup(engine.close)
+    return config.stash[_engine_key]
+
+
+def remember(item: pytest.Item, harness: Gvisor) -> None:
+    """Note that a test has this harness, for its report."""
+    item.stash.setdefault(_harnesses_key, []).append(harness)
+
+
+def harnesses(item: pytest.Item) -> list[Gvisor]:
+    """What a test has run workloads with."""
+    return item.stash.get(_harnesses_key, [])
+
+
+@contextlib.contextmanager
+def usage() -> Iterator[None]:
+    """Turn a `UsageError` into a plain failure: its message says where, a traceback would not."""
+    try:
+        yield
+    except UsageError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@contextlib.contextmanager
+def required(settings: Settings) -> Iterator[None]:
+    """Skip for want of runsc or of a platform, or fail where that is not allowed.
+
+    Only these two may skip: a runsc that is refused, or fails, is an error.
+    """
+    try:
+        yield
+    except (RunscNotFound, PlatformUnavailable) as error:
+        if settings.strict:
+            pytest.fail(
+                f"{error}\n(--gvisor-strict: this would be a skip otherwise)", pytrace=False
+            )
+        pytest.skip(error.message)

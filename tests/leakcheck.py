@@ -1,0 +1,147 @@
+"""After each test: no child, descriptor, thread, sandbox or session folder may be left.
+
+The engine of the running pytest may make its keeper, its session folder and its descriptors during
+any test, and keeps them until the session ends; those are known and left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pytest_gvisor.engine import Engine
+from pytest_gvisor.launch import session_dir
+from pytest_gvisor.launch._linux import children_of_self
+from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.state import _engine_key
+
+_PATIENCE = 2.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Holdings:
+    """What this process has at one moment, and dead session folders of any process."""
+
+    children: frozenset[int]
+    descriptors: frozenset[tuple[int, str]]
+    threads: frozenset[int]
+    dead_sessions: frozenset[str]
+
+    @classmethod
+    def now(cls) -> Holdings:
+        """Look."""
+        return cls(
+            children=frozenset(children_of_self()),
+            descriptors=frozenset(_descriptors()),
+            threads=frozenset(thread.ident or 0 for thread in threading.enumerate()),
+            dead_sessions=frozenset(_dead_sessions()),
+        )
+
+    def beyond(self, before: Holdings, known: Holdings) -> list[str]:
+        """What is here and was not before, in words, apart from what is known."""
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        found = [
+            f"child {pid}: {_cmdline(pid)}"
+            for pid in self.children - before.children - known.children
+        ]
+        found += [
+            f"descriptor {fd}: {target}"
+            for fd, target in self.descriptors - before.descriptors
+            if fd not in {fd for fd, _target in known.descriptors}
+        ]
+        found += [f"thread {names.get(t)}" for t in self.threads - before.threads]
+        found += [f"session folder {path}" for path in self.dead_sessions - before.dead_sessions]
+        return found
+
+
+def _descriptors() -> Iterator[tuple[int, str]]:
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            yield int(name), os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+
+
+def _dead_sessions() -> Iterator[str]:
+    base = session_dir.base_folder()
+    if not os.path.isdir(base):
+        return
+    for entry in os.scandir(base):
+        if entry.name.startswith("s-") and session_dir._is_dead(entry.path):
+            yield entry.path
+
+
+def _cmdline(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().replace(b"\0", b" ").decode("utf-8", "replace") or "(zombie)"
+    except OSError:
+        return "(gone)"
+
+
+def _known(engine: Engine | None) -> Holdings:
+    """What the running pytest's own engine holds."""
+    children: set[int] = set()
+    descriptors: set[tuple[int, str]] = set()
+    if engine is not None:
+        keeper, session = engine.launcher._keeper, engine.launcher._session
+        if keeper is not None:
+            children.add(keeper.pid)
+            descriptors.add((keeper._socket.fileno(), ""))
+        if session is not None:
+            descriptors.add((session.lock, ""))
+        descriptors |= {(r.fd, "") for r in engine._found.values() if isinstance(r, Runsc)}
+    return Holdings(
+        children=frozenset(children),
+        descriptors=frozenset(descriptors),
+        threads=frozenset(),
+        dead_sessions=frozenset(),
+    )
+
+
+def _sandboxes(engine: Engine | None) -> list[str]:
+    """What the engine's keeper and session folder still have of runs that are over."""
+    if engine is None:
+        return []
+    found = []
+    keeper, session = engine.launcher._keeper, engine.launcher._session
+    if keeper is not None and keeper.alive():
+        with open(f"/proc/{keeper.pid}/task/{keeper.pid}/children", encoding="ascii") as children:
+            found += [
+                f"process of a sandbox {p}: {_cmdline(int(p))}" for p in children.read().split()
+            ]
+    if session is not None and os.path.isdir(session.path):
+        names = set(os.listdir(session.path)) - {"lock", "journal", "host"}
+        found += [f"left in {session.path}: {name}" for name in names]
+    return found
+
+
+def _settled(look: Callable[[], list[str]]) -> list[str]:
+    """What ``look`` still finds when it has had time to go away."""
+    deadline = time.monotonic() + _PATIENCE
+    while (found := look()) and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves something behind."""
+    before = Holdings.now()
+    yield
+    config = request.config
+
+    def look() -> list[str]:
+        engine = config.stash.get(_engine_key, None)
+        return Holdings.now().beyond(before, _known(engine)) + _sandboxes(engine)
+
+    found = _settled(look)
+    if found:
+        pytest.fail("left behind:\n  " + "\n  ".join(found), pytrace=False)

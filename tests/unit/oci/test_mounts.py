@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.oci.mounts import bind, danger, parse_size, tmpfs
+from pytest_gvisor.oci.words import MountType
+
+DANGEROUS = [
+    "/", "//", "/proc", "/proc/self", "/sys", "/sys/fs", "/dev", "/dev/null", "/run", "/var/run",
+    "/var", "/tmp/..",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("source", DANGEROUS)
+def test_what_would_hand_over_the_host_is_refused(source: str) -> None:
+    """The host's root, kernel folders and runtime folder are refused unless named as dangerous."""
+    with pytest.raises(UsageError, match="refusing to mount"):
+        bind(source, "/data")
+    assert bind(source, "/data", dangerous=True).source == os.path.realpath(source)
+
+
+ENGINES = [
+    "/run/docker.sock", "/run/containerd", "/run/containerd/containerd.sock",
+    "/run/podman/podman.sock", "/run/crio/crio.sock", "/var/lib/docker/overlay2",
+    "/run/user/1000/docker.sock", "/run/user/1000/podman/podman.sock", "/run/user/1000",
+    "/run/user", "/var/lib", "/run/pytest-gvisor", "/run/pytest-gvisor/s1/state",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ENGINES)
+def test_sockets_of_engines_and_session_folders_are_dangerous(source: str) -> None:
+    """A path of a container engine, or of this package's sessions, is known for what it is."""
+    assert danger(source)
+
+
+@pytest.mark.parametrize("source", ["/usr", "/srv/run", "/runner", "/devices", "/opt/proc", "/etc"])
+def test_other_folders_are_not(source: str) -> None:
+    """A path that only looks alike is not refused."""
+    assert danger(source) == ""
+
+
+def test_links_are_resolved_before_judging(tmp_path: Path) -> None:
+    """A link to a refused folder is refused, and the message says where it leads."""
+    link = tmp_path / "harmless"
+    link.symlink_to("/proc")
+    with pytest.raises(UsageError, match="really"):
+        bind(link, "/data")
+
+
+def test_a_link_is_mounted_as_what_it_leads_to(tmp_path: Path) -> None:
+    """What was judged is what is mounted: the real path, not the link."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    made = bind(tmp_path / "link", "/data//x/")
+    assert made.source == str(tmp_path / "real")
+    assert made.destination == "/data/x"
+    assert made.type is MountType.BIND
+    assert "ro" in made.options
+    assert "rw" in bind(tmp_path, "/data", readonly=False).options
+
+
+def test_a_source_that_cannot_be_used_is_a_usage_error(tmp_path: Path) -> None:
+    """A missing source, a loop of links, a NUL byte: typed, with the reason."""
+    (tmp_path / "loop").symlink_to("loop")
+    for source in (tmp_path / "missing", tmp_path / "loop", "a\0b"):
+        with pytest.raises(UsageError, match="cannot mount"):
+            bind(source, "/data", dangerous=True)
+
+
+def test_sockets_and_fifos_are_refused(tmp_path: Path) -> None:
+    """A socket or FIFO is a way to a process of the host: only as dangerous."""
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        for name in ("fifo", "socket"):
+            with pytest.raises(UsageError, match=f"(?i)it is a {name}"):
+                bind(tmp_path / name, "/data")
+            assert bind(tmp_path / name, "/data", dangerous=True).source
+
+
+@pytest.mark.parametrize(
+    "target", ["", "data", "/", "//", "/../x", "/a/..", "/proc", "/proc/1", "/\0"]
+)
+def test_a_destination_that_cannot_be_meant_is_refused(target: str) -> None:
+    """A destination is absolute, has no '..', is not the root and not the sandbox's own proc."""
+    with pytest.raises(UsageError, match="destination"):
+        bind("/usr", target)
+    with pytest.raises(UsageError, match="destination"):
+        tmpfs(target)
+
+
+def test_a_tmpfs_has_mode_and_size() -> None:
+    """The mode is octal and the size is in bytes."""
+    assert tmpfs("/x").options == ("nosuid", "nodev", "mode=1777")
+    assert tmpfs("/x", size="64M", mode=0o700).options[2:] == ("mode=0700", "size=67108864")
+    with pytest.raises(UsageError):
+        tmpfs("/x", mode=0o10000)
+
+
+def test_sizes() -> None:
+    """A size is a number of bytes, or text with a unit of 1024."""
+    assert [parse_size(size) for size in (1, "2", "3k", "4KiB", "5 MB", "1G")] == [
+        1, 2, 3072, 4096, 5 << 20, 1 << 30,
+    ]  # fmt: skip
+    for wrong in (0, -1, 2**63, True, "", "M", "1.5M", "1X", "-1", "9999999999999T", "1\n"):
+        with pytest.raises(UsageError):
+            parse_size(wrong)

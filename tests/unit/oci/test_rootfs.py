@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import InvalidBundle, LaunchError, UsageError
+from pytest_gvisor.oci import rootfs, skeleton
+from pytest_gvisor.oci.mounts import bind, within
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> str:
+    (tmp_path / "shared").mkdir()
+    return str(tmp_path / "shared")
+
+
+def test_the_host_root_is_made_once_and_shared(tmp_path: Path, shared: str) -> None:
+    """Runs without mounts of their own have the same skeleton, and nothing else is left."""
+    one = rootfs.host().prepare(str(tmp_path / "1"), shared=shared)
+    two = rootfs.host().prepare(str(tmp_path / "2"), shared=shared)
+    assert one == two
+    assert os.listdir(shared) == ["host"]
+
+
+def test_other_mount_points_never_reach_the_shared_skeleton(
+    tmp_path: Path, shared: str, tree: Callable[[Path], Any]
+) -> None:
+    """A run that needs a point of its own gets another skeleton; the first stays as it was."""
+    plain = rootfs.host().prepare(str(tmp_path / "1"), shared=shared)
+    before = tree(Path(plain.root_path))
+    mounts = [bind("/usr", "/new/point"), bind("/etc/passwd", "/new/file")]
+    other = rootfs.host().prepare(str(tmp_path / "2"), mounts=mounts, shared=shared)
+    again = rootfs.host().prepare(str(tmp_path / "3"), mounts=mounts, shared=shared)
+    alone = rootfs.host().prepare(str(tmp_path / "4"), mounts=mounts)
+    assert other.root_path == again.root_path != plain.root_path
+    assert alone.root_path == str(tmp_path / "4/rootfs")
+    for made in (other, alone):
+        assert Path(made.root_path, "new/point").is_dir()
+        assert Path(made.root_path, "new/file").is_file()
+    assert tree(Path(plain.root_path)) == before
+
+
+def test_a_shared_folder_does_not_grow_for_ever(
+    tmp_path: Path, shared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past a number of sets of points, a run gets a skeleton in its own folder."""
+    monkeypatch.setattr(rootfs, "_MAX_SHARED", 3)
+    for number in range(5):
+        mounts = [bind("/usr", f"/point{number}")]
+        rootfs.host().prepare(str(tmp_path / str(number)), mounts=mounts, shared=shared)
+    assert len(os.listdir(shared)) == 3
+    assert (tmp_path / "4/rootfs/point4").is_dir()
+
+
+def test_a_point_in_a_system_folder_must_be_there(tmp_path: Path, shared: str) -> None:
+    """A mount into /usr, where runsc would make its point on the host, is refused."""
+    for where in (shared, None):
+        with pytest.raises(InvalidBundle, match="does not exist"):
+            rootfs.host().prepare(
+                str(tmp_path / "1"), mounts=[bind("/srv", "/usr/no-such-point")], shared=where
+            )
+    assert not os.path.exists("/usr/no-such-point")
+
+
+def test_the_host_root_holds_no_secret(tmp_path: Path) -> None:
+    """No shadow, keys or machine id, nothing of this host's name, and only what all may read."""
+    root = Path(rootfs.host().prepare(str(tmp_path / "r")).root_path)
+    names = {str(path.relative_to(root)) for path in root.rglob("*")}
+    for name in ("shadow", "gshadow", "sudoers", "ssh", "machine-id", "ssl/private", "sudoers.d"):
+        assert f"etc/{name}" not in names
+    host = socket.gethostname().encode()
+    for path in root.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            assert path.stat().st_mode & stat.S_IROTH
+            if len(host) > 3 and path.parent == root / "etc":
+                assert host not in path.read_bytes()
+    assert (root / "etc/passwd").read_text().startswith("root:x:0:0:")
+    assert (root / "etc/resolv.conf").read_bytes() == b""
+    assert list((root / "home").iterdir()) == []
+
+
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
+    """A test's odd umask does not make a skeleton that nobody can enter."""
+    old = os.umask(0o777)
+    try:
+        root = Path(rootfs.host().prepare(str(tmp_path / "r")).root_path)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((root / "etc").stat().st_mode) == 0o755
+    assert stat.S_IMODE((root / "tmp").stat().st_mode) == 0o1777
+    assert stat.S_IMODE((root / "etc/passwd").stat().st_mode) == 0o644
+
+
+def test_the_running_python_is_in_the_host_root(tmp_path: Path) -> None:
+    """The interpreter's prefixes are below some read-only mount, and its programs are on PATH."""
+    made = rootfs.host().prepare(str(tmp_path / "r"))
+    for prefix in (sys.prefix, sys.base_prefix):
+        assert any(within(prefix, mount.destination) for mount in made.mounts)
+    assert all("ro" in mount.options for mount in made.mounts)
+    if not sys.prefix.startswith("/usr"):
+        assert made.path[0] == f"{sys.prefix}/bin"
+
+
+@pytest.mark.parametrize("prefix", ["/", "/root", "/home", "/home/someone"])
+def test_a_home_folder_is_never_taken_for_a_python(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prefix that is or holds a home folder is left out, and a note says so."""
+    monkeypatch.setattr(sys, "prefix", prefix)
+    monkeypatch.setattr(skeleton, "prefixes", lambda: [prefix])
+    system = skeleton.system()
+    assert prefix not in dict(system.binds)
+    assert len(system.notes) == 1
+
+
+def test_a_python_in_a_home_folder_is_taken_without_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An interpreter that lives below a home folder is bound alone."""
+    monkeypatch.setattr(skeleton, "prefixes", lambda: ["/root/.pyenv/versions/3.99"])
+    system = skeleton.system()
+    assert ("/root/.pyenv/versions/3.99",) * 2 in system.binds
+    assert "/root" not in dict(system.binds)
+
+
+def test_a_directory_is_checked(tmp_path: Path) -> None:
+    """A root folder is there, is a folder, and is not the host's root."""
+    (tmp_path / "file").write_text("")
+    for wrong in (tmp_path / "none", tmp_path / "file", "", "a\0", "/", "/usr/.."):
+        with pytest.raises(UsageError):
+            rootfs.directory(wrong)
+    assert rootfs.directory("/", dangerous=True).prepare("/unused").root_path == "/"
+
+
+def test_a_directory_is_not_written_to(tmp_path: Path, tree: Callable[[Path], Any]) -> None:
+    """A point that is missing in a given folder is reported, not made."""
+    root = tmp_path / "root"
+    (root / "there").mkdir(parents=True)
+    before = tree(root)
+    made = rootfs.directory(root).prepare(str(tmp_path / "b"), mounts=[bind("/usr", "/there")])
+    assert made.root_path == str(root)
+    with pytest.raises(InvalidBundle, match=r"make that folder .* first"):
+        rootfs.directory(root).prepare(str(tmp_path / "b"), mounts=[bind("/usr", "/gone")])
+    assert tree(root) == before
+
+
+def test_an_empty_root_has_the_files(tmp_path: Path) -> None:
+    """Files come with their content; programs and scripts can be executed."""
+    files: dict[str, bytes | str] = {"/a/b": "text", "c": b"\x7fELF", "d/e": "#!/c\n", "tmp/f": ""}
+    made = rootfs.empty(files).prepare(str(tmp_path / "b"), mounts=[bind("/usr", "/x/y")])
+    root = Path(made.root_path)
+    assert (root / "a/b").read_text() == "text"
+    modes = {name: stat.S_IMODE((root / name).stat().st_mode) for name in ("a/b", "c", "d/e")}
+    assert modes == {"a/b": 0o644, "c": 0o755, "d/e": 0o755}
+    assert (root / "x/y").is_dir()
+    rootfs.empty().prepare(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{"../x": ""}, {"a/../../x": ""}, {"": ""}, {"/": ""}, {"a\0": ""}, {"a/": ""},
+     {"a": "", "a/b": ""}, {"a": "", "/a": ""}],
+)  # fmt: skip
+def test_a_file_that_cannot_be_meant_is_refused(files: dict[str, bytes | str]) -> None:
+    """No file of an empty root can be outside of it, within a file, or there twice."""
+    with pytest.raises(UsageError):
+        rootfs.empty(files)
+
+
+def test_a_full_disk_is_a_typed_error(tmp_path: Path) -> None:
+    """What the file system refuses is a LaunchError with the stage and the number."""
+    with pytest.raises(LaunchError, match="rootfs") as caught:
+        rootfs.empty({"a": ""}).prepare(str(tmp_path / "no/such/parent"))
+    assert caught.value.errno
