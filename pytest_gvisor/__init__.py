@@ -8,35 +8,73 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_gvisor.errors import (
         GvisorError as GvisorError,
+    )
+    from pytest_gvisor.errors import (
         InsecureRunsc as InsecureRunsc,
+    )
+    from pytest_gvisor.errors import (
         InvalidBundle as InvalidBundle,
+    )
+    from pytest_gvisor.errors import (
         LaunchError as LaunchError,
+    )
+    from pytest_gvisor.errors import (
         PlatformUnavailable as PlatformUnavailable,
+    )
+    from pytest_gvisor.errors import (
         ProtocolError as ProtocolError,
+    )
+    from pytest_gvisor.errors import (
         PytestGvisorWarning as PytestGvisorWarning,
+    )
+    from pytest_gvisor.errors import (
         RunscError as RunscError,
+    )
+    from pytest_gvisor.errors import (
         RunscFailed as RunscFailed,
+    )
+    from pytest_gvisor.errors import (
         RunscNotFound as RunscNotFound,
+    )
+    from pytest_gvisor.errors import (
         SandboxCrashed as SandboxCrashed,
+    )
+    from pytest_gvisor.errors import (
         UsageError as UsageError,
+    )
+    from pytest_gvisor.errors import (
         WorkloadFailed as WorkloadFailed,
+    )
+    from pytest_gvisor.errors import (
         WorkloadTimeout as WorkloadTimeout,
     )
     from pytest_gvisor.harness import Gvisor as Gvisor
     from pytest_gvisor.launch.client import Launcher as Launcher
-    from pytest_gvisor.launch.outcome import Completed as Completed, Outcome as Outcome
+    from pytest_gvisor.launch.outcome import Completed as Completed
+    from pytest_gvisor.launch.outcome import Outcome as Outcome
     from pytest_gvisor.oci.bundle import Bundle as Bundle
-    from pytest_gvisor.oci.mounts import bind as bind, tmpfs as tmpfs
+    from pytest_gvisor.oci.mounts import bind as bind
+    from pytest_gvisor.oci.mounts import tmpfs as tmpfs
     from pytest_gvisor.oci.rootfs import (
         Rootfs as Rootfs,
+    )
+    from pytest_gvisor.oci.rootfs import (
         directory as directory,
+    )
+    from pytest_gvisor.oci.rootfs import (
         empty as empty,
+    )
+    from pytest_gvisor.oci.rootfs import (
         host as host,
     )
     from pytest_gvisor.runsc.binary import Runsc as Runsc
     from pytest_gvisor.settings import (
         Network as Network,
+    )
+    from pytest_gvisor.settings import (
         Platform as Platform,
+    )
+    from pytest_gvisor.settings import (
         Settings as Settings,
     )
 

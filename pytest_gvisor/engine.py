@@ -1,5 +1,6 @@
 """What one pytest process has of gVisor, each made when it is first needed: the binary, the
-launcher, and the verdicts on platforms, which all xdist workers of a run share."""
+launcher, and the verdicts on platforms, which all xdist workers of a run share.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +67,7 @@ class Engine:
 
     @contextlib.contextmanager
     def _stored(self, name: str) -> Iterator[_Stored]:
-        """The verdict that another process of this run has left, under a lock for finding it out."""
+        """The verdict that another process of this run has left; the lock is held meanwhile."""
         stored = _Stored()
         if self._shared is None:
             yield stored

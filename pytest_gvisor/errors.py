@@ -5,10 +5,10 @@
         RunscNotFound          nothing to run: the only error that may become a skip
         InsecureRunsc          found, and refused: never a skip, never "not installed"
         RunscFailed            runsc itself failed (its own exit 128, its own message, its logs)
-      PlatformUnavailable      with the cause: no device, no permission, the probe failed, the probe hung
+      PlatformUnavailable      with the cause: no device, no permission, a probe that failed
       InvalidBundle            every problem found, not the first
       WorkloadFailed           only from check=True / check_returncode()
-      WorkloadTimeout          the workload is dead when this is raised; its output so far is attached
+      WorkloadTimeout          the workload is dead when this is raised; its output is attached
       SandboxCrashed           the sentry or gofer died; panic log attached
       LaunchError              the way from here to runsc failed; the stage and errno are attached
       UsageError               a setting or an argument that cannot be meant; nothing was started
@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pytest_gvisor.escape import escape
 
 if TYPE_CHECKING:
     from pytest_gvisor.launch.outcome import Completed
@@ -87,7 +89,7 @@ class InsecureRunsc(RunscError):
         if owner is not None:
             facts.append(f"owner uid {owner}")
         known = f" ({', '.join(facts)})" if facts else ""
-        super().__init__(f"refusing to run {path}{known}: {reason}", next_step=next_step)
+        super().__init__(f"refusing to run {escape(path)}{known}: {reason}", next_step=next_step)
 
 
 class RunscFailed(RunscError):

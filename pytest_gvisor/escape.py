@@ -22,7 +22,7 @@ _SGR = re.compile("\x1b\\[[0-9;]{0,16}m")
 
 
 def escape(text: str) -> str:
-    """``text`` with everything that is not plainly visible written out; printable text is unchanged."""
+    """``text`` with all that is not plainly visible written out; printable text is unchanged."""
     if not _PLAIN.match(text):
         text = "".join(map(_escape_character, text))
     return _CI_COMMAND.sub(

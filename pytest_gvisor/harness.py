@@ -333,7 +333,7 @@ def adapted(spec: Spec, chosen: Settings, way: Way) -> Spec:
             check_netns(path)
         kinds[NamespaceType.NETWORK] = Namespace(type=NamespaceType.NETWORK, path=path)
     mapped = id_mappings(way)
-    uids, gids = mapped if mapped else ((), ())
+    uids, gids = mapped or ((), ())
     kinds.pop(NamespaceType.USER, None)
     if mapped:
         kinds[NamespaceType.USER] = Namespace(type=NamespaceType.USER)

@@ -26,7 +26,7 @@ trap 'rm -rf "$state"' EXIT
 
 
 def keep(folder: str, workspace: Workspace, record: Record) -> None:
-    """Copy what a run was made of to ``folder``, which is made; a part that is missing is left out."""
+    """Copy what a run was made of to ``folder``; a part that is missing is left out."""
     os.makedirs(folder, 0o700, exist_ok=True)
     for name in ("log", "panic"):
         with contextlib.suppress(OSError):

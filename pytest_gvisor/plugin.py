@@ -10,13 +10,13 @@ import pytest
 from pytest_gvisor import header, hookspecs, options, requirements, xdist
 from pytest_gvisor.errors import PytestGvisorWarning
 from pytest_gvisor.fixtures import failed_key, gvisor, gvisor_platform, oci_bundle, runsc
-from pytest_gvisor.state import harnesses, settings_key, usage
+from pytest_gvisor.state import harnesses, settings_key
 
 __all__ = ["PytestGvisorWarning", "gvisor", "gvisor_platform", "oci_bundle", "runsc"]
 
 _MARKERS = (
-    "gvisor(*, platform, network, netns, runsc, timeout, rootless, memory, pids, cpus, max_output): "
-    "settings of this test's sandboxes",
+    "gvisor(*, platform, network, netns, runsc, timeout, rootless, memory, pids, cpus, max_output):"
+    + " settings of this test's sandboxes",
     "requires_runsc: skip, or fail with --gvisor-strict, where there is no runsc",
     "requires_kvm: the same where gVisor's kvm platform does not work",
     "requires_platform(name): the same for the platform of that name",
@@ -66,7 +66,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:  # noqa: ARG001
     """Add the sections of a failed test that ran workloads, and escape its report."""
     report: pytest.TestReport = yield  # type: ignore[assignment]
     item.stash[failed_key] = item.stash.get(failed_key, False) or report.failed

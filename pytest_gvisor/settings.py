@@ -95,7 +95,7 @@ class Settings:
 def platforms(value: object) -> tuple[Platform, ...]:
     """Platforms from ``auto``, ``all``, a comma list, a `Platform`, or a list of these.
 
-    ``auto`` is the empty tuple. The order is kept, a second mention is dropped. Raises `UsageError`.
+    ``auto`` is the empty tuple. The order is kept, a repetition is dropped. Raises `UsageError`.
     """
     parts = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
     names = [name.strip() for part in parts for name in _text(part, "platform").split(",")]

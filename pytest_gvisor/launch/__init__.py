@@ -1,1 +1,1 @@
-"""From a bundle to a verdict: the keeper process, the child, pipes, deadlines, and what came of it."""
+"""From a bundle to a verdict: the keeper, the child, pipes, deadlines, and what came of it."""

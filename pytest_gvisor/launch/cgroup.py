@@ -180,7 +180,7 @@ def create(limits: Limits) -> Cgroups:
             made.remove()
             raise _refused(controller, str(error), error.errno or 0) from error
         if controller == "memory":
-            made._memory = folders[parent]  # noqa: SLF001 -- this function is the constructor
+            made._memory = folders[parent]
     return made
 
 

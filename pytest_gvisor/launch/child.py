@@ -59,7 +59,7 @@ def hide_net_sysctls() -> None:
 
 
 def _place_descriptors(start: Start, error_pipe: int) -> None:
-    """Put the streams at 0-2, the executable at 3, the error pipe at 4, cgroups after; close all else."""
+    """Streams to 0-2, executable to 3, error pipe to 4, cgroups after; close all else."""
     wanted = (*start.streams, start.executable, error_pipe, *start.cgroups)
     # First out of the way of every target, so that no dup2 overwrites one that is still needed.
     high = [os.dup(fd) for fd in wanted]

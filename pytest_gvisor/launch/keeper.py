@@ -156,7 +156,7 @@ class Run:
             self.deadline = now + EXIT_GRACE
         left = remains.processes(self.root)
         if left:
-            # PDEATHSIG reaches gofer and sentry at once; what is still there later is killed by pid.
+            # PDEATHSIG reaches gofer and sentry at once; what stays is killed by pid.
             if self.killed_at is not None or now > self.deadline:
                 remains.kill(left, self.root)
             if now < self.deadline + EXIT_GRACE:

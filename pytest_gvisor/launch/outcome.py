@@ -144,7 +144,8 @@ class Completed:
 
     runsc itself ends with N for exit N and with 128 + S for signal S, so from its status alone
     ``exit 137`` cannot be told from SIGKILL. Where the release can report the sentry's own events
-    (``--pod-init-config``; 20221219 and later), the raw wait status comes from there and both are exact.
+    (``--pod-init-config``; 20221219 and later), the raw wait status comes from there and
+    both are exact.
     Where it cannot, a status of 128 + S is read as signal S; `exact` tells which it was.
     """
 

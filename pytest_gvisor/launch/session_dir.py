@@ -34,7 +34,7 @@ def _refuse(path: str, reason: str) -> LaunchError:
     return LaunchError(
         "session_folder",
         f"{path}: {reason}",
-        next_step=f"Remove or rename {path}, or set XDG_RUNTIME_DIR or TMPDIR to a folder of yours.",
+        next_step=f"Remove or rename {path}, or set XDG_RUNTIME_DIR or TMPDIR.",
     )
 
 
@@ -72,7 +72,7 @@ def _candidates() -> Iterator[str]:
     ):
         yield os.path.join(runtime, "pytest-gvisor")
     yield os.path.join(tempfile.gettempdir(), f"pytest-gvisor-{os.geteuid()}")
-    yield f"/tmp/pytest-gvisor-{os.geteuid()}"  # noqa: S108 -- verified by open_private
+    yield f"/tmp/pytest-gvisor-{os.geteuid()}"
 
 
 def base_folder() -> str:

@@ -1,4 +1,4 @@
-"""One run from the request to its end: drains the pipes, keeps the deadline, gathers the evidence."""
+"""One run from the request to its end: pipes drained, deadline kept, evidence gathered."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from pytest_gvisor.errors import InvalidBundle
 
 MAX_BYTES: Final = 4 << 20
 MAX_DEPTH: Final = 64
+MAX_CONTAINERS: Final = 100_000
 MAX_PROBLEMS: Final = 100
 
 
@@ -100,27 +101,23 @@ def nearest(word: str, words: Sequence[str]) -> str:
     return f"; did you mean {lowered[found[0]]}" if found else ""
 
 
+class _EnoughError(Exception):
+    """There are so many problems that no more are looked for."""
+
+
 class _Report:
-    """The problems so far. Past `MAX_PROBLEMS` they are only counted."""
+    """The problems so far."""
 
     def __init__(self, rules: Mapping[type, Rule]) -> None:
         self.rules = rules
         self.problems: list[str] = []
-        self.more = 0
-
-    @property
-    def full(self) -> bool:
-        return len(self.problems) >= MAX_PROBLEMS
 
     def add(self, path: str, text: str) -> object:
-        if self.full:
-            self.more += 1
-        else:
-            self.problems.append(f"{path}: {text}" if path else text)
+        if len(self.problems) >= MAX_PROBLEMS:
+            self.problems.append("... and more")
+            raise _EnoughError
+        self.problems.append(f"{path}: {text}" if path else text)
         return _BAD
-
-    def all(self) -> list[str]:
-        return [*self.problems, *([f"... and {self.more} more"] if self.more else [])]
 
 
 class _Object(dict[str, object]):
@@ -141,36 +138,38 @@ def _constant(name: str) -> object:
     raise ValueError(f"{name} is not a JSON number")
 
 
-_MARKS = re.compile(rb'[\[{]+|[\]}]+|"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_STRINGS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_INNERMOST: Final = re.compile(rb"\[\]|\{\}")
+_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
-def _depth(data: bytes) -> int:
-    """How deep the brackets outside of strings go; no further than one above the limit."""
+def _too_much(data: bytes) -> str:
+    """What is too much in the brackets outside of strings, or nothing."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return 0
-    deepest = depth = 0
-    for match in _MARKS.finditer(data):
-        first = data[match.start()]
-        if first == 0x22:
-            continue
-        depth += (match.end() - match.start()) * (1 if first in b"[{" else -1)
-        if depth > deepest:
-            deepest = depth
-            if deepest > MAX_DEPTH:
-                break
-    return deepest
+        return ""
+    brackets = _STRINGS.sub(b"", data).translate(None, _NO_BRACKETS)
+    if len(brackets) > 2 * MAX_CONTAINERS:
+        return f"more than {MAX_CONTAINERS} lists and objects"
+    for _ in range(MAX_DEPTH):
+        # Each round takes one level away.
+        rest = _INNERMOST.sub(b"", brackets)
+        if len(rest) == len(brackets):
+            # Nothing, or brackets that do not match, which the parser reports.
+            return ""
+        brackets = rest
+    return f"nested deeper than {MAX_DEPTH} levels" if brackets else ""
 
 
 def load(data: bytes, *, where: str) -> object:
-    """JSON text as Python values, within `MAX_BYTES` and `MAX_DEPTH`; `InvalidBundle` if not."""
+    """JSON text as Python values, within the limits above; `InvalidBundle` if not."""
     if len(data) > MAX_BYTES:
         raise InvalidBundle([f"larger than {MAX_BYTES} bytes"], where=where)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidBundle([f"not UTF-8 at byte {error.start}"], where=where) from None
-    if _depth(data) > MAX_DEPTH:
-        raise InvalidBundle([f"nested deeper than {MAX_DEPTH} levels"], where=where)
+    if wrong := _too_much(data):
+        raise InvalidBundle([wrong], where=where)
     try:
         return json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
     except (ValueError, RecursionError) as error:
@@ -218,7 +217,7 @@ def _word(kind: type[enum.StrEnum]) -> _Codec:
         member = words.get(str(text))
         if member is not None:
             return member
-        hint = "" if report.full else nearest(str(text), list(words))
+        hint = nearest(str(text), list(words))
         plain = str(text) if re.fullmatch(r"\w{1,40}", str(text), re.ASCII) else shown(text)
         return report.add(path, f"unknown {noun} {plain}{hint}")
 
@@ -325,7 +324,7 @@ def _instance(cls: Any, value: object, path: str, report: _Report) -> object:
         field = shape.get(name)
         if field is None:
             refused = getattr(cls, "REFUSED", {}).get(name)
-            hint = "" if refused or report.full else nearest(str(name), list(shape))
+            hint = "" if refused else nearest(str(name), list(shape))
             report.add(at(path, str(name)), refused or f"unknown key{hint}")
             continue
         got = field.codec(entry, at(path, name), report)
@@ -350,8 +349,11 @@ def read(cls: type, value: object, rules: Mapping[type, Rule]) -> tuple[Any, lis
     A rule is asked only about an object whose own values are all good: none sees a wrong type.
     """
     report = _Report(rules)
-    made = _instance(cls, value, "", report)
-    return (None if made is _BAD else made), report.all()
+    try:
+        made = _instance(cls, value, "", report)
+    except _EnoughError:
+        made = _BAD
+    return (None if made is _BAD else made), report.problems
 
 
 @functools.cache

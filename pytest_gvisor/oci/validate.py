@@ -138,7 +138,7 @@ def _mount(mount: Mount) -> _Found:
     for index, option in enumerate(mount.options):
         name, equals, _ = option.partition("=")
         if name not in (_VALUES if equals else _FLAGS):
-            hint = reader.nearest(name, sorted(_FLAGS | _VALUES))
+            hint = reader.nearest(name, [*_FLAGS, *_VALUES])
             yield f".options[{index}]", f"unknown mount option {reader.shown(option)}{hint}"
 
 
@@ -279,7 +279,8 @@ def problems_of_json(spec: Spec, value: dict[str, Any]) -> list[str]:
     """As `problems`, where the specification's JSON is at hand."""
     again, found = examine(value)
     if again is not None:
-        found += [f"{place}: {text}" for place, text in _own(spec)]
+        own = itertools.islice(_own(spec), reader.MAX_PROBLEMS)
+        found += [f"{place}: {text}" for place, text in own]
     return found
 
 

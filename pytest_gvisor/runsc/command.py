@@ -120,4 +120,3 @@ def check_extra(arguments: Sequence[str], known: Collection[str]) -> tuple[str, 
         if name not in known:
             raise UsageError(f"this runsc has no flag --{name}; see `runsc flags`")
     return tuple(arguments)
-

@@ -1,8 +1,8 @@
 """Whether a platform works here: what can be seen, and then a bounded real run.
 
-Nothing short of a run tells. /dev/kvm may open and answer KVM_CREATE_VM and KVM_CREATE_VCPU while
-the sandbox then spins for ever, on some nested hosts; systrap and ptrace depend on the yama scope and on the
-seccomp profile of the container around them.
+Nothing short of a run tells. On some nested hosts /dev/kvm opens and answers KVM_CREATE_VM and
+KVM_CREATE_VCPU, and the sandbox then spins for ever; systrap and ptrace depend on the yama scope
+and on the seccomp profile of the container around them.
 """
 
 from __future__ import annotations

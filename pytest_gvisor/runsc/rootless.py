@@ -18,7 +18,7 @@ class Way(enum.StrEnum):
     """As root, without a user namespace in the bundle."""
 
     MAPPED = "mapped"
-    """Rootless OCI: the bundle carries user-namespace mappings, and ``--rootless`` is not passed."""
+    """Rootless OCI: user-namespace mappings in the bundle, and no ``--rootless``."""
 
     FLAG = "flag"
     """``--rootless``: an unprivileged caller. runsc makes the user namespace, with one id."""

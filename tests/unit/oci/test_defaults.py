@@ -67,6 +67,13 @@ def test_the_environment_is_fixed_and_the_callers_is_on_top() -> None:
     assert env[1:] == ["HOME=/tmp", "LANG=C", "X=a=b"]
 
 
+@pytest.mark.parametrize("env", [{"A=B": "1"}, {"": "1"}, {"A": 1}, {1: "A"}, {"A": b"1"}])
+def test_a_variable_that_cannot_be_meant_is_refused(env: Any) -> None:
+    """A name with '=', no name, and what is not text are usage errors, not another variable."""
+    with pytest.raises(UsageError):
+        made(env=env)
+
+
 def test_limits_are_there_where_asked_for() -> None:
     """Memory in bytes without extra swap, tasks, CPUs as quota of docker's period."""
     assert "resources" not in made()["linux"]

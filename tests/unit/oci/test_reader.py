@@ -6,7 +6,7 @@ import pytest
 
 from pytest_gvisor.errors import InvalidBundle
 from pytest_gvisor.oci import reader
-from pytest_gvisor.oci.spec import User
+from pytest_gvisor.oci.spec import Spec, User
 
 HOSTILE = {
     "deep lists": b"[" * 10_000 + b"]" * 10_000,
@@ -23,6 +23,7 @@ HOSTILE = {
     "a number of a million digits": b"1" * 1_000_000,
     "cut off": b'{"a": ',
     "nothing": b"",
+    "wide": b"[" + b"{}," * 1_390_000 + b"{}]",
     "wide and unfinished": b"[[]," * 1_000_000,
 }
 
@@ -32,7 +33,7 @@ def test_hostile_text_is_a_typed_error_within_a_second(data: bytes) -> None:
     """Text that is not JSON, or is too much of it, is an InvalidBundle and takes no time."""
     start = time.monotonic()
     with pytest.raises(InvalidBundle):
-        reader.load(data, where="x")
+        Spec.parse(data)
     assert time.monotonic() - start < 1
 
 
@@ -48,11 +49,11 @@ def test_a_place_is_printed_without_control_characters() -> None:
     assert len(reader.at("a", "k" * 10_000)) < 100
 
 
-def test_a_hundred_problems_are_listed_and_the_rest_counted() -> None:
+def test_a_hundred_problems_are_listed_and_no_more() -> None:
     """A file with very many problems gives a report that can be read, quickly."""
     start = time.monotonic()
     made, found = reader.read(User, {f"key{n}": n for n in range(100_000)}, {})
     assert made is None
     assert len(found) == 101
-    assert found[-1] == "... and 99902 more"
+    assert found[-1] == "... and more"
     assert time.monotonic() - start < 1
