@@ -40,7 +40,7 @@ def runsc(request: pytest.FixtureRequest) -> Runsc:
 
 @pytest.fixture
 def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
-    """The platform that this test runs on. One that does not work skips it, or fails when strict."""
+    """The platform that this test runs on; one that does not work skips or, if strict, fails."""
     settings = _settings(request)
     engine = engine_of(request.config)
     with required(settings):

@@ -128,6 +128,7 @@ class Gvisor:
             platform=self.platform,
             make_spec=lambda workspace: self._modified(make_spec(workspace, workload, chosen, way)),
             network=chosen.network,
+            netns=chosen.netns,
             rootless_flag=way is Way.FLAG,
             input=input.encode() if isinstance(input, str) else input,
             timeout=chosen.timeout,
@@ -153,11 +154,15 @@ class Gvisor:
         """
         chosen = self._chosen(timeout, settings)
         way = self._way(chosen)
+        netns = netns_of(bundle.spec, chosen)
         request = Request(
             runsc=self.runsc,
             platform=self.platform,
-            make_spec=lambda _workspace: self._modified(adapted(bundle.spec, chosen, way)),
+            make_spec=lambda workspace: self._modified(
+                adapted(bundle.spec, chosen.network, netns or workspace.netns, way)
+            ),
             network=chosen.network,
+            netns=netns,
             rootless_flag=way is Way.FLAG,
             input=input.encode() if isinstance(input, str) else input,
             timeout=chosen.timeout,
@@ -264,7 +269,7 @@ def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: W
         mounts=prepared.mounts,
         path=prepared.path,
         network=chosen.network,
-        netns=chosen.netns,
+        netns=chosen.netns or (workspace.netns if chosen.network is Network.SANDBOX else None),
         hostname=workload.hostname,
         readonly_root=workload.readonly,
         memory=chosen.memory,
@@ -288,7 +293,8 @@ def write_bundle(
     workload, changes = workload_of(args, options)
     chosen = chosen_settings(settings, changes)
     os.makedirs(path, 0o700, exist_ok=True)
-    workspace = Workspace(id=os.path.basename(path), folder=path, shared="")
+    # No namespace is made for a bundle that is only written: whoever runs it decides on one.
+    workspace = Workspace(id=os.path.basename(path), folder=path, shared="", netns="")
     return Bundle.create(path, make_spec(workspace, workload, chosen, way_of(chosen)))
 
 
@@ -318,19 +324,31 @@ def id_mappings(way: Way) -> tuple[Sequence[IdMapping], Sequence[IdMapping]] | N
     return first, second
 
 
-def adapted(spec: Spec, chosen: Settings, way: Way) -> Spec:
+def netns_of(spec: Spec, chosen: Settings) -> str | None:
+    """The network namespace that a bundle, or this run's settings, names.
+
+    Raises `InvalidBundle` where the two name different ones, `UsageError` for one that may not be
+    joined.
+    """
+    paths = [space.path for space in spec.linux.namespaces if space.type is NamespaceType.NETWORK]
+    named = next(filter(None, paths), None)
+    if chosen.network is not Network.SANDBOX or named is None:
+        return chosen.netns
+    if chosen.netns not in (None, named):
+        raise InvalidBundle([f"linux.namespaces joins {named}, and netns is {chosen.netns}"])
+    check_netns(named)
+    return named
+
+
+def adapted(spec: Spec, network: Network, netns: str, way: Way) -> Spec:
     """A bundle's specification with what this run's settings decide: network and mappings.
 
-    Raises `InvalidBundle` where the bundle says something that the settings contradict.
+    ``netns`` is the path of the network namespace that a sandbox with its own stack joins.
     """
     kinds = {namespace.type: namespace for namespace in spec.linux.namespaces}
-    network = kinds.pop(NamespaceType.NETWORK, None)
-    if network is not None and network.path and chosen.netns not in (None, network.path):
-        raise InvalidBundle([f"linux.namespaces joins {network.path}, netns is {chosen.netns}"])
-    if chosen.network is not Network.HOST:
-        path = chosen.netns or (network.path if network else "")
-        if path:
-            check_netns(path)
+    kinds.pop(NamespaceType.NETWORK, None)
+    if network is not Network.HOST:
+        path = netns if network is Network.SANDBOX else ""
         kinds[NamespaceType.NETWORK] = Namespace(type=NamespaceType.NETWORK, path=path)
     mapped = id_mappings(way)
     uids, gids = mapped or ((), ())

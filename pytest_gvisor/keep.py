@@ -38,7 +38,7 @@ def keep(folder: str, workspace: Workspace, record: Record) -> None:
         stdin.write(record.input)
     script = os.path.join(folder, "replay.sh")
     with open(script, "w", encoding="utf-8") as file:
-        file.write(_SCRIPT.format(command=_command(workspace, record)))
+        file.write(_SCRIPT.format(command=_command(folder, workspace, record)))
     os.chmod(script, 0o700)
     record.kept = folder
 
@@ -53,11 +53,14 @@ def _copy_bundle(folder: str, workspace: Workspace) -> None:
     if root.startswith(workspace.shared + "/"):
         shutil.copytree(root, os.path.join(bundle, "rootfs"), symlinks=True)
         config["root"]["path"] = "rootfs"
+    for namespace in config["linux"]["namespaces"]:
+        if namespace.get("path") == workspace.netns:
+            namespace["path"] = os.path.join(folder, "netns")
     with open(os.path.join(bundle, "config.json"), "w", encoding="utf-8") as file:
         json.dump(config, file, indent=2)
 
 
-def _command(workspace: Workspace, record: Record) -> str:
+def _command(folder: str, workspace: Workspace, record: Record) -> str:
     """The shell command: the run's own, with its folders exchanged for the script's."""
     words = list(record.argv)
     for name in ("--log", "--panic-log", "--debug-log", "--pod-init-config"):
@@ -72,7 +75,20 @@ def _command(workspace: Workspace, record: Record) -> str:
     ):
         line = line.replace(path, replacement)
     if record.hide_net_sysctls:
-        # See launch/child.py: newer kernels make older releases of runsc refuse every namespace.
-        inner = shlex.quote('mount -t tmpfs none /proc/sys/net && exec "$@"')
-        line = f"unshare -m sh -c {inner} sh {line}"
+        line = _with_network(folder, workspace, line)
     return line
+
+
+def _with_network(folder: str, workspace: Workspace, line: str) -> str:
+    """The command behind the steps that the child takes for a network of the sandbox's own.
+
+    See launch/child.py for why: runsc is shown no /proc/sys/net, and a namespace whose loopback is
+    up, at the path that config.json has.
+    """
+    steps = 'mount -t tmpfs none /proc/sys/net && exec "$@"'
+    if os.path.lexists(workspace.netns):
+        netns = shlex.quote(os.path.join(folder, "netns"))
+        make = f": > {netns} && ip link set lo up"
+        steps = f"{make} && mount --bind /proc/self/ns/net {netns} && {steps}"
+        return f"unshare -n -m sh -c {shlex.quote(steps)} sh {line}"
+    return f"unshare -m sh -c {shlex.quote(steps)} sh {line}"

@@ -15,8 +15,10 @@ from pytest_gvisor.state import harnesses, settings_key
 __all__ = ["PytestGvisorWarning", "gvisor", "gvisor_platform", "oci_bundle", "runsc"]
 
 _MARKERS = (
-    "gvisor(*, platform, network, netns, runsc, timeout, rootless, memory, pids, cpus, max_output):"
-    + " settings of this test's sandboxes",
+    (
+        "gvisor(**settings): settings of this test's sandboxes: platform, network, netns, runsc, "
+        "timeout, rootless, memory, pids, cpus, max_output"
+    ),
     "requires_runsc: skip, or fail with --gvisor-strict, where there is no runsc",
     "requires_kvm: the same where gVisor's kvm platform does not work",
     "requires_platform(name): the same for the platform of that name",

@@ -8,8 +8,11 @@ than one call at a time: policy lives with the callers.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
+import socket
+import struct
 
 # include/uapi/linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -18,12 +21,19 @@ PR_SET_NO_NEW_PRIVS = 38
 
 # include/uapi/linux/sched.h
 CLONE_NEWNS = 0x00020000
+CLONE_NEWNET = 0x40000000
+
+# include/uapi/linux/sockios.h and if.h
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 1
 
 # include/uapi/linux/mount.h
 MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 MS_NOEXEC = 8
+MS_BIND = 4096
 MS_REC = 16384
 MS_SLAVE = 1 << 19
 MNT_DETACH = 2
@@ -86,6 +96,15 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 def umount_lazily(target: str) -> None:
     """``umount2(target, MNT_DETACH)``."""
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount2({target!r}, MNT_DETACH)")
+
+
+def interface_up(name: str) -> None:
+    """Bring a network interface of this network namespace up (netdevice(7))."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        request = struct.pack("16sH22x", name.encode(), 0)
+        answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, request)
+        flags = struct.unpack_from("16sH", answer)[1] | IFF_UP
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags))
 
 
 def reset_signals() -> None:

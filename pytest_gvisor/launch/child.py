@@ -41,9 +41,12 @@ class Start:
     hide_net_sysctls: bool = False
     """Whether runsc must not see /proc/sys/net: see `hide_net_sysctls`."""
 
+    netns: str = ""
+    """Where to put a new network namespace, for runsc to join: see `make_netns`."""
+
 
 def hide_net_sysctls() -> None:
-    """Cover /proc/sys/net with an empty tmpfs, in a mount namespace of this process's own.
+    """Cover /proc/sys/net with an empty tmpfs; this process's mount namespace is its own.
 
     Before it takes over a network namespace's interfaces, runsc asks whether the namespace is the
     host's, by the existence of /proc/sys/net/core/rmem_default there. On older kernels only the
@@ -52,10 +55,27 @@ def hide_net_sysctls() -> None:
     then, by inode (netns.py). The tmpfs goes over ``net`` and not ``core``: below ``net`` each
     network namespace has directory entries of its own, on which a mount would not be seen.
     """
-    _linux.unshare(_linux.CLONE_NEWNS)
-    _linux.mount("none", "/", "none", _linux.MS_REC | _linux.MS_SLAVE)
     flags = _linux.MS_RDONLY | _linux.MS_NOSUID | _linux.MS_NODEV | _linux.MS_NOEXEC
     _linux.mount("none", "/proc/sys/net", "tmpfs", flags, "size=4k")
+
+
+def make_netns(path: str) -> None:
+    """Make a network namespace with its loopback up, and bind it to ``path`` for runsc to join.
+
+    A namespace that runsc makes for itself has its loopback down, and runsc gives the sandbox no
+    interface that is down: not even 127.0.0.1 would answer inside. The bind is seen in this
+    process's mount namespace alone, so it is gone with runsc.
+    """
+    _linux.unshare(_linux.CLONE_NEWNET)
+    _linux.interface_up("lo")
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    _linux.mount("/proc/self/ns/net", path, "none", _linux.MS_BIND)
+
+
+def _own_mounts() -> None:
+    _linux.unshare(_linux.CLONE_NEWNS)
+    # What is mounted from here on must not travel back to the host's mount namespace.
+    _linux.mount("none", "/", "none", _linux.MS_REC | _linux.MS_SLAVE)
 
 
 def _place_descriptors(start: Start, error_pipe: int) -> None:
@@ -101,6 +121,12 @@ def become(start: Start, *, parent: int, error_pipe: int) -> NoReturn:
         stage = "cgroup"
         for descriptor in range(_ERROR_PIPE + 1, _ERROR_PIPE + 1 + len(start.cgroups)):
             os.write(descriptor, b"0")  # "0" names the writer itself (cgroups(7))
+        if start.hide_net_sysctls or start.netns:
+            stage = "mount_namespace"
+            _own_mounts()
+        if start.netns:
+            stage = "network_namespace"
+            make_netns(start.netns)
         if start.hide_net_sysctls:
             stage = "mount_namespace"
             hide_net_sysctls()

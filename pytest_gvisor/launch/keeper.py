@@ -164,7 +164,7 @@ class Run:
         if remains.has_state(self.root) and self.deletes < DELETE_TRIES:
             self._delete(now)
             return False
-        leaks = remains.remove(self.folder, self.root, self.cgroups)
+        leaks = remains.remove(self.folder, self.cgroups)
         if leaks and now < self.deadline + EXIT_GRACE:
             return False
         leaks += [f"process {pid}" for pid in left]
@@ -248,6 +248,7 @@ class Keeper:
             streams=(fds[2], fds[3], fds[4]),
             cgroups=tuple(fds[5:]),
             hide_net_sysctls=request["hide_net_sysctls"],
+            netns=request["netns"],
         )
         try:
             run.start(start)

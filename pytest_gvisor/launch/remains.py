@@ -67,7 +67,7 @@ def has_state(root: str) -> bool:
         return False
 
 
-def remove(folder: str, root: str, cgroups: list[str]) -> list[str]:
+def remove(folder: str, cgroups: list[str]) -> list[str]:
     """Remove a run's folder and cgroups; returns what could not be removed, in words."""
     leaks = []
     unmount(folder)

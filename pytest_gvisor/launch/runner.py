@@ -52,6 +52,9 @@ class Workspace:
     shared: str
     """Folder of the session for what its runs have in common."""
 
+    netns: str
+    """Where the child puts a network namespace, if the run needs a new one."""
+
     def path(self, name: str) -> str:
         """The path of one part: ``bundle``, ``root``, ``runtime``, ``logs``, ``log``, ``panic``."""
         return os.path.join(self.folder, name)
@@ -67,6 +70,9 @@ class Request:
     """Makes the root filesystem in the workspace and the specification that goes with it."""
 
     network: Network = Network.NONE
+    netns: str | None = None
+    """The namespace to join with ``sandbox`` networking; None makes a fresh one."""
+
     rootless_flag: bool = False
     input: bytes | Iterable[bytes] | None = None
     timeout: float = 60.0
@@ -176,7 +182,12 @@ class Runner:
             raise LaunchError(
                 "workspace", f"cannot make {folder}", errno=error.errno or 0
             ) from error
-        return Workspace(id=run, folder=folder, shared=session.path)
+        return Workspace(
+            id=run,
+            folder=folder,
+            shared=session.path,
+            netns=os.path.join(folder, "netns"),
+        )
 
     def _wants_logs(self) -> bool:
         # Where the sentry cannot report, its crash is told from the workload's end by the run log.
@@ -224,6 +235,7 @@ class Runner:
             max_output=request.max_output,
             cgroup_folders=self._cgroups.folders,
             hide_net_sysctls=hide,
+            netns="" if not hide or request.netns else workspace.netns,
             listener=self._listener,
         )
 

@@ -218,7 +218,7 @@ def _sweep_session(session: str) -> None:
     pids = remains.processes(session, everywhere=True)
     remains.kill(pids, session)
     remains.kill_cgroups(cgroups)
-    remains.remove(session, session, cgroups)
+    remains.remove(session, cgroups)
 
 
 def is_own_cgroup(path: str) -> bool:

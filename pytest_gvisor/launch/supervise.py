@@ -41,6 +41,7 @@ class Job:
     cgroup_folders: list[str] = dataclasses.field(default_factory=list)
     cgroup_fds: list[int] = dataclasses.field(default_factory=list)
     hide_net_sysctls: bool = False
+    netns: str = ""
     listener: Listener | None = None
 
 
@@ -137,6 +138,7 @@ class Supervisor:
             "root": job.root,
             "cgroup_folders": job.cgroup_folders,
             "hide_net_sysctls": job.hide_net_sysctls,
+            "netns": job.netns,
         }
         self._control = keeper.launch(
             request, [job.executable, *self.pipes.theirs, *job.cgroup_fds]

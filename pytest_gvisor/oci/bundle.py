@@ -67,7 +67,7 @@ class Bundle:
         """
         folder = os.path.abspath(os.fspath(path))
         where = os.path.join(folder, CONFIG)
-        found, notes = list[str](), list[str]()
+        notes: list[str] = []
         value = _prepared(load(_read(folder), where=where), notes)
         spec, found = validate.examine(value)
         whole = spec is not None

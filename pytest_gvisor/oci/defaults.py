@@ -120,7 +120,7 @@ def parse_user(user: int | str | tuple[int, int]) -> User:
 def environment(env: Mapping[str, str], *, uid: int, path: Sequence[str] = ()) -> tuple[str, ...]:
     """The fixed environment with the caller's on top; ``path`` goes in front of PATH."""
     for name, value in env.items():
-        if not isinstance(name, str) or not isinstance(value, str):
+        if not all(isinstance(part, str) for part in (name, value)):
             raise UsageError(f"environment variable {shown(name)}: name and value must be text")
         if not name or "=" in name:
             raise UsageError(f"{shown(name)} cannot be the name of an environment variable")

@@ -1,0 +1,216 @@
+"""What the tests against the real runsc share: a workload that runs while the test looks at it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from pytest_gvisor import Completed, Gvisor, GvisorError, Platform, bind
+from pytest_gvisor.launch import remains
+from pytest_gvisor.launch._linux import children_of_self
+from pytest_gvisor.state import settings_key
+
+PATIENCE = 30.0
+"""Seconds after which something that has to happen is taken not to happen; it costs nothing."""
+
+
+def wait_for(look: Callable[[], Any], what: str) -> Any:
+    """The first true value of ``look``; fails the test when there is none for a long time."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {PATIENCE:g} s for {what}")
+        time.sleep(0.01)
+    return found
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """The fields of /proc/PID/status."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as lines:
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def words_of(pid: int, name: str) -> list[str]:
+    """/proc/PID/cmdline or environ, taken apart."""
+    with open(f"/proc/{pid}/{name}", "rb") as file:
+        return [os.fsdecode(word) for word in file.read().rstrip(b"\0").split(b"\0")]
+
+
+def children_of(pid: int) -> list[int]:
+    """The direct children of a process, whichever of its threads made them."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(FileNotFoundError):
+                with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as children:
+                    found += [int(child) for child in children.read().split()]
+    return found
+
+
+@dataclass(kw_only=True)
+class Running:
+    """A workload that runs until it is told to end, and the host's view of it."""
+
+    gvisor: Gvisor
+    folder: Path
+    """Bound writable at /shared in the sandbox."""
+
+    _end: threading.Event = field(default_factory=threading.Event)
+    _result: list[Completed | GvisorError] = field(default_factory=list)
+
+    @property
+    def root(self) -> str:
+        """runsc's state folder of this run, which its processes' command lines name."""
+        argv = self.gvisor.records[-1].argv
+        return argv[argv.index("--root") + 1]
+
+    @property
+    def keeper(self) -> int:
+        """The keeper's process id."""
+        keeper = self.gvisor._launcher.keeper()
+        return keeper.pid
+
+    @property
+    def runsc(self) -> int:
+        """The process id of ``runsc run``, the keeper's child."""
+        found = [pid for pid in children_of(self.keeper) if self.root in words_of(pid, "cmdline")]
+        assert len(found) == 1, found
+        return found[0]
+
+    def child(self, subcommand: str) -> int:
+        """runsc's child that runs this subcommand: ``boot`` is the sentry, ``gofer`` the gofer."""
+        found = [pid for pid in children_of(self.runsc) if subcommand in words_of(pid, "cmdline")]
+        assert len(found) == 1, found
+        return found[0]
+
+    def path(self, name: str) -> Path:
+        """The host's path of a file that the workload has as /shared/NAME, once that is there."""
+        path = self.folder / name
+        wait_for(lambda: path.exists() or self._result, f"the workload to make {name}")
+        assert path.exists(), self._result
+        return path
+
+    def text(self, name: str) -> str:
+        """The one line in a file that the workload makes in /shared."""
+        path = self.path(name)
+        wait_for(lambda: path.read_text().endswith("\n") or self._result, f"a line in {name}")
+        return path.read_text().rstrip("\n")
+
+    def input(self) -> Iterator[bytes]:
+        """What the workload reads: newlines, and the end of file when it is to end."""
+        while not self._end.wait(0.02):
+            yield b"\n"
+
+    def end(self) -> Completed:
+        """Let the workload end; what came of it."""
+        self._end.set()
+        wait_for(lambda: self._result, "the workload's end")
+        if isinstance(self._result[0], GvisorError):
+            raise self._result[0]
+        return self._result[0]
+
+
+class Start(Protocol):
+    """What the fixture ``running`` is."""
+
+    def __call__(self, script: str = "", **options: Any) -> Running:
+        """Run a shell script, then wait inside until `Running.end`."""
+
+
+@pytest.fixture
+def running(gvisor: Gvisor, tmp_path: Path) -> Iterator[Start]:
+    """Starts a workload in a thread; ``script`` has been run when this returns."""
+    started: list[tuple[Running, threading.Thread]] = []
+
+    def start(script: str = "", **options: Any) -> Running:
+        folder = tmp_path / f"shared-{len(started)}"
+        folder.mkdir()
+        folder.chmod(0o777)
+        run = Running(gvisor=gvisor, folder=folder)
+        whole = f"{script}\n: > /shared/up; exec cat > /dev/null"
+        options["mounts"] = [*options.get("mounts", ()), bind(folder, "/shared", readonly=False)]
+
+        def work() -> None:
+            try:
+                run._result.append(gvisor.run(["sh", "-c", whole], input=run.input(), **options))
+            except GvisorError as error:
+                run._result.append(error)
+
+        thread = threading.Thread(target=work)
+        started.append((run, thread))
+        thread.start()
+        run.path("up")
+        return run
+
+    yield start
+    for run, thread in started:
+        run._end.set()
+        thread.join()
+
+
+@pytest.fixture
+def no_process_left(gvisor: Gvisor) -> Callable[[], None]:
+    """Checks that no process of any sandbox of this session is left, at this moment."""
+
+    def check() -> None:
+        # Not even one that the keeper has not adopted: all processes of the host are looked at.
+        session = gvisor._launcher.session().path
+        own = {os.getpid(), *children_of_self()}  # the keeper's command line names it too
+        left = [pid for pid in remains.processes(session, everywhere=True) if pid not in own]
+        assert [words_of(pid, "cmdline") for pid in left] == []
+
+    return check
+
+
+@pytest.fixture
+def is_first_platform(request: pytest.FixtureRequest, gvisor_platform: Platform) -> bool:
+    """Whether this is the first of the platforms that the command line asks for.
+
+    What does not depend on the platform is tried in full there, and as a sample on the others.
+    """
+    asked = request.config.stash[settings_key].platforms
+    return not asked or gvisor_platform is asked[0]
+
+
+@pytest.fixture(scope="session")
+def compile_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes a statically linked program of C source; it needs nothing of a root file system."""
+    import subprocess
+
+    folder = tmp_path_factory.mktemp("programs")
+    made: dict[str, Path] = {}
+
+    def build(source: str) -> Path:
+        if source not in made:
+            path = folder / f"program-{len(made)}"
+            argv = ["gcc", "-static", "-pthread", "-O1", "-x", "c", "-o", str(path), "-"]
+            subprocess.run(argv, input=source, text=True, check=True)
+            made[source] = path
+        return made[source]
+
+    return build
+
+
+@pytest.fixture
+def busybox_root(tmp_path: Path) -> Path:
+    """A small root file system of the host's static busybox, with every mount point."""
+    root = tmp_path / "busybox-root"
+    for name in ("bin", "dev", "proc", "sys", "tmp"):
+        (root / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", root / "bin/busybox")
+    for name in ("sh", "cat", "echo", "ls", "id", "touch", "true"):
+        (root / "bin" / name).symlink_to("busybox")
+    return root
+
+
+PYTHON = sys.executable
