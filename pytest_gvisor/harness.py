@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pytest_gvisor import settings as words
-from pytest_gvisor.errors import InvalidBundle, UsageError
+from pytest_gvisor.errors import InvalidBundle, PytestGvisorWarning, UsageError
 from pytest_gvisor.launch.client import Launcher
 from pytest_gvisor.launch.netns import check_netns
 from pytest_gvisor.launch.outcome import Completed
@@ -260,6 +261,8 @@ def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: W
     prepared = workload.rootfs.prepare(
         workspace.folder, mounts=workload.mounts, shared=workspace.shared or None
     )
+    for note in prepared.notes:
+        warnings.warn(PytestGvisorWarning(note), stacklevel=2)
     return default_spec(
         workload.args,
         root_path=prepared.root_path,

@@ -117,8 +117,9 @@ def _sandboxes(engine: Engine | None) -> list[str]:
                 f"process of a sandbox {p}: {_cmdline(int(p))}" for p in children.read().split()
             ]
     if session is not None and os.path.isdir(session.path):
-        names = set(os.listdir(session.path)) - {"lock", "journal", "host"}
-        found += [f"left in {session.path}: {name}" for name in names]
+        names = set(os.listdir(session.path)) - {"lock", "journal"}
+        # host, host-…: root filesystem skeletons that the runs of a session share
+        found += [f"left in {session.path}: {n}" for n in names if n.split("-")[0] != "host"]
     return found
 
 

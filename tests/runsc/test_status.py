@@ -1,0 +1,163 @@
+"""How a workload ended is told exactly, and never mixed up with how runsc or the sandbox ended."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import Completed, Gvisor, Outcome, RunscFailed, WorkloadFailed, empty
+
+SAMPLE = (0, 1, 2, 9, 126, 127, 128, 129, 137, 143, 192, 193, 255)
+
+
+def test_every_exit_status_comes_back_as_it_is(gvisor: Gvisor, is_first_platform: bool) -> None:
+    """Exit N is N for every N from 0 to 255, also where sandboxes run in several threads at once."""
+    codes = range(256) if is_first_platform else SAMPLE
+
+    def run(code: int) -> Completed:
+        return gvisor.run(["sh", "-c", f"echo {code}; exit {code}"])
+
+    with ThreadPoolExecutor(4) as threads:
+        found = [
+            (done.returncode, done.outcome, done.exact, done.stdout)
+            for done in threads.map(run, codes)
+        ]
+    assert found == [(code, Outcome.EXITED, True, f"{code}\n") for code in codes]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM, signal.SIGABRT, signal.SIGUSR1, 37, 64],
+    ids=["KILL", "SEGV", "TERM", "ABRT", "USR1", "RTMIN+3", "RTMAX"],
+)
+def test_a_signal_is_its_negative_number(gvisor: Gvisor, number: int) -> None:
+    """A workload that dies of signal S has the return code -S, real-time signals included."""
+    done = gvisor.run(["sh", "-c", f"echo before; kill -{int(number)} $$; echo after"])
+    assert (done.returncode, done.outcome, done.exact) == (-number, Outcome.SIGNALLED, True)
+    assert done.stdout == "before\n"
+
+
+def test_a_crash_is_a_signal(gvisor: Gvisor, compile_c: Callable[[str], Path]) -> None:
+    """A program that reads through a null pointer dies of SIGSEGV, and its sandbox is none the worse."""
+    program = compile_c("int main(void) { return *(volatile int *)0; }")
+    done = gvisor.run(["/crash"], rootfs=empty({"crash": program.read_bytes()}))
+    assert (done.returncode, done.outcome) == (-signal.SIGSEGV, Outcome.SIGNALLED)
+
+
+def test_exit_137_is_not_sigkill(gvisor: Gvisor) -> None:
+    """runsc ends with 137 for both; here the one is an exit status and the other a signal."""
+    exited = gvisor.run(["sh", "-c", "exit 137"])
+    killed = gvisor.run(["sh", "-c", "kill -KILL $$"])
+    assert (exited.returncode, exited.outcome, exited.exact) == (137, Outcome.EXITED, True)
+    assert (killed.returncode, killed.outcome, killed.exact) == (-9, Outcome.SIGNALLED, True)
+
+
+def test_exit_128_is_not_a_failure_of_runsc(gvisor: Gvisor) -> None:
+    """128 is what runsc ends with when it fails itself; a workload may end with it too."""
+    done = gvisor.run(["sh", "-c", "exit 128"])
+    assert (done.returncode, done.outcome) == (128, Outcome.EXITED)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["/no/such/program"], ["/no/such/program", "no such file or directory"]),
+        (["no-such-program"], ["no-such-program", "no such file or directory"]),
+        (["/etc/passwd"], ["/etc/passwd", "permission denied"]),
+        (["/etc"], ["/etc", "permission denied"]),
+    ],
+    ids=["path", "name", "no-program", "folder"],
+)
+def test_a_program_that_cannot_start_is_no_verdict(
+    gvisor: Gvisor, args: list[str], words: list[str]
+) -> None:
+    """A missing program is runsc's failure with runsc's own record, not a status of the workload."""
+    with pytest.raises(RunscFailed) as caught:
+        gvisor.run(args)
+    assert len(caught.value.records) == 1
+    for word in words:
+        assert word in caught.value.records[0]
+        assert word in str(caught.value)
+    assert gvisor.runsc.path in caught.value.command
+    record = gvisor.records[-1]
+    assert record.error is caught.value
+    assert record.completed is not None
+    assert record.completed.outcome is Outcome.RUNSC_FAILED
+
+
+def test_check_raises_for_another_status_than_0(gvisor: Gvisor) -> None:
+    """With check=True a status is an error that carries the output; without it, it is a value."""
+    script = ["sh", "-c", "echo out; echo err >&2; exit 3"]
+    with pytest.raises(WorkloadFailed, match="exit status 3") as caught:
+        gvisor.run(script, check=True)
+    assert (caught.value.stdout, caught.value.stderr) == ("out\n", "err\n")
+    assert caught.value.completed.returncode == 3
+    done = gvisor.run(script)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
+    with pytest.raises(WorkloadFailed, match="exit status 3"):
+        done.check_returncode()
+
+
+def test_check_names_the_signal(gvisor: Gvisor) -> None:
+    """The error of check=True says which signal it was."""
+    with pytest.raises(WorkloadFailed, match="SIGTERM"):
+        gvisor.run(["sh", "-c", "kill -TERM $$"], check=True)
+
+
+def test_check_is_content_with_0(gvisor: Gvisor) -> None:
+    """check=True returns what came of a workload that ended with 0."""
+    assert gvisor.run(["true"], check=True).returncode == 0
+
+
+THREADS = """
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static void *other(void *argument) {
+    usleep(100000);
+    exit(STATUS);
+}
+
+int main(void) {
+    pthread_t thread;
+    pthread_create(&thread, 0, other, 0);
+    FIRST;
+}
+"""
+
+
+@pytest.mark.parametrize("status", [0, 3, 137])
+def test_a_thread_may_end_the_process(
+    gvisor: Gvisor, compile_c: Callable[[str], Path], status: int
+) -> None:
+    """exit() in another thread than the first gives the status, while the first one waits."""
+    source = THREADS.replace("STATUS", str(status)).replace("FIRST", "pause()")
+    done = gvisor.run(["/p"], rootfs=empty({"p": compile_c(source).read_bytes()}))
+    assert (done.returncode, done.outcome, done.exact) == (status, Outcome.EXITED, True)
+
+
+@pytest.mark.parametrize("status", [0, 3, 128])
+def test_the_first_thread_may_end_before_the_process(
+    gvisor: Gvisor, compile_c: Callable[[str], Path], status: int
+) -> None:
+    """A first thread that ended earlier, with 0, does not hide the status of the process."""
+    source = THREADS.replace("STATUS", str(status)).replace("FIRST", "pthread_exit(0)")
+    done = gvisor.run(["/p"], rootfs=empty({"p": compile_c(source).read_bytes()}))
+    assert (done.returncode, done.outcome) == (status, Outcome.EXITED)
+
+
+@pytest.mark.parametrize("how", ["", "setsid ", "nohup "])
+def test_a_daemon_does_not_outlive_the_workload(
+    gvisor: Gvisor, how: str, no_process_left: Callable[[], None]
+) -> None:
+    """The end of the first process ends the sandbox: what it left running writes no more and is gone."""
+    script = f"{how}sh -c 'sleep 60; echo late' & echo early; exit 4"
+    done = gvisor.run(["sh", "-c", script])
+    no_process_left()
+    assert (done.returncode, done.stdout) == (4, "early\n")
