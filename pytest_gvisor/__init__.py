@@ -13,10 +13,16 @@ if TYPE_CHECKING:
         InsecureRunsc as InsecureRunsc,
     )
     from pytest_gvisor.errors import (
+        InsideError as InsideError,
+    )
+    from pytest_gvisor.errors import (
         InvalidBundle as InvalidBundle,
     )
     from pytest_gvisor.errors import (
         LaunchError as LaunchError,
+    )
+    from pytest_gvisor.errors import (
+        NotReady as NotReady,
     )
     from pytest_gvisor.errors import (
         PlatformUnavailable as PlatformUnavailable,
@@ -68,6 +74,9 @@ if TYPE_CHECKING:
         host as host,
     )
     from pytest_gvisor.runsc.binary import Runsc as Runsc
+    from pytest_gvisor.sandbox.forward import Forward as Forward
+    from pytest_gvisor.sandbox.process import Process as Process
+    from pytest_gvisor.sandbox.warm import Sandbox as Sandbox
     from pytest_gvisor.settings import (
         Network as Network,
     )
@@ -80,7 +89,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "errors": (
-        "GvisorError", "InsecureRunsc", "InvalidBundle", "LaunchError", "PlatformUnavailable",
+        "GvisorError", "InsecureRunsc", "InsideError", "InvalidBundle", "LaunchError", "NotReady",
+        "PlatformUnavailable",
         "ProtocolError", "PytestGvisorWarning", "RunscError", "RunscFailed", "RunscNotFound",
         "SandboxCrashed", "UsageError", "WorkloadFailed", "WorkloadTimeout",
     ),
@@ -91,6 +101,9 @@ _HOMES = {
     "oci.mounts": ("bind", "tmpfs"),
     "oci.rootfs": ("Rootfs", "directory", "empty", "host"),
     "runsc.binary": ("Runsc",),
+    "sandbox.forward": ("Forward",),
+    "sandbox.process": ("Process",),
+    "sandbox.warm": ("Sandbox",),
     "settings": ("Network", "Platform", "Settings"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -16,6 +16,7 @@ from pytest_gvisor.harness import Gvisor, Hooks
 from pytest_gvisor.launch.client import Launcher
 from pytest_gvisor.launch.logs import relevant
 from pytest_gvisor.launch.runner import Record, Runner
+from pytest_gvisor.launch.shared_dir import SharedDir
 from pytest_gvisor.runsc import platforms
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.platforms import Availability, Cause
@@ -23,11 +24,11 @@ from pytest_gvisor.settings import Platform, Settings
 
 
 class Engine:
-    """One a pytest process. ``shared`` is a folder that all processes of this run see."""
+    """One a pytest process. ``run`` is a name that all processes of this run have in common."""
 
-    def __init__(self, shared: str | None = None) -> None:
+    def __init__(self, run: str | None = None) -> None:
         self.launcher = Launcher()
-        self._shared = shared
+        self.shared = None if run is None else SharedDir(run)
         self._found: dict[str | None, Runsc | GvisorError] = {}
         self._verdicts: dict[tuple[str, Platform], Availability] = {}
 
@@ -69,11 +70,11 @@ class Engine:
     def _stored(self, name: str) -> Iterator[_Stored]:
         """The verdict that another process of this run has left; the lock is held meanwhile."""
         stored = _Stored()
-        if self._shared is None:
+        if self.shared is None:
             yield stored
             return
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        with os.fdopen(os.open(os.path.join(self._shared, name), flags, 0o600), "r+") as file:
+        with os.fdopen(os.open(os.path.join(self.shared.path(), name), flags, 0o600), "r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             text = file.read()
             stored.verdict = _decode(text) if text else None
@@ -108,6 +109,8 @@ class Engine:
     def close(self) -> None:
         """End the keeper, remove the session folder, close the binaries."""
         self.launcher.close()
+        if self.shared is not None:
+            self.shared.close()
         for found in self._found.values():
             if isinstance(found, Runsc):
                 found.close()

@@ -12,6 +12,8 @@
       SandboxCrashed           the sentry or gofer died; panic log attached
       LaunchError              the way from here to runsc failed; the stage and errno are attached
       UsageError               a setting or an argument that cannot be meant; nothing was started
+      InsideError              a warm sandbox's kernel refused a file, a program or a connection
+      NotReady                 what was waited for in a warm sandbox did not come by its deadline
 
 A workload's own exit status is never an exception unless asked for, and a failure of the
 infrastructure is never reported as a workload's verdict.
@@ -188,6 +190,22 @@ class SandboxCrashed(_RunError):
         self.panic = panic
         shown = f"{message}\n  panic log:\n{panic}" if panic else message
         super().__init__(shown, completed=completed, next_step=next_step)
+
+
+class InsideError(GvisorError):
+    """The kernel of a warm sandbox refused something; ``errno`` is its error number."""
+
+    def __init__(self, message: str, *, errno: int, next_step: str = "") -> None:
+        self.errno = errno
+        code = f"{errno_names.errorcode.get(errno, errno)}: {os.strerror(errno)}"
+        super().__init__(f"{message} [{code}]", next_step=next_step)
+
+
+class NotReady(GvisorError, TimeoutError):
+    """What was waited for in a warm sandbox did not come by its deadline: a port, output, an end.
+
+    Nothing was killed.
+    """
 
 
 class ProtocolError(GvisorError):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from pytest_gvisor.errors import PytestGvisorWarning
-from pytest_gvisor.options import settings_of
+from pytest_gvisor import settings as words
+from pytest_gvisor.errors import PytestGvisorWarning, UsageError
+from pytest_gvisor.options import location, settings_of
 from pytest_gvisor.settings import Keep, Platform, Settings
 from pytest_gvisor.state import engine_of, remember, required, settings_key, usage
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pytest_gvisor.launch.runner import Record, Workspace
     from pytest_gvisor.oci.bundle import Bundle
     from pytest_gvisor.runsc.binary import Runsc
+    from pytest_gvisor.sandbox.shared import Shared
+    from pytest_gvisor.sandbox.warm import Sandbox
 
 
 class BundleFactory(Protocol):
@@ -45,9 +48,9 @@ def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
     engine = engine_of(request.config)
     with required(settings):
         asked = getattr(request, "param", None)
-        platform = asked or engine.platforms_of(settings)[0]
+        platform = engine.platforms_of(settings)[0] if asked is None else _platform(request, asked)
         engine.availability(platform, settings).check()
-    return Platform(platform)
+    return platform
 
 
 @pytest.fixture
@@ -55,15 +58,38 @@ def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterato
     """Runs workloads under gVisor: ``gvisor.run(["python3", "-c", "…"])``."""
     settings = _settings(request)
     engine = engine_of(request.config)
-    kept = _Kept(request, settings)
+    # A test that parametrizes gvisor_platform directly passes the fixture, and its check, by.
+    platform = _platform(request, gvisor_platform)
+    with usage():
+        kept = _Kept(request, settings)
     with required(settings):
-        harness = engine.gvisor(gvisor_platform, settings, _hooks(request.node, kept))
+        engine.availability(platform, settings).check()
+        harness = engine.gvisor(platform, settings, _hooks(request.node, kept))
     remember(request.node, harness)
+    request.node.stash[_kept_key] = kept
     yield harness
-    kept.settle(request.node)
+    for problem in kept.problems:
+        warnings.warn(PytestGvisorWarning(f"not kept: {problem}"), stacklevel=1)
     for record in harness.records:
         for leak in record.completed.leaks if record.completed else ():
             warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)
+
+
+@pytest.fixture
+def gvisor_sandbox(gvisor: Gvisor) -> Iterator[Sandbox]:
+    """A warm sandbox: many ``gvisor_sandbox.exec(["true"])`` at the price of one start."""
+    with gvisor.sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
+def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
+    """Factory of warm sandboxes that the session shares: ``gvisor_sandboxes(platform, …)``."""
+    from pytest_gvisor.sandbox.shared import Shared  # noqa: PLC0415 -- heavy, see above
+
+    shared = Shared(engine_of(request.config), request.config.stash[settings_key])
+    yield shared
+    shared.close()
 
 
 @pytest.fixture
@@ -91,15 +117,30 @@ def _settings(request: pytest.FixtureRequest) -> Settings:
         return settings_of(request.node, request.config.stash[settings_key])
 
 
+def _platform(request: pytest.FixtureRequest, asked: object) -> Platform:
+    """A platform from what a test has parametrized itself with."""
+    with usage():
+        try:
+            return words.word(Platform, asked, "gvisor_platform")
+        except UsageError as error:
+            raise UsageError(f"{location(request.node)}: {error.message}") from error
+
+
 class _Kept:
-    """The folder where a test's runs are kept, made with the first of them."""
+    """The folder where a test's runs are kept, made with the first of them.
+
+    ``problems`` says what could not be kept.
+    """
 
     def __init__(self, request: pytest.FixtureRequest, settings: Settings) -> None:
         self._wanted = settings.keep
         self._folder: str | None = None
         self._numbers = itertools.count()
         self._base: pytest.TempPathFactory | None = None
+        self.problems: list[str] = []
         if self._wanted is not Keep.NONE:
+            if not request.config.pluginmanager.has_plugin("tmpdir"):
+                raise UsageError("--gvisor-keep needs pytest's tmpdir plugin; drop -p no:tmpdir")
             self._base = request.getfixturevalue("tmp_path_factory")
 
     def __call__(self, workspace: Workspace, record: Record) -> None:
@@ -107,14 +148,26 @@ class _Kept:
             return
         from pytest_gvisor.keep import keep  # noqa: PLC0415 -- only where something is kept
 
-        if self._folder is None:
-            self._folder = str(self._base.mktemp("gvisor"))
-        keep(os.path.join(self._folder, f"run-{next(self._numbers)}"), workspace, record)
+        try:
+            if self._folder is None:
+                self._folder = str(self._base.mktemp("gvisor"))
+            keep(os.path.join(self._folder, f"run-{next(self._numbers)}"), workspace, record)
+        except OSError as error:
+            self.problems.append(str(error))
 
     def settle(self, item: pytest.Item) -> None:
         """Forget what was kept of a test that has passed, if only failed ones are wanted."""
         if self._folder is not None and self._wanted is Keep.FAILED and not failed(item):
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+_kept_key = pytest.StashKey[_Kept]()
+
+
+def settle(item: pytest.Item) -> None:
+    """What is left to do when every phase of a test is over, and has its report."""
+    if _kept_key in item.stash:
+        item.stash[_kept_key].settle(item)
 
 
 failed_key = pytest.StashKey[bool]()

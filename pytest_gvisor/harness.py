@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor import settings as words
 from pytest_gvisor.errors import InvalidBundle, PytestGvisorWarning, UsageError
@@ -21,9 +21,12 @@ from pytest_gvisor.oci.spec import IdMapping, Linux, Mount, Namespace, Spec
 from pytest_gvisor.oci.words import NamespaceType
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.binary import Runsc
-from pytest_gvisor.runsc.command import check_extra
+from pytest_gvisor.runsc.command import check_extra, safe_flags
 from pytest_gvisor.runsc.rootless import Caller, Way
 from pytest_gvisor.settings import Network, Platform, Settings
+
+if TYPE_CHECKING:
+    from pytest_gvisor.sandbox.warm import Sandbox
 
 MAX_RECORDS = 50
 
@@ -131,7 +134,7 @@ class Gvisor:
             network=chosen.network,
             netns=chosen.netns,
             rootless_flag=way is Way.FLAG,
-            input=input.encode() if isinstance(input, str) else input,
+            input=input_of(input),
             timeout=chosen.timeout,
             max_output=chosen.max_output,
             debug=chosen.debug,
@@ -165,13 +168,52 @@ class Gvisor:
             network=chosen.network,
             netns=netns,
             rootless_flag=way is Way.FLAG,
-            input=input.encode() if isinstance(input, str) else input,
+            input=input_of(input),
             timeout=chosen.timeout,
             max_output=chosen.max_output,
             debug=chosen.debug,
             extra_flags=self._extra_flags(),
         )
         return self._finish(request, check=check)
+
+    def sandbox(
+        self,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        timeout: float | None = None,
+        user: int | str | tuple[int, int] = 0,
+        rootfs: Rootfs | None = None,
+        mounts: Sequence[Mount] = (),
+        hostname: str = HOSTNAME,
+        readonly: bool = False,
+        **settings: object,
+    ) -> Sandbox:
+        """Start a warm sandbox: ``with gvisor.sandbox() as box: box.exec(["true"])``.
+
+        Arguments as for `run`; ``env``, ``cwd``, ``user`` and ``timeout`` are the defaults of what
+        is run in it.
+        """
+        from pytest_gvisor.sandbox.plan import Plan  # noqa: PLC0415 -- only for who has one
+        from pytest_gvisor.sandbox.warm import Sandbox  # noqa: PLC0415
+
+        options = {"env": env, "cwd": cwd, "user": user, "rootfs": rootfs, "mounts": mounts,
+                   "hostname": hostname, "readonly": readonly}  # fmt: skip
+        chosen = self._chosen(timeout, settings)
+        way = self._way(chosen)
+        plan = Plan(
+            runsc=self.runsc,
+            platform=self.platform,
+            launcher=self._launcher,
+            settings=chosen,
+            hooks=self._hooks,
+            workload=workload_of(["guest"], options)[0],
+            make_spec=lambda space, guest: self._modified(make_spec(space, guest, chosen, way)),
+            rootless_flag=way is Way.FLAG,
+            extra_flags=self._extra_flags(),
+            records=self.records,
+        )
+        return Sandbox(plan)
 
     def _chosen(self, timeout: float | None, settings: Mapping[str, object]) -> Settings:
         changes = dict(settings) if timeout is None else {**settings, "timeout": timeout}
@@ -181,7 +223,10 @@ class Gvisor:
         return way_of(chosen)
 
     def _extra_flags(self) -> tuple[str, ...]:
-        return check_extra(self._hooks.runsc_args(), self.runsc.flags)
+        # What a hook asks for comes last, where it wins.
+        asked = check_extra(self._hooks.runsc_args(), self.runsc.flags)
+        maps_nobody = Caller.read(os.geteuid()).maps_nobody
+        return (*safe_flags(self.runsc.flags, maps_nobody=maps_nobody), *asked)
 
     def _modified(self, spec: Spec) -> Spec:
         config = spec.to_json()
@@ -313,6 +358,32 @@ def argv(args: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
         if not isinstance(arg, str):
             raise UsageError(f"args hold {arg!r}, which is neither a string nor a path")
     return tuple(found)
+
+
+def input_of(given: object) -> bytes | Iterable[bytes] | None:
+    """What a workload is to read. Raises `UsageError` for what is neither text nor bytes.
+
+    The pieces of an iterable are judged as they are taken, when the workload runs already.
+    """
+    if given is None or isinstance(given, bytes):
+        return given
+    if isinstance(given, bytearray | memoryview):
+        return bytes(given)
+    if isinstance(given, str):
+        try:
+            return given.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"input is text that UTF-8 cannot hold: {error}") from error
+    if not isinstance(given, Iterable):
+        raise UsageError(f"input={given!r} is neither text, nor bytes, nor an iterable of bytes")
+    return _pieces(given)
+
+
+def _pieces(given: Iterable[object]) -> Iterator[bytes]:
+    for piece in given:
+        if not isinstance(piece, bytes | bytearray | memoryview):
+            raise UsageError(f"a piece of input is not bytes: {piece!r}; the workload was ended")
+        yield bytes(piece)
 
 
 def id_mappings(way: Way) -> tuple[Sequence[IdMapping], Sequence[IdMapping]] | None:

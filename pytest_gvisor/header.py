@@ -16,7 +16,7 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.options import written
 from pytest_gvisor.state import engine_of, settings_key
 
-_FIXTURES = frozenset({"runsc", "gvisor", "gvisor_platform"})
+_FIXTURES = frozenset({"runsc", "gvisor", "gvisor_platform", "gvisor_sandboxes"})
 _MARKERS = ("gvisor", "requires_runsc", "requires_kvm", "requires_platform")
 
 
@@ -27,7 +27,8 @@ def early(config: pytest.Config) -> str | None:
 
 def late(config: pytest.Config, items: Sequence[pytest.Item]) -> str | None:
     """The line where `early` gave none and a collected test uses gVisor, else None."""
-    if written(config) or not any(map(uses_gvisor, items)):
+    # As pytest does with its own header: the output of --collect-only -q is read by programs.
+    if config.get_verbosity() < 0 or written(config) or not any(map(uses_gvisor, items)):
         return None
     return line(config)
 

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,16 +68,20 @@ def _command(folder: str, workspace: Workspace, record: Record) -> str:
         with contextlib.suppress(ValueError):
             place = words.index(name)
             del words[place : place + 2]
-    line = shlex.join(["env", "-i", *(f"{k}={v}" for k, v in record.env.items()), *words])
-    for path, replacement in (
-        (workspace.path("root"), '"$state"'),
-        (workspace.path("runtime"), '"$state"'),
-        (workspace.path("bundle"), '"$here"/bundle'),
-    ):
-        line = line.replace(path, replacement)
+    folders = {
+        workspace.path("root"): '"$state"',
+        workspace.path("runtime"): '"$state"',
+        workspace.path("bundle"): '"$here"/bundle',
+    }
+    pairs = [f"{name}={_quoted(value, folders)}" for name, value in record.env.items()]
+    line = " ".join(["env -i", *pairs, *(_quoted(word, folders) for word in words)])
     if record.hide_net_sysctls:
         line = _with_network(folder, workspace, line)
     return line
+
+
+def _quoted(word: str, folders: Mapping[str, str]) -> str:
+    return folders.get(word) or shlex.quote(word)
 
 
 def _with_network(folder: str, workspace: Workspace, line: str) -> str:

@@ -17,7 +17,7 @@ from pytest_gvisor import settings as words
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.settings import Settings
 
-_Ini = Literal["string", "bool"]
+_Ini = Literal["string", "args", "float", "bool"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,7 @@ OPTIONS = (
     Option(
         name="platform",
         field="platforms",
+        ini="args",
         action="append",
         metavar="NAMES",
         help="auto (default: systrap where the binary has it, else ptrace), all, or a comma list "
@@ -74,6 +75,7 @@ OPTIONS = (
     Option(
         name="timeout",
         field="timeout",
+        ini="float",
         metavar="SECONDS",
         help="deadline of one workload (default: 60).",
     ),
@@ -100,9 +102,12 @@ OPTIONS = (
 )
 
 
+_GROUP = "workloads under gVisor (precedence: marker, command line, environment, ini file, default)"
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Declare the options and ini keys."""
-    group = parser.getgroup("gvisor", "workloads under gVisor (pytest-gvisor)")
+    group = parser.getgroup("gvisor", _GROUP)
     for option in OPTIONS:
         sources = f" Environment: {option.variable}."
         if option.ini is not None:
@@ -119,27 +124,56 @@ def add_options(parser: pytest.Parser) -> None:
         )
 
 
-def written(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """The settings that anyone has written, by field, each from its strongest source."""
-    found: dict[str, Any] = {}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Written:
+    """A setting that somebody has written, and where."""
+
+    value: Any
+    source: str
+
+
+def written(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> dict[str, Written]:
+    """The settings that anyone has written, by field, each from its strongest source.
+
+    An environment variable or ini key that is empty says nothing.
+    """
+    found: dict[str, Written] = {}
     for option in OPTIONS:
         value = config.getoption(option.dest, None)
-        if value is None:
-            value = environ.get(option.variable)
-        if value is None and option.ini is not None:
-            # An ini key of type bool that is not written reads as its default, here None.
-            value = config.getini(option.dest)
-        if value not in (None, ""):
-            found[option.field] = value
+        if value is not None:
+            found[option.field] = Written(value=value, source=f"--gvisor-{option.name}")
+        elif value := environ.get(option.variable):
+            found[option.field] = Written(value=value, source=option.variable)
+        elif (value := _ini(config, option)) not in (None, "", []):
+            found[option.field] = Written(value=value, source=f"{option.dest} in {config.inipath}")
     return found
+
+
+def _ini(config: pytest.Config, option: Option) -> Any:
+    """What the ini file says; None where it says nothing. Raises `UsageError` for a wrong type."""
+    try:
+        return None if option.ini is None else config.getini(option.dest)
+    except (TypeError, ValueError, pytest.UsageError) as error:
+        raise UsageError(f"{option.dest} in {config.inipath}: {error}") from error
 
 
 def read_settings(config: pytest.Config) -> Settings:
     """The run's settings. Raises `pytest.UsageError` for one that cannot be meant."""
+    settings = Settings()
     try:
-        return words.replaced(Settings(), written(config))
+        for field, entry in written(config).items():
+            try:
+                settings = words.replaced(settings, {field: entry.value})
+            except UsageError as error:
+                raise UsageError(f"{entry.source}: {error.message}") from error
     except UsageError as error:
         raise pytest.UsageError(f"pytest-gvisor: {error}") from error
+    return settings
+
+
+def location(item: pytest.Item) -> str:
+    """A test's id and place, for a message about how it was written."""
+    return f"{item.nodeid} ({item.location[0]}:{(item.location[1] or 0) + 1})"
 
 
 _MARKER_ONLY_FROM_OUTSIDE = ("strict", "keep", "debug")
@@ -150,7 +184,7 @@ def settings_of(item: pytest.Item, settings: Settings) -> Settings:
 
     Raises `UsageError` that names the test.
     """
-    where = f"{item.nodeid} ({item.location[0]}:{(item.location[1] or 0) + 1})"
+    where = location(item)
     for mark in reversed(list(item.iter_markers("gvisor"))):
         if mark.args:
             raise UsageError(f"{where}: @pytest.mark.gvisor takes keywords only, not {mark.args!r}")

@@ -9,10 +9,25 @@ import pytest
 
 from pytest_gvisor import header, hookspecs, options, requirements, xdist
 from pytest_gvisor.errors import PytestGvisorWarning
-from pytest_gvisor.fixtures import failed_key, gvisor, gvisor_platform, oci_bundle, runsc
+from pytest_gvisor.fixtures import (
+    failed_key,
+    gvisor,
+    gvisor_platform,
+    gvisor_sandbox,
+    gvisor_sandboxes,
+    oci_bundle,
+    runsc,
+    settle,
+)
+from pytest_gvisor.report import tracebacks
 from pytest_gvisor.state import harnesses, settings_key
 
-__all__ = ["PytestGvisorWarning", "gvisor", "gvisor_platform", "oci_bundle", "runsc"]
+__all__ = [
+    "PytestGvisorWarning", "gvisor", "gvisor_platform", "gvisor_sandbox", "gvisor_sandboxes",
+    "oci_bundle", "runsc",
+]  # fmt: skip
+
+pytest_plugins = ("pytest_gvisor.inside.plugin",)
 
 _MARKERS = (
     (
@@ -68,13 +83,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:  # noqa: ARG001
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
     """Add the sections of a failed test that ran workloads, and escape its report."""
+    tracebacks.leave_out(item, call)
     report: pytest.TestReport = yield  # type: ignore[assignment]
+    tracebacks.place(item, call, report)
     item.stash[failed_key] = item.stash.get(failed_key, False) or report.failed
     runs = harnesses(item)
     if runs:
         from pytest_gvisor.report import sections  # noqa: PLC0415 -- idle costs nothing
 
         sections.complete(report, item, runs)
+        if call.when == "teardown":
+            settle(item)
     return report  # type: ignore[return-value]

@@ -6,7 +6,7 @@ import pytest
 
 from pytest_gvisor import settings as words
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.options import settings_of
+from pytest_gvisor.options import location, settings_of
 from pytest_gvisor.settings import Platform
 from pytest_gvisor.state import engine_of, required, settings_key, usage
 
@@ -53,14 +53,35 @@ def check(item: pytest.Item) -> None:
             engine.availability(platform, settings).check()
 
 
+def platform_of(item: pytest.Item, asked: Platform | None) -> Platform:
+    """The platform that a test runs on, which works; skips or fails the test where it does not."""
+    with usage():
+        settings = settings_of(item, item.config.stash[settings_key])
+    engine = engine_of(item.config)
+    with required(settings):
+        platform = asked or engine.platforms_of(settings)[0]
+        engine.availability(platform, settings).check()
+    return platform
+
+
 def _needed_platforms(item: pytest.Item) -> list[Platform]:
     needed = [Platform.KVM] if item.get_closest_marker("requires_kvm") else []
-    for mark in item.iter_markers("requires_platform"):
-        with usage():
-            if len(mark.args) != 1 or mark.kwargs:
-                raise UsageError(
-                    f'{item.nodeid}: write @pytest.mark.requires_platform("systrap"), '
-                    f"not with {mark.args!r} {mark.kwargs!r}"
-                )
-            needed.append(words.word(Platform, mark.args[0], "requires_platform"))
+    with usage():
+        for name in ("requires_runsc", "requires_kvm"):
+            for mark in item.iter_markers(name):
+                _check_arguments(item, mark, ())
+        for mark in item.iter_markers("requires_platform"):
+            _check_arguments(item, mark, ("systrap",))
+            try:
+                needed.append(words.word(Platform, mark.args[0], "requires_platform"))
+            except UsageError as error:
+                raise UsageError(f"{location(item)}: {error.message}") from error
     return needed
+
+
+def _check_arguments(item: pytest.Item, mark: pytest.Mark, example: tuple[str, ...]) -> None:
+    """Raise `UsageError` unless the marker has as many arguments as the example, by position."""
+    if len(mark.args) == len(example) and not mark.kwargs:
+        return
+    right = f"@pytest.mark.{mark.name}" + (f'("{example[0]}")' if example else "")
+    raise UsageError(f"{location(item)}: write {right}, not with {mark.args!r} {mark.kwargs!r}")

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_gvisor.errors import PlatformUnavailable, RunscNotFound, UsageError
 from pytest_gvisor.settings import Settings
-from pytest_gvisor.xdist import shared_folder
+from pytest_gvisor.xdist import shared_name
 
 if TYPE_CHECKING:
     from pytest_gvisor.engine import Engine
@@ -26,7 +26,7 @@ def engine_of(config: pytest.Config) -> Engine:
     if _engine_key not in config.stash:
         from pytest_gvisor.engine import Engine  # noqa: PLC0415 -- idle costs nothing
 
-        engine = Engine(shared_folder(config))
+        engine = Engine(shared_name(config))
         config.stash[_engine_key] = engine
         config.add_cleanup(engine.close)
     return config.stash[_engine_key]
@@ -48,7 +48,7 @@ def usage() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @contextlib.contextmanager
@@ -61,7 +61,6 @@ def required(settings: Settings) -> Iterator[None]:
         yield
     except (RunscNotFound, PlatformUnavailable) as error:
         if settings.strict:
-            pytest.fail(
-                f"{error}\n(--gvisor-strict: this would be a skip otherwise)", pytrace=False
-            )
-        pytest.skip(error.message)
+            text = f"{error}\n(--gvisor-strict: this would be a skip otherwise)"
+            raise pytest.fail.Exception(text, pytrace=False) from None
+        raise pytest.skip.Exception(error.message) from None

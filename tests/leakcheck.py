@@ -96,6 +96,8 @@ def _known(engine: Engine | None) -> Holdings:
             descriptors.add((keeper._socket.fileno(), ""))
         if session is not None:
             descriptors.add((session.lock, ""))
+        if engine.shared is not None:
+            descriptors.add((engine.shared.lock, ""))
         descriptors |= {(r.fd, "") for r in engine._found.values() if isinstance(r, Runsc)}
     return Holdings(
         children=frozenset(children),

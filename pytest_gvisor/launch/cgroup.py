@@ -11,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import tempfile
+import secrets
+from collections.abc import Callable
 
 from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.launch.remains import CGROUP_PREFIX as PREFIX
+from pytest_gvisor.launch.typed import stage
 
 _MOUNTS = "/proc/self/mountinfo"
 _PERIOD = 100_000  # microseconds; the kernel's default (admin-guide/cgroup-v2, cpu.max)
@@ -52,13 +55,25 @@ class Cgroups:
         self._memory = ""
 
     def descriptors(self) -> list[int]:
-        """Open ``cgroup.procs`` of each folder, for the child to write itself into."""
-        flags = os.O_WRONLY | os.O_CLOEXEC
-        return [os.open(os.path.join(folder, "cgroup.procs"), flags) for folder in self.folders]
+        """Open ``cgroup.procs`` of each folder, for the child to write itself into.
+
+        Raises `LaunchError` where that cannot be.
+        """
+        fds: list[int] = []
+        try:
+            with stage("cgroup", "cannot open cgroup.procs"):
+                for folder in self.folders:
+                    path = os.path.join(folder, "cgroup.procs")
+                    fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        except LaunchError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        return fds
 
     def oom_kills(self) -> int:
         """How many processes the memory controller has killed in this cgroup."""
-        for name in ("memory.events", "memory.oom_control"):
+        for name in ("memory.events", "memory.oom_control") if self._memory else ():
             with contextlib.suppress(OSError):
                 with open(os.path.join(self._memory, name), encoding="ascii") as counters:
                     words = dict(line.split() for line in counters)
@@ -151,15 +166,18 @@ def _limit_cpu(folder: str, version: int, cpus: float) -> None:
         _write(folder, "cpu.cfs_quota_us", str(quota))
 
 
-def create(limits: Limits) -> Cgroups:
-    """Make the cgroups that hold ``limits``.
+def create(limits: Limits, announce: Callable[[str], None]) -> Cgroups:
+    """Make the cgroups that hold ``limits``; ``announce`` is told each path before it is made.
 
     Raises `LaunchError` with stage ``cgroup`` where a limit cannot be had: a limit is never
     silently left out.
     """
     made = Cgroups()
+    if not limits.any():
+        return made
     folders: dict[str, str] = {}
-    known = hierarchies()
+    with stage("cgroup", "cannot find the cgroup controllers"):
+        known = hierarchies()
     wanted = {
         "memory": limits.memory is not None,
         "pids": limits.pids is not None,
@@ -173,9 +191,15 @@ def create(limits: Limits) -> Cgroups:
         try:
             parent = _parent(hierarchy, controller)
             if parent not in folders:
-                folders[parent] = tempfile.mkdtemp(prefix="pytest-gvisor-", dir=parent)
-                made.folders.append(folders[parent])
+                folder = os.path.join(parent, f"{PREFIX}{secrets.token_hex(8)}")
+                announce(folder)
+                os.mkdir(folder, 0o700)
+                folders[parent] = folder
+                made.folders.append(folder)
             _apply(controller, folders[parent], hierarchy.version, limits)
+        except LaunchError:
+            made.remove()
+            raise
         except OSError as error:
             made.remove()
             raise _refused(controller, str(error), error.errno or 0) from error

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.launch import _linux
@@ -44,6 +44,36 @@ class Start:
     netns: str = ""
     """Where to put a new network namespace, for runsc to join: see `make_netns`."""
 
+    binds: tuple[tuple[str, str], ...] = ()
+    """Sources and targets to bind before runsc starts, seen by runsc alone: see `bind_all`."""
+
+
+def start_of(request: dict[str, Any], fds: list[int]) -> Start:
+    """What a request and its descriptors ask for.
+
+    Raises TypeError, ValueError or LookupError for a request of another shape.
+    """
+    executable, stdin, stdout, stderr, *cgroups = fds
+    env = {**request["env"]}
+    texts([*env.values()])
+    return Start(
+        argv=texts(request["argv"]),
+        env=env,
+        executable=executable,
+        streams=(stdin, stdout, stderr),
+        cgroups=tuple(cgroups),
+        hide_net_sysctls=bool(request["hide_net_sysctls"]),
+        netns=texts([request["netns"]])[0],
+        binds=tuple((source, target) for source, target in map(texts, request.get("binds", ()))),
+    )
+
+
+def texts(value: object) -> list[str]:
+    """``value``, if it is a list of strings; raises TypeError otherwise."""
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"not a list of strings: {value!r}"[:200])
+    return value
+
 
 def hide_net_sysctls() -> None:
     """Cover /proc/sys/net with an empty tmpfs; this process's mount namespace is its own.
@@ -72,26 +102,56 @@ def make_netns(path: str) -> None:
     _linux.mount("/proc/self/ns/net", path, "none", _linux.MS_BIND)
 
 
+def bind_all(binds: tuple[tuple[str, str], ...]) -> None:
+    """Bind folders into the root filesystem, in a mount namespace of this process's own.
+
+    A mount that config.json lists has no overlay of its own: with ``--overlay2 root:memory`` only
+    the root has one. What is bound below the root beforehand is part of the root, so that writes
+    to it stay in the sandbox's memory.
+    """
+    for source, target in binds:
+        _linux.mount(source, target, "none", _linux.MS_BIND | _linux.MS_REC)
+
+
 def _own_mounts() -> None:
+    if os.geteuid() != 0:
+        _own_users()
     _linux.unshare(_linux.CLONE_NEWNS)
     # What is mounted from here on must not travel back to the host's mount namespace.
     _linux.mount("none", "/", "none", _linux.MS_REC | _linux.MS_SLAVE)
 
 
+def _own_users() -> None:
+    """A user namespace in which this user is root, for a caller that may not mount otherwise."""
+    uid, gid = os.geteuid(), os.getegid()
+    _linux.unshare(_linux.CLONE_NEWUSER)
+    # Without real root, groups can be mapped only when setgroups is given up (user_namespaces(7)).
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+
+
 def _place_descriptors(start: Start, error_pipe: int) -> None:
     """Streams to 0-2, executable to 3, error pipe to 4, cgroups after; close all else."""
     wanted = (*start.streams, start.executable, error_pipe, *start.cgroups)
+    # Up to the highest that is open, and not to the highest there can be: where a seccomp filter
+    # refuses close_range(2), Python closes the whole range one by one.
+    highest = max(map(int, os.listdir("/proc/self/fd")))
     # First out of the way of every target, so that no dup2 overwrites one that is still needed.
     high = [os.dup(fd) for fd in wanted]
     while min(high) <= len(wanted):
         high = [os.dup(fd) for fd in high]
     for target, source in enumerate(high):
         os.dup2(source, target, inheritable=target < 3)
-    os.closerange(len(wanted), 2**31 - 1)
+    os.closerange(len(wanted), max(highest, *high) + 1)
 
 
 def _become_session_leader(parent: int) -> None:
     os.setsid()
+    _die_with(parent)
+
+
+def _die_with(parent: int) -> None:
     _linux.set_parent_death_signal(signal.SIGKILL)
     # The signal is sent when the parent ends; a parent that ended before the prctl sends nothing.
     if os.getppid() != parent:
@@ -121,9 +181,14 @@ def become(start: Start, *, parent: int, error_pipe: int) -> NoReturn:
         stage = "cgroup"
         for descriptor in range(_ERROR_PIPE + 1, _ERROR_PIPE + 1 + len(start.cgroups)):
             os.write(descriptor, b"0")  # "0" names the writer itself (cgroups(7))
-        if start.hide_net_sysctls or start.netns:
+        if start.hide_net_sysctls or start.netns or start.binds:
             stage = "mount_namespace"
             _own_mounts()
+            # A new user namespace is a new set of capabilities, which clears the signal (prctl(2)).
+            stage = "session"
+            _die_with(parent)
+        stage = "mounts"
+        bind_all(start.binds)
         if start.netns:
             stage = "network_namespace"
             make_netns(start.netns)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import selectors
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 
 from pytest_gvisor.errors import LaunchError, ProtocolError
 from pytest_gvisor.launch.session_dir import SessionDir
+from pytest_gvisor.launch.typed import stage
 
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keeper.py")
 _START_DEADLINE = 10.0
@@ -35,6 +38,12 @@ class Control:
         with contextlib.suppress(OSError):
             self._socket.send(json.dumps({"op": wish}).encode())
 
+    def wait(self, deadline: float) -> bool:
+        """Wait until there is something to `read`; False where nothing came until ``deadline``."""
+        with stage("keeper", "cannot wait for it"), selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            return bool(selector.select(max(0.0, deadline - time.monotonic())))
+
     def read(self) -> dict[str, object]:
         """The next message. Raises `ProtocolError` when the keeper is gone."""
         try:
@@ -43,12 +52,15 @@ class Control:
             raise ProtocolError(f"the keeper cannot be heard: {error}") from error
         if not message:
             raise ProtocolError(
-                "the keeper died; the kernel has killed its sandboxes with it",
-                next_step="The next run starts a new keeper; what this one left is swept later.",
+                "the keeper died, and the kernel has killed its sandboxes with it",
+                next_step="The next run starts a new keeper.",
             )
-        decoded = json.loads(message)
+        try:
+            decoded = json.loads(message)
+        except (ValueError, RecursionError):
+            decoded = None
         if not isinstance(decoded, dict):
-            raise ProtocolError(f"not an object: {message[:200]!r}")
+            raise ProtocolError(f"the keeper's message is not an object: {message[:200]!r}")
         return decoded
 
     def close(self) -> None:
@@ -57,28 +69,32 @@ class Control:
 
 
 class Keeper:
-    """One keeper process. Made at the first run, used by every thread of this process."""
+    """One keeper process. Made at the first run, used by every thread of this process.
 
-    def __init__(self, session: SessionDir) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pidfd = os.pidfd_open(os.getpid())
-        try:
+    It is told the path of the session folder, which need not be there yet.
+    """
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        with stage("keeper", "it cannot be started"), contextlib.ExitStack() as on_failure:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            on_failure.callback(ours.close)
             with theirs:
-                self._process = self._spawn(theirs.fileno(), pidfd, session)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            os.close(pidfd)
+                pidfd = os.pidfd_open(os.getpid())
+                try:
+                    self._process = self._spawn(theirs.fileno(), pidfd, session)
+                finally:
+                    os.close(pidfd)
+            on_failure.pop_all()
         self._socket = ours
         self._await_ready()
 
     @staticmethod
-    def _spawn(main: int, pidfd: int, session: SessionDir) -> subprocess.Popen[bytes]:
+    def _spawn(main: int, pidfd: int, session: str) -> subprocess.Popen[bytes]:
         # -I -S: no site-packages, no user site, no environment: 10 ms instead of 30, and nothing
         # that a project put on sys.path can run in the process that starts every sandbox.
         # fmt: off
-        argv = [sys.executable, "-I", "-S", _PROGRAM, str(main), str(pidfd), session.path]
+        argv = [sys.executable, "-I", "-S", _PROGRAM, str(main), str(pidfd), session]
         # fmt: on
         return subprocess.Popen(
             argv,
@@ -86,7 +102,7 @@ class Keeper:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-            pass_fds=(main, pidfd, session.lock),
+            pass_fds=(main, pidfd),
             start_new_session=True,
             cwd="/",
         )
@@ -95,13 +111,14 @@ class Keeper:
         self._socket.settimeout(_START_DEADLINE)
         try:
             ready = self._socket.recv(64)
+            reason = "" if ready else "it ended"
         except OSError as error:
-            ready = b""
-            reason = str(error)
-        else:
-            reason = f"exit status {self._process.wait()}" if not ready else ""
+            ready, reason = b"", str(error)
+        except BaseException:  # Ctrl-C
+            self.kill()
+            raise
         if ready != b"ready":
-            self.close()
+            self.kill()
             raise LaunchError(
                 "keeper", f"{sys.executable} -I -S {_PROGRAM} did not come up ({reason})"
             )
@@ -120,17 +137,19 @@ class Keeper:
 
         Raises `LaunchError` where the keeper cannot be reached.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
+        with stage("keeper", "the request cannot be sent"), contextlib.ExitStack() as on_failure:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            on_failure.callback(ours.close)
             with theirs:
                 message = json.dumps(request).encode()
                 socket.send_fds(self._socket, [message], [theirs.fileno(), *fds])
-        except OSError as error:
-            ours.close()
-            raise LaunchError(
-                "keeper", "the request cannot be sent", errno=error.errno or 0
-            ) from error
+            on_failure.pop_all()
         return Control(ours)
+
+    def hold(self, fd: int) -> None:
+        """Have the keeper keep a descriptor open for as long as it lives."""
+        with stage("keeper", "a descriptor cannot be sent"):
+            socket.send_fds(self._socket, [b"hold"], [fd])
 
     def close(self) -> None:
         """End the keeper, which kills and removes whatever it still owns; bounded."""
@@ -138,8 +157,13 @@ class Keeper:
         try:
             self._process.wait(_STOP_DEADLINE)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL a keeper that does not answer; the kernel kills each runsc of its with it."""
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
 
 
 class Launcher:
@@ -155,38 +179,50 @@ class Launcher:
     def session(self) -> SessionDir:
         """The session folder. Raises `LaunchError` where it cannot be made."""
         with self._guard:
-            return self._ensure_session()
+            return self._ensure()[1]
 
-    def _ensure_session(self) -> SessionDir:
+    def keeper(self) -> Keeper:
+        """The keeper, started again if it has died. Raises `LaunchError` where it cannot start."""
+        with self._guard:
+            return self._ensure()[0]
+
+    def _ensure(self) -> tuple[Keeper, SessionDir]:
         if self._owner != os.getpid():
             raise LaunchError(
                 "fork", "this process is a fork of the one that made the session",
                 next_step="Use gvisor in the process that pytest started, not in a fork of it.",
             )  # fmt: skip
-        if self._session is None:
-            self._session = SessionDir.create(self._base)
-        return self._session
+        keeper, session = self._keeper, self._session
+        if keeper is not None and session is not None and keeper.alive():
+            return keeper, session
+        self._close_keeper()
+        if session is not None and not os.path.isdir(session.path):
+            session.remove()
+            session = self._session = None
+        keeper = Keeper(SessionDir.choose(self._base) if session is None else session.path)
+        try:
+            if session is None:
+                session = SessionDir.create(keeper.session)
+            keeper.hold(session.lock)
+        except BaseException:
+            keeper.close()
+            if session is not None and session is not self._session:
+                session.remove()
+            raise
+        self._keeper, self._session = keeper, session
+        return keeper, session
 
-    def keeper(self) -> Keeper:
-        """The keeper, started again if it has died. Raises `LaunchError` where it cannot start."""
-        with self._guard:
-            session = self._ensure_session()
-            if self._keeper is not None and not self._keeper.alive():
-                self._keeper.close()
-                self._keeper = None
-            if self._keeper is None:
-                os.makedirs(session.path, 0o700, exist_ok=True)
-                self._keeper = Keeper(session)
-            return self._keeper
+    def _close_keeper(self) -> None:
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
 
     def close(self) -> None:
         """End the keeper and remove the session folder; a second call does nothing."""
         with self._guard:
             if self._owner != os.getpid():
                 return
-            if self._keeper is not None:
-                self._keeper.close()
-                self._keeper = None
+            self._close_keeper()
             if self._session is not None:
                 self._session.remove()
                 self._session = None

@@ -12,6 +12,7 @@ and read strictly, and a report counts only if it agrees with runsc's own exit s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -22,6 +23,8 @@ _HEADER = struct.Struct("<HHI")  # header size, message type, dropped count
 _CONTAINER_START = 1  # enum MessageType of common.proto
 _TASK_EXIT = 5
 _MAX_MESSAGE = 64 * 1024
+_BATCH = 64
+_MOST_BATCHES = 1000  # far more than a socket's buffer holds
 
 
 def pod_init_config(endpoint: str) -> str:
@@ -30,8 +33,10 @@ def pod_init_config(endpoint: str) -> str:
         {"name": "container/start"},
         {"name": "sentry/task_exit", "context_fields": ["thread_id", "group_id"]},
     ]
-    # A sink that cannot keep up drops and counts; it never holds the sandbox up.
-    sinks = [{"name": "remote", "config": {"endpoint": endpoint}, "ignore_setup_error": True}]
+    # A full socket makes the sentry try again, with pauses of up to 10 ms, before it drops what it
+    # has to say: a workload may end a thousand processes while this one has no time to listen.
+    config = {"endpoint": endpoint, "retries": 500}
+    sinks = [{"name": "remote", "config": config}]
     return json.dumps({"trace_session": {"name": "Default", "points": points, "sinks": sinks}})
 
 
@@ -72,15 +77,14 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def exit_of_first_process(payload: bytes) -> int | None:
-    """The raw wait status in a TaskExit message, if it is of thread 1 of the sandbox."""
+    """The raw wait status in a TaskExit message, if it is of a thread of process 1."""
     message = fields(payload)
     context = message.get(1)
     status = message.get(2, 0)
     if not isinstance(context, bytes) or not isinstance(status, int):
         raise ValueError("a TaskExit message of another shape")  # noqa: TRY004 -- one error for all
-    # ContextData of common.proto: 2 is thread_id, 4 thread_group_id.
-    about = fields(context)
-    if about.get(2) != 1 or about.get(4) != 1 or not 0 <= status <= 0xFFFF:
+    # ContextData of common.proto: 4 is thread_group_id.
+    if fields(context).get(4) != 1 or not 0 <= status <= 0xFFFF:
         return None
     return status
 
@@ -90,8 +94,12 @@ class Listener:
 
     def __init__(self, folder: str) -> None:
         self.started = False
-        self.workload_status: int | None = None
+        self.dropped = 0
+        """How many messages the sentry could not send."""
+
         self.broken = False
+        self._taken = 0
+        self._statuses: dict[int, None] = {}
         self._peer: socket.socket | None = None
         self.endpoint = os.path.join(folder, "events")
         kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -108,6 +116,19 @@ class Listener:
         """Whether a sentry has connected."""
         return self._peer is not None
 
+    @property
+    def complete(self) -> bool:
+        """Whether nothing that it had to say is known to be lost."""
+        return not self.broken and not self.dropped
+
+    @property
+    def workload_statuses(self) -> tuple[int, ...]:
+        """The raw wait statuses of process 1's threads, in the order in which they ended.
+
+        A thread may end by itself with one of its own; the last one's is the process's.
+        """
+        return tuple(self._statuses)
+
     def fileno(self) -> int:
         """The descriptor to wait on: the listening socket, then the sentry's."""
         return self._socket.fileno() if self._peer is None else self._peer.fileno()
@@ -115,31 +136,54 @@ class Listener:
     def on_readable(self) -> bool:
         """Take what there is; False when the sentry has closed or broken the connection.
 
-        The descriptor to wait on changes when the sentry connects.
+        The descriptor to wait on changes when the sentry connects. Raises OSError where it cannot
+        be let in.
         """
-        try:
-            if self._peer is None:
+        if self._peer is None:
+            with contextlib.suppress(BlockingIOError):
                 self._peer, _address = self._socket.accept()
                 self._peer.setblocking(False)
-                return True
-            while message := self._peer.recv(_MAX_MESSAGE):
+                self._taken += 1
+            return True
+        if self.broken:
+            return False
+        try:
+            # Not all at once: who waits for a run has a deadline, and the peer may never stop.
+            for _ in range(_BATCH):
+                message = self._peer.recv(_MAX_MESSAGE)
+                if not message:
+                    return False
                 self._take(message)
         except BlockingIOError:
             return True
         except (OSError, ValueError, struct.error):
             self.broken = True
-        return False
+            with contextlib.suppress(OSError):
+                self._peer.shutdown(socket.SHUT_RDWR)  # nobody listens: it need not try again
+            return False
+        return True
+
+    def drain(self) -> None:
+        """Take all that there is. Raises OSError as `on_readable`."""
+        for _ in range(_MOST_BATCHES):
+            before = self._taken
+            if not self.on_readable() or self._taken == before:
+                return
 
     def _take(self, message: bytes) -> None:
+        self._taken += 1
         if message == _HANDSHAKE and not self.started:
             if self._peer is not None:
                 self._peer.send(_HANDSHAKE)
             return
-        size, kind, _dropped = _HEADER.unpack_from(message)
+        size, kind, self.dropped = _HEADER.unpack_from(message)
         if kind == _CONTAINER_START:
             self.started = True
-        elif kind == _TASK_EXIT and self.workload_status is None:
-            self.workload_status = exit_of_first_process(message[size:])
+        elif kind == _TASK_EXIT:
+            status = exit_of_first_process(message[size:])
+            if status is not None:
+                self._statuses.pop(status, None)
+                self._statuses[status] = None
 
     def close(self) -> None:
         """Close everything."""

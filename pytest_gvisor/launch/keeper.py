@@ -13,16 +13,16 @@ run is killed. When the main socket closes or pytest's pidfd becomes readable, p
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.launch import _linux, child, remains
@@ -36,23 +36,25 @@ else:
 MAX_MESSAGE = 128 * 1024
 MAX_FDS = 16
 EXIT_GRACE = 0.5
-DELETE_DEADLINE = 5.0
-DELETE_TRIES = 2
+DELETE_DEADLINE = 3.0
+DELETE_TRIES = 3
 
 
 class Run:
     """One sandbox, from the fork to the removal of all that it made."""
 
-    def __init__(self, keeper: Keeper, request: dict[str, Any], control: socket.socket) -> None:
+    def __init__(self, keeper: Keeper, control: socket.socket) -> None:
         self.keeper = keeper
         self.control = control
-        self.id: str = request["id"]
-        self.folder: str = request["folder"]
-        self.root: str = request["root"]
-        self.delete_argv: list[str] = request["delete"]
-        self.env: dict[str, str] = request["env"]
-        self.cgroups: list[str] = request["cgroup_folders"]
+        self.id = ""
+        self.folder = ""
+        self.root = ""
+        self.term_argv: list[str] = []
+        self.delete_argv: list[str] = []
+        self.env: dict[str, str] = {}
+        self.cgroups: list[str] = []
         self.executable = -1
+        self.report = -1
         self.pid = 0
         self.released = False
         self.killed_at: float | None = None
@@ -66,34 +68,66 @@ class Run:
         with contextlib.suppress(OSError):
             self.control.send(json.dumps(message).encode())
 
-    def start(self, start: child.Start) -> None:
-        """Fork the child. Its error pipe answers: text for a failed step, the end for execve."""
-        self.executable = os.dup(start.executable)
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        me = os.getpid()
-        try:
-            self.pid = os.fork()
-        except OSError as error:
-            os.close(reader)
-            os.close(writer)
-            self.tell(state="failed", stage="fork", errno=error.errno or 0, detail=str(error))
-            self.status = 127 << 8
-            self.keeper.finish(self)
-            return
-        if self.pid == 0:
-            child.become(start, parent=me, error_pipe=writer)
-        os.close(writer)
-        self.keeper.watch(reader, lambda: self._launched(reader))
+    def start(self, message: bytes, fds: list[int]) -> None:
+        """Fork the child that the request describes.
 
-    def _launched(self, reader: int) -> None:
-        report = os.read(reader, 4096).decode("utf-8", "replace")
-        self.keeper.unwatch(reader)
-        os.close(reader)
+        Its error pipe answers: text for a failed step, the end for execve. Raises anything for a
+        request of another shape; nothing is started then.
+        """
+        request = json.loads(message)
+        start = child.start_of(request, fds)
+        self.term_argv = child.texts(request["term"])
+        self.delete_argv = child.texts(request["delete"])
+        self.cgroups = child.texts(request["cgroup_folders"])
+        self.id, self.folder, self.root = child.texts(
+            [request["id"], request["folder"], request["root"]]
+        )
+        self.env = start.env
+        self.executable = os.dup(start.executable)
+        self._fork(start)
+
+    def _fork(self, start: child.Start) -> None:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            self.keeper.watch(reader, self.launched)
+            self.report = reader
+            me = os.getpid()
+            self.pid = os.fork()
+            if self.pid == 0:
+                child.become(start, parent=me, error_pipe=writer)
+        except BaseException:
+            if self.report < 0:
+                os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+
+    def launched(self) -> None:
+        """The error pipe has an answer."""
+        report = os.read(self.report, 4096).decode("utf-8", "replace")
+        self._close_report()
         if report:
             stage, number, detail = report.split(" ", 2)
             self.tell(state="failed", stage=stage, errno=int(number), detail=detail)
         else:
             self.tell(state="spawned", pid=self.pid)
+
+    def _close_report(self) -> None:
+        if self.report >= 0:
+            self.keeper.unwatch(self.report)
+            os.close(self.report)
+            self.report = -1
+
+    def fail(self, stage: str, error: Exception) -> None:
+        """End this run because of what went wrong here, or of a message that makes no sense."""
+        number, detail = 0, repr(error)
+        if isinstance(error, OSError):
+            number, detail = error.errno or 0, error.strerror or detail
+        self.tell(state="failed", stage=stage, errno=number, detail=detail[:2000])
+        if self.pid == 0 and self.status is None:
+            self._close_report()
+            self.reaped(127 << 8, 0.0, 0)
+        self.kill()
 
     def on_control(self) -> None:
         """Carry out what the caller asks of this run."""
@@ -104,43 +138,47 @@ class Run:
         if not message:
             self.abandon()
             return
-        wish = json.loads(message)["op"]
-        if wish == "term":
-            self.signal(signal.SIGTERM)
-        elif wish == "kill":
-            self.kill()
-        elif wish == "release":
-            self.released = True
-            if self.status is None:
-                self.kill()
-            else:
-                self.keeper.finish(self)
+        try:
+            wish = json.loads(message)["op"]
+            act = {"term": self.terminate, "kill": self.kill, "release": self.release}[wish]
+        except Exception as error:  # noqa: BLE001 -- no message ends the keeper
+            self.fail("request", error)
+        else:
+            act()
 
-    def abandon(self) -> None:
-        """The caller is gone: kill, clean up, tell nobody."""
-        self.keeper.unwatch(self.control.fileno())
+    def release(self) -> None:
+        """The caller has all that it wants: kill what still runs, and clean up."""
         self.released = True
         if self.status is None:
             self.kill()
         else:
             self.keeper.finish(self)
 
-    def signal(self, number: int) -> None:
-        """Send a signal to runsc, which forwards it to the workload once that runs."""
+    def abandon(self) -> None:
+        """The caller is gone: `release`, and tell nobody."""
+        self.keeper.unwatch(self.control.fileno())
+        self.release()
+
+    def terminate(self) -> None:
+        """Have runsc send the workload SIGTERM, if it runs by now; nobody waits for that."""
         if self.status is None and self.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+            with contextlib.suppress(OSError):
+                self._spawn(self.term_argv)
 
     def kill(self) -> None:
         """SIGKILL runsc; gofer and sentry follow by their parent-death signals."""
-        self.signal(signal.SIGKILL)
+        if self.status is None and self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         remains.kill_cgroups(self.cgroups)
         self.killed_at = time.monotonic()
 
-    def reaped(self, status: int, usage: tuple[float, int]) -> None:
-        """Runsc has ended with the raw wait ``status``."""
+    def reaped(self, status: int, seconds: float, kilobytes: int) -> None:
+        """Runsc has ended with the raw wait ``status``; CPU time and peak memory in numbers."""
+        if self.report >= 0:
+            # Both can be ready at once; why the child ended comes before that it did.
+            self.launched()
         self.status = status
-        seconds, kilobytes = usage
         self.tell(state="exited", status=status, cpu=seconds, maxrss=kilobytes * 1024)
         if self.released:
             self.keeper.finish(self)
@@ -149,48 +187,63 @@ class Run:
         """One step towards nothing left; True when there is nothing more to do."""
         if self.deleter:
             if now > self.deadline:
+                self.deletes = DELETE_TRIES  # one that hangs would hang again
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.deleter, signal.SIGKILL)
             return False
         if self.deadline == float("inf"):
             self.deadline = now + EXIT_GRACE
+        try:
+            leaks = self._step(now)
+        except OSError as error:  # out of descriptors or memory, for the moment
+            leaks = [f"{self.folder}: {error}"] if now > self.deadline + EXIT_GRACE else None
+        if leaks is None:
+            return False
+        self.tell(state="cleaned", leaks=leaks)
+        return True
+
+    def _step(self, now: float) -> list[str] | None:
+        """What cannot be removed, or None for: not yet."""
+        if not self.folder:
+            return []
         left = remains.processes(self.root)
         if left:
             # PDEATHSIG reaches gofer and sentry at once; what stays is killed by pid.
             if self.killed_at is not None or now > self.deadline:
                 remains.kill(left, self.root)
             if now < self.deadline + EXIT_GRACE:
-                return False
-        if remains.has_state(self.root) and self.deletes < DELETE_TRIES:
-            self._delete(now)
-            return False
+                return None
+        stale = remains.has_state(self.root)
+        if stale and self.deletes < DELETE_TRIES:
+            self.deletes += 1
+            self.deadline = now + DELETE_DEADLINE
+            self.deleter = self._spawn(self.delete_argv)
+            return None
         leaks = remains.remove(self.folder, self.cgroups)
         if leaks and now < self.deadline + EXIT_GRACE:
-            return False
-        leaks += [f"process {pid}" for pid in left]
-        self.tell(state="cleaned", leaks=leaks)
-        return True
+            return None
+        if stale:
+            leaks.append(f"`runsc delete --force {self.id}` left its state; the files are gone")
+        return leaks + [f"process {pid}" for pid in left]
 
-    def _delete(self, now: float) -> None:
-        """Start ``runsc delete --force`` in a child of the same kind, under a deadline."""
-        self.deletes += 1
-        self.deadline = now + DELETE_DEADLINE
+    def _spawn(self, argv: list[str]) -> int:
+        """Start another command of the same runsc, in a child of the same kind; its pid."""
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        start = child.Start(
-            argv=self.delete_argv,
-            env=self.env,
-            executable=self.executable,
-            streams=(null, null, null),
-        )
-        me = os.getpid()
-        with contextlib.suppress(OSError):
-            self.deleter = os.fork()
-            if self.deleter == 0:
+        try:
+            start = child.Start(
+                argv=argv, env=self.env, executable=self.executable, streams=(null, null, null)
+            )
+            me = os.getpid()
+            pid = os.fork()
+            if pid == 0:
                 child.become(start, parent=me, error_pipe=null)
-        os.close(null)
+            return pid
+        finally:
+            os.close(null)
 
     def close(self) -> None:
         """Let go of this run's descriptors."""
+        self._close_report()
         self.keeper.unwatch(self.control.fileno())
         self.control.close()
         if self.executable >= 0:
@@ -206,6 +259,9 @@ class Keeper:
         self.runs: list[Run] = []
         self.finishing: list[Run] = []
         self.leaving = False
+        self.held: list[int] = []
+        """Descriptors that say, by a lock on them, that this process is alive."""
+
         self.selector = selectors.DefaultSelector()
         self.watched: set[int] = set()
         self.watch(main.fileno(), self.on_request)
@@ -230,31 +286,39 @@ class Keeper:
     def on_request(self) -> None:
         """Take one request and its descriptors, and start the run."""
         try:
-            message, fds, _flags, _address = socket.recv_fds(self.main, MAX_MESSAGE, MAX_FDS)
+            message, fds, flags, _address = socket.recv_fds(self.main, MAX_MESSAGE, MAX_FDS)
         except OSError:
-            message, fds = b"", []
+            message, fds, flags = b"", [], 0
         if not message:
             self.leave()
+        elif message == b"hold":
+            self.held += fds
+        else:
+            try:
+                self._take(message, fds, cut=bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)))
+            finally:
+                for fd in fds[1:]:
+                    os.close(fd)
+
+    def _take(self, message: bytes, fds: list[int], *, cut: bool) -> None:
+        if not fds:  # cut off for want of descriptors here; the caller sees the end of its socket
             return
-        request = json.loads(message)
-        control = socket.socket(fileno=fds[0])
-        run = Run(self, request, control)
+        try:
+            control = socket.socket(fileno=fds[0])
+        except OSError:
+            os.close(fds[0])
+            return
+        run = Run(self, control)
         self.runs.append(run)
         self.watch(control.fileno(), run.on_control)
-        start = child.Start(
-            argv=request["argv"],
-            env=request["env"],
-            executable=fds[1],
-            streams=(fds[2], fds[3], fds[4]),
-            cgroups=tuple(fds[5:]),
-            hide_net_sysctls=request["hide_net_sysctls"],
-            netns=request["netns"],
-        )
         try:
-            run.start(start)
-        finally:
-            for fd in fds[1:]:
-                os.close(fd)
+            if cut:
+                raise OSError(errno.EMFILE, "the request or its descriptors did not arrive whole")
+            run.start(message, fds[1:])
+        except OSError as error:
+            run.fail("fork", error)
+        except Exception as error:  # noqa: BLE001 -- no request ends the keeper
+            run.fail("request", error)
 
     def on_child(self) -> None:
         """Reap everything that has ended: runs, deletions and adopted orphans alike."""
@@ -269,7 +333,7 @@ class Keeper:
                 return
             for run in self.runs:
                 if run.pid == pid and run.status is None:
-                    run.reaped(status, (usage.ru_utime + usage.ru_stime, usage.ru_maxrss))
+                    run.reaped(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
                 elif run.deleter == pid:
                     run.deleter = 0
                     run.deadline = time.monotonic() + EXIT_GRACE
@@ -303,11 +367,12 @@ class Keeper:
                 if key.fd in self.watched:
                     key.data()
             self.clean()
-        shutil.rmtree(self.session, ignore_errors=True)
+        remains.clear_session(self.session, everywhere=False)
 
 
 def main(arguments: list[str]) -> None:
-    """``keeper.py MAIN_SOCKET_FD PYTEST_PIDFD SESSION_FOLDER``."""
+    """``keeper.py MAIN_SOCKET_FD PYTEST_PIDFD SESSION_FOLDER``; the folder may not be there yet."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # execve keeps the mask of who started this
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
     _linux.set_child_subreaper()

@@ -18,7 +18,7 @@ def check_netns(path: str) -> None:
     try:
         found = os.stat(path)
         # A namespace file's inode is the namespace (namespaces(7)); nsfs has one device number.
-        hosts = [os.stat(f"/proc/{pid}/ns/net") for pid in ("self", "1")]
+        hosts = [os.stat("/proc/self/ns/net"), _initial()]
     except OSError as error:
         raise UsageError(
             f"netns={path!r}: {error.strerror}", next_step="Make one with: ip netns add NAME"
@@ -30,3 +30,11 @@ def check_netns(path: str) -> None:
             f"netns={path!r} is the host's own network namespace",
             next_step='Use network="host" to share the host\'s network.',
         )
+
+
+def _initial() -> os.stat_result:
+    """The namespace of init, or of kthreadd where init does not show its own, even to root."""
+    try:
+        return os.stat("/proc/1/ns/net")
+    except PermissionError:
+        return os.stat("/proc/2/ns/net")

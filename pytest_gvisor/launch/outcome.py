@@ -45,13 +45,15 @@ class Evidence:
     """How many processes of the sandbox the kernel's memory controller killed."""
 
     sentry_reports: bool = False
-    """Whether the sentry's own events were listened to (releases with ``--pod-init-config``)."""
+    """Whether the sentry's own events were listened to (releases with ``--pod-init-config``), and
+    none is known to be lost."""
 
     started: bool = False
     """Whether the sentry reported that the container's first process was started."""
 
-    workload_status: int | None = None
-    """The raw wait status of the workload's first process, as the sentry reported it."""
+    workload_statuses: tuple[int, ...] = ()
+    """The raw wait statuses of the first process's threads, as the sentry reported them; where the
+    process has ended, the last is its own."""
 
     wait_failed: bool = False
     """Whether runsc's run log says that waiting for the workload failed."""
@@ -97,11 +99,11 @@ def judge(evidence: Evidence) -> Verdict:
     code = _exit_code(evidence.runsc_status)
     if evidence.timed_out:
         return Verdict(outcome=Outcome.TIMED_OUT, returncode=code)
-    workload = evidence.workload_status
-    if workload is not None and not evidence.records and _agrees(workload, code):
-        if evidence.oom_kills and workload == signal.SIGKILL:
+    told = [status for status in evidence.workload_statuses if _agrees(status, code)]
+    if told and not evidence.records:
+        if evidence.oom_kills and told[-1] == signal.SIGKILL:
             return Verdict(outcome=Outcome.OUT_OF_MEMORY, returncode=-signal.SIGKILL)
-        return _by_status(workload)
+        return _by_status(told[-1])
     if evidence.oom_kills:
         return Verdict(outcome=Outcome.OUT_OF_MEMORY, returncode=-signal.SIGKILL)
     if evidence.panic or evidence.wait_failed:
@@ -113,13 +115,13 @@ def judge(evidence: Evidence) -> Verdict:
     if os.WIFSIGNALED(evidence.runsc_status):
         reason = f"runsc was killed by signal {os.WTERMSIG(evidence.runsc_status)}"
         return Verdict(outcome=Outcome.RUNSC_FAILED, returncode=code, reason=reason)
-    if evidence.sentry_reports and workload is None:
-        if evidence.started:
-            reason = "the sandbox ended without a word on its first process"
-            return Verdict(outcome=Outcome.SANDBOX_CRASHED, returncode=code, reason=reason)
-        reason = "runsc ended before the workload was started"
-        return Verdict(outcome=Outcome.RUNSC_FAILED, returncode=code, reason=reason)
-    # The report is of the first process's first thread; one that ended before the others disagrees.
+    if evidence.sentry_reports:
+        outcome, reason = Outcome.RUNSC_FAILED, "runsc ended before the workload was started"
+        if evidence.workload_statuses:
+            outcome, reason = Outcome.SANDBOX_CRASHED, "it did not end as its first process did"
+        elif evidence.started:
+            outcome, reason = Outcome.SANDBOX_CRASHED, "it ended without a word on its process"
+        return Verdict(outcome=outcome, returncode=code, reason=reason)
     return dataclasses.replace(_by_code(code), exact=False)
 
 

@@ -1,17 +1,21 @@
 """What a sandbox can leave behind, how it is recognised, and how it is removed.
 
-Used by the keeper after each run and by the sweep of dead sessions. A process is ours only if its
-command line names the run's own state folder: a pid that was used again for something else is
-never touched. Standard library and `_linux` only.
+Used by the keeper after each run, by pytest where its keeper is gone, and by the sweep of dead
+sessions. A process is ours only if its command line says ``--root`` and the run's own state folder:
+a pid that was used again for something else, or a reader of our files, is never touched. Standard
+library and `_linux` only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
 import re
 import shutil
 import signal
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
@@ -19,18 +23,28 @@ if TYPE_CHECKING or __package__:
 else:
     import _linux
 
+JOURNAL = "journal"
+CGROUP_PREFIX = "pytest-gvisor-"
+PATIENCE = 2.0
+
 
 def _names(pid: int, root: bytes) -> bool:
-    """Whether the command line of ``pid`` holds the path ``root``; a zombie's is empty."""
+    """Whether the command line of ``pid`` says ``--root`` and a path at or under ``root``.
+
+    runsc passes the flag on to gofer and sandbox, as ``--root=PATH``. A zombie's line is empty.
+    """
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
-            return root in cmdline.read(64 * 1024)
+            words = cmdline.read(64 * 1024).split(b"\0")
     except OSError:
         return False
+    values = [after for word, after in itertools.pairwise(words) if word == b"--root"]
+    values += [word.removeprefix(b"--root=") for word in words if word.startswith(b"--root=")]
+    return any(value == root or value.startswith(root + b"/") for value in values)
 
 
 def processes(root: str, *, everywhere: bool = False) -> list[int]:
-    """The live processes of the sandbox whose state folder is ``root``.
+    """The live processes of the sandboxes whose state folder is at or under ``root``.
 
     Looks among this process's children, where a subreaper finds every orphan of its own, or, with
     ``everywhere``, among all processes.
@@ -71,12 +85,7 @@ def remove(folder: str, cgroups: list[str]) -> list[str]:
     """Remove a run's folder and cgroups; returns what could not be removed, in words."""
     leaks = []
     unmount(folder)
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        leaks.append(f"{folder}: {error}")
+    # The folder last: a session's journal in it is what names the cgroups.
     for cgroup in cgroups:
         try:
             os.rmdir(cgroup)
@@ -84,6 +93,12 @@ def remove(folder: str, cgroups: list[str]) -> list[str]:
             pass
         except OSError as error:
             leaks.append(f"{cgroup}: {error}")
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        leaks.append(f"{folder}: {error}")
     return leaks
 
 
@@ -94,7 +109,7 @@ def unmount(folder: str) -> None:
     """
     prefix = os.fsencode(folder) + b"/"
     with open("/proc/self/mountinfo", "rb") as mounts:
-        points = [line.split(b" ", 5)[4] for line in mounts if prefix in line]
+        points = [line.split(b" ", 5)[4] for line in mounts]
     for point in reversed(points):
         # The kernel writes blank, tab, newline and backslash as octal (proc_pid_mountinfo(5)).
         path = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), point)
@@ -130,3 +145,62 @@ def _kill_member(pid: int, cgroup: str) -> None:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
             os.close(pidfd)
+
+
+def clear(
+    folder: str,
+    root: str,
+    cgroups: list[str],
+    *,
+    everywhere: bool = True,
+    patience: float = PATIENCE,
+) -> list[str]:
+    """Kill what there is of the sandboxes at or under ``root``, then remove folder and cgroups.
+
+    For callers without a keeper: waits until nothing is left, and at most ``patience`` seconds.
+    Returns what could not be removed, in words.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            left = processes(root, everywhere=everywhere)
+            kill(left, root)
+            kill_cgroups(cgroups)
+            leaks = [f"process {pid}" for pid in left]
+            if not left or time.monotonic() > deadline:
+                leaks += remove(folder, cgroups)
+        except OSError as error:  # out of descriptors or memory, for the moment
+            leaks = [f"{folder}: {error}"]
+        if not leaks or time.monotonic() > deadline:
+            return leaks
+        time.sleep(0.01)
+
+
+def clear_session(session: str, *, everywhere: bool = True) -> list[str]:
+    """`clear` for a whole session folder and the cgroups in its journal."""
+    return clear(session, session, journalled_cgroups(session), everywhere=everywhere)
+
+
+def journalled_cgroups(session: str) -> list[str]:
+    """The cgroups that a session has made, or was about to make, apart from any other path."""
+    found: list[str] = []
+    with (
+        contextlib.suppress(OSError),
+        open(os.path.join(session, JOURNAL), encoding="utf-8", errors="replace") as lines,
+    ):
+        for line in lines:
+            with contextlib.suppress(ValueError, RecursionError):
+                entry = json.loads(line)
+                listed = entry.get("cgroups") if isinstance(entry, dict) else None
+                if isinstance(listed, list):
+                    found += [str(path) for path in listed if is_own_cgroup(str(path))]
+    return found
+
+
+def is_own_cgroup(path: str) -> bool:
+    """Whether ``path`` is a cgroup folder with a name that only this package makes."""
+    return (
+        path.startswith("/sys/fs/cgroup/")
+        and os.path.normpath(path) == path
+        and os.path.basename(path).startswith(CGROUP_PREFIX)
+    )

@@ -34,12 +34,20 @@ from pytest_gvisor.launch.outcome import (
     signal_name,
     text_view,
 )
+from pytest_gvisor.launch.session_dir import SessionDir, make_private
 from pytest_gvisor.launch.states import Lifecycle, State
 from pytest_gvisor.launch.supervise import Job, Supervisor
+from pytest_gvisor.launch.typed import stage
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.runsc.binary import Runsc
-from pytest_gvisor.runsc.command import RunscCommand, delete_argv, run_argv, runsc_env
+from pytest_gvisor.runsc.command import (
+    RunscCommand,
+    delete_argv,
+    run_argv,
+    runsc_env,
+    term_argv,
+)
 from pytest_gvisor.settings import Network, Platform
 
 
@@ -54,6 +62,14 @@ class Workspace:
 
     netns: str
     """Where the child puts a network namespace, if the run needs a new one."""
+
+    binds: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    """Sources and targets that the child binds before runsc starts; whoever makes the root
+    filesystem adds to it."""
+
+    def netns_if(self, network: Network) -> str | None:
+        """`netns` where the network is the sandbox's own stack, else None."""
+        return self.netns if network is Network.SANDBOX else None
 
     def path(self, name: str) -> str:
         """The path of one part: ``bundle``, ``root``, ``runtime``, ``logs``, ``log``, ``panic``."""
@@ -140,20 +156,10 @@ class Runner:
             raise
 
     def _run(self) -> Completed:
-        self.request.runsc.check_unchanged()
-        keeper = self.launcher.keeper()
-        workspace = self._make_workspace()
         with contextlib.ExitStack() as undo:
-            undo.callback(shutil.rmtree, workspace.folder, ignore_errors=True)
-            undo.callback(self._close_listener)
-            spec = self.request.make_spec(workspace)
-            self.record.args = spec.process.args
-            Bundle.create(workspace.path("bundle"), spec)
-            self.lifecycle.advance(State.BUNDLED)
-            self._cgroups = cgroup.create(limits_of(spec))
-            undo.callback(self._cgroups.remove)
-            self.launcher.session().journal(id=workspace.id, cgroups=self._cgroups.folders)
-            supervisor = Supervisor(self._job(workspace), self.lifecycle)
+            keeper, workspace, job = self._prepare(undo)
+            with stage("pipes", "cannot make the workload's pipes"):
+                supervisor = Supervisor(job, self.lifecycle)
             undo.callback(supervisor.close)
             try:
                 self._launch(supervisor, keeper)
@@ -168,15 +174,31 @@ class Runner:
         self._raise_for(verdict, completed, supervisor)
         return completed
 
-    def _make_workspace(self) -> Workspace:
-        session = self.launcher.session()
+    def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Job]:
+        """Make all that there is before the launch; ``undo`` removes it."""
+        self.request.runsc.check_unchanged()
+        keeper, session = self.launcher.keeper(), self.launcher.session()
+        workspace = self._make_workspace(session)
+        undo.callback(shutil.rmtree, workspace.folder, ignore_errors=True)
+        undo.callback(self._close_listener)
+        spec = self.request.make_spec(workspace)
+        self.record.args = spec.process.args
+        Bundle.create(workspace.path("bundle"), spec)
+        self.lifecycle.advance(State.BUNDLED)
+        self._cgroups = cgroup.create(
+            limits_of(spec), lambda path: session.journal(id=workspace.id, cgroups=[path])
+        )
+        undo.callback(self._cgroups.remove)
+        return keeper, workspace, self._job(workspace)
+
+    def _make_workspace(self, session: SessionDir) -> Workspace:
         run = "g" + secrets.token_hex(4)
         folder = os.path.join(session.path, run)
         try:
             for path in (folder, *(os.path.join(folder, name) for name in ("root", "runtime"))):
-                os.mkdir(path, 0o700)
+                make_private(path)
             if self._wants_logs():
-                os.mkdir(os.path.join(folder, "logs"), 0o700)
+                make_private(os.path.join(folder, "logs"))
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise LaunchError(
@@ -226,6 +248,7 @@ class Runner:
             id=workspace.id,
             executable=request.runsc.fd,
             argv=argv,
+            term=term_argv(command),
             delete=delete_argv(command),
             env=env,
             folder=workspace.folder,
@@ -236,6 +259,7 @@ class Runner:
             cgroup_folders=self._cgroups.folders,
             hide_net_sysctls=hide,
             netns="" if not hide or request.netns else workspace.netns,
+            binds=tuple(workspace.binds),
             listener=self._listener,
         )
 
@@ -280,9 +304,9 @@ class Runner:
                 panic=record.panic,
                 timed_out=supervisor.timed_out,
                 oom_kills=self._cgroups.oom_kills(),
-                sentry_reports=listener is not None and listener.connected and not listener.broken,
+                sentry_reports=listener is not None and listener.complete,
                 started=listener is not None and listener.started,
-                workload_status=None if listener is None else listener.workload_status,
+                workload_statuses=() if listener is None else listener.workload_statuses,
                 wait_failed=logs.wait_failed(record.debug_logs),
             )
             verdict = judge(evidence)

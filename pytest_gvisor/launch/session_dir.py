@@ -4,7 +4,7 @@ Layout::
 
     /run/pytest-gvisor/            0700, root's; others: $XDG_RUNTIME_DIR or the temporary directory
         .lock                      held while a session is made or swept
-        s-XXXXXXXX/                0700, one a pytest process
+        s-XXXXXXXXXXXX/            0700, one a pytest process
             lock                   held (flock) by pytest and its keeper: free means both are dead
             journal                a JSON line for each sandbox, before it is made
             SANDBOX-ID/            bundle/ root/ runtime/ log …
@@ -14,20 +14,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
-import shutil
+import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.launch import remains
+from pytest_gvisor.launch.typed import stage
 
 SYSTEM_BASE = "/run/pytest-gvisor"
 # sun_path holds 108 bytes (unix(7)); below the session come the sandbox's id and a socket's name.
 LONGEST_BASE = 48
+LOCK_DEADLINE = 20.0
 
 
 def _refuse(path: str, reason: str) -> LaunchError:
@@ -38,13 +42,19 @@ def _refuse(path: str, reason: str) -> LaunchError:
     )
 
 
+def make_private(path: str) -> None:
+    """Make a folder with mode 0700, whatever a test has made of the umask."""
+    os.mkdir(path, 0o700)
+    os.chmod(path, 0o700)
+
+
 def open_private(path: str) -> int:
     """A descriptor of the folder ``path``, made 0700 if it is missing and verified by fstat.
 
     Raises `LaunchError` for a symlink, another owner, or permissions for others.
     """
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
+    with stage("session_folder", f"cannot make {path}"), contextlib.suppress(FileExistsError):
+        make_private(path)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -62,7 +72,8 @@ def open_private(path: str) -> int:
 
 
 def _candidates() -> Iterator[str]:
-    if os.geteuid() == 0 and os.stat("/run").st_uid == 0 and os.access("/run", os.W_OK):
+    run = os.path.dirname(SYSTEM_BASE)
+    if os.geteuid() == 0 and os.access(run, os.W_OK) and os.stat(run).st_uid == 0:
         yield SYSTEM_BASE
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if (
@@ -76,23 +87,68 @@ def _candidates() -> Iterator[str]:
 
 
 def base_folder() -> str:
-    """The folder that holds this user's sessions: the first candidate that is short enough."""
-    return next(
-        path
-        for path in map(os.path.realpath, _candidates())
-        if len(os.fsencode(path)) <= LONGEST_BASE
-    )
+    """The folder that holds this user's sessions: the first candidate that can be used."""
+    found = [path for path in map(os.path.realpath, _candidates()) if _usable(path)]
+    if not found:
+        raise LaunchError(
+            "session_folder",
+            f"no folder whose path has at most {LONGEST_BASE} bytes of UTF-8",
+            next_step="Set XDG_RUNTIME_DIR or TMPDIR to a folder of yours with a short name.",
+        )
+    return found[0]
+
+
+def _usable(path: str) -> bool:
+    # runsc gets paths in JSON too, which cannot hold a name that is not UTF-8: these have lone
+    # surrogates here, which do not encode.
+    with contextlib.suppress(UnicodeEncodeError):
+        return len(path.encode()) <= LONGEST_BASE
+    return False
 
 
 @contextlib.contextmanager
-def _locked(base_fd: int) -> Iterator[None]:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = os.open(".lock", flags, 0o600, dir_fd=base_fd)
+def _locked(base: str) -> Iterator[None]:
+    """Hold the lock of the base folder, which is made and verified."""
+    base_fd = open_private(base)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with stage("session_folder", f"cannot lock {base}"):
+            lock = _open_lock(".lock", flags, base_fd)
+    finally:
+        os.close(base_fd)
+    try:
+        _await_lock(lock, base)
         yield
     finally:
         os.close(lock)
+
+
+def _await_lock(lock: int, base: str) -> None:
+    deadline = time.monotonic() + LOCK_DEADLINE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise LaunchError(
+                    "session_folder",
+                    f"another process has held {base}/.lock for {LOCK_DEADLINE:g} s",
+                    next_step=f"Find it with: fuser -v {base}/.lock",
+                ) from None
+            time.sleep(0.005)
+        else:
+            return
+
+
+def _open_lock(name: str, flags: int, folder: int | None = None) -> int:
+    """A lock file's descriptor; its mode lets its owner open it again, whatever the umask."""
+    lock = os.open(name, flags, 0o600, dir_fd=folder)
+    try:
+        os.fchmod(lock, 0o600)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,50 +158,60 @@ class SessionDir:
     path: str
     lock: int
 
+    @staticmethod
+    def choose(base: str | None = None) -> str:
+        """Sweep what dead sessions left under ``base``; the path for a new one, not made yet.
+
+        The keeper is told the path before there is anything at it: from the first moment on there
+        is someone to remove it.
+        """
+        base = base_folder() if base is None else base
+        sweep(base)
+        return os.path.join(base, f"s-{secrets.token_hex(6)}")
+
     @classmethod
-    def create(cls, base: str | None = None) -> SessionDir:
-        """Sweep what dead sessions left, then make a new session folder under ``base``.
+    def create(cls, path: str) -> SessionDir:
+        """Make the session folder ``path`` and take its lock.
 
         Raises `LaunchError` where the folder cannot be made or is not safe.
         """
-        base = base_folder() if base is None else base
-        base_fd = open_private(base)
-        try:
-            with _locked(base_fd):
-                sweep_locked(base)
-                try:
-                    path = tempfile.mkdtemp(prefix="s-", dir=base)
-                    lock = _take_lock(path)
-                except OSError as error:
-                    raise LaunchError(
-                        "session_folder",
-                        f"cannot make a session under {base}",
-                        errno=error.errno or 0,
-                    ) from error
-        finally:
-            os.close(base_fd)
+        with _locked(os.path.dirname(path)), stage("session_folder", f"cannot make {path}"):
+            make_private(path)
+            try:
+                lock = _take_lock(path)
+            except BaseException:
+                os.rmdir(path)
+                raise
         return cls(path=path, lock=lock)
 
     def journal(self, **entry: object) -> None:
-        """Append one line to the journal; it is complete on return."""
-        line = json.dumps(entry).encode() + b"\n"
+        """Append one line to the journal; it is complete on return, or `LaunchError` is raised."""
+        # The line feed comes first, so that a line that a full disk cut short spoils no other.
+        line = b"\n" + json.dumps(entry).encode()
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        fd = os.open(os.path.join(self.path, "journal"), flags, 0o600)
-        try:
-            os.write(fd, line)
-        finally:
-            os.close(fd)
+        with stage("session_folder", f"cannot write the journal of {self.path}"):
+            fd = os.open(os.path.join(self.path, remains.JOURNAL), flags, 0o600)
+            try:
+                os.fchmod(fd, 0o600)
+                if os.write(fd, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                os.close(fd)
 
     def remove(self) -> None:
-        """Remove the folder and let go of the lock; a second call does nothing."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the folder, and what may be left of its runs, and let go of the lock.
+
+        A second call does nothing.
+        """
+        if os.path.isdir(self.path):
+            remains.clear_session(self.path)
         with contextlib.suppress(OSError):
             os.close(self.lock)
 
 
 def _take_lock(session: str) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = os.open(os.path.join(session, "lock"), flags, 0o600)
+    lock = _open_lock(os.path.join(session, "lock"), flags)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return lock
 
@@ -167,64 +233,20 @@ def _is_dead(session: str) -> bool:
     return True
 
 
-def _journal_of(session: str) -> list[dict[str, object]]:
-    entries = []
-    with (
-        contextlib.suppress(OSError),
-        open(os.path.join(session, "journal"), encoding="utf-8", errors="replace") as lines,
-    ):
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                entry = json.loads(line)
-                if isinstance(entry, dict):
-                    entries.append(entry)
-    return entries
-
-
 def sweep(base: str | None = None) -> list[str]:
     """Remove what dead sessions left under ``base``; returns the session folders that went."""
     base = base_folder() if base is None else base
     if not os.path.isdir(base):
         return []
-    base_fd = open_private(base)
-    try:
-        with _locked(base_fd):
-            return sweep_locked(base)
-    finally:
-        os.close(base_fd)
+    with _locked(base), stage("session_folder", f"cannot read {base}"), os.scandir(base) as entries:
+        return [entry.path for entry in entries if _swept(entry)]
 
 
-def sweep_locked(base: str) -> list[str]:
-    """`sweep` for a caller that holds the base's lock."""
-    swept = []
-    for entry in os.scandir(base):
-        if (
-            entry.name.startswith("s-")
-            and entry.is_dir(follow_symlinks=False)
-            and _is_dead(entry.path)
-        ):
-            _sweep_session(entry.path)
-            swept.append(entry.path)
-    return swept
-
-
-def _sweep_session(session: str) -> None:
-    cgroups: list[str] = []
-    for entry in _journal_of(session):
-        listed = entry.get("cgroups")
-        if isinstance(listed, list):
-            # Only a name of our own making is removed, whatever the journal says.
-            cgroups += [str(path) for path in listed if is_own_cgroup(str(path))]
-    pids = remains.processes(session, everywhere=True)
-    remains.kill(pids, session)
-    remains.kill_cgroups(cgroups)
-    remains.remove(session, cgroups)
-
-
-def is_own_cgroup(path: str) -> bool:
-    """Whether ``path`` is a cgroup folder with a name that only this package makes."""
+def _swept(entry: os.DirEntry[str]) -> bool:
+    """Whether the entry was a dead session's folder, and is gone."""
     return (
-        path.startswith("/sys/fs/cgroup/")
-        and os.path.normpath(path) == path
-        and os.path.basename(path).startswith("pytest-gvisor-")
+        entry.name.startswith("s-")
+        and entry.is_dir(follow_symlinks=False)
+        and _is_dead(entry.path)
+        and not remains.clear_session(entry.path)
     )

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from pytest_gvisor.errors import LaunchError, ProtocolError
+from pytest_gvisor.launch import remains
 from pytest_gvisor.launch.capture import CHUNK, Capture, Drain
 from pytest_gvisor.launch.client import Control, Keeper
 from pytest_gvisor.launch.events import Listener
 from pytest_gvisor.launch.states import Lifecycle, State
+from pytest_gvisor.launch.typed import stage
 
 TERM_GRACE = 1.0
 KILL_DEADLINE = 5.0
@@ -29,7 +31,12 @@ class Job:
     id: str
     executable: int
     argv: list[str]
+    term: list[str]
+    """The command that sends the workload SIGTERM."""
+
     delete: list[str]
+    """The command that removes what a killed sandbox leaves."""
+
     env: dict[str, str]
     folder: str
     root: str
@@ -42,6 +49,7 @@ class Job:
     cgroup_fds: list[int] = dataclasses.field(default_factory=list)
     hide_net_sysctls: bool = False
     netns: str = ""
+    binds: tuple[tuple[str, str], ...] = ()
     listener: Listener | None = None
 
 
@@ -57,11 +65,11 @@ class Feed:
 
     def write(self) -> bool:
         """Write once; False when all is written or nobody reads any more."""
-        while not self._rest:
-            try:
-                self._rest = memoryview(next(self._chunks))
-            except StopIteration:
-                return False
+        try:
+            # One piece a turn: an iterator of nothing but empty ones must not hold up the deadline.
+            self._rest = self._rest or memoryview(next(self._chunks))
+        except StopIteration:
+            return False
         try:
             self._rest = self._rest[os.write(self.fd, self._rest) :]
         except BlockingIOError:
@@ -122,16 +130,24 @@ class Supervisor:
         self.maxrss = 0
         self.failure: LaunchError | None = None
         self.pipes = Pipes(job.max_output)
-        self._selector = selectors.DefaultSelector()
+        try:
+            self._selector = selectors.DefaultSelector()
+        except OSError:
+            self.pipes.close()
+            raise
+        self._keeper: Keeper | None = None
         self._control: Control | None = None
+        self._unheard = False
         self._actions: list[tuple[float, Callable[[], None]]] = []
 
     def launch(self, keeper: Keeper) -> None:
         """Hand the run to the keeper."""
+        self._keeper = keeper
         job = self.job
         request = {
             "id": job.id,
             "argv": job.argv,
+            "term": job.term,
             "delete": job.delete,
             "env": job.env,
             "folder": job.folder,
@@ -139,6 +155,7 @@ class Supervisor:
             "cgroup_folders": job.cgroup_folders,
             "hide_net_sysctls": job.hide_net_sysctls,
             "netns": job.netns,
+            "binds": job.binds,
         }
         self._control = keeper.launch(
             request, [job.executable, *self.pipes.theirs, *job.cgroup_fds]
@@ -199,8 +216,12 @@ class Supervisor:
         now = time.monotonic()
         self._actions = [
             (now + TERM_GRACE, lambda: self._ask("kill")),
-            (now + TERM_GRACE + KILL_DEADLINE, lambda: None),
+            (now + TERM_GRACE + KILL_DEADLINE, self._give_up),
         ]
+
+    def _give_up(self) -> None:
+        """Nothing outlives SIGKILL for so long: it is the keeper that does not answer."""
+        self._unheard = self.status is None
 
     def _ask(self, wish: str) -> None:
         if self._control is not None:
@@ -213,7 +234,9 @@ class Supervisor:
         state = message.get("state")
         if state == "spawned":
             self.pid = _number(message, "pid")
-            self.lifecycle.advance(State.SPAWNED)
+            # The sentry can be heard before the keeper, which is busy with other runs.
+            if self.lifecycle.state < State.SPAWNED:
+                self.lifecycle.advance(State.SPAWNED)
         elif state == "failed":
             self.failure = LaunchError(
                 str(message.get("stage")),
@@ -232,7 +255,8 @@ class Supervisor:
         if listener is None:
             return False
         before = listener.fileno()
-        going_on = listener.on_readable()
+        with stage("events", "the sandbox cannot report"):
+            going_on = listener.on_readable()
         self._note_running()
         if going_on and listener.fileno() != before:
             self._selector.unregister(before)
@@ -249,31 +273,38 @@ class Supervisor:
     def drain_events(self) -> None:
         """Take what the sentry said last, which is in the socket when runsc has ended."""
         listener = self.job.listener
-        while listener is not None and listener.fileno() in self._selector.get_map():
-            if not self._selector.select(0):
-                return
-            key = self._selector.get_key(listener.fileno())
-            before = listener.fileno()
-            if not key.data():
-                self._end_stream(before)
-                return
-            if listener.fileno() == before:
-                return
+        if listener is not None:
+            with stage("events", "the sandbox cannot report"):
+                listener.drain()
+            self._note_running()
 
     def clean(self) -> tuple[str, ...]:
-        """Let the keeper remove everything of this run; returns what it could not."""
-        if self._control is None:
+        """Let the keeper remove everything of this run; returns what could not be removed.
+
+        A keeper that does not answer is killed, and one that is gone is done without.
+        """
+        if self._control is None or self._keeper is None:
             return ()
-        self._ask("release")
+        try:
+            leaks = None if self._unheard else self._await_cleaned(self._control)
+            if leaks is not None:
+                return leaks
+            self._keeper.kill()
+        except ProtocolError:  # it is gone: what it leaves is for us
+            pass
+        job = self.job
+        return tuple(remains.clear(job.folder, job.root, job.cgroup_folders))
+
+    def _await_cleaned(self, control: Control) -> tuple[str, ...] | None:
+        """What the keeper could not remove; None where it does not answer."""
+        control.ask("release")
         deadline = time.monotonic() + CLEAN_DEADLINE
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._control.fileno(), selectors.EVENT_READ)
-            while selector.select(max(0.0, deadline - time.monotonic())):
-                message = self._control.read()
-                if message.get("state") == "cleaned":
-                    leaks = message.get("leaks")
-                    return tuple(map(str, leaks)) if isinstance(leaks, list) else ()
-        return (f"the keeper did not clean {self.job.folder} within {CLEAN_DEADLINE:.0f} s",)
+        while control.wait(deadline):
+            message = control.read()
+            if message.get("state") == "cleaned":
+                leaks = message.get("leaks")
+                return tuple(map(str, leaks)) if isinstance(leaks, list) else ()
+        return None
 
     def close(self) -> None:
         """Close every descriptor of this run; the keeper kills what still runs."""

@@ -27,6 +27,7 @@ from pytest_gvisor.oci.words import MountType
 
 SHARED: Final = "host"
 _MAX_SHARED: Final = 64
+_MAX_SHOWN: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +59,13 @@ class Rootfs(abc.ABC):
         """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class HostRootfs(Rootfs):
     """The host's system folders and the running Python, read-only."""
+
+    def __repr__(self) -> str:
+        """The call that makes it."""
+        return "host()"
 
     def prepare(
         self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
@@ -79,12 +84,16 @@ class HostRootfs(Rootfs):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class DirectoryRootfs(Rootfs):
     """A folder of the host, as it is."""
 
     path: str
     """The folder, links resolved."""
+
+    def __repr__(self) -> str:
+        """The call that makes it."""
+        return f"directory({self.path!r})"
 
     def prepare(
         self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
@@ -98,12 +107,20 @@ class DirectoryRootfs(Rootfs):
         return Prepared(root_path=self.path, mounts=tuple(mounts))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class EmptyRootfs(Rootfs):
     """Nothing but these files."""
 
     files: tuple[tuple[str, bytes], ...] = ()
     """Paths in the root, without a slash in front, and contents."""
+
+    def __repr__(self) -> str:
+        """The call that makes it, with `…` for what would fill a report: programs are large."""
+        shown = (
+            f"{name!r}: {data!r}" if len(data) <= _MAX_SHOWN else f"{name!r}: … {len(data)} bytes"
+            for name, data in self.files
+        )
+        return f"empty({{{', '.join(shown)}}})"
 
     def prepare(
         self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.escape import escape, escape_but_colour
+from pytest_gvisor.escape import escape
 
 if TYPE_CHECKING:
     from pytest_gvisor.harness import Gvisor
@@ -26,20 +27,28 @@ def complete(report: pytest.TestReport, item: pytest.Item, harnesses: Sequence[G
             found = sections(
                 harness.records,
                 nodeid=item.nodeid,
-                platform=harness.platform.value,
+                platforms=harness.settings.platforms or (harness.platform,),
                 debug=harness.settings.debug,
             )
             report.sections += list(found)
-    escape_report(report)
+    escape_report(report, colour=_in_colour(item.config))
+
+
+def _in_colour(config: pytest.Config) -> bool:
+    """Whether pytest itself puts colours into reports, as it does into the diff of an assertion."""
+    if not config.pluginmanager.has_plugin("terminalreporter"):
+        return False
+    return bool(config.get_terminal_writer().hasmarkup)
 
 
 def sections(
-    records: Sequence[Record], *, nodeid: str, platform: str, debug: bool
+    records: Sequence[Record], *, nodeid: str, platforms: Sequence[str], debug: bool
 ) -> Iterator[tuple[str, str]]:
     """Title and text of each section, for the last runs of a test."""
     for record in records[-_SHOWN_RUNS:]:
-        title = "gvisor: " + escape(shlex.join(record.args)[:100] or "(nothing was started)")
-        yield f"{title}: command", _command(record, nodeid, platform)
+        words = shlex.join(record.args)[:100] or "(nothing was started)"
+        title = "gvisor: " + escape(words).replace("\n", "\\n")
+        yield f"{title}: command", _command(record, nodeid, platforms)
         if record.completed is not None and record.completed.stderr:
             yield f"{title}: stderr", quoted(record.completed.stderr[-_TAIL:])
         if record.runsc_records:
@@ -50,8 +59,9 @@ def sections(
             yield from _debug(title, record)
 
 
-def _command(record: Record, nodeid: str, platform: str) -> str:
-    again = ["python", "-m", "pytest", nodeid, "--gvisor-platform", platform]
+def _command(record: Record, nodeid: str, platforms: Sequence[str]) -> str:
+    # All platforms of the test: the id names one only where there are several.
+    again = ["python", "-m", "pytest", nodeid, "--gvisor-platform", ",".join(platforms)]
     kept = f"kept in {record.kept}; repeat it with {record.kept}/replay.sh"
     lines = [
         f"ran: {record.command or '(runsc was not reached)'}",
@@ -79,40 +89,80 @@ def quoted(text: str) -> str:
     return "\n".join("| " + line for line in escape(text).split("\n"))
 
 
-def escape_report(report: pytest.TestReport) -> None:
-    """Escape everything that a report of a test shows, in place: it may hold workloads' output."""
+# A workload could also write pytest's last line, which people and programs trust.
+_SUMMARY = re.compile(
+    r"(?m)^([ =]*)(?=(?:no tests ran|[0-9]+ (?:passed|failed|errors?|skipped|deselected|xfailed"
+    r"|xpassed|warnings?)\b).* in [0-9])(.)"
+)
+# What pytest and pygments write, apart from black: it cannot hide text, nor move the cursor.
+_COLOUR = re.compile(r"\x1b\[(?:0|0?1|0?4|39;49;00|3[1-7]|9[0-7])m")
+
+
+def safe(text: str) -> str:
+    """Untrusted text for a report: escaped, and no line of it passes for pytest's summary."""
+    return _SUMMARY.sub(lambda found: f"{found[1]}\\x{ord(found[2]):02x}", escape(text))
+
+
+def safe_but_colour(text: str) -> str:
+    """`safe`, except that colours stay: for text that pytest itself has coloured."""
+    parts = []
+    position = 0
+    for found in _COLOUR.finditer(text):
+        parts += [safe(text[position : found.start()]), found[0]]
+        position = found.end()
+    return "".join([*parts, safe(text[position:])])
+
+
+def escape_report(report: pytest.TestReport, *, colour: bool = False) -> None:
+    """Escape everything that a report of a test shows, in place: it may hold workloads' output.
+
+    ``colour`` says that pytest has coloured the report's own text.
+    """
+    painted = safe_but_colour if colour else safe
     report.sections = [
-        (escape(title), (escape_but_colour if "log" in title else escape)(text))
+        (safe(title), (painted if "log" in title else safe)(text))
         for title, text in report.sections
     ]
+    report.user_properties = [
+        (safe(str(name)), safe(value) if isinstance(value, str) else value)
+        for name, value in report.user_properties
+    ]
+    if hasattr(report, "wasxfail"):
+        report.wasxfail = safe(report.wasxfail)
     longrepr = report.longrepr
     if isinstance(longrepr, str):
-        report.longrepr = escape(longrepr)
+        report.longrepr = painted(longrepr)
     elif isinstance(longrepr, tuple):
         path, line, reason = longrepr
-        report.longrepr = (path, line, escape(reason))
+        report.longrepr = (path, line, safe(reason))
     elif longrepr is not None:
-        _escape_repr(longrepr, seen=set())
+        _Rewriter(painted).rewrite(longrepr)
 
 
-def _escape_repr(thing: object, seen: set[int]) -> None:
-    """Escape every string in a tree of pytest's exception representations (``_pytest._code``).
+class _Rewriter:
+    """Changes every string in a tree of pytest's exception representations (``_pytest._code``).
 
     The classes are private, their attributes differ by release: so all that hold text are visited.
     """
-    if id(thing) in seen or not hasattr(thing, "__dict__"):
-        return
-    seen.add(id(thing))
-    for name, value in vars(thing).items():
-        fresh = _escaped_value(value, seen)
-        if fresh is not value:
-            object.__setattr__(thing, name, fresh)  # some of the classes are frozen
 
+    def __init__(self, change: Callable[[str], str]) -> None:
+        self._change = change
+        self._seen: set[int] = set()
 
-def _escaped_value(value: object, seen: set[int]) -> object:
-    if isinstance(value, str):
-        return escape(value)
-    if isinstance(value, list | tuple):
-        return type(value)([_escaped_value(part, seen) for part in value])
-    _escape_repr(value, seen)
-    return value
+    def rewrite(self, thing: object) -> None:
+        """Change the strings that ``thing`` holds, in place."""
+        if id(thing) in self._seen or not hasattr(thing, "__dict__"):
+            return
+        self._seen.add(id(thing))
+        for name, value in vars(thing).items():
+            fresh = self._changed(value)
+            if fresh is not value:
+                object.__setattr__(thing, name, fresh)  # some of the classes are frozen
+
+    def _changed(self, value: object) -> object:
+        if isinstance(value, str):
+            return self._change(value)
+        if isinstance(value, list | tuple):
+            return type(value)([self._changed(part) for part in value])
+        self.rewrite(value)
+        return value

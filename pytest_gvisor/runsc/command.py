@@ -84,11 +84,26 @@ def delete_argv(command: RunscCommand) -> list[str]:
     return argv
 
 
-def runsc_env(runtime: str) -> dict[str, str]:
-    """The whole environment of runsc. ``runtime`` is its private 0700 folder."""
+def term_argv(command: RunscCommand) -> list[str]:
+    """The argv that sends the workload's first process SIGTERM.
+
+    A signal to ``runsc run`` itself does not get there: it passes signals on for a terminal only.
+    """
+    argv = ["runsc", "--root", command.root, "--ignore-cgroups", "kill", command.id, "TERM"]
+    check_strings(argv)
+    return argv
+
+
+def runsc_env(runtime: str, *, sentry_inherits: bool = False) -> dict[str, str]:
+    """The whole environment of runsc. ``runtime`` is its private 0700 folder.
+
+    In releases before ``--directfs`` the sentry inherits it. As root's it runs as nobody, who
+    cannot get to a private folder, and mounts its own empty root onto TMPDIR: there that is /tmp,
+    to which nothing is written. Later sentries have no environment, and use /tmp of themselves.
+    """
     env = {
         "PATH": PATH,
-        "TMPDIR": runtime,
+        "TMPDIR": "/tmp" if sentry_inherits else runtime,
         "XDG_RUNTIME_DIR": runtime,
         "HOME": "/root",
         "USER": "root",
@@ -103,6 +118,20 @@ def check_strings(strings: Collection[str]) -> None:
     for string in strings:
         if "\0" in string:
             raise UsageError(f"a NUL byte in {string!r}: the kernel would cut the string there")
+
+
+def safe_flags(known: Collection[str], *, maps_nobody: bool) -> tuple[str, ...]:
+    """Flags without which a default of runsc would let a workload change the host.
+
+    With ``--directfs``, the default of releases that have it, the sentry opens the host's files
+    itself. That of 20240729 truncates a file (O_TRUNC) before it asks whether the mount is
+    read-only, and to the host's kernel it is not: the gofer's bind mount is writable whatever the
+    bundle says. Without directfs the gofer opens them, and refuses.
+
+    ``known`` as for `check_extra`. Without directfs the sentry runs as nobody in a user namespace
+    of its own, which takes that ``maps_nobody``: that the caller's has this id.
+    """
+    return ("--directfs=false",) if "directfs" in known and maps_nobody else ()
 
 
 def check_extra(arguments: Sequence[str], known: Collection[str]) -> tuple[str, ...]:

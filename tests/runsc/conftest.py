@@ -52,8 +52,8 @@ def children_of(pid: int) -> list[int]:
     with contextlib.suppress(FileNotFoundError):
         for task in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(FileNotFoundError):
-                with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as children:
-                    found += [int(child) for child in children.read().split()]
+                text = Path(f"/proc/{pid}/task/{task}/children").read_text()
+                found += [int(child) for child in text.split()]
     return found
 
 
@@ -88,10 +88,18 @@ class Running:
         return found[0]
 
     def child(self, subcommand: str) -> int:
-        """runsc's child that runs this subcommand: ``boot`` is the sentry, ``gofer`` the gofer."""
-        found = [pid for pid in children_of(self.runsc) if subcommand in words_of(pid, "cmdline")]
-        assert len(found) == 1, found
-        return found[0]
+        """The process that runs this subcommand: ``boot`` is the sentry, ``gofer`` the gofer.
+
+        Under ``--rootless`` they are grandchildren of the keeper's child. What the sentry forks
+        has its command line, so the one nearest to runsc is taken.
+        """
+        level = [self.runsc]
+        while level:
+            level = [child for pid in level for child in children_of(pid)]
+            found = [pid for pid in level if subcommand in words_of(pid, "cmdline")]
+            if found:
+                return found[0]
+        pytest.fail(f"no {subcommand} process")
 
     def path(self, name: str) -> Path:
         """The host's path of a file that the workload has as /shared/NAME, once that is there."""
@@ -114,6 +122,10 @@ class Running:
     def end(self) -> Completed:
         """Let the workload end; what came of it."""
         self._end.set()
+        return self.wait()
+
+    def wait(self) -> Completed:
+        """What came of it, when it has ended."""
         wait_for(lambda: self._result, "the workload's end")
         if isinstance(self._result[0], GvisorError):
             raise self._result[0]

@@ -1,0 +1,157 @@
+"""What we are compared with, each used as its own documentation has it: bare runsc, the official
+gvisor package. Docker has a module of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from benchmarks.results import Unavailable
+
+PACKAGE = "gvisor==2026.10.22.0"
+_INSTALL_DEADLINE = 120.0
+_RUN_DEADLINE = 60.0
+
+_PACKAGE_DRIVER = """\
+import os, sys
+
+import gvisor
+
+orders = int(sys.argv[1])
+while os.read(orders, 1):
+    with gvisor.Sandbox() as sandbox:
+        sandbox.exec("true")
+    print("done", flush=True)
+"""
+
+
+class BareRunsc:
+    """``runsc run`` of one bundle and nothing around it: what a run costs at least."""
+
+    def __init__(self, executable: str, flags: list[str], folder: str) -> None:
+        self._command = [executable, "--root", os.path.join(folder, "state"), *flags]
+        self._folder = folder
+        self._number = 0
+        os.makedirs(os.path.join(folder, "state"), 0o700)
+
+    def bundle(self, name: str, config: Mapping[str, Any]) -> str:
+        """Write a bundle of this configuration; returns its folder."""
+        folder = os.path.join(self._folder, name)
+        os.mkdir(folder, 0o700)
+        with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        return folder
+
+    def run(self, bundle: str) -> None:
+        """Run the bundle to its end, both streams drained."""
+        subprocess.run(
+            self._argv(bundle),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+            timeout=_RUN_DEADLINE,
+        )
+
+    def run_into_cat(self, bundle: str) -> None:
+        """``runsc … | cat >/dev/null``."""
+        with subprocess.Popen(
+            self._argv(bundle), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        ) as runsc:
+            subprocess.run(
+                ["cat"],
+                stdin=runsc.stdout,
+                stdout=subprocess.DEVNULL,
+                check=True,
+                timeout=_RUN_DEADLINE,
+            )
+        if runsc.returncode:
+            raise subprocess.CalledProcessError(runsc.returncode, runsc.args)
+
+    def _argv(self, bundle: str) -> list[str]:
+        self._number += 1
+        return [*self._command, "run", "--bundle", bundle, f"bench-{self._number}"]
+
+
+class OfficialPackage:
+    """The gvisor package in a virtual environment of its own, driven by a byte for each sandbox.
+
+    Its interpreter is started and its modules are imported before anything is timed. It gets the
+    same runsc, by ``RUNSC_PATH``.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], orders: int, log: str) -> None:
+        self._process = process
+        self._orders = orders
+        self._log = log
+
+    def run(self) -> None:
+        """One sandbox from its start to its removal, with ``true`` run in it."""
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._orders, b"x")
+        if self._process.stdout.readline() != b"done\n":
+            with open(self._log, encoding="utf-8", errors="replace") as log:
+                last = log.read().strip().splitlines()[-1:]
+            raise RuntimeError(f"the gvisor package failed: {''.join(last)}")
+
+    @classmethod
+    @contextlib.contextmanager
+    def started(cls, python: str, runsc: str, *, reaped: bool) -> Iterator[OfficialPackage]:
+        """Its driver, running; with ``reaped`` under `benchmarks.reaper`."""
+        reaper = [sys.executable, "-m", "benchmarks.reaper"] if reaped else []
+        with contextlib.ExitStack() as stack:
+            # Not in our session folder: with what the package adds, no socket's path would fit.
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="b-"))
+            log = stack.enter_context(open(os.path.join(folder, "log"), "wb"))
+            # Not standard input: the package hands that to its sandboxes.
+            theirs, ours = os.pipe()
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [*reaper, python, "-c", _PACKAGE_DRIVER, str(theirs)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env={"PATH": os.defpath, "RUNSC_PATH": runsc, "TMPDIR": folder},
+                    cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+                    pass_fds=(theirs,),
+                )
+            )
+            stack.callback(os.close, ours)
+            os.close(theirs)
+            yield cls(process, ours, os.path.join(folder, "log"))
+
+
+def install_package(folder: str) -> str:
+    """Install the gvisor package into a new virtual environment; returns its Python.
+
+    Raises `Unavailable`.
+    """
+    python = os.path.join(folder, "venv", "bin", "python")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
+    _installing([sys.executable, "-m", "venv", "--without-pip", os.path.join(folder, "venv")])
+    _installing([*pip, "--python", python, "install", "--no-deps", PACKAGE])
+    return python
+
+
+def _installing(command: list[str]) -> None:
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_INSTALL_DEADLINE,
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"{PACKAGE} cannot be installed: it takes too long") from None
+    if done.returncode:
+        why = (done.stderr.strip() or "no word why").splitlines()[-1]
+        raise Unavailable(f"{PACKAGE} cannot be installed: {why}")

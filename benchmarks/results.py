@@ -1,0 +1,70 @@
+"""What a row of the table says: a figure, how it was made, and the target it is held against."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from benchmarks.timing import Series, interval
+
+
+class Figure(enum.StrEnum):
+    """How a row's figure is made of what was measured."""
+
+    RATIO = "ratio of medians"
+    DIFFERENCE = "difference of medians in seconds"
+    LARGEST = "largest value in MiB"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """One row of the table. Targets are upper bounds."""
+
+    row: str
+    what: str
+    against: str
+    figure: Figure
+    ours: Series
+    peer: Series | None = None
+    target: float
+
+    @property
+    def value(self) -> float:
+        """The figure."""
+        if self.peer is None:
+            return max(self.ours.values)
+        return self._compare(self.ours.median, self.peer.median)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The figure's 95 % confidence interval, where it compares two contenders."""
+        return None if self.peer is None else interval(self.ours, self.peer, self._compare)
+
+    @property
+    def met(self) -> bool:
+        """Whether the figure is within its target."""
+        return self.value <= self.target
+
+    def _compare(self, ours: float, peer: float) -> float:
+        return ours / peer if self.figure is Figure.RATIO else ours - peer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One step on the way of a run."""
+
+    name: str
+    seconds: Series
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Missing:
+    """A row that has no figure. It is a failure unless the peer simply is not here."""
+
+    row: str
+    why: str
+    failed: bool
+
+
+class Unavailable(Exception):
+    """A peer cannot be had on this machine: its row has no figure, and nothing has failed."""

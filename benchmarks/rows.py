@@ -1,0 +1,288 @@
+"""The rows of the table: what is run, against what, how often, and which figure is aimed at."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import daemon
+from benchmarks.peers import BareRunsc, OfficialPackage, install_package
+from benchmarks.results import Figure, Phase, Result
+from benchmarks.timing import Series, interleaved
+from pytest_gvisor import Gvisor, Launcher, Platform, Runsc
+from pytest_gvisor.harness import Hooks
+from pytest_gvisor.launch.outcome import Outcome
+from pytest_gvisor.launch.runner import Record, Runner
+from pytest_gvisor.launch.states import Lifecycle, State
+from pytest_gvisor.runsc import platforms
+
+GIB = 1 << 30
+MIB = 1 << 20
+_TRUE = ["true"]
+_FLOOD = ["head", "-c", str(GIB), "/dev/zero"]
+_FRESH = '`gvisor.run(["true"])`'
+_IDLE_TESTS = 50
+_SETTINGS = ("PYTEST_", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+_DEADLINE = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What every row needs: the harness as the ``gvisor`` fixture has it, and a folder."""
+
+    runsc: Runsc
+    platform: Platform
+    launcher: Launcher
+    gvisor: Gvisor
+    folder: str
+    """Inside the session folder, so that it is removed whatever happens."""
+
+    finding: float
+    """Seconds that it took to find, judge and question runsc."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def ready(cls) -> Iterator[Bench]:
+        """Find runsc and start the keeper; all of it is gone afterwards."""
+        with contextlib.ExitStack() as stack:
+            begun = time.perf_counter()
+            runsc = Runsc.find()
+            finding = time.perf_counter() - begun
+            stack.callback(runsc.close)
+            launcher = Launcher()
+            stack.callback(launcher.close)
+            platform = platforms.automatic(runsc.platforms)
+            yield cls(
+                runsc=runsc,
+                platform=platform,
+                launcher=launcher,
+                gvisor=Gvisor(runsc=runsc, platform=platform, launcher=launcher),
+                folder=tempfile.mkdtemp(prefix="bench-", dir=launcher.session().path),
+                finding=finding,
+            )
+
+    def run(self) -> None:
+        """What most rows time: a fresh sandbox for ``true``."""
+        if self.gvisor.run(_TRUE).returncode:
+            raise RuntimeError("true failed in our sandbox")
+
+    def seen(self, args: list[str]) -> tuple[dict[str, Any], Record]:
+        """Run ``args``; returns the config.json that was written for it, and the run's record."""
+        config: dict[str, Any] = {}
+        hooks = Hooks(modify_spec=lambda found: config.update(copy.deepcopy(found)))
+        harness = Gvisor(
+            runsc=self.runsc, platform=self.platform, launcher=self.launcher, hooks=hooks
+        )
+        harness.run(args, timeout=_DEADLINE)
+        return config, harness.records[-1]
+
+    def bare(self, row: str, args: list[str]) -> tuple[BareRunsc, str]:
+        """Bare runsc, and the very bundle that our harness has just run for ``args``."""
+        config, record = self.seen(args)
+        rootless = ["--rootless"] if "--rootless" in record.argv else []
+        # fmt: off
+        flags = [*rootless, "--ignore-cgroups", "--network", "none",
+                 "--platform", self.platform.value, "--overlay2", "root:memory"]
+        # fmt: on
+        folder = os.path.join(self.folder, row)
+        os.mkdir(folder, 0o700)
+        bare = BareRunsc(self.runsc.path, flags, folder)
+        return bare, bare.bundle("bundle", config)
+
+
+def fresh(bench: Bench, count: int) -> Iterator[Result]:
+    """A fresh sandbox against bare runsc with the same bundle."""
+    bare, bundle = bench.bare("fresh", _TRUE)
+    series = interleaved({"ours": bench.run, "peer": lambda: bare.run(bundle)}, count)
+    yield Result(
+        row="fresh", what=_FRESH, against="bare `runsc run` of the same bundle",
+        figure=Figure.RATIO, **series, target=1.05,
+    )  # fmt: skip
+
+
+def in_docker(bench: Bench, count: int) -> Iterator[Result]:
+    """A fresh sandbox against docker with runsc as its runtime."""
+    with daemon.serving(bench.runsc.path, bench.platform.value) as docker:
+        series = interleaved({"ours": bench.run, "peer": docker.run}, count)
+        yield Result(
+            row="docker", what=_FRESH,
+            against=f"`docker run --rm --runtime=runsc --network none` ({docker.about})",
+            figure=Figure.RATIO, **series, target=0.45,
+        )  # fmt: skip
+
+
+def package(bench: Bench, count: int) -> Iterator[Result]:
+    """A fresh sandbox against the official gvisor package, with this pid 1 and with a better one.
+
+    ``Sandbox.close`` waits until the sandbox's process is gone, not only dead: as long as whoever
+    is the parent of orphans here takes to reap it.
+    """
+    python = install_package(bench.folder)
+    for reaped in (False, True):
+        with OfficialPackage.started(python, bench.runsc.path, reaped=reaped) as official:
+            series = interleaved({"ours": bench.run, "peer": official.run}, count)
+        parent = "orphans reaped at once" if reaped else "orphans left to pid 1"
+        yield Result(
+            row="package", what=_FRESH,
+            against=f"the gvisor package: `Sandbox()`, `exec`, `close` ({parent})",
+            figure=Figure.RATIO, **series, target=0.1,
+        )  # fmt: skip
+
+
+def idle(bench: Bench, count: int) -> Iterator[Result]:
+    """What the plugin costs a project that has it installed and does not use it."""
+    project = os.path.join(bench.folder, "idle")
+    os.mkdir(project)
+    with open(os.path.join(project, "pytest.ini"), "w", encoding="utf-8") as file:
+        file.write("[pytest]\n")
+    with open(os.path.join(project, "test_idle.py"), "w", encoding="utf-8") as file:
+        file.writelines(f"def test_{n}():\n    assert {n} == {n}\n\n" for n in range(_IDLE_TESTS))
+    others = [
+        word
+        for plugin in sorted({p.name for p in importlib.metadata.entry_points(group="pytest11")})
+        if plugin != "gvisor"
+        for word in ("-p", f"no:{plugin}")
+    ]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", *others]
+    # Compiled once for all rounds, as in any project, and not into this checkout.
+    env = {name: text for name, text in os.environ.items() if not name.startswith(_SETTINGS)}
+    env["PYTHONPYCACHEPREFIX"] = os.path.join(project, "cache")
+
+    def collect(*arguments: str) -> None:
+        subprocess.run(
+            [*command, *arguments],
+            cwd=project,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+            timeout=_DEADLINE,
+        )
+
+    series = interleaved({"ours": collect, "peer": lambda: collect("-p", "no:gvisor")}, count)
+    yield Result(
+        row="idle", what=f"`pytest --collect-only` of {_IDLE_TESTS} tests, plugin unused",
+        against="`-p no:gvisor`", figure=Figure.DIFFERENCE, **series, target=0.010,
+    )  # fmt: skip
+
+
+def output(bench: Bench, count: int) -> Iterator[Result]:
+    """1 GiB on standard output, and what this process's memory grows by meanwhile."""
+    bare, bundle = bench.bare("output", _FLOOD)
+    growth: list[float] = []
+
+    def run() -> None:
+        before = _reset_peak()
+        done = bench.gvisor.run(_FLOOD, timeout=_DEADLINE)
+        growth.append((_status("VmHWM") - before) / MIB)
+        if done.outcome is not Outcome.EXITED or done.stdout_total != GIB:
+            raise RuntimeError(f"{done.stdout_total} bytes came of 1 GiB: {done!r}")
+
+    series = interleaved({"ours": run, "peer": lambda: bare.run_into_cat(bundle)}, count)
+    yield Result(
+        row="output", what="1 GiB of output, kept bounded", against="`runsc … \\| cat >/dev/null`",
+        figure=Figure.RATIO, **series, target=1.15,
+    )  # fmt: skip
+    yield Result(
+        row="memory", what="the same: growth of this process's peak memory", against="flat",
+        figure=Figure.LARGEST, ours=Series(tuple(growth)), target=48.0,
+    )  # fmt: skip
+
+
+def _reset_peak() -> int:
+    """Forget the peak of this process's memory (see proc(5)); returns what it has now."""
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        line = next(line for line in file if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
+class _Stopwatch(Lifecycle):
+    """A lifecycle that notes when each state was reached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marks = [(State.RESOLVED, time.perf_counter())]
+
+    def advance(self, to: State) -> None:
+        """See `Lifecycle.advance`."""
+        super().advance(to)
+        self.marks.append((to, time.perf_counter()))
+
+    def decide(self, verdict: Outcome) -> None:
+        """See `Lifecycle.decide`."""
+        super().decide(verdict)
+        self.marks.append((State.VERDICT, time.perf_counter()))
+
+
+_STEPS: Mapping[State, str] = {
+    State.BUNDLED: "making workspace and bundle",
+    State.SPAWNED: "request to the keeper, fork, until runsc's execve",
+    State.RUNNING: "runsc and the sentry, until the container's start",
+    State.VERDICT: "the workload, and runsc's end",
+    State.REAPED: "removing what the run made",
+    State.CLEANED: "the return to the caller",
+}
+
+
+def phases(bench: Bench, count: int) -> list[Phase]:
+    """Where the time of a run goes, step by step, and what a session pays once."""
+    begun = time.perf_counter()
+    bench.run()
+    first = time.perf_counter() - begun
+    spent: dict[str, list[float]] = {name: [] for name in (*_STEPS.values(), "all of it")}
+    for _ in range(count):
+        begun = time.perf_counter()
+        runner = Runner(bench.gvisor.request(_TRUE), bench.launcher, Record())
+        runner.lifecycle = watch = _Stopwatch()
+        runner.run()
+        ended = time.perf_counter()
+        # The last two states are reached together: what comes after them is the return.
+        marks = [mark for mark in watch.marks[1:] if mark[0] is not State.CLEANED]
+        last = begun
+        for state, at in [*marks, (State.CLEANED, ended)]:
+            spent[_STEPS[state]].append(at - last)
+            last = at
+        spent["all of it"].append(ended - begun)
+    once = {
+        "once: finding, judging and questioning runsc": [bench.finding],
+        "once: a session's first run, keeper and root filesystem included": [first],
+    }
+    return [
+        Phase(name=name, seconds=Series(tuple(values)))
+        for name, values in {**spent, **once}.items()
+        if values
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row that can be chosen: its rounds unless told otherwise, and what makes its figures."""
+
+    rounds: int
+    measure: Callable[[Bench, int], Iterator[Result]]
+
+
+ROWS: Mapping[str, Row] = {
+    "fresh": Row(rounds=100, measure=fresh),
+    "docker": Row(rounds=20, measure=in_docker),
+    "package": Row(rounds=10, measure=package),
+    "idle": Row(rounds=50, measure=idle),
+    "output": Row(rounds=5, measure=output),
+}
+PHASES = "phases"
+PHASE_ROUNDS = 40

@@ -1,0 +1,135 @@
+"""The table: as Markdown, which can be read as it is, and as JSON with every single value."""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+
+from benchmarks.results import Figure, Missing, Phase, Result
+
+SCHEMA = 1
+_HEAD = ("row", "what", "ours", "against", "peer", "figure (95 %)", "target", "")
+
+
+def versions(runsc: str, sandbox_platform: str, session: str) -> dict[str, str]:
+    """What the figures were made with."""
+    return {
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "pytest-gvisor": importlib.metadata.version("pytest-gvisor"),
+        "Python": platform.python_version(),
+        "pytest": importlib.metadata.version("pytest"),
+        "runsc": f"{runsc} ({sandbox_platform})",
+        "kernel": platform.release(),
+        "session folder": f"on {_file_system(session)}",
+        "processors": str(len(os.sched_getaffinity(0))),
+        "load before": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+def _file_system(path: str) -> str:
+    """The type of the file system that holds ``path``: making files costs more on some."""
+    device = os.stat(path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        for line in mounts:
+            if line.split()[2] == number:
+                return line.partition(" - ")[2].split()[0]
+    return "an unknown file system"
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The results as one table."""
+    rows = [_HEAD, *map(_cells, results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _cells(result: Result) -> tuple[str, ...]:
+    peer = _amount(result, result.peer.median) if result.peer else "-"
+    ours = _amount(result, result.ours.median)
+    target = _figure(result, result.target)
+    verdict = "met" if result.met else "missed"
+    figure = _figure(result, result.value)
+    if result.interval is not None:
+        figure += " ({} to {})".format(*(_figure(result, bound) for bound in result.interval))
+    return result.row, result.what, ours, result.against, peer, figure, target, verdict
+
+
+def _amount(result: Result, value: float) -> str:
+    return f"{value:.0f} MiB" if result.figure is Figure.LARGEST else _seconds(value)
+
+
+def _figure(result: Result, value: float) -> str:
+    match result.figure:
+        case Figure.RATIO:
+            return f"{value:.3f}" if value < 10 else f"{value:.0f}"
+        case Figure.DIFFERENCE:
+            return f"{value * 1000:+.1f} ms"
+        case Figure.LARGEST:
+            return f"{value:.0f} MiB"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
+
+
+def breakdown(phases: Sequence[Phase]) -> str:
+    """Where the time of a run goes."""
+    width = max(len(phase.name) for phase in phases)
+    lines = [
+        f"| {'step of a run'.ljust(width)} | median    |",
+        f"|{'-' * (width + 2)}|-----------|",
+    ]
+    lines += [
+        f"| {phase.name.ljust(width)} | {_seconds(phase.seconds.median):9} |" for phase in phases
+    ]
+    return "\n".join(lines)
+
+
+def verdicts(results: Sequence[Result], missing: Sequence[Missing]) -> Iterator[str]:
+    """In words: which rows miss their target, and which have no figure."""
+    missed = [
+        f"{result.row} ({_figure(result, result.value)})" for result in results if not result.met
+    ]
+    if missed:
+        yield "target missed: " + ", ".join(missed)
+    for entry in missing:
+        yield f"{entry.row}: {'FAILED' if entry.failed else 'not measured'}: {entry.why}"
+
+
+def as_json(
+    about: Mapping[str, str],
+    results: Sequence[Result],
+    phases: Sequence[Phase],
+    missing: Sequence[Missing],
+) -> dict[str, object]:
+    """Everything, every single value included."""
+    return {
+        "schema": SCHEMA,
+        "versions": dict(about),
+        "results": [
+            {
+                "row": result.row,
+                "what": result.what,
+                "against": result.against,
+                "figure": result.figure.value,
+                "value": result.value,
+                "interval": result.interval,
+                "target": result.target,
+                "met": result.met,
+                "ours": result.ours.values,
+                "peer": result.peer.values if result.peer else None,
+            }
+            for result in results
+        ],
+        "phases": {phase.name: phase.seconds.values for phase in phases},
+        "missing": {entry.row: {"why": entry.why, "failed": entry.failed} for entry in missing},
+    }

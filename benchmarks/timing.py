@@ -1,0 +1,71 @@
+"""Timing side by side: rounds, medians, and how far a figure can be trusted.
+
+Nothing here knows what is timed. On a machine that does other work as well, single times are worth
+little; what is kept in step is the comparison, because both contenders run in every round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+_RESAMPLES = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """What was measured of one contender, a value a round."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle value."""
+        return statistics.median(self.values)
+
+
+def interleaved(contenders: Mapping[str, Callable[[], None]], count: int) -> dict[str, Series]:
+    """The seconds of each contender in ``count`` rounds, in each of which everyone runs once.
+
+    Each round begins with another contender, so that nobody always runs after the same neighbour.
+    A round that is not counted comes first: caches are then as warm for one as for the other.
+    """
+    names = list(contenders)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(-1, count):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            spent = _seconds(contenders[name])
+            if number >= 0:
+                seconds[name].append(spent)
+    return {name: Series(tuple(values)) for name, values in seconds.items()}
+
+
+def _seconds(action: Callable[[], None]) -> float:
+    begun = time.perf_counter()
+    action()
+    return time.perf_counter() - begun
+
+
+def interval(
+    ours: Series, peer: Series, compare: Callable[[float, float], float]
+) -> tuple[float, float]:
+    """Where ``compare(median of ours, median of peer)`` lies with 95 % confidence.
+
+    A bootstrap: rounds are drawn again and again, both values of a round together.
+    """
+    rounds = list(zip(ours.values, peer.values, strict=True))
+    draw = random.Random(0)  # the same rounds give the same interval
+    figures = sorted(
+        _of_medians(draw.choices(rounds, k=len(rounds)), compare) for _ in range(_RESAMPLES)
+    )
+    return figures[_RESAMPLES // 40], figures[-1 - _RESAMPLES // 40]
+
+
+def _of_medians(
+    rounds: Sequence[tuple[float, float]], compare: Callable[[float, float], float]
+) -> float:
+    return compare(*(statistics.median(side) for side in zip(*rounds, strict=True)))

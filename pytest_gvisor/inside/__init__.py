@@ -1,0 +1,1 @@
+"""Tests that run inside gVisor themselves: the host drives, a pytest in the sandbox runs them."""

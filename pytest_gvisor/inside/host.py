@@ -1,0 +1,176 @@
+"""The host's side of tests inside: which they are, in which sandbox each runs, and its reports.
+
+For a test that runs inside, the host's whole protocol is taken over: nothing of it is set up here.
+The pytest inside runs it with its fixtures and plugins, and its reports are logged here as if they
+had been made here. So what counts, prints or writes results needs to know nothing of sandboxes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import GvisorError, ProtocolError
+from pytest_gvisor.inside import reports
+from pytest_gvisor.inside.link import Died, Hangs, Link, gone
+
+_PHASES = ("setup", "call", "teardown")
+_MAX_FALSE_STARTS = 3
+_LAST_WORDS = 2.0
+
+
+@dataclasses.dataclass(kw_only=True)
+class Progress:
+    """How far one test has got, by what has arrived."""
+
+    phase: str = "setup"
+    reported: set[str] = dataclasses.field(default_factory=set)
+    failed: bool = False
+
+    def missing(self) -> str | None:
+        """The first phase without a report, None where the test is complete."""
+        return next((phase for phase in _PHASES if phase not in self.reported), None)
+
+
+class Worker:
+    """One pytest inside: started when the first test needs it, replaced when it has died."""
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        start: Callable[[], Link],
+        timeout: float,
+        show: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._start = start
+        self._timeout = timeout
+        self._show = show
+        self._link: Link | None = None
+        self._false_starts = 0
+        self._errors: list[str] = []
+        self.ids: frozenset[str] = frozenset()
+        self.coverage: list[str] = []
+
+    def run(
+        self, item: pytest.Item, inner: str, following: str | None
+    ) -> Iterator[pytest.TestReport]:
+        """Run one test; gives its reports as they arrive, and made-up ones for what never came.
+
+        ``inner`` is the test's node id inside, ``following`` that of the next test there.
+        """
+        progress = Progress()
+        began = time.monotonic()
+        try:
+            link = self._ready()
+        except (Died, Hangs, GvisorError) as error:
+            yield reports.made_up(item, "setup", self._false_start(error), time.monotonic() - began)
+            return
+        if inner not in self.ids:
+            yield reports.made_up(item, "setup", self._not_found(inner), time.monotonic() - began)
+            return
+        deadline = began + self._timeout
+        try:
+            link.send("run", id=inner, next=following)
+            yield from self._reports(link, item, progress, deadline)
+        except Hangs:
+            link.terminate()
+            cause = f"it did not end within {self._timeout:g} s (--gvisor-timeout)"
+            yield from self._dead(item, progress, began, link, cause)
+        except (Died, ProtocolError) as error:
+            yield from self._dead(item, progress, began, link, gone(error))
+
+    def _reports(
+        self, link: Link, item: pytest.Item, progress: Progress, deadline: float
+    ) -> Iterator[pytest.TestReport]:
+        while (message := link.receive(deadline))["type"] != "done":
+            if message["type"] == "phase":
+                progress.phase = str(message.get("when"))
+            elif message["type"] == "report":
+                report = reports.revive(self._config, message.get("data"), item.nodeid)
+                if report.when in _PHASES and type(report) is pytest.TestReport:
+                    progress.reported.add(report.when)
+                    progress.failed |= report.failed
+                yield report
+            else:
+                self._common(message, item.nodeid)
+
+    def _common(self, message: dict[str, Any], nodeid: str) -> None:
+        """A message that may come at any time."""
+        kind = message["type"]
+        if kind == "warning":
+            reports.warn(self._config, message, nodeid)
+        elif kind == "terminal":
+            self._show(str(message.get("text")))
+        elif kind == "internal error":
+            raise ProtocolError(f"the pytest inside broke:\n{message.get('text')}")
+        else:
+            raise ProtocolError(f"a message {kind!r} from inside that does not belong here")
+
+    def _ready(self) -> Link:
+        """The link to a pytest that has collected. Raises what `Link.receive` does."""
+        if self._link is not None:
+            return self._link
+        self._link = link = self._start()
+        deadline = time.monotonic() + max(self._timeout, 60.0)
+        while (message := link.receive(deadline))["type"] != "collected":
+            if message["type"] != "ready":
+                self._common(message, "")
+        self.ids = frozenset(map(str, message.get("ids") or ()))
+        self._errors = [str(error) for error in message.get("errors") or ()]
+        self._false_starts = 0
+        return link
+
+    def _false_start(self, error: Exception) -> str:
+        self._false_starts += 1
+        text = f"the pytest inside did not get as far as a test: {gone(error)}"
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+            text += f"\n{link.told()}"
+        return text
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so many starts have failed in a row that another would too."""
+        return self._false_starts >= _MAX_FALSE_STARTS
+
+    def _not_found(self, inner: str) -> str:
+        errors = "\n".join(self._errors) or "and nothing failed to be collected there"
+        return f"{inner} was collected here and not inside the sandbox:\n{errors}"
+
+    def _dead(
+        self, item: pytest.Item, progress: Progress, began: float, link: Link, cause: str
+    ) -> Iterator[pytest.TestReport]:
+        """The missing reports of a test whose pytest is gone; the next test gets a new one."""
+        self._link = None
+        link.close(patience=_LAST_WORDS)
+        text = f"the sandbox was lost in this test's {progress.phase}: {cause}\n{link.told()}"
+        missing = progress.missing()
+        if missing is not None:
+            if missing == "call" and progress.phase == "setup":
+                missing = "setup"
+            yield reports.made_up(item, missing, text, time.monotonic() - began)
+        elif not progress.failed:
+            yield reports.made_up(item, "teardown", text, time.monotonic() - began)
+
+    def finish(self) -> None:
+        """Let the pytest inside tear down what is still set up, and remove the sandbox."""
+        link, self._link = self._link, None
+        if link is None:
+            return
+        try:
+            link.send("finish")
+            deadline = time.monotonic() + self._timeout
+            while (message := link.receive(deadline))["type"] != "finished":
+                self._common(message, "")
+            if message.get("coverage"):
+                self.coverage.append(str(message["coverage"]))
+        except (Died, Hangs, GvisorError):
+            pass
+        finally:
+            link.close(patience=_LAST_WORDS)

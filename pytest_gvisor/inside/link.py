@@ -1,0 +1,145 @@
+"""The connection to one pytest inside: start it, send commands, receive messages, see it die."""
+
+from __future__ import annotations
+
+import os
+import select
+import selectors
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pytest_gvisor.errors import GvisorError, ProtocolError
+from pytest_gvisor.escape import escape
+from pytest_gvisor.inside.frames import Decoder, encode
+from pytest_gvisor.launch.driven import Driven, Ended
+from pytest_gvisor.launch.logs import relevant
+
+_READ = 256 * 1024
+_SEND_DEADLINE = 10.0
+_TAIL = 8000
+_STACKS_TIME = 1.0
+
+
+class Died(Exception):
+    """The pytest inside is gone."""
+
+
+class Hangs(Exception):
+    """The deadline passed without a message."""
+
+
+class Link:
+    """One sandbox with a pytest in it. Nothing of it is left after `close`."""
+
+    def __init__(self, driven: Driven, show: Callable[[bytes], None] | None = None) -> None:
+        """Start it. ``show`` gets what comes on standard error as it comes."""
+        self._driven = driven
+        self._show = show
+        self._shown = 0
+        self._decoder = Decoder()
+        self._messages: list[dict[str, Any]] = []
+        self._broken: ProtocolError | None = None
+        self._open = True
+        self._ended: Ended | None = None
+        self._supervisor = driven.start()
+        self._socket = self._supervisor.pipes.socket
+        self._supervisor.add(self._socket, selectors.EVENT_READ, self._on_readable)
+
+    def send(self, op: str, **fields: object) -> None:
+        """Send a command. Raises `Died` if nobody takes it."""
+        data = memoryview(encode({"op": op, **fields}))
+        deadline = time.monotonic() + _SEND_DEADLINE
+        while data:
+            if not self._open or time.monotonic() > deadline:
+                raise Died("it takes no more commands")
+            try:
+                data = data[os.write(self._socket, data) :]
+            except BlockingIOError:
+                select.select([], [self._socket], [], 0.1)
+            except OSError as error:
+                raise Died(f"it takes no more commands: {error.strerror}") from None
+
+    def receive(self, deadline: float) -> dict[str, Any]:
+        """The next message, until ``deadline`` (monotonic).
+
+        Raises `Hangs`, `Died`, or `ProtocolError` for what is no message.
+        """
+        while not self._messages:
+            if self._broken is not None:
+                raise self._broken
+            if not self._open or self._supervisor.over:
+                raise Died("it is gone")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise Hangs
+            self._turn(left)
+        return self._messages.pop(0)
+
+    def _turn(self, timeout: float) -> None:
+        self._supervisor.turn(timeout)
+        if self._show is not None:
+            self._relay(self._show)
+
+    def _relay(self, show: Callable[[bytes], None]) -> None:
+        """Hand on what has come on standard error since the last time, if it is still held."""
+        stderr = self._supervisor.pipes.stderr
+        fresh = stderr.total - self._shown
+        if fresh:
+            self._shown = stderr.total
+            show((stderr.head() + stderr.tail())[-fresh:])
+
+    def _on_readable(self) -> bool:
+        try:
+            data = os.read(self._socket, _READ)
+        except BlockingIOError:
+            return True
+        except OSError:
+            data = b""
+        if data and self._broken is None:
+            try:
+                self._messages += self._decoder.feed(data)
+            except ProtocolError as error:
+                self._broken = error
+        self._open = bool(data)
+        return self._open
+
+    def terminate(self) -> None:
+        """SIGTERM, on which the pytest inside prints its threads' stacks, and a moment for that."""
+        self._supervisor.terminate()
+        until = time.monotonic() + _STACKS_TIME
+        while not self._supervisor.over and (left := until - time.monotonic()) > 0:
+            self._turn(left)
+
+    def close(self, patience: float = 0.0) -> Ended:
+        """Wait so long for its end, kill what runs then, remove everything; how it ended."""
+        if self._ended is None:
+            self._ended = self._driven.end(patience)
+            if self._show is not None:
+                self._relay(self._show)
+        return self._ended
+
+    def told(self) -> str:
+        """All that a report can say of a sandbox that has ended: status, logs, standard error."""
+        record = self._driven.record
+        lines = []
+        if record.completed is not None:
+            code = record.completed.returncode
+            both = f"signal {-code}, status {128 - code}" if code < 0 else f"exit status {code}"
+            lines.append(f"it ended with: {record.completed.outcome} ({both})")
+        if record.error is not None:
+            lines.append(escape(record.error.message))
+        lines += [f"runsc: {message}" for message in record.runsc_records]
+        if record.panic:
+            lines.append(f"panic log:\n{record.panic[-_TAIL:]}")
+        if record.debug_logs:
+            lines += relevant(record.debug_logs.get("boot", ""))
+        stderr = self._supervisor.pipes.stderr
+        text = (stderr.head() + stderr.tail())[-_TAIL:].decode("utf-8", "backslashreplace")
+        lines.append(f"standard error of the pytest inside:\n{escape(text) or '(nothing)'}")
+        return "\n".join(lines)
+
+
+def gone(error: BaseException) -> str:
+    """Why a link cannot be used any more, in words."""
+    return error.message if isinstance(error, GvisorError) else str(error) or "it did not answer"

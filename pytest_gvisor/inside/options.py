@@ -1,0 +1,110 @@
+"""What of the host's pytest configuration travels to the one inside, and what is changed there.
+
+The options travel by the parser's own table (`vars(config.option)`), not by guessing at an argv.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+# What is the host's business alone, with the value that switches it off inside: which tests run,
+# when to stop, where results are written, how many processes there are.
+_SWITCHED_OFF: dict[str, Any] = {
+    "basetemp": None,
+    "cacheclear": False,
+    "cacheshow": None,
+    "collectonly": False,
+    "deselect": None,
+    "dist": "no",
+    "distload": False,
+    "durations": None,
+    "exitfirst": False,
+    "failedfirst": False,
+    "gvisor_debug": None,
+    "gvisor_platform": None,
+    "gvisor_strict": None,
+    "htmlpath": None,
+    "in_gvisor": False,
+    "keyword": "",
+    "lf": False,
+    "looponfail": False,
+    "markexpr": "",
+    "maxfail": 0,
+    "maxprocesses": None,
+    "newfirst": False,
+    "no_summary": True,
+    "numprocesses": None,
+    "pastebin": None,
+    "report_log": None,
+    "stepwise": False,
+    "stepwise_reset": False,
+    "stepwise_skip": False,
+    "trace": False,
+    "tx": [],
+    "usepdb": False,
+    "xmlpath": None,
+}
+
+
+def travelling(config: pytest.Config) -> dict[str, Any]:
+    """The options for the pytest inside: what JSON can carry, with the host's business off."""
+    carried: dict[str, Any] = {}
+    for name, value in vars(config.option).items():
+        if name in _SWITCHED_OFF:
+            carried[name] = _SWITCHED_OFF[name]
+        elif name.startswith("cov_") or name == "no_cov":
+            continue  # see coverage()
+        elif _is_plain(value):
+            carried[name] = _plain(value)
+    carried["plugins"] = [*carried.get("plugins", []), "no:pytest_cov", "no:xdist"]
+    carried["rootdir"] = str(config.rootpath)
+    carried["inifilename"] = str(config.inipath) if config.inipath else None
+    if config.inipath is None:
+        carried["inifilename"] = os.devnull
+    return carried
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple | set):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
+    return value is None or isinstance(value, bool | int | float | str | os.PathLike)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple | set):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def files_of(items: Iterable[pytest.Item]) -> list[str]:
+    """The files that have to be collected inside for these tests, in the host's order."""
+    return list(dict.fromkeys(str(item.path) for item in items))
+
+
+def coverage(config: pytest.Config) -> dict[str, Any] | None:
+    """The settings of coverage measurement where pytest-cov measures on the host, else None."""
+    plugin = config.pluginmanager.get_plugin("_cov")
+    controller = getattr(plugin, "cov_controller", None)
+    if controller is None:
+        return None
+    option = config.option
+    rcfile = os.path.join(str(config.rootpath), option.cov_config)
+    return {
+        "source": [s for s in option.cov_source or [] if isinstance(s, str)] or None,
+        "branch": option.cov_branch,
+        "config": next((p for p in (rcfile, option.cov_config) if os.path.exists(p)), None),
+    }
+
+
+def search_path() -> list[str]:
+    """``sys.path`` as the pytest inside needs it: absolute, and only what is there."""
+    return [os.path.abspath(path or os.curdir) for path in sys.path]

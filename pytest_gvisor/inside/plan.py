@@ -1,0 +1,65 @@
+"""Which tests run inside, and what is known of each before it runs. Light: always imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+
+import pytest
+
+from pytest_gvisor.settings import Platform
+
+GUARD = "PYTEST_GVISOR_INSIDE"
+_SANDBOX_FIXTURES = frozenset({
+    "gvisor", "gvisor_platform", "gvisor_sandbox", "gvisor_sandboxes", "oci_bundle", "runsc",
+})  # fmt: skip
+
+
+class Isolation(enum.StrEnum):
+    """How long a sandbox for tests inside lives."""
+
+    SESSION = "session"
+    MODULE = "module"
+    TEST = "test"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is known of a test inside."""
+
+    inner: str
+    """Its node id in the pytest inside."""
+
+    platform: Platform | None
+    """The platform that was asked for; None where the binary decides (``auto``)."""
+
+    fresh: bool
+    """Whether it wants a sandbox of its own."""
+
+
+plan_key = pytest.StashKey[Plan]()
+
+
+def plan_of(item: pytest.Item) -> Plan | None:
+    """The plan of a test inside; None for one that runs on the host."""
+    return item.stash.get(plan_key, None)
+
+
+def here_is_inside() -> bool:
+    """Whether this very pytest is the one in the sandbox."""
+    return GUARD in os.environ
+
+
+def is_inside(item: pytest.Item) -> bool:
+    """Whether a test is to run inside.
+
+    One that uses a sandbox itself cannot: its sandboxes are the host's.
+    """
+    config = item.config
+    if here_is_inside() or config.getoption("no_gvisor"):
+        return False
+    marked = item.get_closest_marker("in_gvisor") is not None
+    if not marked and not config.getoption("in_gvisor") and not config.getini("in_gvisor"):
+        return False
+    return _SANDBOX_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))

@@ -1,0 +1,145 @@
+"""The hooks for tests that run inside. A table of contents, like pytest_gvisor/plugin.py.
+
+Light until a test runs inside: what starts sandboxes is imported then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor import settings as words
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.inside.plan import Isolation, here_is_inside, is_inside, plan_key
+from pytest_gvisor.options import settings_of
+from pytest_gvisor.state import settings_key
+
+if TYPE_CHECKING:
+    from pytest_gvisor.inside.session import InsideSession
+    from pytest_gvisor.settings import Platform
+
+_MARKER = "in_gvisor(*, fresh=False): run this test inside gVisor, if fresh in a sandbox of its own"
+_session_key = pytest.StashKey["InsideSession"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare options and ini keys."""
+    group = parser.getgroup("gvisor")
+    group.addoption(
+        "--in-gvisor", dest="in_gvisor", action="store_true", default=False,
+        help="run every collected test inside gVisor, apart from those that use a sandbox "
+        "themselves. Ini: in_gvisor.",
+    )  # fmt: skip
+    group.addoption(
+        "--no-gvisor", dest="no_gvisor", action="store_true", default=False,
+        help="run the tests that would run inside on the host, with the same ids.",
+    )  # fmt: skip
+    group.addoption(
+        "--gvisor-isolation", dest="gvisor_isolation", metavar="UNIT", default=None,
+        help="how long a sandbox for tests inside lives: session (default), module, or test.",
+    )  # fmt: skip
+    group.addoption(
+        "--gvisor-env", dest="gvisor_env", metavar="NAME[=VALUE]", action="append", default=[],
+        help="an environment variable for tests inside, which otherwise get a short allow-list; "
+        "may be repeated.",
+    )  # fmt: skip
+    group.addoption(
+        "--gvisor-writable", dest="gvisor_writable", metavar="PATH", action="append", default=[],
+        help="a folder of the host that writes of tests inside go through to; may be repeated.",
+    )  # fmt: skip
+    parser.addini("in_gvisor", "run every test inside gVisor", type="bool", default=False)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker; refuse what cannot work inside."""
+    config.addinivalue_line("markers", _MARKER)
+    try:
+        _isolation(config)
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
+
+
+def _isolation(config: pytest.Config) -> Isolation:
+    written = config.getoption("gvisor_isolation")
+    return words.word(Isolation, written or "session", "isolation")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say that tests run somewhere else than one would think."""
+    if here_is_inside() or not (config.getoption("in_gvisor") or config.getini("in_gvisor")):
+        return None
+    if config.getoption("no_gvisor"):
+        return "gvisor: --no-gvisor: the tests run on the host"
+    return (
+        "gvisor: the tests run INSIDE gVisor: its kernel, a /tmp of their own, an environment by "
+        "allow-list; what they write stays there"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each test inside its plan, and one copy per platform where there are several."""
+    inside = [item for item in items if is_inside(item)]
+    if not inside:
+        return
+    if config.getoption("usepdb", False) or config.getoption("trace", False):
+        raise pytest.UsageError(
+            "pytest-gvisor: --pdb and --trace cannot reach tests that run inside gVisor; "
+            "debug them on the host with --no-gvisor"
+        )
+    from pytest_gvisor.inside.twins import expand  # noqa: PLC0415 -- idle costs nothing
+
+    platforms: dict[int, tuple[Platform, ...]] = {}
+    for item in inside:
+        try:
+            platforms[id(item)] = settings_of(item, config.stash[settings_key]).platforms
+        except UsageError as error:
+            raise pytest.UsageError(f"pytest-gvisor: {error}") from error
+    expand(items, platforms)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a test inside, in place of everything that pytest would do here."""
+    if plan_key not in item.stash:
+        return None
+    _session(item.config).run(item, nextitem)
+    return True
+
+
+def _session(config: pytest.Config) -> InsideSession:
+    if _session_key not in config.stash:
+        from pytest_gvisor.inside.session import InsideSession  # noqa: PLC0415 -- see above
+        from pytest_gvisor.inside.start import Inside  # noqa: PLC0415
+
+        inside = Inside(
+            env=tuple(config.getoption("gvisor_env")),
+            writable=tuple(config.getoption("gvisor_writable")),
+        )
+        config.stash[_session_key] = InsideSession(config, _isolation(config), inside)
+    return config.stash[_session_key]
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    """End the sandboxes with the loop: innermost, so before pytest-cov combines its data."""
+    try:
+        return (yield)
+    finally:
+        inside = session.config.stash.get(_session_key, None)
+        if inside is not None:
+            inside.close()
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item) -> bool | None:
+    """Leave a test's timer to the pytest-timeout inside: a signal here would hit the host's loop."""
+    return True if plan_key in item.stash else None
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> bool | None:
+    """There is no timer of a test inside to cancel here."""
+    return True if plan_key in item.stash else None

@@ -1,0 +1,72 @@
+"""What a test inside sees of the host: its project, what it imports, an environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+import pytest
+
+from pytest_gvisor.errors import UsageError
+
+# What says how programs behave, and nothing about this machine, its user or its secrets.
+ALLOWED = (
+    "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TERM", "COLUMNS", "LINES", "NO_COLOR",
+    "FORCE_COLOR", "PY_COLORS", "CI", "PYTHONHASHSEED", "PYTHONWARNINGS", "PYTHONDEVMODE",
+    "PYTHONUTF8", "PYTHONDONTWRITEBYTECODE", "PYTHONASYNCIODEBUG", "SOURCE_DATE_EPOCH",
+    "HYPOTHESIS_PROFILE",
+)  # fmt: skip
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_NOT_SHOWN = ("/proc", "/sys", "/dev")
+
+
+def environment(extra: Iterable[str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment inside: an allow-list, and what ``--gvisor-env NAME[=VALUE]`` adds."""
+    found = {name: environ[name] for name in ALLOWED if name in environ}
+    for entry in extra:
+        name, equals, value = entry.partition("=")
+        if not name or "\0" in entry:
+            raise UsageError(f"--gvisor-env {entry!r}: write NAME or NAME=VALUE")
+        if equals:
+            found[name] = value
+        elif name in environ:
+            found[name] = environ[name]
+    return found
+
+
+def folders(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
+    """The folders that are shown at their own paths: the project, and what it is imported from.
+
+    Raises `UsageError` where that would be a whole home folder or the root folder.
+    """
+    wanted = [str(config.rootpath), str(config.invocation_params.dir)]
+    if config.inipath is not None:
+        wanted.append(str(config.inipath.parent))
+    wanted += [str(item.path.parent) for item in items]
+    wanted += [path for path in map(os.path.abspath, filter(None, sys.path)) if os.path.isdir(path)]
+    found: list[str] = []
+    for path in sorted(set(map(os.path.realpath, wanted)) | set(map(os.path.abspath, wanted))):
+        if not any(_within(path, other) for other in (*found, *_SYSTEM, *_prefixes())):
+            _check(path)
+            found.append(path)
+    return found
+
+
+def _prefixes() -> list[str]:
+    """What the host's root filesystem already has of Python."""
+    return [os.path.realpath(path) for path in {sys.prefix, sys.base_prefix}]
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _check(path: str) -> None:
+    home = os.path.realpath(os.path.expanduser("~"))
+    too_wide = {"/", "/home", "/tmp", "/var", "/etc", "/run", "/var/tmp", home}
+    if path in too_wide or _within(home, path) or any(_within(path, p) for p in _NOT_SHOWN):
+        raise UsageError(
+            f"the tests would need all of {path} inside the sandbox",
+            next_step="Move the project into a folder of its own, or set --rootdir to one.",
+        )

@@ -1,0 +1,114 @@
+"""Messages from the pytest inside, as pytest's own objects again. Everything in them is untrusted.
+
+JSON turns tuples into lists, and pytest relies on some being tuples: a skip's ``longrepr``, the
+``location``, each of ``sections`` and ``user_properties``.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import ProtocolError
+
+_OUTCOMES = frozenset({"passed", "failed", "skipped", "rerun"})
+_PHASES = frozenset({"setup", "call", "teardown"})
+
+
+def revive(config: pytest.Config, data: Any, nodeid: str) -> pytest.TestReport:
+    """The report in a message, under the node id that the host has for the test.
+
+    Raises `ProtocolError` for one that is not the report of a test's phase.
+    """
+    try:
+        fields = _checked(data)
+        fields["nodeid"] = nodeid
+        report = config.hook.pytest_report_from_serializable(config=config, data=fields)
+        _restore_subtest(report, fields)
+    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise ProtocolError(f"a report from inside that cannot be one: {error!r}") from error
+    if not isinstance(report, pytest.TestReport):
+        raise ProtocolError(f"a report from inside that no plugin here knows: {type(report)}")
+    return report
+
+
+def _restore_subtest(report: object, fields: dict[str, Any]) -> None:
+    """Undo the second repr of a subtest's arguments, which pytest takes whenever it makes one."""
+    arguments = fields.get("_subtest.context", {}).get("kwargs")
+    context = getattr(report, "context", None)
+    if isinstance(arguments, dict) and context is not None:
+        texts = {str(name): str(text) for name, text in arguments.items()}
+        object.__setattr__(context, "kwargs", texts)
+
+
+def _checked(data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise TypeError("not an object")
+    if data["outcome"] not in _OUTCOMES or data["when"] not in _PHASES:
+        raise ValueError(f"outcome {data['outcome']!r} of phase {data['when']!r}")
+    for name, kind in (("duration", int | float), ("start", int | float), ("keywords", dict)):
+        if not isinstance(data[name], kind):
+            raise TypeError(f"{name} is {type(data[name]).__name__}")
+    path, line, domain = data["location"]
+    sections = [(str(title), str(text)) for title, text in data["sections"]]
+    properties = [(str(name), value) for name, value in data.get("user_properties", [])]
+    fields = {**data, "location": (str(path), line, str(domain))}
+    fields |= {"sections": sections, "user_properties": properties}
+    longrepr = data.get("longrepr")
+    if isinstance(longrepr, list):
+        where, number, reason = longrepr
+        fields["longrepr"] = (str(where), int(number), str(reason))
+    return fields
+
+
+def warn(config: pytest.Config, message: dict[str, Any], nodeid: str) -> None:
+    """Record a warning from inside in the host's summary.
+
+    Its category is looked up among what is imported here; nothing is imported or called for it.
+    """
+    category: type[Warning] = UserWarning
+    found: Any = sys.modules.get(str(message.get("module")))
+    for part in str(message.get("name")).split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, type) and issubclass(found, Warning):
+        category = found
+    line = message.get("lineno")
+    recorded = warnings.WarningMessage(
+        message=str(message.get("text")),
+        category=category,
+        filename=str(message.get("filename")),
+        lineno=line if isinstance(line, int) else 0,
+    )
+    where = message.get("location")
+    location = _location(where)
+    config.hook.pytest_warning_recorded.call_historic(
+        kwargs={
+            "warning_message": recorded,
+            "nodeid": nodeid,
+            "when": str(message.get("when")),
+            "location": location,
+        }
+    )
+
+
+def _location(where: Any) -> tuple[str, int, str] | None:
+    if not isinstance(where, list) or len(where) != 3 or not isinstance(where[1], int):
+        return None
+    return str(where[0]), where[1], str(where[2])
+
+
+def made_up(item: pytest.Item, when: str, text: str, duration: float) -> pytest.TestReport:
+    """A failed report for a phase whose own report never came."""
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords=dict.fromkeys(item.keywords, 1),
+        outcome="failed",
+        longrepr=text,
+        when=when,  # type: ignore[arg-type]
+        sections=[],
+        duration=duration,
+    )

@@ -1,0 +1,171 @@
+"""The tests of one pytest process that run inside: which they are, and the sandboxes they share."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor import requirements
+from pytest_gvisor.inside.host import Worker
+from pytest_gvisor.inside.plan import Isolation, Plan, plan_key, plan_of
+from pytest_gvisor.inside.start import Inside, start
+from pytest_gvisor.options import settings_of
+from pytest_gvisor.state import engine_of, settings_key
+
+if TYPE_CHECKING:
+    from pytest_gvisor.inside.link import Link
+    from pytest_gvisor.settings import Platform, Settings
+
+
+class InsideSession:
+    """The sandboxes for tests inside, each made when its first test comes."""
+
+    def __init__(self, config: pytest.Config, isolation: Isolation, inside: Inside) -> None:
+        self._config = config
+        self._isolation = isolation
+        self._inside = inside
+        self._workers: dict[tuple[object, ...], Worker] = {}
+        self._coverage: list[str] = []
+
+    def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
+        """The whole protocol of one test inside."""
+        plan = item.stash[plan_key]
+        hook = item.ihook
+        hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        platform = self._platform(item, plan)
+        if platform is not None:
+            key = self._key(item, plan, plan.platform)
+            following = self._following(item, nextitem, plan)
+            worker = self._worker(key, item, platform)
+            for report in worker.run(item, plan.inner, following):
+                hook.pytest_runtest_logreport(report=report)
+            if worker.hopeless:
+                item.session.shouldstop = "three sandboxes in a row ended before their first test"
+            if (following is None and self._isolation is not Isolation.SESSION) or plan.fresh:
+                self._finish(key)
+        hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+    def _platform(self, item: pytest.Item, plan: Plan) -> Platform | None:
+        """The platform of a test, which works; None where the reports already say why not."""
+        found: list[Platform] = []
+
+        def setup() -> None:
+            requirements.check(item)
+            found.append(requirements.platform_of(item, plan.platform))
+
+        call = pytest.CallInfo.from_call(setup, when="setup")
+        if call.excinfo is None:
+            return found[0]
+        if call.excinfo.errisinstance((KeyboardInterrupt, pytest.exit.Exception)):
+            raise call.excinfo.value
+        teardown = pytest.CallInfo.from_call(lambda: None, when="teardown")
+        for phase in (call, teardown):
+            report = item.ihook.pytest_runtest_makereport(item=item, call=phase)
+            item.ihook.pytest_runtest_logreport(report=report)
+        return None
+
+    def _key(self, item: pytest.Item, plan: Plan, platform: Platform | None) -> tuple[object, ...]:
+        """What two tests have in common that share a sandbox."""
+        unit = {
+            Isolation.SESSION: "",
+            Isolation.MODULE: str(item.path),
+            Isolation.TEST: item.nodeid,
+        }[self._isolation]
+        return (platform, settings_of(item, self._settings()), item.nodeid if plan.fresh else unit)
+
+    def _settings(self) -> Settings:
+        return self._config.stash[settings_key]
+
+    def _following(self, item: pytest.Item, nextitem: pytest.Item | None, plan: Plan) -> str | None:
+        """The node id inside of the next test in the same sandbox: its fixtures stay set up."""
+        if plan.fresh or self._isolation is Isolation.TEST:
+            return None
+        mine = self._key(item, plan, plan.platform)
+        for other in self._upcoming(item, nextitem):
+            theirs = plan_of(other)
+            if theirs is None or theirs.fresh:
+                continue
+            if self._key(other, theirs, theirs.platform) == mine:
+                return theirs.inner
+        return None
+
+    def _upcoming(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[pytest.Item]:
+        """What comes after this test; under xdist only the next one is known."""
+        if nextitem is None:
+            return
+        items = item.session.items
+        if hasattr(self._config, "workerinput"):
+            yield nextitem
+            return
+        position = self._positions(items)[id(item)]
+        yield from items[position + 1 :]
+
+    _cached_positions: dict[int, int] | None = None
+
+    def _positions(self, items: Sequence[pytest.Item]) -> dict[int, int]:
+        if self._cached_positions is None or len(self._cached_positions) != len(items):
+            self._cached_positions = {id(item): place for place, item in enumerate(items)}
+        return self._cached_positions
+
+    def _worker(self, key: tuple[object, ...], item: pytest.Item, platform: Platform) -> Worker:
+        if key not in self._workers:
+            settings = settings_of(item, self._settings())
+            items = [other for other in item.session.items if self._shares(other, key)]
+            config = self._config
+
+            def begin() -> Link:
+                engine = engine_of(config)
+                return start(config, engine, platform, settings, self._inside, items, self._show())
+
+            self._workers[key] = Worker(config, begin, settings.timeout, self._terminal)
+        return self._workers[key]
+
+    def _shares(self, item: pytest.Item, key: tuple[object, ...]) -> bool:
+        plan = plan_of(item)
+        return plan is not None and self._key(item, plan, plan.platform) == key
+
+    def _show(self) -> Callable[[bytes], None] | None:
+        if self._config.getoption("capture", "fd") != "no":
+            return None
+
+        def show(data: bytes) -> None:
+            sys.stdout.write(data.decode("utf-8", "backslashreplace"))
+            sys.stdout.flush()
+
+        return show
+
+    def _terminal(self, text: str) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write(text)
+
+    def _finish(self, key: tuple[object, ...]) -> None:
+        worker = self._workers.pop(key, None)
+        if worker is not None:
+            worker.finish()
+            self._coverage += worker.coverage
+
+    def close(self) -> None:
+        """Let every pytest inside tear down and end; hand pytest-cov what they have measured."""
+        for key in list(self._workers):
+            self._finish(key)
+        controller = getattr(self._config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
+        if controller is None:
+            return
+        base = os.path.abspath(controller.cov.get_option("run:data_file") or ".coverage")
+        for data in self._coverage:
+            try:
+                raw = base64.b64decode(data, validate=True)
+            except binascii.Error:
+                continue
+            # pytest-cov combines every file beside the data file whose name starts like it.
+            with open(f"{base}.gvisor.{secrets.token_hex(6)}", "wb") as file:
+                file.write(raw)
+        self._coverage.clear()

@@ -1,0 +1,121 @@
+"""Starting a pytest inside: its root filesystem, its sandbox, and the first command."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor.harness import id_mappings, input_of
+from pytest_gvisor.inside import options, project
+from pytest_gvisor.inside.link import Link
+from pytest_gvisor.launch.driven import Driven
+from pytest_gvisor.launch.runner import Record, Request, Workspace
+from pytest_gvisor.oci.defaults import default_spec
+from pytest_gvisor.oci.mounts import bind
+from pytest_gvisor.oci.rootfs import host
+from pytest_gvisor.runsc import rootless
+from pytest_gvisor.runsc.rootless import Caller, Way
+
+if TYPE_CHECKING:
+    from pytest_gvisor.engine import Engine
+    from pytest_gvisor.oci.spec import Mount, Spec
+    from pytest_gvisor.settings import Platform, Settings
+
+_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
+_TMP = "/tmp"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inside:
+    """What a pytest inside gets of its own, apart from the settings of any sandbox."""
+
+    env: tuple[str, ...] = ()
+    """``NAME`` or ``NAME=VALUE``, on top of the allow-list."""
+
+    writable: tuple[str, ...] = ()
+    """Folders of the host that writes go through to."""
+
+
+def start(
+    config: pytest.Config,
+    engine: Engine,
+    platform: Platform,
+    settings: Settings,
+    inside: Inside,
+    items: Sequence[pytest.Item],
+    show: Callable[[bytes], None] | None,
+) -> Link:
+    """Start a pytest on ``platform`` that collects ``items``. Raises `GvisorError`."""
+    way = rootless.decide(settings.rootless, Caller.read(os.geteuid()), settings.network)
+    shown = project.folders(config, items)
+    env = project.environment(inside.env)
+    request = Request(
+        runsc=engine.runsc(settings.runsc),
+        platform=platform,
+        make_spec=lambda workspace: _spec(config, workspace, settings, way, shown, inside, env),
+        network=settings.network,
+        netns=settings.netns,
+        # With folders to bind, the child makes the user namespace itself: see launch/child.py.
+        rootless_flag=False,
+        input=input_of(None),
+        timeout=settings.timeout,
+        debug=settings.debug,
+    )
+    link = Link(Driven(request, engine.launcher, Record()), show)
+    link.send(
+        "start",
+        options=options.travelling(config),
+        args=options.files_of(items),
+        cwd=str(config.invocation_params.dir),
+        sys_path=options.search_path(),
+        coverage=options.coverage(config),
+    )
+    return link
+
+
+def _spec(
+    config: pytest.Config,
+    workspace: Workspace,
+    settings: Settings,
+    way: Way,
+    shown: Sequence[str],
+    inside: Inside,
+    env: dict[str, str],
+) -> Spec:
+    mounts = [bind(path, path) for path in shown]
+    mounts += [bind(path, os.path.abspath(path), readonly=False) for path in inside.writable]
+    prepared = host().prepare(workspace.folder, mounts=mounts)
+    workspace.binds.extend(
+        (mount.source, prepared.root_path + mount.destination)
+        for mount in sorted(prepared.mounts, key=lambda mount: mount.destination.count("/"))
+        if _is_shown(mount)
+    )
+    os.chmod(prepared.root_path + _TMP, 0o1777)
+    spec = default_spec(
+        [sys.executable, *subprocess._args_from_interpreter_flags(), "-P", _PROGRAM],  # type: ignore[attr-defined]
+        root_path=prepared.root_path,
+        env=env,
+        cwd=str(config.invocation_params.dir),
+        mounts=[mount for mount in prepared.mounts if not _is_shown(mount)],
+        path=prepared.path,
+        network=settings.network,
+        netns=settings.netns or workspace.netns_if(settings.network),
+        memory=settings.memory,
+        pids=settings.pids,
+        cpus=settings.cpus,
+        id_mappings=id_mappings(way),
+    )
+    # The root's overlay is memory too; a tmpfs would hide a project that lies in /tmp.
+    kept = tuple(mount for mount in spec.mounts if mount.destination != _TMP)
+    return dataclasses.replace(spec, mounts=kept)
+
+
+def _is_shown(mount: Mount) -> bool:
+    """Whether this is a folder of the host whose changes stay inside."""
+    return mount.is_bind and "ro" in mount.options

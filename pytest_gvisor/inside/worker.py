@@ -1,0 +1,259 @@
+"""The pytest in the sandbox: collects the host's tests and runs the ones it is told to.
+
+A program: ``python worker.py``. Descriptor 0 is a socket: commands come from it and messages go to
+it, each a big-endian 32-bit length and that many bytes of JSON. It is pytest itself with the host's options, plugins and
+``sys.path``; this module replaces the loop that would run every test by one that waits for the
+host's word, so fixtures of every scope live as long as they would on the host.
+
+Imports pytest only after ``sys.path`` is the host's, and nothing of pytest_gvisor.
+"""
+
+from __future__ import annotations
+
+import base64
+import faulthandler
+import io
+import json
+import os
+import signal
+import struct
+import sys
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
+
+if TYPE_CHECKING:
+    import pytest
+
+_LENGTH = struct.Struct(">I")
+_MAX_TEXT = 8 * 1024 * 1024
+GUARD = "PYTEST_GVISOR_INSIDE"
+
+
+class Channel:
+    """The socket to the host, moved out of the way of everything that a test may do.
+
+    What is printed outside of a test goes to 1 and 2, one pipe that the host keeps the end of.
+    """
+
+    def __init__(self) -> None:
+        os.set_blocking(0, True)
+        self._commands: BinaryIO = os.fdopen(os.dup(0), "rb")
+        self._messages: BinaryIO = os.fdopen(os.dup(0), "wb")
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+
+    def receive(self) -> dict[str, Any]:
+        """The next command; the host's end is ``finish``."""
+        head = self._commands.read(_LENGTH.size)
+        if len(head) < _LENGTH.size:
+            return {"op": "finish"}
+        command: dict[str, Any] = json.loads(self._commands.read(_LENGTH.unpack(head)[0]))
+        return command
+
+    def send(self, kind: str, **fields: object) -> None:
+        """Send one message at once: after a crash the host knows how far this got."""
+        data = json.dumps({"type": kind, **fields}, default=repr).encode("utf-8", "surrogatepass")
+        self._messages.write(_LENGTH.pack(len(data)) + data)
+        self._messages.flush()
+
+
+class Terminal(io.TextIOBase):
+    """What the inner terminal plugin writes to: shown on the host only where it is asked for."""
+
+    encoding = "utf-8"
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.relayed = False
+
+    def write(self, text: str) -> int:
+        """Send what ``--setup-show`` writes; drop the rest, which the host prints itself."""
+        if self.relayed and text:
+            self._channel.send("terminal", text=text)
+        return len(text)
+
+    def writable(self) -> bool:
+        """Whether this can be written to."""
+        return True
+
+
+class Plugin:
+    """The loop, and what is sent of each test."""
+
+    def __init__(self, channel: Channel, terminal: Terminal) -> None:
+        self._channel = channel
+        self._terminal = terminal
+        self._errors: list[str] = []
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Take the place of the terminal before the terminal plugin writes its first line."""
+        from _pytest.config import create_terminal_writer  # noqa: PLC0415 -- see run()
+
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter._tw = create_terminal_writer(session.config, cast("TextIO", self._terminal))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Remember what cannot be collected here: the host has collected it."""
+        if report.failed:
+            self._errors.append(f"{report.nodeid}: {report.longreprtext}"[:20000])
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Say what there is."""
+        ids = [item.nodeid for item in session.items]
+        self._channel.send("collected", ids=ids, errors=self._errors)
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Run tests as the host says, in place of pytest's own loop."""
+        items = {item.nodeid: item for item in session.items}
+        option = session.config.option
+        self._terminal.relayed = bool(
+            getattr(option, "setupshow", False) or getattr(option, "setuponly", False)
+        )
+        while (command := self._channel.receive())["op"] == "run":
+            item = items.get(command["id"])
+            if item is None:
+                self._channel.send("missing", id=command["id"])
+                continue
+            following = items.get(command["next"]) if command["next"] else None
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            # Failures are counted on the host, which decides when to stop.
+            session.shouldfail = session.shouldstop = False
+            self._channel.send("done", id=command["id"])
+        self._terminal.relayed = False
+        return True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Send a report; last of all plugins, since pytest's subtests change it until then."""
+        config = self._config
+        data = config.hook.pytest_report_to_serializable(config=config, report=report)
+        data["sections"] = [(title, _cut(text)) for title, text in data.get("sections", [])]
+        self._channel.send("report", data=data)
+
+    def pytest_warning_recorded(
+        self, warning_message: Any, when: str, nodeid: str, location: Any
+    ) -> None:
+        """Send a warning as plain words."""
+        category = warning_message.category
+        self._channel.send(
+            "warning",
+            text=str(warning_message.message),
+            module=category.__module__,
+            name=category.__qualname__,
+            filename=warning_message.filename,
+            lineno=warning_message.lineno,
+            when=when,
+            nodeid=nodeid,
+            location=location,
+        )
+
+    def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
+        """Say which test begins."""
+        del location
+        self._channel.send("phase", id=nodeid, when="setup")
+
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        """Say that the test itself begins."""
+        self._channel.send("phase", id=item.nodeid, when="call")
+
+    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
+        """Say that the teardown begins."""
+        self._channel.send("phase", id=item.nodeid, when="teardown")
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        """Say why the session ends."""
+        self._channel.send("internal error", text=str(excrepr)[:100000])
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Keep the configuration for the reports."""
+        self._config = config
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _MAX_TEXT:
+        return text
+    half = _MAX_TEXT // 2
+    return f"{text[:half]}\n[... {len(text) - _MAX_TEXT} characters left out ...]\n{text[-half:]}"
+
+
+def _hook_order(plugin: Plugin) -> None:
+    """Mark the hooks whose place in the order matters, now that pytest can be imported."""
+    import pytest  # noqa: PLC0415 -- sys.path is the host's only now
+
+    last = pytest.hookimpl(trylast=True)
+    first = pytest.hookimpl(tryfirst=True)
+    last(type(plugin).pytest_runtest_logreport)
+    last(type(plugin).pytest_collection_finish)
+    for hook in (type(plugin).pytest_runtest_call, type(plugin).pytest_runtest_teardown):
+        first(hook)
+    first(type(plugin).pytest_runtestloop)
+    first(type(plugin).pytest_sessionstart)
+
+
+class Coverage:
+    """Line coverage of what runs here, with the settings that pytest-cov has on the host."""
+
+    def __init__(self, wanted: dict[str, Any]) -> None:
+        import coverage  # noqa: PLC0415 -- only where it is measured
+
+        self._path = "/tmp/.pytest-gvisor-coverage"
+        self._coverage = coverage.Coverage(
+            source=wanted["source"],
+            branch=wanted["branch"],
+            config_file=wanted["config"] or False,
+            data_file=self._path,
+        )
+        self._coverage.start()
+
+    def data(self) -> str:
+        """The data file, in base64."""
+        self._coverage.stop()
+        self._coverage.save()
+        with open(self._path, "rb") as file:
+            return base64.b64encode(file.read()).decode()
+
+
+def run(channel: Channel, start: dict[str, Any]) -> int:
+    """Configure pytest as on the host, and serve until the host says ``finish``."""
+    os.environ[GUARD] = "1"
+    os.chdir(start["cwd"])
+    sys.path[:] = start["sys_path"]
+    coverage = Coverage(start["coverage"]) if start["coverage"] else None
+    from _pytest.config import Config  # noqa: PLC0415 -- sys.path is the host's only now
+
+    terminal = Terminal(channel)
+    plugin = Plugin(channel, terminal)
+    _hook_order(plugin)
+    config = Config.fromdictargs(start["options"], start["args"])
+    config.pluginmanager.register(plugin, "gvisor-worker")
+    channel.send("ready", kernel=os.uname().release)
+    status = int(config.hook.pytest_cmdline_main(config=config) or 0)
+    channel.send("finished", status=status, coverage=coverage.data() if coverage else "")
+    return status
+
+
+def main() -> None:
+    """Run as a program."""
+    # A descriptor of its own: while a test runs, pytest has 2 on a file that dies with the sandbox.
+    words = os.fdopen(os.dup(2), "w")
+    faulthandler.enable(words)
+    # At a deadline the host sends SIGTERM first: the stacks are what it shows of a hanging test.
+    faulthandler.register(signal.SIGTERM, file=words, chain=True)
+    channel = Channel()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # with -s the host shows it as it comes
+    start = channel.receive()
+    if start["op"] != "start":
+        return
+    try:
+        status = run(channel, start)
+    except BaseException as error:
+        channel.send("internal error", text=f"{type(error).__name__}: {error}")
+        raise
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

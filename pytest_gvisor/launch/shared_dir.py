@@ -1,0 +1,58 @@
+"""A folder that several pytest processes of one run share, and that none of them owns.
+
+It lies beside the session folders and has a lock like theirs, except that all its users hold it
+together: the last one that ends removes the folder, and if all are killed, the next session's
+sweep does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+
+from pytest_gvisor.launch import session_dir
+from pytest_gvisor.launch.typed import stage
+
+
+class SharedDir:
+    """The folder of the run with this name, made by the process that first asks for its path."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._path: str | None = None
+        self._lock = -1
+
+    @property
+    def lock(self) -> int:
+        """The descriptor whose shared flock says that this process may use the folder, or -1."""
+        return self._lock
+
+    def path(self) -> str:
+        """Where it is. Raises `LaunchError` where it cannot be made or is not safe."""
+        if self._path is None:
+            base = session_dir.base_folder()
+            path = os.path.join(base, f"s-run-{self._name}")
+            with session_dir._locked(base), stage("shared_folder", f"cannot make {path}"):
+                with contextlib.suppress(FileExistsError):
+                    session_dir.make_private(path)
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._lock = os.open(os.path.join(path, "lock"), flags, 0o600)
+                os.fchmod(self._lock, 0o600)
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
+            self._path = path
+        return self._path
+
+    def close(self) -> None:
+        """Let go of the folder, and remove it if nobody else has it; a second call does nothing."""
+        if self._path is None:
+            return
+        path, self._path = self._path, None
+        try:
+            with session_dir._locked(os.path.dirname(path)), contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(self._lock)
+            self._lock = -1

@@ -1,0 +1,1 @@
+"""Warm sandboxes: many commands in one sandbox, served by one small program inside it."""

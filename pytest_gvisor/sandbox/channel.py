@@ -1,0 +1,411 @@
+"""One guest and the thread that listens to it: frames out, frames in, and the sandbox's end.
+
+The thread does all reading and never waits for anybody but the kernel. Other threads send under the
+lock and wait on conditions of that lock. Whatever ends the sandbox, everybody who waits is told.
+"""
+
+from __future__ import annotations
+
+import abc
+import collections
+import contextlib
+import dataclasses
+import os
+import secrets
+import selectors
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from pytest_gvisor.errors import GvisorError, SandboxCrashed
+from pytest_gvisor.escape import escape
+from pytest_gvisor.launch.driven import Driven, DrivenSupervisor, Ended
+from pytest_gvisor.launch.outcome import Completed, Outcome
+from pytest_gvisor.launch.typed import stage
+from pytest_gvisor.sandbox import messages
+from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, Encoder, FrameError
+from pytest_gvisor.sandbox.messages import Message
+
+if TYPE_CHECKING:
+    from pytest_gvisor.sandbox.forward import Forward
+
+_CONGESTED = 2 * MAX_PAYLOAD
+_BATCH = 16
+_READS = 4
+_EXIT_PATIENCE = 1.0
+_DEATH_PATIENCE = 2.0
+
+
+class Peer(abc.ABC):
+    """Something that has an id of its own on the channel. All is called with the lock held."""
+
+    over = False
+    """Whether the guest has nothing more to say about it."""
+
+    @abc.abstractmethod
+    def on_message(self, message: Message, payload: memoryview) -> None:
+        """Take a message. Raises `FrameError` for one that may not come now."""
+
+    @abc.abstractmethod
+    def on_death(self) -> None:
+        """The sandbox is gone."""
+
+
+class Answer(Peer):
+    """One question and its answer."""
+
+    def __init__(self, channel: Channel, *words: str) -> None:
+        self.message: Message | None = None
+        self.changed = threading.Condition(channel.lock)
+        self._words = words
+
+    def on_message(self, message: Message, payload: memoryview) -> None:
+        """See `Peer.on_message`."""
+        del payload
+        if message.op not in self._words:
+            raise FrameError(f"{message.op} as an answer")
+        self.message = message
+        self.over = True
+        self.changed.notify_all()
+
+    def on_death(self) -> None:
+        """See `Peer.on_death`."""
+        self.changed.notify_all()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Death:
+    """Why there is no sandbox any more."""
+
+    reason: str
+    crashed: bool = True
+    """False where it was closed."""
+
+    replaceable: bool = False
+    """Whether the next use may start another one in its place."""
+
+
+class Channel:
+    """The connection to one guest. `start` it, and `close` it."""
+
+    def __init__(self, driven: Driven) -> None:
+        self.lock = threading.RLock()
+        self.death: Death | None = None
+        self.ended: Ended | None = None
+        self.python = ""
+        self._driven = driven
+        self._supervisor: DrivenSupervisor
+        self._tag = secrets.token_bytes(TAG_SIZE)
+        self._encoder = Encoder()
+        self._decoder = Decoder()
+        self._decoder.tag = self._tag
+        self._peers: dict[int, Peer] = {}
+        self._last_id = 0
+        self._out: collections.deque[memoryview] = collections.deque()
+        self._out_size = 0
+        self._writable = threading.Condition(self.lock)
+        self._greeted = threading.Condition(self.lock)
+        self._chores: collections.deque[Callable[[], None]] = collections.deque()
+        self._relieved: list[Callable[[], None]] = []
+        self.forwards: set[Forward] = set()
+        self._death: Death | None = None
+        self._patience = _DEATH_PATIENCE
+        self._waker = -1
+        self._thread = threading.Thread(target=self._run, name="gvisor-sandbox", daemon=True)
+
+    def start(self, timeout: float) -> None:
+        """Start the sandbox and wait for its guest's first word.
+
+        Raises what a run raises before its start, `RunscFailed` or `SandboxCrashed`.
+        """
+        deadline = time.monotonic() + timeout
+        self._begin()
+        with self.lock:
+            self.send({"op": "hello", "id": 0, "tag": self._tag.hex()})
+            self._encoder.tag = self._tag
+            self._wait_greeting(deadline)
+        if not self.python:
+            self.kill(f"the guest did not answer within {timeout:g} s")
+            self._thread.join()
+            raise self._start_error()
+
+    def _begin(self) -> None:
+        self._supervisor = self._driven.start()
+        self._fd = self._supervisor.pipes.socket
+        try:
+            with stage("channel", "the sandbox cannot be listened to"):
+                self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                self._supervisor.add(self._waker, selectors.EVENT_READ, self._on_wake)
+                self._supervisor.add(self._fd, selectors.EVENT_READ, self._on_socket)
+            self._thread.start()
+        except BaseException:
+            self._driven.end()
+            if self._waker >= 0:
+                os.close(self._waker)
+            raise
+
+    def _wait_greeting(self, deadline: float) -> None:
+        while not self.python and self.death is None:
+            if not self._greeted.wait(max(0.0, deadline - time.monotonic())):
+                return
+
+    def _start_error(self) -> GvisorError:
+        if self.ended is not None and self.ended.error is not None:
+            return self.ended.error
+        return self.crash(self.ended.completed if self.ended else None)
+
+    # What other threads do.
+
+    def new_id(self) -> int:
+        """An id that has not been used; the lock is held."""
+        self._last_id += 1
+        return self._last_id
+
+    def add(self, peer: Peer, message: Mapping[str, object], payload: bytes = b"") -> int:
+        """Give a peer its id, and send its first message. Raises where the sandbox is gone."""
+        with self.lock:
+            self.check()
+            number = self.new_id()
+            self._peers[number] = peer
+            self.send({**message, "id": number}, payload)
+            return number
+
+    def check(self) -> None:
+        """Raise what a use of this sandbox has to raise when it is gone."""
+        if self.death is not None or self._death is not None:
+            raise self.crash(self.ended.completed if self.ended else None)
+
+    def crash(self, completed: Completed | None) -> GvisorError:
+        """The error for one whose sandbox is gone; ``completed`` is what they had until then."""
+        death = self.death or self._death
+        reason = (death.reason if death else "") or "it has ended"
+        if completed is None:
+            completed = Completed(
+                args=(), returncode=-9, stdout_bytes=b"", stderr_bytes=b"", stdout="", stderr="",
+                stdout_total=0, stderr_total=0, duration=0.0,
+                platform=self._driven.request.platform, outcome=Outcome.SANDBOX_CRASHED,
+            )  # fmt: skip
+        return SandboxCrashed(
+            f"the sandbox is gone: {reason}",
+            completed=completed,
+            panic=self._driven.record.panic[-4000:],
+        )
+
+    def send(self, message: Mapping[str, object], payload: bytes | memoryview = b"") -> None:
+        """Send a frame now, or as soon as the guest takes it; a dead sandbox takes everything."""
+        with self.lock:
+            if self.death is not None or self._death is not None:
+                return
+            queued = bool(self._out)
+            head = self._encoder.head(dict(message), len(payload))
+            for part in (head, payload):
+                if part:
+                    self._out.append(memoryview(part))
+                    self._out_size += len(part)
+            if not queued:
+                self._flush()
+                if self._out:
+                    self._want_write()
+
+    def wait_room(self, deadline: float) -> bool:
+        """Wait until not much is waiting to be sent; False where that is not so in time."""
+        with self.lock:
+            while self.congested and self.death is None:
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._writable.wait(left):
+                    return False
+        return True
+
+    def chore(self, act: Callable[[], None]) -> None:
+        """Have the listening thread do something, with the lock held."""
+        self._chores.append(act)
+        self._wake()
+
+    def kill(self, reason: str, *, replaceable: bool = False) -> None:
+        """End the sandbox at once."""
+        self._end(Death(reason=reason, replaceable=replaceable), 0.0)
+
+    def close(self) -> None:
+        """Let the guest end, wait until nothing is left; a second call does nothing."""
+        self.send({"op": "exit", "id": 0})
+        self._end(Death(reason="it was closed", crashed=False), _EXIT_PATIENCE)
+        self.join()
+
+    def join(self) -> None:
+        """Wait until the sandbox, which is ending, is gone."""
+        if threading.current_thread() is not self._thread and self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether it was ended so that another one may take its place."""
+        return self._death is not None and self._death.replaceable
+
+    def _end(self, death: Death, patience: float) -> None:
+        with self.lock:
+            if self._death is None:
+                self._death = death
+                self._patience = patience
+                self._wake()
+
+    def _wake(self) -> None:
+        with self.lock:
+            if self._waker >= 0 and threading.current_thread() is not self._thread:
+                os.eventfd_write(self._waker, 1)
+
+    # What the listening thread does.
+
+    @property
+    def supervisor(self) -> DrivenSupervisor:
+        """Whose turns the listening thread takes; for that thread only."""
+        return self._supervisor
+
+    @property
+    def congested(self) -> bool:
+        """Whether much is waiting to be sent."""
+        return self._out_size > _CONGESTED
+
+    @property
+    def ending(self) -> bool:
+        """Whether the sandbox is about to end."""
+        return self._death is not None
+
+    def when_relieved(self, act: Callable[[], None]) -> None:
+        """Do something once when not much is waiting any more."""
+        self._relieved.append(act)
+
+    def _run(self) -> None:
+        supervisor = self._supervisor
+        try:
+            while self._death is None and not supervisor.over:
+                supervisor.turn(None)
+                self._do_chores()
+        except FrameError as error:
+            self._end(Death(reason=f"the guest's word cannot be trusted: {escape(str(error))}"), 0)
+        except (GvisorError, OSError) as error:
+            self._end(Death(reason=str(error)), 0)
+        finally:
+            self._wind_up()
+
+    def _do_chores(self) -> None:
+        with self.lock:
+            while self._chores:
+                self._chores.popleft()()
+
+    def _on_wake(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._waker)
+        return True
+
+    def _on_socket(self) -> bool:
+        with self.lock:
+            self._flush()
+            # Not all at once: forwarded connections want their turn too.
+            for _ in range(_READS):
+                if not self._read():
+                    break
+        return True
+
+    def _read(self) -> bool:
+        """Read once; whether there may be more."""
+        room = self._decoder.room()
+        try:
+            count = os.readv(self._fd, [room])
+        except BlockingIOError:
+            return False
+        except OSError:
+            count = 0
+        if not count:
+            self._end(Death(reason=""), _DEATH_PATIENCE)
+            return False
+        self._decoder.add(count)
+        for raw, payload in self._decoder.frames():
+            self._take(messages.read(raw, len(payload)), payload)
+        return count == len(room)
+
+    def _take(self, message: Message, payload: memoryview) -> None:
+        if message.op == "hello":
+            if self.python or message.id:
+                raise FrameError("hello a second time")
+            self.python = message.texts["python"] or "?"
+            self._greeted.notify_all()
+            return
+        peer = self._peers.get(message.id)
+        if peer is None:
+            raise FrameError(f"{message.op} about {message.id}, which is not open")
+        peer.on_message(message, payload)
+        if peer.over:
+            del self._peers[message.id]
+
+    def _flush(self) -> None:
+        """Send what the socket takes."""
+        try:
+            while self._out:
+                parts = [self._out[index] for index in range(min(len(self._out), _BATCH))]
+                count = os.writev(self._fd, parts)
+                self._out_size -= count
+                while count:
+                    part = self._out[0]
+                    if count >= len(part):
+                        count -= len(self._out.popleft())
+                    else:
+                        self._out[0] = part[count:]
+                        count = 0
+        except BlockingIOError:
+            pass
+        except OSError:  # it is gone, which the listening thread sees as well
+            self._out.clear()
+            self._out_size = 0
+        if not self.congested:
+            self._writable.notify_all()
+            self._chores += self._relieved
+            self._relieved.clear()
+        if threading.current_thread() is self._thread:
+            self._watch_socket()
+
+    def _want_write(self) -> None:
+        if threading.current_thread() is self._thread:
+            self._watch_socket()
+        else:
+            self.chore(self._watch_socket)
+
+    def _watch_socket(self) -> None:
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0)
+        self._supervisor.change(self._fd, events, self._on_socket)
+
+    def _wind_up(self) -> None:
+        """The sandbox is to end, or has: remove it, and tell everybody."""
+        with self.lock:
+            self._supervisor.change(self._fd, 0, self._on_socket)
+            for forward in list(self.forwards):
+                forward.drop()
+        death = self._death or Death(reason="")
+        ended = self._driven.end(self._patience if self._death else 0.0)
+        with self.lock:
+            self.ended = ended
+            self.death = dataclasses.replace(death, reason=death.reason or why(ended))
+            for peer in list(self._peers.values()):
+                peer.on_death()
+            self._peers.clear()
+            self._greeted.notify_all()
+            self._writable.notify_all()
+            with contextlib.suppress(OSError):
+                os.close(self._waker)
+            self._waker = -1
+
+
+def why(ended: Ended) -> str:
+    """In words, how a sandbox ended that nobody here has ended."""
+    if ended.error is not None:
+        return ended.error.message
+    completed = ended.completed
+    if completed is None:
+        return "it ended"
+    how = f"exit status {completed.returncode}"
+    if completed.returncode < 0:
+        how = f"signal {-completed.returncode}"
+    if completed.outcome is Outcome.OUT_OF_MEMORY:
+        how = "the memory limit"
+    tail = escape(completed.stderr[-2000:])
+    return f"its guest was ended by {how}" + (f"\n{tail}" if tail else "")

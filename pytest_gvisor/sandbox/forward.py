@@ -1,0 +1,260 @@
+"""A port of the sandbox's loopback, reached from the host's: no network mode, no root.
+
+Each connection to the address here is a connection that the guest makes inside. All of it is done
+by the channel's thread, on sockets that never block.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import selectors
+import socket
+import struct
+import threading
+from typing import Self
+
+from pytest_gvisor.launch.typed import stage
+from pytest_gvisor.sandbox.channel import Channel, Peer
+from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, WINDOW, FrameError
+from pytest_gvisor.sandbox.messages import Message
+
+_MOST = 512
+_BACKLOG = 128
+_STEP = WINDOW // 4
+_CLOSE_PATIENCE = 5.0
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+class Forward:
+    """An address on 127.0.0.1 whose connections lead to a port in the sandbox, until `close`."""
+
+    host = "127.0.0.1"
+
+    def __init__(self, channel: Channel, port: int) -> None:
+        self.target = port
+        """The port in the sandbox."""
+
+        self._channel = channel
+        self._links: set[_Link] = set()
+        self._closed = False
+        self._gone = threading.Condition(channel.lock)
+        with channel.lock:
+            channel.check()
+            with stage("forward", "cannot listen on the host's loopback"):
+                self._listener = socket.create_server((self.host, 0), backlog=_BACKLOG)
+            self._listener.setblocking(False)
+            self.port: int = self._listener.getsockname()[1]
+            channel.forwards.add(self)
+            channel.chore(self._listen)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """What `socket.create_connection` takes."""
+        return (self.host, self.port)
+
+    def close(self) -> None:
+        """Stop listening and drop every connection; a second call does nothing."""
+        with self._channel.lock:
+            if not self._closed and self._channel.death is None:
+                self._channel.chore(self.drop)
+                self._gone.wait_for(lambda: self._closed, _CLOSE_PATIENCE)
+
+    def __enter__(self) -> Self:
+        """Use it as a context manager: it is closed at the end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    # What the channel's thread does, with the lock held.
+
+    def drop(self) -> None:
+        """Close everything; the guest is told."""
+        if self._closed:
+            return
+        self._closed = True
+        self._channel.supervisor.change(self._listener.fileno(), 0, self._accept)
+        self._listener.close()
+        for link in list(self._links):
+            link.abort()
+        self._channel.forwards.discard(self)
+        self._gone.notify_all()
+
+    def forget(self, link: _Link) -> None:
+        """A connection is over."""
+        self._links.discard(link)
+        self._listen()
+
+    def _listen(self) -> None:
+        if not self._closed:
+            events = READ if len(self._links) < _MOST else 0
+            self._channel.supervisor.change(self._listener.fileno(), events, self._accept)
+
+    def _accept(self) -> bool:
+        with self._channel.lock:
+            while not self._closed and len(self._links) < _MOST:
+                try:
+                    client, _address = self._listener.accept()
+                except OSError:  # nobody there any more, or no descriptor is left for them
+                    break
+                if self._channel.ending:
+                    client.close()
+                    break
+                self._links.add(_Link(self, self._channel, client))
+            self._listen()
+        return True
+
+
+class _Link(Peer):
+    """One connection."""
+
+    def __init__(self, forward: Forward, channel: Channel, client: socket.socket) -> None:
+        self._forward = forward
+        self._channel = channel
+        self._client = client
+        self._fd = client.fileno()
+        client.setblocking(False)
+        with contextlib.suppress(OSError):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connected = False
+        self._credit = WINDOW  # what the guest can take
+        self._sent_all = False
+        self._due = WINDOW  # what the guest may send
+        self._owed = 0
+        self._ended = False  # the server sends no more
+        self._unsent: collections.deque[memoryview] = collections.deque()
+        self._gone = False
+        self._id = channel.add(self, {"op": "connect", "port": forward.target})
+
+    def on_message(self, message: Message, payload: memoryview) -> None:
+        """See `Peer.on_message`."""
+        numbers = message.numbers
+        if message.op == "closed":
+            self.over = True
+            self._guest_closed(numbers["errno"])
+            return
+        if message.op == "started" and not self._connected:
+            self._connected = True
+        elif not self._connected:
+            raise FrameError(f"{message.op} before a connection")
+        elif message.op == "data" and numbers["s"] == 1 and not self._ended:
+            if len(payload) > self._due:
+                raise FrameError("more of a connection than was asked for")
+            self._due -= len(payload)
+            if not self._gone:
+                self._unsent.append(memoryview(bytes(payload)))
+        elif message.op == "eof" and numbers["s"] == 1 and not self._ended:
+            self._ended = True
+        elif message.op == "credit":
+            self._credit += numbers["n"]
+            if self._credit > WINDOW:
+                raise FrameError("more was taken than was sent")
+        else:
+            raise FrameError(f"{message.op} of a connection where it cannot be")
+        if not self._gone:
+            self._write()
+
+    def _guest_closed(self, number: int) -> None:
+        if self._gone:
+            return
+        if number:
+            self._leave(reset=True)
+        else:
+            self._ended = True
+            self._write()
+
+    def on_death(self) -> None:
+        """See `Peer.on_death`."""
+        self._leave(reset=True)
+
+    def abort(self) -> None:
+        """Drop it from here."""
+        if not self._gone:
+            self._leave(reset=True)
+
+    def _leave(self, *, reset: bool) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        self._unsent.clear()
+        self._channel.supervisor.change(self._fd, 0, self._act)
+        if reset:
+            with contextlib.suppress(OSError):
+                # A close with a linger time of 0 is a reset for the other end (tcp(7)).
+                option = struct.pack("ii", 1, 0)
+                self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+        self._client.close()
+        if not self.over:
+            self._channel.send({"op": "reset", "id": self._id})
+        self._forward.forget(self)
+
+    def _act(self) -> bool:
+        with self._channel.lock:
+            if not self._gone:
+                self._read()
+            if not self._gone:
+                self._write()
+        return True
+
+    def _read(self) -> None:
+        most = min(self._credit, MAX_PAYLOAD)
+        if self._sent_all or not self._connected or not most or self._channel.congested:
+            return
+        try:
+            data = os.read(self._fd, most)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._leave(reset=True)
+            return
+        if data:
+            self._credit -= len(data)
+            self._channel.send({"op": "data", "id": self._id}, data)
+        else:
+            self._sent_all = True
+            self._channel.send({"op": "eof", "id": self._id})
+
+    def _write(self) -> None:
+        """Send the client what there is; then its end, if that has come."""
+        try:
+            while self._unsent:
+                count = os.write(self._fd, self._unsent[0])
+                self._owed += count
+                if count == len(self._unsent[0]):
+                    self._unsent.popleft()
+                else:
+                    self._unsent[0] = self._unsent[0][count:]
+            if self._ended and not self._unsent:
+                with contextlib.suppress(OSError):
+                    self._client.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._leave(reset=True)
+            return
+        if self._owed >= _STEP and not self.over and not self._ended:
+            self._channel.send({"op": "credit", "id": self._id, "s": 1, "n": self._owed})
+            self._due += self._owed
+            self._owed = 0
+        if self.over and not self._unsent:
+            self._leave(reset=False)
+            return
+        self.watch()
+
+    def watch(self) -> None:
+        """Wait for what can be done."""
+        reads = self._connected and not self._sent_all and self._credit and not self.over
+        events = (READ if reads and not self._channel.congested else 0) | (
+            WRITE if self._unsent else 0
+        )
+        self._channel.supervisor.change(self._fd, events, self._act)
+        if reads and self._channel.congested:
+            self._channel.when_relieved(self.watch_if_here)
+
+    def watch_if_here(self) -> None:
+        """`watch`, after a wait."""
+        if not self._gone:
+            self.watch()

@@ -1,0 +1,233 @@
+"""Programs that the guest starts: their streams, their end, and what they have left running.
+
+Standard library only; part of the program that `guest` is.
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import errno
+import fcntl
+import functools
+import os
+import resource
+import signal
+import stat
+import struct
+import termios
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.sandbox.guest_loop import Sink, Source
+    from pytest_gvisor.sandbox.guest_tree import MARK
+else:
+    from guest_loop import Sink, Source
+    from guest_tree import MARK
+
+if TYPE_CHECKING:
+    from pytest_gvisor.sandbox.guest_loop import Loop
+
+_F_SETPIPE_SZ = 1031
+_PIPE = 1024 * 1024
+_DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
+_GOES_ON = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+
+
+class Limits:
+    """The limit on open files: the programs' own, and a higher one for the guest itself."""
+
+    def __init__(self) -> None:
+        self.theirs = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = self.theirs[1]
+        if most == resource.RLIM_INFINITY or most > 65536:
+            most = 65536
+        self.ours = (max(most, self.theirs[0]), self.theirs[1])
+        self.ours_again()
+
+    def ours_again(self) -> None:
+        """Set the guest's own."""
+        resource.setrlimit(resource.RLIMIT_NOFILE, self.ours)
+
+    def for_a_program(self) -> None:
+        """Set what a program that is started now is to have."""
+        resource.setrlimit(resource.RLIMIT_NOFILE, self.theirs)
+
+
+class Program:
+    """What is to be started, and as whom."""
+
+    def __init__(self, message: dict[str, Any], strings: list[bytes]) -> None:
+        count = message["args"]
+        self.args = strings[:count]
+        pairs = [pair.partition(b"=") for pair in strings[count:]]
+        self.env = {name: value for name, _, value in pairs}
+        self.cwd = message["cwd"].encode("utf-8", "surrogateescape")
+        self.user = (message["uid"], message["gid"], list(message["groups"]))
+        self.mark = binascii.hexlify(os.urandom(8))
+        self.env[MARK.encode()] = self.mark
+
+    def start(self, limits: Limits, streams: list[int]) -> int:
+        """Start it in a session of its own; its pid. Raises OSError.
+
+        posix_spawn, since a fork copies this process's page tables, which costs several times as
+        much under gVisor. For another user this process is that user for a moment, with a way back
+        (the saved user id); what is started has none.
+        """
+        me = (os.getuid(), os.getgid(), os.getgroups())
+        other = (self.user[0], self.user[1], sorted(self.user[2])) != (*me[:2], sorted(me[2]))
+        try:
+            limits.for_a_program()
+            if other:
+                os.setgroups(self.user[2])
+                os.setresgid(self.user[1], self.user[1], me[1])
+                os.setresuid(self.user[0], self.user[0], me[0])
+            os.chdir(self.cwd)
+            return self._spawn(streams)
+        finally:
+            if other:
+                os.setresuid(me[0], me[0], me[0])
+                os.setresgid(me[1], me[1], me[1])
+                os.setgroups(me[2])
+            os.chdir("/")
+            limits.ours_again()
+
+    def _spawn(self, streams: list[int]) -> int:
+        actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(streams)]
+        problem: OSError | None = None
+        for path in self._paths():
+            try:
+                return os.posix_spawn(
+                    path,
+                    self.args,
+                    self.env,
+                    file_actions=actions,
+                    setsid=True,
+                    setsigmask=(),
+                    setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+                )
+            except OSError as error:
+                # The search goes on behind a file that may not be run, as that of execvp(3) does.
+                if error.errno not in _GOES_ON:
+                    raise
+                if problem is None or error.errno == errno.EACCES:
+                    problem = error
+        raise problem or OSError(errno.ENOENT, "no such program")
+
+    def _paths(self) -> list[bytes]:
+        name = self.args[0]
+        if b"/" in name or not name:
+            return [name]
+        folders = self.env.get(b"PATH", _DEFAULT_PATH).split(b":")
+        paths = [os.path.join(folder or b".", name) for folder in folders]
+        return [path for path in paths if os.path.lexists(path)]
+
+
+class Exec:
+    """One program and its streams, as the host sees them."""
+
+    def __init__(self, loop: Loop, number: int) -> None:
+        self.loop = loop
+        self.number = number
+        self.pid = 0
+        self.mark = b""
+        self.exited = False
+        self._sources: dict[int, Source] = {}
+        self._stdin: Sink | None = None
+
+    def start(self, program: Program, limits: Limits, *, reads: bool) -> None:
+        """Start it. Raises OSError."""
+        theirs: list[int] = []
+        ours: list[int] = []
+        try:
+            if reads:
+                reader, writer = os.pipe()
+                theirs.append(reader)
+                ours.append(writer)
+            else:
+                theirs.append(os.open(os.devnull, os.O_RDONLY))
+            for _ in range(2):
+                reader, writer = os.pipe()
+                theirs.append(writer)
+                ours.append(reader)
+                with contextlib.suppress(OSError):
+                    fcntl.fcntl(reader, _F_SETPIPE_SZ, _PIPE)
+            self.pid = program.start(limits, theirs)
+        except BaseException:
+            for fd in ours:
+                os.close(fd)
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        self.mark = MARK.encode() + b"=" + program.mark
+        for fd in ours:
+            os.set_blocking(fd, False)
+        self.loop.send({"op": "started", "id": self.number})
+        if reads:
+            self._stdin = Sink(self.loop, ours.pop(0), self.number, self._stdin_broke)
+        for stream, fd in ((1, ours[0]), (2, ours[1])):
+            done = functools.partial(self._at_end, stream)
+            self._sources[stream] = Source(self.loop, fd, (self.number, stream), done)
+
+    def _at_end(self, stream: int, _error: int) -> None:
+        self.loop.send({"op": "eof", "id": self.number, "s": stream})
+
+    def _stdin_broke(self, _number: int) -> None:
+        """Nobody reads any more."""
+        if self._stdin is not None:
+            self._stdin.close()
+            self.loop.send({"op": "eof", "id": self.number, "s": 0})
+
+    @property
+    def over(self) -> bool:
+        """Whether the host has been told all that there is."""
+        return self.exited and all(source.ended for source in self._sources.values())
+
+    def on_data(self, payload: bytes) -> None:
+        """Bytes for its standard input."""
+        if self._stdin is not None:
+            self._stdin.feed(payload)
+
+    def on_eof(self) -> None:
+        """The end of its standard input."""
+        if self._stdin is not None:
+            self._stdin.finish(self._stdin.close)
+
+    def on_credit(self, stream: int, count: int) -> None:
+        """The host can take more of a stream."""
+        if stream in self._sources:
+            self._sources[stream].add_credit(count)
+
+    def on_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if not self.exited:
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, number)
+
+    def on_exit(self, status: int) -> None:
+        """It has ended with this wait status, and has been reaped.
+
+        What it wrote is in the pipes by now. Others may have them open still, and write on: that is
+        taken, so that they get no SIGPIPE, and goes nowhere.
+        """
+        self.exited = True
+        if self._stdin is not None:
+            self._stdin.close()
+        self.loop.send({"op": "exit", "id": self.number, "status": status})
+        for source in self._sources.values():
+            source.finish(_waiting(source.fd) if source.fd >= 0 else 0)
+
+    def on_reset(self) -> None:
+        """Not for programs."""
+
+
+def _waiting(fd: int) -> int:
+    """How many bytes there are to be read."""
+    count: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0]
+    return count
+
+
+def is_regular(fd: int) -> bool:
+    """Whether a descriptor is of a regular file."""
+    return stat.S_ISREG(os.fstat(fd).st_mode)

@@ -1,0 +1,113 @@
+"""Killing everything that one exec has started.
+
+Its tree is its session, whoever has its mark in the environment, and all their descendants.
+Standard library only; part of the program that `guest` is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MARK = "PYTEST_GVISOR_EXEC"
+"""The environment variable that marks what an exec has started."""
+
+_PATIENCE = 1.5
+_FREEZES = 20
+
+
+class Process(NamedTuple):
+    """What /proc/PID/stat says of a process."""
+
+    parent: int
+    session: int
+    zombie: bool
+
+
+def table() -> dict[int, Process]:
+    """All processes but this one."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                with open(f"/proc/{name}/stat", "rb") as stat:
+                    # The command may hold spaces and brackets; the fields start after its last one.
+                    words = stat.read().rpartition(b")")[2].split()
+                found[int(name)] = Process(int(words[1]), int(words[3]), words[0] in b"ZX")
+    return found
+
+
+def _is_marked(pid: int, mark: bytes) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environ:
+            return mark in environ.read().split(b"\0")
+    except OSError:
+        return False
+
+
+def members(processes: dict[int, Process], session: int, mark: bytes) -> set[int]:
+    """The live processes of a tree. ``session`` is 0 where its number may be another's by now."""
+    found = {
+        pid
+        for pid, process in processes.items()
+        if (session and session in (pid, process.session)) or _is_marked(pid, mark)
+    }
+    while True:
+        more = {pid for pid, process in processes.items() if process.parent in found} - found
+        if not more:
+            return {pid for pid in found if not processes[pid].zombie}
+        found |= more
+
+
+def _send(pids: set[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+
+
+class Killer:
+    """Kills one tree, a step at a time. `left` is how much of it there was at the last look."""
+
+    def __init__(self, session: int, mark: bytes) -> None:
+        self.left = 0
+        self._session = session
+        self._mark = mark
+        self._steps = self._run()
+
+    def step(self) -> bool:
+        """Do a step; False when nothing is left, or the time is up."""
+        return next(self._steps, None) is not None
+
+    def _look(self) -> set[int]:
+        found = members(table(), self._session, self._mark)
+        self.left = len(found)
+        return found
+
+    def _run(self) -> Iterator[bool]:
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            # What is stopped starts nothing more, and stays the parent of what it has started.
+            stopped: set[int] = set()
+            for _ in range(_FREEZES):
+                found = self._look()
+                if found <= stopped:
+                    break
+                _send(found - stopped, signal.SIGSTOP)
+                stopped |= found
+                if time.monotonic() > deadline:
+                    break
+            if not stopped:
+                return
+            _send(stopped, signal.SIGKILL)
+            yield True
+
+
+def everything() -> list[int]:
+    """The pids of all live processes but this one."""
+    return [pid for pid, process in table().items() if not process.zombie]

@@ -1,0 +1,78 @@
+"""What a guest may say, and how it is read: an unknown word or an odd field ends the sandbox."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_gvisor.sandbox.frames import VERSION, WINDOW, FrameError
+
+_ID = (0, 2**31 - 1)
+_ERRNO = (0, 4095)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The fields of one message, each with its least and largest value."""
+
+    fields: Mapping[str, tuple[int, int]]
+    payload: bool = False
+    texts: tuple[str, ...] = ()
+
+
+SHAPES: Mapping[str, Shape] = {
+    "hello": Shape(fields={"version": (VERSION, VERSION)}, texts=("python",)),
+    "started": Shape(fields={}),
+    "failed": Shape(fields={"errno": _ERRNO}),
+    "data": Shape(fields={"s": (1, 2)}, payload=True),
+    "eof": Shape(fields={"s": (0, 2)}),
+    "credit": Shape(fields={"n": (1, WINDOW)}),
+    "exit": Shape(fields={"status": (0, 0xFFFF)}),
+    "killed": Shape(fields={"left": (0, 2**31 - 1)}),
+    "answer": Shape(fields={"n": (0, 2**53)}),
+    "closed": Shape(fields={"errno": _ERRNO}),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Message:
+    """One message of the guest's, checked by itself; whether it may come now is another matter."""
+
+    op: str
+    id: int
+    numbers: Mapping[str, int]
+    texts: Mapping[str, str]
+
+
+def _number(value: Any, limits: tuple[int, int], name: str) -> int:
+    if type(value) is not int or not limits[0] <= value <= limits[1]:
+        raise FrameError(f"{name} is {str(value)[:40]!r}")
+    return value
+
+
+def read(raw: Mapping[str, Any], payload: int) -> Message:
+    """The message in a frame with a payload of that many bytes. Raises `FrameError`."""
+    op = raw.get("op")
+    shape = SHAPES.get(op) if isinstance(op, str) else None
+    if shape is None or not isinstance(op, str):
+        raise FrameError(f"the unknown word {str(op)[:40]!r}")
+    if raw.keys() != {"op", "id", *shape.fields, *shape.texts}:
+        raise FrameError(f"{op} with the fields {str(sorted(raw))[:200]}")
+    if bool(payload) != shape.payload:
+        raise FrameError(f"{op} with {payload} bytes")
+    texts = {}
+    for name in shape.texts:
+        text = raw[name]
+        if not isinstance(text, str) or len(text) > 64 or not text.isascii():
+            raise FrameError(f"{op} with an odd {name}")
+        texts[name] = text
+    return Message(
+        op=op,
+        id=_number(raw["id"], _ID, f"{op}: id"),
+        numbers={
+            name: _number(raw[name], limits, f"{op}: {name}")
+            for name, limits in shape.fields.items()
+        },
+        texts=texts,
+    )

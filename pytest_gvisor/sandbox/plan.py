@@ -1,0 +1,146 @@
+"""What a warm sandbox is made of: how it is started, and what its programs have by default."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.launch.driven import Driven
+from pytest_gvisor.launch.runner import Record, Request, Workspace
+from pytest_gvisor.oci import defaults
+from pytest_gvisor.sandbox import python
+from pytest_gvisor.sandbox.process import Command
+
+if TYPE_CHECKING:
+    from pytest_gvisor.errors import GvisorError
+    from pytest_gvisor.harness import Hooks, Workload
+    from pytest_gvisor.launch.client import Launcher
+    from pytest_gvisor.launch.outcome import Completed
+    from pytest_gvisor.oci.spec import Spec
+    from pytest_gvisor.runsc.binary import Runsc
+    from pytest_gvisor.settings import Platform, Settings
+
+_MAX_RECORDS = 50
+_MAX_PATH = 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One sandbox: everything that is decided before it is started."""
+
+    runsc: Runsc
+    platform: Platform
+    launcher: Launcher
+    settings: Settings
+    hooks: Hooks
+    workload: Workload
+    """Its root file system and mounts, and the defaults of its programs: env, cwd, user."""
+
+    make_spec: Callable[[Workspace, Workload], Spec]
+    rootless_flag: bool
+    extra_flags: tuple[str, ...]
+    records: list[Record]
+    """Where what has been run is noted, for the test's report."""
+
+    def guest(self) -> python.Start | None:
+        """How the guest is started; None where it cannot be in this root file system."""
+        return python.start(self.workload.rootfs, self.workload.mounts)
+
+    def driven(self, record: Record, start: python.Start) -> Driven:
+        """The run whose first process is the guest, not started."""
+        request = Request(
+            runsc=self.runsc,
+            platform=self.platform,
+            make_spec=lambda workspace: self.spec(workspace, start),
+            network=self.settings.network,
+            netns=self.settings.netns,
+            rootless_flag=self.rootless_flag,
+            timeout=self.settings.timeout,
+            max_output=self.settings.max_output,
+            debug=self.settings.debug,
+            extra_flags=self.extra_flags,
+        )
+        return Driven(request, self.launcher, record, self.hooks.keep)
+
+    def spec(self, workspace: Workspace, start: python.Start) -> Spec:
+        """The specification of that run."""
+        guest = dataclasses.replace(
+            self.workload,
+            args=start.argv,
+            env={},
+            cwd="/",
+            user=0,
+            mounts=(*self.workload.mounts, *python.make_points(start, workspace.folder)),
+        )
+        return self.make_spec(workspace, guest)
+
+    def command(
+        self,
+        args: tuple[str, ...],
+        *,
+        record: Record,
+        env: Mapping[str, str] | None,
+        cwd: str | os.PathLike[str] | None,
+        user: int | str | tuple[int, int] | None,
+        reads: bool,
+        repeat: Mapping[str, object],
+    ) -> Command:
+        """What ``args`` means in this sandbox. Raises `UsageError`."""
+        who = defaults.parse_user(self.workload.user if user is None else user)
+        path = python.programs(self.workload.rootfs)
+        given = {**self.workload.env, **(env or {})}
+        folder = self.workload.cwd if cwd is None else os.fspath(cwd)
+        strings = (*args, *defaults.environment(given, uid=who.uid, path=path))
+        if not args or not args[0]:
+            raise UsageError("args name no program")
+        if not folder.startswith("/") or len(folder) > _MAX_PATH:
+            raise UsageError(f"cwd={folder!r} is not an absolute path")
+        return Command(
+            args=args,
+            strings=tuple(_encoded(string) for string in strings),
+            cwd=folder,
+            user=(who.uid, who.gid, ()),
+            reads=reads,
+            timeout=self.settings.timeout,
+            max_output=self.settings.max_output,
+            platform=self.platform,
+            runsc=record.command,
+            repeat={k: v for k, v in repeat.items() if v is not None},
+        )
+
+    def note(
+        self, command: Command, record: Record, completed: Completed, error: GvisorError | None
+    ) -> None:
+        """Note a program that has ended, or an error, for the test's report."""
+        noted = Record(
+            args=command.args,
+            argv=record.argv,
+            env=record.env,
+            command=record.command,
+            completed=completed,
+            error=error,
+        )
+        self._add(noted)
+
+    def finished(self, record: Record) -> None:
+        """The sandbox itself is gone: note it, and tell the hook."""
+        self._add(record)
+        self.hooks.run_finished(record)
+
+    def _add(self, record: Record) -> None:
+        self.records.append(record)
+        del self.records[:-_MAX_RECORDS]
+
+
+def _encoded(string: str) -> bytes:
+    """A string of an argv or environment as bytes. Raises `UsageError`."""
+    try:
+        data = string.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{string!r} cannot be given to a program: {error.reason}") from error
+    if b"\0" in data:
+        raise UsageError(f"a NUL byte in {string!r}: the kernel would cut the string there")
+    return data

@@ -1,0 +1,383 @@
+"""One program in a warm sandbox, from its start to its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Self
+
+from pytest_gvisor.errors import InsideError, NotReady, UsageError, WorkloadTimeout
+from pytest_gvisor.launch.outcome import Completed, Outcome, signal_name, text_view
+from pytest_gvisor.sandbox.channel import Answer, Channel, Peer
+from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, WINDOW, FrameError
+from pytest_gvisor.sandbox.messages import Message
+from pytest_gvisor.sandbox.streams import Reader, Stream, Watch, Writer
+from pytest_gvisor.settings import Platform, seconds
+
+KILL_CONFIRM = 2.0
+TERM_GRACE = 1.0
+_CHUNK = MAX_PAYLOAD
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """What is started, and what is known of it for the error or the result."""
+
+    args: tuple[str, ...]
+    strings: tuple[bytes, ...]
+    """The arguments and then the environment, ``NAME=value``."""
+
+    cwd: str
+    user: tuple[int, int, tuple[int, ...]]
+    reads: bool
+    """Whether it has a standard input to read from; else that is at its end at once."""
+
+    timeout: float
+    max_output: int
+    platform: Platform
+    runsc: str
+    """The sandbox's own command line."""
+
+    repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+class Process(Peer):
+    """A program that runs in a warm sandbox, in the manner of `subprocess.Popen`.
+
+    Each call that waits has a deadline: the sandbox's ``timeout`` unless one is given.
+    """
+
+    def __init__(self, channel: Channel, command: Command) -> None:
+        self.args = command.args
+        self.max_output = command.max_output
+        self.changed = threading.Condition(channel.lock)
+        self.started = False
+        self.refused = 0
+        """The error number with which it could not be started."""
+
+        self._status: int | None = None
+        self._channel = channel
+        self._command = command
+        self._begun_at = time.monotonic()
+        self._duration: float | None = None
+        self._streams = {s: Stream(command.max_output, self._giver(s)) for s in (1, 2)}
+        self._input_credit = WINDOW
+        self._input_closed = not command.reads
+        self._id = 0
+        self.stdin = Writer(self)
+        self.stdout = Reader(self, self._streams[1])
+        self.stderr = Reader(self, self._streams[2])
+
+    def _giver(self, stream: int) -> Callable[[int], None]:
+        def give(count: int) -> None:
+            self._channel.send({"op": "credit", "id": self._id, "s": stream, "n": count})
+
+        return give
+
+    def start(self) -> None:
+        """Send it to the guest and wait for its start. Raises `InsideError`."""
+        command = self._command
+        strings = b"\0".join(command.strings)
+        count = len(command.args)
+        uid, gid, groups = command.user
+        message = {
+            "op": "exec", "args": count, "env": len(command.strings) - count, "cwd": command.cwd,
+            "uid": uid, "gid": gid, "groups": list(groups), "reads": int(command.reads),
+        }  # fmt: skip
+        with self._channel.lock:
+            self._channel.check()
+            while len(strings) > _CHUNK:
+                self._channel.send({"op": "more", "id": 0}, strings[:_CHUNK])
+                strings = strings[_CHUNK:]
+            self._id = self._channel.add(self, message, strings)
+
+    @property
+    def channel(self) -> Channel:
+        """The sandbox that it runs in."""
+        return self._channel
+
+    # What the guest says.
+
+    def on_message(self, message: Message, payload: memoryview) -> None:
+        """See `Peer.on_message`."""
+        numbers = message.numbers
+        if message.op == "started" and not self.started:
+            self.started = True
+        elif message.op == "failed" and not self.started:
+            self.refused = numbers["errno"] or 5
+            self.over = True
+        elif not self.started:
+            raise FrameError(f"{message.op} before a start")
+        elif message.op == "data":
+            self._streams[numbers["s"]].feed(payload)
+        elif message.op == "eof" and numbers["s"]:
+            self._streams[numbers["s"]].finish()
+        elif message.op == "eof" and self._status is None:
+            self._input_closed = True
+        elif message.op == "credit" and self._status is None:
+            self._input_credit += numbers["n"]
+            if self._input_credit > WINDOW:
+                raise FrameError("more was read than was sent")
+        elif message.op == "exit" and self._status is None:
+            _exit_code(numbers["status"])
+            self._status = numbers["status"]
+            self._duration = time.monotonic() - self._begun_at
+            self._input_closed = True
+        else:
+            raise FrameError(f"{message.op} of a program where it cannot be")
+        ended = all(stream.ended for stream in self._streams.values())
+        self.over = self.over or (self._status is not None and ended)
+        self.changed.notify_all()
+
+    def on_death(self) -> None:
+        """See `Peer.on_death`."""
+        for stream in self._streams.values():
+            stream.ended = True
+        self.changed.notify_all()
+
+    # What the caller asks.
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, or ``-S`` for signal S; None while it runs. Exact: 137 is not -9."""
+        return None if self._status is None else _exit_code(self._status)
+
+    def poll(self) -> int | None:
+        """`returncode`. Raises `SandboxCrashed` where the sandbox is gone and it had not ended."""
+        with self.changed:
+            if self._status is None:
+                self.check_alive()
+            return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end. Raises `NotReady` at the deadline; it runs on then."""
+        deadline = time.monotonic() + self.patience(timeout)
+        with self.changed:
+            while self._status is None:
+                self.wait_change(deadline, "end")
+            return _exit_code(self._status)
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal; nothing happens if it has ended."""
+        if not 0 <= number <= signal.NSIG:
+            raise UsageError(f"{number} is not a signal")
+        with self.changed:
+            if self._status is None:
+                self.check_alive()
+                self._channel.send({"op": "signal", "id": self._id, "n": int(number)})
+
+    def terminate(self) -> None:
+        """Send it SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill it and everything that it has started, and see that nothing of that is left.
+
+        Where the guest cannot confirm that within 2 seconds, the sandbox is killed.
+        """
+        if not self.kill_tree():
+            self._channel.kill("what was to be killed lived on", replaceable=True)
+
+    def kill_tree(self) -> bool:
+        """Have the guest kill the tree; whether it said in time that nothing is left."""
+        deadline = time.monotonic() + KILL_CONFIRM
+        channel = self._channel
+        answer = Answer(channel, "killed")
+        with channel.lock:
+            if channel.ending:
+                return True
+            channel.add(answer, {"op": "kill", "of": self._id})
+            answer.changed.wait_for(
+                lambda: answer.message or channel.death, deadline - time.monotonic()
+            )
+            if channel.death is not None:
+                return True
+            if answer.message is None or answer.message.numbers["left"]:
+                return False
+            # It is dead; its end and the rest of its output are on their way.
+            self.changed.wait_for(
+                lambda: self.over or channel.death, max(0.0, deadline - time.monotonic())
+            )
+            return self._status is not None or channel.death is not None
+
+    def wait_for_output(
+        self,
+        pattern: str | bytes | re.Pattern[str] | re.Pattern[bytes],
+        timeout: float | None = None,
+    ) -> re.Match[str] | re.Match[bytes]:
+        r"""Wait until a regular expression matches in its output, standard output or error.
+
+        Looks at all that was kept since its start, in each stream by itself; what is found does not
+        count as read. Text is UTF-8. A match is at most 64 KiB long, and is found as soon as it is
+        there: ``port (\\d+)`` may match half of a number, ``port (\\d+)\\n`` will not. Raises
+        `NotReady` at the deadline, or when it has ended without.
+        """
+        compiled = re.compile(pattern)
+        deadline = time.monotonic() + self.patience(timeout)
+        watches = [Watch(stream, compiled) for stream in self._streams.values()]
+        try:
+            with self.changed:
+                for watch in watches:
+                    watch.open()
+            while True:
+                for watch in watches:
+                    if (found := watch.look(self.changed)) is not None:
+                        return found
+                with self.changed:
+                    if any(watch.waits for watch in watches):
+                        continue
+                    if all(stream.ended for stream in self._streams.values()):
+                        self.check_alive()
+                        raise self._not_ready(f"ended without {compiled.pattern!r} in its output")
+                    self.wait_change(deadline, f"{compiled.pattern!r} in its output")
+        finally:
+            with self.changed:
+                for watch in watches:
+                    watch.close()
+
+    def __enter__(self) -> Self:
+        """Use it as a context manager: it is killed at the end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill it and what it has started, unless it has ended."""
+        if self._channel.death is None:
+            self.kill()
+
+    # For this package.
+
+    def patience(self, timeout: float | None) -> float:
+        """How long a call waits. Raises `UsageError`."""
+        return patience_of(timeout, self._command.timeout)
+
+    def check_alive(self) -> None:
+        """Raise what there is to raise if it cannot end any more; the lock is held."""
+        if self._channel.death is not None and not self.over:
+            raise self._channel.crash(self.completed(Outcome.SANDBOX_CRASHED))
+
+    def wait_change(self, deadline: float, what: str) -> None:
+        """Wait for the guest to say something. Raises `NotReady`, or that the sandbox is gone."""
+        self.check_alive()
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise self._not_ready(f"no {what} within the deadline")
+        self.changed.wait(left)
+
+    def _not_ready(self, text: str) -> NotReady:
+        return NotReady(f"{list(self.args)!r}: {text}")
+
+    def check_started(self, deadline: float) -> None:
+        """Wait for its start. Raises `InsideError` where it cannot be started."""
+        with self.changed:
+            while not self.started and not self.refused:
+                self.wait_change(deadline, "start")
+        if self.refused:
+            raise InsideError(
+                f"cannot start {list(self.args)!r} in the sandbox", errno=self.refused
+            )
+
+    def feed(self, chunks: Iterable[bytes], deadline: float) -> None:
+        """Write to its standard input as it is taken, until it has ended or closed that."""
+        for chunk in chunks:
+            if not self.write_input(memoryview(chunk), deadline):
+                return
+        self.close_input()
+
+    def write_input(self, data: memoryview, deadline: float) -> bool:
+        """Write all of the data; False where nobody reads it any more."""
+        while data:
+            with self.changed:
+                while not self._input_credit and not self._input_closed:
+                    self.wait_change(deadline, "reading of its standard input")
+                self.check_alive()
+                if self._input_closed:
+                    return False
+                count = min(len(data), self._input_credit, _CHUNK)
+                self._input_credit -= count
+                self._channel.send({"op": "data", "id": self._id}, bytes(data[:count]))
+            data = data[count:]
+            if not self._channel.wait_room(deadline):
+                raise self._not_ready("the sandbox takes no more input")
+        return not self._input_closed
+
+    def close_input(self) -> None:
+        """The end of its standard input."""
+        with self.changed:
+            if not self._input_closed:
+                self._input_closed = True
+                self._channel.send({"op": "eof", "id": self._id})
+
+    def wait_over(self, deadline: float) -> bool:
+        """Wait until it has ended and all of its output is here; False at the deadline."""
+        with self.changed:
+            while not self.over:
+                self.check_alive()
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self.changed.wait(left)
+        return True
+
+    def completed(self, outcome: Outcome | None = None) -> Completed:
+        """What came of it, or what there is of it so far with this outcome."""
+        code = self.returncode
+        if outcome is None:
+            outcome = Outcome.EXITED if code is None or code >= 0 else Outcome.SIGNALLED
+        out, err = self._streams[1].capture, self._streams[2].capture
+        lasted = time.monotonic() - self._begun_at if self._duration is None else self._duration
+        return Completed(
+            args=self.args,
+            returncode=-signal.SIGKILL if code is None else code,
+            stdout_bytes=out.head() + out.tail(),
+            stderr_bytes=err.head() + err.tail(),
+            stdout=text_view(out.head(), out.tail(), out.left_out),
+            stderr=text_view(err.head(), err.tail(), err.left_out),
+            stdout_total=out.total,
+            stderr_total=err.total,
+            duration=lasted,
+            platform=self._command.platform,
+            outcome=outcome,
+            command=self._command.runsc,
+            settings=self._command.repeat,
+        )
+
+    def timed_out(self, timeout: float, *, confirmed: bool) -> WorkloadTimeout:
+        """The error of an `exec` whose deadline has passed, and whose tree has been killed."""
+        how = "it has been killed, with all that it had started"
+        if not confirmed:
+            how = "the guest could not kill it, so the whole sandbox has been killed"
+        return WorkloadTimeout(
+            f"{list(self.args)!r} was still running after {timeout:g} s on "
+            f"{self._command.platform}; {how}",
+            completed=self.completed(Outcome.TIMED_OUT),
+            next_step="Give it longer with timeout=SECONDS or --gvisor-timeout.",
+        )
+
+    def __repr__(self) -> str:
+        """The arguments, and how it is."""
+        code = self.returncode
+        state = "runs" if code is None else f"exit status {code}"
+        if code is not None and code < 0:
+            state = signal_name(-code)
+        return f"<Process {list(self.args)!r}: {state}>"
+
+
+def patience_of(timeout: float | None, default: float) -> float:
+    """How long a call waits; 0 is not to wait. Raises `UsageError`."""
+    if timeout is None:
+        return default
+    return 0.0 if timeout == 0 else seconds(timeout, "timeout")
+
+
+def _exit_code(status: int) -> int:
+    """The return code in a raw wait status. Raises `FrameError` for what is none."""
+    if os.WIFEXITED(status):
+        return os.WEXITSTATUS(status)
+    if os.WIFSIGNALED(status):
+        return -os.WTERMSIG(status)
+    raise FrameError(f"{status} as the status of an end")

@@ -1,0 +1,71 @@
+"""Warm sandboxes that a whole session shares."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import TYPE_CHECKING
+
+from pytest_gvisor import settings as words
+from pytest_gvisor.errors import PytestGvisorWarning
+from pytest_gvisor.harness import Hooks
+from pytest_gvisor.settings import Platform
+from pytest_gvisor.state import required
+
+if TYPE_CHECKING:
+    from pytest_gvisor.engine import Engine
+    from pytest_gvisor.harness import Gvisor
+    from pytest_gvisor.sandbox.warm import Sandbox
+    from pytest_gvisor.settings import Settings
+
+
+class Shared:
+    """What ``gvisor_sandboxes`` is: the same arguments give the same sandbox, while it lives."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._guard = threading.Lock()
+        self._harnesses: dict[Platform, Gvisor] = {}
+        self._made: dict[tuple[Platform, str], Sandbox] = {}
+
+    def __call__(self, platform: Platform | str | None = None, **options: object) -> Sandbox:
+        """The session's sandbox with these options, which are those of `Gvisor.sandbox`.
+
+        It is started when it is first asked for, and again when it has crashed since. A platform
+        that does not work skips the test, or fails it under ``--gvisor-strict``.
+        """
+        with self._guard:
+            harness = self._harness(platform)
+            key = (harness.platform, repr(sorted(options.items())))
+            found = self._made.get(key)
+            if found is not None and not found.alive:
+                del self._made[key]
+                found.close()
+                found = None
+            if found is None:
+                found = self._made[key] = harness.sandbox(**options)  # type: ignore[arg-type]
+            return found
+
+    def _harness(self, asked: Platform | str | None) -> Gvisor:
+        with required(self._settings):
+            if asked is None:
+                platform = self._engine.platforms_of(self._settings)[0]
+            else:
+                platform = words.word(Platform, asked, "platform")
+            if platform not in self._harnesses:
+                self._engine.availability(platform, self._settings).check()
+                made = self._engine.gvisor(platform, self._settings, Hooks())
+                self._harnesses[platform] = made
+        return self._harnesses[platform]
+
+    def close(self) -> None:
+        """Close all of them."""
+        with self._guard:
+            for sandbox in self._made.values():
+                sandbox.close()
+            self._made.clear()
+        for harness in self._harnesses.values():
+            for record in harness.records:
+                for leak in record.completed.leaks if record.completed else ():
+                    warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)

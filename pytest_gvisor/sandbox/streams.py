@@ -1,0 +1,238 @@
+"""The output of a program in a warm sandbox as it comes: kept within bounds, and read by who wants.
+
+While nobody reads, everything is taken and kept as in any `Completed`: head and tail. From the
+first read on the program waits for its reader, as with a pipe.
+"""
+
+from __future__ import annotations
+
+import codecs
+import collections
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from pytest_gvisor.errors import InsideError
+from pytest_gvisor.launch.capture import Capture
+from pytest_gvisor.sandbox.frames import WINDOW, FrameError
+
+if TYPE_CHECKING:
+    import re
+
+    from pytest_gvisor.sandbox.process import Process
+
+_STEP = WINDOW // 4
+_OVERLAP = 64 * 1024
+
+
+class Tap:
+    """One who takes a stream's bytes as they come."""
+
+    def __init__(self) -> None:
+        self.parts: collections.deque[bytes] = collections.deque()
+        self.size = 0
+
+    def put(self, data: bytes) -> None:
+        """Add bytes."""
+        if data:
+            self.parts.append(data)
+            self.size += len(data)
+
+    def take(self, most: int) -> bytes:
+        """Remove at most so many bytes, and return them."""
+        taken = []
+        while self.parts and most > 0:
+            part = self.parts.popleft()
+            if len(part) > most:
+                self.parts.appendleft(part[most:])
+                part = part[:most]
+            taken.append(part)
+            most -= len(part)
+            self.size -= len(part)
+        return b"".join(taken)
+
+
+class Stream:
+    """One output stream, as the guest sends it. All is called with the channel's lock held."""
+
+    def __init__(self, limit: int, give: Callable[[int], None]) -> None:
+        self.capture = Capture(limit)
+        self.ended = False
+        self._give = give
+        self._credit = WINDOW
+        self._taps: list[Tap] = []
+
+    def feed(self, data: memoryview) -> None:
+        """Take what came. Raises `FrameError` for more than there was credit for."""
+        if self.ended or len(data) > self._credit:
+            raise FrameError("more of a stream than was asked for")
+        self._credit -= len(data)
+        self.capture.feed(data)
+        for tap in self._taps:
+            tap.put(bytes(data))
+        self.settle()
+
+    def finish(self) -> None:
+        """No more will come. Raises `FrameError` if that was said before."""
+        if self.ended:
+            raise FrameError("a second end of a stream")
+        self.ended = True
+
+    def tap(self) -> Tap:
+        """Begin to take: first what has been kept so far."""
+        tap = Tap()
+        tap.put(self.capture.head())
+        tap.put(self.capture.tail())
+        self._taps.append(tap)
+        return tap
+
+    def close(self, tap: Tap) -> None:
+        """Take no more."""
+        self._taps.remove(tap)
+        self.settle()
+
+    def settle(self) -> None:
+        """Give the guest credit for what the slowest of the takers has taken."""
+        if self.ended:
+            return
+        backlog = max((tap.size for tap in self._taps), default=0)
+        missing = WINDOW - backlog - self._credit
+        if missing >= _STEP:
+            self._credit += missing
+            self._give(missing)
+
+
+class Reader:
+    """``process.stdout`` and ``process.stderr``: bytes as they come, or lines of them.
+
+    A call waits until there is something, the stream's end, or its deadline (`NotReady`), which is
+    the sandbox's ``timeout`` unless given; what has come until then is not lost. No call returns
+    more than the sandbox's ``max_output`` bytes.
+    """
+
+    def __init__(self, process: Process, stream: Stream) -> None:
+        self._process = process
+        self._stream = stream
+        self._tap: Tap | None = None
+        self._buffer = bytearray()
+        self._turn = threading.Lock()
+
+    @property
+    def captured(self) -> bytes:
+        """What came so far, read or not; of a long stream, its head and its tail."""
+        with self._process.changed:
+            return self._stream.capture.head() + self._stream.capture.tail()
+
+    def read(self, size: int = -1, *, timeout: float | None = None) -> bytes:
+        """``size`` bytes, fewer only at the end; all until the end where ``size`` is negative."""
+        most = self._most(size)
+        return self._take(lambda: most if len(self._buffer) >= most else None, most, timeout)
+
+    def read1(self, size: int = -1, *, timeout: float | None = None) -> bytes:
+        """What there is, at most ``size`` bytes, at least one unless the stream has ended."""
+        return self._take(lambda: len(self._buffer) or None, self._most(size), timeout)
+
+    def readline(self, *, timeout: float | None = None) -> bytes:
+        """The next line with its end."""
+        most = self._most(-1)
+        seen = 0
+
+        def line() -> int | None:
+            nonlocal seen
+            end = self._buffer.find(b"\n", seen) + 1
+            seen = len(self._buffer)
+            return end or (most if seen >= most else None)
+
+        return self._take(line, most, timeout)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The lines until the end."""
+        while line := self.readline():
+            yield line
+
+    def _most(self, size: int) -> int:
+        return min(size, self._process.max_output) if size >= 0 else self._process.max_output
+
+    def _take(self, enough: Callable[[], int | None], most: int, timeout: float | None) -> bytes:
+        process = self._process
+        deadline = time.monotonic() + process.patience(timeout)
+        with self._turn, process.changed:
+            tap = self._tap = self._tap or self._stream.tap()
+            while True:
+                self._buffer += tap.take(most - len(self._buffer))
+                self._stream.settle()
+                count = enough()
+                if count is not None:
+                    break
+                if self._stream.ended and not tap.size:
+                    count = len(self._buffer)
+                    break
+                if not tap.size:
+                    process.wait_change(deadline, "output")
+            taken = bytes(self._buffer[: min(count, most)])
+            del self._buffer[: len(taken)]
+            return taken
+
+
+class Watch:
+    """Looks for a pattern in one stream; what it has looked at, and an overlap, is kept."""
+
+    def __init__(self, stream: Stream, pattern: re.Pattern[str] | re.Pattern[bytes]) -> None:
+        self._stream = stream
+        self._pattern = pattern
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._text = ""
+        self._bytes = b""
+        self._cut = False
+        self._opened = False
+
+    def open(self) -> None:
+        """Begin; the lock is held."""
+        self._tap = self._stream.tap()
+        self._opened = True
+
+    def close(self) -> None:
+        """End; the lock is held."""
+        if self._opened:
+            self._stream.close(self._tap)
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something to look at."""
+        return self._tap.size > 0
+
+    def look(self, lock: threading.Condition) -> re.Match[str] | re.Match[bytes] | None:
+        """Look at what has come since."""
+        with lock:
+            data = self._tap.take(WINDOW)
+            self._stream.settle()
+        if not data:
+            return None
+        # Not under the lock: the pattern is the caller's, the text a stranger's.
+        if isinstance(self._pattern.pattern, bytes):
+            self._cut = self._cut or len(self._bytes) > _OVERLAP
+            self._bytes = self._bytes[-_OVERLAP:] + data
+            return self._pattern.search(self._bytes, int(self._cut))
+        self._cut = self._cut or len(self._text) > _OVERLAP
+        self._text = self._text[-_OVERLAP:] + self._decoder.decode(data)
+        # From 1 on: what was cut off in front is no beginning for ^.
+        return self._pattern.search(self._text, int(self._cut))
+
+
+class Writer:
+    """``process.stdin``."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def write(self, data: str | bytes, *, timeout: float | None = None) -> None:
+        """Write all of it, as it is read. Raises `InsideError` where nobody reads any more."""
+        raw = data.encode() if isinstance(data, str) else data
+        deadline = time.monotonic() + self._process.patience(timeout)
+        if not self._process.write_input(memoryview(raw), deadline):
+            raise InsideError(f"{list(self._process.args)!r} reads no more input", errno=32)
+
+    def close(self) -> None:
+        """The end of the input; a second call does nothing."""
+        self._process.close_input()

@@ -1,0 +1,59 @@
+"""Runs of a fake runsc, from the request to the end."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.launch import remains
+from pytest_gvisor.launch.client import Launcher
+from pytest_gvisor.launch.outcome import Completed
+from pytest_gvisor.launch.runner import Record, Request, Runner, Workspace
+from pytest_gvisor.oci.defaults import default_spec
+from pytest_gvisor.oci.rootfs import empty
+from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.settings import Platform
+
+
+def make_spec(workspace: Workspace) -> Spec:
+    """A specification that breaks no rule, for a runsc that does not read it."""
+    prepared = empty().prepare(workspace.folder)
+    return default_spec(["true"], root_path=prepared.root_path, mounts=prepared.mounts)
+
+
+@dataclass(kw_only=True)
+class Ended:
+    """One run that is over, in a value or in an error."""
+
+    runner: Runner
+    completed: Completed | None
+    error: GvisorError | None
+
+
+@dataclass(kw_only=True)
+class Runs:
+    """Runs a fake runsc to its end."""
+
+    launcher: Launcher
+    binary: Runsc
+
+    def __call__(self, **options: Any) -> Ended:
+        """One run with these options of `Request`; what it raises of our tree is in the result."""
+        usual = {"platform": Platform.SYSTRAP, "make_spec": make_spec, "timeout": 30.0}
+        request = Request(runsc=self.binary, **{**usual, **options})
+        runner = Runner(request, self.launcher, Record())
+        completed, error = None, None
+        try:
+            completed = runner.run()
+        except GvisorError as caught:
+            error = caught
+        return Ended(runner=runner, completed=completed, error=error)
+
+    def left(self) -> list[str]:
+        """What is there of runs that are over: processes, and entries of the session folder."""
+        session = self.launcher.session().path
+        found = [f"process {pid}" for pid in remains.processes(session, everywhere=True)]
+        return found + sorted(set(os.listdir(session)) - {"lock", "journal"})

@@ -1,0 +1,214 @@
+"""Small projects with tests of their own, each run by a pytest of its own.
+
+    project.write({"test_x.py": "…"}).run("--gvisor-strict").ends(passed=1).shows("[kvm]")
+
+The fixture `project` runs its test three times: the inner pytest without xdist, with ``-n0`` and
+with ``-n2``; `shared` leaves out ``-n0``. `alone` is for what does not depend on it, and runs once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+DEADLINE = 180.0
+
+INI = """\
+[pytest]
+addopts = --strict-markers --strict-config -ra
+filterwarnings = error
+"""
+# Slow to import, and of no interest to the inner projects.
+QUIET = ("-p", "no:hypothesispytest")
+# Settings of the pytest that runs this test.
+_FOREIGN = ("PYTEST_GVISOR", "PYTEST_XDIST", "PYTEST_CURRENT")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ran:
+    """One finished pytest. Each method checks something and returns the same object."""
+
+    status: int
+    output: str
+    """Standard output and standard error; a byte that is not UTF-8 is a lone surrogate."""
+
+    folder: Path
+    basetemp: Path
+
+    def ends(self, **outcomes: int) -> Self:
+        """These are all the outcomes in the summary, and the exit status goes with them."""
+        assert self.outcomes() == outcomes, self.output
+        bad = {"failed", "errors"} & outcomes.keys()
+        assert self.status == (1 if bad else 0), self.output
+        return self
+
+    def exits(self, status: pytest.ExitCode | int) -> Self:
+        """This is the exit status."""
+        assert self.status == status, self.output
+        return self
+
+    def shows(self, *texts: str) -> Self:
+        """Each of these is somewhere in the output."""
+        for text in texts:
+            assert text in self.output, f"{text!r} is not in\n{self.output}"
+        return self
+
+    def hides(self, *texts: str) -> Self:
+        """None of these is anywhere in the output."""
+        for text in texts:
+            assert text not in self.output, f"{text!r} is in\n{self.output}"
+        return self
+
+    def outcomes(self) -> dict[str, int]:
+        """The words and numbers of the last line, without the time, as in ``passed=2``."""
+        summaries = re.findall(r"^=* ?(.* in \d[\d.:]*s.*?) ?=*$", self.output, re.MULTILINE)
+        assert summaries, self.output
+        found = re.findall(r"(\d+) (\w+)", summaries[-1].split(" in ")[0])
+        plural = {"error": "errors", "warning": "warnings"}
+        return {plural.get(word, word): int(number) for number, word in found}
+
+    def line(self, start: str) -> str:
+        """The one line that starts so."""
+        found = [line for line in self.output.splitlines() if line.startswith(start)]
+        assert len(found) == 1, f"{len(found)} lines start with {start!r} in\n{self.output}"
+        return found[0]
+
+    def junit(self) -> ET.Element:
+        """The root of ``report.xml``, which has to be well-formed."""
+        return ET.fromstring((self.folder / "report.xml").read_bytes())
+
+    def kept(self) -> list[Path]:
+        """The kept runs, by path."""
+        return sorted(self.basetemp.glob("**/gvisor[0-9]*/run-*"))
+
+    def lines(self, name: str) -> list[str]:
+        """The lines of a file that the project wrote."""
+        return (self.folder / name).read_text().splitlines()
+
+
+class Project:
+    """A folder with files, and the way in which pytest is run there."""
+
+    def __init__(self, pytester: pytest.Pytester, workers: int | None) -> None:
+        self.pytester = pytester
+        self.folder = pytester.path
+        self.workers = workers
+        self._numbers = itertools.count()
+
+    @property
+    def distributed(self) -> bool:
+        """Whether the tests run in xdist's workers."""
+        return bool(self.workers)
+
+    def write(self, files: Mapping[str, str]) -> Self:
+        """Write files, their common indentation taken off."""
+        for name, text in files.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(text))
+        return self
+
+    def test(self, text: str, **files: str) -> Self:
+        """Write ``test_it.py``, and more files by their names without ``.py``."""
+        return self.write({"test_it.py": text, **{f"{n}.py": t for n, t in files.items()}})
+
+    def run(self, *args: str | Path, **environ: str) -> Ran:
+        """Run pytest here; ``environ`` comes on top of the environment."""
+        if not any((self.folder / name).exists() for name in ("pytest.ini", "pyproject.toml")):
+            self.write({"pytest.ini": INI})
+        basetemp = self.folder / f"basetemp{next(self._numbers)}"
+        workers = ["-p", "no:xdist"] if self.workers is None else ["-n", str(self.workers)]
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
+                patch.delenv(name)
+            for name, value in {"COLUMNS": "200", **environ}.items():
+                patch.setenv(name, value)
+            process = self.pytester.popen(
+                [sys.executable, "-m", "pytest", *QUIET, *workers, "--basetemp", basetemp, *args],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            output, _ = process.communicate(timeout=DEADLINE)
+        finally:
+            process.kill()
+            process.wait()
+        ran = Ran(
+            status=process.returncode,
+            output=output.decode("utf-8", "surrogateescape"),
+            folder=self.folder,
+            basetemp=basetemp,
+        )
+        print(ran.output.encode("ascii", "backslashreplace").decode())
+        return ran
+
+
+# A conftest.py's text: kvm has no device, whatever this machine has, and is not waited for.
+NO_KVM = """\
+import functools
+from pytest_gvisor.runsc import platforms
+
+platforms.probe = functools.partial(platforms.probe, kvm_device="/nonexistent/kvm")
+"""
+
+
+@pytest.fixture
+def no_kvm() -> str:
+    """The text of a conftest.py with which the kvm platform has no device."""
+    return NO_KVM
+
+
+@pytest.fixture
+def missing(tmp_path: Path) -> Path:
+    """A path for runsc where nothing is."""
+    return tmp_path / "no-runsc"
+
+
+@pytest.fixture
+def insecure(tmp_path: Path) -> Path:
+    """A program that everyone may write, and that must not be run."""
+    path = tmp_path / "insecure-runsc"
+    shutil.copyfile("/bin/true", path)
+    path.chmod(0o777)
+    return path
+
+
+@pytest.fixture
+def older() -> Path:
+    """Debian 12's runsc of 2022, which has no systrap."""
+    path = CHECKOUT / ".build/runsc-2022/usr/bin/runsc"
+    if not path.exists():
+        pytest.skip("no Debian archive: scripts/older-runsc could not fetch the runsc of 2022")
+    return path
+
+
+@pytest.fixture
+def alone(pytester: pytest.Pytester) -> Project:
+    """A project whose pytest runs once, with xdist and without its workers."""
+    return Project(pytester, workers=0)
+
+
+@pytest.fixture(params=[None, 0, 2], ids=["bare", "n0", "n2"])
+def project(request: pytest.FixtureRequest, pytester: pytest.Pytester) -> Project:
+    """A project; its pytest runs without xdist, with ``-n0``, and with ``-n2``."""
+    return Project(pytester, workers=request.param)
+
+
+@pytest.fixture(params=[None, 2], ids=["bare", "n2"])
+def shared(request: pytest.FixtureRequest, pytester: pytest.Pytester) -> Project:
+    """A project; its pytest runs without xdist, and with ``-n2``."""
+    return Project(pytester, workers=request.param)

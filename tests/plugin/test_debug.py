@@ -1,0 +1,49 @@
+"""``--gvisor-debug``: runsc's own logs and an strace of the workload, for tests that fail."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+TEST = """
+    def test_it(gvisor):
+        done = gvisor.run(["cat", "/etc/hostname", "/no/such/file"])
+        assert done.stdout == "gvisor\\n"
+        assert done.stderr == "cat: /no/such/file: No such file or directory\\n"
+        assert done.returncode == 0
+"""
+
+
+def test_a_failed_test_shows_boot_log_and_strace(project: Project) -> None:
+    """The strace has the system calls of the workload, with their arguments and results."""
+    ran = project.test(TEST).run("--gvisor-debug").ends(failed=1)
+    ran.shows(": boot log -", ": strace -")
+    _, _, strace = ran.output.partition(": strace -")
+    lines = [line for line in strace.splitlines() if line.startswith("| ")]
+    assert any("cat X openat(" in line and "/no/such/file" in line for line in lines)
+    assert any("errno=2 (no such file or directory)" in line for line in lines)
+    assert any("cat E exit_group(0x1)" in line for line in lines)
+
+
+def test_without_it_there_are_neither(shared: Project) -> None:
+    """The same failure without the option shows no logs, and starts runsc without them."""
+    ran = shared.test(TEST).run().ends(failed=1).hides(": boot log", ": strace", "--strace")
+    assert "--debug-log" not in ran.line("ran: ")
+
+
+def test_it_does_not_mix_logs_into_the_output(alone: Project) -> None:
+    """The workload's streams stay its own with the option."""
+    alone.test(TEST.replace("== 0", "== 1")).run("--gvisor-debug").ends(passed=1)
+
+
+def test_the_environment_can_ask_for_it(alone: Project) -> None:
+    """``PYTEST_GVISOR_DEBUG=1`` is the same."""
+    alone.test(TEST).run(PYTEST_GVISOR_DEBUG="1").ends(failed=1).shows(": strace -")
+
+
+def test_a_workload_that_cannot_start_shows_its_boot_log(alone: Project) -> None:
+    """Where runsc fails there is no strace, but what its boot said."""
+    alone.test("def test_it(gvisor): gvisor.run(['no-such-program'])")
+    alone.run("--gvisor-debug").ends(failed=1).shows(": boot log -", "no-such-program")

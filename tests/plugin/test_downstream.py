@@ -1,0 +1,149 @@
+"""A project as a stranger would write it, from what README shows."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from tests.plugin.conftest import CHECKOUT
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+RUNNER = '''
+"""A code runner: the kind of project that the plugin is for."""
+
+import dataclasses
+import json
+import sys
+
+
+@dataclasses.dataclass
+class Answer:
+    ok: bool
+    value: object
+
+
+def program(code: str) -> list[str]:
+    """The command that evaluates an expression and prints JSON."""
+    return ["python3", "-I", "-c", f"import json; print(json.dumps({code}))"]
+
+
+def read(done) -> Answer:
+    return Answer(done.returncode == 0, json.loads(done.stdout) if done.stdout else None)
+'''
+
+CONFTEST = """
+import pytest
+from runner import program, read
+
+
+@pytest.fixture
+def evaluate(gvisor):
+    def call(code, **options):
+        return read(gvisor.run(program(code), timeout=20, **options))
+
+    return call
+"""
+
+TESTS = """
+import socket
+
+import pytest
+from pytest_gvisor import WorkloadFailed, WorkloadTimeout, bind
+from runner import program
+
+
+def test_it_evaluates(evaluate):
+    assert evaluate("6 * 7").value == 42
+
+
+def test_an_error_is_no_answer(evaluate):
+    assert not evaluate("1 / 0").ok
+
+
+def test_code_cannot_see_the_machine(evaluate, monkeypatch):
+    monkeypatch.setenv("SECRET", "x")
+    assert evaluate("__import__('os').environ.get('SECRET')").value is None
+    assert evaluate("__import__('os').uname().release").value.startswith("4.4.0")
+
+
+def test_code_cannot_write_to_my_files(gvisor, tmp_path):
+    (tmp_path / "data").write_text("hello")
+    done = gvisor.run(["sh", "-c", "cat /w/data; echo x > /w/data"], mounts=[bind(tmp_path, "/w")])
+    assert done.stdout == "hello"
+    assert done.returncode != 0
+    assert (tmp_path / "data").read_text() == "hello"
+
+
+def test_code_that_hangs_is_ended(gvisor):
+    with pytest.raises(WorkloadTimeout):
+        gvisor.run(program("__import__('time').sleep(1000)"), timeout=2)
+
+
+def test_check(gvisor):
+    with pytest.raises(WorkloadFailed, match="exit status 1"):
+        gvisor.run(program("1 / 0"), check=True)
+
+
+@pytest.mark.gvisor(network="host")
+def test_with_the_hosts_network(evaluate):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        assert evaluate(f"__import__('socket').create_connection({address}).fileno() > 0").value
+
+
+class TestMany:
+    pytestmark = pytest.mark.gvisor(max_output=100)
+
+    @pytest.mark.parametrize("n", [1, 2])
+    def test_output_is_bounded(self, gvisor, n):
+        done = gvisor.run(["seq", str(1000 * n)])
+        assert done.truncated
+        assert len(done.stdout_bytes) <= 100
+
+
+def test_a_bundle(gvisor, oci_bundle):
+    assert gvisor.run_bundle(oci_bundle(["echo", "hello"])).stdout == "hello\\n"
+"""
+
+PYPROJECT = """
+[project]
+name = "runner"
+version = "1"
+
+[tool.pytest]
+testpaths = ["tests"]
+pythonpath = ["src"]
+strict = true
+addopts = ["-ra"]
+filterwarnings = ["error"]
+gvisor_platform = ["systrap", "ptrace"]
+gvisor_strict = true
+gvisor_timeout = 30
+"""
+
+
+def test_a_little_project_of_its_own(shared: Project) -> None:
+    """Its package, its fixture on top of ours, its pyproject.toml: all pass on two platforms."""
+    shared.write(
+        {
+            "src/runner.py": RUNNER,
+            "tests/conftest.py": CONFTEST,
+            "tests/test_runner.py": TESTS,
+            "pyproject.toml": PYPROJECT,
+        }
+    )
+    shared.run().ends(passed=20).shows("systrap, ptrace, network none, strict")
+
+
+def test_the_tour_of_the_readme(shared: Project) -> None:
+    """README's Python blocks are tests that pass."""
+    # A mount point of README's that may have this checkout, and so the running Python, below it.
+    text = (CHECKOUT / "README.md").read_text().replace('"/work', '"/elsewhere')
+    blocks = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+    assert len(blocks) >= 2
+    for number, block in enumerate(blocks):
+        shared.write({f"test_readme_{number}.py": textwrap.dedent(block)})
+    ran = shared.run().exits(0)
+    assert ran.outcomes()["passed"] >= 8

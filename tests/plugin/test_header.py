@@ -1,0 +1,109 @@
+"""The header line, and what a session without gVisor does not pay for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_gvisor import Runsc
+    from tests.plugin.conftest import Project
+
+# A conftest.py's text: writes down what of the heavy modules each process of the run has imported.
+IMPORTS = """
+import sys
+from pathlib import Path
+
+HEAVY = ("docker", "pytest_gvisor.launch", "pytest_gvisor.oci", "pytest_gvisor.runsc",
+         "pytest_gvisor.engine", "pytest_gvisor.harness", "pytest_gvisor.report.sections", "ctypes")
+
+def pytest_unconfigure(config):
+    found = [name for name in HEAVY if name in sys.modules]
+    with Path(__file__).with_name("imported").open("a") as file:
+        file.write(f"{found}\\n")
+"""
+
+USES = ["test_it(gvisor)", "test_it(gvisor_platform)", "test_it(runsc)"]
+
+
+def header(runsc: Runsc) -> str:
+    """The line's start, up to the platforms."""
+    return f"gvisor: runsc {runsc.version} ({runsc.path}), "
+
+
+def test_an_idle_session_says_nothing_and_imports_nothing(project: Project) -> None:
+    """Tests that do not use gVisor: no line, and none of the package's heavy parts, nor docker."""
+    project.test("def test_it(): pass", conftest=IMPORTS)
+    ran = project.run().ends(passed=1).hides("gvisor:")
+    assert set(ran.lines("imported")) == {"[]"}
+    assert len(ran.lines("imported")) == (3 if project.distributed else 1)
+
+
+def test_a_failing_idle_session_shows_nothing_of_ours(shared: Project) -> None:
+    """A failure of a test without a sandbox has no sections, and is reported as ever."""
+    shared.test("def test_it(): print('\\x1b[31mred'); assert 0", conftest=IMPORTS)
+    ran = shared.run().ends(failed=1).hides("gvisor:").shows("\x1b[31mred")
+    assert all("launch" not in line and "docker" not in line for line in ran.lines("imported"))
+
+
+def test_the_line_of_a_configured_session(project: Project, runsc: Runsc) -> None:
+    """With a setting on the command line it stands in pytest's header, in exactly this form."""
+    ran = project.test("def test_it(): pass").run("--gvisor-network=none").ends(passed=1)
+    assert ran.line("gvisor:") == header(runsc) + "systrap, network none"
+    above, _, _ = ran.output.partition("rootdir:")
+    assert "gvisor: runsc" in above
+
+
+def test_docker_is_not_imported_for_a_workload_either(alone: Project) -> None:
+    """Running a workload needs no docker."""
+    alone.test("def test_it(gvisor): gvisor.run(['true'])", conftest=IMPORTS).run().ends(passed=1)
+    (line,) = (alone.folder / "imported").read_text().splitlines()
+    assert "docker" not in line
+    assert "pytest_gvisor.launch" in line
+
+
+@pytest.mark.parametrize("use", USES)
+def test_the_line_comes_after_the_collection_where_nothing_is_configured(
+    alone: Project, runsc: Runsc, use: str
+) -> None:
+    """A test that uses gVisor is reason enough for the line, and the collection has to find it."""
+    ran = alone.test(f"def {use}: pass").run().ends(passed=1)
+    assert ran.line("gvisor:") == header(runsc) + "systrap, network none"
+    above, _, below = ran.output.partition("collected 1 item")
+    assert "gvisor:" not in above
+    assert "gvisor:" in below
+
+
+def test_all_that_is_configured_is_in_the_line(alone: Project, runsc: Runsc) -> None:
+    """Several platforms, the network and strictness are named."""
+    args = ("--gvisor-platform=ptrace,kvm", "--gvisor-network=host", "--gvisor-strict")
+    ran = alone.test("def test_it(): pass").run(*args).ends(passed=1)
+    assert ran.line("gvisor:") == header(runsc) + "ptrace, kvm, network host, strict"
+
+
+def test_a_runsc_that_cannot_be_used_is_in_the_line_and_fails_nothing_by_that(
+    shared: Project, missing: Path, insecure: Path
+) -> None:
+    """Neither a missing nor a refused binary concerns a test that uses none."""
+    shared.test("def test_it(): pass")
+    ran = shared.run(f"--gvisor-runsc={missing}").ends(passed=1)
+    assert ran.line("gvisor:").startswith(f"gvisor: there is no runsc at {missing}")
+    ran = shared.run(f"--gvisor-runsc={insecure}").ends(passed=1)
+    assert ran.line("gvisor:").startswith(f"gvisor: refusing to run {insecure} (mode 0777, owner")
+
+
+def test_a_path_cannot_write_into_the_line(alone: Project, missing: Path) -> None:
+    """Control characters in a path are written out."""
+    ran = alone.test("def test_it(): pass").run(
+        f"--gvisor-runsc={missing}\x1b[2J\n= 1 failed in 1s"
+    )
+    assert r"\x1b[2J" in ran.ends(passed=1).hides("\x1b").line("gvisor:")
+
+
+def test_quiet_output_has_no_line(alone: Project) -> None:
+    """``-q`` has no header; the list of ``--collect-only -q`` is for programs to read."""
+    alone.test("def test_it(gvisor): pass")
+    alone.run("-q").ends(passed=1).hides("gvisor:")
+    assert alone.run("--collect-only", "-q").exits(0).output.startswith("test_it.py::test_it\n")

@@ -1,0 +1,186 @@
+"""``--gvisor-keep``: bundle, logs and a script that repeats the run, under pytest's base temp."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor.launch import session_dir
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+TEST = """
+    import pytest
+
+    def test_passes(gvisor):
+        gvisor.run(["echo", "passes"])
+
+    def test_fails(gvisor):
+        gvisor.run(["echo", "first"])
+        done = gvisor.run(["sh", "-c", "cat; echo err >&2; exit 7"], input=b"a\\x00\\xffb\\n")
+        assert done.returncode == 0
+
+    @pytest.fixture
+    def fails_later():
+        yield
+        raise RuntimeError
+
+    def test_fails_in_teardown(fails_later, gvisor):
+        gvisor.run(["echo", "teardown"])
+
+    def test_runs_nothing(gvisor):
+        assert 0
+"""
+
+
+def commands(kept: list[Path]) -> list[str]:
+    """The last argument of each kept run's workload."""
+    return sorted(
+        json.loads((run / "bundle/config.json").read_text())["process"]["args"][-1] for run in kept
+    )
+
+
+def replay(run: Path) -> subprocess.CompletedProcess[bytes]:
+    """Run a kept script, with pipes, from somewhere else."""
+    return subprocess.run(
+        [run / "replay.sh"], stdin=subprocess.DEVNULL, capture_output=True, cwd="/", timeout=60
+    )
+
+
+def test_nothing_is_kept_unless_asked_for(alone: Project) -> None:
+    """Without the option no run is left, and no report promises one."""
+    ran = alone.test(TEST).run().hides("kept in")
+    assert ran.kept() == []
+
+
+def test_failed_keeps_the_runs_of_tests_that_failed(project: Project) -> None:
+    """All runs of a test that failed in any phase, none of one that passed; reports name them."""
+    ran = project.test(TEST).run("--gvisor-keep", "failed").ends(passed=2, failed=2, errors=1)
+    kept = ran.kept()
+    assert commands(kept) == ["cat; echo err >&2; exit 7", "first", "teardown"]
+    for run in kept:
+        ran.shows(f"kept in {run}; repeat it with {run}/replay.sh")
+
+
+def test_all_keeps_the_runs_of_every_test(shared: Project) -> None:
+    """Of each run: bundle, runsc's log, input and script, for nobody else to read."""
+    ran = shared.test(TEST).run("--gvisor-keep", "all").ends(passed=2, failed=2, errors=1)
+    kept = ran.kept()
+    assert commands(kept) == ["cat; echo err >&2; exit 7", "first", "passes", "teardown"]
+    for run in kept:
+        assert {"bundle", "log", "stdin", "replay.sh"} <= set(os.listdir(run))
+        assert run.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_script_repeats_the_run(shared: Project) -> None:
+    """After the session, and moved elsewhere: the same bytes on both streams, the same status."""
+    ran = shared.test(TEST).run("--gvisor-keep", "failed").exits(1)
+    (run,) = (run for run in ran.kept() if (run / "stdin").read_bytes())
+    moved = run.rename(shared.folder / "moved and with spaces")
+    for _ in range(2):
+        done = replay(moved)
+        assert (done.stdout, done.stderr, done.returncode) == (b"a\0\xffb\n", b"err\n", 7)
+    assert sorted(os.listdir(moved)) == ["bundle", "log", "panic", "replay.sh", "stdin"]
+
+
+def test_the_script_repeats_what_was_unusual_about_a_run(alone: Project) -> None:
+    """Another root filesystem, environment, user, mounts and platform are in the kept bundle."""
+    alone.test("""
+        from pytest_gvisor import bind, empty, host
+
+        def test_it(gvisor, request):
+            folder = request.config.rootpath / "data it's"
+            folder.mkdir()
+            (folder / "file").write_text("content")
+            done = gvisor.run(
+                ["sh", "-c", 'cat /data/file; pwd; echo "$A"; cat /made'],
+                rootfs=empty({"made": "made\\n"}), cwd="/data", env={"A": "it's $HOME"},
+                mounts=[bind(folder, "/data"), *(bind(p, p) for p in ("/bin", "/usr", "/lib"))]
+                + [bind("/lib64", "/lib64")],
+            )
+            assert done.stdout == "content/data\\nit's $HOME\\nmade\\n"
+            assert 0
+    """)
+    ran = alone.run("--gvisor-keep", "all", "--gvisor-platform", "ptrace").ends(failed=1)
+    (run,) = ran.kept()
+    done = replay(run)
+    assert done.stdout == b"content/data\nit's $HOME\nmade\n", done.stderr
+    assert "--platform ptrace" in (run / "replay.sh").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace is made")
+def test_the_script_repeats_a_run_with_a_network_of_its_own(alone: Project) -> None:
+    """With gVisor's own stack the script makes its own namespace."""
+    alone.test("""
+        import pytest
+
+        @pytest.mark.gvisor(network="sandbox")
+        def test_it(gvisor):
+            done = gvisor.run(["sh", "-c", "cat /proc/net/dev; exit 5"])
+            print(repr(done.stdout))
+            assert done.returncode == 0
+    """)
+    ran = alone.run("--gvisor-keep", "failed").ends(failed=1)
+    (run,) = ran.kept()
+    done = replay(run)
+    assert done.returncode == 5, done.stderr
+    assert b"lo:" in done.stdout
+
+
+def test_a_run_that_runsc_could_not_start_is_kept(alone: Project) -> None:
+    """The script shows the same message and status as runsc did."""
+    alone.test("def test_it(gvisor): gvisor.run(['no-such-program'])")
+    (run,) = alone.run("--gvisor-keep", "failed").ends(failed=1).kept()
+    assert "no-such-program" in (run / "log").read_text()
+    done = replay(run)
+    assert done.returncode == 128
+    assert b'error finding executable "no-such-program"' in done.stderr
+
+
+def test_logs_are_kept_where_there_are_any(alone: Project) -> None:
+    """With ``--gvisor-debug`` runsc's own logs are beside the bundle, whole."""
+    alone.test("def test_it(gvisor): gvisor.run(['false'], check=True)")
+    (run,) = alone.run("--gvisor-keep=failed", "--gvisor-debug").ends(failed=1).kept()
+    logs = {path.name.split(".")[-2]: path.read_text() for path in (run / "logs").iterdir()}
+    assert {"boot", "gofer", "run"} <= logs.keys()
+    assert "exit_group(0x1)" in logs["boot"]
+
+
+def test_nothing_of_a_kept_run_points_into_the_session(alone: Project) -> None:
+    """Script and config.json name no folder that is gone with the session."""
+    alone.test("def test_it(gvisor): gvisor.run(['true'])")
+    (run,) = alone.run("--gvisor-keep=all").ends(passed=1).kept()
+    base = session_dir.base_folder()
+    for name in ("replay.sh", "bundle/config.json"):
+        assert base not in (run / name).read_text()
+
+
+def test_what_cannot_be_kept_is_a_warning_and_no_verdict(shared: Project) -> None:
+    """A disk that is full when a run is kept changes nothing about the run, and is not silent."""
+    shared.test(
+        "def test_it(gvisor): assert gvisor.run(['echo', 'x']).stdout == 'x\\n'",
+        conftest="""
+        import errno, os
+        import pytest_gvisor.keep
+
+        def full(*args):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        pytest_gvisor.keep.keep = full
+        """,
+    )
+    ran = shared.run("--gvisor-keep=all", "-W", "default").ends(passed=1, warnings=1)
+    ran.shows("PytestGvisorWarning: not kept: [Errno 28] No space left on device")
+
+
+def test_another_word_is_a_usage_error(alone: Project) -> None:
+    """The message has the choices."""
+    ran = alone.test("def test_it(): pass").run("--gvisor-keep=some")
+    ran.exits(pytest.ExitCode.USAGE_ERROR)
+    ran.shows("--gvisor-keep: keep='some' is not one of none, failed, all")

@@ -1,0 +1,170 @@
+"""The markers: what they say, where they may stand, and how a wrong one is reported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+BAD = {
+    '"host"': "takes keywords only, not ('host',)",
+    'networ="none"': "'networ' is not a setting; there are platform",
+    "timeout=0": "timeout=0 is not a finite number of seconds above 0",
+    'timeout="soon"': "timeout='soon' is not a number of seconds",
+    "timeout=True": "timeout=True is not a number of seconds",
+    'network="lan"': "network='lan' is not one of none, sandbox, host",
+    "network=None": "network=None is not a word",
+    'platform="kvn"': "platform='kvn' is not one of systrap, kvm, ptrace",
+    "platform=[]": "platform names nothing",
+    'rootless="yes"': "rootless='yes' is not one of auto, on, off",
+    "runsc=7": "runsc=7 is not a path",
+    "memory=1.5": "memory=1.5 is not a size",
+    "pids=-1": "pids=-1 is not a whole number of at least 0",
+    'cpus="2"': "cpus='2' is not a number",
+    "max_output=True": "max_output=True is not a whole number",
+    "strict=True": "strict is decided on the command line, not by a marker",
+    'keep="all"': "keep is decided on the command line, not by a marker",
+    "debug=True": "debug is decided on the command line, not by a marker",
+}
+
+
+def test_a_bad_gvisor_marker_is_an_error_that_names_the_test(project: Project) -> None:
+    """Each wrong argument fails the collection of its file, with the test and its line."""
+    project.write(
+        {
+            f"test_{number}.py": f"""
+                import pytest
+
+                @pytest.mark.gvisor({argument})
+                def test_bad():
+                    pass
+            """
+            for number, argument in enumerate(BAD)
+        }
+    )
+    ran = project.run()
+    # Each of xdist's workers collects, and reports it.
+    assert ran.outcomes() == {"errors": len(BAD) * (2 if project.distributed else 1)}
+    ran.exits(pytest.ExitCode.INTERRUPTED if not project.distributed else 1)
+    ran.hides("During handling", "direct cause")
+    for number, message in enumerate(BAD.values()):
+        ran.shows(f"test_{number}.py::test_bad (test_{number}.py:4): ")
+        assert any(
+            line.startswith(f"test_{number}.py::test_bad (") and message in line
+            for line in ran.output.splitlines()
+        ), message
+
+
+def test_a_bad_marker_of_a_class_or_module_is_reported_at_its_tests(alone: Project) -> None:
+    """What stands further out names the test that it reaches first."""
+    alone.write(
+        {
+            "test_class.py": """
+                import pytest
+
+                @pytest.mark.gvisor(timeout=0)
+                class TestIt:
+                    def test_bad(self):
+                        pass
+            """,
+            "test_module.py": """
+                import pytest
+
+                pytestmark = pytest.mark.gvisor("host")
+
+                def test_bad():
+                    pass
+            """,
+        }
+    )
+    ran = alone.run().shows("test_class.py::TestIt::test_bad (test_class.py:6): ")
+    ran.shows("test_module.py::test_bad (test_module.py:6): ")
+
+
+def test_the_closest_marker_wins_setting_by_setting(shared: Project) -> None:
+    """Function before class before module before the command line; each adds to the others."""
+    shared.test("""
+        import pytest
+
+        pytestmark = [pytest.mark.gvisor(timeout=1, max_output=10), pytest.mark.gvisor(pids=5)]
+
+        def seen(gvisor):
+            s = gvisor.settings
+            return s.timeout, s.max_output, s.pids, s.network
+
+        def test_module(gvisor):
+            assert seen(gvisor) == (1, 10, 5, "host")
+
+        @pytest.mark.gvisor(timeout=2, network="none")
+        class TestIt:
+            def test_class(self, gvisor):
+                assert seen(gvisor) == (2, 10, 5, "none")
+
+            @pytest.mark.gvisor(timeout=3)
+            def test_function(self, gvisor):
+                assert seen(gvisor) == (3, 10, 5, "none")
+
+            @pytest.mark.gvisor(timeout=3)
+            @pytest.mark.gvisor(timeout=4, max_output=20)
+            def test_lower_decorator(self, gvisor):
+                assert seen(gvisor) == (4, 20, 5, "none")
+    """)
+    shared.run("--gvisor-network", "host", "--gvisor-timeout", "9").ends(passed=4)
+
+
+def test_a_marker_on_a_parameter_holds_for_that_parameter(alone: Project) -> None:
+    """``pytest.param(…, marks=…)`` sets what its own test gets."""
+    alone.test("""
+        import pytest
+
+        @pytest.mark.parametrize(
+            "n", [1, pytest.param(2, marks=pytest.mark.gvisor(timeout=2, max_output=3))]
+        )
+        def test_it(gvisor, n):
+            assert gvisor.settings.timeout == (60 if n == 1 else 2)
+            assert gvisor.run(["echo", "hello"]).truncated is (n == 2)
+    """)
+    alone.run().ends(passed=2)
+
+
+MISUSES = {
+    "requires_platform": 'write @pytest.mark.requires_platform("systrap"), not with () {}',
+    "requires_platform()": 'write @pytest.mark.requires_platform("systrap"), not with () {}',
+    'requires_platform("kvm", "ptrace")': "not with ('kvm', 'ptrace') {}",
+    'requires_platform(name="kvm")': "not with () {'name': 'kvm'}",
+    'requires_platform("kvn")': "requires_platform='kvn' is not one of systrap, kvm, ptrace",
+    "requires_platform(None)": "requires_platform=None is not a word",
+    "requires_runsc(True)": "write @pytest.mark.requires_runsc, not with (True,) {}",
+    "requires_kvm(strict=True)": "write @pytest.mark.requires_kvm, not with () {'strict': True}",
+}
+
+
+def test_a_misused_requirement_fails_its_test_and_names_it(project: Project) -> None:
+    """A requirement that cannot be meant fails its test, and never skips it."""
+    decorated = [
+        f"@pytest.mark.{marker}\ndef test_{number}(): pass\n"
+        for number, marker in enumerate(MISUSES)
+    ]
+    project.test("import pytest\n" + "".join(decorated))
+    ran = project.run().ends(errors=len(MISUSES)).hides("During handling")
+    for number, message in enumerate(MISUSES.values()):
+        assert message in ran.line(f"test_it.py::test_{number} (test_it.py:{2 + 2 * number}): ")
+
+
+def test_markers_are_registered_without_runsc(alone: Project, missing: object) -> None:
+    """``--strict-markers`` knows them on a machine that has no runsc."""
+    alone.test("""
+        import pytest
+
+        pytestmark = pytest.mark.gvisor(network="host")
+
+        @pytest.mark.requires_runsc
+        @pytest.mark.requires_kvm
+        @pytest.mark.requires_platform("ptrace")
+        def test_it():
+            pass
+    """)
+    alone.run("--strict-markers", f"--gvisor-runsc={missing}").ends(skipped=1)

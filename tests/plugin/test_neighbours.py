@@ -1,0 +1,170 @@
+"""Other plugins: with pytest's own switched off, and with what stops a session early."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+TEST = """
+    import pytest
+
+    def test_it(gvisor):
+        assert gvisor.run(["echo", "hello"]).stdout == "hello\\n"
+
+    @pytest.mark.gvisor(timeout=5)
+    @pytest.mark.requires_runsc
+    def test_fails(gvisor):
+        assert gvisor.run(["sh", "-c", "echo reason >&2; exit 3"]).returncode == 0
+
+    @pytest.mark.requires_kvm
+    def test_skips(gvisor):
+        pass
+"""
+
+WITHOUT = ["cacheprovider", "logging", "tmpdir", "junitxml", "warnings", "assertion", "subtests"]
+
+
+@pytest.mark.parametrize("plugin", WITHOUT)
+def test_it_works_without(alone: Project, plugin: str, no_kvm: str) -> None:
+    """Each of these plugins may be missing."""
+    ran = alone.test(TEST, conftest=no_kvm).run("-p", f"no:{plugin}", "-W", "default")
+    ran.ends(passed=1, failed=1, skipped=1).shows(": command -", "| reason")
+
+
+def test_it_works_without_all_of_them(project: Project, no_kvm: str) -> None:
+    """All of them may be missing at once."""
+    args = [word for plugin in WITHOUT for word in ("-p", f"no:{plugin}")]
+    ran = project.test(TEST, conftest=no_kvm).run(*args, "-W", "default")
+    ran.ends(passed=1, failed=1, skipped=1).shows(": command -", "| reason")
+
+
+def test_it_works_without_a_terminal(alone: Project, no_kvm: str) -> None:
+    """Nothing is printed, and the exit status and the JUnit file are as ever."""
+    ran = alone.test(TEST, conftest=no_kvm)
+    done = ran.run("-p", "no:terminal", "--junitxml=report.xml", "-o", "addopts=--strict-markers")
+    assert (done.status, done.output) == (1, "")
+    (suite,) = done.junit().iter("testsuite")
+    assert [suite.attrib[name] for name in ("tests", "failures", "skipped")] == ["3", "1", "1"]
+
+
+def test_keep_needs_the_temporary_folders_of_pytest(alone: Project) -> None:
+    """``--gvisor-keep`` with ``-p no:tmpdir`` says what is missing; so does ``oci_bundle``."""
+    alone.test("""
+        def test_it(gvisor):
+            pass
+
+        def test_bundle(oci_bundle):
+            pass
+    """)
+    ran = alone.run("-p", "no:tmpdir", "--gvisor-keep=all").ends(errors=2)
+    ran.shows("--gvisor-keep needs pytest's tmpdir plugin", "fixture 'tmp_path_factory' not found")
+
+
+def test_the_plugin_can_be_switched_off(shared: Project) -> None:
+    """With ``-p no:gvisor`` there are no options, no markers and no fixtures of ours."""
+    shared.test("""
+        def test_it():
+            pass
+
+        def test_gvisor(gvisor):
+            pass
+    """)
+    shared.run("-p", "no:gvisor").ends(passed=1, errors=1).shows("fixture 'gvisor' not found")
+    ran = shared.run("-p", "no:gvisor", "--gvisor-strict").exits(pytest.ExitCode.USAGE_ERROR)
+    ran.shows("unrecognized arguments: --gvisor-strict")
+
+
+@pytest.mark.parametrize("option", ["-x", "--maxfail=1"])
+def test_a_session_that_stops_early_stops_cleanly(shared: Project, option: str) -> None:
+    """After the first failure pytest ends as ever, and nothing is left (the leak check looks)."""
+    shared.test("""
+        import pytest
+
+        @pytest.mark.parametrize("n", range(6))
+        def test_it(gvisor, n):
+            gvisor.run(["false"], check=True)
+    """)
+    ran = shared.run(option).exits(1 if not shared.distributed else 2)
+    assert ran.outcomes()["failed"] in (1, 2)
+    ran.hides("INTERNALERROR", "Traceback (most")
+
+
+def test_subtests_are_reported_with_their_sandboxes(shared: Project) -> None:
+    """A subtest that fails shows the runs of its test, and the test's later subtests go on."""
+    shared.test("""
+        def test_it(gvisor, subtests):
+            for status in (0, 3, 0, 4):
+                with subtests.test(status=status):
+                    done = gvisor.run(["sh", "-c", f"echo 'said {status}' >&2; exit {status}"])
+                    assert done.returncode == 0
+    """)
+    ran = shared.run("--gvisor-keep=failed").exits(1)
+    assert ran.outcomes()["failed"] >= 2
+    ran.shows("| said 3", "| said 4")
+    assert len(ran.kept()) == 4
+
+
+def test_unittest_classes_can_use_the_fixture(alone: Project) -> None:
+    """A ``TestCase`` gets ``gvisor`` through an autouse fixture, as unittest has it."""
+    alone.test("""
+        import unittest
+        import pytest
+
+        @pytest.mark.gvisor(timeout=7)
+        class TestIt(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def take(self, gvisor):
+                self.gvisor = gvisor
+
+            def test_works(self):
+                self.assertEqual(self.gvisor.settings.timeout, 7)
+                self.assertEqual(self.gvisor.run(["echo", "x"]).stdout, "x\\n")
+
+            def test_fails(self):
+                self.gvisor.run(["sh", "-c", "echo reason >&2; exit 1"], check=True)
+    """)
+    alone.run().ends(passed=1, failed=1).shows("| reason")
+
+
+def test_a_doctest_and_a_failing_collection_go_by(alone: Project) -> None:
+    """Items that are not functions, and files that cannot be imported, are pytest's affair."""
+    alone.write({"test_doc.txt": ">>> 1 + 1\n3\n"})
+    alone.test("def test_it(gvisor): pass")
+    alone.run("--doctest-glob=*.txt").ends(passed=1, failed=1)
+    alone.write({"test_broken.py": "import no_such_module"})
+    ran = alone.run("--doctest-glob=*.txt").hides("INTERNALERROR")
+    assert ran.status in (1, 2)
+
+
+@pytest.mark.parametrize("dist", ["loadscope", "worksteal", "each"])
+def test_every_way_of_distribution_works(alone: Project, dist: str) -> None:
+    """xdist's schedulers get the same lists from all workers."""
+    alone.test("""
+        import pytest
+
+        @pytest.mark.parametrize("n", range(2))
+        def test_it(gvisor, n):
+            assert gvisor.run(["echo", str(n)]).stdout == f"{n}\\n"
+    """)
+    count = 8 if dist == "each" else 4
+    args = ("-n2", f"--dist={dist}", "--gvisor-platform=systrap,ptrace")
+    alone.run(*args).ends(passed=count)
+
+
+def test_a_worker_that_dies_takes_only_its_test_along(alone: Project) -> None:
+    """xdist replaces a worker that is killed; its successor and the others find what they need."""
+    alone.test("""
+        import os, signal
+        import pytest
+
+        @pytest.mark.parametrize("n", range(5))
+        def test_it(gvisor, n):
+            gvisor.run(["true"], check=True)
+            if n == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    alone.run("-n2").ends(passed=4, failed=1).shows("crashed")

@@ -1,0 +1,62 @@
+"""``--gvisor-network``: which network the sandboxes of a session have."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+TEST = """
+    import pytest
+
+    def interfaces(done):
+        return {line.split(":")[0].strip() for line in done.stdout.splitlines() if ":" in line}
+
+    def test_it(gvisor):
+        done = gvisor.run(["cat", "/proc/net/dev"], check=True)
+        print("NETWORK", done.command.split("--network ")[1].split()[0], sorted(interfaces(done)))
+
+    @pytest.mark.gvisor(network="none")
+    def test_marker(gvisor):
+        done = gvisor.run(["cat", "/proc/net/dev"], check=True)
+        assert interfaces(done) == {"lo"}
+        assert "--network none" in done.command
+"""
+
+
+def test_there_is_no_network_by_default(project: Project) -> None:
+    """Without the option a sandbox has its own loopback."""
+    project.test(TEST).run("-rP").ends(passed=2).shows("NETWORK none ['lo']")
+
+
+def test_host_is_the_hosts_network_and_a_marker_undoes_it(shared: Project) -> None:
+    """``host`` reaches runsc, the header says so, and a test may still ask for none."""
+    ran = shared.test(TEST).run("-rP", "--gvisor-network", "host").ends(passed=2)
+    ran.shows(", systrap, network host")
+    assert "'lo'" in ran.line("NETWORK host [")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace is made")
+def test_sandbox_is_gvisors_own_stack(shared: Project) -> None:
+    """``sandbox`` in a fresh namespace: loopback alone."""
+    ran = shared.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=2)
+    ran.shows("NETWORK sandbox ['lo']")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root may do this")
+def test_sandbox_without_root_is_an_error_and_no_skip(shared: Project) -> None:
+    """An unprivileged caller is told that the mode needs root; nothing is started instead."""
+    ran = shared.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=1, failed=1)
+    ran.shows("UsageError", "root").hides("NETWORK")
+
+
+@pytest.mark.parametrize("mode", ["lan", "", "None"])
+def test_an_unknown_network_is_a_usage_error(alone: Project, mode: str) -> None:
+    """The message has the choices."""
+    ran = alone.test("def test_it(): pass").run(f"--gvisor-network={mode}")
+    ran.exits(pytest.ExitCode.USAGE_ERROR)
+    ran.shows(f"--gvisor-network: network={mode!r} is not one of none, sandbox, host")

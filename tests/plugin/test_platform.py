@@ -1,0 +1,208 @@
+"""``--gvisor-platform``: on which platforms the tests run, and what their ids are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project, Ran
+
+ONE = """
+    def test_it(gvisor, gvisor_platform):
+        done = gvisor.run(["uname", "-r"], check=True)
+        assert done.platform == gvisor.platform == gvisor_platform
+        assert f"--platform {gvisor_platform}" in done.command
+        assert done.stdout == "4.4.0\\n"
+
+    def test_without_a_sandbox(runsc):
+        assert runsc.platforms
+"""
+
+
+def ids(ran: Ran) -> list[str]:
+    """The ids of the tests that were run or listed, sorted."""
+    return sorted(set(re.findall(r"test_it\.py::(\S+)", ran.output)))
+
+
+def test_auto_is_systrap_and_leaves_ids_alone(alone: Project) -> None:
+    """With ``auto`` a test runs once, on systrap."""
+    ran = alone.test(ONE).run("-v", "--gvisor-platform", "auto").ends(passed=2)
+    assert ids(ran) == ["test_it", "test_without_a_sandbox"]
+    ran.shows(", systrap, network none")
+
+
+def test_auto_is_ptrace_where_the_binary_has_no_systrap(alone: Project, older: Path) -> None:
+    """A runsc of 2022 runs on ptrace, and says that systrap is not compiled in."""
+    alone.test("""
+        import pytest
+
+        def test_it(runsc):
+            assert "systrap" not in runsc.platforms
+
+        @pytest.mark.requires_platform("systrap")
+        def test_systrap():
+            pass
+    """)
+    ran = alone.run(f"--gvisor-runsc={older}").ends(passed=1, skipped=1)
+    ran.shows(f"({older.resolve()}), ptrace, network none")
+    ran.shows("platform systrap is not available here: not compiled in")
+
+
+def test_each_of_two_platforms_runs_each_test_that_uses_a_sandbox(project: Project) -> None:
+    """Two platforms make two tests, each with its platform in its id, of those with a sandbox."""
+    ran = project.test(ONE).run("-v", "--gvisor-platform", "systrap,ptrace").ends(passed=3)
+    assert ids(ran) == ["test_it[ptrace]", "test_it[systrap]", "test_without_a_sandbox"]
+    ran.shows("), systrap, ptrace, network none")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--gvisor-platform=ptrace", "--gvisor-platform", "systrap"],
+        ["--gvisor-platform=ptrace,ptrace", "--gvisor-platform", "systrap, ptrace"],
+        ["-o", "gvisor_platform=ptrace, systrap"],
+    ],
+    ids=["repeated", "named twice", "ini"],
+)
+def test_a_list_may_be_written_in_several_ways_and_keeps_its_order(
+    alone: Project, args: list[str]
+) -> None:
+    """The option adds up when repeated, a second mention is dropped, spaces do not matter."""
+    ran = alone.test(ONE).run("--collect-only", "-q", *args).exits(0)
+    assert re.findall(r"test_it\[\w+\]", ran.output) == ["test_it[ptrace]", "test_it[systrap]"]
+
+
+def test_one_platform_by_name_runs_each_test_once(alone: Project) -> None:
+    """A single platform is used without a word in the ids."""
+    ran = alone.test(ONE).run("-v", "--gvisor-platform", "ptrace").ends(passed=2)
+    assert ids(ran) == ["test_it", "test_without_a_sandbox"]
+    ran.shows(", ptrace, network none")
+
+
+def test_all_skips_what_does_not_work_here_and_says_why(project: Project, no_kvm: str) -> None:
+    """``all`` makes a test a platform; one without its device is skipped for that reason."""
+    ran = project.test(ONE, conftest=no_kvm).run("-v", "--gvisor-platform", "all")
+    ran.ends(passed=3, skipped=1)
+    assert ids(ran) == [
+        "test_it[kvm]", "test_it[ptrace]", "test_it[systrap]", "test_without_a_sandbox",
+    ]  # fmt: skip
+    ran.shows("platform kvm is not available here: no device: there is no /nonexistent/kvm")
+
+
+def test_what_works_here_does_not_change_what_is_collected(
+    project: Project, missing: Path, no_kvm: str
+) -> None:
+    """With no runsc at all the same tests are collected, in the same order, and all skipped."""
+    project.test(ONE, conftest=no_kvm)
+    listing = project.run("--collect-only", "-q", "--gvisor-platform", "all").exits(0)
+    args = ("--gvisor-platform", "all", f"--gvisor-runsc={missing}")
+    found = re.findall(r"^test_it.*$", listing.output, re.MULTILINE)
+    assert found == [
+        "test_it.py::test_it[systrap]", "test_it.py::test_it[kvm]", "test_it.py::test_it[ptrace]",
+        "test_it.py::test_without_a_sandbox",
+    ]  # fmt: skip
+    without = project.run("--collect-only", "-q", *args).exits(0)
+    assert re.findall(r"^test_it.*$", without.output, re.MULTILINE) == found
+    assert ids(project.run("-v", *args).ends(skipped=4)) == ids(listing)
+
+
+@pytest.mark.parametrize("names", ["sytrap", "systrap,kvn", "", ",", "SYSTRAP"])
+def test_an_unknown_platform_is_a_usage_error(alone: Project, names: str) -> None:
+    """What names no platform ends pytest with its status for usage errors, and the choices."""
+    ran = alone.test(ONE).run("--gvisor-platform", names).exits(pytest.ExitCode.USAGE_ERROR)
+    ran.shows("pytest-gvisor: --gvisor-platform: platform", "systrap, kvm, ptrace")
+
+
+def test_an_unknown_platform_is_a_usage_error_under_xdist_too(project: Project) -> None:
+    """The error comes before any worker is started."""
+    ran = project.test(ONE).run("--gvisor-platform", "nope").exits(pytest.ExitCode.USAGE_ERROR)
+    ran.shows("platform='nope' is not one of systrap, kvm, ptrace").hides("workers")
+
+
+def test_a_marker_has_the_last_word_on_platforms(shared: Project) -> None:
+    """``platform=`` of a marker replaces the command line's list, for better and for fewer."""
+    shared.test("""
+        import pytest
+
+        @pytest.mark.gvisor(platform="ptrace")
+        def test_one(gvisor_platform):
+            assert gvisor_platform == "ptrace"
+
+        @pytest.mark.gvisor(platform=["systrap", "ptrace"])
+        def test_two(gvisor_platform):
+            pass
+
+        @pytest.mark.gvisor(platform="systrap,ptrace")
+        class TestBoth:
+            def test_two(self, gvisor_platform):
+                pass
+
+            @pytest.mark.gvisor(platform="systrap")
+            def test_one(self, gvisor_platform):
+                assert gvisor_platform == "systrap"
+
+        def test_rest(gvisor_platform):
+            assert gvisor_platform == "ptrace"
+    """)
+    ran = shared.run("-v", "--gvisor-platform", "ptrace").ends(passed=7)
+    assert ids(ran) == [
+        "TestBoth::test_one", "TestBoth::test_two[ptrace]", "TestBoth::test_two[systrap]",
+        "test_one", "test_rest", "test_two[ptrace]", "test_two[systrap]",
+    ]  # fmt: skip
+
+
+def test_a_test_may_parametrize_its_platform_itself(project: Project, no_kvm: str) -> None:
+    """Direct or indirect, by string or enum, alone or beside others: as written, and checked."""
+    project.test(
+        """
+        import pytest
+        from pytest_gvisor import Platform
+
+        @pytest.mark.parametrize("gvisor_platform", ["systrap", "kvm"], indirect=True)
+        def test_indirect(gvisor):
+            assert gvisor.run(["true"]).platform is Platform.SYSTRAP
+
+        @pytest.mark.parametrize("gvisor_platform", ["ptrace", "kvm"])
+        def test_direct(gvisor):
+            assert gvisor.run(["true"]).platform is Platform.PTRACE
+
+        @pytest.mark.parametrize("n, gvisor_platform", [(1, Platform.PTRACE)])
+        class TestIt:
+            def test_both(self, gvisor, n):
+                assert (gvisor.platform, n) == ("ptrace", 1)
+
+        @pytest.mark.parametrize("n", [7])
+        def test_other(gvisor_platform, n):
+            pass
+        """,
+        conftest=no_kvm,
+    )
+    ran = project.run("-v", "--gvisor-platform", "systrap,ptrace").ends(passed=5, skipped=2)
+    assert ids(ran) == [
+        "TestIt::test_both[1-ptrace]", "test_direct[kvm]", "test_direct[ptrace]",
+        "test_indirect[kvm]", "test_indirect[systrap]", "test_other[ptrace-7]",
+        "test_other[systrap-7]",
+    ]  # fmt: skip
+    ran.shows("platform kvm is not available here: no device")
+
+
+def test_a_platform_that_a_test_has_misspelt_is_an_error_at_that_test(alone: Project) -> None:
+    """An unknown name in a test's own parametrization names the test and its line."""
+    alone.test("""
+        import pytest
+
+        @pytest.mark.parametrize("gvisor_platform", ["sytrap"])
+        def test_direct(gvisor):
+            pass
+
+        @pytest.mark.parametrize("gvisor_platform", ["sytrap"], indirect=True)
+        def test_indirect(gvisor):
+            pass
+    """)
+    ran = alone.run().ends(errors=2)
+    ran.shows("test_it.py::test_direct[sytrap] (test_it.py:4): gvisor_platform='sytrap' is not one")
+    ran.shows("test_it.py::test_indirect[sytrap] (test_it.py:8): gvisor_platform='sytrap' is not")

@@ -1,0 +1,176 @@
+"""``requires_runsc``, ``requires_kvm``, ``requires_platform``: availability, found out once."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+TEST = """
+    import pytest
+
+    @pytest.mark.requires_runsc
+    def test_runsc():
+        pass
+
+    @pytest.mark.requires_kvm
+    def test_kvm():
+        pass
+
+    @pytest.mark.requires_platform("kvm")
+    def test_platform():
+        pass
+
+    @pytest.mark.requires_platform("ptrace")
+    @pytest.mark.requires_platform("kvm")
+    class TestBoth:
+        def test_two(self):
+            pass
+
+    @pytest.mark.requires_platform("ptrace")
+    def test_ptrace():
+        pass
+"""
+
+# A conftest.py's text: writes down each real probe, and who made it.
+COUNTING = """
+import os
+from pathlib import Path
+from pytest_gvisor.runsc import platforms
+
+real = platforms.probe
+
+def probe(platform, *args):
+    with Path(__file__).with_name("probes").open("a") as file:
+        file.write(f"{platform}\\n")
+    return real(platform, *args, kvm_device="/nonexistent/kvm")
+
+platforms.probe = probe
+"""
+
+
+def test_a_test_is_skipped_for_the_platform_that_is_missing(project: Project, no_kvm: str) -> None:
+    """Every requirement of a test counts; the skip is at the test and has the cause."""
+    ran = project.test(TEST, conftest=no_kvm).run().ends(passed=2, skipped=3)
+    cause = "platform kvm is not available here: no device: there is no /nonexistent/kvm"
+    skips = [line for line in ran.output.splitlines() if line.startswith("SKIPPED")]
+    assert [line.endswith(cause) for line in skips] == [True] * 3
+    assert all(line.startswith("SKIPPED [1] test_it.py:") for line in skips)
+
+
+def test_strict_makes_a_failure_of_it(alone: Project, no_kvm: str) -> None:
+    """``--gvisor-strict`` fails what would be skipped, for the same cause."""
+    ran = alone.test(TEST, conftest=no_kvm).run("--gvisor-strict").ends(passed=2, errors=3)
+    ran.shows("platform kvm is not available here: no device", "Load kvm_intel or kvm_amd")
+
+
+def test_no_test_runs_before_its_requirements_are_met(alone: Project, no_kvm: str) -> None:
+    """Fixtures of a test whose requirement fails are not set up."""
+    alone.test(
+        """
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def costly():
+            raise RuntimeError("was set up")
+
+        @pytest.mark.requires_kvm
+        def test_it():
+            pass
+        """,
+        conftest=no_kvm,
+    )
+    alone.run().ends(skipped=1)
+
+
+def test_each_platform_is_probed_once_for_all_tests_and_workers(project: Project) -> None:
+    """Many tests on three platforms, in one process or two: three probes, kvm's failed one too."""
+    project.write({"conftest.py": COUNTING})
+    project.test("""
+        import pytest
+
+        @pytest.mark.parametrize("n", range(3))
+        def test_it(gvisor, n):
+            pass
+
+        @pytest.mark.requires_kvm
+        def test_kvm():
+            pass
+
+        @pytest.mark.requires_platform("systrap")
+        def test_systrap():
+            pass
+    """)
+    ran = project.run("--gvisor-platform", "systrap,ptrace,kvm").ends(passed=7, skipped=4)
+    assert sorted(ran.lines("probes")) == ["kvm", "ptrace", "systrap"]
+
+
+def test_two_sessions_ask_anew(alone: Project) -> None:
+    """A verdict is kept for one session and no longer."""
+    alone.write({"conftest.py": COUNTING}).test("def test_it(gvisor_platform): pass")
+    for count in (1, 2):
+        assert alone.run().ends(passed=1).lines("probes") == ["systrap"] * count
+
+
+def test_requirements_that_are_only_collected_probe_nothing(alone: Project) -> None:
+    """Neither ``--collect-only`` nor a deselected test starts a sandbox."""
+    alone.write({"conftest.py": COUNTING}).test(TEST)
+    alone.run("--collect-only").exits(0)
+    alone.run("-k", "runsc").ends(passed=1, deselected=4)
+    assert not (alone.folder / "probes").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root opens any device")
+def test_a_kvm_device_that_may_not_be_opened_is_named(alone: Project) -> None:
+    """The cause is the permission and the user, and not a device that is missing."""
+    alone.write({"device": ""})
+    device = alone.folder / "device"
+    device.chmod(0)
+    alone.test(
+        """
+        import pytest
+
+        @pytest.mark.requires_kvm
+        def test_kvm():
+            pass
+        """,
+        conftest=f"""
+        import functools
+        from pytest_gvisor.runsc import platforms
+        platforms.probe = functools.partial(platforms.probe, kvm_device={str(device)!r})
+        """,
+    )
+    ran = alone.run().ends(skipped=1)
+    ran.shows(f"no permission: {device} may not be opened by uid {os.geteuid()}")
+
+
+def test_the_real_kvm_is_decided_within_its_deadline(alone: Project) -> None:
+    """Whatever this machine's /dev/kvm does, hang for one: a verdict, in bounded time."""
+    alone.test("""
+        import time
+        import pytest
+
+        started = time.monotonic()
+
+        @pytest.mark.requires_kvm
+        def test_kvm(gvisor):
+            pass
+
+        @pytest.mark.requires_kvm
+        def test_again():
+            pass
+
+        def test_time():
+            assert time.monotonic() - started < 40
+    """)
+    ran = alone.run()
+    if ran.outcomes() == {"passed": 3}:
+        return
+    ran.ends(passed=1, skipped=2)
+    causes = ("no device", "no permission", "the probe failed", "the probe hung", "not compiled in")
+    shown = "platform kvm is not available here: "
+    assert any(f"{shown}{cause}: " in ran.output for cause in causes)

@@ -1,0 +1,102 @@
+"""``--gvisor-runsc``: one binary and no search, and what becomes of tests without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_gvisor import Runsc
+    from tests.plugin.conftest import Project
+
+EVERY_WAY = """
+    import pytest
+
+    def test_fixture(runsc):
+        pass
+
+    def test_platform(gvisor_platform):
+        pass
+
+    def test_gvisor(gvisor):
+        pass
+
+    @pytest.mark.requires_runsc
+    def test_marked():
+        pass
+
+    @pytest.mark.requires_platform("ptrace")
+    def test_platform_marked():
+        pass
+
+    def test_of_nothing():
+        pass
+"""
+
+
+def test_the_path_is_used_and_shown_as_what_it_leads_to(
+    shared: Project, runsc: Runsc, tmp_path: Path
+) -> None:
+    """A link is followed: the header and the runs name the file itself."""
+    link = tmp_path / "link"
+    link.symlink_to(runsc.path)
+    shared.test(f"""
+        def test_it(gvisor, runsc):
+            assert runsc.path == {runsc.path!r}
+            assert {runsc.path!r} in gvisor.run(["true"]).command
+            assert gvisor.settings.runsc == {str(link)!r}
+    """)
+    shared.run(f"--gvisor-runsc={link}").ends(passed=1).shows(f"({runsc.path}), systrap")
+
+
+def test_without_runsc_the_tests_that_need_it_are_skipped(project: Project, missing: Path) -> None:
+    """Whatever way a test asks for runsc, it is skipped with the path that was looked at."""
+    ran = project.test(EVERY_WAY).run(f"--gvisor-runsc={missing}").ends(passed=1, skipped=5)
+    ran.shows(f"gvisor: there is no runsc at {missing}")
+    skips = [line for line in ran.output.splitlines() if line.startswith("SKIPPED")]
+    assert len(skips) == 5
+    for line in skips:
+        assert line.startswith("SKIPPED [1] test_it.py:"), "the skip is shown at its test"
+        assert f"there is no runsc at {missing}" in line
+
+
+def test_a_marker_may_name_a_binary_for_one_test(alone: Project, missing: Path) -> None:
+    """``runsc=`` of a marker holds for its test; the others are served as ever."""
+    alone.test(f"""
+        import pytest
+
+        @pytest.mark.gvisor(runsc={str(missing)!r})
+        def test_marked(gvisor):
+            pass
+
+        @pytest.mark.gvisor(runsc={str(missing)!r})
+        @pytest.mark.requires_runsc
+        def test_required():
+            pass
+
+        def test_other(gvisor):
+            pass
+    """)
+    alone.run().ends(passed=1, skipped=2).shows(f"there is no runsc at {missing}")
+
+
+@pytest.mark.parametrize("strict", [[], ["--gvisor-strict"]], ids=["", "strict"])
+def test_a_binary_that_is_refused_is_an_error_and_never_a_skip(
+    project: Project, insecure: Path, strict: list[str]
+) -> None:
+    """One that everybody may write fails every test that needs it, strict or not."""
+    ran = project.test(EVERY_WAY).run(f"--gvisor-runsc={insecure}", *strict)
+    ran.ends(passed=1, errors=5).hides("engine.py", "fixtures.py")
+    ran.shows("InsecureRunsc", f"refusing to run {insecure} (mode 0777, owner uid ")
+
+
+@pytest.mark.parametrize("value", ["", "bin/runsc\\n"])
+def test_a_path_that_cannot_be_meant_does_not_start_a_search(alone: Project, value: str) -> None:
+    """An empty path, as from a variable that is not set, is an error; another is looked for."""
+    ran = alone.test("def test_it(runsc): pass").run(f"--gvisor-runsc={value}", "--gvisor-strict")
+    if value:
+        ran.ends(errors=1)
+    else:
+        ran.exits(pytest.ExitCode.USAGE_ERROR).shows("--gvisor-runsc: runsc='' is not a path")

@@ -1,0 +1,190 @@
+"""What the report of a failed test says of its sandboxes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_gvisor import Runsc
+    from tests.plugin.conftest import Project
+
+
+def test_a_failed_test_shows_command_and_stderr(project: Project, runsc: Runsc) -> None:
+    """Each run has its command, a call that repeats it, how to run the test again, its stderr."""
+    project.test("""
+        def test_it(gvisor):
+            gvisor.run(["true"])
+            done = gvisor.run(["sh", "-c", "echo out; echo 'the reason' >&2; exit 3"], cwd="/tmp")
+            assert done.returncode == 0
+    """)
+    ran = project.run("--gvisor-platform", "ptrace").ends(failed=1)
+    ran.shows(" gvisor: true: command ", " gvisor: sh -c 'echo out; echo '\"'\"'the reason'")
+    ran.shows(
+        """ended: gvisor.run(['sh', '-c', "echo out; echo 'the reason' >&2; exit 3"], """
+        "cwd='/tmp')  # exited, 3"
+    )
+    assert ran.line("| the reason")
+    commands = [line for line in ran.output.splitlines() if line.startswith("ran: ")]
+    assert len(commands) == 2
+    for command in commands:
+        words = shlex.split(command.removeprefix("ran: "))
+        assert words[:2] == ["env", "-i"]
+        assert words[words.index(runsc.path) :][:2] == [runsc.path, "--root"]
+        assert words[words.index("run") + 1] == "--bundle"
+
+
+def test_the_command_to_run_a_test_again_runs_that_test(shared: Project) -> None:
+    """What the report offers, pasted into a shell, runs the one test on its platform again."""
+    shared.test("""
+        import pytest
+
+        @pytest.mark.parametrize("word", ["it's", "a b"])
+        def test_it(gvisor, word):
+            assert gvisor.run(["echo", word]).stdout == ""
+    """)
+    ran = shared.run("--gvisor-platform", "systrap,ptrace").ends(failed=4)
+    offered = [line for line in ran.output.splitlines() if line.startswith("again: ")]
+    (again,) = (line for line in offered if "[ptrace-it's]" in shlex.split(line)[4])
+    words = shlex.split(again.removeprefix("again: "))
+    assert words[:3] == ["python", "-m", "pytest"]
+    repeated = shared.run(*words[3:]).ends(failed=1)
+    repeated.shows("test_it[ptrace-it's]", "# exited, 0", "kept in ")
+
+
+def test_runscs_own_error_is_shown(shared: Project) -> None:
+    """A program that does not exist: runsc's record, as runsc wrote it, in a section of its own."""
+    shared.test("""
+        def test_it(gvisor):
+            gvisor.run(["no-such-program"])
+    """)
+    ran = shared.run().ends(failed=1)
+    ran.shows("RunscFailed", " gvisor: no-such-program: runsc's error record ")
+    _, _, record = ran.output.partition(": runsc's error record -")
+    assert re.match(r'-*\n\| .*error finding executable "no-such-program"', record)
+
+
+def test_a_timeout_and_a_bundle_that_is_not_valid_have_their_sections(alone: Project) -> None:
+    """An error in the place of a result is shown as how the run ended."""
+    alone.test("""
+        def test_timeout(gvisor):
+            gvisor.run(["sh", "-c", "echo on the way >&2; sleep 1000"], timeout=0.7)
+
+        def test_invalid(gvisor):
+            gvisor.run(["true"], cwd="not absolute")
+    """)
+    ran = alone.run().ends(failed=2)
+    ran.shows("WorkloadTimeout", "# timed out, ", "InvalidBundle", "not absolute")
+
+
+def test_a_passed_test_shows_nothing(project: Project) -> None:
+    """No section of a test that passes, is skipped or fails as expected, not even with ``-rA``."""
+    project.test("""
+        import pytest
+
+        def test_passes(gvisor):
+            gvisor.run(["sh", "-c", "echo no >&2; exit 1"])
+
+        def test_skips(gvisor):
+            gvisor.run(["sh", "-c", "echo no >&2; exit 1"])
+            pytest.skip("for a reason")
+
+        @pytest.mark.xfail
+        def test_fails_as_expected(gvisor):
+            gvisor.run(["sh", "-c", "echo no >&2; exit 1"], check=True)
+    """)
+    ran = project.run("-rA", "--gvisor-debug").ends(passed=1, skipped=1, xfailed=1)
+    ran.hides("ran: ", "| no", "strace", ": command")
+
+
+def test_a_failure_in_teardown_has_the_sections_too(alone: Project) -> None:
+    """A fixture that fails behind a test still shows what the test has run."""
+    alone.test("""
+        import pytest
+
+        @pytest.fixture
+        def fails():
+            yield
+            raise RuntimeError("in teardown")
+
+        def test_it(fails, gvisor):
+            gvisor.run(["echo", "hello"])
+    """)
+    alone.run().ends(passed=1, errors=1).shows(" gvisor: echo hello: command ")
+
+
+def test_only_the_last_runs_of_many_are_shown(alone: Project) -> None:
+    """A test with many runs shows the last five, and only the end of a long stderr."""
+    alone.test("""
+        def test_it(gvisor):
+            for n in range(7):
+                gvisor.run(["sh", "-c", f"echo start{n} >&2; seq 10000 >&2; echo end{n} >&2"])
+            assert 0
+    """)
+    ran = alone.run().ends(failed=1).hides("| start", "| end1").shows("| end2", "| end6")
+    assert len(ran.output) < 60_000
+
+
+def test_an_error_points_at_the_line_of_the_test(shared: Project) -> None:
+    """The traceback of an error of ours ends at the call, unless ``--full-trace`` wants it all."""
+    shared.test("""
+        import pytest
+
+        @pytest.fixture
+        def server(gvisor):
+            gvisor.run(["false"], check=True)
+
+        def test_it(gvisor):
+            gvisor.run(["false"], check=True)
+
+        def test_fixture(server):
+            pass
+
+        def test_another_error(gvisor):
+            gvisor.run(7)
+    """)
+    ran = shared.run().ends(failed=2, errors=1)
+    ran.shows('>       gvisor.run(["false"], check=True)', "test_it.py:9: WorkloadFailed")
+    ran.shows(">   ", "test_it.py:6: WorkloadFailed").hides("runner.py", "harness.py", "outcome.py")
+    shared.run("--full-trace").ends(failed=2, errors=1).shows("harness.py", "outcome.py")
+
+
+def test_an_unexpected_error_keeps_its_traceback(alone: Project) -> None:
+    """What is not an error of ours, such as one in a hook, is shown with every frame."""
+    alone.test(
+        "def test_it(gvisor): gvisor.run(['true'])",
+        conftest="def pytest_gvisor_modify_spec(config_json): raise RuntimeError('in the hook')",
+    )
+    ran = alone.run().ends(failed=1)
+    ran.shows("RuntimeError: in the hook", "harness.py", "conftest.py:1")
+
+
+def test_the_call_in_the_report_is_python(alone: Project) -> None:
+    """The call that repeats a run can be pasted into a test, whatever it was called with."""
+    call = (
+        "gvisor.run(['sh', '-c', 'cat; exit 4'], input=b'a\\x00\\xff', env={'A': \"it's\"}, "
+        "timeout=9, hostname='box')"
+    )
+    alone.test(f"def test_it(gvisor):\n    assert {call}.returncode == 0\n")
+    ran = alone.run().ends(failed=1)
+    shown = ran.line("ended: ").removeprefix("ended: ")
+    alone.test(f"def test_it(gvisor):\n    done = {shown}\n    assert done.returncode == 4\n")
+    alone.run().ends(passed=1)
+
+
+def test_the_command_is_one_that_a_shell_takes(alone: Project) -> None:
+    """Quotes and newlines in the arguments survive: a shell splits the line into the same words."""
+    alone.test(r"""
+        def test_it(gvisor):
+            done = gvisor.run(["sh", "-c", "echo \"it's\"\nexit 3"])
+            print("WORDS", done.command)
+            assert done.returncode == 0
+    """)
+    ran = alone.run().ends(failed=1)
+    line = ran.line("ran: ").removeprefix("ran: ")
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert words == shlex.split(ran.line("WORDS ").removeprefix("WORDS "))

@@ -1,0 +1,277 @@
+"""Bundles made by other tools, and by `oci_bundle`, run as they were validated."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import (
+    Bundle,
+    Gvisor,
+    InvalidBundle,
+    Outcome,
+    Runsc,
+    UsageError,
+    WorkloadFailed,
+    WorkloadTimeout,
+    bind,
+    directory,
+)
+from pytest_gvisor.fixtures import BundleFactory
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(params=["runc", "runc-rootless", "runsc"])
+def elsewhere(
+    request: pytest.FixtureRequest, runsc: Runsc, busybox_root: Path, tmp_path: Path
+) -> Make:
+    """Makes a bundle with another tool's ``spec`` command, and then changes its config.json."""
+    # fmt: off
+    commands = {
+        "runc": ["runc", "spec"],
+        "runc-rootless": ["runc", "spec", "--rootless"],
+        "runsc": [runsc.path, "spec", "--", "sh"],
+    }
+    # fmt: on
+
+    def make(**changes: Any) -> Path:
+        folder = tmp_path / "bundle"
+        folder.mkdir()
+        busybox_root.rename(folder / "rootfs")
+        subprocess.run(commands[request.param], cwd=folder, check=True, capture_output=True)
+        return changed(folder, changes)
+
+    return make
+
+
+def changed(folder: Path, changes: dict[str, Any]) -> Path:
+    """The folder, with values of its config.json set by names such as ``process__args``."""
+    config = json.loads((folder / "config.json").read_text())
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        place = config
+        for step in path:
+            place = place[step]
+        place[last] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_what_another_tool_wrote_runs_as_it_is(gvisor: Gvisor, elsewhere: Make) -> None:
+    """The file of `runc spec` or `runsc spec`, untouched, runs its shell on the input."""
+    bundle = Bundle.open(elsewhere())
+    done = gvisor.run_bundle(bundle, input="echo out; echo err >&2; id -u; exit 3\n")
+    assert (done.stdout, done.returncode, done.outcome) == ("out\n0\n", 3, Outcome.EXITED)
+    assert done.stderr == "err\n"
+    assert done.args == ("sh",)
+
+
+@pytest.mark.parametrize("elsewhere", ["runc"], indirect=True)
+def test_a_terminal_is_noted_and_not_made(gvisor: Gvisor, elsewhere: Make) -> None:
+    """`runc spec` asks for a terminal; the workload gets pipes, and a note says so."""
+    bundle = Bundle.open(elsewhere())
+    assert any("terminal" in note for note in bundle.notes)
+    done = gvisor.run_bundle(bundle, input="test -t 0 || test -t 1 || echo pipes\n")
+    assert done.stdout == "pipes\n"
+
+
+def test_a_bundle_made_elsewhere_is_left_as_it_was(gvisor: Gvisor, elsewhere: Make) -> None:
+    """What the workload writes, and what runsc needs, is not in the bundle's folder afterwards."""
+    script = "echo x > /tmp/x; echo x > /bin/new; echo x > /new; true"
+    folder = elsewhere(process__args=["sh", "-c", script], root__readonly=False)
+    before = _tree(folder)
+    assert gvisor.run_bundle(Bundle.open(folder)).returncode == 0
+    assert _tree(folder) == before
+
+
+def _tree(folder: Path) -> list[tuple[str, int, int]]:
+    return [
+        (str(path), path.lstat().st_mode, path.lstat().st_mtime_ns)
+        for path in sorted([folder, *folder.rglob("*")])
+    ]
+
+
+@pytest.mark.parametrize("elsewhere", ["runc", "runsc"], indirect=True)
+def test_what_was_validated_is_what_runs(gvisor: Gvisor, elsewhere: Make) -> None:
+    """A config.json that is changed, broken or removed after it was opened changes nothing."""
+    folder = elsewhere(process__args=["echo", "validated"])
+    bundle = Bundle.open(folder)
+    changed(folder, {"process__args": ["echo", "changed"]})
+    assert gvisor.run_bundle(bundle).stdout == "validated\n"
+    (folder / "config.json").write_text("{")
+    assert gvisor.run_bundle(bundle).stdout == "validated\n"
+    (folder / "config.json").unlink()
+    assert gvisor.run_bundle(bundle).stdout == "validated\n"
+
+
+@pytest.mark.parametrize("elsewhere", ["runc"], indirect=True)
+def test_a_bundle_takes_the_settings_of_a_run(gvisor: Gvisor, elsewhere: Make) -> None:
+    """Deadline, check, input and the network are those of the call, as for `run`."""
+    bundle = Bundle.open(elsewhere(process__args=["sh"]))
+    with pytest.raises(WorkloadFailed, match="exit status 7"):
+        gvisor.run_bundle(bundle, input="exit 7", check=True)
+    with pytest.raises(WorkloadTimeout):
+        gvisor.run_bundle(bundle, input="sleep 1000", timeout=1)
+    done = gvisor.run_bundle(bundle, input="ls /sys/class/net; echo end", network="host")
+    assert done.stdout.endswith("end\n")
+    with pytest.raises(UsageError, match="platform is decided for a whole test"):
+        gvisor.run_bundle(bundle, platform="ptrace")
+
+
+def test_a_made_bundle_runs(gvisor: Gvisor, oci_bundle: BundleFactory, tmp_path: Path) -> None:
+    """oci_bundle writes what gvisor.run would run, with mounts, environment, folder and user."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/file").write_text("bound\n")
+    bundle = oci_bundle(
+        ["sh", "-c", 'cat /data/file; echo "$NAME $(pwd) $(id -u)"; cat'],
+        env={"NAME": "a,b"},
+        cwd="/tmp",
+        user=1000,
+        mounts=[bind(tmp_path / "data", "/data")],
+    )
+    config = json.loads(Path(bundle.path, "config.json").read_text())
+    assert config["process"]["args"][0] == "sh"
+    done = gvisor.run_bundle(bundle, input="input")
+    assert done.stdout == "bound\na,b /tmp 1000\ninput"
+
+
+def test_made_bundles_are_apart(gvisor: Gvisor, oci_bundle: BundleFactory) -> None:
+    """Each call makes a bundle of its own, and a bundle can be run more than once."""
+    first, second = oci_bundle(["echo", "first"]), oci_bundle(["echo", "second"])
+    assert first.path != second.path
+    found = [gvisor.run_bundle(bundle).stdout for bundle in (first, second, first)]
+    assert found == ["first\n", "second\n", "first\n"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: runsc's plain run is root's")
+def test_a_made_bundle_runs_without_us(
+    oci_bundle: BundleFactory, runsc: Runsc, tmp_path: Path
+) -> None:
+    """The bundle is a plain OCI bundle: runsc runs it from the command line."""
+    bundle = oci_bundle([sys.executable, "-c", "print(6 * 7)"])
+    argv = [
+        runsc.path, "--root", str(tmp_path / "state"), "--ignore-cgroups", "--network", "none",
+        "--overlay2", "root:memory", "run", "--bundle", bundle.path, "by-hand",
+    ]  # fmt: skip
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.returncode) == ("42\n", 0), done.stderr
+
+
+@pytest.mark.gvisor(memory="lots")
+def test_a_bundle_with_a_setting_that_cannot_be_meant(oci_bundle: BundleFactory) -> None:
+    """The marker's settings are the bundle's, so nonsense is found when it is made."""
+    with pytest.raises(UsageError, match="not a size"):
+        oci_bundle(["true"])
+
+
+@pytest.mark.parametrize("elsewhere", ["runc"], indirect=True)
+def test_every_problem_is_reported_before_anything_starts(
+    gvisor: Gvisor, elsewhere: Make, tmp_path: Path
+) -> None:
+    """A bundle with many faults is refused with all of them, and no sandbox is made."""
+    folder = elsewhere(
+        process__noNewPriviliges=True,
+        process__cwd="relative",
+        process__env=["NOEQUALS", "A=1", "A=2"],
+        root__path="../..",
+        hostname="bad host",
+        linux__namespaces=[{"type": "pid"}, {"type": "pid"}],
+        hooks={"prestart": [{"path": "/bin/touch", "args": ["touch", str(tmp_path / "hooked")]}]},
+    )
+    with pytest.raises(InvalidBundle) as caught:
+        gvisor.run_bundle(Bundle.open(folder))
+    told = "\n".join(caught.value.problems)
+    for word in (
+        "noNewPriviliges", "process.cwd", "env[0]", "env[2]", "root.path", "hostname",
+        "namespaces[1]", "hooks",
+    ):  # fmt: skip
+        assert word in told, told
+    assert gvisor.records == []
+    assert _run_folders(gvisor) == []
+    assert not (tmp_path / "hooked").exists()
+
+
+def _run_folders(gvisor: Gvisor) -> list[str]:
+    """What the session folder has beyond what all runs share."""
+    shared = ("host", "lock", "journal", ".")
+    names = os.listdir(gvisor._launcher.session().path)
+    return [name for name in names if not name.startswith(shared)]
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+)
+@pytest.mark.parametrize("elsewhere", ["runc"], indirect=True)
+def test_a_hook_never_runs(gvisor: Gvisor, elsewhere: Make, tmp_path: Path, point: str) -> None:
+    """Hooks would run on the host as the caller; a bundle that has one is refused."""
+    marker = tmp_path / "hooked"
+    hook = {"path": "/bin/touch", "args": ["touch", str(marker)]}
+    folder = elsewhere(process__args=["true"], hooks={point: [hook]})
+    with pytest.raises(InvalidBundle, match="hooks"):
+        gvisor.run_bundle(Bundle.open(folder))
+    assert not marker.exists()
+    assert gvisor.records == []
+
+
+@pytest.mark.parametrize("elsewhere", ["runc"], indirect=True)
+def test_a_root_that_leads_out_is_refused(elsewhere: Make, tmp_path: Path) -> None:
+    """A root path that is a link to somewhere else is not followed out of the bundle."""
+    folder = elsewhere(root__path="link")
+    (folder / "link").symlink_to("/etc")
+    with pytest.raises(InvalidBundle, match=r"root\.path"):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize("elsewhere", ["runc"], indirect=True)
+def test_flags_in_annotations_are_dropped(gvisor: Gvisor, elsewhere: Make) -> None:
+    """An image's labels cannot steer runsc: such annotations are dropped, with a note."""
+    annotations = {"dev.gvisor.flag.network": "host", "io.kubernetes.cri.container-type": "sandbox"}
+    folder = elsewhere(process__args=["echo", "ran"], annotations={**annotations, "mine": "kept"})
+    bundle = Bundle.open(folder)
+    assert bundle.spec.annotations == {"mine": "kept"}
+    assert any("dev.gvisor.flag.network" in note for note in bundle.notes)
+    assert gvisor.run_bundle(bundle).stdout == "ran\n"
+
+
+def test_a_bad_call_makes_no_sandbox(gvisor: Gvisor, busybox_root: Path) -> None:
+    """A NUL, an empty argv, a lone string or a name twice is refused before anything is started."""
+    for args, options in (
+        (["a\0b"], {}),
+        ([], {}),
+        ([""], {}),
+        (["true"], {"env": {"A": "a\0b"}}),
+        (["true"], {"env": {"A=B": "c"}}),
+        (["true"], {"cwd": "relative"}),
+        (["true"], {"hostname": "a b"}),
+        (["true"], {"user": -1}),
+        (["true"], {"user": "nobody"}),
+        (["true"], {"mounts": [bind(busybox_root, "/a"), bind(busybox_root, "/a/")]}),
+        (["true"], {"nonsense": True}),
+        ("true", {}),
+        ([b"true"], {}),
+    ):
+        call: Any = gvisor.run
+        with pytest.raises((InvalidBundle, UsageError)):
+            call(args, **options)
+    assert _run_folders(gvisor) == []
+    assert all(record.completed is None for record in gvisor.records)
+
+
+def test_a_mount_that_the_root_has_no_place_for(gvisor: Gvisor, busybox_root: Path) -> None:
+    """A given folder is left as it is, so a missing mount point is an error that names it."""
+    with pytest.raises(InvalidBundle, match="/not/there"):
+        gvisor.run(
+            ["true"], rootfs=directory(busybox_root), mounts=[bind(busybox_root, "/not/there")]
+        )
+    assert not (busybox_root / "not").exists()

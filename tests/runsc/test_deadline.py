@@ -1,0 +1,99 @@
+"""At the deadline the call ends, with the output so far, and nothing of the sandbox lives on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pytest_gvisor import Gvisor, Outcome, WorkloadTimeout
+from pytest_gvisor.launch.supervise import TERM_GRACE
+from tests.runsc.conftest import Start, status_of, wait_for
+
+SLACK = 4.0
+"""Seconds for the kill and the removal on a busy machine. A SIGKILL without effect costs 5 s."""
+
+
+@pytest.fixture(autouse=True)
+def ends_in_time_and_leaves_nothing(
+    request: pytest.FixtureRequest, no_process_left: Callable[[], None]
+) -> Iterator[None]:
+    """Whatever a test of this file does: when it is over, no process of its sandboxes is there."""
+    yield
+    no_process_left()
+
+
+def timed_out(gvisor: Gvisor, script: str, timeout: float) -> WorkloadTimeout:
+    """The error that this script ends in, which comes in time."""
+    started = time.monotonic()
+    with pytest.raises(WorkloadTimeout) as caught:
+        gvisor.run(["sh", "-c", script], timeout=timeout)
+    assert time.monotonic() - started < timeout + TERM_GRACE + SLACK
+    assert caught.value.completed.outcome is Outcome.TIMED_OUT
+    return caught.value
+
+
+def test_a_hang_ends_at_the_deadline(gvisor: Gvisor) -> None:
+    """A workload that sleeps is ended, and its output so far is in the error."""
+    error = timed_out(gvisor, "echo out; echo err >&2; exec sleep 1000", 1)
+    assert (error.stdout, error.stderr) == ("out\n", "err\n")
+    assert error.completed.duration >= 1
+    assert "still running after 1 s" in str(error)
+    assert gvisor.records[-1].error is error
+
+
+def test_a_busy_workload_ends_at_the_deadline(gvisor: Gvisor) -> None:
+    """A workload that only computes is ended like one that sleeps."""
+    timed_out(gvisor, "while :; do :; done", 1)
+
+
+def test_a_flood_ends_at_the_deadline(gvisor: Gvisor) -> None:
+    """A workload that writes for ever is ended, and what it wrote is counted."""
+    error = timed_out(gvisor, "exec yes", 1)
+    assert error.completed.stdout_total > 0
+    assert error.stdout.startswith("y\ny\n")
+
+
+def test_an_exit_in_the_grace_is_still_a_time_out(gvisor: Gvisor) -> None:
+    """A workload that catches SIGTERM and ends with 0 has overrun; what it says last is kept."""
+    script = "trap 'echo tidied; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+    error = timed_out(gvisor, script, 1.5)
+    assert error.stdout == "ready\ntidied\n"
+    assert error.completed.outcome is Outcome.TIMED_OUT
+    assert error.completed.returncode == 0
+
+
+def test_what_ignores_sigterm_and_forks_is_dead_soon(gvisor: Gvisor) -> None:
+    """A workload that ignores SIGTERM and starts process after process is gone after the grace."""
+    script = "trap '' TERM; echo ready; while :; do sleep 1000 & sleep 0.01; done"
+    assert timed_out(gvisor, script, 1.5).stdout == "ready\n"
+
+
+def test_a_grandchild_with_the_pipe_does_not_hold_up_the_deadline(gvisor: Gvisor) -> None:
+    """A process of its own session that keeps both streams open dies with the rest."""
+    script = (
+        "setsid sh -c \"trap '' TERM HUP; echo grandchild; while :; do sleep 0.1; done\" &"
+        "trap '' TERM; wait; wait; sleep 1000"
+    )
+    assert timed_out(gvisor, script, 1.5).stdout == "grandchild\n"
+
+
+@pytest.mark.parametrize("which", ["runsc", "sentry", "gofer"])
+def test_a_stopped_process_does_not_hold_up_the_deadline(running: Start, which: str) -> None:
+    """SIGSTOP to runsc or one of its children from outside: the deadline holds all the same."""
+    run = running("echo before", timeout=2)
+    pid = {
+        "runsc": lambda: run.runsc,
+        "sentry": lambda: run.child("boot"),
+        "gofer": lambda: run.child("gofer"),
+    }[which]()
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: status_of(pid)["State"].startswith(("T", "t")), "the process to stop")
+    started = time.monotonic()
+    with pytest.raises(WorkloadTimeout) as caught:
+        run.wait()
+    assert time.monotonic() - started < 2 + TERM_GRACE + SLACK
+    assert caught.value.stdout == "before\n"

@@ -1,0 +1,415 @@
+"""What of the host a sandbox can see and change: what was named, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import (
+    Gvisor,
+    Launcher,
+    Platform,
+    Runsc,
+    UsageError,
+    bind,
+    directory,
+    empty,
+    host,
+    tmpfs,
+)
+from pytest_gvisor.harness import Hooks
+
+BUSYBOX = Path("/bin/busybox")
+
+
+def python(gvisor: Gvisor, code: str, **options: Any) -> str:
+    """What this code prints in a sandbox."""
+    return gvisor.run(["python3", "-I", "-c", code], check=True, **options).stdout
+
+
+def _above_python(path: str) -> bool:
+    """Whether a path is on the way to the running Python, or in it: that much is shown."""
+    return any(
+        prefix == path or prefix.startswith(f"{path}/") or path.startswith(f"{prefix}/")
+        for prefix in (sys.prefix, sys.base_prefix, os.path.realpath(sys.prefix))
+    )
+
+
+def test_secrets_of_the_host_are_not_there(gvisor: Gvisor, tmp_path: Path) -> None:
+    """No shadow file, key, machine id, host name or folder of the test is in the default root."""
+    (tmp_path / "canary").write_text("secret")
+    hidden = [
+        "/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/machine-id", "/etc/ssh",
+        "/etc/ssl/private", "/var/lib/dbus/machine-id", "/var/lib/dpkg", "/var/log/lastlog",
+        "/proc/1/root/etc/shadow", "/run/pytest-gvisor", "/sys/firmware/acpi", "/dev/kvm",
+        "/dev/sda", "/dev/mem", "/boot/grub", str(tmp_path), str(tmp_path / "canary"),
+    ]  # fmt: skip
+    code = f"import os; print([path for path in {hidden!r} if os.path.lexists(path)])"
+    assert python(gvisor, code) == "[]\n"
+
+
+def test_no_file_of_a_home_folder_is_there(gvisor: Gvisor) -> None:
+    """/root, /home, /var, /srv, /mnt and /opt hold no file but those of the running Python."""
+    code = (
+        "import os\n"
+        "for top in ('/root', '/home', '/var', '/srv', '/mnt', '/opt', '/media', '/run'):\n"
+        "    for folder, folders, files in os.walk(top):\n"
+        "        print(*[os.path.join(folder, file) for file in files], sep='\\n')"
+    )
+    found = [line for line in python(gvisor, code).splitlines() if line]
+    assert [path for path in found if not _above_python(path)] == []
+
+
+def test_the_root_has_nothing_but_system_folders(gvisor: Gvisor) -> None:
+    """Of the host's top-level folders those that programs need are there; others only as names."""
+    usual = {
+        "bin", "boot", "dev", "etc", "home", "media", "mnt", "opt", "proc", "root", "run", "sbin",
+        "srv", "sys", "tmp", "usr", "var",
+    }  # fmt: skip
+    found = python(gvisor, "import os; print(*os.listdir('/'), sep='\\n')").split()
+    assert {
+        name
+        for name in found
+        if name not in usual and not name.startswith("lib") and not _above_python(f"/{name}")
+    } == set()
+
+
+def test_of_etc_there_is_what_programs_need(gvisor: Gvisor) -> None:
+    """No file of /etc is one that only some users of the host may read, or that has a password."""
+    code = (
+        "import os\n"
+        "for folder, folders, files in os.walk('/etc'):\n"
+        "    print(*[os.path.join(folder, file) for file in files], sep='\\n')"
+    )
+    found = [line for line in python(gvisor, code).splitlines() if line]
+    assert "/etc/passwd" in found
+    private = [
+        path
+        for path in found
+        if os.path.isfile(path) and not os.stat(path).st_mode & 0o004 and path != "/etc/passwd"
+    ]
+    assert private == []
+    accounts = gvisor.run(["cat", "/etc/passwd", "/etc/group"]).stdout
+    assert {line.split(":")[0] for line in accounts.split()} <= {"root", "nobody", "tty", "nogroup"}
+
+
+@pytest.fixture
+def canary() -> Iterator[str]:
+    """A name that the host has nowhere, before and after."""
+    name = f"pytest-gvisor-canary-{uuid.uuid4().hex}"
+    places = ("/", "/usr", "/usr/bin", "/etc", "/tmp", "/var/tmp", "/root", "/home", "/opt", "/run")
+    yield name
+    written = [place for place in places if os.path.lexists(os.path.join(place, name))]
+    assert written == []
+
+
+def test_writes_stay_in_the_sandboxs_memory(gvisor: Gvisor, canary: str) -> None:
+    """The root, /etc and /tmp can be written to inside, and nothing of it is on the host."""
+    code = (
+        "import os\n"
+        "for place in ('/', '/etc', '/tmp', '/var/tmp', '/root', '/opt', '/run'):\n"
+        f"    path = os.path.join(place, {canary!r})\n"
+        "    open(path, 'w').write(place)\n"
+        "    assert open(path).read() == place\n"
+        "os.remove('/etc/passwd')\n"
+        "print('done')"
+    )
+    assert python(gvisor, code) == "done\n"
+    again = f"import os; print(os.path.lexists('/tmp/{canary}'), os.path.exists('/etc/passwd'))"
+    assert python(gvisor, again) == "False True\n"
+
+
+def test_system_folders_are_read_only(gvisor: Gvisor, canary: str) -> None:
+    """/usr and the running Python cannot be written to, whatever the uid."""
+    code = (
+        "import errno, os\n"
+        f"for place in ('/usr', '/usr/bin', '/bin', {sys.prefix!r}):\n"
+        "    try:\n"
+        f"        open(os.path.join(place, {canary!r}), 'w')\n"
+        "    except OSError as error:\n"
+        "        print(errno.errorcode[error.errno])\n"
+    )
+    assert python(gvisor, code).split() == ["EROFS"] * 4
+
+
+def test_a_read_only_root_takes_no_write(gvisor: Gvisor, canary: str) -> None:
+    """readonly=True leaves /tmp as the place to write to."""
+    script = f"touch /{canary}; touch /etc/{canary}; touch /tmp/{canary} && echo wrote"
+    done = gvisor.run(["sh", "-c", script], readonly=True)
+    assert done.stdout == "wrote\n"
+    assert done.stderr.count("Read-only file system") == 2
+
+
+def test_a_bind_is_read_only_unless_asked(gvisor: Gvisor, tmp_path: Path) -> None:
+    """A folder and a file of the host are seen inside and cannot be changed there."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/kept").write_text("kept\n")
+    mounts = [bind(tmp_path / "data", "/data"), bind(tmp_path / "data/kept", "/etc/one")]
+    script = (
+        "cat /data/kept /etc/one; echo x > /data/kept; echo x > /etc/one; rm /data/kept;"
+        "touch /data/new; mount -o remount,rw /data"
+    )
+    done = gvisor.run(["sh", "-c", script], mounts=mounts)
+    assert done.stdout == "kept\nkept\n"
+    assert done.stderr.count("Read-only file system") == 4
+    assert {path.name: path.read_text() for path in (tmp_path / "data").iterdir()} == {
+        "kept": "kept\n"
+    }
+
+
+WAYS_TO_CHANGE = {
+    "O_TRUNC": "os.open(path, os.O_WRONLY | os.O_TRUNC)",
+    "O_TRUNC|O_CREAT": "os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CREAT)",
+    "O_TRUNC|O_RDONLY": "os.open(path, os.O_RDONLY | os.O_TRUNC)",
+    "O_TRUNC-by-descriptor": "os.open(f'/proc/self/fd/{fd}', os.O_RDWR | os.O_TRUNC)",
+    "O_APPEND": "os.write(os.open(path, os.O_WRONLY | os.O_APPEND), b'x')",
+    "truncate": "os.truncate(path, 0)",
+    "ftruncate": "os.ftruncate(fd, 0)",
+    "mmap": "mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_WRITE)[0:1] = b'x'",
+    "unlink": "os.unlink(path)",
+    "rename": "os.rename(path, path + '2')",
+    "link": "os.link(path, path + '2')",
+    "chmod": "os.chmod(path, 0o777)",
+    "fchmod": "os.chmod(fd, 0o777)",
+    "chown": "os.chown(path, 1, 1)",
+    "utime": "os.utime(path, (1, 1))",
+    "futimens": "os.utime(fd, (1, 1))",
+    "create": "os.open(path + '2', os.O_CREAT | os.O_WRONLY)",
+    "mkdir": "os.mkdir(path + '2')",
+    "mkfifo": "os.mkfifo(path + '2')",
+    "symlink": "os.symlink('x', path + '2')",
+    "bind": "socket.socket(socket.AF_UNIX).bind(path + '2')",
+}
+
+
+def test_nothing_changes_what_is_read_only(gvisor: Gvisor, tmp_path: Path) -> None:
+    """No system call changes a file, its attributes or the folder of a read-only bind.
+
+    A file that its owner may write to, and a sandbox that runs as this owner: nothing but the mount
+    is in the way.
+    """
+    (tmp_path / "data").mkdir()
+    tries = []
+    for number, way in enumerate(WAYS_TO_CHANGE.values()):
+        (tmp_path / f"data/{number}").write_text("kept\n")
+        (tmp_path / f"data/{number}").chmod(0o666)
+        tries.append(f"path = '/data/{number}'; fd = os.open(path, os.O_RDONLY)\n")
+        tries.append(f"try: {way}\nexcept OSError: pass\n")
+    before = _tree(tmp_path / "data")
+    code = "import os, mmap, socket\n" + "".join(tries) + "print('tried')"
+    assert python(gvisor, code, mounts=[bind(tmp_path / "data", "/data")]) == "tried\n"
+    assert _tree(tmp_path / "data") == before
+
+
+def test_no_file_of_the_system_can_be_emptied(gvisor: Gvisor) -> None:
+    """Files of /usr and of the running Python that this user may change keep their content."""
+    name = f"pytest-gvisor-canary-{uuid.uuid4().hex}"
+    places = [place for place in ("/usr/local/share", sys.prefix) if os.access(place, os.W_OK)]
+    paths = [os.path.join(place, name) for place in places]
+    with contextlib.ExitStack() as stack:
+        for path in paths:
+            Path(path).write_text("kept\n")
+            stack.callback(os.unlink, path)
+        code = (
+            "import os, sys\n"
+            f"for path in {paths!r}:\n"
+            "    for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR):\n"
+            "        try: os.open(path, flags | os.O_TRUNC)\n"
+            "        except OSError as error: print(error.errno)"
+        )
+        assert python(gvisor, code).split() == [str(errno.EROFS)] * 3 * len(paths)
+        assert [Path(path).read_text() for path in paths] == ["kept\n"] * len(paths)
+
+
+def test_a_writable_bind_is_written_to(gvisor: Gvisor, tmp_path: Path) -> None:
+    """What was asked to be writable is, and what is written belongs to who runs the test."""
+    (tmp_path / "data").mkdir()
+    mounts = [bind(tmp_path / "data", "/data", readonly=False)]
+    done = gvisor.run(["sh", "-c", "echo words > /data/new; mkdir /data/sub"], mounts=mounts)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "data/new").read_text() == "words\n"
+    assert (tmp_path / "data/new").stat().st_uid == os.geteuid()
+    assert (tmp_path / "data/sub").is_dir()
+
+
+def test_a_link_in_a_bind_does_not_lead_to_the_host(gvisor: Gvisor, tmp_path: Path) -> None:
+    """An absolute link in a bound folder is followed inside, and `..` ends at its root."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "canary").write_text("secret\n")
+    (tmp_path / "data/absolute").symlink_to(tmp_path / "canary")
+    (tmp_path / "data/relative").symlink_to("../canary")
+    script = "cat /data/absolute /data/relative /data/../canary; ls /data/.."
+    done = gvisor.run(["sh", "-c", script], mounts=[bind(tmp_path / "data", "/data")])
+    assert "secret" not in done.stdout
+    assert done.stderr.count("No such file or directory") == 3
+
+
+def test_a_tmpfs_is_empty_and_bounded(gvisor: Gvisor) -> None:
+    """A tmpfs has its size and mode, and hides what was there."""
+    script = "stat -c %a /srv; ls -A /srv; dd if=/dev/zero of=/srv/big bs=64k count=64 status=none"
+    done = gvisor.run(["sh", "-c", script], mounts=[tmpfs("/srv", size="1M", mode=0o700)])
+    assert done.stdout == "700\n"
+    assert "No space left on device" in done.stderr
+
+
+def test_a_directory_is_run_and_left_as_it_was(gvisor: Gvisor, busybox_root: Path) -> None:
+    """A folder of the host is the root: all of it is there, and no write reaches it."""
+    (busybox_root / "bin/data").write_text("kept\n")
+    before = _tree(busybox_root)
+    script = "ls /; echo x > /new; rm /bin/cat; echo x > /bin/data; touch /tmp/x /bin/y; id -u"
+    done = gvisor.run(["/bin/sh", "-c", script], rootfs=directory(busybox_root))
+    assert done.stdout.split() == ["bin", "dev", "proc", "sys", "tmp", "0"]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert _tree(busybox_root) == before
+
+
+def _tree(folder: Path) -> list[tuple[str, int, int, bytes]]:
+    return [
+        (
+            str(path),
+            path.lstat().st_mode,
+            path.lstat().st_mtime_ns,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in sorted([folder, *folder.rglob("*")])
+    ]
+
+
+def test_an_empty_root_has_what_it_was_given(gvisor: Gvisor) -> None:
+    """A root of one static program and a script has no other file."""
+    root = empty(
+        {"bin/sh": BUSYBOX.read_bytes(), "run": '#!/bin/sh\nfind / -xdev -type f; echo "$1"\n'}
+    )
+    done = gvisor.run(["/run", "hello"], rootfs=root)
+    assert sorted(done.stdout.split()) == ["/bin/sh", "/run", "hello"]
+
+
+def test_the_host_root_by_name_is_the_default(gvisor: Gvisor) -> None:
+    """host() is what a run without rootfs has."""
+    listing = ["ls", "/", "/etc", "/usr"]
+    assert gvisor.run(listing, rootfs=host()).stdout == gvisor.run(listing).stdout
+
+
+def test_two_runs_share_nothing(gvisor: Gvisor, busybox_root: Path) -> None:
+    """What one sandbox writes the next one does not have, also with the same root folder."""
+    root = directory(busybox_root)
+    script = "ls /tmp /; echo x > /tmp/x; echo x > /x"
+    first, second = (gvisor.run(["/bin/sh", "-c", script], rootfs=root) for _ in range(2))
+    assert first.stdout == second.stdout
+    assert "x" not in second.stdout.split()
+
+
+DANGEROUS = ("/", "/proc", "/proc/self", "/sys", "/sys/fs/cgroup", "/dev", "/dev/null", "/var")
+
+
+@pytest.mark.parametrize("source", DANGEROUS)
+def test_what_would_hand_over_the_host_is_refused(gvisor: Gvisor, source: str) -> None:
+    """The host's root, kernel file systems and devices cannot be bound; nothing is started."""
+    with pytest.raises(UsageError, match="refusing to mount"):
+        gvisor.run(["true"], mounts=[bind(source, "/x")])
+    assert gvisor.records == []
+
+
+def test_a_socket_of_the_host_is_refused(gvisor: Gvisor, tmp_path: Path) -> None:
+    """A socket, such as a container engine's, is no bind mount, by a link no more than by name."""
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        (tmp_path / "link").symlink_to("s")
+        for name in ("s", "link"):
+            with pytest.raises(UsageError, match="is a socket"):
+                gvisor.run(["true"], mounts=[bind(tmp_path / name, "/s")])
+    assert gvisor.records == []
+
+
+def test_the_session_folder_is_refused(gvisor: Gvisor) -> None:
+    """A sandbox cannot be given the state of sandboxes."""
+    session = gvisor._launcher.session().path
+    with pytest.raises(UsageError, match="session folder"):
+        gvisor.run(["true"], mounts=[bind(session, "/x")])
+
+
+def test_the_whole_host_must_be_named_as_dangerous(gvisor: Gvisor, tmp_path: Path) -> None:
+    """With dangerous=True the host's root is shown, still read-only."""
+    (tmp_path / "canary").write_text("seen\n")
+    script = f"cat /host{tmp_path}/canary; echo x > /host{tmp_path}/canary"
+    done = gvisor.run(["sh", "-c", script], mounts=[bind("/", "/host", dangerous=True)])
+    assert done.stdout == "seen\n", done.stderr
+    assert (tmp_path / "canary").read_text() == "seen\n"
+    with pytest.raises(UsageError, match="dangerous=True"):
+        directory("/")
+
+
+@pytest.fixture
+def limited(
+    runsc: Runsc, gvisor_platform: Platform
+) -> Iterator[Callable[[dict[str, int]], Gvisor]]:
+    """Makes a harness whose sandboxes have these resource limits, by the hook for such changes."""
+    launcher = Launcher()
+
+    def make(limits: dict[str, int]) -> Gvisor:
+        def modify(config: dict[str, Any]) -> None:
+            config["process"]["rlimits"] = [
+                {"type": f"RLIMIT_{name}", "soft": value, "hard": value}
+                for name, value in limits.items()
+            ]
+
+        hooks = Hooks(modify_spec=modify)
+        return Gvisor(runsc=runsc, platform=gvisor_platform, launcher=launcher, hooks=hooks)
+
+    yield make
+    launcher.close()
+
+
+def test_resource_limits_hold(limited: Callable[[dict[str, int]], Gvisor]) -> None:
+    """A limit in config.json is the workload's, and is enforced."""
+    code = (
+        "import errno, os, signal\n"
+        "from resource import RLIMIT_FSIZE, RLIMIT_NOFILE, getrlimit\n"
+        "print(getrlimit(RLIMIT_NOFILE), getrlimit(RLIMIT_FSIZE))\n"
+        "try:\n"
+        "    while True: last = os.open('/dev/null', os.O_RDONLY)\n"
+        "except OSError as error: print(errno.errorcode[error.errno], last)\n"
+        "os.close(last)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "try: print(open('/tmp/x', 'wb', buffering=0).write(bytes(5000)))\n"
+        "except OSError as error: print(errno.errorcode[error.errno])\n"
+    )
+    done = limited({"NOFILE": 20, "FSIZE": 1000}).run(["python3", "-I", "-c", code])
+    assert done.stdout.splitlines()[:2] == ["(20, 20) (1000, 1000)", "EMFILE 19"], done.stderr
+    assert done.stdout.splitlines()[2] in {"1000", "EFBIG"}
+
+
+def test_a_limit_on_processes_stops_a_fork_bomb(
+    limited: Callable[[dict[str, int]], Gvisor],
+) -> None:
+    """RLIMIT_NPROC holds for a workload that is not root, and its sandbox goes on."""
+    code = (
+        "import errno, os, time\n"
+        "made = 0\n"
+        "try:\n"
+        "    while made < 100:\n"
+        "        if os.fork() == 0: time.sleep(100)\n"
+        "        made += 1\n"
+        "except OSError as error: print(errno.errorcode[error.errno], made)\n"
+    )
+    done = limited({"NPROC": 20}).run(["python3", "-I", "-c", code], user=1000, timeout=30)
+    assert (done.stdout, done.returncode) == ("EAGAIN 19\n", 0), done.stderr
+
+
+def test_a_root_is_shown_as_the_call_that_makes_it(busybox_root: Path) -> None:
+    """The repr of a run names its root file system, and does not print the programs in it."""
+    assert repr(host()) == "host()"
+    assert repr(directory(busybox_root)) == f"directory({str(busybox_root)!r})"
+    root = empty({"a": "text\n", "bin/sh": BUSYBOX.read_bytes()})
+    assert repr(root).startswith(r"empty({'a': b'text\n', 'bin/sh': … ")
+    assert len(repr(root)) < 100

@@ -1,0 +1,154 @@
+"""Memory, tasks and processors: limits that hold, verdicts that name them, nothing left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import (
+    Gvisor,
+    LaunchError,
+    Outcome,
+    SandboxCrashed,
+    UsageError,
+    WorkloadFailed,
+    WorkloadTimeout,
+)
+from tests.runsc.conftest import Start
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: an unprivileged user may make no cgroups"
+)
+
+EAT = "blocks = []\nwhile True: blocks.append(bytearray(1 << 20))"
+FORK = "import os, time\nwhile True:\n    if os.fork() == 0: time.sleep(1000)"
+
+
+@pytest.fixture(autouse=True)
+def no_cgroup_left(gvisor: Gvisor) -> Iterator[None]:
+    """After each test no cgroup of its sandboxes is there."""
+    before = set(_cgroups())
+    yield
+    assert set(_cgroups()) - before == set()
+
+
+def _cgroups() -> Iterator[str]:
+    for folder, folders, _files in os.walk("/sys/fs/cgroup"):
+        yield from (f"{folder}/{name}" for name in folders if name.startswith("pytest-gvisor-"))
+
+
+@needs_root
+def test_a_workload_that_takes_too_much_memory_is_told(gvisor: Gvisor) -> None:
+    """What the kernel killed for its memory limit is out of memory, not a signal or a status."""
+    done = gvisor.run(["python3", "-I", "-c", EAT], memory="128M", timeout=60)
+    assert done.outcome is Outcome.OUT_OF_MEMORY
+    assert done.returncode == -9
+    with pytest.raises(WorkloadFailed, match="out of memory"):
+        done.check_returncode()
+
+
+@needs_root
+def test_what_fits_under_the_memory_limit_runs(gvisor: Gvisor) -> None:
+    """A limit changes nothing for a workload that keeps it."""
+    done = gvisor.run(["python3", "-I", "-c", "print(len(bytearray(50 << 20)))"], memory="256M")
+    assert (done.stdout, done.outcome) == (f"{50 << 20}\n", Outcome.EXITED)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("script", "returncode", "outcome"),
+    [
+        ("kill -KILL $$", -9, Outcome.SIGNALLED),
+        ("exit 137", 137, Outcome.EXITED),
+        ("exit 1", 1, Outcome.EXITED),
+    ],
+)
+def test_not_every_end_under_a_limit_is_the_limits(
+    gvisor: Gvisor, script: str, returncode: int, outcome: Outcome
+) -> None:
+    """A workload that kills itself or fails under a memory limit has not run out of memory."""
+    done = gvisor.run(["sh", "-c", script], memory="256M")
+    assert (done.returncode, done.outcome, done.exact) == (returncode, outcome, True)
+
+
+@needs_root
+def test_a_fork_bomb_is_stopped(gvisor: Gvisor, no_process_left: Callable[[], None]) -> None:
+    """A limit on tasks stops a workload that forks for ever, well before its deadline.
+
+    It holds for the whole sandbox, sentry included, so the sandbox is what fails.
+    """
+    with pytest.raises(SandboxCrashed):
+        gvisor.run(["python3", "-I", "-c", FORK], pids=80, timeout=60)
+    no_process_left()
+    assert gvisor.run(["echo", "alive"]).stdout == "alive\n"
+
+
+def cgroup_file(pid: int, controller: str, names: tuple[str, str]) -> str:
+    """What a file of a process's cgroup says: of version 1 or of version 2."""
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8") as lines:
+        places = [line.rstrip("\n").split(":", 2) for line in lines]
+    for _number, controllers, path in places:
+        if controller in controllers.split(","):
+            with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+                found = [
+                    line.split()[4]
+                    for line in mounts
+                    if " - cgroup " in line and controller in line.split()[-1].split(",")
+                ]
+            return Path(f"{found[0]}{path}/{names[0]}").read_text()
+    (unified,) = [path for number, _controllers, path in places if number == "0"]
+    return Path(f"/sys/fs/cgroup{unified}/{names[1]}").read_text()
+
+
+@needs_root
+def test_the_limits_are_in_the_cgroup_of_the_running_sandbox(running: Start) -> None:
+    """runsc, gofer and sentry are in one cgroup, which has the numbers that were asked for."""
+    run = running(memory="300M", pids=222, cpus=0.5)
+    for pid in (run.runsc, run.child("gofer"), run.child("boot")):
+        memory = cgroup_file(pid, "memory", ("memory.limit_in_bytes", "memory.max"))
+        assert int(memory) == 300 << 20
+        assert int(cgroup_file(pid, "pids", ("pids.max", "pids.max"))) == 222
+        quota = cgroup_file(pid, "cpu", ("cpu.cfs_quota_us", "cpu.max"))
+        assert quota.split()[0] == "50000"
+    assert len(list(_cgroups())) >= 1
+    run.end()
+
+
+@needs_root
+def test_limits_hold_at_the_deadline_too(
+    gvisor: Gvisor, no_process_left: Callable[[], None]
+) -> None:
+    """A sandbox with limits that is killed at its deadline leaves no cgroup and no process."""
+    with pytest.raises(WorkloadTimeout):
+        gvisor.run(["sleep", "1000"], memory="256M", pids=200, cpus=1.0, timeout=1)
+    no_process_left()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root has its limits")
+@pytest.mark.parametrize(
+    "limit", [{"memory": "256M"}, {"pids": 100}, {"cpus": 0.5}], ids=["memory", "pids", "cpus"]
+)
+def test_a_limit_that_cannot_be_had_is_an_error(gvisor: Gvisor, limit: dict[str, Any]) -> None:
+    """Without the right to make cgroups a limit fails the launch; it is never left out silently."""
+    with pytest.raises(LaunchError, match="limit cannot be had") as caught:
+        gvisor.run(["true"], **limit)
+    assert caught.value.stage == "cgroup"
+    assert gvisor.records[-1].completed is None
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"memory": "lots"}, {"memory": 0}, {"memory": -1}, {"memory": True}, {"pids": 0},
+        {"pids": -5}, {"pids": "many"}, {"cpus": 0}, {"cpus": float("nan")}, {"cpus": "half"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_limit_that_cannot_be_meant_is_refused(gvisor: Gvisor, limit: dict[str, Any]) -> None:
+    """Nonsense is an error of ours, whoever asks."""
+    with pytest.raises(UsageError):
+        gvisor.run(["true"], **limit)

@@ -1,0 +1,151 @@
+"""What a workload writes comes back byte for byte, or bounded and counted."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from pytest_gvisor import Gvisor, Outcome
+from tests.runsc.conftest import status_of
+
+MIB = 1024 * 1024
+
+BOTH_STREAMS = """
+import os, threading
+
+def write(fd):
+    for number in range(64):
+        rest = memoryview(bytes([number, fd]) * (512 * 1024))
+        while rest:
+            rest = rest[os.write(fd, rest):]
+
+threads = [threading.Thread(target=write, args=[fd]) for fd in (1, 2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_both_streams_at_once_come_back_whole(gvisor: Gvisor) -> None:
+    """64 MiB on each stream, written at the same time, arrive in order and unmixed."""
+    done = gvisor.run(["python3", "-c", BOTH_STREAMS], max_output=64 * MIB)
+    assert (done.returncode, done.truncated) == (0, False)
+    assert (done.stdout_total, done.stderr_total) == (64 * MIB, 64 * MIB)
+    for fd, data in ((1, done.stdout_bytes), (2, done.stderr_bytes)):
+        assert len(data) == 64 * MIB
+        wrong = [
+            number
+            for number in range(64)
+            if data[number * MIB : (number + 1) * MIB] != bytes([number, fd]) * (512 * 1024)
+        ]
+        assert wrong == []
+
+
+@pytest.mark.parametrize("limit", [0, 1, 999, 1000])
+def test_of_a_longer_stream_head_and_tail_are_kept(gvisor: Gvisor, limit: int) -> None:
+    """The first and the last bytes are kept, the rest is counted, and the text shows the gap."""
+    whole = "".join(f"{number:05}\n" for number in range(2000)).encode()
+    done = gvisor.run(["seq", "-f", "%05.0f", "0", "1999"], max_output=limit)
+    head, tail = limit - limit // 2, limit // 2
+    assert done.stdout_bytes == whole[:head] + whole[len(whole) - tail :]
+    assert (done.stdout_total, done.truncated, done.returncode) == (len(whole), True, 0)
+    gap = f"\n[… {len(whole) - limit} bytes left out …]\n"
+    assert done.stdout == whole[:head].decode() + gap + whole[len(whole) - tail :].decode()
+
+
+def test_a_stream_of_exactly_the_limit_is_whole(gvisor: Gvisor) -> None:
+    """Nothing is left out of a stream that just fits."""
+    done = gvisor.run(["printf", "0123456789"], max_output=10)
+    assert (done.stdout, done.stdout_total, done.truncated) == ("0123456789", 10, False)
+
+
+def test_only_the_stream_that_is_too_long_is_cut(gvisor: Gvisor) -> None:
+    """The limit is for each stream, and `truncated` is about both."""
+    done = gvisor.run(["sh", "-c", "echo short; seq 1000 >&2"], max_output=100)
+    assert (done.stdout, done.stdout_total) == ("short\n", 6)
+    assert (len(done.stderr_bytes), done.stderr_total) == (100, 3893)
+    assert done.truncated
+
+
+BYTES = {
+    "every-byte": bytes(range(256)),
+    "newlines": b"a\r\nb\rc\n\n",
+    "nul": b"a\0b\0",
+    "broken-utf-8": b"caf\xc3",
+    "surrogates": b"\xed\xa0\x80\xed\xb0\x80",
+    "overlong": b"\xc0\xaf",
+    "escapes": b"\x1b[2J\x1b]52;c;aGk=\x07",
+    "not-even-a-newline": b"x",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("data", BYTES.values(), ids=BYTES)
+def test_bytes_are_bytes(gvisor: Gvisor, data: bytes) -> None:
+    """Any bytes come back as they are on both streams, and the text view never fails."""
+    code = f"import os; data = {data!r}; os.write(1, data); os.write(2, data)"
+    done = gvisor.run(["python3", "-S", "-c", code])
+    assert (done.stdout_bytes, done.stderr_bytes, done.truncated) == (data, data, False)
+    assert (done.stdout_total, done.stderr_total) == (len(data), len(data))
+    assert done.stdout == done.stderr == data.decode("utf-8", "backslashreplace")
+    done.stdout.encode()  # text that can be printed: it has no lone surrogates
+
+
+def test_a_line_of_100_megabytes_is_cut(gvisor: Gvisor) -> None:
+    """A line has no length at which it would be taken in whole."""
+    code = "import sys; sys.stdout.write('<' + 'x' * 99_999_998 + '>')"
+    done = gvisor.run(["python3", "-S", "-c", code], max_output=1000)
+    assert (done.returncode, done.stdout_total) == (0, 100_000_000)
+    assert done.stdout_bytes == b"<" + b"x" * 998 + b">"
+
+
+def test_memory_stays_flat(gvisor: Gvisor, is_first_platform: bool) -> None:
+    """512 MiB of output add less than 64 MiB to this process, at any moment."""
+    mebibytes = 512 if is_first_platform else 128
+    done = threading.Event()
+    highest = start = _resident()
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.wait(0.005):
+            highest = max(highest, _resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        flood = ["dd", "if=/dev/zero", "bs=1M", f"count={mebibytes}", "status=none"]
+        completed = gvisor.run(flood, max_output=8 * MIB)
+    finally:
+        done.set()
+        watcher.join()
+    assert completed.stdout_total == mebibytes * MIB
+    assert len(completed.stdout_bytes) == 8 * MIB
+    assert highest - start < 64 * MIB
+
+
+def _resident() -> int:
+    return int(status_of(os.getpid())["VmRSS"].split()[0]) * 1024
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_workload_may_close_its_streams(gvisor: Gvisor, closed: str) -> None:
+    """A closed stream is at its end; the workload is waited for, and its status is its own."""
+    done = gvisor.run(["sh", "-c", f"echo out; echo err >&2; exec {closed}; sleep 0.3; exit 5"])
+    assert (done.returncode, done.outcome) == (5, Outcome.EXITED)
+    assert (done.stdout, done.stderr) == ("out\n", "err\n")
+    assert done.duration > 0.3
+
+
+def test_only_standard_error(gvisor: Gvisor) -> None:
+    """What goes to standard error is not in standard output."""
+    done = gvisor.run(["sh", "-c", "echo words >&2"])
+    assert (done.stdout, done.stderr) == ("", "words\n")
+
+
+def test_output_stands_beside_a_failing_status(gvisor: Gvisor) -> None:
+    """A status other than 0, or a signal, takes nothing away from the output."""
+    failed = gvisor.run(["sh", "-c", "printf out; printf err >&2; exit 1"])
+    killed = gvisor.run(["sh", "-c", "printf out; printf err >&2; kill -KILL $$"])
+    assert (failed.returncode, failed.stdout, failed.stderr) == (1, "out", "err")
+    assert (killed.returncode, killed.stdout, killed.stderr) == (-9, "out", "err")

@@ -1,0 +1,283 @@
+"""What a sandbox leaves: ours is found and removed, everybody else's is not touched."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.launch import remains
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and cgroups")
+PIDS_V1 = "/sys/fs/cgroup/pids"
+ROOT = "/nowhere/s-1/g1/root"
+
+Start = Callable[..., int]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a process that sleeps, with these words on its command line; gives its pid."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*words: str) -> int:
+        argv = ["sh", "-c", "read x; :", *words]
+        started.append(subprocess.Popen(argv, stdin=subprocess.PIPE))
+        pid = started[-1].pid
+        while not Path(f"/proc/{pid}/cmdline").read_bytes():  # in the middle of its execve
+            time.sleep(0.001)
+        return pid
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def alive(pid: int) -> bool:
+    """Whether a child runs; one that has ended and was not waited for does not."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def gone(pid: int) -> bool:
+    """Whether a child ends soon."""
+    deadline = time.monotonic() + 10
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not alive(pid)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("runsc", "--root", ROOT, "run", "x"),
+        ("runsc-sandbox", "--log=x", f"--root={ROOT}", "boot"),
+        ("runsc", "--root", ROOT),
+    ],
+)
+@pytest.mark.parametrize("root", [ROOT, "/nowhere/s-1/g1", "/nowhere/s-1"])
+def test_a_process_of_the_sandbox_is_found(start: Start, words: tuple[str, ...], root: str) -> None:
+    """By ``--root`` in either form, of this folder or of one below."""
+    pid = start(*words)
+    assert remains.processes(root) == [pid]
+    assert remains.processes(root, everywhere=True) == [pid]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tail", "-f", f"{ROOT}/log"),
+        ("sh", f"--log={ROOT}"),
+        ("runsc", "--root", f"{ROOT}2"),
+        ("runsc", f"--root={ROOT}-other"),
+        ("runsc", "--root", "/nowhere/s-11/g1/root"),
+        ("runsc", f"--root=/x{ROOT}"),
+        ("runsc", "run", "--root"),
+        ("grep", "--", f"--root {ROOT}"),
+    ],
+)
+def test_anybody_else_s_process_is_not(start: Start, words: tuple[str, ...]) -> None:
+    """Not a reader of our files, and not a sandbox whose folder's name only begins alike."""
+    pid = start(*words)
+    assert remains.processes(ROOT, everywhere=True) == []
+    remains.kill([pid], ROOT)
+    assert alive(pid)
+
+
+def test_only_what_is_still_ours_is_killed(start: Start) -> None:
+    """A pid that was used again for something else, or is free by now, is left alone."""
+    ours, other = start("runsc", "--root", ROOT), start("innocent")
+    done = subprocess.Popen(["true"])
+    done.wait()
+    remains.kill([ours, other, done.pid], ROOT)
+    assert gone(ours)
+    assert alive(other)
+
+
+def test_a_zombie_is_no_process_that_is_left(start: Start) -> None:
+    """It is its parent's to collect."""
+    pid = start("runsc", "--root", ROOT)
+    os.kill(pid, signal.SIGKILL)
+    assert gone(pid)
+    assert remains.processes(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "has"), [([], False), (["x.lock"], False), (["a_sandbox:a.state", "b"], True)]
+)
+def test_a_state_file_is_what_delete_is_for(tmp_path: Path, names: list[str], has: bool) -> None:
+    """A lock or a socket alone is no sandbox."""
+    for name in names:
+        (tmp_path / name).touch()
+    assert remains.has_state(str(tmp_path)) is has
+    assert not remains.has_state(str(tmp_path / "nowhere"))
+
+
+def test_removing_says_what_stays(tmp_path: Path) -> None:
+    """A second time, there is nothing to remove and nothing to say."""
+    folder = tmp_path / "g1"
+    (folder / "root").mkdir(parents=True)
+    (tmp_path / "not-empty" / "x").mkdir(parents=True)
+    assert remains.remove(str(folder), [str(tmp_path / "nowhere")]) == []
+    assert not folder.exists()
+    (leak,) = remains.remove(str(folder), [str(tmp_path / "not-empty")])
+    assert leak.startswith(f"{tmp_path}/not-empty: ")
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["plain", "with blank", "back\\slash", "tab\tand\nline", "é"])
+def test_mounts_are_undone_before_anything_is_removed(alone: Callable[..., Any], name: str) -> None:
+    """What is mounted in our folder stays as it is; another folder's mount stays mounted."""
+    assert alone(
+        """
+        _linux.unshare_by_libc(_linux.CLONE_NEWNS)
+        _linux.mount("none", "/", "none", _linux.MS_REC | _linux.MS_SLAVE)
+        for path in ("precious", name, name + "/null-netns", name + "2"):
+            os.mkdir(path)
+        open("precious/file", "w").close()
+        here = os.getcwd()
+        for point in (name + "/null-netns", name + "2"):
+            _linux.mount(f"{here}/precious", f"{here}/{point}", "none", _linux.MS_BIND)
+        leaks = remains.remove(f"{here}/{name}", [])
+        result = [leaks, os.path.exists(name), os.listdir("precious"), os.listdir(name + "2")]
+        """,
+        name=name,
+    ) == [[], False, ["file"], ["file"]]
+
+
+def test_clearing_kills_and_removes(start: Start, tmp_path: Path) -> None:
+    """Processes first, then the folder; afterwards there is nothing of it."""
+    folder = tmp_path / "s-1"
+    (folder / "g1" / "root").mkdir(parents=True)
+    pid, other = start("runsc", "--root", f"{folder}/g1/root"), start("innocent", str(folder))
+    assert remains.clear(str(folder), str(folder), []) == []
+    assert not folder.exists()
+    assert not alive(pid)
+    assert alive(other)
+
+
+def test_clearing_has_a_deadline_and_says_what_stays(tmp_path: Path) -> None:
+    """What cannot be removed is not waited for for ever."""
+    (tmp_path / "not-empty" / "x").mkdir(parents=True)
+    started = time.monotonic()
+    leaks = remains.clear(str(tmp_path / "g"), ROOT, [str(tmp_path / "not-empty")], patience=0.2)
+    assert len(leaks) == 1
+    assert time.monotonic() - started < 10
+
+
+def test_a_shortage_of_descriptors_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan of /proc that fails once is done again."""
+    (tmp_path / "g").mkdir()
+    real, calls = os.listdir, []
+
+    def listdir(path: str = ".") -> list[str]:
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(24, "Too many open files")
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert remains.clear(str(tmp_path / "g"), ROOT, []) == []
+    assert not (tmp_path / "g").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "own"),
+    [
+        ("/sys/fs/cgroup/pids/pytest-gvisor-0123", True),
+        ("/sys/fs/cgroup/pytest-gvisor-x", True),
+        ("/sys/fs/cgroup/memory/system.slice", False),
+        ("/sys/fs/cgroup/pytest-gvisor-x/inner", False),
+        ("/sys/fs/cgroup/../pytest-gvisor-x", False),
+        ("/sys/fs/cgroup/memory/../pytest-gvisor-x", False),
+        ("/tmp/pytest-gvisor-x", False),
+        ("pytest-gvisor-x", False),
+    ],
+)
+def test_a_cgroup_of_ours_has_a_name_that_only_we_make(path: str, own: bool) -> None:
+    """Whatever a journal says, nothing else is removed."""
+    assert remains.is_own_cgroup(path) is own
+
+
+def test_a_journal_is_read_whatever_is_in_it(tmp_path: Path) -> None:
+    """Of damaged lines, other paths and other shapes nothing comes."""
+    mine = [f"/sys/fs/cgroup/pids/pytest-gvisor-{number}" for number in range(3)]
+    lines = [
+        "",
+        json.dumps({"id": "g1", "cgroups": [mine[0]]}),
+        '{"id": "g2", "cgroups": ["/sys/fs/cg',
+        "[" * 100_000,
+        "7",
+        json.dumps({"cgroups": "x"}),
+        json.dumps({"cgroups": ["/sys/fs/cgroup/other", 5, mine[1]]}),
+        "\udcff",
+        json.dumps({"cgroups": [mine[2]]}),
+    ]
+    (tmp_path / "journal").write_text("\n".join(lines), errors="surrogateescape")
+    assert remains.journalled_cgroups(str(tmp_path)) == mine
+    assert remains.journalled_cgroups(str(tmp_path / "nowhere")) == []
+
+
+@pytest.fixture
+def cgroup() -> Iterator[str]:
+    """An empty cgroup of our own making."""
+    base = PIDS_V1 if os.path.isdir(PIDS_V1) else "/sys/fs/cgroup"
+    path = f"{base}/pytest-gvisor-test-{os.getpid()}"
+    os.mkdir(path)
+    yield path
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(path)
+
+
+@needs_root
+@pytest.mark.parametrize("switch", [True, False])
+def test_everything_in_a_cgroup_is_killed(
+    cgroup: str, start: Start, monkeypatch: pytest.MonkeyPatch, switch: bool
+) -> None:
+    """With the kernel's switch where there is one, else one by one; then it can be removed."""
+    pids = [start("a"), start("b"), start("c")]
+    for pid in pids[:2]:
+        Path(cgroup, "cgroup.procs").write_text(str(pid))
+    if not switch:
+        monkeypatch.setattr(remains, "open", without_switch, raising=False)
+    remains.kill_cgroups([cgroup, f"{cgroup}-nowhere"])
+    assert gone(pids[0])
+    assert gone(pids[1])
+    assert alive(pids[2])
+    for pid in pids[:2]:
+        os.waitpid(pid, 0)
+    assert remains.remove("/nowhere/at-all", [cgroup]) == []
+
+
+def without_switch(path: str, *arguments: Any, **options: Any) -> Any:
+    """`open` on a kernel whose cgroups have no cgroup.kill."""
+    if path.endswith("cgroup.kill"):
+        raise FileNotFoundError(path)
+    return open(path, *arguments, **options)
+
+
+@needs_root
+def test_a_dead_session_s_cgroup_goes_with_what_is_in_it(
+    cgroup: str, start: Start, tmp_path: Path
+) -> None:
+    """The journal names it, before it was made."""
+    session = tmp_path / "s-1"
+    session.mkdir()
+    entry = {"id": "g1", "cgroups": [cgroup, f"{cgroup}-never-made"]}
+    (session / "journal").write_text(json.dumps(entry))
+    pid = start("in the cgroup")
+    Path(cgroup, "cgroup.procs").write_text(str(pid))
+    assert remains.clear_session(str(session)) == []
+    assert not alive(pid)
+    assert not os.path.exists(cgroup)
+    assert not session.exists()
