@@ -20,6 +20,7 @@ from benchmarks.results import Unavailable
 from pytest_gvisor.launch import remains
 
 _BUSYBOX = "/bin/busybox"
+_RUNNING = "unix:///var/run/docker.sock"
 _DEADLINE = 60.0
 _START_DEADLINE = 30.0
 _STOP_DEADLINE = 20.0
@@ -53,11 +54,12 @@ def serving(runsc: str, platform: str) -> Iterator[Docker]:
     if program is None:
         raise Unavailable("docker is not installed")
     with contextlib.ExitStack() as stack:
-        command: tuple[str, ...] = (program,)
+        # By its address: DOCKER_HOST may be another machine.
+        command: tuple[str, ...] = (program, "--host", _RUNNING)
         about = "the daemon that runs here"
         if not _has_runtime(command):
             own = stack.enter_context(_own_daemon(runsc, platform))
-            command, about = (*command, "--host", own), "a daemon of its own"
+            command, about = (program, "--host", own), "a daemon of its own"
         image = f"pytest-gvisor-bench:{secrets.token_hex(4)}"
         done = _call([*command, "import", "-", image], _image())
         if done.returncode:
@@ -65,7 +67,12 @@ def serving(runsc: str, platform: str) -> Iterator[Docker]:
         stack.callback(_call, [*command, "image", "rm", "--force", image])
         version = _call([*command, "version", "--format", "{{.Server.Version}}"])
         about = f"docker {version.stdout.decode().strip()}, {about}"
-        yield Docker(command=command, image=image, about=about)
+        docker = Docker(command=command, image=image, about=about)
+        try:
+            docker.run()
+        except RuntimeError as error:
+            raise Unavailable(str(error)) from error
+        yield docker
 
 
 def _call(command: list[str], data: bytes = b"") -> subprocess.CompletedProcess[bytes]:

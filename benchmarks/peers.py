@@ -104,7 +104,10 @@ class OfficialPackage:
     @classmethod
     @contextlib.contextmanager
     def started(cls, python: str, runsc: str, *, reaped: bool) -> Iterator[OfficialPackage]:
-        """Its driver, running; with ``reaped`` under `benchmarks.reaper`."""
+        """Its driver, running; with ``reaped`` under `benchmarks.reaper`.
+
+        Raises `Unavailable` where the package cannot run a sandbox here.
+        """
         reaper = [sys.executable, "-m", "benchmarks.reaper"] if reaped else []
         with contextlib.ExitStack() as stack:
             # Not in our session folder: with what the package adds, no socket's path would fit.
@@ -125,7 +128,12 @@ class OfficialPackage:
             )
             stack.callback(os.close, ours)
             os.close(theirs)
-            yield cls(process, ours, os.path.join(folder, "log"))
+            package = cls(process, ours, os.path.join(folder, "log"))
+            try:
+                package.run()
+            except RuntimeError as error:
+                raise Unavailable(str(error)) from error
+            yield package
 
 
 def install_package(folder: str) -> str:

@@ -15,8 +15,9 @@ import unicodedata
 # Co/Cn: private use and unassigned; U+2028/2029 end a line in some readers.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _KEPT = frozenset("\n\t")
-# GitHub Actions takes ::command:: and ##[command], Azure Pipelines ##vso[, TeamCity ##teamcity[.
-_CI_COMMAND = re.compile(r"(?m)^([ \t]*)(::|##(?=\[|vso\[|teamcity\[))")
+# GitHub Actions takes ::command:: at the start of a line, behind any white space. It takes
+# ##[command], Azure Pipelines ##vso[ and TeamCity ##teamcity[ anywhere in one.
+_CI_COMMAND = re.compile(r"(?mi)^[^\S\n]*::|##(?=\[|vso\[|teamcity\[)")
 _PLAIN = re.compile(r"[\n\t\x20-\x7e]*\Z")
 _SGR = re.compile("\x1b\\[[0-9;]{0,16}m")
 
@@ -26,7 +27,7 @@ def escape(text: str) -> str:
     if not _PLAIN.match(text):
         text = "".join(map(_escape_character, text))
     return _CI_COMMAND.sub(
-        lambda found: found[1] + f"\\x{ord(found[2][0]):02x}" + found[2][1:], text
+        lambda found: found[0].replace(":", "\\x3a", 1).replace("#", "\\x23", 1), text
     )
 
 

@@ -21,7 +21,7 @@ from pytest_gvisor.oci.spec import IdMapping, Linux, Mount, Namespace, Spec
 from pytest_gvisor.oci.words import NamespaceType
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.binary import Runsc
-from pytest_gvisor.runsc.command import check_extra, safe_flags
+from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.runsc.rootless import Caller, Way
 from pytest_gvisor.settings import Network, Platform, Settings
 
@@ -223,10 +223,7 @@ class Gvisor:
         return way_of(chosen)
 
     def _extra_flags(self) -> tuple[str, ...]:
-        # What a hook asks for comes last, where it wins.
-        asked = check_extra(self._hooks.runsc_args(), self.runsc.flags)
-        maps_nobody = Caller.read(os.geteuid()).maps_nobody
-        return (*safe_flags(self.runsc.flags, maps_nobody=maps_nobody), *asked)
+        return check_extra(self._hooks.runsc_args(), self.runsc.flags)
 
     def _modified(self, spec: Spec) -> Spec:
         config = spec.to_json()

@@ -36,6 +36,12 @@ class Progress:
         return next((phase for phase in _PHASES if phase not in self.reported), None)
 
 
+def _failures_left(item: pytest.Item) -> int:
+    """After how many failures of this test the session stops; 0 is never."""
+    maxfail: int = item.config.getvalue("maxfail")
+    return max(1, maxfail - item.session.testsfailed) if maxfail else 0
+
+
 class Worker:
     """One pytest inside: started when the first test needs it, replaced when it has died."""
 
@@ -75,7 +81,7 @@ class Worker:
             return
         deadline = began + self._timeout
         try:
-            link.send("run", id=inner, next=following)
+            link.send("run", id=inner, next=following, maxfail=_failures_left(item))
             yield from self._reports(link, item, progress, deadline)
         except Hangs:
             link.terminate()
@@ -173,4 +179,4 @@ class Worker:
         except (Died, Hangs, GvisorError):
             pass
         finally:
-            link.close(patience=_LAST_WORDS)
+            link.close()

@@ -40,6 +40,7 @@ _SWITCHED_OFF: dict[str, Any] = {
     "no_summary": True,
     "numprocesses": None,
     "pastebin": None,
+    "plugins": [],
     "report_log": None,
     "stepwise": False,
     "stepwise_reset": False,
@@ -61,7 +62,6 @@ def travelling(config: pytest.Config) -> dict[str, Any]:
             continue  # see coverage()
         elif _is_plain(value):
             carried[name] = _plain(value)
-    carried["plugins"] = [*carried.get("plugins", []), "no:pytest_cov", "no:xdist"]
     carried["rootdir"] = str(config.rootpath)
     carried["inifilename"] = str(config.inipath) if config.inipath else None
     if config.inipath is None:
@@ -83,6 +83,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def arguments(config: pytest.Config, items: Iterable[pytest.Item]) -> list[str]:
+    """The command line inside: which plugins, since those are loaded before options, and files."""
+    # Coverage is measured by the worker, and there is one process inside.
+    plugins = [*config.option.plugins, "no:pytest_cov", "no:xdist"]
+    return [*(part for name in plugins for part in ("-p", name)), *files_of(items)]
 
 
 def files_of(items: Iterable[pytest.Item]) -> list[str]:

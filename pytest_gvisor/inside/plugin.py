@@ -135,7 +135,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_timeout_set_timer(item: pytest.Item) -> bool | None:
-    """Leave a test's timer to the pytest-timeout inside: a signal here would hit the host's loop."""
+    """Leave a test's timer to the pytest-timeout inside: a signal here would hit our loop."""
     return True if plan_key in item.stash else None
 
 

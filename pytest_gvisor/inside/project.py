@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -63,10 +64,18 @@ def _within(path: str, folder: str) -> bool:
 
 
 def _check(path: str) -> None:
-    home = os.path.realpath(os.path.expanduser("~"))
-    too_wide = {"/", "/home", "/tmp", "/var", "/etc", "/run", "/var/tmp", home}
-    if path in too_wide or _within(home, path) or any(_within(path, p) for p in _NOT_SHOWN):
+    home = _home()
+    wide = {"/", "/home", "/tmp", "/var", "/etc", "/run", "/var/tmp"}
+    if path in wide or _within(home, path) or any(_within(path, p) for p in _NOT_SHOWN):
         raise UsageError(
             f"the tests would need all of {path} inside the sandbox",
             next_step="Move the project into a folder of its own, or set --rootdir to one.",
         )
+
+
+def _home() -> str:
+    """This user's home folder, as the system knows it: $HOME may be a test's own."""
+    try:
+        return os.path.realpath(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        return os.path.realpath(os.path.expanduser("~"))

@@ -11,11 +11,29 @@ import warnings
 from typing import Any
 
 import pytest
+from _pytest._code.code import TerminalRepr
+from _pytest._io import TerminalWriter
 
 from pytest_gvisor.errors import ProtocolError
 
 _OUTCOMES = frozenset({"passed", "failed", "skipped", "rerun"})
 _PHASES = frozenset({"setup", "call", "teardown"})
+
+
+class Text(TerminalRepr):
+    """A representation that reached us as text: pytest takes the first line of a plain string for
+    the failure's message, and no message for a representation without one, as on the host.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+    def toterminal(self, tw: TerminalWriter) -> None:
+        """Write it as it is."""
+        tw.line(self.text)
 
 
 def revive(config: pytest.Config, data: Any, nodeid: str) -> pytest.TestReport:
@@ -28,6 +46,8 @@ def revive(config: pytest.Config, data: Any, nodeid: str) -> pytest.TestReport:
         fields["nodeid"] = nodeid
         report = config.hook.pytest_report_from_serializable(config=config, data=fields)
         _restore_subtest(report, fields)
+        if isinstance(report.longrepr, str):
+            report.longrepr = Text(report.longrepr)
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
         raise ProtocolError(f"a report from inside that cannot be one: {error!r}") from error
     if not isinstance(report, pytest.TestReport):

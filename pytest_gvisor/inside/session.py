@@ -17,7 +17,7 @@ from pytest_gvisor.inside.host import Worker
 from pytest_gvisor.inside.plan import Isolation, Plan, plan_key, plan_of
 from pytest_gvisor.inside.start import Inside, start
 from pytest_gvisor.options import settings_of
-from pytest_gvisor.state import engine_of, settings_key
+from pytest_gvisor.state import settings_key
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.link import Link
@@ -121,8 +121,14 @@ class InsideSession:
             config = self._config
 
             def begin() -> Link:
-                engine = engine_of(config)
-                return start(config, engine, platform, settings, self._inside, items, self._show())
+                return start(
+                    config,
+                    platform=platform,
+                    settings=settings,
+                    inside=self._inside,
+                    items=items,
+                    show=self._show(),
+                )
 
             self._workers[key] = Worker(config, begin, settings.timeout, self._terminal)
         return self._workers[key]

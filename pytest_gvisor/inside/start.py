@@ -21,9 +21,9 @@ from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.oci.rootfs import host
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
+from pytest_gvisor.state import engine_of
 
 if TYPE_CHECKING:
-    from pytest_gvisor.engine import Engine
     from pytest_gvisor.oci.spec import Mount, Spec
     from pytest_gvisor.settings import Platform, Settings
 
@@ -44,7 +44,7 @@ class Inside:
 
 def start(
     config: pytest.Config,
-    engine: Engine,
+    *,
     platform: Platform,
     settings: Settings,
     inside: Inside,
@@ -52,13 +52,22 @@ def start(
     show: Callable[[bytes], None] | None,
 ) -> Link:
     """Start a pytest on ``platform`` that collects ``items``. Raises `GvisorError`."""
+    engine = engine_of(config)
     way = rootless.decide(settings.rootless, Caller.read(os.geteuid()), settings.network)
     shown = project.folders(config, items)
     env = project.environment(inside.env)
     request = Request(
         runsc=engine.runsc(settings.runsc),
         platform=platform,
-        make_spec=lambda workspace: _spec(config, workspace, settings, way, shown, inside, env),
+        make_spec=lambda workspace: _spec(
+            workspace,
+            settings=settings,
+            way=way,
+            shown=shown,
+            inside=inside,
+            env=env,
+            cwd=str(config.invocation_params.dir),
+        ),
         network=settings.network,
         netns=settings.netns,
         # With folders to bind, the child makes the user namespace itself: see launch/child.py.
@@ -71,7 +80,7 @@ def start(
     link.send(
         "start",
         options=options.travelling(config),
-        args=options.files_of(items),
+        args=options.arguments(config, items),
         cwd=str(config.invocation_params.dir),
         sys_path=options.search_path(),
         coverage=options.coverage(config),
@@ -80,13 +89,14 @@ def start(
 
 
 def _spec(
-    config: pytest.Config,
     workspace: Workspace,
+    *,
     settings: Settings,
     way: Way,
     shown: Sequence[str],
     inside: Inside,
     env: dict[str, str],
+    cwd: str,
 ) -> Spec:
     mounts = [bind(path, path) for path in shown]
     mounts += [bind(path, os.path.abspath(path), readonly=False) for path in inside.writable]
@@ -101,7 +111,7 @@ def _spec(
         [sys.executable, *subprocess._args_from_interpreter_flags(), "-P", _PROGRAM],  # type: ignore[attr-defined]
         root_path=prepared.root_path,
         env=env,
-        cwd=str(config.invocation_params.dir),
+        cwd=cwd,
         mounts=[mount for mount in prepared.mounts if not _is_shown(mount)],
         path=prepared.path,
         network=settings.network,

@@ -1,9 +1,9 @@
 """The pytest in the sandbox: collects the host's tests and runs the ones it is told to.
 
 A program: ``python worker.py``. Descriptor 0 is a socket: commands come from it and messages go to
-it, each a big-endian 32-bit length and that many bytes of JSON. It is pytest itself with the host's options, plugins and
-``sys.path``; this module replaces the loop that would run every test by one that waits for the
-host's word, so fixtures of every scope live as long as they would on the host.
+it, each a big-endian 32-bit length and that many bytes of JSON. It is pytest itself with the
+host's options, plugins and ``sys.path``; this module replaces the loop that would run every test
+by one that waits for the host's word, so fixtures of every scope live as long as on the host.
 
 Imports pytest only after ``sys.path`` is the host's, and nothing of pytest_gvisor.
 """
@@ -80,8 +80,11 @@ class Terminal(io.TextIOBase):
 class Plugin:
     """The loop, and what is sent of each test."""
 
-    def __init__(self, channel: Channel, terminal: Terminal) -> None:
+    def __init__(
+        self, channel: Channel, terminal: Terminal, coverage: Coverage | None = None
+    ) -> None:
         self._channel = channel
+        self._coverage = coverage
         self._terminal = terminal
         self._errors: list[str] = []
 
@@ -116,6 +119,8 @@ class Plugin:
                 self._channel.send("missing", id=command["id"])
                 continue
             following = items.get(command["next"]) if command["next"] else None
+            # At the last failure that the host allows, pytest tears everything down with the test.
+            session.testsfailed, option.maxfail = 0, command["maxfail"]
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             # Failures are counted on the host, which decides when to stop.
             session.shouldfail = session.shouldstop = False
@@ -160,6 +165,10 @@ class Plugin:
         """Say that the teardown begins."""
         self._channel.send("phase", id=item.nodeid, when="teardown")
 
+    def pytest_sessionfinish(self) -> None:
+        """Say that all is torn down: what pytest does after that, nobody has to wait for."""
+        self._channel.send("finished", coverage=self._coverage.data() if self._coverage else "")
+
     def pytest_internalerror(self, excrepr: object) -> None:
         """Say why the session ends."""
         self._channel.send("internal error", text=str(excrepr)[:100000])
@@ -184,6 +193,7 @@ def _hook_order(plugin: Plugin) -> None:
     first = pytest.hookimpl(tryfirst=True)
     last(type(plugin).pytest_runtest_logreport)
     last(type(plugin).pytest_collection_finish)
+    last(type(plugin).pytest_sessionfinish)
     for hook in (type(plugin).pytest_runtest_call, type(plugin).pytest_runtest_teardown):
         first(hook)
     first(type(plugin).pytest_runtestloop)
@@ -222,14 +232,12 @@ def run(channel: Channel, start: dict[str, Any]) -> int:
     from _pytest.config import Config  # noqa: PLC0415 -- sys.path is the host's only now
 
     terminal = Terminal(channel)
-    plugin = Plugin(channel, terminal)
+    plugin = Plugin(channel, terminal, coverage)
     _hook_order(plugin)
     config = Config.fromdictargs(start["options"], start["args"])
     config.pluginmanager.register(plugin, "gvisor-worker")
     channel.send("ready", kernel=os.uname().release)
-    status = int(config.hook.pytest_cmdline_main(config=config) or 0)
-    channel.send("finished", status=status, coverage=coverage.data() if coverage else "")
-    return status
+    return int(config.hook.pytest_cmdline_main(config=config) or 0)
 
 
 def main() -> None:

@@ -47,6 +47,12 @@ class Start:
     binds: tuple[tuple[str, str], ...] = ()
     """Sources and targets to bind before runsc starts, seen by runsc alone: see `bind_all`."""
 
+    readonly: tuple[str, ...] = ()
+    """Paths of the host that runsc must not be able to write to: see `protect`."""
+
+    writable: tuple[str, ...] = ()
+    """Paths below those that it may write to all the same."""
+
 
 def start_of(request: dict[str, Any], fds: list[int]) -> Start:
     """What a request and its descriptors ask for.
@@ -65,6 +71,8 @@ def start_of(request: dict[str, Any], fds: list[int]) -> Start:
         hide_net_sysctls=bool(request["hide_net_sysctls"]),
         netns=texts([request["netns"]])[0],
         binds=tuple((source, target) for source, target in map(texts, request.get("binds", ()))),
+        readonly=tuple(texts(request.get("readonly", []))),
+        writable=tuple(texts(request.get("writable", []))),
     )
 
 
@@ -111,6 +119,23 @@ def bind_all(binds: tuple[tuple[str, str], ...]) -> None:
     """
     for source, target in binds:
         _linux.mount(source, target, "none", _linux.MS_BIND | _linux.MS_REC)
+    for _source, target in binds:
+        _linux.set_readonly(target, readonly=True, recursive=True)
+
+
+def protect(readonly: tuple[str, ...], writable: tuple[str, ...]) -> None:
+    """Make the read-only sources of a bundle's mounts read-only to runsc itself.
+
+    runsc's gofer binds every source writable and refuses writes by its own checks. With directfs,
+    its default, the sentry of 20240729 truncates a file that is opened with O_TRUNC before it has
+    checked: a workload could empty files of the host. Here the kernel refuses.
+    """
+    for path in (*writable, *readonly):
+        _linux.mount(path, path, "none", _linux.MS_BIND | _linux.MS_REC)
+    for path in readonly:
+        _linux.set_readonly(path, readonly=True, recursive=True)
+    for path in writable:
+        _linux.set_readonly(path, readonly=False, recursive=False)
 
 
 def _own_mounts() -> None:
@@ -181,7 +206,7 @@ def become(start: Start, *, parent: int, error_pipe: int) -> NoReturn:
         stage = "cgroup"
         for descriptor in range(_ERROR_PIPE + 1, _ERROR_PIPE + 1 + len(start.cgroups)):
             os.write(descriptor, b"0")  # "0" names the writer itself (cgroups(7))
-        if start.hide_net_sysctls or start.netns or start.binds:
+        if start.hide_net_sysctls or start.netns or start.binds or start.readonly:
             stage = "mount_namespace"
             _own_mounts()
             # A new user namespace is a new set of capabilities, which clears the signal (prctl(2)).
@@ -189,6 +214,7 @@ def become(start: Start, *, parent: int, error_pipe: int) -> NoReturn:
             _die_with(parent)
         stage = "mounts"
         bind_all(start.binds)
+        protect(start.readonly, start.writable)
         if start.netns:
             stage = "network_namespace"
             make_netns(start.netns)

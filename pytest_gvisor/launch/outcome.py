@@ -101,7 +101,8 @@ def judge(evidence: Evidence) -> Verdict:
         return Verdict(outcome=Outcome.TIMED_OUT, returncode=code)
     told = [status for status in evidence.workload_statuses if _agrees(status, code)]
     if told and not evidence.records:
-        if evidence.oom_kills and told[-1] == signal.SIGKILL:
+        # On systrap the kernel kills the workload's stub, which the sentry reports as an exit.
+        if evidence.oom_kills and told[-1] != 0:
             return Verdict(outcome=Outcome.OUT_OF_MEMORY, returncode=-signal.SIGKILL)
         return _by_status(told[-1])
     if evidence.oom_kills:

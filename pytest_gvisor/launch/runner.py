@@ -39,6 +39,7 @@ from pytest_gvisor.launch.states import Lifecycle, State
 from pytest_gvisor.launch.supervise import Job, Supervisor
 from pytest_gvisor.launch.typed import stage
 from pytest_gvisor.oci.bundle import Bundle
+from pytest_gvisor.oci.mounts import within
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import (
@@ -46,6 +47,7 @@ from pytest_gvisor.runsc.command import (
     delete_argv,
     run_argv,
     runsc_env,
+    safe_flags,
     term_argv,
 )
 from pytest_gvisor.settings import Network, Platform
@@ -189,7 +191,7 @@ class Runner:
             limits_of(spec), lambda path: session.journal(id=workspace.id, cgroups=[path])
         )
         undo.callback(self._cgroups.remove)
-        return keeper, workspace, self._job(workspace)
+        return keeper, workspace, self._job(workspace, spec)
 
     def _make_workspace(self, session: SessionDir) -> Workspace:
         run = "g" + secrets.token_hex(4)
@@ -219,7 +221,7 @@ class Runner:
             or not self.request.runsc.has_flag("pod-init-config")
         )
 
-    def _job(self, workspace: Workspace) -> Job:
+    def _job(self, workspace: Workspace, spec: Spec) -> Job:
         request = self.request
         command = RunscCommand(
             id=workspace.id,
@@ -233,10 +235,12 @@ class Runner:
             debug_log=workspace.path("logs") if self._wants_logs() else "",
             strace=request.debug,
             pod_init_config=self._listen(workspace),
-            extra=request.extra_flags,
+            extra=(*self._safe_flags(), *request.extra_flags),
         )
         argv = run_argv(command)
-        env = runsc_env(workspace.path("runtime"))
+        env = runsc_env(
+            workspace.path("runtime"), sentry_inherits=not request.runsc.has_flag("directfs")
+        )
         hide = request.network is Network.SANDBOX
         self.record.argv = (request.runsc.path, *argv[1:])
         self.record.env = env
@@ -244,6 +248,7 @@ class Runner:
         self.record.hide_net_sysctls = hide
         if isinstance(request.input, bytes):
             self.record.input = request.input
+        readonly, writable = self._protected(spec)
         return Job(
             id=workspace.id,
             executable=request.runsc.fd,
@@ -260,8 +265,26 @@ class Runner:
             hide_net_sysctls=hide,
             netns="" if not hide or request.netns else workspace.netns,
             binds=tuple(workspace.binds),
+            readonly=readonly,
+            writable=writable,
             listener=self._listener,
         )
+
+    def _safe_flags(self) -> tuple[str, ...]:
+        return safe_flags(self.request.runsc.flags) if self.request.rootless_flag else ()
+
+    def _protected(self, spec: Spec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What the child makes read-only for runsc itself, and what below that stays writable.
+
+        Only where runsc gets mounts of its own: see `safe_flags` for the other way.
+        """
+        if self.request.rootless_flag:
+            return (), ()
+        binds = [mount for mount in spec.mounts if mount.is_bind]
+        readonly = {mount.source for mount in binds if "ro" in mount.options}
+        writable = {mount.source for mount in binds} - readonly
+        below = {path for path in writable if any(within(path, top) for top in readonly)}
+        return tuple(sorted(readonly)), tuple(sorted(below))
 
     def _listen(self, workspace: Workspace) -> str:
         if not self.request.runsc.has_flag("pod-init-config"):

@@ -117,7 +117,8 @@ def _locked(base: str) -> Iterator[None]:
     finally:
         os.close(base_fd)
     try:
-        _await_lock(lock, base)
+        with stage("session_folder", f"cannot lock {base}"):
+            _await_lock(lock, base)
         yield
     finally:
         os.close(lock)

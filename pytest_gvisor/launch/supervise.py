@@ -50,6 +50,8 @@ class Job:
     hide_net_sysctls: bool = False
     netns: str = ""
     binds: tuple[tuple[str, str], ...] = ()
+    readonly: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
     listener: Listener | None = None
 
 
@@ -156,6 +158,8 @@ class Supervisor:
             "hide_net_sysctls": job.hide_net_sysctls,
             "netns": job.netns,
             "binds": job.binds,
+            "readonly": job.readonly,
+            "writable": job.writable,
         }
         self._control = keeper.launch(
             request, [job.executable, *self.pipes.theirs, *job.cgroup_fds]

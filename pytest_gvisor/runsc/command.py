@@ -120,18 +120,14 @@ def check_strings(strings: Collection[str]) -> None:
             raise UsageError(f"a NUL byte in {string!r}: the kernel would cut the string there")
 
 
-def safe_flags(known: Collection[str], *, maps_nobody: bool) -> tuple[str, ...]:
-    """Flags without which a default of runsc would let a workload change the host.
+def safe_flags(known: Collection[str]) -> tuple[str, ...]:
+    """Flags without which an unprivileged caller's files could be changed through a read-only bind.
 
-    With ``--directfs``, the default of releases that have it, the sentry opens the host's files
-    itself. That of 20240729 truncates a file (O_TRUNC) before it asks whether the mount is
-    read-only, and to the host's kernel it is not: the gofer's bind mount is writable whatever the
-    bundle says. Without directfs the gofer opens them, and refuses.
-
-    ``known`` as for `check_extra`. Without directfs the sentry runs as nobody in a user namespace
-    of its own, which takes that ``maps_nobody``: that the caller's has this id.
+    See launch/child.py, `protect`, which needs a mount namespace of the caller's own. A caller of
+    ``--rootless`` has none, so there the gofer opens the files, and refuses. ``known`` as for
+    `check_extra`.
     """
-    return ("--directfs=false",) if "directfs" in known and maps_nobody else ()
+    return ("--directfs=false",) if "directfs" in known else ()
 
 
 def check_extra(arguments: Sequence[str], known: Collection[str]) -> tuple[str, ...]:

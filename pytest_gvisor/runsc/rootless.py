@@ -8,7 +8,6 @@ import enum
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.settings import Network, Rootless
 
-_NOBODY = 65534
 _WHOLE = 4294967295  # the length of the one line of the initial namespace's map
 
 
@@ -46,14 +45,6 @@ class Caller:
     def in_user_namespace(self) -> bool:
         """Whether this is another user namespace than the initial one."""
         return self.uids != (IdRange(inside=0, outside=0, size=_WHOLE),)
-
-    @property
-    def maps_nobody(self) -> bool:
-        """Whether user and group nobody are ids of this process's user namespace."""
-        return all(
-            any(ids.inside <= _NOBODY < ids.inside + ids.size for ids in ranges)
-            for ranges in (self.uids, self.gids)
-        )
 
     @classmethod
     def read(cls, euid: int) -> Caller:

@@ -209,12 +209,14 @@ class Sandbox:
         if not whole(mode) or not 0 <= mode <= 0o7777:
             raise UsageError(f"{mode!r} cannot be the mode of a file")
         raw = data.encode() if isinstance(data, str) else bytes(data)
-        upload = Upload(self._live(), _absolute(path), mode)
+        target = _absolute(path)
+        upload = Upload(self._live(), target, mode)
         upload.run(raw, time.monotonic() + self._plan.settings.timeout)
 
     def get(self, path: str, *, limit: int = 1024**3) -> bytes:
         """The bytes of a file in the sandbox. Raises `InsideError`, or for more than ``limit``."""
-        download = Download(self._live(), _absolute(path), limit)
+        source = _absolute(path)
+        download = Download(self._live(), source, limit)
         return download.run(time.monotonic() + self._plan.settings.timeout)
 
     def ping(self, timeout: float | None = None) -> float:
@@ -230,7 +232,8 @@ class Sandbox:
         Any program on this machine can connect to it while it is open. A connection that is refused
         inside is reset.
         """
-        return Forward(self._live(), _port(port))
+        target = _port(port)
+        return Forward(self._live(), target)
 
     def wait_for_port(self, port: int, timeout: float | None = None) -> None:
         """Wait until something in the sandbox listens on 127.0.0.1. Raises `NotReady`."""

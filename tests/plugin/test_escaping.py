@@ -136,7 +136,7 @@ def texts(element: ET.Element) -> Iterator[str]:
         yield part.tail or ""
 
 
-@pytest.mark.parametrize("style", ["long", "short", "native", "line", "no"])
+@pytest.mark.parametrize("style", ["short", "native", "line"])
 def test_no_style_of_traceback_lets_anything_through(alone: Project, style: str) -> None:
     """However pytest shows a failure, what the workload wrote is written out."""
     ran = alone.test(TESTS).run(f"--tb={style}", "-rA", "--color=no").exits(1)

@@ -34,8 +34,8 @@ def mode_of(path: str) -> int:
 
 
 @pytest.fixture
-def umask() -> Iterator[None]:
-    """A test that has taken every permission away."""
+def umask(base: str) -> Iterator[None]:
+    """A test that has taken every permission away, when the base folder was there."""
     before = os.umask(0o777)
     yield
     os.umask(before)

@@ -18,7 +18,7 @@ from pytest_gvisor.runsc.binary import Runsc
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from conftest import AsUser, FakeRunsc
+    from tests.unit.runsc.conftest import AsUser, FakeRunsc
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +135,9 @@ def test_what_happens_to_the_path_changes_nothing(change: str, good: Path, tmp_p
         shutil.copy("/bin/true", tmp_path / "other")
         (tmp_path / "other").rename(good)
     runsc.check_unchanged()
-    assert hashlib.sha256(Path(f"/proc/self/fd/{runsc.fd}").read_bytes()).hexdigest() == runsc.sha256
+    assert (
+        hashlib.sha256(Path(f"/proc/self/fd/{runsc.fd}").read_bytes()).hexdigest() == runsc.sha256
+    )
     runsc.close()
 
 

@@ -16,7 +16,7 @@ from pytest_gvisor.runsc import features, locate
 from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
-    from conftest import FakeRunsc
+    from tests.unit.runsc.conftest import FakeRunsc
 
 
 def read(path: Path | str, *, deadline: float = features.DEADLINE) -> features.Features:

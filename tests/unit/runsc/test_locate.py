@@ -20,7 +20,7 @@ from pytest_gvisor.runsc import locate
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from conftest import AsUser, ByDescriptor, FakeRunsc
+    from tests.unit.runsc.conftest import AsUser, ByDescriptor, FakeRunsc
 
 STRANGER = 12345
 USER = os.geteuid() or STRANGER

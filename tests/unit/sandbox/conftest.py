@@ -179,8 +179,14 @@ def pythons() -> list[str]:
     """The oldest Python that the guest has to run on, where this machine has it, and this one."""
     found = shutil.which("python3.8")
     homes = Path.home().glob(".pyenv/versions/3.8.*/bin/python3.8")
-    old = [path for path in (found, *map(str, homes)) if path and os.access(path, os.X_OK)]
+    old = [path for path in (found, *map(str, homes)) if path and _runs(path)]
     return [*old[:1], sys.executable]
+
+
+def _runs(path: str) -> bool:
+    """Whether it is a Python, and not a stand-in that says where one could be had."""
+    answer = subprocess.run([path, "-I", "-S", "-c", ""], capture_output=True, check=False)
+    return answer.returncode == 0
 
 
 class Guest(Peer):
@@ -190,7 +196,9 @@ class Guest(Peer):
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [python, "-I", "-S", "-E", str(GUEST)], stdin=theirs, stdout=subprocess.DEVNULL
+                [python, "-I", "-S", "-E", str(GUEST)],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
             )
         super().__init__(ours)
         tag = os.urandom(frames.TAG_SIZE)

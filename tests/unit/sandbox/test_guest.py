@@ -16,7 +16,7 @@ import pytest
 from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, WINDOW
 from tests.unit.sandbox.conftest import GUEST, Guest
 
-PROGRAM = sorted(GUEST.parent.glob("guest*.py")) + [GUEST.with_name("frames.py")]
+PROGRAM = [*sorted(GUEST.parent.glob("guest*.py")), GUEST.with_name("frames.py")]
 
 
 def text_of(seen: list[tuple[dict[str, Any], bytes]], stream: int) -> bytes:
@@ -117,8 +117,7 @@ def test_a_stream_that_gets_no_credit_holds_nobody_up(guest: Guest) -> None:
     assert got == WINDOW
     for _ in range(2):
         guest.send({"op": "credit", "id": 1, "s": 1, "n": WINDOW})
-    # The end of standard error, which is empty, came before.
-    seen = guest.until("exit", "eof", number=1)
+    seen = guest.until("exit", "eof", "eof", number=1)
     assert got + len(text_of(seen, 1)) == 3 * WINDOW
 
 
@@ -179,7 +178,9 @@ def test_a_kill_of_nothing_kills_nothing(guest: Guest) -> None:
 
 def test_a_signal_reaches_the_program(guest: Guest) -> None:
     """One that is caught is caught."""
-    guest.run(1, "sh", "-c", "trap 'echo caught; exit 3' USR1; echo ready; while :; do sleep 0.01; done")
+    guest.run(
+        1, "sh", "-c", "trap 'echo caught; exit 3' USR1; echo ready; while :; do sleep 0.01; done"
+    )
     guest.until("data")
     guest.send({"op": "signal", "id": 1, "n": int(signal.SIGUSR1)})
     seen = guest.until("exit", "eof", "eof")

@@ -1,0 +1,60 @@
+"""Runs a little project twice, inside gVisor and on the host, for comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+import pytest
+
+Lines = list[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Both:
+    """The same project's run inside and on the host."""
+
+    inside: pytest.RunResult
+    host: pytest.RunResult
+
+    def outcomes(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The counts of either run."""
+        return self.inside.parseoutcomes(), self.host.parseoutcomes()
+
+
+def plain(result: pytest.RunResult) -> Lines:
+    """A run's output without what may differ: times, progress, and gVisor's own line."""
+    kept = [line for line in result.outlines if not line.startswith("gvisor:")]
+    return [
+        re.sub(r" in \d+\.\d+s( \([\d:]+\))?|\[ *\d+%\]", "", line).rstrip(" =") for line in kept
+    ]
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """An empty project with a configuration of its own."""
+    pytester.makeini("[pytest]\n")
+    return pytester
+
+
+@pytest.fixture
+def run_inside(project: pytest.Pytester) -> Callable[..., pytest.RunResult]:
+    """Run the project's tests inside, with more arguments if there are any."""
+
+    def run(*arguments: str) -> pytest.RunResult:
+        return project.runpytest_subprocess(
+            "--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider", *arguments
+        )
+
+    return run
+
+
+@pytest.fixture
+def run_both(run_inside: Callable[..., pytest.RunResult]) -> Callable[..., Both]:
+    """Run the project's tests inside and on the host."""
+
+    def run(*arguments: str) -> Both:
+        return Both(inside=run_inside(*arguments), host=run_inside("--no-gvisor", *arguments))
+
+    return run

@@ -1,0 +1,90 @@
+"""Tests that take their sandbox with them, or do not end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+RunInside = Callable[..., pytest.RunResult]
+
+DEATHS = {
+    "exit": ("os._exit(3)", "exit status 3"),
+    "kill": ("os.kill(os.getpid(), 9)", "signal 9, status 137"),
+    "crash": ("ctypes.string_at(0)", "signal 11, status 139"),
+}
+
+
+@pytest.mark.parametrize("how", DEATHS)
+def test_a_death_is_one_failed_test(
+    how: str, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A test that ends its interpreter fails with phase and status in both forms; others go on."""
+    statement, told = DEATHS[how]
+    project.makepyfile(
+        f"""
+        import ctypes, os, pytest
+
+        @pytest.fixture(scope="module")
+        def shared():
+            return os.uname().release
+
+        def test_before(shared): pass
+        def test_dies(): {statement}
+        def test_after(shared): assert shared == "4.4.0"
+        """
+    )
+    result = run_inside("-v")
+    assert result.parseoutcomes() == {"passed": 2, "failed": 1}
+    result.stdout.fnmatch_lines(["*sandbox was lost in this test's call*", f"*{told}*"])
+
+
+def test_a_hang_ends_at_the_deadline_with_its_stack(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A test that hangs fails at the deadline, shows where it was, and the next one runs."""
+    project.makepyfile(
+        "import time\n"
+        "def waits_for_ever(): time.sleep(1000)\n"
+        "def test_hangs(): waits_for_ever()\n"
+        "def test_after(): pass\n"
+    )
+    result = run_inside("--gvisor-timeout", "4")
+    assert result.parseoutcomes() == {"passed": 1, "failed": 1}
+    result.stdout.fnmatch_lines(["*did not end within 4 s*", "*in waits_for_ever*"])
+
+
+def test_a_death_in_setup_is_an_error(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """A fixture that ends the interpreter is reported as an error in setup."""
+    project.makepyfile(
+        "import os, pytest\n@pytest.fixture\ndef dies(): os._exit(5)\ndef test_it(dies): pass\n"
+    )
+    result = run_inside()
+    assert result.parseoutcomes() == {"errors": 1}
+    result.stdout.fnmatch_lines(["*lost in this test's setup*", "*exit status 5*"])
+
+
+def test_a_death_in_teardown_is_an_error(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """A test that passes and whose teardown ends the interpreter is a pass and an error."""
+    project.makepyfile(
+        "import os, pytest\n"
+        "@pytest.fixture\n"
+        "def dies():\n"
+        "    yield\n"
+        "    os._exit(6)\n"
+        "def test_it(dies): pass\n"
+    )
+    assert run_inside().parseoutcomes() == {"passed": 1, "errors": 1}
+
+
+def test_three_false_starts_end_the_session(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Where no pytest gets as far as a test, the session ends with the cause after three tries."""
+    project.makeconftest("import os\nif os.uname().release == '4.4.0': os._exit(9)\n")
+    project.makepyfile(
+        "import pytest\n@pytest.mark.parametrize('n', range(9))\ndef test_it(n): pass\n"
+    )
+    result = run_inside()
+    assert result.parseoutcomes() == {"errors": 3}
+    result.stdout.fnmatch_lines(["*did not get as far as a test*", "*exit status 9*"])

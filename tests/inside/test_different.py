@@ -1,0 +1,187 @@
+"""What is different inside on purpose."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+RunInside = Callable[..., pytest.RunResult]
+
+
+def test_the_kernel_is_gvisors(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """Tests inside see gVisor's kernel, on each platform that was asked for, by its own id."""
+    project.makepyfile(
+        "import os, unittest\n"
+        "def test_kernel(): assert os.uname().release == '4.4.0'\n"
+        "class TestUnit(unittest.TestCase):\n"
+        "    def test_kernel(self): assert os.uname().release == '4.4.0'\n"
+    )
+    result = run_inside("-v", "--gvisor-platform", "systrap,ptrace")
+    assert result.parseoutcomes() == {"passed": 4}
+    result.stdout.fnmatch_lines(
+        [
+            "*test_kernel?systrap? PASSED*",
+            "*test_kernel?ptrace? PASSED*",
+            "*TestUnit::test_kernel?systrap? PASSED*",
+        ]
+    )
+
+
+def test_a_visible_line_says_where_the_tests_run(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The session's head says that tests run inside; with `--no-gvisor` that they do not."""
+    project.makepyfile("def test_it(): pass\n")
+    run_inside().stdout.fnmatch_lines(["gvisor: the tests run INSIDE gVisor*"])
+    run_inside("--no-gvisor").stdout.fnmatch_lines(["gvisor: --no-gvisor*on the host*"])
+
+
+def test_writes_stay_inside(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """Tests may write to the project and anywhere else, and the host sees none of it."""
+    file = project.makepyfile(
+        """
+        import os, tempfile
+        HERE = os.path.dirname(__file__)
+        def test_write():
+            for folder in (HERE, "/usr", "/", "/etc", "/tmp"):
+                with open(os.path.join(folder, "pytest-gvisor-canary"), "w") as file:
+                    file.write("x")
+            with open(__file__, "a") as file:
+                file.write("# changed")
+        def test_it_is_still_there():
+            assert os.path.exists(os.path.join(HERE, "pytest-gvisor-canary"))
+            assert open(__file__).read().endswith("# changed")
+        """
+    )
+    before = file.read_text()
+    assert run_inside().parseoutcomes() == {"passed": 2}
+    assert file.read_text() == before
+    for folder in (str(project.path), "/usr", "/", "/etc", "/tmp"):
+        assert not os.path.exists(os.path.join(folder, "pytest-gvisor-canary"))
+
+
+def test_a_writable_folder_lets_writes_through(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """What a test writes to a folder given with `--gvisor-writable` is there afterwards."""
+    out = project.mkdir("out")
+    project.makepyfile(f"def test_it(): open({str(out / 'made')!r}, 'w').write('inside')\n")
+    assert run_inside("--gvisor-writable", str(out)).parseoutcomes() == {"passed": 1}
+    assert (out / "made").read_text() == "inside"
+
+
+def test_the_environment_is_an_allow_list(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable of the host is not there unless `--gvisor-env` names it."""
+    monkeypatch.setenv("SECRET_TOKEN", "of this machine")
+    monkeypatch.setenv("WANTED", "yes")
+    project.makepyfile(
+        "import os\n"
+        "def test_it():\n"
+        "    assert 'SECRET_TOKEN' not in os.environ\n"
+        "    assert os.environ['WANTED'] == 'yes'\n"
+        "    assert os.environ['GIVEN'] == 'a=b,c'\n"
+    )
+    result = run_inside("--gvisor-env", "WANTED", "--gvisor-env", "GIVEN=a=b,c")
+    assert result.parseoutcomes() == {"passed": 1}
+
+
+def test_there_is_no_network(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """A server on the host's loopback cannot be reached, unless the host's network is asked for."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        project.makepyfile(
+            "import socket\n"
+            f"def test_it(): socket.create_connection(('127.0.0.1', {port}), 5).close()\n"
+        )
+        assert run_inside().parseoutcomes() == {"failed": 1}
+        assert run_inside("--gvisor-network", "host").parseoutcomes() == {"passed": 1}
+
+
+def test_marked_tests_and_host_tests_mix(project: pytest.Pytester) -> None:
+    """Without `--in-gvisor` only the marked tests run inside, with fixtures of their own."""
+    project.makepyfile(
+        """
+        import os, pytest
+
+        @pytest.fixture(scope="module")
+        def where():
+            yield os.uname().release
+
+        def test_on_the_host(where):
+            assert where != "4.4.0"
+
+        @pytest.mark.in_gvisor
+        def test_inside(where):
+            assert where == os.uname().release == "4.4.0"
+
+        def test_on_the_host_again(where):
+            assert where != "4.4.0"
+
+        @pytest.mark.in_gvisor(fresh=True)
+        def test_in_a_sandbox_of_its_own():
+            assert not os.path.exists("/tmp/mark")
+            open("/tmp/mark", "w").close()
+
+        @pytest.mark.in_gvisor
+        def test_inside_again(where):
+            assert not os.path.exists("/tmp/mark")
+        """
+    )
+    result = project.runpytest_subprocess("-v", "--strict-markers", "--gvisor-strict")
+    assert result.parseoutcomes() == {"passed": 5}
+
+
+def test_a_test_that_uses_a_sandbox_stays_on_the_host(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """With `--in-gvisor`, a test that itself asks for `gvisor` runs on the host."""
+    project.makepyfile(
+        "import os\n"
+        "def test_it(gvisor):\n"
+        "    assert os.uname().release != '4.4.0'\n"
+        "    assert gvisor.run(['uname', '-r']).stdout == '4.4.0\\n'\n"
+    )
+    assert run_inside().parseoutcomes() == {"passed": 1}
+
+
+@pytest.mark.parametrize(("unit", "shared"), [("session", 2), ("module", 1), ("test", 0)])
+def test_isolation_says_who_shares_a_sandbox(
+    unit: str, shared: int, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A file in /tmp is seen by the session's, the module's, or no other test."""
+    body = (
+        "import os, pytest\n"
+        "@pytest.mark.parametrize('n', [1, 2])\n"
+        "def test_it(n, record_property):\n"
+        "    seen = os.path.exists('/tmp/mark')\n"
+        "    open('/tmp/mark', 'w').close()\n"
+        "    print('seen' if seen else 'fresh')\n"
+    )
+    project.makepyfile(test_one=body, test_two=body)
+    result = run_inside("--gvisor-isolation", unit, "-rP")
+    assert result.parseoutcomes() == {"passed": 4}
+    assert sum(line == "seen" for line in result.outlines) == {0: 0, 1: 2, 2: 3}[shared]
+
+
+def test_a_debugger_is_refused_in_words(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """`--pdb` with tests inside is an error that says what to do."""
+    project.makepyfile("def test_it(): pass\n")
+    result = run_inside("--pdb")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--no-gvisor*"])
+
+
+def test_it_works_under_xdist(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """Two xdist workers run tests inside, each in sandboxes of its own."""
+    project.makepyfile(
+        "import os, pytest\n"
+        "@pytest.mark.parametrize('n', range(6))\n"
+        "def test_it(n): assert os.uname().release == '4.4.0'\n"
+    )
+    assert run_inside("-n2").parseoutcomes() == {"passed": 6}

@@ -1,0 +1,237 @@
+"""A suite that runs inside reports what it would report on the host."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.inside.conftest import Both, plain
+
+SUITE = '''
+import logging, sys, unittest, warnings
+import pytest
+
+@pytest.fixture(scope="session")
+def at_session():
+    print("session up")
+    yield 1
+    print("session down")
+
+@pytest.fixture(scope="module")
+def at_module(at_session):
+    print("module up")
+    yield at_session + 1
+    print("module down")
+
+def test_passes(at_module):
+    assert at_module == 2
+
+def test_fails(at_module):
+    print("to stdout")
+    print("to stderr", file=sys.stderr)
+    logging.getLogger("mine").warning("to the log")
+    assert [1, 2, 3] == [1, 2, at_module + 2]
+
+@pytest.mark.parametrize("word", ["a", "b-c"], ids=["first", "second"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_parametrized(word, number):
+    assert number == 1 or word == "a"
+
+class TestClass:
+    @pytest.fixture(scope="class")
+    def at_class(self):
+        print("class up")
+        yield
+        print("class down")
+
+    def test_in_class(self, at_class):
+        pass
+
+    def test_in_class_too(self, at_class):
+        raise ValueError("of its own")
+
+@pytest.mark.skip(reason="with a reason")
+def test_skipped():
+    pass
+
+def test_skips_itself():
+    pytest.skip("from within")
+
+@pytest.mark.xfail(reason="known")
+def test_xfails():
+    assert False
+
+@pytest.mark.xfail(strict=True)
+def test_xpasses_strictly():
+    pass
+
+@pytest.mark.xfail
+def test_xpasses():
+    pass
+
+def test_setup_error(no_such_fixture):
+    pass
+
+@pytest.fixture
+def breaks_at_the_end():
+    yield
+    raise RuntimeError("in teardown")
+
+def test_teardown_error(breaks_at_the_end):
+    pass
+
+def test_warns():
+    warnings.warn(DeprecationWarning("of the test's"))
+
+def test_subtests(subtests):
+    for number in range(3):
+        with subtests.test("part", number=number):
+            assert number != 1
+
+class TestUnit(unittest.TestCase):
+    def test_unit(self):
+        self.assertEqual(1, 1)
+
+    @unittest.skip("unit's")
+    def test_unit_skipped(self):
+        pass
+
+def documented():
+    """
+    >>> 1 + 1
+    2
+    """
+
+def test_property(record_property):
+    record_property("key", "value")
+'''
+
+
+def test_a_mixed_suite_reads_as_on_the_host(
+    project: pytest.Pytester, run_both: Callable[..., Both]
+) -> None:
+    """Outcomes, tracebacks, captured output and the summary are the same, word for word."""
+    project.makepyfile(test_mixed=SUITE)
+    both = run_both("-rA", "-v", "--doctest-modules", "-p", "no:randomly")
+    assert plain(both.inside) == plain(both.host)
+    assert both.inside.ret == both.host.ret == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-x",),
+        ("--maxfail=2", "-q"),
+        ("-k", "parametrized or unit"),
+        ("--tb=short", "-ra"),
+        ("--tb=line", "-q"),
+        ("-vv",),
+        ("--deselect", "test_mixed.py::test_fails"),
+    ],
+    ids=" ".join,
+)
+def test_options_mean_the_same(
+    arguments: tuple[str, ...], project: pytest.Pytester, run_both: Callable[..., Both]
+) -> None:
+    """Options that choose tests, stop the run or change what is shown mean the same inside."""
+    project.makepyfile(test_mixed=SUITE)
+    both = run_both(*arguments)
+    assert plain(both.inside) == plain(both.host)
+    assert both.inside.ret == both.host.ret
+
+
+def test_unit_subtests_are_counted(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:
+    """Subtests of `unittest` give the same counts; what is printed of them depends on capture."""
+    project.makepyfile(
+        "import unittest\n"
+        "class TestUnit(unittest.TestCase):\n"
+        "    def test_it(self):\n"
+        "        for number in range(3):\n"
+        "            with self.subTest(number=number):\n"
+        "                self.assertNotEqual(number, 2)\n"
+    )
+    inside, host = run_both().outcomes()
+    assert inside["failed"] == host["failed"] == 1
+
+
+def test_setup_show_is_shown(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:
+    """`--setup-show` prints the fixtures that are set up inside."""
+    project.makepyfile(
+        "import pytest\n@pytest.fixture\ndef mine(): pass\ndef test_it(mine): pass\n"
+    )
+    both = run_both("--setup-show")
+    for result in (both.inside, both.host):
+        result.stdout.fnmatch_lines(["*SETUP    F mine", "*test_it (fixtures used: mine)*"])
+
+
+def test_output_is_shown_with_s(
+    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
+) -> None:
+    """With `-s`, what a test inside prints appears while it runs."""
+    project.makepyfile("def test_it(): print('aloud')\n")
+    run_inside("-s").stdout.fnmatch_lines(["*aloud*", "*1 passed*"])
+
+
+def test_junit_is_the_same(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:
+    """The JUnit file has the same cases with the same results and properties."""
+    project.makepyfile(test_mixed=SUITE)
+
+    def cases() -> list[tuple[str, list[str]]]:
+        root = ET.parse(project.path / "junit.xml")
+        return sorted(
+            (f"{case.get('classname')}.{case.get('name')}", [part.tag for part in case])
+            for case in root.iter("testcase")
+        )
+
+    found = []
+    for more in ((), ("--no-gvisor",)):
+        project.runpytest_subprocess("--in-gvisor", "--junitxml", "junit.xml", *more)
+        found.append(cases())
+    assert found[0] == found[1]
+
+
+def test_conftest_files_at_every_depth_apply(
+    project: pytest.Pytester, run_both: Callable[..., Both]
+) -> None:
+    """Fixtures and hooks of each conftest.py on the way to a test are there inside."""
+    project.makepyfile(
+        **{
+            "conftest": "import pytest\n@pytest.fixture\ndef top(): return 'top'\n",
+            "deep/conftest": "import pytest\n@pytest.fixture\ndef low(top): return top + 'low'\n"
+            "def pytest_runtest_setup(item): item.user_properties.append(('seen', 1))\n",
+            "deep/test_deep": "def test_it(low): assert low == 'toplow'\n",
+            "test_top": "def test_it(top): assert top == 'top'\n",
+        }
+    )
+    both = run_both("-v")
+    assert plain(both.inside) == plain(both.host)
+    assert both.outcomes()[0] == {"passed": 2}
+
+
+def test_last_failed_runs_what_failed_inside(project: pytest.Pytester) -> None:
+    """`--lf` picks the tests that failed inside in the run before."""
+    project.makepyfile("def test_good(): pass\ndef test_bad(): assert 0\n")
+    project.runpytest_subprocess("--in-gvisor")
+    result = project.runpytest_subprocess("--in-gvisor", "--lf")
+    assert result.parseoutcomes() == {"failed": 1, "deselected": 1} or result.parseoutcomes() == {
+        "failed": 1
+    }
+
+
+def test_coverage_of_tests_inside_comes_back(project: pytest.Pytester) -> None:
+    """pytest-cov counts the lines that ran inside, the same ones as on the host."""
+    project.makepyfile(
+        mine="def double(n):\n    if n > 5:\n        return 0\n    return n * 2\n",
+        test_mine="from mine import double\ndef test_it(): assert double(2) == 4\n",
+    )
+    shown = []
+    for more in ((), ("--no-gvisor",)):
+        result = project.runpytest_subprocess(
+            "--in-gvisor", "--cov=mine", "--cov-report=term-missing", *more
+        )
+        shown.append([line for line in result.outlines if line.startswith("mine.py")])
+    assert shown[0] == shown[1] != []
+    assert not list(Path(project.path).glob(".coverage.gvisor*"))

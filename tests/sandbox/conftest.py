@@ -1,0 +1,113 @@
+"""What the tests of warm sandboxes share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import Forward, Gvisor, Platform, Sandbox
+from pytest_gvisor.launch import remains
+from pytest_gvisor.state import settings_key
+
+BUSYBOX = Path("/bin/busybox")
+PATIENCE = 30.0
+
+SERVER = """
+import socketserver, sys
+
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self):
+        while data := self.request.recv(1 << 20):
+            self.request.sendall(data)
+        self.request.sendall(b"that was all")  # after the client's end: the other half is open
+
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = allow_reuse_address = True
+    request_queue_size = 100
+
+with Server(("127.0.0.1", 8080), Echo) as server:
+    print("ready", flush=True)
+    server.serve_forever()
+"""
+
+
+def wait_for(look: Callable[[], Any], what: str) -> Any:
+    """The first true value of ``look``; fails the test when there is none for a long time."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {PATIENCE:g} s for {what}")
+        time.sleep(0.01)
+    return found
+
+
+def alive(sandbox: Sandbox, word: str) -> list[str]:
+    """The command lines in the sandbox that hold a word, apart from who looks."""
+    script = (
+        "import os\n"
+        "for p in filter(str.isdigit, os.listdir('/proc')):\n"
+        "    if int(p) not in (1, os.getpid()):\n"
+        "        print(open(f'/proc/{p}/cmdline').read().replace(chr(0), ' '))\n"
+    )
+    lines = sandbox.exec(["python3", "-c", script], check=True).stdout.splitlines()
+    return [line for line in lines if word in line]
+
+
+@contextlib.contextmanager
+def serving(sandbox: Sandbox) -> Iterator[Forward]:
+    """An echo server in the sandbox, and the way to it."""
+    with sandbox.popen(["python3", "-c", SERVER]) as server:
+        server.wait_for_output("ready\n")
+        with sandbox.forward(8080) as forward:
+            yield forward
+
+
+def sentry(gvisor: Gvisor) -> int:
+    """The host's process id of the one sentry of this session."""
+    session = gvisor._launcher.session().path
+    found = []
+    for pid in remains.processes(session, everywhere=True):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as line:
+            if b"boot" in line.read().split(b"\0"):
+                found.append(pid)
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.fixture
+def is_first_platform(request: pytest.FixtureRequest, gvisor_platform: Platform) -> bool:
+    """Whether this is the first of the platforms that the command line asks for."""
+    asked = request.config.stash[settings_key].platforms
+    return not asked or gvisor_platform is asked[0]
+
+
+@pytest.fixture
+def busybox() -> bytes:
+    """A static program that is many."""
+    return BUSYBOX.read_bytes()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a busybox in it, for `directory`; nothing else is there."""
+    root = tmp_path / "root"
+    (root / "bin").mkdir(parents=True)
+    (root / "bin/busybox").write_bytes(BUSYBOX.read_bytes())
+    for path in (*tmp_path.parents, tmp_path):
+        if path.stat().st_uid == os.getuid() and path.name.startswith("pytest-"):
+            path.chmod(0o755)
+    for path in (tmp_path, root, root / "bin", root / "bin/busybox"):
+        path.chmod(0o755)
+    return root
+
+
+@pytest.fixture
+def tree_of() -> Callable[[Path], list[str]]:
+    """What is in a folder, by relative paths."""
+    return lambda root: sorted(str(path.relative_to(root)) for path in root.rglob("*"))

@@ -1,0 +1,187 @@
+"""A warm sandbox that dies under its users, and programs that attack the guest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pytest_gvisor import Completed, Gvisor, GvisorError, Outcome, Sandbox, SandboxCrashed
+from tests.sandbox.conftest import sentry, wait_for
+
+
+def test_everybody_is_told_when_the_sentry_dies(gvisor: Gvisor) -> None:
+    """SIGKILL from outside: each thread that waits gets `SandboxCrashed`, soon, with its output."""
+    errors: list[GvisorError] = []
+    with gvisor.sandbox() as sandbox:
+        process = sandbox.popen(["sh", "-c", "echo up; sleep 60"])
+        process.wait_for_output("up")
+
+        def waiting(act: Callable[[], object]) -> threading.Thread:
+            def work() -> None:
+                try:
+                    act()
+                except GvisorError as error:
+                    errors.append(error)
+
+            thread = threading.Thread(target=work)
+            thread.start()
+            return thread
+
+        sandbox.put("/tmp/n", "0")
+        script = "echo up; echo >> /tmp/n; sleep 60"
+        threads = [
+            waiting(process.wait),
+            waiting(lambda: process.wait_for_output("never")),
+            waiting(lambda: process.stdin.write(b"x" * 5_000_000)),
+            waiting(lambda: sandbox.wait_for_port(99)),
+            *(waiting(lambda: sandbox.exec(["sh", "-c", script])) for _ in range(4)),
+        ]
+        wait_for(lambda: sandbox.get("/tmp/n").count(b"\n") == 4, "the four to be up")
+        begun = time.monotonic()
+        os.kill(sentry(gvisor), signal.SIGKILL)
+        for thread in threads:
+            thread.join(20)
+        assert time.monotonic() - begun < 15
+        assert [type(error) for error in errors] == [SandboxCrashed] * 8
+        outputs = sorted(e.stdout for e in errors if isinstance(e, SandboxCrashed))
+        assert outputs[-6:] == ["up\n"] * 6
+        completed = next(e.completed for e in errors if isinstance(e, SandboxCrashed))
+        assert completed.outcome is Outcome.SANDBOX_CRASHED
+        assert not sandbox.alive
+        uses: tuple[Callable[[], object], ...] = (
+            lambda: sandbox.exec(["true"]),
+            sandbox.ping,
+            lambda: sandbox.get("/x"),
+            lambda: sandbox.put("/x", b""),
+            process.wait,
+            process.poll,
+            process.terminate,
+        )
+        for use in uses:
+            with pytest.raises(SandboxCrashed):
+                use()
+        process.kill()  # it is dead
+
+
+def test_what_had_ended_before_the_crash_stays_ended(gvisor: Gvisor) -> None:
+    """A result that was complete is one, whatever becomes of the sandbox."""
+    with gvisor.sandbox() as sandbox:
+        process = sandbox.popen(["sh", "-c", "echo out; exit 3"])
+        assert process.wait() == 3
+        assert process.stdout.read() == b"out\n"
+        os.kill(sentry(gvisor), signal.SIGKILL)
+        wait_for(lambda: not sandbox.alive, "the crash to be seen")
+        assert (process.wait(), process.poll(), process.stdout.captured) == (3, 3, b"out\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_program_that_kills_the_guest_gets_nothing_by_it(
+    gvisor_sandbox: Sandbox, number: int
+) -> None:
+    """Root inside can end the sandbox; that is a crash, and never a status of anybody's."""
+    with pytest.raises(SandboxCrashed, match=rf"its guest was ended by signal {number:d}"):
+        gvisor_sandbox.exec(["sh", "-c", f"kill -{number:d} 1; sleep 60"])
+
+
+FORGER = """
+import os, struct
+done = []
+for pid in ("1",):
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY):
+            try:
+                taken = os.open(f"/proc/{pid}/fd/{fd}", flags | os.O_NONBLOCK)
+            except OSError:
+                continue
+            try:
+                if flags == os.O_RDONLY:
+                    done.append(("read", os.readlink(f"/proc/{pid}/fd/{fd}"), os.read(taken, 10)))
+                else:
+                    forged = b'{"op":"exit","id":%d,"status":0}'
+                    for number in range(8):
+                        for i in range(1, 6):
+                            text = forged % i
+                            head = bytes(8) + struct.pack("<III", number, len(text), 0)
+                            os.write(taken, head + text)
+            except OSError:
+                pass
+for name in ("mem", "syscall"):
+    try:
+        open(f"/proc/1/{name}", "rb+").read(1)
+        done.append(name)
+    except OSError:
+        pass
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.ptrace(16, 1, 0, 0) == 0:
+    done.append("ptrace")
+print([d for d in done if d[0] != "read" or d[1].startswith("socket")])
+"""
+
+
+def test_a_hostile_program_cannot_speak_for_the_guest(gvisor_sandbox: Sandbox) -> None:
+    """As root, through every descriptor of the guest that it can open: no forged end is believed.
+
+    The guest's line to the host is a socket, which cannot be opened again, and the guest itself
+    cannot be traced.
+    """
+    with gvisor_sandbox.popen(["sh", "-c", "read x; exit 7"]) as honest:
+        done = gvisor_sandbox.exec(["python3", "-c", FORGER], timeout=30)
+        assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+        assert honest.poll() is None
+        honest.stdin.write("\n")
+        assert honest.wait() == 7
+
+
+def test_a_closed_sandbox_is_gone(gvisor: Gvisor) -> None:
+    """`close` ends what runs, twice does no harm, and the sandbox's own end is noted and clean."""
+    sandbox = gvisor.sandbox()
+    process = sandbox.popen(["sleep", "60"])
+    results: list[object] = []
+
+    def wait() -> None:
+        try:
+            results.append(process.wait())
+        except GvisorError as error:
+            results.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.1)
+    sandbox.close()
+    sandbox.close()
+    thread.join(20)
+    assert [type(result) for result in results] == [SandboxCrashed]
+    assert "it was closed" in str(results[0])
+    record = gvisor.records[-1]
+    assert record.completed is not None
+    assert (record.completed.returncode, record.completed.leaks, record.error) == (0, (), None)
+
+
+def test_a_limit_on_memory_ends_the_sandbox_and_is_named(gvisor: Gvisor) -> None:
+    """Where the kernel kills for memory, the error says so."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: a memory limit is a cgroup")
+    with gvisor.sandbox(memory="128M") as sandbox:
+        hungry = "x = []\nwhile True: x.append(bytearray(b'x' * (1 << 20)))"
+        with pytest.raises(SandboxCrashed, match="memory"):
+            sandbox.exec(["python3", "-c", hungry], timeout=60)
+
+
+def test_the_runs_in_a_sandbox_are_in_the_test_s_report(gvisor: Gvisor) -> None:
+    """Each program has its record with the harness, and the sandbox itself has one at its end."""
+    with gvisor.sandbox() as sandbox:
+        done = sandbox.exec(["echo", "hi"])
+        assert gvisor.records[-1].completed is done
+        with pytest.raises(GvisorError):
+            sandbox.exec(["sleep", "9"], timeout=0.2)
+        assert isinstance(gvisor.records[-1].completed, Completed)
+        assert gvisor.records[-1].error is not None
+        count = len(gvisor.records)
+    assert len(gvisor.records) == count + 1
+    assert "guest.py" in gvisor.records[-1].args[-1]

@@ -1,0 +1,109 @@
+"""`Sandbox.put`, `get` and `ping`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import InsideError, Sandbox, UsageError
+
+
+def test_files_go_in_and_come_out(gvisor_sandbox: Sandbox) -> None:
+    """Any bytes, any size, any name; the folders above are made, and the mode is exact."""
+    for path, data in {
+        "/tmp/empty": b"",
+        "/tmp/a/b/c/large": os.urandom(5_000_000),
+        "/tmp/ä b\n\udcff": b"odd",
+    }.items():
+        gvisor_sandbox.put(path, data, mode=0o640)
+        assert gvisor_sandbox.get(path) == data
+        done = gvisor_sandbox.exec(["stat", "-c", "%a %u %s", path], check=True)
+        assert done.stdout == f"640 0 {len(data)}\n"
+
+
+def test_text_is_utf_8_and_a_file_is_replaced(gvisor_sandbox: Sandbox) -> None:
+    """A shorter file leaves nothing of the longer one, and a script can be run."""
+    gvisor_sandbox.put("/tmp/x", "a long text, é")
+    assert gvisor_sandbox.get("/tmp/x") == "a long text, é".encode()
+    gvisor_sandbox.put("/tmp/x", "#!/bin/sh\necho run\n", mode=0o755)
+    assert gvisor_sandbox.exec(["/tmp/x"]).stdout == "run\n"
+
+
+def test_what_a_program_writes_can_be_read(gvisor_sandbox: Sandbox) -> None:
+    """And files that the kernel makes up."""
+    gvisor_sandbox.exec(["sh", "-c", "printf '\\377x' > /tmp/made"], check=True)
+    assert gvisor_sandbox.get("/tmp/made") == b"\xffx"
+    assert gvisor_sandbox.get("/proc/version").startswith(b"Linux version 4.4.0")
+
+
+def test_what_the_kernel_refuses_is_an_error(gvisor_sandbox: Sandbox) -> None:
+    """Neither folders, FIFOs nor devices are files; what is read-only stays so."""
+    gvisor_sandbox.exec(["mkfifo", "/tmp/fifo"], check=True)
+    for path, word in {
+        "/tmp/missing": "ENOENT",
+        "/tmp": "EINVAL",
+        "/tmp/fifo": "EINVAL",
+        "/dev/zero": "EINVAL",
+        "/usr/bin/env/x": "ENOTDIR",
+    }.items():
+        with pytest.raises(InsideError, match=word):
+            gvisor_sandbox.get(path)
+    for path in ("/usr/new", "/tmp", "/tmp/fifo", "/dev/zero", "/usr/bin/env/x"):
+        with pytest.raises(InsideError):
+            gvisor_sandbox.put(path, b"x")
+    assert gvisor_sandbox.exec(["true"]).returncode == 0
+
+
+def test_a_file_has_a_largest_size(gvisor_sandbox: Sandbox) -> None:
+    """A sparse file of a hundred gigabytes is an error, soon, and not this machine's memory."""
+    gvisor_sandbox.exec(["truncate", "-s", "100G", "/tmp/sparse"], check=True)
+    with pytest.raises(InsideError, match="longer than 1000000 bytes"):
+        gvisor_sandbox.get("/tmp/sparse", limit=1_000_000)
+    gvisor_sandbox.put("/tmp/ten", b"x" * 10)
+    assert gvisor_sandbox.get("/tmp/ten", limit=10) == b"x" * 10
+    with pytest.raises(InsideError, match="longer than 9"):
+        gvisor_sandbox.get("/tmp/ten", limit=9)
+
+
+def test_a_full_disk_is_an_error(gvisor_sandbox: Sandbox) -> None:
+    """What does not fit is told, with the kernel's reason."""
+    with pytest.raises(InsideError, match="ENOSPC"):
+        gvisor_sandbox.put("/dev/shm/large", b"x" * (70 << 20))
+    assert gvisor_sandbox.exec(["true"]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("get", ["relative"]), ("get", [""]), ("get", ["/a\0b"]), ("get", ["/" + "x" * 5000]),
+        ("get", [b"/x"]), ("put", ["x", b""]), ("put", ["/tmp/x", b"", -1]),
+        ("put", ["/tmp/x", b"", True]), ("forward", [0]), ("forward", [65536]),
+        ("forward", ["80"]), ("wait_for_port", [True]), ("wait_for_port", [80, -1]),
+        ("ping", [float("nan")]),
+    ],
+    ids=range(14),
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused(unconnected: Sandbox, name: str, args: list[Any]) -> None:
+    """Before anything is asked of the sandbox."""
+    with pytest.raises(UsageError):
+        getattr(unconnected, name)(*args)
+
+
+@pytest.fixture
+def unconnected(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """A sandbox that fails the test when it is used."""
+    from types import SimpleNamespace
+
+    made = Sandbox.__new__(Sandbox)
+    plan = SimpleNamespace(settings=SimpleNamespace(timeout=1.0))
+    made._plan = plan  # type: ignore[assignment]
+    monkeypatch.setattr(made, "_live", lambda: pytest.fail("it was used"))
+    return made
+
+
+def test_it_can_be_asked_whether_it_is_well(gvisor_sandbox: Sandbox) -> None:
+    """The answer's time comes back."""
+    assert 0 < gvisor_sandbox.ping(timeout=20) < 20
+    assert gvisor_sandbox.alive

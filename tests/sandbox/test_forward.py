@@ -1,0 +1,193 @@
+"""`Sandbox.forward` and `wait_for_port`: a server inside, reached from here."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_gvisor import Forward, NotReady, Sandbox, SandboxCrashed, UsageError
+from tests.sandbox.conftest import serving
+
+
+def exchange(forward: Forward, data: bytes) -> bytes:
+    """Send data, end our half of the connection, and return what comes until the other ends."""
+    with socket.create_connection(forward.address, timeout=60) as client:
+
+        def send() -> None:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        parts = []
+        while part := client.recv(1 << 20):
+            parts.append(part)
+        thread.join()
+    return b"".join(parts)
+
+
+@pytest.fixture
+def echo(gvisor_sandbox: Sandbox) -> Iterator[Forward]:
+    """The way to an echo server that says something more when its client has ended."""
+    with serving(gvisor_sandbox) as forward:
+        yield forward
+
+
+def test_a_server_is_reached_and_each_half_ends_by_itself(echo: Forward) -> None:
+    """The address is on the host's loopback; the server answers after the client's end."""
+    assert (echo.host, echo.address) == ("127.0.0.1", ("127.0.0.1", echo.port))
+    assert exchange(echo, b"hello") == b"hello" + b"that was all"
+    assert exchange(echo, b"") == b"that was all"
+
+
+def test_many_connections_at_once(echo: Forward) -> None:
+    """Twenty clients at the same time, each with data of its own, and each gets that back."""
+    wrong: list[int] = []
+    together = threading.Barrier(20)
+
+    def talk(number: int) -> None:
+        data = os.urandom(50_000 + number)
+        together.wait(30)
+        if exchange(echo, data) != data + b"that was all":
+            wrong.append(number)
+
+    threads = [threading.Thread(target=talk, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_100_megabytes_go_through_intact(echo: Forward, *, is_first_platform: bool) -> None:
+    """Both ways at the same time, byte for byte."""
+    data = os.urandom(1 << 20) * (100 if is_first_platform else 10)
+    back = exchange(echo, data)
+    assert len(back) == len(data) + len(b"that was all")
+    assert hashlib.sha256(back).digest() == hashlib.sha256(data + b"that was all").digest()
+
+
+def test_a_client_that_does_not_read_holds_nobody_up(
+    gvisor_sandbox: Sandbox, echo: Forward
+) -> None:
+    """Its connection stops, with little kept in between; others, and programs, go on."""
+    with socket.create_connection(echo.address, timeout=30) as stuck:
+        stuck.settimeout(1)
+        with pytest.raises(TimeoutError):
+            stuck.sendall(b"x" * 60_000_000)
+        assert exchange(echo, b"others") == b"others" + b"that was all"
+        assert gvisor_sandbox.exec(["echo", "too"]).stdout == "too\n"
+
+
+def test_a_client_that_goes_away_is_forgotten(gvisor_sandbox: Sandbox, echo: Forward) -> None:
+    """Many that hang up in the middle leave no connection inside."""
+    for _ in range(30):
+        with socket.create_connection(echo.address, timeout=30) as client:
+            client.sendall(b"x" * 1000)
+    assert exchange(echo, b"fine") == b"fine" + b"that was all"
+    script = "import os\nprint(len(os.listdir('/proc/1/fd')))"
+    deadline = time.monotonic() + 20
+    while True:
+        count = int(gvisor_sandbox.exec(["python3", "-c", script]).stdout)
+        if count < 30 or time.monotonic() > deadline:
+            break
+    assert count < 30
+
+
+def test_a_refused_connection_is_reset(gvisor_sandbox: Sandbox) -> None:
+    """Where nobody listens inside, the client sees a reset and not an end; and may try again."""
+
+    def talk(forward: Forward) -> None:
+        with socket.create_connection(forward.address, timeout=20) as client:
+            client.recv(1)
+
+    with gvisor_sandbox.forward(9) as forward:
+        for _ in range(3):
+            with pytest.raises(ConnectionResetError):
+                talk(forward)
+    assert gvisor_sandbox.exec(["true"]).returncode == 0
+
+
+def test_the_end_of_a_server_is_the_end_of_its_connections(gvisor_sandbox: Sandbox) -> None:
+    """A client sees that the server is gone, by an end or a reset."""
+    with serving(gvisor_sandbox) as forward:
+        client = socket.create_connection(forward.address, timeout=20)
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        gvisor_sandbox.exec(["sh", "-c", "kill -9 $(pgrep -f '[s]ocketserver')"], check=True)
+        with client, contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+
+
+def test_a_closed_forward_is_closed(gvisor_sandbox: Sandbox) -> None:
+    """Its port is free again, its connections are dropped, a second close does nothing."""
+    with serving(gvisor_sandbox) as forward:
+        client = socket.create_connection(forward.address, timeout=20)
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        forward.close()
+        with client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(forward.address, timeout=20)
+        forward.close()
+
+
+def test_a_forward_ends_with_its_sandbox(gvisor_sandbox: Sandbox) -> None:
+    """Who is connected when the sandbox dies sees a reset, at once; later ones are refused."""
+    with serving(gvisor_sandbox) as forward:
+        client = socket.create_connection(forward.address, timeout=20)
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        with pytest.raises(SandboxCrashed):
+            gvisor_sandbox.exec(["sh", "-c", "kill -9 1; sleep 60"])
+        with client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(forward.address, timeout=20)
+        forward.close()
+        with pytest.raises(SandboxCrashed):
+            gvisor_sandbox.forward(8080)
+
+
+def test_several_ports_are_forwarded_by_several_addresses(gvisor_sandbox: Sandbox) -> None:
+    """Each leads to its own."""
+    server = (
+        "import socket, sys\n"
+        "with socket.create_server(('127.0.0.1', int(sys.argv[1]))) as s:\n"
+        "    print('up', flush=True)\n"
+        "    while True:\n"
+        "        with s.accept()[0] as c: c.sendall(sys.argv[1].encode())\n"
+    )
+    for port in (7001, 7002):
+        gvisor_sandbox.popen(["python3", "-c", server, str(port)])
+        gvisor_sandbox.wait_for_port(port)
+    with gvisor_sandbox.forward(7001) as one, gvisor_sandbox.forward(7002) as two:
+        assert one.port != two.port
+        assert exchange(one, b"") + exchange(two, b"") == b"70017002"
+
+
+def test_a_port_is_waited_for(gvisor_sandbox: Sandbox) -> None:
+    """Until somebody listens, or the deadline has passed."""
+    with pytest.raises(NotReady, match="nothing listens on port 7007"):
+        gvisor_sandbox.wait_for_port(7007, timeout=0.1)
+    script = "sleep 0.3; exec python3 -m http.server --bind 127.0.0.1 7007"
+    with gvisor_sandbox.popen(["sh", "-c", script]):
+        gvisor_sandbox.wait_for_port(7007, timeout=30)
+        with gvisor_sandbox.forward(7007) as forward:
+            head = b"GET /etc/hostname HTTP/1.0\r\n\r\n"
+            assert exchange(forward, head).endswith(b"\r\n\r\ngvisor\n")
+
+
+def test_a_closed_sandbox_forwards_nothing(gvisor_sandbox: Sandbox) -> None:
+    """It says that it is closed."""
+    gvisor_sandbox.close()
+    with pytest.raises(UsageError, match="is closed"):
+        gvisor_sandbox.forward(80)

@@ -1,0 +1,162 @@
+"""Warm sandboxes in root file systems that have no Python, or nothing at all."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import (
+    Gvisor,
+    InsideError,
+    PytestGvisorWarning,
+    RunscFailed,
+    SandboxCrashed,
+    UsageError,
+    WorkloadTimeout,
+    bind,
+    directory,
+    empty,
+    tmpfs,
+)
+from tests.sandbox.conftest import sentry
+
+BB = "/bin/busybox"
+
+
+def test_a_static_binary_is_enough(gvisor: Gvisor, busybox: bytes) -> None:
+    """Everything works where there is neither a Python, nor a library, nor a shell."""
+    with gvisor.sandbox(rootfs=empty({"bin/busybox": busybox}), env={"A": "1,2"}) as sandbox:
+        done = sandbox.exec([BB, "sh", "-c", "echo $A; exit 3"])
+        assert (done.returncode, done.stdout, done.exact) == (3, "1,2\n", True)
+        assert sandbox.exec([BB, "id", "-u"], user=1000).stdout == "1000\n"
+        assert sandbox.exec([BB, "uname", "-r"]).stdout == "4.4.0\n"
+        sandbox.put("/www/index.html", "hello")
+        with sandbox.popen([BB, "httpd", "-f", "-p", "127.0.0.1:80", "-h", "/www"]):
+            sandbox.wait_for_port(80)
+            with sandbox.forward(80) as forward:
+                import urllib.request
+
+                url = f"http://{forward.host}:{forward.port}/index.html"
+                with urllib.request.urlopen(url, timeout=20) as answer:
+                    assert answer.read() == b"hello"
+        with pytest.raises(WorkloadTimeout):
+            sandbox.exec([BB, "sleep", "60"], timeout=0.2)
+        assert sandbox.exec([BB, "true"]).returncode == 0
+        with pytest.raises(InsideError, match="ENOENT"):
+            sandbox.exec(["python3"])
+
+
+def test_it_is_as_fast_without_a_python(
+    gvisor: Gvisor, busybox: bytes, *, is_first_platform: bool
+) -> None:
+    """A program costs the same in an empty root as in the host's, within a wide margin."""
+    if not is_first_platform:
+        return
+
+    def fastest(**options: object) -> float:
+        times = []
+        with gvisor.sandbox(mounts=[bind(BB, "/b")], **options) as sandbox:  # type: ignore[arg-type]
+            for _ in range(20):
+                begun = time.monotonic()
+                sandbox.exec(["/b", "true"], check=True)
+                times.append(time.monotonic() - begun)
+        return min(times)
+
+    assert fastest(rootfs=empty()) < 3 * fastest() + 0.02
+
+
+@pytest.mark.parametrize("place", [".pytest-gvisor", "boot", "media", "srv"])
+def test_a_folder_with_an_empty_folder_has_a_place_for_the_guest(
+    gvisor: Gvisor, folder: Path, tree_of: Callable[[Path], list[str]], place: str
+) -> None:
+    """The host's Python is mounted there; in the folder itself nothing is made."""
+    (folder / place).mkdir()
+    before = tree_of(folder)
+    with gvisor.sandbox(rootfs=directory(folder)) as sandbox:
+        assert sandbox.exec([BB, "echo", "hi"]).stdout == "hi\n"
+        sandbox.put("/new", "x")
+        assert sandbox.get("/new") == b"x"
+    assert tree_of(folder) == before
+
+
+def test_a_folder_without_a_place_gets_no_guest(
+    gvisor: Gvisor, folder: Path, tree_of: Callable[[Path], list[str]]
+) -> None:
+    """Programs run by ``runsc exec`` there, with input, environment, folder and user."""
+    (folder / "boot").mkdir()
+    (folder / "boot/kernel").touch()  # not empty, so it stays as it is
+    before = tree_of(folder)
+    with gvisor.sandbox(rootfs=directory(folder), env={"A": "1,2"}) as sandbox:
+        script = f'echo "$A $B $(pwd) $({BB} id -u):$({BB} id -g)"; {BB} cat; exit 3'
+        done = sandbox.exec(
+            [BB, "sh", "-c", script],
+            env={"B": "x,y"},
+            cwd="/bin",
+            user="1000:1001",
+            input="in\n",
+        )
+        assert (done.returncode, done.stdout, done.exact) == (
+            3,
+            "1,2 x,y /bin 1000:1001\nin\n",
+            True,
+        )
+        killed = sandbox.exec([BB, "sh", "-c", "kill -9 $$"])
+        assert (killed.returncode, killed.exact) == (-9, False)
+        sandbox.exec([BB, "sh", "-c", "echo kept > /kept"], check=True)
+        assert sandbox.exec([BB, "cat", "/kept"]).stdout == "kept\n"
+        with pytest.raises(RunscFailed, match="no such file"):
+            sandbox.exec(["/no/such"])
+        for use in (
+            lambda: sandbox.popen([BB, "true"]),
+            lambda: sandbox.put("/x", b""),
+            lambda: sandbox.forward(80),
+        ):
+            with pytest.raises(UsageError, match=r"Make an empty folder /\.pytest-gvisor"):
+                use()
+        with pytest.raises(WorkloadTimeout, match="whole sandbox has been killed"):
+            sandbox.exec([BB, "sh", "-c", f"echo began; trap '' TERM; {BB} sleep 60"], timeout=0.5)
+        with pytest.warns(PytestGvisorWarning, match="another one takes its place"):
+            assert sandbox.exec([BB, "ls", "/kept"]).returncode == 1
+    assert tree_of(folder) == before
+
+
+def test_a_crash_without_a_guest_is_one(gvisor: Gvisor, folder: Path) -> None:
+    """The sentry's death is `SandboxCrashed`, and no status."""
+    with gvisor.sandbox(rootfs=directory(folder)) as sandbox:
+        assert sandbox.alive
+        os.kill(sentry(gvisor), 9)
+        with pytest.raises((SandboxCrashed, RunscFailed)):
+            sandbox.exec([BB, "true"])
+
+
+def test_a_folder_with_nothing_in_it_is_refused(gvisor: Gvisor, folder: Path) -> None:
+    """There is no program that could wait in it, and no place for one; the error says so."""
+    (folder / "bin/busybox").unlink()
+    with pytest.raises(UsageError, match=r"Make an empty folder /\.pytest-gvisor"):
+        gvisor.sandbox(rootfs=directory(folder))
+
+
+def test_mounts_and_settings_are_as_for_a_run(gvisor: Gvisor, tmp_path: Path) -> None:
+    """Binds, a tmpfs, the host name, a read-only root, and the runsc flags of the settings."""
+    tmp_path.chmod(0o777)
+    (tmp_path / "file").write_text("shared")
+    mounts = [bind(tmp_path, "/shared", readonly=False), tmpfs("/scratch", size="1M")]
+    with gvisor.sandbox(mounts=mounts, hostname="warm", readonly=True) as sandbox:
+        assert sandbox.get("/shared/file") == b"shared"
+        sandbox.put("/shared/back", "there")
+        assert (tmp_path / "back").read_text() == "there"
+        sandbox.put("/scratch/x", "x")
+        assert sandbox.exec(["hostname"]).stdout == "warm\n"
+        with pytest.raises(InsideError, match="EROFS"):
+            sandbox.put("/root/x", "x")
+
+
+def test_a_mount_over_the_python_does_not_matter(gvisor: Gvisor, busybox: bytes) -> None:
+    """Where the caller's mounts cover the interpreter, the guest has one of its own."""
+    with gvisor.sandbox(mounts=[tmpfs("/usr/lib")]) as sandbox:
+        sandbox.put("/tmp/b", busybox, mode=0o755)
+        assert sandbox.exec(["/tmp/b", "ls", "/usr/lib"]).stdout == ""

@@ -1,0 +1,305 @@
+"""This process's end of the keeper: made when needed, made again when lost, gone when closed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import GvisorError, LaunchError, ProtocolError
+from pytest_gvisor.launch import client
+from pytest_gvisor.launch.client import Control, Keeper, Launcher
+from pytest_gvisor.launch.session_dir import SessionDir
+
+
+@pytest.fixture
+def control() -> Iterator[tuple[Control, socket.socket]]:
+    """The socket of a run, and the keeper's end of it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    yield Control(ours), theirs
+    ours.close()
+    theirs.close()
+
+
+def test_a_message_is_an_object(control: tuple[Control, socket.socket]) -> None:
+    """And is there when the descriptor says so."""
+    ours, theirs = control
+    assert not ours.wait(time.monotonic())
+    theirs.send(b'{"state": "spawned"}')
+    assert ours.wait(time.monotonic() + 10)
+    assert ours.read() == {"state": "spawned"}
+
+
+@pytest.mark.parametrize("message", [b"[]", b"7", b"{", b"\xff", b"[" * 50_000])
+def test_any_other_message_is_a_protocol_error(
+    control: tuple[Control, socket.socket], message: bytes
+) -> None:
+    """Nothing else of Python's comes through."""
+    ours, theirs = control
+    theirs.send(message)
+    with pytest.raises(ProtocolError, match="not an object"):
+        ours.read()
+
+
+def test_a_keeper_that_is_gone_is_a_protocol_error(
+    control: tuple[Control, socket.socket],
+) -> None:
+    """Asking it for something is none: it is seen at the next reading."""
+    ours, theirs = control
+    theirs.close()
+    ours.ask("term")
+    assert ours.wait(time.monotonic() + 10)
+    with pytest.raises(ProtocolError, match="keeper"):
+        ours.read()
+    ours.close()
+    with pytest.raises(ProtocolError):
+        ours.read()
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends soon."""
+    deadline = time.monotonic() + 20
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not os.path.exists(f"/proc/{pid}")
+
+
+def test_nothing_is_made_before_it_is_needed(base: str) -> None:
+    """No folder, no process; closing what was never made does nothing."""
+    launcher = Launcher(base)
+    launcher.close()
+    assert os.listdir(base) == []
+
+
+def test_closing_leaves_nothing_and_can_be_done_twice(base: str) -> None:
+    """The keeper is gone and the session folder too; a new one can be made."""
+    launcher = Launcher(base)
+    for _ in range(2):
+        pid = launcher.keeper().pid
+        launcher.close()
+        launcher.close()
+        assert gone(pid)
+        assert os.listdir(base) == [".lock"]
+
+
+def test_all_threads_get_the_same_keeper(launcher: Launcher) -> None:
+    """However many ask at once."""
+    found: list[tuple[int, str]] = []
+
+    def ask() -> None:
+        found.append((launcher.keeper().pid, launcher.session().path))
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 16
+    assert len(set(found)) == 1
+
+
+def test_a_dead_keeper_is_replaced_in_the_same_session(launcher: Launcher) -> None:
+    """What it was to do goes on."""
+    session, first = launcher.session(), launcher.keeper()
+    os.kill(first.pid, signal.SIGKILL)
+    assert gone_or_zombie(first.pid)
+    second = launcher.keeper()
+    assert second.pid != first.pid
+    assert second.alive()
+    assert launcher.session() is session
+
+
+def gone_or_zombie(pid: int) -> bool:
+    """Whether a child has ended."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) is not None
+
+
+def test_a_session_folder_that_vanished_is_replaced_with_its_keeper(launcher: Launcher) -> None:
+    """As by a cleaner of temporary folders, with the keeper gone too."""
+    session, keeper = launcher.session(), launcher.keeper()
+    os.kill(keeper.pid, signal.SIGKILL)
+    assert gone_or_zombie(keeper.pid)
+    for name in os.listdir(session.path):
+        os.unlink(f"{session.path}/{name}")
+    os.rmdir(session.path)
+    assert launcher.keeper().alive()
+    assert launcher.session().path != session.path
+    assert os.path.isdir(launcher.session().path)
+
+
+def test_a_fork_of_this_process_gets_a_typed_error(launcher: Launcher) -> None:
+    """The keeper and its folder are the parent's, and stay the parent's."""
+    session = launcher.session()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            launcher.keeper()
+        except LaunchError as error:
+            launcher.close()
+            status = 0 if error.stage == "fork" else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert launcher.keeper().alive()
+    assert os.path.isdir(session.path)
+
+
+def test_the_keeper_holds_the_lock_of_the_session(base: str) -> None:
+    """For as long as it cleans up after this process, no other session sweeps."""
+    path = SessionDir.choose(base)
+    keeper = Keeper(path)
+    session = SessionDir.create(path)
+    keeper.hold(session.lock)
+    assert runs_nothing_but_lives(keeper)
+    os.close(session.lock)
+    with open(f"{path}/lock") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    keeper.close()
+    assert not os.path.exists(path)
+
+
+def runs_nothing_but_lives(keeper: Keeper) -> bool:
+    """Whether the keeper has taken all that was sent to it, and is there."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        held = [os.readlink(f"/proc/{keeper.pid}/fd/{fd}") for fd in fds_of(keeper.pid)]
+        if any(target.endswith("/lock") for target in held):
+            return keeper.alive()
+        time.sleep(0.01)
+    return False
+
+
+def fds_of(pid: int) -> list[str]:
+    """The descriptors of another process."""
+    return os.listdir(f"/proc/{pid}/fd")
+
+
+PROGRAMS = {
+    "it fails": "raise SystemExit(3)",
+    "it says something else": "import os, sys; os.write(int(sys.argv[1]), b'hello')",
+    "it hangs": "import time; time.sleep(1000)",
+    "it cannot be read": "(",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_a_keeper_that_does_not_come_up_is_a_typed_error(
+    launcher: Launcher, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    """It is dead afterwards, nothing is left, and the next one may come up."""
+    (tmp_path / "keeper.py").write_text(program)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "_PROGRAM", str(tmp_path / "keeper.py"))
+        patch.setattr(client, "_START_DEADLINE", 0.5 if "sleep" in program else 10.0)
+        with pytest.raises(LaunchError, match="did not come up") as caught:
+            launcher.keeper()
+    assert caught.value.stage == "keeper"
+    assert os.listdir(base) == [".lock"] or os.listdir(base) == []
+    assert launcher.keeper().alive()
+
+
+def refuse(*_: object, **__: object) -> Any:
+    """A call that the kernel refuses."""
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        (socket, "socketpair"),
+        (os, "pidfd_open"),
+        (subprocess, "Popen"),
+        (os, "mkdir"),
+        (fcntl, "flock"),
+    ],
+)
+def test_a_shortage_at_the_start_is_typed_and_leaves_nothing(
+    launcher: Launcher, base: str, monkeypatch: pytest.MonkeyPatch, where: Any, name: str
+) -> None:
+    """Out of descriptors or processes; it works again when there are some."""
+    before = set(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, refuse)
+        with pytest.raises(GvisorError) as caught:
+            launcher.keeper()
+    assert isinstance(caught.value, LaunchError)
+    assert caught.value.errno == errno.EMFILE
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir(base)) <= {".lock"}
+    assert launcher.keeper().alive()
+
+
+def test_a_request_that_cannot_be_sent_is_a_typed_error(launcher: Launcher) -> None:
+    """Too large for a message, or nobody there."""
+    keeper = launcher.keeper()
+    with pytest.raises(LaunchError, match="cannot be sent") as caught:
+        keeper.launch({"x": "y" * 2**24}, [])
+    assert caught.value.errno == errno.EMSGSIZE
+    os.kill(keeper.pid, signal.SIGKILL)
+    assert gone_or_zombie(keeper.pid)
+    with pytest.raises(LaunchError, match="cannot be sent"):
+        keeper.launch({}, [])
+    with pytest.raises(LaunchError, match="cannot be sent"):
+        keeper.hold(0)
+
+
+def test_a_keeper_that_does_not_end_is_killed(
+    launcher: Launcher, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing has a deadline; what it leaves is removed here."""
+    monkeypatch.setattr(client, "_STOP_DEADLINE", 0.2)
+    pid = launcher.keeper().pid
+    os.kill(pid, signal.SIGSTOP)
+    launcher.close()
+    assert gone(pid)
+    assert os.listdir(base) == [".lock"]
+
+
+def test_ctrl_c_while_the_keeper_comes_up_leaves_nothing(
+    launcher: Launcher, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interrupt arrives, and the process is gone."""
+    started: list[int] = []
+    real = subprocess.Popen
+
+    def popen(*arguments: Any, **options: Any) -> Any:
+        process = real(*arguments, **options)
+        started.append(process.pid)
+        os.kill(process.pid, signal.SIGSTOP)
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        return process
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", popen)
+        with pytest.raises(KeyboardInterrupt):
+            launcher.keeper()
+    assert gone(started[0])
+    assert set(os.listdir(base)) <= {".lock"}
+
+
+def test_the_thread_that_made_the_keeper_may_end(launcher: Launcher) -> None:
+    """A parent-death signal would be that thread's: the keeper has none."""
+    thread = threading.Thread(target=launcher.keeper)
+    thread.start()
+    thread.join()
+    time.sleep(0.1)
+    assert launcher.keeper().alive()
+
+
+def test_the_program_is_the_one_beside_the_client() -> None:
+    """Run by this interpreter, from a file of this package."""
+    assert os.path.dirname(client._PROGRAM) == os.path.dirname(os.path.abspath(client.__file__))
+    assert os.access(client._PROGRAM, os.R_OK)
+    assert sys.executable

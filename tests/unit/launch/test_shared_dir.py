@@ -1,0 +1,90 @@
+"""`SharedDir`: made by the first of its users, removed by the last, swept when all were killed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.launch import session_dir
+from pytest_gvisor.launch.shared_dir import SharedDir
+
+# Another process that has the folder, until its standard input ends.
+USER = """
+import sys
+from pytest_gvisor.launch import session_dir
+from pytest_gvisor.launch.shared_dir import SharedDir
+session_dir.base_folder = lambda: sys.argv[1]
+print(SharedDir("one").path(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that holds the sessions, not made yet."""
+    path = tmp_path / "base"
+    monkeypatch.setattr(session_dir, "base_folder", lambda: str(path))
+    return path
+
+
+def entries(base: Path) -> set[str]:
+    """What is in the base folder, apart from its lock."""
+    return {path.name for path in base.iterdir()} - {".lock"}
+
+
+def test_nothing_is_made_before_the_path_is_asked_for(base: Path) -> None:
+    """A run whose tests use no gVisor makes no folder, and closing does not either."""
+    shared = SharedDir("one")
+    assert shared.lock == -1
+    shared.close()
+    assert not base.exists()
+
+
+def test_it_is_removed_by_the_last_of_its_users(base: Path) -> None:
+    """Users of one name share a private folder; it goes with the last, and may come again."""
+    first, second, other = SharedDir("one"), SharedDir("one"), SharedDir("two")
+    path = Path(first.path())
+    assert path == Path(second.path()) == Path(first.path())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    (path / "file").write_text("shared")
+    assert other.path() != str(path)
+    other.close()
+    first.close()
+    first.close()
+    assert (path / "file").read_text() == "shared"
+    second.close()
+    assert entries(base) == set()
+    again = SharedDir("one")
+    assert os.listdir(again.path()) == ["lock"]
+    again.close()
+
+
+def test_a_sweep_leaves_it_while_a_user_lives_and_removes_it_after_a_kill(base: Path) -> None:
+    """Another session's sweep tells a folder in use from one whose users were all killed."""
+    user = subprocess.Popen(
+        [sys.executable, "-c", USER, base], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with user:
+        assert user.stdout is not None
+        path = user.stdout.readline().strip()
+        assert session_dir.sweep(str(base)) == []
+        assert os.path.isdir(path)
+        user.kill()
+        user.wait()
+    assert session_dir.sweep(str(base)) == [path]
+    assert entries(base) == set()
+
+
+def test_a_folder_that_others_may_enter_is_refused(base: Path) -> None:
+    """The base folder is judged as for a session."""
+    base.mkdir()
+    base.chmod(0o755)
+    with pytest.raises(LaunchError, match="lets others in"):
+        SharedDir("one").path()
+    assert entries(base) == set()

@@ -1,0 +1,225 @@
+"""One run as it is watched: input, pipes, and a keeper that is lost or does not answer."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import LaunchError, ProtocolError, WorkloadTimeout
+from pytest_gvisor.launch import supervise
+from pytest_gvisor.launch.outcome import Outcome
+from pytest_gvisor.launch.supervise import Feed, Pipes
+from tests.fakes.fake import FINE, FakeRunsc, Step
+from tests.fakes.runs import Ended, Runs
+
+Ends = tuple[int, int]
+
+
+@pytest.fixture
+def pipe() -> Iterator[Ends]:
+    """A pipe: where it is read, and where it is written."""
+    reader, writer = os.pipe()
+    yield reader, writer
+    for fd in (reader, writer):
+        with contextlib.suppress(OSError):  # a test may have closed it
+            os.close(fd)
+
+
+@pytest.mark.parametrize("data", [None, b"", [], [b"", b"", b""]])
+def test_an_input_of_nothing_is_at_its_end(pipe: Ends, data: Any) -> None:
+    """At once, or after as many turns as there are empty pieces."""
+    feed = Feed(pipe[1], data)
+    turns = list(itertools.takewhile(bool, (feed.write() for _ in range(10))))
+    assert len(turns) < 10
+
+
+def test_an_input_is_written_as_it_is_taken(pipe: Ends) -> None:
+    """A full pipe is no error, nothing is lost, and no piece is asked for before it is needed."""
+    reader, writer = pipe
+    asked: list[int] = []
+
+    def pieces() -> Iterator[bytes]:
+        for number in range(3):
+            asked.append(number)
+            yield bytes([number]) * 100_000
+
+    feed = Feed(writer, pieces())
+    for _ in range(5):
+        assert feed.write()
+    assert asked == [0]
+    read = b""
+    while feed.write():
+        read += os.read(reader, 2**20)
+    assert read == b"".join(bytes([number]) * 100_000 for number in range(3))
+
+
+def test_a_workload_that_closes_its_input_ends_the_feeding(pipe: Ends) -> None:
+    """That is its right, and no error."""
+    os.close(pipe[0])
+    assert not Feed(pipe[1], b"x").write()
+
+
+def test_pipes_are_closed_once() -> None:
+    """Both ends of three, wherever they are by then."""
+    before = set(os.listdir("/proc/self/fd"))
+    pipes = Pipes(10)
+    assert len(set(os.listdir("/proc/self/fd")) - before) == 6
+    pipes.hand_over()
+    assert len(set(os.listdir("/proc/self/fd")) - before) == 3
+    pipes.close()
+    pipes.close()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_pipes_that_cannot_be_made_leave_none(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Out of descriptors at the first, the second or the third."""
+    before = set(os.listdir("/proc/self/fd"))
+    real = os.pipe2
+    made: list[int] = []
+
+    def pipe2(flags: int) -> Ends:
+        if len(made) == number:
+            raise OSError(errno.EMFILE, "Too many open files")
+        made.append(flags)
+        return real(flags)
+
+    monkeypatch.setattr(os, "pipe2", pipe2)
+    with pytest.raises(OSError, match="Too many"):
+        Pipes(10)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_shortage_of_pipes_is_a_typed_error(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything was started; the next run works."""
+
+    def refuse(_flags: int) -> Ends:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    runs.launcher.keeper()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pipe2", refuse)
+        error = runs().error
+    assert isinstance(error, LaunchError)
+    assert (error.stage, error.errno) == ("pipes", errno.EMFILE)
+    assert runs.left() == []
+    assert well(runs, fake)
+
+
+def well(runs: Runs, fake: FakeRunsc) -> bool:
+    """Whether another run ends well."""
+    fake.script(*FINE, ["task_exit", 0], ["exit", 0])
+    return runs().runner.lifecycle.verdict is Outcome.EXITED
+
+
+def during(runs: Runs, act: Callable[[], None], **options: Any) -> Ended:
+    """One run, in the midst of which something happens."""
+    result: list[Ended] = []
+    thread = threading.Thread(target=lambda: result.append(runs(**options)))
+    thread.start()
+    session = runs.launcher.session().path
+    deadline = time.monotonic() + 20
+    while not any(name.startswith("g") for name in os.listdir(session)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)
+    act()
+    thread.join()
+    return result[0]
+
+
+LIVELY: list[Step] = [*FINE, ["state"], ["gofer"], ["orphan", True], ["hang"]]
+
+
+def test_a_keeper_that_is_killed_is_a_protocol_error_and_leaves_nothing(
+    runs: Runs, fake: FakeRunsc
+) -> None:
+    """Its runs are dead, what they left is removed here, and the next run has a new keeper."""
+    fake.script(*LIVELY)
+    keeper = runs.launcher.keeper()
+    ended = during(runs, lambda: os.kill(keeper.pid, signal.SIGKILL))
+    assert isinstance(ended.error, ProtocolError)
+    assert runs.left() == []
+    assert well(runs, fake)
+    assert runs.launcher.keeper() is not keeper
+
+
+def test_a_keeper_that_is_stopped_does_not_stop_the_deadline(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run times out, everything of it is dead then, and the next run has a new keeper."""
+    monkeypatch.setattr(supervise, "KILL_DEADLINE", 0.5)
+    fake.script(*LIVELY)
+    keeper = runs.launcher.keeper()
+    started = time.monotonic()
+    ended = during(runs, lambda: os.kill(keeper.pid, signal.SIGSTOP), timeout=1.0)
+    assert isinstance(ended.error, WorkloadTimeout)
+    assert time.monotonic() - started < 15
+    assert runs.left() == []
+    assert well(runs, fake)
+
+
+def test_a_keeper_that_does_not_clean_is_killed_and_done_without(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it has stopped just before the end."""
+    monkeypatch.setattr(supervise, "CLEAN_DEADLINE", 0.3)
+    keeper = runs.launcher.keeper()
+    fake.script(*FINE, ["state"], ["gofer"], ["task_exit", 0], ["exit", 0])
+    real = supervise.Supervisor.clean
+
+    def clean(self: supervise.Supervisor) -> tuple[str, ...]:
+        os.kill(keeper.pid, signal.SIGSTOP)
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervise.Supervisor, "clean", clean)
+        ended = runs()
+    assert ended.completed is not None
+    assert ended.completed.leaks == ()
+    assert runs.left() == []
+    assert well(runs, fake)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b'{"state": "spawned"}', b'{"state": "exited", "status": "x"}', b'{"state": "failed"}', b"[]"],
+)
+def test_a_keeper_that_talks_nonsense_is_a_protocol_error(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, message: bytes
+) -> None:
+    """The run is ended, and removed."""
+    import socket
+
+    from pytest_gvisor.launch.client import Control, Keeper
+
+    real = Keeper.launch
+    others: list[socket.socket] = []
+
+    def launch(self: Keeper, *arguments: Any) -> Control:
+        control = real(self, *arguments)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        others.extend([theirs, control._socket])
+        theirs.send(message)
+        return Control(ours)
+
+    fake.script(*LIVELY)
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "launch", launch)
+        patch.setattr(supervise, "CLEAN_DEADLINE", 0.3)
+        ended = runs(timeout=5.0)
+    for other in others:
+        other.close()
+    assert isinstance(ended.error, ProtocolError)
+    assert runs.left() == []

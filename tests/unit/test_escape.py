@@ -1,0 +1,105 @@
+"""Untrusted text on its way to a reader."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_gvisor.escape import escape, escape_but_colour
+
+HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+# What XML 1.0 can hold: https://www.w3.org/TR/xml/#charsets
+XML = re.compile("[\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")
+
+anything = st.text(st.characters(codec=None))
+
+
+@given(text=anything)
+def test_what_comes_out_is_plainly_visible(text: str) -> None:
+    """Nothing but line feeds, tabs and characters that are seen; XML and UTF-8 can hold it."""
+    found = escape(text)
+    seen = {unicodedata.category(character) for character in found if character not in "\n\t"}
+    assert not seen & HIDDEN
+    assert XML.fullmatch(found)
+    assert found.encode().decode() == found
+
+
+@given(text=anything)
+def test_escaping_twice_is_escaping_once(text: str) -> None:
+    """What has been escaped is safe already."""
+    assert escape(escape(text)) == escape(text)
+
+
+ANYWHERE = re.compile(r"##(\[|vso\[|teamcity\[)", re.IGNORECASE)
+pieces = st.one_of(
+    st.sampled_from(
+        ["::", ":", "#", "##vso[", "##[", "##TeamCity[", "[", "\n", " ", "\t", "\u3000"]
+    ),
+    st.characters(codec=None),
+)
+
+
+@given(text=st.lists(pieces, max_size=12).map("".join))
+def test_no_line_has_a_command_for_a_ci_system(text: str) -> None:
+    """Neither at its start, behind whatever white space, nor, for those who look there, in it."""
+    found = escape(text)
+    assert not ANYWHERE.search(found)
+    assert not [line for line in found.splitlines() if line.lstrip().startswith("::")]
+
+
+@pytest.mark.parametrize("text", ["", "plain ~!\n\ttext", "Grüße, 世界, €", "a::b", "## heading"])
+def test_printable_text_stays_as_it_is(text: str) -> None:
+    """Of any language."""
+    assert escape(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\x1b]52;c;eA==\x07", "\\x1b]52;c;eA==\\x07"),
+        ("\x1b]8;;http://x\x1b\\", "\\x1b]8;;http://x\\x1b\\"),
+        ("a\rb", "a\\rb"),
+        ("\x00\x7f\x9b", "\\x00\\x7f\\x9b"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("\u200b\ufeff", "\\u200b\\ufeff"),
+        ("\udcff", "\\udcff"),
+        ("\u2028\u2029\x85", "\\u2028\\u2029\\x85"),
+        ("\U000e0041", "\\U000e0041"),
+        ("\uffff", "\\uffff"),
+        ("::error::x", "\\x3a:error::x"),
+        ("\u3000::warning::", "\u3000\\x3a:warning::"),
+        (" \t##vso[task]", " \t\\x23#vso[task]"),
+        ("text ##vso[task] ##VSO[", "text \\x23#vso[task] \\x23#VSO["),
+        ("a ##teamcity[x", "a \\x23#teamcity[x"),
+        ("x\n##[section]", "x\n\\x23#[section]"),
+    ],
+)
+def test_what_moves_hides_or_commands_is_written_out(text: str, shown: str) -> None:
+    """As an escape sequence that says which character it was."""
+    assert escape(text) == shown
+
+
+def test_a_large_text_takes_no_time() -> None:
+    """A megabyte of either kind: a quadratic way would never end here."""
+    assert escape("x" * 2**20) == "x" * 2**20
+    assert len(escape("\x1b" * 2**18)) == 4 * 2**18
+    assert len(escape("::\n" * 2**18)) == 6 * 2**18
+
+
+@given(text=anything)
+def test_only_colours_pass_where_colours_may(text: str) -> None:
+    """Without its colour sequences it is escaped text."""
+    found = escape_but_colour(text)
+    assert "\x1b" not in re.sub("\x1b\\[[0-9;]{0,16}m", "", found)
+    assert escape(re.sub("\x1b\\[[0-9;]{0,16}m", "", found)).count("\x1b") == 0
+
+
+def test_colours_stay_where_they_are() -> None:
+    """And what is between them is escaped."""
+    assert escape_but_colour("\x1b[31mred\x1b[0m\x1b[2J") == "\x1b[31mred\x1b[0m\\x1b[2J"
+    assert escape_but_colour("\x1b[" + "1;" * 20 + "m") == "\\x1b[" + "1;" * 20 + "m"

@@ -1,0 +1,191 @@
+"""What users write, and the settings that it means."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_gvisor import settings
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.settings import Keep, Network, Platform, Rootless, Settings
+
+if TYPE_CHECKING:
+    import enum
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(),
+    st.lists(st.text(), max_size=3), st.dictionaries(st.text(), st.text(), max_size=2),
+)  # fmt: skip
+
+
+def test_there_is_a_reader_for_each_setting_and_no_other() -> None:
+    """What can be set is what there is."""
+    assert set(settings.READERS) == {field.name for field in dataclasses.fields(Settings)}
+
+
+@given(name=st.sampled_from(sorted(settings.READERS)), value=ANYTHING)
+def test_any_value_is_read_or_a_usage_error_that_names_it(name: str, value: object) -> None:
+    """Never another error, and what was read is read the same again."""
+    said = read = ""
+    try:
+        found = settings.replaced(Settings(), {name: value})
+        read = getattr(found, name)
+    except UsageError as error:
+        said = str(error)
+    if said:
+        assert name.removesuffix("s") in said
+    elif name != "platforms":
+        assert settings.replaced(Settings(), {name: read}) == found
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("systrap", (Platform.SYSTRAP,)),
+        (" kvm , ptrace ", (Platform.KVM, Platform.PTRACE)),
+        ("ptrace,kvm,ptrace", (Platform.PTRACE, Platform.KVM)),
+        ("auto", ()),
+        ("auto,kvm", (Platform.KVM,)),
+        ("all", tuple(Platform)),
+        ("ptrace,all", (Platform.PTRACE, Platform.SYSTRAP, Platform.KVM)),
+        (["kvm", "systrap,ptrace"], (Platform.KVM, Platform.SYSTRAP, Platform.PTRACE)),
+        (Platform.KVM, (Platform.KVM,)),
+        ((Platform.KVM, "ptrace"), (Platform.KVM, Platform.PTRACE)),
+        ({"kvm"}, (Platform.KVM,)),
+    ],
+)
+def test_platforms_are_kept_in_their_order_and_once(
+    written: object, meant: tuple[Platform, ...]
+) -> None:
+    """A comma list, a list of these, or enums; ``auto`` is no platform of its own."""
+    assert settings.platforms(written) == meant
+    assert settings.replaced(Settings(), {"platform": written}).platforms == meant
+
+
+@pytest.mark.parametrize("written", ["", " ", ",", " , ", [], [""], ()])
+def test_platforms_that_name_nothing_are_refused(written: object) -> None:
+    """An empty variable in a script is a mistake, and no ``auto``."""
+    with pytest.raises(UsageError, match="names nothing"):
+        settings.platforms(written)
+
+
+@pytest.mark.parametrize("written", ["xen", "Systrap", "systrap kvm", "kvm,,xen"])
+def test_an_unknown_platform_is_refused_with_the_choices(written: str) -> None:
+    """The message says what there is."""
+    with pytest.raises(UsageError, match=r"is not one of systrap, kvm, ptrace"):
+        settings.platforms(written)
+
+
+@pytest.mark.parametrize("written", [7, None, b"kvm", [7], True])
+def test_a_platform_is_a_word(written: object) -> None:
+    """Nothing else is turned into one."""
+    with pytest.raises(UsageError, match="is not a word"):
+        settings.platforms(written)
+
+
+@pytest.mark.parametrize("words", [Network, Rootless, Keep, Platform])
+def test_each_word_is_read_as_itself(words: type[enum.StrEnum]) -> None:
+    """And another one is refused with the choices."""
+    for member in words:
+        assert settings.word(words, member.value, "x") is member
+        assert settings.word(words, member, "x") is member
+    with pytest.raises(UsageError, match=f"x='y' is not one of {', '.join(words)}"):
+        settings.word(words, "y", "x")
+
+
+@pytest.mark.parametrize(("written", "meant"), [(1, 1.0), (0.5, 0.5), ("10", 10.0), (" 1e2 ", 100)])
+def test_seconds_are_a_number_above_0(written: object, meant: float) -> None:
+    """Written as text or not."""
+    found = settings.seconds(written, "timeout")
+    assert (found, type(found)) == (meant, float)
+
+
+@pytest.mark.parametrize(
+    "written", [0, -1, "0", math.inf, "nan", math.nan, "-inf", "ten", "", None, True, [1], "1s"]
+)
+def test_other_seconds_are_refused(written: object) -> None:
+    """No deadline is not a choice."""
+    with pytest.raises(UsageError, match="timeout="):
+        settings.seconds(written, "timeout")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (True, True), (False, False), ("1", True), ("TRUE", True), ("yes", True), ("On", True),
+        ("0", False), ("false", False), ("NO", False), ("off", False), ("", False),
+    ],
+)  # fmt: skip
+def test_a_flag_is_a_bool_or_a_word_that_means_one(written: object, meant: bool) -> None:
+    """As ini files and variables have it."""
+    assert settings.flag(written, "strict") is meant
+
+
+@pytest.mark.parametrize("written", ["maybe", 1, 0, None, "y"])
+def test_other_flags_are_refused(written: object) -> None:
+    """Nothing is taken for a yes."""
+    with pytest.raises(UsageError, match="neither true nor false"):
+        settings.flag(written, "strict")
+
+
+@pytest.mark.parametrize("written", [-1, 1.0, "1", True, None])
+def test_a_count_is_a_whole_number(written: object) -> None:
+    """Of at least 0."""
+    with pytest.raises(UsageError, match="whole number"):
+        settings.count(written, "max_output")
+    assert settings.count(0, "max_output") == 0
+
+
+@pytest.mark.parametrize("name", ["netns", "runsc"])
+@pytest.mark.parametrize(("written", "meant"), [(None, None), ("/x", "/x"), (Path("/x/y"), "/x/y")])
+def test_a_path_is_text_or_path_like(name: str, written: object, meant: str | None) -> None:
+    """None is none."""
+    assert getattr(settings.replaced(Settings(), {name: written}), name) == meant
+
+
+@pytest.mark.parametrize("name", ["netns", "runsc"])
+@pytest.mark.parametrize("written", ["", b"/x", 7])
+def test_other_paths_are_refused(name: str, written: object) -> None:
+    """An empty one too."""
+    with pytest.raises(UsageError, match="is not a path"):
+        settings.replaced(Settings(), {name: written})
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "word"),
+    [("memory", 1.5, "size"), ("memory", True, "size"), ("memory", [1], "size"),
+     ("pids", 1.5, "whole number"), ("pids", -1, "whole number"), ("cpus", "2", "number"),
+     ("cpus", True, "number")],
+)  # fmt: skip
+def test_limits_of_another_kind_are_refused(name: str, written: object, word: str) -> None:
+    """Before anything is made."""
+    with pytest.raises(UsageError, match=word):
+        settings.replaced(Settings(), {name: written})
+
+
+def test_limits_are_read() -> None:
+    """A size may have a unit, which is looked at where the specification is made."""
+    found = settings.replaced(Settings(), {"memory": "256M", "pids": 10, "cpus": 2})
+    assert (found.memory, found.pids, found.cpus) == ("256M", 10, 2.0)
+
+
+@pytest.mark.parametrize("name", ["tiemout", "", "Network", "args"])
+def test_an_unknown_setting_is_refused_with_the_choices(name: str) -> None:
+    """A misspelt one is no silent default."""
+    with pytest.raises(UsageError, match=r"is not a setting; there are .*timeout"):
+        settings.replaced(Settings(), {name: 1})
+
+
+def test_only_what_is_changed_changes() -> None:
+    """The original stays as it was."""
+    before = Settings(network=Network.HOST, timeout=5.0)
+    after = settings.replaced(before, {"timeout": 7})
+    assert (after.network, after.timeout) == (Network.HOST, 7.0)
+    assert before.timeout == 5.0
+    assert settings.replaced(before, {}) == before
