@@ -68,6 +68,7 @@ def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterato
     remember(request.node, harness)
     request.node.stash[_kept_key] = kept
     yield harness
+    harness.close()
     for problem in kept.problems:
         warnings.warn(PytestGvisorWarning(f"not kept: {problem}"), stacklevel=1)
     for record in harness.records:

@@ -75,6 +75,7 @@ class Gvisor:
         self.platform = platform
         self.settings = settings or Settings()
         self.records: list[Record] = []
+        self.sandboxes: list[Sandbox] = []
         self._launcher = launcher
         self._hooks = hooks or Hooks()
 
@@ -213,7 +214,15 @@ class Gvisor:
             extra_flags=self._extra_flags(),
             records=self.records,
         )
-        return Sandbox(plan)
+        made = Sandbox(plan)
+        self.sandboxes.append(made)
+        return made
+
+    def close(self) -> None:
+        """Close the warm sandboxes that are still open."""
+        for sandbox in self.sandboxes:
+            sandbox.close()
+        self.sandboxes.clear()
 
     def _chosen(self, timeout: float | None, settings: Mapping[str, object]) -> Settings:
         changes = dict(settings) if timeout is None else {**settings, "timeout": timeout}

@@ -97,7 +97,7 @@ class Worker:
             if message["type"] == "phase":
                 progress.phase = str(message.get("when"))
             elif message["type"] == "report":
-                report = reports.revive(self._config, message.get("data"), item.nodeid)
+                report = reports.revive(self._config, message, item.nodeid)
                 if report.when in _PHASES and type(report) is pytest.TestReport:
                     progress.reported.add(report.when)
                     progress.failed |= report.failed
@@ -136,7 +136,7 @@ class Worker:
         text = f"the pytest inside did not get as far as a test: {gone(error)}"
         link, self._link = self._link, None
         if link is not None:
-            link.close()
+            link.close(patience=_LAST_WORDS)
             text += f"\n{link.told()}"
         return text
 

@@ -87,9 +87,8 @@ def _plain(value: Any) -> Any:
 
 def arguments(config: pytest.Config, items: Iterable[pytest.Item]) -> list[str]:
     """The command line inside: which plugins, since those are loaded before options, and files."""
-    # Coverage is measured by the worker, and there is one process inside.
-    plugins = [*config.option.plugins, "no:pytest_cov", "no:xdist"]
-    return [*(part for name in plugins for part in ("-p", name)), *files_of(items)]
+    plugins = [part for name in config.option.plugins for part in ("-p", name)]
+    return [*plugins, *files_of(items)]
 
 
 def files_of(items: Iterable[pytest.Item]) -> list[str]:

@@ -36,17 +36,17 @@ class Text(TerminalRepr):
         tw.line(self.text)
 
 
-def revive(config: pytest.Config, data: Any, nodeid: str) -> pytest.TestReport:
+def revive(config: pytest.Config, message: dict[str, Any], nodeid: str) -> pytest.TestReport:
     """The report in a message, under the node id that the host has for the test.
 
     Raises `ProtocolError` for one that is not the report of a test's phase.
     """
     try:
-        fields = _checked(data)
+        fields = _checked(message.get("data"))
         fields["nodeid"] = nodeid
         report = config.hook.pytest_report_from_serializable(config=config, data=fields)
         _restore_subtest(report, fields)
-        if isinstance(report.longrepr, str):
+        if isinstance(report.longrepr, str) and not message.get("plain"):
             report.longrepr = Text(report.longrepr)
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
         raise ProtocolError(f"a report from inside that cannot be one: {error!r}") from error

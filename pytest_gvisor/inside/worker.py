@@ -133,7 +133,8 @@ class Plugin:
         config = self._config
         data = config.hook.pytest_report_to_serializable(config=config, report=report)
         data["sections"] = [(title, _cut(text)) for title, text in data.get("sections", [])]
-        self._channel.send("report", data=data)
+        plain = isinstance(report.longrepr, str)
+        self._channel.send("report", data=data, plain=plain)
 
     def pytest_warning_recorded(
         self, warning_message: Any, when: str, nodeid: str, location: Any

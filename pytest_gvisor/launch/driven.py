@@ -167,6 +167,10 @@ class Driven(Runner):
             self._clean(self.supervisor)
             raise
 
+    def oom_kills(self) -> int:
+        """How many processes of it the kernel has killed for memory so far."""
+        return self._cgroups.oom_kills()
+
     def end(self, patience: float = 0.0) -> Ended:
         """Wait so long for its end, kill what runs then, and remove everything."""
         error: GvisorError | None = None

@@ -32,9 +32,11 @@ class SharedDir:
     def path(self) -> str:
         """Where it is. Raises `LaunchError` where it cannot be made or is not safe."""
         if self._path is None:
-            base = session_dir.base_folder()
-            path = os.path.join(base, f"s-run-{self._name}")
-            with session_dir._locked(base), stage("shared_folder", f"cannot make {path}"):
+            path = self._place()
+            with (
+                session_dir._locked(os.path.dirname(path)),
+                stage("shared_folder", f"cannot make {path}"),
+            ):
                 with contextlib.suppress(FileExistsError):
                     session_dir.make_private(path)
                 flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -56,3 +58,12 @@ class SharedDir:
         finally:
             os.close(self._lock)
             self._lock = -1
+
+    def clear(self) -> None:
+        """Remove what a user that was killed has left, if there is anything and nobody has it."""
+        if os.path.isdir(self._place()):
+            self.path()
+            self.close()
+
+    def _place(self) -> str:
+        return os.path.join(session_dir.base_folder(), f"s-run-{self._name}")

@@ -6,7 +6,6 @@ lock and wait on conditions of that lock. Whatever ends the sandbox, everybody w
 
 from __future__ import annotations
 
-import abc
 import collections
 import contextlib
 import dataclasses
@@ -26,6 +25,7 @@ from pytest_gvisor.launch.typed import stage
 from pytest_gvisor.sandbox import messages
 from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, Encoder, FrameError
 from pytest_gvisor.sandbox.messages import Message
+from pytest_gvisor.sandbox.peers import Death, Peer, why
 
 if TYPE_CHECKING:
     from pytest_gvisor.sandbox.forward import Forward
@@ -35,55 +35,6 @@ _BATCH = 16
 _READS = 4
 _EXIT_PATIENCE = 1.0
 _DEATH_PATIENCE = 2.0
-
-
-class Peer(abc.ABC):
-    """Something that has an id of its own on the channel. All is called with the lock held."""
-
-    over = False
-    """Whether the guest has nothing more to say about it."""
-
-    @abc.abstractmethod
-    def on_message(self, message: Message, payload: memoryview) -> None:
-        """Take a message. Raises `FrameError` for one that may not come now."""
-
-    @abc.abstractmethod
-    def on_death(self) -> None:
-        """The sandbox is gone."""
-
-
-class Answer(Peer):
-    """One question and its answer."""
-
-    def __init__(self, channel: Channel, *words: str) -> None:
-        self.message: Message | None = None
-        self.changed = threading.Condition(channel.lock)
-        self._words = words
-
-    def on_message(self, message: Message, payload: memoryview) -> None:
-        """See `Peer.on_message`."""
-        del payload
-        if message.op not in self._words:
-            raise FrameError(f"{message.op} as an answer")
-        self.message = message
-        self.over = True
-        self.changed.notify_all()
-
-    def on_death(self) -> None:
-        """See `Peer.on_death`."""
-        self.changed.notify_all()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Death:
-    """Why there is no sandbox any more."""
-
-    reason: str
-    crashed: bool = True
-    """False where it was closed."""
-
-    replaceable: bool = False
-    """Whether the next use may start another one in its place."""
 
 
 class Channel:
@@ -261,6 +212,10 @@ class Channel:
         """Whose turns the listening thread takes; for that thread only."""
         return self._supervisor
 
+    def oom_kills(self) -> int:
+        """How many processes of the sandbox the kernel has killed for memory so far."""
+        return self._driven.oom_kills()
+
     @property
     def congested(self) -> bool:
         """Whether much is waiting to be sent."""
@@ -359,8 +314,10 @@ class Channel:
             self._out_size = 0
         if not self.congested:
             self._writable.notify_all()
-            self._chores += self._relieved
-            self._relieved.clear()
+            if self._relieved:
+                self._chores += self._relieved
+                self._relieved.clear()
+                self._wake()
         if threading.current_thread() is self._thread:
             self._watch_socket()
 
@@ -393,19 +350,3 @@ class Channel:
             with contextlib.suppress(OSError):
                 os.close(self._waker)
             self._waker = -1
-
-
-def why(ended: Ended) -> str:
-    """In words, how a sandbox ended that nobody here has ended."""
-    if ended.error is not None:
-        return ended.error.message
-    completed = ended.completed
-    if completed is None:
-        return "it ended"
-    how = f"exit status {completed.returncode}"
-    if completed.returncode < 0:
-        how = f"signal {-completed.returncode}"
-    if completed.outcome is Outcome.OUT_OF_MEMORY:
-        how = "the memory limit"
-    tail = escape(completed.stderr[-2000:])
-    return f"its guest was ended by {how}" + (f"\n{tail}" if tail else "")

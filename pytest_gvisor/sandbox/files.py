@@ -6,9 +6,10 @@ import threading
 import time
 
 from pytest_gvisor.errors import InsideError, NotReady
-from pytest_gvisor.sandbox.channel import Channel, Peer
+from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.sandbox.messages import Message
+from pytest_gvisor.sandbox.peers import Peer
 
 _TOO_LARGE = 27  # EFBIG
 

@@ -16,9 +16,10 @@ import threading
 from typing import Self
 
 from pytest_gvisor.launch.typed import stage
-from pytest_gvisor.sandbox.channel import Channel, Peer
+from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.sandbox.messages import Message
+from pytest_gvisor.sandbox.peers import Peer
 
 _MOST = 512
 _BACKLOG = 128

@@ -13,9 +13,10 @@ from typing import Self
 
 from pytest_gvisor.errors import InsideError, NotReady, UsageError, WorkloadTimeout
 from pytest_gvisor.launch.outcome import Completed, Outcome, signal_name, text_view
-from pytest_gvisor.sandbox.channel import Answer, Channel, Peer
+from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.sandbox.messages import Message
+from pytest_gvisor.sandbox.peers import Answer, Peer
 from pytest_gvisor.sandbox.streams import Reader, Stream, Watch, Writer
 from pytest_gvisor.settings import Platform, seconds
 
@@ -65,6 +66,8 @@ class Process(Peer):
         self._command = command
         self._begun_at = time.monotonic()
         self._duration: float | None = None
+        self._oom_kills = channel.oom_kills()
+        self._ran_out = False
         self._streams = {s: Stream(command.max_output, self._giver(s)) for s in (1, 2)}
         self._input_credit = WINDOW
         self._input_closed = not command.reads
@@ -127,6 +130,9 @@ class Process(Peer):
             _exit_code(numbers["status"])
             self._status = numbers["status"]
             self._duration = time.monotonic() - self._begun_at
+            if self._status:
+                # On systrap, what was killed for memory ends with status 1 and without a word.
+                self._ran_out = self._channel.oom_kills() > self._oom_kills
             self._input_closed = True
         else:
             raise FrameError(f"{message.op} of a program where it cannot be")
@@ -328,6 +334,7 @@ class Process(Peer):
         code = self.returncode
         if outcome is None:
             outcome = Outcome.EXITED if code is None or code >= 0 else Outcome.SIGNALLED
+            outcome = Outcome.OUT_OF_MEMORY if self._ran_out else outcome
         out, err = self._streams[1].capture, self._streams[2].capture
         lasted = time.monotonic() - self._begun_at if self._duration is None else self._duration
         return Completed(
@@ -342,6 +349,7 @@ class Process(Peer):
             duration=lasted,
             platform=self._command.platform,
             outcome=outcome,
+            exact=not self._ran_out,
             command=self._command.runsc,
             settings=self._command.repeat,
         )

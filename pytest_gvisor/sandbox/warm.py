@@ -19,9 +19,10 @@ from pytest_gvisor.harness import argv, input_of
 from pytest_gvisor.launch.outcome import Completed
 from pytest_gvisor.launch.runner import Record
 from pytest_gvisor.oci.reader import whole
-from pytest_gvisor.sandbox.channel import Answer, Channel
+from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
+from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.plain import REPLACED, Plain
 from pytest_gvisor.sandbox.process import TERM_GRACE, Command, Process, patience_of
 from pytest_gvisor.sandbox.python import PRIVATE, Start

@@ -71,6 +71,10 @@ class FakeDriven:
         """Nothing has to be started."""
         return self._supervisor
 
+    def oom_kills(self) -> int:
+        """There is no limit."""
+        return 0
+
     def end(self, patience: float = 0.0) -> Ended:
         """Nothing has to be removed but the socket."""
         del patience

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_gvisor import Completed, GvisorError, NotReady, SandboxCrashed
-from pytest_gvisor.sandbox.channel import Answer, Channel
+from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.frames import HEADER, WINDOW
+from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.process import Process
 from tests.unit.sandbox.conftest import FakeDriven, Peer, command
 

@@ -1,0 +1,111 @@
+"""The keeper is killed or stopped: its runs are dead, their test is told, the next one works."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_gvisor import Gvisor, ProtocolError, WorkloadTimeout
+from pytest_gvisor.launch import remains, supervise
+from tests.faults.little import HANGING, Little, children_of, eventually
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: limits by cgroups")
+
+
+@contextlib.contextmanager
+def sent_to_the_keeper(gvisor: Gvisor, number: signal.Signals) -> Iterator[int]:
+    """Send a signal to the keeper as soon as it has a sandbox that runs."""
+    pid = gvisor._launcher.keeper().pid
+
+    def send() -> None:
+        eventually(lambda: any(map(children_of, children_of(pid))))
+        time.sleep(0.3)
+        os.kill(pid, number)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    yield pid
+    thread.join()
+
+
+def processes_left(gvisor: Gvisor) -> list[int]:
+    """What is there of the session's sandboxes."""
+    session = gvisor._launcher.session().path
+    return remains.processes(session, everywhere=True)
+
+
+def test_a_killed_keeper_is_told_to_the_test_and_replaced(gvisor: Gvisor) -> None:
+    """The kernel has killed the sandbox by then; what it left is removed, and the next run works."""
+    session = gvisor._launcher.session().path
+    with sent_to_the_keeper(gvisor, signal.SIGKILL), pytest.raises(ProtocolError, match="keeper"):
+        gvisor.run(["sleep", "100"])
+    assert processes_left(gvisor) == []
+    assert [name for name in os.listdir(session) if name.startswith("g")] == []
+    assert gvisor.run(["echo", "again"]).stdout == "again\n"
+
+
+@needs_root
+def test_a_killed_keeper_s_cgroups_are_removed(gvisor: Gvisor) -> None:
+    """Whoever was to do that is gone."""
+    with sent_to_the_keeper(gvisor, signal.SIGKILL), pytest.raises(ProtocolError):
+        gvisor.run(["sleep", "100"], memory="512M", pids=200)
+    cgroups = remains.journalled_cgroups(gvisor._launcher.session().path)
+    assert cgroups
+    assert [path for path in cgroups if os.path.exists(path)] == []
+
+
+def test_a_stopped_keeper_does_not_stop_the_deadline(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run times out, its sandbox is dead then, and the next run works."""
+    monkeypatch.setattr(supervise, "KILL_DEADLINE", 1.0)
+    started = time.monotonic()
+    with sent_to_the_keeper(gvisor, signal.SIGSTOP), pytest.raises(WorkloadTimeout):
+        gvisor.run(["sleep", "100"], timeout=2)
+    assert time.monotonic() - started < 30
+    assert processes_left(gvisor) == []
+    assert gvisor.run(["echo", "again"]).stdout == "again\n"
+
+
+def test_other_threads_runs_end_with_the_keeper_too(gvisor: Gvisor) -> None:
+    """Each is told, none hangs."""
+    told: list[Exception] = []
+
+    def run() -> None:
+        try:
+            gvisor.run(["sleep", "100"])
+        except ProtocolError as error:
+            told.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    with sent_to_the_keeper(gvisor, signal.SIGKILL):
+        for thread in threads:
+            thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(told) == 3
+    assert processes_left(gvisor) == []
+
+
+def test_what_both_leave_when_both_are_killed_is_swept_by_the_next_session(little: Little) -> None:
+    """The sandbox dies with the keeper; folder, state and cgroups wait for the next one to begin."""
+    little.write(test_it=HANGING.replace("LIMITS", str(os.geteuid() == 0)))
+    process = little.start()
+    assert eventually(lambda: little.note("up")) is not None
+    time.sleep(0.3)
+    (keeper,) = little.keepers()
+    process.send_signal(signal.SIGSTOP)
+    os.kill(keeper, signal.SIGKILL)
+    process.kill()
+    process.wait()
+    assert eventually(lambda: not little.processes(), 10) is not None, little.left()
+    assert little.files() != []
+    little.write(test_it="def test_it(gvisor): assert gvisor.run(['true']).returncode == 0")
+    little.run()
+    assert little.left() == []

@@ -1,0 +1,64 @@
+"""Several sessions at once, and one whose end is interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import Gvisor, Launcher
+from tests.faults.little import HANGING, Little, eventually
+
+
+def test_a_crashed_session_does_not_touch_another(make_little: Callable[[], Little]) -> None:
+    """One is killed, a third begins and sweeps, and the sandbox of the other goes on to its end."""
+    one, other, third = make_little(), make_little(), make_little()
+    one.base = third.base = other.base
+    one.write(test_it=HANGING.replace("LIMITS", "False"))
+    other.write(
+        test_it="""
+        import pathlib
+
+        def test_it(gvisor):
+            def pieces():
+                pathlib.Path("up").touch()
+                while not pathlib.Path("finish").exists():
+                    yield b""
+            done = gvisor.run(["sh", "-c", "cat; echo well"], input=pieces(), timeout=100)
+            assert done.stdout == "well\\n"
+        """
+    )
+    third.write(test_it="def test_it(gvisor): assert gvisor.run(['true']).returncode == 0")
+    processes = [one.start(), other.start()]
+    assert eventually(lambda: one.note("up") and other.note("up")) is not None
+    time.sleep(0.5)
+    processes[0].kill()
+    processes[0].wait()
+    third.run()
+    (other.folder / "finish").touch()
+    assert processes[1].wait(60) == 0, other.output()
+    assert eventually(lambda: not other.left(), 10) is not None, other.left()
+
+
+def test_an_interrupted_end_can_be_done_again(gvisor: Gvisor, short_folder: str) -> None:
+    """Ctrl-C while the keeper is waited for: a second closing leaves nothing."""
+    launcher = Launcher(short_folder)
+    keeper = launcher.keeper()
+    other = Gvisor(runsc=gvisor.runsc, platform=gvisor.platform, launcher=launcher)
+    assert other.run(["echo", "x"]).stdout == "x\n"
+    os.kill(keeper.pid, signal.SIGSTOP)
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        launcher.close()
+    timer.join()
+    os.kill(keeper.pid, signal.SIGCONT)
+    launcher.close()
+    launcher.close()
+    assert os.listdir(short_folder) == [".lock"]
+    assert not Path(f"/proc/{keeper.pid}").exists()

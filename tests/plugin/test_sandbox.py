@@ -1,0 +1,129 @@
+"""The fixtures ``gvisor_sandbox`` and ``gvisor_sandboxes``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+
+def test_a_sandbox_is_a_test_s_own_and_runs_on_each_platform(project: Project) -> None:
+    """What one test leaves in it no other finds; the platform is in the id; markers count."""
+    project.test("""
+        import pytest
+
+        def test_one(gvisor_sandbox, gvisor_platform):
+            done = gvisor_sandbox.exec(["uname", "-r"])
+            assert (done.stdout, done.platform) == ("4.4.0\\n", gvisor_platform)
+            gvisor_sandbox.put("/tmp/mine", "x")
+
+        @pytest.mark.gvisor(timeout=0.5)
+        def test_two(gvisor_sandbox):
+            assert gvisor_sandbox.exec(["ls", "/tmp"]).stdout == ""
+            with pytest.raises(TimeoutError):
+                gvisor_sandbox.popen(["sleep", "9"]).wait()
+    """)
+    ran = project.run("-v", "--gvisor-platform", "systrap,ptrace").ends(passed=4)
+    ran.shows("test_one[systrap]", "test_one[ptrace]", "test_two[systrap]", "test_two[ptrace]")
+
+
+def test_a_session_shares_its_sandboxes(alone: Project) -> None:
+    """The same options are the same sandbox, others another; all are closed in the end."""
+    alone.test("""
+        import os, pytest
+        from pytest_gvisor import PytestGvisorWarning, SandboxCrashed, UsageError
+
+        made = []
+
+        @pytest.fixture(scope="module")
+        def box(gvisor_sandboxes):
+            return gvisor_sandboxes(env={"A": "1"})
+
+        def test_one(box, gvisor_sandboxes):
+            box.put("/tmp/shared", "x")
+            assert gvisor_sandboxes(env={"A": "1"}) is box
+            assert gvisor_sandboxes(env={"A": "2"}) is not box
+            made.append(box)
+
+        def test_two(box, gvisor_platform, gvisor_sandboxes):
+            assert box.get("/tmp/shared") == b"x"
+            assert gvisor_sandboxes(gvisor_platform, env={"A": "1"}) is box
+            with pytest.raises(UsageError, match="platform='nope'"):
+                gvisor_sandboxes("nope")
+            with pytest.raises(UsageError, match="'nope' is not a setting"):
+                gvisor_sandboxes(nope=1)
+
+        def test_one_that_crashed_is_made_again(box, gvisor_sandboxes):
+            with pytest.raises(SandboxCrashed):
+                box.exec(["sh", "-c", "kill -9 1; sleep 9"])
+            again = gvisor_sandboxes(env={"A": "1"})
+            assert again is not box
+            assert again.exec(["true"]).returncode == 0
+            made.append(again)
+
+        @pytest.fixture(scope="session", autouse=True)
+        def closed_at_the_end():
+            yield
+            assert made[-1].alive  # set up before the factory, so torn down after it
+    """)
+    # The fixture above fails the last test's teardown, which shows that the factory has closed it.
+    alone.run().ends(passed=3, errors=1).shows("assert False")
+
+
+def test_a_sandbox_that_nobody_closes_ends_with_its_test(alone: Project) -> None:
+    """So does one that a test made itself, and left open."""
+    alone.test("""
+        made = []
+
+        def test_one(gvisor):
+            made.append(gvisor.sandbox())
+            assert made[0].alive
+
+        def test_two():
+            assert not made[0].alive
+    """)
+    alone.run().ends(passed=2)
+
+
+def test_a_failed_test_shows_what_ran_in_its_sandbox(alone: Project) -> None:
+    """Each program's command and standard error are sections of the report, escaped."""
+    alone.test("""
+        def test_it(gvisor_sandbox):
+            gvisor_sandbox.exec(["sh", "-c", "printf 'bad\\\\033[31m' >&2; exit 4"], check=True)
+    """)
+    ran = alone.run().ends(failed=1)
+    ran.shows("exit status 4", "runsc --root", "| bad\\x1b[31m").hides("\x1b[31mbad")
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_platform_that_does_not_work_skips_or_fails(alone: Project, *, strict: bool) -> None:
+    """For the shared ones too, with the reason."""
+    alone.test("""
+        def test_own(gvisor_sandbox):
+            pass
+
+        def test_shared(gvisor_sandboxes):
+            gvisor_sandboxes("kvm")
+    """)
+    outcome = {"failed": 1, "errors": 1} if strict else {"skipped": 2}
+    options = ["--gvisor-strict"] if strict else []
+    ran = alone.run("--gvisor-platform", "kvm", *options).ends(**outcome)
+    ran.shows("platform kvm is not available here")
+
+
+def test_the_names_are_known(alone: Project) -> None:
+    """The fixtures are listed with what they are, and the classes can be imported."""
+    alone.test("""
+        from pytest_gvisor import Forward, InsideError, NotReady, Process, Sandbox
+
+        def test_it(gvisor_sandbox):
+            assert isinstance(gvisor_sandbox, Sandbox)
+            assert isinstance(gvisor_sandbox.popen(["true"]), Process)
+            assert isinstance(gvisor_sandbox.forward(80), Forward)
+            assert issubclass(NotReady, TimeoutError)
+    """)
+    alone.run().ends(passed=1)
+    alone.run("--fixtures").shows("gvisor_sandbox", "gvisor_sandboxes [session scope]")
