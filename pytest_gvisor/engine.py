@@ -73,6 +73,7 @@ class Engine:
         if self.shared is None:
             yield stored
             return
+        self.launcher.share(self.shared.place())
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with os.fdopen(os.open(os.path.join(self.shared.path(), name), flags, 0o600), "r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -152,13 +152,20 @@ def status_of_self(*names: str) -> dict[str, str]:
 
 
 def children_of_self() -> list[int]:
-    """The pids whose parent is the calling thread's process, zombies included."""
-    me = os.getpid()
+    """The pids whose parent is this process, zombies included."""
+    return children_of(os.getpid())
+
+
+def children_of(parent: int) -> list[int]:
+    """The pids whose parent is a thread of the process ``parent``, zombies included."""
+    found: list[int] = []
     try:
-        with open(f"/proc/self/task/{me}/children", encoding="ascii") as children:
-            return [int(pid) for pid in children.read().split()]
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return children_by_scan(me)
+        for thread in os.listdir(f"/proc/{parent}/task"):
+            with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as children:
+                found += map(int, children.read().split())
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN, or a thread that has ended
+        return children_by_scan(parent)
+    return found
 
 
 def children_by_scan(parent: int) -> list[int]:

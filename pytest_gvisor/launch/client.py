@@ -151,6 +151,11 @@ class Keeper:
         with stage("keeper", "a descriptor cannot be sent"):
             socket.send_fds(self._socket, [b"hold"], [fd])
 
+    def share(self, path: str) -> None:
+        """Have the keeper remove this folder at its end, unless another process has it then."""
+        with stage("keeper", "a path cannot be sent"):
+            self._socket.send(b"share " + os.fsencode(path))
+
     def close(self) -> None:
         """End the keeper, which kills and removes whatever it still owns; bounded."""
         self._socket.close()
@@ -174,6 +179,7 @@ class Launcher:
         self._guard = threading.Lock()
         self._session: SessionDir | None = None
         self._keeper: Keeper | None = None
+        self._shared: list[str] = []
         self._owner = os.getpid()
 
     def session(self) -> SessionDir:
@@ -185,6 +191,13 @@ class Launcher:
         """The keeper, started again if it has died. Raises `LaunchError` where it cannot start."""
         with self._guard:
             return self._ensure()[0]
+
+    def share(self, path: str) -> None:
+        """See `Keeper.share`; best said before the folder is made. Raises as `keeper`."""
+        with self._guard:
+            if path not in self._shared:
+                self._ensure()[0].share(path)
+                self._shared.append(path)
 
     def _ensure(self) -> tuple[Keeper, SessionDir]:
         if self._owner != os.getpid():
@@ -204,6 +217,8 @@ class Launcher:
             if session is None:
                 session = SessionDir.create(keeper.session)
             keeper.hold(session.lock)
+            for path in self._shared:
+                keeper.share(path)
         except BaseException:
             keeper.close()
             if session is not None and session is not self._session:

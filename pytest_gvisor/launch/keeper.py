@@ -262,6 +262,9 @@ class Keeper:
         self.held: list[int] = []
         """Descriptors that say, by a lock on them, that this process is alive."""
 
+        self.shared: list[str] = []
+        """Folders to remove at the end if no other process has them."""
+
         self.selector = selectors.DefaultSelector()
         self.watched: set[int] = set()
         self.watch(main.fileno(), self.on_request)
@@ -293,6 +296,8 @@ class Keeper:
             self.leave()
         elif message == b"hold":
             self.held += fds
+        elif message.startswith(b"share "):
+            self.shared.append(os.fsdecode(message.removeprefix(b"share ")))
         else:
             try:
                 self._take(message, fds, cut=bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)))
@@ -368,6 +373,8 @@ class Keeper:
                     key.data()
             self.clean()
         remains.clear_session(self.session, everywhere=False)
+        for path in self.shared:
+            remains.clear_shared(path)
 
 
 def main(arguments: list[str]) -> None:

@@ -55,6 +55,9 @@ class Evidence:
     """The raw wait statuses of the first process's threads, as the sentry reported them; where the
     process has ended, the last is its own."""
 
+    gofer_died: bool = False
+    """Whether the gofer is known to have died before the workload did."""
+
     wait_failed: bool = False
     """Whether runsc's run log says that waiting for the workload failed."""
 
@@ -99,6 +102,9 @@ def judge(evidence: Evidence) -> Verdict:
     code = _exit_code(evidence.runsc_status)
     if evidence.timed_out:
         return Verdict(outcome=Outcome.TIMED_OUT, returncode=code)
+    if evidence.gofer_died and not (evidence.oom_kills or evidence.records):
+        reason = "its gofer died"
+        return Verdict(outcome=Outcome.SANDBOX_CRASHED, returncode=code, reason=reason)
     told = [status for status in evidence.workload_statuses if _agrees(status, code)]
     if told and not evidence.records:
         # On systrap the kernel kills the workload's stub, which the sentry reports as an exit.

@@ -9,6 +9,7 @@ library and `_linux` only.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -179,6 +180,29 @@ def clear(
 def clear_session(session: str, *, everywhere: bool = True) -> list[str]:
     """`clear` for a whole session folder and the cgroups in its journal."""
     return clear(session, session, journalled_cgroups(session), everywhere=everywhere)
+
+
+def clear_shared(path: str) -> None:
+    """Remove a folder that several processes share, unless one of them still holds its lock.
+
+    The lock of the folder above is held meanwhile: nobody begins to use what is being removed.
+    """
+    deadline = time.monotonic() + PATIENCE
+    with (
+        contextlib.suppress(OSError),
+        open(os.path.join(os.path.dirname(path), ".lock"), "rb") as above,
+        open(os.path.join(path, "lock"), "rb") as lock,
+    ):
+        while True:
+            try:
+                fcntl.flock(above, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.01)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path)
 
 
 def journalled_cgroups(session: str) -> list[str]:

@@ -330,6 +330,7 @@ class Runner:
                 sentry_reports=listener is not None and listener.complete,
                 started=listener is not None and listener.started,
                 workload_statuses=() if listener is None else listener.workload_statuses,
+                gofer_died=supervisor.gofer_died,
                 wait_failed=logs.wait_failed(record.debug_logs),
             )
             verdict = judge(evidence)

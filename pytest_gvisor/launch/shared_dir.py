@@ -1,8 +1,8 @@
 """A folder that several pytest processes of one run share, and that none of them owns.
 
 It lies beside the session folders and has a lock like theirs, except that all its users hold it
-together: the last one that ends removes the folder, and if all are killed, the next session's
-sweep does.
+together: the last one that ends removes the folder. If all are killed, the last of their keepers
+does (`Launcher.share`), or else the next session's sweep.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 
 from pytest_gvisor.launch import session_dir
 from pytest_gvisor.launch.typed import stage
+
+_PATIENCE = 1.0
 
 
 class SharedDir:
@@ -32,7 +35,7 @@ class SharedDir:
     def path(self) -> str:
         """Where it is. Raises `LaunchError` where it cannot be made or is not safe."""
         if self._path is None:
-            path = self._place()
+            path = self.place()
             with (
                 session_dir._locked(os.path.dirname(path)),
                 stage("shared_folder", f"cannot make {path}"),
@@ -60,10 +63,18 @@ class SharedDir:
             self._lock = -1
 
     def clear(self) -> None:
-        """Remove what a user that was killed has left, if there is anything and nobody has it."""
-        if os.path.isdir(self._place()):
+        """Remove what a user that was killed has left, unless somebody still has it.
+
+        One that is about to be gone is given a second.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while os.path.isdir(self.place()):
             self.path()
             self.close()
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
 
-    def _place(self) -> str:
+    def place(self) -> str:
+        """Where it is or will be, whether it has been made or not."""
         return os.path.join(session_dir.base_folder(), f"s-run-{self._name}")

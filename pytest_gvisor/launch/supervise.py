@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from pytest_gvisor.errors import LaunchError, ProtocolError
-from pytest_gvisor.launch import remains
+from pytest_gvisor.launch import gofer, remains
 from pytest_gvisor.launch.capture import CHUNK, Capture, Drain
 from pytest_gvisor.launch.client import Control, Keeper
 from pytest_gvisor.launch.events import Listener
@@ -140,6 +140,8 @@ class Supervisor:
         self._keeper: Keeper | None = None
         self._control: Control | None = None
         self._unheard = False
+        self._gofer: int | None = None
+        self.gofer_died = False
         self._actions: list[tuple[float, Callable[[], None]]] = []
 
     def launch(self, keeper: Keeper) -> None:
@@ -241,6 +243,7 @@ class Supervisor:
             # The sentry can be heard before the keeper, which is busy with other runs.
             if self.lifecycle.state < State.SPAWNED:
                 self.lifecycle.advance(State.SPAWNED)
+            self._watch_gofer()
         elif state == "failed":
             self.failure = LaunchError(
                 str(message.get("stage")),
@@ -265,6 +268,7 @@ class Supervisor:
         if going_on and listener.fileno() != before:
             self._selector.unregister(before)
             self._add(listener.fileno(), selectors.EVENT_READ, self._listen)
+            self._watch_gofer()
         return going_on
 
     def _note_running(self) -> None:
@@ -273,6 +277,28 @@ class Supervisor:
             if self.lifecycle.state < State.SPAWNED:
                 self.lifecycle.advance(State.SPAWNED)
             self.lifecycle.advance(State.RUNNING)
+            self._watch_gofer()
+
+    def _watch_gofer(self) -> None:
+        """Wait for the gofer's end too, as soon as it can be found."""
+        listener = self.job.listener
+        started = self._gofer is not None or self.status is not None
+        if listener is None or not listener.connected or not self.pid or started:
+            return
+        self._gofer = gofer.find(self.pid)
+        if self._gofer is not None:
+            self._add(self._gofer, selectors.EVENT_READ, self._gofer_ended)
+
+    def _gofer_ended(self) -> bool:
+        listener = self.job.listener
+        # What is ready at once comes in the order in which it became so (epoll(7)): a report that
+        # was sent before the gofer's end has been read by now.
+        if listener is not None and listener.complete and not listener.workload_statuses:
+            self.gofer_died = True
+            # The sentry ends by itself then, unless it was just starting.
+            end = (time.monotonic() + TERM_GRACE, lambda: self._ask("kill"))
+            self._actions = sorted([*self._actions, end], key=lambda action: action[0])
+        return False
 
     def drain_events(self) -> None:
         """Take what the sentry said last, which is in the socket when runsc has ended."""
@@ -314,6 +340,9 @@ class Supervisor:
         """Close every descriptor of this run; the keeper kills what still runs."""
         self._selector.close()
         self.pipes.close()
+        if self._gofer is not None:
+            os.close(self._gofer)
+            self._gofer = None
         if self._control is not None:
             self._control.close()
 

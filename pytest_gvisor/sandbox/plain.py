@@ -115,7 +115,7 @@ class Plain:
 
         driven.request = dataclasses.replace(driven.request, make_spec=make_spec)
         supervisor = driven.start()
-        deadline = time.monotonic() + self._plan.settings.timeout
+        deadline = time.monotonic() + self._plan.start_deadline
         listener = supervisor.job.listener
         try:
             while listener is not None and not listener.started and not supervisor.over:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _MAX_RECORDS = 50
 _MAX_PATH = 4096
+_START_DEADLINE = 30.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,11 @@ class Plan:
     extra_flags: tuple[str, ...]
     records: list[Record]
     """Where what has been run is noted, for the test's report."""
+
+    @property
+    def start_deadline(self) -> float:
+        """Seconds after which a sandbox that is not up will not come up."""
+        return max(self.settings.timeout, _START_DEADLINE)
 
     def guest(self) -> python.Start | None:
         """How the guest is started; None where it cannot be in this root file system."""

@@ -81,7 +81,7 @@ class Sandbox:
         channel = Channel(driven)
         self._record = record
         try:
-            channel.start(self._plan.settings.timeout)
+            channel.start(self._plan.start_deadline)
         except BaseException:
             self._plan.finished(record)
             raise

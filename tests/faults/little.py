@@ -75,7 +75,7 @@ class Little:
         """Write ``NAME.py`` for each, its indentation taken off."""
         self.folder.mkdir(exist_ok=True)
         (self.folder / "conftest.py").write_text(CONFTEST)
-        (self.folder / "pytest.ini").write_text("[pytest]\naddopts = -q -p no:cacheprovider\n")
+        (self.folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
         for name, text in tests.items():
             (self.folder / f"{name}.py").write_text(textwrap.dedent(text))
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, a closed terminal, a polite kill: pytest ends as it does without us, and nothing is left."""
+"""Ctrl-C, a closed terminal, a polite kill: pytest ends as without us, and nothing is left."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def processes_left(gvisor: Gvisor) -> list[int]:
 
 
 def test_a_killed_keeper_is_told_to_the_test_and_replaced(gvisor: Gvisor) -> None:
-    """The kernel has killed the sandbox by then; what it left is removed, and the next run works."""
+    """The kernel has killed the sandbox; what it left is removed, and the next run works."""
     session = gvisor._launcher.session().path
     with sent_to_the_keeper(gvisor, signal.SIGKILL), pytest.raises(ProtocolError, match="keeper"):
         gvisor.run(["sleep", "100"])
@@ -94,7 +94,7 @@ def test_other_threads_runs_end_with_the_keeper_too(gvisor: Gvisor) -> None:
 
 
 def test_what_both_leave_when_both_are_killed_is_swept_by_the_next_session(little: Little) -> None:
-    """The sandbox dies with the keeper; folder, state and cgroups wait for the next one to begin."""
+    """The sandbox dies with the keeper; folder, state and cgroups go when the next one begins."""
     little.write(test_it=HANGING.replace("LIMITS", str(os.geteuid() == 0)))
     process = little.start()
     assert eventually(lambda: little.note("up")) is not None

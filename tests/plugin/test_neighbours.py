@@ -168,3 +168,15 @@ def test_a_worker_that_dies_takes_only_its_test_along(alone: Project) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
     """)
     alone.run("-n2").ends(passed=4, failed=1).shows("crashed")
+
+
+def test_the_last_worker_may_die_too(alone: Project) -> None:
+    """A single worker that is killed leaves nothing (the leak check looks)."""
+    alone.test("""
+        import os, signal
+
+        def test_it(gvisor):
+            gvisor.run(["true"], check=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    alone.run("-n1", "--max-worker-restart=0").ends(failed=1).shows("crashed")

@@ -175,7 +175,7 @@ def test_the_call_in_the_report_is_python(alone: Project) -> None:
 
 
 def test_the_command_is_one_that_a_shell_takes(alone: Project) -> None:
-    """Quotes and newlines in the arguments survive: a shell splits the line into the same words."""
+    """Quotes and newlines in the arguments survive in it, and do not break its section's title."""
     alone.test(r"""
         def test_it(gvisor):
             done = gvisor.run(["sh", "-c", "echo \"it's\"\nexit 3"])
@@ -183,6 +183,7 @@ def test_the_command_is_one_that_a_shell_takes(alone: Project) -> None:
             assert done.returncode == 0
     """)
     ran = alone.run().ends(failed=1)
+    ran.shows(r"""- gvisor: sh -c 'echo "it'"'"'s"\nexit 3': command -""")
     line = ran.line("ran: ").removeprefix("ran: ")
     words = subprocess.run(
         ["sh", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, check=True

@@ -47,6 +47,35 @@ def test_a_server_is_reached_and_each_half_ends_by_itself(echo: Forward) -> None
     assert exchange(echo, b"") == b"that was all"
 
 
+HALF = """
+import socket
+with socket.create_server(("127.0.0.1", 7003)) as server:
+    print("up", flush=True)
+    with server.accept()[0] as client:
+        client.sendall(b"bye")
+        client.shutdown(socket.SHUT_WR)
+        size = 0
+        while data := client.recv(1 << 16):
+            size += len(data)
+        print("got", size, flush=True)
+"""
+
+
+def test_a_server_may_end_its_half_first(gvisor_sandbox: Sandbox) -> None:
+    """The client sees that end at once, and what it sends then still arrives."""
+    with gvisor_sandbox.popen(["python3", "-c", HALF]) as server:
+        server.wait_for_output("up\n")
+        with (
+            gvisor_sandbox.forward(7003) as forward,
+            socket.create_connection(forward.address, timeout=20) as client,
+        ):
+            assert client.recv(10) == b"bye"
+            assert client.recv(10) == b""
+            client.sendall(b"x" * 300_000)
+            client.shutdown(socket.SHUT_WR)
+            server.wait_for_output("got 300000\n")
+
+
 def test_many_connections_at_once(echo: Forward) -> None:
     """Twenty clients at the same time, each with data of its own, and each gets that back."""
     wrong: list[int] = []

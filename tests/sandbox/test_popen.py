@@ -152,7 +152,14 @@ def test_output_is_found_in_a_flood(gvisor_sandbox: Sandbox) -> None:
     match = process.wait_for_output("nee(dle)")
     assert match[1] == "dle"
     assert process.wait() == 0
-    with pytest.raises(NotReady):  # ^ is where the output begins, not where the search goes on
+
+
+def test_the_beginning_of_output_is_where_it_begins(gvisor_sandbox: Sandbox) -> None:
+    """``^`` matches there and at lines, and not where a search in pieces goes on."""
+    script = "printf y; head -c 1000000 /dev/zero | tr '\\0' x; sleep 0.1; echo needle"
+    process = gvisor_sandbox.popen(["sh", "-c", script])
+    process.wait_for_output("^yx")
+    with pytest.raises(NotReady, match="ended without"):
         process.wait_for_output("^x*needle")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -176,7 +177,11 @@ def test_a_request_with_one_odd_part_fails_and_ends_nothing_else(
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(message=st.binary(min_size=1, max_size=60).filter(lambda data: data != b"hold"))
+@given(
+    message=st.binary(min_size=1, max_size=60).filter(
+        lambda data: not data.startswith((b"hold", b"share"))
+    )
+)
 def test_no_bytes_end_the_keeper(caller: Caller, message: bytes) -> None:
     """Whatever comes as a request is answered as a failed one."""
     heard = hear_out(caller.send(message))
@@ -229,6 +234,22 @@ def test_a_keeper_whose_caller_is_gone_leaves_nothing(caller: Caller) -> None:
     assert caller.keeper._process.wait(PATIENCE) == 0
     assert remains.processes(caller.session, everywhere=True) == []
     assert not os.path.exists(caller.session)
+
+
+def test_a_keeper_removes_what_is_shared_unless_another_has_it(caller: Caller) -> None:
+    """At its end; it may be told of a folder that is made later, or never."""
+    base = os.path.dirname(caller.session)
+    names = [f"{base}/s-run-{number}" for number in range(3)]
+    for name in names:
+        caller.keeper.share(name)
+    Path(base, ".lock").touch()
+    for name in names[:2]:
+        os.mkdir(name)
+        Path(name, "lock").touch()
+    with open(f"{names[1]}/lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        caller.keeper.close()
+        assert [os.path.exists(name) for name in names] == [False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -189,6 +190,39 @@ def test_a_shortage_of_descriptors_is_waited_for(
     monkeypatch.setattr(os, "listdir", listdir)
     assert remains.clear(str(tmp_path / "g"), ROOT, []) == []
     assert not (tmp_path / "g").exists()
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder that processes share, and the locks that go with it."""
+    (tmp_path / ".lock").touch()
+    folder = tmp_path / "s-run-1"
+    folder.mkdir()
+    (folder / "lock").touch()
+    return folder
+
+
+def test_a_shared_folder_goes_when_nobody_has_it(shared: Path) -> None:
+    """Whoever does have it has a lock on it; one that is not there is no error."""
+    with open(shared / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        remains.clear_shared(str(shared))
+        assert shared.exists()
+    for _ in range(2):
+        remains.clear_shared(str(shared))
+        assert not shared.exists()
+    assert (shared.parent / ".lock").exists()
+
+
+def test_a_shared_folder_stays_while_others_are_coming_and_going(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock of the folder above is waited for, and not for ever."""
+    monkeypatch.setattr(remains, "PATIENCE", 0.1)
+    with open(shared.parent / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        remains.clear_shared(str(shared))
+    assert shared.exists()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -142,20 +144,24 @@ def test_what_runs_on_gets_no_sigpipe_and_is_not_heard(guest: Guest) -> None:
 )
 def test_a_kill_gets_the_whole_tree(guest: Guest, script: str) -> None:
     """Sessions of their own, orphans and a cleared environment do not save what was started."""
-    guest.run(1, "sh", "-c", script)
+    mine = str(1000 + secrets.randbelow(10**9) / 10**6)
+    guest.run(1, "sh", "-c", script.replace("1234.5", mine))
     guest.until("started")
     time.sleep(0.2)
+    assert sleeping(mine)
     guest.send({"op": "kill", "id": 2, "of": 1})
     assert of(guest.until("killed"), "killed")["left"] == 0
-    alive = [p for p in Path("/proc").glob("[0-9]*/cmdline") if _is_sleep(p)]
-    assert alive == []
+    assert not sleeping(mine)
 
 
-def _is_sleep(path: Path) -> bool:
-    try:
-        return b"1234.5" in path.read_bytes()
-    except OSError:
-        return False
+def sleeping(seconds: str) -> list[Path]:
+    """The processes of this machine that sleep so long."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().endswith(f"sleep\0{seconds}\0".encode()):
+                found.append(path)
+    return found
 
 
 def test_a_kill_spares_the_others(guest: Guest) -> None:
@@ -257,17 +263,11 @@ def test_a_probe_waits_until_somebody_listens(guest: Guest) -> None:
 
 def test_the_end_of_the_host_is_the_end_of_the_programs(guest: Guest) -> None:
     """What still runs when the host hangs up is killed."""
-    guest.run(1, "sh", "-c", "setsid sleep 4321.5 & sleep 4321.5")
-    guest.until("started")
+    mine = str(1000 + secrets.randbelow(10**9) / 10**6)
+    guest.run(1, "sh", "-c", f"setsid sleep {mine} & echo up; sleep {mine}")
+    guest.until("data")
     guest.close()
-    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if _holds(p, b"4321.5")]
-
-
-def _holds(path: Path, word: bytes) -> bool:
-    try:
-        return word in path.read_bytes()
-    except OSError:
-        return False
+    assert not sleeping(mine)
 
 
 def test_arguments_are_bytes(guest: Guest) -> None:

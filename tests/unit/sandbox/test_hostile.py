@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pytest_gvisor import Completed, GvisorError, NotReady, SandboxCrashed
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.files import Download, Upload
+from pytest_gvisor.sandbox.forward import Forward
 from pytest_gvisor.sandbox.frames import HEADER, WINDOW
 from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.process import Process
@@ -230,7 +231,7 @@ def test_everybody_who_waits_is_told(connect: Connect) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(8)
     assert [type(error) for error in errors] == [SandboxCrashed] * 4
 
 
@@ -257,6 +258,23 @@ def test_a_file_that_is_written_must_be_whole(connect: Connect) -> None:
     channel, _peer = connect(answering([({"op": "answer", "id": 1, "n": 2}, b"")], hang_up=False))
     with pytest.raises(SandboxCrashed, match="2 bytes of 3"):
         Upload(channel, "/x", 0o600).run(b"abc", time.monotonic() + 10)
+
+
+def test_a_connection_is_held_to_its_rules(connect: Connect) -> None:
+    """Neither data before a connection or after its end, nor more than was asked for."""
+    many: Script = [({"op": "data", "id": 1, "s": 1}, b"x" * 250_000)] * 120
+    again: Script = [({"op": "eof", "id": 1, "s": 1}, b"")] * 2
+    for script in (many[:1], [*STARTED, *many], [*STARTED, *again], [*STARTED, *STARTED], EXIT):
+        channel, _peer = connect(answering(script, hang_up=False))
+        with Forward(channel, 80) as forward, contextlib.suppress(ConnectionResetError):
+            client = socket.create_connection(forward.address, timeout=20)
+            with client:  # it reads nothing: what comes piles up, and may not
+                deadline = time.monotonic() + 20
+                while channel.death is None and time.monotonic() < deadline:
+                    time.sleep(0.01)
+        channel.join()
+        assert channel.death is not None
+        assert "cannot be trusted" in channel.death.reason
 
 
 WORDS = st.sampled_from(

@@ -1,0 +1,58 @@
+"""A pytest process in an odd state: the sandbox is the same as from any other."""
+
+from __future__ import annotations
+
+from tests.faults.little import Little
+
+LOOK = "id -u; umask; pwd; ls /proc/self/fd | wc -l; grep -E '^Sig(Blk|Ign)' /proc/self/status; env"
+
+TESTS = f"""
+    import os, signal, resource
+
+    LOOK = {LOOK!r}
+
+    def test_it(gvisor):
+        before = gvisor.run(["sh", "-c", LOOK]).stdout
+        extra = [os.dup(0) for _ in range(500)] + [os.open("/", os.O_RDONLY)]
+        secret, writer = os.pipe()
+        for fd in [*extra, secret, writer]:
+            os.set_inheritable(fd, True)
+        os.mkdir("gone")
+        os.chdir("gone")
+        os.rmdir(os.getcwd())
+        os.umask(UMASK)
+        os.environ.update(LD_PRELOAD="/nowhere.so", GODEBUG="x=1", RUNSC_PATH="/bin/false",
+                          TMPDIR="/nowhere", HOME="/nowhere", PATH="/nowhere", PYTHONPATH="/x",
+                          XDG_RUNTIME_DIR="/nowhere")
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP])
+        for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        try:
+            assert gvisor.run(["sh", "-c", LOOK]).stdout == before
+            assert gvisor.run(["sh", "-c", LOOK], user=1000).stdout.startswith("1000")
+            assert gvisor.run(["cat"], input="x").stdout == "x"
+        finally:
+            os.chdir("/")
+            os.umask(0o022)
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    def test_from_the_beginning(gvisor, tmp_path):
+        pass
+"""
+
+
+def test_nothing_of_the_process_is_seen_inside(little: Little) -> None:
+    """Descriptors, folder, umask, signals and environment, changed after the keeper was started."""
+    little.write(test_it=TESTS.replace("UMASK", "0o777"))
+    assert "2 passed" in little.run()
+
+
+def test_a_keeper_that_starts_in_such_a_process_is_no_different(little: Little) -> None:
+    """It has what it inherits by then."""
+    first = 'before = gvisor.run(["sh", "-c", LOOK]).stdout'
+    tests = TESTS.replace("UMASK", "0o777").replace(
+        first, f"{first}\n        keeper = gvisor._launcher.keeper()._process\n        keeper.kill()\n        keeper.wait()"
+    )
+    little.write(test_it=tests)
+    assert "2 passed" in little.run()

@@ -1,0 +1,76 @@
+"""runsc, the gofer or the sandbox is killed from outside: never a workload's verdict."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from pytest_gvisor import Gvisor, RunscFailed, SandboxCrashed
+from pytest_gvisor.launch import remains
+from tests.faults.little import PATIENCE, children_of, words_of
+
+PARTS = ("runsc", "gofer", "boot")
+"""``runsc run`` itself, and the subcommands of its two helpers."""
+
+
+class Killer(threading.Thread):
+    """Kills one part of the next sandbox as soon as it is there, or a while later."""
+
+    def __init__(self, gvisor: Gvisor, part: str, delay: float) -> None:
+        super().__init__()
+        self.keeper = gvisor._launcher.keeper().pid
+        self.part = part
+        self.delay = delay
+        self.killed = False
+
+    def run(self) -> None:
+        """Look, wait, kill."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            found = self.find()
+            if found:
+                time.sleep(self.delay)
+                os.kill(found, signal.SIGKILL)
+                self.killed = True
+                return
+            time.sleep(0.001)
+
+    def find(self) -> int:
+        """The process, or 0 while it is not there.
+
+        Under ``--rootless`` the helpers are grandchildren. What the sentry forks has its command
+        line: the one nearest to the keeper is the sentry.
+        """
+        level = [pid for pid in children_of(self.keeper) if "run" in words_of(pid)]
+        if self.part == "runsc":
+            return next(iter(level), 0)
+        while level:
+            level = [child for pid in level for child in children_of(pid)]
+            for pid in level:
+                if self.part in words_of(pid):
+                    return pid
+        return 0
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.6], ids=["at the start", "early", "in the middle"])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_killed_part_is_a_failure_of_the_infrastructure(
+    gvisor: Gvisor, part: str, delay: float
+) -> None:
+    """A typed error, nothing left, and the next run works."""
+    killer = Killer(gvisor, part, delay)
+    killer.start()
+    # Without the gofer the sandbox only ends when it needs it: the workload opens files.
+    script = "while :; do ls -lR /usr/lib > /dev/null; done"
+    with pytest.raises((RunscFailed, SandboxCrashed)):
+        gvisor.run(["sh", "-c", script], timeout=40)
+    killer.join()
+    assert killer.killed
+    session = gvisor._launcher.session().path
+    assert remains.processes(session, everywhere=True) == []
+    assert [name for name in os.listdir(session) if name.startswith("g")] == []
+    assert gvisor.run(["echo", "again"]).stdout == "again\n"

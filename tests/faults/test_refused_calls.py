@@ -1,0 +1,99 @@
+"""The kernel, or a seccomp filter around pytest, refuses a call: typed, and no way around it."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from tests.faults.little import Little
+
+TESTS = """
+    import errno, os, resource, sys
+    import pytest
+    import pytest_gvisor
+    sys.path.insert(0, SECCOMP)
+    import seccomp
+
+    def test_it(gvisor):
+        assert gvisor.run(["true"]).returncode == 0
+        before = set(os.listdir("/proc/self/fd"))
+        START
+        REFUSE
+        for _ in range(2):
+            with pytest.raises(pytest_gvisor.LaunchError) as caught:
+                gvisor.run(["true"])
+            assert (caught.value.stage, caught.value.errno) == (STAGE, ERRNO)
+        assert set(os.listdir("/proc/self/fd")) <= before
+"""
+NEW_KEEPER = (
+    "os.kill(gvisor._launcher.keeper().pid, 9); os.waitpid(gvisor._launcher._keeper.pid, 0)"
+)
+
+
+def refusing(little: Little, refuse: str, stage: str, number: int) -> None:
+    """Write the project: with a keeper that is started under the filter."""
+    words = {
+        "SECCOMP": repr(str(Path(__file__).parent)),
+        "START": NEW_KEEPER,
+        "REFUSE": refuse,
+        "STAGE": repr(stage),
+        "ERRNO": str(number),
+    }
+    text = TESTS
+    for word, value in words.items():
+        text = text.replace(word, value)
+    little.write(test_it=text)
+
+
+@pytest.mark.parametrize(
+    ("call", "argument", "number", "stage"),
+    [
+        pytest.param("prctl", 38, errno.EPERM, "no_new_privs", id="PR_SET_NO_NEW_PRIVS"),
+        pytest.param("prctl", 1, errno.EPERM, "session", id="PR_SET_PDEATHSIG"),
+        pytest.param("setsid", None, errno.ENOSYS, "keeper", id="setsid"),
+        pytest.param("pidfd_open", None, errno.ENOSYS, "keeper", id="pidfd_open"),
+    ],
+)
+def test_a_refused_call_is_named_with_its_errno(
+    little: Little, call: str, argument: int | None, number: int, stage: str
+) -> None:
+    """Nothing runs without what it was for."""
+    refusing(little, f"seccomp.refuse({call!r}, {number}, {argument})", stage, number)
+    little.run()
+    assert little.left() == []
+
+
+def test_a_keeper_that_cannot_adopt_orphans_does_not_come_up(little: Little) -> None:
+    """PR_SET_CHILD_SUBREAPER: without it, something could be left."""
+    refusing(little, "seccomp.refuse('prctl', errno.EPERM, 36)", "keeper", 0)
+    little.run()
+    assert little.left() == []
+
+
+def test_without_close_range_descriptors_are_closed_all_the_same(little: Little) -> None:
+    """An older kernel, or a filter that does not know the call; and it takes no time."""
+    little.write(
+        test_it=f"""
+        import errno, os, sys, time
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import seccomp
+
+        def test_it(gvisor):
+            seccomp.refuse("close_range", errno.ENOSYS)
+            started = time.monotonic()
+            done = gvisor.run(["true"], timeout=30)
+            assert done.returncode == 0
+            assert time.monotonic() - started < 20
+        """
+    )
+    little.run()
+    assert little.left() == []
+
+
+def test_a_fork_that_fails_is_typed(little: Little) -> None:
+    """EAGAIN is the kernel's word for a limit on processes: at once, and not at the deadline."""
+    refusing(little, "seccomp.refuse_fork(errno.EAGAIN)", "fork", errno.EAGAIN)
+    little.run()
+    assert little.left() == []

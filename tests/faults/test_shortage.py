@@ -1,0 +1,287 @@
+"""Out of descriptors, processes or disk: a typed error, nothing left, and it works again after."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import Gvisor, GvisorError, Launcher, Platform, Runsc
+from pytest_gvisor.launch import remains
+from tests.faults.little import Little
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a small disk is mounted")
+as_user = pytest.mark.skipif(
+    os.geteuid() == 0, reason="needs an unprivileged user: root has no limit on processes"
+)
+
+
+@contextlib.contextmanager
+def spare_descriptors(number: int) -> Iterator[None]:
+    """At most so many more descriptors in this process than it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    # The limit is on numbers: no gap may be left below it.
+    fillers = [os.dup(0)]
+    while fillers[-1] < highest:
+        fillers.append(os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1 + number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in fillers:
+            os.close(fd)
+
+
+@pytest.fixture
+def apart(gvisor: Gvisor, short_folder: str) -> Iterator[Callable[[], Gvisor]]:
+    """Factory: the same with a launcher of its own, which the one before it has given up."""
+    launchers: list[Launcher] = []
+
+    def make() -> Gvisor:
+        if launchers:
+            launchers[-1].close()
+        launchers.append(Launcher(short_folder))
+        return Gvisor(runsc=gvisor.runsc, platform=gvisor.platform, launcher=launchers[-1])
+
+    yield make
+    launchers[-1].close()
+    assert os.listdir(short_folder) == [".lock"]
+
+
+def outcome(gvisor: Gvisor) -> str:
+    """``well``, or the name of the error; anything that is not of our tree is raised."""
+    try:
+        return "well" if gvisor.run(["echo", "x"], timeout=20).stdout == "x\n" else "wrong"
+    except GvisorError as error:
+        return type(error).__name__
+
+
+@pytest.mark.parametrize("keeper", ["new", "old"])
+def test_at_any_shortage_of_descriptors_the_error_is_typed(
+    apart: Callable[[], Gvisor], keeper: str
+) -> None:
+    """With one more each time, until a run succeeds; whatever failed, the next one succeeds."""
+    gvisor = apart()
+    assert outcome(gvisor) == "well"
+    seen: list[str] = []
+    for number in range(60):
+        if keeper == "new":
+            gvisor = apart()
+        before = set(os.listdir("/proc/self/fd"))
+        with spare_descriptors(number):
+            seen.append(outcome(gvisor))
+        # A new keeper may have come up, and have its socket and its session's lock here.
+        assert len(set(os.listdir("/proc/self/fd")) - before) <= (2 if keeper == "new" else 0)
+        if seen[-1] == "well":
+            break
+        if number % 4 == 0:
+            assert outcome(gvisor) == "well"
+    assert seen[-1] == "well", seen
+    assert len(seen) > 3
+    assert set(seen[:-1]) <= {"LaunchError", "ProtocolError", "RunscFailed"}, seen
+
+
+@as_user
+def test_at_any_shortage_of_processes_the_error_is_typed(little: Little) -> None:
+    """RLIMIT_NPROC counts all of a user's: from none to enough."""
+    little.write(
+        test_it="""
+        import os, resource
+        import pytest
+        import pytest_gvisor
+
+        def tasks():
+            found = 0
+            for name in os.listdir("/proc"):
+                try:
+                    if name.isdigit() and os.stat(f"/proc/{name}").st_uid == os.geteuid():
+                        found += len(os.listdir(f"/proc/{name}/task"))
+                except OSError:
+                    pass
+            return found
+
+        def test_it(gvisor):
+            gvisor.run(["true"])
+            hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+            seen = set()
+            for more in (0, 1, 2, 3, 5, 8, 12, 20):
+                os.kill(gvisor._launcher.keeper().pid, 9)
+                resource.setrlimit(resource.RLIMIT_NPROC, (tasks() + more, hard))
+                try:
+                    gvisor.run(["true"], timeout=20)
+                    seen.add("well")
+                except pytest_gvisor.GvisorError as error:
+                    seen.add(type(error).__name__)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
+            assert "LaunchError" in seen
+            os.kill(gvisor._launcher.keeper().pid, 9)
+            assert gvisor.run(["echo", "x"]).stdout == "x\\n"
+        """
+    )
+    little.run()
+    assert little.left() == []
+
+
+@pytest.fixture
+def small_disk(short_folder: str) -> Iterator[Callable[[str], None]]:
+    """A disk of its own at the folder; called with options, it has these from then on."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "small", short_folder], check=True)
+
+    def change(options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", short_folder], check=True)
+
+    yield change
+    subprocess.run(["umount", short_folder], check=True)
+
+
+def on_disk(folder: str, runsc: Runsc, platform: Platform) -> tuple[Launcher, Gvisor]:
+    """A launcher whose sessions are in the folder."""
+    launcher = Launcher(folder)
+    return launcher, Gvisor(runsc=runsc, platform=platform, launcher=launcher)
+
+
+def entries(folder: str) -> int:
+    """How many inodes of the disk are in use, the root of the disk included."""
+    state = os.statvfs(folder)
+    return state.f_files - state.f_ffree
+
+
+@needs_root
+def test_a_disk_that_is_full_at_any_file_is_a_typed_error(
+    gvisor: Gvisor, short_folder: str, small_disk: Callable[[str], None], is_first_platform: bool
+) -> None:
+    """With room for one file more each time: nothing half-made is started, and nothing stays."""
+    small_disk("nr_inodes=100000")
+    launcher, run = on_disk(short_folder, gvisor.runsc, gvisor.platform)
+    with contextlib.closing(launcher):
+        assert outcome(run) == "well"
+        needed = entries(short_folder)
+        seen: list[str] = []
+        # A session that is there, with the skeleton that its runs share: each run's own files.
+        for more in range(40):
+            small_disk(f"nr_inodes={needed + more}")
+            seen.append(outcome(run))
+            small_disk("nr_inodes=100000")
+            assert own_files(launcher) == []
+            if seen[-1] == "well":
+                break
+        assert seen[-1] == "well", seen
+        assert len(seen) > 5
+        assert "LaunchError" in seen
+        assert set(seen[:-1]) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, seen
+    assert os.listdir(short_folder) == [".lock"]
+    # From nothing: the session itself, and the skeleton.
+    step = 40 if is_first_platform else 150
+    for number in range(2, needed, step):
+        small_disk(f"nr_inodes={number}")
+        launcher, run = on_disk(short_folder, gvisor.runsc, gvisor.platform)
+        with contextlib.closing(launcher):
+            assert outcome(run) == "LaunchError"
+            small_disk("nr_inodes=100000")
+            assert outcome(run) == "well"
+        assert os.listdir(short_folder) == [".lock"]
+
+
+def own_files(launcher: Launcher) -> list[str]:
+    """What there is of single runs."""
+    session = launcher.session().path
+    left = [name for name in os.listdir(session) if name.startswith("g")]
+    return left + [str(pid) for pid in remains.processes(session, everywhere=True)]
+
+
+@needs_root
+def test_a_disk_that_is_full_at_any_byte_is_a_typed_error(
+    gvisor: Gvisor, short_folder: str, small_disk: Callable[[str], None]
+) -> None:
+    """With room for one page more each time: of what is written, no half is taken for the whole."""
+    small_disk("size=50m")
+    launcher, run = on_disk(short_folder, gvisor.runsc, gvisor.platform)
+    with contextlib.closing(launcher):
+        assert outcome(run) == "well"
+        seen: list[str] = []
+        for pages in range(30):
+            state = os.statvfs(short_folder)
+            used = (state.f_blocks - state.f_bfree) * state.f_frsize
+            small_disk(f"size={used + pages * 4096}")
+            seen.append(outcome(run))
+            small_disk("size=50m")
+            assert own_files(launcher) == []
+            if seen[-1] == "well":
+                break
+        assert seen[-1] == "well", seen
+        assert len(seen) > 2
+        assert set(seen[:-1]) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, seen
+    assert os.listdir(short_folder) == [".lock"]
+
+
+@needs_root
+@pytest.mark.parametrize("when", ["before the session", "during the session"])
+def test_a_disk_that_is_read_only_is_a_typed_error(
+    gvisor: Gvisor, short_folder: str, small_disk: Callable[[str], None], when: str
+) -> None:
+    """It works again when it can be written to, with the same launcher."""
+    launcher, run = on_disk(short_folder, gvisor.runsc, gvisor.platform)
+    with contextlib.closing(launcher):
+        if when == "during the session":
+            assert outcome(run) == "well"
+        small_disk("ro")
+        assert outcome(run) == "LaunchError"
+        small_disk("rw")
+        assert outcome(run) == "well"
+        assert own_files(launcher) == []
+    assert os.listdir(short_folder) == [".lock"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "é ü", "tab\there", "quote'\"$(x)", "-rf", "x" * 20, "back\\slash", "co:lo,n"]
+)
+def test_sessions_in_a_folder_with_an_odd_name_work(
+    gvisor: Gvisor, short_folder: str, name: str
+) -> None:
+    """Blanks, quotes, dashes and letters beyond ASCII are part of a name."""
+    base = f"{short_folder}/{name}"
+    launcher, run = on_disk(base, gvisor.runsc, gvisor.platform)
+    with contextlib.closing(launcher):
+        assert outcome(run) == "well"
+        assert own_files(launcher) == []
+    assert os.listdir(base) == [".lock"]
+
+
+@pytest.mark.parametrize("name", ["\udcff", "x" * 120, "x" * 250])
+def test_sessions_in_a_folder_that_runsc_cannot_use_are_a_typed_error(
+    gvisor: Gvisor, short_folder: str, name: str
+) -> None:
+    """A path that is not text, or too long for a socket; nothing is left in it."""
+    base = f"{short_folder}/{name}"
+    launcher, run = on_disk(base, gvisor.runsc, gvisor.platform)
+    with contextlib.closing(launcher):
+        assert outcome(run) in {"LaunchError", "RunscFailed", "InvalidBundle"}
+        assert own_files(launcher) == []
+    assert os.listdir(base) == [".lock"]
+
+
+@needs_root
+def test_a_binary_on_a_disk_without_execution_is_a_typed_error(
+    gvisor: Gvisor, runsc: Runsc, short_folder: str, small_disk: Callable[[str], None]
+) -> None:
+    """The kernel's EACCES from execve, and no exit 127 of anything."""
+    small_disk("size=200m")
+    folder = f"{short_folder}/bin"
+    Path(folder).mkdir(mode=0o755)
+    copy = shutil.copy(runsc.path, f"{folder}/runsc")
+    os.chmod(copy, 0o755)
+    with contextlib.closing(Runsc.at(copy)) as judged:
+        small_disk("noexec")
+        launcher, run = on_disk(f"{short_folder}/base", judged, gvisor.platform)
+        with contextlib.closing(launcher), pytest.raises(GvisorError) as caught:
+            run.run(["true"])
+    assert "execve" in str(caught.value) or "noexec" in str(caught.value)
