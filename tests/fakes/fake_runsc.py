@@ -34,6 +34,7 @@ class Run:
         self.flags = flags
         self.name = name
         self.events: socket.socket | None = None
+        self.gofer_pid = 0
 
     def play(self, steps: list[list[Any]]) -> None:
         """Do one step after the other."""
@@ -129,16 +130,24 @@ class Run:
             control.bind(os.path.join(self.flags["root"], f"runsc-{self.name}.sock"))
 
     def gofer(self) -> None:
-        """Start a child that ends when this process does, as gofer and sandbox do."""
+        """Start a process that ends when this one does, as gofer and sandbox do."""
         import ctypes
 
-        parent = os.getpid()
-        if os.fork() == 0:
+        reader, writer = os.pipe()
+        self.gofer_pid = os.fork()
+        if self.gofer_pid == 0:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             os.closerange(0, 3)
-            while os.getppid() == parent:
-                time.sleep(0.05)
-            os._exit(0)
+            words = [sys.executable, "-I", "-S", __file__, "--root", self.flags["root"], "gofer"]
+            os.set_inheritable(writer, True)
+            os.execv(sys.executable, [*words, str(writer)])
+        os.close(writer)
+        os.read(reader, 1)  # until it is there
+
+    def kill_gofer(self) -> None:
+        """Kill it, and wait for that."""
+        os.kill(self.gofer_pid, signal.SIGKILL)
+        os.waitpid(self.gofer_pid, 0)
 
     def orphan(self, keeps_streams: bool) -> None:
         """Start a grandchild that nothing ends but SIGKILL, holding the streams or not."""
@@ -241,6 +250,9 @@ def main() -> None:
         print("runsc version release-20260101.0\nspec: 1.2.0")
     elif tuple(words) in answers:
         answers[tuple(words)]()
+    elif words[0] == "gofer":
+        os.write(int(words[1]), b"x")
+        Run(flags, "").hang()
     else:
         run = Run(flags, words[-1] if words[0] != "kill" else words[-2])
         if words[0] == "run":

@@ -52,7 +52,9 @@ def test_a_keeper_that_starts_in_such_a_process_is_no_different(little: Little) 
     """It has what it inherits by then."""
     first = 'before = gvisor.run(["sh", "-c", LOOK]).stdout'
     tests = TESTS.replace("UMASK", "0o777").replace(
-        first, f"{first}\n        keeper = gvisor._launcher.keeper()._process\n        keeper.kill()\n        keeper.wait()"
+        first,
+        f"{first}\n        keeper = gvisor._launcher.keeper()._process\n"
+        "        keeper.kill()\n        keeper.wait()",
     )
     little.write(test_it=tests)
     assert "2 passed" in little.run()

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,36 @@ def test_children_are_found_in_both_ways(odd_child: int, zombie: int) -> None:
     listed = _linux.children_of_self()
     assert {odd_child, zombie} <= set(listed)
     assert sorted(_linux.children_by_scan(os.getpid())) == sorted(listed)
+
+
+def test_the_children_of_every_thread_are_found() -> None:
+    """The kernel lists them by the thread that forked."""
+    started: list[subprocess.Popen[bytes]] = []
+    forked, done = threading.Event(), threading.Event()
+
+    def fork() -> None:
+        started.append(subprocess.Popen(["sleep", "100"]))
+        forked.set()
+        done.wait()
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    forked.wait()
+    try:
+        assert started[0].pid in _linux.children_of_self()
+        assert started[0].pid in _linux.children_of(os.getpid())
+    finally:
+        done.set()
+        thread.join()
+        started[0].kill()
+        started[0].wait()
+
+
+def test_a_process_that_is_gone_has_no_children() -> None:
+    """And is no error."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert _linux.children_of(process.pid) == []
 
 
 def test_without_the_kernel_s_list_of_children_the_scan_is_used(

@@ -39,6 +39,7 @@ evidences = st.builds(
     started=st.booleans(),
     workload_statuses=st.lists(st.integers(0, 0xFFFF), max_size=3).map(tuple),
     wait_failed=st.booleans(),
+    gofer_died=st.booleans(),
 )
 WORKLOADS = {Outcome.EXITED, Outcome.SIGNALLED}
 
@@ -90,6 +91,13 @@ def test_a_killed_runsc_is_never_the_workload_s_end(evidence: Evidence) -> None:
 
 
 @given(evidence=evidences)
+def test_an_end_after_the_gofer_s_is_never_the_workload_s_end(evidence: Evidence) -> None:
+    """The sentry kills it then."""
+    if evidence.gofer_died:
+        assert judge(evidence).outcome not in WORKLOADS
+
+
+@given(evidence=evidences)
 def test_a_complaint_of_runsc_is_never_the_workload_s_end(evidence: Evidence) -> None:
     """Its exit code is 128 then, as a workload's may be."""
     if evidence.records:
@@ -133,6 +141,8 @@ def test_a_reported_signal_is_exact(number: int, core: int) -> None:
     [
         ({}, Outcome.SIGNALLED),
         ({"oom_kills": 1}, Outcome.OUT_OF_MEMORY),
+        ({"gofer_died": True}, Outcome.SANDBOX_CRASHED),
+        ({"gofer_died": True, "oom_kills": 1}, Outcome.OUT_OF_MEMORY),
         ({"workload_statuses": ()}, Outcome.SANDBOX_CRASHED),
         ({"workload_statuses": (), "oom_kills": 1}, Outcome.OUT_OF_MEMORY),
         ({"workload_statuses": (), "started": False}, Outcome.RUNSC_FAILED),
