@@ -71,7 +71,19 @@ def open_private(path: str) -> int:
     return fd
 
 
+def _user() -> int:
+    """This user's id outside of any user namespace: inside, everybody may be 0."""
+    inside = os.geteuid()
+    with contextlib.suppress(OSError), open("/proc/self/uid_map", encoding="ascii") as lines:
+        for line in lines:
+            first, outside, count = map(int, line.split())
+            if first <= inside < first + count:
+                return outside + inside - first
+    return inside
+
+
 def _candidates() -> Iterator[str]:
+    user = _user()
     run = os.path.dirname(SYSTEM_BASE)
     if os.geteuid() == 0 and os.access(run, os.W_OK) and os.stat(run).st_uid == 0:
         yield SYSTEM_BASE
@@ -82,8 +94,8 @@ def _candidates() -> Iterator[str]:
         and os.stat(runtime).st_uid == os.geteuid()
     ):
         yield os.path.join(runtime, "pytest-gvisor")
-    yield os.path.join(tempfile.gettempdir(), f"pytest-gvisor-{os.geteuid()}")
-    yield f"/tmp/pytest-gvisor-{os.geteuid()}"
+    yield os.path.join(tempfile.gettempdir(), f"pytest-gvisor-{user}")
+    yield f"/tmp/pytest-gvisor-{user}"
 
 
 def base_folder() -> str:

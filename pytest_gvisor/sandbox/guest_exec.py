@@ -26,6 +26,8 @@ else:
     from guest_tree import MARK
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_gvisor.sandbox.guest_loop import Loop
 
 _F_SETPIPE_SZ = 1031
@@ -35,9 +37,14 @@ _GOES_ON = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 
 
 class Limits:
-    """The limit on open files: the programs' own, and a higher one for the guest itself."""
+    """The limit on open files: the programs' own, and a higher one for the guest itself.
+
+    And what is the same for all programs: who the guest is, and an input that is at its end.
+    """
 
     def __init__(self) -> None:
+        self.me = (os.getuid(), os.getgid(), os.getgroups())
+        self.nothing = os.open(os.devnull, os.O_RDONLY)
         self.theirs = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = self.theirs[1]
         if most == resource.RLIM_INFINITY or most > 65536:
@@ -74,7 +81,7 @@ class Program:
         much under gVisor. For another user this process is that user for a moment, with a way back
         (the saved user id); what is started has none.
         """
-        me = (os.getuid(), os.getgid(), os.getgroups())
+        me = limits.me
         other = (self.user[0], self.user[1], sorted(self.user[2])) != (*me[:2], sorted(me[2]))
         try:
             limits.for_a_program()
@@ -114,13 +121,15 @@ class Program:
                     problem = error
         raise problem or OSError(errno.ENOENT, "no such program")
 
-    def _paths(self) -> list[bytes]:
+    def _paths(self) -> Iterator[bytes]:
         name = self.args[0]
         if b"/" in name or not name:
-            return [name]
-        folders = self.env.get(b"PATH", _DEFAULT_PATH).split(b":")
-        paths = [os.path.join(folder or b".", name) for folder in folders]
-        return [path for path in paths if os.path.lexists(path)]
+            yield name
+            return
+        for folder in self.env.get(b"PATH", _DEFAULT_PATH).split(b":"):
+            path = os.path.join(folder or b".", name)
+            if os.path.lexists(path):
+                yield path
 
 
 class Exec:
@@ -137,6 +146,7 @@ class Exec:
 
     def start(self, program: Program, limits: Limits, *, reads: bool) -> None:
         """Start it. Raises OSError."""
+        nothing = [] if reads else [limits.nothing]
         theirs: list[int] = []
         ours: list[int] = []
         try:
@@ -144,15 +154,13 @@ class Exec:
                 reader, writer = os.pipe()
                 theirs.append(reader)
                 ours.append(writer)
-            else:
-                theirs.append(os.open(os.devnull, os.O_RDONLY))
             for _ in range(2):
                 reader, writer = os.pipe()
                 theirs.append(writer)
                 ours.append(reader)
                 with contextlib.suppress(OSError):
                     fcntl.fcntl(reader, _F_SETPIPE_SZ, _PIPE)
-            self.pid = program.start(limits, theirs)
+            self.pid = program.start(limits, nothing + theirs)
         except BaseException:
             for fd in ours:
                 os.close(fd)
@@ -163,7 +171,8 @@ class Exec:
         self.mark = MARK.encode() + b"=" + program.mark
         for fd in ours:
             os.set_blocking(fd, False)
-        self.loop.send({"op": "started", "id": self.number})
+        # Who writes nothing waits for the end, and not for this.
+        self.loop.send({"op": "started", "id": self.number}, waits=not reads)
         if reads:
             self._stdin = Sink(self.loop, ours.pop(0), self.number, self._stdin_broke)
         for stream, fd in ((1, ours[0]), (2, ours[1])):

@@ -45,6 +45,7 @@ class Loop:
         self.congested = False
         self._out: collections.deque[memoryview] = collections.deque()
         self._out_size = 0
+        self._hurry = False
         self._selector = selectors.DefaultSelector()
         self._acts: dict[int, dict[int, Callable[[], None]]] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -84,8 +85,12 @@ class Loop:
         """Call ``act`` once, in the next turn."""
         self._soon.append(act)
 
-    def send(self, message: dict[str, Any], payload: bytes = b"") -> None:
-        """Send a frame to the host: at the end of this turn, or when the host can take it."""
+    def send(self, message: dict[str, Any], payload: bytes = b"", *, waits: bool = False) -> None:
+        """Send a frame to the host: at the end of this turn, or when the host can take it.
+
+        One that ``waits`` is not worth a system call of its own, and goes with the next one.
+        """
+        self._hurry = self._hurry or not waits
         head = self.encoder.head(message, len(payload))
         for part in (head, payload):
             if part:
@@ -96,6 +101,7 @@ class Loop:
 
     def flush(self) -> None:
         """Send what can be sent. An end of the host's is the end of everything."""
+        self._hurry = False
         try:
             while self._out:
                 count = os.writev(self.host, list(itertools.islice(self._out, _BATCH)))
@@ -132,7 +138,7 @@ class Loop:
             self._soon.popleft()()
         while self._timers and self._timers[0][0] <= time.monotonic():
             heapq.heappop(self._timers)[2]()
-        if self._out:
+        if self._hurry:
             self.flush()
 
 

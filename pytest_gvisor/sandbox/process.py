@@ -282,6 +282,10 @@ class Process(Peer):
         with self.changed:
             while not self.started and not self.refused:
                 self.wait_change(deadline, "start")
+        self.check_refused()
+
+    def check_refused(self) -> None:
+        """Raise `InsideError` if it could not be started."""
         if self.refused:
             raise InsideError(
                 f"cannot start {list(self.args)!r} in the sandbox", errno=self.refused

@@ -164,8 +164,8 @@ class Sandbox:
     def _follow(self, process: Process, chunks: Iterable[bytes] | None, deadline: float) -> bool:
         """Feed it and wait for its end; False at the deadline."""
         try:
-            process.check_started(deadline)
             if chunks is not None:
+                process.check_started(deadline)
                 process.feed(chunks, deadline)
         except NotReady:
             return False
@@ -175,7 +175,9 @@ class Sandbox:
             if not process.over:
                 process.kill()
             raise
-        return process.wait_over(deadline)
+        over = process.wait_over(deadline)
+        process.check_refused()
+        return over
 
     def _expire(self, process: Process, timeout: float) -> None:
         """The deadline has passed: end it, and raise."""

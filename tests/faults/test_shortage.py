@@ -98,6 +98,11 @@ def test_at_any_shortage_of_processes_the_error_is_typed(little: Little) -> None
         import pytest
         import pytest_gvisor
 
+        def lose_keeper(gvisor):
+            keeper = gvisor._launcher.keeper()._process
+            keeper.kill()
+            keeper.wait()
+
         def tasks():
             found = 0
             for name in os.listdir("/proc"):
@@ -113,7 +118,7 @@ def test_at_any_shortage_of_processes_the_error_is_typed(little: Little) -> None
             hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
             seen = set()
             for more in (0, 1, 2, 3, 5, 8, 12, 20):
-                os.kill(gvisor._launcher.keeper().pid, 9)
+                lose_keeper(gvisor)
                 resource.setrlimit(resource.RLIMIT_NPROC, (tasks() + more, hard))
                 try:
                     gvisor.run(["true"], timeout=20)
@@ -123,7 +128,7 @@ def test_at_any_shortage_of_processes_the_error_is_typed(little: Little) -> None
                 finally:
                     resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
             assert "LaunchError" in seen
-            os.kill(gvisor._launcher.keeper().pid, 9)
+            lose_keeper(gvisor)
             assert gvisor.run(["echo", "x"]).stdout == "x\\n"
         """
     )

@@ -20,7 +20,7 @@ if depth:
     if os.fork() == 0:
         os.execv(sys.executable, [sys.executable, "-c", sys.argv[3], str(depth - 1), *sys.argv[2:]])
 else:
-    os.execv("/bin/sh", ["sh", "-c", "echo up; read x", "sh", name])
+    os.execv("/bin/sh", ["sh", "-c", "echo up; read x", "sh", name[::-1]])
 sys.stdin.read()
 """
 
@@ -29,7 +29,14 @@ sys.stdin.read()
 def tree(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
     """A process with a descendant so many generations away, whose command line has a word."""
     depth, name = request.param
-    argv = [sys.executable, "-c", TREE, str(depth), name, TREE]
+    argv = [
+        sys.executable,
+        "-c",
+        TREE,
+        str(depth),
+        name[::-1],
+        TREE,
+    ]  # only the last one has the word
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"

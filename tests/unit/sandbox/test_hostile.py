@@ -272,7 +272,6 @@ def test_a_connection_is_held_to_its_rules(connect: Connect) -> None:
                 deadline = time.monotonic() + 20
                 while channel.death is None and time.monotonic() < deadline:
                     time.sleep(0.01)
-        channel.join()
         assert channel.death is not None
         assert "cannot be trusted" in channel.death.reason
 
