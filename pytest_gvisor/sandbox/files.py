@@ -114,6 +114,8 @@ class Download(_Transfer):
 
     def _take(self, message: Message, payload: memoryview) -> None:
         if message.op == "eof" and message.numbers["s"] == 1:
+            # The end may have been on its way when it was told to stop.
+            self.refused = _TOO_LARGE if self._cancelled else 0
             self.over = True
             return
         if message.op != "data" or message.numbers["s"] != 1 or len(payload) > self._due:

@@ -180,7 +180,8 @@ class Exec:
             self._sources[stream] = Source(self.loop, fd, (self.number, stream), done)
 
     def _at_end(self, stream: int, _error: int) -> None:
-        self.loop.send({"op": "eof", "id": self.number, "s": stream})
+        # Most often it is the end of the program as well, which will have been reaped in a moment.
+        self.loop.send({"op": "eof", "id": self.number, "s": stream}, waits=not self.exited)
 
     def _stdin_broke(self, _number: int) -> None:
         """Nobody reads any more."""

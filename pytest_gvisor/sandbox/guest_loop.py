@@ -30,6 +30,7 @@ WRITE = selectors.EVENT_WRITE
 _CONGESTED = 1024 * 1024
 _RELIEVED = 256 * 1024
 _BATCH = 16
+_MOMENT = 0.002
 _CREDIT_STEP = frames.WINDOW // 8
 
 
@@ -45,7 +46,8 @@ class Loop:
         self.congested = False
         self._out: collections.deque[memoryview] = collections.deque()
         self._out_size = 0
-        self._hurry = False
+        self._hurry = False  # whether what is to be sent is to be sent now
+        self._blocked = False  # whether the host has taken no more at the last try
         self._selector = selectors.DefaultSelector()
         self._acts: dict[int, dict[int, Callable[[], None]]] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -88,7 +90,8 @@ class Loop:
     def send(self, message: dict[str, Any], payload: bytes = b"", *, waits: bool = False) -> None:
         """Send a frame to the host: at the end of this turn, or when the host can take it.
 
-        One that ``waits`` is not worth a system call of its own, and goes with the next one.
+        One that ``waits`` is not worth a system call of its own: it goes with the next one, which
+        is likely to come at once, or after a moment.
         """
         self._hurry = self._hurry or not waits
         head = self.encoder.head(message, len(payload))
@@ -101,7 +104,7 @@ class Loop:
 
     def flush(self) -> None:
         """Send what can be sent. An end of the host's is the end of everything."""
-        self._hurry = False
+        self._hurry = self._blocked = False
         try:
             while self._out:
                 count = os.writev(self.host, list(itertools.islice(self._out, _BATCH)))
@@ -114,7 +117,7 @@ class Loop:
                         self._out[0] = part[count:]
                         count = 0
         except BlockingIOError:
-            pass
+            self._blocked = True
         except OSError:
             raise SystemExit(0) from None
         self.want(self.host, WRITE, self.flush if self._out else None)
@@ -129,7 +132,11 @@ class Loop:
         timeout = None
         if self._timers:
             timeout = max(0.0, self._timers[0][0] - time.monotonic())
-        for key, mask in self._selector.select(0 if self._soon else timeout):
+        waiting = bool(self._out) and not self._blocked
+        if waiting:
+            timeout = _MOMENT if timeout is None else min(timeout, _MOMENT)
+        ready = self._selector.select(0 if self._soon else timeout)
+        for key, mask in ready:
             for event in (READ, WRITE):
                 act = self._acts.get(key.fd, {}).get(event) if mask & event else None
                 if act is not None:
@@ -138,7 +145,7 @@ class Loop:
             self._soon.popleft()()
         while self._timers and self._timers[0][0] <= time.monotonic():
             heapq.heappop(self._timers)[2]()
-        if self._hurry:
+        if self._hurry or (waiting and not ready):
             self.flush()
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_gvisor import Completed, GvisorError, NotReady, SandboxCrashed
+from pytest_gvisor import Completed, GvisorError, InsideError, NotReady, SandboxCrashed
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
@@ -251,6 +251,14 @@ def test_a_file_that_is_read_comes_as_a_file(connect: Connect, script: Script) -
     download = Download(channel, "/x", 100)  # from there on it wants no more
     with pytest.raises(SandboxCrashed, match="cannot be trusted"):
         download.run(time.monotonic() + 10)
+
+
+def test_a_file_that_is_too_long_is_no_shorter_one(connect: Connect) -> None:
+    """Also where its end comes before the guest can have heard that it should stop."""
+    script: Script = [({"op": "data", "id": 1, "s": 1}, b"x" * 11), EOFS[0]]
+    channel, _peer = connect(answering(script, hang_up=False))
+    with pytest.raises(InsideError, match="longer than 10 bytes"):
+        Download(channel, "/x", 10).run(time.monotonic() + 10)
 
 
 def test_a_file_that_is_written_must_be_whole(connect: Connect) -> None:
