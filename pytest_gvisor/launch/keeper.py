@@ -372,6 +372,7 @@ class Keeper:
                 if key.fd in self.watched:
                     key.data()
             self.clean()
+        remains.kill_children()
         remains.clear_session(self.session, everywhere=False)
         for path in self.shared:
             remains.clear_shared(path)

@@ -177,6 +177,19 @@ def clear(
         time.sleep(0.01)
 
 
+def kill_children(patience: float = PATIENCE) -> None:
+    """SIGKILL and reap every child of this process, and each orphan that it gets by that."""
+    deadline = time.monotonic() + patience
+    while (pids := _linux.children_of_self()) and time.monotonic() < deadline:
+        for pid in pids:  # one that was not waited for keeps its pid
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.005)
+
+
 def clear_session(session: str, *, everywhere: bool = True) -> list[str]:
     """`clear` for a whole session folder and the cgroups in its journal."""
     return clear(session, session, journalled_cgroups(session), everywhere=everywhere)

@@ -223,6 +223,8 @@ class Runner:
 
     def _job(self, workspace: Workspace, spec: Spec) -> Job:
         request = self.request
+        protected = self._protected(spec, workspace)
+        safe = () if protected is not None else safe_flags(request.runsc.flags)
         command = RunscCommand(
             id=workspace.id,
             bundle=workspace.path("bundle"),
@@ -235,7 +237,7 @@ class Runner:
             debug_log=workspace.path("logs") if self._wants_logs() else "",
             strace=request.debug,
             pod_init_config=self._listen(workspace),
-            extra=(*self._safe_flags(), *request.extra_flags),
+            extra=(*safe, *request.extra_flags),
         )
         argv = run_argv(command)
         env = runsc_env(
@@ -248,7 +250,7 @@ class Runner:
         self.record.hide_net_sysctls = hide
         if isinstance(request.input, bytes):
             self.record.input = request.input
-        readonly, writable = self._protected(spec)
+        readonly, writable = protected or ((), ())
         return Job(
             id=workspace.id,
             executable=request.runsc.fd,
@@ -270,18 +272,18 @@ class Runner:
             listener=self._listener,
         )
 
-    def _safe_flags(self) -> tuple[str, ...]:
-        return safe_flags(self.request.runsc.flags) if self.request.rootless_flag else ()
-
-    def _protected(self, spec: Spec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _protected(
+        self, spec: Spec, workspace: Workspace
+    ) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
         """What the child makes read-only for runsc itself, and what below that stays writable.
 
-        Only where runsc gets mounts of its own: see `safe_flags` for the other way.
+        None where that is not possible, as runsc gets no mounts of its own, or its own files are
+        in it; see `safe_flags` for the other way.
         """
-        if self.request.rootless_flag:
-            return (), ()
         binds = [mount for mount in spec.mounts if mount.is_bind]
         readonly = {mount.source for mount in binds if "ro" in mount.options}
+        if self.request.rootless_flag or any(within(workspace.folder, top) for top in readonly):
+            return None
         writable = {mount.source for mount in binds} - readonly
         below = {path for path in writable if any(within(path, top) for top in readonly)}
         return tuple(sorted(readonly)), tuple(sorted(below))

@@ -260,6 +260,7 @@ def _failing(folder: str) -> Iterator[None]:
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o700)
+            os.chmod(folder, 0o700)  # whatever the umask is
         yield
     except GvisorError:
         raise

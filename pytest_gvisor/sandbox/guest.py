@@ -186,7 +186,8 @@ class Guest:
 
     def _connect(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
         try:
-            self.peers[number] = Connection(self.loop, number, message["port"])
+            made = self.peers[number] = Connection(self.loop, number, message["port"])
+            self.limits.see(made.fileno())
         except OSError as error:
             self.loop.send({"op": "closed", "id": number, "errno": error.errno or 0})
 

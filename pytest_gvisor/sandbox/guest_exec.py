@@ -30,14 +30,13 @@ if TYPE_CHECKING:
 
     from pytest_gvisor.sandbox.guest_loop import Loop
 
-_F_SETPIPE_SZ = 1031
-_PIPE = 1024 * 1024
+_RESERVE = 256
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 _GOES_ON = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 
 
 class Limits:
-    """The limit on open files: the programs' own, and a higher one for the guest itself.
+    """The limit on open files: the programs' own, and a higher one for the guest if it needs that.
 
     And what is the same for all programs: who the guest is, and an input that is at its end.
     """
@@ -50,15 +49,33 @@ class Limits:
         if most == resource.RLIM_INFINITY or most > 65536:
             most = 65536
         self.ours = (max(most, self.theirs[0]), self.theirs[1])
-        self.ours_again()
+        self._low = [os.dup(self.nothing) for _ in range(3)]
+        self._raised = False
+
+    def see(self, fd: int) -> None:
+        """A descriptor with this number was made: there may soon be no room for more."""
+        if not self._raised and fd > self.theirs[0] - _RESERVE:
+            self._raised = True
+            self.ours_again()
 
     def ours_again(self) -> None:
         """Set the guest's own."""
-        resource.setrlimit(resource.RLIMIT_NOFILE, self.ours)
+        if self._raised:
+            resource.setrlimit(resource.RLIMIT_NOFILE, self.ours)
+            for low in self._low:
+                os.dup2(self.nothing, low, inheritable=False)
 
-    def for_a_program(self) -> None:
-        """Set what a program that is started now is to have."""
+    def for_a_program(self, streams: list[int]) -> list[int]:
+        """Set what a program that is started now is to have; its streams, perhaps by new numbers.
+
+        posix_spawn refuses streams whose numbers are above the limit.
+        """
+        if not self._raised:
+            return streams
+        for index, low in enumerate(self._low):
+            os.dup2(streams[index], low, inheritable=False)
         resource.setrlimit(resource.RLIMIT_NOFILE, self.theirs)
+        return self._low
 
 
 class Program:
@@ -84,19 +101,21 @@ class Program:
         me = limits.me
         other = (self.user[0], self.user[1], sorted(self.user[2])) != (*me[:2], sorted(me[2]))
         try:
-            limits.for_a_program()
+            streams = limits.for_a_program(streams)
             if other:
                 os.setgroups(self.user[2])
                 os.setresgid(self.user[1], self.user[1], me[1])
                 os.setresuid(self.user[0], self.user[0], me[0])
-            os.chdir(self.cwd)
+            if self.cwd != b"/":
+                os.chdir(self.cwd)
             return self._spawn(streams)
         finally:
             if other:
                 os.setresuid(me[0], me[0], me[0])
                 os.setresgid(me[1], me[1], me[1])
                 os.setgroups(me[2])
-            os.chdir("/")
+            if self.cwd != b"/":
+                os.chdir("/")
             limits.ours_again()
 
     def _spawn(self, streams: list[int]) -> int:
@@ -145,39 +164,38 @@ class Exec:
         self._stdin: Sink | None = None
 
     def start(self, program: Program, limits: Limits, *, reads: bool) -> None:
-        """Start it. Raises OSError."""
-        nothing = [] if reads else [limits.nothing]
+        """Start it. Raises OSError.
+
+        Everything is made ready before, so that this process is at rest while the program starts.
+        """
         theirs: list[int] = []
-        ours: list[int] = []
         try:
-            if reads:
-                reader, writer = os.pipe()
-                theirs.append(reader)
-                ours.append(writer)
-            for _ in range(2):
-                reader, writer = os.pipe()
-                theirs.append(writer)
-                ours.append(reader)
-                with contextlib.suppress(OSError):
-                    fcntl.fcntl(reader, _F_SETPIPE_SZ, _PIPE)
-            self.pid = program.start(limits, nothing + theirs)
+            for stream in (0, 1, 2) if reads else (1, 2):
+                pair = os.pipe()
+                theirs.append(pair[1 if stream else 0])
+                self._take(stream, pair[0 if stream else 1])
+                limits.see(max(pair))
+            self.pid = program.start(limits, theirs if reads else [limits.nothing, *theirs])
         except BaseException:
-            for fd in ours:
-                os.close(fd)
+            for end in (self._stdin, *self._sources.values()):
+                if end is not None:
+                    end.close()
             raise
         finally:
             for fd in theirs:
                 os.close(fd)
         self.mark = MARK.encode() + b"=" + program.mark
-        for fd in ours:
-            os.set_blocking(fd, False)
         # Who writes nothing waits for the end, and not for this.
         self.loop.send({"op": "started", "id": self.number}, waits=not reads)
-        if reads:
-            self._stdin = Sink(self.loop, ours.pop(0), self.number, self._stdin_broke)
-        for stream, fd in ((1, ours[0]), (2, ours[1])):
+
+    def _take(self, stream: int, fd: int) -> None:
+        """Our end of a stream."""
+        os.set_blocking(fd, False)
+        if stream:
             done = functools.partial(self._at_end, stream)
             self._sources[stream] = Source(self.loop, fd, (self.number, stream), done)
+        else:
+            self._stdin = Sink(self.loop, fd, self.number, self._stdin_broke)
 
     def _at_end(self, stream: int, _error: int) -> None:
         # Most often it is the end of the program as well, which will have been reaped in a moment.

@@ -57,6 +57,10 @@ class Connection:
         self._sink.hold(open_=False)
         loop.want(self._sink.fd, WRITE, self._connected)
 
+    def fileno(self) -> int:
+        """The newest of its descriptors."""
+        return self._sink.fd
+
     def _connected(self) -> None:
         self.loop.want(self._sink.fd, WRITE, None)
         number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.settings import Platform, Settings
 
 _MAX_RECORDS = 50
+_MAX_NOTED = 5
 _MAX_PATH = 4096
 _START_DEADLINE = 30.0
 
@@ -45,6 +47,9 @@ class Plan:
     extra_flags: tuple[str, ...]
     records: list[Record]
     """Where what has been run is noted, for the test's report."""
+
+    noted: collections.deque[Record] = dataclasses.field(default_factory=collections.deque)
+    """Those of ``records`` that are programs in this sandbox."""
 
     @property
     def start_deadline(self) -> float:
@@ -129,6 +134,11 @@ class Plan:
             completed=completed,
             error=error,
         )
+        # Each holds its output: of many programs in one sandbox only the last ones are of use.
+        self.noted.append(noted)
+        if len(self.noted) > _MAX_NOTED:
+            oldest = self.noted.popleft()
+            self.records[:] = [record for record in self.records if record is not oldest]
         self._add(noted)
 
     def finished(self, record: Record) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gvisor import Runsc
+from pytest_gvisor.runsc.platforms import automatic
 from pytest_gvisor.settings import Platform
 from pytest_gvisor.state import settings_key
 from tests.faults.little import Little
@@ -25,20 +27,18 @@ def short_folder() -> Iterator[str]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture
-def make_little(tmp_path: Path, short_folder: str, gvisor_platform: Platform) -> Iterator[Make]:
-    """Factory of little projects, which are ended with the test."""
+def littles(tmp_path: Path, short_folder: str, platform: str) -> Iterator[Make]:
+    """A factory of little projects, which are ended with the test."""
     made: list[Little] = []
 
     def make() -> Little:
         number = len(made)
-        base = f"{short_folder}/{number}"
         made.append(
             Little(
                 folder=tmp_path / f"little-{number}",
-                base=base,
+                base=f"{short_folder}/{number}",
                 tag=f"test{os.getpid()}x{number}",
-                platform=gvisor_platform.value,
+                platform=platform,
             )
         )
         return made[-1]
@@ -49,9 +49,22 @@ def make_little(tmp_path: Path, short_folder: str, gvisor_platform: Platform) ->
 
 
 @pytest.fixture
+def make_little(tmp_path: Path, short_folder: str, gvisor_platform: Platform) -> Iterator[Make]:
+    """Factory of little projects on this test's platform."""
+    yield from littles(tmp_path, short_folder, gvisor_platform.value)
+
+
+@pytest.fixture
 def little(make_little: Make) -> Little:
-    """One little project."""
+    """One little project on this test's platform."""
     return make_little()
+
+
+@pytest.fixture
+def any_little(tmp_path: Path, short_folder: str, runsc: Runsc) -> Iterator[Little]:
+    """One little project, for what does not depend on the platform."""
+    for make in littles(tmp_path, short_folder, automatic(runsc.platforms).value):
+        yield make()
 
 
 @pytest.fixture

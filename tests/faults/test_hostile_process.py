@@ -46,13 +46,13 @@ TESTS = f"""
 """
 
 
-def test_nothing_of_the_process_is_seen_inside(little: Little) -> None:
+def test_nothing_of_the_process_is_seen_inside(any_little: Little) -> None:
     """Descriptors, folder, umask, signals and environment, changed after the keeper was started."""
-    little.write(test_it=TESTS.replace("UMASK", UMASK))
-    assert "2 passed" in little.run()
+    any_little.write(test_it=TESTS.replace("UMASK", UMASK))
+    assert "2 passed" in any_little.run()
 
 
-def test_a_keeper_that_starts_in_such_a_process_is_no_different(little: Little) -> None:
+def test_a_keeper_that_starts_in_such_a_process_is_no_different(any_little: Little) -> None:
     """It has what it inherits by then."""
     replaced = """
         keeper = gvisor._launcher.keeper()._process
@@ -60,5 +60,5 @@ def test_a_keeper_that_starts_in_such_a_process_is_no_different(little: Little) 
         keeper.wait()
         extra ="""
     tests = TESTS.replace("UMASK", UMASK).replace("\n        extra =", replaced)
-    little.write(test_it=tests)
-    assert "2 passed" in little.run()
+    any_little.write(test_it=tests)
+    assert "2 passed" in any_little.run()

@@ -48,21 +48,21 @@ def test_a_signal_to_the_terminal_s_processes_ends_all(
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.02, 0.3])
-def test_a_second_ctrl_c_does_not_stop_the_cleaning(little: Little, pause: float) -> None:
+def test_a_second_ctrl_c_does_not_stop_the_cleaning(any_little: Little, pause: float) -> None:
     """However soon it follows the first, the keeper goes on."""
-    group = hanging(little)
+    group = hanging(any_little)
     for _ in range(3):
         os.killpg(group, signal.SIGINT)
         time.sleep(pause)
-    assert ended(little) in {pytest.ExitCode.INTERRUPTED, -signal.SIGINT, 1}
+    assert ended(any_little) in {pytest.ExitCode.INTERRUPTED, -signal.SIGINT, 1}
 
 
 @pytest.mark.parametrize("options", [["-x"], ["--maxfail=1"], ["-p", "no:terminal"]])
 def test_a_test_that_fails_in_the_middle_of_a_run_leaves_nothing(
-    little: Little, options: list[str]
+    any_little: Little, options: list[str]
 ) -> None:
     """A thread of the test still waits for its sandbox when pytest ends."""
-    little.write(
+    any_little.write(
         test_it="""
         import threading, time
 
@@ -82,13 +82,13 @@ def test_a_test_that_fails_in_the_middle_of_a_run_leaves_nothing(
             assert gvisor.run(["echo", "x"]).stdout == "x\\n"
         """
     )
-    little.start(*options)
-    assert ended(little) == pytest.ExitCode.TESTS_FAILED
+    any_little.start(*options)
+    assert ended(any_little) == pytest.ExitCode.TESTS_FAILED
 
 
-def test_an_exit_without_goodbye_leaves_nothing(little: Little) -> None:
+def test_an_exit_without_goodbye_leaves_nothing(any_little: Little) -> None:
     """As pytest-timeout's thread method ends pytest."""
-    little.write(
+    any_little.write(
         test_it="""
         import os, threading
 
@@ -97,5 +97,5 @@ def test_an_exit_without_goodbye_leaves_nothing(little: Little) -> None:
             gvisor.run(["sleep", "100"], timeout=50)
         """
     )
-    little.start()
-    assert ended(little) == 7
+    any_little.start()
+    assert ended(any_little) == 7

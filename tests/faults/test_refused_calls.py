@@ -57,24 +57,24 @@ def refusing(little: Little, refuse: str, stage: str, number: int) -> None:
     ],
 )
 def test_a_refused_call_is_named_with_its_errno(
-    little: Little, call: str, argument: int | None, number: int, stage: str
+    any_little: Little, call: str, argument: int | None, number: int, stage: str
 ) -> None:
     """Nothing runs without what it was for."""
-    refusing(little, f"seccomp.refuse({call!r}, {number}, {argument})", stage, number)
-    little.run()
-    assert little.left() == []
+    refusing(any_little, f"seccomp.refuse({call!r}, {number}, {argument})", stage, number)
+    any_little.run()
+    assert any_little.left() == []
 
 
-def test_a_keeper_that_cannot_adopt_orphans_does_not_come_up(little: Little) -> None:
+def test_a_keeper_that_cannot_adopt_orphans_does_not_come_up(any_little: Little) -> None:
     """PR_SET_CHILD_SUBREAPER: without it, something could be left."""
-    refusing(little, "seccomp.refuse('prctl', errno.EPERM, 36)", "keeper", 0)
-    little.run()
-    assert little.left() == []
+    refusing(any_little, "seccomp.refuse('prctl', errno.EPERM, 36)", "keeper", 0)
+    any_little.run()
+    assert any_little.left() == []
 
 
-def test_without_close_range_descriptors_are_closed_all_the_same(little: Little) -> None:
+def test_without_close_range_descriptors_are_closed_all_the_same(any_little: Little) -> None:
     """An older kernel, or a filter that does not know the call; and it takes no time."""
-    little.write(
+    any_little.write(
         test_it=f"""
         import errno, os, sys, time
         sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -88,12 +88,12 @@ def test_without_close_range_descriptors_are_closed_all_the_same(little: Little)
             assert time.monotonic() - started < 20
         """
     )
-    little.run()
-    assert little.left() == []
+    any_little.run()
+    assert any_little.left() == []
 
 
-def test_a_fork_that_fails_is_typed(little: Little) -> None:
+def test_a_fork_that_fails_is_typed(any_little: Little) -> None:
     """EAGAIN is the kernel's word for a limit on processes: at once, and not at the deadline."""
-    refusing(little, "seccomp.refuse_fork(errno.EAGAIN)", "fork", errno.EAGAIN)
-    little.run()
-    assert little.left() == []
+    refusing(any_little, "seccomp.refuse_fork(errno.EAGAIN)", "fork", errno.EAGAIN)
+    any_little.run()
+    assert any_little.left() == []

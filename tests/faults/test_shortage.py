@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, GvisorError, Launcher, Platform, Runsc
+from pytest_gvisor import Gvisor, GvisorError, Launcher, Runsc
 from pytest_gvisor.launch import remains
+from pytest_gvisor.runsc.platforms import automatic
 from tests.faults.little import Little
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a small disk is mounted")
@@ -41,7 +42,7 @@ def spare_descriptors(number: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def apart(gvisor: Gvisor, short_folder: str) -> Iterator[Callable[[], Gvisor]]:
+def apart(runsc: Runsc, short_folder: str) -> Iterator[Callable[[], Gvisor]]:
     """Factory: the same with a launcher of its own, which the one before it has given up."""
     launchers: list[Launcher] = []
 
@@ -49,7 +50,8 @@ def apart(gvisor: Gvisor, short_folder: str) -> Iterator[Callable[[], Gvisor]]:
         if launchers:
             launchers[-1].close()
         launchers.append(Launcher(short_folder))
-        return Gvisor(runsc=gvisor.runsc, platform=gvisor.platform, launcher=launchers[-1])
+        platform = automatic(runsc.platforms)
+        return Gvisor(runsc=runsc, platform=platform, launcher=launchers[-1])
 
     yield make
     launchers[-1].close()
@@ -90,9 +92,9 @@ def test_at_any_shortage_of_descriptors_the_error_is_typed(
 
 
 @as_user
-def test_at_any_shortage_of_processes_the_error_is_typed(little: Little) -> None:
+def test_at_any_shortage_of_processes_the_error_is_typed(any_little: Little) -> None:
     """RLIMIT_NPROC counts all of a user's: from none to enough."""
-    little.write(
+    any_little.write(
         test_it="""
         import os, resource
         import pytest
@@ -132,8 +134,8 @@ def test_at_any_shortage_of_processes_the_error_is_typed(little: Little) -> None
             assert gvisor.run(["echo", "x"]).stdout == "x\\n"
         """
     )
-    little.run()
-    assert little.left() == []
+    any_little.run()
+    assert any_little.left() == []
 
 
 @pytest.fixture
@@ -148,9 +150,9 @@ def small_disk(short_folder: str) -> Iterator[Callable[[str], None]]:
     subprocess.run(["umount", short_folder], check=True)
 
 
-def on_disk(folder: str, runsc: Runsc, platform: Platform) -> tuple[Launcher, Gvisor]:
-    """A launcher whose sessions are in the folder."""
-    launcher = Launcher(folder)
+def on_disk(folder: str, runsc: Runsc) -> tuple[Launcher, Gvisor]:
+    """A launcher whose sessions are in the folder; none of this depends on the platform."""
+    launcher, platform = Launcher(folder), automatic(runsc.platforms)
     return launcher, Gvisor(runsc=runsc, platform=platform, launcher=launcher)
 
 
@@ -162,11 +164,11 @@ def entries(folder: str) -> int:
 
 @needs_root
 def test_a_disk_that_is_full_at_any_file_is_a_typed_error(
-    gvisor: Gvisor, short_folder: str, small_disk: Callable[[str], None], is_first_platform: bool
+    runsc: Runsc, short_folder: str, small_disk: Callable[[str], None]
 ) -> None:
     """With room for one file more each time: nothing half-made is started, and nothing stays."""
     small_disk("nr_inodes=100000")
-    launcher, run = on_disk(short_folder, gvisor.runsc, gvisor.platform)
+    launcher, run = on_disk(short_folder, runsc)
     with contextlib.closing(launcher):
         assert outcome(run) == "well"
         needed = entries(short_folder)
@@ -185,10 +187,9 @@ def test_a_disk_that_is_full_at_any_file_is_a_typed_error(
         assert set(seen[:-1]) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, seen
     assert os.listdir(short_folder) == [".lock"]
     # From nothing: the session itself, and the skeleton.
-    step = 40 if is_first_platform else 150
-    for number in range(2, needed, step):
+    for number in range(2, needed, 40):
         small_disk(f"nr_inodes={number}")
-        launcher, run = on_disk(short_folder, gvisor.runsc, gvisor.platform)
+        launcher, run = on_disk(short_folder, runsc)
         with contextlib.closing(launcher):
             assert outcome(run) == "LaunchError"
             small_disk("nr_inodes=100000")
@@ -205,11 +206,11 @@ def own_files(launcher: Launcher) -> list[str]:
 
 @needs_root
 def test_a_disk_that_is_full_at_any_byte_is_a_typed_error(
-    gvisor: Gvisor, short_folder: str, small_disk: Callable[[str], None]
+    runsc: Runsc, short_folder: str, small_disk: Callable[[str], None]
 ) -> None:
     """With room for one page more each time: of what is written, no half is taken for the whole."""
     small_disk("size=50m")
-    launcher, run = on_disk(short_folder, gvisor.runsc, gvisor.platform)
+    launcher, run = on_disk(short_folder, runsc)
     with contextlib.closing(launcher):
         assert outcome(run) == "well"
         seen: list[str] = []
@@ -230,10 +231,10 @@ def test_a_disk_that_is_full_at_any_byte_is_a_typed_error(
 
 @needs_root
 def test_a_disk_that_is_read_only_from_the_beginning_is_a_typed_error(
-    gvisor: Gvisor, short_folder: str, small_disk: Callable[[str], None]
+    runsc: Runsc, short_folder: str, small_disk: Callable[[str], None]
 ) -> None:
     """It works when it can be written to, with the same launcher."""
-    launcher, run = on_disk(short_folder, gvisor.runsc, gvisor.platform)
+    launcher, run = on_disk(short_folder, runsc)
     with contextlib.closing(launcher):
         small_disk("ro")
         assert outcome(run) == "LaunchError"
@@ -244,11 +245,9 @@ def test_a_disk_that_is_read_only_from_the_beginning_is_a_typed_error(
 
 
 @needs_root
-def test_a_session_that_becomes_read_only_is_a_typed_error(
-    gvisor: Gvisor, short_folder: str
-) -> None:
+def test_a_session_that_becomes_read_only_is_a_typed_error(runsc: Runsc, short_folder: str) -> None:
     """By a mount over it, since the disk itself is in use; it works again after."""
-    launcher, run = on_disk(short_folder, gvisor.runsc, gvisor.platform)
+    launcher, run = on_disk(short_folder, runsc)
     with contextlib.closing(launcher):
         assert outcome(run) == "well"
         session = launcher.session().path
@@ -265,11 +264,11 @@ def test_a_session_that_becomes_read_only_is_a_typed_error(
     "name", ["a b", "é ü", "tab\there", "quote'\"$(x)", "-rf", "x" * 20, "back\\slash", "co:lo,n"]
 )
 def test_sessions_in_a_folder_with_an_odd_name_work(
-    gvisor: Gvisor, short_folder: str, name: str
+    runsc: Runsc, short_folder: str, name: str
 ) -> None:
     """Blanks, quotes, dashes and letters beyond ASCII are part of a name."""
     base = f"{short_folder}/{name}"
-    launcher, run = on_disk(base, gvisor.runsc, gvisor.platform)
+    launcher, run = on_disk(base, runsc)
     with contextlib.closing(launcher):
         assert outcome(run) == "well"
         assert own_files(launcher) == []
@@ -278,11 +277,11 @@ def test_sessions_in_a_folder_with_an_odd_name_work(
 
 @pytest.mark.parametrize("name", ["\udcff", "x" * 120, "x" * 250])
 def test_sessions_in_a_folder_that_runsc_cannot_use_are_a_typed_error(
-    gvisor: Gvisor, short_folder: str, name: str
+    runsc: Runsc, short_folder: str, name: str
 ) -> None:
     """A path that is not text, or too long for a socket; nothing is left in it."""
     base = f"{short_folder}/{name}"
-    launcher, run = on_disk(base, gvisor.runsc, gvisor.platform)
+    launcher, run = on_disk(base, runsc)
     with contextlib.closing(launcher):
         assert outcome(run) in {"LaunchError", "RunscFailed", "InvalidBundle"}
         assert own_files(launcher) == []
@@ -291,7 +290,7 @@ def test_sessions_in_a_folder_that_runsc_cannot_use_are_a_typed_error(
 
 @needs_root
 def test_a_binary_on_a_disk_without_execution_is_a_typed_error(
-    gvisor: Gvisor, runsc: Runsc, short_folder: str, small_disk: Callable[[str], None]
+    runsc: Runsc, short_folder: str, small_disk: Callable[[str], None]
 ) -> None:
     """The kernel's EACCES from execve, and no exit 127 of anything."""
     small_disk("size=200m")
@@ -301,7 +300,7 @@ def test_a_binary_on_a_disk_without_execution_is_a_typed_error(
     os.chmod(copy, 0o755)
     with contextlib.closing(Runsc.at(copy)) as judged:
         small_disk("noexec")
-        launcher, run = on_disk(f"{short_folder}/base", judged, gvisor.platform)
+        launcher, run = on_disk(f"{short_folder}/base", judged)
         with contextlib.closing(launcher), pytest.raises(GvisorError) as caught:
             run.run(["true"])
     assert "execve" in str(caught.value) or "noexec" in str(caught.value)

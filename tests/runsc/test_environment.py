@@ -63,7 +63,7 @@ def test_the_argv_of_runsc_is_this(
         "--log", f"{folder}/log",
         "--panic-log", f"{folder}/panic",
         "--pod-init-config", f"{folder}/pod-init.json",
-        "--directfs=false",
+        *(["--directfs=false"] if os.geteuid() else []),
         "run", "--bundle", f"{folder}/bundle", name,
     ]
     # fmt: on

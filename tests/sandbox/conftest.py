@@ -52,8 +52,9 @@ def alive(sandbox: Sandbox, word: str) -> list[str]:
     script = (
         "import os\n"
         "for p in filter(str.isdigit, os.listdir('/proc')):\n"
-        "    if int(p) not in (1, os.getpid()):\n"
-        "        print(open(f'/proc/{p}/cmdline').read().replace(chr(0), ' '))\n"
+        "    try: line = open(f'/proc/{p}/cmdline').read().replace(chr(0), ' ')\n"
+        "    except OSError: continue\n"
+        "    if int(p) not in (1, os.getpid()): print(line)\n"
     )
     lines = sandbox.exec(["python3", "-c", script], check=True).stdout.splitlines()
     return [line for line in lines if word in line]

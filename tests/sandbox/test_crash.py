@@ -194,5 +194,10 @@ def test_the_runs_in_a_sandbox_are_in_the_test_s_report(gvisor: Gvisor) -> None:
         assert isinstance(gvisor.records[-1].completed, Completed)
         assert gvisor.records[-1].error is not None
         count = len(gvisor.records)
+        for number in range(20):
+            sandbox.exec(["true", str(number)])
+        assert [record.args[1] for record in gvisor.records[-2:]] == ["18", "19"]
+        assert len(gvisor.records) <= 5 + count  # each holds its output
+        count = len(gvisor.records)
     assert len(gvisor.records) == count + 1
     assert "guest.py" in gvisor.records[-1].args[-1]

@@ -221,7 +221,8 @@ def test_a_request_is_what_is_started() -> None:
     "change",
     [
         {"argv": "runsc"}, {"argv": [1]}, {"argv": None}, {"env": ["A"]}, {"env": {"A": 1}},
-        {"env": None}, {"netns": 7},
+        {"env": None}, {"netns": 7}, {"readonly": "/x"}, {"writable": [1]}, {"binds": [["a"]]},
+        {"binds": "ab"},
     ],
 )  # fmt: skip
 def test_a_request_of_another_shape_is_refused(change: dict[str, object]) -> None:
@@ -241,3 +242,40 @@ def test_a_request_without_all_descriptors_is_refused() -> None:
     """The executable and three streams."""
     with pytest.raises(ValueError, match="unpack"):
         child.start_of(dict(REQUEST), [10, 11, 12])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts of its own")
+def test_what_is_protected_cannot_be_written_to_apart_from_what_may(alone: Alone) -> None:
+    """By the kernel, in this mount namespace alone, mounts below included."""
+    assert alone("""
+        child._own_mounts()
+        here = os.getcwd()
+        for name in ("kept", "kept/mounted", "kept/free", "other"):
+            os.mkdir(name)
+        _linux.mount("none", f"{here}/kept/mounted", "tmpfs", 0, "size=4k")
+        child.protect((f"{here}/kept",), (f"{here}/kept/free",))
+
+        def takes(name):
+            try:
+                open(f"{here}/{name}/file", "w").close()
+            except OSError as error:
+                return error.errno
+            return 0
+
+        result = [takes(name) for name in ("kept", "kept/mounted", "kept/free", "other")]
+    """) == [errno.EROFS, errno.EROFS, 0, 0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts of its own")
+def test_what_is_bound_is_seen_read_only(alone: Alone) -> None:
+    """At its target; the source stays as it is."""
+    assert alone("""
+        child._own_mounts()
+        here = os.getcwd()
+        for name in ("source", "target"):
+            os.mkdir(name)
+        open("source/file", "w").close()
+        child.bind_all(((f"{here}/source", f"{here}/target"),))
+        result = [os.listdir(f"{here}/target"), os.access(f"{here}/target", os.W_OK),
+                  os.access(f"{here}/source", os.W_OK)]
+    """) == [["file"], False, True]

@@ -170,6 +170,30 @@ def test_the_keeper_holds_the_lock_of_the_session(base: str) -> None:
     assert not os.path.exists(path)
 
 
+def test_a_keeper_is_given_the_lock_of_its_session(launcher: Launcher) -> None:
+    """The first one, and one that replaces it."""
+    first = launcher.keeper()
+    assert runs_nothing_but_lives(first)
+    os.kill(first.pid, signal.SIGKILL)
+    assert gone_or_zombie(first.pid)
+    assert runs_nothing_but_lives(launcher.keeper())
+
+
+def test_what_is_shared_is_told_to_each_keeper(launcher: Launcher, base: str) -> None:
+    """Once; it is removed by the one that there is in the end."""
+    path = f"{base}/s-run-x"
+    for _ in range(2):
+        launcher.share(path)
+    first = launcher.keeper()
+    os.kill(first.pid, signal.SIGKILL)
+    assert gone_or_zombie(first.pid)
+    assert launcher.keeper() is not first
+    os.mkdir(path)
+    Path(path, "lock").touch()
+    launcher.close()
+    assert not os.path.exists(path)
+
+
 def runs_nothing_but_lives(keeper: Keeper) -> bool:
     """Whether the keeper has taken all that was sent to it, and is there."""
     deadline = time.monotonic() + 10

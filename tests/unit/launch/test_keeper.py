@@ -297,13 +297,34 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "spawned_exits", {__
     assert done.returncode == 0, done.stdout
 
 
-def test_an_orphan_of_a_run_is_killed_with_it(caller: Caller) -> None:
-    """The keeper is its new parent, and knows it by its command line."""
-    script = "sh -c 'while :; do sleep 1; done' sh --root \"$1\" & exit 5"
+ORPHAN = """
+sh -c 'echo $$ > FILE; while :; do sleep 1; done' sh WORDS &
+while ! [ -s FILE ]; do :; done
+"""
+
+
+def orphan(caller: Caller, words: str) -> int:
+    """A run that ends and leaves an orphan with these words on its command line; its pid."""
+    file = Path(os.path.dirname(caller.session), "pid")
+    script = ORPHAN.replace("FILE", str(file)).replace("WORDS", words)
     heard = hear_out(caller.shell(script))
     assert [said["state"] for said in heard] == ["spawned", "exited", "cleaned"]
     assert heard[-1]["leaks"] == []
-    assert remains.processes(caller.session, everywhere=True) == []
+    return int(file.read_text())
+
+
+def test_an_orphan_of_a_run_is_killed_with_it(caller: Caller) -> None:
+    """The keeper is its new parent, and knows it by its command line."""
+    pid = orphan(caller, '--root "$2"')
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_an_orphan_that_nobody_knows_is_killed_with_the_keeper(caller: Caller) -> None:
+    """What has become a child of the keeper was started by one of its runs."""
+    pid = orphan(caller, "unknown")
+    assert os.path.exists(f"/proc/{pid}")
+    caller.keeper.close()
+    assert not os.path.exists(f"/proc/{pid}")
 
 
 @pytest.mark.parametrize("tries", range(3))

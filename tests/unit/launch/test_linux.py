@@ -37,6 +37,11 @@ BAD_FLAGS = 0x1  # no CLONE_ flag: the low byte is a signal number (sched.h)
             "mount('none', '/nowhere/x', 'tmpfs', 0x1, 'a=b')",
         ),
         (
+            lambda: _linux.set_readonly("/nowhere/x", readonly=True, recursive=True),
+            (errno.ENOENT, errno.EPERM),
+            "mount_setattr('/nowhere/x', 0x8000, readonly=True)",
+        ),
+        (
             lambda: _linux.umount_lazily("/nowhere/x"),
             (errno.ENOENT, errno.EPERM),
             "umount2('/nowhere/x', MNT_DETACH)",

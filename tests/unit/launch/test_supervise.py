@@ -7,6 +7,7 @@ import errno
 import itertools
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,10 @@ import pytest
 
 from pytest_gvisor.errors import LaunchError, ProtocolError, WorkloadTimeout
 from pytest_gvisor.launch import supervise
+from pytest_gvisor.launch.client import Control, Keeper
 from pytest_gvisor.launch.outcome import Outcome
-from pytest_gvisor.launch.supervise import Feed, Pipes
+from pytest_gvisor.launch.states import Lifecycle, State
+from pytest_gvisor.launch.supervise import Feed, Job, Pipes, Supervisor
 from tests.fakes.fake import FINE, FakeRunsc, Step
 from tests.fakes.runs import Ended, Runs
 
@@ -123,6 +126,25 @@ def well(runs: Runs, fake: FakeRunsc) -> bool:
     return runs().runner.lifecycle.verdict is Outcome.EXITED
 
 
+def test_the_sentry_may_be_heard_before_the_keeper() -> None:
+    """A keeper that is busy with other runs says late that this one was spawned: no way back."""
+    job = Job(
+        id="g1", executable=0, argv=[], term=[], delete=[], env={}, folder="", root="", input=None,
+        timeout=1.0, max_output=10,
+    )  # fmt: skip
+    lifecycle = Lifecycle()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        supervisor = Supervisor(job, lifecycle)
+        supervisor._control = Control(ours)
+        for state in (State.BUNDLED, State.SPAWNED, State.RUNNING):
+            lifecycle.advance(state)
+        theirs.send(b'{"state": "spawned", "pid": 7}')
+        assert supervisor._hear()
+        supervisor.close()
+    assert (supervisor.pid, lifecycle.state) == (7, State.RUNNING)
+
+
 def during(runs: Runs, act: Callable[[], None], **options: Any) -> Ended:
     """One run, in the midst of which something happens."""
     result: list[Ended] = []
@@ -200,10 +222,6 @@ def test_a_keeper_that_talks_nonsense_is_a_protocol_error(
     runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, message: bytes
 ) -> None:
     """The run is ended, and removed."""
-    import socket
-
-    from pytest_gvisor.launch.client import Control, Keeper
-
     real = Keeper.launch
     others: list[socket.socket] = []
 

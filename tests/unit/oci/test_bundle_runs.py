@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.oci.rootfs import Rootfs
     from pytest_gvisor.oci.spec import Mount
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not os.path.exists("/usr/bin/runsc"), reason="needs root and runsc"
-)
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: bare runsc is started")
 
 Run = Callable[[str], subprocess.CompletedProcess[str]]
 Tree = Callable[[Path], Any]
