@@ -19,7 +19,6 @@ _KEPT = frozenset("\n\t")
 # ##[command], Azure Pipelines ##vso[ and TeamCity ##teamcity[ anywhere in one.
 _CI_COMMAND = re.compile(r"(?mi)^[^\S\n]*::|##(?=\[|vso\[|teamcity\[)")
 _PLAIN = re.compile(r"[\n\t\x20-\x7e]*\Z")
-_SGR = re.compile("\x1b\\[[0-9;]{0,16}m")
 
 
 def escape(text: str) -> str:
@@ -35,13 +34,3 @@ def _escape_character(character: str) -> str:
     if character in _KEPT or unicodedata.category(character) not in _HIDDEN:
         return character
     return character.encode("unicode_escape").decode("ascii")
-
-
-def escape_but_colour(text: str) -> str:
-    """`escape`, except that colour sequences stay: for text that pytest itself has coloured."""
-    parts = []
-    position = 0
-    for found in _SGR.finditer(text):
-        parts += [escape(text[position : found.start()]), found[0]]
-        position = found.end()
-    return "".join([*parts, escape(text[position:])])

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pytest_gvisor.sandbox.warm import Sandbox
 
 MAX_RECORDS = 50
+MAX_REMEMBERED = 64 * 1024 * 1024
+"""Bytes of output that the records of one harness hold, apart from the newest one's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -242,14 +244,24 @@ class Gvisor:
     def _finish(self, request: Request, *, check: bool) -> Completed:
         record = Record()
         self.records.append(record)
-        del self.records[:-MAX_RECORDS]
         try:
             completed = Runner(request, self._launcher, record, self._hooks.keep).run()
         finally:
             self._hooks.run_finished(record)
+            self._forget()
         if check:
             completed.check_returncode()
         return completed
+
+    def _forget(self) -> None:
+        """Drop the oldest records where there are too many, or they hold too much output."""
+        held = 0
+        for age, record in enumerate(reversed(self.records)):
+            if record.completed is not None:
+                held += len(record.completed.stdout_bytes) + len(record.completed.stderr_bytes)
+            if age and (age >= MAX_RECORDS or held > MAX_REMEMBERED):
+                del self.records[: len(self.records) - age]
+                break
 
 
 _DECIDED_EARLIER = ("platform", "platforms", "runsc", "strict", "keep")

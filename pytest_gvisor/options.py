@@ -1,27 +1,20 @@
-"""The command line, the environment and the ini file: how each becomes a `Settings`.
+"""The options as they are declared, and what anyone has written for them.
 
-Precedence: the ``gvisor`` marker, the command line, the environment (``PYTEST_GVISOR_…``), the ini
-file, the default.
+Light: every session imports this. What is written is read by `configured`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pytest
-
-from pytest_gvisor import settings as words
-from pytest_gvisor.errors import UsageError
-from pytest_gvisor.settings import Settings
 
 _Ini = Literal["string", "args", "float", "bool"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Option:
+class Option(NamedTuple):
     """One setting as users can write it; ``field`` is its name in `Settings`."""
 
     name: str
@@ -124,8 +117,7 @@ def add_options(parser: pytest.Parser) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Written:
+class Written(NamedTuple):
     """A setting that somebody has written, and where."""
 
     value: Any
@@ -135,7 +127,8 @@ class Written:
 def written(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> dict[str, Written]:
     """The settings that anyone has written, by field, each from its strongest source.
 
-    An environment variable or ini key that is empty says nothing.
+    An environment variable or ini key that is empty says nothing. Raises `pytest.UsageError` for
+    an ini key of a wrong type.
     """
     found: dict[str, Written] = {}
     for option in OPTIONS:
@@ -150,49 +143,9 @@ def written(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> d
 
 
 def _ini(config: pytest.Config, option: Option) -> Any:
-    """What the ini file says; None where it says nothing. Raises `UsageError` for a wrong type."""
+    """What the ini file says; None where it says nothing."""
     try:
         return None if option.ini is None else config.getini(option.dest)
     except (TypeError, ValueError, pytest.UsageError) as error:
-        raise UsageError(f"{option.dest} in {config.inipath}: {error}") from error
-
-
-def read_settings(config: pytest.Config) -> Settings:
-    """The run's settings. Raises `pytest.UsageError` for one that cannot be meant."""
-    settings = Settings()
-    try:
-        for field, entry in written(config).items():
-            try:
-                settings = words.replaced(settings, {field: entry.value})
-            except UsageError as error:
-                raise UsageError(f"{entry.source}: {error.message}") from error
-    except UsageError as error:
-        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
-    return settings
-
-
-def location(item: pytest.Item) -> str:
-    """A test's id and place, for a message about how it was written."""
-    return f"{item.nodeid} ({item.location[0]}:{(item.location[1] or 0) + 1})"
-
-
-_MARKER_ONLY_FROM_OUTSIDE = ("strict", "keep", "debug")
-
-
-def settings_of(item: pytest.Item, settings: Settings) -> Settings:
-    """``settings`` with what the test's ``gvisor`` markers say; the closest marker is strongest.
-
-    Raises `UsageError` that names the test.
-    """
-    where = location(item)
-    for mark in reversed(list(item.iter_markers("gvisor"))):
-        if mark.args:
-            raise UsageError(f"{where}: @pytest.mark.gvisor takes keywords only, not {mark.args!r}")
-        for name in _MARKER_ONLY_FROM_OUTSIDE:
-            if name in mark.kwargs:
-                raise UsageError(f"{where}: {name} is decided on the command line, not by a marker")
-        try:
-            settings = words.replaced(settings, mark.kwargs)
-        except UsageError as error:
-            raise UsageError(f"{where}: @pytest.mark.gvisor: {error.message}") from error
-    return settings
+        text = f"pytest-gvisor: {option.dest} in {config.inipath}: {error}"
+        raise pytest.UsageError(text) from error

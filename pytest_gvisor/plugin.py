@@ -7,23 +7,21 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import header, hookspecs, options, requirements, xdist
-from pytest_gvisor.errors import PytestGvisorWarning
+from pytest_gvisor import glance, hookspecs, options
 from pytest_gvisor.fixtures import (
-    failed_key,
     gvisor,
     gvisor_platform,
     gvisor_sandbox,
     gvisor_sandboxes,
     oci_bundle,
     runsc,
-    settle,
 )
-from pytest_gvisor.report import tracebacks
-from pytest_gvisor.state import harnesses, settings_key
+from pytest_gvisor.state import harnesses, note
+
+# ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
 
 __all__ = [
-    "PytestGvisorWarning", "gvisor", "gvisor_platform", "gvisor_sandbox", "gvisor_sandboxes",
+    "gvisor", "gvisor_platform", "gvisor_sandbox", "gvisor_sandboxes",
     "oci_bundle", "runsc",
 ]  # fmt: skip
 
@@ -54,46 +52,74 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and read the settings."""
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
-    config.stash[settings_key] = options.read_settings(config)
+    if options.written(config):
+        from pytest_gvisor.configured import run_settings
+
+        run_settings(config)
     if config.pluginmanager.hasplugin("xdist"):
+        from pytest_gvisor import xdist
+
         config.pluginmanager.register(xdist.Controller(), "gvisor-xdist")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """One line where anyone has configured gVisor."""
-    return header.early(config)
+    if not options.written(config):
+        return None
+    from pytest_gvisor import header
+
+    return header.line(config)
 
 
 def pytest_report_collectionfinish(
     config: pytest.Config, items: Sequence[pytest.Item]
 ) -> str | None:
     """The same line where nothing is configured but a test uses gVisor."""
-    return header.late(config, items)
+    # As pytest does with its own header: the output of --collect-only -q is read by programs.
+    quiet = config.get_verbosity() < 0 or bool(options.written(config))
+    if quiet or not any(map(glance.uses_gvisor, items)):
+        return None
+    from pytest_gvisor import header
+
+    return header.line(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test once per platform where two or more are asked for."""
-    requirements.parametrize(metafunc)
+    if glance.uses_gvisor(metafunc.definition):
+        from pytest_gvisor import requirements
+
+        requirements.parametrize(metafunc)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Judge the markers before any fixture is set up."""
-    requirements.check(item)
+    if glance.uses_gvisor(item):
+        from pytest_gvisor import requirements
+
+        requirements.check(item)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
     """Add the sections of a failed test that ran workloads, and escape its report."""
-    tracebacks.leave_out(item, call)
+    if call.excinfo is not None:
+        from pytest_gvisor.report import tracebacks
+
+        tracebacks.leave_out(item, call)
     report: pytest.TestReport = yield  # type: ignore[assignment]
-    tracebacks.place(item, call, report)
-    item.stash[failed_key] = item.stash.get(failed_key, False) or report.failed
-    runs = harnesses(item)
-    if runs:
-        from pytest_gvisor.report import sections  # noqa: PLC0415 -- idle costs nothing
+    if call.excinfo is not None:  # which pytest's unittest plugin may only now have set
+        from pytest_gvisor.report import tracebacks
+
+        tracebacks.place(item, call, report)
+    note(item, report)
+    if runs := harnesses(item):
+        from pytest_gvisor.report import sections
 
         sections.complete(report, item, runs)
         if call.when == "teardown":
-            settle(item)
+            from pytest_gvisor import providing
+
+            providing.settle(item)
     return report  # type: ignore[return-value]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pytest_gvisor import settings as words
+from pytest_gvisor.configured import location, settings_of
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.options import location, settings_of
 from pytest_gvisor.settings import Platform
-from pytest_gvisor.state import engine_of, required, settings_key, usage
+from pytest_gvisor.state import engine_of, required, usage
 
 _FIXTURE = "gvisor_platform"
 
@@ -20,7 +20,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     here: all xdist workers must collect the same tests.
     """
     with usage():
-        settings = settings_of(metafunc.definition, metafunc.config.stash[settings_key])
+        settings = settings_of(metafunc.definition)
     if _FIXTURE not in metafunc.fixturenames or _is_parametrized(metafunc):
         return
     if len(settings.platforms) > 1:
@@ -45,7 +45,7 @@ def check(item: pytest.Item) -> None:
     if not needed and item.get_closest_marker("requires_runsc") is None:
         return
     with usage():
-        settings = settings_of(item, item.config.stash[settings_key])
+        settings = settings_of(item)
     engine = engine_of(item.config)
     with required(settings):
         engine.runsc(settings.runsc)
@@ -56,7 +56,7 @@ def check(item: pytest.Item) -> None:
 def platform_of(item: pytest.Item, asked: Platform | None) -> Platform:
     """The platform that a test runs on, which works; skips or fails the test where it does not."""
     with usage():
-        settings = settings_of(item, item.config.stash[settings_key])
+        settings = settings_of(item)
     engine = engine_of(item.config)
     with required(settings):
         platform = asked or engine.platforms_of(settings)[0]

@@ -51,6 +51,14 @@ class Keep(enum.StrEnum):
     ALL = "all"
 
 
+class Isolation(enum.StrEnum):
+    """How long a sandbox for tests inside lives."""
+
+    SESSION = "session"
+    MODULE = "module"
+    TEST = "test"
+
+
 DEFAULT_TIMEOUT = 60.0
 DEFAULT_MAX_OUTPUT = 16 * 1024 * 1024
 
@@ -203,6 +211,9 @@ READERS: Mapping[str, Callable[[object, str], object]] = {
 }
 """How each field of `Settings` is read from what a user wrote."""
 
+_ELSEWHERE = ("platforms", "strict", "debug", "keep")
+"""What markers and calls do not name, or not so."""
+
 
 def replaced(settings: Settings, changes: Mapping[str, object]) -> Settings:
     """``settings`` with ``changes``, each read by its reader. Raises `UsageError`.
@@ -213,6 +224,7 @@ def replaced(settings: Settings, changes: Mapping[str, object]) -> Settings:
     for name, value in changes.items():
         field = "platforms" if name == "platform" else name
         if field not in READERS:
-            raise UsageError(f"{name!r} is not a setting; there are {', '.join(READERS)}")
+            known = ", ".join(["platform", *(name for name in READERS if name not in _ELSEWHERE)])
+            raise UsageError(f"{name!r} is not a setting; there are {known}")
         read[field] = READERS[field](value, name)
     return dataclasses.replace(settings, **read)

@@ -8,23 +8,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.errors import PlatformUnavailable, RunscNotFound, UsageError
-from pytest_gvisor.settings import Settings
-from pytest_gvisor.xdist import shared_name
-
 if TYPE_CHECKING:
     from pytest_gvisor.engine import Engine
     from pytest_gvisor.harness import Gvisor
+    from pytest_gvisor.settings import Settings
 
-settings_key = pytest.StashKey[Settings]()
 _engine_key = pytest.StashKey["Engine"]()
 _harnesses_key = pytest.StashKey[list["Gvisor"]]()
+_failed_key = pytest.StashKey[bool]()
 
 
 def engine_of(config: pytest.Config) -> Engine:
     """This process's engine, made when it is first asked for and closed with the session."""
     if _engine_key not in config.stash:
         from pytest_gvisor.engine import Engine  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.xdist import shared_name  # noqa: PLC0415
 
         engine = Engine(shared_name(config))
         config.stash[_engine_key] = engine
@@ -42,9 +40,21 @@ def harnesses(item: pytest.Item) -> list[Gvisor]:
     return item.stash.get(_harnesses_key, [])
 
 
+def note(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Note how a phase of a test has ended."""
+    item.stash[_failed_key] = failed(item) or report.failed
+
+
+def failed(item: pytest.Item) -> bool:
+    """Whether a phase of the test has failed so far."""
+    return item.stash.get(_failed_key, False)
+
+
 @contextlib.contextmanager
 def usage() -> Iterator[None]:
     """Turn a `UsageError` into a plain failure: its message says where, a traceback would not."""
+    from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
+
     try:
         yield
     except UsageError as error:
@@ -57,6 +67,8 @@ def required(settings: Settings) -> Iterator[None]:
 
     Only these two may skip: a runsc that is refused, or fails, is an error.
     """
+    from pytest_gvisor.errors import PlatformUnavailable, RunscNotFound  # noqa: PLC0415 -- as above
+
     try:
         yield
     except (RunscNotFound, PlatformUnavailable) as error:

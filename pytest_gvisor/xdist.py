@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import Any
 
 import pytest
@@ -23,17 +23,5 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Give the name to a worker that is about to start."""
-        name = node.config.stash.setdefault(_name, secrets.token_hex(6))
+        name = node.config.stash.setdefault(_name, os.urandom(6).hex())
         node.workerinput[_SHARED] = name
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """Clear up behind a worker that was killed, if it was the last that had anything."""
-        if error:
-            node.config.add_cleanup(lambda: _clear(node.config.stash[_name]))
-
-
-def _clear(name: str) -> None:
-    from pytest_gvisor.launch.shared_dir import SharedDir  # noqa: PLC0415 -- idle costs nothing
-
-    SharedDir(name).clear()

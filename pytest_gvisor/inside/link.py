@@ -87,7 +87,7 @@ class Link:
         fresh = stderr.total - self._shown
         if fresh:
             self._shown = stderr.total
-            show((stderr.head() + stderr.tail())[-fresh:])
+            show(stderr.last(fresh))
 
     def _on_readable(self) -> bool:
         try:
@@ -135,7 +135,7 @@ class Link:
         if record.debug_logs:
             lines += relevant(record.debug_logs.get("boot", ""))
         stderr = self._supervisor.pipes.stderr
-        text = (stderr.head() + stderr.tail())[-_TAIL:].decode("utf-8", "backslashreplace")
+        text = stderr.last(_TAIL).decode("utf-8", "backslashreplace")
         lines.append(f"standard error of the pytest inside:\n{escape(text) or '(nothing)'}")
         return "\n".join(lines)
 

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import os
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from pytest_gvisor.settings import Platform
+from pytest_gvisor.glance import FIXTURES
+
+if TYPE_CHECKING:
+    from pytest_gvisor.settings import Platform
 
 GUARD = "PYTEST_GVISOR_INSIDE"
-_SANDBOX_FIXTURES = frozenset({
-    "gvisor", "gvisor_platform", "gvisor_sandbox", "gvisor_sandboxes", "oci_bundle", "runsc",
-})  # fmt: skip
 
 
-class Isolation(enum.StrEnum):
-    """How long a sandbox for tests inside lives."""
-
-    SESSION = "session"
-    MODULE = "module"
-    TEST = "test"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(NamedTuple):
     """What is known of a test inside."""
 
     inner: str
@@ -62,4 +52,4 @@ def is_inside(item: pytest.Item) -> bool:
     marked = item.get_closest_marker("in_gvisor") is not None
     if not marked and not config.getoption("in_gvisor") and not config.getini("in_gvisor"):
         return False
-    return _SANDBOX_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+    return FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))

@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor import settings as words
-from pytest_gvisor.errors import UsageError
-from pytest_gvisor.inside.plan import Isolation, here_is_inside, is_inside, plan_key
-from pytest_gvisor.options import settings_of
-from pytest_gvisor.state import settings_key
+from pytest_gvisor.inside.plan import here_is_inside, is_inside, plan_key
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.session import InsideSession
-    from pytest_gvisor.settings import Platform
+    from pytest_gvisor.settings import Isolation
 
 _MARKER = "in_gvisor(*, fresh=False): run this test inside gVisor, if fresh in a sandbox of its own"
 _session_key = pytest.StashKey["InsideSession"]()
@@ -55,15 +51,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; refuse what cannot work inside."""
     config.addinivalue_line("markers", _MARKER)
-    try:
+    if config.getoption("gvisor_isolation") is not None:
         _isolation(config)
-    except UsageError as error:
-        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
 
 def _isolation(config: pytest.Config) -> Isolation:
-    written = config.getoption("gvisor_isolation")
-    return words.word(Isolation, written or "session", "isolation")
+    from pytest_gvisor import settings  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.errors import UsageError  # noqa: PLC0415
+
+    written = config.getoption("gvisor_isolation") or "session"
+    try:
+        return settings.word(settings.Isolation, written, "isolation")
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -91,13 +91,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         )
     from pytest_gvisor.inside.twins import expand  # noqa: PLC0415 -- idle costs nothing
 
-    platforms: dict[int, tuple[Platform, ...]] = {}
-    for item in inside:
-        try:
-            platforms[id(item)] = settings_of(item, config.stash[settings_key]).platforms
-        except UsageError as error:
-            raise pytest.UsageError(f"pytest-gvisor: {error}") from error
-    expand(items, platforms)
+    expand(items)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor import requirements
+from pytest_gvisor.configured import settings_of
 from pytest_gvisor.inside.host import Worker
-from pytest_gvisor.inside.plan import Isolation, Plan, plan_key, plan_of
+from pytest_gvisor.inside.plan import Plan, plan_key, plan_of
 from pytest_gvisor.inside.start import Inside, start
-from pytest_gvisor.options import settings_of
-from pytest_gvisor.state import settings_key
+from pytest_gvisor.settings import Isolation
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.link import Link
-    from pytest_gvisor.settings import Platform, Settings
+    from pytest_gvisor.settings import Platform
 
 
 class InsideSession:
@@ -78,10 +78,7 @@ class InsideSession:
             Isolation.MODULE: str(item.path),
             Isolation.TEST: item.nodeid,
         }[self._isolation]
-        return (platform, settings_of(item, self._settings()), item.nodeid if plan.fresh else unit)
-
-    def _settings(self) -> Settings:
-        return self._config.stash[settings_key]
+        return (platform, settings_of(item), item.nodeid if plan.fresh else unit)
 
     def _following(self, item: pytest.Item, nextitem: pytest.Item | None, plan: Plan) -> str | None:
         """The node id inside of the next test in the same sandbox: its fixtures stay set up."""
@@ -116,7 +113,7 @@ class InsideSession:
 
     def _worker(self, key: tuple[object, ...], item: pytest.Item, platform: Platform) -> Worker:
         if key not in self._workers:
-            settings = settings_of(item, self._settings())
+            settings = settings_of(item)
             items = [other for other in item.session.items if self._shares(other, key)]
             config = self._config
 

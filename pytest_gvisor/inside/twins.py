@@ -8,27 +8,39 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor.configured import settings_of
+from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside.plan import Plan, is_inside, plan_key
 from pytest_gvisor.settings import Platform
 
 _nodeid_key = pytest.StashKey[str]()
 
 
-def expand(items: list[pytest.Item], platforms: dict[int, tuple[Platform, ...]]) -> None:
+def expand(items: list[pytest.Item]) -> None:
     """Put one copy per platform in the place of each test inside that runs on several.
 
-    ``platforms`` are those of each test inside, by its `id`; none is ``auto``.
+    Raises `pytest.UsageError` for a marker that cannot be meant.
     """
     expanded: list[pytest.Item] = []
     for item in items:
         if not is_inside(item):
             expanded.append(item)
-        elif len(platforms[id(item)]) > 1:
-            expanded += [_twin(item, platform) for platform in platforms[id(item)]]
+            continue
+        platforms = _platforms(item)
+        if len(platforms) > 1:
+            expanded += [_twin(item, platform) for platform in platforms]
         else:
-            item.stash[plan_key] = _plan(item, next(iter(platforms[id(item)]), None))
+            item.stash[plan_key] = _plan(item, next(iter(platforms), None))
             expanded.append(item)
     items[:] = expanded
+
+
+def _platforms(item: pytest.Item) -> tuple[Platform, ...]:
+    """Those that are asked for; none is ``auto``."""
+    try:
+        return settings_of(item).platforms
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
 
 def _plan(item: pytest.Item, platform: Platform | None) -> Plan:

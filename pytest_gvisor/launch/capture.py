@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 
 CHUNK = 1024 * 1024
@@ -12,6 +13,10 @@ class Capture:
 
     A stream of at most ``limit`` bytes is kept exactly. Of a longer one the first and the last
     ``limit // 2`` bytes are kept.
+
+    The memory is one private mapping: the head, then a ring for the tail. The kernel gives it pages
+    only where something is written, and a pipe is read straight into it. The ring is never smaller
+    than `CHUNK`, so that a small limit does not make small reads.
     """
 
     def __init__(self, limit: int) -> None:
@@ -19,29 +24,33 @@ class Capture:
         self.total = 0
         self._head_room = limit - limit // 2
         self._tail_room = limit // 2
-        self._head = bytearray()
-        self._ring = bytearray()
-        self._position = 0
+        self._ring = max(self._tail_room, CHUNK)
+        self._memory: memoryview | None = None
+
+    def room(self) -> memoryview:
+        """Where the next bytes of the stream belong; tell by `took` how many were put there."""
+        if self._memory is None:
+            size = self._head_room + self._ring
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            self._memory = memoryview(mmap.mmap(-1, size, flags=flags))
+        return self._memory[self._position() :]
+
+    def took(self, count: int) -> None:
+        """So many bytes were put into `room`."""
+        self.total += count
 
     def feed(self, data: memoryview) -> None:
         """Take the next bytes of the stream."""
-        self.total += len(data)
-        missing = self._head_room - len(self._head)
-        if missing > 0:
-            self._head += data[:missing]
-            data = data[missing:]
-        data = data[max(0, len(data) - self._tail_room) :]
-        if not data:
-            return
-        growing = self._tail_room - len(self._ring)
-        if growing > 0:
-            self._ring += data[:growing]
-            data = data[growing:]
         while data:
-            count = min(len(data), self._tail_room - self._position)
-            self._ring[self._position : self._position + count] = data[:count]
-            self._position = (self._position + count) % self._tail_room
+            room = self.room()
+            count = min(len(room), len(data))
+            room[:count] = data[:count]
+            self.took(count)
             data = data[count:]
+
+    def _position(self) -> int:
+        over = self.total - self._head_room
+        return self.total if over < 0 else self._head_room + over % self._ring
 
     @property
     def truncated(self) -> bool:
@@ -53,33 +62,45 @@ class Capture:
         """How many bytes were left out."""
         return max(0, self.total - self.limit)
 
-    def head(self) -> bytes:
-        """The first bytes: all of the stream if nothing was left out."""
-        return bytes(self._head) if self.truncated else bytes(self._head) + bytes(self._ring)
+    def kept(self) -> bytes:
+        """All of the stream, or its head followed by its tail."""
+        return b"".join(self._parts())
 
-    def tail(self) -> bytes:
-        """The last bytes, if any were left out before them; else nothing."""
+    def last(self, count: int) -> bytes:
+        """The last bytes of what is kept."""
+        parts: list[memoryview] = []
+        for part in reversed(self._parts()):
+            parts.insert(0, part[max(0, len(part) - count) :])
+            count -= len(parts[0])
+        return b"".join(parts)
+
+    def _parts(self) -> list[memoryview]:
+        memory = self._memory
+        if memory is None:
+            return []
         if not self.truncated:
-            return b""
-        return bytes(self._ring[self._position :]) + bytes(self._ring[: self._position])
+            return [memory[: self.total]]
+        end = self._position()
+        begin = end - self._tail_room
+        if begin >= self._head_room:
+            return [memory[: self._head_room], memory[begin:end]]
+        wrapped = begin + self._ring
+        return [memory[: self._head_room], memory[wrapped:], memory[self._head_room : end]]
 
 
 class Drain:
-    """Reads one pipe into a `Capture`, with a buffer that is used again and again."""
+    """Reads one pipe into a `Capture`."""
 
-    def __init__(self, fd: int, capture: Capture, buffer: bytearray) -> None:
+    def __init__(self, fd: int, capture: Capture) -> None:
         self.fd = fd
         self.capture = capture
-        self._buffer = buffer
         os.set_blocking(fd, False)
 
     def read(self) -> bool:
         """Read once; False at the end of the stream."""
         try:
-            count = os.readv(self.fd, [self._buffer])
+            count = os.readv(self.fd, [self.capture.room()])
         except BlockingIOError:
             return True
-        if count:
-            with memoryview(self._buffer) as view:
-                self.capture.feed(view[:count])
+        self.capture.took(count)
         return count > 0

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from pytest_gvisor.errors import GvisorError
-from pytest_gvisor.launch.capture import CHUNK, Drain
+from pytest_gvisor.launch.capture import Drain
 from pytest_gvisor.launch.client import Keeper
 from pytest_gvisor.launch.outcome import Completed
 from pytest_gvisor.launch.runner import Runner, Workspace
@@ -72,7 +72,7 @@ class DrivenSupervisor(Supervisor):
 
     def _register(self) -> None:
         stderr = self.pipes.ours[1]
-        self._drain = Drain(stderr, self.pipes.stderr, bytearray(CHUNK // 16))
+        self._drain = Drain(stderr, self.pipes.stderr)
         self._stderr_open = True
         self.add(stderr, selectors.EVENT_READ, self._read_stderr)
         if self._control is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -100,12 +101,13 @@ def judge(evidence: Evidence) -> Verdict:
     workload's; and a status counts as the workload's only if nothing says that the sandbox died.
     """
     code = _exit_code(evidence.runsc_status)
+    told = [status for status in evidence.workload_statuses if _agrees(status, code)]
     if evidence.timed_out:
-        return Verdict(outcome=Outcome.TIMED_OUT, returncode=code)
+        end = _by_status(told[-1]) if told else _by_code(code)
+        return Verdict(outcome=Outcome.TIMED_OUT, returncode=end.returncode, exact=bool(told))
     if evidence.gofer_died and not (evidence.oom_kills or evidence.records):
         reason = "its gofer died"
         return Verdict(outcome=Outcome.SANDBOX_CRASHED, returncode=code, reason=reason)
-    told = [status for status in evidence.workload_statuses if _agrees(status, code)]
     if told and not evidence.records:
         # On systrap the kernel kills the workload's stub, which the sentry reports as an exit.
         if evidence.oom_kills and told[-1] != 0:
@@ -162,10 +164,6 @@ class Completed:
     """What came on standard output; if `truncated`, its head followed by its tail."""
 
     stderr_bytes: bytes
-    stdout: str
-    """`stdout_bytes` as UTF-8 with undecodable bytes as ``\\xNN``; what was left out is marked."""
-
-    stderr: str
     stdout_total: int
     """How many bytes the workload wrote to standard output, kept or not."""
 
@@ -186,6 +184,16 @@ class Completed:
 
     leaks: tuple[str, ...] = ()
     """What of this sandbox could not be removed, in words; normally empty."""
+
+    @functools.cached_property
+    def stdout(self) -> str:
+        """`stdout_bytes` as UTF-8, undecodable bytes in hexadecimal; the gap, if any, is marked."""
+        return text_view(self.stdout_bytes, self.stdout_total)
+
+    @functools.cached_property
+    def stderr(self) -> str:
+        """`stderr_bytes` in the same way."""
+        return text_view(self.stderr_bytes, self.stderr_total)
 
     @property
     def truncated(self) -> bool:
@@ -221,12 +229,13 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def text_view(head: bytes, tail: bytes, left_out: int) -> str:
-    """Bytes as text: UTF-8, undecodable bytes escaped, the gap marked."""
-    text = head.decode("utf-8", "backslashreplace")
-    if left_out:
-        text += f"\n[… {left_out} bytes left out …]\n" + tail.decode("utf-8", "backslashreplace")
-    return text
+def text_view(kept: bytes, total: int) -> str:
+    """What is kept of a stream as text: UTF-8, undecodable bytes escaped, the gap marked."""
+    if total == len(kept):
+        return kept.decode("utf-8", "backslashreplace")
+    head = len(kept) - len(kept) // 2  # as `Capture` keeps it
+    parts = [part.decode("utf-8", "backslashreplace") for part in (kept[:head], kept[head:])]
+    return f"\n[… {total - len(kept)} bytes left out …]\n".join(parts)
 
 
 def paste(argv: Sequence[str], env: Mapping[str, str]) -> str:

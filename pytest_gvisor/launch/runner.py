@@ -32,7 +32,6 @@ from pytest_gvisor.launch.outcome import (
     judge,
     paste,
     signal_name,
-    text_view,
 )
 from pytest_gvisor.launch.session_dir import SessionDir, make_private
 from pytest_gvisor.launch.states import Lifecycle, State
@@ -356,10 +355,8 @@ class Runner:
         completed = Completed(
             args=self.record.args,
             returncode=verdict.returncode,
-            stdout_bytes=out.head() + out.tail(),
-            stderr_bytes=err.head() + err.tail(),
-            stdout=text_view(out.head(), out.tail(), out.left_out),
-            stderr=text_view(err.head(), err.tail(), err.left_out),
+            stdout_bytes=out.kept(),
+            stderr_bytes=err.kept(),
             stdout_total=out.total,
             stderr_total=err.total,
             duration=time.monotonic() - self._started_at,

@@ -11,12 +11,9 @@ import contextlib
 import fcntl
 import os
 import shutil
-import time
 
 from pytest_gvisor.launch import session_dir
 from pytest_gvisor.launch.typed import stage
-
-_PATIENCE = 1.0
 
 
 class SharedDir:
@@ -61,19 +58,6 @@ class SharedDir:
         finally:
             os.close(self._lock)
             self._lock = -1
-
-    def clear(self) -> None:
-        """Remove what a user that was killed has left, unless somebody still has it.
-
-        One that is about to be gone is given a second.
-        """
-        deadline = time.monotonic() + _PATIENCE
-        while os.path.isdir(self.place()):
-            self.path()
-            self.close()
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.02)
 
     def place(self) -> str:
         """Where it is or will be, whether it has been made or not."""

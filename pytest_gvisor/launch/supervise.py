@@ -171,11 +171,10 @@ class Supervisor:
 
     def _register(self) -> None:
         stdin, stdout, stderr = self.pipes.ours
-        buffer = bytearray(CHUNK)
         feed = Feed(stdin, self.job.input)
         self._add(stdin, selectors.EVENT_WRITE, feed.write)
         for fd, capture in ((stdout, self.pipes.stdout), (stderr, self.pipes.stderr)):
-            self._add(fd, selectors.EVENT_READ, Drain(fd, capture, buffer).read)
+            self._add(fd, selectors.EVENT_READ, Drain(fd, capture).read)
         if self._control is not None:
             self._add(self._control.fileno(), selectors.EVENT_READ, self._hear)
         if self.job.listener is not None:

@@ -133,7 +133,7 @@ class Channel:
         reason = (death.reason if death else "") or "it has ended"
         if completed is None:
             completed = Completed(
-                args=(), returncode=-9, stdout_bytes=b"", stderr_bytes=b"", stdout="", stderr="",
+                args=(), returncode=-9, stdout_bytes=b"", stderr_bytes=b"",
                 stdout_total=0, stderr_total=0, duration=0.0,
                 platform=self._driven.request.platform, outcome=Outcome.SANDBOX_CRASHED,
             )  # fmt: skip

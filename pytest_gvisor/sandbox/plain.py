@@ -31,7 +31,7 @@ from pytest_gvisor.errors import (
 )
 from pytest_gvisor.launch import logs
 from pytest_gvisor.launch.driven import Driven
-from pytest_gvisor.launch.outcome import Completed, Evidence, Outcome, judge, paste, text_view
+from pytest_gvisor.launch.outcome import Completed, Evidence, Outcome, judge, paste
 from pytest_gvisor.launch.runner import Record, Workspace
 from pytest_gvisor.launch.session_dir import make_private
 from pytest_gvisor.launch.states import Lifecycle, State
@@ -271,10 +271,8 @@ def _completed(
     return Completed(
         args=command.args,
         returncode=verdict.returncode,
-        stdout_bytes=out.head() + out.tail(),
-        stderr_bytes=err.head() + err.tail(),
-        stdout=text_view(out.head(), out.tail(), out.left_out),
-        stderr=text_view(err.head(), err.tail(), err.left_out),
+        stdout_bytes=out.kept(),
+        stderr_bytes=err.kept(),
         stdout_total=out.total,
         stderr_total=err.total,
         duration=duration,

@@ -82,8 +82,7 @@ class Stream:
     def tap(self) -> Tap:
         """Begin to take: first what has been kept so far."""
         tap = Tap()
-        tap.put(self.capture.head())
-        tap.put(self.capture.tail())
+        tap.put(self.capture.kept())
         self._taps.append(tap)
         return tap
 
@@ -122,7 +121,7 @@ class Reader:
     def captured(self) -> bytes:
         """What came so far, read or not; of a long stream, its head and its tail."""
         with self._process.changed:
-            return self._stream.capture.head() + self._stream.capture.tail()
+            return self._stream.capture.kept()
 
     def read(self, size: int = -1, *, timeout: float | None = None) -> bytes:
         """``size`` bytes, fewer only at the end; all until the end where ``size`` is negative."""

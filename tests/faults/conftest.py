@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Runsc
+from pytest_gvisor.configured import run_settings
 from pytest_gvisor.runsc.platforms import automatic
 from pytest_gvisor.settings import Platform
-from pytest_gvisor.state import settings_key
 from tests.faults.little import Little
 
 Make = Callable[[], Little]
@@ -73,5 +73,5 @@ def is_first_platform(request: pytest.FixtureRequest, gvisor_platform: Platform)
 
     What does not depend on the platform is tried in full there, and as a sample on the others.
     """
-    asked = request.config.stash[settings_key].platforms
+    asked = run_settings(request.config).platforms
     return not asked or gvisor_platform is asked[0]

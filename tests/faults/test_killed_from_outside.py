@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pytest_gvisor import Gvisor, RunscFailed, SandboxCrashed
+from pytest_gvisor import Gvisor, GvisorError
 from pytest_gvisor.launch import remains
 from tests.faults.little import PATIENCE, children_of, words_of
 
@@ -56,21 +56,36 @@ class Killer(threading.Thread):
         return 0
 
 
+def killed(gvisor: Gvisor, part: str, delay: float) -> str | int:
+    """How a run ends of which this part is killed: the error's name, or else the return code."""
+    killer = Killer(gvisor, part, delay)
+    killer.start()
+    # No process of it ends meanwhile, not even for an open that fails (as the special `:` would):
+    # such a report may hide which came first, the gofer's end or the workload's.
+    script = "while :; do true < /etc/passwd; done"
+    try:
+        return gvisor.run(["sh", "-c", script], timeout=40).returncode
+    except GvisorError as error:
+        return type(error).__name__
+    finally:
+        killer.join()
+        assert killer.killed
+
+
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.6], ids=["at the start", "early", "in the middle"])
 @pytest.mark.parametrize("part", PARTS)
 def test_a_killed_part_is_a_failure_of_the_infrastructure(
     gvisor: Gvisor, part: str, delay: float
 ) -> None:
     """A typed error, nothing left, and the next run works."""
-    killer = Killer(gvisor, part, delay)
-    killer.start()
-    # No process of it ends meanwhile, not even for an open that fails (as the special `:` would):
-    # such a report may hide which came first, the gofer's end or the workload's.
-    script = "while :; do true < /etc/passwd; done"
-    with pytest.raises((RunscFailed, SandboxCrashed)):
-        gvisor.run(["sh", "-c", script], timeout=40)
-    killer.join()
-    assert killer.killed
+    endings = [killed(gvisor, part, delay)]
+    if part == "gofer":
+        # The sentry may hear of the gofer's end, kill the workload and report that before the
+        # kernel lets us know: exit_files() comes before exit_notify(). SIGKILL is all that is known
+        # then, and never a status of the workload's own.
+        while endings[-1] == -signal.SIGKILL and len(endings) < 5:
+            endings.append(killed(gvisor, part, delay))
+    assert endings[-1] in {"RunscFailed", "SandboxCrashed"}, endings
     session = gvisor._launcher.session().path
     assert remains.processes(session, everywhere=True) == []
     assert [name for name in os.listdir(session) if name.startswith("g")] == []

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import pytest
 
 from pytest_gvisor import Completed, Gvisor, GvisorError, Platform, bind
+from pytest_gvisor.configured import run_settings
 from pytest_gvisor.launch import remains
 from pytest_gvisor.launch._linux import children_of_self
-from pytest_gvisor.state import settings_key
 
 PATIENCE = 30.0
 """Seconds after which something that has to happen is taken not to happen; it costs nothing."""
@@ -190,7 +190,7 @@ def is_first_platform(request: pytest.FixtureRequest, gvisor_platform: Platform)
 
     What does not depend on the platform is tried in full there, and as a sample on the others.
     """
-    asked = request.config.stash[settings_key].platforms
+    asked = run_settings(request.config).platforms
     return not asked or gvisor_platform is asked[0]
 
 

@@ -149,3 +149,13 @@ def test_output_stands_beside_a_failing_status(gvisor: Gvisor) -> None:
     killed = gvisor.run(["sh", "-c", "printf out; printf err >&2; kill -KILL $$"])
     assert (failed.returncode, failed.stdout, failed.stderr) == (1, "out", "err")
     assert (killed.returncode, killed.stdout, killed.stderr) == (-9, "out", "err")
+
+
+def test_what_is_remembered_of_earlier_runs_is_bounded(gvisor: Gvisor) -> None:
+    """The newest run is kept whatever its size, those before while their output is little."""
+    size = 30 * 1024 * 1024
+    for _ in range(4):
+        done = gvisor.run(["head", "-c", str(size), "/dev/zero"], max_output=size)
+        assert len(done.stdout_bytes) == size
+    assert len(gvisor.records) == 2
+    assert gvisor.records[-1].completed is done

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Forward, Gvisor, Platform, Sandbox
+from pytest_gvisor.configured import run_settings
 from pytest_gvisor.launch import remains
-from pytest_gvisor.state import settings_key
 
 BUSYBOX = Path("/bin/busybox")
 PATIENCE = 30.0
@@ -84,7 +84,7 @@ def sentry(gvisor: Gvisor) -> int:
 @pytest.fixture
 def is_first_platform(request: pytest.FixtureRequest, gvisor_platform: Platform) -> bool:
     """Whether this is the first of the platforms that the command line asks for."""
-    asked = request.config.stash[settings_key].platforms
+    asked = run_settings(request.config).platforms
     return not asked or gvisor_platform is asked[0]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gvisor.escape import escape, escape_but_colour
+from pytest_gvisor.escape import escape
 
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 # What XML 1.0 can hold: https://www.w3.org/TR/xml/#charsets
@@ -89,17 +89,3 @@ def test_a_large_text_takes_no_time() -> None:
     assert escape("x" * 2**20) == "x" * 2**20
     assert len(escape("\x1b" * 2**18)) == 4 * 2**18
     assert len(escape("::\n" * 2**18)) == 6 * 2**18
-
-
-@given(text=anything)
-def test_only_colours_pass_where_colours_may(text: str) -> None:
-    """Without its colour sequences it is escaped text."""
-    found = escape_but_colour(text)
-    assert "\x1b" not in re.sub("\x1b\\[[0-9;]{0,16}m", "", found)
-    assert escape(re.sub("\x1b\\[[0-9;]{0,16}m", "", found)).count("\x1b") == 0
-
-
-def test_colours_stay_where_they_are() -> None:
-    """And what is between them is escaped."""
-    assert escape_but_colour("\x1b[31mred\x1b[0m\x1b[2J") == "\x1b[31mred\x1b[0m\\x1b[2J"
-    assert escape_but_colour("\x1b[" + "1;" * 20 + "m") == "\\x1b[" + "1;" * 20 + "m"

@@ -21,7 +21,7 @@ LAYERS = (
     {"runsc", "oci"},
     {"launch"},
     {"harness", "engine", "sandbox", "inside", "images", "keep", "report", "state", "options",
-     "requirements", "xdist"},
+     "requirements", "xdist", "configured", "providing", "glance"},
     {"fixtures", "hookspecs", "header", "plugin", "cli", "__main__", "__init__"},
 )  # fmt: skip
 """From the ground up: a module imports from its own layer and from those below."""
@@ -146,14 +146,24 @@ def test_the_plugin_costs_a_project_that_does_not_use_it_nothing(module: str) ->
     assert [name for name in loaded if name.startswith(HEAVY)] == []
 
 
+IDLE = {
+    "pytest_gvisor", "pytest_gvisor.fixtures", "pytest_gvisor.glance", "pytest_gvisor.hookspecs",
+    "pytest_gvisor.inside", "pytest_gvisor.inside.plan", "pytest_gvisor.inside.plugin",
+    "pytest_gvisor.options", "pytest_gvisor.plugin", "pytest_gvisor.state",
+}  # fmt: skip
+
+
 def test_a_run_without_gvisor_imports_no_more(tmp_path: Path) -> None:
-    """In a whole session whose tests use no sandbox."""
+    """A whole session whose tests use no sandbox: each module costs time at its start."""
     (tmp_path / "test_it.py").write_text(
         "import sys\n"
-        f"def test_it():\n    assert not [n for n in sys.modules if n.startswith({HEAVY!r})]\n"
+        "def test_it():\n"
+        f"    assert {{n for n in sys.modules if n.startswith('pytest_gvisor')}} == {IDLE!r}\n"
+        f"    assert not [n for n in sys.modules if n.startswith({HEAVY!r})]\n"
     )
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--rootdir"]
-    assert "1 passed" in run("-m", "pytest", *options, str(tmp_path), str(tmp_path))
+    others = [f"-pno:{name}" for name in ("cacheprovider", "hypothesispytest", "xdist")]
+    folder = str(tmp_path)
+    assert "1 passed" in run("-m", "pytest", "-q", *others, "--rootdir", folder, folder)
 
 
 def test_docker_is_imported_in_one_place_at_most() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -29,16 +29,17 @@ def test_head_tail_and_count_are_exact_for_any_chunking(limit: int, chunks: list
     capture = captured(limit, chunks)
     assert capture.total == len(stream)
     if len(stream) <= limit:
-        assert (capture.head(), capture.tail()) == (stream, b"")
+        assert capture.kept() == stream
         assert not capture.truncated
         assert capture.left_out == 0
     else:
         head, tail = limit - limit // 2, limit // 2
-        assert capture.head() == stream[:head]
-        assert capture.tail() == stream[len(stream) - tail :]
+        assert capture.kept() == stream[:head] + stream[len(stream) - tail :]
         assert capture.truncated
         assert capture.left_out == len(stream) - limit
-    assert len(capture.head()) + len(capture.tail()) + capture.left_out == len(stream)
+    for count in (0, 1, limit // 2, limit, 100):
+        assert capture.last(count) == capture.kept()[max(0, len(capture.kept()) - count) :]
+    assert len(capture.kept()) + capture.left_out == len(stream)
 
 
 @given(
@@ -51,21 +52,38 @@ def test_the_chunking_does_not_matter(limit: int, chunks: list[bytes], data: st.
     edges = [0, *cuts, len(stream)]
     others = [stream[a:b] for a, b in itertools.pairwise(edges)]
     one, other = captured(limit, chunks), captured(limit, others)
-    assert (one.head(), one.tail(), one.total) == (other.head(), other.tail(), other.total)
+    assert (one.kept(), one.total) == (other.kept(), other.total)
+
+
+@pytest.mark.parametrize("limit", [0, 10, 3 * CHUNK, 16 * CHUNK + 1])
+def test_a_ring_that_wraps_keeps_the_last_bytes(limit: int) -> None:
+    """At every place of the seam: pieces of a size that divides neither the ring nor the limit."""
+    pieces = [bytes([number % 251]) * 300_007 for number in range(120)]
+    stream = b"".join(pieces)
+    capture = captured(limit, pieces)
+    head, tail = limit - limit // 2, limit // 2
+    assert capture.kept() == stream[:head] + stream[len(stream) - tail :]
+    assert capture.left_out == len(stream) - limit
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def test_memory_does_not_grow_with_the_stream() -> None:
-    """A hundred times the limit takes no more than the limit and one chunk."""
-    limit = 256 * 1024
-    chunk = memoryview(bytes(64 * 1024))
-    tracemalloc.start()
-    capture = Capture(limit)
-    for _ in range(400):
+    """A hundred times the limit takes no more than the limit; little output takes next to none."""
+    before = resident()
+    captures = [captured(256 * CHUNK, [b"x"]) for _ in range(4)]
+    assert resident() - before < 4 * 2 * CHUNK + CHUNK, "at most a large page each"
+    capture = Capture(8 * CHUNK)
+    chunk = memoryview(bytes(CHUNK))
+    before = resident()
+    for _ in range(800):
         capture.feed(chunk)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert capture.total == 400 * len(chunk)
-    assert peak < 3 * limit
+    assert capture.total == 800 * CHUNK
+    assert resident() - before < 12 * CHUNK
+    assert [capture.kept() for capture in captures] == [b"x"] * 4
 
 
 @pytest.fixture
@@ -90,10 +108,10 @@ def test_a_drain_takes_what_is_there_and_knows_the_end(
     """It never waits: there may be nothing for now, and that is not the end."""
     reader, close_writer = pipe
     capture = Capture(100)
-    drain = Drain(reader, capture, bytearray(CHUNK))
+    drain = Drain(reader, capture)
     assert drain.read()
     assert drain.read()
-    assert capture.head() == b"first"
+    assert capture.kept() == b"first"
     close_writer()
     assert not drain.read()
     assert capture.total == 5

@@ -81,19 +81,6 @@ def test_a_sweep_leaves_it_while_a_user_lives_and_removes_it_after_a_kill(base: 
     assert entries(base) == set()
 
 
-def test_it_can_be_cleared_behind_a_user_that_was_killed(base: Path) -> None:
-    """Who never had it can remove it, unless somebody has it; where there is none, none is made."""
-    SharedDir("one").clear()
-    assert not base.exists()
-    user = SharedDir("one")
-    path = user.path()
-    SharedDir("one").clear()
-    assert os.path.isdir(path)
-    os.close(user.lock)  # as the kernel does
-    SharedDir("one").clear()
-    assert entries(base) == set()
-
-
 def test_a_folder_that_others_may_enter_is_refused(base: Path) -> None:
     """The base folder is judged as for a session."""
     base.mkdir()

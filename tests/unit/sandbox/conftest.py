@@ -86,7 +86,7 @@ class FakeDriven:
 def ended() -> Completed:
     """What is said of a sandbox that has ended with status 1."""
     return Completed(
-        args=(), returncode=1, stdout_bytes=b"", stderr_bytes=b"", stdout="", stderr="",
+        args=(), returncode=1, stdout_bytes=b"", stderr_bytes=b"",
         stdout_total=0, stderr_total=0, duration=0.0, platform=Platform.SYSTRAP,
         outcome=Outcome.EXITED,
     )  # fmt: skip

@@ -1,0 +1,56 @@
+"""How what users have written becomes `Settings`: of the run, and of one test.
+
+Precedence: the ``gvisor`` marker, the command line, the environment (``PYTEST_GVISOR_…``), the ini
+file, the default.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_gvisor import settings as words
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.options import written
+from pytest_gvisor.settings import Settings
+
+_key = pytest.StashKey[Settings]()
+_MARKER_ONLY_FROM_OUTSIDE = ("strict", "keep", "debug")
+
+
+def run_settings(config: pytest.Config) -> Settings:
+    """The run's settings, read once. Raises `pytest.UsageError` for one that cannot be meant."""
+    if _key not in config.stash:
+        settings = Settings()
+        for field, entry in written(config).items():
+            try:
+                settings = words.replaced(settings, {field: entry.value})
+            except UsageError as error:
+                text = f"pytest-gvisor: {entry.source}: {error.message}"
+                raise pytest.UsageError(text) from error
+        config.stash[_key] = settings
+    return config.stash[_key]
+
+
+def location(item: pytest.Item) -> str:
+    """A test's id and place, for a message about how it was written."""
+    return f"{item.nodeid} ({item.location[0]}:{(item.location[1] or 0) + 1})"
+
+
+def settings_of(item: pytest.Item) -> Settings:
+    """The run's settings with what the test's ``gvisor`` markers say; the closest is strongest.
+
+    Raises `UsageError` that names the test.
+    """
+    settings = run_settings(item.config)
+    for mark in reversed(list(item.iter_markers("gvisor"))):
+        where = location(item)
+        if mark.args:
+            raise UsageError(f"{where}: @pytest.mark.gvisor takes keywords only, not {mark.args!r}")
+        for name in _MARKER_ONLY_FROM_OUTSIDE:
+            if name in mark.kwargs:
+                raise UsageError(f"{where}: {name} is decided on the command line, not by a marker")
+        try:
+            settings = words.replaced(settings, mark.kwargs)
+        except UsageError as error:
+            raise UsageError(f"{where}: @pytest.mark.gvisor: {error.message}") from error
+    return settings
