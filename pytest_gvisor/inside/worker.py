@@ -62,14 +62,23 @@ class Terminal(io.TextIOBase):
 
     encoding = "utf-8"
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, words: TextIO) -> None:
         self._channel = channel
+        self._words = words
         self.relayed = False
+        self.in_test = False
 
     def write(self, text: str) -> int:
-        """Send what ``--setup-show`` writes; drop the rest, which the host prints itself."""
+        """Send what ``--setup-show`` writes; drop the rest, which the host prints itself.
+
+        What is written in the midst of a test are last words: pytest-timeout's thread method
+        writes all stacks and ends the process.
+        """
         if self.relayed and text:
             self._channel.send("terminal", text=text)
+        elif self.in_test:
+            self._words.write(text)
+            self._words.flush()
         return len(text)
 
     def writable(self) -> bool:
@@ -158,13 +167,23 @@ class Plugin:
         del location
         self._channel.send("phase", id=nodeid, when="setup")
 
+    def pytest_runtest_setup(self) -> None:
+        """Note that the test's own code runs from here on, as in the other phases."""
+        self._terminal.in_test = True
+
     def pytest_runtest_call(self, item: pytest.Item) -> None:
         """Say that the test itself begins."""
+        self._terminal.in_test = True
         self._channel.send("phase", id=item.nodeid, when="call")
 
     def pytest_runtest_teardown(self, item: pytest.Item) -> None:
         """Say that the teardown begins."""
+        self._terminal.in_test = True
         self._channel.send("phase", id=item.nodeid, when="teardown")
+
+    def pytest_runtest_makereport(self) -> None:
+        """Note that a phase is over."""
+        self._terminal.in_test = False
 
     def pytest_sessionfinish(self) -> None:
         """Say that all is torn down: what pytest does after that, nobody has to wait for."""
@@ -195,8 +214,10 @@ def _hook_order(plugin: Plugin) -> None:
     last(type(plugin).pytest_runtest_logreport)
     last(type(plugin).pytest_collection_finish)
     last(type(plugin).pytest_sessionfinish)
-    for hook in (type(plugin).pytest_runtest_call, type(plugin).pytest_runtest_teardown):
-        first(hook)
+    first(type(plugin).pytest_runtest_setup)
+    first(type(plugin).pytest_runtest_call)
+    first(type(plugin).pytest_runtest_teardown)
+    first(type(plugin).pytest_runtest_makereport)
     first(type(plugin).pytest_runtestloop)
     first(type(plugin).pytest_sessionstart)
 
@@ -224,15 +245,18 @@ class Coverage:
             return base64.b64encode(file.read()).decode()
 
 
-def run(channel: Channel, start: dict[str, Any]) -> int:
-    """Configure pytest as on the host, and serve until the host says ``finish``."""
+def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
+    """Configure pytest as on the host, and serve until the host says ``finish``.
+
+    ``words`` goes to what the host keeps the end of.
+    """
     os.environ[GUARD] = "1"
     os.chdir(start["cwd"])
     sys.path[:] = start["sys_path"]
     coverage = Coverage(start["coverage"]) if start["coverage"] else None
     from _pytest.config import Config  # noqa: PLC0415 -- sys.path is the host's only now
 
-    terminal = Terminal(channel)
+    terminal = Terminal(channel, words)
     plugin = Plugin(channel, terminal, coverage)
     _hook_order(plugin)
     config = Config.fromdictargs(start["options"], start["args"])
@@ -255,7 +279,7 @@ def main() -> None:
     if start["op"] != "start":
         return
     try:
-        status = run(channel, start)
+        status = run(channel, start, words)
     except BaseException as error:
         channel.send("internal error", text=f"{type(error).__name__}: {error}")
         raise

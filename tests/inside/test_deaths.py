@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -88,3 +89,21 @@ def test_three_false_starts_end_the_session(
     result = run_inside()
     assert result.parseoutcomes() == {"errors": 3}
     result.stdout.fnmatch_lines(["*did not get as far as a test*", "*exit status 9*"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a memory limit is a cgroup")
+def test_memory_that_runs_out_is_one_failed_test(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The sandbox's limit ends it; that is said, and the next test runs in a new one."""
+    project.makepyfile(
+        "import pytest\n"
+        "pytestmark = pytest.mark.gvisor(memory='300M')\n"
+        "def test_before(): pass\n"
+        "def test_takes_all():\n"
+        "    taken = [bytearray(b'x' * 2**24) for _ in range(100)]\n"
+        "def test_after(): pass\n"
+    )
+    result = run_inside("-v")
+    assert result.parseoutcomes() == {"passed": 2, "failed": 1}
+    result.stdout.fnmatch_lines(["*sandbox was lost in this test's call*", "*out of memory*"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -235,3 +236,122 @@ def test_coverage_of_tests_inside_comes_back(project: pytest.Pytester) -> None:
         shown.append([line for line in result.outlines if line.startswith("mine.py")])
     assert shown[0] == shown[1] != []
     assert not list(Path(project.path).glob(".coverage.gvisor*"))
+
+
+def test_package_fixtures_live_as_long_as_their_package(
+    project: pytest.Pytester, run_both: Callable[..., Both]
+) -> None:
+    """Set up once a package, torn down before the next one's."""
+    conftest = (
+        "import pytest\n"
+        "@pytest.fixture(scope='package', autouse=True)\n"
+        "def whole():\n"
+        "    print('up', __package__ or __name__)\n"
+        "    yield\n"
+        "    print('down', __package__ or __name__)\n"
+    )
+    files = {}
+    for name in ("one", "two"):
+        files[f"{name}/__init__"] = ""
+        files[f"{name}/conftest"] = conftest
+        files[f"{name}/test_a_{name}"] = "def test_first(): pass\n"
+        files[f"{name}/test_b_{name}"] = "def test_second(): pass\n"
+    project.makepyfile(**files)
+    both = run_both("-v", "--setup-show", "-rA")
+    assert both.outcomes()[0] == both.outcomes()[1] == {"passed": 4}
+    shown = [
+        [line for line in result.outlines if re.match(r"(up|down) ", line)]
+        for result in (both.inside, both.host)
+    ]
+    assert shown[0] == shown[1] != []
+
+
+def test_marks_choose_tests(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:
+    """`-m` chooses as on the host, and a mark that is not registered fails with strict markers."""
+    project.makeini("[pytest]\nmarkers = slow: takes long\naddopts = --strict-markers\n")
+    project.makepyfile(
+        "import pytest\n@pytest.mark.slow\ndef test_slow(): pass\ndef test_quick(): assert 0\n"
+    )
+    both = run_both("-v", "-m", "slow")
+    assert plain(both.inside) == plain(both.host)
+    assert both.outcomes()[0] == {"passed": 1, "deselected": 1}
+
+
+def test_stepwise_goes_on_where_it_stopped(project: pytest.Pytester) -> None:
+    """`--sw` stops at a failure inside, and begins there the next time."""
+    project.makepyfile(
+        "def test_1(): pass\n"
+        "def test_2(tmp_path_factory): assert open('ready').read() == 'yes'\n"
+        "def test_3(): pass\n"
+    )
+    (project.path / "ready").write_text("no")
+    first = project.runpytest_subprocess("--in-gvisor", "--sw")
+    assert first.parseoutcomes() == {"passed": 1, "failed": 1}
+    (project.path / "ready").write_text("yes")
+    second = project.runpytest_subprocess("--in-gvisor", "--sw")
+    assert second.parseoutcomes() == {"passed": 2, "deselected": 1}
+
+
+def test_durations_are_those_of_the_tests(
+    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
+) -> None:
+    """`--durations` lists what took long inside, in each phase."""
+    project.makepyfile(
+        "import time, pytest\n"
+        "@pytest.fixture\n"
+        "def slow(): time.sleep(0.3)\n"
+        "def test_it(slow): time.sleep(0.6)\n"
+    )
+    result = run_inside("--durations=2", "--durations-min=0.1")
+    result.stdout.re_match_lines(
+        [r"0\.[6-9]\d*s call .*::test_it", r"0\.[3-5]\d*s setup .*::test_it"]
+    )
+
+
+def test_warnings_can_be_errors(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:
+    """The configuration's filters hold inside; what is only recorded is in the host's summary."""
+    project.makeini("[pytest]\nfilterwarnings =\n    error\n    default::DeprecationWarning\n")
+    project.makepyfile(
+        "import warnings\n"
+        "def test_error(): warnings.warn('an error by now')\n"
+        "def test_recorded(): warnings.warn(DeprecationWarning('only old'))\n"
+        "def test_sees():\n"
+        "    with __import__('pytest').warns(UserWarning, match='mine'):\n"
+        "        warnings.warn('mine')\n"
+    )
+    both = run_both("-v")
+    assert plain(both.inside) == plain(both.host)
+    assert both.outcomes()[0] == {"passed": 2, "failed": 1, "warnings": 1}
+
+
+def test_a_test_may_use_pytest_s_own_fixtures(
+    project: pytest.Pytester, run_both: Callable[..., Both]
+) -> None:
+    """Temporary folders, captured output and log, monkeypatch, the cache, and request."""
+    project.makepyfile("""
+        import logging, os
+
+        def test_tmp(tmp_path, tmp_path_factory, monkeypatch):
+            monkeypatch.chdir(tmp_path)
+            (tmp_path / "file").write_text("x")
+            assert os.listdir() == ["file"]
+
+        def test_capsys(capsys):
+            print("seen")
+            assert capsys.readouterr().out == "seen\\n"
+
+        def test_capfd(capfd):
+            os.system("echo from a program")
+            assert capfd.readouterr().out == "from a program\\n"
+
+        def test_log(caplog):
+            logging.getLogger().error("bad")
+            assert caplog.messages == ["bad"]
+
+        def test_request(request):
+            assert request.node.nodeid.endswith("::test_request")
+            assert request.config.rootpath.is_dir()
+    """)
+    both = run_both("-v")
+    assert plain(both.inside) == plain(both.host)
+    assert both.outcomes()[0] == {"passed": 5}

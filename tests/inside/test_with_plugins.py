@@ -1,0 +1,192 @@
+"""What other plugins make of tests, they make of tests inside."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.inside.conftest import Both, plain
+
+PLUGINS = Path(__file__).parents[2] / ".build/plugins"
+"""Where scripts/setup has installed the plugins that this repository's own suite runs without."""
+
+RunBoth = Callable[..., Both]
+
+
+@pytest.fixture(autouse=True)
+def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugins are there for the pytest that a test starts."""
+    assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS))
+
+
+def same(both: Both, **counts: int) -> None:
+    """Both runs read the same and count this."""
+    assert plain(both.inside) == plain(both.host)
+    assert both.inside.ret == both.host.ret
+    assert both.outcomes()[0] == counts
+
+
+ASYNCIO = """
+import asyncio, os
+import pytest
+
+@pytest.fixture
+async def served():
+    async def answer(reader, writer):
+        writer.write((await reader.readline()).upper())
+        writer.close()
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+
+async def test_talks(served):
+    reader, writer = await asyncio.open_connection("127.0.0.1", served)
+    writer.write(b"hello\\n")
+    assert await reader.readline() == b"HELLO\\n"
+    writer.close()
+
+async def test_fails():
+    await asyncio.sleep(0.01)
+    raise ValueError("after a while")
+
+@pytest.mark.parametrize("delay", [0, 0.01])
+async def test_waits(delay):
+    await asyncio.wait_for(asyncio.sleep(delay), 5)
+"""
+
+
+def test_asyncio(project: pytest.Pytester, run_both: RunBoth) -> None:
+    """Async tests and fixtures, with a server on the sandbox's loopback."""
+    project.makepyfile(ASYNCIO)
+    same(run_both("-v", "-p", "no:randomly", "-o", "asyncio_mode=auto"), passed=3, failed=1)
+
+
+def test_anyio(project: pytest.Pytester, run_both: RunBoth) -> None:
+    """Tests of anyio's own plugin, which starts threads and programs."""
+    project.makepyfile("""
+        import anyio, pytest
+
+        @pytest.fixture
+        def anyio_backend():
+            return "asyncio"
+
+        @pytest.mark.anyio
+        async def test_a_thread():
+            assert await anyio.to_thread.run_sync(lambda: 6 * 7) == 42
+
+        @pytest.mark.anyio
+        async def test_a_program():
+            done = await anyio.run_process(["echo", "x"])
+            assert done.stdout == b"x\\n"
+
+        @pytest.mark.anyio
+        async def test_fails():
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep, 0.01)
+            assert 1 == 2
+    """)
+    same(run_both("-v", "-p", "no:randomly"), passed=2, failed=1)
+
+
+def test_hypothesis(project: pytest.Pytester, run_both: RunBoth) -> None:
+    """The same falsifying example is found and shown."""
+    project.makepyfile("""
+        from hypothesis import given, settings, strategies as st
+
+        @settings(derandomize=True, database=None, deadline=None)
+        @given(st.lists(st.integers()))
+        def test_sums(numbers):
+            assert sum(numbers) < 100
+
+        @settings(deadline=None)
+        @given(st.text())
+        def test_holds(text):
+            assert text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass") == text
+    """)
+    both = run_both("-v", "-p", "no:randomly")
+    same(both, passed=1, failed=1)
+    both.inside.stdout.fnmatch_lines(["E*test_sums(*", "E*numbers=*"])
+
+
+@pytest.mark.parametrize("method", ["signal", "thread"])
+def test_timeout(method: str, project: pytest.Pytester, run_both: RunBoth) -> None:
+    """A test's own time-out is kept inside; its thread method ends the worker, and not the run."""
+    project.makepyfile("""
+        import time, pytest
+
+        @pytest.mark.timeout(1)
+        def test_hangs():
+            time.sleep(100)
+
+        def test_after():
+            pass
+    """)
+    options = ("-p", "no:randomly", "--timeout-method", method)
+    both = run_both(*options)
+    both.inside.stdout.fnmatch_lines(["*Timeout*"])
+    assert both.inside.parseoutcomes() == {"passed": 1, "failed": 1}
+    if method == "signal":  # the other one ends the whole session on the host
+        assert both.outcomes()[0] == both.outcomes()[1]
+
+
+def test_rerunfailures(project: pytest.Pytester, run_both: RunBoth) -> None:
+    """A flaky test is run again inside, and counted as on the host."""
+    project.makepyfile("""
+        import pytest
+        tries = []
+
+        def test_flaky():
+            tries.append(1)
+            assert len(tries) == 3
+
+        @pytest.mark.flaky(reruns=1)
+        def test_hopeless():
+            assert 0
+    """)
+    both = run_both("--reruns", "2", "-p", "no:randomly")
+    same(both, passed=1, failed=1, rerun=3)
+
+
+def test_randomly(project: pytest.Pytester, run_both: RunBoth) -> None:
+    """The order of a seed, and the random numbers that each test begins with."""
+    project.makepyfile("""
+        import random, pytest
+
+        @pytest.mark.parametrize("number", range(8))
+        def test_it(number):
+            print("drew", random.random())
+    """)
+    both = run_both("-v", "-rP", "-p", "randomly", "-p", "xdist", "-p", "no:cov",
+                    "-p", "no:hypothesispytest", "-p", "no:asyncio", "-p", "no:html",
+                    "-p", "no:rerunfailures", "-p", "no:timeout", "-p", "no:anyio",
+                    "-p", "no:metadata", "--randomly-seed=7")  # fmt: skip
+    same(both, passed=8)
+    assert len(set(re.findall(r"drew [\d.]+", both.inside.stdout.str()))) >= 1
+    ran = re.findall(r"test_it\[(\d)\] PASSED", both.inside.stdout.str())
+    assert sorted(ran) == [str(number) for number in range(8)] != ran
+
+
+def test_html(project: pytest.Pytester, run_both: RunBoth) -> None:
+    """The report is written on the host, with each test's result and output."""
+    project.makepyfile("""
+        def test_passes(): pass
+        def test_fails():
+            print("shown there")
+            assert 0
+    """)
+    found = []
+    for more in ((), ("--no-gvisor",)):
+        project.runpytest_subprocess(
+            "--in-gvisor", "--gvisor-strict", "-p", "no:randomly", "--html=report.html",
+            "--self-contained-html", *more,
+        )  # fmt: skip
+        report = (project.path / "report.html").read_text()
+        os.unlink(project.path / "report.html")
+        assert "shown there" in report
+        found.append(re.findall(r"test_\w+\.py::\w+|&#34;result&#34;: &#34;\w+", report))
+    assert found[0] == found[1]
+    assert len(found[0]) >= 4
