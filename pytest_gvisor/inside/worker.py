@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import faulthandler
+import glob
 import io
 import json
 import os
@@ -238,10 +239,22 @@ class Coverage:
         self._coverage.start()
 
     def data(self) -> str:
-        """The data file, in base64."""
+        """The data file, in base64.
+
+        With ``parallel`` or ``concurrency`` in the project's settings each process writes one of
+        its own, whose name only begins like the one asked for.
+        """
+        import coverage  # noqa: PLC0415
+
         self._coverage.stop()
         self._coverage.save()
-        with open(self._path, "rb") as file:
+        merged = coverage.CoverageData(basename=self._path + "-merged")
+        for path in glob.glob(self._path + "*"):
+            part = coverage.CoverageData(basename=path)
+            part.read()
+            merged.update(part)
+        merged.write()
+        with open(merged.data_filename(), "rb") as file:
             return base64.b64encode(file.read()).decode()
 
 

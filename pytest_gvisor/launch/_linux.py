@@ -163,7 +163,7 @@ def children_of(parent: int) -> list[int]:
         for thread in os.listdir(f"/proc/{parent}/task"):
             with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as children:
                 found += map(int, children.read().split())
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN, or a thread that has ended
+    except OSError:  # a kernel without CONFIG_PROC_CHILDREN, or a thread that has ended
         return children_by_scan(parent)
     return found
 

@@ -222,8 +222,10 @@ def test_last_failed_runs_what_failed_inside(project: pytest.Pytester) -> None:
     }
 
 
-def test_coverage_of_tests_inside_comes_back(project: pytest.Pytester) -> None:
+@pytest.mark.parametrize("settings", ["", "branch = true", "parallel = true\nsource = mine"])
+def test_coverage_of_tests_inside_comes_back(project: pytest.Pytester, settings: str) -> None:
     """pytest-cov counts the lines that ran inside, the same ones as on the host."""
+    (project.path / ".coveragerc").write_text(f"[run]\n{settings}\n")
     project.makepyfile(
         mine="def double(n):\n    if n > 5:\n        return 0\n    return n * 2\n",
         test_mine="from mine import double\ndef test_it(): assert double(2) == 4\n",
@@ -231,7 +233,10 @@ def test_coverage_of_tests_inside_comes_back(project: pytest.Pytester) -> None:
     shown = []
     for more in ((), ("--no-gvisor",)):
         result = project.runpytest_subprocess(
-            "--in-gvisor", "--cov=mine", "--cov-report=term-missing", *more
+            "--in-gvisor",
+            "--cov" if "source" in settings else "--cov=mine",
+            "--cov-report=term-missing",
+            *more,
         )
         shown.append([line for line in result.outlines if line.startswith("mine.py")])
     assert shown[0] == shown[1] != []
