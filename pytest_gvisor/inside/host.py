@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import GvisorError, ProtocolError
+from pytest_gvisor.errors import GvisorError, ProtocolError, PytestGvisorWarning
 from pytest_gvisor.inside import reports
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 
@@ -176,7 +176,8 @@ class Worker:
                 self._common(message, "")
             if message.get("coverage"):
                 self.coverage.append(str(message["coverage"]))
-        except (Died, Hangs, GvisorError):
-            pass
+        except (Died, Hangs, GvisorError) as error:
+            text = f"the pytest inside did not come to its end, nor its coverage: {gone(error)}"
+            self._config.issue_config_time_warning(PytestGvisorWarning(text), stacklevel=1)
         finally:
             link.close()

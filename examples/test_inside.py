@@ -1,0 +1,31 @@
+"""Tests that run inside gVisor themselves, next to one that stays on the host."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.in_gvisor
+def test_this_very_function_runs_in_the_sandbox() -> None:
+    kernel = os.uname().release
+    print(f"\n    this test saw kernel {kernel}, pid {os.getpid()}")
+    assert kernel.startswith("4.4.0")
+
+
+@pytest.mark.in_gvisor
+def test_what_it_writes_stays_there(tmp_path: Path) -> None:
+    Path("/usr/mine").write_text("written where nobody may write")
+    (tmp_path / "file").write_text("x")
+
+
+@pytest.mark.in_gvisor(fresh=True)
+def test_a_sandbox_of_its_own() -> None:
+    assert not Path("/usr/mine").exists()
+
+
+def test_this_one_runs_on_the_host() -> None:
+    assert not Path("/usr/mine").exists()
+    assert not os.uname().release.startswith("4.4.0")
