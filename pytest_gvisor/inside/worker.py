@@ -278,8 +278,30 @@ def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 
 
+def attend(pytest_pid: int) -> None:
+    """Be the sandbox's first process: reap orphans, pass on SIGTERM, end as pytest ends.
+
+    pytest is not the first process itself: that one gets every orphan of the tests, and signals
+    without a handler do not reach it.
+    """
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os.kill(pytest_pid, signal.SIGTERM))
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == pytest_pid:
+            break
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
 def main() -> None:
     """Run as a program."""
+    if pid := os.fork():
+        os.close(0)
+        attend(pid)
     # A descriptor of its own: while a test runs, pytest has 2 on a file that dies with the sandbox.
     words = os.fdopen(os.dup(2), "w")
     faulthandler.enable(words)

@@ -51,6 +51,8 @@ _COPIED: Final = (
     "alternatives", "python3*",
 )  # fmt: skip
 
+_BUNDLE: Final = "ca-certificates.crt"
+
 # Names under these that hold keys, or the name of this machine.
 _NEVER: Final = ("private", "ssl-cert-snakeoil", "shadow", "gshadow")
 
@@ -258,8 +260,12 @@ def _copied(source: str) -> Iterator[Entry]:
             yield from _copied_link(source)
         elif stat.S_ISDIR(status.st_mode):
             yield Entry(kind=Kind.FOLDER, path=source[1:])
-            for entry in sorted(os.listdir(source)):
-                yield from _copied(f"{source}/{entry}")
+            names = sorted(os.listdir(source))
+            # What the links beside the bundle lead to is in the bundle; there may be hundreds.
+            bundled = source == "/etc/ssl/certs" and _BUNDLE in names
+            for entry in names:
+                if not (bundled and os.path.islink(f"{source}/{entry}")):
+                    yield from _copied(f"{source}/{entry}")
         elif stat.S_ISREG(status.st_mode) and status.st_mode & stat.S_IROTH:
             yield from _copied_file(source, source[1:])
 

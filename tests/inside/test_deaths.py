@@ -11,6 +11,7 @@ RunInside = Callable[..., pytest.RunResult]
 
 DEATHS = {
     "exit": ("os._exit(3)", "exit status 3"),
+    "terminated": ("os.kill(os.getpid(), 15); time.sleep(10)", "signal 15, status 143"),
     "kill": ("os.kill(os.getpid(), 9)", "signal 9, status 137"),
     "crash": ("ctypes.string_at(0)", "signal 11, status 139"),
 }
@@ -24,7 +25,7 @@ def test_a_death_is_one_failed_test(
     statement, told = DEATHS[how]
     project.makepyfile(
         f"""
-        import ctypes, os, pytest
+        import ctypes, os, time, pytest
 
         @pytest.fixture(scope="module")
         def shared():

@@ -185,3 +185,27 @@ def test_it_works_under_xdist(project: pytest.Pytester, run_inside: RunInside) -
         "def test_it(n): assert os.uname().release == '4.4.0'\n"
     )
     assert run_inside("-n2").parseoutcomes() == {"passed": 6}
+
+
+def test_a_test_is_not_the_first_process(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """Somebody else reaps the orphans that its programs leave: a test waits for its own alone."""
+    project.makepyfile(
+        """
+        import os, subprocess, time
+
+        def test_it():
+            assert os.getpid() != 1
+            subprocess.run(["sh", "-c", "sleep 0.2 & exit 0"], check=True)
+            time.sleep(0.6)
+            try:
+                os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                pass
+            else:
+                raise AssertionError("somebody else's child")
+            states = [open(f"/proc/{name}/stat").read().rpartition(")")[2].split()[0]
+                      for name in os.listdir("/proc") if name.isdigit()]
+            assert "Z" not in states
+        """
+    )
+    assert run_inside().parseoutcomes() == {"passed": 1}
