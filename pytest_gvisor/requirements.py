@@ -53,14 +53,21 @@ def check(item: pytest.Item) -> None:
             engine.availability(platform, settings).check()
 
 
-def platform_of(item: pytest.Item, asked: Platform | None) -> Platform:
-    """The platform that a test runs on, which works; skips or fails the test where it does not."""
+def platform_asked(item: pytest.Item, asked: Platform | None) -> Platform:
+    """The platform that a test runs on; skips or fails the test where there is no runsc."""
     with usage():
         settings = settings_of(item)
-    engine = engine_of(item.config)
     with required(settings):
-        platform = asked or engine.platforms_of(settings)[0]
-        engine.availability(platform, settings).check()
+        return asked or engine_of(item.config).platforms_of(settings)[0]
+
+
+def platform_of(item: pytest.Item, asked: Platform | None) -> Platform:
+    """The same, but one that works; skips or fails the test where it does not."""
+    platform = platform_asked(item, asked)
+    with usage():
+        settings = settings_of(item)
+    with required(settings):
+        engine_of(item.config).availability(platform, settings).check()
     return platform
 
 

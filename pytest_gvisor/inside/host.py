@@ -36,6 +36,18 @@ class Progress:
         return next((phase for phase in _PHASES if phase not in self.reported), None)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ids:
+    """Node ids inside: a test's, and those of the tests that follow it in the same sandbox."""
+
+    inner: str
+    following: str | None = None
+    sure: bool = False
+    """Whether the following one comes next, and nothing but its sandbox's end keeps it from it."""
+
+    after_that: str | None = None
+
+
 def _failures_left(item: pytest.Item) -> int:
     """After how many failures of this test the session stops; 0 is never."""
     maxfail: int = item.config.getvalue("maxfail")
@@ -57,31 +69,38 @@ class Worker:
         self._timeout = timeout
         self._show = show
         self._link: Link | None = None
+        self._ahead: str | None = None
         self._false_starts = 0
         self._errors: list[str] = []
         self.ids: frozenset[str] = frozenset()
         self.coverage: list[str] = []
 
-    def run(
-        self, item: pytest.Item, inner: str, following: str | None
-    ) -> Iterator[pytest.TestReport]:
+    def start(self) -> str:
+        """Start the pytest inside, if it is not there; returns why it does not, or nothing."""
+        try:
+            self._ready()
+        except (Died, Hangs, GvisorError) as error:
+            return self._false_start(error)
+        return ""
+
+    def run(self, item: pytest.Item, ids: Ids, failure: str = "") -> Iterator[pytest.TestReport]:
         """Run one test; gives its reports as they arrive, and made-up ones for what never came.
 
-        ``inner`` is the test's node id inside, ``following`` that of the next test there.
+        ``failure`` is what `start` has just said.
         """
         progress = Progress()
         began = time.monotonic()
-        try:
-            link = self._ready()
-        except (Died, Hangs, GvisorError) as error:
-            yield reports.made_up(item, "setup", self._false_start(error), time.monotonic() - began)
+        if failure := failure or self.start():
+            yield reports.made_up(item, "setup", failure, time.monotonic() - began)
             return
-        if inner not in self.ids:
-            yield reports.made_up(item, "setup", self._not_found(inner), time.monotonic() - began)
+        link = self._ready()
+        if ids.inner not in self.ids:
+            text = self._not_found(ids.inner)
+            yield reports.made_up(item, "setup", text, time.monotonic() - began)
             return
         deadline = began + self._timeout
         try:
-            link.send("run", id=inner, next=following, maxfail=_failures_left(item))
+            self._command(link, item, ids, deadline)
             yield from self._reports(link, item, progress, deadline)
         except Hangs:
             link.terminate()
@@ -89,6 +108,23 @@ class Worker:
             yield from self._dead(item, progress, began, link, cause)
         except (Died, ProtocolError) as error:
             yield from self._dead(item, progress, began, link, gone(error))
+
+    def _command(self, link: Link, item: pytest.Item, ids: Ids, deadline: float) -> None:
+        """Have a test run, unless it runs already, and say which comes after it.
+
+        The one after it is commanded too, where it is known that it will follow: the pytest inside
+        then goes on without waiting for the host to report.
+        """
+        if self._ahead not in (None, ids.inner):
+            while link.receive(deadline)["type"] != "done":
+                pass
+            self._ahead = None
+        if self._ahead is None:
+            link.send("run", id=ids.inner, next=ids.following, maxfail=_failures_left(item))
+        self._ahead = None
+        if ids.sure and ids.following in self.ids:
+            link.send("run", id=ids.following, next=ids.after_that, maxfail=0)
+            self._ahead = ids.following
 
     def _reports(
         self, link: Link, item: pytest.Item, progress: Progress, deadline: float
@@ -121,6 +157,7 @@ class Worker:
         """The link to a pytest that has collected. Raises what `Link.receive` does."""
         if self._link is not None:
             return self._link
+        self._ahead = None
         self._link = link = self._start()
         deadline = time.monotonic() + max(self._timeout, 60.0)
         while (message := link.receive(deadline))["type"] != "collected":

@@ -14,14 +14,13 @@ import pytest
 
 from pytest_gvisor import requirements
 from pytest_gvisor.configured import settings_of
-from pytest_gvisor.inside.host import Worker
+from pytest_gvisor.inside.host import Ids, Worker
 from pytest_gvisor.inside.plan import Plan, plan_key, plan_of
 from pytest_gvisor.inside.start import Inside, start
-from pytest_gvisor.settings import Isolation
+from pytest_gvisor.settings import Isolation, Platform
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.link import Link
-    from pytest_gvisor.settings import Platform
 
 
 class InsideSession:
@@ -33,6 +32,8 @@ class InsideSession:
         self._inside = inside
         self._workers: dict[tuple[object, ...], Worker] = {}
         self._coverage: list[str] = []
+        self._keys: dict[int, tuple[object, ...]] = {}
+        self._working: set[Platform] = set()
 
     def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         """The whole protocol of one test inside."""
@@ -41,24 +42,39 @@ class InsideSession:
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         platform = self._platform(item, plan)
         if platform is not None:
-            key = self._key(item, plan, plan.platform)
-            following = self._following(item, nextitem, plan)
-            worker = self._worker(key, item, platform)
-            for report in worker.run(item, plan.inner, following):
-                hook.pytest_runtest_logreport(report=report)
-            if worker.hopeless:
-                item.session.shouldstop = "three sandboxes in a row ended before their first test"
-            if (following is None and self._isolation is not Isolation.SESSION) or plan.fresh:
-                self._finish(key)
+            ids = self._ids(item, nextitem, plan)
+            self._run(item, platform, ids)
+            if (ids.following is None and self._isolation is not Isolation.SESSION) or plan.fresh:
+                self._finish(self._key(item))
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
-    def _platform(self, item: pytest.Item, plan: Plan) -> Platform | None:
-        """The platform of a test, which works; None where the reports already say why not."""
+    def _run(self, item: pytest.Item, platform: Platform, ids: Ids) -> None:
+        worker = self._worker(self._key(item), item, platform)
+        # A sandbox that starts shows that its platform works; one that does not is looked into.
+        failure = "" if platform in self._working else worker.start()
+        if failure and self._platform(item, item.stash[plan_key], examine=True) is None:
+            return
+        if not failure:
+            self._working.add(platform)
+        for report in worker.run(item, ids, failure):
+            item.ihook.pytest_runtest_logreport(report=report)
+        if worker.hopeless:
+            item.session.shouldstop = "three sandboxes in a row ended before their first test"
+
+    def _platform(self, item: pytest.Item, plan: Plan, *, examine: bool = False) -> Platform | None:
+        """The platform of a test; None where it cannot be had, and the reports say so by now.
+
+        Only where ``examine`` says so, and for kvm, whose devices may hang a sandbox for ever, is
+        it tried first.
+        """
         found: list[Platform] = []
 
         def setup() -> None:
             requirements.check(item)
-            found.append(requirements.platform_of(item, plan.platform))
+            asked = requirements.platform_asked(item, plan.platform)
+            if examine or asked is Platform.KVM:
+                asked = requirements.platform_of(item, asked)
+            found.append(asked)
 
         call = pytest.CallInfo.from_call(setup, when="setup")
         if call.excinfo is None:
@@ -71,26 +87,44 @@ class InsideSession:
             item.ihook.pytest_runtest_logreport(report=report)
         return None
 
-    def _key(self, item: pytest.Item, plan: Plan, platform: Platform | None) -> tuple[object, ...]:
+    def _key(self, item: pytest.Item) -> tuple[object, ...]:
         """What two tests have in common that share a sandbox."""
-        unit = {
-            Isolation.SESSION: "",
-            Isolation.MODULE: str(item.path),
-            Isolation.TEST: item.nodeid,
-        }[self._isolation]
-        return (platform, settings_of(item), item.nodeid if plan.fresh else unit)
+        if id(item) not in self._keys:
+            plan = item.stash[plan_key]
+            unit = {
+                Isolation.SESSION: "",
+                Isolation.MODULE: str(item.path),
+                Isolation.TEST: item.nodeid,
+            }[self._isolation]
+            own = item.nodeid if plan.fresh else unit
+            self._keys[id(item)] = (plan.platform, settings_of(item), own)
+        return self._keys[id(item)]
 
-    def _following(self, item: pytest.Item, nextitem: pytest.Item | None, plan: Plan) -> str | None:
-        """The node id inside of the next test in the same sandbox: its fixtures stay set up."""
-        if plan.fresh or self._isolation is Isolation.TEST:
+    def _ids(self, item: pytest.Item, nextitem: pytest.Item | None, plan: Plan) -> Ids:
+        """The node ids inside of a test and of those after it: their fixtures stay set up."""
+        following = self._following(item, nextitem)
+        if following is None:
+            return Ids(inner=plan.inner)
+        option = self._config.option
+        stops = option.maxfail or getattr(option, "stepwise", False)
+        # Under xdist nobody knows what comes after the next test.
+        sure = following is nextitem and not stops and not hasattr(self._config, "workerinput")
+        then = self._following(following, following) if sure else None
+        return Ids(
+            inner=plan.inner,
+            following=following.stash[plan_key].inner,
+            sure=sure,
+            after_that=None if then is None else then.stash[plan_key].inner,
+        )
+
+    def _following(self, item: pytest.Item, nextitem: pytest.Item | None) -> pytest.Item | None:
+        """The next test in the same sandbox."""
+        if item.stash[plan_key].fresh or self._isolation is Isolation.TEST:
             return None
-        mine = self._key(item, plan, plan.platform)
         for other in self._upcoming(item, nextitem):
             theirs = plan_of(other)
-            if theirs is None or theirs.fresh:
-                continue
-            if self._key(other, theirs, theirs.platform) == mine:
-                return theirs.inner
+            if theirs is not None and not theirs.fresh and self._key(other) == self._key(item):
+                return other
         return None
 
     def _upcoming(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[pytest.Item]:
@@ -131,8 +165,7 @@ class InsideSession:
         return self._workers[key]
 
     def _shares(self, item: pytest.Item, key: tuple[object, ...]) -> bool:
-        plan = plan_of(item)
-        return plan is not None and self._key(item, plan, plan.platform) == key
+        return plan_of(item) is not None and self._key(item) == key
 
     def _show(self) -> Callable[[bytes], None] | None:
         if self._config.getoption("capture", "fd") != "no":

@@ -52,10 +52,14 @@ class Channel:
         return command
 
     def send(self, kind: str, **fields: object) -> None:
-        """Send one message at once: after a crash the host knows how far this got."""
+        """Send one message, and what was put off: after a crash the host knows how far this got."""
+        self.put_off(kind, **fields)
+        self._messages.flush()
+
+    def put_off(self, kind: str, **fields: object) -> None:
+        """Send one message together with the next: each write costs two changes of processes."""
         data = json.dumps({"type": kind, **fields}, default=repr).encode("utf-8", "surrogatepass")
         self._messages.write(_LENGTH.pack(len(data)) + data)
-        self._messages.flush()
 
 
 class Terminal(io.TextIOBase):
@@ -124,6 +128,7 @@ class Plugin:
             getattr(option, "setupshow", False) or getattr(option, "setuponly", False)
         )
         while (command := self._channel.receive())["op"] == "run":
+            # What fails from here on without a word fails in the setup.
             item = items.get(command["id"])
             if item is None:
                 self._channel.send("missing", id=command["id"])
@@ -144,14 +149,14 @@ class Plugin:
         data = config.hook.pytest_report_to_serializable(config=config, report=report)
         data["sections"] = [(title, _cut(text)) for title, text in data.get("sections", [])]
         plain = isinstance(report.longrepr, str)
-        self._channel.send("report", data=data, plain=plain)
+        self._channel.put_off("report", data=data, plain=plain)
 
     def pytest_warning_recorded(
         self, warning_message: Any, when: str, nodeid: str, location: Any
     ) -> None:
         """Send a warning as plain words."""
         category = warning_message.category
-        self._channel.send(
+        self._channel.put_off(
             "warning",
             text=str(warning_message.message),
             module=category.__module__,
@@ -162,11 +167,6 @@ class Plugin:
             nodeid=nodeid,
             location=location,
         )
-
-    def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
-        """Say which test begins."""
-        del location
-        self._channel.send("phase", id=nodeid, when="setup")
 
     def pytest_runtest_setup(self) -> None:
         """Note that the test's own code runs from here on, as in the other phases."""

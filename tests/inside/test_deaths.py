@@ -108,3 +108,19 @@ def test_memory_that_runs_out_is_one_failed_test(
     result = run_inside("-v")
     assert result.parseoutcomes() == {"passed": 2, "failed": 1}
     result.stdout.fnmatch_lines(["*sandbox was lost in this test's call*", "*out of memory*"])
+
+
+def test_a_platform_that_does_not_work_is_a_skip_with_its_cause(project: pytest.Pytester) -> None:
+    """Nobody tries the platform first: the sandbox that does not start is what is looked into."""
+    project.makeconftest(
+        "from pytest_gvisor.errors import RunscFailed\n"
+        "from pytest_gvisor.launch.driven import Driven\n"
+        "from pytest_gvisor.launch.runner import Runner\n"
+        "def fails(*_): raise RunscFailed('no such luck')\n"
+        "Driven.start = Runner.run = fails\n"
+    )
+    project.makepyfile("def test_it(): pass\n")
+    result = project.runpytest_subprocess("--in-gvisor", "-rs")
+    result.stdout.fnmatch_lines(["*platform systrap is not available here*no such luck*"])
+    assert result.parseoutcomes() == {"skipped": 1}
+    assert project.runpytest_subprocess("--in-gvisor", "--gvisor-strict").ret == 1
