@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib.metadata
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import daemon
+from benchmarks import daemon, sessions
 from benchmarks.peers import BareRunsc, OfficialPackage, install_package
 from benchmarks.results import Figure, Phase, Result
 from benchmarks.timing import Series, interleaved
@@ -30,8 +28,6 @@ MIB = 1 << 20
 _TRUE = ["true"]
 _FLOOD = ["head", "-c", str(GIB), "/dev/zero"]
 _FRESH = '`gvisor.run(["true"])`'
-_IDLE_TESTS = 50
-_SETTINGS = ("PYTEST_", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 _DEADLINE = 120.0
 
 
@@ -138,40 +134,27 @@ def package(bench: Bench, count: int) -> Iterator[Result]:
         )  # fmt: skip
 
 
-def idle(bench: Bench, count: int) -> Iterator[Result]:
-    """What the plugin costs a project that has it installed and does not use it."""
-    project = os.path.join(bench.folder, "idle")
-    os.mkdir(project)
-    with open(os.path.join(project, "pytest.ini"), "w", encoding="utf-8") as file:
-        file.write("[pytest]\n")
-    with open(os.path.join(project, "test_idle.py"), "w", encoding="utf-8") as file:
-        file.writelines(f"def test_{n}():\n    assert {n} == {n}\n\n" for n in range(_IDLE_TESTS))
-    others = [
-        word
-        for plugin in sorted({p.name for p in importlib.metadata.entry_points(group="pytest11")})
-        if plugin != "gvisor"
-        for word in ("-p", f"no:{plugin}")
-    ]
-    command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", *others]
-    # Compiled once for all rounds, as in any project, and not into this checkout.
-    env = {name: text for name, text in os.environ.items() if not name.startswith(_SETTINGS)}
-    env["PYTHONPYCACHEPREFIX"] = os.path.join(project, "cache")
+def warm(bench: Bench, count: int) -> Iterator[Result]:
+    """A program in a warm sandbox against ``runsc exec`` in the same one."""
+    with bench.gvisor.sandbox() as sandbox:
+        argv = sandbox._record.argv
+        flags = argv[1 : argv.index("run")]
+        command = [bench.runsc.path, *flags, "exec", argv[-1], *_TRUE]
 
-    def collect(*arguments: str) -> None:
-        subprocess.run(
-            [*command, *arguments],
-            cwd=project,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=True,
-            timeout=_DEADLINE,
-        )
+        def ours() -> None:
+            if sandbox.exec(_TRUE).returncode:
+                raise RuntimeError("true failed in the warm sandbox")
 
-    series = interleaved({"ours": collect, "peer": lambda: collect("-p", "no:gvisor")}, count)
+        def peer() -> None:
+            subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, check=True,
+                timeout=_DEADLINE,
+            )  # fmt: skip
+
+        series = interleaved({"ours": ours, "peer": peer}, count)
     yield Result(
-        row="idle", what=f"`pytest --collect-only` of {_IDLE_TESTS} tests, plugin unused",
-        against="`-p no:gvisor`", figure=Figure.DIFFERENCE, **series, target=0.010,
+        row="exec", what='`sandbox.exec(["true"])`', against="`runsc exec` in the same sandbox",
+        figure=Figure.RATIO, **series, target=0.45,
     )  # fmt: skip
 
 
@@ -281,7 +264,9 @@ ROWS: Mapping[str, Row] = {
     "fresh": Row(rounds=100, measure=fresh),
     "docker": Row(rounds=20, measure=in_docker),
     "package": Row(rounds=10, measure=package),
-    "idle": Row(rounds=50, measure=idle),
+    "exec": Row(rounds=100, measure=warm),
+    "idle": Row(rounds=50, measure=sessions.idle),
+    "inside": Row(rounds=10, measure=sessions.inside),
     "output": Row(rounds=5, measure=output),
 }
 PHASES = "phases"

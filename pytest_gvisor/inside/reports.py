@@ -18,6 +18,7 @@ from pytest_gvisor.errors import ProtocolError
 
 _OUTCOMES = frozenset({"passed", "failed", "skipped", "rerun"})
 _PHASES = frozenset({"setup", "call", "teardown"})
+_LONGEST = 1e11  # seconds: a duration, or a time since 1970
 
 
 class Text(TerminalRepr):
@@ -48,7 +49,9 @@ def revive(config: pytest.Config, message: dict[str, Any], nodeid: str) -> pytes
         _restore_subtest(report, fields)
         if isinstance(report.longrepr, str) and not message.get("plain"):
             report.longrepr = Text(report.longrepr)
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
+        if report.longrepr is not None:
+            str(report.longrepr)  # what can be written now can be written later
+    except (LookupError, TypeError, ValueError, AssertionError, AttributeError) as error:
         raise ProtocolError(f"a report from inside that cannot be one: {error!r}") from error
     if not isinstance(report, pytest.TestReport):
         raise ProtocolError(f"a report from inside that no plugin here knows: {type(report)}")
@@ -69,15 +72,23 @@ def _checked(data: Any) -> dict[str, Any]:
         raise TypeError("not an object")
     if data["outcome"] not in _OUTCOMES or data["when"] not in _PHASES:
         raise ValueError(f"outcome {data['outcome']!r} of phase {data['when']!r}")
-    for name, kind in (("duration", int | float), ("start", int | float), ("keywords", dict)):
-        if not isinstance(data[name], kind):
-            raise TypeError(f"{name} is {type(data[name]).__name__}")
+    for name in ("duration", "start"):
+        if not isinstance(data[name], int | float) or not abs(data[name]) < _LONGEST:
+            raise TypeError(f"{name} is {data[name]!r:.50}")
+    if not isinstance(data["keywords"], dict):
+        raise TypeError("keywords are no object")
     path, line, domain = data["location"]
+    if not isinstance(line, int | None):
+        raise TypeError("a location without a line")
     sections = [(str(title), str(text)) for title, text in data["sections"]]
     properties = [(str(name), value) for name, value in data.get("user_properties", [])]
     fields = {**data, "location": (str(path), line, str(domain))}
     fields |= {"sections": sections, "user_properties": properties}
     longrepr = data.get("longrepr")
+    if isinstance(longrepr, dict) and not {"reprcrash", "reprtraceback"} <= set(longrepr):
+        raise TypeError("an incomplete traceback")
+    if not isinstance(longrepr, dict | list | str | None):
+        raise TypeError(f"longrepr is {type(longrepr).__name__}")
     if isinstance(longrepr, list):
         where, number, reason = longrepr
         fields["longrepr"] = (str(where), int(number), str(reason))

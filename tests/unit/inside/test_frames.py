@@ -1,0 +1,73 @@
+"""Messages from inside: any cut gives the same ones, and what is none is a typed error."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.inside.frames import Decoder, encode
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+messages = st.dictionaries(st.text(max_size=6), values, max_size=4).map(
+    lambda found: {**found, "type": "report"}
+)
+
+
+@given(sent=st.lists(messages, max_size=5), data=st.data())
+def test_messages_arrive_however_they_are_cut(
+    sent: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    """Byte by byte, or several at once."""
+    stream = b"".join(map(encode, sent))
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=9).map(sorted))
+    decoder = Decoder()
+    found: list[dict[str, Any]] = []
+    for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        found += decoder.feed(stream[begin:end])
+    assert found == sent
+
+
+def framed(text: bytes) -> bytes:
+    """These bytes as one message."""
+    return struct.pack(">I", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        framed(b"{"),
+        framed(b"[]"),
+        framed(b"{}"),
+        framed(b'{"type": 1}'),
+        framed(b"\xff\xfe"),
+        framed(b"[" * 100_000),
+        struct.pack(">I", 2**31),
+        b"\xff\xff\xff\xff",
+    ],
+)
+def test_what_is_no_message_is_a_protocol_error(stream: bytes) -> None:
+    """Neither a message of another kind, nor a length beyond the limit, nor deep nesting."""
+    with pytest.raises(ProtocolError):
+        list(Decoder().feed(stream))
+
+
+def test_a_long_message_is_refused_before_it_is_held() -> None:
+    """By its length alone."""
+    with pytest.raises(ProtocolError, match="11 bytes from inside; 10 are allowed"):
+        list(Decoder(limit=10).feed(struct.pack(">I", 11)))
+
+
+def test_lone_surrogates_survive() -> None:
+    """A test's output may hold them."""
+    text = b'{"type": "report", "text": "\xed\xb3\xbf"}'
+    (message,) = Decoder().feed(framed(text))
+    assert message["text"] == "\udcff"
