@@ -6,6 +6,7 @@ systems' sections have no field here, so no value of `Spec` can hold them.
 Constructors trust; `Spec.parse` and `Spec.from_json` check, and report every problem at once.
 """
 
+import dataclasses
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -170,7 +171,7 @@ class IdMapping:
     """How many."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Mount:
     """One mount, made in order."""
 
@@ -191,6 +192,19 @@ class Mount:
     def is_bind(self) -> bool:
         """Whether it shows a folder or file of the host: by type or, as runsc does, by option."""
         return self.type is MountType.BIND or not {"bind", "rbind"}.isdisjoint(self.options)
+
+    def __repr__(self) -> str:
+        """The call of `bind` or `tmpfs` that makes it, or all fields of one that they do not."""
+        match self.type, self.options:
+            case MountType.BIND, ("rbind", "ro", "nosuid", "nodev"):
+                return f"bind({self.source!r}, {self.destination!r})"
+            case MountType.BIND, ("rbind", "rw", "nosuid", "nodev"):
+                return f"bind({self.source!r}, {self.destination!r}, readonly=False)"
+            case MountType.TMPFS, ("nosuid", "nodev", mode, *size) if mode.startswith("mode="):
+                limit = "".join(f", {word}" for word in size)
+                return f"tmpfs({self.destination!r}, mode=0o{mode.removeprefix('mode=')}{limit})"
+        fields = ((each.name, getattr(self, each.name)) for each in dataclasses.fields(self))
+        return f"Mount({', '.join(f'{name}={value!r}' for name, value in fields)})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.oci.mounts import bind, danger, parse_size, tmpfs
+from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.words import MountType
 
 DANGEROUS = [
@@ -110,3 +111,16 @@ def test_sizes() -> None:
     for wrong in (0, -1, 2**63, True, "", "M", "1.5M", "1X", "-1", "9999999999999T", "1\n"):
         with pytest.raises(UsageError):
             parse_size(wrong)
+
+
+def test_a_mount_s_repr_makes_it_again(tmp_path: Path) -> None:
+    """By the call that a user would write; one that no such call makes shows its fields."""
+    for mount in (
+        bind(tmp_path, "/data"),
+        bind(tmp_path, "/it's", readonly=False),
+        tmpfs("/x"),
+        tmpfs("/x", size="64M", mode=0o700),
+    ):
+        assert eval(repr(mount), {"bind": bind, "tmpfs": tmpfs}) == mount
+    assert repr(bind("/usr", "/data")) == "bind('/usr', '/data')"
+    assert repr(Mount(destination="/x", type=MountType.PROC)).startswith("Mount(destination='/x'")
