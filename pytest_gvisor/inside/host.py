@@ -19,6 +19,7 @@ from pytest_gvisor.inside import reports
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 
 _PHASES = ("setup", "call", "teardown")
+_OF_A_TEST = frozenset({"phase", "report", "done"})
 _MAX_FALSE_STARTS = 3
 _LAST_WORDS = 2.0
 
@@ -210,7 +211,9 @@ class Worker:
             link.send("finish")
             deadline = time.monotonic() + self._timeout
             while (message := link.receive(deadline))["type"] != "finished":
-                self._common(message, "")
+                # One that was commanded ahead, and that nobody asks for any more, is not reported.
+                if self._ahead is None or message["type"] not in _OF_A_TEST:
+                    self._common(message, "")
             if message.get("coverage"):
                 self.coverage.append(str(message["coverage"]))
         except (Died, Hangs, GvisorError) as error:

@@ -137,8 +137,8 @@ class Plugin:
             # At the last failure that the host allows, pytest tears everything down with the test.
             session.testsfailed, option.maxfail = 0, command["maxfail"]
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            # Failures are counted on the host, which decides when to stop.
-            session.shouldfail = session.shouldstop = False
+            # The host decides when to stop. The public properties warn when they are unset.
+            session._shouldfail = session._shouldstop = False
             self._channel.send("done", id=command["id"])
         self._terminal.relayed = False
         return True

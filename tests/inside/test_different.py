@@ -209,3 +209,24 @@ def test_a_test_is_not_the_first_process(project: pytest.Pytester, run_inside: R
         """
     )
     assert run_inside().parseoutcomes() == {"passed": 1}
+
+
+def test_a_session_that_is_stopped_ends_at_once(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """By a plugin, after a test: what the next one did by then is not reported, nor lost on."""
+    project.makeconftest(
+        """
+        def pytest_runtest_logreport(report):
+            if report.when == "teardown":
+                SESSION.shouldstop = "that was enough"
+
+        def pytest_sessionstart(session):
+            global SESSION
+            SESSION = session
+        """
+    )
+    project.makepyfile("def test_1(): pass\ndef test_2(): pass\ndef test_3(): pass\n")
+    result = run_inside("-v", "-W", "error")
+    result.stdout.fnmatch_lines(["*that was enough*"])
+    assert result.parseoutcomes() == {"passed": 1}
