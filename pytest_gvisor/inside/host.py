@@ -71,6 +71,7 @@ class Worker:
         self._show = show
         self._link: Link | None = None
         self._ahead: str | None = None
+        self._under_way = False
         self._false_starts = 0
         self._errors: list[str] = []
         self.ids: frozenset[str] = frozenset()
@@ -101,8 +102,10 @@ class Worker:
             return
         deadline = began + self._timeout
         try:
+            self._under_way = True
             self._command(link, item, ids, deadline)
             yield from self._reports(link, item, progress, deadline)
+            self._under_way = False
         except Hangs:
             link.terminate()
             cause = f"it did not end within {self._timeout:g} s (--gvisor-timeout)"
@@ -158,7 +161,7 @@ class Worker:
         """The link to a pytest that has collected. Raises what `Link.receive` does."""
         if self._link is not None:
             return self._link
-        self._ahead = None
+        self._ahead, self._under_way = None, False
         self._link = link = self._start()
         deadline = time.monotonic() + max(self._timeout, 60.0)
         while (message := link.receive(deadline))["type"] != "collected":
@@ -203,9 +206,15 @@ class Worker:
             yield reports.made_up(item, "teardown", text, time.monotonic() - began)
 
     def finish(self) -> None:
-        """Let the pytest inside tear down what is still set up, and remove the sandbox."""
+        """Let the pytest inside tear down what is still set up, and remove the sandbox.
+
+        In the midst of a test, which is where Ctrl-C ends a session, it is removed at once.
+        """
         link, self._link = self._link, None
         if link is None:
+            return
+        if self._under_way:
+            link.close(patience=0.0)
             return
         try:
             link.send("finish")

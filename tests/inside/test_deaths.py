@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 
 import pytest
@@ -124,3 +128,27 @@ def test_a_platform_that_does_not_work_is_a_skip_with_its_cause(project: pytest.
     result.stdout.fnmatch_lines(["*platform systrap is not available here*no such luck*"])
     assert result.parseoutcomes() == {"skipped": 1}
     assert project.runpytest_subprocess("--in-gvisor", "--gvisor-strict").ret == 1
+
+
+def test_ctrl_c_ends_the_session_in_the_midst_of_a_test(project: pytest.Pytester) -> None:
+    """At once, whatever the test's deadline is, and with pytest's own words."""
+    project.makepyfile(
+        "import time\n"
+        "def test_before(): pass\n"
+        "def test_long(): print('asleep', flush=True); time.sleep(50)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "--in-gvisor", "--gvisor-strict", "-s"]
+    with subprocess.Popen(
+        command, cwd=project.path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            if "asleep" in line:
+                break
+        os.killpg(run.pid, signal.SIGINT)
+        began = time.monotonic()
+        rest = run.stdout.read()
+        assert run.wait(30) == pytest.ExitCode.INTERRUPTED
+    assert time.monotonic() - began < 10
+    assert "KeyboardInterrupt" in rest
+    assert "1 passed" in rest
