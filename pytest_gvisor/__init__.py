@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_gvisor.errors import (
+        DaemonUnavailable as DaemonUnavailable,
+    )
+    from pytest_gvisor.errors import (
         GvisorError as GvisorError,
+    )
+    from pytest_gvisor.errors import (
+        ImageError as ImageError,
     )
     from pytest_gvisor.errors import (
         InsecureRunsc as InsecureRunsc,
@@ -89,8 +95,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "errors": (
-        "GvisorError", "InsecureRunsc", "InsideError", "InvalidBundle", "LaunchError", "NotReady",
-        "PlatformUnavailable",
+        "DaemonUnavailable", "GvisorError", "ImageError", "InsecureRunsc", "InsideError",
+        "InvalidBundle", "LaunchError", "NotReady", "PlatformUnavailable",
         "ProtocolError", "PytestGvisorWarning", "RunscError", "RunscFailed", "RunscNotFound",
         "SandboxCrashed", "UsageError", "WorkloadFailed", "WorkloadTimeout",
     ),

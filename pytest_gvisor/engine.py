@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.harness import Gvisor, Hooks
@@ -22,6 +23,9 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.platforms import Availability, Cause
 from pytest_gvisor.settings import Platform, Settings
 
+if TYPE_CHECKING:
+    from pytest_gvisor.images.store import Images
+
 
 class Engine:
     """One a pytest process. ``run`` is a name that all processes of this run have in common."""
@@ -31,6 +35,15 @@ class Engine:
         self.shared = None if run is None else SharedDir(run)
         self._found: dict[str | None, Runsc | GvisorError] = {}
         self._verdicts: dict[tuple[str, Platform], Availability] = {}
+        self._images: Images | None = None
+
+    def images(self) -> Images:
+        """The images of this session."""
+        if self._images is None:
+            from pytest_gvisor.images.store import Images  # noqa: PLC0415 -- only for who has one
+
+            self._images = Images()
+        return self._images
 
     def runsc(self, path: str | None) -> Runsc:
         """The binary at ``path``, or the one that the search finds; the search is done once.
@@ -105,11 +118,15 @@ class Engine:
             launcher=self.launcher,
             settings=settings,
             hooks=hooks,
+            images=self.images,
         )
 
     def close(self) -> None:
-        """End the keeper, remove the session folder, close the binaries."""
+        """End the keeper, remove the session folder, close the binaries, let go of images."""
         self.launcher.close()
+        if self._images is not None:
+            self._images.close()
+            self._images = None
         if self.shared is not None:
             self.shared.close()
         for found in self._found.values():

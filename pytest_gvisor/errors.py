@@ -7,6 +7,8 @@
         RunscFailed            runsc itself failed (its own exit 128, its own message, its logs)
       PlatformUnavailable      with the cause: no device, no permission, a probe that failed
       InvalidBundle            every problem found, not the first
+      ImageError               an image cannot be had, read, trusted or unpacked
+        DaemonUnavailable      no docker daemon to ask: like a missing runsc, it may become a skip
       WorkloadFailed           only from check=True / check_returncode()
       WorkloadTimeout          the workload is dead when this is raised; its output is attached
       SandboxCrashed           the sentry or gofer died; panic log attached
@@ -137,6 +139,26 @@ class InvalidBundle(GvisorError):
         count = len(self.problems)
         title = f"{where}: {count} problem{'' if count == 1 else 's'}"
         super().__init__("\n".join([title, *(f"  - {problem}" for problem in self.problems)]))
+
+
+class ImageError(GvisorError):
+    """An image cannot be had, read, trusted or unpacked; nothing of it is left half made.
+
+    ``image`` is what was asked for, ``problems`` every one that was found where there are several.
+    """
+
+    def __init__(
+        self, message: str, *, image: str = "", problems: Sequence[str] = (), next_step: str = ""
+    ) -> None:
+        self.image = image
+        self.problems = tuple(problems)
+        about = f"image {escape(image)}: " if image else ""
+        lines = [escape(f"{about}{message}"), *(f"  - {problem}" for problem in self.problems)]
+        super().__init__("\n".join(lines), next_step=next_step)
+
+
+class DaemonUnavailable(ImageError):
+    """There is no docker daemon that answers: a skip, unless ``--gvisor-strict``."""
 
 
 class LaunchError(GvisorError):

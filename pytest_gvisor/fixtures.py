@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 if TYPE_CHECKING:
+    import os
+
     from pytest_gvisor.harness import Gvisor
     from pytest_gvisor.oci.bundle import Bundle
+    from pytest_gvisor.oci.rootfs import Rootfs
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.sandbox.shared import Shared
     from pytest_gvisor.sandbox.warm import Sandbox
@@ -23,6 +26,13 @@ class BundleFactory(Protocol):
 
     def __call__(self, args: list[str], **options: Any) -> Bundle:
         """Write a bundle for ``args``."""
+
+
+class ImageFactory(Protocol):
+    """What ``gvisor_image`` is."""
+
+    def __call__(self, image: str | os.PathLike[str], **options: Any) -> Rootfs:
+        """The root file system of an image; ``limits`` are `Limits` of what it may come to."""
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +74,14 @@ def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
 
     with providing.gvisor_sandboxes(request) as shared:
         yield shared
+
+
+@pytest.fixture(scope="session")
+def gvisor_image(request: pytest.FixtureRequest) -> ImageFactory:
+    """Factory: an image as a root file system, ``gvisor.run(rootfs=gvisor_image("app.tar"))``."""
+    from pytest_gvisor import providing
+
+    return providing.gvisor_image(request)
 
 
 @pytest.fixture

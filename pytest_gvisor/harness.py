@@ -24,8 +24,10 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.runsc.rootless import Caller, Way
 from pytest_gvisor.settings import Network, Platform, Settings
+from pytest_gvisor.workload import Who, Workload, made, split, unusual
 
 if TYPE_CHECKING:
+    from pytest_gvisor.images.store import Images
     from pytest_gvisor.sandbox.warm import Sandbox
 
 MAX_RECORDS = 50
@@ -47,20 +49,6 @@ class Hooks:
     keep: Callable[[Workspace, Record], None] | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What `Gvisor.run` was called with, apart from settings and streams."""
-
-    args: tuple[str, ...]
-    env: Mapping[str, str]
-    cwd: str
-    user: int | str | tuple[int, int]
-    rootfs: Rootfs
-    mounts: tuple[Mount, ...]
-    hostname: str
-    readonly: bool
-
-
 class Gvisor:
     """Runs workloads under gVisor, in the manner of `subprocess.run`."""
 
@@ -72,6 +60,7 @@ class Gvisor:
         launcher: Launcher,
         settings: Settings | None = None,
         hooks: Hooks | None = None,
+        images: Callable[[], Images] | None = None,
     ) -> None:
         self.runsc = runsc
         self.platform = platform
@@ -80,18 +69,21 @@ class Gvisor:
         self.sandboxes: list[Sandbox] = []
         self._launcher = launcher
         self._hooks = hooks or Hooks()
+        self._images = images
+        self._own_images: Images | None = None
 
     def run(
         self,
-        args: Sequence[str | os.PathLike[str]],
+        args: Sequence[str | os.PathLike[str]] = (),
         *,
         input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
         env: Mapping[str, str] | None = None,
-        cwd: str = "/",
+        cwd: str | None = None,
         timeout: float | None = None,
         check: bool = False,
-        user: int | str | tuple[int, int] = 0,
+        user: Who | None = None,
         rootfs: Rootfs | None = None,
+        entrypoint: str | Sequence[str] | None = None,
         mounts: Sequence[Mount] = (),
         hostname: str = HOSTNAME,
         readonly: bool = False,
@@ -104,16 +96,20 @@ class Gvisor:
         in seconds; at the deadline the workload gets SIGTERM, a second's grace, and SIGKILL.
         ``user`` is a uid, ``(uid, gid)`` or ``"uid:gid"`` inside. ``rootfs`` is `host()` unless
         given; writes to it stay in the sandbox's memory, and ``readonly`` forbids them.
-        ``settings`` are those of the ``gvisor`` marker (network, memory, pids, cpus, …), for this
-        run alone.
+        ``settings`` are those of the ``gvisor`` marker (network, image, memory, pids, cpus, …),
+        for this run alone.
 
-        Raises `InvalidBundle`, `UsageError` or `LaunchError` before anything is started,
-        `WorkloadTimeout`, `RunscFailed` or `SandboxCrashed` afterwards, and with ``check``
+        In an image, ``args`` come behind its entrypoint and take the place of its command,
+        ``entrypoint`` takes the place of both, ``user`` may be a name or ``"name:group"``, and
+        what is not given is as the image says.
+
+        Raises `InvalidBundle`, `UsageError`, `ImageError` or `LaunchError` before anything is
+        started, `WorkloadTimeout`, `RunscFailed` or `SandboxCrashed` afterwards, and with ``check``
         `WorkloadFailed` for a status other than 0.
         """
         request = self.request(
             args, input=input, env=env, cwd=cwd, timeout=timeout, user=user, rootfs=rootfs,
-            mounts=mounts, hostname=hostname, readonly=readonly, **settings,
+            entrypoint=entrypoint, mounts=mounts, hostname=hostname, readonly=readonly, **settings,
         )  # fmt: skip
         return self._finish(request, check=check)
 
@@ -126,14 +122,15 @@ class Gvisor:
         **options: Any,
     ) -> Request:
         """What `run` would run with these arguments, not started."""
-        workload, settings = workload_of(args, options)
+        given, settings = split(options)
         chosen = self._chosen(timeout, settings)
+        asked = made(args, given, lambda: self._image(chosen))
         way = self._way(chosen)
         repeat = {"input": input if isinstance(input, str | bytes) else None, "timeout": timeout}
         return Request(
             runsc=self.runsc,
             platform=self.platform,
-            make_spec=lambda workspace: self._modified(make_spec(workspace, workload, chosen, way)),
+            make_spec=lambda workspace: self._modified(make_spec(workspace, asked, chosen, way)),
             network=chosen.network,
             netns=chosen.netns,
             rootless_flag=way is Way.FLAG,
@@ -183,9 +180,9 @@ class Gvisor:
         self,
         *,
         env: Mapping[str, str] | None = None,
-        cwd: str = "/",
+        cwd: str | None = None,
         timeout: float | None = None,
-        user: int | str | tuple[int, int] = 0,
+        user: Who | None = None,
         rootfs: Rootfs | None = None,
         mounts: Sequence[Mount] = (),
         hostname: str = HOSTNAME,
@@ -203,6 +200,7 @@ class Gvisor:
         options = {"env": env, "cwd": cwd, "user": user, "rootfs": rootfs, "mounts": mounts,
                    "hostname": hostname, "readonly": readonly}  # fmt: skip
         chosen = self._chosen(timeout, settings)
+        given, _ = split(options)
         way = self._way(chosen)
         plan = Plan(
             runsc=self.runsc,
@@ -210,21 +208,36 @@ class Gvisor:
             launcher=self._launcher,
             settings=chosen,
             hooks=self._hooks,
-            workload=workload_of(["guest"], options)[0],
+            workload=made(["guest"], given, lambda: self._image(chosen)),
             make_spec=lambda space, guest: self._modified(make_spec(space, guest, chosen, way)),
             rootless_flag=way is Way.FLAG,
             extra_flags=self._extra_flags(),
             records=self.records,
         )
-        made = Sandbox(plan)
-        self.sandboxes.append(made)
-        return made
+        started = Sandbox(plan)
+        self.sandboxes.append(started)
+        return started
 
     def close(self) -> None:
-        """Close the warm sandboxes that are still open."""
+        """Close the warm sandboxes that are still open, and let go of images."""
         for sandbox in self.sandboxes:
             sandbox.close()
         self.sandboxes.clear()
+        if self._own_images is not None:
+            self._own_images.close()
+            self._own_images = None
+
+    def _image(self, chosen: Settings) -> Rootfs:
+        """The root file system that the settings name."""
+        if chosen.image is None:
+            return host()
+        if self._images is not None:
+            return self._images().rootfs(chosen.image)
+        if self._own_images is None:
+            from pytest_gvisor.images.store import Images  # noqa: PLC0415 -- only for who has one
+
+            self._own_images = Images()
+        return self._own_images.rootfs(chosen.image)
 
     def _chosen(self, timeout: float | None, settings: Mapping[str, object]) -> Settings:
         changes = dict(settings) if timeout is None else {**settings, "timeout": timeout}
@@ -288,42 +301,12 @@ def way_of(chosen: Settings) -> Way:
     return rootless.decide(chosen.rootless, Caller.read(os.geteuid()), chosen.network)
 
 
-_WORKLOAD_OPTIONS: Mapping[str, Any] = {
-    "env": None, "cwd": "/", "user": 0, "rootfs": None, "mounts": (), "hostname": HOSTNAME,
-    "readonly": False,
-}  # fmt: skip
-
-
-def workload_of(
-    args: Sequence[str | os.PathLike[str]], options: Mapping[str, Any]
-) -> tuple[Workload, dict[str, object]]:
-    """The workload that a call means, and those of its options that are settings."""
-    given = {**_WORKLOAD_OPTIONS, **{k: v for k, v in options.items() if k in _WORKLOAD_OPTIONS}}
-    workload = Workload(
-        args=argv(args),
-        env=dict(given["env"] or {}),
-        cwd=os.fspath(given["cwd"]),
-        user=given["user"],
-        rootfs=given["rootfs"] or host(),
-        mounts=tuple(given["mounts"]),
-        hostname=given["hostname"],
-        readonly=given["readonly"],
-    )
-    return workload, {k: v for k, v in options.items() if k not in _WORKLOAD_OPTIONS}
-
-
-def unusual(options: Mapping[str, Any]) -> dict[str, object]:
-    """The options of a call that differ from the defaults: what its repr has to show."""
-    return {
-        k: v for k, v in options.items() if k not in _WORKLOAD_OPTIONS or v != _WORKLOAD_OPTIONS[k]
-    }
-
-
 def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: Way) -> Spec:
     """Make the workload's root filesystem and the specification that goes with it."""
     prepared = workload.rootfs.prepare(
         workspace.folder, mounts=workload.mounts, shared=workspace.shared or None
     )
+    says = workload.rootfs.says
     for note in prepared.notes:
         warnings.warn(PytestGvisorWarning(note), stacklevel=2)
     return default_spec(
@@ -332,7 +315,9 @@ def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: W
         env=workload.env,
         cwd=workload.cwd,
         user=workload.user,
+        home=workload.home,
         mounts=prepared.mounts,
+        annotations=says.annotations if says else None,
         path=prepared.path,
         network=chosen.network,
         netns=chosen.netns or (workspace.netns if chosen.network is Network.SANDBOX else None),
@@ -349,33 +334,25 @@ def write_bundle(
     folder: str | os.PathLike[str],
     args: Sequence[str | os.PathLike[str]],
     settings: Settings,
+    *,
+    images: Callable[[], Images],
     **options: Any,
 ) -> Bundle:
     """Write a bundle for ``args`` to ``folder``; ``options`` are those of `Gvisor.run`.
 
-    Raises `InvalidBundle`, `UsageError` or `LaunchError`.
+    The bundle of an image can be used as long as ``images`` are open. Raises
+    `InvalidBundle`, `UsageError`, `ImageError` or `LaunchError`.
     """
     path = os.path.abspath(os.fspath(folder))
-    workload, changes = workload_of(args, options)
+    given, changes = split(options)
     chosen = chosen_settings(settings, changes)
+    workload = made(
+        args, given, lambda: host() if chosen.image is None else images().rootfs(chosen.image)
+    )
     os.makedirs(path, 0o700, exist_ok=True)
     # No namespace is made for a bundle that is only written: whoever runs it decides on one.
     workspace = Workspace(id=os.path.basename(path), folder=path, shared="", netns="")
     return Bundle.create(path, make_spec(workspace, workload, chosen, way_of(chosen)))
-
-
-def argv(args: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """``args`` as strings. Raises `UsageError` for a lone string, bytes, or nothing."""
-    if isinstance(args, str | bytes) or not isinstance(args, Sequence):
-        raise UsageError(
-            f"args={args!r} is not a list",
-            next_step='Write run(["sh", "-c", "…"]) to have a shell take a string apart.',
-        )
-    found = [os.fspath(arg) if isinstance(arg, os.PathLike) else arg for arg in args]
-    for arg in found:
-        if not isinstance(arg, str):
-            raise UsageError(f"args hold {arg!r}, which is neither a string nor a path")
-    return tuple(found)
 
 
 def input_of(given: object) -> bytes | Iterable[bytes] | None:

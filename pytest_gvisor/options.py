@@ -79,6 +79,13 @@ OPTIONS = (
         help="auto (default: on where the effective uid is not 0), on, or off.",
     ),
     Option(
+        name="image",
+        field="image",
+        metavar="IMAGE",
+        help="the root file system of workloads, instead of the host's system folders: an archive "
+        "of docker save, an OCI archive or layout folder, or a rootfs tarball.",
+    ),
+    Option(
         name="debug",
         field="debug",
         ini=None,

@@ -10,6 +10,7 @@ import pytest
 from pytest_gvisor import glance, hookspecs, options
 from pytest_gvisor.fixtures import (
     gvisor,
+    gvisor_image,
     gvisor_platform,
     gvisor_sandbox,
     gvisor_sandboxes,
@@ -21,7 +22,7 @@ from pytest_gvisor.state import harnesses, note
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
 
 __all__ = [
-    "gvisor", "gvisor_platform", "gvisor_sandbox", "gvisor_sandboxes",
+    "gvisor", "gvisor_image", "gvisor_platform", "gvisor_sandbox", "gvisor_sandboxes",
     "oci_bundle", "runsc",
 ]  # fmt: skip
 
@@ -30,7 +31,7 @@ pytest_plugins = ("pytest_gvisor.inside.plugin",)
 _MARKERS = (
     (
         "gvisor(**settings): settings of this test's sandboxes: platform, network, netns, runsc, "
-        "timeout, rootless, memory, pids, cpus, max_output"
+        "timeout, rootless, image, memory, pids, cpus, max_output"
     ),
     "requires_runsc: skip, or fail with --gvisor-strict, where there is no runsc",
     "requires_kvm: the same where gVisor's kvm platform does not work",

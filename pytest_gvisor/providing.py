@@ -19,10 +19,11 @@ from pytest_gvisor.settings import Keep, Platform, Settings
 from pytest_gvisor.state import engine_of, failed, remember, required, usage
 
 if TYPE_CHECKING:
-    from pytest_gvisor.fixtures import BundleFactory
+    from pytest_gvisor.fixtures import BundleFactory, ImageFactory
     from pytest_gvisor.harness import Gvisor, Hooks
     from pytest_gvisor.launch.runner import Record, Workspace
     from pytest_gvisor.oci.bundle import Bundle
+    from pytest_gvisor.oci.rootfs import Rootfs
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.sandbox.shared import Shared
 
@@ -56,6 +57,8 @@ def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterato
         kept = _Kept(request, settings)
     with required(settings):
         engine.availability(platform, settings).check()
+        if settings.image is not None:
+            engine.images().rootfs(settings.image)
         harness = engine.gvisor(platform, settings, _hooks(request.node, kept))
     remember(request.node, harness)
     request.node.stash[_kept_key] = kept
@@ -83,13 +86,28 @@ def oci_bundle(
 ) -> BundleFactory:
     """See the fixture."""
     settings = _settings(request)
+    images = engine_of(request.config).images
     base = tmp_path_factory.mktemp("bundles")
     numbers = itertools.count()
 
     def make(args: list[str], **options: Any) -> Bundle:
         from pytest_gvisor.harness import write_bundle  # noqa: PLC0415 -- heavy, see above
 
-        return write_bundle(base / f"bundle-{next(numbers)}", args, settings, **options)
+        return write_bundle(
+            base / f"bundle-{next(numbers)}", args, settings, images=images, **options
+        )
+
+    return make
+
+
+def gvisor_image(request: pytest.FixtureRequest) -> ImageFactory:
+    """See the fixture."""
+    settings = run_settings(request.config)
+    engine = engine_of(request.config)
+
+    def make(image: str | os.PathLike[str], **options: Any) -> Rootfs:
+        with required(settings):
+            return engine.images().rootfs(image, **options)
 
     return make
 

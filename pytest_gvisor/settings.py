@@ -87,6 +87,9 @@ class Settings:
     debug: bool = False
     keep: Keep = Keep.NONE
 
+    image: str | None = None
+    """The image that is the root file system; None is the host's system folders."""
+
     memory: int | str | None = None
     """Limit on the memory of the whole sandbox, sentry and gofer included: bytes, or ``"256M"``."""
 
@@ -204,6 +207,7 @@ READERS: Mapping[str, Callable[[object, str], object]] = {
     "rootless": lambda value, name: word(Rootless, value, name),
     "debug": flag,
     "keep": lambda value, name: word(Keep, value, name),
+    "image": _optional(_path),
     "memory": _optional(_size),
     "pids": _optional(count),
     "cpus": _optional(_number),

@@ -63,15 +63,15 @@ def usage() -> Iterator[None]:
 
 @contextlib.contextmanager
 def required(settings: Settings) -> Iterator[None]:
-    """Skip for want of runsc or of a platform, or fail where that is not allowed.
+    """Skip for want of runsc, of a platform or of docker, or fail where that is not allowed.
 
-    Only these two may skip: a runsc that is refused, or fails, is an error.
+    Only these may skip: a runsc that is refused, or fails, is an error.
     """
-    from pytest_gvisor.errors import PlatformUnavailable, RunscNotFound  # noqa: PLC0415 -- as above
+    from pytest_gvisor import errors  # noqa: PLC0415 -- as above
 
     try:
         yield
-    except (RunscNotFound, PlatformUnavailable) as error:
+    except (errors.RunscNotFound, errors.PlatformUnavailable, errors.DaemonUnavailable) as error:
         if settings.strict:
             text = f"{error}\n(--gvisor-strict: this would be a skip otherwise)"
             raise pytest.fail.Exception(text, pytrace=False) from None

@@ -8,6 +8,7 @@ than one call at a time: policy lives with the callers.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import signal
@@ -44,6 +45,12 @@ _SYS_MOUNT_SETATTR = 442
 _MOUNT_ATTR_RDONLY = 1
 _AT_RECURSIVE = 0x8000
 _AT_FDCWD = -100
+
+# include/uapi/linux/openat2.h; the number is the same on every architecture
+_SYS_OPENAT2 = 437
+_TRIES = 64
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_IN_ROOT = 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # prctl is variadic and reads five unsigned longs: with fewer, PR_SET_NO_NEW_PRIVS sees rubbish in
@@ -117,6 +124,29 @@ def set_readonly(target: str, *, readonly: bool, recursive: bool) -> None:
         ctypes.c_size_t(len(attributes)),
     )
     _check(result, f"mount_setattr({target!r}, {flags:#x}, readonly={readonly})")
+
+
+def openat2(folder: int, path: bytes, flags: int, resolve: int) -> int:
+    """``openat2(folder, path, {flags | O_CLOEXEC, 0, resolve})``; Linux 5.6 and later.
+
+    With RESOLVE_IN_ROOT the folder is what ``/``, ``..`` and links cannot lead out of.
+    """
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)  # flags, mode, resolve
+    for _ in range(_TRIES):
+        result: int = _libc.syscall(
+            ctypes.c_long(_SYS_OPENAT2),
+            ctypes.c_int(folder),
+            ctypes.c_char_p(path),
+            ctypes.c_char_p(how),
+            ctypes.c_size_t(len(how)),
+        )
+        if result >= 0:
+            return result
+        # EAGAIN: something on the way was renamed meanwhile, so the kernel could not be sure.
+        if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
+            break
+    _check(result, f"openat2({folder}, {path!r}, {flags:#x}, {resolve:#x})")
+    raise AssertionError
 
 
 def umount_lazily(target: str) -> None:

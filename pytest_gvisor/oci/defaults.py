@@ -93,11 +93,13 @@ _NAMESPACES = (NamespaceType.PID, NamespaceType.IPC, NamespaceType.UTS, Namespac
 _CPU_PERIOD = 100_000
 
 
-def parse_user(user: int | str | tuple[int, int]) -> User:
+def parse_user(user: int | str | tuple[int, int] | User) -> User:
     """Who the workload is: a uid, ``"uid"``, ``"uid:gid"``, ``(uid, gid)`` or ``"root"``.
 
     A uid alone has gid 0, as under docker. Names are in the sandbox's passwd, which is not read.
     """
+    if isinstance(user, User):
+        return user
     if isinstance(user, str):
         found = re.fullmatch(r"(\d{1,10})(?::(\d{1,10}))?", user, re.ASCII)
         if user == "root":
@@ -117,8 +119,13 @@ def parse_user(user: int | str | tuple[int, int]) -> User:
     return User(uid=uid, gid=gid)
 
 
-def environment(env: Mapping[str, str], *, uid: int, path: Sequence[str] = ()) -> tuple[str, ...]:
-    """The fixed environment with the caller's on top; ``path`` goes in front of PATH."""
+def environment(
+    env: Mapping[str, str], *, uid: int, path: Sequence[str] = (), home: str | None = None
+) -> tuple[str, ...]:
+    """The fixed environment with the caller's on top; ``path`` goes in front of PATH.
+
+    With ``home``, which an image's passwd says, no language is fixed: that is the image's matter.
+    """
     for name, value in env.items():
         if not all(isinstance(part, str) for part in (name, value)):
             raise UsageError(f"environment variable {shown(name)}: name and value must be text")
@@ -129,6 +136,8 @@ def environment(env: Mapping[str, str], *, uid: int, path: Sequence[str] = ()) -
         "HOME": "/root" if uid == 0 else "/tmp",
         "LANG": "C.UTF-8",
     }
+    if home is not None:
+        fixed = {"PATH": fixed["PATH"], "HOME": home}
     return tuple(f"{name}={value}" for name, value in {**fixed, **env}.items())
 
 
@@ -176,8 +185,10 @@ def default_spec(
     root_path: str,
     env: Mapping[str, str] | None = None,
     cwd: str = "/",
-    user: int | str | tuple[int, int] = 0,
+    user: int | str | tuple[int, int] | User = 0,
+    home: str | None = None,
     mounts: Sequence[Mount] = (),
+    annotations: Mapping[str, str] | None = None,
     path: Sequence[str] = (),
     network: Network = Network.NONE,
     netns: str | None = None,
@@ -207,7 +218,7 @@ def default_spec(
             args=tuple(args),
             cwd=cwd,
             user=who,
-            env=environment(env or {}, uid=who.uid, path=path),
+            env=environment(env or {}, uid=who.uid, path=path, home=home),
             capabilities=Capabilities(bounding=sets, effective=sets, permitted=sets),
             rlimits=(*kept, *rlimits),
             no_new_privileges=True,
@@ -215,6 +226,7 @@ def default_spec(
         root=Root(path=root_path, readonly=readonly_root),
         hostname=hostname,
         mounts=merged(mounts),
+        annotations=dict(annotations or {}),
         linux=Linux(
             namespaces=_namespaces(network, netns, user=id_mappings is not None),
             uid_mappings=tuple(uids),

@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +21,7 @@ from pytest_gvisor.errors import GvisorError, InvalidBundle, LaunchError, UsageE
 from pytest_gvisor.oci import inroot, skeleton
 from pytest_gvisor.oci.mounts import within
 from pytest_gvisor.oci.reader import shown
-from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.oci.validate import normal
 from pytest_gvisor.oci.words import MountType
 
@@ -45,8 +45,40 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Says:
+    """What a root file system says about how programs are run in it: images do."""
+
+    entrypoint: tuple[str, ...]
+    """What comes in front of every argv."""
+    cmd: tuple[str, ...]
+    """The argv where none is given."""
+    env: Mapping[str, str]
+    """Environment, below the caller's."""
+    cwd: str
+    """Working folder, where none is given."""
+    user: str
+    """User, where none is given: as `find_user` takes it."""
+    find_user: Callable[[str], tuple[User, str]]
+    """Who a user is in it, and their home folder."""
+    annotations: Mapping[str, str]
+    """For ``config.json``; none of runsc's own."""
+    stop_signal: int
+    """What ends the program in good order."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rootfs(abc.ABC):
     """What a sandbox has as its root."""
+
+    @property
+    def folder(self) -> str | None:
+        """The folder of the host that it is, where nothing may be made; None where it is made."""
+        return None
+
+    @property
+    def says(self) -> Says | None:
+        """How programs are run in it; None where nothing says so."""
+        return None
 
     @abc.abstractmethod
     def prepare(
@@ -78,7 +110,7 @@ class HostRootfs(Rootfs):
             if not root:
                 root = os.path.join(folder, "rootfs")
                 skeleton.make(root, system)
-                _points(root, [*own, *mounts])
+                make_points(root, [*own, *mounts])
         return Prepared(
             root_path=root, mounts=(*own, *mounts), path=system.path, notes=system.notes
         )
@@ -94,6 +126,11 @@ class DirectoryRootfs(Rootfs):
     def __repr__(self) -> str:
         """The call that makes it."""
         return f"directory({self.path!r})"
+
+    @property
+    def folder(self) -> str:
+        """See `Rootfs.folder`."""
+        return self.path
 
     def prepare(
         self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
@@ -138,7 +175,7 @@ class EmptyRootfs(Rootfs):
                 skeleton.write(os.path.join(root, name), data, 0o755 if runs else 0o644)
             if not os.path.lexists(f"{root}/tmp"):
                 skeleton.point(root, "tmp", is_folder=True)
-            _points(root, mounts)
+            make_points(root, mounts)
         return Prepared(root_path=root, mounts=tuple(mounts))
 
 
@@ -226,7 +263,7 @@ def _made_once(shared: str, name: str, system: skeleton.System, mounts: Sequence
     temporary = tempfile.mkdtemp(prefix=f".{SHARED}-", dir=shared)
     try:
         skeleton.make(f"{temporary}/root", system)
-        _points(f"{temporary}/root", mounts)
+        make_points(f"{temporary}/root", mounts)
         _rename(f"{temporary}/root", root)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -242,7 +279,7 @@ def _rename(source: str, target: str) -> None:
             raise
 
 
-def _points(root: str, mounts: Sequence[Mount]) -> None:
+def make_points(root: str, mounts: Sequence[Mount]) -> None:
     """Make the points of these bind mounts in a root that is ours; in others they must be there."""
     binds: dict[str, str] = {}
     for mount in inroot.ordered(mounts):

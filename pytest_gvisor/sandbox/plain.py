@@ -39,7 +39,6 @@ from pytest_gvisor.launch.supervise import Job, Supervisor
 from pytest_gvisor.launch.typed import stage
 from pytest_gvisor.oci import inroot
 from pytest_gvisor.oci.reader import write
-from pytest_gvisor.oci.rootfs import DirectoryRootfs
 from pytest_gvisor.oci.spec import Process, Spec, User
 from pytest_gvisor.sandbox.python import PRIVATE, Start
 
@@ -102,9 +101,9 @@ class Plain:
             return self._driven
 
     def _start(self) -> Driven:
-        rootfs = self._plan.workload.rootfs
-        assert isinstance(rootfs, DirectoryRootfs)
-        start = Start(argv=idle(rootfs.path))
+        folder = self._plan.workload.rootfs.folder
+        assert folder is not None
+        start = Start(argv=idle(folder))
         self.record = Record()
         driven = self._plan.driven(self.record, start)
 

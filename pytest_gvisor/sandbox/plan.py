@@ -14,15 +14,17 @@ from pytest_gvisor.launch.runner import Record, Request, Workspace
 from pytest_gvisor.oci import defaults
 from pytest_gvisor.sandbox import python
 from pytest_gvisor.sandbox.process import Command
+from pytest_gvisor.workload import identified
 
 if TYPE_CHECKING:
     from pytest_gvisor.errors import GvisorError
-    from pytest_gvisor.harness import Hooks, Workload
+    from pytest_gvisor.harness import Hooks
     from pytest_gvisor.launch.client import Launcher
     from pytest_gvisor.launch.outcome import Completed
     from pytest_gvisor.oci.spec import Spec
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.settings import Platform, Settings
+    from pytest_gvisor.workload import Workload
 
 _MAX_RECORDS = 50
 _MAX_NOTED = 5
@@ -84,6 +86,7 @@ class Plan:
             env={},
             cwd="/",
             user=0,
+            home=None,
             mounts=(*self.workload.mounts, *python.make_points(start, workspace.folder)),
         )
         return self.make_spec(workspace, guest)
@@ -100,11 +103,14 @@ class Plan:
         repeat: Mapping[str, object],
     ) -> Command:
         """What ``args`` means in this sandbox. Raises `UsageError`."""
-        who = defaults.parse_user(self.workload.user if user is None else user)
+        asked, home = self.workload.user, self.workload.home
+        if user is not None:
+            asked, home = identified(user, self.workload.rootfs.says)
+        who = defaults.parse_user(asked)
         path = python.programs(self.workload.rootfs)
         given = {**self.workload.env, **(env or {})}
         folder = self.workload.cwd if cwd is None else os.fspath(cwd)
-        strings = (*args, *defaults.environment(given, uid=who.uid, path=path))
+        strings = (*args, *defaults.environment(given, uid=who.uid, path=path, home=home))
         if not args or not args[0]:
             raise UsageError("args name no program")
         if not folder.startswith("/") or len(folder) > _MAX_PATH:
@@ -113,7 +119,7 @@ class Plan:
             args=args,
             strings=tuple(_encoded(string) for string in strings),
             cwd=folder,
-            user=(who.uid, who.gid, ()),
+            user=(who.uid, who.gid, who.additional_gids),
             reads=reads,
             timeout=self.settings.timeout,
             max_output=self.settings.max_output,

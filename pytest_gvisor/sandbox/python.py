@@ -21,7 +21,7 @@ from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.launch.session_dir import make_private
 from pytest_gvisor.oci import inroot, skeleton
 from pytest_gvisor.oci.mounts import within
-from pytest_gvisor.oci.rootfs import DirectoryRootfs, HostRootfs, Rootfs
+from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.words import MountType
 
@@ -153,10 +153,11 @@ def _system() -> skeleton.System:
 
 def _place(rootfs: Rootfs) -> str | None:
     """Where the private folder can be, or None."""
-    if not isinstance(rootfs, DirectoryRootfs):
+    folder = rootfs.folder
+    if folder is None:
         return PRIVATE
     for path in (PRIVATE, *_EMPTY):
-        place = inroot.resolve(rootfs.path, path, {})
+        place = inroot.resolve(folder, path, {})
         if not (place.exists and place.folder):
             continue
         try:
@@ -190,7 +191,7 @@ def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start | None:
     return Start(
         argv=tuple(words),
         mounts=(_bind(_FOLDER, f"{base}/guest"), *binds),
-        under=base if isinstance(rootfs, DirectoryRootfs) else "",
+        under=base if rootfs.folder is not None else "",
         points=("/guest", *known.folders),
     )
 

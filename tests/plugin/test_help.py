@@ -12,7 +12,17 @@ if TYPE_CHECKING:
 
     from tests.plugin.conftest import Project
 
-OPTIONS = ("platform", "network", "runsc", "strict", "timeout", "rootless", "debug", "keep")
+OPTIONS = (
+    "platform",
+    "network",
+    "runsc",
+    "strict",
+    "timeout",
+    "rootless",
+    "image",
+    "debug",
+    "keep",
+)
 FIXTURES = {
     "gvisor": "Runs workloads under gVisor",
     "gvisor_platform": "The platform that this test runs on",

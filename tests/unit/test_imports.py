@@ -20,8 +20,8 @@ LAYERS = (
     {"errors", "settings"},
     {"runsc", "oci"},
     {"launch"},
-    {"harness", "engine", "sandbox", "inside", "images", "keep", "report", "state", "options",
-     "requirements", "xdist", "configured", "providing", "glance"},
+    {"harness", "workload", "engine", "sandbox", "inside", "images", "keep", "report", "state",
+     "options", "requirements", "xdist", "configured", "providing", "glance"},
     {"fixtures", "hookspecs", "header", "plugin", "cli", "__main__", "__init__"},
 )  # fmt: skip
 """From the ground up: a module imports from its own layer and from those below."""

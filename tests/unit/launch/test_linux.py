@@ -42,6 +42,11 @@ BAD_FLAGS = 0x1  # no CLONE_ flag: the low byte is a signal number (sched.h)
             "mount_setattr('/nowhere/x', 0x8000, readonly=True)",
         ),
         (
+            lambda: _linux.openat2(-100, b"/nowhere/x", os.O_RDONLY, _linux.RESOLVE_NO_MAGICLINKS),
+            errno.ENOENT,
+            "openat2(-100, b'/nowhere/x', 0x0, 0x2)",
+        ),
+        (
             lambda: _linux.umount_lazily("/nowhere/x"),
             (errno.ENOENT, errno.EPERM),
             "umount2('/nowhere/x', MNT_DETACH)",
@@ -55,6 +60,21 @@ def test_a_refusal_holds_the_errno_and_the_whole_call(
     with pytest.raises(OSError, match=re.escape(text)) as caught:
         call()
     assert caught.value.errno in (number if isinstance(number, tuple) else (number,))
+
+
+def test_a_folder_is_the_root_of_what_openat2_resolves(tmp_path: Path) -> None:
+    """Neither two dots, nor a slash, nor a link leads out of it."""
+    (tmp_path / "f").write_text("inside")
+    (tmp_path / "out").symlink_to("/../../f")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for path in (b"f", b"/f", b"../../f", b"out"):
+            fd = _linux.openat2(folder, path, os.O_RDONLY, _linux.RESOLVE_IN_ROOT)
+            with os.fdopen(fd) as file:
+                assert file.read() == "inside"
+                assert not os.get_inheritable(fd)
+    finally:
+        os.close(folder)
 
 
 def test_no_new_privs_is_set_and_read_back(alone: Alone) -> None:

@@ -1,0 +1,1 @@
+"""Images: reading them without a daemon, unpacking them, and keeping what was unpacked."""

@@ -1,0 +1,331 @@
+"""Images as files: a ``docker save`` archive, an OCI image archive or layout, a rootfs tarball.
+
+`opened` says which it is by what is in it, reads its documents and hands out its layers, each with
+the digests that it must have. Whoever reads a layer to its end has them checked (`Layer.open`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Protocol
+
+from pytest_gvisor.errors import ImageError
+from pytest_gvisor.images import index
+from pytest_gvisor.images.config import ImageConfig, lists, load_json, objects
+from pytest_gvisor.images.streams import (
+    CHUNK,
+    Budget,
+    Hashing,
+    Inflated,
+    Limits,
+    Reader,
+    Section,
+    check_digest,
+    drain,
+    open_file,
+)
+from pytest_gvisor.images.tar import Kind, Tar
+from pytest_gvisor.oci.reader import MAX_BYTES, shown
+
+_MAX_MEMBERS: Final = 100_000
+_MAX_LAYERS: Final = 512
+_FIRST: Final = re.compile(
+    rb"[0-9a-f]{64}(\.tar|\.json)?|blobs|manifest\.json|index\.json|oci-layout|repositories"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One layer, not read yet."""
+
+    source: Callable[[], Reader]
+    """Its bytes as they are stored."""
+    digest: str = ""
+    """What they must have; empty where only ``diff_id`` is known."""
+    diff_id: str = ""
+    """What they must have uncompressed; empty where nothing says so."""
+
+    @contextlib.contextmanager
+    def open(self, budget: Budget) -> Iterator[Reader]:
+        """The uncompressed layer. Raises `ImageError` at the end for a digest that is not right."""
+        stored = Hashing(self.source(), self.digest.partition(":")[0] or "sha256")
+        plain = Hashing(Inflated(stored, budget), self.diff_id.partition(":")[0] or "sha256")
+        yield plain
+        drain(plain)
+        drain(stored)
+        for wanted, found in ((self.digest, stored.digest), (self.diff_id, plain.digest)):
+            if wanted and wanted != found:
+                raise ImageError(f"a layer has the digest {found}, and should have {wanted}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Content:
+    """An image that can be unpacked while its source is open."""
+
+    id: str
+    """Hexadecimal SHA-256 of its configuration; of a plain tarball, of that."""
+    config: ImageConfig
+    config_bytes: bytes
+    layers: tuple[Layer, ...]
+
+
+class Blobs(Protocol):
+    """Named parts of an archive or layout."""
+
+    def find(self, name: str) -> Section | None:
+        """The part of that name; None where there is none."""
+
+
+class _Folder:
+    """The files of a layout. Links are followed: what is in them is checked by its digest."""
+
+    def __init__(self, path: str, undo: contextlib.ExitStack) -> None:
+        self._path = path
+        self._undo = undo
+
+    def find(self, name: str) -> Section | None:
+        path = os.path.join(self._path, name)
+        if not os.path.lexists(path):
+            return None
+        fd, status = open_file(path)
+        self._undo.callback(os.close, fd)
+        return Section(fd, 0, status.st_size)
+
+
+class _Members:
+    """The files of a tar archive, by name."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self._places: dict[str, tuple[int, int]] = {}
+        self._links: dict[str, str] = {}
+        stream = Section(fd, 0, size)
+        tar = Tar(stream)
+        for count, entry in enumerate(tar):
+            if count >= _MAX_MEMBERS:
+                raise ImageError(f"the archive has more than {_MAX_MEMBERS} entries")
+            name = os.path.normpath(entry.name.decode("utf-8", "surrogateescape"))
+            if entry.kind is Kind.FILE:
+                self._places[name] = (stream.at, entry.size)
+            elif entry.kind in (Kind.SYMLINK, Kind.HARDLINK):
+                # Older dockers save a layer that is there twice as a link to the first.
+                base = os.path.dirname(name) if entry.kind is Kind.SYMLINK else ""
+                target = os.path.join(base, entry.link.decode("utf-8", "surrogateescape"))
+                self._links[name] = os.path.normpath(target)
+            stream.skip(tar.pass_by())
+
+    def find(self, name: str) -> Section | None:
+        name = os.path.normpath(name)
+        place = self._places.get(name) or self._places.get(self._links.get(name, ""))
+        return None if place is None else Section(self._fd, *place)
+
+
+@contextlib.contextmanager
+def opened(path: str, *, reference: str = "", limits: Limits | None = None) -> Iterator[Content]:
+    """The image in the file or folder ``path``; ``reference`` picks one of several by its name.
+
+    Raises `ImageError`, also from within, for what is damaged or is not an image.
+    """
+    budget = Budget(limits=limits or Limits())
+    with contextlib.ExitStack() as undo:
+        if os.path.isdir(path):
+            yield _layout(_Folder(path, undo), reference)
+            return
+        fd, status = open_file(path)
+        undo.callback(os.close, fd)
+        yield _file(fd, status.st_size, reference, budget, undo)
+
+
+def _file(
+    fd: int, size: int, reference: str, budget: Budget, undo: contextlib.ExitStack
+) -> Content:
+    inflated = Inflated(Section(fd, 0, size), budget)
+    if not _may_hold_images(Inflated(Section(fd, 0, size), budget)):
+        return _tarball(fd, size)
+    if inflated.is_compressed:
+        plain = tempfile.TemporaryFile(prefix="pytest-gvisor-")  # noqa: SIM115 -- closed by undo
+        undo.callback(plain.close)
+        while data := inflated.read(CHUNK):
+            plain.write(data)
+        plain.flush()
+        members = _Members(plain.fileno(), plain.tell())
+    else:
+        members = _Members(fd, size)
+    return _archive(members, reference) or _tarball(fd, size)
+
+
+def _may_hold_images(stream: Reader) -> bool:
+    """Whether the first entry is of the kind that archives of images begin with."""
+    for entry in Tar(stream):
+        first = os.path.normpath(entry.name).split(b"/")[0]
+        if first != b".":
+            return bool(_FIRST.fullmatch(first))
+    return False
+
+
+def _archive(members: _Members, reference: str) -> Content | None:
+    if members.find("manifest.json"):
+        return _saved(members, reference)
+    if members.find("index.json"):
+        return _layout(members, reference)
+    return None
+
+
+def _tarball(fd: int, size: int) -> Content:
+    stored = Hashing(Section(fd, 0, size))
+    drain(stored)
+    layer = Layer(source=lambda: Section(fd, 0, size), digest=stored.digest)
+    identity = stored.digest.partition(":")[2]
+    return Content(id=identity, config=ImageConfig(), config_bytes=b"", layers=(layer,))
+
+
+def _document(blobs: Blobs, name: str) -> bytes:
+    section = blobs.find(name)
+    if section is None:
+        raise ImageError(f"it has no {shown(name)}")
+    if section.size > MAX_BYTES:
+        raise ImageError(f"{shown(name)} is larger than {MAX_BYTES} bytes")
+    parts = []
+    while data := section.read(CHUNK):
+        parts.append(data)
+    return b"".join(parts)
+
+
+def _digest_of(data: bytes, algorithm: str = "sha256") -> str:
+    import hashlib  # noqa: PLC0415
+
+    return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
+
+
+def _content(data: bytes, layers: list[Layer]) -> Content:
+    config = ImageConfig.parse(data)
+    config.check_runs_here()
+    if len(layers) != len(config.diff_ids):
+        raise ImageError(
+            f"it has {len(layers)} layers, and its configuration names {len(config.diff_ids)}"
+        )
+    named = tuple(
+        dataclasses.replace(layer, diff_id=diff_id)
+        for layer, diff_id in zip(layers, config.diff_ids, strict=True)
+    )
+    identity = _digest_of(data).partition(":")[2]
+    return Content(id=identity, config=config, config_bytes=data, layers=named)
+
+
+# docker save
+
+
+def _saved(members: _Members, reference: str) -> Content:
+    what = "manifest.json"
+    images = [
+        objects(entry, f"an entry of {what}")
+        for entry in lists(load_json(_document(members, what), what), what)
+    ]
+    chosen = _tagged(images, reference)
+    name = _text(chosen, "Config", what)
+    data = _document(members, name)
+    hexadecimal = os.path.basename(name).removesuffix(".json")
+    if len(hexadecimal) == 64 and hexadecimal != _digest_of(data).partition(":")[2]:
+        raise ImageError(f"its configuration does not have the digest that {shown(name)} says")
+    names = lists(chosen.get("Layers"), f"Layers of {what}")
+    if len(names) > _MAX_LAYERS:
+        raise ImageError(f"it has more than {_MAX_LAYERS} layers")
+    return _content(data, [_blob_layer(members, str(layer)) for layer in names])
+
+
+def _tagged(images: list[Mapping[str, Any]], reference: str) -> Mapping[str, Any]:
+    tags = [[str(t) for t in lists(image.get("RepoTags"), "RepoTags")] for image in images]
+    wanted = {reference, index.with_tag(reference)}
+    found = [
+        image
+        for image, names in zip(images, tags, strict=True)
+        if not reference or wanted & set(names)
+    ]
+    if len(found) != 1:
+        names = [name for group in tags for name in group]
+        raise index.ambiguous(reference, len(found), names)
+    return found[0]
+
+
+def _text(value: Mapping[str, Any], key: str, what: str) -> str:
+    found = value.get(key)
+    if not isinstance(found, str) or not found:
+        raise ImageError(f"{what}: {key} is missing")
+    return found
+
+
+def _blob_layer(blobs: Blobs, name: str, digest: str = "") -> Layer:
+    found = blobs.find(name)
+    if found is None:
+        raise ImageError(f"the layer {shown(name)} is missing")
+
+    def source() -> Reader:
+        section = blobs.find(name)
+        assert section is not None
+        return section
+
+    return Layer(source=source, digest=digest)
+
+
+# OCI layout
+
+
+def _layout(blobs: Blobs, reference: str) -> Content:
+    layout = objects(load_json(_document(blobs, "oci-layout"), "oci-layout"), "oci-layout")
+    if layout.get("imageLayoutVersion") != "1.0.0":
+        raise ImageError(f"its layout has the version {shown(layout.get('imageLayoutVersion'))}")
+    top = objects(load_json(_document(blobs, "index.json"), "index.json"), "index.json")
+    manifest = index.choose(top, reference, lambda descriptor: _described(blobs, descriptor))
+    data = _checked(blobs, objects(manifest.get("config"), "config of a manifest"))
+    layers = []
+    for entry in lists(manifest.get("layers"), "layers of a manifest"):
+        descriptor = objects(entry, "a layer's descriptor")
+        layers.append(_described_layer(blobs, descriptor))
+    if len(layers) > _MAX_LAYERS:
+        raise ImageError(f"it has more than {_MAX_LAYERS} layers")
+    return _content(data, layers)
+
+
+def _blob_name(descriptor: Mapping[str, Any]) -> tuple[str, str]:
+    digest = check_digest(descriptor.get("digest"))
+    return "blobs/" + digest.replace(":", "/"), digest
+
+
+def _checked(blobs: Blobs, descriptor: Mapping[str, Any]) -> bytes:
+    """The bytes of a document, which have the digest and size that are said."""
+    name, digest = _blob_name(descriptor)
+    data = _document(blobs, name)
+    found = _digest_of(data, digest.partition(":")[0])
+    if found != digest:
+        raise ImageError(f"a document has the digest {found}, and should have {digest}")
+    _check_size(descriptor, len(data))
+    return data
+
+
+def _check_size(descriptor: Mapping[str, Any], size: int) -> None:
+    said = descriptor.get("size")
+    if said != size:
+        raise ImageError(f"{descriptor['digest']} has {size} bytes, and should have {shown(said)}")
+
+
+def _described(blobs: Blobs, descriptor: Mapping[str, Any]) -> Mapping[str, Any]:
+    return objects(load_json(_checked(blobs, descriptor), "a manifest"), "a manifest")
+
+
+def _described_layer(blobs: Blobs, descriptor: Mapping[str, Any]) -> Layer:
+    name, digest = _blob_name(descriptor)
+    section = blobs.find(name)
+    if section is None and descriptor.get("urls"):
+        raise ImageError(
+            f"the layer {digest} is foreign: it is only at a URL, and nothing is fetched",
+            next_step="Pull the image with docker, and save it with docker save.",
+        )
+    layer = _blob_layer(blobs, name, digest)
+    assert section is not None
+    _check_size(descriptor, section.size)
+    return layer

@@ -1,0 +1,237 @@
+"""An image's configuration as typed data: what the image says about how it is run.
+
+Source: https://github.com/opencontainers/image-spec, config.md. `ImageConfig.parse` checks, and
+reports every problem at once; what it makes of the data is in `convert`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+from pytest_gvisor.errors import ImageError, InvalidBundle
+from pytest_gvisor.images.streams import check_digest
+from pytest_gvisor.oci.reader import load, shown
+from pytest_gvisor.oci.validate import absolute, normal
+
+_MACHINES: Final = {
+    "x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386",
+    "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """The part of an image's configuration that matters for a run."""
+
+    architecture: str = ""
+    """In Go's words, as ``amd64``; empty where the image does not say."""
+    os: str = "linux"
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    working_dir: str = "/"
+    user: str = ""
+    """As written: ``name``, ``uid``, ``name:group``…; empty is root."""
+    volumes: tuple[str, ...] = ()
+    """Absolute paths, normalized and sorted."""
+    stop_signal: int = signal.SIGTERM
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    created: str = ""
+    author: str = ""
+    exposed_ports: tuple[str, ...] = ()
+    diff_ids: tuple[str, ...] = ()
+    """Digests of the uncompressed layers, the lowest first."""
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read JSON text. Raises `ImageError` with every problem."""
+        value = objects(load_json(data, "the image's configuration"), "the image's configuration")
+        reader = _Reading(value)
+        config = reader.part("config")
+        made = cls(
+            architecture=reader.text(value, "architecture"),
+            os=reader.text(value, "os") or "linux",
+            entrypoint=reader.texts(config, "Entrypoint"),
+            cmd=reader.texts(config, "Cmd"),
+            env=reader.environment(config),
+            working_dir=reader.folder(config, "WorkingDir"),
+            user=reader.text(config, "User"),
+            volumes=reader.volumes(config),
+            stop_signal=reader.signal(config),
+            labels=reader.labels(config),
+            created=reader.text(value, "created"),
+            author=reader.text(value, "author"),
+            exposed_ports=tuple(sorted(reader.keys(config, "ExposedPorts"))),
+            diff_ids=reader.diff_ids(),
+        )
+        if reader.problems:
+            raise ImageError("its configuration cannot be used", problems=reader.problems)
+        return made
+
+    def check_runs_here(self) -> None:
+        """Raise `ImageError` for an image of another system or architecture."""
+        here = machine()
+        if self.os != "linux":
+            raise ImageError(f"it is for {shown(self.os)}, and this is linux")
+        if self.architecture not in ("", here):
+            raise ImageError(
+                f"it is for {shown(self.architecture)}, and this machine is {here}",
+                next_step=f"Pull or build it with --platform linux/{here}.",
+            )
+
+
+def machine() -> str:
+    """This machine's architecture in Go's words."""
+    name = os.uname().machine
+    return _MACHINES.get(name, name)
+
+
+def load_json(data: bytes, what: str) -> object:
+    """JSON text as values, within limits. Raises `ImageError`."""
+    try:
+        return load(data, where=what)
+    except InvalidBundle as error:
+        raise ImageError(f"{what}: {'; '.join(error.problems)}") from error
+
+
+def objects(value: object, what: str) -> Mapping[str, Any]:
+    """``value`` where it is a JSON object. Raises `ImageError` otherwise."""
+    if not isinstance(value, Mapping):
+        raise ImageError(f"{what} is not an object")
+    return value
+
+
+def lists(value: object, what: str) -> list[Any]:
+    """``value`` where it is a list; null is an empty one. Raises `ImageError` otherwise."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ImageError(f"{what} is not a list")
+    return value
+
+
+class _Reading:
+    """The problems so far, and how each kind of field is read."""
+
+    def __init__(self, value: Mapping[str, Any]) -> None:
+        self.value = value
+        self.problems: list[str] = []
+
+    def _add(self, text: str) -> None:
+        if len(self.problems) < 50:
+            self.problems.append(text)
+
+    def part(self, name: str) -> Mapping[str, Any]:
+        found = self.value.get(name)
+        if found is None:
+            return {}
+        if not isinstance(found, Mapping):
+            self._add(f"{name} is not an object")
+            return {}
+        return found
+
+    def _is_text(self, value: object, where: str) -> bool:
+        good = isinstance(value, str) and "\0" not in value and _encodes(value)
+        if not good:
+            self._add(f"{where}: {shown(value)} is not text")
+        return good
+
+    def text(self, part: Mapping[str, Any], name: str) -> str:
+        found = part.get(name)
+        return str(found) if found is not None and self._is_text(found, name) else ""
+
+    def texts(self, part: Mapping[str, Any], name: str) -> tuple[str, ...]:
+        found = part.get(name)
+        if found is None:
+            return ()
+        if not isinstance(found, list):
+            self._add(f"{name} is not a list")
+            return ()
+        return tuple(e for i, e in enumerate(found) if self._is_text(e, f"{name}[{i}]"))
+
+    def keys(self, part: Mapping[str, Any], name: str) -> tuple[str, ...]:
+        """The keys of an object whose values mean nothing."""
+        found = part.get(name)
+        if found is None:
+            return ()
+        if not isinstance(found, Mapping):
+            self._add(f"{name} is not an object")
+            return ()
+        return tuple(key for key in found if self._is_text(key, name))
+
+    def environment(self, config: Mapping[str, Any]) -> dict[str, str]:
+        made: dict[str, str] = {}
+        for entry in self.texts(config, "Env"):
+            name, equals, text = entry.partition("=")
+            if not name or not equals:
+                self._add(f"Env: {shown(entry)} is not KEY=value")
+            else:
+                made[name] = text
+        return made
+
+    def folder(self, config: Mapping[str, Any], name: str) -> str:
+        path = self.text(config, name)
+        # Builders have written paths without the slash, and docker takes them as below /.
+        whole = f"/{path.lstrip('/')}"
+        if wrong := absolute(whole):
+            self._add(f"{name}: {wrong}")
+        return normal(whole)
+
+    def volumes(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        made = set()
+        for path in self.keys(config, "Volumes"):
+            target = normal(path) if not absolute(path) else ""
+            if not target or target in {"/", "/proc"} or target.startswith("/proc/"):
+                self._add(f"Volumes: {shown(path)} cannot be a volume")
+            made.add(target)
+        return tuple(sorted(made))
+
+    def labels(self, config: Mapping[str, Any]) -> dict[str, str]:
+        keys = self.keys(config, "Labels")
+        labels = config.get("Labels") or {}
+        return {key: labels[key] for key in keys if self._is_text(labels[key], f"Labels.{key}")}
+
+    def signal(self, config: Mapping[str, Any]) -> int:
+        word = self.text(config, "StopSignal")
+        number = signal_number(word) if word else int(signal.SIGTERM)
+        if number is None:
+            self._add(f"StopSignal: {shown(word)} is no signal")
+        return number or int(signal.SIGTERM)
+
+    def diff_ids(self) -> tuple[str, ...]:
+        made = []
+        for entry in self.texts(self.part("rootfs"), "diff_ids"):
+            try:
+                made.append(check_digest(entry))
+            except ImageError as error:
+                self._add(f"rootfs.diff_ids: {error.message}")
+        return tuple(made)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def signal_number(word: str) -> int | None:
+    """A signal's number from ``SIGTERM``, ``TERM``, ``15`` or ``SIGRTMIN+3``; None for no such."""
+    if word.isascii() and word.isdigit() and len(word) <= 3:
+        return int(word) if 1 <= int(word) <= signal.SIGRTMAX else None
+    name = word.upper().removeprefix("SIG")
+    base, sign, offset = name.partition("+") if "+" in name else name.partition("-")
+    found = getattr(signal, f"SIG{base}", None)
+    if not isinstance(found, signal.Signals):
+        return None
+    if not sign:
+        return int(found)
+    if base not in ("RTMIN", "RTMAX") or not (offset.isascii() and offset.isdigit()):
+        return None
+    number = int(found) + int(sign + offset[:3])
+    return number if signal.SIGRTMIN <= number <= signal.SIGRTMAX else None

@@ -1,0 +1,345 @@
+"""Layers become a folder. The kernel contains it: every path is resolved by openat2(2) with the
+folder as its root, so neither ``..`` nor links, however they are arranged, lead out of it.
+
+Policy: permissions, set-uid bits and times are kept. Owners are kept by root; for others everything
+is theirs, and its owner can read it. Of extended attributes ``user.*`` are kept. Devices and FIFOs
+are left out. What `Tree` cannot do as it is asked is an `ImageError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from typing import Final, Protocol
+
+from pytest_gvisor.errors import ImageError
+from pytest_gvisor.images.archive import Content
+from pytest_gvisor.images.streams import CHUNK, Budget, Limits
+from pytest_gvisor.images.tar import Entry, Kind, Tar
+from pytest_gvisor.launch import _linux
+from pytest_gvisor.oci.reader import shown
+
+_IN_ROOT: Final = _linux.RESOLVE_IN_ROOT | _linux.RESOLVE_NO_MAGICLINKS
+_WHITEOUT: Final = b".wh."
+_OPAQUE: Final = b".wh..wh..opq"
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What came of an unpacking."""
+
+    entries: int
+    size: int
+    """Bytes of the uncompressed layers."""
+    notes: tuple[str, ...]
+    """What was left out."""
+
+
+class _Content(Protocol):
+    def read(self, count: int) -> bytes: ...
+
+
+def unpack(
+    content: Content, root: str, *, limits: Limits | None = None, points: Sequence[str] = ()
+) -> Facts:
+    """Unpack an image's layers into the empty folder ``root``, and make folders ``points`` in it.
+
+    Raises `ImageError`; what has been made by then is there.
+    """
+    budget = Budget(limits=limits or Limits())
+    with contextlib.closing(Tree(root, budget, owners=os.geteuid() == 0)) as tree:
+        for layer in content.layers:
+            tree.begin_layer()
+            with layer.open(budget) as stream:
+                tar = Tar(stream)
+                for entry in tar:
+                    budget.add_entry()
+                    tree.add(entry, tar)
+        tree.finish(points)
+        return Facts(entries=budget.entries, size=budget.grown, notes=tree.notes())
+
+
+class Tree:
+    """A folder that layers are put into, one over the other."""
+
+    def __init__(self, root: str, budget: Budget, *, owners: bool) -> None:
+        self._budget = budget
+        self._owners = owners
+        self._root = os.open(root, _FOLDER)
+        self._depth_of_root = _path_of(self._root).count(b"/")
+        self._parent = (b"", -1)
+        self._is_stale = True
+        self._made: set[tuple[int, bytes]] = set()
+        self._times: dict[tuple[int, int], int] = {}
+        self._left_out: dict[str, int] = {}
+        os.fchmod(self._root, 0o755)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._forget()
+        os.close(self._root)
+
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, in words."""
+        return tuple(f"left out of the image: {n} {what}" for what, n in self._left_out.items())
+
+    def begin_layer(self) -> None:
+        """What comes now lies over all that is there."""
+        self._made.clear()
+
+    def add(self, entry: Entry, content: _Content) -> None:
+        """Put an entry into the folder, or do what a whiteout says."""
+        with _explained(entry.name):
+            parts = self._parts(entry.name)
+            if not parts:
+                self._add_root(entry)
+                return
+            name = parts[-1]
+            if name.startswith(_WHITEOUT):
+                self._whiteout(parts)
+            else:
+                self._add(self._folder(parts[:-1]), name, entry, content)
+
+    def finish(self, points: Sequence[str]) -> None:
+        """Make the folders that mounts need where nothing is, and set the times of all folders."""
+        for point in points:
+            with contextlib.suppress(FileExistsError):
+                self._mkdir(self._root, os.fsencode(point))
+        for _path, _folders, _files, fd in os.fwalk(".", dir_fd=self._root):
+            status = os.fstat(fd)
+            when = self._times.get((status.st_dev, status.st_ino))
+            if when is not None:
+                os.utime(fd, ns=(when, when))
+
+    def _parts(self, name: bytes) -> list[bytes]:
+        parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+        if b".." in parts:
+            raise ImageError(f"{_shown(name)} has a '..' in it")
+        self._budget.check_depth(len(parts) - 1)
+        return parts
+
+    # Folders
+
+    def _forget(self) -> None:
+        if self._parent[1] >= 0:
+            os.close(self._parent[1])
+        self._parent = (b"", -1)
+
+    def _folder(self, parts: Sequence[bytes], *, make: bool = True) -> int:
+        """A descriptor of this folder, which stays ours; what is missing on the way is made."""
+        path = b"/".join(parts)
+        if not path:
+            return self._root
+        if self._parent[0] != path or self._is_stale:
+            self._forget()
+            try:
+                fd = self._open(path)
+            except FileNotFoundError:
+                if not make:
+                    raise
+                fd = self._make_all(parts)
+            self._parent, self._is_stale = (path, fd), False
+        return self._parent[1]
+
+    def _open(self, path: bytes) -> int:
+        return _linux.openat2(self._root, path, os.O_RDONLY | os.O_DIRECTORY, _IN_ROOT)
+
+    def _make_all(self, parts: Sequence[bytes]) -> int:
+        above = os.dup(self._root)
+        for count in range(1, len(parts) + 1):
+            path = b"/".join(parts[:count])
+            try:
+                try:
+                    fd = self._open(path)
+                except FileNotFoundError:
+                    self._mkdir(above, parts[count - 1])
+                    fd = self._open(path)
+            finally:
+                os.close(above)
+            above = fd
+        return above
+
+    def _mkdir(self, parent: int, name: bytes) -> None:
+        # Links can make a folder deeper than its name says.
+        depth = _path_of(parent).count(b"/") - self._depth_of_root + 1
+        self._budget.check_depth(depth)
+        os.mkdir(name, 0o755, dir_fd=parent)
+        self._note(parent, name)
+        os.chmod(name, 0o755, dir_fd=parent)  # whatever the umask is
+
+    def _note(self, parent: int, name: bytes) -> None:
+        self._made.add((os.fstat(parent).st_ino, name))
+
+    def _add_root(self, entry: Entry) -> None:
+        if entry.kind is not Kind.FOLDER:
+            raise ImageError(f"the root is a {entry.kind.value}")
+        self._dress_folder(self._root, entry)
+
+    # Whiteouts
+
+    def _whiteout(self, parts: Sequence[bytes]) -> None:
+        name = parts[-1]
+        hidden = name[len(_WHITEOUT) :]
+        if hidden in (b"", b".", b".."):
+            raise ImageError(f"{_shown(name)} hides nothing that can be named")
+        if hidden.startswith(_WHITEOUT) and name != _OPAQUE:
+            return  # aufs's own files, which mean nothing here
+        with contextlib.suppress(FileNotFoundError):
+            parent = self._folder(parts[:-1], make=False)
+            if name == _OPAQUE:
+                self._clear(parent)
+            else:
+                self._remove_lower(parent, hidden)
+
+    def _clear(self, parent: int) -> None:
+        """Remove what lower layers have put into a folder."""
+        for name in os.listdir(parent):
+            self._remove_lower(parent, os.fsencode(name))
+
+    def _remove_lower(self, parent: int, name: bytes) -> None:
+        try:
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        self._is_stale = True
+        own = (os.fstat(parent).st_ino, name) in self._made
+        if stat.S_ISDIR(status.st_mode):
+            fd = os.open(name, _FOLDER, dir_fd=parent)
+            try:
+                self._clear(fd)
+            finally:
+                os.close(fd)
+            if not own:
+                # What this layer has put into it stays, and so does the folder.
+                with contextlib.suppress(OSError):
+                    os.rmdir(name, dir_fd=parent)
+        elif not own:
+            os.unlink(name, dir_fd=parent)
+
+    # Entries
+
+    def _add(self, parent: int, name: bytes, entry: Entry, content: _Content) -> None:
+        if entry.kind in (Kind.DEVICE, Kind.FIFO):
+            what = "devices" if entry.kind is Kind.DEVICE else "FIFOs"
+            self._left_out[what] = self._left_out.get(what, 0) + 1
+            return
+        if entry.kind is Kind.HARDLINK:
+            self._add_hard_link(parent, name, entry)
+            return
+        is_folder = self._make_way(parent, name, keep_folder=entry.kind is Kind.FOLDER)
+        if entry.kind is Kind.FILE:
+            self._add_file(parent, name, entry, content)
+        elif entry.kind is Kind.SYMLINK:
+            if not entry.link:
+                raise ImageError(f"{_shown(entry.name)} is a link without a target")
+            os.symlink(entry.link, name, dir_fd=parent)
+            if self._owners:
+                os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+            when = (entry.mtime_ns, entry.mtime_ns)
+            os.utime(name, ns=when, dir_fd=parent, follow_symlinks=False)
+        else:
+            if not is_folder:
+                self._mkdir(parent, name)
+            fd = os.open(name, _FOLDER, dir_fd=parent)
+            try:
+                self._dress_folder(fd, entry)
+            finally:
+                os.close(fd)
+        self._note(parent, name)
+
+    def _make_way(self, parent: int, name: bytes, *, keep_folder: bool) -> bool:
+        """Remove what is there; whether a folder is left."""
+        try:
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        self._is_stale = True  # the path may lead elsewhere from now on
+        if not stat.S_ISDIR(status.st_mode):
+            os.unlink(name, dir_fd=parent)
+        elif keep_folder:
+            return True
+        else:
+            shutil.rmtree(name, dir_fd=parent)
+        return False
+
+    def _add_hard_link(self, parent: int, name: bytes, entry: Entry) -> None:
+        parts = self._parts(entry.link)
+        if not parts:
+            raise ImageError(f"{_shown(entry.name)} is a hard link to the root")
+        target = os.dup(parent)
+        try:
+            # The folder of the link's name may be the one that is forgotten for the target's.
+            above = self._folder(parts[:-1], make=False)
+            here, there = os.fstat(target), os.fstat(above)
+            if (here.st_ino, name) == (there.st_ino, parts[-1]):
+                return
+            found = os.stat(parts[-1], dir_fd=above, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                raise ImageError(f"{_shown(entry.name)} is a hard link to a folder")
+            self._make_way(target, name, keep_folder=False)
+            os.link(parts[-1], name, src_dir_fd=above, dst_dir_fd=target, follow_symlinks=False)
+            self._note(target, name)
+        finally:
+            os.close(target)
+
+    def _add_file(self, parent: int, name: bytes, entry: Entry, content: _Content) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=parent)
+        try:
+            while data := content.read(CHUNK):
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
+            self._dress(fd, entry, 0o400)
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(fd)
+
+    def _dress_folder(self, fd: int, entry: Entry) -> None:
+        self._dress(fd, entry, 0o700)
+        status = os.fstat(fd)
+        self._times[(status.st_dev, status.st_ino)] = entry.mtime_ns
+
+    def _dress(self, fd: int, entry: Entry, least: int) -> None:
+        if self._owners:
+            os.fchown(fd, entry.uid, entry.gid)
+        # After the owner: changing that takes set-uid bits away.
+        os.fchmod(fd, entry.mode if self._owners else entry.mode | least)
+        for name, value in entry.xattrs.items():
+            kept = name.startswith(b"user.")
+            if kept:
+                try:
+                    os.setxattr(fd, name, value)
+                except OSError:
+                    kept = False
+            if not kept:
+                what = "extended attributes"
+                self._left_out[what] = self._left_out.get(what, 0) + 1
+
+
+def _path_of(fd: int) -> bytes:
+    return os.readlink(f"/proc/self/fd/{fd}".encode())
+
+
+def _shown(name: bytes) -> str:
+    return shown(name.decode("utf-8", "backslashreplace"))
+
+
+@contextlib.contextmanager
+def _explained(name: bytes) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        text = f"cannot unpack {_shown(name)}: {os.strerror(error.errno or 0)}"
+        next_step = ""
+        if error.errno == errno.ENOSPC:
+            next_step = "Free space, or set XDG_CACHE_HOME to a folder that has more."
+        elif error.errno == errno.ENOSYS:
+            next_step = "Unpacking needs openat2, which Linux has from 5.6 on."
+        raise ImageError(text, next_step=next_step) from error

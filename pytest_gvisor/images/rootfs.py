@@ -1,0 +1,117 @@
+"""An image as a root file system, with what the image says about how it is run."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from pytest_gvisor.errors import ImageError, InvalidBundle
+from pytest_gvisor.images import identity
+from pytest_gvisor.images.cache import Hold
+from pytest_gvisor.images.config import ImageConfig
+from pytest_gvisor.oci import inroot
+from pytest_gvisor.oci.reader import shown
+from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says
+from pytest_gvisor.oci.spec import Mount, User
+from pytest_gvisor.oci.validate import RESERVED_ANNOTATIONS, normal, reserved
+from pytest_gvisor.oci.words import MountType
+
+_NAMES: Final = "org.opencontainers.image."
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ImageRootfs(Rootfs):
+    """An image, unpacked in the cache. Runs share it, and what each writes stays in its memory."""
+
+    name: str
+    """As it was asked for."""
+    id: str
+    """Hexadecimal SHA-256 of its configuration; of a plain tarball, of that."""
+    config: ImageConfig
+    hold: Hold = field(compare=False)
+
+    def __repr__(self) -> str:
+        """The call of the fixture that makes it."""
+        return f"gvisor_image({self.name!r})"
+
+    @property
+    def folder(self) -> str:
+        """Its folder in the cache."""
+        return self.hold.path
+
+    @functools.cached_property
+    def says(self) -> Says:
+        """What its configuration comes to."""
+        return Says(
+            entrypoint=self.config.entrypoint,
+            cmd=self.config.cmd,
+            env=self.config.env,
+            cwd=self.config.working_dir,
+            user=self.config.user,
+            find_user=self.find_user,
+            annotations=self._annotations(),
+            stop_signal=self.config.stop_signal,
+        )
+
+    def find_user(self, name: str) -> tuple[User, str]:
+        """The user of that name or number in the image, and their home folder."""
+        try:
+            return identity.find(self.hold.path, name)
+        except ImageError as error:
+            raise ImageError(error.message, image=self.name) from None
+
+    def prepare(
+        self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
+    ) -> Prepared:
+        """See `Rootfs.prepare`."""
+        del folder, shared
+        root = self.hold.with_points(mounts)
+        if found := inroot.missing(root, mounts):
+            raise InvalidBundle(found, where=f"root file system of image {shown(self.name)}")
+        taken = {normal(mount.destination) for mount in mounts}
+        volumes = [self._volume(path) for path in self.config.volumes if path not in taken]
+        return Prepared(root_path=root, mounts=(*volumes, *mounts), notes=self.notes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the image is left out."""
+        labels = sorted(filter(reserved, self.config.labels))
+        dropped = (
+            f"image {shown(self.name)}: the label {shown(label)} is left out, because annotations "
+            f"that begin with {' or '.join(RESERVED_ANNOTATIONS)} steer runsc itself"
+            for label in labels
+        )
+        return (*(f"image {shown(self.name)}: {note}" for note in self.hold.notes), *dropped)
+
+    def _volume(self, path: str) -> Mount:
+        """A tmpfs in a volume's place, with the owner and mode of what is there."""
+        options = ["nosuid", "nodev"]
+        place = inroot.resolve(self.hold.path, path, {})
+        if place.exists and place.folder:
+            status = os.lstat(place.host)
+            options += [f"mode={status.st_mode & 0o7777:04o}"]
+            uid, gid = status.st_uid, status.st_gid
+            if os.geteuid() != 0:
+                # Whose it is in the image is not kept: it is taken to be its user's.
+                user, _ = self.find_user(self.config.user)
+                uid, gid = user.uid, user.gid
+            options += [f"uid={uid}", f"gid={gid}"]
+        else:
+            options += ["mode=0755"]
+        return Mount(destination=path, type=MountType.TMPFS, source="tmpfs", options=tuple(options))
+
+    def _annotations(self) -> dict[str, str]:
+        config = self.config
+        said = {
+            "os": config.os,
+            "architecture": config.architecture,
+            "author": config.author,
+            "created": config.created,
+            "stopSignal": str(config.stop_signal),
+            "exposedPorts": ",".join(config.exposed_ports),
+        }
+        known = {f"{_NAMES}{key}": value for key, value in said.items() if value}
+        return known | {k: v for k, v in config.labels.items() if not reserved(k)}

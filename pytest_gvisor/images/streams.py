@@ -1,0 +1,263 @@
+"""Bytes of an image: a part of a file, what is compressed in it, and its digest on the way.
+
+Everything that grows is counted against a `Budget`: a small file may hold a very large one.
+"""
+
+from __future__ import annotations
+
+import bz2
+import dataclasses
+import hashlib
+import lzma
+import os
+import re
+import stat
+import zlib
+from typing import Any, Final, Protocol
+
+from pytest_gvisor.errors import ImageError
+from pytest_gvisor.oci.reader import shown
+
+CHUNK: Final = 256 * 1024
+_MAX_DICTIONARY: Final = 256 * 1024 * 1024
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What an image may come to, all of its layers together."""
+
+    max_bytes: int = 32 * 1024**3
+    """Bytes of its uncompressed layers."""
+    max_entries: int = 1_000_000
+    """Files, folders, links and whiteouts."""
+    max_depth: int = 128
+    """Folders in folders."""
+    max_ratio: int = 200
+    """Uncompressed bytes for each compressed one; the first 256 MiB are free."""
+
+
+FREE_BYTES: Final = 256 * 1024 * 1024
+
+
+@dataclasses.dataclass(kw_only=True)
+class Budget:
+    """What is left of the limits of one image. Each method raises `ImageError`."""
+
+    limits: Limits
+    read: int = 0
+    grown: int = 0
+    entries: int = 0
+
+    def add_bytes(self, compressed: int, uncompressed: int) -> None:
+        """Count what was read, and what has come of it."""
+        self.read += compressed
+        self.grown += uncompressed
+        if self.grown > self.limits.max_bytes:
+            raise _too_large(f"holds more than {self.limits.max_bytes} bytes")
+        if self.grown > max(FREE_BYTES, self.read * self.limits.max_ratio):
+            text = f"unpacks to more than {self.limits.max_ratio} times of what it is"
+            raise _too_large(f"{text}: {self.grown} bytes so far")
+
+    def add_entry(self) -> None:
+        """Count one entry."""
+        self.entries += 1
+        if self.entries > self.limits.max_entries:
+            raise _too_large(f"has more than {self.limits.max_entries} entries")
+
+    def check_depth(self, depth: int) -> None:
+        """Judge how deep a folder is."""
+        if depth > self.limits.max_depth:
+            raise _too_large(f"has folders deeper than {self.limits.max_depth}")
+
+
+def _too_large(text: str) -> ImageError:
+    return ImageError(
+        f"it {text}", next_step="If that is meant: Limits(max_…=…) for gvisor_image raises it."
+    )
+
+
+class Reader(Protocol):
+    """Where bytes come from; none is the end."""
+
+    def read(self, count: int) -> bytes:
+        """At most ``count`` bytes."""
+
+
+def open_file(path: str) -> tuple[int, os.stat_result]:
+    """A descriptor of a regular file. Raises `ImageError` for anything else."""
+    try:
+        # O_NONBLOCK: the open of a FIFO would wait for a writer.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ImageError(f"cannot read {shown(path)}: {why}") from error
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise ImageError(f"{shown(path)} is not a regular file")
+    return fd, status
+
+
+class Section:
+    """A part of an open file."""
+
+    def __init__(self, fd: int, offset: int, size: int) -> None:
+        self.size = size
+        self.at = offset
+        """Where it is in the file."""
+        self._fd = fd
+        self._end = offset + size
+
+    def read(self, count: int) -> bytes:
+        """See `Reader`. Raises `ImageError` where the file ends before the part does."""
+        wanted = min(count, self._end - self.at)
+        if wanted <= 0:
+            return b""
+        data = os.pread(self._fd, wanted, self.at)
+        if not data:
+            raise ImageError("the file ends in the middle: it is truncated")
+        self.at += len(data)
+        return data
+
+    def skip(self, count: int) -> None:
+        """Pass bytes by."""
+        self.at += count
+
+
+class Hashing:
+    """A reader that knows the digests and the number of what has passed."""
+
+    def __init__(self, source: Reader, algorithm: str = "sha256") -> None:
+        self._source = source
+        self._hash = hashlib.new(algorithm)
+        self._algorithm = algorithm
+        self.size = 0
+
+    def read(self, count: int) -> bytes:
+        """See `Reader`."""
+        data = self._source.read(count)
+        self._hash.update(data)
+        self.size += len(data)
+        return data
+
+    @property
+    def digest(self) -> str:
+        """As ``sha256:…``, of what has been read so far."""
+        return f"{self._algorithm}:{self._hash.hexdigest()}"
+
+
+def drain(reader: Reader) -> None:
+    """Read what is left."""
+    while reader.read(CHUNK):
+        pass
+
+
+def check_digest(value: object) -> str:
+    """A digest that can be checked. Raises `ImageError`."""
+    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+        raise ImageError(f"{shown(value)} is not a sha256 or sha512 digest")
+    return value
+
+
+class _Gzip:
+    """`zlib` with the interface of `bz2` and `lzma`."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inner.unconsumed_tail
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+
+
+def _zstd() -> Any:
+    try:
+        from compression import zstd  # type: ignore[import-not-found]  # noqa: PLC0415 -- 3.14
+    except ImportError:
+        raise ImageError(
+            "a layer is compressed with zstd, which Python reads from 3.14 on",
+            next_step="Save the image with gzip, for instance with docker save.",
+        ) from None
+    return zstd.ZstdDecompressor()
+
+
+_KINDS: Final = (
+    (b"\x1f\x8b", _Gzip),
+    (b"\x28\xb5\x2f\xfd", _zstd),
+    (b"\xfd7zXZ\0", lambda: lzma.LZMADecompressor(memlimit=_MAX_DICTIONARY)),
+    (b"BZh", bz2.BZ2Decompressor),
+)
+
+
+class Inflated:
+    """What a reader holds, decompressed if its first bytes say that it is compressed."""
+
+    def __init__(self, source: Reader, budget: Budget) -> None:
+        self._source = source
+        self._budget = budget
+        self._head = b""
+        while len(self._head) < 6 and (data := self._compressed(6 - len(self._head))):
+            self._head += data
+        found = [make for magic, make in _KINDS if self._head.startswith(magic)]
+        self._make = found[0] if found else None
+        self._inner: Any = self._make() if self._make else None
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether it has to be decompressed."""
+        return self._inner is not None
+
+    def _compressed(self, count: int) -> bytes:
+        data = self._source.read(count)
+        self._budget.add_bytes(len(data), 0)
+        return data
+
+    def _next(self, count: int) -> bytes:
+        head, self._head = self._head, b""
+        return head or self._compressed(count)
+
+    def read(self, count: int) -> bytes:
+        """See `Reader`. Raises `ImageError` for what is damaged, cut short, or too much."""
+        data = self._next(count) if self._inner is None else self._inflate(count)
+        self._budget.add_bytes(0, len(data))
+        return data
+
+    def _inflate(self, count: int) -> bytes:
+        while True:
+            if self._inner.eof and not self._another():
+                return b""
+            data = b""
+            if self._inner.needs_input:
+                data = self._next(CHUNK)
+                if not data:
+                    raise ImageError("compressed data ends in the middle: it is truncated")
+            try:
+                made: bytes = self._inner.decompress(data, count)
+            except (zlib.error, OSError, lzma.LZMAError, EOFError, ValueError) as error:
+                raise ImageError(f"compressed data is damaged: {error}") from error
+            if made:
+                return made
+
+    def _another(self) -> bool:
+        """Whether another stream follows the one that has ended; zeros may stand behind it."""
+        rest = self._inner.unused_data
+        while not rest.strip(b"\0"):
+            rest = self._compressed(CHUNK)
+            if not rest:
+                return False
+        self._head = rest.lstrip(b"\0") if rest[:1] == b"\0" else rest
+        assert self._make is not None
+        self._inner = self._make()
+        return True

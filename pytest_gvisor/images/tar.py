@@ -1,0 +1,267 @@
+"""A reader of tar streams: ustar, pax and GNU, names as bytes, in constant memory.
+
+It says what an archive holds and touches no file system. What it does not know it refuses: an
+archive that two programs read differently is not one to build a root file system from.
+
+Source: https://pubs.opengroup.org/onlinepubs/9699919799/utilities/pax.html and GNU tar's manual.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import decimal
+import enum
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from pytest_gvisor.errors import ImageError
+from pytest_gvisor.images.streams import CHUNK, Reader
+from pytest_gvisor.oci.reader import shown
+
+BLOCK: Final = 512
+_MAX_HEADER: Final = 1024 * 1024
+_MAX_ID: Final = 2**32 - 2
+_XATTR: Final = b"SCHILY.xattr."
+_NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
+_TIME: Final = re.compile(rb"-?[0-9]{1,12}(\.[0-9]{0,30})?")
+
+
+class Kind(enum.Enum):
+    """What an entry is."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    SYMLINK = "symbolic link"
+    HARDLINK = "hard link"
+    DEVICE = "device"
+    FIFO = "FIFO"
+
+
+_KINDS: Final = {
+    b"0": Kind.FILE, b"\0": Kind.FILE, b"7": Kind.FILE, b"1": Kind.HARDLINK, b"2": Kind.SYMLINK,
+    b"3": Kind.DEVICE, b"4": Kind.DEVICE, b"5": Kind.FOLDER, b"6": Kind.FIFO,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One entry."""
+
+    name: bytes
+    """As it is written, slashes and dots included."""
+    kind: Kind
+    mode: int
+    """Permissions with set-uid, set-gid and sticky bit."""
+    uid: int
+    gid: int
+    size: int
+    """Bytes of content; 0 for all but files."""
+    mtime_ns: int
+    link: bytes
+    """A link's target."""
+    xattrs: Mapping[bytes, bytes]
+    """Extended attributes."""
+
+
+class Tar:
+    """The entries of a stream, in order. Raises `ImageError` for what is not a sound archive."""
+
+    def __init__(self, stream: Reader) -> None:
+        self._stream = stream
+        self._left = 0
+        self._padding = 0
+        self._global: dict[bytes, bytes] = {}
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Entries; the content of one can be read until the next is asked for."""
+        while (entry := self._next()) is not None:
+            yield entry
+
+    def read(self, count: int) -> bytes:
+        """At most ``count`` bytes of the entry's content; none is its end."""
+        wanted = min(count, self._left)
+        if not wanted:
+            return b""
+        data = self._stream.read(wanted)
+        if not data:
+            raise ImageError("the archive ends in the middle of a file: it is truncated")
+        self._left -= len(data)
+        return data
+
+    def pass_by(self) -> int:
+        """Forget the rest of the entry, for whoever moves the stream alone: how much that is."""
+        count, self._left, self._padding = self._left + self._padding, 0, 0
+        return count
+
+    def _exactly(self, count: int) -> bytes:
+        parts = []
+        while count:
+            data = self._stream.read(min(count, CHUNK))
+            if not data:
+                raise ImageError("the archive ends in the middle: it is truncated")
+            parts.append(data)
+            count -= len(data)
+        return b"".join(parts)
+
+    def _finish(self) -> None:
+        while self.read(CHUNK):
+            pass
+        self._exactly(self._padding)
+        self._padding = 0
+
+    def _begin(self, size: int) -> None:
+        self._left, self._padding = size, -size % BLOCK
+
+    def _next(self) -> Entry | None:
+        pax = dict(self._global)
+        name = link = b""
+        extensions = 0
+        while True:
+            self._finish()
+            block = self._exactly(BLOCK)
+            if not block.strip(b"\0"):
+                if extensions:
+                    raise ImageError("the archive ends after the header of an entry's long name")
+                return None
+            _check_sum(block)
+            kind = block[156:157]
+            if kind not in b"xgLK" or not kind:
+                return self._entry(block, pax, name, link)
+            extensions += 1
+            if extensions > 8:
+                raise ImageError("an entry has more than 8 headers in front of it")
+            data = self._extension(block)
+            if kind == b"x":
+                pax |= _records(data)
+            elif kind == b"g":
+                self._global |= _records(data)
+                pax = {**self._global, **pax}
+            elif kind == b"L":
+                name = data.rstrip(b"\0")
+            else:
+                link = data.rstrip(b"\0")
+
+    def _extension(self, block: bytes) -> bytes:
+        size = _number(block[124:136], "size")
+        if not 0 <= size <= _MAX_HEADER:
+            raise ImageError(f"a header of {size} bytes; the limit is {_MAX_HEADER}")
+        self._begin(size)
+        parts = []
+        while data := self.read(CHUNK):
+            parts.append(data)
+        return b"".join(parts)
+
+    def _entry(self, block: bytes, pax: dict[bytes, bytes], name: bytes, link: bytes) -> Entry:
+        name = pax.get(b"path") or name or _name(block)
+        link = pax.get(b"linkpath") or link or block[157:257].split(b"\0")[0]
+        for text in (name, link):
+            if b"\0" in text:
+                raise ImageError(f"{shown(_text(text))} has a NUL byte")
+        if not name:
+            raise ImageError("an entry has no name")
+        label = _text(name)
+        kind = _kind(block, pax, label)
+        if kind is Kind.FILE and name.endswith(b"/"):
+            kind = Kind.FOLDER  # as in archives from before there was a type for it
+        size = _pax_number(pax, b"size", block[124:136])
+        if not 0 <= size < 2**62:
+            raise ImageError(f"{shown(label)} has the size {size}")
+        if kind is not Kind.FILE:
+            size = 0
+        owners = [
+            _pax_number(pax, key, field)
+            for key, field in ((b"uid", block[108:116]), (b"gid", block[116:124]))
+        ]
+        if not all(0 <= owner <= _MAX_ID for owner in owners):
+            raise ImageError(f"{shown(label)} belongs to {owners}, which are no ids")
+        self._begin(size)
+        return Entry(
+            name=name,
+            kind=kind,
+            mode=_number(block[100:108], "mode") & 0o7777,
+            uid=owners[0],
+            gid=owners[1],
+            size=size,
+            mtime_ns=_time(pax, block[136:148]),
+            link=link if kind in (Kind.SYMLINK, Kind.HARDLINK) else b"",
+            xattrs={k[len(_XATTR) :]: v for k, v in pax.items() if k.startswith(_XATTR)},
+        )
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _kind(block: bytes, pax: Mapping[bytes, bytes], label: str) -> Kind:
+    written = block[156:157]
+    if written == b"S" or any(key.startswith(b"GNU.sparse.") for key in pax):
+        raise ImageError(
+            f"{shown(label)} is a sparse entry, which is not read",
+            next_step="Make the archive without --sparse.",
+        )
+    if written not in _KINDS:
+        raise ImageError(f"{shown(label)} is of the unknown type {written!r}")
+    return _KINDS[written]
+
+
+def _check_sum(block: bytes) -> None:
+    written = _number(block[148:156], "checksum")
+    blank = block[:148] + b" " * 8 + block[156:]
+    # Some old programs have added signed bytes.
+    sums = (sum(blank), sum(byte - 256 if byte > 127 else byte for byte in blank))
+    if written not in sums:
+        raise ImageError("a header's checksum is wrong: this is damaged, or not a tar archive")
+
+
+def _name(block: bytes) -> bytes:
+    name = block[:100].split(b"\0")[0]
+    # Only POSIX's own format has a prefix there: GNU's has other things in its place.
+    prefix = block[345:500].split(b"\0")[0] if block[257:263] == b"ustar\0" else b""
+    return prefix + b"/" + name if prefix else name
+
+
+def _number(field: bytes, what: str) -> int:
+    if field[0] & 0x80:  # GNU's base 256, two's complement after the first bit
+        value = int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
+        return value - (1 << (8 * len(field) - 1)) if field[0] & 0x40 else value
+    text = field.split(b"\0")[0].strip()
+    if not re.fullmatch(rb"[0-7]*", text):
+        raise ImageError(f"the {what} {shown(_text(text))} in a header is not a number")
+    return int(text or b"0", 8)
+
+
+def _pax_number(pax: Mapping[bytes, bytes], key: bytes, field: bytes) -> int:
+    if key not in pax:
+        return _number(field, key.decode())
+    if not _NUMBER.fullmatch(pax[key]):
+        raise ImageError(f"the {key.decode()} {shown(_text(pax[key]))} is not a number")
+    return int(pax[key])
+
+
+def _time(pax: Mapping[bytes, bytes], field: bytes) -> int:
+    if b"mtime" not in pax:
+        seconds = decimal.Decimal(_number(field, "time"))
+    elif _TIME.fullmatch(pax[b"mtime"]):
+        seconds = decimal.Decimal(pax[b"mtime"].decode())
+    else:
+        raise ImageError(f"the time {shown(_text(pax[b'mtime']))} is not a number")
+    # What the kernel takes, and then what file systems keep.
+    return max(-(2**31) * 10**9, min(int(seconds * 10**9), 2**33 * 10**9))
+
+
+def _records(data: bytes) -> dict[bytes, bytes]:
+    """Pax records: ``LENGTH KEY=VALUE`` and a newline, the length being that of all of it."""
+    found: dict[bytes, bytes] = {}
+    at = 0
+    while at < len(data):
+        space = data.find(b" ", at, at + 10)
+        digits = data[at:space] if space > 0 else b""
+        length = int(digits) if re.fullmatch(rb"[1-9][0-9]*", digits) else 0
+        record = data[at : at + length]
+        key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
+        if not equals or not key or len(record) != length or record[-1:] != b"\n":
+            raise ImageError("a pax header is damaged")
+        found[key] = value
+        at += length
+    return found

@@ -1,0 +1,113 @@
+"""What `Gvisor.run` was called with, apart from settings and streams, and what an image adds."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pytest_gvisor.errors import ImageError, UsageError
+from pytest_gvisor.oci.defaults import HOSTNAME
+from pytest_gvisor.oci.rootfs import Rootfs, Says
+from pytest_gvisor.oci.spec import Mount, User
+
+Who = int | str | tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One workload, and the root file system that it runs in."""
+
+    args: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    user: Who | User
+    rootfs: Rootfs
+    mounts: tuple[Mount, ...]
+    hostname: str
+    readonly: bool
+    home: str | None = None
+    """HOME, where the root file system is an image."""
+
+
+OPTIONS: Mapping[str, Any] = {
+    "env": None, "cwd": None, "user": None, "rootfs": None, "mounts": (), "hostname": HOSTNAME,
+    "readonly": False, "entrypoint": None,
+}  # fmt: skip
+
+
+def unusual(options: Mapping[str, Any]) -> dict[str, object]:
+    """The options of a call that differ from the defaults: what its repr has to show."""
+    return {k: v for k, v in options.items() if k not in OPTIONS or v != OPTIONS[k]}
+
+
+def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of a call that are the workload's, and those that are settings."""
+    given = {**OPTIONS, **{k: v for k, v in options.items() if k in OPTIONS}}
+    return given, {k: v for k, v in options.items() if k not in OPTIONS}
+
+
+def made(
+    args: Sequence[str | os.PathLike[str]], given: Mapping[str, Any], image: Callable[[], Rootfs]
+) -> Workload:
+    """The workload of a call. Raises `UsageError` or `ImageError`.
+
+    ``image`` makes the root file system that the settings name, where the call has none.
+    """
+    rootfs: Rootfs = given["rootfs"] or image()
+    says = rootfs.says
+    words, entrypoint = argv(args), given["entrypoint"]
+    if says is not None:
+        words = with_entrypoint(words, entrypoint, says)
+    elif entrypoint is not None:
+        raise UsageError("entrypoint is for images", next_step="Put it in front of args.")
+    user, home = identified(given["user"], says)
+    cwd = given["cwd"]
+    return Workload(
+        args=words,
+        env={**(says.env if says else {}), **(given["env"] or {})},
+        cwd=os.fspath(cwd) if cwd is not None else says.cwd if says else "/",
+        user=user,
+        rootfs=rootfs,
+        mounts=tuple(given["mounts"]),
+        hostname=given["hostname"],
+        readonly=given["readonly"],
+        home=home,
+    )
+
+
+def identified(user: Who | None, says: Says | None) -> tuple[Who | User, str | None]:
+    """Who a user is, and their home folder where the root file system says so."""
+    if says is None:
+        return (0 if user is None else user), None
+    if user is None:
+        return says.find_user(says.user)
+    text = ":".join(map(str, user)) if isinstance(user, tuple) else str(user)
+    return says.find_user(text)
+
+
+def with_entrypoint(args: tuple[str, ...], entrypoint: object, says: Says) -> tuple[str, ...]:
+    """The image's entrypoint and these arguments, or its own; a given entrypoint drops both."""
+    if entrypoint is None:
+        whole = (*says.entrypoint, *(args or says.cmd))
+    else:
+        first = (entrypoint,) if isinstance(entrypoint, str) else entrypoint
+        whole = (*(argv(first) if first != ("",) else ()), *args)  # type: ignore[arg-type]
+    if not whole:
+        raise ImageError("it names no program", next_step="Say which: gvisor.run([…], image=…).")
+    return whole
+
+
+def argv(args: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """``args`` as strings. Raises `UsageError` for a lone string, bytes, or nothing."""
+    if isinstance(args, str | bytes) or not isinstance(args, Sequence):
+        raise UsageError(
+            f"args={args!r} is not a list",
+            next_step='Write run(["sh", "-c", "…"]) to have a shell take a string apart.',
+        )
+    found = [os.fspath(arg) if isinstance(arg, os.PathLike) else arg for arg in args]
+    for arg in found:
+        if not isinstance(arg, str):
+            raise UsageError(f"args hold {arg!r}, which is neither a string nor a path")
+    return tuple(found)

@@ -1,0 +1,147 @@
+"""What the tests of images share: archives and layouts made in Python, hostile ones too."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.images import archive, extract
+from pytest_gvisor.images.config import machine
+from pytest_gvisor.images.streams import Limits
+
+Item = tuple[tarfile.TarInfo, bytes]
+
+
+def item(name: str, data: bytes = b"", **fields: Any) -> Item:
+    """A file of a layer, or whatever ``type`` says."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(data), 0o644
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info, data
+
+
+def folder(name: str, mode: int = 0o755, **fields: Any) -> Item:
+    """A folder of a layer."""
+    return item(name, type=tarfile.DIRTYPE, mode=mode, **fields)
+
+
+def link(name: str, target: str) -> Item:
+    """A symbolic link."""
+    return item(name, type=tarfile.SYMTYPE, linkname=target, mode=0o777)
+
+
+def hard(name: str, target: str) -> Item:
+    """A hard link."""
+    return item(name, type=tarfile.LNKTYPE, linkname=target)
+
+
+def tar(items: Sequence[Item], **options: Any) -> bytes:
+    """A tar archive of these."""
+    file = io.BytesIO()
+    options = {"format": tarfile.PAX_FORMAT, "mode": "w", **options}
+    with tarfile.open(fileobj=file, **options) as made:
+        for info, data in items:
+            made.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def digest(data: bytes) -> str:
+    """Its SHA-256 as images write it."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def plain(layer: bytes) -> bytes:
+    """A layer without its compression."""
+    return gzip.decompress(layer) if layer.startswith(b"\x1f\x8b") else layer
+
+
+def configuration(layers: Sequence[bytes], config: dict[str, Any] | None = None) -> bytes:
+    """An image's configuration as JSON text."""
+    value = {
+        "architecture": machine(),
+        "os": "linux",
+        "config": config or {},
+        "rootfs": {"type": "layers", "diff_ids": [digest(plain(layer)) for layer in layers]},
+    }
+    return json.dumps(value).encode()
+
+
+def saved(layers: Sequence[bytes], config: bytes | None = None, **changes: Any) -> bytes:
+    """What ``docker save`` writes: manifest.json, the configuration, and layers."""
+    config = configuration(layers) if config is None else config
+    name = f"{digest(config)[7:]}.json"
+    names = [f"{index}{digest(layer)[8:]}/layer.tar" for index, layer in enumerate(layers)]
+    manifest = [{"Config": name, "RepoTags": ["it:latest"], "Layers": names, **changes}]
+    members = [item(name, config)]
+    members += [item(name, layer) for name, layer in zip(names, layers, strict=True)]
+    return tar([*members, item("manifest.json", json.dumps(manifest).encode())])
+
+
+def layout(layers: Sequence[bytes], config: bytes | None = None) -> dict[str, bytes]:
+    """The files of an OCI layout, layers compressed."""
+    config = configuration(layers) if config is None else config
+    packed = [gzip.compress(layer, mtime=0) for layer in layers]
+
+    def describe(data: bytes, kind: str) -> dict[str, Any]:
+        full = f"application/vnd.oci.image.{kind}"
+        return {"mediaType": full, "digest": digest(data), "size": len(data)}
+
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": describe(config, "config.v1+json"),
+            "layers": [describe(data, "layer.v1.tar+gzip") for data in packed],
+        }
+    ).encode()
+    top = {"schemaVersion": 2, "manifests": [describe(manifest, "manifest.v1+json")]}
+    blobs = {f"blobs/sha256/{digest(data)[7:]}": data for data in (config, manifest, *packed)}
+    return {
+        "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
+        "index.json": json.dumps(top).encode(),
+        **blobs,
+    }
+
+
+def write_layout(where: Path, files: dict[str, bytes]) -> Path:
+    """A layout as a folder."""
+    for name, data in files.items():
+        (where / name).parent.mkdir(parents=True, exist_ok=True)
+        (where / name).write_bytes(data)
+    return where
+
+
+Unpack = Callable[..., Path]
+
+
+@pytest.fixture
+def unpack(tmp_path: Path) -> Iterator[Unpack]:
+    """Unpacks layers made of items into ``root``; whatever they hold, nothing else changes."""
+    root = tmp_path / "within/root"
+    root.mkdir(parents=True)
+    canary = tmp_path / "canary"
+    canary.write_text("untouched")
+
+    def work(*layers: Sequence[Item] | bytes, limits: Limits | None = None) -> Path:
+        packed = [layer if isinstance(layer, bytes) else tar(layer) for layer in layers]
+        path = tmp_path / "image.tar"
+        path.write_bytes(saved(packed))
+        with archive.opened(str(path), limits=limits) as content:
+            work.facts = extract.unpack(content, str(root), limits=limits)  # type: ignore[attr-defined]
+        return root
+
+    yield work
+    names = {"within", "canary", "image.tar"}
+    assert set(os.listdir(tmp_path)) <= names
+    assert os.listdir(tmp_path / "within") == ["root"]
+    assert canary.read_text() == "untouched"

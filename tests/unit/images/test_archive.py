@@ -1,0 +1,238 @@
+"""Reading images from files: what each kind holds, and that what is damaged is refused."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import ImageError
+from pytest_gvisor.images import archive, extract
+from pytest_gvisor.images.config import machine
+from tests.unit.images.conftest import (
+    configuration,
+    digest,
+    item,
+    layout,
+    link,
+    saved,
+    tar,
+    write_layout,
+)
+
+LAYERS = [tar([item("a", b"1"), item("b", b"1")]), tar([item("b", b"2")])]
+
+Read = Callable[..., str]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    """Unpacks an image; its id and what is in it."""
+    count = iter(range(100))
+
+    def work(image: bytes | Path, reference: str = "") -> str:
+        path = image if isinstance(image, Path) else tmp_path / "image"
+        if isinstance(image, bytes):
+            path.write_bytes(image)
+        root = tmp_path / f"root{next(count)}"
+        root.mkdir()
+        with archive.opened(str(path), reference=reference) as content:
+            extract.unpack(content, str(root))
+        return " ".join([content.id[:8], *sorted(f.name + f.read_text() for f in root.iterdir())])
+
+    return work
+
+
+def test_every_kind_of_file_is_read(read: Read, tmp_path: Path) -> None:
+    """docker save, an OCI archive and a layout, compressed or not: the same image, the same id."""
+    identity = digest(configuration(LAYERS))[7:15]
+    files = layout(LAYERS)
+    oci = tar([item(name, data) for name, data in files.items()])
+    for image in (saved(LAYERS), gzip.compress(saved(LAYERS)), oci, gzip.compress(oci)):
+        assert read(image) == f"{identity} a1 b2"
+    assert read(write_layout(tmp_path / "layout", files)) == f"{identity} a1 b2"
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_a_plain_tarball_is_an_image_without_a_configuration(
+    read: Read, pack: Callable[[bytes], bytes]
+) -> None:
+    """Its id is its own digest."""
+    data = pack(LAYERS[0])
+    assert read(data) == f"{digest(data)[7:15]} a1 b1"
+
+
+def test_gzip_streams_one_behind_the_other_are_one(read: Read) -> None:
+    """As some registries have them, with zeros at the end."""
+    half = len(LAYERS[0]) // 2
+    data = gzip.compress(LAYERS[0][:half]) + gzip.compress(LAYERS[0][half:]) + bytes(10)
+    assert read(data).endswith("a1 b1")
+
+
+def test_a_layer_that_is_saved_as_a_link_is_found(read: Read) -> None:
+    """Older dockers do so where two images share one."""
+    config = configuration(LAYERS[:1])
+    manifest = [{"Config": "c.json", "RepoTags": None, "Layers": ["x/layer.tar"]}]
+    members = [
+        item("0" * 64 + "/layer.tar", LAYERS[0]),
+        link("x/layer.tar", "../" + "0" * 64 + "/layer.tar"),
+        item("c.json", config),
+        item("manifest.json", json.dumps(manifest).encode()),
+    ]
+    assert read(tar(members)).endswith("a1 b1")
+
+
+def test_zstd_is_read_or_refused_in_words(read: Read) -> None:
+    """Python has it from 3.14 on."""
+    with pytest.raises(ImageError, match=r"zstd|damaged"):
+        read(b"\x28\xb5\x2f\xfd" + bytes(100))
+
+
+def two(**platforms: str) -> dict[str, bytes]:
+    """A layout with two images, by name or by platform."""
+    first, second = layout(LAYERS[:1]), layout(LAYERS)
+    entries = []
+    for files, (name, architecture) in zip((first, second), platforms.items(), strict=True):
+        entry = json.loads(files["index.json"])["manifests"][0]
+        if architecture:
+            entry["platform"] = {"os": "linux", "architecture": architecture}
+        else:
+            entry["annotations"] = {"org.opencontainers.image.ref.name": name}
+        entries.append(entry)
+    top = json.dumps({"schemaVersion": 2, "manifests": entries}).encode()
+    return {**first, **second, "index.json": top}
+
+
+def test_one_of_several_images_is_chosen_by_name_or_machine(read: Read, tmp_path: Path) -> None:
+    """Where neither says which, the error names them."""
+    named = write_layout(tmp_path / "named", two(one="", two=""))
+    assert read(named, "one").endswith("a1 b1")
+    assert read(named, "two").endswith("a1 b2")
+    with pytest.raises(ImageError, match='2 images; it has "one", "two"'):
+        read(named)
+    with pytest.raises(ImageError, match='"three" is not in it'):
+        read(named, "three")
+    machines = write_layout(tmp_path / "machines", two(one="mips", two=machine()))
+    assert read(machines).endswith("a1 b2")
+    others = write_layout(tmp_path / "others", two(one="mips", two="sparc"))
+    with pytest.raises(ImageError, match=r'it is for "mips", "sparc", and this machine is'):
+        read(others)
+
+
+def test_a_tag_chooses_in_a_docker_archive(read: Read) -> None:
+    """With or without ``:latest``."""
+    assert read(saved(LAYERS), "it").endswith("a1 b2")
+    with pytest.raises(ImageError, match='"other" is not in it; it has "it:latest"'):
+        read(saved(LAYERS), "other")
+
+
+def test_an_image_for_another_architecture_is_refused(read: Read) -> None:
+    """And for another system."""
+    for change in ({"architecture": "mips"}, {"os": "windows"}):
+        config = json.dumps({**json.loads(configuration(LAYERS)), **change}).encode()
+        with pytest.raises(ImageError, match=r"this machine is|this is linux"):
+            read(saved(LAYERS, config))
+
+
+def damaged(name: str) -> bytes:
+    """A docker archive, or an OCI one, with one thing wrong."""
+    files = layout(LAYERS)
+    manifest = json.loads(files["index.json"])["manifests"][0]["digest"].split(":")[1]
+    layers = [blob["digest"] for blob in json.loads(files[f"blobs/sha256/{manifest}"])["layers"]]
+    last = f"blobs/sha256/{layers[-1][7:]}"
+    if name == "flipped layer":
+        files[last] = files[last][:-9] + bytes([files[last][-9] ^ 1]) + files[last][-8:]
+    elif name == "other layer":
+        files[last] = gzip.compress(tar([item("evil")]), mtime=0)
+    elif name == "missing layer":
+        del files[last]
+    elif name == "other manifest":
+        files[f"blobs/sha256/{manifest}"] += b" "
+    elif name == "no layout":
+        del files["oci-layout"]
+    elif name == "other version":
+        files["oci-layout"] = b'{"imageLayoutVersion": "9"}'
+    elif name == "path as digest":
+        files["index.json"] = files["index.json"].replace(b"sha256:", b"../../../")
+    elif name == "no json":
+        files["index.json"] = b"{" * 100_000
+    elif name == "wrong size":
+        files["index.json"] = files["index.json"].replace(b'"size": ', b'"size": 1')
+    return tar([item(key, data) for key, data in files.items()])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("flipped layer", "digest|damaged|truncated"),
+        ("other layer", "size|should have"),
+        ("missing layer", "layer .* is missing"),
+        ("other manifest", "has the digest"),
+        ("no layout", "has no"),
+        ("other version", "version"),
+        ("path as digest", "not a sha256"),
+        ("no json", "not JSON|nested"),
+        ("wrong size", "bytes, and should have"),
+    ],
+)
+def test_a_damaged_oci_image_is_refused(read: Read, name: str, says: str) -> None:
+    """Every document and layer has its digest and size."""
+    with pytest.raises(ImageError, match=says):
+        read(damaged(name))
+
+
+def change(**changes: Any) -> bytes:
+    """A docker archive whose manifest says something else."""
+    return saved(LAYERS, None, **changes)
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (change(Layers=["nowhere"]), "is missing"),
+        (change(Layers=[]), "0 layers, and its configuration names 2"),
+        (change(Config="nowhere.json"), "it has no"),
+        (change(Config=3), "Config is missing"),
+        (change(Config="../../../etc/passwd"), "it has no"),
+        (saved(LAYERS, configuration(LAYERS[::-1])), "should have"),
+        (saved(LAYERS, b"[]"), "is not an object"),
+        (saved(LAYERS)[:-15_000], "truncated"),
+        (b"", "truncated"),
+        (b"no archive at all" * 100, "checksum"),
+    ],
+)  # fmt: skip
+def test_a_damaged_docker_archive_is_refused(read: Read, image: bytes, says: str) -> None:
+    """The configuration's digest is its name, and each layer's is in the configuration."""
+    with pytest.raises(ImageError, match=says):
+        read(image)
+
+
+def test_a_foreign_layer_is_refused(read: Read, tmp_path: Path) -> None:
+    """It is somewhere else, and nothing is fetched."""
+    files = layout(LAYERS[:1])
+    top = json.loads(files["index.json"])
+    name = "blobs/sha256/" + top["manifests"][0]["digest"][7:]
+    manifest = json.loads(files.pop(name))
+    del files["blobs/sha256/" + manifest["layers"][0]["digest"][7:]]
+    manifest["layers"][0]["urls"] = ["https://example.org/layer"]
+    data = json.dumps(manifest).encode()
+    files[f"blobs/sha256/{digest(data)[7:]}"] = data
+    top["manifests"][0] |= {"digest": digest(data), "size": len(data)}
+    files["index.json"] = json.dumps(top).encode()
+    with pytest.raises(ImageError, match="foreign"):
+        read(write_layout(tmp_path / "layout", files))
+
+
+def test_what_is_no_file_is_refused_at_once(read: Read, tmp_path: Path) -> None:
+    """A FIFO has no writer, a device no end, and what is not there is not there."""
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero"), tmp_path / "none", tmp_path):
+        with pytest.raises(ImageError):
+            read(path)

@@ -1,0 +1,69 @@
+"""An image's configuration as typed data."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import ImageError
+from pytest_gvisor.images.config import ImageConfig, signal_number
+
+
+def parse(**config: Any) -> ImageConfig:
+    """A configuration with this inner part."""
+    return ImageConfig.parse(json.dumps({"config": config}).encode())
+
+
+def test_everything_that_is_said_is_there() -> None:
+    """In typed form, paths normalized."""
+    made = parse(
+        Entrypoint=["/e"], Cmd=["c"], Env=["A=1=2", "B=", "A=3"], WorkingDir="/w//x/.",
+        User="u:g", Volumes={"/v/": {}, "/a": {}}, Labels={"l": "1"}, StopSignal="SIGQUIT",
+        ExposedPorts={"80/tcp": {}},
+    )  # fmt: skip
+    assert (made.entrypoint, made.cmd) == (("/e",), ("c",))
+    assert made.env == {"A": "3", "B": ""}
+    assert (made.working_dir, made.user, made.volumes) == ("/w/x", "u:g", ("/a", "/v"))
+    assert (made.labels, made.stop_signal) == ({"l": "1"}, signal.SIGQUIT)
+    assert made.exposed_ports == ("80/tcp",)
+
+
+def test_what_is_not_said_has_its_default() -> None:
+    """Null is as good as nothing."""
+    nothing = dict.fromkeys(("Entrypoint", "Cmd", "Env", "Volumes", "Labels", "User"))
+    assert parse(**nothing) == parse() == ImageConfig()
+    assert parse(WorkingDir="app").working_dir == "/app"
+
+
+def test_every_problem_is_reported() -> None:
+    """Not the first alone."""
+    with pytest.raises(ImageError) as caught:
+        parse(
+            Entrypoint="sh", Cmd=[1], Env=["no", "=x", "N=\0"], WorkingDir="/a/../b", User=3,
+            Volumes={"/": {}, "rel": {}, "/proc/x": {}, "/a/../b": {}}, Labels={"a": 1},
+            StopSignal="SIGNOTHING",
+        )  # fmt: skip
+    assert len(caught.value.problems) == 13
+
+
+@pytest.mark.parametrize(
+    ("word", "number"),
+    [
+        ("SIGTERM", 15), ("term", 15), ("9", 9), ("SIGRTMIN+3", signal.SIGRTMIN + 3),
+        ("SIGRTMAX-1", signal.SIGRTMAX - 1), ("0", None), ("65", None), ("SIG_DFL", None),
+        ("RTMIN+99", None), ("TERM+1", None), ("", None), ("\u0661", None), ("-9", None),
+    ],
+)  # fmt: skip
+def test_signals_are_names_or_numbers(word: str, number: int | None) -> None:
+    """With the real-time ones as docker writes them."""
+    assert signal_number(word) == number
+
+
+def test_digests_that_cannot_be_checked_are_refused() -> None:
+    """An algorithm that is unknown, or no digest."""
+    for wrong in ("md5:00", "sha256:../x", 3):
+        with pytest.raises(ImageError):
+            ImageConfig.parse(json.dumps({"rootfs": {"diff_ids": [wrong]}}).encode())

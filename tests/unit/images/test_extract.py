@@ -1,0 +1,319 @@
+"""Unpacking: what layers mean, and that nothing leads out of the folder."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import ImageError
+from pytest_gvisor.images import streams
+from pytest_gvisor.images.streams import Limits
+from tests.unit.images.conftest import Item, Unpack, folder, hard, item, link, tar
+
+# faults.md's shapes: each is refused, or done inside of the folder.
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "a/../x", "..", "/../x", "x/.."])
+def test_a_name_with_two_dots_is_refused(unpack: Unpack, name: str) -> None:
+    """Wherever they are in it: no honest image has them."""
+    with pytest.raises(ImageError, match=r"has a '\.\.' in it"):
+        unpack([folder("a"), item(name, b"x")])
+
+
+@pytest.mark.parametrize("name", ["/abs", "//abs", "./abs", "/./abs"])
+def test_an_absolute_name_is_in_the_root(unpack: Unpack, name: str) -> None:
+    """The root is the image's own."""
+    assert (unpack([item(name, b"x")]) / "abs").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("target", ["/etc", "../../../../etc", "/", "..", "/proc/self/root/etc"])
+@pytest.mark.parametrize("is_later", [False, True])
+def test_writing_through_a_link_stays_in_the_root(
+    unpack: Unpack, target: str, *, is_later: bool
+) -> None:
+    """In the same layer, or in the next: the link is resolved as it would be inside."""
+    first = [folder("etc"), folder("proc"), folder("proc/self"), link("way", target)]
+    if target.startswith("/proc"):
+        first.append(folder("proc/self/root/etc"))
+    second = [item("way/pytest-gvisor-escape", b"x")]
+    root = unpack(first, second) if is_later else unpack(first + second)
+    found = list(root.rglob("pytest-gvisor-escape"))
+    assert len(found) == 1
+    assert not os.path.exists("/etc/pytest-gvisor-escape")
+
+
+def test_a_link_of_the_host_s_proc_is_not_followed(unpack: Unpack) -> None:
+    """A link to /proc/self/root where the image has no proc leads nowhere."""
+    with pytest.raises(ImageError, match="cannot unpack"):
+        unpack([link("way", "/proc/self/root"), item("way/x", b"x")])
+
+
+def test_a_chain_of_links_longer_than_a_path_stays_in_the_root(unpack: Unpack) -> None:
+    """The shape of CVE-2025-4517: names that together are beyond PATH_MAX."""
+    items: list[Item] = []
+    path = ""
+    long = "d" * 247
+    for step in "abcdefghijklmnop":
+        items.append(folder(f"{path}{long}"))
+        items.append(link(f"{path}{step}", long))
+        path += f"{step}/"
+    items.append(link(f"{path}{'l' * 254}", "../" * 16))
+    items.append(link("escape", f"{path}{'l' * 254}/../../../../../../etc"))
+    items.append(item("escape/pytest-gvisor-escape", b"x"))
+    with pytest.raises(ImageError, match="cannot unpack"):
+        unpack(items)
+    assert not os.path.exists("/etc/pytest-gvisor-escape")
+
+
+def test_leaving_and_coming_back_makes_nothing_outside(unpack: Unpack) -> None:
+    """The shape of CVE-2026-19672."""
+    with pytest.raises(ImageError, match=r"'\.\.'"):
+        unpack([item("../evil/../root/f", b"x")])
+
+
+def test_a_link_without_a_target_is_refused(unpack: Unpack) -> None:
+    """And so is a chain that starts with one."""
+    with pytest.raises(ImageError, match="without a target"):
+        unpack([link("a", ""), link("b", "a/.."), item("b/x")])
+
+
+def test_links_that_go_round_are_refused(unpack: Unpack) -> None:
+    """The kernel counts them."""
+    with pytest.raises(ImageError, match="symbolic links"):
+        unpack([link("a", "b"), link("b", "a"), item("a/x")])
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../../../etc/passwd", "way/passwd"])
+def test_a_hard_link_to_a_file_of_the_host_is_refused(unpack: Unpack, target: str) -> None:
+    """By its name, and through a symbolic link."""
+    with pytest.raises(ImageError):
+        unpack([link("way", "/etc"), hard("stolen", target)])
+
+
+def test_a_hard_link_shares_the_file_and_keeps_a_symbolic_link(unpack: Unpack) -> None:
+    """The target is taken as it is, not where it points to; one onto itself changes nothing."""
+    root = unpack(
+        [item("d/a", b"x"), link("l", "/d/a"), hard("b", "/d/a"), hard("m", "l"), hard("b", "b")]
+    )
+    assert (root / "b").stat().st_ino == (root / "d/a").stat().st_ino
+    assert os.readlink(root / "m") == "/d/a"
+    with pytest.raises(ImageError, match="hard link to a folder"):
+        unpack([folder("d"), hard("e", "d")])
+
+
+@pytest.mark.parametrize("name", [".wh...", ".wh..", ".wh.", "a/.wh..."])
+def test_a_whiteout_of_no_name_is_refused(unpack: Unpack, name: str) -> None:
+    """Two dots behind the prefix would name the folder above."""
+    with pytest.raises(ImageError, match="hides nothing"):
+        unpack([folder("a"), item("a/b")], [item(name)])
+
+
+def test_a_whiteout_removes_what_lies_below(unpack: Unpack) -> None:
+    """Files, folders, links (not what they point to); not what its own layer brings."""
+    root = unpack(
+        [item("d/a", b"1"), item("d/b/c"), item("e"), link("l", "d"), item("own", b"1")],
+        [item("d/.wh.b"), item(".wh.e"), item(".wh.l"), item("own", b"2"), item(".wh.own"),
+         item(".wh.none"), item("no/where/.wh.x"), item(".wh..wh.plnk")],
+    )  # fmt: skip
+    assert sorted(str(p.relative_to(root)) for p in root.rglob("*")) == ["d", "d/a", "own"]
+    assert (root / "own").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("where", ["", "d/"])
+def test_an_opaque_folder_hides_what_lies_below(
+    unpack: Unpack, where: str, *, is_first: bool
+) -> None:
+    """The root too; what the layer itself has stays, whether it comes before or after."""
+    marker, new = item(f"{where}.wh..wh..opq"), item(f"{where}deep/new")
+    second = [marker, new] if is_first else [new, marker]
+    root = unpack([item(f"{where}old"), item(f"{where}deep/old"), item("other")], second)
+    left = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
+    assert left == {f"{where}deep/new"} | ({"other"} if where else set())
+
+
+def test_a_whiteout_through_a_link_stays_in_the_root(unpack: Unpack) -> None:
+    """A folder that is a link out of the root is one into it."""
+    root = unpack([folder("etc"), item("etc/passwd"), link("way", "../../../etc")])
+    unpack([item("way/.wh.passwd"), item("way/.wh..wh..opq")])
+    assert list((root / "etc").iterdir()) == []
+    assert os.path.exists("/etc/passwd")
+
+
+def test_devices_and_fifos_are_left_out(unpack: Unpack) -> None:
+    """And the image's notes say how many."""
+    root = unpack(
+        [item("null", type=tarfile.CHRTYPE), item("sda", type=tarfile.BLKTYPE),
+         item("pipe", type=tarfile.FIFOTYPE), item("file")]
+    )  # fmt: skip
+    assert os.listdir(root) == ["file"]
+    notes: Any = unpack.facts.notes  # type: ignore[attr-defined]
+    assert set(notes) == {"left out of the image: 2 devices", "left out of the image: 1 FIFOs"}
+
+
+def test_permissions_set_uid_and_times_are_kept(unpack: Unpack) -> None:
+    """Whatever the umask is; folders too, also where files are put into them later."""
+    before = os.umask(0o077)
+    try:
+        root = unpack(
+            [folder("d", 0o1777, mtime=1000), item("d/s", mode=0o6755, mtime=2000),
+             folder("locked", 0o500), item("locked/x")]
+        )  # fmt: skip
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((root / "d").stat().st_mode) == 0o1777
+    assert stat.S_IMODE((root / "d/s").stat().st_mode) == 0o6755
+    assert ((root / "d").stat().st_mtime, (root / "d/s").stat().st_mtime) == (1000, 2000)
+    assert stat.S_IMODE((root / "locked").stat().st_mode) == (0o500 if os.geteuid() == 0 else 0o700)
+
+
+def test_owners_are_kept_by_root_and_otherwise_all_is_ours(unpack: Unpack) -> None:
+    """Those of links too. Whoever is not root can at least read what is theirs."""
+    root = unpack(
+        [item("f", uid=1234, gid=5678, mode=0), folder("d", uid=12), item("d/x", uid=2**31)]
+    )
+    owner = (root / "f").stat().st_uid, (root / "f").stat().st_gid
+    if os.geteuid() == 0:
+        assert owner == (1234, 5678)
+        assert (root / "d/x").stat().st_uid == 2**31
+    else:
+        assert owner == (os.geteuid(), os.getegid())
+        assert stat.S_IMODE((root / "f").stat().st_mode) == 0o400
+
+
+def test_of_extended_attributes_those_of_users_are_kept(unpack: Unpack) -> None:
+    """Capabilities and ACLs are left out, with a note."""
+    headers = {
+        "SCHILY.xattr.user.mine": "1",
+        "SCHILY.xattr.security.capability": "2",
+        "SCHILY.xattr.system.posix_acl_access": "3",
+    }
+    root = unpack([item("f", pax_headers=headers)])
+    assert os.listxattr(root / "f") == ["user.mine"]
+    assert unpack.facts.notes == ("left out of the image: 2 extended attributes",)  # type: ignore[attr-defined]
+
+
+def test_names_are_bytes(unpack: Unpack) -> None:
+    """255 of them, no UTF-8, a newline, twins that differ in case: all as they are written."""
+    odd = b"\xff\n\x1b".decode("utf-8", "surrogateescape")
+    root = unpack([item("n" * 255), item(odd), item("Case", b"1"), item("case", b"2")])
+    assert set(os.listdir(root)) == {"n" * 255, odd, "Case", "case"}
+    with pytest.raises(ImageError, match="too long"):
+        unpack([item("n" * 256)])
+
+
+def test_a_name_with_a_nul_byte_is_refused(unpack: Unpack) -> None:
+    """The kernel would cut it there."""
+    with pytest.raises(ImageError, match="NUL byte"):
+        unpack([item("f", pax_headers={"path": "a\0b"})])
+
+
+def test_what_is_in_the_way_is_replaced(unpack: Unpack) -> None:
+    """A file by a folder, a folder by a link, a link by a file: never what a link points to."""
+    root = unpack(
+        [item("a"), item("b/c/d"), link("l", "keep"), item("keep", b"k")],
+        [folder("a"), item("a/x"), link("b", "a"), item("l", b"new"), item("b/y")],
+    )
+    assert (root / "a/x").is_file()
+    assert os.readlink(root / "b") == "a"
+    assert (root / "a/y").is_file()
+    assert ((root / "l").read_bytes(), (root / "keep").read_bytes()) == (b"new", b"k")
+
+
+def test_a_folder_that_is_replaced_while_it_is_filled_is_looked_up_anew(unpack: Unpack) -> None:
+    """The next file goes where the name leads by then."""
+    root = unpack([item("a/b/1"), folder("z/b"), link("a", "z"), item("a/b/2")])
+    assert [p.name for p in (root / "z/b").iterdir()] == ["2"]
+
+
+# Limits
+
+
+def test_too_many_entries_are_refused(unpack: Unpack) -> None:
+    """However small they are."""
+    with pytest.raises(ImageError, match="more than 10 entries"):
+        unpack([item(f"f{n}") for n in range(11)], limits=Limits(max_entries=10))
+
+
+def test_too_many_bytes_are_refused(unpack: Unpack) -> None:
+    """And never more than that are written."""
+    with pytest.raises(ImageError, match="more than 100000 bytes"):
+        unpack([item("f", b"x" * 60_000), item("g", b"x" * 60_000)], limits=Limits(max_bytes=10**5))
+
+
+def test_folders_that_are_too_deep_are_refused(unpack: Unpack) -> None:
+    """By their names, by ten thousand of them, and through links that each go a bit deeper."""
+    with pytest.raises(ImageError, match="deeper than 128"):
+        unpack([item("a/" * 10_000 + "f")])
+    items = []
+    for step in range(5):
+        items += [folder(f"s{step}/" + "a/" * 60), link(f"s{step + 1}", f"s{step}/" + "a/" * 60)]
+    with pytest.raises(ImageError, match="deeper than 128"):
+        unpack(items)
+
+
+def test_a_compressed_layer_may_not_grow_without_end(
+    unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small file that unpacks to hundreds of times of it is refused."""
+    monkeypatch.setattr(streams, "FREE_BYTES", 1024 * 1024)
+    bomb = tar([item("zeros", bytes(8 * 1024 * 1024))])
+    with pytest.raises(ImageError, match="more than 200 times"):
+        unpack(gzip.compress(bomb))
+
+
+def test_a_sparse_entry_is_refused(unpack: Unpack) -> None:
+    """A terabyte of nothing takes a kilobyte to say."""
+    with pytest.raises(ImageError, match="sparse"):
+        unpack([item("f", pax_headers={"GNU.sparse.major": "1", "GNU.sparse.realsize": "1" * 13})])
+
+
+def test_a_full_disk_is_an_error_that_says_what_to_do(
+    unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's word for it is in the message."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(ImageError, match=r"No space left(.|\n)*XDG_CACHE_HOME"):
+        unpack([item("f", b"x")])
+
+
+def test_a_file_that_is_cut_short_is_refused(unpack: Unpack) -> None:
+    """In the middle of a header, of content, or before the end mark."""
+    whole = tar([item("f", b"x" * 1000), item("g")])
+    for length in (100, 700, 1536, 2048):
+        with pytest.raises(ImageError, match="truncated"):
+            unpack(whole[:length])
+
+
+def test_formats_of_tar(unpack: Unpack) -> None:
+    """ustar with its prefix, GNU with long names and links, pax: the same tree."""
+    long = "/".join(["d" * 60] * 3) + "/f"
+    for kind in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
+        items = [item(long, b"x")]
+        if kind != tarfile.USTAR_FORMAT:
+            items += [item("e" * 200, b"y"), link("l", "t" * 300)]
+        root = unpack(tar(items, format=kind))
+        assert (root / long).read_bytes() == b"x"
+    assert os.readlink(root / "l") == "t" * 300
+
+
+def test_a_tree_of_this_machine_comes_out_as_it_is(unpack: Unpack, tmp_path: Path) -> None:
+    """Something real: a folder of the interpreter's library, packed by tarfile."""
+    source = Path(os.__file__).parent / "json"
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as made:
+        made.add(source, "json")
+    root = unpack(file.getvalue())
+    for path in source.rglob("*.py"):
+        assert (root / "json" / path.relative_to(source)).read_bytes() == path.read_bytes()
