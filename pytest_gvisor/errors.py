@@ -13,6 +13,7 @@
       WorkloadTimeout          the workload is dead when this is raised; its output is attached
       SandboxCrashed           the sentry or gofer died; panic log attached
       LaunchError              the way from here to runsc failed; the stage and errno are attached
+      MachineFailed            a throw-away VM that cannot be made, or ended before its command did
       UsageError               a setting or an argument that cannot be meant; nothing was started
       InsideError              a warm sandbox's kernel refused a file, a program or a connection
       NotReady                 what was waited for in a warm sandbox did not come by its deadline
@@ -212,6 +213,16 @@ class SandboxCrashed(_RunError):
         self.panic = panic
         shown = f"{message}\n  panic log:\n{panic}" if panic else message
         super().__init__(shown, completed=completed, next_step=next_step)
+
+
+class MachineFailed(GvisorError):
+    """A throw-away VM cannot be made, or ended before its command did."""
+
+
+class MachineTimeout(MachineFailed, TimeoutError):
+    """The command in a throw-away VM did not end by its deadline; the VM is dead."""
+
+    exit_status = 124
 
 
 class InsideError(GvisorError):

@@ -23,6 +23,7 @@ PR_SET_NO_NEW_PRIVS = 38
 # include/uapi/linux/sched.h
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 # include/uapi/linux/sockios.h and if.h

@@ -21,7 +21,7 @@ LAYERS = (
     {"runsc", "oci"},
     {"launch"},
     {"harness", "workload", "engine", "sandbox", "inside", "images", "keep", "report", "state",
-     "options", "requirements", "xdist", "configured", "providing", "glance"},
+     "options", "requirements", "xdist", "configured", "providing", "glance", "vm"},
     {"fixtures", "hookspecs", "header", "plugin", "cli", "__main__", "__init__"},
 )  # fmt: skip
 """From the ground up: a module imports from its own layer and from those below."""
@@ -30,6 +30,7 @@ PROGRAMS = {
     "launch/keeper.py": {"_linux", "child", "remains"},
     "launch/child.py": {"_linux"},
     "launch/remains.py": {"_linux"},
+    "launch/warden.py": {"_linux", "remains"},
     "launch/_linux.py": set[str](),
 }
 """What runs with ``-I -S``, and the siblings that each may import."""

@@ -1,0 +1,48 @@
+"""``pytest-gvisor``: takes the command line apart and hands it to the subcommand's module."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from pytest_gvisor.errors import GvisorError, UsageError
+
+COMMANDS = {
+    "vm": "run a command in a throw-away VM in which gVisor's kvm platform works",
+}
+
+USAGE = 2
+FAILED = 125
+"""Nothing can be said of the command, for a failure of what is around it; as of `docker run`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the subcommand that the arguments name; the exit status."""
+    parser = argparse.ArgumentParser(prog="pytest-gvisor", description="gVisor, at a shell.")
+    lines = [f"  {name:8} {text}" for name, text in COMMANDS.items()]
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "\n".join(["commands:", *lines, "", "COMMAND --help says more."])
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    module = importlib.import_module(f"pytest_gvisor.cli.{chosen.command}")
+    try:
+        return int(module.main(chosen.rest))
+    except UsageError as error:
+        return _tell(chosen.command, error, USAGE)
+    except GvisorError as error:
+        return _tell(chosen.command, error, getattr(error, "exit_status", FAILED))
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would say so once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _tell(command: str, error: GvisorError, status: int) -> int:
+    print(f"pytest-gvisor {command}: {error}", file=sys.stderr)
+    return status

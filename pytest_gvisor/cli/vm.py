@@ -1,0 +1,71 @@
+"""``pytest-gvisor vm``: a command in a throw-away VM over the live file system."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from pytest_gvisor.cli import words
+from pytest_gvisor.vm import drive, machine
+from pytest_gvisor.vm.machine import Machine
+
+_DESCRIPTION = """\
+Runs COMMAND as root in a virtual machine that sees this machine's files and whose emulated
+processor has nested virtualisation: gVisor's kvm platform works in it on any x86-64 machine,
+about 40 times slower than it would on a real processor. What COMMAND writes outside of
+--share folders is gone afterwards.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The subcommand's options."""
+    made = argparse.ArgumentParser(prog="pytest-gvisor vm", description=_DESCRIPTION)
+    made.add_argument(
+        "--timeout", type=words.seconds, default=900.0, metavar="SECONDS",
+        help="deadline of the whole, boot included (default: 900)",
+    )  # fmt: skip
+    made.add_argument(
+        "--share", action="append", default=[], metavar="DIR",
+        help="a folder that COMMAND may write to, for reports; may be repeated",
+    )  # fmt: skip
+    made.add_argument(
+        "--cpus", type=words.count, default=min(4, os.cpu_count() or 1), metavar="N",
+        help="processors of the VM (default: as here, at most 4)",
+    )  # fmt: skip
+    made.add_argument(
+        "--memory", type=words.count, default=4096, metavar="MIB",
+        help="memory of the VM in MiB (default: 4096)",
+    )  # fmt: skip
+    made.add_argument(
+        "--kernel", default="", metavar="FILE",
+        help="the kernel to boot (default: the newest in /boot that has kvm-amd)",
+    )  # fmt: skip
+    made.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND…")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run it; COMMAND's exit status. Raises `MachineFailed`, `MachineTimeout`, `UsageError`."""
+    options = parser()
+    given = options.parse_args(arguments)
+    chosen = Machine(
+        command=words.command(options, given.command),
+        shares=tuple(machine.share_of(path) for path in given.share),
+        cwd=os.getcwd(),
+        env=dict(os.environ),
+        cpus=given.cpus,
+        memory=given.memory,
+        kernel=given.kernel and os.path.abspath(given.kernel),
+    )
+    return drive.run(chosen, given.timeout, _to(sys.stdout.fileno()), _to(sys.stderr.fileno()))
+
+
+def _to(fd: int) -> Callable[[bytes], None]:
+    def write(piece: bytes) -> None:
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(fd, view) :]
+
+    return write

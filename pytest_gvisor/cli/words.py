@@ -1,0 +1,32 @@
+"""What the subcommands' command lines have in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from pytest_gvisor import settings
+from pytest_gvisor.errors import UsageError
+
+
+def seconds(text: str) -> float:
+    """An argument that is a time. Raises `argparse.ArgumentTypeError`."""
+    try:
+        return settings.seconds(text, "the number of seconds")
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(error.message) from error
+
+
+def count(text: str) -> int:
+    """An argument that is a number above 0. Raises `argparse.ArgumentTypeError`."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def command(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[str, ...]:
+    """The command behind the options, without the ``--`` in front. Exits where there is none."""
+    found = tuple(words[1:] if words and words[0] == "--" else words)
+    if not found:
+        parser.error("a command is missing: put it behind --")
+    return found

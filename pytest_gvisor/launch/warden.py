@@ -1,0 +1,97 @@
+"""The warden: a small program that owns one command and everything which that command starts.
+
+Started as ``python -I -S warden.py``, in a session of its own. It kills the command and all of its
+descendants when the command ends, at its deadline, when the process that asked for it is gone, and
+when standard input closes. It then says what came of it on standard output, waits until nobody
+needs the folder any more, and removes it. As root the command has a PID namespace of its own, so
+that the kernel kills all of it even if this program is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.launch import _linux, remains
+else:
+    # -I leaves the script's folder out of sys.path; -S leaves site-packages out.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import _linux
+    import remains
+
+
+def become(argv: list[str], parent: int) -> NoReturn:
+    """The child's way to its execve; any failure is a line on standard error and status 127."""
+    try:
+        _linux.set_parent_death_signal(signal.SIGKILL)
+        # In a PID namespace of its own the parent has no number here.
+        if os.getppid() not in {parent, 0}:
+            os._exit(127)
+        _linux.reset_signals()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        os.execvp(argv[0], argv)
+    except BaseException as error:  # noqa: BLE001 -- nothing of the parent may run on here
+        os.write(2, f"{argv[0]}: {error}\n".encode())
+    os._exit(127)
+
+
+def start(argv: list[str]) -> int:
+    """Fork the command, in a new PID namespace where this process may make one; its pid."""
+    with contextlib.suppress(OSError):
+        _linux.unshare(_linux.CLONE_NEWPID)
+    me = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        become(argv, me)
+    return pid
+
+
+def wait(pid: int, parent: int, deadline: float) -> int | None:
+    """The command's raw status; None where the deadline, or the caller's end, came first."""
+    child = os.pidfd_open(pid)
+    try:
+        with selectors.DefaultSelector() as selector:
+            for fd in (0, parent, child):
+                selector.register(fd, selectors.EVENT_READ)
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            if child not in {key.fd for key, _events in ready}:
+                return None
+        return os.waitpid(pid, 0)[1]
+    finally:
+        os.close(child)
+
+
+def main(arguments: list[str]) -> None:
+    """``warden.py PARENT_PIDFD SECONDS FOLDER COMMAND…``; ``late`` or the exit code comes back."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_IGN)
+    _linux.set_child_subreaper()
+    parent, seconds, folder, command = int(arguments[0]), arguments[1], arguments[2], arguments[3:]
+    deadline = time.monotonic() + float(seconds)
+    try:
+        status = wait(start(command), parent, deadline)
+        remains.kill_children()
+        told = "late" if status is None else str(os.waitstatus_to_exitcode(status))
+        with contextlib.suppress(OSError):  # nobody is there to be told
+            os.write(1, told.encode())
+            os.close(1)
+        with selectors.DefaultSelector() as selector:
+            selector.register(0, selectors.EVENT_READ)
+            selector.register(parent, selectors.EVENT_READ)
+            selector.select()
+    finally:
+        remains.kill_children()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

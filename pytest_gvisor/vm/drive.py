@@ -1,0 +1,193 @@
+"""Running a command in a VM from here: the warden is started, output is passed on, the end is told.
+
+What the command writes comes as it is, through two files in the VM's folder, which lies beside the
+session folders and is swept like them. When the caller of `run` ends in any way, the VM is dead and
+the folder gone within a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+from pytest_gvisor.errors import MachineFailed, MachineTimeout
+from pytest_gvisor.escape import escape
+from pytest_gvisor.launch import warden
+from pytest_gvisor.launch.session_dir import SessionDir
+from pytest_gvisor.launch.typed import stage
+from pytest_gvisor.vm import machine as machines
+from pytest_gvisor.vm.machine import Machine
+
+MAX_OUTPUT = 1024 * 1024 * 1024
+"""Bytes of one stream: the VM's folder may be in this machine's memory."""
+
+_POLL = 0.05
+_PIECE = 256 * 1024
+_NO_KVM = "no-kvm"
+
+Sink = Callable[[bytes], object]
+
+
+def run(machine: Machine, timeout: float, stdout: Sink, stderr: Sink) -> int:
+    """Run the command in a VM of its own and pass its output on while it comes; its exit status.
+
+    Raises `MachineFailed` where there is no VM or it ended before the command, and `MachineTimeout`
+    where the command had not ended after ``timeout`` seconds, boot included. The VM is dead then.
+    """
+    session = SessionDir.create(SessionDir.choose())
+    try:
+        with _warden(machine, timeout, session) as process:
+            tails = [_Tail(session.path, "stdout", stdout), _Tail(session.path, "stderr", stderr)]
+            while process.poll() is None and not _ended(process):
+                for tail in tails:
+                    tail.pass_on()
+            for tail in tails:
+                tail.pass_on()
+            assert process.stdout is not None
+            return _status(session.path, process.stdout.read().decode(), timeout)
+    finally:
+        session.remove()
+
+
+@contextlib.contextmanager
+def _warden(
+    machine: Machine, timeout: float, session: SessionDir
+) -> Iterator[subprocess.Popen[bytes]]:
+    folder = session.path
+    command = machines.vng(machine, folder)
+    with stage("vm", f"cannot prepare {folder}"):
+        with open(os.path.join(folder, "script"), "w", encoding="utf-8") as script:
+            script.write(machines.guest(machine))
+        os.mkdir(os.path.join(folder, "tmp"))
+        console = os.open(os.path.join(folder, "console"), os.O_WRONLY | os.O_CREAT, 0o600)
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        # fmt: off
+        argv = [sys.executable, "-I", "-S", warden.__file__, str(pidfd), str(timeout), folder]
+        # fmt: on
+        with stage("vm", "its warden cannot be started"):
+            process = subprocess.Popen(
+                [*argv, *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=console,
+                # vng and virtiofsd put sockets and pid files there.
+                env={
+                    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                    "HOME": folder,
+                    "TMPDIR": os.path.join(folder, "tmp"),
+                    "LC_ALL": "C.UTF-8",
+                },
+                pass_fds=(pidfd, session.lock),
+                start_new_session=True,
+                cwd="/",
+            )
+    finally:
+        os.close(pidfd)
+        os.close(console)
+    try:
+        yield process
+    finally:
+        _close(process)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    """Let the warden clean up and end; it has bounded work to do."""
+    # Ctrl-C reaches this process alone: the warden is in another session.
+    with _deaf(), process:
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Leave a second Ctrl-C waiting until what is inside is done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the warden has something to say; waits a moment for it."""
+    assert process.stdout is not None
+    return bool(select.select([process.stdout], [], [], _POLL)[0])
+
+
+class _Tail:
+    """What a file gains is handed on."""
+
+    def __init__(self, folder: str, name: str, sink: Sink) -> None:
+        self._path = os.path.join(folder, name)
+        self._sink = sink
+        self._at = 0
+
+    def pass_on(self) -> None:
+        """Hand on what is there by now. Raises `MachineFailed` where it is too much."""
+        try:
+            file = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            while piece := os.pread(file, _PIECE, self._at):
+                self._at += len(piece)
+                self._sink(piece)
+                if self._at > MAX_OUTPUT:
+                    raise MachineFailed(
+                        f"the command wrote more than {MAX_OUTPUT} bytes",
+                        next_step="Write to a file in a folder that is given with --share.",
+                    )
+        finally:
+            os.close(file)
+
+
+def _status(folder: str, told: str, timeout: float) -> int:
+    """The command's status, from what the VM left and what the warden said."""
+    text = ""
+    with (
+        contextlib.suppress(OSError),
+        open(os.path.join(folder, "status"), encoding="ascii", errors="replace") as file,
+    ):
+        text = file.read(100).strip()
+    if text.isdigit():
+        return int(text)
+    log = _end_of_log(folder)
+    if text == _NO_KVM:
+        raise MachineFailed(
+            f"the VM has no /dev/kvm: its kernel could not load kvm_amd{log}",
+            next_step="Use another kernel: --kernel /boot/vmlinuz-….",
+        )
+    if told == "late":
+        raise MachineTimeout(
+            f"the command in the VM did not end within {timeout:g} s; the VM is dead{log}",
+            next_step="Give it longer with --timeout; the emulated processor is about 40 times "
+            "slower than a real one.",
+        )
+    raise MachineFailed(
+        f"the VM ended before its command did (vng: {told or 'its warden was killed'}){log}",
+        next_step="The lines above are vng's; more memory is given with --memory.",
+    )
+
+
+# QEMU says of each processor feature that its emulator lacks that it does, twice.
+_EXPECTED = "TCG doesn't support requested feature"
+
+
+def _end_of_log(folder: str) -> str:
+    try:
+        with open(os.path.join(folder, "console"), encoding="utf-8", errors="replace") as file:
+            lines = [line.rstrip() for line in file if _EXPECTED not in line]
+    except OSError:
+        return ""
+    return "".join(f"\n  {escape(line)}" for line in lines[-8:])

@@ -1,0 +1,133 @@
+"""What a throw-away VM is made of: programs, kernel, vng's command line, the guest's script.
+
+The VM sees this machine's file system: read-only, apart from /etc, /home, /opt, /srv, /tmp, /usr
+and /var, where what is written stays in the VM's memory. The processor is emulated in software, and
+has nested SVM, so that KVM works in the VM on any machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+
+from pytest_gvisor.errors import MachineFailed, UsageError
+
+PACKAGES = ("virtme-ng", "qemu-system-x86", "linux-image-amd64", "virtiofsd", "kmod",
+            "busybox-static")  # fmt: skip
+INSTALL = f"As root: apt-get update && apt-get install --no-install-recommends {' '.join(PACKAGES)}"
+_PROGRAMS = ("vng", "qemu-system-x86_64", "modprobe", "busybox")
+_VIRTIOFSD = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd")
+
+# The model matters: with "max" runsc dies on an XSAVE that the emulator gets wrong.
+_QEMU = "-cpu EPYC -accel tcg,thread=multi,tb-size=1024"
+
+GUEST_FOLDER = "/var/pytest-gvisor-vm"
+"""Where the VM has the folder of this run: not below the base of its own sessions."""
+
+# They name what is not there in the VM: folders of this machine's /run, and this process's own.
+_NOT_PASSED_ON = frozenset({"XDG_RUNTIME_DIR", "TMPDIR", "_", "SHLVL", "PWD", "OLDPWD"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """One VM and the command that it runs."""
+
+    command: tuple[str, ...]
+    shares: tuple[str, ...] = ()
+    """Folders of this machine that the VM may write to, at the same place in the VM."""
+
+    cwd: str = "/"
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    cpus: int = 2
+    memory: int = 4096
+    """In MiB."""
+
+    kernel: str = ""
+
+
+def missing() -> list[str]:
+    """What this machine lacks for a VM, in words; empty where nothing does."""
+    if platform.machine() != "x86_64":
+        return [
+            f"the emulated nested KVM needs an x86_64 machine, and this is {platform.machine()}"
+        ]
+    lacking = [f"no {name}" for name in _PROGRAMS if shutil.which(name) is None]
+    if shutil.which("virtiofsd") is None and not any(map(os.path.isfile, _VIRTIOFSD)):
+        lacking.append("no virtiofsd")
+    if not kernels():
+        lacking.append("no kernel in /boot with its modules and kvm-amd among them")
+    return lacking
+
+
+def kernels(boot: str = "/boot", modules: str = "/lib/modules") -> list[str]:
+    """The kernels that can be used, the newest first: readable, with the module kvm-amd."""
+    found = []
+    for name in os.listdir(boot) if os.path.isdir(boot) else ():
+        release = name.removeprefix("vmlinuz-")
+        path = os.path.join(boot, name)
+        folder = os.path.join(modules, release, "kernel/arch/x86/kvm")
+        if release == name or not os.access(path, os.R_OK) or not os.path.isdir(folder):
+            continue
+        if any(module.startswith("kvm-amd.ko") for module in os.listdir(folder)):
+            found.append(path)
+    return sorted(found, key=_version, reverse=True)
+
+
+def _version(path: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", os.path.basename(path))]
+
+
+def share_of(path: str) -> str:
+    """A folder to share, canonical. Raises `UsageError` for one that cannot be."""
+    real = os.path.realpath(path)
+    if not os.path.isdir(real):
+        raise UsageError(f"{path} is not a folder", next_step="Make it first.")
+    # The path goes through QEMU's options, a kernel command line, and a shell script.
+    if not re.fullmatch(r"/[\w./+@%-]*", real, re.ASCII):
+        raise UsageError(f"{real} cannot be shared: use a path of letters, digits and ._+@%-")
+    return real
+
+
+def vng(machine: Machine, folder: str) -> list[str]:
+    """The command line that boots the VM and runs the script `guest` in ``folder``.
+
+    Raises `MachineFailed` where something that it needs is missing.
+    """
+    lacking = missing()
+    if lacking:
+        raise MachineFailed(f"no VM can be made here: {'; '.join(lacking)}", next_step=INSTALL)
+    # fmt: off
+    argv = [
+        "vng", "--disable-kvm", "--disable-microvm",
+        "--run", machine.kernel or kernels()[0],
+        f"--qemu-opts={_QEMU}", "--append", "mitigations=off",
+        "--cpus", str(machine.cpus), "--memory", f"{machine.memory}M", "--user", "root",
+        "--cwd", "/", f"--rwdir={GUEST_FOLDER}={folder}",
+    ]
+    # fmt: on
+    argv += [f"--rwdir={share}" for share in machine.shares]
+    return [*argv, "--exec", f"sh {GUEST_FOLDER}/script"]
+
+
+def guest(machine: Machine) -> str:
+    """The script that runs in the VM, as its root.
+
+    It leaves ``stdout``, ``stderr`` and, last of all, ``status`` in the run's folder.
+    """
+    folder = GUEST_FOLDER
+    kept = {**machine.env, "PYTHONDONTWRITEBYTECODE": "1"}
+    words = [f"{name}={value}" for name, value in kept.items() if name not in _NOT_PASSED_ON]
+    command = shlex.join(["env", "-i", *words, *machine.command])
+    return f"""\
+exec </dev/null >{folder}/stdout 2>{folder}/stderr
+ip link set lo up 2>/dev/null
+modprobe kvm_amd && [ -c /dev/kvm ] || {{ echo no-kvm >{folder}/status; exit 1; }}
+cd {shlex.quote(machine.cwd)} && {command}
+echo $? >{folder}/status.new
+mv {folder}/status.new {folder}/status
+"""

@@ -1,0 +1,163 @@
+"""The warden ends a command and all that it started, whatever happens, and removes the folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.launch import warden
+
+PATIENCE = 5.0
+
+
+class Warden:
+    """A warden with a command, whose caller is a process of its own or this one."""
+
+    def __init__(self, folder: Path, *command: str, seconds: float = 60, parent: int = 0) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.pidfd = os.pidfd_open(parent or os.getpid())
+        # fmt: off
+        argv = [sys.executable, "-I", "-S", warden.__file__, str(self.pidfd), str(seconds),
+                str(folder), *command]
+        # fmt: on
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[self.pidfd]
+        )
+
+    def told(self) -> str:
+        """What it says of the command; it has waited for this."""
+        assert self.process.stdout is not None
+        return self.process.stdout.read().decode()
+
+    def close(self) -> None:
+        """Let it end."""
+        os.close(self.pidfd)
+        with self.process:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            self.process.wait(PATIENCE)
+        assert not self.folder.exists()
+
+
+def running(mark: str) -> list[int]:
+    """The processes that have this word in their command lines."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if mark.encode() in words:
+            found.append(int(pid))
+    return found
+
+
+@pytest.fixture
+def mark() -> str:
+    """A number of seconds to sleep that no other process has."""
+    return f"{3000 + os.getpid() % 1000}.{time.monotonic_ns()}"
+
+
+@pytest.fixture
+def children(mark: str) -> Iterator[tuple[str, ...]]:
+    """A command that starts a child which leaves its session, and waits."""
+    yield "sh", "-c", f"setsid sleep {mark} & setsid -f sleep {mark}; exec sleep {mark}"
+    assert running(mark) == []
+
+
+def await_running(mark: str, count: int) -> None:
+    """Wait until so many processes are there."""
+    deadline = time.monotonic() + PATIENCE
+    while len(running(mark)) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("script", "told"), [("exit 3", "3"), ("kill -9 $$", "-9")])
+def test_the_commands_end_is_told_and_what_it_left_is_dead(
+    script: str, told: str, tmp_path: Path, mark: str
+) -> None:
+    """Status or signal; a child of the command that would go on does not."""
+    # A PID namespace's first process is deaf to signals of its own: the outer shell is that.
+    command = f"setsid -f sleep {mark}; sh -c '{script}'; s=$?; [ $s -lt 128 ] || s=9; exit $s"
+    ward = Warden(tmp_path / "folder", "sh", "-c", command)
+    assert ward.told() == told.removeprefix("-")
+    assert running(mark) == []
+    assert ward.folder.exists()
+    ward.close()
+
+
+def test_the_deadline_kills_all_of_it(tmp_path: Path, mark: str, children: tuple[str, ...]) -> None:
+    """Descendants in sessions of their own included."""
+    ward = Warden(tmp_path / "folder", *children, seconds=0.5)
+    assert ward.told() == "late"
+    assert running(mark) == []
+    ward.close()
+
+
+def test_the_end_of_its_input_kills_all_of_it(
+    tmp_path: Path, mark: str, children: tuple[str, ...]
+) -> None:
+    """Its caller has let go."""
+    ward = Warden(tmp_path / "folder", *children)
+    await_running(mark, 3)
+    ward.close()
+
+
+def test_the_death_of_its_caller_kills_all_of_it(
+    tmp_path: Path, mark: str, children: tuple[str, ...]
+) -> None:
+    """Seen through the pidfd, although somebody else still holds its input."""
+    with subprocess.Popen(["sleep", "100"]) as caller:
+        ward = Warden(tmp_path / "folder", *children, parent=caller.pid)
+        await_running(mark, 3)
+        caller.kill()
+        caller.wait()
+        ward.process.wait(PATIENCE)
+    assert running(mark) == []
+    ward.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: PID namespaces")
+def test_its_own_death_kills_all_of_it(
+    tmp_path: Path, mark: str, children: tuple[str, ...]
+) -> None:
+    """The kernel ends a PID namespace with its first process."""
+    ward = Warden(tmp_path / "folder", *children)
+    await_running(mark, 3)
+    ward.process.kill()
+    ward.process.wait()
+    deadline = time.monotonic() + 1
+    while running(mark):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    ward.folder.rmdir()
+    ward.close()
+
+
+def test_the_terminals_signals_do_not_reach_it(
+    tmp_path: Path, mark: str, children: tuple[str, ...]
+) -> None:
+    """It ends when its work is done."""
+    ward = Warden(tmp_path / "folder", *children)
+    await_running(mark, 3)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        ward.process.send_signal(number)
+    time.sleep(0.1)
+    assert len(running(mark)) >= 3
+    ward.close()
+
+
+def test_a_command_that_is_not_there_is_status_127(tmp_path: Path) -> None:
+    """As of a shell."""
+    ward = Warden(tmp_path / "folder", "/nonexistent/command")
+    assert ward.told() == "127"
+    ward.close()

@@ -1,0 +1,109 @@
+"""What a VM is made of: kernels, the command line, the script, what may be shared."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.errors import MachineFailed, UsageError
+from pytest_gvisor.vm import machine
+from pytest_gvisor.vm.machine import Machine, guest, kernels, share_of, vng
+
+
+def make_kernel(base: Path, release: str, module: str = "kvm-amd.ko.xz") -> str:
+    """A kernel and its modules' folder; the kernel's path."""
+    for folder in ("boot", f"modules/{release}/kernel/arch/x86/kvm"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    (base / f"modules/{release}/kernel/arch/x86/kvm/{module}").touch()
+    kernel = base / f"boot/vmlinuz-{release}"
+    kernel.touch()
+    return str(kernel)
+
+
+def test_the_newest_kernel_with_the_module_is_taken(tmp_path: Path) -> None:
+    """Numbers are compared as numbers; a kernel without modules, or without kvm-amd, is none."""
+    older = make_kernel(tmp_path, "6.9.1-amd64")
+    newer = make_kernel(tmp_path, "6.12.118-amd64", "kvm-amd.ko")
+    make_kernel(tmp_path, "7.0.0-cloud", "kvm-intel.ko")
+    (tmp_path / "boot/vmlinuz-8.0.0").touch()
+    (tmp_path / "boot/config-9.0.0").touch()
+    boot, modules = str(tmp_path / "boot"), str(tmp_path / "modules")
+    assert kernels(boot, modules) == [newer, older]
+    assert kernels(str(tmp_path / "none"), modules) == []
+
+
+def test_what_is_missing_is_named_with_the_command_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One error that names all of it, and one line to paste."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr(machine, "_VIRTIOFSD", ())
+    monkeypatch.setattr(machine, "kernels", list)
+    with pytest.raises(MachineFailed, match="no vng; no qemu-system-x86_64; no modprobe") as caught:
+        vng(Machine(command=("true",)), "/folder")
+    assert "no virtiofsd; no kernel in /boot" in caught.value.message
+    assert "apt-get install --no-install-recommends virtme-ng" in caught.value.next_step
+
+
+def test_another_processor_has_no_vm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulated nested KVM is AMD's."""
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert machine.missing() == [
+        "the emulated nested KVM needs an x86_64 machine, and this is aarch64"
+    ]
+
+
+def test_the_command_line_never_uses_the_hosts_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folder and shares are given, and the processor that gVisor is known to run on."""
+    monkeypatch.setattr(machine, "missing", list)
+    chosen = Machine(command=("true",), shares=("/a", "/b"), kernel="/boot/k", memory=512, cpus=3)
+    argv = vng(chosen, "/folder")
+    assert argv[0] == "vng"
+    assert {"--disable-kvm", "--rwdir=/a", "--rwdir=/b"} < set(argv)
+    assert f"--rwdir={machine.GUEST_FOLDER}=/folder" in argv
+    assert any(word.startswith("--qemu-opts=-cpu EPYC ") for word in argv)
+    assert argv[argv.index("--memory") + 1] == "512M"
+
+
+@pytest.mark.parametrize("word", ["it's", "$HOME `id`", "a\nb", "-n", "", "ä\\"])
+def test_words_reach_the_command_as_they_are(word: str) -> None:
+    """Arguments and the environment go through a shell, and it reads none of them."""
+    command = ("sh", "-c", 'printf %s "$1$GREETING"', "sh", word)
+    text = guest(Machine(command=command, env={"GREETING": word}))
+    script = text[text.index("cd / && ") : text.index("\necho $? >")]
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == (word + word, 0)
+
+
+def test_folders_of_this_machines_run_are_not_passed_on() -> None:
+    """A name of a folder that the VM has not is worse than none."""
+    chosen = Machine(command=("true",), env={"XDG_RUNTIME_DIR": "/run/user/0", "HOME": "/root"})
+    text = guest(chosen)
+    assert "XDG_RUNTIME_DIR" not in text
+    assert "HOME=/root" in text
+
+
+def test_a_folder_is_shared_by_its_real_path(tmp_path: Path) -> None:
+    """A symlink is followed here, where it leads to what was meant."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert share_of(str(tmp_path / "link")) == str(tmp_path.resolve())
+
+
+@pytest.mark.parametrize("name", ["a b", "a,b", "a'b", "a$b", "a=b", "ä"])
+def test_a_folder_with_a_name_that_options_cannot_hold_is_refused(
+    name: str, tmp_path: Path
+) -> None:
+    """QEMU and the kernel take apart what they get."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(UsageError, match="cannot be shared"):
+        share_of(str(tmp_path / name))
+
+
+def test_what_is_no_folder_cannot_be_shared(tmp_path: Path) -> None:
+    """Neither a file nor nothing."""
+    (tmp_path / "file").touch()
+    for name in ("file", "none"):
+        with pytest.raises(UsageError, match="is not a folder"):
+            share_of(str(tmp_path / name))

@@ -1,0 +1,133 @@
+"""``python -m pytest_gvisor vm``: a real VM, gVisor on a real kvm in it, and nothing left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.launch import session_dir
+from tests.runsc.conftest import wait_for
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: this is about root's VM, and the checkout is root's"
+)
+
+VM = (sys.executable, "-m", "pytest_gvisor", "vm")
+TEST = """
+def test_kvm(gvisor, gvisor_platform):
+    assert gvisor_platform == "kvm"
+    done = gvisor.run(["uname", "-r"], check=True)
+    assert (done.stdout, done.platform) == ("4.4.0\\n", "kvm")
+"""
+
+
+def machinery(mark: str) -> list[str]:
+    """The command lines that have this word in them, apart from this process's."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if mark in line and int(pid) != os.getpid():
+            found.append(line)
+    return found
+
+
+@pytest.fixture
+def share() -> Iterator[Path]:
+    """A folder whose name no other process has in its command line."""
+    folder = Path(f"/var/tmp/pytest-gvisor-vm-{os.getpid()}-{time.monotonic_ns()}")
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_the_vm_is_left(share: Path) -> Iterator[None]:
+    """No process of it, no folder, no file of vng's, two seconds after its end."""
+    before = set(os.listdir("/tmp"))
+    yield
+    base = session_dir.base_folder()
+    wait_for(lambda: not machinery(share.name), "the VM's processes to end")
+    assert [name for name in os.listdir("/tmp") if name.startswith("virtme")
+            and name not in before] == []  # fmt: skip
+    for name in os.listdir(base) if os.path.isdir(base) else ():
+        assert not os.path.exists(os.path.join(base, name, "script")), name
+
+
+def test_gvisor_runs_on_kvm_in_it(share: Path) -> None:
+    """Status, both streams, exact bytes and a JUnit file come back from gVisor on a real kvm."""
+    (share / "test_kvm.py").write_text(TEST)
+    script = (
+        "printf 'a\\377\\n'; printf err >&2; cat; id -u; pwd; echo $GREETING; touch /usr/mark; "
+        '"$0" -m pytest -q -p no:cacheprovider --gvisor-strict --gvisor-platform kvm '
+        '--junitxml "$1/junit.xml" "$1/test_kvm.py" >"$1/log" 2>&1; echo $?; exit 7'
+    )
+    argv = [*VM, "--timeout=240", f"--share={share}", "--", "sh", "-c", script, sys.executable]
+    done = subprocess.run(
+        [*argv, str(share)], capture_output=True, timeout=300, stdin=subprocess.DEVNULL,
+        env={**os.environ, "GREETING": "good day's $HOME"},
+    )  # fmt: skip
+    told = done.stderr + (share / "log").read_bytes()
+    cwd = os.getcwd().encode()
+    assert done.stdout == b"a\xff\n0\n" + cwd + b"\ngood day's $HOME\n0\n", told
+    assert (done.returncode, done.stderr) == (7, b"err")
+    suite = next(ET.parse(share / "junit.xml").iter("testsuite"))
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("1", "0", "0")
+    assert not os.path.exists("/usr/mark")
+
+
+def start(share: Path, *options: str) -> subprocess.Popen[bytes]:
+    """A VM whose command would not end, and which is booting."""
+    process = subprocess.Popen(
+        [*VM, f"--share={share}", *options, "--", "sleep", "1000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_for(
+        lambda: any("qemu-system" in line for line in machinery(share.name)), "the VM to start"
+    )
+    return process
+
+
+def test_the_deadline_ends_it(share: Path) -> None:
+    """At the deadline the VM is dead, status 124 as of timeout(1), and the reason is told."""
+    started = time.monotonic()
+    with start(share, "--timeout=4") as process:
+        _out, told = process.communicate(timeout=30)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 124
+    assert b"the command in the VM did not end within 4 s; the VM is dead" in told
+    assert machinery(share.name) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
+def test_any_signal_ends_it(share: Path, number: signal.Signals) -> None:
+    """However the command line tool ends, the VM is dead within a second."""
+    with start(share) as process:
+        process.send_signal(number)
+        process.communicate(timeout=10)
+        time.sleep(1)
+        assert machinery(share.name) == []
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+
+
+def test_a_killed_warden_takes_the_vm_with_it(share: Path) -> None:
+    """Its command is in a PID namespace of its own; the folder goes with the tool."""
+    with start(share) as process:
+        wardens = subprocess.run(
+            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+        )
+        os.kill(int(wardens.stdout), signal.SIGKILL)
+        _out, told = process.communicate(timeout=10)
+    assert process.returncode == 125
+    assert b"its warden was killed" in told
