@@ -96,8 +96,8 @@ class Daemon:
 
     @contextlib.contextmanager
     def export(self, identity: str, limits: Limits) -> Iterator[str]:
-        """The path of an archive of the image, which is removed afterwards."""
-        with tempfile.NamedTemporaryFile(prefix="pytest-gvisor-", suffix=".tar") as file:
+        """The path of an archive of the image: of a file without a name, gone with this process."""
+        with tempfile.TemporaryFile() as file:
             size = 0
             with self._explained("cannot be exported"):
                 for data in self._client.api.get_image(identity):
@@ -106,7 +106,7 @@ class Daemon:
                         raise ImageError(f"it holds more than {limits.max_bytes} bytes")
                     file.write(data)
                 file.flush()
-            yield file.name
+            yield f"/proc/self/fd/{file.fileno()}"
 
     def _id(self, reference: str) -> str | None:
         with self._explained("cannot be looked up"):
