@@ -29,10 +29,13 @@ class BundleFactory(Protocol):
 
 
 class ImageFactory(Protocol):
-    """What ``gvisor_image`` is."""
+    """What ``gvisor_image`` is; ``limits`` are `Limits` of what an image may come to."""
 
     def __call__(self, image: str | os.PathLike[str], **options: Any) -> Rootfs:
-        """The root file system of an image; ``limits`` are `Limits` of what it may come to."""
+        """The root file system of an image; a daemon's with ``pull`` and ``remote``."""
+
+    def build(self, path: str | os.PathLike[str], **options: Any) -> Rootfs:
+        """The same of a folder that a daemon builds, with ``dockerfile``, ``args``, ``remote``."""
 
 
 @pytest.fixture(scope="session")

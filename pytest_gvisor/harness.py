@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -136,6 +137,7 @@ class Gvisor:
             rootless_flag=way is Way.FLAG,
             input=input_of(input),
             timeout=chosen.timeout,
+            stop_signal=asked.rootfs.says.stop_signal if asked.rootfs.says else signal.SIGTERM,
             max_output=chosen.max_output,
             debug=chosen.debug,
             extra_flags=self._extra_flags(),

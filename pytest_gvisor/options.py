@@ -83,7 +83,8 @@ OPTIONS = (
         field="image",
         metavar="IMAGE",
         help="the root file system of workloads, instead of the host's system folders: an archive "
-        "of docker save, an OCI archive or layout folder, or a rootfs tarball.",
+        "of docker save, an OCI archive or layout folder, a rootfs tarball, or the name of an "
+        "image of a docker daemon.",
     ),
     Option(
         name="debug",

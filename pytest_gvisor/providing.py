@@ -19,6 +19,7 @@ from pytest_gvisor.settings import Keep, Platform, Settings
 from pytest_gvisor.state import engine_of, failed, remember, required, usage
 
 if TYPE_CHECKING:
+    from pytest_gvisor.engine import Engine
     from pytest_gvisor.fixtures import BundleFactory, ImageFactory
     from pytest_gvisor.harness import Gvisor, Hooks
     from pytest_gvisor.launch.runner import Record, Workspace
@@ -100,16 +101,25 @@ def oci_bundle(
     return make
 
 
+class _ImageFactory:
+    """See `fixtures.ImageFactory`. No daemon skips the test, or fails it when strict."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+
+    def __call__(self, image: str | os.PathLike[str], **options: Any) -> Rootfs:
+        with required(self._settings):
+            return self._engine.images().rootfs(image, **options)
+
+    def build(self, path: str | os.PathLike[str], **options: Any) -> Rootfs:
+        with required(self._settings):
+            return self._engine.images().build(path, **options)
+
+
 def gvisor_image(request: pytest.FixtureRequest) -> ImageFactory:
     """See the fixture."""
-    settings = run_settings(request.config)
-    engine = engine_of(request.config)
-
-    def make(image: str | os.PathLike[str], **options: Any) -> Rootfs:
-        with required(settings):
-            return engine.images().rootfs(image, **options)
-
-    return make
+    return _ImageFactory(engine_of(request.config), run_settings(request.config))
 
 
 def _settings(request: pytest.FixtureRequest) -> Settings:

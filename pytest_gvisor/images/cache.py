@@ -29,6 +29,7 @@ from typing import Any, Final
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.images import extract
 from pytest_gvisor.images.archive import Content
+from pytest_gvisor.images.config import ImageConfig
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.launch.session_dir import make_private, open_private
 from pytest_gvisor.oci import inroot
@@ -146,6 +147,26 @@ class Cache:
                 if self._look(content.id) is None:
                     self._make(content, limits)
 
+    def find(self, identity: str) -> tuple[Hold, ImageConfig] | None:
+        """The image with this id, held, and its configuration; None where it is not there."""
+        self._check()
+        if not _ID.fullmatch(identity) or self._look(identity) is None:
+            return None
+        lock = self._lock(identity)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(os.close, lock)
+            self._wait(lock, fcntl.LOCK_SH)
+            notes = self._look(identity)
+            if notes is None:
+                return None
+            text = str(self._facts(identity)["config"]).encode()
+            if hashlib.sha256(text).hexdigest() != identity:
+                return None
+            config = ImageConfig.parse(text)
+            os.utime(lock)
+            on_failure.pop_all()
+            return Hold(self._path(identity), lock, notes), config
+
     def images(self) -> list[Kept]:
         """What is there, the last used first."""
         found = []
@@ -234,6 +255,7 @@ class Cache:
                     "size": facts.size,
                     "entries": facts.entries,
                     "notes": facts.notes,
+                    "config": content.config_bytes.decode(),
                     "root": _mark(root),
                 }
                 with open(os.path.join(temporary, "image.json"), "x", encoding="utf-8") as file:

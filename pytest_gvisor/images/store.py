@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from pytest_gvisor.errors import ImageError, UsageError
 from pytest_gvisor.images import archive
 from pytest_gvisor.images.cache import Cache
+from pytest_gvisor.images.docker import Daemon, Pull
 from pytest_gvisor.images.rootfs import ImageRootfs
 from pytest_gvisor.images.streams import Limits
+from pytest_gvisor.settings import word
+
+_DAEMON: Final = "docker:"
+_FILES: Final = ("/", "./", "../")
+_SUFFIXES: Final = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst")
 
 
 class Images:
@@ -25,24 +34,53 @@ class Images:
         """The descriptors that hold images."""
         return [rootfs.hold.lock for rootfs in self._found.values()]
 
-    def rootfs(self, image: str | os.PathLike[str], *, limits: Limits | None = None) -> ImageRootfs:
+    def rootfs(
+        self,
+        image: str | os.PathLike[str],
+        *,
+        limits: Limits | None = None,
+        pull: str = "missing",
+        remote: bool = False,
+    ) -> ImageRootfs:
         """The root file system of an image.
 
-        ``image`` is a file or folder, with ``#name`` for one of several images in it. Raises
-        `ImageError`.
+        ``image`` is a file or folder, with ``#name`` for one of several images in it, or the name
+        of an image of a docker daemon: what looks like no path, or has ``docker:`` in front.
+        ``pull`` is missing, always or never; ``remote`` allows a daemon on another machine. Raises
+        `ImageError` or `UsageError`.
         """
         name = os.fspath(image)
         if not name or "\0" in name:
             raise UsageError(f"image={image!r} is neither a path nor a name")
-        try:
-            with self._guard:
-                return self._file(name, limits)
-        except ImageError as error:
-            if error.image:
-                raise
-            raise type(error)(
-                error.message, image=name, problems=error.problems, next_step=error.next_step
-            ) from error
+        policy = word(Pull, pull, "pull")
+        with _about(name), self._guard:
+            if (file := _as_file(name)) is not None:
+                return self._file(name, *file, limits)
+            reference = name.removeprefix(_DAEMON)
+            key = (_DAEMON, reference, os.environ.get("DOCKER_HOST"), limits)
+            if key not in self._found:
+                with Daemon(remote=remote) as daemon:
+                    identity = daemon.find(reference, policy)
+                    self._found[key] = self._exported(name, daemon, identity, limits)
+            return self._found[key]
+
+    def build(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dockerfile: str = "Dockerfile",
+        args: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+        remote: bool = False,
+    ) -> ImageRootfs:
+        """The root file system of an image that a docker daemon builds of a folder."""
+        name = os.fspath(path)
+        with _about(name), self._guard, Daemon(remote=remote) as daemon:
+            identity = daemon.build(name, dockerfile=dockerfile, args=args or {})
+            key = (_DAEMON, identity, os.environ.get("DOCKER_HOST"), limits)
+            if key not in self._found:
+                self._found[key] = self._exported(f"{_DAEMON}{identity}", daemon, identity, limits)
+            return self._found[key]
 
     def close(self) -> None:
         """Let go of all of them."""
@@ -51,22 +89,59 @@ class Images:
                 rootfs.hold.close()
             self._found.clear()
 
-    def _file(self, name: str, limits: Limits | None) -> ImageRootfs:
-        path, reference = name, ""
-        if not os.path.exists(path):
-            path, _, reference = name.partition("#")
+    def _file(self, name: str, path: str, reference: str, limits: Limits | None) -> ImageRootfs:
         if not os.path.exists(path):
             raise ImageError(f"there is no file or folder {path}")
         key = (*_state(path), reference, limits)
         if key not in self._found:
-            if self._cache is None:
-                self._cache = Cache()
-            with archive.opened(path, reference=reference, limits=limits) as content:
-                hold = self._cache.hold(content, limits=limits)
-            self._found[key] = ImageRootfs(
-                name=name, id=content.id, config=content.config, hold=hold
-            )
+            self._found[key] = self._unpacked(name, path, reference, limits)
         return self._found[key]
+
+    def _exported(
+        self, name: str, daemon: Daemon, identity: str, limits: Limits | None
+    ) -> ImageRootfs:
+        """An image of a daemon, which is only exported where the cache does not have it."""
+        hexadecimal = identity.removeprefix("sha256:")
+        if (kept := self._the_cache().find(hexadecimal)) is not None:
+            hold, config = kept
+            return ImageRootfs(name=name, id=hexadecimal, config=config, hold=hold)
+        with daemon.export(identity, limits or Limits()) as path:
+            return self._unpacked(name, path, "", limits)
+
+    def _unpacked(self, name: str, path: str, reference: str, limits: Limits | None) -> ImageRootfs:
+        with archive.opened(path, reference=reference, limits=limits) as content:
+            hold = self._the_cache().hold(content, limits=limits)
+        return ImageRootfs(name=name, id=content.id, config=content.config, hold=hold)
+
+    def _the_cache(self) -> Cache:
+        if self._cache is None:
+            self._cache = Cache()
+        return self._cache
+
+
+@contextlib.contextmanager
+def _about(name: str) -> Iterator[None]:
+    """Errors within say which image they are about."""
+    try:
+        yield
+    except ImageError as error:
+        if error.image:
+            raise
+        raise type(error)(
+            error.message, image=name, problems=error.problems, next_step=error.next_step
+        ) from error
+
+
+def _as_file(name: str) -> tuple[str, str] | None:
+    """The path and the name in it; None for what is the name of an image of a daemon."""
+    if name.startswith(_DAEMON):
+        return None
+    if os.path.exists(name):
+        return name, ""
+    path, _, reference = name.partition("#")
+    if os.path.exists(path) or path.startswith(_FILES) or path.endswith(_SUFFIXES):
+        return path, reference
+    return None
 
 
 def _state(path: str) -> tuple[object, ...]:

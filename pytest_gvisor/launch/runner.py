@@ -11,6 +11,7 @@ import dataclasses
 import os
 import secrets
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -93,6 +94,9 @@ class Request:
     rootless_flag: bool = False
     input: bytes | Iterable[bytes] | None = None
     timeout: float = 60.0
+    stop_signal: int = signal.SIGTERM
+    """What the workload's first process gets at the deadline, a second before SIGKILL."""
+
     max_output: int = 16 * 1024 * 1024
     debug: bool = False
     logs: bool = False
@@ -254,7 +258,7 @@ class Runner:
             id=workspace.id,
             executable=request.runsc.fd,
             argv=argv,
-            term=term_argv(command),
+            term=term_argv(command, request.stop_signal),
             delete=delete_argv(command),
             env=env,
             folder=workspace.folder,

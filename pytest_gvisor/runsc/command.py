@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Collection, Sequence
 
 from pytest_gvisor.errors import UsageError
@@ -84,12 +85,13 @@ def delete_argv(command: RunscCommand) -> list[str]:
     return argv
 
 
-def term_argv(command: RunscCommand) -> list[str]:
-    """The argv that sends the workload's first process SIGTERM.
+def term_argv(command: RunscCommand, number: int = signal.SIGTERM) -> list[str]:
+    """The argv that sends the workload's first process SIGTERM, or the signal of this number.
 
     A signal to ``runsc run`` itself does not get there: it passes signals on for a terminal only.
     """
-    argv = ["runsc", "--root", command.root, "--ignore-cgroups", "kill", command.id, "TERM"]
+    name = "TERM" if number == signal.SIGTERM else str(number)
+    argv = ["runsc", "--root", command.root, "--ignore-cgroups", "kill", command.id, name]
     check_strings(argv)
     return argv
 

@@ -14,6 +14,7 @@ from pytest_gvisor import (
     ImageError,
     PytestGvisorWarning,
     UsageError,
+    WorkloadTimeout,
     bind,
 )
 from pytest_gvisor.images.cache import Cache
@@ -114,6 +115,17 @@ def test_labels_become_annotations_except_runsc_s_own(gvisor: Gvisor, make: Make
     assert annotations["mine"] == "1"
     assert annotations["org.opencontainers.image.stopSignal"] == "10"
     assert not [name for name in annotations if name.startswith(("dev.", "io."))]
+
+
+def test_the_stop_signal_is_what_a_deadline_sends(gvisor: Gvisor, make: Make) -> None:
+    """And then comes SIGKILL, as ever."""
+    image = make(StopSignal="SIGUSR1")
+    script = (
+        "trap 'echo stopped; exit' USR1; trap '' TERM; while :; do /bin/busybox sleep 0.1; done"
+    )
+    with pytest.raises(WorkloadTimeout) as caught:
+        gvisor.run(["sh", "-c", script], image=image, timeout=1)
+    assert caught.value.stdout == "stopped\n"
 
 
 def test_runs_share_an_image_and_none_changes_it(

@@ -96,6 +96,28 @@ def test_what_a_killed_process_leaves_is_swept(cache: Cache, tmp_path: Path) -> 
     assert not Path(cache.folder, f"tmp-{alive}-x").exists()
 
 
+def test_a_process_that_is_killed_while_it_unpacks_leaves_nothing(
+    cache: Cache, tmp_path: Path
+) -> None:
+    """Its lock is free at once, and the next one removes what it had made."""
+    path = write(tmp_path / "i", size=1_000_000)
+    code = (
+        "import time; from pytest_gvisor.images import archive, extract, cache\n"
+        "def stay(_):\n    print('in', flush=True); time.sleep(60)\n"
+        "extract.Tree.begin_layer = stay\n"
+        f"with archive.opened({str(path)!r}) as content:\n"
+        f"    cache.Cache({cache.folder!r}).hold(content)\n"
+    )
+    argv = [sys.executable, "-c", code]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        process.kill()
+    assert [name for name in os.listdir(cache.folder) if name.startswith("tmp-")]
+    hold(cache, path).close()
+    assert not [name for name in os.listdir(cache.folder) if name.startswith("tmp-")]
+
+
 def test_an_image_that_was_changed_is_made_anew(cache: Cache, tmp_path: Path) -> None:
     """Something made in its root, or no record of it."""
     path = write(tmp_path / "i")

@@ -1,0 +1,89 @@
+"""``--gvisor-image``, the marker's ``image``, and the fixture ``gvisor_image``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.images.conftest import configuration, item, saved, tar
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+TESTS = """
+    import pytest
+
+    def test_default(gvisor, request):
+        done = gvisor.run(["/bin/busybox", "cat", "/name"])
+        assert done.stdout == "line"
+
+    @pytest.mark.gvisor(image="marker.tar")
+    def test_marker(gvisor, gvisor_sandbox):
+        assert gvisor.run(["/bin/busybox", "cat", "/name"]).stdout == "marker"
+        assert gvisor_sandbox.exec(["/bin/busybox", "cat", "/name"]).stdout == "marker"
+
+    def test_fixture(gvisor, gvisor_image, oci_bundle):
+        rootfs = gvisor_image("call.tar")
+        assert repr(rootfs) == "gvisor_image('call.tar')"
+        assert gvisor.run(["/bin/busybox", "cat", "/name"], rootfs=rootfs).stdout == "call"
+        bundle = oci_bundle([], image="call.tar")
+        assert gvisor.run_bundle(bundle).stdout == "call"
+        assert gvisor.run(["ls"], image=None).stdout
+"""
+
+
+@pytest.fixture
+def images(shared: Project) -> Project:
+    """A project with three images."""
+    busybox = item("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
+    for name in ("line", "marker", "call"):
+        layers = [tar([busybox, item("name", name.encode())])]
+        config = configuration(layers, {"Cmd": ["/bin/busybox", "cat", "/name"]})
+        (shared.folder / f"{name}.tar").write_bytes(saved(layers, config))
+    return shared
+
+
+def test_images_are_the_root_by_option_marker_and_fixture(images: Project, tmp_path: Path) -> None:
+    """The strongest wins; workers share the cache, and what has been used stays in it."""
+    images.test(TESTS)
+    cache = tmp_path / "cache"
+    for _ in range(2):
+        images.run("--gvisor-image", "line.tar", XDG_CACHE_HOME=str(cache)).ends(passed=3)
+    kept = list((cache / "pytest-gvisor/images").glob("*/rootfs"))
+    assert len(kept) == 3
+
+
+def test_an_image_that_cannot_be_had_is_an_error(images: Project, tmp_path: Path) -> None:
+    """Never a skip: the message names it."""
+    images.test("def test_it(gvisor): ...")
+    ran = images.run("--gvisor-image", "no.tar", XDG_CACHE_HOME=str(tmp_path))
+    ran.ends(errors=1).shows("image no.tar: there is no file or folder no.tar")
+
+
+def test_no_daemon_is_a_skip_or_a_failure_when_strict(images: Project, tmp_path: Path) -> None:
+    """By marker and by fixture alike; `gvisor.run` itself raises."""
+    images.test(
+        """
+        import pytest
+        from pytest_gvisor import DaemonUnavailable
+
+        @pytest.mark.gvisor(image="some/image:1")
+        def test_marker(gvisor): ...
+
+        def test_fixture(gvisor_image):
+            gvisor_image("docker:image")
+
+        def test_build(gvisor_image):
+            gvisor_image.build(".")
+
+        def test_run(gvisor):
+            with pytest.raises(DaemonUnavailable):
+                gvisor.run(image="some/image")
+        """
+    )
+    environ = {"DOCKER_HOST": f"unix://{tmp_path}/none", "XDG_CACHE_HOME": str(tmp_path)}
+    images.run(**environ).ends(passed=1, skipped=3).shows("there is no docker daemon at")
+    ran = images.run("--gvisor-strict", **environ).shows("this would be a skip otherwise")
+    ran.ends(passed=1, failed=2, errors=1)
