@@ -44,8 +44,8 @@ _KVM = {
     Cause.NOT_KVM: "Name the real device, or load kvm_intel or kvm_amd, which make it.",
     Cause.REFUSED: "Another hypervisor may hold the processor, virtualisation may be off in the "
     "firmware, or a container's profile may forbid it. Load kvm_intel or kvm_amd. " + _NESTED,
-    Cause.PROBE_FAILED: "Load kvm_intel or kvm_amd. " + _NESTED,
-    Cause.PROBE_HUNG: "Load kvm_intel or kvm_amd. " + _NESTED,
+    Cause.PROBE_FAILED: _NESTED,
+    Cause.PROBE_HUNG: _NESTED,
 }
 _TRACES = (
     "kernel.yama.ptrace_scope must be below 3, and a container around it needs a seccomp profile "

@@ -125,8 +125,10 @@ def test_the_doctor_says_that_tests_can_run() -> None:
     text = done.stdout.decode()
     assert (done.returncode, done.stderr) == (0, b"")
     assert text.endswith("\nTests can run.\n")
-    for word in ("ok runsc ", "ok platform systrap", "platform kvm", "ok platform ptrace",
-                 "user namespaces", "newuidmap", "cgroups", "docker", "Python", "sessions"):  # fmt: skip
+    for word in (
+        "ok runsc ", "ok platform systrap", "platform kvm", "ok platform ptrace",
+        "user namespaces", "newuidmap", "cgroups", "docker", "Python", "sessions",
+    ):  # fmt: skip
         assert word in text
     assert all(len(line) <= 100 for line in text.splitlines())
     assert len(text.splitlines()) <= 40
