@@ -7,11 +7,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pytest_gvisor import verdicts
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.harness import Gvisor, Hooks
 from pytest_gvisor.launch.client import Launcher
@@ -20,7 +20,7 @@ from pytest_gvisor.launch.runner import Record, Runner
 from pytest_gvisor.launch.shared_dir import SharedDir
 from pytest_gvisor.runsc import platforms
 from pytest_gvisor.runsc.binary import Runsc
-from pytest_gvisor.runsc.platforms import Availability, Cause
+from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.settings import Platform, Settings
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Engine:
         return (platforms.automatic(self.runsc(settings.runsc).platforms),)
 
     def availability(self, platform: Platform, settings: Settings) -> Availability:
-        """The verdict on a platform, found out once per run and platform.
+        """The verdict on a platform, found out once per run and platform, or at an earlier run.
 
         Raises as `runsc`, and `LaunchError` where nothing can be started at all.
         """
@@ -75,7 +75,7 @@ class Engine:
         key = (runsc.sha256, platform)
         if key not in self._verdicts:
             with self._stored(f"{runsc.sha256[:16]}-{platform}.json") as stored:
-                self._verdicts[key] = stored.verdict or self._probe(platform, runsc)
+                self._verdicts[key] = stored.verdict or self._find_out(platform, runsc, settings)
                 stored.verdict = self._verdicts[key]
         return self._verdicts[key]
 
@@ -91,13 +91,24 @@ class Engine:
         with os.fdopen(os.open(os.path.join(self.shared.path(), name), flags, 0o600), "r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             text = file.read()
-            stored.verdict = _decode(text) if text else None
+            stored.verdict = verdicts.decode(text) if text else None
             yield stored
             if not text and stored.verdict is not None:
-                file.write(json.dumps(dataclasses.asdict(stored.verdict)))
+                file.write(verdicts.encode(stored.verdict))
                 file.flush()
 
-    def _probe(self, platform: Platform, runsc: Runsc) -> Availability:
+    def _find_out(self, platform: Platform, runsc: Runsc, settings: Settings) -> Availability:
+        if settings.reprobe:
+            verdicts.forget(runsc.sha256, platform)
+        known = verdicts.recall(runsc.sha256, platform)
+        found = self._probe(platform, runsc, known, platforms.deadline_for(settings.timeout))
+        if found is not known:
+            verdicts.keep(runsc.sha256, found)
+        return found
+
+    def _probe(
+        self, platform: Platform, runsc: Runsc, known: Availability | None, deadline: float
+    ) -> Availability:
         gvisor = Gvisor(runsc=runsc, platform=platform, launcher=self.launcher)
 
         def run(deadline: float) -> tuple[str, str]:
@@ -108,7 +119,7 @@ class Engine:
             completed = Runner(request, self.launcher, record).run()
             return completed.stdout.strip(), "\n".join(relevant(record.debug_logs.get("boot", "")))
 
-        return platforms.probe(platform, runsc.platforms, run)
+        return platforms.probe(platform, runsc.platforms, run, deadline=deadline, known=known)
 
     def gvisor(self, platform: Platform, settings: Settings, hooks: Hooks) -> Gvisor:
         """What runs workloads on ``platform`` with ``settings``."""
@@ -138,13 +149,3 @@ class Engine:
 @dataclasses.dataclass
 class _Stored:
     verdict: Availability | None = None
-
-
-def _decode(text: str) -> Availability:
-    fields = json.loads(text)
-    return Availability(
-        platform=Platform(fields["platform"]),
-        cause=Cause(fields["cause"]),
-        detail=str(fields["detail"]),
-        next_step=str(fields["next_step"]),
-    )

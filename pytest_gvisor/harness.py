@@ -279,7 +279,7 @@ class Gvisor:
                 break
 
 
-_DECIDED_EARLIER = ("platform", "platforms", "runsc", "strict", "keep")
+_DECIDED_EARLIER = ("platform", "platforms", "runsc", "strict", "reprobe", "keep")
 
 
 def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settings:

@@ -66,6 +66,13 @@ OPTIONS = (
         help="fail what would be skipped for want of runsc or a platform.",
     ),
     Option(
+        name="reprobe",
+        field="reprobe",
+        ini=None,
+        action="store_true",
+        help="try platforms that an earlier run of this boot has found unusable again.",
+    ),
+    Option(
         name="timeout",
         field="timeout",
         ini="float",

@@ -80,6 +80,9 @@ class Settings:
     strict: bool = False
     """Whether what would be skipped fails instead."""
 
+    reprobe: bool = False
+    """Whether verdicts on platforms that earlier runs have left are forgotten."""
+
     timeout: float = DEFAULT_TIMEOUT
     """Deadline of one workload in seconds."""
 
@@ -203,6 +206,7 @@ READERS: Mapping[str, Callable[[object, str], object]] = {
     "netns": _optional(_path),
     "runsc": _optional(_path),
     "strict": flag,
+    "reprobe": flag,
     "timeout": seconds,
     "rootless": lambda value, name: word(Rootless, value, name),
     "debug": flag,
@@ -215,7 +219,7 @@ READERS: Mapping[str, Callable[[object, str], object]] = {
 }
 """How each field of `Settings` is read from what a user wrote."""
 
-_ELSEWHERE = ("platforms", "strict", "debug", "keep")
+_ELSEWHERE = ("platforms", "strict", "reprobe", "debug", "keep")
 """What markers and calls do not name, or not so."""
 
 

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pytest_gvisor.errors import GvisorError, UsageError
 
 COMMANDS = {
+    "doctor": "say what is here, and whether tests can run",
+    "run": "run a command in a fresh sandbox",
+    "sweep": "remove what dead sessions have left",
     "vm": "run a command in a throw-away VM in which gVisor's kvm platform works",
 }
 

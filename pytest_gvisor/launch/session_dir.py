@@ -255,11 +255,20 @@ def sweep(base: str | None = None) -> list[str]:
         return [entry.path for entry in entries if _swept(entry)]
 
 
+def dead(base: str) -> list[str]:
+    """The session folders under ``base`` that nobody holds; none where there is no ``base``."""
+    if not os.path.isdir(base):
+        return []
+    with _locked(base), stage("session_folder", f"cannot read {base}"), os.scandir(base) as entries:
+        return sorted(
+            entry.path for entry in entries if _is_session(entry) and _is_dead(entry.path)
+        )
+
+
+def _is_session(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith("s-") and entry.is_dir(follow_symlinks=False)
+
+
 def _swept(entry: os.DirEntry[str]) -> bool:
     """Whether the entry was a dead session's folder, and is gone."""
-    return (
-        entry.name.startswith("s-")
-        and entry.is_dir(follow_symlinks=False)
-        and _is_dead(entry.path)
-        and not remains.clear_session(entry.path)
-    )
+    return _is_session(entry) and _is_dead(entry.path) and not remains.clear_session(entry.path)

@@ -37,7 +37,8 @@ def become(argv: list[str], parent: int) -> NoReturn:
         _linux.reset_signals()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
-        os.close(null)
+        # Whoever holds the session's lock counts as alive: that is the warden's part.
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         os.execvp(argv[0], argv)
     except BaseException as error:  # noqa: BLE001 -- nothing of the parent may run on here
         os.write(2, f"{argv[0]}: {error}\n".encode())

@@ -1,4 +1,4 @@
-"""Whether a platform works here: what can be seen, and then a bounded real run.
+"""Whether a platform works here: what can be seen and asked, and then a bounded real run.
 
 Nothing short of a run tells. On some nested hosts /dev/kvm opens and answers KVM_CREATE_VM and
 KVM_CREATE_VCPU, and the sandbox then spins for ever; systrap and ptrace depend on the yama scope
@@ -8,7 +8,6 @@ and on the seccomp profile of the container around them.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import os
 from collections.abc import Callable, Collection
 
@@ -19,21 +18,13 @@ from pytest_gvisor.errors import (
     SandboxCrashed,
     WorkloadTimeout,
 )
+from pytest_gvisor.runsc import kvm
+from pytest_gvisor.runsc.words import Cause, facts, remedy
 from pytest_gvisor.settings import Platform
 
 PROBE_DEADLINE = 10.0
+LONGEST_DEADLINE = 60.0
 KVM_DEVICE = "/dev/kvm"
-
-
-class Cause(enum.StrEnum):
-    """Why a platform is not available."""
-
-    NONE = "available"
-    NOT_COMPILED_IN = "not compiled in"
-    NO_DEVICE = "no device"
-    NO_PERMISSION = "no permission"
-    PROBE_FAILED = "the probe failed"
-    PROBE_HUNG = "the probe hung"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,44 +53,46 @@ def automatic(compiled_in: Collection[Platform]) -> Platform:
     return Platform.SYSTRAP if Platform.SYSTRAP in compiled_in else Platform.PTRACE
 
 
+def deadline_for(timeout: float) -> float:
+    """The deadline of a probe where a workload has ``timeout`` seconds.
+
+    10 seconds by default; who gives workloads longer than the default has a slow machine.
+    """
+    return min(max(PROBE_DEADLINE, timeout / 6), LONGEST_DEADLINE)
+
+
 def probe(
     platform: Platform,
     compiled_in: Collection[Platform],
     run: Callable[[float], tuple[str, str]],
     *,
     kvm_device: str = KVM_DEVICE,
+    deadline: float = PROBE_DEADLINE,
+    known: Availability | None = None,
 ) -> Availability:
     """Find out whether ``platform`` works.
 
     ``run`` runs ``uname -r`` on the platform under a deadline in seconds and returns what it
     printed, and the boot log; everything that it started is dead when it returns or raises.
-    Takes at most `PROBE_DEADLINE` and the time to kill.
+    ``known`` is what an earlier run has come to; it stands in for a run, and not for a look.
+    Takes at most ``deadline``, `kvm.DEADLINE` where the platform is kvm, and the time to kill.
     """
     seen = _before(platform, compiled_in, kvm_device)
     if seen is not None:
         return seen
+    if known is not None:
+        return known
     try:
-        release, boot_log = run(PROBE_DEADLINE)
+        release, boot_log = run(deadline)
     except WorkloadTimeout:
-        return Availability(
-            platform=platform,
-            cause=Cause.PROBE_HUNG,
-            detail=f"a sandbox that only runs `uname -r` did not end within {PROBE_DEADLINE:g} s",
-            next_step=_REMEDIES[platform],
-        )
+        detail = f"a sandbox that only runs `uname -r` did not end within {deadline:g} s"
+        return _unavailable(platform, Cause.PROBE_HUNG, detail + facts(platform))
     except (RunscFailed, SandboxCrashed) as error:
-        return Availability(
-            platform=platform,
-            cause=Cause.PROBE_FAILED,
-            detail=_first_lines(error),
-            next_step=_REMEDIES[platform],
-        )
+        detail = _first_lines(error) + facts(platform)
+        return _unavailable(platform, Cause.PROBE_FAILED, detail)
     if release == os.uname().release:
-        return Availability(
-            platform=platform,
-            cause=Cause.PROBE_FAILED,
-            detail=f"the workload saw the host's own kernel {release}; {boot_log[-500:]}",
-        )
+        detail = f"the workload saw the host's own kernel {release}; {boot_log[-500:]}"
+        return Availability(platform=platform, cause=Cause.PROBE_FAILED, detail=detail)
     return Availability(platform=platform, cause=Cause.NONE)
 
 
@@ -109,37 +102,17 @@ def _before(
     """What is plain without a run, or None."""
     if platform not in compiled_in:
         names = ", ".join(sorted(compiled_in)) or "none that is known"
-        return Availability(
-            platform=platform,
-            cause=Cause.NOT_COMPILED_IN,
-            detail=f"this runsc has {names}",
-            next_step="Use another release of runsc, or another platform.",
-        )
+        return _unavailable(platform, Cause.NOT_COMPILED_IN, f"this runsc has {names}")
     if platform is not Platform.KVM:
         return None
-    try:
-        os.close(os.open(kvm_device, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
-    except FileNotFoundError:
-        cause, detail = Cause.NO_DEVICE, f"there is no {kvm_device}"
-    except PermissionError:
-        cause, detail = Cause.NO_PERMISSION, f"{kvm_device} may not be opened by uid {os.geteuid()}"
-    except OSError as error:
-        cause, detail = Cause.NO_DEVICE, f"{kvm_device}: {error.strerror}"
-    else:
-        return None
+    refusal = kvm.look(kvm_device)
+    return None if refusal is None else _unavailable(platform, refusal.cause, refusal.detail)
+
+
+def _unavailable(platform: Platform, cause: Cause, detail: str) -> Availability:
     return Availability(
-        platform=platform, cause=cause, detail=detail, next_step=_REMEDIES[platform]
+        platform=platform, cause=cause, detail=detail, next_step=remedy(platform, cause)
     )
-
-
-_REMEDIES = {
-    Platform.KVM: "Load kvm_intel or kvm_amd, let this user open /dev/kvm (group kvm), and on a "
-    "virtual machine ask its provider for nested virtualisation.",
-    Platform.SYSTRAP: "systrap traces its own children: kernel.yama.ptrace_scope must be below 3, "
-    "and a container around it needs a seccomp profile that allows ptrace.",
-    Platform.PTRACE: "ptrace traces its own children: kernel.yama.ptrace_scope must be below 3, "
-    "and a container around it needs a seccomp profile that allows ptrace.",
-}
 
 
 def _first_lines(error: GvisorError) -> str:

@@ -78,7 +78,7 @@ def _warden(
                 stderr=console,
                 # vng and virtiofsd put sockets and pid files there.
                 env={
-                    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                    "PATH": machines.PATH,
                     "HOME": folder,
                     "TMPDIR": os.path.join(folder, "tmp"),
                     "LC_ALL": "C.UTF-8",

@@ -21,6 +21,7 @@ PACKAGES = ("virtme-ng", "qemu-system-x86", "linux-image-amd64", "virtiofsd", "k
             "busybox-static")  # fmt: skip
 INSTALL = f"As root: apt-get update && apt-get install --no-install-recommends {' '.join(PACKAGES)}"
 _PROGRAMS = ("vng", "qemu-system-x86_64", "modprobe", "busybox")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VIRTIOFSD = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd")
 
 # The model matters: with "max" runsc dies on an XSAVE that the emulator gets wrong.
@@ -56,8 +57,8 @@ def missing() -> list[str]:
         return [
             f"the emulated nested KVM needs an x86_64 machine, and this is {platform.machine()}"
         ]
-    lacking = [f"no {name}" for name in _PROGRAMS if shutil.which(name) is None]
-    if shutil.which("virtiofsd") is None and not any(map(os.path.isfile, _VIRTIOFSD)):
+    lacking = [f"no {name}" for name in _PROGRAMS if shutil.which(name, path=PATH) is None]
+    if shutil.which("virtiofsd", path=PATH) is None and not any(map(os.path.isfile, _VIRTIOFSD)):
         lacking.append("no virtiofsd")
     if not kernels():
         lacking.append("no kernel in /boot with its modules and kvm-amd among them")

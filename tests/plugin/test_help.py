@@ -22,6 +22,7 @@ OPTIONS = (
     "image",
     "debug",
     "keep",
+    "reprobe",
 )
 FIXTURES = {
     "gvisor": "Runs workloads under gVisor",
@@ -38,7 +39,7 @@ def test_help_names_each_option_its_variable_and_its_ini_key(alone: Project) -> 
     for option in OPTIONS:
         assert f"--gvisor-{option}" in text
         assert f"Environment: PYTEST_GVISOR_{option.upper()}." in text
-        if option != "debug":
+        if option not in {"debug", "reprobe"}:
             assert f"Ini: gvisor_{option}." in text
             assert re.search(rf" gvisor_{option} \((string|args|float|bool)\): ", text)
 

@@ -44,10 +44,10 @@ from pytest_gvisor.runsc import platforms
 
 real = platforms.probe
 
-def probe(platform, *args):
+def probe(platform, *args, **options):
     with Path(__file__).with_name("probes").open("a") as file:
         file.write(f"{platform}\\n")
-    return real(platform, *args, kvm_device="/nonexistent/kvm")
+    return real(platform, *args, **options, kvm_device="/nonexistent/kvm")
 
 platforms.probe = probe
 """

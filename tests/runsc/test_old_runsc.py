@@ -27,7 +27,7 @@ from pytest_gvisor import (
 )
 from pytest_gvisor.engine import Engine
 from pytest_gvisor.launch import remains
-from pytest_gvisor.runsc.platforms import Cause
+from pytest_gvisor.runsc.words import Cause
 from pytest_gvisor.settings import Settings
 
 BUILT = Path(__file__).parents[2] / ".build/runsc-2022/usr/bin/runsc"

@@ -161,3 +161,12 @@ def test_a_command_that_is_not_there_is_status_127(tmp_path: Path) -> None:
     ward = Warden(tmp_path / "folder", "/nonexistent/command")
     assert ward.told() == "127"
     ward.close()
+
+
+def test_the_command_gets_no_descriptor_of_its_own(tmp_path: Path) -> None:
+    """A lock that says who lives is not held by what the command leaves running."""
+    listing = tmp_path / "listing"
+    ward = Warden(tmp_path / "folder", "sh", "-c", f"exec ls /proc/self/fd >{listing}")
+    ward.told()
+    ward.close()
+    assert set(listing.read_text().split()) <= {"0", "1", "2", "3"}

@@ -38,7 +38,7 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One error that names all of it, and one line to paste."""
-    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr(machine, "PATH", "/nonexistent")
     monkeypatch.setattr(machine, "_VIRTIOFSD", ())
     monkeypatch.setattr(machine, "kernels", list)
     with pytest.raises(MachineFailed, match="no vng; no qemu-system-x86_64; no modprobe") as caught:

@@ -1,0 +1,116 @@
+"""``pytest-gvisor doctor``: what is here, and whether tests can run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import enum
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from pytest_gvisor.cli import machine
+from pytest_gvisor.cli.machine import Finding, State
+from pytest_gvisor.engine import Engine
+from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.escape import escape
+from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.settings import Platform, Settings
+
+SCHEMA = 1
+_MARKS = {State.GOOD: "ok", State.NOTE: "-", State.BAD: "NO"}
+
+
+class Status(enum.IntEnum):
+    """The exit status."""
+
+    TESTS_CAN_RUN = 0
+    TESTS_CANNOT_RUN = 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The subcommand's options."""
+    made = argparse.ArgumentParser(
+        prog="pytest-gvisor doctor",
+        description="Says what this machine has of what tests under gVisor need. The exit status "
+        "is 0 only if they can run.",
+    )
+    made.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    made.add_argument("--runsc", metavar="PATH", help="judge this binary and search no other")
+    made.add_argument("--reprobe", action="store_true", help="forget what earlier runs have found")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Look, and print."""
+    given = parser().parse_args(arguments)
+    settings = Settings(runsc=given.runsc, reprobe=given.reprobe)
+    found, able = examine(settings)
+    if given.json:
+        entries = [dataclasses.asdict(finding) for finding in found]
+        print(json.dumps({"schema": SCHEMA, "can_run": able, "findings": entries}, indent=2))
+    else:
+        print("\n".join(lines(found, able=able)))
+    return Status.TESTS_CAN_RUN if able else Status.TESTS_CANNOT_RUN
+
+
+def examine(settings: Settings) -> tuple[list[Finding], bool]:
+    """Everything that was found, and whether tests can run with these settings."""
+    engine = Engine()
+    try:
+        found, able = _of_runsc(engine, settings)
+    finally:
+        engine.close()
+    return [*found, *machine.findings()], able
+
+
+def _of_runsc(engine: Engine, settings: Settings) -> tuple[list[Finding], bool]:
+    try:
+        runsc = engine.runsc(settings.runsc)
+    except GvisorError as error:
+        return [machine.bad("runsc", error)], False
+    found = [_binary(runsc)]
+    default = engine.platforms_of(settings)[0]
+    able = False
+    for platform in Platform:
+        finding, works = _platform(engine, platform, settings, default)
+        found.append(finding)
+        able = able or (works and platform is default)
+    return found, able
+
+
+def _binary(runsc: Runsc) -> Finding:
+    platforms = ", ".join(sorted(runsc.platforms))
+    detail = f"{escape(runsc.version)} at {escape(runsc.path)}, trusted, with {platforms}"
+    return Finding(name="runsc", state=State.GOOD, detail=detail)
+
+
+def _platform(
+    engine: Engine, platform: Platform, settings: Settings, default: Platform
+) -> tuple[Finding, bool]:
+    name = f"platform {platform}"
+    try:
+        verdict = engine.availability(platform, settings)
+    except GvisorError as error:
+        return machine.bad(name, error), False
+    if verdict.available:
+        detail = "works, and is the default" if platform is default else "works"
+        return Finding(name=name, state=State.GOOD, detail=detail), True
+    state = State.BAD if platform is default else State.NOTE
+    detail = f"{verdict.cause}: {verdict.detail}"
+    finding = Finding(name=name, state=state, detail=detail, next_step=verdict.next_step)
+    return finding, False
+
+
+def lines(found: Sequence[Finding], *, able: bool) -> Iterator[str]:
+    """The findings as text, 100 columns wide."""
+    for finding in found:
+        head = f"{_MARKS[finding.state]:>3} {finding.name:<17} "
+        yield from textwrap.wrap(finding.detail, 100, initial_indent=head,
+                                 subsequent_indent=" " * 22)  # fmt: skip
+        if finding.next_step and finding.state is not State.GOOD:
+            step = " ".join(finding.next_step.split())
+            yield from textwrap.wrap(step, 100, initial_indent=" " * 22 + "-> ",
+                                     subsequent_indent=" " * 25)  # fmt: skip
+    yield ""
+    yield "Tests can run." if able else "Tests cannot run here: see NO above."

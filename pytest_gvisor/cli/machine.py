@@ -1,0 +1,154 @@
+"""What ``doctor`` looks at besides runsc: the machine, and what earlier sessions have left."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+import platform
+import shutil
+
+from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.escape import escape
+from pytest_gvisor.launch import session_dir
+from pytest_gvisor.vm.machine import missing
+
+_DOCKER = ("/run/docker.sock", "/var/run/docker.sock")
+
+
+class State(enum.StrEnum):
+    """What a finding means for tests."""
+
+    GOOD = "good"
+    NOTE = "note"
+    """Something is not there that only some tests need."""
+
+    BAD = "bad"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    state: State
+    detail: str
+    next_step: str = ""
+
+
+def bad(name: str, error: GvisorError) -> Finding:
+    """A finding from an error."""
+    detail = escape(" ".join(error.message.split()))
+    return Finding(name=name, state=State.BAD, detail=detail, next_step=error.next_step)
+
+
+def findings(proc: str = "/proc") -> list[Finding]:
+    """All of it."""
+    return [
+        _user_namespaces(proc),
+        _newuidmap(),
+        _cgroups(proc),
+        _docker(),
+        _vm(),
+        _python(),
+        _sessions(),
+    ]  # fmt: skip
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(1024 * 1024).strip()
+    except OSError:
+        return ""
+
+
+def _python() -> Finding:
+    detail = f"{platform.python_version()}, as uid {os.geteuid()}"
+    return Finding(name="Python", state=State.GOOD, detail=detail)
+
+
+def _user_namespaces(proc: str) -> Finding:
+    """What `runsc --rootless`, for other users than root, needs of the kernel."""
+    name = "user namespaces"
+    for switch, value, step in (
+        ("user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
+        ("kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
+        (
+            "kernel/apparmor_restrict_unprivileged_userns", "1",
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+    ):  # fmt: skip
+        if _text(f"{proc}/sys/{switch}") == value:
+            dotted = switch.replace("/", ".")
+            return Finding(
+                name=name,
+                state=State.NOTE if os.geteuid() == 0 else State.BAD,
+                detail=f"{dotted} is {value}: users other than root cannot run sandboxes",
+                next_step=f"As root: {step}",
+            )
+    return Finding(name=name, state=State.GOOD, detail="unprivileged users may make them")
+
+
+def _newuidmap() -> Finding:
+    path = shutil.which("newuidmap")
+    if path is None:
+        return Finding(name="newuidmap", state=State.NOTE, detail="not installed; not needed here")
+    return Finding(name="newuidmap", state=State.GOOD, detail=path)
+
+
+def _cgroups(proc: str) -> Finding:
+    kinds = {
+        fields[fields.index("-") + 1]
+        for line in _text(f"{proc}/self/mountinfo").splitlines()
+        if "-" in (fields := line.split())
+    }
+    if "cgroup2" in kinds:
+        detail = "version 2" + (", and version 1 beside it" if "cgroup" in kinds else "")
+    elif "cgroup" in kinds:
+        detail = "version 1"
+    else:
+        return Finding(
+            name="cgroups", state=State.NOTE, detail="not mounted: no limits on memory or processes"
+        )
+    if os.geteuid() != 0:
+        detail += "; limits on memory and processes need root, or a cgroup of this user's"
+    return Finding(name="cgroups", state=State.GOOD, detail=detail)
+
+
+def _docker() -> Finding:
+    sockets = [path for path in _DOCKER if os.path.exists(path)]
+    if not sockets:
+        detail = "no daemon; only images from it need one"
+        return Finding(name="docker", state=State.NOTE, detail=detail)
+    usable = os.access(sockets[0], os.R_OK | os.W_OK)
+    return Finding(
+        name="docker",
+        state=State.GOOD if usable else State.NOTE,
+        detail=sockets[0] if usable else f"{sockets[0]} may not be used by uid {os.geteuid()}",
+        next_step="" if usable else "Add this user to the group docker, which makes it root.",
+    )
+
+
+def _vm() -> Finding:
+    lacking = missing()
+    if lacking:
+        return Finding(name="vm", state=State.NOTE, detail="; ".join(lacking))
+    return Finding(name="vm", state=State.GOOD, detail="`pytest-gvisor vm` can make one")
+
+
+def _sessions() -> Finding:
+    name = "sessions"
+    try:
+        base = session_dir.base_folder()
+        dead = session_dir.dead(base)
+    except GvisorError as error:
+        return bad(name, error)
+    if dead:
+        return Finding(
+            name=name,
+            state=State.NOTE,
+            detail=f"{len(dead)} dead in {base}",
+            next_step="pytest-gvisor sweep removes them; so does the next session.",
+        )
+    return Finding(name=name, state=State.GOOD, detail=f"none left in {base}")

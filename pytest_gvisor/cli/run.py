@@ -1,0 +1,125 @@
+"""``pytest-gvisor run``: what ``gvisor.run`` does, at a shell."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import sys
+from collections.abc import Iterator, Sequence
+
+from pytest_gvisor.cli import words
+from pytest_gvisor.engine import Engine
+from pytest_gvisor.errors import UsageError, WorkloadTimeout
+from pytest_gvisor.harness import Hooks
+from pytest_gvisor.launch.outcome import Completed
+from pytest_gvisor.oci.mounts import bind
+from pytest_gvisor.oci.rootfs import directory
+from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.settings import Settings, replaced
+
+_PIECE = 64 * 1024
+_TIMED_OUT = 124
+# What `Settings` has of a run, by the option's name.
+_SETTINGS = ("platform", "network", "runsc", "timeout", "memory", "pids")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The subcommand's options."""
+    made = argparse.ArgumentParser(
+        prog="pytest-gvisor run",
+        description="Runs COMMAND in a fresh sandbox, as gvisor.run() does: no network, the host's "
+        "system folders read-only, nothing of home folders. The exit status is COMMAND's, or "
+        "128 + S for a signal S, 124 at the deadline, 125 for a failure of what is around it.",
+    )
+    made.add_argument("--platform", metavar="NAME", help="systrap, kvm or ptrace (default: auto)")
+    made.add_argument("--network", metavar="MODE", help="none, sandbox or host (default: none)")
+    made.add_argument("--runsc", metavar="PATH", help="this binary, and no search")
+    made.add_argument("--timeout", metavar="SECONDS", help="deadline (default: 60)")
+    made.add_argument("--memory", metavar="SIZE", help="limit, for instance 256M; needs root")
+    made.add_argument("--pids", type=words.count, metavar="N", help="limit; needs root")
+    made.add_argument("--rootfs", metavar="DIR", help="a folder as root instead of the host's")
+    made.add_argument(
+        "--mount", action="append", default=[], metavar="SOURCE:TARGET[:rw]",
+        help="a folder of the host's, read-only unless :rw; may be repeated",
+    )  # fmt: skip
+    made.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="may be repeated"
+    )
+    made.add_argument("--cwd", default="/", metavar="DIR", help="folder inside (default: /)")
+    made.add_argument("--user", default="0", metavar="UID[:GID]", help="user inside (default: 0)")
+    made.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND…")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run it, and write its output when it has ended. Raises what `Gvisor.run` raises."""
+    options = parser()
+    given = options.parse_args(arguments)
+    command = words.command(options, given.command)
+    asked = {name: getattr(given, name) for name in _SETTINGS}
+    settings = replaced(Settings(), {k: v for k, v in asked.items() if v is not None})
+    mounts, env = [mount_of(text) for text in given.mount], dict(map(pair_of, given.env))
+    engine = Engine()
+    try:
+        platform = engine.platforms_of(settings)[0]
+        engine.availability(platform, settings).check()
+        gvisor = engine.gvisor(platform, settings, Hooks())
+        done = gvisor.run(
+            command,
+            input=None if sys.stdin.isatty() else standard_input(),
+            env=env,
+            cwd=given.cwd,
+            user=given.user if ":" in given.user else _uid(given.user),
+            rootfs=None if given.rootfs is None else directory(given.rootfs),
+            mounts=mounts,
+        )
+    except WorkloadTimeout as error:
+        _show(error.completed)
+        print(f"pytest-gvisor run: {error}", file=sys.stderr)
+        return _TIMED_OUT
+    finally:
+        engine.close()
+    _show(done)
+    return done.returncode if done.returncode >= 0 else 128 - done.returncode
+
+
+def _uid(text: str) -> int:
+    if not text.isdecimal():
+        raise UsageError(f"--user {text!r} is not a uid, nor UID:GID")
+    return int(text)
+
+
+def pair_of(text: str) -> tuple[str, str]:
+    """``NAME=VALUE``, taken apart. Raises `UsageError`."""
+    name, sign, value = text.partition("=")
+    if not (name and sign):
+        raise UsageError(f"--env {text!r} is not NAME=VALUE")
+    return name, value
+
+
+def mount_of(text: str) -> Mount:
+    """``SOURCE:TARGET`` or ``SOURCE:TARGET:rw`` as a bind. Raises `UsageError`."""
+    source, *rest = text.split(":")
+    if len(rest) not in {1, 2} or not (source and rest[0]) or rest[1:] not in ([], ["rw"], ["ro"]):
+        raise UsageError(f"--mount {text!r} is not SOURCE:TARGET or SOURCE:TARGET:rw")
+    return bind(os.path.abspath(source), rest[0], readonly=rest[1:] != ["rw"])
+
+
+def standard_input(fd: int = 0) -> Iterator[bytes]:
+    """What comes on standard input, while it comes; a pause is an empty piece, for deadlines."""
+    while True:
+        if not select.select([fd], [], [], 0.05)[0]:
+            yield b""
+        elif piece := os.read(fd, _PIECE):
+            yield piece
+        else:
+            return
+
+
+def _show(done: Completed) -> None:
+    for stream, data in ((sys.stdout, done.stdout_bytes), (sys.stderr, done.stderr_bytes)):
+        stream.buffer.write(data)
+        stream.flush()
+    if done.truncated:
+        print("pytest-gvisor run: the output above is cut in the middle", file=sys.stderr)

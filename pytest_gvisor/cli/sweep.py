@@ -1,0 +1,24 @@
+"""``pytest-gvisor sweep``: removes what dead sessions have left."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from pytest_gvisor.launch import session_dir
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Sweep; 0 where nothing of a dead session is left, else 1."""
+    argparse.ArgumentParser(
+        prog="pytest-gvisor sweep",
+        description="Removes what dead sessions of this user have left: processes, files, mounts, "
+        "cgroups. Sessions that live are not touched.",
+    ).parse_args(arguments)
+    base = session_dir.base_folder()
+    for path in session_dir.sweep(base):
+        print(f"removed {path}")
+    left = session_dir.dead(base)
+    for path in left:
+        print(f"cannot be removed: {path}")
+    return 1 if left else 0

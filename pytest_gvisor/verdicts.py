@@ -1,0 +1,98 @@
+"""Verdicts on platforms that a run has cost, kept until the next boot, in the sessions' folder.
+
+Only what is bad and cannot be seen without a run is kept (`words.LASTING`): a platform that hangs
+would cost each session its deadline. The key is the binary, the boot, and the platform.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+
+from pytest_gvisor.launch import session_dir
+from pytest_gvisor.runsc.platforms import Availability
+from pytest_gvisor.runsc.words import LASTING, Cause
+from pytest_gvisor.settings import Platform
+
+_MAX = 64 * 1024
+_HINT = "This was found out earlier; --gvisor-reprobe tries again."
+
+
+def encode(verdict: Availability) -> str:
+    """A verdict as text."""
+    return json.dumps(dataclasses.asdict(verdict))
+
+
+def decode(text: str) -> Availability | None:
+    """The verdict in a text; None where it holds none."""
+    try:
+        fields = json.loads(text)
+        return Availability(
+            platform=Platform(fields["platform"]),
+            cause=Cause(fields["cause"]),
+            detail=str(fields["detail"]),
+            next_step=str(fields["next_step"]),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot; ``""`` where it gives none, and nothing is kept."""
+    with (
+        contextlib.suppress(OSError),
+        open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file,
+    ):
+        return file.read(100).strip()
+    return ""
+
+
+def recall(sha256: str, platform: Platform) -> Availability | None:
+    """The bad verdict that an earlier session of this boot has left, or None."""
+    path = _path(sha256, platform)
+    if path is None:
+        return None
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        if os.fstat(fd).st_uid != os.geteuid():
+            return None
+        found = decode(file.read(_MAX).decode("utf-8", "replace"))
+    if found is None or found.platform is not platform or found.cause not in LASTING:
+        return None
+    return dataclasses.replace(found, next_step=f"{found.next_step} {_HINT}".strip())
+
+
+def keep(sha256: str, verdict: Availability) -> None:
+    """Leave a bad verdict for later sessions; what cannot be written is found out again."""
+    path = _path(sha256, verdict.platform)
+    if path is None or verdict.cause not in LASTING:
+        return
+    new = f"{path}.{secrets.token_hex(4)}"
+    with contextlib.suppress(OSError):
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(encode(verdict))
+        os.replace(new, path)
+
+
+def forget(sha256: str, platform: Platform) -> None:
+    """Drop what was kept."""
+    path = _path(sha256, platform)
+    if path is not None:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _path(sha256: str, platform: Platform) -> str | None:
+    boot = boot_id()
+    if not boot:
+        return None
+    base = session_dir.base_folder()
+    os.close(session_dir.open_private(base))
+    return os.path.join(base, f"v-{sha256[:16]}-{boot[:13]}-{platform.value}.json")

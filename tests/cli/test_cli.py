@@ -1,0 +1,187 @@
+"""``python -m pytest_gvisor``: doctor, run, sweep, and what they have in common."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.cli import main as cli
+from pytest_gvisor.cli import run as run_command
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.launch import session_dir
+
+
+def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """One call of the command line tool."""
+    options = {"input": b"", "timeout": 120, **options}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest_gvisor", *arguments], capture_output=True, **options
+    )
+
+
+def test_a_sandbox_s_output_and_status_are_the_tool_s() -> None:
+    """Both streams, exact bytes, and an exit status; a signal is 128 more."""
+    done = call("run", "--", "sh", "-c", "uname -r; printf '\\377'; echo err >&2; exit 3")
+    assert (done.stdout, done.stderr, done.returncode) == (b"4.4.0\n\xff", b"err\n", 3)
+    assert call("run", "sh", "-c", "kill -9 $$").returncode == 137
+
+
+def test_input_is_read_while_it_comes() -> None:
+    """What is piped to the tool is the workload's standard input, to its end."""
+    assert call("run", "wc", "-c", input=b"x" * 1_000_000).stdout.strip() == b"1000000"
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest_gvisor", "run", "head", "-n1"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        process.stdin.write(b"line\n")
+        process.stdin.flush()
+        assert process.wait(30) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == b"line\n"
+
+
+def test_options_are_those_of_the_fixture(tmp_path: Path) -> None:
+    """Platform, mounts, environment, folder and user inside."""
+    (tmp_path / "file").write_text("hello ")
+    script = "cat /data/file; echo $A; pwd; id -u; touch /data/new || echo refused"
+    done = call(
+        "run", "--platform=ptrace", f"--mount={tmp_path}:/data", "--env=A=1=2", "--cwd=/tmp",
+        "--", "sh", "-c", script,
+    )  # fmt: skip
+    assert done.stdout == b"hello 1=2\n/tmp\n0\nrefused\n"
+
+
+def test_the_deadline_is_status_124_with_the_output_so_far() -> None:
+    """The sandbox is dead; input that never ends holds nothing up."""
+    with subprocess.Popen(["sleep", "1000"], stdout=subprocess.PIPE) as endless:
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest_gvisor", "run", "--timeout=1", "sh", "-c",
+             "echo so far; sleep 1000"],
+            capture_output=True, stdin=endless.stdout, timeout=60,
+        )  # fmt: skip
+        endless.kill()
+    assert time.monotonic() - started < 10
+    assert (done.returncode, done.stdout) == (124, b"so far\n")
+    assert b"pytest-gvisor run: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run"], "a command is missing"),
+        (["run", "--platform=sytrap", "true"], "is not one of systrap, kvm, ptrace"),
+        (["run", "--env=A", "true"], "is not NAME=VALUE"),
+        (["run", "--mount=/a", "true"], "is not SOURCE:TARGET"),
+        (["run", "--user=me", "true"], "is not a uid"),
+        (["run", "--timeout=0", "true"], "above 0"),
+        (["nothing"], "invalid choice"),
+        ([], "COMMAND"),
+        (["vm", "--timeout=x", "true"], "seconds"),
+        (["vm", "--cpus=0", "true"], "whole number above 0"),
+        (["vm", "--share=/nonexistent", "true"], "is not a folder"),
+        (["vm"], "a command is missing"),
+        (["sweep", "more"], "unrecognized arguments"),
+    ],
+)
+def test_what_cannot_be_meant_is_status_2(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line that names it, and no traceback."""
+    try:
+        status = cli.main(arguments)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    assert status == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_failure_around_the_command_is_status_125() -> None:
+    """No runsc, for one: a message, and no verdict on the command."""
+    done = call("run", "--runsc=/nonexistent/runsc", "true")
+    assert done.returncode == 125
+    assert done.stderr.startswith(b"pytest-gvisor run: ")
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ["a", ":b", "a:", "a:b:c", "a:b:rw:c"])
+def test_a_mount_is_source_and_target(text: str) -> None:
+    """And a word, if it is to be written to."""
+    with pytest.raises(UsageError, match="--mount"):
+        run_command.mount_of(text)
+
+
+def test_the_doctor_says_that_tests_can_run() -> None:
+    """On this machine: the binary, each platform with its cause, and the machine; status 0."""
+    done = call("doctor")
+    text = done.stdout.decode()
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert text.endswith("\nTests can run.\n")
+    for word in (
+        "ok runsc ", "ok platform systrap", "platform kvm", "ok platform ptrace",
+        "user namespaces", "newuidmap", "cgroups", "docker", "Python", "sessions",
+    ):  # fmt: skip
+        assert word in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+    assert len(text.splitlines()) <= 40
+
+
+def test_the_doctor_speaks_json() -> None:
+    """The same, for programs, with a number for its form."""
+    done = call("doctor", "--json")
+    told = json.loads(done.stdout)
+    assert (told["schema"], told["can_run"], done.returncode) == (1, True, 0)
+    found = {finding["name"]: finding for finding in told["findings"]}
+    assert found["runsc"]["state"] == "good"
+    assert found["platform systrap"]["state"] == "good"
+    kvm = found["platform kvm"]
+    assert kvm["state"] == "good" or (kvm["detail"] and kvm["next_step"])
+
+
+def test_the_doctor_says_that_tests_cannot_run(tmp_path: Path) -> None:
+    """Without runsc, and with one that others may write to: status 1, cause and remedy."""
+    done = call("doctor", "--runsc", str(tmp_path / "runsc"))
+    assert done.returncode == 1
+    assert b" NO runsc " in done.stdout
+    runsc = tmp_path / "runsc"
+    runsc.write_bytes(b"\x7fELF")
+    runsc.chmod(0o777)
+    done = call("doctor", "--runsc", str(runsc))
+    assert done.returncode == 1
+    assert b"refusing to run" in done.stdout
+    assert b"Tests cannot run here" in done.stdout
+
+
+def test_sweep_removes_what_a_dead_session_left_and_nothing_else() -> None:
+    """A session that lives stays."""
+    base = session_dir.base_folder()
+    living = session_dir.SessionDir.create(session_dir.SessionDir.choose(base))
+    dead = session_dir.SessionDir.create(session_dir.SessionDir.choose(base))
+    os.close(dead.lock)
+    try:
+        assert dead.path in session_dir.dead(base)
+        done = call("sweep")
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert f"removed {dead.path}\n".encode() in done.stdout
+        assert living.path.encode() not in done.stdout
+        assert os.path.isdir(living.path)
+        assert not os.path.exists(dead.path)
+    finally:
+        living.remove()
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    """As with any tool in front of head."""
+    line = f"{sys.executable} -m pytest_gvisor run seq 1000000 | head -n1"
+    done = subprocess.run(
+        ["sh", "-c", line], capture_output=True, timeout=60, stdin=subprocess.DEVNULL
+    )
+    assert (done.stdout, done.stderr) == (b"1\n", b"")

@@ -1,0 +1,149 @@
+"""What a KVM device says, by a child that is dead at its deadline."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.runsc import kvm, kvm_ioctls, words
+from pytest_gvisor.runsc.words import Cause
+from pytest_gvisor.settings import Platform
+
+
+def saying(text: str) -> list[str]:
+    """A command that says this in the child's place."""
+    return [sys.executable, "-I", "-S", "-c", f"print({text!r})"]
+
+
+def test_a_device_that_does_all_is_of_use() -> None:
+    """The version, a VM and a processor: the three steps, and each descriptor is closed."""
+    made: list[int] = []
+
+    def ioctl(_fd: int, request: int, _arg: int) -> int:
+        if request == kvm_ioctls.KVM_GET_API_VERSION:
+            return 12
+        made.append(os.open(os.devnull, os.O_RDONLY))
+        return made[-1]
+
+    assert kvm_ioctls.ask("/dev/null", ioctl) == {"step": ""}
+    for fd in made:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    assert kvm.look("/dev/kvm", command=saying('{"step": ""}')) is None
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        ("KVM_CREATE_VM", errno.EBUSY),
+        ("KVM_CREATE_VM", errno.ENOTSUP),
+        ("KVM_CREATE_VCPU", errno.EPERM),
+    ],
+)
+def test_a_refused_ioctl_is_named_with_its_error(step: str, number: int) -> None:
+    """The step at which runsc would fail, in the kernel's word for it."""
+    requests = {"KVM_CREATE_VM": kvm_ioctls.KVM_CREATE_VM, "KVM_CREATE_VCPU": 0xAE41}
+
+    def ioctl(_fd: int, request: int, _arg: int) -> int:
+        if request == requests[step]:
+            raise OSError(number, "refused")
+        return 12 if request == kvm_ioctls.KVM_GET_API_VERSION else os.open("/", os.O_RDONLY)
+
+    assert kvm_ioctls.ask("/dev/null", ioctl) == {"step": step, "errno": number}
+    answer = f'{{"step": "{step}", "errno": {number}}}'
+    found = kvm.look("/dev/kvm", command=saying(answer))
+    assert found is not None
+    assert found.cause is Cause.REFUSED
+    assert found.detail.startswith(f"/dev/kvm refuses {step} ({errno.errorcode[number]}: ")
+    assert "firmware" in words.remedy(Platform.KVM, found.cause)
+
+
+def test_another_version_of_the_interface_is_not_kvm() -> None:
+    """12 is the one there has been since 2007."""
+    assert kvm_ioctls.ask("/dev/null", lambda *_: 11) == {
+        "step": "KVM_GET_API_VERSION", "value": 11,
+    }  # fmt: skip
+    answer = '{"step": "KVM_GET_API_VERSION", "value": 11}'
+    found = kvm.look("/dev/kvm", command=saying(answer))
+    assert found == kvm.Refusal(cause=Cause.NOT_KVM, detail="/dev/kvm has KVM API 11 and not 12")
+
+
+@pytest.mark.parametrize("device", ["/dev/null", "/dev/zero"])
+def test_another_device_is_not_kvm(device: str) -> None:
+    """It opens, and does not know the question."""
+    found = kvm.look(device)
+    assert found is not None
+    assert found.cause is Cause.NOT_KVM
+    assert found.detail.startswith(f"{device} is not KVM's device (ENOTTY: ")
+
+
+def test_no_device_and_no_file(tmp_path: Path) -> None:
+    """Each in its own words."""
+    missing = kvm.look(str(tmp_path / "kvm"))
+    folder = kvm.look(str(tmp_path))
+    assert missing is not None
+    assert folder is not None
+    assert (missing.cause, folder.cause) == (Cause.NO_DEVICE, Cause.NO_DEVICE)
+    assert missing.detail == f"there is no {tmp_path}/kvm"
+    assert "EISDIR" in folder.detail
+
+
+def test_no_permission_names_mode_group_and_who(tmp_path: Path) -> None:
+    """What is to be changed is in the message."""
+    device = tmp_path / "kvm"
+    device.touch(0o640)
+    found = kvm.look(str(device), command=saying(f'{{"step": "open", "errno": {errno.EACCES}}}'))
+    assert found is not None
+    assert found.cause is Cause.NO_PERMISSION
+    assert f"may not be opened by uid {os.geteuid()} (mode 0640, group " in found.detail
+    assert "udevadm" in words.remedy(Platform.KVM, found.cause)
+
+
+def test_a_device_that_does_not_answer_is_left_at_the_deadline(tmp_path: Path) -> None:
+    """The child is dead, whatever it ignores."""
+    pid = tmp_path / "pid"
+    stuck = (
+        "import os, signal, time; signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32)); "
+        f"open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(1000)"
+    )
+    started = time.monotonic()
+    command = [sys.executable, "-I", "-S", "-c", stuck]
+    found = kvm.look("/dev/kvm", command=command, deadline=1.0)
+    assert time.monotonic() - started < 3
+    assert found is not None
+    assert found.cause is Cause.PROBE_HUNG
+    assert "within 1 s" in found.detail
+    assert not os.path.exists(f"/proc/{pid.read_text()}")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "no", "[" * 10000, "{}", '{"step": 7}'])
+def test_a_child_that_says_nonsense_is_a_refusal(text: str) -> None:
+    """Never a device of use, and never an exception."""
+    found = kvm.look("/dev/kvm", command=saying(text))
+    assert found is not None
+    assert found.cause is Cause.REFUSED
+
+
+def proc(folder: Path, *, scope: str, seccomp: str) -> str:
+    """A /proc with these words in it."""
+    (folder / "sys/kernel/yama").mkdir(parents=True)
+    (folder / "self").mkdir()
+    (folder / "sys/kernel/yama/ptrace_scope").write_text(f"{scope}\n")
+    (folder / "self/status").write_text(f"Name:\tx\nSeccomp:\t{seccomp}\nSeccomp_filters:\t1\n")
+    return str(folder)
+
+
+def test_yama_and_seccomp_are_the_obstacles_to_tracing(tmp_path: Path) -> None:
+    """Each as a fact and what to do about it; nothing where nothing is."""
+    both = words.tracing_obstacles(proc(tmp_path / "a", scope="3", seccomp="2"))
+    assert [fact.split(",")[0] for fact, _fix in both] == [
+        "kernel.yama.ptrace_scope is 3", "this process is under a seccomp filter",
+    ]  # fmt: skip
+    assert "SYS_PTRACE" in both[1][1]
+    assert words.tracing_obstacles(proc(tmp_path / "b", scope="1", seccomp="0")) == []
+    assert words.tracing_obstacles(str(tmp_path / "none")) == []
