@@ -71,11 +71,12 @@ def test_gvisor_runs_on_kvm_in_it(share: Path) -> None:
     script = (
         "printf 'a\\377\\n'; printf err >&2; cat; id -u; pwd; echo $GREETING; touch /usr/mark; "
         '"$0" -m pytest -q -p no:cacheprovider --gvisor-strict --gvisor-platform kvm '
+        "--gvisor-timeout 300 "
         '--junitxml "$1/junit.xml" "$1/test_kvm.py" >"$1/log" 2>&1; echo $?; exit 7'
     )
-    argv = [*VM, "--timeout=240", f"--share={share}", "--", "sh", "-c", script, sys.executable]
+    argv = [*VM, "--timeout=400", f"--share={share}", "--", "sh", "-c", script, sys.executable]
     done = subprocess.run(
-        [*argv, str(share)], capture_output=True, timeout=300, stdin=subprocess.DEVNULL,
+        [*argv, str(share)], capture_output=True, timeout=450, stdin=subprocess.DEVNULL,
         env={**os.environ, "GREETING": "good day's $HOME"},
     )  # fmt: skip
     told = done.stderr + (share / "log").read_bytes()
