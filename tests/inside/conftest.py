@@ -27,7 +27,7 @@ def plain(result: pytest.RunResult) -> Lines:
     """A run's output without what may differ: times, progress, and gVisor's own line."""
     kept = [line for line in result.outlines if not line.startswith("gvisor:")]
     varying = re.compile(r" in \d+\.\d+s( \([\d:]+\))?|\[ *\d+%\]|0x[0-9a-f]+")
-    return [varying.sub("", line).rstrip(" =") for line in kept]
+    return [varying.sub("", line).rstrip(" =").lstrip("=") for line in kept]
 
 
 @pytest.fixture
