@@ -21,8 +21,9 @@ class Cause(enum.StrEnum):
     PROBE_HUNG = "the probe hung"
 
 
-LASTING = frozenset({Cause.PROBE_FAILED, Cause.PROBE_HUNG})
-"""What only a run tells: kept until the next boot. The others are cheap to look at again."""
+LASTING = frozenset({Cause.PROBE_HUNG})
+"""What costs a deadline to find out: kept until the next boot. The others are cheap to look at
+again, a run that fails included; kept, one bad moment would cost all sessions the platform."""
 
 _NESTED = (
     "A virtual machine needs nested virtualisation from its provider, and not every kind of it "

@@ -26,7 +26,7 @@ else:
     from guest_tree import MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_gvisor.sandbox.guest_loop import Loop
 
@@ -92,46 +92,83 @@ class Program:
         self.env[MARK.encode()] = self.mark
 
     def start(self, limits: Limits, streams: list[int]) -> int:
-        """Start it in a session of its own; its pid. Raises OSError.
-
-        posix_spawn, since a fork copies this process's page tables, which costs several times as
-        much under gVisor. For another user this process is that user for a moment, with a way back
-        (the saved user id); what is started has none.
-        """
+        """Start it in a session of its own; its pid. Raises OSError."""
         me = limits.me
         other = (self.user[0], self.user[1], sorted(self.user[2])) != (*me[:2], sorted(me[2]))
         try:
             streams = limits.for_a_program(streams)
             if other:
-                os.setgroups(self.user[2])
-                os.setresgid(self.user[1], self.user[1], me[1])
-                os.setresuid(self.user[0], self.user[0], me[0])
+                return self._fork(streams)
             if self.cwd != b"/":
                 os.chdir(self.cwd)
-            return self._spawn(streams)
+            return self._search(functools.partial(self._spawn, streams))
         finally:
-            if other:
-                os.setresuid(me[0], me[0], me[0])
-                os.setresgid(me[1], me[1], me[1])
-                os.setgroups(me[2])
             if self.cwd != b"/":
                 os.chdir("/")
             limits.ours_again()
 
-    def _spawn(self, streams: list[int]) -> int:
-        actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(streams)]
+    def _spawn(self, streams: list[int], path: bytes) -> int:
+        """posix_spawn: a fork copies page tables, which costs several times as much in gVisor."""
+        return os.posix_spawn(
+            path,
+            self.args,
+            self.env,
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(streams)],
+            setsid=True,
+            setsigmask=(),
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+        )
+
+    def _fork(self, streams: list[int]) -> int:
+        """Start it as another user, by a fork: only the child may ever be that user.
+
+        kill(2) looks at the real user id: if this process had it for the moment of a posix_spawn,
+        what was started could kill it in that moment.
+        """
+        reader, writer = os.pipe()
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become(streams, writer)
+            os.close(writer)
+            writer = -1
+            problem = os.read(reader, 16)
+        finally:
+            os.close(reader)
+            if writer >= 0:
+                os.close(writer)
+        if problem:
+            os.waitpid(pid, 0)
+            raise OSError(int(problem), "cannot be started")
+        return pid
+
+    def _become(self, streams: list[int], writer: int) -> None:
+        """In the child: become the program. The error's number goes to ``writer``."""
+        number = errno.EIO
+        try:
+            os.setsid()
+            for signal_number in (signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(signal_number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            for target, fd in enumerate(streams):
+                os.dup2(fd, target)
+            os.setgroups(self.user[2])
+            os.setresgid(self.user[1], self.user[1], self.user[1])
+            os.setresuid(self.user[0], self.user[0], self.user[0])
+            os.chdir(self.cwd)
+            self._search(lambda path: os.execve(path, self.args, self.env))
+        except OSError as error:
+            number = error.errno or number
+        finally:
+            os.write(writer, b"%d" % number)
+            os._exit(127)
+
+    def _search(self, start: Callable[[bytes], int]) -> int:
+        """Start the first file of that name that can be."""
         problem: OSError | None = None
         for path in self._paths():
             try:
-                return os.posix_spawn(
-                    path,
-                    self.args,
-                    self.env,
-                    file_actions=actions,
-                    setsid=True,
-                    setsigmask=(),
-                    setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
-                )
+                return start(path)
             except OSError as error:
                 # The search goes on behind a file that may not be run, as that of execvp(3) does.
                 if error.errno not in _GOES_ON:
