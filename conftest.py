@@ -2,4 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
+
+from pytest_gvisor.configured import run_settings
+from pytest_gvisor.settings import Platform
+
 pytest_plugins = ("pytester", "tests.skipcheck", "tests.leakcheck")
+
+
+@pytest.fixture
+def is_first_platform(request: pytest.FixtureRequest, gvisor_platform: Platform) -> bool:
+    """Whether this is the first of the platforms that the command line asks for.
+
+    What does not depend on the platform is tried in full there, and as a sample on the others.
+    """
+    asked = run_settings(request.config).platforms
+    return not asked or gvisor_platform is asked[0]

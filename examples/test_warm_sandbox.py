@@ -8,9 +8,9 @@ import pytest_gvisor
 
 
 def test_many_programs_in_one_sandbox(gvisor_sandbox: pytest_gvisor.Sandbox) -> None:
-    gvisor_sandbox.put("/work/input.txt", "hello\n")
-    done = gvisor_sandbox.exec(["wc", "-c", "/work/input.txt"], check=True)
-    assert done.stdout == "6 /work/input.txt\n"
+    gvisor_sandbox.put("/data/input.txt", "hello\n")
+    done = gvisor_sandbox.exec(["wc", "-c", "/data/input.txt"], check=True)
+    assert done.stdout == "6 /data/input.txt\n"
     for number in range(20):
         assert gvisor_sandbox.exec(["sh", "-c", f"exit {number}"]).returncode == number
 

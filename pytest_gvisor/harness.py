@@ -126,7 +126,7 @@ class Gvisor:
         given, settings = split(options)
         chosen = self._chosen(timeout, settings)
         asked = made(args, given, lambda: self._image(chosen))
-        way = self._way(chosen)
+        way = way_of(chosen)
         repeat = {"input": input if isinstance(input, str | bytes) else None, "timeout": timeout}
         return Request(
             runsc=self.runsc,
@@ -159,7 +159,7 @@ class Gvisor:
         settings and errors as for `run`.
         """
         chosen = self._chosen(timeout, settings)
-        way = self._way(chosen)
+        way = way_of(chosen)
         netns = netns_of(bundle.spec, chosen)
         request = Request(
             runsc=self.runsc,
@@ -203,7 +203,7 @@ class Gvisor:
                    "hostname": hostname, "readonly": readonly}  # fmt: skip
         chosen = self._chosen(timeout, settings)
         given, _ = split(options)
-        way = self._way(chosen)
+        way = way_of(chosen)
         plan = Plan(
             runsc=self.runsc,
             platform=self.platform,
@@ -244,9 +244,6 @@ class Gvisor:
     def _chosen(self, timeout: float | None, settings: Mapping[str, object]) -> Settings:
         changes = dict(settings) if timeout is None else {**settings, "timeout": timeout}
         return chosen_settings(self.settings, changes)
-
-    def _way(self, chosen: Settings) -> Way:
-        return way_of(chosen)
 
     def _extra_flags(self) -> tuple[str, ...]:
         return check_extra(self._hooks.runsc_args(), self.runsc.flags)

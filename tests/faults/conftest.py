@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Runsc
-from pytest_gvisor.configured import run_settings
 from pytest_gvisor.runsc.platforms import automatic
 from pytest_gvisor.settings import Platform
 from tests.faults.little import Little
@@ -65,13 +64,3 @@ def any_little(tmp_path: Path, short_folder: str, runsc: Runsc) -> Iterator[Litt
     """One little project, for what does not depend on the platform."""
     for make in littles(tmp_path, short_folder, automatic(runsc.platforms).value):
         yield make()
-
-
-@pytest.fixture
-def is_first_platform(request: pytest.FixtureRequest, gvisor_platform: Platform) -> bool:
-    """Whether this is the first of the platforms that the command line asks for.
-
-    What does not depend on the platform is tried in full there, and as a sample on the others.
-    """
-    asked = run_settings(request.config).platforms
-    return not asked or gvisor_platform is asked[0]

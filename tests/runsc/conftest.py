@@ -15,8 +15,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from pytest_gvisor import Completed, Gvisor, GvisorError, Platform, bind
-from pytest_gvisor.configured import run_settings
+from pytest_gvisor import Completed, Gvisor, GvisorError, bind
 from pytest_gvisor.launch import remains
 from pytest_gvisor.launch._linux import children_of_self
 
@@ -182,16 +181,6 @@ def no_process_left(gvisor: Gvisor) -> Callable[[], None]:
         assert [words_of(pid, "cmdline") for pid in left] == []
 
     return check
-
-
-@pytest.fixture
-def is_first_platform(request: pytest.FixtureRequest, gvisor_platform: Platform) -> bool:
-    """Whether this is the first of the platforms that the command line asks for.
-
-    What does not depend on the platform is tried in full there, and as a sample on the others.
-    """
-    asked = run_settings(request.config).platforms
-    return not asked or gvisor_platform is asked[0]
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import Forward, Gvisor, Platform, Sandbox
-from pytest_gvisor.configured import run_settings
+from pytest_gvisor import Forward, Gvisor, Sandbox
 from pytest_gvisor.launch import remains
 
 BUSYBOX = Path("/bin/busybox")
@@ -79,13 +78,6 @@ def sentry(gvisor: Gvisor) -> int:
                 found.append(pid)
     assert len(found) == 1, found
     return found[0]
-
-
-@pytest.fixture
-def is_first_platform(request: pytest.FixtureRequest, gvisor_platform: Platform) -> bool:
-    """Whether this is the first of the platforms that the command line asks for."""
-    asked = run_settings(request.config).platforms
-    return not asked or gvisor_platform is asked[0]
 
 
 @pytest.fixture
