@@ -5,7 +5,7 @@ Layout::
     images/              0700, in the folder that platformdirs names
         ID.lock          flock: shared while ID is in use, exclusive while it is made or removed;
                          its time is that of the last use, and it is never unlinked
-        ID/              image.json, rootfs/, and rootfs-XXXX/ with more mount points
+        ID/              image.json, rootfs/, and points-XXXX/ with more mount points
         tmp-ID-XXXX/     being made or removed, by whoever has the exclusive lock
 """
 
@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +28,7 @@ from pytest_gvisor.errors import ImageError
 from pytest_gvisor.images import extract
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.config import ImageConfig
+from pytest_gvisor.images.seal import seal
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.launch.session_dir import make_private, open_private
 from pytest_gvisor.oci import inroot
@@ -71,6 +70,7 @@ class Hold:
         self._folder = folder
         self.lock = lock
         self.notes = tuple(notes)
+        self._sealed: set[str] = set()
 
     @property
     def path(self) -> str:
@@ -91,24 +91,38 @@ class Hold:
             (normal(m.destination), os.path.isdir(m.source)) for m in mounts if m.is_bind
         )
         digest = hashlib.sha256(repr(points).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        variant = f"{root}-{digest}"
-        if os.path.isdir(variant):
-            return variant
-        if len(os.listdir(self._folder)) > _MAX_VARIANTS:
-            return root
-        with _failing(self._folder):
-            temporary = tempfile.mkdtemp(prefix=".tmp-", dir=self._folder)
+        variant = f"{self._folder}/points-{digest}"
+        if not self._is_sealed(variant):
+            if len(os.listdir(self._folder)) > _MAX_VARIANTS:
+                return root
+            with _failing(self._folder):
+                self._make_variant(root, variant, mounts)
+        return f"{variant}/rootfs"
+
+    def _is_sealed(self, variant: str) -> bool:
+        """Whether a tree with more points is there as it was left; looked at once."""
+        if variant not in self._sealed and _opened_seal(variant):
+            self._sealed.add(variant)
+        return variant in self._sealed
+
+    def _make_variant(self, root: str, variant: str, mounts: Sequence[Mount]) -> None:
+        temporary = tempfile.mkdtemp(prefix=".tmp-", dir=self._folder)
+        try:
+            _copy(root, f"{temporary}/rootfs")
+            make_points(f"{temporary}/rootfs", mounts)
+            with open(f"{temporary}/seal", "x", encoding="ascii") as file:
+                file.write(seal(f"{temporary}/rootfs"))
+            # One that was changed may be in use: it is put aside, and goes with the image.
+            with contextlib.suppress(OSError):
+                if not _opened_seal(variant):
+                    os.rename(variant, f"{temporary}-old")
             try:
-                _copy(root, f"{temporary}/rootfs")
-                make_points(f"{temporary}/rootfs", mounts)
-                try:
-                    os.rename(f"{temporary}/rootfs", variant)
-                except OSError:
-                    if not os.path.isdir(variant):  # another one was faster
-                        raise
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-        return variant
+                os.rename(temporary, variant)
+            except OSError:
+                if not _opened_seal(variant):  # another one was not faster
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def close(self) -> None:
         """Let go of it; a second call does nothing."""
@@ -130,6 +144,7 @@ class Cache:
         self.folder = folder or default_folder()
         self.max_bytes = max_bytes
         self._patience = patience
+        self._is_swept = False
 
     def hold(self, content: Content, *, limits: Limits | None = None) -> Hold:
         """The image, unpacked by whoever needs it first; others wait for that."""
@@ -150,7 +165,7 @@ class Cache:
     def find(self, identity: str) -> tuple[Hold, ImageConfig] | None:
         """The image with this id, held, and its configuration; None where it is not there."""
         self._check()
-        if not _ID.fullmatch(identity) or self._look(identity) is None:
+        if not _ID.fullmatch(identity) or not os.path.isdir(self._path(identity)):
             return None
         lock = self._lock(identity)
         with contextlib.ExitStack() as on_failure:
@@ -202,6 +217,9 @@ class Cache:
         with _failing(self.folder):
             os.makedirs(above, 0o700, exist_ok=True)
             os.close(open_private(self.folder))
+            if not self._is_swept:
+                self._sweep()
+                self._is_swept = True
 
     def _path(self, identity: str) -> str:
         return os.path.join(self.folder, identity)
@@ -233,7 +251,7 @@ class Cache:
         """The notes of an image that is there as it was left; None for another."""
         try:
             facts = self._facts(identity)
-            if facts["root"] != _mark(os.path.join(self._path(identity), "rootfs")):
+            if facts["seal"] != seal(os.path.join(self._path(identity), "rootfs")):
                 return None
             notes = facts["notes"]
             return tuple(map(str, notes)) if isinstance(notes, list) else None
@@ -256,7 +274,7 @@ class Cache:
                     "entries": facts.entries,
                     "notes": facts.notes,
                     "config": content.config_bytes.decode(),
-                    "root": _mark(root),
+                    "seal": seal(root),
                 }
                 with open(os.path.join(temporary, "image.json"), "x", encoding="utf-8") as file:
                     json.dump(value, file)
@@ -304,12 +322,13 @@ class Cache:
                 _remove_tree(os.path.join(self.folder, name))
 
 
-def _mark(root: str) -> list[int]:
-    """What says that a folder is the one that was left, and that nothing was made in it."""
-    status = os.stat(root, follow_symlinks=False)
-    if not stat.S_ISDIR(status.st_mode):
-        raise OSError(errno.ENOTDIR, "not a folder")
-    return [status.st_ino, status.st_mtime_ns, status.st_mode, status.st_uid]
+def _opened_seal(variant: str) -> bool:
+    """Whether a tree is as its seal says."""
+    try:
+        with open(f"{variant}/seal", encoding="ascii") as file:
+            return file.read() == seal(f"{variant}/rootfs")
+    except OSError:
+        return False
 
 
 def _remove_tree(path: str) -> None:

@@ -82,13 +82,16 @@ def test_what_fails_in_the_middle_leaves_nothing(cache: Cache, tmp_path: Path) -
 
 
 def test_what_a_killed_process_leaves_is_swept(cache: Cache, tmp_path: Path) -> None:
-    """By the next one that makes an image, unless the one that makes it is alive."""
+    """By the next session, unless the one that makes it is alive."""
     first = hold(cache, write(tmp_path / "i"))
     identity = Path(first.path).parent.name
     dead, alive = "a" * 64, identity
     for name in (dead, alive):
         Path(cache.folder, f"tmp-{name}-x", "rootfs").mkdir(parents=True)
-    hold(cache, write(tmp_path / "j", "y")).close()
+    later = Cache(cache.folder)
+    held = later.find(identity)
+    assert held is not None
+    held[0].close()
     assert not Path(cache.folder, f"tmp-{dead}-x").exists()
     assert Path(cache.folder, f"tmp-{alive}-x").exists()
     first.close()
@@ -119,19 +122,26 @@ def test_a_process_that_is_killed_while_it_unpacks_leaves_nothing(
 
 
 def test_an_image_that_was_changed_is_made_anew(cache: Cache, tmp_path: Path) -> None:
-    """Something made in its root, or no record of it."""
+    """Something made, written, given away or removed anywhere in it, or no record of it."""
     path = write(tmp_path / "i")
     for spoil in (
         lambda root: Path(root, "planted").touch(),
+        lambda root: Path(root, "d/planted").mkdir(),
+        lambda root: Path(root, "d/f").write_text("y"),
+        lambda root: Path(root, "d/f").chmod(0o777),
+        lambda root: Path(root, "l").unlink(),
         lambda root: Path(root, "../image.json").write_text("{"),
-        lambda root: Path(root, "../image.json").write_text('{"root": [], "notes": []}'),
+        lambda root: Path(root, "../image.json").write_text('{"seal": [], "notes": []}'),
     ):
         made = hold(cache, path)
         spoil(made.path)
         made.close()
         again = hold(cache, path)
+        assert sorted(path.name for path in Path(again.path, "d").iterdir()) == ["f"]
         assert not Path(again.path, "planted").exists()
+        assert Path(again.path, "l").is_symlink()
         assert Path(again.path, "d/f").read_text() == "x"
+        assert Path(again.path, "d/f").stat().st_mode & 0o777 == 0o644
         again.close()
 
 
@@ -165,6 +175,31 @@ def test_mount_points_are_made_in_a_tree_of_their_own(cache: Cache, tmp_path: Pa
     assert made.with_points([bind("/usr", "/d")]) == made.path
     assert sorted(str(p) for p in Path(made.path).rglob("*")) == before
     made.close()
+    again = hold(cache, tmp_path / "i")
+    assert again.path == made._folder + "/rootfs"
+    assert again.with_points(mounts) == root
+    again.close()
+
+
+def test_a_tree_with_more_points_that_was_changed_is_made_anew(
+    cache: Cache, tmp_path: Path
+) -> None:
+    """By the next process; who uses the old one keeps it."""
+    mounts = [bind("/usr", "/new/point")]
+    first = hold(cache, write(tmp_path / "i"))
+    root = first.with_points(mounts)
+    Path(root, "planted").touch()
+    inode = Path(root).stat().st_ino
+    assert first.with_points(mounts) == root
+    second = hold(cache, tmp_path / "i")
+    assert second.with_points(mounts) == root
+    assert not Path(root, "planted").exists()
+    old = [path for path in Path(first._folder).glob("*/rootfs") if path.stat().st_ino == inode]
+    assert [Path(path, "planted").exists() for path in old] == [True]
+    first.close()
+    second.close()
+    assert len(cache.prune(0)) == 1
+    assert [name for name in os.listdir(cache.folder) if not name.endswith(".lock")] == []
 
 
 def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
