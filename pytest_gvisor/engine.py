@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pytest_gvisor import verdicts
@@ -24,6 +24,7 @@ from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.settings import Platform, Settings
 
 if TYPE_CHECKING:
+    from pytest_gvisor.images.progress import Tell
     from pytest_gvisor.images.store import Images
 
 
@@ -36,13 +37,15 @@ class Engine:
         self._found: dict[str | None, Runsc | GvisorError] = {}
         self._verdicts: dict[tuple[str, Platform], Availability] = {}
         self._images: Images | None = None
+        self.tell: Callable[[], Tell | None] | None = None
+        """For those who watch what a docker daemon does."""
 
     def images(self) -> Images:
         """The images of this session."""
         if self._images is None:
             from pytest_gvisor.images.store import Images  # noqa: PLC0415 -- only for who has one
 
-            self._images = Images()
+            self._images = Images(tell=self.tell() if self.tell else None)
         return self._images
 
     def runsc(self, path: str | None) -> Runsc:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_gvisor.engine import Engine
     from pytest_gvisor.harness import Gvisor
+    from pytest_gvisor.images.progress import Tell
     from pytest_gvisor.settings import Settings
 
 _engine_key = pytest.StashKey["Engine"]()
@@ -25,9 +28,32 @@ def engine_of(config: pytest.Config) -> Engine:
         from pytest_gvisor.xdist import shared_name  # noqa: PLC0415
 
         engine = Engine(shared_name(config))
+        engine.tell = functools.partial(_watcher, config)
         config.stash[_engine_key] = engine
         config.add_cleanup(engine.close)
     return config.stash[_engine_key]
+
+
+def _watcher(config: pytest.Config) -> Tell | None:
+    """Shows what a docker daemon does, where pytest's own output is watched at a terminal."""
+    from pytest_gvisor.images import progress  # noqa: PLC0415 -- only for who has an image
+
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not progress.is_wanted(sys.__stdout__ or sys.stdout):
+        return None
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    last = ""
+
+    def tell(line: str) -> None:
+        nonlocal last
+        undone = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
+        with undone:
+            if not last:
+                reporter.ensure_newline()
+            progress.on(sys.__stdout__ or sys.stdout)(line)
+        last = line
+
+    return tell
 
 
 def remember(item: pytest.Item, harness: Gvisor) -> None:

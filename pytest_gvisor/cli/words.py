@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pytest_gvisor import settings
 from pytest_gvisor.errors import UsageError
+from pytest_gvisor.oci.mounts import parse_size
 
 
 def seconds(text: str) -> float:
@@ -22,6 +23,14 @@ def count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def size(text: str) -> int:
+    """An argument that is a number of bytes, ``2G`` for instance, or 0. Raises as `seconds`."""
+    try:
+        return 0 if text == "0" else parse_size(text)
+    except (UsageError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def command(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[str, ...]:

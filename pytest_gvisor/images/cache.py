@@ -57,6 +57,8 @@ class Kept:
     """An image in the cache."""
 
     id: str
+    name: str
+    """As it was asked for when it was unpacked; empty where that is not known."""
     size: int
     """Bytes of its layers."""
     used: float
@@ -146,7 +148,7 @@ class Cache:
         self._patience = patience
         self._is_swept = False
 
-    def hold(self, content: Content, *, limits: Limits | None = None) -> Hold:
+    def hold(self, content: Content, *, name: str = "", limits: Limits | None = None) -> Hold:
         """The image, unpacked by whoever needs it first; others wait for that."""
         self._check()
         lock = self._lock(content.id)
@@ -160,7 +162,7 @@ class Cache:
                     return Hold(self._path(content.id), lock, found)
                 self._wait(lock, fcntl.LOCK_EX)
                 if self._look(content.id) is None:
-                    self._make(content, limits)
+                    self._make(content, name, limits)
 
     def find(self, identity: str) -> tuple[Hold, ImageConfig] | None:
         """The image with this id, held, and its configuration; None where it is not there."""
@@ -189,9 +191,10 @@ class Cache:
             for name in os.listdir(self.folder):
                 if _ID.fullmatch(name):
                     with contextlib.suppress(OSError, ValueError, KeyError):
-                        size = int(self._facts(name)["size"])
+                        facts = self._facts(name)
                         used = os.stat(f"{self._path(name)}.lock").st_mtime
-                        found.append(Kept(id=name, size=size, used=used))
+                        size, asked = int(facts["size"]), str(facts.get("name", ""))
+                        found.append(Kept(id=name, name=asked, size=size, used=used))
         return sorted(found, key=lambda kept: -kept.used)
 
     def prune(self, max_bytes: int | None = None) -> list[Kept]:
@@ -258,7 +261,7 @@ class Cache:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _make(self, content: Content, limits: Limits | None) -> None:
+    def _make(self, content: Content, name: str, limits: Limits | None) -> None:
         """Unpack under another name; the lock is exclusive."""
         self._sweep_of(content.id)
         with _failing(self.folder):
@@ -270,6 +273,7 @@ class Cache:
                 facts = extract.unpack(content, root, limits=limits, points=POINTS)
                 value = {
                     "id": content.id,
+                    "name": name,
                     "size": facts.size,
                     "entries": facts.entries,
                     "notes": facts.notes,

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Self
 
-from pytest_gvisor.errors import DaemonUnavailable, ImageError
+from pytest_gvisor.errors import ImageError
+from pytest_gvisor.images.knock import knock, nobody
+from pytest_gvisor.images.progress import Meter, Tell
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.oci.reader import shown
 
@@ -23,6 +24,7 @@ DEADLINE: Final = 4.0
 """Seconds for a daemon's answer to a simple question."""
 _SILENCE: Final = 120.0
 """Seconds without a word from it while it pulls, builds or exports."""
+_SOCKET: Final = "/var/run/docker.sock"
 _LABEL: Final = "dev.pytest-gvisor"
 
 
@@ -37,7 +39,7 @@ class Pull(enum.StrEnum):
 class Daemon:
     """A daemon that has answered. Use it in a ``with``."""
 
-    def __init__(self, *, remote: bool = False) -> None:
+    def __init__(self, *, remote: bool = False, tell: Tell | None = None) -> None:
         import docker  # type: ignore[import-untyped]  # noqa: PLC0415 -- only for who uses it
 
         self._errors = docker.errors
@@ -47,8 +49,10 @@ class Daemon:
                 f"DOCKER_HOST is {shown(address)}, which is not a socket of this machine",
                 next_step="If that is meant: gvisor_image(…, remote=True).",
             )
+        self._tell = tell
+        if not address or address.startswith("unix://"):
+            knock(address.removeprefix("unix://") or _SOCKET, DEADLINE)
         try:
-            _knock(address)
             self._client: Any = docker.DockerClient.from_env(timeout=DEADLINE)
             self._client.ping()
         except Exception as error:
@@ -72,7 +76,9 @@ class Daemon:
             raise ImageError("the daemon does not have it, and it is not to be pulled")
         with self._explained("cannot be pulled"):
             repository, tag = _taken_apart(reference)
-            self._follow(self._client.api.pull(repository, tag=tag, stream=True, decode=True))
+            answers = self._client.api.pull(repository, tag=tag, stream=True, decode=True)
+            with Meter(self._tell, f"pulling {reference}") as meter:
+                _follow(answers, meter.pulled)
         if not (found := self._id(reference)):
             raise ImageError("the daemon does not have it, though it has been pulled")
         return found
@@ -89,19 +95,35 @@ class Daemon:
                 forcerm=True,
                 decode=True,
             )
-            built = [answer["aux"]["ID"] for answer in self._follow(answers) if "aux" in answer]
+            with Meter(self._tell, f"building {path}") as meter:
+                built = [answer["aux"]["ID"] for answer in _follow(answers, meter.built)]
         if not built:
             raise ImageError("the daemon has built nothing")
         return str(built[-1])
+
+    def prune(self) -> list[str]:
+        """Remove images of ours that have no name and no container; the ids of what was removed.
+
+        Nothing without our label is touched, nor an image that somebody has given a name.
+        """
+        with self._explained("cannot be removed"):
+            filters = {"dangling": True, "label": _LABEL}
+            answer = self._client.api.prune_images(filters=filters)
+        removed = answer.get("ImagesDeleted") or []
+        return [str(entry["Deleted"]) for entry in removed if "Deleted" in entry]
 
     @contextlib.contextmanager
     def export(self, identity: str, limits: Limits) -> Iterator[str]:
         """The path of an archive of the image: of a file without a name, gone with this process."""
         with tempfile.TemporaryFile() as file:
             size = 0
-            with self._explained("cannot be exported"):
+            with (
+                self._explained("cannot be exported"),
+                Meter(self._tell, f"exporting {identity}") as meter,
+            ):
                 for data in self._client.api.get_image(identity):
                     size += len(data)
+                    meter.moved(len(data))
                     if size > limits.max_bytes:
                         raise ImageError(f"it holds more than {limits.max_bytes} bytes")
                     file.write(data)
@@ -115,17 +137,6 @@ class Daemon:
             except self._errors.ImageNotFound:
                 return None
 
-    def _follow(self, answers: Any) -> list[dict[str, Any]]:
-        """What a daemon reports, to its end; an error among it is one."""
-        seen = []
-        with contextlib.closing(answers):
-            for answer in answers:
-                if "error" in answer:
-                    raise ImageError(f"the daemon says: {answer['error']}")
-                if "aux" in answer:
-                    seen.append(answer)
-        return seen
-
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
         try:
@@ -137,30 +148,28 @@ class Daemon:
             raise ImageError(f"it {what}: {text}") from error
 
 
-def _knock(address: str) -> None:
-    """Connect to a socket once: the SDK leaves one open where it cannot. Raises `OSError`."""
-    if not address or address.startswith("unix://"):
-        path = address.removeprefix("unix://") or "/var/run/docker.sock"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-            probe.settimeout(1)
-            probe.connect(path)
+def _follow(answers: Any, seen: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """What a daemon reports, to its end, and of that what it has made; an error in it is one."""
+    made = []
+    with contextlib.closing(answers):
+        for answer in answers:
+            if "error" in answer:
+                raise ImageError(f"the daemon says: {answer['error']}")
+            seen(answer)
+            if "aux" in answer:
+                made.append(answer)
+    return made
 
 
 def _unavailable(address: str, error: Exception) -> ImageError:
     """What is wrong with a daemon that does not answer."""
-    where = address or "unix:///var/run/docker.sock"
+    where = address or f"unix://{_SOCKET}"
     causes = list(_chain(error))
-    if any(isinstance(cause, PermissionError) for cause in causes):
-        return ImageError(
-            f"this user may not use the docker daemon at {where}",
-            next_step="Join its group, or save the image and use the archive.",
-        )
     if any("timed out" in str(cause).lower() for cause in causes):
         return ImageError(f"the docker daemon at {where} has not answered in {DEADLINE:g} s")
-    return DaemonUnavailable(
-        f"there is no docker daemon at {where}: {causes[-1]}",
-        next_step="Start it, set DOCKER_HOST, or save the image elsewhere and use the archive.",
-    )
+    if where.startswith("unix://"):
+        return ImageError(f"what listens at {where} is no docker daemon: {causes[-1]}")
+    return nobody(where, str(causes[-1]))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -12,6 +12,7 @@ from pytest_gvisor.errors import ImageError, UsageError
 from pytest_gvisor.images import archive
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.docker import Daemon, Pull
+from pytest_gvisor.images.progress import Tell
 from pytest_gvisor.images.rootfs import ImageRootfs
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.settings import word
@@ -22,10 +23,14 @@ _SUFFIXES: Final = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst"
 
 
 class Images:
-    """Root file systems of images, each held until `close`. Threads may use it at once."""
+    """Root file systems of images, each held until `close`. Threads may use it at once.
 
-    def __init__(self, cache: Cache | None = None) -> None:
+    ``tell`` is for those who watch a daemon at work.
+    """
+
+    def __init__(self, cache: Cache | None = None, *, tell: Tell | None = None) -> None:
         self._cache = cache
+        self._tell = tell
         self._guard = threading.Lock()
         self._found: dict[tuple[object, ...], ImageRootfs] = {}
 
@@ -59,7 +64,7 @@ class Images:
             reference = name.removeprefix(_DAEMON)
             key = (_DAEMON, reference, os.environ.get("DOCKER_HOST"), limits)
             if key not in self._found:
-                with Daemon(remote=remote) as daemon:
+                with Daemon(remote=remote, tell=self._tell) as daemon:
                     identity = daemon.find(reference, policy)
                     self._found[key] = self._exported(name, daemon, identity, limits)
             return self._found[key]
@@ -75,7 +80,11 @@ class Images:
     ) -> ImageRootfs:
         """The root file system of an image that a docker daemon builds of a folder."""
         name = os.fspath(path)
-        with _about(name), self._guard, Daemon(remote=remote) as daemon:
+        with (
+            _about(name),
+            self._guard,
+            Daemon(remote=remote, tell=self._tell) as daemon,
+        ):
             identity = daemon.build(name, dockerfile=dockerfile, args=args or {})
             key = (_DAEMON, identity, os.environ.get("DOCKER_HOST"), limits)
             if key not in self._found:
@@ -110,7 +119,7 @@ class Images:
 
     def _unpacked(self, name: str, path: str, reference: str, limits: Limits | None) -> ImageRootfs:
         with archive.opened(path, reference=reference, limits=limits) as content:
-            hold = self._the_cache().hold(content, limits=limits)
+            hold = self._the_cache().hold(content, name=name, limits=limits)
         return ImageRootfs(name=name, id=content.id, config=content.config, hold=hold)
 
     def _the_cache(self) -> Cache:

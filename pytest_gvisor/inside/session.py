@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor import requirements
-from pytest_gvisor.configured import settings_of
+from pytest_gvisor.configured import location, settings_of
+from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside.host import Ids, Worker
 from pytest_gvisor.inside.plan import Plan, plan_key, plan_of
 from pytest_gvisor.inside.start import Inside, start
 from pytest_gvisor.settings import Isolation, Platform
+from pytest_gvisor.state import usage
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.link import Link
@@ -70,6 +72,8 @@ class InsideSession:
         found: list[Platform] = []
 
         def setup() -> None:
+            with usage():
+                _check_no_image(item)
             requirements.check(item)
             asked = requirements.platform_asked(item, plan.platform)
             if examine or asked is Platform.KVM:
@@ -205,3 +209,15 @@ class InsideSession:
             with open(f"{base}.gvisor.{secrets.token_hex(6)}", "wb") as file:
                 file.write(raw)
         self._coverage.clear()
+
+
+def _check_no_image(item: pytest.Item) -> None:
+    """Raise `UsageError` for a test inside that is to have an image: its Python is the host's."""
+    image = settings_of(item).image
+    if image is not None:
+        raise UsageError(
+            f"{location(item)}: a test inside runs with the host's Python and system folders, and "
+            f"image={image!r} is asked for",
+            next_step="Say @pytest.mark.gvisor(image=None) for it, or run a program of the image "
+            "with the gvisor fixture.",
+        )

@@ -87,3 +87,19 @@ def test_no_daemon_is_a_skip_or_a_failure_when_strict(images: Project, tmp_path:
     images.run(**environ).ends(passed=1, skipped=3).shows("there is no docker daemon at")
     ran = images.run("--gvisor-strict", **environ).shows("this would be a skip otherwise")
     ran.ends(passed=1, failed=2, errors=1)
+
+
+def test_a_test_inside_with_an_image_is_an_error(images: Project, tmp_path: Path) -> None:
+    """Its Python is the host's: nothing else is taken in silence, and image=None says so."""
+    images.test(
+        """
+        import pytest
+
+        def test_here(): ...
+
+        @pytest.mark.gvisor(image=None)
+        def test_without(): ...
+        """
+    )
+    ran = images.run("--in-gvisor", "--gvisor-image", "line.tar", XDG_CACHE_HOME=str(tmp_path))
+    ran.ends(passed=1, errors=1).shows("test_here (test_it.py:4): a test inside runs with the host's Python")

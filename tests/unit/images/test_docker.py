@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -87,12 +88,53 @@ def test_a_daemon_that_is_silent_is_an_error(
     quickly(images, ImageError, "has not answered in 4 s")
 
 
-def test_a_socket_that_talks_rubbish_is_an_error(
+def rubbish(connection: socket.socket) -> None:
+    """Another kind of server's greeting."""
+    connection.sendall(b"220 mail \x1b[2J\n")
+
+
+def refusing(connection: socket.socket) -> None:
+    """A proxy without a daemon."""
+    connection.sendall(b"HTTP/1.0 503 Service Unavailable\r\n\r\n")
+
+
+def only_ping(connection: socket.socket) -> None:
+    """Right at first, and then it is gone."""
+    connection.recv(1000)
+    connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nOK")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (lambda connection: connection.close(), "broke off|is no docker daemon"),
+        (rubbish, r'is no docker daemon: it answers "220 mail .*u001b'),
+        (refusing, "503"),
+        (only_ping, "is no docker daemon"),
+    ],
+)
+def test_a_socket_that_talks_rubbish_is_an_error_and_no_skip(
+    images: Images, serve: Callable[[Answer], None], answer: Answer, says: str
+) -> None:
+    """Somebody is there: what is wrong must be seen."""
+    serve(answer)
+    quickly(images, ImageError, says)
+
+
+def test_a_daemon_that_answers_byte_by_byte_is_an_error_in_time(
     images: Images, serve: Callable[[Answer], None]
 ) -> None:
-    """As some other server would."""
-    serve(lambda connection: connection.close())
-    quickly(images, DaemonUnavailable, "no docker daemon")
+    """H1: the deadline is one for the whole answer, not for each read."""
+
+    def trickle(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b"H")
+                time.sleep(0.2)
+
+    serve(trickle)
+    quickly(images, ImageError, "has not answered in 4 s")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root may use any socket")

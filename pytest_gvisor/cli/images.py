@@ -1,0 +1,77 @@
+"""``pytest-gvisor images``: what the cache of unpacked images holds, and making room there."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import sys
+from collections.abc import Sequence
+
+from pytest_gvisor.cli import words
+from pytest_gvisor.errors import DaemonUnavailable, ImageError
+from pytest_gvisor.escape import escape
+from pytest_gvisor.images.cache import Cache, Kept
+from pytest_gvisor.images.docker import Daemon
+
+
+def parser() -> argparse.ArgumentParser:
+    """The subcommand's options."""
+    made = argparse.ArgumentParser(
+        prog="pytest-gvisor images", description="The cache of unpacked images."
+    )
+    commands = made.add_subparsers(dest="command", required=True, metavar="list|prune")
+    commands.add_parser("list", help="what is there, the last used first")
+    prune = commands.add_parser(
+        "prune",
+        help="remove what no session uses",
+        description="Removes unpacked images that no session uses, and from the docker daemon of "
+        "this machine images that gvisor_image.build made and nobody gave a name.",
+    )
+    prune.add_argument(
+        "--keep", type=words.size, default=0, metavar="SIZE",
+        help="leave this much, for instance 2G, of what was used last (default: 0)",
+    )  # fmt: skip
+    prune.add_argument("--no-docker", action="store_true", help="leave the docker daemon alone")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do it; 0. Raises `ImageError` or `LaunchError` for a cache that cannot be used."""
+    given = parser().parse_args(arguments)
+    cache = Cache()
+    if given.command == "list":
+        for line in listed(cache.images()):
+            print(line)
+        return 0
+    for image in cache.prune(given.keep):
+        print(f"removed {image.id[:12]}  {_megabytes(image.size)}  {escape(image.name)}".rstrip())
+    if not given.no_docker:
+        _prune_docker()
+    return 0
+
+
+def listed(images: Sequence[Kept]) -> list[str]:
+    """A line for each image, below their titles."""
+    rows = [("IMAGE ID", "SIZE", "LAST USED", "NAME")]
+    for image in images:
+        used = datetime.datetime.fromtimestamp(image.used).astimezone()
+        when = used.isoformat(sep=" ", timespec="minutes")
+        rows.append((image.id[:12], _megabytes(image.size), when, escape(image.name)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return [line.replace("\n", "\\n") for line in lines]
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _prune_docker() -> None:
+    try:
+        with Daemon() as daemon:
+            for identity in daemon.prune():
+                print(f"removed {identity} from the docker daemon")
+    except DaemonUnavailable:
+        pass
+    except ImageError as error:
+        print(f"pytest-gvisor images: left alone: {error}", file=sys.stderr)

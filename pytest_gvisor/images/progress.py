@@ -1,0 +1,105 @@
+"""One line on a terminal about what a daemon is doing: bytes and layers of pulls, steps of builds.
+
+Where output goes to a file, and in CI, nothing is written at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Self, TextIO
+
+from pytest_gvisor.escape import escape
+
+Tell = Callable[[str], None]
+"""Shows a line in the place of the one before; an empty one ends it, and the last one stays."""
+
+_PAUSE: Final = 0.1
+"""Seconds between two lines: a terminal need not take every event of a pull."""
+_DONE: Final = ("Pull complete", "Already exists")
+
+
+def is_wanted(stream: TextIO) -> bool:
+    """Whether somebody watches."""
+    return stream.isatty() and not os.environ.get("CI")
+
+
+def on(stream: TextIO) -> Tell:
+    """Lines on a terminal, each over the last one, and no longer than the terminal is wide."""
+
+    def tell(line: str) -> None:
+        width = shutil.get_terminal_size().columns - 1
+        stream.write(f"\r\x1b[K{line[:width]}" if line else "\n")
+        stream.flush()
+
+    return tell
+
+
+class Meter:
+    """Adds up what a daemon reports of one piece of work, and shows it. Use it in a ``with``."""
+
+    def __init__(self, tell: Tell | None, what: str) -> None:
+        self._tell = tell
+        self._what = escape(what)
+        self._layers: dict[str, tuple[int, int]] = {}
+        self._done: set[str] = set()
+        self._bytes = 0
+        self._shown_at = 0.0
+
+    def pulled(self, answer: Mapping[str, Any]) -> None:
+        """Take an event of a pull: a layer's name, what is done with it, bytes of how many."""
+        layer, status = str(answer.get("id", "")), str(answer.get("status", ""))
+        if status in _DONE:
+            self._done.add(layer)
+            have = self._layers.get(layer, (0, 0))[1]
+            self._layers[layer] = (have, have)
+        elif status in ("Downloading", "Pulling fs layer"):
+            detail = answer.get("progressDetail")
+            detail = detail if isinstance(detail, Mapping) else {}
+            self._layers[layer] = (_count(detail, "current"), _count(detail, "total"))
+        if self._layers:
+            have, total = (sum(column) for column in zip(*self._layers.values(), strict=True))
+            layers = f"{len(self._done)} of {len(self._layers)} layers"
+            self._show(f"{layers}, {_size(have)} of {_size(total)}")
+
+    def built(self, answer: Mapping[str, Any]) -> None:
+        """Take an event of a build: the lines that name its steps are shown."""
+        line = str(answer.get("stream", "")).strip()
+        if line.startswith("Step "):
+            self._show(escape(line).replace("\n", " "))
+
+    def moved(self, count: int) -> None:
+        """Take bytes that have been copied."""
+        self._bytes += count
+        self._show(_size(self._bytes))
+
+    def __enter__(self) -> Self:
+        """Itself; what the daemon has been asked for is shown at once."""
+        self._show("…")
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Say how it has ended."""
+        if self._tell is not None:
+            self._shown_at = 0.0
+            size = _size(self._bytes or sum(total for _, total in self._layers.values()))
+            self._show("failed" if kind else f"done, {size}" if size != _size(0) else "done")
+            self._tell("")
+
+    def _show(self, text: str) -> None:
+        now = time.monotonic()
+        if self._tell is not None and now - self._shown_at >= _PAUSE:
+            self._tell(f"{self._what}: {text}")
+            self._shown_at = now
+
+
+def _count(detail: Mapping[str, Any], key: str) -> int:
+    value = detail.get(key)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _size(count: int) -> str:
+    """Bytes, in the unit that docker writes."""
+    return f"{count / 1e6:.1f} MB"

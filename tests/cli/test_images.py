@@ -1,0 +1,67 @@
+"""``pytest-gvisor images``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.cli import main as cli
+from pytest_gvisor.images import archive
+from pytest_gvisor.images.cache import Cache, Hold
+from tests.unit.images.conftest import item, saved, tar
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
+    """An empty one, which is the user's; and no docker daemon."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
+    return Cache()
+
+
+def held(cache: Cache, path: Path, size: int) -> Hold:
+    """An image of this size in the cache."""
+    path.write_bytes(saved([tar([item("f", path.name.encode()), item("z", bytes(size))])]))
+    with archive.opened(str(path)) as content:
+        return cache.hold(content, name=f"some/{path.name}\x1b[2J\n:1")
+
+
+def test_what_is_there_is_listed(
+    cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Id, size, time and the name it was asked for by; one line each, escaped."""
+    assert cli.main(["images", "list"]) == 0
+    assert capsys.readouterr().out.split() == ["IMAGE", "ID", "SIZE", "LAST", "USED", "NAME"]
+    hold = held(cache, tmp_path / "a", 2_000_000)
+    hold.close()
+    assert cli.main(["images", "list"]) == 0
+    _, line = capsys.readouterr().out.splitlines()
+    assert line.startswith(cache.images()[0].id[:12] + "  2.0 MB  20")
+    assert line.endswith(r"  some/a\x1b[2J\n:1")
+
+
+def test_what_no_session_uses_is_removed(
+    cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rest stays, and so does what was used last where some is to be kept."""
+    held(cache, tmp_path / "old", 2_000_000).close()
+    held(cache, tmp_path / "new", 1_000_000).close()
+    used = held(cache, tmp_path / "used", 1_000_000)
+    assert cli.main(["images", "prune", "--keep", "3M"]) == 0
+    assert "some/old" in capsys.readouterr().out
+    assert len(cache.images()) == 2
+    assert cli.main(["images", "prune"]) == 0
+    out = capsys.readouterr().out
+    assert "some/new" in out
+    assert "some/used" not in out
+    assert Path(used.path, "f").read_text() == "used"
+    used.close()
+
+
+@pytest.mark.parametrize("words", [[], ["all"], ["prune", "--keep", "much"]])
+def test_a_command_line_that_cannot_be_meant_is_status_2(words: list[str]) -> None:
+    """As everywhere in the tool."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["images", *words])
+    assert caught.value.code == 2
