@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.daemon import _own_daemon
+from fixtures.dockerd import own_daemon
+from fixtures.make import context
 from pytest_gvisor import Gvisor, ImageError, PytestGvisorWarning
 from pytest_gvisor.images import docker
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: dockerd")
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
 @pytest.fixture(scope="module")
 def address(gvisor_runsc: str) -> Iterator[str]:
     """A dockerd of this module's own, with runsc as a runtime."""
-    with _own_daemon(gvisor_runsc, "systrap") as found:
+    with own_daemon(gvisor_runsc, "systrap") as found:
         yield found
 
 
@@ -45,19 +44,11 @@ def images(
     made.close()
 
 
-def context(name: str, tmp_path: Path) -> Path:
-    """The folder of a fixture image, with the host's busybox in it."""
-    folder = tmp_path / name
-    shutil.copytree(FIXTURES / name, folder)
-    shutil.copy("/bin/busybox", folder / "busybox")
-    return folder
-
-
 def test_an_image_is_built_exported_and_run_as_docker_runs_it(
     gvisor: Gvisor, images: Images, address: str, tmp_path: Path
 ) -> None:
     """The same output, identity and exit status; the second time it comes from the cache."""
-    rootfs = images.build(context("users", tmp_path), args={"GREETING": "hi"})
+    rootfs = images.build(context("users", tmp_path / "users"), args={"GREETING": "hi"})
     with pytest.warns(PytestGvisorWarning, match=r"dev\.gvisor\.internal\.x"):
         ours = gvisor.run(rootfs=rootfs)
     argv = ["docker", "--host", address, "run", "--rm", "--runtime=runsc", "--network", "none",
@@ -81,7 +72,7 @@ def test_a_name_is_looked_up_and_exported_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A later session finds it in the cache, and exports nothing."""
-    built = images.build(context("busybox", tmp_path))
+    built = images.build(context("busybox", tmp_path / "busybox"))
     tag = ["docker", "--host", address, "tag", f"sha256:{built.id}", "ours:1"]
     subprocess.run(tag, check=True, timeout=60)
     monkeypatch.setattr(docker.Daemon, "export", None)
