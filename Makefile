@@ -1,6 +1,6 @@
 # Everything is done by scripts/; this file only names it. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint images bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,9 @@ test: ## set up, lint, and run the suite as an unprivileged user and as root (AR
 
 lint: ## ruff and mypy --strict
 	@scripts/lint
+
+images: ## build the images of fixtures/ with docker, as archives in .build/images
+	@scripts/images
 
 bench: ## measure side by side with bare runsc, docker and the gvisor package
 	@scripts/bench $(ARGS)

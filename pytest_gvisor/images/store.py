@@ -62,7 +62,8 @@ class Images:
             if (file := _as_file(name)) is not None:
                 return self._file(name, *file, limits)
             reference = name.removeprefix(_DAEMON)
-            key = (_DAEMON, reference, os.environ.get("DOCKER_HOST"), limits)
+            # With its policy: what was found under one is not what another asks for.
+            key = (_DAEMON, reference, policy, os.environ.get("DOCKER_HOST"), limits)
             if key not in self._found:
                 with Daemon(remote=remote, tell=self._tell) as daemon:
                     identity = daemon.find(reference, policy)

@@ -15,9 +15,11 @@ from typing import Any, Protocol
 
 import pytest
 
+from fixtures.dockerd import own_daemon
 from pytest_gvisor import Completed, Gvisor, GvisorError, bind
 from pytest_gvisor.launch import remains
 from pytest_gvisor.launch._linux import children_of_self
+from pytest_gvisor.runsc.binary import Runsc
 
 PATIENCE = 30.0
 """Seconds after which something that has to happen is taken not to happen; it costs nothing."""
@@ -212,6 +214,13 @@ def busybox_root(tmp_path: Path) -> Path:
     for name in ("sh", "cat", "echo", "ls", "id", "touch", "true"):
         (root / "bin" / name).symlink_to("busybox")
     return root
+
+
+@pytest.fixture(scope="session")
+def dockerd(runsc: Runsc) -> Iterator[str]:
+    """The address of a docker daemon of this process's own, with runsc as a runtime."""
+    with own_daemon(str(runsc.path), "systrap") as address:
+        yield address
 
 
 PYTHON = sys.executable

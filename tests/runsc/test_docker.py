@@ -3,66 +3,82 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.daemon import _own_daemon
+from fixtures.make import context
 from pytest_gvisor import Gvisor, ImageError, PytestGvisorWarning
 from pytest_gvisor.images import docker
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
+from tests.archives import CASES, Case, archive
+
+RUN = ("run", "--rm", "--interactive", "--runtime=runsc", "--network", "none")
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: dockerd")
-FIXTURES = Path(__file__).parents[2] / "fixtures"
-
-
-@pytest.fixture(scope="module")
-def address(gvisor_runsc: str) -> Iterator[str]:
-    """A dockerd of this module's own, with runsc as a runtime."""
-    with _own_daemon(gvisor_runsc, "systrap") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def gvisor_runsc(request: pytest.FixtureRequest) -> str:
-    """The path of the binary."""
-    return str(request.getfixturevalue("runsc").path)
 
 
 @pytest.fixture
 def images(
-    gvisor: Gvisor, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gvisor: Gvisor, dockerd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Images]:
     """What this test has of the daemon, with a cache of its own."""
-    monkeypatch.setenv("DOCKER_HOST", address)
+    monkeypatch.setenv("DOCKER_HOST", dockerd)
     made = Images(Cache(str(tmp_path / "cache")))
     gvisor._images = lambda: made
     yield made
     made.close()
 
 
-def context(name: str, tmp_path: Path) -> Path:
-    """The folder of a fixture image, with the host's busybox in it."""
-    folder = tmp_path / name
-    shutil.copytree(FIXTURES / name, folder)
-    shutil.copy("/bin/busybox", folder / "busybox")
-    return folder
+def ask(address: str, *argv: str, said: str = "") -> subprocess.CompletedProcess[str]:
+    """What docker says to this daemon."""
+    command = ["docker", "--host", address, *argv]
+    return subprocess.run(command, input=said, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_docker_runs_the_fixture_images_as_we_do(dockerd: str, case: Case) -> None:
+    """What test_fixture_images.py has from the same archive: output, exit status, identity."""
+    loaded = ask(dockerd, "load", "--quiet", "--input", str(archive(case.name)))
+    assert loaded.stdout == f"Loaded image: pytest-gvisor/{case.name}:latest\n"
+    done = ask(dockerd, *RUN, f"pytest-gvisor/{case.name}", *case.args, said=case.input)
+    assert (done.stdout, done.stderr, done.returncode) == (case.stdout, case.stderr, case.status)
+
+
+def test_docker_stop_sends_what_our_deadline_does(dockerd: str) -> None:
+    """The image's signal, which the workload traps; and the peer is gVisor and no other runtime.
+
+    faults.md H3: a runtime that docker does not know is an error and not runc.
+    """
+    ask(dockerd, "load", "--quiet", "--input", str(archive("volumes"))).check_returncode()
+    run = [argument for argument in RUN if argument not in ("--rm", "--interactive")]
+    image = "pytest-gvisor/volumes"
+    started = ask(dockerd, *run, "--detach", image, "wait").stdout.strip()
+    kernel = ask(dockerd, *RUN, "--entrypoint=/bin/busybox", image, "uname", "-r", "-v").stdout
+    other = ask(dockerd, "run", "--rm", "--runtime=runsx", image)
+    try:
+        ask(dockerd, "stop", "--time=20", started).check_returncode()
+        assert ask(dockerd, "logs", started).stdout.endswith("/made is mounted\nstopped\n")
+        status = ask(dockerd, "inspect", "--format={{.State.ExitCode}}", started).stdout
+    finally:
+        ask(dockerd, "rm", "--force", "--volumes", started)
+    assert status == "4\n"
+    assert kernel.startswith("4.4.0 ")
+    assert other.returncode == 125
+    assert "runsx" in other.stderr
 
 
 def test_an_image_is_built_exported_and_run_as_docker_runs_it(
-    gvisor: Gvisor, images: Images, address: str, tmp_path: Path
+    gvisor: Gvisor, images: Images, dockerd: str, tmp_path: Path
 ) -> None:
     """The same output, identity and exit status; the second time it comes from the cache."""
-    rootfs = images.build(context("users", tmp_path), args={"GREETING": "hi"})
+    rootfs = images.build(context("users", tmp_path / "users"), args={"GREETING": "hi"})
     with pytest.warns(PytestGvisorWarning, match=r"dev\.gvisor\.internal\.x"):
         ours = gvisor.run(rootfs=rootfs)
-    argv = ["docker", "--host", address, "run", "--rm", "--runtime=runsc", "--network", "none",
-            f"sha256:{rootfs.id}"]  # fmt: skip
-    theirs = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    theirs = ask(dockerd, *RUN, f"sha256:{rootfs.id}")
     lines = ours.stdout.splitlines()
     assert lines[:3] == [
         "hi /home/app",
@@ -76,14 +92,13 @@ def test_an_image_is_built_exported_and_run_as_docker_runs_it(
 def test_a_name_is_looked_up_and_exported_once(
     gvisor: Gvisor,
     images: Images,
-    address: str,
+    dockerd: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A later session finds it in the cache, and exports nothing."""
-    built = images.build(context("busybox", tmp_path))
-    tag = ["docker", "--host", address, "tag", f"sha256:{built.id}", "ours:1"]
-    subprocess.run(tag, check=True, timeout=60)
+    built = images.build(context("busybox", tmp_path / "busybox"))
+    ask(dockerd, "tag", f"sha256:{built.id}", "ours:1").check_returncode()
     monkeypatch.setattr(docker.Daemon, "export", None)
     assert gvisor.run(image="ours:1").stdout == "hello\n"
     assert gvisor.run(image="docker:ours:1").stdout == "hello\n"

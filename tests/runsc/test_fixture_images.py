@@ -1,0 +1,94 @@
+"""The images of fixtures/, from their archives, without a daemon; test_docker.py has the peer."""
+
+from __future__ import annotations
+
+import threading
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import Gvisor, PytestGvisorWarning, WorkloadTimeout
+from pytest_gvisor.images.cache import Cache
+from pytest_gvisor.images.rootfs import ImageRootfs
+from pytest_gvisor.images.store import Images
+from tests.archives import CASES, Case, archive, tree
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """One that these tests share."""
+    return Cache(str(tmp_path_factory.mktemp("fixture-images") / "cache"))
+
+
+@pytest.fixture
+def unpacked(cache: Cache, gvisor: Gvisor) -> Iterator[Images]:
+    """The images of this test's runs."""
+    images = Images(cache)
+    gvisor._images = lambda: images
+    with warnings.catch_warnings():
+        # The labels and attributes that an image loses are test_images.py's subject.
+        warnings.simplefilter("ignore", PytestGvisorWarning)
+        yield images
+    images.close()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_an_image_runs_as_it_says(gvisor: Gvisor, unpacked: Images, case: Case) -> None:
+    """Output, exit status and identity, which docker's containers have as well."""
+    done = gvisor.run(case.args, image=archive(case.name), input=case.input)
+    assert (done.stdout, done.stderr, done.returncode) == (case.stdout, case.stderr, case.status)
+
+
+def test_the_stop_signal_of_an_image_is_sent_at_the_deadline(
+    gvisor: Gvisor, unpacked: Images
+) -> None:
+    """The workload traps it, and what it says then is kept."""
+    with pytest.raises(WorkloadTimeout) as caught:
+        gvisor.run(["wait"], image=archive("volumes"), timeout=1)
+    assert str(caught.value.stdout).endswith("/made is mounted\nstopped\n")
+
+
+def test_a_server_in_an_image_answers_the_test(gvisor: Gvisor, unpacked: Images) -> None:
+    """Through the sandbox's loopback, in an image that has no Python."""
+    with (
+        gvisor.sandbox(image=archive("server")) as sandbox,
+        sandbox.popen(["/bin/sh", "/serve", "serve"]) as server,
+    ):
+        sandbox.wait_for_port(8080)
+        with sandbox.forward(8080) as there:
+            address = f"http://{there.host}:{there.port}/page"
+            with urllib.request.urlopen(address, timeout=20) as answer:
+                assert answer.read() == b"a page from inside\n"
+        server.kill()
+
+
+def test_runs_at_once_share_an_image_and_see_nothing_of_each_other(
+    gvisor: Gvisor, unpacked: Images
+) -> None:
+    """faults.md C13: eight of them write to the same paths, and the cache stays as it is."""
+    rootfs = unpacked.rootfs(archive("volumes"))
+    assert isinstance(rootfs, ImageRootfs)
+    cache = Path(rootfs.folder).parent.parent
+    before = tree(cache)
+    script = """
+        busybox ls /mine-* 2>/dev/null
+        echo $0 > /shared; echo $0 > /work; busybox rm /etc/passwd; busybox touch /mine-$0
+        busybox sleep 0.5
+        busybox cat /shared /work; busybox ls -d /mine-*
+    """
+    said: dict[int, str] = {}
+
+    def work(number: int) -> None:
+        argv = ["/bin/sh", "-c", script, str(number)]
+        said[number] = gvisor.run(argv, rootfs=rootfs, entrypoint="", user="root").stdout
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == {number: f"{number}\n{number}\n/mine-{number}\n" for number in range(8)}
+    assert tree(cache) == before
