@@ -54,7 +54,7 @@ def listed(images: Sequence[Kept]) -> list[str]:
     """A line for each image, below their titles."""
     rows = [("IMAGE ID", "SIZE", "LAST USED", "NAME")]
     for image in images:
-        used = datetime.datetime.fromtimestamp(image.used).astimezone()
+        used = dt.datetime.fromtimestamp(image.used).astimezone()
         when = used.isoformat(sep=" ", timespec="minutes")
         rows.append((image.id[:12], _megabytes(image.size), when, escape(image.name)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

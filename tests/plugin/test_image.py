@@ -102,4 +102,5 @@ def test_a_test_inside_with_an_image_is_an_error(images: Project, tmp_path: Path
         """
     )
     ran = images.run("--in-gvisor", "--gvisor-image", "line.tar", XDG_CACHE_HOME=str(tmp_path))
-    ran.ends(passed=1, errors=1).shows("test_here (test_it.py:4): a test inside runs with the host's Python")
+    ran.ends(passed=1, errors=1)
+    ran.shows("test_here (test_it.py:4): a test inside runs with the host's Python")

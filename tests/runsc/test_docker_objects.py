@@ -1,0 +1,130 @@
+"""What is made in a docker daemon: seen while it comes, labelled, and removed; others' is not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fixtures.make import context
+from pytest_gvisor.cli import main as cli
+from pytest_gvisor.images.cache import Cache
+from pytest_gvisor.images.store import Images
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: dockerd")
+
+PATIENCE = 20
+
+
+def docker(address: str, *argv: str) -> str:
+    """What docker answers."""
+    command = ["docker", "--host", address, *argv]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout
+
+
+def folder(tmp_path: Path, *lines: str) -> Path:
+    """A context whose image has busybox, and then what these lines say."""
+    made = context("busybox", tmp_path / f"context-{len(lines)}-{hash(lines)}")
+    with open(made / "Dockerfile", "a", encoding="utf-8") as file:
+        file.write("\n".join(("", *lines, "")))
+    return made
+
+
+def wait(what: Callable[[], object]) -> None:
+    """Until it holds."""
+    ends = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < ends, "it did not come"
+        time.sleep(0.05)
+
+
+def test_steps_and_bytes_are_told(
+    dockerd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a build and of the export after it; the second time there is nothing to export."""
+    monkeypatch.setenv("DOCKER_HOST", dockerd)
+    lines: list[str] = []
+    cache = Cache(str(tmp_path / "cache"))
+    for _ in range(2):
+        images = Images(cache, tell=lines.append)
+        images.build(context("busybox", tmp_path / f"context-{_}"))
+        images.close()
+    assert lines[0] == f"building {tmp_path}/context-0: …"
+    assert any(": Step " in line for line in lines) or lines[1].endswith(": done")
+    exported = [line for line in lines if line.startswith("exporting sha256:")]
+    assert len([line for line in exported if ": done, " in line]) == 1
+
+
+def test_prune_removes_what_is_ours_and_has_no_name(
+    dockerd: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What somebody named, and what is somebody else's, stays."""
+    monkeypatch.setenv("DOCKER_HOST", dockerd)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images = Images()
+    ours = images.build(folder(tmp_path, "LABEL which=ours")).id
+    named = images.build(folder(tmp_path, "LABEL which=named")).id
+    images.close()
+    docker(dockerd, "tag", f"sha256:{named}", "mine:1")
+    theirs = folder(tmp_path, "LABEL which=theirs")
+    other = docker(dockerd, "build", "--quiet", str(theirs)).strip().removeprefix("sha256:")
+
+    def there() -> list[bool]:
+        listed = docker(dockerd, "images", "--all", "--quiet", "--no-trunc")
+        return [f"sha256:{identity}" in listed for identity in (ours, named, other)]
+
+    assert there() == [True, True, True]
+    assert cli.main(["images", "prune", "--no-docker"]) == 0
+    assert there() == [True, True, True]
+    assert cli.main(["images", "prune"]) == 0
+    assert there() == [False, True, True]
+    out = capsys.readouterr().out
+    assert f"removed {ours[:12]} " in out
+    assert f"removed sha256:{ours} from the docker daemon" in out
+    assert Cache().images() == []
+    docker(dockerd, "image", "rm", "--force", "mine:1", other)
+
+
+def test_sigkill_in_the_middle_of_a_build_leaves_no_container(dockerd: str, tmp_path: Path) -> None:
+    """H5: the daemon sees the connection close, and removes what it had for the build."""
+    sleeping = 'RUN ["/bin/busybox", "sleep", "600"]'
+    code = (
+        "import sys; from pytest_gvisor.images.cache import Cache\n"
+        "from pytest_gvisor.images.store import Images\n"
+        f"Images(Cache({str(tmp_path / 'cache')!r})).build(sys.argv[1])\n"
+    )
+    before = docker(dockerd, "ps", "--all", "--quiet")
+    argv = [sys.executable, "-c", code, str(folder(tmp_path, sleeping))]
+    with subprocess.Popen(argv, env={**os.environ, "DOCKER_HOST": dockerd}) as process:
+        try:
+            wait(lambda: docker(dockerd, "ps", "--quiet", "--filter", "status=running") != "")
+        finally:
+            process.kill()
+    wait(lambda: docker(dockerd, "ps", "--all", "--quiet") == before)
+
+
+def test_sigkill_in_the_middle_of_an_export_leaves_nothing(dockerd: str, tmp_path: Path) -> None:
+    """The archive has no name, and nothing of the image is in the cache."""
+    code = (
+        "import os, signal, sys, pytest_gvisor.images.progress as progress\n"
+        "from pytest_gvisor.images.cache import Cache\n"
+        "from pytest_gvisor.images.store import Images\n"
+        "progress.Meter.moved = lambda self, count: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"Images(Cache({str(tmp_path / 'cache')!r})).build(sys.argv[1])\n"
+    )
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    env = {**os.environ, "DOCKER_HOST": dockerd, "TMPDIR": str(temporary)}
+    argv = [sys.executable, "-c", code, str(context("busybox", tmp_path / "context"))]
+    assert subprocess.run(argv, env=env, timeout=60).returncode == -9
+    assert list(temporary.iterdir()) == []
+    assert not (tmp_path / "cache").exists() or list((tmp_path / "cache").iterdir()) == []
