@@ -37,10 +37,11 @@ class Docker:
 
 
 @contextlib.contextmanager
-def serving(runsc: str, platform: str) -> Iterator[Docker]:
+def serving(runsc: str, platform: str, *, storage: str = "vfs") -> Iterator[Docker]:
     """The daemon that runs here, if it has the runtime, or one of our own, if we are root.
 
-    Everything that was made is removed afterwards. Raises `Unavailable`.
+    ``storage`` is the latter's driver; the copies of vfs cost one of a small layer next to
+    nothing. Everything that was made is removed afterwards. Raises `Unavailable`.
     """
     program = shutil.which("docker")
     if program is None:
@@ -51,8 +52,7 @@ def serving(runsc: str, platform: str) -> Iterator[Docker]:
         about = "the daemon that runs here"
         if not answers(_RUNNING, runtime="runsc"):
             try:
-                # Copies of layers cost a container of one small layer next to nothing.
-                own = stack.enter_context(own_daemon(runsc, platform, storage="vfs"))
+                own = stack.enter_context(own_daemon(runsc, platform, storage=storage))
             except NoDaemon as error:
                 raise Unavailable(str(error)) from error
             command, about = (program, "--host", own), "a daemon of its own"

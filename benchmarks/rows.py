@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import daemon, sessions
+from benchmarks import daemon, images, sessions
 from benchmarks.peers import BareRunsc, OfficialPackage, install_package
 from benchmarks.results import Figure, Phase, Result
 from benchmarks.timing import Series, interleaved
@@ -264,6 +264,7 @@ ROWS: Mapping[str, Row] = {
     "fresh": Row(rounds=100, measure=fresh),
     "docker": Row(rounds=20, measure=in_docker),
     "package": Row(rounds=10, measure=package),
+    "images": Row(rounds=20, measure=images.images),
     "exec": Row(rounds=100, measure=warm),
     "idle": Row(rounds=50, measure=sessions.idle),
     "inside": Row(rounds=10, measure=sessions.inside),

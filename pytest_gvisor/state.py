@@ -6,7 +6,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -38,8 +38,9 @@ def _watcher(config: pytest.Config) -> Tell | None:
     """Shows what a docker daemon does, where pytest's own output is watched at a terminal."""
     from pytest_gvisor.images import progress  # noqa: PLC0415 -- only for who has an image
 
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or not progress.is_wanted(sys.__stdout__ or sys.stdout):
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    # Asked of the reporter: while a test runs, standard output is pytest's own file.
+    if not progress.is_wanted(terminal=getattr(reporter, "isatty", False)):
         return None
     capture = config.pluginmanager.get_plugin("capturemanager")
     last = ""

@@ -21,9 +21,9 @@ _PAUSE: Final = 0.1
 _DONE: Final = ("Pull complete", "Already exists")
 
 
-def is_wanted(stream: TextIO) -> bool:
+def is_wanted(*, terminal: bool) -> bool:
     """Whether somebody watches."""
-    return stream.isatty() and not os.environ.get("CI")
+    return terminal and not os.environ.get("CI")
 
 
 def on(stream: TextIO) -> Tell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -59,6 +60,35 @@ def test_steps_and_bytes_are_told(
     assert any(": Step " in line for line in lines) or lines[1].endswith(": done")
     exported = [line for line in lines if line.startswith("exporting sha256:")]
     assert len([line for line in exported if ": done, " in line]) == 1
+
+
+def test_somebody_at_a_terminal_sees_a_build_and_ci_does_not(
+    dockerd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although pytest captures what tests print; the test's own line stays whole."""
+    made = context("busybox", tmp_path / "context")
+    (tmp_path / "test_it.py").write_text(
+        f"def test_it(gvisor_image):\n    gvisor_image.build({str(made)!r})\n"
+    )
+    for ci, seen in (("", True), ("true", False)):
+        shown = at_a_terminal(tmp_path, DOCKER_HOST=dockerd, CI=ci)
+        assert (f"\r\x1b[Kbuilding {made}: done" in shown) is seen, shown[-3000:]
+        assert "1 passed" in shown
+
+
+def at_a_terminal(folder: Path, **environ: str) -> str:
+    """What a pytest in that folder writes to a terminal."""
+    ours, theirs = os.openpty()
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    env = {**os.environ, "XDG_CACHE_HOME": str(folder), "COLUMNS": "250", **environ}
+    shown = b""
+    with subprocess.Popen(argv, cwd=folder, env=env, stdout=theirs, stderr=theirs):
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+            while data := os.read(ours, 4096):
+                shown += data
+    os.close(ours)
+    return shown.decode()
 
 
 def test_prune_removes_what_is_ours_and_has_no_name(
