@@ -1,0 +1,31 @@
+"""The OCI runtime specification's own JSON schema, as Debian packages it: a judge from outside."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft4Validator
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT4
+
+FOLDER = Path("/usr/share/gocode/src/github.com/opencontainers/runtime-spec/schema")
+
+
+@functools.cache
+def _validator() -> Draft4Validator:
+    def retrieve(name: str) -> Resource[Any]:
+        return Resource.from_contents(json.loads((FOLDER / name).read_text()), DRAFT4)
+
+    top = json.loads((FOLDER / "config-schema.json").read_text())
+    return Draft4Validator(top, registry=Registry(retrieve=retrieve))  # type: ignore[call-arg]
+
+
+def problems(config: Mapping[str, Any]) -> list[str]:
+    """What the schema has against a config.json: where, and what."""
+    # The specification says JSON, so tuples and enums are what they become in the file.
+    value = json.loads(json.dumps(config))
+    return [f"{error.json_path}: {error.message}" for error in _validator().iter_errors(value)]
