@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import json
 import os
-import socket
+import re
 import tempfile
+import time
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Self
 
 from pytest_gvisor.errors import DaemonUnavailable, ImageError
+from pytest_gvisor.images import ask
+from pytest_gvisor.images.config import load_json, objects
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.oci.reader import shown
 
 DEADLINE: Final = 4.0
-"""Seconds for a daemon's answer to a simple question."""
+"""Seconds for a daemon's answers to simple questions, all of them."""
 _SILENCE: Final = 120.0
 """Seconds without a word from it while it pulls, builds or exports."""
+_CHUNK: Final = 1024 * 1024
 _LABEL: Final = "dev.pytest-gvisor"
 
 
@@ -47,14 +53,17 @@ class Daemon:
                 f"DOCKER_HOST is {shown(address)}, which is not a socket of this machine",
                 next_step="If that is meant: gvisor_image(…, remote=True).",
             )
+        self._socket = _socket_of(address)
+        self._end = time.monotonic() + DEADLINE
         try:
-            _knock(address)
-            self._client: Any = docker.DockerClient.from_env(timeout=DEADLINE)
-            self._client.ping()
+            version = self._ping() if self._socket else None
+            self._client: Any = docker.DockerClient.from_env(timeout=DEADLINE, version=version)
+            if not self._socket:
+                self._client.ping()
         except Exception as error:
             # The SDK lets errors of requests, of sockets and its own through.
             raise _unavailable(address, error) from error
-        self._client.api.timeout = _SILENCE
+        _bound(self._client.api)
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -100,7 +109,7 @@ class Daemon:
         with tempfile.TemporaryFile() as file:
             size = 0
             with self._explained("cannot be exported"):
-                for data in self._client.api.get_image(identity):
+                for data in self._archive(identity):
                     size += len(data)
                     if size > limits.max_bytes:
                         raise ImageError(f"it holds more than {limits.max_bytes} bytes")
@@ -108,7 +117,44 @@ class Daemon:
                 file.flush()
             yield f"/proc/self/fd/{file.fileno()}"
 
+    def _archive(self, identity: str) -> Iterator[bytes]:
+        # The SDK's own call takes the deadline off the socket.
+        api = self._client.api
+        url = f"{api.base_url}/v{api.api_version}/images/{identity}/get"
+        with api.get(url, stream=True) as response:
+            if response.status_code != 200:
+                raise ImageError(f"the daemon says: {_message(response.content)}")
+            yield from response.iter_content(_CHUNK)
+
+    def _ping(self) -> str | None:
+        """Whether it answers at all: the version of its API, where it says that."""
+        answer = ask.get(self._socket, "/_ping", self._end - time.monotonic())
+        if answer.status != 200:
+            raise OSError(f"the status {answer.status} is no daemon's answer to a ping")
+        version = answer.headers.get("api-version", "")
+        return version if re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,3}", version) else None
+
     def _id(self, reference: str) -> str | None:
+        """The id of an image that the daemon has; with the ping before it, within the deadline."""
+        end, self._end = self._end, 0.0
+        if not self._socket:
+            return self._remote_id(reference)
+        with self._explained("cannot be looked up"):
+            # What comes after a pull is a new question.
+            seconds = end - time.monotonic() if end else DEADLINE
+            target = f"/images/{urllib.parse.quote(reference, safe='/:@')}/json"
+            try:
+                answer = ask.get(self._socket, target, seconds)
+            except TimeoutError as error:
+                raise _unavailable(os.environ.get("DOCKER_HOST", ""), error) from error
+            if answer.status == 404:
+                return None
+            if answer.status != 200:
+                raise ImageError(f"the daemon says: {_message(answer.body)}")
+            facts = objects(load_json(answer.body, "the daemon's answer"), "the daemon's answer")
+            return str(facts["Id"])
+
+    def _remote_id(self, reference: str) -> str | None:
         with self._explained("cannot be looked up"):
             try:
                 return str(self._client.api.inspect_image(reference)["Id"])
@@ -137,13 +183,29 @@ class Daemon:
             raise ImageError(f"it {what}: {text}") from error
 
 
-def _knock(address: str) -> None:
-    """Connect to a socket once: the SDK leaves one open where it cannot. Raises `OSError`."""
-    if not address or address.startswith("unix://"):
-        path = address.removeprefix("unix://") or "/var/run/docker.sock"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-            probe.settimeout(1)
-            probe.connect(path)
+def _bound(api: Any) -> None:
+    """Give each request of the SDK's a deadline for silence: it pulls and builds without any."""
+    send = api.send
+
+    def bounded(request: Any, **options: Any) -> Any:
+        return send(request, **{**options, "timeout": _SILENCE})
+
+    api.send = bounded
+
+
+def _socket_of(address: str) -> str:
+    """The path of a daemon's socket; empty for one on another machine."""
+    if address and not address.startswith("unix://"):
+        return ""
+    return address.removeprefix("unix://") or "/var/run/docker.sock"
+
+
+def _message(body: bytes) -> str:
+    """What is in a daemon's answer of an error."""
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return body.decode("utf-8", "replace")[:500]
 
 
 def _unavailable(address: str, error: Exception) -> ImageError:

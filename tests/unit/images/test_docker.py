@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from pytest_gvisor import DaemonUnavailable, ImageError, UsageError
+from pytest_gvisor.images import docker
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.docker import _taken_apart
 from pytest_gvisor.images.store import Images
+from tests.unit.images.conftest import item, saved, tar
 
 Answer = Callable[[socket.socket], None]
 
@@ -93,6 +96,134 @@ def test_a_socket_that_talks_rubbish_is_an_error(
     """As some other server would."""
     serve(lambda connection: connection.close())
     quickly(images, DaemonUnavailable, "no docker daemon")
+
+
+class Scripted:
+    """A daemon that has the image.
+
+    Its answers to some requests come in these pieces, with a pause before each but the first.
+    """
+
+    def __init__(self, pause: float = 0.0, **pieces: Sequence[bytes]) -> None:
+        self.pieces = pieces
+        self.pause = pause
+        self.asked: list[str] = []
+
+    def __call__(self, connection: socket.socket) -> None:
+        """Answer one request."""
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += connection.recv(65536) or b"\r\n\r\n"
+        path = request.split()[1].decode()
+        self.asked.append(path)
+        # /images/NAME/json, /v1.41/images/ID/get
+        kind = path.partition("?")[0].rpartition("/")[2]
+        pieces = self.pieces.get(kind) or [answer({"_ping": b"OK"}.get(kind, IMAGE))]
+        try:
+            for number, piece in enumerate(pieces):
+                if number and self.has_gone(connection):
+                    break
+                connection.sendall(piece)
+        except OSError:
+            pass
+        connection.close()
+
+    def has_gone(self, connection: socket.socket) -> bool:
+        """Wait for the pause; a client that goes ends it. The body of a request means nothing."""
+        end = time.monotonic() + self.pause
+        while (left := end - time.monotonic()) > 0:
+            if select.select([connection], [], [], left)[0] and not connection.recv(65536):
+                return True
+        return False
+
+
+IDENTITY = "0" * 64
+IMAGE = b'{"Id": "sha256:' + IDENTITY.encode() + b'"}'
+
+
+def answer(body: bytes, length: int = -1) -> bytes:
+    """An HTTP answer that says this length, or the right one."""
+    size = len(body) if length < 0 else length
+    return b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
+
+
+@pytest.mark.parametrize("kind", ["_ping", "json"])
+def test_a_daemon_that_sends_a_byte_at_a_time_is_an_error_in_time(
+    images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """faults.md H1: each byte is in time, and all of them never are."""
+    monkeypatch.setattr(docker, "DEADLINE", 0.7)
+    whole = answer(IMAGE + b" " * 1000)
+    serve(Scripted(0.1, **{kind: [whole[n : n + 1] for n in range(len(whole))]}))
+    quickly(images, ImageError, "has not answered in 0.7 s")
+
+
+def test_a_daemon_that_is_silent_after_the_ping_is_an_error_in_time(
+    images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """faults.md H1: the look-up has what the ping has left of the same time."""
+    monkeypatch.setattr(docker, "DEADLINE", 0.7)
+    serve(Scripted(20, json=[b"", b""]))
+    quickly(images, ImageError, "has not answered in 0.7 s")
+
+
+@pytest.mark.parametrize("way", ["dies", "ends", "hangs"])
+def test_an_export_that_stops_in_the_middle_leaves_nothing(
+    images: Images,
+    serve: Callable[[Answer], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    """faults.md H1 and H4: before its end is said, after it, or with no word more."""
+    monkeypatch.setattr(docker, "_SILENCE", 0.5)
+    half = saved([tar([item("f", bytes(100_000))])])[:50_000]
+    sent = answer(half) if way == "ends" else answer(half, len(half) * 2)
+    script = Scripted(20, get=[sent, b""] if way == "hangs" else [sent])
+    serve(script)
+    quickly(images, ImageError, "truncated" if way == "ends" else "cannot be exported")
+    assert script.asked[-1] == f"/v1.41/images/sha256:{IDENTITY}/get"
+    assert [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize("way", ["pull", "build"])
+def test_a_daemon_that_falls_silent_while_it_works_is_an_error(
+    images: Images,
+    serve: Callable[[Answer], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    """faults.md H1: the SDK itself would wait for ever."""
+    monkeypatch.setattr(docker, "_SILENCE", 0.5)
+    sent = [answer(b'{"status": "at work"}', 1000), b""]
+    missing = b"HTTP/1.1 404 Not Found\r\n\r\n{}"
+    serve(Scripted(20, create=sent, build=sent, json=[missing]))
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    begun = time.monotonic()
+    with pytest.raises(ImageError, match=r"cannot be (pulled|built): .*timed out"):
+        images.rootfs("some/image:1") if way == "pull" else images.build(tmp_path)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_daemon_that_answers_with_something_else_is_an_error(
+    images: Images, serve: Callable[[Answer], None]
+) -> None:
+    """No JSON, another kind of JSON, an error of the server's."""
+    broken = b"HTTP/1.1 500 Internal Server Error\r\n\r\n"
+    script = Scripted(json=[])
+    serve(script)
+    for sent, says in (
+        (answer(b"{"), "not JSON"),
+        (answer(b"[]"), "not an object"),
+        (answer(b"{}"), "cannot be looked up"),
+        (answer(b"{}", 20), "in the middle of an answer"),
+        (b"\0" * 100, "does not speak HTTP"),
+        (broken + b'{"message": "out of order"}', "daemon says: out of order"),
+        (broken + b"\x1b[2J", r"daemon says: .*\[2J"),
+    ):
+        script.pieces["json"] = [sent]
+        quickly(images, ImageError, says)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root may use any socket")
