@@ -77,7 +77,7 @@ def quickly(images: Images, kind: type[ImageError], says: str) -> None:
 def test_no_daemon_is_the_error_that_may_become_a_skip(
     images: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It says where it was looked for, and what else there is."""
+    """faults.md H1: it says where it was looked for, and what else there is."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
     quickly(images, DaemonUnavailable, "no docker daemon at unix")
 
@@ -85,7 +85,7 @@ def test_no_daemon_is_the_error_that_may_become_a_skip(
 def test_a_daemon_that_is_silent_is_an_error(
     images: Images, serve: Callable[[Answer], None]
 ) -> None:
-    """It takes the connection and says nothing."""
+    """faults.md H1: it takes the connection and says nothing."""
     serve(lambda _connection: None)
     quickly(images, ImageError, "has not answered in 4 s")
 
@@ -230,7 +230,7 @@ def test_a_daemon_that_answers_with_something_else_is_an_error(
 def test_a_daemon_that_denies_is_an_error_and_no_skip(
     images: Images, serve: Callable[[Answer], None], tmp_path: Path
 ) -> None:
-    """Its socket is there, and not for this user."""
+    """faults.md H1: its socket is there, and not for this user."""
     serve(lambda _connection: None)
     (tmp_path / "socket").chmod(0)
     quickly(images, ImageError, "may not use")
@@ -240,7 +240,7 @@ def test_a_daemon_that_denies_is_an_error_and_no_skip(
 def test_a_daemon_elsewhere_is_refused_unless_asked_for(
     images: Images, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    """By address alone: nothing is connected to."""
+    """faults.md H2: by address alone: nothing is connected to."""
     monkeypatch.setenv("DOCKER_HOST", address)
     quickly(images, ImageError, "not a socket of this machine")
 
