@@ -35,7 +35,8 @@ from pytest_gvisor.oci.reader import MAX_BYTES, shown
 _MAX_MEMBERS: Final = 100_000
 _MAX_LAYERS: Final = 512
 _FIRST: Final = re.compile(
-    rb"[0-9a-f]{64}(\.tar|\.json)?|blobs|manifest\.json|index\.json|oci-layout|repositories"
+    # As docker, podman, and the tools that are built on go-containerregistry begin.
+    rb"(sha256:)?[0-9a-f]{64}(\.tar(\.gz)?)?|[^/]+\.json|blobs|oci-layout|repositories"
 )
 
 
@@ -229,7 +230,7 @@ def _saved(members: _Members, reference: str) -> Content:
     chosen = _tagged(images, reference)
     name = _text(chosen, "Config", what)
     data = _document(members, name)
-    hexadecimal = os.path.basename(name).removesuffix(".json")
+    hexadecimal = os.path.basename(name).removesuffix(".json").removeprefix("sha256:")
     if len(hexadecimal) == 64 and hexadecimal != _digest_of(data).partition(":")[2]:
         raise ImageError(f"its configuration does not have the digest that {shown(name)} says")
     names = lists(chosen.get("Layers"), f"Layers of {what}")

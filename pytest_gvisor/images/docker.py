@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import json
 import os
+import re
 import tempfile
+import time
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Self
 
-from pytest_gvisor.errors import ImageError
-from pytest_gvisor.images.knock import knock, nobody
+from pytest_gvisor.errors import DaemonUnavailable, ImageError
+from pytest_gvisor.images import ask
+from pytest_gvisor.images.config import load_json, objects
 from pytest_gvisor.images.progress import Meter, Tell
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.oci.reader import shown
 
 DEADLINE: Final = 4.0
-"""Seconds for a daemon's answer to a simple question."""
+"""Seconds for a daemon's answers to simple questions, all of them."""
 _SILENCE: Final = 120.0
 """Seconds without a word from it while it pulls, builds or exports."""
-_SOCKET: Final = "/var/run/docker.sock"
+_CHUNK: Final = 1024 * 1024
 _LABEL: Final = "dev.pytest-gvisor"
 
 
@@ -50,15 +55,17 @@ class Daemon:
                 next_step="If that is meant: gvisor_image(…, remote=True).",
             )
         self._tell = tell
-        if not address or address.startswith("unix://"):
-            knock(address.removeprefix("unix://") or _SOCKET, DEADLINE)
+        self._socket = _socket_of(address)
+        self._end = time.monotonic() + DEADLINE
         try:
-            self._client: Any = docker.DockerClient.from_env(timeout=DEADLINE)
-            self._client.ping()
+            version = self._ping() if self._socket else None
+            self._client: Any = docker.DockerClient.from_env(timeout=DEADLINE, version=version)
+            if not self._socket:
+                self._client.ping()
         except Exception as error:
             # The SDK lets errors of requests, of sockets and its own through.
             raise _unavailable(address, error) from error
-        self._client.api.timeout = _SILENCE
+        _bound(self._client.api)
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -121,7 +128,7 @@ class Daemon:
                 self._explained("cannot be exported"),
                 Meter(self._tell, f"exporting {identity}") as meter,
             ):
-                for data in self._client.api.get_image(identity):
+                for data in self._archive(identity):
                     size += len(data)
                     meter.moved(len(data))
                     if size > limits.max_bytes:
@@ -130,7 +137,44 @@ class Daemon:
                 file.flush()
             yield f"/proc/self/fd/{file.fileno()}"
 
+    def _archive(self, identity: str) -> Iterator[bytes]:
+        # The SDK's own call takes the deadline off the socket.
+        api = self._client.api
+        url = f"{api.base_url}/v{api.api_version}/images/{identity}/get"
+        with api.get(url, stream=True) as response:
+            if response.status_code != 200:
+                raise ImageError(f"the daemon says: {_message(response.content)}")
+            yield from response.iter_content(_CHUNK)
+
+    def _ping(self) -> str | None:
+        """Whether it answers at all: the version of its API, where it says that."""
+        answer = ask.get(self._socket, "/_ping", self._end - time.monotonic())
+        if answer.status != 200:
+            raise OSError(f"the status {answer.status} is no daemon's answer to a ping")
+        version = answer.headers.get("api-version", "")
+        return version if re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,3}", version) else None
+
     def _id(self, reference: str) -> str | None:
+        """The id of an image that the daemon has; with the ping before it, within the deadline."""
+        end, self._end = self._end, 0.0
+        if not self._socket:
+            return self._remote_id(reference)
+        with self._explained("cannot be looked up"):
+            # What comes after a pull is a new question.
+            seconds = end - time.monotonic() if end else DEADLINE
+            target = f"/images/{urllib.parse.quote(reference, safe='/:@')}/json"
+            try:
+                answer = ask.get(self._socket, target, seconds)
+            except TimeoutError as error:
+                raise _unavailable(os.environ.get("DOCKER_HOST", ""), error) from error
+            if answer.status == 404:
+                return None
+            if answer.status != 200:
+                raise ImageError(f"the daemon says: {_message(answer.body)}")
+            facts = objects(load_json(answer.body, "the daemon's answer"), "the daemon's answer")
+            return str(facts["Id"])
+
+    def _remote_id(self, reference: str) -> str | None:
         with self._explained("cannot be looked up"):
             try:
                 return str(self._client.api.inspect_image(reference)["Id"])
@@ -161,15 +205,49 @@ def _follow(answers: Any, seen: Callable[[dict[str, Any]], None]) -> list[dict[s
     return made
 
 
+def _bound(api: Any) -> None:
+    """Give each request of the SDK's a deadline for silence: it pulls and builds without any."""
+    send = api.send
+
+    def bounded(request: Any, **options: Any) -> Any:
+        return send(request, **{**options, "timeout": _SILENCE})
+
+    api.send = bounded
+
+
+def _socket_of(address: str) -> str:
+    """The path of a daemon's socket; empty for one on another machine."""
+    if address and not address.startswith("unix://"):
+        return ""
+    return address.removeprefix("unix://") or "/var/run/docker.sock"
+
+
+def _message(body: bytes) -> str:
+    """What is in a daemon's answer of an error."""
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return body.decode("utf-8", "replace")[:500]
+
+
 def _unavailable(address: str, error: Exception) -> ImageError:
     """What is wrong with a daemon that does not answer."""
-    where = address or f"unix://{_SOCKET}"
+    where = address or "unix:///var/run/docker.sock"
     causes = list(_chain(error))
+    if any(isinstance(cause, PermissionError) for cause in causes):
+        return ImageError(
+            f"this user may not use the docker daemon at {where}",
+            next_step="Join its group, or save the image and use the archive.",
+        )
     if any("timed out" in str(cause).lower() for cause in causes):
         return ImageError(f"the docker daemon at {where} has not answered in {DEADLINE:g} s")
-    if where.startswith("unix://"):
+    nobody = any(isinstance(cause, FileNotFoundError | ConnectionRefusedError) for cause in causes)
+    if where.startswith("unix://") and not nobody:
         return ImageError(f"what listens at {where} is no docker daemon: {causes[-1]}")
-    return nobody(where, str(causes[-1]))
+    return DaemonUnavailable(
+        f"there is no docker daemon at {where}: {causes[-1]}",
+        next_step="Start it, set DOCKER_HOST, or save the image elsewhere and use the archive.",
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

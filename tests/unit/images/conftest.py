@@ -90,7 +90,7 @@ def saved(layers: Sequence[bytes], config: bytes | None = None, **changes: Any) 
 def layout(layers: Sequence[bytes], config: bytes | None = None) -> dict[str, bytes]:
     """The files of an OCI layout, layers compressed."""
     config = configuration(layers) if config is None else config
-    packed = [gzip.compress(layer, mtime=0) for layer in layers]
+    packed = [gzip.compress(layer, 1, mtime=0) for layer in layers]
 
     def describe(data: bytes, kind: str) -> dict[str, Any]:
         full = f"application/vnd.oci.image.{kind}"

@@ -89,6 +89,25 @@ def test_a_layer_that_is_saved_as_a_link_is_found(read: Read) -> None:
     assert read(tar(members)).endswith("a1 b1")
 
 
+def test_archives_of_other_tools_are_images_too(read: Read) -> None:
+    """Configurations named as digests, or as anything; layers compressed; the manifest last."""
+    config = configuration(LAYERS[:1])
+    for name in (digest(config), f"{digest(config)[7:]}.json", "image.json"):
+        layer = f"{digest(LAYERS[0])[7:]}.tar.gz"
+        manifest = [{"Config": name, "RepoTags": ["it:1"], "Layers": [layer]}]
+        members = [
+            item(name, config),
+            item(layer, gzip.compress(LAYERS[0])),
+            item("manifest.json", json.dumps(manifest).encode()),
+        ]
+        assert read(tar(members)) == f"{digest(config)[7:15]} a1 b1"
+    members[0] = item(digest(b"other"), config)
+    manifest = [{"Config": digest(b"other"), "Layers": [layer]}]
+    members[2] = item("manifest.json", json.dumps(manifest).encode())
+    with pytest.raises(ImageError, match="does not have the digest"):
+        read(tar(members))
+
+
 def test_zstd_is_read_or_refused_in_words(read: Read) -> None:
     """Python has it from 3.14 on."""
     with pytest.raises(ImageError, match=r"zstd|damaged"):
@@ -111,7 +130,7 @@ def two(**platforms: str) -> dict[str, bytes]:
 
 
 def test_one_of_several_images_is_chosen_by_name_or_machine(read: Read, tmp_path: Path) -> None:
-    """Where neither says which, the error names them."""
+    """faults.md C11: where neither says which, the error names them."""
     named = write_layout(tmp_path / "named", two(one="", two=""))
     assert read(named, "one").endswith("a1 b1")
     assert read(named, "two").endswith("a1 b2")
@@ -183,7 +202,7 @@ def damaged(name: str) -> bytes:
     ],
 )
 def test_a_damaged_oci_image_is_refused(read: Read, name: str, says: str) -> None:
-    """Every document and layer has its digest and size."""
+    """faults.md C11: every document and layer has its digest and size."""
     with pytest.raises(ImageError, match=says):
         read(damaged(name))
 
@@ -209,13 +228,13 @@ def change(**changes: Any) -> bytes:
     ],
 )  # fmt: skip
 def test_a_damaged_docker_archive_is_refused(read: Read, image: bytes, says: str) -> None:
-    """The configuration's digest is its name, and each layer's is in the configuration."""
+    """faults.md C11: the configuration's digest is its name; each layer's is in there."""
     with pytest.raises(ImageError, match=says):
         read(image)
 
 
 def test_a_foreign_layer_is_refused(read: Read, tmp_path: Path) -> None:
-    """It is somewhere else, and nothing is fetched."""
+    """faults.md C11: it is somewhere else, and nothing is fetched."""
     files = layout(LAYERS[:1])
     top = json.loads(files["index.json"])
     name = "blobs/sha256/" + top["manifests"][0]["digest"][7:]

@@ -72,7 +72,7 @@ def test_ten_at_once_unpack_once(tmp_path: Path) -> None:
 
 
 def test_what_fails_in_the_middle_leaves_nothing(cache: Cache, tmp_path: Path) -> None:
-    """No half of an image, and the next use begins anew."""
+    """faults.md C11: no half of an image, and the next use begins anew."""
     path = tmp_path / "i"
     path.write_bytes(saved([tar([item("f", b"x"), item("../x")])]))
     with pytest.raises(ImageError):

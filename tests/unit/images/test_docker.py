@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from pytest_gvisor import DaemonUnavailable, ImageError, UsageError
+from pytest_gvisor.images import docker
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.docker import _taken_apart
 from pytest_gvisor.images.store import Images
+from tests.unit.images.conftest import item, saved, tar
 
 Answer = Callable[[socket.socket], None]
 
@@ -75,7 +77,7 @@ def quickly(images: Images, kind: type[ImageError], says: str) -> None:
 def test_no_daemon_is_the_error_that_may_become_a_skip(
     images: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It says where it was looked for, and what else there is."""
+    """faults.md H1: it says where it was looked for, and what else there is."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
     quickly(images, DaemonUnavailable, "no docker daemon at unix")
 
@@ -83,7 +85,7 @@ def test_no_daemon_is_the_error_that_may_become_a_skip(
 def test_a_daemon_that_is_silent_is_an_error(
     images: Images, serve: Callable[[Answer], None]
 ) -> None:
-    """It takes the connection and says nothing."""
+    """faults.md H1: it takes the connection and says nothing."""
     serve(lambda _connection: None)
     quickly(images, ImageError, "has not answered in 4 s")
 
@@ -91,11 +93,13 @@ def test_a_daemon_that_is_silent_is_an_error(
 def rubbish(connection: socket.socket) -> None:
     """Another kind of server's greeting."""
     connection.sendall(b"220 mail \x1b[2J\n")
+    connection.close()
 
 
 def refusing(connection: socket.socket) -> None:
     """A proxy without a daemon."""
     connection.sendall(b"HTTP/1.0 503 Service Unavailable\r\n\r\n")
+    connection.close()
 
 
 def only_ping(connection: socket.socket) -> None:
@@ -108,8 +112,8 @@ def only_ping(connection: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (lambda connection: connection.close(), "broke off|is no docker daemon"),
-        (rubbish, r'is no docker daemon: it answers "220 mail .*u001b'),
+        (lambda connection: connection.close(), "is no docker daemon"),
+        (rubbish, "is no docker daemon: .* does not speak HTTP"),
         (refusing, "503"),
         (only_ping, "is no docker daemon"),
     ],
@@ -122,26 +126,139 @@ def test_a_socket_that_talks_rubbish_is_an_error_and_no_skip(
     quickly(images, ImageError, says)
 
 
-def test_a_daemon_that_answers_byte_by_byte_is_an_error_in_time(
+class Scripted:
+    """A daemon that has the image.
+
+    Its answers to some requests come in these pieces, with a pause before each but the first.
+    """
+
+    def __init__(self, pause: float = 0.0, **pieces: Sequence[bytes]) -> None:
+        self.pieces = pieces
+        self.pause = pause
+        self.asked: list[str] = []
+
+    def __call__(self, connection: socket.socket) -> None:
+        """Answer one request."""
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += connection.recv(65536) or b"\r\n\r\n"
+        path = request.split()[1].decode()
+        self.asked.append(path)
+        # /images/NAME/json, /v1.41/images/ID/get
+        kind = path.partition("?")[0].rpartition("/")[2]
+        pieces = self.pieces.get(kind) or [answer({"_ping": b"OK"}.get(kind, IMAGE))]
+        try:
+            for number, piece in enumerate(pieces):
+                if number and self.has_gone(connection):
+                    break
+                connection.sendall(piece)
+        except OSError:
+            pass
+        connection.close()
+
+    def has_gone(self, connection: socket.socket) -> bool:
+        """Wait for the pause; a client that goes ends it. The body of a request means nothing."""
+        end = time.monotonic() + self.pause
+        while (left := end - time.monotonic()) > 0:
+            if select.select([connection], [], [], left)[0] and not connection.recv(65536):
+                return True
+        return False
+
+
+IDENTITY = "0" * 64
+IMAGE = b'{"Id": "sha256:' + IDENTITY.encode() + b'"}'
+
+
+def answer(body: bytes, length: int = -1) -> bytes:
+    """An HTTP answer that says this length, or the right one."""
+    size = len(body) if length < 0 else length
+    return b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
+
+
+@pytest.mark.parametrize("kind", ["_ping", "json"])
+def test_a_daemon_that_sends_a_byte_at_a_time_is_an_error_in_time(
+    images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """faults.md H1: each byte is in time, and all of them never are."""
+    monkeypatch.setattr(docker, "DEADLINE", 0.7)
+    whole = answer(IMAGE + b" " * 1000)
+    serve(Scripted(0.1, **{kind: [whole[n : n + 1] for n in range(len(whole))]}))
+    quickly(images, ImageError, "has not answered in 0.7 s")
+
+
+def test_a_daemon_that_is_silent_after_the_ping_is_an_error_in_time(
+    images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """faults.md H1: the look-up has what the ping has left of the same time."""
+    monkeypatch.setattr(docker, "DEADLINE", 0.7)
+    serve(Scripted(20, json=[b"", b""]))
+    quickly(images, ImageError, "has not answered in 0.7 s")
+
+
+@pytest.mark.parametrize("way", ["dies", "ends", "hangs"])
+def test_an_export_that_stops_in_the_middle_leaves_nothing(
+    images: Images,
+    serve: Callable[[Answer], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    """faults.md H1 and H4: before its end is said, after it, or with no word more."""
+    monkeypatch.setattr(docker, "_SILENCE", 0.5)
+    half = saved([tar([item("f", bytes(100_000))])])[:50_000]
+    sent = answer(half) if way == "ends" else answer(half, len(half) * 2)
+    script = Scripted(20, get=[sent, b""] if way == "hangs" else [sent])
+    serve(script)
+    quickly(images, ImageError, "truncated" if way == "ends" else "cannot be exported")
+    assert script.asked[-1] == f"/v1.41/images/sha256:{IDENTITY}/get"
+    assert [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize("way", ["pull", "build"])
+def test_a_daemon_that_falls_silent_while_it_works_is_an_error(
+    images: Images,
+    serve: Callable[[Answer], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    """faults.md H1: the SDK itself would wait for ever."""
+    monkeypatch.setattr(docker, "_SILENCE", 0.5)
+    sent = [answer(b'{"status": "at work"}', 1000), b""]
+    missing = b"HTTP/1.1 404 Not Found\r\n\r\n{}"
+    serve(Scripted(20, create=sent, build=sent, json=[missing]))
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    begun = time.monotonic()
+    with pytest.raises(ImageError, match=r"cannot be (pulled|built): .*timed out"):
+        images.rootfs("some/image:1") if way == "pull" else images.build(tmp_path)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_daemon_that_answers_with_something_else_is_an_error(
     images: Images, serve: Callable[[Answer], None]
 ) -> None:
-    """H1: the deadline is one for the whole answer, not for each read."""
-
-    def trickle(connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection.sendall(b"H")
-                time.sleep(0.2)
-
-    serve(trickle)
-    quickly(images, ImageError, "has not answered in 4 s")
+    """No JSON, another kind of JSON, an error of the server's."""
+    broken = b"HTTP/1.1 500 Internal Server Error\r\n\r\n"
+    script = Scripted(json=[])
+    serve(script)
+    for sent, says in (
+        (answer(b"{"), "not JSON"),
+        (answer(b"[]"), "not an object"),
+        (answer(b"{}"), "cannot be looked up"),
+        (answer(b"{}", 20), "in the middle of an answer"),
+        (b"\0" * 100, "does not speak HTTP"),
+        (broken + b'{"message": "out of order"}', "daemon says: out of order"),
+        (broken + b"\x1b[2J", r"daemon says: .*\[2J"),
+    ):
+        script.pieces["json"] = [sent]
+        quickly(images, ImageError, says)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root may use any socket")
 def test_a_daemon_that_denies_is_an_error_and_no_skip(
     images: Images, serve: Callable[[Answer], None], tmp_path: Path
 ) -> None:
-    """Its socket is there, and not for this user."""
+    """faults.md H1: its socket is there, and not for this user."""
     serve(lambda _connection: None)
     (tmp_path / "socket").chmod(0)
     quickly(images, ImageError, "may not use")
@@ -151,7 +268,7 @@ def test_a_daemon_that_denies_is_an_error_and_no_skip(
 def test_a_daemon_elsewhere_is_refused_unless_asked_for(
     images: Images, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    """By address alone: nothing is connected to."""
+    """faults.md H2: by address alone: nothing is connected to."""
     monkeypatch.setenv("DOCKER_HOST", address)
     quickly(images, ImageError, "not a socket of this machine")
 
