@@ -92,12 +92,14 @@ def test_a_daemon_that_is_silent_is_an_error(
 
 def rubbish(connection: socket.socket) -> None:
     """Another kind of server's greeting."""
+    connection.recv(1000)
     connection.sendall(b"220 mail \x1b[2J\n")
     connection.close()
 
 
 def refusing(connection: socket.socket) -> None:
     """A proxy without a daemon."""
+    connection.recv(1000)
     connection.sendall(b"HTTP/1.0 503 Service Unavailable\r\n\r\n")
     connection.close()
 
