@@ -1,6 +1,6 @@
 # Everything is done by scripts/; this file only names it. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images bench clean
+.PHONY: help demo test lint images bench soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ images: ## build the images of fixtures/ with docker, as archives in .build/imag
 
 bench: ## measure side by side with bare runsc, docker and the gvisor package
 	@scripts/bench $(ARGS)
+
+soak: ## ten minutes of sandboxes, each checked, and whether anything grows (ARGS="--minutes 1")
+	@scripts/soak $(ARGS)
 
 clean: ## remove what the other targets made in this checkout
 	@scripts/clean

@@ -1,0 +1,270 @@
+"""``make soak``: sandboxes for minutes on end, each one's verdict and bytes checked.
+
+Two workers run one sandbox after the other, and twice a minute eight are started at once. Each gets
+bytes of its own on standard input, which must come back, and an exit status of its own. Every two
+seconds the harness is measured: memory, descriptors and threads of its processes, what lies in the
+temporary and session folders, processes of sandboxes. Over the second half none may grow.
+
+The same is done with what people write by hand, ``subprocess.run(["runsc", …])``, and with the
+official gvisor package, if asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+_EVERY: Final = 2.0
+_BURST_EVERY: Final = 30.0
+_WORKERS: Final = 2
+_BURST: Final = 8
+_SCRIPT: Final = "cat; exit $1"
+_DEADLINE: Final = 60.0
+_LONGEST_ARGUMENT: Final = 100_000
+MEMORY_SLACK: Final = 1.0
+"""MiB that memory may differ by between two quarters: an allocator's arenas come and go."""
+
+Run = Callable[[int, bytes], tuple[int, bytes]]
+"""An exit status and bytes for the workload; the status and the bytes that came back."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What the harness holds at one moment."""
+
+    memory: float
+    """MiB (proportional set size) of this process and its children that are not runsc."""
+    descriptors: int
+    threads: int
+    entries: int
+    """Files and folders in the temporary folder and below the session folders."""
+    sandboxes: int
+    """Processes that are called runsc or exe (as the sentry and the gofer are)."""
+
+
+@dataclasses.dataclass
+class Tally:
+    """What has come of the sandboxes; filled by several threads."""
+
+    done: int = 0
+    wrong: list[str] = dataclasses.field(default_factory=list)
+    samples: list[Sample] = dataclasses.field(default_factory=list)
+    guard: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    def add(self, problem: str) -> None:
+        """Count one sandbox."""
+        with self.guard:
+            self.done += 1
+            if problem:
+                self.wrong.append(problem)
+
+
+def one(run: Run, seed: int) -> str:
+    """Run one sandbox; what is wrong with its verdict or bytes, or nothing."""
+    chance = random.Random(seed)
+    status, data = chance.randrange(256), chance.randbytes(chance.choice((0, 1, 4096, 300_000)))
+    try:
+        found = run(status, data)
+    except Exception as error:  # noqa: BLE001 -- whatever a contender raises is a wrong verdict
+        return f"seed {seed}: {type(error).__name__}: {error}"[:300]
+    if found[0] != status:
+        return f"seed {seed}: status {found[0]} in place of {status}"
+    return "" if found[1] == data else f"seed {seed}: {len(found[1])} bytes of {len(data)}"
+
+
+def soak(run: Run, minutes: float, folders: Sequence[str], seed: int) -> Tally:
+    """Run sandboxes for so long."""
+    tally, ends = Tally(), time.monotonic() + minutes * 60
+    numbers = iter(range(seed, seed + 10**9))
+    stop = threading.Event()
+
+    def next_seed() -> int:
+        with tally.guard:
+            return next(numbers)
+
+    def work() -> None:
+        while not stop.is_set():
+            tally.add(one(run, next_seed()))
+
+    workers = [threading.Thread(target=work) for _ in range(_WORKERS)]
+    for worker in workers:
+        worker.start()
+    burst_at = time.monotonic() + _BURST_EVERY / 2
+    while (now := time.monotonic()) < ends:
+        if now >= burst_at:
+            burst_at = now + _BURST_EVERY
+            together = [
+                threading.Thread(target=lambda: tally.add(one(run, next_seed())))
+                for _ in range(_BURST)
+            ]
+            for thread in together:
+                thread.start()
+            for thread in together:
+                thread.join()
+        tally.samples.append(measured(folders))
+        time.sleep(_EVERY)
+    stop.set()
+    for worker in workers:
+        worker.join()
+    return tally
+
+
+def measured(folders: Sequence[str]) -> Sample:
+    """What there is now of this process, its children, and in the folders."""
+    pids, sandboxes = [os.getpid()], 0
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                comm, _, rest = file.read().partition("(")[2].rpartition(")")
+        except OSError:
+            continue
+        if comm in ("runsc", "exe") or comm.startswith("runsc-"):
+            sandboxes += 1
+        elif int(rest.split()[1]) == os.getpid() and comm.startswith("python"):
+            pids.append(int(name))
+    return Sample(
+        memory=sum(map(_memory, pids)),
+        descriptors=sum(len(_listed(f"/proc/{pid}/fd")) for pid in pids),
+        threads=sum(len(_listed(f"/proc/{pid}/task")) for pid in pids),
+        entries=sum(_entries(folder) for folder in folders),
+        sandboxes=sandboxes,
+    )
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def _memory(pid: int) -> float:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            return sum(int(line.split()[1]) for line in file if line.startswith("Pss:")) / 1024
+    except OSError:
+        return 0.0
+
+
+def _entries(folder: str) -> int:
+    return sum(len(names) + len(files) for _, names, files in os.walk(folder))
+
+
+def growth(samples: Sequence[Sample], field: str) -> float:
+    """The median of the last quarter less that of the third: the second half's slope."""
+    values = [float(getattr(sample, field)) for sample in samples]
+    quarter = max(len(values) // 4, 1)
+    return statistics.median(values[-quarter:]) - statistics.median(values[-2 * quarter : -quarter])
+
+
+# Contenders
+
+
+def ours() -> tuple[Run, list[str], Callable[[], None]]:
+    """The harness behind the ``gvisor`` fixture."""
+    from pytest_gvisor import Gvisor, Launcher, Runsc  # noqa: PLC0415 -- one contender a process
+    from pytest_gvisor.launch import session_dir  # noqa: PLC0415
+    from pytest_gvisor.runsc import platforms  # noqa: PLC0415
+
+    runsc, launcher = Runsc.find(), Launcher()
+    gvisor = Gvisor(runsc=runsc, platform=platforms.automatic(runsc.platforms), launcher=launcher)
+
+    def run(status: int, data: bytes) -> tuple[int, bytes]:
+        done = gvisor.run(["sh", "-c", _SCRIPT, "sh", str(status)], input=data)
+        return done.returncode, done.stdout_bytes
+
+    def close() -> None:
+        launcher.close()
+        runsc.close()
+
+    return run, [tempfile.gettempdir(), session_dir.base_folder()], close
+
+
+def by_hand() -> tuple[Run, list[str], Callable[[], None]]:
+    """``subprocess.run(["runsc", …, "do", …])``."""
+
+    def run(status: int, data: bytes) -> tuple[int, bytes]:
+        argv = ["runsc", "--ignore-cgroups", "--network=none", "do", "sh", "-c", _SCRIPT, "sh"]
+        done = subprocess.run(
+            [*argv, str(status)], input=data, capture_output=True, timeout=_DEADLINE, check=False
+        )
+        return done.returncode, done.stdout
+
+    return run, [tempfile.gettempdir(), "/var/run/runsc"], lambda: None
+
+
+def package() -> tuple[Run, list[str], Callable[[], None]]:
+    """The official gvisor package, in an interpreter that has it.
+
+    It has no standard input, and of a command that fails it keeps no output: it gets text as an
+    argument, and status 0 alone.
+    """
+    import gvisor  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    def run(status: int, data: bytes) -> tuple[int, bytes]:
+        text = data.hex()[:_LONGEST_ARGUMENT]
+        with gvisor.Sandbox() as sandbox:
+            found, _ = sandbox.exec("printf", "%s", text, timeout=_DEADLINE)
+        return status, data if found == text else found.encode()
+
+    return run, [tempfile.gettempdir()], lambda: None
+
+
+CONTENDERS = {"ours": ours, "by-hand": by_hand, "package": package}
+
+
+def main() -> int:
+    """Soak, print the figures; 0 where nothing was wrong and nothing grew."""
+    parser = argparse.ArgumentParser(prog="soak", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--contender", choices=CONTENDERS, default="ours")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--json", metavar="FILE")
+    given = parser.parse_args()
+    run, folders, close = CONTENDERS[given.contender]()
+    one(run, given.seed)  # what is made once is not what grows
+    before = measured(folders)
+    begun = time.monotonic()
+    tally = soak(run, given.minutes, folders, given.seed)
+    spent = time.monotonic() - begun
+    close()
+    time.sleep(2)
+    after = measured(folders)
+    grown = {field.name: growth(tally.samples, field.name) for field in dataclasses.fields(Sample)}
+    left = {
+        "entries": after.entries - before.entries,
+        "sandboxes": after.sandboxes - before.sandboxes,
+    }
+    print(f"{given.contender}: seed {given.seed}, {tally.done} sandboxes in {spent:.0f} s")
+    print(f"  wrong verdicts or bytes: {len(tally.wrong)}")
+    for problem in tally.wrong[:5]:
+        print(f"    {problem}")
+    for name, value in grown.items():
+        print(f"  growth over the second half, {name}: {value:+.2f}")
+    print(
+        f"  left behind 2 s after the end: {left['entries']} entries, {left['sandboxes']} processes"
+    )
+    if given.json:
+        with open(given.json, "w", encoding="utf-8") as file:
+            json.dump(
+                {"done": tally.done, "wrong": tally.wrong, "grown": grown, "left": left}, file
+            )
+    steady = grown.pop("memory") <= MEMORY_SLACK and all(value <= 0 for value in grown.values())
+    return 0 if steady and not tally.wrong and not any(left.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
