@@ -58,6 +58,7 @@ def test_docker_stop_sends_what_our_deadline_does(dockerd: str) -> None:
     image = "pytest-gvisor/volumes"
     started = ask(dockerd, *run, "--detach", image, "wait").stdout.strip()
     kernel = ask(dockerd, *RUN, "--entrypoint=/bin/busybox", image, "uname", "-r", "-v").stdout
+    filled = ask(dockerd, *RUN, "--entrypoint=/bin/busybox", image, "ls", "/state").stdout
     other = ask(dockerd, "run", "--rm", "--runtime=runsx", image)
     try:
         ask(dockerd, "stop", "--time=20", started).check_returncode()
@@ -67,6 +68,7 @@ def test_docker_stop_sends_what_our_deadline_does(dockerd: str) -> None:
         ask(dockerd, "rm", "--force", "--volumes", started)
     assert status == "4\n"
     assert kernel.startswith("4.4.0 ")
+    assert filled == "notes\n"  # the one difference that the docs name: ours begins empty
     assert other.returncode == 125
     assert "runsx" in other.stderr
 

@@ -87,10 +87,12 @@ def saved(layers: Sequence[bytes], config: bytes | None = None, **changes: Any) 
     return tar([*members, item("manifest.json", json.dumps(manifest).encode())])
 
 
-def layout(layers: Sequence[bytes], config: bytes | None = None) -> dict[str, bytes]:
+def layout(
+    layers: Sequence[bytes], config: bytes | None = None, *, level: int = 9
+) -> dict[str, bytes]:
     """The files of an OCI layout, layers compressed."""
     config = configuration(layers) if config is None else config
-    packed = [gzip.compress(layer, 1, mtime=0) for layer in layers]
+    packed = [gzip.compress(layer, level, mtime=0) for layer in layers]
 
     def describe(data: bytes, kind: str) -> dict[str, Any]:
         full = f"application/vnd.oci.image.{kind}"

@@ -117,7 +117,7 @@ class Both:
     """The trees that we and umoci make of the same image, None where it is refused."""
 
     def __init__(self, where: Path, layers: Sequence[bytes], config: bytes | None = None) -> None:
-        files = layout(layers, config)
+        files = layout(layers, config, level=0)
         top = json.loads(files["index.json"])
         top["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
         files["index.json"] = json.dumps(top).encode()

@@ -1,0 +1,90 @@
+"""fixtures/make.py: what is built when; the builds themselves are what the tests of images use."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fixtures import make
+from fixtures.dockerd import NoDaemon
+from tests.archives import CASES
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of fixtures/, and archives that seem to have been made of it."""
+    copy = tmp_path / "fixtures"
+    shutil.copytree(make.FIXTURES, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(make, "FIXTURES", copy)
+    monkeypatch.setattr(make, "ARCHIVES", tmp_path / "images")
+    make.ARCHIVES.mkdir()
+    for name in make.names():
+        (make.ARCHIVES / f"{name}.tar").touch()
+        (make.ARCHIVES / f"{name}.stamp").write_text(make.stamp(name))
+    return copy
+
+
+def test_every_fixture_image_has_a_run_that_is_compared() -> None:
+    """With docker's, and on each platform."""
+    assert make.names() == sorted(case.name for case in CASES)
+
+
+def test_only_what_has_changed_is_built(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its sources, and where the archive is gone."""
+    built: list[str] = []
+
+    @contextmanager
+    def daemon() -> Iterator[str]:
+        yield "unix:///none"
+
+    monkeypatch.setattr(make, "daemon", daemon)
+    monkeypatch.setattr(make, "build", lambda name, _address: built.append(name))
+    assert make.main() == 0
+    assert built == []
+    (place / "server/page").write_text("another page\n")
+    (make.ARCHIVES / "users.tar").unlink()
+    assert make.main() == 0
+    assert built == ["server", "users"]
+
+
+def test_no_daemon_and_a_failed_build_are_said(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the exit status 1, and nothing is taken to be made."""
+    (place / "server/page").write_text("another page\n")
+
+    def fail(*_: object) -> Iterator[str]:
+        raise NoDaemon("there is none")
+
+    monkeypatch.setattr(make, "daemon", fail)
+    assert make.main() == 1
+    assert capsys.readouterr().err == "images: there is none\n"
+
+    def refuse(*_: object) -> Iterator[str]:
+        raise subprocess.CalledProcessError(1, ["docker", "build"], stderr=b"no space")
+
+    monkeypatch.setattr(make, "daemon", refuse)
+    assert make.main() == 1
+    assert capsys.readouterr().err == "images: docker build: no space\n"
+    assert (make.ARCHIVES / "server.stamp").read_text() != make.stamp("server")
+
+
+def test_the_interpreter_is_collected_with_what_it_loads(tmp_path: Path) -> None:
+    """Owned by root, under the loader's own names, without what an image has no use for."""
+    context = make.context("python", tmp_path / "python")
+    with tarfile.open(context / "interpreter.tar") as archive:
+        members = {member.name: member for member in archive}
+    names = set(members)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    assert any(name.endswith(f"{version}/json/__init__.py") for name in names)
+    assert any("/libc.so.6" in name for name in names)
+    assert "usr/bin/python3" in names
+    assert not [name for name in names if "/site-packages/" in name or "/idlelib/" in name]
+    assert {(member.uid, member.gid) for member in members.values()} == {(0, 0)}
