@@ -1,6 +1,6 @@
 # Everything is done by scripts/; this file only names it. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images bench soak clean
+.PHONY: help demo test lint images bench soak fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ bench: ## measure side by side with bare runsc, docker and the gvisor package
 
 soak: ## ten minutes of sandboxes, each checked, and whether anything grows (ARGS="--minutes 1")
 	@scripts/soak $(ARGS)
+
+fuzz: ## coverage-guided inputs for all that reads untrusted bytes (ARGS="--runs 1000000")
+	@scripts/fuzz $(ARGS)
 
 clean: ## remove what the other targets made in this checkout
 	@scripts/clean

@@ -13,7 +13,7 @@ import time
 from typing import Final
 
 _MAX_BYTES: Final = 16 * 1024 * 1024
-_STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
+_STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.images.config import lists, machine, objects
+from pytest_gvisor.images.streams import check_digest
 from pytest_gvisor.oci.reader import shown
 
 _INDEXES: Final = (
@@ -50,6 +51,8 @@ def choose(top: Document, reference: str, read: Callable[[Document], Document]) 
         descriptor = _one(top, reference)
         document = read(descriptor)
         kind = descriptor.get("mediaType") or document.get("mediaType")
+        if not isinstance(kind, str | None):
+            raise ImageError(f"{shown(kind)} is not the type of an image")
         if kind in _MANIFESTS or (kind is None and "layers" in document):
             return document
         if kind not in _INDEXES:
@@ -67,13 +70,13 @@ def _one(top: Document, reference: str) -> Document:
         entries = [entry for entry in entries if _means(names[id(entry)], wanted)]
     if len(entries) > 1:
         entries = _for_this_machine(entries)
-    if len({entry.get("digest") for entry in entries}) != 1:
+    if len({check_digest(entry.get("digest")) for entry in entries}) != 1:
         raise ambiguous(reference, len(entries), every)
     return entries[0]
 
 
 def _names(entry: Document) -> list[str]:
-    annotations = entry.get("annotations") or {}
+    annotations = objects(entry.get("annotations") or {}, "annotations of a descriptor")
     return [str(annotations[key]) for key in _NAMES if key in annotations]
 
 

@@ -1,0 +1,214 @@
+"""What reads untrusted bytes, each as a function of bytes: an error of ours, or a result.
+
+A target raises nothing for input that it takes, or refuses with an error of its own tree; anything
+else that it raises is a find. Where a result can be checked, the target does that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from pytest_gvisor.cli import run as cli_run
+from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.escape import escape
+from pytest_gvisor.images import ask, config, identity, index, tar
+from pytest_gvisor.images.streams import Budget, Inflated, Limits, drain
+from pytest_gvisor.inside import frames as inside_frames
+from pytest_gvisor.launch import events, logs, remains
+from pytest_gvisor.oci import mounts
+from pytest_gvisor.oci.defaults import parse_user
+from pytest_gvisor.oci.reader import load
+from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.report.sections import safe
+from pytest_gvisor.runsc import features, nix
+from pytest_gvisor.sandbox import frames as guest_frames
+
+Target = Callable[[bytes], None]
+
+
+class Source:
+    """Bytes to be read."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+
+    def read(self, count: int) -> bytes:
+        """See `streams.Reader`."""
+        found, self._data = self._data[:count], self._data[count:]
+        return bytes(found)
+
+
+def text(data: bytes) -> str:
+    """Any text there is, lone surrogates too."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def bundle_config(data: bytes) -> None:
+    """config.json: what is accepted is written as it was read."""
+    spec = Spec.parse(data)
+    assert Spec.from_json(spec.to_json()) == spec
+
+
+def image_config(data: bytes) -> None:
+    """An image's configuration, its labels, user, volumes, and the conversion."""
+    found = config.ImageConfig.parse(data)
+    assert all(path.startswith("/") for path in found.volumes)
+    assert all("=" in pair for pair in found.env) if not isinstance(found.env, dict) else True
+
+
+def image_index(data: bytes) -> None:
+    """An index.json or manifest list, which picks an image."""
+    top = config.objects(config.load_json(data, "x"), "x")
+    index.choose(top, "", lambda _descriptor: {})
+
+
+def tarball(data: bytes) -> None:
+    """A tar stream, to its end."""
+    budget = Budget(limits=Limits(max_bytes=10_000_000, max_entries=1000))
+    found = tar.Tar(Inflated(Source(data), budget))
+    for entry in found:
+        budget.add_entry()
+        assert entry.size >= 0
+        drain(found)
+
+
+_FOLDER: Final = Path(tempfile.gettempdir())
+
+
+def in_file(name: str, data: bytes, use: Callable[[str], object]) -> None:
+    """A folder with this file in it."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=_FOLDER) as folder:
+        path = Path(folder, name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        use(folder)
+
+
+def passwd(data: bytes) -> None:
+    """A user of an image, with their groups."""
+    asked, _, rest = data.partition(b"\n")
+    user, _, group = rest.partition(b"\0")
+
+    def use(folder: str) -> None:
+        Path(folder, "etc/group").write_bytes(group)
+        found, home = identity.find(folder, text(asked))
+        assert 0 <= found.uid < 2**32
+        assert isinstance(home, str)
+
+    in_file("etc/passwd", user, use)
+
+
+def mount(data: bytes) -> None:
+    """A mount as it is written on the command line, a size, a user."""
+    words = text(data)
+    for parse in (cli_run.mount_of, cli_run.pair_of, mounts.parse_size, parse_user):
+        with contextlib.suppress(GvisorError):
+            parse(words)
+
+
+def answers_of_runsc(data: bytes) -> None:
+    """What runsc says of itself."""
+    words = text(data)
+    for flags in ("", words):
+        features._parse_platforms(words, flags)
+    features._parse_subcommands(words)
+    if features._VERSION.search(words):
+        features.parse_version(words)
+
+
+def nix_wrapper(data: bytes) -> None:
+    """A wrapper script, which names a binary."""
+    try:
+        found = nix.named_binary(data)
+    except nix.NotAWrapper:
+        return
+    assert found.startswith("/")
+
+
+def log_of_runsc(data: bytes) -> None:
+    """Its error records, and the lines of a boot log that tell something."""
+    found: list[str] = []
+    in_file("log", data, lambda folder: found.extend(logs.records(os.path.join(folder, "log"))))
+    assert all(line.isprintable() or "\n" in line or "\t" in line for line in found)
+    logs.relevant(text(data))
+
+
+def guest_frame(data: bytes) -> None:
+    """Frames of a warm sandbox's guest."""
+    decoder = guest_frames.Decoder()
+    room = decoder.room()
+    taken = min(len(room), len(data))
+    room[:taken] = data[:taken]
+    decoder.add(taken)
+    try:
+        for message, _payload in decoder.frames():
+            assert isinstance(message, dict)
+    except guest_frames.FrameError:
+        pass
+
+
+def inside_message(data: bytes) -> None:
+    """Messages of a pytest inside."""
+    for message in inside_frames.Decoder(limit=1_000_000).feed(data):
+        assert isinstance(message["type"], str)
+
+
+def journal(data: bytes) -> None:
+    """A dead session's journal: only cgroups with our own names are ever touched."""
+    found: list[str] = []
+    in_file(remains.JOURNAL, data, lambda folder: found.extend(remains.journalled_cgroups(folder)))
+    assert all(map(remains.is_own_cgroup, found))
+
+
+def sentry_event(data: bytes) -> None:
+    """What the sentry reports of a run."""
+    try:
+        events.fields(data)
+        events.exit_of_first_process(data)
+    except ValueError:
+        pass
+
+
+def daemon_answer(data: bytes) -> None:
+    """HTTP of what listens at a daemon's socket."""
+    try:
+        answer = ask._parsed(data)
+    except OSError:
+        return
+    assert 100 <= answer.status <= 999
+
+
+def shown_text(data: bytes) -> None:
+    """What untrusted text becomes before it is shown: nothing in it moves a cursor."""
+    for shown in (escape(text(data)), safe(text(data))):
+        assert "\x1b" not in shown
+        assert "\r" not in shown
+        shown.encode()
+
+
+def any_json(data: bytes) -> None:
+    """JSON of any depth and kind."""
+    load(data, where="x")
+
+
+TARGETS: Mapping[str, Target] = {
+    function.__name__: function
+    for function in (
+        bundle_config, image_config, image_index, tarball, passwd, mount, answers_of_runsc,
+        nix_wrapper, log_of_runsc, guest_frame, inside_message, journal, sentry_event,
+        daemon_answer, shown_text, any_json,
+    )
+}  # fmt: skip
+
+
+def judged(target: Target, data: bytes) -> None:
+    """Run a target; an error of ours is a right answer."""
+    try:
+        target(data)
+    except GvisorError as error:
+        str(error)
