@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -98,10 +97,9 @@ class _Object:
         return self._number(name, self._value.get(name, 0.0))
 
     def _number(self, name: str, value: object) -> float:
-        plain = isinstance(value, int | float) and not isinstance(value, bool)
-        if not plain or not 0 <= float(value) < 1e12 or not math.isfinite(value):  # type: ignore[arg-type]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
             raise self.wrong(name, "is not a number of at least 0")
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
 
     def _list(self, name: str) -> list[object]:
         value = self._value.get(name, [])
