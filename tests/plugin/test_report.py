@@ -395,3 +395,35 @@ def test_a_test_that_is_run_again_has_its_last_state(shared: Project) -> None:
         assert found["test_it"].state is State.PASSED
         assert found["test_it"].message == ""
         assert found["test_never"].state is State.FAILED
+
+
+def test_what_was_removed_and_what_was_not_is_counted(shared: Project) -> None:
+    """By every process of the run: leavings of dead sessions, and of this run's sandboxes."""
+    shared.test(
+        """
+        import time
+
+        def test_one(gvisor):
+            gvisor.run(["sleep", "0.3"])
+
+        def test_two(gvisor):
+            gvisor.run(["sleep", "0.3"])
+        """,
+        conftest="""
+        from pytest_gvisor.launch import session_dir
+        from pytest_gvisor.launch.supervise import Supervisor
+
+        clean = Supervisor.clean
+        Supervisor.clean = lambda self: (*clean(self), "a thing")
+        session_dir.sweep = lambda base=None: ["one", "two", "three"]
+        """,
+    )
+    ran = shared.run("-Wdefault", "--gvisor-report=r.json")
+    report = read(shared.folder)
+    assert ran.outcomes()["passed"] == 2
+    processes = report.reaped // 3
+    assert report.reaped == 3 * processes
+    assert 1 <= processes <= (2 if shared.distributed else 1)
+    # Each test's run, and the one that finds out whether the platform works.
+    assert report.left == 3
+    assert f"leaks reaped: {report.reaped}, 3 LEFT" in ran.line("gVisor: systrap")
