@@ -16,6 +16,7 @@ import pytest
 
 from pytest_gvisor.configured import run_settings, settings_of
 from pytest_gvisor.errors import GvisorError, PlatformUnavailable, UsageError
+from pytest_gvisor.escape import escape
 from pytest_gvisor.inside.plan import in_matrix, plan_of
 from pytest_gvisor.options import OPTIONS
 from pytest_gvisor.state import engine_of, failed, harnesses, lack, take_starts
@@ -47,10 +48,9 @@ def attach(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRep
     data = dict(place)
     missing = None if call.excinfo is None else lack(call.excinfo.value)
     if missing is not None:
-        data["cause"] = missing.message
-        data["lacking"] = getattr(missing, "platform", data["platform"])
+        data["cause"], data["lacking"] = escape(missing.message), data["platform"]
         if isinstance(missing, PlatformUnavailable):
-            data["cause"] = str(missing.cause)
+            data["cause"], data["lacking"] = escape(missing.cause), missing.platform
     if report.when == "teardown":
         data["starts_ms"] = _milliseconds(take_starts(item))
         if wanted(item.config):
@@ -123,11 +123,11 @@ def _place(item: pytest.Item) -> dict[str, Any] | None:
         platform = str(chosen)
         row = without_platform(row, platform)
     return {
-        "row": row,
+        "row": escape(row),
         "platform": platform,
         "network": settings.network.value,
-        "runsc": [version, path],
-        "command": _command(item, settings, platform),
+        "runsc": [escape(version), escape(path)],
+        "command": escape(_command(item, settings, platform)),
     }
 
 
@@ -204,9 +204,12 @@ def _milliseconds(seconds: Sequence[float]) -> list[float]:
 
 
 def run_of(record: Record) -> dict[str, str]:
-    """A run as the report shows it; each text bounded, and not yet escaped."""
+    """A run as the report shows it; each text bounded, and escaped.
+
+    xdist cannot send a lone surrogate, which an argument that is no UTF-8 has.
+    """
     done = record.completed
-    return {
+    texts = {
         "args": head(shlex.join(record.args), _MAX_COMMAND),
         "command": head(record.command, _MAX_COMMAND),
         "ended": head(repr(done) if done else str(record.error or ""), _MAX_COMMAND),
@@ -215,6 +218,7 @@ def run_of(record: Record) -> dict[str, str]:
         "config": _config(record),
         "log": _log(record),
     }
+    return {name: escape(text) for name, text in texts.items()}
 
 
 def head(text: str, limit: int) -> str:

@@ -353,7 +353,8 @@ def test_hostile_output_is_escaped_in_every_form(alone: Project) -> None:
 
         @pytest.mark.parametrize("word", ["x"], ids=["<script>|`\x1b[2J"])
         def test_it(gvisor, word):
-            done = gvisor.run(["sh", "-c", r"printf '\033[2J</script>\342\200\256'; seq 99999"])
+            script = r"printf '\033[2J</script>\342\200\256'; seq 99999"
+            done = gvisor.run(["sh", "-c", script, "\u202e</script>"])
             print(done.stdout[:50])
             raise RuntimeError(done.stdout[:50])
     """)
