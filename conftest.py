@@ -10,6 +10,12 @@ from pytest_gvisor.settings import Platform
 pytest_plugins = ("pytester", "tests.skipcheck", "tests.leakcheck")
 
 
+@pytest.fixture(autouse=True)
+def no_step_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pytests that tests start are none of a CI job's summary's business."""
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
 @pytest.fixture
 def is_first_platform(request: pytest.FixtureRequest, gvisor_platform: Platform) -> bool:
     """Whether this is the first of the platforms that the command line asks for.

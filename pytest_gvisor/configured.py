@@ -14,7 +14,7 @@ from pytest_gvisor.options import written
 from pytest_gvisor.settings import Settings
 
 _key = pytest.StashKey[Settings]()
-_MARKER_ONLY_FROM_OUTSIDE = ("strict", "reprobe", "keep", "debug")
+_MARKER_ONLY_FROM_OUTSIDE = ("strict", "reprobe", "keep", "debug", "report")
 
 
 def run_settings(config: pytest.Config) -> Settings:

@@ -241,6 +241,10 @@ class NotReady(GvisorError, TimeoutError):
     """
 
 
+class ReportError(GvisorError):
+    """A file that is no report of ours, or a place where none can be written."""
+
+
 class ProtocolError(GvisorError):
     """A message between this process and its keeper broke the protocol."""
 

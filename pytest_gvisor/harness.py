@@ -276,7 +276,7 @@ class Gvisor:
                 break
 
 
-_DECIDED_EARLIER = ("platform", "platforms", "runsc", "strict", "reprobe", "keep")
+_DECIDED_EARLIER = ("platform", "platforms", "runsc", "strict", "reprobe", "keep", "report")
 
 
 def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settings:

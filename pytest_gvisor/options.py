@@ -107,6 +107,15 @@ OPTIONS = (
         help="keep bundle, logs and a replay.sh under pytest's base temp: none (default), failed, "
         "or all.",
     ),
+    Option(
+        name="report",
+        field="report",
+        ini="args",
+        action="append",
+        metavar="FILE",
+        help="write what came of each test on each platform to FILE, whose name ends with .html, "
+        ".json or .md; may be repeated.",
+    ),
 )
 
 

@@ -17,6 +17,7 @@ from pytest_gvisor.fixtures import (
     oci_bundle,
     runsc,
 )
+from pytest_gvisor.inside.plan import in_matrix
 from pytest_gvisor.state import harnesses, note
 
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
@@ -56,11 +57,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if options.written(config):
         from pytest_gvisor.configured import run_settings
 
-        run_settings(config)
+        if run_settings(config).report:
+            from pytest_gvisor.report import files
+
+            files.prepare(config)
     if config.pluginmanager.hasplugin("xdist"):
         from pytest_gvisor import xdist
 
-        config.pluginmanager.register(xdist.Controller(), "gvisor-xdist")
+        config.pluginmanager.register(xdist.Controller(config), "gvisor-xdist")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -83,6 +87,24 @@ def pytest_report_collectionfinish(
     from pytest_gvisor import header
 
     return header.line(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Gather what the tests on each platform come to."""
+    if any(map(in_matrix, session.items)):
+        from pytest_gvisor.report import collect
+
+        collect.ensure(session.config)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell an xdist controller what this worker's engine has removed."""
+    if hasattr(session.config, "workeroutput"):
+        from pytest_gvisor import xdist
+
+        xdist.hand_over(session.config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -115,6 +137,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
 
         tracebacks.place(item, call, report)
     note(item, report)
+    if in_matrix(item) or harnesses(item):
+        from pytest_gvisor.report import observe
+
+        observe.attach(item, call, report)
     if runs := harnesses(item):
         from pytest_gvisor.report import sections
 

@@ -16,7 +16,7 @@ from pytest_gvisor import settings as words
 from pytest_gvisor.configured import location, run_settings, settings_of
 from pytest_gvisor.errors import PytestGvisorWarning, UsageError
 from pytest_gvisor.settings import Keep, Platform, Settings
-from pytest_gvisor.state import engine_of, failed, remember, required, usage
+from pytest_gvisor.state import engine_of, failed, remember, required, started, usage
 
 if TYPE_CHECKING:
     from pytest_gvisor.engine import Engine
@@ -193,6 +193,7 @@ def _hooks(item: pytest.Item, kept: _Kept) -> Hooks:
         return [flag for answer in answers for flag in answer]
 
     def finished(record: Record) -> None:
+        started(item, record.start)
         hook.pytest_gvisor_run_finished(item=item, completed=record.completed, error=record.error)
 
     return Hooks(modify_spec=modify, runsc_args=flags, run_finished=finished, keep=kept)

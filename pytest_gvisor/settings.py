@@ -90,6 +90,9 @@ class Settings:
     debug: bool = False
     keep: Keep = Keep.NONE
 
+    report: tuple[str, ...] = ()
+    """Where the report is written; the suffix says in which form."""
+
     image: str | None = None
     """The image that is the root file system; None is the host's system folders."""
 
@@ -177,6 +180,24 @@ def count(value: object, name: str) -> int:
     return value
 
 
+REPORT_SUFFIXES = (".json", ".html", ".md")
+
+
+def report_paths(value: object, name: str) -> tuple[str, ...]:
+    """Paths of reports from a list, or from text in which ``:`` is between two.
+
+    Raises `UsageError`.
+    """
+    paths = value.split(os.pathsep) if isinstance(value, str) else value
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
+        raise UsageError(f"{name}={value!r} is not a list of paths")
+    for path in paths:
+        if not path.endswith(REPORT_SUFFIXES):
+            known = ", ".join(REPORT_SUFFIXES)
+            raise UsageError(f"{name}={path!r} ends with none of {known}: no form of report")
+    return tuple(dict.fromkeys(paths))
+
+
 def _optional(read: Callable[[object, str], object]) -> Callable[[object, str], object]:
     return lambda value, name: None if value is None else read(value, name)
 
@@ -211,6 +232,7 @@ READERS: Mapping[str, Callable[[object, str], object]] = {
     "rootless": lambda value, name: word(Rootless, value, name),
     "debug": flag,
     "keep": lambda value, name: word(Keep, value, name),
+    "report": report_paths,
     "image": _optional(_path),
     "memory": _optional(_size),
     "pids": _optional(count),
@@ -219,7 +241,7 @@ READERS: Mapping[str, Callable[[object, str], object]] = {
 }
 """How each field of `Settings` is read from what a user wrote."""
 
-_ELSEWHERE = ("platforms", "strict", "reprobe", "debug", "keep")
+_ELSEWHERE = ("platforms", "strict", "reprobe", "debug", "keep", "report")
 """What markers and calls do not name, or not so."""
 
 

@@ -12,6 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_gvisor.engine import Engine
+    from pytest_gvisor.errors import GvisorError
     from pytest_gvisor.harness import Gvisor
     from pytest_gvisor.images.progress import Tell
     from pytest_gvisor.settings import Settings
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _engine_key = pytest.StashKey["Engine"]()
 _harnesses_key = pytest.StashKey[list["Gvisor"]]()
 _failed_key = pytest.StashKey[bool]()
+_starts_key = pytest.StashKey[list[float]]()
+_LACK = "pytest_gvisor_lack"
 
 
 def engine_of(config: pytest.Config) -> Engine:
@@ -67,6 +70,24 @@ def harnesses(item: pytest.Item) -> list[Gvisor]:
     return item.stash.get(_harnesses_key, [])
 
 
+def started(item: pytest.Item, seconds: float | None) -> None:
+    """Note the start of a sandbox of a test, if it was measured."""
+    if seconds is not None:
+        item.stash.setdefault(_starts_key, []).append(seconds)
+
+
+def take_starts(item: pytest.Item) -> list[float]:
+    """The seconds that each sandbox of a test took to start, since this was last asked."""
+    found = item.stash.get(_starts_key, [])
+    item.stash[_starts_key] = []
+    return found
+
+
+def engine_if_any(config: pytest.Config) -> Engine | None:
+    """This process's engine, if there is one."""
+    return config.stash.get(_engine_key, None)
+
+
 def note(item: pytest.Item, report: pytest.TestReport) -> None:
     """Note how a phase of a test has ended."""
     item.stash[_failed_key] = failed(item) or report.failed
@@ -99,7 +120,15 @@ def required(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (errors.RunscNotFound, errors.PlatformUnavailable, errors.DaemonUnavailable) as error:
+        raised: BaseException = pytest.skip.Exception(error.message)
         if settings.strict:
             text = f"{error}\n(--gvisor-strict: this would be a skip otherwise)"
-            raise pytest.fail.Exception(text, pytrace=False) from None
-        raise pytest.skip.Exception(error.message) from None
+            raised = pytest.fail.Exception(text, pytrace=False)
+        vars(raised)[_LACK] = error
+        raise raised from None
+
+
+def lack(raised: BaseException) -> GvisorError | None:
+    """What was not there, if that is why a test was skipped, or failed."""
+    found: GvisorError | None = vars(raised).get(_LACK)
+    return found

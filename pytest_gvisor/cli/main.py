@@ -14,6 +14,7 @@ COMMANDS = {
     "doctor": "say what is here, and whether tests can run",
     "images": "list the unpacked images, or remove those that no session uses",
     "run": "run a command in a fresh sandbox",
+    "report": "join the reports of several runs (merge), or print one (show)",
     "sweep": "remove what dead sessions have left",
     "vm": "run a command in a throw-away VM in which gVisor's kvm platform works",
 }

@@ -70,6 +70,12 @@ class Worker:
         self._timeout = timeout
         self._show = show
         self._link: Link | None = None
+        self.used: Link | None = None
+        """The sandbox that was used last, which may have ended."""
+
+        self.fresh: Link | None = None
+        """The sandbox that was started last, until somebody takes note of it."""
+
         self._ahead: str | None = None
         self._under_way = False
         self._false_starts = 0
@@ -162,7 +168,7 @@ class Worker:
         if self._link is not None:
             return self._link
         self._ahead, self._under_way = None, False
-        self._link = link = self._start()
+        self._link = self.used = self.fresh = link = self._start()
         deadline = time.monotonic() + max(self._timeout, 60.0)
         while (message := link.receive(deadline))["type"] != "collected":
             if message["type"] != "ready":

@@ -14,6 +14,7 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.inside.frames import Decoder, encode
 from pytest_gvisor.launch.driven import Driven, Ended
 from pytest_gvisor.launch.logs import relevant
+from pytest_gvisor.launch.runner import Record
 
 _READ = 256 * 1024
 _SEND_DEADLINE = 10.0
@@ -118,6 +119,16 @@ class Link:
             if self._show is not None:
                 self._relay(self._show)
         return self._ended
+
+    @property
+    def record(self) -> Record:
+        """What is known of the run."""
+        return self._driven.record
+
+    @property
+    def start(self) -> float | None:
+        """Seconds that the sandbox took to start, if that was measured."""
+        return self._supervisor.start
 
     def told(self) -> str:
         """All that a report can say of a sandbox that has ended: status, logs, standard error."""

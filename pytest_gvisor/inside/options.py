@@ -27,6 +27,7 @@ _SWITCHED_OFF: dict[str, Any] = {
     "failedfirst": False,
     "gvisor_debug": None,
     "gvisor_platform": None,
+    "gvisor_report": None,
     "gvisor_strict": None,
     "htmlpath": None,
     "in_gvisor": False,

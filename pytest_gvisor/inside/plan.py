@@ -36,6 +36,11 @@ def plan_of(item: pytest.Item) -> Plan | None:
     return item.stash.get(plan_key, None)
 
 
+def in_matrix(item: pytest.Item) -> bool:
+    """Whether a test belongs to one platform: it runs inside, or its sandboxes are on it."""
+    return plan_key in item.stash or "gvisor_platform" in getattr(item, "fixturenames", ())
+
+
 def here_is_inside() -> bool:
     """Whether this very pytest is the one in the sandbox."""
     return GUARD in os.environ

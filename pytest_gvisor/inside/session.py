@@ -18,6 +18,7 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside.host import Ids, Worker
 from pytest_gvisor.inside.plan import Plan, plan_key, plan_of
 from pytest_gvisor.inside.start import Inside, start
+from pytest_gvisor.report import observe
 from pytest_gvisor.settings import Isolation, Platform
 from pytest_gvisor.state import usage
 
@@ -58,7 +59,10 @@ class InsideSession:
             return
         if not failure:
             self._working.add(platform)
+        fresh = None
         for report in worker.run(item, ids, failure):
+            fresh, worker.fresh = worker.fresh or fresh, None
+            observe.attach_inside(item, report, fresh, worker.used)
             item.ihook.pytest_runtest_logreport(report=report)
         if worker.hopeless:
             item.session.shouldstop = "three sandboxes in a row ended before their first test"
@@ -88,6 +92,8 @@ class InsideSession:
         teardown = pytest.CallInfo.from_call(lambda: None, when="teardown")
         for phase in (call, teardown):
             report = item.ihook.pytest_runtest_makereport(item=item, call=phase)
+            # pytest 9.2 takes the id from elsewhere than from the item's node id: see twins.
+            report.nodeid = item.nodeid
             item.ihook.pytest_runtest_logreport(report=report)
         return None
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from pytest_gvisor.errors import LaunchError, ProtocolError
+from pytest_gvisor.launch import session_dir
 from pytest_gvisor.launch.session_dir import SessionDir
 from pytest_gvisor.launch.typed import stage
 
@@ -181,6 +182,11 @@ class Launcher:
         self._keeper: Keeper | None = None
         self._shared: list[str] = []
         self._owner = os.getpid()
+        self.swept = 0
+        """How many dead sessions' leavings were removed when the session was made."""
+
+        self.left = 0
+        """How many things of runs could not be removed."""
 
     def session(self) -> SessionDir:
         """The session folder. Raises `LaunchError` where it cannot be made."""
@@ -212,7 +218,7 @@ class Launcher:
         if session is not None and not os.path.isdir(session.path):
             session.remove()
             session = self._session = None
-        keeper = Keeper(SessionDir.choose(self._base) if session is None else session.path)
+        keeper = Keeper(self._choose() if session is None else session.path)
         try:
             if session is None:
                 session = SessionDir.create(keeper.session)
@@ -226,6 +232,11 @@ class Launcher:
             raise
         self._keeper, self._session = keeper, session
         return keeper, session
+
+    def _choose(self) -> str:
+        base = session_dir.base_folder() if self._base is None else self._base
+        self.swept += len(session_dir.sweep(base))
+        return SessionDir.new_path(base)
 
     def _close_keeper(self) -> None:
         if self._keeper is not None:

@@ -127,6 +127,9 @@ class Record:
     panic: str = ""
     debug_logs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     kept: str = ""
+    spec: Spec | None = None
+    start: float | None = None
+    """Seconds from the hand-over to the keeper until the sentry said that the workload starts."""
 
 
 class Runner:
@@ -187,7 +190,7 @@ class Runner:
         undo.callback(shutil.rmtree, workspace.folder, ignore_errors=True)
         undo.callback(self._close_listener)
         spec = self.request.make_spec(workspace)
-        self.record.args = spec.process.args
+        self.record.args, self.record.spec = spec.process.args, spec
         Bundle.create(workspace.path("bundle"), spec)
         self.lifecycle.advance(State.BUNDLED)
         self._cgroups = cgroup.create(
@@ -318,6 +321,7 @@ class Runner:
 
     def _judge(self, workspace: Workspace, supervisor: Supervisor) -> Verdict:
         record = self.record
+        record.start = supervisor.start
         record.runsc_records = logs.records(workspace.path("log"))
         record.panic = logs.text(workspace.path("panic"))
         if self._wants_logs():
@@ -347,6 +351,7 @@ class Runner:
             leaks = supervisor.clean()
         except GvisorError as error:
             leaks = (str(error),)
+        self.launcher.left += len(leaks)
         if self.lifecycle.state is State.VERDICT:
             self.lifecycle.advance(State.REAPED)
             self.lifecycle.advance(State.CLEANED)

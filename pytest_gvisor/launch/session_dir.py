@@ -180,6 +180,11 @@ class SessionDir:
         """
         base = base_folder() if base is None else base
         sweep(base)
+        return SessionDir.new_path(base)
+
+    @staticmethod
+    def new_path(base: str) -> str:
+        """A path under ``base`` for a new session, at which nothing is."""
         return os.path.join(base, f"s-{secrets.token_hex(6)}")
 
     @classmethod

@@ -126,6 +126,9 @@ class Supervisor:
         self.lifecycle = lifecycle
         self.started_at = time.monotonic()
         self.deadline = self.started_at + job.timeout
+        self.start: float | None = None
+        """Seconds until the sentry said that the workload starts; None where nothing was heard."""
+
         self.timed_out = False
         self.status: int | None = None
         self.pid = 0
@@ -263,6 +266,8 @@ class Supervisor:
         before = listener.fileno()
         with stage("events", "the sandbox cannot report"):
             going_on = listener.on_readable()
+        if listener.started and self.start is None:
+            self.start = time.monotonic() - self.started_at
         self._note_running()
         if going_on and listener.fileno() != before:
             self._selector.unregister(before)

@@ -103,6 +103,11 @@ def safe(text: str) -> str:
     return _SUMMARY.sub(lambda found: f"{found[1]}\\x{ord(found[2]):02x}", escape(text))
 
 
+def uncoloured(text: str) -> str:
+    """Text without the colours that pytest may have put into it."""
+    return _COLOUR.sub("", text)
+
+
 def safe_but_colour(text: str) -> str:
     """`safe`, except that colours stay: for text that pytest itself has coloured."""
     parts = []

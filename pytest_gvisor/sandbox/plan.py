@@ -139,6 +139,7 @@ class Plan:
             command=record.command,
             completed=completed,
             error=error,
+            spec=record.spec,
         )
         # Each holds its output: of many programs in one sandbox only the last ones are of use.
         self.noted.append(noted)

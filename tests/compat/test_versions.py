@@ -125,7 +125,10 @@ def test_a_stranger_s_project_runs_workloads_with_nothing_but_the_wheel(
     strict = (environment, "-m", "pytest", "--gvisor-strict")
     assert outcomes(call(*strict, cwd=project)) == "2 passed"
 
-    matrix = call(*strict, "-v", "--gvisor-platform", "systrap,ptrace", cwd=project)
+    report = ("--gvisor-report", "r.html", "--gvisor-report", "r.json")
+    matrix = call(*strict, "-v", "--gvisor-platform", "systrap,ptrace", *report, cwd=project)
+    assert "gVisor platform matrix" in (project / "r.html").read_text()
+    assert '"passed": 1' in (project / "r.json").read_text()
     assert outcomes(matrix) == "3 passed"
     assert "test_x[systrap] PASSED" in matrix
     assert "test_x[ptrace] PASSED" in matrix

@@ -24,8 +24,8 @@ class Both:
 
 
 def plain(result: pytest.RunResult) -> Lines:
-    """A run's output without what may differ: times, progress, and gVisor's own line."""
-    kept = [line for line in result.outlines if not line.startswith("gvisor:")]
+    """A run's output without what may differ: times, progress, and gVisor's own lines."""
+    kept = [line for line in result.outlines if not line.lower().startswith("gvisor:")]
     varying = re.compile(r" in \d+\.\d+s( \([\d:]+\))?|\[ *\d+%\]|0x[0-9a-f]+")
     return [varying.sub("", line).rstrip(" =").lstrip("=") for line in kept]
 

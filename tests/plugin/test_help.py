@@ -22,6 +22,7 @@ OPTIONS = (
     "image",
     "debug",
     "keep",
+    "report",
     "reprobe",
 )
 FIXTURES = {

@@ -327,3 +327,14 @@ def test_the_program_is_the_one_beside_the_client() -> None:
     assert os.path.dirname(client._PROGRAM) == os.path.dirname(os.path.abspath(client.__file__))
     assert os.access(client._PROGRAM, os.R_OK)
     assert sys.executable
+
+
+def test_what_the_sweep_has_removed_is_counted(base: str, launcher: Launcher) -> None:
+    """Once a session is made, and not again with a keeper that replaces the first."""
+    for _ in range(2):
+        os.close(SessionDir.create(SessionDir.new_path(base)).lock)
+    launcher.keeper()
+    assert launcher.swept == 2
+    launcher.keeper().kill()
+    assert launcher.keeper().alive()
+    assert launcher.swept == 2

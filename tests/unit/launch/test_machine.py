@@ -382,3 +382,22 @@ def test_a_binary_that_was_changed_is_not_executed(runs: Runs, fake: FakeRunsc) 
     """One look before each start: what was judged is what runs."""
     fake.path.chmod(0o700)
     assert isinstance(runs().error, InsecureRunsc)
+
+
+def test_the_start_is_measured_up_to_the_sentry_s_word(runs: Runs, fake: FakeRunsc) -> None:
+    """From the hand-over to the keeper, and not to the end of the workload."""
+    fake.script(["connect"], ["sleep", 0.3], ["started"], ["sleep", 0.5], *exited(0).steps)
+    record = runs().runner.record
+    assert record.completed is not None
+    assert record.start is not None
+    assert 0.3 <= record.start <= record.completed.duration - 0.5
+
+
+def test_a_start_that_nobody_reported_is_not_made_up(
+    runs: Runs, fake: FakeRunsc, runs_without: Callable[..., Runs]
+) -> None:
+    """By a runsc that ends before the workload, or that cannot report it."""
+    fake.script(["connect"], ["exit", 0])
+    assert runs().runner.record.start is None
+    older = runs_without("pod-init-config", script=[["exit", 0]])
+    assert older().runner.record.start is None

@@ -1,0 +1,73 @@
+"""``pytest-gvisor report``: joins the reports of several runs, and shows one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pytest_gvisor.errors import ReportError
+from pytest_gvisor.escape import escape
+from pytest_gvisor.report import files
+from pytest_gvisor.report.merge import merge
+from pytest_gvisor.report.model import Report
+from pytest_gvisor.report.parse import MAX_BYTES, parse
+
+
+def parser() -> argparse.ArgumentParser:
+    """The subcommand's options."""
+    made = argparse.ArgumentParser(
+        prog="pytest-gvisor report",
+        description="Reads what --gvisor-report FILE.json has written.",
+    )
+    actions = made.add_subparsers(dest="action", required=True, metavar="ACTION")
+    joins = actions.add_parser(
+        "merge",
+        help="join reports, such as those of a CI matrix",
+        description="Joins reports: the same test on another platform becomes a column. Where two "
+        "have the same test on the same platform, the worse result is shown and the other named.",
+    )
+    joins.add_argument("reports", nargs="+", metavar="FILE.json")
+    joins.add_argument(
+        "-o", "--output", action="append", required=True, metavar="FILE",
+        help="where to write the whole, as .html, .md or .json; may be repeated",
+    )  # fmt: skip
+    shows = actions.add_parser("show", help="print one as text")
+    shows.add_argument("reports", nargs=1, metavar="FILE.json")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do it. Raises `ReportError` for a file that cannot be read, or written."""
+    given = parser().parse_args(arguments)
+    if given.action == "show":
+        sys.stdout.write("\n".join(text(read(given.reports[0]))) + "\n")
+        return 0
+    for path in given.output:
+        files.check(path)
+    merged = merge([read(path) for path in given.reports])
+    for path in given.output:
+        if problem := files.write(merged, path):
+            raise ReportError(f"{escape(path)} could not be written: {problem}")
+    return 0
+
+
+def read(path: str) -> Report:
+    """The report in a file. Raises `ReportError`."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ReportError(f"{escape(path)} cannot be read: {error.strerror}") from error
+    return parse(data, where=escape(path))
+
+
+def text(report: Report) -> list[str]:
+    """What pytest's summary would say, and each row."""
+    from pytest_gvisor.report import terminal  # noqa: PLC0415 -- merging needs nothing of pytest
+
+    lines = [*terminal.differing(report), *terminal.figures(report), ""]
+    for row in report.rows:
+        cells = ", ".join(f"{cell.platform} {cell.state.word}" for cell in row.cells)
+        lines.append(f"{row.test}: {cells}")
+    return [terminal.safe(line) for line in lines]

@@ -1,0 +1,294 @@
+"""Puts the matrix together from pytest's reports, in the one process that writes it.
+
+Without xdist that is the process that runs the tests, with it the controller, which sees nothing
+but the workers' reports.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.configured import run_settings
+from pytest_gvisor.escape import escape
+from pytest_gvisor.inside.plan import here_is_inside
+from pytest_gvisor.report import observe
+from pytest_gvisor.report.model import Binary, Cell, Column, Leg, Report, Row, Run, State
+from pytest_gvisor.report.sections import uncoloured
+from pytest_gvisor.settings import Platform
+from pytest_gvisor.state import engine_if_any
+
+NAME = "gvisor-report"
+MAX_OUTPUT = 16_000
+MAX_MESSAGE = 500
+MAX_DETAILS = 32 * 1024 * 1024
+"""Characters of output and runs in one report. What fails may take twice that."""
+
+
+def ensure(config: pytest.Config) -> Collector | None:
+    """The collector of this process; None inside a sandbox, and in xdist's workers."""
+    if here_is_inside() or hasattr(config, "workerinput"):
+        return None
+    found = config.pluginmanager.get_plugin(NAME)
+    if not isinstance(found, Collector):
+        found = Collector(config)
+        config.pluginmanager.register(found, NAME)
+    return found
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Entry:
+    """A test on one platform, as far as its reports have come in."""
+
+    row: str
+    platform: str
+    state: State = State.NOT_RUN
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    duration: float = 0.0
+    starts_ms: list[float] = dataclasses.field(default_factory=list)
+    message: str = ""
+    tracebacks: list[str] = dataclasses.field(default_factory=list)
+    captured: str = ""
+    runs: list[dict[str, str]] = dataclasses.field(default_factory=list)
+
+    def restart(self) -> None:
+        """Forget an earlier try: the test is run again."""
+        self.state, self.duration, self.message, self.captured = State.NOT_RUN, 0.0, "", ""
+        self.tracebacks, self.runs, self.starts_ms = [], [], []
+
+    def take(self, report: pytest.TestReport) -> None:
+        """Note one phase."""
+        self.duration += report.duration
+        state = state_of(report, cause="cause" in self.data)
+        if state is None:
+            return
+        # A failure stays one, whatever a later phase, or a later subtest, says.
+        if self.state not in {State.FAILED, State.ERROR}:
+            self.state = state
+            self.message = message_of(report)
+
+    @property
+    def size(self) -> int:
+        """How many characters of details it holds."""
+        runs = sum(len(text) for run in self.runs for text in run.values())
+        return len(self.captured) + sum(map(len, self.tracebacks)) + runs
+
+    def drop_details(self) -> None:
+        """Forget them."""
+        self.captured = ""
+        self.tracebacks, self.runs = [], []
+
+    def cell(self, nodeid: str) -> Cell:
+        """The entry as it stands in the report."""
+        return Cell(
+            platform=self.platform,
+            state=self.state,
+            nodeid=escape(nodeid),
+            runsc=escape(self.data.get("runsc", [""])[0]),
+            network=self.data.get("network", ""),
+            duration=round(self.duration, 4),
+            starts_ms=tuple(self.starts_ms),
+            message=escape(self.message),
+            output=escape("\n".join([*self.tracebacks, self.captured]).strip("\n")),
+            runs=tuple(Run(**{k: escape(v) for k, v in run.items()}) for run in self.runs),
+            command=escape(self.data.get("command", "")),
+        )
+
+
+def state_of(report: pytest.TestReport, *, cause: bool) -> State | None:
+    """What a phase's report says of its test; None where it says nothing."""
+    expected = hasattr(report, "wasxfail")
+    # A subtest's report, which names its arguments, adds nothing but its failure.
+    subtest = hasattr(report, "context")
+    if report.failed:
+        return State.FAILED if report.when == "call" else State.ERROR
+    if subtest:
+        return None
+    if report.skipped:
+        return State.XFAILED if expected else State.UNAVAILABLE if cause else State.SKIPPED
+    if report.passed and report.when == "call":
+        return State.XPASSED if expected else State.PASSED
+    return None
+
+
+def message_of(report: pytest.TestReport) -> str:
+    """One or a few lines on why it is not simply passed."""
+    if wasxfail := getattr(report, "wasxfail", ""):
+        return observe.head(str(wasxfail), MAX_MESSAGE)
+    longrepr = report.longrepr
+    if isinstance(longrepr, tuple):
+        return observe.head(str(longrepr[2]).removeprefix("Skipped: "), MAX_MESSAGE)
+    crash = getattr(longrepr, "reprcrash", None)
+    text = getattr(crash, "message", None)
+    if text is None:
+        lines = [line for line in str(longrepr or "").splitlines() if line.strip()]
+        text = lines[0] if lines else ""
+    return observe.head(uncoloured(str(text)), MAX_MESSAGE)
+
+
+class Collector:
+    """pytest's hooks of the process that writes the report."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._detailed = observe.wanted(config)
+        self._entries: dict[str, _Entry] = {}
+        self._lost: list[pytest.TestReport] = []
+        self._causes: dict[str, str] = {}
+        self._size = 0
+        self._dropped = 0
+        self.reaped = 0
+        self.left = 0
+        self.report: Report | None = None
+        self.written: list[str] = []
+        self.problems: list[str] = []
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take what a report carries."""
+        data = vars(report).pop(observe.CELL, None)
+        for nodeid, row, name in vars(report).pop(observe.ROSTER, ()):
+            self._entries.setdefault(nodeid, _Entry(row=row, platform=name))
+        if data is None:
+            if str(report.when) == "???":  # xdist: the worker was lost in this test
+                self._lost.append(report)
+            return
+        entry = self._entries.setdefault(
+            report.nodeid, _Entry(row=data["row"], platform=data["platform"])
+        )
+        if report.when == "setup":
+            entry.restart()
+        runs, starts = data.pop("runs", None), data.pop("starts_ms", ())
+        entry.row, entry.platform = data["row"], data["platform"]
+        entry.data = {**data, **({"cause": entry.data["cause"]} if "cause" in entry.data else {})}
+        entry.starts_ms = starts or entry.starts_ms
+        if "cause" in data:
+            self._causes.setdefault(data["lacking"], data["cause"])
+        if str(report.outcome) != "rerun":
+            entry.take(report)
+        if self._detailed:
+            self._keep_details(entry, report, runs or [])
+
+    def _keep_details(
+        self, entry: _Entry, report: pytest.TestReport, runs: list[dict[str, str]]
+    ) -> None:
+        before = entry.size
+        if report.failed and report.longrepr is not None:
+            text = uncoloured(report.longreprtext)
+            entry.tracebacks.append(observe.tail(text, MAX_OUTPUT))
+        if report.sections:
+            parts = [
+                f"--- {title} ---\n{text.rstrip()}"
+                for title, text in report.sections
+                if not title.startswith("gvisor: ")
+            ]
+            entry.captured = observe.tail(uncoloured("\n".join(parts)), MAX_OUTPUT)
+        entry.runs = runs or entry.runs
+        self._size += entry.size - before
+        bad = entry.state in {State.FAILED, State.ERROR}
+        if self._size > MAX_DETAILS * (2 if bad else 1):
+            self._size -= entry.size
+            entry.drop_details()
+            self._dropped += 1
+
+    def _take_lost(self) -> None:
+        """The tests whose xdist worker has died; where nothing is known of one, its id decides."""
+        for report in self._lost:
+            entry = self._entries.get(report.nodeid)
+            if entry is None:
+                for name in Platform:
+                    row = observe.without_platform(report.nodeid, name.value)
+                    if row != report.nodeid:
+                        entry = _Entry(row=row, platform=name.value)
+                        self._entries[report.nodeid] = entry
+                        break
+            if entry is not None:
+                entry.take(report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Put it together, and write what was asked for."""
+        if self._config.getoption("collectonly", False):
+            return
+        self.report = self._built(session)
+        from pytest_gvisor.report import files, github  # noqa: PLC0415 -- at the end of a session
+
+        for path in run_settings(self._config).report:
+            problem = files.write(self.report, files.resolved(self._config, path))
+            if problem:
+                self.problems.append(f"{path} could not be written: {problem}")
+            else:
+                self.written.append(path)
+        if self.problems and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        if self.report.rows and (problem := github.append(self.report, os.environ)):
+            self.problems.append(f"GITHUB_STEP_SUMMARY: {problem}")
+
+    @pytest.hookimpl
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say what is worth it."""
+        if self.report is not None:
+            from pytest_gvisor.report import terminal  # noqa: PLC0415 -- as above
+
+            terminal.show(terminalreporter, self.report, self.written, self.problems)
+
+    def _built(self, session: pytest.Session) -> Report:
+        for nodeid, row, name in observe.roster(session) if self._runs_tests(session) else ():
+            self._entries.setdefault(nodeid, _Entry(row=row, platform=name))
+        self._take_lost()
+        rows: dict[str, dict[str, Cell]] = {}
+        for nodeid, entry in self._entries.items():
+            cells = rows.setdefault(escape(entry.row), {})
+            cells[entry.platform] = entry.cell(nodeid)
+        notes = []
+        if self._dropped:
+            notes.append(f"{self._dropped} times details were left out, for the report's size")
+        return Report(
+            legs=(self._leg(),),
+            rows=tuple(Row(test=test, cells=tuple(cells.values())) for test, cells in rows.items()),
+            notes=tuple(notes),
+        )
+
+    @staticmethod
+    def _runs_tests(session: pytest.Session) -> bool:
+        """Whether this process has collected tests, and not workers of its own."""
+        return bool(getattr(session, "items", ()))
+
+    def _leg(self) -> Leg:
+        entries = self._entries.values()
+        binaries = {tuple(e.data["runsc"]) for e in entries if e.data.get("runsc", [""])[0]}
+        names = [platform.value for platform in run_settings(self._config).platforms]
+        names += [entry.platform for entry in entries]
+        engine = engine_if_any(self._config)
+        launcher = None if engine is None else engine.launcher
+        return Leg(
+            date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            kernel=escape(os.uname().release),
+            machine=escape(os.uname().machine),
+            python=platform.python_version(),
+            pytest=pytest.__version__,
+            plugin=_own_version(),
+            runsc=tuple(
+                Binary(version=escape(version), path=escape(path))
+                for version, path in sorted(binaries)
+            ),
+            platforms=tuple(
+                Column(name=name, cause=escape(self._causes.get(name, "")))
+                for name in dict.fromkeys(names)
+            ),
+            reaped=self.reaped + (0 if launcher is None else launcher.swept),
+            left=self.left + (0 if launcher is None else launcher.left),
+        )
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version("pytest-gvisor")
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,101 @@
+"""Where a report is written, and in which form: the suffix says it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+
+import pytest
+
+from pytest_gvisor.configured import run_settings
+from pytest_gvisor.errors import ReportError, UsageError
+from pytest_gvisor.escape import escape
+from pytest_gvisor.inside.plan import here_is_inside
+from pytest_gvisor.report.model import Report
+from pytest_gvisor.settings import report_paths
+
+
+def prepare(config: pytest.Config) -> None:
+    """Before any test: raise `pytest.UsageError` where a report could not be written at the end."""
+    if here_is_inside() or hasattr(config, "workerinput"):
+        return
+    for path in run_settings(config).report:
+        try:
+            check(resolved(config, path))
+        except ReportError as error:
+            raise pytest.UsageError(f"pytest-gvisor: --gvisor-report: {error}") from error
+    from pytest_gvisor.report import collect  # noqa: PLC0415 -- it imports this module
+
+    collect.ensure(config)
+
+
+def resolved(config: pytest.Config, path: str) -> str:
+    """The path as it was meant where pytest was started, whatever a test has done since."""
+    return os.path.join(config.invocation_params.dir, os.path.expanduser(path))
+
+
+def check(path: str) -> None:
+    """Make the folder if it is missing, and try whether a file can be made in it.
+
+    Raises `ReportError`.
+    """
+    try:
+        report_paths([path], "path")
+    except UsageError as error:
+        raise ReportError(error.message) from error
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        if os.path.isdir(path):
+            raise ReportError(f"{escape(path)} is a folder")
+        os.makedirs(folder, exist_ok=True)
+        fd, probe = tempfile.mkstemp(prefix=".gvisor-report-", dir=folder)
+        os.close(fd)
+        os.unlink(probe)
+    except OSError as error:
+        raise ReportError(
+            f"{escape(path)} cannot be written: {error.strerror}",
+            next_step="Name a place where this user may make files.",
+        ) from error
+
+
+def rendered(report: Report, path: str) -> str:
+    """The text of the form that the suffix asks for."""
+    return _renderer(os.path.splitext(path)[1])(report)
+
+
+def _renderer(suffix: str) -> Callable[[Report], str]:
+    if suffix == ".html":
+        from pytest_gvisor.report import html  # noqa: PLC0415 -- imports Jinja2
+
+        return html.render
+    if suffix == ".md":
+        from pytest_gvisor.report import markdown  # noqa: PLC0415 -- only for who wants it
+
+        return markdown.render
+    return Report.to_json
+
+
+def write(report: Report, path: str) -> str:
+    """Write it all or nothing; what went wrong, or nothing."""
+    new = ""
+    try:
+        text = rendered(report, path).encode("utf-8", "backslashreplace")
+        fd, new = tempfile.mkstemp(
+            prefix=".gvisor-report-", dir=os.path.dirname(os.path.abspath(path))
+        )
+        with os.fdopen(fd, "wb") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+        os.replace(new, path)
+    except OSError as error:
+        if new and os.path.lexists(new):
+            os.unlink(new)
+        return f"{error.strerror}"
+    return ""
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current

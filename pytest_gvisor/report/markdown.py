@@ -1,0 +1,102 @@
+"""The report as GitHub-flavoured Markdown: the figures, and a table of tests and platforms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pytest_gvisor.escape import escape
+from pytest_gvisor.report.model import Cell, Leg, Report, Row, State, in_order, joined
+
+_MARKS = {
+    State.PASSED: "✅", State.FAILED: "❌", State.ERROR: "💥", State.SKIPPED: "⏭️",
+    State.XFAILED: "☑️", State.XPASSED: "❗", State.UNAVAILABLE: "🚫", State.NOT_RUN: "⬜",
+}  # fmt: skip
+_MAX_WORDS = 300
+
+
+def render(report: Report, budget: int | None = None) -> str:
+    """The whole; with a budget in bytes of UTF-8, as many rows as fit, and how many are left out.
+
+    With a budget the rows that differ, and the bad ones, come first.
+    """
+    top = "\n".join(_top(report)) + "\n"
+    rows = list(report.rows) if budget is None else in_order(report.rows)
+    if not rows:
+        return top
+    names = report.platforms
+    heads = [f"| test | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    lines = [*heads]
+    room = None if budget is None else budget - len(f"{top}\n{heads}\n".encode()) - 200
+    shown = 0
+    for row in rows:
+        line = _line(row, names)
+        if room is not None:
+            room -= len(line.encode()) + 1
+            if room < 0:
+                break
+        lines.append(line)
+        shown += 1
+    if shown < len(rows):
+        left = len(rows) - shown
+        lines += ["", f"{left} of {len(rows)} tests are left out: the summary is full."]
+    return f"{top}\n" + "\n".join(lines) + "\n"
+
+
+def _top(report: Report) -> Iterator[str]:
+    yield "## gVisor"
+    yield ""
+    if not report.rows:
+        yield "No test belongs to a platform."
+    for name in report.platforms:
+        yield f"- **{name}**: {joined(report.counts(name))}{_starts(report, name)}"
+        if cause := report.cause(name):
+            yield f"  - cannot be used: {code(cause)}"
+    if len(report.platforms) > 1:
+        yield f"- tests that differ between platforms: {len(report.differing)}"
+    yield f"- leaks reaped: {report.reaped}" + (f", left: {report.left}" if report.left else "")
+    for number, leg in enumerate(report.legs):
+        yield f"- leg {number}: {_leg(leg)}"
+    for note in report.notes:
+        yield f"- {code(note)}"
+    for row in report.differing[:20]:
+        for cell in row.cells:
+            if cell.state in {State.FAILED, State.ERROR} and cell.command:
+                yield f"- again: {code(cell.command)}"
+
+
+def _starts(report: Report, name: str) -> str:
+    starts = report.starts(name)
+    if starts is None:
+        return ""
+    return (
+        f"; {starts.count} sandboxes, start {starts.median:.0f} ms median, "
+        f"{starts.slowest:.0f} ms slowest"
+    )
+
+
+def _leg(leg: Leg) -> str:
+    runsc = ", ".join(f"runsc {code(one.version)} ({code(one.path)})" for one in leg.runsc)
+    facts = f"{leg.kernel} {leg.machine}, pytest {leg.pytest}, {leg.date}"
+    return f"{runsc or 'no runsc'}, {code(facts)}"
+
+
+def _line(row: Row, names: tuple[str, ...]) -> str:
+    cells = [_cell(row.on(name)) for name in names]
+    return f"| {code(row.test)} | {' | '.join(cells)} |"
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    also = "".join(f"; leg {other.leg}: {other.state.word}" for other in cell.others)
+    return f"{_MARKS[cell.state]} {cell.state.word}{also}"
+
+
+def code(text: str) -> str:
+    """Untrusted text as a code span: nothing in it is markup, nor ends a table's cell."""
+    text = re.sub(r"\s+", " ", escape(text)).strip()[:_MAX_WORDS].replace("|", "\\x7c") or " "
+    longest = max(map(len, re.findall(r"`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{pad}{text}{pad}{fence}"

@@ -1,0 +1,44 @@
+"""Joining the reports of several runs, such as the legs of a CI matrix."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from pytest_gvisor.report.model import Cell, Leg, Other, Report, Row
+
+
+def merge(reports: Sequence[Report]) -> Report:
+    """One report of all; the order of tests is that of their first appearance.
+
+    Where several legs have the same test on the same platform, the cell of the worst state (`State`
+    has the order) is shown, of equal ones the first, and each of the others is named in it.
+    """
+    legs: list[Leg] = []
+    rows: dict[str, dict[str, Cell]] = {}
+    for report in reports:
+        offset = len(legs)
+        legs += report.legs
+        for row in report.rows:
+            cells = rows.setdefault(row.test, {})
+            for cell in row.cells:
+                moved = _moved(cell, offset)
+                known = cells.get(cell.platform)
+                cells[cell.platform] = moved if known is None else _worse(known, moved)
+    return Report(
+        legs=tuple(legs),
+        rows=tuple(Row(test=test, cells=tuple(cells.values())) for test, cells in rows.items()),
+        notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+    )
+
+
+def _moved(cell: Cell, offset: int) -> Cell:
+    others = tuple(Other(leg=other.leg + offset, state=other.state) for other in cell.others)
+    return dataclasses.replace(cell, leg=cell.leg + offset, others=others)
+
+
+def _worse(one: Cell, two: Cell) -> Cell:
+    worst, other = (two, one) if two.state.rank < one.state.rank else (one, two)
+    rest = (*worst.others, Other(leg=other.leg, state=other.state), *other.others)
+    others = tuple(sorted(rest, key=lambda entry: entry.leg))
+    return dataclasses.replace(worst, others=others)

@@ -1,0 +1,287 @@
+"""The report: one row per test, one cell per platform, and where they come from.
+
+One leg is one run of pytest; a report that was merged from several has several. What is read from a
+file is untrusted: `parse` checks all of it. What is written is escaped already, and escaped again
+by whoever renders it.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import enum
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+SCHEMA = 1
+"""Goes up when a reader of the last one would misunderstand."""
+
+
+class State(enum.StrEnum):
+    """What came of a test on a platform, the worst first; a merged cell has the worst of its legs.
+
+    What was run outranks what was not: the last three say nothing about the test.
+    """
+
+    ERROR = "error"
+    """A fixture failed, the sandbox or the xdist worker was lost, or the like."""
+
+    FAILED = "failed"
+    XPASSED = "xpassed"
+    XFAILED = "xfailed"
+    PASSED = "passed"
+    SKIPPED = "skipped"
+    """By the test itself."""
+
+    UNAVAILABLE = "unavailable"
+    """Skipped for want of runsc, of the platform, or of docker."""
+
+    NOT_RUN = "not_run"
+    """Collected, and not run to an end: the session stopped before."""
+
+    @property
+    def word(self) -> str:
+        """As people read it."""
+        return self.value.replace("_", " ")
+
+    @property
+    def rank(self) -> int:
+        """The place in the order above."""
+        return _RANKS[self]
+
+    @property
+    def tells(self) -> bool:
+        """Whether it is a verdict on the test, and can differ from another platform's."""
+        return self not in {State.UNAVAILABLE, State.NOT_RUN}
+
+
+_RANKS = {state: rank for rank, state in enumerate(State)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One sandbox of a test. Every text is bounded."""
+
+    args: str
+    """The workload's argv, as a shell would take it."""
+
+    command: str = ""
+    """runsc's own command line, in a form that can be pasted."""
+
+    ended: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    config: str = ""
+    """config.json."""
+
+    log: str = ""
+    """runsc's error records, panic log, and what is relevant of its boot log."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Other:
+    """What another leg had in the place of a merged cell."""
+
+    leg: int
+    state: State
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One test on one platform."""
+
+    platform: str
+    state: State
+    leg: int = 0
+    """Index into the report's legs."""
+
+    nodeid: str = ""
+    """The test's whole id in pytest."""
+
+    runsc: str = ""
+    """The version that ran it; nothing where none was found."""
+
+    network: str = ""
+    duration: float = 0.0
+    """Seconds: setup, call and teardown."""
+
+    starts_ms: tuple[float, ...] = ()
+    """For each of its sandboxes whose start was measured: milliseconds from the hand-over to the
+    keeper until the sentry reported that the first process starts."""
+
+    message: str = ""
+    output: str = ""
+    """The traceback, and what pytest has captured."""
+
+    runs: tuple[Run, ...] = ()
+    command: str = ""
+    """Repeats this cell."""
+
+    others: tuple[Other, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One test; ``test`` is its node id without the part that names the platform."""
+
+    test: str
+    cells: tuple[Cell, ...] = ()
+
+    @property
+    def differs(self) -> bool:
+        """Whether two platforms have come to different verdicts."""
+        return len({cell.state for cell in self.cells if cell.state.tells}) > 1
+
+    def on(self, platform: str) -> Cell | None:
+        """Its cell on a platform."""
+        return next((cell for cell in self.cells if cell.platform == platform), None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Binary:
+    """A runsc that was used."""
+
+    version: str
+    path: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Column:
+    """A platform in one leg; ``cause`` says why it could not be used, if it could not."""
+
+    name: str
+    cause: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leg:
+    """One run of pytest."""
+
+    date: str = ""
+    """UTC, as of RFC 3339."""
+
+    kernel: str = ""
+    """The host's."""
+
+    machine: str = ""
+    python: str = ""
+    pytest: str = ""
+    plugin: str = ""
+    runsc: tuple[Binary, ...] = ()
+    platforms: tuple[Column, ...] = ()
+    reaped: int = 0
+    """How many dead sessions' leavings the sweep at the start has removed."""
+
+    left: int = 0
+    """How many things of this run's own sandboxes could not be removed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Starts:
+    """Start times of one platform, in milliseconds."""
+
+    count: int
+    median: float
+    slowest: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """The whole."""
+
+    legs: tuple[Leg, ...] = ()
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What was left out."""
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """The columns, in the order in which the legs name them."""
+        named = [column.name for leg in self.legs for column in leg.platforms]
+        used = [cell.platform for row in self.rows for cell in row.cells]
+        return tuple(dict.fromkeys([*named, *used]))
+
+    def cells(self, platform: str) -> Iterator[Cell]:
+        """All cells of a column."""
+        for row in self.rows:
+            if (cell := row.on(platform)) is not None:
+                yield cell
+
+    def counts(self, platform: str) -> dict[State, int]:
+        """How many cells of a column have each state; in the order of `State`, without zeros."""
+        found = collections.Counter(cell.state for cell in self.cells(platform))
+        return {state: found[state] for state in State if found[state]}
+
+    def start_times(self, platform: str) -> list[float]:
+        """Every measured start of a platform, in milliseconds."""
+        return [time for cell in self.cells(platform) for time in cell.starts_ms]
+
+    def starts(self, platform: str) -> Starts | None:
+        """What there is to say of them; None where none was measured."""
+        times = self.start_times(platform)
+        if not times:
+            return None
+        return Starts(count=len(times), median=statistics.median(times), slowest=max(times))
+
+    def cause(self, platform: str) -> str:
+        """Why a platform could not be used, in any leg."""
+        causes = [c.cause for leg in self.legs for c in leg.platforms if c.name == platform]
+        return "; ".join(dict.fromkeys(filter(None, causes)))
+
+    @property
+    def differing(self) -> tuple[Row, ...]:
+        """The rows on which platforms do not agree."""
+        return tuple(row for row in self.rows if row.differs)
+
+    @property
+    def reaped(self) -> int:
+        """Of all legs."""
+        return sum(leg.reaped for leg in self.legs)
+
+    @property
+    def left(self) -> int:
+        """Of all legs."""
+        return sum(leg.left for leg in self.legs)
+
+    def to_json(self) -> str:
+        """The report as text; counts and start times are in it too, for readers without a model."""
+        starts = {name: self.starts(name) for name in self.platforms}
+        content = {
+            "schema": SCHEMA,
+            "legs": [_plain(leg) for leg in self.legs],
+            "counts": {name: self.counts(name) for name in self.platforms},
+            "starts_ms": {name: _plain(found) for name, found in starts.items() if found},
+            "tests": [_plain(row) for row in self.rows],
+            "notes": list(self.notes),
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass as JSON data, without what has its default."""
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    pairs = ((field.name, field.default, getattr(value, field.name))
+             for field in dataclasses.fields(value))  # fmt: skip
+    return {name: _plain(part) for name, default, part in pairs if part != default}
+
+
+def joined(counts: Mapping[State, int]) -> str:
+    """``3 passed, 1 failed``, passed first."""
+    order = sorted(counts, key=lambda state: (state is not State.PASSED, state.rank))
+    return ", ".join(f"{counts[state]} {state.word}" for state in order) or "nothing"
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """What needs a look first: rows that differ, then by their worst cell; else as they were."""
+    return sorted(rows, key=lambda row: (not row.differs, _urgency(row)))
+
+
+def _urgency(row: Row) -> int:
+    states = {cell.state for cell in row.cells}
+    order = (State.ERROR, State.FAILED, State.NOT_RUN, State.XPASSED, State.UNAVAILABLE)
+    return next((place for place, state in enumerate(order) if state in states), len(order))

@@ -1,0 +1,254 @@
+"""What a report of pytest's carries of its test's sandboxes, to where the matrix is put together.
+
+This runs where tests run, which may be a worker of xdist's: so all of it is plain data, as an
+attribute of the report. Nothing here is costly: the details are taken only where a file was asked
+for.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_gvisor.configured import run_settings, settings_of
+from pytest_gvisor.errors import GvisorError, PlatformUnavailable, UsageError
+from pytest_gvisor.escape import escape
+from pytest_gvisor.inside.plan import in_matrix, plan_of
+from pytest_gvisor.options import OPTIONS
+from pytest_gvisor.state import engine_of, failed, harnesses, lack, take_starts
+
+if TYPE_CHECKING:
+    from pytest_gvisor.inside.link import Link
+    from pytest_gvisor.launch.runner import Record
+    from pytest_gvisor.settings import Settings
+
+CELL = "gvisor_cell"
+ROSTER = "gvisor_roster"
+
+_FEW_RUNS = 1
+_MANY_RUNS = 5
+_MAX_OUTPUT = 4000
+_MAX_COMMAND = 4000
+_MAX_CONFIG = 24_000
+# What a command that repeats a test takes over from this run's command line.
+_REPEATED = ("network", "runsc", "timeout", "rootless", "image")
+_place_key = pytest.StashKey[dict[str, Any] | None]()
+_roster_key = pytest.StashKey[bool]()
+
+
+def attach(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
+    """Give a report of a test on the host what is known of its sandboxes."""
+    place = place_of(item)
+    if place is None:
+        return
+    data = dict(place)
+    missing = None if call.excinfo is None else lack(call.excinfo.value)
+    if missing is not None:
+        data["cause"], data["lacking"] = escape(missing.message), data["platform"]
+        if isinstance(missing, PlatformUnavailable):
+            data["cause"], data["lacking"] = escape(missing.cause), missing.platform
+    if report.when == "teardown":
+        data["starts_ms"] = _milliseconds(take_starts(item))
+        if wanted(item.config):
+            records = [record for harness in harnesses(item) for record in harness.records]
+            many = _MANY_RUNS if failed(item) or report.failed else _FEW_RUNS
+            data["runs"] = [run_of(record) for record in records[-many:]]
+        if harnesses(item):
+            _add_properties(report, data)
+    _hand_over(item, report, data)
+
+
+def attach_inside(
+    item: pytest.Item, report: pytest.TestReport, fresh: Link | None, used: Link | None
+) -> None:
+    """Give a report of a test inside the same; nothing of the kind from inside is kept.
+
+    ``fresh`` is the sandbox that was started for this test, ``used`` the one that it runs in.
+    """
+    for name in (CELL, ROSTER):
+        vars(report).pop(name, None)
+    place = place_of(item)
+    if place is None:
+        return
+    starts = [] if fresh is None or fresh.start is None else [fresh.start]
+    data = {**place, "starts_ms": _milliseconds(starts)}
+    shown = used if report.failed else fresh
+    if shown is not None and wanted(item.config):
+        data["runs"] = [run_of(shown.record)]
+    if report.when == "teardown":
+        _add_properties(report, data)
+    _hand_over(item, report, data)
+
+
+def wanted(config: pytest.Config) -> bool:
+    """Whether a file is written, and so details are of use."""
+    return bool(run_settings(config).report)
+
+
+def place_of(item: pytest.Item) -> dict[str, Any] | None:
+    """Which cell a test belongs to, and how it is repeated; None where it is in no cell."""
+    if item.stash.get(_place_key, None) is None:
+        try:
+            item.stash[_place_key] = _place(item)
+        except UsageError:  # of a marker: it is this test's failure, and pytest reports it
+            item.stash[_place_key] = None
+    return item.stash[_place_key]
+
+
+def _place(item: pytest.Item) -> dict[str, Any] | None:
+    plan, own = plan_of(item), harnesses(item)
+    if not in_matrix(item) and not own:
+        return None
+    settings = settings_of(item)
+    engine = engine_of(item.config)
+    platform, version, path = "auto", "", ""
+    try:
+        runsc = engine.runsc(settings.runsc)
+        version, path = runsc.version, runsc.path
+        platform = engine.platforms_of(settings)[0].value
+    except GvisorError:
+        platform = settings.platforms[0].value if settings.platforms else platform
+    row = item.nodeid
+    if plan is not None:
+        row = plan.inner
+        platform = platform if plan.platform is None else plan.platform.value
+    elif own:
+        platform = own[0].platform.value
+    chosen = getattr(getattr(item, "callspec", None), "params", {}).get("gvisor_platform")
+    if isinstance(chosen, str):
+        platform = str(chosen)
+        row = without_platform(row, platform)
+    return {
+        "row": escape(row),
+        "platform": platform,
+        "network": settings.network.value,
+        "runsc": [escape(version), escape(path)],
+        "command": escape(_command(item, settings, platform)),
+    }
+
+
+def without_platform(nodeid: str, platform: str) -> str:
+    """A node id without the part in brackets that names the platform.
+
+    ``test_x[systrap]`` is ``test_x``, ``test_x[systrap-1]`` and ``test_x[1-systrap]`` are
+    ``test_x[1]``.
+    """
+    head, bracket, rest = nodeid.partition("[")
+    if not bracket or not rest.endswith("]"):
+        return nodeid
+    inner = rest[:-1]
+    if inner == platform:
+        return head
+    for found, left in (
+        (inner.startswith(platform + "-"), inner[len(platform) + 1 :]),
+        (inner.endswith("-" + platform), inner[: -len(platform) - 1]),
+        (f"-{platform}-" in inner, inner.replace(f"-{platform}-", "-", 1)),
+    ):
+        if found:
+            return f"{head}[{left}]"
+    return nodeid
+
+
+def _command(item: pytest.Item, settings: Settings, platform: str) -> str:
+    words = ["python", "-m", "pytest", item.nodeid]
+    # All platforms of the test: the id names one only where there are several.
+    platforms: Sequence[str] = settings.platforms or ([] if platform == "auto" else [platform])
+    if platforms:
+        words += ["--gvisor-platform", ",".join(platforms)]
+    if plan_of(item) is not None and item.get_closest_marker("in_gvisor") is None:
+        words.append("--in-gvisor")
+    for option in OPTIONS:
+        value = item.config.getoption(option.dest, None)
+        if option.name in _REPEATED and value is not None:
+            words += [f"--gvisor-{option.name}", str(value)]
+    return shlex.join(words)
+
+
+def _hand_over(item: pytest.Item, report: pytest.TestReport, data: dict[str, Any]) -> None:
+    config = item.config
+    vars(report)[CELL] = data
+    if not hasattr(config, "workerinput"):
+        from pytest_gvisor.report import collect  # noqa: PLC0415 -- not for xdist's workers
+
+        collect.ensure(config)
+    elif not config.stash.get(_roster_key, False):
+        # The controller collects nothing itself: once, it is told what there is to run.
+        config.stash[_roster_key] = True
+        vars(report)[ROSTER] = roster(item.session)
+
+
+def roster(session: pytest.Session) -> list[list[str]]:
+    """Node id, row and platform of each test that is to run, in order."""
+    places = ((item.nodeid, place_of(item)) for item in session.items)
+    return [[nodeid, place["row"], place["platform"]] for nodeid, place in places if place]
+
+
+def _add_properties(report: pytest.TestReport, data: dict[str, Any]) -> None:
+    """What JUnit files, and other readers of pytest's user properties, get."""
+    found = {
+        "gvisor.platform": data["platform"],
+        "gvisor.runsc": data["runsc"][0],
+        "gvisor.network": data["network"],
+        "gvisor.start_ms": ",".join(f"{start:g}" for start in data["starts_ms"]),
+    }
+    # A list of its own: pytest may share one between all reports of a test.
+    report.user_properties = [*report.user_properties, *((k, v) for k, v in found.items() if v)]
+
+
+def _milliseconds(seconds: Sequence[float]) -> list[float]:
+    return [round(one * 1000, 1) for one in seconds]
+
+
+def run_of(record: Record) -> dict[str, str]:
+    """A run as the report shows it; each text bounded, and escaped.
+
+    xdist cannot send a lone surrogate, which an argument that is no UTF-8 has.
+    """
+    done = record.completed
+    texts = {
+        "args": head(shlex.join(record.args), _MAX_COMMAND),
+        "command": head(record.command, _MAX_COMMAND),
+        "ended": head(repr(done) if done else str(record.error or ""), _MAX_COMMAND),
+        "stdout": "" if done is None else _bytes(done.stdout_bytes),
+        "stderr": "" if done is None else _bytes(done.stderr_bytes),
+        "config": _config(record),
+        "log": _log(record),
+    }
+    return {name: escape(text) for name, text in texts.items()}
+
+
+def head(text: str, limit: int) -> str:
+    """The first ``limit`` characters, and how many more there were."""
+    return text if len(text) <= limit else f"{text[:limit]}\n[… {len(text) - limit} more …]"
+
+
+def tail(text: str, limit: int) -> str:
+    """The last ``limit`` characters, and how many there were before."""
+    return text if len(text) <= limit else f"[… {len(text) - limit} before …]\n{text[-limit:]}"
+
+
+def _bytes(data: bytes) -> str:
+    cut = len(data) - _MAX_OUTPUT
+    text = data[-_MAX_OUTPUT:].decode("utf-8", "backslashreplace")
+    return text if cut <= 0 else f"[… {cut} bytes before …]\n{text}"
+
+
+def _config(record: Record) -> str:
+    if record.spec is None:
+        return ""
+    return head(json.dumps(record.spec.to_json(), indent=1, default=str), _MAX_CONFIG)
+
+
+def _log(record: Record) -> str:
+    from pytest_gvisor.launch.logs import relevant  # noqa: PLC0415 -- only for a report's details
+
+    parts = [
+        "\n".join(record.runsc_records),
+        tail(record.panic, _MAX_OUTPUT),
+        tail("\n".join(relevant(record.debug_logs.get("boot", ""))), _MAX_OUTPUT),
+    ]
+    return "\n".join(filter(None, parts))

@@ -1,0 +1,101 @@
+"use strict";
+(() => {
+  const details = JSON.parse(document.getElementById("data").textContent);
+  const rows = [...document.querySelectorAll("#matrix tbody tr")];
+  const boxes = [...document.querySelectorAll("input[name=state]")];
+  const only = document.getElementById("only-differing");
+  const text = document.getElementById("text");
+  const shown = document.getElementById("shown");
+  const dialog = document.getElementById("detail");
+  const title = document.getElementById("detail-title");
+  const body = document.getElementById("detail-body");
+
+  const filter = () => {
+    const wanted = new Set(boxes.filter((box) => box.checked).map((box) => box.value));
+    const words = text.value.toLowerCase();
+    let count = 0;
+    for (const row of rows) {
+      const fits = (!only.checked || row.dataset.differs === "1") &&
+        row.dataset.states.split(" ").some((state) => wanted.has(state)) &&
+        row.firstElementChild.textContent.toLowerCase().includes(words);
+      row.hidden = !fits;
+      count += fits ? 1 : 0;
+    }
+    shown.textContent = `${count} of ${rows.length} tests`;
+  };
+
+  // Everything that is shown goes through textContent: none of it can become markup.
+  const add = (parent, name, content) => {
+    const made = document.createElement(name);
+    if (content !== undefined) made.textContent = content;
+    parent.append(made);
+    return made;
+  };
+
+  const fold = (parent, name, content, open) => {
+    const made = add(parent, "details");
+    made.open = open;
+    add(made, "summary", name);
+    add(made, "pre", content).tabIndex = 0;
+  };
+
+  const open = (cell) => {
+    const found = details[cell.closest("tr").dataset.row][cell.dataset.platform];
+    title.textContent = found.title;
+    body.replaceChildren();
+    const list = add(body, "dl");
+    for (const [name, value] of found.facts) {
+      add(list, "dt", name);
+      add(list, "dd", value);
+    }
+    if (found.output) fold(body, "test's output", found.output, true);
+    found.runs.forEach((run, number) => {
+      add(body, "h3", found.runs.length > 1 ? `sandbox ${number + 1}` : "sandbox");
+      for (const [name, value] of run) {
+        fold(body, name, value, name !== "config.json" && name !== "runsc's command");
+      }
+    });
+    dialog.showModal();
+    dialog.scrollTop = 0;
+    title.focus();
+  };
+
+  // Arrow keys go from cell to cell, as in a spreadsheet; hidden rows are passed over.
+  const steps = { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] };
+  const move = (event) => {
+    const step = steps[event.key];
+    const button = event.target.closest("button");
+    if (!step || !button) return;
+    event.preventDefault();
+    let row = button.closest("tr");
+    let place = [...row.children].indexOf(button.closest("td"));
+    for (;;) {
+      if (step[1]) {
+        place += step[1];
+      } else {
+        do {
+          row = step[0] > 0 ? row.nextElementSibling : row.previousElementSibling;
+        } while (row && row.hidden);
+      }
+      const cell = row && row.children[place];
+      if (!cell) return;
+      const next = cell.querySelector("button");
+      if (next) {
+        next.focus();
+        return;
+      }
+    }
+  };
+
+  const matrix = document.getElementById("matrix");
+  matrix.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button) open(button);
+  });
+  matrix.addEventListener("keydown", move);
+  document.getElementById("close").addEventListener("click", () => dialog.close());
+  const form = document.getElementById("filters");
+  form.addEventListener("input", filter);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  filter();
+})();

@@ -1,0 +1,92 @@
+"""The part of pytest's summary that is about platforms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from pytest_gvisor.report.model import Cell, Report, Row, State, joined
+from pytest_gvisor.report.sections import safe
+
+__all__ = ["differing", "figures", "safe", "show"]
+
+MAX_ROWS = 50
+
+
+class Terminal(Protocol):
+    """What is used of pytest's terminal reporter."""
+
+    @property
+    def verbosity(self) -> int:
+        """Below 0 with ``-q``."""
+
+    def section(self, title: str, sep: str = "=", **kw: bool) -> None:
+        """Write a title between signs."""
+
+    def write_line(self, line: str | bytes, **markup: bool) -> None:
+        """Write a line."""
+
+
+def show(
+    terminal: Terminal, report: Report, written: Sequence[str], problems: Sequence[str]
+) -> None:
+    """The rows that differ and what repeats them, then the figures; one line where none differs."""
+    if report.differing:
+        terminal.section("gVisor: platforms differ", "=")
+        for line in differing(report):
+            terminal.write_line(safe(line))
+        for line in figures(report):
+            terminal.write_line(safe(line))
+    elif report.rows and terminal.verbosity >= 0:
+        terminal.write_line(safe("gVisor: " + "; ".join(figures(report))))
+    if terminal.verbosity >= 0:
+        for path in written:
+            terminal.write_line(safe(f"gVisor: report written to {path}"))
+    for problem in problems:
+        terminal.write_line(safe(f"gVisor: {problem}"), red=True)
+
+
+def differing(report: Report) -> Iterator[str]:
+    """Each row that differs: its test, its cells, a command."""
+    rows = report.differing
+    for row in rows[:MAX_ROWS]:
+        cells = ", ".join(f"{cell.platform} {_word(cell)}" for cell in row.cells)
+        yield f"{_one_line(row.test)}: {cells}"
+        cell = _worst(row)
+        if cell.message:
+            yield f"  {cell.platform}: {_one_line(cell.message)[:200]}"
+        if cell.command:
+            yield f"  again: {_one_line(cell.command)}"
+    if len(rows) > MAX_ROWS:
+        yield f"... and {len(rows) - MAX_ROWS} more tests that differ"
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", "\\n")
+
+
+def _word(cell: Cell) -> str:
+    bad = cell.state in {State.FAILED, State.ERROR}
+    return cell.state.word.upper() if bad else cell.state.word
+
+
+def _worst(row: Row) -> Cell:
+    return min(row.cells, key=lambda cell: cell.state.rank)
+
+
+def figures(report: Report) -> Iterator[str]:
+    """Counts, start times and what was removed, one line a platform and one for the rest."""
+    for name in report.platforms:
+        starts = report.starts(name)
+        times = (
+            f", sandboxes start in {starts.median:.0f} ms (median of {starts.count}), "
+            f"slowest {starts.slowest:.0f} ms"
+            if starts
+            else ""
+        )
+        yield f"{name}: {joined(report.counts(name))}{times}"
+        cause = report.cause(name)
+        if cause:
+            yield f"{name} cannot be used: {_one_line(cause)[:300]}"
+    left = f", {report.left} LEFT" if report.left else ""
+    yield f"leaks reaped: {report.reaped}{left}"

@@ -1,0 +1,430 @@
+"""``--gvisor-report``, the summary of what differs, and what other reporters get of sandboxes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor.report.model import Cell, Report, State
+from pytest_gvisor.report.parse import parse
+
+if TYPE_CHECKING:
+    from pytest_gvisor import Runsc
+    from tests.plugin.conftest import Project
+
+PLUGINS = Path(__file__).parents[2] / ".build/plugins"
+
+# Every state, on systrap and ptrace; each test is on kvm too, which has no device.
+TESTS = """
+    import sys
+    import pytest
+
+    def test_runs(gvisor):
+        print("said by the test")
+        assert gvisor.run(["echo", "<b>out</b>"]).returncode == 0
+
+    def test_differs(gvisor_sandbox, gvisor_platform):
+        gvisor_sandbox.exec(["true"])
+        assert gvisor_platform == "systrap", "not here"
+
+    @pytest.fixture
+    def broken(gvisor):
+        raise RuntimeError("no fixture")
+
+    def test_broken(broken):
+        pass
+
+    @pytest.fixture
+    def late(gvisor):
+        yield
+        raise RuntimeError("too late")
+
+    def test_late(late):
+        pass
+
+    def test_skips(gvisor):
+        pytest.skip("for its own reason")
+
+    @pytest.mark.xfail(reason="known")
+    def test_known(gvisor):
+        assert 0
+
+    @pytest.mark.xfail(reason="was known", strict=False)
+    def test_surprise(gvisor):
+        pass
+
+    @pytest.mark.parametrize("word", ["systrap", "b"])
+    def test_words(gvisor_platform, word):
+        pass
+
+    def test_deselected(gvisor):
+        pass
+
+    def test_host():
+        pass
+
+    @pytest.mark.in_gvisor
+    def test_inside():
+        print("said inside")
+
+    @pytest.mark.in_gvisor
+    def test_inside_too():
+        assert 0, "inside"
+"""
+STATES = {
+    "test_runs": State.PASSED,
+    "test_broken": State.ERROR,
+    "test_late": State.ERROR,
+    "test_skips": State.SKIPPED,
+    "test_known": State.XFAILED,
+    "test_surprise": State.XPASSED,
+    "test_words[systrap]": State.PASSED,
+    "test_words[b]": State.PASSED,
+    "test_inside": State.PASSED,
+    "test_inside_too": State.FAILED,
+}
+MATRIX = ("--gvisor-platform=systrap,kvm,ptrace", "-o", "xfail_strict=false")
+
+
+def read(folder: Path, name: str = "r.json") -> Report:
+    """The report that a run has written."""
+    return parse((folder / name).read_bytes())
+
+
+def cells(report: Report, platform: str) -> dict[str, Cell]:
+    """The cells of a column, by the test's name."""
+    return {
+        row.test.partition("::")[2]: cell
+        for row in report.rows
+        if (cell := row.on(platform)) is not None
+    }
+
+
+def test_each_test_has_a_cell_on_each_platform(project: Project, no_kvm: str, runsc: Runsc) -> None:
+    """States stay apart, with what each run was, however many processes have run the tests."""
+    project.test(TESTS, conftest=no_kvm)
+    ran = project.run(
+        *MATRIX, "--gvisor-report=r.json", "--gvisor-report", "deep/er/r.html",
+        "--gvisor-report=r.md", "--junitxml=report.xml", "--deselect=test_it.py::test_deselected",
+    )  # fmt: skip
+    report = read(project.folder)
+    assert report.platforms == ("systrap", "kvm", "ptrace")
+    for platform, differs in (("systrap", State.PASSED), ("ptrace", State.FAILED)):
+        found = {test: cell.state for test, cell in cells(report, platform).items()}
+        assert found == {**STATES, "test_differs": differs}
+    assert {cell.state for cell in cells(report, "kvm").values()} == {State.UNAVAILABLE}
+    assert len(cells(report, "kvm")) == len(STATES) + 1
+    assert report.cause("kvm").startswith("no device")
+    assert [row.test for row in report.differing] == ["test_it.py::test_differs"]
+    (leg,) = report.legs
+    assert [(one.version, one.path) for one in leg.runsc] == [(runsc.version, runsc.path)]
+    assert (leg.kernel, leg.pytest) == (os.uname().release, pytest.__version__)
+    check_details(cells(report, "ptrace"))
+    check_junit(ran.junit(), runsc.version)
+    assert ran.line("test_it.py::test_differs: ").endswith(
+        "systrap passed, kvm unavailable, ptrace FAILED"
+    )
+    ran.shows(
+        "  again: python -m pytest 'test_it.py::test_differs[ptrace]' "
+        "--gvisor-platform systrap,kvm,ptrace\n",
+        "kvm: 11 unavailable\nkvm cannot be used: no device: ",
+        "leaks reaped: ",
+        "gVisor: report written to r.json\ngVisor: report written to deep/er/r.html\n",
+    )
+    assert "<title>gVisor platform matrix" in (project.folder / "deep/er/r.html").read_text()
+    assert "| `test_it.py::test_words[b]` | ✅ passed | 🚫" in (project.folder / "r.md").read_text()
+    assert not list(project.folder.rglob(".gvisor-report-*"))
+
+
+def check_details(found: dict[str, Cell]) -> None:
+    """What the cells of one platform tell of their tests."""
+    runs = found["test_runs"]
+    assert "said by the test" in runs.output
+    (run,) = runs.runs
+    assert (run.args, run.stdout) == ("echo '<b>out</b>'", "<b>out</b>\n")
+    assert '"ociVersion"' in run.config
+    assert " --platform ptrace " in run.command
+    assert len(runs.starts_ms) == 1
+    assert 5 < runs.starts_ms[0] < runs.duration * 1000
+    assert len(found["test_differs"].starts_ms) == 1
+    assert "not here" in found["test_differs"].message
+    assert ">       assert gvisor_platform" in found["test_differs"].output
+    assert "no fixture" in found["test_broken"].message
+    assert "too late" in found["test_late"].message
+    assert found["test_skips"].message == "for its own reason"
+    assert found["test_known"].message == "known"
+    assert "said inside" in found["test_inside"].output
+    assert "inside" in found["test_inside_too"].message
+    assert '"ociVersion"' in found["test_inside_too"].runs[0].config
+    assert found["test_inside"].starts_ms or found["test_inside_too"].starts_ms
+
+
+def check_junit(root: object, version: str) -> None:
+    """Tests that used a sandbox have its properties, once; others have none."""
+    found = {}
+    for case in root.iter("testcase"):  # type: ignore[attr-defined]
+        pairs = [(entry.get("name"), entry.get("value")) for entry in case.iter("property")]
+        assert len(dict(pairs)) == len(pairs)
+        found[case.get("name")] = dict(pairs)
+    for test in ("test_runs", "test_differs", "test_inside"):
+        assert found[f"{test}[ptrace]"]["gvisor.platform"] == "ptrace"
+        assert found[f"{test}[ptrace]"]["gvisor.runsc"] == version
+        assert found[f"{test}[ptrace]"]["gvisor.network"] == "none"
+    assert float(found["test_runs[systrap]"]["gvisor.start_ms"]) > 5
+    assert found["test_host"] == found["test_runs[kvm]"] == found["test_words[ptrace-b]"] == {}
+
+
+def test_what_was_not_run_is_not_green(shared: Project) -> None:
+    """A session that stops at its first failure; and one with a worker that dies."""
+    shared.test("""
+        import os
+        import time
+        import pytest
+
+        dies = "DIES" in os.environ
+
+        @pytest.mark.parametrize("number", range(60))
+        def test_it(gvisor_platform, number):
+            time.sleep(0.02)
+            assert number != 2 or dies
+            if number == 2:
+                os._exit(3)
+    """)
+    args = ("--gvisor-platform=systrap", "--gvisor-report=r.json", "--maxfail=1")
+    ran = shared.run(*args)
+    report = read(shared.folder)
+    found = cells(report, "systrap")
+    assert len(found) == 60
+    assert found["test_it[2]"].state is State.FAILED
+    passed = ran.outcomes()["passed"]
+    assert report.counts("systrap") == {
+        State.FAILED: 1, State.PASSED: passed, State.NOT_RUN: 59 - passed
+    }  # fmt: skip
+    assert passed < 50
+    if shared.distributed:
+        shared.run(*args, "--max-worker-restart=0", DIES="1")
+        found = cells(read(shared.folder), "systrap")
+        assert found["test_it[2]"].state is State.ERROR
+        assert "crashed while running" in found["test_it[2]"].message
+        assert len(found) == 60
+
+
+def test_the_command_of_a_row_repeats_its_cell(alone: Project) -> None:
+    """Pasted into a shell it runs that test, on that platform, with the same settings."""
+    alone.test("""
+        import pytest
+
+        @pytest.mark.parametrize("word", ["it's", "b"])
+        def test_it(gvisor_platform, word, pytestconfig):
+            assert pytestconfig.getoption("gvisor_network") == "host"
+            assert gvisor_platform == "systrap" or word == "b"
+    """)
+    ran = alone.run("--gvisor-platform=systrap,ptrace", "--gvisor-network", "host")
+    words = shlex.split(ran.ends(passed=3, failed=1).line("  again: ").split(": ", 1)[1])
+    assert words[:3] == ["python", "-m", "pytest"]
+    alone.run(*words[3:]).ends(failed=1).shows("test_it[ptrace-it's]")
+
+
+def test_a_session_where_nothing_differs_says_one_line(project: Project) -> None:
+    """And none when it is quiet, or uses no gVisor."""
+    project.test("""
+        def test_it(gvisor):
+            gvisor.run(["true"])
+    """)
+    line = project.run().ends(passed=1).line("gVisor: ")
+    number = r"\d+"
+    assert re.fullmatch(
+        rf"gVisor: systrap: 1 passed, sandboxes start in {number} ms \(median of 1\), "
+        rf"slowest {number} ms; leaks reaped: {number}",
+        line,
+    )
+    project.run("-q").ends(passed=1).hides("gVisor")
+    project.test("def test_it(): pass")
+    project.run().ends(passed=1).hides("gVisor")
+
+
+def test_a_report_of_a_session_without_gvisor_is_empty(project: Project) -> None:
+    """It is there, for whoever collects it, and says so."""
+    project.test("def test_it(): pass")
+    project.run("--gvisor-report=r.json", "--gvisor-report=r.md").ends(passed=1)
+    assert read(project.folder).rows == ()
+    assert "No test belongs to a platform." in (project.folder / "r.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("r.txt", "ends with none of .json, .html, .md"),
+        ("file/r.json", "cannot be written: "),
+        ("folder.json", "is a folder"),
+    ],
+)
+def test_a_report_that_could_not_be_written_stops_the_session_at_its_start(
+    shared: Project, name: str, told: str
+) -> None:
+    """An unknown form, a path that leads through a file, a folder in its place."""
+    shared.test("def test_it(): raise RuntimeError('it has run')")
+    (shared.folder / "file").write_text("")
+    (shared.folder / "folder.json").mkdir()
+    ran = shared.run(f"--gvisor-report={name}").exits(pytest.ExitCode.USAGE_ERROR)
+    ran.shows(told).hides("it has run", "Traceback")
+
+
+def test_a_report_that_is_lost_at_the_end_fails_the_session(alone: Project) -> None:
+    """A green session without its report would be taken for one with it."""
+    alone.test("""
+        import shutil
+
+        def test_it():
+            shutil.rmtree("out")
+    """)
+    ran = alone.run("--gvisor-report=out/r.json").exits(pytest.ExitCode.INTERNAL_ERROR)
+    ran.shows("gVisor: out/r.json could not be written: No such file or directory")
+
+
+def test_listing_tests_writes_nothing(alone: Project) -> None:
+    """An earlier report stays as it is."""
+    alone.test("def test_it(gvisor): pass")
+    (alone.folder / "r.json").write_text("earlier")
+    alone.run("--collect-only", "--gvisor-report=r.json").exits(0).hides("gVisor:")
+    assert (alone.folder / "r.json").read_text() == "earlier"
+
+
+def test_the_ini_file_and_the_environment_name_reports_too(alone: Project) -> None:
+    """Several, and the command line is stronger; a path is that of where pytest was started."""
+    alone.write({"pytest.ini": "[pytest]\ngvisor_report = one.md two.json\n"})
+    alone.test("""
+        import os
+
+        def test_it():
+            os.chdir("/")
+    """)
+    alone.run().ends(passed=1)
+    assert (alone.folder / "one.md").exists()
+    assert read(alone.folder, "two.json").rows == ()
+    alone.run(PYTEST_GVISOR_REPORT="three.json:four.json").ends(passed=1)
+    assert (alone.folder / "four.json").exists()
+    alone.run("--gvisor-report=five.json", PYTEST_GVISOR_REPORT="six.json").ends(passed=1)
+    assert not (alone.folder / "six.json").exists()
+
+
+def test_a_github_job_gets_a_table(project: Project) -> None:
+    """Appended once, by one process; a summary that cannot be written fails nothing."""
+    project.test("def test_it(gvisor_platform): pass")
+    summary = project.folder / "summary"
+    summary.write_text("before\n")
+    project.run("--gvisor-platform=systrap,ptrace", GITHUB_STEP_SUMMARY=str(summary))
+    text = summary.read_text()
+    assert text.startswith("before\n\n## gVisor\n")
+    assert text.count("| `test_it.py::test_it` | ✅ passed | ✅ passed |") == 1
+    ran = project.run(GITHUB_STEP_SUMMARY="/nonexistent/summary").ends(passed=1)
+    ran.shows("gVisor: GITHUB_STEP_SUMMARY: No such file or directory")
+    project.test("def test_it(): pass")
+    summary.unlink()
+    project.run(GITHUB_STEP_SUMMARY=str(summary)).ends(passed=1)
+    assert not summary.exists()
+
+
+def test_without_runsc_a_test_is_unavailable_and_strictly_an_error(
+    shared: Project, missing: Path
+) -> None:
+    """Under ``auto`` nobody knows the platform; the cause is told in either case."""
+    shared.test("def test_it(gvisor): pass")
+    args = (f"--gvisor-runsc={missing}", "--gvisor-report=r.json")
+    shared.run(*args).ends(skipped=1)
+    report = read(shared.folder)
+    assert cells(report, "auto")["test_it"].state is State.UNAVAILABLE
+    assert "there is no runsc" in report.cause("auto")
+    shared.run(*args, "--gvisor-strict", "--gvisor-platform=ptrace").ends(errors=1)
+    report = read(shared.folder)
+    assert cells(report, "ptrace")["test_it"].state is State.ERROR
+    assert "there is no runsc" in report.cause("ptrace")
+
+
+def test_hostile_output_is_escaped_in_every_form(alone: Project) -> None:
+    """Of a workload, of a test, of its id; and long output is cut."""
+    alone.test(r"""
+        import pytest
+
+        @pytest.mark.parametrize("word", ["x"], ids=["<script>|`\x1b[2J"])
+        def test_it(gvisor, word):
+            script = r"printf '\033[2J</script>\342\200\256'; seq 99999"
+            done = gvisor.run(["sh", "-c", script, "\u202e</script>"])
+            print(done.stdout[:50])
+            raise RuntimeError(done.stdout[:50])
+    """)
+    names = ("r.json", "r.html", "r.md")
+    alone.run(*(f"--gvisor-report={name}" for name in names)).ends(failed=1)
+    for name in names:
+        text = (alone.folder / name).read_text()
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
+    assert (alone.folder / "r.html").read_text().count("</script>") == 2
+    (cell,) = cells(read(alone.folder), "systrap").values()
+    assert cell.runs[0].stdout.startswith("[… ")
+    assert cell.runs[0].stdout.endswith("\n99999\n")
+    assert len(cell.runs[0].stdout) < 5000
+    assert "\\x1b[2J" in cell.message
+
+
+def test_a_test_that_is_run_again_has_its_last_state(shared: Project) -> None:
+    """pytest-rerunfailures: what counts for pytest counts here."""
+    assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
+    shared.test("""
+        from pathlib import Path
+
+        def test_it(gvisor_platform):
+            tried = Path(f"tried-{gvisor_platform}")
+            again = tried.exists()
+            tried.touch()
+            assert again
+
+        def test_never(gvisor_platform):
+            assert 0
+    """)
+    ran = shared.run(
+        "--reruns=1", "-Wdefault", "--gvisor-platform=systrap,ptrace", "--gvisor-report=r.json",
+        PYTHONPATH=str(PLUGINS),
+    )  # fmt: skip
+    assert ran.outcomes() == {"failed": 2, "passed": 2, "rerun": 4}
+    for platform in ("systrap", "ptrace"):
+        found = cells(read(shared.folder), platform)
+        assert found["test_it"].state is State.PASSED
+        assert found["test_it"].message == ""
+        assert found["test_never"].state is State.FAILED
+
+
+def test_what_was_removed_and_what_was_not_is_counted(shared: Project) -> None:
+    """By every process of the run: leavings of dead sessions, and of this run's sandboxes."""
+    shared.test(
+        """
+        import time
+
+        def test_one(gvisor):
+            gvisor.run(["sleep", "0.3"])
+
+        def test_two(gvisor):
+            gvisor.run(["sleep", "0.3"])
+        """,
+        conftest="""
+        from pytest_gvisor.launch import session_dir
+        from pytest_gvisor.launch.supervise import Supervisor
+
+        clean = Supervisor.clean
+        Supervisor.clean = lambda self: (*clean(self), "a thing")
+        session_dir.sweep = lambda base=None: ["one", "two", "three"]
+        """,
+    )
+    ran = shared.run("-Wdefault", "--gvisor-report=r.json")
+    report = read(shared.folder)
+    assert ran.outcomes()["passed"] == 2
+    processes = report.reaped // 3
+    assert report.reaped == 3 * processes
+    assert 1 <= processes <= (2 if shared.distributed else 1)
+    # Each test's run, and the one that finds out whether the platform works.
+    assert report.left == 3
+    assert f"leaks reaped: {report.reaped}, 3 LEFT" in ran.line("gVisor: systrap")

@@ -1,0 +1,170 @@
+"""The HTML report in a headless Chromium: filters, cells, keyboard, and what it may not do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.report import html
+from pytest_gvisor.report.model import Report, Row, State
+from tests.unit.report.browser import Browser, program
+from tests.unit.report.reports import HOSTILE, cell, hostile, report, row
+
+Show = Callable[[Report], Browser]
+
+VISIBLE = "[...document.querySelectorAll('#matrix tbody tr')].filter(r => !r.hidden).length"
+FOCUS = "document.activeElement.closest('td')?.className ?? document.activeElement.id"
+COLOUR = (
+    "[...document.querySelectorAll('#matrix td')].map(cell => {"
+    " const s = getComputedStyle(cell);"
+    " const back = s.backgroundColor === 'rgba(0, 0, 0, 0)'"
+    "   ? getComputedStyle(document.body).backgroundColor : s.backgroundColor;"
+    " return [s.color, back, cell.textContent.trim()]; })"
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One browser for all of this module: a start takes a second or more."""
+    path = program()
+    if path is None:
+        pytest.skip("no chromium on this machine")
+    made = Browser(path, tmp_path_factory.mktemp("profile"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def show(browser: Browser, tmp_path: Path) -> Iterator[Show]:
+    """Opens a report's HTML; afterwards nothing was asked for, thrown, or refused."""
+    path = tmp_path / "report.html"
+
+    def opened(what: Report) -> Browser:
+        path.write_text(html.render(what), encoding="utf-8")
+        browser.open(path)
+        return browser
+
+    yield opened
+    assert browser.requests() == [path.as_uri()]
+    assert browser.complaints() == []
+
+
+def every_state() -> Report:
+    """One row a state, and one that differs."""
+    rows = [row(f"t.py::test_{state}", systrap=state, ptrace=state) for state in State]
+    return report(*rows, row("t.py::test_differs", systrap=State.PASSED, ptrace=State.FAILED))
+
+
+def test_filters_show_what_they_say(show: Show) -> None:
+    """Differences, states and a part of the name, each for itself and together."""
+    browser = show(every_state())
+    total = len(State) + 1
+    assert browser.run(VISIBLE) == total
+    browser.run("document.getElementById('only-differing').click()")
+    assert browser.run(VISIBLE) == 1
+    browser.run("document.getElementById('only-differing').click()")
+    browser.run("document.querySelector('[name=state][value=passed]').click()")
+    assert browser.run(VISIBLE) == total - 1  # test_differs has a failed cell still
+    browser.run("document.querySelector('[name=state][value=failed]').click()")
+    assert browser.run(VISIBLE) == total - 3
+    browser.run(
+        "const t = document.getElementById('text'); t.value = 'XPASS';"
+        "t.dispatchEvent(new Event('input', {bubbles: true}))"
+    )
+    assert browser.run(VISIBLE) == 1
+    assert browser.run("document.getElementById('shown').textContent") == f"1 of {total} tests"
+
+
+def test_a_cell_opens_by_keyboard_and_shows_everything(show: Show) -> None:
+    """Tab, arrows, Enter and Escape are enough; the focus comes back to the cell."""
+    made = hostile()
+    browser = show(made)
+    while browser.run(FOCUS) != "s-failed":
+        browser.press("Tab")
+    browser.press("ArrowRight")
+    assert browser.run(FOCUS) == "s-passed"
+    browser.run("document.querySelector('td.s-failed button').focus()")
+    browser.press("Enter")
+    assert browser.run("document.getElementById('detail').open") is True
+    shown = browser.run("document.getElementById('detail').textContent")
+    for name in ("argv", "config.json", "log", "test's output", "standard output",
+                 "standard error", "again", "why"):  # fmt: skip
+        assert name in shown
+    assert shown.count("<script>window.hacked=2</script>") >= 10
+    browser.press("Escape")
+    assert browser.run("document.getElementById('detail').open") is False
+    assert browser.run(FOCUS) == "s-failed"
+
+
+def test_hostile_text_stays_text(show: Show) -> None:
+    """Nothing of it has run or become an element, in the page or in an opened cell."""
+    browser = show(hostile())
+    browser.run("document.querySelector('td.s-failed button').click()")
+    browser.call("Runtime.evaluate", expression="new Promise(f => setTimeout(f, 200))",
+                 awaitPromise=True)  # fmt: skip
+    assert browser.run("typeof window.hacked") == "undefined"
+    assert browser.run("document.querySelectorAll('img, svg:not(.chart), iframe').length") == 0
+    assert browser.run("document.scripts.length") == 2
+    text = browser.run("document.body.textContent")
+    assert "{{ 7*7 }}" in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_a_script_that_was_smuggled_in_would_not_run(browser: Browser, tmp_path: Path) -> None:
+    """The second line of defence: the policy allows the report's own script alone."""
+    path = tmp_path / "report.html"
+    text = html.render(report(row("t", systrap=State.PASSED)))
+    evil = f"<script>window.hacked=1</script>{HOSTILE.replace(chr(0xD800), '')}</main>"
+    path.write_text(text.replace("</main>", evil), encoding="utf-8")
+    browser.open(path)
+    assert browser.run("typeof window.hacked") == "undefined"
+    refused = "".join(browser.complaints())
+    assert "Content Security Policy" in refused
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_can_be_read_on_their_colours(show: Show, scheme: str) -> None:
+    """Contrast of at least 4.5 (WCAG AA) for each state, and each state has its word."""
+    browser = show(every_state())
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.call("Emulation.setEmulatedMedia", features=[feature])
+    found = browser.run(COLOUR)
+    assert len({back for _front, back, _word in found}) >= len(State)
+    words = {word for *_colours, word in found}
+    assert all(any(state.word in word for word in words) for state in State)
+    for front, back, word in found:
+        assert contrast(front, back) >= 4.5, (front, back, word)
+    dark = luminance(browser.run("getComputedStyle(document.body).backgroundColor")) < 0.2
+    assert dark is (scheme == "dark")
+    browser.call("Emulation.setEmulatedMedia", features=[])
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``rgb(r, g, b)``, as WCAG defines it."""
+    parts = [int(part) / 255 for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, two: str) -> float:
+    """The contrast of two colours."""
+    low, high = sorted((luminance(one), luminance(two)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_chart_has_a_dot_a_start_and_stays_in_its_frame(show: Show) -> None:
+    """Inline, one lane a platform that was measured; the window may be narrow."""
+    slow = Row(test="c", cells=(cell("ptrace", starts_ms=(1234.5,)),))
+    browser = show(report(row("a", systrap=State.PASSED), row("b", kvm=State.PASSED), slow))
+    assert browser.run("document.querySelectorAll('svg.chart .dot').length") == 5
+    assert browser.run("document.querySelectorAll('svg.chart .lane').length") == 3
+    browser.call("Emulation.setDeviceMetricsOverride", width=360, height=800,
+                 deviceScaleFactor=1, mobile=False)  # fmt: skip
+    assert browser.run("document.documentElement.scrollWidth") <= 360
+    browser.call("Emulation.clearDeviceMetricsOverride")

@@ -1,0 +1,197 @@
+"""The model: what it counts, and that it comes back from a file as it was, or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_gvisor.errors import ReportError
+from pytest_gvisor.report import parse as parsing
+from pytest_gvisor.report.merge import merge
+from pytest_gvisor.report.model import Other, Report, Row, Run, Starts, State, in_order, joined
+from pytest_gvisor.report.parse import parse
+from tests.unit.report.reports import cell, hostile, leg, report, row
+
+
+def test_every_field_comes_back_from_json() -> None:
+    """Texts of any kind, runs and other legs included."""
+    merged = merge([hostile(), report(row("a", kvm=State.NOT_RUN)), hostile()])
+    assert merged.rows[0].cells[0].others
+    assert merged.rows[0].cells[0].runs
+    assert parse(merged.to_json()) == merged
+    assert parse(merged.to_json().encode()) == merged
+
+
+STATES = st.dictionaries(st.sampled_from(["systrap", "kvm", "native"]), st.sampled_from(State))
+
+
+@given(st.lists(st.tuples(st.text(max_size=20), STATES), max_size=8))
+def test_any_matrix_comes_back(tests: list[tuple[str, dict[str, State]]]) -> None:
+    """Whatever tests are called, and in whatever state they are."""
+    made = report(*(row(name, **states) for name, states in dict(tests).items()))
+    assert parse(made.to_json()) == made
+
+
+def test_the_json_has_the_figures_too() -> None:
+    """A reader without the model finds the schema, counts and start times."""
+    text = report(row("a", systrap=State.PASSED, kvm=State.UNAVAILABLE), row("b", kvm=State.FAILED))
+    content = json.loads(text.to_json())
+    assert content["schema"] == 1
+    assert content["counts"] == {
+        "systrap": {"passed": 1}, "kvm": {"failed": 1, "unavailable": 1}
+    }  # fmt: skip
+    assert content["starts_ms"]["kvm"] == {"count": 4, "median": 45.25, "slowest": 50.0}
+
+
+def test_a_row_differs_only_where_two_platforms_say_different_things() -> None:
+    """What is unavailable or was not run says nothing of the test."""
+    passed, failed = State.PASSED, State.FAILED
+    assert row("a", systrap=passed, ptrace=failed).differs
+    assert row("a", systrap=passed, ptrace=State.SKIPPED).differs
+    assert not row("a", systrap=passed, ptrace=passed).differs
+    assert not row("a", systrap=passed, kvm=State.UNAVAILABLE, ptrace=State.NOT_RUN).differs
+    assert not row("a", systrap=failed).differs
+
+
+def test_start_times_are_those_of_one_platform() -> None:
+    """Median and slowest of every sandbox; nothing where nothing was measured."""
+    made = report(Row(test="a", cells=(cell("kvm", starts_ms=(9.0, 1.0, 2.0)), cell("ptrace"))),
+                  Row(test="b", cells=(cell("systrap", starts_ms=()),)))  # fmt: skip
+    assert made.starts("kvm") == Starts(count=3, median=2.0, slowest=9.0)
+    assert made.starts("systrap") is None
+
+
+def test_counts_read_well_and_rows_that_need_a_look_come_first() -> None:
+    """Passed first among the counts; what differs or failed first among the rows."""
+    counts = report(row("a", kvm=State.ERROR), row("b", kvm=State.NOT_RUN),
+                    row("c", kvm=State.PASSED)).counts("kvm")  # fmt: skip
+    assert joined(counts) == "1 passed, 1 error, 1 not run"
+    rows = [
+        row("good", kvm=State.PASSED), row("bad", kvm=State.FAILED),
+        row("differs", kvm=State.PASSED, ptrace=State.SKIPPED),
+    ]  # fmt: skip
+    assert [one.test for one in in_order(rows)] == ["differs", "bad", "good"]
+
+
+def test_merging_joins_columns_and_keeps_legs() -> None:
+    """A leg a platform becomes one matrix; each cell knows its leg and its runsc."""
+    one = report(row("a", systrap=State.PASSED), row("b", systrap=State.PASSED))
+    two = Report(
+        legs=(leg("kvm", version="20260101.0", reaped=2),),
+        rows=(row("c", kvm=State.PASSED), row("a", kvm=State.FAILED)),
+    )
+    made = merge([one, two])
+    assert made.platforms == ("systrap", "kvm")
+    assert [entry.test for entry in made.rows] == ["a", "b", "c"]
+    assert [(c.platform, c.leg) for c in made.rows[0].cells] == [("systrap", 0), ("kvm", 1)]
+    assert [entry.runsc[0].version for entry in made.legs] == ["20240729.0", "20260101.0"]
+    assert made.differing == (made.rows[0],)
+    assert made.reaped == 2
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(("worse", "better"), list(zip(State, list(State)[1:], strict=False)))
+def test_of_two_legs_the_worse_cell_is_shown_and_the_other_named(
+    worse: State, better: State, order: int
+) -> None:
+    """In whatever order they are merged, and a failure is never hidden by a pass."""
+    legs = [report(row("a", kvm=state)) for state in (worse, better)][::order]
+    (found,) = merge(legs).rows[0].cells
+    bad = 0 if order == 1 else 1
+    assert (found.state, found.leg) == (worse, bad)
+    assert found.others == (Other(leg=1 - bad, state=better),)
+
+
+def test_merging_three_or_a_merged_one_is_the_same() -> None:
+    """Merging may be done in steps."""
+    legs = [report(row("a", kvm=state)) for state in (State.PASSED, State.FAILED, State.SKIPPED)]
+    assert merge(legs) == merge([merge(legs[:2]), legs[2]]) == merge([legs[0], merge(legs[1:])])
+
+
+def _without(content: dict[str, Any], *path: Any) -> None:
+    *way, last = path
+    for part in way:
+        content = content[part]
+    del content[last]
+
+
+def _set(value: object, *path: Any) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        *way, last = path
+        for part in way:
+            content = content[part]
+        content[last] = value
+
+    return change
+
+
+CELL = ("tests", 0, "cells", 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_set(2, "schema"), "schema 2"),
+        (_set("1", "schema"), "schema"),
+        (_set(True, "schema"), "schema"),
+        (_set({}, "tests"), "tests is not a list"),
+        (_set([3], "tests"), "tests[0]: not an object"),
+        (_set(3, "tests", 0, "test"), "tests[0]: test is not a text"),
+        (_set("green", *CELL, "state"), "cells[0]: state is none of"),
+        (_set("a b", *CELL, "platform"), "platform is not the name"),
+        (_set("<b>", *CELL, "platform"), "platform is not the name"),
+        (_set("ptrace", *CELL, "platform"), "has a platform twice"),
+        (_set(7, *CELL, "leg"), "leg is not a whole number"),
+        (_set(-1, *CELL, "leg"), "leg is not a whole number"),
+        (_set(-1.0, *CELL, "duration"), "duration is not a number"),
+        (_set(1e300, *CELL, "duration"), "duration is not a number"),
+        (_set(10**400, *CELL, "duration"), "duration is not a number"),
+        (_set(["x"], *CELL, "starts_ms"), "starts_ms is not a number"),
+        (_set("x" * (parsing.MAX_TEXT + 1), *CELL, "output"), "output is not a text"),
+        (_set([[]], *CELL, "runs"), "runs[0]: not an object"),
+        (_set([{"leg": 0, "state": "?"}], *CELL, "others"), "others[0]: state"),
+        (_set([{"name": "", "cause": ""}], "legs", 0, "platforms"), "platforms[0]: name"),
+        (_set([1], "notes"), "notes is not a list of texts"),
+        (lambda content: content["tests"].append(content["tests"][0]), "has a test twice"),
+        (lambda content: _without(content, *CELL, "state"), "state is not a text"),
+    ],
+)  # fmt: skip
+def test_a_file_that_breaks_a_rule_is_refused_with_the_place(
+    change: Callable[[dict[str, Any]], None], told: str
+) -> None:
+    """Nothing of an unknown shape gets into a model."""
+    content = json.loads(report(row("a", systrap=State.PASSED, ptrace=State.PASSED)).to_json())
+    change(content)
+    with pytest.raises(ReportError) as caught:
+        parse(json.dumps(content), where="x.json")
+    assert "x.json" in str(caught.value)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "\xff", '{"schema": NaN}', "[" * 100_000, '"\\ud800"']
+)
+def test_what_is_no_json_of_ours_is_refused(text: str) -> None:
+    """Without a traceback of the parser's."""
+    with pytest.raises(ReportError, match=r"^x: "):
+        parse(text.encode("latin-1"), where="x")
+
+
+def test_a_huge_file_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is on bytes, before any is parsed."""
+    monkeypatch.setattr(parsing, "MAX_BYTES", 10)
+    with pytest.raises(ReportError, match="larger than 10 bytes"):
+        parse(" " * 11)
+
+
+def test_defaults_are_left_out_of_the_file() -> None:
+    """A cell without details is short."""
+    made = report(Row(test="a", cells=(cell("kvm", runs=(Run(args="true"),)),)))
+    (entry,) = json.loads(made.to_json())["tests"]
+    assert "others" not in entry["cells"][0]
+    assert entry["cells"][0]["runs"] == [{"args": "true"}]

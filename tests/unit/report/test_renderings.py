@@ -1,0 +1,248 @@
+"""The model as Markdown, in GitHub's summary and a terminal, and as HTML without a browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.errors import ReportError
+from pytest_gvisor.report import files, github, html, markdown, terminal
+from pytest_gvisor.report.model import Report, Row, State
+from tests.unit.report.reports import cell, hostile, report, row
+
+WIDE = report(*(row(f"t.py::test_{n}", systrap=State.PASSED, kvm=State.PASSED) for n in range(500)),
+              row("t.py::test_bad", systrap=State.PASSED, kvm=State.FAILED))  # fmt: skip
+
+
+def lines(text: str, start: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(start)]
+
+
+def test_markdown_has_a_row_a_test_and_a_word_a_cell() -> None:
+    """In the order of the tests; platforms are columns, and the figures stand above."""
+    text = markdown.render(WIDE)
+    table = lines(text, "|")
+    assert table[:2] == ["| test | systrap | kvm |", "|---|---|---|"]
+    assert table[2] == "| `t.py::test_0` | ✅ passed | ✅ passed |"
+    assert table[-1] == "| `t.py::test_bad` | ✅ passed | ❌ failed |"
+    assert (
+        "- **kvm**: 500 passed, 1 failed; 1002 sandboxes, start 45 ms median, 50 ms slowest" in text
+    )
+
+
+def test_hostile_text_stays_inside_its_code_span() -> None:
+    """No line of it begins anything, no bar ends a cell, no backtick ends a span."""
+    text = markdown.render(hostile())
+    (line,) = (line for line in lines(text, "|") if "hacked" in line)
+    assert line.count("|") == 4
+    assert "\n\n\n" not in text
+    for line in text.splitlines():
+        outside = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", line)
+        assert "<" not in outside
+        assert "hacked" not in outside
+    assert markdown.code("a\n# b|c") == "`a # b\\x7cc`"
+    assert markdown.code("`x``y") == "``` `x``y ```"
+    assert markdown.code("") == "` `"
+
+
+@pytest.mark.parametrize("budget", [2000, 5000, 40_000])
+def test_a_budget_cuts_rows_from_the_end_and_says_so(budget: int) -> None:
+    """What differs comes first and is never the first to go."""
+    text = markdown.render(WIDE, budget)
+    assert len(text.encode()) <= budget
+    table = lines(text, "| `")
+    assert "test_bad" in table[0]
+    if len(table) < 501:
+        assert f"{501 - len(table)} of 501 tests are left out" in text
+
+
+def test_the_summary_of_a_step_is_appended_to_and_stays_in_its_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others wrote stays, a second session's table comes behind, never beyond the budget."""
+    path = tmp_path / "summary"
+    path.write_text("others\n")
+    assert github.append(WIDE, {"GITHUB_STEP_SUMMARY": str(path)}) == ""
+    assert path.read_text().startswith("others\n\n## gVisor\n")
+    monkeypatch.setattr(github, "BUDGET", 60_000)
+    for _ in range(9):
+        github.append(WIDE, {"GITHUB_STEP_SUMMARY": str(path)})
+    assert path.read_text().count("## gVisor") >= 2
+    assert path.stat().st_size <= 60_000
+    assert "no room" in github.append(WIDE, {"GITHUB_STEP_SUMMARY": str(path)})
+
+
+def test_a_summary_that_cannot_be_written_is_told_and_no_error(tmp_path: Path) -> None:
+    """A folder in the place of the file; and nothing without the variable."""
+    assert github.append(WIDE, {"GITHUB_STEP_SUMMARY": str(tmp_path)}) != ""
+    assert github.append(WIDE, {}) == ""
+    assert github.BUDGET == 900 * 1024
+
+
+class Lines:
+    """Stands for pytest's terminal reporter."""
+
+    def __init__(self, verbosity: int = 0) -> None:
+        self.verbosity = verbosity
+        self.lines: list[str] = []
+
+    def section(self, title: str, sep: str = "=", **kw: bool) -> None:
+        self.lines.append(f"{sep} {title}")
+
+    def write_line(self, line: str | bytes, **markup: bool) -> None:
+        self.lines.append(str(line))
+
+
+def shown(what: Report, verbosity: int = 0, **more: list[str]) -> list[str]:
+    """The lines of a session's end."""
+    to = Lines(verbosity)
+    terminal.show(to, what, more.get("written", []), more.get("problems", []))
+    return to.lines
+
+
+def test_only_rows_that_differ_are_shown_with_their_command() -> None:
+    """Then counts, start times and leaks."""
+    found = shown(WIDE)
+    assert found[0] == "= gVisor: platforms differ"
+    assert found[1] == "t.py::test_bad: systrap passed, kvm FAILED"
+    assert found[2] == "  again: python -m pytest x"
+    assert found[3].startswith("systrap: 501 passed, sandboxes start in 45 ms (median of 1002), ")
+    assert found[4].startswith("kvm: 500 passed, 1 failed, ")
+    assert found[5:] == ["leaks reaped: 0"]
+
+
+def test_one_line_where_nothing_differs_and_none_without_a_test() -> None:
+    """A quiet session says what differs and what went wrong, and nothing else."""
+    same = report(row("a", systrap=State.PASSED, kvm=State.UNAVAILABLE))
+    (line,) = shown(same)
+    assert line.startswith("gVisor: systrap: 1 passed, ")
+    assert "kvm: 1 unavailable" in line
+    assert shown(report()) == []
+    assert shown(same, -1, written=["x.html"]) == []
+    assert len(shown(WIDE, -1)) > 1
+    assert shown(report(), -1, problems=["bad"]) == ["gVisor: bad"]
+
+
+def test_many_differences_are_cut_and_hostile_ones_escaped() -> None:
+    """No control character, no line of pytest's own, no end to the list by attrition."""
+    rows = [row(f"t{n}", kvm=State.PASSED, ptrace=State.FAILED) for n in range(60)]
+    found = shown(report(*rows))
+    assert "... and 10 more tests that differ" in found
+    text = "\n".join(shown(hostile()))
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028\ud800]", text)
+    bad = row("1 passed in 0.1s\n= 3 failed in 0.2s", kvm=State.PASSED, ptrace=State.FAILED)
+    assert not [line for line in shown(report(bad)) if re.match(r"=* ?\d+ (passed|failed)", line)]
+
+
+class Elements(HTMLParser):
+    """The elements of a document, and its text outside of script and style."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_document_has_no_element_or_handler_from_a_text() -> None:
+    """Hostile texts add no script, no attribute that runs, and no address to anything."""
+    text = html.render(hostile())
+    harmless = html.render(report(row("a", systrap=State.FAILED, ptrace=State.PASSED)))
+    found, plain = Elements(text), Elements(harmless)
+    assert set(found.names) == set(plain.names) | {"p"}
+    assert found.names.count("script") == 2
+    names = {name for name, _value in found.attributes}
+    assert not [name for name in names if name.startswith("on")]
+    assert {"src", "href", "action", "style", "srcdoc"}.isdisjoint(names)
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202e\u2028\ud800]", text)
+    assert "49" not in re.sub(r"\d\.\d|sha256-\S+|#\w+", "", found.text).split()
+
+
+def test_the_policy_names_the_two_texts_that_are_there_and_nothing_else() -> None:
+    """No source is allowed, inline ones only by their hash."""
+    text = html.render(report())
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    policy = policy.replace("&#39;", "'")
+    (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert policy == html.policy(script, style)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    assert "http" not in re.sub(r"http-equiv", "", text)
+
+
+@pytest.mark.parametrize("largest", [0.4, 1, 7, 8.1, 99, 130, 1234.5, 90_000])
+def test_an_axis_holds_its_largest_value_in_few_steps(largest: float) -> None:
+    """Ticks are round numbers."""
+    step, top = html.scale(largest)
+    assert largest <= top < largest + step + 1
+    assert 1 <= top / step <= 8
+    assert str(f"{step:g}")[0] in "125"
+
+
+def test_thousands_of_starts_are_drawn_as_hundreds() -> None:
+    """The chart stays small; its figures are of all."""
+    many = Row(test="a", cells=(cell("kvm", starts_ms=tuple(map(float, range(1, 5001)))),))
+    made = html.chart(report(many))
+    assert made is not None
+    assert 100 < len(made["lanes"][0]["dots"]) <= html.MAX_DOTS
+    assert html.chart(report(Row(test="a", cells=(cell("kvm", starts_ms=()),)))) is None
+
+
+@pytest.mark.parametrize("suffix", ["json", "html", "md"])
+def test_a_file_is_written_whole_and_as_the_umask_says(tmp_path: Path, suffix: str) -> None:
+    """Over an older one, and without a trace of the way there."""
+    path = tmp_path / f"r.{suffix}"
+    path.write_text("old")
+    before = os.umask(0o027)
+    try:
+        assert files.write(hostile(), str(path)) == ""
+    finally:
+        os.umask(before)
+    assert "hacked" in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing beside it."""
+    path = tmp_path / "r.json"
+    path.write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pytest_gvisor.report.files.os.replace", full)
+    assert files.write(report(), str(path)) == "No space left on device"
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["r.json"]
+
+
+@pytest.mark.parametrize("name", ["r.txt", "r", "folder.html", "file/r.html", ".html.gz"])
+def test_a_place_that_cannot_hold_a_report_is_refused(tmp_path: Path, name: str) -> None:
+    """An unknown form, a folder of that name, a file in the place of the folder."""
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ReportError):
+        files.check(str(tmp_path / name))
+
+
+def test_a_missing_folder_is_made_and_the_probe_leaves_nothing(tmp_path: Path) -> None:
+    """Before the tests, so that the end cannot fail for that."""
+    files.check(str(tmp_path / "a/b/r.html"))
+    assert list((tmp_path / "a/b").iterdir()) == []
