@@ -12,6 +12,7 @@ from pytest_gvisor.errors import GvisorError, UsageError
 
 COMMANDS = {
     "doctor": "say what is here, and whether tests can run",
+    "install": "fetch runsc from gVisor's release bucket",
     "run": "run a command in a fresh sandbox",
     "sweep": "remove what dead sessions have left",
     "vm": "run a command in a throw-away VM in which gVisor's kvm platform works",
