@@ -12,6 +12,7 @@ from pytest_gvisor.errors import GvisorError, UsageError
 
 COMMANDS = {
     "doctor": "say what is here, and whether tests can run",
+    "init": "write a CI matrix for the project in this folder",
     "install": "fetch runsc from gVisor's release bucket",
     "run": "run a command in a fresh sandbox",
     "sweep": "remove what dead sessions have left",
