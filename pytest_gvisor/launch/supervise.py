@@ -53,6 +53,8 @@ class Job:
     readonly: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
     listener: Listener | None = None
+    terminal: bool = False
+    """Whether the streams are a terminal."""
 
 
 class Feed:
@@ -162,6 +164,7 @@ class Supervisor:
             "binds": job.binds,
             "readonly": job.readonly,
             "writable": job.writable,
+            "terminal": job.terminal,
         }
         self._control = keeper.launch(
             request, [job.executable, *self.pipes.theirs, *job.cgroup_fds]
@@ -175,6 +178,10 @@ class Supervisor:
         self._add(stdin, selectors.EVENT_WRITE, feed.write)
         for fd, capture in ((stdout, self.pipes.stdout), (stderr, self.pipes.stderr)):
             self._add(fd, selectors.EVENT_READ, Drain(fd, capture).read)
+        self._register_events()
+
+    def _register_events(self) -> None:
+        """Wait for what the keeper and the sentry say."""
         if self._control is not None:
             self._add(self._control.fileno(), selectors.EVENT_READ, self._hear)
         if self.job.listener is not None:
