@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor import requirements
-from pytest_gvisor.configured import settings_of
+from pytest_gvisor.configured import expected_failure, settings_of
 from pytest_gvisor.inside.host import Ids, Worker
 from pytest_gvisor.inside.plan import Plan, plan_key, plan_of
 from pytest_gvisor.inside.start import Inside, start
@@ -46,7 +46,21 @@ class InsideSession:
             self._run(item, platform, ids)
             if (ids.following is None and self._isolation is not Isolation.SESSION) or plan.fresh:
                 self._finish(self._key(item))
+        self._tear_down_here(item, nextitem)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+    @staticmethod
+    def _tear_down_here(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+        """Tear down what tests on the host before this one have set up, and no later one needs."""
+        state = item.session._setupstate
+        if not state.stack:
+            return
+        call = pytest.CallInfo.from_call(lambda: state.teardown_exact(nextitem), when="teardown")
+        if call.excinfo is not None:
+            report = item.ihook.pytest_runtest_makereport(item=item, call=call)
+            item.ihook.pytest_runtest_logreport(report=report)
+            if call.excinfo.errisinstance((KeyboardInterrupt, pytest.exit.Exception)):
+                raise call.excinfo.value
 
     def _run(self, item: pytest.Item, platform: Platform, ids: Ids) -> None:
         worker = self._worker(self._key(item), item, platform)
@@ -56,7 +70,10 @@ class InsideSession:
             return
         if not failure:
             self._working.add(platform)
+        reason = expected_failure(item, platform)
         for report in worker.run(item, ids, failure):
+            if reason is not None:
+                _as_expected(report, f"{platform}: {reason}")
             item.ihook.pytest_runtest_logreport(report=report)
         if worker.hopeless:
             item.session.shouldstop = "three sandboxes in a row ended before their first test"
@@ -205,3 +222,13 @@ class InsideSession:
             with open(f"{base}.gvisor.{secrets.token_hex(6)}", "wb") as file:
                 file.write(raw)
         self._coverage.clear()
+
+
+def _as_expected(report: pytest.TestReport, reason: str) -> None:
+    """What pytest makes of a test that is marked xfail, strictly, by what came of its call."""
+    if report.when != "call" or hasattr(report, "wasxfail"):
+        return
+    if report.failed:
+        report.outcome, report.wasxfail = "skipped", reason
+    elif report.passed:
+        report.outcome, report.longrepr = "failed", f"[XPASS(strict)] {reason}"
