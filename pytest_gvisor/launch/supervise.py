@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import os
 import selectors
@@ -17,11 +18,18 @@ from pytest_gvisor.launch.client import Control, Keeper
 from pytest_gvisor.launch.events import Listener
 from pytest_gvisor.launch.states import Lifecycle, State
 from pytest_gvisor.launch.typed import stage
+from pytest_gvisor.runsc.words import CONTAINER
 
 TERM_GRACE = 1.0
 KILL_DEADLINE = 5.0
 LINGER = 0.5
 CLEAN_DEADLINE = 15.0
+
+_MOUNTING = ("mount_namespace", "mounts", "network_namespace")
+_MAY_NOT_MOUNT = (
+    f"This process may not make namespaces or mounts, which a sandbox needs. Let a container: "
+    f"{CONTAINER}."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -251,11 +259,9 @@ class Supervisor:
                 self.lifecycle.advance(State.SPAWNED)
             self._watch_gofer()
         elif state == "failed":
-            self.failure = LaunchError(
-                str(message.get("stage")),
-                str(message.get("detail")),
-                errno=_number(message, "errno"),
-            )
+            at, number = str(message.get("stage")), _number(message, "errno")
+            step = _MAY_NOT_MOUNT if at in _MOUNTING and number == errno.EPERM else ""
+            self.failure = LaunchError(at, str(message.get("detail")), errno=number, next_step=step)
         elif state == "exited":
             self.status = _number(message, "status")
             self.maxrss = _number(message, "maxrss")
