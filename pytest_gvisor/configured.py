@@ -31,6 +31,15 @@ def run_settings(config: pytest.Config) -> Settings:
     return config.stash[_key]
 
 
+def expected_failure(item: pytest.Item, platform: str) -> str | None:
+    """Why a test is to fail on a platform, or ``native``, by its closest marker that says so."""
+    for mark in item.iter_markers("gvisor"):
+        reasons = mark.kwargs.get("xfail")
+        if reasons and platform in reasons:
+            return str(reasons[platform])
+    return None
+
+
 def location(item: pytest.Item) -> str:
     """A test's id and place, for a message about how it was written."""
     return f"{item.nodeid} ({item.location[0]}:{(item.location[1] or 0) + 1})"
@@ -49,8 +58,11 @@ def settings_of(item: pytest.Item) -> Settings:
         for name in _MARKER_ONLY_FROM_OUTSIDE:
             if name in mark.kwargs:
                 raise UsageError(f"{where}: {name} is decided on the command line, not by a marker")
+        changes = {name: value for name, value in mark.kwargs.items() if name != "xfail"}
         try:
-            settings = words.replaced(settings, mark.kwargs)
+            if "xfail" in mark.kwargs:
+                words.expected_failures(mark.kwargs["xfail"])
+            settings = words.replaced(settings, changes)
         except UsageError as error:
             raise UsageError(f"{where}: @pytest.mark.gvisor: {error.message}") from error
     return settings

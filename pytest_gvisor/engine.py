@@ -15,7 +15,7 @@ from pytest_gvisor import verdicts
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.harness import Gvisor, Hooks
 from pytest_gvisor.launch.client import Launcher
-from pytest_gvisor.launch.logs import relevant
+from pytest_gvisor.launch.logs import cause, relevant
 from pytest_gvisor.launch.runner import Record, Runner
 from pytest_gvisor.launch.shared_dir import SharedDir
 from pytest_gvisor.runsc import platforms
@@ -114,15 +114,23 @@ class Engine:
     ) -> Availability:
         gvisor = Gvisor(runsc=runsc, platform=platform, launcher=self.launcher)
 
+        record = Record()
+
         def run(deadline: float) -> tuple[str, str]:
-            record = Record()
             request = dataclasses.replace(
                 gvisor.request(["uname", "-r"], timeout=deadline), logs=True
             )
             completed = Runner(request, self.launcher, record).run()
             return completed.stdout.strip(), "\n".join(relevant(record.debug_logs.get("boot", "")))
 
-        return platforms.probe(platform, runsc.platforms, run, deadline=deadline, known=known)
+        def said() -> str:
+            kept = record.debug_logs
+            # The gofer first: what a boot says of a gofer that died is only that.
+            return cause(kept.get("gofer", ""), kept.get("boot", ""), record.panic)
+
+        return platforms.probe(
+            platform, runsc.platforms, run, deadline=deadline, known=known, said=said
+        )
 
     def gvisor(self, platform: Platform, settings: Settings, hooks: Hooks) -> Gvisor:
         """What runs workloads on ``platform`` with ``settings``."""

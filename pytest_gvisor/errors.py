@@ -13,6 +13,7 @@
       WorkloadTimeout          the workload is dead when this is raised; its output is attached
       SandboxCrashed           the sentry or gofer died; panic log attached
       LaunchError              the way from here to runsc failed; the stage and errno are attached
+      InstallFailed            a release of runsc cannot be had, or is not what it should be
       MachineFailed            a throw-away VM that cannot be made, or ended before its command did
       UsageError               a setting or an argument that cannot be meant; nothing was started
       InsideError              a warm sandbox's kernel refused a file, a program or a connection
@@ -213,6 +214,15 @@ class SandboxCrashed(_RunError):
         self.panic = panic
         shown = f"{message}\n  panic log:\n{panic}" if panic else message
         super().__init__(shown, completed=completed, next_step=next_step)
+
+
+class InstallFailed(GvisorError):
+    """A release of runsc cannot be had, is not what its digest says, or cannot be put there.
+
+    Nothing of it is left.
+    """
+
+    exit_status = 1
 
 
 class MachineFailed(GvisorError):

@@ -12,6 +12,7 @@ import pytest
 from pytest_gvisor.configured import run_settings
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import escape
+from pytest_gvisor.settings import NATIVE
 from pytest_gvisor.state import engine_of
 
 
@@ -21,7 +22,8 @@ def line(config: pytest.Config) -> str:
     engine = engine_of(config)
     try:
         runsc = engine.runsc(settings.runsc)
-        names = ", ".join(engine.platforms_of(settings))
+        native = [NATIVE] if settings.native else []
+        names = ", ".join([*native, *engine.platforms_of(settings)])
     except GvisorError as error:
         return f"gvisor: {escape(error.message.splitlines()[0])}"
     strict = ", strict" if settings.strict else ""

@@ -44,7 +44,8 @@ OPTIONS = (
         metavar="NAMES",
         help="auto (default: systrap where the binary has it, else ptrace), all, or a comma list "
         "of systrap, kvm, ptrace; may be repeated. With two or more, every test that uses a "
-        "sandbox runs once per platform.",
+        "sandbox runs once per platform. With native among them, tests inside also run on the "
+        "host.",
     ),
     Option(
         name="network",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_gvisor import requirements
 from pytest_gvisor import settings as words
 from pytest_gvisor.configured import location, run_settings, settings_of
 from pytest_gvisor.errors import PytestGvisorWarning, UsageError
@@ -44,6 +45,7 @@ def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
         asked = getattr(request, "param", None)
         platform = engine.platforms_of(settings)[0] if asked is None else _platform(request, asked)
         engine.availability(platform, settings).check()
+    requirements.expect(request.node, platform)
     return platform
 
 
@@ -61,6 +63,7 @@ def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterato
         if settings.image is not None:
             engine.images().rootfs(settings.image)
         harness = engine.gvisor(platform, settings, _hooks(request.node, kept))
+    requirements.expect(request.node, platform)
     remember(request.node, harness)
     request.node.stash[_kept_key] = kept
     yield harness

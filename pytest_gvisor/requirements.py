@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_gvisor import settings as words
-from pytest_gvisor.configured import location, settings_of
+from pytest_gvisor.configured import expected_failure, location, settings_of
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.settings import Platform
 from pytest_gvisor.state import engine_of, required, usage
@@ -51,6 +51,20 @@ def check(item: pytest.Item) -> None:
         engine.runsc(settings.runsc)
         for platform in needed:
             engine.availability(platform, settings).check()
+
+
+def expect(item: pytest.Item, platform: str) -> None:
+    """Mark a test that is to fail on this platform as such, strictly.
+
+    Only when the platform is known to work: for want of a platform no test fails as expected.
+    """
+    reason = expected_failure(item, platform)
+    if reason is not None and _expected_key not in item.stash:
+        item.stash[_expected_key] = True
+        item.add_marker(pytest.mark.xfail(reason=f"{platform}: {reason}", strict=True))
+
+
+_expected_key = pytest.StashKey[bool]()
 
 
 def platform_asked(item: pytest.Item, asked: Platform | None) -> Platform:

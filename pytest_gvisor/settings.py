@@ -70,6 +70,9 @@ class Settings:
     platforms: tuple[Platform, ...] = ()
     """The platforms to run on, in order; empty is ``auto``: systrap where the binary has it."""
 
+    native: bool = False
+    """Whether tests inside run on the host too, as the column to compare with."""
+
     network: Network = Network.NONE
     netns: str | None = None
     """Path of a network namespace to join, for ``sandbox`` networking; None makes a fresh one."""
@@ -109,15 +112,27 @@ class Settings:
     """How many bytes of each output stream are kept, head and tail together."""
 
 
+NATIVE = "native"
+"""No platform of gVisor's: the host itself."""
+
+
 def platforms(value: object) -> tuple[Platform, ...]:
     """Platforms from ``auto``, ``all``, a comma list, a `Platform`, or a list of these.
 
-    ``auto`` is the empty tuple. The order is kept, a repetition is dropped. Raises `UsageError`.
+    ``auto`` is the empty tuple. The order is kept, a repetition is dropped. ``native`` is read by
+    `native`, and is nothing by itself. Raises `UsageError`.
     """
     parts = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
     names = [name.strip() for part in parts for name in _text(part, "platform").split(",")]
     found: dict[Platform, None] = {}
+    if set(filter(None, names)) == {NATIVE}:
+        raise UsageError(
+            "platform=native alone is no platform of gVisor's; name one beside it, or run tests "
+            "inside on the host alone with --no-gvisor"
+        )
     for name in filter(None, names):
+        if name == NATIVE:
+            continue
         if name == "all":
             found |= dict.fromkeys(Platform)
         elif name != "auto":
@@ -128,6 +143,28 @@ def platforms(value: object) -> tuple[Platform, ...]:
 
 
 _Word = TypeVar("_Word", bound=enum.StrEnum)
+
+
+def native(value: object) -> bool:
+    """Whether what `platforms` reads names ``native``."""
+    parts = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+    return NATIVE in {name.strip() for part in parts for name in str(part).split(",")}
+
+
+def expected_failures(value: object) -> dict[str, str]:
+    """What ``xfail`` of the marker says: reasons, by platform or ``native``.
+
+    Raises `UsageError`.
+    """
+    if not isinstance(value, Mapping) or not value:
+        raise UsageError(f"xfail={value!r} is not {{'PLATFORM': 'reason'}}")
+    found = {}
+    for name, reason in value.items():
+        key = NATIVE if name == NATIVE else word(Platform, name, "xfail").value
+        if not isinstance(reason, str) or not reason.strip():
+            raise UsageError(f"xfail={{{key!r}: {reason!r}}} has no reason in words")
+        found[key] = reason
+    return found
 
 
 def word(words: type[_Word], value: object, name: str) -> _Word:
@@ -257,4 +294,6 @@ def replaced(settings: Settings, changes: Mapping[str, object]) -> Settings:
             known = ", ".join(["platform", *(name for name in READERS if name not in _ELSEWHERE)])
             raise UsageError(f"{name!r} is not a setting; there are {known}")
         read[field] = READERS[field](value, name)
+        if field == "platforms":
+            read["native"] = native(value)
     return dataclasses.replace(settings, **read)

@@ -7,10 +7,13 @@ import enum
 import os
 import platform
 import shutil
+import subprocess
+import sys
 
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.launch import session_dir
+from pytest_gvisor.launch import _linux, session_dir
+from pytest_gvisor.runsc.words import CONTAINER
 from pytest_gvisor.vm.machine import missing
 
 _DOCKER = ("/run/docker.sock", "/var/run/docker.sock")
@@ -87,7 +90,30 @@ def _user_namespaces(proc: str) -> Finding:
                 detail=f"{dotted} is {value}: users other than root cannot run sandboxes",
                 next_step=f"As root: {step}",
             )
+    if refusal := _tried():
+        return Finding(
+            name=name,
+            state=State.NOTE if os.geteuid() == 0 else State.BAD,
+            detail=f"uid {os.geteuid()} may not make one: {refusal}",
+            next_step=f"A container's profile may forbid it: {CONTAINER}.",
+        )
     return Finding(name=name, state=State.GOOD, detail="unprivileged users may make them")
+
+
+def _tried() -> str:
+    """Why no user namespace can be made here; ``""`` where one can."""
+    program = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); import _linux\n"
+        "try: _linux.unshare(_linux.CLONE_NEWUSER)\n"
+        "except OSError as error: print(os.strerror(error.errno))"
+    )
+    folder = os.path.dirname(os.path.abspath(_linux.__file__))
+    # A child: this process may have threads, and must stay in the namespace that it is in.
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program, folder],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False,
+    )  # fmt: skip
+    return escape(done.stdout.strip() or done.stderr.strip()[-200:])
 
 
 def _newuidmap() -> Finding:

@@ -13,6 +13,8 @@ from pytest_gvisor.errors import GvisorError, UsageError
 COMMANDS = {
     "doctor": "say what is here, and whether tests can run",
     "images": "list the unpacked images, or remove those that no session uses",
+    "init": "write a CI matrix for the project in this folder",
+    "install": "fetch runsc from gVisor's release bucket",
     "run": "run a command in a fresh sandbox",
     "report": "join the reports of several runs (merge), or print one (show)",
     "sweep": "remove what dead sessions have left",

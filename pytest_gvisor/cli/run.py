@@ -5,20 +5,28 @@ from __future__ import annotations
 import argparse
 import os
 import select
+import signal
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor.cli import words
 from pytest_gvisor.engine import Engine
 from pytest_gvisor.errors import UsageError, WorkloadTimeout
-from pytest_gvisor.harness import Hooks
+from pytest_gvisor.harness import Gvisor, Hooks
+from pytest_gvisor.launch import terminal
 from pytest_gvisor.launch.outcome import Completed
+from pytest_gvisor.launch.runner import Record
 from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.oci.rootfs import directory
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.settings import Settings, replaced
 
+if TYPE_CHECKING:
+    from types import FrameType
+
 _PIECE = 64 * 1024
+_AT_A_TERMINAL = 24 * 3600.0
 _TIMED_OUT = 124
 # What `Settings` has of a run, by the option's name.
 _SETTINGS = ("platform", "network", "runsc", "timeout", "memory", "pids")
@@ -32,6 +40,10 @@ def parser() -> argparse.ArgumentParser:
         "system folders read-only, nothing of home folders. The exit status is COMMAND's, or "
         "128 + S for a signal S, 124 at the deadline, 125 for a failure of what is around it.",
     )
+    made.add_argument(
+        "--tty", action="store_true",
+        help="a terminal for COMMAND, connected with this one; the deadline is then a day",
+    )  # fmt: skip
     made.add_argument("--platform", metavar="NAME", help="systrap, kvm or ptrace (default: auto)")
     made.add_argument("--network", metavar="MODE", help="none, sandbox or host (default: none)")
     made.add_argument("--runsc", metavar="PATH", help="this binary, and no search")
@@ -53,11 +65,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run it, and write its output when it has ended. Raises what `Gvisor.run` raises."""
-    options = parser()
-    given = options.parse_args(arguments)
-    command = words.command(options, given.command)
+    """Run it, and write its output when it has ended, at a terminal while it comes.
+
+    Raises what `Gvisor.run` raises.
+    """
+    known = parser()
+    given = known.parse_args(arguments)
+    command = words.command(known, given.command)
     asked = {name: getattr(given, name) for name in _SETTINGS}
+    if given.tty and given.timeout is None:
+        asked["timeout"] = _AT_A_TERMINAL
     settings = replaced(Settings(), {k: v for k, v in asked.items() if v is not None})
     mounts, env = [mount_of(text) for text in given.mount], dict(map(pair_of, given.env))
     engine = Engine()
@@ -65,23 +82,47 @@ def main(arguments: Sequence[str]) -> int:
         platform = engine.platforms_of(settings)[0]
         engine.availability(platform, settings).check()
         gvisor = engine.gvisor(platform, settings, Hooks())
-        done = gvisor.run(
-            command,
-            input=None if sys.stdin.isatty() else standard_input(),
-            env=env,
-            cwd=given.cwd,
-            user=given.user if ":" in given.user else _uid(given.user),
-            rootfs=None if given.rootfs is None else directory(given.rootfs),
-            mounts=mounts,
-        )
+        options = {
+            "env": env,
+            "cwd": given.cwd,
+            "user": given.user if ":" in given.user else _uid(given.user),
+            "rootfs": None if given.rootfs is None else directory(given.rootfs),
+            "mounts": mounts,
+        }
+        if given.tty:
+            return _status(_at_terminal(engine, gvisor, command, options))
+        stdin = None if sys.stdin.isatty() else standard_input()
+        done = gvisor.run(command, input=stdin, **options)
     except WorkloadTimeout as error:
-        _show(error.completed)
+        if not given.tty:
+            _show(error.completed)
         print(f"pytest-gvisor run: {error}", file=sys.stderr)
         return _TIMED_OUT
     finally:
         engine.close()
     _show(done)
+    return _status(done)
+
+
+def _status(done: Completed) -> int:
     return done.returncode if done.returncode >= 0 else 128 - done.returncode
+
+
+def _at_terminal(
+    engine: Engine, gvisor: Gvisor, command: Sequence[str], options: dict[str, Any]
+) -> Completed:
+    if "TERM" in os.environ:
+        options["env"].setdefault("TERM", os.environ["TERM"])
+    request = gvisor.request(command, **options)
+    # Their default ends the process on the spot, and would leave the terminal as it is then.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    with terminal.raw(0, 1) as user:
+        return terminal.run(request, engine.launcher, Record(), user)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _uid(text: str) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.inside.plan import here_is_inside, is_inside, plan_key
+from pytest_gvisor.inside.plan import here_is_inside, is_inside, native_key, plan_key
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.session import InsideSession
@@ -92,6 +92,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     from pytest_gvisor.inside.twins import expand  # noqa: PLC0415 -- idle costs nothing
 
     expand(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Mark the copy on the host that is to fail."""
+    if native_key in item.stash:
+        from pytest_gvisor import requirements  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.settings import NATIVE  # noqa: PLC0415
+
+        requirements.expect(item, NATIVE)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Report the copy on the host by its own id, whatever this pytest takes a test's id from."""
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if native_key in item.stash:
+        report.nodeid = item.nodeid
+    return report  # type: ignore[return-value]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor import requirements
-from pytest_gvisor.configured import location, settings_of
+from pytest_gvisor.configured import expected_failure, location, settings_of
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside.host import Ids, Worker
 from pytest_gvisor.inside.plan import Plan, plan_key, plan_of
@@ -49,7 +49,21 @@ class InsideSession:
             self._run(item, platform, ids)
             if (ids.following is None and self._isolation is not Isolation.SESSION) or plan.fresh:
                 self._finish(self._key(item))
+        self._tear_down_here(item, nextitem)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+    @staticmethod
+    def _tear_down_here(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+        """Tear down what tests on the host before this one have set up, and no later one needs."""
+        state = item.session._setupstate
+        if not state.stack:
+            return
+        call = pytest.CallInfo.from_call(lambda: state.teardown_exact(nextitem), when="teardown")
+        if call.excinfo is not None:
+            report = item.ihook.pytest_runtest_makereport(item=item, call=call)
+            item.ihook.pytest_runtest_logreport(report=report)
+            if call.excinfo.errisinstance((KeyboardInterrupt, pytest.exit.Exception)):
+                raise call.excinfo.value
 
     def _run(self, item: pytest.Item, platform: Platform, ids: Ids) -> None:
         worker = self._worker(self._key(item), item, platform)
@@ -59,8 +73,10 @@ class InsideSession:
             return
         if not failure:
             self._working.add(platform)
-        fresh = None
+        fresh, reason = None, expected_failure(item, platform)
         for report in worker.run(item, ids, failure):
+            if reason is not None:
+                _as_expected(report, f"{platform}: {reason}")
             fresh, worker.fresh = worker.fresh or fresh, None
             observe.attach_inside(item, report, fresh, worker.used)
             item.ihook.pytest_runtest_logreport(report=report)
@@ -227,3 +243,13 @@ def _check_no_image(item: pytest.Item) -> None:
             next_step="Say @pytest.mark.gvisor(image=None) for it, or run a program of the image "
             "with the gvisor fixture.",
         )
+
+
+def _as_expected(report: pytest.TestReport, reason: str) -> None:
+    """What pytest makes of a test that is marked xfail, strictly, by what came of its call."""
+    if report.when != "call" or hasattr(report, "wasxfail"):
+        return
+    if report.failed:
+        report.outcome, report.wasxfail = "skipped", reason
+    elif report.passed:
+        report.outcome, report.longrepr = "failed", f"[XPASS(strict)] {reason}"

@@ -10,8 +10,8 @@ import pytest
 
 from pytest_gvisor.configured import settings_of
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.inside.plan import Plan, is_inside, plan_key
-from pytest_gvisor.settings import Platform
+from pytest_gvisor.inside.plan import Plan, is_inside, native_key, plan_key
+from pytest_gvisor.settings import NATIVE, Platform, Settings
 
 _nodeid_key = pytest.StashKey[str]()
 
@@ -26,19 +26,22 @@ def expand(items: list[pytest.Item]) -> None:
         if not is_inside(item):
             expanded.append(item)
             continue
-        platforms = _platforms(item)
-        if len(platforms) > 1:
+        settings = _settings(item)
+        platforms: tuple[Platform | None, ...] = settings.platforms or (None,)
+        if settings.native:
+            twins = [_twin(item, platform) for platform in platforms]
+            expanded += [_native(item), *twins]
+        elif len(platforms) > 1:
             expanded += [_twin(item, platform) for platform in platforms]
         else:
-            item.stash[plan_key] = _plan(item, next(iter(platforms), None))
+            item.stash[plan_key] = _plan(item, platforms[0])
             expanded.append(item)
     items[:] = expanded
 
 
-def _platforms(item: pytest.Item) -> tuple[Platform, ...]:
-    """Those that are asked for; none is ``auto``."""
+def _settings(item: pytest.Item) -> Settings:
     try:
-        return settings_of(item).platforms
+        return settings_of(item)
     except UsageError as error:
         raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
@@ -49,18 +52,34 @@ def _plan(item: pytest.Item, platform: Platform | None) -> Plan:
     return Plan(inner=item.nodeid, platform=platform, fresh=fresh)
 
 
-def _twin(item: pytest.Item, platform: Platform) -> pytest.Item:
+def _native(item: pytest.Item) -> pytest.Item:
+    """The test itself, which runs here, under an id of its own.
+
+    Its name stays: it is what a `unittest.TestCase` finds its method by.
+    """
+    node = item.nodeid
+    path, line, domain = item.location
+    item.__class__ = _named(type(item))
+    item.stash[_nodeid_key] = with_platform(node, NATIVE)
+    item.stash[native_key] = True
+    item.extra_keyword_matches = {*item.extra_keyword_matches, NATIVE}
+    item.__dict__["location"] = (path, line, with_platform(domain, NATIVE))
+    return item
+
+
+def _twin(item: pytest.Item, platform: Platform | None) -> pytest.Item:
     """A copy for one platform. It is never set up here, so it may share all but name and id."""
     plan = _plan(item, platform)
+    word = platform or "auto"
     twin = copy.copy(item)
     # Where a node keeps its id differs by release of pytest, that it has the property does not.
     twin.__class__ = _named(type(item))
     twin.stash = pytest.Stash()
     twin.stash[plan_key] = plan
-    twin.stash[_nodeid_key] = with_platform(item.nodeid, platform)
-    twin.name = with_platform(item.name, platform)
+    twin.stash[_nodeid_key] = with_platform(item.nodeid, word)
+    twin.name = with_platform(item.name, word)
     path, line, domain = item.location
-    twin.__dict__["location"] = (path, line, with_platform(domain, platform))
+    twin.__dict__["location"] = (path, line, with_platform(domain, word))
     return twin
 
 
@@ -83,6 +102,6 @@ def _named(kind: type[pytest.Item]) -> type[pytest.Item]:
     return subclass
 
 
-def with_platform(name: str, platform: Platform) -> str:
+def with_platform(name: str, platform: str) -> str:
     """``test_x[systrap]``, ``test_x[1-systrap]``."""
     return f"{name[:-1]}-{platform}]" if name.endswith("]") else f"{name}[{platform}]"

@@ -31,6 +31,9 @@ SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
 
+# include/uapi/asm-generic/ioctls.h
+_TIOCSCTTY = 0x540E
+
 # include/uapi/linux/mount.h
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -162,6 +165,11 @@ def interface_up(name: str) -> None:
         answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, request)
         flags = struct.unpack_from("16sH", answer)[1] | IFF_UP
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags))
+
+
+def take_terminal(fd: int) -> None:
+    """Make a terminal the controlling one of this session, which has none (ioctl_tty(2))."""
+    fcntl.ioctl(fd, _TIOCSCTTY, 0)
 
 
 def reset_signals() -> None:

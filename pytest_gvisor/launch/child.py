@@ -53,6 +53,9 @@ class Start:
     writable: tuple[str, ...] = ()
     """Paths below those that it may write to all the same."""
 
+    terminal: bool = False
+    """Whether the streams are a terminal, to be the session's controlling one."""
+
 
 def start_of(request: dict[str, Any], fds: list[int]) -> Start:
     """What a request and its descriptors ask for.
@@ -73,6 +76,7 @@ def start_of(request: dict[str, Any], fds: list[int]) -> Start:
         binds=tuple((source, target) for source, target in map(texts, request.get("binds", ()))),
         readonly=tuple(texts(request.get("readonly", []))),
         writable=tuple(texts(request.get("writable", []))),
+        terminal=bool(request.get("terminal")),
     )
 
 
@@ -199,6 +203,9 @@ def become(start: Start, *, parent: int, error_pipe: int) -> NoReturn:
         stage = "descriptors"
         _place_descriptors(start, error_pipe)
         error_pipe = _ERROR_PIPE
+        if start.terminal:
+            stage = "terminal"
+            _linux.take_terminal(0)
         stage = "signals"
         _linux.reset_signals()
         os.umask(0o022)

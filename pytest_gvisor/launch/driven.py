@@ -75,10 +75,7 @@ class DrivenSupervisor(Supervisor):
         self._drain = Drain(stderr, self.pipes.stderr)
         self._stderr_open = True
         self.add(stderr, selectors.EVENT_READ, self._read_stderr)
-        if self._control is not None:
-            self.add(self._control.fileno(), selectors.EVENT_READ, self._hear)
-        if self.job.listener is not None:
-            self.add(self.job.listener.fileno(), selectors.EVENT_READ, self._listen)
+        self._register_events()
 
     def _read_stderr(self) -> bool:
         self._stderr_open = self._drain.read()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 
 from pytest_gvisor.escape import escape
@@ -70,6 +71,27 @@ def folder(path: str) -> dict[str, str]:
 def wait_failed(debug_logs: Mapping[str, str]) -> bool:
     """Whether the run log says that the sandbox went away while runsc waited for the workload."""
     return "waiting on PID" in debug_logs.get("run", "") and "EOF" in debug_logs.get("run", "")
+
+
+_PREFIX = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \S+\] ")
+_FINAL = re.compile(r"(?:FATAL ERROR|fatal error|panic): (.*)")
+# What each boot warns of, on any machine.
+_USUAL = ("Not setting product_name", "Failure to execute command")
+
+
+def cause(*texts: str) -> str:
+    """The line that says best why a sandbox ended, of the first text that has one; ``""`` for none.
+
+    Its last words before the end, else the last warning or error that is not each boot's own.
+    """
+    for text in texts:
+        if found := _FINAL.search(text):
+            return found[1].strip()
+    for text in texts:
+        for line in reversed(text.splitlines()):
+            if line[:1] in "WEF" and _PREFIX.match(line) and not any(w in line for w in _USUAL):
+                return _PREFIX.sub("", line).strip()
+    return ""
 
 
 _TELLING = ("panic", "fatal", "FATAL", "error", "Error")

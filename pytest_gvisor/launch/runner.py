@@ -103,6 +103,9 @@ class Request:
     """Whether runsc writes its own logs, without the strace that ``debug`` adds."""
 
     extra_flags: tuple[str, ...] = ()
+    terminal: bool = False
+    """Whether the workload's streams are a terminal: see `terminal`."""
+
     repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Keyword arguments that repeat this run, for the repr."""
 
@@ -167,7 +170,7 @@ class Runner:
         with contextlib.ExitStack() as undo:
             keeper, workspace, job = self._prepare(undo)
             with stage("pipes", "cannot make the workload's pipes"):
-                supervisor = Supervisor(job, self.lifecycle)
+                supervisor = self._supervisor(job)
             undo.callback(supervisor.close)
             try:
                 self._launch(supervisor, keeper)
@@ -182,6 +185,9 @@ class Runner:
         self._raise_for(verdict, completed, supervisor)
         return completed
 
+    def _supervisor(self, job: Job) -> Supervisor:
+        return Supervisor(job, self.lifecycle)
+
     def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Job]:
         """Make all that there is before the launch; ``undo`` removes it."""
         self.request.runsc.check_unchanged()
@@ -191,7 +197,7 @@ class Runner:
         undo.callback(self._close_listener)
         spec = self.request.make_spec(workspace)
         self.record.args, self.record.spec = spec.process.args, spec
-        Bundle.create(workspace.path("bundle"), spec)
+        Bundle.create(workspace.path("bundle"), spec, terminal=self.request.terminal)
         self.lifecycle.advance(State.BUNDLED)
         self._cgroups = cgroup.create(
             limits_of(spec), lambda path: session.journal(id=workspace.id, cgroups=[path])
@@ -276,6 +282,7 @@ class Runner:
             readonly=readonly,
             writable=writable,
             listener=self._listener,
+            terminal=request.terminal,
         )
 
     def _protected(

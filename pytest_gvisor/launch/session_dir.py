@@ -94,7 +94,8 @@ def _candidates() -> Iterator[str]:
         and os.stat(runtime).st_uid == os.geteuid()
     ):
         yield os.path.join(runtime, "pytest-gvisor")
-    yield os.path.join(tempfile.gettempdir(), f"pytest-gvisor-{user}")
+    with contextlib.suppress(FileNotFoundError):  # there is none that can be written to
+        yield os.path.join(tempfile.gettempdir(), f"pytest-gvisor-{user}")
     yield f"/tmp/pytest-gvisor-{user}"
 
 

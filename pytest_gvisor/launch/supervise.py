@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import os
 import selectors
@@ -17,11 +18,18 @@ from pytest_gvisor.launch.client import Control, Keeper
 from pytest_gvisor.launch.events import Listener
 from pytest_gvisor.launch.states import Lifecycle, State
 from pytest_gvisor.launch.typed import stage
+from pytest_gvisor.runsc.words import CONTAINER
 
 TERM_GRACE = 1.0
 KILL_DEADLINE = 5.0
 LINGER = 0.5
 CLEAN_DEADLINE = 15.0
+
+_MOUNTING = ("mount_namespace", "mounts", "network_namespace")
+_MAY_NOT_MOUNT = (
+    f"This process may not make namespaces or mounts, which a sandbox needs. Let a container: "
+    f"{CONTAINER}."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,8 @@ class Job:
     readonly: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
     listener: Listener | None = None
+    terminal: bool = False
+    """Whether the streams are a terminal."""
 
 
 class Feed:
@@ -165,6 +175,7 @@ class Supervisor:
             "binds": job.binds,
             "readonly": job.readonly,
             "writable": job.writable,
+            "terminal": job.terminal,
         }
         self._control = keeper.launch(
             request, [job.executable, *self.pipes.theirs, *job.cgroup_fds]
@@ -178,6 +189,10 @@ class Supervisor:
         self._add(stdin, selectors.EVENT_WRITE, feed.write)
         for fd, capture in ((stdout, self.pipes.stdout), (stderr, self.pipes.stderr)):
             self._add(fd, selectors.EVENT_READ, Drain(fd, capture).read)
+        self._register_events()
+
+    def _register_events(self) -> None:
+        """Wait for what the keeper and the sentry say."""
         if self._control is not None:
             self._add(self._control.fileno(), selectors.EVENT_READ, self._hear)
         if self.job.listener is not None:
@@ -247,11 +262,9 @@ class Supervisor:
                 self.lifecycle.advance(State.SPAWNED)
             self._watch_gofer()
         elif state == "failed":
-            self.failure = LaunchError(
-                str(message.get("stage")),
-                str(message.get("detail")),
-                errno=_number(message, "errno"),
-            )
+            at, number = str(message.get("stage")), _number(message, "errno")
+            step = _MAY_NOT_MOUNT if at in _MOUNTING and number == errno.EPERM else ""
+            self.failure = LaunchError(at, str(message.get("detail")), errno=number, next_step=step)
         elif state == "exited":
             self.status = _number(message, "status")
             self.maxrss = _number(message, "maxrss")

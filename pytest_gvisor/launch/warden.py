@@ -3,8 +3,11 @@
 Started as ``python -I -S warden.py``, in a session of its own. It kills the command and all of its
 descendants when the command ends, at its deadline, when the process that asked for it is gone, and
 when standard input closes. It then says what came of it on standard output, waits until nobody
-needs the folder any more, and removes it. As root the command has a PID namespace of its own, so
-that the kernel kills all of it even if this program is killed.
+needs the folder any more, and removes it.
+
+If this program is killed, all of the command is killed too. As root the command has a PID namespace
+of its own, which the kernel ends with this program. Where none can be made there is a guard between
+the two: it sees this program's end, and this program sees the guard's.
 """
 
 from __future__ import annotations
@@ -46,14 +49,59 @@ def become(argv: list[str], parent: int) -> NoReturn:
 
 
 def start(argv: list[str]) -> int:
-    """Fork the command, in a new PID namespace where this process may make one; its pid."""
-    with contextlib.suppress(OSError):
+    """Fork the command, in a new PID namespace where this process may make one, or a guard of it.
+
+    The pid of what was forked.
+    """
+    entry = become
+    try:
         _linux.unshare(_linux.CLONE_NEWPID)
+    except OSError:
+        entry = guard
     me = os.getpid()
     pid = os.fork()
     if pid == 0:
-        become(argv, me)
+        entry(argv, me)
     return pid
+
+
+def guard(argv: list[str], parent: int) -> NoReturn:
+    """Own the command and all that it starts, until it ends or the warden is gone; end as it."""
+    status = 127 << 8
+    try:
+        _linux.set_child_subreaper()
+        warden = os.pidfd_open(parent)
+        # The number is the warden's as long as this is its child.
+        if os.getppid() == parent:
+            me = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                become(argv, me)
+            status = _command_or(warden, pid)
+    finally:
+        remains.kill_children()
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0:
+            _linux.reset_signals()
+            os.kill(os.getpid(), -code)
+        os._exit(code if code >= 0 else 127)
+
+
+def _command_or(warden: int, pid: int) -> int:
+    """The command's raw status; that of SIGKILL where the warden's end came first."""
+    # Pipes and the session's lock are the warden's: held here, they would outlive it.
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    child = os.pidfd_open(pid)
+    os.dup2(warden, 3)
+    os.dup2(child, 4)
+    os.closerange(5, os.sysconf("SC_OPEN_MAX"))
+    with selectors.DefaultSelector() as selector:
+        selector.register(3, selectors.EVENT_READ)
+        selector.register(4, selectors.EVENT_READ)
+        ready = {key.fd for key, _events in selector.select()}
+    return os.waitpid(pid, 0)[1] if 4 in ready else int(signal.SIGKILL)
 
 
 def wait(pid: int, parent: int, deadline: float) -> int | None:

@@ -39,14 +39,17 @@ class Bundle:
     """What was changed, or will not have the effect that it asks for."""
 
     @classmethod
-    def create(cls, folder: str, spec: Spec) -> Bundle:
+    def create(cls, folder: str, spec: Spec, *, terminal: bool = False) -> Bundle:
         """Write a specification into a folder, which is made if it is not there.
 
         Every problem is reported (`InvalidBundle`) before anything is written; ``config.json`` is
-        there whole or not at all. A full disk and the like are a `LaunchError`.
+        there whole or not at all. A full disk and the like are a `LaunchError`. ``terminal`` is for
+        who gives the workload one as its streams.
         """
         value = spec.to_json()
         found = validate.problems_of_json(spec, value)
+        if terminal:
+            value["process"]["terminal"] = True
         data = _encode(value, found)
         if found:
             raise InvalidBundle(found, where=os.path.join(folder, CONFIG))

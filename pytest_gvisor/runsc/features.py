@@ -27,7 +27,9 @@ from pytest_gvisor.settings import Platform
 if TYPE_CHECKING:
     from pytest_gvisor.runsc.locate import Identity, Judged
 
-DEADLINE = 5.0
+DEADLINE = 20.0
+"""Seconds for all four: on an emulated processor, or a machine that is busy, one takes several."""
+
 OUTPUT_LIMIT = 256 * 1024
 
 _QUESTIONS = (("--version",), ("flags",), ("help",), ("help", "platforms"))

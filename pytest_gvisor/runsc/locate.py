@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 TRUSTED_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
 
 _NEXT_STEP = (
-    "Install it (Debian, Ubuntu: `apt-get install runsc`), or name it with --gvisor-runsc PATH."
+    "Install it (Debian, Ubuntu: `apt-get install runsc`; elsewhere: `pytest-gvisor install`), "
+    "or name it with --gvisor-runsc PATH."
 )
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 

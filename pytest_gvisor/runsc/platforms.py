@@ -69,11 +69,14 @@ def probe(
     kvm_device: str = KVM_DEVICE,
     deadline: float = PROBE_DEADLINE,
     known: Availability | None = None,
+    said: Callable[[], str] = str,
 ) -> Availability:
     """Find out whether ``platform`` works.
 
     ``run`` runs ``uname -r`` on the platform under a deadline in seconds and returns what it
     printed, and the boot log; everything that it started is dead when it returns or raises.
+    ``said`` gives the line of runsc's own logs that says why the last run failed, or ``""``:
+    where a platform is what fails, runsc's message is not more than that the sandbox is gone.
     ``known`` is what an earlier run has come to; it stands in for a run, and not for a look.
     Takes at most ``deadline``, `kvm.DEADLINE` where the platform is kvm, and the time to kill.
     """
@@ -86,10 +89,10 @@ def probe(
         release, boot_log = run(deadline)
     except WorkloadTimeout:
         detail = f"a sandbox that only runs `uname -r` did not end within {deadline:g} s"
-        return _unavailable(platform, Cause.PROBE_HUNG, detail + facts(platform))
+        return _unavailable(platform, Cause.PROBE_HUNG, _told(detail, said()) + facts(platform))
     except (RunscFailed, SandboxCrashed) as error:
-        detail = _first_lines(error) + facts(platform)
-        return _unavailable(platform, Cause.PROBE_FAILED, detail)
+        detail = _told(_first_lines(error, 1 if said() else 4), said())
+        return _unavailable(platform, Cause.PROBE_FAILED, detail + facts(platform))
     if release == os.uname().release:
         detail = f"the workload saw the host's own kernel {release}; {boot_log[-500:]}"
         return Availability(platform=platform, cause=Cause.PROBE_FAILED, detail=detail)
@@ -115,5 +118,9 @@ def _unavailable(platform: Platform, cause: Cause, detail: str) -> Availability:
     )
 
 
-def _first_lines(error: GvisorError) -> str:
-    return " | ".join(line.strip() for line in error.message.splitlines()[:4])
+def _first_lines(error: GvisorError, count: int) -> str:
+    return " | ".join(line.strip() for line in error.message.splitlines()[:count])
+
+
+def _told(detail: str, said: str) -> str:
+    return f"{detail} | runsc's log: {said}" if said else detail

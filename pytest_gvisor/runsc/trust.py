@@ -6,17 +6,14 @@ folder that the next component was then looked up in.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from pytest_gvisor.escape import escape
 from pytest_gvisor.runsc import nix
-
-if TYPE_CHECKING:
-    import contextlib
 
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MAX_SYMLINKS = 40  # the kernel's MAXSYMLINKS: with one more, open() says ELOOP
@@ -96,7 +93,7 @@ class Trust:
     overflow: int | None
 
     @classmethod
-    def here(cls, euid: int, nix_store: str) -> Trust:
+    def here(cls, euid: int, nix_store: str = nix.STORE) -> Trust:
         return cls(euid, nix_store, _overflow_uid(euid))
 
     def owns(self, node: Node) -> bool:
@@ -164,3 +161,16 @@ def folder_problem(lookup: Lookup, trust: Trust) -> str | None:
         return None
     owner = entry.info.st_uid
     return f"{known} on the way to it can be written by others, and its entry is uid {owner}'s"
+
+
+def folder_problems(path: str, trust: Trust) -> list[str]:
+    """Why a file of this user's in the folder ``path`` would be refused for the way to it."""
+    with contextlib.ExitStack() as held:
+        node, lookups = walk(path, held)
+        found = [folder_problem(lookup, trust) for lookup in lookups]
+        # What would be looked up in it: an entry whose owner is trusted.
+        own = Node(node.path, node.fd, node.info)
+        found.append(folder_problem(Lookup(node, own), trust))
+        if os.fstatvfs(node.fd).f_flag & os.ST_NOEXEC:
+            found.append("its file system is mounted noexec")
+    return list(dict.fromkeys(filter(None, found)))

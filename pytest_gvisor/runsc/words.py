@@ -48,9 +48,15 @@ _KVM = {
     Cause.PROBE_FAILED: _NESTED,
     Cause.PROBE_HUNG: _NESTED,
 }
+CONTAINER = (
+    "`docker run --cap-add SYS_ADMIN --security-opt seccomp=unconfined` (and "
+    "`--security-opt apparmor=unconfined` where the host has AppArmor)"
+)
+"""How a container is started in which root can start sandboxes."""
+
 _TRACES = (
-    "kernel.yama.ptrace_scope must be below 3, and a container around it needs a seccomp profile "
-    "that allows ptrace."
+    "kernel.yama.ptrace_scope must be below 3, and a container around it needs a profile that "
+    "allows ptrace, namespaces and mounts: " + CONTAINER + "."
 )
 
 
@@ -78,10 +84,7 @@ def tracing_obstacles(proc: str = "/proc") -> list[tuple[str, str]]:
     # 2 is a filter (proc_pid_status(5)); what it forbids cannot be asked.
     if "\nSeccomp:\t2" in _read(f"{proc}/self/status"):
         fact = "this process is under a seccomp filter, as in a container"
-        fix = (
-            "Let the container's profile allow ptrace: `docker run --cap-add SYS_PTRACE "
-            "--security-opt seccomp=unconfined`."
-        )
+        fix = "Let the container's profile allow ptrace, namespaces and mounts: " + CONTAINER + "."
         found.append((fact, fix))
     return found
 

@@ -33,10 +33,16 @@ NUMBERS = {
 }  # fmt: skip
 
 
-def refuse(call: str, errno: int, argument: int | None = None, mask: int = 0xFFFFFFFF) -> None:
+def refuse(
+    call: str,
+    errno: int,
+    argument: int | None = None,
+    mask: int = 0xFFFFFFFF,
+    position: int = 0,
+) -> None:
     """Have a call fail with this errno from now on.
 
-    With ``argument``, only where its first argument, under the mask, is this.
+    With ``argument``, only where its argument at ``position``, the first, under the mask, is this.
     """
     number = NUMBERS[platform.machine()][call]
     program = [(LOAD, 0, 0, NUMBER_AT)]
@@ -45,7 +51,7 @@ def refuse(call: str, errno: int, argument: int | None = None, mask: int = 0xFFF
     else:
         program += [
             (EQUAL, 0, 4, number),
-            (LOAD, 0, 0, FIRST_ARGUMENT_AT),
+            (LOAD, 0, 0, FIRST_ARGUMENT_AT + 8 * position),
             (AND, 0, 0, mask),
             (EQUAL, 0, 1, argument),
         ]

@@ -27,6 +27,9 @@ BAD = {
     "max_output=True": "max_output=True is not a whole number",
     "strict=True": "strict is decided on the command line, not by a marker",
     'keep="all"': "keep is decided on the command line, not by a marker",
+    "xfail=True": "xfail=True is not {'PLATFORM': 'reason'}",
+    'xfail={"kvn": "x"}': "xfail='kvn' is not one of systrap, kvm, ptrace",
+    'xfail={"ptrace": ""}': "xfail={'ptrace': ''} has no reason in words",
     "debug=True": "debug is decided on the command line, not by a marker",
 }
 

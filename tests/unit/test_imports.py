@@ -21,7 +21,8 @@ LAYERS = (
     {"runsc", "oci"},
     {"launch"},
     {"harness", "workload", "engine", "sandbox", "inside", "images", "keep", "report", "state",
-     "options", "requirements", "xdist", "configured", "providing", "glance", "vm", "verdicts"},
+     "options", "requirements", "xdist", "configured", "providing", "glance", "vm", "verdicts",
+     "install"},
     {"fixtures", "hookspecs", "header", "plugin", "cli", "__main__", "__init__"},
 )  # fmt: skip
 """From the ground up: a module imports from its own layer and from those below."""

@@ -26,7 +26,8 @@ ANYTHING = st.one_of(
 
 def test_there_is_a_reader_for_each_setting_and_no_other() -> None:
     """What can be set is what there is."""
-    assert set(settings.READERS) == {field.name for field in dataclasses.fields(Settings)}
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    assert set(settings.READERS) == fields - {"native"}  # read with platforms
 
 
 @given(name=st.sampled_from(sorted(settings.READERS)), value=ANYTHING)
@@ -189,3 +190,24 @@ def test_only_what_is_changed_changes() -> None:
     assert (after.network, after.timeout) == (Network.HOST, 7.0)
     assert before.timeout == 5.0
     assert settings.replaced(before, {}) == before
+
+
+def test_native_is_read_beside_platforms() -> None:
+    """It is no platform of gVisor's, whoever names it last decides, and it is nothing alone."""
+    both = settings.replaced(Settings(), {"platform": "native, ptrace"})
+    assert (both.native, both.platforms) == (True, (Platform.PTRACE,))
+    assert settings.replaced(Settings(), {"platform": ["auto", "native"]}).native
+    assert not settings.replaced(both, {"platform": "all"}).native
+    with pytest.raises(UsageError, match="--no-gvisor"):
+        settings.replaced(Settings(), {"platform": "native"})
+
+
+@pytest.mark.parametrize(
+    "value", [None, {}, [], "ptrace", {"kvn": "x"}, {1: "x"}, {"ptrace": " "}, {"native": None}]
+)
+def test_an_expected_failure_has_a_platform_and_a_reason(value: object) -> None:
+    """As words; a reason is for who reads the report."""
+    good = {"ptrace": "slow", "native": "needs gVisor"}
+    assert settings.expected_failures(good) == good
+    with pytest.raises(UsageError, match="xfail"):
+        settings.expected_failures(value)

@@ -206,7 +206,8 @@ REQUEST = {"argv": ["runsc"], "env": {"A": "b"}, "hide_net_sysctls": False, "net
 
 def test_a_request_is_what_is_started() -> None:
     """Words from the message, descriptors from beside it."""
-    made = child.start_of({**REQUEST, "hide_net_sysctls": True}, [10, 11, 12, 13, 14, 15])
+    asked = {**REQUEST, "hide_net_sysctls": True, "terminal": True}
+    made = child.start_of(asked, [10, 11, 12, 13, 14, 15])
     assert made == child.Start(
         argv=["runsc"],
         env={"A": "b"},
@@ -214,7 +215,9 @@ def test_a_request_is_what_is_started() -> None:
         streams=(11, 12, 13),
         cgroups=(14, 15),
         hide_net_sysctls=True,
+        terminal=True,
     )
+    assert not child.start_of(REQUEST, [10, 11, 12, 13]).terminal
 
 
 @pytest.mark.parametrize(

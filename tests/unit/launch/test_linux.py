@@ -175,6 +175,21 @@ def test_a_new_network_namespace_has_its_loopback_brought_up(alone: Alone) -> No
     """) == [False, True]
 
 
+def test_a_terminal_becomes_the_controlling_one(alone: Alone) -> None:
+    """Of a session that has none: /dev/tty is it then; a pipe cannot be one."""
+    assert alone("""
+        os.setsid()
+        ours, theirs = os.openpty()
+        _linux.take_terminal(theirs)
+        own = os.open("/dev/tty", os.O_RDWR)
+        result = [os.ttyname(theirs) != "", os.tcgetpgrp(own) == os.getpid()]
+        try:
+            _linux.take_terminal(os.pipe()[0])
+        except OSError as error:
+            result.append(os.strerror(error.errno) in str(error))
+    """) == [True, True, True]
+
+
 def test_signals_are_as_in_a_fresh_process(alone: Alone) -> None:
     """Blocked ones are let through, and none is ignored or handled."""
     fields = alone("""

@@ -114,3 +114,23 @@ def test_of_a_boot_log_the_telling_lines_are_shown() -> None:
     loud = "\n".join([*quiet, "W0101 warned", "D0101 x", "D0101 panic: y", "E0101 failed", *quiet])
     assert logs.relevant(loud) == ["W0101 warned", "D0101 panic: y", "E0101 failed"]
     assert len(logs.relevant("\n".join(["E0101 x"] * 100))) == 30
+
+
+BOOT = """\
+I1124 22:39:10.682445   16076 main.go:199] Args: [runsc-sandbox --panic-log=/x]
+W1124 22:39:10.721963   16076 boot.go:261] Not setting product_name: open /sys/x: no such file
+W1124 22:39:10.800000   16076 subprocess.go:586] unable to get registers: no such process
+"""
+
+
+def test_the_cause_is_the_last_words_before_the_end() -> None:
+    """A fatal error or panic of the first log that has one, else the last warning that is not each
+    boot's own; without time and place; nothing where there is nothing."""
+    fatal = "W1124 22:39:08.394391       1 util.go:64] FATAL ERROR: creating loader: no KVM\n"
+    assert logs.cause("", BOOT + fatal) == "creating loader: no KVM"
+    assert logs.cause(BOOT, "panic: operation not permitted\n\ngoroutine 1:\n") == (
+        "operation not permitted"
+    )
+    assert logs.cause("nothing", BOOT) == "unable to get registers: no such process"
+    assert logs.cause("", "\n".join(BOOT.splitlines()[:2])) == ""
+    assert logs.cause() == ""

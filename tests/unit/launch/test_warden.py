@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.launch import warden
+from pytest_gvisor.launch._linux import children_of
 
 PATIENCE = 5.0
 
@@ -20,12 +21,19 @@ PATIENCE = 5.0
 class Warden:
     """A warden with a command, whose caller is a process of its own or this one."""
 
-    def __init__(self, folder: Path, *command: str, seconds: float = 60, parent: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *command: str,
+        seconds: float = 60,
+        parent: int = 0,
+        before: tuple[str, ...] = (),
+    ) -> None:
         self.folder = folder
         folder.mkdir()
         self.pidfd = os.pidfd_open(parent or os.getpid())
         # fmt: off
-        argv = [sys.executable, "-I", "-S", warden.__file__, str(self.pidfd), str(seconds),
+        argv = [*before, sys.executable, "-I", "-S", warden.__file__, str(self.pidfd), str(seconds),
                 str(folder), *command]
         # fmt: on
         self.process = subprocess.Popen(
@@ -126,21 +134,55 @@ def test_the_death_of_its_caller_kills_all_of_it(
     ward.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: PID namespaces")
-def test_its_own_death_kills_all_of_it(
-    tmp_path: Path, mark: str, children: tuple[str, ...]
-) -> None:
-    """The kernel ends a PID namespace with its first process."""
-    ward = Warden(tmp_path / "folder", *children)
-    await_running(mark, 3)
-    ward.process.kill()
-    ward.process.wait()
+def as_another_user() -> tuple[str, ...]:
+    """What starts a program so that it may make no PID namespace: nothing for other users."""
+    if os.geteuid() != 0:
+        return ()
+    return "setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-all", "--"
+
+
+def await_end(ward: Warden, mark: str) -> None:
+    """Nothing of it is there a second later."""
     deadline = time.monotonic() + 1
     while running(mark):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("before", [(), as_another_user()], ids=["here", "without-namespace"])
+def test_its_own_death_kills_all_of_it(
+    tmp_path: Path, mark: str, children: tuple[str, ...], before: tuple[str, ...]
+) -> None:
+    """The kernel ends a PID namespace with its first process; without one a guard does it."""
+    ward = Warden(tmp_path / "folder", *children, before=before)
+    await_running(mark, 3)
+    ward.process.kill()
+    ward.process.wait()
+    await_end(ward, mark)
     ward.folder.rmdir()
     ward.close()
+
+
+def test_the_death_of_its_guard_kills_all_of_it(
+    tmp_path: Path, mark: str, children: tuple[str, ...]
+) -> None:
+    """The warden tells how the guard ended."""
+    ward = Warden(tmp_path / "folder", *children, before=as_another_user())
+    await_running(mark, 3)
+    (guard,) = children_of(ward.process.pid)
+    os.kill(guard, signal.SIGKILL)
+    assert ward.told() == "-9"
+    assert running(mark) == []
+    ward.close()
+
+
+def test_without_a_namespace_the_end_is_told_as_it_is(tmp_path: Path) -> None:
+    """Status and signal go through the guard."""
+    for number, (script, told) in enumerate((("exit 3", "3"), ("kill -TERM $$", "-15"))):
+        command = ("sh", "-c", script)
+        ward = Warden(tmp_path / str(number), *command, before=as_another_user())
+        assert ward.told() == told
+        ward.close()
 
 
 def test_the_terminals_signals_do_not_reach_it(

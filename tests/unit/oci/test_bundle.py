@@ -21,6 +21,14 @@ Sample = Callable[[str], dict[str, Any]]
 Elsewhere = Callable[[object], str]
 
 
+def test_a_terminal_is_asked_for_by_who_gives_one(tmp_path: Path, value: dict[str, Any]) -> None:
+    """It is written to config.json then, whatever the specification says."""
+    bundle = Bundle.create(str(tmp_path / "b"), Spec.from_json(value), terminal=True)
+    written = json.loads((tmp_path / "b" / "config.json").read_text())
+    assert written["process"]["terminal"] is True
+    assert not bundle.spec.process.terminal
+
+
 def test_a_bundle_is_written_whole_and_private(tmp_path: Path, value: dict[str, Any]) -> None:
     """The folder is 0700, config.json 0600, and it holds exactly the specification."""
     folder = tmp_path / "bundle"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from pytest_gvisor.runsc import kvm, kvm_ioctls, words
 from pytest_gvisor.runsc.words import Cause
 from pytest_gvisor.settings import Platform
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 def saying(text: str) -> list[str]:
@@ -61,6 +64,23 @@ def test_a_refused_ioctl_is_named_with_its_error(step: str, number: int) -> None
     assert found.cause is Cause.REFUSED
     assert found.detail.startswith(f"/dev/kvm refuses {step} ({errno.errorcode[number]}: ")
     assert "firmware" in words.remedy(Platform.KVM, found.cause)
+
+
+def test_what_a_container_s_profile_forbids_is_a_refusal() -> None:
+    """By a filter of the kernel's own."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); from tests.faults import seccomp; "
+        "seccomp.NUMBERS['x86_64']['ioctl'], seccomp.NUMBERS['aarch64']['ioctl'] = 16, 29; "
+        f"seccomp.refuse('ioctl', {errno.EPERM}, {kvm_ioctls.KVM_GET_API_VERSION}, position=1); "
+        "from pytest_gvisor.runsc import kvm; "
+        "print(kvm.look('/dev/null'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    refusal = kvm.Refusal(
+        cause=Cause.REFUSED,
+        detail="/dev/null refuses KVM_GET_API_VERSION (EPERM: Operation not permitted)",
+    )
+    assert done.stdout.strip() == repr(refusal), done.stderr
 
 
 def test_another_version_of_the_interface_is_not_kvm() -> None:
@@ -144,6 +164,6 @@ def test_yama_and_seccomp_are_the_obstacles_to_tracing(tmp_path: Path) -> None:
     assert [fact.split(",")[0] for fact, _fix in both] == [
         "kernel.yama.ptrace_scope is 3", "this process is under a seccomp filter",
     ]  # fmt: skip
-    assert "SYS_PTRACE" in both[1][1]
+    assert "SYS_ADMIN" in both[1][1]
     assert words.tracing_obstacles(proc(tmp_path / "b", scope="1", seccomp="0")) == []
     assert words.tracing_obstacles(str(tmp_path / "none")) == []

@@ -1,0 +1,118 @@
+"""``pytest-gvisor install``: runsc from gVisor's release bucket."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self, TextIO
+
+from pytest_gvisor.cli import words
+from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.escape import escape
+from pytest_gvisor.install import release
+from pytest_gvisor.install.fetch import SILENCE, Client
+from pytest_gvisor.install.release import Installed
+from pytest_gvisor.runsc import locate
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_MIB = 1024 * 1024
+_EVERY = 0.2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The subcommand's options."""
+    made = argparse.ArgumentParser(
+        prog="pytest-gvisor install",
+        description="Fetches runsc from gVisor's release bucket, compares it with its SHA-512, "
+        "tries it, and puts it in place in one step. Root's goes to /usr/local/bin, another "
+        "user's to ~/.local/bin.",
+    )
+    made.add_argument(
+        "--release", default="latest", metavar="R", help="latest (default), YYYYMMDD or YYYYMMDD.N"
+    )
+    made.add_argument("--to", metavar="DIR", help="the folder to put it in")
+    made.add_argument(
+        "--base-url", default=release.BASE_URL, metavar="URL",
+        help="a mirror with the same layout; https, or http on the loopback "
+        f"(default: {release.BASE_URL})",
+    )  # fmt: skip
+    made.add_argument(
+        "--timeout", type=words.seconds, default=900.0, metavar="SECONDS",
+        help=f"deadline of the whole (default: 900); {SILENCE:g} s of silence end it too",
+    )  # fmt: skip
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Install, and say what is there now. Raises `InstallFailed` and `UsageError`."""
+    given = parser().parse_args(arguments)
+    name = release.release_name(given.release)
+    folder = given.to or release.folder_for(os.geteuid(), os.path.expanduser("~"))
+    client = Client(given.base_url, timeout=given.timeout)
+    # Their default ends the process on the spot, and what is half there would stay.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    with Bar(sys.stderr) as bar:
+        done = release.install(client, name, folder, bar.show)
+    for line in told(done):
+        print(line)
+    return 0
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def told(done: Installed) -> list[str]:
+    """What is there now, and whether the plugin finds it."""
+    link = f" (a link to {done.real})" if done.real != done.path else ""
+    lines = [f"runsc {escape(done.version)} is at {done.path}{link}"]
+    if done.previous:
+        lines.append(f"The release before it is still in {done.previous}; remove it when you like.")
+    try:
+        found = locate.find()
+    except GvisorError as error:
+        lines.append(f"The search does not find it: {error.message}")
+    else:
+        found.close()
+        if os.path.samefile(found.path, done.real):
+            return lines
+        lines.append(f"The search finds {found.path} before it.")
+    where = os.path.dirname(done.path)
+    lines.append(f"Name it with --gvisor-runsc={done.path}, or put {where} first in PATH.")
+    return lines
+
+
+class Bar:
+    """How far a download is, on a terminal; nothing elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shows = stream.isatty()
+        self._last = 0.0
+        self._open = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._open:
+            print(file=self._stream)
+
+    def show(self, come: int, whole: int | None) -> None:
+        """So many bytes have come, of so many where that is known."""
+        now = time.monotonic()
+        if not self._shows or (come != whole and now - self._last < _EVERY):
+            return
+        self._last = now
+        self._open = True
+        text = f"{come / _MIB:.1f} MiB"
+        if whole:
+            text = f"{come / _MIB:.1f} of {whole / _MIB:.1f} MiB, {100 * come // whole} %"
+        print(f"\r{text:<40}", end="", file=self._stream, flush=True)

@@ -1,0 +1,1 @@
+"""Getting runsc from gVisor's release bucket. Only `pytest-gvisor install` does it."""

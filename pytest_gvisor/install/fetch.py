@@ -1,0 +1,223 @@
+"""Files over HTTP, bounded in size and time: a server may be slow, silent, endless or wrong.
+
+Redirects go to https alone. Plain http is for a server on the loopback that the user has named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import ipaddress
+import socket
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from pytest_gvisor.errors import InstallFailed, UsageError
+from pytest_gvisor.escape import escape
+
+if TYPE_CHECKING:
+    from http.client import HTTPMessage
+
+SILENCE = 20.0
+"""Seconds that a connection, or the next bytes, may take."""
+
+_PIECE = 256 * 1024
+_NEXT = "Try again later, or give another --base-url."
+
+Progress = Callable[[int, int | None], None]
+"""Is told how many bytes have come, and of how many where that is known."""
+
+
+class NotThere(InstallFailed):
+    """The server has no such file."""
+
+
+class Client:
+    """Gets files from one server until a moment; nothing is asked of it after that."""
+
+    def __init__(self, base_url: str, *, timeout: float, silence: float = SILENCE) -> None:
+        """``timeout`` is in seconds, for everything together. Raises `UsageError`."""
+        self.base_url = base_url.rstrip("/")
+        self._until = time.monotonic() + timeout
+        self._timeout = timeout
+        self._silence = silence
+        parts = _parsed(base_url)
+        local = parts.scheme == "http" and _is_loopback(parts.hostname or "")
+        if not local and (parts.scheme != "https" or not parts.hostname):
+            raise UsageError(
+                f"--base-url {base_url!r} is neither https://… nor http:// to this machine's "
+                "loopback"
+            )
+        self._sockets: list[socket.socket] = []
+        self._opener = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler({} if local else None),
+            _Handler(self._sockets.append),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            _Redirects(local=local),
+        ):
+            self._opener.add_handler(handler)
+
+    def text(self, path: str, limit: int) -> str:
+        """A small file. Raises as `save`."""
+        return b"".join(self._pieces(path, limit, lambda *_: None)).decode("utf-8", "replace")
+
+    def save(self, path: str, file: IO[bytes], limit: int, progress: Progress) -> None:
+        """Write a file of at most ``limit`` bytes to ``file``.
+
+        Raises `NotThere`, and `InstallFailed` for all else that can go wrong.
+        """
+        for piece in self._pieces(path, limit, progress):
+            file.write(piece)
+
+    def _pieces(self, path: str, limit: int, progress: Progress) -> Iterator[bytes]:
+        url = f"{self.base_url}/{path}"
+        with self._telling(url), self._watch(), self._open(url) as response:
+            announced = response.headers.get("Content-Length", "")
+            whole = int(announced) if announced.isdecimal() else None
+            come = 0
+            progress(0, whole)
+            while piece := response.read1(_PIECE):
+                come += len(piece)
+                if come > limit or (whole or 0) > limit:
+                    raise InstallFailed(f"{url} is larger than {limit} bytes", next_step=_NEXT)
+                yield piece
+                progress(come, whole)
+                self._check(url)
+            # The watch shuts the connection down, which reads as its end.
+            self._check(url)
+            if whole is not None and come != whole:
+                raise InstallFailed(
+                    f"{url} was cut off after {come} of {whole} bytes", next_step=_NEXT
+                )
+
+    def _check(self, url: str) -> None:
+        if time.monotonic() >= self._until:
+            raise InstallFailed(
+                f"{url} did not come within the {self._timeout:g} s for everything",
+                next_step="Give it longer with --timeout.",
+            )
+
+    @contextlib.contextmanager
+    def _watch(self) -> Iterator[None]:
+        """Shut connections down at the deadline: headers that drip are under no other one."""
+        left = max(0.0, self._until - time.monotonic())
+        timer = threading.Timer(left, self._shut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+            self._sockets.clear()
+
+    def _shut(self) -> None:
+        for sock in list(self._sockets):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def _telling(self, url: str) -> Iterator[None]:
+        try:
+            yield
+        except urllib.error.HTTPError as error:
+            error.close()
+            kind = NotThere if error.code in {404, 410} else InstallFailed
+            what = f"{error.code} {escape(str(error.reason))}"
+            raise kind(f"{url}: the server answers {what}", next_step=_NEXT) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._check(url)
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, TimeoutError):
+                why = f"the server was silent for {self._silence:g} s"
+            else:
+                why = escape(str(reason)) or type(reason).__name__
+            raise InstallFailed(f"{url}: {why}", next_step=_NEXT) from error
+
+    def _open(self, url: str) -> http.client.HTTPResponse:
+        self._check(url)
+        # What comes is compared byte by byte with a digest: as it is, and not compressed.
+        request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
+        left = self._until - time.monotonic()
+        opened = self._opener.open(request, timeout=max(0.001, min(self._silence, left)))
+        assert isinstance(opened, http.client.HTTPResponse)
+        return opened
+
+
+def _parsed(url: str) -> urllib.parse.SplitResult:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise UsageError(f"{url!r} is not an address: {error}") from None
+    return parts
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens connections and tells of each one's socket."""
+
+    def __init__(self, tell: Callable[[socket.socket], object]) -> None:
+        urllib.request.HTTPSHandler.__init__(self)
+        self._tell = tell
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        made = functools.partial(_told(http.client.HTTPConnection), self._tell)
+        return self.do_open(made, req)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        made = functools.partial(_told(http.client.HTTPSConnection), self._tell)
+        return self.do_open(made, req)
+
+
+def _told(kind: type[http.client.HTTPConnection]) -> Any:
+    class Told(kind):  # type: ignore[misc, valid-type]
+        def __init__(self, tell: Callable[[socket.socket], object], *args: Any, **kw: Any) -> None:
+            super().__init__(*args, **kw)
+            self._tell = tell
+
+        def connect(self) -> None:
+            super().connect()
+            self._tell(self.sock)
+
+    return Told
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """To https, and from a server on the loopback to another one there."""
+
+    def __init__(self, *, local: bool) -> None:
+        self._local = local
+
+    def redirect_request(  # noqa: PLR0917 -- the base class's
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        parts = _parsed(newurl)
+        local = self._local and parts.scheme == "http" and _is_loopback(parts.hostname or "")
+        if parts.scheme != "https" and not local:
+            fp.close()
+            raise InstallFailed(
+                f"{req.full_url} redirects to {escape(newurl)}, which is not https",
+                next_step="Give the --base-url of a server that serves the files itself.",
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -1,0 +1,111 @@
+"""``pytest-gvisor doctor`` where something forbids sandboxes: it says so, and what to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.daemon import _own_daemon
+from pytest_gvisor.runsc import locate
+
+CHECKOUT = Path(__file__).parents[2]
+REFUSING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tests.faults import seccomp
+seccomp.NUMBERS["x86_64"].update(ptrace=101, unshare=272)
+seccomp.NUMBERS["aarch64"].update(ptrace=117, unshare=97)
+for call in sys.argv[2].split(","):
+    seccomp.refuse(call, 1)
+from pytest_gvisor.cli.main import main
+sys.exit(main(["doctor"]))
+"""
+
+
+def words(text: str) -> str:
+    """The doctor's lines as one."""
+    return " ".join(text.split())
+
+
+def doctor_without(*calls: str) -> subprocess.CompletedProcess[str]:
+    """The doctor where the kernel refuses these calls to it and all that it starts."""
+    return subprocess.run(
+        [sys.executable, "-c", REFUSING, str(CHECKOUT), ",".join(calls)],
+        capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def test_without_ptrace_the_cause_is_what_the_sentry_said() -> None:
+    """runsc's own message is that the sandbox is gone; its log has the reason."""
+    done = doctor_without("ptrace")
+    told = words(done.stdout)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "NO platform systrap the probe failed: " in told
+    assert "runsc's log: unable to initialize systrap source: unable to attach: " in told
+    assert "this process is under a seccomp filter, as in a container" in told
+    assert "-> Let the container's profile allow ptrace, namespaces and mounts: " in told
+    assert told.endswith("Tests cannot run here: see NO above.")
+
+
+def test_without_namespaces_their_want_is_said() -> None:
+    """Where the launch fails, and in the line about user namespaces, which are tried."""
+    done = doctor_without("unshare")
+    told = words(done.stdout)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "uid" in told.partition(" user namespaces ")[2]
+    assert "may not make one: Operation not permitted" in told
+    if os.geteuid() == 0:
+        assert "NO platform systrap the launch failed at mount_namespace: " in told
+        assert "-> This process may not make namespaces or mounts" in told
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A dockerd of this module's own, with an image that has only folders."""
+    runsc = locate.find()
+    runsc.close()
+    with _own_daemon(runsc.path, "systrap") as found:
+        yield found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: dockerd")
+def test_in_a_container_it_says_the_truth_and_the_remedy_works(
+    address: str, tmp_path: Path
+) -> None:
+    """Under docker's default profile no sandbox can be; started as the doctor says, one can."""
+    for name in ("bin", "lib", "lib64"):
+        (tmp_path / name).symlink_to(f"usr/{name}")
+    for name in ("run", "tmp"):
+        (tmp_path / name).mkdir()
+    tree = subprocess.run(["tar", "-C", tmp_path, "-c", "."], capture_output=True, check=True)
+    docker = ["docker", "--host", address]
+    imported = subprocess.run(
+        [*docker, "import", "-", "doctor:test"], input=tree.stdout, capture_output=True, timeout=60
+    )
+    assert imported.returncode == 0, imported.stderr
+    shown = {"/usr", "/etc", sys.prefix, sys.base_prefix, str(CHECKOUT)}
+    run = [*docker, "run", "--rm", "--network", "none"]
+    run += [f"--volume={path}:{path}:ro" for path in sorted(shown)]
+
+    def doctor(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*run, *options, "doctor:test", sys.executable, "-m", "pytest_gvisor", "doctor"],
+            capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    done = doctor()
+    told = words(done.stdout)
+    assert done.returncode == 1, done.stderr
+    assert "NO platform systrap the launch failed at mount_namespace: " in told
+    assert "user namespaces uid 0 may not make one: Operation not permitted" in told
+    assert "platform kvm no device: there is no /dev/kvm" in told
+    remedy = ("--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined")
+    assert f"`docker run {' '.join(remedy)}`" in told
+    done = doctor(*remedy, "--security-opt=apparmor=unconfined")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok platform systrap works" in words(done.stdout)

@@ -1,0 +1,145 @@
+"""``pytest-gvisor init``, and every file for a CI that this project has: linters find nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.cli import init
+from pytest_gvisor.cli import main as cli
+from pytest_gvisor.errors import UsageError
+
+CHECKOUT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+PROJECTS = {
+    "plain": {"pyproject.toml": "[project]\nname = 'x'\nversion = '1'\n"},
+    "group": {"pyproject.toml": "[project]\nname = 'x'\n[dependency-groups]\ntest = []\n"},
+    "extra": {"pyproject.toml": "[project.optional-dependencies]\ntests = []\n"},
+    "only tests": {"pyproject.toml": "[dependency-groups]\ntesting = []\n"},
+    "setup": {"setup.py": "", "pyproject.toml": "[tool.x]\n"},
+    "requirements": {"requirements.txt": ""},
+    "nothing": {"test_it.py": ""},
+}
+INSTALLS = {
+    "plain": "install . pytest-gvisor",
+    "group": "install --group test . pytest-gvisor",
+    "extra": "install '.[tests]' pytest-gvisor",
+    "only tests": "install --group testing pytest-gvisor",
+    "setup": "install . pytest-gvisor",
+    "requirements": "install -r requirements.txt pytest-gvisor",
+    "nothing": "install pytest-gvisor",
+}
+
+
+def project(name: str, folder: Path) -> Path:
+    """One of the projects, in this folder."""
+    for path, text in PROJECTS[name].items():
+        (folder / path).write_text(text)
+    return folder
+
+
+def judge(*command: str | Path) -> None:
+    """Run a linter; it finds nothing."""
+    # Its own colours and its home are no matter of ours.
+    env = {**os.environ, "NO_COLOR": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def lint(schema: str, *paths: Path) -> None:
+    """check-jsonschema with a schema that it brings along, and where it can, zizmor."""
+    judge(BIN / "check-jsonschema", "--builtin-schema", schema, *paths)
+    if schema != "vendor.gitlab-ci":
+        judge(BIN / "zizmor", "--offline", "--no-config", "--persona=pedantic", *paths)
+
+
+def test_linters_find_nothing_in_what_is_written(tmp_path: Path) -> None:
+    """For each kind of project, for each service."""
+    for service, schema in (("github", "workflows"), ("gitlab", "ci")):
+        made = []
+        for name in PROJECTS:
+            folder = tmp_path / f"{service} {name}"
+            folder.mkdir()
+            text = init.render(service, str(project(name, folder)))
+            assert f".venv/bin/pip {INSTALLS[name]}\n" in text
+            assert "@" not in text.replace("actions/checkout@", "").replace("actions/cache@", "")
+            made.append(tmp_path / f"{service}-{name.replace(' ', '-')}.yml")
+            made[-1].write_text(text)
+        lint(f"vendor.{service}-{schema}", *made)
+
+
+def test_linters_find_nothing_in_this_project_s_own() -> None:
+    """Its workflows, and its action."""
+    lint("vendor.github-workflows", *(CHECKOUT / ".github/workflows").glob("*.yml"))
+    lint("vendor.github-actions", CHECKOUT / "action.yml")
+
+
+def test_the_linters_find_something_where_there_is_something(tmp_path: Path) -> None:
+    """Otherwise the two tests above would say nothing."""
+    text = init.render("github", str(project("plain", tmp_path)))
+    path = tmp_path / "gvisor.yml"
+    path.write_text(text.replace("timeout-minutes: 30", "timeout-minutes: soon"))
+    with pytest.raises(AssertionError, match="soon"):
+        lint("vendor.github-workflows", path)
+    path.write_text(text.replace('"$PLATFORM"', "${{ github.head_ref }}"))
+    with pytest.raises(AssertionError, match="template-injection"):
+        lint("vendor.github-workflows", path)
+
+
+def test_the_docs_show_what_is_written(tmp_path: Path) -> None:
+    """Word for word, for a plain project, for both services."""
+    docs = (CHECKOUT / "docs/ci.md").read_text()
+    for service in init.PLACES:
+        assert f"```yaml\n{init.render(service, str(project('plain', tmp_path)))}```\n" in docs
+
+
+def test_a_file_is_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the service looks; one that is there stays as it is without --force."""
+    monkeypatch.chdir(project("plain", tmp_path))
+    path = tmp_path / ".github/workflows/gvisor.yml"
+    assert cli.main(["init"]) == 0
+    assert capsys.readouterr().out == "wrote .github/workflows/gvisor.yml\n"
+    written = path.read_text()
+    path.write_text("mine")
+    assert cli.main(["init"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+    assert cli.main(["init", "--force"]) == 0
+    assert path.read_text() == written
+    assert cli.main(["init", "--output", "elsewhere/x.yml"]) == 0
+    assert (tmp_path / "elsewhere/x.yml").read_text() == written
+    capsys.readouterr()
+    assert cli.main(["init", "--output=-"]) == 0
+    assert capsys.readouterr().out == written
+    assert cli.main(["init", "--output=pyproject.toml/x"]) == 125
+    assert "cannot be made" in capsys.readouterr().err
+    assert cli.main(["init", "--force", "--output=/proc/x"]) == 125
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_service_is_the_one_that_the_project_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GitLab's where there is its file and nothing of GitHub's; its file is not overwritten."""
+    monkeypatch.chdir(tmp_path)
+    assert init.guess(".") == "github"
+    (tmp_path / ".gitlab-ci.yml").write_text("mine")
+    assert init.guess(".") == "gitlab"
+    assert cli.main(["init"]) == 2
+    assert "include: - local:" in capsys.readouterr().err
+    (tmp_path / ".github").mkdir()
+    assert init.guess(".") == "github"
+
+
+def test_a_project_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    """In one line, with what is wrong with it."""
+    (tmp_path / "pyproject.toml").write_text("[project")
+    with pytest.raises(UsageError, match=r"pyproject\.toml cannot be read"):
+        init.render("github", str(tmp_path))

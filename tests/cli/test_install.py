@@ -1,0 +1,372 @@
+"""``pytest-gvisor install``, from a server on the loopback that has the real runsc."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import platform
+import pty
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.cli import install
+from pytest_gvisor.errors import InstallFailed, UsageError
+from pytest_gvisor.install import release
+from pytest_gvisor.install.fetch import Client
+from pytest_gvisor.runsc import locate
+from pytest_gvisor.runsc.binary import Runsc
+from tests.runsc.conftest import wait_for
+
+PLACE = f"/latest/{platform.machine()}"
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+class Bucket:
+    """A server with gVisor's layout; a path's value is its bytes, or what answers for it."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes | Answer] = {}
+        self.over = threading.Event()
+        bucket = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                found = bucket.files.get(self.path)
+                if found is None:
+                    self.send_error(404)
+                elif callable(found):
+                    found(self)
+                else:
+                    send(self, found)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def put(self, name: str, data: bytes, digest: str | None = None) -> None:
+        """A file of the latest release, with its digest's file."""
+        digest = digest or hashlib.sha512(data).hexdigest()
+        self.files[f"{PLACE}/{name}"] = data
+        self.files[f"{PLACE}/{name}.sha512"] = f"{digest}  {name}\n".encode()
+
+
+def send(handler: BaseHTTPRequestHandler, data: bytes, length: int | None = None) -> None:
+    """Answer with these bytes, and say that they are ``length``."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(data) if length is None else length))
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        handler.wfile.write(data)
+
+
+@pytest.fixture
+def bucket() -> Iterator[Bucket]:
+    """A server that is gone afterwards."""
+    made = Bucket()
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield made
+    made.over.set()
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def real() -> bytes:
+    """The bytes of the runsc that is here."""
+    runsc = locate.find()
+    try:
+        return Path(f"/proc/self/fd/{runsc.fd}").read_bytes()
+    finally:
+        runsc.close()
+
+
+def archive(**members: bytes | tarfile.TarInfo) -> bytes:
+    """An archive of gVisor's new layout; ``__`` in a name is a slash."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:bz2", compresslevel=1) as tar:
+        for word, what in members.items():
+            name = word.replace("__", "/").replace("_bin", "-bin")
+            if isinstance(what, tarfile.TarInfo):
+                what.name = name
+                tar.addfile(what)
+                continue
+            member = tarfile.TarInfo(f"./{name}")
+            member.mode, member.size = 0o755, len(what)
+            tar.addfile(member, io.BytesIO(what))
+    return made.getvalue()
+
+
+def get(bucket: Bucket, folder: Path, **limits: float) -> release.Installed:
+    """Install from the bucket, without a terminal."""
+    client = Client(bucket.url, **{"timeout": 30.0, **limits})
+    return release.install(client, "latest", str(folder), lambda *_: None)
+
+
+def tool(bucket: Bucket, folder: Path, **options: Any) -> subprocess.Popen[bytes]:
+    """The command line tool, started."""
+    command = [sys.executable, "-m", "pytest_gvisor", "install", "--to", str(folder)]
+    return subprocess.Popen(
+        [*command, "--base-url", bucket.url],
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    )
+
+
+def test_a_release_that_is_one_file(bucket: Bucket, real: bytes, tmp_path: Path) -> None:
+    """The older layout: fetched, executable by all, judged, and its version told; no more beside
+    it, nothing on standard error, and the folder is made."""
+    bucket.put("runsc", real)
+    folder = tmp_path / "new" / "bin"
+    with tool(bucket, folder) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")
+    assert os.listdir(folder) == ["runsc"]
+    path = folder / "runsc"
+    assert path.read_bytes() == real
+    assert path.stat().st_mode & 0o7777 == 0o755
+    runsc = Runsc.at(str(path))
+    runsc.close()
+    assert f"runsc {runsc.version} is at {path}\n".encode() in out
+    assert f"--gvisor-runsc={path}".encode() in out
+
+
+def test_a_release_that_is_an_archive(bucket: Bucket, real: bytes, tmp_path: Path) -> None:
+    """The newer layout: runsc with its own gvisor-bin beside it, behind one symlink; what else the
+    archive has is left out, and the release that was there stays for who runs it."""
+    made = archive(runsc=real, gvisor_bin__gvisor_sentry=b"one", shim=b"x", __etc__passwd=b"x")
+    bucket.put("gvisor.tar.bz2", made)
+    bucket.put("runsc", b"the other layout is not asked for")
+    first = get(bucket, tmp_path)
+    assert os.path.samefile(first.path, first.real)
+    home = Path(first.real).parent
+    assert sorted(os.listdir(home)) == ["gvisor-bin", "runsc"]
+    assert (home / "gvisor-bin" / "gvisor_sentry").read_bytes() == b"one"
+    assert sorted(os.listdir(tmp_path)) == sorted([home.name, "runsc"])
+    judged = locate.find(first.path)
+    judged.close()
+    assert judged.path == first.real
+    bucket.put("gvisor.tar.bz2", archive(runsc=real, gvisor_bin__gvisor_sentry=b"two"))
+    second = get(bucket, tmp_path)
+    assert second.previous == str(home)
+    assert (Path(second.real).parent / "gvisor-bin" / "gvisor_sentry").read_bytes() == b"two"
+    assert home.is_dir()
+
+
+def broken(bucket: Bucket, kind: str, real: bytes) -> dict[str, float]:
+    """Make the bucket's runsc one that must be refused; the limits to try it with."""
+    path = f"{PLACE}/runsc"
+    bucket.put("runsc", real)
+    if kind == "digest":
+        bucket.put("runsc", real, "0" * 128)
+    elif kind == "no digest":
+        bucket.files[f"{path}.sha512"] = b"<html>\x1b[31m"
+    elif kind == "truncated":
+        bucket.files[path] = lambda handler: send(handler, real[:100], len(real))
+    elif kind == "nothing":
+        bucket.files.clear()
+    elif kind == "gone":
+        del bucket.files[path]
+    elif kind == "silent":
+        bucket.files[path] = silence(bucket.over)
+        return {"silence": 0.3}
+    elif kind == "dripping":
+        bucket.files[path] = lambda handler: drip(handler, bucket.over)
+        return {"timeout": 1.0}
+    elif kind == "huge":
+        bucket.files[path] = lambda handler: send(handler, b"x", release.MAX_DOWNLOAD + 1)
+    elif kind == "endless":
+        bucket.files[f"{path}.sha512"] = b"x" * 100_000
+    elif kind == "redirect":
+        bucket.files[path] = lambda handler: redirect(handler, "http://192.0.2.1/runsc")
+    elif kind == "file":
+        bucket.files[path] = lambda handler: redirect(handler, "file:///etc/passwd")
+    elif kind == "loop":
+        bucket.files[path] = lambda handler: redirect(handler, f"{bucket.url}{path}")
+    elif kind == "no runsc":
+        bucket.put("runsc", b"\x7fELF and no more")
+    elif kind == "script":
+        bucket.put("runsc", b"#!/bin/sh\ntouch /tmp/ran\n")
+    elif kind == "rubbish":
+        bucket.put("gvisor.tar.bz2", b"no archive")
+    elif kind == "cut archive":
+        bucket.put("gvisor.tar.bz2", archive(runsc=os.urandom(100_000))[:-1000])
+    elif kind == "empty archive":
+        bucket.put("gvisor.tar.bz2", archive(other=b"x"))
+    elif kind == "link":
+        link = tarfile.TarInfo()
+        link.type, link.linkname = tarfile.SYMTYPE, "/bin/sh"
+        bucket.put("gvisor.tar.bz2", archive(runsc=link))
+    elif kind == "twice":
+        bucket.put("gvisor.tar.bz2", archive(runsc=b"x", **{"./runsc": b"x"}))
+    return {}
+
+
+def silence(over: threading.Event) -> Answer:
+    """Say nothing."""
+
+    def answer(_handler: BaseHTTPRequestHandler) -> None:
+        over.wait(20)
+
+    return answer
+
+
+def drip(handler: BaseHTTPRequestHandler, over: threading.Event) -> None:
+    """A status line and headers that never end, a byte at a time."""
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n")
+    with contextlib.suppress(OSError):
+        while not over.wait(0.05):
+            handler.wfile.write(b"X")
+
+
+def redirect(handler: BaseHTTPRequestHandler, to: str) -> None:
+    """Send the client elsewhere."""
+    handler.send_response(302)
+    handler.send_header("Location", to)
+    handler.end_headers()
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("digest", "is not what its SHA-512 says"),
+        ("no digest", r"holds no SHA-512 of runsc: <html>\\x1b\[31m"),
+        ("truncated", "was cut off after 100 of "),
+        ("nothing", "has neither gvisor.tar.bz2.sha512 nor runsc.sha512"),
+        ("gone", "the server answers 404 Not Found"),
+        ("silent", "the server was silent for 0.3 s"),
+        ("dripping", "did not come within the 1 s"),
+        ("huge", "is larger than"),
+        ("endless", "is larger than"),
+        ("redirect", "redirects to http://192.0.2.1/runsc, which is not https"),
+        ("file", "Redirection to url 'file:///etc/passwd' is not allowed"),
+        ("loop", "infinite loop"),
+        ("no runsc", "what was fetched cannot be used: refusing to run"),
+        ("script", "what was fetched cannot be used: refusing to run"),
+        ("rubbish", "the archive cannot be read"),
+        ("cut archive", "the archive cannot be read"),
+        ("empty archive", "the archive has no runsc in it"),
+        ("link", "the archive's runsc is not a regular file"),
+        ("twice", "the archive has runsc twice"),
+    ],
+)
+def test_what_cannot_be_used_is_said_and_not_left(
+    kind: str, told: str, bucket: Bucket, real: bytes, tmp_path: Path
+) -> None:
+    """A typed error within its deadline; the runsc that was there is as it was, alone."""
+    limits = broken(bucket, kind, real)
+    (tmp_path / "runsc").write_bytes(b"as it was")
+    started = time.monotonic()
+    with pytest.raises(InstallFailed, match=told) as caught:
+        get(bucket, tmp_path, **limits)
+    assert time.monotonic() - started < 5
+    assert "\x1b" not in str(caught.value)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"as it was"]
+
+
+def test_a_redirect_on_the_loopback_is_followed(
+    bucket: Bucket, real: bytes, tmp_path: Path
+) -> None:
+    """A server of one's own may send its clients from one place to another."""
+    bucket.put("runsc", real)
+    bucket.files["/elsewhere"] = real
+    bucket.files[f"{PLACE}/runsc"] = lambda handler: redirect(handler, f"{bucket.url}/elsewhere")
+    assert get(bucket, tmp_path).path == str(tmp_path / "runsc")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_installation_leaves_nothing(
+    bucket: Bucket, real: bytes, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Half of it is there when the signal comes. After SIGKILL the next installation sees to it."""
+    bucket.put("runsc", real)
+
+    def half(handler: BaseHTTPRequestHandler) -> None:
+        send(handler, real[: len(real) // 2], len(real))
+        bucket.over.wait(30)
+
+    bucket.files[f"{PLACE}/runsc"] = half
+    with tool(bucket, tmp_path) as process:
+        wait_for(lambda: any(p.stat().st_size for p in tmp_path.rglob("*.part")), "half of it")
+        process.send_signal(number)
+        _out, err = process.communicate(timeout=20)
+    assert b"Traceback" not in err
+    if number == signal.SIGKILL:
+        bucket.files[f"{PLACE}/runsc"] = real
+        get(bucket, tmp_path)
+        assert os.listdir(tmp_path) == ["runsc"]
+    else:
+        assert process.returncode == 128 + number
+        assert os.listdir(tmp_path) == []
+
+
+def test_a_terminal_is_told_how_far_it_is(bucket: Bucket, real: bytes, tmp_path: Path) -> None:
+    """Bytes and per cent, on one line, to its end."""
+    bucket.put("runsc", real)
+    ours, theirs = pty.openpty()
+    with tool(bucket, tmp_path, stderr=theirs) as process:
+        os.close(theirs)
+        process.communicate(timeout=60)
+    text = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert process.returncode == 0
+    size = f"{len(real) / 1024 / 1024:.1f}"
+    assert f"\r{size} of {size} MiB, 100 %" in text
+    assert text.count("\n") == 1
+
+
+def test_a_folder_that_others_may_write_to_is_refused(bucket: Bucket, tmp_path: Path) -> None:
+    """Before anything is fetched: the plugin would refuse what is in it."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with pytest.raises(InstallFailed, match="can be written by others"):
+        get(bucket, shared)
+    assert os.listdir(shared) == []
+    (tmp_path / "runsc").mkdir()
+    with pytest.raises(InstallFailed, match="is a folder"):
+        get(bucket, tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InstallFailed, match="file"):
+        get(bucket, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://192.0.2.1/", "ftp://127.0.0.1/", "file:///tmp", "http://", "https:///x",
+     "http://127.0.0.1.example.org/", "http://[::1", "https://a:port/"],
+)  # fmt: skip
+def test_a_base_url_is_https_or_the_loopback_s(url: str) -> None:
+    """Anything else is a command line that cannot be meant."""
+    with pytest.raises(UsageError):
+        Client(url, timeout=1)
+    Client("https://example.org/mirror/", timeout=1)
+    Client("http://[::1]:8000", timeout=1)
+
+
+@pytest.mark.parametrize("name", ["", "../latest", "2024", "20240729.", "20240729/x", "newest"])
+def test_a_release_is_named_as_gvisor_names_it(name: str) -> None:
+    """Or is the latest."""
+    with pytest.raises(UsageError, match="neither latest nor"):
+        install.main(["--release", name])
+    assert release.release_name("release-20240729.0") == "20240729.0"
+
+
+def test_the_default_folder_is_one_that_the_search_looks_in(tmp_path: Path) -> None:
+    """Root's is among the trusted paths, another user's is where PATH has it as a rule."""
+    assert release.folder_for(0, "/root") + "/runsc" in locate.TRUSTED_PATHS
+    assert release.folder_for(1000, "/home/u") == "/home/u/.local/bin"

@@ -1,0 +1,146 @@
+"""``pytest-gvisor run --tty``: a terminal inside, connected with a real pseudo-terminal here."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.runsc.conftest import wait_for
+
+PATIENCE = 30.0
+
+
+class User:
+    """Somebody at a terminal of 33 lines of 77 characters, in front of the tool."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.ours, self.theirs = os.openpty()
+        self.resize(33, 77)
+        self.before = termios.tcgetattr(self.theirs)
+        self.text = b""
+        self.tool = subprocess.Popen(
+            [sys.executable, "-m", "pytest_gvisor", "run", "--tty", *arguments],
+            stdin=self.theirs, stdout=self.theirs, stderr=self.theirs, start_new_session=True,
+            env={**os.environ, "TERM": "vt220"},
+        )  # fmt: skip
+
+    def resize(self, lines: int, columns: int) -> None:
+        fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        # The kernel tells the foreground process group; here the tool has no controlling terminal.
+        with contextlib.suppress(AttributeError):
+            os.kill(self.tool.pid, signal.SIGWINCH)
+
+    def read(self, seconds: float) -> None:
+        """Read what is there within so long."""
+        if select.select([self.ours], [], [], seconds)[0]:
+            self.text += os.read(self.ours, 65536)
+
+    def type(self, keys: bytes, answer: str) -> str:
+        """Press keys, and wait until something that matches has come behind them; all that came."""
+        start = len(self.text)
+        os.write(self.ours, keys)
+        deadline = time.monotonic() + PATIENCE
+        while not re.search(answer, self.text[start:].decode("utf-8", "replace")):
+            assert time.monotonic() < deadline, self.text
+            self.read(0.1)
+        return self.text[start:].decode()
+
+    def end(self) -> int:
+        """The tool's status; the terminal is as it was."""
+        deadline = time.monotonic() + PATIENCE
+        while self.tool.poll() is None:
+            assert time.monotonic() < deadline, self.text
+            self.read(0.05)
+        self.read(0.1)
+        assert termios.tcgetattr(self.theirs) == self.before
+        return self.tool.wait()
+
+
+@contextlib.contextmanager
+def user(*arguments: str) -> Iterator[User]:
+    """Somebody at a terminal, which is closed at the end."""
+    somebody = User(*arguments)
+    try:
+        yield somebody
+    finally:
+        somebody.tool.kill()
+        somebody.tool.wait()
+        os.close(somebody.ours)
+        os.close(somebody.theirs)
+
+
+@pytest.mark.parametrize("platform", ["systrap", "ptrace"])
+def test_a_shell_can_be_worked_in(platform: str) -> None:
+    """All three streams are a terminal, with its size and TERM; output comes at once, Ctrl-C ends
+    what is in front and not the shell, Ctrl-D is the end of input; the status is the shell's."""
+    with user(f"--platform={platform}", "--", "sh") as me:
+        me.type(b"", "# ")
+        told = me.type(
+            b"for i in 0 1 2; do test -t $i && echo is-$i; done; stty size; "
+            b"echo $TERM-; uname -r\n",
+            r"4\.4\.0\r\n# ",
+        )
+        assert "is-0\r\nis-1\r\nis-2\r\n33 77\r\nvt220-\r\n" in told
+        me.type(b"echo go-$((1+1)); sleep 1000; echo not-$((1+1))\n", "go-2\r\n")
+        assert "not-2" not in me.type(b"\x03", r"\^C\r\n# ")
+        me.type(b"cat\n", "cat\r\n")
+        me.type(b"line\n", "line\r\nline\r\n")
+        me.type(b"\x04", "# ")
+        me.resize(20, 50)
+        me.type(b"stty size\n", r"20 50\r\n# ")
+        me.type(b"exit 7\n", "exit 7\r\n")
+        assert me.end() == 7
+
+
+def test_output_comes_whole_to_a_slow_reader() -> None:
+    """More than a terminal's buffer holds, byte for byte."""
+    with user("--", "seq", "30000") as me:
+        time.sleep(1)
+        me.end()
+    lines = me.text.split(b"\r\n")
+    assert lines == [b"%d" % number for number in range(1, 30001)] + [b""]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_terminal_is_restored_when_the_tool_is_ended(number: signal.Signals) -> None:
+    """In the midst of a workload that has the terminal."""
+    with user("--", "sh", "-c", "echo go; sleep 1000") as me:
+        me.type(b"", "go\r\n")
+        assert termios.tcgetattr(me.theirs) != me.before
+        me.tool.send_signal(number)
+        assert me.end() == 128 + number
+        wait_for(lambda: not subprocess.run(
+            ["pgrep", "-P", str(me.tool.pid)], capture_output=True, check=False
+        ).stdout, "the sandbox to end")  # fmt: skip
+
+
+def test_the_deadline_and_a_failure_are_told_on_a_terminal_that_is_as_it_was() -> None:
+    """Status 124 and 125; lines end where lines of a terminal end."""
+    with user("--timeout=2", "--", "sh", "-c", "echo go; sleep 1000") as me:
+        assert me.end() == 124
+        assert re.match(rb"go\r\npytest-gvisor run: .* still running after 2 s", me.text)
+    with user("--", "/nonexistent") as me:
+        assert me.end() == 125
+        assert b"/nonexistent" in me.text
+
+
+def test_it_needs_a_terminal() -> None:
+    """Pipes are what `run` without it is for."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_gvisor", "run", "--tty", "true"],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert b"--tty needs a terminal" in done.stderr

@@ -1,0 +1,71 @@
+"""``native`` among the platforms: tests inside run on the host as well, to compare with."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+TESTS = """
+    import os, unittest
+    import pytest
+
+    @pytest.fixture(scope="module")
+    def where():
+        return os.uname().release
+
+    def test_it(where, request):
+        native = "[native]" in os.environ["PYTEST_CURRENT_TEST"]
+        assert native == (where != "4.4.0")
+
+    class Test(unittest.TestCase):
+        def test_it(self):
+            pass
+
+    @pytest.mark.parametrize("n", [1, 2])
+    @pytest.mark.gvisor(platform="ptrace")
+    def test_marked(n):
+        assert os.uname().release == "4.4.0"
+
+    def test_a_sandbox(gvisor):
+        assert gvisor.platform in {"systrap", "ptrace"}
+"""
+
+
+def test_a_test_inside_runs_on_the_host_and_on_each_platform(shared: Project) -> None:
+    """Under ids of their own, also for unittest, in reports and for -k; a marker's platform is the
+    only one; a test that uses a sandbox has nothing to run in on the host."""
+    shared.test(TESTS)
+    options = ("--in-gvisor", "--gvisor-platform", "native,systrap,ptrace")
+    ran = shared.run("-v", "--junitxml=report.xml", *options).ends(passed=10)
+    ran.shows("native, systrap, ptrace, network none")
+    found = {case.get("name") for case in ran.junit().iter("testcase")}
+    assert found == {
+        "test_it[native]", "test_it[systrap]", "test_it[ptrace]", "test_marked[1]",
+        "test_marked[2]", "test_a_sandbox[systrap]", "test_a_sandbox[ptrace]",
+    }  # fmt: skip
+    cases = [case.get("classname", "") for case in ran.junit().iter("testcase")]
+    assert sorted(case for case in cases if case.endswith(".Test")) == ["test_it.Test"] * 3
+    assert set(re.findall(r"test_it\.py::(\S+)", ran.output)) >= {"Test::test_it[native]"}
+
+
+def test_the_host_s_copy_can_be_chosen(alone: Project) -> None:
+    """By -k and by its place in the order: first. Beside ``auto`` the sandbox's is ``[auto]``."""
+    alone.test(TESTS)
+    options = ("--in-gvisor", "-o", "gvisor_platform=native auto")
+    ran = alone.run("--collect-only", "-q", *options).exits(0)
+    assert re.findall(r"::(test_it\S*)", ran.output)[:2] == ["test_it[native]", "test_it[auto]"]
+    ran = alone.run("-v", "-k", "native", *options).exits(0)
+    assert sorted(re.findall(r"::(\S+) PASSED", ran.output)) == [
+        "Test::test_it[native]", "test_it[native]",
+    ]  # fmt: skip
+
+
+def test_native_alone_is_a_usage_error(alone: Project) -> None:
+    """It is no platform of gVisor's, and the way to run on the host alone has another name."""
+    ran = alone.test(TESTS).run("--gvisor-platform", "native").exits(pytest.ExitCode.USAGE_ERROR)
+    ran.shows("platform=native alone is no platform of gVisor's", "--no-gvisor")

@@ -1,0 +1,98 @@
+"""``@pytest.mark.gvisor(xfail={"ptrace": "reason"})``: a test that is to fail on a platform."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+RUN = """
+    import pytest
+
+    @pytest.mark.gvisor(xfail={"ptrace": "no such call"})
+    def test_as_expected(gvisor):
+        assert gvisor.platform == "systrap"
+
+    @pytest.mark.gvisor(xfail={"ptrace": "is mended"})
+    def test_passes_there(gvisor_platform):
+        pass
+
+    @pytest.mark.gvisor(xfail={"ptrace": "outer", "systrap": "outer"})
+    class TestIt:
+        @pytest.mark.gvisor(timeout=7)
+        def test_it(self, gvisor_sandbox):
+            assert False
+
+        @pytest.mark.gvisor(xfail={"systrap": "inner"})
+        def test_closest(self, gvisor_platform):
+            assert gvisor_platform == "kvm"
+"""
+
+INSIDE = """
+    import os
+    import pytest
+
+    @pytest.mark.gvisor(xfail={"ptrace": "no such call", "native": "needs gVisor"})
+    def test_as_expected():
+        assert os.uname().release == "4.4.0"
+
+    @pytest.mark.gvisor(platform="ptrace", xfail={"ptrace": "is mended"})
+    def test_passes_there():
+        pass
+
+    @pytest.mark.gvisor(platform="ptrace", xfail={"ptrace": "dies"})
+    def test_that_fails():
+        assert False
+
+    @pytest.mark.gvisor(platform="ptrace", xfail={"ptrace": "other"})
+    @pytest.mark.xfail(reason="its own")
+    def test_its_own():
+        assert False
+
+    @pytest.mark.gvisor(platform="ptrace", xfail={"systrap": "elsewhere"})
+    def test_elsewhere():
+        pass
+"""
+
+
+def test_a_failure_on_that_platform_is_expected_and_a_pass_is_not(project: Project) -> None:
+    """Strictly, with the reason, by the closest marker that says so; elsewhere it is a test."""
+    ran = project.test(RUN).run("--gvisor-platform", "systrap,ptrace")
+    assert ran.outcomes() == {"passed": 2, "xfailed": 5, "failed": 1}
+    ran.shows("XFAIL test_it.py::test_as_expected[ptrace] - ptrace: no such call")
+    ran.shows("XFAIL test_it.py::TestIt::test_closest[systrap] - systrap: inner")
+    ran.shows("FAILED test_it.py::test_passes_there[ptrace] - [XPASS(strict)] ptrace: is mended")
+    ran.shows("XFAIL test_it.py::TestIt::test_closest[ptrace] - ptrace: outer")
+
+
+def test_the_same_of_tests_inside(shared: Project) -> None:
+    """There, and on the host for ``native``; a test's own xfail goes first."""
+    shared.test(INSIDE)
+    ran = shared.run("--in-gvisor", "--gvisor-platform", "native,systrap", "-v")
+    assert ran.outcomes() == {"passed": 2, "xfailed": 3, "failed": 1}
+    ran.shows("XFAIL test_it.py::test_as_expected[native] - native: needs gVisor")
+    ran.shows("FAILED test_it.py::test_passes_there - [XPASS(strict)] ptrace: is mended")
+    ran.shows("XFAIL test_it.py::test_that_fails - ptrace: dies")
+    ran.shows("XFAIL test_it.py::test_its_own - its own")
+
+
+def test_a_platform_that_is_not_there_is_no_expected_failure(shared: Project, no_kvm: str) -> None:
+    """It is a skip, and under --gvisor-strict an error: the test has not failed, it has not run."""
+    shared.test(
+        """
+        import pytest
+
+        @pytest.mark.gvisor(platform="kvm", xfail={"kvm": "reason"})
+        def test_it(gvisor):
+            assert False
+
+        @pytest.mark.in_gvisor
+        @pytest.mark.gvisor(platform="kvm", xfail={"kvm": "reason"})
+        def test_inside():
+            assert False
+        """,
+        conftest=no_kvm,
+    )
+    shared.run().ends(skipped=2)
+    shared.run("--gvisor-strict").ends(errors=2)
