@@ -48,6 +48,7 @@ def test_docker_runs_the_fixture_images_as_we_do(dockerd: str, case: Case) -> No
     assert (done.stdout, done.stderr, done.returncode) == (case.stdout, case.stderr, case.status)
 
 
+@pytest.mark.fault("H3")
 def test_docker_stop_sends_what_our_deadline_does(dockerd: str) -> None:
     """The image's signal, which the workload traps; and the peer is gVisor and no other runtime.
 

@@ -65,6 +65,7 @@ def test_a_server_in_an_image_answers_the_test(gvisor: Gvisor, unpacked: Images)
         server.kill()
 
 
+@pytest.mark.fault("C13")
 def test_runs_at_once_share_an_image_and_see_nothing_of_each_other(
     gvisor: Gvisor, unpacked: Images
 ) -> None:

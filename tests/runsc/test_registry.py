@@ -76,6 +76,7 @@ def write_login(folder: Path, address: str, password: str) -> Path:
     return folder
 
 
+@pytest.mark.fault("H4")
 def test_images_are_pulled_by_policy_and_pinned_by_digest(
     fresh: type[Images], dockerd: str, tmp_path: Path
 ) -> None:

@@ -110,6 +110,7 @@ def two(**platforms: str) -> dict[str, bytes]:
     return {**first, **second, "index.json": top}
 
 
+@pytest.mark.fault("C11")
 def test_one_of_several_images_is_chosen_by_name_or_machine(read: Read, tmp_path: Path) -> None:
     """Where neither says which, the error names them."""
     named = write_layout(tmp_path / "named", two(one="", two=""))
@@ -168,6 +169,7 @@ def damaged(name: str) -> bytes:
     return tar([item(key, data) for key, data in files.items()])
 
 
+@pytest.mark.fault("C11")
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -193,6 +195,7 @@ def change(**changes: Any) -> bytes:
     return saved(LAYERS, None, **changes)
 
 
+@pytest.mark.fault("C11")
 @pytest.mark.parametrize(
     ("image", "says"),
     [
@@ -214,6 +217,7 @@ def test_a_damaged_docker_archive_is_refused(read: Read, image: bytes, says: str
         read(image)
 
 
+@pytest.mark.fault("C11")
 def test_a_foreign_layer_is_refused(read: Read, tmp_path: Path) -> None:
     """It is somewhere else, and nothing is fetched."""
     files = layout(LAYERS[:1])

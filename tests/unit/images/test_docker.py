@@ -72,6 +72,7 @@ def quickly(images: Images, kind: type[ImageError], says: str) -> None:
     assert type(caught.value) is kind
 
 
+@pytest.mark.fault("H1")
 def test_no_daemon_is_the_error_that_may_become_a_skip(
     images: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_no_daemon_is_the_error_that_may_become_a_skip(
     quickly(images, DaemonUnavailable, "no docker daemon at unix")
 
 
+@pytest.mark.fault("H1")
 def test_a_daemon_that_is_silent_is_an_error(
     images: Images, serve: Callable[[Answer], None]
 ) -> None:
@@ -105,6 +107,7 @@ def only_ping(connection: socket.socket) -> None:
     connection.close()
 
 
+@pytest.mark.fault("H1")
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
@@ -122,6 +125,7 @@ def test_a_socket_that_talks_rubbish_is_an_error_and_no_skip(
     quickly(images, ImageError, says)
 
 
+@pytest.mark.fault("H1")
 def test_a_daemon_that_answers_byte_by_byte_is_an_error_in_time(
     images: Images, serve: Callable[[Answer], None]
 ) -> None:
@@ -137,6 +141,7 @@ def test_a_daemon_that_answers_byte_by_byte_is_an_error_in_time(
     quickly(images, ImageError, "has not answered in 4 s")
 
 
+@pytest.mark.fault("H1")
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root may use any socket")
 def test_a_daemon_that_denies_is_an_error_and_no_skip(
     images: Images, serve: Callable[[Answer], None], tmp_path: Path
@@ -147,6 +152,7 @@ def test_a_daemon_that_denies_is_an_error_and_no_skip(
     quickly(images, ImageError, "may not use")
 
 
+@pytest.mark.fault("H2")
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "ssh://elsewhere", "http://x", "rubbish"])
 def test_a_daemon_elsewhere_is_refused_unless_asked_for(
     images: Images, monkeypatch: pytest.MonkeyPatch, address: str

@@ -20,6 +20,7 @@ from tests.unit.images.conftest import Item, Unpack, folder, hard, item, link, t
 # faults.md's shapes: each is refused, or done inside of the folder.
 
 
+@pytest.mark.fault("C1")
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "a/../x", "..", "/../x", "x/.."])
 def test_a_name_with_two_dots_is_refused(unpack: Unpack, name: str) -> None:
     """Wherever they are in it: no honest image has them."""
@@ -27,12 +28,14 @@ def test_a_name_with_two_dots_is_refused(unpack: Unpack, name: str) -> None:
         unpack([folder("a"), item(name, b"x")])
 
 
+@pytest.mark.fault("C1")
 @pytest.mark.parametrize("name", ["/abs", "//abs", "./abs", "/./abs"])
 def test_an_absolute_name_is_in_the_root(unpack: Unpack, name: str) -> None:
     """The root is the image's own."""
     assert (unpack([item(name, b"x")]) / "abs").read_bytes() == b"x"
 
 
+@pytest.mark.fault("C2", "C3")
 @pytest.mark.parametrize("target", ["/etc", "../../../../etc", "/", "..", "/proc/self/root/etc"])
 @pytest.mark.parametrize("is_later", [False, True])
 def test_writing_through_a_link_stays_in_the_root(
@@ -55,6 +58,7 @@ def test_a_link_of_the_host_s_proc_is_not_followed(unpack: Unpack) -> None:
         unpack([link("way", "/proc/self/root"), item("way/x", b"x")])
 
 
+@pytest.mark.fault("C4")
 def test_a_chain_of_links_longer_than_a_path_stays_in_the_root(unpack: Unpack) -> None:
     """The shape of CVE-2025-4517: names that together are beyond PATH_MAX."""
     items: list[Item] = []
@@ -72,12 +76,14 @@ def test_a_chain_of_links_longer_than_a_path_stays_in_the_root(unpack: Unpack) -
     assert not os.path.exists("/etc/pytest-gvisor-escape")
 
 
+@pytest.mark.fault("C5")
 def test_leaving_and_coming_back_makes_nothing_outside(unpack: Unpack) -> None:
     """The shape of CVE-2026-19672."""
     with pytest.raises(ImageError, match=r"'\.\.'"):
         unpack([item("../evil/../root/f", b"x")])
 
 
+@pytest.mark.fault("C6")
 def test_a_link_without_a_target_is_refused(unpack: Unpack) -> None:
     """And so is a chain that starts with one."""
     with pytest.raises(ImageError, match="without a target"):
@@ -90,6 +96,7 @@ def test_links_that_go_round_are_refused(unpack: Unpack) -> None:
         unpack([link("a", "b"), link("b", "a"), item("a/x")])
 
 
+@pytest.mark.fault("C7")
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../../../etc/passwd", "way/passwd"])
 def test_a_hard_link_to_a_file_of_the_host_is_refused(unpack: Unpack, target: str) -> None:
     """By its name, and through a symbolic link."""
@@ -108,6 +115,7 @@ def test_a_hard_link_shares_the_file_and_keeps_a_symbolic_link(unpack: Unpack) -
         unpack([folder("d"), hard("e", "d")])
 
 
+@pytest.mark.fault("C8")
 @pytest.mark.parametrize("name", [".wh...", ".wh..", ".wh.", "a/.wh..."])
 def test_a_whiteout_of_no_name_is_refused(unpack: Unpack, name: str) -> None:
     """Two dots behind the prefix would name the folder above."""
@@ -126,6 +134,7 @@ def test_a_whiteout_removes_what_lies_below(unpack: Unpack) -> None:
     assert (root / "own").read_bytes() == b"2"
 
 
+@pytest.mark.fault("C8")
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("where", ["", "d/"])
 def test_an_opaque_folder_hides_what_lies_below(
@@ -139,6 +148,7 @@ def test_an_opaque_folder_hides_what_lies_below(
     assert left == {f"{where}deep/new"} | ({"other"} if where else set())
 
 
+@pytest.mark.fault("C8")
 def test_a_whiteout_through_a_link_stays_in_the_root(unpack: Unpack) -> None:
     """A folder that is a link out of the root is one into it."""
     root = unpack([folder("etc"), item("etc/passwd"), link("way", "../../../etc")])
@@ -147,6 +157,7 @@ def test_a_whiteout_through_a_link_stays_in_the_root(unpack: Unpack) -> None:
     assert os.path.exists("/etc/passwd")
 
 
+@pytest.mark.fault("C9")
 def test_devices_and_fifos_are_left_out(unpack: Unpack) -> None:
     """And the image's notes say how many."""
     root = unpack(
@@ -158,6 +169,7 @@ def test_devices_and_fifos_are_left_out(unpack: Unpack) -> None:
     assert set(notes) == {"left out of the image: 2 devices", "left out of the image: 1 FIFOs"}
 
 
+@pytest.mark.fault("C9")
 def test_permissions_set_uid_and_times_are_kept(unpack: Unpack) -> None:
     """Whatever the umask is; folders too, also where files are put into them later."""
     before = os.umask(0o077)
@@ -188,6 +200,7 @@ def test_owners_are_kept_by_root_and_otherwise_all_is_ours(unpack: Unpack) -> No
         assert stat.S_IMODE((root / "f").stat().st_mode) == 0o400
 
 
+@pytest.mark.fault("C9")
 def test_of_extended_attributes_those_of_users_are_kept(unpack: Unpack) -> None:
     """Capabilities and ACLs are left out, with a note."""
     headers = {
@@ -200,6 +213,7 @@ def test_of_extended_attributes_those_of_users_are_kept(unpack: Unpack) -> None:
     assert unpack.facts.notes == ("left out of the image: 2 extended attributes",)  # type: ignore[attr-defined]
 
 
+@pytest.mark.fault("C12")
 def test_names_are_bytes(unpack: Unpack) -> None:
     """255 of them, no UTF-8, a newline, twins that differ in case: all as they are written."""
     odd = b"\xff\n\x1b".decode("utf-8", "surrogateescape")
@@ -209,6 +223,7 @@ def test_names_are_bytes(unpack: Unpack) -> None:
         unpack([item("n" * 256)])
 
 
+@pytest.mark.fault("C12")
 def test_a_name_with_a_nul_byte_is_refused(unpack: Unpack) -> None:
     """The kernel would cut it there."""
     with pytest.raises(ImageError, match="NUL byte"):
@@ -236,18 +251,21 @@ def test_a_folder_that_is_replaced_while_it_is_filled_is_looked_up_anew(unpack: 
 # Limits
 
 
+@pytest.mark.fault("C10")
 def test_too_many_entries_are_refused(unpack: Unpack) -> None:
     """However small they are."""
     with pytest.raises(ImageError, match="more than 10 entries"):
         unpack([item(f"f{n}") for n in range(11)], limits=Limits(max_entries=10))
 
 
+@pytest.mark.fault("C10")
 def test_too_many_bytes_are_refused(unpack: Unpack) -> None:
     """And never more than that are written."""
     with pytest.raises(ImageError, match="more than 100000 bytes"):
         unpack([item("f", b"x" * 60_000), item("g", b"x" * 60_000)], limits=Limits(max_bytes=10**5))
 
 
+@pytest.mark.fault("C10")
 def test_folders_that_are_too_deep_are_refused(unpack: Unpack) -> None:
     """By their names, by ten thousand of them, and through links that each go a bit deeper."""
     with pytest.raises(ImageError, match="deeper than 128"):
@@ -259,6 +277,7 @@ def test_folders_that_are_too_deep_are_refused(unpack: Unpack) -> None:
         unpack(items)
 
 
+@pytest.mark.fault("C10")
 def test_a_compressed_layer_may_not_grow_without_end(
     unpack: Unpack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +288,7 @@ def test_a_compressed_layer_may_not_grow_without_end(
         unpack(gzip.compress(bomb))
 
 
+@pytest.mark.fault("C10")
 def test_a_sparse_entry_is_refused(unpack: Unpack) -> None:
     """A terabyte of nothing takes a kilobyte to say."""
     with pytest.raises(ImageError, match="sparse"):
@@ -288,6 +308,7 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(
         unpack([item("f", b"x")])
 
 
+@pytest.mark.fault("C11")
 def test_a_file_that_is_cut_short_is_refused(unpack: Unpack) -> None:
     """In the middle of a header, of content, or before the end mark."""
     whole = tar([item("f", b"x" * 1000), item("g")])
