@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from pytest_gvisor.oci.reader import shown
 
 DEADLINE: Final = 4.0
 """Seconds for a daemon's answer to a simple question."""
-_SILENCE: Final = 120.0
+_SILENCE: Final = 600.0
 """Seconds without a word from it while it pulls, builds or exports."""
 _SOCKET: Final = "/var/run/docker.sock"
 _LABEL: Final = "dev.pytest-gvisor"
@@ -59,6 +60,17 @@ class Daemon:
             # The SDK lets errors of requests, of sockets and its own through.
             raise _unavailable(address, error) from error
         self._client.api.timeout = _SILENCE
+        # The SDK lifts the deadline from what it streams as bytes, and has none for a pull or a
+        # build: with a daemon that falls silent they would be for ever.
+        self._client.api._disable_socket_timeout = lambda _socket: None
+        self._answers: list[Any] = []
+        self._client.api.send = functools.partial(self._send, self._client.api.send)
+
+    def _send(self, send: Callable[..., Any], request: Any, **options: Any) -> Any:
+        """The daemon's answer to one request, which is kept: the SDK closes none half-way."""
+        options["timeout"] = options.get("timeout") or self._client.api.timeout
+        self._answers.append(send(request, **options))
+        return self._answers[-1]
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -66,6 +78,8 @@ class Daemon:
 
     def __exit__(self, *_: object) -> None:
         """Close the connections."""
+        for answer in self._answers:
+            answer.close()
         self._client.close()
 
     def find(self, reference: str, pull: Pull) -> str:
@@ -149,15 +163,15 @@ class Daemon:
 
 
 def _follow(answers: Any, seen: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
-    """What a daemon reports, to its end, and of that what it has made; an error in it is one."""
-    made = []
+    """What a daemon reports, to its end, and what it has made last; an error in it is one."""
+    made: list[dict[str, Any]] = []
     with contextlib.closing(answers):
         for answer in answers:
             if "error" in answer:
                 raise ImageError(f"the daemon says: {answer['error']}")
             seen(answer)
             if "aux" in answer:
-                made.append(answer)
+                made = [answer]
     return made
 
 

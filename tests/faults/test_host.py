@@ -27,7 +27,9 @@ def used(folder: str) -> int:
 def test_a_tmp_that_is_full_is_full_inside_alone(gvisor: Gvisor, canary: Path) -> None:
     """ENOSPC for the workload, which goes on; nothing of it is on the host's disks."""
     before = used("/tmp"), used(gvisor._launcher.session().path)
-    script = "dd if=/dev/zero of=/tmp/x bs=1M count=400; echo $?; wc -c < /tmp/x; rm /tmp/x; echo on"
+    script = (
+        "dd if=/dev/zero of=/tmp/x bs=1M count=400; echo $?; wc -c < /tmp/x; rm /tmp/x; echo on"
+    )
     done = gvisor.run(["sh", "-c", script], mounts=[tmpfs("/tmp", size="16M")])
     status, size, goes_on = done.stdout.split()
     assert (status, int(size), goes_on) == ("1", 16 * MIB, "on")
