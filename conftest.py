@@ -1,4 +1,4 @@
-"""What all tests share: pytester, the rule that a skip must be a listed one, and the leak check."""
+"""What all tests share: pytester, the rule for skips, the leak check, the list of faults."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from pytest_gvisor.configured import run_settings
 from pytest_gvisor.settings import Platform
 
-pytest_plugins = ("pytester", "tests.skipcheck", "tests.leakcheck")
+pytest_plugins = ("pytester", "tests.skipcheck", "tests.leakcheck", "tests.faultcheck")
 
 
 @pytest.fixture(autouse=True)

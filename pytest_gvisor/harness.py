@@ -158,6 +158,7 @@ class Gvisor:
         What runs is the specification in ``bundle``, not what config.json says by now. Arguments,
         settings and errors as for `run`.
         """
+        bundle.check_root()
         chosen = self._chosen(timeout, settings)
         way = way_of(chosen)
         netns = netns_of(bundle.spec, chosen)

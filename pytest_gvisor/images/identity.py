@@ -86,7 +86,11 @@ def _lines(root: str, path: str, fields: int) -> Iterator[list[str]]:
         os.close(fd)
         return
     with open(fd, "rb") as file:
-        text = file.read(_MAX_FILE).decode("utf-8", "surrogateescape")
+        data = file.read(_MAX_FILE + 1)
+    if len(data) > _MAX_FILE:
+        # A line that is cut is another one: of a uid 1000 it may say 100.
+        raise ImageError(f"its /{path} is larger than {_MAX_FILE} bytes")
+    text = data.decode("utf-8", "surrogateescape")
     for line in text.split("\n"):
         entry = line.strip().split(":")
         if len(entry) >= fields and entry[0]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 
+from pytest_gvisor.launch.typed import stage
+
 CHUNK = 1024 * 1024
 
 
@@ -28,11 +30,15 @@ class Capture:
         self._memory: memoryview | None = None
 
     def room(self) -> memoryview:
-        """Where the next bytes of the stream belong; tell by `took` how many were put there."""
+        """Where the next bytes of the stream belong; tell by `took` how many were put there.
+
+        Raises `LaunchError` if there is no memory for the first of them.
+        """
         if self._memory is None:
             size = self._head_room + self._ring
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-            self._memory = memoryview(mmap.mmap(-1, size, flags=flags))
+            with stage("output", f"no {size} bytes of memory for a workload's output"):
+                self._memory = memoryview(mmap.mmap(-1, size, flags=flags))
         return self._memory[self._position() :]
 
     def took(self, count: int) -> None:

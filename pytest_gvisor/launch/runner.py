@@ -41,6 +41,7 @@ from pytest_gvisor.launch.typed import stage
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import within
 from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.oci.validate import check_id
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import (
     RunscCommand,
@@ -206,13 +207,15 @@ class Runner:
         return keeper, workspace, self._job(workspace, spec)
 
     def _make_workspace(self, session: SessionDir) -> Workspace:
-        run = "g" + secrets.token_hex(4)
+        run = check_id("g" + secrets.token_hex(4))
         folder = os.path.join(session.path, run)
+        # What is there is another run's: it is neither used nor, with the rest, removed.
+        with stage("workspace", f"cannot make {folder}"):
+            make_private(folder)
+        parts = ("root", "runtime", "logs") if self._wants_logs() else ("root", "runtime")
         try:
-            for path in (folder, *(os.path.join(folder, name) for name in ("root", "runtime"))):
-                make_private(path)
-            if self._wants_logs():
-                make_private(os.path.join(folder, "logs"))
+            for name in parts:
+                make_private(os.path.join(folder, name))
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise LaunchError(

@@ -37,6 +37,8 @@ class Bundle:
     """What was validated, and so what is to be run: its root path is absolute."""
     notes: tuple[str, ...] = ()
     """What was changed, or will not have the effect that it asks for."""
+    root_id: tuple[int, int] | None = dataclasses.field(default=None, compare=False, repr=False)
+    """Device and inode of the root folder that `open` has judged."""
 
     @classmethod
     def create(cls, folder: str, spec: Spec, *, terminal: bool = False) -> Bundle:
@@ -83,7 +85,22 @@ class Bundle:
                 found += [text for text in validate.problems(spec) if text not in found]
         if found or spec is None or not whole:
             raise InvalidBundle(found, where=where)
-        return cls(path=folder, spec=spec, notes=tuple(notes))
+        root_id = _id(spec.root.path)
+        return cls(path=folder, spec=spec, notes=tuple(notes), root_id=root_id)
+
+    def check_root(self) -> None:
+        """Raise `InvalidBundle` if another folder is in the place of the root that was judged."""
+        path = self.spec.root.path
+        if self.root_id and (os.path.realpath(path) != path or _id(path) != self.root_id):
+            problem = f"root.path: {shown(path)} is not the folder that it was when it was opened"
+            raise InvalidBundle([problem], where=os.path.join(self.path, CONFIG))
+
+
+def _id(folder: str) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError):
+        status = os.stat(folder)
+        return status.st_dev, status.st_ino
+    return None
 
 
 def _encode(value: dict[str, Any], found: list[str]) -> bytes:

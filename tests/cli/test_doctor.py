@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.daemon import _own_daemon
+from fixtures.dockerd import own_daemon
 from pytest_gvisor.runsc import locate
 
 CHECKOUT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def address() -> Iterator[str]:
     """A dockerd of this module's own, with an image that has only folders."""
     runsc = locate.find()
     runsc.close()
-    with _own_daemon(runsc.path, "systrap") as found:
+    with own_daemon(runsc.path, "systrap") as found:
         yield found
 
 

@@ -47,6 +47,15 @@ class Run:
         while data:
             data = data[os.write(stream, data) :]
 
+    def pour(self, streams: list[int], mebibytes: int) -> None:
+        """Write so many MiB of dots to each of these streams, in turns."""
+        block = b"." * (1 << 16)
+        for _ in range(mebibytes * 16):
+            for stream in streams:
+                rest = memoryview(block)
+                while rest:
+                    rest = rest[os.write(stream, rest) :]
+
     def close(self, stream: int) -> None:
         """Close a standard stream."""
         os.close(stream)

@@ -1,4 +1,4 @@
-"""What the tests of faults share: little projects, and processes to be looked at and killed."""
+"""What the tests of faults share: little projects, runs of a scripted runsc, and a canary."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Runsc
+from pytest_gvisor import Launcher, Runsc
 from pytest_gvisor.runsc.platforms import automatic
 from pytest_gvisor.settings import Platform
+from tests.fakes.fake import FakeRunsc
+from tests.fakes.runs import Runs
+from tests.faults.census import Facts, facts
 from tests.faults.little import Little
 
 Make = Callable[[], Little]
@@ -64,3 +67,42 @@ def any_little(tmp_path: Path, short_folder: str, runsc: Runsc) -> Iterator[Litt
     """One little project, for what does not depend on the platform."""
     for make in littles(tmp_path, short_folder, automatic(runsc.platforms).value):
         yield make()
+
+
+@pytest.fixture
+def launcher(short_folder: str) -> Iterator[Launcher]:
+    """A launcher whose sessions are in a folder of their own."""
+    made = Launcher(short_folder)
+    yield made
+    made.close()
+    assert os.listdir(short_folder) in ([], [".lock"])
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeRunsc:
+    """A runsc that does what it is told."""
+    return FakeRunsc.make(tmp_path / "fake")
+
+
+@pytest.fixture
+def runs(fake: FakeRunsc, launcher: Launcher) -> Iterator[Runs]:
+    """Runs of the fake runsc as it is scripted at that moment."""
+    binary = Runsc.at(str(fake.path))
+    yield Runs(launcher=launcher, binary=binary)
+    binary.close()
+
+
+@pytest.fixture
+def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A tree beside what a test has to do with, which is the same afterwards to the last byte."""
+    folder = tmp_path_factory.mktemp("canary")
+    (folder / "d").mkdir(mode=0o750)
+    (folder / "d/file").write_bytes(bytes(range(256)))
+    (folder / "d/script").write_text("#!/bin/sh\n")
+    (folder / "d/script").chmod(0o4755)
+    (folder / "link").symlink_to("d/file")
+    (folder / "nowhere").symlink_to("/nowhere")
+    os.mkfifo(folder / "fifo")
+    before: Facts = facts(folder)
+    yield folder
+    assert facts(folder) == before

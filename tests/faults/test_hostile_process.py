@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from tests.faults.little import Little
 
 # A umask that takes its owner's permissions away stops an unprivileged user's own files as well.
@@ -46,12 +48,14 @@ TESTS = f"""
 """
 
 
+@pytest.mark.fault("D1", "D4", "D5")
 def test_nothing_of_the_process_is_seen_inside(any_little: Little) -> None:
     """Descriptors, folder, umask, signals and environment, changed after the keeper was started."""
     any_little.write(test_it=TESTS.replace("UMASK", UMASK))
     assert "2 passed" in any_little.run()
 
 
+@pytest.mark.fault("D1", "D4", "D5")
 def test_a_keeper_that_starts_in_such_a_process_is_no_different(any_little: Little) -> None:
     """It has what it inherits by then."""
     replaced = """

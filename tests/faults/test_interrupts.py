@@ -28,6 +28,7 @@ def ended(little: Little) -> int:
     return status
 
 
+@pytest.mark.fault("F3")
 @pytest.mark.parametrize(
     ("number", "status"),
     [
@@ -47,6 +48,7 @@ def test_a_signal_to_the_terminal_s_processes_ends_all(
         assert "KeyboardInterrupt" in little.output()
 
 
+@pytest.mark.fault("F3")
 @pytest.mark.parametrize("pause", [0.0, 0.02, 0.3])
 def test_a_second_ctrl_c_does_not_stop_the_cleaning(any_little: Little, pause: float) -> None:
     """However soon it follows the first, the keeper goes on."""
@@ -57,6 +59,7 @@ def test_a_second_ctrl_c_does_not_stop_the_cleaning(any_little: Little, pause: f
     assert ended(any_little) in {pytest.ExitCode.INTERRUPTED, -signal.SIGINT, 1}
 
 
+@pytest.mark.fault("F7")
 @pytest.mark.parametrize("options", [["-x"], ["--maxfail=1"], ["-p", "no:terminal"]])
 def test_a_test_that_fails_in_the_middle_of_a_run_leaves_nothing(
     any_little: Little, options: list[str]
@@ -86,6 +89,7 @@ def test_a_test_that_fails_in_the_middle_of_a_run_leaves_nothing(
     assert ended(any_little) == pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.mark.fault("F7")
 def test_an_exit_without_goodbye_leaves_nothing(any_little: Little) -> None:
     """As pytest-timeout's thread method ends pytest."""
     any_little.write(

@@ -40,6 +40,7 @@ def processes_left(gvisor: Gvisor) -> list[int]:
     return remains.processes(session, everywhere=True)
 
 
+@pytest.mark.fault("F5")
 def test_a_killed_keeper_is_told_to_the_test_and_replaced(gvisor: Gvisor) -> None:
     """The kernel has killed the sandbox; what it left is removed, and the next run works."""
     session = gvisor._launcher.session().path
@@ -50,6 +51,7 @@ def test_a_killed_keeper_is_told_to_the_test_and_replaced(gvisor: Gvisor) -> Non
     assert gvisor.run(["echo", "again"]).stdout == "again\n"
 
 
+@pytest.mark.fault("F5")
 @needs_root
 def test_a_killed_keeper_s_cgroups_are_removed(gvisor: Gvisor) -> None:
     """Whoever was to do that is gone."""
@@ -60,6 +62,7 @@ def test_a_killed_keeper_s_cgroups_are_removed(gvisor: Gvisor) -> None:
     assert [path for path in cgroups if os.path.exists(path)] == []
 
 
+@pytest.mark.fault("F8")
 def test_a_stopped_keeper_does_not_stop_the_deadline(
     gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +76,7 @@ def test_a_stopped_keeper_does_not_stop_the_deadline(
     assert gvisor.run(["echo", "again"]).stdout == "again\n"
 
 
+@pytest.mark.fault("F5")
 def test_other_threads_runs_end_with_the_keeper_too(gvisor: Gvisor) -> None:
     """Each is told, none hangs."""
     told: list[Exception] = []
@@ -93,6 +97,7 @@ def test_other_threads_runs_end_with_the_keeper_too(gvisor: Gvisor) -> None:
     assert processes_left(gvisor) == []
 
 
+@pytest.mark.fault("F5", "F6")
 def test_what_both_leave_when_both_are_killed_is_swept_by_the_next_session(little: Little) -> None:
     """The sandbox dies with the keeper; folder, state and cgroups go when the next one begins."""
     little.write(test_it=HANGING.replace("LIMITS", str(os.geteuid() == 0)))

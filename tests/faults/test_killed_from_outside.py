@@ -72,6 +72,7 @@ def killed(gvisor: Gvisor, part: str, delay: float) -> str | int:
         assert killer.killed
 
 
+@pytest.mark.fault("E4", "F9")
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.6], ids=["at the start", "early", "in the middle"])
 @pytest.mark.parametrize("part", PARTS)
 def test_a_killed_part_is_a_failure_of_the_infrastructure(

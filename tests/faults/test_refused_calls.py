@@ -47,6 +47,7 @@ def refusing(little: Little, refuse: str, stage: str, number: int) -> None:
     little.write(test_it=text)
 
 
+@pytest.mark.fault("D7")
 @pytest.mark.parametrize(
     ("call", "argument", "number", "stage"),
     [
@@ -65,6 +66,7 @@ def test_a_refused_call_is_named_with_its_errno(
     assert any_little.left() == []
 
 
+@pytest.mark.fault("D7")
 def test_a_keeper_that_cannot_adopt_orphans_does_not_come_up(any_little: Little) -> None:
     """PR_SET_CHILD_SUBREAPER: without it, something could be left."""
     refusing(any_little, "seccomp.refuse('prctl', errno.EPERM, 36)", "keeper", 0)
@@ -72,6 +74,7 @@ def test_a_keeper_that_cannot_adopt_orphans_does_not_come_up(any_little: Little)
     assert any_little.left() == []
 
 
+@pytest.mark.fault("D7")
 def test_without_close_range_descriptors_are_closed_all_the_same(any_little: Little) -> None:
     """An older kernel, or a filter that does not know the call; and it takes no time."""
     any_little.write(
@@ -92,6 +95,7 @@ def test_without_close_range_descriptors_are_closed_all_the_same(any_little: Lit
     assert any_little.left() == []
 
 
+@pytest.mark.fault("G6")
 def test_a_fork_that_fails_is_typed(any_little: Little) -> None:
     """EAGAIN is the kernel's word for a limit on processes: at once, and not at the deadline."""
     refusing(any_little, "seccomp.refuse_fork(errno.EAGAIN)", "fork", errno.EAGAIN)

@@ -15,6 +15,7 @@ from pytest_gvisor import Gvisor, Launcher
 from tests.faults.little import HANGING, Little, eventually
 
 
+@pytest.mark.fault("F12")
 def test_a_crashed_session_does_not_touch_another(make_little: Callable[[], Little]) -> None:
     """One is killed, a third begins and sweeps, and the sandbox of the other goes on to its end."""
     one, other, third = make_little(), make_little(), make_little()
@@ -45,6 +46,7 @@ def test_a_crashed_session_does_not_touch_another(make_little: Callable[[], Litt
     assert eventually(lambda: not other.left(), 10) is not None, other.left()
 
 
+@pytest.mark.fault("F13")
 def test_an_interrupted_end_can_be_done_again(gvisor: Gvisor, short_folder: str) -> None:
     """Ctrl-C while the keeper is waited for: a second closing leaves nothing."""
     launcher = Launcher(short_folder)

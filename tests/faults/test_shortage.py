@@ -66,6 +66,7 @@ def outcome(gvisor: Gvisor) -> str:
         return type(error).__name__
 
 
+@pytest.mark.fault("G6")
 @pytest.mark.parametrize("keeper", ["new", "old"])
 def test_at_any_shortage_of_descriptors_the_error_is_typed(
     apart: Callable[[], Gvisor], keeper: str
@@ -91,6 +92,7 @@ def test_at_any_shortage_of_descriptors_the_error_is_typed(
     assert set(seen[:-1]) <= {"LaunchError", "ProtocolError", "RunscFailed"}, seen
 
 
+@pytest.mark.fault("G6")
 @as_user
 def test_at_any_shortage_of_processes_the_error_is_typed(any_little: Little) -> None:
     """RLIMIT_NPROC counts all of a user's: from none to enough."""
@@ -162,6 +164,7 @@ def entries(folder: str) -> int:
     return state.f_files - state.f_ffree
 
 
+@pytest.mark.fault("G5")
 @needs_root
 def test_a_disk_that_is_full_at_any_file_is_a_typed_error(
     runsc: Runsc, short_folder: str, small_disk: Callable[[str], None]
@@ -204,6 +207,7 @@ def own_files(launcher: Launcher) -> list[str]:
     return left + [str(pid) for pid in remains.processes(session, everywhere=True)]
 
 
+@pytest.mark.fault("G5")
 @needs_root
 def test_a_disk_that_is_full_at_any_byte_is_a_typed_error(
     runsc: Runsc, short_folder: str, small_disk: Callable[[str], None]
@@ -229,6 +233,7 @@ def test_a_disk_that_is_full_at_any_byte_is_a_typed_error(
     assert os.listdir(short_folder) == [".lock"]
 
 
+@pytest.mark.fault("G5")
 @needs_root
 def test_a_disk_that_is_read_only_from_the_beginning_is_a_typed_error(
     runsc: Runsc, short_folder: str, small_disk: Callable[[str], None]
@@ -244,6 +249,7 @@ def test_a_disk_that_is_read_only_from_the_beginning_is_a_typed_error(
     assert os.listdir(short_folder) == [".lock"]
 
 
+@pytest.mark.fault("G5")
 @needs_root
 def test_a_session_that_becomes_read_only_is_a_typed_error(runsc: Runsc, short_folder: str) -> None:
     """By a mount over it, since the disk itself is in use; it works again after."""
@@ -260,6 +266,7 @@ def test_a_session_that_becomes_read_only_is_a_typed_error(runsc: Runsc, short_f
     assert os.listdir(short_folder) == [".lock"]
 
 
+@pytest.mark.fault("G8")
 @pytest.mark.parametrize(
     "name", ["a b", "é ü", "tab\there", "quote'\"$(x)", "-rf", "x" * 20, "back\\slash", "co:lo,n"]
 )
@@ -275,6 +282,7 @@ def test_sessions_in_a_folder_with_an_odd_name_work(
     assert os.listdir(base) == [".lock"]
 
 
+@pytest.mark.fault("G8")
 @pytest.mark.parametrize("name", ["\udcff", "x" * 120, "x" * 250])
 def test_sessions_in_a_folder_that_runsc_cannot_use_are_a_typed_error(
     runsc: Runsc, short_folder: str, name: str
@@ -288,6 +296,7 @@ def test_sessions_in_a_folder_that_runsc_cannot_use_are_a_typed_error(
     assert os.listdir(base) == [".lock"]
 
 
+@pytest.mark.fault("A11")
 @needs_root
 def test_a_binary_on_a_disk_without_execution_is_a_typed_error(
     runsc: Runsc, short_folder: str, small_disk: Callable[[str], None]

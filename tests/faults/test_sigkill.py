@@ -92,6 +92,7 @@ def kill_once(little: Little, moment: float) -> Round:
     return Round(moment=moment, began=began, processes=processes, files=files, left=left)
 
 
+@pytest.mark.fault("F4")
 def test_sigkill_of_pytest_at_any_moment_leaves_nothing(
     make_little: Callable[[], Little],
 ) -> None:
@@ -111,6 +112,7 @@ def test_sigkill_of_pytest_at_any_moment_leaves_nothing(
     assert statistics.median(one.processes or 0 for one in rounds) < PROCESSES_AFTER
 
 
+@pytest.mark.fault("F4")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_pytest_that_dies_while_it_starts_its_keeper_leaves_nothing(
     little: Little, number: signal.Signals

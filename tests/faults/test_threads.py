@@ -6,11 +6,14 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from pytest_gvisor import Gvisor, Launcher
 
 THREADS = 8
 
 
+@pytest.mark.fault("D2")
 def test_eight_threads_run_200_sandboxes(gvisor: Gvisor, is_first_platform: bool) -> None:
     """None gets another's output, none hangs, and no descriptor or thread is left."""
     each = 25 if is_first_platform else 5
@@ -27,6 +30,7 @@ def test_eight_threads_run_200_sandboxes(gvisor: Gvisor, is_first_platform: bool
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.fault("D3")
 def test_a_sandbox_outlives_the_thread_that_launched_it(gvisor: Gvisor, short_folder: str) -> None:
     """A parent-death signal is sent when the launching *thread* ends: that is the keeper's.
 

@@ -23,6 +23,7 @@ TESTS = """
 """
 
 
+@pytest.mark.fault("F7")
 def test_a_killed_worker_fails_its_test_and_no_other(little: Little) -> None:
     """xdist says so and goes on with a new worker; the sandboxes of the dead one are gone."""
     little.write(test_it=TESTS)
@@ -39,6 +40,7 @@ def test_a_killed_worker_fails_its_test_and_no_other(little: Little) -> None:
     assert "crashed" in output
 
 
+@pytest.mark.fault("F7")
 def test_the_controller_is_killed_with_all_its_workers_at_work(little: Little) -> None:
     """Each worker's keeper does what it is for; what the workers share is gone too."""
     little.write(test_it=TESTS.replace("number == 2", "True"))

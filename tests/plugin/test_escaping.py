@@ -136,6 +136,7 @@ def texts(element: ET.Element) -> Iterator[str]:
         yield part.tail or ""
 
 
+@pytest.mark.fault("E8")
 @pytest.mark.parametrize("style", ["short", "native", "line"])
 def test_no_style_of_traceback_lets_anything_through(alone: Project, style: str) -> None:
     """However pytest shows a failure, what the workload wrote is written out."""
@@ -144,6 +145,7 @@ def test_no_style_of_traceback_lets_anything_through(alone: Project, style: str)
     assert len(SUMMARY.findall(ran.output)) == 1
 
 
+@pytest.mark.fault("E8")
 def test_terminal_and_junit_show_it_escaped(project: Project) -> None:
     """Every way of showing output: escaped on the terminal, and XML that can be parsed."""
     args = ("-rA", "-l", "--color=no", "--junitxml=report.xml", "-o", "junit_logging=all",
@@ -163,6 +165,7 @@ def test_terminal_and_junit_show_it_escaped(project: Project) -> None:
     assert r"\x1b]52;c;ZXZpbA==\x07" in value
 
 
+@pytest.mark.fault("E7", "E8")
 def test_a_worker_survives_lone_surrogates(alone: Project) -> None:
     """A report with text that cannot be encoded reaches xdist's controller, from every place."""
     alone.test(
@@ -197,6 +200,7 @@ def test_colours_are_pytests_own(shared: Project) -> None:
     assert alone_in_colour, "the diff has lost its colours"
 
 
+@pytest.mark.fault("E8")
 def test_the_bytes_and_the_text_stay_available(alone: Project) -> None:
     """Escaping is for what is shown: the test itself gets what the workload wrote."""
     alone.test(

@@ -62,6 +62,7 @@ def test_an_image_that_cannot_be_had_is_an_error(images: Project, tmp_path: Path
     ran.ends(errors=1).shows("image no.tar: there is no file or folder no.tar")
 
 
+@pytest.mark.fault("H1")
 def test_no_daemon_is_a_skip_or_a_failure_when_strict(images: Project, tmp_path: Path) -> None:
     """By marker and by fixture alike; `gvisor.run` itself raises."""
     images.test(

@@ -51,6 +51,7 @@ def test_the_path_is_used_and_shown_as_what_it_leads_to(
     shared.run(f"--gvisor-runsc={link}").ends(passed=1).shows(f"({runsc.path}), systrap")
 
 
+@pytest.mark.fault("A14")
 def test_without_runsc_the_tests_that_need_it_are_skipped(project: Project, missing: Path) -> None:
     """Whatever way a test asks for runsc, it is skipped with the path that was looked at."""
     ran = project.test(EVERY_WAY).run(f"--gvisor-runsc={missing}").ends(passed=1, skipped=5)
@@ -82,6 +83,7 @@ def test_a_marker_may_name_a_binary_for_one_test(alone: Project, missing: Path) 
     alone.run().ends(passed=1, skipped=2).shows(f"there is no runsc at {missing}")
 
 
+@pytest.mark.fault("A13")
 @pytest.mark.parametrize("strict", [[], ["--gvisor-strict"]], ids=["", "strict"])
 def test_a_binary_that_is_refused_is_an_error_and_never_a_skip(
     project: Project, insecure: Path, strict: list[str]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
 
@@ -38,6 +40,7 @@ def test_a_platform_that_does_not_work_fails_its_tests(project: Project, no_kvm:
     ran.shows("--gvisor-strict: this would be a skip otherwise").hides("During handling")
 
 
+@pytest.mark.fault("A14")
 def test_without_runsc_everything_that_needs_it_fails(shared: Project, missing: Path) -> None:
     """No runsc is a failure with the path, and with what to do."""
     shared.test(TEST)

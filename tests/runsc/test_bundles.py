@@ -99,6 +99,7 @@ def _tree(folder: Path) -> list[tuple[str, int, int]]:
     ]
 
 
+@pytest.mark.fault("B13")
 @pytest.mark.parametrize("elsewhere", ["runc", "runsc"], indirect=True)
 def test_what_was_validated_is_what_runs(gvisor: Gvisor, elsewhere: Make) -> None:
     """A config.json that is changed, broken or removed after it was opened changes nothing."""
@@ -208,6 +209,7 @@ def _run_folders(gvisor: Gvisor) -> list[str]:
     return [name for name in names if not name.startswith(shared)]
 
 
+@pytest.mark.fault("B3")
 @pytest.mark.parametrize(
     "point",
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
@@ -224,6 +226,7 @@ def test_a_hook_never_runs(gvisor: Gvisor, elsewhere: Make, tmp_path: Path, poin
     assert gvisor.records == []
 
 
+@pytest.mark.fault("B4")
 @pytest.mark.parametrize("elsewhere", ["runc"], indirect=True)
 def test_a_root_that_leads_out_is_refused(elsewhere: Make, tmp_path: Path) -> None:
     """A root path that is a link to somewhere else is not followed out of the bundle."""
@@ -233,6 +236,7 @@ def test_a_root_that_leads_out_is_refused(elsewhere: Make, tmp_path: Path) -> No
         Bundle.open(folder)
 
 
+@pytest.mark.fault("B11")
 @pytest.mark.parametrize("elsewhere", ["runc"], indirect=True)
 def test_flags_in_annotations_are_dropped(gvisor: Gvisor, elsewhere: Make) -> None:
     """An image's labels cannot steer runsc: such annotations are dropped, with a note."""
@@ -244,6 +248,7 @@ def test_flags_in_annotations_are_dropped(gvisor: Gvisor, elsewhere: Make) -> No
     assert gvisor.run_bundle(bundle).stdout == "ran\n"
 
 
+@pytest.mark.fault("B8")
 def test_a_bad_call_makes_no_sandbox(gvisor: Gvisor, busybox_root: Path) -> None:
     """A NUL, an empty argv, a lone string or a name twice is refused before anything is started."""
     for args, options in (
@@ -268,6 +273,7 @@ def test_a_bad_call_makes_no_sandbox(gvisor: Gvisor, busybox_root: Path) -> None
     assert all(record.completed is None for record in gvisor.records)
 
 
+@pytest.mark.fault("B5")
 def test_a_mount_that_the_root_has_no_place_for(gvisor: Gvisor, busybox_root: Path) -> None:
     """A given folder is left as it is, so a missing mount point is an error that names it."""
     with pytest.raises(InvalidBundle, match="/not/there"):

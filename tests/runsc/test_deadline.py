@@ -45,6 +45,7 @@ def test_a_hang_ends_at_the_deadline(gvisor: Gvisor) -> None:
     assert gvisor.records[-1].error is error
 
 
+@pytest.mark.fault("G4")
 def test_a_busy_workload_ends_at_the_deadline(gvisor: Gvisor) -> None:
     """A workload that only computes is ended like one that sleeps."""
     timed_out(gvisor, "while :; do :; done", 1)
@@ -57,6 +58,7 @@ def test_a_flood_ends_at_the_deadline(gvisor: Gvisor) -> None:
     assert error.stdout.startswith("y\ny\n")
 
 
+@pytest.mark.fault("F1")
 def test_an_exit_in_the_grace_is_still_a_time_out(gvisor: Gvisor) -> None:
     """A workload that catches SIGTERM and ends with 0 has overrun; what it says last is kept."""
     script = "trap 'echo tidied; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
@@ -66,12 +68,14 @@ def test_an_exit_in_the_grace_is_still_a_time_out(gvisor: Gvisor) -> None:
     assert error.completed.returncode == 0
 
 
+@pytest.mark.fault("F2")
 def test_what_ignores_sigterm_and_forks_is_dead_soon(gvisor: Gvisor) -> None:
     """A workload that ignores SIGTERM and starts process after process is gone after the grace."""
     script = "trap '' TERM; echo ready; while :; do sleep 1000 & sleep 0.01; done"
     assert timed_out(gvisor, script, 1.5).stdout == "ready\n"
 
 
+@pytest.mark.fault("E6")
 def test_a_grandchild_with_the_pipe_does_not_hold_up_the_deadline(gvisor: Gvisor) -> None:
     """A process of its own session that keeps both streams open dies with the rest."""
     script = (
@@ -81,6 +85,7 @@ def test_a_grandchild_with_the_pipe_does_not_hold_up_the_deadline(gvisor: Gvisor
     assert timed_out(gvisor, script, 1.5).stdout == "grandchild\n"
 
 
+@pytest.mark.fault("F8")
 @pytest.mark.parametrize("which", ["runsc", "sentry", "gofer"])
 def test_a_stopped_process_does_not_hold_up_the_deadline(running: Start, which: str) -> None:
     """SIGSTOP to runsc or one of its children from outside: the deadline holds all the same."""

@@ -91,6 +91,7 @@ def at_a_terminal(folder: Path, **environ: str) -> str:
     return shown.decode()
 
 
+@pytest.mark.fault("H5")
 def test_prune_removes_what_is_ours_and_has_no_name(
     dockerd: str,
     tmp_path: Path,
@@ -124,8 +125,9 @@ def test_prune_removes_what_is_ours_and_has_no_name(
     docker(dockerd, "image", "rm", "--force", "mine:1", other)
 
 
+@pytest.mark.fault("H5")
 def test_sigkill_in_the_middle_of_a_build_leaves_no_container(dockerd: str, tmp_path: Path) -> None:
-    """H5: the daemon sees the connection close, and removes what it had for the build."""
+    """The daemon sees the connection close, and removes what it had for the build."""
     sleeping = 'RUN ["/bin/busybox", "sleep", "600"]'
     code = (
         "import sys; from pytest_gvisor.images.cache import Cache\n"
@@ -142,6 +144,7 @@ def test_sigkill_in_the_middle_of_a_build_leaves_no_container(dockerd: str, tmp_
     wait(lambda: docker(dockerd, "ps", "--all", "--quiet") == before)
 
 
+@pytest.mark.fault("H5")
 def test_sigkill_in_the_middle_of_an_export_leaves_nothing(dockerd: str, tmp_path: Path) -> None:
     """The archive has no name, and nothing of the image is in the cache."""
     code = (

@@ -84,6 +84,7 @@ def test_the_environment_of_runsc_is_this(running: Start) -> None:
     run.end()
 
 
+@pytest.mark.fault("D5")
 def test_the_environment_of_pytest_does_not_reach_runsc(
     newly: Callable[[], Start], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +108,7 @@ def test_the_environment_of_pytest_does_not_reach_runsc(
         assert f"{name}={value}" not in inside
 
 
+@pytest.mark.fault("D5")
 def test_the_temporary_folder_of_pytest_is_not_that_of_runsc(
     newly: Callable[[], Start], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -118,6 +120,7 @@ def test_the_temporary_folder_of_pytest_is_not_that_of_runsc(
     run.end()
 
 
+@pytest.mark.fault("D4")
 def test_working_folder_umask_and_session_are_fixed(
     newly: Callable[[], Start], tmp_path: Path
 ) -> None:
@@ -160,6 +163,7 @@ def _open_files(pid: int) -> dict[int, os.stat_result]:
     return found
 
 
+@pytest.mark.fault("D1")
 def test_no_descriptor_of_pytest_reaches_runsc(
     held: list[os.stat_result], newly: Callable[[], Start]
 ) -> None:
@@ -182,6 +186,7 @@ def _id(file: os.stat_result) -> tuple[int, int]:
     return file.st_dev, file.st_ino
 
 
+@pytest.mark.fault("D1")
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the sentry's descriptors are root's")
 def test_no_descriptor_of_pytest_reaches_the_sandbox(
     held: list[os.stat_result], newly: Callable[[], Start]
@@ -197,6 +202,7 @@ def test_no_descriptor_of_pytest_reaches_the_sandbox(
     run.end()
 
 
+@pytest.mark.fault("D6")
 def test_every_process_has_no_new_privileges(running: Start) -> None:
     """runsc, gofer and sentry can gain no privilege; the sentry filters its own system calls."""
     run = running()

@@ -71,10 +71,11 @@ def test_a_server_in_an_image_answers_the_test(gvisor: Gvisor, unpacked: Images)
         server.kill()
 
 
+@pytest.mark.fault("C13")
 def test_runs_at_once_share_an_image_and_see_nothing_of_each_other(
     gvisor: Gvisor, unpacked: Images
 ) -> None:
-    """faults.md C13: eight of them write to the same paths, and the cache stays as it is."""
+    """Eight of them write to the same paths, and the cache stays as it is."""
     rootfs = unpacked.rootfs(archive("volumes"))
     assert isinstance(rootfs, ImageRootfs)
     cache = Path(rootfs.folder).parent.parent

@@ -103,6 +103,7 @@ def test_volumes_are_empty_and_in_memory(gvisor: Gvisor, make: Make) -> None:
     assert done.stdout == "/data/passwd\n"
 
 
+@pytest.mark.fault("B11")
 def test_labels_become_annotations_except_runsc_s_own(gvisor: Gvisor, make: Make) -> None:
     """One that would steer runsc is left out, and a warning says so."""
     labels = {"mine": "1", "dev.gvisor.flag.debug": "true", "io.kubernetes.cri.x": "y"}

@@ -44,6 +44,7 @@ def test_input_arrives_as_it_was_given(gvisor: Gvisor, given: Any, read: bytes) 
     assert (done.returncode, done.stdout_bytes == read) == (0, True)
 
 
+@pytest.mark.fault("E9")
 def test_without_input_standard_input_is_at_its_end(gvisor: Gvisor) -> None:
     """A workload never reads what pytest's own standard input has."""
     done = gvisor.run(["sh", "-c", "cat; echo end"], timeout=30)

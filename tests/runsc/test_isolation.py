@@ -111,6 +111,7 @@ def canary() -> Iterator[str]:
     assert written == []
 
 
+@pytest.mark.fault("G3")
 def test_writes_stay_in_the_sandboxs_memory(gvisor: Gvisor, canary: str) -> None:
     """The root, /etc and /tmp can be written to inside, and nothing of it is on the host."""
     code = (
@@ -252,6 +253,7 @@ def test_a_link_in_a_bind_does_not_lead_to_the_host(gvisor: Gvisor, tmp_path: Pa
     assert done.stderr.count("No such file or directory") == 3
 
 
+@pytest.mark.fault("G3")
 def test_a_tmpfs_is_empty_and_bounded(gvisor: Gvisor) -> None:
     """A tmpfs has its size and mode, and hides what was there."""
     script = "stat -c %a /srv; ls -A /srv; dd if=/dev/zero of=/srv/big bs=64k count=64 status=none"
@@ -310,6 +312,7 @@ def test_two_runs_share_nothing(gvisor: Gvisor, busybox_root: Path) -> None:
 DANGEROUS = ("/", "/proc", "/proc/self", "/sys", "/sys/fs/cgroup", "/dev", "/dev/null", "/var")
 
 
+@pytest.mark.fault("B6")
 @pytest.mark.parametrize("source", DANGEROUS)
 def test_what_would_hand_over_the_host_is_refused(gvisor: Gvisor, source: str) -> None:
     """The host's root, kernel file systems and devices cannot be bound; nothing is started."""
@@ -318,6 +321,7 @@ def test_what_would_hand_over_the_host_is_refused(gvisor: Gvisor, source: str) -
     assert gvisor.records == []
 
 
+@pytest.mark.fault("B6")
 def test_a_socket_of_the_host_is_refused(gvisor: Gvisor, tmp_path: Path) -> None:
     """A socket, such as a container engine's, is no bind mount, by a link no more than by name."""
     import socket
@@ -331,6 +335,7 @@ def test_a_socket_of_the_host_is_refused(gvisor: Gvisor, tmp_path: Path) -> None
     assert gvisor.records == []
 
 
+@pytest.mark.fault("B6")
 def test_the_session_folder_is_refused(gvisor: Gvisor) -> None:
     """A sandbox cannot be given the state of sandboxes."""
     session = gvisor._launcher.session().path
@@ -389,6 +394,7 @@ def test_resource_limits_hold(limited: Callable[[dict[str, int]], Gvisor]) -> No
     assert done.stdout.splitlines()[2] in {"1000", "EFBIG"}
 
 
+@pytest.mark.fault("G1")
 def test_a_limit_on_processes_stops_a_fork_bomb(
     limited: Callable[[dict[str, int]], Gvisor],
 ) -> None:

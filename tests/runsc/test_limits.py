@@ -41,6 +41,7 @@ def _cgroups() -> Iterator[str]:
         yield from (f"{folder}/{name}" for name in folders if name.startswith("pytest-gvisor-"))
 
 
+@pytest.mark.fault("E3", "G2")
 @needs_root
 def test_a_workload_that_takes_too_much_memory_is_told(gvisor: Gvisor) -> None:
     """What the kernel killed for its memory limit is out of memory, not a signal or a status."""
@@ -58,6 +59,7 @@ def test_what_fits_under_the_memory_limit_runs(gvisor: Gvisor) -> None:
     assert (done.stdout, done.outcome) == (f"{50 << 20}\n", Outcome.EXITED)
 
 
+@pytest.mark.fault("E3")
 @needs_root
 @pytest.mark.parametrize(
     ("script", "returncode", "outcome"),
@@ -75,6 +77,7 @@ def test_not_every_end_under_a_limit_is_the_limits(
     assert (done.returncode, done.outcome, done.exact) == (returncode, outcome, True)
 
 
+@pytest.mark.fault("G1")
 @needs_root
 def test_a_fork_bomb_is_stopped(gvisor: Gvisor, no_process_left: Callable[[], None]) -> None:
     """A limit on tasks stops a workload that forks for ever, well before its deadline.
@@ -128,6 +131,7 @@ def test_limits_hold_at_the_deadline_too(
     no_process_left()
 
 
+@pytest.mark.fault("G7")
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root has its limits")
 @pytest.mark.parametrize(
     "limit", [{"memory": "256M"}, {"pids": 100}, {"cpus": 0.5}], ids=["memory", "pids", "cpus"]

@@ -27,6 +27,7 @@ for thread in threads: thread.join()
 """
 
 
+@pytest.mark.fault("E5")
 def test_both_streams_at_once_come_back_whole(gvisor: Gvisor) -> None:
     """64 MiB on each stream, written at the same time, arrive in order and unmixed."""
     done = gvisor.run(["python3", "-c", BOTH_STREAMS], max_output=64 * MIB)
@@ -42,6 +43,7 @@ def test_both_streams_at_once_come_back_whole(gvisor: Gvisor) -> None:
         assert wrong == []
 
 
+@pytest.mark.fault("E5")
 @pytest.mark.parametrize("limit", [0, 1, 999, 1000])
 def test_of_a_longer_stream_head_and_tail_are_kept(gvisor: Gvisor, limit: int) -> None:
     """The first and the last bytes are kept, the rest is counted, and the text shows the gap."""
@@ -81,6 +83,7 @@ BYTES = {
 }
 
 
+@pytest.mark.fault("E7")
 @pytest.mark.parametrize("data", BYTES.values(), ids=BYTES)
 def test_bytes_are_bytes(gvisor: Gvisor, data: bytes) -> None:
     """Any bytes come back as they are on both streams, and the text view never fails."""
@@ -92,6 +95,7 @@ def test_bytes_are_bytes(gvisor: Gvisor, data: bytes) -> None:
     done.stdout.encode()  # text that can be printed: it has no lone surrogates
 
 
+@pytest.mark.fault("E7")
 def test_a_line_of_100_megabytes_is_cut(gvisor: Gvisor) -> None:
     """A line has no length at which it would be taken in whole."""
     code = "import sys; sys.stdout.write('<' + 'x' * 99_999_998 + '>')"
@@ -100,6 +104,7 @@ def test_a_line_of_100_megabytes_is_cut(gvisor: Gvisor) -> None:
     assert done.stdout_bytes == b"<" + b"x" * 998 + b">"
 
 
+@pytest.mark.fault("E5")
 def test_memory_stays_flat(gvisor: Gvisor, is_first_platform: bool) -> None:
     """512 MiB of output add less than 64 MiB to this process, at any moment."""
     mebibytes = 512 if is_first_platform else 128
@@ -128,6 +133,7 @@ def _resident() -> int:
     return int(status_of(os.getpid())["VmRSS"].split()[0]) * 1024
 
 
+@pytest.mark.fault("E9")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_workload_may_close_its_streams(gvisor: Gvisor, closed: str) -> None:
     """A closed stream is at its end; the workload is waited for, and its status is its own."""
@@ -143,6 +149,7 @@ def test_only_standard_error(gvisor: Gvisor) -> None:
     assert (done.stdout, done.stderr) == ("", "words\n")
 
 
+@pytest.mark.fault("E10")
 def test_output_stands_beside_a_failing_status(gvisor: Gvisor) -> None:
     """A status other than 0, or a signal, takes nothing away from the output."""
     failed = gvisor.run(["sh", "-c", "printf out; printf err >&2; exit 1"])

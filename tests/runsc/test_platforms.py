@@ -77,6 +77,7 @@ def _never(_deadline: float) -> tuple[str, str]:
     pytest.fail("the probe went on to a run")
 
 
+@pytest.mark.fault("G7")
 def test_a_missing_device_is_seen_without_a_run(tmp_path: Path, runsc: Runsc) -> None:
     """Without /dev/kvm nothing is started, and the cause is that there is no device."""
     device = str(tmp_path / "kvm")
@@ -86,6 +87,7 @@ def test_a_missing_device_is_seen_without_a_run(tmp_path: Path, runsc: Runsc) ->
         found.check()
 
 
+@pytest.mark.fault("G7")
 @pytest.mark.skipif(
     os.geteuid() == 0, reason="needs an unprivileged user: root may open every device"
 )

@@ -76,10 +76,11 @@ def write_login(folder: Path, address: str, password: str) -> Path:
     return folder
 
 
+@pytest.mark.fault("H4")
 def test_images_are_pulled_by_policy_and_pinned_by_digest(
     fresh: type[Images], dockerd: str, tmp_path: Path
 ) -> None:
-    """faults.md H4: when a tag has moved, ``missing`` keeps what is here, ``always`` has the new.
+    """When a tag has moved, ``missing`` keeps what is here, ``always`` has the new.
 
     In one session too; and what a digest names stays what it is.
     """

@@ -14,6 +14,7 @@ from pytest_gvisor import Completed, Gvisor, Outcome, RunscFailed, WorkloadFaile
 SAMPLE = (0, 1, 2, 9, 126, 127, 128, 129, 137, 143, 192, 193, 255)
 
 
+@pytest.mark.fault("E1")
 def test_every_exit_status_comes_back_as_it_is(gvisor: Gvisor, is_first_platform: bool) -> None:
     """Exit N is N for every N from 0 to 255, also with sandboxes in several threads at once."""
     codes = range(256) if is_first_platform else SAMPLE
@@ -48,6 +49,7 @@ def test_a_crash_is_a_signal(gvisor: Gvisor, compile_c: Callable[[str], Path]) -
     assert (done.returncode, done.outcome) == (-signal.SIGSEGV, Outcome.SIGNALLED)
 
 
+@pytest.mark.fault("E3")
 def test_exit_137_is_not_sigkill(gvisor: Gvisor) -> None:
     """runsc ends with 137 for both; here the one is an exit status and the other a signal."""
     exited = gvisor.run(["sh", "-c", "exit 137"])
@@ -56,12 +58,14 @@ def test_exit_137_is_not_sigkill(gvisor: Gvisor) -> None:
     assert (killed.returncode, killed.outcome, killed.exact) == (-9, Outcome.SIGNALLED, True)
 
 
+@pytest.mark.fault("E2")
 def test_exit_128_is_not_a_failure_of_runsc(gvisor: Gvisor) -> None:
     """128 is what runsc ends with when it fails itself; a workload may end with it too."""
     done = gvisor.run(["sh", "-c", "exit 128"])
     assert (done.returncode, done.outcome) == (128, Outcome.EXITED)
 
 
+@pytest.mark.fault("E2")
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -89,6 +93,7 @@ def test_a_program_that_cannot_start_is_no_verdict(
     assert record.completed.outcome is Outcome.RUNSC_FAILED
 
 
+@pytest.mark.fault("E10")
 def test_check_raises_for_another_status_than_0(gvisor: Gvisor) -> None:
     """With check=True a status is an error that carries the output; without it, it is a value."""
     script = ["sh", "-c", "echo out; echo err >&2; exit 3"]
@@ -152,6 +157,7 @@ def test_the_first_thread_may_end_before_the_process(
     assert (done.returncode, done.outcome, done.exact) == (status, Outcome.EXITED, True)
 
 
+@pytest.mark.fault("E11")
 @pytest.mark.parametrize("how", ["", "setsid ", "nohup "])
 def test_a_daemon_does_not_outlive_the_workload(
     gvisor: Gvisor, how: str, no_process_left: Callable[[], None]

@@ -14,6 +14,7 @@ from pytest_gvisor import Completed, Gvisor, GvisorError, Outcome, Sandbox, Sand
 from tests.sandbox.conftest import sentry, wait_for
 
 
+@pytest.mark.fault("E4")
 def test_everybody_is_told_when_the_sentry_dies(gvisor: Gvisor) -> None:
     """SIGKILL from outside: each thread that waits gets `SandboxCrashed`, soon, with its output."""
     errors: list[GvisorError] = []

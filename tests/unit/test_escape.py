@@ -43,6 +43,7 @@ pieces = st.one_of(
 )
 
 
+@pytest.mark.fault("E8")
 @given(text=st.lists(pieces, max_size=12).map("".join))
 def test_no_line_has_a_command_for_a_ci_system(text: str) -> None:
     """Neither at its start, behind whatever white space, nor, for those who look there, in it."""
@@ -57,6 +58,7 @@ def test_printable_text_stays_as_it_is(text: str) -> None:
     assert escape(text) == text
 
 
+@pytest.mark.fault("E8")
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -129,8 +129,9 @@ def two(**platforms: str) -> dict[str, bytes]:
     return {**first, **second, "index.json": top}
 
 
+@pytest.mark.fault("C11")
 def test_one_of_several_images_is_chosen_by_name_or_machine(read: Read, tmp_path: Path) -> None:
-    """faults.md C11: where neither says which, the error names them."""
+    """Where neither says which, the error names them."""
     named = write_layout(tmp_path / "named", two(one="", two=""))
     assert read(named, "one").endswith("a1 b1")
     assert read(named, "two").endswith("a1 b2")
@@ -187,6 +188,7 @@ def damaged(name: str) -> bytes:
     return tar([item(key, data) for key, data in files.items()])
 
 
+@pytest.mark.fault("C11")
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -202,7 +204,7 @@ def damaged(name: str) -> bytes:
     ],
 )
 def test_a_damaged_oci_image_is_refused(read: Read, name: str, says: str) -> None:
-    """faults.md C11: every document and layer has its digest and size."""
+    """Every document and layer has its digest and size."""
     with pytest.raises(ImageError, match=says):
         read(damaged(name))
 
@@ -212,6 +214,7 @@ def change(**changes: Any) -> bytes:
     return saved(LAYERS, None, **changes)
 
 
+@pytest.mark.fault("C11")
 @pytest.mark.parametrize(
     ("image", "says"),
     [
@@ -228,13 +231,14 @@ def change(**changes: Any) -> bytes:
     ],
 )  # fmt: skip
 def test_a_damaged_docker_archive_is_refused(read: Read, image: bytes, says: str) -> None:
-    """faults.md C11: the configuration's digest is its name; each layer's is in there."""
+    """The configuration's digest is its name; each layer's is in there."""
     with pytest.raises(ImageError, match=says):
         read(image)
 
 
+@pytest.mark.fault("C11")
 def test_a_foreign_layer_is_refused(read: Read, tmp_path: Path) -> None:
-    """faults.md C11: it is somewhere else, and nothing is fetched."""
+    """It is somewhere else, and nothing is fetched."""
     files = layout(LAYERS[:1])
     top = json.loads(files["index.json"])
     name = "blobs/sha256/" + top["manifests"][0]["digest"][7:]

@@ -71,8 +71,9 @@ def test_ten_at_once_unpack_once(tmp_path: Path) -> None:
     assert (said.count("unpacked"), said.count("x\n")) == (1, 10)
 
 
+@pytest.mark.fault("C11", "H4")
 def test_what_fails_in_the_middle_leaves_nothing(cache: Cache, tmp_path: Path) -> None:
-    """faults.md C11: no half of an image, and the next use begins anew."""
+    """No half of an image, and the next use begins anew."""
     path = tmp_path / "i"
     path.write_bytes(saved([tar([item("f", b"x"), item("../x")])]))
     with pytest.raises(ImageError):
@@ -99,6 +100,7 @@ def test_what_a_killed_process_leaves_is_swept(cache: Cache, tmp_path: Path) -> 
     assert not Path(cache.folder, f"tmp-{alive}-x").exists()
 
 
+@pytest.mark.fault("H4")
 def test_a_process_that_is_killed_while_it_unpacks_leaves_nothing(
     cache: Cache, tmp_path: Path
 ) -> None:

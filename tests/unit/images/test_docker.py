@@ -74,18 +74,20 @@ def quickly(images: Images, kind: type[ImageError], says: str) -> None:
     assert type(caught.value) is kind
 
 
+@pytest.mark.fault("H1")
 def test_no_daemon_is_the_error_that_may_become_a_skip(
     images: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """faults.md H1: it says where it was looked for, and what else there is."""
+    """It says where it was looked for, and what else there is."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
     quickly(images, DaemonUnavailable, "no docker daemon at unix")
 
 
+@pytest.mark.fault("H1")
 def test_a_daemon_that_is_silent_is_an_error(
     images: Images, serve: Callable[[Answer], None]
 ) -> None:
-    """faults.md H1: it takes the connection and says nothing."""
+    """It takes the connection and says nothing."""
     serve(lambda _connection: None)
     quickly(images, ImageError, "has not answered in 4 s")
 
@@ -177,26 +179,29 @@ def answer(body: bytes, length: int = -1) -> bytes:
     return b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
 
 
+@pytest.mark.fault("H1")
 @pytest.mark.parametrize("kind", ["_ping", "json"])
 def test_a_daemon_that_sends_a_byte_at_a_time_is_an_error_in_time(
     images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """faults.md H1: each byte is in time, and all of them never are."""
+    """Each byte is in time, and all of them never are."""
     monkeypatch.setattr(docker, "DEADLINE", 0.7)
     whole = answer(IMAGE + b" " * 1000)
     serve(Scripted(0.1, **{kind: [whole[n : n + 1] for n in range(len(whole))]}))
     quickly(images, ImageError, "has not answered in 0.7 s")
 
 
+@pytest.mark.fault("H1")
 def test_a_daemon_that_is_silent_after_the_ping_is_an_error_in_time(
     images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """faults.md H1: the look-up has what the ping has left of the same time."""
+    """The look-up has what the ping has left of the same time."""
     monkeypatch.setattr(docker, "DEADLINE", 0.7)
     serve(Scripted(20, json=[b"", b""]))
     quickly(images, ImageError, "has not answered in 0.7 s")
 
 
+@pytest.mark.fault("H1", "H4")
 @pytest.mark.parametrize("way", ["dies", "ends", "hangs"])
 def test_an_export_that_stops_in_the_middle_leaves_nothing(
     images: Images,
@@ -205,7 +210,7 @@ def test_an_export_that_stops_in_the_middle_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
     way: str,
 ) -> None:
-    """faults.md H1 and H4: before its end is said, after it, or with no word more."""
+    """Before its end is said, after it, or with no word more."""
     monkeypatch.setattr(docker, "_SILENCE", 0.5)
     half = saved([tar([item("f", bytes(100_000))])])[:50_000]
     sent = answer(half) if way == "ends" else answer(half, len(half) * 2)
@@ -216,6 +221,7 @@ def test_an_export_that_stops_in_the_middle_leaves_nothing(
     assert [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"] == []
 
 
+@pytest.mark.fault("H1")
 @pytest.mark.parametrize("way", ["pull", "build"])
 def test_a_daemon_that_falls_silent_while_it_works_is_an_error(
     images: Images,
@@ -224,7 +230,7 @@ def test_a_daemon_that_falls_silent_while_it_works_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
     way: str,
 ) -> None:
-    """faults.md H1: the SDK itself would wait for ever."""
+    """The SDK itself would wait for ever."""
     monkeypatch.setattr(docker, "_SILENCE", 0.5)
     sent = [answer(b'{"status": "at work"}', 1000), b""]
     missing = b"HTTP/1.1 404 Not Found\r\n\r\n{}"
@@ -256,21 +262,23 @@ def test_a_daemon_that_answers_with_something_else_is_an_error(
         quickly(images, ImageError, says)
 
 
+@pytest.mark.fault("H1")
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root may use any socket")
 def test_a_daemon_that_denies_is_an_error_and_no_skip(
     images: Images, serve: Callable[[Answer], None], tmp_path: Path
 ) -> None:
-    """faults.md H1: its socket is there, and not for this user."""
+    """Its socket is there, and not for this user."""
     serve(lambda _connection: None)
     (tmp_path / "socket").chmod(0)
     quickly(images, ImageError, "may not use")
 
 
+@pytest.mark.fault("H2")
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "ssh://elsewhere", "http://x", "rubbish"])
 def test_a_daemon_elsewhere_is_refused_unless_asked_for(
     images: Images, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    """faults.md H2: by address alone: nothing is connected to."""
+    """By address alone: nothing is connected to."""
     monkeypatch.setenv("DOCKER_HOST", address)
     quickly(images, ImageError, "not a socket of this machine")
 

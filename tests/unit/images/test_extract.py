@@ -17,28 +17,31 @@ from pytest_gvisor.images import streams
 from pytest_gvisor.images.streams import Limits
 from tests.unit.images.conftest import Item, Unpack, folder, hard, item, link, tar
 
-# faults.md's shapes: each is refused, or done inside of the folder.
+# Shapes that would lead out: each is refused, or done inside of the folder.
 
 
+@pytest.mark.fault("C1")
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "a/../x", "..", "/../x", "x/.."])
 def test_a_name_with_two_dots_is_refused(unpack: Unpack, name: str) -> None:
-    """faults.md C1: wherever they are in it: no honest image has them."""
+    """Wherever they are in it: no honest image has them."""
     with pytest.raises(ImageError, match=r"has a '\.\.' in it"):
         unpack([folder("a"), item(name, b"x")])
 
 
+@pytest.mark.fault("C1")
 @pytest.mark.parametrize("name", ["/abs", "//abs", "./abs", "/./abs"])
 def test_an_absolute_name_is_in_the_root(unpack: Unpack, name: str) -> None:
-    """faults.md C1: the root is the image's own."""
+    """The root is the image's own."""
     assert (unpack([item(name, b"x")]) / "abs").read_bytes() == b"x"
 
 
+@pytest.mark.fault("C2", "C3")
 @pytest.mark.parametrize("target", ["/etc", "../../../../etc", "/", "..", "/proc/self/root/etc"])
 @pytest.mark.parametrize("is_later", [False, True])
 def test_writing_through_a_link_stays_in_the_root(
     unpack: Unpack, target: str, *, is_later: bool
 ) -> None:
-    """faults.md C2, C3: in the same layer or the next, links are resolved as they are inside."""
+    """In the same layer or the next, links are resolved as they are inside."""
     first = [folder("etc"), folder("proc"), folder("proc/self"), link("way", target)]
     if target.startswith("/proc"):
         first.append(folder("proc/self/root/etc"))
@@ -55,8 +58,9 @@ def test_a_link_of_the_host_s_proc_is_not_followed(unpack: Unpack) -> None:
         unpack([link("way", "/proc/self/root"), item("way/x", b"x")])
 
 
+@pytest.mark.fault("C4")
 def test_a_chain_of_links_longer_than_a_path_stays_in_the_root(unpack: Unpack) -> None:
-    """faults.md C4: the shape of CVE-2025-4517: names that together are beyond PATH_MAX."""
+    """The shape of CVE-2025-4517: names that together are beyond PATH_MAX."""
     items: list[Item] = []
     path = ""
     long = "d" * 247
@@ -72,14 +76,16 @@ def test_a_chain_of_links_longer_than_a_path_stays_in_the_root(unpack: Unpack) -
     assert not os.path.exists("/etc/pytest-gvisor-escape")
 
 
+@pytest.mark.fault("C5")
 def test_leaving_and_coming_back_makes_nothing_outside(unpack: Unpack) -> None:
-    """faults.md C5: the shape of CVE-2026-19672."""
+    """The shape of CVE-2026-19672."""
     with pytest.raises(ImageError, match=r"'\.\.'"):
         unpack([item("../evil/../root/f", b"x")])
 
 
+@pytest.mark.fault("C6")
 def test_a_link_without_a_target_is_refused(unpack: Unpack) -> None:
-    """faults.md C6: so is a chain that starts with one."""
+    """So is a chain that starts with one."""
     with pytest.raises(ImageError, match="without a target"):
         unpack([link("a", ""), link("b", "a/.."), item("b/x")])
 
@@ -90,9 +96,10 @@ def test_links_that_go_round_are_refused(unpack: Unpack) -> None:
         unpack([link("a", "b"), link("b", "a"), item("a/x")])
 
 
+@pytest.mark.fault("C7")
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../../../etc/passwd", "way/passwd"])
 def test_a_hard_link_to_a_file_of_the_host_is_refused(unpack: Unpack, target: str) -> None:
-    """faults.md C7: by its name, and through a symbolic link."""
+    """By its name, and through a symbolic link."""
     with pytest.raises(ImageError):
         unpack([link("way", "/etc"), hard("stolen", target)])
 
@@ -108,9 +115,10 @@ def test_a_hard_link_shares_the_file_and_keeps_a_symbolic_link(unpack: Unpack) -
         unpack([folder("d"), hard("e", "d")])
 
 
+@pytest.mark.fault("C8")
 @pytest.mark.parametrize("name", [".wh...", ".wh..", ".wh.", "a/.wh..."])
 def test_a_whiteout_of_no_name_is_refused(unpack: Unpack, name: str) -> None:
-    """faults.md C8: two dots behind the prefix would name the folder above."""
+    """Two dots behind the prefix would name the folder above."""
     with pytest.raises(ImageError, match="hides nothing"):
         unpack([folder("a"), item("a/b")], [item(name)])
 
@@ -126,12 +134,13 @@ def test_a_whiteout_removes_what_lies_below(unpack: Unpack) -> None:
     assert (root / "own").read_bytes() == b"2"
 
 
+@pytest.mark.fault("C8")
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("where", ["", "d/"])
 def test_an_opaque_folder_hides_what_lies_below(
     unpack: Unpack, where: str, *, is_first: bool
 ) -> None:
-    """faults.md C8: the root too; what the layer itself has stays, wherever it comes."""
+    """The root too; what the layer itself has stays, wherever it comes."""
     marker, new = item(f"{where}.wh..wh..opq"), item(f"{where}deep/new")
     second = [marker, new] if is_first else [new, marker]
     root = unpack([item(f"{where}old"), item(f"{where}deep/old"), item("other")], second)
@@ -139,16 +148,18 @@ def test_an_opaque_folder_hides_what_lies_below(
     assert left == {f"{where}deep/new"} | ({"other"} if where else set())
 
 
+@pytest.mark.fault("C8")
 def test_a_whiteout_through_a_link_stays_in_the_root(unpack: Unpack) -> None:
-    """faults.md C8: a folder that is a link out of the root is one into it."""
+    """A folder that is a link out of the root is one into it."""
     root = unpack([folder("etc"), item("etc/passwd"), link("way", "../../../etc")])
     unpack([item("way/.wh.passwd"), item("way/.wh..wh..opq")])
     assert list((root / "etc").iterdir()) == []
     assert os.path.exists("/etc/passwd")
 
 
+@pytest.mark.fault("C9")
 def test_devices_and_fifos_are_left_out(unpack: Unpack) -> None:
-    """faults.md C9: the image's notes say how many."""
+    """The image's notes say how many."""
     root = unpack(
         [item("null", type=tarfile.CHRTYPE), item("sda", type=tarfile.BLKTYPE),
          item("pipe", type=tarfile.FIFOTYPE), item("file")]
@@ -158,8 +169,9 @@ def test_devices_and_fifos_are_left_out(unpack: Unpack) -> None:
     assert set(notes) == {"left out of the image: 2 devices", "left out of the image: 1 FIFOs"}
 
 
+@pytest.mark.fault("C9")
 def test_permissions_set_uid_and_times_are_kept(unpack: Unpack) -> None:
-    """faults.md C9: whatever the umask is; of folders too, where files come into them later."""
+    """Whatever the umask is; of folders too, where files come into them later."""
     before = os.umask(0o077)
     try:
         root = unpack(
@@ -188,8 +200,9 @@ def test_owners_are_kept_by_root_and_otherwise_all_is_ours(unpack: Unpack) -> No
         assert stat.S_IMODE((root / "f").stat().st_mode) == 0o400
 
 
+@pytest.mark.fault("C9")
 def test_of_extended_attributes_those_of_users_are_kept(unpack: Unpack) -> None:
-    """faults.md C9: capabilities and ACLs are left out, with a note."""
+    """Capabilities and ACLs are left out, with a note."""
     headers = {
         "SCHILY.xattr.user.mine": "1",
         "SCHILY.xattr.security.capability": "2",
@@ -200,8 +213,9 @@ def test_of_extended_attributes_those_of_users_are_kept(unpack: Unpack) -> None:
     assert unpack.facts.notes == ("left out of the image: 2 extended attributes",)  # type: ignore[attr-defined]
 
 
+@pytest.mark.fault("C12")
 def test_names_are_bytes(unpack: Unpack) -> None:
-    """faults.md C12: 255 of them, no UTF-8, a newline, twins but for case: as they are written."""
+    """255 of them, no UTF-8, a newline, twins but for case: as they are written."""
     odd = b"\xff\n\x1b".decode("utf-8", "surrogateescape")
     root = unpack([item("n" * 255), item(odd), item("Case", b"1"), item("case", b"2")])
     assert set(os.listdir(root)) == {"n" * 255, odd, "Case", "case"}
@@ -209,8 +223,9 @@ def test_names_are_bytes(unpack: Unpack) -> None:
         unpack([item("n" * 256)])
 
 
+@pytest.mark.fault("C12")
 def test_a_name_with_a_nul_byte_is_refused(unpack: Unpack) -> None:
-    """faults.md C12: the kernel would cut it there."""
+    """The kernel would cut it there."""
     with pytest.raises(ImageError, match="NUL byte"):
         unpack([item("f", pax_headers={"path": "a\0b"})])
 
@@ -236,20 +251,23 @@ def test_a_folder_that_is_replaced_while_it_is_filled_is_looked_up_anew(unpack: 
 # Limits
 
 
+@pytest.mark.fault("C10")
 def test_too_many_entries_are_refused(unpack: Unpack) -> None:
-    """faults.md C10: however small they are."""
+    """However small they are."""
     with pytest.raises(ImageError, match="more than 10 entries"):
         unpack([item(f"f{n}") for n in range(11)], limits=Limits(max_entries=10))
 
 
+@pytest.mark.fault("C10")
 def test_too_many_bytes_are_refused(unpack: Unpack) -> None:
-    """faults.md C10: never more than that are written."""
+    """Never more than that are written."""
     with pytest.raises(ImageError, match="more than 100000 bytes"):
         unpack([item("f", b"x" * 60_000), item("g", b"x" * 60_000)], limits=Limits(max_bytes=10**5))
 
 
+@pytest.mark.fault("C10")
 def test_folders_that_are_too_deep_are_refused(unpack: Unpack) -> None:
-    """faults.md C10: by names, by ten thousand of them, through links that go deeper each."""
+    """By names, by ten thousand of them, through links that go deeper each."""
     with pytest.raises(ImageError, match="deeper than 128"):
         unpack([item("a/" * 10_000 + "f")])
     items = []
@@ -259,18 +277,20 @@ def test_folders_that_are_too_deep_are_refused(unpack: Unpack) -> None:
         unpack(items)
 
 
+@pytest.mark.fault("C10")
 def test_a_compressed_layer_may_not_grow_without_end(
     unpack: Unpack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """faults.md C10: a small file that unpacks to hundreds of times of it is refused."""
+    """A small file that unpacks to hundreds of times of it is refused."""
     monkeypatch.setattr(streams, "FREE_BYTES", 1024 * 1024)
     bomb = tar([item("zeros", bytes(8 * 1024 * 1024))])
     with pytest.raises(ImageError, match="more than 200 times"):
         unpack(gzip.compress(bomb))
 
 
+@pytest.mark.fault("C10")
 def test_a_sparse_entry_is_refused(unpack: Unpack) -> None:
-    """faults.md C10: a terabyte of nothing takes a kilobyte to say."""
+    """A terabyte of nothing takes a kilobyte to say."""
     with pytest.raises(ImageError, match="sparse"):
         unpack([item("f", pax_headers={"GNU.sparse.major": "1", "GNU.sparse.realsize": "1" * 13})])
 
@@ -288,8 +308,9 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(
         unpack([item("f", b"x")])
 
 
+@pytest.mark.fault("C11")
 def test_a_file_that_is_cut_short_is_refused(unpack: Unpack) -> None:
-    """faults.md C11: in the middle of a header, of content, or before the end mark."""
+    """In the middle of a header, of content, or before the end mark."""
     whole = tar([item("f", b"x" * 1000), item("g")])
     for length in (100, 700, 1536, 2048):
         with pytest.raises(ImageError, match="truncated"):

@@ -44,6 +44,7 @@ def test_users_are_found_as_docker_finds_them(
     assert (user.additional_gids, where) == ((ids[1], *extra), home)
 
 
+@pytest.mark.fault("B9")
 @pytest.mark.parametrize(
     "asked", ["nobody-here", "bad", "app:none", "4294967295", "app:99999999999"]
 )
@@ -53,6 +54,7 @@ def test_a_user_or_group_that_is_not_there_is_an_error(root: str, asked: str) ->
         find(root, asked)
 
 
+@pytest.mark.fault("B9")
 def test_the_host_s_files_are_never_read(tmp_path: Path) -> None:
     """Neither where the image has none, nor through links out of it, nor from what is no file."""
     with pytest.raises(ImageError, match="no user"):

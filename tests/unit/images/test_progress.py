@@ -62,6 +62,7 @@ def test_steps_of_a_build_and_bytes_of_an_export_are_shown(lines: list[str]) -> 
     ]
 
 
+@pytest.mark.fault("H6")
 def test_a_failure_is_the_last_line(lines: list[str]) -> None:
     """Whatever had been done by then."""
     with pytest.raises(KeyError), Meter(lines.append, "pulling x"):
@@ -69,6 +70,7 @@ def test_a_failure_is_the_last_line(lines: list[str]) -> None:
     assert lines[-2:] == ["pulling x: failed", ""]
 
 
+@pytest.mark.fault("H6")
 @pytest.mark.parametrize(
     "event",
     [

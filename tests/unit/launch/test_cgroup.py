@@ -67,6 +67,7 @@ def test_version_2_has_one_for_all(host: Host) -> None:
     assert cgroup.hierarchies() == {"cpu": both, "memory": both, "pids": both}
 
 
+@pytest.mark.fault("G7")
 def test_in_a_hybrid_a_controller_is_where_it_is_mounted(host: Host) -> None:
     """Version 2 has only what version 1 has not taken."""
     (host.folder / "cgroup.controllers").write_text("hugetlb\n")
@@ -76,6 +77,7 @@ def test_in_a_hybrid_a_controller_is_where_it_is_mounted(host: Host) -> None:
     assert versions["memory"] == versions["pids"] == 1
 
 
+@pytest.mark.fault("G7")
 def test_a_host_without_cgroups_has_no_hierarchy(host: Host) -> None:
     """Nor one whose version 2 shows nothing."""
     host.says("29 1 8:1 / / rw,relatime - ext4 /dev/sda rw\n", "0::/\n")
@@ -88,6 +90,7 @@ def ignore(_path: str) -> None:
     """Nobody wants to know."""
 
 
+@pytest.mark.fault("G7")
 @pytest.mark.parametrize(
     ("limits", "controller"),
     [
@@ -178,6 +181,7 @@ def test_a_tiny_share_of_a_processor_is_the_smallest_there_is(host: Host) -> Non
     assert [Path(folder, name).read_text() for name in names] == ["100000", "1000"]
 
 
+@pytest.mark.fault("G7")
 def test_a_limit_that_the_kernel_refuses_is_typed_and_leaves_nothing(host: Host) -> None:
     """With the kernel's errno; the folder that was made goes again."""
     host.says("25 1 0:22 / FOLDER rw - cgroup cgroup rw,memory\n", "4:memory:/\n")

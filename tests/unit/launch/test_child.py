@@ -57,6 +57,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.fault("D1", "D4", "D5")
 def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone) -> None:
     """Descriptors, environment, umask, folder, signals and session are those of no one else."""
     report, status, printed = alone(
@@ -92,6 +93,7 @@ def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone) -> None:
     }
 
 
+@pytest.mark.fault("D7")
 @pytest.mark.parametrize(
     ("broken", "stage", "number"),
     [
@@ -129,6 +131,7 @@ def test_each_failing_step_is_told_with_its_errno(
     assert (os.waitstatus_to_exitcode(status), printed) == (127, "")
 
 
+@pytest.mark.fault("D6")
 @pytest.mark.parametrize(
     ("says", "detail"),
     [
@@ -162,6 +165,7 @@ def test_a_child_whose_keeper_is_gone_does_not_go_on(alone: Alone) -> None:
     assert os.waitstatus_to_exitcode(status) == 127
 
 
+@pytest.mark.fault("D8")
 @pytest.mark.parametrize(
     ("content", "mode", "number"),
     [("no program", 0o755, errno.ENOEXEC), ("#!/bin/sh\n", 0o600, errno.EACCES)],

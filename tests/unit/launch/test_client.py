@@ -82,6 +82,7 @@ def test_nothing_is_made_before_it_is_needed(base: str) -> None:
     assert os.listdir(base) == []
 
 
+@pytest.mark.fault("F13")
 def test_closing_leaves_nothing_and_can_be_done_twice(base: str) -> None:
     """The keeper is gone and the session folder too; a new one can be made."""
     launcher = Launcher(base)
@@ -313,6 +314,7 @@ def test_ctrl_c_while_the_keeper_comes_up_leaves_nothing(
     assert set(os.listdir(base)) <= {".lock"}
 
 
+@pytest.mark.fault("D3")
 def test_the_thread_that_made_the_keeper_may_end(launcher: Launcher) -> None:
     """A parent-death signal would be that thread's: the keeper has none."""
     thread = threading.Thread(target=launcher.keeper)

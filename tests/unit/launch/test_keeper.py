@@ -282,6 +282,7 @@ def test_the_keeper_does_not_know_the_environment(
     assert {word.partition(b"=")[0] for word in environment if word} == {b"PATH", b"LC_ALL"}
 
 
+@pytest.mark.fault("D4")
 def test_a_blocked_or_ignored_sigchld_does_not_stop_the_keeper(base: str) -> None:
     """Both are inherited from whoever starts it."""
     code = f"""
@@ -327,6 +328,7 @@ def test_an_orphan_that_nobody_knows_is_killed_with_the_keeper(caller: Caller) -
     assert not os.path.exists(f"/proc/{pid}")
 
 
+@pytest.mark.fault("D8")
 @pytest.mark.parametrize("tries", range(3))
 def test_a_failed_execve_is_told_before_the_end(caller: Caller, tries: int) -> None:
     """Both can be seen at once; the caller must not take the child's 127 for a workload's."""

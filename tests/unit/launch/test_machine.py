@@ -156,6 +156,7 @@ def check_machine(ended: Ended) -> Outcome:
     return lifecycle.verdict
 
 
+@pytest.mark.fault("F10")
 @settings(
     max_examples=40,
     deadline=None,
@@ -185,6 +186,7 @@ def test_whatever_runsc_does_there_is_one_verdict_and_nothing_left(
 LEADER_LEFT: list[Step] = [["task_exit", 0], ["task_exit", 7 << 8, 1, 2], ["exit", 7]]
 
 
+@pytest.mark.fault("E2", "E3", "E4")
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [
@@ -318,6 +320,7 @@ def test_an_error_before_the_start_leaves_nothing(runs: Runs) -> None:
     assert runs.left() == []
 
 
+@pytest.mark.fault("F1")
 def test_what_the_workload_does_on_sigterm_is_still_a_time_out(runs: Runs, fake: FakeRunsc) -> None:
     """It gets SIGTERM through runsc, its last output is kept, and exit 0 does not save it."""
     last_words: list[Step] = [["write", 1, "tidied"], *exited(0).steps]
@@ -327,6 +330,7 @@ def test_what_the_workload_does_on_sigterm_is_still_a_time_out(runs: Runs, fake:
     assert error.stdout == "ready tidied"
 
 
+@pytest.mark.fault("F10")
 @pytest.mark.parametrize("kill", [[["hang"]], [["exit", 1]], [["stop"]]])
 def test_a_sigterm_that_cannot_be_sent_does_not_save_the_workload(
     runs: Runs, fake: FakeRunsc, kill: list[Step]
@@ -340,6 +344,7 @@ def test_a_sigterm_that_cannot_be_sent_does_not_save_the_workload(
     assert runs.left() == []
 
 
+@pytest.mark.fault("F10")
 @pytest.mark.parametrize(
     ("delete", "tries"),
     [
@@ -366,6 +371,7 @@ def test_a_delete_that_does_not_work_is_bounded_and_reported(
     assert runs.left() == []
 
 
+@pytest.mark.fault("D8")
 def test_a_binary_that_cannot_be_executed_is_a_typed_error(runs: Runs, fake: FakeRunsc) -> None:
     """The kernel's refusal of execve comes back with its stage and errno, not as exit 127."""
     with fake.path.open("r+b"):  # execve of a file that someone writes to is ETXTBSY
@@ -378,6 +384,7 @@ def test_a_binary_that_cannot_be_executed_is_a_typed_error(runs: Runs, fake: Fak
     assert runs().completed is not None
 
 
+@pytest.mark.fault("A7")
 def test_a_binary_that_was_changed_is_not_executed(runs: Runs, fake: FakeRunsc) -> None:
     """One look before each start: what was judged is what runs."""
     fake.path.chmod(0o700)

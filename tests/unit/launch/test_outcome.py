@@ -136,6 +136,7 @@ def test_a_reported_signal_is_exact(number: int, core: int) -> None:
     assert verdict.exact
 
 
+@pytest.mark.fault("E3")
 @pytest.mark.parametrize(
     ("change", "outcome"),
     [

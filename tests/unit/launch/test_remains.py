@@ -93,6 +93,7 @@ def test_anybody_else_s_process_is_not(start: Start, words: tuple[str, ...]) -> 
     assert alive(pid)
 
 
+@pytest.mark.fault("F6")
 def test_only_what_is_still_ours_is_killed(start: Start) -> None:
     """A pid that was used again for something else, or is free by now, is left alone."""
     ours, other = start("runsc", "--root", ROOT), start("innocent")

@@ -127,6 +127,7 @@ def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_dir, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
 
 
+@pytest.mark.fault("G8")
 @pytest.mark.usefixtures("no_run")
 def test_a_runtime_folder_of_ours_is_used(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """$XDG_RUNTIME_DIR, by its real path."""
@@ -147,6 +148,7 @@ def test_another_runtime_folder_is_not(runtime: str, monkeypatch: pytest.MonkeyP
     assert session_dir.base_folder() == f"/var/tmp/pytest-gvisor-{os.geteuid()}"
 
 
+@pytest.mark.fault("G8")
 @pytest.mark.usefixtures("no_run")
 @pytest.mark.parametrize("name", ["x" * 40, "\udcff", "é" * 15])
 def test_a_temporary_directory_that_runsc_cannot_use_is_passed_over(
@@ -202,6 +204,7 @@ def test_a_session_is_private_and_locked(base: str) -> None:
     session.remove()
 
 
+@pytest.mark.fault("B2")
 def test_a_taken_name_is_a_typed_error_and_stays(base: str, session: SessionDir) -> None:
     """What is there is another's."""
     with pytest.raises(LaunchError) as caught:
@@ -263,6 +266,7 @@ def dead_session(base: str, *, locked_once: bool = True) -> str:
     return path
 
 
+@pytest.mark.fault("F6")
 def test_dead_sessions_are_swept_and_living_ones_are_not(base: str, session: SessionDir) -> None:
     """Dead is a lock that nobody holds, or none; other things in the folder are not ours."""
     dead = [dead_session(base), dead_session(base, locked_once=False)]
@@ -290,6 +294,7 @@ def test_there_is_nothing_to_sweep_where_there_is_no_folder(base: str) -> None:
     assert not os.path.exists(f"{base}/x")
 
 
+@pytest.mark.fault("F6")
 def test_a_sweep_kills_what_a_dead_session_left_and_no_innocent(base: str) -> None:
     """By its command line: a pid that was used again is somebody else's."""
     dead = dead_session(base)
@@ -328,6 +333,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.fault("F12")
 def test_a_killed_process_s_session_is_swept_and_another_s_lives(base: str) -> None:
     """The kernel lets go of the lock with the process."""
     argv = [sys.executable, "-c", SESSION, base]

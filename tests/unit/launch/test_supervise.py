@@ -177,6 +177,7 @@ def test_a_keeper_that_is_killed_is_a_protocol_error_and_leaves_nothing(
     assert runs.launcher.keeper() is not keeper
 
 
+@pytest.mark.fault("F8")
 def test_a_keeper_that_is_stopped_does_not_stop_the_deadline(
     runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_keeper_that_is_stopped_does_not_stop_the_deadline(
     assert well(runs, fake)
 
 
+@pytest.mark.fault("F8")
 def test_a_keeper_that_does_not_clean_is_killed_and_done_without(
     runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_specification_of_more_than_4_mib_is_refused(
                 Bundle.create(str(tmp_path / "not"), spec)
 
 
+@pytest.mark.fault("G5")
 @pytest.mark.parametrize("step", ["mkstemp", "write", "rename"])
 def test_a_write_that_fails_leaves_nothing(
     step: str, tmp_path: Path, value: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -81,6 +82,7 @@ def test_a_write_that_fails_leaves_nothing(
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
+@pytest.mark.fault("B15")
 @pytest.mark.parametrize("tool", ["runc", "runc-rootless", "runsc", "umoci"])
 def test_bundles_of_other_tools_are_opened(tool: str, sample: Sample, elsewhere: Elsewhere) -> None:
     """runc's, runsc's and umoci's bundles keep the rules once what cannot be meant is changed."""
@@ -105,6 +107,7 @@ def test_a_rootless_umoci_bundle_needs_its_mount_points(
     assert Bundle.open(folder).spec.mounts
 
 
+@pytest.mark.fault("B11")
 def test_annotations_that_steer_runsc_are_dropped(sample: Sample, elsewhere: Elsewhere) -> None:
     """A hundred thousand of them, in no time, with a note that can be printed."""
     value = sample("runsc")
@@ -117,6 +120,7 @@ def test_annotations_that_steer_runsc_are_dropped(sample: Sample, elsewhere: Els
     assert "and 99996 more" in opened.notes[0]
 
 
+@pytest.mark.fault("B4")
 @pytest.mark.parametrize("path", ["../../..", "/etc", "link", ".", "", "rootfs/../..", "none"])
 def test_a_root_outside_of_the_bundle_is_refused(
     path: str, sample: Sample, elsewhere: Elsewhere

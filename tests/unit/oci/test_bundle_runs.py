@@ -131,6 +131,7 @@ def test_a_directory_is_run_and_left_as_it_was(
     assert tree(busybox) == before
 
 
+@pytest.mark.fault("B5")
 def test_a_link_in_a_root_does_not_lead_out(
     make: Callable[..., Bundle], runsc: Run, busybox: Path, tmp_path: Path, tree: Tree
 ) -> None:
@@ -176,6 +177,7 @@ def test_a_bundle_made_elsewhere_runs(
     assert tree(Path(folder)) == before
 
 
+@pytest.mark.fault("B8")
 def test_three_megabytes_of_arguments_arrive(make: Callable[..., Bundle], runsc: Run) -> None:
     """Large arguments, and one large variable, are passed whole."""
     code = "import sys, os; print(sum(map(len, sys.argv[1:])), len(os.environ['BIG']))"

@@ -67,6 +67,7 @@ def test_the_environment_is_fixed_and_the_callers_is_on_top() -> None:
     assert env[1:] == ["HOME=/tmp", "LANG=C", "X=a=b"]
 
 
+@pytest.mark.fault("B8")
 @pytest.mark.parametrize("env", [{"A=B": "1"}, {"": "1"}, {"A": 1}, {1: "A"}, {"A": b"1"}])
 def test_a_variable_that_cannot_be_meant_is_refused(env: Any) -> None:
     """A name with '=', no name, and what is not text are usage errors, not another variable."""
@@ -124,6 +125,7 @@ def test_users(user: Any, expected: tuple[int, int]) -> None:
     assert (parsed.uid, parsed.gid) == expected
 
 
+@pytest.mark.fault("B9")
 @pytest.mark.parametrize(
     "user",
     [-1, 2**32 - 1, 2**32, "-1", "nobody", "1:", "1:x", "1\n", "", (1,), (1, -1), True, 1.5, "٣"],

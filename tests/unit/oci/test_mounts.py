@@ -17,6 +17,7 @@ DANGEROUS = [
 ]  # fmt: skip
 
 
+@pytest.mark.fault("B6")
 @pytest.mark.parametrize("source", DANGEROUS)
 def test_what_would_hand_over_the_host_is_refused(source: str) -> None:
     """The host's root, kernel folders and runtime folder are refused unless named as dangerous."""
@@ -65,6 +66,7 @@ def test_a_link_is_mounted_as_what_it_leads_to(tmp_path: Path) -> None:
     assert "rw" in bind(tmp_path, "/data", readonly=False).options
 
 
+@pytest.mark.fault("B6")
 def test_a_source_that_cannot_be_used_is_a_usage_error(tmp_path: Path) -> None:
     """A missing source, a loop of links, a NUL byte: typed, with the reason."""
     (tmp_path / "loop").symlink_to("loop")
@@ -73,6 +75,7 @@ def test_a_source_that_cannot_be_used_is_a_usage_error(tmp_path: Path) -> None:
             bind(source, "/data", dangerous=True)
 
 
+@pytest.mark.fault("B6")
 def test_sockets_and_fifos_are_refused(tmp_path: Path) -> None:
     """A socket or FIFO is a way to a process of the host: only as dangerous."""
     os.mkfifo(tmp_path / "fifo")
@@ -84,6 +87,7 @@ def test_sockets_and_fifos_are_refused(tmp_path: Path) -> None:
             assert bind(tmp_path / name, "/data", dangerous=True).source
 
 
+@pytest.mark.fault("B5")
 @pytest.mark.parametrize(
     "target", ["", "data", "/", "//", "/../x", "/a/..", "/proc", "/proc/1", "/\0"]
 )

@@ -28,6 +28,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.fault("B14")
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_text_is_a_typed_error_within_a_second(data: bytes) -> None:
     """Text that is not JSON, or is too much of it, is an InvalidBundle and takes no time."""

@@ -90,6 +90,7 @@ def test_a_specification_survives_json(spec: Spec) -> None:
     assert Spec.parse(json.dumps(spec.to_json()).encode()) == spec
 
 
+@pytest.mark.fault("B7")
 @settings(deadline=None)
 @given(specs(), st.data())
 def test_a_bad_key_is_reported_wherever_it_is(spec: Spec, data: st.DataObject) -> None:
@@ -130,6 +131,7 @@ MISSPELT = {
 }  # fmt: skip
 
 
+@pytest.mark.fault("B7")
 @pytest.mark.parametrize("expected", MISSPELT)
 def test_a_misspelt_key_is_reported_with_the_right_one(
     expected: str, value: dict[str, Any]
@@ -179,6 +181,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.fault("B10")
 @pytest.mark.parametrize(("way", "bad", "expected"), WRONG)
 def test_a_wrong_value_is_reported_with_its_place(
     way: tuple[Any, ...], bad: object, expected: str, value: dict[str, Any]
@@ -193,6 +196,7 @@ def test_a_wrong_value_is_reported_with_its_place(
     assert expected in caught.value.problems
 
 
+@pytest.mark.fault("B14")
 def test_a_key_that_is_there_twice_is_reported() -> None:
     """JSON's last-one-wins is not taken: two readers could read two things."""
     data = (

@@ -12,6 +12,7 @@ from pytest_gvisor.oci.spec import Spec
 ODD_IDS = ["../victim", "..", "a/b", "", "a\n", "\n", "a\0", "é", "a" * 65, "-detach", ".a", "A"]
 
 
+@pytest.mark.fault("B1")
 @pytest.mark.parametrize("name", ODD_IDS)
 def test_an_id_that_runsc_cannot_be_trusted_with_is_refused(name: str) -> None:
     """An id that is a path, a flag, too long or not plain is a usage error."""
@@ -118,6 +119,7 @@ RULES = [
 ]
 
 
+@pytest.mark.fault("B5", "B8", "B10", "B11", "B12")
 @pytest.mark.parametrize(("way", "entry", "expected"), RULES)
 def test_a_broken_rule_is_reported(
     way: tuple[Any, ...], entry: object, expected: str, value: dict[str, Any]

@@ -75,6 +75,7 @@ def test_close_can_be_called_twice(good: Path) -> None:
         runsc.check_unchanged()
 
 
+@pytest.mark.fault("A13")
 def test_available_is_false_only_for_not_found(good: Path, tmp_path: Path) -> None:
     """A runsc that is refused is an error and not an absence."""
     assert Runsc.is_available() is True
@@ -85,6 +86,7 @@ def test_available_is_false_only_for_not_found(good: Path, tmp_path: Path) -> No
         Runsc.is_available(str(good))
 
 
+@pytest.mark.fault("A1")
 def test_a_refused_binary_is_not_started(fake_runsc: FakeRunsc, tmp_path: Path) -> None:
     """Where all may write the file, not one instruction of it runs."""
     marker = tmp_path / "marker"
@@ -108,6 +110,7 @@ def test_a_binary_that_cannot_be_asked_leaves_nothing(fake_runsc: FakeRunsc) -> 
         Runsc.at(str(fake_runsc(version='puts("no")')))
 
 
+@pytest.mark.fault("A7")
 @pytest.mark.parametrize("change", ["content", "mode"])
 def test_a_change_after_judging_is_seen(change: str, good: Path) -> None:
     """Overwritten in place or made writable by others: before the next start that is known."""
@@ -125,6 +128,7 @@ def test_a_change_after_judging_is_seen(change: str, good: Path) -> None:
     runsc.close()
 
 
+@pytest.mark.fault("A6")
 @pytest.mark.parametrize("change", ["rename over", "remove"])
 def test_what_happens_to_the_path_changes_nothing(change: str, good: Path, tmp_path: Path) -> None:
     """Replaced or taken away, the file that was judged can still be started by its descriptor."""

@@ -53,6 +53,7 @@ def executing(path: Path) -> list[str]:
 # --- versions
 
 
+@pytest.mark.fault("A12")
 @pytest.mark.parametrize(
     ("text", "version", "date"),
     [
@@ -147,6 +148,7 @@ def test_every_group_of_subcommands_counts(fake_runsc: FakeRunsc) -> None:
 # --- failures
 
 
+@pytest.mark.fault("A12")
 @pytest.mark.parametrize("question", ["version", "flags", "help", "platforms"])
 def test_a_question_without_answer_ends_at_the_deadline(
     question: str, fake_runsc: FakeRunsc
@@ -163,6 +165,7 @@ def test_the_deadline_is_twenty_seconds() -> None:
     assert features.DEADLINE == 20.0
 
 
+@pytest.mark.fault("A12")
 def test_one_that_ignores_signals_is_killed(fake_runsc: FakeRunsc) -> None:
     """A descendant in the group that ignores SIGTERM and SIGHUP is gone as well."""
     code = "signal(SIGTERM, SIG_IGN); signal(SIGHUP, SIG_IGN); fork(); for (;;) pause()"
@@ -188,6 +191,7 @@ def test_a_descendant_that_holds_the_pipe_does_not_delay(fake_runsc: FakeRunsc) 
     assert not executing(path)
 
 
+@pytest.mark.fault("A12")
 @pytest.mark.parametrize("question", ["version", "flags"])
 def test_endless_output_is_cut(question: str, fake_runsc: FakeRunsc) -> None:
     """A gigabyte is not read to its end: over the limit it is killed."""
@@ -199,6 +203,7 @@ def test_endless_output_is_cut(question: str, fake_runsc: FakeRunsc) -> None:
     assert len(error.stderr) <= 400
 
 
+@pytest.mark.fault("A12")
 def test_what_a_terminal_would_act_on_is_escaped(fake_runsc: FakeRunsc) -> None:
     """Control characters of the output are escapes in versions and in errors."""
     esc = r'puts("runsc version \x1b[2J\xff\u202e1")'
@@ -223,6 +228,7 @@ def test_what_does_not_answer_as_runsc_is_a_failure(question: str, fake_runsc: F
     assert "does not answer as runsc does: 'Hello\\n'" in error.message
 
 
+@pytest.mark.fault("A10")
 def test_what_the_kernel_cannot_start_is_a_failure(fake_runsc: FakeRunsc) -> None:
     """A broken ELF file behind a good header is a typed error."""
     path = fake_runsc()

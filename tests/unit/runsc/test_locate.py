@@ -137,6 +137,7 @@ def test_the_environment_gives_the_path(good: Path, monkeypatch: pytest.MonkeyPa
     assert caught.value.searched == ()
 
 
+@pytest.mark.fault("A1")
 def test_root_never_gets_path(good: Path) -> None:
     """As root a runsc in PATH is not found, and the error says what was searched and what not."""
     with pytest.raises(RunscNotFound) as caught:
@@ -148,6 +149,7 @@ def test_root_never_gets_path(good: Path) -> None:
     assert "--gvisor-runsc" in caught.value.next_step
 
 
+@pytest.mark.fault("A8")
 @pytest.mark.parametrize("path", ["", ":", ".", "..", "./", "bin", "::.:bin:"])
 def test_the_current_folder_is_never_searched(
     path: str, good: Path, monkeypatch: pytest.MonkeyPatch
@@ -161,6 +163,7 @@ def test_the_current_folder_is_never_searched(
     assert caught.value.searched == ()
 
 
+@pytest.mark.fault("A8")
 def test_a_real_user_does_not_get_the_current_folder(as_user: AsUser, open_tmp: Path) -> None:
     """A process that is no root finds nothing by `.` and the file by its absolute folder."""
     shutil.copy("/usr/bin/runsc", open_tmp / "runsc")
@@ -189,6 +192,7 @@ def oddities(tmp_path: Path, good: Path) -> dict[str, Path]:
     return {**places, "device": Path("/dev/null"), "below a file": good / "runsc"}
 
 
+@pytest.mark.fault("A10")
 @pytest.mark.parametrize("name", ["folder", "fifo", "plain", "dangling", "device", "below a file"])
 def test_the_search_passes_over_what_is_no_executable_file(
     name: str, oddities: dict[str, Path], good: Path
@@ -201,6 +205,7 @@ def test_the_search_passes_over_what_is_no_executable_file(
     assert time.monotonic() - start < 1
 
 
+@pytest.mark.fault("A10")
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -227,6 +232,7 @@ def test_the_error_says_what_was_passed_over(oddities: dict[str, Path]) -> None:
         searched(oddities["plain"])
 
 
+@pytest.mark.fault("A13")
 def test_an_insecure_candidate_ends_the_search(fake_runsc: FakeRunsc) -> None:
     """With an insecure runsc before a good one, the answer is \"insecure\" and not the good one."""
     bad, good = fake_runsc(), fake_runsc()
@@ -297,6 +303,7 @@ result = [
 # --- the file
 
 
+@pytest.mark.fault("A1", "A2")
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o757, 0o722])
 def test_a_file_that_others_may_write_is_refused(mode: int, good: Path) -> None:
     """A write bit for the group or for all is enough; the error has path, mode and owner."""
@@ -314,6 +321,7 @@ def test_a_file_that_only_its_owner_may_write_is_fine(mode: int, good: Path) -> 
     assert found(good) == str(good)
 
 
+@pytest.mark.fault("A11")
 @pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o6711])
 def test_a_set_id_file_is_refused(mode: int, good: Path) -> None:
     """Neither set-uid nor set-gid is ever started."""
@@ -339,6 +347,7 @@ def test_every_broken_rule_of_a_file_is_named(good: Path) -> None:
     assert "may write it; it is set-uid or set-gid; it is not an ELF" in reason
 
 
+@pytest.mark.fault("A11")
 @needs_root
 def test_a_file_on_a_noexec_mount_is_refused(good: Path, tmp_path: Path) -> None:
     """What the kernel would not execute is refused with the reason, before it is tried."""
@@ -372,6 +381,7 @@ def patch(path: Path, at: int, value: bytes) -> None:
         file.write(value)
 
 
+@pytest.mark.fault("A10")
 @pytest.mark.parametrize(
     ("at", "value", "reason"),
     [
@@ -391,6 +401,7 @@ def test_an_elf_file_of_another_machine_is_refused(
     refused(good, reason)
 
 
+@pytest.mark.fault("A10")
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -412,6 +423,7 @@ def test_what_is_no_binary_is_refused(content: bytes, reason: str, good: Path) -
 # --- the way to it
 
 
+@pytest.mark.fault("A3")
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o757])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_a_folder_that_others_may_write_is_named(
@@ -434,6 +446,7 @@ def test_a_sticky_folder_is_fine_for_an_entry_of_ours(good: Path) -> None:
     assert found(good) == str(good)
 
 
+@pytest.mark.fault("A3")
 @needs_root
 def test_a_sticky_folder_is_not_fine_for_an_entry_of_a_third_user(
     good: Path, tmp_path: Path
@@ -447,6 +460,7 @@ def test_a_sticky_folder_is_not_fine_for_an_entry_of_a_third_user(
     assert found(good) == str(good)
 
 
+@pytest.mark.fault("A4")
 @needs_root
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_folder_of_a_third_user_is_named(depth: int, good: Path, tmp_path: Path) -> None:
@@ -470,6 +484,7 @@ def chain(folder: Path, length: int, end: Path) -> Path:
     return target
 
 
+@pytest.mark.fault("A5")
 def test_symlinks_are_followed_and_the_file_is_what_counts(good: Path, tmp_path: Path) -> None:
     """Through forty links the canonical file is found; an evil one at the end is refused."""
     assert found(chain(tmp_path, 40, good)) == str(good)
@@ -477,6 +492,7 @@ def test_symlinks_are_followed_and_the_file_is_what_counts(good: Path, tmp_path:
     assert refused(tmp_path / "link-39", "may write it").path == str(good)
 
 
+@pytest.mark.fault("A5")
 @pytest.mark.parametrize("length", [41, 60])
 def test_more_symlinks_than_the_kernel_follows_are_refused(
     length: int, good: Path, tmp_path: Path
@@ -488,6 +504,7 @@ def test_more_symlinks_than_the_kernel_follows_are_refused(
         head.open()
 
 
+@pytest.mark.fault("A5")
 @pytest.mark.parametrize("length", [1, 2, 41])
 def test_a_loop_of_symlinks_is_refused(length: int, tmp_path: Path) -> None:
     """A loop is a typed error, in the search too."""
@@ -497,6 +514,7 @@ def test_a_loop_of_symlinks_is_refused(length: int, tmp_path: Path) -> None:
         searched(head)
 
 
+@pytest.mark.fault("A3")
 @pytest.mark.parametrize("relative", [False, True])
 def test_a_symlink_in_a_folder_that_others_may_write_is_refused(
     relative: bool, good: Path, tmp_path: Path
@@ -547,6 +565,7 @@ def spoil_owner(path: Path) -> None:
     os.chown(path, STRANGER, STRANGER)
 
 
+@pytest.mark.fault("A6")
 @pytest.mark.parametrize(
     "spoil", [spoil_mode, pytest.param(spoil_owner, marks=needs_root)], ids=["mode", "owner"]
 )
@@ -581,6 +600,7 @@ def try_once(place: Path, by_descriptor: ByDescriptor) -> str:
         judged.close()
 
 
+@pytest.mark.fault("A6")
 def test_the_file_that_runs_is_the_judged_one_after_a_rename(
     fake_runsc: FakeRunsc, by_descriptor: ByDescriptor
 ) -> None:

@@ -166,6 +166,7 @@ def test_a_profile_link_leads_through_the_wrapper(store: Path, good: Path, tmp_p
     assert found(tmp_path / "profile" / "runsc", store) == str(binary)
 
 
+@pytest.mark.fault("A9")
 def test_a_wrapper_is_never_executed(store: Path, good: Path, tmp_path: Path) -> None:
     """What a wrapper would do besides does not happen."""
     marker = tmp_path / "marker"
@@ -189,6 +190,7 @@ def test_a_wrapper_outside_the_store_names_its_neighbour(good: Path, store: Path
         found(wrapper, store)
 
 
+@pytest.mark.fault("A9")
 def test_a_wrapper_that_climbs_out_is_refused(store: Path, tmp_path: Path) -> None:
     """`/…/runsc-x/../../bin/sh` contains runsc and is a shell: the canonical file counts."""
     (tmp_path / "runsc-x").mkdir()

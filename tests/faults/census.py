@@ -1,0 +1,106 @@
+"""What there is on this machine that a run of the suite could leave, and what is in a tree."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pytest_gvisor.launch import session_dir
+from tests.faults.little import words_of
+
+Facts = tuple[tuple[object, ...], ...]
+
+WORDS = ("runsc", "pytest_gvisor", "pytest-gvisor", "pgf-")
+"""A process is of interest if one of these is on its command line."""
+DOCKER = {"container": ("ps", "--all"), "image": ("images", "--all"), "volume": ("volume", "ls"),
+          "network": ("network", "ls")}  # fmt: skip
+
+
+def facts(folder: Path) -> Facts:
+    """Of each file of a tree: name, kind and mode, owner, time of change, and what is in it."""
+    found = []
+    for path in sorted([folder, *folder.rglob("*")]):
+        status = path.lstat()
+        content = ""
+        if stat.S_ISREG(status.st_mode):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif stat.S_ISLNK(status.st_mode):
+            content = os.readlink(path)
+        owner = (status.st_uid, status.st_gid)
+        found.append((str(path), status.st_mode, *owner, status.st_mtime_ns, content))
+    return tuple(found)
+
+
+def census() -> frozenset[str]:
+    """A line for each process, mount, cgroup, session folder, sandbox, docker object, /tmp entry.
+
+    On a machine where others do the same at the same time, theirs are among them.
+    """
+    return frozenset(
+        [*_processes(), *_mounts(), *_cgroups(), *_sessions(), *_temporary(), *_sandboxes(),
+         *_docker()]
+    )  # fmt: skip
+
+
+def _processes() -> Iterator[str]:
+    own = {os.getpid(), os.getppid()}
+    for name in os.listdir("/proc"):
+        words = words_of(name) if name.isdigit() and int(name) not in own else []
+        if any(word in part for word in WORDS for part in words):
+            yield f"process {name}: {' '.join(words).strip()}"
+
+
+def _mounts() -> Iterator[str]:
+    with open("/proc/self/mountinfo", encoding="utf-8") as lines:
+        for line in lines:
+            words = line.split()
+            yield f"mount {words[4]} ({words[words.index('-') + 1]})"
+
+
+def _cgroups() -> Iterator[str]:
+    for depth in ("*", "*/*", "*/*/*", "*/*/*/*"):
+        for path in glob.glob(f"/sys/fs/cgroup/{depth}/pytest-gvisor-*"):
+            yield f"cgroup {path}"
+
+
+def _sessions() -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        base = session_dir.base_folder()
+        yield from (f"session {base}/{name}" for name in os.listdir(base) if name != ".lock")
+
+
+def _temporary() -> Iterator[str]:
+    folder = tempfile.gettempdir()
+    # pytest's own folders of the last runs stay, as pytest has it.
+    names = (name for name in os.listdir(folder) if not name.startswith("pytest-of-"))
+    yield from (f"temporary {folder}/{name}" for name in names)
+
+
+def _sandboxes() -> Iterator[str]:
+    runsc = shutil.which("runsc", path="/usr/local/bin:/usr/bin:/opt/gvisor")
+    if runsc:
+        yield from (f"runsc list: {line}" for line in _lines(runsc, "list", "-quiet"))
+
+
+def _docker() -> Iterator[str]:
+    if shutil.which("docker"):
+        for kind, words in DOCKER.items():
+            yield from (f"docker {kind} {line}" for line in _lines("docker", *words, "--quiet"))
+
+
+def _lines(*argv: str) -> list[str]:
+    """What a command prints; nothing where it fails, as docker does without a daemon."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20
+        )
+        return done.stdout.splitlines() if done.returncode == 0 else []
+    return []

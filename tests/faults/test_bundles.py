@@ -1,0 +1,191 @@
+"""Ids, users, JSON and bundles that somebody meant badly; a canary tree beside them stays."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import Bundle, Gvisor, ImageError, InvalidBundle, LaunchError, UsageError
+from pytest_gvisor.images.identity import find
+from pytest_gvisor.launch.states import State
+from tests.fakes.fake import FINE, FakeRunsc
+from tests.fakes.runs import Ended, Runs
+
+ODD_IDS = ["/../victim", "/..", "/a/b", "\n", "\0", "é", "A", "x" * 100, " -detach"]
+
+
+@pytest.mark.fault("B1")
+@pytest.mark.parametrize("odd", ODD_IDS)
+def test_no_sandbox_gets_an_odd_id(
+    runs: Runs, fake: FakeRunsc, canary: Path, monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    """Ids are made here and not by callers; if one could be more than a name, nothing is made."""
+    fake.script(*FINE, ["task_exit", 0], ["exit", 0])
+    runs.launcher.session()
+    with monkeypatch.context() as patch:
+        patch.setattr(secrets, "token_hex", lambda *_: odd)
+        ended = runs()
+    assert isinstance(ended.error, UsageError)
+    assert ended.runner.lifecycle.history == [State.RESOLVED]
+    assert runs.left() == []
+
+
+@pytest.mark.fault("B2")
+def test_of_two_runs_with_one_id_the_second_is_refused(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A typed error, and the first goes on in its folder to its own end."""
+    fake.script(["note", str(tmp_path / "up")], *FINE, ["echo"], ["task_exit", 0], ["exit", 0])
+    go = threading.Event()
+    first: list[Ended] = []
+
+    def pieces() -> Any:
+        while not (tmp_path / "up").exists() and not go.wait(0.01):
+            yield b""
+        go.wait(30)
+        yield b"well"
+
+    runs.launcher.session()  # whose name has the same random digits in it
+    monkeypatch.setattr(secrets, "token_hex", lambda *_: "0" * 8)
+    thread = threading.Thread(target=lambda: first.append(runs(input=pieces())))
+    thread.start()
+    try:
+        while not (tmp_path / "up").exists() and thread.is_alive():
+            pass
+        second = runs()
+    finally:
+        go.set()
+        thread.join()
+    assert isinstance(second.error, LaunchError)
+    assert second.error.stage == "workspace"
+    assert first[0].completed is not None
+    assert first[0].completed.stdout == "well"
+    assert runs.left() == []
+
+
+PASSWD = "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh"
+
+
+@pytest.mark.fault("B9")
+@pytest.mark.parametrize(
+    "text",
+    [PASSWD, PASSWD.replace("\n", "\r\n"), f"\n\n# no\n:::\nx\n{PASSWD}\n", f"\xff\0:x\n{PASSWD}"],
+    ids=["no newline", "crlf", "rubbish", "no text"],
+)
+def test_an_odd_passwd_is_read_as_it_is(tmp_path: Path, text: str) -> None:
+    """Line ends of another system, none at the end, and lines that are no entries."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_bytes(text.encode("latin-1"))
+    user, home = find(str(tmp_path), "app")
+    assert (user.uid, user.gid, home) == (1000, 1001, "/home/app")
+
+
+@pytest.mark.fault("B9")
+@pytest.mark.parametrize("name", ["passwd", "group"])
+def test_a_passwd_of_ten_megabytes_is_refused(tmp_path: Path, name: str) -> None:
+    """What is cut somewhere could give another user's number: ``1000`` cut is ``100``."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text(PASSWD)
+    with open(tmp_path / "etc" / name, "a") as file:
+        file.write("\n" + "user:x:7:7::/:\n" * 700_000)
+    with pytest.raises(ImageError, match=f"/etc/{name} is larger than"):
+        find(str(tmp_path), "app")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle as another tool would make it, with a busybox."""
+    folder = tmp_path / "bundle"
+    for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
+        (folder / "rootfs" / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", folder / "rootfs/bin/busybox")
+    (folder / "rootfs/etc/secret").write_text("still there\n")
+    subprocess.run(["runc", "spec"], cwd=folder, check=True)
+    change(folder, ["process", "args"], ["/bin/busybox", "cat", "/etc/secret"])
+    return folder
+
+
+def change(folder: Path, way: list[str], value: object) -> None:
+    """Set one value of a bundle's config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    place = config
+    for step in way[:-1]:
+        place = place[step]
+    place[way[-1]] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.fault("B13", "B15")
+def test_a_bundle_that_goes_elsewhere_before_its_start_is_an_error(
+    gvisor: Gvisor, bundle: Path, canary: Path
+) -> None:
+    """And not the other one that is in its place by then. A masked path is not masked: noted."""
+    change(bundle, ["linux", "maskedPaths"], ["/etc/secret"])
+    opened = Bundle.open(bundle)
+    assert [note for note in opened.notes if "maskedPaths" in note and "ignored by runsc" in note]
+    assert gvisor.run_bundle(opened).stdout == "still there\n"
+    bundle.rename(bundle.with_name("away"))
+    with pytest.raises(InvalidBundle, match="is not the folder that it was"):
+        gvisor.run_bundle(opened)
+    bundle.mkdir()
+    (bundle / "rootfs").symlink_to(canary)
+    with pytest.raises(InvalidBundle, match="is not the folder that it was"):
+        gvisor.run_bundle(opened)
+    shutil.rmtree(bundle)
+    shutil.copytree(bundle.with_name("away"), bundle, symlinks=True)
+    with pytest.raises(InvalidBundle, match="is not the folder that it was"):
+        gvisor.run_bundle(opened)
+    assert gvisor.run_bundle(Bundle.open(bundle)).stdout == "still there\n"
+
+
+MEASURED = """
+import resource, sys, time
+from pytest_gvisor import Bundle, InvalidBundle
+
+started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    Bundle.open(sys.argv[1])
+except InvalidBundle:
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print((after - before) // 1024, time.process_time() - started)
+"""
+
+HUGE = {
+    "100 MB of blanks": b" " * 100_000_000,
+    "100 MB of text": b'{"ociVersion": "' + b"x" * 100_000_000 + b'"}',
+    "wide": b'{"mounts": [' + b"{}," * 1_390_000 + b"{}]}",
+    "deep": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+    "many keys": b"{" + b",".join(b'"%d":0' % n for n in range(350_000)) + b"}",
+}
+
+
+@pytest.mark.fault("B14")
+@pytest.mark.parametrize("data", HUGE.values(), ids=HUGE)
+def test_a_huge_config_takes_neither_time_nor_memory(bundle: Path, data: bytes) -> None:
+    """`InvalidBundle` within a second of processor time, and with less than 100 MB of memory."""
+    (bundle / "config.json").write_bytes(data)
+    argv = [sys.executable, "-c", MEASURED, str(bundle)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    mebibytes, seconds = map(float, done.stdout.split())
+    assert mebibytes < 100
+    assert seconds < 1
+
+
+@pytest.mark.fault("B8")
+def test_three_megabytes_of_arguments_run_whole_and_five_not_at_all(gvisor: Gvisor) -> None:
+    """With a variable of 200 kB, which Linux itself would refuse; never less than was asked for."""
+    code = "import os, sys; print(sum(map(len, sys.argv[1:])), len(os.environ['BIG']))"
+    args = ["python3", "-I", "-c", code, *["a" * 100_000] * 30]
+    done = gvisor.run(args, env={"BIG": "b" * 200_000})
+    assert done.stdout == "3000000 200000\n"
+    with pytest.raises(InvalidBundle) as caught:
+        gvisor.run(["true", *["a" * 100_000] * 50])
+    assert any("larger than" in problem for problem in caught.value.problems)

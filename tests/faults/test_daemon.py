@@ -1,0 +1,177 @@
+"""A docker daemon that says too much, bytes that are no text, or nothing any more half-way."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import socketserver
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import ImageError
+from pytest_gvisor.images import docker
+from pytest_gvisor.images.cache import Cache
+from pytest_gvisor.images.store import Images
+from pytest_gvisor.images.streams import Limits
+
+MIB = 1024 * 1024
+IDENTITY = f"sha256:{'0' * 64}"
+FOUND = json.dumps({"Id": IDENTITY}).encode()
+VERSION = json.dumps({"ApiVersion": "1.44", "MinAPIVersion": "1.24"}).encode()
+
+Body = Callable[[], Iterable[bytes]]
+"""The pieces of an answer; the connection is closed behind them."""
+
+
+def once(data: bytes) -> Body:
+    """An answer of one piece."""
+    return lambda: [data]
+
+
+class Server(socketserver.ThreadingUnixStreamServer):
+    """A daemon that answers by the end of the path that it is asked for."""
+
+    daemon_threads = True
+    answers: dict[str, Body]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers one question as it is told to."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        """Look for the end of the path among the answers."""
+        name = self.path.partition("?")[0].rpartition("/")[2]
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):  # whoever asked has hung up
+            for piece in self.server.answers[name]():
+                self.wfile.write(piece)
+
+    do_POST = do_GET  # noqa: N815 -- the base class's name
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- as above
+        """Nothing on stderr."""
+
+    def address_string(self) -> str:
+        """A socket's other end has no address."""
+        return "client"
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files are made."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def daemon(short_folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Body]]:
+    """The answers of a daemon that has every image, to be changed."""
+    server = Server(f"{short_folder}/socket", Handler)
+    server.answers = {"_ping": once(b"OK"), "version": once(VERSION), "json": once(FOUND)}
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{short_folder}/socket")
+    monkeypatch.setattr(docker, "_SILENCE", 1.0)
+    thread = threading.Thread(target=server.serve_forever, args=[0.05])
+    thread.start()
+    yield server.answers
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def images(tmp_path: Path, temporary: Path) -> Iterator[Images]:
+    """With a cache of its own, in which nothing is afterwards."""
+    made = Images(Cache(str(tmp_path / "cache")))
+    yield made
+    made.close()
+    left = [path for path in (tmp_path / "cache").rglob("*") if path.is_dir()]
+    assert left == []
+    assert list(temporary.iterdir()) == []
+
+
+def refused(images: Images, says: str, **options: Any) -> None:
+    """The image is an error of ours, in time."""
+    started = time.monotonic()
+    with pytest.raises(ImageError, match=says) as caught:
+        images.rootfs("some/image:1", **options)
+    assert time.monotonic() - started < 5
+    assert caught.value.image == "some/image:1"
+
+
+def endless() -> Iterator[bytes]:
+    """Bytes without an end."""
+    return itertools.repeat(b"\xff" * MIB)
+
+
+def silent() -> Iterator[bytes]:
+    """A beginning, and then nothing."""
+    yield b"x"
+    time.sleep(2)
+
+
+def broken_off() -> Iterator[bytes]:
+    """A piece of a tar archive."""
+    yield b"manifest.json".ljust(100, b"\0")
+
+
+@pytest.mark.fault("H6")
+def test_an_export_without_end_is_cut_off(daemon: dict[str, Body], images: Images) -> None:
+    """At the limit for an image; no more than that is written, and it goes with the error."""
+    daemon["get"] = endless
+    refused(images, "holds more than", limits=Limits(max_bytes=64 * MIB))
+
+
+@pytest.mark.fault("H6")
+@pytest.mark.parametrize(
+    "answer",
+    [b"\xff\xfe\0", b"[]", b"null", b"7", b'{"Id": null}', b'{"Id": "sha256:../../../victim"}',
+     b'{"Id": "/victim"}', b"[" * 100_000, b""],
+    ids=["bytes", "list", "null", "number", "no id", "climbing", "absolute", "deep", "nothing"],
+)  # fmt: skip
+def test_an_answer_that_makes_no_sense_is_an_error(
+    daemon: dict[str, Body], images: Images, canary: Path, answer: bytes
+) -> None:
+    """No id that leads out of the cache is taken, and no other error than ours comes out."""
+    daemon["json"] = once(answer)
+    daemon["get"] = once(b"no archive")
+    refused(images, ".")
+
+
+@pytest.mark.fault("H6")
+@pytest.mark.parametrize(
+    "events",
+    [b"\xff\0\xfe\n", b"7\n[]\nnull\n", b'{"error": "no \\u001b[2J"}\n', b'{"stream": 7}\n' * 9],
+    ids=["bytes", "no objects", "error", "many"],
+)
+def test_events_of_a_pull_that_make_no_sense_are_an_error(
+    daemon: dict[str, Body], images: Images, events: bytes
+) -> None:
+    """Or nothing, where the daemon has the image after it and its export is the error."""
+    daemon["create"] = once(events)
+    daemon["get"] = once(b"no archive")
+    refused(images, ".", pull="always")
+
+
+@pytest.mark.fault("H1", "H4")
+@pytest.mark.parametrize("body", [broken_off, silent], ids=["breaks off", "falls silent"])
+@pytest.mark.parametrize("when", ["create", "get"], ids=["pull", "export"])
+def test_a_daemon_that_stops_half_way_is_an_error_in_time(
+    daemon: dict[str, Body], images: Images, when: str, body: Body
+) -> None:
+    """What had come is no image; the next try begins anew."""
+    daemon.update({"create": once(b""), "get": once(b"no archive"), when: body})
+    for _ in range(2):
+        refused(images, "truncated|cannot be|archive", pull="always")

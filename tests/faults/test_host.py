@@ -1,0 +1,138 @@
+"""Workloads that take all there is: memory, disk, processors; and a host that has none to give."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import Gvisor, Outcome, WorkloadTimeout, directory, tmpfs
+from tests.faults.little import Little
+
+MIB = 1024 * 1024
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: limits by cgroups")
+
+
+def used(folder: str) -> int:
+    """Bytes in use on the disk of a folder."""
+    return shutil.disk_usage(folder).used
+
+
+@pytest.mark.fault("G3")
+def test_a_tmp_that_is_full_is_full_inside_alone(gvisor: Gvisor, canary: Path) -> None:
+    """ENOSPC for the workload, which goes on; nothing of it is on the host's disks."""
+    before = used("/tmp"), used(gvisor._launcher.session().path)
+    script = (
+        "dd if=/dev/zero of=/tmp/x bs=1M count=400; echo $?; wc -c < /tmp/x; rm /tmp/x; echo on"
+    )
+    done = gvisor.run(["sh", "-c", script], mounts=[tmpfs("/tmp", size="16M")])
+    status, size, goes_on = done.stdout.split()
+    assert (status, int(size), goes_on) == ("1", 16 * MIB, "on")
+    assert "No space left on device" in done.stderr
+    after = used("/tmp"), used(gvisor._launcher.session().path)
+    assert all(a - b < 100 * MIB for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.fault("G2", "G3")
+@needs_root
+def test_a_root_that_is_filled_takes_the_sandbox_s_own_memory(
+    gvisor: Gvisor, tmp_path: Path, canary: Path
+) -> None:
+    """What is written to the root is memory, which has a limit; no file store is left anywhere."""
+    root = tmp_path / "root"
+    for name in ("bin", "dev", "proc", "sys", "tmp"):
+        (root / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", root / "bin/busybox")
+    names = sorted(path.name for path in root.iterdir())
+    before = used(str(root))
+    fill = ["/bin/busybox", "dd", "if=/dev/zero", "of=/x", "bs=1M", "count=4000"]
+    done = gvisor.run(fill, rootfs=directory(root), memory="128M", timeout=60)
+    assert done.outcome is Outcome.OUT_OF_MEMORY
+    assert used(str(root)) - before < 100 * MIB
+    assert sorted(path.name for path in root.iterdir()) == names
+    assert not list(tmp_path.rglob("*filestore*"))
+    assert gvisor.run(["echo", "again"]).stdout == "again\n"
+
+
+SPIN = "for n in 1 2 3 4 5 6 7 8; do while :; do :; done & done; wait"
+
+
+@pytest.mark.fault("G4")
+@needs_root
+def test_eight_busy_processes_leave_their_neighbour_its_time(gvisor: Gvisor) -> None:
+    """With a share of a processor for the busy ones; they are ended at their deadline."""
+
+    def runs() -> list[float]:
+        found = []
+        for _ in range(5):
+            started = time.monotonic()
+            gvisor.run(["true"])
+            found.append(time.monotonic() - started)
+        return found
+
+    told: list[str] = []
+
+    def spin() -> None:
+        try:
+            gvisor.run(["sh", "-c", SPIN], cpus=0.5, timeout=4)
+        except WorkloadTimeout as error:
+            told.append(type(error).__name__)
+
+    gvisor.run(["true"])
+    before = runs()
+    thread = threading.Thread(target=spin)
+    thread.start()
+    try:
+        time.sleep(0.5)
+        during = runs()
+    finally:
+        thread.join()
+    assert told == ["WorkloadTimeout"]
+    assert statistics.median(during) <= 3 * statistics.median(before) + 0.2, (before, during)
+
+
+@pytest.mark.fault("G6")
+def test_at_any_shortage_of_memory_the_error_is_typed(any_little: Little) -> None:
+    """RLIMIT_AS from nothing more than this process has to a lot; it works again without it."""
+    any_little.write(
+        test_it="""
+        import os, resource
+        import pytest_gvisor
+
+        def lose_keeper(gvisor):
+            keeper = gvisor._launcher.keeper()._process
+            keeper.kill()
+            keeper.wait()
+
+        def size():
+            with open("/proc/self/statm") as file:
+                return int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
+
+        def test_it(gvisor):
+            gvisor.run(["true"])
+            hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+            seen = []
+            for more in (0, 1, 4, 16, 64, 256):
+                lose_keeper(gvisor)
+                resource.setrlimit(resource.RLIMIT_AS, (size() + more * 2**20, hard))
+                try:
+                    gvisor.run(["true"], timeout=10)
+                    seen.append("well")
+                except pytest_gvisor.GvisorError as error:
+                    seen.append(type(error).__name__)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+            print(seen)
+            assert set(seen) - {"well"} <= {"LaunchError", "RunscFailed", "ProtocolError"}
+            assert seen[0] != "well"
+            lose_keeper(gvisor)
+            assert gvisor.run(["echo", "x"]).stdout == "x\\n"
+        """
+    )
+    print(any_little.run("-s"))
+    assert any_little.left() == []

@@ -1,0 +1,68 @@
+"""Floods of output from a scripted runsc: this process stays as small as it was."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.launch.outcome import Outcome
+from tests.fakes.fake import FINE, FakeRunsc
+from tests.fakes.runs import Runs
+
+MIB = 1024 * 1024
+FLOOD = int(os.environ.get("PYTEST_GVISOR_FLOOD_MIB", "256"))
+"""How much comes out, in MiB."""
+KEPT = 1 * MIB
+
+
+def peak() -> int:
+    """The most that this process has had in memory since `reset`, in bytes."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) * 1024
+
+
+def reset() -> None:
+    """Let the kernel begin anew with the peak: what is in memory now is the most."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+@pytest.mark.fault("E5")
+@pytest.mark.parametrize("streams", [[1], [2], [1, 2]], ids=["stdout", "stderr", "both"])
+def test_a_flood_is_counted_and_not_held(runs: Runs, fake: FakeRunsc, streams: list[int]) -> None:
+    """Head, tail and count are exact, and memory grows by 16 MiB at most."""
+    fake.script(*FINE, ["write", 1, "a"], ["write", 2, "b"], ["pour", streams, FLOOD],
+                ["write", 1, "y"], ["write", 2, "z"], ["task_exit", 0], ["exit", 0])  # fmt: skip
+    runs.launcher.keeper()
+    reset()
+    before = peak()
+    completed = runs(timeout=300.0, max_output=KEPT).completed
+    assert peak() - before <= 16 * MIB
+    assert completed is not None
+    assert (completed.outcome, completed.truncated) == (Outcome.EXITED, True)
+    totals = (completed.stdout_total, completed.stderr_total)
+    assert totals == tuple(FLOOD * MIB + 2 if fd in streams else 2 for fd in (1, 2))
+    for fd, kept, ends in (
+        (1, completed.stdout_bytes, (b"a", b"y")),
+        (2, completed.stderr_bytes, (b"b", b"z")),
+    ):
+        middle = b"." * (KEPT - 2) if fd in streams else b""
+        assert kept == ends[0] + middle + ends[1]
+
+
+@pytest.mark.fault("E4", "E5")
+def test_a_runsc_that_dies_in_a_flood_is_no_verdict(runs: Runs, fake: FakeRunsc) -> None:
+    """What had come by then is in the error, counted."""
+    fake.script(*FINE, ["pour", [1, 2], 8], ["signal", 9])
+    ended = runs(max_output=KEPT)
+    assert ended.completed is None
+    assert ended.runner.lifecycle.verdict is Outcome.RUNSC_FAILED
+    told = ended.runner.record.completed
+    assert told is not None
+    assert (told.stdout_total, told.stderr_total) == (8 * MIB, 8 * MIB)
+    assert runs.left() == []

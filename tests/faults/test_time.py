@@ -1,0 +1,87 @@
+"""A runsc that hangs wherever it can, and a clock that jumps."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import RunscFailed, WorkloadTimeout
+from pytest_gvisor.launch import client
+from tests.fakes.fake import FINE, FakeRunsc, Step
+from tests.fakes.runs import Runs
+
+TIMEOUT = 0.4
+LONGEST = TIMEOUT + 1.5 + 10.0
+"""The deadline, the grace, the wait for output that somebody holds, and a very slow machine."""
+HOUR = 3600.0
+
+
+@pytest.mark.fault("F10")
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param([["hang"]], id="before it has connected"),
+        pytest.param([["stop"]], id="stopped before it has connected"),
+        pytest.param([["gofer"], ["state"], ["hang"]], id="with a gofer"),
+        pytest.param([["connect"], ["hang"]], id="before the workload"),
+        pytest.param([["gofer"], *FINE, ["task_exit", 0], ["hang"]], id="after the workload"),
+        pytest.param([*FINE, ["close", 1], ["close", 2], ["orphan", True], ["hang"]], id="silent"),
+    ],
+)
+def test_a_runsc_that_hangs_is_dead_soon_after_the_deadline(
+    runs: Runs, fake: FakeRunsc, canary: Path, steps: list[Step]
+) -> None:
+    """Before, in or after the workload: a time-out, nothing left, and the next run works."""
+    fake.script(*steps, delete=[["hang"]] if ["gofer"] in steps else None)
+    started = time.monotonic()
+    ended = runs(timeout=TIMEOUT)
+    assert isinstance(ended.error, WorkloadTimeout)
+    assert time.monotonic() - started < LONGEST
+    assert runs.left() == []
+    fake.script(*FINE, ["task_exit", 0], ["exit", 0])
+    assert runs().completed is not None
+
+
+KEEPER = """
+import itertools, os, runpy, sys, time
+
+jumps = itertools.cycle([0.0, 3600.0, -3600.0])
+real, real_ns = time.time, time.time_ns
+time.time = lambda: real() + next(jumps)
+time.time_ns = lambda: real_ns() + int(next(jumps) * 1e9)
+sys.path.insert(0, os.path.dirname({program!r}))
+runpy.run_path({program!r}, run_name="__main__")
+"""
+
+
+@pytest.fixture
+def jumping_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is an hour ahead or behind at each look, here and in the keeper."""
+    program = tmp_path / "keeper.py"
+    program.write_text(KEEPER.format(program=client._PROGRAM))
+    jumps = itertools.cycle([0.0, HOUR, -HOUR])
+    real, real_ns = time.time, time.time_ns
+    monkeypatch.setattr(client, "_PROGRAM", str(program))
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    monkeypatch.setattr(time, "time_ns", lambda: real_ns() + int(next(jumps) * 1e9))
+
+
+@pytest.mark.fault("F11")
+@pytest.mark.usefixtures("jumping_clock")
+def test_deadlines_and_durations_do_not_follow_the_clock(runs: Runs, fake: FakeRunsc) -> None:
+    """Neither early nor late: a run that takes its time ends well, and one that hangs in time."""
+    fake.script(*FINE, ["sleep", 0.5], ["task_exit", 0], ["exit", 0])
+    completed = runs(timeout=20.0).completed
+    assert completed is not None
+    assert 0.5 <= completed.duration < 20
+    fake.script(*FINE, ["hang"], kill=[["hang"]], delete=[["hang"]])
+    started = time.monotonic()
+    error = runs(timeout=TIMEOUT).error
+    assert isinstance(error, WorkloadTimeout)
+    assert TIMEOUT <= time.monotonic() - started < LONGEST
+    assert runs.left() == []
+    fake.script(["exit", 1])
+    assert isinstance(runs().error, RunscFailed)

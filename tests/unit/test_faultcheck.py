@@ -1,0 +1,142 @@
+"""The list of faults, which tests carry which, and the table."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faultcheck import read_cases
+
+TESTS = Path(__file__).parents[1]
+KINDS = {"A": 14, "B": 15, "C": 13, "D": 8, "E": 11, "F": 13, "G": 8, "H": 6}
+
+
+def marked(path: Path) -> Iterator[tuple[str, str]]:
+    """The cases that tests of a file carry, each with the test's name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            for call in node.decorator_list:
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.fault":
+                    yield from ((str(ast.literal_eval(case)), node.name) for case in call.args)
+
+
+def test_the_list_is_whole() -> None:
+    """88 kinds of faults, numbered without a gap."""
+    expected = [f"{letter}{n + 1}" for letter, count in KINDS.items() for n in range(count)]
+    assert list(read_cases()) == expected
+    assert len(expected) == 88
+    assert all(read_cases().values())
+
+
+def test_each_case_has_a_test_and_each_mark_is_a_case() -> None:
+    """What nobody injects is not known to hold."""
+    found = Counter(case for path in TESTS.rglob("test_*.py") for case, _name in marked(path))
+    assert sorted(set(read_cases()) - set(found)) == []
+    assert sorted(set(found) - set(read_cases())) == []
+
+
+INNER = """
+    import os
+    import pytest
+
+    @pytest.mark.fault("A1", "A2")
+    def test_held():
+        pass
+
+    @pytest.mark.fault("A2")
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_one_of_two(number):
+        if number == 2:
+            pytest.skip("not here")
+
+    @pytest.mark.fault("A3")
+    def test_only_at_first(tmp_path_factory):
+        path = tmp_path_factory.getbasetemp().parent / "seen"
+        assert not path.exists()
+        path.touch()
+
+    @pytest.mark.fault("A4")
+    def test_never():
+        pytest.skip("not here")
+
+    @pytest.mark.fault("A5")
+    @pytest.mark.xfail
+    def test_expected_to_fail():
+        assert False
+
+    @pytest.fixture
+    def leaky():
+        yield
+        assert False
+
+    @pytest.mark.fault("A6")
+    def test_that_leaks(leaky):
+        pass
+
+    def test_without_a_case():
+        pass
+"""
+
+
+@pytest.fixture
+def inner(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A project whose tests carry cases."""
+    pytester.makepyfile(INNER)
+    pytester.makeconftest('pytest_plugins = ("tests.faultcheck",)')
+    pytester.makeini(f"[pytest]\npythonpath = {TESTS.parent}\n")
+    return pytester
+
+
+OPTIONS = ("-p", "no:gvisor", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["one process", "xdist"])
+def test_the_table_counts_each_test_once_and_each_injection(
+    inner: pytest.Pytester, workers: list[str]
+) -> None:
+    """Held is what held each time; a skip is not run, and an expected failure does not hold."""
+    args = [*OPTIONS, "--faults", "--faults-repeat=3,1", *workers]
+    out = inner.runpytest_subprocess(*args).outlines
+    start = next(index for index, line in enumerate(out) if line.startswith("case"))
+    table = [line.split()[:6] for line in out[start : start + 8]]
+    assert table == [
+        ["case", "tests", "held", "failed", "not", "run"],
+        ["A1", "1", "1", "0", "0", "3"],
+        ["A2", "3", "2", "0", "1", "6"],
+        ["A3", "1", "0", "1", "0", "3"],
+        ["A4", "1", "0", "0", "1", "0"],
+        ["A5", "1", "0", "1", "0", "3"],
+        ["A6", "1", "0", "1", "0", "3"],
+        ["A7", "0", "0", "0", "0", "0"],
+    ]
+    (total,) = [line for line in out if line.startswith("all")]
+    assert "2 of 88 cases held, 1 of these in part" in total
+    assert total.split()[1:6] == ["7", "2", "3", "2", "15"]
+
+
+def test_without_the_option_there_is_no_table(inner: pytest.Pytester) -> None:
+    """An ordinary run of the suite shows nothing of it, and runs each test once."""
+    result = inner.runpytest_subprocess(*OPTIONS)
+    assert not [line for line in result.outlines if line.startswith("case")]
+    result.assert_outcomes(passed=5, skipped=2, xfailed=1, errors=1)
+
+
+def test_a_case_that_is_not_listed_is_a_usage_error(inner: pytest.Pytester) -> None:
+    """A misspelt mark would be a fault that nobody injects."""
+    inner.makepyfile(test_more='import pytest\n\n@pytest.mark.fault("A99")\ndef test_x(): pass\n')
+    result = inner.runpytest_subprocess(*OPTIONS)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*test_more.py::test_x: 'A99'*"])
+
+
+@pytest.mark.parametrize("text", ["", "3", "0,1", "1,x", "1,2,3"])
+def test_repetitions_that_cannot_be_meant_are_a_usage_error(
+    inner: pytest.Pytester, text: str
+) -> None:
+    """Two numbers from 1 on."""
+    result = inner.runpytest_subprocess(*OPTIONS, f"--faults-repeat={text}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
