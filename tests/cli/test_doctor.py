@@ -56,10 +56,11 @@ def test_without_namespaces_their_want_is_said() -> None:
     """Where the launch fails, and in the line about user namespaces, which are tried."""
     done = doctor_without("unshare")
     told = words(done.stdout)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stderr == ""
     assert "uid" in told.partition(" user namespaces ")[2]
     assert "may not make one: Operation not permitted" in told
-    if os.geteuid() == 0:
+    if os.geteuid() == 0:  # another user's runsc makes its own by clone(2)
+        assert done.returncode == 1
         assert "NO platform systrap the launch failed at mount_namespace: " in told
         assert "-> This process may not make namespaces or mounts" in told
 
