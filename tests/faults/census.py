@@ -57,7 +57,8 @@ def _living() -> list[str]:
     for name in os.listdir("/proc"):
         words = words_of(name) if name.isdigit() else []
         keeper = any(word.endswith("/keeper.py") for word in words[:4])
-        if keeper and any("pytest" in word for word in words_of(_parent(name))):
+        parent = _parent(name) if keeper else 1
+        if parent > 1 and any("pytest" in word for word in words_of(parent)):
             found += [word for word in words if "/s-" in word]
     return found
 
