@@ -1,6 +1,6 @@
 # Everything is done by scripts/; this file only names it. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images bench soak fuzz clean
+.PHONY: help demo test lint images faults bench soak fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ lint: ## ruff and mypy --strict
 
 images: ## build the images of fixtures/ with docker, as archives in .build/images
 	@scripts/images
+
+faults: ## every fault 20 times, on the real runsc 3 times, 1,000 SIGKILLs (ARGS="--help")
+	@scripts/faults $(ARGS)
 
 bench: ## measure side by side with bare runsc, docker and the gvisor package
 	@scripts/bench $(ARGS)

@@ -42,12 +42,31 @@ def facts(folder: Path) -> Facts:
 def census() -> frozenset[str]:
     """A line for each process, mount, cgroup, session folder, sandbox, docker object, /tmp entry.
 
-    On a machine where others do the same at the same time, theirs are among them.
+    What belongs to a session whose pytest lives is left out: it is not over. Of what else others do
+    on this machine, with docker or pip for instance, there may be lines.
     """
-    return frozenset(
-        [*_processes(), *_mounts(), *_cgroups(), *_sessions(), *_temporary(), *_sandboxes(),
-         *_docker()]
-    )  # fmt: skip
+    found = [*_processes(), *_mounts(), *_cgroups(), *_sessions(), *_temporary(), *_sandboxes(),
+             *_docker()]  # fmt: skip
+    living = _living()
+    return frozenset(line for line in found if not any(path in line for path in living))
+
+
+def _living() -> list[str]:
+    """The folders of sessions whose keeper has its pytest yet, and no other parent instead."""
+    found = []
+    for name in os.listdir("/proc"):
+        words = words_of(name) if name.isdigit() else []
+        keeper = any(word.endswith("/keeper.py") for word in words[:4])
+        parent = _parent(name) if keeper else 1
+        if parent > 1 and any("pytest" in word for word in words_of(parent)):
+            found += [word for word in words if "/s-" in word]
+    return found
+
+
+def _parent(pid: str) -> int:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        return int(file.read().rpartition(")")[2].split()[1])
+    return 0
 
 
 def _processes() -> Iterator[str]:
@@ -74,13 +93,13 @@ def _cgroups() -> Iterator[str]:
 def _sessions() -> Iterator[str]:
     with contextlib.suppress(OSError):
         base = session_dir.base_folder()
-        yield from (f"session {base}/{name}" for name in os.listdir(base) if name != ".lock")
+        yield from (f"session {base}/{name}" for name in os.listdir(base) if name[:2] == "s-")
 
 
 def _temporary() -> Iterator[str]:
     folder = tempfile.gettempdir()
-    # pytest's own folders of the last runs stay, as pytest has it.
-    names = (name for name in os.listdir(folder) if not name.startswith("pytest-of-"))
+    # pytest's own folders of the last runs stay, as pytest has it; pip is no part of any test here.
+    names = (name for name in os.listdir(folder) if not name.startswith(("pytest-of-", "pip-")))
     yield from (f"temporary {folder}/{name}" for name in names)
 
 

@@ -69,6 +69,8 @@ class Little:
     base: str
     tag: str
     platform: str
+    before: tuple[str, ...] = ()
+    """The beginning of a command line that changes what pytest finds, and executes it."""
     started: list[subprocess.Popen[bytes]] = dataclasses.field(default_factory=list)
 
     def write(self, **tests: str) -> None:
@@ -87,7 +89,7 @@ class Little:
         with open(self.folder / "output", "ab") as output:
             process = subprocess.Popen(
                 [
-                    *NO_CORE, sys.executable, "-m", "pytest", "--gvisor-strict",
+                    *NO_CORE, *self.before, sys.executable, "-m", "pytest", "--gvisor-strict",
                     "-p", "no:hypothesispytest", "--gvisor-platform", self.platform,
                     "--basetemp", "basetemp", *arguments,
                 ],

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor, Outcome, WorkloadTimeout, directory, tmpfs
-from tests.faults.little import Little
+from tests.faults.little import Little, eventually
 
 MIB = 1024 * 1024
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: limits by cgroups")
@@ -136,3 +136,49 @@ def test_at_any_shortage_of_memory_the_error_is_typed(any_little: Little) -> Non
     )
     print(any_little.run("-s"))
     assert any_little.left() == []
+
+
+LIMITED = """
+    import pytest
+    import pytest_gvisor
+
+    @pytest.mark.parametrize("limit", [{"memory": "256M"}, {"pids": 100}, {"cpus": 1}], ids=str)
+    def test_limited(gvisor, limit):
+        with pytest.raises(pytest_gvisor.LaunchError, match="limit") as caught:
+            gvisor.run(["true"], **limit)
+        assert caught.value.stage == "cgroup"
+
+    def test_unlimited(gvisor):
+        assert gvisor.run(["echo", "x"]).stdout == "x\\n"
+"""
+NO_CGROUPS = "umount --recursive --lazy /sys/fs/cgroup"
+READ_ONLY = (
+    "awk '$5 ~ \"^/sys/fs/cgroup\" { print $5 }' /proc/self/mountinfo |"
+    " while read -r at; do mount -o remount,bind,ro $at; done"
+)
+
+
+@pytest.mark.fault("G7")
+@needs_root
+@pytest.mark.parametrize("change", [NO_CGROUPS, READ_ONLY], ids=["none", "read-only"])
+def test_without_cgroups_a_limit_is_an_error_and_all_else_works(
+    any_little: Little, change: str
+) -> None:
+    """None is mounted, or none can be written to: never a run without the limit."""
+    any_little.before = ("unshare", "--mount", "sh", "-ec", f'{change}; exec "$@"', "sh")
+    any_little.write(test_it=LIMITED)
+    assert "4 passed" in any_little.run()
+    assert any_little.left() == []
+
+
+@pytest.mark.fault("G7")
+def test_without_user_namespaces_the_platform_is_not_available(any_little: Little) -> None:
+    """As where a kernel or AppArmor forbids them: an error with its cause, and nothing passes."""
+    forbid = "echo 0 > /proc/sys/user/max_user_namespaces"
+    any_little.before = ("unshare", "--map-root-user", "sh", "-ec", f'{forbid}; exec "$@"', "sh")
+    any_little.write(test_it="def test_it(gvisor): gvisor.run(['true'])")
+    assert any_little.start().wait(60) == 1
+    output = any_little.output()
+    assert "1 error" in output
+    assert "/proc/sys/user/max_user_namespaces" in output
+    assert eventually(lambda: not any_little.left(), 10) is not None, any_little.left()

@@ -1,0 +1,187 @@
+"""Every fault many times, and a thousand SIGKILLs: ``make faults``, ``python -m tests.faults``.
+
+Four parts, each with a line that says how it ended; the status is 1 if one of them is not as it
+has to be:
+
+1. the tests that carry a case, so often as ``--scripted`` and ``--real`` say, with the table;
+2. floods of 4 GiB of output;
+3. SIGKILL of a pytest that runs workloads, ``--kills`` times, at moments that follow from a seed;
+4. a census of the machine before and after each. What else uses docker or /tmp is in it too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.faults.census import census
+from tests.faults.kills import FILES_AFTER, PROCESSES_AFTER, Round, kill_once, moments, prepare
+from tests.faults.little import Little
+
+CHECKOUT = Path(__file__).parents[2]
+PLATFORMS = ("systrap", "ptrace")
+PATIENCE = 5.0
+"""Seconds that what is over may take to go before it counts as left."""
+FLOOD_MIB = 4096
+
+
+def options(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="make faults ARGS=…", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--scripted", type=positive, default=20, metavar="N", help="times (20)")
+    parser.add_argument("--real", type=positive, default=3, metavar="N", help="times (3)")
+    parser.add_argument("--kills", type=int, default=1000, metavar="N", help="SIGKILLs (1000)")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), metavar="N")
+    parser.add_argument(
+        "--flood", type=int, default=FLOOD_MIB, metavar="MIB", help="0: none (4096)"
+    )
+    parser.add_argument("--only", default="", metavar="EXPR", help="of the tests, as pytest's -k")
+    parser.add_argument("paths", nargs="*", default=["tests"], help="files or folders of tests")
+    return parser.parse_args(words)
+
+
+def positive(text: str) -> int:
+    """A number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def say(text: str) -> None:
+    """One line, at once."""
+    print(f"faults: {text}", flush=True)
+
+
+def run_pytest(*arguments: str, **variables: str) -> bool:
+    """Run the suite's pytest in a process of its own; whether it ended well."""
+    kept = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--gvisor-strict",
+            "--gvisor-platform", ",".join(PLATFORMS), *arguments,
+        ],
+        cwd=CHECKOUT,
+        env={**kept, "PYTEST_GVISOR_STRICT_SKIPS": "1", **variables},
+    )  # fmt: skip
+    return done.returncode == 0
+
+
+def inject(asked: argparse.Namespace) -> bool:
+    """All tests that carry a case, and the table."""
+    repeat = f"{asked.scripted},{asked.real}"
+    say(f"each case {asked.scripted} times on a scripted runsc or none, {asked.real} on the real")
+    only = ["-k", asked.only] if asked.only else []
+    return run_pytest("-m", "fault", "--faults", "--faults-repeat", repeat, *only, *asked.paths)
+
+
+def flood(asked: argparse.Namespace) -> bool:
+    """Floods of the size that the case names, which is too much for every run of the suite."""
+    if asked.flood < 1:
+        return True
+    say(f"floods of {asked.flood} MiB")
+    return run_pytest("tests/faults/test_output.py", PYTEST_GVISOR_FLOOD_MIB=str(asked.flood))
+
+
+def kill(asked: argparse.Namespace) -> bool:
+    """One SIGKILL after the other, each looked at; the first bad ones are shown."""
+    say(f"{asked.kills} SIGKILLs of pytest, seed {asked.seed}")
+    bad: list[Round] = []
+    rounds: list[Round] = []
+    with tempfile.TemporaryDirectory(prefix="pgf-", dir="/tmp") as folder:
+        littles = [
+            Little(
+                folder=Path(folder) / platform,
+                base=f"{folder}/{platform[0]}",
+                tag=f"faults{os.getpid()}{platform[0]}",
+                platform=platform,
+            )
+            for platform in PLATFORMS
+        ]
+        for little in littles:
+            prepare(little)
+        for number, moment in enumerate(moments(asked.kills, asked.seed)):
+            little = littles[number % len(littles)]
+            rounds.append(kill_once(little, moment))
+            little.end()
+            little.started.clear()
+            if not rounds[-1].fine():
+                bad.append(rounds[-1])
+                say(f"kill {number} on {little.platform}, seed {asked.seed}: {rounds[-1]}")
+                shutil.rmtree(little.base, ignore_errors=True)
+            if (number + 1) % 50 == 0:
+                say(f"{number + 1} kills, {len(bad)} left something or took too long")
+    if rounds:
+        say(f"processes {times(rounds, lambda one: one.processes)} of {PROCESSES_AFTER:g} s")
+        say(f"files {times(rounds, lambda one: one.files)} of {FILES_AFTER:g} s")
+    say(f"{asked.kills} SIGKILLs, {sum(one.began for one in rounds)} of them in a session:"
+        f" {len(bad)} left something or took too long")  # fmt: skip
+    return not bad
+
+
+def times(rounds: Sequence[Round], of: Callable[[Round], float | None]) -> str:
+    """Median, 99th percentile and maximum of what went."""
+    found = sorted(time for one in rounds if (time := of(one)) is not None)
+    if not found:
+        return "never went"
+    p99 = found[min(len(found) - 1, int(len(found) * 0.99))]
+    return (
+        f"gone after {statistics.median(found):.3f} s, p99 {p99:.3f} s, at most {found[-1]:.3f} s"
+    )
+
+
+def left_since(before: frozenset[str]) -> frozenset[str]:
+    """What is there and was not, when it has had time to go."""
+    deadline = time.monotonic() + PATIENCE
+    while (found := census() - before) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of the whole."""
+
+    name: str
+    work: Callable[[argparse.Namespace], bool]
+
+
+PARTS = (
+    Part(name="faults", work=inject),
+    Part(name="floods", work=flood),
+    Part(name="SIGKILLs", work=kill),
+)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Do all parts, and say how each ended."""
+    asked = options(words)
+    before = census()
+    kinds = sorted({line.split(" ")[0] for line in before})
+    say(f"census before: {len(before)} entries ({', '.join(kinds)})")
+    ended: list[tuple[str, bool]] = []
+    for part in PARTS:
+        ended.append((part.name, part.work(asked)))
+        left = left_since(before)
+        for line in sorted(left):
+            say(f"left: {line}")
+        ended.append((f"nothing left by the {part.name}", not left))
+        before |= left
+    for name, well in ended:
+        say(f"{'well  ' if well else 'NOT SO'} {name}")
+    return 0 if all(well for _name, well in ended) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""SIGKILL of a pytest at a moment of its life, and how long what it had started takes to go.
+
+The rounds of test_sigkill.py, and of ``python -m tests.faults``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.faults.little import Little, eventually
+
+PROCESSES_AFTER = 1.0
+FILES_AFTER = 2.0
+SLACK = 3.0
+"""How many times longer it may take on a machine that has several of these at once to do."""
+EARLIEST, LATEST = -1.0, 2.5
+"""Seconds: before zero, from the start of the process; else from the beginning of its session."""
+
+# Runs of all kinds, one after the other and at the same time, for longer than anyone waits.
+BUSY = """
+    import threading
+    import pytest
+
+    LIMITS = [{{}}, {{"memory": "512M"}}, {{"pids": 200, "cpus": 1}}] if {root} else [{{}}]
+    NETWORKS = ["none", "sandbox", "host"] if {root} else ["none", "host"]
+    SCRIPTS = [
+        "exit 3",
+        "trap '' TERM; while :; do sleep 0.1 & done",
+        "head -c 3000000 /dev/zero; sleep 0.2",
+        "setsid sleep 100 & sleep 0.3",
+    ]
+
+    @pytest.mark.parametrize("number", range(1000))
+    def test_it(gvisor, number):
+        def run(more):
+            try:
+                gvisor.run(["sh", "-c", SCRIPTS[(number + more) % 4]], timeout=0.7,
+                           network=NETWORKS[number % len(NETWORKS)],
+                           **LIMITS[(number + more) % len(LIMITS)])
+            except Exception:
+                pass
+        threads = [threading.Thread(target=run, args=[more]) for more in range(number % 3)]
+        for thread in threads:
+            thread.start()
+        run(3)
+        for thread in threads:
+            thread.join()
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One pytest that was killed, and how long what it had started took to go."""
+
+    moment: float
+    began: bool
+    """Whether it had a session by then."""
+
+    processes: float | None
+    files: float | None
+    left: list[str]
+
+    def fine(self, slack: float = 1.0) -> bool:
+        """Whether everything went in time, which may be so many times as long."""
+        if self.processes is None or self.files is None or self.left:
+            return False
+        return self.processes <= PROCESSES_AFTER * slack and self.files <= FILES_AFTER * slack
+
+
+def prepare(little: Little) -> None:
+    """Give a project the tests whose pytest is killed."""
+    little.write(test_it=BUSY.format(root=os.geteuid() == 0))
+
+
+def moments(count: int, seed: int) -> list[float]:
+    """When to kill, at random; the same for the same seed."""
+    chance = random.Random(seed)
+    return [chance.uniform(EARLIEST, LATEST) for _ in range(count)]
+
+
+def kill_once(little: Little, moment: float) -> Round:
+    """Start a pytest, kill it so many seconds after it has begun a session, and look.
+
+    A negative moment is counted from the start of the process.
+    """
+    process = little.start()
+    if moment >= 0:
+        eventually(little.files)
+    time.sleep(abs(moment))
+    began = bool(little.files())
+    process.kill()
+    killed = time.monotonic()
+    process.wait()
+
+    def gone(condition: Callable[[], object], limit: float) -> float | None:
+        """The seconds from the kill until something was gone; None where it was not in time."""
+        rest = max(0.0, killed + limit * SLACK - time.monotonic())
+        return None if eventually(condition, rest) is None else time.monotonic() - killed
+
+    processes = gone(lambda: not little.processes(), PROCESSES_AFTER)
+    files = gone(lambda: not little.files(), FILES_AFTER)
+    left = little.left()
+    return Round(moment=moment, began=began, processes=processes, files=files, left=left)

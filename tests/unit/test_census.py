@@ -1,0 +1,146 @@
+"""What the fault tests look with: trees are compared to the last byte, and leftovers are seen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults import __main__ as runner
+from tests.faults.census import census, facts
+from tests.faults.kills import EARLIEST, LATEST, Round, moments
+from tests.faults.little import eventually
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "content": lambda root: (root / "d/f").write_text("y"),
+    "mode": lambda root: (root / "d").chmod(0o700),
+    "time": lambda root: os.utime(root / "d/f", ns=(0, 0)),
+    "link": lambda root: os.replace(root / "other", root / "link"),
+    "new": lambda root: (root / "d/new").touch(),
+    "gone": lambda root: (root / "d/f").unlink(),
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder, a file and links."""
+    (tmp_path / "d").mkdir(mode=0o755)
+    (tmp_path / "d/f").write_text("x")
+    (tmp_path / "link").symlink_to("d/f")
+    (tmp_path / "other").symlink_to("d")
+    return tmp_path
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_each_change_of_a_tree_is_seen(tree: Path, change: Callable[[Path], object]) -> None:
+    """Otherwise a canary would prove nothing."""
+    before = facts(tree)
+    assert facts(tree) == before
+    change(tree)
+    assert facts(tree) != before
+
+
+@pytest.fixture
+def stray() -> Iterator[subprocess.Popen[bytes]]:
+    """A process with a session's folder on its command line, as a sandbox that was left has."""
+    argv = [
+        sys.executable,
+        "-c",
+        "import time; time.sleep(100)",
+        "--root=/nowhere/pytest-gvisor/s-1/g1",
+    ]
+    with subprocess.Popen(argv) as process:
+        yield process
+        process.kill()
+
+
+def test_what_is_left_is_in_the_census(stray: subprocess.Popen[bytes]) -> None:
+    """A process and a temporary file that were not there before."""
+    with tempfile.NamedTemporaryFile(dir=tempfile.gettempdir()) as file:
+        expected = [f"process {stray.pid}: ", f"temporary {file.name}"]
+
+        def all_seen() -> bool:
+            found = census()
+            return all(any(line.startswith(start) for line in found) for start in expected)
+
+        assert eventually(all_seen, 10) is not None, census()
+
+
+KEEPER = """
+import subprocess, sys
+words = ["/pytest_gvisor/keeper.py", "3", "/nowhere/s-1"]
+argv = [sys.executable, "-c", "import time; time.sleep(100)", *words]
+keeper = subprocess.Popen(argv)
+print(keeper.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_session_is_left_when_its_pytest_is_gone_and_not_before() -> None:
+    """Another session of this machine's is no leftover of ours, until it is one of its own."""
+    argv = [sys.executable, "-c", KEEPER, "pytest"]
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stdin
+        pid = int(process.stdout.readline())
+        line = f"process {pid}: "
+        try:
+            commands = Path(f"/proc/{pid}/cmdline")
+            assert eventually(lambda: b"keeper.py" in commands.read_bytes(), 10) is not None
+            assert not [found for found in census() if found.startswith(line)]
+            process.stdin.close()
+            process.wait()
+            assert [found for found in census() if found.startswith(line)]
+        finally:
+            os.kill(pid, 9)
+
+
+def test_a_round_is_fine_only_if_all_went_in_time() -> None:
+    """A process for a second, files for two, nothing left; or so many times as long."""
+    good = Round(moment=0.5, began=True, processes=0.9, files=1.9, left=[])
+    assert good.fine()
+    bad: list[dict[str, Any]] = [
+        {"processes": 1.1}, {"files": 2.1}, {"processes": None}, {"files": None}, {"left": ["x"]},
+    ]  # fmt: skip
+    assert not any(replace(good, **change).fine() for change in bad)
+    assert replace(good, processes=2.9).fine(3.0)
+
+
+def test_a_seed_repeats_the_moments() -> None:
+    """So that a kill that found something can be tried again."""
+    assert moments(50, 7) == moments(50, 7) != moments(50, 8)
+    assert moments(90, 7)[:50] == moments(50, 7)
+    assert all(EARLIEST <= moment <= LATEST for moment in moments(50, 7))
+
+
+@pytest.mark.parametrize(
+    ("work", "left", "said"),
+    [
+        (True, [], "well   x"),
+        (False, [], "NOT SO x"),
+        (True, ["mount /x"], "NOT SO nothing left by the x"),
+    ],
+)
+def test_the_runner_s_status_is_that_of_its_parts(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    work: bool,
+    left: list[str],
+    said: str,
+) -> None:
+    """A part that fails, or leaves something, is named and fails the whole."""
+    monkeypatch.setattr(runner, "census", frozenset)
+    monkeypatch.setattr(runner, "left_since", lambda _before: frozenset(left))
+    monkeypatch.setattr(runner, "PARTS", [runner.Part(name="x", work=lambda _asked: work)])
+    assert runner.main([]) == (1 if "NOT" in said else 0)
+    assert f"faults: {said}\n" in capsys.readouterr().out
