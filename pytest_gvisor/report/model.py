@@ -26,7 +26,7 @@ class State(enum.StrEnum):
     """
 
     ERROR = "error"
-    """A fixture failed, the sandbox or the xdist worker was lost, or the like."""
+    """Setup or teardown failed, or the xdist worker was lost."""
 
     FAILED = "failed"
     XPASSED = "xpassed"
