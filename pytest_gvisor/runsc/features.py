@@ -225,8 +225,8 @@ def _no_runsc(judged: Judged, word: str, answer: str) -> RunscFailed:
 
 
 def _parse_subcommands(text: str) -> frozenset[str]:
-    lines = "".join(_SUBCOMMANDS.findall(text)).splitlines()
-    return frozenset(line.split()[0] for line in lines)
+    lines = map(str.split, "".join(_SUBCOMMANDS.findall(text)).splitlines())
+    return frozenset(words[0] for words in lines if words)
 
 
 def _parse_platforms(topic: str, flags: str) -> frozenset[Platform]:

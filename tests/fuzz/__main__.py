@@ -10,11 +10,13 @@ interpreter has; one that takes more, or raises what is no error of ours, is a f
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +49,13 @@ def fuzz(name: str, runs: int, seed: int) -> tuple[int, str]:
     return count, "" if done.returncode == 0 else done.stderr[-3000:]
 
 
+def timed(name: str, runs: int, seed: int) -> tuple[str, int, float, str]:
+    """`fuzz`, with the name in front and the seconds that it took in the middle."""
+    begun = time.monotonic()
+    count, find = fuzz(name, runs, seed)
+    return name, count, time.monotonic() - begun, find
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fuzz all of them; 1 where something was found."""
     # Without the package's modules, which one.py imports under atheris's eyes.
@@ -62,15 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is no target {', '.join(sorted(unknown))}")
     print(f"fuzz: seed {given.seed}, {given.runs} inputs for {len(chosen)} targets")
     total, failed = 0, 0
-    for name in chosen:
-        begun = time.monotonic()
-        count, find = fuzz(name, given.runs // len(chosen), given.seed)
-        total += count
-        failed += bool(find)
-        verdict = "FOUND" if find else "nothing found"
-        print(f"  {name:18} {count:7} inputs  {time.monotonic() - begun:6.1f} s  {verdict}")
-        if find:
-            print(find)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        runs = given.runs // len(chosen)
+        for name, count, spent, find in pool.map(lambda n: timed(n, runs, given.seed), chosen):
+            total += count
+            failed += bool(find)
+            print(f"  {name:18} {count:7} inputs  {spent:6.1f} s  {find or 'nothing found'}")
     print(f"fuzz: {total} inputs, {failed} finds")
     return 1 if failed else 0
 
