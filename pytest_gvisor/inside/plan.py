@@ -40,8 +40,13 @@ def plan_of(item: pytest.Item) -> Plan | None:
 
 
 def in_matrix(item: pytest.Item) -> bool:
-    """Whether a test belongs to one platform: it runs inside, or its sandboxes are on it."""
-    return plan_key in item.stash or "gvisor_platform" in getattr(item, "fixturenames", ())
+    """Whether a test belongs to one platform: it runs inside, or its sandboxes are on it.
+
+    The host's copy of a test inside belongs to ``native``.
+    """
+    if native_key in item.stash or plan_key in item.stash:
+        return True
+    return "gvisor_platform" in getattr(item, "fixturenames", ())
 
 
 def here_is_inside() -> bool:

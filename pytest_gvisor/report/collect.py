@@ -21,7 +21,7 @@ from pytest_gvisor.inside.plan import here_is_inside
 from pytest_gvisor.report import observe
 from pytest_gvisor.report.model import Binary, Cell, Column, Leg, Report, Row, Run, State
 from pytest_gvisor.report.sections import uncoloured
-from pytest_gvisor.settings import Platform
+from pytest_gvisor.settings import NATIVE, Platform
 from pytest_gvisor.state import engine_if_any
 
 NAME = "gvisor-report"
@@ -263,7 +263,9 @@ class Collector:
     def _leg(self) -> Leg:
         entries = self._entries.values()
         binaries = {tuple(e.data["runsc"]) for e in entries if e.data.get("runsc", [""])[0]}
-        names = [platform.value for platform in run_settings(self._config).platforms]
+        chosen = run_settings(self._config)
+        native = [NATIVE] if any(entry.platform == NATIVE for entry in entries) else []
+        names = [*native, *(platform.value for platform in chosen.platforms)]
         names += [entry.platform for entry in entries]
         engine = engine_if_any(self._config)
         launcher = None if engine is None else engine.launcher

@@ -17,8 +17,9 @@ import pytest
 from pytest_gvisor.configured import run_settings, settings_of
 from pytest_gvisor.errors import GvisorError, PlatformUnavailable, UsageError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.inside.plan import in_matrix, plan_of
+from pytest_gvisor.inside.plan import in_matrix, native_key, plan_of
 from pytest_gvisor.options import OPTIONS
+from pytest_gvisor.settings import NATIVE
 from pytest_gvisor.state import engine_of, failed, harnesses, lack, take_starts
 
 if TYPE_CHECKING:
@@ -101,6 +102,14 @@ def place_of(item: pytest.Item) -> dict[str, Any] | None:
 
 def _place(item: pytest.Item) -> dict[str, Any] | None:
     plan, own = plan_of(item), harnesses(item)
+    if native_key in item.stash:
+        return {
+            "row": escape(without_platform(item.nodeid, NATIVE)),
+            "platform": NATIVE,
+            "network": "",
+            "runsc": ["", ""],
+            "command": escape(_command(item, settings_of(item), NATIVE)),
+        }
     if not in_matrix(item) and not own:
         return None
     settings = settings_of(item)
@@ -157,9 +166,12 @@ def _command(item: pytest.Item, settings: Settings, platform: str) -> str:
     words = ["python", "-m", "pytest", item.nodeid]
     # All platforms of the test: the id names one only where there are several.
     platforms: Sequence[str] = settings.platforms or ([] if platform == "auto" else [platform])
+    if settings.native and "gvisor_platform" not in getattr(item, "fixturenames", ()):
+        platforms = [NATIVE, *(settings.platforms or ["auto"])]
     if platforms:
         words += ["--gvisor-platform", ",".join(platforms)]
-    if plan_of(item) is not None and item.get_closest_marker("in_gvisor") is None:
+    inside = plan_of(item) is not None or native_key in item.stash
+    if inside and item.get_closest_marker("in_gvisor") is None:
         words.append("--in-gvisor")
     for option in OPTIONS:
         value = item.config.getoption(option.dest, None)

@@ -54,7 +54,9 @@ def differing(report: Report) -> Iterator[str]:
         yield f"{_one_line(row.test)}: {cells}"
         cell = _worst(row)
         if cell.message:
-            yield f"  {cell.platform}: {_one_line(cell.message)[:200]}"
+            # The reason of an expected failure begins with its platform.
+            message = _one_line(cell.message).removeprefix(f"{cell.platform}: ")
+            yield f"  {cell.platform}: {message[:200]}"
         if cell.command:
             yield f"  again: {_one_line(cell.command)}"
     if len(rows) > MAX_ROWS:

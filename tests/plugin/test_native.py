@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,3 +71,40 @@ def test_native_alone_is_a_usage_error(alone: Project) -> None:
     """It is no platform of gVisor's, and the way to run on the host alone has another name."""
     ran = alone.test(TESTS).run("--gvisor-platform", "native").exits(pytest.ExitCode.USAGE_ERROR)
     ran.shows("platform=native alone is no platform of gVisor's", "--no-gvisor")
+
+
+def test_the_host_s_copy_is_a_column_of_the_report(alone: Project) -> None:
+    """The first one; what differs from it is named, with a command that repeats just that."""
+    alone.test(
+        """
+        import os
+
+        def test_kernel():
+            assert os.uname().release.startswith("4.4.")
+
+        def test_same(): ...
+
+        def test_a_sandbox(gvisor): ...
+        """
+    )
+    options = (
+        "--in-gvisor",
+        "--gvisor-platform",
+        "native,ptrace",
+        "--gvisor-report",
+        "report.json",
+    )
+    ran = alone.run(*options).ends(passed=4, failed=1)
+    ran.shows("test_it.py::test_kernel: native FAILED, ptrace passed")
+    ran.shows("native: 1 passed, 1 failed")
+    report = json.loads((alone.folder / "report.json").read_text())
+    assert [column["name"] for column in report["legs"][0]["platforms"]] == ["native", "ptrace"]
+    cells = {row["test"]: [cell["platform"] for cell in row["cells"]] for row in report["rows"]}
+    assert cells == {
+        "test_it.py::test_kernel": ["native", "ptrace"],
+        "test_it.py::test_same": ["native", "ptrace"],
+        "test_it.py::test_a_sandbox": ["ptrace"],
+    }
+    command = report["rows"][0]["cells"][0]["command"]
+    again = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=alone.folder)
+    assert " 1 failed in " in again.stdout
