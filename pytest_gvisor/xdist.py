@@ -16,12 +16,18 @@ from pytest_gvisor.state import engine_if_any
 _SHARED = "gvisor_shared"
 _COUNTS = "gvisor_counts"
 _name = pytest.StashKey[str]()
+_ids = pytest.StashKey[list[str]]()
 
 
 def shared_name(config: pytest.Config) -> str | None:
     """The name of this run, for what its processes share; None in a run without xdist workers."""
     workerinput: dict[str, Any] | None = getattr(config, "workerinput", None)
     return None if workerinput is None else workerinput.get(_SHARED)
+
+
+def collected(config: pytest.Config) -> list[str]:
+    """The node ids that the workers have collected; none in a run without workers."""
+    return config.stash.get(_ids, [])
 
 
 class Controller:
@@ -42,6 +48,11 @@ class Controller:
             # The call of this hook that is under way does not reach what is registered in it.
             if collector is not None and not known:
                 collector.pytest_runtest_logreport(report)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Keep what a worker has collected; they all collect the same."""
+        self._config.stash[_ids] = ids
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

@@ -23,6 +23,7 @@ from pytest_gvisor.report.model import Binary, Cell, Column, Leg, Report, Row, R
 from pytest_gvisor.report.sections import uncoloured
 from pytest_gvisor.settings import NATIVE, Platform
 from pytest_gvisor.state import engine_if_any
+from pytest_gvisor.xdist import collected
 
 NAME = "gvisor-report"
 MAX_OUTPUT = 16_000
@@ -198,18 +199,22 @@ class Collector:
             self._dropped += 1
 
     def _take_lost(self) -> None:
-        """The tests whose xdist worker has died; where nothing is known of one, its id decides."""
+        """The tests whose xdist worker has died.
+
+        Where none has lived to send a report, nothing is known but the ids, and they decide.
+        """
+        if any(report.nodeid not in self._entries for report in self._lost):
+            for nodeid in collected(self._config):
+                self._take_id(nodeid)
         for report in self._lost:
-            entry = self._entries.get(report.nodeid)
-            if entry is None:
-                for name in Platform:
-                    row = observe.without_platform(report.nodeid, name.value)
-                    if row != report.nodeid:
-                        entry = _Entry(row=row, platform=name.value)
-                        self._entries[report.nodeid] = entry
-                        break
-            if entry is not None:
+            if (entry := self._entries.get(report.nodeid)) is not None:
                 entry.take(report)
+
+    def _take_id(self, nodeid: str) -> None:
+        for name in Platform:
+            row = observe.without_platform(nodeid, name.value)
+            if row != nodeid:
+                self._entries.setdefault(nodeid, _Entry(row=row, platform=name.value))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

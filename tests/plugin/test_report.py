@@ -12,10 +12,10 @@ import pytest
 
 from pytest_gvisor.report.model import Cell, Report, State
 from pytest_gvisor.report.parse import parse
+from tests.plugin.conftest import Project
 
 if TYPE_CHECKING:
     from pytest_gvisor import Runsc
-    from tests.plugin.conftest import Project
 
 PLUGINS = Path(__file__).parents[2] / ".build/plugins"
 
@@ -212,6 +212,31 @@ def test_what_was_not_run_is_not_green(shared: Project) -> None:
         assert found["test_it[2]"].state is State.ERROR
         assert "crashed while running" in found["test_it[2]"].message
         assert len(found) == 60
+
+
+def test_workers_that_die_before_any_report_leave_the_ids(pytester: pytest.Pytester) -> None:
+    """A test that has killed its worker at once is an error, and those that never came not run."""
+    shared = Project(pytester, workers=2)
+    shared.test("""
+        import os
+        import pytest
+
+        @pytest.mark.parametrize("number", range(4))
+        def test_it(gvisor_platform, number):
+            pass
+
+        @pytest.fixture(autouse=True, scope="session")
+        def dies():
+            os._exit(3)
+    """)
+    shared.run(
+        "--gvisor-platform=systrap,ptrace", "--gvisor-report=r.json", "--max-worker-restart=0"
+    )
+    report = read(shared.folder)
+    assert len(report.rows) == 4
+    counts = [report.counts(platform) for platform in ("systrap", "ptrace")]
+    assert sum(count.get(State.ERROR, 0) for count in counts) == 2
+    assert sum(count.get(State.NOT_RUN, 0) for count in counts) == 6
 
 
 def test_the_command_of_a_row_repeats_its_cell(alone: Project) -> None:

@@ -28,7 +28,15 @@ FLAGS = (
 def program() -> str | None:
     """The browser of this machine; a snap, which sees no /tmp of ours, is none."""
     found = filter(None, map(shutil.which, NAMES))
-    return next((path for path in found if "snap" not in os.path.realpath(path)), None)
+    return next((path for path in found if not _is_snap(path)), None)
+
+
+def _is_snap(path: str) -> bool:
+    """Whether it is snap's own program, or a script that starts it."""
+    with open(path, "rb") as file:
+        return os.path.basename(os.path.realpath(path)) == "snap" or b"/snap/bin/" in file.read(
+            4096
+        )
 
 
 def _high_pipe() -> tuple[int, int]:
