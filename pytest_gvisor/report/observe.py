@@ -35,6 +35,7 @@ _MANY_RUNS = 5
 _MAX_OUTPUT = 4000
 _MAX_COMMAND = 4000
 _MAX_CONFIG = 24_000
+_PYTEST = ("python", "-m", "pytest")
 # What a command that repeats a test takes over from this run's command line.
 _REPEATED = ("network", "runsc", "timeout", "rootless", "image")
 _place_key = pytest.StashKey[dict[str, Any] | None]()
@@ -163,15 +164,16 @@ def without_platform(nodeid: str, platform: str) -> str:
 
 
 def _command(item: pytest.Item, settings: Settings, platform: str) -> str:
-    words = ["python", "-m", "pytest", item.nodeid]
-    # All platforms of the test: the id names one only where there are several.
+    plan = plan_of(item)
+    if native_key in item.stash:
+        return shlex.join([*_PYTEST, without_platform(item.nodeid, NATIVE), "--no-gvisor"])
+    words = [*_PYTEST, item.nodeid if plan is None else plan.inner]
+    # All platforms of a test on the host: its id names one only where there are several. A test
+    # inside is collected under its own id, whichever platforms there are.
     platforms: Sequence[str] = settings.platforms or ([] if platform == "auto" else [platform])
-    if settings.native and "gvisor_platform" not in getattr(item, "fixturenames", ()):
-        platforms = [NATIVE, *(settings.platforms or ["auto"])]
     if platforms:
-        words += ["--gvisor-platform", ",".join(platforms)]
-    inside = plan_of(item) is not None or native_key in item.stash
-    if inside and item.get_closest_marker("in_gvisor") is None:
+        words += ["--gvisor-platform", ",".join(platforms) if plan is None else platform]
+    if plan is not None and item.get_closest_marker("in_gvisor") is None:
         words.append("--in-gvisor")
     for option in OPTIONS:
         value = item.config.getoption(option.dest, None)

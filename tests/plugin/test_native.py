@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -99,12 +101,13 @@ def test_the_host_s_copy_is_a_column_of_the_report(alone: Project) -> None:
     ran.shows("native: 1 passed, 1 failed")
     report = json.loads((alone.folder / "report.json").read_text())
     assert [column["name"] for column in report["legs"][0]["platforms"]] == ["native", "ptrace"]
-    cells = {row["test"]: [cell["platform"] for cell in row["cells"]] for row in report["rows"]}
+    cells = {row["test"]: [cell["platform"] for cell in row["cells"]] for row in report["tests"]}
     assert cells == {
         "test_it.py::test_kernel": ["native", "ptrace"],
         "test_it.py::test_same": ["native", "ptrace"],
         "test_it.py::test_a_sandbox": ["ptrace"],
     }
-    command = report["rows"][0]["cells"][0]["command"]
-    again = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=alone.folder)
-    assert " 1 failed in " in again.stdout
+    for cell, verdict in zip(report["tests"][0]["cells"], ("1 failed", "1 passed"), strict=True):
+        argv = [sys.executable, *shlex.split(cell["command"])[1:]]
+        again = subprocess.run(argv, capture_output=True, text=True, cwd=alone.folder)
+        assert f"{verdict} in " in again.stdout, argv
