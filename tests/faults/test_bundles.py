@@ -19,6 +19,8 @@ from pytest_gvisor.images.identity import find
 from pytest_gvisor.launch.states import State
 from tests.fakes.fake import FINE, FakeRunsc
 from tests.fakes.runs import Ended, Runs
+from tests.faults.census import facts
+from tests.faults.little import eventually
 
 ODD_IDS = ["/../victim", "/..", "/a/b", "\n", "\0", "é", "A", "x" * 100, " -detach"]
 
@@ -54,19 +56,22 @@ def test_of_two_runs_with_one_id_the_second_is_refused(
         go.wait(30)
         yield b"well"
 
-    runs.launcher.session()  # whose name has the same random digits in it
+    folder = Path(runs.launcher.session().path) / "g00000000"
     monkeypatch.setattr(secrets, "token_hex", lambda *_: "0" * 8)
     thread = threading.Thread(target=lambda: first.append(runs(input=pieces())))
     thread.start()
     try:
-        while not (tmp_path / "up").exists() and thread.is_alive():
-            pass
+        assert eventually(lambda: (tmp_path / "up").exists() or not thread.is_alive()) is not None
+        before = facts(folder)
         second = runs()
+        after = facts(folder)
     finally:
         go.set()
         thread.join()
     assert isinstance(second.error, LaunchError)
     assert second.error.stage == "workspace"
+    assert len(after) > 5
+    assert after == before
     assert first[0].completed is not None
     assert first[0].completed.stdout == "well"
     assert runs.left() == []
