@@ -52,14 +52,17 @@ def census() -> frozenset[str]:
 
 
 def _living() -> list[str]:
-    """The folders of sessions whose keeper has its pytest yet, and no other parent instead."""
+    """The folders of sessions whose keeper, or warden, still has whoever started it for a parent.
+
+    That is a Python, pytest's or an xdist worker's; orphans get init or a subreaper.
+    """
     found = []
     for name in os.listdir("/proc"):
         words = words_of(name) if name.isdigit() else []
-        keeper = any(word.endswith("/keeper.py") for word in words[:4])
-        parent = _parent(name) if keeper else 1
-        if parent > 1 and any("pytest" in word for word in words_of(parent)):
-            found += [word for word in words if "/s-" in word]
+        if any(word.endswith(("/keeper.py", "/warden.py")) for word in words[:4]):
+            parent = words_of(_parent(name))
+            if os.path.basename(parent[0] if parent else "").startswith("python"):
+                found += [word for word in words if "/s-" in word]
     return found
 
 

@@ -175,3 +175,18 @@ def test_a_daemon_that_stops_half_way_is_an_error_in_time(
     daemon.update({"create": once(b""), "get": once(b"no archive"), when: body})
     for _ in range(2):
         refused(images, "truncated|cannot be|archive", pull="always")
+
+
+@pytest.mark.fault("H1", "H6")
+@pytest.mark.parametrize("body", [silent, once(b"\xff\0\n")], ids=["falls silent", "no text"])
+def test_a_daemon_that_stops_in_a_build_is_an_error_in_time(
+    daemon: dict[str, Body], images: Images, tmp_path: Path, body: Body
+) -> None:
+    """As in a pull: the deadline is for the daemon's silence, and what it says may be anything."""
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context/Dockerfile").write_text("FROM scratch\n")
+    daemon["build"] = body
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="cannot be built"):
+        images.build(tmp_path / "context")
+    assert time.monotonic() - started < 5

@@ -69,7 +69,7 @@ def test_eight_busy_processes_leave_their_neighbour_its_time(gvisor: Gvisor) -> 
 
     def runs() -> list[float]:
         found = []
-        for _ in range(5):
+        for _ in range(4):
             started = time.monotonic()
             gvisor.run(["true"])
             found.append(time.monotonic() - started)
@@ -79,7 +79,7 @@ def test_eight_busy_processes_leave_their_neighbour_its_time(gvisor: Gvisor) -> 
 
     def spin() -> None:
         try:
-            gvisor.run(["sh", "-c", SPIN], cpus=0.5, timeout=4)
+            gvisor.run(["sh", "-c", SPIN], cpus=0.5, timeout=3)
         except WorkloadTimeout as error:
             told.append(type(error).__name__)
 
@@ -88,7 +88,7 @@ def test_eight_busy_processes_leave_their_neighbour_its_time(gvisor: Gvisor) -> 
     thread = threading.Thread(target=spin)
     thread.start()
     try:
-        time.sleep(0.5)
+        time.sleep(0.3)
         during = runs()
     finally:
         thread.join()
