@@ -19,7 +19,8 @@ from benchmarks.timing import Series, interleaved
 from pytest_gvisor import Gvisor, Launcher, Platform, Runsc
 from pytest_gvisor.harness import Hooks
 from pytest_gvisor.launch.outcome import Outcome
-from pytest_gvisor.launch.runner import Record, Runner
+from pytest_gvisor.launch.request import Record
+from pytest_gvisor.launch.runner import Runner
 from pytest_gvisor.launch.states import Lifecycle, State
 from pytest_gvisor.runsc import platforms
 

@@ -16,7 +16,8 @@ from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.harness import Gvisor, Hooks
 from pytest_gvisor.launch.client import Launcher
 from pytest_gvisor.launch.logs import cause, relevant
-from pytest_gvisor.launch.runner import Record, Runner
+from pytest_gvisor.launch.request import Record
+from pytest_gvisor.launch.runner import Runner
 from pytest_gvisor.launch.shared_dir import SharedDir
 from pytest_gvisor.runsc import platforms
 from pytest_gvisor.runsc.binary import Runsc

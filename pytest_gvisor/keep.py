@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_gvisor.launch.runner import Record, Workspace
+    from pytest_gvisor.launch.request import Record, Workspace
 
 _SCRIPT = """\
 #!/bin/sh

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.engine import Engine
     from pytest_gvisor.fixtures import BundleFactory, ImageFactory
     from pytest_gvisor.harness import Gvisor, Hooks
-    from pytest_gvisor.launch.runner import Record, Workspace
+    from pytest_gvisor.launch.request import Record, Workspace
     from pytest_gvisor.oci.bundle import Bundle
     from pytest_gvisor.oci.rootfs import Rootfs
     from pytest_gvisor.runsc.binary import Runsc
@@ -95,7 +95,7 @@ def oci_bundle(
     numbers = itertools.count()
 
     def make(args: list[str], **options: Any) -> Bundle:
-        from pytest_gvisor.harness import write_bundle  # noqa: PLC0415 -- heavy, see above
+        from pytest_gvisor.specifying import write_bundle  # noqa: PLC0415 -- heavy, see above
 
         return write_bundle(
             base / f"bundle-{next(numbers)}", args, settings, images=images, **options

@@ -16,7 +16,7 @@ from pytest_gvisor.errors import UsageError, WorkloadTimeout
 from pytest_gvisor.harness import Gvisor, Hooks
 from pytest_gvisor.launch import terminal
 from pytest_gvisor.launch.outcome import Completed
-from pytest_gvisor.launch.runner import Record
+from pytest_gvisor.launch.request import Record
 from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.oci.rootfs import directory
 from pytest_gvisor.oci.spec import Mount

@@ -14,7 +14,7 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.inside.frames import Decoder, encode
 from pytest_gvisor.launch.driven import Driven, Ended
 from pytest_gvisor.launch.logs import relevant
-from pytest_gvisor.launch.runner import Record
+from pytest_gvisor.launch.request import Record
 
 _READ = 256 * 1024
 _SEND_DEADLINE = 10.0

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.harness import id_mappings, input_of
 from pytest_gvisor.inside import options, project
 from pytest_gvisor.inside.link import Link
 from pytest_gvisor.launch.driven import Driven
-from pytest_gvisor.launch.runner import Record, Request, Workspace
+from pytest_gvisor.launch.request import Record, Request, Workspace
 from pytest_gvisor.oci.defaults import default_spec
 from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.oci.rootfs import host
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
+from pytest_gvisor.specifying import id_mappings, input_of
 from pytest_gvisor.state import engine_of
 
 if TYPE_CHECKING:

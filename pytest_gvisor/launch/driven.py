@@ -18,7 +18,8 @@ from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.launch.capture import Drain
 from pytest_gvisor.launch.client import Keeper
 from pytest_gvisor.launch.outcome import Completed
-from pytest_gvisor.launch.runner import Runner, Workspace
+from pytest_gvisor.launch.request import Workspace
+from pytest_gvisor.launch.runner import Runner
 from pytest_gvisor.launch.states import Lifecycle
 from pytest_gvisor.launch.supervise import KILL_DEADLINE, LINGER, Job, Pipes, Supervisor
 from pytest_gvisor.launch.typed import stage

@@ -11,9 +11,8 @@ import dataclasses
 import os
 import secrets
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 
 from pytest_gvisor.errors import (
     GvisorError,
@@ -34,6 +33,7 @@ from pytest_gvisor.launch.outcome import (
     paste,
     signal_name,
 )
+from pytest_gvisor.launch.request import Record, Request, Workspace
 from pytest_gvisor.launch.session_dir import SessionDir, make_private
 from pytest_gvisor.launch.states import Lifecycle, State
 from pytest_gvisor.launch.supervise import Job, Supervisor
@@ -42,7 +42,6 @@ from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import within
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.validate import check_id
-from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import (
     RunscCommand,
     delete_argv,
@@ -51,89 +50,7 @@ from pytest_gvisor.runsc.command import (
     safe_flags,
     term_argv,
 )
-from pytest_gvisor.settings import Network, Platform
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Workspace:
-    """The folder of one run, inside the session folder."""
-
-    id: str
-    folder: str
-    shared: str
-    """Folder of the session for what its runs have in common."""
-
-    netns: str
-    """Where the child puts a network namespace, if the run needs a new one."""
-
-    binds: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    """Sources and targets that the child binds before runsc starts; whoever makes the root
-    filesystem adds to it."""
-
-    def netns_if(self, network: Network) -> str | None:
-        """`netns` where the network is the sandbox's own stack, else None."""
-        return self.netns if network is Network.SANDBOX else None
-
-    def path(self, name: str) -> str:
-        """The path of one part: ``bundle``, ``root``, ``runtime``, ``logs``, ``log``, ``panic``."""
-        return os.path.join(self.folder, name)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is to be run, and how."""
-
-    runsc: Runsc
-    platform: Platform
-    make_spec: Callable[[Workspace], Spec]
-    """Makes the root filesystem in the workspace and the specification that goes with it."""
-
-    network: Network = Network.NONE
-    netns: str | None = None
-    """The namespace to join with ``sandbox`` networking; None makes a fresh one."""
-
-    rootless_flag: bool = False
-    input: bytes | Iterable[bytes] | None = None
-    timeout: float = 60.0
-    stop_signal: int = signal.SIGTERM
-    """What the workload's first process gets at the deadline, a second before SIGKILL."""
-
-    max_output: int = 16 * 1024 * 1024
-    debug: bool = False
-    logs: bool = False
-    """Whether runsc writes its own logs, without the strace that ``debug`` adds."""
-
-    extra_flags: tuple[str, ...] = ()
-    terminal: bool = False
-    """Whether the workload's streams are a terminal: see `terminal`."""
-
-    repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    """Keyword arguments that repeat this run, for the repr."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class Record:
-    """What is known of a run afterwards, whether it ended in a value or in an error."""
-
-    args: tuple[str, ...] = ()
-    argv: tuple[str, ...] = ()
-    """runsc's own argv, the path of the binary first."""
-
-    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """runsc's environment."""
-
-    command: str = ""
-    input: bytes = b""
-    hide_net_sysctls: bool = False
-    completed: Completed | None = None
-    error: GvisorError | None = None
-    runsc_records: tuple[str, ...] = ()
-    panic: str = ""
-    debug_logs: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    kept: str = ""
-    spec: Spec | None = None
-    start: float | None = None
-    """Seconds from the hand-over to the keeper until the sentry said that the workload starts."""
+from pytest_gvisor.settings import Network
 
 
 class Runner:

@@ -21,7 +21,8 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.launch.capture import Capture
 from pytest_gvisor.launch.client import Launcher
 from pytest_gvisor.launch.outcome import Completed
-from pytest_gvisor.launch.runner import Record, Request, Runner
+from pytest_gvisor.launch.request import Record, Request
+from pytest_gvisor.launch.runner import Runner
 from pytest_gvisor.launch.states import Lifecycle
 from pytest_gvisor.launch.supervise import Job, Pipes, Supervisor
 from pytest_gvisor.launch.typed import stage

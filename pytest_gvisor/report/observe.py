@@ -24,7 +24,7 @@ from pytest_gvisor.state import engine_of, failed, harnesses, lack, take_starts
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.link import Link
-    from pytest_gvisor.launch.runner import Record
+    from pytest_gvisor.launch.request import Record
     from pytest_gvisor.settings import Settings
 
 CELL = "gvisor_cell"

@@ -13,7 +13,7 @@ from pytest_gvisor.escape import escape
 
 if TYPE_CHECKING:
     from pytest_gvisor.harness import Gvisor
-    from pytest_gvisor.launch.runner import Record
+    from pytest_gvisor.launch.request import Record
 
 _TAIL = 4000
 _SHOWN_RUNS = 5

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.launch.driven import Driven
-from pytest_gvisor.launch.runner import Record, Request, Workspace
+from pytest_gvisor.launch.request import Record, Request, Workspace
 from pytest_gvisor.oci import defaults
 from pytest_gvisor.sandbox import python
 from pytest_gvisor.sandbox.process import Command

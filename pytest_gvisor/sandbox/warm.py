@@ -15,9 +15,8 @@ from pytest_gvisor.errors import (
     PytestGvisorWarning,
     UsageError,
 )
-from pytest_gvisor.harness import input_of
 from pytest_gvisor.launch.outcome import Completed
-from pytest_gvisor.launch.runner import Record
+from pytest_gvisor.launch.request import Record
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.files import Download, Upload
@@ -26,6 +25,7 @@ from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.plain import REPLACED, Plain
 from pytest_gvisor.sandbox.process import TERM_GRACE, Command, Process, patience_of
 from pytest_gvisor.sandbox.python import PRIVATE, Start
+from pytest_gvisor.specifying import input_of
 from pytest_gvisor.workload import argv
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.launch import remains
 from pytest_gvisor.launch.client import Launcher
 from pytest_gvisor.launch.outcome import Completed
-from pytest_gvisor.launch.runner import Record, Request, Runner, Workspace
+from pytest_gvisor.launch.request import Record, Request, Workspace
+from pytest_gvisor.launch.runner import Runner
 from pytest_gvisor.oci.defaults import default_spec
 from pytest_gvisor.oci.rootfs import empty
 from pytest_gvisor.oci.spec import Spec

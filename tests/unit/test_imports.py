@@ -20,9 +20,9 @@ LAYERS = (
     {"errors", "settings"},
     {"runsc", "oci"},
     {"launch"},
-    {"harness", "workload", "engine", "sandbox", "inside", "images", "keep", "report", "state",
-     "options", "requirements", "xdist", "configured", "providing", "glance", "vm", "verdicts",
-     "install"},
+    {"harness", "specifying", "workload", "engine", "sandbox", "inside", "images", "keep", "report",
+     "state", "options", "requirements", "xdist", "configured", "providing", "glance", "vm",
+     "verdicts", "install"},
     {"fixtures", "hookspecs", "header", "plugin", "cli", "__main__", "__init__"},
 )  # fmt: skip
 """From the ground up: a module imports from its own layer and from those below."""

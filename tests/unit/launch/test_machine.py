@@ -23,7 +23,7 @@ from pytest_gvisor.errors import (
     WorkloadTimeout,
 )
 from pytest_gvisor.launch.outcome import Completed, Outcome
-from pytest_gvisor.launch.runner import Workspace
+from pytest_gvisor.launch.request import Workspace
 from pytest_gvisor.launch.states import State
 from pytest_gvisor.oci.spec import Spec
 from tests.fakes.fake import FINE, FakeRunsc, Step
