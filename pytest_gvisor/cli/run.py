@@ -126,7 +126,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 
 def _uid(text: str) -> int:
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
         raise UsageError(f"--user {text!r} is not a uid, nor UID:GID")
     return int(text)
 

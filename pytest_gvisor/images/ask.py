@@ -13,6 +13,7 @@ import time
 from typing import Final
 
 _MAX_BYTES: Final = 16 * 1024 * 1024
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
 
 
@@ -64,6 +65,6 @@ def _parsed(data: bytes) -> Answer:
     pairs = (line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:])
     headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
     length = headers.get("content-length", "")
-    if length.isdigit() and int(length) > len(body):
+    if _LENGTH.fullmatch(length) and int(length) > len(body):
         raise OSError("the connection was closed in the middle of an answer")
     return Answer(status=int(status[1]), headers=headers, body=body)

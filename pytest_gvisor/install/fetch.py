@@ -9,6 +9,7 @@ import contextlib
 import functools
 import http.client
 import ipaddress
+import re
 import socket
 import threading
 import time
@@ -28,6 +29,7 @@ SILENCE = 20.0
 """Seconds that a connection, or the next bytes, may take."""
 
 _PIECE = 256 * 1024
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _NEXT = "Try again later, or give another --base-url."
 
 Progress = Callable[[int, int | None], None]
@@ -81,7 +83,7 @@ class Client:
         url = f"{self.base_url}/{path}"
         with self._telling(url), self._watch(), self._open(url) as response:
             announced = response.headers.get("Content-Length", "")
-            whole = int(announced) if announced.isdecimal() else None
+            whole = int(announced) if _LENGTH.fullmatch(announced) else None
             come = 0
             progress(0, whole)
             while piece := response.read1(_PIECE):

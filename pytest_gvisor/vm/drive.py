@@ -160,7 +160,7 @@ def _status(folder: str, told: str, timeout: float) -> int:
         open(os.path.join(folder, "status"), encoding="ascii", errors="replace") as file,
     ):
         text = file.read(100).strip()
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return int(text)
     log = _end_of_log(folder)
     if text == _NO_KVM:
