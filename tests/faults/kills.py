@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.faults.little import Little, eventually
@@ -17,6 +16,8 @@ PROCESSES_AFTER = 1.0
 FILES_AFTER = 2.0
 SLACK = 3.0
 """How many times longer it may take on a machine that has several of these at once to do."""
+QUIET = 0.3
+"""Seconds in which nothing must be seen of what has gone."""
 EARLIEST, LATEST = -1.0, 2.5
 """Seconds: before zero, from the start of the process; else from the beginning of its session."""
 
@@ -95,13 +96,25 @@ def kill_once(little: Little, moment: float) -> Round:
     process.kill()
     killed = time.monotonic()
     process.wait()
-
-    def gone(condition: Callable[[], object], limit: float) -> float | None:
-        """The seconds from the kill until something was gone; None where it was not in time."""
-        rest = max(0.0, killed + limit * SLACK - time.monotonic())
-        return None if eventually(condition, rest) is None else time.monotonic() - killed
-
-    processes = gone(lambda: not little.processes(), PROCESSES_AFTER)
-    files = gone(lambda: not little.files(), FILES_AFTER)
+    processes, files = last_seen(little, killed)
     left = little.left()
     return Round(moment=moment, began=began, processes=processes, files=files, left=left)
+
+
+def last_seen(little: Little, killed: float) -> tuple[float | None, float | None]:
+    """The seconds from the kill until processes, and files, were seen for the last time.
+
+    None where they are still there at the limit. A keeper that was being started shows itself a
+    moment after the kill: nothing is gone before it has not been seen for a while.
+    """
+    seen = {"processes": 0.0, "files": 0.0}
+    while (passed := time.monotonic() - killed) < FILES_AFTER * SLACK + QUIET:
+        if little.processes():
+            seen["processes"] = passed
+        if little.files():
+            seen["files"] = passed
+        if passed - max(seen.values()) > QUIET:
+            return seen["processes"], seen["files"]
+        time.sleep(0.01)
+    still = [passed - when < QUIET for when in seen.values()]
+    return (None if still[0] else seen["processes"], None if still[1] else seen["files"])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,8 @@ import pytest
 
 from tests.faults import __main__ as runner
 from tests.faults.census import census, facts
-from tests.faults.kills import EARLIEST, LATEST, Round, moments
-from tests.faults.little import eventually
+from tests.faults.kills import EARLIEST, FILES_AFTER, LATEST, SLACK, Round, last_seen, moments
+from tests.faults.little import Little, eventually
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "content": lambda root: (root / "d/f").write_text("y"),
@@ -113,6 +114,34 @@ def test_a_round_is_fine_only_if_all_went_in_time() -> None:
     ]  # fmt: skip
     assert not any(replace(good, **change).fine() for change in bad)
     assert replace(good, processes=2.9).fine(3.0)
+
+
+class Staged(Little):
+    """Shows a process between two moments after it was made, and no file."""
+
+    def __init__(self, begin: float, end: float) -> None:
+        self.began = time.monotonic()
+        self.moments = (begin, end)
+
+    def processes(self) -> list[int]:
+        """One, for a while."""
+        passed = time.monotonic() - self.began
+        return [1] if self.moments[0] <= passed < self.moments[1] else []
+
+    def files(self) -> list[str]:
+        """None."""
+        return []
+
+
+def test_what_shows_itself_after_the_kill_is_waited_for() -> None:
+    """A keeper that was being started has no session on its command line for some milliseconds."""
+    late = Staged(0.1, 0.4)
+    processes, files = last_seen(late, late.began)
+    assert processes is not None
+    assert 0.3 <= processes < 1
+    assert files == 0
+    endless = Staged(0.0, 1000)
+    assert last_seen(endless, endless.began - FILES_AFTER * SLACK + 0.2) == (None, 0)
 
 
 def test_a_seed_repeats_the_moments() -> None:
