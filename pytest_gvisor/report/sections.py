@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _TAIL = 4000
 _SHOWN_RUNS = 5
 _STRACE_LINES = 40
+_LONGEST_COMMAND = 20_000
 
 
 def complete(report: pytest.TestReport, item: pytest.Item, harnesses: Sequence[Gvisor]) -> None:
@@ -64,12 +65,20 @@ def _command(record: Record, nodeid: str, platforms: Sequence[str]) -> str:
     again = ["python", "-m", "pytest", nodeid, "--gvisor-platform", ",".join(platforms)]
     kept = f"kept in {record.kept}; repeat it with {record.kept}/replay.sh"
     lines = [
-        f"ran: {record.command or '(runsc was not reached)'}",
-        f"ended: {repr(record.completed) if record.completed else record.error}",
+        f"ran: {_bounded(record.command) or '(runsc was not reached)'}",
+        f"ended: {_bounded(repr(record.completed)) if record.completed else record.error}",
         f"again: {shlex.join([*again, '--gvisor-keep', 'failed'])}",
         *([kept] if record.kept else []),
     ]
     return escape("\n".join(lines))
+
+
+def _bounded(text: str) -> str:
+    """A command that can be pasted, unless it is longer than anybody would."""
+    cut = len(text) - _LONGEST_COMMAND
+    if cut <= 0:
+        return text
+    return f"{text[:_LONGEST_COMMAND]}… ({cut} more characters; --gvisor-keep has a replay.sh)"
 
 
 def _debug(title: str, record: Record) -> Iterator[tuple[str, str]]:

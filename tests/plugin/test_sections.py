@@ -189,3 +189,17 @@ def test_the_command_is_one_that_a_shell_takes(alone: Project) -> None:
         ["sh", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert words == shlex.split(ran.line("WORDS ").removeprefix("WORDS "))
+
+
+def test_a_command_line_of_megabytes_is_cut(alone: Project) -> None:
+    """The report says by how much; the run itself has all of it."""
+    alone.test(
+        """
+        def test_it(gvisor):
+            done = gvisor.run(["sh", "-c", "echo $#", "sh", *["x" * 100] * 10_000])
+            assert done.stdout == "9\\n"
+        """
+    )
+    ran = alone.run().ends(failed=1)
+    ran.shows("more characters; --gvisor-keep has a replay.sh)", "assert '10000\\n' == '9\\n'")
+    assert len(ran.output) < 200_000
