@@ -179,8 +179,10 @@ class Channel:
 
     def close(self) -> None:
         """Let the guest end, wait until nothing is left; a second call does nothing."""
-        self.send({"op": "exit", "id": 0})
-        self._end(Death(reason="it was closed", crashed=False), _EXIT_PATIENCE)
+        # A guest is quick to go: that it does is not to be seen before the reason is known.
+        with self.lock:
+            self.send({"op": "exit", "id": 0})
+            self._end(Death(reason="it was closed", crashed=False), _EXIT_PATIENCE)
         self.join()
 
     def join(self) -> None:
