@@ -7,6 +7,7 @@ had been made here. So what counts, prints or writes results needs to know nothi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -133,7 +134,9 @@ class Worker:
             link.send("run", id=ids.inner, next=ids.following, maxfail=_failures_left(item))
         self._ahead = None
         if ids.sure and ids.following in self.ids:
-            link.send("run", id=ids.following, next=ids.after_that, maxfail=0)
+            # A pytest that is gone by now is judged by what it has sent, which is read first.
+            with contextlib.suppress(Died):
+                link.send("run", id=ids.following, next=ids.after_that, maxfail=0)
             self._ahead = ids.following
 
     def _reports(

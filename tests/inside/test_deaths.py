@@ -152,3 +152,35 @@ def test_ctrl_c_ends_the_session_in_the_midst_of_a_test(project: pytest.Pytester
     assert time.monotonic() - began < 10
     assert "KeyboardInterrupt" in rest
     assert "1 passed" in rest
+
+
+def test_a_host_that_is_slow_tells_a_death_as_what_it_is(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The pytest inside is gone before the command for the next test: what it sent still counts."""
+    project.makeconftest(
+        """
+        import time
+        from pytest_gvisor.inside.link import Link
+
+        send = Link.send
+
+        def slow(self, op, **fields):
+            time.sleep(0.7 if op == "run" else 0)
+            send(self, op, **fields)
+
+        Link.send = slow
+        """
+    )
+    project.makepyfile(
+        """
+        import os
+
+        def test_before(): pass
+        def test_dies(): os._exit(3)
+        def test_after(): pass
+        """
+    )
+    result = run_inside("-v")
+    assert result.parseoutcomes() == {"passed": 2, "failed": 1}
+    result.stdout.fnmatch_lines(["*the sandbox was lost in this test's call*"])
