@@ -13,8 +13,7 @@ import pytest
 from pytest_gvisor import Launcher, Runsc
 from pytest_gvisor.runsc.platforms import automatic
 from pytest_gvisor.settings import Platform
-from tests.fakes.fake import FakeRunsc
-from tests.fakes.runs import Runs
+from tests.fakes.fixtures import fake, runs  # noqa: F401 -- fixtures
 from tests.faults.census import Facts, facts
 from tests.faults.little import Little
 
@@ -76,20 +75,6 @@ def launcher(short_folder: str) -> Iterator[Launcher]:
     yield made
     made.close()
     assert os.listdir(short_folder) in ([], [".lock"])
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> FakeRunsc:
-    """A runsc that does what it is told."""
-    return FakeRunsc.make(tmp_path / "fake")
-
-
-@pytest.fixture
-def runs(fake: FakeRunsc, launcher: Launcher) -> Iterator[Runs]:
-    """Runs of the fake runsc as it is scripted at that moment."""
-    binary = Runsc.at(str(fake.path))
-    yield Runs(launcher=launcher, binary=binary)
-    binary.close()
 
 
 @pytest.fixture

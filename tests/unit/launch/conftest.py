@@ -19,6 +19,7 @@ from pytest_gvisor.launch import _linux
 from pytest_gvisor.launch.client import Launcher
 from pytest_gvisor.runsc.binary import Runsc
 from tests.fakes.fake import FakeRunsc
+from tests.fakes.fixtures import fake, runs  # noqa: F401 -- fixtures
 from tests.fakes.runs import Runs
 
 
@@ -39,28 +40,14 @@ def launcher(base: str) -> Iterator[Launcher]:
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> FakeRunsc:
-    """A runsc that does what it is told."""
-    return FakeRunsc.make(tmp_path / "fake")
-
-
-@pytest.fixture
-def runs(fake: FakeRunsc, launcher: Launcher) -> Iterator[Runs]:
-    """Runs of the fake runsc as it is scripted at that moment."""
-    binary = Runsc.at(str(fake.path))
-    yield Runs(launcher=launcher, binary=binary)
-    binary.close()
-
-
-@pytest.fixture
 def runs_without(tmp_path: Path, launcher: Launcher) -> Iterator[Callable[..., Runs]]:
     """Factory: runs of another fake runsc, scripted once, which lacks some flags."""
     binaries: list[Runsc] = []
 
     def make(*flags: str, script: list[list[object]]) -> Runs:
-        fake = FakeRunsc.make(tmp_path / f"older-{len(binaries)}")
-        fake.script(*script, without=flags)
-        binaries.append(Runsc.at(str(fake.path)))
+        older = FakeRunsc.make(tmp_path / f"older-{len(binaries)}")
+        older.script(*script, without=flags)
+        binaries.append(Runsc.at(str(older.path)))
         return Runs(launcher=launcher, binary=binaries[-1])
 
     yield make

@@ -1,0 +1,27 @@
+"""The fixtures of a scripted runsc; they need a `launcher`, which each folder's conftest has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.launch.client import Launcher
+from pytest_gvisor.runsc.binary import Runsc
+from tests.fakes.fake import FakeRunsc
+from tests.fakes.runs import Runs
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeRunsc:
+    """A runsc that does what it is told."""
+    return FakeRunsc.make(tmp_path / "fake")
+
+
+@pytest.fixture
+def runs(fake: FakeRunsc, launcher: Launcher) -> Iterator[Runs]:
+    """Runs of the fake runsc as it is scripted at that moment."""
+    binary = Runsc.at(str(fake.path))
+    yield Runs(launcher=launcher, binary=binary)
+    binary.close()
