@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -95,7 +96,7 @@ class Bar:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._shows = stream.isatty()
-        self._last = 0.0
+        self._last = -math.inf
         self._open = False
 
     def __enter__(self) -> Self:

@@ -5,6 +5,7 @@ Where output goes to a file, and in CI, nothing is written at all.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -46,7 +47,7 @@ class Meter:
         self._layers: dict[str, tuple[int, int]] = {}
         self._done: set[str] = set()
         self._bytes = 0
-        self._shown_at = 0.0
+        self._shown_at = -math.inf
 
     def pulled(self, answer: Mapping[str, Any]) -> None:
         """Take an event of a pull: a layer's name, what is done with it, bytes of how many."""
@@ -83,7 +84,7 @@ class Meter:
     def __exit__(self, kind: object, *_: object) -> None:
         """Say how it has ended."""
         if self._tell is not None:
-            self._shown_at = 0.0
+            self._shown_at = -math.inf
             size = _size(self._bytes or sum(total for _, total in self._layers.values()))
             self._show("failed" if kind else f"done, {size}" if size != _size(0) else "done")
             self._tell("")

@@ -90,8 +90,9 @@ def test_events_of_no_known_shape_do_no_harm(lines: list[str], event: dict[str, 
 
 
 def test_not_every_event_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pull has thousands of events."""
+    """A pull has thousands of events; and the monotonic clock of a machine may have just begun."""
     monkeypatch.setattr(progress, "_PAUSE", 1000)
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
     lines: list[str] = []
     with Meter(lines.append, "x") as meter:
         for _ in range(1000):
