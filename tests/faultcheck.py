@@ -13,8 +13,12 @@ import re
 import tomllib
 from collections.abc import Generator, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.faults.watch import Watch
 
 CASES = Path(__file__).with_name("faults") / "cases.toml"
 REAL_FIXTURES = frozenset(
@@ -129,9 +133,11 @@ def without_round(nodeid: str) -> str:
 class FaultCheck:
     """Refuses cases that are not in the list, repeats tests, and prints the table."""
 
-    def __init__(self, *, shown: bool, scripted: int, real: int) -> None:
+    def __init__(self, *, shown: bool, watch: Watch | None, scripted: int, real: int) -> None:
         self.table = Table(read_cases())
         self.shown = shown
+        self.watch = watch
+        self.left: list[str] = []
         self.scripted = scripted
         self.real = real
 
@@ -160,12 +166,25 @@ class FaultCheck:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
-        self, item: pytest.Item
+        self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         if found := cases_of(item):
             report.__dict__["fault_cases"] = found  # xdist passes on whatever is in there
+            if self.watch is not None and call.when == "teardown":
+                self.watch.look(item.nodeid)
+                if self.watch.canary_is_changed():
+                    report.outcome = "failed"
+                    report.longrepr = "a file of a tree that is nobody's business was changed"
         return report
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """What a test has left is a failure of the run."""
+        if self.watch is not None:
+            self.left = self.watch.left()
+            self.watch.end()
+            if self.left:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.table.add(report)
@@ -175,6 +194,11 @@ class FaultCheck:
             return
         terminalreporter.section("faults")
         for line in self.table.lines():
+            terminalreporter.write_line(line)
+        if self.watch is not None:
+            text = f"a census and a look at the canary after {self.watch.looks} tests"
+            terminalreporter.write_line(f"{text}: {len(self.left)} left something")
+        for line in self.left:
             terminalreporter.write_line(line)
 
 
@@ -195,6 +219,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--faults", action="store_true", help="show which of them were injected, and held"
     )
     group.addoption(
+        "--faults-watch",
+        action="store_true",
+        help="look after each of their tests, and at the end, for what it has left on this machine;"
+        " not with xdist, whose tests would see each other's",
+    )
+    group.addoption(
         "--faults-repeat",
         default="1,1",
         metavar="SCRIPTED,REAL",
@@ -210,7 +240,15 @@ def pytest_configure(config: pytest.Config) -> None:
     numbers = text.split(",")
     if len(numbers) != 2 or not all(number.isdecimal() and int(number) for number in numbers):
         raise pytest.UsageError(f"--faults-repeat is two numbers from 1 on, not {text!r}")
+    watch = None
+    if config.getoption("--faults-watch"):
+        from tests.faults.watch import Watch
+
+        watch = Watch()
     check = FaultCheck(
-        shown=config.getoption("--faults"), scripted=int(numbers[0]), real=int(numbers[1])
+        shown=config.getoption("--faults"),
+        watch=watch,
+        scripted=int(numbers[0]),
+        real=int(numbers[1]),
     )
     config.pluginmanager.register(check, "faultcheck-active")

@@ -3,8 +3,9 @@
 Four parts, each with a line that says how it ended; the status is 1 if one of them is not as it
 has to be:
 
-1. the tests that carry a case, so often as ``--scripted`` and ``--real`` say, with the table;
-2. floods of 4 GiB of output;
+1. the tests that carry a case, so often as ``--scripted`` and ``--real`` say, with the table; after
+   each a census, and a look at a canary tree;
+2. floods of 4 GiB of output, and the 99th percentile of a hundred runs beside busy ones;
 3. SIGKILL of a pytest that runs workloads, ``--kills`` times, at moments that follow from a seed;
 4. a census of the machine before and after each. What else uses docker or /tmp is in it too.
 """
@@ -33,6 +34,7 @@ PLATFORMS = ("systrap", "ptrace")
 PATIENCE = 5.0
 """Seconds that what is over may take to go before it counts as left."""
 FLOOD_MIB = 4096
+NEIGHBOURS = 100
 
 
 def options(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -83,15 +85,20 @@ def inject(asked: argparse.Namespace) -> bool:
     repeat = f"{asked.scripted},{asked.real}"
     say(f"each case {asked.scripted} times on a scripted runsc or none, {asked.real} on the real")
     only = ["-k", asked.only] if asked.only else []
-    return run_pytest("-m", "fault", "--faults", "--faults-repeat", repeat, *only, *asked.paths)
+    table = ["-m", "fault", "--faults", "--faults-watch", "--faults-repeat", repeat]
+    return run_pytest(*table, *only, *asked.paths)
 
 
 def flood(asked: argparse.Namespace) -> bool:
-    """Floods of the size that the case names, which is too much for every run of the suite."""
+    """Floods and crowds of the size that the cases name, which is too much for the suite."""
     if asked.flood < 1:
         return True
-    say(f"floods of {asked.flood} MiB")
-    return run_pytest("tests/faults/test_output.py", PYTEST_GVISOR_FLOOD_MIB=str(asked.flood))
+    say(f"floods of {asked.flood} MiB, {NEIGHBOURS} runs beside eight busy processes")
+    return run_pytest(
+        "-rP", "-k", "flood or neighbour",
+        "tests/faults/test_output.py", "tests/faults/test_host.py",
+        PYTEST_GVISOR_FLOOD_MIB=str(asked.flood), PYTEST_GVISOR_NEIGHBOURS=str(NEIGHBOURS),
+    )  # fmt: skip
 
 
 def kill(asked: argparse.Namespace) -> bool:
@@ -159,7 +166,7 @@ class Part:
 
 PARTS = (
     Part(name="faults", work=inject),
-    Part(name="floods", work=flood),
+    Part(name="floods, the neighbour", work=flood),
     Part(name="SIGKILLs", work=kill),
 )
 

@@ -24,6 +24,17 @@ DOCKER = {"container": ("ps", "--all"), "image": ("images", "--all"), "volume": 
           "network": ("network", "ls")}  # fmt: skip
 
 
+def canary_tree(folder: Path) -> None:
+    """Fill an empty folder with files of each kind, whose `facts` must not change."""
+    (folder / "d").mkdir(mode=0o750)
+    (folder / "d/file").write_bytes(bytes(range(256)))
+    (folder / "d/script").write_text("#!/bin/sh\n")
+    (folder / "d/script").chmod(0o4755)
+    (folder / "link").symlink_to("d/file")
+    (folder / "nowhere").symlink_to("/nowhere")
+    os.mkfifo(folder / "fifo")
+
+
 def facts(folder: Path) -> Facts:
     """Of each file of a tree: name, kind and mode, owner, time of change, and what is in it."""
     found = []
@@ -113,7 +124,8 @@ def _sandboxes() -> Iterator[str]:
 
 
 def _docker() -> Iterator[str]:
-    if shutil.which("docker"):
+    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if shutil.which("docker") and os.path.exists(host.removeprefix("unix://")):
         for kind, words in DOCKER.items():
             yield from (f"docker {kind} {line}" for line in _lines("docker", *words, "--quiet"))
 

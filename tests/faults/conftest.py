@@ -14,7 +14,7 @@ from pytest_gvisor import Launcher, Runsc
 from pytest_gvisor.runsc.platforms import automatic
 from pytest_gvisor.settings import Platform
 from tests.fakes.fixtures import fake, runs  # noqa: F401 -- fixtures
-from tests.faults.census import Facts, facts
+from tests.faults.census import Facts, canary_tree, facts
 from tests.faults.little import Little
 
 Make = Callable[[], Little]
@@ -81,13 +81,7 @@ def launcher(short_folder: str) -> Iterator[Launcher]:
 def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A tree beside what a test has to do with, which is the same afterwards to the last byte."""
     folder = tmp_path_factory.mktemp("canary")
-    (folder / "d").mkdir(mode=0o750)
-    (folder / "d/file").write_bytes(bytes(range(256)))
-    (folder / "d/script").write_text("#!/bin/sh\n")
-    (folder / "d/script").chmod(0o4755)
-    (folder / "link").symlink_to("d/file")
-    (folder / "nowhere").symlink_to("/nowhere")
-    os.mkfifo(folder / "fifo")
+    canary_tree(folder)
     before: Facts = facts(folder)
     yield folder
     assert facts(folder) == before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import threading
 import time
 from pathlib import Path
@@ -60,28 +59,39 @@ def test_a_root_that_is_filled_takes_the_sandbox_s_own_memory(
 
 
 SPIN = "for n in 1 2 3 4 5 6 7 8; do while :; do :; done & done; wait"
+NEIGHBOURS = int(os.environ.get("PYTEST_GVISOR_NEIGHBOURS", "4"))
+"""How many runs the neighbour is judged by: enough for a 99th percentile in `make faults`."""
+
+
+def slowest(durations: list[float]) -> float:
+    """The 99th percentile; of fewer than a hundred, the slowest."""
+    return sorted(durations)[(len(durations) * 99 - 1) // 100]
 
 
 @pytest.mark.fault("G4")
 @needs_root
 def test_eight_busy_processes_leave_their_neighbour_its_time(gvisor: Gvisor) -> None:
-    """With a share of a processor for the busy ones; they are ended at their deadline."""
+    """With a share of a processor for the busy ones, its slowest runs take three times as long at
+    most; the busy ones are ended at their deadline, each time."""
 
     def runs() -> list[float]:
         found = []
-        for _ in range(4):
+        for _ in range(NEIGHBOURS):
             started = time.monotonic()
             gvisor.run(["true"])
             found.append(time.monotonic() - started)
         return found
 
     told: list[str] = []
+    over = threading.Event()
 
     def spin() -> None:
-        try:
-            gvisor.run(["sh", "-c", SPIN], cpus=0.5, timeout=3)
-        except WorkloadTimeout as error:
-            told.append(type(error).__name__)
+        while not over.is_set():
+            try:
+                gvisor.run(["sh", "-c", SPIN], cpus=0.5, timeout=3)
+                told.append("it ended")
+            except WorkloadTimeout as error:
+                told.append(type(error).__name__)
 
     gvisor.run(["true"])
     before = runs()
@@ -91,9 +101,11 @@ def test_eight_busy_processes_leave_their_neighbour_its_time(gvisor: Gvisor) -> 
         time.sleep(0.3)
         during = runs()
     finally:
+        over.set()
         thread.join()
-    assert told == ["WorkloadTimeout"]
-    assert statistics.median(during) <= 3 * statistics.median(before) + 0.2, (before, during)
+    print(f"p99 of {NEIGHBOURS}: alone {slowest(before):.3f} s, beside {slowest(during):.3f} s")
+    assert set(told) == {"WorkloadTimeout"}
+    assert slowest(during) <= 3 * slowest(before) + 0.2, (before, during)
 
 
 @pytest.mark.fault("G6")

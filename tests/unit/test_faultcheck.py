@@ -140,3 +140,51 @@ def test_repetitions_that_cannot_be_meant_are_a_usage_error(
     """Two numbers from 1 on."""
     result = inner.runpytest_subprocess(*OPTIONS, f"--faults-repeat={text}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
+LEAVING = """
+    import os
+    import pathlib
+    import tempfile
+    import pytest
+
+    @pytest.fixture(scope="module")
+    def for_a_while():
+        folder = tempfile.mkdtemp(prefix="fixture-")
+        yield
+        os.rmdir(folder)
+
+    @pytest.mark.fault("A1")
+    def test_tidy(for_a_while):
+        pass
+
+    @pytest.mark.fault("A2")
+    def test_untidy():
+        tempfile.mkdtemp(prefix="left-")
+"""
+CARELESS = """
+    @pytest.mark.fault("A3")
+    def test_careless():
+        for folder in pathlib.Path(tempfile.gettempdir()).glob("canary-*"):
+            (folder / "d/file").write_bytes(bytes(range(256)))
+"""
+
+
+@pytest.mark.parametrize("more", ["", CARELESS], ids=["untidy", "careless"])
+def test_what_a_test_leaves_or_changes_fails_the_run_and_names_the_test(
+    inner: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, more: str
+) -> None:
+    """A fixture that lives for a module leaves nothing; the same bytes once more are a change."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    inner.makepyfile(test_leaving=LEAVING + more)
+    args = [*OPTIONS, "--faults", "--faults-watch", "test_leaving.py"]
+    result = inner.runpytest_subprocess(*args)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    left = [line for line in result.outlines if " left temporary " in line]
+    assert [line.split("/left-")[0] for line in left] == [
+        f"test_leaving.py::test_untidy left temporary {tmp_path}"
+    ]
+    careless = "ERROR test_leaving.py::test_careless"
+    assert any(line.startswith(careless) for line in result.outlines) == bool(more)
+    result.assert_outcomes(passed=3 if more else 2, errors=1 if more else 0)
+    assert [path.name[:5] for path in tmp_path.iterdir() if path.name[:3] != "pyt"] == ["left-"]
