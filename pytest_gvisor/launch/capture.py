@@ -1,9 +1,11 @@
-"""Bounded capture of an output stream: the head and the tail are kept, the middle is counted."""
+"""Bounded capture of an output stream: head and tail are kept, all of it is counted and hashed."""
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
+from typing import TypedDict
 
 from pytest_gvisor.launch.typed import stage
 
@@ -28,6 +30,9 @@ class Capture:
         self._tail_room = limit // 2
         self._ring = max(self._tail_room, CHUNK)
         self._memory: memoryview | None = None
+        self._hash = hashlib.sha256()
+        self._hashed = 0
+        """Up to where in the memory the stream is in the hash, in this lap of the ring."""
 
     def room(self) -> memoryview:
         """Where the next bytes of the stream belong; tell by `took` how many were put there.
@@ -44,6 +49,10 @@ class Capture:
     def took(self, count: int) -> None:
         """So many bytes were put into `room`."""
         self.total += count
+        # `room` ends with the ring: what is in it is hashed before the first byte is overwritten.
+        if count and self.total > self._head_room and self._position() == self._head_room:
+            self._add_to(self._hash, self._head_room + self._ring)
+            self._hashed = self._head_room
 
     def feed(self, data: memoryview) -> None:
         """Take the next bytes of the stream."""
@@ -67,6 +76,16 @@ class Capture:
     def left_out(self) -> int:
         """How many bytes were left out."""
         return max(0, self.total - self.limit)
+
+    def sha256(self) -> str:
+        """The SHA-256 of the whole stream, what was left out of it included, in hexadecimal."""
+        found = self._hash.copy()
+        self._add_to(found, self._position())
+        return found.hexdigest()
+
+    def _add_to(self, digest: hashlib._Hash, end: int) -> None:
+        if self._memory is not None:
+            digest.update(self._memory[self._hashed : end])
 
     def kept(self) -> bytes:
         """All of the stream, or its head followed by its tail."""
@@ -110,3 +129,26 @@ class Drain:
             return True
         self.capture.took(count)
         return count > 0
+
+
+class Streams(TypedDict):
+    """What `Completed` says of both streams, under the names that it has there."""
+
+    stdout_bytes: bytes
+    stderr_bytes: bytes
+    stdout_total: int
+    stderr_total: int
+    stdout_sha256: str
+    stderr_sha256: str
+
+
+def streams(stdout: Capture, stderr: Capture) -> Streams:
+    """What has come of both streams so far."""
+    return {
+        "stdout_bytes": stdout.kept(),
+        "stderr_bytes": stderr.kept(),
+        "stdout_total": stdout.total,
+        "stderr_total": stderr.total,
+        "stdout_sha256": stdout.sha256(),
+        "stderr_sha256": stderr.sha256(),
+    }

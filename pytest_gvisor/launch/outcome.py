@@ -168,6 +168,10 @@ class Completed:
     """How many bytes the workload wrote to standard output, kept or not."""
 
     stderr_total: int
+    stdout_sha256: str
+    """The SHA-256 of all that came on standard output, kept or not, in hexadecimal."""
+
+    stderr_sha256: str
     duration: float
     """Seconds from the request to the sandbox's end."""
 

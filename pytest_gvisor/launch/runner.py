@@ -22,6 +22,7 @@ from pytest_gvisor.errors import (
     WorkloadTimeout,
 )
 from pytest_gvisor.launch import cgroup, events, logs
+from pytest_gvisor.launch.capture import streams
 from pytest_gvisor.launch.cgroup import Cgroups, Limits
 from pytest_gvisor.launch.client import Keeper, Launcher
 from pytest_gvisor.launch.outcome import (
@@ -287,14 +288,10 @@ class Runner:
     def _completed(
         self, verdict: Verdict, supervisor: Supervisor, leaks: tuple[str, ...]
     ) -> Completed:
-        out, err = supervisor.pipes.stdout, supervisor.pipes.stderr
         completed = Completed(
             args=self.record.args,
             returncode=verdict.returncode,
-            stdout_bytes=out.kept(),
-            stderr_bytes=err.kept(),
-            stdout_total=out.total,
-            stderr_total=err.total,
+            **streams(supervisor.pipes.stdout, supervisor.pipes.stderr),
             duration=time.monotonic() - self._started_at,
             platform=self.request.platform,
             outcome=verdict.outcome,

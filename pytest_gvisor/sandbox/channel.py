@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import GvisorError, SandboxCrashed
 from pytest_gvisor.escape import escape
+from pytest_gvisor.launch.capture import Capture, streams
 from pytest_gvisor.launch.driven import Driven, DrivenSupervisor, Ended
 from pytest_gvisor.launch.outcome import Completed, Outcome
 from pytest_gvisor.launch.typed import stage
@@ -133,8 +134,7 @@ class Channel:
         reason = (death.reason if death else "") or "it has ended"
         if completed is None:
             completed = Completed(
-                args=(), returncode=-9, stdout_bytes=b"", stderr_bytes=b"",
-                stdout_total=0, stderr_total=0, duration=0.0,
+                args=(), returncode=-9, **streams(Capture(0), Capture(0)), duration=0.0,
                 platform=self._driven.request.platform, outcome=Outcome.SANDBOX_CRASHED,
             )  # fmt: skip
         return SandboxCrashed(

@@ -30,6 +30,7 @@ from pytest_gvisor.errors import (
     WorkloadTimeout,
 )
 from pytest_gvisor.launch import logs
+from pytest_gvisor.launch.capture import streams
 from pytest_gvisor.launch.driven import Driven
 from pytest_gvisor.launch.outcome import Completed, Evidence, Outcome, judge, paste
 from pytest_gvisor.launch.request import Record, Workspace
@@ -266,14 +267,10 @@ def _completed(
             timed_out=supervisor.timed_out,
         )
     )
-    out, err = supervisor.pipes.stdout, supervisor.pipes.stderr
     return Completed(
         args=command.args,
         returncode=verdict.returncode,
-        stdout_bytes=out.kept(),
-        stderr_bytes=err.kept(),
-        stdout_total=out.total,
-        stderr_total=err.total,
+        **streams(supervisor.pipes.stdout, supervisor.pipes.stderr),
         duration=duration,
         platform=command.platform,
         outcome=verdict.outcome,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
 from pytest_gvisor.errors import InsideError, NotReady, UsageError, WorkloadTimeout
+from pytest_gvisor.launch.capture import streams
 from pytest_gvisor.launch.outcome import Completed, Outcome, signal_name
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, WINDOW, FrameError
@@ -339,15 +340,11 @@ class Process(Peer):
         if outcome is None:
             outcome = Outcome.EXITED if code is None or code >= 0 else Outcome.SIGNALLED
             outcome = Outcome.OUT_OF_MEMORY if self._ran_out else outcome
-        out, err = self._streams[1].capture, self._streams[2].capture
         lasted = time.monotonic() - self._begun_at if self._duration is None else self._duration
         return Completed(
             args=self.args,
             returncode=-signal.SIGKILL if code is None else code,
-            stdout_bytes=out.kept(),
-            stderr_bytes=err.kept(),
-            stdout_total=out.total,
-            stderr_total=err.total,
+            **streams(self._streams[1].capture, self._streams[2].capture),
             duration=lasted,
             platform=self._command.platform,
             outcome=outcome,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -32,10 +33,19 @@ def reset() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+def flooded(first: bytes, mib: int, last: bytes) -> str:
+    """The SHA-256 of a stream that has so much of the scripted runsc's flood in its middle."""
+    found = hashlib.sha256(first)
+    for _ in range(mib):
+        found.update(b"." * MIB)
+    found.update(last)
+    return found.hexdigest()
+
+
 @pytest.mark.fault("E5")
 @pytest.mark.parametrize("streams", [[1], [2], [1, 2]], ids=["stdout", "stderr", "both"])
 def test_a_flood_is_counted_and_not_held(runs: Runs, fake: FakeRunsc, streams: list[int]) -> None:
-    """Head, tail and count are exact, and memory grows by 16 MiB at most."""
+    """Head, tail, count and hash are exact, and memory grows by 16 MiB at most."""
     fake.script(*FINE, ["write", 1, "a"], ["write", 2, "b"], ["pour", streams, FLOOD],
                 ["write", 1, "y"], ["write", 2, "z"], ["task_exit", 0], ["exit", 0])  # fmt: skip
     runs.launcher.keeper()
@@ -45,6 +55,9 @@ def test_a_flood_is_counted_and_not_held(runs: Runs, fake: FakeRunsc, streams: l
     assert peak() - before <= 16 * MIB
     assert completed is not None
     assert (completed.outcome, completed.truncated) == (Outcome.EXITED, True)
+    shas = (completed.stdout_sha256, completed.stderr_sha256)
+    for fd, sha, first, last in ((1, shas[0], b"a", b"y"), (2, shas[1], b"b", b"z")):
+        assert sha == flooded(first, FLOOD if fd in streams else 0, last)
     totals = (completed.stdout_total, completed.stderr_total)
     assert totals == tuple(FLOOD * MIB + 2 if fd in streams else 2 for fd in (1, 2))
     for fd, kept, ends in (

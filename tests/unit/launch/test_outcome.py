@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import shlex
 import signal
@@ -171,6 +172,8 @@ def completed(**changes: object) -> Completed:
         "stderr_bytes": b"err",
         "stdout_total": 3,
         "stderr_total": 3,
+        "stdout_sha256": hashlib.sha256(b"out").hexdigest(),
+        "stderr_sha256": hashlib.sha256(b"err").hexdigest(),
         "duration": 0.5,
         "platform": Platform.SYSTRAP,
         "outcome": Outcome.EXITED,

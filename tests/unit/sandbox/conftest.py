@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Completed, Outcome, Platform
+from pytest_gvisor.launch.capture import Capture, streams
 from pytest_gvisor.launch.driven import Ended
 from pytest_gvisor.sandbox import frames
 from pytest_gvisor.sandbox.channel import Channel
@@ -86,9 +87,8 @@ class FakeDriven:
 def ended() -> Completed:
     """What is said of a sandbox that has ended with status 1."""
     return Completed(
-        args=(), returncode=1, stdout_bytes=b"", stderr_bytes=b"",
-        stdout_total=0, stderr_total=0, duration=0.0, platform=Platform.SYSTRAP,
-        outcome=Outcome.EXITED,
+        args=(), returncode=1, **streams(Capture(0), Capture(0)), duration=0.0,
+        platform=Platform.SYSTRAP, outcome=Outcome.EXITED,
     )  # fmt: skip
 
 
