@@ -13,7 +13,6 @@ has to be:
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import random
 import shutil
@@ -22,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.faults.census import census
@@ -47,6 +47,9 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), metavar="N")
     parser.add_argument(
         "--flood", type=int, default=FLOOD_MIB, metavar="MIB", help="0: none (4096)"
+    )
+    parser.add_argument(
+        "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="which (all)"
     )
     parser.add_argument("--only", default="", metavar="EXPR", help="of the tests, as pytest's -k")
     parser.add_argument("paths", nargs="*", default=["tests"], help="files or folders of tests")
@@ -102,39 +105,50 @@ def flood(asked: argparse.Namespace) -> bool:
 
 
 def kill(asked: argparse.Namespace) -> bool:
-    """One SIGKILL after the other, each looked at; the first bad ones are shown."""
+    """One SIGKILL after the other on each platform, each looked at; the bad ones are shown."""
+    if asked.kills < 1:
+        return True
     say(f"{asked.kills} SIGKILLs of pytest, seed {asked.seed}")
     bad: list[Round] = []
     rounds: list[Round] = []
     with tempfile.TemporaryDirectory(prefix="pgf-", dir="/tmp") as folder:
-        littles = [
-            Little(
-                folder=Path(folder) / platform,
-                base=f"{folder}/{platform[0]}",
-                tag=f"faults{os.getpid()}{platform[0]}",
-                platform=platform,
-            )
-            for platform in PLATFORMS
-        ]
-        for little in littles:
-            prepare(little)
-        for number, moment in enumerate(moments(asked.kills, asked.seed)):
-            little = littles[number % len(littles)]
-            rounds.append(kill_once(little, moment))
-            little.end()
-            little.started.clear()
-            if not rounds[-1].fine():
-                bad.append(rounds[-1])
-                say(f"kill {number} on {little.platform}, seed {asked.seed}: {rounds[-1]}")
-                shutil.rmtree(little.base, ignore_errors=True)
-            if (number + 1) % 50 == 0:
-                say(f"{number + 1} kills, {len(bad)} left something or took too long")
-    if rounds:
-        say(f"processes {times(rounds, lambda one: one.processes)} of {PROCESSES_AFTER:g} s")
-        say(f"files {times(rounds, lambda one: one.files)} of {FILES_AFTER:g} s")
+        littles = [little_for(platform, folder) for platform in PLATFORMS]
+        for some in batches(moments(asked.kills, asked.seed), len(littles)):
+            with ThreadPoolExecutor(len(littles)) as pool:
+                found = list(pool.map(kill_once, littles, some))
+            rounds += found
+            for little, one in zip(littles, found, strict=False):
+                little.end()
+                little.started.clear()
+                if not one.fine():
+                    bad.append(one)
+                    say(f"one on {little.platform}, seed {asked.seed}: {one}")
+                    shutil.rmtree(little.base, ignore_errors=True)
+            if len(rounds) % 50 == 0:
+                say(f"{len(rounds)} kills, {len(bad)} left something or took too long")
+    say(f"processes {times(rounds, lambda one: one.processes)} of {PROCESSES_AFTER:g} s")
+    say(f"files {times(rounds, lambda one: one.files)} of {FILES_AFTER:g} s")
     say(f"{asked.kills} SIGKILLs, {sum(one.began for one in rounds)} of them in a session:"
         f" {len(bad)} left something or took too long")  # fmt: skip
     return not bad
+
+
+def little_for(platform: str, folder: str) -> Little:
+    """The project whose pytests are killed on a platform."""
+    made = Little(
+        folder=Path(folder) / platform,
+        base=f"{folder}/{platform[0]}",
+        tag=f"faults{os.getpid()}{platform[0]}",
+        platform=platform,
+    )
+    prepare(made)
+    return made
+
+
+def batches(of: Sequence[float], size: int) -> Iterator[Sequence[float]]:
+    """So many at a time; the last ones may be fewer."""
+    for first in range(0, len(of), size):
+        yield of[first : first + size]
 
 
 def times(rounds: Sequence[Round], of: Callable[[Round], float | None]) -> str:
@@ -156,19 +170,11 @@ def left_since(before: frozenset[str]) -> frozenset[str]:
     return found
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Part:
-    """One part of the whole."""
-
-    name: str
-    work: Callable[[argparse.Namespace], bool]
-
-
-PARTS = (
-    Part(name="faults", work=inject),
-    Part(name="floods, the neighbour", work=flood),
-    Part(name="SIGKILLs", work=kill),
-)
+PARTS: dict[str, Callable[[argparse.Namespace], bool]] = {
+    "faults": inject,
+    "floods": flood,
+    "kills": kill,
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -178,12 +184,12 @@ def main(words: Sequence[str] | None = None) -> int:
     kinds = sorted({line.split(" ")[0] for line in before})
     say(f"census before: {len(before)} entries ({', '.join(kinds)})")
     ended: list[tuple[str, bool]] = []
-    for part in PARTS:
-        ended.append((part.name, part.work(asked)))
+    for part in asked.parts:
+        ended.append((part, PARTS[part](asked)))
         left = left_since(before)
         for line in sorted(left):
             say(f"left: {line}")
-        ended.append((f"nothing left by the {part.name}", not left))
+        ended.append((f"nothing left by the {part}", not left))
         before |= left
     for name, well in ended:
         say(f"{'well  ' if well else 'NOT SO'} {name}")

@@ -170,6 +170,6 @@ def test_the_runner_s_status_is_that_of_its_parts(
     """A part that fails, or leaves something, is named and fails the whole."""
     monkeypatch.setattr(runner, "census", frozenset)
     monkeypatch.setattr(runner, "left_since", lambda _before: frozenset(left))
-    monkeypatch.setattr(runner, "PARTS", [runner.Part(name="x", work=lambda _asked: work)])
+    monkeypatch.setattr(runner, "PARTS", {"x": lambda _asked: work})
     assert runner.main([]) == (1 if "NOT" in said else 0)
     assert f"faults: {said}\n" in capsys.readouterr().out
