@@ -27,6 +27,7 @@ from pytest_gvisor.settings import Platform, Settings
 if TYPE_CHECKING:
     from pytest_gvisor.images.progress import Tell
     from pytest_gvisor.images.store import Images
+    from pytest_gvisor.launch.outcome import Completed
 
 
 class Engine:
@@ -117,12 +118,12 @@ class Engine:
 
         record = Record()
 
-        def run(deadline: float) -> tuple[str, str]:
+        def run(deadline: float) -> tuple[Completed, str]:
             request = dataclasses.replace(
                 gvisor.request(["uname", "-r"], timeout=deadline), logs=True
             )
             completed = Runner(request, self.launcher, record).run()
-            return completed.stdout.strip(), "\n".join(relevant(record.debug_logs.get("boot", "")))
+            return completed, "\n".join(relevant(record.debug_logs.get("boot", "")))
 
         def said() -> str:
             kept = record.debug_logs

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, Launcher, Platform, PlatformUnavailable, Runsc, Settings, verdicts
+from pytest_gvisor import (
+    Completed,
+    Gvisor,
+    Launcher,
+    Platform,
+    PlatformUnavailable,
+    Runsc,
+    Settings,
+    verdicts,
+)
 from pytest_gvisor.configured import run_settings
 from pytest_gvisor.engine import Engine
 from pytest_gvisor.harness import Hooks
@@ -73,7 +82,7 @@ def test_the_verdict_on_kvm_comes_in_time(engine: Engine, request: pytest.Fixtur
     assert "nested virtualisation" in told or "usermod" in told
 
 
-def _never(_deadline: float) -> tuple[str, str]:
+def _never(_deadline: float) -> tuple[Completed, str]:
     pytest.fail("the probe went on to a run")
 
 
@@ -131,9 +140,8 @@ def test_a_run_that_fails_says_what_runsc_said(runsc: Runsc) -> None:
     hooks = Hooks(runsc_args=lambda: ["--platform_device_path=/dev/null"])
     gvisor = Gvisor(runsc=runsc, platform=Platform.KVM, launcher=launcher, hooks=hooks)
 
-    def run(deadline: float) -> tuple[str, str]:
-        done = gvisor.run(["uname", "-r"], timeout=deadline)
-        return done.stdout.strip(), ""
+    def run(deadline: float) -> tuple[Completed, str]:
+        return gvisor.run(["uname", "-r"], timeout=deadline), ""
 
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -152,9 +160,8 @@ def test_a_run_that_hangs_is_dead_at_the_deadline(gvisor: Gvisor) -> None:
     session = gvisor._launcher.session().path
     keeper = gvisor._launcher.keeper().pid
 
-    def run(deadline: float) -> tuple[str, str]:
-        gvisor.run(["sleep", "1000"], timeout=deadline)
-        return "", ""
+    def run(deadline: float) -> tuple[Completed, str]:
+        return gvisor.run(["sleep", "1000"], timeout=deadline), ""
 
     started = time.monotonic()
     found = probe(gvisor.platform, {gvisor.platform}, run, deadline=2.0, kvm_device="/dev/kvm")
