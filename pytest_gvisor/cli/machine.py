@@ -16,6 +16,7 @@ from pytest_gvisor.launch import _linux, session_dir
 from pytest_gvisor.runsc.words import CONTAINER
 from pytest_gvisor.vm.machine import missing
 
+_DEADLINE = 10.0
 _DOCKER = ("/run/docker.sock", "/var/run/docker.sock")
 
 
@@ -109,11 +110,18 @@ def _tried() -> str:
     )
     folder = os.path.dirname(os.path.abspath(_linux.__file__))
     # A child: this process may have threads, and must stay in the namespace that it is in.
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", program, folder],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False,
-    )  # fmt: skip
-    return escape(done.stdout.strip() or done.stderr.strip()[-200:])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", program, folder],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_DEADLINE,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"the try did not end within {_DEADLINE:g} s"
+    except OSError as error:
+        return f"the try cannot be started: {error.strerror or error}"
+    said = escape(done.stdout.strip() or done.stderr.strip()[-200:])
+    return said or (f"the try ended with status {done.returncode}" if done.returncode else "")
 
 
 def _newuidmap() -> Finding:

@@ -20,6 +20,7 @@ from pytest_gvisor.errors import MachineFailed, UsageError
 PACKAGES = ("virtme-ng", "qemu-system-x86", "linux-image-amd64", "virtiofsd", "kmod",
             "busybox-static")  # fmt: skip
 INSTALL = f"As root: apt-get update && apt-get install --no-install-recommends {' '.join(PACKAGES)}"
+_BOOT = "/boot"
 _PROGRAMS = ("vng", "qemu-system-x86_64", "modprobe", "busybox")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VIRTIOFSD = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd")
@@ -51,8 +52,11 @@ class Machine:
     kernel: str = ""
 
 
-def missing() -> list[str]:
-    """What this machine lacks for a VM, in words; empty where nothing does."""
+def missing(kernel: str = "") -> list[str]:
+    """What this machine lacks for a VM, in words; empty where nothing does.
+
+    ``kernel`` is the path of the one to boot, ``""`` for the newest of `kernels`.
+    """
     if platform.machine() != "x86_64":
         return [
             f"the emulated nested KVM needs an x86_64 machine, and this is {platform.machine()}"
@@ -60,13 +64,28 @@ def missing() -> list[str]:
     lacking = [f"no {name}" for name in _PROGRAMS if shutil.which(name, path=PATH) is None]
     if shutil.which("virtiofsd", path=PATH) is None and not any(map(os.path.isfile, _VIRTIOFSD)):
         lacking.append("no virtiofsd")
-    if not kernels():
-        lacking.append("no kernel in /boot with its modules and kvm-amd among them")
-    return lacking
+    return lacking + _without_kernel(kernel)
 
 
-def kernels(boot: str = "/boot", modules: str = "/lib/modules") -> list[str]:
-    """The kernels that can be used, the newest first: readable, with the module kvm-amd."""
+def _without_kernel(kernel: str) -> list[str]:
+    if kernel:
+        good = os.path.isfile(kernel) and os.access(kernel, os.R_OK)
+        return [] if good else [f"{kernel} is no kernel that can be read"]
+    try:
+        found = kernels()
+    except OSError as error:
+        return [f"{error.filename} cannot be read: {error.strerror}"]
+    what = "that can be read, with its modules and kvm-amd among them"
+    return [] if found else [f"no kernel in {_BOOT} {what}"]
+
+
+def kernels(boot: str | None = None, modules: str = "/lib/modules") -> list[str]:
+    """The kernels that can be used, the newest first: readable, with the module kvm-amd.
+
+    ``boot`` is the folder where they are, /boot unless given. Raises OSError where that, or the
+    modules of one, cannot be read.
+    """
+    boot = _BOOT if boot is None else boot
     found = []
     for name in os.listdir(boot) if os.path.isdir(boot) else ():
         release = name.removeprefix("vmlinuz-")
@@ -99,7 +118,7 @@ def vng(machine: Machine, folder: str) -> list[str]:
 
     Raises `MachineFailed` where something that it needs is missing.
     """
-    lacking = missing()
+    lacking = missing(machine.kernel)
     if lacking:
         raise MachineFailed(f"no VM can be made here: {'; '.join(lacking)}", next_step=INSTALL)
     # fmt: off
