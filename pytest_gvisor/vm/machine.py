@@ -134,8 +134,8 @@ def vng(machine: Machine, folder: str) -> list[str]:
     return [*argv, "--exec", f"sh {GUEST_FOLDER}/script"]
 
 
-def guest(machine: Machine) -> str:
-    """The script that runs in the VM, as its root.
+def guest(machine: Machine) -> bytes:
+    """The script that runs in the VM, as its root; words that are no text are in it as they came.
 
     It leaves ``stdout``, ``stderr`` and, last of all, ``status`` in the run's folder.
     """
@@ -143,7 +143,7 @@ def guest(machine: Machine) -> str:
     kept = {**machine.env, "PYTHONDONTWRITEBYTECODE": "1"}
     words = [f"{name}={value}" for name, value in kept.items() if name not in _NOT_PASSED_ON]
     command = shlex.join(["env", "-i", *words, *machine.command])
-    return f"""\
+    script = f"""\
 exec </dev/null >{folder}/stdout 2>{folder}/stderr
 ip link set lo up 2>/dev/null
 modprobe kvm_amd && [ -c /dev/kvm ] || {{ echo no-kvm >{folder}/status; exit 1; }}
@@ -151,3 +151,4 @@ cd {shlex.quote(machine.cwd)} && {command}
 echo $? >{folder}/status.new
 mv {folder}/status.new {folder}/status
 """
+    return os.fsencode(script)

@@ -109,16 +109,27 @@ def test_the_command_line_never_uses_the_hosts_kvm(monkeypatch: pytest.MonkeyPat
 def test_words_reach_the_command_as_they_are(word: str) -> None:
     """Arguments and the environment go through a shell, and it reads none of them."""
     command = ("sh", "-c", 'printf %s "$1$GREETING"', "sh", word)
-    text = guest(Machine(command=command, env={"GREETING": word}))
+    text = guest(Machine(command=command, env={"GREETING": word})).decode()
     script = text[text.index("cd / && ") : text.index("\necho $? >")]
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == (word + word, 0)
 
 
+def test_bytes_that_are_no_text_reach_the_command_as_they_are() -> None:
+    """An argument, a value of the environment or a folder's name need not be UTF-8."""
+    word = os.fsdecode(b"a\xff b")
+    command = ("sh", "-c", 'printf %s "$1$GREETING"', "sh", word)
+    script = guest(Machine(command=command, env={"GREETING": word}, cwd=f"/tmp/{word}"))
+    assert b"cd '/tmp/a\xff b' && " in script
+    line = script[script.index(b"env -i") : script.index(b"\necho $? >")]
+    done = subprocess.run(["sh", "-c", line], capture_output=True)
+    assert done.stdout == b"a\xff ba\xff b"
+
+
 def test_folders_of_this_machines_run_are_not_passed_on() -> None:
     """A name of a folder that the VM has not is worse than none."""
     chosen = Machine(command=("true",), env={"XDG_RUNTIME_DIR": "/run/user/0", "HOME": "/root"})
-    text = guest(chosen)
+    text = guest(chosen).decode()
     assert "XDG_RUNTIME_DIR" not in text
     assert "HOME=/root" in text
 
