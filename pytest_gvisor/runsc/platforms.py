@@ -8,6 +8,7 @@ and on the seccomp profile of the container around them.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Callable, Collection
@@ -46,11 +47,17 @@ class Availability:
     cause: Cause
     detail: str = ""
     next_step: str = ""
+    deadline: float = math.inf
+    """Of a run that hung: how many seconds it had. Of all else it does not depend on one."""
 
     @property
     def available(self) -> bool:
         """Whether sandboxes run on it."""
         return self.cause is Cause.NONE
+
+    def holds(self, deadline: float) -> bool:
+        """Whether it answers for a probe that would have ``deadline`` seconds."""
+        return deadline <= self.deadline
 
     def check(self) -> None:
         """Raise `PlatformUnavailable` unless it is available."""
@@ -100,7 +107,8 @@ def probe(
         completed, boot_log = run(deadline)
     except WorkloadTimeout:
         detail = f"a sandbox that only runs `uname -r` did not end within {deadline:g} s"
-        return _unavailable(platform, Cause.PROBE_HUNG, _told(detail, said()) + facts(platform))
+        found = _unavailable(platform, Cause.PROBE_HUNG, _told(detail, said()) + facts(platform))
+        return dataclasses.replace(found, deadline=deadline)
     except (RunscFailed, SandboxCrashed) as error:
         detail = _told(_first_lines(error, 1 if said() else 4), said())
         return _unavailable(platform, Cause.PROBE_FAILED, detail + facts(platform))

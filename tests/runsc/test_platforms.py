@@ -190,12 +190,18 @@ def test_a_bad_verdict_of_a_run_is_kept_until_it_is_asked_for_anew(
     probes: list[Cause] = []
 
     def probed(
-        platform: Platform, *_args: object, known: platforms.Availability | None, **_options: object
+        platform: Platform,
+        *_args: object,
+        known: platforms.Availability | None,
+        deadline: float,
+        **_options: object,
     ) -> platforms.Availability:
         if known is not None:
             return known
         probes.append(causes[0])
-        return platforms.Availability(platform=platform, cause=causes[0], detail="it spun")
+        return platforms.Availability(
+            platform=platform, cause=causes[0], detail="it spun", deadline=deadline
+        )
 
     causes = [Cause.PROBE_HUNG]
     monkeypatch.setattr(platforms, "probe", probed)
