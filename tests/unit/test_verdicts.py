@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import verdicts
+from pytest_gvisor.cli import sweep
 from pytest_gvisor.launch import session_dir
 from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.runsc.words import Cause
@@ -91,3 +92,13 @@ def test_nothing_is_kept_where_the_boot_has_no_name(
     verdicts.sweep()
     assert verdicts.recall(BINARY, Platform.KVM, 1.0) is None
     assert not base.exists()
+
+
+def test_the_sweep_at_a_shell_removes_those_of_earlier_boots_too(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a machine where no session asks for that platform again."""
+    verdicts.keep(BINARY, HUNG)
+    monkeypatch.setattr(verdicts, "boot_id", lambda: BOOT.replace("1", "6"))
+    assert sweep.main([]) == 0
+    assert [path.name for path in base.iterdir()] == [".lock"]
