@@ -116,7 +116,8 @@ def probe(
     if not wrong:
         return Availability(platform=platform, cause=Cause.NONE)
     for name, text in (("stderr", completed.stderr.strip()), ("runsc's log", boot_log)):
-        wrong += f" | {name}: {escape(text[-_SHOWN:])}" if text else ""
+        shown = " | ".join(escape(text[-_SHOWN:]).splitlines())
+        wrong += f" | {name}: {shown}" if text else ""
     return _unavailable(platform, Cause.PROBE_FAILED, wrong + facts(platform))
 
 

@@ -53,12 +53,13 @@ def test_a_workload_that_fails_is_no_platform(
     engine: Engine, fake: FakeRunsc, steps: list[Step], told: str
 ) -> None:
     """However well the sandbox itself came up and ended; its last words are in the cause."""
-    said: Step = ["write", 2, "x" * 3000 + "no such\x1b library"]
+    said: Step = ["write", 2, "x" * 3000 + "\nno such\x1b library\n"]
     found = verdict(engine, fake, said, *steps)
     assert found.cause is Cause.PROBE_FAILED
     assert found.detail.startswith(f"`uname -r` in the sandbox {told}")
     assert "no such\\x1b library" in found.detail
     assert len(found.detail) < 1500
+    assert "\n" not in found.detail
     assert found.next_step
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -227,3 +228,38 @@ def test_a_bad_verdict_of_a_run_is_kept_until_it_is_asked_for_anew(
     assert ask().cause is Cause.PROBE_FAILED
     causes[0] = Cause.NONE
     assert ask().available
+
+
+@pytest.mark.parametrize("run", [None, f"deadline-{os.getpid()}"], ids=["alone", "with workers"])
+def test_a_run_asks_again_where_a_test_gives_longer_than_a_hang_had(
+    run: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Once, and a test with a shorter deadline takes what the longer one has come to."""
+    monkeypatch.setattr(verdicts, "_path", lambda *_: str(tmp_path / "verdict.json"))
+    deadlines: list[float] = []
+
+    def probed(
+        platform: Platform, *_args: object, known: object, deadline: float, **_options: object
+    ) -> platforms.Availability:
+        assert known is None
+        deadlines.append(deadline)
+        cause = Cause.PROBE_HUNG if deadline < 20 else Cause.NONE
+        return platforms.Availability(
+            platform=platform, cause=cause, deadline=deadline if deadline < 20 else math.inf
+        )
+
+    monkeypatch.setattr(platforms, "probe", probed)
+    first, second = Engine(run), Engine(run)
+    try:
+        for engine, timeout, works in (
+            (first, 60.0, False), (first, 120.0, True), (first, 600.0, True), (first, 60.0, True),
+            (second, 60.0, True),
+        ):  # fmt: skip
+            if engine is second and run is None:
+                break
+            found = engine.availability(Platform.PTRACE, Settings(timeout=timeout))
+            assert found.available is works
+    finally:
+        first.close()
+        second.close()
+    assert deadlines == [10.0, 20.0]
