@@ -27,6 +27,7 @@ from pytest_gvisor.settings import Platform, Settings
 if TYPE_CHECKING:
     from pytest_gvisor.images.progress import Tell
     from pytest_gvisor.images.store import Images
+    from pytest_gvisor.launch.outcome import Completed
 
 
 class Engine:
@@ -73,15 +74,20 @@ class Engine:
     def availability(self, platform: Platform, settings: Settings) -> Availability:
         """The verdict on a platform, found out once per run and platform, or at an earlier run.
 
-        Raises as `runsc`, and `LaunchError` where nothing can be started at all.
+        One that hung is tried again where these settings give it longer. Raises as `runsc`, and
+        `LaunchError` where nothing can be started at all.
         """
         runsc = self.runsc(settings.runsc)
         key = (runsc.sha256, platform)
-        if key not in self._verdicts:
+        deadline = platforms.deadline_for(settings.timeout)
+        found = self._verdicts.get(key)
+        if found is None or not found.holds(deadline):
             with self._stored(f"{runsc.sha256[:16]}-{platform}.json") as stored:
-                self._verdicts[key] = stored.verdict or self._find_out(platform, runsc, settings)
-                stored.verdict = self._verdicts[key]
-        return self._verdicts[key]
+                found = stored.verdict
+                if found is None or not found.holds(deadline):
+                    found = self._find_out(platform, runsc, settings, deadline)
+                self._verdicts[key] = stored.verdict = found
+        return found
 
     @contextlib.contextmanager
     def _stored(self, name: str) -> Iterator[_Stored]:
@@ -97,15 +103,19 @@ class Engine:
             text = file.read()
             stored.verdict = verdicts.decode(text) if text else None
             yield stored
-            if not text and stored.verdict is not None:
-                file.write(verdicts.encode(stored.verdict))
+            if stored.verdict is not None and (new := verdicts.encode(stored.verdict)) != text:
+                file.seek(0)
+                file.truncate()
+                file.write(new)
                 file.flush()
 
-    def _find_out(self, platform: Platform, runsc: Runsc, settings: Settings) -> Availability:
+    def _find_out(
+        self, platform: Platform, runsc: Runsc, settings: Settings, deadline: float
+    ) -> Availability:
         if settings.reprobe:
             verdicts.forget(runsc.sha256, platform)
-        known = verdicts.recall(runsc.sha256, platform)
-        found = self._probe(platform, runsc, known, platforms.deadline_for(settings.timeout))
+        known = verdicts.recall(runsc.sha256, platform, deadline)
+        found = self._probe(platform, runsc, known, deadline)
         if found is not known:
             verdicts.keep(runsc.sha256, found)
         return found
@@ -117,12 +127,12 @@ class Engine:
 
         record = Record()
 
-        def run(deadline: float) -> tuple[str, str]:
+        def run(deadline: float) -> tuple[Completed, str]:
             request = dataclasses.replace(
                 gvisor.request(["uname", "-r"], timeout=deadline), logs=True
             )
             completed = Runner(request, self.launcher, record).run()
-            return completed.stdout.strip(), "\n".join(relevant(record.debug_logs.get("boot", "")))
+            return completed, "\n".join(relevant(record.debug_logs.get("boot", "")))
 
         def said() -> str:
             kept = record.debug_logs

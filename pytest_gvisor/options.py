@@ -42,8 +42,8 @@ OPTIONS = (
         ini="args",
         action="append",
         metavar="NAMES",
-        help="auto (default: systrap where the binary has it, else ptrace), all, or a comma list "
-        "of systrap, kvm, ptrace; may be repeated. With two or more, every test that uses a "
+        help="auto (default, alone: systrap where the binary has it, else ptrace), all, or a comma "
+        "list of systrap, kvm, ptrace; may be repeated. With two or more, every test that uses a "
         "sandbox runs once per platform. With native among them, tests inside also run on the "
         "host.",
     ),
@@ -71,7 +71,7 @@ OPTIONS = (
         field="reprobe",
         ini=None,
         action="store_true",
-        help="try platforms that an earlier run of this boot has found unusable again.",
+        help="try platforms again on which the probe of an earlier run of this boot hung.",
     ),
     Option(
         name="timeout",

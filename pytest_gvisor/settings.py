@@ -119,8 +119,9 @@ NATIVE = "native"
 def platforms(value: object) -> tuple[Platform, ...]:
     """Platforms from ``auto``, ``all``, a comma list, a `Platform`, or a list of these.
 
-    ``auto`` is the empty tuple. The order is kept, a repetition is dropped. ``native`` is read by
-    `native`, and is nothing by itself. Raises `UsageError`.
+    ``auto`` is the empty tuple, and has no other platform beside it. The order is kept, a
+    repetition is dropped. ``native`` is read by `native`, and is nothing by itself. Raises
+    `UsageError`.
     """
     parts = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
     names = [name.strip() for part in parts for name in _text(part, "platform").split(",")]
@@ -137,6 +138,11 @@ def platforms(value: object) -> tuple[Platform, ...]:
             found |= dict.fromkeys(Platform)
         elif name != "auto":
             found[word(Platform, name, "platform")] = None
+    if "auto" in names and found:
+        raise UsageError(
+            f"platform={','.join(filter(None, names))}: auto stands alone; what it means is "
+            "systrap where the binary has it, else ptrace: name that one"
+        )
     if not any(names):
         raise UsageError("platform names nothing; say auto, all, or " + _choices(Platform))
     return tuple(found)

@@ -1,7 +1,8 @@
 """Verdicts on platforms that a run has cost, kept until the next boot, in the sessions' folder.
 
 Only what is bad and cannot be seen without a run is kept (`words.LASTING`): a platform that hangs
-would cost each session its deadline. The key is the binary, the boot, and the platform.
+would cost each session its deadline. The key is the binary, the boot, and the platform; a run that
+hung says nothing of a longer deadline than it had.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
+import re
 import secrets
 
 from pytest_gvisor.launch import session_dir
@@ -18,6 +21,7 @@ from pytest_gvisor.runsc.words import LASTING, Cause
 from pytest_gvisor.settings import Platform
 
 _MAX = 64 * 1024
+_NAME = re.compile(r"v-[0-9a-f]{16}-([0-9a-f-]{13})-\w+\.json(\.[0-9a-f]{8})?", re.ASCII)
 _HINT = "This was found out earlier; --gvisor-reprobe tries again."
 
 
@@ -35,6 +39,7 @@ def decode(text: str) -> Availability | None:
             cause=Cause(fields["cause"]),
             detail=str(fields["detail"]),
             next_step=str(fields["next_step"]),
+            deadline=float(fields["deadline"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -50,11 +55,15 @@ def boot_id() -> str:
     return ""
 
 
-def recall(sha256: str, platform: Platform) -> Availability | None:
-    """The bad verdict that an earlier session of this boot has left, or None."""
+def recall(sha256: str, platform: Platform, deadline: float) -> Availability | None:
+    """The bad verdict that an earlier session of this boot has left, or None.
+
+    It has to hold for a probe of ``deadline`` seconds.
+    """
     path = _path(sha256, platform)
     if path is None:
         return None
+    sweep()
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -63,7 +72,9 @@ def recall(sha256: str, platform: Platform) -> Availability | None:
         if os.fstat(fd).st_uid != os.geteuid():
             return None
         found = decode(file.read(_MAX).decode("utf-8", "replace"))
-    if found is None or found.platform is not platform or found.cause not in LASTING:
+    if found is None or found.platform is not platform or not _lasts(found):
+        return None
+    if not found.holds(deadline):
         return None
     return dataclasses.replace(found, next_step=f"{found.next_step} {_HINT}".strip())
 
@@ -71,7 +82,7 @@ def recall(sha256: str, platform: Platform) -> Availability | None:
 def keep(sha256: str, verdict: Availability) -> None:
     """Leave a bad verdict for later sessions; what cannot be written is found out again."""
     path = _path(sha256, verdict.platform)
-    if path is None or verdict.cause not in LASTING:
+    if path is None or not _lasts(verdict):
         return
     new = f"{path}.{secrets.token_hex(4)}"
     with contextlib.suppress(OSError):
@@ -87,6 +98,21 @@ def forget(sha256: str, platform: Platform) -> None:
     if path is not None:
         with contextlib.suppress(OSError):
             os.unlink(path)
+
+
+def sweep() -> None:
+    """Remove what was kept before this boot."""
+    boot, base = boot_id(), session_dir.base_folder()
+    with contextlib.suppress(OSError):
+        for name in os.listdir(base) if boot else ():
+            match = _NAME.fullmatch(name)
+            if match and match[1] != boot[:13]:
+                os.unlink(os.path.join(base, name))
+
+
+def _lasts(verdict: Availability) -> bool:
+    # A look that hung is no run: each session looks anew.
+    return verdict.cause in LASTING and math.isfinite(verdict.deadline)
 
 
 def _path(sha256: str, platform: Platform) -> str | None:

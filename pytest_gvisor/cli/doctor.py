@@ -18,6 +18,15 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.settings import Platform, Settings
 
 SCHEMA = 1
+_PLATFORM = "platform "
+_NEEDED = ("root", "network", "platform", "ignore-cgroups", "overlay2")
+# What is done with a flag where the binary has it.
+_USED = {
+    "pod-init-config": "exact exit statuses",
+    "rootless": "sandboxes of users other than root",
+    "debug-log": "causes from its logs",
+    "strace": "system calls with --gvisor-debug",
+}
 _MARKS = {State.GOOD: "ok", State.NOTE: "-", State.BAD: "NO"}
 
 
@@ -56,12 +65,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def examine(settings: Settings) -> tuple[list[Finding], bool]:
     """Everything that was found, and whether tests can run with these settings."""
+    left = machine.sessions()
     engine = Engine()
     try:
         found, able = _of_runsc(engine, settings)
     finally:
         engine.close()
-    return [*found, *machine.findings()], able
+    works = any(one.state is State.GOOD for one in found if one.name.startswith(_PLATFORM))
+    return [*found, *machine.findings(works=works), left], able
 
 
 def _of_runsc(engine: Engine, settings: Settings) -> tuple[list[Finding], bool]:
@@ -69,7 +80,7 @@ def _of_runsc(engine: Engine, settings: Settings) -> tuple[list[Finding], bool]:
         runsc = engine.runsc(settings.runsc)
     except GvisorError as error:
         return [machine.bad("runsc", error)], False
-    found = [_binary(runsc)]
+    found = [_binary(runsc), features(runsc)]
     default = engine.platforms_of(settings)[0]
     able = False
     for platform in Platform:
@@ -85,10 +96,26 @@ def _binary(runsc: Runsc) -> Finding:
     return Finding(name="runsc", state=State.GOOD, detail=detail)
 
 
+def features(runsc: Runsc) -> Finding:
+    """What its flags make possible of what the plugin uses."""
+    lacking = [f"--{flag}" for flag in _NEEDED if flag not in runsc.flags]
+    if lacking:
+        return Finding(
+            name="features",
+            state=State.BAD,
+            detail=f"this runsc has no {', '.join(lacking)}, and no sandbox starts without",
+            next_step="Use a release of December 2022 or later.",
+        )
+    have = [what for flag, what in _USED.items() if flag in runsc.flags]
+    none = [f"no {what} (--{flag})" for flag, what in _USED.items() if flag not in runsc.flags]
+    state = State.NOTE if none else State.GOOD
+    return Finding(name="features", state=state, detail="; ".join([*none, ", ".join(have)]))
+
+
 def _platform(
     engine: Engine, platform: Platform, settings: Settings, default: Platform
 ) -> tuple[Finding, bool]:
-    name = f"platform {platform}"
+    name = f"{_PLATFORM}{platform}"
     try:
         verdict = engine.availability(platform, settings)
     except GvisorError as error:

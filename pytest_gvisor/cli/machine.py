@@ -1,4 +1,7 @@
-"""What ``doctor`` looks at besides runsc: the machine, and what earlier sessions have left."""
+"""What ``doctor`` looks at besides runsc: the machine, and what earlier sessions have left.
+
+What can be tried is tried: a user namespace, a cgroup with each limit, a ping of docker's daemon.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,21 @@ import shutil
 import subprocess
 import sys
 
-from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.errors import DaemonUnavailable, GvisorError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.launch import _linux, session_dir
+from pytest_gvisor.launch import _linux, cgroup, session_dir
+from pytest_gvisor.launch.cgroup import Limits
+from pytest_gvisor.launch.session_dir import SessionDir
 from pytest_gvisor.runsc.words import CONTAINER
 from pytest_gvisor.vm.machine import missing
 
-_DOCKER = ("/run/docker.sock", "/var/run/docker.sock")
+_DEADLINE = 10.0
+
+_LIMITS = {
+    "memory": Limits(memory=1 << 30),
+    "processes": Limits(pids=1000),
+    "processors": Limits(cpus=1.0),
+}
 
 
 class State(enum.StrEnum):
@@ -45,16 +56,15 @@ def bad(name: str, error: GvisorError) -> Finding:
     return Finding(name=name, state=State.BAD, detail=detail, next_step=error.next_step)
 
 
-def findings(proc: str = "/proc") -> list[Finding]:
-    """All of it."""
+def findings(proc: str = "/proc", *, works: bool = False) -> list[Finding]:
+    """All of it, apart from `sessions`. ``works``: a sandbox of this user's has run just now."""
     return [
-        _user_namespaces(proc),
+        _user_namespaces(proc, works=works),
         _newuidmap(),
         _cgroups(proc),
         _docker(),
         _vm(),
         _python(),
-        _sessions(),
     ]  # fmt: skip
 
 
@@ -71,29 +81,34 @@ def _python() -> Finding:
     return Finding(name="Python", state=State.GOOD, detail=detail)
 
 
-def _user_namespaces(proc: str) -> Finding:
+def _user_namespaces(proc: str, *, works: bool) -> Finding:
     """What `runsc --rootless`, for other users than root, needs of the kernel."""
     name = "user namespaces"
-    for switch, value, step in (
-        ("user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
-        ("kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
+    state = State.NOTE if os.geteuid() == 0 or works else State.BAD
+    for switch, value, who, step in (
+        (
+            "user/max_user_namespaces", "0", "no user can make one",
+            "sysctl user.max_user_namespaces=10000",
+        ),
+        (
+            "kernel/unprivileged_userns_clone", "0", "users other than root cannot make one",
+            "sysctl kernel.unprivileged_userns_clone=1",
+        ),
         (
             "kernel/apparmor_restrict_unprivileged_userns", "1",
+            "AppArmor keeps them from users other than root, unless a program's profile has them",
             "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
         ),
     ):  # fmt: skip
         if _text(f"{proc}/sys/{switch}") == value:
-            dotted = switch.replace("/", ".")
-            return Finding(
-                name=name,
-                state=State.NOTE if os.geteuid() == 0 else State.BAD,
-                detail=f"{dotted} is {value}: users other than root cannot run sandboxes",
-                next_step=f"As root: {step}",
-            )
+            detail = f"{switch.replace('/', '.')} is {value}: {who}"
+            if works and os.geteuid() != 0:
+                detail += "; this user's sandboxes run all the same"
+            return Finding(name=name, state=state, detail=detail, next_step=f"As root: {step}")
     if refusal := _tried():
         return Finding(
             name=name,
-            state=State.NOTE if os.geteuid() == 0 else State.BAD,
+            state=state,
             detail=f"uid {os.geteuid()} may not make one: {refusal}",
             next_step=f"A container's profile may forbid it: {CONTAINER}.",
         )
@@ -109,11 +124,18 @@ def _tried() -> str:
     )
     folder = os.path.dirname(os.path.abspath(_linux.__file__))
     # A child: this process may have threads, and must stay in the namespace that it is in.
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", program, folder],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False,
-    )  # fmt: skip
-    return escape(done.stdout.strip() or done.stderr.strip()[-200:])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", program, folder],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_DEADLINE,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"the try did not end within {_DEADLINE:g} s"
+    except OSError as error:
+        return f"the try cannot be started: {error.strerror or error}"
+    said = escape(done.stdout.strip() or done.stderr.strip()[-200:])
+    return said or (f"the try ended with status {done.returncode}" if done.returncode else "")
 
 
 def _newuidmap() -> Finding:
@@ -137,23 +159,51 @@ def _cgroups(proc: str) -> Finding:
         return Finding(
             name="cgroups", state=State.NOTE, detail="not mounted: no limits on memory or processes"
         )
-    if os.geteuid() != 0:
-        detail += "; limits on memory and processes need root, or a cgroup of this user's"
-    return Finding(name="cgroups", state=State.GOOD, detail=detail)
+    try:
+        refusals = _limits_tried()
+    except GvisorError as error:
+        refusals = {"": " ".join(error.message.split())}
+    if not refusals:
+        detail += "; memory, processes and processors can be limited"
+        return Finding(name="cgroups", state=State.GOOD, detail=detail)
+    return Finding(
+        name="cgroups",
+        state=State.NOTE,
+        detail=escape("; ".join([detail, *dict.fromkeys(refusals.values())])),
+        next_step="Only tests with such limits need it: run them as root, or in a cgroup of this "
+        "user's. In a container, /sys/fs/cgroup must be writable (docker: `--privileged`).",
+    )
+
+
+def _limits_tried() -> dict[str, str]:
+    """Why each limit cannot be had, by its name. Raises `LaunchError` where none can be tried."""
+    session = SessionDir.create(SessionDir.new_path(session_dir.base_folder()))
+    found = {}
+    try:
+        for name, limits in _LIMITS.items():
+            try:
+                cgroup.create(
+                    limits, lambda path: session.journal(id="doctor", cgroups=[path])
+                ).remove()
+            except GvisorError as error:
+                found[name] = " ".join(error.message.split())
+    finally:
+        session.remove()
+    return found
 
 
 def _docker() -> Finding:
-    sockets = [path for path in _DOCKER if os.path.exists(path)]
-    if not sockets:
-        detail = "no daemon; only images from it need one"
-        return Finding(name="docker", state=State.NOTE, detail=detail)
-    usable = os.access(sockets[0], os.R_OK | os.W_OK)
-    return Finding(
-        name="docker",
-        state=State.GOOD if usable else State.NOTE,
-        detail=sockets[0] if usable else f"{sockets[0]} may not be used by uid {os.geteuid()}",
-        next_step="" if usable else "Add this user to the group docker, which makes it root.",
-    )
+    from pytest_gvisor.images.docker import Daemon  # noqa: PLC0415 -- imports the SDK
+
+    where = os.environ.get("DOCKER_HOST") or "/var/run/docker.sock"
+    try:
+        with Daemon():
+            return Finding(name="docker", state=State.GOOD, detail=escape(f"answers at {where}"))
+    except GvisorError as error:
+        detail = escape(" ".join(error.message.split()))
+        if isinstance(error, DaemonUnavailable):
+            detail += "; only images from one need it"
+        return Finding(name="docker", state=State.NOTE, detail=detail, next_step=error.next_step)
 
 
 def _vm() -> Finding:
@@ -163,7 +213,8 @@ def _vm() -> Finding:
     return Finding(name="vm", state=State.GOOD, detail="`pytest-gvisor vm` can make one")
 
 
-def _sessions() -> Finding:
+def sessions() -> Finding:
+    """What dead sessions have left. To be looked at first: a session that starts sweeps."""
     name = "sessions"
     try:
         base = session_dir.base_folder()
@@ -175,6 +226,6 @@ def _sessions() -> Finding:
             name=name,
             state=State.NOTE,
             detail=f"{len(dead)} dead in {base}",
-            next_step="pytest-gvisor sweep removes them; so does the next session.",
+            next_step="pytest-gvisor sweep removes them; so does each new session.",
         )
     return Finding(name=name, state=State.GOOD, detail=f"none left in {base}")

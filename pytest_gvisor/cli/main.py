@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.epilog = "\n".join(["commands:", *lines, "", "COMMAND --help says more."])
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    _open_standard_streams()
     chosen = parser.parse_args(arguments)
     module = importlib.import_module(f"pytest_gvisor.cli.{chosen.command}")
     try:
@@ -48,6 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where one is closed: what is opened next would get its number."""
+    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            stream = open(fd, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 -- stays open
+            setattr(sys, name, stream)
 
 
 def _tell(command: str, error: GvisorError, status: int) -> int:

@@ -7,20 +7,23 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor.cli import words
 from pytest_gvisor.engine import Engine
 from pytest_gvisor.errors import UsageError, WorkloadTimeout
 from pytest_gvisor.harness import Gvisor, Hooks
+from pytest_gvisor.keep import keep
 from pytest_gvisor.launch import terminal
 from pytest_gvisor.launch.outcome import Completed
-from pytest_gvisor.launch.request import Record
+from pytest_gvisor.launch.request import Record, Workspace
+from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.oci.rootfs import directory
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.settings import Settings, replaced
+from pytest_gvisor.workload import Who
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -29,7 +32,9 @@ _PIECE = 64 * 1024
 _AT_A_TERMINAL = 24 * 3600.0
 _TIMED_OUT = 124
 # What `Settings` has of a run, by the option's name.
-_SETTINGS = ("platform", "network", "runsc", "timeout", "memory", "pids")
+_SETTINGS = ("platform", "network", "netns", "runsc", "timeout", "rootless", "image", "memory",
+             "pids", "cpus", "max_output", "debug")  # fmt: skip
+_DEBUG = (": boot log", ": strace")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,13 +49,47 @@ def parser() -> argparse.ArgumentParser:
         "--tty", action="store_true",
         help="a terminal for COMMAND, connected with this one; the deadline is then a day",
     )  # fmt: skip
+    _add_runsc(made)
+    _add_workload(made)
+    made.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND…")
+    return made
+
+
+def _add_runsc(made: argparse.ArgumentParser) -> None:
+    """How the sandbox is started."""
     made.add_argument("--platform", metavar="NAME", help="systrap, kvm or ptrace (default: auto)")
     made.add_argument("--network", metavar="MODE", help="none, sandbox or host (default: none)")
+    made.add_argument("--netns", metavar="PATH", help="a network namespace to join, for sandbox")
     made.add_argument("--runsc", metavar="PATH", help="this binary, and no search")
+    made.add_argument("--rootless", metavar="WHEN", help="auto, on or off (default: auto)")
     made.add_argument("--timeout", metavar="SECONDS", help="deadline (default: 60)")
     made.add_argument("--memory", metavar="SIZE", help="limit, for instance 256M; needs root")
     made.add_argument("--pids", type=words.count, metavar="N", help="limit; needs root")
+    made.add_argument(
+        "--cpus", type=float, metavar="N", help="limit in processors, for instance 0.5; needs root"
+    )
+    made.add_argument(
+        "--max-output", type=words.size, metavar="SIZE",
+        help="how much of each stream is written, its head and tail (default: 16M)",
+    )  # fmt: skip
+    made.add_argument(
+        "--debug", action="store_true", default=None,
+        help="the sentry's boot log and the last system calls, on standard error behind the rest",
+    )  # fmt: skip
+    made.add_argument(
+        "--keep", metavar="DIR",
+        help="leave bundle, logs and a replay.sh in DIR, which must not be there",
+    )  # fmt: skip
+
+
+def _add_workload(made: argparse.ArgumentParser) -> None:
+    """What runs in it."""
+    made.add_argument(
+        "--image", metavar="REF", help="an image as root: an archive, or a docker daemon's"
+    )
+    made.add_argument("--entrypoint", metavar="PROGRAM", help="instead of the image's")
     made.add_argument("--rootfs", metavar="DIR", help="a folder as root instead of the host's")
+    made.add_argument("--readonly", action="store_true", help="no writing to the root")
     made.add_argument(
         "--mount", action="append", default=[], metavar="SOURCE:TARGET[:rw]",
         help="a folder of the host's, read-only unless :rw; may be repeated",
@@ -58,10 +97,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE", help="may be repeated"
     )
-    made.add_argument("--cwd", default="/", metavar="DIR", help="folder inside (default: /)")
-    made.add_argument("--user", default="0", metavar="UID[:GID]", help="user inside (default: 0)")
-    made.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND…")
-    return made
+    made.add_argument("--hostname", default=HOSTNAME, help=f"default: {HOSTNAME}")
+    made.add_argument("--cwd", metavar="DIR", help="folder inside (default: /, or the image's)")
+    made.add_argument(
+        "--user", metavar="UID[:GID]",
+        help="user inside (default: 0, or the image's); with --image also by name",
+    )  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -71,37 +112,91 @@ def main(arguments: Sequence[str]) -> int:
     """
     known = parser()
     given = known.parse_args(arguments)
-    command = words.command(known, given.command)
-    asked = {name: getattr(given, name) for name in _SETTINGS}
-    if given.tty and given.timeout is None:
-        asked["timeout"] = _AT_A_TERMINAL
-    settings = replaced(Settings(), {k: v for k, v in asked.items() if v is not None})
-    mounts, env = [mount_of(text) for text in given.mount], dict(map(pair_of, given.env))
+    # An image has a command of its own.
+    optional = given.image is not None and given.command in ([], ["--"])
+    command = () if optional else words.command(known, given.command)
+    settings, options = _settings(given), _options(given)
+    kept = _keeping(given)
     engine = Engine()
+    gvisor = None
     try:
         platform = engine.platforms_of(settings)[0]
         engine.availability(platform, settings).check()
-        gvisor = engine.gvisor(platform, settings, Hooks())
-        options = {
-            "env": env,
-            "cwd": given.cwd,
-            "user": given.user if ":" in given.user else _uid(given.user),
-            "rootfs": None if given.rootfs is None else directory(given.rootfs),
-            "mounts": mounts,
-        }
+        gvisor = engine.gvisor(platform, settings, Hooks(keep=kept))
         if given.tty:
             return _status(_at_terminal(engine, gvisor, command, options))
-        stdin = None if sys.stdin.isatty() else standard_input()
+        stdin = None if os.isatty(0) else standard_input()
         done = gvisor.run(command, input=stdin, **options)
+        _show(done)
+        return _status(done)
     except WorkloadTimeout as error:
         if not given.tty:
             _show(error.completed)
         print(f"pytest-gvisor run: {error}", file=sys.stderr)
         return _TIMED_OUT
     finally:
+        if gvisor is not None:
+            _tell(gvisor)
         engine.close()
-    _show(done)
-    return _status(done)
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    asked = {name: getattr(given, name) for name in _SETTINGS}
+    if given.tty and given.timeout is None:
+        asked["timeout"] = _AT_A_TERMINAL
+    settings = replaced(Settings(), {k: v for k, v in asked.items() if v is not None})
+    if len(settings.platforms) > 1 or settings.native:
+        raise UsageError(
+            f"--platform {given.platform}: a command runs on one platform",
+            next_step="Name one, or call the tool once for each.",
+        )
+    return settings
+
+
+def _options(given: argparse.Namespace) -> dict[str, Any]:
+    """The workload's, as `Gvisor.run` takes them."""
+    return {
+        "env": dict(map(pair_of, given.env)),
+        "cwd": given.cwd,
+        "user": _user(given.user, named=given.image is not None),
+        "rootfs": None if given.rootfs is None else directory(given.rootfs),
+        "entrypoint": given.entrypoint,
+        "mounts": [mount_of(text) for text in given.mount],
+        "hostname": given.hostname,
+        "readonly": given.readonly,
+    }
+
+
+def _keeping(given: argparse.Namespace) -> Callable[[Workspace, Record], None] | None:
+    if given.keep is None:
+        return None
+    if given.tty:
+        raise UsageError("--keep and --tty cannot be had together")
+    folder = os.path.abspath(given.keep)
+    if os.path.lexists(folder):
+        raise UsageError(f"--keep {folder} is there already", next_step="Name another folder.")
+
+    def kept(workspace: Workspace, record: Record) -> None:
+        try:
+            keep(folder, workspace, record)
+        except OSError as error:
+            print(f"pytest-gvisor run: not kept in {folder}: {error}", file=sys.stderr)
+
+    return kept
+
+
+def _tell(gvisor: Gvisor) -> None:
+    """What --debug and --keep have of the run, on standard error."""
+    for record in gvisor.records:
+        if gvisor.settings.debug:
+            from pytest_gvisor.report.sections import sections  # noqa: PLC0415 -- imports pytest
+
+            for title, text in sections([record], nodeid="", platforms=(), debug=True):
+                if title.endswith(_DEBUG):
+                    print(title, text, sep="\n", file=sys.stderr)
+        if record.kept:
+            told = f"kept in {record.kept}; {record.kept}/replay.sh repeats it"
+            print(f"pytest-gvisor run: {told}", file=sys.stderr)
 
 
 def _status(done: Completed) -> int:
@@ -114,18 +209,22 @@ def _at_terminal(
     if "TERM" in os.environ:
         options["env"].setdefault("TERM", os.environ["TERM"])
     request = gvisor.request(command, **options)
+    record = Record()
+    gvisor.records.append(record)
     # Their default ends the process on the spot, and would leave the terminal as it is then.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     with terminal.raw(0, 1) as user:
-        return terminal.run(request, engine.launcher, Record(), user)
+        return terminal.run(request, engine.launcher, record, user)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _uid(text: str) -> int:
+def _user(text: str | None, *, named: bool) -> Who | None:
+    if text is None or ":" in text or (named and text):
+        return text
     if not (text.isascii() and text.isdigit() and len(text) <= 10):
         raise UsageError(f"--user {text!r} is not a uid, nor UID:GID")
     return int(text)

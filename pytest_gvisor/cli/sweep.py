@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from pytest_gvisor import verdicts
 from pytest_gvisor.launch import session_dir
 
 
@@ -18,6 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     base = session_dir.base_folder()
     for path in session_dir.sweep(base):
         print(f"removed {path}")
+    verdicts.sweep()
     left = session_dir.dead(base)
     for path in left:
         print(f"cannot be removed: {path}")

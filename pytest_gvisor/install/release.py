@@ -37,6 +37,8 @@ BINARY = "runsc"
 
 _MAX_DIGEST = 64 * 1024
 _STAGING = ".pytest-gvisor-install."
+_LINK = "link"
+_HOME = re.compile(r"gvisor-[\w.]+-[0-9a-f]{8}", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,29 +107,53 @@ def _check_folder(folder: str) -> None:
 @contextlib.contextmanager
 def _staging(folder: str) -> Iterator[str]:
     """A folder for what is not there yet, beside it; locked while this process lives."""
-    path = tempfile.mkdtemp(prefix=_STAGING, dir=folder)
+    path, lock = _made_staging(folder)
     try:
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield path
-        finally:
-            os.close(lock)
+        yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        _clear(path, folder)
+        os.close(lock)
+
+
+def _made_staging(folder: str) -> tuple[str, int]:
+    """A new folder, and the descriptor that locks it."""
+    while True:
+        path = tempfile.mkdtemp(prefix=_STAGING, dir=folder)
+        # Another installation may take it for a stale one before it is locked, and remove it.
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if os.path.samestat(os.stat(path), os.fstat(lock)):
+                    return path, lock
+            except BaseException:
+                os.close(lock)
+                shutil.rmtree(path, ignore_errors=True)
+                raise
+            os.close(lock)
+
+
+def _clear(staging: str, folder: str) -> None:
+    """Remove what an installation has left: its folder, and a release that no link leads to."""
+    # The link is made before the release moves out, and moves last: see `_place`.
+    with contextlib.suppress(OSError):
+        home = os.path.dirname(os.readlink(os.path.join(staging, _LINK)))
+        if _HOME.fullmatch(home):
+            shutil.rmtree(os.path.join(folder, home), ignore_errors=True)
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def _remove_stale(folder: str) -> None:
-    """Remove what an installation that was killed has left: a folder that nobody has locked."""
+    """Remove what an installation that was killed has left: its folder, which nobody has locked."""
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        if not name.startswith(_STAGING) or os.lstat(path).st_uid != os.geteuid():
-            continue
         with contextlib.suppress(OSError):
+            if not name.startswith(_STAGING) or os.lstat(path).st_uid != os.geteuid():
+                continue
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path)
+                _clear(path, folder)
             finally:
                 os.close(lock)
 
@@ -200,14 +226,11 @@ def _place(binary: str, staging: str, folder: str, version: str) -> Installed:
     word = re.sub(r"[^\w.]", "_", version, flags=re.ASCII)[:40]
     name = f"gvisor-{word}-{secrets.token_hex(4)}"
     home = os.path.join(folder, name)
+    # The link first: as long as it lies in the staging folder, the release is nobody's (`_clear`).
+    link = os.path.join(staging, _LINK)
+    os.symlink(f"{name}/{BINARY}", link)
     os.rename(os.path.dirname(binary), home)
-    try:
-        link = os.path.join(staging, "link")
-        os.symlink(f"{name}/{BINARY}", link)
-        os.rename(link, path)
-    except BaseException:
-        shutil.rmtree(home, ignore_errors=True)
-        raise
+    os.rename(link, path)
     return Installed(path=path, version=version, real=os.path.join(home, BINARY), previous=previous)
 
 
@@ -219,4 +242,4 @@ def _previous(folder: str, path: str) -> str:
         home = os.path.join(folder, os.path.dirname(os.readlink(path)))
     except OSError:
         return ""
-    return home if re.match(r"gvisor-[\w.]+-[0-9a-f]{8}\Z", os.path.basename(home)) else ""
+    return home if _HOME.fullmatch(os.path.basename(home)) else ""

@@ -11,16 +11,21 @@ import errno
 import grp
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Sequence
 
+from pytest_gvisor.escape import escape
 from pytest_gvisor.runsc import kvm_ioctls
 from pytest_gvisor.runsc.words import Cause
 
 DEADLINE = 5.0
 _DEATH = 2.0
+
+_held: list[subprocess.Popen[bytes]] = []
+"""Children that the kernel holds: their value is kept, as letting it go is a ResourceWarning."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,20 +46,17 @@ def look(device: str, *, command: Sequence[str] = (), deadline: float = DEADLINE
 
     Takes at most ``deadline`` seconds and the time to kill the child.
     """
-    answer = _ask(list(command) or program(device), deadline)
-    if answer is None:
-        return Refusal(
-            cause=Cause.PROBE_HUNG,
-            detail=f"{device} did not answer KVM's ioctls within {deadline:g} s",
-        )
-    step, number = str(answer.get("step", "?")), answer.get("errno")
+    answer = _ask(list(command) or program(device), device, deadline)
+    if isinstance(answer, Refusal):
+        return answer
+    step, number = answer["step"], answer.get("errno")
     if not step:
         return None
     if "value" in answer:
         version = answer["value"]
         return Refusal(cause=Cause.NOT_KVM, detail=f"{device} has KVM API {version} and not 12")
-    name = errno.errorcode.get(number, str(number)) if isinstance(number, int) else "no answer"
-    said = f"{name}: {os.strerror(number)}" if isinstance(number, int) else name
+    assert isinstance(number, int)
+    said = f"{errno.errorcode.get(number, number)}: {os.strerror(number)}"
     if step == "open":
         return _unopened(device, number, said)
     if number in {errno.ENOTTY, errno.EINVAL} and step == "KVM_GET_API_VERSION":
@@ -62,10 +64,17 @@ def look(device: str, *, command: Sequence[str] = (), deadline: float = DEADLINE
     return Refusal(cause=Cause.REFUSED, detail=f"{device} refuses {step} ({said})")
 
 
-def _unopened(device: str, number: object, said: str) -> Refusal:
-    if number in {errno.EACCES, errno.EPERM}:
-        owner = _owner(device)
-        detail = f"{device} may not be opened by uid {os.geteuid()}{owner}"
+def _unopened(device: str, number: int, said: str) -> Refusal:
+    uid = os.geteuid()
+    if number == errno.EPERM:
+        # A file's mode and a security module say EACCES; EPERM is the device controller's word
+        # (admin-guide/cgroup-v1/devices), to root too.
+        detail = f"{device} is there, and the device cgroup forbids uid {uid} to open it ({said})"
+        return Refusal(cause=Cause.NOT_GIVEN, detail=detail)
+    if number == errno.EACCES:
+        detail = f"{device} may not be opened by uid {uid}{_owner(device)}"
+        if os.access(device, os.R_OK | os.W_OK, effective_ids=True):
+            detail += ", though its mode lets it: nodev, or a security module (AppArmor, SELinux)"
         return Refusal(cause=Cause.NO_PERMISSION, detail=detail)
     if number == errno.ENOENT:
         return Refusal(cause=Cause.NO_DEVICE, detail=f"there is no {device}")
@@ -83,25 +92,68 @@ def _owner(device: str) -> str:
     return f" (mode {stat.S_IMODE(info.st_mode):04o}, group {group})"
 
 
-def _ask(command: list[str], deadline: float) -> dict[str, object] | None:
-    """The child's answer; None where there was none in time, ``{}`` where it makes no sense."""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-        start_new_session=True,
-    ) as child:
-        try:
-            text = child.communicate(timeout=deadline)[0]
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            child.kill()
-            child.wait(_DEATH)
+def _ask(command: list[str], device: str, deadline: float) -> dict[str, object] | Refusal:
+    """The child's answer, with a ``step`` and, unless that is ``""``, ``errno`` or ``value``."""
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+        )
+    except OSError as error:
+        detail = f"the process that asks {device} cannot be started: {error.strerror or error}"
+        return Refusal(cause=Cause.UNASKED, detail=detail)
+    text = errors = b""
+    late = False
+    # Not in a `with`: its end waits for the child without a deadline.
+    try:
+        text, errors = child.communicate(timeout=deadline)
+    except subprocess.TimeoutExpired:
+        late = True
+    finally:
+        dead = _ended(child)
+    if late:
+        detail = f"{device} did not answer KVM's ioctls within {deadline:g} s"
+        if not dead:
+            _held.append(child)
+            detail += f", and the kernel holds process {child.pid}, which cannot be killed"
+        return Refusal(cause=Cause.PROBE_HUNG, detail=detail)
+    last = "".join(
+        f": {escape(line)}" for line in errors.decode(errors="replace").splitlines()[-1:]
+    )
+    how = f"ended with {_status(child.returncode)} and no answer{last}"
+    return _understood(text) or Refusal(
+        cause=Cause.UNASKED, detail=f"the process that asks {device} {how}"
+    )
+
+
+def _ended(child: subprocess.Popen[bytes]) -> bool:
+    """Kill the child and close its pipes; whether it is dead."""
+    for pipe in (child.stdout, child.stderr):
+        assert pipe is not None
+        pipe.close()
+    child.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(_DEATH)
+    return child.returncode is not None
+
+
+def _status(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    with contextlib.suppress(ValueError):
+        return f"signal {-status} ({signal.Signals(-status).name})"
+    return f"signal {-status}"
+
+
+def _understood(text: bytes) -> dict[str, object] | None:
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError):
-        return {}
-    return answer if isinstance(answer, dict) else {}
+        return None
+    step = answer.get("step") if isinstance(answer, dict) else None
+    whole = step == "" or (isinstance(step, str) and answer.keys() & {"errno", "value"})
+    return answer if whole and isinstance(answer.get("errno", 0), int) else None

@@ -8,23 +8,35 @@ and on the seccomp profile of the container around them.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import re
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import (
     GvisorError,
     PlatformUnavailable,
     RunscFailed,
     SandboxCrashed,
+    WorkloadFailed,
     WorkloadTimeout,
 )
+from pytest_gvisor.escape import escape
 from pytest_gvisor.runsc import kvm
 from pytest_gvisor.runsc.words import Cause, facts, remedy
 from pytest_gvisor.settings import Platform
 
+if TYPE_CHECKING:
+    from pytest_gvisor.launch.outcome import Completed
+
 PROBE_DEADLINE = 10.0
 LONGEST_DEADLINE = 60.0
 KVM_DEVICE = "/dev/kvm"
+
+_SHOWN = 500
+# gVisor's release differs by version of gVisor (4.4.0, 4.19.0-gvisor); the form does not.
+_RELEASE = re.compile(r"\d+\.\d+[\w.+~-]*", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,11 +47,17 @@ class Availability:
     cause: Cause
     detail: str = ""
     next_step: str = ""
+    deadline: float = math.inf
+    """Of a run that hung: how many seconds it had. Of all else it does not depend on one."""
 
     @property
     def available(self) -> bool:
         """Whether sandboxes run on it."""
         return self.cause is Cause.NONE
+
+    def holds(self, deadline: float) -> bool:
+        """Whether it answers for a probe that would have ``deadline`` seconds."""
+        return deadline <= self.deadline
 
     def check(self) -> None:
         """Raise `PlatformUnavailable` unless it is available."""
@@ -64,7 +82,7 @@ def deadline_for(timeout: float) -> float:
 def probe(
     platform: Platform,
     compiled_in: Collection[Platform],
-    run: Callable[[float], tuple[str, str]],
+    run: Callable[[float], tuple[Completed, str]],
     *,
     kvm_device: str = KVM_DEVICE,
     deadline: float = PROBE_DEADLINE,
@@ -73,8 +91,8 @@ def probe(
 ) -> Availability:
     """Find out whether ``platform`` works.
 
-    ``run`` runs ``uname -r`` on the platform under a deadline in seconds and returns what it
-    printed, and the boot log; everything that it started is dead when it returns or raises.
+    ``run`` runs ``uname -r`` on the platform under a deadline in seconds and returns what came of
+    it, and the boot log; everything that it started is dead when it returns or raises.
     ``said`` gives the line of runsc's own logs that says why the last run failed, or ``""``:
     where a platform is what fails, runsc's message is not more than that the sandbox is gone.
     ``known`` is what an earlier run has come to; it stands in for a run, and not for a look.
@@ -86,17 +104,36 @@ def probe(
     if known is not None:
         return known
     try:
-        release, boot_log = run(deadline)
+        completed, boot_log = run(deadline)
     except WorkloadTimeout:
         detail = f"a sandbox that only runs `uname -r` did not end within {deadline:g} s"
-        return _unavailable(platform, Cause.PROBE_HUNG, _told(detail, said()) + facts(platform))
+        found = _unavailable(platform, Cause.PROBE_HUNG, _told(detail, said()) + facts(platform))
+        return dataclasses.replace(found, deadline=deadline)
     except (RunscFailed, SandboxCrashed) as error:
         detail = _told(_first_lines(error, 1 if said() else 4), said())
         return _unavailable(platform, Cause.PROBE_FAILED, detail + facts(platform))
+    wrong = _wrong(completed)
+    if not wrong:
+        return Availability(platform=platform, cause=Cause.NONE)
+    for name, text in (("stderr", completed.stderr.strip()), ("runsc's log", boot_log)):
+        shown = " | ".join(escape(text[-_SHOWN:]).splitlines())
+        wrong += f" | {name}: {shown}" if text else ""
+    return _unavailable(platform, Cause.PROBE_FAILED, wrong + facts(platform))
+
+
+def _wrong(completed: Completed) -> str:
+    """Why a ``uname -r`` that has ended does not speak for the platform; ``""`` where it does."""
+    try:
+        completed.check_returncode()
+    except WorkloadFailed as error:
+        how = error.message.splitlines()[0].partition("] ")[2]
+        return f"`uname -r` in the sandbox {how}"
+    release = completed.stdout.strip()
     if release == os.uname().release:
-        detail = f"the workload saw the host's own kernel {release}; {boot_log[-500:]}"
-        return Availability(platform=platform, cause=Cause.PROBE_FAILED, detail=detail)
-    return Availability(platform=platform, cause=Cause.NONE)
+        return f"`uname -r` in the sandbox printed the host's own kernel {release}"
+    if not _RELEASE.fullmatch(release):
+        return f"`uname -r` in the sandbox printed {escape(repr(release[:_SHOWN]))}"
+    return ""
 
 
 def _before(

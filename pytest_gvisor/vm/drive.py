@@ -61,7 +61,7 @@ def _warden(
     folder = session.path
     command = machines.vng(machine, folder)
     with stage("vm", f"cannot prepare {folder}"):
-        with open(os.path.join(folder, "script"), "w", encoding="utf-8") as script:
+        with open(os.path.join(folder, "script"), "wb") as script:
             script.write(machines.guest(machine))
         os.mkdir(os.path.join(folder, "tmp"))
         console = os.open(os.path.join(folder, "console"), os.O_WRONLY | os.O_CREAT, 0o600)

@@ -20,6 +20,7 @@ from pytest_gvisor.errors import MachineFailed, UsageError
 PACKAGES = ("virtme-ng", "qemu-system-x86", "linux-image-amd64", "virtiofsd", "kmod",
             "busybox-static")  # fmt: skip
 INSTALL = f"As root: apt-get update && apt-get install --no-install-recommends {' '.join(PACKAGES)}"
+_BOOT = "/boot"
 _PROGRAMS = ("vng", "qemu-system-x86_64", "modprobe", "busybox")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VIRTIOFSD = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd")
@@ -51,8 +52,11 @@ class Machine:
     kernel: str = ""
 
 
-def missing() -> list[str]:
-    """What this machine lacks for a VM, in words; empty where nothing does."""
+def missing(kernel: str = "") -> list[str]:
+    """What this machine lacks for a VM, in words; empty where nothing does.
+
+    ``kernel`` is the path of the one to boot, ``""`` for the newest of `kernels`.
+    """
     if platform.machine() != "x86_64":
         return [
             f"the emulated nested KVM needs an x86_64 machine, and this is {platform.machine()}"
@@ -60,13 +64,28 @@ def missing() -> list[str]:
     lacking = [f"no {name}" for name in _PROGRAMS if shutil.which(name, path=PATH) is None]
     if shutil.which("virtiofsd", path=PATH) is None and not any(map(os.path.isfile, _VIRTIOFSD)):
         lacking.append("no virtiofsd")
-    if not kernels():
-        lacking.append("no kernel in /boot with its modules and kvm-amd among them")
-    return lacking
+    return lacking + _without_kernel(kernel)
 
 
-def kernels(boot: str = "/boot", modules: str = "/lib/modules") -> list[str]:
-    """The kernels that can be used, the newest first: readable, with the module kvm-amd."""
+def _without_kernel(kernel: str) -> list[str]:
+    if kernel:
+        good = os.path.isfile(kernel) and os.access(kernel, os.R_OK)
+        return [] if good else [f"{kernel} is no kernel that can be read"]
+    try:
+        found = kernels()
+    except OSError as error:
+        return [f"{error.filename} cannot be read: {error.strerror}"]
+    what = "that can be read, with its modules and kvm-amd among them"
+    return [] if found else [f"no kernel in {_BOOT} {what}"]
+
+
+def kernels(boot: str | None = None, modules: str = "/lib/modules") -> list[str]:
+    """The kernels that can be used, the newest first: readable, with the module kvm-amd.
+
+    ``boot`` is the folder where they are, /boot unless given. Raises OSError where that, or the
+    modules of one, cannot be read.
+    """
+    boot = _BOOT if boot is None else boot
     found = []
     for name in os.listdir(boot) if os.path.isdir(boot) else ():
         release = name.removeprefix("vmlinuz-")
@@ -99,7 +118,7 @@ def vng(machine: Machine, folder: str) -> list[str]:
 
     Raises `MachineFailed` where something that it needs is missing.
     """
-    lacking = missing()
+    lacking = missing(machine.kernel)
     if lacking:
         raise MachineFailed(f"no VM can be made here: {'; '.join(lacking)}", next_step=INSTALL)
     # fmt: off
@@ -115,8 +134,8 @@ def vng(machine: Machine, folder: str) -> list[str]:
     return [*argv, "--exec", f"sh {GUEST_FOLDER}/script"]
 
 
-def guest(machine: Machine) -> str:
-    """The script that runs in the VM, as its root.
+def guest(machine: Machine) -> bytes:
+    """The script that runs in the VM, as its root; words that are no text are in it as they came.
 
     It leaves ``stdout``, ``stderr`` and, last of all, ``status`` in the run's folder.
     """
@@ -124,7 +143,7 @@ def guest(machine: Machine) -> str:
     kept = {**machine.env, "PYTHONDONTWRITEBYTECODE": "1"}
     words = [f"{name}={value}" for name, value in kept.items() if name not in _NOT_PASSED_ON]
     command = shlex.join(["env", "-i", *words, *machine.command])
-    return f"""\
+    script = f"""\
 exec </dev/null >{folder}/stdout 2>{folder}/stderr
 ip link set lo up 2>/dev/null
 modprobe kvm_amd && [ -c /dev/kvm ] || {{ echo no-kvm >{folder}/status; exit 1; }}
@@ -132,3 +151,4 @@ cd {shlex.quote(machine.cwd)} && {command}
 echo $? >{folder}/status.new
 mv {folder}/status.new {folder}/status
 """
+    return os.fsencode(script)

@@ -105,6 +105,10 @@ def test_in_a_container_it_says_the_truth_and_the_remedy_works(
     assert "NO platform systrap the launch failed at mount_namespace: " in told
     assert "user namespaces uid 0 may not make one: Operation not permitted" in told
     assert "platform kvm no device: there is no /dev/kvm" in told
+    if os.path.exists("/dev/kvm"):
+        told = words(doctor("--volume=/dev/kvm:/dev/kvm").stdout)
+        assert "not given to this container: /dev/kvm is there" in told
+        assert "`--device /dev/kvm`" in told
     remedy = ("--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined")
     assert f"`docker run {' '.join(remedy)}`" in told
     done = doctor(*remedy, "--security-opt=apparmor=unconfined")

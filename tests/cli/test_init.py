@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from pytest_gvisor.cli import init
 from pytest_gvisor.cli import main as cli
 from pytest_gvisor.errors import UsageError
+from pytest_gvisor.runsc import locate
 
 CHECKOUT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -77,6 +79,23 @@ def test_linters_find_nothing_in_this_project_s_own() -> None:
     """Its workflows, and its action."""
     lint("vendor.github-workflows", *(CHECKOUT / ".github/workflows").glob("*.yml"))
     lint("vendor.github-actions", CHECKOUT / "action.yml")
+
+
+OPEN_TO_ALL = ("/usr/local/bin", "/opt", "/usr/share", "/home")
+"""What a hosted runner's image makes 0777: actions/runner-images, configure-system.sh."""
+
+
+def test_the_action_installs_where_hosted_runners_let_only_root_write() -> None:
+    """And where the search looks, root's too: in a folder that is open to all it is refused."""
+    text = (CHECKOUT / "action.yml").read_text()
+    install = re.search(r'pytest-gvisor" install --release "\$RELEASE" --to (\S+)\n', text)
+    link = re.search(r"sudo ln -sfn (\S+) (\S+)\n", text)
+    assert install is not None
+    assert link is not None
+    assert link[1] == f"{install[1]}/runsc"
+    assert link[2] in locate.TRUSTED_PATHS
+    for path in (install[1], link[2]):
+        assert not [folder for folder in OPEN_TO_ALL if f"{path}/".startswith(f"{folder}/")]
 
 
 def test_the_linters_find_something_where_there_is_something(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
@@ -312,6 +313,56 @@ def test_an_interrupted_installation_leaves_nothing(
     else:
         assert process.returncode == 128 + number
         assert os.listdir(tmp_path) == []
+
+
+# The tool, killed when it is about to put the link in its place, where the release is already.
+KILLED = """
+import os, signal, sys
+from pytest_gvisor.cli import main
+from pytest_gvisor.install import release
+rename = os.rename
+
+def killing(source, target):
+    if os.path.basename(target) == "runsc":
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+
+release.os.rename = killing
+main.main(sys.argv[1:])
+"""
+
+
+def test_a_release_whose_link_never_came_is_removed_by_the_next_installation(
+    bucket: Bucket, real: bytes, tmp_path: Path
+) -> None:
+    """And no other: what was installed before stays."""
+    bucket.put("gvisor.tar.bz2", archive(runsc=real, gvisor_bin__x=b"one"))
+    before = tmp_path / "gvisor-20200101.0-0123abcd"
+    before.mkdir()
+    command = [sys.executable, "-c", KILLED, "install", "--to", str(tmp_path)]
+    done = subprocess.run([*command, "--base-url", bucket.url], capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert len([name for name in os.listdir(tmp_path) if name.startswith("gvisor-")]) == 2
+    assert not os.path.lexists(tmp_path / "runsc")
+    after = Path(get(bucket, tmp_path).real).parent
+    assert sorted(os.listdir(tmp_path)) == sorted([before.name, after.name, "runsc"])
+
+
+def test_two_installations_at_once_do_not_remove_each_other_s_folder(
+    bucket: Bucket, real: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one looks for what is stale when this one's is made, and not locked yet."""
+    bucket.put("runsc", real)
+    flock, others = fcntl.flock, [release._remove_stale]
+
+    def late(fd: int, operation: int) -> None:
+        while others:
+            others.pop()(str(tmp_path))
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert get(bucket, tmp_path).path == str(tmp_path / "runsc")
+    assert os.listdir(tmp_path) == ["runsc"]
 
 
 def test_a_terminal_is_told_how_far_it_is(bucket: Bucket, real: bytes, tmp_path: Path) -> None:

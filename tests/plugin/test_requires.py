@@ -171,6 +171,57 @@ def test_the_real_kvm_is_decided_within_its_deadline(alone: Project) -> None:
     if ran.outcomes() == {"passed": 3}:
         return
     ran.ends(passed=1, skipped=2)
-    causes = ("no device", "no permission", "the probe failed", "the probe hung", "not compiled in")
+    causes = ("no device", "no permission", "not given to this container", "the probe failed",
+              "the probe hung", "not compiled in")  # fmt: skip
     shown = "platform kvm is not available here: "
     assert any(f"{shown}{cause}: " in ran.output for cause in causes)
+
+
+# A conftest.py's text: ptrace hangs, each real probe is counted, and verdicts have a folder here.
+HANGING = """
+from pathlib import Path
+from pytest_gvisor.launch import session_dir
+from pytest_gvisor.runsc import platforms
+from pytest_gvisor.runsc.words import Cause
+
+here = Path(__file__).parent
+session_dir.base_folder = lambda: str(here / "base")
+
+def probe(platform, *_args, deadline, known, **_options):
+    if known is not None:
+        return known
+    with (here / "probes").open("a") as file:
+        file.write(f"{deadline:g}\\n")
+    return platforms.Availability(
+        platform=platform, cause=Cause.PROBE_HUNG, detail="it spun", deadline=deadline
+    )
+
+platforms.probe = probe
+"""
+
+
+def test_a_hang_is_remembered_until_it_is_asked_for_anew(alone: Project) -> None:
+    """By ``--gvisor-reprobe``, or by a deadline that is longer than the one that has passed."""
+    alone.test(
+        """
+        import pytest
+
+        @pytest.mark.requires_platform("ptrace")
+        def test_one(): ...
+
+        @pytest.mark.requires_platform("ptrace")
+        def test_two(): ...
+        """,
+        conftest=HANGING,
+    )
+    probes = alone.folder / "probes"
+    ran = alone.run().ends(skipped=2)
+    ran.shows("the probe hung: it spun").hides("--gvisor-reprobe")
+    assert probes.read_text() == "10\n"
+    alone.run("--gvisor-strict").shows("This was found out earlier; --gvisor-reprobe tries again")
+    assert probes.read_text() == "10\n"
+    alone.run("--gvisor-reprobe").ends(skipped=2)
+    assert probes.read_text() == "10\n10\n"
+    for _ in range(2):
+        alone.run("--gvisor-timeout=120").ends(skipped=2)
+        assert probes.read_text() == "10\n10\n20\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -10,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, Launcher, Platform, PlatformUnavailable, Runsc, Settings, verdicts
+from pytest_gvisor import (
+    Completed,
+    Gvisor,
+    Launcher,
+    Platform,
+    PlatformUnavailable,
+    Runsc,
+    Settings,
+    verdicts,
+)
 from pytest_gvisor.configured import run_settings
 from pytest_gvisor.engine import Engine
 from pytest_gvisor.harness import Hooks
@@ -73,7 +83,7 @@ def test_the_verdict_on_kvm_comes_in_time(engine: Engine, request: pytest.Fixtur
     assert "nested virtualisation" in told or "usermod" in told
 
 
-def _never(_deadline: float) -> tuple[str, str]:
+def _never(_deadline: float) -> tuple[Completed, str]:
     pytest.fail("the probe went on to a run")
 
 
@@ -131,9 +141,8 @@ def test_a_run_that_fails_says_what_runsc_said(runsc: Runsc) -> None:
     hooks = Hooks(runsc_args=lambda: ["--platform_device_path=/dev/null"])
     gvisor = Gvisor(runsc=runsc, platform=Platform.KVM, launcher=launcher, hooks=hooks)
 
-    def run(deadline: float) -> tuple[str, str]:
-        done = gvisor.run(["uname", "-r"], timeout=deadline)
-        return done.stdout.strip(), ""
+    def run(deadline: float) -> tuple[Completed, str]:
+        return gvisor.run(["uname", "-r"], timeout=deadline), ""
 
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -152,9 +161,8 @@ def test_a_run_that_hangs_is_dead_at_the_deadline(gvisor: Gvisor) -> None:
     session = gvisor._launcher.session().path
     keeper = gvisor._launcher.keeper().pid
 
-    def run(deadline: float) -> tuple[str, str]:
-        gvisor.run(["sleep", "1000"], timeout=deadline)
-        return "", ""
+    def run(deadline: float) -> tuple[Completed, str]:
+        return gvisor.run(["sleep", "1000"], timeout=deadline), ""
 
     started = time.monotonic()
     found = probe(gvisor.platform, {gvisor.platform}, run, deadline=2.0, kvm_device="/dev/kvm")
@@ -183,12 +191,18 @@ def test_a_bad_verdict_of_a_run_is_kept_until_it_is_asked_for_anew(
     probes: list[Cause] = []
 
     def probed(
-        platform: Platform, *_args: object, known: platforms.Availability | None, **_options: object
+        platform: Platform,
+        *_args: object,
+        known: platforms.Availability | None,
+        deadline: float,
+        **_options: object,
     ) -> platforms.Availability:
         if known is not None:
             return known
         probes.append(causes[0])
-        return platforms.Availability(platform=platform, cause=causes[0], detail="it spun")
+        return platforms.Availability(
+            platform=platform, cause=causes[0], detail="it spun", deadline=deadline
+        )
 
     causes = [Cause.PROBE_HUNG]
     monkeypatch.setattr(platforms, "probe", probed)
@@ -214,3 +228,38 @@ def test_a_bad_verdict_of_a_run_is_kept_until_it_is_asked_for_anew(
     assert ask().cause is Cause.PROBE_FAILED
     causes[0] = Cause.NONE
     assert ask().available
+
+
+@pytest.mark.parametrize("run", [None, f"deadline-{os.getpid()}"], ids=["alone", "with workers"])
+def test_a_run_asks_again_where_a_test_gives_longer_than_a_hang_had(
+    run: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Once, and a test with a shorter deadline takes what the longer one has come to."""
+    monkeypatch.setattr(verdicts, "_path", lambda *_: str(tmp_path / "verdict.json"))
+    deadlines: list[float] = []
+
+    def probed(
+        platform: Platform, *_args: object, known: object, deadline: float, **_options: object
+    ) -> platforms.Availability:
+        assert known is None
+        deadlines.append(deadline)
+        cause = Cause.PROBE_HUNG if deadline < 20 else Cause.NONE
+        return platforms.Availability(
+            platform=platform, cause=cause, deadline=deadline if deadline < 20 else math.inf
+        )
+
+    monkeypatch.setattr(platforms, "probe", probed)
+    first, second = Engine(run), Engine(run)
+    try:
+        for engine, timeout, works in (
+            (first, 60.0, False), (first, 120.0, True), (first, 600.0, True), (first, 60.0, True),
+            (second, 60.0, True),
+        ):  # fmt: skip
+            if engine is second and run is None:
+                break
+            found = engine.availability(Platform.PTRACE, Settings(timeout=timeout))
+            assert found.available is works
+    finally:
+        first.close()
+        second.close()
+    assert deadlines == [10.0, 20.0]

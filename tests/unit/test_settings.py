@@ -52,7 +52,7 @@ def test_any_value_is_read_or_a_usage_error_that_names_it(name: str, value: obje
         (" kvm , ptrace ", (Platform.KVM, Platform.PTRACE)),
         ("ptrace,kvm,ptrace", (Platform.PTRACE, Platform.KVM)),
         ("auto", ()),
-        ("auto,kvm", (Platform.KVM,)),
+        ("auto, auto", ()),
         ("all", tuple(Platform)),
         ("ptrace,all", (Platform.PTRACE, Platform.SYSTRAP, Platform.KVM)),
         (["kvm", "systrap,ptrace"], (Platform.KVM, Platform.SYSTRAP, Platform.PTRACE)),
@@ -73,6 +73,15 @@ def test_platforms_are_kept_in_their_order_and_once(
 def test_platforms_that_name_nothing_are_refused(written: object) -> None:
     """An empty variable in a script is a mistake, and no ``auto``."""
     with pytest.raises(UsageError, match="names nothing"):
+        settings.platforms(written)
+
+
+@pytest.mark.parametrize(
+    "written", ["auto,ptrace", "ptrace,auto", "all,auto", ["auto", "kvm"], "auto,native,kvm"]
+)
+def test_auto_stands_alone(written: object) -> None:
+    """Which platform it is, only the binary says: beside another one it might be the same."""
+    with pytest.raises(UsageError, match="auto stands alone"):
         settings.platforms(written)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,15 +115,41 @@ def test_no_device_and_no_file(tmp_path: Path) -> None:
     assert "EISDIR" in folder.detail
 
 
-def test_no_permission_names_mode_group_and_who(tmp_path: Path) -> None:
+def test_no_permission_names_mode_group_and_who(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is to be changed is in the message."""
     device = tmp_path / "kvm"
     device.touch(0o640)
+    monkeypatch.setattr(os, "access", lambda *_args, **_options: False)
     found = kvm.look(str(device), command=saying(f'{{"step": "open", "errno": {errno.EACCES}}}'))
     assert found is not None
     assert found.cause is Cause.NO_PERMISSION
     assert f"may not be opened by uid {os.geteuid()} (mode 0640, group " in found.detail
     assert "udevadm" in words.remedy(Platform.KVM, found.cause)
+
+
+def test_what_a_container_was_not_given_is_not_a_matter_of_permissions() -> None:
+    """A device cgroup says EPERM to root too, where a file's mode says EACCES."""
+    found = kvm.look("/dev/null", command=saying(f'{{"step": "open", "errno": {errno.EPERM}}}'))
+    assert found is not None
+    assert found.cause is Cause.NOT_GIVEN
+    assert f"forbids uid {os.geteuid()} to open it (EPERM: " in found.detail
+    remedy = words.remedy(Platform.KVM, found.cause)
+    assert "`--device /dev/kvm`" in remedy
+    assert "usermod" not in remedy
+    assert "udev" not in remedy
+
+
+def test_a_device_whose_mode_is_not_in_the_way_names_what_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """EACCES in spite of the mode: nodev, or a security module."""
+    monkeypatch.setattr(os, "access", lambda *_args, **_options: True)
+    found = kvm.look("/dev/null", command=saying(f'{{"step": "open", "errno": {errno.EACCES}}}'))
+    assert found is not None
+    assert found.cause is Cause.NO_PERMISSION
+    assert "its mode lets it: nodev, or a security module (AppArmor, SELinux)" in found.detail
 
 
 def test_a_device_that_does_not_answer_is_left_at_the_deadline(tmp_path: Path) -> None:
@@ -141,12 +169,70 @@ def test_a_device_that_does_not_answer_is_left_at_the_deadline(tmp_path: Path) -
     assert not os.path.exists(f"/proc/{pid.read_text()}")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "no", "[" * 10000, "{}", '{"step": 7}'])
-def test_a_child_that_says_nonsense_is_a_refusal(text: str) -> None:
-    """Never a device of use, and never an exception."""
+@pytest.mark.parametrize(
+    "text", ["", "[]", "no", "[" * 10000, "{}", '{"step": 7}', '{"step": "KVM_CREATE_VM"}']
+)
+def test_a_child_that_says_nonsense_is_no_word_of_the_device(text: str) -> None:
+    """Never a device of use, never a refusal of KVM's, and never an exception."""
     found = kvm.look("/dev/kvm", command=saying(text))
     assert found is not None
-    assert found.cause is Cause.REFUSED
+    assert found.cause is Cause.UNASKED
+    assert "ended with exit status 0 and no answer" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "ended with signal 9 (SIGKILL) and no answer"),
+        ("raise MemoryError('none')", "exit status 1 and no answer: MemoryError: none"),
+    ],
+)
+def test_a_child_that_dies_is_no_word_of_the_device(code: str, told: str) -> None:
+    """How it died is said, and how the question is put again by hand."""
+    found = kvm.look("/dev/kvm", command=[sys.executable, "-I", "-S", "-c", code])
+    assert found is not None
+    assert found.cause is Cause.UNASKED
+    assert told in found.detail
+    assert "kvm_ioctls.py /dev/kvm` puts it again" in words.remedy(Platform.KVM, found.cause)
+
+
+def test_a_child_that_cannot_be_started_is_no_word_of_the_device() -> None:
+    """Where no process can be had, for one."""
+    found = kvm.look("/dev/kvm", command=["/nonexistent/python"])
+    assert found is not None
+    assert found.cause is Cause.UNASKED
+    assert "No such file or directory" in found.detail
+
+
+def test_a_child_that_cannot_be_killed_does_not_hold_the_look_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel may hold it in an ioctl: it is left, with its pipes closed, and that is a hang."""
+    made: list[subprocess.Popen[bytes]] = []
+
+    class Stuck(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(self)
+
+        def kill(self) -> None:
+            """Nothing reaches it."""
+
+    monkeypatch.setattr(subprocess, "Popen", Stuck)
+    monkeypatch.setattr(kvm, "_DEATH", 0.1)
+    stuck = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(6)"]
+    started = time.monotonic()
+    try:
+        found = kvm.look("/dev/kvm", command=stuck, deadline=0.1)
+        assert time.monotonic() - started < 2
+        assert found is not None
+        assert found.cause is Cause.PROBE_HUNG
+        assert "cannot be killed" in found.detail
+        assert made[0].stdout is not None
+        assert made[0].stdout.closed
+    finally:
+        os.kill(made[0].pid, signal.SIGKILL)
+        made[0].wait()
 
 
 def proc(folder: Path, *, scope: str, seccomp: str) -> str:

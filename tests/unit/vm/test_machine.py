@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from pathlib import Path
 
@@ -40,11 +42,47 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
     """One error that names all of it, and one line to paste."""
     monkeypatch.setattr(machine, "PATH", "/nonexistent")
     monkeypatch.setattr(machine, "_VIRTIOFSD", ())
-    monkeypatch.setattr(machine, "kernels", list)
+    monkeypatch.setattr(machine, "_BOOT", "/nonexistent")
     with pytest.raises(MachineFailed, match="no vng; no qemu-system-x86_64; no modprobe") as caught:
         vng(Machine(command=("true",)), "/folder")
-    assert "no virtiofsd; no kernel in /boot" in caught.value.message
+    assert "no virtiofsd; no kernel in /nonexistent" in caught.value.message
     assert "apt-get install --no-install-recommends virtme-ng" in caught.value.next_step
+
+
+def test_a_boot_folder_that_may_not_be_read_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Mode 0700 for root alone is usual; it is not a want of kernels."""
+    listdir = os.listdir
+
+    def refusing(path: str) -> list[str]:
+        if path == str(tmp_path):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refusing)
+    monkeypatch.setattr(machine, "_BOOT", str(tmp_path))
+    monkeypatch.setattr(machine, "_PROGRAMS", ())
+    monkeypatch.setattr(machine, "_VIRTIOFSD", (__file__,))
+    assert machine.missing() == [f"{tmp_path} cannot be read: Permission denied"]
+
+
+def test_a_kernel_that_is_named_is_the_only_one_that_is_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where /boot has none, as in a container; it has to be a file that can be read."""
+    monkeypatch.setattr(machine, "_BOOT", str(tmp_path))
+    monkeypatch.setattr(machine, "_PROGRAMS", ())
+    monkeypatch.setattr(machine, "_VIRTIOFSD", (__file__,))
+    kernel = tmp_path / "bzImage"
+    kernel.touch()
+    argv = vng(Machine(command=("true",), kernel=str(kernel)), "/folder")
+    assert argv[argv.index("--run") + 1] == str(kernel)
+    for other in (tmp_path / "none", tmp_path):
+        with pytest.raises(MachineFailed, match=f"{other} is no kernel that can be read"):
+            vng(Machine(command=("true",), kernel=str(other)), "/folder")
+    with pytest.raises(MachineFailed, match="no kernel in"):
+        vng(Machine(command=("true",)), "/folder")
 
 
 def test_another_processor_has_no_vm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +95,7 @@ def test_another_processor_has_no_vm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_command_line_never_uses_the_hosts_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Folder and shares are given, and the processor that gVisor is known to run on."""
-    monkeypatch.setattr(machine, "missing", list)
+    monkeypatch.setattr(machine, "missing", lambda _kernel: [])
     chosen = Machine(command=("true",), shares=("/a", "/b"), kernel="/boot/k", memory=512, cpus=3)
     argv = vng(chosen, "/folder")
     assert argv[0] == "vng"
@@ -71,16 +109,27 @@ def test_the_command_line_never_uses_the_hosts_kvm(monkeypatch: pytest.MonkeyPat
 def test_words_reach_the_command_as_they_are(word: str) -> None:
     """Arguments and the environment go through a shell, and it reads none of them."""
     command = ("sh", "-c", 'printf %s "$1$GREETING"', "sh", word)
-    text = guest(Machine(command=command, env={"GREETING": word}))
+    text = guest(Machine(command=command, env={"GREETING": word})).decode()
     script = text[text.index("cd / && ") : text.index("\necho $? >")]
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == (word + word, 0)
 
 
+def test_bytes_that_are_no_text_reach_the_command_as_they_are() -> None:
+    """An argument, a value of the environment or a folder's name need not be UTF-8."""
+    word = os.fsdecode(b"a\xff b")
+    command = ("sh", "-c", 'printf %s "$1$GREETING"', "sh", word)
+    script = guest(Machine(command=command, env={"GREETING": word}, cwd=f"/tmp/{word}"))
+    assert b"cd '/tmp/a\xff b' && " in script
+    line = script[script.index(b"env -i") : script.index(b"\necho $? >")]
+    done = subprocess.run(["sh", "-c", line], capture_output=True)
+    assert done.stdout == b"a\xff ba\xff b"
+
+
 def test_folders_of_this_machines_run_are_not_passed_on() -> None:
     """A name of a folder that the VM has not is worse than none."""
     chosen = Machine(command=("true",), env={"XDG_RUNTIME_DIR": "/run/user/0", "HOME": "/root"})
-    text = guest(chosen)
+    text = guest(chosen).decode()
     assert "XDG_RUNTIME_DIR" not in text
     assert "HOME=/root" in text
 

@@ -1,0 +1,113 @@
+"""``pytest-gvisor run``: the abilities of ``gvisor.run`` at a shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.cli import main as cli
+from tests.unit.images.conftest import configuration, item, saved, tar
+
+RUN = (sys.executable, "-m", "pytest_gvisor", "run")
+
+
+def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """One call of the command line tool."""
+    options = {"input": "", "timeout": 120, "text": True, **options}
+    return subprocess.run([*RUN, *map(str, arguments)], capture_output=True, **options)
+
+
+@pytest.mark.parametrize(("closed", "status"), [("<&-", 3), (">&-", 3), ("2>&-", 3)])
+def test_a_standard_stream_may_be_closed(closed: str, status: int) -> None:
+    """Standard input is at its end then, and output that nobody takes is none."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *RUN, "--", "sh", "-c", "cat; uname -r; exit 3"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (status, "")
+    assert done.stdout == ("" if closed == ">&-" else "4.4.0\n")
+
+
+@pytest.mark.parametrize("names", ["systrap,ptrace", "all", "ptrace,native"])
+def test_more_than_one_platform_is_refused(names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command runs once, and it is said where."""
+    assert cli.main(["run", f"--platform={names}", "true"]) == 2
+    assert f"--platform {names}: a command runs on one platform" in capsys.readouterr().err
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An image with busybox, a user, a folder, and a command of its own."""
+    busybox = item("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
+    passwd = item("etc/passwd", b"app:x:7:8::/:/bin/sh\n")
+    layers = [tar([busybox, passwd])]
+    config = configuration(
+        layers, {"Cmd": ["/bin/busybox", "id", "-u"], "User": "app", "WorkingDir": "/bin"}
+    )
+    path = tmp_path / "image.tar"
+    path.write_bytes(saved(layers, config))
+    return path
+
+
+def test_an_image_is_the_root_and_says_the_rest(image: Path, tmp_path: Path) -> None:
+    """Its command where none is given, its folder and user unless others are."""
+    cache = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    assert run("--image", image, env=cache).stdout == "7\n"
+    words = ("--", "/bin/busybox", "sh", "-c", "pwd; id -u")
+    assert run("--image", image, *words, env=cache).stdout == "/bin\n7\n"
+    others = ("--cwd=/etc", "--user=0")
+    assert run("--image", image, *others, *words, env=cache).stdout == "/etc\n0\n"
+    whole = run("--image", image, "--user=app", "--entrypoint=/bin/busybox", "echo", "x", env=cache)
+    assert (whole.stdout, whole.stderr) == ("x\n", "")
+
+
+def test_host_name_write_protection_and_the_bound_on_output_are_options() -> None:
+    """As of the fixture."""
+    script = "hostname; touch /new || echo refused; seq 100000"
+    done = run("--hostname=other", "--readonly", "--max-output=1000", "--", "sh", "-c", script)
+    assert done.stdout.startswith("other\nrefused\n1\n")
+    assert len(done.stdout) == 1000
+    assert "is cut in the middle" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a limit")
+def test_processors_are_limited(tmp_path: Path) -> None:
+    """The limit is in the configuration, which --keep leaves."""
+    kept = tmp_path / "kept"
+    assert run("--cpus=0.5", "--keep", kept, "true").returncode == 0
+    assert '"quota": 50000' in (kept / "bundle/config.json").read_text()
+
+
+def test_rootless_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """On, off or auto."""
+    assert run("--rootless=on", "--", "uname", "-r").stdout == "4.4.0\n"
+    assert cli.main(["run", "--rootless=maybe", "true"]) == 2
+    assert "auto, on, off" in capsys.readouterr().err
+
+
+def test_a_run_is_kept_with_what_repeats_it(tmp_path: Path) -> None:
+    """Bundle, logs and a script; what is there already is not touched."""
+    kept = tmp_path / "kept"
+    done = run("--keep", kept, "--", "sh", "-c", "echo hello; exit 4")
+    assert (done.returncode, done.stdout) == (4, "hello\n")
+    assert done.stderr == f"pytest-gvisor run: kept in {kept}; {kept}/replay.sh repeats it\n"
+    again = subprocess.run([kept / "replay.sh"], capture_output=True, text=True, timeout=60)
+    assert (again.returncode, again.stdout) == (4, "hello\n")
+    refused = run("--keep", kept, "true")
+    assert refused.returncode == 2
+    assert "is there already" in refused.stderr
+
+
+def test_debug_shows_the_boot_and_the_calls_on_standard_error() -> None:
+    """Escaped, behind a mark, and apart from the command's own output."""
+    done = run("--debug", "--", "sh", "-c", "echo hello >&2; : </nonexistent")
+    assert done.stdout == ""
+    assert "hello\n" in done.stderr
+    assert "\ngvisor: sh -c" in done.stderr
+    assert "strace" in done.stderr
+    assert "/nonexistent" in done.stderr
