@@ -369,7 +369,8 @@ class Keeper:
         """Run until pytest is gone and nothing is left."""
         while not (self.leaving and not self.runs):
             for key, _events in self.selector.select(0.005 if self.finishing else None):
-                if key.fd in self.watched:
+                # What an earlier one of this turn has closed may be another's number by now.
+                if self.selector.get_map().get(key.fd) is key:
                     key.data()
             self.clean()
         remains.kill_children()
