@@ -308,8 +308,9 @@ class Supervisor:
 
     def _gofer_ended(self) -> bool:
         listener = self.job.listener
-        # What is ready at once comes in the order in which it became so (epoll(7)): a report that
-        # was sent before the gofer's end has been read by now.
+        # A report that was sent before the gofer's end is in the socket by now, if it has not been
+        # read; but one turn reads no more than a part of what is there.
+        self.drain_events()
         if listener is not None and listener.complete and not listener.workload_statuses:
             self.gofer_died = True
             # The sentry ends by itself then, unless it was just starting.
