@@ -17,6 +17,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
@@ -84,23 +85,22 @@ def has_state(root: str) -> bool:
 
 def remove(folder: str, cgroups: list[str]) -> list[str]:
     """Remove a run's folder and cgroups; returns what could not be removed, in words."""
-    leaks = []
     unmount(folder)
     # The folder last: a session's journal in it is what names the cgroups.
-    for cgroup in cgroups:
-        try:
-            os.rmdir(cgroup)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            leaks.append(f"{cgroup}: {error}")
+    leaks = [*(_undo(os.rmdir, cgroup) for cgroup in cgroups), _undo(shutil.rmtree, folder)]
+    return list(filter(None, leaks))
+
+
+def _undo(remover: Callable[[str], object], path: str) -> str:
+    """Why ``path`` is still there, or nothing."""
     try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        pass
+        remover(path)
     except OSError as error:
-        leaks.append(f"{folder}: {error}")
-    return leaks
+        # A read-only file system refuses what is not there too; and ENOENT may be that of a file
+        # inside, which somebody else removed first (rmtree before Python 3.13).
+        if os.path.lexists(path):
+            return f"{path}: {error}"
+    return ""
 
 
 def unmount(folder: str) -> None:
@@ -236,8 +236,13 @@ def journalled_cgroups(session: str) -> list[str]:
 
 def is_own_cgroup(path: str) -> bool:
     """Whether ``path`` is a cgroup folder with a name that only this package makes."""
+    try:
+        possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can write
+        return False
     return (
-        path.startswith("/sys/fs/cgroup/")
+        possible
+        and path.startswith("/sys/fs/cgroup/")
         and os.path.normpath(path) == path
         and os.path.basename(path).startswith(CGROUP_PREFIX)
     )

@@ -165,10 +165,19 @@ def inside_message(data: bytes) -> None:
 
 
 def journal(data: bytes) -> None:
-    """A dead session's journal: only cgroups with our own names are ever touched."""
-    found: list[str] = []
-    in_file(remains.JOURNAL, data, lambda folder: found.extend(remains.journalled_cgroups(folder)))
-    assert all(map(remains.is_own_cgroup, found))
+    """A dead session's journal: the session is swept, and only our own cgroups are touched."""
+
+    def sweep(base: str) -> None:
+        session = os.path.join(base, "s-1")
+        for path in map(Path, remains.journalled_cgroups(session)):
+            assert path.parts[:4] == ("/", "sys", "fs", "cgroup")
+            assert path.name.startswith("pytest-gvisor-")
+            assert not {".", ".."} & set(path.parts)
+        # As the sweep does, but that it looks for processes in all of /proc.
+        assert remains.clear_session(session, everywhere=False) == []
+        assert os.listdir(base) == []
+
+    in_file(f"s-1/{remains.JOURNAL}", data, sweep)
 
 
 def sentry_event(data: bytes) -> None:

@@ -281,6 +281,15 @@ def test_dead_sessions_are_swept_and_living_ones_are_not(base: str, session: Ses
     assert session_dir.sweep(base) == []
 
 
+@pytest.mark.parametrize("name", ["\0", "\ud800", "x" * 5000])
+def test_a_journal_that_names_no_path_stops_no_sweep(base: str, name: str) -> None:
+    """What no file can be called was never made; the rest of the session goes."""
+    dead = dead_session(base)
+    entry = {"cgroups": [f"/sys/fs/cgroup/pytest-gvisor-{name}"]}
+    Path(dead, "journal").write_text(json.dumps(entry))
+    assert session_dir.sweep(base) == [dead]
+
+
 def test_a_new_session_sweeps_first(base: str) -> None:
     """What a crash left is gone when the next one begins."""
     dead = dead_session(base)
