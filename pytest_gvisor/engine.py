@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pytest_gvisor import verdicts
-from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.errors import GvisorError, LaunchError
 from pytest_gvisor.harness import Gvisor, Hooks
 from pytest_gvisor.launch.client import Launcher
 from pytest_gvisor.launch.logs import cause, relevant
@@ -52,11 +52,14 @@ class Engine:
     def runsc(self, path: str | None) -> Runsc:
         """The binary at ``path``, or the one that the search finds; the search is done once.
 
-        Raises `RunscNotFound`, `InsecureRunsc` or `RunscFailed`, the same each time.
+        Raises `RunscNotFound`, `InsecureRunsc` or `RunscFailed`, the same each time, and
+        `LaunchError` where this process is short of something: that may pass.
         """
         if path not in self._found:
             try:
                 self._found[path] = Runsc.find(path)
+            except LaunchError:
+                raise
             except GvisorError as error:
                 self._found[path] = error
         found = self._found[path]

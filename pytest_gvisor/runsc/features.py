@@ -20,8 +20,9 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.errors import RunscFailed
+from pytest_gvisor.errors import LaunchError, RunscFailed
 from pytest_gvisor.escape import escape
+from pytest_gvisor.runsc.locate import SHORTAGES
 from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def read(judged: Judged, *, deadline: float = DEADLINE) -> Features:
     """The features of ``judged``, asked for within ``deadline`` seconds or known already.
 
     Raises `RunscFailed` where it cannot be started, overruns the deadline or `OUTPUT_LIMIT` bytes,
-    or answers as runsc does not; nothing that was started is left then.
+    or answers as runsc does not, and `LaunchError` where this process is short of descriptors,
+    processes or memory; nothing that was started is left then.
     """
     if judged.identity not in _known:
         version, flags, subcommands, platforms = _ask_all(judged, deadline)
@@ -166,6 +168,9 @@ def _ask_all(judged: Judged, deadline: float) -> list[str]:
                 started.callback(questions[-1].end)
             _drain(questions, end)
         except OSError as error:
+            if error.errno in SHORTAGES:
+                why = f"{judged.path} cannot be asked what it can do"
+                raise LaunchError("runsc", why, errno=error.errno or 0) from error
             reason = os.strerror(error.errno or 0)
             raise RunscFailed(f"{judged.path} cannot be executed: {reason}") from error
     return [question.answer() for question in questions]
