@@ -8,11 +8,12 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pytest_gvisor import verdicts
-from pytest_gvisor.errors import GvisorError, LaunchError
+from pytest_gvisor.errors import GvisorError, LaunchError, PytestGvisorWarning
 from pytest_gvisor.harness import Gvisor, Hooks
 from pytest_gvisor.launch.client import Launcher
 from pytest_gvisor.launch.logs import cause, relevant
@@ -148,8 +149,11 @@ class Engine:
         )
 
     def close(self) -> None:
-        """End the keeper, remove the session folder, close the binaries, let go of images."""
-        self.launcher.close()
+        """End the keeper, remove the session folder, close the binaries, let go of images.
+
+        Warns of what could not be removed.
+        """
+        leaks = self.launcher.close()
         if self._images is not None:
             self._images.close()
             self._images = None
@@ -159,6 +163,8 @@ class Engine:
             if isinstance(found, Runsc):
                 found.close()
         self._found.clear()
+        for leak in leaks:
+            warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)
 
 
 @dataclasses.dataclass

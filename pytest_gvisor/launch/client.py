@@ -186,7 +186,7 @@ class Launcher:
         """How many dead sessions' leavings were removed when the session was made."""
 
         self.left = 0
-        """How many things of runs could not be removed."""
+        """How many things of runs and of the session could not be removed."""
 
     def session(self) -> SessionDir:
         """The session folder. Raises `LaunchError` where it cannot be made."""
@@ -243,12 +243,16 @@ class Launcher:
             self._keeper.close()
             self._keeper = None
 
-    def close(self) -> None:
-        """End the keeper and remove the session folder; a second call does nothing."""
+    def close(self) -> list[str]:
+        """End the keeper and remove the session folder; a second call does nothing.
+
+        Returns what could not be removed, in words.
+        """
         with self._guard:
             if self._owner != os.getpid():
-                return
+                return []
             self._close_keeper()
-            if self._session is not None:
-                self._session.remove()
-                self._session = None
+            leaks = [] if self._session is None else self._session.remove()
+            self._session = None
+            self.left += len(leaks)
+            return leaks

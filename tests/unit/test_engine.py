@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.engine import Engine
-from pytest_gvisor.errors import LaunchError, RunscNotFound
+from pytest_gvisor.errors import LaunchError, PytestGvisorWarning, RunscNotFound
 from pytest_gvisor.runsc import locate
 
 
@@ -30,3 +30,11 @@ def test_a_shortage_is_not_remembered_as_the_binary_s(
         with pytest.raises(RunscNotFound):
             engine.runsc(path)
     engine.close()
+
+
+def test_what_stays_of_the_session_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not hidden, and fails nothing."""
+    engine = Engine()
+    monkeypatch.setattr(engine.launcher, "close", lambda: ["/sys/fs/cgroup/x: busy"])
+    with pytest.warns(PytestGvisorWarning, match="not removed: /sys/fs/cgroup/x: busy"):
+        engine.close()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import GvisorError, LaunchError, ProtocolError
-from pytest_gvisor.launch import client
+from pytest_gvisor.launch import client, remains, session_dir
 from pytest_gvisor.launch.client import Control, Keeper, Launcher
 from pytest_gvisor.launch.session_dir import SessionDir
 
@@ -340,3 +340,17 @@ def test_what_the_sweep_has_removed_is_counted(base: str, launcher: Launcher) ->
     launcher.keeper().kill()
     assert launcher.keeper().alive()
     assert launcher.swept == 2
+
+
+def test_what_stays_of_a_session_is_told_and_counted(
+    base: str, launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever closes the launcher can say it; closing again says nothing."""
+    launcher.keeper().kill()
+    with monkeypatch.context() as patch:
+        patch.setattr(remains, "clear_session", lambda path: [f"{path}: busy"])
+        (leak,) = launcher.close()
+    assert leak.endswith(": busy")
+    assert launcher.left == 1
+    assert launcher.close() == []
+    assert len(session_dir.sweep(base)) == 1

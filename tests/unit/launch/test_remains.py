@@ -136,6 +136,60 @@ def test_removing_says_what_stays(tmp_path: Path) -> None:
     assert leak.startswith(f"{tmp_path}/not-empty: ")
 
 
+@pytest.fixture
+def session(tmp_path: Path) -> Path:
+    """A session's folder with a run in it."""
+    folder = tmp_path / "s-1"
+    (folder / "g1/root").mkdir(parents=True)
+    (folder / "lock").touch()
+    (folder / "journal").write_text('{"id": "g1"}')
+    (folder / "link").symlink_to(tmp_path)
+    return folder
+
+
+def test_a_session_s_folder_stays_as_long_as_anything_else_does(
+    session: Path, tmp_path: Path
+) -> None:
+    """Its journal names the cgroups, for the next sweep."""
+    (tmp_path / "cgroup/x").mkdir(parents=True)
+    (leak,) = remains.remove_session(str(session), [str(tmp_path / "cgroup")])
+    assert leak.startswith(f"{tmp_path}/cgroup: ")
+    assert sorted(os.listdir(session)) == ["journal", "lock"]
+    (tmp_path / "cgroup/x").rmdir()
+    for _ in range(2):
+        assert remains.remove_session(str(session), [str(tmp_path / "cgroup")]) == []
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_session_s_lock_goes_last(session: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session without one counts as dead: nobody else may begin to remove it meanwhile."""
+    order: list[str] = []
+    real = os.unlink, shutil.rmtree
+
+    def note(which: int, path: str) -> None:
+        order.append(os.path.basename(path))
+        real[which](path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", lambda path, **_: note(0, path))
+        patch.setattr(shutil, "rmtree", lambda path: note(1, path))
+        assert remains.clear_session(str(session)) == []
+    assert set(order[:-2]) == {"g1", "link"}
+    assert order[-2:] == ["journal", "lock"]
+
+
+def test_a_session_that_has_a_process_left_keeps_its_folder(
+    session: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that the kernel holds: the next sweep finds it by the folder's name."""
+    with monkeypatch.context() as patch:
+        patch.setattr(remains, "processes", lambda *_, **__: [7])
+        patch.setattr(remains, "kill", lambda *_: None)
+        assert remains.clear_session(str(session), patience=0) == ["process 7"]
+    assert (session / "g1").is_dir()
+    assert remains.clear_session(str(session)) == []
+
+
 def test_a_file_that_goes_first_by_itself_is_no_end_of_the_removal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
