@@ -212,10 +212,12 @@ class Launcher:
                 next_step="Use gvisor in the process that pytest started, not in a fork of it.",
             )  # fmt: skip
         keeper, session = self._keeper, self._session
-        if keeper is not None and session is not None and keeper.alive():
+        # A cleaner of temporary folders may have taken it: nothing can be made in it any more.
+        there = session is not None and os.path.isdir(session.path)
+        if keeper is not None and session is not None and there and keeper.alive():
             return keeper, session
         self._close_keeper()
-        if session is not None and not os.path.isdir(session.path):
+        if session is not None and not there:
             session.remove()
             session = self._session = None
         keeper = Keeper(self._choose() if session is None else session.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -126,17 +127,21 @@ def gone_or_zombie(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) is not None
 
 
-def test_a_session_folder_that_vanished_is_replaced_with_its_keeper(launcher: Launcher) -> None:
-    """As by a cleaner of temporary folders, with the keeper gone too."""
+@pytest.mark.parametrize("killed", [True, False], ids=["keeper-killed", "keeper-alive"])
+def test_a_session_folder_that_vanished_is_replaced_with_its_keeper(
+    launcher: Launcher, base: str, killed: bool
+) -> None:
+    """As by a cleaner of temporary folders, with the keeper gone too or not."""
     session, keeper = launcher.session(), launcher.keeper()
-    os.kill(keeper.pid, signal.SIGKILL)
-    assert gone_or_zombie(keeper.pid)
-    for name in os.listdir(session.path):
-        os.unlink(f"{session.path}/{name}")
-    os.rmdir(session.path)
+    if killed:
+        os.kill(keeper.pid, signal.SIGKILL)
+        assert gone_or_zombie(keeper.pid)
+    shutil.rmtree(session.path)
     assert launcher.keeper().alive()
     assert launcher.session().path != session.path
     assert os.path.isdir(launcher.session().path)
+    assert gone(keeper.pid)
+    assert len(os.listdir(base)) == 2
 
 
 def test_a_fork_of_this_process_gets_a_typed_error(launcher: Launcher) -> None:
