@@ -66,7 +66,11 @@ class Job:
 
 
 class Feed:
-    """Writes the workload's standard input as it is taken, and closes it at its end."""
+    """Writes the workload's standard input as it is taken, and closes it at its end.
+
+    An iterator is asked for its next piece in the loop of the run: while it makes one, nothing else
+    goes on, and one that blocks holds up the deadline.
+    """
 
     def __init__(self, fd: int, data: bytes | Iterable[bytes] | None) -> None:
         self.fd = fd
