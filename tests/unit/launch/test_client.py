@@ -240,32 +240,58 @@ def test_a_keeper_that_does_not_come_up_is_a_typed_error(
     assert launcher.keeper().alive()
 
 
+@pytest.mark.fault("D7")
+@pytest.mark.parametrize("call", ["set_child_subreaper", "pipe2"])
+def test_a_keeper_that_is_refused_a_call_names_it(
+    launcher: Launcher, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """With its errno; nothing is left of it."""
+    for module in ("keeper.py", "child.py", "remains.py", "_linux.py"):
+        shutil.copy(Path(client.__file__).with_name(module), tmp_path / module)
+    with (tmp_path / "_linux.py").open("a") as file:
+        where = "globals()" if call.startswith("set") else "vars(os)"
+        file.write(f"\ndef refuse(*_):\n    raise OSError(1, 'no in {call}')\n")
+        file.write(f"{where}[{call!r}] = refuse\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "_PROGRAM", str(tmp_path / "keeper.py"))
+        with pytest.raises(LaunchError, match=f"no in {call}") as caught:
+            launcher.keeper()
+    assert (caught.value.stage, caught.value.errno) == ("keeper", errno.EPERM)
+    assert set(os.listdir(base)) <= {".lock"}
+    assert launcher.keeper().alive()
+
+
 def refuse(*_: object, **__: object) -> Any:
     """A call that the kernel refuses."""
     raise OSError(errno.EMFILE, "Too many open files")
 
 
 @pytest.mark.parametrize(
-    ("where", "name"),
+    ("call", "words"),
     [
-        (socket, "socketpair"),
-        (os, "pidfd_open"),
-        (subprocess, "Popen"),
-        (os, "mkdir"),
-        (fcntl, "flock"),
+        ((socket, "socketpair"), "socketpair"),
+        ((os, "pidfd_open"), "pidfd_open"),
+        ((subprocess, "Popen"), "fork, setsid or execve"),
+        ((os, "mkdir"), "cannot make"),
+        ((fcntl, "flock"), "cannot lock"),
     ],
 )
 def test_a_shortage_at_the_start_is_typed_and_leaves_nothing(
-    launcher: Launcher, base: str, monkeypatch: pytest.MonkeyPatch, where: Any, name: str
+    launcher: Launcher,
+    base: str,
+    monkeypatch: pytest.MonkeyPatch,
+    call: tuple[Any, str],
+    words: str,
 ) -> None:
     """Out of descriptors or processes; it works again when there are some."""
     before = set(os.listdir("/proc/self/fd"))
     with monkeypatch.context() as patch:
-        patch.setattr(where, name, refuse)
+        patch.setattr(*call, refuse)
         with pytest.raises(GvisorError) as caught:
             launcher.keeper()
     assert isinstance(caught.value, LaunchError)
     assert caught.value.errno == errno.EMFILE
+    assert words in str(caught.value)
     assert set(os.listdir("/proc/self/fd")) == before
     assert set(os.listdir(base)) <= {".lock"}
     assert launcher.keeper().alive()
