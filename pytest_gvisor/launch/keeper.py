@@ -370,7 +370,7 @@ class Keeper:
                     key.data()
             self.clean()
         remains.kill_children()
-        remains.clear_session(self.session, everywhere=False)
+        remains.clear_session(self.session, everywhere=False)  # what stays keeps its folder
         for path in self.shared:
             remains.clear_shared(path)
 
