@@ -8,11 +8,12 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pytest_gvisor import verdicts
-from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.errors import GvisorError, LaunchError, PytestGvisorWarning
 from pytest_gvisor.harness import Gvisor, Hooks
 from pytest_gvisor.launch.client import Launcher
 from pytest_gvisor.launch.logs import cause, relevant
@@ -53,11 +54,14 @@ class Engine:
     def runsc(self, path: str | None) -> Runsc:
         """The binary at ``path``, or the one that the search finds; the search is done once.
 
-        Raises `RunscNotFound`, `InsecureRunsc` or `RunscFailed`, the same each time.
+        Raises `RunscNotFound`, `InsecureRunsc` or `RunscFailed`, the same each time, and
+        `LaunchError` where this process is short of something: that may pass.
         """
         if path not in self._found:
             try:
                 self._found[path] = Runsc.find(path)
+            except LaunchError:
+                raise
             except GvisorError as error:
                 self._found[path] = error
         found = self._found[path]
@@ -155,8 +159,11 @@ class Engine:
         )
 
     def close(self) -> None:
-        """End the keeper, remove the session folder, close the binaries, let go of images."""
-        self.launcher.close()
+        """End the keeper, remove the session folder, close the binaries, let go of images.
+
+        Warns of what could not be removed.
+        """
+        leaks = self.launcher.close()
         if self._images is not None:
             self._images.close()
             self._images = None
@@ -166,6 +173,8 @@ class Engine:
             if isinstance(found, Runsc):
                 found.close()
         self._found.clear()
+        for leak in leaks:
+            warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)
 
 
 @dataclasses.dataclass

@@ -127,6 +127,7 @@ def _parent(hierarchy: Hierarchy, controller: str) -> str:
     # Version 2 has no processes beside cgroups that have controllers ("no internal processes"), so
     # ours is made beside this process's cgroup: its parent has the controllers switched on.
     parent = own if own == hierarchy.mount else os.path.dirname(own)
+    # They stay on: switched off, they would take along the limits that others have set by then.
     if controller not in _words(os.path.join(parent, "cgroup.subtree_control")):
         _write(parent, "cgroup.subtree_control", f"+{controller}")
     return parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import selectors
 import socket
 import subprocess
@@ -77,13 +78,18 @@ class Keeper:
 
     def __init__(self, session: str) -> None:
         self.session = session
-        with stage("keeper", "it cannot be started"), contextlib.ExitStack() as on_failure:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with contextlib.ExitStack() as on_failure:
+            with stage("keeper", "socketpair was refused"):
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             on_failure.callback(ours.close)
             with theirs:
-                pidfd = os.pidfd_open(os.getpid())
+                with stage("keeper", "pidfd_open was refused"):
+                    pidfd = os.pidfd_open(os.getpid())
                 try:
-                    self._process = self._spawn(theirs.fileno(), pidfd, session)
+                    # One errno for all of what Python does in the child before it is the keeper.
+                    doing = f"fork, setsid or execve of {sys.executable} was refused"
+                    with stage("keeper", doing):
+                        self._process = self._spawn(theirs.fileno(), pidfd, session)
                 finally:
                     os.close(pidfd)
             on_failure.pop_all()
@@ -111,8 +117,8 @@ class Keeper:
     def _await_ready(self) -> None:
         self._socket.settimeout(_START_DEADLINE)
         try:
-            ready = self._socket.recv(64)
-            reason = "" if ready else "it ended"
+            ready = self._socket.recv(4096)
+            reason = ready.decode("utf-8", "replace") or "it ended"
         except OSError as error:
             ready, reason = b"", str(error)
         except BaseException:  # Ctrl-C
@@ -120,9 +126,10 @@ class Keeper:
             raise
         if ready != b"ready":
             self.kill()
-            raise LaunchError(
-                "keeper", f"{sys.executable} -I -S {_PROGRAM} did not come up ({reason})"
-            )
+            refused = re.fullmatch(r"(\d{1,4}) (.+)", reason)
+            number, reason = (int(refused[1]), refused[2]) if refused else (0, reason)
+            detail = f"{sys.executable} -I -S {_PROGRAM} did not come up ({reason})"
+            raise LaunchError("keeper", detail, errno=number)
 
     @property
     def pid(self) -> int:
@@ -186,7 +193,7 @@ class Launcher:
         """How many dead sessions' leavings were removed when the session was made."""
 
         self.left = 0
-        """How many things of runs could not be removed."""
+        """How many things of runs and of the session could not be removed."""
 
     def session(self) -> SessionDir:
         """The session folder. Raises `LaunchError` where it cannot be made."""
@@ -212,10 +219,12 @@ class Launcher:
                 next_step="Use gvisor in the process that pytest started, not in a fork of it.",
             )  # fmt: skip
         keeper, session = self._keeper, self._session
-        if keeper is not None and session is not None and keeper.alive():
+        # A cleaner of temporary folders may have taken it: nothing can be made in it any more.
+        there = session is not None and os.path.isdir(session.path)
+        if keeper is not None and session is not None and there and keeper.alive():
             return keeper, session
         self._close_keeper()
-        if session is not None and not os.path.isdir(session.path):
+        if session is not None and not there:
             session.remove()
             session = self._session = None
         keeper = Keeper(self._choose() if session is None else session.path)
@@ -243,12 +252,16 @@ class Launcher:
             self._keeper.close()
             self._keeper = None
 
-    def close(self) -> None:
-        """End the keeper and remove the session folder; a second call does nothing."""
+    def close(self) -> list[str]:
+        """End the keeper and remove the session folder; a second call does nothing.
+
+        Returns what could not be removed, in words.
+        """
         with self._guard:
             if self._owner != os.getpid():
-                return
+                return []
             self._close_keeper()
-            if self._session is not None:
-                self._session.remove()
-                self._session = None
+            leaks = [] if self._session is None else self._session.remove()
+            self._session = None
+            self.left += len(leaks)
+            return leaks

@@ -266,24 +266,20 @@ class Keeper:
         """Folders to remove at the end if no other process has them."""
 
         self.selector = selectors.DefaultSelector()
-        self.watched: set[int] = set()
         self.watch(main.fileno(), self.on_request)
         self.watch(pytest_pidfd, self.leave)
-        wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self.wake_reader = wake_reader
-        self.watch(wake_reader, self.on_child)
+        self.watch(self.wake_reader, self.on_child)
 
     def watch(self, fd: int, act: Callable[[], None]) -> None:
         """Call ``act`` whenever ``fd`` is readable."""
         self.selector.register(fd, selectors.EVENT_READ, act)
-        self.watched.add(fd)
 
     def unwatch(self, fd: int) -> None:
         """Stop watching ``fd``, if it is watched."""
-        if fd in self.watched:
-            self.watched.discard(fd)
+        if fd in self.selector.get_map():
             self.selector.unregister(fd)
 
     def on_request(self) -> None:
@@ -360,7 +356,7 @@ class Keeper:
     def leave(self) -> None:
         """Pytest is gone, or has closed: kill and clean everything, then end."""
         self.leaving = True
-        for fd in list(self.watched - {self.wake_reader}):
+        for fd in [key.fd for key in self.selector.get_map().values() if key.data != self.on_child]:
             self.unwatch(fd)
         for run in self.runs:
             run.abandon()
@@ -369,26 +365,35 @@ class Keeper:
         """Run until pytest is gone and nothing is left."""
         while not (self.leaving and not self.runs):
             for key, _events in self.selector.select(0.005 if self.finishing else None):
-                if key.fd in self.watched:
+                # What an earlier one of this turn has closed may be another's number by now.
+                if self.selector.get_map().get(key.fd) is key:
                     key.data()
             self.clean()
         remains.kill_children()
-        remains.clear_session(self.session, everywhere=False)
+        remains.clear_session(self.session, everywhere=False)  # what stays keeps its folder
         for path in self.shared:
             remains.clear_shared(path)
 
 
 def main(arguments: list[str]) -> None:
-    """``keeper.py MAIN_SOCKET_FD PYTEST_PIDFD SESSION_FOLDER``; the folder may not be there yet."""
+    """``keeper.py MAIN_SOCKET_FD PYTEST_PIDFD SESSION_FOLDER``; the folder may not be there yet.
+
+    Says ``ready``, or the errno and text of the call that was refused.
+    """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # execve keeps the mask of who started this
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
-    _linux.set_child_subreaper()
-    os.umask(0o077)
-    os.chdir("/")
-    keeper = Keeper(socket.socket(fileno=int(arguments[0])), int(arguments[1]), arguments[2])
-    keeper.main.send(b"ready")
-    keeper.serve()
+    caller = socket.socket(fileno=int(arguments[0]))
+    try:
+        _linux.set_child_subreaper()
+        os.umask(0o077)
+        os.chdir("/")
+        keeper = Keeper(caller, int(arguments[1]), arguments[2])
+    except OSError as error:
+        caller.send(f"{error.errno or 0} {error.strerror}".encode())
+    else:
+        caller.send(b"ready")
+        keeper.serve()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
@@ -25,6 +26,7 @@ else:
     import _linux
 
 JOURNAL = "journal"
+LOCK = "lock"
 CGROUP_PREFIX = "pytest-gvisor-"
 PATIENCE = 2.0
 
@@ -84,23 +86,45 @@ def has_state(root: str) -> bool:
 
 def remove(folder: str, cgroups: list[str]) -> list[str]:
     """Remove a run's folder and cgroups; returns what could not be removed, in words."""
-    leaks = []
     unmount(folder)
-    # The folder last: a session's journal in it is what names the cgroups.
-    for cgroup in cgroups:
-        try:
-            os.rmdir(cgroup)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            leaks.append(f"{cgroup}: {error}")
+    leaks = [*(_undo(os.rmdir, cgroup) for cgroup in cgroups), _undo(shutil.rmtree, folder)]
+    return list(filter(None, leaks))
+
+
+def remove_session(session: str, cgroups: list[str]) -> list[str]:
+    """The same for a session, whose folder stays as long as anything else does.
+
+    The journal is what names the cgroups, and the lock what says that somebody is at it: they go
+    last, in this order, so that the next sweep finds what this one leaves.
+    """
+    unmount(session)
+    leaks = [_undo(os.rmdir, cgroup) for cgroup in cgroups]
+    with contextlib.suppress(FileNotFoundError):
+        names = set(os.listdir(session)) - {JOURNAL, LOCK}
+        leaks += [_undo(_remove_any, os.path.join(session, name)) for name in names]
+    if not any(leaks):
+        leaks = [_undo(_remove_any, os.path.join(session, name)) for name in (JOURNAL, LOCK)]
+        leaks.append(_undo(os.rmdir, session))
+    return list(filter(None, leaks))
+
+
+def _remove_any(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
+def _undo(remover: Callable[[str], object], path: str) -> str:
+    """Why ``path`` is still there, or nothing."""
     try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        pass
+        remover(path)
     except OSError as error:
-        leaks.append(f"{folder}: {error}")
-    return leaks
+        # A read-only file system refuses what is not there too; and ENOENT may be that of a file
+        # inside, which somebody else removed first (rmtree before Python 3.13).
+        if os.path.lexists(path):
+            return f"{path}: {error}"
+    return ""
 
 
 def unmount(folder: str) -> None:
@@ -148,31 +172,53 @@ def _kill_member(pid: int, cgroup: str) -> None:
             os.close(pidfd)
 
 
-def clear(
-    folder: str,
-    root: str,
-    cgroups: list[str],
-    *,
-    everywhere: bool = True,
-    patience: float = PATIENCE,
-) -> list[str]:
+def clear(folder: str, root: str, cgroups: list[str], *, patience: float = PATIENCE) -> list[str]:
     """Kill what there is of the sandboxes at or under ``root``, then remove folder and cgroups.
 
     For callers without a keeper: waits until nothing is left, and at most ``patience`` seconds.
     Returns what could not be removed, in words.
     """
+
+    def step(late: bool) -> list[str]:
+        left = _kill(root, cgroups)
+        return left if left and not late else left + remove(folder, cgroups)
+
+    return _retried(folder, step, patience)
+
+
+def clear_session(
+    session: str, *, everywhere: bool = True, patience: float = PATIENCE
+) -> list[str]:
+    """`clear` for a whole session and the cgroups in its journal; see `remove_session`.
+
+    Looks for processes among all, or only among this process's children.
+    """
+    cgroups = journalled_cgroups(session)
+
+    def step(_late: bool) -> list[str]:
+        return _kill(session, cgroups, everywhere=everywhere) or remove_session(session, cgroups)
+
+    return _retried(session, step, patience)
+
+
+def _kill(root: str, cgroups: list[str], *, everywhere: bool = True) -> list[str]:
+    """SIGKILL all of the sandboxes at or under ``root``; what was there, in words."""
+    left = processes(root, everywhere=everywhere)
+    kill(left, root)
+    kill_cgroups(cgroups)
+    return [f"process {pid}" for pid in left]
+
+
+def _retried(folder: str, step: Callable[[bool], list[str]], patience: float) -> list[str]:
+    """What is left after as many steps as it takes; each is told whether it is the last one."""
     deadline = time.monotonic() + patience
     while True:
+        late = time.monotonic() > deadline
         try:
-            left = processes(root, everywhere=everywhere)
-            kill(left, root)
-            kill_cgroups(cgroups)
-            leaks = [f"process {pid}" for pid in left]
-            if not left or time.monotonic() > deadline:
-                leaks += remove(folder, cgroups)
+            leaks = step(late)
         except OSError as error:  # out of descriptors or memory, for the moment
             leaks = [f"{folder}: {error}"]
-        if not leaks or time.monotonic() > deadline:
+        if not leaks or late:
             return leaks
         time.sleep(0.01)
 
@@ -190,11 +236,6 @@ def kill_children(patience: float = PATIENCE) -> None:
         time.sleep(0.005)
 
 
-def clear_session(session: str, *, everywhere: bool = True) -> list[str]:
-    """`clear` for a whole session folder and the cgroups in its journal."""
-    return clear(session, session, journalled_cgroups(session), everywhere=everywhere)
-
-
 def clear_shared(path: str) -> None:
     """Remove a folder that several processes share, unless one of them still holds its lock.
 
@@ -204,7 +245,7 @@ def clear_shared(path: str) -> None:
     with (
         contextlib.suppress(OSError),
         open(os.path.join(os.path.dirname(path), ".lock"), "rb") as above,
-        open(os.path.join(path, "lock"), "rb") as lock,
+        open(os.path.join(path, LOCK), "rb") as lock,
     ):
         while True:
             try:
@@ -236,8 +277,13 @@ def journalled_cgroups(session: str) -> list[str]:
 
 def is_own_cgroup(path: str) -> bool:
     """Whether ``path`` is a cgroup folder with a name that only this package makes."""
+    try:
+        possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can write
+        return False
     return (
-        path.startswith("/sys/fs/cgroup/")
+        possible
+        and path.startswith("/sys/fs/cgroup/")
         and os.path.normpath(path) == path
         and os.path.basename(path).startswith(CGROUP_PREFIX)
     )

@@ -76,7 +76,8 @@ class Runner:
     def run(self) -> Completed:
         """Run the request to its end.
 
-        Raises `InvalidBundle`, `UsageError` or `LaunchError` before anything has started, and
+        Raises `InvalidBundle`, `UsageError`, `InsecureRunsc` or `LaunchError` before anything has
+        started, and
         `RunscFailed`, `SandboxCrashed` or `WorkloadTimeout` after.
         """
         try:
@@ -109,7 +110,6 @@ class Runner:
 
     def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Job]:
         """Make all that there is before the launch; ``undo`` removes it."""
-        self.request.runsc.check_unchanged()
         keeper, session = self.launcher.keeper(), self.launcher.session()
         workspace = self._make_workspace(session)
         undo.callback(shutil.rmtree, workspace.folder, ignore_errors=True)
@@ -239,6 +239,8 @@ class Runner:
             self._listener.close()
 
     def _launch(self, supervisor: Supervisor, keeper: Keeper) -> None:
+        # Last of all: what is written to the file from here on has the time of an execve.
+        self.request.runsc.check_unchanged()
         fds = self._cgroups.descriptors()
         supervisor.job = dataclasses.replace(supervisor.job, cgroup_fds=fds)
         try:

@@ -32,6 +32,8 @@ SYSTEM_BASE = "/run/pytest-gvisor"
 # sun_path holds 108 bytes (unix(7)); below the session come the sandbox's id and a socket's name.
 LONGEST_BASE = 48
 LOCK_DEADLINE = 20.0
+SWEEP_BUDGET = 3.0
+_LEAST_PATIENCE = 0.05
 
 
 def _refuse(path: str, reason: str) -> LaunchError:
@@ -217,20 +219,21 @@ class SessionDir:
             finally:
                 os.close(fd)
 
-    def remove(self) -> None:
+    def remove(self) -> list[str]:
         """Remove the folder, and what may be left of its runs, and let go of the lock.
 
-        A second call does nothing.
+        Returns what could not be removed, in words; it is left to the next sweep. A second call
+        does nothing.
         """
-        if os.path.isdir(self.path):
-            remains.clear_session(self.path)
+        leaks = remains.clear_session(self.path) if os.path.isdir(self.path) else []
         with contextlib.suppress(OSError):
             os.close(self.lock)
+        return leaks
 
 
 def _take_lock(session: str) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = _open_lock(os.path.join(session, "lock"), flags)
+    lock = _open_lock(os.path.join(session, remains.LOCK), flags)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return lock
 
@@ -238,9 +241,12 @@ def _take_lock(session: str) -> int:
 def _is_dead(session: str) -> bool:
     """Whether nobody holds the session's lock. The caller holds the base's lock."""
     try:
-        lock = os.open(os.path.join(session, "lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        lock = os.open(
+            os.path.join(session, remains.LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        )
     except FileNotFoundError:
-        return True  # made and locked under the base's lock: without a lock file it never lived
+        # Made and locked under the base's lock, and the last to go of a session that ends.
+        return True
     except OSError:
         return False
     try:
@@ -253,12 +259,21 @@ def _is_dead(session: str) -> bool:
 
 
 def sweep(base: str | None = None) -> list[str]:
-    """Remove what dead sessions left under ``base``; returns the session folders that went."""
+    """Remove what dead sessions left under ``base``; returns the session folders that went.
+
+    What cannot be removed holds up this process, and all that wait for the lock, for `SWEEP_BUDGET`
+    seconds at most; the rest is left to the next sweep.
+    """
+    # From before the lock: who has waited for another's sweep need not do it again.
+    deadline = time.monotonic() + SWEEP_BUDGET
     base = base_folder() if base is None else base
     if not os.path.isdir(base):
         return []
     with _locked(base), stage("session_folder", f"cannot read {base}"), os.scandir(base) as entries:
-        return [entry.path for entry in entries if _swept(entry)]
+        found = list(entries)
+        # In any order, so that it is not always the same ones that are left to the next.
+        secrets.SystemRandom().shuffle(found)
+        return [entry.path for entry in found if _swept(entry, deadline)]
 
 
 def dead(base: str) -> list[str]:
@@ -275,6 +290,10 @@ def _is_session(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith("s-") and entry.is_dir(follow_symlinks=False)
 
 
-def _swept(entry: os.DirEntry[str]) -> bool:
+def _swept(entry: os.DirEntry[str], deadline: float) -> bool:
     """Whether the entry was a dead session's folder, and is gone."""
-    return _is_session(entry) and _is_dead(entry.path) and not remains.clear_session(entry.path)
+    # Half of what there is for each: one that is stuck does not use up all of it.
+    patience = min(remains.PATIENCE, (deadline - time.monotonic()) / 2)
+    if patience < _LEAST_PATIENCE or not (_is_session(entry) and _is_dead(entry.path)):
+        return False
+    return not remains.clear_session(entry.path, patience=patience)

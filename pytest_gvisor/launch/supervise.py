@@ -66,7 +66,11 @@ class Job:
 
 
 class Feed:
-    """Writes the workload's standard input as it is taken, and closes it at its end."""
+    """Writes the workload's standard input as it is taken, and closes it at its end.
+
+    An iterator is asked for its next piece in the loop of the run: while it makes one, nothing else
+    goes on, and one that blocks holds up the deadline.
+    """
 
     def __init__(self, fd: int, data: bytes | Iterable[bytes] | None) -> None:
         self.fd = fd
@@ -308,8 +312,9 @@ class Supervisor:
 
     def _gofer_ended(self) -> bool:
         listener = self.job.listener
-        # What is ready at once comes in the order in which it became so (epoll(7)): a report that
-        # was sent before the gofer's end has been read by now.
+        # A report that was sent before the gofer's end is in the socket by now, if it has not been
+        # read; but one turn reads no more than a part of what is there.
+        self.drain_events()
         if listener is not None and listener.complete and not listener.workload_statuses:
             self.gofer_died = True
             # The sentry ends by itself then, unless it was just starting.

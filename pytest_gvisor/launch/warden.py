@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING or __package__:
@@ -31,11 +33,15 @@ else:
 
 
 def become(argv: list[str], parent: int) -> NoReturn:
-    """The child's way to its execve; any failure is a line on standard error and status 127."""
+    """The child's way to its execve; any failure is a line on standard error and status 127.
+
+    ``parent`` is a pidfd of the process that has forked it, opened before the fork.
+    """
     try:
         _linux.set_parent_death_signal(signal.SIGKILL)
-        # In a PID namespace of its own the parent has no number here.
-        if os.getppid() not in {parent, 0}:
+        # A parent that ended before the prctl sends nothing. Its number tells nothing either: seen
+        # from a PID namespace of its own, it is 0 whether it lives or not.
+        if select.select([parent], [], [], 0)[0]:
             os._exit(127)
         _linux.reset_signals()
         null = os.open(os.devnull, os.O_RDONLY)
@@ -58,26 +64,30 @@ def start(argv: list[str]) -> int:
         _linux.unshare(_linux.CLONE_NEWPID)
     except OSError:
         entry = guard
-    me = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        entry(argv, me)
-    return pid
+    return _fork(entry, argv)
+
+
+def _fork(entry: Callable[[list[str], int], NoReturn], argv: list[str]) -> int:
+    """Fork; the child goes on in ``entry``, with a pidfd of this process. The child's pid."""
+    me = os.pidfd_open(os.getpid())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            entry(argv, me)
+        return pid
+    finally:
+        os.close(me)
 
 
 def guard(argv: list[str], parent: int) -> NoReturn:
-    """Own the command and all that it starts, until it ends or the warden is gone; end as it."""
+    """Own the command and all that it starts, until it ends or the warden is gone; end as it.
+
+    ``parent`` is a pidfd of the warden.
+    """
     status = 127 << 8
     try:
         _linux.set_child_subreaper()
-        warden = os.pidfd_open(parent)
-        # The number is the warden's as long as this is its child.
-        if os.getppid() == parent:
-            me = os.getpid()
-            pid = os.fork()
-            if pid == 0:
-                become(argv, me)
-            status = _command_or(warden, pid)
+        status = _command_or(parent, _fork(become, argv))
     finally:
         remains.kill_children()
         code = os.waitstatus_to_exitcode(status)

@@ -13,7 +13,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.errors import InsecureRunsc, RunscNotFound
+from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound
 from pytest_gvisor.runsc import features, locate, nix
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Runsc:
         """The runsc of ``judged``, whose descriptor it takes over, also when this raises.
 
         Raises `RunscFailed` where it cannot be asked what it is, `InsecureRunsc` where it changed
-        meanwhile.
+        meanwhile, `LaunchError` where this process is short of something.
         """
         with contextlib.ExitStack() as closer:
             closer.callback(judged.close)
@@ -80,7 +80,7 @@ class Runsc:
             runsc = cls(
                 path=judged.path,
                 fd=judged.fd,
-                sha256=_digest(judged.fd),
+                sha256=_sha256(judged),
                 version=known.version,
                 date=known.date,
                 flags=known.flags,
@@ -97,7 +97,8 @@ class Runsc:
     def is_available(explicit: str | None = None) -> bool:
         """Whether there is a runsc: False only where none was found.
 
-        One that was found and is refused raises `InsecureRunsc`. Nothing is started.
+        One that was found and is refused raises `InsecureRunsc`, and a shortage of descriptors
+        `LaunchError`. Nothing is started.
         """
         try:
             locate.find(explicit).close()
@@ -129,6 +130,14 @@ class Runsc:
     def close(self) -> None:
         """Close the descriptor; a second call does nothing."""
         self._closer.close()
+
+
+def _sha256(judged: locate.Judged) -> str:
+    try:
+        return _digest(judged.fd)
+    except OSError as error:
+        why = f"{judged.path} cannot be read"
+        raise LaunchError("runsc", why, errno=error.errno or 0) from error
 
 
 def _digest(fd: int) -> str:

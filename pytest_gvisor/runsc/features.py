@@ -17,26 +17,29 @@ import selectors
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.errors import RunscFailed
+from pytest_gvisor.errors import LaunchError, RunscFailed
 from pytest_gvisor.escape import escape
+from pytest_gvisor.runsc.locate import SHORTAGES
 from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
     from pytest_gvisor.runsc.locate import Identity, Judged
 
 DEADLINE = 20.0
-"""Seconds for all four: on an emulated processor, or a machine that is busy, one takes several."""
+"""Seconds for all four: 0.06 on two idle processors, a multiple of that on busy ones, and 40 times
+either on an emulated one."""
 
+# The keeper belongs to `launch`, which is above: this is a program beside it, and no import.
+_PROGRAM = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launch", "asked.py"
+)
 OUTPUT_LIMIT = 256 * 1024
 
 _QUESTIONS = (("--version",), ("flags",), ("help",), ("help", "platforms"))
-_ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/root",
-}
 _SHOWN = 400
 
 # The forms of Go's flag.PrintDefaults ("  -name type", the usage in a line of its own behind a tab)
@@ -68,8 +71,9 @@ class Features:
 def read(judged: Judged, *, deadline: float = DEADLINE) -> Features:
     """The features of ``judged``, asked for within ``deadline`` seconds or known already.
 
-    Raises `RunscFailed` where it cannot be started, overruns the deadline or `OUTPUT_LIMIT` bytes,
-    or answers as runsc does not; nothing that was started is left then.
+    Raises `RunscFailed` where it cannot be executed, overruns the deadline or `OUTPUT_LIMIT` bytes,
+    or answers as runsc does not, and `LaunchError` where a step on the way to it fails, or this
+    process is short of descriptors, processes or memory; nothing that was started is left then.
     """
     if judged.identity not in _known:
         version, flags, subcommands, platforms = _ask_all(judged, deadline)
@@ -97,20 +101,20 @@ def parse_version(text: str) -> tuple[str, dt.date | None]:
 class _Question:
     """One running ``runsc WORDS…``: its pipe, its pidfd and what it has printed so far."""
 
-    def __init__(self, judged: Judged, words: tuple[str, ...]) -> None:
+    def __init__(self, judged: Judged, words: tuple[str, ...], error_pipe: int) -> None:
         self.command = shlex.join([judged.path, *words])
         self.output = bytearray()
+        fds = (judged.fd, error_pipe)
         # A group of its own, so that a descendant can be killed with it. Both streams are one:
         # `runsc flags` answers on standard error and the others on standard output.
         self.process = subprocess.Popen(
-            ["runsc", *words],
-            executable=f"/proc/self/fd/{judged.fd}",
-            pass_fds=(judged.fd,),
+            [sys.executable, "-I", "-S", _PROGRAM, str(os.getpid()), *map(str, fds), *words],
+            pass_fds=fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             bufsize=0,
-            env=_ENVIRONMENT,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
             cwd="/",
             start_new_session=True,
         )
@@ -161,14 +165,27 @@ def _ask_all(judged: Judged, deadline: float) -> list[str]:
     questions: list[_Question] = []
     with contextlib.ExitStack() as started:
         try:
+            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            started.callback(os.close, reader)
+            started.callback(os.close, writer)
             for words in _QUESTIONS:
-                questions.append(_Question(judged, words))
+                questions.append(_Question(judged, words, writer))
                 started.callback(questions[-1].end)
             _drain(questions, end)
+            with contextlib.suppress(BlockingIOError):
+                raise _not_asked(judged, os.read(reader, 4096).decode())
         except OSError as error:
-            reason = os.strerror(error.errno or 0)
-            raise RunscFailed(f"{judged.path} cannot be executed: {reason}") from error
+            why = f"{judged.path} cannot be asked what it can do"
+            raise LaunchError("runsc", why, errno=error.errno or 0) from error
     return [question.answer() for question in questions]
+
+
+def _not_asked(judged: Judged, report: str) -> LaunchError | RunscFailed:
+    """What the first report in the error pipe means."""
+    stage, number, text = report.splitlines()[0].split(" ", 2)
+    if stage == "execve" and int(number) not in SHORTAGES:
+        return RunscFailed(f"{judged.path} cannot be executed: {text}")
+    return LaunchError(stage, f"runsc cannot be asked what it can do: {text}", errno=int(number))
 
 
 def _drain(questions: list[_Question], end: float) -> None:

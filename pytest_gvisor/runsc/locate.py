@@ -18,7 +18,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.errors import InsecureRunsc, RunscNotFound, UsageError
+from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.runsc import nix
 from pytest_gvisor.runsc.trust import (
@@ -39,6 +39,9 @@ _NEXT_STEP = (
     "Install it (Debian, Ubuntu: `apt-get install runsc`; elsewhere: `pytest-gvisor install`), "
     "or name it with --gvisor-runsc PATH."
 )
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""What says something about this process or machine, and nothing about a binary."""
+
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
@@ -101,14 +104,22 @@ def find(
     search: a later one would hide it.
 
     Raises `RunscNotFound` where there is none, `InsecureRunsc` where the one that is there is
-    refused (an explicit path that is no executable file included), and `UsageError` for an
-    ``explicit`` that is no path.
+    refused (an explicit path that is no executable file included), `UsageError` for an ``explicit``
+    that is no path, and `LaunchError` where this process is short of what it takes to look.
     """
-    trust = Trust.here(os.geteuid() if euid is None else euid, nix_store)
-    if explicit is not None:
-        return _named(explicit, trust)
-    if search_path is None:
-        search_path = os.environ.get("PATH", "")
+    try:
+        trust = Trust.here(os.geteuid() if euid is None else euid, nix_store)
+        if explicit is not None:
+            return _named(explicit, trust)
+        if search_path is None:
+            search_path = os.environ.get("PATH", "")
+        return _search(trusted, search_path, trust)
+    except OSError as error:
+        raise LaunchError("runsc", "it cannot be looked for", errno=error.errno or 0) from error
+
+
+def _search(trusted: Sequence[str], search_path: str, trust: Trust) -> Judged:
+    """The first one that is there."""
     candidates = [*trusted, *(_on_path(search_path) if trust.euid else ())]
     passed: list[str] = []
     for candidate in candidates:
@@ -240,6 +251,8 @@ def _judge_file(path: str, trust: Trust) -> tuple[Judged, str | None]:
 
 def _unreachable(path: str, error: OSError) -> Exception:
     """What it means that the walk failed."""
+    if error.errno in SHORTAGES:
+        return error
     if error.errno in _MISSING:
         return _PassedOver(path, "it does not exist", missing=True)
     if error.errno == errno.ELOOP:
@@ -261,6 +274,8 @@ def _open_regular(node: Node) -> int:
     try:
         fd = os.open(f"/proc/self/fd/{node.fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
         reason = f"it cannot be read, and so not be judged: {os.strerror(error.errno or 0)}"
         raise _refusal(node.path, reason, node.info) from None
     if fd > 2:

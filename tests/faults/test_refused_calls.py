@@ -69,7 +69,7 @@ def test_a_refused_call_is_named_with_its_errno(
 @pytest.mark.fault("D7")
 def test_a_keeper_that_cannot_adopt_orphans_does_not_come_up(any_little: Little) -> None:
     """PR_SET_CHILD_SUBREAPER: without it, something could be left."""
-    refusing(any_little, "seccomp.refuse('prctl', errno.EPERM, 36)", "keeper", 0)
+    refusing(any_little, "seccomp.refuse('prctl', errno.EPERM, 36)", "keeper", errno.EPERM)
     any_little.run()
     assert any_little.left() == []
 

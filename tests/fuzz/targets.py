@@ -7,7 +7,9 @@ else that it raises is a find. Where a result can be checked, the target does th
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import string
 import tempfile
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -15,16 +17,17 @@ from pathlib import Path
 from typing import Final
 
 from pytest_gvisor.cli import run as cli_run
-from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.errors import GvisorError, ImageError, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.images import ask, config, identity, index, tar
-from pytest_gvisor.images.streams import Budget, Inflated, Limits, drain
+from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest, drain
 from pytest_gvisor.inside import frames as inside_frames
 from pytest_gvisor.launch import events, logs, remains
 from pytest_gvisor.oci import mounts
 from pytest_gvisor.oci.defaults import parse_user
 from pytest_gvisor.oci.reader import load
 from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.oci.validate import check_id
 from pytest_gvisor.report.sections import safe
 from pytest_gvisor.runsc import features, nix
 from pytest_gvisor.sandbox import frames as guest_frames
@@ -64,7 +67,9 @@ def image_config(data: bytes) -> None:
     """An image's configuration, its labels, user, volumes, and the conversion."""
     found = config.ImageConfig.parse(data)
     assert all(path.startswith("/") for path in found.volumes)
-    assert all("=" in pair for pair in found.env) if not isinstance(found.env, dict) else True
+    listed = (json.loads(data).get("config") or {}).get("Env") or []
+    assert dict(found.env) == dict(pair.split("=", 1) for pair in listed)
+    assert "" not in found.env
 
 
 def image_index(data: bytes) -> None:
@@ -107,6 +112,25 @@ def passwd(data: bytes) -> None:
         assert isinstance(home, str)
 
     in_file("etc/passwd", user, use)
+
+
+_PLAIN: Final = string.ascii_lowercase + string.digits
+
+
+def ids(data: bytes) -> None:
+    """Of a sandbox: a folder's name, and a word of runsc's command line. Of an image: a digest."""
+    name = text(data)
+    plain = 0 < len(name) <= 64 and name[0] in _PLAIN and not set(name) - set(_PLAIN + "_.-")
+    try:
+        assert check_id(name) == name
+        assert plain
+        assert os.path.normpath(f"/session/{name}") == f"/session/{name}"
+    except UsageError:
+        assert not plain
+    with contextlib.suppress(ImageError):
+        kind, _, digits = check_digest(name).partition(":")
+        assert kind.isalnum()
+        assert set(digits) <= set(string.hexdigits.lower())
 
 
 def mount(data: bytes) -> None:
@@ -165,10 +189,19 @@ def inside_message(data: bytes) -> None:
 
 
 def journal(data: bytes) -> None:
-    """A dead session's journal: only cgroups with our own names are ever touched."""
-    found: list[str] = []
-    in_file(remains.JOURNAL, data, lambda folder: found.extend(remains.journalled_cgroups(folder)))
-    assert all(map(remains.is_own_cgroup, found))
+    """A dead session's journal: the session is swept, and only our own cgroups are touched."""
+
+    def sweep(base: str) -> None:
+        session = os.path.join(base, "s-1")
+        for path in map(Path, remains.journalled_cgroups(session)):
+            assert path.parts[:4] == ("/", "sys", "fs", "cgroup")
+            assert path.name.startswith("pytest-gvisor-")
+            assert not {".", ".."} & set(path.parts)
+        # As the sweep does, but that it looks for processes in all of /proc.
+        assert remains.clear_session(session, everywhere=False) == []
+        assert os.listdir(base) == []
+
+    in_file(f"s-1/{remains.JOURNAL}", data, sweep)
 
 
 def sentry_event(data: bytes) -> None:
@@ -205,7 +238,7 @@ TARGETS: Mapping[str, Target] = {
     function.__name__: function
     for function in (
         bundle_config, image_config, image_index, tarball, passwd, mount, answers_of_runsc,
-        nix_wrapper, log_of_runsc, guest_frame, inside_message, journal, sentry_event,
+        nix_wrapper, log_of_runsc, ids, guest_frame, inside_message, journal, sentry_event,
         daemon_answer, shown_text, any_json,
     )
 }  # fmt: skip

@@ -28,6 +28,7 @@ LAYERS = (
 """From the ground up: a module imports from its own layer and from those below."""
 
 PROGRAMS = {
+    "launch/asked.py": {"_linux"},
     "launch/keeper.py": {"_linux", "child", "remains"},
     "launch/child.py": {"_linux"},
     "launch/remains.py": {"_linux"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import GvisorError, LaunchError, ProtocolError
-from pytest_gvisor.launch import client
+from pytest_gvisor.launch import client, remains, session_dir
 from pytest_gvisor.launch.client import Control, Keeper, Launcher
 from pytest_gvisor.launch.session_dir import SessionDir
 
@@ -126,17 +127,21 @@ def gone_or_zombie(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) is not None
 
 
-def test_a_session_folder_that_vanished_is_replaced_with_its_keeper(launcher: Launcher) -> None:
-    """As by a cleaner of temporary folders, with the keeper gone too."""
+@pytest.mark.parametrize("killed", [True, False], ids=["keeper-killed", "keeper-alive"])
+def test_a_session_folder_that_vanished_is_replaced_with_its_keeper(
+    launcher: Launcher, base: str, killed: bool
+) -> None:
+    """As by a cleaner of temporary folders, with the keeper gone too or not."""
     session, keeper = launcher.session(), launcher.keeper()
-    os.kill(keeper.pid, signal.SIGKILL)
-    assert gone_or_zombie(keeper.pid)
-    for name in os.listdir(session.path):
-        os.unlink(f"{session.path}/{name}")
-    os.rmdir(session.path)
+    if killed:
+        os.kill(keeper.pid, signal.SIGKILL)
+        assert gone_or_zombie(keeper.pid)
+    shutil.rmtree(session.path)
     assert launcher.keeper().alive()
     assert launcher.session().path != session.path
     assert os.path.isdir(launcher.session().path)
+    assert gone(keeper.pid)
+    assert len(os.listdir(base)) == 2
 
 
 def test_a_fork_of_this_process_gets_a_typed_error(launcher: Launcher) -> None:
@@ -235,32 +240,58 @@ def test_a_keeper_that_does_not_come_up_is_a_typed_error(
     assert launcher.keeper().alive()
 
 
+@pytest.mark.fault("D7")
+@pytest.mark.parametrize("call", ["set_child_subreaper", "pipe2"])
+def test_a_keeper_that_is_refused_a_call_names_it(
+    launcher: Launcher, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """With its errno; nothing is left of it."""
+    for module in ("keeper.py", "child.py", "remains.py", "_linux.py"):
+        shutil.copy(Path(client.__file__).with_name(module), tmp_path / module)
+    with (tmp_path / "_linux.py").open("a") as file:
+        where = "globals()" if call.startswith("set") else "vars(os)"
+        file.write(f"\ndef refuse(*_):\n    raise OSError(1, 'no in {call}')\n")
+        file.write(f"{where}[{call!r}] = refuse\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "_PROGRAM", str(tmp_path / "keeper.py"))
+        with pytest.raises(LaunchError, match=f"no in {call}") as caught:
+            launcher.keeper()
+    assert (caught.value.stage, caught.value.errno) == ("keeper", errno.EPERM)
+    assert set(os.listdir(base)) <= {".lock"}
+    assert launcher.keeper().alive()
+
+
 def refuse(*_: object, **__: object) -> Any:
     """A call that the kernel refuses."""
     raise OSError(errno.EMFILE, "Too many open files")
 
 
 @pytest.mark.parametrize(
-    ("where", "name"),
+    ("call", "words"),
     [
-        (socket, "socketpair"),
-        (os, "pidfd_open"),
-        (subprocess, "Popen"),
-        (os, "mkdir"),
-        (fcntl, "flock"),
+        ((socket, "socketpair"), "socketpair"),
+        ((os, "pidfd_open"), "pidfd_open"),
+        ((subprocess, "Popen"), "fork, setsid or execve"),
+        ((os, "mkdir"), "cannot make"),
+        ((fcntl, "flock"), "cannot lock"),
     ],
 )
 def test_a_shortage_at_the_start_is_typed_and_leaves_nothing(
-    launcher: Launcher, base: str, monkeypatch: pytest.MonkeyPatch, where: Any, name: str
+    launcher: Launcher,
+    base: str,
+    monkeypatch: pytest.MonkeyPatch,
+    call: tuple[Any, str],
+    words: str,
 ) -> None:
     """Out of descriptors or processes; it works again when there are some."""
     before = set(os.listdir("/proc/self/fd"))
     with monkeypatch.context() as patch:
-        patch.setattr(where, name, refuse)
+        patch.setattr(*call, refuse)
         with pytest.raises(GvisorError) as caught:
             launcher.keeper()
     assert isinstance(caught.value, LaunchError)
     assert caught.value.errno == errno.EMFILE
+    assert words in str(caught.value)
     assert set(os.listdir("/proc/self/fd")) == before
     assert set(os.listdir(base)) <= {".lock"}
     assert launcher.keeper().alive()
@@ -340,3 +371,17 @@ def test_what_the_sweep_has_removed_is_counted(base: str, launcher: Launcher) ->
     launcher.keeper().kill()
     assert launcher.keeper().alive()
     assert launcher.swept == 2
+
+
+def test_what_stays_of_a_session_is_told_and_counted(
+    base: str, launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever closes the launcher can say it; closing again says nothing."""
+    launcher.keeper().kill()
+    with monkeypatch.context() as patch:
+        patch.setattr(remains, "clear_session", lambda path: [f"{path}: busy"])
+        (leak,) = launcher.close()
+    assert leak.endswith(": busy")
+    assert launcher.left == 1
+    assert launcher.close() == []
+    assert len(session_dir.sweep(base)) == 1

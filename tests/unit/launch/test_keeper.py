@@ -339,6 +339,53 @@ def test_a_failed_execve_is_told_before_the_end(caller: Caller, tries: int) -> N
         assert heard[0]["stage"] == "execve"
 
 
+@pytest.mark.fault("D2")
+def test_what_a_turn_has_closed_is_not_taken_for_what_has_its_number_now(
+    alone: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A child's end closes its report, and the socket of the next request gets that number."""
+    assert (
+        alone(
+            """
+        import keeper, socket
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        owner = keeper.Keeper(theirs, os.pidfd_open(os.getpid()), "/nowhere")
+        order = [owner.wake_reader, theirs.fileno()]
+        ready = owner.selector.select
+        owner.selector.select = lambda timeout: sorted(
+            ready(timeout), key=lambda one: order.index(one[0].fd) if one[0].fd in order else 9
+        )
+        shell, null = os.open("/bin/sh", os.O_RDONLY), os.open(os.devnull, os.O_RDWR)
+
+        def ask():
+            control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with other:
+                fds = [other.fileno(), shell, null, null, null]
+                socket.send_fds(ours, [request.encode()], fds)
+            return control
+
+        def states(control):
+            found = []
+            while data := control.recv(65536):
+                found.append(json.loads(data)["state"])
+            return found
+
+        first = ask()
+        owner.on_request()
+        os.waitid(os.P_PID, owner.runs[0].pid, os.WEXITED | os.WNOWAIT)
+        while os.dup(null) < owner.runs[0].report:
+            pass
+        second = ask()
+        ours.shutdown(socket.SHUT_WR)
+        owner.serve()
+        result = [states(first), states(second)]
+        """,
+            request=request_in(tmp_path).decode(),
+        )
+        == [["spawned", "exited", "cleaned"]] * 2
+    )
+
+
 # --- one run, without a process around it
 
 

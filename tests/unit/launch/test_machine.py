@@ -27,7 +27,7 @@ from pytest_gvisor.launch.request import Workspace
 from pytest_gvisor.launch.states import State
 from pytest_gvisor.oci.spec import Spec
 from tests.fakes.fake import FINE, FakeRunsc, Step
-from tests.fakes.runs import Ended, Runs
+from tests.fakes.runs import Ended, Runs, make_spec
 
 TIMEOUT = 0.4
 LONGEST = TIMEOUT + 1.0 + 0.5 + 15.0
@@ -408,3 +408,22 @@ def test_a_start_that_nobody_reported_is_not_made_up(
     assert runs().runner.record.start is None
     older = runs_without("pod-init-config", script=[["exit", 0]])
     assert older().runner.record.start is None
+
+
+@pytest.mark.fault("A7")
+def test_a_binary_that_changes_while_the_bundle_is_made_is_not_started(
+    runs: Runs, fake: FakeRunsc
+) -> None:
+    """Its bytes are looked at last, when all else is there; nothing of the run stays."""
+
+    def make(workspace: Workspace) -> Spec:
+        spec = make_spec(workspace)
+        with fake.path.open("ab") as file:
+            file.write(b"other")
+        return spec
+
+    fake.script(["note", str(fake.path.with_name("started"))], *FINE)
+    ended = runs(make_spec=make)
+    assert isinstance(ended.error, InsecureRunsc)
+    assert not fake.path.with_name("started").exists()
+    assert runs.left() == []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -134,6 +136,99 @@ def test_removing_says_what_stays(tmp_path: Path) -> None:
     assert leak.startswith(f"{tmp_path}/not-empty: ")
 
 
+@pytest.fixture
+def session(tmp_path: Path) -> Path:
+    """A session's folder with a run in it."""
+    folder = tmp_path / "s-1"
+    (folder / "g1/root").mkdir(parents=True)
+    (folder / "lock").touch()
+    (folder / "journal").write_text('{"id": "g1"}')
+    (folder / "link").symlink_to(tmp_path)
+    return folder
+
+
+def test_a_session_s_folder_stays_as_long_as_anything_else_does(
+    session: Path, tmp_path: Path
+) -> None:
+    """Its journal names the cgroups, for the next sweep."""
+    (tmp_path / "cgroup/x").mkdir(parents=True)
+    (leak,) = remains.remove_session(str(session), [str(tmp_path / "cgroup")])
+    assert leak.startswith(f"{tmp_path}/cgroup: ")
+    assert sorted(os.listdir(session)) == ["journal", "lock"]
+    (tmp_path / "cgroup/x").rmdir()
+    for _ in range(2):
+        assert remains.remove_session(str(session), [str(tmp_path / "cgroup")]) == []
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_session_s_lock_goes_last(session: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session without one counts as dead: nobody else may begin to remove it meanwhile."""
+    order: list[str] = []
+    real = os.unlink, shutil.rmtree
+
+    def note(which: int, path: str) -> None:
+        order.append(os.path.basename(path))
+        real[which](path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", lambda path, **_: note(0, path))
+        patch.setattr(shutil, "rmtree", lambda path: note(1, path))
+        assert remains.clear_session(str(session)) == []
+    assert set(order[:-2]) == {"g1", "link"}
+    assert order[-2:] == ["journal", "lock"]
+
+
+def test_a_session_that_has_a_process_left_keeps_its_folder(
+    session: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that the kernel holds: the next sweep finds it by the folder's name."""
+    with monkeypatch.context() as patch:
+        patch.setattr(remains, "processes", lambda *_, **__: [7])
+        patch.setattr(remains, "kill", lambda *_: None)
+        assert remains.clear_session(str(session), patience=0) == ["process 7"]
+    assert (session / "g1").is_dir()
+    assert remains.clear_session(str(session)) == []
+
+
+def test_a_file_that_goes_first_by_itself_is_no_end_of_the_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older rmtree says ENOENT of it, and leaves the rest: then it is done again."""
+    folder = tmp_path / "g1"
+    (folder / "root").mkdir(parents=True)
+    real, calls = shutil.rmtree, []
+
+    def rmtree(path: str) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise FileNotFoundError(errno.ENOENT, "No such file", f"{path}/root/x")
+        real(path)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    assert remains.clear(str(folder), ROOT, []) == []
+    assert not folder.exists()
+
+
+@needs_root
+def test_a_cgroup_that_was_never_made_is_no_leak_on_a_read_only_file_system(
+    alone: Callable[..., Any],
+) -> None:
+    """There the kernel refuses rmdir before it looks."""
+    assert (
+        alone(
+            """
+        _linux.unshare_by_libc(_linux.CLONE_NEWNS)
+        _linux.mount("none", "/", "none", _linux.MS_REC | _linux.MS_SLAVE)
+        os.mkdir("cgroup")
+        here = os.getcwd()
+        _linux.mount("none", f"{here}/cgroup", "tmpfs", _linux.MS_RDONLY)
+        result = remains.remove("/nowhere", [f"{here}/cgroup/pytest-gvisor-x"])
+        """
+        )
+        == []
+    )
+
+
 @needs_root
 @pytest.mark.parametrize("name", ["plain", "with blank", "back\\slash", "tab\tand\nline", "é"])
 def test_mounts_are_undone_before_anything_is_removed(alone: Callable[..., Any], name: str) -> None:
@@ -237,6 +332,12 @@ def test_a_shared_folder_stays_while_others_are_coming_and_going(
         ("/sys/fs/cgroup/memory/../pytest-gvisor-x", False),
         ("/tmp/pytest-gvisor-x", False),
         ("pytest-gvisor-x", False),
+        ("/sys/fs/cgroup/pytest-gvisor-\0", False),
+        ("/sys/fs/cgroup/\0/pytest-gvisor-x", False),
+        ("/sys/fs/cgroup/pytest-gvisor-\ud800", False),
+        ("/sys/fs/cgroup/\ud800/pytest-gvisor-x", False),
+        ("/sys/fs/cgroup/\udcff/pytest-gvisor-x", True),
+        ("/sys/fs/cgroup/" + "x/" * 5000 + "pytest-gvisor-x", True),
     ],
 )
 def test_a_cgroup_of_ours_has_a_name_that_only_we_make(path: str, own: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import stat
@@ -19,7 +20,8 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.launch import session_dir
+from pytest_gvisor.launch import remains, session_dir
+from pytest_gvisor.launch.remains import clear_session
 from pytest_gvisor.launch.session_dir import SessionDir
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: folders of another owner")
@@ -279,6 +281,59 @@ def test_dead_sessions_are_swept_and_living_ones_are_not(base: str, session: Ses
     }  # fmt: skip
     assert os.path.isdir(f"{base}/other/x")
     assert session_dir.sweep(base) == []
+
+
+@pytest.mark.parametrize("name", ["\0", "\ud800", "x" * 5000])
+def test_a_journal_that_names_no_path_stops_no_sweep(base: str, name: str) -> None:
+    """What no file can be called was never made; the rest of the session goes."""
+    dead = dead_session(base)
+    entry = {"cgroups": [f"/sys/fs/cgroup/pytest-gvisor-{name}"]}
+    Path(dead, "journal").write_text(json.dumps(entry))
+    assert session_dir.sweep(base) == [dead]
+
+
+def stuck(session: str, _cgroups: list[str]) -> list[str]:
+    """A session of which something stays."""
+    return [f"{session}/x: Device or resource busy"]
+
+
+def test_sessions_that_are_stuck_share_one_budget(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, others can begin soon; the next sweep tries again."""
+    made = {dead_session(base) for _ in range(11)}
+    started = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(remains, "remove_session", stuck)
+        patch.setattr(session_dir, "SWEEP_BUDGET", 0.4)
+        assert session_dir.sweep(base) == []
+    assert 0.2 < time.monotonic() - started < 1
+    assert set(session_dir.sweep(base)) == made
+    assert session_dir.SWEEP_BUDGET * 4 < session_dir.LOCK_DEADLINE
+
+
+def test_who_has_waited_for_another_s_sweep_does_not_sweep_again(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of sessions that begin at once waits for one of them."""
+    dead = dead_session(base)
+    with monkeypatch.context() as patch, open(f"{base}/.lock", "w") as lock:
+        patch.setattr(session_dir, "SWEEP_BUDGET", 0.1)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threading.Timer(0.2, fcntl.flock, [lock, fcntl.LOCK_UN]).start()
+        assert session_dir.sweep(base) == []
+    assert session_dir.sweep(base) == [dead]
+
+
+def test_a_session_that_ends_says_what_stays(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And lets go of its lock, for the next sweep."""
+    session = SessionDir.create(SessionDir.choose(base))
+    with monkeypatch.context() as patch:
+        patch.setattr(remains, "remove_session", stuck)
+        patch.setattr(remains, "clear_session", functools.partial(clear_session, patience=0))
+        assert session.remove() == [f"{session.path}/x: Device or resource busy"]
+    assert session_dir.sweep(base) == [session.path]
+    assert session.remove() == []
 
 
 def test_a_new_session_sweeps_first(base: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import itertools
 import os
+import select
 import signal
 import socket
 import threading
@@ -162,6 +163,26 @@ def during(runs: Runs, act: Callable[[], None], **options: Any) -> Ended:
 
 
 LIVELY: list[Step] = [*FINE, ["state"], ["gofer"], ["orphan", True], ["hang"]]
+
+
+@pytest.mark.fault("F9")
+def test_a_gofer_that_ends_after_a_flood_of_reports_has_not_died_first(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More ends of processes are waiting than one turn takes, and the first one's is the last."""
+    fake.script(["gofer"], *FINE, ["flood", 150], ["task_exit", 0], ["kill_gofer"], ["exit", 0])
+    real = supervise.Supervisor._turn
+
+    def turn(self: supervise.Supervisor, timeout: float) -> None:
+        if self._gofer is not None and self.start is not None:
+            select.select([self._gofer], [], [], 20)
+        real(self, timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervise.Supervisor, "_turn", turn)
+        ended = runs()
+    assert ended.error is None
+    assert ended.runner.lifecycle.verdict is Outcome.EXITED
 
 
 def test_a_keeper_that_is_killed_is_a_protocol_error_and_leaves_nothing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,61 @@ def test_its_own_death_kills_all_of_it(
     await_end(ward, mark)
     ward.folder.rmdir()
     ward.close()
+
+
+@pytest.mark.parametrize("before", [(), as_another_user()], ids=["here", "without-namespace"])
+def test_its_death_before_the_command_has_begun_is_seen(
+    tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch, before: tuple[str, ...]
+) -> None:
+    """The parent-death signal, set a moment too late, is sent no more: the command does not run."""
+    own = tmp_path / "launch"
+    own.mkdir()
+    for name in ("warden.py", "_linux.py", "remains.py"):
+        shutil.copy(Path(warden.__file__).with_name(name), own)
+    go, begun = tmp_path / "go", tmp_path / "begun"
+    with (own / "_linux.py").open("a") as file:
+        file.write(LATE.format(go=str(go), begun=str(begun)))
+    monkeypatch.setattr(warden, "__file__", str(own / "warden.py"))
+    ran = tmp_path / "ran"
+    ward = Warden(tmp_path / "folder", "sh", "-c", f"touch {ran}", mark, before=before)
+    await_file(begun)
+    ward.process.kill()
+    ward.process.wait()
+    go.touch()
+    await_no_process(mark)
+    assert not ran.exists()
+    ward.folder.rmdir()
+    ward.close()
+
+
+LATE = """
+
+_early = set_parent_death_signal
+
+
+def set_parent_death_signal(number):
+    import time
+    open({begun!r}, "w").close()
+    while not os.path.exists({go!r}):
+        time.sleep(0.01)
+    _early(number)
+"""
+
+
+def await_file(path: Path) -> None:
+    """Wait until a file is there."""
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def await_no_process(word: str) -> None:
+    """Wait until no process has this word in its command line."""
+    deadline = time.monotonic() + PATIENCE
+    while running(word):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_the_death_of_its_guard_kills_all_of_it(

@@ -27,6 +27,7 @@ SOURCE = r"""
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 static int version(void) { %(version)s; return 0; }
 static int flags(void) { %(flags)s; return 0; }

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.errors import InsecureRunsc, RunscFailed, RunscNotFound
-from pytest_gvisor.runsc import locate
+from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscFailed, RunscNotFound
+from pytest_gvisor.runsc import binary, features, locate
 from pytest_gvisor.runsc.binary import Runsc
+from tests.faults.test_shortage import spare_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,6 +111,56 @@ def test_a_binary_that_cannot_be_asked_leaves_nothing(fake_runsc: FakeRunsc) -> 
     """When reading the features fails, the descriptor is closed."""
     with pytest.raises(RunscFailed):
         Runsc.at(str(fake_runsc(version='puts("no")')))
+
+
+@pytest.mark.fault("G6")
+def test_at_any_shortage_of_descriptors_the_error_says_what_is_short(good: Path) -> None:
+    """With one more each time, until it is found; the next one with enough finds it at once."""
+    seen: list[str] = []
+    for number in range(60):
+        features._known.clear()
+        try:
+            with spare_descriptors(number):
+                Runsc.at(str(good)).close()
+            seen.append("found")
+            break
+        except LaunchError as error:
+            seen.append(str(error))
+        Runsc.at(str(good)).close()
+    assert seen[-1] == "found"
+    assert len(set(seen)) == 3, seen
+    assert all("at runsc: " in error and "[EMFILE: " in error for error in seen[:-1])
+
+
+@pytest.mark.fault("G6")
+def test_a_shortage_while_the_digest_is_read_is_typed(
+    good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not the binary that failed."""
+
+    def refuse(_fd: int) -> str:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr(binary, "_digest", refuse)
+    with pytest.raises(LaunchError) as caught:
+        Runsc.at(str(good))
+    assert (caught.value.stage, caught.value.errno) == ("runsc", errno.ENOMEM)
+
+
+@pytest.mark.fault("G6")
+def test_a_shortage_of_processes_is_not_runsc_s_failure(
+    good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could not be asked at all."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "no process")
+
+    features._known.clear()
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(LaunchError) as caught:
+        Runsc.at(str(good))
+    assert (caught.value.stage, caught.value.errno) == ("runsc", errno.EAGAIN)
 
 
 @pytest.mark.fault("A7")

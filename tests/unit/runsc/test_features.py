@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import shutil
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.errors import RunscFailed
+from pytest_gvisor.errors import LaunchError, RunscFailed
 from pytest_gvisor.launch._linux import children_of_self
 from pytest_gvisor.runsc import features, locate
 from pytest_gvisor.settings import Platform
@@ -258,6 +261,69 @@ def test_runsc_gets_a_fixed_environment(fake_runsc: FakeRunsc, tmp_path: Path) -
         "HOME=/root",
         "/ 1 -1",
     ]
+
+
+@pytest.mark.fault("D6")
+def test_a_question_has_no_way_to_new_privileges_and_dies_with_who_asks(
+    fake_runsc: FakeRunsc, tmp_path: Path
+) -> None:
+    """As a run: no-new-privs, the parent-death signal, no signal blocked, no descriptor more."""
+    marker = tmp_path / "seen"
+    code = (
+        f'FILE *f = fopen("{marker}", "w"); int s = 0; prctl(PR_GET_PDEATHSIG, &s); '
+        "sigset_t m; sigprocmask(SIG_BLOCK, 0, &m); "
+        'fprintf(f, "%d %d %d %d", prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), s, '
+        "sigismember(&m, SIGTERM), dup(0)); "
+        'fclose(f); puts("runsc version 1")'
+    )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        read(fake_runsc(version=code))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert marker.read_text() == f"1 {signal.SIGKILL} 0 4"
+
+
+HANGING = """
+import sys
+from pytest_gvisor.runsc import features, locate
+features.read(locate.find(sys.argv[1]), deadline=100)
+"""
+
+
+@pytest.mark.fault("F4")
+def test_a_question_that_hangs_dies_with_who_asks(fake_runsc: FakeRunsc) -> None:
+    """By SIGKILL too."""
+    path = fake_runsc(version="pause()")
+    with subprocess.Popen([sys.executable, "-c", HANGING, str(path)]) as asking:
+        deadline = time.monotonic() + 20
+        while not executing(path):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        asking.kill()
+    assert is_gone(path)
+
+
+@pytest.mark.fault("D7")
+@pytest.mark.parametrize(
+    ("call", "stage"),
+    [("set_no_new_privs", "no_new_privs"), ("set_parent_death_signal", "session")],
+)
+def test_a_refused_call_on_the_way_to_a_question_is_named(
+    fake_runsc: FakeRunsc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, stage: str
+) -> None:
+    """Nothing is asked without it."""
+    marker = tmp_path / "seen"
+    path = fake_runsc(version=f'creat("{marker}", 0600); puts("runsc version 1")')
+    for module in ("asked.py", "_linux.py"):
+        shutil.copy(Path(features._PROGRAM).with_name(module), tmp_path / module)
+    with (tmp_path / "_linux.py").open("a") as file:
+        file.write(f"\n\ndef {call}(*_):\n    raise OSError(1, 'refused in {call}')\n")
+    monkeypatch.setattr(features, "_PROGRAM", str(tmp_path / "asked.py"))
+    with pytest.raises(LaunchError, match=f"refused in {call}") as caught:
+        read(path)
+    assert (caught.value.stage, caught.value.errno) == (stage, 1)
+    assert not marker.exists()
 
 
 def test_no_descriptor_is_left(fake_runsc: FakeRunsc) -> None:

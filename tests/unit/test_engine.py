@@ -1,0 +1,40 @@
+"""What one pytest process has found out, and for how long it believes it."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.engine import Engine
+from pytest_gvisor.errors import LaunchError, PytestGvisorWarning, RunscNotFound
+from pytest_gvisor.runsc import locate
+
+
+@pytest.mark.fault("G6")
+def test_a_shortage_is_not_remembered_as_the_binary_s(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is missing stays missing; what there was no descriptor for is looked at again."""
+    engine, path = Engine(), str(tmp_path / "runsc")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locate, "walk", refuse)
+        with pytest.raises(LaunchError):
+            engine.runsc(path)
+    for _ in range(2):
+        with pytest.raises(RunscNotFound):
+            engine.runsc(path)
+    engine.close()
+
+
+def test_what_stays_of_the_session_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not hidden, and fails nothing."""
+    engine = Engine()
+    monkeypatch.setattr(engine.launcher, "close", lambda: ["/sys/fs/cgroup/x: busy"])
+    with pytest.warns(PytestGvisorWarning, match="not removed: /sys/fs/cgroup/x: busy"):
+        engine.close()
