@@ -206,7 +206,10 @@ class WorkloadTimeout(_RunError):
 
 
 class SandboxCrashed(_RunError):
-    """The sentry or the gofer died under the workload. ``panic`` is the panic log, escaped."""
+    """The sentry or the gofer died under the workload.
+
+    ``panic`` is the beginning of the panic log, escaped.
+    """
 
     def __init__(
         self, message: str, *, completed: Completed, panic: str = "", next_step: str = ""

@@ -142,7 +142,7 @@ class Link:
             lines.append(escape(record.error.message))
         lines += [f"runsc: {message}" for message in record.runsc_records]
         if record.panic:
-            lines.append(f"panic log:\n{record.panic[-_TAIL:]}")
+            lines.append(f"panic log:\n{record.panic}")
         if record.debug_logs:
             lines += relevant(record.debug_logs.get("boot", ""))
         stderr = self._supervisor.pipes.stderr

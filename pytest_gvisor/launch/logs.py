@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pytest_gvisor.escape import escape
 
 _MAX = 256 * 1024
+_MAX_PANIC = 4096
 
 
 def text(path: str) -> str:
@@ -21,12 +22,22 @@ def text(path: str) -> str:
     return escape(_read(path))
 
 
-def _read(path: str) -> str:
+def panic(path: str) -> str:
+    """The beginning of a panic log as escaped text, at most 4 KiB; ``""`` if there is none.
+
+    Go's runtime writes the cause first, and then the stack of one goroutine after the other, the
+    one that failed at their head.
+    """
+    return escape(_read(path, beginning=_MAX_PANIC))
+
+
+def _read(path: str, *, beginning: int = 0) -> str:
+    """So many bytes of the beginning of a file, or 256 KiB of its end."""
     try:
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - _MAX))
-            return file.read(_MAX).decode("utf-8", "backslashreplace")
+            if not beginning:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - _MAX))
+            return file.read(beginning or _MAX).decode("utf-8", "backslashreplace")
     except OSError:
         return ""
 

@@ -106,7 +106,8 @@ def judge(evidence: Evidence) -> Verdict:
         end = _by_status(told[-1]) if told else _by_code(code)
         return Verdict(outcome=Outcome.TIMED_OUT, returncode=end.returncode, exact=bool(told))
     if evidence.gofer_died and not (evidence.oom_kills or evidence.records):
-        reason = "its gofer died"
+        # The gofer ends with its sentry: where that panicked, the gofer is not what failed.
+        reason = "the sentry panicked" if evidence.panic else "its gofer died"
         return Verdict(outcome=Outcome.SANDBOX_CRASHED, returncode=code, reason=reason)
     if told and not evidence.records:
         # On systrap the kernel kills the workload's stub, which the sentry reports as an exit.

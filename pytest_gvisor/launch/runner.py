@@ -253,7 +253,7 @@ class Runner:
         record = self.record
         record.start = supervisor.start
         record.runsc_records = logs.records(workspace.path("log"))
-        record.panic = logs.text(workspace.path("panic"))
+        record.panic = logs.panic(workspace.path("panic"))
         if self._wants_logs():
             record.debug_logs = logs.folder(workspace.path("logs"))
         if supervisor.failure is not None:
@@ -320,7 +320,7 @@ class Runner:
                 f"the sandbox of {list(completed.args)!r} died on {self.request.platform}: "
                 f"{verdict.reason}",
                 completed=completed,
-                panic=self.record.panic[-4000:],
+                panic=self.record.panic,
                 next_step="Repeat it with --gvisor-debug to see the sentry's own log.",
             )
         if verdict.outcome is Outcome.RUNSC_FAILED:

@@ -55,7 +55,7 @@ def sections(
         if record.runsc_records:
             yield f"{title}: runsc's error record", quoted("\n".join(record.runsc_records))
         if record.panic:
-            yield f"{title}: panic log", quoted(record.panic[-_TAIL:])
+            yield f"{title}: panic log", quoted(record.panic)
         if debug:
             yield from _debug(title, record)
 

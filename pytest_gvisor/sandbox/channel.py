@@ -140,7 +140,7 @@ class Channel:
         return SandboxCrashed(
             f"the sandbox is gone: {reason}",
             completed=completed,
-            panic=self._driven.record.panic[-4000:],
+            panic=self._driven.record.panic,
         )
 
     def send(self, message: Mapping[str, object], payload: bytes | memoryview = b"") -> None:

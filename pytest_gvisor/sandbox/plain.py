@@ -139,9 +139,7 @@ class Plain:
         held = completed or ended.completed
         if held is None:
             return LaunchError("sandbox", "it did not start")
-        return SandboxCrashed(
-            "the sandbox is gone", completed=held, panic=self.record.panic[-4000:]
-        )
+        return SandboxCrashed("the sandbox is gone", completed=held, panic=self.record.panic)
 
     def run(self, command: Command, chunks: Iterable[bytes] | None, timeout: float) -> Completed:
         """Run one program to its end. Raises as `Sandbox.exec` does."""

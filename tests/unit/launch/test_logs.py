@@ -37,6 +37,7 @@ def test_no_file_is_no_record(log: Path) -> None:
     assert logs.records(str(log)) == ()
     assert logs.text(str(log)) == ""
     assert logs.folder(str(log)) == {}
+    assert logs.panic(str(log)) == ""
     log.mkdir()
     assert logs.records(str(log)) == ()
     assert logs.text(str(log)) == ""
@@ -70,14 +71,17 @@ def test_any_bytes_are_read(tmp_path_factory: pytest.TempPathFactory, data: byte
     """As escaped text: what comes out stays as it is when it is escaped again."""
     file = tmp_path_factory.getbasetemp() / "any-log"
     file.write_bytes(data)
-    for found in (*logs.records(str(file)), logs.text(str(file))):
+    for found in (*logs.records(str(file)), logs.text(str(file)), logs.panic(str(file))):
         assert found == escape(found)
 
 
 def test_of_a_long_file_the_end_is_read(log: Path) -> None:
-    """At most 256 KiB of it."""
+    """At most 256 KiB of it; of a panic log the beginning, where the cause is."""
     log.write_bytes(b"a" * LIMIT + b"b" * LIMIT)
     assert logs.text(str(log)) == "b" * LIMIT
+    log.write_bytes(b"fatal error: fault\n" + b"goroutine\n" * 100_000)
+    assert logs.panic(str(log)).startswith("fatal error: fault\ngoroutine\n")
+    assert len(logs.panic(str(log))) == 4096
 
 
 def test_debug_logs_are_found_by_their_subcommand(tmp_path: Path) -> None:

@@ -137,6 +137,18 @@ def test_a_reported_signal_is_exact(number: int, core: int) -> None:
     assert verdict.exact
 
 
+@pytest.mark.parametrize(
+    ("panic", "reason"), [("", "its gofer died"), ("fatal error: fault", "the sentry panicked")]
+)
+def test_a_gofer_that_ends_with_a_panicking_sentry_is_not_the_cause(
+    panic: str, reason: str
+) -> None:
+    """It ends with its sentry, and its end is often seen first."""
+    evidence = Evidence(runsc_status=2 << 8, started=True, gofer_died=True, panic=panic)
+    verdict = judge(evidence)
+    assert (verdict.outcome, verdict.reason) == (Outcome.SANDBOX_CRASHED, reason)
+
+
 @pytest.mark.fault("E3")
 @pytest.mark.parametrize(
     ("change", "outcome"),
