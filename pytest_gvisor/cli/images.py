@@ -70,7 +70,7 @@ def _prune_docker() -> None:
     try:
         with Daemon() as daemon:
             for identity in daemon.prune():
-                print(f"removed {identity} from the docker daemon")
+                print(f"removed {escape(identity)} from the docker daemon")
     except DaemonUnavailable:
         pass
     except ImageError as error:

@@ -212,7 +212,8 @@ class Cache:
             if self._remove(image.id):
                 total -= image.size
                 removed.append(image)
-        self._sweep()
+        if os.path.isdir(self.folder):
+            self._sweep()
         return removed
 
     def _check(self) -> None:
