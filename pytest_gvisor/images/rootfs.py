@@ -67,8 +67,8 @@ class ImageRootfs(Rootfs):
         self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
     ) -> Prepared:
         """See `Rootfs.prepare`."""
-        del folder, shared
-        root = self.hold.with_points(mounts)
+        del shared
+        root = self.hold.with_points(mounts, folder)
         if found := inroot.missing(root, mounts):
             raise InvalidBundle(found, where=f"root file system of image {shown(self.name)}")
         taken = {normal(mount.destination) for mount in mounts}
