@@ -109,6 +109,11 @@ class Hold:
         self._trees = Trees(folder)
 
     @property
+    def id(self) -> str:
+        """Hexadecimal SHA-256 of its configuration; of a plain tarball, of that."""
+        return os.path.basename(self._folder)
+
+    @property
     def path(self) -> str:
         """Its root file system. Raises `ImageError` when it is closed."""
         if self.lock < 0:

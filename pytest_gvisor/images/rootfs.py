@@ -30,7 +30,7 @@ class ImageRootfs(Rootfs):
     """As it was asked for."""
     id: str
     """Hexadecimal SHA-256 of its configuration; of a plain tarball, of that."""
-    config: ImageConfig
+    config: ImageConfig = field(hash=False)
     hold: Hold = field(compare=False)
 
     def __repr__(self) -> str:

@@ -193,6 +193,21 @@ def _zstd() -> Any:
     return zstd.ZstdDecompressor()
 
 
+def _zstd_errors() -> tuple[type[Exception], ...]:
+    try:
+        from compression import zstd  # noqa: PLC0415 -- 3.14
+    except ImportError:
+        return ()
+    return (zstd.ZstdError,)  # which derives from nothing else
+
+
+_DAMAGED: Final[tuple[type[Exception], ...]] = (
+    zlib.error,
+    OSError,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+)
 _KINDS: Final = (
     (b"\x1f\x8b", _Gzip),
     (b"\x28\xb5\x2f\xfd", _zstd),
@@ -245,7 +260,9 @@ class Inflated:
                     raise ImageError("compressed data ends in the middle: it is truncated")
             try:
                 made: bytes = self._inner.decompress(data, count)
-            except (zlib.error, OSError, lzma.LZMAError, EOFError, ValueError) as error:
+            except Exception as error:
+                if not isinstance(error, _DAMAGED + _zstd_errors()):
+                    raise
                 raise ImageError(f"compressed data is damaged: {error}") from error
             if made:
                 return made
