@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pytest_gvisor.errors import ImageError, InvalidBundle
 from pytest_gvisor.images import identity
 from pytest_gvisor.images.cache import Hold
 from pytest_gvisor.images.config import ImageConfig
+from pytest_gvisor.images.extract import keeps_owners
 from pytest_gvisor.oci import inroot
 from pytest_gvisor.oci.reader import shown
 from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says
@@ -94,10 +96,13 @@ class ImageRootfs(Rootfs):
             status = os.lstat(place.host)
             options += [f"mode={status.st_mode & 0o7777:04o}"]
             uid, gid = status.st_uid, status.st_gid
-            if os.geteuid() != 0:
-                # Whose it is in the image is not kept: it is taken to be its user's.
-                user, _ = self.find_user(self.config.user)
-                uid, gid = user.uid, user.gid
+            if not keeps_owners():
+                # Whose it is in the image is not kept: it is taken to be its user's, or root's
+                # where the image has no such user and the run another one.
+                uid = gid = 0
+                with contextlib.suppress(ImageError):
+                    user, _ = self.find_user(self.config.user)
+                    uid, gid = user.uid, user.gid
             options += [f"uid={uid}", f"gid={gid}"]
         else:
             options += ["mode=0755"]

@@ -12,6 +12,7 @@ import lzma
 import os
 import re
 import stat
+import time
 import zlib
 from typing import Any, Final, Protocol
 
@@ -30,11 +31,13 @@ class Limits:
     max_bytes: int = 32 * 1024**3
     """Bytes of its uncompressed layers."""
     max_entries: int = 1_000_000
-    """Files, folders, links and whiteouts."""
+    """Files, folders, links and whiteouts, and folders that none of these is but that they need."""
     max_depth: int = 128
     """Folders in folders."""
     max_ratio: int = 200
     """Uncompressed bytes for each compressed one; the first 256 MiB are free."""
+    max_seconds: float = 600
+    """Seconds that unpacking takes; so long do others wait who need the image too."""
 
 
 FREE_BYTES: Final = 256 * 1024 * 1024
@@ -48,6 +51,7 @@ class Budget:
     read: int = 0
     grown: int = 0
     entries: int = 0
+    begun: float = dataclasses.field(default_factory=time.monotonic)
 
     def add_bytes(self, compressed: int, uncompressed: int) -> None:
         """Count what was read, and what has come of it."""
@@ -58,12 +62,18 @@ class Budget:
         if self.grown > max(FREE_BYTES, self.read * self.limits.max_ratio):
             text = f"unpacks to more than {self.limits.max_ratio} times of what it is"
             raise _too_large(f"{text}: {self.grown} bytes so far")
+        self._check_time()
 
     def add_entry(self) -> None:
         """Count one entry."""
         self.entries += 1
         if self.entries > self.limits.max_entries:
             raise _too_large(f"has more than {self.limits.max_entries} entries")
+        self._check_time()
+
+    def _check_time(self) -> None:
+        if time.monotonic() - self.begun > self.limits.max_seconds:
+            raise _too_large(f"takes longer than {self.limits.max_seconds:g} s to unpack")
 
     def check_depth(self, depth: int) -> None:
         """Judge how deep a folder is."""
