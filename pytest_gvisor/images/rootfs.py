@@ -22,6 +22,7 @@ from pytest_gvisor.oci.validate import RESERVED_ANNOTATIONS, normal, reserved
 from pytest_gvisor.oci.words import MountType
 
 _NAMES: Final = "org.opencontainers.image."
+_MAX_NOTED: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -80,13 +81,16 @@ class ImageRootfs(Rootfs):
     @property
     def notes(self) -> tuple[str, ...]:
         """What of the image is left out."""
+        about = f"image {shown(self.name)}"
         labels = sorted(filter(reserved, self.config.labels))
-        dropped = (
-            f"image {shown(self.name)}: the label {shown(label)} is left out, because annotations "
-            f"that begin with {' or '.join(RESERVED_ANNOTATIONS)} steer runsc itself"
-            for label in labels
-        )
-        return (*(f"image {shown(self.name)}: {note}" for note in self.hold.notes), *dropped)
+        dropped = [
+            f"{about}: the label {shown(label)} is left out, because annotations that begin with "
+            f"{' or '.join(RESERVED_ANNOTATIONS)} steer runsc itself"
+            for label in labels[:_MAX_NOTED]
+        ]
+        if more := labels[_MAX_NOTED:]:
+            dropped.append(f"{about}: so are {len(more)} more labels")
+        return (*(f"{about}: {note}" for note in self.hold.notes), *dropped)
 
     def _volume(self, path: str) -> Mount:
         """A tmpfs in a volume's place, with the owner and mode of what is there."""
@@ -109,13 +113,17 @@ class ImageRootfs(Rootfs):
         return Mount(destination=path, type=MountType.TMPFS, source="tmpfs", options=tuple(options))
 
     def _annotations(self) -> dict[str, str]:
+        """As conversion.md of the image specification has it: each value is the field's own."""
         config = self.config
         said = {
             "os": config.os,
+            "os.version": config.os_version,
+            "os.features": ",".join(config.os_features),
             "architecture": config.architecture,
+            "variant": config.variant,
             "author": config.author,
             "created": config.created,
-            "stopSignal": str(config.stop_signal),
+            "stopSignal": config.stop_signal_text,
             "exposedPorts": ",".join(config.exposed_ports),
         }
         known = {f"{_NAMES}{key}": value for key, value in said.items() if value}

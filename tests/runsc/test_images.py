@@ -114,7 +114,7 @@ def test_labels_become_annotations_except_runsc_s_own(gvisor: Gvisor, make: Make
         gvisor.run(["true"], image=image, check=True)
     annotations = seen[0]["annotations"]
     assert annotations["mine"] == "1"
-    assert annotations["org.opencontainers.image.stopSignal"] == "10"
+    assert annotations["org.opencontainers.image.stopSignal"] == "SIGUSR1"
     assert not [name for name in annotations if name.startswith(("dev.", "io."))]
 
 

@@ -21,8 +21,11 @@ import pytest
 
 from pytest_gvisor import DaemonUnavailable, ImageError
 from pytest_gvisor.cli import main as cli
-from pytest_gvisor.images import docker
+from pytest_gvisor.images import docker, progress
+from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.docker import Daemon, Pull
+from pytest_gvisor.images.store import Images
+from tests.unit.images.conftest import configuration, digest, item, saved, tar
 
 IDENTITY = f"sha256:{'0' * 64}"
 BUILT = {"aux": {"ID": IDENTITY}}
@@ -33,6 +36,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers with what the server has for the method and the end of the path."""
 
     server: Any
+    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         """Take the body, and look the answer up."""
@@ -42,7 +46,13 @@ class Handler(BaseHTTPRequestHandler):
         found = [made for key, made in self.server.answers.items()
                  if f"{self.command} {path}".endswith(key)]  # fmt: skip
         status, value = found[-1] if found else (404, {"message": "no such thing"})
+        self.close_connection = True
         self.send_response(status)
+        self.send_header("Connection", "close")
+        if isinstance(value, tuple):  # events, each of which is a chunk
+            self.send_header("Transfer-Encoding", "chunked")
+            chunks = [json.dumps(event).encode() + b"\r\n" for event in value]
+            value = b"".join(b"%x\r\n%b\r\n" % (len(c), c) for c in (*chunks, b""))
         self.end_headers()
         self.wfile.write(value if isinstance(value, bytes) else json.dumps(value).encode())
 
@@ -292,3 +302,51 @@ def test_a_list_of_images_of_another_shape_is_an_error(serve: Any, wrong: Any) -
         else:
             with pytest.raises(ImageError):
                 opened.prune()
+
+
+def test_somebody_at_a_terminal_sees_a_pull_and_an_export(serve: Any, tmp_path: Path) -> None:
+    """Layers and bytes, each line over the last one, and what is untrusted escaped."""
+    layers = [tar([item("f", bytes(3_000_000))])]
+    identity = digest(configuration(layers))
+    daemon = serve()
+    events = (
+        {"status": "Pulling from x", "id": "1"},
+        {"id": "a\x1b[2J", "status": "Downloading",
+         "progressDetail": {"current": 500_000, "total": 2_000_000}},
+        {"id": "a\x1b[2J", "status": "Pull complete"},
+    )  # fmt: skip
+    daemon.answers |= {
+        "POST /v1.41/images/create": (200, events),
+        f"GET /v1.41/images/{identity}/get": (200, saved(layers)),
+    }
+    ours, theirs = os.openpty()
+    with (
+        os.fdopen(theirs, "w", encoding="utf-8") as terminal,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(progress, "_PAUSE", 0)
+        patch.setenv("COLUMNS", "120")
+        patch.delenv("CI", raising=False)
+        assert progress.is_wanted(terminal=terminal.isatty())
+        images = Images(Cache(str(tmp_path / "c")), tell=progress.on(terminal))
+        patch.setattr(Daemon, "_id", Looks(identity))
+        images.rootfs("x:1")
+        images.close()
+        shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "\r\x1b[Kpulling x:1: 0 of 1 layers, 0.5 MB of 2.0 MB\r\x1b[K" in shown
+    assert "\r\x1b[Kpulling x:1: done, 2.0 MB\r\n" in shown
+    assert f"\r\x1b[Kexporting {identity[:60]}" in shown
+    assert shown.endswith(": done, 3.0 MB\r\n")
+    assert shown.count("\x1b") == shown.count("\x1b[K")
+
+
+class Looks:
+    """The image is not there at first, and then it is."""
+
+    def __init__(self, identity: str) -> None:
+        self.answers = iter([None, identity])
+
+    def __call__(self, _reference: str) -> str | None:
+        """Look once more."""
+        return next(self.answers)
