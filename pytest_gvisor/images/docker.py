@@ -146,7 +146,9 @@ class Daemon:
     @contextlib.contextmanager
     def export(self, identity: str, limits: Limits) -> Iterator[str]:
         """The path of an archive of the image: of a file without a name, gone with this process."""
-        with tempfile.TemporaryFile() as file:
+        with self._explained("cannot be exported"):
+            file = tempfile.TemporaryFile()  # noqa: SIM115 -- closed below
+        with file:
             size = 0
             with (
                 self._explained("cannot be exported"),

@@ -54,9 +54,7 @@ class Images:
         ``pull`` is missing, always or never; ``remote`` allows a daemon on another machine. Raises
         `ImageError` or `UsageError`.
         """
-        name: object = os.fspath(image) if isinstance(image, os.PathLike) else image
-        if not isinstance(name, str) or not name or "\0" in name:
-            raise UsageError(f"image={image!r} is neither a path nor a name")
+        name = _text(image, "neither a path nor a name")
         policy = word(Pull, pull, "pull")
         with _about(name), self._guard:
             if (file := names.as_file(name)) is not None:
@@ -79,8 +77,11 @@ class Images:
         limits: Limits | None = None,
         remote: bool = False,
     ) -> ImageRootfs:
-        """The root file system of an image that a docker daemon builds of a folder."""
-        name = os.fspath(path)
+        """The root file system of an image that a docker daemon builds of a folder.
+
+        Raises `ImageError` or `UsageError`.
+        """
+        name = _text(path, "no path of a folder")
         with (
             _about(name),
             self._guard,
@@ -158,6 +159,13 @@ def _about(name: str) -> Iterator[None]:
         raise type(error)(
             error.message, image=name, problems=error.problems, next_step=error.next_step
         ) from error
+
+
+def _text(given: object, otherwise: str) -> str:
+    text: object = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise UsageError(f"{given!r} is {otherwise}")
+    return text
 
 
 def _state(path: str) -> tuple[object, ...]:

@@ -56,6 +56,8 @@ def test_what_is_no_name_is_a_usage_error(tmp_path: Path, odd: Any) -> None:
     """Of whatever type it is."""
     with pytest.raises(UsageError, match="neither a path nor a name"):
         Images(Cache(str(tmp_path / "c"))).rootfs(odd)
+    with pytest.raises(UsageError, match="no path of a folder"):
+        Images(Cache(str(tmp_path / "c"))).build(odd)
 
 
 def test_a_root_file_system_can_be_in_a_set(tmp_path: Path) -> None:
