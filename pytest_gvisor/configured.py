@@ -67,11 +67,14 @@ def settings_of(item: pytest.Item) -> Settings:
             settings = words.replaced(settings, changes)
         except UsageError as error:
             raise UsageError(f"{where}: @pytest.mark.gvisor: {error.message}") from error
-    return _placed(settings, item.config)
+    return placed(settings, item.config)
 
 
-def _placed(settings: Settings, config: pytest.Config) -> Settings:
-    """With the image's path from where pytest was started: tests change the current folder."""
+def placed(settings: Settings, config: pytest.Config) -> Settings:
+    """The settings with the image's path from where pytest was started.
+
+    Tests change the current folder.
+    """
     if settings.image is None:
         return settings
     from pytest_gvisor.images import names  # noqa: PLC0415 -- only for who has an image

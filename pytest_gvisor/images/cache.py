@@ -90,7 +90,8 @@ class _Record:
         try:
             with open(path, encoding="utf-8") as file:
                 facts = json.load(file)
-            found = cls(**{**facts, "notes": tuple(facts["notes"])})
+            fields = {field.name: facts[field.name] for field in dataclasses.fields(cls)}
+            found = cls(**{**fields, "notes": tuple(facts["notes"])})
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
         texts = (found.id, found.name, found.config, found.seal, *found.notes)

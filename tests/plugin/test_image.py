@@ -121,8 +121,10 @@ def test_a_path_of_a_marker_or_option_is_from_where_pytest_was_started(images: P
         def test_marker(gvisor):
             assert gvisor.run().stdout == "marker"
 
-        def test_option(gvisor, gvisor_sandbox, oci_bundle, gvisor_image):
+        def test_option(gvisor, gvisor_sandbox, gvisor_sandboxes, oci_bundle, gvisor_image):
             assert gvisor.run().stdout == "line"
+            done = gvisor_sandboxes().exec(["/bin/busybox", "cat", "/name"])
+            assert done.stdout == "line"
             assert gvisor_sandbox.exec(["/bin/busybox", "cat", "/name"]).stdout == "line"
             oci_bundle([])
             with pytest.raises(Exception, match="there is no file"):

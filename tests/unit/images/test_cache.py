@@ -443,3 +443,14 @@ def test_pruning_where_nothing_is_does_nothing(tmp_path: Path) -> None:
     """Not even make the folder."""
     assert Cache(str(tmp_path / "none/images")).prune(0) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_may_say_more_than_is_known_here(cache: Cache, tmp_path: Path) -> None:
+    """Another version of this package shares the cache."""
+    made = hold(cache, write(tmp_path / "i"))
+    record = Path(made._folder, "image.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "later": 1}))
+    found = cache.find(record.parent.name)
+    assert found is not None
+    found[0].close()
+    made.close()
