@@ -6,6 +6,8 @@ file, the default.
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pytest_gvisor import settings as words
@@ -65,4 +67,17 @@ def settings_of(item: pytest.Item) -> Settings:
             settings = words.replaced(settings, changes)
         except UsageError as error:
             raise UsageError(f"{where}: @pytest.mark.gvisor: {error.message}") from error
-    return settings
+    return placed(settings, item.config)
+
+
+def placed(settings: Settings, config: pytest.Config) -> Settings:
+    """The settings with the image's path from where pytest was started.
+
+    Tests change the current folder.
+    """
+    if settings.image is None:
+        return settings
+    from pytest_gvisor.images import names  # noqa: PLC0415 -- only for who has an image
+
+    image = names.placed(settings.image, str(config.invocation_params.dir))
+    return dataclasses.replace(settings, image=image)

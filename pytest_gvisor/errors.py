@@ -155,8 +155,8 @@ class ImageError(GvisorError):
         self.image = image
         self.problems = tuple(problems)
         about = f"image {escape(image)}: " if image else ""
-        lines = [escape(f"{about}{message}"), *(f"  - {problem}" for problem in self.problems)]
-        super().__init__("\n".join(lines), next_step=next_step)
+        lines = [f"{about}{message}", *(f"  - {problem}" for problem in self.problems)]
+        super().__init__("\n".join(map(escape, lines)), next_step=next_step)
 
 
 class DaemonUnavailable(ImageError):

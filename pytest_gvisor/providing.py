@@ -14,7 +14,7 @@ import pytest
 
 from pytest_gvisor import requirements
 from pytest_gvisor import settings as words
-from pytest_gvisor.configured import location, run_settings, settings_of
+from pytest_gvisor.configured import location, placed, run_settings, settings_of
 from pytest_gvisor.errors import PytestGvisorWarning, UsageError
 from pytest_gvisor.settings import Keep, Platform, Settings
 from pytest_gvisor.state import engine_of, failed, remember, required, started, usage
@@ -80,7 +80,8 @@ def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
     """See the fixture."""
     from pytest_gvisor.sandbox.shared import Shared  # noqa: PLC0415 -- heavy, see above
 
-    shared = Shared(engine_of(request.config), run_settings(request.config))
+    settings = placed(run_settings(request.config), request.config)
+    shared = Shared(engine_of(request.config), settings)
     yield shared
     shared.close()
 

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do it; 0. Raises `ImageError` or `LaunchError` for a cache that cannot be used."""
+    """Do it; 0. Raises `ImageError` for a cache that cannot be used."""
     given = parser().parse_args(arguments)
     cache = Cache()
     if given.command == "list":
@@ -56,7 +56,8 @@ def listed(images: Sequence[Kept]) -> list[str]:
     for image in images:
         used = dt.datetime.fromtimestamp(image.used).astimezone()
         when = used.isoformat(sep=" ", timespec="minutes")
-        rows.append((image.id[:12], _megabytes(image.size), when, escape(image.name)))
+        name = "(broken)" if image.is_broken else escape(image.name)
+        rows.append((image.id[:12], _megabytes(image.size), when, name))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return [line.replace("\n", "\\n") for line in lines]
@@ -70,7 +71,7 @@ def _prune_docker() -> None:
     try:
         with Daemon() as daemon:
             for identity in daemon.prune():
-                print(f"removed {identity} from the docker daemon")
+                print(f"removed {escape(identity)} from the docker daemon")
     except DaemonUnavailable:
         pass
     except ImageError as error:

@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.images import index
@@ -79,7 +79,7 @@ class Blobs(Protocol):
     """Named parts of an archive or layout."""
 
     def find(self, name: str) -> Section | None:
-        """The part of that name; None where there is none."""
+        """The part of that name, to be read before another one is asked for; None for no such."""
 
 
 class _Folder:
@@ -87,15 +87,21 @@ class _Folder:
 
     def __init__(self, path: str, undo: contextlib.ExitStack) -> None:
         self._path = path
-        self._undo = undo
+        self._fd = -1
+        undo.callback(self._close)
 
     def find(self, name: str) -> Section | None:
         path = os.path.join(self._path, name)
         if not os.path.lexists(path):
             return None
-        fd, status = open_file(path)
-        self._undo.callback(os.close, fd)
-        return Section(fd, 0, status.st_size)
+        self._close()  # one is open at a time, however many layers there are
+        self._fd, status = open_file(path)
+        return Section(self._fd, 0, status.st_size)
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
 
 
 class _Members:
@@ -127,10 +133,14 @@ class _Members:
 
 
 @contextlib.contextmanager
-def opened(path: str, *, reference: str = "", limits: Limits | None = None) -> Iterator[Content]:
+def opened(
+    path: str, *, reference: str = "", digest: str = "", limits: Limits | None = None
+) -> Iterator[Content]:
     """The image in the file or folder ``path``; ``reference`` picks one of several by its name.
 
-    Raises `ImageError`, also from within, for what is damaged or is not an image.
+    ``digest`` is the hexadecimal SHA-256 that its configuration, manifest or index must have: an
+    image with none such is an error. Raises `ImageError`, also from within, for what is damaged or
+    is not an image.
     """
     budget = Budget(limits=limits or Limits())
     with contextlib.ExitStack() as undo:
@@ -139,25 +149,43 @@ def opened(path: str, *, reference: str = "", limits: Limits | None = None) -> I
             return
         fd, status = open_file(path)
         undo.callback(os.close, fd)
-        yield _file(fd, status.st_size, reference, budget, undo)
+        yield _file(fd, status.st_size, _Wanted(reference, digest), budget, undo)
+
+
+class _Wanted(NamedTuple):
+    """Which image of an archive."""
+
+    reference: str
+    digest: str
 
 
 def _file(
-    fd: int, size: int, reference: str, budget: Budget, undo: contextlib.ExitStack
+    fd: int, size: int, wanted: _Wanted, budget: Budget, undo: contextlib.ExitStack
 ) -> Content:
     inflated = Inflated(Section(fd, 0, size), budget)
     if not _may_hold_images(Inflated(Section(fd, 0, size), budget)):
         return _tarball(fd, size)
     if inflated.is_compressed:
+        members = _Members(*_decompressed(inflated, undo))
+    else:
+        members = _Members(fd, size)
+    return _archive(members, wanted) or _tarball(fd, size)
+
+
+def _decompressed(inflated: Reader, undo: contextlib.ExitStack) -> tuple[int, int]:
+    """A descriptor of a temporary file with all of it, and the size."""
+    try:
         plain = tempfile.TemporaryFile(prefix="pytest-gvisor-")  # noqa: SIM115 -- closed by undo
         undo.callback(plain.close)
         while data := inflated.read(CHUNK):
             plain.write(data)
         plain.flush()
-        members = _Members(plain.fileno(), plain.tell())
-    else:
-        members = _Members(fd, size)
-    return _archive(members, reference) or _tarball(fd, size)
+        return plain.fileno(), plain.tell()
+    except OSError as error:
+        raise ImageError(
+            f"it cannot be decompressed to a temporary file: {error.strerror}",
+            next_step="TMPDIR says where, or the archive can be stored without its compression.",
+        ) from error
 
 
 def _may_hold_images(stream: Reader) -> bool:
@@ -169,12 +197,19 @@ def _may_hold_images(stream: Reader) -> bool:
     return False
 
 
-def _archive(members: _Members, reference: str) -> Content | None:
+def _archive(members: _Members, wanted: _Wanted) -> Content | None:
+    content = None
+    has_index = members.find("index.json") is not None
+    if wanted.digest and has_index and index.only(_index_of(members), wanted.digest):
+        # It has what says so in it, digest by digest.
+        return _layout(members, wanted.reference, wanted.digest)
     if members.find("manifest.json"):
-        return _saved(members, reference)
-    if members.find("index.json"):
-        return _layout(members, reference)
-    return None
+        content = _saved(members, wanted.reference)
+    elif has_index:
+        content = _layout(members, wanted.reference)
+    if content and wanted.digest not in ("", content.id):
+        raise ImageError(f"it is {content.id}, and {wanted.digest} was asked for")
+    return content
 
 
 def _tarball(fd: int, size: int) -> Content:
@@ -276,11 +311,17 @@ def _blob_layer(blobs: Blobs, name: str, digest: str = "") -> Layer:
 # OCI layout
 
 
-def _layout(blobs: Blobs, reference: str) -> Content:
+def _index_of(blobs: Blobs) -> Mapping[str, Any]:
+    return objects(load_json(_document(blobs, "index.json"), "index.json"), "index.json")
+
+
+def _layout(blobs: Blobs, reference: str, digest: str = "") -> Content:
     layout = objects(load_json(_document(blobs, "oci-layout"), "oci-layout"), "oci-layout")
     if layout.get("imageLayoutVersion") != "1.0.0":
         raise ImageError(f"its layout has the version {shown(layout.get('imageLayoutVersion'))}")
-    top = objects(load_json(_document(blobs, "index.json"), "index.json"), "index.json")
+    top = _index_of(blobs)
+    if digest:
+        top = {"manifests": index.only(top, digest)}
     manifest = index.choose(top, reference, lambda descriptor: _described(blobs, descriptor))
     data = _checked(blobs, objects(manifest.get("config"), "config of a manifest"))
     layers = []
@@ -309,7 +350,7 @@ def _checked(blobs: Blobs, descriptor: Mapping[str, Any]) -> bytes:
 
 
 def _check_size(descriptor: Mapping[str, Any], size: int) -> None:
-    said = descriptor.get("size")
+    said = descriptor.get("size", size)
     if said != size:
         raise ImageError(f"{descriptor['digest']} has {size} bytes, and should have {shown(said)}")
 

@@ -3,10 +3,16 @@
 Layout::
 
     images/              0700, in the folder that platformdirs names
-        ID.lock          flock: shared while ID is in use, exclusive while it is made or removed;
-                         its time is that of the last use, and it is never unlinked
-        ID/              image.json, rootfs/, and points-XXXX/ with more mount points
-        tmp-ID-XXXX/     being made or removed, by whoever has the exclusive lock
+        ID.lock          flock: shared while ID is in use, exclusive while it is removed; its time
+                         is that of the last use
+        ID.making.lock   flock: exclusive while ID is unpacked
+        ID.export.lock   flock: exclusive while a daemon's image of that id is looked for, exported
+        ID/              image.json, rootfs/, and what points.py keeps there
+        ID.is            a link to the id of the image that a daemon calls ID
+        tmp-ID-XXXX/     being unpacked, by whoever has ID.making.lock
+        old-ID-XXXX/     put aside: removed by whoever has ID.lock exclusively
+
+Locks are never unlinked.
 """
 
 from __future__ import annotations
@@ -18,23 +24,23 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final, Self
 
-from pytest_gvisor.errors import ImageError
-from pytest_gvisor.images import extract
+from pytest_gvisor.errors import ImageError, LaunchError
+from pytest_gvisor.images import extract, locks
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.config import ImageConfig
+from pytest_gvisor.images.points import Trees
 from pytest_gvisor.images.seal import seal
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.launch.session_dir import make_private, open_private
 from pytest_gvisor.oci import inroot
-from pytest_gvisor.oci.rootfs import make_points
+from pytest_gvisor.oci.reader import shown
 from pytest_gvisor.oci.spec import Mount
-from pytest_gvisor.oci.validate import normal
 
 DEFAULT_MAX_BYTES: Final = 20 * 1024**3
 POINTS: Final = ("dev", "proc", "sys", "tmp", ".pytest-gvisor")
@@ -42,7 +48,6 @@ POINTS: Final = ("dev", "proc", "sys", "tmp", ".pytest-gvisor")
 
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 _PATIENCE: Final = 600.0
-_MAX_VARIANTS: Final = 16
 
 
 def default_folder() -> str:
@@ -60,9 +65,39 @@ class Kept:
     name: str
     """As it was asked for when it was unpacked; empty where that is not known."""
     size: int
-    """Bytes of its layers."""
+    """Bytes of its layers; of a broken one, of its files."""
     used: float
     """When, in seconds since 1970."""
+    is_broken: bool = False
+    """Whether what is written about it cannot be read: it is unpacked anew when it is needed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Record:
+    """image.json."""
+
+    id: str
+    name: str
+    size: int
+    entries: int
+    notes: tuple[str, ...]
+    config: str
+    seal: str
+
+    @classmethod
+    def read(cls, path: str) -> Self | None:
+        """What is written there; None for what cannot be."""
+        try:
+            with open(path, encoding="utf-8") as file:
+                facts = json.load(file)
+            fields = {field.name: facts[field.name] for field in dataclasses.fields(cls)}
+            found = cls(**{**fields, "notes": tuple(facts["notes"])})
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        texts = (found.id, found.name, found.config, found.seal, *found.notes)
+        numbers = (found.size, found.entries)
+        good = all(isinstance(text, str) for text in texts)
+        return found if good and all(type(number) is int for number in numbers) else None
 
 
 class Hold:
@@ -72,7 +107,12 @@ class Hold:
         self._folder = folder
         self.lock = lock
         self.notes = tuple(notes)
-        self._sealed: set[str] = set()
+        self._trees = Trees(folder)
+
+    @property
+    def id(self) -> str:
+        """Hexadecimal SHA-256 of its configuration; of a plain tarball, of that."""
+        return os.path.basename(self._folder)
 
     @property
     def path(self) -> str:
@@ -81,50 +121,14 @@ class Hold:
             raise ImageError("it is closed, with the session that it was made in")
         return os.path.join(self._folder, "rootfs")
 
-    def with_points(self, mounts: Sequence[Mount]) -> str:
+    def with_points(self, mounts: Sequence[Mount], user: str) -> str:
         """The root file system, or one like it that has the points of these bind mounts.
 
-        Files are shared between them by hard links.
+        Files are shared between them by hard links. That one stays as long as the folder ``user``
+        is there, the one of the sandbox or bundle. Raises `ImageError`.
         """
         root = self.path
-        if not inroot.missing(root, mounts):
-            return root
-        points = sorted(
-            (normal(m.destination), os.path.isdir(m.source)) for m in mounts if m.is_bind
-        )
-        digest = hashlib.sha256(repr(points).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        variant = f"{self._folder}/points-{digest}"
-        if not self._is_sealed(variant):
-            if len(os.listdir(self._folder)) > _MAX_VARIANTS:
-                return root
-            with _failing(self._folder):
-                self._make_variant(root, variant, mounts)
-        return f"{variant}/rootfs"
-
-    def _is_sealed(self, variant: str) -> bool:
-        """Whether a tree with more points is there as it was left; looked at once."""
-        if variant not in self._sealed and _opened_seal(variant):
-            self._sealed.add(variant)
-        return variant in self._sealed
-
-    def _make_variant(self, root: str, variant: str, mounts: Sequence[Mount]) -> None:
-        temporary = tempfile.mkdtemp(prefix=".tmp-", dir=self._folder)
-        try:
-            _copy(root, f"{temporary}/rootfs")
-            make_points(f"{temporary}/rootfs", mounts)
-            with open(f"{temporary}/seal", "x", encoding="ascii") as file:
-                file.write(seal(f"{temporary}/rootfs"))
-            # One that was changed may be in use: it is put aside, and goes with the image.
-            with contextlib.suppress(OSError):
-                if not _opened_seal(variant):
-                    os.rename(variant, f"{temporary}-old")
-            try:
-                os.rename(temporary, variant)
-            except OSError:
-                if not _opened_seal(variant):  # another one was not faster
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        return self._trees.use(root, mounts, user) if inroot.missing(root, mounts) else root
 
     def close(self) -> None:
         """Let go of it; a second call does nothing."""
@@ -134,7 +138,7 @@ class Hold:
 
 
 class Cache:
-    """The cache in this folder. Methods raise `ImageError`, or `LaunchError` for an unsafe one."""
+    """The cache in this folder. Methods raise `ImageError`, for an unsafe one too."""
 
     def __init__(
         self,
@@ -151,32 +155,34 @@ class Cache:
     def hold(self, content: Content, *, name: str = "", limits: Limits | None = None) -> Hold:
         """The image, unpacked by whoever needs it first; others wait for that."""
         self._check()
-        lock = self._lock(content.id)
-        with contextlib.ExitStack() as on_failure:
-            on_failure.callback(os.close, lock)
-            while True:
-                self._wait(lock, fcntl.LOCK_SH)
-                if (found := self._look(content.id)) is not None:
-                    os.utime(lock)
-                    on_failure.pop_all()
-                    return Hold(self._path(content.id), lock, found)
-                self._wait(lock, fcntl.LOCK_EX)
-                if self._look(content.id) is None:
-                    self._make(content, name, limits)
+        with locks.failing(self.folder), contextlib.ExitStack() as on_failure:
+            lock = self._used(content.id, on_failure)
+            notes = self._look(content.id)
+            if notes is None:
+                # Who uses a tree that was changed keeps it: no more than the making is exclusive.
+                with self._alone(f"{content.id}.making", "unpacks it"):
+                    notes = self._look(content.id)
+                    if notes is None:
+                        notes = self._make(content, name, limits)
+            os.utime(lock)
+            on_failure.pop_all()
+            return Hold(self._path(content.id), lock, notes)
 
     def find(self, identity: str) -> tuple[Hold, ImageConfig] | None:
-        """The image with this id, held, and its configuration; None where it is not there."""
+        """The image with this id, held, and its configuration; None where it is not there.
+
+        The id may also be one that a daemon has for it (see `learn`).
+        """
         self._check()
-        if not _ID.fullmatch(identity) or not os.path.isdir(self._path(identity)):
-            return None
-        lock = self._lock(identity)
-        with contextlib.ExitStack() as on_failure:
-            on_failure.callback(os.close, lock)
-            self._wait(lock, fcntl.LOCK_SH)
-            notes = self._look(identity)
-            if notes is None:
+        with locks.failing(self.folder), contextlib.ExitStack() as on_failure:
+            identity = self._known_as(identity)
+            if not _ID.fullmatch(identity) or not os.path.isdir(self._path(identity)):
                 return None
-            text = str(self._facts(identity)["config"]).encode()
+            lock = self._used(identity, on_failure)
+            record, notes = self._record(identity), self._look(identity)
+            if record is None or notes is None:
+                return None
+            text = record.config.encode("utf-8", "surrogatepass")
             if hashlib.sha256(text).hexdigest() != identity:
                 return None
             config = ImageConfig.parse(text)
@@ -184,42 +190,60 @@ class Cache:
             on_failure.pop_all()
             return Hold(self._path(identity), lock, notes), config
 
+    def learn(self, other: str, identity: str) -> None:
+        """Remember, while `exporting`, that a daemon's ``other`` is the image ``identity``."""
+        with locks.failing(self.folder):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self._path(other)}.is")
+            os.symlink(identity, f"{self._path(other)}.is")
+
+    def exporting(self, identity: str) -> contextlib.AbstractContextManager[None]:
+        """Have a daemon's image of this id for oneself; others wait. Within, raises `OSError`."""
+        self._check()
+        if not _ID.fullmatch(identity):
+            raise ImageError(f"the id {shown(identity)} is no digest")
+        return self._alone(f"{identity}.export", "exports it")
+
     def images(self) -> list[Kept]:
         """What is there, the last used first."""
         found = []
-        with contextlib.suppress(FileNotFoundError):
+        with locks.failing(self.folder), contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self.folder):
                 if _ID.fullmatch(name):
-                    with contextlib.suppress(OSError, ValueError, KeyError):
-                        facts = self._facts(name)
-                        used = os.stat(f"{self._path(name)}.lock").st_mtime
-                        size, asked = int(facts["size"]), str(facts.get("name", ""))
-                        found.append(Kept(id=name, name=asked, size=size, used=used))
+                    # One may go while it is looked at.
+                    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                        found.append(self._kept(name))
         return sorted(found, key=lambda kept: -kept.used)
 
     def prune(self, max_bytes: int | None = None) -> list[Kept]:
         """Remove those that were used longest ago, until the rest is no more than ``max_bytes``.
 
-        One that is in use stays. The answer is what was removed.
+        Broken ones are removed in any case. One that is in use stays. The answer is what was
+        removed.
         """
         bound = self.max_bytes if max_bytes is None else max_bytes
         kept = self.images()
         total = sum(image.size for image in kept)
         removed = []
-        for image in reversed(kept):
-            if total <= bound:
-                break
-            if self._remove(image.id):
-                total -= image.size
-                removed.append(image)
-        self._sweep()
+        with locks.failing(self.folder):
+            for image in sorted(kept, key=lambda image: (not image.is_broken, image.used)):
+                if (total > bound or image.is_broken) and self._is_removed(image.id):
+                    total -= image.size
+                    removed.append(image)
+            if os.path.isdir(self.folder):
+                self._sweep()
         return removed
 
     def _check(self) -> None:
-        above = os.path.dirname(self.folder)
-        with _failing(self.folder):
-            os.makedirs(above, 0o700, exist_ok=True)
-            os.close(open_private(self.folder))
+        with locks.failing(self.folder):
+            os.makedirs(os.path.dirname(self.folder), 0o700, exist_ok=True)
+            try:
+                os.close(open_private(self.folder))
+            except LaunchError as error:
+                raise ImageError(
+                    f"the cache folder cannot be used: {error.message}",
+                    next_step="XDG_CACHE_HOME says where images are kept.",
+                ) from error
             if not self._is_swept:
                 self._sweep()
                 self._is_swept = True
@@ -227,141 +251,125 @@ class Cache:
     def _path(self, identity: str) -> str:
         return os.path.join(self.folder, identity)
 
-    def _lock(self, identity: str) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with _failing(self.folder):
-            return os.open(f"{self._path(identity)}.lock", flags, 0o600)
+    def _known_as(self, identity: str) -> str:
+        if _ID.fullmatch(identity):
+            with contextlib.suppress(OSError):
+                return os.readlink(f"{self._path(identity)}.is")
+        return identity
 
-    def _wait(self, lock: int, kind: int) -> None:
-        deadline = time.monotonic() + self._patience
-        while True:
-            try:
-                fcntl.flock(lock, kind | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ImageError(
-                        f"another process unpacks it, and has not finished in {self._patience:g} s"
-                    ) from None
-                time.sleep(0.02)
+    def _alone(self, name: str, busy: str) -> contextlib.AbstractContextManager[None]:
+        return locks.alone(f"{self._path(name)}.lock", patience=self._patience, busy=busy)
 
-    def _facts(self, identity: str) -> dict[str, Any]:
-        with open(os.path.join(self._path(identity), "image.json"), encoding="utf-8") as file:
-            facts: dict[str, Any] = json.load(file)
-        return facts
+    def _used(self, identity: str, on_failure: contextlib.ExitStack) -> int:
+        """A descriptor that keeps the image, whether it is there or not."""
+        lock = locks.opened(f"{self._path(identity)}.lock")
+        on_failure.callback(os.close, lock)
+        locks.wait(lock, fcntl.LOCK_SH, patience=self._patience, busy="removes it")
+        return lock
+
+    def _record(self, identity: str) -> _Record | None:
+        return _Record.read(os.path.join(self._path(identity), "image.json"))
 
     def _look(self, identity: str) -> tuple[str, ...] | None:
         """The notes of an image that is there as it was left; None for another."""
-        try:
-            facts = self._facts(identity)
-            if facts["seal"] != seal(os.path.join(self._path(identity), "rootfs")):
-                return None
-            notes = facts["notes"]
-            return tuple(map(str, notes)) if isinstance(notes, list) else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        record = self._record(identity)
+        with contextlib.suppress(OSError):
+            if record and record.seal == seal(os.path.join(self._path(identity), "rootfs")):
+                return record.notes
+        return None
 
-    def _make(self, content: Content, name: str, limits: Limits | None) -> None:
-        """Unpack under another name; the lock is exclusive."""
-        self._sweep_of(content.id)
-        with _failing(self.folder):
-            self._discard(content.id)
-            temporary = tempfile.mkdtemp(prefix=f"tmp-{content.id}-", dir=self.folder)
-            try:
-                root = os.path.join(temporary, "rootfs")
-                make_private(root)
-                facts = extract.unpack(content, root, limits=limits, points=POINTS)
-                value = {
-                    "id": content.id,
-                    "name": name,
-                    "size": facts.size,
-                    "entries": facts.entries,
-                    "notes": facts.notes,
-                    "config": content.config_bytes.decode(),
-                    "seal": seal(root),
-                }
-                with open(os.path.join(temporary, "image.json"), "x", encoding="utf-8") as file:
-                    json.dump(value, file)
-                os.rename(temporary, self._path(content.id))
-            except BaseException:
-                _remove_tree(temporary)
-                raise
+    def _kept(self, identity: str) -> Kept:
+        record = self._record(identity)
+        path = self._path(identity)
+        used = os.stat(path).st_mtime
+        with contextlib.suppress(FileNotFoundError):
+            used = os.stat(f"{path}.lock").st_mtime
+        if record is None:
+            return Kept(id=identity, name="", size=_bytes_in(path), used=used, is_broken=True)
+        return Kept(id=identity, name=record.name, size=record.size, used=used)
+
+    def _make(self, content: Content, name: str, limits: Limits | None) -> tuple[str, ...]:
+        """Unpack under another name, in the way that nobody else does; what is to be noted."""
+        self._sweep_of("tmp", content.id)
+        self._put_aside(content.id)
+        temporary = tempfile.mkdtemp(prefix=f"tmp-{content.id}-", dir=self.folder)
+        try:
+            root = os.path.join(temporary, "rootfs")
+            make_private(root)
+            facts = extract.unpack(content, root, limits=limits, points=POINTS)
+            record = _Record(
+                id=content.id,
+                name=name,
+                size=facts.size,
+                entries=facts.entries,
+                notes=facts.notes,
+                config=content.config_bytes.decode(),
+                seal=seal(root),
+            )
+            with open(os.path.join(temporary, "image.json"), "x", encoding="utf-8") as file:
+                json.dump(dataclasses.asdict(record), file)
+            os.rename(temporary, self._path(content.id))
+        except BaseException:
+            _remove_tree(temporary)
+            raise
         self.prune()
+        return facts.notes
 
-    def _remove(self, identity: str) -> bool:
-        """Remove an image that nobody uses; whether it was."""
-        lock = self._lock(identity)
+    def _put_aside(self, identity: str) -> str:
+        """Take an image out of its place; where it is. That needs no space on the disk."""
+        aside = f"{self.folder}/old-{identity}-{secrets.token_hex(4)}"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self._path(identity), aside)
+        return aside
+
+    def _is_removed(self, identity: str) -> bool:
+        """Remove an image if nobody uses it; whether it was."""
+        lock = locks.opened(f"{self._path(identity)}.lock")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._discard(identity)
-            return True
-        except BlockingIOError:
-            return False
+            if not locks.is_taken(lock, fcntl.LOCK_EX):
+                return False
+            aside = self._put_aside(identity)
         finally:
             os.close(lock)
-
-    def _discard(self, identity: str) -> None:
-        """Rename, then remove: half of an image is never seen."""
-        temporary = tempfile.mkdtemp(prefix=f"tmp-{identity}-", dir=self.folder)
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(self._path(identity), os.path.join(temporary, "old"))
-        _remove_tree(temporary)
+        _remove_tree(aside)
+        return True
 
     def _sweep(self) -> None:
-        """Remove what processes that have died in the middle have left."""
-        names = {name[4:68] for name in os.listdir(self.folder) if name.startswith("tmp-")}
-        for identity in filter(_ID.fullmatch, names):
-            lock = self._lock(identity)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._sweep_of(identity)
-            except BlockingIOError:
-                continue
-            finally:
-                os.close(lock)
+        """Remove what processes that have died in the middle have left, and what was put aside."""
+        names = os.listdir(self.folder)
+        for kind, lock in (("tmp", ".making.lock"), ("old", ".lock")):
+            for identity in {name[4:68] for name in names if name.startswith(f"{kind}-")}:
+                if _ID.fullmatch(identity):
+                    fd = locks.opened(f"{self._path(identity)}{lock}")
+                    try:
+                        if locks.is_taken(fd, fcntl.LOCK_EX):
+                            self._sweep_of(kind, identity)
+                    finally:
+                        os.close(fd)
+        for name in names:
+            path = self._path(name)
+            # Another session sweeps too.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                if _ID.fullmatch(name):
+                    Trees(path).sweep()
+                elif name.endswith(".is") and not os.path.isdir(path):
+                    os.unlink(path)
 
-    def _sweep_of(self, identity: str) -> None:
+    def _sweep_of(self, kind: str, identity: str) -> None:
         for name in os.listdir(self.folder):
-            if name.startswith(f"tmp-{identity}-"):
-                _remove_tree(os.path.join(self.folder, name))
-
-
-def _opened_seal(variant: str) -> bool:
-    """Whether a tree is as its seal says."""
-    try:
-        with open(f"{variant}/seal", encoding="ascii") as file:
-            return file.read() == seal(f"{variant}/rootfs")
-    except OSError:
-        return False
+            if name.startswith(f"{kind}-{identity}-"):
+                _remove_tree(self._path(name))
 
 
 def _remove_tree(path: str) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _copy(source: str, target: str) -> None:
-    """A tree of the same files: folders are made anew, all else is linked."""
-    os.mkdir(target, 0o700)
-    with os.scandir(source) as entries:
-        for entry in entries:
-            where = os.path.join(target, entry.name)
-            if entry.is_dir(follow_symlinks=False):
-                _copy(entry.path, where)
-            else:
-                os.link(entry.path, where, follow_symlinks=False)
-    status = os.stat(source)
-    if os.geteuid() == 0:
-        os.chown(target, status.st_uid, status.st_gid)
-    shutil.copystat(source, target)
-
-
-@contextlib.contextmanager
-def _failing(folder: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise ImageError(
-            f"cannot keep it in {folder}: {why}",
-            next_step="XDG_CACHE_HOME says where images are kept.",
-        ) from error
+def _bytes_in(folder: str) -> int:
+    """The size of all files below, as well as it can be told."""
+    size = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                size += os.lstat(os.path.join(path, name)).st_size
+    return size

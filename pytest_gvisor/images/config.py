@@ -29,7 +29,12 @@ class ImageConfig:
 
     architecture: str = ""
     """In Go's words, as ``amd64``; empty where the image does not say."""
-    os: str = "linux"
+    variant: str = ""
+    """The architecture's, as ``v7``."""
+    os: str = ""
+    """Empty where the image does not say: that is linux too."""
+    os_version: str = ""
+    os_features: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -39,6 +44,8 @@ class ImageConfig:
     volumes: tuple[str, ...] = ()
     """Absolute paths, normalized and sorted."""
     stop_signal: int = signal.SIGTERM
+    stop_signal_text: str = ""
+    """As written; empty where the image does not say."""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     created: str = ""
     author: str = ""
@@ -52,16 +59,21 @@ class ImageConfig:
         value = objects(load_json(data, "the image's configuration"), "the image's configuration")
         reader = _Reading(value)
         config = reader.part("config")
+        number, word = reader.signal(config)
         made = cls(
             architecture=reader.text(value, "architecture"),
-            os=reader.text(value, "os") or "linux",
+            variant=reader.text(value, "variant"),
+            os=reader.text(value, "os"),
+            os_version=reader.text(value, "os.version"),
+            os_features=reader.texts(value, "os.features"),
             entrypoint=reader.texts(config, "Entrypoint"),
             cmd=reader.texts(config, "Cmd"),
             env=reader.environment(config),
             working_dir=reader.folder(config, "WorkingDir"),
             user=reader.text(config, "User"),
             volumes=reader.volumes(config),
-            stop_signal=reader.signal(config),
+            stop_signal=number,
+            stop_signal_text=word,
             labels=reader.labels(config),
             created=reader.text(value, "created"),
             author=reader.text(value, "author"),
@@ -75,7 +87,7 @@ class ImageConfig:
     def check_runs_here(self) -> None:
         """Raise `ImageError` for an image of another system or architecture."""
         here = machine()
-        if self.os != "linux":
+        if self.os not in ("", "linux"):
             raise ImageError(f"it is for {shown(self.os)}, and this is linux")
         if self.architecture not in ("", here):
             raise ImageError(
@@ -193,14 +205,14 @@ class _Reading:
     def labels(self, config: Mapping[str, Any]) -> dict[str, str]:
         keys = self.keys(config, "Labels")
         labels = config.get("Labels") or {}
-        return {key: labels[key] for key in keys if self._is_text(labels[key], f"Labels.{key}")}
+        return {k: labels[k] for k in keys if self._is_text(labels[k], f"Labels.{shown(k)}")}
 
-    def signal(self, config: Mapping[str, Any]) -> int:
+    def signal(self, config: Mapping[str, Any]) -> tuple[int, str]:
         word = self.text(config, "StopSignal")
         number = signal_number(word) if word else int(signal.SIGTERM)
         if number is None:
             self._add(f"StopSignal: {shown(word)} is no signal")
-        return number or int(signal.SIGTERM)
+        return number or int(signal.SIGTERM), word
 
     def diff_ids(self) -> tuple[str, ...]:
         made = []

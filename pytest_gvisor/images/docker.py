@@ -12,15 +12,16 @@ import enum
 import json
 import os
 import re
+import socket
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO, Any, Final, Self
 
 from pytest_gvisor.errors import DaemonUnavailable, ImageError
 from pytest_gvisor.images import ask
-from pytest_gvisor.images.config import load_json, objects
+from pytest_gvisor.images.config import lists, load_json, objects
 from pytest_gvisor.images.progress import Meter, Tell
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.oci.reader import shown
@@ -31,6 +32,9 @@ _SILENCE: Final = 120.0
 """Seconds without a word from it while it pulls, builds or exports."""
 _CHUNK: Final = 1024 * 1024
 _LABEL: Final = "dev.pytest-gvisor"
+_LABELLED: Final = re.compile(rf'LABEL "?{re.escape(_LABEL)}"?=')
+"""The step that adds it, as docker writes it, and podman."""
+_VERSION: Final = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}")
 
 
 class Pull(enum.StrEnum):
@@ -55,17 +59,20 @@ class Daemon:
                 next_step="If that is meant: gvisor_image(…, remote=True).",
             )
         self._tell = tell
+        self._address = address
         self._socket = _socket_of(address)
+        self._silence = DEADLINE
         self._end = time.monotonic() + DEADLINE
+        version = None
         try:
-            version = self._ping() if self._socket else None
+            if self._socket:
+                version = self._version()
             self._client: Any = docker.DockerClient.from_env(timeout=DEADLINE, version=version)
-            if not self._socket:
-                self._client.ping()
         except Exception as error:
-            # The SDK lets errors of requests, of sockets and its own through.
-            raise _unavailable(address, error) from error
-        _bound(self._client.api)
+            # The SDK lets errors of requests, of sockets and its own through. With a version, it
+            # connects to nothing here.
+            raise _unusable(error) if version else _unavailable(address, error) from error
+        self._bound()
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -92,10 +99,11 @@ class Daemon:
 
     def build(self, path: str, *, dockerfile: str, args: Mapping[str, str]) -> str:
         """Build an image; the daemon's id of it."""
-        with self._explained("cannot be built"):
+        with self._explained("cannot be built"), tempfile.TemporaryFile() as context:
             answers = self._client.api.build(
-                path=path,
-                dockerfile=dockerfile,
+                fileobj=context,
+                custom_context=True,
+                dockerfile=_add_context(path, dockerfile, context),
                 buildargs=dict(args),
                 labels={_LABEL: "1"},
                 rm=True,
@@ -111,18 +119,36 @@ class Daemon:
     def prune(self) -> list[str]:
         """Remove images of ours that have no name and no container; the ids of what was removed.
 
-        Nothing without our label is touched, nor an image that somebody has given a name.
+        Nothing without our label is touched, nor what was built on top of one of ours, which has
+        the label too, nor an image that somebody has given a name.
         """
+        filters = {"dangling": True, "label": _LABEL}
         with self._explained("cannot be removed"):
-            filters = {"dangling": True, "label": _LABEL}
-            answer = self._client.api.prune_images(filters=filters)
-        removed = answer.get("ImagesDeleted") or []
-        return [str(entry["Deleted"]) for entry in removed if "Deleted" in entry]
+            found = _entries(self._client.api.images(filters=filters))
+            ours = filter(self._is_built_here, [_text(entry, "Id") for entry in found])
+            return [gone for identity in ours for gone in self._removed(identity)]
+
+    def _is_built_here(self, identity: str) -> bool:
+        """Whether the last step is our label: what others add to an image comes behind it."""
+        steps = _entries(self._client.api.history(identity))
+        return bool(steps) and bool(_LABELLED.search(str(steps[0].get("CreatedBy"))))
+
+    def _removed(self, identity: str) -> list[str]:
+        """Remove an image; what went with it. None where something needs it."""
+        try:
+            answer = self._client.api.remove_image(identity)
+        except self._errors.APIError as error:
+            if error.status_code in (404, 409):
+                return []
+            raise
+        return [_text(entry, "Deleted") for entry in _entries(answer) if "Deleted" in entry]
 
     @contextlib.contextmanager
     def export(self, identity: str, limits: Limits) -> Iterator[str]:
         """The path of an archive of the image: of a file without a name, gone with this process."""
-        with tempfile.TemporaryFile() as file:
+        with self._explained("cannot be exported"):
+            file = tempfile.TemporaryFile()  # noqa: SIM115 -- closed below
+        with file:
             size = 0
             with (
                 self._explained("cannot be exported"),
@@ -146,13 +172,22 @@ class Daemon:
                 raise ImageError(f"the daemon says: {_message(response.content)}")
             yield from response.iter_content(_CHUNK)
 
-    def _ping(self) -> str | None:
-        """Whether it answers at all: the version of its API, where it says that."""
-        answer = ask.get(self._socket, "/_ping", self._end - time.monotonic())
-        if answer.status != 200:
-            raise OSError(f"the status {answer.status} is no daemon's answer to a ping")
+    def _version(self) -> str:
+        """Whether it answers at all: the version of its API."""
+        answer = self._asked("/_ping")
         version = answer.headers.get("api-version", "")
-        return version if re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,3}", version) else None
+        if not _VERSION.fullmatch(version):
+            facts = load_json(self._asked("/version").body, "its answer")
+            version = str(objects(facts, "its answer").get("ApiVersion"))
+        if not _VERSION.fullmatch(version):
+            raise OSError("it does not say which version its API has")
+        return version
+
+    def _asked(self, target: str) -> ask.Answer:
+        answer = ask.get(self._socket, target, self._end - time.monotonic())
+        if answer.status != 200:
+            raise OSError(f"the status {answer.status} is no daemon's answer to {target}")
+        return answer
 
     def _id(self, reference: str) -> str | None:
         """The id of an image that the daemon has; with the ping before it, within the deadline."""
@@ -166,7 +201,7 @@ class Daemon:
             try:
                 answer = ask.get(self._socket, target, seconds)
             except TimeoutError as error:
-                raise _unavailable(os.environ.get("DOCKER_HOST", ""), error) from error
+                raise _unavailable(self._address, error) from error
             if answer.status == 404:
                 return None
             if answer.status != 200:
@@ -175,11 +210,30 @@ class Daemon:
             return str(facts["Id"])
 
     def _remote_id(self, reference: str) -> str | None:
-        with self._explained("cannot be looked up"):
-            try:
+        self._silence = DEADLINE
+        try:
+            with self._explained("cannot be looked up"):
                 return str(self._client.api.inspect_image(reference)["Id"])
-            except self._errors.ImageNotFound:
+        except ImageError as error:
+            causes = list(_chain(error))
+            if any(isinstance(cause, self._errors.ImageNotFound) for cause in causes):
                 return None
+            if _is_late(causes):
+                raise _unavailable(self._address, error) from error
+            raise
+        finally:
+            self._silence = _SILENCE
+
+    def _bound(self) -> None:
+        """Give the SDK's requests a deadline for silence: it pulls and builds without any."""
+        api = self._client.api
+        send = api.send
+        self._silence = _SILENCE
+
+        def bounded(request: Any, **options: Any) -> Any:
+            return send(request, **{**options, "timeout": self._silence})
+
+        api.send = bounded
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -205,14 +259,37 @@ def _follow(answers: Any, seen: Callable[[dict[str, Any]], None]) -> list[dict[s
     return made
 
 
-def _bound(api: Any) -> None:
-    """Give each request of the SDK's a deadline for silence: it pulls and builds without any."""
-    send = api.send
+def _add_context(path: str, dockerfile: str, file: IO[bytes]) -> str:
+    """Write what a build of a folder sends; the Dockerfile's name in it.
 
-    def bounded(request: Any, **options: Any) -> Any:
-        return send(request, **{**options, "timeout": _SILENCE})
+    The SDK does the same with a file that has a name, which a SIGKILL would leave.
+    """
+    from docker.api.build import process_dockerfile  # type: ignore[import-untyped]  # noqa: PLC0415
+    from docker.utils.build import tar  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    api.send = bounded
+    if not os.path.isdir(path):
+        raise ImageError(f"it cannot be built: {path} is not a folder")
+    ignored: list[str] = []
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open(os.path.join(path, ".dockerignore"), encoding="utf-8") as lines,
+    ):
+        ignored = [word for line in lines if (word := line.strip()) and not word.startswith("#")]
+    name, text = process_dockerfile(dockerfile, path)
+    tar(path, exclude=ignored, dockerfile=(name, text), fileobj=file)
+    return str(name)
+
+
+def _entries(value: object) -> list[Mapping[str, Any]]:
+    what = "the daemon's answer"
+    return [objects(entry, f"an entry of {what}") for entry in lists(value, what)]
+
+
+def _text(entry: Mapping[str, Any], key: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str):
+        raise ImageError(f"the daemon's answer has no {key}")
+    return value
 
 
 def _socket_of(address: str) -> str:
@@ -230,24 +307,41 @@ def _message(body: bytes) -> str:
         return body.decode("utf-8", "replace")[:500]
 
 
+def _unusable(error: Exception) -> ImageError:
+    return ImageError(
+        f"the docker SDK cannot be used: {error}",
+        next_step="It reads config.json in DOCKER_CONFIG or ~/.docker.",
+    )
+
+
+def _is_late(causes: Iterable[BaseException]) -> bool:
+    return any("timed out" in str(cause).lower() for cause in causes)
+
+
 def _unavailable(address: str, error: Exception) -> ImageError:
     """What is wrong with a daemon that does not answer."""
     where = address or "unix:///var/run/docker.sock"
+    is_local = where.startswith("unix://")
     causes = list(_chain(error))
-    if any(isinstance(cause, PermissionError) for cause in causes):
+    if is_local and any(isinstance(cause, PermissionError) for cause in causes):
         return ImageError(
             f"this user may not use the docker daemon at {where}",
             next_step="Join its group, or save the image and use the archive.",
         )
-    if any("timed out" in str(cause).lower() for cause in causes):
+    if _is_late(causes):
         return ImageError(f"the docker daemon at {where} has not answered in {DEADLINE:g} s")
-    nobody = any(isinstance(cause, FileNotFoundError | ConnectionRefusedError) for cause in causes)
-    if where.startswith("unix://") and not nobody:
+    # Elsewhere, a file that is missing is one of this side's: a key, a certificate.
+    nobody = ConnectionRefusedError, FileNotFoundError if is_local else socket.gaierror
+    if any(isinstance(cause, nobody) for cause in causes):
+        return DaemonUnavailable(
+            f"there is no docker daemon at {where}: {causes[-1]}",
+            next_step="Start it, set DOCKER_HOST, or save the image elsewhere and use the archive.",
+        )
+    if is_local:
         return ImageError(f"what listens at {where} is no docker daemon: {causes[-1]}")
-    return DaemonUnavailable(
-        f"there is no docker daemon at {where}: {causes[-1]}",
-        next_step="Start it, set DOCKER_HOST, or save the image elsewhere and use the archive.",
-    )
+    said = [getattr(cause, "explanation", None) for cause in causes]
+    why = next(filter(None, said), error)
+    return ImageError(f"the docker daemon at {where} cannot be used: {why}")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -1,9 +1,10 @@
 """Layers become a folder. The kernel contains it: every path is resolved by openat2(2) with the
 folder as its root, so neither ``..`` nor links, however they are arranged, lead out of it.
 
-Policy: permissions, set-uid bits and times are kept. Owners are kept by root; for others everything
-is theirs, and its owner can read it. Of extended attributes ``user.*`` are kept. Devices and FIFOs
-are left out. What `Tree` cannot do as it is asked is an `ImageError`.
+Policy: permissions, set-uid bits and times are kept. Owners are kept by root; for others, and for
+root where it is alone in its user namespace, everything is theirs, and its owner can read it. Of
+extended attributes ``user.*`` are kept. Devices and FIFOs are left out, and hard links to them.
+What `Tree` cannot do as it is asked is an `ImageError`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.images.archive import Content
@@ -53,7 +54,7 @@ def unpack(
     Raises `ImageError`; what has been made by then is there.
     """
     budget = Budget(limits=limits or Limits())
-    with contextlib.closing(Tree(root, budget, owners=os.geteuid() == 0)) as tree:
+    with contextlib.closing(Tree(root, budget, owners=keeps_owners())) as tree:
         for layer in content.layers:
             tree.begin_layer()
             with layer.open(budget) as stream:
@@ -63,6 +64,18 @@ def unpack(
                     tree.add(entry, tar)
         tree.finish(points)
         return Facts(entries=budget.entries, size=budget.grown, notes=tree.notes())
+
+
+def keeps_owners() -> bool:
+    """Whether files can be given away: by root, unless there is nobody else in its namespace."""
+    return os.geteuid() == 0 and all(
+        sum(int(line.split()[2]) for line in _map(kind).splitlines()) > 1 for kind in ("uid", "gid")
+    )
+
+
+def _map(kind: str) -> str:
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        return file.read()
 
 
 class Tree:
@@ -76,6 +89,8 @@ class Tree:
         self._parent = (b"", -1)
         self._is_stale = True
         self._made: set[tuple[int, bytes]] = set()
+        self._cleared: set[int] = set()
+        self._not_there: dict[tuple[int, bytes], str] = {}
         self._times: dict[tuple[int, int], int] = {}
         self._left_out: dict[str, int] = {}
         os.fchmod(self._root, 0o755)
@@ -92,6 +107,7 @@ class Tree:
     def begin_layer(self) -> None:
         """What comes now lies over all that is there."""
         self._made.clear()
+        self._cleared.clear()
 
     def add(self, entry: Entry, content: _Content) -> None:
         """Put an entry into the folder, or do what a whiteout says."""
@@ -158,6 +174,7 @@ class Tree:
                 try:
                     fd = self._open(path)
                 except FileNotFoundError:
+                    self._budget.add_entry()
                     self._mkdir(above, parts[count - 1])
                     fd = self._open(path)
             finally:
@@ -174,7 +191,9 @@ class Tree:
         os.chmod(name, 0o755, dir_fd=parent)  # whatever the umask is
 
     def _note(self, parent: int, name: bytes) -> None:
-        self._made.add((os.fstat(parent).st_ino, name))
+        place = (os.fstat(parent).st_ino, name)
+        self._made.add(place)
+        self._not_there.pop(place, None)
 
     def _add_root(self, entry: Entry) -> None:
         if entry.kind is not Kind.FOLDER:
@@ -198,7 +217,11 @@ class Tree:
                 self._remove_lower(parent, hidden)
 
     def _clear(self, parent: int) -> None:
-        """Remove what lower layers have put into a folder."""
+        """Remove what lower layers have put into a folder: once, for none of it comes back."""
+        inode = os.fstat(parent).st_ino
+        if inode in self._cleared:
+            return
+        self._cleared.add(inode)
         for name in os.listdir(parent):
             self._remove_lower(parent, os.fsencode(name))
 
@@ -226,8 +249,7 @@ class Tree:
 
     def _add(self, parent: int, name: bytes, entry: Entry, content: _Content) -> None:
         if entry.kind in (Kind.DEVICE, Kind.FIFO):
-            what = "devices" if entry.kind is Kind.DEVICE else "FIFOs"
-            self._left_out[what] = self._left_out.get(what, 0) + 1
+            self._leave_out(parent, name, "devices" if entry.kind is Kind.DEVICE else "FIFOs")
             return
         if entry.kind is Kind.HARDLINK:
             self._add_hard_link(parent, name, entry)
@@ -239,8 +261,7 @@ class Tree:
             if not entry.link:
                 raise ImageError(f"{_shown(entry.name)} is a link without a target")
             os.symlink(entry.link, name, dir_fd=parent)
-            if self._owners:
-                os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+            self._give(name, entry, dir_fd=parent, follow_symlinks=False)
             when = (entry.mtime_ns, entry.mtime_ns)
             os.utime(name, ns=when, dir_fd=parent, follow_symlinks=False)
         else:
@@ -252,6 +273,15 @@ class Tree:
             finally:
                 os.close(fd)
         self._note(parent, name)
+
+    def _leave_out(self, parent: int, name: bytes, what: str) -> None:
+        """Have nothing in a place: not what a lower layer has there either."""
+        self._make_way(parent, name, keep_folder=False)
+        self._not_there[(os.fstat(parent).st_ino, name)] = what
+        self._count(what)
+
+    def _count(self, what: str) -> None:
+        self._left_out[what] = self._left_out.get(what, 0) + 1
 
     def _make_way(self, parent: int, name: bytes, *, keep_folder: bool) -> bool:
         """Remove what is there; whether a folder is left."""
@@ -278,6 +308,9 @@ class Tree:
             above = self._folder(parts[:-1], make=False)
             here, there = os.fstat(target), os.fstat(above)
             if (here.st_ino, name) == (there.st_ino, parts[-1]):
+                return
+            if what := self._not_there.get((there.st_ino, parts[-1])):
+                self._leave_out(target, name, what)
                 return
             found = os.stat(parts[-1], dir_fd=above, follow_symlinks=False)
             if stat.S_ISDIR(found.st_mode):
@@ -307,20 +340,36 @@ class Tree:
         self._times[(status.st_dev, status.st_ino)] = entry.mtime_ns
 
     def _dress(self, fd: int, entry: Entry, least: int) -> None:
-        if self._owners:
-            os.fchown(fd, entry.uid, entry.gid)
+        self._give(fd, entry)
+        # Before the mode: whoever is not root sets attributes of what they may write to.
+        for name, value in entry.xattrs.items():
+            if not _is_set(fd, name, value):
+                self._count("extended attributes")
         # After the owner: changing that takes set-uid bits away.
         os.fchmod(fd, entry.mode if self._owners else entry.mode | least)
-        for name, value in entry.xattrs.items():
-            kept = name.startswith(b"user.")
-            if kept:
-                try:
-                    os.setxattr(fd, name, value)
-                except OSError:
-                    kept = False
-            if not kept:
-                what = "extended attributes"
-                self._left_out[what] = self._left_out.get(what, 0) + 1
+
+    def _give(self, what: int | bytes, entry: Entry, **options: Any) -> None:
+        if not self._owners:
+            return
+        try:
+            os.chown(what, entry.uid, entry.gid, **options)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise ImageError(
+                f"{_shown(entry.name)} belongs to {entry.uid}:{entry.gid}, which this user "
+                "namespace does not have"
+            ) from error
+
+
+def _is_set(fd: int, name: bytes, value: bytes) -> bool:
+    """Set an extended attribute that is to be kept; whether it was."""
+    # The file system may have none, and no name has a NUL byte.
+    with contextlib.suppress(OSError, ValueError):
+        if name.startswith(b"user."):
+            os.setxattr(fd, name, value)
+            return True
+    return False
 
 
 def _path_of(fd: int) -> bytes:

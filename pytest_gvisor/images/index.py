@@ -61,6 +61,12 @@ def choose(top: Document, reference: str, read: Callable[[Document], Document]) 
     raise ImageError(f"its index is nested deeper than {_MAX_NESTED} levels")
 
 
+def only(top: Document, digest: str) -> list[Document]:
+    """The descriptors in an index that have this digest, hexadecimal SHA-256."""
+    entries = [objects(entry, "a descriptor") for entry in lists(top.get("manifests"), "manifests")]
+    return [entry for entry in entries if entry.get("digest") == f"sha256:{digest}"]
+
+
 def _one(top: Document, reference: str) -> Document:
     entries = [objects(entry, "a descriptor") for entry in lists(top.get("manifests"), "manifests")]
     names = {id(entry): _names(entry) for entry in entries}

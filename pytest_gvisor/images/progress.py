@@ -28,11 +28,16 @@ def is_wanted(*, terminal: bool) -> bool:
 
 
 def on(stream: TextIO) -> Tell:
-    """Lines on a terminal, each over the last one, and no longer than the terminal is wide."""
+    """Lines on a terminal, each over the last one, and no longer than the terminal is wide.
+
+    A character that the terminal's encoding does not have is a question mark.
+    """
+    encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def tell(line: str) -> None:
         width = shutil.get_terminal_size().columns - 1
-        stream.write(f"\r\x1b[K{line[:width]}" if line else "\n")
+        line = line[:width].encode(encoding, "replace").decode(encoding)
+        stream.write(f"\r\x1b[K{line}" if line else "\n")
         stream.flush()
 
     return tell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pytest_gvisor.errors import ImageError, InvalidBundle
 from pytest_gvisor.images import identity
 from pytest_gvisor.images.cache import Hold
 from pytest_gvisor.images.config import ImageConfig
+from pytest_gvisor.images.extract import keeps_owners
 from pytest_gvisor.oci import inroot
 from pytest_gvisor.oci.reader import shown
 from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says
@@ -20,6 +22,7 @@ from pytest_gvisor.oci.validate import RESERVED_ANNOTATIONS, normal, reserved
 from pytest_gvisor.oci.words import MountType
 
 _NAMES: Final = "org.opencontainers.image."
+_MAX_NOTED: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -30,7 +33,7 @@ class ImageRootfs(Rootfs):
     """As it was asked for."""
     id: str
     """Hexadecimal SHA-256 of its configuration; of a plain tarball, of that."""
-    config: ImageConfig
+    config: ImageConfig = field(hash=False)
     hold: Hold = field(compare=False)
 
     def __repr__(self) -> str:
@@ -67,8 +70,8 @@ class ImageRootfs(Rootfs):
         self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
     ) -> Prepared:
         """See `Rootfs.prepare`."""
-        del folder, shared
-        root = self.hold.with_points(mounts)
+        del shared
+        root = self.hold.with_points(mounts, folder)
         if found := inroot.missing(root, mounts):
             raise InvalidBundle(found, where=f"root file system of image {shown(self.name)}")
         taken = {normal(mount.destination) for mount in mounts}
@@ -78,13 +81,16 @@ class ImageRootfs(Rootfs):
     @property
     def notes(self) -> tuple[str, ...]:
         """What of the image is left out."""
+        about = f"image {shown(self.name)}"
         labels = sorted(filter(reserved, self.config.labels))
-        dropped = (
-            f"image {shown(self.name)}: the label {shown(label)} is left out, because annotations "
-            f"that begin with {' or '.join(RESERVED_ANNOTATIONS)} steer runsc itself"
-            for label in labels
-        )
-        return (*(f"image {shown(self.name)}: {note}" for note in self.hold.notes), *dropped)
+        dropped = [
+            f"{about}: the label {shown(label)} is left out, because annotations that begin with "
+            f"{' or '.join(RESERVED_ANNOTATIONS)} steer runsc itself"
+            for label in labels[:_MAX_NOTED]
+        ]
+        if more := labels[_MAX_NOTED:]:
+            dropped.append(f"{about}: so are {len(more)} more labels")
+        return (*(f"{about}: {note}" for note in self.hold.notes), *dropped)
 
     def _volume(self, path: str) -> Mount:
         """A tmpfs in a volume's place, with the owner and mode of what is there."""
@@ -94,23 +100,30 @@ class ImageRootfs(Rootfs):
             status = os.lstat(place.host)
             options += [f"mode={status.st_mode & 0o7777:04o}"]
             uid, gid = status.st_uid, status.st_gid
-            if os.geteuid() != 0:
-                # Whose it is in the image is not kept: it is taken to be its user's.
-                user, _ = self.find_user(self.config.user)
-                uid, gid = user.uid, user.gid
+            if not keeps_owners():
+                # Whose it is in the image is not kept: it is taken to be its user's, or root's
+                # where the image has no such user and the run another one.
+                uid = gid = 0
+                with contextlib.suppress(ImageError):
+                    user, _ = self.find_user(self.config.user)
+                    uid, gid = user.uid, user.gid
             options += [f"uid={uid}", f"gid={gid}"]
         else:
             options += ["mode=0755"]
         return Mount(destination=path, type=MountType.TMPFS, source="tmpfs", options=tuple(options))
 
     def _annotations(self) -> dict[str, str]:
+        """As conversion.md of the image specification has it: each value is the field's own."""
         config = self.config
         said = {
             "os": config.os,
+            "os.version": config.os_version,
+            "os.features": ",".join(config.os_features),
             "architecture": config.architecture,
+            "variant": config.variant,
             "author": config.author,
             "created": config.created,
-            "stopSignal": str(config.stop_signal),
+            "stopSignal": config.stop_signal_text,
             "exposedPorts": ",".join(config.exposed_ports),
         }
         known = {f"{_NAMES}{key}": value for key, value in said.items() if value}

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from pytest_gvisor.errors import ImageError, UsageError
-from pytest_gvisor.images import archive
-from pytest_gvisor.images.cache import Cache
+from pytest_gvisor.images import archive, names
+from pytest_gvisor.images.cache import Cache, Hold
+from pytest_gvisor.images.config import ImageConfig
 from pytest_gvisor.images.docker import Daemon, Pull
 from pytest_gvisor.images.progress import Tell
 from pytest_gvisor.images.rootfs import ImageRootfs
@@ -18,8 +19,6 @@ from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.settings import word
 
 _DAEMON: Final = "docker:"
-_FILES: Final = ("/", "./", "../")
-_SUFFIXES: Final = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst")
 
 
 class Images:
@@ -50,18 +49,17 @@ class Images:
         """The root file system of an image.
 
         ``image`` is a file or folder, with ``#name`` for one of several images in it, or the name
-        of an image of a docker daemon: what looks like no path, or has ``docker:`` in front.
+        of an image of a docker daemon: what looks like no path, or has ``docker:`` in front (see
+        `names.as_reference`). A relative path is one from the current folder.
         ``pull`` is missing, always or never; ``remote`` allows a daemon on another machine. Raises
         `ImageError` or `UsageError`.
         """
-        name = os.fspath(image)
-        if not name or "\0" in name:
-            raise UsageError(f"image={image!r} is neither a path nor a name")
+        name = _text(image, "neither a path nor a name")
         policy = word(Pull, pull, "pull")
         with _about(name), self._guard:
-            if (file := _as_file(name)) is not None:
+            if (file := names.as_file(name)) is not None:
                 return self._file(name, *file, limits)
-            reference = name.removeprefix(_DAEMON)
+            reference = names.as_reference(name)
             # With its policy: what was found under one is not what another asks for.
             key = (_DAEMON, reference, policy, os.environ.get("DOCKER_HOST"), limits)
             if key not in self._found:
@@ -79,8 +77,11 @@ class Images:
         limits: Limits | None = None,
         remote: bool = False,
     ) -> ImageRootfs:
-        """The root file system of an image that a docker daemon builds of a folder."""
-        name = os.fspath(path)
+        """The root file system of an image that a docker daemon builds of a folder.
+
+        Raises `ImageError` or `UsageError`.
+        """
+        name = _text(path, "no path of a folder")
         with (
             _about(name),
             self._guard,
@@ -110,13 +111,31 @@ class Images:
     def _exported(
         self, name: str, daemon: Daemon, identity: str, limits: Limits | None
     ) -> ImageRootfs:
-        """An image of a daemon, which is only exported where the cache does not have it."""
-        hexadecimal = identity.removeprefix("sha256:")
-        if (kept := self._the_cache().find(hexadecimal)) is not None:
-            hold, config = kept
-            return ImageRootfs(name=name, id=hexadecimal, config=config, hold=hold)
-        with daemon.export(identity, limits or Limits()) as path:
-            return self._unpacked(name, path, "", limits)
+        """An image of a daemon, which is only exported where the cache does not have it.
+
+        Whoever needs it first exports it, and others wait for that.
+        """
+        digest = identity.removeprefix("sha256:")
+        cache = self._the_cache()
+        if (kept := cache.find(digest)) is None:
+            with cache.exporting(digest):
+                kept = cache.find(digest) or self._fetched(name, daemon, digest, limits)
+        hold, config = kept
+        return ImageRootfs(name=name, id=hold.id, config=config, hold=hold)
+
+    def _fetched(
+        self, name: str, daemon: Daemon, digest: str, limits: Limits | None
+    ) -> tuple[Hold, ImageConfig]:
+        cache = self._the_cache()
+        with (
+            daemon.export(f"sha256:{digest}", limits or Limits()) as path,
+            archive.opened(path, digest=digest, limits=limits) as content,
+        ):
+            hold = cache.hold(content, name=name, limits=limits)
+        if content.id != digest:
+            # A daemon with containerd's store names an image by its manifest or index.
+            cache.learn(digest, content.id)
+        return hold, content.config
 
     def _unpacked(self, name: str, path: str, reference: str, limits: Limits | None) -> ImageRootfs:
         with archive.opened(path, reference=reference, limits=limits) as content:
@@ -142,16 +161,11 @@ def _about(name: str) -> Iterator[None]:
         ) from error
 
 
-def _as_file(name: str) -> tuple[str, str] | None:
-    """The path and the name in it; None for what is the name of an image of a daemon."""
-    if name.startswith(_DAEMON):
-        return None
-    if os.path.exists(name):
-        return name, ""
-    path, _, reference = name.partition("#")
-    if os.path.exists(path) or path.startswith(_FILES) or path.endswith(_SUFFIXES):
-        return path, reference
-    return None
+def _text(given: object, otherwise: str) -> str:
+    text: object = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise UsageError(f"{given!r} is {otherwise}")
+    return text
 
 
 def _state(path: str) -> tuple[object, ...]:

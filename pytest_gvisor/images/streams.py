@@ -12,6 +12,7 @@ import lzma
 import os
 import re
 import stat
+import time
 import zlib
 from typing import Any, Final, Protocol
 
@@ -30,11 +31,13 @@ class Limits:
     max_bytes: int = 32 * 1024**3
     """Bytes of its uncompressed layers."""
     max_entries: int = 1_000_000
-    """Files, folders, links and whiteouts."""
+    """Files, folders, links and whiteouts, and folders that none of these is but that they need."""
     max_depth: int = 128
     """Folders in folders."""
     max_ratio: int = 200
     """Uncompressed bytes for each compressed one; the first 256 MiB are free."""
+    max_seconds: float = 600
+    """Seconds that unpacking takes; so long do others wait who need the image too."""
 
 
 FREE_BYTES: Final = 256 * 1024 * 1024
@@ -48,6 +51,7 @@ class Budget:
     read: int = 0
     grown: int = 0
     entries: int = 0
+    begun: float = dataclasses.field(default_factory=time.monotonic)
 
     def add_bytes(self, compressed: int, uncompressed: int) -> None:
         """Count what was read, and what has come of it."""
@@ -58,12 +62,18 @@ class Budget:
         if self.grown > max(FREE_BYTES, self.read * self.limits.max_ratio):
             text = f"unpacks to more than {self.limits.max_ratio} times of what it is"
             raise _too_large(f"{text}: {self.grown} bytes so far")
+        self._check_time()
 
     def add_entry(self) -> None:
         """Count one entry."""
         self.entries += 1
         if self.entries > self.limits.max_entries:
             raise _too_large(f"has more than {self.limits.max_entries} entries")
+        self._check_time()
+
+    def _check_time(self) -> None:
+        if time.monotonic() - self.begun > self.limits.max_seconds:
+            raise _too_large(f"takes longer than {self.limits.max_seconds:g} s to unpack")
 
     def check_depth(self, depth: int) -> None:
         """Judge how deep a folder is."""
@@ -193,6 +203,21 @@ def _zstd() -> Any:
     return zstd.ZstdDecompressor()
 
 
+def _zstd_errors() -> tuple[type[Exception], ...]:
+    try:
+        from compression import zstd  # noqa: PLC0415 -- 3.14
+    except ImportError:
+        return ()
+    return (zstd.ZstdError,)  # which derives from nothing else
+
+
+_DAMAGED: Final[tuple[type[Exception], ...]] = (
+    zlib.error,
+    OSError,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+)
 _KINDS: Final = (
     (b"\x1f\x8b", _Gzip),
     (b"\x28\xb5\x2f\xfd", _zstd),
@@ -245,7 +270,9 @@ class Inflated:
                     raise ImageError("compressed data ends in the middle: it is truncated")
             try:
                 made: bytes = self._inner.decompress(data, count)
-            except (zlib.error, OSError, lzma.LZMAError, EOFError, ValueError) as error:
+            except Exception as error:
+                if not isinstance(error, _DAMAGED + _zstd_errors()):
+                    raise
                 raise ImageError(f"compressed data is damaged: {error}") from error
             if made:
                 return made

@@ -12,6 +12,7 @@ import dataclasses
 import decimal
 import enum
 import re
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -23,6 +24,8 @@ BLOCK: Final = 512
 _MAX_HEADER: Final = 1024 * 1024
 _MAX_ID: Final = 2**32 - 2
 _XATTR: Final = b"SCHILY.xattr."
+_LIBARCHIVE: Final = b"LIBARCHIVE.xattr."
+_OTHER: Final = (_LIBARCHIVE, b"SCHILY.acl.", b"RHT.security.")
 _NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
 _TIME: Final = re.compile(rb"-?[0-9]{1,12}(\.[0-9]{0,30})?")
 
@@ -61,7 +64,8 @@ class Entry:
     link: bytes
     """A link's target."""
     xattrs: Mapping[bytes, bytes]
-    """Extended attributes."""
+    """Extended attributes by their names; ACLs and what else another program's header has of the
+    kind, and no other, by the header's own keys."""
 
 
 class Tar:
@@ -185,12 +189,22 @@ class Tar:
             size=size,
             mtime_ns=_time(pax, block[136:148]),
             link=link if kind in (Kind.SYMLINK, Kind.HARDLINK) else b"",
-            xattrs={k[len(_XATTR) :]: v for k, v in pax.items() if k.startswith(_XATTR)},
+            xattrs=_attributes(pax),
         )
 
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
+
+
+def _attributes(pax: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    found = {key[len(_XATTR) :]: value for key, value in pax.items() if key.startswith(_XATTR)}
+    for key, value in pax.items():
+        # libarchive writes each attribute twice, once in its own way.
+        twin = urllib.parse.unquote_to_bytes(key.removeprefix(_LIBARCHIVE))
+        if key.startswith(_OTHER) and twin not in found:
+            found[key] = value
+    return found
 
 
 def _kind(block: bytes, pax: Mapping[bytes, bytes], label: str) -> Kind:

@@ -59,6 +59,20 @@ def test_what_no_session_uses_is_removed(
     used.close()
 
 
+def test_a_broken_image_is_listed_as_such_and_removed(
+    cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever somebody has made of its record."""
+    hold = held(cache, tmp_path / "a", 1_000_000)
+    hold.close()
+    Path(cache.folder, cache.images()[0].id, "image.json").write_text("[]")
+    assert cli.main(["images", "list"]) == 0
+    assert capsys.readouterr().out.endswith("  (broken)\n")
+    assert cli.main(["images", "prune", "--keep", "1G"]) == 0
+    assert "  1.0 MB" in capsys.readouterr().out
+    assert cache.images() == []
+
+
 @pytest.mark.parametrize("words", [[], ["all"], ["prune", "--keep", "much"]])
 def test_a_command_line_that_cannot_be_meant_is_status_2(words: list[str]) -> None:
     """As everywhere in the tool."""

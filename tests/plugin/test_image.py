@@ -59,7 +59,7 @@ def test_an_image_that_cannot_be_had_is_an_error(images: Project, tmp_path: Path
     """Never a skip: the message names it."""
     images.test("def test_it(gvisor): ...")
     ran = images.run("--gvisor-image", "no.tar", XDG_CACHE_HOME=str(tmp_path))
-    ran.ends(errors=1).shows("image no.tar: there is no file or folder no.tar")
+    ran.ends(errors=1).shows("no.tar: there is no file or folder /")
 
 
 @pytest.mark.fault("H1")
@@ -105,3 +105,30 @@ def test_a_test_inside_with_an_image_is_an_error(images: Project, tmp_path: Path
     ran = images.run("--in-gvisor", "--gvisor-image", "line.tar", XDG_CACHE_HOME=str(tmp_path))
     ran.ends(passed=1, errors=1)
     ran.shows("test_here (test_it.py:4): a test inside runs with the host's Python")
+
+
+def test_a_path_of_a_marker_or_option_is_from_where_pytest_was_started(images: Project) -> None:
+    """Wherever a test has gone by then; what a test itself says is from where it is."""
+    images.test(
+        """
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def elsewhere(tmp_path, monkeypatch):
+            monkeypatch.chdir(tmp_path)
+
+        @pytest.mark.gvisor(image="marker.tar")
+        def test_marker(gvisor):
+            assert gvisor.run().stdout == "marker"
+
+        def test_option(gvisor, gvisor_sandbox, gvisor_sandboxes, oci_bundle, gvisor_image):
+            assert gvisor.run().stdout == "line"
+            done = gvisor_sandboxes().exec(["/bin/busybox", "cat", "/name"])
+            assert done.stdout == "line"
+            assert gvisor_sandbox.exec(["/bin/busybox", "cat", "/name"]).stdout == "line"
+            oci_bundle([])
+            with pytest.raises(Exception, match="there is no file"):
+                gvisor_image("call.tar")
+        """
+    )
+    images.run("--gvisor-image", "line.tar").ends(passed=2)

@@ -114,7 +114,7 @@ def test_labels_become_annotations_except_runsc_s_own(gvisor: Gvisor, make: Make
         gvisor.run(["true"], image=image, check=True)
     annotations = seen[0]["annotations"]
     assert annotations["mine"] == "1"
-    assert annotations["org.opencontainers.image.stopSignal"] == "10"
+    assert annotations["org.opencontainers.image.stopSignal"] == "SIGUSR1"
     assert not [name for name in annotations if name.startswith(("dev.", "io."))]
 
 
@@ -145,6 +145,9 @@ def test_runs_share_an_image_and_none_changes_it(
     mounts = [bind(tmp_path / "s", "/not/there/yet")]
     done = gvisor.run(["cat", "/not/there/yet/f"], image=image, mounts=mounts)
     assert done.stdout == "bound"
+    (user,) = (tmp_path / "images").rglob("points-*/users/*")
+    assert user.readlink().parent.name.startswith("s-")  # the sandbox's folder, which is gone
+    assert not user.exists()
     kept = [entry for entry in trees(tmp_path / "images") if "/points-" not in entry[0]]
     assert [path for path, _ in kept] == [path for path, _ in before]
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
+import hashlib
 import json
 import lzma
 import os
+import resource
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,3 +264,128 @@ def test_what_is_no_file_is_refused_at_once(read: Read, tmp_path: Path) -> None:
     for path in (tmp_path / "fifo", Path("/dev/zero"), tmp_path / "none", tmp_path):
         with pytest.raises(ImageError):
             read(path)
+
+
+def sha512(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The same layout with SHA-512 digests, the uncompressed layers' too."""
+    descriptor = json.loads(files["index.json"])["manifests"][0]
+    manifest = json.loads(files[blob(descriptor["digest"])])
+    made = {"oci-layout": files["oci-layout"]}
+
+    def add(data: bytes) -> dict[str, Any]:
+        made[f"blobs/sha512/{hashlib.sha512(data).hexdigest()}"] = data
+        return {"digest": f"sha512:{hashlib.sha512(data).hexdigest()}", "size": len(data)}
+
+    layers = [files[blob(layer["digest"])] for layer in manifest["layers"]]
+    config = json.loads(files[blob(manifest["config"]["digest"])])
+    config["rootfs"]["diff_ids"] = [
+        f"sha512:{hashlib.sha512(gzip.decompress(layer)).hexdigest()}" for layer in layers
+    ]
+    manifest["config"] |= add(json.dumps(config).encode())
+    manifest["layers"] = [
+        {**old, **add(data)} for old, data in zip(manifest["layers"], layers, strict=True)
+    ]
+    top = {"manifests": [{**descriptor, **add(json.dumps(manifest).encode())}]}
+    return {**made, "index.json": json.dumps(top).encode()}
+
+
+def blob(name: str) -> str:
+    """Where a digest's bytes are in a layout."""
+    return f"blobs/{name.replace(':', '/')}"
+
+
+@pytest.mark.fault("C11")
+def test_digests_may_be_sha512_and_are_checked(read: Read, tmp_path: Path) -> None:
+    """Of every document, of layers as they are stored, and of layers uncompressed."""
+    files = sha512(layout(LAYERS, level=0))
+    assert not [name for name in files if "sha256" in name]
+    assert read(write_layout(tmp_path / "good", files)).endswith("a1 b2")
+    for number, name in enumerate(name for name in files if name.startswith("blobs")):
+        changed = {**files, name: files[name].replace(b"a", b"b", 1)}
+        with pytest.raises(ImageError, match=r"should have sha512:|damaged|wrong"):
+            read(write_layout(tmp_path / str(number), changed))
+
+
+def indexed(*entries: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """An index of these, and its descriptor."""
+    kind = "application/vnd.oci.image.index.v1+json"
+    data = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": entries}).encode()
+    return data, {"mediaType": kind, "digest": digest(data), "size": len(data)}
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_an_index_may_be_in_an_index_and_attestations_are_no_images(
+    read: Read, tmp_path: Path, depth: int
+) -> None:
+    """As buildx leaves them, for the platform unknown/unknown; not without an end."""
+    files = layout(LAYERS)
+    manifest = json.loads(files["index.json"])["manifests"][0]
+    here = {**manifest, "platform": {"os": "linux", "architecture": machine()}}
+    attestation = {
+        **manifest, "digest": digest(b"none"),
+        "annotations": {"vnd.docker.reference.type": "attestation-manifest"},
+        "platform": {"os": "unknown", "architecture": "unknown"},
+    }  # fmt: skip
+    data, descriptor = indexed(here, attestation)
+    for _ in range(depth):
+        files[blob(descriptor["digest"])] = data
+        data, descriptor = indexed(descriptor)
+    path = write_layout(tmp_path / "layout", {**files, "index.json": data})
+    if depth < 4:
+        assert read(path).endswith("a1 b2")
+    else:
+        with pytest.raises(ImageError, match="nested deeper than 4"):
+            read(path)
+
+
+def test_a_size_is_compared_where_one_is_written(read: Read, tmp_path: Path) -> None:
+    """The digest is compared in any case."""
+    files = layout(LAYERS)
+    top = json.loads(files["index.json"])
+    del top["manifests"][0]["size"]
+    files["index.json"] = json.dumps(top).encode()
+    assert read(write_layout(tmp_path / "layout", files)).endswith("a1 b2")
+
+
+def test_a_layout_of_many_layers_needs_few_descriptors(read: Read, tmp_path: Path) -> None:
+    """One file is open at a time."""
+    layers = [tar([item(f"f{number}", b"x")]) for number in range(60)]
+    path = write_layout(tmp_path / "layout", layout(layers))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, hard))
+    try:
+        assert read(path).count("f") >= 60
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.ENOENT])
+def test_no_room_for_a_compressed_archive_is_an_error_of_ours(
+    read: Read, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """With what can be done about it; also where there is no folder for temporary files."""
+
+    def full(**_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(ImageError, match=r"to a temporary file: (.|\n)*TMPDIR says where"):
+        read(gzip.compress(saved(LAYERS)))
+
+
+def test_damaged_zstd_is_an_error_of_ours(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's error for it derives from none that is known before 3.14."""
+
+    class Refused(Exception):
+        """In the place of the real one."""
+
+    class Decompressor:
+        eof, needs_input = False, True
+
+        def decompress(self, *_: object) -> bytes:
+            raise Refused("not zstd at all")
+
+    module = types.SimpleNamespace(ZstdError=Refused, ZstdDecompressor=Decompressor)
+    monkeypatch.setitem(sys.modules, "compression", types.SimpleNamespace(zstd=module))
+    with pytest.raises(ImageError, match="compressed data is damaged: not zstd at all"):
+        read(b"\x28\xb5\x2f\xfd" + bytes(100))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,10 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import ImageError, LaunchError, bind
+from pytest_gvisor import ImageError, bind
 from pytest_gvisor.images import archive, extract
 from pytest_gvisor.images.cache import Cache, Hold, default_folder
 from tests.unit.images.conftest import folder, item, link, saved, tar
+
+USER = "/"
+"""A folder that stays, in place of a sandbox's."""
 
 
 @pytest.fixture
@@ -83,21 +91,37 @@ def test_what_fails_in_the_middle_leaves_nothing(cache: Cache, tmp_path: Path) -
 
 
 def test_what_a_killed_process_leaves_is_swept(cache: Cache, tmp_path: Path) -> None:
-    """By the next session, unless the one that makes it is alive."""
+    """By the next session, unless who makes it, or uses what was put aside, is alive."""
     first = hold(cache, write(tmp_path / "i"))
     identity = Path(first.path).parent.name
-    dead, alive = "a" * 64, identity
-    for name in (dead, alive):
-        Path(cache.folder, f"tmp-{name}-x", "rootfs").mkdir(parents=True)
-    later = Cache(cache.folder)
-    held = later.find(identity)
-    assert held is not None
-    held[0].close()
-    assert not Path(cache.folder, f"tmp-{dead}-x").exists()
-    assert Path(cache.folder, f"tmp-{alive}-x").exists()
+    dead, making = "a" * 64, "b" * 64
+    left = [f"tmp-{dead}-x", f"old-{dead}-x", f"tmp-{identity}-x"]
+    kept = [f"tmp-{making}-x", f"old-{identity}-x"]
+    for name in (*left, *kept):
+        Path(cache.folder, name, "rootfs").mkdir(parents=True)
+    Path(cache.folder, f"{identity}/.tmp-x/rootfs").mkdir(parents=True)
+    busy = Path(cache.folder, f"{identity}/.tmp-busy")
+    busy.mkdir()
+    fd = os.open(busy, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    for other in (dead, identity):
+        Path(cache.folder, f"{other[::-1]}.is").symlink_to(other)
+    with open(f"{cache.folder}/{making}.making.lock", "x") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        held = Cache(cache.folder).find(identity)
+        assert held is not None
+        held[0].close()
+        there = set(os.listdir(cache.folder))
+        assert there.isdisjoint(left)
+        assert there.issuperset(kept)
+        assert {name for name in there if name.endswith(".is")} == {f"{identity[::-1]}.is"}
+        assert not Path(cache.folder, f"{identity}/.tmp-x").exists()
+        assert busy.exists()
+    os.close(fd)
     first.close()
     cache.prune()
-    assert not Path(cache.folder, f"tmp-{alive}-x").exists()
+    assert there - set(os.listdir(cache.folder)) == set(kept)
+    assert not busy.exists()
 
 
 @pytest.mark.fault("H4")
@@ -156,7 +180,7 @@ def test_the_oldest_is_removed_and_never_one_in_use(tmp_path: Path) -> None:
         hold(cache, write(tmp_path / name, name, 1_000_000)).close()
     left = {Path(cache.folder, image.id, "rootfs/d/f").read_text() for image in cache.images()}
     assert left == {"a", "d"}
-    assert len([name for name in os.listdir(cache.folder) if name.endswith(".lock")]) == 4
+    assert len([name for name in os.listdir(cache.folder) if len(name) == 64 + 5]) == 4
     assert len(cache.prune(0)) == 1
     used.close()
     assert len(cache.prune(0)) == 1
@@ -168,18 +192,18 @@ def test_mount_points_are_made_in_a_tree_of_their_own(cache: Cache, tmp_path: Pa
     made = hold(cache, write(tmp_path / "i"))
     mounts = [bind("/usr", "/new/point"), bind("/etc/passwd", "/l/file")]
     before = sorted(str(p) for p in Path(made.path).rglob("*"))
-    root = made.with_points(mounts)
+    root = made.with_points(mounts, USER)
     assert Path(root, "new/point").is_dir()
     assert Path(root, "d/file").is_file()
-    assert root == made.with_points(mounts) != made.path
+    assert root == made.with_points(mounts, USER) != made.path
     assert Path(root, "d/f").stat().st_ino == Path(made.path, "d/f").stat().st_ino
     assert Path(root, "d").stat().st_mode == Path(made.path, "d").stat().st_mode
-    assert made.with_points([bind("/usr", "/d")]) == made.path
+    assert made.with_points([bind("/usr", "/d")], USER) == made.path
     assert sorted(str(p) for p in Path(made.path).rglob("*")) == before
     made.close()
     again = hold(cache, tmp_path / "i")
     assert again.path == made._folder + "/rootfs"
-    assert again.with_points(mounts) == root
+    assert again.with_points(mounts, USER) == root
     again.close()
 
 
@@ -189,14 +213,14 @@ def test_a_tree_with_more_points_that_was_changed_is_made_anew(
     """By the next process; who uses the old one keeps it."""
     mounts = [bind("/usr", "/new/point")]
     first = hold(cache, write(tmp_path / "i"))
-    root = first.with_points(mounts)
+    root = first.with_points(mounts, USER)
     Path(root, "planted").touch()
     inode = Path(root).stat().st_ino
-    assert first.with_points(mounts) == root
+    assert first.with_points(mounts, USER) == root
     second = hold(cache, tmp_path / "i")
-    assert second.with_points(mounts) == root
+    assert second.with_points(mounts, USER) == root
     assert not Path(root, "planted").exists()
-    old = [path for path in Path(first._folder).glob("*/rootfs") if path.stat().st_ino == inode]
+    old = [path for path in Path(first._folder).glob("old-*/rootfs") if path.stat().st_ino == inode]
     assert [Path(path, "planted").exists() for path in old] == [True]
     first.close()
     second.close()
@@ -208,8 +232,9 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
     """As a session folder would be."""
     (tmp_path / "c").mkdir(mode=0o755)
     (tmp_path / "c").chmod(0o755)
-    with pytest.raises(LaunchError, match="lets others in"):
+    with pytest.raises(ImageError, match="lets others in") as caught:
         hold(Cache(str(tmp_path / "c")), write(tmp_path / "i"))
+    assert caught.value.next_step == "XDG_CACHE_HOME says where images are kept."
 
 
 def test_the_folder_is_the_user_s_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,8 +245,6 @@ def test_the_folder_is_the_user_s_cache(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_lock_that_is_never_free_is_an_error(tmp_path: Path) -> None:
     """In words, after the time that there is for it."""
-    import fcntl
-
     cache = Cache(str(tmp_path / "c"), patience=0.1)
     made = hold(cache, write(tmp_path / "i"))
     made.close()
@@ -229,3 +252,205 @@ def test_a_lock_that_is_never_free_is_an_error(tmp_path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(ImageError, match="has not finished"):
             hold(cache, tmp_path / "i")
+
+
+def users(hold: Hold, count: int, tmp_path: Path) -> list[Path]:
+    """This many sandboxes, each with a mount at a point of its own; their folders."""
+    made = []
+    for number in range(count):
+        folder = tmp_path / f"sandbox{number}"
+        folder.mkdir(exist_ok=True)
+        root = hold.with_points([bind("/usr", f"/new/{number}")], str(folder))
+        assert Path(root, f"new/{number}").is_dir()
+        made.append(Path(root))
+    return made
+
+
+def test_there_may_be_any_number_of_different_points(cache: Cache, tmp_path: Path) -> None:
+    """A tree stays while the folder that uses it does; of those that none uses, the last 16 do."""
+    made = hold(cache, write(tmp_path / "i"))
+    roots = users(made, 20, tmp_path)
+    assert all(root.is_dir() for root in roots)
+    for number in range(19):
+        (tmp_path / f"sandbox{number}").rmdir()
+    again = hold(cache, tmp_path / "i")
+    users(again, 1, tmp_path)  # the one that is there, used once more
+    again.with_points([bind("/usr", "/yet/another")], str(tmp_path))
+    left = [root.is_dir() for root in roots]
+    assert (left[0], left[19]) == (True, True)
+    assert sum(left) == 15
+    assert len(list(Path(made._folder).glob("points-*"))) == 16
+    again.close()
+    made.close()
+
+
+def test_what_uses_a_tree_is_forgotten_with_its_folder(cache: Cache, tmp_path: Path) -> None:
+    """A tree that a thousand runs have used has a record of those that are there."""
+    made = hold(cache, write(tmp_path / "i"))
+    mounts = [bind("/usr", "/new/point")]
+    for number in range(5):
+        (tmp_path / f"s{number}").mkdir()
+        root = made.with_points(mounts, str(tmp_path / f"s{number}"))
+        (tmp_path / f"s{number}").rmdir()
+    assert len(list(Path(root).parent.joinpath("users").iterdir())) == 1
+    made.close()
+
+
+def test_a_tree_that_another_process_has_removed_is_made_anew(cache: Cache, tmp_path: Path) -> None:
+    """Although it was looked at before."""
+    made = hold(cache, write(tmp_path / "i"))
+    mounts = [bind("/usr", "/new/point")]
+    root = made.with_points(mounts, USER)
+    shutil.rmtree(Path(root).parent)
+    assert made.with_points(mounts, USER) == root
+    assert Path(root, "new/point").is_dir()
+    made.close()
+
+
+@pytest.mark.fault("H4")
+def test_a_process_that_is_killed_while_it_makes_points_leaves_nothing(
+    cache: Cache, tmp_path: Path
+) -> None:
+    """The next session removes the half of a tree."""
+    made = hold(cache, write(tmp_path / "i"))
+    code = (
+        "import os, signal; from pytest_gvisor import bind\n"
+        "from pytest_gvisor.images import archive, cache, points\n"
+        "points.make_points = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"with archive.opened({str(tmp_path / 'i')!r}) as content:\n"
+        f"    hold = cache.Cache({cache.folder!r}).hold(content)\n"
+        "hold.with_points([bind('/usr', '/new/point')], '/')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -signal.SIGKILL
+    assert list(Path(made._folder).glob(".tmp-*/rootfs/d"))
+    hold(Cache(cache.folder), tmp_path / "i").close()
+    assert not list(Path(made._folder).glob(".tmp-*"))
+    made.close()
+
+
+@pytest.mark.fault("H4")
+def test_a_process_that_is_killed_in_the_middle_of_a_file_leaves_nothing(
+    cache: Cache, tmp_path: Path
+) -> None:
+    """Some of its bytes are written by then."""
+    path = write(tmp_path / "i", size=1_000_000)
+    code = (
+        "import os, signal, sys; from pytest_gvisor.images import archive, cache\n"
+        "def write(fd, data, real=os.write):\n"
+        "    real(fd, data[: len(data) // 2]); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.write = write\n"
+        f"with archive.opened({str(path)!r}) as content:\n"
+        f"    cache.Cache({cache.folder!r}).hold(content)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -signal.SIGKILL
+    assert [path for path in Path(cache.folder).rglob("tmp-*/rootfs/**/*") if path.is_file()]
+    made = hold(cache, path)
+    assert Path(made.path, "z").stat().st_size == 1_000_000
+    assert not list(Path(cache.folder).glob("tmp-*"))
+    made.close()
+
+
+BROKEN = ("{", "[]", "null", "{}", '{"seal": [], "notes": 7}', "[" * 100_000)
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_an_image_with_a_broken_record_is_listed_counted_and_pruned(
+    cache: Cache, tmp_path: Path, text: str
+) -> None:
+    """As such; it is no use to anybody, and is unpacked anew where it is needed."""
+    made = hold(cache, write(tmp_path / "i", size=100_000))
+    record = Path(made._folder, "image.json")
+    record.write_text(text)
+    identity = record.parent.name
+    assert cache.find(identity) is None
+    (found,) = cache.images()
+    assert (found.id, found.is_broken, found.name) == (identity, True, "")
+    assert found.size > 100_000
+    assert cache.prune() == []  # somebody uses it
+    made.close()
+    assert [image.id for image in cache.prune()] == [identity]
+    assert cache.images() == []
+    hold(cache, tmp_path / "i").close()
+
+
+@pytest.mark.parametrize("missing", ["config", "name", "size", "notes", "seal"])
+def test_a_record_without_a_field_is_a_broken_one(
+    cache: Cache, tmp_path: Path, missing: str
+) -> None:
+    """Whichever it is, and whether it is missing or of another kind."""
+    made = hold(cache, write(tmp_path / "i"))
+    record = Path(made._folder, "image.json")
+    facts = json.loads(record.read_text())
+    for changed in ({k: v for k, v in facts.items() if k != missing}, {**facts, missing: [[]]}):
+        record.write_text(json.dumps(changed))
+        assert cache.find(record.parent.name) is None
+        assert [image.is_broken for image in cache.images()] == [True]
+    made.close()
+
+
+def test_removing_needs_no_space(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk that is full, nothing can be made: no folder, no file."""
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    hold(cache, write(tmp_path / "i")).close()
+    monkeypatch.setattr(os, "mkdir", full)
+    monkeypatch.setattr(os, "makedirs", full)
+    assert len(cache.prune(0)) == 1
+    assert [name for name in os.listdir(cache.folder) if not name.endswith(".lock")] == []
+
+
+@pytest.mark.parametrize("name", ["flock", "utime", "rename", "listdir"])
+def test_what_the_kernel_refuses_is_an_error_of_ours(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A file system without locks, for instance."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    path = write(tmp_path / "i")
+    monkeypatch.setattr(fcntl if name == "flock" else os, name, refused)
+    with pytest.raises(ImageError, match=r"cannot (keep it in|unpack) .*: No locks available"):
+        hold(cache, path)
+
+
+@pytest.mark.parametrize("is_other", [True, False])
+def test_a_changed_image_that_is_in_use_is_unpacked_beside_it(
+    tmp_path: Path, *, is_other: bool
+) -> None:
+    """By another session, or by this one under another name: nobody waits, nobody loses a file."""
+    cache = Cache(str(tmp_path / "c"), patience=0.3)
+    first = hold(cache, write(tmp_path / "i"))
+    folder = os.open(first.path, os.O_RDONLY)
+    Path(first.path, "planted").touch()
+    second = hold(Cache(cache.folder, patience=0.3) if is_other else cache, tmp_path / "i")
+    assert not Path(second.path, "planted").exists()
+    assert os.listdir(folder).count("planted") == 1
+    cache.prune(0)
+    assert os.listdir(folder).count("planted") == 1
+    os.close(folder)
+    first.close()
+    second.close()
+    cache.prune(0)
+    assert [name for name in os.listdir(cache.folder) if not name.endswith(".lock")] == []
+
+
+def test_pruning_where_nothing_is_does_nothing(tmp_path: Path) -> None:
+    """Not even make the folder."""
+    assert Cache(str(tmp_path / "none/images")).prune(0) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_may_say_more_than_is_known_here(cache: Cache, tmp_path: Path) -> None:
+    """Another version of this package shares the cache."""
+    made = hold(cache, write(tmp_path / "i"))
+    record = Path(made._folder, "image.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "later": 1}))
+    found = cache.find(record.parent.name)
+    assert found is not None
+    found[0].close()
+    made.close()

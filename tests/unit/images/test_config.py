@@ -67,3 +67,19 @@ def test_digests_that_cannot_be_checked_are_refused() -> None:
     for wrong in ("md5:00", "sha256:../x", 3):
         with pytest.raises(ImageError):
             ImageConfig.parse(json.dumps({"rootfs": {"diff_ids": [wrong]}}).encode())
+
+
+def test_problems_are_escaped_in_the_error() -> None:
+    """Whoever made the image chose the keys."""
+    with pytest.raises(ImageError) as caught:
+        parse(Labels={"\x1b[2J": 1}, Volumes={"\x1b[2J": {}}, Env=["\x1b[2J"])
+    assert len(caught.value.problems) == 3
+    assert "\x1b" not in str(caught.value)
+    assert "\x1b" not in str(ImageError("it", problems=["\x1b[2J"]))
+
+
+def test_a_problem_of_one_field_is_one_problem() -> None:
+    """Although what is written is kept beside what it means."""
+    with pytest.raises(ImageError) as caught:
+        parse(StopSignal=3)
+    assert len(caught.value.problems) == 1

@@ -126,3 +126,14 @@ def test_nobody_watches_and_nothing_is_told() -> None:
         meter.moved(1)
         meter.built({})
         meter.pulled({})
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("utf-8", "…é"), ("latin-1", "?é"), ("ascii", "??")]
+)
+def test_a_terminal_gets_the_characters_that_it_has(encoding: str, shown: str) -> None:
+    """What another one cannot show is a question mark, and no reason for a pull to fail."""
+    data = io.BytesIO()
+    tell = progress.on(io.TextIOWrapper(data, encoding=encoding))
+    tell("…é")
+    assert data.getvalue().decode(encoding) == f"\r\x1b[K{shown}"

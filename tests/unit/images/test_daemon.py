@@ -1,0 +1,357 @@
+"""What is asked of a docker daemon and how, and what its answers come to."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import socketserver
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import DaemonUnavailable, ImageError
+from pytest_gvisor.cli import main as cli
+from pytest_gvisor.images import docker, progress
+from pytest_gvisor.images.cache import Cache
+from pytest_gvisor.images.docker import Daemon, Pull
+from pytest_gvisor.images.store import Images
+from tests.unit.images.conftest import configuration, digest, item, saved, tar
+
+IDENTITY = f"sha256:{'0' * 64}"
+BUILT = {"aux": {"ID": IDENTITY}}
+VERSION = {"ApiVersion": "1.41"}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers with what the server has for the method and the end of the path."""
+
+    server: Any
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Take the body, and look the answer up."""
+        path = self.path.partition("?")[0]
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.asked.append((f"{self.command} {path}", body))
+        found = [made for key, made in self.server.answers.items()
+                 if f"{self.command} {path}".endswith(key)]  # fmt: skip
+        status, value = found[-1] if found else (404, {"message": "no such thing"})
+        self.close_connection = True
+        self.send_response(status)
+        self.send_header("Connection", "close")
+        if isinstance(value, tuple):  # events, each of which is a chunk
+            self.send_header("Transfer-Encoding", "chunked")
+            chunks = [json.dumps(event).encode() + b"\r\n" for event in value]
+            value = b"".join(b"%x\r\n%b\r\n" % (len(c), c) for c in (*chunks, b""))
+        self.end_headers()
+        self.wfile.write(value if isinstance(value, bytes) else json.dumps(value).encode())
+
+    do_POST = do_DELETE = do_GET  # noqa: N815 -- the base class's names
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- as above
+        """Nothing on stderr."""
+
+    def address_string(self) -> str:
+        """A socket's other end has no address."""
+        return "client"
+
+
+class Serving:
+    """Answers by ``METHOD path`` or the end of it, and what was asked."""
+
+    def __init__(self, server: Any, address: str) -> None:
+        self.address = address
+        self.asked: list[tuple[str, bytes]] = []
+        self.answers: dict[str, tuple[int, Any]] = {
+            "GET /_ping": (200, b"OK"),
+            "/version": (200, VERSION),
+        }
+        server.asked, server.answers = self.asked, self.answers
+
+    @property
+    def requests(self) -> list[str]:
+        """Without the version in front and the query behind."""
+        return [re.sub(r"/v1\.\d+", "", line) for line, _ in self.asked]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Serving]]:
+    """Starts a daemon on a socket or a port."""
+    folder = tempfile.mkdtemp()  # a socket's path has at most 108 bytes
+    running: list[tuple[Any, threading.Thread]] = []
+
+    def start(kind: str = "unix") -> Serving:
+        server: Any
+        if kind == "unix":
+            server = socketserver.ThreadingUnixStreamServer(f"{folder}/s", Handler)
+            address = f"unix://{folder}/s"
+        else:
+            server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+            address = f"tcp://127.0.0.1:{server.server_address[1]}"
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=[0.02])
+        thread.start()
+        running.append((server, thread))
+        monkeypatch.setenv("DOCKER_HOST", address)
+        return Serving(server, address)
+
+    yield start
+    for server, thread in running:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    shutil.rmtree(folder)
+
+
+def refusal(**options: Any) -> ImageError:
+    """What opening the daemon raises."""
+    with pytest.raises(ImageError) as caught, Daemon(**options):
+        pass
+    return caught.value
+
+
+@pytest.mark.fault("H1")
+def test_a_remote_daemon_that_denies_is_an_error_and_no_skip(serve: Any) -> None:
+    """It is there: what it answers has to be seen."""
+    daemon = serve("tcp")
+    for status in (403, 500):
+        daemon.answers["/version"] = daemon.answers["/_ping"] = status, {"message": "out of order"}
+        error = refusal(remote=True)
+        assert type(error) is ImageError
+        assert f"the docker daemon at {daemon.address} cannot be used: " in error.message
+        assert "out of order" in error.message
+
+
+@pytest.mark.fault("H1")
+@pytest.mark.parametrize(
+    ("address", "environ", "says"),
+    [
+        ("ssh://elsewhere", {}, "paramiko"),
+        ("tcp://127.0.0.1:1", {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/none"}, "TLS"),
+        ("rubbish", {}, "rubbish"),
+    ],
+)
+def test_a_remote_daemon_that_cannot_be_spoken_to_is_an_error_and_no_skip(
+    monkeypatch: pytest.MonkeyPatch, address: str, environ: dict[str, str], says: str
+) -> None:
+    """Something is missing or wrong here: that is no missing daemon."""
+    for key, value in {"DOCKER_HOST": address, **environ}.items():
+        monkeypatch.setenv(key, value)
+    error = refusal(remote=True)
+    assert type(error) is ImageError
+    assert says in error.message
+
+
+@pytest.mark.fault("H1")
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "tcp://no-such-host.invalid:2375"])
+def test_where_nothing_listens_there_is_no_daemon(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """Nor where there is no such host."""
+    monkeypatch.setenv("DOCKER_HOST", address)
+    assert type(refusal(remote=True)) is DaemonUnavailable
+
+
+def test_a_configuration_that_cannot_be_read_is_not_the_daemon_s_fault(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the configuration."""
+    serve()
+    (tmp_path / "config.json").write_text('{"auths": {"registry": "no object"}}')
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    error = refusal()
+    assert type(error) is ImageError
+    assert error.message.startswith("the docker SDK cannot be used: ")
+    assert "DOCKER_CONFIG" in error.next_step
+
+
+@pytest.mark.fault("H1")
+def test_the_version_of_the_api_is_asked_for_within_the_deadline(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the ping does not say it; a byte at a time never comes to an end."""
+    daemon = serve()
+    with Daemon():
+        assert daemon.requests == ["GET /_ping", "GET /version"]
+    wrongs: list[Any] = [{}, [], {"ApiVersion": 7}, b"{"]
+    for wrong in wrongs:
+        daemon.answers["/version"] = 200, wrong
+        assert "is no docker daemon" in refusal().message
+    monkeypatch.setattr(docker, "DEADLINE", 0.3)
+
+    def slowly(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(20 if handler.path == "/version" else 0):
+            handler.wfile.write(b" ")
+            time.sleep(0.05)
+
+    monkeypatch.setattr(Handler, "do_GET", slowly)
+    begun = time.monotonic()
+    assert "has not answered in 0.3 s" in refusal().message
+    assert time.monotonic() - begun < 0.8
+
+
+@pytest.mark.fault("H1")
+def test_a_look_up_elsewhere_has_the_deadline_of_simple_questions(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not that of a pull."""
+    daemon = serve("tcp")
+    monkeypatch.setattr(docker, "DEADLINE", 0.3)
+    real = Handler.do_GET
+    gone = threading.Event()
+
+    def silent(handler: Handler) -> None:
+        if handler.path.endswith("/json"):
+            gone.wait(5)
+        else:
+            real(handler)
+
+    monkeypatch.setattr(Handler, "do_GET", silent)
+    begun = time.monotonic()
+    with (
+        Daemon(remote=True) as opened,
+        pytest.raises(ImageError, match=r"has not answered in 0\.3"),
+    ):
+        opened.find("some:1", Pull.MISSING)
+    assert time.monotonic() - begun < 2
+    gone.set()
+    assert daemon.requests[0] == "GET /version"
+
+
+@pytest.mark.fault("H5")
+def test_a_build_s_context_is_a_file_without_a_name(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SIGKILL leaves none; what .dockerignore names is not sent, the Dockerfile always is."""
+    daemon = serve()
+    daemon.answers["POST /v1.41/build"] = 200, BUILT
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", None)
+    context = tmp_path / "context"
+    (context / "d").mkdir(parents=True)
+    for name in ("Dockerfile", "kept", "secret", "d/secret", "d/kept"):
+        (context / name).write_text(name)
+    (context / ".dockerignore").write_text("# a comment\n\n**/secret\nDockerfile\n")
+    (tmp_path / "Other").write_text("FROM scratch")
+    with Daemon() as opened:
+        assert opened.build(str(context), dockerfile="Dockerfile", args={}) == IDENTITY
+        assert opened.build(str(context), dockerfile="../Other", args={}) == IDENTITY
+        for wrong in (context / "kept", context / "none"):
+            with pytest.raises(ImageError, match=r"cannot be built: .* is not a folder"):
+                opened.build(str(wrong), dockerfile="Dockerfile", args={})
+    sent = [body for line, body in daemon.asked if line.endswith("/build")]
+    with tarfile.open(fileobj=io.BytesIO(sent[0])) as first:
+        assert sorted(first.getnames()) == [".dockerignore", "Dockerfile", "d", "d/kept", "kept"]
+    with tarfile.open(fileobj=io.BytesIO(sent[1])) as second:
+        name = next(name for name in second.getnames() if name.startswith(".dockerfile."))
+        inner = second.extractfile(name)
+        assert inner is not None
+        assert inner.read() == b"FROM scratch"
+    assert sorted(os.listdir(tmp_path)) == ["Other", "context"]
+
+
+def step(words: str) -> dict[str, Any]:
+    """An entry of an image's history."""
+    return {"Id": "<missing>", "CreatedBy": f"/bin/sh -c #(nop)  {words}"}
+
+
+@pytest.mark.fault("H5")
+def test_only_images_whose_last_step_is_our_label_are_pruned(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What others built on top of one of ours has its label too; one in use stays."""
+    daemon = serve()
+    ours, theirs, used = (f"sha256:{digit * 64}" for digit in "123")
+    label, podman = step("LABEL dev.pytest-gvisor=1"), step('LABEL "dev.pytest-gvisor"="1"')
+    daemon.answers |= {
+        "GET /v1.41/images/json": (200, [{"Id": ours}, {"Id": theirs}, {"Id": used}]),
+        f"GET /v1.41/images/{ours}/history": (200, [label, step("COPY")]),
+        f"GET /v1.41/images/{theirs}/history": (200, [step("LABEL a=b"), label, step("COPY")]),
+        f"GET /v1.41/images/{used}/history": (200, [podman]),
+        f"DELETE /v1.41/images/{ours}": (200, [{"Deleted": ours}, {"Deleted": "sha256:\x1b[2J"}]),
+        f"DELETE /v1.41/images/{used}": (409, {"message": "a container uses it"}),
+    }
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cli.main(["images", "prune"]) == 0
+    out = capsys.readouterr().out
+    assert f"removed {ours} from the docker daemon" in out
+    assert r"removed sha256:\x1b[2J from" in out
+    deleted = [line for line in daemon.requests if line.startswith("DELETE")]
+    assert deleted == [f"DELETE /images/{ours}", f"DELETE /images/{used}"]
+
+
+@pytest.mark.parametrize("wrong", [b"{", None, {}, 7, [7], [{}], [{"Id": 7}], "x"])
+def test_a_list_of_images_of_another_shape_is_an_error(serve: Any, wrong: Any) -> None:
+    """And no other error than ours; null is an empty list."""
+    daemon = serve()
+    daemon.answers["GET /v1.41/images/json"] = 200, wrong
+    with Daemon() as opened:
+        if wrong is None:
+            assert opened.prune() == []
+        else:
+            with pytest.raises(ImageError):
+                opened.prune()
+
+
+def test_somebody_at_a_terminal_sees_a_pull_and_an_export(serve: Any, tmp_path: Path) -> None:
+    """Layers and bytes, each line over the last one, and what is untrusted escaped."""
+    layers = [tar([item("f", bytes(3_000_000))])]
+    identity = digest(configuration(layers))
+    daemon = serve()
+    events = (
+        {"status": "Pulling from x", "id": "1"},
+        {"id": "a\x1b[2J", "status": "Downloading",
+         "progressDetail": {"current": 500_000, "total": 2_000_000}},
+        {"id": "a\x1b[2J", "status": "Pull complete"},
+    )  # fmt: skip
+    daemon.answers |= {
+        "POST /v1.41/images/create": (200, events),
+        f"GET /v1.41/images/{identity}/get": (200, saved(layers)),
+    }
+    ours, theirs = os.openpty()
+    with (
+        os.fdopen(theirs, "w", encoding="utf-8") as terminal,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(progress, "_PAUSE", 0)
+        patch.setenv("COLUMNS", "120")
+        patch.delenv("CI", raising=False)
+        assert progress.is_wanted(terminal=terminal.isatty())
+        images = Images(Cache(str(tmp_path / "c")), tell=progress.on(terminal))
+        patch.setattr(Daemon, "_id", Looks(identity))
+        images.rootfs("x:1")
+        images.close()
+    data = b""
+    with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+        while part := os.read(ours, 65536):
+            data += part
+    os.close(ours)
+    shown = data.decode()
+    assert "\r\x1b[Kpulling x:1: 0 of 1 layers, 0.5 MB of 2.0 MB\r\x1b[K" in shown
+    assert "\r\x1b[Kpulling x:1: done, 2.0 MB\r\n" in shown
+    assert f"\r\x1b[Kexporting {identity[:60]}" in shown
+    assert shown.endswith(": done, 3.0 MB\r\n")
+    assert shown.count("\x1b") == shown.count("\x1b[K")
+
+
+class Looks:
+    """The image is not there at first, and then it is."""
+
+    def __init__(self, identity: str) -> None:
+        self.answers = iter([None, identity])
+
+    def __call__(self, _reference: str) -> str | None:
+        """Look once more."""
+        return next(self.answers)

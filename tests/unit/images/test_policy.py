@@ -1,0 +1,196 @@
+"""What is left out of an image, to whom the rest belongs, and what it may cost."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import ImageError
+from pytest_gvisor.images import extract
+from pytest_gvisor.images.streams import Limits
+from tests.unit.images.conftest import Item, Unpack, folder, hard, item, link, saved, tar
+
+DEVICE: dict[str, Any] = {"type": tarfile.CHRTYPE}
+FIFO: dict[str, Any] = {"type": tarfile.FIFOTYPE}
+
+
+def notes(unpack: Unpack) -> set[str]:
+    """What the last unpacking has left out."""
+    return set(unpack.facts.notes)  # type: ignore[attr-defined]
+
+
+@pytest.mark.fault("C9")
+@pytest.mark.parametrize("kind", [DEVICE, FIFO])
+def test_what_is_left_out_hides_what_lies_below_it(unpack: Unpack, kind: dict[str, Any]) -> None:
+    """The file of a lower layer, a whole folder, a link: none of them is seen in its place."""
+    root = unpack(
+        [item("file", b"secret"), item("folder/file"), link("link", "file"), item("other")],
+        [item("file", **kind), item("folder", **kind), item("link", **kind)],
+    )
+    assert os.listdir(root) == ["other"]
+
+
+@pytest.mark.fault("C9")
+def test_a_hard_link_to_what_is_left_out_is_left_out(unpack: Unpack) -> None:
+    """A link to it, and one to that link, in place of what was there; others stay errors."""
+    root = unpack(
+        [item("old", b"secret"), item("d/null", **DEVICE), hard("old", "d/null"),
+         hard("d/two", "old"), item("p", **FIFO), hard("q", "p")]
+    )  # fmt: skip
+    assert [path for path in root.rglob("*") if not path.is_dir()] == []
+    assert notes(unpack) == {"left out of the image: 3 devices", "left out of the image: 2 FIFOs"}
+    with pytest.raises(ImageError, match="cannot unpack"):
+        unpack([item("n", **DEVICE), item("n", b"x"), hard("m", "n"), item("x")], [
+            item(".wh.n"), hard("o", "n")])  # fmt: skip
+    assert (root / "m").read_bytes() == b"x"
+
+
+@pytest.mark.fault("C9")
+def test_attributes_are_set_before_a_file_becomes_read_only(unpack: Unpack) -> None:
+    """Afterwards, its owner could not: writing to it takes the permission to write."""
+    order: list[str] = []
+    real_set, real_mode = os.setxattr, os.fchmod
+
+    def setxattr(*args: Any) -> None:
+        order.append("attribute")
+        real_set(*args)
+
+    def fchmod(fd: int, mode: int) -> None:
+        order.append(f"{mode:o}")
+        real_mode(fd, mode)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "setxattr", setxattr)
+        patch.setattr(os, "fchmod", fchmod)
+        root = unpack([item("f", mode=0o444, pax_headers={"SCHILY.xattr.user.mine": "1"})])
+    assert os.getxattr(root / "f", "user.mine") == b"1"
+    assert order[order.index("attribute") :] == ["attribute", "444"]
+
+
+@pytest.mark.fault("C9")
+def test_every_way_of_writing_attributes_is_noted(unpack: Unpack) -> None:
+    """Those of other programs too, once for each that is written twice; a NUL in a name."""
+    root = unpack(
+        [
+            item("a", pax_headers={"SCHILY.xattr.user.a\0b": "1"}),
+            item("b", pax_headers={"SCHILY.acl.access": "user::rw-", "RHT.security.selinux": "x"}),
+            item("c", pax_headers={"LIBARCHIVE.xattr.user.only": "MQ"}),
+            item("d", pax_headers={
+                "SCHILY.xattr.user.x%y": "1", "LIBARCHIVE.xattr.user.x%25y": "MQ",
+            }),
+        ]
+    )  # fmt: skip
+    assert os.listxattr(root / "d") == ["user.x%y"]
+    assert notes(unpack) == {"left out of the image: 4 extended attributes"}
+
+
+ALONE = """
+import os, sys
+from pytest_gvisor.images import archive, cache
+with archive.opened(sys.argv[1]) as content:
+    hold = cache.Cache(sys.argv[2]).hold(content)
+status = os.stat(hold.path + "/f")
+print(status.st_uid, status.st_gid, oct(status.st_mode))
+"""
+
+
+def test_root_that_is_alone_in_its_namespace_unpacks_as_any_user(tmp_path: Path) -> None:
+    """There is nobody to give a file to: everything is root's."""
+    (tmp_path / "i").write_bytes(saved([tar([item("f", uid=7, gid=42, mode=0), folder("d", 0)])]))
+    argv = ["unshare", "-r", sys.executable, "-c", ALONE, str(tmp_path / "i"), str(tmp_path / "c")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+    assert (done.stderr, done.stdout) == ("", f"0 0 {oct(stat.S_IFREG | 0o400)}\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it gives files away")
+def test_an_owner_that_a_namespace_does_not_have_is_named(
+    unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a namespace with some ids; the kernel says no more than that an argument is invalid."""
+
+    def chown(*_: object, **__: object) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "chown", chown)
+    for entry in (item("f"), folder("d"), link("l", "f")):
+        entry[0].gid = 424242
+        with pytest.raises(ImageError, match=r"belongs to 0:424242, which .* does not have"):
+            unpack([entry])
+
+
+def test_owners_are_kept_where_there_is_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the maps of the namespace that this process is in."""
+    maps = {"uid": "0 0 4294967295\n", "gid": "0 1000 1\n1 100000 65536\n"}
+    monkeypatch.setattr(extract, "_map", lambda kind: maps[kind])
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert extract.keeps_owners()
+    maps["gid"] = "0 1000 1\n"
+    assert not extract.keeps_owners()
+    maps["gid"] = maps["uid"]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert not extract.keeps_owners()
+
+
+# What it may cost
+
+
+@pytest.mark.fault("C10")
+def test_folders_that_no_entry_names_are_counted(unpack: Unpack) -> None:
+    """Ten thousand names can make a million of them."""
+    names = [f"{number}/" + "/".join("abcdefgh") for number in range(10)]
+    with pytest.raises(ImageError, match="more than 50 entries"):
+        unpack([item(name) for name in names], limits=Limits(max_entries=50))
+    unpack([item(name) for name in names], limits=Limits(max_entries=90))
+
+
+def listings(work: Any) -> int:
+    """How many folders are listed meanwhile."""
+    count = 0
+    real = os.listdir
+
+    def listdir(where: Any) -> list[Any]:
+        nonlocal count
+        count += isinstance(where, int)
+        return real(where)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "listdir", listdir)
+        work()
+    return count
+
+
+@pytest.mark.fault("C8", "C10")
+@pytest.mark.parametrize("marker", ["d/.wh..wh..opq", ".wh.d", ".wh..wh..opq"])
+def test_a_layer_clears_a_folder_once(unpack: Unpack, marker: str) -> None:
+    """A marker that comes a thousand times walks the tree one time; what is new stays."""
+    lower: Sequence[Item] = [item(f"d/{number}/old") for number in range(20)]
+    upper = [item("d/0/new"), *([item(marker)] * 1000), item("d/1/new"), item(marker)]
+    roots: list[Path] = []
+    assert listings(lambda: roots.append(unpack(lower, upper, upper))) < 100
+    left = {str(path.relative_to(roots[0])) for path in roots[0].rglob("*") if path.is_file()}
+    assert left == {"d/0/new", "d/1/new"}
+
+
+@pytest.mark.fault("C10")
+def test_unpacking_has_a_deadline(unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it is that an image takes its time."""
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def slowly(*_: object) -> None:
+        nonlocal now
+        now += 400
+
+    monkeypatch.setattr(extract.Tree, "begin_layer", slowly)
+    unpack([item("f")])
+    with pytest.raises(ImageError, match=r"takes longer than 600 s to unpack\nIf that"):
+        unpack([item("f")], [item("g")])

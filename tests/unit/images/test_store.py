@@ -1,0 +1,178 @@
+"""Which source a name means; a daemon's image is exported once, and is what was asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import ImageError, UsageError
+from pytest_gvisor.images import names
+from pytest_gvisor.images.cache import Cache
+from pytest_gvisor.images.docker import Daemon
+from pytest_gvisor.images.store import Images
+from tests.unit.images.conftest import configuration, digest, item, layout, saved, tar
+
+LAYERS = [tar([item("f", b"x")])]
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("docker:app:1", "app:1"), ("docker:docker:dind", "docker:dind"),
+        ("docker:dind", "docker:dind"), ("docker:24.0-dind", "docker:24.0-dind"),
+        ("docker:some/app", "some/app"), ("docker:app@sha256:0", "app@sha256:0"),
+        ("app:1", "app:1"), ("docker", "docker"), ("docker:", "docker:"),
+    ],
+)  # fmt: skip
+def test_docker_in_front_is_a_prefix_only_where_it_is_no_image_s_name(
+    name: str, reference: str
+) -> None:
+    """A tag has no colon, slash or at sign: docker:dind is the image of that name."""
+    assert names.as_reference(name) == reference
+    assert names.as_file(name) is None
+
+
+def test_a_relative_path_is_from_the_folder_that_is_given(tmp_path: Path) -> None:
+    """Where it is a path: names of a daemon's images stay."""
+    (tmp_path / "app").touch()
+    for name, path in (
+        ("app", "app"), ("app#x", "app#x"), ("gone.tar", "gone.tar"), ("./gone", "./gone"),
+        ("gone.tar#x:1", "gone.tar#x:1"),
+    ):  # fmt: skip
+        assert names.placed(name, str(tmp_path)) == f"{tmp_path}/{path}"
+    for name in ("other:1", "docker:app:1", "/abs", "/abs#x"):
+        assert names.placed(name, str(tmp_path)) == name
+
+
+@pytest.mark.parametrize("odd", [b"x", 3, None, "", "a\0b"])
+def test_what_is_no_name_is_a_usage_error(tmp_path: Path, odd: Any) -> None:
+    """Of whatever type it is."""
+    with pytest.raises(UsageError, match="neither a path nor a name"):
+        Images(Cache(str(tmp_path / "c"))).rootfs(odd)
+    with pytest.raises(UsageError, match="no path of a folder"):
+        Images(Cache(str(tmp_path / "c"))).build(odd)
+
+
+def test_a_root_file_system_can_be_in_a_set(tmp_path: Path) -> None:
+    """It is the same where name and image are."""
+    (tmp_path / "i").write_bytes(saved(LAYERS))
+    images = Images(Cache(str(tmp_path / "c")))
+    first, again = (images.rootfs(tmp_path / "i") for _ in range(2))
+    assert {first, again} == {first}
+    images.close()
+
+
+class Exporting:
+    """A daemon that exports this, and calls it so."""
+
+    def __init__(self, data: bytes, identity: str) -> None:
+        self.data, self.identity = data, identity
+        self.exports = 0
+
+    def install(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        """In the place of the real one."""
+        archive = folder / "exported.tar"
+        archive.write_bytes(self.data)
+
+        @contextlib.contextmanager
+        def export(_: Daemon, identity: str, _limits: object) -> Iterator[str]:
+            assert identity == self.identity
+            self.exports += 1
+            yield str(archive)
+
+        monkeypatch.setattr(Daemon, "__init__", lambda *_, **__: None)
+        monkeypatch.setattr(Daemon, "__exit__", lambda *_: None)
+        monkeypatch.setattr(Daemon, "find", lambda *_: self.identity)
+        monkeypatch.setattr(Daemon, "export", export)
+
+
+Export = Callable[[bytes, str], Exporting]
+
+
+@pytest.fixture
+def export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Export:
+    """Makes such a daemon."""
+
+    def make(data: bytes, identity: str) -> Exporting:
+        made = Exporting(data, identity)
+        made.install(monkeypatch, tmp_path)
+        return made
+
+    return make
+
+
+def test_many_sessions_export_an_image_once(export: Export, tmp_path: Path) -> None:
+    """The first does, and the others wait for it."""
+    daemon = export(saved([*LAYERS, tar([item("z", bytes(3_000_000))])]), "")
+    daemon.identity = digest(configuration([*LAYERS, tar([item("z", bytes(3_000_000))])]))
+    made = [Images(Cache(str(tmp_path / "c"), patience=20)) for _ in range(6)]
+    threads = [threading.Thread(target=images.rootfs, args=["some:1"]) for images in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(images.locks) for images in made] == [1] * 6
+    assert daemon.exports == 1
+    for images in made:
+        images.close()
+
+
+@pytest.mark.fault("H4")
+def test_another_image_than_the_one_that_was_asked_for_is_refused(
+    export: Export, tmp_path: Path
+) -> None:
+    """By a daemon that mixes them up, or on the way; in either kind of archive."""
+    files = layout(LAYERS)
+    oci = tar([item(name, data) for name, data in files.items()])
+    for data in (saved(LAYERS), oci):
+        export(data, f"sha256:{'1' * 64}")
+        images = Images(Cache(str(tmp_path / "c")))
+        with pytest.raises(ImageError, match=f"{'1' * 64} was asked for"):
+            images.rootfs("some:1")
+        assert not [path for path in (tmp_path / "c").iterdir() if path.suffix != ".lock"]
+        images.close()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_image_that_is_named_by_its_manifest_is_exported_once(
+    export: Export, tmp_path: Path, *, nested: bool
+) -> None:
+    """As a daemon with containerd's store does, or by its index; its archive has both documents."""
+    files = layout(LAYERS)
+    top = json.loads(files["index.json"])
+    if nested:
+        inner = files["index.json"]
+        files[f"blobs/sha256/{digest(inner)[7:]}"] = inner
+        kind = "application/vnd.oci.image.index.v1+json"
+        top["manifests"] = [{"mediaType": kind, "digest": digest(inner), "size": len(inner)}]
+        files["index.json"] = json.dumps(top).encode()
+    identity = top["manifests"][0]["digest"]
+    config = configuration(LAYERS)
+    manifest = json.loads(files[f"blobs/sha256/{_manifest(files)}"])
+    layer = manifest["layers"][0]["digest"].replace(":", "/")
+    old = [{"Config": f"blobs/sha256/{digest(config)[7:]}", "Layers": [f"blobs/{layer}"]}]
+    files["manifest.json"] = json.dumps(old).encode()
+    daemon = export(tar([item(name, data) for name, data in files.items()]), identity)
+    for _ in range(2):
+        images = Images(Cache(str(tmp_path / "c")))
+        rootfs = images.rootfs("some:1")
+        assert rootfs.id == digest(config)[7:]
+        assert Path(rootfs.folder, "f").read_text() == "x"
+        images.close()
+    assert daemon.exports == 1
+    Cache(str(tmp_path / "c")).prune(0)
+    assert not [path for path in (tmp_path / "c").iterdir() if path.suffix != ".lock"]
+
+
+def _manifest(files: dict[str, bytes]) -> str:
+    return next(
+        os.path.basename(name) for name, data in files.items()
+        if name.startswith("blobs") and b'"layers":' in data and b'"config":' in data
+    )  # fmt: skip
