@@ -112,7 +112,7 @@ def state_of(report: pytest.TestReport, *, cause: bool) -> State | None:
     if subtest:
         return None
     if report.skipped:
-        return State.XFAILED if expected else State.UNAVAILABLE if cause else State.SKIPPED
+        return State.UNAVAILABLE if cause else State.XFAILED if expected else State.SKIPPED
     if report.passed and report.when == "call":
         return State.XPASSED if expected else State.PASSED
     return None
