@@ -122,6 +122,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         from pytest_gvisor import requirements
 
         requirements.check(item)
+        requirements.foresee(item)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
