@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_gvisor import settings as words
 from pytest_gvisor.configured import run_settings, settings_of
 from pytest_gvisor.errors import GvisorError, PlatformUnavailable, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside.plan import in_matrix, native_key, plan_of
 from pytest_gvisor.options import OPTIONS
-from pytest_gvisor.settings import NATIVE
+from pytest_gvisor.settings import NATIVE, Platform
 from pytest_gvisor.state import engine_of, failed, harnesses, lack, take_starts
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _place(item: pytest.Item) -> dict[str, Any] | None:
     plan, own = plan_of(item), harnesses(item)
     if native_key in item.stash:
         return {
-            "row": escape(without_platform(item.nodeid, NATIVE)),
+            "row": escape(item.stash[native_key]),
             "platform": NATIVE,
             "network": "",
             "runsc": ["", ""],
@@ -129,8 +130,8 @@ def _place(item: pytest.Item) -> dict[str, Any] | None:
     elif own:
         platform = own[0].platform.value
     chosen = getattr(getattr(item, "callspec", None), "params", {}).get("gvisor_platform")
-    if isinstance(chosen, str):
-        platform = str(chosen)
+    if chosen is not None:
+        platform = words.word(Platform, chosen, "gvisor_platform").value
         row = without_platform(row, platform)
     return {
         "row": escape(row),
@@ -147,10 +148,12 @@ def without_platform(nodeid: str, platform: str) -> str:
     ``test_x[systrap]`` is ``test_x``, ``test_x[systrap-1]`` and ``test_x[1-systrap]`` are
     ``test_x[1]``.
     """
-    head, bracket, rest = nodeid.partition("[")
+    # A folder's name may have brackets too, those of classes and functions cannot.
+    path, colons, name = nodeid.partition("::")
+    head, bracket, rest = name.partition("[")
     if not bracket or not rest.endswith("]"):
         return nodeid
-    inner = rest[:-1]
+    head, inner = f"{path}{colons}{head}", rest[:-1]
     if inner == platform:
         return head
     for found, left in (
@@ -166,20 +169,20 @@ def without_platform(nodeid: str, platform: str) -> str:
 def _command(item: pytest.Item, settings: Settings, platform: str) -> str:
     plan = plan_of(item)
     if native_key in item.stash:
-        return shlex.join([*_PYTEST, without_platform(item.nodeid, NATIVE), "--no-gvisor"])
-    words = [*_PYTEST, item.nodeid if plan is None else plan.inner]
+        return shlex.join([*_PYTEST, item.stash[native_key], "--no-gvisor"])
+    again = [*_PYTEST, item.nodeid if plan is None else plan.inner]
     # All platforms of a test on the host: its id names one only where there are several. A test
     # inside is collected under its own id, whichever platforms there are.
     platforms: Sequence[str] = settings.platforms or ([] if platform == "auto" else [platform])
     if platforms:
-        words += ["--gvisor-platform", ",".join(platforms) if plan is None else platform]
+        again += ["--gvisor-platform", ",".join(platforms) if plan is None else platform]
     if plan is not None and item.get_closest_marker("in_gvisor") is None:
-        words.append("--in-gvisor")
+        again.append("--in-gvisor")
     for option in OPTIONS:
         value = item.config.getoption(option.dest, None)
         if option.name in _REPEATED and value is not None:
-            words += [f"--gvisor-{option.name}", str(value)]
-    return shlex.join(words)
+            again += [f"--gvisor-{option.name}", str(value)]
+    return shlex.join(again)
 
 
 def _hand_over(item: pytest.Item, report: pytest.TestReport, data: dict[str, Any]) -> None:

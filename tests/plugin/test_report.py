@@ -453,3 +453,16 @@ def test_what_was_removed_and_what_was_not_is_counted(shared: Project) -> None:
     # Each test's run, and the one that finds out whether the platform works.
     assert report.left == 3
     assert f"leaks reaped: {report.reaped}, 3 LEFT" in ran.line("gVisor: systrap")
+
+
+def test_a_misspelt_platform_spoils_no_report(alone: Project) -> None:
+    """A test's own error, as of a marker: it has no column, and the file can be read."""
+    alone.test("""
+        import pytest
+
+        @pytest.mark.parametrize("gvisor_platform", ["no platform!", "systrap"])
+        def test_it(gvisor):
+            pass
+    """)
+    alone.run("--gvisor-report=r.json").ends(errors=1, passed=1)
+    assert read(alone.folder).platforms == ("systrap",)
