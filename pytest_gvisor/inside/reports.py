@@ -84,6 +84,7 @@ def _checked(data: Any) -> dict[str, Any]:
     properties = [(str(name), value) for name, value in data.get("user_properties", [])]
     fields = {**data, "location": (str(path), line, str(domain))}
     fields |= {"sections": sections, "user_properties": properties}
+    fields["duration"] = max(0.0, data["duration"])
     longrepr = data.get("longrepr")
     if isinstance(longrepr, dict) and not {"reprcrash", "reprtraceback"} <= set(longrepr):
         raise TypeError("an incomplete traceback")

@@ -19,7 +19,17 @@ from pytest_gvisor.configured import run_settings
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside.plan import here_is_inside
 from pytest_gvisor.report import observe
-from pytest_gvisor.report.model import Binary, Cell, Column, Leg, Report, Row, Run, State
+from pytest_gvisor.report.model import (
+    MAX_NUMBER,
+    Binary,
+    Cell,
+    Column,
+    Leg,
+    Report,
+    Row,
+    Run,
+    State,
+)
 from pytest_gvisor.report.sections import uncoloured
 from pytest_gvisor.settings import NATIVE, Platform
 from pytest_gvisor.state import engine_if_any
@@ -27,9 +37,14 @@ from pytest_gvisor.xdist import collected
 
 NAME = "gvisor-report"
 MAX_OUTPUT = 16_000
+MAX_TRACEBACKS = 4 * MAX_OUTPUT
+"""Characters of a test's tracebacks after which no more are kept."""
+
 MAX_MESSAGE = 500
 MAX_DETAILS = 32 * 1024 * 1024
 """Characters of output and runs in one report. What fails may take twice that."""
+
+_MORE = "[… and more failures …]"
 
 
 def ensure(config: pytest.Config) -> Collector | None:
@@ -74,6 +89,13 @@ class _Entry:
             self.state = state
             self.message = message_of(report)
 
+    def add_traceback(self, text: str) -> None:
+        """Keep one, if there is room: a test may have any number of subtests that fail."""
+        if sum(map(len, self.tracebacks)) < MAX_TRACEBACKS:
+            self.tracebacks.append(observe.tail(text, MAX_OUTPUT))
+        elif self.tracebacks[-1] != _MORE:
+            self.tracebacks.append(_MORE)
+
     @property
     def size(self) -> int:
         """How many characters of details it holds."""
@@ -93,7 +115,7 @@ class _Entry:
             nodeid=escape(nodeid),
             runsc=escape(self.data.get("runsc", [""])[0]),
             network=self.data.get("network", ""),
-            duration=round(self.duration, 4),
+            duration=round(min(self.duration, MAX_NUMBER), 4),
             starts_ms=tuple(self.starts_ms),
             message=escape(self.message),
             output=escape("\n".join([*self.tracebacks, self.captured]).strip("\n")),
@@ -181,8 +203,7 @@ class Collector:
     ) -> None:
         before = entry.size
         if report.failed and report.longrepr is not None:
-            text = uncoloured(report.longreprtext)
-            entry.tracebacks.append(observe.tail(text, MAX_OUTPUT))
+            entry.add_traceback(uncoloured(report.longreprtext))
         if report.sections:
             parts = [
                 f"--- {title} ---\n{text.rstrip()}"

@@ -18,6 +18,9 @@ from typing import Any
 SCHEMA = 1
 """Goes up when a reader of the last one would misunderstand."""
 
+MAX_NUMBER = 1e12
+"""Every number in a report is from 0 to this."""
+
 
 class State(enum.StrEnum):
     """What came of a test on a platform, the worst first; a merged cell has the worst of its legs.

@@ -466,3 +466,30 @@ def test_a_misspelt_platform_spoils_no_report(alone: Project) -> None:
     """)
     alone.run("--gvisor-report=r.json").ends(errors=1, passed=1)
     assert read(alone.folder).platforms == ("systrap",)
+
+
+def test_a_test_inside_cannot_make_the_report_unreadable(alone: Project) -> None:
+    """By the time that it says it took, nor by ever more failures of subtests."""
+    alone.test(
+        """
+        def test_it(request, subtests):
+            for number in range(80):
+                with subtests.test(number=number):
+                    raise RuntimeError("x" * 20_000)
+        """,
+        conftest="""
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(call):
+            report = yield
+            report.duration = -1e9 if call.when == "setup" else 9e10
+            return report
+        """,
+    )
+    alone.run("--in-gvisor", "--gvisor-report=r.json").exits(1)
+    (cell,) = cells(read(alone.folder), "systrap").values()
+    assert cell.state is State.FAILED
+    assert cell.duration > 0
+    assert cell.output.count("RuntimeError: xxx") < 80
+    assert "and more failures" in cell.output

@@ -78,6 +78,12 @@ def test_what_cannot_be_a_report_is_a_protocol_error(
         revived(pytestconfig, **changes)
 
 
+@pytest.mark.parametrize("duration", [-1e9, -0.5, -1])
+def test_no_phase_takes_less_than_no_time(pytestconfig: pytest.Config, duration: float) -> None:
+    """A clock that was turned back, or a lie: whoever adds it up gets a number of seconds."""
+    assert revived(pytestconfig, duration=duration).duration == 0
+
+
 @pytest.mark.parametrize("data", [None, [], "report", 7, {}])
 def test_a_message_without_a_report_is_a_protocol_error(
     pytestconfig: pytest.Config, data: object
