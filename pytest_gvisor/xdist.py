@@ -30,6 +30,13 @@ def collected(config: pytest.Config) -> list[str]:
     return config.stash.get(_ids, [])
 
 
+def worker_of(report: pytest.TestReport) -> str:
+    """The worker that has made a report, or was lost in its test; nothing where there are none."""
+    node = getattr(report, "node", None)
+    name: str = getattr(report, "worker_id", "") if node is None else node.gateway.id
+    return name
+
+
 class Controller:
     """Registered where xdist is: talks to the workers."""
 

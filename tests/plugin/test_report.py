@@ -493,3 +493,127 @@ def test_a_test_inside_cannot_make_the_report_unreadable(alone: Project) -> None
     assert cell.duration > 0
     assert cell.output.count("RuntimeError: xxx") < 80
     assert "and more failures" in cell.output
+
+
+EACH = """
+    import os
+    import time
+    import pytest
+
+    first = os.environ["PYTEST_XDIST_WORKER"] == "gw0"
+
+    @pytest.mark.parametrize("late", [True, False])
+    def test_it(gvisor_platform, late):
+        time.sleep(0.2 * (first == late))
+        assert first, "not there"
+
+    @pytest.mark.parametrize("late", [True, False])
+    def test_skips(gvisor_platform, late):
+        time.sleep(0.2 * (first == late))
+        if first:
+            pytest.skip("here")
+"""
+
+
+def test_of_what_each_worker_has_run_the_worst_is_shown(alone: Project) -> None:
+    """--dist each, whichever worker is the first; the other's state is named."""
+    alone.test(EACH)
+    alone.run("-n2", "--dist=each", "--gvisor-report=r.json")
+    report = read(alone.folder)
+    found = cells(report, "systrap")
+    assert len(found) == 4
+    for late in (True, False):
+        cell = found[f"test_it[{late}]"]
+        assert (cell.state, [other.state for other in cell.others]) == (
+            State.FAILED,
+            [State.PASSED],
+        )
+        assert "not there" in cell.message
+        cell = found[f"test_skips[{late}]"]
+        assert (cell.state, [o.state for o in cell.others]) == (State.PASSED, [State.SKIPPED])
+
+
+def test_a_test_that_is_run_twice_has_its_worst_state(alone: Project) -> None:
+    """Without a plugin that says that the first try does not count."""
+    alone.test(
+        """
+        from pathlib import Path
+
+        def test_it(gvisor_platform):
+            tried = Path("tried")
+            again = tried.exists()
+            tried.touch()
+            assert again, "the first time"
+        """,
+        conftest="""
+        import pytest
+        from _pytest.runner import runtestprotocol
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_protocol(item, nextitem):
+            for _ in range(2):
+                runtestprotocol(item, nextitem=nextitem)
+            return True
+        """,
+    )
+    alone.run("--gvisor-report=r.json").ends(passed=1, failed=1)
+    (cell,) = cells(read(alone.folder), "systrap").values()
+    assert cell.state is State.FAILED
+    assert "the first time" in cell.message
+
+
+def test_a_lack_of_an_earlier_try_is_none_of_the_last(alone: Project) -> None:
+    """A skip of the author's own stays one after a try that had no docker."""
+    assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
+    alone.test("""
+        from pathlib import Path
+        import pytest
+
+        def test_it(gvisor_platform, gvisor_image):
+            if Path("tried").exists():
+                pytest.skip("for its own reason")
+            Path("tried").touch()
+            gvisor_image("nowhere:none")
+    """)
+    alone.run(
+        "--reruns=1", "-Wdefault", "--gvisor-strict", "--gvisor-report=r.json",
+        PYTHONPATH=str(PLUGINS), DOCKER_HOST=f"unix://{alone.folder}/none",
+    )  # fmt: skip
+    (cell,) = cells(read(alone.folder), "systrap").values()
+    assert (cell.state, cell.message) == (State.SKIPPED, "for its own reason")
+
+
+def test_what_is_too_much_is_left_out_and_counted(alone: Project) -> None:
+    """Of passed tests first, each once; a failed one has twice the room, and a rerun frees it."""
+    assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
+    alone.test(
+        """
+        from pathlib import Path
+        import pytest
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_passes(gvisor_platform, number):
+            print("said " * 120)
+            if not Path("tried").exists():
+                Path("tried").touch()
+                raise RuntimeError
+
+        def test_fails(gvisor_platform):
+            raise RuntimeError("x" * 600)
+        """,
+        conftest="""
+        from pytest_gvisor.report import collect
+
+        collect.MAX_DETAILS = 1500
+        """,
+    )
+    alone.run(
+        "--reruns=1", "-Wdefault", "-pno:randomly", "--gvisor-report=r.json",
+        PYTHONPATH=str(PLUGINS),
+    )  # fmt: skip
+    report = read(alone.folder)
+    found = cells(report, "systrap")
+    assert len(found) == 4
+    assert ["said" in cell.output for cell in found.values()] == [True, False, False, False]
+    assert "x" * 600 in found["test_fails"].output
+    assert report.notes == ("details of 2 cells were left out, for the report's size",)
