@@ -163,9 +163,15 @@ def _cell(entry: _Object, legs: int) -> Cell:
         output=entry.text("output"),
         runs=entry.each("runs", _run),
         command=entry.text("command"),
-        others=entry.each(
-            "others", lambda e: Other(leg=e.whole("leg", legs), state=e.state("state"))
-        ),
+        others=entry.each("others", lambda other: _other(other, legs)),
+    )
+
+
+def _other(entry: _Object, legs: int) -> Other:
+    return Other(
+        leg=entry.whole("leg", legs),
+        state=entry.state("state"),
+        starts_ms=entry.numbers("starts_ms"),
     )
 
 
