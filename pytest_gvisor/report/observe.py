@@ -19,14 +19,13 @@ from pytest_gvisor.configured import run_settings, settings_of
 from pytest_gvisor.errors import GvisorError, PlatformUnavailable, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside.plan import in_matrix, native_key, plan_of
-from pytest_gvisor.options import OPTIONS
+from pytest_gvisor.report.again import command
 from pytest_gvisor.settings import NATIVE, Platform
 from pytest_gvisor.state import engine_of, failed, harnesses, lack, take_starts
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.link import Link
     from pytest_gvisor.launch.request import Record
-    from pytest_gvisor.settings import Settings
 
 CELL = "gvisor_cell"
 ROSTER = "gvisor_roster"
@@ -36,9 +35,6 @@ _MANY_RUNS = 5
 _MAX_OUTPUT = 4000
 _MAX_COMMAND = 4000
 _MAX_CONFIG = 24_000
-_PYTEST = ("python", "-m", "pytest")
-# What a command that repeats a test takes over from this run's command line.
-_REPEATED = ("network", "runsc", "timeout", "rootless", "image")
 _place_key = pytest.StashKey[dict[str, Any] | None]()
 _roster_key = pytest.StashKey[bool]()
 
@@ -110,7 +106,7 @@ def _place(item: pytest.Item) -> dict[str, Any] | None:
             "platform": NATIVE,
             "network": "",
             "runsc": ["", ""],
-            "command": escape(_command(item, settings_of(item), NATIVE)),
+            "command": escape(command(item, settings_of(item), NATIVE)),
         }
     if not in_matrix(item) and not own:
         return None
@@ -138,7 +134,7 @@ def _place(item: pytest.Item) -> dict[str, Any] | None:
         "platform": platform,
         "network": settings.network.value,
         "runsc": [escape(version), escape(path)],
-        "command": escape(_command(item, settings, platform)),
+        "command": escape(command(item, settings, platform)),
     }
 
 
@@ -164,25 +160,6 @@ def without_platform(nodeid: str, platform: str) -> str:
         if found:
             return f"{head}[{left}]"
     return nodeid
-
-
-def _command(item: pytest.Item, settings: Settings, platform: str) -> str:
-    plan = plan_of(item)
-    if native_key in item.stash:
-        return shlex.join([*_PYTEST, item.stash[native_key], "--no-gvisor"])
-    again = [*_PYTEST, item.nodeid if plan is None else plan.inner]
-    # All platforms of a test on the host: its id names one only where there are several. A test
-    # inside is collected under its own id, whichever platforms there are.
-    platforms: Sequence[str] = settings.platforms or ([] if platform == "auto" else [platform])
-    if platforms:
-        again += ["--gvisor-platform", ",".join(platforms) if plan is None else platform]
-    if plan is not None and item.get_closest_marker("in_gvisor") is None:
-        again.append("--in-gvisor")
-    for option in OPTIONS:
-        value = item.config.getoption(option.dest, None)
-        if option.name in _REPEATED and value is not None:
-            again += [f"--gvisor-{option.name}", str(value)]
-    return shlex.join(again)
 
 
 def _hand_over(item: pytest.Item, report: pytest.TestReport, data: dict[str, Any]) -> None:

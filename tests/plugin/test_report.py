@@ -255,6 +255,50 @@ def test_the_command_of_a_row_repeats_its_cell(alone: Project) -> None:
     alone.run(*words[3:]).ends(failed=1).shows("test_it[ptrace-it's]")
 
 
+def test_commands_hold_where_pytest_was_started(
+    alone: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder beside the tests: the summary's, and the one in the report of a failed test."""
+    alone.write({
+        "tests/test_it.py": """
+            def test_it(gvisor):
+                gvisor.run(["true"])
+                assert gvisor.platform == "systrap"
+        """,
+        "else/where": "", "pytest.ini": "[pytest]\n",
+    })  # fmt: skip
+    monkeypatch.chdir(alone.folder / "else")
+    ran = alone.run("--gvisor-platform=systrap,ptrace", "../tests").ends(passed=1, failed=1)
+    for start in ("again: ", "  again: "):
+        words = shlex.split(ran.line(start).split(": ", 1)[1])
+        assert words[3] == "../tests/test_it.py::test_it[ptrace]"
+        alone.run(*words[3:]).ends(failed=1).shows("tests/test_it.py::test_it[ptrace]")
+
+
+def test_a_command_repeats_a_test_inside_with_what_it_was_given(alone: Project) -> None:
+    """Its variables, its writable folders, and how long its sandbox lives."""
+    alone.test("""
+        import os
+        from pathlib import Path
+
+        def test_it():
+            Path("out", os.environ["WORD"]).write_text(os.environ["OTHER"])
+            assert 0, "as before"
+    """)
+    out = alone.folder / "out"
+    out.mkdir(mode=0o777)
+    out.chmod(0o777)
+    given = ["--gvisor-env=WORD=it's", "--gvisor-env=OTHER", "--gvisor-writable=out"]
+    options = ["--in-gvisor", *given, "--gvisor-isolation=test", "--gvisor-report=r.json"]
+    alone.run(*options, OTHER="x").ends(failed=1)
+    command = cells(read(alone.folder), "systrap")["test_it"].command
+    words = shlex.split(command)
+    assert words[-4:] == ["--gvisor-isolation=test", *given]
+    (out / "it's").unlink()
+    alone.run(*words[3:], OTHER="y").ends(failed=1).shows("as before")
+    assert (out / "it's").read_text() == "y"
+
+
 def test_a_session_where_nothing_differs_says_one_line(project: Project) -> None:
     """And none when it is quiet, or uses no gVisor."""
     project.test("""
