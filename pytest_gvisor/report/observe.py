@@ -56,8 +56,7 @@ def attach(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRep
             records = [record for harness in harnesses(item) for record in harness.records]
             many = _MANY_RUNS if failed(item) or report.failed else _FEW_RUNS
             data["runs"] = [run_of(record) for record in records[-many:]]
-        if harnesses(item):
-            _add_properties(report, data)
+        _add_properties(report, data)
     _hand_over(item, report, data)
 
 

@@ -165,7 +165,7 @@ def check_details(found: dict[str, Cell]) -> None:
 
 
 def check_junit(root: object, version: str) -> None:
-    """Tests that used a sandbox have its properties, once; others have none."""
+    """Tests of a platform have its properties, once, whatever came of them; others have none."""
     found = {}
     for case in root.iter("testcase"):  # type: ignore[attr-defined]
         pairs = [(entry.get("name"), entry.get("value")) for entry in case.iter("property")]
@@ -176,7 +176,23 @@ def check_junit(root: object, version: str) -> None:
         assert found[f"{test}[ptrace]"]["gvisor.runsc"] == version
         assert found[f"{test}[ptrace]"]["gvisor.network"] == "none"
     assert float(found["test_runs[systrap]"]["gvisor.start_ms"]) > 5
-    assert found["test_host"] == found["test_runs[kvm]"] == found["test_words[ptrace-b]"] == {}
+    known = {"gvisor.runsc": version, "gvisor.network": "none"}
+    assert (
+        found["test_runs[kvm]"] == found["test_inside[kvm]"] == {"gvisor.platform": "kvm", **known}
+    )
+    assert found["test_words[ptrace-b]"] == {"gvisor.platform": "ptrace", **known}
+    assert found["test_host"] == {}
+
+
+def test_the_host_s_copy_has_its_platform_in_junit_files(shared: Project) -> None:
+    """And nothing else, for it has no sandbox."""
+    shared.test("def test_it(): pass")
+    options = ("--in-gvisor", "--gvisor-platform=native,systrap", "--junitxml=report.xml")
+    root = shared.run(*options).ends(passed=2).junit()
+    found = {case.get("name"): [(p.get("name"), p.get("value")) for p in case.iter("property")]
+             for case in root.iter("testcase")}  # fmt: skip
+    assert found["test_it[native]"] == [("gvisor.platform", "native")]
+    assert ("gvisor.platform", "systrap") in found["test_it[systrap]"]
 
 
 def test_what_was_not_run_is_not_green(shared: Project) -> None:
