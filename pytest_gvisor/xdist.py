@@ -32,9 +32,8 @@ def collected(config: pytest.Config) -> list[str]:
 
 def worker_of(report: pytest.TestReport) -> str:
     """The worker that has made a report, or was lost in its test; nothing where there are none."""
-    node = getattr(report, "node", None)
-    name: str = getattr(report, "worker_id", "") if node is None else node.gateway.id
-    return name
+    node: Any = getattr(report, "node", None)
+    return "" if node is None else str(node.gateway.id)
 
 
 class Controller:

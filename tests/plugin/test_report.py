@@ -529,7 +529,7 @@ def test_a_misspelt_platform_spoils_no_report(alone: Project) -> None:
 
 
 def test_a_test_inside_cannot_make_the_report_unreadable(alone: Project) -> None:
-    """By the time that it says it took, nor by ever more failures of subtests."""
+    """By the time that it says it took, by ever more failures of subtests, by a worker's name."""
     alone.test(
         """
         def test_it(request, subtests):
@@ -544,6 +544,7 @@ def test_a_test_inside_cannot_make_the_report_unreadable(alone: Project) -> None
         def pytest_runtest_makereport(call):
             report = yield
             report.duration = -1e9 if call.when == "setup" else 9e10
+            report.node, report.worker_id = "nobody", ["none"]
             return report
         """,
     )

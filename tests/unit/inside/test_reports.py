@@ -84,6 +84,16 @@ def test_no_phase_takes_less_than_no_time(pytestconfig: pytest.Config, duration:
     assert revived(pytestconfig, duration=duration).duration == 0
 
 
+def test_what_is_the_host_s_own_is_not_taken(pytestconfig: pytest.Config) -> None:
+    """Neither what xdist says of workers nor the names of methods; a reason becomes text."""
+    names = ("node", "worker_id", "testrun_uid", "item_index", "toterminal", "get_sections")
+    report = revived(pytestconfig, **dict.fromkeys(names, "x"), _id="x", wasxfail=7, mine=[1])
+    assert set(names).isdisjoint(vars(report))
+    assert report.nodeid == "test_it.py::test_it"
+    assert vars(report)["mine"] == [1]
+    assert report.wasxfail == "7"
+
+
 @pytest.mark.parametrize("data", [None, [], "report", 7, {}])
 def test_a_message_without_a_report_is_a_protocol_error(
     pytestconfig: pytest.Config, data: object
