@@ -18,7 +18,7 @@ from pytest_gvisor.fixtures import (
     runsc,
 )
 from pytest_gvisor.inside.plan import in_matrix
-from pytest_gvisor.state import harnesses, note
+from pytest_gvisor.state import harnesses, insist, note
 
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
 
@@ -122,6 +122,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         from pytest_gvisor import requirements
 
         requirements.check(item)
+        requirements.foresee(item)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -136,6 +137,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
         from pytest_gvisor.report import tracebacks
 
         tracebacks.place(item, call, report)
+        insist(call, report)
     note(item, report)
     if in_matrix(item) or harnesses(item):
         from pytest_gvisor.report import observe

@@ -6,7 +6,7 @@ import pytest
 
 from pytest_gvisor import settings as words
 from pytest_gvisor.configured import expected_failure, location, settings_of
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.settings import Platform
 from pytest_gvisor.state import engine_of, required, usage
 
@@ -51,6 +51,29 @@ def check(item: pytest.Item) -> None:
         engine.runsc(settings.runsc)
         for platform in needed:
             engine.availability(platform, settings).check()
+
+
+def foresee(item: pytest.Item) -> None:
+    """Do what `expect` does before anything of a test on the host is set up.
+
+    pytest looks for the mark as the set-up begins; what is marked later has the failures of its
+    set-up counted as errors.
+    """
+    has_platform = _FIXTURE in getattr(item, "fixturenames", ())
+    if not has_platform or not any(expected_failure(item, platform) for platform in Platform):
+        return
+    try:
+        settings = settings_of(item)
+        engine = engine_of(item.config)
+        asked = getattr(getattr(item, "callspec", None), "params", {}).get(_FIXTURE)
+        platform = (
+            engine.platforms_of(settings)[0] if asked is None else words.word(Platform, asked, "")
+        )
+        if expected_failure(item, platform) is not None:
+            engine.availability(platform, settings).check()
+            expect(item, platform)
+    except GvisorError:
+        return  # the fixture comes to the same, and reports it
 
 
 def expect(item: pytest.Item, platform: str) -> None:

@@ -30,6 +30,12 @@ def collected(config: pytest.Config) -> list[str]:
     return config.stash.get(_ids, [])
 
 
+def worker_of(report: pytest.TestReport) -> str:
+    """The worker that has made a report, or was lost in its test; nothing where there are none."""
+    node: Any = getattr(report, "node", None)
+    return "" if node is None else str(node.gateway.id)
+
+
 class Controller:
     """Registered where xdist is: talks to the workers."""
 

@@ -69,5 +69,5 @@ def text(report: Report) -> list[str]:
     lines = [*terminal.differing(report), *terminal.figures(report), ""]
     for row in report.rows:
         cells = ", ".join(f"{cell.platform} {cell.state.word}" for cell in row.cells)
-        lines.append(f"{row.test}: {cells}")
+        lines.append(f"{terminal.one_line(row.test)}: {cells}")
     return [terminal.safe(line) for line in lines]

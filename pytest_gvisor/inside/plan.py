@@ -28,8 +28,9 @@ class Plan(NamedTuple):
     """Whether it wants a sandbox of its own."""
 
 
-native_key = pytest.StashKey[bool]()
-"""Set for the copy of a test inside that runs on the host, as the column to compare with."""
+native_key = pytest.StashKey[str]()
+"""The own node id of a test inside, for the copy that runs on the host as the column to compare
+with."""
 
 plan_key = pytest.StashKey[Plan]()
 

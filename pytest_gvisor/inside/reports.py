@@ -18,6 +18,8 @@ from pytest_gvisor.errors import ProtocolError
 
 _OUTCOMES = frozenset({"passed", "failed", "skipped", "rerun"})
 _PHASES = frozenset({"setup", "call", "teardown"})
+# Where pytest 9.2 keeps a report's node id, and what xdist's controller adds.
+_HOSTS = frozenset({"_id", "node", "worker_id", "testrun_uid", "item_index"})
 _LONGEST = 1e11  # seconds: a duration, or a time since 1970
 
 
@@ -82,8 +84,12 @@ def _checked(data: Any) -> dict[str, Any]:
         raise TypeError("a location without a line")
     sections = [(str(title), str(text)) for title, text in data["sections"]]
     properties = [(str(name), value) for name, value in data.get("user_properties", [])]
-    fields = {**data, "location": (str(path), line, str(domain))}
+    fields = {name: value for name, value in data.items() if not _is_the_hosts(name)}
+    fields["location"] = (str(path), line, str(domain))
+    if "wasxfail" in fields:
+        fields["wasxfail"] = str(fields["wasxfail"])
     fields |= {"sections": sections, "user_properties": properties}
+    fields["duration"] = max(0.0, data["duration"])
     longrepr = data.get("longrepr")
     if isinstance(longrepr, dict) and not {"reprcrash", "reprtraceback"} <= set(longrepr):
         raise TypeError("an incomplete traceback")
@@ -93,6 +99,11 @@ def _checked(data: Any) -> dict[str, Any]:
         where, number, reason = longrepr
         fields["longrepr"] = (str(where), int(number), str(reason))
     return fields
+
+
+def _is_the_hosts(name: str) -> bool:
+    """Whether a field would hide what a report has here: all of them become its attributes."""
+    return name in _HOSTS or hasattr(pytest.TestReport, name)
 
 
 def warn(config: pytest.Config, message: dict[str, Any], nodeid: str) -> None:

@@ -73,7 +73,9 @@ class InsideSession:
             return
         if not failure:
             self._working.add(platform)
-        fresh, reason = None, expected_failure(item, platform)
+        fresh, reason = None, None
+        if not self._config.getoption("runxfail", False):
+            reason = expected_failure(item, platform)
         for report in worker.run(item, ids, failure):
             if reason is not None:
                 _as_expected(report, f"{platform}: {reason}")
@@ -246,10 +248,10 @@ def _check_no_image(item: pytest.Item) -> None:
 
 
 def _as_expected(report: pytest.TestReport, reason: str) -> None:
-    """What pytest makes of a test that is marked xfail, strictly, by what came of its call."""
-    if report.when != "call" or hasattr(report, "wasxfail"):
+    """What pytest makes of a phase of a test that is marked xfail, strictly."""
+    if hasattr(report, "wasxfail"):
         return
     if report.failed:
         report.outcome, report.wasxfail = "skipped", reason
-    elif report.passed:
+    elif report.passed and report.when == "call":
         report.outcome, report.longrepr = "failed", f"[XPASS(strict)] {reason}"

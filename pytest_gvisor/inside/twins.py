@@ -61,7 +61,7 @@ def _native(item: pytest.Item) -> pytest.Item:
     path, line, domain = item.location
     item.__class__ = _named(type(item))
     item.stash[_nodeid_key] = with_platform(node, NATIVE)
-    item.stash[native_key] = True
+    item.stash[native_key] = node
     item.extra_keyword_matches = {*item.extra_keyword_matches, NATIVE}
     item.__dict__["location"] = (path, line, with_platform(domain, NATIVE))
     return item

@@ -19,17 +19,33 @@ from pytest_gvisor.configured import run_settings
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside.plan import here_is_inside
 from pytest_gvisor.report import observe
-from pytest_gvisor.report.model import Binary, Cell, Column, Leg, Report, Row, Run, State
+from pytest_gvisor.report.merge import worse
+from pytest_gvisor.report.model import (
+    MAX_NUMBER,
+    Binary,
+    Cell,
+    Column,
+    Leg,
+    Report,
+    Row,
+    Run,
+    State,
+)
 from pytest_gvisor.report.sections import uncoloured
 from pytest_gvisor.settings import NATIVE, Platform
 from pytest_gvisor.state import engine_if_any
-from pytest_gvisor.xdist import collected
+from pytest_gvisor.xdist import collected, worker_of
 
 NAME = "gvisor-report"
 MAX_OUTPUT = 16_000
+MAX_TRACEBACKS = 4 * MAX_OUTPUT
+"""Characters of a test's tracebacks after which no more are kept."""
+
 MAX_MESSAGE = 500
 MAX_DETAILS = 32 * 1024 * 1024
 """Characters of output and runs in one report. What fails may take twice that."""
+
+_MORE = "[… and more failures …]"
 
 
 def ensure(config: pytest.Config) -> Collector | None:
@@ -45,7 +61,7 @@ def ensure(config: pytest.Config) -> Collector | None:
 
 @dataclasses.dataclass(kw_only=True)
 class _Entry:
-    """A test on one platform, as far as its reports have come in."""
+    """A test on one platform, in one process, as far as its reports have come in."""
 
     row: str
     platform: str
@@ -57,9 +73,15 @@ class _Entry:
     tracebacks: list[str] = dataclasses.field(default_factory=list)
     captured: str = ""
     runs: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    dropped: bool = False
+    """Whether details were left out, for the report's size."""
+
+    void: bool = False
+    """Whether the try that is under way does not count, and another one will follow."""
 
     def restart(self) -> None:
-        """Forget an earlier try: the test is run again."""
+        """Forget an earlier try."""
+        self.void = self.dropped = False
         self.state, self.duration, self.message, self.captured = State.NOT_RUN, 0.0, "", ""
         self.tracebacks, self.runs, self.starts_ms = [], [], []
 
@@ -69,10 +91,17 @@ class _Entry:
         state = state_of(report, cause="cause" in self.data)
         if state is None:
             return
-        # A failure stays one, whatever a later phase, or a later subtest, says.
-        if self.state not in {State.FAILED, State.ERROR}:
+        # A failure stays one, whatever a later phase, a later subtest or another run says.
+        if self.state not in {State.FAILED, State.ERROR} and state.rank < self.state.rank:
             self.state = state
             self.message = message_of(report)
+
+    def add_traceback(self, text: str) -> None:
+        """Keep one, if there is room: a test may have any number of subtests that fail."""
+        if sum(map(len, self.tracebacks)) < MAX_TRACEBACKS:
+            self.tracebacks.append(observe.tail(text, MAX_OUTPUT))
+        elif self.tracebacks[-1] != _MORE:
+            self.tracebacks.append(_MORE)
 
     @property
     def size(self) -> int:
@@ -84,6 +113,7 @@ class _Entry:
         """Forget them."""
         self.captured = ""
         self.tracebacks, self.runs = [], []
+        self.dropped = True
 
     def cell(self, nodeid: str) -> Cell:
         """The entry as it stands in the report."""
@@ -93,7 +123,7 @@ class _Entry:
             nodeid=escape(nodeid),
             runsc=escape(self.data.get("runsc", [""])[0]),
             network=self.data.get("network", ""),
-            duration=round(self.duration, 4),
+            duration=round(min(self.duration, MAX_NUMBER), 4),
             starts_ms=tuple(self.starts_ms),
             message=escape(self.message),
             output=escape("\n".join([*self.tracebacks, self.captured]).strip("\n")),
@@ -112,7 +142,7 @@ def state_of(report: pytest.TestReport, *, cause: bool) -> State | None:
     if subtest:
         return None
     if report.skipped:
-        return State.XFAILED if expected else State.UNAVAILABLE if cause else State.SKIPPED
+        return State.UNAVAILABLE if cause else State.XFAILED if expected else State.SKIPPED
     if report.passed and report.when == "call":
         return State.XPASSED if expected else State.PASSED
     return None
@@ -139,11 +169,13 @@ class Collector:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._detailed = observe.wanted(config)
-        self._entries: dict[str, _Entry] = {}
+        self._tests: dict[str, dict[str, _Entry]] = {}
+        """By node id, and by the worker that has run the test: ``""`` is nobody so far, or this
+        process."""
+
         self._lost: list[pytest.TestReport] = []
         self._causes: dict[str, str] = {}
         self._size = 0
-        self._dropped = 0
         self.reaped = 0
         self.left = 0
         self.report: Report | None = None
@@ -155,34 +187,48 @@ class Collector:
         """Take what a report carries."""
         data = vars(report).pop(observe.CELL, None)
         for nodeid, row, name in vars(report).pop(observe.ROSTER, ()):
-            self._entries.setdefault(nodeid, _Entry(row=row, platform=name))
+            self._expect(nodeid, row, name)
         if data is None:
             if str(report.when) == "???":  # xdist: the worker was lost in this test
                 self._lost.append(report)
             return
-        entry = self._entries.setdefault(
-            report.nodeid, _Entry(row=data["row"], platform=data["platform"])
-        )
-        if report.when == "setup":
+        self._expect(report.nodeid, data["row"], data["platform"])
+        entry = self._entry(report)
+        if report.when == "setup" and entry.void:
+            self._size -= entry.size
             entry.restart()
         runs, starts = data.pop("runs", None), data.pop("starts_ms", ())
         entry.row, entry.platform = data["row"], data["platform"]
-        entry.data = {**data, **({"cause": entry.data["cause"]} if "cause" in entry.data else {})}
+        entry.data = data
         entry.starts_ms = starts or entry.starts_ms
         if "cause" in data:
             self._causes.setdefault(data["lacking"], data["cause"])
-        if str(report.outcome) != "rerun":
+        if str(report.outcome) == "rerun":
+            entry.void = True
+        else:
             entry.take(report)
         if self._detailed:
             self._keep_details(entry, report, runs or [])
+
+    def _expect(self, nodeid: str, row: str, platform: str) -> None:
+        """Note a test that is to run."""
+        self._tests.setdefault(nodeid, {"": _Entry(row=row, platform=platform)})
+
+    def _entry(self, report: pytest.TestReport) -> _Entry:
+        """What is known of a test, which is expected, from the process that reports it."""
+        tries, worker = self._tests[report.nodeid], worker_of(report)
+        if worker not in tries:
+            some = next(iter(tries.values()))
+            fresh = _Entry(row=some.row, platform=some.platform)
+            tries[worker] = tries.pop("") if "" in tries else fresh
+        return tries[worker]
 
     def _keep_details(
         self, entry: _Entry, report: pytest.TestReport, runs: list[dict[str, str]]
     ) -> None:
         before = entry.size
         if report.failed and report.longrepr is not None:
-            text = uncoloured(report.longreprtext)
-            entry.tracebacks.append(observe.tail(text, MAX_OUTPUT))
+            entry.add_traceback(uncoloured(report.longreprtext))
         if report.sections:
             parts = [
                 f"--- {title} ---\n{text.rstrip()}"
@@ -196,25 +242,26 @@ class Collector:
         if self._size > MAX_DETAILS * (2 if bad else 1):
             self._size -= entry.size
             entry.drop_details()
-            self._dropped += 1
+        elif entry.size:
+            entry.dropped = False
 
     def _take_lost(self) -> None:
         """The tests whose xdist worker has died.
 
         Where none has lived to send a report, nothing is known but the ids, and they decide.
         """
-        if any(report.nodeid not in self._entries for report in self._lost):
+        if any(report.nodeid not in self._tests for report in self._lost):
             for nodeid in collected(self._config):
                 self._take_id(nodeid)
         for report in self._lost:
-            if (entry := self._entries.get(report.nodeid)) is not None:
-                entry.take(report)
+            if report.nodeid in self._tests:
+                self._entry(report).take(report)
 
     def _take_id(self, nodeid: str) -> None:
         for name in Platform:
             row = observe.without_platform(nodeid, name.value)
             if row != nodeid:
-                self._entries.setdefault(nodeid, _Entry(row=row, platform=name.value))
+                self._expect(nodeid, row, name.value)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -245,15 +292,19 @@ class Collector:
 
     def _built(self, session: pytest.Session) -> Report:
         for nodeid, row, name in observe.roster(session) if self._runs_tests(session) else ():
-            self._entries.setdefault(nodeid, _Entry(row=row, platform=name))
+            self._expect(nodeid, row, name)
         self._take_lost()
         rows: dict[str, dict[str, Cell]] = {}
-        for nodeid, entry in self._entries.items():
-            cells = rows.setdefault(escape(entry.row), {})
-            cells[entry.platform] = entry.cell(nodeid)
+        for nodeid, tries in self._tests.items():
+            for entry in tries.values():
+                cells, cell = rows.setdefault(escape(entry.row), {}), entry.cell(nodeid)
+                known = cells.get(entry.platform)
+                cells[entry.platform] = cell if known is None else worse(known, cell)
         notes = []
-        if self._dropped:
-            notes.append(f"{self._dropped} times details were left out, for the report's size")
+        if dropped := sum(
+            entry.dropped for tries in self._tests.values() for entry in tries.values()
+        ):
+            notes.append(f"details of {dropped} cells were left out, for the report's size")
         return Report(
             legs=(self._leg(),),
             rows=tuple(Row(test=test, cells=tuple(cells.values())) for test, cells in rows.items()),
@@ -266,7 +317,7 @@ class Collector:
         return bool(getattr(session, "items", ()))
 
     def _leg(self) -> Leg:
-        entries = self._entries.values()
+        entries = [entry for tries in self._tests.values() for entry in tries.values()]
         binaries = {tuple(e.data["runsc"]) for e in entries if e.data.get("runsc", [""])[0]}
         chosen = run_settings(self._config)
         native = [NATIVE] if any(entry.platform == NATIVE for entry in entries) else []

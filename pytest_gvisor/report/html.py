@@ -112,7 +112,7 @@ def _detail(report: Report, row: Row, cell: Cell) -> dict[str, Any]:
         ("duration", f"{cell.duration:.2f} s"),
         ("sandbox starts", ", ".join(f"{start:g} ms" for start in cell.starts_ms)),
         ("leg", _leg(report, cell.leg) if len(report.legs) > 1 else ""),
-        ("other legs", "\n".join(f"{_leg(report, o.leg)}: {o.state.word}" for o in cell.others)),
+        ("other runs", "\n".join(f"{_leg(report, o.leg)}: {o.state.word}" for o in cell.others)),
         ("again", cell.command),
     ]
     runs = [

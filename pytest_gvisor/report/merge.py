@@ -24,21 +24,23 @@ def merge(reports: Sequence[Report]) -> Report:
             for cell in row.cells:
                 moved = _moved(cell, offset)
                 known = cells.get(cell.platform)
-                cells[cell.platform] = moved if known is None else _worse(known, moved)
+                cells[cell.platform] = moved if known is None else worse(known, moved)
     return Report(
         legs=tuple(legs),
         rows=tuple(Row(test=test, cells=tuple(cells.values())) for test, cells in rows.items()),
-        notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+        notes=tuple(note for report in reports for note in report.notes),
     )
 
 
 def _moved(cell: Cell, offset: int) -> Cell:
-    others = tuple(Other(leg=other.leg + offset, state=other.state) for other in cell.others)
+    others = tuple(dataclasses.replace(one, leg=one.leg + offset) for one in cell.others)
     return dataclasses.replace(cell, leg=cell.leg + offset, others=others)
 
 
-def _worse(one: Cell, two: Cell) -> Cell:
+def worse(one: Cell, two: Cell) -> Cell:
+    """Of two cells in the same place the one of the worse state, in which the other is named."""
     worst, other = (two, one) if two.state.rank < one.state.rank else (one, two)
-    rest = (*worst.others, Other(leg=other.leg, state=other.state), *other.others)
+    named = Other(leg=other.leg, state=other.state, starts_ms=other.starts_ms)
+    rest = (*worst.others, named, *other.others)
     others = tuple(sorted(rest, key=lambda entry: entry.leg))
     return dataclasses.replace(worst, others=others)

@@ -18,6 +18,9 @@ from typing import Any
 SCHEMA = 1
 """Goes up when a reader of the last one would misunderstand."""
 
+MAX_NUMBER = 1e12
+"""Every number in a report is from 0 to this."""
+
 
 class State(enum.StrEnum):
     """What came of a test on a platform, the worst first; a merged cell has the worst of its legs.
@@ -82,10 +85,11 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Other:
-    """What another leg had in the place of a merged cell."""
+    """What another leg, or another worker of the same, had in the place of a cell."""
 
     leg: int
     state: State
+    starts_ms: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,8 +219,13 @@ class Report:
         return {state: found[state] for state in State if found[state]}
 
     def start_times(self, platform: str) -> list[float]:
-        """Every measured start of a platform, in milliseconds."""
-        return [time for cell in self.cells(platform) for time in cell.starts_ms]
+        """Every measured start of a platform, in milliseconds; of cells that are not shown too."""
+        found: list[float] = []
+        for cell in self.cells(platform):
+            found += cell.starts_ms
+            for other in cell.others:
+                found += other.starts_ms
+        return found
 
     def starts(self, platform: str) -> Starts | None:
         """What there is to say of them; None where none was measured."""

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_gvisor import settings as words
 from pytest_gvisor.configured import run_settings, settings_of
 from pytest_gvisor.errors import GvisorError, PlatformUnavailable, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside.plan import in_matrix, native_key, plan_of
-from pytest_gvisor.options import OPTIONS
-from pytest_gvisor.settings import NATIVE
+from pytest_gvisor.report.again import command
+from pytest_gvisor.settings import NATIVE, Platform
 from pytest_gvisor.state import engine_of, failed, harnesses, lack, take_starts
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.link import Link
     from pytest_gvisor.launch.request import Record
-    from pytest_gvisor.settings import Settings
 
 CELL = "gvisor_cell"
 ROSTER = "gvisor_roster"
@@ -35,9 +35,6 @@ _MANY_RUNS = 5
 _MAX_OUTPUT = 4000
 _MAX_COMMAND = 4000
 _MAX_CONFIG = 24_000
-_PYTEST = ("python", "-m", "pytest")
-# What a command that repeats a test takes over from this run's command line.
-_REPEATED = ("network", "runsc", "timeout", "rootless", "image")
 _place_key = pytest.StashKey[dict[str, Any] | None]()
 _roster_key = pytest.StashKey[bool]()
 
@@ -59,8 +56,7 @@ def attach(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRep
             records = [record for harness in harnesses(item) for record in harness.records]
             many = _MANY_RUNS if failed(item) or report.failed else _FEW_RUNS
             data["runs"] = [run_of(record) for record in records[-many:]]
-        if harnesses(item):
-            _add_properties(report, data)
+        _add_properties(report, data)
     _hand_over(item, report, data)
 
 
@@ -105,11 +101,11 @@ def _place(item: pytest.Item) -> dict[str, Any] | None:
     plan, own = plan_of(item), harnesses(item)
     if native_key in item.stash:
         return {
-            "row": escape(without_platform(item.nodeid, NATIVE)),
+            "row": escape(item.stash[native_key]),
             "platform": NATIVE,
             "network": "",
             "runsc": ["", ""],
-            "command": escape(_command(item, settings_of(item), NATIVE)),
+            "command": escape(command(item, settings_of(item), NATIVE)),
         }
     if not in_matrix(item) and not own:
         return None
@@ -129,15 +125,15 @@ def _place(item: pytest.Item) -> dict[str, Any] | None:
     elif own:
         platform = own[0].platform.value
     chosen = getattr(getattr(item, "callspec", None), "params", {}).get("gvisor_platform")
-    if isinstance(chosen, str):
-        platform = str(chosen)
+    if chosen is not None:
+        platform = words.word(Platform, chosen, "gvisor_platform").value
         row = without_platform(row, platform)
     return {
         "row": escape(row),
         "platform": platform,
         "network": settings.network.value,
         "runsc": [escape(version), escape(path)],
-        "command": escape(_command(item, settings, platform)),
+        "command": escape(command(item, settings, platform)),
     }
 
 
@@ -147,10 +143,12 @@ def without_platform(nodeid: str, platform: str) -> str:
     ``test_x[systrap]`` is ``test_x``, ``test_x[systrap-1]`` and ``test_x[1-systrap]`` are
     ``test_x[1]``.
     """
-    head, bracket, rest = nodeid.partition("[")
+    # A folder's name may have brackets too, those of classes and functions cannot.
+    path, colons, name = nodeid.partition("::")
+    head, bracket, rest = name.partition("[")
     if not bracket or not rest.endswith("]"):
         return nodeid
-    inner = rest[:-1]
+    head, inner = f"{path}{colons}{head}", rest[:-1]
     if inner == platform:
         return head
     for found, left in (
@@ -161,25 +159,6 @@ def without_platform(nodeid: str, platform: str) -> str:
         if found:
             return f"{head}[{left}]"
     return nodeid
-
-
-def _command(item: pytest.Item, settings: Settings, platform: str) -> str:
-    plan = plan_of(item)
-    if native_key in item.stash:
-        return shlex.join([*_PYTEST, without_platform(item.nodeid, NATIVE), "--no-gvisor"])
-    words = [*_PYTEST, item.nodeid if plan is None else plan.inner]
-    # All platforms of a test on the host: its id names one only where there are several. A test
-    # inside is collected under its own id, whichever platforms there are.
-    platforms: Sequence[str] = settings.platforms or ([] if platform == "auto" else [platform])
-    if platforms:
-        words += ["--gvisor-platform", ",".join(platforms) if plan is None else platform]
-    if plan is not None and item.get_closest_marker("in_gvisor") is None:
-        words.append("--in-gvisor")
-    for option in OPTIONS:
-        value = item.config.getoption(option.dest, None)
-        if option.name in _REPEATED and value is not None:
-            words += [f"--gvisor-{option.name}", str(value)]
-    return shlex.join(words)
 
 
 def _hand_over(item: pytest.Item, report: pytest.TestReport, data: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pytest_gvisor.errors import ReportError
 from pytest_gvisor.report.model import (
+    MAX_NUMBER,
     SCHEMA,
     Binary,
     Cell,
@@ -97,8 +98,10 @@ class _Object:
         return self._number(name, self._value.get(name, 0.0))
 
     def _number(self, name: str, value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
-            raise self.wrong(name, "is not a number of at least 0")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.wrong(name, "is not a number")
+        if not 0 <= value <= MAX_NUMBER:
+            raise self.wrong(name, f"is not a number from 0 to {MAX_NUMBER:g}")
         return float(value)
 
     def _list(self, name: str) -> list[object]:
@@ -160,9 +163,15 @@ def _cell(entry: _Object, legs: int) -> Cell:
         output=entry.text("output"),
         runs=entry.each("runs", _run),
         command=entry.text("command"),
-        others=entry.each(
-            "others", lambda e: Other(leg=e.whole("leg", legs), state=e.state("state"))
-        ),
+        others=entry.each("others", lambda other: _other(other, legs)),
+    )
+
+
+def _other(entry: _Object, legs: int) -> Other:
+    return Other(
+        leg=entry.whole("leg", legs),
+        state=entry.state("state"),
+        starts_ms=entry.numbers("starts_ms"),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor.escape import escape
+from pytest_gvisor.report.again import command
 
 if TYPE_CHECKING:
     from pytest_gvisor.harness import Gvisor
@@ -25,12 +26,9 @@ def complete(report: pytest.TestReport, item: pytest.Item, harnesses: Sequence[G
     """Add the sections to a report of a failed phase, and escape everything in it."""
     if report.failed:
         for harness in harnesses:
-            found = sections(
-                harness.records,
-                nodeid=item.nodeid,
-                platforms=harness.settings.platforms or (harness.platform,),
-                debug=harness.settings.debug,
-            )
+            settings = harness.settings
+            again = command(item, settings, harness.platform, "--gvisor-keep", "failed")
+            found = sections(harness.records, again=again, debug=settings.debug)
             report.sections += list(found)
     escape_report(report, colour=_in_colour(item.config))
 
@@ -42,14 +40,12 @@ def _in_colour(config: pytest.Config) -> bool:
     return bool(config.get_terminal_writer().hasmarkup)
 
 
-def sections(
-    records: Sequence[Record], *, nodeid: str, platforms: Sequence[str], debug: bool
-) -> Iterator[tuple[str, str]]:
+def sections(records: Sequence[Record], *, again: str, debug: bool) -> Iterator[tuple[str, str]]:
     """Title and text of each section, for the last runs of a test."""
     for record in records[-_SHOWN_RUNS:]:
         words = shlex.join(record.args)[:100] or "(nothing was started)"
         title = "gvisor: " + escape(words).replace("\n", "\\n")
-        yield f"{title}: command", _command(record, nodeid, platforms)
+        yield f"{title}: command", _command(record, again)
         if record.completed is not None and record.completed.stderr:
             yield f"{title}: stderr", quoted(record.completed.stderr[-_TAIL:])
         if record.runsc_records:
@@ -60,14 +56,12 @@ def sections(
             yield from _debug(title, record)
 
 
-def _command(record: Record, nodeid: str, platforms: Sequence[str]) -> str:
-    # All platforms of the test: the id names one only where there are several.
-    again = ["python", "-m", "pytest", nodeid, "--gvisor-platform", ",".join(platforms)]
+def _command(record: Record, again: str) -> str:
     kept = f"kept in {record.kept}; repeat it with {record.kept}/replay.sh"
     lines = [
         f"ran: {_bounded(record.command) or '(runsc was not reached)'}",
         f"ended: {_bounded(repr(record.completed)) if record.completed else record.error}",
-        f"again: {shlex.join([*again, '--gvisor-keep', 'failed'])}",
+        f"again: {again}",
         *([kept] if record.kept else []),
     ]
     return escape("\n".join(lines))

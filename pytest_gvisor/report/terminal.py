@@ -8,7 +8,7 @@ from typing import Protocol
 from pytest_gvisor.report.model import Cell, Report, Row, State, joined
 from pytest_gvisor.report.sections import safe
 
-__all__ = ["differing", "figures", "safe", "show"]
+__all__ = ["differing", "figures", "one_line", "safe", "show"]
 
 MAX_ROWS = 50
 
@@ -51,20 +51,21 @@ def differing(report: Report) -> Iterator[str]:
     rows = report.differing
     for row in rows[:MAX_ROWS]:
         cells = ", ".join(f"{cell.platform} {_word(cell)}" for cell in row.cells)
-        yield f"{_one_line(row.test)}: {cells}"
-        cell = _worst(row)
+        yield f"{one_line(row.test)}: {cells}"
+        cell = _telling(row)
         if cell.message:
             # The reason of an expected failure begins with its platform.
-            message = _one_line(cell.message).removeprefix(f"{cell.platform}: ")
+            message = one_line(cell.message).removeprefix(f"{cell.platform}: ")
             yield f"  {cell.platform}: {message[:200]}"
         if cell.command:
-            yield f"  again: {_one_line(cell.command)}"
+            yield f"  again: {one_line(cell.command)}"
     if len(rows) > MAX_ROWS:
         yield f"... and {len(rows) - MAX_ROWS} more tests that differ"
 
 
-def _one_line(text: str) -> str:
-    return text.replace("\n", "\\n")
+def one_line(text: str) -> str:
+    """The text with what would end its line, or jump in it, written out."""
+    return text.replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _word(cell: Cell) -> str:
@@ -72,8 +73,10 @@ def _word(cell: Cell) -> str:
     return cell.state.word.upper() if bad else cell.state.word
 
 
-def _worst(row: Row) -> Cell:
-    return min(row.cells, key=lambda cell: cell.state.rank)
+def _telling(row: Row) -> Cell:
+    """The cell of a row that differs that says why: the worst, and a pass only after a skip."""
+    told = [cell for cell in row.cells if cell.state.tells]
+    return min(told, key=lambda cell: (cell.state is State.PASSED, cell.state.rank))
 
 
 def figures(report: Report) -> Iterator[str]:
@@ -89,6 +92,6 @@ def figures(report: Report) -> Iterator[str]:
         yield f"{name}: {joined(report.counts(name))}{times}"
         cause = report.cause(name)
         if cause:
-            yield f"{name} cannot be used: {_one_line(cause)[:300]}"
+            yield f"{name} cannot be used: {one_line(cause)[:300]}"
     left = f", {report.left} LEFT" if report.left else ""
     yield f"leaks reaped: {report.reaped}{left}"

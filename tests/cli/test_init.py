@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 from pytest_gvisor.cli import init
 from pytest_gvisor.cli import main as cli
 from pytest_gvisor.errors import UsageError
+from pytest_gvisor.report.model import State
 from pytest_gvisor.runsc import locate
+from tests.unit.report.reports import report, row
 
 CHECKOUT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -69,7 +72,8 @@ def test_linters_find_nothing_in_what_is_written(tmp_path: Path) -> None:
             folder.mkdir()
             text = init.render(service, str(project(name, folder)))
             assert f".venv/bin/pip {INSTALLS[name]}\n" in text
-            assert "@" not in text.replace("actions/checkout@", "").replace("actions/cache@", "")
+            pinned = r"actions/[a-z-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+\n"
+            assert "@" not in re.sub(pinned, "", text)
             made.append(tmp_path / f"{service}-{name.replace(' ', '-')}.yml")
             made[-1].write_text(text)
         lint(f"vendor.{service}-{schema}", *made)
@@ -115,6 +119,23 @@ def test_the_docs_show_what_is_written(tmp_path: Path) -> None:
     docs = (CHECKOUT / "docs/ci.md").read_text()
     for service in init.PLACES:
         assert f"```yaml\n{init.render(service, str(project('plain', tmp_path)))}```\n" in docs
+
+
+def test_the_last_job_joins_what_the_legs_write(tmp_path: Path) -> None:
+    """By the command that is written, run over reports that are named as the legs name them."""
+    for service in init.PLACES:
+        folder = tmp_path / service
+        (folder / "reports").mkdir(parents=True)
+        text = init.render(service, str(project("plain", folder)))
+        assert '--gvisor-report "reports/$PLATFORM.json"' in text
+        for name in ("systrap", "ptrace"):
+            made = report(row("test_it.py::test_it", **{name: State.PASSED})).to_json()
+            (folder / f"reports/{name}.json").write_text(made)
+        (command,) = re.findall(r"pytest-gvisor (report merge .*)", text)
+        script = shlex.join([sys.executable, "-m", "pytest_gvisor"])
+        judge("bash", "-c", f"cd {shlex.quote(str(folder))} && {script} {command}")
+        whole = (folder / "matrix.html").read_text()
+        assert all(f'data-platform="{name}"' in whole for name in ("systrap", "ptrace"))
 
 
 def test_a_file_is_written_once(

@@ -52,6 +52,10 @@ def test_a_report_is_printed(legs: Path) -> None:
     (legs / "h.json").write_text(hostile().to_json())
     done = call("report", "show", "h.json", cwd=legs)
     assert b"\x1b" not in done.stdout
+    forged = report(row("a\nkvm: 9 passed", kvm=State.FAILED), row("b\tc", kvm=State.PASSED))
+    (legs / "f.json").write_text(forged.to_json())
+    shown = call("report", "show", "f.json", cwd=legs).stdout.decode().splitlines()
+    assert shown[-2:] == ["a\\nkvm: 9 passed: kvm failed", "b\\tc: kvm passed"]
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def check_details(found: dict[str, Cell]) -> None:
 
 
 def check_junit(root: object, version: str) -> None:
-    """Tests that used a sandbox have its properties, once; others have none."""
+    """Tests of a platform have its properties, once, whatever came of them; others have none."""
     found = {}
     for case in root.iter("testcase"):  # type: ignore[attr-defined]
         pairs = [(entry.get("name"), entry.get("value")) for entry in case.iter("property")]
@@ -176,7 +176,23 @@ def check_junit(root: object, version: str) -> None:
         assert found[f"{test}[ptrace]"]["gvisor.runsc"] == version
         assert found[f"{test}[ptrace]"]["gvisor.network"] == "none"
     assert float(found["test_runs[systrap]"]["gvisor.start_ms"]) > 5
-    assert found["test_host"] == found["test_runs[kvm]"] == found["test_words[ptrace-b]"] == {}
+    known = {"gvisor.runsc": version, "gvisor.network": "none"}
+    assert (
+        found["test_runs[kvm]"] == found["test_inside[kvm]"] == {"gvisor.platform": "kvm", **known}
+    )
+    assert found["test_words[ptrace-b]"] == {"gvisor.platform": "ptrace", **known}
+    assert found["test_host"] == {}
+
+
+def test_the_host_s_copy_has_its_platform_in_junit_files(shared: Project) -> None:
+    """And nothing else, for it has no sandbox."""
+    shared.test("def test_it(): pass")
+    options = ("--in-gvisor", "--gvisor-platform=native,systrap", "--junitxml=report.xml")
+    root = shared.run(*options).ends(passed=2).junit()
+    found = {case.get("name"): [(p.get("name"), p.get("value")) for p in case.iter("property")]
+             for case in root.iter("testcase")}  # fmt: skip
+    assert found["test_it[native]"] == [("gvisor.platform", "native")]
+    assert ("gvisor.platform", "systrap") in found["test_it[systrap]"]
 
 
 def test_what_was_not_run_is_not_green(shared: Project) -> None:
@@ -253,6 +269,50 @@ def test_the_command_of_a_row_repeats_its_cell(alone: Project) -> None:
     words = shlex.split(ran.ends(passed=3, failed=1).line("  again: ").split(": ", 1)[1])
     assert words[:3] == ["python", "-m", "pytest"]
     alone.run(*words[3:]).ends(failed=1).shows("test_it[ptrace-it's]")
+
+
+def test_commands_hold_where_pytest_was_started(
+    alone: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder beside the tests: the summary's, and the one in the report of a failed test."""
+    alone.write({
+        "tests/test_it.py": """
+            def test_it(gvisor):
+                gvisor.run(["true"])
+                assert gvisor.platform == "systrap"
+        """,
+        "else/where": "", "pytest.ini": "[pytest]\n",
+    })  # fmt: skip
+    monkeypatch.chdir(alone.folder / "else")
+    ran = alone.run("--gvisor-platform=systrap,ptrace", "../tests").ends(passed=1, failed=1)
+    for start in ("again: ", "  again: "):
+        words = shlex.split(ran.line(start).split(": ", 1)[1])
+        assert words[3] == "../tests/test_it.py::test_it[ptrace]"
+        alone.run(*words[3:]).ends(failed=1).shows("tests/test_it.py::test_it[ptrace]")
+
+
+def test_a_command_repeats_a_test_inside_with_what_it_was_given(alone: Project) -> None:
+    """Its variables, its writable folders, and how long its sandbox lives."""
+    alone.test("""
+        import os
+        from pathlib import Path
+
+        def test_it():
+            Path("out", os.environ["WORD"]).write_text(os.environ["OTHER"])
+            assert 0, "as before"
+    """)
+    out = alone.folder / "out"
+    out.mkdir(mode=0o777)
+    out.chmod(0o777)
+    given = ["--gvisor-env=WORD=it's", "--gvisor-env=OTHER", "--gvisor-writable=out"]
+    options = ["--in-gvisor", *given, "--gvisor-isolation=test", "--gvisor-report=r.json"]
+    alone.run(*options, OTHER="x").ends(failed=1)
+    command = cells(read(alone.folder), "systrap")["test_it"].command
+    words = shlex.split(command)
+    assert words[-4:] == ["--gvisor-isolation=test", *given]
+    (out / "it's").unlink()
+    alone.run(*words[3:], OTHER="y").ends(failed=1).shows("as before")
+    assert (out / "it's").read_text() == "y"
 
 
 def test_a_session_where_nothing_differs_says_one_line(project: Project) -> None:
@@ -453,3 +513,168 @@ def test_what_was_removed_and_what_was_not_is_counted(shared: Project) -> None:
     # Each test's run, and the one that finds out whether the platform works.
     assert report.left == 3
     assert f"leaks reaped: {report.reaped}, 3 LEFT" in ran.line("gVisor: systrap")
+
+
+def test_a_misspelt_platform_spoils_no_report(alone: Project) -> None:
+    """A test's own error, as of a marker: it has no column, and the file can be read."""
+    alone.test("""
+        import pytest
+
+        @pytest.mark.parametrize("gvisor_platform", ["no platform!", "systrap"])
+        def test_it(gvisor):
+            pass
+    """)
+    alone.run("--gvisor-report=r.json").ends(errors=1, passed=1)
+    assert read(alone.folder).platforms == ("systrap",)
+
+
+def test_a_test_inside_cannot_make_the_report_unreadable(alone: Project) -> None:
+    """By the time that it says it took, by ever more failures of subtests, by a worker's name."""
+    alone.test(
+        """
+        def test_it(request, subtests):
+            for number in range(80):
+                with subtests.test(number=number):
+                    raise RuntimeError("x" * 20_000)
+        """,
+        conftest="""
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(call):
+            report = yield
+            report.duration = -1e9 if call.when == "setup" else 9e10
+            report.node, report.worker_id = "nobody", ["none"]
+            return report
+        """,
+    )
+    alone.run("--in-gvisor", "--gvisor-report=r.json").exits(1)
+    (cell,) = cells(read(alone.folder), "systrap").values()
+    assert cell.state is State.FAILED
+    assert cell.duration > 0
+    assert cell.output.count("RuntimeError: xxx") < 80
+    assert "and more failures" in cell.output
+
+
+EACH = """
+    import os
+    import time
+    import pytest
+
+    first = os.environ["PYTEST_XDIST_WORKER"] == "gw0"
+
+    @pytest.mark.parametrize("late", [True, False])
+    def test_it(gvisor_platform, late):
+        time.sleep(0.2 * (first == late))
+        assert first, "not there"
+
+    @pytest.mark.parametrize("late", [True, False])
+    def test_skips(gvisor_platform, late):
+        time.sleep(0.2 * (first == late))
+        if first:
+            pytest.skip("here")
+"""
+
+
+def test_of_what_each_worker_has_run_the_worst_is_shown(alone: Project) -> None:
+    """--dist each, whichever worker is the first; the other's state is named."""
+    alone.test(EACH)
+    alone.run("-n2", "--dist=each", "--gvisor-report=r.json")
+    report = read(alone.folder)
+    found = cells(report, "systrap")
+    assert len(found) == 4
+    for late in (True, False):
+        cell = found[f"test_it[{late}]"]
+        assert (cell.state, [other.state for other in cell.others]) == (
+            State.FAILED,
+            [State.PASSED],
+        )
+        assert "not there" in cell.message
+        cell = found[f"test_skips[{late}]"]
+        assert (cell.state, [o.state for o in cell.others]) == (State.PASSED, [State.SKIPPED])
+
+
+def test_a_test_that_is_run_twice_has_its_worst_state(alone: Project) -> None:
+    """Without a plugin that says that the first try does not count."""
+    alone.test(
+        """
+        from pathlib import Path
+
+        def test_it(gvisor_platform):
+            tried = Path("tried")
+            again = tried.exists()
+            tried.touch()
+            assert again, "the first time"
+        """,
+        conftest="""
+        import pytest
+        from _pytest.runner import runtestprotocol
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_protocol(item, nextitem):
+            for _ in range(2):
+                runtestprotocol(item, nextitem=nextitem)
+            return True
+        """,
+    )
+    alone.run("--gvisor-report=r.json").ends(passed=1, failed=1)
+    (cell,) = cells(read(alone.folder), "systrap").values()
+    assert cell.state is State.FAILED
+    assert "the first time" in cell.message
+
+
+def test_a_lack_of_an_earlier_try_is_none_of_the_last(alone: Project) -> None:
+    """A skip of the author's own stays one after a try that had no docker."""
+    assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
+    alone.test("""
+        from pathlib import Path
+        import pytest
+
+        def test_it(gvisor_platform, gvisor_image):
+            if Path("tried").exists():
+                pytest.skip("for its own reason")
+            Path("tried").touch()
+            gvisor_image("nowhere:none")
+    """)
+    alone.run(
+        "--reruns=1", "-Wdefault", "--gvisor-strict", "--gvisor-report=r.json",
+        PYTHONPATH=str(PLUGINS), DOCKER_HOST=f"unix://{alone.folder}/none",
+    )  # fmt: skip
+    (cell,) = cells(read(alone.folder), "systrap").values()
+    assert (cell.state, cell.message) == (State.SKIPPED, "for its own reason")
+
+
+def test_what_is_too_much_is_left_out_and_counted(alone: Project) -> None:
+    """Of passed tests first, each once; a failed one has twice the room, and a rerun frees it."""
+    assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
+    alone.test(
+        """
+        from pathlib import Path
+        import pytest
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_passes(gvisor_platform, number):
+            print("said " * 120)
+            if not Path("tried").exists():
+                Path("tried").touch()
+                raise RuntimeError
+
+        def test_fails(gvisor_platform):
+            raise RuntimeError("x" * 600)
+        """,
+        conftest="""
+        from pytest_gvisor.report import collect
+
+        collect.MAX_DETAILS = 1500
+        """,
+    )
+    alone.run(
+        "--reruns=1", "-Wdefault", "-pno:randomly", "--gvisor-report=r.json",
+        PYTHONPATH=str(PLUGINS),
+    )  # fmt: skip
+    report = read(alone.folder)
+    found = cells(report, "systrap")
+    assert len(found) == 4
+    assert ["said" in cell.output for cell in found.values()] == [True, False, False, False]
+    assert "x" * 600 in found["test_fails"].output
+    assert report.notes == ("details of 2 cells were left out, for the report's size",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,3 +47,71 @@ def test_without_runsc_everything_that_needs_it_fails(shared: Project, missing: 
     shared.test(TEST)
     ran = shared.run("--gvisor-strict", f"--gvisor-runsc={missing}").ends(skipped=1, errors=3)
     ran.shows(f"there is no runsc at {missing}", "apt-get install runsc").hides("During handling")
+
+
+XFAIL = """
+    import pytest
+
+    pytestmark = pytest.mark.xfail(reason="known")
+
+    @pytest.mark.gvisor(platform="kvm")
+    def test_platform(gvisor):
+        assert 0
+
+    @pytest.mark.gvisor(image="nowhere:none")
+    def test_docker(gvisor):
+        assert 0
+
+    @pytest.mark.xfail(strict=True)
+    def test_docker_in_the_call(gvisor_image):
+        gvisor_image("nowhere:none")
+
+    @pytest.mark.requires_kvm
+    def test_required():
+        assert 0
+
+    @pytest.mark.in_gvisor
+    @pytest.mark.gvisor(platform="kvm")
+    def test_inside():
+        assert 0
+
+    def test_known(gvisor):
+        assert 0
+"""
+
+
+def test_an_authors_own_xfail_excuses_no_lack(shared: Project, no_kvm: str) -> None:
+    """Of a platform and of docker, in set-up and call: a test that has not run is not green."""
+    shared.test(XFAIL, conftest=no_kvm)
+    report = {"DOCKER_HOST": f"unix://{shared.folder}/none"}
+    shared.run("--gvisor-report=r.json", **report).ends(skipped=5, xfailed=1)
+    assert states(shared) == {"test_known": "xfailed", **dict.fromkeys(LACKING, "unavailable")}
+    ran = shared.run("--gvisor-report=r.json", "--gvisor-strict", **report)
+    ran.ends(errors=4, failed=1, xfailed=1).shows("(--gvisor-strict: this would be a skip")
+    assert states(shared) == {"test_known": "xfailed", **dict.fromkeys(LACKING, "error")}
+
+
+@pytest.mark.fault("A14")
+def test_an_authors_own_xfail_does_not_excuse_want_of_runsc(alone: Project, missing: Path) -> None:
+    """Neither for a test that runs workloads nor for one that only asks for the binary."""
+    alone.test("""
+        import pytest
+
+        @pytest.mark.xfail
+        def test_gvisor(gvisor): ...
+
+        @pytest.mark.xfail
+        def test_runsc(runsc): ...
+    """)
+    alone.run(f"--gvisor-runsc={missing}").ends(skipped=2)
+    ran = alone.run("--gvisor-strict", f"--gvisor-runsc={missing}").ends(errors=2)
+    ran.shows(f"there is no runsc at {missing}")
+
+
+LACKING = ("test_platform", "test_docker", "test_inside")
+
+
+def states(project: Project) -> dict[str, str]:
+    """The state of each test in the report that was written."""
+    rows = json.loads((project.folder / "r.json").read_text())["tests"]
+    return {row["test"].partition("::")[2]: row["cells"][0]["state"] for row in rows}

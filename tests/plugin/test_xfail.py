@@ -77,6 +77,117 @@ def test_the_same_of_tests_inside(shared: Project) -> None:
     ran.shows("XFAIL test_it.py::test_its_own - its own")
 
 
+SET_UP = """
+    import os
+    import pytest
+
+    @pytest.fixture
+    def broken_there(gvisor_platform):
+        assert gvisor_platform == "systrap"
+
+    @pytest.fixture
+    def broken_first(request):
+        assert "systrap" in request.node.name
+
+    @pytest.mark.gvisor(xfail={"ptrace": "no fixture"})
+    def test_fixture(broken_there):
+        pass
+
+    @pytest.mark.gvisor(xfail={"ptrace": "no fixture"})
+    def test_before_the_platform(broken_first, gvisor_platform):
+        pass
+
+    @pytest.mark.parametrize("gvisor_platform", ["systrap", "ptrace"])
+    @pytest.mark.gvisor(xfail={"ptrace": "no fixture"})
+    def test_own_parameters(broken_first, gvisor):
+        pass
+
+    @pytest.mark.gvisor(xfail={"systrap": "elsewhere"})
+    def test_elsewhere(broken_there):
+        assert 0
+"""
+
+SET_UP_INSIDE = """
+    import os
+    import pytest
+
+    @pytest.fixture
+    def native():
+        assert os.uname().release != "4.4.0"
+
+    @pytest.fixture
+    def late():
+        yield
+        assert os.uname().release != "4.4.0"
+
+    @pytest.mark.gvisor(xfail={"systrap": "no fixture"})
+    def test_fixture(native):
+        pass
+
+    @pytest.mark.gvisor(xfail={"systrap": "no teardown"})
+    def test_late(late):
+        assert os.uname().release != "4.4.0"
+
+    @pytest.mark.gvisor(xfail={"native": "elsewhere"})
+    def test_elsewhere(native):
+        assert 0
+"""
+
+
+def test_a_failure_in_set_up_is_expected_too(shared: Project) -> None:
+    """Of any fixture, also of one that is set up before the platform is; elsewhere it is one."""
+    ran = shared.test(SET_UP).run("--gvisor-platform", "systrap,ptrace")
+    assert ran.outcomes() == {"passed": 3, "xfailed": 4, "errors": 1}
+    ran.shows("XFAIL at setup of test_it.py::test_fixture[ptrace] - ptrace: no fixture")
+    ran.shows("ERROR test_it.py::test_elsewhere[ptrace]")
+
+
+def test_a_failure_in_set_up_inside_is_expected_too(shared: Project) -> None:
+    """There and on the host, and in teardown as pytest has it."""
+    ran = shared.test(SET_UP_INSIDE).run("--in-gvisor", "--gvisor-platform", "native,systrap")
+    assert ran.outcomes() == {"passed": 2, "xfailed": 4, "errors": 1}
+    ran.shows("XFAIL at setup of test_it.py::test_fixture[systrap] - systrap: no fixture")
+    ran.shows("ERROR test_it.py::test_elsewhere[systrap]")
+
+
+def test_runxfail_runs_tests_as_if_nothing_were_expected(shared: Project) -> None:
+    """pytest's own option, for tests on the host and inside alike."""
+    shared.test("""
+        import pytest
+
+        @pytest.mark.gvisor(platform="ptrace", xfail={"ptrace": "reason"})
+        def test_host(gvisor_platform):
+            assert 0
+
+        @pytest.mark.in_gvisor
+        @pytest.mark.gvisor(platform="ptrace", xfail={"ptrace": "reason"})
+        def test_inside():
+            assert 0
+
+        @pytest.mark.in_gvisor
+        @pytest.mark.gvisor(platform="ptrace", xfail={"ptrace": "reason"})
+        def test_passes():
+            pass
+    """)
+    assert shared.run("--runxfail").outcomes() == {"failed": 2, "passed": 1}
+
+
+def test_a_test_without_a_platform_has_none_to_fail_on(alone: Project) -> None:
+    """As with every setting of a sandbox that a test does not have, nothing comes of it."""
+    alone.test("""
+        import pytest
+
+        pytestmark = pytest.mark.gvisor(memory="1G", xfail={"systrap": "reason"})
+
+        def test_plain():
+            assert 0
+
+        def test_passes(runsc):
+            pass
+    """)
+    alone.run().ends(failed=1, passed=1)
+
+
 def test_a_platform_that_is_not_there_is_no_expected_failure(shared: Project, no_kvm: str) -> None:
     """It is a skip, and under --gvisor-strict an error: the test has not failed, it has not run."""
     shared.test(

@@ -78,6 +78,22 @@ def test_what_cannot_be_a_report_is_a_protocol_error(
         revived(pytestconfig, **changes)
 
 
+@pytest.mark.parametrize("duration", [-1e9, -0.5, -1])
+def test_no_phase_takes_less_than_no_time(pytestconfig: pytest.Config, duration: float) -> None:
+    """A clock that was turned back, or a lie: whoever adds it up gets a number of seconds."""
+    assert revived(pytestconfig, duration=duration).duration == 0
+
+
+def test_what_is_the_host_s_own_is_not_taken(pytestconfig: pytest.Config) -> None:
+    """Neither what xdist says of workers nor the names of methods; a reason becomes text."""
+    names = ("node", "worker_id", "testrun_uid", "item_index", "toterminal", "get_sections")
+    report = revived(pytestconfig, **dict.fromkeys(names, "x"), _id="x", wasxfail=7, mine=[1])
+    assert set(names).isdisjoint(vars(report))
+    assert report.nodeid == "test_it.py::test_it"
+    assert vars(report)["mine"] == [1]
+    assert report.wasxfail == "7"
+
+
 @pytest.mark.parametrize("data", [None, [], "report", 7, {}])
 def test_a_message_without_a_report_is_a_protocol_error(
     pytestconfig: pytest.Config, data: object

@@ -104,13 +104,23 @@ def test_of_two_legs_the_worse_cell_is_shown_and_the_other_named(
     (found,) = merge(legs).rows[0].cells
     bad = 0 if order == 1 else 1
     assert (found.state, found.leg) == (worse, bad)
-    assert found.others == (Other(leg=1 - bad, state=better),)
+    assert found.others == (Other(leg=1 - bad, state=better, starts_ms=(40.5, 50.0)),)
 
 
 def test_merging_three_or_a_merged_one_is_the_same() -> None:
     """Merging may be done in steps."""
     legs = [report(row("a", kvm=state)) for state in (State.PASSED, State.FAILED, State.SKIPPED)]
     assert merge(legs) == merge([merge(legs[:2]), legs[2]]) == merge([legs[0], merge(legs[1:])])
+
+
+def test_merging_loses_no_start_and_no_note() -> None:
+    """Those of the cell that is not shown count too, and what two legs say alike is said twice."""
+    slow, quick = cell("kvm", State.FAILED, starts_ms=(9.0,)), cell("kvm", starts_ms=(1.0, 2.0))
+    legs = [report(Row(test="a", cells=(one,)), notes=("left out",)) for one in (slow, quick)]
+    for merged in (merge(legs), merge(legs[::-1]), parse(merge(legs).to_json())):
+        assert merged.starts("kvm") == Starts(count=3, median=2.0, slowest=9.0)
+        assert merged.notes == ("left out", "left out")
+    assert merge([merge(legs), legs[1]]).starts("kvm") == Starts(count=5, median=2.0, slowest=9.0)
 
 
 def _without(content: dict[str, Any], *path: Any) -> None:
@@ -155,6 +165,7 @@ CELL = ("tests", 0, "cells", 0)
         (_set("x" * (parsing.MAX_TEXT + 1), *CELL, "output"), "output is not a text"),
         (_set([[]], *CELL, "runs"), "runs[0]: not an object"),
         (_set([{"leg": 0, "state": "?"}], *CELL, "others"), "others[0]: state"),
+        (_set([{"leg": 0, "state": "passed", "starts_ms": [-1]}], *CELL, "others"), "starts_ms"),
         (_set([{"name": "", "cause": ""}], "legs", 0, "platforms"), "platforms[0]: name"),
         (_set([1], "notes"), "notes is not a list of texts"),
         (lambda content: content["tests"].append(content["tests"][0]), "has a test twice"),

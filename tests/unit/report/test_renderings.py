@@ -246,3 +246,16 @@ def test_a_missing_folder_is_made_and_the_probe_leaves_nothing(tmp_path: Path) -
     """Before the tests, so that the end cannot fail for that."""
     files.check(str(tmp_path / "a/b/r.html"))
     assert list((tmp_path / "a/b").iterdir()) == []
+
+
+def test_of_a_row_that_differs_the_summary_tells_what_is_not_a_pass() -> None:
+    """A skip's reason and platform beside a pass, a failure's beside either; never those of what
+    says nothing about the test."""
+    passed = cell("systrap", command="again systrap")
+    skipped = cell("ptrace", State.SKIPPED, message="no such call", command="again ptrace")
+    failed = cell("kvm", State.FAILED, message="bad", command="again kvm")
+    gone = cell("other", State.UNAVAILABLE, message="no device", command="again other")
+    told = list(terminal.differing(report(Row(test="a", cells=(gone, passed, skipped)))))
+    assert told[1:] == ["  ptrace: no such call", "  again: again ptrace"]
+    told = list(terminal.differing(report(Row(test="a", cells=(passed, skipped, failed)))))
+    assert told[1:] == ["  kvm: bad", "  again: again kvm"]
