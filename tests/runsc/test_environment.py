@@ -141,13 +141,13 @@ def test_working_folder_umask_and_session_are_fixed(
 
 @pytest.fixture
 def held() -> Iterator[list[os.stat_result]]:
-    """300 descriptors that a child would inherit, a secret pipe and the host's / among them."""
+    """500 descriptors that a child would inherit, a secret pipe and the host's / among them."""
     with contextlib.ExitStack() as stack:
         reader, writer = os.pipe()
         os.write(writer, b"secret")
         opened = [reader, writer, os.open("/", os.O_RDONLY | os.O_DIRECTORY)]
         opened.append(os.open("/etc/passwd", os.O_RDONLY))
-        while len(opened) < 300:
+        while len(opened) < 500:
             opened.append(os.memfd_create("held"))
         for fd in opened:
             os.set_inheritable(fd, True)
