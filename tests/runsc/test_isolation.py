@@ -336,6 +336,35 @@ def test_a_socket_of_the_host_is_refused(gvisor: Gvisor, tmp_path: Path) -> None
 
 
 @pytest.mark.fault("B6")
+@pytest.mark.parametrize("way", ["read-only", "writable", "the socket itself"])
+def test_a_socket_of_the_host_stays_closed(gvisor: Gvisor, tmp_path: Path, way: str) -> None:
+    """A workload cannot connect to it, in a folder that it has or bound by its own name."""
+    import socket
+
+    code = (
+        "import errno, socket\n"
+        "for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM):\n"
+        "    try: print(socket.socket(socket.AF_UNIX, kind).connect('/data/s'))\n"
+        "    except OSError as error: print(errno.errorcode[error.errno])"
+    )
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o755)
+    mount = bind(folder, "/data", readonly=way == "read-only")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "s"))
+        os.chmod(folder / "s", 0o777)
+        server.listen()
+        server.setblocking(False)
+        if way == "the socket itself":
+            mount = bind(folder / "s", "/data/s", dangerous=True)
+        done = gvisor.run(["python3", "-I", "-c", code], mounts=[mount])
+        assert set(done.stdout.split()) <= {"ECONNREFUSED", "EPROTOTYPE", "EACCES"}, done
+        assert len(done.stdout.split()) == 3
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.mark.fault("B6")
 def test_the_session_folder_is_refused(gvisor: Gvisor) -> None:
     """A sandbox cannot be given the state of sandboxes."""
     session = gvisor._launcher.session().path
