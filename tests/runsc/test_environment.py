@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import Gvisor, Launcher, Platform, Runsc
+from pytest_gvisor import Gvisor, Launcher, Platform, Runsc, directory
 from tests.runsc.conftest import Running, Start, children_of, status_of, words_of
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -216,6 +217,32 @@ def test_every_process_has_no_new_privileges(running: Start) -> None:
     assert (found["sentry"]["Seccomp"], found["gofer"]["Seccomp"]) == ("2", "2")
     below = [pid for child in children_of(run.runsc) for pid in (child, *children_of(child))]
     assert {status_of(pid)["NoNewPrivs"] for pid in below} == {"1"}
+    run.end()
+
+
+WHO_AM_I = """
+#include <stdio.h>
+#include <unistd.h>
+int main(void) { printf("%d %d\\n", getuid(), geteuid()); return 0; }
+"""
+
+
+@pytest.mark.fault("D6")
+def test_a_set_uid_program_of_roots_gains_nothing(
+    running: Start, compile_c: Callable[[str], Path], busybox_root: Path
+) -> None:
+    """Its effective user stays the caller's, inside; on the host no process gains anything."""
+    (busybox_root / "shared").mkdir()
+    helper = busybox_root / "bin/helper"
+    shutil.copy(compile_c(WHO_AM_I), helper)
+    helper.chmod(0o4755)
+    script = "busybox stat -c '%a %u' /bin/helper > /shared/mode; helper > /shared/who"
+    run = running(f"{script}; id -u >> /shared/who", user=1000, rootfs=directory(busybox_root))
+    assert run.text("mode") == "4755 0"
+    assert run.path("who").read_text() == "1000 1000\n1000\n"
+    users = {tuple(status_of(pid)["Uid"].split()) for pid in (run.runsc, run.keeper)}
+    assert users == {(str(os.geteuid()),) * 4}
+    assert status_of(run.runsc)["NoNewPrivs"] == status_of(run.child("boot"))["NoNewPrivs"] == "1"
     run.end()
 
 
