@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from pytest_gvisor.errors import ImageError
+from pytest_gvisor.errors import ImageError, LaunchError
 from pytest_gvisor.images import extract
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.config import ImageConfig
@@ -152,7 +152,7 @@ class Cache:
         """The image, unpacked by whoever needs it first; others wait for that."""
         self._check()
         lock = self._lock(content.id)
-        with contextlib.ExitStack() as on_failure:
+        with _failing(self.folder), contextlib.ExitStack() as on_failure:
             on_failure.callback(os.close, lock)
             while True:
                 self._wait(lock, fcntl.LOCK_SH)
@@ -170,7 +170,7 @@ class Cache:
         if not _ID.fullmatch(identity) or not os.path.isdir(self._path(identity)):
             return None
         lock = self._lock(identity)
-        with contextlib.ExitStack() as on_failure:
+        with _failing(self.folder), contextlib.ExitStack() as on_failure:
             on_failure.callback(os.close, lock)
             self._wait(lock, fcntl.LOCK_SH)
             notes = self._look(identity)
@@ -264,28 +264,27 @@ class Cache:
     def _make(self, content: Content, name: str, limits: Limits | None) -> None:
         """Unpack under another name; the lock is exclusive."""
         self._sweep_of(content.id)
-        with _failing(self.folder):
-            self._discard(content.id)
-            temporary = tempfile.mkdtemp(prefix=f"tmp-{content.id}-", dir=self.folder)
-            try:
-                root = os.path.join(temporary, "rootfs")
-                make_private(root)
-                facts = extract.unpack(content, root, limits=limits, points=POINTS)
-                value = {
-                    "id": content.id,
-                    "name": name,
-                    "size": facts.size,
-                    "entries": facts.entries,
-                    "notes": facts.notes,
-                    "config": content.config_bytes.decode(),
-                    "seal": seal(root),
-                }
-                with open(os.path.join(temporary, "image.json"), "x", encoding="utf-8") as file:
-                    json.dump(value, file)
-                os.rename(temporary, self._path(content.id))
-            except BaseException:
-                _remove_tree(temporary)
-                raise
+        self._discard(content.id)
+        temporary = tempfile.mkdtemp(prefix=f"tmp-{content.id}-", dir=self.folder)
+        try:
+            root = os.path.join(temporary, "rootfs")
+            make_private(root)
+            facts = extract.unpack(content, root, limits=limits, points=POINTS)
+            value = {
+                "id": content.id,
+                "name": name,
+                "size": facts.size,
+                "entries": facts.entries,
+                "notes": facts.notes,
+                "config": content.config_bytes.decode(),
+                "seal": seal(root),
+            }
+            with open(os.path.join(temporary, "image.json"), "x", encoding="utf-8") as file:
+                json.dump(value, file)
+            os.rename(temporary, self._path(content.id))
+        except BaseException:
+            _remove_tree(temporary)
+            raise
         self.prune()
 
     def _remove(self, identity: str) -> bool:
@@ -359,8 +358,9 @@ def _copy(source: str, target: str) -> None:
 def _failing(folder: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
+    except (OSError, LaunchError) as error:
+        # A folder that is not safe, or cannot be made, is told as for that of a session.
+        why = os.strerror(error.errno) if error.errno else str(error).partition(": ")[2]
         raise ImageError(
             f"cannot keep it in {folder}: {why}",
             next_step="XDG_CACHE_HOME says where images are kept.",

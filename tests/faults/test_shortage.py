@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,47 +14,13 @@ import pytest
 from pytest_gvisor import Gvisor, GvisorError, Launcher, Runsc
 from pytest_gvisor.launch import remains
 from pytest_gvisor.runsc.platforms import automatic
+from tests.faults.conftest import spare_descriptors
 from tests.faults.little import Little
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a small disk is mounted")
 as_user = pytest.mark.skipif(
     os.geteuid() == 0, reason="needs an unprivileged user: root has no limit on processes"
 )
-
-
-@contextlib.contextmanager
-def spare_descriptors(number: int) -> Iterator[None]:
-    """At most so many more descriptors in this process than it has."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(map(int, os.listdir("/proc/self/fd")))
-    # The limit is on numbers: no gap may be left below it.
-    fillers = [os.dup(0)]
-    while fillers[-1] < highest:
-        fillers.append(os.dup(0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1 + number, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for fd in fillers:
-            os.close(fd)
-
-
-@pytest.fixture
-def apart(runsc: Runsc, short_folder: str) -> Iterator[Callable[[], Gvisor]]:
-    """Factory: the same with a launcher of its own, which the one before it has given up."""
-    launchers: list[Launcher] = []
-
-    def make() -> Gvisor:
-        if launchers:
-            launchers[-1].close()
-        launchers.append(Launcher(short_folder))
-        platform = automatic(runsc.platforms)
-        return Gvisor(runsc=runsc, platform=platform, launcher=launchers[-1])
-
-    yield make
-    launchers[-1].close()
-    assert os.listdir(short_folder) == [".lock"]
 
 
 def outcome(gvisor: Gvisor) -> str:
@@ -138,18 +103,6 @@ def test_at_any_shortage_of_processes_the_error_is_typed(any_little: Little) -> 
     )
     any_little.run()
     assert any_little.left() == []
-
-
-@pytest.fixture
-def small_disk(short_folder: str) -> Iterator[Callable[[str], None]]:
-    """A disk of its own at the folder; called with options, it has these from then on."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "small", short_folder], check=True)
-
-    def change(options: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{options}", short_folder], check=True)
-
-    yield change
-    subprocess.run(["umount", short_folder], check=True)
 
 
 def on_disk(folder: str, runsc: Runsc) -> tuple[Launcher, Gvisor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import ImageError, LaunchError, bind
+from pytest_gvisor import ImageError, bind
 from pytest_gvisor.images import archive, extract
 from pytest_gvisor.images.cache import Cache, Hold, default_folder
 from tests.unit.images.conftest import folder, item, link, saved, tar
@@ -208,7 +208,7 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
     """As a session folder would be."""
     (tmp_path / "c").mkdir(mode=0o755)
     (tmp_path / "c").chmod(0o755)
-    with pytest.raises(LaunchError, match="lets others in"):
+    with pytest.raises(ImageError, match="lets others in"):
         hold(Cache(str(tmp_path / "c")), write(tmp_path / "i"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -122,14 +123,16 @@ def test_a_sparse_entry_is_refused(unpack: Unpack, tmp_path: Path, size: int) ->
     assert on_disk(tmp_path / "outside/within/root") <= 4096
 
 
+@pytest.mark.fault("G5")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_an_error_that_says_what_to_do(
-    unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+    unpack: Unpack, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """The kernel's word for it is in the message."""
+    """The kernel's word for it is in the message; a quota that is used up is such a disk."""
 
     def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(ImageError, match=r"No space left(.|\n)*XDG_CACHE_HOME"):
+    with pytest.raises(ImageError, match=rf"{os.strerror(number)}(.|\n)*XDG_CACHE_HOME"):
         unpack([item("f", b"x")])
