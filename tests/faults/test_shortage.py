@@ -6,13 +6,14 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pytest_gvisor import Gvisor, GvisorError, Launcher, Runsc
-from pytest_gvisor.launch import remains
+from pytest_gvisor.launch import remains, session_dir
 from pytest_gvisor.runsc.platforms import automatic
 from tests.faults.conftest import spare_descriptors
 from tests.faults.little import Little
@@ -245,6 +246,29 @@ def test_sessions_in_a_folder_that_runsc_cannot_use_are_a_typed_error(
     launcher, run = on_disk(base, runsc)
     with contextlib.closing(launcher):
         assert outcome(run) in {"LaunchError", "RunscFailed", "InvalidBundle"}
+        assert own_files(launcher) == []
+    assert os.listdir(base) == [".lock"]
+
+
+@pytest.mark.fault("G8")
+def test_sessions_in_a_temporary_folder_that_is_a_link_work(
+    runsc: Runsc, short_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in what it leads to, where nobody can turn it elsewhere while they run."""
+    os.mkdir(f"{short_folder}/real")
+    os.symlink("real", f"{short_folder}/link")
+    monkeypatch.setattr(session_dir, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", f"{short_folder}/link")
+    base = f"{short_folder}/real/pytest-gvisor-{os.geteuid()}"
+    assert session_dir.base_folder() == base
+    launcher, run = on_disk(session_dir.base_folder(), runsc)
+    with contextlib.closing(launcher):
+        assert outcome(run) == "well"
+        os.unlink(f"{short_folder}/link")
+        os.symlink("/nowhere", f"{short_folder}/link")
+        assert outcome(run) == "well"
+        assert launcher.session().path.startswith(f"{base}/s-")
         assert own_files(launcher) == []
     assert os.listdir(base) == [".lock"]
 
