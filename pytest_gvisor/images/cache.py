@@ -308,7 +308,10 @@ class Cache:
 
     def _sweep(self) -> None:
         """Remove what processes that have died in the middle have left."""
-        names = {name[4:68] for name in os.listdir(self.folder) if name.startswith("tmp-")}
+        found: list[str] = []
+        with contextlib.suppress(FileNotFoundError):  # there was no image yet
+            found = os.listdir(self.folder)
+        names = {name[4:68] for name in found if name.startswith("tmp-")}
         for identity in filter(_ID.fullmatch, names):
             lock = self._lock(identity)
             try:
