@@ -59,7 +59,7 @@ class Killer(threading.Thread):
 
 
 class AtTheEnd(Killer):
-    """Kills a part when the workload has made this file, and removes that."""
+    """Kills a part when the workload has made this file."""
 
     def __init__(self, gvisor: Gvisor, part: str, delay: float, last: Path) -> None:
         super().__init__(gvisor, part, delay)
@@ -75,7 +75,6 @@ class AtTheEnd(Killer):
         while not self.last.exists() and time.monotonic() < deadline:
             time.sleep(0.0005)
         self.saw = self.last.exists()
-        self.last.unlink()
         time.sleep(self.delay)
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -131,17 +130,18 @@ def test_a_part_that_is_killed_at_the_end_makes_no_wrong_verdict(
     """
     tmp_path.chmod(0o777)
     # Not the special `:`, which ends the shell with 2 if the open fails for want of a gofer.
-    script = "echo all of it; true > /shared/last; exit 7"
+    script = 'echo all of it; true > "/shared/$1"; exit 7'
     allowed: set[str | int] = {7, "RunscFailed", "SandboxCrashed"}
     if part == "gofer":
         allowed.add(-signal.SIGKILL)
     for delay in (0.0, 0.001, 0.004, 0.015):
-        killer = AtTheEnd(gvisor, part, delay, tmp_path / "last")
+        killer = AtTheEnd(gvisor, part, delay, tmp_path / str(delay))
         killer.start()
         mounts = [bind(tmp_path, "/shared", readonly=False)]
         ended: str | int
         try:
-            done = gvisor.run(["sh", "-c", script], mounts=mounts, timeout=40)
+            argv = ["sh", "-c", script, "sh", str(delay)]
+            done = gvisor.run(argv, mounts=mounts, timeout=40)
             ended = done.returncode
             assert ended != 7 or done.stdout == "all of it\n"
         except GvisorError as error:
