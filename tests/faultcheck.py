@@ -53,6 +53,8 @@ class Tally:
     """What is known of one test, over all its repetitions."""
 
     cases: tuple[str, ...]
+    real: bool
+    """Whether it starts the real runsc, and not a scripted one or none."""
     injected: int = 0
     """How often it ran: what was skipped did not."""
     state: State = State.HELD
@@ -85,12 +87,17 @@ class Table:
         self._open[report.nodeid] = max(self._open.get(report.nodeid, State.HELD), state)
         if report.when == "teardown":
             test = without_round(report.nodeid)
-            tally = self.tests.setdefault(test, Tally(cases=tuple(cases)))
+            real: bool = getattr(report, "fault_real", False)
+            tally = self.tests.setdefault(test, Tally(cases=tuple(cases), real=real))
             tally.count(self._open.pop(report.nodeid))
 
     def lines(self) -> list[str]:
-        """The table: a line for each case, and one for all."""
-        head = f"{'case':<5}{'tests':>6}{'held':>6}{'failed':>7}{'not run':>8}{'injected':>9}  what"
+        """The table: a line for each case, and one for all.
+
+        The last two numbers are injections: on a scripted runsc or none, and on the real one.
+        """
+        head = f"{'case':<5}{'tests':>6}{'held':>6}{'failed':>7}{'not run':>8}"
+        head += f"{'scripted':>9}{'real':>6}  what"
         return [head, *(self._line(case, words) for case, words in self.cases.items()), self._sum()]
 
     def _line(self, case: str, words: str) -> str:
@@ -121,8 +128,10 @@ def _numbers(tallies: Iterable[Tally]) -> str:
     some = list(tallies)
     states = [tally.state for tally in some]
     counts = [states.count(s) for s in (State.HELD, State.FAILED, State.NOT_RUN)]
-    injected = sum(tally.injected for tally in some)
-    return f"{len(some):>6}{counts[0]:>6}{counts[1]:>7}{counts[2]:>8}{injected:>9}"
+    injected = [sum(t.injected for t in some if t.real is real) for real in (False, True)]
+    return (
+        f"{len(some):>6}{counts[0]:>6}{counts[1]:>7}{counts[2]:>8}{injected[0]:>9}{injected[1]:>6}"
+    )
 
 
 def without_round(nodeid: str) -> str:
@@ -146,7 +155,8 @@ class FaultCheck:
         """Repeat a test that carries a case, as often as its kind is to be."""
         if not any(metafunc.definition.iter_markers("fault")):
             return
-        times = self.real if is_real(metafunc) else self.scripted
+        is_on_real = is_real(metafunc.definition.path, metafunc.fixturenames)
+        times = self.real if is_on_real else self.scripted
         if times > 1:
             metafunc.fixturenames.append(_ROUND)
             ids = [f"round{number}" for number in range(times)]
@@ -171,6 +181,7 @@ class FaultCheck:
         report = yield
         if found := cases_of(item):
             report.__dict__["fault_cases"] = found  # xdist passes on whatever is in there
+            report.__dict__["fault_real"] = is_real(item.path, getattr(item, "fixturenames", ()))
             if self.watch is not None and call.when == "teardown":
                 self.watch.look(item.nodeid)
                 if self.watch.canary_is_changed():
@@ -207,10 +218,9 @@ def cases_of(item: pytest.Item) -> list[str]:
     return list(itertools.chain.from_iterable(m.args for m in item.iter_markers("fault")))
 
 
-def is_real(metafunc: pytest.Metafunc) -> bool:
-    """Whether a test starts the real runsc, by its fixtures and its folder."""
-    folders = metafunc.definition.path.parts
-    return bool(REAL_FIXTURES & set(metafunc.fixturenames) or REAL_FOLDERS & set(folders))
+def is_real(path: Path, fixtures: Iterable[str]) -> bool:
+    """Whether a test starts the real runsc, by its folder and the fixtures that it needs."""
+    return bool(REAL_FIXTURES.intersection(fixtures) or REAL_FOLDERS.intersection(path.parts))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

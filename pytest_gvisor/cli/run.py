@@ -191,7 +191,7 @@ def _tell(gvisor: Gvisor) -> None:
         if gvisor.settings.debug:
             from pytest_gvisor.report.sections import sections  # noqa: PLC0415 -- imports pytest
 
-            for title, text in sections([record], nodeid="", platforms=(), debug=True):
+            for title, text in sections([record], again="", debug=True):
                 if title.endswith(_DEBUG):
                     print(title, text, sep="\n", file=sys.stderr)
         if record.kept:

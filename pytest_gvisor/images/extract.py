@@ -387,7 +387,7 @@ def _explained(name: bytes) -> Iterator[None]:
     except OSError as error:
         text = f"cannot unpack {_shown(name)}: {os.strerror(error.errno or 0)}"
         next_step = ""
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             next_step = "Free space, or set XDG_CACHE_HOME to a folder that has more."
         elif error.errno == errno.ENOSYS:
             next_step = "Unpacking needs openat2, which Linux has from 5.6 on."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.errors import LaunchError, UsageError
 from pytest_gvisor.settings import Network, Rootless
 
 _WHOLE = 4294967295  # the length of the one line of the initial namespace's map
@@ -48,7 +48,7 @@ class Caller:
 
     @classmethod
     def read(cls, euid: int) -> Caller:
-        """This process, from /proc/self (user_namespaces(7))."""
+        """This process, from /proc/self (user_namespaces(7)). Raises `LaunchError`."""
         return cls(euid=euid, uids=_ranges("uid_map"), gids=_ranges("gid_map"))
 
 
@@ -58,6 +58,9 @@ def _ranges(name: str) -> tuple[IdRange, ...]:
             numbers = [[int(word) for word in line.split()] for line in lines]
     except FileNotFoundError:  # a kernel without user namespaces
         numbers = [[0, 0, _WHOLE]]
+    except OSError as error:  # no descriptor to be had
+        what = f"cannot read /proc/self/{name}"
+        raise LaunchError("user_namespace", what, errno=error.errno or 0) from error
     return tuple(IdRange(inside=a, outside=b, size=c) for a, b, c in numbers)
 
 

@@ -41,6 +41,14 @@ def test_what_is_there_is_listed(
     assert line.endswith(r"  some/a\x1b[2J\n:1")
 
 
+def test_nothing_to_prune_is_fine(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the first image there is no folder, and it takes no prune to make one."""
+    assert cli.main(["images", "prune"]) == 0
+    assert capsys.readouterr().out == ""
+    assert not Path(cache.folder).exists()
+    assert cache.prune() == []
+
+
 def test_what_no_session_uses_is_removed(
     cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,7 +78,10 @@ def run_pytest(*arguments: str, **variables: str) -> bool:
             "--gvisor-platform", ",".join(PLATFORMS), *arguments,
         ],
         cwd=CHECKOUT,
-        env={**kept, "PYTEST_GVISOR_STRICT_SKIPS": "1", **variables},
+        env={
+            **kept, "PYTEST_GVISOR_STRICT_SKIPS": "1",
+            "PYTEST_GVISOR_STRICT_TIMES": "1", **variables,
+        },
     )  # fmt: skip
     return done.returncode == 0
 

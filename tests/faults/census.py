@@ -20,6 +20,8 @@ Facts = tuple[tuple[object, ...], ...]
 
 WORDS = ("runsc", "pytest_gvisor", "pytest-gvisor", "pgf-")
 """A process is of interest if one of these is on its command line."""
+SOCKETS = ("pytest-gvisor", "pgf-")
+"""A unix socket is of interest if one of these is in its path."""
 DOCKER = {"container": ("ps", "--all"), "image": ("images", "--all"), "volume": ("volume", "ls"),
           "network": ("network", "ls")}  # fmt: skip
 
@@ -35,10 +37,17 @@ def canary_tree(folder: Path) -> None:
     os.mkfifo(folder / "fifo")
 
 
-def facts(folder: Path) -> Facts:
-    """Of each file of a tree: name, kind and mode, owner, time of change, and what is in it."""
+def facts(folder: Path, *, without: Path | None = None) -> Facts:
+    """Of each file of a tree: name, kind and mode, owner, time of change, and what is in it.
+
+    ``without`` is a folder in it that may change.
+    """
+    paths = [folder]
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if Path(place, name) != without]
+        paths += [Path(place, name) for name in (*folders, *files)]
     found = []
-    for path in sorted([folder, *folder.rglob("*")]):
+    for path in sorted(paths):
         status = path.lstat()
         content = ""
         if stat.S_ISREG(status.st_mode):
@@ -51,14 +60,14 @@ def facts(folder: Path) -> Facts:
 
 
 def census() -> frozenset[str]:
-    """A line for each process, mount, cgroup, session folder, sandbox, docker object, /tmp entry.
+    """A line for each process, mount, cgroup, socket, session, sandbox, docker object, /tmp entry.
 
     What belongs to a session whose pytest lives is left out: it is not over. Of what else others do
     on this machine, with docker or pip for instance, there may be lines.
     """
-    found = [*_processes(), *_mounts(), *_cgroups(), *_sessions(), *_temporary(), *_sandboxes(),
-             *_docker()]  # fmt: skip
     living = _living()
+    found = [*_processes(), *_mounts(), *_cgroups(), *_sockets(), *_sessions(), *_temporary(),
+             *_sandboxes(living), *_docker()]  # fmt: skip
     return frozenset(line for line in found if not any(path in line for path in living))
 
 
@@ -117,10 +126,30 @@ def _temporary() -> Iterator[str]:
     yield from (f"temporary {folder}/{name}" for name in names)
 
 
-def _sandboxes() -> Iterator[str]:
+def _sockets() -> Iterator[str]:
+    """Unix sockets that are bound to a path of ours, whoever has them."""
+    with open("/proc/net/unix", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            path = " ".join(line.split()[7:])
+            if any(word in path for word in SOCKETS):
+                yield f"socket {path}"
+
+
+def _sandboxes(living: list[str]) -> Iterator[str]:
+    """What ``runsc list`` knows in its default folder, and in those of sessions that are over."""
     runsc = shutil.which("runsc", path="/usr/local/bin:/usr/bin:/opt/gvisor")
-    if runsc:
-        yield from (f"runsc list: {line}" for line in _lines(runsc, "list", "-quiet"))
+    if not runsc:
+        return
+    roots = [""]
+    with contextlib.suppress(OSError):
+        roots += glob.glob(f"{session_dir.base_folder()}/s-*/g*/root")
+    for depth in ("", "*/"):
+        roots += glob.glob(f"/tmp/pgf-*/{depth}s-*/g*/root")
+    for root in roots:
+        if not any(path in root for path in living):
+            words = ["--root", root] if root else []
+            listed = _lines(runsc, *words, "list", "-quiet")
+            yield from (f"runsc list: {line} {root}".strip() for line in listed)
 
 
 def _docker() -> Iterator[str]:

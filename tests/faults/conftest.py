@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Launcher, Runsc
+from pytest_gvisor import Gvisor, Launcher, Runsc
 from pytest_gvisor.runsc.platforms import automatic
 from pytest_gvisor.settings import Platform
 from tests.fakes.fixtures import fake, runs  # noqa: F401 -- fixtures
@@ -85,3 +88,50 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before: Facts = facts(folder)
     yield folder
     assert facts(folder) == before
+
+
+@pytest.fixture
+def small_disk(short_folder: str) -> Iterator[Callable[[str], None]]:
+    """A disk of its own at the folder; called with options, it has these from then on."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "small", short_folder], check=True)
+
+    def change(options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", short_folder], check=True)
+
+    yield change
+    subprocess.run(["umount", short_folder], check=True)
+
+
+@contextlib.contextmanager
+def spare_descriptors(number: int) -> Iterator[None]:
+    """At most so many more descriptors in this process than it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    # The limit is on numbers: no gap may be left below it.
+    fillers = [os.dup(0)]
+    while fillers[-1] < highest:
+        fillers.append(os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1 + number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in fillers:
+            os.close(fd)
+
+
+@pytest.fixture
+def apart(runsc: Runsc, short_folder: str) -> Iterator[Callable[[], Gvisor]]:
+    """Factory: the same with a launcher of its own, which the one before it has given up."""
+    launchers: list[Launcher] = []
+
+    def make() -> Gvisor:
+        if launchers:
+            launchers[-1].close()
+        launchers.append(Launcher(short_folder))
+        platform = automatic(runsc.platforms)
+        return Gvisor(runsc=runsc, platform=platform, launcher=launchers[-1])
+
+    yield make
+    launchers[-1].close()
+    assert os.listdir(short_folder) == [".lock"]

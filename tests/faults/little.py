@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+STRICT = os.environ.get("PYTEST_GVISOR_STRICT_TIMES") == "1"
+"""Whether times are held to as they are promised: `make faults` has the machine for itself."""
 PATIENCE = 60.0
 """Seconds after which something that has to happen is taken not to happen."""
 

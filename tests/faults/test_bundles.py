@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import secrets
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +21,48 @@ from pytest_gvisor.images.identity import find
 from pytest_gvisor.launch.states import State
 from tests.fakes.fake import FINE, FakeRunsc
 from tests.fakes.runs import Ended, Runs
-from tests.faults.census import facts
+from tests.faults.census import canary_tree, facts
 from tests.faults.little import eventually
 
-ODD_IDS = ["/../victim", "/..", "/a/b", "\n", "\0", "é", "A", "x" * 100, " -detach"]
+ODD_IDS = [
+    "/../victim",
+    "/../../victim",
+    "/..",
+    "/a/b",
+    "\n",
+    "\0",
+    "é",
+    "A",
+    "x" * 100,
+    " -detach",
+]
 
 
 @pytest.mark.fault("B1")
 @pytest.mark.parametrize("odd", ODD_IDS)
 def test_no_sandbox_gets_an_odd_id(
-    runs: Runs, fake: FakeRunsc, canary: Path, monkeypatch: pytest.MonkeyPatch, odd: str
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, odd: str
 ) -> None:
-    """Ids are made here and not by callers; if one could be more than a name, nothing is made."""
+    """Ids are made here and not by callers; if one could be more than a name, nothing is made.
+
+    Nor removed: where the ways up lead to, beside the folders of runs and beside sessions, are
+    canary trees.
+    """
     fake.script(*FINE, ["task_exit", 0], ["exit", 0])
-    runs.launcher.session()
+    session = Path(runs.launcher.session().path)
+    made = [session / "g", session / "victim", session.parent / "victim"]
+    for folder in made:
+        folder.mkdir()
+        canary_tree(folder)
+    before = facts(session.parent)
     with monkeypatch.context() as patch:
         patch.setattr(secrets, "token_hex", lambda *_: odd)
         ended = runs()
     assert isinstance(ended.error, UsageError)
     assert ended.runner.lifecycle.history == [State.RESOLVED]
+    assert facts(session.parent) == before
+    for folder in made:
+        shutil.rmtree(folder)
     assert runs.left() == []
 
 
@@ -75,6 +100,39 @@ def test_of_two_runs_with_one_id_the_second_is_refused(
     assert first[0].completed is not None
     assert first[0].completed.stdout == "well"
     assert runs.left() == []
+
+
+@pytest.mark.fault("B2")
+def test_of_two_runs_that_take_one_id_at_once_one_runs_and_one_is_refused(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both come out of the choice of their id at the same moment, again and again."""
+    fake.script(*FINE, ["echo"], ["task_exit", 0], ["exit", 0])
+    runs.launcher.session()
+    for number in range(5):
+        together, one_is_over = threading.Barrier(2), threading.Event()
+
+        def same(*_: object, together: threading.Barrier = together, number: int = number) -> str:
+            together.wait(30)
+            return f"{number}" * 8
+
+        def run(over: threading.Event = one_is_over) -> Ended:
+            def pieces() -> Any:
+                yield b"well" if over.wait(20) else b"both run"
+
+            ended = runs(input=pieces())
+            over.set()
+            return ended
+
+        monkeypatch.setattr(secrets, "token_hex", same)
+        with ThreadPoolExecutor(2) as pool:
+            ended = [future.result() for future in [pool.submit(run), pool.submit(run)]]
+        (error,) = [one.error for one in ended if one.error]
+        (completed,) = [one.completed for one in ended if one.completed]
+        assert isinstance(error, LaunchError)
+        assert (error.stage, error.errno) == ("workspace", errno.EEXIST)
+        assert completed.stdout == "well"
+        assert runs.left() == []
 
 
 PASSWD = "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor, Outcome, WorkloadTimeout, directory, tmpfs
+from tests.faults.census import facts
 from tests.faults.little import Little, eventually
 
 MIB = 1024 * 1024
@@ -37,25 +38,68 @@ def test_a_tmp_that_is_full_is_full_inside_alone(gvisor: Gvisor, canary: Path) -
     assert all(a - b < 100 * MIB for a, b in zip(after, before, strict=True))
 
 
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A small root file system."""
+    folder = tmp_path / "root"
+    for name in ("bin", "dev", "proc", "sys", "tmp"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", folder / "bin/busybox")
+    return folder
+
+
 @pytest.mark.fault("G2", "G3")
 @needs_root
+@pytest.mark.parametrize("file", ["/x", "/tmp/x"])
 def test_a_root_that_is_filled_takes_the_sandbox_s_own_memory(
-    gvisor: Gvisor, tmp_path: Path, canary: Path
+    gvisor: Gvisor, tmp_path: Path, root: Path, canary: Path, file: str
 ) -> None:
-    """What is written to the root is memory, which has a limit; no file store is left anywhere."""
-    root = tmp_path / "root"
-    for name in ("bin", "dev", "proc", "sys", "tmp"):
-        (root / name).mkdir(parents=True)
-    shutil.copy("/bin/busybox", root / "bin/busybox")
+    """What is written to the root, or to /tmp as it is by default, is memory, which has a limit.
+
+    There is no ENOSPC before that. No file store is left anywhere.
+    """
     names = sorted(path.name for path in root.iterdir())
     before = used(str(root))
-    fill = ["/bin/busybox", "dd", "if=/dev/zero", "of=/x", "bs=1M", "count=4000"]
+    fill = ["/bin/busybox", "dd", "if=/dev/zero", f"of={file}", "bs=1M", "count=4000"]
     done = gvisor.run(fill, rootfs=directory(root), memory="128M", timeout=60)
     assert done.outcome is Outcome.OUT_OF_MEMORY
     assert used(str(root)) - before < 100 * MIB
     assert sorted(path.name for path in root.iterdir()) == names
     assert not list(tmp_path.rglob("*filestore*"))
     assert gvisor.run(["echo", "again"]).stdout == "again\n"
+
+
+@pytest.mark.fault("F4", "G3")
+def test_sigkill_while_the_root_is_filled_leaves_no_file_store(
+    any_little: Little, root: Path
+) -> None:
+    """runsc would make one in the root or beside it if what is written were kept on a disk."""
+    script = "echo; while :; do busybox dd if=/dev/zero of=/x bs=1M count=48 2>/dev/null; done"
+    any_little.write(
+        test_it=f"""
+        import pathlib
+        from pytest_gvisor import directory
+
+        def test_it(gvisor):
+            def pieces():
+                while not gvisor.records[-1].argv:
+                    yield b""
+                pathlib.Path("up").touch()
+
+            argv = ["/bin/busybox", "sh", "-c", {script!r}]
+            gvisor.run(argv, rootfs=directory({str(root)!r}), timeout=50, input=pieces())
+        """
+    )
+    before = facts(root)
+    process = any_little.start()
+    assert eventually(lambda: any_little.note("up") or process.poll() is not None) is not None
+    time.sleep(0.5)
+    assert process.poll() is None, any_little.output()
+    process.kill()
+    process.wait()
+    assert eventually(lambda: not any_little.left(), 10) is not None, any_little.left()
+    assert facts(root) == before
+    assert not list(root.parent.rglob("*filestore*"))
 
 
 SPIN = "for n in 1 2 3 4 5 6 7 8; do while :; do :; done & done; wait"

@@ -10,19 +10,15 @@ from tests.faults.little import Little
 
 # A umask that takes its owner's permissions away stops an unprivileged user's own files as well.
 UMASK = "0o777" if os.geteuid() == 0 else "0o077"
-LOOK = "id -u; umask; pwd; ls /proc/self/fd | wc -l; grep -E '^Sig(Blk|Ign)' /proc/self/status; env"
+LOOK = "id -u; umask; pwd; grep -E '^Sig(Blk|Ign)' /proc/self/status; env"
 
 TESTS = f"""
-    import os, signal, resource
+    import os, signal
 
     LOOK = {LOOK!r}
 
     def test_it(gvisor):
         before = gvisor.run(["sh", "-c", LOOK]).stdout
-        extra = [os.dup(0) for _ in range(500)] + [os.open("/", os.O_RDONLY)]
-        secret, writer = os.pipe()
-        for fd in [*extra, secret, writer]:
-            os.set_inheritable(fd, True)
         os.mkdir("gone")
         os.chdir("gone")
         os.rmdir(os.getcwd())
@@ -42,27 +38,24 @@ TESTS = f"""
             os.umask(0o022)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-    def test_from_the_beginning(gvisor, tmp_path):
-        pass
 """
 
 
-@pytest.mark.fault("D1", "D4", "D5")
+@pytest.mark.fault("D4", "D5")
 def test_nothing_of_the_process_is_seen_inside(any_little: Little) -> None:
-    """Descriptors, folder, umask, signals and environment, changed after the keeper was started."""
+    """Folder, umask, signals and environment, changed after the keeper was started."""
     any_little.write(test_it=TESTS.replace("UMASK", UMASK))
-    assert "2 passed" in any_little.run()
+    assert "1 passed" in any_little.run()
 
 
-@pytest.mark.fault("D1", "D4", "D5")
+@pytest.mark.fault("D4", "D5")
 def test_a_keeper_that_starts_in_such_a_process_is_no_different(any_little: Little) -> None:
     """It has what it inherits by then."""
     replaced = """
         keeper = gvisor._launcher.keeper()._process
         keeper.kill()
         keeper.wait()
-        extra ="""
-    tests = TESTS.replace("UMASK", UMASK).replace("\n        extra =", replaced)
+        os.mkdir("gone")"""
+    tests = TESTS.replace("UMASK", UMASK).replace('\n        os.mkdir("gone")', replaced)
     any_little.write(test_it=tests)
-    assert "2 passed" in any_little.run()
+    assert "1 passed" in any_little.run()

@@ -8,7 +8,11 @@ import time
 
 import pytest
 
-from tests.faults.little import HANGING, Little, eventually
+from tests.faults.little import HANGING, STRICT, Little, eventually
+from tests.inside.test_with_plugins import PLUGINS
+
+SOON = 2.0 if STRICT else 6.0
+"""Seconds from a signal until nothing is left."""
 
 
 def hanging(little: Little, *arguments: str) -> int:
@@ -21,10 +25,12 @@ def hanging(little: Little, *arguments: str) -> int:
     return process.pid
 
 
-def ended(little: Little) -> int:
-    """How pytest ended, which has to be soon; nothing may be left soon after."""
+def ended(little: Little, since: float | None = None) -> int:
+    """How pytest ended; soon after the signal, or else its end, nothing may be left."""
     status = little.started[-1].wait(20)
-    assert eventually(lambda: not little.left(), 10) is not None, little.left()
+    since = time.monotonic() if since is None else since
+    assert eventually(lambda: not little.left(), SOON) is not None, little.left()
+    assert time.monotonic() - since < SOON
     return status
 
 
@@ -41,9 +47,11 @@ def ended(little: Little) -> int:
 def test_a_signal_to_the_terminal_s_processes_ends_all(
     little: Little, number: signal.Signals, status: int
 ) -> None:
-    """Sent once to the whole group: pytest's own exit status, and nothing of ours."""
-    os.killpg(hanging(little), number)
-    assert ended(little) == status
+    """Sent once to the whole group: pytest's own exit status, and nothing of ours, soon."""
+    group = hanging(little)
+    since = time.monotonic()
+    os.killpg(group, number)
+    assert ended(little, since) == status
     if number == signal.SIGINT:
         assert "KeyboardInterrupt" in little.output()
 
@@ -53,10 +61,11 @@ def test_a_signal_to_the_terminal_s_processes_ends_all(
 def test_a_second_ctrl_c_does_not_stop_the_cleaning(any_little: Little, pause: float) -> None:
     """However soon it follows the first, the keeper goes on."""
     group = hanging(any_little)
+    since = time.monotonic()
     for _ in range(3):
         os.killpg(group, signal.SIGINT)
         time.sleep(pause)
-    assert ended(any_little) in {pytest.ExitCode.INTERRUPTED, -signal.SIGINT, 1}
+    assert ended(any_little, since) in {pytest.ExitCode.INTERRUPTED, -signal.SIGINT, 1}
 
 
 @pytest.mark.fault("F7")
@@ -90,16 +99,20 @@ def test_a_test_that_fails_in_the_middle_of_a_run_leaves_nothing(
 
 
 @pytest.mark.fault("F7")
-def test_an_exit_without_goodbye_leaves_nothing(any_little: Little) -> None:
-    """As pytest-timeout's thread method ends pytest."""
+def test_pytest_timeout_s_thread_leaves_nothing(
+    any_little: Little, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It prints every thread's stack and ends pytest without goodbye, in the middle of a run."""
+    assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS))
     any_little.write(
         test_it="""
-        import os, threading
-
         def test_it(gvisor):
-            threading.Timer(1.5, lambda: os._exit(7)).start()
+            gvisor.run(["true"])
             gvisor.run(["sleep", "100"], timeout=50)
         """
     )
-    any_little.start()
-    assert ended(any_little) == 7
+    any_little.start("-p", "no:randomly", "--timeout=2", "--timeout-method=thread")
+    assert ended(any_little) == 1
+    assert "Timeout" in any_little.output()
+    assert "Stack of MainThread" in any_little.output()

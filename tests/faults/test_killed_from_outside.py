@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, GvisorError
+from pytest_gvisor import Gvisor, GvisorError, bind
 from pytest_gvisor.launch import remains
 from tests.faults.little import PATIENCE, children_of, words_of
 
@@ -56,6 +58,30 @@ class Killer(threading.Thread):
         return 0
 
 
+class AtTheEnd(Killer):
+    """Kills a part when the workload has made this file."""
+
+    def __init__(self, gvisor: Gvisor, part: str, delay: float, last: Path) -> None:
+        super().__init__(gvisor, part, delay)
+        self.last = last
+        self.saw = False
+
+    def run(self) -> None:
+        """Look for the part while it lives, wait for the file, kill what may be gone by then."""
+        deadline = time.monotonic() + PATIENCE
+        while not (found := self.find()) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        pidfd = os.pidfd_open(found)
+        while not self.last.exists() and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        self.saw = self.last.exists()
+        time.sleep(self.delay)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            self.killed = True
+        os.close(pidfd)
+
+
 def killed(gvisor: Gvisor, part: str, delay: float) -> str | int:
     """How a run ends of which this part is killed: the error's name, or else the return code."""
     killer = Killer(gvisor, part, delay)
@@ -90,4 +116,39 @@ def test_a_killed_part_is_a_failure_of_the_infrastructure(
     session = gvisor._launcher.session().path
     assert remains.processes(session, everywhere=True) == []
     assert [name for name in os.listdir(session) if name.startswith("g")] == []
+    assert gvisor.run(["echo", "again"]).stdout == "again\n"
+
+
+@pytest.mark.fault("E4")
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_is_killed_at_the_end_makes_no_wrong_verdict(
+    gvisor: Gvisor, tmp_path: Path, part: str
+) -> None:
+    """As the workload ends with 7: that, whole, or a failure of the infrastructure; nothing else.
+
+    For the gofer there is a third: the sentry kills the workload itself as soon as it hears of it.
+    """
+    tmp_path.chmod(0o777)
+    # Not the special `:`, which ends the shell with 2 if the open fails for want of a gofer.
+    script = 'echo all of it; true > "/shared/$1"; exit 7'
+    allowed: set[str | int] = {7, "RunscFailed", "SandboxCrashed"}
+    if part == "gofer":
+        allowed.add(-signal.SIGKILL)
+    for delay in (0.0, 0.001, 0.004, 0.015):
+        killer = AtTheEnd(gvisor, part, delay, tmp_path / str(delay))
+        killer.start()
+        mounts = [bind(tmp_path, "/shared", readonly=False)]
+        ended: str | int
+        try:
+            argv = ["sh", "-c", script, "sh", str(delay)]
+            done = gvisor.run(argv, mounts=mounts, timeout=40)
+            ended = done.returncode
+            assert ended != 7 or done.stdout == "all of it\n"
+        except GvisorError as error:
+            ended = type(error).__name__
+        killer.join()
+        assert killer.saw
+        assert ended in allowed, (delay, ended)
+    session = gvisor._launcher.session().path
+    assert remains.processes(session, everywhere=True) == []
     assert gvisor.run(["echo", "again"]).stdout == "again\n"

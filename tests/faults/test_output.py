@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.launch.outcome import Outcome
+from pytest_gvisor.settings import DEFAULT_MAX_OUTPUT
 from tests.fakes.fake import FINE, FakeRunsc
 from tests.fakes.runs import Runs
 
@@ -66,6 +67,25 @@ def test_a_flood_is_counted_and_not_held(runs: Runs, fake: FakeRunsc, streams: l
     ):
         middle = b"." * (KEPT - 2) if fd in streams else b""
         assert kept == ends[0] + middle + ends[1]
+
+
+@pytest.mark.fault("E5")
+@pytest.mark.parametrize("streams", [[1], [1, 2]], ids=["one", "both"])
+def test_what_is_kept_by_default_is_in_memory_twice_at_most(
+    runs: Runs, fake: FakeRunsc, streams: list[int]
+) -> None:
+    """Of each stream that is so long: as it comes in, and in the `Completed`."""
+    fake.script(*FINE, ["pour", streams, 96], ["task_exit", 0], ["exit", 0])
+    runs.launcher.keeper()
+    reset()
+    before = peak()
+    completed = runs(timeout=300.0).completed
+    assert completed is not None
+    assert (len(completed.stdout_bytes), completed.stdout_total) == (
+        DEFAULT_MAX_OUTPUT,
+        96 * MIB,
+    )
+    assert peak() - before <= 2 * DEFAULT_MAX_OUTPUT * len(streams) + 8 * MIB
 
 
 @pytest.mark.fault("E4", "E5")

@@ -25,6 +25,7 @@ TESTS = """
             with pytest.raises(pytest_gvisor.LaunchError) as caught:
                 gvisor.run(["true"])
             assert (caught.value.stage, caught.value.errno) == (STAGE, ERRNO)
+            assert CALL in str(caught.value)
         assert set(os.listdir("/proc/self/fd")) <= before
 """
 NEW_KEEPER = (
@@ -32,7 +33,7 @@ NEW_KEEPER = (
 )
 
 
-def refusing(little: Little, refuse: str, stage: str, number: int) -> None:
+def refusing(little: Little, refuse: str, stage: str, number: int, call: str = "") -> None:
     """Write the project: with a keeper that is started under the filter."""
     words = {
         "SECCOMP": repr(str(Path(__file__).parent)),
@@ -40,6 +41,7 @@ def refusing(little: Little, refuse: str, stage: str, number: int) -> None:
         "REFUSE": refuse,
         "STAGE": repr(stage),
         "ERRNO": str(number),
+        "CALL": repr(call),
     }
     text = TESTS
     for word, value in words.items():
@@ -49,19 +51,30 @@ def refusing(little: Little, refuse: str, stage: str, number: int) -> None:
 
 @pytest.mark.fault("D7")
 @pytest.mark.parametrize(
-    ("call", "argument", "number", "stage"),
+    ("option", "stage"),
     [
-        pytest.param("prctl", 38, errno.EPERM, "no_new_privs", id="PR_SET_NO_NEW_PRIVS"),
-        pytest.param("prctl", 1, errno.EPERM, "session", id="PR_SET_PDEATHSIG"),
-        pytest.param("setsid", None, errno.ENOSYS, "keeper", id="setsid"),
-        pytest.param("pidfd_open", None, errno.ENOSYS, "keeper", id="pidfd_open"),
+        pytest.param(38, "no_new_privs", id="PR_SET_NO_NEW_PRIVS"),
+        pytest.param(1, "session", id="PR_SET_PDEATHSIG"),
     ],
 )
-def test_a_refused_call_is_named_with_its_errno(
-    any_little: Little, call: str, argument: int | None, number: int, stage: str
+def test_a_refused_prctl_is_named_with_its_errno(
+    any_little: Little, option: int, stage: str
 ) -> None:
     """Nothing runs without what it was for."""
-    refusing(any_little, f"seccomp.refuse({call!r}, {number}, {argument})", stage, number)
+    refuse = f"seccomp.refuse('prctl', errno.EPERM, {option})"
+    refusing(any_little, refuse, stage, errno.EPERM, f"prctl({option}, ")
+    any_little.run()
+    assert any_little.left() == []
+
+
+@pytest.mark.fault("D7")
+@pytest.mark.parametrize("call", ["setsid", "pidfd_open"])
+def test_a_call_that_the_keeper_s_start_needs_is_told_with_its_errno(
+    any_little: Little, call: str
+) -> None:
+    """It is the keeper that cannot be started, and nothing runs without it."""
+    refuse = f"seccomp.refuse({call!r}, errno.ENOSYS)"
+    refusing(any_little, refuse, "keeper", errno.ENOSYS, "it cannot be started [ENOSYS")
     any_little.run()
     assert any_little.left() == []
 

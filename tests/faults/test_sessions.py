@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor, Launcher
-from tests.faults.little import HANGING, Little, eventually
+from tests.faults.little import HANGING, STRICT, Little, eventually
 
 
 @pytest.mark.fault("F12")
@@ -64,3 +65,51 @@ def test_an_interrupted_end_can_be_done_again(gvisor: Gvisor, short_folder: str)
     launcher.close()
     assert os.listdir(short_folder) == [".lock"]
     assert not Path(f"/proc/{keeper.pid}").exists()
+
+
+def interrupted(number: int, work: Callable[[], object]) -> bool:
+    """Do something with a Ctrl-C at the start of its n-th call of a Python function.
+
+    Where the kernel's signal would be handled too. False if it has not so many.
+    """
+
+    def trace(*_: object) -> None:
+        nonlocal number
+        number -= 1
+        if number < 0:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.fault("F13")
+def test_an_end_can_be_interrupted_anywhere(short_folder: str) -> None:
+    """In any step of the keeper's and the session's end: a second closing leaves nothing."""
+    descriptors = set(os.listdir("/proc/self/fd"))
+    point, points = 0, 0
+    while True:
+        launcher = Launcher(short_folder)
+        keeper = launcher.keeper()
+        run = Path(launcher.session().path, "g00000000")
+        run.mkdir()
+        (run / "something").touch()
+        if not interrupted(point, launcher.close):
+            break
+        launcher.close()
+        launcher.close()
+        assert os.listdir(short_folder) == [".lock"], point
+        assert not Path(f"/proc/{keeper.pid}").exists(), point
+        point += 1 if STRICT else 4
+        points += 1
+    assert os.listdir(short_folder) == [".lock"]
+    assert points >= 4
+    assert set(os.listdir("/proc/self/fd")) == descriptors

@@ -4,58 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pytest_gvisor import Gvisor, GvisorError, Launcher, Runsc
-from pytest_gvisor.launch import remains
+from pytest_gvisor.launch import remains, session_dir
 from pytest_gvisor.runsc.platforms import automatic
+from tests.faults.conftest import spare_descriptors
 from tests.faults.little import Little
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a small disk is mounted")
 as_user = pytest.mark.skipif(
     os.geteuid() == 0, reason="needs an unprivileged user: root has no limit on processes"
 )
-
-
-@contextlib.contextmanager
-def spare_descriptors(number: int) -> Iterator[None]:
-    """At most so many more descriptors in this process than it has."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(map(int, os.listdir("/proc/self/fd")))
-    # The limit is on numbers: no gap may be left below it.
-    fillers = [os.dup(0)]
-    while fillers[-1] < highest:
-        fillers.append(os.dup(0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1 + number, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for fd in fillers:
-            os.close(fd)
-
-
-@pytest.fixture
-def apart(runsc: Runsc, short_folder: str) -> Iterator[Callable[[], Gvisor]]:
-    """Factory: the same with a launcher of its own, which the one before it has given up."""
-    launchers: list[Launcher] = []
-
-    def make() -> Gvisor:
-        if launchers:
-            launchers[-1].close()
-        launchers.append(Launcher(short_folder))
-        platform = automatic(runsc.platforms)
-        return Gvisor(runsc=runsc, platform=platform, launcher=launchers[-1])
-
-    yield make
-    launchers[-1].close()
-    assert os.listdir(short_folder) == [".lock"]
 
 
 def outcome(gvisor: Gvisor) -> str:
@@ -138,18 +104,6 @@ def test_at_any_shortage_of_processes_the_error_is_typed(any_little: Little) -> 
     )
     any_little.run()
     assert any_little.left() == []
-
-
-@pytest.fixture
-def small_disk(short_folder: str) -> Iterator[Callable[[str], None]]:
-    """A disk of its own at the folder; called with options, it has these from then on."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "small", short_folder], check=True)
-
-    def change(options: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{options}", short_folder], check=True)
-
-    yield change
-    subprocess.run(["umount", short_folder], check=True)
 
 
 def on_disk(folder: str, runsc: Runsc) -> tuple[Launcher, Gvisor]:
@@ -292,6 +246,29 @@ def test_sessions_in_a_folder_that_runsc_cannot_use_are_a_typed_error(
     launcher, run = on_disk(base, runsc)
     with contextlib.closing(launcher):
         assert outcome(run) in {"LaunchError", "RunscFailed", "InvalidBundle"}
+        assert own_files(launcher) == []
+    assert os.listdir(base) == [".lock"]
+
+
+@pytest.mark.fault("G8")
+def test_sessions_in_a_temporary_folder_that_is_a_link_work(
+    runsc: Runsc, short_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in what it leads to, where nobody can turn it elsewhere while they run."""
+    os.mkdir(f"{short_folder}/real")
+    os.symlink("real", f"{short_folder}/link")
+    monkeypatch.setattr(session_dir, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", f"{short_folder}/link")
+    base = f"{short_folder}/real/pytest-gvisor-{os.geteuid()}"
+    assert session_dir.base_folder() == base
+    launcher, run = on_disk(session_dir.base_folder(), runsc)
+    with contextlib.closing(launcher):
+        assert outcome(run) == "well"
+        os.unlink(f"{short_folder}/link")
+        os.symlink("/nowhere", f"{short_folder}/link")
+        assert outcome(run) == "well"
+        assert launcher.session().path.startswith(f"{base}/s-")
         assert own_files(launcher) == []
     assert os.listdir(base) == [".lock"]
 

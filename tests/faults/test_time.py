@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pytest_gvisor import RunscFailed, WorkloadTimeout
 from pytest_gvisor.launch import client
 from tests.fakes.fake import FINE, FakeRunsc, Step
 from tests.fakes.runs import Runs
+from tests.faults.little import Little
 
 TIMEOUT = 0.4
 LONGEST = TIMEOUT + 1.5 + 10.0
@@ -85,3 +87,35 @@ def test_deadlines_and_durations_do_not_follow_the_clock(runs: Runs, fake: FakeR
     assert runs.left() == []
     fake.script(["exit", 1])
     assert isinstance(runs().error, RunscFailed)
+
+
+@pytest.mark.fault("F11")
+def test_a_clock_that_has_just_begun_is_a_clock(any_little: Little) -> None:
+    """The monotonic clock near zero, as after a start of the machine, and the time since that start
+    an hour ahead.
+
+    Of a time namespace the kernel lets nobody step the clocks once a process is in it, and
+    CLOCK_REALTIME is the machine's: what jumps in a test has to be pretended, as above.
+    """
+    back = int(time.monotonic()) - 2
+    any_little.before = ("unshare", "--map-root-user", "--time", "--fork", "--kill-child",
+                         f"--monotonic=-{back}", "--boottime=3600")  # fmt: skip
+    if os.geteuid() == 0:
+        any_little.before = ("unshare", *any_little.before[2:])
+    any_little.write(
+        test_it="""
+        import time
+        import pytest
+        import pytest_gvisor
+
+        def test_it(gvisor):
+            assert time.monotonic() < 60
+            assert gvisor.run(["echo", "x"]).stdout == "x\\n"
+            started = time.monotonic()
+            with pytest.raises(pytest_gvisor.WorkloadTimeout):
+                gvisor.run(["sleep", "100"], timeout=0.5)
+            assert 0.5 <= time.monotonic() - started < 10
+        """
+    )
+    any_little.run()
+    assert any_little.left() == []

@@ -127,23 +127,60 @@ def test_prune_removes_what_is_ours_and_has_no_name(
     docker(dockerd, "image", "rm", "--force", child, "mine:1", other)
 
 
+IMAGES = ("images", "--all", "--no-trunc", "--quiet")
+
+
+def objects(address: str) -> dict[str, set[str]]:
+    """What there is in a daemon, of each kind."""
+    lists = {
+        "containers": ("ps", "--all", "--no-trunc", "--quiet"),
+        "images": IMAGES,
+        "networks": ("network", "ls", "--no-trunc", "--quiet"),
+        "volumes": ("volume", "ls", "--quiet"),
+    }
+    return {kind: set(docker(address, *words).split()) for kind, words in lists.items()}
+
+
 @pytest.mark.fault("H5")
-def test_sigkill_in_the_middle_of_a_build_leaves_no_container(dockerd: str, tmp_path: Path) -> None:
-    """The daemon sees the connection close, and removes what it had for the build."""
+def test_sigkill_in_the_middle_of_a_build_leaves_no_container(
+    dockerd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon sees the connection close, and removes what it had for the build.
+
+    What it keeps of the steps before has no label yet, like those of any build. Others' images,
+    networks and volumes stay, after `images prune` too.
+    """
+    monkeypatch.setenv("DOCKER_HOST", dockerd)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     sleeping = 'RUN ["/bin/busybox", "sleep", "600"]'
     code = (
         "import sys; from pytest_gvisor.images.cache import Cache\n"
         "from pytest_gvisor.images.store import Images\n"
         f"Images(Cache({str(tmp_path / 'cache')!r})).build(sys.argv[1])\n"
     )
-    before = docker(dockerd, "ps", "--all", "--quiet")
-    argv = [sys.executable, "-c", code, str(folder(tmp_path, sleeping))]
-    with subprocess.Popen(argv, env={**os.environ, "DOCKER_HOST": dockerd}) as process:
-        try:
-            wait(lambda: docker(dockerd, "ps", "--quiet", "--filter", "status=running") != "")
-        finally:
-            process.kill()
-    wait(lambda: docker(dockerd, "ps", "--all", "--quiet") == before)
+    theirs = docker(dockerd, "network", "create", "theirs").strip()
+    docker(dockerd, "volume", "create", "theirs")
+    before = objects(dockerd)
+    argv = [sys.executable, "-c", code, str(folder(tmp_path, "LABEL which=killed", sleeping))]
+    try:
+        with subprocess.Popen(argv) as process:
+            try:
+                wait(lambda: docker(dockerd, "ps", "--quiet", "--filter", "status=running") != "")
+            finally:
+                process.kill()
+        wait(lambda: objects(dockerd)["containers"] == before["containers"])
+        assert cli.main(["images", "prune"]) == 0
+        after = objects(dockerd)
+        steps = after.pop("images") - before["images"]
+        assert before.pop("images") <= set(docker(dockerd, *IMAGES).split())
+        assert after == before
+        label = ("--format", "{{json .Config.Labels}} {{.RepoTags}}")
+        assert set(docker(dockerd, "inspect", *label, *steps).split("\n")) <= {
+            "null []", '{"which":"killed"} []', "",
+        }  # fmt: skip
+    finally:
+        docker(dockerd, "network", "rm", theirs)
+        docker(dockerd, "volume", "rm", "theirs")
 
 
 @pytest.mark.fault("H5")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import Gvisor, Launcher, Platform, Runsc
+from pytest_gvisor import Gvisor, Launcher, Platform, Runsc, directory
 from tests.runsc.conftest import Running, Start, children_of, status_of, words_of
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -141,13 +142,13 @@ def test_working_folder_umask_and_session_are_fixed(
 
 @pytest.fixture
 def held() -> Iterator[list[os.stat_result]]:
-    """300 descriptors that a child would inherit, a secret pipe and the host's / among them."""
+    """500 descriptors that a child would inherit, a secret pipe and the host's / among them."""
     with contextlib.ExitStack() as stack:
         reader, writer = os.pipe()
         os.write(writer, b"secret")
         opened = [reader, writer, os.open("/", os.O_RDONLY | os.O_DIRECTORY)]
         opened.append(os.open("/etc/passwd", os.O_RDONLY))
-        while len(opened) < 300:
+        while len(opened) < 500:
             opened.append(os.memfd_create("held"))
         for fd in opened:
             os.set_inheritable(fd, True)
@@ -217,6 +218,26 @@ def test_every_process_has_no_new_privileges(running: Start) -> None:
     below = [pid for child in children_of(run.runsc) for pid in (child, *children_of(child))]
     assert {status_of(pid)["NoNewPrivs"] for pid in below} == {"1"}
     run.end()
+
+
+WHO_AM_I = """
+#include <stdio.h>
+#include <unistd.h>
+int main(void) { printf("%d %d\\n", getuid(), geteuid()); return 0; }
+"""
+
+
+@pytest.mark.fault("D6")
+def test_a_set_uid_program_of_roots_gains_nothing(
+    gvisor: Gvisor, compile_c: Callable[[str], Path], busybox_root: Path
+) -> None:
+    """Its effective user stays the caller's, although inside it is root's, and has the bit."""
+    helper = busybox_root / "bin/helper"
+    shutil.copy(compile_c(WHO_AM_I), helper)
+    helper.chmod(0o4755)
+    script = "busybox stat -c '%a %u' /bin/helper; helper"
+    done = gvisor.run(["/bin/sh", "-c", script], user=1000, rootfs=directory(busybox_root))
+    assert done.stdout == "4755 0\n1000 1000\n"
 
 
 def test_the_workload_is_under_gvisors_kernel(gvisor: Gvisor) -> None:

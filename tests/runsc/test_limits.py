@@ -82,7 +82,8 @@ def test_not_every_end_under_a_limit_is_the_limits(
 def test_a_fork_bomb_is_stopped(gvisor: Gvisor, no_process_left: Callable[[], None]) -> None:
     """A limit on tasks stops a workload that forks for ever, well before its deadline.
 
-    It holds for the whole sandbox, sentry included, so the sandbox is what fails.
+    It holds for the whole sandbox, sentry included, so the sandbox is what fails. Its cgroup
+    is gone when the run is over, and the kernel removes none that has a task in it.
     """
     with pytest.raises(SandboxCrashed):
         gvisor.run(["python3", "-I", "-c", FORK], pids=80, timeout=60)

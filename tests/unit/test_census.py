@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor import Runsc
 from tests.faults import __main__ as runner
 from tests.faults.census import census, facts
 from tests.faults.kills import EARLIEST, FILES_AFTER, LATEST, SLACK, Round, last_seen, moments
@@ -63,15 +66,42 @@ def stray() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_what_is_left_is_in_the_census(stray: subprocess.Popen[bytes]) -> None:
-    """A process and a temporary file that were not there before."""
-    with tempfile.NamedTemporaryFile(dir=tempfile.gettempdir()) as file:
-        expected = [f"process {stray.pid}: ", f"temporary {file.name}"]
+    """A process, a socket and a temporary file that were not there before."""
+    with (
+        tempfile.NamedTemporaryFile(dir=tempfile.gettempdir()) as file,
+        tempfile.TemporaryDirectory(prefix="pgf-", dir="/tmp") as folder,
+        socket.socket(socket.AF_UNIX) as bound,
+    ):
+        bound.bind(f"{folder}/a socket")
+        expected = [
+            f"process {stray.pid}: ", f"temporary {file.name}", f"socket {folder}/a socket",
+        ]  # fmt: skip
 
         def all_seen() -> bool:
             found = census()
             return all(any(line.startswith(start) for line in found) for start in expected)
 
         assert eventually(all_seen, 10) is not None, census()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: runsc create")
+def test_a_sandbox_of_a_session_that_is_over_is_in_the_census(runsc: Runsc) -> None:
+    """``runsc list`` looks where the session had it, and not in the default folder alone."""
+    with tempfile.TemporaryDirectory(prefix="pgf-", dir="/tmp") as folder:
+        root = Path(folder, "s-0123456789ab/g01234567/root")
+        bundle = Path(folder, "bundle")
+        (bundle / "rootfs").mkdir(parents=True)
+        root.mkdir(parents=True)
+        spec = {"ociVersion": "1.0.0", "root": {"path": "rootfs"},
+                "process": {"args": ["x"], "cwd": "/"}}  # fmt: skip
+        (bundle / "config.json").write_text(json.dumps(spec))
+        argv = [str(runsc.path), "--root", str(root), "--ignore-cgroups", "--network=none"]
+        try:
+            subprocess.run([*argv, "create", "--bundle", str(bundle), "left"], check=True)
+            assert f"runsc list: left {root}" in census()
+        finally:
+            subprocess.run([*argv, "delete", "--force", "left"], check=True)
+        assert f"runsc list: left {root}" not in census()
 
 
 KEEPER = """

@@ -77,6 +77,22 @@ INNER = """
     def test_that_leaks(leaky):
         pass
 
+    @pytest.fixture
+    def runsc():
+        pass
+
+    @pytest.fixture
+    def of_the_real_one(runsc):
+        pass
+
+    @pytest.mark.fault("A7")
+    def test_on_the_real_one(of_the_real_one):
+        pass
+
+    @pytest.mark.fault("A7")
+    def test_on_a_scripted_one():
+        pass
+
     def test_without_a_case():
         pass
 """
@@ -98,31 +114,35 @@ OPTIONS = ("-p", "no:gvisor", "-p", "no:cacheprovider", "-p", "no:hypothesispyte
 def test_the_table_counts_each_test_once_and_each_injection(
     inner: pytest.Pytester, workers: list[str]
 ) -> None:
-    """Held is what held each time; a skip is not run, and an expected failure does not hold."""
-    args = [*OPTIONS, "--faults", "--faults-repeat=3,1", *workers]
+    """Held is what held each time; a skip is not run, and an expected failure does not hold.
+
+    How often it was injected is counted apart for a scripted runsc, or none, and the real one.
+    """
+    args = [*OPTIONS, "--faults", "--faults-repeat=3,2", *workers]
     out = inner.runpytest_subprocess(*args).outlines
     start = next(index for index, line in enumerate(out) if line.startswith("case"))
-    table = [line.split()[:6] for line in out[start : start + 8]]
+    table = [line.replace("not run", "not-run").split()[:7] for line in out[start : start + 9]]
     assert table == [
-        ["case", "tests", "held", "failed", "not", "run"],
-        ["A1", "1", "1", "0", "0", "3"],
-        ["A2", "3", "2", "0", "1", "6"],
-        ["A3", "1", "0", "1", "0", "3"],
-        ["A4", "1", "0", "0", "1", "0"],
-        ["A5", "1", "0", "1", "0", "3"],
-        ["A6", "1", "0", "1", "0", "3"],
-        ["A7", "0", "0", "0", "0", "0"],
+        ["case", "tests", "held", "failed", "not-run", "scripted", "real"],
+        ["A1", "1", "1", "0", "0", "3", "0"],
+        ["A2", "3", "2", "0", "1", "6", "0"],
+        ["A3", "1", "0", "1", "0", "3", "0"],
+        ["A4", "1", "0", "0", "1", "0", "0"],
+        ["A5", "1", "0", "1", "0", "3", "0"],
+        ["A6", "1", "0", "1", "0", "3", "0"],
+        ["A7", "2", "2", "0", "0", "3", "2"],
+        ["A8", "0", "0", "0", "0", "0", "0"],
     ]
     (total,) = [line for line in out if line.startswith("all")]
-    assert "2 of 88 cases held, 1 of these in part" in total
-    assert total.split()[1:6] == ["7", "2", "3", "2", "15"]
+    assert "3 of 88 cases held, 1 of these in part" in total
+    assert total.split()[1:7] == ["9", "4", "3", "2", "18", "2"]
 
 
 def test_without_the_option_there_is_no_table(inner: pytest.Pytester) -> None:
     """An ordinary run of the suite shows nothing of it, and runs each test once."""
     result = inner.runpytest_subprocess(*OPTIONS)
     assert not [line for line in result.outlines if line.startswith("case")]
-    result.assert_outcomes(passed=5, skipped=2, xfailed=1, errors=1)
+    result.assert_outcomes(passed=7, skipped=2, xfailed=1, errors=1)
 
 
 def test_a_case_that_is_not_listed_is_a_usage_error(inner: pytest.Pytester) -> None:

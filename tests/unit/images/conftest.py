@@ -17,6 +17,7 @@ import pytest
 from pytest_gvisor.images import archive, extract
 from pytest_gvisor.images.config import machine
 from pytest_gvisor.images.streams import Limits
+from tests.faults.census import canary_tree, facts
 
 Item = tuple[tarfile.TarInfo, bytes]
 
@@ -128,11 +129,18 @@ Unpack = Callable[..., Path]
 
 @pytest.fixture
 def unpack(tmp_path: Path) -> Iterator[Unpack]:
-    """Unpacks layers made of items into ``root``; whatever they hold, nothing else changes."""
-    root = tmp_path / "within/root"
+    """Unpacks layers made of items into ``root``; whatever they hold, nothing else changes.
+
+    The root is in the middle of a canary tree: what leads out of it by a few steps ends there.
+    """
+    outside = tmp_path / "outside"
+    root = outside / "within/root"
     root.mkdir(parents=True)
-    canary = tmp_path / "canary"
-    canary.write_text("untouched")
+    canary_tree(outside)
+    (outside / "etc").mkdir()
+    (outside / "etc/passwd").write_text("untouched")
+    (root.parent / "victim").write_text("untouched")
+    before = facts(outside, without=root)
 
     def work(*layers: Sequence[Item] | bytes, limits: Limits | None = None) -> Path:
         packed = [layer if isinstance(layer, bytes) else tar(layer) for layer in layers]
@@ -143,7 +151,5 @@ def unpack(tmp_path: Path) -> Iterator[Unpack]:
         return root
 
     yield work
-    names = {"within", "canary", "image.tar"}
-    assert set(os.listdir(tmp_path)) <= names
-    assert os.listdir(tmp_path / "within") == ["root"]
-    assert canary.read_text() == "untouched"
+    assert set(os.listdir(tmp_path)) <= {"outside", "image.tar"}
+    assert facts(outside, without=root) == before

@@ -1,0 +1,92 @@
+"""Resource limits of the workload's process: they are in config.json, and gVisor enforces them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import Gvisor, Launcher, Platform, Runsc, WorkloadTimeout
+from pytest_gvisor.harness import Hooks
+from pytest_gvisor.launch import remains
+
+
+@pytest.fixture
+def limited(
+    runsc: Runsc, gvisor_platform: Platform
+) -> Iterator[Callable[[dict[str, int]], Gvisor]]:
+    """Makes a harness whose sandboxes have these resource limits, by the hook for such changes."""
+    launcher = Launcher()
+
+    def make(limits: dict[str, int]) -> Gvisor:
+        def modify(config: dict[str, Any]) -> None:
+            config["process"]["rlimits"] = [
+                {"type": f"RLIMIT_{name}", "soft": value, "hard": value}
+                for name, value in limits.items()
+            ]
+
+        hooks = Hooks(modify_spec=modify)
+        return Gvisor(runsc=runsc, platform=gvisor_platform, launcher=launcher, hooks=hooks)
+
+    yield make
+    launcher.close()
+
+
+def test_resource_limits_hold(limited: Callable[[dict[str, int]], Gvisor]) -> None:
+    """A limit in config.json is the workload's, and is enforced."""
+    code = (
+        "import errno, os, signal\n"
+        "from resource import RLIMIT_FSIZE, RLIMIT_NOFILE, getrlimit\n"
+        "print(getrlimit(RLIMIT_NOFILE), getrlimit(RLIMIT_FSIZE))\n"
+        "try:\n"
+        "    while True: last = os.open('/dev/null', os.O_RDONLY)\n"
+        "except OSError as error: print(errno.errorcode[error.errno], last)\n"
+        "os.close(last)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "try: print(open('/tmp/x', 'wb', buffering=0).write(bytes(5000)))\n"
+        "except OSError as error: print(errno.errorcode[error.errno])\n"
+    )
+    done = limited({"NOFILE": 20, "FSIZE": 1000}).run(["python3", "-I", "-c", code])
+    assert done.stdout.splitlines()[:2] == ["(20, 20) (1000, 1000)", "EMFILE 19"], done.stderr
+    assert done.stdout.splitlines()[2] in {"1000", "EFBIG"}
+
+
+@pytest.mark.fault("G1")
+def test_a_limit_on_processes_stops_a_fork_bomb(
+    limited: Callable[[dict[str, int]], Gvisor],
+) -> None:
+    """RLIMIT_NPROC holds for a workload that is not root, and its sandbox goes on."""
+    code = (
+        "import errno, os, time\n"
+        "made = 0\n"
+        "try:\n"
+        "    while made < 100:\n"
+        "        if os.fork() == 0: time.sleep(100)\n"
+        "        made += 1\n"
+        "except OSError as error: print(errno.errorcode[error.errno], made)\n"
+    )
+    done = limited({"NPROC": 20}).run(["python3", "-I", "-c", code], user=1000, timeout=30)
+    assert (done.stdout, done.returncode) == ("EAGAIN 19\n", 0), done.stderr
+
+
+@pytest.mark.fault("G1")
+def test_a_fork_bomb_without_end_is_over_at_the_deadline(
+    limited: Callable[[dict[str, int]], Gvisor],
+) -> None:
+    """Of a user who is not root: it forks for ever, and of its processes none is on the host."""
+    bomb = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('up', flush=True)\n"
+        "while True:\n"
+        "    try: os.fork()\n"
+        "    except OSError: pass\n"
+    )
+    gvisor = limited({"NPROC": 40})
+    with pytest.raises(WorkloadTimeout) as caught:
+        gvisor.run(["python3", "-I", "-S", "-c", bomb], user=1000, timeout=0.7)
+    assert "up\n" in caught.value.stdout
+    session = gvisor._launcher.session().path
+    assert remains.processes(session, everywhere=True) == []
+    assert gvisor.run(["echo", "x"]).stdout == "x\n"

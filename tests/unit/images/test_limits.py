@@ -1,0 +1,138 @@
+"""What an image may come to: bytes, entries, depth, and never more of it on the disk."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import os
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import ImageError
+from pytest_gvisor.images import extract, streams
+from pytest_gvisor.images.archive import Layer
+from pytest_gvisor.images.streams import Limits, Reader
+from tests.unit.images.conftest import Unpack, folder, item, link, tar
+
+MIB = 1024 * 1024
+
+
+def on_disk(root: Path) -> int:
+    """Bytes that a tree takes on its disk."""
+    return sum(path.lstat().st_blocks * 512 for path in root.rglob("*"))
+
+
+def unpack_stored(source: Callable[[], Reader], root: Path, limits: Limits | None = None) -> None:
+    """Unpack one layer that is never in memory as a whole."""
+    root.mkdir()
+    content: Any = SimpleNamespace(layers=[Layer(source=source)])
+    extract.unpack(content, str(root), limits=limits)
+
+
+class Repeated:
+    """A stream that says the same so many times."""
+
+    def __init__(self, piece: bytes, times: int) -> None:
+        self.piece = piece
+        self.size = len(piece) * times
+        self.at = 0
+
+    def read(self, count: int) -> bytes:
+        """See `streams.Reader`."""
+        start = self.at % len(self.piece)
+        data = self.piece[start : start + min(count, self.size - self.at)]
+        self.at += len(data)
+        return data
+
+
+@pytest.mark.fault("C10")
+def test_too_many_entries_are_refused(tmp_path: Path) -> None:
+    """Of ten million empty ones no more is read than the limit."""
+    layer = Repeated(item("f")[0].tobuf(), 10**7)
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="more than 1000 entries"):
+        unpack_stored(lambda: layer, tmp_path / "root", Limits(max_entries=1000))
+    assert time.monotonic() - started < 2
+    assert layer.at == 512 * 1001
+    assert os.listdir(tmp_path / "root") == ["f"]
+
+
+@pytest.mark.fault("C10")
+def test_too_many_bytes_are_refused(unpack: Unpack, tmp_path: Path) -> None:
+    """Never more than that are written, of one file or of many."""
+    limits = Limits(max_bytes=10**6)
+    for items in (
+        [item("f", b"x" * 600_000), item("g", b"x" * 600_000)],
+        [item("h", b"x" * 1_600_000)],
+    ):
+        with pytest.raises(ImageError, match="more than 1000000 bytes"):
+            unpack(items, limits=limits)
+        root = tmp_path / "outside/within/root"
+        assert on_disk(root) <= 10**6
+        for path in root.iterdir():
+            path.unlink()
+
+
+@pytest.mark.fault("C10")
+def test_folders_that_are_too_deep_are_refused(unpack: Unpack) -> None:
+    """By names, by ten thousand of them, through links that go deeper each."""
+    with pytest.raises(ImageError, match="deeper than 128"):
+        unpack([item("a/" * 10_000 + "f")])
+    items = []
+    for step in range(5):
+        items += [folder(f"s{step}/" + "a/" * 60), link(f"s{step + 1}", f"s{step}/" + "a/" * 60)]
+    with pytest.raises(ImageError, match="deeper than 128"):
+        unpack(items)
+
+
+@pytest.mark.fault("C10")
+def test_a_compressed_layer_may_not_grow_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten megabytes that would be ten gigabytes are refused after some megabytes of them."""
+    monkeypatch.setattr(streams, "FREE_BYTES", MIB)
+    zeros = item("zeros", size=10 * 1024 * MIB)[0].tobuf()
+    # One compressed stream behind the other is a compressed stream too.
+    bomb = gzip.compress(zeros) + gzip.compress(bytes(16 * MIB)) * 640
+    assert len(bomb) < 11 * MIB
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="more than 200 times"):
+        unpack_stored(lambda: io.BytesIO(bomb), tmp_path / "root")
+    assert time.monotonic() - started < 10
+    assert on_disk(tmp_path / "root") <= streams.CHUNK * 200
+    (tmp_path / "root/zeros").unlink()
+
+
+@pytest.mark.fault("C10")
+@pytest.mark.parametrize("size", [1 << 40, 1 << 62])
+def test_a_sparse_entry_is_refused(unpack: Unpack, tmp_path: Path, size: int) -> None:
+    """A terabyte of nothing takes a kilobyte to say, in pax as in GNU's older way."""
+    with pytest.raises(ImageError, match="sparse"):
+        unpack([item("f", pax_headers={"GNU.sparse.major": "1", "GNU.sparse.realsize": str(size)})])
+    with pytest.raises(ImageError, match="sparse"):
+        unpack(tar([item("f", type=tarfile.GNUTYPE_SPARSE)], format=tarfile.GNU_FORMAT))
+    with pytest.raises(ImageError, match=r"truncated|has the size"):
+        unpack(item("f", size=size)[0].tobuf(tarfile.GNU_FORMAT))
+    assert on_disk(tmp_path / "outside/within/root") <= 4096
+
+
+@pytest.mark.fault("G5")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_an_error_that_says_what_to_do(
+    unpack: Unpack, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The kernel's word for it is in the message; a quota that is used up is such a disk."""
+
+    def full(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(ImageError, match=rf"{os.strerror(number)}(.|\n)*XDG_CACHE_HOME"):
+        unpack([item("f", b"x")])
