@@ -45,6 +45,7 @@ def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
         asked = getattr(request, "param", None)
         platform = engine.platforms_of(settings)[0] if asked is None else _platform(request, asked)
         engine.availability(platform, settings).check()
+    requirements.expect(request.node, platform)  # a project's own fixture may have asked for it
     return platform
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from pytest_gvisor import settings as words
@@ -59,8 +62,7 @@ def foresee(item: pytest.Item) -> None:
     pytest looks for the mark as the set-up begins; what is marked later has the failures of its
     set-up counted as errors.
     """
-    has_platform = _FIXTURE in getattr(item, "fixturenames", ())
-    if not has_platform or not any(expected_failure(item, platform) for platform in Platform):
+    if not _has_our_platform(item) or not any(expected_failure(item, one) for one in Platform):
         return
     try:
         settings = settings_of(item)
@@ -74,6 +76,16 @@ def foresee(item: pytest.Item) -> None:
             expect(item, platform)
     except GvisorError:
         return  # the fixture comes to the same, and reports it
+
+
+def _has_our_platform(item: pytest.Item) -> bool:
+    """Whether the test's `gvisor_platform` is ours, or a parameter, for which pytest has a fixture.
+
+    What a project's own fixture in its place says is known when that has been set up.
+    """
+    info: Any = getattr(item, "_fixtureinfo", None)
+    found: Sequence[Any] = [] if info is None else info.name2fixturedefs.get(_FIXTURE, ())
+    return bool(found) and found[-1].func.__module__ in {"pytest_gvisor.fixtures", "_pytest.python"}
 
 
 def expect(item: pytest.Item, platform: str) -> None:

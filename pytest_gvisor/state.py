@@ -22,6 +22,7 @@ _harnesses_key = pytest.StashKey[list["Gvisor"]]()
 _failed_key = pytest.StashKey[bool]()
 _starts_key = pytest.StashKey[list[float]]()
 _LACK = "pytest_gvisor_lack"
+_MISUSE = "pytest_gvisor_misuse"
 
 
 def engine_of(config: pytest.Config) -> Engine:
@@ -106,7 +107,9 @@ def usage() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        raise pytest.fail.Exception(str(error), pytrace=False) from None
+        raised = pytest.fail.Exception(str(error), pytrace=False)
+        vars(raised)[_MISUSE] = True
+        raise raised from None
 
 
 @contextlib.contextmanager
@@ -135,11 +138,31 @@ def lack(raised: BaseException) -> GvisorError | None:
 
 
 def insist(call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
-    """Undo what an xfail of the author's has made of a failure for want of something.
+    """Undo what an xfail has made of a test that did not come to run, and so cannot have failed.
 
-    The test has not run, and cannot have failed as expected.
+    For want of something, for a setting that cannot be meant, or for what went wrong in set-up
+    before any workload: an image, a launch, runsc itself.
     """
-    raised = None if call.excinfo is None else call.excinfo.value
-    if isinstance(raised, pytest.fail.Exception) and lack(raised) and hasattr(report, "wasxfail"):
+    if hasattr(report, "wasxfail") and call.excinfo is not None and _came_to_nothing(call):
         report.outcome = "failed"
         del report.wasxfail
+
+
+def _came_to_nothing(call: pytest.CallInfo[Any]) -> bool:
+    from pytest_gvisor import errors  # noqa: PLC0415 -- as above
+
+    raised = None if call.excinfo is None else call.excinfo.value
+    if isinstance(raised, pytest.fail.Exception):
+        return lack(raised) is not None or _MISUSE in vars(raised)
+    of_workloads = (
+        errors.WorkloadFailed,
+        errors.WorkloadTimeout,
+        errors.SandboxCrashed,
+        errors.InsideError,
+        errors.NotReady,
+    )
+    return (
+        call.when == "setup"
+        and isinstance(raised, errors.GvisorError)
+        and not isinstance(raised, of_workloads)
+    )

@@ -10,7 +10,7 @@ Layout::
         ID/              image.json, rootfs/, and what points.py keeps there
         ID.is            a link to the id of the image that a daemon calls ID
         tmp-ID-XXXX/     being unpacked, by whoever has ID.making.lock
-        old-ID-XXXX/     put aside: removed by whoever has ID.lock exclusively
+        old-ID-XXXX/     put aside: removed where nobody has ID.lock
 
 Locks are never unlinked.
 """
@@ -27,7 +27,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Self
 
 from pytest_gvisor.errors import ImageError, LaunchError
@@ -47,7 +47,10 @@ POINTS: Final = ("dev", "proc", "sys", "tmp", ".pytest-gvisor")
 """Folders that every root file system gets where nothing is at their places."""
 
 _ID: Final = re.compile(r"[0-9a-f]{64}")
-_PATIENCE: Final = 600.0
+_PATIENCE: Final = 60.0
+"""Seconds that a lock may be held for moments; for as much longer as unpacking may take."""
+_EXPORT_PATIENCE: Final = 3600.0
+"""Seconds that others wait for an export. The kernel frees the lock of one that has died."""
 
 
 def default_folder() -> str:
@@ -160,7 +163,8 @@ class Cache:
             notes = self._look(content.id)
             if notes is None:
                 # Who uses a tree that was changed keeps it: no more than the making is exclusive.
-                with self._alone(f"{content.id}.making", "unpacks it"):
+                patience = (limits or Limits()).max_seconds + self._patience
+                with self._alone(f"{content.id}.making", "unpacks it", patience):
                     notes = self._look(content.id)
                     if notes is None:
                         notes = self._make(content, name, limits)
@@ -197,12 +201,17 @@ class Cache:
                 os.unlink(f"{self._path(other)}.is")
             os.symlink(identity, f"{self._path(other)}.is")
 
-    def exporting(self, identity: str) -> contextlib.AbstractContextManager[None]:
-        """Have a daemon's image of this id for oneself; others wait. Within, raises `OSError`."""
+    @contextlib.contextmanager
+    def exporting(self, identity: str) -> Iterator[None]:
+        """Have a daemon's image of this id for oneself; others wait."""
         self._check()
         if not _ID.fullmatch(identity):
             raise ImageError(f"the id {shown(identity)} is no digest")
-        return self._alone(f"{identity}.export", "exports it")
+        with contextlib.ExitStack() as held:
+            with locks.failing(self.folder):
+                alone = self._alone(f"{identity}.export", "exports it", _EXPORT_PATIENCE)
+                held.enter_context(alone)
+            yield
 
     def images(self) -> list[Kept]:
         """What is there, the last used first."""
@@ -257,8 +266,10 @@ class Cache:
                 return os.readlink(f"{self._path(identity)}.is")
         return identity
 
-    def _alone(self, name: str, busy: str) -> contextlib.AbstractContextManager[None]:
-        return locks.alone(f"{self._path(name)}.lock", patience=self._patience, busy=busy)
+    def _alone(
+        self, name: str, busy: str, patience: float
+    ) -> contextlib.AbstractContextManager[None]:
+        return locks.alone(f"{self._path(name)}.lock", patience=patience, busy=busy)
 
     def _used(self, identity: str, on_failure: contextlib.ExitStack) -> int:
         """A descriptor that keeps the image, whether it is there or not."""
@@ -291,7 +302,6 @@ class Cache:
     def _make(self, content: Content, name: str, limits: Limits | None) -> tuple[str, ...]:
         """Unpack under another name, in the way that nobody else does; what is to be noted."""
         self._sweep_of("tmp", content.id)
-        self._put_aside(content.id)
         temporary = tempfile.mkdtemp(prefix=f"tmp-{content.id}-", dir=self.folder)
         try:
             root = os.path.join(temporary, "rootfs")
@@ -308,11 +318,15 @@ class Cache:
             )
             with open(os.path.join(temporary, "image.json"), "x", encoding="utf-8") as file:
                 json.dump(dataclasses.asdict(record), file)
+            # Whoever uses one that was changed has it under its name until the new one is whole.
+            self._put_aside(content.id)
             os.rename(temporary, self._path(content.id))
         except BaseException:
             _remove_tree(temporary)
             raise
-        self.prune()
+        # What is wrong with another image is no failure of this one; a prune by hand tells it.
+        with contextlib.suppress(ImageError):
+            self.prune()
         return facts.notes
 
     def _put_aside(self, identity: str) -> str:

@@ -130,7 +130,10 @@ class Daemon:
 
     def _is_built_here(self, identity: str) -> bool:
         """Whether the last step is our label: what others add to an image comes behind it."""
-        steps = _entries(self._client.api.history(identity))
+        try:
+            steps = _entries(self._client.api.history(identity))
+        except self._errors.NotFound:  # somebody else has removed it meanwhile
+            return False
         return bool(steps) and bool(_LABELLED.search(str(steps[0].get("CreatedBy"))))
 
     def _removed(self, identity: str) -> list[str]:

@@ -36,7 +36,7 @@ _PATIENCE: Final = 60.0
 
 
 class Trees:
-    """The trees with more points in the folder of an image, which is held meanwhile."""
+    """The trees with more points in the folder of an image; who uses one holds the image."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -67,16 +67,24 @@ class Trees:
         """Remove what processes that have died in the middle have left. Raises `OSError`."""
         if not any(name.startswith(".tmp-") for name in os.listdir(self._folder)):
             return
-        with self._alone():
-            for name in os.listdir(self._folder):
-                if name.startswith(".tmp-"):
-                    path = os.path.join(self._folder, name)
-                    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                    try:
-                        if locks.is_taken(fd, fcntl.LOCK_EX):
-                            shutil.rmtree(path, ignore_errors=True)
-                    finally:
-                        os.close(fd)
+        lock = locks.opened(f"{self._folder}/points.lock")
+        try:
+            # Somebody who is at work here, or stopped in the midst of it, is not waited for.
+            if locks.is_taken(lock, fcntl.LOCK_EX):
+                self._remove_dead()
+        finally:
+            os.close(lock)
+
+    def _remove_dead(self) -> None:
+        for name in os.listdir(self._folder):
+            if name.startswith(".tmp-"):
+                path = os.path.join(self._folder, name)
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    if locks.is_taken(fd, fcntl.LOCK_EX):
+                        shutil.rmtree(path, ignore_errors=True)
+                finally:
+                    os.close(fd)
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         return locks.alone(

@@ -134,7 +134,11 @@ class Images:
             hold = cache.hold(content, name=name, limits=limits)
         if content.id != digest:
             # A daemon with containerd's store names an image by its manifest or index.
-            cache.learn(digest, content.id)
+            try:
+                cache.learn(digest, content.id)
+            except ImageError:
+                hold.close()
+                raise
         return hold, content.config
 
     def _unpacked(self, name: str, path: str, reference: str, limits: Limits | None) -> ImageRootfs:

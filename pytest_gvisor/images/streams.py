@@ -37,7 +37,7 @@ class Limits:
     max_ratio: int = 200
     """Uncompressed bytes for each compressed one; the first 256 MiB are free."""
     max_seconds: float = 600
-    """Seconds that unpacking takes; so long do others wait who need the image too."""
+    """Seconds that unpacking takes; others who need the image wait a minute longer."""
 
 
 FREE_BYTES: Final = 256 * 1024 * 1024

@@ -79,6 +79,8 @@ class Worker:
 
         self._ahead: str | None = None
         self._under_way = False
+        self.ran = False
+        """Whether the test that `run` was last asked for has begun inside."""
         self._false_starts = 0
         self._errors: list[str] = []
         self.ids: frozenset[str] = frozenset()
@@ -98,6 +100,7 @@ class Worker:
         ``failure`` is what `start` has just said.
         """
         progress = Progress()
+        self.ran = False
         began = time.monotonic()
         if failure := failure or self.start():
             yield reports.made_up(item, "setup", failure, time.monotonic() - began)
@@ -109,7 +112,7 @@ class Worker:
             return
         deadline = began + self._timeout
         try:
-            self._under_way = True
+            self._under_way = self.ran = True
             self._command(link, item, ids, deadline)
             yield from self._reports(link, item, progress, deadline)
             self._under_way = False

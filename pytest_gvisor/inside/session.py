@@ -77,7 +77,8 @@ class InsideSession:
         if not self._config.getoption("runxfail", False):
             reason = expected_failure(item, platform)
         for report in worker.run(item, ids, failure):
-            if reason is not None:
+            # A test that has not begun cannot have failed as expected.
+            if reason is not None and worker.ran:
                 _as_expected(report, f"{platform}: {reason}")
             fresh, worker.fresh = worker.fresh or fresh, None
             observe.attach_inside(item, report, fresh, worker.used)

@@ -242,8 +242,8 @@ class Collector:
         if self._size > MAX_DETAILS * (2 if bad else 1):
             self._size -= entry.size
             entry.drop_details()
-        elif entry.size:
-            entry.dropped = False
+        elif entry.size and not bad:
+            entry.dropped = False  # a phase's sections are those of the phases before it too
 
     def _take_lost(self) -> None:
         """The tests whose xdist worker has died.

@@ -150,6 +150,75 @@ def test_a_failure_in_set_up_inside_is_expected_too(shared: Project) -> None:
     ran.shows("ERROR test_it.py::test_elsewhere[systrap]")
 
 
+def test_what_keeps_a_test_from_running_is_no_expected_failure(alone: Project) -> None:
+    """An image that is not there, a setting that cannot be meant, a sandbox that does not start."""
+    alone.test("""
+        import pytest
+
+        xfail = {"systrap": "reason"}
+
+        @pytest.mark.gvisor(platform="systrap", image="none.tar", xfail=xfail)
+        def test_image(gvisor):
+            assert 0
+
+        @pytest.mark.xfail
+        @pytest.mark.parametrize("gvisor_platform", ["nope"])
+        def test_misuse(gvisor):
+            assert 0
+
+        @pytest.fixture
+        def broken(gvisor):
+            gvisor.run(["/no/such/program"])
+
+        @pytest.mark.gvisor(platform="systrap", xfail=xfail)
+        def test_runsc(broken):
+            assert 0
+
+        @pytest.fixture
+        def fails(gvisor):
+            gvisor.run(["false"], check=True)
+
+        @pytest.mark.gvisor(platform="systrap", xfail=xfail)
+        def test_workload(fails):
+            assert 0
+
+        @pytest.mark.in_gvisor
+        @pytest.mark.gvisor(platform="systrap", xfail=xfail)
+        def test_only_here():
+            assert 0
+
+        def pytest_generate_tests(metafunc):
+            import os
+            if os.uname().release == "4.4.0" and metafunc.function.__name__ == "test_only_here":
+                metafunc.fixturenames.append("x")
+                metafunc.parametrize("x", [1])
+    """)
+    ran = alone.run()
+    assert ran.outcomes() == {"errors": 4, "xfailed": 1}
+    ran.shows("XFAIL at setup of test_it.py::test_workload")
+
+
+def test_a_platform_of_the_project_s_own_is_the_one_that_counts(alone: Project) -> None:
+    """What a fixture in the place of gvisor_platform says is known when it has been set up."""
+    alone.test("""
+        import pytest
+        from pytest_gvisor import Platform
+
+        @pytest.fixture
+        def gvisor_platform():
+            return Platform.PTRACE
+
+        @pytest.mark.gvisor(xfail={"systrap": "elsewhere"})
+        def test_elsewhere(gvisor):
+            assert gvisor.platform == "ptrace"
+
+        @pytest.mark.gvisor(xfail={"ptrace": "here"})
+        def test_here(gvisor):
+            assert gvisor.platform == "systrap"
+    """)
+    alone.run("-rx").ends(passed=1, xfailed=1)
+
+
 def test_runxfail_runs_tests_as_if_nothing_were_expected(shared: Project) -> None:
     """pytest's own option, for tests on the host and inside alike."""
     shared.test("""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -437,6 +438,52 @@ def test_a_changed_image_that_is_in_use_is_unpacked_beside_it(
     second.close()
     cache.prune(0)
     assert [name for name in os.listdir(cache.folder) if not name.endswith(".lock")] == []
+
+
+def test_a_changed_image_stays_where_it_is_used_until_the_new_one_is_whole(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it cannot be unpacked again, whoever uses it goes on."""
+    first = hold(cache, write(tmp_path / "i"))
+    Path(first.path, "planted").touch()
+
+    def fails(*_: object, **__: object) -> None:
+        assert Path(first.path).is_dir()
+        raise ImageError("the disk is full")
+
+    monkeypatch.setattr("pytest_gvisor.images.extract.unpack", fails)
+    with pytest.raises(ImageError, match="the disk is full"):
+        hold(cache, tmp_path / "i")
+    assert Path(first.path, "planted").exists()
+    first.close()
+
+
+def test_an_image_is_there_whatever_is_wrong_with_others(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has been unpacked can be used where the pruning behind it fails."""
+
+    def fails(*_: object) -> None:
+        raise ImageError("another image cannot be looked at")
+
+    monkeypatch.setattr(cache, "prune", fails)
+    with contextlib.closing(hold(cache, write(tmp_path / "i"))) as held:
+        assert Path(held.path).is_dir()
+
+
+def test_an_export_without_a_lock_is_an_error_of_ours(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes of the export itself is not touched."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with pytest.raises(FileNotFoundError), cache.exporting("0" * 64):
+        raise FileNotFoundError
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(ImageError, match="No locks available"), cache.exporting("0" * 64):
+        pass
 
 
 def test_pruning_where_nothing_is_does_nothing(tmp_path: Path) -> None:
