@@ -193,14 +193,14 @@ def test_the_version_of_the_api_is_asked_for_within_the_deadline(
     def slowly(handler: Handler) -> None:
         handler.send_response(200)
         handler.end_headers()
-        for _ in range(20 if handler.path == "/version" else 0):
+        for _ in range(100 if handler.path == "/version" else 0):
             handler.wfile.write(b" ")
             time.sleep(0.05)
 
     monkeypatch.setattr(Handler, "do_GET", slowly)
     begun = time.monotonic()
     assert "has not answered in 0.3 s" in refusal().message
-    assert time.monotonic() - begun < 0.8
+    assert time.monotonic() - begun < 3
 
 
 @pytest.mark.fault("H1")

@@ -59,7 +59,7 @@ def test_too_many_entries_are_refused(tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(ImageError, match="more than 1000 entries"):
         unpack_stored(lambda: layer, tmp_path / "root", Limits(max_entries=1000))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     assert layer.at == 512 * 1001
     assert os.listdir(tmp_path / "root") == ["f"]
 
@@ -105,7 +105,7 @@ def test_a_compressed_layer_may_not_grow_without_end(
     started = time.monotonic()
     with pytest.raises(ImageError, match="more than 200 times"):
         unpack_stored(lambda: io.BytesIO(bomb), tmp_path / "root")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     assert on_disk(tmp_path / "root") <= streams.CHUNK * 200
     (tmp_path / "root/zeros").unlink()
 

@@ -117,7 +117,7 @@ def test_many_sessions_export_an_image_once(export: Export, tmp_path: Path) -> N
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert [len(images.locks) for images in made] == [1] * 6
     assert daemon.exports == 1
     for images in made:
