@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gvisor import verdicts
 from pytest_gvisor.engine import Engine
 from pytest_gvisor.errors import LaunchError, PytestGvisorWarning, RunscNotFound
-from pytest_gvisor.runsc import locate
+from pytest_gvisor.launch import session_dir
+from pytest_gvisor.runsc import kvm, locate
+from pytest_gvisor.runsc.platforms import Availability
+from pytest_gvisor.runsc.words import Cause
+from pytest_gvisor.settings import Platform, Settings
 
 
 @pytest.mark.fault("G6")
@@ -30,6 +35,30 @@ def test_a_shortage_is_not_remembered_as_the_binary_s(
         with pytest.raises(RunscNotFound):
             engine.runsc(path)
     engine.close()
+
+
+@pytest.mark.fault("G6")
+def test_a_shortage_is_not_remembered_as_the_platform_s(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No other process of the run believes it either, and the next question finds out."""
+    monkeypatch.setattr(session_dir, "base_folder", lambda: str(tmp_path / "base"))
+    engine, other = Engine("run"), Engine("run")
+    seen = [LaunchError("kvm", "none", errno=errno.EAGAIN), None]
+
+    def look(_device: str) -> None:
+        if error := seen.pop(0):
+            raise error
+
+    monkeypatch.setattr(kvm, "look", look)
+    known = Availability(platform=Platform.KVM, cause=Cause.PROBE_HUNG)
+    monkeypatch.setattr(verdicts, "recall", lambda *_: known)
+    with pytest.raises(LaunchError):
+        engine.availability(Platform.KVM, Settings())
+    assert other.availability(Platform.KVM, Settings()) == known
+    assert seen == []
+    engine.close()
+    other.close()
 
 
 def test_what_stays_of_the_session_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
