@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +63,48 @@ def test_a_shortage_is_not_remembered_as_the_platform_s(
     assert seen == []
     engine.close()
     other.close()
+
+
+@pytest.fixture
+def hung(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Engine, Availability]]:
+    """An engine that shares its verdicts, and the one that it comes to on kvm without a run."""
+    monkeypatch.setattr(session_dir, "base_folder", lambda: str(tmp_path / "base"))
+    monkeypatch.setattr(kvm, "look", lambda _device: None)
+    verdict = Availability(platform=Platform.KVM, cause=Cause.PROBE_HUNG)
+    monkeypatch.setattr(verdicts, "recall", lambda *_: verdict)
+    engine = Engine("run")
+    yield engine, verdict
+    engine.close()
+
+
+def test_a_verdict_that_cannot_be_shared_is_one_all_the_same(
+    hung: tuple[Engine, Availability], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk costs each process a question, and no test."""
+    engine, verdict = hung
+
+    class Full(io.FileIO):
+        def write(self, _data: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full(fd: int, mode: str, **_: Any) -> Full:
+        return Full(fd, mode)
+
+    monkeypatch.setattr("pytest_gvisor.engine.open", full, raising=False)
+    assert engine.availability(Platform.KVM, Settings()) == verdict
+
+
+def test_a_verdict_s_file_that_cannot_be_opened_is_typed(
+    hung: tuple[Engine, Availability],
+) -> None:
+    """The stage says which step it was."""
+    engine, _ = hung
+    assert engine.shared is not None
+    runsc = engine.runsc(None)
+    os.mkdir(os.path.join(engine.shared.path(), f"{runsc.sha256[:16]}-kvm.json"))
+    with pytest.raises(LaunchError) as caught:
+        engine.availability(Platform.KVM, Settings())
+    assert (caught.value.stage, caught.value.errno) == ("shared_folder", errno.EISDIR)
 
 
 def test_what_stays_of_the_session_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
