@@ -20,6 +20,7 @@ from pytest_gvisor.launch.logs import cause, relevant
 from pytest_gvisor.launch.request import Record
 from pytest_gvisor.launch.runner import Runner
 from pytest_gvisor.launch.shared_dir import SharedDir
+from pytest_gvisor.launch.typed import stage
 from pytest_gvisor.runsc import platforms
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.platforms import Availability
@@ -101,17 +102,24 @@ class Engine:
             yield stored
             return
         self.launcher.share(self.shared.place())
+        path = os.path.join(self.shared.path(), name)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        with os.fdopen(os.open(os.path.join(self.shared.path(), name), flags, 0o600), "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            text = file.read()
-            stored.verdict = verdicts.decode(text) if text else None
+        with contextlib.ExitStack() as held:
+            with stage("shared_folder", f"cannot read {path}"):
+                # Without a buffer: what a full disk has refused is not written again by its close.
+                file = held.enter_context(open(os.open(path, flags, 0o600), "r+b", buffering=0))
+                fcntl.flock(file, fcntl.LOCK_EX)
+                text = file.read() or b""
+            stored.verdict = verdicts.decode(text.decode("utf-8", "replace")) if text else None
             yield stored
-            if stored.verdict is not None and (new := verdicts.encode(stored.verdict)) != text:
-                file.seek(0)
-                file.truncate()
-                file.write(new)
-                file.flush()
+            if stored.verdict is not None:
+                new = verdicts.encode(stored.verdict).encode()
+                if new != text:
+                    # One that is not there, or cut short, is found out again by who needs it.
+                    with contextlib.suppress(OSError):
+                        file.seek(0)
+                        file.truncate()
+                        file.write(new)
 
     def _find_out(
         self, platform: Platform, runsc: Runsc, settings: Settings, deadline: float

@@ -17,10 +17,10 @@ def main(arguments: Sequence[str]) -> int:
         "cgroups. Sessions that live are not touched.",
     ).parse_args(arguments)
     base = session_dir.base_folder()
-    for path in session_dir.sweep(base):
+    for path in session_dir.sweep(base, although_waited=True):
         print(f"removed {path}")
     verdicts.sweep()
     left = session_dir.dead(base)
     for path in left:
-        print(f"cannot be removed: {path}")
+        print(f"not removed: {path}")
     return 1 if left else 0

@@ -220,7 +220,7 @@ class Launcher:
             )  # fmt: skip
         keeper, session = self._keeper, self._session
         # A cleaner of temporary folders may have taken it: nothing can be made in it any more.
-        there = session is not None and os.path.isdir(session.path)
+        there = session is not None and _is_there(session.path)
         if keeper is not None and session is not None and there and keeper.alive():
             return keeper, session
         self._close_keeper()
@@ -265,3 +265,16 @@ class Launcher:
             self._session = None
             self.left += len(leaks)
             return leaks
+
+
+def _is_there(path: str) -> bool:
+    """Whether something is at ``path``. True where that cannot be seen: a test may be another user
+    for the moment, and to close the keeper would kill all other runs.
+    """
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -193,9 +193,9 @@ def clear_session(
 
     Looks for processes among all, or only among this process's children.
     """
-    cgroups = journalled_cgroups(session)
 
     def step(_late: bool) -> list[str]:
+        cgroups = journalled_cgroups(session)
         return _kill(session, cgroups, everywhere=everywhere) or remove_session(session, cgroups)
 
     return _retried(session, step, patience)
@@ -260,10 +260,13 @@ def clear_shared(path: str) -> None:
 
 
 def journalled_cgroups(session: str) -> list[str]:
-    """The cgroups that a session has made, or was about to make, apart from any other path."""
+    """The cgroups that a session has made, or was about to make, apart from any other path.
+
+    Raises OSError where there is a journal that cannot be read.
+    """
     found: list[str] = []
     with (
-        contextlib.suppress(OSError),
+        contextlib.suppress(FileNotFoundError),
         open(os.path.join(session, JOURNAL), encoding="utf-8", errors="replace") as lines,
     ):
         for line in lines:

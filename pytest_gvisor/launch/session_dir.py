@@ -258,22 +258,25 @@ def _is_dead(session: str) -> bool:
     return True
 
 
-def sweep(base: str | None = None) -> list[str]:
+def sweep(base: str | None = None, *, although_waited: bool = False) -> list[str]:
     """Remove what dead sessions left under ``base``; returns the session folders that went.
 
     What cannot be removed holds up this process, and all that wait for the lock, for `SWEEP_BUDGET`
-    seconds at most; the rest is left to the next sweep.
+    seconds at most, in which what goes is not counted; the rest is left to the next sweep. Who has
+    waited as long as that for the lock, for another's sweep most likely, does not sweep again
+    unless ``although_waited``.
     """
-    # From before the lock: who has waited for another's sweep need not do it again.
-    deadline = time.monotonic() + SWEEP_BUDGET
     base = base_folder() if base is None else base
     if not os.path.isdir(base):
         return []
+    began = time.monotonic()
     with _locked(base), stage("session_folder", f"cannot read {base}"), os.scandir(base) as entries:
-        found = list(entries)
+        if not although_waited and time.monotonic() - began > SWEEP_BUDGET:
+            return []
+        found = [entry for entry in entries if _is_session(entry)]
         # In any order, so that it is not always the same ones that are left to the next.
         secrets.SystemRandom().shuffle(found)
-        return [entry.path for entry in found if _swept(entry, deadline)]
+        return _swept([entry.path for entry in found])
 
 
 def dead(base: str) -> list[str]:
@@ -290,10 +293,18 @@ def _is_session(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith("s-") and entry.is_dir(follow_symlinks=False)
 
 
-def _swept(entry: os.DirEntry[str], deadline: float) -> bool:
-    """Whether the entry was a dead session's folder, and is gone."""
-    # Half of what there is for each: one that is stuck does not use up all of it.
-    patience = min(remains.PATIENCE, (deadline - time.monotonic()) / 2)
-    if patience < _LEAST_PATIENCE or not (_is_session(entry) and _is_dead(entry.path)):
-        return False
-    return not remains.clear_session(entry.path, patience=patience)
+def _swept(paths: list[str]) -> list[str]:
+    """Those of the sessions' folders that were dead, and are gone."""
+    gone = []
+    budget = SWEEP_BUDGET
+    for path in filter(_is_dead, paths):
+        # Half of what there is for each: one that is stuck does not use up all of it.
+        patience = min(remains.PATIENCE, budget / 2)
+        if patience < _LEAST_PATIENCE:
+            break
+        began = time.monotonic()
+        if remains.clear_session(path, patience=patience):
+            budget -= time.monotonic() - began
+        else:
+            gone.append(path)
+    return gone

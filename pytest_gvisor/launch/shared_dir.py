@@ -31,6 +31,10 @@ class SharedDir:
 
     def path(self) -> str:
         """Where it is. Raises `LaunchError` where it cannot be made or is not safe."""
+        if self._path is not None and not os.path.lexists(self._path):
+            # A cleaner of temporary folders may have taken it: the lock is one of a removed file.
+            os.close(self._lock)
+            self._path, self._lock = None, -1
         if self._path is None:
             path = self.place()
             with (

@@ -11,12 +11,14 @@ import errno
 import grp
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Sequence
 
+from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.runsc import kvm_ioctls
 from pytest_gvisor.runsc.words import Cause
@@ -44,7 +46,9 @@ def program(device: str) -> list[str]:
 def look(device: str, *, command: Sequence[str] = (), deadline: float = DEADLINE) -> Refusal | None:
     """What is wrong with the device; None where it opens and makes a VM with a processor.
 
-    Takes at most ``deadline`` seconds and the time to kill the child.
+    Takes at most ``deadline`` seconds and the time to kill the child. Raises `LaunchError` where
+    the child cannot be started or ends without an answer: that says nothing about the device, and
+    may pass.
     """
     answer = _ask(list(command) or program(device), device, deadline)
     if isinstance(answer, Refusal):
@@ -104,8 +108,8 @@ def _ask(command: list[str], device: str, deadline: float) -> dict[str, object] 
             start_new_session=True,
         )
     except OSError as error:
-        detail = f"the process that asks {device} cannot be started: {error.strerror or error}"
-        return Refusal(cause=Cause.UNASKED, detail=detail)
+        detail = f"the process that asks {device} cannot be started"
+        raise LaunchError("kvm", detail, errno=error.errno or 0) from error
     text = errors = b""
     late = False
     # Not in a `with`: its end waits for the child without a deadline.
@@ -125,9 +129,15 @@ def _ask(command: list[str], device: str, deadline: float) -> dict[str, object] 
         f": {escape(line)}" for line in errors.decode(errors="replace").splitlines()[-1:]
     )
     how = f"ended with {_status(child.returncode)} and no answer{last}"
-    return _understood(text) or Refusal(
-        cause=Cause.UNASKED, detail=f"the process that asks {device} {how}"
-    )
+    answer = _understood(text)
+    if answer is None:
+        raise LaunchError(
+            "kvm",
+            f"the process that asks {device} {how}",
+            next_step=f"Something may have killed it, for want of memory for instance; "
+            f"`{shlex.join(command)}` puts the question again, by hand.",
+        )
+    return answer
 
 
 def _ended(child: subprocess.Popen[bytes]) -> bool:

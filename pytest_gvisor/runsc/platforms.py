@@ -97,6 +97,7 @@ def probe(
     where a platform is what fails, runsc's message is not more than that the sandbox is gone.
     ``known`` is what an earlier run has come to; it stands in for a run, and not for a look.
     Takes at most ``deadline``, `kvm.DEADLINE` where the platform is kvm, and the time to kill.
+    Raises `LaunchError` where nothing can be started, which says nothing about the platform.
     """
     seen = _before(platform, compiled_in, kvm_device)
     if seen is not None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
-import sys
 
-from pytest_gvisor.runsc import kvm_ioctls
 from pytest_gvisor.settings import Platform
 
 
@@ -18,7 +16,6 @@ class Cause(enum.StrEnum):
     NO_DEVICE = "no device"
     NOT_GIVEN = "not given to this container"
     NO_PERMISSION = "no permission"
-    UNASKED = "nobody could ask"
     NOT_KVM = "the device is not KVM"
     REFUSED = "KVM refuses"
     PROBE_FAILED = "the probe failed"
@@ -48,8 +45,6 @@ _KVM = {
     Cause.NOT_GIVEN: "Start the container with `--device /dev/kvm` (docker, podman); a systemd "
     "unit needs `DeviceAllow=/dev/kvm rw`.",
     Cause.NO_PERMISSION: _PERMISSION,
-    Cause.UNASKED: f"`{sys.executable} -I -S {kvm_ioctls.__file__} /dev/kvm` puts it again, by "
-    "hand. Something may have killed it, for want of memory for instance.",
     Cause.NOT_KVM: "Name the real device, or load kvm_intel or kvm_amd, which make it.",
     Cause.REFUSED: "Another hypervisor may hold the processor, virtualisation may be off in the "
     "firmware, or a container's profile may forbid it. Load kvm_intel or kvm_amd. " + _NESTED,

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import errno
+import io
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pytest_gvisor import verdicts
 from pytest_gvisor.engine import Engine
 from pytest_gvisor.errors import LaunchError, PytestGvisorWarning, RunscNotFound
-from pytest_gvisor.runsc import locate
+from pytest_gvisor.launch import session_dir
+from pytest_gvisor.runsc import kvm, locate
+from pytest_gvisor.runsc.platforms import Availability
+from pytest_gvisor.runsc.words import Cause
+from pytest_gvisor.settings import Platform, Settings
 
 
 @pytest.mark.fault("G6")
@@ -30,6 +39,72 @@ def test_a_shortage_is_not_remembered_as_the_binary_s(
         with pytest.raises(RunscNotFound):
             engine.runsc(path)
     engine.close()
+
+
+@pytest.mark.fault("G6")
+def test_a_shortage_is_not_remembered_as_the_platform_s(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No other process of the run believes it either, and the next question finds out."""
+    monkeypatch.setattr(session_dir, "base_folder", lambda: str(tmp_path / "base"))
+    engine, other = Engine("run"), Engine("run")
+    seen = [LaunchError("kvm", "none", errno=errno.EAGAIN), None]
+
+    def look(_device: str) -> None:
+        if error := seen.pop(0):
+            raise error
+
+    monkeypatch.setattr(kvm, "look", look)
+    known = Availability(platform=Platform.KVM, cause=Cause.PROBE_HUNG)
+    monkeypatch.setattr(verdicts, "recall", lambda *_: known)
+    with pytest.raises(LaunchError):
+        engine.availability(Platform.KVM, Settings())
+    assert other.availability(Platform.KVM, Settings()) == known
+    assert seen == []
+    engine.close()
+    other.close()
+
+
+@pytest.fixture
+def hung(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Engine, Availability]]:
+    """An engine that shares its verdicts, and the one that it comes to on kvm without a run."""
+    monkeypatch.setattr(session_dir, "base_folder", lambda: str(tmp_path / "base"))
+    monkeypatch.setattr(kvm, "look", lambda _device: None)
+    verdict = Availability(platform=Platform.KVM, cause=Cause.PROBE_HUNG)
+    monkeypatch.setattr(verdicts, "recall", lambda *_: verdict)
+    engine = Engine("run")
+    yield engine, verdict
+    engine.close()
+
+
+def test_a_verdict_that_cannot_be_shared_is_one_all_the_same(
+    hung: tuple[Engine, Availability], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk costs each process a question, and no test."""
+    engine, verdict = hung
+
+    class Full(io.FileIO):
+        def write(self, _data: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full(fd: int, mode: str, **_: Any) -> Full:
+        return Full(fd, mode)
+
+    monkeypatch.setattr("pytest_gvisor.engine.open", full, raising=False)
+    assert engine.availability(Platform.KVM, Settings()) == verdict
+
+
+def test_a_verdict_s_file_that_cannot_be_opened_is_typed(
+    hung: tuple[Engine, Availability],
+) -> None:
+    """The stage says which step it was."""
+    engine, _ = hung
+    assert engine.shared is not None
+    runsc = engine.runsc(None)
+    os.mkdir(os.path.join(engine.shared.path(), f"{runsc.sha256[:16]}-kvm.json"))
+    with pytest.raises(LaunchError) as caught:
+        engine.availability(Platform.KVM, Settings())
+    assert (caught.value.stage, caught.value.errno) == ("shared_folder", errno.EISDIR)
 
 
 def test_what_stays_of_the_session_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

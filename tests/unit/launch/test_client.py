@@ -355,6 +355,24 @@ def test_the_thread_that_made_the_keeper_may_end(launcher: Launcher) -> None:
     assert launcher.keeper().alive()
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOMEM])
+def test_a_session_s_folder_that_cannot_be_looked_at_is_there(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A test that is another user for the moment: the keeper and its runs go on."""
+    keeper, path, real = launcher.keeper(), launcher.session().path, os.stat
+
+    def stat(where: Any, *args: Any, **options: Any) -> os.stat_result:
+        if where == path:
+            raise OSError(number, os.strerror(number))
+        return real(where, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat)
+        assert launcher.keeper() is keeper
+    assert keeper.alive()
+
+
 def test_the_program_is_the_one_beside_the_client() -> None:
     """Run by this interpreter, from a file of this package."""
     assert os.path.dirname(client._PROGRAM) == os.path.dirname(os.path.abspath(client.__file__))

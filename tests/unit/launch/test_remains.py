@@ -190,6 +190,33 @@ def test_a_session_that_has_a_process_left_keeps_its_folder(
     assert remains.clear_session(str(session)) == []
 
 
+def test_a_journal_that_cannot_be_read_for_the_moment_is_read_later(
+    session: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it nobody knows the cgroups, and it is not removed unread."""
+    real, real_rmdir, removed = open, os.rmdir, list[str]()
+    refusals = [errno.ENFILE]
+
+    def refuse(path: Any, *args: Any, **options: Any) -> Any:
+        if str(path).endswith("/journal") and refusals:
+            raise OSError(refusals.pop(), "Too many open files in system")
+        return real(path, *args, **options)
+
+    def rmdir(path: str, **options: Any) -> None:
+        removed.append(path)
+        real_rmdir(path, **options)
+
+    cgroup = "/sys/fs/cgroup/pytest-gvisor-never"
+    (session / "journal").write_text(json.dumps({"cgroups": [cgroup]}))
+    monkeypatch.setattr("pytest_gvisor.launch.remains.open", refuse, raising=False)
+    (leak,) = remains.clear_session(str(session), patience=-1)
+    assert "Too many open files" in leak
+    assert (session / "journal").exists()
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    assert remains.clear_session(str(session)) == []
+    assert cgroup in removed
+
+
 def test_a_file_that_goes_first_by_itself_is_no_end_of_the_removal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

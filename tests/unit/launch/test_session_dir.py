@@ -21,7 +21,7 @@ import pytest
 
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.launch import remains, session_dir
-from pytest_gvisor.launch.remains import clear_session
+from pytest_gvisor.launch.remains import clear_session, remove_session
 from pytest_gvisor.launch.session_dir import SessionDir
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: folders of another owner")
@@ -323,6 +323,31 @@ def test_who_has_waited_for_another_s_sweep_does_not_sweep_again(
         threading.Timer(0.2, fcntl.flock, [lock, fcntl.LOCK_UN]).start()
         assert session_dir.sweep(base) == []
     assert session_dir.sweep(base) == [dead]
+
+
+def test_who_sweeps_by_hand_sweeps_although_it_has_waited(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said to stay was tried."""
+    dead = dead_session(base)
+    with open(f"{base}/.lock", "w") as lock:
+        monkeypatch.setattr(session_dir, "SWEEP_BUDGET", 0.1)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threading.Timer(0.2, fcntl.flock, [lock, fcntl.LOCK_UN]).start()
+        assert session_dir.sweep(base, although_waited=True) == [dead]
+
+
+def test_what_goes_costs_nothing_of_the_budget(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, and however long it takes."""
+    dead = {dead_session(base) for _ in range(4)}
+
+    def slow(session: str, cgroups: list[str]) -> list[str]:
+        time.sleep(0.06)
+        return remove_session(session, cgroups)
+
+    monkeypatch.setattr(remains, "remove_session", slow)
+    monkeypatch.setattr(session_dir, "SWEEP_BUDGET", 0.15)
+    assert set(session_dir.sweep(base)) == dead
 
 
 def test_a_session_that_ends_says_what_stays(base: str, monkeypatch: pytest.MonkeyPatch) -> None:

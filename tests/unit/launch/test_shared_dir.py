@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -78,6 +79,19 @@ def test_a_sweep_leaves_it_while_a_user_lives_and_removes_it_after_a_kill(base: 
         user.kill()
         user.wait()
     assert session_dir.sweep(str(base)) == [path]
+    assert entries(base) == set()
+
+
+def test_it_is_made_again_where_somebody_has_removed_it(base: Path) -> None:
+    """A cleaner of temporary folders, for one; the base folder may go with it."""
+    shared = SharedDir("one")
+    path = shared.path()
+    shutil.rmtree(base)
+    before = len(os.listdir("/proc/self/fd"))
+    assert shared.path() == path
+    assert os.listdir(path) == ["lock"]
+    assert len(os.listdir("/proc/self/fd")) == before
+    shared.close()
     assert entries(base) == set()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.runsc import kvm, kvm_ioctls, words
 from pytest_gvisor.runsc.words import Cause
 from pytest_gvisor.settings import Platform
@@ -173,11 +174,9 @@ def test_a_device_that_does_not_answer_is_left_at_the_deadline(tmp_path: Path) -
     "text", ["", "[]", "no", "[" * 10000, "{}", '{"step": 7}', '{"step": "KVM_CREATE_VM"}']
 )
 def test_a_child_that_says_nonsense_is_no_word_of_the_device(text: str) -> None:
-    """Never a device of use, never a refusal of KVM's, and never an exception."""
-    found = kvm.look("/dev/kvm", command=saying(text))
-    assert found is not None
-    assert found.cause is Cause.UNASKED
-    assert "ended with exit status 0 and no answer" in found.detail
+    """Never a device of use, and never a refusal of KVM's."""
+    with pytest.raises(LaunchError, match="ended with exit status 0 and no answer"):
+        kvm.look("/dev/kvm", command=saying(text))
 
 
 @pytest.mark.parametrize(
@@ -189,19 +188,18 @@ def test_a_child_that_says_nonsense_is_no_word_of_the_device(text: str) -> None:
 )
 def test_a_child_that_dies_is_no_word_of_the_device(code: str, told: str) -> None:
     """How it died is said, and how the question is put again by hand."""
-    found = kvm.look("/dev/kvm", command=[sys.executable, "-I", "-S", "-c", code])
-    assert found is not None
-    assert found.cause is Cause.UNASKED
-    assert told in found.detail
-    assert "kvm_ioctls.py /dev/kvm` puts it again" in words.remedy(Platform.KVM, found.cause)
+    with pytest.raises(LaunchError) as caught:
+        kvm.look("/dev/kvm", command=[sys.executable, "-I", "-S", "-c", code])
+    assert caught.value.stage == "kvm"
+    assert told in caught.value.message
+    assert "puts the question again" in caught.value.next_step
 
 
 def test_a_child_that_cannot_be_started_is_no_word_of_the_device() -> None:
     """Where no process can be had, for one."""
-    found = kvm.look("/dev/kvm", command=["/nonexistent/python"])
-    assert found is not None
-    assert found.cause is Cause.UNASKED
-    assert "No such file or directory" in found.detail
+    with pytest.raises(LaunchError, match="cannot be started") as caught:
+        kvm.look("/dev/kvm", command=["/nonexistent/python"])
+    assert (caught.value.stage, caught.value.errno) == ("kvm", errno.ENOENT)
 
 
 def test_a_child_that_cannot_be_killed_does_not_hold_the_look_up(
