@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -167,9 +168,22 @@ class Engine:
         )
 
     def close(self) -> None:
+        """`end`, and one warning of what could not be removed. Where warnings are errors, it is a
+        line on standard error: this is a cleanup of pytest's, and others come after it.
+        """
+        leaks = self.end()
+        if not leaks:
+            return
+        warning = PytestGvisorWarning(f"not removed: {'; '.join(leaks)}")
+        try:
+            warnings.warn(warning, stacklevel=1)
+        except PytestGvisorWarning:
+            print(f"{type(warning).__name__}: {warning}", file=sys.stderr)
+
+    def end(self) -> list[str]:
         """End the keeper, remove the session folder, close the binaries, let go of images.
 
-        Warns of what could not be removed.
+        Returns what could not be removed, in words.
         """
         leaks = self.launcher.close()
         if self._images is not None:
@@ -181,8 +195,7 @@ class Engine:
             if isinstance(found, Runsc):
                 found.close()
         self._found.clear()
-        for leak in leaks:
-            warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)
+        return leaks
 
 
 @dataclasses.dataclass

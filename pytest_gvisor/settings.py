@@ -140,8 +140,9 @@ def platforms(value: object) -> tuple[Platform, ...]:
             found[word(Platform, name, "platform")] = None
     if "auto" in names and found:
         raise UsageError(
-            f"platform={','.join(filter(None, names))}: auto stands alone; what it means is "
-            "systrap where the binary has it, else ptrace: name that one"
+            f"platform={','.join(filter(None, names))}: auto stands alone; leave it out where "
+            "another was added to it, or name what it means: systrap where the binary has it, "
+            "else ptrace"
         )
     if not any(names):
         raise UsageError("platform names nothing; say auto, all, or " + _choices(Platform))

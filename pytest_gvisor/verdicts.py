@@ -41,7 +41,7 @@ def decode(text: str) -> Availability | None:
             next_step=str(fields["next_step"]),
             deadline=float(fields["deadline"]),
         )
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
 
 

@@ -9,7 +9,7 @@ import json
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from pytest_gvisor.cli import machine
+from pytest_gvisor.cli import machine, words
 from pytest_gvisor.cli.machine import Finding, State
 from pytest_gvisor.engine import Engine
 from pytest_gvisor.errors import GvisorError
@@ -70,7 +70,7 @@ def examine(settings: Settings) -> tuple[list[Finding], bool]:
     try:
         found, able = _of_runsc(engine, settings)
     finally:
-        engine.close()
+        words.end(engine, "doctor")
     works = any(one.state is State.GOOD for one in found if one.name.startswith(_PLATFORM))
     return [*found, *machine.findings(works=works), left], able
 

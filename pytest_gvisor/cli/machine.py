@@ -176,7 +176,10 @@ def _cgroups(proc: str) -> Finding:
 
 
 def _limits_tried() -> dict[str, str]:
-    """Why each limit cannot be had, by its name. Raises `LaunchError` where none can be tried."""
+    """Why each limit cannot be had, by its name, and what of the tries stays.
+
+    Raises `LaunchError` where none can be tried.
+    """
     session = SessionDir.create(SessionDir.new_path(session_dir.base_folder()))
     found = {}
     try:
@@ -188,13 +191,17 @@ def _limits_tried() -> dict[str, str]:
             except GvisorError as error:
                 found[name] = " ".join(error.message.split())
     finally:
-        session.remove()
-    return found
+        leaks = session.remove()
+    return found | {leak: f"not removed: {leak}" for leak in leaks}
 
 
 def _docker() -> Finding:
-    from pytest_gvisor.images.docker import Daemon  # noqa: PLC0415 -- imports the SDK
-
+    try:
+        from pytest_gvisor.images.docker import Daemon  # noqa: PLC0415 -- imports the SDK
+    except Exception as error:  # noqa: BLE001 -- whatever a broken installation raises
+        detail = escape(f"its SDK cannot be imported: {type(error).__name__}: {error}")
+        step = f"{sys.executable} -m pip install --force-reinstall docker"
+        return Finding(name="docker", state=State.NOTE, detail=detail, next_step=step)
     where = os.environ.get("DOCKER_HOST") or "/var/run/docker.sock"
     try:
         with Daemon():

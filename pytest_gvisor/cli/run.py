@@ -135,9 +135,12 @@ def main(arguments: Sequence[str]) -> int:
         print(f"pytest-gvisor run: {error}", file=sys.stderr)
         return _TIMED_OUT
     finally:
-        if gvisor is not None:
-            _tell(gvisor)
-        engine.close()
+        # Whoever reads what is told may have gone: the session ends all the same.
+        try:
+            if gvisor is not None:
+                _tell(gvisor)
+        finally:
+            words.end(engine, "run")
 
 
 def _settings(given: argparse.Namespace) -> Settings:

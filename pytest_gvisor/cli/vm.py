@@ -50,10 +50,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run it; COMMAND's exit status. Raises `MachineFailed`, `MachineTimeout`, `UsageError`."""
     options = parser()
     given = options.parse_args(arguments)
+    shares = tuple(machine.share_of(path) for path in given.share)
     chosen = Machine(
         command=words.command(options, given.command),
-        shares=tuple(machine.share_of(path) for path in given.share),
-        cwd=os.getcwd(),
+        shares=shares,
+        cwd=machine.folder_of(os.getcwd(), shares),
         env=dict(os.environ),
         cpus=given.cpus,
         memory=given.memory,

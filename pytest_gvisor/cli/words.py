@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pytest_gvisor import settings
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.oci.mounts import parse_size
+
+if TYPE_CHECKING:
+    from pytest_gvisor.engine import Engine
 
 
 def seconds(text: str) -> float:
@@ -39,3 +44,9 @@ def command(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[str,
     if not found:
         parser.error("a command is missing: put it behind --")
     return found
+
+
+def end(engine: Engine, tool: str) -> None:
+    """End the engine, and say on standard error what could not be removed."""
+    for leak in engine.end():
+        print(f"pytest-gvisor {tool}: not removed: {leak}", file=sys.stderr)

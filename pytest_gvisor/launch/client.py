@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping, Sequence
 
 from pytest_gvisor.errors import LaunchError, ProtocolError
-from pytest_gvisor.launch import session_dir
 from pytest_gvisor.launch.session_dir import SessionDir
 from pytest_gvisor.launch.typed import stage
 
@@ -193,7 +192,7 @@ class Launcher:
         """How many dead sessions' leavings were removed when the session was made."""
 
         self.left = 0
-        """How many things of runs and of the session could not be removed."""
+        """How many things of runs could not be removed; `close` tells those of the session."""
 
     def session(self) -> SessionDir:
         """The session folder. Raises `LaunchError` where it cannot be made."""
@@ -243,9 +242,9 @@ class Launcher:
         return keeper, session
 
     def _choose(self) -> str:
-        base = session_dir.base_folder() if self._base is None else self._base
-        self.swept += len(session_dir.sweep(base))
-        return SessionDir.new_path(base)
+        path, swept = SessionDir.choose(self._base)
+        self.swept += len(swept)
+        return path
 
     def _close_keeper(self) -> None:
         if self._keeper is not None:
@@ -263,7 +262,6 @@ class Launcher:
             self._close_keeper()
             leaks = [] if self._session is None else self._session.remove()
             self._session = None
-            self.left += len(leaks)
             return leaks
 
 

@@ -175,15 +175,16 @@ class SessionDir:
     lock: int
 
     @staticmethod
-    def choose(base: str | None = None) -> str:
-        """Sweep what dead sessions left under ``base``; the path for a new one, not made yet.
+    def choose(base: str | None = None) -> tuple[str, list[str]]:
+        """Sweep what dead sessions left under ``base``; the path for a new one, not made yet, and
+        the folders that went.
 
         The keeper is told the path before there is anything at it: from the first moment on there
         is someone to remove it.
         """
         base = base_folder() if base is None else base
-        sweep(base)
-        return SessionDir.new_path(base)
+        swept = sweep(base)
+        return SessionDir.new_path(base), swept
 
     @staticmethod
     def new_path(base: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import fcntl
 import os
 import re
 import selectors
@@ -165,8 +166,13 @@ def _ask_all(judged: Judged, deadline: float) -> list[str]:
     questions: list[_Question] = []
     with contextlib.ExitStack() as started:
         try:
-            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            reader, low = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             started.callback(os.close, reader)
+            # With a standard stream closed, its number would be overwritten in the child.
+            try:
+                writer = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
+            finally:
+                os.close(low)
             started.callback(os.close, writer)
             for words in _QUESTIONS:
                 questions.append(_Question(judged, words, writer))

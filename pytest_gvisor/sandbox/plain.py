@@ -154,6 +154,7 @@ class Plain:
             with stage("pipes", "cannot make the program's pipes"):
                 supervisor = Supervisor(job, lifecycle)
             undo.callback(supervisor.close)
+            self._plan.runsc.check_unchanged()
             try:
                 supervisor.launch(self._plan.launcher.keeper())
                 supervisor.watch()

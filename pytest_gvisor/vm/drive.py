@@ -39,7 +39,7 @@ def run(machine: Machine, timeout: float, stdout: Sink, stderr: Sink) -> int:
     Raises `MachineFailed` where there is no VM or it ended before the command, and `MachineTimeout`
     where the command had not ended after ``timeout`` seconds, boot included. The VM is dead then.
     """
-    session = SessionDir.create(SessionDir.choose())
+    session = SessionDir.create(SessionDir.choose()[0])
     try:
         with _warden(machine, timeout, session) as process:
             tails = [_Tail(session.path, "stdout", stdout), _Tail(session.path, "stderr", stderr)]

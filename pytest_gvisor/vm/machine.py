@@ -13,7 +13,7 @@ import platform
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pytest_gvisor.errors import MachineFailed, UsageError
 
@@ -30,6 +30,11 @@ _QEMU = "-cpu EPYC -accel tcg,thread=multi,tb-size=1024"
 
 GUEST_FOLDER = "/var/pytest-gvisor-vm"
 """Where the VM has the folder of this run: not below the base of its own sessions."""
+
+# virtme-ng's init mounts a tmpfs on each; a shared folder comes on top of the first ones, and below
+# the last one.
+_OWN = ("/run", "/var/cache", "/var/log", "/var/tmp")
+_SHM = "/dev/shm"
 
 # They name what is not there in the VM: folders of this machine's /run, and this process's own.
 _NOT_PASSED_ON = frozenset({"XDG_RUNTIME_DIR", "TMPDIR", "_", "SHLVL", "PWD", "OLDPWD"})
@@ -107,10 +112,30 @@ def share_of(path: str) -> str:
     real = os.path.realpath(path)
     if not os.path.isdir(real):
         raise UsageError(f"{path} is not a folder", next_step="Make it first.")
+    if real == _SHM or real.startswith(_SHM + "/"):
+        raise UsageError(f"{real} cannot be shared: the VM has a {_SHM} of its own")
     # The path goes through QEMU's options, a kernel command line, and a shell script.
     if not re.fullmatch(r"/[\w./+@%-]*", real, re.ASCII):
         raise UsageError(f"{real} cannot be shared: use a path of letters, digits and ._+@%-")
     return real
+
+
+def folder_of(path: str, shares: Sequence[str]) -> str:
+    """The canonical folder that the command starts in, as it is.
+
+    Raises `UsageError` for one that the VM does not have: below a folder of its own, and in none
+    of ``shares``.
+    """
+    for own in (*_OWN, _SHM):
+        below = path.startswith(own + "/")
+        if below and not any(path == share or path.startswith(share + "/") for share in shares):
+            step = "Start it in a folder that is not below that."
+            if own != _SHM:
+                step = (
+                    f"Start it elsewhere, or make the folder visible: --share {shlex.quote(path)}"
+                )
+            raise UsageError(f"the VM has a {own} of its own, without {path}", next_step=step)
+    return path
 
 
 def vng(machine: Machine, folder: str) -> list[str]:

@@ -16,6 +16,7 @@ from pytest_gvisor.cli import main as cli
 from pytest_gvisor.cli import run as run_command
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.launch import session_dir
+from pytest_gvisor.launch.client import Launcher
 
 
 def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
@@ -163,8 +164,8 @@ def test_the_doctor_says_that_tests_cannot_run(tmp_path: Path) -> None:
 def test_sweep_removes_what_a_dead_session_left_and_nothing_else() -> None:
     """A session that lives stays."""
     base = session_dir.base_folder()
-    living = session_dir.SessionDir.create(session_dir.SessionDir.choose(base))
-    dead = session_dir.SessionDir.create(session_dir.SessionDir.choose(base))
+    living = session_dir.SessionDir.create(session_dir.SessionDir.choose(base)[0])
+    dead = session_dir.SessionDir.create(session_dir.SessionDir.choose(base)[0])
     os.close(dead.lock)
     try:
         assert dead.path in session_dir.dead(base)
@@ -185,3 +186,38 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
         ["sh", "-c", line], capture_output=True, timeout=60, stdin=subprocess.DEVNULL
     )
     assert (done.stdout, done.stderr) == (b"1\n", b"")
+
+
+@pytest.mark.parametrize("command", [["run", "true"], ["doctor"]])
+def test_what_stays_of_the_session_is_a_plain_line(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing of Python's about it."""
+    real = Launcher.close
+    monkeypatch.setattr(Launcher, "close", lambda self: [*real(self), "/x: busy"])
+    monkeypatch.setattr(run_command, "standard_input", lambda: iter(()))
+    cli.main(command)
+    assert capfd.readouterr().err == f"pytest-gvisor {command[0]}: not removed: /x: busy\n"
+
+
+def test_the_session_ends_although_nobody_reads_what_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``run --debug … 2>&1 | head -1``, for one."""
+    ended: list[str] = []
+
+    def tell(_gvisor: object) -> None:
+        raise BrokenPipeError
+
+    def close(launcher: Launcher) -> list[str]:
+        ended.append(launcher.session().path)
+        return real(launcher)
+
+    real = Launcher.close
+    monkeypatch.setattr(Launcher, "close", close)
+    monkeypatch.setattr(run_command, "_tell", tell)
+    monkeypatch.setattr(run_command, "standard_input", lambda: iter(()))
+    with pytest.raises(BrokenPipeError):
+        run_command.main(["true"])
+    (path,) = ended
+    assert not os.path.exists(path)

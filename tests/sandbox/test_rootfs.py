@@ -11,8 +11,10 @@ import pytest
 
 from pytest_gvisor import (
     Gvisor,
+    InsecureRunsc,
     InsideError,
     PytestGvisorWarning,
+    Runsc,
     RunscFailed,
     SandboxCrashed,
     UsageError,
@@ -122,6 +124,25 @@ def test_a_folder_without_a_place_gets_no_guest(
         with pytest.warns(PytestGvisorWarning, match="another one takes its place"):
             assert sandbox.exec([BB, "ls", "/kept"]).returncode == 1
     assert tree_of(folder) == before
+
+
+@pytest.mark.fault("A6")
+def test_without_a_guest_a_changed_runsc_is_refused_too(
+    gvisor: Gvisor, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each program is a start of the binary; the sandbox goes on where it is as it was."""
+
+    def changed(_runsc: Runsc) -> None:
+        raise InsecureRunsc("/runsc", "it changed after it was judged")
+
+    with gvisor.sandbox(rootfs=directory(folder)) as sandbox:
+        before = set(os.listdir("/proc/self/fd"))
+        with monkeypatch.context() as patch:
+            patch.setattr(Runsc, "check_unchanged", changed)
+            with pytest.raises(InsecureRunsc, match="it changed"):
+                sandbox.exec([BB, "true"])
+        assert set(os.listdir("/proc/self/fd")) == before
+        assert sandbox.exec([BB, "true"]).returncode == 0
 
 
 def test_a_crash_without_a_guest_is_one(gvisor: Gvisor, folder: Path) -> None:

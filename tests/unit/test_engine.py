@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,15 @@ def test_what_stays_of_the_session_is_a_warning(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(engine.launcher, "close", lambda: ["/sys/fs/cgroup/x: busy"])
     with pytest.warns(PytestGvisorWarning, match="not removed: /sys/fs/cgroup/x: busy"):
         engine.close()
+
+
+def test_where_warnings_are_errors_the_end_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it is said, and pytest's other cleanups come after it."""
+    engine = Engine()
+    monkeypatch.setattr(engine.launcher, "close", lambda: ["/x: busy", "/y: busy"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.close()
+    assert capsys.readouterr().err == "PytestGvisorWarning: not removed: /x: busy; /y: busy\n"

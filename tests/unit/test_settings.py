@@ -81,7 +81,7 @@ def test_platforms_that_name_nothing_are_refused(written: object) -> None:
 )
 def test_auto_stands_alone(written: object) -> None:
     """Which platform it is, only the binary says: beside another one it might be the same."""
-    with pytest.raises(UsageError, match="auto stands alone"):
+    with pytest.raises(UsageError, match=r"auto stands alone; leave it out .*, or name what"):
         settings.platforms(written)
 
 

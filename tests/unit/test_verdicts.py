@@ -62,6 +62,13 @@ def test_what_another_process_keeps_just_now_stays(base: Path) -> None:
     assert len(os.listdir(base)) == 1
 
 
+def test_a_number_that_is_too_large_is_no_verdict() -> None:
+    """As with anything else that is not one: it is found out again."""
+    text = verdicts.encode(HUNG)
+    assert verdicts.decode(text) == HUNG
+    assert verdicts.decode(text.replace("10.0", "9" * 400)) is None
+
+
 @pytest.mark.parametrize(("deadline", "holds"), [(5.0, True), (10.0, True), (10.5, False)])
 def test_a_hang_is_one_for_deadlines_up_to_its_own(deadline: float, holds: bool) -> None:
     """Who gives a probe longer has not been answered yet."""

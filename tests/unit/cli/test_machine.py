@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -222,6 +223,24 @@ def test_what_is_wrong_with_docker_is_said(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(ask, "get", get)
     found = machine._docker()
     assert (found.state, "this user may not use" in found.detail) == (State.NOTE, True)
+
+
+def test_an_sdk_that_cannot_be_imported_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is broken, and the doctor is not."""
+    monkeypatch.setitem(sys.modules, "pytest_gvisor.images.docker", None)
+    found = named("docker", machine.findings())
+    assert found.state is State.NOTE
+    assert "its SDK cannot be imported: ModuleNotFoundError" in found.detail
+    assert "pip install" in found.next_step
+
+
+def test_what_stays_of_the_tries_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cgroup that is busy, for one."""
+    real = SessionDir.remove
+    monkeypatch.setattr(SessionDir, "remove", lambda self: [*real(self), "/x: busy"])
+    found = named("cgroups", machine.findings())
+    assert found.state is State.NOTE
+    assert found.detail.endswith("not removed: /x: busy")
 
 
 def test_dead_sessions_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

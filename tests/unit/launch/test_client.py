@@ -164,7 +164,7 @@ def test_a_fork_of_this_process_gets_a_typed_error(launcher: Launcher) -> None:
 
 def test_the_keeper_holds_the_lock_of_the_session(base: str) -> None:
     """For as long as it cleans up after this process, no other session sweeps."""
-    path = SessionDir.choose(base)
+    path = SessionDir.choose(base)[0]
     keeper = Keeper(path)
     session = SessionDir.create(path)
     keeper.hold(session.lock)
@@ -391,7 +391,7 @@ def test_what_the_sweep_has_removed_is_counted(base: str, launcher: Launcher) ->
     assert launcher.swept == 2
 
 
-def test_what_stays_of_a_session_is_told_and_counted(
+def test_what_stays_of_a_session_is_told(
     base: str, launcher: Launcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever closes the launcher can say it; closing again says nothing."""
@@ -400,6 +400,5 @@ def test_what_stays_of_a_session_is_told_and_counted(
         patch.setattr(remains, "clear_session", lambda path: [f"{path}: busy"])
         (leak,) = launcher.close()
     assert leak.endswith(": busy")
-    assert launcher.left == 1
     assert launcher.close() == []
     assert len(session_dir.sweep(base)) == 1

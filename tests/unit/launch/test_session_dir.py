@@ -46,7 +46,7 @@ def umask(base: str) -> Iterator[None]:
 @pytest.fixture
 def session(base: str) -> Iterator[SessionDir]:
     """A living session."""
-    made = SessionDir.create(SessionDir.choose(base))
+    made = SessionDir.create(SessionDir.choose(base)[0])
     yield made
     made.remove()
 
@@ -185,16 +185,16 @@ def test_nowhere_to_go_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_session_is_not_there_before_it_is_made(base: str) -> None:
     """The name is chosen first: whoever is to remove it can know it."""
-    path = SessionDir.choose(base)
+    path = SessionDir.choose(base)[0]
     assert os.path.dirname(path) == base
     assert not os.path.exists(path)
-    assert SessionDir.choose(base) != path
+    assert SessionDir.choose(base)[0] != path
 
 
 @pytest.mark.usefixtures("umask")
 def test_a_session_is_private_and_locked(base: str) -> None:
     """Its lock is held for as long as its descriptor is open."""
-    session = SessionDir.create(SessionDir.choose(base))
+    session = SessionDir.create(SessionDir.choose(base)[0])
     assert mode_of(session.path) == 0o700
     assert mode_of(f"{session.path}/lock") == 0o600
     assert mode_of(f"{base}/.lock") == 0o600
@@ -219,7 +219,7 @@ def test_a_session_that_cannot_be_locked_is_not_left(
     base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder goes again."""
-    path = SessionDir.choose(base)
+    path = SessionDir.choose(base)[0]
 
     def refuse(_path: str) -> int:
         raise OSError(errno.ENOLCK, "no locks")
@@ -352,7 +352,7 @@ def test_what_goes_costs_nothing_of_the_budget(base: str, monkeypatch: pytest.Mo
 
 def test_a_session_that_ends_says_what_stays(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And lets go of its lock, for the next sweep."""
-    session = SessionDir.create(SessionDir.choose(base))
+    session = SessionDir.create(SessionDir.choose(base)[0])
     with monkeypatch.context() as patch:
         patch.setattr(remains, "remove_session", stuck)
         patch.setattr(remains, "clear_session", functools.partial(clear_session, patience=0))
@@ -407,7 +407,7 @@ def test_a_lock_that_somebody_keeps_is_waited_for_and_then_an_error(
 SESSION = """
 import sys
 from pytest_gvisor.launch.session_dir import SessionDir
-session = SessionDir.create(SessionDir.choose(sys.argv[1]))
+session = SessionDir.create(SessionDir.choose(sys.argv[1])[0])
 print(session.path, flush=True)
 sys.stdin.read()
 """
@@ -433,7 +433,7 @@ def test_many_sessions_begin_at_once(base: str) -> None:
     made: list[SessionDir] = []
 
     def begin() -> None:
-        made.append(SessionDir.create(SessionDir.choose(base)))
+        made.append(SessionDir.create(SessionDir.choose(base)[0]))
 
     threads = [threading.Thread(target=begin) for _ in range(16)]
     for thread in threads:

@@ -246,6 +246,35 @@ def test_what_the_kernel_cannot_start_is_a_failure(fake_runsc: FakeRunsc) -> Non
     assert "cannot be executed" in failure(path).message
 
 
+CLOSED = """
+import os, sys
+from pytest_gvisor.errors import RunscFailed
+from pytest_gvisor.runsc import features, locate
+judged = locate.find(sys.argv[1])
+for fd in map(int, sys.argv[3:]):
+    os.close(fd)
+try:
+    features.read(judged)
+except RunscFailed as error:
+    with open(sys.argv[2], "w") as file:
+        file.write(error.message)
+"""
+
+
+@pytest.mark.parametrize("closed", [(0, 1), (1, 2), (0, 2)])
+def test_with_closed_standard_streams_the_reason_comes_all_the_same(
+    closed: tuple[int, ...], fake_runsc: FakeRunsc, tmp_path: Path
+) -> None:
+    """The pipe that it comes through has none of their numbers."""
+    path, told = fake_runsc(), tmp_path / "told"
+    with path.open("r+b") as file:
+        file.seek(54)
+        file.write(b"\0")
+    argv = [sys.executable, "-c", CLOSED, str(path), str(told), *map(str, closed)]
+    subprocess.run(argv, check=False, timeout=60)
+    assert "cannot be executed" in told.read_text()
+
+
 def test_runsc_gets_a_fixed_environment(fake_runsc: FakeRunsc, tmp_path: Path) -> None:
     """Nothing of the caller's environment reaches it, and it starts in / without a terminal."""
     marker = tmp_path / "seen"

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_gvisor.errors import MachineFailed, UsageError
 from pytest_gvisor.vm import machine
-from pytest_gvisor.vm.machine import Machine, guest, kernels, share_of, vng
+from pytest_gvisor.vm.machine import Machine, folder_of, guest, kernels, share_of, vng
 
 
 def make_kernel(base: Path, release: str, module: str = "kvm-amd.ko.xz") -> str:
@@ -156,3 +156,44 @@ def test_what_is_no_folder_cannot_be_shared(tmp_path: Path) -> None:
     for name in ("file", "none"):
         with pytest.raises(UsageError, match="is not a folder"):
             share_of(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("path", "shares"),
+    [
+        ("/home/me", []),
+        ("/var/tmp", []),
+        ("/var/tmpx/x", []),
+        ("/var/tmp/x", ["/var/tmp/x"]),
+        ("/run/x/y", ["/srv", "/run/x"]),
+    ],
+)
+def test_a_folder_that_the_vm_has_is_started_in(path: str, shares: list[str]) -> None:
+    """A shared one is there in any case."""
+    assert folder_of(path, shares) == path
+
+
+@pytest.mark.parametrize(
+    ("path", "shares", "step"),
+    [
+        ("/var/tmp/x", [], "--share /var/tmp/x"),
+        ("/var/tmp/xy", ["/var/tmp/x"], "--share /var/tmp/xy"),
+        ("/run/x", [], "--share /run/x"),
+        ("/var/cache/x", [], "--share /var/cache/x"),
+        ("/var/log/a b", [], "--share '/var/log/a b'"),
+        ("/dev/shm/x", [], "Start it in a folder that is not below that."),
+    ],
+)
+def test_a_folder_that_the_vm_has_not_is_told_before_a_boot(
+    path: str, shares: list[str], step: str
+) -> None:
+    """The VM mounts something empty over the folder above it."""
+    with pytest.raises(UsageError, match="of its own") as caught:
+        folder_of(path, shares)
+    assert caught.value.next_step.endswith(step)
+
+
+def test_a_folder_that_would_be_hidden_is_not_shared() -> None:
+    """The VM mounts its /dev/shm later than it does shared folders."""
+    with pytest.raises(UsageError, match="/dev/shm cannot be shared"):
+        share_of("/dev/shm")
