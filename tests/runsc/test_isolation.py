@@ -252,8 +252,12 @@ def test_a_link_in_a_bind_does_not_lead_to_the_host(gvisor: Gvisor, tmp_path: Pa
 @pytest.mark.fault("G3")
 def test_a_tmpfs_is_empty_and_bounded(gvisor: Gvisor) -> None:
     """A tmpfs has its size and mode, and hides what was there."""
-    script = "stat -c %a /srv; ls -A /srv; dd if=/dev/zero of=/srv/big bs=64k count=64 status=none"
-    done = gvisor.run(["sh", "-c", script], mounts=[tmpfs("/srv", size="1M", mode=0o700)])
+    place = "/usr/share"  # which is not empty, and holds no checkout of this project
+    script = (
+        f"stat -c %a {place}; ls -A {place};"
+        f" dd if=/dev/zero of={place}/big bs=64k count=64 status=none"
+    )
+    done = gvisor.run(["sh", "-c", script], mounts=[tmpfs(place, size="1M", mode=0o700)])
     assert done.stdout == "700\n"
     assert "No space left on device" in done.stderr
 
