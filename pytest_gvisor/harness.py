@@ -143,6 +143,7 @@ class Gvisor:
             timeout=chosen.timeout,
             stop_signal=asked.rootfs.says.stop_signal if asked.rootfs.says else signal.SIGTERM,
             max_output=chosen.max_output,
+            sha256=chosen.sha256,
             debug=chosen.debug,
             extra_flags=self._extra_flags(),
             repeat={**{k: v for k, v in repeat.items() if v is not None}, **unusual(options)},
@@ -178,6 +179,7 @@ class Gvisor:
             input=input_of(input),
             timeout=chosen.timeout,
             max_output=chosen.max_output,
+            sha256=chosen.sha256,
             debug=chosen.debug,
             extra_flags=self._extra_flags(),
         )

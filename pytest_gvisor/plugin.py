@@ -32,7 +32,8 @@ pytest_plugins = ("pytest_gvisor.inside.plugin",)
 _MARKERS = (
     (
         "gvisor(**settings): settings of this test's sandboxes: platform, network, netns, runsc, "
-        "timeout, rootless, image, memory, pids, cpus, max_output, and xfail={platform: reason}"
+        "timeout, rootless, image, memory, pids, cpus, max_output, sha256, and "
+        "xfail={platform: reason}"
     ),
     "requires_runsc: skip, or fail with --gvisor-strict, where there is no runsc",
     "requires_kvm: the same where gVisor's kvm platform does not work",

@@ -111,6 +111,9 @@ class Settings:
     max_output: int = DEFAULT_MAX_OUTPUT
     """How many bytes of each output stream are kept, head and tail together."""
 
+    sha256: bool = False
+    """Whether streams of which bytes are left out are hashed all the same."""
+
 
 NATIVE = "native"
 """No platform of gVisor's: the host itself."""
@@ -282,6 +285,7 @@ READERS: Mapping[str, Callable[[object, str], object]] = {
     "pids": _optional(count),
     "cpus": _optional(_number),
     "max_output": count,
+    "sha256": flag,
 }
 """How each field of `Settings` is read from what a user wrote."""
 

@@ -170,7 +170,9 @@ class Completed:
 
     stderr_total: int
     stdout_sha256: str
-    """The SHA-256 of all that came on standard output, kept or not, in hexadecimal."""
+    """The SHA-256 of all that came on standard output, in hexadecimal; of a stream of which bytes
+    were left out only with the setting ``sha256=True``, and ``""`` without.
+    """
 
     stderr_sha256: str
     duration: float

@@ -59,6 +59,7 @@ class Request:
     """What the workload's first process gets at the deadline, a second before SIGKILL."""
 
     max_output: int = 16 * 1024 * 1024
+    sha256: bool = False
     debug: bool = False
     logs: bool = False
     """Whether runsc writes its own logs, without the strace that ``debug`` adds."""

@@ -196,6 +196,7 @@ class Runner:
             input=request.input,
             timeout=request.timeout,
             max_output=request.max_output,
+            sha256=request.sha256,
             cgroup_folders=self._cgroups.folders,
             hide_net_sysctls=hide,
             netns="" if not hide or request.netns else workspace.netns,

@@ -53,6 +53,7 @@ class Job:
     """Seconds from the start of the run."""
 
     max_output: int
+    sha256: bool = False
     cgroup_folders: list[str] = dataclasses.field(default_factory=list)
     cgroup_fds: list[int] = dataclasses.field(default_factory=list)
     hide_net_sysctls: bool = False
@@ -98,7 +99,7 @@ class Feed:
 class Pipes:
     """The three pipes of a run: our ends, and the workload's until they are handed over."""
 
-    def __init__(self, max_output: int) -> None:
+    def __init__(self, max_output: int, *, sha256: bool = False) -> None:
         self.theirs: list[int] = []
         self.ours: list[int] = []
         try:
@@ -114,8 +115,8 @@ class Pipes:
         except BaseException:
             self.close()
             raise
-        self.stdout = Capture(max_output)
-        self.stderr = Capture(max_output)
+        self.stdout = Capture(max_output, sha256=sha256)
+        self.stderr = Capture(max_output, sha256=sha256)
 
     def hand_over(self) -> None:
         """Close the workload's ends here: the end of a stream is seen only when no one holds it."""
@@ -148,7 +149,7 @@ class Supervisor:
         self.pid = 0
         self.maxrss = 0
         self.failure: LaunchError | None = None
-        self.pipes = Pipes(job.max_output)
+        self.pipes = Pipes(job.max_output, sha256=job.sha256)
         try:
             self._selector = selectors.DefaultSelector()
         except OSError:

@@ -208,6 +208,7 @@ class Plain:
             input=chunks,
             timeout=timeout,
             max_output=command.max_output,
+            sha256=command.sha256,
         )
 
     def _check(

@@ -123,6 +123,7 @@ class Plan:
             reads=reads,
             timeout=self.settings.timeout,
             max_output=self.settings.max_output,
+            sha256=self.settings.sha256,
             platform=self.platform,
             runsc=record.command,
             repeat={k: v for k, v in repeat.items() if v is not None},

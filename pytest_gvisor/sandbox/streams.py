@@ -56,8 +56,8 @@ class Tap:
 class Stream:
     """One output stream, as the guest sends it. All is called with the channel's lock held."""
 
-    def __init__(self, limit: int, give: Callable[[int], None]) -> None:
-        self.capture = Capture(limit)
+    def __init__(self, limit: int, give: Callable[[int], None], *, sha256: bool = False) -> None:
+        self.capture = Capture(limit, sha256=sha256)
         self.ended = False
         self._give = give
         self._credit = WINDOW

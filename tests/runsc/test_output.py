@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 
@@ -166,3 +167,13 @@ def test_what_is_remembered_of_earlier_runs_is_bounded(gvisor: Gvisor) -> None:
         assert len(done.stdout_bytes) == size
     assert len(gvisor.records) == 2
     assert gvisor.records[-1].completed is done
+
+
+def test_of_what_is_left_out_there_is_a_hash_if_asked_for(gvisor: Gvisor) -> None:
+    """Of all bytes of the stream; a stream that is kept has one always."""
+    flood = ["head", "-c", "3000000", "/dev/zero"]
+    done = gvisor.run(flood, max_output=1000, sha256=True)
+    assert done.truncated
+    assert done.stdout_sha256 == hashlib.sha256(bytes(3_000_000)).hexdigest()
+    assert done.stderr_sha256 == hashlib.sha256(b"").hexdigest()
+    assert gvisor.run(flood, max_output=1000).stdout_sha256 == ""
