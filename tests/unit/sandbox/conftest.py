@@ -167,7 +167,8 @@ def command(*args: str, reads: bool = False, timeout: float = PATIENCE) -> Comma
     words = args or ("true",)
     return Command(
         args=words, strings=(*map(str.encode, words), b"A=b"), cwd="/", user=(0, 0, ()),
-        reads=reads, timeout=timeout, max_output=1024 * 1024, sha256=False, platform=Platform.SYSTRAP, runsc="",
+        reads=reads, timeout=timeout, max_output=1024 * 1024, sha256=False,
+        platform=Platform.SYSTRAP, runsc="",
     )  # fmt: skip
 
 
