@@ -57,6 +57,31 @@ def test_a_signal_to_the_terminal_s_processes_ends_all(
 
 
 @pytest.mark.fault("F3")
+def test_a_closed_terminal_ends_no_pytest_that_ignores_it(any_little: Little) -> None:
+    """As nohup makes it: the sandbox that runs meanwhile ends by itself, with its own verdict."""
+    any_little.write(
+        test_it="""
+        import pathlib
+
+        def test_it(gvisor):
+            def go():
+                pathlib.Path("up").touch()
+                while not pathlib.Path("closed").exists():
+                    yield b""
+                yield b"on"
+
+            assert gvisor.run(["cat"], input=go()).stdout == "on"
+        """
+    )
+    any_little.before = ("nohup",)
+    process = any_little.start()
+    assert eventually(lambda: any_little.note("up") or process.poll() is not None) is not None
+    os.killpg(process.pid, signal.SIGHUP)
+    (any_little.folder / "closed").touch()
+    assert ended(any_little) == 0, any_little.output()
+
+
+@pytest.mark.fault("F3")
 @pytest.mark.parametrize("pause", [0.0, 0.02, 0.3])
 def test_a_second_ctrl_c_does_not_stop_the_cleaning(any_little: Little, pause: float) -> None:
     """However soon it follows the first, the keeper goes on."""
