@@ -35,7 +35,7 @@ cgroup.PREFIX = f"pytest-gvisor-{os.environ['LITTLE_TAG']}-"
 
 # An ignored signal stays ignored in a child, and a suite may run under nohup. SIGQUIT writes a core
 # file otherwise.
-AS_IN_A_TERMINAL = ("env", "--default-signal", "sh", "-c", 'ulimit -c 0; exec "$@"', "sh")
+TERMINAL = ("env", "--default-signal", "sh", "-c", 'ulimit -c 0; exec "$@"', "sh")
 
 
 def eventually(condition: Callable[[], object], patience: float = PATIENCE) -> float | None:
@@ -92,7 +92,7 @@ class Little:
         with open(self.folder / "output", "ab") as output:
             process = subprocess.Popen(
                 [
-                    *AS_IN_A_TERMINAL, *self.before, sys.executable, "-m", "pytest", "--gvisor-strict",
+                    *TERMINAL, *self.before, sys.executable, "-m", "pytest", "--gvisor-strict",
                     "-p", "no:hypothesispytest", "--gvisor-platform", self.platform,
                     "--basetemp", "basetemp", *arguments,
                 ],
