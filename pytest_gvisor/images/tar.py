@@ -22,6 +22,10 @@ from pytest_gvisor.oci.reader import shown
 
 BLOCK: Final = 512
 _MAX_HEADER: Final = 1024 * 1024
+_MAX_GLOBAL: Final = 64 * 1024
+"""Bytes of the keys and values for all entries, which are looked through for each."""
+_MAX_NAME: Final = 4096
+"""PATH_MAX, of names and of targets."""
 _MAX_ID: Final = 2**32 - 2
 _XATTR: Final = b"SCHILY.xattr."
 _LIBARCHIVE: Final = b"LIBARCHIVE.xattr."
@@ -139,12 +143,17 @@ class Tar:
             if kind == b"x":
                 pax |= _records(data)
             elif kind == b"g":
-                self._global |= _records(data)
+                self._for_all(_records(data))
                 pax = {**self._global, **pax}
             elif kind == b"L":
                 name = data.rstrip(b"\0")
             else:
                 link = data.rstrip(b"\0")
+
+    def _for_all(self, records: dict[bytes, bytes]) -> None:
+        self._global |= records
+        if sum(len(key) + len(value) for key, value in self._global.items()) > _MAX_GLOBAL:
+            raise ImageError(f"its headers for all entries have more than {_MAX_GLOBAL} bytes")
 
     def _extension(self, block: bytes) -> bytes:
         size = _number(block[124:136], "size")
@@ -160,6 +169,8 @@ class Tar:
         name = pax.get(b"path") or name or _name(block)
         link = pax.get(b"linkpath") or link or block[157:257].split(b"\0")[0]
         for text in (name, link):
+            if len(text) > _MAX_NAME:
+                raise ImageError(f"{shown(_text(text))} is longer than {_MAX_NAME} bytes")
             if b"\0" in text:
                 raise ImageError(f"{shown(_text(text))} has a NUL byte")
         if not name:
