@@ -216,7 +216,10 @@ class Cache:
     def images(self) -> list[Kept]:
         """What is there, the last used first."""
         found = []
-        with locks.failing(self.folder), contextlib.suppress(FileNotFoundError):
+        if not os.path.lexists(self.folder):
+            return []
+        self._judge()
+        with locks.failing(self.folder):
             for name in os.listdir(self.folder):
                 if _ID.fullmatch(name):
                     # One may go while it is looked at.
@@ -246,16 +249,20 @@ class Cache:
     def _check(self) -> None:
         with locks.failing(self.folder):
             os.makedirs(os.path.dirname(self.folder), 0o700, exist_ok=True)
-            try:
-                os.close(open_private(self.folder))
-            except LaunchError as error:
-                raise ImageError(
-                    f"the cache folder cannot be used: {error.message}",
-                    next_step="XDG_CACHE_HOME says where images are kept.",
-                ) from error
+            self._judge()
             if not self._is_swept:
                 self._sweep()
                 self._is_swept = True
+
+    def _judge(self) -> None:
+        """Refuse a folder that others have a hand in; make one that is missing."""
+        try:
+            os.close(open_private(self.folder))
+        except LaunchError as error:
+            raise ImageError(
+                f"the cache folder cannot be used: {error.message}",
+                next_step="XDG_CACHE_HOME says where images are kept.",
+            ) from error
 
     def _path(self, identity: str) -> str:
         return os.path.join(self.folder, identity)
