@@ -13,6 +13,7 @@ import json
 import os
 import re
 import socket
+import sys
 import tempfile
 import time
 import urllib.parse
@@ -49,8 +50,7 @@ class Daemon:
     """A daemon that has answered. Use it in a ``with``."""
 
     def __init__(self, *, remote: bool = False, tell: Tell | None = None) -> None:
-        import docker  # type: ignore[import-untyped]  # noqa: PLC0415 -- only for who uses it
-
+        docker = _sdk()
         self._errors = docker.errors
         address = os.environ.get("DOCKER_HOST", "")
         if address and not address.startswith("unix://") and not remote:
@@ -308,6 +308,17 @@ def _message(body: bytes) -> str:
         return str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return body.decode("utf-8", "replace")[:500]
+
+
+def _sdk() -> Any:
+    try:
+        import docker  # type: ignore[import-untyped]  # noqa: PLC0415 -- only for who uses it
+    except Exception as error:  # whatever a broken installation raises
+        raise ImageError(
+            f"the docker SDK cannot be imported: {type(error).__name__}: {error}",
+            next_step=f"{sys.executable} -m pip install --force-reinstall docker",
+        ) from error
+    return docker
 
 
 def _unusable(error: Exception) -> ImageError:

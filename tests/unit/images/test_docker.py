@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +73,14 @@ def quickly(images: Images, kind: type[ImageError], says: str) -> None:
     assert time.monotonic() - begun < 5
     assert caught.value.image == "some/image:1"
     assert type(caught.value) is kind
+
+
+def test_an_sdk_that_cannot_be_imported_is_an_error_of_ours(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is broken, which is no reason to skip; pip can mend it."""
+    monkeypatch.setitem(sys.modules, "docker", None)
+    quickly(images, ImageError, "SDK cannot be imported: ModuleNotFoundError(.|\n)*pip install")
 
 
 @pytest.mark.fault("H1")
