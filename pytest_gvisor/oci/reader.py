@@ -254,8 +254,20 @@ def _table(item: _Codec) -> _Codec:
     return read
 
 
+def repeated(value: Mapping[str, object]) -> tuple[str, ...]:
+    """The keys that an object from `load` had twice."""
+    return value.twice if isinstance(value, _Object) else ()
+
+
+def without(value: Mapping[str, object], name: str) -> Mapping[str, object]:
+    """An object without this key, of which all is known that was `repeated`."""
+    left = _Object((key, entry) for key, entry in value.items() if key != name)
+    left.twice = repeated(value)
+    return left
+
+
 def _twice(value: Mapping[str, object], path: str, report: _Report) -> bool:
-    names = value.twice if isinstance(value, _Object) else ()
+    names = repeated(value)
     for name in names:
         report.add(at(path, name), "this key is there twice")
     return bool(names)
