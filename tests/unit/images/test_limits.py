@@ -19,7 +19,7 @@ from pytest_gvisor import ImageError
 from pytest_gvisor.images import archive, extract, streams
 from pytest_gvisor.images.archive import Layer
 from pytest_gvisor.images.streams import Limits, Reader
-from tests.unit.images.conftest import Unpack, folder, item, link, tar
+from tests.unit.images.conftest import Unpack, folder, header, item, link, tar
 
 MIB = 1024 * 1024
 
@@ -146,12 +146,6 @@ def test_a_sparse_file_is_no_work_without_end(tmp_path: Path, limits: Limits, ma
 def image_like(*blocks: bytes) -> bytes:
     """An archive whose entries are all looked at for the parts of an image."""
     return b"".join([item("oci-layout")[0].tobuf(), *blocks, bytes(1024)])
-
-
-def header(kind: bytes, data: bytes) -> bytes:
-    """A pax or GNU header with its content."""
-    info, _ = item("h", data, type=kind)
-    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
 
 
 @pytest.mark.fault("C10")
