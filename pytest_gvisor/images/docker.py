@@ -32,6 +32,7 @@ DEADLINE: Final = 4.0
 _SILENCE: Final = 120.0
 """Seconds without a word from it while it pulls, builds or exports."""
 _CHUNK: Final = 1024 * 1024
+_MAX_MESSAGE: Final = 64 * 1024
 _LABEL: Final = "dev.pytest-gvisor"
 _LABELLED: Final = re.compile(rf'LABEL "?{re.escape(_LABEL)}"?=')
 """The step that adds it, as docker writes it, and podman."""
@@ -172,7 +173,7 @@ class Daemon:
         url = f"{api.base_url}/v{api.api_version}/images/{identity}/get"
         with api.get(url, stream=True) as response:
             if response.status_code != 200:
-                raise ImageError(f"the daemon says: {_message(response.content)}")
+                raise ImageError(f"the daemon says: {_message(response.raw.read(_MAX_MESSAGE))}")
             yield from response.iter_content(_CHUNK)
 
     def _version(self) -> str:

@@ -230,6 +230,16 @@ def test_an_export_that_stops_in_the_middle_leaves_nothing(
     assert [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"] == []
 
 
+def test_of_a_daemon_s_error_no_more_is_read_than_is_shown(
+    images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be without end."""
+    monkeypatch.setattr(docker, "_SILENCE", 0.5)
+    refused = answer(b"x" * 100_000, 1 << 40).replace(b"200 OK", b"500 Broken")
+    serve(Scripted(20, get=[refused, b""]))
+    quickly(images, ImageError, "the daemon says: xxx")
+
+
 @pytest.mark.fault("H1")
 @pytest.mark.parametrize("way", ["pull", "build"])
 def test_a_daemon_that_falls_silent_while_it_works_is_an_error(
