@@ -175,7 +175,8 @@ class Cache:
     def find(self, identity: str) -> tuple[Hold, ImageConfig] | None:
         """The image with this id, held, and its configuration; None where it is not there.
 
-        The id may also be one that a daemon has for it (see `learn`).
+        The id may also be one that a daemon has for it (see `learn`), which is the same for images
+        of other machines: none of these is there.
         """
         self._check()
         with locks.failing(self.folder), contextlib.ExitStack() as on_failure:
@@ -190,6 +191,8 @@ class Cache:
             if hashlib.sha256(text).hexdigest() != identity:
                 return None
             config = ImageConfig.parse(text)
+            if not config.runs_here():
+                return None
             os.utime(lock)
             on_failure.pop_all()
             return Hold(self._path(identity), lock, notes), config

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import ImageError, bind
-from pytest_gvisor.images import archive, extract
+from pytest_gvisor.images import archive, config, extract
 from pytest_gvisor.images.cache import Cache, Hold, default_folder
 from tests.unit.images.conftest import folder, item, link, saved, tar
 
@@ -509,6 +509,22 @@ def test_pruning_where_nothing_is_does_nothing(tmp_path: Path) -> None:
     """Not even make the folder."""
     assert Cache(str(tmp_path / "none/images")).prune(0) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_machine_s_image_is_not_found(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home folder may be shared; an index has one id for the images of all machines."""
+    made = hold(cache, write(tmp_path / "i"))
+    made.close()
+    cache.learn("1" * 64, made.id)
+    monkeypatch.setattr(config, "machine", lambda: "other")
+    for identity in (made.id, "1" * 64):
+        assert cache.find(identity) is None
+    monkeypatch.undo()
+    found = cache.find("1" * 64)
+    assert found is not None
+    found[0].close()
 
 
 def test_a_record_may_say_more_than_is_known_here(cache: Cache, tmp_path: Path) -> None:
