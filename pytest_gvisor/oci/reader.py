@@ -24,6 +24,7 @@ MAX_BYTES: Final = 4 << 20
 MAX_DEPTH: Final = 64
 MAX_CONTAINERS: Final = 100_000
 MAX_PROBLEMS: Final = 100
+_MORE: Final = "... and more"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,11 @@ def nearest(word: str, words: Sequence[str]) -> str:
     return f"; did you mean {lowered[found[0]]}" if found else ""
 
 
+def bounded(found: Sequence[str]) -> list[str]:
+    """Problems, no more than can be read."""
+    return list(found) if len(found) <= MAX_PROBLEMS else [*found[:MAX_PROBLEMS], _MORE]
+
+
 class _EnoughError(Exception):
     """There are so many problems that no more are looked for."""
 
@@ -114,7 +120,7 @@ class _Report:
 
     def add(self, path: str, text: str) -> object:
         if len(self.problems) >= MAX_PROBLEMS:
-            self.problems.append("... and more")
+            self.problems.append(_MORE)
             raise _EnoughError
         self.problems.append(f"{path}: {text}" if path else text)
         return _BAD
