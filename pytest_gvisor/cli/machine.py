@@ -15,6 +15,7 @@ import sys
 
 from pytest_gvisor.errors import DaemonUnavailable, GvisorError
 from pytest_gvisor.escape import escape
+from pytest_gvisor.images.docker import Daemon
 from pytest_gvisor.launch import _linux, cgroup, session_dir
 from pytest_gvisor.launch.cgroup import Limits
 from pytest_gvisor.launch.session_dir import SessionDir
@@ -196,12 +197,6 @@ def _limits_tried() -> dict[str, str]:
 
 
 def _docker() -> Finding:
-    try:
-        from pytest_gvisor.images.docker import Daemon  # noqa: PLC0415 -- imports the SDK
-    except Exception as error:  # noqa: BLE001 -- whatever a broken installation raises
-        detail = escape(f"its SDK cannot be imported: {type(error).__name__}: {error}")
-        step = f"{sys.executable} -m pip install --force-reinstall docker"
-        return Finding(name="docker", state=State.NOTE, detail=detail, next_step=step)
     where = os.environ.get("DOCKER_HOST") or "/var/run/docker.sock"
     try:
         with Daemon():

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pytest_gvisor.errors import GvisorError, UsageError
+from pytest_gvisor.escape import escape
 
 COMMANDS = {
     "doctor": "say what is here, and whether tests can run",
@@ -38,15 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     module = importlib.import_module(f"pytest_gvisor.cli.{chosen.command}")
     try:
-        return int(module.main(chosen.rest))
+        status = int(module.main(chosen.rest))
+        sys.stdout.flush()
+        return status
     except UsageError as error:
         return _tell(chosen.command, error, USAGE)
     except GvisorError as error:
         return _tell(chosen.command, error, getattr(error, "exit_status", FAILED))
     except BrokenPipeError:
-        # Whoever read our output has gone; Python would say so once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # Whoever read our output has gone.
+        _drop(1)
         return FAILED
+    except OSError as error:
+        _drop(1)
+        return _tell(chosen.command, escape(str(error)), FAILED)
     except KeyboardInterrupt:
         return 130
 
@@ -63,6 +69,16 @@ def _open_standard_streams() -> None:
             setattr(sys, name, stream)
 
 
-def _tell(command: str, error: GvisorError, status: int) -> int:
-    print(f"pytest-gvisor {command}: {error}", file=sys.stderr)
+def _tell(command: str, error: object, status: int) -> int:
+    try:
+        print(f"pytest-gvisor {command}: {error}", file=sys.stderr)
+    except OSError:
+        _drop(2)
     return status
+
+
+def _drop(fd: int) -> None:
+    """Write what follows nowhere: Python would fail once more at its end, over what is left."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, fd)
+    os.close(null)

@@ -108,10 +108,12 @@ def _add_workload(made: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run it, and write its output when it has ended, at a terminal while it comes.
 
-    Raises what `Gvisor.run` raises.
+    Raises what `Gvisor.run` raises, and `UsageError`.
     """
     known = parser()
     given = known.parse_args(arguments)
+    if given.image is not None and given.rootfs is not None:
+        raise UsageError("--image and --rootfs cannot be had together")
     # An image has a command of its own.
     optional = given.image is not None and given.command in ([], ["--"])
     command = () if optional else words.command(known, given.command)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pytest_gvisor.cli import words
+from pytest_gvisor.errors import MachineFailed
 from pytest_gvisor.vm import drive, machine
 from pytest_gvisor.vm.machine import Machine
 
@@ -54,13 +55,20 @@ def main(arguments: Sequence[str]) -> int:
     chosen = Machine(
         command=words.command(options, given.command),
         shares=shares,
-        cwd=machine.folder_of(os.getcwd(), shares),
+        cwd=machine.folder_of(_here(), shares),
         env=dict(os.environ),
         cpus=given.cpus,
         memory=given.memory,
         kernel=given.kernel and os.path.abspath(given.kernel),
     )
     return drive.run(chosen, given.timeout, _to(sys.stdout.fileno()), _to(sys.stderr.fileno()))
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise MachineFailed("the current folder has been removed") from None
 
 
 def _to(fd: int) -> Callable[[bytes], None]:

@@ -33,6 +33,7 @@ from pytest_gvisor.images.tar import Kind, Tar
 from pytest_gvisor.oci.reader import MAX_BYTES, shown
 
 _MAX_MEMBERS: Final = 100_000
+_MAX_NAMES: Final = 16 * 1024 * 1024
 _MAX_LAYERS: Final = 512
 _FIRST: Final = re.compile(
     # As docker, podman, and the tools that are built on go-containerregistry begin.
@@ -107,15 +108,20 @@ class _Folder:
 class _Members:
     """The files of a tar archive, by name."""
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, budget: Budget) -> None:
         self._fd = fd
         self._places: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
         stream = Section(fd, 0, size)
         tar = Tar(stream)
+        names = 0
         for count, entry in enumerate(tar):
+            budget.check_time()
             if count >= _MAX_MEMBERS:
                 raise ImageError(f"the archive has more than {_MAX_MEMBERS} entries")
+            names += len(entry.name) + len(entry.link)
+            if names > _MAX_NAMES:
+                raise ImageError(f"the archive's names have more than {_MAX_NAMES} bytes")
             name = os.path.normpath(entry.name.decode("utf-8", "surrogateescape"))
             if entry.kind is Kind.FILE:
                 self._places[name] = (stream.at, entry.size)
@@ -164,12 +170,10 @@ def _file(
 ) -> Content:
     inflated = Inflated(Section(fd, 0, size), budget)
     if not _may_hold_images(Inflated(Section(fd, 0, size), budget)):
-        return _tarball(fd, size)
-    if inflated.is_compressed:
-        members = _Members(*_decompressed(inflated, undo))
-    else:
-        members = _Members(fd, size)
-    return _archive(members, wanted) or _tarball(fd, size)
+        return _tarball(fd, size, budget)
+    plain = _decompressed(inflated, undo) if inflated.is_compressed else (fd, size)
+    members = _Members(*plain, budget)
+    return _archive(members, wanted) or _tarball(fd, size, budget)
 
 
 def _decompressed(inflated: Reader, undo: contextlib.ExitStack) -> tuple[int, int]:
@@ -212,9 +216,11 @@ def _archive(members: _Members, wanted: _Wanted) -> Content | None:
     return content
 
 
-def _tarball(fd: int, size: int) -> Content:
+def _tarball(fd: int, size: int, budget: Budget) -> Content:
+    budget.check_size(size)
     stored = Hashing(Section(fd, 0, size))
-    drain(stored)
+    while stored.read(CHUNK):
+        budget.check_time()
     layer = Layer(source=lambda: Section(fd, 0, size), digest=stored.digest)
     identity = stored.digest.partition(":")[2]
     return Content(id=identity, config=ImageConfig(), config_bytes=b"", layers=(layer,))

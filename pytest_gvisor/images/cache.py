@@ -175,7 +175,8 @@ class Cache:
     def find(self, identity: str) -> tuple[Hold, ImageConfig] | None:
         """The image with this id, held, and its configuration; None where it is not there.
 
-        The id may also be one that a daemon has for it (see `learn`).
+        The id may also be one that a daemon has for it (see `learn`), which is the same for images
+        of other machines: none of these is there.
         """
         self._check()
         with locks.failing(self.folder), contextlib.ExitStack() as on_failure:
@@ -190,6 +191,8 @@ class Cache:
             if hashlib.sha256(text).hexdigest() != identity:
                 return None
             config = ImageConfig.parse(text)
+            if not config.runs_here():
+                return None
             os.utime(lock)
             on_failure.pop_all()
             return Hold(self._path(identity), lock, notes), config
@@ -216,7 +219,10 @@ class Cache:
     def images(self) -> list[Kept]:
         """What is there, the last used first."""
         found = []
-        with locks.failing(self.folder), contextlib.suppress(FileNotFoundError):
+        if not os.path.lexists(self.folder):
+            return []
+        self._judge()
+        with locks.failing(self.folder):
             for name in os.listdir(self.folder):
                 if _ID.fullmatch(name):
                     # One may go while it is looked at.
@@ -246,16 +252,20 @@ class Cache:
     def _check(self) -> None:
         with locks.failing(self.folder):
             os.makedirs(os.path.dirname(self.folder), 0o700, exist_ok=True)
-            try:
-                os.close(open_private(self.folder))
-            except LaunchError as error:
-                raise ImageError(
-                    f"the cache folder cannot be used: {error.message}",
-                    next_step="XDG_CACHE_HOME says where images are kept.",
-                ) from error
+            self._judge()
             if not self._is_swept:
                 self._sweep()
                 self._is_swept = True
+
+    def _judge(self) -> None:
+        """Refuse a folder that others have a hand in; make one that is missing."""
+        try:
+            os.close(open_private(self.folder))
+        except LaunchError as error:
+            raise ImageError(
+                f"the cache folder cannot be used: {error.message}",
+                next_step="XDG_CACHE_HOME says where images are kept.",
+            ) from error
 
     def _path(self, identity: str) -> str:
         return os.path.join(self.folder, identity)

@@ -84,16 +84,20 @@ class ImageConfig:
             raise ImageError("its configuration cannot be used", problems=reader.problems)
         return made
 
+    def runs_here(self) -> bool:
+        """Whether it is an image of this system and architecture."""
+        return self.os in ("", "linux") and self.architecture in ("", machine())
+
     def check_runs_here(self) -> None:
         """Raise `ImageError` for an image of another system or architecture."""
-        here = machine()
+        if self.runs_here():
+            return
         if self.os not in ("", "linux"):
             raise ImageError(f"it is for {shown(self.os)}, and this is linux")
-        if self.architecture not in ("", here):
-            raise ImageError(
-                f"it is for {shown(self.architecture)}, and this machine is {here}",
-                next_step=f"Pull or build it with --platform linux/{here}.",
-            )
+        raise ImageError(
+            f"it is for {shown(self.architecture)}, and this machine is {machine()}",
+            next_step=f"Pull or build it with --platform linux/{machine()}.",
+        )
 
 
 def machine() -> str:

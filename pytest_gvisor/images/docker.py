@@ -13,6 +13,7 @@ import json
 import os
 import re
 import socket
+import sys
 import tempfile
 import time
 import urllib.parse
@@ -31,6 +32,7 @@ DEADLINE: Final = 4.0
 _SILENCE: Final = 120.0
 """Seconds without a word from it while it pulls, builds or exports."""
 _CHUNK: Final = 1024 * 1024
+_MAX_MESSAGE: Final = 64 * 1024
 _LABEL: Final = "dev.pytest-gvisor"
 _LABELLED: Final = re.compile(rf'LABEL "?{re.escape(_LABEL)}"?=')
 """The step that adds it, as docker writes it, and podman."""
@@ -49,8 +51,7 @@ class Daemon:
     """A daemon that has answered. Use it in a ``with``."""
 
     def __init__(self, *, remote: bool = False, tell: Tell | None = None) -> None:
-        import docker  # type: ignore[import-untyped]  # noqa: PLC0415 -- only for who uses it
-
+        docker = _sdk()
         self._errors = docker.errors
         address = os.environ.get("DOCKER_HOST", "")
         if address and not address.startswith("unix://") and not remote:
@@ -172,7 +173,7 @@ class Daemon:
         url = f"{api.base_url}/v{api.api_version}/images/{identity}/get"
         with api.get(url, stream=True) as response:
             if response.status_code != 200:
-                raise ImageError(f"the daemon says: {_message(response.content)}")
+                raise ImageError(f"the daemon says: {_message(response.raw.read(_MAX_MESSAGE))}")
             yield from response.iter_content(_CHUNK)
 
     def _version(self) -> str:
@@ -308,6 +309,17 @@ def _message(body: bytes) -> str:
         return str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return body.decode("utf-8", "replace")[:500]
+
+
+def _sdk() -> Any:
+    try:
+        import docker  # type: ignore[import-untyped]  # noqa: PLC0415 -- only for who uses it
+    except Exception as error:  # whatever a broken installation raises
+        raise ImageError(
+            f"the docker SDK cannot be imported: {type(error).__name__}: {error}",
+            next_step=f"{sys.executable} -m pip install --force-reinstall docker",
+        ) from error
+    return docker
 
 
 def _unusable(error: Exception) -> ImageError:

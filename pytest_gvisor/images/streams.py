@@ -37,7 +37,8 @@ class Limits:
     max_ratio: int = 200
     """Uncompressed bytes for each compressed one; the first 256 MiB are free."""
     max_seconds: float = 600
-    """Seconds that unpacking takes; others who need the image wait a minute longer."""
+    """Seconds that reading the archive takes, and unpacking; others who need the image wait a
+    minute longer."""
 
 
 FREE_BYTES: Final = 256 * 1024 * 1024
@@ -57,23 +58,28 @@ class Budget:
         """Count what was read, and what has come of it."""
         self.read += compressed
         self.grown += uncompressed
-        if self.grown > self.limits.max_bytes:
-            raise _too_large(f"holds more than {self.limits.max_bytes} bytes")
+        self.check_size(self.grown)
         if self.grown > max(FREE_BYTES, self.read * self.limits.max_ratio):
             text = f"unpacks to more than {self.limits.max_ratio} times of what it is"
             raise _too_large(f"{text}: {self.grown} bytes so far")
-        self._check_time()
+        self.check_time()
 
     def add_entry(self) -> None:
         """Count one entry."""
         self.entries += 1
         if self.entries > self.limits.max_entries:
             raise _too_large(f"has more than {self.limits.max_entries} entries")
-        self._check_time()
+        self.check_time()
 
-    def _check_time(self) -> None:
+    def check_time(self) -> None:
+        """Judge how long it has taken."""
         if time.monotonic() - self.begun > self.limits.max_seconds:
             raise _too_large(f"takes longer than {self.limits.max_seconds:g} s to unpack")
+
+    def check_size(self, size: int) -> None:
+        """Judge how many bytes there are."""
+        if size > self.limits.max_bytes:
+            raise _too_large(f"holds more than {self.limits.max_bytes} bytes")
 
     def check_depth(self, depth: int) -> None:
         """Judge how deep a folder is."""

@@ -22,9 +22,14 @@ from pytest_gvisor.oci.reader import shown
 
 BLOCK: Final = 512
 _MAX_HEADER: Final = 1024 * 1024
+_MAX_GLOBAL: Final = 64 * 1024
+"""Bytes of the keys and values for all entries, which are looked through for each."""
+_MAX_NAME: Final = 4096
+"""PATH_MAX, of names and of targets."""
 _MAX_ID: Final = 2**32 - 2
 _XATTR: Final = b"SCHILY.xattr."
 _LIBARCHIVE: Final = b"LIBARCHIVE.xattr."
+_STRUCTURE: Final = {b"path", b"linkpath", b"size"}
 _OTHER: Final = (_LIBARCHIVE, b"SCHILY.acl.", b"RHT.security.")
 _NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
 _TIME: Final = re.compile(rb"-?[0-9]{1,12}(\.[0-9]{0,30})?")
@@ -120,7 +125,7 @@ class Tar:
     def _next(self) -> Entry | None:
         pax = dict(self._global)
         name = link = b""
-        extensions = 0
+        extensions = b""
         while True:
             self._finish()
             block = self._exactly(BLOCK)
@@ -132,19 +137,29 @@ class Tar:
             kind = block[156:157]
             if kind not in b"xgLK" or not kind:
                 return self._entry(block, pax, name, link)
-            extensions += 1
-            if extensions > 8:
+            if kind in extensions and kind != b"g":
+                raise ImageError(f"an entry has twice a header of the type {kind.decode()}")
+            extensions += kind
+            if len(extensions) > 8:
                 raise ImageError("an entry has more than 8 headers in front of it")
             data = self._extension(block)
             if kind == b"x":
                 pax |= _records(data)
             elif kind == b"g":
-                self._global |= _records(data)
+                self._for_all(_records(data))
                 pax = {**self._global, **pax}
             elif kind == b"L":
                 name = data.rstrip(b"\0")
             else:
                 link = data.rstrip(b"\0")
+
+    def _for_all(self, records: dict[bytes, bytes]) -> None:
+        if said := _STRUCTURE & records.keys():
+            what = ", ".join(sorted(map(_text, said)))
+            raise ImageError(f"a header for all entries has their {what}")
+        self._global |= records
+        if sum(len(key) + len(value) for key, value in self._global.items()) > _MAX_GLOBAL:
+            raise ImageError(f"its headers for all entries have more than {_MAX_GLOBAL} bytes")
 
     def _extension(self, block: bytes) -> bytes:
         size = _number(block[124:136], "size")
@@ -157,18 +172,25 @@ class Tar:
         return b"".join(parts)
 
     def _entry(self, block: bytes, pax: dict[bytes, bytes], name: bytes, link: bytes) -> Entry:
+        if (name and b"path" in pax) or (link and b"linkpath" in pax):
+            raise ImageError(f"{shown(_text(name or link))}: a name is said twice, in two ways")
         name = pax.get(b"path") or name or _name(block)
         link = pax.get(b"linkpath") or link or block[157:257].split(b"\0")[0]
         for text in (name, link):
+            if len(text) > _MAX_NAME:
+                raise ImageError(f"{shown(_text(text))} is longer than {_MAX_NAME} bytes")
             if b"\0" in text:
                 raise ImageError(f"{shown(_text(text))} has a NUL byte")
         if not name:
             raise ImageError("an entry has no name")
         label = _text(name)
         kind = _kind(block, pax, label)
-        if kind is Kind.FILE and name.endswith(b"/"):
-            kind = Kind.FOLDER  # as in archives from before there was a type for it
         size = _pax_number(pax, b"size", block[124:136])
+        signs = name.endswith(b"/"), _is_old_folder(block)
+        if kind is Kind.FILE and any(signs):
+            if size or not all(signs):
+                raise ImageError(f"{shown(label)} is a file by its type, with a folder's name")
+            kind = Kind.FOLDER
         if not 0 <= size < 2**62:
             raise ImageError(f"{shown(label)} has the size {size}")
         if kind is not Kind.FILE:
@@ -217,6 +239,11 @@ def _kind(block: bytes, pax: Mapping[bytes, bytes], label: str) -> Kind:
     if written not in _KINDS:
         raise ImageError(f"{shown(label)} is of the unknown type {written!r}")
     return _KINDS[written]
+
+
+def _is_old_folder(block: bytes) -> bool:
+    """Whether it is a folder from before there was a type for it."""
+    return block[156:157] == b"\0" and _name(block).endswith(b"/")
 
 
 def _check_sum(block: bytes) -> None:

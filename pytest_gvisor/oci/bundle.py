@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_gvisor.errors import InvalidBundle, LaunchError
 from pytest_gvisor.oci import inroot, mounts, validate
-from pytest_gvisor.oci.reader import MAX_BYTES, at, load, shown
+from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load, shown
 from pytest_gvisor.oci.skeleton import write_all
 from pytest_gvisor.oci.words import MountType
 
@@ -84,7 +86,7 @@ class Bundle:
             if whole:
                 found += [text for text in validate.problems(spec) if text not in found]
         if found or spec is None or not whole:
-            raise InvalidBundle(found, where=where)
+            raise InvalidBundle(bounded(found), where=where)
         root_id = _id(spec.root.path)
         return cls(path=folder, spec=spec, notes=tuple(notes), root_id=root_id)
 
@@ -192,7 +194,8 @@ def _resolved(spec: Spec, folder: str, found: list[str], notes: list[str], *, al
     root = _root(spec.root.path, folder, found)
     seen = tuple(_mount(mount, folder, notes) for mount in spec.mounts)
     if not allow:
-        found += _dangers(seen)
+        # One more than are shown, so that it shows that there are more.
+        found += itertools.islice(_dangers(seen), MAX_PROBLEMS + 1)
         found += [
             f"linux.namespaces[{index}].path: joins a namespace of the host"
             for index, namespace in enumerate(spec.linux.namespaces)
@@ -223,11 +226,9 @@ def _mount(mount: Mount, folder: str, notes: list[str]) -> Mount:
     return replace(mount, source=os.path.realpath(os.path.join(folder, mount.source)))
 
 
-def _dangers(seen: tuple[Mount, ...]) -> list[str]:
-    found = []
+def _dangers(seen: tuple[Mount, ...]) -> Iterator[str]:
     for index, mount in enumerate(seen):
         if mount.is_bind:
             _, impossible, risk = mounts.examine(mount.source)
             if impossible or risk:
-                found.append(f"mounts[{index}].source: {shown(mount.source)} {impossible or risk}")
-    return found
+                yield f"mounts[{index}].source: {shown(mount.source)} {impossible or risk}"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pytest_gvisor.oci.reader import shown
+from pytest_gvisor.oci.reader import MAX_PROBLEMS, bounded, shown
 from pytest_gvisor.oci.validate import absolute, normal
 
 if TYPE_CHECKING:
@@ -119,5 +119,7 @@ def missing(root: str, mounts: Sequence[Mount]) -> list[str]:
             found.append(
                 f"mounts: {shown(destination)} is not a {kind}, as {shown(mount.source)} is"
             )
+        if len(found) > MAX_PROBLEMS:
+            break
         binds[place.inside] = mount.source
-    return found
+    return bounded(found)

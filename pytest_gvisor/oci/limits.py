@@ -269,3 +269,15 @@ class Seccomp:
     """Passed to the listener."""
     syscalls: tuple[SeccompSyscall, ...] = ()
     """The rules, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPolicy:
+    """On which NUMA nodes memory is placed (set_mempolicy(2)); carried."""
+
+    mode: str
+    """Such as ``MPOL_BIND``."""
+    nodes: str = ""
+    """Such as ``0-3,7``."""
+    flags: tuple[str, ...] = ()
+    """``MPOL_F_…`` names."""

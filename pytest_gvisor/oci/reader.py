@@ -24,6 +24,7 @@ MAX_BYTES: Final = 4 << 20
 MAX_DEPTH: Final = 64
 MAX_CONTAINERS: Final = 100_000
 MAX_PROBLEMS: Final = 100
+_MORE: Final = "... and more"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,11 @@ def nearest(word: str, words: Sequence[str]) -> str:
     return f"; did you mean {lowered[found[0]]}" if found else ""
 
 
+def bounded(found: Sequence[str]) -> list[str]:
+    """Problems, no more than can be read."""
+    return list(found) if len(found) <= MAX_PROBLEMS else [*found[:MAX_PROBLEMS], _MORE]
+
+
 class _EnoughError(Exception):
     """There are so many problems that no more are looked for."""
 
@@ -114,7 +120,7 @@ class _Report:
 
     def add(self, path: str, text: str) -> object:
         if len(self.problems) >= MAX_PROBLEMS:
-            self.problems.append("... and more")
+            self.problems.append(_MORE)
             raise _EnoughError
         self.problems.append(f"{path}: {text}" if path else text)
         return _BAD
@@ -138,7 +144,8 @@ def _constant(name: str) -> object:
     raise ValueError(f"{name} is not a JSON number")
 
 
-_STRINGS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# Possessive, and one that is not closed runs to the end: each byte is looked at once.
+_STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _INNERMOST: Final = re.compile(rb"\[\]|\{\}")
 _NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
@@ -253,8 +260,20 @@ def _table(item: _Codec) -> _Codec:
     return read
 
 
+def repeated(value: Mapping[str, object]) -> tuple[str, ...]:
+    """The keys that an object from `load` had twice."""
+    return value.twice if isinstance(value, _Object) else ()
+
+
+def without(value: Mapping[str, object], name: str) -> Mapping[str, object]:
+    """An object without this key, of which all is known that was `repeated`."""
+    left = _Object((key, entry) for key, entry in value.items() if key != name)
+    left.twice = repeated(value)
+    return left
+
+
 def _twice(value: Mapping[str, object], path: str, report: _Report) -> bool:
-    names = value.twice if isinstance(value, _Object) else ()
+    names = repeated(value)
     for name in names:
         report.add(at(path, name), "this key is there twice")
     return bool(names)

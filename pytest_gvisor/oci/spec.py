@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from pytest_gvisor.oci.limits import Resources, Seccomp
+from pytest_gvisor.oci.limits import MemoryPolicy, Resources, Seccomp
 from pytest_gvisor.oci.reader import I32, I64, U32, U64, Id, key, load, write
 from pytest_gvisor.oci.words import Capability, MountType, NamespaceType, RlimitType
 
@@ -329,6 +329,8 @@ class Linux:
     """SELinux label of mounts; without effect under gVisor."""
     intel_rdt: IntelRdt | None = None
     """Cache and bandwidth allocation."""
+    memory_policy: MemoryPolicy | None = None
+    """Placement on NUMA nodes."""
     personality: Personality | None = None
     """Execution domain."""
     time_offsets: Mapping[str, TimeOffset] = field(default_factory=dict)
@@ -347,6 +349,7 @@ class Spec:
         "windows": "is for Windows",
         "solaris": "is for Solaris",
         "zos": "is for z/OS",
+        "freebsd": "is for FreeBSD",
         "vm": "is for virtual machines",
     }
 

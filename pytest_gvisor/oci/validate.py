@@ -251,12 +251,14 @@ def _own(spec: Spec) -> _Found:
 def examine(value: object) -> tuple[Spec | None, list[str]]:
     """The specification (None where none can be made) and every problem, rules included."""
     if isinstance(value, Mapping) and _without_hooks(value.get("hooks")):
-        value = {name: entry for name, entry in value.items() if name != "hooks"}
+        value = reader.without(value, "hooks")
     return reader.read(Spec, value, RULES)
 
 
 def _without_hooks(hooks: object) -> bool:
-    return isinstance(hooks, Mapping) and all(entry == [] for entry in hooks.values())
+    if not isinstance(hooks, Mapping) or reader.repeated(hooks):
+        return False  # of two lists of one name, only the second is to be seen
+    return all(entry == [] for entry in hooks.values())
 
 
 def read(value: object, *, where: str = "config.json") -> Spec:

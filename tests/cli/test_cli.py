@@ -188,6 +188,39 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     assert (done.stdout, done.stderr) == (b"1\n", b"")
 
 
+@pytest.mark.parametrize(
+    "words", [["run", "echo", "x"], ["images", "list"], ["init", "--output", "-"]]
+)
+def test_output_that_cannot_be_written_is_status_125(words: list[str]) -> None:
+    """On a full disk, for one; 1 would be the command's own status."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest_gvisor", *words],
+            stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, timeout=60,
+        )  # fmt: skip
+    told = f"pytest-gvisor {words[0]}: [Errno 28] No space left on device\n"
+    assert (done.returncode, done.stderr.decode()) == (125, told)
+
+
+def test_an_error_that_cannot_be_written_is_told_by_its_status() -> None:
+    """There is nowhere to say it; nothing of Python's is said either."""
+    with open("/dev/full", "wb") as full:
+        for words, status in ((["run", "--mount=x", "true"], 2), (["run", "ls", "/none"], 125)):
+            done = subprocess.run(
+                [sys.executable, "-m", "pytest_gvisor", *words],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=full, timeout=60,
+            )  # fmt: skip
+            assert (done.returncode, done.stdout) == (status, b"")
+
+
+def test_a_folder_that_is_gone_is_no_place_to_start_from(tmp_path: Path) -> None:
+    """A VM begins in the folder that it is called from."""
+    script = f"cd {tmp_path} && rmdir {tmp_path} && exec {sys.executable} -m pytest_gvisor vm true"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, timeout=60)
+    assert done.returncode == 125
+    assert done.stderr.startswith(b"pytest-gvisor vm: the current folder has been removed\n")
+
+
 @pytest.mark.parametrize("command", [["run", "true"], ["doctor"]])
 def test_what_stays_of_the_session_is_a_plain_line(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -40,6 +40,14 @@ def test_more_than_one_platform_is_refused(names: str, capsys: pytest.CaptureFix
     assert f"--platform {names}: a command runs on one platform" in capsys.readouterr().err
 
 
+def test_two_roots_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An image that would be ignored without a word is one, and so is its command."""
+    for command in (["true"], []):
+        words = ["run", f"--rootfs={tmp_path}", f"--image={tmp_path}/image.tar", *command]
+        assert cli.main(words) == 2
+        assert "--image and --rootfs cannot be had together" in capsys.readouterr().err
+
+
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     """An image with busybox, a user, a folder, and a command of its own."""

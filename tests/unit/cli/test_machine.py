@@ -227,10 +227,10 @@ def test_what_is_wrong_with_docker_is_said(tmp_path: Path, monkeypatch: pytest.M
 
 def test_an_sdk_that_cannot_be_imported_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is broken, and the doctor is not."""
-    monkeypatch.setitem(sys.modules, "pytest_gvisor.images.docker", None)
+    monkeypatch.setitem(sys.modules, "docker", None)
     found = named("docker", machine.findings())
     assert found.state is State.NOTE
-    assert "its SDK cannot be imported: ModuleNotFoundError" in found.detail
+    assert "the docker SDK cannot be imported: ModuleNotFoundError" in found.detail
     assert "pip install" in found.next_step
 
 

@@ -46,6 +46,12 @@ def hard(name: str, target: str) -> Item:
     return item(name, type=tarfile.LNKTYPE, linkname=target)
 
 
+def header(kind: bytes, data: bytes) -> bytes:
+    """A pax or GNU header with its content."""
+    info, _ = item("h", data, type=kind)
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
 def tar(items: Sequence[Item], **options: Any) -> bytes:
     """A tar archive of these."""
     file = io.BytesIO()

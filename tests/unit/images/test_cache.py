@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import ImageError, bind
-from pytest_gvisor.images import archive, extract
+from pytest_gvisor.images import archive, config, extract
 from pytest_gvisor.images.cache import Cache, Hold, default_folder
 from tests.unit.images.conftest import folder, item, link, saved, tar
 
@@ -238,6 +238,24 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
     assert caught.value.next_step == "XDG_CACHE_HOME says where images are kept."
 
 
+@pytest.mark.parametrize("is_link", [True, False])
+def test_nothing_is_listed_or_removed_in_a_folder_that_is_not_ours(
+    tmp_path: Path, is_link: bool
+) -> None:
+    """Others call what they keep by 64 digits too: to this cache it would be a broken image."""
+    real = tmp_path / "real"
+    victim = real / ("0" * 64)
+    victim.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(real)
+    if not is_link:
+        real.chmod(0o777)
+    cache = Cache(str(tmp_path / "link" if is_link else real))
+    for work in (cache.images, lambda: cache.prune(0)):
+        with pytest.raises(ImageError, match="cache folder cannot be used"):
+            work()
+    assert victim.exists()
+
+
 def test_the_folder_is_the_user_s_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """As platformdirs knows it."""
     monkeypatch.setenv("XDG_CACHE_HOME", "/where/caches/are")
@@ -392,10 +410,11 @@ def test_a_record_without_a_field_is_a_broken_one(
 def test_removing_needs_no_space(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a disk that is full, nothing can be made: no folder, no file."""
+    """On a disk that is full, nothing can be made; the kernel looks first whether it is there."""
 
-    def full(*_: object, **__: object) -> str:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(path: str, *_: object, **__: object) -> str:
+        number = errno.EEXIST if os.path.lexists(path) else errno.ENOSPC
+        raise OSError(number, os.strerror(number))
 
     hold(cache, write(tmp_path / "i")).close()
     monkeypatch.setattr(os, "mkdir", full)
@@ -490,6 +509,22 @@ def test_pruning_where_nothing_is_does_nothing(tmp_path: Path) -> None:
     """Not even make the folder."""
     assert Cache(str(tmp_path / "none/images")).prune(0) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_machine_s_image_is_not_found(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home folder may be shared; an index has one id for the images of all machines."""
+    made = hold(cache, write(tmp_path / "i"))
+    made.close()
+    cache.learn("1" * 64, made.id)
+    monkeypatch.setattr(config, "machine", lambda: "other")
+    for identity in (made.id, "1" * 64):
+        assert cache.find(identity) is None
+    monkeypatch.undo()
+    found = cache.find("1" * 64)
+    assert found is not None
+    found[0].close()
 
 
 def test_a_record_may_say_more_than_is_known_here(cache: Cache, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +73,14 @@ def quickly(images: Images, kind: type[ImageError], says: str) -> None:
     assert time.monotonic() - begun < 5
     assert caught.value.image == "some/image:1"
     assert type(caught.value) is kind
+
+
+def test_an_sdk_that_cannot_be_imported_is_an_error_of_ours(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is broken, which is no reason to skip; pip can mend it."""
+    monkeypatch.setitem(sys.modules, "docker", None)
+    quickly(images, ImageError, "SDK cannot be imported: ModuleNotFoundError(.|\n)*pip install")
 
 
 @pytest.mark.fault("H1")
@@ -219,6 +228,16 @@ def test_an_export_that_stops_in_the_middle_leaves_nothing(
     quickly(images, ImageError, "truncated" if way == "ends" else "cannot be exported")
     assert script.asked[-1] == f"/v1.41/images/sha256:{IDENTITY}/get"
     assert [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"] == []
+
+
+def test_of_a_daemon_s_error_no_more_is_read_than_is_shown(
+    images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be without end."""
+    monkeypatch.setattr(docker, "_SILENCE", 0.5)
+    refused = answer(b"x" * 100_000, 1 << 40).replace(b"200 OK", b"500 Broken")
+    serve(Scripted(20, get=[refused, b""]))
+    quickly(images, ImageError, "the daemon says: xxx")
 
 
 @pytest.mark.fault("H1")

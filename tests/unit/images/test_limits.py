@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import ImageError
-from pytest_gvisor.images import extract, streams
+from pytest_gvisor.images import archive, extract, streams
 from pytest_gvisor.images.archive import Layer
 from pytest_gvisor.images.streams import Limits, Reader
-from tests.unit.images.conftest import Unpack, folder, item, link, tar
+from tests.unit.images.conftest import Unpack, folder, header, item, link, tar
 
 MIB = 1024 * 1024
 
@@ -82,9 +82,9 @@ def test_too_many_bytes_are_refused(unpack: Unpack, tmp_path: Path) -> None:
 
 @pytest.mark.fault("C10")
 def test_folders_that_are_too_deep_are_refused(unpack: Unpack) -> None:
-    """By names, by ten thousand of them, through links that go deeper each."""
+    """By names, by two thousand of them, through links that go deeper each."""
     with pytest.raises(ImageError, match="deeper than 128"):
-        unpack([item("a/" * 10_000 + "f")])
+        unpack([item("a/" * 2000 + "f")])
     items = []
     for step in range(5):
         items += [folder(f"s{step}/" + "a/" * 60), link(f"s{step + 1}", f"s{step}/" + "a/" * 60)]
@@ -121,6 +121,72 @@ def test_a_sparse_entry_is_refused(unpack: Unpack, tmp_path: Path, size: int) ->
     with pytest.raises(ImageError, match=r"truncated|has the size"):
         unpack(item("f", size=size)[0].tobuf(tarfile.GNU_FORMAT))
     assert on_disk(tmp_path / "outside/within/root") <= 4096
+
+
+@pytest.mark.fault("C10")
+@pytest.mark.parametrize(
+    ("limits", "match"),
+    [
+        (Limits(), "holds more than"),
+        (Limits(max_bytes=1 << 50, max_seconds=0.2), "longer than"),
+    ],
+    ids=["size", "time"],
+)
+def test_a_sparse_file_is_no_work_without_end(tmp_path: Path, limits: Limits, match: str) -> None:
+    """A tarball is hashed: a terabyte of nothing is refused by its size, or at the deadline."""
+    path = tmp_path / "sparse.tar"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    started = time.monotonic()
+    with pytest.raises(ImageError, match=match), archive.opened(str(path), limits=limits):
+        pass
+    assert time.monotonic() - started < 3
+
+
+def image_like(*blocks: bytes) -> bytes:
+    """An archive whose entries are all looked at for the parts of an image."""
+    return b"".join([item("oci-layout")[0].tobuf(), *blocks, bytes(1024)])
+
+
+@pytest.mark.fault("C10")
+def test_the_deadline_holds_while_entries_are_looked_for(tmp_path: Path) -> None:
+    """A header for all entries makes each of them slow: there may be a hundred thousand."""
+    records = b"".join(b"12 k%05d=v\n" % n for n in range(5000))
+    (tmp_path / "i").write_bytes(image_like(header(b"g", records), item("f")[0].tobuf() * 20_000))
+    started = time.monotonic()
+    with (
+        pytest.raises(ImageError, match="longer than"),
+        archive.opened(str(tmp_path / "i"), limits=Limits(max_seconds=0.2)),
+    ):
+        pass
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.fault("C10")
+def test_headers_for_all_entries_do_not_add_up(unpack: Unpack) -> None:
+    """They are kept for the rest of the archive: all of them together have a bound."""
+    one = b"".join(b"12 k%05d=v\n" % n for n in range(2000))
+    other = b"".join(b"12 l%05d=v\n" % n for n in range(2000))
+    file = item("f")[0].tobuf()
+    assert (unpack(header(b"g", one) + header(b"g", one) + file + bytes(1024)) / "f").exists()
+    many = b"".join(header(b"g", other.replace(b"l", b"%c" % (97 + n))) for n in range(8))
+    with pytest.raises(ImageError, match="headers for all entries"):
+        unpack(many + file + bytes(1024))
+
+
+@pytest.mark.fault("C10")
+def test_names_that_no_file_can_have_are_not_kept(tmp_path: Path, unpack: Unpack) -> None:
+    """A name or target is at most as long as the kernel takes one; so are all of an archive."""
+    for kind in (b"L", b"K"):
+        with pytest.raises(ImageError, match="longer than 4096 bytes"):
+            unpack(header(kind, b"n" * 4097) + item("f")[0].tobuf() + bytes(1024))
+    named = [
+        header(b"L", b"%d/" % n + b"n" * 4000) + item("f")[0].tobuf(tarfile.GNU_FORMAT)
+        for n in range(5000)
+    ]
+    (tmp_path / "image.tar").write_bytes(image_like(*named))
+    with pytest.raises(ImageError, match="names"), archive.opened(str(tmp_path / "image.tar")):
+        pass
 
 
 @pytest.mark.fault("G5")

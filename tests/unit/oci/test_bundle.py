@@ -143,6 +143,25 @@ def test_an_absolute_root_inside_the_bundle_is_fine(sample: Sample, elsewhere: E
     assert Bundle.open(folder).spec.root.path == f"{folder}/rootfs"
 
 
+@pytest.mark.fault("B14")
+@pytest.mark.parametrize("source", ["/", "/no/such"])
+def test_of_very_many_mounts_a_hundred_problems_are_listed(
+    sample: Sample, elsewhere: Elsewhere, source: str
+) -> None:
+    """Dangers, and points that the root does not have: a report that can be read, quickly."""
+    value = sample("runc")
+    value["mounts"] = [
+        {"destination": f"/{number}", "type": "bind", "source": source} for number in range(3000)
+    ]
+    folder = elsewhere(value)
+    start = time.monotonic()
+    with pytest.raises(InvalidBundle) as caught:
+        Bundle.open(folder)
+    assert time.monotonic() - start < 1
+    assert len(caught.value.problems) == 101
+    assert caught.value.problems[-1] == "... and more"
+
+
 def test_dangers_are_refused_unless_allowed(sample: Sample, elsewhere: Elsewhere) -> None:
     """A bind of the host's root and a namespace of the host need to be allowed by name."""
     value = sample("runc")

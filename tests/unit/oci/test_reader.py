@@ -25,6 +25,8 @@ HOSTILE = {
     "nothing": b"",
     "wide": b"[" + b"{}," * 1_390_000 + b"{}]",
     "wide and unfinished": b"[[]," * 1_000_000,
+    "a string that is not closed": b"[" * 65 + b'"' + b'\\"' * 2_000_000,
+    "a string that ends in its escape": b"[" * 65 + b'"' + b'\\"' * 2_000_000 + b"\\",
 }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -149,6 +150,37 @@ def test_a_specification_made_in_python_is_checked_alike(value: dict[str, Any]) 
         "hostname: has a NUL byte",
         "process.args[1]: must be a string, not 3",
     }
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ('"hooks": {}, "hostname": "a", "hostname": "b"', "hostname: this key is there twice"),
+        ('"hooks": {"poststop": [{"path": "/x"}]}, "hooks": {}', "hooks: this key is there twice"),
+        ('"hooks": {"poststop": [{"path": "/x"}], "poststop": []}', "hooks: refused"),
+    ],
+)
+def test_empty_hooks_hide_no_key_that_is_there_twice(
+    value: dict[str, Any], written: str, says: str
+) -> None:
+    """Two readers could read two things, and one of them a hook."""
+    for name in ("hostname", "hooks"):
+        value.pop(name, None)
+    with pytest.raises(InvalidBundle) as caught:
+        Spec.parse(f"{json.dumps(value)[:-1]}, {written}}}".encode())
+    assert [problem[: len(says)] for problem in caught.value.problems] == [says]
+
+
+def test_what_release_1_3_has_is_known(value: dict[str, Any]) -> None:
+    """Its memory policy is carried; the section for FreeBSD is refused as that of other systems."""
+    policy = {"mode": "MPOL_INTERLEAVE", "nodes": "2-3", "flags": ["MPOL_F_STATIC_NODES"]}
+    value["linux"]["memoryPolicy"] = policy
+    assert Spec.from_json(value).to_json()["linux"]["memoryPolicy"] == policy
+    del policy["mode"]
+    with pytest.raises(InvalidBundle, match=r"linux\.memoryPolicy\.mode: missing"):
+        Spec.from_json(value)
+    with pytest.raises(InvalidBundle, match="freebsd: is for FreeBSD"):
+        Spec.from_json({**value, "freebsd": {}})
 
 
 def test_empty_hooks_are_no_hooks(value: dict[str, Any]) -> None:
