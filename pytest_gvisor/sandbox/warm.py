@@ -23,6 +23,7 @@ from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
 from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.plain import REPLACED, Plain
+from pytest_gvisor.sandbox.plan import encoded
 from pytest_gvisor.sandbox.process import TERM_GRACE, Command, Process, patience_of
 from pytest_gvisor.sandbox.python import PRIVATE, Start
 from pytest_gvisor.specifying import input_of
@@ -287,10 +288,11 @@ def _chunks(given: object) -> Iterable[bytes] | None:
 
 
 def _absolute(path: object) -> str:
-    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+    if not isinstance(path, str) or not path.startswith("/"):
         raise UsageError(f"{path!r} is not an absolute path in the sandbox")
     if len(path) > _MAX_PATH:
         raise UsageError(f"a path of {len(path)} characters")
+    encoded(path)
     return path
 
 
