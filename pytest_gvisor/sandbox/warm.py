@@ -54,7 +54,11 @@ class Sandbox:
         self._start_of_guest = plan.guest()
         self._plain = Plain(plan) if self._start_of_guest is None else None
         if self._plain is None:
-            self._live()
+            try:
+                self._live()
+            except BaseException:
+                self.close()  # Ctrl-C when it had been started: nobody knows it
+                raise
 
     def _live(self) -> Channel:
         """The channel to use. Raises what a use has to raise."""
@@ -69,8 +73,9 @@ class Sandbox:
                 )
             channel = self._channel
             if channel is not None and channel.replaceable:
+                self._channel = None
                 self._settle(channel)
-                self._channel = channel = None
+                channel = None
                 warnings.warn(PytestGvisorWarning(REPLACED), stacklevel=5)
             if channel is None:
                 channel = self._start(self._start_of_guest)
@@ -84,10 +89,12 @@ class Sandbox:
         self._record = record
         try:
             channel.start(self._plan.start_deadline)
+            self._channel = channel
         except BaseException:
+            channel.kill("its start was given up")
+            channel.join()
             self._plan.finished(record)
             raise
-        self._channel = channel
         return channel
 
     def _settle(self, channel: Channel) -> None:

@@ -65,6 +65,7 @@ class FakeDriven:
     def __init__(self, ours: socket.socket) -> None:
         self.request = SimpleNamespace(platform=Platform.SYSTRAP)
         self.record = SimpleNamespace(panic="")
+        self.ends = 0
         self._ours = ours
         self._supervisor = FakeSupervisor(ours)
 
@@ -79,6 +80,7 @@ class FakeDriven:
     def end(self, patience: float = 0.0) -> Ended:
         """Nothing has to be removed but the socket."""
         del patience
+        self.ends += 1
         self._supervisor.close()
         self._ours.close()
         return Ended(completed=ended(), error=None)
