@@ -227,7 +227,8 @@ def _dangers(seen: tuple[Mount, ...]) -> list[str]:
     found = []
     for index, mount in enumerate(seen):
         if mount.is_bind:
-            _, impossible, risk = mounts.examine(mount.source)
+            writable = "ro" not in mount.options
+            _, impossible, risk = mounts.examine(mount.source, writable=writable)
             if impossible or risk:
                 found.append(f"mounts[{index}].source: {shown(mount.source)} {impossible or risk}")
     return found
