@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -228,13 +229,17 @@ class Gvisor:
         return started
 
     def close(self) -> None:
-        """Close the warm sandboxes that are still open, and let go of images."""
-        for sandbox in self.sandboxes:
-            sandbox.close()
-        self.sandboxes.clear()
-        if self._own_images is not None:
-            self._own_images.close()
-            self._own_images = None
+        """Close the warm sandboxes that are still open, and let go of images.
+
+        All of that is done before an error of a hook's is raised.
+        """
+        with contextlib.ExitStack() as undo:
+            if self._own_images is not None:
+                undo.callback(self._own_images.close)
+                self._own_images = None
+            for sandbox in self.sandboxes:
+                undo.callback(sandbox.close)
+            self.sandboxes.clear()
 
     def _image(self, chosen: Settings) -> Rootfs:
         """The root file system that the settings name."""

@@ -18,7 +18,7 @@ from pytest_gvisor.fixtures import (
     runsc,
 )
 from pytest_gvisor.inside.plan import in_matrix
-from pytest_gvisor.state import harnesses, insist, note
+from pytest_gvisor.state import UNTRUSTED, harnesses, insist, is_untrusted, note
 
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
 
@@ -144,12 +144,21 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
         from pytest_gvisor.report import observe
 
         observe.attach(item, call, report)
-    if runs := harnesses(item):
+    if is_untrusted(item):
         from pytest_gvisor.report import sections
 
-        sections.complete(report, item, runs)
-        if call.when == "teardown":
-            from pytest_gvisor import providing
+        sections.complete(report, item, harnesses(item))
+    if call.when == "teardown" and harnesses(item):
+        from pytest_gvisor import providing
 
-            providing.settle(item)
+        providing.settle(item)
     return report  # type: ignore[return-value]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Escape what pytest has added to a report since it was made, as it does to a subtest's."""
+    if UNTRUSTED in vars(report):
+        from pytest_gvisor.report import sections
+
+        sections.escape_again(report)

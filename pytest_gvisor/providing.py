@@ -41,8 +41,10 @@ def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
     """See the fixture."""
     settings = _settings(request)
     engine = engine_of(request.config)
+    asked = getattr(request, "param", None)
+    if asked is None:
+        requirements.tell_of_others(request.node, settings)
     with required(settings):
-        asked = getattr(request, "param", None)
         platform = engine.platforms_of(settings)[0] if asked is None else _platform(request, asked)
         engine.availability(platform, settings).check()
     requirements.expect(request.node, platform)  # a project's own fixture may have asked for it

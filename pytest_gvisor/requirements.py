@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 
 from pytest_gvisor import settings as words
 from pytest_gvisor.configured import expected_failure, location, settings_of
-from pytest_gvisor.errors import GvisorError, UsageError
-from pytest_gvisor.settings import Platform
+from pytest_gvisor.errors import GvisorError, PytestGvisorWarning, UsageError
+from pytest_gvisor.settings import Platform, Settings
 from pytest_gvisor.state import engine_of, required, usage
 
 _FIXTURE = "gvisor_platform"
@@ -29,6 +30,25 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     if len(settings.platforms) > 1:
         ids = [platform.value for platform in settings.platforms]
         metafunc.parametrize(_FIXTURE, settings.platforms, ids=ids, indirect=True)
+
+
+def tell_of_others(item: pytest.Item, settings: Settings) -> None:
+    """Say that a test that has no variants does not run on all of its platforms, or fail it.
+
+    pytest parametrizes neither methods of a `unittest.TestCase`, nor doctests, nor what a test asks
+    for while it runs.
+    """
+    first, *others = settings.platforms or (None,)
+    if not others:
+        return
+    text = (
+        f"{location(item)} runs on {first} alone, and not on {', '.join(others)}: pytest makes "
+        "no variants of a method of a TestCase, of a doctest, or for request.getfixturevalue()"
+    )
+    if settings.strict:
+        with usage():
+            raise UsageError(text, next_step="Choose one platform with @pytest.mark.gvisor.")
+    warnings.warn(PytestGvisorWarning(text), stacklevel=1)
 
 
 def _is_parametrized(metafunc: pytest.Metafunc) -> bool:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_gvisor.glance import FIXTURES
+
 if TYPE_CHECKING:
     from pytest_gvisor.engine import Engine
     from pytest_gvisor.errors import GvisorError
@@ -21,6 +23,10 @@ _engine_key = pytest.StashKey["Engine"]()
 _harnesses_key = pytest.StashKey[list["Gvisor"]]()
 _failed_key = pytest.StashKey[bool]()
 _starts_key = pytest.StashKey[list[float]]()
+UNTRUSTED = "gvisor_untrusted"
+"""An attribute of reports that hold workloads' output, from when they are made until they are
+logged: whether pytest has coloured their text."""
+
 _LACK = "pytest_gvisor_lack"
 _MISUSE = "pytest_gvisor_misuse"
 
@@ -69,6 +75,17 @@ def remember(item: pytest.Item, harness: Gvisor) -> None:
 def harnesses(item: pytest.Item) -> list[Gvisor]:
     """What a test has run workloads with."""
     return item.stash.get(_harnesses_key, [])
+
+
+def is_untrusted(item: pytest.Item) -> bool:
+    """Whether a report of a test may hold what workloads wrote: it has one of our fixtures."""
+    if not FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) or harnesses(item):
+        return True
+    if engine_if_any(item.config) is None:
+        return False
+    # A request also knows the names that were asked for while the test was set up, or ran.
+    request = getattr(item, "_request", None)
+    return not FIXTURES.isdisjoint(getattr(request, "fixturenames", ()))
 
 
 def started(item: pytest.Item, seconds: float | None) -> None:

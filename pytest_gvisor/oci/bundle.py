@@ -229,6 +229,7 @@ def _mount(mount: Mount, folder: str, notes: list[str]) -> Mount:
 def _dangers(seen: tuple[Mount, ...]) -> Iterator[str]:
     for index, mount in enumerate(seen):
         if mount.is_bind:
-            _, impossible, risk = mounts.examine(mount.source)
+            writable = "ro" not in mount.options
+            _, impossible, risk = mounts.examine(mount.source, writable=writable)
             if impossible or risk:
                 yield f"mounts[{index}].source: {shown(mount.source)} {impossible or risk}"

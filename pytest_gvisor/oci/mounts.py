@@ -56,8 +56,15 @@ def within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def danger(source: str) -> str:
-    """Why this real path must not be shown to a sandbox, or nothing."""
+def _holds_sessions(source: str) -> bool:
+    """Whether session folders are below this path, or will be: in the first place that can be."""
+    kept = _sessions(os.environ.get("XDG_RUNTIME_DIR"))
+    possible = [base for base in kept if os.access(os.path.dirname(base), os.W_OK)]
+    return any(within(base, source) for base in kept if base in possible[:1] or os.path.isdir(base))
+
+
+def danger(source: str, *, writable: bool = False) -> str:
+    """Why this real path must not be shown to a sandbox, or be written by it, or nothing."""
     if source == "/":
         return "is the host's whole file system"
     for folder in _KERNEL:
@@ -73,6 +80,8 @@ def danger(source: str) -> str:
         return "is a container engine's socket or data"
     if source == "/run/user":
         return "holds users' sockets"
+    if writable and _holds_sessions(source):
+        return "holds session folders of pytest-gvisor"
     return ""
 
 
@@ -84,7 +93,7 @@ def odd_kind(mode: int) -> str:
     return next((f"is a {name}" for test, name in kinds if test(mode)), "is a device")
 
 
-def examine(source: str) -> tuple[str, str, str]:
+def examine(source: str, *, writable: bool) -> tuple[str, str, str]:
     """The real path of a source, what makes it impossible, and what makes it dangerous."""
     try:
         real = os.path.realpath(source, strict=True)
@@ -92,7 +101,7 @@ def examine(source: str) -> tuple[str, str, str]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return source, f"cannot be used: {reason}", ""
-    return real, "", danger(real) or odd_kind(mode)
+    return real, "", danger(real, writable=writable) or odd_kind(mode)
 
 
 def bind(
@@ -106,13 +115,13 @@ def bind(
 
     ``dangerous=True`` is needed for what would hand the host to the sandbox: ``/``, ``/proc``,
     ``/sys``, ``/dev``, sockets of container engines and folders that hold them, sockets, FIFOs,
-    devices.
+    devices, session folders of this package, and to write to a folder that holds those.
     """
     asked = os.fspath(source)
     if not isinstance(asked, str):
         raise UsageError("the source of a bind mount must be text, not bytes")
     target = _destination(destination)
-    real, impossible, risk = examine(os.path.abspath(asked))
+    real, impossible, risk = examine(os.path.abspath(asked), writable=not readonly)
     if impossible:
         raise UsageError(f"cannot mount {shown(asked)} at {target}: it {impossible}")
     if risk and not dangerous:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_gvisor.escape import escape
 from pytest_gvisor.report.again import command
+from pytest_gvisor.state import UNTRUSTED
 
 if TYPE_CHECKING:
     from pytest_gvisor.harness import Gvisor
@@ -30,7 +31,29 @@ def complete(report: pytest.TestReport, item: pytest.Item, harnesses: Sequence[G
             again = command(item, settings, harness.platform, "--gvisor-keep", "failed")
             found = sections(harness.records, again=again, debug=settings.debug)
             report.sections += list(found)
-    escape_report(report, colour=_in_colour(item.config))
+    colour = _in_colour(item.config)
+    escape_report(report, colour=colour)
+    vars(report)[UNTRUSTED] = colour
+
+
+def escape_again(report: pytest.TestReport) -> None:
+    """Escape everything once more when a report is logged.
+
+    pytest makes that of a subtest from one of its test's, of which it keeps the attributes, and
+    adds the captured output, the logs and the subtest's message and arguments.
+    """
+    escape_report(report, colour=vars(report).pop(UNTRUSTED))
+    context = getattr(report, "context", None)
+    for name in ("msg", "kwargs"):
+        if (given := getattr(context, name, None)) is not None:
+            # What holds them is frozen, and has slots.
+            object.__setattr__(context, name, _safe_words(given))
+
+
+def _safe_words(given: object) -> object:
+    if isinstance(given, Mapping):
+        return {safe(str(name)): _safe_words(value) for name, value in given.items()}
+    return safe(given) if isinstance(given, str) else given
 
 
 def _in_colour(config: pytest.Config) -> bool:

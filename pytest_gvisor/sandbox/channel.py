@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import select
 import selectors
 import threading
 import time
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _CONGESTED = 2 * MAX_PAYLOAD
 _BATCH = 16
 _READS = 4
+# A read takes most of a MiB, and the socket's buffer holds two.
+_LAST_READS = 16
 _EXIT_PATIENCE = 1.0
 _DEATH_PATIENCE = 2.0
 
@@ -64,6 +67,8 @@ class Channel:
         self._death: Death | None = None
         self._patience = _DEATH_PATIENCE
         self._waker = -1
+        self._listens = False
+        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="gvisor-sandbox", daemon=True)
 
     def start(self, timeout: float) -> None:
@@ -72,30 +77,40 @@ class Channel:
         Raises what a run raises before its start, `RunscFailed` or `SandboxCrashed`.
         """
         deadline = time.monotonic() + timeout
-        self._begin()
-        with self.lock:
-            self.send({"op": "hello", "id": 0, "tag": self._tag.hex()})
-            self._encoder.tag = self._tag
-            self._wait_greeting(deadline)
+        self._supervisor = self._driven.start()
+        try:
+            self._listen()
+            with self.lock:
+                self.send({"op": "hello", "id": 0, "tag": self._tag.hex()})
+                self._encoder.tag = self._tag
+                self._wait_greeting(deadline)
+        except BaseException:  # Ctrl-C, or the signal of pytest-timeout: nobody knows this sandbox
+            self._give_up()
+            raise
         if not self.python:
             self.kill(f"the guest did not answer within {timeout:g} s")
             self._thread.join()
             raise self._start_error()
 
-    def _begin(self) -> None:
-        self._supervisor = self._driven.start()
+    def _listen(self) -> None:
         self._fd = self._supervisor.pipes.socket
-        try:
-            with stage("channel", "the sandbox cannot be listened to"):
-                self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-                self._supervisor.add(self._waker, selectors.EVENT_READ, self._on_wake)
-                self._supervisor.add(self._fd, selectors.EVENT_READ, self._on_socket)
-            self._thread.start()
-        except BaseException:
-            self._driven.end()
-            if self._waker >= 0:
-                os.close(self._waker)
-            raise
+        with stage("channel", "the sandbox cannot be listened to"):
+            self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._supervisor.add(self._waker, selectors.EVENT_READ, self._on_wake)
+            self._supervisor.add(self._fd, selectors.EVENT_READ, self._on_socket)
+        self._thread.start()
+
+    def _give_up(self) -> None:
+        """End a sandbox in the middle of its start, by the listening thread if that runs by now."""
+        self.kill("its start was given up")
+        with self.lock:
+            self._abandoned = not self._listens
+        if self._listens:
+            self._thread.join()
+            return
+        self._driven.end()
+        if self._waker >= 0:
+            os.close(self._waker)
 
     def _wait_greeting(self, deadline: float) -> None:
         while not self.python and self.death is None:
@@ -195,12 +210,14 @@ class Channel:
         """Whether it was ended so that another one may take its place."""
         return self._death is not None and self._death.replaceable
 
-    def _end(self, death: Death, patience: float) -> None:
+    def _end(self, death: Death, patience: float) -> Death:
+        """Have it end, unless it is ending; for which reason it is."""
         with self.lock:
             if self._death is None:
                 self._death = death
                 self._patience = patience
                 self._wake()
+            return self._death
 
     def _wake(self) -> None:
         with self.lock:
@@ -233,11 +250,16 @@ class Channel:
         self._relieved.append(act)
 
     def _run(self) -> None:
+        with self.lock:
+            if self._abandoned:
+                return
+            self._listens = True
         supervisor = self._supervisor
         try:
             while self._death is None and not supervisor.over:
                 supervisor.turn(None)
                 self._do_chores()
+            self._read_rest()
         except FrameError as error:
             self._end(Death(reason=f"the guest's word cannot be trusted: {escape(str(error))}"), 0)
         except (GvisorError, OSError) as error:
@@ -280,6 +302,16 @@ class Channel:
         for raw, payload in self._decoder.frames():
             self._take(messages.read(raw, len(payload)), payload)
         return count == len(room)
+
+    def _read_rest(self) -> None:
+        """Read what the guest said before its end: that is seen elsewhere, perhaps earlier."""
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        with self.lock:
+            for _ in range(_LAST_READS):
+                if self._death is not None or not poller.poll(0):
+                    return
+                self._read()
 
     def _take(self, message: Message, payload: memoryview) -> None:
         if message.op == "hello":
@@ -336,11 +368,11 @@ class Channel:
     def _wind_up(self) -> None:
         """The sandbox is to end, or has: remove it, and tell everybody."""
         with self.lock:
+            death = self._end(Death(reason=""), 0.0)
             self._supervisor.change(self._fd, 0, self._on_socket)
             for forward in list(self.forwards):
                 forward.drop()
-        death = self._death or Death(reason="")
-        ended = self._driven.end(self._patience if self._death else 0.0)
+        ended = self._driven.end(self._patience)
         with self.lock:
             self.ended = ended
             self.death = dataclasses.replace(death, reason=death.reason or why(ended))

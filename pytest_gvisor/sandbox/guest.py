@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -36,6 +37,9 @@ else:
 _KILL_PAUSE = 0.003
 _REMEMBERED = 4096
 _NOBODY = 65534
+
+# The second is what Python raises for a NUL byte in a path, or for text that no encoding has.
+_REFUSED = (OSError, ValueError)
 
 Peer = Union[Exec, Connection, Put, Get]  # noqa: UP007 -- Python 3.8
 
@@ -86,7 +90,14 @@ class Guest:
             ended = self.running.pop(pid, None)
             if ended is not None:
                 ended.on_exit(status)
+                self._remember(ended)
                 self._forget(ended)
+
+    def _remember(self, ended: Exec) -> None:
+        """Keep by what the tree of a program is known: some of it may have been left running."""
+        self.past[ended.number] = (ended.pid, ended.mark)
+        if len(self.past) > _REMEMBERED:
+            self.past.popitem(last=False)
 
     def _read(self) -> None:
         try:
@@ -139,27 +150,35 @@ class Guest:
 
     def _exec(self, number: int, message: dict[str, Any], payload: bytes) -> None:
         strings, self._strings = (self._strings + payload).split(b"\0"), b""
-        program = Program(message, strings)
         started = Exec(self.loop, number)
         try:
+            program = Program(message, strings)
             started.start(program, self.limits, reads=bool(message["reads"]))
-        except OSError as error:
-            self.loop.send({"op": "failed", "id": number, "errno": error.errno or 0})
+        except _REFUSED as error:
+            self._refuse(number, error)
             return
         self.peers[number] = self.running[started.pid] = started
-        self.past[number] = (started.pid, started.mark)
-        if len(self.past) > _REMEMBERED:
-            self.past.popitem(last=False)
+
+    def _refuse(self, number: int, error: Exception) -> None:
+        code = (error.errno or 0) if isinstance(error, OSError) else errno.EINVAL
+        self.loop.send({"op": "failed", "id": number, "errno": code})
+
+    def _killer(self, number: int) -> guest_tree.Killer | None:
+        """Who kills the tree of a program; None for one that is not known."""
+        program = self.peers.get(number)
+        if isinstance(program, Exec) and not program.exited:
+            return guest_tree.Killer(program.pid, program.mark)
+        if number not in self.past:
+            return None
+        session, mark = self.past[number]
+        # The number of that session may be another's by now.
+        return guest_tree.Killer(0 if session in self.running else session, mark)
 
     def _kill(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
-        if message["of"] not in self.past:
+        killer = self._killer(message["of"])
+        if killer is None:
             self.loop.send({"op": "killed", "id": number, "left": 0})
             return
-        session, mark = self.past[message["of"]]
-        now = self.running.get(session)
-        if now is not None and now.number != message["of"]:
-            session = 0  # the number of that session is another's by now
-        killer = guest_tree.Killer(session, mark)
 
         def step() -> None:
             if killer.step():
@@ -181,8 +200,8 @@ class Guest:
     def _begin(self, number: int, make: Callable[[], Peer]) -> None:
         try:
             self.peers[number] = make()
-        except OSError as error:
-            self.loop.send({"op": "failed", "id": number, "errno": error.errno or 0})
+        except _REFUSED as error:
+            self._refuse(number, error)
 
     def _connect(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
         try:
@@ -224,8 +243,9 @@ def leave(guest: Guest) -> None:
         with contextlib.suppress(OSError):
             os.kill(-1, signal.SIGKILL)
         return
-    for session, mark in guest.past.values():
-        killer = guest_tree.Killer(session if session in guest.running else 0, mark)
+    running = [(program.pid, program.mark) for program in guest.running.values()]
+    for session, mark in (*running, *((0, mark) for _, mark in guest.past.values())):
+        killer = guest_tree.Killer(session, mark)
         while killer.step():
             pass
 

@@ -132,8 +132,8 @@ class Plain:
     def _lost(self, driven: Driven, completed: Completed | None) -> GvisorError:
         """The sandbox is not there: remove it; the error to raise."""
         ended = driven.end()
-        self._plan.finished(self.record)
         self._driven = None
+        self._plan.finished(self.record)
         if ended.error is not None and completed is None:
             return ended.error
         held = completed or ended.completed
@@ -229,9 +229,9 @@ class Plain:
                     raise self._lost(driven, completed)
                 if completed.outcome is Outcome.TIMED_OUT:
                     driven.end()
-                    self._plan.finished(self.record)
                     self._driven = None
                     self._was_killed = True
+                    self._plan.finished(self.record)
         if completed.outcome is Outcome.TIMED_OUT:
             error = WorkloadTimeout(
                 f"{list(command.args)!r} was still running after {timeout:g} s on "
@@ -253,8 +253,8 @@ class Plain:
         with self._guard:
             if self._driven is not None:
                 self._driven.end()
-                self._plan.finished(self.record)
                 self._driven = None
+                self._plan.finished(self.record)
 
 
 def _completed(

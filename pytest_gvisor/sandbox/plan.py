@@ -109,15 +109,16 @@ class Plan:
         who = defaults.parse_user(asked)
         path = python.programs(self.workload.rootfs)
         given = {**self.workload.env, **(env or {})}
-        folder = self.workload.cwd if cwd is None else os.fspath(cwd)
+        folder: str | bytes = self.workload.cwd if cwd is None else os.fspath(cwd)
         strings = (*args, *defaults.environment(given, uid=who.uid, path=path, home=home))
         if not args or not args[0]:
             raise UsageError("args name no program")
-        if not folder.startswith("/") or len(folder) > _MAX_PATH:
+        if not isinstance(folder, str) or not folder.startswith("/") or len(folder) > _MAX_PATH:
             raise UsageError(f"cwd={folder!r} is not an absolute path")
+        encoded(folder)
         return Command(
             args=args,
-            strings=tuple(_encoded(string) for string in strings),
+            strings=tuple(encoded(string) for string in strings),
             cwd=folder,
             user=(who.uid, who.gid, who.additional_gids),
             reads=reads,
@@ -159,12 +160,12 @@ class Plan:
         del self.records[:-_MAX_RECORDS]
 
 
-def _encoded(string: str) -> bytes:
-    """A string of an argv or environment as bytes. Raises `UsageError`."""
+def encoded(string: str) -> bytes:
+    """Text for the kernel, an argument or a path, as bytes. Raises `UsageError`."""
     try:
         data = string.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise UsageError(f"{string!r} cannot be given to a program: {error.reason}") from error
+        raise UsageError(f"{string!r} cannot be given to the sandbox: {error.reason}") from error
     if b"\0" in data:
         raise UsageError(f"a NUL byte in {string!r}: the kernel would cut the string there")
     return data

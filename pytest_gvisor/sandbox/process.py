@@ -225,7 +225,8 @@ class Process(Peer):
         Looks at all that was kept since its start, in each stream by itself; what is found does not
         count as read. Text is UTF-8. A match is at most 64 KiB long, and is found as soon as it is
         there: ``port (\\d+)`` may match half of a number, ``port (\\d+)\\n`` will not. Raises
-        `NotReady` at the deadline, or when it has ended without.
+        `NotReady` when it has ended without, or at the deadline, but not before all that was there
+        at the call has been looked at.
         """
         compiled = re.compile(pattern)
         deadline = time.monotonic() + self.patience(timeout)
@@ -239,9 +240,11 @@ class Process(Peer):
                     if (found := watch.look(self.changed)) is not None:
                         return found
                 with self.changed:
-                    if any(watch.waits for watch in watches):
+                    waits = any(watch.waits for watch in watches)
+                    early = any(watch.behind for watch in watches)
+                    if early or (waits and time.monotonic() < deadline):
                         continue
-                    if all(stream.ended for stream in self._streams.values()):
+                    if not waits and all(stream.ended for stream in self._streams.values()):
                         self.check_alive()
                         raise self._not_ready(f"ended without {compiled.pattern!r} in its output")
                     self.wait_change(deadline, f"{compiled.pattern!r} in its output")

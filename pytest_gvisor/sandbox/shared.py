@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 from typing import TYPE_CHECKING
@@ -60,10 +61,10 @@ class Shared:
         return self._harnesses[platform]
 
     def close(self) -> None:
-        """Close all of them."""
-        with self._guard:
+        """Close all of them, also where the close of one of them raises."""
+        with self._guard, contextlib.ExitStack() as undo:
             for sandbox in self._made.values():
-                sandbox.close()
+                undo.callback(sandbox.close)
             self._made.clear()
         for harness in self._harnesses.values():
             for record in harness.records:

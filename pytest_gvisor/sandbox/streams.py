@@ -129,7 +129,7 @@ class Reader:
         return self._take(lambda: most if len(self._buffer) >= most else None, most, timeout)
 
     def read1(self, size: int = -1, *, timeout: float | None = None) -> bytes:
-        """What there is, at most ``size`` bytes, at least one unless the stream has ended."""
+        """What there is, at most ``size`` bytes; at least one unless that is 0, or at the end."""
         return self._take(lambda: len(self._buffer) or None, self._most(size), timeout)
 
     def readline(self, *, timeout: float | None = None) -> bytes:
@@ -156,6 +156,8 @@ class Reader:
     def _take(self, enough: Callable[[], int | None], most: int, timeout: float | None) -> bytes:
         process = self._process
         deadline = time.monotonic() + process.patience(timeout)
+        if not most:
+            return b""
         with self._turn, process.changed:
             tap = self._tap = self._tap or self._stream.tap()
             while True:
@@ -184,11 +186,13 @@ class Watch:
         self._text = ""
         self._bytes = b""
         self._cut = False
+        self._early = 0
         self._opened = False
 
     def open(self) -> None:
         """Begin; the lock is held."""
         self._tap = self._stream.tap()
+        self._early = self._tap.size
         self._opened = True
 
     def close(self) -> None:
@@ -201,10 +205,16 @@ class Watch:
         """Whether there is something to look at."""
         return self._tap.size > 0
 
+    @property
+    def behind(self) -> bool:
+        """Whether some of it was there at the beginning: that is looked at without any waiting."""
+        return self._early > 0
+
     def look(self, lock: threading.Condition) -> re.Match[str] | re.Match[bytes] | None:
         """Look at what has come since."""
         with lock:
             data = self._tap.take(WINDOW)
+            self._early -= len(data)
             self._stream.settle()
         if not data:
             return None

@@ -23,6 +23,7 @@ from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
 from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.plain import REPLACED, Plain
+from pytest_gvisor.sandbox.plan import encoded
 from pytest_gvisor.sandbox.process import TERM_GRACE, Command, Process, patience_of
 from pytest_gvisor.sandbox.python import PRIVATE, Start
 from pytest_gvisor.specifying import input_of
@@ -53,7 +54,11 @@ class Sandbox:
         self._start_of_guest = plan.guest()
         self._plain = Plain(plan) if self._start_of_guest is None else None
         if self._plain is None:
-            self._live()
+            try:
+                self._live()
+            except BaseException:
+                self.close()  # Ctrl-C when it had been started: nobody knows it
+                raise
 
     def _live(self) -> Channel:
         """The channel to use. Raises what a use has to raise."""
@@ -68,8 +73,9 @@ class Sandbox:
                 )
             channel = self._channel
             if channel is not None and channel.replaceable:
+                self._channel = None
                 self._settle(channel)
-                self._channel = channel = None
+                channel = None
                 warnings.warn(PytestGvisorWarning(REPLACED), stacklevel=5)
             if channel is None:
                 channel = self._start(self._start_of_guest)
@@ -83,10 +89,12 @@ class Sandbox:
         self._record = record
         try:
             channel.start(self._plan.start_deadline)
+            self._channel = channel
         except BaseException:
+            channel.kill("its start was given up")
+            channel.join()
             self._plan.finished(record)
             raise
-        self._channel = channel
         return channel
 
     def _settle(self, channel: Channel) -> None:
@@ -287,10 +295,11 @@ def _chunks(given: object) -> Iterable[bytes] | None:
 
 
 def _absolute(path: object) -> str:
-    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+    if not isinstance(path, str) or not path.startswith("/"):
         raise UsageError(f"{path!r} is not an absolute path in the sandbox")
     if len(path) > _MAX_PATH:
         raise UsageError(f"a path of {len(path)} characters")
+    encoded(path)
     return path
 
 

@@ -224,3 +224,54 @@ def test_tests_without_a_sandbox_are_reported_as_ever(shared: Project) -> None:
             assert 0
     """)
     shared.run("--color=no").ends(failed=1).shows("\x1b[35mcolour\x1b[0m \u202e")
+
+
+WAYS = {
+    "argument": "def test_it(gvisor_sandboxes):\n        box = gvisor_sandboxes()",
+    "own fixture": """@pytest.fixture(scope="module")
+    def warm(gvisor_sandboxes):
+        return gvisor_sandboxes()
+
+    def test_it(warm):
+        box = warm""",
+    "asked for": """def test_it(request):
+        box = request.getfixturevalue("gvisor_sandboxes")()""",
+}
+
+
+@pytest.mark.fault("E8")
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_shared_sandbox_wrote_is_escaped(alone: Project, way: str) -> None:
+    """A test that has only a sandbox of the session's is reported as one with its own is."""
+    body = f"""
+    {WAYS[way]}
+        done = box.exec([*PROGRAM, "3"])
+        assert done.stdout_bytes == DATA
+        print(done.stdout)
+        pytest.fail(done.stderr)
+    """
+    ran = alone.test(PRINTS + body).run("--color=no").exits(1)
+    assert hidden_in(ran.output) == []
+    assert len(SUMMARY.findall(ran.output)) == 1
+    ran.shows(r"\x1b]52;c;ZXZpbA==\x07")
+
+
+@pytest.mark.fault("E8")
+def test_what_a_subtest_shows_is_escaped(shared: Project) -> None:
+    """Its captured output, its logs, its message and its arguments, which pytest adds last."""
+    body = """
+    def test_it(done, subtests):
+        with subtests.test(done.stdout, text=done.stdout, **{done.stdout: 1}):
+            print(done.stdout)
+            logging.getLogger().warning("%s", done.stdout)
+            assert 0
+
+    def test_passed(done, subtests):
+        with subtests.test(done.stdout):
+            print(done.stdout)
+    """
+    ran = shared.test(PRINTS + body).run("-rA", "-vv", "--color=no", "--junitxml=report.xml")
+    ran.exits(1).shows("SUBFAILED", "Captured stdout call", "Captured log call")
+    assert hidden_in(ran.output) == []
+    assert len(SUMMARY.findall(ran.output)) == 1
+    assert hidden_in("\n".join(texts(ran.junit()))) == []

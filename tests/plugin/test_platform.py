@@ -206,3 +206,58 @@ def test_a_platform_that_a_test_has_misspelt_is_an_error_at_that_test(alone: Pro
     ran = alone.run().ends(errors=2)
     ran.shows("test_it.py::test_direct[sytrap] (test_it.py:4): gvisor_platform='sytrap' is not one")
     ran.shows("test_it.py::test_indirect[sytrap] (test_it.py:8): gvisor_platform='sytrap' is not")
+
+
+ALONE = {
+    "unittest": """
+        import unittest
+        import pytest
+
+        class TestIt(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def take(self, gvisor):
+                self.gvisor = gvisor
+
+            def test_it(self):
+                assert self.gvisor.run(["true"]).platform == "ptrace"
+        """,
+    "doctest": """
+        def it():
+            \"\"\"
+            >>> str(getfixture("gvisor_platform"))
+            'ptrace'
+            \"\"\"
+        """,
+    "getfixturevalue": """
+        def test_it(request):
+            assert request.getfixturevalue("gvisor_platform") == "ptrace"
+        """,
+}
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_what_pytest_does_not_parametrize_says_where_it_does_not_run(
+    alone: Project, kind: str
+) -> None:
+    """It runs on the first platform, with a warning that names the others; strict, it fails."""
+    alone.write({"test_it.py": ALONE[kind], "pytest.ini": "[pytest]\naddopts = -ra\n"})
+    args = ("--doctest-modules", "--gvisor-platform", "ptrace,systrap")
+    ran = alone.run(*args).ends(passed=1, warnings=1)
+    ran.shows("PytestGvisorWarning: ", "runs on ptrace alone, and not on systrap")
+    ran = alone.run(*args, "--gvisor-strict").exits(1)
+    ran.shows("runs on ptrace alone, and not on systrap").hides("PytestGvisorWarning")
+    alone.run("--doctest-modules", "--gvisor-platform", "ptrace").ends(passed=1)
+
+
+def test_a_test_that_runs_on_one_of_its_platforms_fails_as_expected_by_no_xfail(
+    alone: Project,
+) -> None:
+    """Under --gvisor-strict: it came to no run."""
+    alone.test("""
+        import pytest
+
+        @pytest.mark.gvisor(xfail={"ptrace": "known"})
+        def test_it(request):
+            request.getfixturevalue("gvisor")
+    """)
+    alone.run("--gvisor-platform", "ptrace,systrap", "--gvisor-strict").ends(failed=1)

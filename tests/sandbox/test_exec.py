@@ -139,6 +139,8 @@ SENSELESS: list[dict[str, Any]] = [
     {"args": ["true"], "env": {"A=": "b"}}, {"args": ["true"], "env": {"A": "b\0"}},
     {"args": ["true"], "cwd": "tmp"}, {"args": ["true"], "user": -1},
     {"args": ["true"], "timeout": -1}, {"args": ["true"], "input": 5},
+    {"args": ["true"], "cwd": "/a\0b"}, {"args": ["true"], "cwd": "/\ud800"},
+    {"args": ["true"], "cwd": b"/"},
 ]  # fmt: skip
 
 

@@ -81,9 +81,9 @@ def test_a_full_disk_is_an_error(gvisor_sandbox: Sandbox) -> None:
         ("get", [b"/x"]), ("put", ["x", b""]), ("put", ["/tmp/x", b"", -1]),
         ("put", ["/tmp/x", b"", True]), ("forward", [0]), ("forward", [65536]),
         ("forward", ["80"]), ("wait_for_port", [True]), ("wait_for_port", [80, -1]),
-        ("ping", [float("nan")]),
+        ("ping", [float("nan")]), ("get", ["/\ud800"]), ("put", ["/\ud800", b""]),
     ],
-    ids=range(14),
+    ids=range(16),
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(unconnected: Sandbox, name: str, args: list[Any]) -> None:
     """Before anything is asked of the sandbox."""

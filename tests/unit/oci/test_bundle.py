@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import InvalidBundle, LaunchError
+from pytest_gvisor.oci import mounts
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Spec
 
@@ -175,6 +176,22 @@ def test_dangers_are_refused_unless_allowed(sample: Sample, elsewhere: Elsewhere
         "linux.namespaces[1].path",
     ]
     assert Bundle.open(folder, allow_dangerous=True).spec.mounts[7].source == "/"
+
+
+def test_a_bind_of_what_holds_session_folders_is_refused_if_it_can_be_written(
+    sample: Sample, elsewhere: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by `bind`: for a workload to read, it may be shown."""
+    monkeypatch.setattr(mounts, "_sessions", lambda _runtime: (str(tmp_path / "pytest-gvisor"),))
+    value = sample("runc")
+    mount = {"destination": "/tmp", "type": "bind", "source": str(tmp_path), "options": ["ro"]}
+    value["mounts"].append(mount)
+    folder = elsewhere(value)
+    assert Bundle.open(folder).spec.mounts[7].source == str(tmp_path)
+    mount["options"] = ["rw"]
+    Path(folder, "config.json").write_text(json.dumps(value))
+    with pytest.raises(InvalidBundle, match="holds session folders"):
+        Bundle.open(folder)
 
 
 def test_a_relative_source_is_in_the_bundle(sample: Sample, elsewhere: Elsewhere) -> None:

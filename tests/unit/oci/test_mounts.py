@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.errors import UsageError
+from pytest_gvisor.oci import mounts
 from pytest_gvisor.oci.mounts import bind, danger, parse_size, tmpfs
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.words import MountType
@@ -39,6 +40,30 @@ ENGINES = [
 def test_sockets_of_engines_and_session_folders_are_dangerous(source: str) -> None:
     """A path of a container engine, or of this package's sessions, is known for what it is."""
     assert danger(source)
+
+
+@pytest.mark.fault("B6")
+@pytest.mark.parametrize("exists", [True, False])
+def test_what_holds_the_session_folders_is_not_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, exists: bool
+) -> None:
+    """A workload that runs as this user could rewrite the state of each sandbox in it."""
+    base = tmp_path / "t/pytest-gvisor-1"
+    base.parent.mkdir()
+    if exists:
+        base.mkdir()
+    kept = (str(tmp_path / "none/pytest-gvisor"), str(base), str(tmp_path / "u/pytest-gvisor-1"))
+    monkeypatch.setattr(mounts, "_sessions", lambda _runtime: kept)
+    for source in (base.parent, tmp_path):
+        with pytest.raises(UsageError, match="holds session folders of pytest-gvisor"):
+            bind(source, "/data", readonly=False)
+        assert "rw" in bind(source, "/data", readonly=False, dangerous=True).options
+        assert "ro" in bind(source, "/data").options
+    (tmp_path / "u").mkdir()
+    assert "rw" in bind(tmp_path / "u", "/data", readonly=False).options, "they are elsewhere"
+    (tmp_path / "u/pytest-gvisor-1").mkdir()
+    with pytest.raises(UsageError, match="holds session folders"):
+        bind(tmp_path / "u", "/data", readonly=False)
 
 
 @pytest.mark.parametrize("source", ["/usr", "/srv/run", "/runner", "/devices", "/opt/proc", "/etc"])

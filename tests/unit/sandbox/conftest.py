@@ -65,6 +65,7 @@ class FakeDriven:
     def __init__(self, ours: socket.socket) -> None:
         self.request = SimpleNamespace(platform=Platform.SYSTRAP)
         self.record = SimpleNamespace(panic="")
+        self.ends = 0
         self._ours = ours
         self._supervisor = FakeSupervisor(ours)
 
@@ -79,6 +80,7 @@ class FakeDriven:
     def end(self, patience: float = 0.0) -> Ended:
         """Nothing has to be removed but the socket."""
         del patience
+        self.ends += 1
         self._supervisor.close()
         self._ours.close()
         return Ended(completed=ended(), error=None)
@@ -162,19 +164,21 @@ def connect() -> Iterator[Callable[..., tuple[Channel, Peer]]]:
         thread.join()
 
 
-def command(*args: str, reads: bool = False, timeout: float = PATIENCE) -> Command:
+def command(
+    *args: str, reads: bool = False, timeout: float = PATIENCE, max_output: int = 1024 * 1024
+) -> Command:
     """A command for a channel whose other end starts nothing."""
     words = args or ("true",)
     return Command(
         args=words, strings=(*map(str.encode, words), b"A=b"), cwd="/", user=(0, 0, ()),
-        reads=reads, timeout=timeout, max_output=1024 * 1024, sha256=False,
+        reads=reads, timeout=timeout, max_output=max_output, sha256=False,
         platform=Platform.SYSTRAP, runsc="",
     )  # fmt: skip
 
 
-def started(channel: Channel, *args: str, reads: bool = False) -> Process:
+def started(channel: Channel, *args: str, **options: Any) -> Process:
     """A program that has been asked for, its start confirmed or refused by the other end."""
-    process = Process(channel, command(*args, reads=reads))
+    process = Process(channel, command(*args, **options))
     process.start()
     process.check_started(time.monotonic() + PATIENCE)
     return process
@@ -197,11 +201,11 @@ def _runs(path: str) -> bool:
 class Guest(Peer):
     """The guest as a program of this machine, started as in a sandbox; it is no init here."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, *program: str) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [python, "-I", "-S", "-E", str(GUEST)],
+                [python, "-I", "-S", "-E", *(program or (str(GUEST),))],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
             )

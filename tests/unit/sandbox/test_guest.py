@@ -281,3 +281,37 @@ def test_arguments_are_bytes(guest: Guest) -> None:
         long + b"\0PATH=/usr/bin:/bin",
     )
     assert text_of(guest.until("exit", "eof", "eof"), 1) == odd + long
+
+
+@pytest.mark.parametrize("bad", ["/a\0b", "/\ud800"], ids=["nul", "surrogate"])
+def test_what_is_no_path_is_refused(guest: Guest, bad: str) -> None:
+    """A NUL byte, or a character that no encoding has, is an error of that one request."""
+    guest.run(1, "true", cwd=bad)
+    guest.send({"op": "put", "id": 2, "path": bad, "mode": 0o600})
+    guest.send({"op": "get", "id": 3, "path": bad})
+    seen = guest.until("failed", "failed", "failed")
+    assert [(m["id"], m["errno"]) for m, _p in seen] == [(1, 22), (2, 22), (3, 22)]
+    guest.run(4, "true")
+    assert of(guest.until("exit", "eof", "eof"), "exit")["status"] == 0
+
+
+def test_a_running_program_is_never_forgotten() -> None:
+    """However many programs have been started since, a kill finds its tree; so does the end."""
+    forgetful = f"import sys; sys.path.insert(0, {str(GUEST.parent)!r}); import guest; "
+    guest = Guest(sys.executable, "-c", forgetful + "guest._REMEMBERED = 2; guest.main()")
+    mine = str(1000 + secrets.randbelow(10**9) / 10**6)
+    try:
+        for number in (1, 2):
+            guest.run(number, "sh", "-c", f"echo up; setsid sleep {mine} & exec sleep {mine}")
+            guest.until("data")
+        for number in range(3, 8):
+            guest.run(number, "true")
+            guest.until("exit", "eof", "eof")
+        assert len(sleeping(mine)) == 4
+        guest.send({"op": "kill", "id": 8, "of": 1})
+        seen = guest.until("killed", "exit", "eof", "eof")
+        assert (of(seen, "killed")["left"], of(seen, "exit")["status"]) == (0, signal.SIGKILL)
+        assert len(sleeping(mine)) == 2
+    finally:
+        guest.close()
+    assert not sleeping(mine)

@@ -1,0 +1,98 @@
+"""Sandboxes whose start or end goes wrong: none is left running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_gvisor import Gvisor, directory
+from pytest_gvisor.harness import Hooks
+from pytest_gvisor.launch.request import Record
+from pytest_gvisor.sandbox.channel import Channel
+from pytest_gvisor.sandbox.shared import Shared
+from pytest_gvisor.settings import Settings
+from tests.sandbox.conftest import sentries
+
+
+def complain(_record: Record) -> None:
+    """A hook of a plugin's that has an error."""
+    raise ZeroDivisionError
+
+
+@pytest.fixture
+def complaining(gvisor: Gvisor) -> Iterator[Gvisor]:
+    """One whose hook raises whenever a run has ended."""
+    made = Gvisor(
+        runsc=gvisor.runsc,
+        platform=gvisor.platform,
+        launcher=gvisor._launcher,
+        settings=gvisor.settings,
+        hooks=Hooks(run_finished=complain),
+    )
+    yield made
+    for sandbox in made.sandboxes:
+        sandbox.close()
+
+
+def test_a_hook_that_raises_leaves_no_sandbox_open(complaining: Gvisor) -> None:
+    """The error is raised when all of them are closed."""
+    made = [complaining.sandbox() for _ in range(2)]
+    with pytest.raises(ZeroDivisionError):
+        complaining.close()
+    assert not any(sandbox.alive for sandbox in made)
+    assert sentries(complaining) == []
+
+
+def test_one_that_cannot_be_closed_leaves_no_shared_sandbox_open() -> None:
+    """The same with those of the session."""
+    closed = []
+
+    def closing(name: str) -> Callable[[], None]:
+        def close() -> None:
+            closed.append(name)
+            raise ZeroDivisionError
+
+        return close
+
+    shared = Shared(SimpleNamespace(), Settings())  # type: ignore[arg-type]
+    for name in ("one", "two"):
+        shared._made[name] = SimpleNamespace(close=closing(name))  # type: ignore[index,assignment]
+    with pytest.raises(ZeroDivisionError):
+        shared.close()
+    assert sorted(closed) == ["one", "two"]
+
+
+def test_a_start_that_is_interrupted_leaves_no_sandbox(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-C or the signal of pytest-timeout: during the start, and when it is just over."""
+    start = Channel.start
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def late(channel: Channel, timeout: float) -> None:
+        start(channel, timeout)
+        raise KeyboardInterrupt
+
+    for name, act in (("_wait_greeting", interrupted), ("start", late), ("check", interrupted)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Channel, name, act)
+            with pytest.raises(KeyboardInterrupt):
+                gvisor.sandbox()
+        assert sentries(gvisor) == [], name
+    assert gvisor.sandboxes == []
+
+
+def test_a_folder_without_a_guest_is_left_by_a_hook_that_raises(
+    complaining: Gvisor, folder: Path
+) -> None:
+    """Where each program is a ``runsc exec``, the end is the end too."""
+    sandbox = complaining.sandbox(rootfs=directory(folder))
+    with pytest.raises(ZeroDivisionError):
+        complaining.close()
+    assert not sandbox.alive
+    assert sentries(complaining) == []

@@ -1,0 +1,127 @@
+"""A channel's start and end: nothing is lost, nobody is left waiting, and nothing is left."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pytest_gvisor.sandbox.channel import Channel
+from tests.unit.sandbox.conftest import PATIENCE, FakeDriven, Peer, started
+
+Connect = Callable[..., tuple[Channel, Peer]]
+
+
+def end_unseen(channel: Channel, said: threading.Event) -> threading.Event:
+    """From its next turn on, the channel sees runsc's end, and not what the guest says until then.
+
+    Returns what is set when the channel is in that turn.
+    """
+    supervisor, waits = channel.supervisor, threading.Event()
+
+    def turn(_timeout: float | None) -> None:
+        waits.set()
+        said.wait(PATIENCE)
+        supervisor.over = True  # type: ignore[misc]
+
+    supervisor.turn = turn  # type: ignore[assignment,method-assign]
+    channel._wake()
+    return waits
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+def test_what_was_said_before_the_end_is_not_lost(connect: Connect, hangs_up: bool) -> None:
+    """Where the end of the sandbox is seen before its last words, they are heard all the same."""
+    go, said = threading.Event(), threading.Event()
+
+    def act(peer: Peer) -> None:
+        peer.receive()
+        peer.send({"op": "started", "id": 1})
+        go.wait(PATIENCE)
+        peer.send({"op": "data", "id": 1, "s": 1}, b"last words")
+        peer.send({"op": "exit", "id": 1, "status": 3 << 8})
+        for stream in (1, 2):
+            peer.send({"op": "eof", "id": 1, "s": stream})
+        if hangs_up:
+            peer.socket.shutdown(socket.SHUT_RDWR)
+        said.set()
+
+    channel, _peer = connect(act)
+    process = started(channel)
+    assert end_unseen(channel, said).wait(PATIENCE)
+    go.set()
+    assert process.wait_over(time.monotonic() + PATIENCE)
+    done = process.completed()
+    assert (done.returncode, done.stdout) == (3, "last words")
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+def test_a_sandbox_that_has_ended_is_ending(connect: Connect, hangs_up: bool) -> None:
+    """However its end is seen: it is not alive, and what ran in it can be killed without a word."""
+    go, said = threading.Event(), threading.Event()
+
+    def act(peer: Peer) -> None:
+        peer.receive()
+        peer.send({"op": "started", "id": 1})
+        go.wait(PATIENCE)
+        if hangs_up:
+            peer.socket.shutdown(socket.SHUT_RDWR)
+        said.set()
+
+    channel, _peer = connect(act)
+    process = started(channel)
+    assert end_unseen(channel, said).wait(PATIENCE)
+    go.set()
+    channel.join()
+    assert channel.ending
+    process.kill()
+
+
+@pytest.fixture
+def unstarted() -> Iterator[tuple[Channel, FakeDriven]]:
+    """A channel that has not been started, whose guest says nothing, and its run."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        driven = FakeDriven(ours)
+        yield Channel(driven), driven  # type: ignore[arg-type]
+
+
+def interrupt(*_: object) -> None:
+    """What the signal of a Ctrl-C, or of pytest-timeout, does anywhere."""
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_start_leaves_no_sandbox(
+    unstarted: tuple[Channel, FakeDriven], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the guest's first word is waited for."""
+    channel, driven = unstarted
+    monkeypatch.setattr(channel, "_wait_greeting", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        channel.start(PATIENCE)
+    assert driven.ends == 1
+    assert not channel._thread.is_alive()
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_an_interrupted_start_of_the_thread_leaves_no_sandbox(
+    unstarted: tuple[Channel, FakeDriven], monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    """Whether the thread had begun to run by then, or never does."""
+    channel, driven = unstarted
+    start = channel._thread.start
+
+    def start_and_interrupt() -> None:
+        if runs:
+            start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(channel._thread, "start", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        channel.start(PATIENCE)
+    assert driven.ends == 1
+    assert not channel._thread.is_alive()

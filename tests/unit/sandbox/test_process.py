@@ -1,0 +1,104 @@
+"""What the host makes of a program's output, and of a sandbox's end, with a guest that behaves."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor import NotReady
+from pytest_gvisor.sandbox.channel import Channel
+from pytest_gvisor.sandbox.streams import Tap, Watch
+from tests.unit.sandbox.conftest import Peer, started
+
+if TYPE_CHECKING:
+    import re
+    import threading
+
+Connect = Callable[..., tuple[Channel, Peer]]
+
+
+def say(peer: Peer, op: str, payload: bytes = b"", **fields: int) -> None:
+    """Something about the first program."""
+    peer.send({"op": op, "id": 1, **fields}, payload)
+
+
+def talking(output: bytes = b"") -> Callable[[Peer], None]:
+    """A guest whose program starts, writes this, and runs on."""
+
+    def act(peer: Peer) -> None:
+        peer.receive()
+        say(peer, "started")
+        if output:
+            say(peer, "data", output, s=1)
+        while True:
+            peer.receive()
+
+    return act
+
+
+def test_a_flood_of_output_does_not_outlast_a_deadline(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where more output waits after every look, the deadline ends the wait all the same."""
+    channel, _peer = connect(talking())
+    process = started(channel)
+    begun = time.monotonic()
+    look = Watch.look
+
+    def look_slowly(
+        watch: Watch, lock: threading.Condition
+    ) -> re.Match[str] | re.Match[bytes] | None:
+        found = look(watch, lock)
+        if time.monotonic() < begun + 2:
+            with lock:
+                watch._stream.feed(memoryview(b"x" * 1000))
+        return found
+
+    monkeypatch.setattr(Watch, "look", look_slowly)
+    with pytest.raises(NotReady, match="no 'never' in its output"):
+        process.wait_for_output("never", timeout=0.1)
+    assert time.monotonic() - begun < 1
+
+
+def test_what_has_come_is_looked_at_whatever_the_deadline(connect: Connect) -> None:
+    """A timeout of 0 is not to wait: what is there is found, in any amount of it."""
+    channel, _peer = connect(talking())
+    process = started(channel)
+    with channel.lock:
+        for _ in range(8):
+            process._streams[1].feed(memoryview(b"x" * 500_000))
+        process._streams[1].feed(memoryview(b"needle"))
+    assert process.wait_for_output("needle", timeout=0)[0] == "needle"
+    with pytest.raises(NotReady):
+        process.wait_for_output("other", timeout=0)
+
+
+@pytest.mark.parametrize("max_output", [0, 1000])
+def test_a_read_of_nothing_is_nothing_at_once(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, max_output: int
+) -> None:
+    """Whatever waits to be read, and whatever a sandbox's limit on output is."""
+    channel, _peer = connect(talking())
+    process = started(channel, max_output=max_output)
+    take, looks = Tap.take, itertools.count()
+
+    def take_a_few_times(tap: Tap, most: int) -> bytes:
+        assert next(looks) < 100, "it looks for ever"
+        return take(tap, most)
+
+    monkeypatch.setattr(Tap, "take", take_a_few_times)
+    out = process.stdout
+    with contextlib.suppress(NotReady):
+        out.readline(timeout=0)  # from here on, what comes waits to be read
+    with channel.lock:
+        process._streams[1].feed(memoryview(b"output"))
+    assert out.read1(0, timeout=5) == out.read(0, timeout=5) == b""
+    if max_output:
+        assert out.read1(timeout=5) == b"output"
+    else:
+        assert out.read1(timeout=5) == out.readline(timeout=5) == out.read(timeout=5) == b""
