@@ -125,8 +125,9 @@ class Little:
         return (self.folder / name).exists()
 
     def keepers(self) -> list[int]:
-        """The keepers of the project's sessions."""
-        return [pid for pid in self.processes() if any("keeper.py" in w for w in words_of(pid))]
+        """The keepers of the project's sessions; a fork of one has its words until its execve."""
+        found = [pid for pid in self.processes() if any("keeper.py" in w for w in words_of(pid))]
+        return sorted(set(found) - {child for pid in found for child in children_of(pid)})
 
     def processes(self) -> list[int]:
         """Whatever has the project's base folder on its command line."""

@@ -114,3 +114,22 @@ def test_what_both_leave_when_both_are_killed_is_swept_by_the_next_session(littl
     little.write(test_it="def test_it(gvisor): assert gvisor.run(['true']).returncode == 0")
     little.run()
     assert little.left() == []
+
+
+@pytest.mark.fault("F8", "F4")
+def test_a_stopped_keeper_whose_pytest_is_killed_goes_on_with_the_next_session(
+    any_little: Little,
+) -> None:
+    """Its sandbox runs until then: the next session's sweep has the keeper see its pytest's end."""
+    any_little.write(test_it=HANGING.replace("LIMITS", str(os.geteuid() == 0)))
+    process = any_little.start()
+    assert eventually(lambda: any_little.note("up")) is not None
+    time.sleep(0.3)
+    (keeper,) = any_little.keepers()
+    os.kill(keeper, signal.SIGSTOP)
+    process.kill()
+    process.wait()
+    any_little.write(test_it="def test_it(gvisor): assert gvisor.run(['true']).returncode == 0")
+    assert len(any_little.processes()) > 1
+    any_little.run()
+    assert eventually(lambda: not any_little.left(), 1.0) is not None, any_little.left()
