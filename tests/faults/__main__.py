@@ -26,8 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.faults.census import census
-from tests.faults.kills import FILES_AFTER, PROCESSES_AFTER, Round, kill_once, moments, prepare
-from tests.faults.little import Little
+from tests.faults.kills import Round, kill_once, moments, prepare
+from tests.faults.little import FILES_AFTER, PROCESSES_AFTER, Little
 
 CHECKOUT = Path(__file__).parents[2]
 PLATFORMS = ("systrap", "ptrace")

@@ -10,12 +10,10 @@ import random
 import time
 from dataclasses import dataclass
 
-from tests.faults.little import Little, eventually
+from tests.faults.little import FILES_AFTER, PROCESSES_AFTER, Little, eventually
 
-PROCESSES_AFTER = 1.0
-FILES_AFTER = 2.0
 SLACK = 3.0
-"""How many times longer it may take on a machine that has several of these at once to do."""
+"""How many times as long as promised what is left is looked at."""
 QUIET = 0.3
 """Seconds in which nothing must be seen of what has gone."""
 EARLIEST, LATEST = -1.0, 2.5

@@ -19,8 +19,8 @@ import pytest
 from pytest_gvisor import Runsc
 from tests.faults import __main__ as runner
 from tests.faults.census import census, facts
-from tests.faults.kills import EARLIEST, FILES_AFTER, LATEST, SLACK, Round, last_seen, moments
-from tests.faults.little import Little, eventually
+from tests.faults.kills import EARLIEST, LATEST, SLACK, Round, last_seen, moments
+from tests.faults.little import FILES_AFTER, Little, eventually
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "content": lambda root: (root / "d/f").write_text("y"),
