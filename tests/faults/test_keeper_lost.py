@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_gvisor import Gvisor, ProtocolError, WorkloadTimeout
-from pytest_gvisor.launch import remains, supervise
+from pytest_gvisor import Gvisor, ProtocolError, SandboxCrashed, WorkloadTimeout
+from pytest_gvisor.launch import driven, remains, supervise
+from pytest_gvisor.sandbox import channel
 from tests.faults.little import (
     LONGER,
     PROCESSES_AFTER,
@@ -81,6 +82,34 @@ def test_a_stopped_keeper_does_not_stop_the_deadline(
     assert time.monotonic() - started < 2 + supervise.TERM_GRACE + supervise.KILL_DEADLINE + LONGER
     assert processes_left(gvisor) == []
     assert gvisor.run(["echo", "again"]).stdout == "again\n"
+
+
+@pytest.mark.fault("F8")
+def test_a_stopped_keeper_does_not_stop_a_warm_sandbox_s_end(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program's deadline is the guest's; the sandbox is dead when it is closed."""
+    killing = 0.5
+    monkeypatch.setattr(driven, "KILL_DEADLINE", killing)
+    sandbox = gvisor.sandbox()
+    with sent_to_the_keeper(gvisor, signal.SIGSTOP), pytest.raises(WorkloadTimeout):
+        sandbox.exec(["sleep", "100"], timeout=1)
+    started = time.monotonic()
+    sandbox.close()
+    assert time.monotonic() - started < channel._EXIT_PATIENCE + killing + LONGER
+    assert processes_left(gvisor) == []
+    assert gvisor.run(["echo", "again"]).stdout == "again\n"
+
+
+@pytest.mark.fault("F5")
+def test_a_killed_keeper_is_told_to_a_warm_sandbox_s_users(gvisor: Gvisor) -> None:
+    """Each program ends with its sandbox, and the next sandbox works."""
+    with gvisor.sandbox() as sandbox:
+        with sent_to_the_keeper(gvisor, signal.SIGKILL), pytest.raises(SandboxCrashed):
+            sandbox.exec(["sleep", "100"], timeout=50)
+        assert processes_left(gvisor) == []
+    with gvisor.sandbox() as sandbox:
+        assert sandbox.exec(["echo", "again"]).stdout == "again\n"
 
 
 @pytest.mark.fault("F5")
