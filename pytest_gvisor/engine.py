@@ -185,12 +185,16 @@ class Engine:
 
         Returns what could not be removed, in words.
         """
-        leaks = self.launcher.close()
+        try:
+            # First: the keeper removes it at its own end where nobody holds it any more, this
+            # process included, and this one may not live, or not be let, to do more.
+            if self.shared is not None:
+                self.shared.close()
+        finally:
+            leaks = self.launcher.close()
         if self._images is not None:
             self._images.close()
             self._images = None
-        if self.shared is not None:
-            self.shared.close()
         for found in self._found.values():
             if isinstance(found, Runsc):
                 found.close()

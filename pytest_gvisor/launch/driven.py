@@ -198,4 +198,6 @@ class Driven(Runner):
             return False
         self.supervisor.kill()
         self.supervisor.wait(KILL_DEADLINE)
+        if not self.supervisor.over:
+            self.supervisor.give_up()
         return True

@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator
 
 from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.launch import remains
+from pytest_gvisor.launch import remains, stopped
 from pytest_gvisor.launch.typed import stage
 
 SYSTEM_BASE = "/run/pytest-gvisor"
@@ -262,7 +262,8 @@ def _is_dead(session: str) -> bool:
 def sweep(base: str | None = None, *, although_waited: bool = False) -> list[str]:
     """Remove what dead sessions left under ``base``; returns the session folders that went.
 
-    What cannot be removed holds up this process, and all that wait for the lock, for `SWEEP_BUDGET`
+    A keeper that is stopped and whose pytest is dead goes on first, and does that itself. What
+    cannot be removed holds up this process, and all that wait for the lock, for `SWEEP_BUDGET`
     seconds at most, in which what goes is not counted; the rest is left to the next sweep. Who has
     waited as long as that for the lock, for another's sweep most likely, does not sweep again
     unless ``although_waited``.
@@ -277,27 +278,31 @@ def sweep(base: str | None = None, *, although_waited: bool = False) -> list[str
         found = [entry for entry in entries if _is_session(entry)]
         # In any order, so that it is not always the same ones that are left to the next.
         secrets.SystemRandom().shuffle(found)
-        return _swept([entry.path for entry in found])
+        return _swept(base, [entry.path for entry in found])
 
 
 def dead(base: str) -> list[str]:
-    """The session folders under ``base`` that nobody holds; none where there is no ``base``."""
+    """The session folders under ``base`` that nobody holds, or only a keeper that is stopped and
+    whose pytest is dead; none where there is no ``base``.
+    """
     if not os.path.isdir(base):
         return []
     with _locked(base), stage("session_folder", f"cannot read {base}"), os.scandir(base) as entries:
-        return sorted(
-            entry.path for entry in entries if _is_session(entry) and _is_dead(entry.path)
-        )
+        paths = sorted(entry.path for entry in entries if _is_session(entry))
+        held = stopped.sessions(base) if paths else []
+        return [path for path in paths if path in held or _is_dead(path)]
 
 
 def _is_session(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith("s-") and entry.is_dir(follow_symlinks=False)
 
 
-def _swept(paths: list[str]) -> list[str]:
+def _swept(base: str, paths: list[str]) -> list[str]:
     """Those of the sessions' folders that were dead, and are gone."""
     gone = []
     budget = SWEEP_BUDGET
+    if paths:
+        budget -= _wake(base)
     for path in filter(_is_dead, paths):
         # Half of what there is for each: one that is stuck does not use up all of it.
         patience = min(remains.PATIENCE, budget / 2)
@@ -309,3 +314,18 @@ def _swept(paths: list[str]) -> list[str]:
         else:
             gone.append(path)
     return gone
+
+
+def _wake(base: str) -> float:
+    """Have stopped keepers of dead pytests go on until their sessions are dead too.
+
+    The seconds that were waited for nothing.
+    """
+    began = time.monotonic()
+    deadline = began + min(remains.PATIENCE, SWEEP_BUDGET / 2)
+    woken = stopped.wake(base)
+    while not all(map(_is_dead, woken)):
+        if time.monotonic() > deadline:
+            return time.monotonic() - began
+        time.sleep(0.01)
+    return 0.0

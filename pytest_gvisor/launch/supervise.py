@@ -244,10 +244,10 @@ class Supervisor:
         now = time.monotonic()
         self._actions = [
             (now + TERM_GRACE, lambda: self._ask("kill")),
-            (now + TERM_GRACE + KILL_DEADLINE, self._give_up),
+            (now + TERM_GRACE + KILL_DEADLINE, self.give_up),
         ]
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """Nothing outlives SIGKILL for so long: it is the keeper that does not answer."""
         self._unheard = self.status is None
 

@@ -6,7 +6,8 @@ has to be:
 1. the tests that carry a case, so often as ``--scripted`` and ``--real`` say, with the table; after
    each a census, and a look at a canary tree;
 2. floods of 4 GiB of output, and the 99th percentile of a hundred runs beside busy ones;
-3. SIGKILL of a pytest that runs workloads, ``--kills`` times, at moments that follow from a seed;
+3. SIGKILL of a pytest that runs workloads, has a warm sandbox, or runs tests inside, in turn,
+   ``--kills`` times, at moments that follow from a seed;
 4. a census of the machine before and after each. What else uses docker or /tmp is in it too.
 """
 
@@ -26,8 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.faults.census import census
-from tests.faults.kills import FILES_AFTER, PROCESSES_AFTER, Round, kill_once, moments, prepare
-from tests.faults.little import Little
+from tests.faults.kills import WAYS, Round, kill_once, planned, prepare
+from tests.faults.little import FILES_AFTER, PROCESSES_AFTER, Little
 
 CHECKOUT = Path(__file__).parents[2]
 PLATFORMS = ("systrap", "ptrace")
@@ -116,7 +117,7 @@ def kill(asked: argparse.Namespace) -> bool:
     rounds: list[Round] = []
     with tempfile.TemporaryDirectory(prefix="pgf-", dir="/tmp") as folder:
         littles = [little_for(platform, folder) for platform in PLATFORMS]
-        for some in batches(moments(asked.kills, asked.seed), len(littles)):
+        for some in batches(planned(asked.kills, asked.seed), len(littles)):
             with ThreadPoolExecutor(len(littles)) as pool:
                 found = list(pool.map(kill_once, littles, some))
             rounds += found
@@ -129,8 +130,10 @@ def kill(asked: argparse.Namespace) -> bool:
                     shutil.rmtree(little.base, ignore_errors=True)
             if len(rounds) % 50 == 0:
                 say(f"{len(rounds)} kills, {len(bad)} left something or took too long")
-    say(f"processes {times(rounds, lambda one: one.processes)} of {PROCESSES_AFTER:g} s")
-    say(f"files {times(rounds, lambda one: one.files)} of {FILES_AFTER:g} s")
+    for way in WAYS:
+        these = [one for one in rounds if one.way == way]
+        say(f"{way}: processes {times(these, lambda one: one.processes)} of {PROCESSES_AFTER:g} s")
+        say(f"{way}: files {times(these, lambda one: one.files)} of {FILES_AFTER:g} s")
     say(f"{asked.kills} SIGKILLs, {sum(one.began for one in rounds)} of them in a session:"
         f" {len(bad)} left something or took too long")  # fmt: skip
     return not bad
@@ -148,7 +151,7 @@ def little_for(platform: str, folder: str) -> Little:
     return made
 
 
-def batches(of: Sequence[float], size: int) -> Iterator[Sequence[float]]:
+def batches(of: Sequence[tuple[float, str]], size: int) -> Iterator[Sequence[tuple[float, str]]]:
     """So many at a time; the last ones may be fewer."""
     for first in range(0, len(of), size):
         yield of[first : first + size]

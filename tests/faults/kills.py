@@ -5,25 +5,24 @@ The rounds of test_sigkill.py, and of ``python -m tests.faults``.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import time
 from dataclasses import dataclass
 
-from tests.faults.little import Little, eventually
+from tests.faults.little import FILES_AFTER, PROCESSES_AFTER, Little, eventually
 
-PROCESSES_AFTER = 1.0
-FILES_AFTER = 2.0
 SLACK = 3.0
-"""How many times longer it may take on a machine that has several of these at once to do."""
+"""How many times as long as promised what is left is looked at."""
 QUIET = 0.3
 """Seconds in which nothing must be seen of what has gone."""
 EARLIEST, LATEST = -1.0, 2.5
 """Seconds: before zero, from the start of the process; else from the beginning of its session."""
 
-# Runs of all kinds, one after the other and at the same time, for longer than anyone waits.
+# Sandboxes of all kinds, one after the other and at the same time, for longer than anyone waits.
 BUSY = """
-    import threading
+    import contextlib, os, subprocess, threading
     import pytest
 
     LIMITS = [{{}}, {{"memory": "512M"}}, {{"pids": 200, "cpus": 1}}] if {root} else [{{}}]
@@ -34,23 +33,49 @@ BUSY = """
         "head -c 3000000 /dev/zero; sleep 0.2",
         "setsid sleep 100 & sleep 0.3",
     ]
+    often = pytest.mark.parametrize("number", range(1000))
 
-    @pytest.mark.parametrize("number", range(1000))
-    def test_it(gvisor, number):
-        def run(more):
-            try:
-                gvisor.run(["sh", "-c", SCRIPTS[(number + more) % 4]], timeout=0.7,
-                           network=NETWORKS[number % len(NETWORKS)],
-                           **LIMITS[(number + more) % len(LIMITS)])
-            except Exception:
-                pass
+    def at_once(run, number):
         threads = [threading.Thread(target=run, args=[more]) for more in range(number % 3)]
         for thread in threads:
             thread.start()
         run(3)
         for thread in threads:
             thread.join()
+
+    @often
+    def test_run(gvisor, number):
+        def run(more):
+            with contextlib.suppress(Exception):
+                gvisor.run(["sh", "-c", SCRIPTS[(number + more) % 4]], timeout=0.7,
+                           network=NETWORKS[number % len(NETWORKS)],
+                           **LIMITS[(number + more) % len(LIMITS)])
+        at_once(run, number)
+
+    @often
+    def test_sandbox(gvisor, number):
+        def run(more):
+            with contextlib.suppress(Exception):
+                sandbox.exec(["sh", "-c", SCRIPTS[(number + more) % 4]], timeout=0.4)
+        with gvisor.sandbox(network=NETWORKS[number % len(NETWORKS)],
+                            **LIMITS[number % len(LIMITS)]) as sandbox:
+            at_once(run, number)
+            at_once(run, number + 1)
+
+    @often
+    @pytest.mark.gvisor(**LIMITS[-1])
+    def test_inside(number):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(["sh", "-c", SCRIPTS[number % 4]], timeout=0.3, stdout=-3)
+        if number % 4 == 3:
+            os._exit(3)
 """
+WAYS = {
+    "run": ("test_it.py::test_run",),
+    "sandbox": ("test_it.py::test_sandbox",),
+    "inside": ("test_it.py::test_inside", "--in-gvisor"),
+}
+"""What has the sandboxes: the command line that selects it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +83,7 @@ class Round:
     """One pytest that was killed, and how long what it had started took to go."""
 
     moment: float
+    way: str
     began: bool
     """Whether it had a session by then."""
 
@@ -77,18 +103,24 @@ def prepare(little: Little) -> None:
     little.write(test_it=BUSY.format(root=os.geteuid() == 0))
 
 
+def planned(count: int, seed: int) -> list[tuple[float, str]]:
+    """When to kill, and whose pytest: one after the other."""
+    return list(zip(moments(count, seed), itertools.cycle(WAYS), strict=False))
+
+
 def moments(count: int, seed: int) -> list[float]:
     """When to kill, at random; the same for the same seed."""
     chance = random.Random(seed)
     return [chance.uniform(EARLIEST, LATEST) for _ in range(count)]
 
 
-def kill_once(little: Little, moment: float) -> Round:
+def kill_once(little: Little, plan: tuple[float, str]) -> Round:
     """Start a pytest, kill it so many seconds after it has begun a session, and look.
 
     A negative moment is counted from the start of the process.
     """
-    process = little.start()
+    moment, way = plan
+    process = little.start(*WAYS[way])
     if moment >= 0:
         eventually(little.files)
     time.sleep(abs(moment))
@@ -98,7 +130,7 @@ def kill_once(little: Little, moment: float) -> Round:
     process.wait()
     processes, files = last_seen(little, killed)
     left = little.left()
-    return Round(moment=moment, began=began, processes=processes, files=files, left=left)
+    return Round(moment=moment, way=way, began=began, processes=processes, files=files, left=left)
 
 
 def last_seen(little: Little, killed: float) -> tuple[float | None, float | None]:

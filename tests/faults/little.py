@@ -20,6 +20,11 @@ from pathlib import Path
 
 STRICT = os.environ.get("PYTEST_GVISOR_STRICT_TIMES") == "1"
 """Whether times are held to as they are promised: `make faults` has the machine for itself."""
+PROCESSES_AFTER = 1.0
+FILES_AFTER = 2.0
+"""Seconds after an end in which processes, and all else, are promised to be gone."""
+LONGER = 1.0 if STRICT else 3.0
+"""How many times as long as promised something may take."""
 PATIENCE = 60.0
 """Seconds after which something that has to happen is taken not to happen."""
 
@@ -28,8 +33,9 @@ import os
 
 from pytest_gvisor.launch import cgroup, session_dir
 
-session_dir.base_folder = lambda: os.environ["LITTLE_BASE"]
-cgroup.PREFIX = f"pytest-gvisor-{os.environ['LITTLE_TAG']}-"
+if "LITTLE_BASE" in os.environ:  # and not inside
+    session_dir.base_folder = lambda: os.environ["LITTLE_BASE"]
+    cgroup.PREFIX = f"pytest-gvisor-{os.environ['LITTLE_TAG']}-"
 """
 
 
@@ -53,6 +59,12 @@ def words_of(pid: int | str) -> list[str]:
     with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
         return [os.fsdecode(word) for word in file.read().split(b"\0")]
     return []
+
+
+def saying(path: str) -> list[int]:
+    """The processes with this path on their command line."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [pid for pid in pids if any(path in word for word in words_of(pid))]
 
 
 def children_of(pid: int) -> list[int]:
@@ -125,13 +137,13 @@ class Little:
         return (self.folder / name).exists()
 
     def keepers(self) -> list[int]:
-        """The keepers of the project's sessions."""
-        return [pid for pid in self.processes() if any("keeper.py" in w for w in words_of(pid))]
+        """The keepers of the project's sessions; a fork of one has its words until its execve."""
+        found = [pid for pid in self.processes() if any("keeper.py" in w for w in words_of(pid))]
+        return sorted(set(found) - {child for pid in found for child in children_of(pid)})
 
     def processes(self) -> list[int]:
         """Whatever has the project's base folder on its command line."""
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-        return [pid for pid in pids if any(self.base in word for word in words_of(pid))]
+        return saying(self.base)
 
     def files(self) -> list[str]:
         """What there is of sessions: files, mounts, cgroups, temporary files of the package's."""
@@ -149,6 +161,14 @@ class Little:
         """Everything that is left, in words."""
         return [f"{pid}: {' '.join(words_of(pid))}" for pid in self.processes()] + self.files()
 
+    def assert_gone(self) -> None:
+        """A pytest has just ended: nothing of it is there any more as soon as is promised."""
+        ended = time.monotonic()
+        gone = eventually(lambda: not self.processes(), PROCESSES_AFTER * LONGER)
+        assert gone is not None, self.left()
+        rest = FILES_AFTER * LONGER - (time.monotonic() - ended)
+        assert eventually(lambda: not self.left(), rest) is not None, self.left()
+
     def end(self) -> None:
         """Kill whatever is still there, and wait for what was started."""
         for process in self.started:
@@ -162,18 +182,54 @@ class Little:
 
 
 HANGING = """
-    import pathlib, threading
+    import pathlib, subprocess
     import pytest
 
-    def test_it(gvisor):
-        limits = {"memory": "512M", "pids": 200} if LIMITS else {}
-        script = "trap '' TERM; for n in 1 2 3; do sleep 100 & done; echo up; sleep 100"
+    LIMITS = {"memory": "512M", "pids": 200} if ROOT else {}
+    COMMAND = ["sh", "-c", "trap '' TERM; for n in 1 2 3; do sleep 100 & done; sleep 100"]
 
+    def up(number):
+        pathlib.Path(f"up-{number}").touch()
+
+    @pytest.mark.parametrize("number", range(2))
+    def test_run(gvisor, number):
         def pieces():
             while not gvisor.records[-1].argv:
                 yield b""
-            pathlib.Path("up").touch()
+            up(number)
 
-        gvisor.run(["sh", "-c", script], timeout=50, input=pieces(), **limits)
+        gvisor.run(COMMAND, timeout=50, input=pieces(), **LIMITS)
+
+    def test_sandbox(gvisor):
+        def pieces():
+            up(0)
+            yield b""
+
+        with gvisor.sandbox(**LIMITS) as sandbox:
+            sandbox.exec(COMMAND, timeout=50, input=pieces())
+
+    @pytest.mark.gvisor(timeout=50, **LIMITS)
+    def test_inside():
+        with subprocess.Popen(COMMAND):
+            up(0)
 """
-"""A project whose one test hangs, with limits of its own where these can be had."""
+"""Tests that hang, with limits of their own where these can be had."""
+
+WAYS = {
+    "run": ("test_it.py::test_run[0]",),
+    "sandbox": ("test_it.py::test_sandbox",),
+    "inside": ("test_it.py::test_inside", "--in-gvisor", "--gvisor-writable=."),
+    "xdist": ("test_it.py::test_run", "-n2"),
+}
+"""What has the sandbox that hangs: the command line that selects it."""
+
+
+def hang(little: Little, way: str = "run") -> subprocess.Popen[bytes]:
+    """Start a pytest whose tests hang, each in a sandbox, and wait until they do."""
+    little.write(test_it=HANGING.replace("ROOT", str(os.geteuid() == 0)))
+    process = little.start(*WAYS[way])
+    ups = ["up-0", "up-1"] if way == "xdist" else ["up-0"]
+    assert eventually(lambda: all(map(little.note, ups)) or process.poll() is not None) is not None
+    assert process.poll() is None, little.output()
+    time.sleep(0.3)
+    return process

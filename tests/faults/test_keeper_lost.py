@@ -11,9 +11,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_gvisor import Gvisor, ProtocolError, WorkloadTimeout
-from pytest_gvisor.launch import remains, supervise
-from tests.faults.little import HANGING, Little, children_of, eventually
+from pytest_gvisor import Gvisor, ProtocolError, SandboxCrashed, WorkloadTimeout
+from pytest_gvisor.launch import driven, remains, supervise
+from pytest_gvisor.sandbox import channel
+from tests.faults.little import (
+    LONGER,
+    PROCESSES_AFTER,
+    Little,
+    children_of,
+    eventually,
+    hang,
+)
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: limits by cgroups")
 
@@ -71,9 +79,37 @@ def test_a_stopped_keeper_does_not_stop_the_deadline(
     started = time.monotonic()
     with sent_to_the_keeper(gvisor, signal.SIGSTOP), pytest.raises(WorkloadTimeout):
         gvisor.run(["sleep", "100"], timeout=2)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 2 + supervise.TERM_GRACE + supervise.KILL_DEADLINE + LONGER
     assert processes_left(gvisor) == []
     assert gvisor.run(["echo", "again"]).stdout == "again\n"
+
+
+@pytest.mark.fault("F8")
+def test_a_stopped_keeper_does_not_stop_a_warm_sandbox_s_end(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program's deadline is the guest's; the sandbox is dead when it is closed."""
+    killing = 0.5
+    monkeypatch.setattr(driven, "KILL_DEADLINE", killing)
+    sandbox = gvisor.sandbox()
+    with sent_to_the_keeper(gvisor, signal.SIGSTOP), pytest.raises(WorkloadTimeout):
+        sandbox.exec(["sleep", "100"], timeout=1)
+    started = time.monotonic()
+    sandbox.close()
+    assert time.monotonic() - started < channel._EXIT_PATIENCE + killing + LONGER
+    assert processes_left(gvisor) == []
+    assert gvisor.run(["echo", "again"]).stdout == "again\n"
+
+
+@pytest.mark.fault("F5")
+def test_a_killed_keeper_is_told_to_a_warm_sandbox_s_users(gvisor: Gvisor) -> None:
+    """Each program ends with its sandbox, and the next sandbox works."""
+    with gvisor.sandbox() as sandbox:
+        with sent_to_the_keeper(gvisor, signal.SIGKILL), pytest.raises(SandboxCrashed):
+            sandbox.exec(["sleep", "100"], timeout=50)
+        assert processes_left(gvisor) == []
+    with gvisor.sandbox() as sandbox:
+        assert sandbox.exec(["echo", "again"]).stdout == "again\n"
 
 
 @pytest.mark.fault("F5")
@@ -100,17 +136,31 @@ def test_other_threads_runs_end_with_the_keeper_too(gvisor: Gvisor) -> None:
 @pytest.mark.fault("F5", "F6")
 def test_what_both_leave_when_both_are_killed_is_swept_by_the_next_session(little: Little) -> None:
     """The sandbox dies with the keeper; folder, state and cgroups go when the next one begins."""
-    little.write(test_it=HANGING.replace("LIMITS", str(os.geteuid() == 0)))
-    process = little.start()
-    assert eventually(lambda: little.note("up")) is not None
-    time.sleep(0.3)
+    process = hang(little)
     (keeper,) = little.keepers()
     process.send_signal(signal.SIGSTOP)
     os.kill(keeper, signal.SIGKILL)
     process.kill()
     process.wait()
-    assert eventually(lambda: not little.processes(), 10) is not None, little.left()
+    gone = eventually(lambda: not little.processes(), PROCESSES_AFTER * LONGER)
+    assert gone is not None, little.left()
     assert little.files() != []
     little.write(test_it="def test_it(gvisor): assert gvisor.run(['true']).returncode == 0")
     little.run()
     assert little.left() == []
+
+
+@pytest.mark.fault("F8", "F4")
+def test_a_stopped_keeper_whose_pytest_is_killed_goes_on_with_the_next_session(
+    any_little: Little,
+) -> None:
+    """Its sandbox runs until then: the next session's sweep has the keeper see its pytest's end."""
+    process = hang(any_little)
+    (keeper,) = any_little.keepers()
+    os.kill(keeper, signal.SIGSTOP)
+    process.kill()
+    process.wait()
+    any_little.write(test_it="def test_it(gvisor): assert gvisor.run(['true']).returncode == 0")
+    assert len(any_little.processes()) > 1
+    any_little.run()
+    any_little.assert_gone()

@@ -13,10 +13,27 @@ import pytest
 
 from pytest_gvisor import Gvisor, GvisorError, bind
 from pytest_gvisor.launch import remains
-from tests.faults.little import PATIENCE, children_of, words_of
+from tests.faults.little import LONGER, PATIENCE, Little, children_of, eventually, words_of
 
 PARTS = ("runsc", "gofer", "boot")
 """``runsc run`` itself, and the subcommands of its two helpers."""
+
+
+def part_of(keeper: int, part: str) -> int:
+    """The part's process of the keeper's one sandbox, or 0 while it is not there.
+
+    Under ``--rootless`` the helpers are grandchildren. What the sentry forks has its command line:
+    the one nearest to the keeper is the sentry.
+    """
+    level = [pid for pid in children_of(keeper) if "run" in words_of(pid)]
+    if part == "runsc":
+        return next(iter(level), 0)
+    while level:
+        level = [child for pid in level for child in children_of(pid)]
+        for pid in level:
+            if part in words_of(pid):
+                return pid
+    return 0
 
 
 class Killer(threading.Thread):
@@ -42,20 +59,8 @@ class Killer(threading.Thread):
             time.sleep(0.001)
 
     def find(self) -> int:
-        """The process, or 0 while it is not there.
-
-        Under ``--rootless`` the helpers are grandchildren. What the sentry forks has its command
-        line: the one nearest to the keeper is the sentry.
-        """
-        level = [pid for pid in children_of(self.keeper) if "run" in words_of(pid)]
-        if self.part == "runsc":
-            return next(iter(level), 0)
-        while level:
-            level = [child for pid in level for child in children_of(pid)]
-            for pid in level:
-                if self.part in words_of(pid):
-                    return pid
-        return 0
+        """The process, or 0 while it is not there."""
+        return part_of(self.keeper, self.part)
 
 
 class AtTheEnd(Killer):
@@ -152,3 +157,55 @@ def test_a_part_that_is_killed_at_the_end_makes_no_wrong_verdict(
     session = gvisor._launcher.session().path
     assert remains.processes(session, everywhere=True) == []
     assert gvisor.run(["echo", "again"]).stdout == "again\n"
+
+
+INSIDE = """
+    import pathlib, time
+    import pytest
+
+    @pytest.mark.parametrize("part", ["runsc", "gofer", "boot", "keeper"])
+    def test_it(part):
+        pathlib.Path(part).touch()
+        time.sleep(50)
+
+    @pytest.mark.gvisor(timeout=3)
+    def test_stopped():
+        pathlib.Path("stopped").touch()
+        time.sleep(50)
+
+    def test_after():
+        pass
+"""
+IMPATIENT = "from pytest_gvisor.launch import driven; driven.KILL_DEADLINE = 0.5"
+
+
+@pytest.mark.fault("E4", "F5", "F8", "F9")
+def test_a_part_that_is_killed_or_stopped_fails_the_test_inside_that_ran(
+    any_little: Little,
+) -> None:
+    """As any loss of the sandbox or any hang, the keeper's too; the next test has another one."""
+
+    def up(name: str) -> int:
+        there = (any_little.folder / name).exists
+        assert eventually(there) is not None, any_little.output()
+        (keeper,) = any_little.keepers()
+        return keeper
+
+    any_little.write(test_it=INSIDE, impatient=IMPATIENT)
+    process = any_little.start("-p", "impatient", "--in-gvisor", "--gvisor-writable=.")
+    for part in PARTS:
+        os.kill(part_of(up(part), part), signal.SIGKILL)
+    os.kill(up("keeper"), signal.SIGKILL)
+    keeper = up("stopped")
+    for pid in (part_of(keeper, "boot"), keeper):
+        os.kill(pid, signal.SIGSTOP)
+    stopped = time.monotonic()
+    assert eventually(lambda: keeper not in any_little.keepers()) is not None
+    assert time.monotonic() - stopped < 3 + 1 + 0.5 + LONGER  # the deadline, the grace, the kill
+    assert process.wait(60) == pytest.ExitCode.TESTS_FAILED
+    any_little.assert_gone()
+    output = any_little.output()
+    # A machine that is slow may not have heard of the call yet when the deadline comes.
+    assert "5 failed, 1 passed" in output or "4 failed, 1 passed, 1 error" in output
+    assert output.count("the sandbox was lost in this test's call") >= 4
+    assert "did not end within 3 s" in output

@@ -6,45 +6,48 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pytest_gvisor import Gvisor, Launcher
-from tests.faults.little import HANGING, STRICT, Little, eventually
+from tests.faults.little import STRICT, Little, eventually, hang
 
 
 @pytest.mark.fault("F12")
-def test_a_crashed_session_does_not_touch_another(make_little: Callable[[], Little]) -> None:
+@pytest.mark.parametrize(
+    ("way", "fixture", "call"), [("sandbox", "gvisor", "run"), ("inside", "gvisor_sandbox", "exec")]
+)
+def test_a_crashed_session_does_not_touch_another(
+    make_little: Callable[[], Little], way: str, fixture: str, call: str
+) -> None:
     """One is killed, a third begins and sweeps, and the sandbox of the other goes on to its end."""
     one, other, third = make_little(), make_little(), make_little()
     one.base = third.base = other.base
-    one.write(test_it=HANGING.replace("LIMITS", "False"))
     other.write(
-        test_it="""
+        test_it=f"""
         import pathlib
 
-        def test_it(gvisor):
+        def test_it({fixture}):
             def pieces():
                 pathlib.Path("up").touch()
                 while not pathlib.Path("finish").exists():
                     yield b""
-            done = gvisor.run(["sh", "-c", "cat; echo well"], input=pieces(), timeout=100)
+            done = {fixture}.{call}(["sh", "-c", "cat; echo well"], input=pieces(), timeout=100)
             assert done.stdout == "well\\n"
         """
     )
     third.write(test_it="def test_it(gvisor): assert gvisor.run(['true']).returncode == 0")
-    processes = [one.start(), other.start()]
-    assert eventually(lambda: one.note("up") and other.note("up")) is not None
-    time.sleep(0.5)
-    processes[0].kill()
-    processes[0].wait()
+    living = other.start()
+    crashing = hang(one, way)
+    assert eventually(lambda: other.note("up")) is not None
+    crashing.kill()
+    crashing.wait()
     third.run()
     (other.folder / "finish").touch()
-    assert processes[1].wait(60) == 0, other.output()
-    assert eventually(lambda: not other.left(), 10) is not None, other.left()
+    assert living.wait(60) == 0, other.output()
+    other.assert_gone()
 
 
 @pytest.mark.fault("F13")

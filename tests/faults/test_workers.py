@@ -7,49 +7,89 @@ import signal
 
 import pytest
 
-from tests.faults.little import Little, children_of, eventually
+from tests.faults.little import (
+    FILES_AFTER,
+    LONGER,
+    PROCESSES_AFTER,
+    Little,
+    children_of,
+    eventually,
+    saying,
+    words_of,
+)
 
-TESTS = """
-    import os, pathlib, time
+TESTS = {
+    "run": """
     import pytest
 
     @pytest.mark.parametrize("number", range(6))
     def test_it(gvisor, number):
-        if number == 2:
-            pathlib.Path(f"pid-{number}").write_text(str(os.getpid()))
-            os.rename(f"pid-{number}", "victim")
+        if number in HANG:
             gvisor.run(["sleep", "100"], timeout=50)
-        assert gvisor.run(["sh", "-c", f"sleep 0.5; echo {number}"]).stdout == f"{number}\\n"
+        assert gvisor.run(["sh", "-c", f"sleep 0.3; echo {number}"]).stdout == f"{number}\\n"
+    """,
+    "inside": """
+    import time
+    import pytest
+
+    @pytest.mark.in_gvisor
+    @pytest.mark.parametrize("number", range(6))
+    def test_it(number):
+        time.sleep(50 if number in HANG else 0.3)
+    """,
+}
+WORKERS = """
+    import os, pathlib
+
+    def pytest_runtest_logstart(nodeid):
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            part = pathlib.Path(f"part-{os.getpid()}")
+            part.write_text(str(os.getpid()))
+            part.rename(f"at-{nodeid[-2]}")
 """
+"""Each worker tells which test it has begun."""
+
+
+def at_work(little: Little, number: int) -> int:
+    """The worker that has begun a test, when that has a sandbox."""
+    assert eventually(lambda: little.note(f"at-{number}")) is not None, little.output()
+    worker = int((little.folder / f"at-{number}").read_text())
+    assert eventually(lambda: any(map(children_of, children_of(worker)))) is not None
+    return worker
 
 
 @pytest.mark.fault("F7")
-def test_a_killed_worker_fails_its_test_and_no_other(little: Little) -> None:
-    """xdist says so and goes on with a new worker; the sandboxes of the dead one are gone."""
-    little.write(test_it=TESTS)
-    process = little.start("-n2")
-    assert eventually(lambda: little.note("victim") or process.poll() is not None) is not None
-    victim = int((little.folder / "victim").read_text())
-    assert eventually(lambda: any(map(children_of, children_of(victim)))) is not None
-    os.kill(victim, signal.SIGKILL)
+@pytest.mark.parametrize("way", TESTS)
+def test_a_killed_worker_fails_its_test_and_no_other(any_little: Little, way: str) -> None:
+    """xdist says so and goes on with a new worker; the sandboxes of the dead one are gone soon."""
+    any_little.write(test_it=TESTS[way].replace("HANG", "{2}"), plugin=WORKERS)
+    process = any_little.start("-n2", "-p", "plugin")
+    worker = at_work(any_little, 2)
+    (session,) = {words_of(pid)[-2] for pid in any_little.keepers() if pid in children_of(worker)}
+    os.kill(worker, signal.SIGKILL)
+    assert eventually(lambda: not saying(session), PROCESSES_AFTER * LONGER) is not None
+    assert eventually(lambda: not os.path.exists(session), FILES_AFTER * LONGER) is not None
     assert process.wait(120) == pytest.ExitCode.TESTS_FAILED
-    assert eventually(lambda: not little.left(), 10) is not None, little.left()
-    output = little.output()
+    any_little.assert_gone()
+    output = any_little.output()
     assert "1 failed, 5 passed" in output
     assert "test_it[2]" in output
     assert "crashed" in output
 
 
 @pytest.mark.fault("F7")
-def test_the_controller_is_killed_with_all_its_workers_at_work(little: Little) -> None:
+@pytest.mark.parametrize("way", TESTS)
+def test_the_controller_is_killed_with_all_its_workers_at_work(
+    any_little: Little, way: str
+) -> None:
     """Each worker's keeper does what it is for; what the workers share is gone too."""
-    little.write(test_it=TESTS.replace("number == 2", "True"))
-    process = little.start("-n2")
-    assert eventually(lambda: len(little.keepers()) == 2 or process.poll() is not None) is not None
-    assert eventually(lambda: little.note("victim")) is not None
+    any_little.write(test_it=TESTS[way].replace("HANG", "range(6)"), plugin=WORKERS)
+    process = any_little.start("-n2", "--dist=each", "-p", "plugin")
+    assert eventually(lambda: len(any_little.keepers()) == 2) is not None, any_little.output()
+    at_work(any_little, 0)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert eventually(lambda: not little.left(), 10) is not None, little.left()
+    any_little.assert_gone()
 
 
 STOPPED = """
@@ -84,7 +124,7 @@ def test_a_stopped_worker_stops_no_other(any_little: Little, after: signal.Signa
     (any_little.folder / "finish").touch()
     os.kill(victim, after)
     status = process.wait(60)
-    assert eventually(lambda: not any_little.left(), 10) is not None, any_little.left()
+    any_little.assert_gone()
     output = any_little.output()
     if after == signal.SIGCONT:
         assert (status, "4 passed" in output) == (0, True), output
@@ -121,4 +161,4 @@ def test_a_stopped_pytest_leaves_nothing_in_the_end(
     assert eventually((here / "end").exists, 20) is not None
     os.kill(process.pid, after)
     assert process.wait(60) == (0 if after == signal.SIGCONT else -signal.SIGKILL)
-    assert eventually(lambda: not any_little.left(), 10) is not None, any_little.left()
+    any_little.assert_gone()

@@ -19,8 +19,8 @@ import pytest
 from pytest_gvisor import Runsc
 from tests.faults import __main__ as runner
 from tests.faults.census import census, facts
-from tests.faults.kills import EARLIEST, FILES_AFTER, LATEST, SLACK, Round, last_seen, moments
-from tests.faults.little import Little, eventually
+from tests.faults.kills import EARLIEST, LATEST, SLACK, WAYS, Round, last_seen, moments, planned
+from tests.faults.little import FILES_AFTER, Little, eventually
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "content": lambda root: (root / "d/f").write_text("y"),
@@ -137,7 +137,7 @@ def test_a_session_is_left_when_its_pytest_is_gone_and_not_before() -> None:
 
 def test_a_round_is_fine_only_if_all_went_in_time() -> None:
     """A process for a second, files for two, nothing left; or so many times as long."""
-    good = Round(moment=0.5, began=True, processes=0.9, files=1.9, left=[])
+    good = Round(moment=0.5, way="run", began=True, processes=0.9, files=1.9, left=[])
     assert good.fine()
     bad: list[dict[str, Any]] = [
         {"processes": 1.1}, {"files": 2.1}, {"processes": None}, {"files": None}, {"left": ["x"]},
@@ -179,6 +179,8 @@ def test_a_seed_repeats_the_moments() -> None:
     assert moments(50, 7) == moments(50, 7) != moments(50, 8)
     assert moments(90, 7)[:50] == moments(50, 7)
     assert all(EARLIEST <= moment <= LATEST for moment in moments(50, 7))
+    assert [moment for moment, _way in planned(50, 7)] == moments(50, 7)
+    assert {way for _moment, way in planned(3, 7)} == set(WAYS)
 
 
 @pytest.mark.parametrize(

@@ -126,3 +126,26 @@ def test_where_warnings_are_errors_the_end_is_none(
         warnings.simplefilter("error")
         engine.close()
     assert capsys.readouterr().err == "PytestGvisorWarning: not removed: /x: busy; /y: busy\n"
+
+
+@pytest.mark.fault("F13")
+@pytest.mark.parametrize("step", ["shared", "launcher"])
+def test_what_processes_share_does_not_stay_when_an_end_is_interrupted(
+    hung: tuple[Engine, Availability], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The keeper, which is there for that, removes nothing that its pytest still holds."""
+    engine, _ = hung
+    assert engine.shared is not None
+    engine.availability(Platform.KVM, Settings())
+    path = engine.shared.path()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(engine, step), "close", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            engine.end()
+    assert os.path.exists(path) is (step == "shared")
+    engine.end()
+    assert os.listdir(os.path.dirname(path)) == [".lock"]

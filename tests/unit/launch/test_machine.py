@@ -25,13 +25,15 @@ from pytest_gvisor.errors import (
 from pytest_gvisor.launch.outcome import Completed, Outcome
 from pytest_gvisor.launch.request import Workspace
 from pytest_gvisor.launch.states import State
+from pytest_gvisor.launch.supervise import LINGER, TERM_GRACE
 from pytest_gvisor.oci.spec import Spec
 from tests.fakes.fake import FINE, FakeRunsc, Step
 from tests.fakes.runs import Ended, Runs, make_spec
+from tests.faults.little import STRICT
 
 TIMEOUT = 0.4
-LONGEST = TIMEOUT + 1.0 + 0.5 + 15.0
-"""The deadline, the grace, the wait for output that someone holds, and a very slow machine."""
+LONGEST = TIMEOUT + TERM_GRACE + LINGER + (1.0 if STRICT else 15.0)
+"""The deadline, the grace, the wait for output that someone holds, and the machine's own time."""
 
 ERRORS: dict[Outcome, type[GvisorError]] = {
     Outcome.TIMED_OUT: WorkloadTimeout,
