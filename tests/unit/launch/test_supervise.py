@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor import settings
 from pytest_gvisor.errors import LaunchError, ProtocolError, WorkloadTimeout
 from pytest_gvisor.launch import supervise
 from pytest_gvisor.launch.client import Control, Keeper
@@ -160,6 +161,14 @@ def during(runs: Runs, act: Callable[[], None], **options: Any) -> Ended:
     act()
     thread.join()
     return result[0]
+
+
+def test_a_run_may_have_any_number_of_seconds(runs: Runs, fake: FakeRunsc) -> None:
+    """A deadline is no shorter for being longer than what epoll waits for."""
+    fake.script(*FINE, ["task_exit", 0], ["exit", 0])
+    ended = runs(timeout=settings.seconds(1e300, "timeout"))
+    assert ended.error is None
+    assert ended.runner.lifecycle.verdict is Outcome.EXITED
 
 
 LIVELY: list[Step] = [*FINE, ["state"], ["gofer"], ["orphan", True], ["hang"]]
