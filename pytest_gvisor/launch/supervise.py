@@ -239,6 +239,11 @@ class Supervisor:
 
     def _expire(self) -> None:
         """The deadline: SIGTERM and a grace, then SIGKILL, then no more waiting."""
+        # An input that blocks, or a stop of this process, may have come before the end was heard.
+        while self.status is None and self._control is not None and self._control.wait(0):
+            self._hear()
+        if self.status is not None:
+            return
         self.timed_out = True
         self._ask("term")
         now = time.monotonic()

@@ -128,23 +128,43 @@ def well(runs: Runs, fake: FakeRunsc) -> bool:
     return runs().runner.lifecycle.verdict is Outcome.EXITED
 
 
-def test_the_sentry_may_be_heard_before_the_keeper() -> None:
-    """A keeper that is busy with other runs says late that this one was spawned: no way back."""
-    job = Job(
-        id="g1", executable=0, argv=[], term=[], delete=[], env={}, folder="", root="", input=None,
-        timeout=1.0, max_output=10,
-    )  # fmt: skip
-    lifecycle = Lifecycle()
+@contextlib.contextmanager
+def told(*messages: bytes, **job: Any) -> Iterator[Supervisor]:
+    """A run of which the keeper has said this, and nobody has heard it yet."""
+    usual = {
+        "id": "g1", "executable": 0, "argv": [], "term": [], "delete": [], "env": {}, "folder": "",
+        "root": "", "input": None, "timeout": 1.0, "max_output": 10,
+    }  # fmt: skip
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        supervisor = Supervisor(job, lifecycle)
+        supervisor = Supervisor(Job(**{**usual, **job}), Lifecycle())
         supervisor._control = Control(ours)
-        for state in (State.BUNDLED, State.SPAWNED, State.RUNNING):
-            lifecycle.advance(state)
-        theirs.send(b'{"state": "spawned", "pid": 7}')
-        assert supervisor._hear()
+        for message in messages:
+            theirs.send(message)
+        supervisor.pipes.hand_over()
+        supervisor._register()
+        yield supervisor
         supervisor.close()
-    assert (supervisor.pid, lifecycle.state) == (7, State.RUNNING)
+
+
+def test_the_sentry_may_be_heard_before_the_keeper() -> None:
+    """A keeper that is busy with other runs says late that this one was spawned: no way back."""
+    with told(b'{"state": "spawned", "pid": 7}') as supervisor:
+        for state in (State.BUNDLED, State.SPAWNED, State.RUNNING):
+            supervisor.lifecycle.advance(state)
+        assert supervisor._hear()
+    assert (supervisor.pid, supervisor.lifecycle.state) == (7, State.RUNNING)
+
+
+EXITED = b'{"state": "exited", "status": 512, "maxrss": 0}'
+
+
+def test_a_workload_that_has_ended_before_it_was_heard_has_not_timed_out() -> None:
+    """An input that blocks past the deadline, or a stopped pytest, hears of it only then."""
+    with told(b'{"state": "spawned", "pid": 7}', EXITED, timeout=0.0) as supervisor:
+        supervisor.lifecycle.advance(State.BUNDLED)
+        supervisor.watch()
+    assert (supervisor.status, supervisor.timed_out) == (512, False)
 
 
 def during(runs: Runs, act: Callable[[], None], **options: Any) -> Ended:
@@ -169,6 +189,12 @@ def test_a_run_may_have_any_number_of_seconds(runs: Runs, fake: FakeRunsc) -> No
     ended = runs(timeout=settings.seconds(1e300, "timeout"))
     assert ended.error is None
     assert ended.runner.lifecycle.verdict is Outcome.EXITED
+
+
+def test_a_deadline_that_has_sent_its_signal_stays_one(runs: Runs, fake: FakeRunsc) -> None:
+    """Although the workload ends with 0 then."""
+    fake.script(*FINE, ["on_term", [["task_exit", 0], ["exit", 0]]], ["hang"])
+    assert isinstance(runs(timeout=0.5).error, WorkloadTimeout)
 
 
 LIVELY: list[Step] = [*FINE, ["state"], ["gofer"], ["orphan", True], ["hang"]]
