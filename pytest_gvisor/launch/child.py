@@ -133,13 +133,17 @@ def protect(readonly: tuple[str, ...], writable: tuple[str, ...]) -> None:
     runsc's gofer binds every source writable and refuses writes by its own checks. With directfs,
     its default, the sentry of 20240729 truncates a file that is opened with O_TRUNC before it has
     checked: a workload could empty files of the host. Here the kernel refuses.
+
+    Each path is bound from what the host has there, and not from what is bound above it by then:
+    what the host has made read-only stays so, and mounts below a writable path stay as they are.
     """
-    for path in (*writable, *readonly):
-        _linux.mount(path, path, "none", _linux.MS_BIND | _linux.MS_REC)
-    for path in readonly:
-        _linux.set_readonly(path, readonly=True, recursive=True)
-    for path in writable:
-        _linux.set_readonly(path, readonly=False, recursive=False)
+    paths = sorted((*readonly, *writable))  # what is above comes first
+    held = [os.open(path, os.O_PATH) for path in paths]
+    for path, fd in zip(paths, held, strict=True):
+        _linux.mount(f"/proc/self/fd/{fd}", path, "none", _linux.MS_BIND | _linux.MS_REC)
+        if path in readonly:
+            _linux.set_readonly(path, readonly=True, recursive=True)
+        os.close(fd)
 
 
 def _own_mounts() -> None:
