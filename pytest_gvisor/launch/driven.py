@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import selectors
 import socket
 import time
 from collections.abc import Callable
 
 from pytest_gvisor.errors import GvisorError
-from pytest_gvisor.launch.capture import Drain
 from pytest_gvisor.launch.client import Keeper
 from pytest_gvisor.launch.outcome import Completed
 from pytest_gvisor.launch.request import Workspace
@@ -59,8 +57,6 @@ class DrivenSupervisor(Supervisor):
     """Watches what the caller does not: the keeper, the sentry's events, standard error."""
 
     pipes: Streams
-    _drain: Drain
-    _stderr_open = False
 
     def __init__(self, job: Job, lifecycle: Lifecycle) -> None:
         super().__init__(job, lifecycle)
@@ -72,15 +68,12 @@ class DrivenSupervisor(Supervisor):
             raise
 
     def _register(self) -> None:
-        stderr = self.pipes.ours[1]
-        self._drain = Drain(stderr, self.pipes.stderr)
-        self._stderr_open = True
-        self.add(stderr, selectors.EVENT_READ, self._read_stderr)
+        self._add_drain(self.pipes.ours[1], self.pipes.stderr)
         self._register_events()
 
-    def _read_stderr(self) -> bool:
-        self._stderr_open = self._drain.read()
-        return self._stderr_open
+    @property
+    def _stderr_open(self) -> bool:
+        return any(drain.fd in self.pipes.ours for drain in self._drains)
 
     @property
     def over(self) -> bool:
@@ -125,6 +118,7 @@ class DrivenSupervisor(Supervisor):
         deadline = time.monotonic() + (LINGER if self.over else 0)
         while self._stderr_open and time.monotonic() < deadline:
             self.turn(deadline - time.monotonic())
+        self._stop_lingering()
         self.drain_events()
 
 

@@ -155,6 +155,7 @@ class Supervisor:
         except OSError:
             self.pipes.close()
             raise
+        self._drains: list[Drain] = []
         self._keeper: Keeper | None = None
         self._control: Control | None = None
         self._unheard = False
@@ -193,7 +194,7 @@ class Supervisor:
         feed = Feed(stdin, self.job.input)
         self._add(stdin, selectors.EVENT_WRITE, feed.write)
         for fd, capture in ((stdout, self.pipes.stdout), (stderr, self.pipes.stderr)):
-            self._add(fd, selectors.EVENT_READ, Drain(fd, capture).read)
+            self._add_drain(fd, capture)
         self._register_events()
 
     def _register_events(self) -> None:
@@ -202,6 +203,10 @@ class Supervisor:
             self._add(self._control.fileno(), selectors.EVENT_READ, self._hear)
         if self.job.listener is not None:
             self._add(self.job.listener.fileno(), selectors.EVENT_READ, self._listen)
+
+    def _add_drain(self, fd: int, capture: Capture) -> None:
+        self._drains.append(Drain(fd, capture))
+        self._add(fd, selectors.EVENT_READ, self._drains[-1].read)
 
     def _add(self, fd: int, event: int, act: Callable[[], bool]) -> None:
         self._selector.register(fd, event, act)
@@ -256,6 +261,13 @@ class Supervisor:
         """Nothing outlives SIGKILL for so long: it is the keeper that does not answer."""
         self._unheard = self.status is None
 
+    def _stop_lingering(self) -> None:
+        """Who holds the streams still is not waited for; what is in them by now is taken."""
+        # This process may have had no turn since the end.
+        for drain in self._drains:
+            if drain.fd in self.pipes.ours:
+                drain.rest()
+
     def _ask(self, wish: str) -> None:
         if self._control is not None:
             self._control.ask(wish)
@@ -279,7 +291,7 @@ class Supervisor:
             self.status = _number(message, "status")
             self.maxrss = _number(message, "maxrss")
             # With runsc every writer of the pipes dies; what they hold is there to be read now.
-            self._actions = [(time.monotonic() + LINGER, lambda: None)]
+            self._actions = [(time.monotonic() + LINGER, self._stop_lingering)]
         return True
 
     def _listen(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import select
@@ -19,6 +20,7 @@ import pytest
 from pytest_gvisor import settings
 from pytest_gvisor.errors import LaunchError, ProtocolError, WorkloadTimeout
 from pytest_gvisor.launch import supervise
+from pytest_gvisor.launch.capture import Capture, Drain
 from pytest_gvisor.launch.client import Control, Keeper
 from pytest_gvisor.launch.outcome import Outcome
 from pytest_gvisor.launch.states import Lifecycle, State
@@ -141,7 +143,6 @@ def told(*messages: bytes, **job: Any) -> Iterator[Supervisor]:
         supervisor._control = Control(ours)
         for message in messages:
             theirs.send(message)
-        supervisor.pipes.hand_over()
         supervisor._register()
         yield supervisor
         supervisor.close()
@@ -162,9 +163,44 @@ EXITED = b'{"state": "exited", "status": 512, "maxrss": 0}'
 def test_a_workload_that_has_ended_before_it_was_heard_has_not_timed_out() -> None:
     """An input that blocks past the deadline, or a stopped pytest, hears of it only then."""
     with told(b'{"state": "spawned", "pid": 7}', EXITED, timeout=0.0) as supervisor:
+        supervisor.pipes.hand_over()
         supervisor.lifecycle.advance(State.BUNDLED)
         supervisor.watch()
     assert (supervisor.status, supervisor.timed_out) == (512, False)
+
+
+def test_what_is_in_the_pipes_when_nobody_waits_any_longer_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that had no turn between the end and then has missed nothing."""
+    real = Supervisor._turn
+
+    def stalled(self: Supervisor, timeout: float) -> None:
+        real(self, timeout)
+        for fd in self.pipes.theirs[1:]:
+            os.write(fd, b"x" * 50_000)
+
+    monkeypatch.setattr(Supervisor, "_turn", stalled)
+    monkeypatch.setattr(supervise, "LINGER", 0.0)
+    with told(EXITED, max_output=10**6) as supervisor:
+        supervisor.watch()
+        kept = [supervisor.pipes.stdout.kept(), supervisor.pipes.stderr.kept()]
+    assert kept == [b"x" * 50_000] * 2
+
+
+def test_a_writer_that_never_stops_is_not_read_for_ever(pipe: Ends) -> None:
+    """What is taken at the end is bounded by what the pipe holds."""
+    reader, writer = pipe
+    os.set_blocking(writer, False)
+    capture = Capture(0)
+
+    class Endless(Drain):
+        def read(self) -> bool:
+            os.write(writer, b"x" * 4096)
+            return super().read()
+
+    Endless(reader, capture).rest()
+    assert 0 < capture.total <= 2 * fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ)
 
 
 def during(runs: Runs, act: Callable[[], None], **options: Any) -> Ended:
