@@ -190,7 +190,7 @@ class Engine:
             self._images.close()
             self._images = None
         if self.shared is not None:
-            self.shared.close()
+            leaks += self.shared.close()
         for found in self._found.values():
             if isinstance(found, Runsc):
                 found.close()
