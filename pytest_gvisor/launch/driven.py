@@ -72,10 +72,6 @@ class DrivenSupervisor(Supervisor):
         self._register_events()
 
     @property
-    def _stderr_open(self) -> bool:
-        return any(drain.fd in self.pipes.ours for drain in self._drains)
-
-    @property
     def over(self) -> bool:
         """Whether runsc has ended, or was never started."""
         return self.status is not None or self.failure is not None
@@ -116,7 +112,7 @@ class DrivenSupervisor(Supervisor):
         while not self.over and time.monotonic() < deadline:
             self.turn(deadline - time.monotonic())
         deadline = time.monotonic() + (LINGER if self.over else 0)
-        while self._stderr_open and time.monotonic() < deadline:
+        while self._streams_open() and time.monotonic() < deadline:
             self.turn(deadline - time.monotonic())
         self._stop_lingering()
         self.drain_events()

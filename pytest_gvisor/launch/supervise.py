@@ -187,7 +187,8 @@ class Supervisor:
             request, [job.executable, *self.pipes.theirs, *job.cgroup_fds]
         )
         self.pipes.hand_over()
-        self._register()
+        with stage("pipes", "the workload's streams cannot be waited for"):
+            self._register()
 
     def _register(self) -> None:
         stdin, stdout, stderr = self.pipes.ours
@@ -236,11 +237,7 @@ class Supervisor:
 
     def _streams_open(self) -> bool:
         """Whether an output pipe is still open; nobody waits for the input's."""
-        watched = self._selector.get_map()
-        return any(fd in watched for fd in self.pipes.ours if self._reads(fd))
-
-    def _reads(self, fd: int) -> bool:
-        return bool(self._selector.get_key(fd).events & selectors.EVENT_READ)
+        return any(drain.fd in self.pipes.ours for drain in self._drains)
 
     def _expire(self) -> None:
         """The deadline: SIGTERM and a grace, then SIGKILL, then no more waiting."""
@@ -306,7 +303,8 @@ class Supervisor:
         self._note_running()
         if going_on and listener.fileno() != before:
             self._selector.unregister(before)
-            self._add(listener.fileno(), selectors.EVENT_READ, self._listen)
+            with stage("events", "the sandbox cannot be listened to"):
+                self._add(listener.fileno(), selectors.EVENT_READ, self._listen)
             self._watch_gofer()
         return going_on
 
@@ -326,7 +324,8 @@ class Supervisor:
             return
         self._gofer = gofer.find(self.pid)
         if self._gofer is not None:
-            self._add(self._gofer, selectors.EVENT_READ, self._gofer_ended)
+            with contextlib.suppress(OSError):  # it is only evidence
+                self._add(self._gofer, selectors.EVENT_READ, self._gofer_ended)
 
     def _gofer_ended(self) -> bool:
         listener = self.job.listener

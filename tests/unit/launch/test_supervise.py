@@ -19,7 +19,7 @@ import pytest
 
 from pytest_gvisor import settings
 from pytest_gvisor.errors import LaunchError, ProtocolError, WorkloadTimeout
-from pytest_gvisor.launch import supervise
+from pytest_gvisor.launch import _linux, supervise
 from pytest_gvisor.launch.capture import Capture, Drain
 from pytest_gvisor.launch.client import Control, Keeper
 from pytest_gvisor.launch.outcome import Outcome
@@ -122,6 +122,45 @@ def test_a_shortage_of_pipes_is_a_typed_error(
     assert (error.stage, error.errno) == ("pipes", errno.EMFILE)
     assert runs.left() == []
     assert well(runs, fake)
+
+
+def test_streams_that_cannot_be_waited_for_are_a_typed_error(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the user's budget of epoll watches is used up; what was started is removed."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervisor, "_add", refuse)
+        error = runs().error
+    assert isinstance(error, LaunchError)
+    assert (error.stage, error.errno) == ("pipes", errno.ENOSPC)
+    assert runs.left() == []
+    assert well(runs, fake)
+
+
+@pytest.mark.parametrize("of_what", ["its number", "its end"])
+def test_a_gofer_that_cannot_be_watched_ends_no_run(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, of_what: str
+) -> None:
+    """It is only evidence."""
+    fake.script(["gofer"], *FINE, ["task_exit", 0], ["exit", 0])
+    real, refused = Supervisor._add, []
+
+    def refuse(*arguments: Any) -> None:
+        if of_what == "its number" or arguments[-1].__name__ == "_gofer_ended":
+            refused.append(arguments)
+            raise OSError(errno.EMFILE, "Too many open files")
+        real(*arguments)
+
+    if of_what == "its number":
+        monkeypatch.setattr(_linux, "children_of", refuse)
+    else:
+        monkeypatch.setattr(Supervisor, "_add", refuse)
+    assert runs().error is None
+    assert refused
 
 
 def well(runs: Runs, fake: FakeRunsc) -> bool:
