@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,22 @@ def test_a_request_without_all_descriptors_is_refused() -> None:
     """The executable and three streams."""
     with pytest.raises(ValueError, match="unpack"):
         child.start_of(dict(REQUEST), [10, 11, 12])
+
+
+def test_the_parent_death_signal_is_kept_in_a_user_namespace(alone: Alone) -> None:
+    """commit_creds() clears it for capabilities that the old namespace does not have over the new;
+    its owner has all over it."""
+    assert (
+        alone("""
+        import ctypes
+        child._become_session_leader(os.getppid())
+        child._own_users()
+        found = ctypes.c_int()
+        ctypes.CDLL(None).prctl(2, ctypes.byref(found), 0, 0, 0)  # PR_GET_PDEATHSIG
+        result = found.value
+    """)
+        == signal.SIGKILL
+    )
 
 
 TAKES = """
