@@ -35,9 +35,9 @@ class Streams(Pipes):
 
     def __init__(self, max_output: int) -> None:
         super().__init__(max_output)
-        for fd in self.theirs[:2] + self.ours[:2]:
-            os.close(fd)
-        del self.theirs[:2], self.ours[:2]
+        for fds in (self.theirs, self.ours):
+            for _ in range(2):
+                os.close(fds.pop(0))
         try:
             ours, theirs = socket.socketpair()
             with ours, theirs:
@@ -92,7 +92,10 @@ class DrivenSupervisor(Supervisor):
             self._selector.register(fd, event, act)
 
     def turn(self, timeout: float | None) -> None:
-        """Wait for something to be ready, and do what belongs to it."""
+        """Wait for something to be ready or due, and do what belongs to it."""
+        due = self._act()
+        if due is not None:
+            timeout = due if timeout is None else min(timeout, due)
         for key, _events in self._selector.select(timeout):
             # What an earlier one of this turn has closed is waited for no more.
             if self._selector.get_map().get(key.fd) is key and not key.data():

@@ -120,17 +120,16 @@ class Pipes:
 
     def hand_over(self) -> None:
         """Close the workload's ends here: the end of a stream is seen only when no one holds it."""
-        for fd in self.theirs:
-            os.close(fd)
-        self.theirs.clear()
+        while self.theirs:
+            os.close(self.theirs.pop())
 
     def close(self) -> None:
         """Close what is still open."""
-        for fd in self.theirs + self.ours:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self.theirs.clear()
-        self.ours.clear()
+        # Out of the list first: after a Ctrl-C in between, the number may be another's.
+        for fds in (self.theirs, self.ours):
+            while fds:
+                with contextlib.suppress(OSError):
+                    os.close(fds.pop())
 
 
 class Supervisor:
@@ -223,12 +222,17 @@ class Supervisor:
         """Wait until runsc has ended, its output is drained, or the deadline has done its work."""
         self._actions = [(self.deadline, self._expire)]
         while self.status is None or self._streams_open():
-            now = time.monotonic()
-            while self._actions and self._actions[0][0] <= now:
-                self._actions.pop(0)[1]()
-            if not self._actions:
+            left = self._act()
+            if left is None:
                 return
-            self._turn(max(0.0, self._actions[0][0] - now))
+            self._turn(left)
+
+    def _act(self) -> float | None:
+        """Do what is due; the seconds until something is again, or None where nothing will be."""
+        now = time.monotonic()
+        while self._actions and self._actions[0][0] <= now:
+            self._actions.pop(0)[1]()
+        return max(0.0, self._actions[0][0] - now) if self._actions else None
 
     def _turn(self, timeout: float) -> None:
         for key, _events in self._selector.select(timeout):

@@ -18,15 +18,18 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import settings
-from pytest_gvisor.errors import LaunchError, ProtocolError, WorkloadTimeout
+from pytest_gvisor.errors import LaunchError, ProtocolError, SandboxCrashed, WorkloadTimeout
 from pytest_gvisor.launch import _linux, supervise
 from pytest_gvisor.launch.capture import Capture, Drain
 from pytest_gvisor.launch.client import Control, Keeper
+from pytest_gvisor.launch.driven import Driven, Streams
 from pytest_gvisor.launch.outcome import Outcome
+from pytest_gvisor.launch.request import Record, Request
 from pytest_gvisor.launch.states import Lifecycle, State
 from pytest_gvisor.launch.supervise import Feed, Job, Pipes, Supervisor
+from pytest_gvisor.settings import Platform
 from tests.fakes.fake import FINE, FakeRunsc, Step
-from tests.fakes.runs import Ended, Runs
+from tests.fakes.runs import Ended, Runs, make_spec
 
 Ends = tuple[int, int]
 
@@ -227,6 +230,29 @@ def test_what_is_in_the_pipes_when_nobody_waits_any_longer_is_read(
     assert kept == [b"x" * 50_000] * 2
 
 
+@pytest.mark.parametrize("kind", [Pipes, Streams])
+def test_a_descriptor_is_not_closed_twice(
+    kind: type[Pipes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a Ctrl-C comes in the midst of it: its number may be another's by then."""
+    pipes, real = kind(10), os.close
+    closed: list[int] = []
+
+    def close(fd: int) -> None:
+        closed.append(fd)
+        real(fd)
+        if len(closed) in (1, 3):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close)
+        for act in (pipes.hand_over, pipes.close):
+            with pytest.raises(KeyboardInterrupt):
+                act()
+        pipes.close()
+    assert len(closed) == len(set(closed)) >= 5
+
+
 def test_a_writer_that_never_stops_is_not_read_for_ever(pipe: Ends) -> None:
     """What is taken at the end is bounded by what the pipe holds."""
     reader, writer = pipe
@@ -293,6 +319,24 @@ def test_a_gofer_that_ends_after_a_flood_of_reports_has_not_died_first(
         ended = runs()
     assert ended.error is None
     assert ended.runner.lifecycle.verdict is Outcome.EXITED
+
+
+def test_a_driven_run_whose_gofer_dies_before_the_start_is_killed(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentry, just starting, does not see it: the start's deadline is not waited for."""
+    monkeypatch.setattr(supervise, "TERM_GRACE", 0.1)
+    fake.script(["gofer"], ["connect"], ["sleep", 0.2], ["kill_gofer"], ["hang"])
+    request = Request(runsc=runs.binary, platform=Platform.SYSTRAP, make_spec=make_spec)
+    driven = Driven(request, runs.launcher, Record())
+    supervisor = driven.start()
+    deadline = time.monotonic() + 5
+    while not supervisor.over and time.monotonic() < deadline:
+        supervisor.turn(deadline - time.monotonic())
+    over = supervisor.over
+    error = driven.end().error
+    assert over
+    assert isinstance(error, SandboxCrashed)
 
 
 def test_a_keeper_that_is_killed_is_a_protocol_error_and_leaves_nothing(
