@@ -185,13 +185,14 @@ class Engine:
 
         Returns what could not be removed, in words.
         """
+        leaks: list[str] = []
         try:
             # First: the keeper removes it at its own end where nobody holds it any more, this
             # process included, and this one may not live, or not be let, to do more.
             if self.shared is not None:
-                self.shared.close()
+                leaks += self.shared.close()
         finally:
-            leaks = self.launcher.close()
+            leaks += self.launcher.close()
         if self._images is not None:
             self._images.close()
             self._images = None

@@ -62,6 +62,13 @@ class Isolation(enum.StrEnum):
 DEFAULT_TIMEOUT = 60.0
 DEFAULT_MAX_OUTPUT = 16 * 1024 * 1024
 
+LONGEST = 2_000_000.0
+"""The longest time that is waited for, in seconds: some 23 days. epoll_wait(2) counts milliseconds
+in an int, and Python raises `OverflowError` for more."""
+
+MOST_OUTPUT = 2**62
+"""The most bytes of output that can be asked for: the size of a mapping is a signed word."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -197,15 +204,15 @@ def _choices(words: type[enum.StrEnum]) -> str:
 
 
 def seconds(value: object, name: str) -> float:
-    """A finite number of seconds above 0. Raises `UsageError`."""
+    """A finite number of seconds above 0; more than `LONGEST` is `LONGEST`. Raises `UsageError`."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UsageError(f"{name}={value!r} is not a number of seconds")
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:
         raise UsageError(f"{name}={value!r} is not a finite number of seconds above 0")
-    return float(value)
+    return float(min(value, LONGEST))
 
 
 def flag(value: object, name: str) -> bool:
@@ -225,6 +232,13 @@ def count(value: object, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise UsageError(f"{name}={value!r} is not a whole number of at least 0")
     return value
+
+
+def _output(value: object, name: str) -> int:
+    most = count(value, name)
+    if most > MOST_OUTPUT:
+        raise UsageError(f"{name}={most} is more than any memory holds")
+    return most
 
 
 REPORT_SUFFIXES = (".json", ".html", ".md")
@@ -256,9 +270,10 @@ def _size(value: object, name: str) -> int | str:
 
 
 def _number(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"{name}={value!r} is not a number")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # a whole number that is larger than any float
+            return float(value)
+    raise UsageError(f"{name}={value!r} is not a number")
 
 
 def _path(value: object, name: str) -> str:
@@ -284,7 +299,7 @@ READERS: Mapping[str, Callable[[object, str], object]] = {
     "memory": _optional(_size),
     "pids": _optional(count),
     "cpus": _optional(_number),
-    "max_output": count,
+    "max_output": _output,
     "sha256": flag,
 }
 """How each field of `Settings` is read from what a user wrote."""

@@ -87,9 +87,13 @@ def keep(sha256: str, verdict: Availability) -> None:
     new = f"{path}.{secrets.token_hex(4)}"
     with contextlib.suppress(OSError):
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(encode(verdict))
-        os.replace(new, path)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(encode(verdict))
+            os.replace(new, path)
+        except BaseException:
+            os.unlink(new)
+            raise
 
 
 def forget(sha256: str, platform: Platform) -> None:

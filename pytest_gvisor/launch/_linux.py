@@ -183,6 +183,15 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+def close_from(lowest: int) -> None:
+    """Close every descriptor from this number on."""
+    # Up to the highest that is open, and not to the highest there can be: where a seccomp filter
+    # refuses close_range(2), Python closes the whole range one by one; and a limit that was lowered
+    # does not close what is above it.
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    os.closerange(lowest, highest + 1)
+
+
 def status_of_self(*names: str) -> dict[str, str]:
     """The named fields of /proc/self/status, as text; a field that is missing is ``""``."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:

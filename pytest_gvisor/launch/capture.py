@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import mmap
 import os
@@ -137,6 +138,15 @@ class Drain:
             return True
         self.capture.took(count)
         return count > 0
+
+    def rest(self) -> None:
+        """Read what is in the pipe by now, and little more: who writes to it may never stop."""
+        left = fcntl.fcntl(self.fd, fcntl.F_GETPIPE_SZ)
+        while left > 0:
+            before = self.capture.total
+            if not self.read() or self.capture.total == before:
+                return
+            left -= self.capture.total - before
 
 
 class Streams(TypedDict):

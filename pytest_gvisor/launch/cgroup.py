@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import secrets
 from collections.abc import Callable
 
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.launch.remains import CGROUP_PREFIX as PREFIX
 from pytest_gvisor.launch.typed import stage
+from pytest_gvisor.oci.mounts import within
 
 _MOUNTS = "/proc/self/mountinfo"
 _PERIOD = 100_000  # microseconds; the kernel's default (admin-guide/cgroup-v2, cpu.max)
@@ -100,15 +102,28 @@ def hierarchies() -> dict[str, Hierarchy]:
         for line in mounts:
             before, _, after = line.partition(" - ")
             kind, _source, options = after.split(" ", 2)
-            mount = before.split()[4]
+            root, mount = map(_unescaped, before.split()[3:5])
             if kind == "cgroup2" and "" in paths:
+                below = _below(root, paths[""])
                 for name in _words(os.path.join(mount, "cgroup.controllers")):
-                    found.setdefault(name, Hierarchy(version=2, mount=mount, own=paths[""]))
+                    found.setdefault(name, Hierarchy(version=2, mount=mount, own=below))
             elif kind == "cgroup":
                 for name in options.strip().split(","):
                     if name in paths:
-                        found[name] = Hierarchy(version=1, mount=mount, own=paths[name])
+                        below = _below(root, paths[name])
+                        found[name] = Hierarchy(version=1, mount=mount, own=below)
     return found
+
+
+def _unescaped(path: str) -> str:
+    """A path of mountinfo, in which spaces and backslashes are octal numbers (proc(5))."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
+
+
+def _below(root: str, own: str) -> str:
+    """The cgroup ``own`` as it is seen in a mount that shows the hierarchy from ``root`` on."""
+    top = root.rstrip("/")
+    return own.removeprefix(top) or "/" if within(own, root) else own
 
 
 def _words(path: str) -> list[str]:

@@ -133,13 +133,17 @@ def protect(readonly: tuple[str, ...], writable: tuple[str, ...]) -> None:
     runsc's gofer binds every source writable and refuses writes by its own checks. With directfs,
     its default, the sentry of 20240729 truncates a file that is opened with O_TRUNC before it has
     checked: a workload could empty files of the host. Here the kernel refuses.
+
+    Each path is bound from what the host has there, and not from what is bound above it by then:
+    what the host has made read-only stays so, and mounts below a writable path stay as they are.
     """
-    for path in (*writable, *readonly):
-        _linux.mount(path, path, "none", _linux.MS_BIND | _linux.MS_REC)
-    for path in readonly:
-        _linux.set_readonly(path, readonly=True, recursive=True)
-    for path in writable:
-        _linux.set_readonly(path, readonly=False, recursive=False)
+    paths = sorted((*readonly, *writable))  # what is above comes first
+    held = [os.open(path, os.O_PATH) for path in paths]
+    for path, fd in zip(paths, held, strict=True):
+        _linux.mount(f"/proc/self/fd/{fd}", path, "none", _linux.MS_BIND | _linux.MS_REC)
+        if path in readonly:
+            _linux.set_readonly(path, readonly=True, recursive=True)
+        os.close(fd)
 
 
 def _own_mounts() -> None:
@@ -163,24 +167,19 @@ def _own_users() -> None:
 def _place_descriptors(start: Start, error_pipe: int) -> None:
     """Streams to 0-2, executable to 3, error pipe to 4, cgroups after; close all else."""
     wanted = (*start.streams, start.executable, error_pipe, *start.cgroups)
-    # Up to the highest that is open, and not to the highest there can be: where a seccomp filter
-    # refuses close_range(2), Python closes the whole range one by one.
-    highest = max(map(int, os.listdir("/proc/self/fd")))
     # First out of the way of every target, so that no dup2 overwrites one that is still needed.
     high = [os.dup(fd) for fd in wanted]
     while min(high) <= len(wanted):
         high = [os.dup(fd) for fd in high]
     for target, source in enumerate(high):
         os.dup2(source, target, inheritable=target < 3)
-    os.closerange(len(wanted), max(highest, *high) + 1)
+    _linux.close_from(len(wanted))
 
 
 def _become_session_leader(parent: int) -> None:
     os.setsid()
-    _die_with(parent)
-
-
-def _die_with(parent: int) -> None:
+    # A new user namespace keeps the signal: commit_creds() clears it with the ids or for
+    # capabilities over the old one.
     _linux.set_parent_death_signal(signal.SIGKILL)
     # The signal is sent when the parent ends; a parent that ended before the prctl sends nothing.
     if os.getppid() != parent:
@@ -216,9 +215,6 @@ def become(start: Start, *, parent: int, error_pipe: int) -> NoReturn:
         if start.hide_net_sysctls or start.netns or start.binds or start.readonly:
             stage = "mount_namespace"
             _own_mounts()
-            # A new user namespace is a new set of capabilities, which clears the signal (prctl(2)).
-            stage = "session"
-            _die_with(parent)
         stage = "mounts"
         bind_all(start.binds)
         protect(start.readonly, start.writable)

@@ -165,6 +165,9 @@ class Keeper:
 
     def close(self) -> None:
         """End the keeper, which kills and removes whatever it still owns; bounded."""
+        # A fork of this process has the socket too, so that closing it alone would not be seen.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         try:
             self._process.wait(_STOP_DEADLINE)
@@ -196,27 +199,33 @@ class Launcher:
 
     def session(self) -> SessionDir:
         """The session folder. Raises `LaunchError` where it cannot be made."""
+        self._check_owner()
         with self._guard:
             return self._ensure()[1]
 
     def keeper(self) -> Keeper:
         """The keeper, started again if it has died. Raises `LaunchError` where it cannot start."""
+        self._check_owner()
         with self._guard:
             return self._ensure()[0]
 
     def share(self, path: str) -> None:
         """See `Keeper.share`; best said before the folder is made. Raises as `keeper`."""
+        self._check_owner()
         with self._guard:
             if path not in self._shared:
                 self._ensure()[0].share(path)
                 self._shared.append(path)
 
-    def _ensure(self) -> tuple[Keeper, SessionDir]:
+    def _check_owner(self) -> None:
+        # Before the lock: in a fork, the thread that holds it may not be there to let go.
         if self._owner != os.getpid():
             raise LaunchError(
                 "fork", "this process is a fork of the one that made the session",
                 next_step="Use gvisor in the process that pytest started, not in a fork of it.",
             )  # fmt: skip
+
+    def _ensure(self) -> tuple[Keeper, SessionDir]:
         keeper, session = self._keeper, self._session
         # A cleaner of temporary folders may have taken it: nothing can be made in it any more.
         there = session is not None and _is_there(session.path)
@@ -256,9 +265,9 @@ class Launcher:
 
         Returns what could not be removed, in words.
         """
+        if self._owner != os.getpid():
+            return []
         with self._guard:
-            if self._owner != os.getpid():
-                return []
             self._close_keeper()
             leaks = [] if self._session is None else self._session.remove()
             self._session = None

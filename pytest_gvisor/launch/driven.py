@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import selectors
 import socket
 import time
 from collections.abc import Callable
 
 from pytest_gvisor.errors import GvisorError
-from pytest_gvisor.launch.capture import Drain
 from pytest_gvisor.launch.client import Keeper
 from pytest_gvisor.launch.outcome import Completed
 from pytest_gvisor.launch.request import Workspace
@@ -37,9 +35,9 @@ class Streams(Pipes):
 
     def __init__(self, max_output: int) -> None:
         super().__init__(max_output)
-        for fd in self.theirs[:2] + self.ours[:2]:
-            os.close(fd)
-        del self.theirs[:2], self.ours[:2]
+        for fds in (self.theirs, self.ours):
+            for _ in range(2):
+                os.close(fds.pop(0))
         try:
             ours, theirs = socket.socketpair()
             with ours, theirs:
@@ -59,8 +57,6 @@ class DrivenSupervisor(Supervisor):
     """Watches what the caller does not: the keeper, the sentry's events, standard error."""
 
     pipes: Streams
-    _drain: Drain
-    _stderr_open = False
 
     def __init__(self, job: Job, lifecycle: Lifecycle) -> None:
         super().__init__(job, lifecycle)
@@ -72,15 +68,8 @@ class DrivenSupervisor(Supervisor):
             raise
 
     def _register(self) -> None:
-        stderr = self.pipes.ours[1]
-        self._drain = Drain(stderr, self.pipes.stderr)
-        self._stderr_open = True
-        self.add(stderr, selectors.EVENT_READ, self._read_stderr)
+        self._add_drain(self.pipes.ours[1], self.pipes.stderr)
         self._register_events()
-
-    def _read_stderr(self) -> bool:
-        self._stderr_open = self._drain.read()
-        return self._stderr_open
 
     @property
     def over(self) -> bool:
@@ -103,7 +92,10 @@ class DrivenSupervisor(Supervisor):
             self._selector.register(fd, event, act)
 
     def turn(self, timeout: float | None) -> None:
-        """Wait for something to be ready, and do what belongs to it."""
+        """Wait for something to be ready or due, and do what belongs to it."""
+        due = self._act()
+        if due is not None:
+            timeout = due if timeout is None else min(timeout, due)
         for key, _events in self._selector.select(timeout):
             # What an earlier one of this turn has closed is waited for no more.
             if self._selector.get_map().get(key.fd) is key and not key.data():
@@ -123,8 +115,9 @@ class DrivenSupervisor(Supervisor):
         while not self.over and time.monotonic() < deadline:
             self.turn(deadline - time.monotonic())
         deadline = time.monotonic() + (LINGER if self.over else 0)
-        while self._stderr_open and time.monotonic() < deadline:
+        while self._streams_open() and time.monotonic() < deadline:
             self.turn(deadline - time.monotonic())
+        self._stop_lingering()
         self.drain_events()
 
 

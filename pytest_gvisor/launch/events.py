@@ -17,6 +17,7 @@ import json
 import os
 import socket
 import struct
+import time
 
 _HANDSHAKE = b"\x08\x01"  # protobuf: field 1 (version), varint 1
 _HEADER = struct.Struct("<HHI")  # header size, message type, dropped count
@@ -24,7 +25,8 @@ _CONTAINER_START = 1  # enum MessageType of common.proto
 _TASK_EXIT = 5
 _MAX_MESSAGE = 64 * 1024
 _BATCH = 64
-_MOST_BATCHES = 1000  # far more than a socket's buffer holds
+_MAX_TASK_EXIT = 4096  # the fields that are asked for take some 40 bytes
+_DRAIN_SECONDS = 1.0  # of the processor's time: what a socket's buffer holds takes milliseconds
 
 
 def pod_init_config(endpoint: str) -> str:
@@ -164,10 +166,12 @@ class Listener:
         return True
 
     def drain(self) -> None:
-        """Take all that there is. Raises OSError as `on_readable`."""
-        for _ in range(_MOST_BATCHES):
+        """Take all that there is, of a peer that stops. Raises OSError as `on_readable`."""
+        deadline = time.thread_time() + _DRAIN_SECONDS
+        before = -1
+        while before < self._taken and time.thread_time() < deadline:
             before = self._taken
-            if not self.on_readable() or self._taken == before:
+            if not self.on_readable():
                 return
 
     def _take(self, message: bytes) -> None:
@@ -180,6 +184,8 @@ class Listener:
         if kind == _CONTAINER_START:
             self.started = True
         elif kind == _TASK_EXIT:
+            if len(message) > _MAX_TASK_EXIT:
+                raise ValueError("a TaskExit message of that size")
             status = exit_of_first_process(message[size:])
             if status is not None:
                 self._statuses.pop(status, None)

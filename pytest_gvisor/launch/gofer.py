@@ -7,6 +7,7 @@ anything was reported was the first to die. What cannot be told any more is not 
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from pytest_gvisor.launch import _linux
@@ -15,23 +16,19 @@ from pytest_gvisor.launch import _linux
 def find(runsc: int) -> int | None:
     """A pidfd of the gofer of the ``runsc run`` with this pid, or None where there is none.
 
-    It is runsc's child; with ``--rootless`` its grandchild.
+    It is runsc's child; with ``--rootless`` its grandchild. Out of descriptors there is none.
     """
     level = [runsc]
-    for _ in range(2):
-        level = [child for pid in level for child in _linux.children_of(pid)]
-        for pid in level:
-            if b"gofer" in _words(pid):
-                try:
+    with contextlib.suppress(OSError):
+        for _ in range(2):
+            level = [child for pid in level for child in _linux.children_of(pid)]
+            for pid in level:
+                if b"gofer" in _words(pid):
                     return os.pidfd_open(pid)
-                except OSError:
-                    return None
     return None
 
 
 def _words(pid: int) -> list[bytes]:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
-            return cmdline.read(64 * 1024).split(b"\0")
-    except OSError:
-        return []
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+        return cmdline.read(64 * 1024).split(b"\0")
+    return []

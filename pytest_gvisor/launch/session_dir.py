@@ -167,12 +167,13 @@ def _open_lock(name: str, flags: int, folder: int | None = None) -> int:
     return lock
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class SessionDir:
-    """One pytest process's folder. ``lock`` is the descriptor whose flock says that it is alive."""
+    """One pytest process's folder."""
 
     path: str
     lock: int
+    """The descriptor whose flock says that the process is alive; -1 once it is let go of."""
 
     @staticmethod
     def choose(base: str | None = None) -> tuple[str, list[str]]:
@@ -224,11 +225,13 @@ class SessionDir:
         """Remove the folder, and what may be left of its runs, and let go of the lock.
 
         Returns what could not be removed, in words; it is left to the next sweep. A second call
-        does nothing.
+        tries that once more.
         """
         leaks = remains.clear_session(self.path) if os.path.isdir(self.path) else []
-        with contextlib.suppress(OSError):
-            os.close(self.lock)
+        lock, self.lock = self.lock, -1
+        if lock >= 0:
+            with contextlib.suppress(OSError):  # a test may have closed it
+                os.close(lock)
         return leaks
 
 

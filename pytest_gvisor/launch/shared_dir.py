@@ -12,6 +12,7 @@ import fcntl
 import os
 import shutil
 
+from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.launch import session_dir
 from pytest_gvisor.launch.typed import stage
 
@@ -23,6 +24,7 @@ class SharedDir:
         self._name = name
         self._path: str | None = None
         self._lock = -1
+        self._owner = -1
 
     @property
     def lock(self) -> int:
@@ -47,21 +49,34 @@ class SharedDir:
                 self._lock = os.open(os.path.join(path, "lock"), flags, 0o600)
                 os.fchmod(self._lock, 0o600)
                 fcntl.flock(self._lock, fcntl.LOCK_SH)
-            self._path = path
+            self._path, self._owner = path, os.getpid()
         return self._path
 
-    def close(self) -> None:
-        """Let go of the folder, and remove it if nobody else has it; a second call does nothing."""
-        if self._path is None:
-            return
+    def close(self) -> list[str]:
+        """Let go of the folder, and remove it if nobody else has it; a second call does nothing,
+        and none in a fork of the process that asked for the folder.
+
+        Returns what could not be removed, in words.
+        """
+        # A flock belongs to the open file, which a fork has in common with its parent.
+        if self._path is None or self._owner != os.getpid():
+            return []
         path, self._path = self._path, None
         try:
-            with session_dir._locked(os.path.dirname(path)), contextlib.suppress(BlockingIOError):
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
+            if os.path.lexists(path):  # a cleaner may have taken it, and all above it
+                with session_dir._locked(os.path.dirname(path)):
+                    self._remove(path)
+        except LaunchError as error:
+            return [f"{path}: {error}"]
         finally:
             os.close(self._lock)
             self._lock = -1
+        return []
+
+    def _remove(self, path: str) -> None:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
 
     def place(self) -> str:
         """Where it is or will be, whether it has been made or not."""

@@ -120,17 +120,16 @@ class Pipes:
 
     def hand_over(self) -> None:
         """Close the workload's ends here: the end of a stream is seen only when no one holds it."""
-        for fd in self.theirs:
-            os.close(fd)
-        self.theirs.clear()
+        while self.theirs:
+            os.close(self.theirs.pop())
 
     def close(self) -> None:
         """Close what is still open."""
-        for fd in self.theirs + self.ours:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self.theirs.clear()
-        self.ours.clear()
+        # Out of the list first: after a Ctrl-C in between, the number may be another's.
+        for fds in (self.theirs, self.ours):
+            while fds:
+                with contextlib.suppress(OSError):
+                    os.close(fds.pop())
 
 
 class Supervisor:
@@ -155,6 +154,7 @@ class Supervisor:
         except OSError:
             self.pipes.close()
             raise
+        self._drains: list[Drain] = []
         self._keeper: Keeper | None = None
         self._control: Control | None = None
         self._unheard = False
@@ -186,14 +186,15 @@ class Supervisor:
             request, [job.executable, *self.pipes.theirs, *job.cgroup_fds]
         )
         self.pipes.hand_over()
-        self._register()
+        with stage("pipes", "the workload's streams cannot be waited for"):
+            self._register()
 
     def _register(self) -> None:
         stdin, stdout, stderr = self.pipes.ours
         feed = Feed(stdin, self.job.input)
         self._add(stdin, selectors.EVENT_WRITE, feed.write)
         for fd, capture in ((stdout, self.pipes.stdout), (stderr, self.pipes.stderr)):
-            self._add(fd, selectors.EVENT_READ, Drain(fd, capture).read)
+            self._add_drain(fd, capture)
         self._register_events()
 
     def _register_events(self) -> None:
@@ -202,6 +203,10 @@ class Supervisor:
             self._add(self._control.fileno(), selectors.EVENT_READ, self._hear)
         if self.job.listener is not None:
             self._add(self.job.listener.fileno(), selectors.EVENT_READ, self._listen)
+
+    def _add_drain(self, fd: int, capture: Capture) -> None:
+        self._drains.append(Drain(fd, capture))
+        self._add(fd, selectors.EVENT_READ, self._drains[-1].read)
 
     def _add(self, fd: int, event: int, act: Callable[[], bool]) -> None:
         self._selector.register(fd, event, act)
@@ -217,12 +222,17 @@ class Supervisor:
         """Wait until runsc has ended, its output is drained, or the deadline has done its work."""
         self._actions = [(self.deadline, self._expire)]
         while self.status is None or self._streams_open():
-            now = time.monotonic()
-            while self._actions and self._actions[0][0] <= now:
-                self._actions.pop(0)[1]()
-            if not self._actions:
+            left = self._act()
+            if left is None:
                 return
-            self._turn(max(0.0, self._actions[0][0] - now))
+            self._turn(left)
+
+    def _act(self) -> float | None:
+        """Do what is due; the seconds until something is again, or None where nothing will be."""
+        now = time.monotonic()
+        while self._actions and self._actions[0][0] <= now:
+            self._actions.pop(0)[1]()
+        return max(0.0, self._actions[0][0] - now) if self._actions else None
 
     def _turn(self, timeout: float) -> None:
         for key, _events in self._selector.select(timeout):
@@ -231,14 +241,15 @@ class Supervisor:
 
     def _streams_open(self) -> bool:
         """Whether an output pipe is still open; nobody waits for the input's."""
-        watched = self._selector.get_map()
-        return any(fd in watched for fd in self.pipes.ours if self._reads(fd))
-
-    def _reads(self, fd: int) -> bool:
-        return bool(self._selector.get_key(fd).events & selectors.EVENT_READ)
+        return any(drain.fd in self.pipes.ours for drain in self._drains)
 
     def _expire(self) -> None:
         """The deadline: SIGTERM and a grace, then SIGKILL, then no more waiting."""
+        # An input that blocks, or a stop of this process, may have come before the end was heard.
+        while self.status is None and self._control is not None and self._control.wait(0):
+            self._hear()
+        if self.status is not None:
+            return
         self.timed_out = True
         self._ask("term")
         now = time.monotonic()
@@ -250,6 +261,13 @@ class Supervisor:
     def give_up(self) -> None:
         """Nothing outlives SIGKILL for so long: it is the keeper that does not answer."""
         self._unheard = self.status is None
+
+    def _stop_lingering(self) -> None:
+        """Who holds the streams still is not waited for; what is in them by now is taken."""
+        # This process may have had no turn since the end.
+        for drain in self._drains:
+            if drain.fd in self.pipes.ours:
+                drain.rest()
 
     def _ask(self, wish: str) -> None:
         if self._control is not None:
@@ -274,7 +292,7 @@ class Supervisor:
             self.status = _number(message, "status")
             self.maxrss = _number(message, "maxrss")
             # With runsc every writer of the pipes dies; what they hold is there to be read now.
-            self._actions = [(time.monotonic() + LINGER, lambda: None)]
+            self._actions = [(time.monotonic() + LINGER, self._stop_lingering)]
         return True
 
     def _listen(self) -> bool:
@@ -289,7 +307,8 @@ class Supervisor:
         self._note_running()
         if going_on and listener.fileno() != before:
             self._selector.unregister(before)
-            self._add(listener.fileno(), selectors.EVENT_READ, self._listen)
+            with stage("events", "the sandbox cannot be listened to"):
+                self._add(listener.fileno(), selectors.EVENT_READ, self._listen)
             self._watch_gofer()
         return going_on
 
@@ -309,7 +328,8 @@ class Supervisor:
             return
         self._gofer = gofer.find(self.pid)
         if self._gofer is not None:
-            self._add(self._gofer, selectors.EVENT_READ, self._gofer_ended)
+            with contextlib.suppress(OSError):  # it is only evidence
+                self._add(self._gofer, selectors.EVENT_READ, self._gofer_ended)
 
     def _gofer_ended(self) -> bool:
         listener = self.job.listener

@@ -11,9 +11,11 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import select
 import selectors
 import signal
 import termios
+import time
 import tty
 from collections.abc import Iterator
 
@@ -24,11 +26,12 @@ from pytest_gvisor.launch.outcome import Completed
 from pytest_gvisor.launch.request import Record, Request
 from pytest_gvisor.launch.runner import Runner
 from pytest_gvisor.launch.states import Lifecycle
-from pytest_gvisor.launch.supervise import Job, Pipes, Supervisor
+from pytest_gvisor.launch.supervise import LINGER, Job, Pipes, Supervisor
 from pytest_gvisor.launch.typed import stage
 
 _PIECE = 4096
 _MAX_KEPT = 64 * 1024
+_SCREEN_PATIENCE = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,6 +122,7 @@ class _TerminalSupervisor(Supervisor):
         self._terminal = terminal
         self._resized: object = signal.SIG_DFL
         self._output: _Pump | None = None
+        self._patient_until = 0.0
         with stage("pipes", "cannot make a terminal"):
             try:
                 self.pipes = _TerminalPipes(job.max_output)
@@ -142,6 +146,13 @@ class _TerminalSupervisor(Supervisor):
 
     def _streams_open(self) -> bool:
         return self._output is not None and not self._output.over
+
+    def _stop_lingering(self) -> None:
+        """What is on its way to the screen is waited for, as long as a slow one may take."""
+        now = time.monotonic()
+        self._patient_until = self._patient_until or now + _SCREEN_PATIENCE
+        if self._output is not None and self._output.busy() and now < self._patient_until:
+            self._actions = [(now + LINGER, self._stop_lingering)]
 
     def close(self) -> None:
         if self._output is not None:
@@ -184,6 +195,14 @@ class _Pump:
             self._selector.unregister(self._source)
             self._selector.register(self._to, selectors.EVENT_WRITE, self._flush)
         return True
+
+    def busy(self) -> bool:
+        """Whether something waits for its target, or at its source."""
+        if self._rest or self.over:
+            return bool(self._rest)
+        source = select.poll()
+        source.register(self._source, select.POLLIN)
+        return bool(source.poll(0))
 
     def _flush(self) -> bool:
         if self._write():

@@ -47,7 +47,7 @@ def become(argv: list[str], parent: int) -> NoReturn:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         # Whoever holds the session's lock counts as alive: that is the warden's part.
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        _linux.close_from(3)
         os.execvp(argv[0], argv)
     except BaseException as error:  # noqa: BLE001 -- nothing of the parent may run on here
         os.write(2, f"{argv[0]}: {error}\n".encode())
@@ -106,7 +106,7 @@ def _command_or(warden: int, pid: int) -> int:
     child = os.pidfd_open(pid)
     os.dup2(warden, 3)
     os.dup2(child, 4)
-    os.closerange(5, os.sysconf("SC_OPEN_MAX"))
+    _linux.close_from(5)
     with selectors.DefaultSelector() as selector:
         selector.register(3, selectors.EVENT_READ)
         selector.register(4, selectors.EVENT_READ)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import selectors
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gvisor import settings
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.errors import LaunchError, UsageError
+from pytest_gvisor.launch.capture import Capture
 from pytest_gvisor.settings import Keep, Network, Platform, Rootless, Settings
 
 if TYPE_CHECKING:
@@ -116,6 +119,18 @@ def test_seconds_are_a_number_above_0(written: object, meant: float) -> None:
     assert (found, type(found)) == (meant, float)
 
 
+@pytest.mark.parametrize("written", [2147484, 1e7, "99999999", 1e300, 10**400])
+def test_seconds_that_no_wait_takes_are_the_longest_that_each_does(written: object) -> None:
+    """Somebody who writes them means for ever, and epoll refuses them."""
+    found = settings.seconds(written, "timeout")
+    assert found == settings.LONGEST
+    reader, writer = os.pipe()
+    with selectors.DefaultSelector() as selector, open(reader, "rb"), open(writer, "wb"):
+        selector.register(reader, selectors.EVENT_READ)
+        os.write(writer, b"x")
+        assert selector.select(found)
+
+
 @pytest.mark.parametrize(
     "written", [0, -1, "0", math.inf, "nan", math.nan, "-inf", "ten", "", None, True, [1], "1s"]
 )
@@ -150,6 +165,23 @@ def test_a_count_is_a_whole_number(written: object) -> None:
     with pytest.raises(UsageError, match="whole number"):
         settings.count(written, "max_output")
     assert settings.count(0, "max_output") == 0
+
+
+@pytest.mark.parametrize("written", [10**400, -(10**400), True, "1", []])
+def test_other_cpus_are_refused(written: object) -> None:
+    """A whole number may be larger than any float."""
+    with pytest.raises(UsageError, match="is not a number"):
+        settings.replaced(Settings(), {"cpus": written})
+
+
+def test_more_output_than_any_memory_holds_is_refused() -> None:
+    """A mapping of that size is an OverflowError, and no refusal of the kernel's."""
+    most = settings.MOST_OUTPUT
+    assert settings.replaced(Settings(), {"max_output": most}).max_output == most
+    with pytest.raises(LaunchError, match="bytes of memory"):
+        Capture(most).room()
+    with pytest.raises(UsageError, match=r"max_output=\d+ is more than"):
+        settings.replaced(Settings(), {"max_output": most + 1})
 
 
 @pytest.mark.parametrize("name", ["netns", "runsc"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
 import os
 from pathlib import Path
@@ -60,6 +61,19 @@ def test_what_another_process_keeps_just_now_stays(base: Path) -> None:
     verdicts.keep(BINARY, HUNG)
     verdicts.sweep()
     assert len(os.listdir(base)) == 1
+
+
+def test_a_verdict_that_cannot_be_written_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, base: Path
+) -> None:
+    """As on a full disk: it is found out again."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    verdicts.keep(BINARY, HUNG)
+    assert os.listdir(base) == []
 
 
 def test_a_number_that_is_too_large_is_no_verdict() -> None:

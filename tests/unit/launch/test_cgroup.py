@@ -67,6 +67,29 @@ def test_version_2_has_one_for_all(host: Host) -> None:
     assert cgroup.hierarchies() == {"cpu": both, "memory": both, "pids": both}
 
 
+@pytest.mark.parametrize(
+    ("root", "own", "below"),
+    [
+        ("/docker/x", "/docker/x", "/"),
+        ("/docker/x", "/docker/x/y", "/y"),
+        ("/docker/x", "/docker/xy", "/docker/xy"),
+        ("/a\\134x2db\\040c", "/a\\x2db c/d", "/d"),
+    ],
+)
+@pytest.mark.parametrize("version", [1, 2])
+def test_in_a_container_the_mount_may_begin_at_its_own_cgroup(
+    host: Host, version: int, root: str, own: str, below: str
+) -> None:
+    """With the host's cgroup namespace both files name the whole path; mountinfo escapes it."""
+    (host.folder / "cgroup.controllers").write_text("memory\n")
+    mount = f"25 1 0:22 {root} FOLDER rw - cgroup cgroup rw,memory\n"
+    if version == 2:
+        mount = f"25 1 0:22 {root} FOLDER rw - cgroup2 cgroup2 rw\n"
+    host.says(mount, f"4:memory:{own}\n" if version == 1 else f"0::{own}\n")
+    expected = Hierarchy(version=version, mount=str(host.folder), own=below)
+    assert cgroup.hierarchies() == {"memory": expected}
+
+
 @pytest.mark.fault("G7")
 def test_in_a_hybrid_a_controller_is_where_it_is_mounted(host: Host) -> None:
     """Version 2 has only what version 1 has not taken."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,26 +252,76 @@ def test_a_request_without_all_descriptors_is_refused() -> None:
         child.start_of(dict(REQUEST), [10, 11, 12])
 
 
+def test_the_parent_death_signal_is_kept_in_a_user_namespace(alone: Alone) -> None:
+    """commit_creds() clears it for capabilities that the old namespace does not have over the new;
+    its owner has all over it."""
+    assert (
+        alone("""
+        import ctypes
+        child._become_session_leader(os.getppid())
+        child._own_users()
+        found = ctypes.c_int()
+        ctypes.CDLL(None).prctl(2, ctypes.byref(found), 0, 0, 0)  # PR_GET_PDEATHSIG
+        result = found.value
+    """)
+        == signal.SIGKILL
+    )
+
+
+TAKES = """
+def takes(*names):
+    "For each folder the number of the error with which it takes no file, or 0."
+    found = []
+    for name in names:
+        try:
+            open(f"{name}/file", "w").close()
+        except OSError as error:
+            found.append(error.errno)
+        else:
+            found.append(0)
+    return found
+
+child._own_mounts()
+here = os.getcwd()
+"""
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts of its own")
 def test_what_is_protected_cannot_be_written_to_apart_from_what_may(alone: Alone) -> None:
-    """By the kernel, in this mount namespace alone, mounts below included."""
-    assert alone("""
-        child._own_mounts()
-        here = os.getcwd()
-        for name in ("kept", "kept/mounted", "kept/free", "other"):
+    """By the kernel, in this mount namespace alone, mounts below either included."""
+    assert alone(
+        """
+        folders = ["kept", "kept/mounted", "kept/free", "kept/free/mounted", "kept/free/kept",
+                   "kept/free/kept/free", "other"]
+        for name in folders:
             os.mkdir(name)
-        _linux.mount("none", f"{here}/kept/mounted", "tmpfs", 0, "size=4k")
-        child.protect((f"{here}/kept",), (f"{here}/kept/free",))
+            if "mounted" in name:
+                _linux.mount("none", name, "tmpfs", 0, "size=4k")
+        readonly = (f"{here}/kept", f"{here}/kept/free/kept")
+        child.protect(readonly, (f"{here}/kept/free", f"{here}/kept/free/kept/free"))
+        os.chdir(here)
+        result = takes(*folders)
+        """,
+        before=TAKES,
+    ) == [errno.EROFS, errno.EROFS, 0, 0, errno.EROFS, 0, 0]
 
-        def takes(name):
-            try:
-                open(f"{here}/{name}/file", "w").close()
-            except OSError as error:
-                return error.errno
-            return 0
 
-        result = [takes(name) for name in ("kept", "kept/mounted", "kept/free", "other")]
-    """) == [errno.EROFS, errno.EROFS, 0, 0]
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts of its own")
+def test_what_the_host_made_read_only_stays_so_below_what_is_protected(alone: Alone) -> None:
+    """A volume that a container has read-only is not written to because a bind asks to."""
+    assert alone(
+        """
+        os.makedirs("project/build")
+        os.makedirs("project/cache")
+        _linux.mount("project", "project", "none", _linux.MS_BIND)
+        _linux.mount("none", f"{here}/project/cache", "tmpfs", 0, "size=4k")
+        _linux.set_readonly(f"{here}/project", readonly=True, recursive=False)
+        writable = (f"{here}/project/build", f"{here}/project/cache")
+        child.protect((f"{here}/project",), writable)
+        result = takes(f"{here}/project", *writable)
+        """,
+        before=TAKES,
+    ) == [errno.EROFS, errno.EROFS, 0]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts of its own")

@@ -162,6 +162,43 @@ def test_a_fork_of_this_process_gets_a_typed_error(launcher: Launcher) -> None:
     assert os.path.isdir(session.path)
 
 
+def test_a_fork_in_the_midst_of_a_start_does_not_wait_for_it(launcher: Launcher) -> None:
+    """The thread that holds the launcher's lock is not in the fork, and would never let go."""
+    with launcher._guard:
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(2)
+            status = 1
+            try:
+                for use in (launcher.session, launcher.keeper, lambda: launcher.share("/x")):
+                    with pytest.raises(LaunchError, match="fork"):
+                        use()
+                status = len(launcher.close())
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_closing_does_not_wait_for_a_fork_that_lives_on(launcher: Launcher) -> None:
+    """It has copies of all descriptors, as a pool of processes that nobody has shut down."""
+    keeper = launcher.keeper()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.pause()
+        finally:
+            os._exit(1)
+    began = time.monotonic()
+    try:
+        assert launcher.close() == []
+    finally:
+        lasted = time.monotonic() - began
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert lasted < 4
+    assert keeper._process.returncode == 0
+
+
 def test_the_keeper_holds_the_lock_of_the_session(base: str) -> None:
     """For as long as it cleans up after this process, no other session sweeps."""
     path = SessionDir.choose(base)[0]

@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -219,6 +220,34 @@ def test_a_flood_does_not_keep_the_listener(listener: Listener, sentry: socket.s
     assert len(listener.workload_statuses) < sent
     listener.drain()
     assert len(listener.workload_statuses) == sent
+
+
+def test_a_flood_that_never_stops_is_not_taken_for_ever(
+    listener: Listener, sentry: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for a run has a deadline, and a sentry may be another's by now."""
+    monkeypatch.setattr(events, "_DRAIN_SECONDS", 0.1)
+    taken = listener._take
+
+    def take(data: bytes) -> None:
+        sentry.send(task_exit(0, process=2))
+        taken(data)
+
+    monkeypatch.setattr(listener, "_take", take)
+    sentry.send(task_exit(0, process=2))
+    before = time.thread_time()
+    listener.drain()
+    assert 0.1 <= time.thread_time() - before < 0.5
+    assert listener.complete
+
+
+def test_a_report_that_is_longer_than_any_is_refused(
+    listener: Listener, sentry: socket.socket
+) -> None:
+    """It takes long to read, and is none of gVisor's."""
+    sentry.send(message(TASK_EXIT, field(1, field(4, 1)) + field(9, 1) * 5000))
+    assert not listener.on_readable()
+    assert listener.broken
 
 
 def test_a_folder_that_is_not_there_leaves_no_descriptor(base: str) -> None:

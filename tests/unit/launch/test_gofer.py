@@ -69,14 +69,16 @@ def test_a_run_that_is_over_has_none() -> None:
     assert gofer.find(process.pid) is None
 
 
+@pytest.mark.parametrize("call", ["pidfd_open", "listdir"])
 @pytest.mark.parametrize("tree", [(1, "gofer")], indirect=True)
 def test_a_shortage_of_descriptors_finds_none(
-    tree: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    tree: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """Then nothing is claimed."""
 
-    def refuse(_pid: int) -> int:
+    def refuse(_: object) -> int:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(os, "pidfd_open", refuse)
-    assert gofer.find(tree.pid) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse)
+        assert gofer.find(tree.pid) is None

@@ -201,9 +201,13 @@ def test_a_session_is_private_and_locked(base: str) -> None:
     with open(f"{session.path}/lock") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert not os.get_inheritable(session.lock)
+    number = session.lock
     session.remove()
     assert os.listdir(base) == [".lock"]
-    session.remove()
+    others = os.open(base, os.O_RDONLY)
+    assert others == number
+    assert session.remove() == []
+    os.close(others)
 
 
 @pytest.mark.fault("B2")

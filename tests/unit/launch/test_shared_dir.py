@@ -43,7 +43,7 @@ def test_nothing_is_made_before_the_path_is_asked_for(base: Path) -> None:
     """A run whose tests use no gVisor makes no folder, and closing does not either."""
     shared = SharedDir("one")
     assert shared.lock == -1
-    shared.close()
+    assert shared.close() == []
     assert not base.exists()
 
 
@@ -91,6 +91,53 @@ def test_it_is_made_again_where_somebody_has_removed_it(base: Path) -> None:
     assert shared.path() == path
     assert os.listdir(path) == ["lock"]
     assert len(os.listdir("/proc/self/fd")) == before
+    shared.close()
+    assert entries(base) == set()
+
+
+@pytest.mark.parametrize("gone", ["base", "parent"])
+def test_it_is_let_go_of_where_somebody_has_removed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """As a logout removes /run/user/UID: nothing is left to remove, and nothing is made again."""
+    base = tmp_path / "parent" / "base"
+    base.parent.mkdir()
+    monkeypatch.setattr(session_dir, "base_folder", lambda: str(base))
+    before = set(os.listdir("/proc/self/fd"))
+    shared = SharedDir("one")
+    shared.path()
+    shutil.rmtree(base if gone == "base" else base.parent)
+    assert shared.close() == []
+    assert not base.exists()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_cannot_be_removed_is_told(base: Path) -> None:
+    """It is no error of whoever cleans up: others come after this one."""
+    before = set(os.listdir("/proc/self/fd"))
+    shared = SharedDir("one")
+    path = shared.path()
+    base.chmod(0o755)
+    (leak,) = shared.close()
+    assert leak.startswith(f"{path}: ")
+    assert "lets others in" in leak
+    assert shared.close() == []
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_fork_lets_its_parent_s_folder_be(base: Path) -> None:
+    """The lock is one for both: what the fork made of it, it would make of its parent's."""
+    shared = SharedDir("one")
+    path = shared.path()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            shared.close()
+        finally:
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert os.path.isdir(path)
+    assert session_dir.sweep(str(base)) == []
     shared.close()
     assert entries(base) == set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import select
@@ -16,14 +17,19 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import LaunchError, ProtocolError, WorkloadTimeout
-from pytest_gvisor.launch import supervise
+from pytest_gvisor import settings
+from pytest_gvisor.errors import LaunchError, ProtocolError, SandboxCrashed, WorkloadTimeout
+from pytest_gvisor.launch import _linux, supervise
+from pytest_gvisor.launch.capture import Capture, Drain
 from pytest_gvisor.launch.client import Control, Keeper
+from pytest_gvisor.launch.driven import Driven, Streams
 from pytest_gvisor.launch.outcome import Outcome
+from pytest_gvisor.launch.request import Record, Request
 from pytest_gvisor.launch.states import Lifecycle, State
 from pytest_gvisor.launch.supervise import Feed, Job, Pipes, Supervisor
+from pytest_gvisor.settings import Platform
 from tests.fakes.fake import FINE, FakeRunsc, Step
-from tests.fakes.runs import Ended, Runs
+from tests.fakes.runs import Ended, Runs, make_spec
 from tests.faults.little import LONGER
 
 Ends = tuple[int, int]
@@ -122,29 +128,145 @@ def test_a_shortage_of_pipes_is_a_typed_error(
     assert well(runs, fake)
 
 
+def test_streams_that_cannot_be_waited_for_are_a_typed_error(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the user's budget of epoll watches is used up; what was started is removed."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervisor, "_add", refuse)
+        error = runs().error
+    assert isinstance(error, LaunchError)
+    assert (error.stage, error.errno) == ("pipes", errno.ENOSPC)
+    assert runs.left() == []
+    assert well(runs, fake)
+
+
+@pytest.mark.parametrize("of_what", ["its number", "its end"])
+def test_a_gofer_that_cannot_be_watched_ends_no_run(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, of_what: str
+) -> None:
+    """It is only evidence."""
+    fake.script(["gofer"], *FINE, ["task_exit", 0], ["exit", 0])
+    real, refused = Supervisor._add, []
+
+    def refuse(*arguments: Any) -> None:
+        if of_what == "its number" or arguments[-1].__name__ == "_gofer_ended":
+            refused.append(arguments)
+            raise OSError(errno.EMFILE, "Too many open files")
+        real(*arguments)
+
+    if of_what == "its number":
+        monkeypatch.setattr(_linux, "children_of", refuse)
+    else:
+        monkeypatch.setattr(Supervisor, "_add", refuse)
+    assert runs().error is None
+    assert refused
+
+
 def well(runs: Runs, fake: FakeRunsc) -> bool:
     """Whether another run ends well."""
     fake.script(*FINE, ["task_exit", 0], ["exit", 0])
     return runs().runner.lifecycle.verdict is Outcome.EXITED
 
 
-def test_the_sentry_may_be_heard_before_the_keeper() -> None:
-    """A keeper that is busy with other runs says late that this one was spawned: no way back."""
-    job = Job(
-        id="g1", executable=0, argv=[], term=[], delete=[], env={}, folder="", root="", input=None,
-        timeout=1.0, max_output=10,
-    )  # fmt: skip
-    lifecycle = Lifecycle()
+@contextlib.contextmanager
+def told(*messages: bytes, **job: Any) -> Iterator[Supervisor]:
+    """A run of which the keeper has said this, and nobody has heard it yet."""
+    usual = {
+        "id": "g1", "executable": 0, "argv": [], "term": [], "delete": [], "env": {}, "folder": "",
+        "root": "", "input": None, "timeout": 1.0, "max_output": 10,
+    }  # fmt: skip
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        supervisor = Supervisor(job, lifecycle)
+        supervisor = Supervisor(Job(**{**usual, **job}), Lifecycle())
         supervisor._control = Control(ours)
-        for state in (State.BUNDLED, State.SPAWNED, State.RUNNING):
-            lifecycle.advance(state)
-        theirs.send(b'{"state": "spawned", "pid": 7}')
-        assert supervisor._hear()
+        for message in messages:
+            theirs.send(message)
+        supervisor._register()
+        yield supervisor
         supervisor.close()
-    assert (supervisor.pid, lifecycle.state) == (7, State.RUNNING)
+
+
+def test_the_sentry_may_be_heard_before_the_keeper() -> None:
+    """A keeper that is busy with other runs says late that this one was spawned: no way back."""
+    with told(b'{"state": "spawned", "pid": 7}') as supervisor:
+        for state in (State.BUNDLED, State.SPAWNED, State.RUNNING):
+            supervisor.lifecycle.advance(state)
+        assert supervisor._hear()
+    assert (supervisor.pid, supervisor.lifecycle.state) == (7, State.RUNNING)
+
+
+EXITED = b'{"state": "exited", "status": 512, "maxrss": 0}'
+
+
+def test_a_workload_that_has_ended_before_it_was_heard_has_not_timed_out() -> None:
+    """An input that blocks past the deadline, or a stopped pytest, hears of it only then."""
+    with told(b'{"state": "spawned", "pid": 7}', EXITED, timeout=0.0) as supervisor:
+        supervisor.pipes.hand_over()
+        supervisor.lifecycle.advance(State.BUNDLED)
+        supervisor.watch()
+    assert (supervisor.status, supervisor.timed_out) == (512, False)
+
+
+def test_what_is_in_the_pipes_when_nobody_waits_any_longer_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that had no turn between the end and then has missed nothing."""
+    real = Supervisor._turn
+
+    def stalled(self: Supervisor, timeout: float) -> None:
+        real(self, timeout)
+        for fd in self.pipes.theirs[1:]:
+            os.write(fd, b"x" * 50_000)
+
+    monkeypatch.setattr(Supervisor, "_turn", stalled)
+    monkeypatch.setattr(supervise, "LINGER", 0.0)
+    with told(EXITED, max_output=10**6) as supervisor:
+        supervisor.watch()
+        kept = [supervisor.pipes.stdout.kept(), supervisor.pipes.stderr.kept()]
+    assert kept == [b"x" * 50_000] * 2
+
+
+@pytest.mark.parametrize("kind", [Pipes, Streams])
+def test_a_descriptor_is_not_closed_twice(
+    kind: type[Pipes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a Ctrl-C comes in the midst of it: its number may be another's by then."""
+    pipes, real = kind(10), os.close
+    closed: list[int] = []
+
+    def close(fd: int) -> None:
+        closed.append(fd)
+        real(fd)
+        if len(closed) in (1, 3):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close)
+        for act in (pipes.hand_over, pipes.close):
+            with pytest.raises(KeyboardInterrupt):
+                act()
+        pipes.close()
+    assert len(closed) == len(set(closed)) >= 5
+
+
+def test_a_writer_that_never_stops_is_not_read_for_ever(pipe: Ends) -> None:
+    """What is taken at the end is bounded by what the pipe holds."""
+    reader, writer = pipe
+    os.set_blocking(writer, False)
+    capture = Capture(0)
+
+    class Endless(Drain):
+        def read(self) -> bool:
+            os.write(writer, b"x" * 4096)
+            return super().read()
+
+    Endless(reader, capture).rest()
+    assert 0 < capture.total <= 2 * fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ)
 
 
 def during(runs: Runs, act: Callable[[], None], **options: Any) -> Ended:
@@ -161,6 +283,20 @@ def during(runs: Runs, act: Callable[[], None], **options: Any) -> Ended:
     act()
     thread.join()
     return result[0]
+
+
+def test_a_run_may_have_any_number_of_seconds(runs: Runs, fake: FakeRunsc) -> None:
+    """A deadline is no shorter for being longer than what epoll waits for."""
+    fake.script(*FINE, ["task_exit", 0], ["exit", 0])
+    ended = runs(timeout=settings.seconds(1e300, "timeout"))
+    assert ended.error is None
+    assert ended.runner.lifecycle.verdict is Outcome.EXITED
+
+
+def test_a_deadline_that_has_sent_its_signal_stays_one(runs: Runs, fake: FakeRunsc) -> None:
+    """Although the workload ends with 0 then."""
+    fake.script(*FINE, ["on_term", [["task_exit", 0], ["exit", 0]]], ["hang"])
+    assert isinstance(runs(timeout=0.5).error, WorkloadTimeout)
 
 
 LIVELY: list[Step] = [*FINE, ["state"], ["gofer"], ["orphan", True], ["hang"]]
@@ -184,6 +320,24 @@ def test_a_gofer_that_ends_after_a_flood_of_reports_has_not_died_first(
         ended = runs()
     assert ended.error is None
     assert ended.runner.lifecycle.verdict is Outcome.EXITED
+
+
+def test_a_driven_run_whose_gofer_dies_before_the_start_is_killed(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentry, just starting, does not see it: the start's deadline is not waited for."""
+    monkeypatch.setattr(supervise, "TERM_GRACE", 0.1)
+    fake.script(["gofer"], ["connect"], ["sleep", 0.2], ["kill_gofer"], ["hang"])
+    request = Request(runsc=runs.binary, platform=Platform.SYSTRAP, make_spec=make_spec)
+    driven = Driven(request, runs.launcher, Record())
+    supervisor = driven.start()
+    deadline = time.monotonic() + 5
+    while not supervisor.over and time.monotonic() < deadline:
+        supervisor.turn(deadline - time.monotonic())
+    over = supervisor.over
+    error = driven.end().error
+    assert over
+    assert isinstance(error, SandboxCrashed)
 
 
 def test_a_keeper_that_is_killed_is_a_protocol_error_and_leaves_nothing(

@@ -104,6 +104,22 @@ def test_the_commands_end_is_told_and_what_it_left_is_dead(
     ward.close()
 
 
+def test_a_command_has_no_descriptor_of_its_caller_s(tmp_path: Path) -> None:
+    """However high its number, where the limit was lowered after it was opened too."""
+    lower = (
+        "import os, resource, sys\n"
+        "os.dup2(os.open(os.devnull, os.O_RDONLY), 700)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    look = "import os; print(os.path.exists('/proc/self/fd/700'), flush=True)"
+    ward = Warden(
+        tmp_path / "folder", sys.executable, "-c", look, before=(sys.executable, "-c", lower)
+    )
+    assert ward.told() == "False\n0"
+    ward.close()
+
+
 def test_the_deadline_kills_all_of_it(tmp_path: Path, mark: str, children: tuple[str, ...]) -> None:
     """Descendants in sessions of their own included."""
     ward = Warden(tmp_path / "folder", *children, seconds=0.5)
