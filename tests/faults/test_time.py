@@ -11,9 +11,10 @@ import pytest
 
 from pytest_gvisor import RunscFailed, WorkloadTimeout
 from pytest_gvisor.launch import client
+from pytest_gvisor.launch.supervise import LINGER
 from tests.fakes.fake import FINE, FakeRunsc, Step
 from tests.fakes.runs import Runs
-from tests.faults.little import Little
+from tests.faults.little import STRICT, Little
 
 TIMEOUT = 0.4
 LONGEST = TIMEOUT + 1.5 + 10.0
@@ -45,6 +46,20 @@ def test_a_runsc_that_hangs_is_dead_soon_after_the_deadline(
     assert runs.left() == []
     fake.script(*FINE, ["task_exit", 0], ["exit", 0])
     assert runs().completed is not None
+
+
+@pytest.mark.fault("E11")
+def test_who_holds_the_streams_after_runsc_s_end_is_not_waited_for(
+    runs: Runs, fake: FakeRunsc
+) -> None:
+    """No process of a sandbox outlives runsc; if one did, its output would not be waited for."""
+    fake.script(*FINE, ["write", 1, "x"], ["orphan", True], ["task_exit", 0], ["exit", 0])
+    started = time.monotonic()
+    completed = runs().completed
+    assert time.monotonic() - started < LINGER + (1 if STRICT else 10)
+    assert completed is not None
+    assert (completed.returncode, completed.stdout) == (0, "x")
+    assert runs.left() == []
 
 
 KEEPER = """
