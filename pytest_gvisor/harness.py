@@ -184,7 +184,7 @@ class Gvisor:
             debug=chosen.debug,
             extra_flags=self._extra_flags(),
         )
-        return self._finish(request, check=check)
+        return self._finish(request, check=check, notes=bundle.notes)
 
     def sandbox(
         self,
@@ -265,8 +265,8 @@ class Gvisor:
         self._hooks.modify_spec(config)
         return spec if config == spec.to_json() else Spec.from_json(config)
 
-    def _finish(self, request: Request, *, check: bool) -> Completed:
-        record = Record()
+    def _finish(self, request: Request, *, check: bool, notes: tuple[str, ...] = ()) -> Completed:
+        record = Record(notes=notes)
         self.records.append(record)
         try:
             completed = Runner(request, self._launcher, record, self._hooks.keep).run()

@@ -20,7 +20,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.faults.watch import Watch
 
-CASES = Path(__file__).with_name("faults") / "cases.toml"
+TESTS = Path(__file__).parent
+CASES = TESTS / "faults" / "cases.toml"
 REAL_FIXTURES = frozenset(
     {"gvisor", "gvisor_sandbox", "runsc", "oci_bundle", "little", "make_little", "any_little",
      "dockerd", "pytester", "project", "alone_project"}
@@ -219,8 +220,9 @@ def cases_of(item: pytest.Item) -> list[str]:
 
 
 def is_real(path: Path, fixtures: Iterable[str]) -> bool:
-    """Whether a test starts the real runsc, by its folder and the fixtures that it needs."""
-    return bool(REAL_FIXTURES.intersection(fixtures) or REAL_FOLDERS.intersection(path.parts))
+    """Whether a test starts the real runsc, by its folder in tests/ and the fixtures it needs."""
+    folder = path.relative_to(TESTS).parts[0] if path.is_relative_to(TESTS) else ""
+    return folder in REAL_FOLDERS or bool(REAL_FIXTURES.intersection(fixtures))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

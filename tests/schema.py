@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,29 @@ def _validator() -> Draft4Validator:
 
     top = json.loads((FOLDER / "config-schema.json").read_text())
     return Draft4Validator(top, registry=Registry(retrieve=retrieve))  # type: ignore[call-arg]
+
+
+def problems_of_file(data: bytes) -> tuple[str, ...]:
+    """What the schema has against the content of a config.json.
+
+    Judging takes milliseconds, and the schema asks nothing of an argument, a variable or an
+    absolute path but that it is a string: of files that differ in these alone, one is judged.
+    """
+    config = json.loads(data)
+    process = config.get("process")
+    for name in ("args", "env") if isinstance(process, dict) else ():
+        if isinstance(process.get(name), list):
+            others = [text for text in process[name] if not isinstance(text, str)]
+            process[name] = [""] * (len(others) < len(process[name])) + others
+    return _judged(_ABSOLUTE.sub('"/"', json.dumps(config)))
+
+
+_ABSOLUTE = re.compile(r'"/(?:[^"\\]|\\.)*"')
+
+
+@functools.cache
+def _judged(text: str) -> tuple[str, ...]:
+    return tuple(problems(json.loads(text)))
 
 
 def problems(config: Mapping[str, Any]) -> list[str]:

@@ -92,6 +92,9 @@ class Record:
     panic: str = ""
     debug_logs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     kept: str = ""
+    notes: tuple[str, ...] = ()
+    """What a bundle made elsewhere asked for, and does not get: `Bundle.notes`."""
+
     spec: Spec | None = None
     start: float | None = None
     """Seconds from the hand-over to the keeper until the sentry said that the workload starts."""

@@ -85,6 +85,7 @@ def _command(record: Record, again: str) -> str:
         f"ran: {_bounded(record.command) or '(runsc was not reached)'}",
         f"ended: {_bounded(repr(record.completed)) if record.completed else record.error}",
         f"again: {again}",
+        *(f"noted: {note}" for note in record.notes),
         *([kept] if record.kept else []),
     ]
     return escape("\n".join(lines))

@@ -42,6 +42,8 @@ class Runsc:
     platforms: frozenset[Platform]
     identity: locate.Identity = dataclasses.field(repr=False)
     _closer: contextlib.ExitStack = dataclasses.field(repr=False, compare=False)
+    _same: set[int] = dataclasses.field(default_factory=set, repr=False, compare=False)
+    """The ctimes at which the content was read again, and was the one that was judged."""
 
     @classmethod
     def find(
@@ -80,7 +82,7 @@ class Runsc:
             runsc = cls(
                 path=judged.path,
                 fd=judged.fd,
-                sha256=_sha256(judged),
+                sha256=_sha256(judged.path, judged.fd),
                 version=known.version,
                 date=known.date,
                 flags=known.flags,
@@ -113,15 +115,22 @@ class Runsc:
     def check_unchanged(self) -> None:
         """Raise `InsecureRunsc` if the open file was written to, or its mode or owner has changed.
 
-        Its names do not count: after a package upgrade, the file that was judged still runs.
+        Its names do not count: after a package upgrade, the file that was judged still runs. Raises
+        `LaunchError` where the content has to be read again, and cannot be.
         """
         try:
             info = os.fstat(self.fd)
         except OSError:
             raise InsecureRunsc(self.path, "its descriptor is closed") from None
-        # A new link or a removal is a new ctime too (inode(7)), and changes nothing that runs.
-        now = dataclasses.replace(locate.Identity.of(info), ctime_ns=self.identity.ctime_ns)
-        if now != self.identity:
+        now = locate.Identity.of(info)
+        same = dataclasses.replace(now, ctime_ns=self.identity.ctime_ns) == self.identity
+        if same and now.ctime_ns != self.identity.ctime_ns and now.ctime_ns not in self._same:
+            # A new link or a removal is a new ctime (inode(7)), and changes nothing that runs. A
+            # write whose mtime was put back is one too: the content tells which it was.
+            same = _sha256(self.path, self.fd) == self.sha256
+            if same:
+                self._same.add(now.ctime_ns)
+        if not same:
             mode = stat.S_IMODE(info.st_mode)
             raise InsecureRunsc(
                 self.path, "it changed after it was judged", mode=mode, owner=info.st_uid
@@ -132,11 +141,11 @@ class Runsc:
         self._closer.close()
 
 
-def _sha256(judged: locate.Judged) -> str:
+def _sha256(path: str, fd: int) -> str:
     try:
-        return _digest(judged.fd)
+        return _digest(fd)
     except OSError as error:
-        why = f"{judged.path} cannot be read"
+        why = f"{path} cannot be read"
         raise LaunchError("runsc", why, errno=error.errno or 0) from error
 
 

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.bundlecheck import ENVIRONMENT
+
 STRICT = os.environ.get("PYTEST_GVISOR_STRICT_TIMES") == "1"
 """Whether times are held to as they are promised: `make faults` has the machine for itself."""
 PROCESSES_AFTER = 1.0
@@ -111,7 +113,7 @@ class Little:
                 cwd=self.folder,
                 env={
                     **kept, "LITTLE_BASE": self.base, "LITTLE_TAG": self.tag,
-                    "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1",
+                    "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1", **ENVIRONMENT,
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=output,

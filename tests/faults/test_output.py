@@ -1,4 +1,4 @@
-"""Floods of output from a scripted runsc: this process stays as small as it was."""
+"""Floods of output, scripted and of the real runsc: this process stays as small as it was."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gvisor import Gvisor
 from pytest_gvisor.launch.outcome import Outcome
 from pytest_gvisor.settings import DEFAULT_MAX_OUTPUT
 from tests.fakes.fake import FINE, FakeRunsc
@@ -18,6 +19,8 @@ from tests.fakes.runs import Runs
 MIB = 1024 * 1024
 FLOOD = int(os.environ.get("PYTEST_GVISOR_FLOOD_MIB", "256"))
 """How much comes out, in MiB."""
+REAL_FLOOD = int(os.environ.get("PYTEST_GVISOR_FLOOD_MIB", "64"))
+"""How much comes out of the real runsc, which is slower."""
 KEPT = 1 * MIB
 
 
@@ -32,6 +35,41 @@ def reset() -> None:
     """Let the kernel begin anew with the peak: what is in memory now is the most."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
+
+
+POUR = """
+import os, sys
+streams, block = [int(fd) for fd in sys.argv[2:]], memoryview(b"." * 65536)
+for fd in streams:
+    os.write(fd, b"ab"[fd - 1 : fd])
+for _ in range(int(sys.argv[1]) * 16):
+    for fd in streams:
+        rest = block
+        while rest:
+            rest = rest[os.write(fd, rest):]
+"""
+
+
+@pytest.mark.fault("E5")
+@pytest.mark.parametrize("streams", [[1], [2], [1, 2]], ids=["stdout", "stderr", "both"])
+def test_a_workload_s_flood_is_counted_and_not_held(gvisor: Gvisor, streams: list[int]) -> None:
+    """The same of the real runsc, whose sentry writes to the pipes itself."""
+    gvisor.run(["true"])
+    argv = ["python3", "-S", "-c", POUR, str(REAL_FLOOD), *map(str, streams)]
+    reset()
+    before = peak()
+    done = gvisor.run(argv, timeout=300, max_output=KEPT, sha256=True)
+    assert peak() - before <= 16 * MIB
+    assert (done.returncode, done.truncated) == (0, True)
+    shas, totals = (done.stdout_sha256, done.stderr_sha256), (done.stdout_total, done.stderr_total)
+    kept = (done.stdout_bytes, done.stderr_bytes)
+    for fd, first in ((1, b"a"), (2, b"b")):
+        if fd in streams:
+            assert totals[fd - 1] == REAL_FLOOD * MIB + 1
+            assert shas[fd - 1] == flooded(first, REAL_FLOOD, b"")
+            assert kept[fd - 1] == first + b"." * (KEPT - 1)
+        else:
+            assert (totals[fd - 1], kept[fd - 1]) == (0, b"")
 
 
 def flooded(first: bytes, mib: int, last: bytes) -> str:

@@ -50,6 +50,20 @@ def test_a_runsc_that_hangs_is_dead_soon_after_the_deadline(
     assert runs().completed is not None
 
 
+@pytest.mark.fault("E11")
+def test_who_holds_the_streams_after_runsc_s_end_is_not_waited_for(
+    runs: Runs, fake: FakeRunsc
+) -> None:
+    """No process of a sandbox outlives runsc; if one did, its output would not be waited for."""
+    fake.script(*FINE, ["write", 1, "x"], ["orphan", True], ["task_exit", 0], ["exit", 0])
+    started = time.monotonic()
+    completed = runs().completed
+    assert time.monotonic() - started < LINGER + (1 if STRICT else 10)
+    assert completed is not None
+    assert (completed.returncode, completed.stdout) == (0, "x")
+    assert runs.left() == []
+
+
 KEEPER = """
 import itertools, os, runpy, sys, time
 

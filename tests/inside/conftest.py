@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.bundlecheck import ENVIRONMENT
+
 Lines = list[str]
 
 
@@ -31,8 +33,10 @@ def plain(result: pytest.RunResult) -> Lines:
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester) -> pytest.Pytester:
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """An empty project with a configuration of its own."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
     pytester.makeini("[pytest]\n")
     return pytester
 

@@ -23,6 +23,8 @@ from typing import Self
 
 import pytest
 
+from tests.bundlecheck import ENVIRONMENT
+
 CHECKOUT = Path(__file__).parents[2]
 DEADLINE = 180.0
 
@@ -134,7 +136,7 @@ class Project:
         with pytest.MonkeyPatch.context() as patch:
             for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
                 patch.delenv(name)
-            for name, value in {"COLUMNS": "200", **environ}.items():
+            for name, value in {"COLUMNS": "200", **ENVIRONMENT, **environ}.items():
                 patch.setenv(name, value)
             process = self.pytester.popen(
                 [sys.executable, "-m", "pytest", *QUIET, *workers, "--basetemp", basetemp, *args],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor.launch import session_dir
+from tests.schema import problems_of_file
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
@@ -68,14 +69,19 @@ def test_failed_keeps_the_runs_of_tests_that_failed(project: Project) -> None:
         ran.shows(f"kept in {run}; repeat it with {run}/replay.sh")
 
 
-def test_all_keeps_the_runs_of_every_test(shared: Project) -> None:
-    """Of each run: bundle, runsc's log, input and script, for nobody else to read."""
+def test_all_keeps_the_runs_of_every_test(shared: Project, bundles_written: Path) -> None:
+    """Of each run: bundle, runsc's log, input and script, for nobody else to read.
+
+    A kept bundle is as its schema says, and so is each that ran (tests/bundlecheck.py).
+    """
     ran = shared.test(TEST).run("--gvisor-keep", "all").ends(passed=2, failed=2, errors=1)
     kept = ran.kept()
     assert commands(kept) == ["cat; echo err >&2; exit 7", "first", "passes", "teardown"]
     for run in kept:
         assert {"bundle", "log", "stdin", "replay.sh"} <= set(os.listdir(run))
         assert run.stat().st_mode & 0o777 == 0o700
+        assert problems_of_file((run / "bundle/config.json").read_bytes()) == ()
+    assert len(bundles_written.read_bytes().splitlines()) >= len(kept)
 
 
 def test_the_script_repeats_the_run(shared: Project) -> None:

@@ -7,6 +7,8 @@ import shlex
 import subprocess
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from pytest_gvisor import Runsc
     from tests.plugin.conftest import Project
@@ -52,6 +54,30 @@ def test_the_command_to_run_a_test_again_runs_that_test(shared: Project) -> None
     assert words[:3] == ["python", "-m", "pytest"]
     repeated = shared.run(*words[3:]).ends(failed=1)
     repeated.shows("test_it[ptrace-it's]", "# exited, 0", "kept in ")
+
+
+@pytest.mark.fault("B11", "B15")
+def test_what_runsc_ignores_of_a_bundle_is_shown_where_its_test_fails(alone: Project) -> None:
+    """The notes of `Bundle.open`: the reader of a failure has not seen them."""
+    alone.test("""
+        import json
+        from pytest_gvisor import Bundle
+
+        def test_it(gvisor, oci_bundle):
+            made = oci_bundle(["true"])
+            path = f"{made.path}/config.json"
+            with open(path) as file:
+                config = json.load(file)
+            config["linux"]["maskedPaths"] = ["/proc/kcore"]
+            config["annotations"] = {"dev.gvisor.flag.debug": "true"}
+            config["root"]["path"] = str(made.spec.root.path).removeprefix(made.path + "/")
+            with open(path, "w") as file:
+                json.dump(config, file)
+            assert gvisor.run_bundle(Bundle.open(made.path, allow_dangerous=True)).returncode == 1
+    """)
+    ran = alone.run().ends(failed=1)
+    assert "ignored by runsc" in ran.line("noted: linux.maskedPaths")
+    assert "dev.gvisor.flag.debug" in ran.line("noted: dropped annotations")
 
 
 def test_runscs_own_error_is_shown(shared: Project) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faultcheck import read_cases
+from tests.faultcheck import is_real, read_cases
 
 TESTS = Path(__file__).parents[1]
 KINDS = {"A": 14, "B": 15, "C": 13, "D": 8, "E": 11, "F": 13, "G": 8, "H": 6}
@@ -37,6 +38,26 @@ def test_each_case_has_a_test_and_each_mark_is_a_case() -> None:
     found = Counter(case for path in TESTS.rglob("test_*.py") for case, _name in marked(path))
     assert sorted(set(read_cases()) - set(found)) == []
     assert sorted(set(found) - set(read_cases())) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "fixtures", "real"),
+    [
+        ("runsc/test_status.py", (), True),
+        ("cli/test_run.py", (), True),
+        ("unit/runsc/test_locate.py", (), False),
+        ("unit/cli/test_machine.py", (), False),
+        ("unit/runsc/test_binary.py", ("tmp_path", "runsc"), True),
+        ("faults/test_host.py", ("gvisor",), True),
+        ("faults/test_output.py", ("runs", "fake"), False),
+        ("../vm/tests/test_other.py", (), False),
+    ],
+)
+def test_what_starts_the_real_runsc_is_known_by_its_folder_in_tests_or_a_fixture(
+    place: str, fixtures: tuple[str, ...], real: bool
+) -> None:
+    """Folders of tests/unit mirror the package, and have its names; they start no runsc."""
+    assert is_real(Path(os.path.normpath(TESTS / place)), fixtures) is real
 
 
 INNER = """

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.launch import child
+from tests.faults import seccomp
 
 Alone = Callable[..., Any]
 
@@ -58,12 +59,30 @@ print(json.dumps({
 """
 
 
-@pytest.mark.fault("D1", "D4", "D5")
-def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone) -> None:
-    """Descriptors, environment, umask, folder, signals and session are those of no one else."""
+REFUSE = """
+def refuse(call, number):
+    sys.path.insert(0, seccomp_folder)
+    import ctypes, platform, seccomp
+    seccomp.refuse(call, number)
+    libc = ctypes.CDLL(None, use_errno=True)
+    nothing = ctypes.c_uint(1 << 30)  # a descriptor that is not open
+    assert libc.syscall(seccomp.NUMBERS[platform.machine()][call], nothing, nothing, 0) == -1
+    assert ctypes.get_errno() == number
+"""
+
+
+@pytest.mark.fault("D1", "D4", "D5", "D7")
+@pytest.mark.parametrize("refused", [0, errno.ENOSYS, errno.EPERM], ids=["", "ENOSYS", "EPERM"])
+def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone, refused: int) -> None:
+    """Descriptors, environment, umask, folder, signals and session are those of no one else.
+
+    So too where close_range(2) is unknown to the kernel, or forbidden by a seccomp filter.
+    """
     report, status, printed = alone(
         """
         def hostile():
+            if refused:
+                refuse("close_range", refused)
             for fd in [*(os.dup(0) for _ in range(500)), os.open("/", os.O_RDONLY)]:
                 os.set_inheritable(fd, True)
             os.mkdir("gone")
@@ -77,8 +96,10 @@ def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone) -> None:
 
         result = become(*python(look), before=hostile)
         """,
-        before=BECOME,
+        before=BECOME + REFUSE,
         look=LOOK,
+        refused=refused,
+        seccomp_folder=os.path.dirname(seccomp.__file__),
     )
     assert (report, status) == ("", 0)
     found = json.loads(printed)

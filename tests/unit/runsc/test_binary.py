@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
@@ -164,15 +165,19 @@ def test_a_shortage_of_processes_is_not_runsc_s_failure(
 
 
 @pytest.mark.fault("A7")
-@pytest.mark.parametrize("change", ["content", "mode"])
+@pytest.mark.parametrize("change", ["longer", "as long, its times put back", "mode"])
 def test_a_change_after_judging_is_seen(change: str, good: Path) -> None:
     """Overwritten in place or made writable by others: before the next start that is known."""
     runsc = Runsc.at(str(good))
     runsc.check_unchanged()
-    if change == "content":
+    before = good.stat()
+    if change != "mode":
         with good.open("r+b") as file:
-            file.seek(0, os.SEEK_END)
+            file.seek(0 if change == "longer" else -4, os.SEEK_END)
             file.write(b"evil")
+        if change != "longer":
+            os.utime(good, ns=(before.st_atime_ns, before.st_mtime_ns))
+            assert good.stat().st_size == before.st_size
     else:
         good.chmod(0o777)
     with pytest.raises(InsecureRunsc, match="changed after it was judged") as caught:
@@ -183,15 +188,24 @@ def test_a_change_after_judging_is_seen(change: str, good: Path) -> None:
 
 @pytest.mark.fault("A6")
 @pytest.mark.parametrize("change", ["rename over", "remove"])
-def test_what_happens_to_the_path_changes_nothing(change: str, good: Path, tmp_path: Path) -> None:
-    """Replaced or taken away, the file that was judged can still be started by its descriptor."""
+def test_what_happens_to_the_path_changes_nothing(
+    change: str, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replaced or taken away, the file that was judged can still be started by its descriptor.
+
+    Its content is read again once, and not before each start from then on.
+    """
     runsc = Runsc.at(str(good))
     if change == "remove":
         good.unlink()
     else:
         shutil.copy("/bin/true", tmp_path / "other")
         (tmp_path / "other").rename(good)
-    runsc.check_unchanged()
+    digest = Mock(wraps=binary._digest)
+    monkeypatch.setattr(binary, "_digest", digest)
+    for _ in range(3):
+        runsc.check_unchanged()
+    digest.assert_called_once_with(runsc.fd)
     assert (
         hashlib.sha256(Path(f"/proc/self/fd/{runsc.fd}").read_bytes()).hexdigest() == runsc.sha256
     )

@@ -1,0 +1,43 @@
+"""After each test: every config.json that was written meanwhile is as the specification says.
+
+Also those of probes, of warm sandboxes, of tests inside, and of the pytests that tests start with
+`ENVIRONMENT`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import bundlewatch
+from tests.schema import problems_of_file
+
+ENVIRONMENT = {"PYTEST_PLUGINS": "tests.bundlewatch"}
+"""For a pytest that a test starts; this one's environment has the rest."""
+
+
+@pytest.fixture(scope="session")
+def bundles_written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that takes every config.json that this process and its pytests write."""
+    path = tmp_path_factory.getbasetemp() / "bundles-written"
+    os.environ[bundlewatch.VARIABLE] = str(path)
+    bundlewatch.watch(str(path))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def bundles_are_as_the_schema_says(bundles_written: Path) -> Iterator[None]:
+    """Fail a test that has written a config.json which the schema is against."""
+    yield
+    if not bundles_written.exists():
+        return
+    written = bundles_written.read_bytes().splitlines()
+    bundles_written.unlink()
+    found = [problem for data in written for problem in problems_of_file(data)]
+    if found:
+        pytest.fail(
+            "config.json is not as its schema says:\n  " + "\n  ".join(found), pytrace=False
+        )
