@@ -14,7 +14,7 @@ import pytest
 from pytest_gvisor import Gvisor, GvisorError, ImageError
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
-from tests.faults.conftest import spare_descriptors
+from tests.faults.shortages import spare_descriptors
 from tests.unit.images.conftest import folder, item, link, saved, tar
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a small disk is mounted")
