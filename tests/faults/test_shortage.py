@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor, GvisorError, LaunchError, Runsc
-from pytest_gvisor.launch import session_dir
+from pytest_gvisor.launch import remains, session_dir
 from tests.faults.conftest import entries, on_disk, own_files
 from tests.faults.little import Little
 from tests.faults.shortages import spare_descriptors
@@ -167,6 +167,31 @@ def test_a_disk_that_is_full_at_any_byte_is_a_typed_error(
         assert len(seen) > 2
         assert set(seen[:-1]) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, seen
     assert os.listdir(short_folder) == [".lock"]
+
+
+@pytest.mark.fault("G5")
+@needs_root
+def test_a_journal_on_a_disk_that_is_full_is_a_typed_error(
+    short_folder: str, small_disk: Callable[[str], None]
+) -> None:
+    """The kernel writes what the last page has room for; that line counts for nothing."""
+    small_disk("size=50m")
+    session = session_dir.SessionDir.create(f"{short_folder}/base/s-1")
+    try:
+        cgroup = "/sys/fs/cgroup/pytest-gvisor-it"
+        journal = Path(session.path, remains.JOURNAL)
+        journal.write_bytes(b"\n" * (4096 - 20))
+        state = os.statvfs(short_folder)
+        small_disk(f"size={(state.f_blocks - state.f_bfree) * state.f_frsize}")
+        with pytest.raises(LaunchError) as caught:
+            session.journal(id="g1", cgroups=[f"{cgroup}-1"])
+        assert (caught.value.stage, caught.value.errno) == ("session_folder", errno.ENOSPC)
+        assert journal.stat().st_size == 4096
+        small_disk("size=50m")
+        session.journal(id="g2", cgroups=[f"{cgroup}-2"])
+        assert list(remains.journalled_cgroups(session.path)) == [f"{cgroup}-2"]
+    finally:
+        assert session.remove() == []
 
 
 @pytest.mark.fault("G5")
