@@ -3,7 +3,8 @@
 Two workers run one sandbox after the other, and twice a minute eight are started at once. Each gets
 bytes of its own on standard input, which must come back, and an exit status of its own. Every two
 seconds the harness is measured: memory, descriptors and threads of its processes, what lies in the
-temporary and session folders, processes of sandboxes. Over the second half none may grow.
+temporary and session folders, processes of sandboxes, objects of this Python. Over the second half
+none may grow.
 
 The same is done with what people write by hand, ``subprocess.run(["runsc", …])``, and with the
 official gvisor package, if asked for.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import json
 import os
 import random
@@ -22,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -39,11 +41,17 @@ _LONGEST_ARGUMENT: Final = 100_000
 MEMORY_SLACK: Final = 1.0
 """MiB that memory may differ by between two quarters: an allocator's arenas come and go."""
 
+BLOCKS_A_SANDBOX: Final = 0.5
+"""Whatever is kept of each sandbox is an object at least. A measurement is some four, but there is
+one for a dozen sandboxes."""
+BLOCKS_SLACK: Final = 200
+"""Blocks that two quarters may differ by for what is under way when they are counted."""
+
 Run = Callable[[int, bytes], tuple[int, bytes]]
 """An exit status and bytes for the workload; the status and the bytes that came back."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
     """What the harness holds at one moment."""
 
@@ -55,6 +63,10 @@ class Sample:
     """Files and folders in the temporary folder and below the session folders."""
     sandboxes: int
     """Processes that are called runsc or exe (as the sentry and the gofer are)."""
+    blocks: int
+    """What Python has allocated in this process: objects, and what they hold."""
+    done: int
+    """Sandboxes until then."""
 
 
 @dataclasses.dataclass
@@ -116,7 +128,7 @@ def soak(run: Run, minutes: float, least: int, folders: Sequence[str], seed: int
                 thread.start()
             for thread in together:
                 thread.join()
-        tally.samples.append(measured(folders))
+        tally.samples.append(measured(folders, tally.done))
         time.sleep(_EVERY)
     stop.set()
     for worker in workers:
@@ -124,7 +136,7 @@ def soak(run: Run, minutes: float, least: int, folders: Sequence[str], seed: int
     return tally
 
 
-def measured(folders: Sequence[str]) -> Sample:
+def measured(folders: Sequence[str], done: int = 0) -> Sample:
     """What there is now of this process, its children, and in the folders."""
     pids, sandboxes = [os.getpid()], 0
     for name in filter(str.isdigit, os.listdir("/proc")):
@@ -143,7 +155,14 @@ def measured(folders: Sequence[str]) -> Sample:
         threads=sum(len(_listed(f"/proc/{pid}/task")) for pid in pids),
         entries=sum(_entries(folder) for folder in folders),
         sandboxes=sandboxes,
+        blocks=_blocks(),
+        done=done,
     )
+
+
+def _blocks() -> int:
+    gc.collect()  # what waits for it is not held
+    return sys.getallocatedblocks()
 
 
 def _listed(path: str) -> list[str]:
@@ -170,6 +189,17 @@ def growth(samples: Sequence[Sample], field: str) -> float:
     values = [float(getattr(sample, field)) for sample in samples]
     quarter = max(len(values) // 4, 1)
     return statistics.median(values[-quarter:]) - statistics.median(values[-2 * quarter : -quarter])
+
+
+def is_steady(grown: Mapping[str, float]) -> bool:
+    """Whether nothing has grown, of what is `growth` of each field, by more than noise explains."""
+    blocks = BLOCKS_SLACK + BLOCKS_A_SANDBOX * grown["done"]
+    counted = ("descriptors", "threads", "entries", "sandboxes")
+    return (
+        grown["memory"] <= MEMORY_SLACK
+        and grown["blocks"] <= blocks
+        and all(grown[name] <= 0 for name in counted)
+    )
 
 
 # Contenders
@@ -268,8 +298,7 @@ def main() -> int:
             json.dump(
                 {"done": tally.done, "wrong": tally.wrong, "grown": grown, "left": left}, file
             )
-    steady = grown.pop("memory") <= MEMORY_SLACK and all(value <= 0 for value in grown.values())
-    return 0 if steady and not tally.wrong and not any(left.values()) else 1
+    return 0 if is_steady(grown) and not tally.wrong and not any(left.values()) else 1
 
 
 if __name__ == "__main__":

@@ -103,7 +103,8 @@ class Meter:
 
 def _count(detail: Mapping[str, Any], key: str) -> int:
     value = detail.get(key)
-    return value if isinstance(value, int) and value > 0 else 0
+    # A number beyond that is none of bytes, and may be more than a fraction holds.
+    return value if isinstance(value, int) and 0 < value < 2**63 else 0
 
 
 def _size(count: int) -> str:

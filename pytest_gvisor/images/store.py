@@ -157,6 +157,8 @@ def _about(name: str) -> Iterator[None]:
     """Errors within say which image they are about."""
     try:
         yield
+    except MemoryError as error:  # xz has a dictionary of as much as 64 MiB
+        raise ImageError("there is not enough memory to unpack it", image=name) from error
     except ImageError as error:
         if error.image:
             raise

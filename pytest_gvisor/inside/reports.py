@@ -6,6 +6,7 @@ JSON turns tuples into lists, and pytest relies on some being tuples: a skip's `
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from typing import Any
@@ -15,11 +16,15 @@ from _pytest._code.code import TerminalRepr
 from _pytest._io import TerminalWriter
 
 from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.escape import escape
 
 _OUTCOMES = frozenset({"passed", "failed", "skipped", "rerun"})
 _PHASES = frozenset({"setup", "call", "teardown"})
 # Where pytest 9.2 keeps a report's node id, and what xdist's controller adds.
 _HOSTS = frozenset({"_id", "node", "worker_id", "testrun_uid", "item_index"})
+# What pytest raises for kinds of reports and of entries in a traceback that it does not know.
+_PYTESTS = (AssertionError, RuntimeError)
+_LONGEST_CAUSE = 300
 _LONGEST = 1e11  # seconds: a duration, or a time since 1970
 
 
@@ -53,8 +58,9 @@ def revive(config: pytest.Config, message: dict[str, Any], nodeid: str) -> pytes
             report.longrepr = Text(report.longrepr)
         if report.longrepr is not None:
             str(report.longrepr)  # what can be written now can be written later
-    except (LookupError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        raise ProtocolError(f"a report from inside that cannot be one: {error!r}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, *_PYTESTS) as error:
+        text = escape(repr(error))[:_LONGEST_CAUSE]
+        raise ProtocolError(f"a report from inside that cannot be one: {text}") from error
     if not isinstance(report, pytest.TestReport):
         raise ProtocolError(f"a report from inside that no plugin here knows: {type(report)}")
     return report
@@ -114,7 +120,7 @@ def warn(config: pytest.Config, message: dict[str, Any], nodeid: str) -> None:
     category: type[Warning] = UserWarning
     found: Any = sys.modules.get(str(message.get("module")))
     for part in str(message.get("name")).split("."):
-        found = getattr(found, part, None)
+        found = inspect.getattr_static(found, part, None)
     if isinstance(found, type) and issubclass(found, Warning):
         category = found
     line = message.get("lineno")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import subprocess
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor.inside import options, project
-from pytest_gvisor.inside.link import Link
+from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.launch.driven import Driven
 from pytest_gvisor.launch.request import Record, Request, Workspace
 from pytest_gvisor.oci.defaults import default_spec
@@ -77,14 +78,20 @@ def start(
         debug=settings.debug,
     )
     link = Link(Driven(request, engine.launcher, Record()), show)
-    link.send(
-        "start",
-        options=options.travelling(config),
-        args=options.arguments(config, items),
-        cwd=str(config.invocation_params.dir),
-        sys_path=options.search_path(),
-        coverage=options.coverage(config),
-    )
+    try:
+        # One that is gone by now is told of, with its cause, where its answer is waited for.
+        with contextlib.suppress(Died):
+            link.send(
+                "start",
+                options=options.travelling(config),
+                args=options.arguments(config, items),
+                cwd=str(config.invocation_params.dir),
+                sys_path=options.search_path(),
+                coverage=options.coverage(config),
+            )
+    except BaseException:  # Ctrl-C
+        link.close()
+        raise
     return link
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor, Launcher, Runsc
+from pytest_gvisor.launch import remains
 from pytest_gvisor.runsc.platforms import automatic
 from pytest_gvisor.settings import Platform
 from tests.fakes.fixtures import fake, runs  # noqa: F401 -- fixtures
@@ -102,24 +101,6 @@ def small_disk(short_folder: str) -> Iterator[Callable[[str], None]]:
     subprocess.run(["umount", short_folder], check=True)
 
 
-@contextlib.contextmanager
-def spare_descriptors(number: int) -> Iterator[None]:
-    """At most so many more descriptors in this process than it has."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(map(int, os.listdir("/proc/self/fd")))
-    # The limit is on numbers: no gap may be left below it.
-    fillers = [os.dup(0)]
-    while fillers[-1] < highest:
-        fillers.append(os.dup(0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1 + number, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for fd in fillers:
-            os.close(fd)
-
-
 @pytest.fixture
 def apart(runsc: Runsc, short_folder: str) -> Iterator[Callable[[], Gvisor]]:
     """Factory: the same with a launcher of its own, which the one before it has given up."""
@@ -135,3 +116,22 @@ def apart(runsc: Runsc, short_folder: str) -> Iterator[Callable[[], Gvisor]]:
     yield make
     launchers[-1].close()
     assert os.listdir(short_folder) == [".lock"]
+
+
+def on_disk(folder: str, runsc: Runsc) -> tuple[Launcher, Gvisor]:
+    """A launcher whose sessions are in the folder; none of this depends on the platform."""
+    launcher, platform = Launcher(folder), automatic(runsc.platforms)
+    return launcher, Gvisor(runsc=runsc, platform=platform, launcher=launcher)
+
+
+def entries(folder: str) -> int:
+    """How many inodes of the disk are in use, the root of the disk included."""
+    state = os.statvfs(folder)
+    return state.f_files - state.f_ffree
+
+
+def own_files(launcher: Launcher) -> list[str]:
+    """What there is of single runs."""
+    session = launcher.session().path
+    left = [name for name in os.listdir(session) if name.startswith("g")]
+    return left + [str(pid) for pid in remains.processes(session, everywhere=True)]

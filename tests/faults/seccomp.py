@@ -28,8 +28,9 @@ FIRST_ARGUMENT_AT = 16
 
 NUMBERS = {
     "x86_64": {"clone": 56, "prctl": 157, "setsid": 112, "close_range": 436, "pidfd_open": 434,
-               "fork": 57},
-    "aarch64": {"clone": 220, "prctl": 167, "setsid": 157, "close_range": 436, "pidfd_open": 434},
+               "fork": 57, "clone3": 435, "mount": 165},
+    "aarch64": {"clone": 220, "prctl": 167, "setsid": 157, "close_range": 436, "pidfd_open": 434,
+                "clone3": 435, "mount": 40},
 }  # fmt: skip
 
 
@@ -62,6 +63,11 @@ def refuse(
 def refuse_fork(errno: int) -> None:
     """Have fork fail, and neither threads nor `subprocess`, which shares its memory."""
     refuse("clone", errno, argument=0, mask=CLONE_VM)
+
+
+def refuse_threads(errno: int) -> None:
+    """Have threads fail, and no process: glibc makes them by clone3."""
+    refuse("clone3", errno)
 
 
 def install(code: bytes, length: int) -> None:

@@ -230,8 +230,32 @@ def test_without_cgroups_a_limit_is_an_error_and_all_else_works(
 
 
 @pytest.mark.fault("G7")
+def test_a_user_namespace_in_which_nothing_can_be_mounted_is_an_error(any_little: Little) -> None:
+    """As AppArmor's ban has it: unshare succeeds, and what needs a capability is refused."""
+    any_little.before = ("unshare", "--map-root-user")
+    any_little.write(
+        test_it=f"""
+        import errno, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import seccomp
+
+        seccomp.refuse("mount", errno.EPERM)
+
+        def test_it(gvisor):
+            gvisor.run(["true"])
+        """
+    )
+    assert any_little.start().wait(60) == 1
+    output = any_little.output()
+    assert "1 error" in output
+    assert "the launch failed at mount_namespace" in output
+    assert "This process may not make namespaces or mounts" in output
+    assert eventually(lambda: not any_little.left(), 10) is not None, any_little.left()
+
+
+@pytest.mark.fault("G7")
 def test_without_user_namespaces_the_platform_is_not_available(any_little: Little) -> None:
-    """As where a kernel or AppArmor forbids them: an error with its cause, and nothing passes."""
+    """As where a kernel forbids them: an error with its cause, and nothing passes."""
     forbid = "echo 0 > /proc/sys/user/max_user_namespaces"
     any_little.before = ("unshare", "--map-root-user", "sh", "-ec", f'{forbid}; exec "$@"', "sh")
     any_little.write(test_it="def test_it(gvisor): gvisor.run(['true'])")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, GvisorError, Launcher, LaunchError, Runsc
+from pytest_gvisor import Gvisor, GvisorError, LaunchError, Runsc
 from pytest_gvisor.launch import remains, session_dir
-from pytest_gvisor.runsc.platforms import automatic
-from tests.faults.conftest import spare_descriptors
+from tests.faults.conftest import entries, on_disk, own_files
 from tests.faults.little import Little
+from tests.faults.shortages import spare_descriptors
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a small disk is mounted")
 as_user = pytest.mark.skipif(
@@ -107,18 +107,6 @@ def test_at_any_shortage_of_processes_the_error_is_typed(any_little: Little) -> 
     assert any_little.left() == []
 
 
-def on_disk(folder: str, runsc: Runsc) -> tuple[Launcher, Gvisor]:
-    """A launcher whose sessions are in the folder; none of this depends on the platform."""
-    launcher, platform = Launcher(folder), automatic(runsc.platforms)
-    return launcher, Gvisor(runsc=runsc, platform=platform, launcher=launcher)
-
-
-def entries(folder: str) -> int:
-    """How many inodes of the disk are in use, the root of the disk included."""
-    state = os.statvfs(folder)
-    return state.f_files - state.f_ffree
-
-
 @pytest.mark.fault("G5")
 @needs_root
 def test_a_disk_that_is_full_at_any_file_is_a_typed_error(
@@ -155,13 +143,6 @@ def test_a_disk_that_is_full_at_any_file_is_a_typed_error(
         assert os.listdir(short_folder) == [".lock"]
 
 
-def own_files(launcher: Launcher) -> list[str]:
-    """What there is of single runs."""
-    session = launcher.session().path
-    left = [name for name in os.listdir(session) if name.startswith("g")]
-    return left + [str(pid) for pid in remains.processes(session, everywhere=True)]
-
-
 @pytest.mark.fault("G5")
 @needs_root
 def test_a_disk_that_is_full_at_any_byte_is_a_typed_error(
@@ -186,6 +167,31 @@ def test_a_disk_that_is_full_at_any_byte_is_a_typed_error(
         assert len(seen) > 2
         assert set(seen[:-1]) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, seen
     assert os.listdir(short_folder) == [".lock"]
+
+
+@pytest.mark.fault("G5")
+@needs_root
+def test_a_journal_on_a_disk_that_is_full_is_a_typed_error(
+    short_folder: str, small_disk: Callable[[str], None]
+) -> None:
+    """The kernel writes what the last page has room for; that line counts for nothing."""
+    small_disk("size=50m")
+    session = session_dir.SessionDir.create(f"{short_folder}/base/s-1")
+    try:
+        cgroup = "/sys/fs/cgroup/pytest-gvisor-it"
+        journal = Path(session.path, remains.JOURNAL)
+        journal.write_bytes(b"\n" * (4096 - 20))
+        state = os.statvfs(short_folder)
+        small_disk(f"size={(state.f_blocks - state.f_bfree) * state.f_frsize}")
+        with pytest.raises(LaunchError) as caught:
+            session.journal(id="g1", cgroups=[f"{cgroup}-1"])
+        assert (caught.value.stage, caught.value.errno) == ("session_folder", errno.ENOSPC)
+        assert journal.stat().st_size == 4096
+        small_disk("size=50m")
+        session.journal(id="g2", cgroups=[f"{cgroup}-2"])
+        assert list(remains.journalled_cgroups(session.path)) == [f"{cgroup}-2"]
+    finally:
+        assert session.remove() == []
 
 
 @pytest.mark.fault("G5")
@@ -238,15 +244,22 @@ def test_sessions_in_a_folder_with_an_odd_name_work(
 
 
 @pytest.mark.fault("G8")
-@pytest.mark.parametrize("name", ["\udcff", "x" * 120, "x" * 250])
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        pytest.param("\udcff", "InvalidBundle", id="no-text"),
+        pytest.param("x" * 120, "LaunchError", id="120-bytes"),
+        pytest.param("x" * 250, "LaunchError", id="250-bytes"),
+    ],
+)
 def test_sessions_in_a_folder_that_runsc_cannot_use_are_a_typed_error(
-    runsc: Runsc, short_folder: str, name: str
+    runsc: Runsc, short_folder: str, name: str, error: str
 ) -> None:
     """A path that is not text, or too long for a socket; nothing is left in it."""
     base = f"{short_folder}/{name}"
     launcher, run = on_disk(base, runsc)
     with contextlib.closing(launcher):
-        assert outcome(run) in {"LaunchError", "RunscFailed", "InvalidBundle"}
+        assert outcome(run) == error
         assert own_files(launcher) == []
     assert os.listdir(base) == [".lock"]
 

@@ -1,9 +1,10 @@
-"""Out of descriptors or disk where images are unpacked, and sandboxes are warm."""
+"""Out of descriptors, memory, threads or disk: where images are unpacked, in warm sandboxes."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import lzma
 import os
 import subprocess
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, GvisorError, ImageError
+from pytest_gvisor import Gvisor, GvisorError, ImageError, Runsc
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
-from tests.faults.conftest import spare_descriptors
+from tests.faults.conftest import entries, on_disk, own_files
+from tests.faults.little import Little
+from tests.faults.shortages import spare_descriptors, spare_memory
 from tests.unit.images.conftest import folder, item, link, saved, tar
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a small disk is mounted")
@@ -139,3 +142,125 @@ def test_at_any_shortage_of_descriptors_a_warm_sandbox_is_a_typed_error(
                     break
             assert seen[-1] == "x\n", seen
             assert warm.exec(["echo", "again"]).stdout == "again\n"
+
+
+@pytest.mark.fault("G6")
+def test_an_image_that_there_is_no_memory_for_is_a_typed_error(tmp_path: Path) -> None:
+    """A layer in xz needs 64 MiB to be unpacked, whatever its size; it works when these are there.
+
+    Python's own MemoryError would say nothing of the image.
+    """
+    path = tmp_path / "image.tar.xz"
+    layer = tar([folder("etc"), *(item(f"d{number}/f") for number in range(6))])
+    path.write_bytes(lzma.compress(layer, preset=9))
+    cache = str(tmp_path / "cache")
+    for mib in (0, 16, 48):
+        with spare_memory(mib):
+            assert "not enough memory to unpack it" in unpacked(cache, path)
+        assert visible(cache) == []
+    assert unpacked(cache, path) == "well"
+
+
+@pytest.mark.fault("G5")
+@needs_root
+@pytest.mark.parametrize(("option", "step"), [("nr_inodes", 8), ("size", 4096)])
+def test_a_disk_that_is_full_while_a_warm_sandbox_starts_is_a_typed_error(
+    runsc: Runsc,
+    short_folder: str,
+    small_disk: Callable[[str], None],
+    option: str,
+    step: int,
+) -> None:
+    """With room for some files or a page more each time; one that runs already needs no room."""
+    roomy = "size=50m,nr_inodes=100000"
+    small_disk(roomy)
+    launcher, gvisor = on_disk(short_folder, runsc)
+    with contextlib.closing(launcher), gvisor.sandbox() as warm:
+        there = own_files(launcher)
+
+        def started() -> str:
+            with gvisor.sandbox() as another:
+                return another.exec(["echo", "x"]).stdout
+
+        assert started() == "x\n"
+        seen: list[str] = []
+        for more in range(0, 40 * step, step):
+            state = os.statvfs(short_folder)
+            used = {
+                "nr_inodes": entries(short_folder),
+                "size": (state.f_blocks - state.f_bfree) * state.f_frsize,
+            }
+            small_disk(f"{option}={used[option] + more}")
+            assert warm.exec(["echo", "y"]).stdout == "y\n"
+            try:
+                seen.append(started())
+            except GvisorError as error:
+                seen.append(type(error).__name__)
+            small_disk(roomy)
+            assert own_files(launcher) == there
+            if seen[-1] == "x\n":
+                break
+        assert seen[-1] == "x\n", seen
+        assert len(seen) > 2
+        assert set(seen[:-1]) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, seen
+    assert os.listdir(short_folder) == [".lock"]
+
+
+WARM = """
+    import errno, os, sys
+    import pytest
+    from pytest_gvisor import LaunchError, SandboxCrashed
+    sys.path.insert(0, FOLDER)
+    import seccomp, shortages
+
+    def started(gvisor):
+        with gvisor.sandbox() as another:
+            return another.exec(["echo", "x"]).stdout
+
+    def refused(gvisor, at, number):
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(LaunchError) as caught:
+            started(gvisor)
+        assert (caught.value.stage, caught.value.errno) == (at, number)
+        assert len(os.listdir("/proc/self/fd")) <= len(before)
+
+    def test_memory(gvisor):
+        assert started(gvisor) == "x\\n"  # and all is imported
+        for mib in (0, 12, 32):
+            with shortages.spare_memory(mib):
+                refused(gvisor, "channel", errno.ENOMEM)
+        with gvisor.sandbox() as warm:
+            with shortages.spare_memory(0), pytest.raises(SandboxCrashed, match="ENOMEM"):
+                warm.exec(["echo", "x"])
+        assert started(gvisor) == "x\\n"
+
+    # What is refused now is refused for good.
+
+    def test_threads(gvisor):
+        with gvisor.sandbox() as warm:
+            seccomp.refuse_threads(errno.EAGAIN)
+            refused(gvisor, "channel", errno.EAGAIN)
+            assert warm.exec(["echo", "x"]).stdout == "x\\n"
+
+    def test_processes(gvisor):
+        keeper = gvisor._launcher.keeper()._process
+        keeper.kill()
+        keeper.wait()
+        seccomp.refuse_fork(errno.EAGAIN)
+        for _ in range(2):
+            refused(gvisor, "fork", errno.EAGAIN)
+"""
+
+
+@pytest.mark.fault("G6")
+def test_without_memory_threads_or_processes_a_warm_sandbox_is_a_typed_error(
+    any_little: Little,
+) -> None:
+    """At once, and nothing is waited for that cannot come.
+
+    `Thread.start` waits for ever for a thread that has no memory for its first steps.
+    """
+    any_little.write(test_it=WARM.replace("FOLDER", repr(str(Path(__file__).parent))))
+    any_little.run("-k", "memory or threads")
+    any_little.run("-k", "processes")
+    assert any_little.left() == []

@@ -26,6 +26,7 @@ _SECONDS: Final = 1
 _MEMORY: Final = 200 + 150
 """MiB: what an input may take, and what Python with all of the package takes."""
 _LONGEST: Final = 8192
+"""Bytes of an input: longer ones are mutated too slowly. What size does, tests of limits show."""
 _DEADLINE: Final = 900.0
 
 
@@ -46,6 +47,8 @@ def fuzz(name: str, runs: int, seed: int) -> tuple[int, str]:
     )
     found = re.search(r"stat::number_of_executed_units: +(\d+)", done.stderr)
     count = int(found[1]) if found else 0
+    if done.returncode == 0 and count < runs:
+        return count, f"no more than {count} of {runs} inputs"
     return count, "" if done.returncode == 0 else done.stderr[-3000:]
 
 
@@ -72,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"fuzz: seed {given.seed}, {given.runs} inputs for {len(chosen)} targets")
     total, failed = 0, 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        runs = given.runs // len(chosen)
+        runs = -(-given.runs // len(chosen))
         for name, count, spent, find in pool.map(lambda n: timed(n, runs, given.seed), chosen):
             total += count
             failed += bool(find)

@@ -16,18 +16,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from _pytest.config import get_config
+
 from pytest_gvisor.cli import run as cli_run
 from pytest_gvisor.errors import GvisorError, ImageError, UsageError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.images import ask, config, identity, index, tar
+from pytest_gvisor.images import ask, config, docker, identity, index, tar
+from pytest_gvisor.images.cache import Hold
+from pytest_gvisor.images.progress import Meter
+from pytest_gvisor.images.rootfs import ImageRootfs
 from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest, drain
 from pytest_gvisor.inside import frames as inside_frames
+from pytest_gvisor.inside import reports
 from pytest_gvisor.launch import events, logs, remains
 from pytest_gvisor.oci import mounts
 from pytest_gvisor.oci.defaults import parse_user
 from pytest_gvisor.oci.reader import load
 from pytest_gvisor.oci.spec import Spec
-from pytest_gvisor.oci.validate import check_id
+from pytest_gvisor.oci.validate import check_id, reserved
+from pytest_gvisor.report import html, markdown, parse
+from pytest_gvisor.report.merge import merge
 from pytest_gvisor.report.sections import safe
 from pytest_gvisor.runsc import features, nix
 from pytest_gvisor.sandbox import frames as guest_frames
@@ -64,8 +72,16 @@ def bundle_config(data: bytes) -> None:
 
 
 def image_config(data: bytes) -> None:
-    """An image's configuration, its labels, user, volumes, and the conversion."""
+    """An image's configuration, its labels, user, volumes, and what becomes annotations of it."""
     found = config.ImageConfig.parse(data)
+    image = ImageRootfs(name="x", id="0" * 64, config=found, hold=Hold("/x", -1, ()))
+    annotations = image._annotations()
+    assert not any(map(reserved, annotations))
+    assert all(
+        annotations[label] == found.labels[label] for label in found.labels if not reserved(label)
+    )
+    assert bool(image.notes) == any(map(reserved, found.labels))
+    assert not any(moves(character) for note in image.notes for character in note)
     assert all(path.startswith("/") for path in found.volumes)
     listed = (json.loads(data).get("config") or {}).get("Env") or []
     assert dict(found.env) == dict(pair.split("=", 1) for pair in listed)
@@ -136,9 +152,9 @@ def ids(data: bytes) -> None:
 def mount(data: bytes) -> None:
     """A mount as it is written on the command line, a size, a user."""
     words = text(data)
-    for parse in (cli_run.mount_of, cli_run.pair_of, mounts.parse_size, parse_user):
+    for read in (cli_run.mount_of, cli_run.pair_of, mounts.parse_size, parse_user):
         with contextlib.suppress(GvisorError):
-            parse(words)
+            read(words)
 
 
 def answers_of_runsc(data: bytes) -> None:
@@ -222,6 +238,52 @@ def daemon_answer(data: bytes) -> None:
     assert 100 <= answer.status <= 999
 
 
+def docker_answer(data: bytes) -> None:
+    """JSON of a daemon: of what it does, of what it has, of an error."""
+    assert isinstance(docker._message(data), str)
+    told: list[str] = []
+    value = config.load_json(data, "x")
+    for entry in docker._entries(value if isinstance(value, list) else [value]):
+        with Meter(told.append, "x") as meter:
+            meter.pulled(entry)
+            meter.built(entry)
+        for key in ("Id", "Deleted"):
+            with contextlib.suppress(ImageError):
+                docker._text(entry, key)
+    assert not any(moves(character) or character == "\n" for line in told for character in line)
+
+
+_CONFIG: Final = get_config([])
+"""Of a pytest that was not started: it has the hooks that make reports of what was sent."""
+
+
+def inside_report(data: bytes) -> None:
+    """A report, or a warning, of a pytest inside."""
+    message = inside_frames._decode(data)
+    reports.warn(_CONFIG, message, "x")
+    history = _CONFIG.hook.pytest_warning_recorded._call_history
+    assert history is not None
+    history.clear()
+    report = reports.revive(_CONFIG, message, "test_x.py::test_x")
+    assert report.nodeid == "test_x.py::test_x"
+    assert report.when in ("setup", "call", "teardown")
+    assert report.passed + report.failed + report.skipped <= 1
+    for shown in (report.longreprtext, report.caplog, report.capstdout, report.head_line):
+        assert isinstance(shown, str | None)
+    assert _CONFIG.hook.pytest_report_to_serializable(config=_CONFIG, report=report)
+
+
+def report_file(data: bytes) -> None:
+    """A report that was made elsewhere: joined with itself, and shown in each way."""
+    found = parse.parse(data)
+    assert parse.parse(found.to_json()) == found
+    both = merge([found, found])
+    assert len(both.legs) == 2 * len(found.legs)
+    for shown in (html.render(both), markdown.render(both)):
+        assert not any(map(moves, shown))
+        shown.encode()
+
+
 def shown_text(data: bytes) -> None:
     """What untrusted text becomes before it is shown: nothing in it moves a cursor."""
     for shown in (escape(text(data)), safe(text(data))):
@@ -239,7 +301,7 @@ TARGETS: Mapping[str, Target] = {
     for function in (
         bundle_config, image_config, image_index, tarball, passwd, mount, answers_of_runsc,
         nix_wrapper, log_of_runsc, ids, guest_frame, inside_message, journal, sentry_event,
-        daemon_answer, shown_text, any_json,
+        daemon_answer, docker_answer, inside_report, report_file, shown_text, any_json,
     )
 }  # fmt: skip
 

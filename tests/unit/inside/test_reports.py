@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from typing import Any
 
 import pytest
@@ -67,6 +69,9 @@ def test_a_skip_keeps_its_place(pytestconfig: pytest.Config) -> None:
         {"longrepr": {"reprcrash": {"path": 1, "lineno": [], "message": {}}, "sections": [],
                       "reprtraceback": {"reprentries": [{"type": "ReprEntry", "data": {}}],
                                         "extraline": 1, "style": 2}, "chain": None}},
+        {"longrepr": {"reprcrash": None, "sections": [], "chain": [],
+                      "reprtraceback": {"reprentries": [{"type": "Nothing", "data": {}}],
+                                        "extraline": None, "style": "long"}}},
         {"$report_type": "CollectReport"}, {"$report_type": "Nothing"}, {"$report_type": 1},
     ],
 )  # fmt: skip
@@ -121,9 +126,18 @@ def test_any_field_may_be_anything(pytestconfig: pytest.Config, field: str, valu
     assert report.outcome in {"passed", "failed", "skipped", "rerun"}
 
 
-def test_a_warning_s_category_is_looked_up_and_never_made(pytester: pytest.Pytester) -> None:
-    """Among what is imported here; anything else is a plain warning."""
+def test_a_warning_s_category_is_looked_up_and_never_made(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among what is imported here; anything else is a plain warning, and nothing runs for it."""
     config = pytester.parseconfig()
+    lazy = types.ModuleType("lazy")
+
+    def imports(name: str) -> object:
+        raise ImportError(name)
+
+    lazy.__getattr__ = imports  # type: ignore[method-assign]
+    monkeypatch.setitem(sys.modules, "lazy", lazy)
     seen: list[type[Warning]] = []
 
     class Listener:
@@ -134,7 +148,8 @@ def test_a_warning_s_category_is_looked_up_and_never_made(pytester: pytest.Pytes
     for module, name in (
         ("builtins", "DeprecationWarning"), ("builtins", "eval"), ("os", "system"),
         ("no.such.module", "X"), ("builtins", "Exception"), ("", ""),
+        ("lazy", "Warning"),
     ):  # fmt: skip
         message = {"module": module, "name": name, "text": "t", "lineno": "x", "location": [1]}
         reports.warn(config, message, "x")
-    assert seen == [DeprecationWarning, *[UserWarning] * 5]
+    assert seen == [DeprecationWarning, *[UserWarning] * 6]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -64,20 +65,21 @@ def test_a_specification_of_more_than_4_mib_is_refused(
 
 
 @pytest.mark.fault("G5")
-@pytest.mark.parametrize("step", ["mkstemp", "write", "rename"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("step", ["mkdir", "mkstemp", "write", "rename"])
 def test_a_write_that_fails_leaves_nothing(
-    step: str, tmp_path: Path, value: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    step: str, number: int, tmp_path: Path, value: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk at any step is a LaunchError, and no half bundle is left."""
+    """Whatever the disk says at any step is a LaunchError, and no half bundle is left."""
 
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     descriptors = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(tempfile if step == "mkstemp" else os, step, full)
-    with pytest.raises(LaunchError, match="ENOSPC") as caught:
+    with pytest.raises(LaunchError, match=errno.errorcode[number]) as caught:
         Bundle.create(str(tmp_path / "bundle"), Spec.from_json(value))
-    assert (caught.value.stage, caught.value.errno) == ("bundle", 28)
+    assert (caught.value.stage, caught.value.errno) == ("bundle", number)
     assert os.listdir(tmp_path) == []
     monkeypatch.undo()
     assert len(os.listdir("/proc/self/fd")) == descriptors

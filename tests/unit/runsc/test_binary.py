@@ -17,7 +17,7 @@ import pytest
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscFailed, RunscNotFound
 from pytest_gvisor.runsc import binary, features, locate
 from pytest_gvisor.runsc.binary import Runsc
-from tests.faults.conftest import spare_descriptors
+from tests.faults.shortages import spare_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

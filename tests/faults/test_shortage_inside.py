@@ -1,0 +1,135 @@
+"""Out of descriptors, memory, processes or disk where tests run inside: they fail and say why."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.faults.little import Little
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a small disk is mounted")
+
+FOLDER = str(Path(__file__).parent)
+ROOMY = "size=50m,nr_inodes=9999"
+PRESSURE = """
+    import contextlib, errno, os, subprocess, sys, time
+    import pytest
+    from pytest_gvisor.inside.host import Worker
+    from pytest_gvisor.inside.link import Link
+    from pytest_gvisor.state import engine_of
+
+    # Inside, this is a plugin too: there is no shortage there.
+    BASE = os.path.dirname(os.environ.get("LITTLE_BASE", ""))
+    if BASE:
+        sys.path.insert(0, FOLDER)
+        import seccomp, shortages
+
+    @contextlib.contextmanager
+    def disk(given):
+        option, more = given.split("+")
+        found = os.statvfs(BASE)
+        used = {"nr_inodes": found.f_files - found.f_ffree,
+                "size": (found.f_blocks - found.f_bfree) * found.f_frsize}
+        change = ["mount", BASE, "-o"]
+        subprocess.run([*change, f"remount,{option}={used[option] + int(more)}"], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*change, "remount,ROOMY"], check=True)
+
+    @contextlib.contextmanager
+    def forks(given):
+        # For good. What forks is a keeper that is started from here on.
+        keeper = pytest.engine.launcher.keeper()._process
+        keeper.kill()
+        keeper.wait()
+        seccomp.refuse_fork(errno.EAGAIN)
+        # Whether it has failed by the time that the first command is sent.
+        Link.send = slow if given == "slow" else SEND
+        yield
+
+    SEND, START = Link.send, Worker.start
+
+    def slow(link, op, **fields):
+        time.sleep(0.2)
+        SEND(link, op, **fields)
+
+    KINDS = {"descriptors": lambda given: shortages.spare_descriptors(int(given)),
+             "memory": lambda given: shortages.spare_memory(float(given)),
+             "disk": disk, "forks": forks, "none": lambda given: contextlib.nullcontext()}
+
+    def start(worker):
+        before = os.listdir("/proc/self/fd")
+        with KINDS[pytest.kind](pytest.given):
+            failure = START(worker)
+        assert not failure or len(os.listdir("/proc/self/fd")) <= len(before)
+        return failure
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(item):
+        if BASE:
+            pytest.engine = engine_of(item.config)
+            pytest.engine.launcher.keeper()
+            pytest.kind, _, pytest.given = item.callspec.params["shortage"].partition(" ")
+            Worker.start = start
+        return (yield)
+"""
+TESTS = """
+    import pytest
+
+    @pytest.mark.parametrize("shortage", SHORTAGES)
+    def test_it(shortage):
+        pass
+"""
+
+
+def told(little: Little, *shortages: str) -> list[str]:
+    """What is said of the tests of a run, each in a sandbox of its own, with these shortages.
+
+    Those of no shortage pass; the session goes on to its end; nothing is left.
+    """
+    little.write(
+        pressure=PRESSURE.replace("FOLDER", repr(FOLDER)).replace("ROOMY", ROOMY),
+        test_it=TESTS.replace("SHORTAGES", repr(shortages)),
+    )
+    process = little.start(
+        "--in-gvisor", "--gvisor-isolation=test", "--gvisor-env=LITTLE_TAG=inside",
+        "-p", "pressure", "--tb=short",
+    )  # fmt: skip
+    assert process.wait(120) == pytest.ExitCode.TESTS_FAILED, little.output()
+    assert little.left() == []
+    output = little.output()
+    number = shortages.count("none")
+    assert f"{number} passed, {len(shortages) - number} errors in" in output, output
+    return re.split("_ ERROR at setup of test_it", output.partition("= ERRORS =")[2])[1:]
+
+
+@pytest.mark.fault("G6")
+def test_a_shortage_on_the_host_is_told_by_the_tests_inside(any_little: Little) -> None:
+    """Of descriptors, of memory, of processes: the errno, and the step that had need of it."""
+    shortages = ("descriptors 6", "memory 0", "none", "forks", "forks slow")
+    descriptors, memory, *forks = told(any_little, *shortages)
+    assert "the launch failed at pipes" in descriptors
+    assert "EMFILE: Too many open files" in descriptors
+    assert "the launch failed at output" in memory
+    assert "ENOMEM: Cannot allocate memory" in memory
+    for text in forks:
+        assert "the launch failed at fork" in text
+        assert "EAGAIN: Resource temporarily unavailable" in text
+
+
+@pytest.mark.fault("G5")
+@needs_root
+def test_a_full_disk_on_the_host_is_told_by_the_tests_inside(
+    any_little: Little, small_disk: Callable[[str], None]
+) -> None:
+    """No room for a file of its own root, no room for a page: ENOSPC, and the step."""
+    small_disk(ROOMY)
+    shortages = ("disk nr_inodes+9", "disk size+4096", "none")
+    for text in told(any_little, *shortages):
+        assert re.search("the launch failed at (workspace|rootfs|bundle)", text)
+        assert "ENOSPC: No space left on device" in text
