@@ -230,3 +230,16 @@ def test_a_session_that_is_stopped_ends_at_once(
     result = run_inside("-v", "-W", "error")
     result.stdout.fnmatch_lines(["*that was enough*"])
     assert result.parseoutcomes() == {"passed": 1}
+
+
+def test_the_variable_that_says_inside_is_refused_on_the_host(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set by anybody but the pytest inside it would turn tests inside into tests on the host."""
+    monkeypatch.setenv("PYTEST_GVISOR_INSIDE", "1")
+    project.makepyfile("def test_it(): pass\n")
+    result = run_inside()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*PYTEST_GVISOR_INSIDE is set*this is not the kernel of one. Unset it.*"]
+    )
