@@ -6,13 +6,12 @@ is the real path, and that is what is mounted.
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import stat
-import tempfile
 from typing import Final
 
+from pytest_gvisor import places
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.oci.reader import shown, whole
 from pytest_gvisor.oci.spec import Mount
@@ -39,16 +38,10 @@ _USER_ENGINE: Final = re.compile(
 )
 
 
-@functools.cache
-def _sessions(runtime: str | None) -> tuple[str, ...]:
-    """Where session folders of this package are."""
-    uid = os.geteuid()
-    temporary = os.path.realpath(tempfile.gettempdir())
-    return (
-        "/run/pytest-gvisor",
-        f"{os.path.realpath(runtime or f'/run/user/{uid}')}/pytest-gvisor",
-        f"{temporary}/pytest-gvisor-{uid}",
-    )
+def _sessions() -> set[str]:
+    """Where session folders of this package are, this process's and others' of this user."""
+    known = (places.SYSTEM_BASE, f"/run/user/{places.outer_uid()}/pytest-gvisor")
+    return {*known, *map(os.path.realpath, places.session_bases())}
 
 
 def within(path: str, folder: str) -> bool:
@@ -63,7 +56,7 @@ def danger(source: str) -> str:
     for folder in _KERNEL:
         if within(source, folder):
             return f"shows the host's {folder}"
-    for kept in _sessions(os.environ.get("XDG_RUNTIME_DIR")):
+    for kept in _sessions():
         if within(source, kept):
             return "is a session folder of pytest-gvisor"
     # /var holds /var/run, by which the sockets are known too.

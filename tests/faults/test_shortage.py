@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, GvisorError, Launcher, Runsc
+from pytest_gvisor import Gvisor, GvisorError, Launcher, Runsc, places
 from pytest_gvisor.launch import remains, session_dir
 from pytest_gvisor.runsc.platforms import automatic
 from tests.faults.conftest import spare_descriptors
@@ -257,7 +257,7 @@ def test_sessions_in_a_temporary_folder_that_is_a_link_work(
     """They are in what it leads to, where nobody can turn it elsewhere while they run."""
     os.mkdir(f"{short_folder}/real")
     os.symlink("real", f"{short_folder}/link")
-    monkeypatch.setattr(session_dir, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
+    monkeypatch.setattr(places, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", f"{short_folder}/link")
     base = f"{short_folder}/real/pytest-gvisor-{os.geteuid()}"
