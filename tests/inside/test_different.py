@@ -38,6 +38,20 @@ def test_a_visible_line_says_where_the_tests_run(
     run_inside("--no-gvisor").stdout.fnmatch_lines(["gvisor: --no-gvisor*on the host*"])
 
 
+def test_tests_are_root_with_dockers_default_capabilities(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Whoever runs pytest, and without CAP_NET_RAW."""
+    project.makepyfile(
+        "import os\n"
+        "def test_it():\n"
+        "    assert os.getuid() == os.getgid() == 0\n"
+        "    (line,) = [l for l in open('/proc/self/status') if l.startswith('CapEff:')]\n"
+        "    assert int(line.split()[1], 16) == 0xA80425FB & ~(1 << 13)\n"
+    )
+    assert run_inside().parseoutcomes() == {"passed": 1}
+
+
 def test_writes_stay_inside(project: pytest.Pytester, run_inside: RunInside) -> None:
     """Tests may write to the project and anywhere else, and the host sees none of it."""
     file = project.makepyfile(
@@ -169,10 +183,13 @@ def test_isolation_says_who_shares_a_sandbox(
     assert sum(line == "seen" for line in result.outlines) == {0: 0, 1: 2, 2: 3}[shared]
 
 
-def test_a_debugger_is_refused_in_words(project: pytest.Pytester, run_inside: RunInside) -> None:
-    """`--pdb` with tests inside is an error that says what to do."""
+@pytest.mark.parametrize("option", ["--pdb", "--trace"])
+def test_a_debugger_is_refused_in_words(
+    option: str, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """`--pdb` and `--trace` with tests inside are an error that says what to do."""
     project.makepyfile("def test_it(): pass\n")
-    result = run_inside("--pdb")
+    result = run_inside(option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--no-gvisor*"])
 
