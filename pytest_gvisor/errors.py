@@ -2,19 +2,23 @@
 
     GvisorError
       RunscError
-        RunscNotFound          nothing to run: the only error that may become a skip
+        RunscNotFound          nothing to run: it may become a skip
         InsecureRunsc          found, and refused: never a skip, never "not installed"
         RunscFailed            runsc itself failed (its own exit 128, its own message, its logs)
-      PlatformUnavailable      with the cause: no device, no permission, a probe that failed
+      PlatformUnavailable      no device, no permission, a probe that failed: it may become a skip
       InvalidBundle            every problem found, not the first
       ImageError               an image cannot be had, read, trusted or unpacked
-        DaemonUnavailable      no docker daemon to ask: like a missing runsc, it may become a skip
+        DaemonUnavailable      no docker daemon to ask: it may become a skip
       WorkloadFailed           only from check=True / check_returncode()
       WorkloadTimeout          the workload is dead when this is raised; its output is attached
       SandboxCrashed           the sentry or gofer died; panic log attached
       LaunchError              the way from here to runsc failed; the stage and errno are attached
       InstallFailed            a release of runsc cannot be had, or is not what it should be
+        InstallTimeout         it did not come by the deadline
       MachineFailed            a throw-away VM that cannot be made, or ended before its command did
+        MachineTimeout         the command in it did not end by the deadline
+      ReportError              a file is no report of ours, or none can be written there
+      ProtocolError            a message that breaks the protocol, or a keeper that is gone
       UsageError               a setting or an argument that cannot be meant; nothing was started
       InsideError              a warm sandbox's kernel refused a file, a program or a connection
       NotReady                 what was waited for in a warm sandbox did not come by its deadline
@@ -59,7 +63,7 @@ class RunscError(GvisorError):
 
 
 class RunscNotFound(RunscError):
-    """There is no runsc to run: the only error that may become a skip.
+    """There is no runsc to run: a skip, unless ``--gvisor-strict``.
 
     ``searched`` holds the paths that were looked at, in order.
     """
@@ -226,6 +230,12 @@ class InstallFailed(GvisorError):
     """
 
     exit_status = 1
+
+
+class InstallTimeout(InstallFailed):
+    """A release of runsc did not come by the deadline for everything."""
+
+    exit_status = 124
 
 
 class MachineFailed(GvisorError):

@@ -109,9 +109,9 @@ class Gvisor:
         ``entrypoint`` takes the place of both, ``user`` may be a name or ``"name:group"``, and
         what is not given is as the image says.
 
-        Raises `InvalidBundle`, `UsageError`, `ImageError` or `LaunchError` before anything is
-        started, `WorkloadTimeout`, `RunscFailed` or `SandboxCrashed` afterwards, and with ``check``
-        `WorkloadFailed` for a status other than 0.
+        Raises `InvalidBundle`, `UsageError`, `ImageError`, `InsecureRunsc` or `LaunchError` before
+        anything is started, `WorkloadTimeout`, `RunscFailed`, `SandboxCrashed` or `ProtocolError`
+        afterwards, and with ``check`` `WorkloadFailed` for a status other than 0.
         """
         request = self.request(
             args, input=input, env=env, cwd=cwd, timeout=timeout, user=user, rootfs=rootfs,
@@ -201,8 +201,8 @@ class Gvisor:
     ) -> Sandbox:
         """Start a warm sandbox: ``with gvisor.sandbox() as box: box.exec(["true"])``.
 
-        Arguments as for `run`; ``env``, ``cwd``, ``user`` and ``timeout`` are the defaults of what
-        is run in it.
+        Arguments as for `run`, apart from ``args``, ``input``, ``check`` and ``entrypoint``;
+        ``env``, ``cwd``, ``user`` and ``timeout`` are the defaults of what is run in it.
         """
         from pytest_gvisor.sandbox.plan import Plan  # noqa: PLC0415 -- only for who has one
         from pytest_gvisor.sandbox.warm import Sandbox  # noqa: PLC0415

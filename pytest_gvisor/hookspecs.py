@@ -1,4 +1,8 @@
-"""Hooks that other plugins and conftest.py files may implement."""
+"""Hooks that other plugins and conftest.py files may implement.
+
+They are called for the sandboxes of ``gvisor`` and ``gvisor_sandbox``: those of
+``gvisor_sandboxes`` and of tests inside belong to no one test.
+"""
 
 from __future__ import annotations
 
@@ -31,5 +35,6 @@ def pytest_gvisor_run_finished(
 ) -> None:
     """Called after each run, when its sandbox is gone: with its result, its error, or both.
 
-    A time-out and a crash have both: the error, and what the workload had written until then.
+    A time-out and a crash have both: the error, and what the workload had written until then. Of a
+    warm sandbox it is called once, at its end. ``check=True`` makes no error here.
     """

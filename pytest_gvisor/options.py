@@ -64,7 +64,7 @@ OPTIONS = (
         field="strict",
         ini="bool",
         action="store_true",
-        help="fail what would be skipped for want of runsc or a platform.",
+        help="fail what would be skipped for want of runsc, a platform or docker.",
     ),
     Option(
         name="reprobe",
@@ -105,8 +105,9 @@ OPTIONS = (
         name="keep",
         field="keep",
         metavar="WHOSE",
-        help="keep bundle, logs and a replay.sh under pytest's base temp: none (default), failed, "
-        "or all.",
+        help="keep bundle, logs and a replay.sh of each run of gvisor and gvisor_sandbox under "
+        "pytest's base temp: none (default), failed, or all. Nothing of gvisor_sandboxes, or of "
+        "tests inside.",
     ),
     Option(
         name="report",

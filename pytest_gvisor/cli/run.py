@@ -91,7 +91,7 @@ def _add_workload(made: argparse.ArgumentParser) -> None:
     made.add_argument("--rootfs", metavar="DIR", help="a folder as root instead of the host's")
     made.add_argument("--readonly", action="store_true", help="no writing to the root")
     made.add_argument(
-        "--mount", action="append", default=[], metavar="SOURCE:TARGET[:rw]",
+        "--mount", action="append", default=[], metavar="SOURCE:TARGET[:ro|:rw]",
         help="a folder of the host's, read-only unless :rw; may be repeated",
     )  # fmt: skip
     made.add_argument(
@@ -244,10 +244,12 @@ def pair_of(text: str) -> tuple[str, str]:
 
 
 def mount_of(text: str) -> Mount:
-    """``SOURCE:TARGET`` or ``SOURCE:TARGET:rw`` as a bind. Raises `UsageError`."""
+    """``SOURCE:TARGET``, or with ``:ro`` or ``:rw`` behind it, as a bind. Raises `UsageError`."""
     source, *rest = text.split(":")
     if len(rest) not in {1, 2} or not (source and rest[0]) or rest[1:] not in ([], ["rw"], ["ro"]):
-        raise UsageError(f"--mount {text!r} is not SOURCE:TARGET or SOURCE:TARGET:rw")
+        raise UsageError(
+            f"--mount {text!r} is not SOURCE:TARGET, SOURCE:TARGET:ro or SOURCE:TARGET:rw"
+        )
     return bind(os.path.abspath(source), rest[0], readonly=rest[1:] != ["rw"])
 
 

@@ -13,7 +13,7 @@ from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside.frames import Decoder, encode
 from pytest_gvisor.launch.driven import Driven, Ended
-from pytest_gvisor.launch.logs import relevant
+from pytest_gvisor.launch.logs import debugged
 from pytest_gvisor.launch.request import Record
 
 _READ = 256 * 1024
@@ -144,7 +144,8 @@ class Link:
         if record.panic:
             lines.append(f"panic log:\n{record.panic}")
         if record.debug_logs:
-            lines += relevant(record.debug_logs.get("boot", ""))
+            boot, strace = debugged(record.debug_logs.get("boot", ""))
+            lines += [*boot, *strace]
         stderr = self._supervisor.pipes.stderr
         text = stderr.last(_TAIL).decode("utf-8", "backslashreplace")
         lines.append(f"standard error of the pytest inside:\n{escape(text) or '(nothing)'}")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.settings import Platform
 
 GUARD = "PYTEST_GVISOR_INSIDE"
+"""What worker.py sets, to the kernel that it runs on: set elsewhere it means nothing."""
 
 
 class Plan(NamedTuple):
@@ -51,8 +52,21 @@ def in_matrix(item: pytest.Item) -> bool:
 
 
 def here_is_inside() -> bool:
-    """Whether this very pytest is the one in the sandbox."""
-    return GUARD in os.environ
+    """Whether this very pytest is the one in the sandbox, or was started by it."""
+    kernel = os.uname()
+    return os.environ.get(GUARD) == f"{kernel.release} {kernel.version}"
+
+
+def check_guard() -> None:
+    """Raise `pytest.UsageError` for the mark of a pytest inside on any other kernel than it says.
+
+    Tests that are to run inside would run here, and nothing would say so.
+    """
+    if GUARD in os.environ and not here_is_inside():
+        raise pytest.UsageError(
+            f"pytest-gvisor: {GUARD} is set, as it is inside a sandbox for tests, and this is not "
+            "the kernel of one. Unset it."
+        )
 
 
 def is_inside(item: pytest.Item) -> bool:

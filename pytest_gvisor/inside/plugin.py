@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.inside.plan import here_is_inside, is_inside, native_key, plan_key
+from pytest_gvisor.inside.plan import (
+    check_guard,
+    here_is_inside,
+    is_inside,
+    native_key,
+    plan_key,
+)
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.session import InsideSession
@@ -50,6 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; refuse what cannot work inside."""
+    check_guard()
     config.addinivalue_line("markers", _MARKER)
     if config.getoption("gvisor_isolation") is not None:
         _isolation(config)

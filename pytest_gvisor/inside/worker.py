@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _LENGTH = struct.Struct(">I")
 _MAX_TEXT = 8 * 1024 * 1024
-GUARD = "PYTEST_GVISOR_INSIDE"
+GUARD = "PYTEST_GVISOR_INSIDE"  # see inside/plan.py
 
 
 class Channel:
@@ -263,7 +263,8 @@ def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
 
     ``words`` goes to what the host keeps the end of.
     """
-    os.environ[GUARD] = "1"
+    kernel = os.uname()
+    os.environ[GUARD] = f"{kernel.release} {kernel.version}"
     os.chdir(start["cwd"])
     sys.path[:] = start["sys_path"]
     coverage = Coverage(start["coverage"]) if start["coverage"] else None

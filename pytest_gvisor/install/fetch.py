@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
-from pytest_gvisor.errors import InstallFailed, UsageError
+from pytest_gvisor.errors import InstallFailed, InstallTimeout, UsageError
 from pytest_gvisor.escape import escape
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Client:
 
     def _check(self, url: str) -> None:
         if time.monotonic() >= self._until:
-            raise InstallFailed(
+            raise InstallTimeout(
                 f"{url} did not come within the {self._timeout:g} s for everything",
                 next_step="Give it longer with --timeout.",
             )

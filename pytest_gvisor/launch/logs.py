@@ -115,3 +115,16 @@ def relevant(log: str, count: int = 30) -> list[str]:
         line for line in lines if line[:1] in "WEF" or any(word in line for word in _TELLING)
     ]
     return (telling or lines)[-count:]
+
+
+_STRACE = "strace.go"
+
+
+def debugged(log: str, count: int = 40) -> tuple[list[str], list[str]]:
+    """What a boot log tells (see `relevant`), and the last lines of the strace in it.
+
+    A strace is no warning, whatever words it quotes.
+    """
+    lines = log.splitlines()
+    boot = "\n".join(line for line in lines if _STRACE not in line)
+    return relevant(boot), [line for line in lines if _STRACE in line][-count:]

@@ -20,15 +20,14 @@ import json
 import os
 import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.launch import remains, stopped
 from pytest_gvisor.launch.typed import stage
+from pytest_gvisor.places import session_bases
 
-SYSTEM_BASE = "/run/pytest-gvisor"
 # sun_path holds 108 bytes (unix(7)); below the session come the sandbox's id and a socket's name.
 LONGEST_BASE = 48
 LOCK_DEADLINE = 20.0
@@ -73,37 +72,9 @@ def open_private(path: str) -> int:
     return fd
 
 
-def _user() -> int:
-    """This user's id outside of any user namespace: inside, everybody may be 0."""
-    inside = os.geteuid()
-    with contextlib.suppress(OSError), open("/proc/self/uid_map", encoding="ascii") as lines:
-        for line in lines:
-            first, outside, count = map(int, line.split())
-            if first <= inside < first + count:
-                return outside + inside - first
-    return inside
-
-
-def _candidates() -> Iterator[str]:
-    user = _user()
-    run = os.path.dirname(SYSTEM_BASE)
-    if os.geteuid() == 0 and os.access(run, os.W_OK) and os.stat(run).st_uid == 0:
-        yield SYSTEM_BASE
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if (
-        os.path.isabs(runtime)
-        and os.path.isdir(runtime)
-        and os.stat(runtime).st_uid == os.geteuid()
-    ):
-        yield os.path.join(runtime, "pytest-gvisor")
-    with contextlib.suppress(FileNotFoundError):  # there is none that can be written to
-        yield os.path.join(tempfile.gettempdir(), f"pytest-gvisor-{user}")
-    yield f"/tmp/pytest-gvisor-{user}"
-
-
 def base_folder() -> str:
     """The folder that holds this user's sessions: the first candidate that can be used."""
-    found = [path for path in map(os.path.realpath, _candidates()) if _usable(path)]
+    found = [path for path in map(os.path.realpath, session_bases()) if _usable(path)]
     if not found:
         raise LaunchError(
             "session_folder",

@@ -6,13 +6,12 @@ is the real path, and that is what is mounted.
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import stat
-import tempfile
 from typing import Final
 
+from pytest_gvisor import places
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.oci.reader import shown, whole
 from pytest_gvisor.oci.spec import Mount
@@ -39,16 +38,10 @@ _USER_ENGINE: Final = re.compile(
 )
 
 
-@functools.cache
-def _sessions(runtime: str | None) -> tuple[str, ...]:
-    """Where session folders of this package are."""
-    uid = os.geteuid()
-    temporary = os.path.realpath(tempfile.gettempdir())
-    return (
-        "/run/pytest-gvisor",
-        f"{os.path.realpath(runtime or f'/run/user/{uid}')}/pytest-gvisor",
-        f"{temporary}/pytest-gvisor-{uid}",
-    )
+def _sessions() -> set[str]:
+    """Where session folders of this package are, this process's and others' of this user."""
+    known = (places.SYSTEM_BASE, f"/run/user/{places.outer_uid()}/pytest-gvisor")
+    return {*known, *map(os.path.realpath, places.session_bases())}
 
 
 def within(path: str, folder: str) -> bool:
@@ -58,9 +51,9 @@ def within(path: str, folder: str) -> bool:
 
 def _holds_sessions(source: str) -> bool:
     """Whether session folders are below this path, or will be: in the first place that can be."""
-    kept = _sessions(os.environ.get("XDG_RUNTIME_DIR"))
-    possible = [base for base in kept if os.access(os.path.dirname(base), os.W_OK)]
-    return any(within(base, source) for base in kept if base in possible[:1] or os.path.isdir(base))
+    mine = map(os.path.realpath, places.session_bases())
+    first = next((base for base in mine if os.access(os.path.dirname(base), os.W_OK)), "")
+    return any(within(base, source) for base in _sessions() if base == first or os.path.isdir(base))
 
 
 def danger(source: str, *, writable: bool = False) -> str:
@@ -70,7 +63,7 @@ def danger(source: str, *, writable: bool = False) -> str:
     for folder in _KERNEL:
         if within(source, folder):
             return f"shows the host's {folder}"
-    for kept in _sessions(os.environ.get("XDG_RUNTIME_DIR")):
+    for kept in _sessions():
         if within(source, kept):
             return "is a session folder of pytest-gvisor"
     # /var holds /var/run, by which the sockets are known too.

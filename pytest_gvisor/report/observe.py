@@ -241,11 +241,12 @@ def _config(record: Record) -> str:
 
 
 def _log(record: Record) -> str:
-    from pytest_gvisor.launch.logs import relevant  # noqa: PLC0415 -- only for a report's details
+    from pytest_gvisor.launch.logs import debugged  # noqa: PLC0415 -- only for a report's details
 
+    boot, _strace = debugged(record.debug_logs.get("boot", ""))
     parts = [
         "\n".join(record.runsc_records),
         tail(record.panic, _MAX_OUTPUT),
-        tail("\n".join(relevant(record.debug_logs.get("boot", ""))), _MAX_OUTPUT),
+        tail("\n".join(boot), _MAX_OUTPUT),
     ]
     return "\n".join(filter(None, parts))

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _TAIL = 4000
 _SHOWN_RUNS = 5
-_STRACE_LINES = 40
 _LONGEST_COMMAND = 20_000
 
 
@@ -100,15 +99,13 @@ def _bounded(text: str) -> str:
 
 
 def _debug(title: str, record: Record) -> Iterator[tuple[str, str]]:
-    from pytest_gvisor.launch.logs import relevant  # noqa: PLC0415 -- only for a failed test
+    from pytest_gvisor.launch.logs import debugged  # noqa: PLC0415 -- only for a failed test
 
-    lines = record.debug_logs.get("boot", "").splitlines()
-    strace = [line for line in lines if "strace.go" in line]
-    boot = "\n".join(line for line in lines if "strace.go" not in line)
+    boot, strace = debugged(record.debug_logs.get("boot", ""))
     if boot:
-        yield f"{title}: boot log", quoted("\n".join(relevant(boot)))
+        yield f"{title}: boot log", quoted("\n".join(boot))
     if strace:
-        yield f"{title}: strace", quoted("\n".join(strace[-_STRACE_LINES:]))
+        yield f"{title}: strace", quoted("\n".join(strace))
 
 
 def quoted(text: str) -> str:

@@ -121,6 +121,21 @@ def test_the_docs_show_what_is_written(tmp_path: Path) -> None:
         assert f"```yaml\n{init.render(service, str(project('plain', tmp_path)))}```\n" in docs
 
 
+def test_no_unpacked_image_is_cached(tmp_path: Path) -> None:
+    """Only pip's downloads: a restored file is another inode, and the image unpacked anew."""
+    folder = project("plain", tmp_path)
+    github = re.search(
+        r"actions/cache@.*\n +with:\n +path: (.*)\n", init.render("github", str(folder))
+    )
+    gitlab = re.search(
+        r"  cache:\n.*\n    paths:\n((?: +- .*\n)+)", init.render("gitlab", str(folder))
+    )
+    assert github is not None
+    assert gitlab is not None
+    assert github[1] == "~/.cache/pip"
+    assert gitlab[1].split() == ["-", ".cache/pip"]
+
+
 def test_the_last_job_joins_what_the_legs_write(tmp_path: Path) -> None:
     """By the command that is written, run over reports that are named as the legs name them."""
     for service in init.PLACES:

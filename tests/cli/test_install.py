@@ -119,11 +119,13 @@ def get(bucket: Bucket, folder: Path, **limits: float) -> release.Installed:
     return release.install(client, "latest", str(folder), lambda *_: None)
 
 
-def tool(bucket: Bucket, folder: Path, **options: Any) -> subprocess.Popen[bytes]:
+def tool(
+    bucket: Bucket, folder: Path, *, more: tuple[str, ...] = (), **options: Any
+) -> subprocess.Popen[bytes]:
     """The command line tool, started."""
     command = [sys.executable, "-m", "pytest_gvisor", "install", "--to", str(folder)]
     return subprocess.Popen(
-        [*command, "--base-url", bucket.url],
+        [*command, "--base-url", bucket.url, *more],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
 
@@ -277,6 +279,16 @@ def test_what_cannot_be_used_is_said_and_not_left(
     assert time.monotonic() - started < 5
     assert "\x1b" not in str(caught.value)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"as it was"]
+
+
+def test_a_deadline_that_passed_is_status_124(bucket: Bucket, tmp_path: Path) -> None:
+    """As of the other commands, and a server that says nothing until then is told so."""
+    bucket.files[f"{PLACE}/gvisor.tar.bz2.sha512"] = silence(bucket.over)
+    with tool(bucket, tmp_path, more=("--timeout", "0.3")) as process:
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 124
+    assert b"did not come within the 0.3 s for everything" in err
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_redirect_on_the_loopback_is_followed(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, GvisorError, LaunchError, Runsc
+from pytest_gvisor import Gvisor, GvisorError, LaunchError, Runsc, places
 from pytest_gvisor.launch import remains, session_dir
 from tests.faults.conftest import entries, on_disk, own_files
 from tests.faults.little import Little
@@ -271,7 +271,7 @@ def test_sessions_in_a_temporary_folder_that_is_a_link_work(
     """They are in what it leads to, where nobody can turn it elsewhere while they run."""
     os.mkdir(f"{short_folder}/real")
     os.symlink("real", f"{short_folder}/link")
-    monkeypatch.setattr(session_dir, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
+    monkeypatch.setattr(places, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", f"{short_folder}/link")
     base = f"{short_folder}/real/pytest-gvisor-{os.geteuid()}"

@@ -47,6 +47,16 @@ def test_a_death_is_one_failed_test(
     result.stdout.fnmatch_lines(["*sandbox was lost in this test's call*", f"*{told}*"])
 
 
+def test_debug_shows_what_a_lost_sandbox_did_last(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """With --gvisor-debug the report of a lost sandbox has the last lines of its strace."""
+    project.makepyfile("import os\ndef test_dies(): os._exit(3)\n")
+    result = run_inside("--gvisor-debug")
+    assert result.parseoutcomes() == {"failed": 1}
+    result.stdout.fnmatch_lines(["*exit_group(0x3)*"])
+
+
 def test_a_hang_ends_at_the_deadline_with_its_stack(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:

@@ -38,6 +38,20 @@ def test_a_visible_line_says_where_the_tests_run(
     run_inside("--no-gvisor").stdout.fnmatch_lines(["gvisor: --no-gvisor*on the host*"])
 
 
+def test_tests_are_root_with_dockers_default_capabilities(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Whoever runs pytest, and without CAP_NET_RAW."""
+    project.makepyfile(
+        "import os\n"
+        "def test_it():\n"
+        "    assert os.getuid() == os.getgid() == 0\n"
+        "    (line,) = [l for l in open('/proc/self/status') if l.startswith('CapEff:')]\n"
+        "    assert int(line.split()[1], 16) == 0xA80425FB & ~(1 << 13)\n"
+    )
+    assert run_inside().parseoutcomes() == {"passed": 1}
+
+
 def test_writes_stay_inside(project: pytest.Pytester, run_inside: RunInside) -> None:
     """Tests may write to the project and anywhere else, and the host sees none of it."""
     file = project.makepyfile(
@@ -169,10 +183,13 @@ def test_isolation_says_who_shares_a_sandbox(
     assert sum(line == "seen" for line in result.outlines) == {0: 0, 1: 2, 2: 3}[shared]
 
 
-def test_a_debugger_is_refused_in_words(project: pytest.Pytester, run_inside: RunInside) -> None:
-    """`--pdb` with tests inside is an error that says what to do."""
+@pytest.mark.parametrize("option", ["--pdb", "--trace"])
+def test_a_debugger_is_refused_in_words(
+    option: str, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """`--pdb` and `--trace` with tests inside are an error that says what to do."""
     project.makepyfile("def test_it(): pass\n")
-    result = run_inside("--pdb")
+    result = run_inside(option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--no-gvisor*"])
 
@@ -230,3 +247,16 @@ def test_a_session_that_is_stopped_ends_at_once(
     result = run_inside("-v", "-W", "error")
     result.stdout.fnmatch_lines(["*that was enough*"])
     assert result.parseoutcomes() == {"passed": 1}
+
+
+def test_the_variable_that_says_inside_is_refused_on_the_host(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set by anybody but the pytest inside it would turn tests inside into tests on the host."""
+    monkeypatch.setenv("PYTEST_GVISOR_INSIDE", "1")
+    project.makepyfile("def test_it(): pass\n")
+    result = run_inside()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*PYTEST_GVISOR_INSIDE is set*this is not the kernel of one. Unset it.*"]
+    )

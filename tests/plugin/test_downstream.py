@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import re
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.plugin.conftest import CHECKOUT
 from tests.unit.images.conftest import configuration, item, saved, tar
@@ -152,3 +158,54 @@ def test_the_tour_of_the_readme(shared: Project, tmp_path: Path) -> None:
         shared.write({f"test_readme_{number}.py": textwrap.dedent(block)})
     ran = shared.run(XDG_CACHE_HOME=str(tmp_path)).exits(0)
     assert ran.outcomes()["passed"] >= 9
+
+
+DOCS = sorted((CHECKOUT / "docs").glob("*.md"))
+
+
+def blocks(path: Path) -> list[str]:
+    """The Python blocks of a document."""
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Module and name of each import from this package."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pytest_gvisor"):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_python_in_a_document_is_python_and_imports_what_is_there(path: Path) -> None:
+    """Each block is parsed, and so is what stands in the text."""
+    text = path.read_text()
+    assert len(blocks(path)) == text.count("```python")
+    for block in blocks(path):
+        for module, name in imports(ast.parse(block)):
+            assert hasattr(importlib.import_module(module), name)
+    for name, module in re.findall(r"`(\w+)` from `(pytest_gvisor[\w.]*)`", text):
+        assert hasattr(importlib.import_module(module), name)
+
+
+def test_the_documents_examples_run(alone: Project) -> None:
+    """Of warm sandboxes, a bundle, the hooks, and of a run without pytest."""
+    sandbox, bundles, workloads = (
+        blocks(CHECKOUT / "docs" / name) for name in ("sandbox.md", "bundles.md", "workloads.md")
+    )
+    heads = "import urllib.request\nimport pytest\nfrom pytest_gvisor import empty\n"
+    heads += "from pathlib import Path\nTOOL = Path('/bin/busybox').read_bytes()\n"
+    box = "def test_box(box):\n    assert 'applet not found' in box.exec(['tool']).stderr\n"
+    (bundle,) = (block for block in bundles if "oci_bundle" in block)
+    (hooks,) = (block for block in workloads if "pytest_gvisor_modify_spec" in block)
+    (plain,) = (block for block in workloads if "Launcher" in block)
+    hooked = """
+    def test_hooked(gvisor):
+        done = gvisor.run(["hostname"])
+        assert done.stdout == "box\\n"
+        assert " --net-raw " in done.command
+    """
+    alone.write({"test_sandbox.py": heads + "".join([*sandbox, box]), "test_bundle.py": bundle})
+    alone.write({"conftest.py": hooks, "test_hooked.py": hooked})
+    alone.write({"test_plain.py": f"def test_plain():\n{textwrap.indent(plain, '    ')}"})
+    ran = alone.run("-rP").ends(passed=6)
+    ran.shows("\n4.4.0\n", "gvisor.run(['hostname'])  # exited, 0 None")

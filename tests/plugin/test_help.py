@@ -2,35 +2,59 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pytest_gvisor import glance
+from pytest_gvisor.cli.main import COMMANDS
+from pytest_gvisor.options import OPTIONS
+from pytest_gvisor.settings import _ELSEWHERE, READERS
+from tests.plugin.conftest import CHECKOUT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.plugin.conftest import Project
 
-OPTIONS = (
-    "platform",
-    "network",
-    "runsc",
-    "strict",
-    "timeout",
-    "rootless",
-    "image",
-    "debug",
-    "keep",
-    "report",
-    "reprobe",
-)
+README = (CHECKOUT / "README.md").read_text()
+DOCS = [README, *(path.read_text() for path in sorted((CHECKOUT / "docs").glob("*.md")))]
+INSIDE = {"--in-gvisor", "--no-gvisor", "--gvisor-isolation", "--gvisor-env", "--gvisor-writable"}
 FIXTURES = {
     "gvisor": "Runs workloads under gVisor",
+    "gvisor_image": "Factory: an image as a root file system",
     "gvisor_platform": "The platform that this test runs on",
+    "gvisor_sandbox": "A warm sandbox",
+    "gvisor_sandboxes": "Factory of warm sandboxes",
     "oci_bundle": "Factory: writes an OCI bundle",
     "runsc": "The validated runsc",
 }
+OF_A_MARKER = {"platform", "xfail", *READERS} - {*_ELSEWHERE}
+"""What the gvisor marker takes."""
+
+
+def doc(name: str) -> str:
+    """The text of a document."""
+    return (CHECKOUT / "docs" / name).read_text()
+
+
+def option_strings(parser: argparse.ArgumentParser) -> Iterator[Sequence[str]]:
+    """The names of each option of a command, and of what it has below."""
+    for action in parser._actions:
+        if action.option_strings and action.dest != "help":
+            yield action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from option_strings(below)
+
+
+def rows(text: str) -> list[str]:
+    """The first cells of the tables in a document."""
+    return re.findall(r"^\| (.*?) \| ", text, re.MULTILINE)
 
 
 def test_help_names_each_option_its_variable_and_its_ini_key(alone: Project) -> None:
@@ -38,22 +62,60 @@ def test_help_names_each_option_its_variable_and_its_ini_key(alone: Project) -> 
     text = re.sub(r"\s+", " ", alone.run("--help").exits(0).output)
     assert "(precedence: marker, command line, environment, ini file, default)" in text
     for option in OPTIONS:
-        assert f"--gvisor-{option}" in text
-        assert f"Environment: PYTEST_GVISOR_{option.upper()}." in text
-        if option not in {"debug", "reprobe"}:
-            assert f"Ini: gvisor_{option}." in text
-            assert re.search(rf" gvisor_{option} \((string|args|float|bool)\): ", text)
+        assert f"--gvisor-{option.name}" in text
+        assert f"Environment: {option.variable}." in text
+        if option.name not in {"debug", "reprobe"}:
+            assert f"Ini: {option.dest}." in text
+            assert re.search(rf" {option.dest} \((string|args|float|bool)\): ", text)
+    assert "Ini: in_gvisor." in text
+
+
+def test_the_tables_of_options_are_what_the_parser_takes(alone: Project) -> None:
+    """README has all of them with their ini keys, docs/inside.md those for tests inside."""
+    output = alone.run("--help").exits(0).output
+    _, _, group = output.partition("\nworkloads under gVisor")
+    options = set(re.findall(r"^  (--[\w-]+)", group.partition("\n\n")[0], re.MULTILINE))
+    keys = set(re.findall(r"^  ((?:gvisor_|in_gvisor)\w*) \(", output, re.MULTILINE))
+    assert options == {f"--gvisor-{option.name}" for option in OPTIONS} | INSIDE
+    table = README.partition("\n| option, ini key | meaning |\n")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(--[\w-]+)", table)) == options
+    assert {key for row in rows(table) for key in re.findall(r"`(\w+)`", row)} == keys
+    inside = {name for row in rows(doc("inside.md")) for name in re.findall(r"`(--[\w-]+)", row)}
+    assert inside >= INSIDE
+
+
+def test_no_document_names_an_option_that_is_not_there(alone: Project) -> None:
+    """Of pytest's, by its name."""
+    text = alone.run("--help").exits(0).output
+    named = {name for each in DOCS for name in re.findall(r"--(?:no-|in-)?gvisor[\w-]*", each)}
+    assert [name for name in named if not re.search(rf"{name}\b(?!-)", text)] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_option_at_a_shell_is_documented(command: str) -> None:
+    """In docs/cli.md, under the name of its command."""
+    module = importlib.import_module(f"pytest_gvisor.cli.{command}")
+    _, _, rest = doc("cli.md").partition(f"\n## {command}\n")
+    text = rest.partition("\n## ")[0]
+    assert text
+    if command == "sweep":  # it has none
+        return
+    for names in option_strings(module.parser()):
+        assert any(re.search(rf"(?<![\w-]){name}(?![\w-])", text) for name in names), names
 
 
 def test_markers_are_listed_with_their_arguments(alone: Project) -> None:
-    """``--markers`` describes all four, and names what the gvisor marker takes."""
+    """``--markers`` describes all five, and names what the gvisor marker takes; so does README."""
     ran = alone.run("--markers").exits(0)
     line = ran.line("@pytest.mark.gvisor(")
-    for name in ("platform", "network", "netns", "runsc", "timeout", "rootless", "memory", "pids",
-                 "cpus", "max_output", "sha256"):  # fmt: skip
-        assert name in line
-    for name in ("requires_runsc", "requires_kvm", "requires_platform(name)"):
+    assert [name for name in OF_A_MARKER if name not in line] == []
+    markers = ("requires_runsc", "requires_kvm", "requires_platform(name)")
+    for name in (*markers, "in_gvisor(*, fresh=False)"):
         assert ran.line(f"@pytest.mark.{name}: ")
+    (arguments,) = re.findall(r"^Markers: `gvisor\((.*)\)`", README, re.MULTILINE)
+    assert set(re.findall(r"(\w+)=", arguments)) == OF_A_MARKER
+    (rest,) = re.findall(r"^`in_gvisor.*?Fixtures:", README, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)", rest)) == {"in_gvisor", *(m.split("(")[0] for m in markers)}
 
 
 def test_fixtures_are_listed_with_their_docstrings(alone: Project) -> None:
@@ -62,6 +124,9 @@ def test_fixtures_are_listed_with_their_docstrings(alone: Project) -> None:
     for name, doc in FIXTURES.items():
         assert re.search(rf"^{name}( \[session scope\])? -- .*\n    {doc}", text, re.MULTILINE)
     assert re.search(r"^runsc \[session scope\] -- ", text, re.MULTILINE)
+    assert FIXTURES.keys() == glance.FIXTURES
+    (named,) = re.findall(r"Fixtures: (.*?)\.\n", README, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", named)) == glance.FIXTURES
 
 
 @pytest.mark.parametrize("option", ["--setup-plan", "--setup-show", "--fixtures-per-test"])

@@ -152,3 +152,33 @@ def test_a_misspelt_argument_of_a_hook_is_pluggys_error(alone: Project) -> None:
         "def test_it(): pass", conftest="def pytest_gvisor_run_finished(item, complete): pass"
     )
     alone.run().exits(1).shows("PluginValidationError", "complete")
+
+
+def test_sandboxes_that_belong_to_no_one_test_have_no_hooks_and_are_not_kept(
+    alone: Project,
+) -> None:
+    """Those of the session and of tests inside; of a test's warm one, all is once, at its end."""
+    alone.test(
+        """
+        import pytest
+
+        def test_shared(gvisor_sandboxes):
+            gvisor_sandboxes().exec(["true"])
+
+        @pytest.mark.in_gvisor
+        def test_inside(): ...
+
+        def test_warm(gvisor_sandbox):
+            for _ in range(2):
+                with pytest.raises(Exception, match="exit status 1"):
+                    gvisor_sandbox.exec(["false"], check=True)
+        """,
+        conftest="""
+        def pytest_gvisor_run_finished(item, completed, error):
+            with (item.config.rootpath / "finished").open("a") as file:
+                file.write(f"{item.name} {error}\\n")
+        """,
+    )
+    ran = alone.run("--gvisor-keep=all").ends(passed=3)
+    assert ran.lines("finished") == ["test_warm None"]
+    assert len(ran.kept()) == 1

@@ -209,6 +209,20 @@ def test_a_sandbox_reaches_the_host_over_its_veth(gvisor: Gvisor, veth: Veth) ->
 
 
 @needs_root
+def test_a_namespace_is_used_up_by_one_run(gvisor: Gvisor, veth: Veth) -> None:
+    """The first run has taken its addresses off, so a second one reaches nobody."""
+    server = Server(veth.host)
+    command = ["python3", "-c", CONNECT, veth.host, str(server.port)]
+    try:
+        first, second = (gvisor.run(command, network="sandbox", netns=veth.path) for _ in range(2))
+    finally:
+        server.close()
+    assert (first.stdout, first.stderr) == ("from the host\n", "")
+    assert "OSError" in second.stderr
+    assert server.heard == [b"from the sandbox"]
+
+
+@needs_root
 def test_the_host_reaches_a_sandbox_over_its_veth(running: Start, veth: Veth) -> None:
     """A server inside answers the host at the address that the namespace had."""
     run = running(SERVE, network="sandbox", netns=veth.path)

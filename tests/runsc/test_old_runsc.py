@@ -82,6 +82,14 @@ def test_a_workload_runs_on_ptrace(gvisor: Gvisor) -> None:
     assert (done.returncode, done.outcome) == (3, Outcome.EXITED)
 
 
+def test_its_environment_has_another_temporary_folder(gvisor: Gvisor) -> None:
+    """Its sentry inherits it, and may not go to the run's private folder: see docs/security.md."""
+    done = gvisor.run(["true"])
+    words = done.command.split()
+    assert "TMPDIR=/tmp" in words
+    assert "XDG_RUNTIME_DIR=/tmp" not in words
+
+
 @pytest.mark.parametrize("network", ["none", "host"])
 def test_its_networks(gvisor: Gvisor, network: str) -> None:
     """It runs without a network and with the host's."""

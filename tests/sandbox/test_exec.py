@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import threading
 from collections.abc import Iterator
@@ -331,3 +332,10 @@ def test_a_gibibyte_of_output_takes_no_memory(
     assert len(done.stdout_bytes) == 16 << 20
     assert peak() - before < 160 * 1024, "kibibytes; what is kept is 16 MiB, and as much as text"
     assert guest() - inside < 20 * 1024, "kibibytes"
+
+
+def test_a_sandbox_takes_what_a_run_takes_but_what_runs() -> None:
+    """Its arguments are those of `run`, apart from argv, input, check and entrypoint."""
+    run, sandbox = (inspect.signature(f).parameters for f in (Gvisor.run, Gvisor.sandbox))
+    assert run.keys() - sandbox.keys() == {"args", "input", "check", "entrypoint"}
+    assert sandbox.keys() <= run.keys()

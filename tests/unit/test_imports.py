@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     {"escape"},
-    {"errors", "settings"},
+    {"errors", "settings", "places"},
     {"runsc", "oci"},
     {"launch"},
     {"harness", "specifying", "workload", "engine", "sandbox", "inside", "images", "keep", "report",

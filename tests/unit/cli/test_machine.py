@@ -291,3 +291,19 @@ def test_features_are_what_the_flags_offer(tmp_path: Path) -> None:
     assert "sandboxes of users other than root" in found.detail
     found = features("overlay2")
     assert (found.state, "has no --overlay2" in found.detail) == (State.BAD, True)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_doctor_forgets_verdicts_only_where_it_is_asked(
+    asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--reprobe` is the setting of the same name."""
+    seen: list[Settings] = []
+
+    def examine(settings: Settings) -> tuple[list[machine.Finding], bool]:
+        seen.append(settings)
+        return [], True
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    assert doctor.main(["--reprobe"] if asked else []) == 0
+    assert seen == [Settings(reprobe=asked)]

@@ -120,6 +120,14 @@ def test_of_a_boot_log_the_telling_lines_are_shown() -> None:
     assert len(logs.relevant("\n".join(["E0101 x"] * 100))) == 30
 
 
+def test_a_strace_is_apart_from_what_a_boot_log_tells() -> None:
+    """Its last lines, bounded, whatever words the workload's system calls have."""
+    strace = [f"I0101 1 strace.go:1] write(fatal error {number})" for number in range(100)]
+    log = "\n".join([*strace[:50], "W0101 warned", *strace[50:]])
+    assert logs.debugged(log) == (["W0101 warned"], strace[-40:])
+    assert logs.debugged("") == ([], [])
+
+
 BOOT = """\
 I1124 22:39:10.682445   16076 main.go:199] Args: [runsc-sandbox --panic-log=/x]
 W1124 22:39:10.721963   16076 boot.go:261] Not setting product_name: open /sys/x: no such file

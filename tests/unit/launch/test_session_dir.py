@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor import places
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.launch import remains, session_dir
 from pytest_gvisor.launch.remains import clear_session, remove_session
@@ -126,7 +127,7 @@ def test_root_s_sessions_are_in_run() -> None:
 @pytest.fixture
 def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which /run is nobody's to write."""
-    monkeypatch.setattr(session_dir, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
+    monkeypatch.setattr(places, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
 
 
 @pytest.mark.fault("G8")

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor import places
 from pytest_gvisor.errors import InvalidBundle, LaunchError
-from pytest_gvisor.oci import mounts
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Spec
 
@@ -184,7 +184,7 @@ def test_a_bind_of_what_holds_session_folders_is_refused_if_it_can_be_written(
     sample: Sample, elsewhere: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by `bind`: for a workload to read, it may be shown."""
-    monkeypatch.setattr(mounts, "_sessions", lambda _runtime: (str(tmp_path / "pytest-gvisor"),))
+    monkeypatch.setattr(places, "session_bases", lambda: iter([str(tmp_path / "pytest-gvisor")]))
     value = sample("runc")
     mount = {"destination": "/tmp", "type": "bind", "source": str(tmp_path), "options": ["ro"]}
     value["mounts"].append(mount)

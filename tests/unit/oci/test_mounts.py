@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from pytest_gvisor import places
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.oci import mounts
+from pytest_gvisor.launch import session_dir
 from pytest_gvisor.oci.mounts import bind, danger, parse_size, tmpfs
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.words import MountType
@@ -53,7 +55,7 @@ def test_what_holds_the_session_folders_is_not_to_be_written(
     if exists:
         base.mkdir()
     kept = (str(tmp_path / "none/pytest-gvisor"), str(base), str(tmp_path / "u/pytest-gvisor-1"))
-    monkeypatch.setattr(mounts, "_sessions", lambda _runtime: kept)
+    monkeypatch.setattr(places, "session_bases", lambda: iter(kept))
     for source in (base.parent, tmp_path):
         with pytest.raises(UsageError, match="holds session folders of pytest-gvisor"):
             bind(source, "/data", readonly=False)
@@ -64,6 +66,23 @@ def test_what_holds_the_session_folders_is_not_to_be_written(
     (tmp_path / "u/pytest-gvisor-1").mkdir()
     with pytest.raises(UsageError, match="holds session folders"):
         bind(tmp_path / "u", "/data", readonly=False)
+
+
+@pytest.mark.fault("B6")
+@pytest.mark.parametrize("temporary", ["/var/tmp", "/var/tmp/" + "y" * 40])
+def test_the_session_folders_of_a_user_namespace_are_dangerous(
+    temporary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are named by the id outside, and in /tmp where the temporary folder cannot hold them."""
+    (tmp_path / "uid_map").write_text(f"{os.geteuid()} 4242 1\n")
+    monkeypatch.setattr(places, "UID_MAP", str(tmp_path / "uid_map"))
+    monkeypatch.setattr(places, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: temporary)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    base = session_dir.base_folder()
+    assert base == f"{'/tmp' if 'y' in temporary else temporary}/pytest-gvisor-4242"
+    assert danger(base)
+    assert danger(f"{base}/s-0123456789ab/journal")
 
 
 @pytest.mark.parametrize("source", ["/usr", "/srv/run", "/runner", "/devices", "/opt/proc", "/etc"])

@@ -1,0 +1,155 @@
+"""What the documents say of errors, numbers and signatures is what the code has."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import pytest_gvisor
+from pytest_gvisor import Completed, Gvisor, Runsc, errors, settings, specifying
+from pytest_gvisor.cli import install, vm
+from pytest_gvisor.harness import MAX_RECORDS
+from pytest_gvisor.images import cache, docker, points, streams
+from pytest_gvisor.inside import host
+from pytest_gvisor.install import fetch, release
+from pytest_gvisor.launch import session_dir
+from pytest_gvisor.report import collect, github, observe, terminal
+from pytest_gvisor.runsc import platforms
+from pytest_gvisor.sandbox import process
+from pytest_gvisor.vm import drive
+
+CHECKOUT = Path(__file__).parents[2]
+GIB = 1024**3
+MIB = 1024**2
+
+
+def doc(name: str) -> str:
+    """The text of a document, each run of white space one blank."""
+    return re.sub(r"\s+", " ", (CHECKOUT / "docs" / name).read_text())
+
+
+def section(name: str, title: str) -> str:
+    """What stands under a title of a document, up to the next one."""
+    _, _, rest = (CHECKOUT / "docs" / name).read_text().partition(f"\n## {title}\n")
+    assert rest
+    return rest.partition("\n## ")[0]
+
+
+def first_cells(table: str) -> set[str]:
+    """The names in code in the first column of a table."""
+    rows = re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`(\w+)(?:\(\))?`", row)}
+
+
+def tree(text: str) -> dict[str, str]:
+    """The parent of each error in an indented list that begins with the root."""
+    found: dict[str, str] = {}
+    above: list[tuple[int, str]] = []
+    for line in text.partition("GvisorError\n")[2].splitlines():
+        match = re.match(r" {6,}((?:[A-Z]\w+, )*[A-Z]\w+)(?:  |$)", line)
+        if match is None:
+            break
+        depth = len(line) - len(line.lstrip())
+        above = [(other, name) for other, name in above if other < depth]
+        names = match[1].split(", ")
+        found |= dict.fromkeys(names, above[-1][1] if above else "GvisorError")
+        above.append((depth, names[-1]))
+    return found
+
+
+def parent(name: str) -> str:
+    """The next public class above an error."""
+    _, *above = getattr(errors, name).__mro__
+    return next(str(kind.__name__) for kind in above if kind.__name__[0] != "_")
+
+
+def test_the_trees_of_errors_are_those_of_the_classes() -> None:
+    """errors.py draws all of them, docs/workloads.md those that a project can import."""
+    everything = {
+        name
+        for name, kind in vars(errors).items()
+        if inspect.isclass(kind) and issubclass(kind, errors.GvisorError) and name[0] != "_"
+    } - {"GvisorError"}
+    drawn = tree(inspect.getdoc(errors) or "")
+    assert drawn == {name: parent(name) for name in everything}
+    exported = everything & set(pytest_gvisor.__all__)
+    shown = tree((CHECKOUT / "docs/workloads.md").read_text())
+    assert shown == {name: parent(name) for name in exported}
+
+
+def test_the_table_of_arguments_is_the_signature_of_run() -> None:
+    """With the settings that one call may have."""
+    own = inspect.signature(Gvisor.run).parameters.keys() - {"self", "settings"}
+    of_a_call = settings.READERS.keys() - {*specifying._DECIDED_EARLIER}
+    assert first_cells(section("workloads.md", "Arguments")) == own | of_a_call
+
+
+def test_the_table_of_results_has_every_public_name() -> None:
+    """Of `Completed`: fields, properties, methods."""
+    fields = {field.name for field in dataclasses.fields(Completed)}
+    names = fields | {name for name in vars(Completed) if name[0] != "_"}
+    assert first_cells(section("workloads.md", "What comes back")) == names
+
+
+def test_the_attributes_of_runsc_are_named() -> None:
+    """Each public one that is there to be read."""
+    text = section("workloads.md", "What comes back")
+    fields = {field.name for field in dataclasses.fields(Runsc) if field.name[0] != "_"}
+    assert [name for name in fields - {"fd", "identity"} if f"`{name}`" not in text] == []
+
+
+LIMITS = streams.Limits()
+DEFAULTS = settings.Settings()
+NUMBERS = [
+    ("report.md", f"{observe._MAX_OUTPUT:,} bytes of each stream"),
+    ("report.md", f"{collect.MAX_OUTPUT:,} characters of pytest's output"),
+    ("report.md", f"at most {collect.MAX_DETAILS // MIB} Mi characters of such details"),
+    ("report.md", f"failures up to {2 * collect.MAX_DETAILS // MIB} Mi"),
+    ("report.md", f"up to {github.BUDGET // 1024} KiB of the file"),
+    ("report.md", f"{terminal.MAX_ROWS} at most, each with the message"),
+    ("images.md", f"At most {LIMITS.max_bytes // GIB} GiB, a million entries"),
+    ("images.md", f"{LIMITS.max_depth} folders deep, ten minutes, and {LIMITS.max_ratio} times"),
+    ("images.md", f"beyond the first {streams.FREE_BYTES // MIB} MiB"),
+    ("images.md", f"the last {points.MAX_KEPT} of an image"),
+    ("images.md", f"has not answered in {docker.DEADLINE:g} seconds"),
+    ("images.md", f"more than {cache.DEFAULT_MAX_BYTES // GIB} GiB"),
+    ("cli.md", f"A silence of {fetch.SILENCE:g} seconds"),
+    ("cli.md", f"`--timeout` (default {install.parser().get_default('timeout'):g})"),
+    ("cli.md", f"more than {release.MAX_DOWNLOAD // GIB} GiB. On a terminal"),
+    ("cli.md", f"boot included, default {vm.parser().get_default('timeout'):g};"),
+    ("cli.md", f"more than {drive.MAX_OUTPUT // GIB} GiB of one output stream"),
+    ("cli.md", f"at most 4; {vm.parser().get_default('memory')} |"),
+    ("cli.md", f"| deadline, default {DEFAULTS.timeout:g} |"),
+    ("cli.md", f"head and tail; default {DEFAULTS.max_output // MIB}M |"),
+    ("troubleshooting.md", f"did not end within {platforms.PROBE_DEADLINE:g} seconds"),
+    ("troubleshooting.md", f"{platforms.LONGEST_DEADLINE:g} seconds at most"),
+    ("workloads.md", f"seconds; default {DEFAULTS.timeout:g}, from the settings"),
+    ("workloads.md", f"default {DEFAULTS.max_output // MIB} MiB; at most twice that"),
+    ("workloads.md", f"its last runs, {MAX_RECORDS} at most"),
+    ("inside.md", f"deadline of one test, default {DEFAULTS.timeout:g}"),
+]
+WORDS = [
+    ("images.md", "a million entries", LIMITS.max_entries, 1_000_000),
+    ("images.md", "ten minutes", LIMITS.max_seconds, 600),
+    ("images.md", "says nothing for two minutes", docker._SILENCE, 120),
+    ("cli.md", "It takes three seconds at most", session_dir.SWEEP_BUDGET, 3),
+    ("inside.md", "If three sandboxes in a row", host._MAX_FALSE_STARTS, 3),
+    ("sandbox.md", "cannot confirm within two seconds", process.KILL_CONFIRM, 2),
+]
+
+
+@pytest.mark.parametrize(("name", "phrase"), NUMBERS, ids=lambda part: part[:40])
+def test_a_number_in_a_document_is_the_code_s(name: str, phrase: str) -> None:
+    """The phrase is made of the constant."""
+    assert phrase in doc(name)
+
+
+@pytest.mark.parametrize(("name", "phrase", "value", "meant"), WORDS, ids=str)
+def test_a_number_in_words_is_the_code_s(name: str, phrase: str, value: float, meant: int) -> None:
+    """What the phrase says is what the constant is."""
+    assert phrase in doc(name)
+    assert value == meant
