@@ -29,13 +29,29 @@ _LAST_WORDS = 2.0
 class Progress:
     """How far one test has got, by what has arrived."""
 
+    calls: bool = True
+    """Whether a test that is set up is called too: not so with ``--setup-only``."""
+
     phase: str = "setup"
     reported: set[str] = dataclasses.field(default_factory=set)
     failed: bool = False
+    is_set_up: bool = False
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Note a report; those of subtests are of no phase's end."""
+        if type(report) is not pytest.TestReport or report.when is None:
+            return
+        self.reported.add(report.when)
+        self.failed |= report.failed
+        if report.when == "setup":
+            self.is_set_up = report.passed
 
     def missing(self) -> str | None:
-        """The first phase without a report, None where the test is complete."""
-        return next((phase for phase in _PHASES if phase not in self.reported), None)
+        """The first phase without a report that it must have, None where the test is complete."""
+        expected = [
+            phase for phase in _PHASES if phase != "call" or (self.calls and self.is_set_up)
+        ]
+        return next((phase for phase in expected if phase not in self.reported), None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +70,20 @@ def _failures_left(item: pytest.Item) -> int:
     """After how many failures of this test the session stops; 0 is never."""
     maxfail: int = item.config.getvalue("maxfail")
     return max(1, maxfail - item.session.testsfailed) if maxfail else 0
+
+
+def _belongs(message: dict[str, Any], inner: str | None) -> None:
+    """Raise `ProtocolError` for what is said of another test than the one that was asked for."""
+    if message.get("id") != inner:
+        kind, other = message["type"], message.get("id")
+        raise ProtocolError(f"a {kind!r} from inside of another test than {inner}: {other!r:.200}")
+
+
+def _phase(message: dict[str, Any]) -> str:
+    phase = message.get("when")
+    if phase not in _PHASES:
+        raise ProtocolError(f"a phase from inside that there is not: {phase!r:.50}")
+    return str(phase)
 
 
 class Worker:
@@ -99,7 +129,7 @@ class Worker:
 
         ``failure`` is what `start` has just said.
         """
-        progress = Progress()
+        progress = Progress(calls=not self._config.getoption("setuponly", False))
         self.ran = False
         began = time.monotonic()
         if failure := failure or self.start():
@@ -114,7 +144,7 @@ class Worker:
         try:
             self._under_way = self.ran = True
             self._command(link, item, ids, deadline)
-            yield from self._reports(link, item, progress, deadline)
+            yield from self._reports(link, item, ids.inner, progress, deadline)
             self._under_way = False
         except Hangs:
             link.terminate()
@@ -130,8 +160,9 @@ class Worker:
         then goes on without waiting for the host to report.
         """
         if self._ahead not in (None, ids.inner):
-            while link.receive(deadline)["type"] != "done":
-                pass
+            while (message := link.receive(deadline))["type"] != "done":
+                self._unasked(message)
+            _belongs(message, self._ahead)
             self._ahead = None
         if self._ahead is None:
             link.send("run", id=ids.inner, next=ids.following, maxfail=_failures_left(item))
@@ -143,19 +174,31 @@ class Worker:
             self._ahead = ids.following
 
     def _reports(
-        self, link: Link, item: pytest.Item, progress: Progress, deadline: float
+        self, link: Link, item: pytest.Item, inner: str, progress: Progress, deadline: float
     ) -> Iterator[pytest.TestReport]:
         while (message := link.receive(deadline))["type"] != "done":
-            if message["type"] == "phase":
-                progress.phase = str(message.get("when"))
-            elif message["type"] == "report":
-                report = reports.revive(self._config, message, item.nodeid)
-                if report.when in _PHASES and type(report) is pytest.TestReport:
-                    progress.reported.add(report.when)
-                    progress.failed |= report.failed
-                yield report
-            else:
+            if message["type"] not in _OF_A_TEST:
                 self._common(message, item.nodeid)
+                continue
+            _belongs(message, inner)
+            if message["type"] == "phase":
+                progress.phase = _phase(message)
+            else:
+                report = reports.revive(self._config, message, item.nodeid)
+                progress.add(report)
+                yield report
+        _belongs(message, inner)
+        if missing := progress.missing():
+            raise ProtocolError(
+                f"it said that the test was done, without a report of its {missing}"
+            )
+
+    def _unasked(self, message: dict[str, Any]) -> None:
+        """A message of the test that was commanded ahead, and that nobody asks for any more."""
+        if self._ahead is None or message["type"] not in _OF_A_TEST:
+            self._common(message, "")
+        else:
+            _belongs(message, self._ahead)
 
     def _common(self, message: dict[str, Any], nodeid: str) -> None:
         """A message that may come at any time."""
@@ -232,9 +275,7 @@ class Worker:
             link.send("finish")
             deadline = time.monotonic() + self._timeout
             while (message := link.receive(deadline))["type"] != "finished":
-                # One that was commanded ahead, and that nobody asks for any more, is not reported.
-                if self._ahead is None or message["type"] not in _OF_A_TEST:
-                    self._common(message, "")
+                self._unasked(message)
             if message.get("coverage"):
                 self.coverage.append(str(message["coverage"]))
         except (Died, Hangs, GvisorError) as error:

@@ -42,6 +42,11 @@ class Channel:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
+        self._pid = os.getpid()
+
+    def is_ours(self) -> bool:
+        """Whether this is the process that the host talks to, and no fork of a test's."""
+        return os.getpid() == self._pid
 
     def receive(self) -> dict[str, Any]:
         """The next command; the host's end is ``finish``."""
@@ -54,10 +59,16 @@ class Channel:
     def send(self, kind: str, **fields: object) -> None:
         """Send one message, and what was put off: after a crash the host knows how far this got."""
         self.put_off(kind, **fields)
-        self._messages.flush()
+        if self.is_ours():
+            self._messages.flush()
 
     def put_off(self, kind: str, **fields: object) -> None:
-        """Send one message together with the next: each write costs two changes of processes."""
+        """Send one message together with the next: each write costs two changes of processes.
+
+        A fork says nothing: the host would take its words for the next test's.
+        """
+        if not self.is_ours():
+            return
         data = json.dumps({"type": kind, **fields}, default=repr).encode("utf-8", "surrogatepass")
         self._messages.write(_LENGTH.pack(len(data)) + data)
 
@@ -86,6 +97,11 @@ class Terminal(io.TextIOBase):
             self._words.flush()
         return len(text)
 
+    def say(self, text: str) -> None:
+        """Write a line to what the host keeps the end of."""
+        self._words.write(text + "\n")
+        self._words.flush()
+
     def writable(self) -> bool:
         """Whether this can be written to."""
         return True
@@ -101,6 +117,7 @@ class Plugin:
         self._coverage = coverage
         self._terminal = terminal
         self._errors: list[str] = []
+        self._running = ""
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Take the place of the terminal before the terminal plugin writes its first line."""
@@ -129,17 +146,22 @@ class Plugin:
         )
         while (command := self._channel.receive())["op"] == "run":
             # What fails from here on without a word fails in the setup.
-            item = items.get(command["id"])
+            self._running = command["id"]
+            item = items.get(self._running)
             if item is None:
-                self._channel.send("missing", id=command["id"])
+                self._channel.send("missing", id=self._running)
                 continue
             following = items.get(command["next"]) if command["next"] else None
             # At the last failure that the host allows, pytest tears everything down with the test.
             session.testsfailed, option.maxfail = 0, command["maxfail"]
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if not self._channel.is_ours():
+                # It would take the commands that are meant for its parent.
+                self._terminal.say(f"a fork came back from {self._running}, and ends here")
+                os._exit(1)
             # The host decides when to stop. The public properties warn when they are unset.
             session._shouldfail = session._shouldstop = False
-            self._channel.send("done", id=command["id"])
+            self._channel.send("done", id=self._running)
         self._terminal.relayed = False
         return True
 
@@ -149,7 +171,7 @@ class Plugin:
         data = config.hook.pytest_report_to_serializable(config=config, report=report)
         data["sections"] = [(title, _cut(text)) for title, text in data.get("sections", [])]
         plain = isinstance(report.longrepr, str)
-        self._channel.put_off("report", data=data, plain=plain)
+        self._channel.put_off("report", id=self._running, data=data, plain=plain)
 
     def pytest_warning_recorded(
         self, warning_message: Any, when: str, nodeid: str, location: Any
@@ -172,15 +194,15 @@ class Plugin:
         """Note that the test's own code runs from here on, as in the other phases."""
         self._terminal.in_test = True
 
-    def pytest_runtest_call(self, item: pytest.Item) -> None:
+    def pytest_runtest_call(self) -> None:
         """Say that the test itself begins."""
         self._terminal.in_test = True
-        self._channel.send("phase", id=item.nodeid, when="call")
+        self._channel.send("phase", id=self._running, when="call")
 
-    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
+    def pytest_runtest_teardown(self) -> None:
         """Say that the teardown begins."""
         self._terminal.in_test = True
-        self._channel.send("phase", id=item.nodeid, when="teardown")
+        self._channel.send("phase", id=self._running, when="teardown")
 
     def pytest_runtest_makereport(self) -> None:
         """Note that a phase is over."""

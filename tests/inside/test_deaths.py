@@ -184,3 +184,30 @@ def test_a_host_that_is_slow_tells_a_death_as_what_it_is(
     result = run_inside("-v")
     assert result.parseoutcomes() == {"passed": 2, "failed": 1}
     result.stdout.fnmatch_lines(["*the sandbox was lost in this test's call*"])
+
+
+def test_a_fork_that_comes_back_says_nothing(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Only the process that the host has asked reports a test: each one gets its own verdict."""
+    project.makepyfile(
+        """
+        import os, time
+
+        def test_forks():
+            if not os.fork():
+                time.sleep(0.2)
+
+        def test_fails():
+            time.sleep(0.5)
+            assert 0
+
+        def test_waits():
+            if child := os.fork():
+                _, status = os.waitpid(child, 0)
+                assert os.waitstatus_to_exitcode(status) == 1
+        """
+    )
+    result = run_inside("-v")
+    assert result.parseoutcomes() == {"passed": 2, "failed": 1}
+    result.stdout.fnmatch_lines(["*::test_fails FAILED*", "*::test_waits PASSED*"])
