@@ -21,7 +21,6 @@ from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 
 _PHASES = ("setup", "call", "teardown")
 _OF_A_TEST = frozenset({"phase", "report", "done"})
-_MAX_FALSE_STARTS = 3
 _LAST_WORDS = 2.0
 
 
@@ -79,6 +78,13 @@ def _belongs(message: dict[str, Any], inner: str | None) -> None:
         raise ProtocolError(f"a {kind!r} from inside of another test than {inner}: {other!r:.200}")
 
 
+def _texts(message: dict[str, Any], name: str) -> list[str]:
+    texts = message.get(name)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ProtocolError(f"a message {message['type']!r} from inside whose {name} are no texts")
+    return texts
+
+
 def _phase(message: dict[str, Any]) -> str:
     phase = message.get("when")
     if phase not in _PHASES:
@@ -111,7 +117,6 @@ class Worker:
         self._under_way = False
         self.ran = False
         """Whether the test that `run` was last asked for has begun inside."""
-        self._false_starts = 0
         self._errors: list[str] = []
         self.ids: frozenset[str] = frozenset()
         self.coverage: list[str] = []
@@ -124,17 +129,14 @@ class Worker:
             return self._false_start(error)
         return ""
 
-    def run(self, item: pytest.Item, ids: Ids, failure: str = "") -> Iterator[pytest.TestReport]:
+    def run(self, item: pytest.Item, ids: Ids) -> Iterator[pytest.TestReport]:
         """Run one test; gives its reports as they arrive, and made-up ones for what never came.
 
-        ``failure`` is what `start` has just said.
+        To be called after a `start` that went well: the deadline is the test's own.
         """
         progress = Progress(calls=not self._config.getoption("setuponly", False))
         self.ran = False
         began = time.monotonic()
-        if failure := failure or self.start():
-            yield reports.made_up(item, "setup", failure, time.monotonic() - began)
-            return
         link = self._ready()
         if ids.inner not in self.ids:
             text = self._not_found(ids.inner)
@@ -150,7 +152,7 @@ class Worker:
             link.terminate()
             cause = f"it did not end within {self._timeout:g} s (--gvisor-timeout)"
             yield from self._dead(item, progress, began, link, cause)
-        except (Died, ProtocolError) as error:
+        except (Died, GvisorError) as error:
             yield from self._dead(item, progress, began, link, gone(error))
 
     def _command(self, link: Link, item: pytest.Item, ids: Ids, deadline: float) -> None:
@@ -222,24 +224,17 @@ class Worker:
         while (message := link.receive(deadline))["type"] != "collected":
             if message["type"] != "ready":
                 self._common(message, "")
-        self.ids = frozenset(map(str, message.get("ids") or ()))
-        self._errors = [str(error) for error in message.get("errors") or ()]
-        self._false_starts = 0
+        self.ids = frozenset(_texts(message, "ids"))
+        self._errors = _texts(message, "errors")
         return link
 
     def _false_start(self, error: Exception) -> str:
-        self._false_starts += 1
         text = f"the pytest inside did not get as far as a test: {gone(error)}"
         link, self._link = self._link, None
         if link is not None:
             link.close(patience=_LAST_WORDS)
             text += f"\n{link.told()}"
         return text
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether so many starts have failed in a row that another would too."""
-        return self._false_starts >= _MAX_FALSE_STARTS
 
     def _not_found(self, inner: str) -> str:
         errors = "\n".join(self._errors) or "and nothing failed to be collected there"

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.inside.host import Ids, Worker
 from pytest_gvisor.inside.link import Died, Link
 
@@ -20,7 +21,7 @@ class Script:
     """Takes a link's place: what it receives is written down before, and then it is gone."""
 
     def __init__(self, messages: Sequence[Message | BaseException]) -> None:
-        self.messages = [COLLECTED, *messages]
+        self.messages = [*messages]
         self.sent: list[Message] = []
         self.closed = 0
 
@@ -78,14 +79,16 @@ class Host:
         self.item = item
         self.shown: list[str] = []
 
-    def worker(self, *messages: Message | BaseException) -> Worker:
+    def worker(self, *messages: Message | BaseException, collected: Message = COLLECTED) -> Worker:
         """A worker whose pytest says this."""
-        self.script = Script(messages)
+        self.script = Script([collected, *messages])
 
         def start() -> Link:
             return cast("Link", self.script)
 
-        return Worker(self.item.config, start, 5.0, self.shown.append)
+        worker = Worker(self.item.config, start, 5.0, self.shown.append)
+        worker.start()
+        return worker
 
     def run(self, *messages: Message | BaseException) -> list[tuple[str | None, str]]:
         """Phase and outcome of each report of the test."""
@@ -140,3 +143,17 @@ def test_a_set_up_that_does_not_pass_needs_no_call(host: Host) -> None:
     skip = report("setup", outcome="skipped", longrepr=["test_it.py", 1, "Skipped: so"])
     assert host.run(skip, PASSED[4], DONE) == [("setup", "skipped"), ("teardown", "passed")]
     assert host.run(skip, PASSED[3]) == [("setup", "skipped"), ("teardown", "failed")]
+
+
+@pytest.mark.parametrize("ids", [5, None, "test_it.py", [1], {"a": 1}])
+def test_a_collection_that_is_no_list_of_ids_is_a_false_start(ids: object, host: Host) -> None:
+    """It is said, and the sandbox ends."""
+    worker = host.worker(collected={"type": "collected", "ids": ids, "errors": []})
+    host.script.messages = [{"type": "collected", "ids": ids, "errors": []}]
+    assert "did not get as far as a test" in worker.start()
+    assert host.script.closed
+
+
+def test_an_error_of_the_launch_in_a_test_is_that_test_s(host: Host) -> None:
+    """The keeper may be lost in the midst of one."""
+    assert host.run(PASSED[0], LaunchError("keeper", "lost"))[-1] == ("setup", "failed")
