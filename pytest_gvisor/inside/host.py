@@ -18,10 +18,12 @@ import pytest
 from pytest_gvisor.errors import GvisorError, ProtocolError, PytestGvisorWarning
 from pytest_gvisor.inside import reports
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
+from pytest_gvisor.report.sections import safe
 
 _PHASES = ("setup", "call", "teardown")
 _OF_A_TEST = frozenset({"phase", "report", "done"})
 _LAST_WORDS = 2.0
+_LONGEST_ERRORS = 100_000
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -106,6 +108,7 @@ class Worker:
         self._start = start
         self._timeout = timeout
         self._show = show
+        self._relayed = any(config.getoption(o, False) for o in ("setupshow", "setuponly"))
         self._link: Link | None = None
         self.used: Link | None = None
         """The sandbox that was used last, which may have ended."""
@@ -138,6 +141,7 @@ class Worker:
         self.ran = False
         began = time.monotonic()
         link = self._ready()
+        link.begin()
         if ids.inner not in self.ids:
             text = self._not_found(ids.inner)
             yield reports.made_up(item, "setup", text, time.monotonic() - began)
@@ -207,12 +211,12 @@ class Worker:
         kind = message["type"]
         if kind == "warning":
             reports.warn(self._config, message, nodeid)
-        elif kind == "terminal":
+        elif kind == "terminal" and self._relayed:
             self._show(str(message.get("text")))
         elif kind == "internal error":
-            raise ProtocolError(f"the pytest inside broke:\n{message.get('text')}")
+            raise ProtocolError(f"the pytest inside broke:\n{safe(str(message.get('text')))}")
         else:
-            raise ProtocolError(f"a message {kind!r} from inside that does not belong here")
+            raise ProtocolError(f"a message {kind!r:.50} from inside that does not belong here")
 
     def _ready(self) -> Link:
         """The link to a pytest that has collected. Raises what `Link.receive` does."""
@@ -237,7 +241,10 @@ class Worker:
         return text
 
     def _not_found(self, inner: str) -> str:
-        errors = "\n".join(self._errors) or "and nothing failed to be collected there"
+        errors = (
+            safe("\n".join(self._errors)[:_LONGEST_ERRORS])
+            or "and nothing failed to be collected there"
+        )
         return f"{inner} was collected here and not inside the sandbox:\n{errors}"
 
     def _dead(
@@ -267,6 +274,7 @@ class Worker:
             link.close(patience=0.0)
             return
         try:
+            link.begin()
             link.send("finish")
             deadline = time.monotonic() + self._timeout
             while (message := link.receive(deadline))["type"] != "finished":

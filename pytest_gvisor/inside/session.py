@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import secrets
 import sys
@@ -15,9 +14,10 @@ import pytest
 
 from pytest_gvisor import requirements
 from pytest_gvisor.configured import expected_failure, location, settings_of
-from pytest_gvisor.errors import GvisorError, UsageError
+from pytest_gvisor.errors import GvisorError, PytestGvisorWarning, UsageError
 from pytest_gvisor.inside import reports
 from pytest_gvisor.inside.host import Ids, Worker
+from pytest_gvisor.inside.live import Live
 from pytest_gvisor.inside.plan import Plan, plan_key, plan_of
 from pytest_gvisor.inside.start import Inside, start
 from pytest_gvisor.report import observe
@@ -208,7 +208,7 @@ class InsideSession:
                     show=self._show(),
                 )
 
-            self._workers[key] = Worker(config, begin, settings.timeout, self._terminal)
+            self._workers[key] = Worker(config, begin, settings.timeout, Live(self._terminal).add)
         return self._workers[key]
 
     def _shares(self, item: pytest.Item, key: tuple[object, ...]) -> bool:
@@ -218,11 +218,11 @@ class InsideSession:
         if self._config.getoption("capture", "fd") != "no":
             return None
 
-        def show(data: bytes) -> None:
-            sys.stdout.write(data.decode("utf-8", "backslashreplace"))
+        def show(text: str) -> None:
+            sys.stdout.write(text)
             sys.stdout.flush()
 
-        return show
+        return Live(show).add_bytes
 
     def _terminal(self, text: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -246,7 +246,9 @@ class InsideSession:
         for data in self._coverage:
             try:
                 raw = base64.b64decode(data, validate=True)
-            except binascii.Error:
+            except ValueError as error:
+                text = f"coverage of tests inside is lost: {error}"
+                self._config.issue_config_time_warning(PytestGvisorWarning(text), stacklevel=1)
                 continue
             # pytest-cov combines every file beside the data file whose name starts like it.
             with open(f"{base}.gvisor.{secrets.token_hex(6)}", "wb") as file:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor.inside import options, project
-from pytest_gvisor.inside.link import Link
+from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.launch.driven import Driven
 from pytest_gvisor.launch.request import Record, Request, Workspace
 from pytest_gvisor.oci.defaults import default_spec
@@ -76,15 +76,21 @@ def start(
         timeout=settings.timeout,
         debug=settings.debug,
     )
+    command = {
+        "options": options.travelling(config),
+        "args": options.arguments(config, items),
+        "cwd": str(config.invocation_params.dir),
+        "sys_path": options.search_path(),
+        "coverage": options.coverage(config),
+    }
     link = Link(Driven(request, engine.launcher, Record()), show)
-    link.send(
-        "start",
-        options=options.travelling(config),
-        args=options.arguments(config, items),
-        cwd=str(config.invocation_params.dir),
-        sys_path=options.search_path(),
-        coverage=options.coverage(config),
-    )
+    try:
+        link.send("start", **command)
+    except Died:
+        pass  # whoever receives hears of it too, and what the link then tells says why
+    except BaseException:
+        link.close()
+        raise
     return link
 
 

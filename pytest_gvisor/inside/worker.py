@@ -14,7 +14,10 @@ import base64
 import faulthandler
 import glob
 import io
+import itertools
 import json
+import linecache
+import math
 import os
 import signal
 import struct
@@ -26,6 +29,11 @@ if TYPE_CHECKING:
 
 _LENGTH = struct.Struct(">I")
 _MAX_TEXT = 8 * 1024 * 1024
+_MAX_MESSAGE = 60 * 1024 * 1024
+_MAX_VALUES = 900_000
+"""Both less than what the host allows."""
+
+_WHOLE = frozenset({"collected", "finished"})
 GUARD = "PYTEST_GVISOR_INSIDE"
 
 
@@ -69,7 +77,7 @@ class Channel:
         """
         if not self.is_ours():
             return
-        data = json.dumps({"type": kind, **fields}, default=repr).encode("utf-8", "surrogatepass")
+        data = encoded(kind, fields)
         self._messages.write(_LENGTH.pack(len(data)) + data)
 
 
@@ -178,13 +186,15 @@ class Plugin:
     ) -> None:
         """Send a warning as plain words."""
         category = warning_message.category
+        filename, lineno = warning_message.filename, warning_message.lineno
         self._channel.put_off(
             "warning",
             text=str(warning_message.message),
             module=category.__module__,
             name=category.__qualname__,
-            filename=warning_message.filename,
-            lineno=warning_message.lineno,
+            filename=filename,
+            lineno=lineno,
+            line=linecache.getline(filename, lineno),
             when=when,
             nodeid=nodeid,
             location=location,
@@ -221,11 +231,66 @@ class Plugin:
         self._config = config
 
 
-def _cut(text: str) -> str:
-    if len(text) <= _MAX_TEXT:
+def encoded(kind: str, fields: dict[str, Any], most: int = _MAX_MESSAGE) -> bytes:
+    """The JSON of a message. What is too long for one is shortened; texts say so."""
+    data = _json({"type": kind, **fields})
+    for longest in (1024 * 1024, 64 * 1024, 4096, 256):
+        if kind in _WHOLE or (len(data) <= most and not _has_too_many_values(data)):
+            break
+        data = _json({"type": kind, **_shortened(fields, longest)})
+    return data
+
+
+def _json(message: dict[str, Any]) -> bytes:
+    try:
+        text = json.dumps(message, default=repr, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(message), default=repr, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _finite(value: Any) -> Any:
+    """A value without the numbers that JSON has not: those become text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return list(map(_finite, value))
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    return value
+
+
+def _shortened(value: Any, longest: int) -> Any:
+    """A value of whose texts and lists no more than so much is left: beginning and end."""
+    if isinstance(value, str):
+        return _cut(value, longest)
+    if isinstance(value, list | tuple):
+        half = longest // 2
+        parts = value if len(value) <= longest else [*value[:half], *value[-half:]]
+        return [_shortened(part, longest) for part in parts]
+    if isinstance(value, dict):
+        first = itertools.islice(value.items(), longest)
+        return {name: _shortened(part, longest) for name, part in first}
+    return value
+
+
+def _has_too_many_values(text: bytes) -> bool:
+    """As the host judges it, which has to keep them."""
+    if _between(text) <= _MAX_VALUES:
+        return False
+    bare = text.replace(rb"\\", b"").replace(rb"\"", b"")
+    return sum(map(_between, bare.split(b'"')[::2])) > _MAX_VALUES
+
+
+def _between(text: bytes) -> int:
+    return sum(map(text.count, (b"[", b"{", b",", b":")))
+
+
+def _cut(text: str, longest: int = _MAX_TEXT) -> str:
+    if len(text) <= longest:
         return text
-    half = _MAX_TEXT // 2
-    return f"{text[:half]}\n[... {len(text) - _MAX_TEXT} characters left out ...]\n{text[-half:]}"
+    half = longest // 2
+    return f"{text[:half]}\n[... {len(text) - longest} characters left out ...]\n{text[-half:]}"
 
 
 def _hook_order(plugin: Plugin) -> None:

@@ -30,7 +30,8 @@ def complete(report: pytest.TestReport, item: pytest.Item, harnesses: Sequence[G
             again = command(item, settings, harness.platform, "--gvisor-keep", "failed")
             found = sections(harness.records, again=again, debug=settings.debug)
             report.sections += list(found)
-    escape_report(report, colour=_in_colour(item.config))
+    painted = safe_but_colour if _in_colour(item.config) else safe
+    escape_report(report, painted=painted)
 
 
 def _in_colour(config: pytest.Config) -> bool:
@@ -121,14 +122,19 @@ def safe_but_colour(text: str) -> str:
     return "".join([*parts, safe(text[position:])])
 
 
-def escape_report(report: pytest.TestReport, *, colour: bool = False) -> None:
+def escape_report(
+    report: pytest.TestReport,
+    *,
+    painted: Callable[[str], str] = safe,
+    output: Callable[[str], str] = safe,
+) -> None:
     """Escape everything that a report of a test shows, in place: it may hold workloads' output.
 
-    ``colour`` says that pytest has coloured the report's own text.
+    ``painted`` is for the report's own text, which pytest may have coloured, ``output`` for what
+    was captured.
     """
-    painted = safe_but_colour if colour else safe
     report.sections = [
-        (safe(title), (painted if "log" in title else safe)(text))
+        (safe(title), (painted if "log" in title else output)(text))
         for title, text in report.sections
     ]
     report.user_properties = [
@@ -142,7 +148,7 @@ def escape_report(report: pytest.TestReport, *, colour: bool = False) -> None:
         report.longrepr = painted(longrepr)
     elif isinstance(longrepr, tuple):
         path, line, reason = longrepr
-        report.longrepr = (path, line, safe(reason))
+        report.longrepr = (safe(path), line, safe(reason))
     elif longrepr is not None:
         _Rewriter(painted).rewrite(longrepr)
 

@@ -36,6 +36,9 @@ class Script:
             raise message
         return message
 
+    def begin(self) -> None:
+        """Count nothing."""
+
     def close(self, patience: float = 0.0) -> None:
         """Note that it was closed."""
         self.closed += 1
@@ -157,3 +160,20 @@ def test_a_collection_that_is_no_list_of_ids_is_a_false_start(ids: object, host:
 def test_an_error_of_the_launch_in_a_test_is_that_test_s(host: Host) -> None:
     """The keeper may be lost in the midst of one."""
     assert host.run(PASSED[0], LaunchError("keeper", "lost"))[-1] == ("setup", "failed")
+
+
+def test_what_is_said_outside_of_tests_is_escaped(host: Host) -> None:
+    """Errors of the collection, and of pytest itself."""
+    bad = {**COLLECTED, "ids": [], "errors": ["\x1b]52;c;eA==\x07\n::error::x\n1 passed in 0.1s"]}
+    (missing,) = host.worker(collected=bad).run(host.item, Ids(inner=INNER))
+    (broken,) = host.reports({"type": "internal error", "text": "\x1b]0;x\x07"})
+    for report in (missing, broken):
+        assert "\x1b" not in str(report.longrepr)
+        assert "\\x1b]" in str(report.longrepr)
+    assert "\n\\x3a:error::x\n\\x31 passed in" in str(missing.longrepr)
+
+
+def test_what_is_not_shown_on_the_host_is_not_shown_for_tests_inside(host: Host) -> None:
+    """Lines of the terminal come with --setup-show, and are a break of the protocol without."""
+    assert host.run({"type": "terminal", "text": "1 passed in 0.1s"})[-1] == ("setup", "failed")
+    assert not host.shown
