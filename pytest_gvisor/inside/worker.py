@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     import pytest
 
 _LENGTH = struct.Struct(">I")
+_JSON = json.JSONEncoder(default=repr, ensure_ascii=False, allow_nan=False)
 _MAX_TEXT = 8 * 1024 * 1024
+# Both less than what the host allows.
 _MAX_MESSAGE = 60 * 1024 * 1024
 _MAX_VALUES = 900_000
-"""Both less than what the host allows."""
-
 _WHOLE = frozenset({"collected", "finished"})
 GUARD = "PYTEST_GVISOR_INSIDE"
 
@@ -101,14 +101,12 @@ class Terminal(io.TextIOBase):
         if self.relayed and text:
             self._channel.send("terminal", text=text)
         elif self.in_test:
-            self._words.write(text)
-            self._words.flush()
+            self.say(text)
         return len(text)
 
     def say(self, text: str) -> None:
-        """Write a line to what the host keeps the end of."""
-        self._words.write(text + "\n")
-        self._words.flush()
+        """Write to what the host keeps the end of."""
+        print(text, end="", file=self._words, flush=True)
 
     def writable(self) -> bool:
         """Whether this can be written to."""
@@ -165,7 +163,7 @@ class Plugin:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if not self._channel.is_ours():
                 # It would take the commands that are meant for its parent.
-                self._terminal.say(f"a fork came back from {self._running}, and ends here")
+                self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
                 os._exit(1)
             # The host decides when to stop. The public properties warn when they are unset.
             session._shouldfail = session._shouldstop = False
@@ -235,7 +233,8 @@ def encoded(kind: str, fields: dict[str, Any], most: int = _MAX_MESSAGE) -> byte
     """The JSON of a message. What is too long for one is shortened; texts say so."""
     data = _json({"type": kind, **fields})
     for longest in (1024 * 1024, 64 * 1024, 4096, 256):
-        if kind in _WHOLE or (len(data) <= most and not _has_too_many_values(data)):
+        many = len(data) > _MAX_VALUES and _values(data) > _MAX_VALUES
+        if kind in _WHOLE or not (many or len(data) > most):
             break
         data = _json({"type": kind, **_shortened(fields, longest)})
     return data
@@ -243,25 +242,19 @@ def encoded(kind: str, fields: dict[str, Any], most: int = _MAX_MESSAGE) -> byte
 
 def _json(message: dict[str, Any]) -> bytes:
     try:
-        text = json.dumps(message, default=repr, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        text = json.dumps(_finite(message), default=repr, ensure_ascii=False, allow_nan=False)
+        text = _JSON.encode(message)
+    except ValueError:  # of a number that JSON has not
+        text = _JSON.encode(_shortened(message, sys.maxsize))
     return text.encode("utf-8", "surrogatepass")
 
 
-def _finite(value: Any) -> Any:
-    """A value without the numbers that JSON has not: those become text."""
+def _shortened(value: Any, longest: int) -> Any:
+    """A value of whose texts and lists no more than so much is left: beginning and end.
+
+    Numbers that JSON has not become text.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if isinstance(value, list | tuple):
-        return list(map(_finite, value))
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    return value
-
-
-def _shortened(value: Any, longest: int) -> Any:
-    """A value of whose texts and lists no more than so much is left: beginning and end."""
     if isinstance(value, str):
         return _cut(value, longest)
     if isinstance(value, list | tuple):
@@ -274,16 +267,11 @@ def _shortened(value: Any, longest: int) -> Any:
     return value
 
 
-def _has_too_many_values(text: bytes) -> bool:
-    """As the host judges it, which has to keep them."""
-    if _between(text) <= _MAX_VALUES:
-        return False
+def _values(text: bytes) -> int:
+    """As many values as the host counts in a message, by what is between them."""
     bare = text.replace(rb"\\", b"").replace(rb"\"", b"")
-    return sum(map(_between, bare.split(b'"')[::2])) > _MAX_VALUES
-
-
-def _between(text: bytes) -> int:
-    return sum(map(text.count, (b"[", b"{", b",", b":")))
+    between = bare.split(b'"')[::2]
+    return sum(part.count(mark) for part in between for mark in (b"[", b"{", b",", b":"))
 
 
 def _cut(text: str, longest: int = _MAX_TEXT) -> str:
@@ -302,10 +290,8 @@ def _hook_order(plugin: Plugin) -> None:
     last(type(plugin).pytest_runtest_logreport)
     last(type(plugin).pytest_collection_finish)
     last(type(plugin).pytest_sessionfinish)
-    first(type(plugin).pytest_runtest_setup)
-    first(type(plugin).pytest_runtest_call)
-    first(type(plugin).pytest_runtest_teardown)
-    first(type(plugin).pytest_runtest_makereport)
+    for phase in ("setup", "call", "teardown", "makereport"):
+        first(getattr(type(plugin), f"pytest_runtest_{phase}"))
     first(type(plugin).pytest_runtestloop)
     first(type(plugin).pytest_sessionstart)
 
