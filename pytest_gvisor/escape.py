@@ -24,10 +24,15 @@ _PLAIN = re.compile(r"[\n\t\x20-\x7e]*\Z")
 def escape(text: str) -> str:
     """``text`` with all that is not plainly visible written out; printable text is unchanged."""
     if not _PLAIN.match(text):
-        text = "".join(map(_escape_character, text))
+        text = "\n".join(map(_escape_line, text.split("\n")))
     return _CI_COMMAND.sub(
         lambda found: found[0].replace(":", "\\x3a", 1).replace("#", "\\x23", 1), text
     )
+
+
+def _escape_line(line: str) -> str:
+    # Python calls no hidden character printable, and can tell of a whole line at once.
+    return line if line.isprintable() else "".join(map(_escape_character, line))
 
 
 def _escape_character(character: str) -> str:

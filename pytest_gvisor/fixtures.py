@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from pytest_gvisor.inside.plan import here_is_inside
+
 if TYPE_CHECKING:
     import os
 
@@ -38,9 +40,20 @@ class ImageFactory(Protocol):
         """The same of a folder that a daemon builds, with ``dockerfile``, ``args``, ``remote``."""
 
 
+def _check_outside(request: pytest.FixtureRequest) -> None:
+    """Fail a test inside, which has no sandbox to be had, whether strict or not."""
+    if here_is_inside():
+        pytest.fail(
+            f"the fixture {request.fixturename} cannot be had inside gVisor. As an argument of the "
+            "test, or with @pytest.mark.usefixtures, it keeps the test on the host.",
+            pytrace=False,
+        )
+
+
 @pytest.fixture(scope="session")
 def runsc(request: pytest.FixtureRequest) -> Runsc:
     """The validated runsc. Skips (or fails, when strict) if there is none; a refused one fails."""
+    _check_outside(request)
     from pytest_gvisor import providing
 
     return providing.runsc(request)
@@ -49,6 +62,7 @@ def runsc(request: pytest.FixtureRequest) -> Runsc:
 @pytest.fixture
 def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
     """The platform that this test runs on; one that does not work skips or, if strict, fails."""
+    _check_outside(request)
     from pytest_gvisor import providing
 
     return providing.gvisor_platform(request)
@@ -57,6 +71,7 @@ def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
 @pytest.fixture
 def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterator[Gvisor]:
     """Runs workloads under gVisor: ``gvisor.run(["python3", "-c", "…"])``."""
+    _check_outside(request)
     from pytest_gvisor import providing
 
     with providing.gvisor(request, gvisor_platform) as harness:
@@ -73,6 +88,7 @@ def gvisor_sandbox(gvisor: Gvisor) -> Iterator[Sandbox]:
 @pytest.fixture(scope="session")
 def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
     """Factory of warm sandboxes that the session shares: ``gvisor_sandboxes(platform, …)``."""
+    _check_outside(request)
     from pytest_gvisor import providing
 
     with providing.gvisor_sandboxes(request) as shared:
@@ -82,6 +98,7 @@ def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
 @pytest.fixture(scope="session")
 def gvisor_image(request: pytest.FixtureRequest) -> ImageFactory:
     """Factory: an image as a root file system, ``gvisor.run(rootfs=gvisor_image("app.tar"))``."""
+    _check_outside(request)
     from pytest_gvisor import providing
 
     return providing.gvisor_image(request)
@@ -95,6 +112,7 @@ def oci_bundle(
 
     Run it with ``gvisor.run_bundle(bundle)``, or with anything else that runs OCI bundles.
     """
+    _check_outside(request)
     from pytest_gvisor import providing
 
     return providing.oci_bundle(request, tmp_path_factory)

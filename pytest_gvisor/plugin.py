@@ -17,7 +17,7 @@ from pytest_gvisor.fixtures import (
     oci_bundle,
     runsc,
 )
-from pytest_gvisor.inside.plan import in_matrix
+from pytest_gvisor.inside.plan import here_is_inside, in_matrix
 from pytest_gvisor.state import UNTRUSTED, harnesses, insist, is_untrusted, note
 
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and read the settings."""
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
-    if options.written(config):
+    if options.written(config) and not here_is_inside():
         from pytest_gvisor.configured import run_settings
 
         if run_settings(config).report:
@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """One line where anyone has configured gVisor."""
-    if not options.written(config):
+    if here_is_inside() or not options.written(config):
         return None
     from pytest_gvisor import header
 
@@ -83,7 +83,7 @@ def pytest_report_collectionfinish(
     """The same line where nothing is configured but a test uses gVisor."""
     # As pytest does with its own header: the output of --collect-only -q is read by programs.
     quiet = config.get_verbosity() < 0 or bool(options.written(config))
-    if quiet or not any(map(glance.uses_gvisor, items)):
+    if quiet or here_is_inside() or not any(map(glance.uses_gvisor, items)):
         return None
     from pytest_gvisor import header
 
@@ -118,8 +118,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Judge the markers before any fixture is set up."""
-    if glance.uses_gvisor(item):
+    """Judge the markers before any fixture is set up; for tests inside the host has done it."""
+    if glance.uses_gvisor(item) and not here_is_inside():
         from pytest_gvisor import requirements
 
         requirements.check(item)

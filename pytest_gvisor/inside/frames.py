@@ -16,6 +16,8 @@ from pytest_gvisor.errors import ProtocolError
 
 _LENGTH = struct.Struct(">I")
 MAX_MESSAGE = 64 * 1024 * 1024
+MAX_VALUES = 1_000_000
+"""Of a message. The smallest take 3 bytes of JSON each, and more than 20 times that here."""
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -29,6 +31,9 @@ class Decoder:
 
     def __init__(self, limit: int = MAX_MESSAGE) -> None:
         self._limit = limit
+        self.size = 0
+        """Bytes of the message that was given last."""
+
         self._buffer = bytearray()
 
     def feed(self, data: bytes | memoryview) -> Iterator[dict[str, Any]]:
@@ -45,18 +50,41 @@ class Decoder:
                 return
             text = bytes(self._buffer[_LENGTH.size : end])
             del self._buffer[:end]
+            self.size = end
             yield _decode(text)
 
 
 def _decode(text: bytes) -> dict[str, Any]:
+    if _has_too_many_values(text):
+        raise ProtocolError(f"a message of more than {MAX_VALUES} values from inside")
     try:
         # A lone surrogate in a test's output is legal in Python and not in UTF-8.
-        message = json.loads(text.decode("utf-8", "surrogatepass"))
+        decoded = text.decode("utf-8", "surrogatepass")
+        message = json.loads(decoded, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"a message from inside that is no JSON: {error}") from error
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise ProtocolError(f"a message from inside without a type: {text[:200]!r}")
     return message
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _has_too_many_values(text: bytes) -> bool:
+    """Judge by what is between values, and not in a string; before anything is made of them."""
+    if _between(text) <= MAX_VALUES:
+        return False
+    # What follows a backslash outside of a string does not matter: no JSON goes on there.
+    bare = text.replace(rb"\\", b"").replace(rb"\"", b"")
+    if bare.count(b'"') > 2 * MAX_VALUES:
+        return True
+    return sum(map(_between, bare.split(b'"')[::2])) > MAX_VALUES
+
+
+def _between(text: bytes) -> int:
+    return sum(map(text.count, (b"[", b"{", b",", b":")))
 
 
 def write_all(fd: int, data: bytes) -> None:

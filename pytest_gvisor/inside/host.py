@@ -18,24 +18,41 @@ import pytest
 from pytest_gvisor.errors import GvisorError, ProtocolError, PytestGvisorWarning
 from pytest_gvisor.inside import reports
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
+from pytest_gvisor.report.sections import safe
 
 _PHASES = ("setup", "call", "teardown")
 _OF_A_TEST = frozenset({"phase", "report", "done"})
-_MAX_FALSE_STARTS = 3
 _LAST_WORDS = 2.0
+_LONGEST_ERRORS = 100_000
 
 
 @dataclasses.dataclass(kw_only=True)
 class Progress:
     """How far one test has got, by what has arrived."""
 
+    calls: bool = True
+    """Whether a test that is set up is called too: not so with ``--setup-only``."""
+
     phase: str = "setup"
     reported: set[str] = dataclasses.field(default_factory=set)
     failed: bool = False
+    is_set_up: bool = False
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Note a report; those of subtests are of no phase's end."""
+        if type(report) is not pytest.TestReport or report.when is None:
+            return
+        self.reported.add(report.when)
+        self.failed |= report.failed
+        if report.when == "setup":
+            self.is_set_up = report.passed
 
     def missing(self) -> str | None:
-        """The first phase without a report, None where the test is complete."""
-        return next((phase for phase in _PHASES if phase not in self.reported), None)
+        """The first phase without a report that it must have, None where the test is complete."""
+        expected = [
+            phase for phase in _PHASES if phase != "call" or (self.calls and self.is_set_up)
+        ]
+        return next((phase for phase in expected if phase not in self.reported), None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +73,27 @@ def _failures_left(item: pytest.Item) -> int:
     return max(1, maxfail - item.session.testsfailed) if maxfail else 0
 
 
+def _belongs(message: dict[str, Any], inner: str | None) -> None:
+    """Raise `ProtocolError` for what is said of another test than the one that was asked for."""
+    if message.get("id") != inner:
+        kind, other = message["type"], message.get("id")
+        raise ProtocolError(f"a {kind!r} from inside of another test than {inner}: {other!r:.200}")
+
+
+def _texts(message: dict[str, Any], name: str) -> list[str]:
+    texts = message.get(name)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ProtocolError(f"a message {message['type']!r} from inside whose {name} are no texts")
+    return texts
+
+
+def _phase(message: dict[str, Any]) -> str:
+    phase = message.get("when")
+    if phase not in _PHASES:
+        raise ProtocolError(f"a phase from inside that there is not: {phase!r:.50}")
+    return str(phase)
+
+
 class Worker:
     """One pytest inside: started when the first test needs it, replaced when it has died."""
 
@@ -70,6 +108,7 @@ class Worker:
         self._start = start
         self._timeout = timeout
         self._show = show
+        self._relayed = any(config.getoption(o, False) for o in ("setupshow", "setuponly"))
         self._link: Link | None = None
         self.used: Link | None = None
         """The sandbox that was used last, which may have ended."""
@@ -81,7 +120,6 @@ class Worker:
         self._under_way = False
         self.ran = False
         """Whether the test that `run` was last asked for has begun inside."""
-        self._false_starts = 0
         self._errors: list[str] = []
         self.ids: frozenset[str] = frozenset()
         self.coverage: list[str] = []
@@ -94,18 +132,16 @@ class Worker:
             return self._false_start(error)
         return ""
 
-    def run(self, item: pytest.Item, ids: Ids, failure: str = "") -> Iterator[pytest.TestReport]:
+    def run(self, item: pytest.Item, ids: Ids) -> Iterator[pytest.TestReport]:
         """Run one test; gives its reports as they arrive, and made-up ones for what never came.
 
-        ``failure`` is what `start` has just said.
+        To be called after a `start` that went well: the deadline is the test's own.
         """
-        progress = Progress()
+        progress = Progress(calls=not self._config.getoption("setuponly", False))
         self.ran = False
         began = time.monotonic()
-        if failure := failure or self.start():
-            yield reports.made_up(item, "setup", failure, time.monotonic() - began)
-            return
         link = self._ready()
+        link.begin()
         if ids.inner not in self.ids:
             text = self._not_found(ids.inner)
             yield reports.made_up(item, "setup", text, time.monotonic() - began)
@@ -114,13 +150,13 @@ class Worker:
         try:
             self._under_way = self.ran = True
             self._command(link, item, ids, deadline)
-            yield from self._reports(link, item, progress, deadline)
+            yield from self._reports(link, item, ids.inner, progress, deadline)
             self._under_way = False
         except Hangs:
             link.terminate()
             cause = f"it did not end within {self._timeout:g} s (--gvisor-timeout)"
             yield from self._dead(item, progress, began, link, cause)
-        except (Died, ProtocolError) as error:
+        except (Died, GvisorError) as error:
             yield from self._dead(item, progress, began, link, gone(error))
 
     def _command(self, link: Link, item: pytest.Item, ids: Ids, deadline: float) -> None:
@@ -130,8 +166,9 @@ class Worker:
         then goes on without waiting for the host to report.
         """
         if self._ahead not in (None, ids.inner):
-            while link.receive(deadline)["type"] != "done":
-                pass
+            while (message := link.receive(deadline))["type"] != "done":
+                self._unasked(message)
+            _belongs(message, self._ahead)
             self._ahead = None
         if self._ahead is None:
             link.send("run", id=ids.inner, next=ids.following, maxfail=_failures_left(item))
@@ -143,31 +180,43 @@ class Worker:
             self._ahead = ids.following
 
     def _reports(
-        self, link: Link, item: pytest.Item, progress: Progress, deadline: float
+        self, link: Link, item: pytest.Item, inner: str, progress: Progress, deadline: float
     ) -> Iterator[pytest.TestReport]:
         while (message := link.receive(deadline))["type"] != "done":
-            if message["type"] == "phase":
-                progress.phase = str(message.get("when"))
-            elif message["type"] == "report":
-                report = reports.revive(self._config, message, item.nodeid)
-                if report.when in _PHASES and type(report) is pytest.TestReport:
-                    progress.reported.add(report.when)
-                    progress.failed |= report.failed
-                yield report
-            else:
+            if message["type"] not in _OF_A_TEST:
                 self._common(message, item.nodeid)
+                continue
+            _belongs(message, inner)
+            if message["type"] == "phase":
+                progress.phase = _phase(message)
+            else:
+                report = reports.revive(self._config, message, item.nodeid)
+                progress.add(report)
+                yield report
+        _belongs(message, inner)
+        if missing := progress.missing():
+            raise ProtocolError(
+                f"it said that the test was done, without a report of its {missing}"
+            )
+
+    def _unasked(self, message: dict[str, Any]) -> None:
+        """A message of the test that was commanded ahead, and that nobody asks for any more."""
+        if self._ahead is None or message["type"] not in _OF_A_TEST:
+            self._common(message, "")
+        else:
+            _belongs(message, self._ahead)
 
     def _common(self, message: dict[str, Any], nodeid: str) -> None:
         """A message that may come at any time."""
         kind = message["type"]
         if kind == "warning":
             reports.warn(self._config, message, nodeid)
-        elif kind == "terminal":
+        elif kind == "terminal" and self._relayed:
             self._show(str(message.get("text")))
         elif kind == "internal error":
-            raise ProtocolError(f"the pytest inside broke:\n{message.get('text')}")
+            raise ProtocolError(f"the pytest inside broke:\n{safe(str(message.get('text')))}")
         else:
-            raise ProtocolError(f"a message {kind!r} from inside that does not belong here")
+            raise ProtocolError(f"a message {kind!r:.50} from inside that does not belong here")
 
     def _ready(self) -> Link:
         """The link to a pytest that has collected. Raises what `Link.receive` does."""
@@ -179,13 +228,11 @@ class Worker:
         while (message := link.receive(deadline))["type"] != "collected":
             if message["type"] != "ready":
                 self._common(message, "")
-        self.ids = frozenset(map(str, message.get("ids") or ()))
-        self._errors = [str(error) for error in message.get("errors") or ()]
-        self._false_starts = 0
+        self.ids = frozenset(_texts(message, "ids"))
+        self._errors = _texts(message, "errors")
         return link
 
     def _false_start(self, error: Exception) -> str:
-        self._false_starts += 1
         text = f"the pytest inside did not get as far as a test: {gone(error)}"
         link, self._link = self._link, None
         if link is not None:
@@ -193,13 +240,11 @@ class Worker:
             text += f"\n{link.told()}"
         return text
 
-    @property
-    def hopeless(self) -> bool:
-        """Whether so many starts have failed in a row that another would too."""
-        return self._false_starts >= _MAX_FALSE_STARTS
-
     def _not_found(self, inner: str) -> str:
-        errors = "\n".join(self._errors) or "and nothing failed to be collected there"
+        errors = (
+            safe("\n".join(self._errors)[:_LONGEST_ERRORS])
+            or "and nothing failed to be collected there"
+        )
         return f"{inner} was collected here and not inside the sandbox:\n{errors}"
 
     def _dead(
@@ -229,12 +274,11 @@ class Worker:
             link.close(patience=0.0)
             return
         try:
+            link.begin()
             link.send("finish")
             deadline = time.monotonic() + self._timeout
             while (message := link.receive(deadline))["type"] != "finished":
-                # One that was commanded ahead, and that nobody asks for any more, is not reported.
-                if self._ahead is None or message["type"] not in _OF_A_TEST:
-                    self._common(message, "")
+                self._unasked(message)
             if message.get("coverage"):
                 self.coverage.append(str(message["coverage"]))
         except (Died, Hangs, GvisorError) as error:

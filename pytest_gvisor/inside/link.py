@@ -6,6 +6,7 @@ import os
 import select
 import selectors
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,9 @@ from pytest_gvisor.launch.logs import debugged
 from pytest_gvisor.launch.request import Record
 
 _READ = 256 * 1024
+_MOST = 256 * 1024 * 1024
+"""Bytes of messages that one test may send: what is made of them is kept until the session ends."""
+
 _SEND_DEADLINE = 10.0
 _TAIL = 8000
 _STACKS_TIME = 1.0
@@ -39,7 +43,8 @@ class Link:
         self._show = show
         self._shown = 0
         self._decoder = Decoder()
-        self._messages: list[dict[str, Any]] = []
+        self._messages: deque[tuple[int, dict[str, Any]]] = deque()
+        self._received = 0
         self._broken: ProtocolError | None = None
         self._open = True
         self._ended: Ended | None = None
@@ -61,21 +66,32 @@ class Link:
             except OSError as error:
                 raise Died(f"it takes no more commands: {error.strerror}") from None
 
+    def begin(self) -> None:
+        """Count what is received from here on: it is of a new test, or of none."""
+        self._received = 0
+
     def receive(self, deadline: float) -> dict[str, Any]:
         """The next message, until ``deadline`` (monotonic).
 
-        Raises `Hangs`, `Died`, or `ProtocolError` for what is no message.
+        Raises `Hangs`, `Died`, or `ProtocolError` for what is no message, or too much.
         """
         while not self._messages:
             if self._broken is not None:
                 raise self._broken
-            if not self._open or self._supervisor.over:
+            if not self._open:
                 raise Died("it is gone")
+            if self._supervisor.over:
+                self._open = self._read()  # what it has sent before its end counts
+                continue
             left = deadline - time.monotonic()
             if left <= 0:
                 raise Hangs
             self._turn(left)
-        return self._messages.pop(0)
+        size, message = self._messages.popleft()
+        self._received += size
+        if self._received > _MOST:
+            raise ProtocolError(f"more than {_MOST} bytes of messages from inside for one test")
+        return message
 
     def _turn(self, timeout: float) -> None:
         self._supervisor.turn(timeout)
@@ -92,21 +108,41 @@ class Link:
 
     def _on_readable(self) -> bool:
         try:
-            data = os.read(self._socket, _READ)
+            self._open = self._read()
         except BlockingIOError:
             return True
+        return self._open
+
+    def _read(self) -> bool:
+        """Take what is there; whether anything was.
+
+        Raises `BlockingIOError` where something may come yet.
+        """
+        try:
+            data = os.read(self._socket, _READ)
+        except BlockingIOError:
+            if self._supervisor.over:
+                return False
+            raise
         except OSError:
-            data = b""
-        if data and self._broken is None:
+            return False
+        if self._broken is None:
             try:
-                self._messages += self._decoder.feed(data)
+                for message in self._decoder.feed(data):
+                    self._messages.append((self._decoder.size, message))
             except ProtocolError as error:
                 self._broken = error
-        self._open = bool(data)
-        return self._open
+        return bool(data)
+
+    def _stop_reading(self) -> None:
+        """Nobody asks for messages any more: they stay where they are, and whoever writes waits."""
+        if self._open:
+            self._supervisor.change(self._socket, 0, self._on_readable)
+            self._open = False
 
     def terminate(self) -> None:
         """SIGTERM, on which the pytest inside prints its threads' stacks, and a moment for that."""
+        self._stop_reading()
         self._supervisor.terminate()
         until = time.monotonic() + _STACKS_TIME
         while not self._supervisor.over and (left := until - time.monotonic()) > 0:
@@ -115,6 +151,7 @@ class Link:
     def close(self, patience: float = 0.0) -> Ended:
         """Wait so long for its end, kill what runs then, remove everything; how it ended."""
         if self._ended is None:
+            self._stop_reading()
             self._ended = self._driven.end(patience)
             if self._show is not None:
                 self._relay(self._show)

@@ -89,12 +89,20 @@ def _plain(value: Any) -> Any:
 def arguments(config: pytest.Config, items: Iterable[pytest.Item]) -> list[str]:
     """The command line inside: which plugins, since those are loaded before options, and files."""
     plugins = [part for name in config.option.plugins for part in ("-p", name)]
-    return [*plugins, *files_of(items)]
+    here = str(config.invocation_params.dir)
+    return [*plugins, *dict.fromkeys(_argument(str(item.path), here) for item in items)]
 
 
-def files_of(items: Iterable[pytest.Item]) -> list[str]:
-    """The files that have to be collected inside for these tests, in the host's order."""
-    return list(dict.fromkeys(str(item.path) for item in items))
+def _argument(path: str, here: str) -> str:
+    """What has pytest collect a file, of the host's order.
+
+    In an argument, a bracket begins the parameters of a test, and never is of a path. So such a
+    file is named from where pytest is started, or the folder is that has it somewhere below.
+    """
+    if "[" not in path:
+        return path
+    before, bracket, _ = os.path.relpath(path, here).partition("[")
+    return (os.path.dirname(before) or os.curdir) if bracket else before
 
 
 def coverage(config: pytest.Config) -> dict[str, Any] | None:

@@ -6,9 +6,10 @@ JSON turns tuples into lists, and pytest relies on some being tuples: a skip's `
 
 from __future__ import annotations
 
-import inspect
 import sys
 import warnings
+from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,14 +17,16 @@ from _pytest._code.code import TerminalRepr
 from _pytest._io import TerminalWriter
 
 from pytest_gvisor.errors import ProtocolError
-from pytest_gvisor.escape import escape
+from pytest_gvisor.report.sections import escape_report, safe, safe_but_colour
 
 _OUTCOMES = frozenset({"passed", "failed", "skipped", "rerun"})
 _PHASES = frozenset({"setup", "call", "teardown"})
 # Where pytest 9.2 keeps a report's node id, and what xdist's controller adds.
 _HOSTS = frozenset({"_id", "node", "worker_id", "testrun_uid", "item_index"})
-# What pytest raises for kinds of reports and of entries in a traceback that it does not know.
-_PYTESTS = (AssertionError, RuntimeError)
+# pytest raises RuntimeError for a kind of traceback that it does not know.
+_NO_REPORT = (
+    LookupError, TypeError, ValueError, AssertionError, AttributeError, RuntimeError, OverflowError
+)  # fmt: skip
 _LONGEST_CAUSE = 300
 _LONGEST = 1e11  # seconds: a duration, or a time since 1970
 
@@ -56,13 +59,15 @@ def revive(config: pytest.Config, message: dict[str, Any], nodeid: str) -> pytes
         _restore_subtest(report, fields)
         if isinstance(report.longrepr, str) and not message.get("plain"):
             report.longrepr = Text(report.longrepr)
+        if not isinstance(report, pytest.TestReport):
+            raise TypeError(f"no plugin here knows a report that is {type(report)}")
+        # The tests' own colours stay, in what they print too: so it looks on the host.
+        escape_report(report, painted=safe_but_colour, output=safe_but_colour)
         if report.longrepr is not None:
             str(report.longrepr)  # what can be written now can be written later
-    except (LookupError, TypeError, ValueError, AttributeError, *_PYTESTS) as error:
-        text = escape(repr(error))[:_LONGEST_CAUSE]
+    except _NO_REPORT as error:
+        text = safe(repr(error))[:_LONGEST_CAUSE]
         raise ProtocolError(f"a report from inside that cannot be one: {text}") from error
-    if not isinstance(report, pytest.TestReport):
-        raise ProtocolError(f"a report from inside that no plugin here knows: {type(report)}")
     return report
 
 
@@ -91,7 +96,7 @@ def _checked(data: Any) -> dict[str, Any]:
     sections = [(str(title), str(text)) for title, text in data["sections"]]
     properties = [(str(name), value) for name, value in data.get("user_properties", [])]
     fields = {name: value for name, value in data.items() if not _is_the_hosts(name)}
-    fields["location"] = (str(path), line, str(domain))
+    fields["location"] = (safe(str(path)), line, safe(str(domain)))
     if "wasxfail" in fields:
         fields["wasxfail"] = str(fields["wasxfail"])
     fields |= {"sections": sections, "user_properties": properties}
@@ -104,7 +109,18 @@ def _checked(data: Any) -> dict[str, Any]:
     if isinstance(longrepr, list):
         where, number, reason = longrepr
         fields["longrepr"] = (str(where), int(number), str(reason))
-    return fields
+    return {name: _without_surrogates(value) for name, value in fields.items()}
+
+
+def _without_surrogates(value: Any) -> Any:
+    """A value whose texts all have a UTF-8: no worker of xdist's can send others."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list | tuple):
+        return type(value)(map(_without_surrogates, value))
+    if isinstance(value, dict):
+        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
+    return value
 
 
 def _is_the_hosts(name: str) -> bool:
@@ -115,28 +131,23 @@ def _is_the_hosts(name: str) -> bool:
 def warn(config: pytest.Config, message: dict[str, Any], nodeid: str) -> None:
     """Record a warning from inside in the host's summary.
 
-    Its category is looked up among what is imported here; nothing is imported or called for it.
+    Its category is looked up among what is imported here; nothing is imported or called for it. Its
+    line comes with it: Python would look for one in any file of the host's.
     """
-    category: type[Warning] = UserWarning
-    found: Any = sys.modules.get(str(message.get("module")))
-    for part in str(message.get("name")).split("."):
-        found = inspect.getattr_static(found, part, None)
-    if isinstance(found, type) and issubclass(found, Warning):
-        category = found
     line = message.get("lineno")
     recorded = warnings.WarningMessage(
-        message=str(message.get("text")),
-        category=category,
-        filename=str(message.get("filename")),
+        message=safe(str(message.get("text"))),
+        category=_category(str(message.get("module")), str(message.get("name"))),
+        filename=safe(str(message.get("filename"))),
         lineno=line if isinstance(line, int) else 0,
+        line=safe(str(message.get("line") or "")),
     )
-    where = message.get("location")
-    location = _location(where)
+    location = _location(message.get("location"))
     config.hook.pytest_warning_recorded.call_historic(
         kwargs={
             "warning_message": recorded,
             "nodeid": nodeid,
-            "when": str(message.get("when")),
+            "when": safe(str(message.get("when"))),
             "location": location,
         }
     )
@@ -145,7 +156,22 @@ def warn(config: pytest.Config, message: dict[str, Any], nodeid: str) -> None:
 def _location(where: Any) -> tuple[str, int, str] | None:
     if not isinstance(where, list) or len(where) != 3 or not isinstance(where[1], int):
         return None
-    return str(where[0]), where[1], str(where[2])
+    return safe(str(where[0])), where[1], safe(str(where[2]))
+
+
+def _category(module: str, name: str) -> type[Warning]:
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = _names(found).get(part)
+    return found if isinstance(found, type) and issubclass(found, Warning) else UserWarning
+
+
+def _names(thing: object) -> Mapping[str, Any]:
+    """What a module or class holds; looked up so that neither one's own code runs."""
+    if issubclass(type(thing), ModuleType):
+        names: Mapping[str, Any] = object.__getattribute__(thing, "__dict__")
+        return names
+    return type.__getattribute__(thing, "__dict__") if issubclass(type(thing), type) else {}
 
 
 def made_up(item: pytest.Item, when: str, text: str, duration: float) -> pytest.TestReport:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_gvisor import requirements
 from pytest_gvisor.configured import expected_failure, location, settings_of
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.errors import GvisorError, PytestGvisorWarning, UsageError
+from pytest_gvisor.inside import reports
 from pytest_gvisor.inside.host import Ids, Worker
+from pytest_gvisor.inside.live import Live
 from pytest_gvisor.inside.plan import Plan, plan_key, plan_of
 from pytest_gvisor.inside.start import Inside, start
 from pytest_gvisor.report import observe
@@ -24,6 +26,9 @@ from pytest_gvisor.state import usage
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.link import Link
+
+
+_MAX_FALSE_STARTS = 3
 
 
 class InsideSession:
@@ -37,13 +42,15 @@ class InsideSession:
         self._coverage: list[str] = []
         self._keys: dict[int, tuple[object, ...]] = {}
         self._working: set[Platform] = set()
+        self._false_starts: dict[tuple[object, ...], int] = {}
+        self._refused: dict[int, bool] = {}
 
     def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         """The whole protocol of one test inside."""
         plan = item.stash[plan_key]
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        platform = self._platform(item, plan)
+        platform = self._platform(item)
         if platform is not None:
             ids = self._ids(item, nextitem, plan)
             self._run(item, platform, ids)
@@ -60,60 +67,59 @@ class InsideSession:
             return
         call = pytest.CallInfo.from_call(lambda: state.teardown_exact(nextitem), when="teardown")
         if call.excinfo is not None:
-            report = item.ihook.pytest_runtest_makereport(item=item, call=call)
-            item.ihook.pytest_runtest_logreport(report=report)
+            _log(item, call)
             if call.excinfo.errisinstance((KeyboardInterrupt, pytest.exit.Exception)):
                 raise call.excinfo.value
 
     def _run(self, item: pytest.Item, platform: Platform, ids: Ids) -> None:
         worker = self._worker(self._key(item), item, platform)
+        began = time.monotonic()
+        failure = worker.start()
         # A sandbox that starts shows that its platform works; one that does not is looked into.
-        failure = "" if platform in self._working else worker.start()
-        if failure and self._platform(item, item.stash[plan_key], examine=True) is None:
-            return
         if not failure:
             self._working.add(platform)
+        elif platform not in self._working and self._platform(item, examine=True) is None:
+            return
+        self._count_start(item, failure)
         fresh, reason = None, None
         if not self._config.getoption("runxfail", False):
             reason = expected_failure(item, platform)
-        for report in worker.run(item, ids, failure):
+        made_up = [reports.made_up(item, "setup", failure, time.monotonic() - began)]
+        for report in made_up if failure else worker.run(item, ids):
             # A test that has not begun cannot have failed as expected.
-            if reason is not None and worker.ran:
+            if reason is not None and not failure and worker.ran:
                 _as_expected(report, f"{platform}: {reason}")
             fresh, worker.fresh = worker.fresh or fresh, None
             observe.attach_inside(item, report, fresh, worker.used)
             item.ihook.pytest_runtest_logreport(report=report)
-        if worker.hopeless:
+
+    def _count_start(self, item: pytest.Item, failure: str) -> None:
+        """End the session where so many starts have failed in a row that another would too.
+
+        Whichever unit of tests they were for: what they have in common is platform and settings.
+        """
+        kind = self._key(item)[:2]
+        self._false_starts[kind] = self._false_starts.get(kind, 0) + 1 if failure else 0
+        if self._false_starts[kind] >= _MAX_FALSE_STARTS:
             item.session.shouldstop = "three sandboxes in a row ended before their first test"
 
-    def _platform(self, item: pytest.Item, plan: Plan, *, examine: bool = False) -> Platform | None:
+    def _platform(self, item: pytest.Item, *, examine: bool = False) -> Platform | None:
         """The platform of a test; None where it cannot be had, and the reports say so by now.
 
         Only where ``examine`` says so, and for kvm, whose devices may hang a sandbox for ever, is
         it tried first.
         """
         found: list[Platform] = []
-
-        def setup() -> None:
-            with usage():
-                _check_no_image(item)
-            requirements.check(item)
-            asked = requirements.platform_asked(item, plan.platform)
-            if examine or asked is Platform.KVM:
-                asked = requirements.platform_of(item, asked)
-            found.append(asked)
-
-        call = pytest.CallInfo.from_call(setup, when="setup")
+        call = pytest.CallInfo.from_call(
+            lambda: found.append(_judged(item, examine=examine)), when="setup"
+        )
         if call.excinfo is None:
             return found[0]
         if call.excinfo.errisinstance((KeyboardInterrupt, pytest.exit.Exception)):
             raise call.excinfo.value
         teardown = pytest.CallInfo.from_call(lambda: None, when="teardown")
         for phase in (call, teardown):
-            report = item.ihook.pytest_runtest_makereport(item=item, call=phase)
-            # pytest 9.2 takes the id from elsewhere than from the item's node id: see twins.
-            report.nodeid = item.nodeid
-            item.ihook.pytest_runtest_logreport(report=report)
+            _log(item, phase)
         return None
 
     def _key(self, item: pytest.Item) -> tuple[object, ...]:
@@ -147,14 +153,26 @@ class InsideSession:
         )
 
     def _following(self, item: pytest.Item, nextitem: pytest.Item | None) -> pytest.Item | None:
-        """The next test in the same sandbox."""
+        """The next test in the same sandbox; none that comes to nothing on the host."""
         if item.stash[plan_key].fresh or self._isolation is Isolation.TEST:
             return None
         for other in self._upcoming(item, nextitem):
             theirs = plan_of(other)
-            if theirs is not None and not theirs.fresh and self._key(other) == self._key(item):
+            if theirs is None or theirs.fresh or self._key(other) != self._key(item):
+                continue
+            if not self._is_refused(other):
                 return other
         return None
+
+    def _is_refused(self, item: pytest.Item) -> bool:
+        """Whether the host will skip or fail a test, so that it must not run ahead inside."""
+        if id(item) not in self._refused:
+            self._refused[id(item)] = False
+            try:
+                _judged(item)
+            except (pytest.skip.Exception, pytest.fail.Exception, GvisorError):
+                self._refused[id(item)] = True
+        return self._refused[id(item)]
 
     def _upcoming(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[pytest.Item]:
         """What comes after this test; under xdist only the next one is known."""
@@ -190,7 +208,7 @@ class InsideSession:
                     show=self._show(),
                 )
 
-            self._workers[key] = Worker(config, begin, settings.timeout, self._terminal)
+            self._workers[key] = Worker(config, begin, settings.timeout, Live(self._terminal).add)
         return self._workers[key]
 
     def _shares(self, item: pytest.Item, key: tuple[object, ...]) -> bool:
@@ -200,11 +218,11 @@ class InsideSession:
         if self._config.getoption("capture", "fd") != "no":
             return None
 
-        def show(data: bytes) -> None:
-            sys.stdout.write(data.decode("utf-8", "backslashreplace"))
+        def show(text: str) -> None:
+            sys.stdout.write(text)
             sys.stdout.flush()
 
-        return show
+        return Live(show).add_bytes
 
     def _terminal(self, text: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -228,12 +246,33 @@ class InsideSession:
         for data in self._coverage:
             try:
                 raw = base64.b64decode(data, validate=True)
-            except binascii.Error:
+            except ValueError as error:
+                text = f"coverage of tests inside is lost: {error}"
+                self._config.issue_config_time_warning(PytestGvisorWarning(text), stacklevel=1)
                 continue
             # pytest-cov combines every file beside the data file whose name starts like it.
             with open(f"{base}.gvisor.{secrets.token_hex(6)}", "wb") as file:
                 file.write(raw)
         self._coverage.clear()
+
+
+def _judged(item: pytest.Item, *, examine: bool = False) -> Platform:
+    """The platform of a test; skips or fails the test for what it requires and cannot have."""
+    with usage():
+        _check_no_image(item)
+    requirements.check(item)
+    asked = requirements.platform_asked(item, item.stash[plan_key].platform)
+    if examine or asked is Platform.KVM:
+        asked = requirements.platform_of(item, asked)
+    return asked
+
+
+def _log(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
+    """Report a phase of a test inside that has come to its end here."""
+    report = item.ihook.pytest_runtest_makereport(item=item, call=call)
+    # pytest 9.2 takes the id from elsewhere than from the item's node id: see twins.
+    report.nodeid = item.nodeid
+    item.ihook.pytest_runtest_logreport(report=report)
 
 
 def _check_no_image(item: pytest.Item) -> None:

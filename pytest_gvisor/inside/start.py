@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import subprocess
@@ -77,19 +76,19 @@ def start(
         timeout=settings.timeout,
         debug=settings.debug,
     )
+    command = {
+        "options": options.travelling(config),
+        "args": options.arguments(config, items),
+        "cwd": str(config.invocation_params.dir),
+        "sys_path": options.search_path(),
+        "coverage": options.coverage(config),
+    }
     link = Link(Driven(request, engine.launcher, Record()), show)
     try:
-        # One that is gone by now is told of, with its cause, where its answer is waited for.
-        with contextlib.suppress(Died):
-            link.send(
-                "start",
-                options=options.travelling(config),
-                args=options.arguments(config, items),
-                cwd=str(config.invocation_params.dir),
-                sys_path=options.search_path(),
-                coverage=options.coverage(config),
-            )
-    except BaseException:  # Ctrl-C
+        link.send("start", **command)
+    except Died:
+        pass  # whoever receives hears of it too, and what the link then tells says why
+    except BaseException:
         link.close()
         raise
     return link

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.configured import settings_of
+from pytest_gvisor.configured import location, settings_of
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside.plan import Plan, is_inside, native_key, plan_key
 from pytest_gvisor.settings import NATIVE, Platform, Settings
@@ -47,8 +47,14 @@ def _settings(item: pytest.Item) -> Settings:
 
 
 def _plan(item: pytest.Item, platform: Platform | None) -> Plan:
-    mark = item.get_closest_marker("in_gvisor")
-    fresh = bool(mark is not None and mark.kwargs.get("fresh"))
+    for mark in item.iter_markers("in_gvisor"):
+        if mark.args or mark.kwargs not in ({}, {"fresh": True}, {"fresh": False}):
+            raise pytest.UsageError(
+                f"pytest-gvisor: {location(item)}: write @pytest.mark.in_gvisor(fresh=True) or "
+                f"@pytest.mark.in_gvisor, not with {mark.args!r} {mark.kwargs!r}"
+            )
+    closest = item.get_closest_marker("in_gvisor")
+    fresh = closest is not None and closest.kwargs.get("fresh", False)
     return Plan(inner=item.nodeid, platform=platform, fresh=fresh)
 
 

@@ -14,7 +14,10 @@ import base64
 import faulthandler
 import glob
 import io
+import itertools
 import json
+import linecache
+import math
 import os
 import signal
 import struct
@@ -25,7 +28,12 @@ if TYPE_CHECKING:
     import pytest
 
 _LENGTH = struct.Struct(">I")
+_JSON = json.JSONEncoder(default=repr, ensure_ascii=False, allow_nan=False)
 _MAX_TEXT = 8 * 1024 * 1024
+# Both less than what the host allows.
+_MAX_MESSAGE = 60 * 1024 * 1024
+_MAX_VALUES = 900_000
+_WHOLE = frozenset({"collected", "finished"})
 GUARD = "PYTEST_GVISOR_INSIDE"  # see inside/plan.py
 
 
@@ -42,6 +50,11 @@ class Channel:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
+        self._pid = os.getpid()
+
+    def is_ours(self) -> bool:
+        """Whether this is the process that the host talks to, and no fork of a test's."""
+        return os.getpid() == self._pid
 
     def receive(self) -> dict[str, Any]:
         """The next command; the host's end is ``finish``."""
@@ -54,11 +67,17 @@ class Channel:
     def send(self, kind: str, **fields: object) -> None:
         """Send one message, and what was put off: after a crash the host knows how far this got."""
         self.put_off(kind, **fields)
-        self._messages.flush()
+        if self.is_ours():
+            self._messages.flush()
 
     def put_off(self, kind: str, **fields: object) -> None:
-        """Send one message together with the next: each write costs two changes of processes."""
-        data = json.dumps({"type": kind, **fields}, default=repr).encode("utf-8", "surrogatepass")
+        """Send one message together with the next: each write costs two changes of processes.
+
+        A fork says nothing: the host would take its words for the next test's.
+        """
+        if not self.is_ours():
+            return
+        data = encoded(kind, fields)
         self._messages.write(_LENGTH.pack(len(data)) + data)
 
 
@@ -82,9 +101,12 @@ class Terminal(io.TextIOBase):
         if self.relayed and text:
             self._channel.send("terminal", text=text)
         elif self.in_test:
-            self._words.write(text)
-            self._words.flush()
+            self.say(text)
         return len(text)
+
+    def say(self, text: str) -> None:
+        """Write to what the host keeps the end of."""
+        print(text, end="", file=self._words, flush=True)
 
     def writable(self) -> bool:
         """Whether this can be written to."""
@@ -101,6 +123,7 @@ class Plugin:
         self._coverage = coverage
         self._terminal = terminal
         self._errors: list[str] = []
+        self._running = ""
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Take the place of the terminal before the terminal plugin writes its first line."""
@@ -129,17 +152,22 @@ class Plugin:
         )
         while (command := self._channel.receive())["op"] == "run":
             # What fails from here on without a word fails in the setup.
-            item = items.get(command["id"])
+            self._running = command["id"]
+            item = items.get(self._running)
             if item is None:
-                self._channel.send("missing", id=command["id"])
+                self._channel.send("missing", id=self._running)
                 continue
             following = items.get(command["next"]) if command["next"] else None
             # At the last failure that the host allows, pytest tears everything down with the test.
             session.testsfailed, option.maxfail = 0, command["maxfail"]
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if not self._channel.is_ours():
+                # It would take the commands that are meant for its parent.
+                self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
+                os._exit(1)
             # The host decides when to stop. The public properties warn when they are unset.
             session._shouldfail = session._shouldstop = False
-            self._channel.send("done", id=command["id"])
+            self._channel.send("done", id=self._running)
         self._terminal.relayed = False
         return True
 
@@ -149,20 +177,22 @@ class Plugin:
         data = config.hook.pytest_report_to_serializable(config=config, report=report)
         data["sections"] = [(title, _cut(text)) for title, text in data.get("sections", [])]
         plain = isinstance(report.longrepr, str)
-        self._channel.put_off("report", data=data, plain=plain)
+        self._channel.put_off("report", id=self._running, data=data, plain=plain)
 
     def pytest_warning_recorded(
         self, warning_message: Any, when: str, nodeid: str, location: Any
     ) -> None:
         """Send a warning as plain words."""
         category = warning_message.category
+        filename, lineno = warning_message.filename, warning_message.lineno
         self._channel.put_off(
             "warning",
             text=str(warning_message.message),
             module=category.__module__,
             name=category.__qualname__,
-            filename=warning_message.filename,
-            lineno=warning_message.lineno,
+            filename=filename,
+            lineno=lineno,
+            line=linecache.getline(filename, lineno),
             when=when,
             nodeid=nodeid,
             location=location,
@@ -172,15 +202,15 @@ class Plugin:
         """Note that the test's own code runs from here on, as in the other phases."""
         self._terminal.in_test = True
 
-    def pytest_runtest_call(self, item: pytest.Item) -> None:
+    def pytest_runtest_call(self) -> None:
         """Say that the test itself begins."""
         self._terminal.in_test = True
-        self._channel.send("phase", id=item.nodeid, when="call")
+        self._channel.send("phase", id=self._running, when="call")
 
-    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
+    def pytest_runtest_teardown(self) -> None:
         """Say that the teardown begins."""
         self._terminal.in_test = True
-        self._channel.send("phase", id=item.nodeid, when="teardown")
+        self._channel.send("phase", id=self._running, when="teardown")
 
     def pytest_runtest_makereport(self) -> None:
         """Note that a phase is over."""
@@ -199,11 +229,56 @@ class Plugin:
         self._config = config
 
 
-def _cut(text: str) -> str:
-    if len(text) <= _MAX_TEXT:
+def encoded(kind: str, fields: dict[str, Any], most: int = _MAX_MESSAGE) -> bytes:
+    """The JSON of a message. What is too long for one is shortened; texts say so."""
+    data = _json({"type": kind, **fields})
+    for longest in (1024 * 1024, 64 * 1024, 4096, 256):
+        many = len(data) > _MAX_VALUES and _values(data) > _MAX_VALUES
+        if kind in _WHOLE or not (many or len(data) > most):
+            break
+        data = _json({"type": kind, **_shortened(fields, longest)})
+    return data
+
+
+def _json(message: dict[str, Any]) -> bytes:
+    try:
+        text = _JSON.encode(message)
+    except ValueError:  # of a number that JSON has not
+        text = _JSON.encode(_shortened(message, sys.maxsize))
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _shortened(value: Any, longest: int) -> Any:
+    """A value of whose texts and lists no more than so much is left: beginning and end.
+
+    Numbers that JSON has not become text.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str):
+        return _cut(value, longest)
+    if isinstance(value, list | tuple):
+        half = longest // 2
+        parts = value if len(value) <= longest else [*value[:half], *value[-half:]]
+        return [_shortened(part, longest) for part in parts]
+    if isinstance(value, dict):
+        first = itertools.islice(value.items(), longest)
+        return {name: _shortened(part, longest) for name, part in first}
+    return value
+
+
+def _values(text: bytes) -> int:
+    """As many values as the host counts in a message, by what is between them."""
+    bare = text.replace(rb"\\", b"").replace(rb"\"", b"")
+    between = bare.split(b'"')[::2]
+    return sum(part.count(mark) for part in between for mark in (b"[", b"{", b",", b":"))
+
+
+def _cut(text: str, longest: int = _MAX_TEXT) -> str:
+    if len(text) <= longest:
         return text
-    half = _MAX_TEXT // 2
-    return f"{text[:half]}\n[... {len(text) - _MAX_TEXT} characters left out ...]\n{text[-half:]}"
+    half = longest // 2
+    return f"{text[:half]}\n[... {len(text) - longest} characters left out ...]\n{text[-half:]}"
 
 
 def _hook_order(plugin: Plugin) -> None:
@@ -215,10 +290,8 @@ def _hook_order(plugin: Plugin) -> None:
     last(type(plugin).pytest_runtest_logreport)
     last(type(plugin).pytest_collection_finish)
     last(type(plugin).pytest_sessionfinish)
-    first(type(plugin).pytest_runtest_setup)
-    first(type(plugin).pytest_runtest_call)
-    first(type(plugin).pytest_runtest_teardown)
-    first(type(plugin).pytest_runtest_makereport)
+    for phase in ("setup", "call", "teardown", "makereport"):
+        first(getattr(type(plugin), f"pytest_runtest_{phase}"))
     first(type(plugin).pytest_runtestloop)
     first(type(plugin).pytest_sessionstart)
 

@@ -31,7 +31,7 @@ def complete(report: pytest.TestReport, item: pytest.Item, harnesses: Sequence[G
             found = sections(harness.records, again=again, debug=settings.debug)
             report.sections += list(found)
     colour = _in_colour(item.config)
-    escape_report(report, colour=colour)
+    escape_report(report, painted=_painted(colour))
     vars(report)[UNTRUSTED] = colour
 
 
@@ -41,18 +41,11 @@ def escape_again(report: pytest.TestReport) -> None:
     pytest makes that of a subtest from one of its test's, of which it keeps the attributes, and
     adds the captured output, the logs and the subtest's message and arguments.
     """
-    escape_report(report, colour=vars(report).pop(UNTRUSTED))
-    context = getattr(report, "context", None)
-    for name in ("msg", "kwargs"):
-        if (given := getattr(context, name, None)) is not None:
-            # What holds them is frozen, and has slots.
-            object.__setattr__(context, name, _safe_words(given))
+    escape_report(report, painted=_painted(vars(report).pop(UNTRUSTED)))
 
 
-def _safe_words(given: object) -> object:
-    if isinstance(given, Mapping):
-        return {safe(str(name)): _safe_words(value) for name, value in given.items()}
-    return safe(given) if isinstance(given, str) else given
+def _painted(colour: bool) -> Callable[[str], str]:
+    return safe_but_colour if colour else safe
 
 
 def _in_colour(config: pytest.Config) -> bool:
@@ -142,14 +135,19 @@ def safe_but_colour(text: str) -> str:
     return "".join([*parts, safe(text[position:])])
 
 
-def escape_report(report: pytest.TestReport, *, colour: bool = False) -> None:
+def escape_report(
+    report: pytest.TestReport,
+    *,
+    painted: Callable[[str], str] = safe,
+    output: Callable[[str], str] = safe,
+) -> None:
     """Escape everything that a report of a test shows, in place: it may hold workloads' output.
 
-    ``colour`` says that pytest has coloured the report's own text.
+    ``painted`` is for the report's own text, which pytest may have coloured, ``output`` for what
+    was captured.
     """
-    painted = safe_but_colour if colour else safe
     report.sections = [
-        (safe(title), (painted if "log" in title else safe)(text))
+        (safe(title), (painted if "log" in title else output)(text))
         for title, text in report.sections
     ]
     report.user_properties = [
@@ -158,14 +156,25 @@ def escape_report(report: pytest.TestReport, *, colour: bool = False) -> None:
     ]
     if hasattr(report, "wasxfail"):
         report.wasxfail = safe(report.wasxfail)
+    context = getattr(report, "context", None)  # a subtest's
+    for name in ("msg", "kwargs"):
+        if (given := getattr(context, name, None)) is not None:
+            # What holds them is frozen, and has slots.
+            object.__setattr__(context, name, _safe_words(given))
     longrepr = report.longrepr
     if isinstance(longrepr, str):
         report.longrepr = painted(longrepr)
     elif isinstance(longrepr, tuple):
         path, line, reason = longrepr
-        report.longrepr = (path, line, safe(reason))
+        report.longrepr = (safe(path), line, safe(reason))
     elif longrepr is not None:
         _Rewriter(painted).rewrite(longrepr)
+
+
+def _safe_words(given: object) -> object:
+    if isinstance(given, Mapping):
+        return {safe(str(name)): _safe_words(value) for name, value in given.items()}
+    return safe(given) if isinstance(given, str) else given
 
 
 class _Rewriter:

@@ -196,3 +196,50 @@ def test_a_host_that_is_slow_tells_a_death_as_what_it_is(
     result = run_inside("-v")
     assert result.parseoutcomes() == {"passed": 2, "failed": 1}
     result.stdout.fnmatch_lines(["*the sandbox was lost in this test's call*"])
+
+
+def test_a_fork_that_comes_back_says_nothing(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Only the process that the host has asked reports a test: each one gets its own verdict."""
+    project.makepyfile(
+        """
+        import os, time
+
+        def test_forks():
+            if not os.fork():
+                time.sleep(0.2)
+
+        def test_fails():
+            time.sleep(0.5)
+            assert 0
+
+        def test_waits():
+            if child := os.fork():
+                _, status = os.waitpid(child, 0)
+                assert os.waitstatus_to_exitcode(status) == 1
+        """
+    )
+    result = run_inside("-v")
+    assert result.parseoutcomes() == {"passed": 2, "failed": 1}
+    result.stdout.fnmatch_lines(["*::test_fails FAILED*", "*::test_waits PASSED*"])
+
+
+def test_false_starts_of_each_test_s_own_sandbox_end_the_session(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Three in a row, as where they share one."""
+    project.makeconftest("import os\nif os.uname().release == '4.4.0': os._exit(9)\n")
+    project.makepyfile(
+        "import pytest\n@pytest.mark.parametrize('n', range(5))\ndef test_it(n): pass\n"
+    )
+    assert run_inside("--gvisor-isolation=test").parseoutcomes() == {"errors": 3}
+
+
+def test_the_start_of_a_sandbox_is_not_of_a_test_s_time(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """After a test that took the sandbox with it, the next one has all of its own deadline."""
+    project.makeconftest("import os, time\nif os.uname().release == '4.4.0': time.sleep(1)\n")
+    project.makepyfile("import os\ndef test_dies(): os._exit(3)\ndef test_after(): pass\n")
+    assert run_inside("--gvisor-timeout=1").parseoutcomes() == {"passed": 1, "failed": 1}

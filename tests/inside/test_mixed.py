@@ -42,3 +42,115 @@ def test_what_the_host_has_set_up_is_torn_down_where_its_module_ends(
         assert file.read().split("\n")[:-1] == [
             "up a", "down a", "up b", "down b", "up c", "down c",
         ]  # fmt: skip
+
+
+def test_what_the_host_has_judged_is_not_judged_again_inside(project: pytest.Pytester) -> None:
+    """Where there is no runsc and no nested platform: no skip, and no look for either."""
+    project.makeconftest(
+        """
+        import os
+
+        if os.uname().release == "4.4.0":
+            from pytest_gvisor import header
+
+            def line(config): raise AssertionError("looks for runsc inside")
+
+            header.line = line
+        """
+    )
+    project.makepyfile(
+        """
+        import os, pytest
+
+        @pytest.mark.requires_runsc
+        @pytest.mark.requires_platform("ptrace")
+        def test_required(): assert os.uname().release == "4.4.0"
+
+        @pytest.mark.parametrize("name", ["gvisor", "runsc", "gvisor_image"])
+        def test_asks(name, request): request.getfixturevalue(name)
+        """
+    )
+    result = project.runpytest_subprocess("--in-gvisor", "--gvisor-strict", "--gvisor-timeout=50")
+    assert result.parseoutcomes() == {"passed": 1, "failed": 3}
+    result.stdout.fnmatch_lines(["*runsc cannot be had inside gVisor*"])
+
+
+def test_no_test_that_is_skipped_on_the_host_runs_ahead_inside(project: pytest.Pytester) -> None:
+    """What fails as the last fixtures are torn down is an error of the last test that runs."""
+    project.makeconftest(
+        """
+        import functools
+        from pytest_gvisor.runsc import platforms
+
+        platforms.probe = functools.partial(platforms.probe, kvm_device="/nonexistent/kvm")
+        """
+    )
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def shared():
+            yield
+            raise ValueError("in the last teardown")
+
+        def test_first(shared): pass
+
+        @pytest.mark.requires_kvm
+        def test_last(): pass
+        """
+    )
+    result = project.runpytest_subprocess("--in-gvisor")
+    assert result.parseoutcomes() == {"passed": 1, "errors": 1, "skipped": 1}
+
+
+def test_what_fails_behind_a_test_inside_bears_its_id(project: pytest.Pytester) -> None:
+    """The report of a teardown on the host, which `--lf` and others remember."""
+    project.makeconftest(
+        """
+        def pytest_runtest_logreport(report):
+            if report.failed:
+                assert report.nodeid == "test_it.py::test_inside[systrap]"
+        """
+    )
+    project.path.joinpath("test_it.py").write_text(
+        """
+import pytest
+
+@pytest.fixture(scope="module")
+def shared():
+    yield
+    assert 0
+
+def test_host(shared): pass
+
+@pytest.mark.in_gvisor
+@pytest.mark.gvisor(platform=["ptrace", "systrap"])
+def test_inside(): pass
+"""
+    )
+    result = project.runpytest_subprocess("--gvisor-strict")
+    assert result.parseoutcomes() == {"passed": 3, "errors": 1}
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.mark.parametrize("arguments", ["True", "frehs=True", "fresh='yes'"])
+def test_a_marker_that_cannot_be_meant_is_refused(project: pytest.Pytester, arguments: str) -> None:
+    """A word that is misspelt would mean nothing."""
+    project.makepyfile(f"import pytest\n@pytest.mark.in_gvisor({arguments})\ndef test_it(): pass\n")
+    result = project.runpytest_inprocess("-p", "no:cacheprovider")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*::test_it*: write @pytest.mark.in_gvisor(fresh=True)*"])
+
+
+def test_a_folder_with_brackets_in_its_name_is_collected_inside(project: pytest.Pytester) -> None:
+    """pytest takes no such path as an argument."""
+    for folder in ("[one]", "plain/[two]"):
+        path = project.path / folder
+        path.mkdir(parents=True)
+        name = f"test_{path.name[1:-1]}.py"
+        path.joinpath(name).write_text(
+            "import os\ndef test_it(): assert os.uname().release == '4.4.0'\n"
+        )
+    result = project.runpytest_subprocess("--in-gvisor", "--gvisor-strict")
+    assert result.parseoutcomes() == {"passed": 2}

@@ -14,7 +14,7 @@ from pytest_gvisor import Completed, Gvisor, Runsc, errors, settings, specifying
 from pytest_gvisor.cli import install, vm
 from pytest_gvisor.harness import MAX_RECORDS
 from pytest_gvisor.images import cache, docker, points, streams
-from pytest_gvisor.inside import host
+from pytest_gvisor.inside import session
 from pytest_gvisor.install import fetch, release
 from pytest_gvisor.launch import session_dir
 from pytest_gvisor.report import collect, github, observe, terminal
@@ -137,7 +137,7 @@ WORDS = [
     ("images.md", "ten minutes", LIMITS.max_seconds, 600),
     ("images.md", "says nothing for two minutes", docker._SILENCE, 120),
     ("cli.md", "It takes three seconds at most", session_dir.SWEEP_BUDGET, 3),
-    ("inside.md", "If three sandboxes in a row", host._MAX_FALSE_STARTS, 3),
+    ("inside.md", "If three sandboxes in a row", session._MAX_FALSE_STARTS, 3),
     ("sandbox.md", "cannot confirm within two seconds", process.KILL_CONFIRM, 2),
 ]
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.inside import frames
 from pytest_gvisor.inside.frames import Decoder, encode
 
 values = st.recursive(
@@ -71,3 +72,32 @@ def test_lone_surrogates_survive() -> None:
     text = b'{"type": "report", "text": "\xed\xb3\xbf"}'
     (message,) = Decoder().feed(framed(text))
     assert message["text"] == "\udcff"
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_what_python_alone_takes_for_a_number_is_refused(number: str) -> None:
+    """No JSON has it, and whoever counts with it is in trouble."""
+    with pytest.raises(ProtocolError, match="is no JSON"):
+        list(Decoder().feed(framed(f'{{"type": "report", "n": {number}}}'.encode())))
+
+
+@pytest.mark.parametrize(
+    "many",
+    [b"[%s]" % b",".join([b"{}"] * 500), b"[%s]" % b",".join([b'""'] * 1500), b"[" * 999,
+     b"{%s}" % b",".join([b'"":0'] * 600), b'"\\\\",[%s]' % b",".join([b"0"] * 1200)],
+)  # fmt: skip
+def test_the_values_of_a_message_are_counted_before_they_are_made(
+    many: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smallest take many times more memory here than on their way."""
+    monkeypatch.setattr(frames, "MAX_VALUES", 1000)
+    with pytest.raises(ProtocolError, match="more than 1000 values"):
+        list(Decoder().feed(framed(b'{"type": "report", "many": [' + many)))
+
+
+def test_what_a_test_prints_counts_as_one_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in it: commas and braces, quotes and backslashes."""
+    monkeypatch.setattr(frames, "MAX_VALUES", 1000)
+    text = '{[,:"\\' * 900 + ',"\\\\"'
+    (message,) = Decoder().feed(encode({"type": "report", "text": text, "next": [text]}))
+    assert message == {"type": "report", "text": text, "next": [text]}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-import types
+import warnings
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -131,7 +132,7 @@ def test_a_warning_s_category_is_looked_up_and_never_made(
 ) -> None:
     """Among what is imported here; anything else is a plain warning, and nothing runs for it."""
     config = pytester.parseconfig()
-    lazy = types.ModuleType("lazy")
+    lazy = ModuleType("lazy")
 
     def imports(name: str) -> object:
         raise ImportError(name)
@@ -153,3 +154,105 @@ def test_a_warning_s_category_is_looked_up_and_never_made(
         message = {"module": module, "name": name, "text": "t", "lineno": "x", "location": [1]}
         reports.warn(config, message, "x")
     assert seen == [DeprecationWarning, *[UserWarning] * 6]
+
+
+@pytest.mark.parametrize(
+    "longrepr",
+    [
+        ["a", float("inf"), "b"],
+        {"reprcrash": None, "sections": [], "chain": None, "reprtraceback": {
+            "reprentries": [{"type": "New", "data": {}}], "extraline": None, "style": "long"}},
+    ],
+)  # fmt: skip
+def test_neither_is_what_pytest_or_python_cannot_make(
+    pytestconfig: pytest.Config, longrepr: object
+) -> None:
+    """A kind of traceback that there is not, a number without an end."""
+    with pytest.raises(ProtocolError):
+        revived(pytestconfig, longrepr=longrepr)
+
+
+BAD = "\x1b]52;c;eA==\x07\u202e\n::error::x"
+
+
+def test_what_a_report_shows_is_escaped(pytestconfig: pytest.Config) -> None:
+    """Text, output and places; the colours that a test prints stay, as on the host."""
+    report = revived(
+        pytestconfig,
+        outcome="failed",
+        longrepr=BAD,
+        sections=[["Captured stdout call", BAD + "\x1b[31mred\x1b[0m"]],
+        location=[BAD, 1, BAD],
+        user_properties=[[BAD, BAD]],
+        wasxfail=BAD,
+    )
+    shown = "\n".join(
+        [str(report.longrepr), *report.sections[0], *report.location[::2], report.wasxfail,
+         *map(str, report.user_properties[0])]
+    )  # fmt: skip
+    assert shown.count("\\x1b]52;c;eA==\\x07\\u202e\n\\x3a:error") == 7
+    assert "\x1b[31mred\x1b[0m" in report.sections[0][1]
+    assert "\x1b]" not in shown
+
+
+def test_every_text_has_a_utf_8(pytestconfig: pytest.Config) -> None:
+    """Whatever attribute it is of: no worker of xdist's could send another one."""
+    report = revived(
+        pytestconfig, longrepr="\udcff", keywords={"\udcff": 1}, mine=[{"\udcff": ["ü\ud800"]}]
+    )
+    for name, value in vars(report).items():
+        assert f"{name}{value!s}".encode()
+    assert vars(report)["mine"] == [{"\\udcff": ["ü\\ud800"]}]
+
+
+def test_no_code_of_a_module_runs_for_a_warning(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the one that it has for names that it does not know."""
+
+    class Lazy(ModuleType):
+        def __getattribute__(self, name: str) -> object:
+            raise AssertionError(name)
+
+    class Meta(type):
+        def __getattribute__(cls, name: str) -> object:
+            raise AssertionError(name)
+
+    class Strange(metaclass=Meta):
+        pass
+
+    monkeypatch.setitem(sys.modules, "lazy", Lazy("lazy"))
+    holder = ModuleType("holder")
+    holder.__dict__["Strange"] = Strange
+    monkeypatch.setitem(sys.modules, "holder", holder)
+    assert reports._category("lazy", "Warning") is UserWarning
+    assert reports._category("holder", "Strange.Warning") is UserWarning
+    assert reports._category("pytest", "PytestWarning") is pytest.PytestWarning
+
+
+def test_a_warning_shows_no_line_of_the_host_s(pytester: pytest.Pytester) -> None:
+    """Its line comes from inside; and what it says is escaped."""
+    config = pytester.parseconfig()
+    seen: list[Any] = []
+
+    class Listener:
+        def pytest_warning_recorded(self, warning_message: Any, location: Any) -> None:
+            seen.append((warning_message, location))
+
+    config.pluginmanager.register(Listener())
+    secret = pytester.path / "secret"
+    secret.write_text("of the host's\n")
+    usual = {"module": "builtins", "name": "UserWarning", "when": "runtest", "lineno": 1,
+             "filename": str(secret), "text": BAD, "location": [BAD, 1, BAD]}  # fmt: skip
+    for more in ({}, {"line": "its()"}):
+        reports.warn(config, {**usual, **more}, "x")
+    texts = [warnings.formatwarning(**_said(one)) for one, _ in seen]
+    assert "of the host's" not in texts[0] + texts[1]
+    assert texts[1].endswith("\n  its()\n")
+    assert "\x1b" not in texts[0] + "".join(map(str, seen[0][1]))
+
+
+def _said(recorded: warnings.WarningMessage) -> dict[str, Any]:
+    """What pytest makes a line of its summary from."""
+    names = ("message", "category", "filename", "lineno", "line")
+    return {name: getattr(recorded, name) for name in names}

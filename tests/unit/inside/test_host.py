@@ -1,0 +1,179 @@
+"""What the host makes of what a pytest inside says: a scripted one, which may say anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.inside.host import Ids, Worker
+from pytest_gvisor.inside.link import Died, Link
+
+INNER = "test_it.py::test_it"
+COLLECTED = {"type": "collected", "ids": [INNER, "test_it.py::test_next"], "errors": []}
+DONE = {"type": "done", "id": INNER}
+Message = dict[str, Any]
+
+
+class Script:
+    """Takes a link's place: what it receives is written down before, and then it is gone."""
+
+    def __init__(self, messages: Sequence[Message | BaseException]) -> None:
+        self.messages = [*messages]
+        self.sent: list[Message] = []
+        self.closed = 0
+
+    def send(self, op: str, **fields: object) -> None:
+        """Note a command."""
+        self.sent.append({"op": op, **fields})
+
+    def receive(self, _deadline: float) -> Message:
+        """The next message, or the next error."""
+        message = self.messages.pop(0) if self.messages else Died("it is gone")
+        if isinstance(message, BaseException):
+            raise message
+        return message
+
+    def begin(self) -> None:
+        """Count nothing."""
+
+    def close(self, patience: float = 0.0) -> None:
+        """Note that it was closed."""
+        self.closed += 1
+
+    def told(self) -> str:
+        """Nothing more is known."""
+        return ""
+
+
+def report(when: str, **changes: Any) -> Message:
+    """The message with a passed phase's report."""
+    data: Message = {
+        "$report_type": "TestReport",
+        "nodeid": INNER,
+        "location": ["test_it.py", 0, "test_it"],
+        "keywords": {},
+        "outcome": "passed",
+        "longrepr": None,
+        "when": when,
+        "sections": [],
+        "duration": 0.1,
+        "start": 1.0,
+        "stop": 1.1,
+    }
+    return {"type": "report", "id": INNER, "data": {**data, **changes}, "plain": True}
+
+
+PASSED = [
+    report("setup"),
+    {"type": "phase", "id": INNER, "when": "call"},
+    report("call"),
+    {"type": "phase", "id": INNER, "when": "teardown"},
+    report("teardown"),
+]
+
+
+class Host:
+    """A worker whose pytest inside is a script, and a test for it."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self.item = item
+        self.shown: list[str] = []
+
+    def worker(self, *messages: Message | BaseException, collected: Message = COLLECTED) -> Worker:
+        """A worker whose pytest says this."""
+        self.script = Script([collected, *messages])
+
+        def start() -> Link:
+            return cast("Link", self.script)
+
+        worker = Worker(self.item.config, start, 5.0, self.shown.append)
+        worker.start()
+        return worker
+
+    def run(self, *messages: Message | BaseException) -> list[tuple[str | None, str]]:
+        """Phase and outcome of each report of the test."""
+        return [(one.when, one.outcome) for one in self.reports(*messages)]
+
+    def reports(self, *messages: Message | BaseException) -> list[pytest.TestReport]:
+        """The reports of the test."""
+        return list(self.worker(*messages).run(self.item, Ids(inner=INNER)))
+
+
+@pytest.fixture
+def host(request: pytest.FixtureRequest) -> Host:
+    """A host with one test: this one, which is not run by it."""
+    return Host(request.node)
+
+
+def test_reports_of_three_phases_are_a_test(host: Host) -> None:
+    """As they came, and the sandbox stays for the next test."""
+    assert host.run(*PASSED, DONE) == [
+        ("setup", "passed"),
+        ("call", "passed"),
+        ("teardown", "passed"),
+    ]
+    assert not host.script.closed
+
+
+@pytest.mark.parametrize(
+    ("messages", "last"),
+    [
+        ([DONE], "setup"),
+        ([PASSED[0], DONE], "setup"),
+        ([*PASSED[:2], DONE], "call"),
+        ([*PASSED[:4], DONE], "teardown"),
+        ([PASSED[0], PASSED[4], DONE], "setup"),
+        ([*PASSED, {**DONE, "id": "test_it.py::test_next"}], "teardown"),
+        ([*PASSED[:3], {**PASSED[4], "id": "test_it.py::test_next"}, DONE], "teardown"),
+        ([*PASSED, {"type": "phase", "id": "test_it.py::test_next", "when": "call"}], "teardown"),
+        ([*PASSED[:2], {"type": "phase", "id": INNER, "when": "\x1b]"}], "call"),
+    ],
+)
+def test_no_test_is_done_without_its_own_reports(
+    messages: list[Message], last: str, host: Host
+) -> None:
+    """A report that is missing, or another test's word, is a failure, and the sandbox ends."""
+    ran = host.run(*messages)
+    assert ran[-1] == (last, "failed")
+    assert host.script.closed
+
+
+def test_a_set_up_that_does_not_pass_needs_no_call(host: Host) -> None:
+    """Nor does one that skips; what is lost afterwards is lost in the teardown."""
+    skip = report("setup", outcome="skipped", longrepr=["test_it.py", 1, "Skipped: so"])
+    assert host.run(skip, PASSED[4], DONE) == [("setup", "skipped"), ("teardown", "passed")]
+    assert host.run(skip, PASSED[3]) == [("setup", "skipped"), ("teardown", "failed")]
+
+
+@pytest.mark.parametrize("ids", [5, None, "test_it.py", [1], {"a": 1}])
+def test_a_collection_that_is_no_list_of_ids_is_a_false_start(ids: object, host: Host) -> None:
+    """It is said, and the sandbox ends."""
+    worker = host.worker(collected={"type": "collected", "ids": ids, "errors": []})
+    host.script.messages = [{"type": "collected", "ids": ids, "errors": []}]
+    assert "did not get as far as a test" in worker.start()
+    assert host.script.closed
+
+
+def test_an_error_of_the_launch_in_a_test_is_that_test_s(host: Host) -> None:
+    """The keeper may be lost in the midst of one."""
+    assert host.run(PASSED[0], LaunchError("keeper", "lost"))[-1] == ("setup", "failed")
+
+
+def test_what_is_said_outside_of_tests_is_escaped(host: Host) -> None:
+    """Errors of the collection, and of pytest itself."""
+    bad = {**COLLECTED, "ids": [], "errors": ["\x1b]52;c;eA==\x07\n::error::x\n1 passed in 0.1s"]}
+    (missing,) = host.worker(collected=bad).run(host.item, Ids(inner=INNER))
+    (broken,) = host.reports({"type": "internal error", "text": "\x1b]0;x\x07"})
+    for report in (missing, broken):
+        assert "\x1b" not in str(report.longrepr)
+        assert "\\x1b]" in str(report.longrepr)
+    assert "\n\\x3a:error::x\n\\x31 passed in" in str(missing.longrepr)
+
+
+def test_what_is_not_shown_on_the_host_is_not_shown_for_tests_inside(host: Host) -> None:
+    """Lines of the terminal come with --setup-show, and are a break of the protocol without."""
+    assert host.run({"type": "terminal", "text": "1 passed in 0.1s"})[-1] == ("setup", "failed")
+    assert not host.shown

@@ -1,0 +1,149 @@
+"""The connection to a pytest inside that ends, or that sends more than anyone can keep."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.inside import link as module
+from pytest_gvisor.inside import start
+from pytest_gvisor.inside.frames import encode
+from pytest_gvisor.inside.link import Died, Link
+from pytest_gvisor.settings import Platform, Settings
+
+
+class Sandbox:
+    """Takes the place of a driven run and its supervisor; ``inside`` is its end of the socket."""
+
+    def __init__(self) -> None:
+        ours, self.inside = socket.socketpair()
+        ours.setblocking(False)
+        for end in (ours, self.inside):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * 2**20)
+        self.over = False
+        self._ours = ours
+        self._selector = selectors.DefaultSelector()
+        self.pipes = SimpleNamespace(socket=ours.fileno())
+        self.record: Any = None
+
+    def start(self) -> Sandbox:
+        """Be the supervisor, too."""
+        return self
+
+    def add(self, fd: int, event: int, act: Callable[[], bool]) -> None:
+        """Watch a descriptor."""
+        self._selector.register(fd, event, act)
+
+    def change(self, fd: int, event: int, act: Callable[[], bool]) -> None:
+        """Stop watching one."""
+        assert not event
+        self._selector.unregister(fd)
+
+    def turn(self, timeout: float) -> None:
+        """Look once."""
+        for key, _events in self._selector.select(timeout):
+            if not key.data():
+                self._selector.unregister(key.fd)
+
+    def end(self, _patience: float) -> None:
+        """Look as long as there is something to see."""
+        while self._selector.get_map() and self._selector.select(0):
+            self.turn(0)
+
+    def close(self) -> None:
+        """Leave nothing."""
+        self._selector.close()
+        self._ours.close()
+        self.inside.close()
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A sandbox that does nothing by itself."""
+    made = Sandbox()
+    yield made
+    made.close()
+
+
+def soon() -> float:
+    """A deadline."""
+    return time.monotonic() + 5
+
+
+def test_what_was_sent_before_the_end_counts(sandbox: Sandbox) -> None:
+    """All of it, however much: then only is the pytest inside gone."""
+    link = Link(cast("Any", sandbox))
+    long = {"type": "report", "text": "x" * 900_000}
+    sandbox.inside.sendall(encode(long) + encode({"type": "done"}))
+    sandbox.turn(0)
+    sandbox.over = True
+    assert link.receive(soon()) == long
+    assert link.receive(soon()) == {"type": "done"}
+    with pytest.raises(Died):
+        link.receive(soon())
+
+
+def test_a_test_may_send_so_much(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the next one as much again."""
+    monkeypatch.setattr(module, "_MOST", 1000)
+    link = Link(cast("Any", sandbox))
+    sandbox.inside.sendall(encode({"type": "report", "text": "x" * 600}) * 3)
+    for _ in range(2):
+        link.begin()
+        assert link.receive(soon())["type"] == "report"
+    with pytest.raises(ProtocolError, match="more than 1000 bytes"):
+        link.receive(soon())
+
+
+def test_nothing_is_read_any_more_when_it_is_closed(sandbox: Sandbox) -> None:
+    """Whoever writes on without an end waits, and is killed."""
+    link = Link(cast("Any", sandbox))
+    sandbox.inside.sendall(encode({"type": "report", "text": "x" * 900_000}))
+    link.close()
+    assert len(os.read(sandbox.pipes.socket, 2**20)) > 900_000
+
+
+@pytest.mark.parametrize("error", [Died("so soon"), KeyboardInterrupt(), TypeError("no JSON")])
+def test_a_start_that_takes_no_command_leaves_nothing(
+    error: BaseException, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pytest that is gone by then is handed on, to be told of; at anything else it is closed."""
+    closed = []
+
+    class Deaf:
+        def send(self, *_: object, **_fields: object) -> None:
+            raise error
+
+        def close(self) -> None:
+            closed.append(True)
+
+    engine = SimpleNamespace(runsc=lambda _: None, launcher=None)
+    monkeypatch.setattr(start, "engine_of", lambda _: engine)
+    monkeypatch.setattr(start, "Driven", lambda *_: None)
+    monkeypatch.setattr(start, "Link", lambda *_: Deaf())
+
+    def begin() -> object:
+        return start.start(
+            pytestconfig,
+            platform=Platform.SYSTRAP,
+            settings=Settings(),
+            inside=start.Inside(),
+            items=[],
+            show=None,
+        )
+
+    if isinstance(error, Died):
+        assert begin()
+        assert not closed
+    else:
+        with pytest.raises(type(error)):
+            begin()
+        assert closed
