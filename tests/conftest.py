@@ -2,4 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+
 from tests.bundlecheck import bundles_are_as_the_schema_says, bundles_written  # noqa: F401
+
+
+def pytest_configure() -> None:
+    """Tests press Ctrl-C: a shell's background job has it ignored, and an ignored signal stays so
+    in each child.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)

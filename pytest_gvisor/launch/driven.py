@@ -19,7 +19,7 @@ from pytest_gvisor.launch.outcome import Completed
 from pytest_gvisor.launch.request import Workspace
 from pytest_gvisor.launch.runner import Runner
 from pytest_gvisor.launch.states import Lifecycle
-from pytest_gvisor.launch.supervise import KILL_DEADLINE, LINGER, Job, Pipes, Supervisor
+from pytest_gvisor.launch.supervise import KILL_DEADLINE, LINGER, NAP, Job, Pipes, Supervisor
 from pytest_gvisor.launch.typed import stage
 
 _SOCKET_BUFFER = 1024 * 1024
@@ -92,10 +92,13 @@ class DrivenSupervisor(Supervisor):
             self._selector.register(fd, event, act)
 
     def turn(self, timeout: float | None) -> None:
-        """Wait for something to be ready or due, and do what belongs to it."""
+        """Wait for something to be ready or due, and do what belongs to it; for `NAP` at most,
+        or for ever with None.
+        """
         due = self._act()
         if due is not None:
             timeout = due if timeout is None else min(timeout, due)
+        timeout = None if timeout is None else min(timeout, NAP)
         for key, _events in self._selector.select(timeout):
             # What an earlier one of this turn has closed is waited for no more.
             if self._selector.get_map().get(key.fd) is key and not key.data():

@@ -138,13 +138,18 @@ def _open_lock(name: str, flags: int, folder: int | None = None) -> int:
     return lock
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SessionDir:
     """One pytest process's folder."""
 
     path: str
-    lock: int
-    """The descriptor whose flock says that the process is alive; -1 once it is let go of."""
+    held: list[int]
+    """The descriptor whose flock says that the process is alive, until it is let go of."""
+
+    @property
+    def lock(self) -> int:
+        """That descriptor; -1 once it is let go of."""
+        return self.held[0] if self.held else -1
 
     @staticmethod
     def choose(base: str | None = None) -> tuple[str, list[str]]:
@@ -176,7 +181,7 @@ class SessionDir:
             except BaseException:
                 os.rmdir(path)
                 raise
-        return cls(path=path, lock=lock)
+        return cls(path=path, held=[lock])
 
     def journal(self, **entry: object) -> None:
         """Append one line to the journal; it is complete on return, or `LaunchError` is raised."""
@@ -199,10 +204,9 @@ class SessionDir:
         tries that once more.
         """
         leaks = remains.clear_session(self.path) if os.path.isdir(self.path) else []
-        lock, self.lock = self.lock, -1
-        if lock >= 0:
-            with contextlib.suppress(OSError):  # a test may have closed it
-                os.close(lock)
+        # Out of the list first: after a Ctrl-C in between, the number may be another's.
+        with contextlib.suppress(IndexError, OSError):  # a test may have closed it
+            os.close(self.held.pop())
         return leaks
 
 

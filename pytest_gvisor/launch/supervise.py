@@ -24,6 +24,9 @@ TERM_GRACE = 1.0
 KILL_DEADLINE = 5.0
 LINGER = 0.5
 CLEAN_DEADLINE = 15.0
+NAP = 1.0
+"""Seconds after which a wait is begun anew. Python runs a signal's handler between instructions:
+of a Ctrl-C that comes right before the system call, it would know nothing until that returns."""
 
 _MOUNTING = ("mount_namespace", "mounts", "network_namespace")
 _MAY_NOT_MOUNT = (
@@ -235,7 +238,7 @@ class Supervisor:
         return max(0.0, self._actions[0][0] - now) if self._actions else None
 
     def _turn(self, timeout: float) -> None:
-        for key, _events in self._selector.select(timeout):
+        for key, _events in self._selector.select(min(timeout, NAP)):
             if not key.data():
                 self._end_stream(key.fd)
 

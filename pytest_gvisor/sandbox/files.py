@@ -6,6 +6,7 @@ import threading
 import time
 
 from pytest_gvisor.errors import InsideError, NotReady
+from pytest_gvisor.launch.supervise import NAP
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.sandbox.messages import Message
@@ -48,7 +49,7 @@ class _Transfer(Peer):
                 if left <= 0:
                     self._channel.send({"op": "reset", "id": self._id})
                     raise NotReady(f"the sandbox did not {doing} {self.path} in time")
-                self._changed.wait(left)
+                self._changed.wait(min(left, NAP))
         if self.refused:
             raise self._refusal(doing)
 

@@ -14,6 +14,7 @@ from typing import Self
 from pytest_gvisor.errors import InsideError, NotReady, UsageError, WorkloadTimeout
 from pytest_gvisor.launch.capture import streams
 from pytest_gvisor.launch.outcome import Completed, Outcome, signal_name
+from pytest_gvisor.launch.supervise import NAP
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.sandbox.messages import Message
@@ -279,7 +280,7 @@ class Process(Peer):
         left = deadline - time.monotonic()
         if left <= 0:
             raise self._not_ready(f"no {what} within the deadline")
-        self.changed.wait(left)
+        self.changed.wait(min(left, NAP))
 
     def _not_ready(self, text: str) -> NotReady:
         return NotReady(f"{list(self.args)!r}: {text}")
@@ -337,7 +338,7 @@ class Process(Peer):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
-                self.changed.wait(left)
+                self.changed.wait(min(left, NAP))
         return True
 
     def completed(self, outcome: Outcome | None = None) -> Completed:

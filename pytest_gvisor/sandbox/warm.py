@@ -17,6 +17,7 @@ from pytest_gvisor.errors import (
 )
 from pytest_gvisor.launch.outcome import Completed
 from pytest_gvisor.launch.request import Record
+from pytest_gvisor.launch.supervise import NAP
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.files import Download, Upload
@@ -266,7 +267,7 @@ class Sandbox:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise NotReady(otherwise)
-                answer.changed.wait(left)
+                answer.changed.wait(min(left, NAP))
             return answer.message.numbers["n"]
 
     def close(self) -> None:

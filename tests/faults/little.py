@@ -90,6 +90,11 @@ class Little:
     """The beginning of a command line that changes what pytest finds, and executes it."""
     started: list[subprocess.Popen[bytes]] = dataclasses.field(default_factory=list)
 
+    @property
+    def temporary(self) -> str:
+        """Its folder for temporary files: not in the project, which tests inside may write to."""
+        return f"{self.folder}-tmp"
+
     def write(self, **tests: str) -> None:
         """Write ``NAME.py`` for each, its indentation taken off."""
         self.folder.mkdir(exist_ok=True)
@@ -101,8 +106,7 @@ class Little:
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start pytest, in a process group of its own, as from a terminal."""
         kept = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
-        temporary = self.folder / "tmp"
-        temporary.mkdir(exist_ok=True)
+        os.makedirs(self.temporary, exist_ok=True)
         with open(self.folder / "output", "ab") as output:
             process = subprocess.Popen(
                 [
@@ -113,7 +117,7 @@ class Little:
                 cwd=self.folder,
                 env={
                     **kept, "LITTLE_BASE": self.base, "LITTLE_TAG": self.tag,
-                    "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1", **ENVIRONMENT,
+                    "TMPDIR": self.temporary, "PYTHONDONTWRITEBYTECODE": "1", **ENVIRONMENT,
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -156,7 +160,7 @@ class Little:
             found += [line for line in mounts if self.base in line]
         for depth in ("*", "*/*", "*/*/*", "*/*/*/*"):
             found += glob.glob(f"/sys/fs/cgroup/{depth}/pytest-gvisor-{self.tag}-*")
-        found += glob.glob(f"{self.folder}/tmp/*gvisor*")
+        found += glob.glob(f"{self.temporary}/*gvisor*")
         return found
 
     def left(self) -> list[str]:

@@ -88,10 +88,7 @@ def test_a_second_ctrl_c_does_not_stop_the_cleaning(
         since = time.monotonic()
         os.killpg(group, signal.SIGINT)
         time.sleep(pause)
-    status = ended(any_little, since)
-    if status != pytest.ExitCode.INTERRUPTED:
-        assert status == -signal.SIGINT
-        assert "\nTraceback (most recent call last):\n" in any_little.output()
+    assert ended(any_little, since) in {pytest.ExitCode.INTERRUPTED, -signal.SIGINT}
 
 
 @pytest.mark.fault("F7")
