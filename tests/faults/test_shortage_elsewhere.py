@@ -18,7 +18,7 @@ from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
 from tests.faults.conftest import entries, on_disk, own_files
 from tests.faults.little import Little
-from tests.faults.shortages import spare_descriptors, spare_memory
+from tests.faults.shortages import spare_descriptors
 from tests.unit.images.conftest import folder, item, link, saved, tar
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a small disk is mounted")
@@ -166,7 +166,8 @@ def test_an_image_that_there_is_no_memory_for_is_a_typed_error(tmp_path: Path) -
 UNPACKING = """
 import sys
 from pathlib import Path
-from tests.faults.test_shortage_elsewhere import spare_memory, unpacked, visible
+from tests.faults.shortages import spare_memory
+from tests.faults.test_shortage_elsewhere import unpacked, visible
 
 cache, path = sys.argv[1], Path(sys.argv[2])
 for mib in (0, 16, 48):
