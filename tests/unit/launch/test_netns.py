@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,10 +61,10 @@ def test_an_init_that_hides_its_namespace_is_done_without(monkeypatch: pytest.Mo
     """Where nobody may look at init, the kernel's first thread shows the host's namespace."""
     real = os.stat
 
-    def stat(path: str) -> os.stat_result:
+    def stat(path: str, **how: Any) -> os.stat_result:
         if path == "/proc/1/ns/net":
             raise PermissionError(path)
-        return real("/proc/thread-self/ns/net" if path == "/proc/2/ns/net" else path)
+        return real("/proc/thread-self/ns/net" if path == "/proc/2/ns/net" else path, **how)
 
     monkeypatch.setattr(os, "stat", stat)
     with pytest.raises(UsageError, match="host's own network namespace"):
