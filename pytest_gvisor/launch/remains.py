@@ -31,16 +31,33 @@ CGROUP_PREFIX = "pytest-gvisor-"
 PATIENCE = 2.0
 
 
-def _names(pid: int, root: bytes) -> bool:
-    """Whether the command line of ``pid`` says ``--root`` and a path at or under ``root``.
-
-    runsc passes the flag on to gofer and sandbox, as ``--root=PATH``. A zombie's line is empty.
-    """
+def _command_line(pid: int) -> bytes:
+    """What there is of it; a zombie has none, nor has what is gone."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
-            words = cmdline.read(64 * 1024).split(b"\0")
+            return cmdline.read(64 * 1024)
+    except OSError:
+        return b""
+
+
+def _is_starting(pid: int) -> bool:
+    """Whether a process without a command line is in execve(2): its new memory has none at first.
+
+    A zombie and a kernel's thread have no memory.
+    """
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as sizes:
+            return not sizes.read().startswith(b"0 ")
     except OSError:
         return False
+
+
+def _names(line: bytes, root: bytes) -> bool:
+    """Whether a command line says ``--root`` and a path at or under ``root``.
+
+    runsc passes the flag on to gofer and sandbox, as ``--root=PATH``.
+    """
+    words = line.split(b"\0")
     values = [after for word, after in itertools.pairwise(words) if word == b"--root"]
     values += [word.removeprefix(b"--root=") for word in words if word.startswith(b"--root=")]
     return any(value == root or value.startswith(root + b"/") for value in values)
@@ -50,14 +67,21 @@ def processes(root: str, *, everywhere: bool = False) -> list[int]:
     """The live processes of the sandboxes whose state folder is at or under ``root``.
 
     Looks among this process's children, where a subreaper finds every orphan of its own, or, with
-    ``everywhere``, among all processes.
+    ``everywhere``, among all processes. A child that is just being executed counts: whose it is
+    will be known when it is asked about again.
     """
     if everywhere:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     else:
         pids = _linux.children_of_self()
     needle = os.fsencode(root)
-    return [pid for pid in pids if pid != os.getpid() and _names(pid, needle)]
+    found = []
+    for pid in pids:
+        line = _command_line(pid)
+        is_one = _names(line, needle) if line else not everywhere and _is_starting(pid)
+        if is_one and pid != os.getpid():
+            found.append(pid)
+    return found
 
 
 def kill(pids: list[int], root: str) -> None:
@@ -69,7 +93,7 @@ def kill(pids: list[int], root: str) -> None:
             continue
         try:
             # The descriptor pins the process; only then is the question whose it is worth asking.
-            if _names(pid, os.fsencode(root)):
+            if _names(_command_line(pid), os.fsencode(root)):
                 with contextlib.suppress(OSError):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:

@@ -106,6 +106,28 @@ def test_only_what_is_still_ours_is_killed(start: Start) -> None:
     assert alive(other)
 
 
+def test_a_child_that_is_just_being_executed_is_not_overlooked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its command line is empty for a moment: whose it is will be known when it is asked again."""
+    for number in range(50):
+        with subprocess.Popen(
+            ["sh", "-c", "read x; :", f"--root={ROOT}"], stdin=subprocess.PIPE
+        ) as process:
+            # A vfork's parent goes on before the new command line is there.
+            try:
+                assert remains.processes(ROOT) == [process.pid], number
+                if number == 0:
+                    monkeypatch.setattr(remains, "_command_line", lambda _pid: b"")
+                    assert remains.processes(ROOT) == [process.pid]
+                    assert process.pid not in remains.processes(ROOT, everywhere=True)
+                    remains.kill([process.pid], ROOT)
+                    assert alive(process.pid)
+                    monkeypatch.undo()
+            finally:
+                process.kill()
+
+
 def test_a_zombie_is_no_process_that_is_left(start: Start) -> None:
     """It is its parent's to collect."""
     pid = start("runsc", "--root", ROOT)
