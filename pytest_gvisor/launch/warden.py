@@ -32,16 +32,17 @@ else:
     import remains
 
 
-def become(argv: list[str], parent: int) -> NoReturn:
+def become(argv: list[str], *above: int) -> NoReturn:
     """The child's way to its execve; any failure is a line on standard error and status 127.
 
-    ``parent`` is a pidfd of the process that has forked it, opened before the fork.
+    ``above`` are pidfds of the process that has forked it, opened before the fork, and of that
+    one's own parent where its end, too, is this one's.
     """
     try:
         _linux.set_parent_death_signal(signal.SIGKILL)
         # A parent that ended before the prctl sends nothing. Its number tells nothing either: seen
         # from a PID namespace of its own, it is 0 whether it lives or not.
-        if select.select([parent], [], [], 0)[0]:
+        if select.select(above, [], [], 0)[0]:
             os._exit(127)
         _linux.reset_signals()
         null = os.open(os.devnull, os.O_RDONLY)
@@ -59,7 +60,7 @@ def start(argv: list[str]) -> int:
 
     The pid of what was forked.
     """
-    entry = become
+    entry: Callable[..., NoReturn] = become
     try:
         _linux.unshare(_linux.CLONE_NEWPID)
     except OSError:
@@ -67,13 +68,16 @@ def start(argv: list[str]) -> int:
     return _fork(entry, argv)
 
 
-def _fork(entry: Callable[[list[str], int], NoReturn], argv: list[str]) -> int:
-    """Fork; the child goes on in ``entry``, with a pidfd of this process. The child's pid."""
+def _fork(entry: Callable[..., NoReturn], argv: list[str], *above: int) -> int:
+    """Fork; the child goes on in ``entry``, with a pidfd of this process and those of others.
+
+    The child's pid.
+    """
     me = os.pidfd_open(os.getpid())
     try:
         pid = os.fork()
         if pid == 0:
-            entry(argv, me)
+            entry(argv, me, *above)
         return pid
     finally:
         os.close(me)
@@ -87,7 +91,7 @@ def guard(argv: list[str], parent: int) -> NoReturn:
     status = 127 << 8
     try:
         _linux.set_child_subreaper()
-        status = _command_or(parent, _fork(become, argv))
+        status = _command_or(parent, _fork(become, argv, parent))
     finally:
         remains.kill_children()
         code = os.waitstatus_to_exitcode(status)

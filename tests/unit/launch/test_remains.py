@@ -116,10 +116,10 @@ def test_a_child_that_is_just_being_executed_is_not_overlooked(
         ) as process:
             # A vfork's parent goes on before the new command line is there.
             try:
-                assert remains.processes(ROOT) == [process.pid], number
+                assert process.pid in remains.processes(ROOT), number
                 if number == 0:
                     monkeypatch.setattr(remains, "_command_line", lambda _pid: b"")
-                    assert remains.processes(ROOT) == [process.pid]
+                    assert process.pid in remains.processes(ROOT)
                     assert process.pid not in remains.processes(ROOT, everywhere=True)
                     remains.kill([process.pid], ROOT)
                     assert alive(process.pid)
