@@ -176,9 +176,12 @@ class Keeper:
 
     def kill(self) -> None:
         """SIGKILL a keeper that does not answer; the kernel kills each runsc of its with it."""
-        self._socket.close()
-        self._process.kill()
-        self._process.wait()
+        # The socket last: at its end a keeper that is not so stuck would begin to clean up.
+        try:
+            self._process.kill()
+            self._process.wait()
+        finally:
+            self._socket.close()
 
 
 class Launcher:
