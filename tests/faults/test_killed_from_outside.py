@@ -201,7 +201,8 @@ def test_a_part_that_is_killed_or_stopped_fails_the_test_inside_that_ran(
         os.kill(pid, signal.SIGSTOP)
     stopped = time.monotonic()
     assert eventually(lambda: keeper not in any_little.keepers()) is not None
-    assert time.monotonic() - stopped < 3 + 1 + 0.5 + LONGER  # the deadline, the grace, the kill
+    # The deadline, the stacks, the last words, the kill.
+    assert time.monotonic() - stopped < 3 + 1 + 2 + 0.5 + LONGER
     assert process.wait(60) == pytest.ExitCode.TESTS_FAILED
     any_little.assert_gone()
     output = any_little.output()
