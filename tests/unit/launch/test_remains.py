@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.launch import remains
+from pytest_gvisor.launch import _linux, remains
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and cgroups")
 PIDS_V1 = "/sys/fs/cgroup/pids"
@@ -107,25 +107,19 @@ def test_only_what_is_still_ours_is_killed(start: Start) -> None:
 
 
 def test_a_child_that_is_just_being_executed_is_not_overlooked(
-    monkeypatch: pytest.MonkeyPatch,
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its command line is empty for a moment: whose it is will be known when it is asked again."""
-    for number in range(50):
-        with subprocess.Popen(
-            ["sh", "-c", "read x; :", f"--root={ROOT}"], stdin=subprocess.PIPE
-        ) as process:
-            # A vfork's parent goes on before the new command line is there.
-            try:
-                assert process.pid in remains.processes(ROOT), number
-                if number == 0:
-                    monkeypatch.setattr(remains, "_command_line", lambda _pid: b"")
-                    assert process.pid in remains.processes(ROOT)
-                    assert process.pid not in remains.processes(ROOT, everywhere=True)
-                    remains.kill([process.pid], ROOT)
-                    assert alive(process.pid)
-                    monkeypatch.undo()
-            finally:
-                process.kill()
+    pid = start("runsc", "--root", ROOT)
+    monkeypatch.setattr(_linux, "children_of_self", lambda: [pid])
+    monkeypatch.setattr(remains, "_command_line", lambda _pid: b"")
+    assert remains.processes(ROOT) == [pid]
+    assert remains.processes(ROOT, everywhere=True) == []
+    remains.kill([pid], ROOT)
+    assert alive(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert gone(pid)
+    assert remains.processes(ROOT) == []
 
 
 def test_a_zombie_is_no_process_that_is_left(start: Start) -> None:
