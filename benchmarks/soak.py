@@ -38,6 +38,7 @@ _A_MINUTE: Final = 300
 _SCRIPT: Final = "cat; exit $1"
 _DEADLINE: Final = 60.0
 _LONGEST_ARGUMENT: Final = 100_000
+COUNTED: Final = ("descriptors", "threads", "entries", "sandboxes")
 MEMORY_SLACK: Final = 1.0
 """MiB that memory may differ by between two quarters: an allocator's arenas come and go."""
 
@@ -185,20 +186,24 @@ def _entries(folder: str) -> int:
 
 
 def growth(samples: Sequence[Sample], field: str) -> float:
-    """The median of the last quarter less that of the third: the second half's slope."""
+    """The last quarter less the third: the second half's slope.
+
+    Of what is counted the least of each quarter, since what is under way only adds to it; of all
+    else the median.
+    """
+    middle = min if field in COUNTED else statistics.median
     values = [float(getattr(sample, field)) for sample in samples]
     quarter = max(len(values) // 4, 1)
-    return statistics.median(values[-quarter:]) - statistics.median(values[-2 * quarter : -quarter])
+    return middle(values[-quarter:]) - middle(values[-2 * quarter : -quarter])
 
 
 def is_steady(grown: Mapping[str, float]) -> bool:
     """Whether nothing has grown, of what is `growth` of each field, by more than noise explains."""
     blocks = BLOCKS_SLACK + BLOCKS_A_SANDBOX * grown["done"]
-    counted = ("descriptors", "threads", "entries", "sandboxes")
     return (
         grown["memory"] <= MEMORY_SLACK
         and grown["blocks"] <= blocks
-        and all(grown[name] <= 0 for name in counted)
+        and all(grown[name] <= 0 for name in COUNTED)
     )
 
 

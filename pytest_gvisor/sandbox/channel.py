@@ -9,10 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import errno
-import mmap
 import os
-import resource
 import secrets
 import select
 import selectors
@@ -21,13 +18,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.errors import GvisorError, LaunchError, SandboxCrashed
+from pytest_gvisor.errors import GvisorError, SandboxCrashed
 from pytest_gvisor.escape import escape
 from pytest_gvisor.launch.capture import Capture, streams
 from pytest_gvisor.launch.driven import Driven, DrivenSupervisor, Ended
 from pytest_gvisor.launch.outcome import Completed, Outcome
 from pytest_gvisor.launch.typed import stage
-from pytest_gvisor.sandbox import messages
+from pytest_gvisor.sandbox import messages, threads
 from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, Encoder, FrameError
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Death, Peer, why
@@ -42,8 +39,6 @@ _READS = 4
 _LAST_READS = 16
 _EXIT_PATIENCE = 1.0
 _DEATH_PATIENCE = 2.0
-_THREAD_ROOM = (64 + 8) * 1024 * 1024
-"""Bytes of addresses beside a thread's stack: glibc reserves 64 MiB, Python needs some more."""
 
 
 class Channel:
@@ -103,7 +98,7 @@ class Channel:
             self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._supervisor.add(self._waker, selectors.EVENT_READ, self._on_wake)
             self._supervisor.add(self._fd, selectors.EVENT_READ, self._on_socket)
-        self._start_thread()
+        threads.start(self._thread)
 
     def _give_up(self) -> None:
         """End a sandbox in the middle of its start, by the listening thread if that runs by now."""
@@ -116,18 +111,6 @@ class Channel:
         self._driven.end()
         if self._waker >= 0:
             os.close(self._waker)
-
-    def _start_thread(self) -> None:
-        # `Thread.start` waits for ever for a thread that has no memory for its first steps.
-        stack = threading.stack_size() or resource.getrlimit(resource.RLIMIT_STACK)[0]
-        size = max(stack, 0) + _THREAD_ROOM
-        with stage("channel", f"no {size} bytes of memory for the thread that listens"):
-            mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
-        try:
-            self._thread.start()
-        except RuntimeError as error:
-            text = "no thread can be started that listens to the sandbox"
-            raise LaunchError("channel", text, errno=errno.EAGAIN) from error
 
     def _wait_greeting(self, deadline: float) -> None:
         while not self.python and self.death is None:

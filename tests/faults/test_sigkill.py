@@ -14,7 +14,7 @@ import pytest
 from tests.faults.kills import Round, kill_once, planned, prepare
 from tests.faults.little import FILES_AFTER, LONGER, PROCESSES_AFTER, Little, eventually
 
-ROUNDS = int(os.environ.get("PYTEST_GVISOR_KILL_ROUNDS", "18"))
+ROUNDS = 18
 AT_ONCE = 3
 
 

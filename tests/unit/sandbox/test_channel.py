@@ -5,22 +5,36 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from pytest_gvisor.sandbox.channel import Channel
+from pytest_gvisor.sandbox.process import Process
 from tests.unit.sandbox.conftest import PATIENCE, FakeDriven, Peer, started
 
 Connect = Callable[..., tuple[Channel, Peer]]
 
 
-def end_unseen(channel: Channel, said: threading.Event) -> threading.Event:
-    """From its next turn on, the channel sees runsc's end, and not what the guest says until then.
+def ended_unseen(
+    connect: Connect, last: Sequence[tuple[dict[str, object], bytes]], *, hangs_up: bool
+) -> tuple[Channel, Process]:
+    """A program whose channel sees runsc's end first, and then what the guest said before that."""
+    go, said, waits = threading.Event(), threading.Event(), threading.Event()
 
-    Returns what is set when the channel is in that turn.
-    """
-    supervisor, waits = channel.supervisor, threading.Event()
+    def act(peer: Peer) -> None:
+        peer.receive()
+        peer.send({"op": "started", "id": 1})
+        go.wait(PATIENCE)
+        for message, payload in last:
+            peer.send(message, payload)
+        if hangs_up:
+            peer.socket.shutdown(socket.SHUT_RDWR)
+        said.set()
+
+    channel, _peer = connect(act)
+    process = started(channel)
+    supervisor = channel.supervisor
 
     def turn(_timeout: float | None) -> None:
         waits.set()
@@ -29,30 +43,20 @@ def end_unseen(channel: Channel, said: threading.Event) -> threading.Event:
 
     supervisor.turn = turn  # type: ignore[assignment,method-assign]
     channel._wake()
-    return waits
+    assert waits.wait(PATIENCE)
+    go.set()
+    return channel, process
 
 
 @pytest.mark.parametrize("hangs_up", [True, False])
 def test_what_was_said_before_the_end_is_not_lost(connect: Connect, hangs_up: bool) -> None:
     """Where the end of the sandbox is seen before its last words, they are heard all the same."""
-    go, said = threading.Event(), threading.Event()
-
-    def act(peer: Peer) -> None:
-        peer.receive()
-        peer.send({"op": "started", "id": 1})
-        go.wait(PATIENCE)
-        peer.send({"op": "data", "id": 1, "s": 1}, b"last words")
-        peer.send({"op": "exit", "id": 1, "status": 3 << 8})
-        for stream in (1, 2):
-            peer.send({"op": "eof", "id": 1, "s": stream})
-        if hangs_up:
-            peer.socket.shutdown(socket.SHUT_RDWR)
-        said.set()
-
-    channel, _peer = connect(act)
-    process = started(channel)
-    assert end_unseen(channel, said).wait(PATIENCE)
-    go.set()
+    last = [
+        ({"op": "data", "id": 1, "s": 1}, b"last words"),
+        ({"op": "exit", "id": 1, "status": 3 << 8}, b""),
+        *(({"op": "eof", "id": 1, "s": stream}, b"") for stream in (1, 2)),
+    ]
+    _channel, process = ended_unseen(connect, last, hangs_up=hangs_up)
     assert process.wait_over(time.monotonic() + PATIENCE)
     done = process.completed()
     assert (done.returncode, done.stdout) == (3, "last words")
@@ -61,20 +65,7 @@ def test_what_was_said_before_the_end_is_not_lost(connect: Connect, hangs_up: bo
 @pytest.mark.parametrize("hangs_up", [True, False])
 def test_a_sandbox_that_has_ended_is_ending(connect: Connect, hangs_up: bool) -> None:
     """However its end is seen: it is not alive, and what ran in it can be killed without a word."""
-    go, said = threading.Event(), threading.Event()
-
-    def act(peer: Peer) -> None:
-        peer.receive()
-        peer.send({"op": "started", "id": 1})
-        go.wait(PATIENCE)
-        if hangs_up:
-            peer.socket.shutdown(socket.SHUT_RDWR)
-        said.set()
-
-    channel, _peer = connect(act)
-    process = started(channel)
-    assert end_unseen(channel, said).wait(PATIENCE)
-    go.set()
+    channel, process = ended_unseen(connect, [], hangs_up=hangs_up)
     channel.join()
     assert channel.ending
     process.kill()
