@@ -19,10 +19,29 @@ _SCRIPT = """\
 # The sentry writes to a file at an offset of its own, so two streams sent to one file overwrite
 # each other: pipe the output (replay.sh 2>&1 | cat).
 set -eu
-here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
+state=
+over=
+end() {{
+    trap '' HUP INT TERM
+    if test -z "$over" && test -n "${{!-}}"; then
+        # The gofer and the sandbox die with runsc.
+        kill -KILL "$!" 2>/dev/null || :
+        wait
+    fi
+    rm -rf "$state"
+}}
+trap end EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
 state=$(mktemp -d)
-trap 'rm -rf "$state"' EXIT
-{command} < "$here/stdin"
+# A shell obeys a trap while it waits, and not before a command of the foreground has ended.
+{command} < "$here/stdin" &
+status=0
+wait "$!" || status=$?
+over=yes
+exit "$status"
 """
 
 
@@ -76,8 +95,10 @@ def _command(folder: str, workspace: Workspace, record: Record) -> str:
     pairs = [f"{name}={_quoted(value, folders)}" for name, value in record.env.items()]
     line = " ".join(["env -i", *pairs, *(_quoted(word, folders) for word in words)])
     if record.hide_net_sysctls:
-        line = _with_network(folder, workspace, line)
-    return line
+        return _with_network(folder, workspace, line)
+    # Releases from 2026-08 on bind a network namespace in the state folder. With a mount namespace
+    # of its own that is gone with runsc, however it ends. With --rootless runsc makes one itself.
+    return line if "--rootless" in words else f"unshare -m {line}"
 
 
 def _quoted(word: str, folders: Mapping[str, str]) -> str:

@@ -1,0 +1,40 @@
+"""Mounts of this process's namespace, and a state folder for a runsc that a test starts itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pytest_gvisor.launch import remains
+
+
+def points(below: str | Path) -> list[str]:
+    """The mount points at or below a folder."""
+    folder = os.path.realpath(below)
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            # The kernel writes blank, tab, newline and backslash as octal (proc_pid_mountinfo(5)).
+            path = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4])
+            if path == folder or path.startswith(folder + "/"):
+                found.append(path)
+    return found
+
+
+@contextlib.contextmanager
+def state_folder() -> Iterator[str]:
+    """A folder for ``--root`` of bare runsc, short enough for its sockets.
+
+    Releases from 2026-08 on leave a network namespace mounted there, which nobody else unmounts.
+    """
+    folder = tempfile.mkdtemp(prefix="pgf-", dir="/tmp")
+    try:
+        yield folder
+    finally:
+        remains.unmount(folder)
+        shutil.rmtree(folder)

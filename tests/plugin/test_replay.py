@@ -1,0 +1,95 @@
+"""``replay.sh``: whatever ends it, and on each release, nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.little import eventually, words_of
+from tests.mounts import points
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+TEST = """
+    def test_hangs(gvisor):
+        gvisor.run(["sh", "-c", "echo up; echo err >&2; sleep 100"], timeout=1)
+
+    def test_ends(gvisor):
+        assert gvisor.run(["sh", "-c", "echo out; exit 7"]).returncode == 0
+"""
+ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -9}
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for what a script makes, in a path that is short enough for runsc's sockets."""
+    with tempfile.TemporaryDirectory(prefix="pgf-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def running(folder: Path) -> list[str]:
+    """The processes that have the folder on their command line."""
+    lines = [" ".join(words_of(pid)) for pid in os.listdir("/proc") if pid.isdigit()]
+    return [line for line in lines if str(folder) in line]
+
+
+def kept(project: Project, each_release: tuple[str, ...]) -> list[Path]:
+    """The kept runs of both tests."""
+    ran = project.test(TEST).run("--gvisor-keep=failed", *each_release).ends(failed=2)
+    return ran.kept()
+
+
+def test_a_replay_leaves_nothing(
+    alone: Project, each_release: tuple[str, ...], temporary: Path
+) -> None:
+    """No file and no mount, and the status is the run's; through a link to its folder too."""
+    ends = kept(alone, each_release)[1]
+    link = alone.folder / "link"
+    link.symlink_to(ends)
+    for folder in (ends, link):
+        done = subprocess.run(
+            [folder / "replay.sh"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={"PATH": os.environ["PATH"], "TMPDIR": str(temporary)},
+            timeout=60,
+        )
+        assert (done.stdout, done.stderr, done.returncode) == (b"out\n", b"", 7)
+        assert points(temporary) == []
+        assert os.listdir(temporary) == []
+
+
+def test_a_replay_that_is_interrupted_leaves_nothing(
+    alone: Project, each_release: tuple[str, ...], temporary: Path
+) -> None:
+    """Ctrl-C reaches all of the terminal's processes, other signals the script alone.
+
+    After SIGKILL, which no script sees, the folder stays, and no mount in it.
+    """
+    hangs = kept(alone, each_release)[0]
+    for number, status in ENDS.items():
+        with subprocess.Popen(
+            [hangs / "replay.sh"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"PATH": os.environ["PATH"], "TMPDIR": str(temporary)},
+            start_new_session=True,
+        ) as script:
+            assert script.stdout is not None
+            assert script.stdout.readline() == b"up\n"
+            assert running(temporary)
+            to_all = number in (signal.SIGINT, signal.SIGKILL)
+            (os.killpg if to_all else os.kill)(script.pid, number)
+            assert script.wait(30) == status
+        assert eventually(lambda: not running(temporary)) is not None, running(temporary)
+        assert points(temporary) == []
+        assert bool(os.listdir(temporary)) == (number == signal.SIGKILL)
