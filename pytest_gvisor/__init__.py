@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         WorkloadTimeout as WorkloadTimeout,
     )
     from pytest_gvisor.harness import Gvisor as Gvisor
+    from pytest_gvisor.kernel import is_gvisor_kernel as is_gvisor_kernel
     from pytest_gvisor.launch.client import Launcher as Launcher
     from pytest_gvisor.launch.outcome import Completed as Completed
     from pytest_gvisor.launch.outcome import Outcome as Outcome
@@ -101,6 +102,7 @@ _HOMES = {
         "SandboxCrashed", "UsageError", "WorkloadFailed", "WorkloadTimeout",
     ),
     "harness": ("Gvisor",),
+    "kernel": ("is_gvisor_kernel",),
     "launch.client": ("Launcher",),
     "launch.outcome": ("Completed", "Outcome"),
     "oci.bundle": ("Bundle",),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import re
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from pytest_gvisor.errors import (
     WorkloadTimeout,
 )
 from pytest_gvisor.escape import escape
+from pytest_gvisor.kernel import is_gvisor_kernel
 from pytest_gvisor.runsc import kvm
 from pytest_gvisor.runsc.words import Cause, facts, remedy
 from pytest_gvisor.settings import Platform
@@ -35,8 +35,6 @@ LONGEST_DEADLINE = 60.0
 KVM_DEVICE = "/dev/kvm"
 
 _SHOWN = 500
-# gVisor's release differs by version of gVisor (4.4.0, 4.19.0-gvisor); the form does not.
-_RELEASE = re.compile(r"\d+\.\d+[\w.+~-]*", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +130,7 @@ def _wrong(completed: Completed) -> str:
     release = completed.stdout.strip()
     if release == os.uname().release:
         return f"`uname -r` in the sandbox printed the host's own kernel {release}"
-    if not _RELEASE.fullmatch(release):
+    if not is_gvisor_kernel(release):
         return f"`uname -r` in the sandbox printed {escape(repr(release[:_SHOWN]))}"
     return ""
 

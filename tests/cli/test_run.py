@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor import is_gvisor_kernel
 from pytest_gvisor.cli import main as cli
 from tests.unit.images.conftest import configuration, item, saved, tar
 
@@ -30,7 +31,8 @@ def test_a_standard_stream_may_be_closed(closed: str, status: int) -> None:
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (status, "")
-    assert done.stdout == ("" if closed == ">&-" else "4.4.0\n")
+    release = done.stdout.removesuffix("\n")
+    assert release == "" if closed == ">&-" else is_gvisor_kernel(release)
 
 
 @pytest.mark.parametrize("names", ["systrap,ptrace", "all", "ptrace,native"])
@@ -93,7 +95,7 @@ def test_processors_are_limited(tmp_path: Path) -> None:
 
 def test_rootless_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
     """On, off or auto."""
-    assert run("--rootless=on", "--", "uname", "-r").stdout == "4.4.0\n"
+    assert is_gvisor_kernel(run("--rootless=on", "--", "uname", "-r").stdout.removesuffix("\n"))
     assert cli.main(["run", "--rootless=maybe", "true"]) == 2
     assert "auto, on, off" in capsys.readouterr().err
 

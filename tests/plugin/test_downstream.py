@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_gvisor import is_gvisor_kernel
 from tests.plugin.conftest import CHECKOUT
 from tests.unit.images.conftest import configuration, item, saved, tar
 
@@ -58,7 +59,7 @@ TESTS = """
 import socket
 
 import pytest
-from pytest_gvisor import WorkloadFailed, WorkloadTimeout, bind
+from pytest_gvisor import WorkloadFailed, WorkloadTimeout, bind, is_gvisor_kernel
 from runner import program
 
 
@@ -73,7 +74,7 @@ def test_an_error_is_no_answer(evaluate):
 def test_code_cannot_see_the_machine(evaluate, monkeypatch):
     monkeypatch.setenv("SECRET", "x")
     assert evaluate("__import__('os').environ.get('SECRET')").value is None
-    assert evaluate("__import__('os').uname().release").value.startswith("4.4.0")
+    assert is_gvisor_kernel(evaluate("__import__('os').uname().release").value)
 
 
 def test_code_cannot_write_to_my_files(gvisor, tmp_path):
@@ -208,4 +209,5 @@ def test_the_documents_examples_run(alone: Project) -> None:
     alone.write({"conftest.py": hooks, "test_hooked.py": hooked})
     alone.write({"test_plain.py": f"def test_plain():\n{textwrap.indent(plain, '    ')}"})
     ran = alone.run("-rP").ends(passed=6)
-    ran.shows("\n4.4.0\n", "gvisor.run(['hostname'])  # exited, 0 None")
+    ran.shows("gvisor.run(['hostname'])  # exited, 0 None")
+    assert any(is_gvisor_kernel(line) for line in ran.output.splitlines())

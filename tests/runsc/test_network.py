@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_gvisor import Gvisor, UsageError
+from pytest_gvisor import Gvisor, UsageError, is_gvisor_kernel
 from tests.runsc.conftest import Start, wait_for
 
 needs_root = pytest.mark.skipif(
@@ -96,7 +96,8 @@ def test_the_hosts_network_is_the_hosts(gvisor: Gvisor, loopback_server: Server)
     )
     here = [name for _, name in socket.if_nameindex()]
     names, release = seen.stdout.splitlines()
-    assert (sorted(json.loads(names.replace("'", '"'))), release) == (sorted(here), "4.4.0")
+    assert sorted(json.loads(names.replace("'", '"'))) == sorted(here)
+    assert is_gvisor_kernel(release)
 
 
 def test_the_host_reaches_a_server_in_its_network(running: Start) -> None:

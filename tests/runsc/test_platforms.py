@@ -19,6 +19,7 @@ from pytest_gvisor import (
     PlatformUnavailable,
     Runsc,
     Settings,
+    is_gvisor_kernel,
     verdicts,
 )
 from pytest_gvisor.configured import run_settings
@@ -70,7 +71,7 @@ def test_the_verdict_on_kvm_comes_in_time(engine: Engine, request: pytest.Fixtur
     if found.available:
         runsc = engine.runsc(None)
         gvisor = Gvisor(runsc=runsc, platform=Platform.KVM, launcher=engine.launcher)
-        assert gvisor.run(["uname", "-r"]).stdout == "4.4.0\n"
+        assert is_gvisor_kernel(gvisor.run(["uname", "-r"]).stdout.removesuffix("\n"))
         return
     with pytest.raises(PlatformUnavailable) as caught:
         found.check()

@@ -22,6 +22,7 @@ from pytest_gvisor import (
     bind,
     directory,
     empty,
+    is_gvisor_kernel,
     tmpfs,
 )
 from tests.sandbox.conftest import sentry
@@ -35,7 +36,7 @@ def test_a_static_binary_is_enough(gvisor: Gvisor, busybox: bytes) -> None:
         done = sandbox.exec([BB, "sh", "-c", "echo $A; exit 3"])
         assert (done.returncode, done.stdout, done.exact) == (3, "1,2\n", True)
         assert sandbox.exec([BB, "id", "-u"], user=1000).stdout == "1000\n"
-        assert sandbox.exec([BB, "uname", "-r"]).stdout == "4.4.0\n"
+        assert is_gvisor_kernel(sandbox.exec([BB, "uname", "-r"]).stdout.removesuffix("\n"))
         sandbox.put("/www/index.html", "hello")
         with sandbox.popen([BB, "httpd", "-f", "-p", "127.0.0.1:80", "-h", "/www"]):
             sandbox.wait_for_port(80)

@@ -16,7 +16,7 @@ PACKAGE = Path(pytest_gvisor.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
-    {"escape"},
+    {"escape", "kernel"},
     {"errors", "settings", "places"},
     {"runsc", "oci"},
     {"launch"},
