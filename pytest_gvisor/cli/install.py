@@ -1,4 +1,4 @@
-"""``pytest-gvisor install``: runsc from gVisor's release bucket."""
+"""``pytest-gvisor install``: runsc from gVisor's release bucket, or built from its Go module."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self, TextIO
 
 from pytest_gvisor.cli import words
-from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.install import release
+from pytest_gvisor.install import gomodule, place, release
 from pytest_gvisor.install.fetch import SILENCE, Client
-from pytest_gvisor.install.release import Installed
+from pytest_gvisor.install.place import Installed
 from pytest_gvisor.runsc import locate
 
 if TYPE_CHECKING:
     from types import FrameType
 
+_BUCKET, _GO = _SOURCES = ("releases", "go")
 _MIB = 1024 * 1024
 _EVERY = 0.2
 
@@ -30,22 +31,30 @@ def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
     made = argparse.ArgumentParser(
         prog="pytest-gvisor install",
-        description="Fetches runsc from gVisor's release bucket, compares it with its SHA-512, "
-        "tries it, and puts it in place in one step. Root's goes to /usr/local/bin, another "
-        "user's to ~/.local/bin.",
+        description="Fetches runsc from gVisor's release bucket and compares it with its SHA-512, "
+        "or builds it from gVisor's Go module; tries it, and puts it in place in one step. Root's "
+        "goes to /usr/local/bin, another user's to ~/.local/bin.",
     )
     made.add_argument(
-        "--release", default="latest", metavar="R", help="latest (default), YYYYMMDD or YYYYMMDD.N"
-    )
+        "--from", dest="source", choices=_SOURCES, default=_BUCKET,
+        help=f"{_BUCKET} (default): gVisor's releases; {_GO}: a build of its Go module, with the "
+        "Go that is here",
+    )  # fmt: skip
+    made.add_argument(
+        "--release", default="latest", metavar="R",
+        help="latest (default), YYYYMMDD or YYYYMMDD.N; with --from go a version of the module "
+        f"(default: {gomodule.TESTED})",
+    )  # fmt: skip
     made.add_argument("--to", metavar="DIR", help="the folder to put it in")
     made.add_argument(
-        "--base-url", default=release.BASE_URL, metavar="URL",
-        help="a mirror with the same layout; https, or http on the loopback "
+        "--base-url", metavar="URL",
+        help="a mirror of the bucket with the same layout; https, or http on the loopback "
         f"(default: {release.BASE_URL})",
     )  # fmt: skip
     made.add_argument(
         "--timeout", type=words.seconds, default=900.0, metavar="SECONDS",
-        help=f"deadline of the whole (default: 900); {SILENCE:g} s of silence end it too",
+        help="deadline of the whole (default: 900); of a download, "
+        f"{SILENCE:g} s of silence end it too",
     )  # fmt: skip
     return made
 
@@ -53,17 +62,32 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Install, and say what is there now. Raises `InstallFailed` and `UsageError`."""
     given = parser().parse_args(arguments)
-    name = release.release_name(given.release)
-    folder = given.to or release.folder_for(os.geteuid(), os.path.expanduser("~"))
-    client = Client(given.base_url, timeout=given.timeout)
+    get = _build(given) if given.source == _GO else _fetch(given)
+    folder = given.to or place.folder_for(os.geteuid(), os.path.expanduser("~"))
     # Their default ends the process on the spot, and what is half there would stay.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     with Bar(sys.stderr) as bar:
-        done = release.install(client, name, folder, bar.show)
+        done = get(folder, bar)
     for line in told(done):
         print(line)
     return 0
+
+
+def _fetch(given: argparse.Namespace) -> Callable[[str, Bar], Installed]:
+    name = release.release_name(given.release)
+    client = Client(given.base_url or release.BASE_URL, timeout=given.timeout)
+    return lambda folder, bar: release.install(client, name, folder, bar.show)
+
+
+def _build(given: argparse.Namespace) -> Callable[[str, Bar], Installed]:
+    if given.base_url is not None:
+        raise UsageError(
+            "--base-url is a mirror of the bucket's; --from go asks the module proxies that the "
+            "variable GOPROXY names"
+        )
+    version = gomodule.version_name(given.release)
+    return lambda folder, bar: gomodule.install(version, folder, bar.text, timeout=given.timeout)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
@@ -91,7 +115,7 @@ def told(done: Installed) -> list[str]:
 
 
 class Bar:
-    """How far a download is, on a terminal; nothing elsewhere."""
+    """How far a download or a build is, on a terminal; nothing elsewhere."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -108,12 +132,16 @@ class Bar:
 
     def show(self, come: int, whole: int | None) -> None:
         """So many bytes have come, of so many where that is known."""
-        now = time.monotonic()
-        if not self._shows or (come != whole and now - self._last < _EVERY):
-            return
-        self._last = now
-        self._open = True
         text = f"{come / _MIB:.1f} MiB"
         if whole:
             text = f"{come / _MIB:.1f} of {whole / _MIB:.1f} MiB, {100 * come // whole} %"
-        print(f"\r{text:<40}", end="", file=self._stream, flush=True)
+        self.text(text, last=come == whole)
+
+    def text(self, text: str, *, last: bool = False) -> None:
+        """This is what is being done; shown a few times a second, and always where it is last."""
+        now = time.monotonic()
+        if not self._shows or (not last and now - self._last < _EVERY):
+            return
+        self._last = now
+        self._open = True
+        print(f"\r{text:<60}", end="", file=self._stream, flush=True)

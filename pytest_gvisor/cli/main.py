@@ -15,7 +15,7 @@ COMMANDS = {
     "doctor": "say what is here, and whether tests can run",
     "images": "list the unpacked images, or remove those that no session uses",
     "init": "write a CI matrix for the project in this folder",
-    "install": "fetch runsc from gVisor's release bucket",
+    "install": "fetch runsc from gVisor's release bucket, or build it with Go",
     "run": "run a command in a fresh sandbox",
     "report": "join the reports of several runs (merge), or print one (show)",
     "sweep": "remove what dead sessions have left",

@@ -1,1 +1,1 @@
-"""Getting runsc from gVisor's release bucket. Only `pytest-gvisor install` does it."""
+"""Getting runsc, for `pytest-gvisor install`: a release of gVisor's, or a build of its module."""

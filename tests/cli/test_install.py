@@ -24,7 +24,7 @@ import pytest
 
 from pytest_gvisor.cli import install
 from pytest_gvisor.errors import InstallFailed, UsageError
-from pytest_gvisor.install import release
+from pytest_gvisor.install import place, release
 from pytest_gvisor.install.fetch import Client
 from pytest_gvisor.runsc import locate
 from pytest_gvisor.runsc.binary import Runsc
@@ -113,7 +113,7 @@ def archive(**members: bytes | tarfile.TarInfo) -> bytes:
     return made.getvalue()
 
 
-def get(bucket: Bucket, folder: Path, **limits: float) -> release.Installed:
+def get(bucket: Bucket, folder: Path, **limits: float) -> place.Installed:
     """Install from the bucket, without a terminal."""
     client = Client(bucket.url, **{"timeout": 30.0, **limits})
     return release.install(client, "latest", str(folder), lambda *_: None)
@@ -258,8 +258,8 @@ def redirect(handler: BaseHTTPRequestHandler, to: str) -> None:
         ("redirect", "redirects to http://192.0.2.1/runsc, which is not https"),
         ("file", "Redirection to url 'file:///etc/passwd' is not allowed"),
         ("loop", "infinite loop"),
-        ("no runsc", "what was fetched cannot be used: refusing to run"),
-        ("script", "what was fetched cannot be used: refusing to run"),
+        ("no runsc", "the new runsc cannot be used: refusing to run"),
+        ("script", "the new runsc cannot be used: refusing to run"),
         ("rubbish", "the archive cannot be read"),
         ("cut archive", "the archive cannot be read"),
         ("empty archive", "the archive has no runsc in it"),
@@ -331,7 +331,7 @@ def test_an_interrupted_installation_leaves_nothing(
 KILLED = """
 import os, signal, sys
 from pytest_gvisor.cli import main
-from pytest_gvisor.install import release
+from pytest_gvisor.install import place
 rename = os.rename
 
 def killing(source, target):
@@ -339,7 +339,7 @@ def killing(source, target):
         os.kill(os.getpid(), signal.SIGKILL)
     rename(source, target)
 
-release.os.rename = killing
+place.os.rename = killing
 main.main(sys.argv[1:])
 """
 
@@ -365,7 +365,7 @@ def test_two_installations_at_once_do_not_remove_each_other_s_folder(
 ) -> None:
     """The other one looks for what is stale when this one's is made, and not locked yet."""
     bucket.put("runsc", real)
-    flock, others = fcntl.flock, [release._remove_stale]
+    flock, others = fcntl.flock, [place._remove_stale]
 
     def late(fd: int, operation: int) -> None:
         while others:
@@ -431,5 +431,5 @@ def test_a_release_is_named_as_gvisor_names_it(name: str) -> None:
 
 def test_the_default_folder_is_one_that_the_search_looks_in(tmp_path: Path) -> None:
     """Root's is among the trusted paths, another user's is where PATH has it as a rule."""
-    assert release.folder_for(0, "/root") + "/runsc" in locate.TRUSTED_PATHS
-    assert release.folder_for(1000, "/home/u") == "/home/u/.local/bin"
+    assert place.folder_for(0, "/root") + "/runsc" in locate.TRUSTED_PATHS
+    assert place.folder_for(1000, "/home/u") == "/home/u/.local/bin"

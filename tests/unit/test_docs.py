@@ -15,7 +15,7 @@ from pytest_gvisor.cli import install, vm
 from pytest_gvisor.harness import MAX_RECORDS
 from pytest_gvisor.images import cache, docker, points, streams
 from pytest_gvisor.inside import session
-from pytest_gvisor.install import fetch, release
+from pytest_gvisor.install import fetch, gomodule, release
 from pytest_gvisor.launch import session_dir
 from pytest_gvisor.report import collect, github, observe, terminal
 from pytest_gvisor.runsc import platforms
@@ -120,6 +120,9 @@ NUMBERS = [
     ("cli.md", f"A silence of {fetch.SILENCE:g} seconds"),
     ("cli.md", f"`--timeout` (default {install.parser().get_default('timeout'):g})"),
     ("cli.md", f"more than {release.MAX_DOWNLOAD // GIB} GiB. On a terminal"),
+    ("cli.md", f"It needs Go {'.'.join(map(str, gomodule.GO_NEEDED))} or later"),
+    ("cli.md", f"tests pass with, `{gomodule.TESTED}`"),
+    ("cli.md", f"`{gomodule.label(gomodule.TESTED)}`: its date"),
     ("cli.md", f"boot included, default {vm.parser().get_default('timeout'):g};"),
     ("cli.md", f"more than {drive.MAX_OUTPUT // GIB} GiB of one output stream"),
     ("cli.md", f"at most 4; {vm.parser().get_default('memory')} |"),
