@@ -1,4 +1,4 @@
-"""The releases of runsc that tests of one release after the other run: new, 2024, 2022."""
+"""The runscs of tests: the one that the search finds, and the releases of 2024 and 2022."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gvisor.runsc import locate
+
 _BUILD = Path(__file__).parents[1] / ".build"
+
+
+def found() -> str:
+    """The canonical path of the runsc that the default search finds, with nothing left open."""
+    judged = locate.find()
+    judged.close()
+    return judged.path
 
 
 @pytest.fixture(params=["current", "2024", "2022"])

@@ -18,6 +18,7 @@ from pytest_gvisor.errors import LaunchError, RunscFailed
 from pytest_gvisor.launch._linux import children_of_self
 from pytest_gvisor.runsc import features, locate
 from pytest_gvisor.settings import Platform
+from tests import releases
 
 if TYPE_CHECKING:
     from tests.unit.runsc.conftest import FakeRunsc
@@ -90,7 +91,7 @@ def test_versions_are_read_in_every_form(text: str, version: str, date: dt.date 
 
 def test_the_real_runsc_is_read() -> None:
     """This machine's runsc gives its version, flags, subcommands and platforms."""
-    known = read("/usr/bin/runsc")
+    known = read(releases.found())
     assert known.date is not None
     assert known.date.strftime("%Y%m%d") in known.version
     assert {"root", "rootless", "network", "platform", "overlay2", "ignore-cgroups"} <= known.flags
@@ -104,9 +105,9 @@ def test_reading_takes_far_less_than_its_deadline() -> None:
     """The four questions are asked at the same time, and a binary once."""
     features._known.clear()
     start = time.monotonic()
-    first = read("/usr/bin/runsc")
+    first = read(releases.found())
     assert time.monotonic() - start < 2
-    assert read("/usr/bin/runsc") is first
+    assert read(releases.found()) is first
 
 
 def test_a_changed_file_is_read_again(fake_runsc: FakeRunsc) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from pytest_gvisor.errors import InsecureRunsc, RunscNotFound, UsageError
 from pytest_gvisor.runsc import locate
+from tests import releases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,11 +64,12 @@ def refused(path: Path | str, reason: str, **search: object) -> InsecureRunsc:
 def test_the_real_runsc_is_found_by_the_default_search() -> None:
     """The search without any argument gives this machine's runsc, open and executable."""
     judged = locate.find()
-    assert judged.path in locate.TRUSTED_PATHS
-    assert judged.fd > 2
-    assert not os.get_inheritable(judged.fd)
-    assert judged.identity == locate.Identity.of(os.stat(judged.path))
+    inheritable = os.get_inheritable(judged.fd)
     judged.close()
+    assert judged.path in [os.path.realpath(path) for path in locate.TRUSTED_PATHS]
+    assert judged.fd > 2
+    assert not inheritable
+    assert judged.identity == locate.Identity.of(os.stat(judged.path))
 
 
 def test_the_trusted_paths_are_these() -> None:
@@ -166,7 +168,7 @@ def test_the_current_folder_is_never_searched(
 @pytest.mark.fault("A8")
 def test_a_real_user_does_not_get_the_current_folder(as_user: AsUser, open_tmp: Path) -> None:
     """A process that is no root finds nothing by `.` and the file by its absolute folder."""
-    shutil.copy("/usr/bin/runsc", open_tmp / "runsc")
+    shutil.copy(releases.found(), open_tmp / "runsc")
     result = as_user(f"""
 os.chdir({str(open_tmp)!r})
 os.environ["PATH"] = ":.:"
@@ -254,7 +256,7 @@ def test_an_open_folder_without_runsc_does_not_end_the_search(good: Path, tmp_pa
 
 def test_what_a_user_may_not_execute_is_passed_over(as_user: AsUser, open_tmp: Path) -> None:
     """The execute bit must be one for this user."""
-    shutil.copy("/usr/bin/runsc", open_tmp / "runsc")
+    shutil.copy(releases.found(), open_tmp / "runsc")
     (open_tmp / "runsc").chmod(0o744 if os.geteuid() == 0 else 0o611)
     path = str(open_tmp / "runsc")
     result = as_user(f"""
@@ -271,7 +273,7 @@ result = [
 @needs_root
 def test_what_cannot_be_read_cannot_be_judged(as_user: AsUser, open_tmp: Path) -> None:
     """An executable that this user cannot read is refused, not passed over."""
-    shutil.copy("/usr/bin/runsc", open_tmp / "runsc")
+    shutil.copy(releases.found(), open_tmp / "runsc")
     (open_tmp / "runsc").chmod(0o711)
     name, message = as_user(
         f"result = refusal(locate.find, trusted=[{str(open_tmp / 'runsc')!r}], search_path='')"
@@ -287,15 +289,15 @@ def test_a_folder_that_cannot_be_entered_holds_no_candidate(
     """The search goes on behind a closed folder; named explicitly it is refused with the cause."""
     hidden = open_tmp / "hidden"
     hidden.mkdir(mode=0o700)
-    shutil.copy("/usr/bin/runsc", hidden / "runsc")
-    path = str(hidden / "runsc")
+    shutil.copy(releases.found(), hidden / "runsc")
+    path, good = str(hidden / "runsc"), releases.found()
     result = as_user(f"""
 result = [
-    locate.find(trusted=[{path!r}, "/usr/bin/runsc"], search_path="").path,
+    locate.find(trusted=[{path!r}, {good!r}], search_path="").path,
     refusal(locate.find, {path!r}),
 ]
 """)
-    assert result[0] == "/usr/bin/runsc"
+    assert result[0] == good
     assert result[1][0] == "InsecureRunsc"
     assert "Permission denied" in result[1][1]
 
@@ -357,6 +359,7 @@ def test_a_file_on_a_noexec_mount_is_refused(good: Path, tmp_path: Path) -> None
 import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 from pytest_gvisor.errors import InsecureRunsc
 from pytest_gvisor.runsc import locate
+from tests import releases
 try:
     locate.find({str(mount / "runsc")!r})
 except InsecureRunsc as error:
@@ -644,13 +647,13 @@ except OSError:
 
 
 def test_in_a_user_namespace_the_systems_runsc_is_trusted(as_user: AsUser) -> None:
-    """Under `unshare -r` root's files show the overflow uid, and /usr/bin/runsc still works."""
+    """Under `unshare -r` root's files show the overflow uid, and the system's runsc still works."""
     owner, path, version = as_user(
         "runsc = Runsc.find()\nresult = [os.stat(runsc.fd).st_uid, runsc.path, runsc.version]",
         namespace=True,
     )
     assert owner == int(Path("/proc/sys/kernel/overflowuid").read_text())
-    assert path == "/usr/bin/runsc"
+    assert path == releases.found()
     assert version
 
 
@@ -658,7 +661,7 @@ def test_in_a_user_namespace_a_file_elsewhere_is_not_trusted(
     as_user: AsUser, open_tmp: Path
 ) -> None:
     """Outside of the system's folders an owner without a number can be anybody."""
-    shutil.copy("/usr/bin/runsc", open_tmp / "runsc")
+    shutil.copy(releases.found(), open_tmp / "runsc")
     name, message = as_user(
         f"result = refusal(locate.find, {str(open_tmp / 'runsc')!r})", namespace=True
     )
