@@ -1,4 +1,4 @@
-"""After each test: no child, descriptor, thread, sandbox or session folder may be left.
+"""After each test: no child, descriptor, thread, mount, sandbox or session folder may be left.
 
 The engine of the running pytest may make its keeper, its session folder and its descriptors during
 any test, and keeps them until the session ends; those are known and left out.
@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from pytest_gvisor.launch import session_dir
 from pytest_gvisor.launch._linux import children_of_self
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.state import _engine_key
+from tests.mounts import points
 
 _PATIENCE = 2.0
 
@@ -32,10 +34,15 @@ class Holdings:
     descriptors: frozenset[tuple[int, str]]
     threads: frozenset[int]
     dead_sessions: frozenset[str]
+    mounts: frozenset[str] = frozenset()
+    """Mount points in pytest's folder of temporary files.
+
+    A folder that its owner removes cannot have any. pytest removes this one three runs later.
+    """
 
     @classmethod
-    def now(cls) -> Holdings:
-        """Look."""
+    def now(cls, temporary: Path) -> Holdings:
+        """Look; ``temporary`` is pytest's folder of temporary files."""
         return cls(
             children=frozenset(children_of_self()),
             descriptors=frozenset(_descriptors()),
@@ -44,6 +51,7 @@ class Holdings:
             dead_sessions=frozenset(
                 () if "PYTEST_XDIST_WORKER" in os.environ else _dead_sessions()
             ),
+            mounts=frozenset(points(temporary)),
         )
 
     def beyond(self, before: Holdings, known: Holdings) -> list[str]:
@@ -60,6 +68,7 @@ class Holdings:
         ]
         found += [f"thread {names.get(t)}" for t in self.threads - before.threads]
         found += [f"session folder {path}" for path in self.dead_sessions - before.dead_sessions]
+        found += [f"mount {path}" for path in self.mounts - before.mounts]
         return found
 
 
@@ -140,10 +149,13 @@ def _settled(look: Callable[[], list[str]]) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+def nothing_is_left(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """Fail a test that leaves something behind."""
     config = request.config
-    before = Holdings.now()
+    temporary = tmp_path_factory.getbasetemp()
+    before = Holdings.now(temporary)
     # Sandboxes for tests inside, and shared warm ones, live longer than a test.
     lasting = set(_sandboxes(config.stash.get(_engine_key, None)))
     yield
@@ -151,7 +163,7 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     def look() -> list[str]:
         engine = config.stash.get(_engine_key, None)
         left = [line for line in _sandboxes(engine) if line not in lasting]
-        return Holdings.now().beyond(before, _known(engine)) + left
+        return Holdings.now(temporary).beyond(before, _known(engine)) + left
 
     found = _settled(look)
     if found:

@@ -25,6 +25,7 @@ from pytest_gvisor import (
     directory,
 )
 from pytest_gvisor.fixtures import BundleFactory
+from tests.mounts import state_folder
 
 Make = Callable[..., Path]
 
@@ -153,18 +154,17 @@ def test_made_bundles_are_apart(gvisor: Gvisor, oci_bundle: BundleFactory) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: runsc's plain run is root's")
-def test_a_made_bundle_runs_without_us(
-    oci_bundle: BundleFactory, runsc: Runsc, tmp_path: Path
-) -> None:
+def test_a_made_bundle_runs_without_us(oci_bundle: BundleFactory, runsc: Runsc) -> None:
     """The bundle is a plain OCI bundle: runsc runs it from the command line."""
     bundle = oci_bundle([sys.executable, "-c", "print(6 * 7)"])
-    argv = [
-        runsc.path, "--root", str(tmp_path / "state"), "--ignore-cgroups", "--network", "none",
-        "--overlay2", "root:memory", "run", "--bundle", bundle.path, "by-hand",
-    ]  # fmt: skip
-    done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
-    )
+    with state_folder() as state:
+        argv = [
+            runsc.path, "--root", state, "--ignore-cgroups", "--network", "none",
+            "--overlay2", "root:memory", "run", "--bundle", bundle.path, "by-hand",
+        ]  # fmt: skip
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        )
     assert (done.stdout, done.returncode) == ("42\n", 0), done.stderr
 
 

@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Runsc
+from pytest_gvisor.launch import remains
 from tests.faults import __main__ as runner
 from tests.faults.census import census, facts
 from tests.faults.kills import EARLIEST, LATEST, SLACK, WAYS, Round, last_seen, moments, planned
 from tests.faults.little import FILES_AFTER, Little, eventually
+from tests.leakcheck import Holdings
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "content": lambda root: (root / "d/f").write_text("y"),
@@ -101,7 +103,27 @@ def test_a_sandbox_of_a_session_that_is_over_is_in_the_census(runsc: Runsc) -> N
             assert f"runsc list: left {root}" in census()
         finally:
             subprocess.run([*argv, "delete", "--force", "left"], check=True)
+            remains.unmount(folder)
         assert f"runsc list: left {root}" not in census()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mount")
+def test_a_mount_is_in_the_census_and_in_the_look_after_each_test(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """Such as runsc makes in its state folder, in a path that the kernel writes with escapes."""
+    base = tmp_path_factory.getbasetemp()
+    before, place = Holdings.now(base), tmp_path / "null netns"
+    place.touch()
+    subprocess.run(["mount", "--bind", "/proc/self/ns/net", place], check=True)
+    try:
+        found = Holdings.now(base).beyond(before, before)
+        assert f"mount {place}" in found
+        written = str(place).replace(" ", "\\040")
+        assert f"mount {written} (nsfs)" in census()
+    finally:
+        remains.unmount(str(tmp_path))
+    assert Holdings.now(base).beyond(before, before) == []
 
 
 KEEPER = """

@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.runsc.platforms import automatic
+from tests.mounts import state_folder
+
 DATA = Path(__file__).parent / "data"
 
 
@@ -65,28 +69,28 @@ def elsewhere(tmp_path: Path) -> Callable[[object], str]:
 
 
 @pytest.fixture
-def runsc(tmp_path: Path) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
+def bare_runsc(runsc: Runsc) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
     """Runs a bundle with the real runsc."""
     made: list[str] = []
-    state = str(tmp_path / "state")
-    flags = ["--root", state, "--ignore-cgroups", "--network", "none", "--platform", "systrap"]
+    platform = automatic(runsc.platforms)
+    with state_folder() as state:
+        argv = [runsc.path, "--root", state, "--ignore-cgroups"]
+        flags = ["--network", "none", "--platform", platform, "--overlay2", "root:memory"]
 
-    def run(bundle: str) -> subprocess.CompletedProcess[str]:
-        made.append(f"oci-{uuid.uuid4().hex[:12]}")
-        argv = ["/usr/bin/runsc", *flags, "--overlay2", "root:memory"]
-        return subprocess.run(
-            [*argv, "run", "--bundle", bundle, made[-1]],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={"PATH": "/usr/bin:/bin"},
-        )
+        def run(bundle: str) -> subprocess.CompletedProcess[str]:
+            made.append(f"oci-{uuid.uuid4().hex[:12]}")
+            return subprocess.run(
+                [*argv, *flags, "run", "--bundle", bundle, made[-1]],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                env={"PATH": "/usr/bin:/bin"},
+            )
 
-    yield run
-    for name in made:
-        argv = ["/usr/bin/runsc", *flags, "delete", "--force", name]
-        subprocess.run(argv, capture_output=True, timeout=60)
+        yield run
+        for name in made:
+            subprocess.run([*argv, "delete", "--force", name], capture_output=True, timeout=60)
 
 
 @pytest.fixture

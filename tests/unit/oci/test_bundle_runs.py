@@ -42,24 +42,26 @@ def make(tmp_path: Path) -> Callable[..., Bundle]:
     return create
 
 
-def test_the_running_python_runs_in_the_host_root(make: Callable[..., Bundle], runsc: Run) -> None:
+def test_the_running_python_runs_in_the_host_root(
+    make: Callable[..., Bundle], bare_runsc: Run
+) -> None:
     """This interpreter and its installed packages work, under gVisor's kernel."""
     code = "import os, pytest; print(6 * 7, os.uname().release, os.getcwd())"
-    done = runsc(make([sys.executable, "-c", code], rootfs.host()).path)
+    done = bare_runsc(make([sys.executable, "-c", code], rootfs.host()).path)
     number, release, folder = done.stdout.removesuffix("\n").split(" ")
     assert (number, is_gvisor_kernel(release), folder) == ("42", True, "/")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_python3_is_this_python(make: Callable[..., Bundle], runsc: Run) -> None:
+def test_python3_is_this_python(make: Callable[..., Bundle], bare_runsc: Run) -> None:
     """By name, and as another user, it is the interpreter that the tests run with."""
     code = "import sys, os; print(sys.prefix, os.getuid(), os.getgid())"
-    done = runsc(make(["python3", "-c", code], rootfs.host(), user="1000:1001").path)
+    done = bare_runsc(make(["python3", "-c", code], rootfs.host(), user="1000:1001").path)
     assert (done.stdout, done.stderr) == (f"{sys.prefix} 1000 1001\n", "")
 
 
 def test_secrets_of_the_host_are_not_there(
-    make: Callable[..., Bundle], runsc: Run, tmp_path: Path
+    make: Callable[..., Bundle], bare_runsc: Run, tmp_path: Path
 ) -> None:
     """No shadow, no keys, no home folder, no folder of the test."""
     folders = ["/home", "/root", "/srv", "/tmp"]
@@ -69,7 +71,7 @@ def test_secrets_of_the_host_are_not_there(
         f"print([name for name in {folders!r} if os.listdir(name)])\n"
         f"print([path for path in {paths!r} if os.path.exists(path)])"
     )
-    done = runsc(make([sys.executable, "-I", "-c", code], rootfs.host()).path)
+    done = bare_runsc(make([sys.executable, "-I", "-c", code], rootfs.host()).path)
     # A Python that lives below a home folder makes that folder's name, and no more, appear.
     below = {folder for folder in folders if sys.prefix.startswith(f"{folder}/")}
     below |= {folder for folder in folders if sys.base_prefix.startswith(f"{folder}/")}
@@ -78,7 +80,7 @@ def test_secrets_of_the_host_are_not_there(
 
 
 def test_writes_stay_in_the_sandbox(
-    make: Callable[..., Bundle], runsc: Run, tmp_path: Path, tree: Tree
+    make: Callable[..., Bundle], bare_runsc: Run, tmp_path: Path, tree: Tree
 ) -> None:
     """The root can be written to inside, and no file of the host changes."""
     script = (
@@ -90,7 +92,7 @@ def test_writes_stay_in_the_sandbox(
     (canary / "kept").write_text("kept\n")
     bundle = make(["sh", "-c", script], rootfs.host(), mounts=[bind(canary, "/data")])
     before = tree(canary), tree(tmp_path / "bundle")
-    done = runsc(bundle.path)
+    done = bare_runsc(bundle.path)
     assert done.stdout == "y\nkept\n"
     assert done.stderr.count("Read-only file system") == 3
     assert (tree(canary), tree(tmp_path / "bundle")) == before
@@ -98,7 +100,7 @@ def test_writes_stay_in_the_sandbox(
 
 
 def test_a_writable_bind_is_written_to(
-    make: Callable[..., Bundle], runsc: Run, tmp_path: Path
+    make: Callable[..., Bundle], bare_runsc: Run, tmp_path: Path
 ) -> None:
     """What was asked to be writable is; a file can be a mount, also below a tmpfs."""
     (tmp_path / "out").mkdir()
@@ -109,7 +111,7 @@ def test_a_writable_bind_is_written_to(
         tmpfs("/scratch", size="1M"),
     ]
     script = "cat /tmp/sub/one > /deep/er/out/copy; touch /scratch/x; stat -c %a /scratch"
-    done = runsc(make(["sh", "-c", script], rootfs.host(), mounts=mounts).path)
+    done = bare_runsc(make(["sh", "-c", script], rootfs.host(), mounts=mounts).path)
     assert (done.stdout, done.stderr) == ("1777\n", "")
     assert (tmp_path / "out/copy").read_text() == "one\n"
 
@@ -123,12 +125,12 @@ def busybox(tmp_path: Path) -> Path:
 
 
 def test_a_directory_is_run_and_left_as_it_was(
-    make: Callable[..., Bundle], runsc: Run, busybox: Path, tree: Tree
+    make: Callable[..., Bundle], bare_runsc: Run, busybox: Path, tree: Tree
 ) -> None:
     """A static busybox runs in a given folder; what it writes, and all mount points, are gone."""
     before = tree(busybox)
     script = "busybox mkdir /made && busybox touch /made/x /bin/y && busybox ls / /bin"
-    done = runsc(make(["/bin/busybox", "sh", "-c", script], rootfs.directory(busybox)).path)
+    done = bare_runsc(make(["/bin/busybox", "sh", "-c", script], rootfs.directory(busybox)).path)
     assert done.stderr == ""
     assert {"made", "proc", "dev", "sys", "tmp", "y"} <= set(done.stdout.split())
     assert tree(busybox) == before
@@ -136,7 +138,7 @@ def test_a_directory_is_run_and_left_as_it_was(
 
 @pytest.mark.fault("B5")
 def test_a_link_in_a_root_does_not_lead_out(
-    make: Callable[..., Bundle], runsc: Run, busybox: Path, tmp_path: Path, tree: Tree
+    make: Callable[..., Bundle], bare_runsc: Run, busybox: Path, tmp_path: Path, tree: Tree
 ) -> None:
     """A mount through a link of the root lands inside, where the link leads in there."""
     outside = tmp_path / "outside"
@@ -151,23 +153,23 @@ def test_a_link_in_a_root_does_not_lead_out(
         rootfs.directory(busybox),
         mounts=[bind(tmp_path / "data", "/link")],
     )
-    assert runsc(bundle.path).stdout == "inside\n"
+    assert bare_runsc(bundle.path).stdout == "inside\n"
     assert (tree(outside), tree(busybox)) == before
 
 
-def test_an_empty_root_runs_what_it_is_given(make: Callable[..., Bundle], runsc: Run) -> None:
+def test_an_empty_root_runs_what_it_is_given(make: Callable[..., Bundle], bare_runsc: Run) -> None:
     """A root of one static program and a script."""
     files: dict[str, bytes | str] = {
         "bin/sh": Path(BUSYBOX).read_bytes(),
         "run": '#!/bin/sh\necho "$1" $HOSTNAME\n',
     }
-    done = runsc(make(["/run", "hello"], rootfs.empty(files), env={"HOSTNAME": "h"}).path)
+    done = bare_runsc(make(["/run", "hello"], rootfs.empty(files), env={"HOSTNAME": "h"}).path)
     assert (done.stdout, done.stderr) == ("hello h\n", "")
 
 
 @pytest.mark.parametrize("tool", ["runc", "umoci", "runsc", "runc-rootless"])
 def test_a_bundle_made_elsewhere_runs(
-    tool: str, request: pytest.FixtureRequest, runsc: Run, tmp_path: Path, tree: Tree
+    tool: str, request: pytest.FixtureRequest, bare_runsc: Run, tmp_path: Path, tree: Tree
 ) -> None:
     """Another tool's bundle, opened and written to our folder, runs, and is left as it was."""
     value = request.getfixturevalue("sample")(tool)
@@ -175,15 +177,15 @@ def test_a_bundle_made_elsewhere_runs(
     folder = request.getfixturevalue("elsewhere")(value)
     opened = Bundle.open(folder)
     before = tree(Path(folder))
-    done = runsc(Bundle.create(str(tmp_path / "ours"), opened.spec).path)
+    done = bare_runsc(Bundle.create(str(tmp_path / "ours"), opened.spec).path)
     assert done.stdout == "ran\n", done.stderr
     assert tree(Path(folder)) == before
 
 
 @pytest.mark.fault("B8")
-def test_three_megabytes_of_arguments_arrive(make: Callable[..., Bundle], runsc: Run) -> None:
+def test_three_megabytes_of_arguments_arrive(make: Callable[..., Bundle], bare_runsc: Run) -> None:
     """Large arguments, and one large variable, are passed whole."""
     code = "import sys, os; print(sum(map(len, sys.argv[1:])), len(os.environ['BIG']))"
     args = [sys.executable, "-I", "-c", code, *["a" * 100_000] * 15]
-    done = runsc(make(args, rootfs.host(), env={"BIG": "b" * 100_000}).path)
+    done = bare_runsc(make(args, rootfs.host(), env={"BIG": "b" * 100_000}).path)
     assert done.stdout == "1500000 100000\n", done.stderr
