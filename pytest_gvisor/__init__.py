@@ -28,6 +28,9 @@ if TYPE_CHECKING:
         LaunchError as LaunchError,
     )
     from pytest_gvisor.errors import (
+        MixedReleases as MixedReleases,
+    )
+    from pytest_gvisor.errors import (
         NotReady as NotReady,
     )
     from pytest_gvisor.errors import (
@@ -97,7 +100,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "errors": (
         "DaemonUnavailable", "GvisorError", "ImageError", "InsecureRunsc", "InsideError",
-        "InvalidBundle", "LaunchError", "NotReady", "PlatformUnavailable",
+        "InvalidBundle", "LaunchError", "MixedReleases", "NotReady", "PlatformUnavailable",
         "ProtocolError", "PytestGvisorWarning", "RunscError", "RunscFailed", "RunscNotFound",
         "SandboxCrashed", "UsageError", "WorkloadFailed", "WorkloadTimeout",
     ),

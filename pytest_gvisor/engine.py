@@ -80,15 +80,15 @@ class Engine:
     def availability(self, platform: Platform, settings: Settings) -> Availability:
         """The verdict on a platform, found out once per run and platform, or at an earlier run.
 
-        One that hung is tried again where these settings give it longer. Raises as `runsc`, and
-        `LaunchError` where nothing can be started at all.
+        One that hung is tried again where these settings give it longer. Raises as `runsc`,
+        `LaunchError` where nothing can be started at all, and `MixedReleases`.
         """
         runsc = self.runsc(settings.runsc)
-        key = (runsc.sha256, platform)
+        key = (runsc.fingerprint, platform)
         deadline = platforms.deadline_for(settings.timeout)
         found = self._verdicts.get(key)
         if found is None or not found.holds(deadline):
-            with self._stored(f"{runsc.sha256[:16]}-{platform}.json") as stored:
+            with self._stored(f"{runsc.fingerprint[:16]}-{platform}.json") as stored:
                 found = stored.verdict
                 if found is None or not found.holds(deadline):
                     found = self._find_out(platform, runsc, settings, deadline)
@@ -126,11 +126,11 @@ class Engine:
         self, platform: Platform, runsc: Runsc, settings: Settings, deadline: float
     ) -> Availability:
         if settings.reprobe:
-            verdicts.forget(runsc.sha256, platform)
-        known = verdicts.recall(runsc.sha256, platform, deadline)
+            verdicts.forget(runsc.fingerprint, platform)
+        known = verdicts.recall(runsc.fingerprint, platform, deadline)
         found = self._probe(platform, runsc, known, deadline)
         if found is not known:
-            verdicts.keep(runsc.sha256, found)
+            verdicts.keep(runsc.fingerprint, found)
         return found
 
     def _probe(

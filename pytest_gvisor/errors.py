@@ -5,6 +5,7 @@
         RunscNotFound          nothing to run: it may become a skip
         InsecureRunsc          found, and refused: never a skip, never "not installed"
         RunscFailed            runsc itself failed (its own exit 128, its own message, its logs)
+          MixedReleases        runsc and the sentry beside it are of two releases
       PlatformUnavailable      no device, no permission, a probe that failed: it may become a skip
       InvalidBundle            every problem found, not the first
       ImageError               an image cannot be had, read, trusted or unpacked
@@ -125,6 +126,10 @@ class RunscFailed(RunscError):
         if command:
             parts.append(f"  command: {command}")
         super().__init__("\n".join(parts), next_step=next_step)
+
+
+class MixedReleases(RunscFailed):
+    """The sentry in ``gvisor-bin`` is not of the release that runsc is of, and no sandbox boots."""
 
 
 class PlatformUnavailable(GvisorError):

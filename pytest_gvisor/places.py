@@ -1,5 +1,5 @@
-"""Where the session folders of this package are: who makes them and who keeps them out of sandboxes
-ask here.
+"""Where the session folders of this package are, and runsc: who makes or finds them, and who keeps
+them out of sandboxes, ask here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,25 @@ from collections.abc import Iterator
 
 SYSTEM_BASE = "/run/pytest-gvisor"
 UID_MAP = "/proc/self/uid_map"
+RUNSC_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
+"""Where runsc is looked for, by any user."""
+
+RUNSC_FOLDER = "gvisor-bin"
+"""The folder beside runsc that has further programs of its release."""
+
+_found: set[str] = set()
+
+
+def note_runsc(path: str) -> None:
+    """Remember the canonical ``path`` of a runsc that this process may start."""
+    _found.add(path)
+
+
+def programs() -> Iterator[str]:
+    """The paths of what this process may start on the host: runsc, and the folder beside it."""
+    for path in {*RUNSC_PATHS, *map(os.path.realpath, RUNSC_PATHS), *_found}:
+        yield path
+        yield os.path.join(os.path.dirname(path), RUNSC_FOLDER)
 
 
 def outer_uid() -> int:

@@ -1,8 +1,8 @@
 """Verdicts on platforms that a run has cost, kept until the next boot, in the sessions' folder.
 
 Only what is bad and cannot be seen without a run is kept (`words.LASTING`): a platform that hangs
-would cost each session its deadline. The key is the binary, the boot, and the platform; a run that
-hung says nothing of a longer deadline than it had.
+would cost each session its deadline. The key is the binary with its sidecars, the boot, and the
+platform; a run that hung says nothing of a longer deadline than it had.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def boot_id() -> str:
     return ""
 
 
-def recall(sha256: str, platform: Platform, deadline: float) -> Availability | None:
+def recall(fingerprint: str, platform: Platform, deadline: float) -> Availability | None:
     """The bad verdict that an earlier session of this boot has left, or None.
 
     It has to hold for a probe of ``deadline`` seconds.
     """
-    path = _path(sha256, platform)
+    path = _path(fingerprint, platform)
     if path is None:
         return None
     sweep()
@@ -79,9 +79,9 @@ def recall(sha256: str, platform: Platform, deadline: float) -> Availability | N
     return dataclasses.replace(found, next_step=f"{found.next_step} {_HINT}".strip())
 
 
-def keep(sha256: str, verdict: Availability) -> None:
+def keep(fingerprint: str, verdict: Availability) -> None:
     """Leave a bad verdict for later sessions; what cannot be written is found out again."""
-    path = _path(sha256, verdict.platform)
+    path = _path(fingerprint, verdict.platform)
     if path is None or not _lasts(verdict):
         return
     new = f"{path}.{secrets.token_hex(4)}"
@@ -96,9 +96,9 @@ def keep(sha256: str, verdict: Availability) -> None:
             raise
 
 
-def forget(sha256: str, platform: Platform) -> None:
+def forget(fingerprint: str, platform: Platform) -> None:
     """Drop what was kept."""
-    path = _path(sha256, platform)
+    path = _path(fingerprint, platform)
     if path is not None:
         with contextlib.suppress(OSError):
             os.unlink(path)
@@ -119,10 +119,10 @@ def _lasts(verdict: Availability) -> bool:
     return verdict.cause in LASTING and math.isfinite(verdict.deadline)
 
 
-def _path(sha256: str, platform: Platform) -> str | None:
+def _path(fingerprint: str, platform: Platform) -> str | None:
     boot = boot_id()
     if not boot:
         return None
     base = session_dir.base_folder()
     os.close(session_dir.open_private(base))
-    return os.path.join(base, f"v-{sha256[:16]}-{boot[:13]}-{platform.value}.json")
+    return os.path.join(base, f"v-{fingerprint[:16]}-{boot[:13]}-{platform.value}.json")

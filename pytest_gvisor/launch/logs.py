@@ -84,6 +84,17 @@ def wait_failed(debug_logs: Mapping[str, str]) -> bool:
     return "waiting on PID" in debug_logs.get("run", "") and "EOF" in debug_logs.get("run", "")
 
 
+_OTHER_RELEASE = re.compile(
+    r'build label "([^"]*)".* does not match the expected release "([^"]*)"'
+)
+
+
+def other_release(panic: str) -> str:
+    """What a sentry says that is of another release than its runsc, as a sentence; else ``""``."""
+    found = _OTHER_RELEASE.search(panic.partition("\n")[0])
+    return f"the sentry beside it is {found[1]}, and runsc is {found[2]}" if found else ""
+
+
 _PREFIX = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \S+\] ")
 _FINAL = re.compile(r"(?:FATAL ERROR|fatal error|panic): (.*)")
 # What each boot warns of, on any machine.

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import WorkloadFailed
+from pytest_gvisor.launch.logs import other_release
 
 if TYPE_CHECKING:
     from pytest_gvisor.settings import Platform
@@ -105,6 +106,8 @@ def judge(evidence: Evidence) -> Verdict:
     if evidence.timed_out:
         end = _by_status(told[-1]) if told else _by_code(code)
         return Verdict(outcome=Outcome.TIMED_OUT, returncode=end.returncode, exact=bool(told))
+    if not evidence.started and (mixed := other_release(evidence.panic)):
+        return Verdict(outcome=Outcome.RUNSC_FAILED, returncode=code, reason=mixed)
     if evidence.gofer_died and not (evidence.oom_kills or evidence.records):
         # The gofer ends with its sentry: where that panicked, the gofer is not what failed.
         reason = "the sentry panicked" if evidence.panic else "its gofer died"

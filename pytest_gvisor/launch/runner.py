@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pytest_gvisor.errors import (
     GvisorError,
     LaunchError,
+    MixedReleases,
     RunscFailed,
     SandboxCrashed,
     WorkloadTimeout,
@@ -52,6 +53,10 @@ from pytest_gvisor.runsc.command import (
     term_argv,
 )
 from pytest_gvisor.settings import Network
+
+_ONE_RELEASE = (
+    "Install runsc and gvisor-bin anew, from one release, over both: `pytest-gvisor install`."
+)
 
 
 class Runner:
@@ -170,6 +175,7 @@ class Runner:
             debug_log=workspace.path("logs") if self._wants_logs() else "",
             strace=request.debug,
             pod_init_config=self._listen(workspace),
+            one_release=request.runsc.enforces_release,
             extra=(*safe, *request.extra_flags),
         )
         argv = run_argv(command)
@@ -325,12 +331,15 @@ class Runner:
                 next_step="Repeat it with --gvisor-debug to see the sentry's own log.",
             )
         if verdict.outcome is Outcome.RUNSC_FAILED:
-            raise RunscFailed(
+            mixed = verdict.reason == logs.other_release(self.record.panic)
+            raise (MixedReleases if mixed else RunscFailed)(
                 f"runsc failed: {verdict.reason}",
                 records=self.record.runsc_records,
                 command=self.record.command,
                 stderr=completed.stderr[-4000:],
-                next_step="Repeat it with --gvisor-debug to see runsc's own log.",
+                next_step=_ONE_RELEASE
+                if mixed
+                else "Repeat it with --gvisor-debug to see runsc's own log.",
             )
 
 

@@ -75,6 +75,8 @@ def danger(source: str, *, writable: bool = False) -> str:
         return "holds users' sockets"
     if writable and _holds_sessions(source):
         return "holds session folders of pytest-gvisor"
+    if writable and any(within(path, source) or within(source, path) for path in places.programs()):
+        return "is or holds runsc, a place where it is looked for, or programs beside it"
     return ""
 
 
@@ -108,7 +110,8 @@ def bind(
 
     ``dangerous=True`` is needed for what would hand the host to the sandbox: ``/``, ``/proc``,
     ``/sys``, ``/dev``, sockets of container engines and folders that hold them, sockets, FIFOs,
-    devices, session folders of this package, and to write to a folder that holds those.
+    devices, session folders of this package, and to write to a folder that holds those, or to one
+    that holds runsc.
     """
     asked = os.fspath(source)
     if not isinstance(asked, str):

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import stat
 from typing import TYPE_CHECKING
 
+from pytest_gvisor import places
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound
-from pytest_gvisor.runsc import features, locate, nix
+from pytest_gvisor.runsc import features, locate, nix, sidecars
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Sequence
 
+    from pytest_gvisor.runsc.sidecars import Sidecars
+    from pytest_gvisor.runsc.trust import Trust
     from pytest_gvisor.settings import Platform
+
+
+_CHANGED = "it changed after it was judged"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +36,7 @@ class Runsc:
 
     ``path`` is canonical, ``sha256`` hexadecimal, ``version`` as users know it (``20240729.0``),
     ``date`` that of the version or None. ``flags`` are names without dashes, ``platforms`` those
-    compiled in.
+    compiled in. ``sidecars`` is what lies in ``gvisor-bin`` beside it.
     """
 
     path: str
@@ -41,9 +48,14 @@ class Runsc:
     subcommands: frozenset[str] = dataclasses.field(repr=False)
     platforms: frozenset[Platform]
     identity: locate.Identity = dataclasses.field(repr=False)
+    sidecars: Sidecars = dataclasses.field(repr=False)
+    _trust: Trust = dataclasses.field(repr=False, compare=False)
     _closer: contextlib.ExitStack = dataclasses.field(repr=False, compare=False)
     _same: set[int] = dataclasses.field(default_factory=set, repr=False, compare=False)
     """The ctimes at which the content was read again, and was the one that was judged."""
+
+    _seen: list[Sidecars] = dataclasses.field(default_factory=list, repr=False, compare=False)
+    """The sidecars as the last look has found them, where that is not as they were judged."""
 
     @classmethod
     def find(
@@ -89,10 +101,13 @@ class Runsc:
                 subcommands=known.subcommands,
                 platforms=known.platforms,
                 identity=judged.identity,
+                sidecars=judged.sidecars,
+                _trust=judged.trust,
                 _closer=contextlib.ExitStack(),
             )
             runsc.check_unchanged()
             runsc._closer.push(closer.pop_all())
+        places.note_runsc(runsc.path)
         return runsc
 
     @staticmethod
@@ -112,12 +127,70 @@ class Runsc:
         """Whether `runsc flags` lists ``name``, given with or without dashes."""
         return name.lstrip("-") in self.flags
 
+    @functools.cached_property
+    def uses_sidecars(self) -> bool:
+        """Whether it looks for programs beside itself, there or not."""
+        return sidecars.looked_for(self.flags, self.date)
+
+    @property
+    def enforces_release(self) -> bool:
+        """Whether a sandbox is to be refused whose sentry has another build label."""
+        return self.sidecars.present and sidecars.ONE_RELEASE in self.flags
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """``sha256``, or where there are sidecars, a digest of it and of their states.
+
+        A sidecar's state stands for its content, as reading all of them costs more than a start.
+        """
+        if not self.sidecars.present:
+            return self.sha256
+        text = repr((self.sha256, sorted(self.sidecars.states.items())))
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
     def check_unchanged(self) -> None:
         """Raise `InsecureRunsc` if the open file was written to, or its mode or owner has changed.
 
-        Its names do not count: after a package upgrade, the file that was judged still runs. Raises
-        `LaunchError` where the content has to be read again, and cannot be.
+        Its names do not count: after a package upgrade, the file that was judged still runs. A
+        release that has sidecars is refused after an upgrade, for it would start the new ones, or
+        none. Raises `LaunchError` where something has to be read again, and cannot be.
         """
+        self._check_file()
+        if self.uses_sidecars:
+            self._check_sidecars()
+
+    def _check_sidecars(self) -> None:
+        before = self._seen[-1] if self._seen else self.sidecars
+        now = self._sidecars_now()
+        if now is None and before.present:
+            why = f"{_CHANGED}: it was replaced or removed, and would boot another sentry"
+            raise sidecars.refusal(self.path, why, os.fstat(self.fd), self.path)
+        if now is None:
+            return
+        if now.shared:
+            why = f"others could put {sidecars.FOLDER} beside it, and it would run their sentry"
+            raise sidecars.refusal(self.path, f"{why}: {now.shared}", os.fstat(self.fd), self.path)
+        if path := now.changed(before):
+            raise sidecars.refusal(path, _CHANGED, _stat(path), self.path)
+        if now != before:
+            self._seen[:] = [now]
+
+    def _sidecars_now(self) -> Sidecars | None:
+        try:
+            return sidecars.again(self.fd, self._trust)
+        except InsecureRunsc as error:
+            raise InsecureRunsc(
+                error.path,
+                f"{_CHANGED}: {error.reason}",
+                mode=error.mode,
+                owner=error.owner,
+                next_step=error.next_step,
+            ) from None
+        except OSError as error:
+            why = f"what lies beside {self.path} cannot be looked at"
+            raise LaunchError("runsc", why, errno=error.errno or 0) from error
+
+    def _check_file(self) -> None:
         try:
             info = os.fstat(self.fd)
         except OSError:
@@ -132,13 +205,17 @@ class Runsc:
                 self._same.add(now.ctime_ns)
         if not same:
             mode = stat.S_IMODE(info.st_mode)
-            raise InsecureRunsc(
-                self.path, "it changed after it was judged", mode=mode, owner=info.st_uid
-            )
+            raise InsecureRunsc(self.path, _CHANGED, mode=mode, owner=info.st_uid)
 
     def close(self) -> None:
         """Close the descriptor; a second call does nothing."""
         self._closer.close()
+
+
+def _stat(path: str) -> os.stat_result | None:
+    with contextlib.suppress(OSError):
+        return os.stat(path)
+    return None
 
 
 def _sha256(path: str, fd: int) -> str:

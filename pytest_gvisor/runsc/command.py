@@ -7,6 +7,7 @@ import signal
 from collections.abc import Collection, Sequence
 
 from pytest_gvisor.errors import UsageError
+from pytest_gvisor.runsc.sidecars import ONE_RELEASE
 from pytest_gvisor.settings import Network, Platform
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -15,6 +16,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OWN_FLAGS = frozenset({
     "alsologtostderr", "bundle", "debug", "debug-log", "ignore-cgroups", "log", "log-fd", "network",
     "overlay", "overlay2", "panic-log", "platform", "pod-init-config", "root", "rootless",
+    ONE_RELEASE,
 })  # fmt: skip
 
 
@@ -40,6 +42,9 @@ class RunscCommand:
 
     pod_init_config: str = ""
     strace: bool = False
+    one_release: bool = False
+    """Refuse a sentry beside runsc whose build label is another one."""
+
     extra: tuple[str, ...] = ()
 
 
@@ -59,6 +64,9 @@ def run_argv(command: RunscCommand) -> list[str]:
         argv += ["--strace"]
     if command.pod_init_config:
         argv += ["--pod-init-config", command.pod_init_config]
+    if command.one_release:
+        # By default the labels of two builds that are no releases may differ.
+        argv += [f"--{ONE_RELEASE}=ALWAYS"]
     argv += [*command.extra, "run", "--bundle", command.bundle, command.id]
     check_strings(argv)
     return argv

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import LaunchError, RunscFailed
 from pytest_gvisor.escape import escape
-from pytest_gvisor.runsc.locate import SHORTAGES
+from pytest_gvisor.runsc.trust import SHORTAGES
 from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 The file at the end of a path is judged by ``fstat`` of one descriptor and executed by that
 descriptor: what happens to the path afterwards is without effect. It is never executed from a copy,
-because newer runsc looks for ``gvisor-bin/`` beside the file that /proc/self/exe names.
+because newer runsc looks for ``gvisor-bin/`` beside the file that /proc/self/exe names. What lies
+there is judged with it: see `sidecars`.
 
 Not here: what runsc can do (`features`), and any start of it for a workload.
 """
@@ -20,28 +21,29 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.runsc import nix
+from pytest_gvisor.places import RUNSC_PATHS
+from pytest_gvisor.runsc import nix, sidecars
 from pytest_gvisor.runsc.trust import (
     MAX_SYMLINKS,
-    WRITABLE_BY_OTHERS,
+    SHORTAGES,
     Node,
     Trust,
+    file_problems,
     folder_problem,
-    walk,
+    follow,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-TRUSTED_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
+    from pytest_gvisor.runsc.sidecars import Sidecars
+
+TRUSTED_PATHS = RUNSC_PATHS
 
 _NEXT_STEP = (
     "Install it (Debian, Ubuntu: `apt-get install runsc`; elsewhere: `pytest-gvisor install`), "
     "or name it with --gvisor-runsc PATH."
 )
-SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
-"""What says something about this process or machine, and nothing about a binary."""
-
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
@@ -76,12 +78,15 @@ class Judged:
     """A runsc that may be executed, by ``fd`` and not by ``path``.
 
     ``path`` is canonical. ``fd`` is open for reading and close-on-exec, above 2, and belongs to
-    whoever holds this value: `close` it once. ``identity`` is that of the file when it was judged.
+    whoever holds this value: `close` it once. ``identity`` is that of the file when it was judged,
+    ``sidecars`` what lies beside it, and ``trust`` decided both.
     """
 
     path: str
     fd: int
     identity: Identity
+    sidecars: Sidecars
+    trust: Trust
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -225,16 +230,17 @@ def _judge_file(path: str, trust: Trust) -> tuple[Judged, str | None]:
     """One file, judged; and the path that it names if it is a wrapper, else None."""
     with contextlib.ExitStack() as held:
         try:
-            node, lookups = walk(path, held)
+            way = follow(path, held)
         except OSError as error:
             raise _unreachable(path, error) from None
+        node, lookups = way.stack[-1], way.lookups
         fd = _open_regular(node)
         try:
             info = os.fstat(fd)
             head = os.pread(fd, nix.WRAPPER_LIMIT + 1, 0)
             named, problem = _content(head)
             problems = [
-                *_file_problems(node, lookups[-1].folder, trust),
+                *file_problems(node, lookups[-1].folder, trust),
                 *(folder_problem(lookup, trust) for lookup in lookups),
                 "its file system is mounted noexec" if _noexec(fd) else None,
                 problem,
@@ -243,10 +249,13 @@ def _judge_file(path: str, trust: Trust) -> tuple[Judged, str | None]:
                 raise _refusal(node.path, "; ".join(reasons), info)
             if not os.access(f"/proc/self/fd/{fd}", os.X_OK, effective_ids=True):
                 raise _PassedOver(node.path, "this user may not execute it", info=info)
+            # A wrapper is not executed, so nothing is looked for beside it.
+            found = sidecars.beside(way, trust) if named is None else sidecars.NONE
         except BaseException:
             os.close(fd)
             raise
-    return Judged(path=node.path, fd=fd, identity=Identity.of(info)), named
+    judged = Judged(path=node.path, fd=fd, identity=Identity.of(info), sidecars=found, trust=trust)
+    return judged, named
 
 
 def _unreachable(path: str, error: OSError) -> Exception:
@@ -285,18 +294,6 @@ def _open_regular(node: Node) -> int:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     finally:
         os.close(fd)
-
-
-def _file_problems(node: Node, folder: Node, trust: Trust) -> Iterator[str]:
-    mode = node.info.st_mode
-    # A POSIX ACL that lets others write shows in the group bits: they are its mask.
-    if mode & WRITABLE_BY_OTHERS:
-        yield "its group or others may write it"
-    if mode & (stat.S_ISUID | stat.S_ISGID):
-        yield "it is set-uid or set-gid"
-    sealed = trust.sealed_in_store(node) and trust.sealed_in_store(folder)
-    if not sealed and not trust.owns(node):
-        yield f"its owner is neither root nor uid {trust.euid}"
 
 
 def _noexec(fd: int) -> bool:

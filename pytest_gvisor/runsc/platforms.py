@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import (
     GvisorError,
+    MixedReleases,
     PlatformUnavailable,
     RunscFailed,
     SandboxCrashed,
@@ -95,7 +96,8 @@ def probe(
     where a platform is what fails, runsc's message is not more than that the sandbox is gone.
     ``known`` is what an earlier run has come to; it stands in for a run, and not for a look.
     Takes at most ``deadline``, `kvm.DEADLINE` where the platform is kvm, and the time to kill.
-    Raises `LaunchError` where nothing can be started, which says nothing about the platform.
+    Raises `LaunchError` where nothing can be started, and `MixedReleases` where no sandbox boots:
+    neither says anything about the platform.
     """
     seen = _before(platform, compiled_in, kvm_device)
     if seen is not None:
@@ -108,6 +110,8 @@ def probe(
         detail = f"a sandbox that only runs `uname -r` did not end within {deadline:g} s"
         found = _unavailable(platform, Cause.PROBE_HUNG, _told(detail, said()) + facts(platform))
         return dataclasses.replace(found, deadline=deadline)
+    except MixedReleases:
+        raise
     except (RunscFailed, SandboxCrashed) as error:
         detail = _told(_first_lines(error, 1 if said() else 4), said())
         return _unavailable(platform, Cause.PROBE_FAILED, detail + facts(platform))

@@ -11,9 +11,16 @@ import dataclasses
 import errno
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from pytest_gvisor.escape import escape
 from pytest_gvisor.runsc import nix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""What says something about this process or machine, and nothing about a file."""
 
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MAX_SYMLINKS = 40  # the kernel's MAXSYMLINKS: with one more, open() says ELOOP
@@ -46,13 +53,28 @@ def _open_node(path: str, name: str, folder: int | None, held: contextlib.ExitSt
     return Node(path, fd, os.fstat(fd))
 
 
-def walk(path: str, held: contextlib.ExitStack) -> tuple[Node, list[Lookup]]:
-    """The file at the end of ``path``, and every lookup on the way, those of symlinks included.
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A walk: ``stack`` is the canonical path, from ``/`` to the file, ``lookups`` each step."""
 
-    A symlink in a folder that others may write is theirs to turn, so the folders of each hop count
-    and not only those above the canonical path. Raises OSError as the kernel's own walk would.
+    stack: list[Node]
+    lookups: list[Lookup]
+
+
+def walk(path: str, held: contextlib.ExitStack) -> tuple[Node, list[Lookup]]:
+    """The file at the end of the absolute ``path``, and every lookup on the way: see `follow`."""
+    way = follow(path, held)
+    return way.stack[-1], way.lookups
+
+
+def follow(path: str, held: contextlib.ExitStack, start: Sequence[Node] = ()) -> Way:
+    """The way along ``path`` from the folder at the end of ``start``, a canonical path, or ``/``.
+
+    The lookups of symlinks are included. A symlink in a folder that others may write is theirs to
+    turn, so the folders of each hop count and not only those above the canonical path. Raises
+    OSError as the kernel's own walk would.
     """
-    stack = [_open_node("/", "/", None, held)]
+    stack = [*start] or [_open_node("/", "/", None, held)]
     todo = path.split("/")[::-1]
     lookups: list[Lookup] = []
     symlinks = 0
@@ -77,7 +99,7 @@ def walk(path: str, held: contextlib.ExitStack) -> tuple[Node, list[Lookup]]:
         if target.startswith("/"):
             del stack[1:]
         todo += target.split("/")[::-1]
-    return stack[-1], lookups
+    return Way(stack, lookups)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +183,19 @@ def folder_problem(lookup: Lookup, trust: Trust) -> str | None:
         return None
     owner = entry.info.st_uid
     return f"{known} on the way to it can be written by others, and its entry is uid {owner}'s"
+
+
+def file_problems(node: Node, folder: Node, trust: Trust) -> Iterator[str]:
+    """Why the file ``node``, looked up in ``folder``, must not be executed, whatever it holds."""
+    mode = node.info.st_mode
+    # A POSIX ACL that lets others write shows in the group bits: they are its mask.
+    if mode & WRITABLE_BY_OTHERS:
+        yield "its group or others may write it"
+    if mode & (stat.S_ISUID | stat.S_ISGID):
+        yield "it is set-uid or set-gid"
+    sealed = trust.sealed_in_store(node) and trust.sealed_in_store(folder)
+    if not sealed and not trust.owns(node):
+        yield f"its owner is neither root nor uid {trust.euid}"
 
 
 def folder_problems(path: str, trust: Trust) -> list[str]:

@@ -33,7 +33,7 @@ def test_a_shortage_is_not_remembered_as_the_binary_s(
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(locate, "walk", refuse)
+        patch.setattr(locate, "follow", refuse)
         with pytest.raises(LaunchError):
             engine.runsc(path)
     for _ in range(2):
@@ -102,7 +102,7 @@ def test_a_verdict_s_file_that_cannot_be_opened_is_typed(
     engine, _ = hung
     assert engine.shared is not None
     runsc = engine.runsc(None)
-    os.mkdir(os.path.join(engine.shared.path(), f"{runsc.sha256[:16]}-kvm.json"))
+    os.mkdir(os.path.join(engine.shared.path(), f"{runsc.fingerprint[:16]}-kvm.json"))
     with pytest.raises(LaunchError) as caught:
         engine.availability(Platform.KVM, Settings())
     assert (caught.value.stage, caught.value.errno) == ("shared_folder", errno.EISDIR)

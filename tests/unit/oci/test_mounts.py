@@ -69,6 +69,38 @@ def test_what_holds_the_session_folders_is_not_to_be_written(
 
 
 @pytest.mark.fault("B6")
+@pytest.mark.parametrize(
+    "source", ["/usr", "/usr/local", "/usr/local/bin", "/usr/bin", "/opt/gvisor/gvisor-bin", "/opt"]
+)
+def test_where_runsc_is_looked_for_is_not_to_be_written(source: str) -> None:
+    """A workload that runs as root could put a runsc there, or a sentry beside one."""
+    assert "holds runsc" in danger(source, writable=True)
+    assert not danger(source)
+
+
+@pytest.mark.fault("B6")
+def test_a_runsc_that_was_found_is_not_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither itself, nor the folder beside it, nor what lies in that or holds it."""
+    monkeypatch.setattr(places, "_found", set())
+    binary = tmp_path / "tools" / "runsc"
+    sentry = tmp_path / "tools" / "gvisor-bin" / "gvisor_sentry"
+    sentry.parent.mkdir(parents=True)
+    for path in (binary, sentry):
+        path.touch()
+    assert "rw" in bind(tmp_path, "/data", readonly=False).options
+    places.note_runsc(str(binary))
+    for source in (binary, sentry, sentry.parent, binary.parent, tmp_path):
+        with pytest.raises(UsageError, match="holds runsc"):
+            bind(source, "/data", readonly=False)
+        assert "rw" in bind(source, "/data", readonly=False, dangerous=True).options
+        assert "ro" in bind(source, "/data").options
+    (tmp_path / "tools" / "other").mkdir()
+    assert "rw" in bind(tmp_path / "tools" / "other", "/data", readonly=False).options
+
+
+@pytest.mark.fault("B6")
 @pytest.mark.parametrize("temporary", ["/var/tmp", "/var/tmp/" + "y" * 40])
 def test_the_session_folders_of_a_user_namespace_are_dangerous(
     temporary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,280 @@
+"""The folder ``gvisor-bin`` beside runsc, whose programs runsc executes by path.
+
+Since August 2026 the sentry is such a program. runsc looks for the folder where /proc/self/exe
+leads, so a program in it has the rights that runsc has. Each is judged by the rules for runsc,
+links included: a link is followed, and every folder that it leads through is judged.
+
+runsc gets no descriptors of these files, so they are looked at again before each start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import itertools
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from pytest_gvisor.errors import InsecureRunsc
+from pytest_gvisor.escape import escape
+from pytest_gvisor.places import RUNSC_FOLDER
+from pytest_gvisor.runsc.trust import (
+    SHORTAGES,
+    WRITABLE_BY_OTHERS,
+    Node,
+    Trust,
+    Way,
+    file_problems,
+    folder_problem,
+    follow,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+FOLDER = RUNSC_FOLDER
+SENTRY = "gvisor_sentry"
+PREWARMER = "gvisor-sentry-prewarmer"
+
+ONE_RELEASE = "sidecar-release-enforcement-policy"
+"""The flag by which runsc and its sidecars must have one build label."""
+
+MOST_ENTRIES = 256
+"""A release has five files there."""
+
+DEEPEST = 4
+_SINCE = dt.date(2026, 8, 1)
+
+_NEXT_STEP = (
+    "{runsc} starts what lies there. Correct the owner and the mode, or install runsc and "
+    "gvisor-bin anew, from one release: `pytest-gvisor install`."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class State:
+    """One state of one file, as ``stat`` gives it, and how many names the file has."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    mode: int
+    uid: int
+    links: int
+
+    @classmethod
+    def of(cls, info: os.stat_result) -> State:
+        """The state in a stat result. The content of a folder is not a part of its state."""
+        folder = stat.S_ISDIR(info.st_mode)
+        return cls(
+            dev=info.st_dev,
+            ino=info.st_ino,
+            size=0 if folder else info.st_size,
+            mtime_ns=0 if folder else info.st_mtime_ns,
+            ctime_ns=0 if folder else info.st_ctime_ns,
+            mode=info.st_mode,
+            uid=info.st_uid,
+            links=0 if folder else info.st_nlink,
+        )
+
+    def follows(self, before: State) -> bool:
+        """Whether the same content has this state now.
+
+        A new name or a removed one gives the file another ctime (inode(7)), and another number of
+        names. A write whose mtime was put back gives it another ctime alone.
+        """
+        if self.links == before.links:
+            return self == before
+        return self == dataclasses.replace(before, ctime_ns=self.ctime_ns, links=self.links)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sidecars:
+    """The folder beside a runsc, judged; ``present`` is False where there is none.
+
+    ``states`` has the folder under the name ``""``, and all in it by their paths in the folder.
+    ``shared`` says why others could put a folder there, or is ``""``.
+    """
+
+    folder: str
+    present: bool
+    states: dict[str, State] = dataclasses.field(default_factory=dict, repr=False)
+    shared: str = ""
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The names of the executable files."""
+        files = (name for name, state in self.states.items() if _is_program(state.mode))
+        return tuple(sorted(files))
+
+    @property
+    def has_sentry(self) -> bool:
+        """Whether runsc finds a sentry to boot in the folder."""
+        return SENTRY in self.programs
+
+    def changed(self, before: Sidecars) -> str:
+        """The path of what is not as it was, or ``""``."""
+        for name in sorted({*self.states, *before.states}):
+            now, then = self.states.get(name), before.states.get(name)
+            if now is None or then is None or not now.follows(then):
+                return os.path.join(self.folder, name) if name else self.folder
+        return ""
+
+
+NONE = Sidecars(folder="", present=False)
+
+
+def _is_program(mode: int) -> bool:
+    return stat.S_ISREG(mode) and bool(mode & 0o111)
+
+
+def looked_for(flags: Collection[str], date: dt.date | None) -> bool:
+    """Whether a runsc of these features looks for the folder; True where that cannot be told."""
+    # The first releases that do have no flag for it, and a build without a label has no date.
+    return any(flag.startswith("sidecar-") for flag in flags) or date is None or date >= _SINCE
+
+
+def beside(runsc: Way, trust: Trust) -> Sidecars:
+    """What lies beside the file at the end of ``runsc``, judged.
+
+    Raises `InsecureRunsc` for what breaks a rule, and OSError where this process is short of what
+    it takes to look.
+    """
+    *above, binary = runsc.stack
+    folder = above[-1]
+    path = os.path.join(folder.path, FOLDER)
+    try:
+        os.stat(FOLDER, dir_fd=folder.fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return Sidecars(folder=path, present=False, shared=_shared(folder))
+    look = _Look(trust, binary.path)
+    look.entry(above, FOLDER, "")
+    return Sidecars(folder=path, present=True, states=look.states)
+
+
+def again(fd: int, trust: Trust) -> Sidecars | None:
+    """What lies by now beside the runsc that is open as ``fd``; None where it has no path any more.
+
+    Raises as `beside` does.
+    """
+    # As runsc reads it of itself. Of a file that was removed or replaced it is no path.
+    path = os.readlink(f"/proc/self/fd/{fd}")
+    with contextlib.ExitStack() as held:
+        try:
+            way = follow(path, held)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            return None
+        if not os.path.samestat(way.stack[-1].info, os.fstat(fd)):
+            return None
+        if reasons := _distinct(folder_problem(lookup, trust) for lookup in way.lookups):
+            raise refusal(path, reasons, way.stack[-1].info, path)
+        return beside(way, trust)
+
+
+class _Look:
+    """One look at all that lies in a folder."""
+
+    def __init__(self, trust: Trust, runsc: str) -> None:
+        self.states: dict[str, State] = {}
+        self._trust = trust
+        self._runsc = runsc
+
+    def entry(self, above: list[Node], name: str, known: str, depth: int = 0) -> None:
+        """Judge the entry ``name`` of the folder at the end of ``above``, and what it holds."""
+        path = os.path.join(above[-1].path, name)
+        with contextlib.ExitStack() as held:
+            try:
+                way = follow(name, held, above)
+            except OSError as error:
+                if error.errno in SHORTAGES:
+                    raise
+                why = f"it cannot be reached: {os.strerror(error.errno or 0)}"
+                raise self._refusal(path, why) from None
+            node = way.stack[-1]
+            is_folder = stat.S_ISDIR(node.info.st_mode)
+            problems = [
+                *(self._folder(node) if is_folder or not known else self._file(way)),
+                *(folder_problem(lookup, self._trust) for lookup in way.lookups),
+                "its file system is mounted noexec" if _noexec(node) else None,
+            ]
+            if reasons := _distinct(problems):
+                raise self._refusal(node.path, reasons, node.info)
+            self.states[known] = State.of(node.info)
+            if is_folder:
+                self._entries(way.stack, node, known, depth)
+
+    def _entries(self, stack: list[Node], folder: Node, known: str, depth: int) -> None:
+        for name in self._names(folder):
+            if depth == DEEPEST or len(self.states) > MOST_ENTRIES:
+                most = f"{MOST_ENTRIES} entries, or folders {DEEPEST} deep"
+                raise self._refusal(folder.path, f"it holds more than {most}", folder.info)
+            self.entry(stack, name, os.path.join(known, name), depth + 1)
+
+    def _names(self, folder: Node) -> list[str]:
+        try:
+            fd = os.open(f"/proc/self/fd/{folder.fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            why = f"it cannot be read, and so not be judged: {os.strerror(error.errno or 0)}"
+            raise self._refusal(folder.path, why, folder.info) from None
+        try:
+            with os.scandir(fd) as entries:
+                few = itertools.islice(entries, MOST_ENTRIES + 1)
+                return sorted(entry.name for entry in few)
+        finally:
+            os.close(fd)
+
+    def _folder(self, node: Node) -> Iterator[str]:
+        mode = node.info.st_mode
+        if not stat.S_ISDIR(mode):
+            yield "it is not a folder"
+        if self._trust.sealed_in_store(node):
+            return
+        # Sticky or not: runsc looks for more names than there are files.
+        if mode & WRITABLE_BY_OTHERS:
+            yield "its group or others may write it"
+        if not self._trust.owns(node):
+            yield f"its owner is neither root nor uid {self._trust.euid}"
+
+    def _file(self, way: Way) -> Iterator[str]:
+        node = way.stack[-1]
+        if not stat.S_ISREG(node.info.st_mode):
+            yield "it is neither a regular file nor a folder"
+        yield from file_problems(node, way.lookups[-1].folder, self._trust)
+
+    def _refusal(self, path: str, reason: str, info: os.stat_result | None = None) -> InsecureRunsc:
+        return refusal(path, reason, info, self._runsc)
+
+
+def refusal(path: str, reason: str, info: os.stat_result | None, runsc: str) -> InsecureRunsc:
+    """The refusal of what lies beside ``runsc``."""
+    return InsecureRunsc(
+        path,
+        reason,
+        mode=stat.S_IMODE(info.st_mode) if info else None,
+        owner=info.st_uid if info else None,
+        next_step=_NEXT_STEP.format(runsc=escape(runsc)),
+    )
+
+
+def _shared(folder: Node) -> str:
+    """Why others could put ``gvisor-bin`` into the folder of runsc, or ``""``."""
+    mode = stat.S_IMODE(folder.info.st_mode)
+    if not mode & WRITABLE_BY_OTHERS:
+        return ""
+    return f"the folder {escape(folder.path)} (mode {mode:04o}) can be written by others"
+
+
+def _distinct(problems: Iterable[str | None]) -> str:
+    return "; ".join(dict.fromkeys(filter(None, problems)))
+
+
+def _noexec(node: Node) -> bool:
+    return bool(os.fstatvfs(node.fd).f_flag & os.ST_NOEXEC)
