@@ -1,0 +1,202 @@
+# Sourced by scripts/setup, behind common.sh: which runsc the other scripts use, and why not others.
+#
+# The choice is the first of these that works on systrap, by a bounded run: what the plugin's search
+# finds; what an earlier choice left in .build/; the distribution's package; gVisor's release; a
+# build of gVisor's Go module. Where none does, it is the first of them on which any platform works.
+# What is fetched or built stays in .build/, by version. The choice is written to .build/runsc-path.
+# One on other platforms than systrap is kept for a day: the others cost downloads that fail.
+# shellcheck shell=bash disable=SC2034,SC2154
+
+runsc_file=$build/runsc-path
+last_resort=$build/runsc-last-resort
+go_version() { "$venv/bin/python" -c 'from pytest_gvisor.install import gomodule; print(gomodule.TESTED)'; }
+
+# --- what the choice asks of the machine; tests put others in the place of these
+
+# [--find] [--runsc PATH] [NAME…]: see there.
+ask_platforms() { "$venv/bin/python" "$checkout/scripts/platforms.py" "$@"; }
+
+pytest_gvisor() { "$venv/bin/pytest-gvisor" "$@"; }
+
+# Without a mount namespace no runsc can start a sandbox, with or without a user namespace first.
+machine_allows_sandboxes() {
+    { [ "$(id -u)" -eq 0 ] && unshare --mount true || unshare --user --map-root-user --mount true; } 2>/dev/null
+}
+
+# --- the candidates: each prints the path of a runsc to try, or says why there is none
+
+runsc_of_search() {
+    local kind path rest
+    IFS=$'\t' read -r kind path rest <<<"$(ask_platforms --find)" || true
+    if [ "${path:-no}" = no ]; then
+        echo "${rest:-it cannot be asked}"
+        return 1
+    fi
+    echo "$path"
+}
+
+runsc_of_settled() { [ -n "$(find "$last_resort" -mmin -1440 2>/dev/null)" ] && kept_runsc; }
+
+runsc_of_before() { [ ! -e "$last_resort" ] && kept_runsc; }
+
+kept_runsc() {
+    local path=
+    [ ! -e "$runsc_file" ] || path=$(cat "$runsc_file")
+    [ -n "$path" ] && [ -x "$path" ] && echo "$path"
+}
+
+# The package is tried before it is installed, if it ever is.
+runsc_of_package() {
+    local version folder work
+    if [ "$(dpkg-query -W -f '${db:Status-Status}' runsc 2>/dev/null)" = installed ]; then
+        echo /usr/bin/runsc
+        return
+    fi
+    if ! command -v apt-get >/dev/null; then
+        echo "this machine has no apt-get"
+        return 1
+    fi
+    version=$(candidate_version runsc)
+    if [ -z "$version" ] && [ "$(id -u)" -eq 0 ]; then
+        apt-get update >/dev/null 2>&1 || true
+        version=$(candidate_version runsc)
+    fi
+    if [ -z "$version" ]; then
+        echo "apt has no package of that name (on Ubuntu it is in the component universe)"
+        return 1
+    fi
+    folder=$build/runsc-package-${version//[^[:alnum:].~+-]/_}
+    if ! [ -x "$folder/usr/bin/runsc" ]; then
+        mkdir -p "$build"
+        work=$(mktemp -d "$build/runsc-package.XXXXXX")
+        if ! (cd "$work" && apt-get -o APT::Sandbox::User=root download runsc && dpkg -x runsc_*.deb unpacked) >"$work/log" 2>&1; then
+            echo "it cannot be downloaded: $(tail -n 1 "$work/log")"
+            rm -rf "$work"
+            return 1
+        fi
+        chmod -R u=rwX,go=rX "$work/unpacked"
+        rm -rf "$folder"
+        mv "$work/unpacked" "$folder"
+        rm -rf "$work"
+    fi
+    echo "$folder/usr/bin/runsc"
+}
+
+# apt's candidate of a package, or nothing.
+candidate_version() { apt-cache policy "$1" 2>/dev/null | awk '$1 == "Candidate:" && $2 != "(none)" { print $2 }'; }
+
+# Its site may be out of reach; a server that is silent for 20 seconds ends it too.
+runsc_of_release() { runsc_installed "$build/runsc-release" --timeout 300; }
+
+runsc_of_go() {
+    local version
+    version=$(go_version)
+    runsc_installed "$build/runsc-go-$version" --from go --release "$version" --timeout 1800
+}
+
+runsc_installed() {
+    local folder=$1 said
+    shift
+    if ! [ -x "$folder/runsc" ]; then
+        say "trying: pytest-gvisor install $*" >&2
+        if ! said=$(pytest_gvisor install --to "$folder" "$@" 2>&1 </dev/null); then
+            # What went wrong, and the first of Go's words; not what to do next.
+            awk 'NR == 1; NR == 2 && /^  /' <<<"${said#pytest-gvisor install: }" | xargs -d '\n'
+            return 1
+        fi
+    fi
+    echo "$folder/runsc"
+}
+
+# --- the choice
+
+declare -A runsc_names=(
+    [search]="the machine's own" [settled]="the last resort, of less than a day ago" [before]="kept in .build" [package]="the distribution's package"
+    [release]="gVisor's release" [go]="a build of gVisor's Go module"
+)
+
+on_others=", on the platforms that it has"
+
+# Sets chosen, how and passed: the path, where it is from, and why not those before it.
+choose_runsc() {
+    local candidate path lines
+    local -a there=() names=() wanted
+    chosen='' how='' passed=()
+    for candidate in search settled before package release go; do
+        if ! path=$("runsc_of_$candidate"); then
+            [ -z "$path" ] || passed+=("${runsc_names[$candidate]}: $path")
+            continue
+        fi
+        if ! machine_allows_sandboxes; then
+            chosen=$path how="${runsc_names[$candidate]}; this machine lets nobody start a sandbox"
+            return
+        fi
+        wanted=(systrap)
+        [ "$candidate" != settled ] || wanted=()
+        if lines=$(ask_platforms --runsc "$path" "${wanted[@]}"); then
+            chosen=$path how=${runsc_names[$candidate]}
+            return
+        fi
+        passed+=("${runsc_names[$candidate]}: $(why_not "$lines")")
+        there+=("$path") names+=("${runsc_names[$candidate]}")
+    done
+    for candidate in "${!there[@]}"; do
+        if ask_platforms --runsc "${there[$candidate]}" >/dev/null; then
+            chosen=${there[$candidate]} how="${names[$candidate]}$on_others"
+            return
+        fi
+    done
+    return 1
+}
+
+# The last line of what platforms.py says, for people.
+why_not() {
+    local name verdict reason
+    IFS=$'\t' read -r name verdict reason < <(tail -n 1 <<<"$1") || true
+    if [ "${name:-}" = runsc ]; then echo "$reason"; else echo "$name does not work: ${reason:-it cannot be asked}"; fi
+}
+
+# Chooses, says so where it is another one than the last time, and keeps it.
+find_a_runsc() {
+    local reason
+    if ! choose_runsc; then
+        printf 'setup: no runsc works here\n' >&2
+        [ "${#passed[@]}" -eq 0 ] || printf '  not %s\n' "${passed[@]}" >&2
+        printf '  pytest-gvisor doctor says more of this machine: %s doctor\n' "$venv/bin/pytest-gvisor" >&2
+        exit 1
+    fi
+    mkdir -p "$build"
+    case $how in
+    *"$on_others") : >"$last_resort" ;;
+    "${runsc_names[settled]}") ;;
+    *) rm -f "$last_resort" ;;
+    esac
+    [ -e "$runsc_file" ] && [ "$(cat "$runsc_file")" = "$chosen" ] && return
+    say "runsc is $chosen: $how"
+    for reason in "${passed[@]}"; do say "  not $reason"; done
+    echo "$chosen" >"$runsc_file"
+}
+
+# The tests let the plugin search, so the choice has to be where it looks.
+put_where_the_search_looks() {
+    local lines
+    [ "$how" != "${runsc_names[search]}" ] || return 0
+    lines=$(ask_platforms systrap) && return
+    # None is better than what is found, and something works on it.
+    case $how in *"$on_others" | "${runsc_names[settled]}") ask_platforms >/dev/null && return ;; esac
+    if [ -e /usr/local/bin/runsc ] || [ -L /usr/local/bin/runsc ]; then
+        die "/usr/local/bin/runsc, which the plugin's search finds first, is no use: $(why_not "$lines"). Remove it, or replace it, as root: $venv/bin/pytest-gvisor install --from go"
+    fi
+    [ "$(id -u)" -eq 0 ] ||
+        die "the plugin's search finds no runsc that works ($(why_not "$lines")); as root, run: $0 test"
+    case $chosen in
+    "$build"/runsc-package-*)
+        say "installing the distribution's runsc, for the tests"
+        quietly apt-get install --no-install-recommends -y runsc
+        ;;
+    *)
+        say "installing $chosen to /usr/local/bin, for the tests"
+        "$venv/bin/python" "$checkout/scripts/put_runsc.py" "$chosen" /usr/local/bin >/dev/null
+        ;;
+    esac
+}
