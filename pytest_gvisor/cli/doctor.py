@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from pytest_gvisor.cli import machine, words
 from pytest_gvisor.cli.machine import Finding, State
 from pytest_gvisor.engine import Engine
-from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.errors import GvisorError, MixedReleases
 from pytest_gvisor.escape import escape
+from pytest_gvisor.runsc import sidecars
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.settings import Platform, Settings
 
@@ -80,7 +81,7 @@ def _of_runsc(engine: Engine, settings: Settings) -> tuple[list[Finding], bool]:
         runsc = engine.runsc(settings.runsc)
     except GvisorError as error:
         return [machine.bad("runsc", error)], False
-    found = [_binary(runsc), features(runsc)]
+    found = [_binary(runsc), features(runsc), *beside(runsc)]
     default = engine.platforms_of(settings)[0]
     able = False
     for platform in Platform:
@@ -112,12 +113,33 @@ def features(runsc: Runsc) -> Finding:
     return Finding(name="features", state=state, detail="; ".join([*none, ", ".join(have)]))
 
 
+def beside(runsc: Runsc) -> Iterator[Finding]:
+    """The programs of its release that lie beside it; nothing of a release that has none."""
+    name, seen = "sidecars", runsc.sidecars
+    if seen.has_sentry:
+        detail = f"{escape(', '.join(seen.programs))} in {escape(seen.folder)}, trusted"
+        yield Finding(name=name, state=State.GOOD, detail=detail)
+    elif runsc.uses_sidecars:
+        yield Finding(
+            name=name,
+            state=State.NOTE,
+            detail=f"no {sidecars.SENTRY} in {escape(seen.folder)}: this runsc boots the sentry "
+            "that it holds itself, and releases after October 2026 hold none",
+            next_step="Install runsc together with its sidecars: `pytest-gvisor install`, or where "
+            "only a Go module proxy can be reached, `pytest-gvisor install --from go`.",
+        )
+
+
 def _platform(
     engine: Engine, platform: Platform, settings: Settings, default: Platform
 ) -> tuple[Finding, bool]:
     name = f"{_PLATFORM}{platform}"
     try:
         verdict = engine.availability(platform, settings)
+    except MixedReleases as error:
+        # The records and the command are a boot's that ended before it began.
+        detail = escape(error.message.splitlines()[0])
+        return Finding(name=name, state=State.BAD, detail=detail, next_step=error.next_step), False
     except GvisorError as error:
         return machine.bad(name, error), False
     if verdict.available:

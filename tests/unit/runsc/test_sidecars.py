@@ -12,13 +12,16 @@ import socket
 import stat
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_gvisor.cli import doctor
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
+from pytest_gvisor.install import archive
 from pytest_gvisor.runsc import locate, sidecars
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import RunscCommand, check_extra, run_argv
@@ -575,6 +578,55 @@ def test_no_hook_can_turn_it_off() -> None:
         with pytest.raises(UsageError, match="decided by a setting"):
             check_extra([f"{dashes}sidecar-release-enforcement-policy=NEVER"], known)
     assert check_extra(["--sidecar-usage-policy=STRICT"], known)
+
+
+def test_doctor_says_what_lies_beside_it(binary: Path, folder: Path, good: Path) -> None:
+    """The programs by name, or that the sentry inside ends; nothing of a release without them."""
+    with contextlib.closing(Runsc.at(str(binary))) as runsc:
+        (found,) = doctor.beside(runsc)
+        assert (found.name, found.state) == ("sidecars", "good")
+        assert found.detail == f"gvisor-sentry-prewarmer, gvisor_sentry in {folder}, trusted"
+    (folder / "gvisor_sentry").unlink()
+    for _ in range(2):
+        with contextlib.closing(Runsc.at(str(binary))) as runsc:
+            (found,) = doctor.beside(runsc)
+            assert (found.name, found.state) == ("sidecars", "note")
+            assert f"no gvisor_sentry in {folder}" in found.detail
+            assert "after October 2026" in found.detail
+            assert "`pytest-gvisor install`" in found.next_step
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.closing(Runsc.at(str(good))) as runsc:
+        assert [*doctor.beside(runsc)] == []
+
+
+@pytest.mark.parametrize("name", ["GVISOR_SIDECAR_BINARIES_DIR", "GVISOR_ENFORCE_RELEASE"])
+def test_a_question_has_no_variable_that_chooses_a_sentry(
+    name: str, fake_runsc: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever this process's own environment has."""
+    monkeypatch.setenv(name, "SKIP")
+    says = f'printf("runsc version %s\\n", getenv("{name}") ? getenv("{name}") : "unset")'
+    with contextlib.closing(Runsc.at(str(fake_runsc(version=says)))) as runsc:
+        assert runsc.version == "unset"
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_what_is_installed_passes(umask: int, good: Path, tmp_path: Path) -> None:
+    """Under any umask, and with the widest modes in the archive."""
+    with tarfile.open(tmp_path / "made.tar.bz2", "w:bz2") as tar:
+        for name in ("runsc", "gvisor-bin/gvisor_sentry", "gvisor-bin/gvisor-sentry-prewarmer"):
+            member = tar.gettarinfo(good, name)
+            member.mode = 0o6777
+            with good.open("rb") as file:
+                tar.addfile(member, file)
+    before = os.umask(umask)
+    try:
+        archive.unpack(str(tmp_path / "made.tar.bz2"), str(tmp_path / "home"))
+    finally:
+        os.umask(before)
+    found = judged(tmp_path / "home" / "runsc")
+    assert found.programs == ("gvisor-sentry-prewarmer", "gvisor_sentry")
+    assert {stat.S_IMODE(state.mode) for state in found.states.values()} == {0o755}
 
 
 def test_the_errors_are_found_by_what_they_are(tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""The variables that show runsc another sentry never reach it, in whatever way it starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_gvisor import Runsc
+from tests.plugin.conftest import Project
+from tests.sidecars import Canary, canary, has_sidecars, start_bare
+
+
+@pytest.fixture
+def bird(runsc: Runsc, monkeypatch: pytest.MonkeyPatch) -> Iterator[Canary]:
+    """A sentry that tells whether it was started, and to which the environment points."""
+    if not has_sidecars(runsc):
+        pytest.skip("no sentry beside this release of runsc")
+    with canary() as made:
+        variables = {
+            "GVISOR_SIDECAR_BINARIES_DIR": str(made.folder),
+            "GVISOR_ENFORCE_RELEASE": "SKIP",
+        }
+        start_bare(runsc.path, variables)
+        assert made.mark.exists()
+        made.mark.unlink()
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        yield made
+
+
+def test_the_environment_chooses_no_sentry(alone: Project, bird: Canary) -> None:
+    """Of runs, warm sandboxes, tests inside and `replay.sh`; a workload may have the variables."""
+    alone.test(
+        """
+        import os
+        import pytest
+
+        NAMES = ("GVISOR_SIDECAR_BINARIES_DIR", "GVISOR_ENFORCE_RELEASE")
+
+        def test_run(gvisor):
+            env = {name: os.environ[name] for name in NAMES}
+            done = gvisor.run(["env"], env=env, check=True)
+            assert f"{NAMES[0]}={os.environ[NAMES[0]]}" in done.stdout
+            assert not {*NAMES} & {*gvisor.records[-1].env}
+
+        def test_warm(gvisor_sandbox):
+            assert gvisor_sandbox.exec(["true"]).returncode == 0
+
+        @pytest.mark.in_gvisor
+        def test_inside():
+            pass
+        """
+    )
+    names = (
+        "--gvisor-env",
+        "GVISOR_SIDECAR_BINARIES_DIR",
+        "--gvisor-env",
+        "GVISOR_ENFORCE_RELEASE",
+    )
+    ran = alone.run("--gvisor-keep", "all", *names).ends(passed=3)
+    assert not bird.mark.exists()
+    scripts = [run / "replay.sh" for run in ran.kept()]
+    assert scripts
+    for script in scripts:
+        done = subprocess.run(
+            [script], stdin=subprocess.DEVNULL, capture_output=True, cwd="/", timeout=60
+        )
+        # A guest has nobody to talk to; 128 would be runsc's own failure to start one.
+        assert done.returncode != 128, done.stderr
+    assert not bird.mark.exists()
+
+
+def test_the_command_line_chooses_none_either(bird: Canary) -> None:
+    """`pytest-gvisor run`, and the questions and the probe of `doctor`."""
+    for words in (["run", "--", "true"], ["doctor"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest_gvisor", *words],
+            env={**os.environ},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert not bird.mark.exists()
+
+
+@pytest.mark.parametrize("dashes", ["-", "--"])
+def test_a_hook_cannot_lift_the_rule_on_releases(dashes: str, alone: Project, runsc: Runsc) -> None:
+    """It is a usage error, and nothing is started."""
+    flag = f"{dashes}sidecar-release-enforcement-policy=NEVER"
+    alone.test(
+        """
+        def test_it(gvisor):
+            gvisor.run(["echo", "was started"])
+        """,
+        conftest=f"""
+        def pytest_gvisor_runsc_args(item):
+            return [{flag!r}]
+        """,
+    )
+    ran = alone.run().ends(failed=1).hides("ran: env")
+    ran.shows("UsageError: --sidecar-release-enforcement-policy is decided by a setting")
