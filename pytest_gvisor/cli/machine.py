@@ -20,7 +20,7 @@ from pytest_gvisor.launch import _linux, cgroup, session_dir
 from pytest_gvisor.launch.cgroup import Limits
 from pytest_gvisor.launch.session_dir import SessionDir
 from pytest_gvisor.runsc.words import CONTAINER
-from pytest_gvisor.vm.machine import missing
+from pytest_gvisor.vm import parts
 
 _DEADLINE = 10.0
 
@@ -209,9 +209,10 @@ def _docker() -> Finding:
 
 
 def _vm() -> Finding:
-    lacking = missing()
+    lacking = parts.missing()
     if lacking:
-        return Finding(name="vm", state=State.NOTE, detail="; ".join(lacking))
+        detail = escape("; ".join(lacking))
+        return Finding(name="vm", state=State.NOTE, detail=detail, next_step=parts.remedy())
     return Finding(name="vm", state=State.GOOD, detail="`pytest-gvisor vm` can make one")
 
 

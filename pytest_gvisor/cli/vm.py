@@ -41,7 +41,16 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument(
         "--kernel", default="", metavar="FILE",
-        help="the kernel to boot (default: the newest in /boot that has kvm-amd)",
+        help="the kernel to boot; its modules are in /lib/modules, or below ROOT where it is "
+        "ROOT/boot/vmlinuz-… (default: the newest in /boot that has kvm-amd)",
+    )  # fmt: skip
+    made.add_argument(
+        "--qemu", default="", metavar="FILE",
+        help="the qemu-system-x86_64 to run (default: the one in /usr/local/bin, /usr/bin…)",
+    )  # fmt: skip
+    made.add_argument(
+        "--boot-timeout", type=words.seconds, default=drive.BOOT_TIMEOUT, metavar="SECONDS",
+        help=f"deadline of the boot (default: {drive.BOOT_TIMEOUT:g})",
     )  # fmt: skip
     made.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND…")
     return made
@@ -59,9 +68,13 @@ def main(arguments: Sequence[str]) -> int:
         env=dict(os.environ),
         cpus=given.cpus,
         memory=given.memory,
+        qemu=given.qemu and os.path.abspath(given.qemu),
         kernel=given.kernel and os.path.abspath(given.kernel),
     )
-    return drive.run(chosen, given.timeout, _to(sys.stdout.fileno()), _to(sys.stderr.fileno()))
+    return drive.run(
+        chosen, given.timeout, _to(sys.stdout.fileno()), _to(sys.stderr.fileno()),
+        boot_timeout=given.boot_timeout,
+    )  # fmt: skip
 
 
 def _here() -> str:

@@ -47,6 +47,8 @@ def become(argv: list[str], *above: int) -> NoReturn:
         _linux.reset_signals()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
+        # The warden's standard output is for its own word.
+        os.dup2(2, 1)
         # Whoever holds the session's lock counts as alive: that is the warden's part.
         _linux.close_from(3)
         os.execvp(argv[0], argv)

@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 from pytest_gvisor.errors import MachineFailed, MachineTimeout
@@ -21,7 +22,9 @@ from pytest_gvisor.launch import warden
 from pytest_gvisor.launch.session_dir import SessionDir
 from pytest_gvisor.launch.typed import stage
 from pytest_gvisor.vm import machine as machines
+from pytest_gvisor.vm import parts as found_parts
 from pytest_gvisor.vm.machine import Machine
+from pytest_gvisor.vm.parts import Parts
 
 MAX_OUTPUT = 1024 * 1024 * 1024
 """Bytes of one stream: the VM's folder may be in this machine's memory."""
@@ -30,41 +33,61 @@ _POLL = 0.05
 _PIECE = 256 * 1024
 _NO_KVM = "no-kvm"
 
+# QEMU says of each processor feature that its emulator lacks that it does, twice.
+_EXPECTED = "TCG doesn't support requested feature"
+
 Sink = Callable[[bytes], object]
 
 
-def run(machine: Machine, timeout: float, stdout: Sink, stderr: Sink) -> int:
+BOOT_TIMEOUT = 300.0
+"""Seconds for the boot, which takes some 20 on a quiet machine."""
+
+
+def run(
+    machine: Machine,
+    timeout: float,
+    stdout: Sink,
+    stderr: Sink,
+    *,
+    boot_timeout: float = BOOT_TIMEOUT,
+) -> int:
     """Run the command in a VM of its own and pass its output on while it comes; its exit status.
 
     Raises `MachineFailed` where there is no VM or it ended before the command, and `MachineTimeout`
-    where the command had not ended after ``timeout`` seconds, boot included. The VM is dead then.
+    where it had not booted after ``boot_timeout`` seconds, or the command had not ended after
+    ``timeout``, boot included. The VM is dead then.
     """
+    parts = found_parts.find(qemu=machine.qemu, kernel=machine.kernel)
     session = SessionDir.create(SessionDir.choose()[0])
     try:
-        with _warden(machine, timeout, session) as process:
+        with _warden(machine, parts, timeout, session) as process:
+            console = _Console(process)
+            boot = _Boot(session.path, boot_timeout, console)
             tails = [_Tail(session.path, "stdout", stdout), _Tail(session.path, "stderr", stderr)]
             while process.poll() is None and not _ended(process):
+                console.read()
+                boot.check()
                 for tail in tails:
                     tail.pass_on()
             for tail in tails:
                 tail.pass_on()
+            console.read()
             assert process.stdout is not None
-            return _status(session.path, process.stdout.read().decode(), timeout)
+            return _status(session.path, process.stdout.read().decode(), timeout, console)
     finally:
         session.remove()
 
 
 @contextlib.contextmanager
 def _warden(
-    machine: Machine, timeout: float, session: SessionDir
+    machine: Machine, parts: Parts, timeout: float, session: SessionDir
 ) -> Iterator[subprocess.Popen[bytes]]:
     folder = session.path
-    command = machines.vng(machine, folder)
+    command = machines.vng(machine, parts, folder)
     with stage("vm", f"cannot prepare {folder}"):
         with open(os.path.join(folder, "script"), "wb") as script:
             script.write(machines.guest(machine))
         os.mkdir(os.path.join(folder, "tmp"))
-        console = os.open(os.path.join(folder, "console"), os.O_WRONLY | os.O_CREAT, 0o600)
     pidfd = os.pidfd_open(os.getpid())
     try:
         # fmt: off
@@ -75,10 +98,10 @@ def _warden(
                 [*argv, *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=console,
+                stderr=subprocess.PIPE,
                 # vng and virtiofsd put sockets and pid files there.
                 env={
-                    "PATH": machines.PATH,
+                    "PATH": parts.path,
                     "HOME": folder,
                     "TMPDIR": os.path.join(folder, "tmp"),
                     "LC_ALL": "C.UTF-8",
@@ -89,7 +112,6 @@ def _warden(
             )
     finally:
         os.close(pidfd)
-        os.close(console)
     try:
         yield process
     finally:
@@ -125,6 +147,57 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
     return bool(select.select([process.stdout], [], [], _POLL)[0])
 
 
+class _Console:
+    """The last lines of the VM's console, of vng and of QEMU.
+
+    They come through one pipe: QEMU opens its standard error anew, and truncates a file then.
+    """
+
+    _KEPT = 64 * 1024
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr is not None
+        self._fd = process.stderr.fileno()
+        self._last = b""
+        os.set_blocking(self._fd, False)
+
+    def read(self) -> None:
+        """Take what has come: a full pipe would stop the VM."""
+        with contextlib.suppress(BlockingIOError):
+            while piece := os.read(self._fd, _PIECE):
+                self._last = (self._last + piece)[-self._KEPT :]
+
+    def end(self) -> str:
+        """Its last lines, to be put behind a message."""
+        text = self._last.decode("utf-8", "replace")
+        lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+        kept = [line for line in lines if _EXPECTED not in line]
+        return "".join(f"\n  {escape(line)}" for line in kept[-8:])
+
+
+class _Boot:
+    """The deadline of the boot, which ends when the VM's script begins."""
+
+    def __init__(self, folder: str, timeout: float, console: _Console) -> None:
+        self._mark = os.path.join(folder, machines.BOOTED)
+        self._timeout = timeout
+        self._end: float | None = time.monotonic() + timeout
+        self._console = console
+
+    def check(self) -> None:
+        """Raise `MachineTimeout` where the VM has not booted in time."""
+        if self._end is None:
+            return
+        if os.path.exists(self._mark):
+            self._end = None
+        elif time.monotonic() > self._end:
+            raise MachineTimeout(
+                f"the VM did not boot within {self._timeout:g} s; it is dead{self._console.end()}",
+                next_step="The lines above are the end of its console. Give it longer with "
+                "--boot-timeout, or another kernel with --kernel.",
+            )
+
+
 class _Tail:
     """What a file gains is handed on."""
 
@@ -152,7 +225,7 @@ class _Tail:
             os.close(file)
 
 
-def _status(folder: str, told: str, timeout: float) -> int:
+def _status(folder: str, told: str, timeout: float, console: _Console) -> int:
     """The command's status, from what the VM left and what the warden said."""
     text = ""
     with (
@@ -162,7 +235,7 @@ def _status(folder: str, told: str, timeout: float) -> int:
         text = file.read(100).strip()
     if text.isascii() and text.isdigit():
         return int(text)
-    log = _end_of_log(folder)
+    log = console.end()
     if text == _NO_KVM:
         raise MachineFailed(
             f"the VM has no /dev/kvm: its kernel could not load kvm_amd{log}",
@@ -176,18 +249,6 @@ def _status(folder: str, told: str, timeout: float) -> int:
         )
     raise MachineFailed(
         f"the VM ended before its command did (vng: {told or 'its warden was killed'}){log}",
-        next_step="The lines above are vng's; more memory is given with --memory.",
+        next_step="The lines above are of vng, QEMU and the VM's console; more memory is given "
+        "with --memory.",
     )
-
-
-# QEMU says of each processor feature that its emulator lacks that it does, twice.
-_EXPECTED = "TCG doesn't support requested feature"
-
-
-def _end_of_log(folder: str) -> str:
-    try:
-        with open(os.path.join(folder, "console"), encoding="utf-8", errors="replace") as file:
-            lines = [line.rstrip() for line in file if _EXPECTED not in line]
-    except OSError:
-        return ""
-    return "".join(f"\n  {escape(line)}" for line in lines[-8:])

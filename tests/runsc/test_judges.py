@@ -10,6 +10,8 @@ What differs, and why:
 - A process that is the first of its namespace and signals itself: Linux takes no such signal, and
   the workload goes on; the sentry delivers it. What another process of the workload's gets is the
   same.
+- runc before 1.2 gives a tmpfs the mode of the folder that it covers, whatever its options say. The
+  folder has the mode of the options.
 - crun refuses a machine where cgroups of version 1 and 2 are both mounted: it gets a mount
   namespace that has version 2 alone.
 """
@@ -41,7 +43,7 @@ JUDGES = {
 IDENTITY = """
 id -u; id -g; id -G; pwd; echo "$WORD $HOME"; hostname; grep 'Cap[^A]' /proc/self/status
 ulimit -c; ulimit -Hc; cat; echo "to stderr" >&2
-ls /; ls -ld /tmp /made; touch /made/file && ls /made; exit 7
+ls /; busybox stat -c '%A %h %u %g %n' /tmp /made; touch /made/file && ls /made; exit 7
 """
 ROOT = """
 id -u; grep 'Cap[^A]' /proc/self/status; touch /new && ls -l /new | cut -c1-10; umask
@@ -97,6 +99,8 @@ def root(busybox_root: Path, compile_c: Callable[[str], Path]) -> Path:
     """A small root file system, with a program that reads through a null pointer."""
     for name in ("made", "usr"):
         (busybox_root / name).mkdir()
+    for name in ("made", "tmp"):
+        (busybox_root / name).chmod(0o1777)
     crash = compile_c("int main(void) { return *(volatile int *)0; }")
     shutil.copy(crash, busybox_root / "bin/crash")
     return busybox_root

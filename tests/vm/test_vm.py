@@ -16,10 +16,6 @@ import pytest
 from pytest_gvisor.launch import session_dir
 from tests.runsc.conftest import wait_for
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0, reason="needs root: this is about root's VM, and the checkout is root's"
-)
-
 VM = (sys.executable, "-m", "pytest_gvisor", "vm")
 MAKES_A_VM = """
 import fcntl, os
@@ -52,7 +48,7 @@ def share() -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_of_the_vm_is_left(share: Path) -> Iterator[None]:
+def nothing_of_the_vm_is_left(vm_options: list[str], share: Path) -> Iterator[None]:
     """No process of it, no folder, no file of vng's, two seconds after its end."""
     before = set(os.listdir("/tmp"))
     yield
@@ -64,7 +60,7 @@ def nothing_of_the_vm_is_left(share: Path) -> Iterator[None]:
         assert not os.path.exists(os.path.join(base, name, "script")), name
 
 
-def test_a_command_runs_in_it(share: Path) -> None:
+def test_a_command_runs_in_it(vm_options: list[str], share: Path) -> None:
     """Status, both streams, exact bytes and a file come back, and its kvm makes VMs.
 
     scripts/kvm runs a part of the suite on gVisor's kvm platform in it.
@@ -73,11 +69,14 @@ def test_a_command_runs_in_it(share: Path) -> None:
         "printf 'a\\377\\n'; printf err >&2; cat; id -u; pwd; echo $GREETING; touch /usr/mark; "
         'echo file >"$1/file"; "$0" -c "$2"; exit 7'
     )
-    argv = [*VM, "--timeout=100", f"--share={share}", "--", "sh", "-c", script, sys.executable]
+    # fmt: off
+    argv = [*VM, *vm_options, "--timeout=300", f"--share={share}", "--",
+            "sh", "-c", script, sys.executable]
     done = subprocess.run(
-        [*argv, str(share), MAKES_A_VM], capture_output=True, timeout=120, stdin=subprocess.DEVNULL,
+        [*argv, str(share), MAKES_A_VM], capture_output=True, timeout=320, stdin=subprocess.DEVNULL,
         env={**os.environ, "GREETING": "good day's $HOME"},
-    )  # fmt: skip
+    )
+    # fmt: on
     cwd = os.getcwd().encode()
     assert done.stdout == b"a\xff\n0\n" + cwd + b"\ngood day's $HOME\nmade\n", done.stderr
     assert (done.returncode, done.stderr) == (7, b"err")
@@ -85,10 +84,10 @@ def test_a_command_runs_in_it(share: Path) -> None:
     assert not os.path.exists("/usr/mark")
 
 
-def start(share: Path, *options: str) -> subprocess.Popen[bytes]:
+def start(vm_options: list[str], share: Path, *options: str) -> subprocess.Popen[bytes]:
     """A VM whose command would not end, and which is booting."""
     process = subprocess.Popen(
-        [*VM, f"--share={share}", *options, "--", "sleep", "1000"],
+        [*VM, *vm_options, f"--share={share}", *options, "--", "sleep", "1000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     wait_for(
@@ -97,10 +96,10 @@ def start(share: Path, *options: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_the_deadline_ends_it(share: Path) -> None:
+def test_the_deadline_ends_it(vm_options: list[str], share: Path) -> None:
     """At the deadline the VM is dead, status 124 as of timeout(1), and the reason is told."""
     started = time.monotonic()
-    with start(share, "--timeout=4") as process:
+    with start(vm_options, share, "--timeout=4") as process:
         _out, told = process.communicate(timeout=30)
     assert time.monotonic() - started < 10
     assert process.returncode == 124
@@ -108,10 +107,20 @@ def test_the_deadline_ends_it(share: Path) -> None:
     assert machinery(share.name) == []
 
 
+def test_a_boot_that_takes_too_long_ends_it(vm_options: list[str], share: Path) -> None:
+    """It has a deadline of its own; the whole one is for the command."""
+    with start(vm_options, share, "--boot-timeout=2") as process:
+        _out, told = process.communicate(timeout=30)
+    assert process.returncode == 124
+    assert b"the VM did not boot within 2 s; it is dead" in told
+    assert b"--boot-timeout" in told
+    assert machinery(share.name) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
-def test_any_signal_ends_it(share: Path, number: signal.Signals) -> None:
+def test_any_signal_ends_it(vm_options: list[str], share: Path, number: signal.Signals) -> None:
     """However the command line tool ends, the VM is dead within a second."""
-    with start(share) as process:
+    with start(vm_options, share) as process:
         process.send_signal(number)
         process.communicate(timeout=10)
         time.sleep(1)
@@ -119,9 +128,9 @@ def test_any_signal_ends_it(share: Path, number: signal.Signals) -> None:
     assert process.returncode == (130 if number == signal.SIGINT else -number)
 
 
-def test_a_killed_warden_takes_the_vm_with_it(share: Path) -> None:
+def test_a_killed_warden_takes_the_vm_with_it(vm_options: list[str], share: Path) -> None:
     """Its command is in a PID namespace of its own; the folder goes with the tool."""
-    with start(share) as process:
+    with start(vm_options, share) as process:
         wardens = subprocess.run(
             ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
         )

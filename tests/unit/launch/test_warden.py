@@ -112,11 +112,18 @@ def test_a_command_has_no_descriptor_of_its_caller_s(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
         "os.execv(sys.argv[1], sys.argv[1:])"
     )
-    look = "import os; print(os.path.exists('/proc/self/fd/700'), flush=True)"
+    look = "import os, sys; sys.exit(7 if os.path.exists('/proc/self/fd/700') else 8)"
     ward = Warden(
         tmp_path / "folder", sys.executable, "-c", look, before=(sys.executable, "-c", lower)
     )
-    assert ward.told() == "False\n0"
+    assert ward.told() == "8"
+    ward.close()
+
+
+def test_a_commands_output_is_no_word_of_the_wardens(tmp_path: Path) -> None:
+    """vng prints on its standard output; the caller reads the command's end there."""
+    ward = Warden(tmp_path / "folder", "sh", "-c", "echo late; exit 3")
+    assert ward.told() == "3"
     ward.close()
 
 

@@ -1,108 +1,47 @@
-"""What a VM is made of: kernels, the command line, the script, what may be shared."""
+"""One VM: its command line, its script, what may be shared."""
 
 from __future__ import annotations
 
-import errno
+import dataclasses
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.errors import MachineFailed, UsageError
+from pytest_gvisor.errors import UsageError
 from pytest_gvisor.vm import machine
-from pytest_gvisor.vm.machine import Machine, folder_of, guest, kernels, share_of, vng
+from pytest_gvisor.vm.machine import Machine, folder_of, guest, share_of, vng
+from pytest_gvisor.vm.parts import Parts
+
+PARTS = Parts(vng="/bin/vng", path="/bin", qemu="/bin/qemu", kernel="/boot/k", virtiofsd=True)
 
 
-def make_kernel(base: Path, release: str, module: str = "kvm-amd.ko.xz") -> str:
-    """A kernel and its modules' folder; the kernel's path."""
-    for folder in ("boot", f"modules/{release}/kernel/arch/x86/kvm"):
-        (base / folder).mkdir(parents=True, exist_ok=True)
-    (base / f"modules/{release}/kernel/arch/x86/kvm/{module}").touch()
-    kernel = base / f"boot/vmlinuz-{release}"
-    kernel.touch()
-    return str(kernel)
-
-
-def test_the_newest_kernel_with_the_module_is_taken(tmp_path: Path) -> None:
-    """Numbers are compared as numbers; a kernel without modules, or without kvm-amd, is none."""
-    older = make_kernel(tmp_path, "6.9.1-amd64")
-    newer = make_kernel(tmp_path, "6.12.118-amd64", "kvm-amd.ko")
-    make_kernel(tmp_path, "7.0.0-cloud", "kvm-intel.ko")
-    (tmp_path / "boot/vmlinuz-8.0.0").touch()
-    (tmp_path / "boot/config-9.0.0").touch()
-    boot, modules = str(tmp_path / "boot"), str(tmp_path / "modules")
-    assert kernels(boot, modules) == [newer, older]
-    assert kernels(str(tmp_path / "none"), modules) == []
-
-
-def test_what_is_missing_is_named_with_the_command_that_brings_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """One error that names all of it, and one line to paste."""
-    monkeypatch.setattr(machine, "PATH", "/nonexistent")
-    monkeypatch.setattr(machine, "_VIRTIOFSD", ())
-    monkeypatch.setattr(machine, "_BOOT", "/nonexistent")
-    with pytest.raises(MachineFailed, match="no vng; no qemu-system-x86_64; no modprobe") as caught:
-        vng(Machine(command=("true",)), "/folder")
-    assert "no virtiofsd; no kernel in /nonexistent" in caught.value.message
-    assert "apt-get install --no-install-recommends virtme-ng" in caught.value.next_step
-
-
-def test_a_boot_folder_that_may_not_be_read_is_said(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Mode 0700 for root alone is usual; it is not a want of kernels."""
-    listdir = os.listdir
-
-    def refusing(path: str) -> list[str]:
-        if path == str(tmp_path):
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return listdir(path)
-
-    monkeypatch.setattr(os, "listdir", refusing)
-    monkeypatch.setattr(machine, "_BOOT", str(tmp_path))
-    monkeypatch.setattr(machine, "_PROGRAMS", ())
-    monkeypatch.setattr(machine, "_VIRTIOFSD", (__file__,))
-    assert machine.missing() == [f"{tmp_path} cannot be read: Permission denied"]
-
-
-def test_a_kernel_that_is_named_is_the_only_one_that_is_needed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Where /boot has none, as in a container; it has to be a file that can be read."""
-    monkeypatch.setattr(machine, "_BOOT", str(tmp_path))
-    monkeypatch.setattr(machine, "_PROGRAMS", ())
-    monkeypatch.setattr(machine, "_VIRTIOFSD", (__file__,))
-    kernel = tmp_path / "bzImage"
-    kernel.touch()
-    argv = vng(Machine(command=("true",), kernel=str(kernel)), "/folder")
-    assert argv[argv.index("--run") + 1] == str(kernel)
-    for other in (tmp_path / "none", tmp_path):
-        with pytest.raises(MachineFailed, match=f"{other} is no kernel that can be read"):
-            vng(Machine(command=("true",), kernel=str(other)), "/folder")
-    with pytest.raises(MachineFailed, match="no kernel in"):
-        vng(Machine(command=("true",)), "/folder")
-
-
-def test_another_processor_has_no_vm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The emulated nested KVM is AMD's."""
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert machine.missing() == [
-        "the emulated nested KVM needs an x86_64 machine, and this is aarch64"
-    ]
-
-
-def test_the_command_line_never_uses_the_hosts_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_never_uses_the_hosts_kvm() -> None:
     """Folder and shares are given, and the processor that gVisor is known to run on."""
-    monkeypatch.setattr(machine, "missing", lambda _kernel: [])
-    chosen = Machine(command=("true",), shares=("/a", "/b"), kernel="/boot/k", memory=512, cpus=3)
-    argv = vng(chosen, "/folder")
-    assert argv[0] == "vng"
+    chosen = Machine(command=("true",), shares=("/a", "/b"), memory=512, cpus=3)
+    argv = vng(chosen, PARTS, "/folder")
+    assert argv[0] == "/bin/vng"
     assert {"--disable-kvm", "--rwdir=/a", "--rwdir=/b"} < set(argv)
     assert f"--rwdir={machine.GUEST_FOLDER}=/folder" in argv
     assert any(word.startswith("--qemu-opts=-cpu EPYC ") for word in argv)
     assert argv[argv.index("--memory") + 1] == "512M"
+    assert argv[argv.index("--qemu") + 1] == "/bin/qemu"
+    assert argv[argv.index("--run") + 1] == "/boot/k"
+
+
+def test_files_come_by_9p_where_there_is_no_virtiofsd() -> None:
+    """vng takes 9p by itself where virtiofsd is there and does not start."""
+    chosen = Machine(command=("true",))
+    assert "--force-9p" not in vng(chosen, PARTS, "/folder")
+    assert "--force-9p" in vng(chosen, dataclasses.replace(PARTS, virtiofsd=False), "/folder")
+
+
+@pytest.mark.parametrize(("tree", "shown"), [("/var/tmp/x/6.1", True), ("/opt/x/6.1", False)])
+def test_modules_that_the_vm_would_hide_are_shown_to_it(tree: str, shown: bool) -> None:
+    """They are read-only; elsewhere the VM sees them as it sees this machine's files."""
+    argv = vng(Machine(command=("true",)), dataclasses.replace(PARTS, modules=tree), "/folder")
+    assert (f"--rodir={tree}" in argv) is shown
 
 
 @pytest.mark.parametrize("word", ["it's", "$HOME `id`", "a\nb", "-n", "", "ä\\"])

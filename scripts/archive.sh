@@ -1,0 +1,67 @@
+# Sourced by scripts that take packages of other suites out of Debian's archive, without installing them.
+# shellcheck shell=bash disable=SC2034
+#
+# The archive's address is the one that this machine's own apt uses, with the suite exchanged. apt
+# gets a private state and cache, so that the machine's package lists stay as they are, and each
+# file is checked against Debian's signature like any other.
+
+# Sets $address and $keyring; without an archive its status is 1 and $archive_reason tells why.
+find_archive() {
+    local file
+    address='' keyring='' archive_reason=''
+    if ! command -v apt-get >/dev/null; then
+        archive_reason="this machine has no apt"
+    elif ! (. /etc/os-release && [ "$ID" = debian ]); then
+        archive_reason="this machine is not Debian"
+    else
+        # One line a package index: base address, suite, component, keyring. The Debian archive proper
+        # has a suite of one word; trixie-security and trixie-updates do not carry older releases.
+        # shellcheck disable=SC2016  # these are apt's variables
+        address=$(apt-get indextargets --format '$(SITE) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+            awk '$3 == "main" && $2 !~ /[-\/]/ { print $1; exit }')
+        [ -n "$address" ] || archive_reason="apt's configuration names no archive with a component main"
+    fi
+    [ -z "$archive_reason" ] || return 1
+    for file in /usr/share/keyrings/debian-archive-keyring.{pgp,gpg}; do
+        [ -e "$file" ] && keyring=$file && break
+    done
+    [ -n "$keyring" ] || die "debian-archive-keyring is not installed"
+}
+
+# What apt needs for some suites alone: their sources, and empty lists of its own.
+make_state() {
+    local work=$1 suite
+    mkdir -p "$work"/{state/lists/partial,cache/archives/partial,parts}
+    for suite in "${@:2}"; do
+        printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$address" "$suite"
+    done >"$work/sources.list"
+    : >"$work/state/status"
+}
+
+private_options() {
+    local work=$1
+    printf '%s\n' \
+        -oDir::State="$work/state" \
+        -oDir::State::status="$work/state/status" \
+        -oDir::Cache="$work/cache" \
+        -oDir::Etc::sourcelist="$work/sources.list" \
+        -oDir::Etc::sourceparts="$work/parts" \
+        -oDir::Etc::preferences="$work/parts/none" \
+        -oDir::Etc::preferencesparts="$work/parts" \
+        -oAPT::Sandbox::User=root \
+        -oAPT::Update::Error-Mode=any \
+        -oAcquire::Languages=none \
+        -oAcquire::Retries=3
+}
+
+private_apt() {
+    local -a options
+    mapfile -t options < <(private_options "$1")
+    quietly apt-get "${options[@]}" "${@:2}"
+}
+
+private_apt_cache() {
+    local -a options
+    mapfile -t options < <(private_options "$1")
+    apt-cache "${options[@]}" "${@:2}"
+}
