@@ -38,30 +38,32 @@ make_state() {
     : >"$work/state/status"
 }
 
+# Sets $private, the options with which apt uses a state that make_state made.
 private_options() {
     local work=$1
-    printf '%s\n' \
-        -oDir::State="$work/state" \
-        -oDir::State::status="$work/state/status" \
-        -oDir::Cache="$work/cache" \
-        -oDir::Etc::sourcelist="$work/sources.list" \
-        -oDir::Etc::sourceparts="$work/parts" \
-        -oDir::Etc::preferences="$work/parts/none" \
-        -oDir::Etc::preferencesparts="$work/parts" \
-        -oAPT::Sandbox::User=root \
-        -oAPT::Update::Error-Mode=any \
-        -oAcquire::Languages=none \
-        -oAcquire::Retries=3
+    private=(
+        -o Dir::State="$work/state"
+        -o Dir::State::status="$work/state/status"
+        -o Dir::Cache="$work/cache"
+        -o Dir::Etc::sourcelist="$work/sources.list"
+        -o Dir::Etc::sourceparts="$work/parts"
+        -o Dir::Etc::preferences="$work/parts/none"
+        -o Dir::Etc::preferencesparts="$work/parts"
+        -o APT::Sandbox::User=root
+        -o APT::Update::Error-Mode=any
+        -o Acquire::Languages=none
+        -o Acquire::Retries=3
+    )
 }
 
 private_apt() {
-    local -a options
-    mapfile -t options < <(private_options "$1")
-    quietly apt-get "${options[@]}" "${@:2}"
+    local -a private
+    private_options "$1"
+    quietly apt-get "${private[@]}" "${@:2}"
 }
 
 private_apt_cache() {
-    local -a options
-    mapfile -t options < <(private_options "$1")
-    apt-cache "${options[@]}" "${@:2}"
+    local -a private
+    private_options "$1"
+    apt-cache "${private[@]}" "${@:2}"
 }

@@ -1,0 +1,61 @@
+"""The scripts of this project where no VM can be made: they say so, and nothing else fails."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.runsc import locate
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with the scripts and this Python's environment, which has built nothing yet."""
+    (tmp_path / "scripts").mkdir()
+    for name in ("common.sh", "archive.sh", "vm-parts", "demo-in-vm"):
+        shutil.copy(SCRIPTS / name, tmp_path / "scripts")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    return tmp_path
+
+
+def on_another_processor(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script where uname(2) tells another processor, for which there is no such VM."""
+    return subprocess.run(
+        ["setarch", "i686", script, *arguments],
+        capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def test_a_vm_that_cannot_be_made_is_said_loudly_and_fails_nothing(checkout: Path) -> None:
+    """The tests of the VM skip, with this reason; options of an earlier time are gone."""
+    made = checkout / ".build/vm"
+    made.mkdir(parents=True)
+    (made / "options").write_text("--kernel=/gone\n")
+    done = on_another_processor(checkout / "scripts/vm-parts")
+    assert done.returncode == 0
+    assert "NO VM CAN BE MADE HERE: it emulates nested KVM on an x86-64 machine" in done.stderr
+    assert "gVisor's kvm platform is not tested in this run" in done.stderr
+    assert not (made / "options").exists()
+    assert (made / "reason").read_text().endswith("and this is i686\n")
+
+
+def test_a_demo_without_sandboxes_and_without_a_vm_ends_with_the_doctors_words(
+    checkout: Path,
+) -> None:
+    """What this machine lacks, for both; status 1 and no traceback."""
+    runsc = locate.find()
+    runsc.close()
+    done = on_another_processor(checkout / "scripts/demo-in-vm", runsc.path)
+    assert done.returncode == 1
+    assert " vm " in done.stdout
+    assert "Python" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith(
+        "demo-in-vm: no sandbox runs on this machine, and no VM can be made here: it emulates"
+    )
+    assert "Traceback" not in done.stdout + done.stderr
