@@ -6,14 +6,17 @@ file, the default.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 from pytest_gvisor import settings as words
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.errors import LaunchError, RunscError, UsageError
 from pytest_gvisor.options import written
 from pytest_gvisor.settings import Settings
+from pytest_gvisor.state import engine_of
 
 _key = pytest.StashKey[Settings]()
 _MARKER_ONLY_FROM_OUTSIDE = ("strict", "reprobe", "keep", "debug", "report")
@@ -33,6 +36,24 @@ def run_settings(config: pytest.Config) -> Settings:
     return config.stash[_key]
 
 
+def check_platforms(config: pytest.Config) -> None:
+    """Raise `pytest.UsageError` for a platform of the run's that no binary lists.
+
+    Only a name that this version does not know costs a look at the binary. Where there is none to
+    look at, no test runs on any platform, and each says so itself.
+    """
+    settings = run_settings(config)
+    for platform in settings.platforms:
+        if platform.is_known:
+            continue
+        try:
+            with contextlib.suppress(RunscError, LaunchError):
+                engine_of(config).check_listed(platform, settings)
+        except UsageError as error:
+            source = written(config)["platforms"].source
+            raise pytest.UsageError(f"pytest-gvisor: {source}: {error}") from error
+
+
 def expected_failure(item: pytest.Item, platform: str) -> str | None:
     """Why a test is to fail on a platform, or ``native``, by its closest marker that says so."""
     for mark in item.iter_markers("gvisor"):
@@ -40,6 +61,26 @@ def expected_failure(item: pytest.Item, platform: str) -> str | None:
         if reasons and platform in reasons:
             return str(reasons[platform])
     return None
+
+
+def expected_failures(item: pytest.Item) -> set[str]:
+    """The platforms, and ``native``, on which a test's markers expect it to fail."""
+    found: set[str] = set()
+    for mark in item.iter_markers("gvisor"):
+        reasons = mark.kwargs.get("xfail")
+        if isinstance(reasons, Mapping):
+            found.update(reasons)
+    return found
+
+
+@contextlib.contextmanager
+def located(item: pytest.Item) -> Iterator[None]:
+    """Put the test's id and place before the message of a `UsageError`."""
+    try:
+        yield
+    except UsageError as error:
+        text = f"{location(item)}: {error.message}"
+        raise UsageError(text, next_step=error.next_step) from error
 
 
 def location(item: pytest.Item) -> str:

@@ -77,13 +77,22 @@ class Engine:
             return settings.platforms
         return (platforms.automatic(self.runsc(settings.runsc).platforms),)
 
+    def check_listed(self, platform: Platform, settings: Settings) -> None:
+        """Raise `UsageError` for a platform that is not known, and that no binary lists.
+
+        Raises as `runsc` where it must look.
+        """
+        if not platform.is_known:
+            platforms.check_listed(platform, [self.runsc(settings.runsc).platforms])
+
     def availability(self, platform: Platform, settings: Settings) -> Availability:
         """The verdict on a platform, found out once per run and platform, or at an earlier run.
 
-        One that hung is tried again where these settings give it longer. Raises as `runsc`,
-        `LaunchError` where nothing can be started at all, and `MixedReleases`.
+        One that hung is tried again where these settings give it longer. Raises as `runsc` and
+        `check_listed`, `LaunchError` where nothing can be started at all, and `MixedReleases`.
         """
         runsc = self.runsc(settings.runsc)
+        self.check_listed(platform, settings)
         key = (runsc.fingerprint, platform)
         deadline = platforms.deadline_for(settings.timeout)
         found = self._verdicts.get(key)

@@ -42,10 +42,10 @@ OPTIONS = (
         ini="args",
         action="append",
         metavar="NAMES",
-        help="auto (default, alone: systrap where the binary has it, else ptrace), all, or a comma "
-        "list of systrap, kvm, ptrace; may be repeated. With two or more, every test that uses a "
-        "sandbox runs once per platform. With native among them, tests inside also run on the "
-        "host.",
+        help="auto (default, alone: systrap where the binary has it, else what it has), all, or a "
+        "comma list of systrap, kvm, ptrace and others that the binary lists; may be repeated. "
+        "With two or more, every test that uses a sandbox runs once per platform. With native "
+        "among them, tests inside also run on the host.",
     ),
     Option(
         name="network",

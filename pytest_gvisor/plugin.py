@@ -68,6 +68,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(xdist.Controller(config), "gvisor-xdist")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse a platform of the run's that no binary lists, once for all xdist workers."""
+    config = session.config
+    if options.written(config) and not here_is_inside() and not hasattr(config, "workerinput"):
+        from pytest_gvisor import configured
+
+        configured.check_platforms(config)
+
+
 def pytest_report_header(config: pytest.Config) -> str | None:
     """One line where anyone has configured gVisor."""
     if here_is_inside() or not options.written(config):

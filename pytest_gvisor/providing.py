@@ -14,7 +14,7 @@ import pytest
 
 from pytest_gvisor import requirements
 from pytest_gvisor import settings as words
-from pytest_gvisor.configured import location, placed, run_settings, settings_of
+from pytest_gvisor.configured import located, placed, run_settings, settings_of
 from pytest_gvisor.errors import PytestGvisorWarning, UsageError
 from pytest_gvisor.settings import Keep, Platform, Settings
 from pytest_gvisor.state import engine_of, failed, remember, required, started, usage
@@ -44,8 +44,8 @@ def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
     asked = getattr(request, "param", None)
     if asked is None:
         requirements.tell_of_others(request.node, settings)
-    with required(settings):
-        platform = engine.platforms_of(settings)[0] if asked is None else _platform(request, asked)
+    with required(settings), located(request.node):
+        platform = engine.platforms_of(settings)[0] if asked is None else _platform(asked)
         engine.availability(platform, settings).check()
     requirements.expect(request.node, platform)  # a project's own fixture may have asked for it
     return platform
@@ -57,10 +57,11 @@ def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterato
     settings = _settings(request)
     engine = engine_of(request.config)
     # A test that parametrizes gvisor_platform directly passes the fixture, and its check, by.
-    platform = _platform(request, gvisor_platform)
+    with usage(), located(request.node):
+        platform = _platform(gvisor_platform)
     with usage():
         kept = _Kept(request, settings)
-    with required(settings):
+    with required(settings), located(request.node):
         engine.availability(platform, settings).check()
         if settings.image is not None:
             engine.images().rootfs(settings.image)
@@ -134,13 +135,9 @@ def _settings(request: pytest.FixtureRequest) -> Settings:
         return settings_of(request.node)
 
 
-def _platform(request: pytest.FixtureRequest, asked: object) -> Platform:
+def _platform(asked: object) -> Platform:
     """A platform from what a test has parametrized itself with."""
-    with usage():
-        try:
-            return words.word(Platform, asked, "gvisor_platform")
-        except UsageError as error:
-            raise UsageError(f"{location(request.node)}: {error.message}") from error
+    return words.platform(asked, "gvisor_platform")
 
 
 class _Kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +10,14 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import settings as words
-from pytest_gvisor.configured import expected_failure, location, settings_of
-from pytest_gvisor.errors import GvisorError, PytestGvisorWarning, UsageError
+from pytest_gvisor.configured import (
+    expected_failure,
+    expected_failures,
+    located,
+    location,
+    settings_of,
+)
+from pytest_gvisor.errors import GvisorError, PytestGvisorWarning, RunscError, UsageError
 from pytest_gvisor.settings import Platform, Settings
 from pytest_gvisor.state import engine_of, required, usage
 
@@ -65,12 +72,13 @@ def _is_parametrized(metafunc: pytest.Metafunc) -> bool:
 def check(item: pytest.Item) -> None:
     """Skip or fail a test whose markers ask for what is not here."""
     needed = _needed_platforms(item)
+    _check_expected(item)
     if not needed and item.get_closest_marker("requires_runsc") is None:
         return
     with usage():
         settings = settings_of(item)
     engine = engine_of(item.config)
-    with required(settings):
+    with required(settings), located(item):
         engine.runsc(settings.runsc)
         for platform in needed:
             engine.availability(platform, settings).check()
@@ -82,20 +90,30 @@ def foresee(item: pytest.Item) -> None:
     pytest looks for the mark as the set-up begins; what is marked later has the failures of its
     set-up counted as errors.
     """
-    if not _has_our_platform(item) or not any(expected_failure(item, one) for one in Platform):
+    if not _has_our_platform(item) or not expected_failures(item):
         return
     try:
         settings = settings_of(item)
         engine = engine_of(item.config)
         asked = getattr(getattr(item, "callspec", None), "params", {}).get(_FIXTURE)
-        platform = (
-            engine.platforms_of(settings)[0] if asked is None else words.word(Platform, asked, "")
-        )
+        platform = engine.platforms_of(settings)[0] if asked is None else words.platform(asked, "")
         if expected_failure(item, platform) is not None:
             engine.availability(platform, settings).check()
             expect(item, platform)
     except GvisorError:
         return  # the fixture comes to the same, and reports it
+
+
+def _check_expected(item: pytest.Item) -> None:
+    """Fail a test that expects a failure on a platform that there is not: a misspelt one is none.
+
+    Where there is no binary to ask, nothing runs on that platform either.
+    """
+    for name in expected_failures(item):
+        if name == words.NATIVE:
+            continue
+        with usage(), located(item), contextlib.suppress(RunscError):
+            engine_of(item.config).check_listed(words.platform(name, "xfail"), settings_of(item))
 
 
 def _has_our_platform(item: pytest.Item) -> bool:
@@ -126,8 +144,11 @@ def platform_asked(item: pytest.Item, asked: Platform | None) -> Platform:
     """The platform that a test runs on; skips or fails the test where there is no runsc."""
     with usage():
         settings = settings_of(item)
-    with required(settings):
-        return asked or engine_of(item.config).platforms_of(settings)[0]
+    engine = engine_of(item.config)
+    with required(settings), located(item):
+        platform = asked or engine.platforms_of(settings)[0]
+        engine.check_listed(platform, settings)
+    return platform
 
 
 def platform_of(item: pytest.Item, asked: Platform | None) -> Platform:
@@ -135,7 +156,7 @@ def platform_of(item: pytest.Item, asked: Platform | None) -> Platform:
     platform = platform_asked(item, asked)
     with usage():
         settings = settings_of(item)
-    with required(settings):
+    with required(settings), located(item):
         engine_of(item.config).availability(platform, settings).check()
     return platform
 
@@ -148,10 +169,8 @@ def _needed_platforms(item: pytest.Item) -> list[Platform]:
                 _check_arguments(item, mark, ())
         for mark in item.iter_markers("requires_platform"):
             _check_arguments(item, mark, ("systrap",))
-            try:
-                needed.append(words.word(Platform, mark.args[0], "requires_platform"))
-            except UsageError as error:
-                raise UsageError(f"{location(item)}: {error.message}") from error
+            with located(item):
+                needed.append(words.platform(mark.args[0], "requires_platform"))
     return needed
 
 

@@ -14,17 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pytest_gvisor.errors import UsageError
-
-
-class Platform(enum.StrEnum):
-    """How gVisor's sentry gets to run application code.
-
-    Source: https://gvisor.dev/docs/architecture_guide/platforms/
-    """
-
-    SYSTRAP = "systrap"
-    KVM = "kvm"
-    PTRACE = "ptrace"
+from pytest_gvisor.platform_names import Platform as Platform  # noqa: PLC0414 -- exported
 
 
 class Network(enum.StrEnum):
@@ -75,7 +65,10 @@ class Settings:
     """What decides how a sandbox is started, apart from the workload itself."""
 
     platforms: tuple[Platform, ...] = ()
-    """The platforms to run on, in order; empty is ``auto``: systrap where the binary has it."""
+    """The platforms to run on, in order; empty is ``auto``: systrap where the binary has it.
+
+    Whether a binary lists a platform that is not known is found out when that is first used.
+    """
 
     native: bool = False
     """Whether tests inside run on the host too, as the column to compare with."""
@@ -147,15 +140,15 @@ def platforms(value: object) -> tuple[Platform, ...]:
         if name == "all":
             found |= dict.fromkeys(Platform)
         elif name != "auto":
-            found[word(Platform, name, "platform")] = None
+            found[platform(name, "platform")] = None
     if "auto" in names and found:
         raise UsageError(
             f"platform={','.join(filter(None, names))}: auto stands alone; leave it out where "
             "another was added to it, or name what it means: systrap where the binary has it, "
-            "else ptrace"
+            "else another of its platforms"
         )
     if not any(names):
-        raise UsageError("platform names nothing; say auto, all, or " + _choices(Platform))
+        raise UsageError("platform names nothing; say auto, all, or " + ", ".join(Platform))
     return tuple(found)
 
 
@@ -177,11 +170,25 @@ def expected_failures(value: object) -> dict[str, str]:
         raise UsageError(f"xfail={value!r} is not {{'PLATFORM': 'reason'}}")
     found = {}
     for name, reason in value.items():
-        key = NATIVE if name == NATIVE else word(Platform, name, "xfail").value
+        key = NATIVE if name == NATIVE else platform(name, "xfail").value
         if not isinstance(reason, str) or not reason.strip():
             raise UsageError(f"xfail={{{key!r}: {reason!r}}} has no reason in words")
         found[key] = reason
     return found
+
+
+def platform(value: object, name: str) -> Platform:
+    """The platform that ``value`` names. Raises `UsageError` for what cannot be a name.
+
+    Whether there is one of that name, only the binary says.
+    """
+    text = _text(value, name)
+    try:
+        return Platform(text)
+    except ValueError:
+        raise UsageError(
+            f"{name}={text!r} is not one of {', '.join(Platform)}, and no name that a runsc lists"
+        ) from None
 
 
 def word(words: type[_Word], value: object, name: str) -> _Word:

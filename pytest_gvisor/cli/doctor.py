@@ -84,7 +84,7 @@ def _of_runsc(engine: Engine, settings: Settings) -> tuple[list[Finding], bool]:
     found = [_binary(runsc), features(runsc), *beside(runsc)]
     default = engine.platforms_of(settings)[0]
     able = False
-    for platform in Platform:
+    for platform in dict.fromkeys([*Platform, *sorted(runsc.platforms)]):
         finding, works = _platform(engine, platform, settings, default)
         found.append(finding)
         able = able or (works and platform is default)

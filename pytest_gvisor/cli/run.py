@@ -57,7 +57,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_runsc(made: argparse.ArgumentParser) -> None:
     """How the sandbox is started."""
-    made.add_argument("--platform", metavar="NAME", help="systrap, kvm or ptrace (default: auto)")
+    made.add_argument(
+        "--platform", metavar="NAME",
+        help="systrap, kvm, ptrace or another that the binary lists (default: auto)",
+    )  # fmt: skip
     made.add_argument("--network", metavar="MODE", help="none, sandbox or host (default: none)")
     made.add_argument("--netns", metavar="PATH", help="a network namespace to join, for sandbox")
     made.add_argument("--runsc", metavar="PATH", help="this binary, and no search")

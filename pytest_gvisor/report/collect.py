@@ -258,7 +258,7 @@ class Collector:
                 self._entry(report).take(report)
 
     def _take_id(self, nodeid: str) -> None:
-        for name in Platform:
+        for name in dict.fromkeys([*Platform, *run_settings(self._config).platforms]):
             row = observe.without_platform(nodeid, name.value)
             if row != nodeid:
                 self._expect(nodeid, row, name.value)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor import settings as words
 from pytest_gvisor.configured import run_settings, settings_of
 from pytest_gvisor.errors import GvisorError, PlatformUnavailable, UsageError
 from pytest_gvisor.escape import escape
@@ -112,9 +111,11 @@ def _place(item: pytest.Item) -> dict[str, Any] | None:
     settings = settings_of(item)
     engine = engine_of(item.config)
     platform, version, path = "auto", "", ""
+    listed = {*Platform, *settings.platforms}
     try:
         runsc = engine.runsc(settings.runsc)
         version, path = runsc.version, runsc.path
+        listed |= runsc.platforms
         platform = engine.platforms_of(settings)[0].value
     except GvisorError:
         platform = settings.platforms[0].value if settings.platforms else platform
@@ -125,13 +126,12 @@ def _place(item: pytest.Item) -> dict[str, Any] | None:
     elif own:
         platform = own[0].platform.value
     chosen = getattr(getattr(item, "callspec", None), "params", {}).get("gvisor_platform")
-    if chosen is not None:
-        try:
-            platform = words.word(Platform, chosen, "gvisor_platform").value
-            row = without_platform(row, platform)
-        except UsageError:
-            if not own:  # a project's own fixture of this name may have other parameters
-                raise
+    # A project's own fixture of this name may have parameters that are no platforms.
+    if chosen is not None and not (own and chosen != platform):
+        if chosen not in listed:
+            raise UsageError(f"gvisor_platform={chosen!r} is no platform of this run")
+        platform = str(chosen)
+        row = without_platform(row, platform)
     return {
         "row": escape(row),
         "platform": platform,

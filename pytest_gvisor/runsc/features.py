@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import LaunchError, RunscFailed
@@ -49,6 +50,7 @@ _VERSION = re.compile(r"^runsc version +(\S.*?)\s*$", re.MULTILINE)
 _DATE = re.compile(r"(?<!\d)(20\d\d)(\d\d)(\d\d)(?!\d)")
 _FLAG = re.compile(r"^ {2}--?([A-Za-z0-9][\w.-]*)", re.MULTILINE)
 _PLATFORM_USAGE = re.compile(r"^ {2}--?platform(?:[ \t].*)?\n[ \t]+(.*)$", re.MULTILINE)
+_LISTED = re.compile(r"use: ([^.]*)")
 _SUBCOMMANDS = re.compile(r"^Subcommands.*:\n((?:[ \t]+\S.*\n?)*)", re.MULTILINE)
 
 _known: dict[Identity, Features] = {}
@@ -58,8 +60,7 @@ _known: dict[Identity, Features] = {}
 class Features:
     """``version`` as users know it and its ``date``; ``flags`` without dashes.
 
-    ``platforms`` are those compiled in (and known to `Platform`): whether they work on this host is
-    another question.
+    ``platforms`` are those compiled in: whether they work on this host is another question.
     """
 
     version: str
@@ -254,10 +255,19 @@ def _parse_subcommands(text: str) -> frozenset[str]:
 
 def _parse_platforms(topic: str, flags: str) -> frozenset[Platform]:
     """Those of `help platforms`, one a line; an older release has them in the flag's usage only."""
-    named = {line.strip() for line in topic.splitlines()}
-    found = frozenset(platform for platform in Platform if platform in named)
+    found = _platforms(line.strip() for line in topic.splitlines())
     if found:
         return found
     usage = _PLATFORM_USAGE.search(flags)
-    words = set(re.findall(r"\w+", usage[1])) if usage else set()
-    return frozenset(platform for platform in Platform if platform in words)
+    listed = _LISTED.search(usage[1]) if usage else None
+    names = listed[1].split(",") if listed else []
+    return _platforms(name.removesuffix("(default)").strip() for name in names)
+
+
+def _platforms(names: Iterable[str]) -> frozenset[Platform]:
+    """The names among these that have the form of a platform's."""
+    found = set()
+    for name in names:
+        with contextlib.suppress(ValueError):
+            found.add(Platform(name))
+    return frozenset(found)

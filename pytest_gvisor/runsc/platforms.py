@@ -19,6 +19,7 @@ from pytest_gvisor.errors import (
     PlatformUnavailable,
     RunscFailed,
     SandboxCrashed,
+    UsageError,
     WorkloadFailed,
     WorkloadTimeout,
 )
@@ -66,8 +67,23 @@ class Availability:
 
 
 def automatic(compiled_in: Collection[Platform]) -> Platform:
-    """The platform that ``auto`` means: systrap where the binary has it, else ptrace."""
-    return Platform.SYSTRAP if Platform.SYSTRAP in compiled_in else Platform.PTRACE
+    """The platform that ``auto`` means: systrap where the binary has it, else what it has."""
+    for platform in (Platform.SYSTRAP, Platform.PTRACE, Platform.KVM):
+        if platform in compiled_in:
+            return platform
+    return min(compiled_in, default=Platform.SYSTRAP)
+
+
+def check_listed(platform: Platform, lists: Collection[Collection[Platform]]) -> None:
+    """Raise `UsageError` for a platform that is not known, and that none of these lists names."""
+    if platform.is_known or any(platform in names for names in lists):
+        return
+    theirs = ", ".join(sorted({name for names in lists for name in names})) or "none"
+    raise UsageError(
+        f"platform={platform.value!r} is not one of {', '.join(Platform)}, and no runsc of this "
+        f"run lists it: there are {theirs}",
+        next_step="`runsc help platforms` lists the platforms of a binary.",
+    )
 
 
 def deadline_for(timeout: float) -> float:
@@ -144,7 +160,7 @@ def _before(
 ) -> Availability | None:
     """What is plain without a run, or None."""
     if platform not in compiled_in:
-        names = ", ".join(sorted(compiled_in)) or "none that is known"
+        names = ", ".join(sorted(compiled_in)) or "none"
         return _unavailable(platform, Cause.NOT_COMPILED_IN, f"this runsc has {names}")
     if platform is not Platform.KVM:
         return None

@@ -69,6 +69,8 @@ def remedy(platform: Platform, cause: Cause) -> str:
         return "Use another release of runsc, or another platform."
     if platform is Platform.KVM:
         return _KVM[cause]
+    if not platform.is_known:
+        return f"{platform} needs things of its own, which runsc names; or use another platform."
     found = tracing_obstacles()
     if found:
         return " ".join(fix for _fact, fix in found)
@@ -97,6 +99,8 @@ def facts(platform: Platform) -> str:
     if platform is Platform.KVM:
         flags = _read("/proc/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()
         return " | this is a virtual machine" if "hypervisor" in flags else ""
+    if not platform.is_known:
+        return ""
     return "".join(f" | {fact}" for fact, _fix in tracing_obstacles())
 
 

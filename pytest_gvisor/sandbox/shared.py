@@ -53,7 +53,7 @@ class Shared:
             if asked is None:
                 platform = self._engine.platforms_of(self._settings)[0]
             else:
-                platform = words.word(Platform, asked, "platform")
+                platform = words.platform(asked, "platform")
             if platform not in self._harnesses:
                 self._engine.availability(platform, self._settings).check()
                 made = self._engine.gvisor(platform, self._settings, Hooks())

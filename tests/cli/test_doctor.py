@@ -12,6 +12,7 @@ import pytest
 
 from fixtures.dockerd import own_daemon
 from pytest_gvisor.runsc import locate
+from tests.fakes.fake import FINE, FakeRunsc
 
 CHECKOUT = Path(__file__).parents[2]
 REFUSING = """
@@ -50,6 +51,24 @@ def test_without_ptrace_the_cause_is_what_the_sentry_said() -> None:
     assert "this process is under a seccomp filter, as in a container" in told
     assert "-> Let the container's profile allow ptrace, namespaces and mounts: " in told
     assert told.endswith("Tests cannot run here: see NO above.")
+
+
+def test_the_platforms_of_the_binary_are_listed_beside_those_that_are_known(tmp_path: Path) -> None:
+    """One that this version does not know is tried too, and one that is gone is no problem."""
+    fake = FakeRunsc.make(tmp_path / "fake")
+    fake.script(
+        *FINE, ["write", 1, "4.19.0-gvisor\n"], ["task_exit", 0], ["exit", 0],
+        platforms=["systrap", "slimvm"],
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_gvisor", "doctor", "--runsc", str(fake.path)],
+        capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    told = words(done.stdout)
+    assert "ok platform systrap works, and is the default" in told
+    assert "- platform ptrace not compiled in: this runsc has slimvm, systrap" in told
+    assert "ok platform slimvm works" in told
+    assert done.returncode == 0
 
 
 def test_without_namespaces_their_want_is_said() -> None:

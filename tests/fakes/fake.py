@@ -53,8 +53,13 @@ class FakeRunsc:
         kill: Sequence[Step] | None = None,
         delete: Sequence[Step] | None = None,
         without: Sequence[str] = (),
+        platforms: Sequence[str] | None = None,
     ) -> None:
-        """What the subcommands do from now on; ``without`` names flags that it does not have."""
-        given = {"run": run, "kill": kill, "delete": delete, "without": without}
+        """What the subcommands do from now on; ``without`` names flags that it does not have.
+
+        ``platforms`` are those that it lists.
+        """
+        given = {"run": run, "kill": kill, "delete": delete, "without": without,
+                 "platforms": platforms}  # fmt: skip
         lines = {name: list(value) for name, value in given.items() if value is not None}
         self.path.with_name("script.json").write_text(json.dumps(lines))

@@ -24,6 +24,7 @@ HELP = (
 )
 FLAGS = ("debug-log", "ignore-cgroups", "log", "network", "overlay2", "panic-log", "platform",
          "pod-init-config", "root", "rootless")  # fmt: skip
+PLATFORMS = ("ptrace", "kvm", "systrap")
 PR_SET_PDEATHSIG = 1
 
 
@@ -253,7 +254,7 @@ def main() -> None:
     answers: dict[tuple[str, ...], Callable[[], object]] = {
         ("flags",): lambda: sys.stderr.writelines(usages),
         ("help",): lambda: print(HELP),
-        ("help", "platforms"): lambda: print("ptrace\nkvm\nsystrap"),
+        ("help", "platforms"): lambda: print(*script.get("platforms", PLATFORMS), sep="\n"),
     }
     if "version" in flags:
         print("runsc version release-20260101.0\nspec: 1.2.0")

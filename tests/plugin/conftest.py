@@ -24,6 +24,7 @@ from typing import Self
 import pytest
 
 from tests.bundlecheck import ENVIRONMENT
+from tests.fakes.fake import FakeRunsc
 
 CHECKOUT = Path(__file__).parents[2]
 DEADLINE = 180.0
@@ -187,6 +188,12 @@ def insecure(tmp_path: Path) -> Path:
     shutil.copyfile("/bin/true", path)
     path.chmod(0o777)
     return path
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeRunsc:
+    """A runsc that does what it is told."""
+    return FakeRunsc.make(tmp_path / "fake")
 
 
 @pytest.fixture

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_gvisor.report.model import State
+from pytest_gvisor.report.parse import parse
+from tests.fakes.fake import FINE, FakeRunsc, Step
+from tests.plugin.conftest import NO_KVM
+
 if TYPE_CHECKING:
+    from pytest_gvisor import Runsc
     from tests.plugin.conftest import Project, Ran
 
 ONE = """
@@ -119,10 +125,84 @@ def test_an_unknown_platform_is_a_usage_error(alone: Project, names: str) -> Non
     ran.shows("pytest-gvisor: --gvisor-platform: platform", "systrap, kvm, ptrace")
 
 
-def test_an_unknown_platform_is_a_usage_error_under_xdist_too(project: Project) -> None:
-    """The error comes before any worker is started."""
-    ran = project.test(ONE).run("--gvisor-platform", "nope").exits(pytest.ExitCode.USAGE_ERROR)
-    ran.shows("platform='nope' is not one of systrap, kvm, ptrace").hides("workers")
+def test_a_platform_that_no_binary_lists_is_a_usage_error_that_names_theirs(
+    project: Project, fake: FakeRunsc
+) -> None:
+    """A misspelt one too; before any worker is started, and where pytest shows no header."""
+    fake.script(platforms=["systrap", "kvm", "slimvm"])
+    args = (f"--gvisor-runsc={fake.path}", "--gvisor-platform", "systrap,slimwm", "-q")
+    ran = project.test(ONE).run(*args).exits(pytest.ExitCode.USAGE_ERROR).hides("workers")
+    ran.shows("--gvisor-platform: platform='slimwm' is not one of systrap, kvm, ptrace, and no ")
+    ran.shows("runsc of this run lists it: there are kvm, slimvm, systrap")
+
+
+def test_a_platform_of_another_releases_real_binary_is_tried_or_refused(
+    alone: Project, runsc: Runsc
+) -> None:
+    """The real runsc's list decides: slimvm is tried where it is there, and a usage error else."""
+    ran = alone.test(ONE).run("--gvisor-platform", "slimvm", "--gvisor-strict")
+    if "slimvm" not in runsc.platforms:
+        ran.exits(pytest.ExitCode.USAGE_ERROR).shows(", ".join(sorted(runsc.platforms)))
+        return
+    ran.ends(passed=1, errors=1).shows("platform slimvm is not available here: the probe failed: ")
+    ran.shows("/dev/slimvm")
+
+
+AS_GVISOR: list[Step] = [
+    *FINE, ["write", 1, "4.19.0-gvisor\n"], ["task_exit", 0], ["exit", 0],
+]  # fmt: skip
+
+
+def test_nothing_breaks_on_the_day_when_ptrace_is_gone(project: Project, fake: FakeRunsc) -> None:
+    """Auto is systrap, ``all`` has the ids that it has today, and a new platform is a column."""
+    fake.script(*AS_GVISOR, platforms=["systrap", "kvm", "slimvm"])
+    project.test(
+        """
+        import pytest
+
+        def test_it(gvisor):
+            assert f"--platform {gvisor.platform}" in gvisor.run(["uname"]).command
+
+        @pytest.mark.requires_platform("slimvm")
+        def test_required():
+            pass
+        """,
+        conftest=NO_KVM,
+    )
+    binary = f"--gvisor-runsc={fake.path}"
+    project.run(binary).ends(passed=2).shows("), systrap, network none")
+    ran = project.run(binary, "-v", "--gvisor-platform=all").ends(passed=2, skipped=2)
+    ran.shows("test_it.py::test_it[systrap]", "test_it.py::test_it[kvm]", "test_it.py::test_it[pt")
+    ran.shows("ptrace is not available here: not compiled in: this runsc has kvm, slimvm, systrap")
+    args = ("--gvisor-platform=systrap,ptrace,slimvm", "--gvisor-report=r.json", "-v")
+    ran = project.run(binary, *args, "--gvisor-report=r.html").ends(passed=3, skipped=1)
+    assert ids(ran) == ["test_it[ptrace]", "test_it[slimvm]", "test_it[systrap]", "test_required"]
+    report = parse((project.folder / "r.json").read_bytes())
+    assert report.platforms == ("systrap", "ptrace", "slimvm")
+    (row,) = report.rows
+    assert {cell.platform: cell.state for cell in row.cells} == {
+        "systrap": State.PASSED, "ptrace": State.UNAVAILABLE, "slimvm": State.PASSED,
+    }  # fmt: skip
+    assert "slimvm" in (project.folder / "r.html").read_text()
+
+
+MISSPELT = {
+    "marker": '@pytest.mark.gvisor(platform="sytrap")\ndef test_it(gvisor): pass',
+    "required": '@pytest.mark.requires_platform("sytrap")\ndef test_it(): pass',
+    "expected": '@pytest.mark.gvisor(xfail={"sytrap": "x"})\ndef test_it(gvisor_platform): pass',
+    "inside": '@pytest.mark.in_gvisor\n@pytest.mark.gvisor(platform="sytrap")\ndef test_it(): pass',
+    "factory": 'def test_it(gvisor_sandboxes): gvisor_sandboxes("sytrap")',
+}
+
+
+@pytest.mark.parametrize("place", MISSPELT)
+def test_a_misspelt_platform_is_an_error_wherever_it_stands(alone: Project, place: str) -> None:
+    """At the test that has it, and never a skip."""
+    alone.write({"test_it.py": f"import pytest\n{MISSPELT[place]}\n"})
+    ran = alone.run().exits(pytest.ExitCode.TESTS_FAILED).hides("skipped", "three sandboxes")
+    ran.shows("='sytrap' is not one of systrap, kvm, ptrace, and no runsc of this run lists it")
+    if place != "factory":
+        ran.shows("test_it.py::test_it (test_it.py:")
 
 
 def test_a_marker_has_the_last_word_on_platforms(shared: Project) -> None:
@@ -206,8 +286,8 @@ def test_a_platform_that_a_test_has_misspelt_is_an_error_at_that_test(alone: Pro
             pass
     """)
     ran = alone.run().ends(errors=2)
-    ran.shows("test_it.py::test_direct[sytrap] (test_it.py:4): gvisor_platform='sytrap' is not one")
-    ran.shows("test_it.py::test_indirect[sytrap] (test_it.py:8): gvisor_platform='sytrap' is not")
+    ran.shows("test_it.py::test_direct[sytrap] (test_it.py:4): platform='sytrap' is not one of")
+    ran.shows("test_it.py::test_indirect[sytrap] (test_it.py:8): platform='sytrap' is not one of")
 
 
 ALONE = {

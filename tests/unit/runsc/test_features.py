@@ -141,10 +141,10 @@ def test_an_old_release_names_its_platforms_in_a_flag(
     assert known.flags == {"platform", "platform_device_path", "root"}
 
 
-def test_unknown_platforms_are_left_out(fake_runsc: FakeRunsc) -> None:
-    """A platform of a private build is nothing that could be asked for."""
-    path = fake_runsc(platforms='puts("systrap\\nmagic\\n\\nkvm-not")')
-    assert read(path).platforms == {Platform.SYSTRAP}
+def test_every_platform_that_is_listed_counts(fake_runsc: FakeRunsc) -> None:
+    """Known to this version or not; a line that is no name is none."""
+    path = fake_runsc(platforms='puts("systrap\\nslimvm\\n\\nkvm-not\\nall\\nNot a name")')
+    assert read(path).platforms == {Platform.SYSTRAP, Platform("slimvm")}
 
 
 def test_every_group_of_subcommands_counts(fake_runsc: FakeRunsc) -> None:

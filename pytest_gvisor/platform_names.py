@@ -1,0 +1,90 @@
+"""`Platform`: the name of one of gVisor's platforms. An open set: releases add and remove some."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import ClassVar, Self
+
+_FORM = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
+_TAKEN = frozenset({"auto", "all", "native"})
+"""Words of ``--gvisor-platform`` that name no platform of gVisor's."""
+
+_interned: dict[str, Platform] = {}
+
+
+class _Known(type):
+    """The class `Platform` is iterable, and indexed by name, like an enum: its known members."""
+
+    def __iter__(cls) -> Iterator[Platform]:
+        return iter((Platform.SYSTRAP, Platform.KVM, Platform.PTRACE))
+
+    def __len__(cls) -> int:
+        return sum(1 for _ in cls)  # list() would ask for the length first
+
+    def __contains__(cls, value: object) -> bool:
+        return any(value == known for known in cls)
+
+    def __getitem__(cls, name: str) -> Platform:
+        return cls.__members__[name]
+
+    @property
+    def __members__(cls) -> Mapping[str, Platform]:
+        return MappingProxyType({platform.name: platform for platform in cls})
+
+
+class Platform(str, metaclass=_Known):
+    """How gVisor's sentry gets to run application code: a text, and one object for each name.
+
+    ``SYSTRAP``, ``KVM`` and ``PTRACE`` are known, and are what iteration and ``all`` give. Any
+    other name that a binary lists (``runsc help platforms``) is a platform too. Raises
+    `ValueError` for a text that is not of the form of a name.
+    Source: https://gvisor.dev/docs/architecture_guide/platforms/
+    """
+
+    __slots__ = ()
+
+    SYSTRAP: ClassVar[Platform]
+    KVM: ClassVar[Platform]
+    PTRACE: ClassVar[Platform]
+
+    def __new__(cls, value: object) -> Self:
+        """The platform of this name, the same object each time."""
+        if not isinstance(value, str) or not _FORM.fullmatch(value) or value in _TAKEN:
+            raise ValueError(f"{value!r} is not a valid {cls.__name__}")
+        text = str(value)
+        found = _interned.get(text)
+        if found is None:
+            # Two threads may come here at once: both get the object that was stored first.
+            found = _interned.setdefault(text, super().__new__(cls, text))
+        assert isinstance(found, cls)
+        return found
+
+    @property
+    def value(self) -> str:
+        """The name as plain text."""
+        return str(self)
+
+    @property
+    def name(self) -> str:
+        """The name in capitals, as the class has it."""
+        return self.value.upper()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this version knows it: no binary has to list it then."""
+        return self in Platform
+
+    def __repr__(self) -> str:
+        """``<Platform.KVM: 'kvm'>``."""
+        return f"<{type(self).__name__}.{self.name}: {self.value!r}>"
+
+    def __reduce__(self) -> tuple[type[Platform], tuple[str]]:
+        """Every protocol of pickle, and copy, give the same object."""
+        return Platform, (self.value,)
+
+
+Platform.SYSTRAP = Platform("systrap")
+Platform.KVM = Platform("kvm")
+Platform.PTRACE = Platform("ptrace")
