@@ -55,6 +55,9 @@ if TYPE_CHECKING:
         SandboxCrashed as SandboxCrashed,
     )
     from pytest_gvisor.errors import (
+        UnwantedRelease as UnwantedRelease,
+    )
+    from pytest_gvisor.errors import (
         UsageError as UsageError,
     )
     from pytest_gvisor.errors import (
@@ -102,7 +105,7 @@ _HOMES = {
         "DaemonUnavailable", "GvisorError", "ImageError", "InsecureRunsc", "InsideError",
         "InvalidBundle", "LaunchError", "MixedReleases", "NotReady", "PlatformUnavailable",
         "ProtocolError", "PytestGvisorWarning", "RunscError", "RunscFailed", "RunscNotFound",
-        "SandboxCrashed", "UsageError", "WorkloadFailed", "WorkloadTimeout",
+        "SandboxCrashed", "UnwantedRelease", "UsageError", "WorkloadFailed", "WorkloadTimeout",
     ),
     "harness": ("Gvisor",),
     "kernel": ("is_gvisor_kernel",),

@@ -19,7 +19,7 @@ from pytest_gvisor.settings import Settings
 from pytest_gvisor.state import engine_of
 
 _key = pytest.StashKey[Settings]()
-_MARKER_ONLY_FROM_OUTSIDE = ("strict", "reprobe", "keep", "debug", "report")
+_MARKER_ONLY_FROM_OUTSIDE = ("release", "strict", "reprobe", "keep", "debug", "report")
 
 
 def run_settings(config: pytest.Config) -> Settings:
@@ -99,6 +99,8 @@ def settings_of(item: pytest.Item) -> Settings:
         if mark.args:
             raise UsageError(f"{where}: @pytest.mark.gvisor takes keywords only, not {mark.args!r}")
         for name in _MARKER_ONLY_FROM_OUTSIDE:
+            if name == "release" and name in mark.kwargs:
+                raise UsageError(f"{where}: write @pytest.mark.requires_runsc('>=…') for a release")
             if name in mark.kwargs:
                 raise UsageError(f"{where}: {name} is decided on the command line, not by a marker")
         changes = {name: value for name, value in mark.kwargs.items() if name != "xfail"}

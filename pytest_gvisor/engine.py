@@ -26,6 +26,7 @@ from pytest_gvisor.runsc import platforms
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.settings import Platform, Settings
+from pytest_gvisor.wanted import Wanted
 
 if TYPE_CHECKING:
     from pytest_gvisor.images.progress import Tell
@@ -71,11 +72,22 @@ class Engine:
             raise found.with_traceback(None)
         return found
 
+    def binary(self, settings: Settings) -> Runsc:
+        """The binary of these settings, of a release that they allow.
+
+        Raises as `runsc`, and `UnwantedRelease`.
+        """
+        found = self.runsc(settings.runsc)
+        if settings.release:
+            wanted = Wanted.parse(settings.release, "gvisor_release")
+            wanted.check(found.version, found.path, "the project")
+        return found
+
     def platforms_of(self, settings: Settings) -> tuple[Platform, ...]:
         """The platforms that the settings mean. Raises as `runsc` where ``auto`` must look."""
         if settings.platforms:
             return settings.platforms
-        return (platforms.automatic(self.runsc(settings.runsc).platforms),)
+        return (platforms.automatic(self.binary(settings).platforms),)
 
     def check_listed(self, platform: Platform, settings: Settings) -> None:
         """Raise `UsageError` for a platform that is not known, and that no binary lists.
@@ -91,7 +103,7 @@ class Engine:
         One that hung is tried again where these settings give it longer. Raises as `runsc` and
         `check_listed`, `LaunchError` where nothing can be started at all, and `MixedReleases`.
         """
-        runsc = self.runsc(settings.runsc)
+        runsc = self.binary(settings)
         self.check_listed(platform, settings)
         key = (runsc.fingerprint, platform)
         deadline = platforms.deadline_for(settings.timeout)
@@ -168,7 +180,7 @@ class Engine:
     def gvisor(self, platform: Platform, settings: Settings, hooks: Hooks) -> Gvisor:
         """What runs workloads on ``platform`` with ``settings``."""
         return Gvisor(
-            runsc=self.runsc(settings.runsc),
+            runsc=self.binary(settings),
             platform=platform,
             launcher=self.launcher,
             settings=settings,

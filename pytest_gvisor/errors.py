@@ -4,6 +4,7 @@
       RunscError
         RunscNotFound          nothing to run: it may become a skip
         InsecureRunsc          found, and refused: never a skip, never "not installed"
+        UnwantedRelease        found, and of another release than is asked for: never a skip
         RunscFailed            runsc itself failed (its own exit 128, its own message, its logs)
           MixedReleases        runsc and the sentry beside it are of two releases
       PlatformUnavailable      no device, no permission, a probe that failed: it may become a skip
@@ -101,6 +102,18 @@ class InsecureRunsc(RunscError):
             facts.append(f"owner uid {owner}")
         known = f" ({', '.join(facts)})" if facts else ""
         super().__init__(f"refusing to run {escape(path)}{known}: {reason}", next_step=next_step)
+
+
+class UnwantedRelease(RunscError):
+    """The runsc that was found is another release than a project or a test asks for.
+
+    ``version`` is its own, ``wanted`` the comparisons that were asked for.
+    """
+
+    def __init__(self, message: str, *, version: str, wanted: str, next_step: str = "") -> None:
+        self.version = version
+        self.wanted = wanted
+        super().__init__(message, next_step=next_step)
 
 
 class RunscFailed(RunscError):

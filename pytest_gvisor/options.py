@@ -23,6 +23,8 @@ class Option(NamedTuple):
     ini: _Ini | None = "string"
     action: str = "store"
     metavar: str | None = None
+    ini_only: bool = False
+    """Whether it is a property of the project, for which there is no option and no variable."""
 
     @property
     def dest(self) -> str:
@@ -58,6 +60,13 @@ OPTIONS = (
         field="runsc",
         metavar="PATH",
         help="use this binary and search no other; it is validated all the same.",
+    ),
+    Option(
+        name="release",
+        field="release",
+        ini_only=True,
+        help="the releases of runsc that will do: comparisons such as >=20240729, with commas "
+        "between them. Where another is found, each test with a sandbox is an error.",
     ),
     Option(
         name="strict",
@@ -132,6 +141,8 @@ def add_options(parser: pytest.Parser) -> None:
         if option.ini is not None:
             sources += f" Ini: {option.dest}."
             parser.addini(option.dest, option.help, type=option.ini, default=None)
+        if option.ini_only:
+            continue
         keywords: dict[str, Any] = {} if option.metavar is None else {"metavar": option.metavar}
         group.addoption(
             f"--gvisor-{option.name}",
@@ -158,10 +169,10 @@ def written(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> d
     """
     found: dict[str, Written] = {}
     for option in OPTIONS:
-        value = config.getoption(option.dest, None)
+        value = None if option.ini_only else config.getoption(option.dest, None)
         if value is not None:
             found[option.field] = Written(value=value, source=f"--gvisor-{option.name}")
-        elif value := environ.get(option.variable):
+        elif not option.ini_only and (value := environ.get(option.variable)):
             found[option.field] = Written(value=value, source=option.variable)
         elif (value := _ini(config, option)) not in (None, "", []):
             found[option.field] = Written(value=value, source=f"{option.dest} in {config.inipath}")

@@ -35,7 +35,10 @@ _MARKERS = (
         "timeout, rootless, image, memory, pids, cpus, max_output, sha256, and "
         "xfail={platform: reason}"
     ),
-    "requires_runsc: skip, or fail with --gvisor-strict, where there is no runsc",
+    (
+        "requires_runsc(releases): skip, or fail with --gvisor-strict, where there is no runsc; "
+        "fail where it is of another release than '>=20240729' allows, if that is given"
+    ),
     "requires_kvm: the same where gVisor's kvm platform does not work",
     "requires_platform(name): the same for the platform of that name",
 )

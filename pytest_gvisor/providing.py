@@ -34,7 +34,7 @@ def runsc(request: pytest.FixtureRequest) -> Runsc:
     """See the fixture."""
     settings = run_settings(request.config)
     with required(settings):
-        return engine_of(request.config).runsc(settings.runsc)
+        return engine_of(request.config).binary(settings)
 
 
 def gvisor_platform(request: pytest.FixtureRequest) -> Platform:

@@ -20,6 +20,7 @@ from pytest_gvisor.configured import (
 from pytest_gvisor.errors import GvisorError, PytestGvisorWarning, RunscError, UsageError
 from pytest_gvisor.settings import Platform, Settings
 from pytest_gvisor.state import engine_of, required, usage
+from pytest_gvisor.wanted import Wanted
 
 _FIXTURE = "gvisor_platform"
 
@@ -79,7 +80,9 @@ def check(item: pytest.Item) -> None:
         settings = settings_of(item)
     engine = engine_of(item.config)
     with required(settings), located(item):
-        engine.runsc(settings.runsc)
+        runsc = engine.binary(settings)
+        for wanted in _wanted(item):
+            wanted.check(runsc.version, runsc.path, "this test")
         for platform in needed:
             engine.availability(platform, settings).check()
 
@@ -146,6 +149,7 @@ def platform_asked(item: pytest.Item, asked: Platform | None) -> Platform:
         settings = settings_of(item)
     engine = engine_of(item.config)
     with required(settings), located(item):
+        engine.binary(settings)
         platform = asked or engine.platforms_of(settings)[0]
         engine.check_listed(platform, settings)
     return platform
@@ -164,14 +168,21 @@ def platform_of(item: pytest.Item, asked: Platform | None) -> Platform:
 def _needed_platforms(item: pytest.Item) -> list[Platform]:
     needed = [Platform.KVM] if item.get_closest_marker("requires_kvm") else []
     with usage():
-        for name in ("requires_runsc", "requires_kvm"):
-            for mark in item.iter_markers(name):
-                _check_arguments(item, mark, ())
+        for mark in item.iter_markers("requires_runsc"):
+            _check_arguments(item, mark, (">=20240729",) if mark.args else ())
+        for mark in item.iter_markers("requires_kvm"):
+            _check_arguments(item, mark, ())
         for mark in item.iter_markers("requires_platform"):
             _check_arguments(item, mark, ("systrap",))
             with located(item):
                 needed.append(words.platform(mark.args[0], "requires_platform"))
     return needed
+
+
+def _wanted(item: pytest.Item) -> list[Wanted]:
+    """The releases that the test's markers ask for."""
+    marks = [mark for mark in item.iter_markers("requires_runsc") if mark.args]
+    return [Wanted.parse(mark.args[0], "requires_runsc") for mark in marks]
 
 
 def _check_arguments(item: pytest.Item, mark: pytest.Mark, example: tuple[str, ...]) -> None:

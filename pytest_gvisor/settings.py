@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.platform_names import Platform as Platform  # noqa: PLC0414 -- exported
+from pytest_gvisor.wanted import Wanted
 
 
 class Network(enum.StrEnum):
@@ -79,6 +80,9 @@ class Settings:
 
     runsc: str | None = None
     """Path of the one binary to use; None searches."""
+
+    release: str = ""
+    """The releases of runsc that will do, such as ``>=20240729``; nothing is any."""
 
     strict: bool = False
     """Whether what would be skipped fails instead."""
@@ -290,11 +294,16 @@ def _path(value: object, name: str) -> str:
     return text
 
 
+def _release(value: object, name: str) -> str:
+    return str(Wanted.parse(value, name)) if value != "" else ""
+
+
 READERS: Mapping[str, Callable[[object, str], object]] = {
     "platforms": lambda value, _name: platforms(value),
     "network": lambda value, name: word(Network, value, name),
     "netns": _optional(_path),
     "runsc": _optional(_path),
+    "release": _release,
     "strict": flag,
     "reprobe": flag,
     "timeout": seconds,
@@ -311,7 +320,7 @@ READERS: Mapping[str, Callable[[object, str], object]] = {
 }
 """How each field of `Settings` is read from what a user wrote."""
 
-_ELSEWHERE = ("platforms", "strict", "reprobe", "debug", "keep", "report")
+_ELSEWHERE = ("platforms", "release", "strict", "reprobe", "debug", "keep", "report")
 """What markers and calls do not name, or not so."""
 
 

@@ -25,7 +25,16 @@ from pytest_gvisor.workload import Workload, made, split
 if TYPE_CHECKING:
     from pytest_gvisor.images.store import Images
 
-_DECIDED_EARLIER = ("platform", "platforms", "runsc", "strict", "reprobe", "keep", "report")
+_DECIDED_EARLIER = (
+    "platform",
+    "platforms",
+    "runsc",
+    "release",
+    "strict",
+    "reprobe",
+    "keep",
+    "report",
+)
 
 
 def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settings:

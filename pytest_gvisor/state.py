@@ -118,12 +118,15 @@ def failed(item: pytest.Item) -> bool:
 
 @contextlib.contextmanager
 def usage() -> Iterator[None]:
-    """Turn a `UsageError` into a plain failure: its message says where, a traceback would not."""
-    from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
+    """Turn a `UsageError` into a plain failure: its message says where, a traceback would not.
+
+    An `UnwantedRelease` likewise.
+    """
+    from pytest_gvisor.errors import UnwantedRelease, UsageError  # noqa: PLC0415 -- idle: no cost
 
     try:
         yield
-    except UsageError as error:
+    except (UsageError, UnwantedRelease) as error:
         raised = pytest.fail.Exception(str(error), pytrace=False)
         vars(raised)[_MISUSE] = True
         raise raised from None

@@ -57,7 +57,7 @@ def start(
     shown = project.folders(config, items)
     env = project.environment(inside.env)
     request = Request(
-        runsc=engine.runsc(settings.runsc),
+        runsc=engine.binary(settings),
         platform=platform,
         make_spec=lambda workspace: _spec(
             workspace,

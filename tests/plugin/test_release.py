@@ -1,0 +1,94 @@
+"""``gvisor_release`` and ``requires_runsc(">=…")``: another release is an error, no skip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+EVERY_WAY = """
+    import pytest
+
+    def test_fixture(runsc):
+        pass
+
+    def test_platform(gvisor_platform):
+        pass
+
+    def test_gvisor(gvisor):
+        pass
+
+    def test_sandboxes(gvisor_sandboxes):
+        gvisor_sandboxes()
+
+    @pytest.mark.in_gvisor
+    def test_inside():
+        pass
+
+    @pytest.mark.xfail
+    def test_expected(gvisor):
+        pass
+
+    def test_of_nothing():
+        pass
+"""
+
+
+def ini(release: str) -> dict[str, str]:
+    """A project that wants a release."""
+    return {"pytest.ini": f"[pytest]\naddopts = -ra\ngvisor_release = {release}\n"}
+
+
+@pytest.mark.parametrize("strict", [[], ["--gvisor-strict"]], ids=["", "strict"])
+def test_a_release_that_the_project_does_not_want_is_an_error_of_each_test_with_a_sandbox(
+    alone: Project, older: Path, strict: list[str]
+) -> None:
+    """It names the release that was found, the one that is wanted, and what installs that."""
+    alone.test(EVERY_WAY).write(ini(">=20240729"))
+    ran = alone.run(f"--gvisor-runsc={older}", "--gvisor-platform=ptrace", *strict)
+    ran.ends(passed=1, failed=1, errors=5).hides("skipped")
+    ran.shows(f"runsc 20221219.0 ({older.resolve()}) is not the release that the project asks for")
+    ran.shows(">=20240729: it is not >=20240729")
+    ran.shows("`pytest-gvisor install --release 20240729` installs one that is.")
+
+
+def test_a_release_that_will_do_changes_nothing(project: Project, older: Path) -> None:
+    """The floor of a project is of no other interest."""
+    project.test("def test_it(gvisor): assert gvisor.run(['true']).returncode == 0")
+    project.write(ini(">=20221219,<20230101"))
+    project.run(f"--gvisor-runsc={older}").ends(passed=1)
+
+
+def test_a_marker_may_ask_for_a_release(project: Project, older: Path) -> None:
+    """For its test alone, with a sandbox or without."""
+    project.test("""
+        import pytest
+
+        @pytest.mark.requires_runsc(">=20240729")
+        def test_newer():
+            pass
+
+        @pytest.mark.requires_runsc("<20240729")
+        def test_older(gvisor_platform):
+            pass
+
+        @pytest.mark.requires_runsc(">=2024")
+        def test_misspelt():
+            pass
+    """)
+    ran = project.run(f"--gvisor-runsc={older}").ends(passed=1, errors=2).hides("skipped")
+    ran.shows("is not the release that this test asks for, >=20240729: it is not >=20240729")
+    ran.shows("`pytest-gvisor install --release 20240729` installs one that is.")
+    ran.shows("requires_runsc='>=2024': '>=2024' is not one of >=, <=, ==, < and > before")
+
+
+@pytest.mark.parametrize("release", ["2024", ">=20241399"])
+def test_a_release_that_cannot_be_meant_is_a_usage_error(alone: Project, release: str) -> None:
+    """When the ini file is read."""
+    alone.test("def test_it(): pass").write(ini(release))
+    ran = alone.run().exits(pytest.ExitCode.USAGE_ERROR)
+    ran.shows("pytest-gvisor: gvisor_release in ", f"release={release!r}: ")
