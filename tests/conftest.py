@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from tests.bundlecheck import bundles_are_as_the_schema_says, bundles_written  # noqa: F401
-from tests.releases import each_release  # noqa: F401
+from tests.releases import each_release, each_runsc  # noqa: F401
 
 
 def pytest_configure() -> None:

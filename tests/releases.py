@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pytest_gvisor import Runsc
 from pytest_gvisor.runsc import locate
 
 _BUILD = Path(__file__).parents[1] / ".build"
@@ -21,11 +23,26 @@ def found() -> str:
 @pytest.fixture(params=["current", "2024", "2022"])
 def each_release(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """pytest's option for one release: the one that the search finds, Debian 13's, Debian 12's."""
+    path = _path(request)
+    return (f"--gvisor-runsc={path}",) if path else ()
+
+
+@pytest.fixture(params=["current", "2024", "2022"])
+def each_runsc(request: pytest.FixtureRequest) -> Iterator[Runsc]:
+    """The binary of one release after the other."""
+    path = _path(request)
+    runsc = Runsc.at(path) if path else Runsc.find()
+    yield runsc
+    runsc.close()
+
+
+def _path(request: pytest.FixtureRequest) -> str:
+    """Where a release is; nothing for the one that the search finds."""
     if request.param == "current":
-        return ()
+        return ""
     path = _BUILD / f"runsc-{request.param}/usr/bin/runsc"
     if not path.exists():
         pytest.skip(
             f"no Debian archive: scripts/older-runsc could not fetch that of {request.param}"
         )
-    return (f"--gvisor-runsc={path}",)
+    return str(path)

@@ -97,8 +97,28 @@ def other_release(panic: str) -> str:
 
 _PREFIX = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \S+\] ")
 _FINAL = re.compile(r"(?:FATAL ERROR|fatal error|panic): (.*)")
-# What each boot warns of, on any machine.
-_USUAL = ("Not setting product_name", "Failure to execute command")
+# What runs without a fault warn of too, in boot, gofer and run logs, by release and by machine.
+_USUAL = (
+    "Not setting product_name",
+    "Failure to execute command",
+    "ignoring unknown mount option",
+    "Host limit is lower than recommended",
+    "SECCOMP WARNING",
+    "--allow-suid is disabled",
+    "No precompiled program found",
+    "gVisor startup is slower",
+    "No usable null network namespace",
+    "Unable to pin the gofer's network namespace",
+    "Cannot pin files to the pin ring",
+    "Sandbox still running 500ms after",
+    'Sidecar "',
+    "embedded sidecar binaries are deprecated",
+    'Host setting "',
+    "Error forwarding signal",
+    "Failed to read TCP",
+    "Failed to read if TCP SACK",
+    "Failed to open /proc/net/",
+)
 
 
 def cause(*texts: str) -> str:
@@ -111,19 +131,28 @@ def cause(*texts: str) -> str:
             return found[1].strip()
     for text in texts:
         for line in reversed(text.splitlines()):
-            if line[:1] in "WEF" and _PREFIX.match(line) and not any(w in line for w in _USUAL):
+            if line[:1] in "WEF" and _PREFIX.match(line) and not _is_usual(line):
                 return _PREFIX.sub("", line).strip()
     return ""
+
+
+def _is_usual(line: str) -> bool:
+    return any(words in line for words in _USUAL)
 
 
 _TELLING = ("panic", "fatal", "FATAL", "error", "Error")
 
 
 def relevant(log: str, count: int = 30) -> list[str]:
-    """The lines of a boot log that tell something: warnings and errors, else its last ones."""
+    """The lines of a boot log that tell something: warnings and errors, else its last ones.
+
+    Warnings of runs without a fault are left out.
+    """
     lines = log.splitlines()
     telling = [
-        line for line in lines if line[:1] in "WEF" or any(word in line for word in _TELLING)
+        line
+        for line in lines
+        if (line[:1] in "WEF" or any(word in line for word in _TELLING)) and not _is_usual(line)
     ]
     return (telling or lines)[-count:]
 

@@ -41,12 +41,13 @@ from pytest_gvisor.launch.states import Lifecycle, State
 from pytest_gvisor.launch.supervise import Job, Supervisor
 from pytest_gvisor.launch.typed import stage
 from pytest_gvisor.oci.bundle import Bundle
-from pytest_gvisor.oci.mounts import within
+from pytest_gvisor.oci.mounts import shows_devices, within
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.validate import check_id
 from pytest_gvisor.runsc.command import (
     RunscCommand,
     delete_argv,
+    gofer_flags,
     run_argv,
     runsc_env,
     safe_flags,
@@ -176,7 +177,7 @@ class Runner:
             strace=request.debug,
             pod_init_config=self._listen(workspace),
             one_release=request.runsc.enforces_release,
-            extra=(*safe, *request.extra_flags),
+            extra=(*safe, *self._gofer_flags(spec), *request.extra_flags),
         )
         argv = run_argv(command)
         env = runsc_env(
@@ -212,6 +213,11 @@ class Runner:
             listener=self._listener,
             terminal=request.terminal,
         )
+
+    def _gofer_flags(self, spec: Spec) -> tuple[str, ...]:
+        binds = [mount for mount in spec.mounts if mount.is_bind and "nodev" not in mount.options]
+        devices = any(shows_devices(mount.source) for mount in binds)
+        return gofer_flags(self.request.runsc.flags, devices=devices)
 
     def _protected(
         self, spec: Spec, workspace: Workspace

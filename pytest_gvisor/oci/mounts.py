@@ -88,6 +88,17 @@ def odd_kind(mode: int) -> str:
     return next((f"is a {name}" for test, name in kinds if test(mode)), "is a device")
 
 
+def shows_devices(source: str) -> bool:
+    """Whether devices of the host are at or below this real path."""
+    if source == "/" or within(source, "/dev"):
+        return True
+    try:
+        mode = os.stat(source).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
 def examine(source: str, *, writable: bool) -> tuple[str, str, str]:
     """The real path of a source, what makes it impossible, and what makes it dangerous."""
     try:
@@ -126,7 +137,9 @@ def bind(
             f"refusing to mount {shown(asked)}{also} at {target}: it {risk}",
             next_step="If the sandbox is meant to have it: bind(..., dangerous=True).",
         )
-    options = ("rbind", "ro" if readonly else "rw", "nosuid", "nodev")
+    # The kernel opens no device of a mount with nodev, not even for the gofer.
+    locked = ("nosuid",) if shows_devices(real) else ("nosuid", "nodev")
+    options = ("rbind", "ro" if readonly else "rw", *locked)
     return Mount(destination=target, type=MountType.BIND, source=real, options=options)
 
 

@@ -200,6 +200,8 @@ class Mount:
                 return f"bind({self.source!r}, {self.destination!r})"
             case MountType.BIND, ("rbind", "rw", "nosuid", "nodev"):
                 return f"bind({self.source!r}, {self.destination!r}, readonly=False)"
+            case MountType.BIND, ("rbind", "ro", "nosuid"):
+                return f"bind({self.source!r}, {self.destination!r}, dangerous=True)"
             case MountType.TMPFS, ("nosuid", "nodev", mode, *size) if mode.startswith("mode="):
                 limit = "".join(f", {word}" for word in size)
                 return f"tmpfs({self.destination!r}, mode=0o{mode.removeprefix('mode=')}{limit})"

@@ -140,6 +140,20 @@ def safe_flags(known: Collection[str]) -> tuple[str, ...]:
     return ("--directfs=false",) if "directfs" in known else ()
 
 
+def gofer_flags(known: Collection[str], *, devices: bool) -> tuple[str, ...]:
+    """How the gofer is started, by a release that lets one choose. ``known`` as for `check_extra`.
+
+    By default it joins a network namespace that the first sandbox of a state folder mounts there.
+    Each of our sandboxes has a state folder of its own, and would make the mount for nobody: the
+    kernel takes tens of milliseconds to undo it. ``new`` is as empty, and not mounted.
+
+    ``devices``: the bundle shows devices of the host, which are not opened by default.
+    """
+    network = ["--gofer-network-namespace=new"] if "gofer-network-namespace" in known else []
+    policy = "character-device-policy"
+    return (*network, *([f"--{policy}=prefer-emulated"] if devices and policy in known else []))
+
+
 def check_extra(arguments: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
     """Extra global flags for runsc, each in the form ``--flag`` or ``--flag=value``.
 

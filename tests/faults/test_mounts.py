@@ -1,8 +1,8 @@
 """The network namespace that runsc mounts in its state folder is gone, however a run ends.
 
-A sandbox that sees nothing of the host has no mount namespace beside the host's: its mount is one
-of the host's. An ordinary user's is in a namespace of runsc's, and releases before 2026-08 have
-none; there the same tests hold that no mount was made.
+By our flags runsc makes none. A flag of the user's can have it back: a sandbox that sees nothing of
+the host has no mount namespace beside the host's, and its mount is one of the host's. An ordinary
+user's is in a namespace of runsc's, and releases before 2026-08 have none.
 """
 
 from __future__ import annotations
@@ -35,34 +35,49 @@ TEST = """
 """
 
 
-def hung(little: Little, runsc: Runsc) -> subprocess.Popen[bytes]:
+PLUGIN = """
+    def pytest_gvisor_runsc_args(item):
+        return ["--gofer-network-namespace=null"]
+"""
+
+
+def hung(little: Little, mounted: bool, null: bool) -> subprocess.Popen[bytes]:
     """Start a run that hangs, and wait until its sandbox, and its mount, can be seen."""
-    little.write(test_it=TEST)
-    process = little.start("test_it.py::test_hangs")
+    little.write(test_it=TEST, null=PLUGIN)
+    process = little.start("test_it.py::test_hangs", *(["-p", "null"] if null else []))
     assert eventually(lambda: any("boot" in words_of(pid) for pid in little.processes()))
     assert process.poll() is None, little.output()
-    assert bool(eventually(lambda: points(little.base), 5)) == is_hosts(runsc)
+    assert bool(eventually(lambda: points(little.base), 10 if mounted else 1)) == mounted
     return process
 
 
-def is_hosts(runsc: Runsc) -> bool:
-    """Whether a mount of this release is one of the host's."""
-    return runsc.has_flag("gofer-network-namespace") and os.geteuid() == 0
+@pytest.fixture(params=[False, True], ids=["new", "null"])
+def null(request: pytest.FixtureRequest, runsc: Runsc) -> bool:
+    """Whether the user's flag asks for a mount, where the release has this flag."""
+    return bool(request.param) and runsc.has_flag("gofer-network-namespace")
+
+
+@pytest.fixture
+def mounted(null: bool) -> bool:
+    """Whether the host has the mount while the sandbox runs."""
+    return null and os.geteuid() == 0
 
 
 @pytest.mark.fault("F4")
-def test_sigkill_of_pytest_leaves_no_mount(little: Little, runsc: Runsc) -> None:
+def test_sigkill_of_pytest_leaves_no_mount(little: Little, mounted: bool, null: bool) -> None:
     """The keeper unmounts what the killed sandbox had, as it removes the rest."""
-    process = hung(little, runsc)
+    process = hung(little, mounted, null)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     little.assert_gone()
 
 
 @pytest.mark.fault("F6")
-def test_the_sweep_unmounts_what_a_dead_session_has_left(little: Little, runsc: Runsc) -> None:
+def test_the_sweep_unmounts_what_a_dead_session_has_left(
+    little: Little, mounted: bool, null: bool
+) -> None:
     """A session that is killed with its keeper and warden leaves all; the next one removes it."""
-    process = hung(little, runsc)
+    process = hung(little, mounted, null)
     os.killpg(process.pid, signal.SIGKILL)
     while pids := little.processes():
         for pid in pids:
@@ -73,7 +88,7 @@ def test_the_sweep_unmounts_what_a_dead_session_has_left(little: Little, runsc: 
                 os.kill(pid, signal.SIGKILL)
     process.wait()
     assert little.files()
-    assert bool(points(little.base)) == is_hosts(runsc)
+    assert bool(points(little.base)) == mounted
     little.run("test_it.py::test_ends")
     little.assert_gone()
     assert points(little.base) == []

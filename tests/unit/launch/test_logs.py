@@ -146,3 +146,17 @@ def test_the_cause_is_the_last_words_before_the_end() -> None:
     assert logs.cause("nothing", BOOT) == "unable to get registers: no such process"
     assert logs.cause("", "\n".join(BOOT.splitlines()[:2])) == ""
     assert logs.cause() == ""
+
+
+def test_a_usual_warning_is_no_cause() -> None:
+    """What a run without a fault warns of is neither a cause nor worth showing."""
+    usual = [
+        'W0905 10:00:00.000000  1 config.go:1] No precompiled program found for config A="b"',
+        'W0905 10:00:00.000000  1 sidecar.go:1] Sidecar "gvisor-sentry-prewarmer" not found',
+        "W0905 10:00:00.000000  1 loader.go:1] Cannot pin files to the pin ring: EPERM. This slows",
+        "W0905 10:00:00.000000  1 gofer.go:1] Sandbox still running 500ms after its gofer",
+    ]
+    assert logs.cause("\n".join(usual)) == ""
+    fault = "W0905 10:00:00.000000  1 x.go:1] out of ring"
+    assert logs.cause("\n".join([fault, *usual])) == "out of ring"
+    assert logs.relevant("\n".join([fault, *usual])) == [fault]
