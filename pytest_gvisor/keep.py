@@ -87,6 +87,8 @@ def _command(folder: str, workspace: Workspace, record: Record) -> str:
         with contextlib.suppress(ValueError):
             place = words.index(name)
             del words[place : place + 2]
+    # runsc alone, without the child that protects what is bound read-only.
+    words[1:1] = record.replay_flags
     folders = {
         workspace.path("root"): '"$state"',
         workspace.path("runtime"): '"$state"',

@@ -86,6 +86,9 @@ class Record:
     command: str = ""
     input: bytes = b""
     hide_net_sysctls: bool = False
+    replay_flags: tuple[str, ...] = ()
+    """Flags that keep the host's files as they are where no child protects them: `safe_flags`."""
+
     completed: Completed | None = None
     error: GvisorError | None = None
     runsc_records: tuple[str, ...] = ()

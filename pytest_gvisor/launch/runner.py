@@ -188,6 +188,7 @@ class Runner:
         self.record.env = env
         self.record.command = paste(self.record.argv, env)
         self.record.hide_net_sysctls = hide
+        self.record.replay_flags = () if safe else safe_flags(request.runsc.flags)
         if isinstance(request.input, bytes):
             self.record.input = request.input
         readonly, writable = protected or ((), ())

@@ -93,3 +93,26 @@ def test_a_replay_that_is_interrupted_leaves_nothing(
         assert eventually(lambda: not running(temporary)) is not None, running(temporary)
         assert points(temporary) == []
         assert bool(os.listdir(temporary)) == (number == signal.SIGKILL)
+
+
+def test_a_replay_changes_no_file_of_a_read_only_bind(
+    alone: Project, each_release: tuple[str, ...]
+) -> None:
+    """Nor does the run: with directfs, the sentry of 2024 empties a file that is opened so."""
+    file = alone.folder / "data/file"
+    alone.write({"data/file": "kept"}).test("""
+        import sys
+        from pytest_gvisor import bind
+
+        CODE = "import os; os.open('/data/file', os.O_RDONLY | os.O_TRUNC)"
+
+        def test_it(gvisor, request):
+            mounts = [bind(request.config.rootpath / "data", "/data")]
+            gvisor.run([sys.executable, "-c", CODE], mounts=mounts)
+    """)
+    file.chmod(0o666)
+    (run,) = alone.run("--gvisor-keep=all", *each_release).ends(passed=1).kept()
+    assert file.read_text() == "kept"
+    done = subprocess.run([run / "replay.sh"], capture_output=True, timeout=60)
+    assert b"OSError" in done.stderr
+    assert file.read_text() == "kept"
