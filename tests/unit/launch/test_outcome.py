@@ -137,6 +137,21 @@ def test_a_reported_signal_is_exact(number: int, core: int) -> None:
     assert verdict.exact
 
 
+@pytest.mark.parametrize("started", [False, True])
+def test_a_sentry_of_another_release_is_runsc_s_failure(*, started: bool) -> None:
+    """It says so before it boots; of a sandbox that had a workload it says nothing."""
+    panic = (
+        'panic: this binary\'s build label "1" does not match the expected release "2"; all\n'
+        "goroutine 1 [running]:\n"
+    )
+    verdict = judge(Evidence(runsc_status=128 << 8, started=started, panic=panic, records=("EOF",)))
+    if started:
+        assert verdict.outcome is Outcome.SANDBOX_CRASHED
+    else:
+        assert verdict.outcome is Outcome.RUNSC_FAILED
+        assert verdict.reason == "the sentry beside it is 1, and runsc is 2"
+
+
 @pytest.mark.parametrize(
     ("panic", "reason"), [("", "its gofer died"), ("fatal error: fault", "the sentry panicked")]
 )
