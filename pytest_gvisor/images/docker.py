@@ -94,6 +94,7 @@ class Daemon:
             answers = self._client.api.pull(repository, tag=tag, stream=True, decode=True)
             with Meter(self._tell, f"pulling {reference}") as meter:
                 _follow(answers, meter.pulled)
+        self._end = 0.0  # the look-up after a pull is a new question, however long the pull took
         if not (found := self._id(reference)):
             raise ImageError("the daemon does not have it, though it has been pulled")
         return found
@@ -199,7 +200,6 @@ class Daemon:
         if not self._socket:
             return self._remote_id(reference)
         with self._explained("cannot be looked up"):
-            # What comes after a pull is a new question.
             seconds = end - time.monotonic() if end else DEADLINE
             target = f"/images/{urllib.parse.quote(reference, safe='/:@')}/json"
             try:

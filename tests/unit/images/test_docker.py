@@ -240,6 +240,18 @@ def test_of_a_daemon_s_error_no_more_is_read_than_is_shown(
     quickly(images, ImageError, "the daemon says: xxx")
 
 
+def test_a_pull_may_take_longer_than_a_look_up(
+    serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look-up after it has a deadline of its own, also where there was none before the pull."""
+    monkeypatch.setattr(docker, "DEADLINE", 2)
+    serve(Scripted(0.8, create=[answer(b'{"status":', 15), b' "', b"x", b'"}']))
+    begun = time.monotonic()
+    with docker.Daemon() as daemon:
+        assert daemon.find("some/image:1", docker.Pull.ALWAYS) == f"sha256:{IDENTITY}"
+    assert time.monotonic() - begun > 2
+
+
 @pytest.mark.fault("H1")
 @pytest.mark.parametrize("way", ["pull", "build"])
 def test_a_daemon_that_falls_silent_while_it_works_is_an_error(
