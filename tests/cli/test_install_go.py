@@ -258,7 +258,7 @@ def test_a_newer_go_behind_an_older_one_is_taken(tmp_path: Path) -> None:
     """A distribution's package may come first in PATH, and go.dev's archive may not be in it."""
     old = FakeGo(tmp_path / "old", OK, "go1.19.8")
     new = FakeGo(tmp_path / "new", OK, "go1.26.3")
-    environ = {**old.environ, "PATH": f"{old.folder}:{new.folder}"}
+    environ = {**old.environ, "PATH": f"{old.folder}:{new.folder}:/usr/bin:/bin"}
     found = toolchain.find(gomodule.GO_NEEDED, environ=environ, usual=())
     assert (found.path, found.version) == (str(new.folder / "go"), (1, 26, 3))
     usual = (str(tmp_path / "n*" / "go"),)
