@@ -1,9 +1,9 @@
 # Everything is done by scripts/; this file only names it. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images faults bench soak fuzz clean
+.PHONY: help demo test lint images releases faults bench soak fuzz clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## set up, and run the examples under gVisor on each platform
 	@scripts/demo $(ARGS)
@@ -16,6 +16,9 @@ lint: ## ruff and mypy --strict
 
 images: ## build the images of fixtures/ with docker, as archives in .build/images
 	@scripts/images
+
+releases: ## a part of the suite on runsc 20221219 and 20240729, as root
+	@scripts/releases
 
 faults: ## every fault 20 times, on the real runsc 3 times, 1,000 SIGKILLs (ARGS="--help")
 	@scripts/faults $(ARGS)
