@@ -1,0 +1,62 @@
+"""What scripts/setup does on Ubuntu, by its own functions with another machine's answers."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+DEBIAN = "ID=debian\n"
+UBUNTU = "ID=ubuntu\nID_LIKE=debian\n"
+
+# The functions of the script alone, and a machine that has nothing of what it asks for.
+PROGRAM = r"""
+set -euo pipefail
+functions='/^missing_packages()/,/^}/p; /^install_packages()/,/^}/p; /^do_without()/,/^}/p'
+. <(sed -n "$functions; /^essential=/p" "$CHECKOUT/scripts/setup" |
+    sed "s|/etc/os-release|$OS_RELEASE|")
+has() { [ "$1" = apt-get ]; }
+is_installed() { false; }
+find_python() { false; }
+id() { echo 0; }
+say() { echo "$*"; }
+die() { echo "die: $*"; exit 1; }
+quietly() { echo "would run: $*"; }
+candidate_version() { case " $APT " in *" $1 "*) echo 1.0 ;; esac; }
+"""
+
+
+def call(folder: Path, *, release: str, script: str, apt: str = "") -> str:
+    """What these functions print on a machine of that release, whose apt has these packages."""
+    file = folder / "os-release"
+    file.write_text(release)
+    env = {
+        "CHECKOUT": str(CHECKOUT), "OS_RELEASE": str(file), "APT": apt, "PATH": "/usr/bin:/bin",
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", PROGRAM + script],
+        env=env, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("release", "wanted"), [(DEBIAN, True), (UBUNTU, False)])
+def test_ubuntu_s_chromium_which_is_a_snap_is_not_asked_for(
+    tmp_path: Path, release: str, wanted: bool
+) -> None:
+    """The snap cannot read temporary folders; on Debian the package is wanted for the report."""
+    words = call(tmp_path, release=release, script="missing_packages test").split()
+    assert ("chromium" in words) is wanted
+    assert {"gcc", "podman", "docker.io"} <= set(words)
+
+
+def test_where_docker_cli_is_no_package_docker_io_has_the_client(tmp_path: Path) -> None:
+    """Ubuntu has no docker-cli, and what apt does not know is named and costs nothing else."""
+    script = "install_packages gcc docker-cli umoci"
+    said = call(tmp_path, release=UBUNTU, script=script, apt="gcc docker.io")
+    assert "apt-get install --no-install-recommends -y gcc docker.io" in said
+    assert "umoci" in said
+    assert "docker-cli" not in said
