@@ -30,6 +30,9 @@ BOOTED = "booted"
 _OWN = ("/run", "/var/cache", "/var/log", "/var/tmp")
 _SHM = "/dev/shm"
 
+# What is written there goes into the VM's memory.
+_WRITABLE = ("/etc/", "/home/", "/opt/", "/srv/", "/tmp/", "/usr/", "/var/")
+
 # They name what is not there in the VM: folders of this machine's /run, and this process's own.
 _NOT_PASSED_ON = frozenset({"XDG_RUNTIME_DIR", "TMPDIR", "_", "SHLVL", "PWD", "OLDPWD"})
 
@@ -120,6 +123,10 @@ def guest(machine: Machine) -> bytes:
     """
     folder = GUEST_FOLDER
     kept = {**machine.env, "PYTHONDONTWRITEBYTECODE": "1"}
+    home = os.path.join(machine.env.get("HOME", ""), "")
+    # root's own home folder, /root, is read-only there, and images are kept in a cache below it.
+    if not home.startswith(_WRITABLE):
+        kept.setdefault("XDG_CACHE_HOME", "/tmp/.cache")
     words = [f"{name}={value}" for name, value in kept.items() if name not in _NOT_PASSED_ON]
     command = shlex.join(["env", "-i", *words, *machine.command])
     script = f"""\

@@ -73,6 +73,23 @@ def test_folders_of_this_machines_run_are_not_passed_on() -> None:
     assert "HOME=/root" in text
 
 
+@pytest.mark.parametrize(
+    ("env", "cache"),
+    [
+        ({"HOME": "/root"}, "XDG_CACHE_HOME=/tmp/.cache"),
+        ({}, "XDG_CACHE_HOME=/tmp/.cache"),
+        ({"HOME": "/root", "XDG_CACHE_HOME": "/srv/c"}, "XDG_CACHE_HOME=/srv/c"),
+        ({"HOME": "/home/me"}, ""),
+    ],
+)
+def test_a_home_folder_that_is_read_only_there_has_no_cache(
+    env: dict[str, str], cache: str
+) -> None:
+    """Images would not run in the VM as root otherwise: their cache is below /root."""
+    words = guest(Machine(command=("true",), env=env)).decode().split()
+    assert [word for word in words if word.startswith("XDG_CACHE_HOME=")] == cache.split()
+
+
 def test_a_folder_is_shared_by_its_real_path(tmp_path: Path) -> None:
     """A symlink is followed here, where it leads to what was meant."""
     (tmp_path / "link").symlink_to(tmp_path)
