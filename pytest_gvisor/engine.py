@@ -10,7 +10,7 @@ import fcntl
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_gvisor import verdicts
@@ -22,9 +22,11 @@ from pytest_gvisor.launch.request import Record
 from pytest_gvisor.launch.runner import Runner
 from pytest_gvisor.launch.shared_dir import SharedDir
 from pytest_gvisor.launch.typed import stage
-from pytest_gvisor.runsc import platforms
+from pytest_gvisor.oci import rootfs
+from pytest_gvisor.runsc import buildinfo, platforms, trial
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.platforms import Availability
+from pytest_gvisor.runsc.words import Cause
 from pytest_gvisor.settings import Platform, Settings
 from pytest_gvisor.wanted import Wanted
 
@@ -116,6 +118,11 @@ class Engine:
                 self._verdicts[key] = stored.verdict = found
         return found
 
+    def known_broken(self, runsc: Runsc, platform: Platform) -> bool:
+        """Whether an earlier session has found this build broken; nothing is tried."""
+        found = verdicts.recall(runsc.fingerprint, platform, 0.0)
+        return found is not None and found.cause is Cause.BROKEN_BUILD
+
     @contextlib.contextmanager
     def _stored(self, name: str) -> Iterator[_Stored]:
         """The verdict that another process of this run has left; the lock is held meanwhile."""
@@ -162,10 +169,14 @@ class Engine:
         record = Record()
 
         def run(deadline: float) -> tuple[Completed, str]:
-            request = dataclasses.replace(
-                gvisor.request(["uname", "-r"], timeout=deadline), logs=True
-            )
-            completed = Runner(request, self.launcher, record).run()
+            def attempt(args: Sequence[str]) -> Completed:
+                request = dataclasses.replace(gvisor.request(args, timeout=deadline), logs=True)
+                return Runner(request, self.launcher, record).run()
+
+            completed = attempt(trial.PYTHON) if rootfs.has_python() else None
+            # The loader's status for a library that is found by an environment variable alone.
+            if completed is None or completed.returncode == trial.NOT_STARTED:
+                completed = attempt(trial.WITHOUT)
             return completed, "\n".join(relevant(record.debug_logs.get("boot", "")))
 
         def said() -> str:
@@ -173,9 +184,17 @@ class Engine:
             # The gofer first: what a boot says of a gofer that died is only that.
             return cause(kept.get("gofer", ""), kept.get("boot", ""), record.panic)
 
-        return platforms.probe(
-            platform, runsc.platforms, run, deadline=deadline, known=known, said=said
+        def go() -> str:
+            return buildinfo.go_version(runsc.fd)
+
+        found = platforms.probe(
+            platform, runsc.platforms, run, deadline=deadline, known=known, said=said, go=go
         )
+        if platform is Platform.SYSTRAP and found.tried and trial.is_doubtful(runsc.date, go):
+            other = self._probe(Platform.PTRACE, runsc, None, deadline)
+            if other.cause is Cause.BROKEN_BUILD:
+                return dataclasses.replace(other, platform=platform)
+        return found
 
     def gvisor(self, platform: Platform, settings: Settings, hooks: Hooks) -> Gvisor:
         """What runs workloads on ``platform`` with ``settings``."""

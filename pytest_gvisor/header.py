@@ -26,8 +26,11 @@ def line(config: pytest.Config) -> str:
         names = ", ".join([*native, *engine.platforms_of(settings)])
     except GvisorError as error:
         return f"gvisor: {escape(error.message.splitlines()[0])}"
+    broken = ""
+    if any(engine.known_broken(runsc, one) for one in engine.platforms_of(settings)):
+        broken = "; this build of runsc is broken, see pytest-gvisor doctor"
     strict = ", strict" if settings.strict else ""
     return (
         f"gvisor: runsc {escape(runsc.version)} ({escape(runsc.path)}), {names}, "
-        f"network {settings.network}{strict}"
+        f"network {settings.network}{strict}{broken}"
     )

@@ -1,8 +1,9 @@
 """Verdicts on platforms that a run has cost, kept until the next boot, in the sessions' folder.
 
 Only what is bad and cannot be seen without a run is kept (`words.LASTING`): a platform that hangs
-would cost each session its deadline. The key is the binary with its sidecars, the boot, and the
-platform; a run that hung says nothing of a longer deadline than it had.
+would cost each session its deadline, and a build that is broken stays so. The key is the binary
+with its sidecars, the boot, and the platform; a run that hung says nothing of a longer deadline
+than it had.
 """
 
 from __future__ import annotations
@@ -116,7 +117,9 @@ def sweep() -> None:
 
 def _lasts(verdict: Availability) -> bool:
     # A look that hung is no run: each session looks anew.
-    return verdict.cause in LASTING and math.isfinite(verdict.deadline)
+    if verdict.cause is Cause.PROBE_HUNG:
+        return math.isfinite(verdict.deadline)
+    return verdict.cause in LASTING
 
 
 def _path(fingerprint: str, platform: Platform) -> str | None:

@@ -19,7 +19,7 @@ from pytest_gvisor.images.docker import Daemon
 from pytest_gvisor.launch import _linux, cgroup, session_dir
 from pytest_gvisor.launch.cgroup import Limits
 from pytest_gvisor.launch.session_dir import SessionDir
-from pytest_gvisor.runsc.words import CONTAINER
+from pytest_gvisor.runsc import obstacles
 from pytest_gvisor.vm import parts
 
 _DEADLINE = 10.0
@@ -86,6 +86,8 @@ def _user_namespaces(proc: str, *, works: bool) -> Finding:
     """What `runsc --rootless`, for other users than root, needs of the kernel."""
     name = "user namespaces"
     state = State.NOTE if os.geteuid() == 0 or works else State.BAD
+    for fact, fix in obstacles.chroot(proc):
+        return Finding(name=name, state=state, detail=fact, next_step=fix)
     for switch, value, who, step in (
         (
             "user/max_user_namespaces", "0", "no user can make one",
@@ -111,7 +113,7 @@ def _user_namespaces(proc: str, *, works: bool) -> Finding:
             name=name,
             state=state,
             detail=f"uid {os.geteuid()} may not make one: {refusal}",
-            next_step=f"A container's profile may forbid it: {CONTAINER}.",
+            next_step=f"A container's profile may forbid it: {obstacles.CONTAINER}.",
         )
     return Finding(name=name, state=State.GOOD, detail="unprivileged users may make them")
 

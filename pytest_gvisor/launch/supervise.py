@@ -18,7 +18,7 @@ from pytest_gvisor.launch.client import Control, Keeper
 from pytest_gvisor.launch.events import Listener
 from pytest_gvisor.launch.states import Lifecycle, State
 from pytest_gvisor.launch.typed import stage
-from pytest_gvisor.runsc.words import CONTAINER
+from pytest_gvisor.runsc import obstacles
 
 TERM_GRACE = 1.0
 KILL_DEADLINE = 5.0
@@ -31,7 +31,7 @@ of a Ctrl-C that comes right before the system call, it would know nothing until
 _MOUNTING = ("mount_namespace", "mounts", "network_namespace")
 _MAY_NOT_MOUNT = (
     f"This process may not make namespaces or mounts, which a sandbox needs. Let a container: "
-    f"{CONTAINER}."
+    f"{obstacles.CONTAINER}."
 )
 
 
@@ -289,8 +289,11 @@ class Supervisor:
             self._watch_gofer()
         elif state == "failed":
             at, number = str(message.get("stage")), _number(message, "errno")
+            told = str(message.get("detail"))
             step = _MAY_NOT_MOUNT if at in _MOUNTING and number == errno.EPERM else ""
-            self.failure = LaunchError(at, str(message.get("detail")), errno=number, next_step=step)
+            for fact, fix in obstacles.of_errno(number) if at in _MOUNTING else ():
+                told, step = f"{fact} ({told})", fix
+            self.failure = LaunchError(at, told, errno=number, next_step=step)
         elif state == "exited":
             self.status = _number(message, "status")
             self.maxrss = _number(message, "maxrss")

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -222,6 +223,11 @@ def empty(files: Mapping[str, bytes | str] | None = None) -> Rootfs:
     if len(names) < len(made):
         raise UsageError("a file is given twice")
     return EmptyRootfs(files=tuple(made))
+
+
+def has_python() -> bool:
+    """Whether the running Python is in a root of `host`."""
+    return not _system().notes and os.path.isabs(sys.executable)
 
 
 @functools.cache

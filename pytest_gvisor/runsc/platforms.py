@@ -26,7 +26,8 @@ from pytest_gvisor.errors import (
 from pytest_gvisor.escape import escape
 from pytest_gvisor.kernel import is_gvisor_kernel
 from pytest_gvisor.runsc import kvm
-from pytest_gvisor.runsc.words import Cause, facts, remedy
+from pytest_gvisor.runsc.trial import WHAT
+from pytest_gvisor.runsc.words import BROKEN, Cause, facts, remedy
 from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ class Availability:
     def available(self) -> bool:
         """Whether sandboxes run on it."""
         return self.cause is Cause.NONE
+
+    @property
+    def tried(self) -> bool:
+        """Whether it is what a run has come to that does not speak against the build itself."""
+        return self.cause in {Cause.NONE, Cause.PROBE_FAILED, Cause.PROBE_HUNG}
 
     def holds(self, deadline: float) -> bool:
         """Whether it answers for a probe that would have ``deadline`` seconds."""
@@ -103,13 +109,15 @@ def probe(
     deadline: float = PROBE_DEADLINE,
     known: Availability | None = None,
     said: Callable[[], str] = str,
+    go: Callable[[], str] = str,
 ) -> Availability:
     """Find out whether ``platform`` works.
 
-    ``run`` runs ``uname -r`` on the platform under a deadline in seconds and returns what came of
-    it, and the boot log; everything that it started is dead when it returns or raises.
+    ``run`` runs a program of `trial` on the platform under a deadline in seconds and returns what
+    came of it, and the boot log; everything that it started is dead when it returns or raises.
     ``said`` gives the line of runsc's own logs that says why the last run failed, or ``""``:
     where a platform is what fails, runsc's message is not more than that the sandbox is gone.
+    ``go`` gives the version of Go that the binary was built with, or ``""``.
     ``known`` is what an earlier run has come to; it stands in for a run, and not for a look.
     Takes at most ``deadline``, `kvm.DEADLINE` where the platform is kvm, and the time to kill.
     Raises `LaunchError` where nothing can be started, and `MixedReleases` where no sandbox boots:
@@ -123,35 +131,57 @@ def probe(
     try:
         completed, boot_log = run(deadline)
     except WorkloadTimeout:
-        detail = f"a sandbox that only runs `uname -r` did not end within {deadline:g} s"
-        found = _unavailable(platform, Cause.PROBE_HUNG, _told(detail, said()) + facts(platform))
-        return dataclasses.replace(found, deadline=deadline)
+        detail = _told(f"a sandbox that only runs {WHAT} did not end within {deadline:g} s", said())
+        return dataclasses.replace(_failed(platform, detail, Cause.PROBE_HUNG), deadline=deadline)
     except MixedReleases:
         raise
     except (RunscFailed, SandboxCrashed) as error:
-        detail = _told(_first_lines(error, 1 if said() else 4), said())
-        return _unavailable(platform, Cause.PROBE_FAILED, detail + facts(platform))
+        last = _last_words(error, said())
+        if any(sign in last for sign in BROKEN):
+            return _broken(platform, last, go())
+        return _failed(platform, _told(_first_lines(error, 1 if said() else 4), said()))
     wrong = _wrong(completed)
     if not wrong:
         return Availability(platform=platform, cause=Cause.NONE)
     for name, text in (("stderr", completed.stderr.strip()), ("runsc's log", boot_log)):
         shown = " | ".join(escape(text[-_SHOWN:]).splitlines())
         wrong += f" | {name}: {shown}" if text else ""
-    return _unavailable(platform, Cause.PROBE_FAILED, wrong + facts(platform))
+    return _failed(platform, wrong)
+
+
+def _last_words(error: GvisorError, said: str) -> str:
+    """What a sentry said at its end: the panic's first line, else what is in its logs."""
+    panic = error.panic.strip() if isinstance(error, SandboxCrashed) else ""
+    return (panic.splitlines() or [said])[0].removeprefix("panic: ")[:_SHOWN]
+
+
+def _broken(platform: Platform, last: str, go: str) -> Availability:
+    built = f", and it was built with Go {escape(go)}" if go else ""
+    detail = f"its sentry panics when a program runs ({escape(last)}){built}"
+    return _unavailable(platform, Cause.BROKEN_BUILD, detail)
+
+
+def _failed(platform: Platform, detail: str, cause: Cause = Cause.PROBE_FAILED) -> Availability:
+    return Availability(
+        platform=platform,
+        cause=cause,
+        detail=detail + facts(platform, detail),
+        next_step=remedy(platform, cause, detail),
+    )
 
 
 def _wrong(completed: Completed) -> str:
-    """Why a ``uname -r`` that has ended does not speak for the platform; ``""`` where it does."""
+    """Why a trial that has ended does not speak for the platform; ``""`` where it does."""
     try:
         completed.check_returncode()
     except WorkloadFailed as error:
-        how = error.message.splitlines()[0].partition("] ")[2]
-        return f"`uname -r` in the sandbox {how}"
+        how = error.message.splitlines()[0].rpartition("] ")[2]
+        return f"{WHAT} {how} in the sandbox"
     release = completed.stdout.strip()
     if release == os.uname().release:
-        return f"`uname -r` in the sandbox printed the host's own kernel {release}"
+        return f"the kernel in the sandbox is the host's own {release}"
     if not is_gvisor_kernel(release):
-        return f"`uname -r` in the sandbox printed {escape(repr(release[:_SHOWN]))}"
+        return f"the kernel in the sandbox calls itself {escape(repr(release[:_SHOWN]))}"
     return ""
 
 
@@ -175,7 +205,10 @@ def _unavailable(platform: Platform, cause: Cause, detail: str) -> Availability:
 
 
 def _first_lines(error: GvisorError, count: int) -> str:
-    return " | ".join(line.strip() for line in error.message.splitlines()[:count])
+    text = error.message
+    if isinstance(error, SandboxCrashed):
+        text = text.replace(repr(list(error.completed.args)), WHAT)
+    return " | ".join(line.strip() for line in text.splitlines()[:count])
 
 
 def _told(detail: str, said: str) -> str:

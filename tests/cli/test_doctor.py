@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,9 @@ seccomp.NUMBERS["aarch64"].update(ptrace=117, unshare=97)
 for call in sys.argv[2].split(","):
     seccomp.refuse(call, 1)
 from pytest_gvisor.cli.main import main
-sys.exit(main(["doctor"]))
+sys.exit(main(["doctor", *sys.argv[3:]]))
 """
+RELEASES = {"current": "", "2024": "runsc-2024", "2022": "runsc-2022"}
 
 
 def words(text: str) -> str:
@@ -33,23 +36,40 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-def doctor_without(*calls: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(params=RELEASES)
+def release(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+    """The doctor's arguments for a runsc of three releases, whose texts differ."""
+    name = RELEASES[request.param]
+    if not name:
+        return []
+    path = CHECKOUT / ".build" / name / "usr/bin/runsc"
+    if not path.exists():
+        pytest.skip(f"no Debian archive with {name}: scripts/older-runsc")
+    copy = tmp_path / "runsc"
+    shutil.copyfile(path, copy)
+    copy.chmod(0o755)
+    return ["--runsc", str(copy)]
+
+
+def doctor_without(*calls: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """The doctor where the kernel refuses these calls to it and all that it starts."""
     return subprocess.run(
-        [sys.executable, "-c", REFUSING, str(CHECKOUT), ",".join(calls)],
+        [sys.executable, "-c", REFUSING, str(CHECKOUT), ",".join(calls), *options],
         capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
 
-def test_without_ptrace_the_cause_is_what_the_sentry_said() -> None:
-    """runsc's own message is that the sandbox is gone; its log has the reason."""
-    done = doctor_without("ptrace")
+def test_without_ptrace_the_cause_is_what_the_sentry_said(release: list[str]) -> None:
+    """runsc's own message is that the sandbox is gone; its log has the reason, in each release."""
+    done = doctor_without("ptrace", options=release)
     told = words(done.stdout)
     assert (done.returncode, done.stderr) == (1, "")
-    assert "NO platform systrap the probe failed: " in told
-    assert "runsc's log: unable to initialize systrap source: unable to attach: " in told
-    assert "this process is under a seccomp filter, as in a container" in told
-    assert "-> Let the container's profile allow ptrace, namespaces and mounts: " in told
+    bad = re.search(r"NO platform \w+ the probe failed: (.*?)(?: platform | user namesp)", told)
+    assert bad, told
+    assert re.search(r"runsc's log: [^|]*unable to attach: operation not permitted \|", bad[1])
+    assert "this process is under a seccomp filter, as in a container" in bad[1]
+    assert "a program that forks, runs a thread and reads a file" in bad[1]
+    assert "-> Let the container's profile allow ptrace, namespaces and mounts: " in bad[1]
     assert told.endswith("Tests cannot run here: see NO above.")
 
 
@@ -69,6 +89,23 @@ def test_the_platforms_of_the_binary_are_listed_beside_those_that_are_known(tmp_
     assert "- platform ptrace not compiled in: this runsc has slimvm, systrap" in told
     assert "ok platform slimvm works" in told
     assert done.returncode == 0
+
+
+def test_without_user_namespaces_the_switch_is_named(release: list[str]) -> None:
+    """By every release, though one of them alone names it itself."""
+    forbid = "echo 0 > /proc/sys/user/max_user_namespaces"
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "sh", "-ec", f'{forbid}; exec "$@"', "sh", sys.executable,
+         "-m", "pytest_gvisor", "doctor", *release],
+        capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, cwd=CHECKOUT,
+    )  # fmt: skip
+    told = words(done.stdout)
+    assert (done.returncode, done.stderr) == (1, "")
+    bad = re.search(r"NO platform \w+ the probe failed: (.*?)(?: platform | user namesp)", told)
+    assert bad, told
+    assert "no space left on device" in bad[1]
+    assert "/proc/sys/user/max_user_namespaces is 0: no user can make a user namespace" in bad[1]
+    assert "-> As root: sysctl user.max_user_namespaces=10000" in bad[1]
 
 
 def test_without_namespaces_their_want_is_said() -> None:

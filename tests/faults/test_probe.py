@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Platform, Settings
+from pytest_gvisor import Platform, Settings, verdicts
 from pytest_gvisor.engine import Engine
 from pytest_gvisor.runsc.platforms import Availability
+from pytest_gvisor.runsc.trial import WHAT
 from pytest_gvisor.runsc.words import Cause
 from tests.fakes.fake import FINE, FakeRunsc, Step
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
-    """An engine that has found out nothing yet."""
+def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Engine]:
+    """An engine that has found out nothing yet, nor any other before it."""
+    monkeypatch.setattr(verdicts, "_path", lambda *_: str(tmp_path / "verdict.json"))
     made = Engine()
     yield made
     made.close()
@@ -43,10 +46,16 @@ def test_a_probe_that_prints_gvisors_release_and_exits_with_0_is_a_platform(
 @pytest.mark.parametrize(
     ("steps", "told"),
     [
-        pytest.param([*ending(9, 137)], "ended with signal 9 (SIGKILL)", id="killed"),
-        pytest.param([*ending(127 << 8, 127)], "ended with exit status 127", id="not found"),
-        pytest.param([*ending(0, 0)], "printed ''", id="silent"),
-        pytest.param([["write", 1, "what?\n"], *ending(0, 0)], "printed 'what?'", id="nonsense"),
+        pytest.param([*ending(9, 137)], f"{WHAT} ended with signal 9 (SIGKILL)", id="killed"),
+        pytest.param(
+            [*ending(127 << 8, 127)], f"{WHAT} ended with exit status 127", id="not found"
+        ),
+        pytest.param([*ending(0, 0)], "the kernel in the sandbox calls itself ''", id="silent"),
+        pytest.param(
+            [["write", 1, "what?\n"], *ending(0, 0)],
+            "the kernel in the sandbox calls itself 'what?'",
+            id="nonsense",
+        ),
     ],
 )
 def test_a_workload_that_fails_is_no_platform(
@@ -56,7 +65,7 @@ def test_a_workload_that_fails_is_no_platform(
     said: Step = ["write", 2, "x" * 3000 + "\nno such\x1b library\n"]
     found = verdict(engine, fake, said, *steps)
     assert found.cause is Cause.PROBE_FAILED
-    assert found.detail.startswith(f"`uname -r` in the sandbox {told}")
+    assert found.detail.startswith(told)
     assert "no such\\x1b library" in found.detail
     assert len(found.detail) < 1500
     assert "\n" not in found.detail
@@ -68,4 +77,32 @@ def test_the_hosts_own_release_is_no_platform(engine: Engine, fake: FakeRunsc) -
     own = os.uname().release
     found = verdict(engine, fake, ["write", 1, f"{own}\n"], *ending(0, 0))
     assert found.cause is Cause.PROBE_FAILED
-    assert f"the host's own kernel {own}" in found.detail
+    assert f"the kernel in the sandbox is the host's own {own}" in found.detail
+
+
+PANICS = {
+    "systrap": "panic: running on goroutine 56163682479392 (task goroutine for kernel.Task "
+    "0x3314a0a7f508 is 0)\n\ngoroutine 31 gp=0x3314a0652780 m=10 mp=0x3314a0c2b808 [running]:\n",
+    "ptrace": "panic: ptrace set regs failed: no such process\n\ngoroutine 33 [running]:\n",
+}
+
+
+@pytest.mark.parametrize("panic", PANICS.values(), ids=PANICS)
+def test_a_sentry_that_misreads_its_goroutines_is_a_broken_build(
+    engine: Engine, fake: FakeRunsc, panic: str
+) -> None:
+    """As recorded from Debian's 20240729, built with Go 1.26: in one line, with two remedies."""
+    found = verdict(engine, fake, ["panic", panic], ["exit", 2])
+    assert found.cause is Cause.BROKEN_BUILD
+    first = panic.splitlines()[0].removeprefix("panic: ")
+    assert found.detail == f"its sentry panics when a program runs ({first})"
+    assert "`pytest-gvisor install`" in found.next_step
+    assert "`pytest-gvisor install --from go`" in found.next_step
+
+
+def test_another_panic_is_not_the_builds(engine: Engine, fake: FakeRunsc) -> None:
+    """A host that forbids ptrace makes a sentry panic too."""
+    panic = "panic: unable to attach: operation not permitted\n\ngoroutine 1 [running]:\n"
+    found = verdict(engine, fake, ["panic", panic], ["exit", 2])
+    assert found.cause is Cause.PROBE_FAILED
+    assert "unable to attach: operation not permitted" in found.detail

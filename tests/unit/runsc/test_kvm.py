@@ -231,23 +231,3 @@ def test_a_child_that_cannot_be_killed_does_not_hold_the_look_up(
     finally:
         os.kill(made[0].pid, signal.SIGKILL)
         made[0].wait()
-
-
-def proc(folder: Path, *, scope: str, seccomp: str) -> str:
-    """A /proc with these words in it."""
-    (folder / "sys/kernel/yama").mkdir(parents=True)
-    (folder / "self").mkdir()
-    (folder / "sys/kernel/yama/ptrace_scope").write_text(f"{scope}\n")
-    (folder / "self/status").write_text(f"Name:\tx\nSeccomp:\t{seccomp}\nSeccomp_filters:\t1\n")
-    return str(folder)
-
-
-def test_yama_and_seccomp_are_the_obstacles_to_tracing(tmp_path: Path) -> None:
-    """Each as a fact and what to do about it; nothing where nothing is."""
-    both = words.tracing_obstacles(proc(tmp_path / "a", scope="3", seccomp="2"))
-    assert [fact.split(",")[0] for fact, _fix in both] == [
-        "kernel.yama.ptrace_scope is 3", "this process is under a seccomp filter",
-    ]  # fmt: skip
-    assert "SYS_ADMIN" in both[1][1]
-    assert words.tracing_obstacles(proc(tmp_path / "b", scope="1", seccomp="0")) == []
-    assert words.tracing_obstacles(str(tmp_path / "none")) == []

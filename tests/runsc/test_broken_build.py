@@ -1,0 +1,66 @@
+"""Debian forky's 20240729, built with Go 1.26: `uname -r` runs, and next to nothing else does."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import Platform, Settings, verdicts
+from pytest_gvisor.engine import Engine
+from pytest_gvisor.runsc.words import Cause
+
+BUILT = Path(__file__).parents[2] / ".build/runsc-forky/usr/bin/runsc"
+TRIES = 3
+
+pytestmark = pytest.mark.skipif(
+    not BUILT.exists(), reason="no Debian archive with forky's runsc: scripts/older-runsc"
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """The broken binary, owned by who runs the tests."""
+    copy = tmp_path / "runsc"
+    shutil.copyfile(BUILT, copy)
+    copy.chmod(0o755)
+    return str(copy)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Engine]:
+    """An engine that has found out nothing yet, nor any other before it."""
+    monkeypatch.setattr(verdicts, "_path", lambda *_: str(tmp_path / "verdict.json"))
+    made = Engine()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("platform", [Platform.SYSTRAP, Platform.PTRACE])
+def test_each_try_finds_the_build_broken(engine: Engine, path: str, platform: Platform) -> None:
+    """Every time, though systrap alone panics now and then; another build is named."""
+    for _ in range(TRIES):
+        engine._verdicts.clear()
+        found = engine.availability(platform, Settings(runsc=path, reprobe=True))
+        assert found.cause is Cause.BROKEN_BUILD, found
+        assert "its sentry panics when a program runs (" in found.detail
+        assert ", and it was built with Go 1.26" in found.detail
+        assert "`pytest-gvisor install`" in found.next_step
+
+
+def test_a_session_says_so_once_and_the_next_in_its_header(
+    pytester: pytest.Pytester, path: str
+) -> None:
+    """An error in one sentence, and no panic's stack; what is known by then is in the header."""
+    pytester.makepyfile("def test_it(gvisor): pass")
+    options = ["--gvisor-runsc", path, "--gvisor-strict", "--gvisor-platform", "systrap"]
+    broken = "*platform systrap is not available here: this build of runsc is broken: its sentry *"
+    first = pytester.runpytest_subprocess(*options)
+    first.assert_outcomes(errors=1)
+    first.stdout.fnmatch_lines([broken])
+    first.stdout.no_fnmatch_line("*goroutine *running]*")
+    second = pytester.runpytest_subprocess(*options)
+    second.stdout.fnmatch_lines(["gvisor: runsc 20240729*; this build of runsc is broken, see *"])
+    second.assert_outcomes(errors=1)
