@@ -18,7 +18,6 @@ from pytest_gvisor.oci.rootfs import Rootfs, host
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
-from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.settings import Platform, Settings
 from pytest_gvisor.specifying import (
     adapted,
@@ -139,7 +138,7 @@ class Gvisor:
             make_spec=lambda workspace: self._modified(make_spec(workspace, asked, chosen, way)),
             network=chosen.network,
             netns=chosen.netns,
-            rootless_flag=way is Way.FLAG,
+            way=way,
             input=input_of(input),
             timeout=chosen.timeout,
             stop_signal=asked.rootfs.says.stop_signal if asked.rootfs.says else signal.SIGTERM,
@@ -176,7 +175,7 @@ class Gvisor:
             ),
             network=chosen.network,
             netns=netns,
-            rootless_flag=way is Way.FLAG,
+            way=way,
             input=input_of(input),
             timeout=chosen.timeout,
             max_output=chosen.max_output,
@@ -220,7 +219,7 @@ class Gvisor:
             hooks=self._hooks,
             workload=made(["guest"], given, lambda: self._image(chosen)),
             make_spec=lambda space, guest: self._modified(make_spec(space, guest, chosen, way)),
-            rootless_flag=way is Way.FLAG,
+            way=way,
             extra_flags=self._extra_flags(),
             records=self.records,
         )

@@ -96,11 +96,13 @@ def _command(folder: str, workspace: Workspace, record: Record) -> str:
     }
     pairs = [f"{name}={_quoted(value, folders)}" for name, value in record.env.items()]
     line = " ".join(["env -i", *pairs, *(_quoted(word, folders) for word in words)])
+    # The child's own user namespace, in which it may mount: see launch/child.py.
+    unshare = "unshare --map-root-user" if record.own_users else "unshare"
     if record.hide_net_sysctls:
-        return _with_network(folder, workspace, line)
+        return unshare + _with_network(folder, workspace, line)
     # Releases from 2026-08 on bind a network namespace in the state folder. With a mount namespace
     # of its own that is gone with runsc, however it ends. With --rootless runsc makes one itself.
-    return line if "--rootless" in words else f"unshare -m {line}"
+    return line if "--rootless" in words else f"{unshare} -m {line}"
 
 
 def _quoted(word: str, folders: Mapping[str, str]) -> str:
@@ -108,7 +110,7 @@ def _quoted(word: str, folders: Mapping[str, str]) -> str:
 
 
 def _with_network(folder: str, workspace: Workspace, line: str) -> str:
-    """The command behind the steps that the child takes for a network of the sandbox's own.
+    """Behind ``unshare``: the steps that the child takes for a network of the sandbox's own.
 
     See launch/child.py for why: runsc is shown no /proc/sys/net, and a namespace whose loopback is
     up, at the path that config.json has.
@@ -118,5 +120,5 @@ def _with_network(folder: str, workspace: Workspace, line: str) -> str:
         netns = shlex.quote(os.path.join(folder, "netns"))
         make = f": > {netns} && ip link set lo up"
         steps = f"{make} && mount --bind /proc/self/ns/net {netns} && {steps}"
-        return f"unshare -n -m sh -c {shlex.quote(steps)} sh {line}"
-    return f"unshare -m sh -c {shlex.quote(steps)} sh {line}"
+        return f" -n -m sh -c {shlex.quote(steps)} sh {line}"
+    return f" -m sh -c {shlex.quote(steps)} sh {line}"

@@ -93,7 +93,7 @@ OPTIONS = (
         name="rootless",
         field="rootless",
         metavar="WHEN",
-        help="auto (default: on where the effective uid is not 0), on, or off.",
+        help="auto (default: on where CAP_SYS_ADMIN is missing), on, or off.",
     ),
     Option(
         name="image",

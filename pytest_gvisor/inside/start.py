@@ -71,7 +71,7 @@ def start(
         network=settings.network,
         netns=settings.netns,
         # With folders to bind, the child makes the user namespace itself: see launch/child.py.
-        rootless_flag=False,
+        way=Way.OWN if way is Way.FLAG else way,
         input=input_of(None),
         timeout=settings.timeout,
         debug=settings.debug,

@@ -41,6 +41,9 @@ class Start:
     hide_net_sysctls: bool = False
     """Whether runsc must not see /proc/sys/net: see `hide_net_sysctls`."""
 
+    own_users: bool = False
+    """Whether the child makes a user namespace for runsc: see `_own_users`."""
+
     netns: str = ""
     """Where to put a new network namespace, for runsc to join: see `make_netns`."""
 
@@ -72,6 +75,7 @@ def start_of(request: dict[str, Any], fds: list[int]) -> Start:
         streams=(stdin, stdout, stderr),
         cgroups=tuple(cgroups),
         hide_net_sysctls=bool(request["hide_net_sysctls"]),
+        own_users=bool(request.get("own_users")),
         netns=texts([request["netns"]])[0],
         binds=tuple((source, target) for source, target in map(texts, request.get("binds", ()))),
         readonly=tuple(texts(request.get("readonly", []))),
@@ -146,8 +150,8 @@ def protect(readonly: tuple[str, ...], writable: tuple[str, ...]) -> None:
         os.close(fd)
 
 
-def _own_mounts() -> None:
-    if os.geteuid() != 0:
+def _own_mounts(*, users: bool) -> None:
+    if users or os.geteuid() != 0:
         _own_users()
     _linux.unshare(_linux.CLONE_NEWNS)
     # What is mounted from here on must not travel back to the host's mount namespace.
@@ -155,7 +159,10 @@ def _own_mounts() -> None:
 
 
 def _own_users() -> None:
-    """A user namespace in which this user is root, for a caller that may not mount otherwise."""
+    """A user namespace in which this user is root, for a caller that may not mount otherwise.
+
+    That is any user but root, and root without CAP_SYS_ADMIN, as in a container.
+    """
     uid, gid = os.geteuid(), os.getegid()
     _linux.unshare(_linux.CLONE_NEWUSER)
     # Without real root, groups can be mapped only when setgroups is given up (user_namespaces(7)).
@@ -212,9 +219,10 @@ def become(start: Start, *, parent: int, error_pipe: int) -> NoReturn:
         stage = "cgroup"
         for descriptor in range(_ERROR_PIPE + 1, _ERROR_PIPE + 1 + len(start.cgroups)):
             os.write(descriptor, b"0")  # "0" names the writer itself (cgroups(7))
-        if start.hide_net_sysctls or start.netns or start.binds or start.readonly:
+        mounts = start.hide_net_sysctls or start.netns or start.binds or start.readonly
+        if start.own_users or mounts:
             stage = "mount_namespace"
-            _own_mounts()
+            _own_mounts(users=start.own_users)
         stage = "mounts"
         bind_all(start.binds)
         protect(start.readonly, start.writable)

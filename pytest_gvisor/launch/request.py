@@ -11,6 +11,7 @@ from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.launch.outcome import Completed
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.settings import Network, Platform
 
 
@@ -52,7 +53,7 @@ class Request:
     netns: str | None = None
     """The namespace to join with ``sandbox`` networking; None makes a fresh one."""
 
-    rootless_flag: bool = False
+    way: Way = Way.PRIVILEGED
     input: bytes | Iterable[bytes] | None = None
     timeout: float = 60.0
     stop_signal: int = signal.SIGTERM
@@ -86,6 +87,7 @@ class Record:
     command: str = ""
     input: bytes = b""
     hide_net_sysctls: bool = False
+    own_users: bool = False
     replay_flags: tuple[str, ...] = ()
     """Flags that keep the host's files as they are where no child protects them: `safe_flags`."""
 

@@ -53,6 +53,7 @@ from pytest_gvisor.runsc.command import (
     safe_flags,
     term_argv,
 )
+from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.settings import Network
 
 _ONE_RELEASE = (
@@ -170,7 +171,7 @@ class Runner:
             root=workspace.path("root"),
             platform=request.platform,
             network=request.network,
-            rootless=request.rootless_flag,
+            rootless=request.way is Way.FLAG,
             log=workspace.path("log"),
             panic_log=workspace.path("panic") if request.runsc.has_flag("panic-log") else "",
             debug_log=workspace.path("logs") if self._wants_logs() else "",
@@ -188,7 +189,10 @@ class Runner:
         self.record.env = env
         self.record.command = paste(self.record.argv, env)
         self.record.hide_net_sysctls = hide
-        self.record.replay_flags = () if safe else safe_flags(request.runsc.flags)
+        # The gofer opens files for a sentry of another id, which a namespace of one id has not.
+        one = request.way is Way.OWN
+        self.record.replay_flags = () if safe or one else safe_flags(request.runsc.flags)
+        self.record.own_users = request.way is Way.OWN
         if isinstance(request.input, bytes):
             self.record.input = request.input
         readonly, writable = protected or ((), ())
@@ -207,6 +211,7 @@ class Runner:
             sha256=request.sha256,
             cgroup_folders=self._cgroups.folders,
             hide_net_sysctls=hide,
+            own_users=request.way is Way.OWN,
             netns="" if not hide or request.netns else workspace.netns,
             binds=tuple(workspace.binds),
             readonly=readonly,
@@ -230,7 +235,7 @@ class Runner:
         """
         binds = [mount for mount in spec.mounts if mount.is_bind]
         readonly = {mount.source for mount in binds if "ro" in mount.options}
-        if self.request.rootless_flag or any(within(workspace.folder, top) for top in readonly):
+        if self.request.way is Way.FLAG or any(within(workspace.folder, top) for top in readonly):
             return None
         writable = {mount.source for mount in binds} - readonly
         below = {path for path in writable if any(within(path, top) for top in readonly)}

@@ -60,6 +60,7 @@ class Job:
     cgroup_folders: list[str] = dataclasses.field(default_factory=list)
     cgroup_fds: list[int] = dataclasses.field(default_factory=list)
     hide_net_sysctls: bool = False
+    own_users: bool = False
     netns: str = ""
     binds: tuple[tuple[str, str], ...] = ()
     readonly: tuple[str, ...] = ()
@@ -179,6 +180,7 @@ class Supervisor:
             "root": job.root,
             "cgroup_folders": job.cgroup_folders,
             "hide_net_sysctls": job.hide_net_sysctls,
+            "own_users": job.own_users,
             "netns": job.netns,
             "binds": job.binds,
             "readonly": job.readonly,

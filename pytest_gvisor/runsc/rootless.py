@@ -1,4 +1,4 @@
-"""Which of runsc's ways to start fits this process: as root, or one of the two rootless ones."""
+"""Which of runsc's ways to start fits this process: as root, or one of the rootless ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import enum
 from pytest_gvisor.errors import LaunchError, UsageError
 from pytest_gvisor.settings import Network, Rootless
 
+_CAP_SYS_ADMIN = 1 << 21  # include/uapi/linux/capability.h
 _WHOLE = 4294967295  # the length of the one line of the initial namespace's map
 
 
@@ -19,6 +20,10 @@ class Way(enum.StrEnum):
 
     MAPPED = "mapped"
     """Rootless OCI: user-namespace mappings in the bundle, and no ``--rootless``."""
+
+    OWN = "own"
+    """As root in a user namespace of one id, which launch/child.py makes: neither ``--rootless``
+    nor mappings in the bundle."""
 
     FLAG = "flag"
     """``--rootless``: an unprivileged caller. runsc makes the user namespace, with one id."""
@@ -40,6 +45,8 @@ class Caller:
     euid: int
     uids: tuple[IdRange, ...]
     gids: tuple[IdRange, ...]
+    sys_admin: bool = True
+    """Whether it has CAP_SYS_ADMIN, in its own user namespace: without, it cannot mount."""
 
     @property
     def in_user_namespace(self) -> bool:
@@ -49,7 +56,12 @@ class Caller:
     @classmethod
     def read(cls, euid: int) -> Caller:
         """This process, from /proc/self (user_namespaces(7)). Raises `LaunchError`."""
-        return cls(euid=euid, uids=_ranges("uid_map"), gids=_ranges("gid_map"))
+        return cls(
+            euid=euid,
+            uids=_ranges("uid_map"),
+            gids=_ranges("gid_map"),
+            sys_admin=bool(_capabilities() & _CAP_SYS_ADMIN),
+        )
 
 
 def _ranges(name: str) -> tuple[IdRange, ...]:
@@ -62,6 +74,16 @@ def _ranges(name: str) -> tuple[IdRange, ...]:
         what = f"cannot read /proc/self/{name}"
         raise LaunchError("user_namespace", what, errno=error.errno or 0) from error
     return tuple(IdRange(inside=a, outside=b, size=c) for a, b, c in numbers)
+
+
+def _capabilities() -> int:
+    """The effective ones, as bits (proc_pid_status(5))."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+            return next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
+    except OSError as error:
+        what = "cannot read /proc/self/status"
+        raise LaunchError("capabilities", what, errno=error.errno or 0) from error
 
 
 def decide(wish: Rootless, caller: Caller, network: Network) -> Way:
@@ -78,6 +100,13 @@ def decide(wish: Rootless, caller: Caller, network: Network) -> Way:
                 next_step="Use network=none or network=host, or run pytest as root.",
             )
         return Way.FLAG
+    if not caller.sys_admin:
+        if wish is Rootless.OFF:
+            raise UsageError(
+                "rootless=off needs CAP_SYS_ADMIN, which this process has not, though it is root",
+                next_step="Use rootless=auto, or give a container `--cap-add SYS_ADMIN`.",
+            )
+        return Way.OWN
     if wish is Rootless.ON or (wish is Rootless.AUTO and caller.in_user_namespace):
         return Way.MAPPED
     return Way.PRIVILEGED

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.launch.outcome import Completed
     from pytest_gvisor.oci.spec import Spec
     from pytest_gvisor.runsc.binary import Runsc
+    from pytest_gvisor.runsc.rootless import Way
     from pytest_gvisor.settings import Platform, Settings
     from pytest_gvisor.workload import Workload
 
@@ -45,7 +46,7 @@ class Plan:
     """Its root file system and mounts, and the defaults of its programs: env, cwd, user."""
 
     make_spec: Callable[[Workspace, Workload], Spec]
-    rootless_flag: bool
+    way: Way
     extra_flags: tuple[str, ...]
     records: list[Record]
     """Where what has been run is noted, for the test's report."""
@@ -70,7 +71,7 @@ class Plan:
             make_spec=lambda workspace: self.spec(workspace, start),
             network=self.settings.network,
             netns=self.settings.netns,
-            rootless_flag=self.rootless_flag,
+            way=self.way,
             timeout=self.settings.timeout,
             max_output=self.settings.max_output,
             debug=self.settings.debug,

@@ -77,13 +77,13 @@ ROOTLESS = "`podman run`, rootless"
 CELLS = (
     Cell(row=BARE, user=0, says=(REFUSED, "seccomp=unconfined")),
     Cell(row=BARE, user=USER, says=(REFUSED, "seccomp=unconfined")),
-    Cell(row=UNCONFINED, user=0, says=(REFUSED, "--cap-add SYS_ADMIN")),
+    Cell(row=UNCONFINED, user=0),
     Cell(row=UNCONFINED, user=USER),
     Cell(row=ADMIN, user=0, says=("pivot_root", FILTER, "seccomp=unconfined")),
     Cell(row=ADMIN, user=USER, says=("pivot_root", FILTER, "seccomp=unconfined")),
     Cell(row=BOTH, user=0),
     Cell(row=BOTH, user=USER),
-    Cell(row=ROOTLESS, user=0, says=(REFUSED, "--cap-add SYS_ADMIN")),
+    Cell(row=ROOTLESS, user=0),
     Cell(row=ROOTLESS, user=USER),
 )
 

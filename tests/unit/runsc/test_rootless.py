@@ -1,0 +1,62 @@
+"""Which way to start runsc fits which caller: by its uid, its namespace and one capability."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.runsc.rootless import Caller, IdRange, Way, decide
+from pytest_gvisor.settings import Network, Rootless
+
+WHOLE = (IdRange(inside=0, outside=0, size=4294967295),)
+ONE = (IdRange(inside=0, outside=1000, size=1),)
+
+CALLERS = {
+    "root": Caller(euid=0, uids=WHOLE, gids=WHOLE),
+    "root in a container": Caller(euid=0, uids=WHOLE, gids=WHOLE, sys_admin=False),
+    "unshare -r": Caller(euid=0, uids=ONE, gids=ONE),
+    "unshare -r, without": Caller(euid=0, uids=ONE, gids=ONE, sys_admin=False),
+    "user": Caller(euid=1000, uids=WHOLE, gids=WHOLE, sys_admin=False),
+}
+WAYS = {
+    "root": (Way.PRIVILEGED, Way.MAPPED),
+    "root in a container": (Way.OWN, Way.OWN),
+    "unshare -r": (Way.MAPPED, Way.MAPPED),
+    "unshare -r, without": (Way.OWN, Way.OWN),
+    "user": (Way.FLAG, Way.FLAG),
+}
+
+
+@pytest.mark.parametrize("who", CALLERS)
+def test_each_caller_has_its_way(who: str) -> None:
+    """With ``auto``, and with ``on``."""
+    asked = (Rootless.AUTO, Rootless.ON)
+    assert tuple(decide(wish, CALLERS[who], Network.NONE) for wish in asked) == WAYS[who]
+
+
+@pytest.mark.parametrize(
+    ("who", "told"),
+    [
+        ("user", "needs root, and the effective uid is 1000"),
+        ("root in a container", "needs CAP_SYS_ADMIN"),
+        ("unshare -r, without", "needs CAP_SYS_ADMIN"),
+    ],
+)
+def test_off_is_an_error_where_it_cannot_be_had(who: str, told: str) -> None:
+    """And not a quiet ``on``."""
+    with pytest.raises(UsageError, match=told):
+        decide(Rootless.OFF, CALLERS[who], Network.NONE)
+
+
+def test_a_network_of_its_own_is_for_root_of_any_kind() -> None:
+    """A user namespace of the child's own can have network namespaces; runsc's flag refuses it."""
+    assert decide(Rootless.AUTO, CALLERS["root in a container"], Network.SANDBOX) is Way.OWN
+    with pytest.raises(UsageError, match="network=sandbox cannot be had without root"):
+        decide(Rootless.AUTO, CALLERS["user"], Network.SANDBOX)
+
+
+def test_this_process_knows_what_it_has() -> None:
+    """As the kernel lists its effective capabilities."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        bits = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    assert Caller.read(0).sys_admin == bool(bits >> 21 & 1)
