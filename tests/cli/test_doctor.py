@@ -139,6 +139,7 @@ def test_in_a_container_it_says_the_truth_and_the_remedy_works(
         (tmp_path / name).symlink_to(f"usr/{name}")
     for name in ("run", "tmp"):
         (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o1777)
     tree = subprocess.run(["tar", "-C", tmp_path, "-c", "."], capture_output=True, check=True)
     docker = ["docker", "--host", address]
     imported = subprocess.run(
