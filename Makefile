@@ -1,6 +1,6 @@
 # Everything is done by scripts/; this file only names it. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images releases faults bench soak fuzz clean
+.PHONY: help demo test lint images releases distributions faults bench soak fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ images: ## build the images of fixtures/ with docker, as archives in .build/imag
 
 releases: ## a part of the suite on runsc 20221219 and 20240729, as root
 	@scripts/releases
+
+distributions: ## the demo and a smoke of the suite on bare Debian 12, 13 and sid (ARGS="trixie")
+	@scripts/distributions $(ARGS)
 
 faults: ## every fault 20 times, on the real runsc 3 times, 1,000 SIGKILLs (ARGS="--help")
 	@scripts/faults $(ARGS)
