@@ -14,11 +14,15 @@ import pytest
 
 from pytest_gvisor import settings as words
 from pytest_gvisor.errors import LaunchError, RunscError, UsageError
+from pytest_gvisor.inside.plan import plan_of
 from pytest_gvisor.options import written
 from pytest_gvisor.settings import Settings
 from pytest_gvisor.state import engine_of
 
 _key = pytest.StashKey[Settings]()
+RELEASE_FIXTURE = "gvisor_runsc"
+"""The fixture by which a matrix over releases is parametrized."""
+
 _MARKER_ONLY_FROM_OUTSIDE = ("release", "strict", "reprobe", "keep", "debug", "report")
 
 
@@ -28,7 +32,10 @@ def run_settings(config: pytest.Config) -> Settings:
         settings = Settings()
         for field, entry in written(config).items():
             try:
-                settings = words.replaced(settings, {field: entry.value})
+                if field == "runsc" and isinstance(entry.value, list):
+                    settings = words.with_binaries(settings, entry.value, field)
+                else:
+                    settings = words.replaced(settings, {field: entry.value})
             except UsageError as error:
                 text = f"pytest-gvisor: {entry.source}: {error.message}"
                 raise pytest.UsageError(text) from error
@@ -110,7 +117,19 @@ def settings_of(item: pytest.Item) -> Settings:
             settings = words.replaced(settings, changes)
         except UsageError as error:
             raise UsageError(f"{where}: @pytest.mark.gvisor: {error.message}") from error
+    with located(item):
+        settings = _on_its_release(settings, item)
     return placed(settings, item.config)
+
+
+def _on_its_release(settings: Settings, item: pytest.Item) -> Settings:
+    """The settings with the binary that the test's id names; without one, the first of several."""
+    if not settings.releases:
+        return settings
+    plan = plan_of(item)
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    label = params.get(RELEASE_FIXTURE) if plan is None else plan.release
+    return settings if label is None else words.on_release(settings, label)
 
 
 def placed(settings: Settings, config: pytest.Config) -> Settings:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_gvisor import verdicts
-from pytest_gvisor.errors import GvisorError, LaunchError, PytestGvisorWarning
+from pytest_gvisor.errors import GvisorError, LaunchError, PytestGvisorWarning, RunscError
 from pytest_gvisor.harness import Gvisor, Hooks
 from pytest_gvisor.launch.client import Launcher
 from pytest_gvisor.launch.logs import cause, relevant
@@ -96,8 +96,13 @@ class Engine:
 
         Raises as `runsc` where it must look.
         """
-        if not platform.is_known:
-            platforms.check_listed(platform, [self.runsc(settings.runsc).platforms])
+        if platform.is_known:
+            return
+        lists = [self.runsc(settings.runsc).platforms]
+        for release in settings.releases:
+            with contextlib.suppress(RunscError):
+                lists.append(self.runsc(release.path).platforms)
+        platforms.check_listed(platform, lists)
 
     def availability(self, platform: Platform, settings: Settings) -> Availability:
         """The verdict on a platform, found out once per run and platform, or at an earlier run.

@@ -52,7 +52,10 @@ def _check_outside(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def runsc(request: pytest.FixtureRequest) -> Runsc:
-    """The validated runsc. Skips (or fails, when strict) if there is none; a refused one fails."""
+    """The validated runsc. Skips (or fails, when strict) if there is none; a refused one fails.
+
+    Of several releases it is the first: that of a test is ``gvisor_runsc``.
+    """
     _check_outside(request)
     from pytest_gvisor import providing
 
@@ -60,7 +63,16 @@ def runsc(request: pytest.FixtureRequest) -> Runsc:
 
 
 @pytest.fixture
-def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
+def gvisor_runsc(request: pytest.FixtureRequest) -> Runsc:
+    """The validated runsc that this test runs on: of several releases, the one in its id."""
+    _check_outside(request)
+    from pytest_gvisor import providing
+
+    return providing.gvisor_runsc(request)
+
+
+@pytest.fixture
+def gvisor_platform(request: pytest.FixtureRequest, gvisor_runsc: Runsc) -> Platform:  # noqa: ARG001
     """The platform that this test runs on; one that does not work skips or, if strict, fails."""
     _check_outside(request)
     from pytest_gvisor import providing
@@ -69,7 +81,11 @@ def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
 
 
 @pytest.fixture
-def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterator[Gvisor]:
+def gvisor(
+    request: pytest.FixtureRequest,
+    gvisor_platform: Platform,
+    gvisor_runsc: Runsc,  # noqa: ARG001
+) -> Iterator[Gvisor]:
     """Runs workloads under gVisor: ``gvisor.run(["python3", "-c", "…"])``."""
     from pytest_gvisor import providing
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 FIXTURES = frozenset({
-    "gvisor", "gvisor_image", "gvisor_platform", "gvisor_sandbox", "gvisor_sandboxes",
-    "oci_bundle", "runsc",
+    "gvisor", "gvisor_image", "gvisor_platform", "gvisor_runsc", "gvisor_sandbox",
+    "gvisor_sandboxes", "oci_bundle", "runsc",
 })  # fmt: skip
 _MARKERS = ("gvisor", "requires_runsc", "requires_kvm", "requires_platform")
 

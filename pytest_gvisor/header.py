@@ -7,30 +7,49 @@ uses a sandbox.
 
 from __future__ import annotations
 
+import itertools
+from typing import TYPE_CHECKING
+
 import pytest
 
 from pytest_gvisor.configured import run_settings
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.settings import NATIVE
+from pytest_gvisor.settings import on_release as settings_on
 from pytest_gvisor.state import engine_of
+
+if TYPE_CHECKING:
+    from pytest_gvisor.runsc.binary import Runsc
 
 
 def line(config: pytest.Config) -> str:
-    """``gvisor: runsc 20240729.0 (/usr/bin/runsc), systrap, network none``."""
+    """``gvisor: runsc 20240729.0 (/usr/bin/runsc), systrap, network none``; all of several."""
     settings = run_settings(config)
     engine = engine_of(config)
+    each = [settings_on(settings, release.label) for release in settings.releases] or [settings]
     try:
-        runsc = engine.runsc(settings.runsc)
-        native = [NATIVE] if settings.native else []
-        names = ", ".join([*native, *engine.platforms_of(settings)])
+        binaries = [engine.runsc(one.runsc) for one in each]
+        platforms = [engine.platforms_of(one) for one in each]
     except GvisorError as error:
         return f"gvisor: {escape(error.message.splitlines()[0])}"
-    broken = ""
-    if any(engine.known_broken(runsc, one) for one in engine.platforms_of(settings)):
-        broken = "; this build of runsc is broken, see pytest-gvisor doctor"
+    found = ", ".join(_binary(runsc, one.label) for runsc, one in zip(binaries, each, strict=True))
+    native = [NATIVE] if settings.native else []
+    names = ", ".join(dict.fromkeys([*native, *itertools.chain(*platforms)]))
     strict = ", strict" if settings.strict else ""
-    return (
-        f"gvisor: runsc {escape(runsc.version)} ({escape(runsc.path)}), {names}, "
-        f"network {settings.network}{strict}{broken}"
+    broken = "".join(
+        f"; {_build(one.label)} is broken, see pytest-gvisor doctor"
+        for runsc, names_of, one in zip(binaries, platforms, each, strict=True)
+        if any(engine.known_broken(runsc, name) for name in names_of)
     )
+    return f"gvisor: {found}, {names}, network {settings.network}{strict}{broken}"
+
+
+def _build(label: str) -> str:
+    return f"the build of {label}" if label else "this build of runsc"
+
+
+def _binary(runsc: Runsc, label: str) -> str:
+    """``runsc 20240729.0 (/usr/bin/runsc)``, and its label before it."""
+    shown = f"runsc {escape(runsc.version)} ({escape(runsc.path)})"
+    return f"{label}: {shown}" if label else shown

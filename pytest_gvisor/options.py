@@ -58,8 +58,11 @@ OPTIONS = (
     Option(
         name="runsc",
         field="runsc",
-        metavar="PATH",
-        help="use this binary and search no other; it is validated all the same.",
+        action="append",
+        metavar="[LABEL=]PATH",
+        help="use this binary and search no other; it is validated all the same. Of several the "
+        "last counts. LABEL=PATH, given twice or more on the command line: every test that uses a "
+        "sandbox runs once per release.",
     ),
     Option(
         name="release",

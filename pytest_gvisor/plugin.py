@@ -12,6 +12,7 @@ from pytest_gvisor.fixtures import (
     gvisor,
     gvisor_image,
     gvisor_platform,
+    gvisor_runsc,
     gvisor_sandbox,
     gvisor_sandboxes,
     oci_bundle,
@@ -23,8 +24,8 @@ from pytest_gvisor.state import UNTRUSTED, harnesses, insist, is_untrusted, note
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
 
 __all__ = [
-    "gvisor", "gvisor_image", "gvisor_platform", "gvisor_sandbox", "gvisor_sandboxes",
-    "oci_bundle", "runsc",
+    "gvisor", "gvisor_image", "gvisor_platform", "gvisor_runsc", "gvisor_sandbox",
+    "gvisor_sandboxes", "oci_bundle", "runsc",
 ]  # fmt: skip
 
 pytest_plugins = ("pytest_gvisor.inside.plugin",)

@@ -37,13 +37,23 @@ def runsc(request: pytest.FixtureRequest) -> Runsc:
         return engine_of(request.config).binary(settings)
 
 
+def gvisor_runsc(request: pytest.FixtureRequest) -> Runsc:
+    """See the fixture."""
+    settings = _settings(request)
+    if getattr(request, "param", None) is None:
+        labels = [release.label for release in settings.releases]
+        requirements.tell_of_others(request.node, settings, labels)
+    with required(settings):
+        return engine_of(request.config).binary(settings)
+
+
 def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
     """See the fixture."""
     settings = _settings(request)
     engine = engine_of(request.config)
     asked = getattr(request, "param", None)
     if asked is None:
-        requirements.tell_of_others(request.node, settings)
+        requirements.tell_of_others(request.node, settings, settings.platforms)
     with required(settings), located(request.node):
         platform = engine.platforms_of(settings)[0] if asked is None else _platform(asked)
         engine.availability(platform, settings).check()

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_gvisor import settings as words
 from pytest_gvisor.configured import (
+    RELEASE_FIXTURE,
     expected_failure,
     expected_failures,
     located,
@@ -26,48 +27,48 @@ _FIXTURE = "gvisor_platform"
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
-    """Give a test that uses a sandbox one variant per platform, where two or more are asked for.
+    """Give a test that uses a sandbox one variant per platform and release, of several.
 
-    The list comes from the command line, the configuration and the markers, never from what works
+    The lists come from the command line, the configuration and the markers, never from what works
     here: all xdist workers must collect the same tests.
     """
     with usage():
         settings = settings_of(metafunc.definition)
-    if _FIXTURE not in metafunc.fixturenames or _is_parametrized(metafunc):
-        return
-    if len(settings.platforms) > 1:
-        ids = [platform.value for platform in settings.platforms]
-        metafunc.parametrize(_FIXTURE, settings.platforms, ids=ids, indirect=True)
+    labels = [release.label for release in settings.releases]
+    for name, values in ((_FIXTURE, settings.platforms), (RELEASE_FIXTURE, labels)):
+        if name not in metafunc.fixturenames or _is_parametrized(metafunc, name):
+            continue
+        if len(values) > 1:
+            metafunc.parametrize(name, values, ids=list(map(str, values)), indirect=True)
 
 
-def tell_of_others(item: pytest.Item, settings: Settings) -> None:
+def tell_of_others(item: pytest.Item, settings: Settings, names: Sequence[str]) -> None:
     """Say that a test that has no variants does not run on all of its platforms, or fail it.
 
+    ``names`` are the platforms, or the labels of the releases, the one that it runs on first.
     pytest parametrizes neither methods of a `unittest.TestCase`, nor doctests, nor what a test asks
     for while it runs.
     """
-    first, *others = settings.platforms or (None,)
-    if not others:
+    if len(names) < 2:
         return
+    first, *others = names
     text = (
         f"{location(item)} runs on {first} alone, and not on {', '.join(others)}: pytest makes "
         "no variants of a method of a TestCase, of a doctest, or for request.getfixturevalue()"
     )
     if settings.strict:
         with usage():
-            raise UsageError(text, next_step="Choose one platform with @pytest.mark.gvisor.")
+            raise UsageError(text, next_step="Choose one with @pytest.mark.gvisor.")
     warnings.warn(PytestGvisorWarning(text), stacklevel=1)
 
 
-def _is_parametrized(metafunc: pytest.Metafunc) -> bool:
-    """Whether the test itself says on which platforms it runs."""
+def _is_parametrized(metafunc: pytest.Metafunc, fixture: str) -> bool:
+    """Whether the test itself says on which platforms, or releases, it runs."""
     names = [
         mark.args[0] if mark.args else mark.kwargs.get("argnames", "")
         for mark in metafunc.definition.iter_markers("parametrize")
     ]
-    return any(
-        _FIXTURE in (n.replace(",", " ").split() if isinstance(n, str) else n) for n in names
-    )
+    return any(fixture in (n.replace(",", " ").split() if isinstance(n, str) else n) for n in names)
 
 
 def check(item: pytest.Item) -> None:

@@ -10,8 +10,9 @@ import dataclasses
 import enum
 import math
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.platform_names import Platform as Platform  # noqa: PLC0414 -- exported
@@ -61,6 +62,13 @@ MOST_OUTPUT = 2**62
 """The most bytes of output that can be asked for: the size of a mapping is a signed word."""
 
 
+class Release(NamedTuple):
+    """One runsc of a matrix over releases: its label, which ids have, and its path."""
+
+    label: str
+    path: str
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """What decides how a sandbox is started, apart from the workload itself."""
@@ -79,7 +87,13 @@ class Settings:
     """Path of a network namespace to join, for ``sandbox`` networking; None makes a fresh one."""
 
     runsc: str | None = None
-    """Path of the one binary to use; None searches."""
+    """Path of the one binary to use; None searches. Of several releases, that of the test."""
+
+    releases: tuple[Release, ...] = ()
+    """The binaries of a matrix over releases, in order: two or more, or none."""
+
+    label: str = ""
+    """Which of the releases ``runsc`` is."""
 
     release: str = ""
     """The releases of runsc that will do, such as ``>=20240729``; nothing is any."""
@@ -298,6 +312,46 @@ def _release(value: object, name: str) -> str:
     return str(Wanted.parse(value, name)) if value != "" else ""
 
 
+_LABELLED = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.]{0,31})=(.*)", re.ASCII | re.DOTALL)
+_NO_LABELS = frozenset({*Platform, NATIVE, "auto", "all"})
+
+
+def with_binaries(settings: Settings, written: Sequence[str], name: str) -> Settings:
+    """``settings`` with the binaries that the command line names: paths, or ``LABEL=PATH``.
+
+    Of paths without a label the last one counts, and a single label is of no use: only two or more
+    make a matrix. Raises `UsageError`.
+    """
+    found = [_LABELLED.fullmatch(text) for text in written]
+    labelled = [Release(match[1], _path(match[2], name)) for match in found if match]
+    if not labelled:
+        return replaced(settings, {name: written[-1]})
+    if len(labelled) < len(written):
+        plain = next(text for text, match in zip(written, found, strict=True) if not match)
+        raise UsageError(f"{name}={plain!r} has no label, and another has one: LABEL=PATH")
+    labels = [release.label for release in labelled]
+    for label in labels:
+        if label in _NO_LABELS:
+            raise UsageError(f"{name}: the label {label!r} is the name of a platform in test ids")
+        if labels.count(label) > 1:
+            raise UsageError(f"{name}: the label {label!r} is given twice")
+    if len(labelled) == 1:
+        return replaced(settings, {name: labelled[0].path})
+    return on_release(dataclasses.replace(settings, releases=tuple(labelled)), labels[0])
+
+
+def on_release(settings: Settings, label: object) -> Settings:
+    """``settings`` for one of their releases. Raises `UsageError` where there is none so named."""
+    for release in settings.releases:
+        if release.label == label:
+            return dataclasses.replace(settings, runsc=release.path, label=release.label)
+    known = ", ".join(release.label for release in settings.releases) or "none"
+    raise UsageError(
+        f"release={label!r} is no label of this run: there are {known}",
+        next_step="--gvisor-runsc LABEL=PATH, given twice or more, names them.",
+    )
+
+
 READERS: Mapping[str, Callable[[object, str], object]] = {
     "platforms": lambda value, _name: platforms(value),
     "network": lambda value, name: word(Network, value, name),
@@ -338,4 +392,6 @@ def replaced(settings: Settings, changes: Mapping[str, object]) -> Settings:
         read[field] = READERS[field](value, name)
         if field == "platforms":
             read["native"] = native(value)
+        if field == "runsc":
+            read |= {"releases": (), "label": ""}
     return dataclasses.replace(settings, **read)

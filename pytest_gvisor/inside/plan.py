@@ -28,6 +28,9 @@ class Plan(NamedTuple):
     fresh: bool
     """Whether it wants a sandbox of its own."""
 
+    release: str | None = None
+    """The label of its runsc; None where there are not several."""
+
 
 native_key = pytest.StashKey[str]()
 """The own node id of a test inside, for the copy that runs on the host as the column to compare

@@ -41,7 +41,7 @@ class InsideSession:
         self._workers: dict[tuple[object, ...], Worker] = {}
         self._coverage: list[str] = []
         self._keys: dict[int, tuple[object, ...]] = {}
-        self._working: set[Platform] = set()
+        self._working: set[tuple[Platform, str | None]] = set()
         self._false_starts: dict[tuple[object, ...], int] = {}
         self._refused: dict[int, bool] = {}
 
@@ -75,10 +75,11 @@ class InsideSession:
         worker = self._worker(self._key(item), item, platform)
         began = time.monotonic()
         failure = worker.start()
+        tried = platform, settings_of(item).runsc
         # A sandbox that starts shows that its platform works; one that does not is looked into.
         if not failure:
-            self._working.add(platform)
-        elif platform not in self._working and self._platform(item, examine=True) is None:
+            self._working.add(tried)
+        elif tried not in self._working and self._platform(item, examine=True) is None:
             return
         self._count_start(item, failure)
         fresh, reason = None, None

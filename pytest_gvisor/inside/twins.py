@@ -17,7 +17,7 @@ _nodeid_key = pytest.StashKey[str]()
 
 
 def expand(items: list[pytest.Item]) -> None:
-    """Put one copy per platform in the place of each test inside that runs on several.
+    """Put one copy per platform and release in the place of each test inside that has several.
 
     Raises `pytest.UsageError` for a marker that cannot be meant.
     """
@@ -27,16 +27,33 @@ def expand(items: list[pytest.Item]) -> None:
             expanded.append(item)
             continue
         settings = _settings(item)
-        platforms: tuple[Platform | None, ...] = settings.platforms or (None,)
+        variants = _variants(settings)
         if settings.native:
-            twins = [_twin(item, platform) for platform in platforms]
+            twins = [_twin(item, *variant) for variant in variants]
             expanded += [_native(item), *twins]
-        elif len(platforms) > 1:
-            expanded += [_twin(item, platform) for platform in platforms]
+        elif len(variants) > 1:
+            expanded += [_twin(item, *variant) for variant in variants]
         else:
-            item.stash[plan_key] = _plan(item, platforms[0])
+            item.stash[plan_key] = _plan(item, variants[0][1], None)
             expanded.append(item)
     items[:] = expanded
+
+
+def _variants(settings: Settings) -> list[tuple[str, Platform | None, str | None]]:
+    """What a test runs on, in order: the word in its id, the platform, the label of the release.
+
+    As of a test on the host, a platform is in the word only where there are several of them.
+    """
+    found: list[tuple[str, Platform | None, str | None]] = []
+    for platform in settings.platforms or (None,):
+        word = platform or "auto"
+        if not settings.releases:
+            found.append((word, platform, None))
+        for release in settings.releases:
+            both = f"{word}-{release.label}"
+            one = both if len(settings.platforms) > 1 else release.label
+            found.append((one, platform, release.label))
+    return found
 
 
 def _settings(item: pytest.Item) -> Settings:
@@ -46,7 +63,7 @@ def _settings(item: pytest.Item) -> Settings:
         raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
 
-def _plan(item: pytest.Item, platform: Platform | None) -> Plan:
+def _plan(item: pytest.Item, platform: Platform | None, release: str | None) -> Plan:
     for mark in item.iter_markers("in_gvisor"):
         if mark.args or mark.kwargs not in ({}, {"fresh": True}, {"fresh": False}):
             raise pytest.UsageError(
@@ -55,7 +72,7 @@ def _plan(item: pytest.Item, platform: Platform | None) -> Plan:
             )
     closest = item.get_closest_marker("in_gvisor")
     fresh = closest is not None and closest.kwargs.get("fresh", False)
-    return Plan(inner=item.nodeid, platform=platform, fresh=fresh)
+    return Plan(inner=item.nodeid, platform=platform, fresh=fresh, release=release)
 
 
 def _native(item: pytest.Item) -> pytest.Item:
@@ -73,10 +90,11 @@ def _native(item: pytest.Item) -> pytest.Item:
     return item
 
 
-def _twin(item: pytest.Item, platform: Platform | None) -> pytest.Item:
+def _twin(
+    item: pytest.Item, word: str, platform: Platform | None, release: str | None
+) -> pytest.Item:
     """A copy for one platform. It is never set up here, so it may share all but name and id."""
-    plan = _plan(item, platform)
-    word = platform or "auto"
+    plan = _plan(item, platform, release)
     twin = copy.copy(item)
     # Where a node keeps its id differs by release of pytest, that it has the property does not.
     twin.__class__ = _named(type(item))

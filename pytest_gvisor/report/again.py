@@ -39,7 +39,9 @@ def command(item: pytest.Item, settings: Settings, platform: str, *more: str) ->
     if plan is not None and item.get_closest_marker("in_gvisor") is None:
         words.append("--in-gvisor")
     for option in OPTIONS:
-        if option.name in _REPEATED:
+        if option.name == "runsc" and settings.label and plan is not None:
+            words.append(f"--gvisor-runsc={settings.runsc}")  # under its own id it has no label
+        elif option.name in _REPEATED:
             words += _written(config, option.name)
     for name in _REPEATED_INSIDE if plan is not None else ():
         words += _written(config, name)

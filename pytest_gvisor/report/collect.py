@@ -32,7 +32,7 @@ from pytest_gvisor.report.model import (
     State,
 )
 from pytest_gvisor.report.sections import uncoloured
-from pytest_gvisor.settings import NATIVE, Platform
+from pytest_gvisor.settings import NATIVE, Platform, Settings
 from pytest_gvisor.state import engine_if_any
 from pytest_gvisor.xdist import collected, worker_of
 
@@ -122,6 +122,7 @@ class _Entry:
             state=self.state,
             nodeid=escape(nodeid),
             runsc=escape(self.data.get("runsc", [""])[0]),
+            release=self.data.get("release", ""),
             network=self.data.get("network", ""),
             duration=round(min(self.duration, MAX_NUMBER), 4),
             starts_ms=tuple(self.starts_ms),
@@ -258,7 +259,7 @@ class Collector:
                 self._entry(report).take(report)
 
     def _take_id(self, nodeid: str) -> None:
-        for name in dict.fromkeys([*Platform, *run_settings(self._config).platforms]):
+        for name in dict.fromkeys([*_columns(run_settings(self._config)), *Platform]):
             row = observe.without_platform(nodeid, name.value)
             if row != nodeid:
                 self._expect(nodeid, row, name.value)
@@ -321,7 +322,7 @@ class Collector:
         binaries = {tuple(e.data["runsc"]) for e in entries if e.data.get("runsc", [""])[0]}
         chosen = run_settings(self._config)
         native = [NATIVE] if any(entry.platform == NATIVE for entry in entries) else []
-        names = [*native, *(platform.value for platform in chosen.platforms)]
+        names = [*native, *_columns(chosen)]
         names += [entry.platform for entry in entries]
         engine = engine_if_any(self._config)
         launcher = None if engine is None else engine.launcher
@@ -343,6 +344,12 @@ class Collector:
             reaped=self.reaped + (0 if launcher is None else launcher.swept),
             left=self.left + (0 if launcher is None else launcher.left),
         )
+
+
+def _columns(chosen: Settings) -> list[str]:
+    """The columns that a run's settings name; ``auto`` names none."""
+    labels = [release.label for release in chosen.releases] or [""]
+    return [observe.column(one.value, label) for one in chosen.platforms for label in labels]
 
 
 def _own_version() -> str:

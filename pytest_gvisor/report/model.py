@@ -94,9 +94,11 @@ class Other:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One test on one platform."""
+    """One test on one platform, and of several releases on one."""
 
     platform: str
+    """The name of its column: of several releases the platform, ``-`` and the label."""
+
     state: State
     leg: int = 0
     """Index into the report's legs."""
@@ -106,6 +108,9 @@ class Cell:
 
     runsc: str = ""
     """The version that ran it; nothing where none was found."""
+
+    release: str = ""
+    """The label of that runsc, where there are several."""
 
     network: str = ""
     duration: float = 0.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor.configured import run_settings, settings_of
+from pytest_gvisor.configured import RELEASE_FIXTURE, run_settings, settings_of
 from pytest_gvisor.errors import GvisorError, PlatformUnavailable, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside.plan import in_matrix, native_key, plan_of
@@ -48,7 +48,8 @@ def attach(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRep
     if missing is not None:
         data["cause"], data["lacking"] = escape(missing.message), data["platform"]
         if isinstance(missing, PlatformUnavailable):
-            data["cause"], data["lacking"] = escape(missing.cause), missing.platform
+            lacking = column(missing.platform, data["release"])
+            data["cause"], data["lacking"] = escape(missing.cause), lacking
     if report.when == "teardown":
         data["starts_ms"] = _milliseconds(take_starts(item))
         if wanted(item.config):
@@ -102,6 +103,7 @@ def _place(item: pytest.Item) -> dict[str, Any] | None:
         return {
             "row": escape(item.stash[native_key]),
             "platform": NATIVE,
+            "release": "",
             "network": "",
             "runsc": ["", ""],
             "command": escape(command(item, settings_of(item), NATIVE)),
@@ -125,20 +127,41 @@ def _place(item: pytest.Item) -> dict[str, Any] | None:
         platform = platform if plan.platform is None else plan.platform.value
     elif own:
         platform = own[0].platform.value
-    chosen = getattr(getattr(item, "callspec", None), "params", {}).get("gvisor_platform")
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    chosen, names = params.get("gvisor_platform"), []
     # A project's own fixture of this name may have parameters that are no platforms.
     if chosen is not None and not (own and chosen != platform):
         if chosen not in listed:
             raise UsageError(f"gvisor_platform={chosen!r} is no platform of this run")
         platform = str(chosen)
-        row = without_platform(row, platform)
+        names.append(platform)
+    if settings.label and params.get(RELEASE_FIXTURE) == settings.label:
+        names.append(settings.label)
     return {
-        "row": escape(row),
-        "platform": platform,
+        "row": escape(_without(row, names)),
+        "platform": column(platform, settings.label),
+        "release": settings.label,
         "network": settings.network.value,
         "runsc": [escape(version), escape(path)],
         "command": escape(command(item, settings, platform)),
     }
+
+
+def column(platform: str, release: str) -> str:
+    """The name of a cell's column: of several releases, one has the platform and its label."""
+    return f"{platform}-{release}" if release else platform
+
+
+def _without(nodeid: str, names: Sequence[str]) -> str:
+    """A node id without the parts of it that name platform and release."""
+    if not names:
+        return nodeid
+    both = without_platform(nodeid, "-".join(names))
+    if both != nodeid:
+        return both
+    for name in names:
+        nodeid = without_platform(nodeid, name)
+    return nodeid
 
 
 def without_platform(nodeid: str, platform: str) -> str:
@@ -187,7 +210,8 @@ def roster(session: pytest.Session) -> list[list[str]]:
 def _add_properties(report: pytest.TestReport, data: dict[str, Any]) -> None:
     """What JUnit files, and other readers of pytest's user properties, get."""
     found = {
-        "gvisor.platform": data["platform"],
+        "gvisor.platform": data["platform"].removesuffix(f"-{data['release']}"),
+        "gvisor.release": data["release"],
         "gvisor.runsc": data["runsc"][0],
         "gvisor.network": data["network"],
         "gvisor.start_ms": ",".join(f"{start:g}" for start in data["starts_ms"]),

@@ -25,7 +25,7 @@ from pytest_gvisor.report.model import (
 MAX_BYTES = 256 * 1024 * 1024
 MAX_TEXT = 1024 * 1024
 MAX_LIST = 1_000_000
-_PLATFORM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,31}")
+_PLATFORM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,64}")
 _Made = TypeVar("_Made")
 
 
@@ -156,6 +156,7 @@ def _cell(entry: _Object, legs: int) -> Cell:
         leg=entry.whole("leg", legs),
         nodeid=entry.text("nodeid"),
         runsc=entry.text("runsc"),
+        release=entry.text("release"),
         network=entry.text("network"),
         duration=entry.number("duration"),
         starts_ms=entry.numbers("starts_ms"),

@@ -55,7 +55,8 @@ def differing(report: Report) -> Iterator[str]:
         cell = _telling(row)
         if cell.message:
             # The reason of an expected failure begins with its platform.
-            message = one_line(cell.message).removeprefix(f"{cell.platform}: ")
+            platform = cell.platform.removesuffix(f"-{cell.release}")
+            message = one_line(cell.message).removeprefix(f"{platform}: ")
             yield f"  {cell.platform}: {message[:200]}"
         if cell.command:
             yield f"  again: {one_line(cell.command)}"

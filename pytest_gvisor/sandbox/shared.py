@@ -27,18 +27,25 @@ class Shared:
         self._engine = engine
         self._settings = settings
         self._guard = threading.Lock()
-        self._harnesses: dict[Platform, Gvisor] = {}
-        self._made: dict[tuple[Platform, str], Sandbox] = {}
+        self._harnesses: dict[tuple[Platform, str], Gvisor] = {}
+        self._made: dict[tuple[Platform, str, str], Sandbox] = {}
 
-    def __call__(self, platform: Platform | str | None = None, **options: object) -> Sandbox:
+    def __call__(
+        self,
+        platform: Platform | str | None = None,
+        *,
+        release: str | None = None,
+        **options: object,
+    ) -> Sandbox:
         """The session's sandbox with these options, which are those of `Gvisor.sandbox`.
 
+        ``release`` is the label of one of several releases; the first unless it is given.
         It is started when it is first asked for, and again when it has crashed since. A platform
         that does not work skips the test, or fails it under ``--gvisor-strict``.
         """
         with self._guard:
-            harness = self._harness(platform)
-            key = (harness.platform, repr(sorted(options.items())))
+            harness = self._harness(platform, release)
+            key = (harness.platform, harness.settings.label, repr(sorted(options.items())))
             found = self._made.get(key)
             if found is not None and not found.alive:
                 del self._made[key]
@@ -48,17 +55,20 @@ class Shared:
                 found = self._made[key] = harness.sandbox(**options)  # type: ignore[arg-type]
             return found
 
-    def _harness(self, asked: Platform | str | None) -> Gvisor:
-        with required(self._settings):
+    def _harness(self, asked: Platform | str | None, release: str | None) -> Gvisor:
+        settings = self._settings
+        with required(settings):
+            if release is not None:
+                settings = words.on_release(settings, release)
             if asked is None:
-                platform = self._engine.platforms_of(self._settings)[0]
+                platform = self._engine.platforms_of(settings)[0]
             else:
                 platform = words.platform(asked, "platform")
-            if platform not in self._harnesses:
-                self._engine.availability(platform, self._settings).check()
-                made = self._engine.gvisor(platform, self._settings, Hooks())
-                self._harnesses[platform] = made
-        return self._harnesses[platform]
+            key = platform, settings.label
+            if key not in self._harnesses:
+                self._engine.availability(platform, settings).check()
+                self._harnesses[key] = self._engine.gvisor(platform, settings, Hooks())
+        return self._harnesses[key]
 
     def close(self) -> None:
         """Close all of them, also where the close of one of them raises."""

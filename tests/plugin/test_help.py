@@ -28,6 +28,7 @@ FIXTURES = {
     "gvisor": "Runs workloads under gVisor",
     "gvisor_image": "Factory: an image as a root file system",
     "gvisor_platform": "The platform that this test runs on",
+    "gvisor_runsc": "The validated runsc that this test runs on",
     "gvisor_sandbox": "A warm sandbox",
     "gvisor_sandboxes": "Factory of warm sandboxes",
     "oci_bundle": "Factory: writes an OCI bundle",
@@ -113,7 +114,7 @@ def test_markers_are_listed_with_their_arguments(alone: Project) -> None:
     ran = alone.run("--markers").exits(0)
     line = ran.line("@pytest.mark.gvisor(")
     assert [name for name in OF_A_MARKER if name not in line] == []
-    markers = ("requires_runsc", "requires_kvm", "requires_platform(name)")
+    markers = ("requires_runsc(releases)", "requires_kvm", "requires_platform(name)")
     for name in (*markers, "in_gvisor(*, fresh=False)"):
         assert ran.line(f"@pytest.mark.{name}: ")
     (arguments,) = re.findall(r"^Markers: `gvisor\((.*)\)`", README, re.MULTILINE)
