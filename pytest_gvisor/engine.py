@@ -197,8 +197,11 @@ class Engine:
         )
         if platform is Platform.SYSTRAP and found.tried and trial.is_doubtful(runsc.date, go):
             other = self._probe(Platform.PTRACE, runsc, None, deadline)
-            if other.cause is Cause.BROKEN_BUILD:
-                return dataclasses.replace(other, platform=platform)
+            # Where systrap traces its processes, the host lets ptrace do so too.
+            if other.cause is Cause.BROKEN_BUILD or (
+                found.available and other.cause is Cause.PROBE_FAILED
+            ):
+                return platforms.broken(other, platform)
         return found
 
     def gvisor(self, platform: Platform, settings: Settings, hooks: Hooks) -> Gvisor:

@@ -161,6 +161,14 @@ def _broken(platform: Platform, last: str, go: str) -> Availability:
     return _unavailable(platform, Cause.BROKEN_BUILD, detail)
 
 
+def broken(found: Availability, platform: Platform) -> Availability:
+    """What a try on one platform has found, as the verdict on the build, for another platform."""
+    cause = Cause.BROKEN_BUILD
+    return dataclasses.replace(
+        found, platform=platform, cause=cause, next_step=remedy(platform, cause)
+    )
+
+
 def _failed(platform: Platform, detail: str, cause: Cause = Cause.PROBE_FAILED) -> Availability:
     return Availability(
         platform=platform,

@@ -45,8 +45,8 @@ def test_each_try_finds_the_build_broken(engine: Engine, path: str, platform: Pl
         engine._verdicts.clear()
         found = engine.availability(platform, Settings(runsc=path, reprobe=True))
         assert found.cause is Cause.BROKEN_BUILD, found
-        assert "its sentry panics when a program runs (" in found.detail
-        assert ", and it was built with Go 1.26" in found.detail
+        assert "its sentry panics when a program runs (" in found.detail, found
+        assert ", and it was built with Go 1.26" in found.detail, found
         assert "`pytest-gvisor install`" in found.next_step
 
 
