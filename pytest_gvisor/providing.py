@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def runsc(request: pytest.FixtureRequest) -> Runsc:
     """See the fixture."""
     settings = run_settings(request.config)
-    with required(settings):
+    with usage(), required(settings):
         return engine_of(request.config).binary(settings)
 
 
@@ -43,7 +43,7 @@ def gvisor_runsc(request: pytest.FixtureRequest) -> Runsc:
     if getattr(request, "param", None) is None:
         labels = [release.label for release in settings.releases]
         requirements.tell_of_others(request.node, settings, labels)
-    with required(settings):
+    with usage(), required(settings):
         return engine_of(request.config).binary(settings)
 
 
@@ -54,7 +54,7 @@ def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
     asked = getattr(request, "param", None)
     if asked is None:
         requirements.tell_of_others(request.node, settings, settings.platforms)
-    with required(settings), located(request.node):
+    with usage(), required(settings), located(request.node):
         platform = engine.platforms_of(settings)[0] if asked is None else _platform(asked)
         engine.availability(platform, settings).check()
     requirements.expect(request.node, platform)  # a project's own fixture may have asked for it
@@ -71,7 +71,7 @@ def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterato
         platform = _platform(gvisor_platform)
     with usage():
         kept = _Kept(request, settings)
-    with required(settings), located(request.node):
+    with usage(), required(settings), located(request.node):
         engine.availability(platform, settings).check()
         if settings.image is not None:
             engine.images().rootfs(settings.image)

@@ -80,7 +80,7 @@ def check(item: pytest.Item) -> None:
     with usage():
         settings = settings_of(item)
     engine = engine_of(item.config)
-    with required(settings), located(item):
+    with usage(), required(settings), located(item):
         runsc = engine.binary(settings)
         for wanted in _wanted(item):
             wanted.check(runsc.version, runsc.path, "this test")
@@ -149,7 +149,7 @@ def platform_asked(item: pytest.Item, asked: Platform | None) -> Platform:
     with usage():
         settings = settings_of(item)
     engine = engine_of(item.config)
-    with required(settings), located(item):
+    with usage(), required(settings), located(item):
         engine.binary(settings)
         platform = asked or engine.platforms_of(settings)[0]
         engine.check_listed(platform, settings)
@@ -161,7 +161,7 @@ def platform_of(item: pytest.Item, asked: Platform | None) -> Platform:
     platform = platform_asked(item, asked)
     with usage():
         settings = settings_of(item)
-    with required(settings), located(item):
+    with usage(), required(settings), located(item):
         engine_of(item.config).availability(platform, settings).check()
     return platform
 

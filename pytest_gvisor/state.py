@@ -136,13 +136,12 @@ def usage() -> Iterator[None]:
 def required(settings: Settings) -> Iterator[None]:
     """Skip for want of runsc, of a platform or of docker, or fail where that is not allowed.
 
-    Only these may skip: a runsc that is refused, or fails, is an error, and so is a `UsageError`.
+    Only these may skip: a runsc that is refused, or fails, is an error.
     """
     from pytest_gvisor import errors  # noqa: PLC0415 -- as above
 
     try:
-        with usage():
-            yield
+        yield
     except (errors.RunscNotFound, errors.PlatformUnavailable, errors.DaemonUnavailable) as error:
         raised: BaseException = pytest.skip.Exception(error.message)
         if settings.strict:
