@@ -25,7 +25,8 @@ def main() -> int:
     parser.add_argument("--find", action="store_true")
     parser.add_argument("names", nargs="*", type=Platform)
     given = parser.parse_args()
-    settings = Settings(runsc=given.runsc)
+    # A platform that is named is tried anew: a hung try on a busy machine is kept until the boot.
+    settings = Settings(runsc=given.runsc, reprobe=bool(given.names))
     engine = Engine()
     works = {}
     try:
