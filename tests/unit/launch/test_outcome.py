@@ -10,7 +10,7 @@ import signal
 import subprocess
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pytest_gvisor.errors import WorkloadFailed
@@ -51,6 +51,7 @@ def says(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
+@example(evidence=Evidence(runsc_status=210 << 8, sentry_reports=True, workload_statuses=(82,)))
 @given(evidence=evidences)
 def test_any_evidence_has_exactly_one_verdict(evidence: Evidence) -> None:
     """The judgement is total, and the same again; a launch that failed is not its concern."""
