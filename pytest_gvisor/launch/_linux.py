@@ -56,6 +56,11 @@ _TRIES = 64
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 
+# include/uapi/asm-generic/unistd.h, and arch/x86/entry/syscalls/syscall_64.tbl
+_SYS_RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
+LIBC_SIGNALS = (32, 33)
+"""The signals that the C library keeps for its threads (nptl(7))."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 # prctl is variadic and reads five unsigned longs: with fewer, PR_SET_NO_NEW_PRIVS sees rubbish in
 # the unused ones and answers EINVAL.
@@ -176,11 +181,29 @@ def reset_signals() -> None:
     """Give every signal its default action and an empty mask: execve keeps both otherwise."""
     for number in signal.valid_signals():
         if number not in (signal.SIGKILL, signal.SIGSTOP):
-            try:
-                signal.signal(number, signal.SIG_DFL)
-            except OSError:  # the C library keeps two real-time signals for itself
-                continue
+            signal.signal(number, signal.SIG_DFL)
+    for kept in LIBC_SIGNALS:
+        set_default_action(kept)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def set_default_action(number: int) -> None:
+    """``rt_sigaction(number, {SIG_DFL}, NULL, 8)``; nothing where the call's number is not known.
+
+    The C library refuses `LIBC_SIGNALS` in its own sigaction(3), and some shells ignore them.
+    """
+    call = _SYS_RT_SIGACTION.get(os.uname().machine)
+    if call is None:
+        return
+    action = struct.pack("QQQQ", 0, 0, 0, 0)  # handler, flags, restorer, mask
+    result = _libc.syscall(
+        ctypes.c_long(call),
+        ctypes.c_int(number),
+        ctypes.c_char_p(action),
+        ctypes.c_void_p(None),
+        ctypes.c_size_t(8),
+    )
+    _check(result, f"rt_sigaction({number}, SIG_DFL)")
 
 
 def close_from(lowest: int) -> None:

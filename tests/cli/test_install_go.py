@@ -262,7 +262,8 @@ def test_a_newer_go_behind_an_older_one_is_taken(tmp_path: Path) -> None:
     found = toolchain.find(gomodule.GO_NEEDED, environ=environ, usual=())
     assert (found.path, found.version) == (str(new.folder / "go"), (1, 26, 3))
     usual = (str(tmp_path / "n*" / "go"),)
-    assert toolchain.find(gomodule.GO_NEEDED, environ=old.environ, usual=usual) == found
+    behind = toolchain.find(gomodule.GO_NEEDED, environ=old.environ, usual=usual)
+    assert (behind.path, behind.version) == (found.path, found.version)
 
 
 def test_a_go_that_says_nothing_ends_at_the_deadline(tmp_path: Path, to: Path) -> None:

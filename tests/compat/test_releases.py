@@ -107,13 +107,6 @@ def exact_statuses(gvisor: Gvisor) -> Found:
     return found == [(Outcome.EXITED, True), (Outcome.SIGNALLED, True)] or str(found)
 
 
-def null_netns(gvisor: Gvisor) -> Found:
-    with gvisor.sandbox() as sandbox:
-        sandbox.exec(["true"])
-        mounted = f" {os.path.realpath(_state(gvisor))}/null-netns "
-        return any(mounted in _of_process(pid, "mountinfo") for pid in _processes(gvisor))
-
-
 def sidecar_sentry(gvisor: Gvisor) -> Found:
     with gvisor.sandbox() as sandbox:
         sandbox.exec(["true"])
@@ -144,7 +137,6 @@ def _of_process(pid: int, name: str) -> str:
 RUNS: dict[str, Callable[[Gvisor], Found] | None] = {
     "exact-statuses": exact_statuses,
     "kernel-4-19": kernel_4_19,
-    "null-netns": null_netns,
     "sidecar-sentry": sidecar_sentry,
     "truncation-refused": None,  # a test of its own: here the kernel refuses, whatever runsc does
 }
