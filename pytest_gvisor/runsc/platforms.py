@@ -213,10 +213,16 @@ def _unavailable(platform: Platform, cause: Cause, detail: str) -> Availability:
 
 
 def _first_lines(error: GvisorError, count: int) -> str:
+    """The first lines that tell something: not the command, nor what a line before has told."""
     text = error.message
     if isinstance(error, SandboxCrashed):
         text = text.replace(repr(list(error.completed.args)), WHAT)
-    return " | ".join(line.strip() for line in text.splitlines()[:count])
+    told: list[str] = []
+    for line in map(str.strip, text.splitlines()):
+        again = any(line.removeprefix("runsc: ") in before for before in told)
+        if not again and not line.startswith("command: "):
+            told.append(line)
+    return " | ".join(told[:count])
 
 
 def _told(detail: str, said: str) -> str:
