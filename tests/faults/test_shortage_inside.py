@@ -28,8 +28,9 @@ PRESSURE = """
         sys.path.insert(0, FOLDER)
         import seccomp, shortages
     else:
-        # Memory for output is asked for when there is some.
+        # Memory for output is asked for when there is some: before the session's first message.
         print("here", file=sys.stderr, flush=True)
+        time.sleep(0.5)
 
     @contextlib.contextmanager
     def disk(given):
