@@ -259,10 +259,11 @@ class Collector:
                 self._entry(report).take(report)
 
     def _take_id(self, nodeid: str) -> None:
-        for name in dict.fromkeys([*_columns(run_settings(self._config)), *Platform]):
-            row = observe.without_platform(nodeid, name.value)
+        columns = _columns(run_settings(self._config))
+        for name in dict.fromkeys([*columns, *map(str, Platform)]):
+            row = observe.without_platform(nodeid, name)
             if row != nodeid:
-                self._expect(nodeid, row, name.value)
+                self._expect(nodeid, row, name)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

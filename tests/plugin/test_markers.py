@@ -17,7 +17,7 @@ BAD = {
     "timeout=True": "timeout=True is not a number of seconds",
     'network="lan"': "network='lan' is not one of none, sandbox, host",
     "network=None": "network=None is not a word",
-    'platform="kvn"': "platform='kvn' is not one of systrap, kvm, ptrace",
+    'platform="KVM!"': "platform='KVM!' is not one of systrap, kvm, ptrace",
     "platform=[]": "platform names nothing",
     'rootless="yes"': "rootless='yes' is not one of auto, on, off",
     "runsc=7": "runsc=7 is not a path",
@@ -28,7 +28,7 @@ BAD = {
     "strict=True": "strict is decided on the command line, not by a marker",
     'keep="all"': "keep is decided on the command line, not by a marker",
     "xfail=True": "xfail=True is not {'PLATFORM': 'reason'}",
-    'xfail={"kvn": "x"}': "xfail='kvn' is not one of systrap, kvm, ptrace",
+    'xfail={"KVM!": "x"}': "xfail='KVM!' is not one of systrap, kvm, ptrace",
     'xfail={"ptrace": ""}': "xfail={'ptrace': ''} has no reason in words",
     "debug=True": "debug is decided on the command line, not by a marker",
 }
@@ -138,9 +138,9 @@ MISUSES = {
     "requires_platform()": 'write @pytest.mark.requires_platform("systrap"), not with () {}',
     'requires_platform("kvm", "ptrace")': "not with ('kvm', 'ptrace') {}",
     'requires_platform(name="kvm")': "not with () {'name': 'kvm'}",
-    'requires_platform("kvn")': "requires_platform='kvn' is not one of systrap, kvm, ptrace",
+    'requires_platform("kvn")': "platform='kvn' is not one of systrap, kvm, ptrace, and no runsc",
     "requires_platform(None)": "requires_platform=None is not a word",
-    "requires_runsc(True)": "write @pytest.mark.requires_runsc, not with (True,) {}",
+    "requires_runsc(True)": "requires_runsc=True is not a text such as '>=20240729'",
     "requires_kvm(strict=True)": "write @pytest.mark.requires_kvm, not with () {'strict': True}",
 }
 

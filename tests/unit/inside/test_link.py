@@ -125,7 +125,7 @@ def test_a_start_that_takes_no_command_leaves_nothing(
         def close(self) -> None:
             closed.append(True)
 
-    engine = SimpleNamespace(runsc=lambda _: None, launcher=None)
+    engine = SimpleNamespace(binary=lambda _: None, launcher=None)
     monkeypatch.setattr(start, "engine_of", lambda _: engine)
     monkeypatch.setattr(start, "Driven", lambda *_: None)
     monkeypatch.setattr(start, "Link", lambda *_: Deaf())
