@@ -30,7 +30,8 @@ def spare_descriptors(number: int) -> Iterator[None]:
 def spare_memory(mib: float) -> Iterator[None]:
     """At most so many more MiB of addresses in this process than it has.
 
-    What Python holds and does not use is to be had all the same.
+    What Python holds and does not use is to be had all the same. So is what another thread frees
+    meanwhile, its stack for one (8 MiB): a negative number refuses that too.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm", encoding="ascii") as file:

@@ -115,7 +115,7 @@ def told(little: Little, *shortages: str) -> list[str]:
 @pytest.mark.fault("G6")
 def test_a_shortage_on_the_host_is_told_by_the_tests_inside(any_little: Little) -> None:
     """Of descriptors, of memory, of processes: the errno, and the step that had need of it."""
-    shortages = ("descriptors 6", "memory 0", "none", "forks", "forks slow")
+    shortages = ("descriptors 6", "memory -64", "none", "forks", "forks slow")
     descriptors, memory, *forks = told(any_little, *shortages)
     assert "the launch failed at pipes" in descriptors
     assert "EMFILE: Too many open files" in descriptors

@@ -200,7 +200,7 @@ def test_the_version_of_the_api_is_asked_for_within_the_deadline(
     monkeypatch.setattr(Handler, "do_GET", slowly)
     begun = time.monotonic()
     assert "has not answered in 0.3 s" in refusal().message
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 4.5
 
 
 @pytest.mark.fault("H1")
@@ -226,7 +226,7 @@ def test_a_look_up_elsewhere_has_the_deadline_of_simple_questions(
         pytest.raises(ImageError, match=r"has not answered in 0\.3"),
     ):
         opened.find("some:1", Pull.MISSING)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 4.5
     gone.set()
     assert daemon.requests[0] == "GET /version"
 

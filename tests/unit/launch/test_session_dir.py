@@ -312,7 +312,7 @@ def test_sessions_that_are_stuck_share_one_budget(
         patch.setattr(remains, "remove_session", stuck)
         patch.setattr(session_dir, "SWEEP_BUDGET", 0.4)
         assert session_dir.sweep(base) == []
-    assert 0.2 < time.monotonic() - started < 1
+    assert 0.2 < time.monotonic() - started < 4
     assert set(session_dir.sweep(base)) == made
     assert session_dir.SWEEP_BUDGET * 4 < session_dir.LOCK_DEADLINE
 

@@ -163,7 +163,7 @@ def test_a_device_that_does_not_answer_is_left_at_the_deadline(tmp_path: Path) -
     started = time.monotonic()
     command = [sys.executable, "-I", "-S", "-c", stuck]
     found = kvm.look("/dev/kvm", command=command, deadline=1.0)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
     assert found is not None
     assert found.cause is Cause.PROBE_HUNG
     assert "within 1 s" in found.detail
@@ -218,11 +218,11 @@ def test_a_child_that_cannot_be_killed_does_not_hold_the_look_up(
 
     monkeypatch.setattr(subprocess, "Popen", Stuck)
     monkeypatch.setattr(kvm, "_DEATH", 0.1)
-    stuck = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(6)"]
+    stuck = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(20)"]
     started = time.monotonic()
     try:
         found = kvm.look("/dev/kvm", command=stuck, deadline=0.1)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
         assert found is not None
         assert found.cause is Cause.PROBE_HUNG
         assert "cannot be killed" in found.detail

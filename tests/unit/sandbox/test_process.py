@@ -54,7 +54,7 @@ def test_a_flood_of_output_does_not_outlast_a_deadline(
         watch: Watch, lock: threading.Condition
     ) -> re.Match[str] | re.Match[bytes] | None:
         found = look(watch, lock)
-        if time.monotonic() < begun + 2:
+        if time.monotonic() < begun + 20:
             with lock:
                 watch._stream.feed(memoryview(b"x" * 1000))
         return found
@@ -62,7 +62,7 @@ def test_a_flood_of_output_does_not_outlast_a_deadline(
     monkeypatch.setattr(Watch, "look", look_slowly)
     with pytest.raises(NotReady, match="no 'never' in its output"):
         process.wait_for_output("never", timeout=0.1)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 10
 
 
 def test_what_has_come_is_looked_at_whatever_the_deadline(connect: Connect) -> None:
