@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 
 from pytest_gvisor.errors import GvisorError, InstallFailed
 from pytest_gvisor.escape import escape
+from pytest_gvisor.runsc import nix
 from pytest_gvisor.runsc.binary import Runsc
-from pytest_gvisor.runsc.trust import Trust, folder_problems
+from pytest_gvisor.trust import Trust, folder_problems
 
 MACHINES = ("x86_64", "aarch64")
 BINARY = "runsc"
@@ -76,7 +77,7 @@ def put(folder: str, make: Callable[[str], str]) -> Installed:
 
 
 def _check_folder(folder: str) -> None:
-    problems = folder_problems(folder, Trust.here(os.geteuid()))
+    problems = folder_problems(folder, Trust.here(os.geteuid(), nix.STORE))
     if problems:
         raise InstallFailed(
             f"a runsc in {escape(folder)} would be refused: {'; '.join(problems)}",

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping
 
 from pytest_gvisor.errors import InstallFailed, InstallTimeout
 from pytest_gvisor.escape import escape
-from pytest_gvisor.runsc.trust import (
+from pytest_gvisor.runsc import nix
+from pytest_gvisor.trust import (
     WRITABLE_BY_OTHERS,
     Node,
     Trust,
@@ -196,7 +197,7 @@ def _check(what: str, problems: list[str]) -> None:
 
 def _problems(path: str) -> list[str]:
     """Why the program at ``path`` may be another one tomorrow, by the rules for runsc."""
-    trust = Trust.here(os.geteuid())
+    trust = Trust.here(os.geteuid(), nix.STORE)
     with contextlib.ExitStack() as held:
         node, lookups = walk(path, held)
         found = [folder_problem(lookup, trust) for lookup in lookups]
@@ -220,6 +221,6 @@ def _folder_problems(path: str) -> list[str]:
         path = os.path.dirname(path)
     return [
         problem
-        for problem in folder_problems(path, Trust.here(os.geteuid()))
+        for problem in folder_problems(path, Trust.here(os.geteuid(), nix.STORE))
         if "noexec" not in problem
     ]

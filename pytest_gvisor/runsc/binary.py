@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_gvisor.runsc.sidecars import Sidecars
-    from pytest_gvisor.runsc.trust import Trust
     from pytest_gvisor.settings import Platform
+    from pytest_gvisor.trust import Trust
 
 
 _CHANGED = "it changed after it was judged"

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import LaunchError, RunscFailed
 from pytest_gvisor.escape import escape
-from pytest_gvisor.runsc.trust import SHORTAGES
 from pytest_gvisor.settings import Platform
+from pytest_gvisor.trust import SHORTAGES
 
 if TYPE_CHECKING:
     from pytest_gvisor.runsc.locate import Identity, Judged

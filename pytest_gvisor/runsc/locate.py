@@ -23,7 +23,7 @@ from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, Usag
 from pytest_gvisor.escape import escape
 from pytest_gvisor.places import RUNSC_PATHS
 from pytest_gvisor.runsc import nix, sidecars
-from pytest_gvisor.runsc.trust import (
+from pytest_gvisor.trust import (
     MAX_SYMLINKS,
     SHORTAGES,
     Node,
@@ -210,7 +210,7 @@ def _judge(path: str, trust: Trust) -> Judged:
         target, further = _judge_file(named, trust)
     except _PassedOver as found:
         raise _wrapper_refusal(judged, named, found.reason) from None
-    if further is None and nix.may_name(judged.path, target.path, trust.nix_store):
+    if further is None and nix.may_name(judged.path, target.path, trust.store):
         return target
     target.close()
     why = "that is another script" if further else "that is no runsc of its own folder or store"

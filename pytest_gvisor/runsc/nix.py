@@ -10,6 +10,8 @@ import os
 import posixpath
 import re
 
+from pytest_gvisor.trust import below
+
 STORE = "/nix/store"
 WRAPPER_LIMIT = 4096
 
@@ -45,11 +47,6 @@ def named_binary(script: bytes) -> str:
     return os.fsdecode(match["path"])
 
 
-def below(path: str, store: str = STORE) -> bool:
-    """Whether the canonical ``path`` lies inside ``store`` (and is not ``store`` itself)."""
-    return path.startswith(store.rstrip("/") + "/")
-
-
 def may_name(wrapper: str, target: str, store: str = STORE) -> bool:
     """Whether the wrapper may hand over to ``target``; both are canonical paths.
 
@@ -59,8 +56,3 @@ def may_name(wrapper: str, target: str, store: str = STORE) -> bool:
     together = below(wrapper, store) and below(target, store)
     beside = posixpath.dirname(wrapper) == posixpath.dirname(target)
     return (together or beside) and "runsc" in posixpath.basename(target)
-
-
-def is_sealed(mode: int) -> bool:
-    """Whether a file or folder of this mode can be written by nobody: Nix makes all of its so."""
-    return not mode & 0o222

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from pytest_gvisor.errors import InsecureRunsc
 from pytest_gvisor.escape import escape
 from pytest_gvisor.places import RUNSC_FOLDER
-from pytest_gvisor.runsc.trust import (
+from pytest_gvisor.trust import (
     SHORTAGES,
     WRITABLE_BY_OTHERS,
     Node,

@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     {"escape", "kernel"},
-    {"errors", "settings", "platform_names", "wanted", "places"},
+    {"errors", "settings", "platform_names", "wanted", "places", "trust"},
     {"runsc", "oci"},
     {"launch"},
     {"harness", "specifying", "workload", "engine", "sandbox", "inside", "images", "keep", "report",

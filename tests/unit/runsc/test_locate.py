@@ -631,7 +631,8 @@ def test_the_descriptor_is_never_a_standard_stream(good: Path) -> None:
     """With stdin closed the file is still opened above 2, where no child overwrites it."""
     program = f"""
 import os, sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})
-from pytest_gvisor.runsc import locate, trust
+from pytest_gvisor import trust
+from pytest_gvisor.runsc import locate
 node = trust.Node({str(good)!r}, os.open({str(good)!r}, os.O_PATH), os.stat({str(good)!r}))
 os.close(0)
 fd = locate._open_regular(node)

@@ -1,4 +1,4 @@
-"""The way to a file, and whether others could turn it.
+"""The way to a file or folder, and whether others could turn it.
 
 A path is walked by descriptors, one component at a time, so that every folder is judged as the very
 folder that the next component was then looked up in.
@@ -14,7 +14,6 @@ import stat
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.escape import escape
-from pytest_gvisor.runsc import nix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,6 +25,10 @@ WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MAX_SYMLINKS = 40  # the kernel's MAXSYMLINKS: with one more, open() says ELOOP
 
 _SYSTEM_FOLDERS = ("/usr", "/opt")
+# Root's on every system; what lies in them may be anybody's.
+_SHARED_FOLDERS = frozenset(
+    {"/dev", "/dev/shm", "/home", "/run", "/run/user", "/tmp", "/var", "/var/tmp"}
+)
 _NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -106,17 +109,19 @@ def follow(path: str, held: contextlib.ExitStack, start: Sequence[Node] = ()) ->
 class Trust:
     """Whose files count: root's, those of ``euid``, and two exceptions.
 
-    ``overflow`` is the uid that the kernel shows for owners without a place in this user namespace,
-    or None where an owner of that number is taken at face value.
+    What nobody may write below the folder ``store`` is trusted whoever owns it; ``""`` is no
+    folder. ``overflow`` is the uid that the kernel shows for owners without a place in this user
+    namespace, or None where an owner of that number is taken at face value.
     """
 
     euid: int
-    nix_store: str
+    store: str
     overflow: int | None
 
     @classmethod
-    def here(cls, euid: int, nix_store: str = nix.STORE) -> Trust:
-        return cls(euid, nix_store, _overflow_uid(euid))
+    def here(cls, euid: int, store: str = "") -> Trust:
+        """The trust of the user ``euid`` in this process's user namespace."""
+        return cls(euid, store, _overflow_uid(euid))
 
     def owns(self, node: Node) -> bool:
         """Whether the owner of ``node`` is trusted with it."""
@@ -126,23 +131,31 @@ class Trust:
         return uid in {0, self.euid}
 
     def sealed_in_store(self, node: Node) -> bool:
-        """Whether ``node`` lies in the Nix store and nobody may write it, whoever owns it."""
+        """Whether ``node`` lies in the store and nobody may write it, whoever owns it."""
         return (
-            nix.below(node.path, self.nix_store)
+            bool(self.store)
+            and below(node.path, self.store)
             and not stat.S_ISLNK(node.info.st_mode)
-            and nix.is_sealed(node.info.st_mode)
+            and not node.info.st_mode & 0o222
         )
 
     def _is_system(self, node: Node) -> bool:
         # Under `unshare -r` the real root has no number, and its /usr/bin/runsc shows the overflow
         # uid. So does a file of any other stranger; the system's own folders are where strangers
         # have nothing, and what we could write there (a mount of our own) is not the system's.
-        roots = (*_SYSTEM_FOLDERS, self.nix_store)
-        within = any(node.path == root or nix.below(node.path, root) for root in roots)
-        above = any(nix.below(root, node.path) for root in roots)
+        if node.path in _SHARED_FOLDERS:
+            return stat.S_ISDIR(node.info.st_mode)
+        roots = [*_SYSTEM_FOLDERS, *filter(None, [self.store])]
+        within = any(node.path == root or below(node.path, root) for root in roots)
+        above = any(below(root, node.path) for root in roots)
         return (within or above) and not os.access(
             f"/proc/self/fd/{node.fd}", os.W_OK, effective_ids=True
         )
+
+
+def below(path: str, folder: str) -> bool:
+    """Whether the canonical ``path`` lies inside ``folder`` (and is not ``folder`` itself)."""
+    return path.startswith(folder.rstrip("/") + "/")
 
 
 def _overflow_uid(euid: int) -> int | None:
@@ -198,14 +211,20 @@ def file_problems(node: Node, folder: Node, trust: Trust) -> Iterator[str]:
         yield f"its owner is neither root nor uid {trust.euid}"
 
 
+def way_problems(way: Way, trust: Trust) -> list[str]:
+    """Why others could turn the way to its last folder, or exchange what this user has in that."""
+    found = [folder_problem(lookup, trust) for lookup in way.lookups]
+    # What would be looked up in it: an entry whose owner is trusted, as the folder's own is by now.
+    last = way.stack[-1]
+    found.append(folder_problem(Lookup(last, last), trust))
+    return list(dict.fromkeys(filter(None, found)))
+
+
 def folder_problems(path: str, trust: Trust) -> list[str]:
     """Why a file of this user's in the folder ``path`` would be refused for the way to it."""
     with contextlib.ExitStack() as held:
-        node, lookups = walk(path, held)
-        found = [folder_problem(lookup, trust) for lookup in lookups]
-        # What would be looked up in it: an entry whose owner is trusted.
-        own = Node(node.path, node.fd, node.info)
-        found.append(folder_problem(Lookup(node, own), trust))
-        if os.fstatvfs(node.fd).f_flag & os.ST_NOEXEC:
+        way = follow(path, held)
+        found = way_problems(way, trust)
+        if os.fstatvfs(way.stack[-1].fd).f_flag & os.ST_NOEXEC:
             found.append("its file system is mounted noexec")
-    return list(dict.fromkeys(filter(None, found)))
+    return found
