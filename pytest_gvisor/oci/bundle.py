@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_gvisor.errors import InvalidBundle, LaunchError
-from pytest_gvisor.oci import inroot, mounts, validate
+from pytest_gvisor.oci import inroot, mount_options, mounts, validate
 from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load, shown
 from pytest_gvisor.oci.skeleton import write_all
 from pytest_gvisor.oci.words import MountType
@@ -193,6 +193,7 @@ def _resolved(spec: Spec, folder: str, found: list[str], notes: list[str], *, al
         notes.append("linux.seccomp: ignored by runsc without --oci-seccomp")
     root = _root(spec.root.path, folder, found)
     seen = tuple(_mount(mount, folder, notes) for mount in spec.mounts)
+    seen = _with_options_of_runsc(seen, notes)
     if not allow:
         # One more than are shown, so that it shows that there are more.
         found += itertools.islice(_dangers(seen), MAX_PROBLEMS + 1)
@@ -224,6 +225,18 @@ def _mount(mount: Mount, folder: str, notes: list[str]) -> Mount:
         options = tuple(option for option in mount.options if option not in {"bind", "rbind"})
         return dataclasses.replace(mount, type=MountType.SYSFS, source="sysfs", options=options)
     return replace(mount, source=os.path.realpath(os.path.join(folder, mount.source)))
+
+
+def _with_options_of_runsc(seen: tuple[Mount, ...], notes: list[str]) -> tuple[Mount, ...]:
+    """The mounts with options that hold under gVisor, and one note of all that changed."""
+    adopted = [mount_options.adopted(mount) for mount in seen]
+    changes = list(dict.fromkeys(change for _, changed in adopted for change in changed))
+    if changes:
+        more = f" and {len(changes) - 8} more" if len(changes) > 8 else ""
+        listed = ", ".join(map(shown, changes[:8]))
+        notes.append(f"mounts: options that runsc would ignore: {listed}{more}")
+    pairs = zip(seen, adopted, strict=True)
+    return tuple(replace(mount, options=options) for mount, (options, _) in pairs)
 
 
 def _dangers(seen: tuple[Mount, ...]) -> Iterator[str]:

@@ -79,7 +79,7 @@ MOUNTS: Final = (
         destination="/dev/pts",
         type=MountType.DEVPTS,
         source="devpts",
-        options=("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"),
+        options=("nosuid", "noexec", "newinstance", "ptmxmode=0666"),
     ),
     Mount(
         destination="/dev/shm",

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from pytest_gvisor.errors import InvalidBundle, UsageError
-from pytest_gvisor.oci import reader
+from pytest_gvisor.oci import mount_options, reader
 from pytest_gvisor.oci.spec import (
     Capabilities,
     IdMapping,
@@ -34,22 +34,6 @@ _HOSTNAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 RESERVED_ANNOTATIONS: Final = ("dev.gvisor.", "io.kubernetes.cri")
 """Names of annotations by which runsc takes flags and roles: never from a bundle."""
-
-# fmt: off
-_FLAGS: Final = frozenset((
-    "acl", "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec",
-    "iversion", "lazytime", "loud", "mand", "newinstance", "noacl", "noatime", "nodev",
-    "nodiratime", "noexec", "noiversion", "nolazytime", "nomand", "norelatime", "nostrictatime",
-    "nosuid", "nosymfollow", "private", "rbind", "relatime", "remount", "ro", "rprivate",
-    "rshared", "rslave", "runbindable", "rw", "shared", "silent", "slave", "strictatime",
-    "suid", "symfollow", "sync", "tmpcopyup", "unbindable", "rro", "rrw", "rnosuid", "rnodev",
-    "rnoexec",
-))
-_VALUES: Final = frozenset((
-    "context", "fscontext", "gid", "huge", "mode", "mpol", "nr_blocks", "nr_inodes", "ptmxmode",
-    "size", "uid",
-))
-# fmt: on
 
 _Found = Iterator[tuple[str, str]]
 
@@ -135,11 +119,7 @@ def _mount(mount: Mount) -> _Found:
         yield ".source", "missing: a bind mount shows a folder or file of the host"
     if mount.type is MountType.NONE and not mount.is_bind:
         yield ".type", "missing: only a bind mount can do without"
-    for index, option in enumerate(mount.options):
-        name, equals, _ = option.partition("=")
-        if name not in (_VALUES if equals else _FLAGS):
-            hint = reader.nearest(name, [*_FLAGS, *_VALUES])
-            yield f".options[{index}]", f"unknown mount option {reader.shown(option)}{hint}"
+    yield from mount_options.problems(mount)
 
 
 def _target(mount: Mount, target: str) -> _Found:
@@ -244,6 +224,7 @@ def _own(spec: Spec) -> _Found:
     for index, mount in enumerate(spec.mounts):
         if mount.is_bind and mount.source and (wrong := absolute(mount.source)):
             yield f"mounts[{index}].source", wrong
+    yield from mount_options.ignored(spec.mounts)
     for name in filter(reserved, spec.annotations):
         yield reader.at("annotations", name), "steers runsc itself: give it as a flag"
 

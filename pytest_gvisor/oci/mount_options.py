@@ -1,0 +1,114 @@
+"""Options of a mount, by what runsc makes of each. Pure.
+
+runsc ignores a mount option that it does not know, with a line in its boot log alone. So an option
+is one that holds under gVisor, one that is written as another, or it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from pytest_gvisor.oci import reader
+from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.oci.words import MountType
+
+# fmt: off
+# The sentry's own file systems have no devices of the host, so nodev holds there of itself.
+_EVERYWHERE: Final = frozenset(("ro", "rw", "noexec", "exec", "nosuid", "nodev"))
+# What mount(8) does without being asked, and gVisor too.
+_DEFAULTS: Final = frozenset(("defaults", "async", "atime", "diratime", "loud", "nomand",
+                              "symfollow"))
+_BIND: Final = frozenset(("bind", "rbind", "private", "rprivate", "slave", "rslave"))
+# The sentry's tmpfs writes down each access, unless it is told not to.
+_TMPFS: Final = frozenset(("noatime", "strictatime"))
+_TMPFS_VALUES: Final = frozenset(("mode", "size", "uid", "gid"))
+# Each sandbox has a devpts of its own, and everybody may open its ptmx.
+_DEVPTS: Final = frozenset(("newinstance", "ptmxmode=0666", "ptmxmode=666"))
+
+# A bind mount of gVisor has its options with all that is mounted below its source.
+_RECURSIVE: Final = frozenset(("rro", "rrw", "rnoexec", "rexec", "rnosuid", "rsuid", "rnodev",
+                               "rdev", "rnoatime", "ratime", "rrelatime", "rnorelatime",
+                               "rstrictatime", "rnostrictatime", "rnodiratime", "rdiratime"))
+# Without it a workload has less, or has time stamps that nothing here promises. On a bind mount
+# the kernel lets no user namespace change how the source's file system writes access times.
+_LEFT_OUT: Final = frozenset(("suid", "dev", "noatime", "relatime", "norelatime", "strictatime",
+                              "nostrictatime", "nodiratime", "lazytime", "nolazytime", "silent"))
+_REFUSED: Final = {
+    "remount": "it makes no mount",
+    "rshared": "runsc refuses it",
+    "shared": "runsc refuses it",
+    "tmpcopyup": "runsc does not copy what the mount hides",
+}
+_IGNORED: Final = frozenset((
+    "acl", "context", "defcontext", "dirsync", "fscontext", "gid", "huge", "idmap", "iversion",
+    "mand", "mode", "mpol", "newinstance", "noacl", "noiversion", "nosymfollow", "nr_blocks",
+    "nr_inodes", "ptmxmode", "ridmap", "rnosymfollow", "rootcontext", "rsymfollow", "runbindable",
+    "size", "sync", "uid", "unbindable",
+))
+# fmt: on
+_OPPOSITES: Final = (("ro", "rw"), ("noexec", "exec"), ("nosuid", "suid"), ("nodev", "dev"))
+_KNOWN: Final = sorted({
+    *_EVERYWHERE, *_DEFAULTS, *_BIND, *_TMPFS, *_TMPFS_VALUES, *_RECURSIVE, *_LEFT_OUT, *_REFUSED,
+    *_IGNORED,
+})  # fmt: skip
+
+
+def translated(mount: Mount, option: str) -> str | None:
+    """The option that stands for this one: mostly itself, or ``""`` for none; None is refused."""
+    plain = option[1:] if option in _RECURSIVE else option
+    if _holds(mount, plain):
+        return plain
+    # Terminals are of who opens them, and nothing of the host propagates into the sentry's own.
+    of_terminals = mount.type is MountType.DEVPTS and plain.startswith(("mode=", "gid="))
+    return "" if plain in _LEFT_OUT or plain in _BIND or of_terminals else None
+
+
+def _holds(mount: Mount, option: str) -> bool:
+    if option in _EVERYWHERE or option in _DEFAULTS:
+        return True
+    if mount.is_bind:
+        return option in _BIND
+    name, _, value = option.partition("=")
+    if mount.type is MountType.TMPFS:
+        return option in _TMPFS or (name in _TMPFS_VALUES and bool(value))
+    return mount.type is MountType.DEVPTS and option in _DEVPTS
+
+
+def problems(mount: Mount) -> Iterator[tuple[str, str]]:
+    """What is wrong with the options of a mount, each with its place."""
+    for index, option in enumerate(mount.options):
+        if translated(mount, option) is None:
+            yield f".options[{index}]", _refusal(option)
+    meant = {option[1:] if option in _RECURSIVE else option for option in mount.options}
+    for pair in _OPPOSITES:
+        if meant.issuperset(pair):
+            # mount(8) takes the last one, runsc the stricter one wherever it stands.
+            yield ".options", f"there are both {pair[0]} and {pair[1]}"
+
+
+def _refusal(option: str) -> str:
+    name = option.partition("=")[0]
+    if name in _REFUSED:
+        return f"mount option {reader.shown(option)} cannot be had: {_REFUSED[name]}"
+    if name in _IGNORED:
+        return f"mount option {reader.shown(option)} cannot be had: runsc ignores it here"
+    return f"unknown mount option {reader.shown(option)}{reader.nearest(name, _KNOWN)}"
+
+
+def adopted(mount: Mount) -> tuple[tuple[str, ...], list[str]]:
+    """The options that runsc is given for those of a bundle made elsewhere, and what changed."""
+    pairs = [(option, translated(mount, option)) for option in mount.options]
+    changes = [f"{old} -> {new}" if new else f"no {old}" for old, new in pairs if old != new]
+    return tuple(dict.fromkeys(new for _, new in pairs if new)), changes
+
+
+def ignored(mounts: Iterable[Mount]) -> Iterator[tuple[str, str]]:
+    """The options that `adopted` would change, each with its place: nothing runs with one."""
+    for index, mount in enumerate(mounts):
+        for place, option in enumerate(mount.options):
+            other = translated(mount, option)
+            if other is not None and other != option:
+                instead = f"write {reader.shown(other)}" if other else "leave it out"
+                what = f"mount option {reader.shown(option)} is ignored by runsc: {instead}"
+                yield f"mounts[{index}].options[{place}]", what

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+
+from pytest_gvisor.oci import mount_options
+from pytest_gvisor.oci.defaults import MOUNTS
+from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.oci.words import MountType
+
+
+def mount(kind: str, *options: str) -> Mount:
+    return Mount(destination="/x", type=MountType(kind), source="/y", options=options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "expected"),
+    [
+        ("bind", "ro", "ro"),
+        ("bind", "rro", "ro"),
+        ("bind", "rnoexec", "noexec"),
+        ("bind", "rprivate", "rprivate"),
+        ("bind", "noatime", ""),
+        ("bind", "rnoatime", ""),
+        ("bind", "relatime", ""),
+        ("bind", "suid", ""),
+        ("bind", "rshared", None),
+        ("bind", "size=1", None),
+        ("bind", "nosymfollow", None),
+        ("bind", "sync", None),
+        ("bind", "xrro", None),
+        ("bind", "idmap", None),
+        ("none", "rbind", "rbind"),
+        ("tmpfs", "noatime", "noatime"),
+        ("tmpfs", "strictatime", "strictatime"),
+        ("tmpfs", "rslave", ""),
+        ("tmpfs", "size=1", "size=1"),
+        ("tmpfs", "size=", None),
+        ("tmpfs", "size", None),
+        ("tmpfs", "nr_inodes=1", None),
+        ("tmpfs", "tmpcopyup", None),
+        ("devpts", "newinstance", "newinstance"),
+        ("devpts", "ptmxmode=0666", "ptmxmode=0666"),
+        ("devpts", "ptmxmode=0600", None),
+        ("devpts", "gid=5", ""),
+        ("devpts", "gid", None),
+        ("proc", "mode=0700", None),
+        ("sysfs", "strictatime", ""),
+    ],
+)
+def test_an_option_holds_or_is_translated_or_is_refused(
+    kind: str, option: str, expected: str | None
+) -> None:
+    """By the kind of mount: itself, another, nothing in its place, or an error."""
+    made = mount(kind, option)
+    assert mount_options.translated(made, option) == expected
+    assert bool(list(mount_options.problems(made))) == (expected is None)
+
+
+@pytest.mark.parametrize(
+    "pair", [("ro", "rw"), ("rro", "rw"), ("noexec", "exec"), ("dev", "nodev")]
+)
+def test_options_that_contradict_each_other_are_refused(pair: tuple[str, str]) -> None:
+    """mount(8) and runsc would make different mounts of them."""
+    for options in (pair, pair[::-1]):
+        assert [place for place, _ in mount_options.problems(mount("bind", *options))] == [
+            ".options"
+        ]
+
+
+def test_what_is_adopted_changes_no_more() -> None:
+    """Each option once, and a second time the same."""
+    options, changes = mount_options.adopted(mount("bind", "rbind", "ro", "rro", "rslave", "dev"))
+    assert (options, changes) == (("rbind", "ro", "rslave"), ["rro -> ro", "no dev"])
+    assert mount_options.adopted(mount("bind", *options)) == (options, [])
+
+
+def test_the_default_mounts_have_options_that_hold() -> None:
+    """Nothing of our own is written that runsc ignores."""
+    assert list(mount_options.ignored(MOUNTS)) == []
+    found = dict(mount_options.ignored([*MOUNTS[:1], mount("bind", "rro", "relatime")]))
+    assert list(found) == ["mounts[1].options[0]", "mounts[1].options[1]"]
+    assert found["mounts[1].options[0]"].endswith('write "ro"')
