@@ -84,13 +84,16 @@ class Plan:
         guest = dataclasses.replace(
             self.workload,
             args=start.argv,
-            env={},
+            env=start.env,
             cwd="/",
             user=0,
             home=None,
             mounts=(*self.workload.mounts, *python.make_points(start, workspace.folder)),
         )
-        return self.make_spec(workspace, guest)
+        spec = self.make_spec(workspace, guest)
+        if start.mounts:
+            python.check_preload(spec.root.path, spec.mounts)
+        return spec
 
     def command(
         self,

@@ -4,25 +4,32 @@ A root file system need not have a Python, nor any library. The running interpre
 folders of the libraries that it needs are bound read-only under one private path, and it is started
 through its own loader, which is told where they are. Which those are is asked of the interpreter
 itself, started as the guest will be: nothing is assumed about machine, C library or distribution.
+
+Loader, C library and interpreter must read nothing of an untrusted root file system, since a
+library or a locale from there would speak for the guest. The flags leave out sites and environment,
+`Start` fixes locale and time zone, and a root file system with preloaded libraries is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
+import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.errors import LaunchError, UsageError
 from pytest_gvisor.launch.session_dir import make_private
 from pytest_gvisor.oci import inroot, skeleton
 from pytest_gvisor.oci.mounts import within
 from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs
 from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.oci.validate import normal
 from pytest_gvisor.oci.words import MountType
 
 PRIVATE = "/.pytest-gvisor"
@@ -32,6 +39,9 @@ _DEADLINE = 20.0
 # Folders that images have and that nothing is in. In a folder of the host no point may be made.
 _EMPTY = ("/boot", "/media", "/srv", "/mnt", "/opt", "/home")
 _PT_INTERP = 3
+_CACHE = "/etc/ld.so.cache"
+_PRELOAD = "/etc/ld.so.preload"
+_NOWHERE = "/dev/null/nothing"
 
 _QUESTION = """
 import binascii, collections, contextlib, errno, fcntl, heapq, json, os, resource, selectors, signal
@@ -47,6 +57,9 @@ class Interpreter:
     """The running Python, without any environment, as files of the host."""
 
     program: str
+    prefix: str
+    """The folder whose ``lib`` holds its modules."""
+
     loader: str
     """The dynamic loader that it names, links resolved; empty for a static program."""
 
@@ -62,6 +75,7 @@ class Start:
     """How the guest is started in a root file system."""
 
     argv: tuple[str, ...]
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     under: str = ""
     """Where the private folder is, if a folder with the points has to be bound there first."""
@@ -92,7 +106,8 @@ def loader_of(path: str) -> str:
 @functools.cache
 def interpreter() -> Interpreter:
     """The running Python. Raises `LaunchError` where it cannot be asked."""
-    program = os.path.realpath(sys.executable)
+    # A copy of it in a virtual environment finds its modules by a file that is not mounted.
+    program = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
     # Where its libraries are found by this variable here, they have to be found by it there.
     env = {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
     try:
@@ -117,7 +132,11 @@ def interpreter() -> Interpreter:
     if loader:
         needed.append(os.path.dirname(loader))
     return Interpreter(
-        program=program, loader=loader, libraries=libraries, folders=tuple(_covering(needed))
+        program=program,
+        prefix=prefix,
+        loader=loader,
+        libraries=libraries,
+        folders=tuple(_covering(needed)),
     )
 
 
@@ -143,7 +162,7 @@ def _has_it(rootfs: Rootfs, mounts: Sequence[Mount]) -> bool:
         any(within(folder, bind) for bind in binds)
         and not any(within(folder, over) or within(over, folder) for over in covered)
         for folder in known.folders
-    )
+    ) and not any(within(_CACHE, over) for over in covered)
 
 
 @functools.cache
@@ -178,11 +197,15 @@ def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start | None:
     if _has_it(rootfs, mounts):
         guest = f"{PRIVATE}/guest"
         argv = (interpreter().program, *_FLAGS, f"{guest}/guest.py")
-        return Start(argv=argv, mounts=(_bind(_FOLDER, guest),))
+        return Start(argv=argv, env=_environment(guest), mounts=(_bind(_FOLDER, guest),))
     base = _place(rootfs)
     if base is None:
         return None
     known = interpreter()
+    if not within(known.program, known.prefix):
+        # It finds them from its own path, else where it was built for: in the root file system.
+        detail = f"{known.program} has its modules in {known.prefix}, where it is not itself"
+        raise LaunchError("python", detail)
     words = [f"{base}{known.program}", *_FLAGS, f"{base}/guest/guest.py"]
     if known.loader:
         paths = ":".join(f"{base}{folder}" for folder in known.libraries)
@@ -190,9 +213,45 @@ def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start | None:
     binds = [_bind(folder, f"{base}{folder}") for folder in known.folders]
     return Start(
         argv=tuple(words),
+        env=_environment(f"{base}/guest"),
         mounts=(_bind(_FOLDER, f"{base}/guest"), *binds),
-        under=base if rootfs.folder is not None else "",
+        under=base,
         points=("/guest", *known.folders),
+    )
+
+
+def _environment(guest: str) -> dict[str, str]:
+    """What keeps the C library from files of the root file system.
+
+    A locale names a character set, whose converter is a library. A time zone that is the path of no
+    file is UTC, and the guest's own folder is the one place that nobody else can put a file into.
+    """
+    return {"LC_ALL": "C", "TZ": f"{guest}/utc"}
+
+
+def check_preload(root: str, mounts: Sequence[Mount]) -> None:
+    """Refuse a root in which the loader would put that root's libraries into the guest.
+
+    glibc's loader maps what /etc/ld.so.preload names into every program, and nothing forbids it.
+    Raises `UsageError`.
+    """
+    over: dict[str, str] = {}
+    for mount in sorted(mounts, key=lambda mount: normal(mount.destination).count("/")):
+        place = inroot.resolve(root, mount.destination, over)
+        over[place.inside] = mount.source if mount.is_bind else _NOWHERE
+    folder = inroot.resolve(root, os.path.dirname(_PRELOAD), over)
+    place = inroot.resolve(root, _PRELOAD, over)
+    own = f"{folder.inside.rstrip('/')}/{os.path.basename(_PRELOAD)}"
+    if not place.exists and place.inside == own and not place.loop:
+        return
+    with contextlib.suppress(OSError):
+        status = os.lstat(place.host)
+        if stat.S_ISREG(status.st_mode) and not status.st_size:
+            return
+    raise UsageError(
+        f"the root file system has {_PRELOAD}: its libraries would run in the program that says "
+        "how the others have ended, so there can be no warm sandbox of it",
+        next_step="Run its programs with gvisor.run(), each in a sandbox of its own.",
     )
 
 

@@ -1,0 +1,167 @@
+"""An image that somebody else made: what it must not say in the guest's name."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import Gvisor, UsageError, bind, directory, empty, tmpfs
+from pytest_gvisor.images.cache import Cache
+from pytest_gvisor.images.store import Images
+from pytest_gvisor.sandbox.python import PRIVATE
+from tests.unit.images.conftest import Item, configuration, folder, item, link, saved, tar
+
+BB = "/bin/busybox"
+
+# Whoever is waited for in the process that has this library ended well.
+LIAR = """
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+pid_t wait4(pid_t pid, int *status, int options, void *usage) {
+    pid_t found = syscall(SYS_wait4, pid, status, options, usage);
+    if (status) *status = 0;
+    return found;
+}
+pid_t waitpid(pid_t pid, int *status, int options) { return wait4(pid, status, options, 0); }
+"""
+
+Make = Callable[..., str]
+
+
+@pytest.fixture
+def make(gvisor: Gvisor, tmp_path: Path) -> Iterator[Make]:
+    """Makes an archive of a busybox image with more in it; this test's cache is its own."""
+    images = Images(Cache(str(tmp_path / "images")))
+    gvisor._images = lambda: images
+
+    def work(*more: Item) -> str:
+        busybox = item("bin/busybox", Path(BB).read_bytes(), mode=0o755)
+        layers = [tar([folder("bin"), busybox, link("bin/sh", "busybox"), *more])]
+        path = tmp_path / "image.tar"
+        path.write_bytes(saved(layers, configuration(layers)))
+        return str(path)
+
+    yield work
+    images.close()
+
+
+@pytest.fixture(scope="session")
+def liar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library, compiled."""
+    path = tmp_path_factory.mktemp("liar") / "liar.so"
+    argv = ["gcc", "-shared", "-fPIC", "-x", "c", "-o", str(path), "-"]
+    subprocess.run(argv, input=LIAR, text=True, check=True)
+    return path
+
+
+NAMED = item("etc/ld.so.preload", b"/liar.so\n")
+PRELOADS: dict[str, list[Item]] = {
+    "a file": [folder("etc"), NAMED],
+    "unreadable": [folder("etc"), item("etc/ld.so.preload", b"/liar.so", mode=0)],
+    "a link": [folder("etc"), link("etc/ld.so.preload", "/list"), item("list", b"/liar.so")],
+    "a linked folder": [folder("e"), link("etc", "e"), item("e/ld.so.preload", b"/liar.so")],
+    # What is there when the loader looks is not known before.
+    "a link to nothing": [folder("etc"), link("etc/ld.so.preload", "/proc/sys/kernel/hostname")],
+}
+
+
+@pytest.mark.parametrize("how", PRELOADS)
+def test_its_preloaded_libraries_do_not_speak_for_the_guest(
+    gvisor: Gvisor, make: Make, liar: Path, how: str
+) -> None:
+    """A warm sandbox of it is refused, by whatever way the list is there; a fresh one is exact."""
+    image = make(item("liar.so", liar.read_bytes()), *PRELOADS[how])
+    with pytest.raises(UsageError, match=r"ld\.so\.preload.*\n.*gvisor\.run\(\)"):
+        gvisor.sandbox(image=image)
+    done = gvisor.run([BB, "sh", "-c", "exit 7"], image=image)
+    assert (done.returncode, done.exact) == (7, True)
+
+
+def test_an_empty_list_of_preloaded_libraries_is_none(gvisor: Gvisor, make: Make) -> None:
+    """An image with an empty /etc/ld.so.preload has warm sandboxes, with exact statuses."""
+    with gvisor.sandbox(image=make(folder("etc"), item("etc/ld.so.preload"))) as sandbox:
+        assert sandbox.exec([BB, "sh", "-c", "exit 7"]).returncode == 7
+        assert sandbox.exec([BB, "sh", "-c", "kill -9 $$"]).returncode == -9
+
+
+def test_no_root_file_system_brings_preloaded_libraries(
+    gvisor: Gvisor, tmp_path: Path, liar: Path
+) -> None:
+    """A folder, given files and a mount over /etc are refused as an image is."""
+    root = tmp_path / "root"
+    for name in ("etc", "bin", "dev", "proc", "sys", "tmp", "srv"):
+        (root / name).mkdir(parents=True)
+    (root / "etc/ld.so.preload").write_text("/liar.so")
+    shutil.copy(BB, root / "bin/busybox")
+    (root / "liar.so").write_bytes(liar.read_bytes())
+    files: dict[str, bytes | str] = {
+        "etc/ld.so.preload": "/liar.so",
+        "liar.so": liar.read_bytes(),
+    }
+    over = [bind(root / "etc", "/etc"), bind(liar, "/liar.so")]
+    for given in ({"rootfs": directory(root)}, {"rootfs": empty(files)}, {"mounts": over}):
+        with pytest.raises(UsageError, match=r"ld\.so\.preload"):
+            gvisor.sandbox(**given)
+    with gvisor.sandbox(rootfs=directory(root), mounts=[tmpfs("/etc")]) as sandbox:
+        assert sandbox.exec([BB, "false"]).returncode == 1
+
+
+READS = re.compile(
+    r"\[ +1: +1\] \S+ X (?:access|faccess\w*|execve|l?stat|open\w*|newfstatat|readlink\w*|statx)"
+    r"\([^)]* (/[^ ,)]+)"
+)
+
+
+def test_the_guest_reads_nothing_of_it(gvisor: Gvisor, make: Make) -> None:
+    """Loader, libc and Python open their own files alone: no cache, locale, zone or module."""
+    with gvisor.sandbox(image=make(), debug=True) as sandbox:
+        sandbox.exec([BB, "sh", "-c", "exit 7"], user=1)
+        sandbox.put("/there", "")
+        (log,) = Path(gvisor._launcher.session().path).glob("*/logs/*.boot.*")
+        paths = set(READS.findall(log.read_text(errors="replace")))
+    own = {path for path in paths if path.startswith((f"{PRIVATE}/", "/proc/"))}
+    assert f"{PRIVATE}/guest/guest_loop.py" in own
+    assert paths - own == {"/etc/ld.so.preload", "/dev/null", "/there"}
+
+
+def test_modules_in_the_guest_s_folder_are_not_imported(gvisor: Gvisor) -> None:
+    """Whatever given files are where the guest's Python would look for modules, it is not run."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("encodings/__init__.py", "import os\nos._exit(77)\n")
+    name = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
+    prefix = os.path.realpath(sys.base_prefix).strip("/")
+    folders = ("lib", "lib64", f"{prefix}/lib", f"{prefix}/bin/lib")
+    files = {f"{PRIVATE}/{folder}/{name}": packed.getvalue() for folder in folders}
+    files |= {f"{PRIVATE}/guest/json.py": b"raise SystemExit(77)"}
+    with gvisor.sandbox(rootfs=empty({"bin/busybox": Path(BB).read_bytes(), **files})) as sandbox:
+        assert sandbox.exec([BB, "sh", "-c", "exit 7"]).returncode == 7
+
+
+ASKED = """
+from pytest_gvisor.sandbox import python
+from pytest_gvisor import empty
+print(python.start(empty(), []).argv)
+"""
+
+
+def test_a_copied_python_takes_no_modules_from_it(tmp_path: Path) -> None:
+    """In a virtual environment of copies the guest's Python is the one that was copied."""
+    venv.EnvBuilder(symlinks=False).create(tmp_path / "copies")
+    env = {"PYTHONPATH": ":".join(sys.path), "PATH": os.environ["PATH"]}
+    argv = [str(tmp_path / "copies/bin/python"), "-c", ASKED]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)
+    assert f"{PRIVATE}{os.path.realpath(sys.executable)}" in done.stdout
+    assert str(tmp_path) not in done.stdout
