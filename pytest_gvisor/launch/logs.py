@@ -118,6 +118,8 @@ _USUAL = (
     "Failed to read TCP",
     "Failed to read if TCP SACK",
     "Failed to open /proc/net/",
+    # A sandbox may end while runsc asks it for the status, which is the sentry's own then.
+    "Will try waiting on the sandbox process instead",
 )
 
 
