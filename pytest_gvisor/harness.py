@@ -163,7 +163,7 @@ class Gvisor:
         What runs is the specification in ``bundle``, not what config.json says by now. Arguments,
         settings and errors as for `run`.
         """
-        bundle.check_root()
+        bundle.check_sources()
         chosen = self._chosen(timeout, settings)
         way = way_of(chosen)
         netns = netns_of(bundle.spec, chosen)

@@ -9,12 +9,13 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_gvisor.errors import InvalidBundle, LaunchError
-from pytest_gvisor.oci import inroot, mount_options, mounts, validate
+from pytest_gvisor.oci import inroot, mount_options, mounts, reach, validate
 from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load, shown
 from pytest_gvisor.oci.skeleton import write_all
 from pytest_gvisor.oci.words import MountType
@@ -65,13 +66,24 @@ class Bundle:
         return cls(path=os.path.abspath(folder), spec=spec)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, allow_dangerous: bool = False) -> Bundle:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        allow_binds: Mapping[str | os.PathLike[str], reach.Access] = MappingProxyType({}),
+        allow_dangerous: bool = False,
+    ) -> Bundle:
         """Read and check a bundle that was made elsewhere (``runc spec``, ``umoci unpack``).
 
         The specification comes back with absolute paths, so that it can be written elsewhere: what
-        was validated is what runs. ``allow_dangerous`` lets it show the host what `bind` refuses,
-        and join namespaces.
+        was validated is what runs. It reaches nothing of the host but its own folder, unless
+        ``allow_binds`` names the source of a bind mount, as ``{"/srv/data": "ro"}``; ``"rw"`` is
+        needed for a mount that is not read-only. ``allow_dangerous`` lets it have all binds, what
+        `bind` refuses among them, join namespaces, name devices and lower its OOM score.
+
+        Raises `InvalidBundle` with every problem, and `UsageError` for another ``allow_binds``.
         """
+        allow = None if allow_dangerous else reach.allowed(allow_binds)
         folder = os.path.abspath(os.fspath(path))
         where = os.path.join(folder, CONFIG)
         notes: list[str] = []
@@ -82,7 +94,7 @@ class Bundle:
             # The rest of it is looked at all the same.
             spec, _ = validate.examine({**value, **_STAND_IN})
         if spec is not None:
-            spec = _resolved(spec, os.path.realpath(folder), found, notes, allow=allow_dangerous)
+            spec = _resolved(spec, os.path.realpath(folder), found, notes, allow)
             if whole:
                 found += [text for text in validate.problems(spec) if text not in found]
         if found or spec is None or not whole:
@@ -90,12 +102,25 @@ class Bundle:
         root_id = _id(spec.root.path)
         return cls(path=folder, spec=spec, notes=tuple(notes), root_id=root_id)
 
-    def check_root(self) -> None:
-        """Raise `InvalidBundle` if another folder is in the place of the root that was judged."""
+    def check_sources(self) -> None:
+        """Raise `InvalidBundle` if other folders are in the places of those that were judged.
+
+        An earlier run of it may have put a link in the place of a source.
+        """
+        if not self.root_id:
+            return
         path = self.spec.root.path
-        if self.root_id and (os.path.realpath(path) != path or _id(path) != self.root_id):
-            problem = f"root.path: {shown(path)} is not the folder that it was when it was opened"
-            raise InvalidBundle([problem], where=os.path.join(self.path, CONFIG))
+        found = []
+        if os.path.realpath(path) != path or _id(path) != self.root_id:
+            found.append(f"root.path: {shown(path)} is not the folder that it was")
+        for index, mount in enumerate(self.spec.mounts):
+            if mount.is_bind and os.path.realpath(mount.source) != mount.source:
+                found.append(
+                    f"mounts[{index}].source: {shown(mount.source)} is no longer what it was"
+                )
+        if found:
+            where = os.path.join(self.path, CONFIG)
+            raise InvalidBundle([f"{text} when it was opened" for text in found], where=where)
 
 
 def _id(folder: str) -> tuple[int, int] | None:
@@ -174,7 +199,13 @@ def _prepared(value: object, notes: list[str]) -> object:
     return value
 
 
-def _resolved(spec: Spec, folder: str, found: list[str], notes: list[str], *, allow: bool) -> Spec:
+def _resolved(
+    spec: Spec,
+    folder: str,
+    found: list[str],
+    notes: list[str],
+    allow: Mapping[str, reach.Access] | None,
+) -> Spec:
     """The specification as it is to be run, from one that is relative to its folder."""
     process = spec.process
     if process.terminal or process.console_size:
@@ -194,17 +225,13 @@ def _resolved(spec: Spec, folder: str, found: list[str], notes: list[str], *, al
     root = _root(spec.root.path, folder, found)
     seen = tuple(_mount(mount, folder, notes) for mount in spec.mounts)
     seen = _with_options_of_runsc(seen, notes)
-    if not allow:
+    made = replace(spec, process=process, root=replace(spec.root, path=root), mounts=seen)
+    if allow is not None:
         # One more than are shown, so that it shows that there are more.
-        found += itertools.islice(_dangers(seen), MAX_PROBLEMS + 1)
-        found += [
-            f"linux.namespaces[{index}].path: joins a namespace of the host"
-            for index, namespace in enumerate(spec.linux.namespaces)
-            if namespace.path
-        ]
+        found += itertools.islice(reach.problems(made, folder, allow), MAX_PROBLEMS + 1)
     if not found:
         found += inroot.missing(root, seen)
-    return replace(spec, process=process, root=replace(spec.root, path=root), mounts=seen)
+    return made
 
 
 def _root(path: str, folder: str, found: list[str]) -> str:
@@ -237,12 +264,3 @@ def _with_options_of_runsc(seen: tuple[Mount, ...], notes: list[str]) -> tuple[M
         notes.append(f"mounts: options that runsc would ignore: {listed}{more}")
     pairs = zip(seen, adopted, strict=True)
     return tuple(replace(mount, options=options) for mount, (options, _) in pairs)
-
-
-def _dangers(seen: tuple[Mount, ...]) -> Iterator[str]:
-    for index, mount in enumerate(seen):
-        if mount.is_bind:
-            writable = "ro" not in mount.options
-            _, impossible, risk = mounts.examine(mount.source, writable=writable)
-            if impossible or risk:
-                yield f"mounts[{index}].source: {shown(mount.source)} {impossible or risk}"

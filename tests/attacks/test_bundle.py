@@ -129,3 +129,136 @@ def test_an_option_that_would_be_ignored_is_refused(
     """runsc would run it, and say nothing."""
     with pytest.raises(InvalidBundle, match=r"mounts\[1\]\.options"):
         Bundle.open(foreign("true", there(*options, kind=kind)))
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A folder of the host that is no part of the bundle."""
+    folder = tmp_path / "secret"
+    folder.mkdir()
+    (folder / "file").write_text("as it was\n")
+    return folder
+
+
+@pytest.mark.parametrize("options", [["rbind", "rw"], ["rbind", "ro"], ["rbind", "rro"], []])
+@pytest.mark.parametrize("way", ["absolute", "relative", "link", "link above"])
+def test_a_bind_of_the_hosts_folders_is_refused(
+    foreign: Foreign, secret: Path, way: str, options: list[str]
+) -> None:
+    """However its source is written; the error has the argument that allows it."""
+    folder = foreign("true")
+    (folder / "out").symlink_to(secret)
+    (folder / "above").symlink_to(secret.parent)
+    ways = {"absolute": str(secret), "relative": "../secret", "link": "out"}
+    foreign("true", there(*options, source=ways.get(way, "above/secret")))
+    with pytest.raises(InvalidBundle) as caught:
+        Bundle.open(folder)
+    access = "ro" if {"ro", "rro"} & set(options) else "rw"
+    assert caught.value.problems[0].startswith("mounts[1].source: ")
+    assert caught.value.problems[-1].endswith(f"allow_binds={{{str(secret)!r}: {access!r}}}")
+
+
+@pytest.mark.parametrize("source", ["/etc", "/root", "/home", "/usr", "/boot", "/etc/passwd"])
+@pytest.mark.parametrize("option", ["ro", "rw"])
+def test_a_bind_of_the_systems_folders_is_refused(
+    foreign: Foreign, source: str, option: str
+) -> None:
+    """As root and as anybody, to be read and to be written."""
+    with pytest.raises(InvalidBundle, match=r"mounts\[1\]\.source"):
+        Bundle.open(foreign("true", there("rbind", option, source=source)))
+
+
+def test_a_source_that_is_allowed_is_shown_as_allowed(
+    gvisor: Gvisor, foreign: Foreign, secret: Path
+) -> None:
+    """To be read where it is allowed to be read, to be written where that is allowed."""
+    folder = foreign(f"busybox cat /there/file; {WRITE}", there("ro", source=str(secret)))
+    done = gvisor.run_bundle(Bundle.open(folder, allow_binds={secret: "ro"}))
+    assert (done.stdout, done.returncode) == ("as it was\n", 1)
+    foreign(WRITE, there("rw", source=str(secret)))
+    with pytest.raises(InvalidBundle, match="would write it"):
+        Bundle.open(folder, allow_binds={secret: "ro"})
+    with pytest.raises(InvalidBundle, match="outside of the bundle"):
+        Bundle.open(folder, allow_binds={secret.parent: "rw", secret / "file": "rw"})
+    gvisor.run_bundle(Bundle.open(folder, allow_binds={secret: "rw"}), check=True)
+    assert (secret / "file").read_text() == "changed\n"
+
+
+def test_no_allowed_bind_allows_what_is_dangerous(foreign: Foreign) -> None:
+    """The host's root and /proc need the word that says so."""
+    for source in ("/", "/proc"):
+        folder = foreign("true", there("rbind", "ro", source=source))
+        with pytest.raises(InvalidBundle, match="allow_dangerous=True"):
+            Bundle.open(folder, allow_binds={source: "rw"})
+        assert Bundle.open(folder, allow_dangerous=True).spec.mounts[1].source == source
+
+
+def test_a_run_that_puts_a_link_in_the_place_of_a_source_gains_nothing(
+    gvisor: Gvisor, foreign: Foreign, secret: Path
+) -> None:
+    """A bundle that was opened before is not run when its source leads out by then."""
+    folder = foreign("busybox cat /there/file", there("ro", source="data/below"))
+    (folder / "data/below").mkdir()
+    reader = Bundle.open(folder)
+    plant = f"busybox rmdir /there/below && busybox ln -s {secret} /there/below"
+    gvisor.run_bundle(Bundle.open(foreign(plant, there("rw"))), check=True)
+    assert (folder / "data/below/file").read_text() == "as it was\n"  # the link leads out
+    with pytest.raises(InvalidBundle, match="no longer what it was"):
+        gvisor.run_bundle(reader)
+
+
+@pytest.mark.parametrize("inner", ["data/below", "rootfs"])
+def test_a_source_below_one_that_can_be_written_is_refused(foreign: Foreign, inner: str) -> None:
+    """The sandbox could put a link there while the next one starts."""
+    folder = foreign("true")
+    (folder / "data/below").mkdir()
+    outer = "data" if inner == "data/below" else "."
+    below = {"destination": "/tmp", "type": "bind", "source": inner, "options": ["ro"]}
+    mounts = [there("rw", source=outer), *([below] if inner == "data/below" else [])]
+    with pytest.raises(InvalidBundle, match="could put a link in its place"):
+        Bundle.open(foreign("true", *mounts))
+    assert Bundle.open(folder, allow_dangerous=True).spec.mounts
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"process": {"oomScoreAdj": -1}}, "process.oomScoreAdj"),
+        ({"linux": {"devices": [{"path": "/dev/nvidiactl", "type": "c"}]}},
+         "linux.devices[0].path"),
+        ({"linux": {"devices": [{"path": "//dev/./vfio/0", "type": "c"}]}},
+         "linux.devices[0].path"),
+        ({"linux": {"namespaces": [{"type": "network", "path": "/proc/1/ns/net"}]}},
+         "linux.namespaces[0].path"),
+        ({"mounts": [{**there("ro"), "uidMappings": [
+            {"containerID": 0, "hostID": 0, "size": 1}]}]}, "mounts[0]"),
+    ],
+)  # fmt: skip
+def test_a_field_that_reaches_the_host_is_refused(
+    foreign: Foreign, changes: dict[str, Any], place: str
+) -> None:
+    """The OOM killer's choice, drivers, namespaces and ids of the host, unless they are allowed."""
+    folder = foreign("true", **changes)
+    with pytest.raises(InvalidBundle) as caught:
+        Bundle.open(folder)
+    assert [text.split(": ")[0] for text in caught.value.problems] == [place]
+    Bundle.open(folder, allow_dangerous=True)
+
+
+def test_a_field_that_reaches_nothing_of_the_host_is_accepted(
+    gvisor: Gvisor, foreign: Foreign
+) -> None:
+    """A cgroup's path, limits and settings of the kernel are the sandbox's own, or ignored."""
+    name = "pytest-gvisor-foreign-bundle"
+    linux = {
+        "cgroupsPath": f"/{name}",
+        "sysctl": {"kernel.hostname": "foreign"},
+        "devices": [{"path": "/dev/null", "type": "c", "major": 1, "minor": 3}],
+        "intelRdt": {"closID": "foreign"},
+    }
+    before = Path("/proc/sys/kernel/hostname").read_text()
+    folder = foreign("busybox true", process={"oomScoreAdj": 0}, linux=linux)
+    assert gvisor.run_bundle(Bundle.open(folder)).returncode == 0
+    assert Path("/proc/sys/kernel/hostname").read_text() == before
+    cgroups = Path("/sys/fs/cgroup")
+    assert [*cgroups.glob(name), *cgroups.glob(f"*/{name}")] == []

@@ -1,0 +1,106 @@
+"""What a bundle that was made elsewhere would reach of the host, and what its caller allows.
+
+Mount sources arrive with all links resolved.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.oci import mounts
+from pytest_gvisor.oci.reader import shown
+from pytest_gvisor.oci.spec import Mount, Spec
+from pytest_gvisor.oci.validate import normal
+
+Access = Literal["ro", "rw"]
+
+_DANGEROUS: Final = "allow_dangerous=True"
+# For any other, /dev/nvidiactl among them, runsc may open the host's driver by itself.
+_OWN_DEVICES: Final = frozenset((
+    "/dev/console", "/dev/full", "/dev/fuse", "/dev/net/tun", "/dev/null", "/dev/ptmx",
+    "/dev/random", "/dev/tty", "/dev/urandom", "/dev/zero",
+))  # fmt: skip
+
+
+def allowed(binds: Mapping[str | os.PathLike[str], Access]) -> dict[str, Access]:
+    """The argument ``allow_binds`` by real paths; `UsageError` for what is no such argument."""
+    found: dict[str, Access] = {}
+    for source, access in binds.items():
+        path: object = os.fspath(source)
+        if not isinstance(path, str) or not os.path.isabs(path) or access not in {"ro", "rw"}:
+            raise UsageError(
+                f"allow_binds: {shown(path)}: {shown(access)} is not an absolute path and 'ro' or"
+                " 'rw'"
+            )
+        real = os.path.realpath(path)
+        found[real] = "rw" if "rw" in {access, found.get(real)} else "ro"
+    return found
+
+
+def problems(spec: Spec, folder: str, allow: Mapping[str, Access]) -> Iterator[str]:
+    """What this specification reaches outside of the bundle's folder and is not allowed to."""
+    missing: dict[str, Access] = {}
+    for index, mount in enumerate(spec.mounts):
+        place = f"mounts[{index}]"
+        if mount.is_bind:
+            yield from _bind(mount, place, folder, allow, missing)
+        if mount.uid_mappings or mount.gid_mappings:
+            yield f"{place}: maps ids of the host: {_DANGEROUS} lets it"
+    if missing:
+        argument = ", ".join(f"{source!a}: {access!r}" for source, access in missing.items())
+        yield f"if the sandbox is meant to have these sources: allow_binds={{{argument}}}"
+    yield from _exchangeable(spec)
+    adjustment = spec.process.oom_score_adj
+    if adjustment is not None and adjustment < 0:
+        yield (
+            f"process.oomScoreAdj: {adjustment} spares the sandbox when the host is out of memory:"
+            f" {_DANGEROUS} lets it"
+        )
+    for index, namespace in enumerate(spec.linux.namespaces):
+        if namespace.path:
+            yield f"linux.namespaces[{index}].path: joins a namespace of the host"
+    for index, device in enumerate(spec.linux.devices):
+        if normal(device.path) not in _OWN_DEVICES:
+            yield (
+                f"linux.devices[{index}].path: {shown(device.path)} may be a device of the host:"
+                f" {_DANGEROUS} lets it"
+            )
+
+
+def _bind(
+    mount: Mount, place: str, folder: str, allow: Mapping[str, Access], missing: dict[str, Access]
+) -> Iterator[str]:
+    writable = "ro" not in mount.options
+    real, impossible, risk = mounts.examine(mount.source, writable=writable)
+    if impossible:
+        yield f"{place}.source: {shown(mount.source)} {impossible}"
+    elif risk:
+        yield f"{place}.source: {shown(mount.source)} {risk}: {_DANGEROUS} lets it"
+    elif not mounts.within(real, folder):
+        needed: Access = "rw" if writable else "ro"
+        if allow.get(real) not in {"rw", needed}:
+            verb = "write" if writable else "see"
+            missing[real] = "rw" if "rw" in {needed, missing.get(real)} else "ro"
+            yield (
+                f"{place}.source: {shown(mount.source)} is outside of the bundle, and the sandbox"
+                f" would {verb} it"
+            )
+
+
+def _exchangeable(spec: Spec) -> Iterator[str]:
+    """Sources below one that the sandbox writes: it could put a link in their place."""
+    binds = [(index, mount) for index, mount in enumerate(spec.mounts) if mount.is_bind]
+    writable = {mount.source: index for index, mount in binds if "ro" not in mount.options}
+    places = [(f"mounts[{index}].source", mount.source) for index, mount in binds]
+    for place, path in [("root.path", spec.root.path), *places]:
+        above = path
+        while (above := os.path.dirname(above)) != "/":
+            if above in writable:
+                yield (
+                    f"{place}: {shown(path)} is below mounts[{writable[above]}].source, and the"
+                    f" sandbox could put a link in its place: {_DANGEROUS} lets it"
+                )
+                break
