@@ -155,8 +155,10 @@ def test_a_usual_warning_is_no_cause() -> None:
         'W0905 10:00:00.000000  1 sidecar.go:1] Sidecar "gvisor-sentry-prewarmer" not found',
         "W0905 10:00:00.000000  1 loader.go:1] Cannot pin files to the pin ring: EPERM. This slows",
         "W0905 10:00:00.000000  1 gofer.go:1] Sandbox still running 500ms after its gofer",
-        'W0905 10:00:00.000000  1 sandbox.go:1] Wait RPC to container "g1" failed: EOF. '
-        "Will try waiting on the sandbox process instead.",
+        (
+            'W0905 10:00:00.000000  1 sandbox.go:1] Wait RPC to container "g1" failed: EOF. '
+            "Will try waiting on the sandbox process instead."
+        ),
     ]
     assert logs.cause("\n".join(usual)) == ""
     fault = "W0905 10:00:00.000000  1 x.go:1] out of ring"
