@@ -60,6 +60,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     if config.getoption("gvisor_isolation") is not None:
         _isolation(config)
+    if not here_is_inside() and not config.getoption("no_gvisor"):
+        _check_writable(config.getoption("gvisor_writable"))
+
+
+def _check_writable(paths: list[str]) -> None:
+    if paths:
+        from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.inside import writable  # noqa: PLC0415
+
+        try:
+            writable.check(paths)
+        except UsageError as error:
+            raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
 
 def _isolation(config: pytest.Config) -> Isolation:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.inside import options, project
+from pytest_gvisor.inside import options, project, writable
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.launch.driven import Driven
 from pytest_gvisor.launch.request import Record, Request, Workspace
@@ -105,7 +105,7 @@ def _spec(
     cwd: str,
 ) -> Spec:
     mounts = [bind(path, path) for path in shown]
-    mounts += [bind(path, os.path.abspath(path), readonly=False) for path in inside.writable]
+    mounts += writable.mounts(inside.writable)
     prepared = host().prepare(workspace.folder, mounts=mounts)
     workspace.binds.extend(
         (mount.source, prepared.root_path + mount.destination)

@@ -151,20 +151,25 @@ def _undo(remover: Callable[[str], object], path: str) -> str:
     return ""
 
 
+def mount_points(folder: str) -> list[str]:
+    """The mount points under ``folder``, in the order in which they were mounted."""
+    prefix = os.fsencode(folder.rstrip("/")) + b"/"
+    with open("/proc/self/mountinfo", "rb") as mounts:
+        points = [line.split(b" ", 5)[4] for line in mounts]
+    # The kernel writes blank, tab, newline and backslash as octal (proc_pid_mountinfo(5)).
+    octal = re.compile(rb"\\([0-7]{3})")
+    paths = [octal.sub(lambda code: bytes([int(code[1], 8)]), point) for point in points]
+    return [os.fsdecode(path) for path in paths if path.startswith(prefix)]
+
+
 def unmount(folder: str) -> None:
-    """Undo every mount at or under ``folder``: rmtree must not walk into one.
+    """Undo every mount under ``folder``: rmtree must not walk into one.
 
     Newer runsc releases bind a network namespace to ``null-netns`` in their state folder.
     """
-    prefix = os.fsencode(folder) + b"/"
-    with open("/proc/self/mountinfo", "rb") as mounts:
-        points = [line.split(b" ", 5)[4] for line in mounts]
-    for point in reversed(points):
-        # The kernel writes blank, tab, newline and backslash as octal (proc_pid_mountinfo(5)).
-        path = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), point)
-        if path.startswith(prefix):
-            with contextlib.suppress(OSError):
-                _linux.umount_lazily(os.fsdecode(path))
+    for path in reversed(mount_points(folder)):
+        with contextlib.suppress(OSError):
+            _linux.umount_lazily(path)
 
 
 def kill_cgroups(cgroups: list[str]) -> None:

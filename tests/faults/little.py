@@ -33,8 +33,10 @@ PATIENCE = 60.0
 CONFTEST = """\
 import os
 
+from pytest_gvisor.inside import writable
 from pytest_gvisor.launch import cgroup, session_dir
 
+writable.harmful = lambda folder: ""
 if "LITTLE_BASE" in os.environ:  # and not inside
     session_dir.base_folder = lambda: os.environ["LITTLE_BASE"]
     cgroup.PREFIX = f"pytest-gvisor-{os.environ['LITTLE_TAG']}-"

@@ -1,0 +1,44 @@
+"""Folders that tests inside write to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import places
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.inside import writable
+
+MAPS = {"0 0 4294967295": False, "0 1000 1": True, "0 100000 65536": True}
+
+
+@pytest.mark.parametrize("line", MAPS)
+def test_who_is_no_root_outside_may_hand_out_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """Root in a user namespace leaves files of the user that it is on the host."""
+    (tmp_path / "map").write_text(f"{line}\n")
+    monkeypatch.setattr(places, "UID_MAP", str(tmp_path / "map"))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(writable, "harmful", lambda folder: folder)
+    if MAPS[line]:
+        writable.check([str(tmp_path)])
+        assert [mount.source for mount in writable.mounts([str(tmp_path)])] == [str(tmp_path)]
+    else:
+        for ask in (writable.check, writable.mounts):
+            with pytest.raises(UsageError, match="set-uid"):
+                ask([str(tmp_path)])
+
+
+def test_a_folder_that_is_not_there_yet_is_judged_when_it_is(tmp_path: Path) -> None:
+    """The start of the session passes it over; the first sandbox does not."""
+    writable.check([str(tmp_path / "missing")])
+    with pytest.raises(UsageError, match="cannot mount"):
+        writable.mounts([str(tmp_path / "missing")])
+
+
+def test_a_folder_that_cannot_be_asked_is_harmful(tmp_path: Path) -> None:
+    """What is not known of a file system is taken for the worst."""
+    assert writable.harmful(str(tmp_path / "missing")) == str(tmp_path / "missing")
