@@ -2,7 +2,7 @@
 
     GvisorError
       RunscError
-        RunscNotFound          nothing to run: it may become a skip
+        RunscNotFound          nothing to run: where it was searched for, it may become a skip
         InsecureRunsc          found, and refused: never a skip, never "not installed"
         UnwantedRelease        found, and of another release than is asked for: never a skip
         RunscFailed            runsc itself failed (its own exit 128, its own message, its logs)
@@ -65,13 +65,22 @@ class RunscError(GvisorError):
 
 
 class RunscNotFound(RunscError):
-    """There is no runsc to run: a skip, unless ``--gvisor-strict``.
+    """There is no runsc to run: a skip, unless ``--gvisor-strict`` or ``explicit``.
 
-    ``searched`` holds the paths that were looked at, in order.
+    ``searched`` holds the paths that were looked at, in order; ``explicit`` says that the one path
+    was named, by an option or a marker, and nothing was searched for.
     """
 
-    def __init__(self, message: str, *, searched: Sequence[str] = (), next_step: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        searched: Sequence[str] = (),
+        explicit: bool = False,
+        next_step: str = "",
+    ) -> None:
         self.searched = tuple(searched)
+        self.explicit = explicit
         super().__init__(message, next_step=next_step)
 
 

@@ -136,7 +136,8 @@ def usage() -> Iterator[None]:
 def required(settings: Settings) -> Iterator[None]:
     """Skip for want of runsc, of a platform or of docker, or fail where that is not allowed.
 
-    Only these may skip: a runsc that is refused, or fails, is an error.
+    Only these may skip: a runsc that is refused, or fails, is an error, and so is one that was
+    named and is not there.
     """
     from pytest_gvisor import errors  # noqa: PLC0415 -- as above
 
@@ -144,7 +145,9 @@ def required(settings: Settings) -> Iterator[None]:
         yield
     except (errors.RunscNotFound, errors.PlatformUnavailable, errors.DaemonUnavailable) as error:
         raised: BaseException = pytest.skip.Exception(error.message)
-        if settings.strict:
+        if isinstance(error, errors.RunscNotFound) and error.explicit:
+            raised = pytest.fail.Exception(str(error), pytrace=False)
+        elif settings.strict:
             text = f"{error}\n(--gvisor-strict: this would be a skip otherwise)"
             raised = pytest.fail.Exception(text, pytrace=False)
         vars(raised)[_LACK] = error

@@ -155,6 +155,7 @@ def _named(explicit: str, trust: Trust) -> Judged:
     raise RunscNotFound(
         f"there is no runsc at {explicit}, and an explicit path is not searched for",
         searched=[explicit],
+        explicit=True,
         next_step=_NEXT_STEP,
     )
 

@@ -175,6 +175,21 @@ def no_kvm() -> str:
     return NO_KVM
 
 
+# A conftest.py's text: the search for runsc meets nothing, whatever this machine has.
+NO_RUNSC = """\
+from pytest_gvisor.runsc import binary, locate
+
+for search in (locate.find, binary.Runsc.find.__func__):
+    search.__kwdefaults__.update(trusted=(), search_path="")
+"""
+
+
+@pytest.fixture
+def no_runsc() -> str:
+    """The text of a conftest.py with which there is no runsc on this machine."""
+    return NO_RUNSC
+
+
 @pytest.fixture
 def missing(tmp_path: Path) -> Path:
     """A path for runsc where nothing is."""

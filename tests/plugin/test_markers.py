@@ -157,9 +157,10 @@ def test_a_misused_requirement_fails_its_test_and_names_it(project: Project) -> 
         assert message in ran.line(f"test_it.py::test_{number} (test_it.py:{2 + 2 * number}): ")
 
 
-def test_markers_are_registered_without_runsc(alone: Project, missing: object) -> None:
+def test_markers_are_registered_without_runsc(alone: Project, no_runsc: str) -> None:
     """``--strict-markers`` knows them on a machine that has no runsc."""
-    alone.test("""
+    alone.test(
+        """
         import pytest
 
         pytestmark = pytest.mark.gvisor(network="host")
@@ -169,5 +170,7 @@ def test_markers_are_registered_without_runsc(alone: Project, missing: object) -
         @pytest.mark.requires_platform("ptrace")
         def test_it():
             pass
-    """)
-    alone.run("--strict-markers", f"--gvisor-runsc={missing}").ends(skipped=1)
+    """,
+        conftest=no_runsc,
+    )
+    alone.run("--strict-markers").ends(skipped=1)

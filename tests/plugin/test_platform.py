@@ -101,18 +101,16 @@ def test_all_skips_what_does_not_work_here_and_says_why(project: Project, no_kvm
     ran.shows("platform kvm is not available here: no device: there is no /nonexistent/kvm")
 
 
-def test_what_works_here_does_not_change_what_is_collected(
-    project: Project, missing: Path, no_kvm: str
-) -> None:
+def test_what_works_here_does_not_change_what_is_collected(project: Project, no_runsc: str) -> None:
     """With no runsc at all the same tests are collected, in the same order, and all skipped."""
-    project.test(ONE, conftest=no_kvm)
-    listing = project.run("--collect-only", "-q", "--gvisor-platform", "all").exits(0)
-    args = ("--gvisor-platform", "all", f"--gvisor-runsc={missing}")
+    args = ("--gvisor-platform", "all")
+    listing = project.test(ONE).run("--collect-only", "-q", *args).exits(0)
     found = re.findall(r"^test_it.*$", listing.output, re.MULTILINE)
     assert found == [
         "test_it.py::test_it[systrap]", "test_it.py::test_it[kvm]", "test_it.py::test_it[ptrace]",
         "test_it.py::test_without_a_sandbox",
     ]  # fmt: skip
+    project.test(ONE, conftest=no_runsc)
     without = project.run("--collect-only", "-q", *args).exits(0)
     assert re.findall(r"^test_it.*$", without.output, re.MULTILINE) == found
     assert ids(project.run("-v", *args).ends(skipped=4)) == ids(listing)

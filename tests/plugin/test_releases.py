@@ -100,7 +100,7 @@ def test_ids_come_from_the_command_line_alone(project: Project, missing: Path) -
     ran = project.run("--collect-only", "-q", *labels, *both).exits(0)
     if not project.distributed:
         assert ids(ran) == expected
-    ran = project.run("-v", *labels, *both).ends(skipped=5)
+    ran = project.run("-v", *labels, *both).ends(errors=5)
     assert set(ids(ran)) == set(expected)
     ran.shows(f"there is no runsc at {missing}2")
 

@@ -418,19 +418,20 @@ def test_a_github_job_gets_a_table(project: Project) -> None:
 
 
 def test_without_runsc_a_test_is_unavailable_and_strictly_an_error(
-    shared: Project, missing: Path
+    shared: Project, no_runsc: str, missing: Path
 ) -> None:
     """Under ``auto`` nobody knows the platform; the cause is told in either case."""
-    shared.test("def test_it(gvisor): pass")
-    args = (f"--gvisor-runsc={missing}", "--gvisor-report=r.json")
-    shared.run(*args).ends(skipped=1)
+    shared.test("def test_it(gvisor): pass", conftest=no_runsc)
+    shared.run("--gvisor-report=r.json").ends(skipped=1)
     report = read(shared.folder)
     assert cells(report, "auto")["test_it"].state is State.UNAVAILABLE
-    assert "there is no runsc" in report.cause("auto")
-    shared.run(*args, "--gvisor-strict", "--gvisor-platform=ptrace").ends(errors=1)
-    report = read(shared.folder)
-    assert cells(report, "ptrace")["test_it"].state is State.ERROR
-    assert "there is no runsc" in report.cause("ptrace")
+    assert "runsc was not found" in report.cause("auto")
+    named = f"--gvisor-runsc={missing}"
+    for option, cause in (("--gvisor-strict", "was not found"), (named, "there is no runsc")):
+        shared.run("--gvisor-report=r.json", option, "--gvisor-platform=ptrace").ends(errors=1)
+        report = read(shared.folder)
+        assert cells(report, "ptrace")["test_it"].state is State.ERROR
+        assert cause in report.cause("ptrace")
 
 
 def test_hostile_output_is_escaped_in_every_form(alone: Project) -> None:

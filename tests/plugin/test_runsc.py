@@ -52,15 +52,32 @@ def test_the_path_is_used_and_shown_as_what_it_leads_to(
 
 
 @pytest.mark.fault("A14")
-def test_without_runsc_the_tests_that_need_it_are_skipped(project: Project, missing: Path) -> None:
-    """Whatever way a test asks for runsc, it is skipped with the path that was looked at."""
-    ran = project.test(EVERY_WAY).run(f"--gvisor-runsc={missing}").ends(passed=1, skipped=5)
-    ran.shows(f"gvisor: there is no runsc at {missing}")
+def test_without_runsc_the_tests_that_need_it_are_skipped(project: Project, no_runsc: str) -> None:
+    """Whatever way a test asks for runsc, it is skipped with what was looked at."""
+    ran = project.test(EVERY_WAY, conftest=no_runsc).run().ends(passed=1, skipped=5)
+    if not project.distributed:  # a controller collects nothing, and so looks for no binary
+        ran.shows("gvisor: runsc was not found: ")
     skips = [line for line in ran.output.splitlines() if line.startswith("SKIPPED")]
     assert len(skips) == 5
     for line in skips:
         assert line.startswith("SKIPPED [1] test_it.py:"), "the skip is shown at its test"
-        assert f"there is no runsc at {missing}" in line
+        assert "runsc was not found: the trusted system paths" in line
+
+
+@pytest.mark.fault("A14")
+@pytest.mark.parametrize("way", ["option", "ini", "environment"])
+def test_a_path_that_was_named_and_is_not_there_is_an_error(
+    shared: Project, missing: Path, way: str
+) -> None:
+    """A misspelt path costs no test in silence, strict or not, whoever has named it."""
+    ini = f"gvisor_runsc = {missing}" if way == "ini" else ""
+    shared.test(EVERY_WAY).write({"pytest.ini": f"[pytest]\n{ini}\n"})
+    args = [f"--gvisor-runsc={missing}"] if way == "option" else []
+    environ = {"PYTEST_GVISOR_RUNSC": str(missing)} if way == "environment" else {}
+    for strict in ([], ["--gvisor-strict"]):
+        ran = shared.run(*args, *strict, **environ).ends(passed=1, errors=5)
+        ran.shows(f"gvisor: there is no runsc at {missing}", "apt-get install runsc")
+        ran.hides("would be a skip", "During handling")
 
 
 def test_a_marker_may_name_a_binary_for_one_test(alone: Project, missing: Path) -> None:
@@ -80,7 +97,7 @@ def test_a_marker_may_name_a_binary_for_one_test(alone: Project, missing: Path) 
         def test_other(gvisor):
             pass
     """)
-    alone.run().ends(passed=1, skipped=2).shows(f"there is no runsc at {missing}")
+    alone.run().ends(passed=1, errors=2).shows(f"there is no runsc at {missing}")
 
 
 @pytest.mark.fault("A13")

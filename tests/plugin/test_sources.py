@@ -101,12 +101,11 @@ def test_the_strongest_source_that_says_something_wins(
     assert seen == {**SEEN[level], "runsc": copies.get(level)}
 
 
-def test_a_stronger_no_stands_against_a_weaker_yes(alone: Project, missing: Path) -> None:
+def test_a_stronger_no_stands_against_a_weaker_yes(alone: Project, no_runsc: str) -> None:
     """``PYTEST_GVISOR_STRICT=0`` switches off what the ini file switches on."""
-    alone.write({"pytest.ini": "[pytest]\ngvisor_strict = yes\n"}).test("def test_it(runsc): pass")
-    runsc = f"--gvisor-runsc={missing}"
-    alone.run(runsc).ends(errors=1)
-    alone.run(runsc, PYTEST_GVISOR_STRICT="0").ends(skipped=1)
+    alone.write({"pytest.ini": "[pytest]\ngvisor_strict = yes\n"})
+    alone.test("def test_it(runsc): pass", conftest=no_runsc).run().ends(errors=1)
+    alone.run(PYTEST_GVISOR_STRICT="0").ends(skipped=1)
 
 
 def test_an_empty_variable_says_nothing(alone: Project) -> None:

@@ -42,11 +42,11 @@ def test_a_platform_that_does_not_work_fails_its_tests(project: Project, no_kvm:
 
 
 @pytest.mark.fault("A14")
-def test_without_runsc_everything_that_needs_it_fails(shared: Project, missing: Path) -> None:
-    """No runsc is a failure with the path, and with what to do."""
-    shared.test(TEST)
-    ran = shared.run("--gvisor-strict", f"--gvisor-runsc={missing}").ends(skipped=1, errors=3)
-    ran.shows(f"there is no runsc at {missing}", "apt-get install runsc").hides("During handling")
+def test_without_runsc_everything_that_needs_it_fails(shared: Project, no_runsc: str) -> None:
+    """No runsc is a failure with what was looked at, and with what to do."""
+    shared.test(TEST, conftest=no_runsc)
+    ran = shared.run("--gvisor-strict").ends(skipped=1, errors=3)
+    ran.shows("runsc was not found: ", "apt-get install runsc").hides("During handling")
 
 
 XFAIL = """
@@ -92,9 +92,12 @@ def test_an_authors_own_xfail_excuses_no_lack(shared: Project, no_kvm: str) -> N
 
 
 @pytest.mark.fault("A14")
-def test_an_authors_own_xfail_does_not_excuse_want_of_runsc(alone: Project, missing: Path) -> None:
+def test_an_authors_own_xfail_does_not_excuse_want_of_runsc(
+    alone: Project, no_runsc: str, missing: Path
+) -> None:
     """Neither for a test that runs workloads nor for one that only asks for the binary."""
-    alone.test("""
+    alone.test(
+        """
         import pytest
 
         @pytest.mark.xfail
@@ -102,9 +105,12 @@ def test_an_authors_own_xfail_does_not_excuse_want_of_runsc(alone: Project, miss
 
         @pytest.mark.xfail
         def test_runsc(runsc): ...
-    """)
-    alone.run(f"--gvisor-runsc={missing}").ends(skipped=2)
-    ran = alone.run("--gvisor-strict", f"--gvisor-runsc={missing}").ends(errors=2)
+    """,
+        conftest=no_runsc,
+    )
+    alone.run().ends(skipped=2)
+    alone.run("--gvisor-strict").ends(errors=2).shows("runsc was not found: ")
+    ran = alone.run(f"--gvisor-runsc={missing}").ends(errors=2)
     ran.shows(f"there is no runsc at {missing}")
 
 

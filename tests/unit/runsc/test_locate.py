@@ -147,6 +147,7 @@ def test_root_never_gets_path(good: Path) -> None:
     assert "trusted system paths were searched" in caught.value.message
     assert "PATH was not" in caught.value.message
     assert caught.value.searched == ("/nonexistent/runsc",)
+    assert not caught.value.explicit
     assert "apt-get install runsc" in caught.value.next_step
     assert "--gvisor-runsc" in caught.value.next_step
 
