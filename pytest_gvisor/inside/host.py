@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import GvisorError, ProtocolError, PytestGvisorWarning
+from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.inside import reports
+from pytest_gvisor.inside.kept import Kept
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.report.sections import safe
 
@@ -103,8 +104,10 @@ class Worker:
         start: Callable[[], Link],
         timeout: float,
         show: Callable[[str], None],
+        kept: Kept,
     ) -> None:
         self._config = config
+        self._kept = kept
         self._start = start
         self._timeout = timeout
         self._show = show
@@ -190,7 +193,7 @@ class Worker:
             if message["type"] == "phase":
                 progress.phase = _phase(message)
             else:
-                report = reports.revive(self._config, message, item.nodeid)
+                report = reports.revive(self._config, message, item.nodeid, self._kept)
                 progress.add(report)
                 yield report
         _belongs(message, inner)
@@ -283,6 +286,6 @@ class Worker:
                 self.coverage.append(str(message["coverage"]))
         except (Died, Hangs, GvisorError) as error:
             text = f"the pytest inside did not come to its end, nor its coverage: {gone(error)}"
-            self._config.issue_config_time_warning(PytestGvisorWarning(text), stacklevel=1)
+            self._kept.say(text)
         finally:
             link.close()

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 GUARD = "PYTEST_GVISOR_INSIDE"
 """What worker.py sets, to the kernel that it runs on: set elsewhere it means nothing."""
 
+FIELDS = "gvisor_report_fields"
+"""The ini key that names further fields of reports from inside: see inside/fields.py."""
+
 
 class Plan(NamedTuple):
     """What is known of a test inside."""

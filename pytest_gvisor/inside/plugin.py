@@ -5,12 +5,13 @@ Light until a test runs inside: what starts sandboxes is imported then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_gvisor.inside.plan import (
+    FIELDS,
     check_guard,
     here_is_inside,
     is_inside,
@@ -52,6 +53,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="a folder of the host that writes of tests inside go through to; may be repeated.",
     )  # fmt: skip
     parser.addini("in_gvisor", "run every test inside gVisor", type="bool", default=False)
+    parser.addini(
+        FIELDS, "attributes of reports that come from tests inside as plain data, for hooks of the "
+        "project's own", type="args", default=[],
+    )  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,6 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     if config.getoption("gvisor_isolation") is not None:
         _isolation(config)
+    if names := config.getini(FIELDS):
+        _check_fields(names)
     if not here_is_inside() and not config.getoption("no_gvisor"):
         _check_writable(config.getoption("gvisor_writable"))
 
@@ -73,6 +80,17 @@ def _check_writable(paths: list[str]) -> None:
             writable.check(paths)
         except UsageError as error:
             raise pytest.UsageError(f"pytest-gvisor: {error}") from error
+
+
+def _check_fields(names: Sequence[str]) -> None:
+    from pytest_gvisor.inside.fields import is_free  # noqa: PLC0415 -- idle costs nothing
+
+    for name in names:
+        if not is_free(name):
+            raise pytest.UsageError(
+                f"pytest-gvisor: {FIELDS}: {name!r} is no attribute that a project may add to "
+                "reports. Name one that hooks of this project set and read."
+            )
 
 
 def _isolation(config: pytest.Config) -> Isolation:

@@ -1,8 +1,4 @@
-"""Messages from the pytest inside, as pytest's own objects again. Everything in them is untrusted.
-
-JSON turns tuples into lists, and pytest relies on some being tuples: a skip's ``longrepr``, the
-``location``, each of ``sections`` and ``user_properties``.
-"""
+"""Untrusted messages from the pytest inside, as pytest's own objects again."""
 
 from __future__ import annotations
 
@@ -17,18 +13,15 @@ from _pytest._code.code import TerminalRepr
 from _pytest._io import TerminalWriter
 
 from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.inside.fields import checked
+from pytest_gvisor.inside.kept import Kept
 from pytest_gvisor.report.sections import escape_report, safe, safe_but_colour
 
-_OUTCOMES = frozenset({"passed", "failed", "skipped", "rerun"})
-_PHASES = frozenset({"setup", "call", "teardown"})
-# Where pytest 9.2 keeps a report's node id, and what xdist's controller adds.
-_HOSTS = frozenset({"_id", "node", "worker_id", "testrun_uid", "item_index"})
 # pytest raises RuntimeError for a kind of traceback that it does not know.
 _NO_REPORT = (
     LookupError, TypeError, ValueError, AssertionError, AttributeError, RuntimeError, OverflowError
 )  # fmt: skip
 _LONGEST_CAUSE = 300
-_LONGEST = 1e11  # seconds: a duration, or a time since 1970
 
 
 class Text(TerminalRepr):
@@ -47,13 +40,16 @@ class Text(TerminalRepr):
         tw.line(self.text)
 
 
-def revive(config: pytest.Config, message: dict[str, Any], nodeid: str) -> pytest.TestReport:
+def revive(
+    config: pytest.Config, message: dict[str, Any], nodeid: str, kept: Kept
+) -> pytest.TestReport:
     """The report in a message, under the node id that the host has for the test.
 
-    Raises `ProtocolError` for one that is not the report of a test's phase.
+    ``kept`` hears which fields were left out. Raises `ProtocolError` for one that is not the report
+    of a test's phase.
     """
     try:
-        fields = _checked(message.get("data"))
+        fields, left_out = checked(message.get("data"), kept.fields)
         fields["nodeid"] = nodeid
         report = config.hook.pytest_report_from_serializable(config=config, data=fields)
         _restore_subtest(report, fields)
@@ -65,6 +61,7 @@ def revive(config: pytest.Config, message: dict[str, Any], nodeid: str) -> pytes
         escape_report(report, painted=safe_but_colour, output=safe_but_colour)
         if report.longrepr is not None:
             str(report.longrepr)  # what can be written now can be written later
+        kept.leave_out(left_out)
     except _NO_REPORT as error:
         text = safe(repr(error))[:_LONGEST_CAUSE]
         raise ProtocolError(f"a report from inside that cannot be one: {text}") from error
@@ -73,59 +70,9 @@ def revive(config: pytest.Config, message: dict[str, Any], nodeid: str) -> pytes
 
 def _restore_subtest(report: object, fields: dict[str, Any]) -> None:
     """Undo the second repr of a subtest's arguments, which pytest takes whenever it makes one."""
-    arguments = fields.get("_subtest.context", {}).get("kwargs")
     context = getattr(report, "context", None)
-    if isinstance(arguments, dict) and context is not None:
-        texts = {str(name): str(text) for name, text in arguments.items()}
-        object.__setattr__(context, "kwargs", texts)
-
-
-def _checked(data: Any) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise TypeError("not an object")
-    if data["outcome"] not in _OUTCOMES or data["when"] not in _PHASES:
-        raise ValueError(f"outcome {data['outcome']!r} of phase {data['when']!r}")
-    for name in ("duration", "start"):
-        if not isinstance(data[name], int | float) or not abs(data[name]) < _LONGEST:
-            raise TypeError(f"{name} is {data[name]!r:.50}")
-    if not isinstance(data["keywords"], dict):
-        raise TypeError("keywords are no object")
-    path, line, domain = data["location"]
-    if not isinstance(line, int | None):
-        raise TypeError("a location without a line")
-    sections = [(str(title), str(text)) for title, text in data["sections"]]
-    properties = [(str(name), value) for name, value in data.get("user_properties", [])]
-    fields = {name: value for name, value in data.items() if not _is_the_hosts(name)}
-    fields["location"] = (safe(str(path)), line, safe(str(domain)))
-    if "wasxfail" in fields:
-        fields["wasxfail"] = str(fields["wasxfail"])
-    fields |= {"sections": sections, "user_properties": properties}
-    fields["duration"] = max(0.0, data["duration"])
-    longrepr = data.get("longrepr")
-    if isinstance(longrepr, dict) and not {"reprcrash", "reprtraceback"} <= set(longrepr):
-        raise TypeError("an incomplete traceback")
-    if not isinstance(longrepr, dict | list | str | None):
-        raise TypeError(f"longrepr is {type(longrepr).__name__}")
-    if isinstance(longrepr, list):
-        where, number, reason = longrepr
-        fields["longrepr"] = (str(where), int(number), str(reason))
-    return {name: _without_surrogates(value) for name, value in fields.items()}
-
-
-def _without_surrogates(value: Any) -> Any:
-    """A value whose texts all have a UTF-8: no worker of xdist's can send others."""
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, list | tuple):
-        return type(value)(map(_without_surrogates, value))
-    if isinstance(value, dict):
-        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
-    return value
-
-
-def _is_the_hosts(name: str) -> bool:
-    """Whether a field would hide what a report has here: all of them become its attributes."""
-    return name in _HOSTS or hasattr(pytest.TestReport, name)
+    if context is not None:
+        object.__setattr__(context, "kwargs", fields["_subtest.context"]["kwargs"])
 
 
 def warn(config: pytest.Config, message: dict[str, Any], nodeid: str) -> None:

@@ -14,11 +14,12 @@ import pytest
 
 from pytest_gvisor import requirements
 from pytest_gvisor.configured import expected_failure, location, settings_of
-from pytest_gvisor.errors import GvisorError, PytestGvisorWarning, UsageError
+from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.inside import reports
 from pytest_gvisor.inside.host import Ids, Worker
+from pytest_gvisor.inside.kept import Kept
 from pytest_gvisor.inside.live import Live
-from pytest_gvisor.inside.plan import Plan, plan_key, plan_of
+from pytest_gvisor.inside.plan import FIELDS, Plan, plan_key, plan_of
 from pytest_gvisor.inside.start import Inside, start
 from pytest_gvisor.report import observe
 from pytest_gvisor.settings import Isolation, Platform
@@ -36,6 +37,7 @@ class InsideSession:
 
     def __init__(self, config: pytest.Config, isolation: Isolation, inside: Inside) -> None:
         self._config = config
+        self._kept = Kept(config, config.getini(FIELDS))
         self._isolation = isolation
         self._inside = inside
         self._workers: dict[tuple[object, ...], Worker] = {}
@@ -209,7 +211,8 @@ class InsideSession:
                     show=self._show(),
                 )
 
-            self._workers[key] = Worker(config, begin, settings.timeout, Live(self._terminal).add)
+            show = Live(self._terminal).add
+            self._workers[key] = Worker(config, begin, settings.timeout, show, self._kept)
         return self._workers[key]
 
     def _shares(self, item: pytest.Item, key: tuple[object, ...]) -> bool:
@@ -240,6 +243,7 @@ class InsideSession:
         """Let every pytest inside tear down and end; hand pytest-cov what they have measured."""
         for key in list(self._workers):
             self._finish(key)
+        self._kept.close()
         controller = getattr(self._config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
         if controller is None:
             return
@@ -248,8 +252,7 @@ class InsideSession:
             try:
                 raw = base64.b64decode(data, validate=True)
             except ValueError as error:
-                text = f"coverage of tests inside is lost: {error}"
-                self._config.issue_config_time_warning(PytestGvisorWarning(text), stacklevel=1)
+                self._kept.say(f"coverage of tests inside is lost: {error}")
                 continue
             # pytest-cov combines every file beside the data file whose name starts like it.
             with open(f"{base}.gvisor.{secrets.token_hex(6)}", "wb") as file:

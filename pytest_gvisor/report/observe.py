@@ -63,12 +63,10 @@ def attach(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRep
 def attach_inside(
     item: pytest.Item, report: pytest.TestReport, fresh: Link | None, used: Link | None
 ) -> None:
-    """Give a report of a test inside the same; nothing of the kind from inside is kept.
+    """Give a report of a test inside the same.
 
     ``fresh`` is the sandbox that was started for this test, ``used`` the one that it runs in.
     """
-    for name in (CELL, ROSTER):
-        vars(report).pop(name, None)
     place = place_of(item)
     if place is None:
         return

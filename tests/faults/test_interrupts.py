@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.faults.little import FILES_AFTER, LONGER, Little, eventually, hang
-from tests.inside.test_with_plugins import PLUGINS
+from tests.inside.conftest import PLUGINS
 
 
 def ended(little: Little, since: float | None = None) -> int:

@@ -28,6 +28,7 @@ from pytest_gvisor.images.rootfs import ImageRootfs
 from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest, drain
 from pytest_gvisor.inside import frames as inside_frames
 from pytest_gvisor.inside import reports
+from pytest_gvisor.inside.kept import Kept
 from pytest_gvisor.launch import events, logs, remains
 from pytest_gvisor.oci import mounts
 from pytest_gvisor.oci.defaults import parse_user
@@ -264,7 +265,7 @@ def inside_report(data: bytes) -> None:
     history = _CONFIG.hook.pytest_warning_recorded._call_history
     assert history is not None
     history.clear()
-    report = reports.revive(_CONFIG, message, "test_x.py::test_x")
+    report = reports.revive(_CONFIG, message, "test_x.py::test_x", Kept(_CONFIG))
     assert report.nodeid == "test_x.py::test_x"
     assert report.when in ("setup", "call", "teardown")
     assert report.passed + report.failed + report.skipped <= 1

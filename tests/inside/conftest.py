@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.bundlecheck import ENVIRONMENT
 
 Lines = list[str]
+PLUGINS = Path(__file__).parents[2] / ".build/plugins"
+"""Where scripts/setup has installed the plugins that this repository's own suite runs without."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

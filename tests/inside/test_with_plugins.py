@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from tests.inside.conftest import Both, plain
-
-PLUGINS = Path(__file__).parents[2] / ".build/plugins"
-"""Where scripts/setup has installed the plugins that this repository's own suite runs without."""
+from tests.inside.conftest import PLUGINS, Both, plain
 
 RunBoth = Callable[..., Both]
+RunInside = Callable[..., pytest.RunResult]
 
 
 @pytest.fixture(autouse=True)
@@ -165,28 +163,46 @@ def test_randomly(project: pytest.Pytester, run_both: RunBoth) -> None:
                     "-p", "no:rerunfailures", "-p", "no:timeout", "-p", "no:anyio",
                     "-p", "no:metadata", "--randomly-seed=7")  # fmt: skip
     same(both, passed=8)
-    assert len(set(re.findall(r"drew [\d.]+", both.inside.stdout.str()))) >= 1
+    drawn = [re.findall(r"drew [\d.]+", result.stdout.str()) for result in (both.inside, both.host)]
+    assert len(drawn[0]) == 8
+    assert drawn[0] == drawn[1]
     ran = re.findall(r"test_it\[(\d)\] PASSED", both.inside.stdout.str())
     assert sorted(ran) == [str(number) for number in range(8)] != ran
 
 
-def test_html(project: pytest.Pytester, run_both: RunBoth) -> None:
-    """The report is written on the host, with each test's result and output."""
+def test_html(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """The report and the files of its extras are written on the host, with the same contents."""
     project.makepyfile("""
-        def test_passes(): pass
-        def test_fails():
-            print("shown there")
-            assert 0
+        import pytest
+        from pytest_html import extras as of
+
+        def test_passes(extras):
+            extras.append(of.text("of <b>text</b>", name="notes"))
+            extras.append(of.json({"deep": [1, None]}))
+            extras.append(of.url("https://example.invalid/?a=1&b=2"))
+            extras.append(of.png("aGVsbG8="))
+            extras.append(of.html("<p>its own</p>"))
+
+        @pytest.mark.parametrize("word", ["<script>alert(1)</script>", "/../../x", "a\\nb"])
+        def test_fails(word):
+            print("shown <script>alert(2)</script>")
+            assert word == "<script>alert(3)</script>"
     """)
     found = []
     for more in ((), ("--no-gvisor",)):
-        project.runpytest_subprocess(
-            "--in-gvisor", "--gvisor-strict", "-p", "no:randomly", "--html=report.html",
-            "--self-contained-html", *more,
-        )  # fmt: skip
-        report = (project.path / "report.html").read_text()
-        os.unlink(project.path / "report.html")
-        assert "shown there" in report
-        found.append(re.findall(r"test_\w+\.py::\w+|&#34;result&#34;: &#34;\w+", report))
+        run_inside("-p", "no:randomly", "--html=out/report.html", *more)
+        files = [path for path in (project.path / "out").rglob("*") if path.is_file()]
+        texts = {str(path.relative_to(project.path)): path.read_text() for path in files}
+        shutil.rmtree(project.path / "out")
+        report = texts.pop("out/report.html")
+        assert "shown &amp;lt;script" in report
+        assert "<script>alert" not in report
+        rows = re.findall(r"test_\w+\.py::[^&]+|&#34;result&#34;: &#34;\w+|col-links.*?/td", report)
+        found.append((texts, rows))
     assert found[0] == found[1]
-    assert len(found[0]) >= 4
+    assert sorted(map(os.path.basename, found[0][0])) == [
+        "style.css",
+        "test_html.py__test_passes_0_0.txt",
+        "test_html.py__test_passes_1_0.json",
+        "test_html.py__test_passes_3_0.png",
+    ]

@@ -14,7 +14,7 @@ from pytest_gvisor import Completed, Gvisor, Runsc, errors, settings, specifying
 from pytest_gvisor.cli import install, vm
 from pytest_gvisor.harness import MAX_RECORDS
 from pytest_gvisor.images import cache, docker, points, streams
-from pytest_gvisor.inside import session
+from pytest_gvisor.inside import fields, session
 from pytest_gvisor.install import fetch, gomodule, release
 from pytest_gvisor.launch import session_dir
 from pytest_gvisor.report import collect, github, observe, terminal
@@ -134,6 +134,7 @@ NUMBERS = [
     ("workloads.md", f"default {DEFAULTS.max_output // MIB} MiB; at most twice that"),
     ("workloads.md", f"its last runs, {MAX_RECORDS} at most"),
     ("inside.md", f"deadline of one test, default {DEFAULTS.timeout:g}"),
+    ("inside.md", f"at most {fields._MOST_EXTRAS:,} of them"),
 ]
 WORDS = [
     ("images.md", "a million entries", LIMITS.max_entries, 1_000_000),

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.inside.host import Ids, Worker
+from pytest_gvisor.inside.kept import Kept
 from pytest_gvisor.inside.link import Died, Link
 
 INNER = "test_it.py::test_it"
@@ -89,7 +90,8 @@ class Host:
         def start() -> Link:
             return cast("Link", self.script)
 
-        worker = Worker(self.item.config, start, 5.0, self.shown.append)
+        config = self.item.config
+        worker = Worker(config, start, 5.0, self.shown.append, Kept(config))
         worker.start()
         return worker
 

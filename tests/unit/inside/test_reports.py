@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.inside import reports
+from pytest_gvisor.inside.kept import Kept
 
 
 def data_of(**changes: Any) -> dict[str, Any]:
@@ -36,9 +37,8 @@ def data_of(**changes: Any) -> dict[str, Any]:
 
 def revived(config: pytest.Config, **changes: Any) -> pytest.TestReport:
     """What becomes of it."""
-    return reports.revive(
-        config, {"data": data_of(**changes), "plain": True}, "test_it.py::test_it"
-    )
+    message = {"data": data_of(**changes), "plain": True}
+    return reports.revive(config, message, "test_it.py::test_it", Kept(config))
 
 
 def test_a_report_is_the_test_s_own(pytestconfig: pytest.Config) -> None:
@@ -93,10 +93,9 @@ def test_no_phase_takes_less_than_no_time(pytestconfig: pytest.Config, duration:
 def test_what_is_the_host_s_own_is_not_taken(pytestconfig: pytest.Config) -> None:
     """Neither what xdist says of workers nor the names of methods; a reason becomes text."""
     names = ("node", "worker_id", "testrun_uid", "item_index", "toterminal", "get_sections")
-    report = revived(pytestconfig, **dict.fromkeys(names, "x"), _id="x", wasxfail=7, mine=[1])
+    report = revived(pytestconfig, **dict.fromkeys(names, "x"), _id="x", wasxfail=7)
     assert set(names).isdisjoint(vars(report))
     assert report.nodeid == "test_it.py::test_it"
-    assert vars(report)["mine"] == [1]
     assert report.wasxfail == "7"
 
 
@@ -106,7 +105,7 @@ def test_a_message_without_a_report_is_a_protocol_error(
 ) -> None:
     """An object with all the fields it must be."""
     with pytest.raises(ProtocolError):
-        reports.revive(pytestconfig, {"data": data}, "x")
+        reports.revive(pytestconfig, {"data": data}, "x", Kept(pytestconfig))
 
 
 anything = st.recursive(
@@ -116,7 +115,7 @@ anything = st.recursive(
 )
 
 
-@given(field=st.sampled_from(sorted(data_of())), value=anything)
+@given(field=st.sampled_from([*data_of(), "extras", "rerun", "_json_report_extra"]), value=anything)
 def test_any_field_may_be_anything(pytestconfig: pytest.Config, field: str, value: object) -> None:
     """It is a report of that test, or a protocol error."""
     try:
@@ -198,11 +197,14 @@ def test_what_a_report_shows_is_escaped(pytestconfig: pytest.Config) -> None:
 def test_every_text_has_a_utf_8(pytestconfig: pytest.Config) -> None:
     """Whatever attribute it is of: no worker of xdist's could send another one."""
     report = revived(
-        pytestconfig, longrepr="\udcff", keywords={"\udcff": 1}, mine=[{"\udcff": ["ü\ud800"]}]
+        pytestconfig,
+        longrepr="\udcff",
+        keywords={"\udcff": 1},
+        user_properties=[["\udcff", [{"\udcff": ["ü\ud800"]}]]],
     )
     for name, value in vars(report).items():
         assert f"{name}{value!s}".encode()
-    assert vars(report)["mine"] == [{"\\udcff": ["ü\\ud800"]}]
+    assert report.user_properties == [("\\udcff", [{"\\udcff": ["ü\\ud800"]}])]
 
 
 def test_no_code_of_a_module_runs_for_a_warning(

@@ -19,6 +19,7 @@ def test_coverage_that_is_none_is_a_warning(tmp_path: Path) -> None:
     controller = SimpleNamespace(cov_controller=SimpleNamespace(cov=cov))
     config = SimpleNamespace(
         pluginmanager=SimpleNamespace(get_plugin=lambda _: controller),
+        getini=lambda _: [],
         issue_config_time_warning=lambda warning, **_: warned.append(warning),
     )
     session = InsideSession(cast("Any", config), Isolation.SESSION, Inside())

@@ -1,0 +1,172 @@
+"""Each field of a report from inside has a rule, and a field without one is left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.inside import fields
+from pytest_gvisor.inside.kept import Kept
+from tests.unit.inside.test_reports import data_of, revived
+
+EXTRA = {
+    "format_type": "text",
+    "name": "Text",
+    "content": "all of it",
+    "mime_type": "text/plain",
+    "extension": "txt",
+}
+
+
+def extras_of(**changes: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """What becomes of one extra of pytest-html, and what is said about it."""
+    data, left_out = fields.checked(data_of(extras=[{**EXTRA, **changes}]))
+    return data["extras"], left_out
+
+
+@pytest.mark.parametrize("name", ["mine", "description", "duration_formatter", "toterminal"])
+def test_a_field_without_a_rule_is_left_out_and_named(name: str) -> None:
+    """Whatever it holds: nobody knows what a plugin of the host's does with it."""
+    data, left_out = fields.checked(data_of(**{name: "x"}))
+    assert name not in data
+    assert left_out == [name]
+
+
+def test_a_file_that_hypothesis_would_read_is_left_out() -> None:
+    """On the host it puts the files that this field names into a patch."""
+    _, left_out = fields.checked(data_of(_hypothesis_failing_examples='[["/etc/shadow","",""]]'))
+    assert left_out == ["_hypothesis_failing_examples"]
+
+
+def test_what_the_host_knows_itself_is_left_out_without_a_word() -> None:
+    """What xdist adds, and this plugin's own attributes."""
+    names = ("worker_id", "node", "item_index", "gvisor_cell", "gvisor_roster", "extra")
+    data, left_out = fields.checked(data_of(**dict.fromkeys(names, "x")))
+    assert not left_out
+    assert data.keys().isdisjoint(names)
+
+
+def test_a_field_that_the_project_names_is_plain_data() -> None:
+    """Its texts are escaped; a name that means something else is not the project's to give."""
+    data, left_out = fields.checked(data_of(mine=[{"a": "\x1b]0;x\x07"}]), {"mine", "node"})
+    assert data["mine"] == [{"a": "\\x1b]0;x\\x07"}]
+    assert not left_out
+    free = ("mine", "_mine", "description")
+    taken = ("extras", "node", "nodeid", "sections", "toterminal", "gvisor_cell", "a b", "")
+    assert all(map(fields.is_free, free))
+    assert not any(map(fields.is_free, taken))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"format_type": "url", "mime_type": None, "extension": None},
+        {"format_type": "html", "mime_type": None, "extension": None, "name": None},
+        {"format_type": "json", "content": {"a": [1, None, "b"]}, "extension": "json"},
+        {"format_type": "image", "content": "aGVsbG8=", "mime_type": "image/svg+xml"},
+        {"format_type": "video", "content": "films/one.mp4", "mime_type": "video/mp4"},
+    ],
+)
+def test_an_extra_of_pytest_html_s_own_making_passes(changes: dict[str, Any]) -> None:
+    """Unchanged."""
+    assert extras_of(**changes) == ([{**EXTRA, **changes}], [])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"extension": "/../../x"}, {"extension": "../x"}, {"extension": "a/b"}, {"extension": ""},
+        {"extension": "x" * 11}, {"extension": "txt\n"}, {"extension": 7}, {"extension": "ä"},
+        {"extension": "."}, {"format_type": "file"}, {"format_type": None}, {"format_type": []},
+        {"mime_type": 'x/y" onload="'}, {"mime_type": "text"}, {"content": 7}, {"content": None},
+        {"content": ["a"]},
+    ],
+)  # fmt: skip
+def test_an_extra_that_could_name_another_file_is_left_out(changes: dict[str, Any]) -> None:
+    """The others of the report stay, and it is said."""
+    kept, left_out = extras_of(**changes)
+    assert not kept
+    assert left_out[0].startswith("extras: ")
+    data, _ = fields.checked(data_of(extras=[{**EXTRA, **changes}, EXTRA]))
+    assert data["extras"] == [EXTRA]
+
+
+def test_extras_that_are_no_list_or_too_many_are_left_out() -> None:
+    """Each is a file on the host."""
+    for extras in (7, "x", {"a": 1}, [EXTRA] * 1001):
+        data, left_out = fields.checked(data_of(extras=extras))
+        assert data["extras"] == []
+        assert left_out
+
+
+def test_what_of_an_extra_is_shown_is_escaped() -> None:
+    """Its name, and a link, of which pytest-html warns in a self-contained report."""
+    ((extra,), _) = extras_of(name="\x1b[2J", format_type="image", content="\x1b[2J.png")
+    assert extra["name"] == "\\x1b[2J"
+    assert extra["content"] == "\\x1b[2J.png"
+
+
+@pytest.mark.parametrize("given", [[], "x", {"call": "x"}, {"setup": [1]}])
+def test_what_pytest_json_report_cannot_write_is_no_report(
+    pytestconfig: pytest.Config, given: object
+) -> None:
+    """It takes each phase for an object."""
+    with pytest.raises(ProtocolError):
+        revived(pytestconfig, _json_report_extra=given)
+    report = revived(pytestconfig, _json_report_extra={"call": {}, "metadata": [1]})
+    assert vars(report)["_json_report_extra"] == {"call": {}, "metadata": [1]}
+
+
+@pytest.mark.parametrize("rerun", ["../x", 1.5, None, [1]])
+def test_a_rerun_is_a_number(pytestconfig: pytest.Config, rerun: object) -> None:
+    """pytest-html makes a part of a file name of it."""
+    with pytest.raises(ProtocolError):
+        revived(pytestconfig, rerun=rerun)
+    assert vars(revived(pytestconfig, rerun=2))["rerun"] == 2
+
+
+@pytest.mark.parametrize("line", ["", "ab"])
+def test_a_traceback_whose_sections_cannot_be_drawn_is_no_report(
+    pytestconfig: pytest.Config, line: str
+) -> None:
+    """pytest divides by the length of the line's character."""
+    traceback: dict[str, Any] = {"reprentries": [], "extraline": None, "style": "long"}
+    failure = {
+        "reprcrash": None, "reprtraceback": traceback, "chain": None,
+        "sections": [["title", "text", line]],
+    }  # fmt: skip
+    with pytest.raises(ProtocolError):
+        revived(pytestconfig, outcome="failed", longrepr=failure)
+
+
+def test_what_was_left_out_is_said_once(pytester: pytest.Pytester) -> None:
+    """Each name once, and no more than twenty."""
+    config = pytester.parseconfig()
+    said: list[str] = []
+
+    class Listener:
+        def pytest_warning_recorded(self, warning_message: Any) -> None:
+            said.append(str(warning_message.message))
+
+    config.pluginmanager.register(Listener())
+    kept = Kept(config)
+    for number in range(3):
+        kept.leave_out(f"field{n}" for n in range(number * 10, 1000))
+    kept.close()
+    kept.close()
+    assert len(said) == 1
+    assert "field0, field1, " in said[0]
+    assert "field19, …" in said[0]
+    assert "field20" not in said[0]
+
+
+def test_what_is_said_at_the_end_is_no_error(
+    pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where warnings are errors it is a line: other sandboxes are still to be ended."""
+    pytester.makeini("[pytest]\nfilterwarnings = error\n")
+    Kept(pytester.parseconfig()).say("a word")
+    assert capsys.readouterr().err == "PytestGvisorWarning: a word\n"
