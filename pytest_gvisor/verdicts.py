@@ -1,6 +1,6 @@
 """Verdicts on platforms that a run has cost, kept until the next boot, in the sessions' folder.
 
-Only what is bad and cannot be seen without a run is kept (`words.LASTING`): a platform that hangs
+Only what is bad and cannot be seen without a run is kept (`words.LASTING`): a kvm that hangs
 would cost each session its deadline, and a build that is broken stays so. The key is the binary
 with its sidecars, the boot, and the platform; a run that hung says nothing of a longer deadline
 than it had.
@@ -116,9 +116,10 @@ def sweep() -> None:
 
 
 def _lasts(verdict: Availability) -> bool:
-    # A look that hung is no run: each session looks anew.
+    # kvm hangs for good on some machines; another platform that was late was slow, this time. A
+    # look that hung is no run: each session looks anew.
     if verdict.cause is Cause.PROBE_HUNG:
-        return math.isfinite(verdict.deadline)
+        return verdict.platform is Platform.KVM and math.isfinite(verdict.deadline)
     return verdict.cause in LASTING
 
 

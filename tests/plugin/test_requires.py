@@ -206,10 +206,10 @@ def test_a_hang_is_remembered_until_it_is_asked_for_anew(alone: Project) -> None
         """
         import pytest
 
-        @pytest.mark.requires_platform("ptrace")
+        @pytest.mark.requires_kvm
         def test_one(): ...
 
-        @pytest.mark.requires_platform("ptrace")
+        @pytest.mark.requires_platform("kvm")
         def test_two(): ...
         """,
         conftest=HANGING,
@@ -225,3 +225,19 @@ def test_a_hang_is_remembered_until_it_is_asked_for_anew(alone: Project) -> None
     for _ in range(2):
         alone.run("--gvisor-timeout=120").ends(skipped=2)
         assert probes.read_text() == "10\n10\n20\n"
+
+
+def test_a_slow_ptrace_is_tried_by_each_session(alone: Project) -> None:
+    """A machine under load is late once: no later session is refused the platform for it."""
+    alone.test(
+        """
+        import pytest
+
+        @pytest.mark.requires_platform("ptrace")
+        def test_one(): ...
+        """,
+        conftest=HANGING,
+    )
+    for count in (1, 2):
+        alone.run().ends(skipped=1).shows("the probe hung: it spun").hides("--gvisor-reprobe")
+        assert (alone.folder / "probes").read_text() == "10\n" * count

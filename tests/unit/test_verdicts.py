@@ -95,10 +95,12 @@ def test_a_hang_is_one_for_deadlines_up_to_its_own(deadline: float, holds: bool)
     [
         {"cause": Cause.PROBE_FAILED},
         {"cause": Cause.NONE},
+        {"platform": Platform.SYSTRAP},
+        {"platform": Platform.PTRACE},
         {"deadline": math.inf},  # of a look at the device, which is repeated anyway
     ],
 )
-def test_only_a_run_that_hung_is_kept(change: dict[str, object], base: Path) -> None:
+def test_only_a_run_of_kvm_that_hung_is_kept(change: dict[str, object], base: Path) -> None:
     """All else is found out in no time."""
     verdicts.keep(BINARY, dataclasses.replace(HUNG, **change))  # type: ignore[arg-type]
     assert not base.exists() or list(base.iterdir()) == []
