@@ -14,6 +14,7 @@ from pytest_gvisor.launch.netns import check_netns
 from pytest_gvisor.launch.request import Workspace
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import default_spec
+from pytest_gvisor.oci.mounts import covers
 from pytest_gvisor.oci.rootfs import host
 from pytest_gvisor.oci.spec import IdMapping, Linux, Namespace, Spec
 from pytest_gvisor.oci.words import NamespaceType
@@ -73,7 +74,7 @@ def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: W
         cwd=workload.cwd,
         user=workload.user,
         home=workload.home,
-        mounts=prepared.mounts,
+        mounts=[*prepared.mounts, *covers(prepared.root_path, prepared.mounts)],
         annotations=says.annotations if says else None,
         path=prepared.path,
         network=chosen.network,

@@ -16,7 +16,7 @@ from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.launch.driven import Driven
 from pytest_gvisor.launch.request import Record, Request, Workspace
 from pytest_gvisor.oci.defaults import default_spec
-from pytest_gvisor.oci.mounts import bind
+from pytest_gvisor.oci.mounts import bind, covers
 from pytest_gvisor.oci.rootfs import host
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
@@ -113,12 +113,14 @@ def _spec(
         if _is_shown(mount)
     )
     os.chmod(prepared.root_path + _TMP, 0o1777)
+    sessions = os.path.dirname(os.path.dirname(workspace.folder))
+    hidden = covers(prepared.root_path, prepared.mounts, session=sessions)
     spec = default_spec(
         [sys.executable, *subprocess._args_from_interpreter_flags(), "-P", _PROGRAM],  # type: ignore[attr-defined]
         root_path=prepared.root_path,
         env=env,
         cwd=cwd,
-        mounts=[mount for mount in prepared.mounts if not _is_shown(mount)],
+        mounts=[*hidden, *(mount for mount in prepared.mounts if not _is_shown(mount))],
         path=prepared.path,
         network=settings.network,
         netns=settings.netns or workspace.netns_if(settings.network),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
 from typing import Final
 
 from pytest_gvisor import places
@@ -36,6 +37,8 @@ _ENGINES: Final = (
 _USER_ENGINE: Final = re.compile(
     r"/run/user/\d+(/(docker(\.sock)?|podman|containerd[^/]*|buildkit[^/]*|crio)(/.*)?)?"
 )
+
+_EMPTY: Final = ("ro", "nosuid", "nodev", "noexec", "mode=0700")
 
 
 def _sessions() -> set[str]:
@@ -78,6 +81,26 @@ def danger(source: str, *, writable: bool = False) -> str:
     if writable and any(within(path, source) or within(source, path) for path in places.programs()):
         return "is or holds runsc, a place where it is looked for, or programs beside it"
     return ""
+
+
+def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mount]:
+    """What hides the session folders in a root and its bind mounts: an empty file system on each.
+
+    ``session`` is one more folder of sessions, for a process whose environment has changed since.
+    """
+    bases = {base for base in (*_sessions(), session) if base and os.path.isdir(base)}
+    shown = [(root, "/"), *((m.source, m.destination) for m in mounts if m.is_bind)]
+    taken = {mount.destination for mount in mounts}
+    found = {}
+    for source, destination in shown:
+        for base in bases:
+            target = normal(f"{destination}/{base[len(source.rstrip('/')) :]}")
+            between = [t for t in taken if within(target, t) and len(t) > len(destination)]
+            if within(base, source) and base != source and not between:
+                found[target] = Mount(
+                    destination=target, type=MountType.TMPFS, source="tmpfs", options=_EMPTY
+                )
+    return list(found.values())
 
 
 def odd_kind(mode: int) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pytest_gvisor import Gvisor, bind, places
 from tests.bundlecheck import ENVIRONMENT
 from tests.mounts import harmless
 
@@ -79,3 +84,64 @@ def test_where_no_program_is_set_uid_root_lets_tests_write(
         assert _inside(pytester, leaving).parseoutcomes() == {"passed": 1}
         assert (leaving / "door").stat().st_mode & stat.S_ISUID
         assert os.statvfs(leaving / "door").f_flag & os.ST_NOSUID
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of sessions, with something in it, where TMPDIR is a folder of a project."""
+    project = Path(tempfile.mkdtemp(prefix="pgf-", dir="/tmp"))  # sockets have short paths
+    temporary = project / "in it/tmp"
+    temporary.mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    folder = temporary / f"pytest-gvisor-{places.outer_uid()}"
+    folder.mkdir(mode=0o700)
+    (folder / "secret").write_text("of another run\n")
+    yield folder
+    shutil.rmtree(project)
+
+
+LOOKS = """
+import os
+import pytest
+
+@pytest.mark.in_gvisor
+def test_inside():
+    found = [name for _, _, names in os.walk(TMPDIR) for name in names]
+    assert found == [], found
+    assert os.listdir(TMPDIR) == [os.path.basename(SESSIONS)]
+"""
+
+
+def test_a_test_inside_sees_no_session_wherever_they_are(
+    pytester: pytest.Pytester, sessions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With TMPDIR in the project, the folder of the sessions is empty for tests inside."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    project = sessions.parents[2]
+    (project / "pytest.ini").write_text("[pytest]\n")
+    names = f"TMPDIR = {str(sessions.parent)!r}\nSESSIONS = {str(sessions)!r}\n"
+    (project / "test_it.py").write_text(names + LOOKS)
+    # As root they are in /run, whatever TMPDIR is.
+    base = f"session_dir.base_folder = lambda: {str(sessions)!r}\n"
+    (project / "conftest.py").write_text(f"from pytest_gvisor.launch import session_dir\n{base}")
+    monkeypatch.chdir(project)
+    arguments = ("-p", "no:cacheprovider", "--gvisor-strict", "--rootdir", str(project))
+    result = pytester.runpytest_subprocess(*arguments, project)
+    assert result.parseoutcomes() == {"passed": 1}
+
+
+@pytest.mark.parametrize("readonly", [True, False])
+def test_a_workload_sees_no_session_in_what_is_bound(
+    gvisor: Gvisor, sessions: Path, *, readonly: bool
+) -> None:
+    """A bind of a folder that holds the folder of the sessions shows that one empty."""
+    project = sessions.parents[2]
+    inside = f"/p/{sessions.relative_to(project)}"
+    mount = dataclasses.replace(bind(project, "/p"), options=("rbind", "ro" if readonly else "rw"))
+    done = gvisor.run(["sh", "-c", f"cd '{inside}' && ls -A && ls ../.."], mounts=[mount])
+    assert (done.stdout, done.stderr) == ("tmp\n", "")
+    with gvisor.sandbox(rootfs=None, mounts=[mount]) as sandbox:
+        assert sandbox.exec(["ls", "-A", inside]).stdout == ""
+    assert (sessions / "secret").read_text() == "of another run\n"

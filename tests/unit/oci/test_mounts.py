@@ -10,7 +10,7 @@ import pytest
 from pytest_gvisor import places
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.launch import session_dir
-from pytest_gvisor.oci.mounts import bind, danger, parse_size, tmpfs
+from pytest_gvisor.oci.mounts import bind, covers, danger, parse_size, tmpfs
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.words import MountType
 
@@ -121,6 +121,30 @@ def test_the_session_folders_of_a_user_namespace_are_dangerous(
 def test_other_folders_are_not(source: str) -> None:
     """A path that only looks alike is not refused."""
     assert danger(source) == ""
+
+
+def test_session_folders_in_what_is_mounted_are_covered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is, by whichever mount or root it is seen, unless another mount hides it already."""
+    base = tmp_path / f"a/b/pytest-gvisor-{places.outer_uid()}"
+    base.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(base.parent))
+
+    def covered(root: str, *mounts: Mount) -> list[str]:
+        found = covers(root, mounts)
+        assert all(mount.type is MountType.TMPFS and "ro" in mount.options for mount in found)
+        return sorted(mount.destination for mount in found if str(base.name) in mount.destination)
+
+    name = base.name
+    project, part = bind(tmp_path, "/p"), bind(tmp_path / "a", "/p/c")
+    assert covered("/none", project, part) == [f"/p/a/b/{name}", f"/p/c/b/{name}"]
+    assert covered(str(tmp_path)) == [f"/a/b/{name}"]
+    assert covered("/none", project, tmpfs("/p/a")) == []
+    assert covered("/none", project, bind(tmp_path / "a/b", "/p/a/b")) == [f"/p/a/b/{name}"]
+    assert covered("/none", bind(base, "/s", dangerous=True)) == []
+    base.rmdir()
+    assert covered("/none", project) == []
 
 
 def test_links_are_resolved_before_judging(tmp_path: Path) -> None:
