@@ -198,7 +198,8 @@ class LaunchError(GvisorError):
     """The way from this process to runsc failed before runsc could start.
 
     ``stage`` is the step that failed (for instance ``no_new_privs`` or ``execve``), ``errno`` the
-    kernel's error number or 0 where the step failed by its own check.
+    kernel's error number or 0 where the step failed by its own check. ``detail`` is the message
+    without the stage.
     """
 
     def __init__(self, stage: str, detail: str, *, errno: int = 0, next_step: str = "") -> None:
@@ -207,7 +208,8 @@ class LaunchError(GvisorError):
         code = (
             f" [{errno_names.errorcode.get(errno, errno)}: {os.strerror(errno)}]" if errno else ""
         )
-        super().__init__(f"the launch failed at {stage}: {detail}{code}", next_step=next_step)
+        self.detail = f"{detail}{code}"
+        super().__init__(f"the launch failed at {stage}: {self.detail}", next_step=next_step)
 
 
 class _RunError(GvisorError):

@@ -15,6 +15,7 @@ import pytest
 from pytest_gvisor.configured import run_settings
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import escape
+from pytest_gvisor.launch import session_dir
 from pytest_gvisor.settings import NATIVE
 from pytest_gvisor.settings import on_release as settings_on
 from pytest_gvisor.state import engine_of
@@ -31,18 +32,27 @@ def line(config: pytest.Config) -> str:
     try:
         binaries = [engine.runsc(one.runsc) for one in each]
         platforms = [engine.platforms_of(one) for one in each]
+        broken = "".join(
+            f"; {_build(one.label)} is broken, see pytest-gvisor doctor"
+            for runsc, names_of, one in zip(binaries, platforms, each, strict=True)
+            if any(engine.known_broken(runsc, name) for name in names_of)
+        )
+        passed = _passed_over()
     except GvisorError as error:
         return f"gvisor: {escape(error.message.splitlines()[0])}"
     found = ", ".join(_binary(runsc, one.label) for runsc, one in zip(binaries, each, strict=True))
     native = [NATIVE] if settings.native else []
     names = ", ".join(dict.fromkeys([*native, *itertools.chain(*platforms)]))
     strict = ", strict" if settings.strict else ""
-    broken = "".join(
-        f"; {_build(one.label)} is broken, see pytest-gvisor doctor"
-        for runsc, names_of, one in zip(binaries, platforms, each, strict=True)
-        if any(engine.known_broken(runsc, name) for name in names_of)
-    )
-    return f"gvisor: {found}, {names}, network {settings.network}{strict}{broken}"
+    return f"gvisor: {found}, {names}, network {settings.network}{strict}{broken}{passed}"
+
+
+def _passed_over() -> str:
+    """That sessions are elsewhere than they should be, and why: somebody may be at work there."""
+    chosen = session_dir.choose_base()
+    if not chosen.passed:
+        return ""
+    return escape(f"; sessions are in {chosen.path}, because of {'; '.join(chosen.passed)}")
 
 
 def _build(label: str) -> str:

@@ -44,7 +44,10 @@ def outer_uid() -> int:
 
 
 def session_bases() -> Iterator[str]:
-    """The folders that may hold this process's sessions, the best first; not all can be used."""
+    """The folders that may hold this process's sessions, the best first; not all can be used.
+
+    Links in their own places are not followed by who uses them: others can make one in ``/tmp``.
+    """
     user = outer_uid()
     run = os.path.dirname(SYSTEM_BASE)
     if os.geteuid() == 0 and os.access(run, os.W_OK) and os.stat(run).st_uid == 0:
@@ -57,5 +60,8 @@ def session_bases() -> Iterator[str]:
     ):
         yield os.path.join(runtime, "pytest-gvisor")
     with contextlib.suppress(FileNotFoundError):  # there is none that can be written to
-        yield os.path.join(tempfile.gettempdir(), f"pytest-gvisor-{user}")
+        yield os.path.join(os.path.abspath(tempfile.gettempdir()), f"pytest-gvisor-{user}")
     yield f"/tmp/pytest-gvisor-{user}"
+    home = os.path.expanduser("~")
+    if os.path.isabs(home) and os.path.isdir(home):
+        yield os.path.join(home, ".pytest-gvisor")

@@ -111,17 +111,19 @@ class Trust:
 
     What nobody may write below the folder ``store`` is trusted whoever owns it; ``""`` is no
     folder. ``overflow`` is the uid that the kernel shows for owners without a place in this user
-    namespace, or None where an owner of that number is taken at face value.
+    namespace, or None where an owner of that number is taken at face value. With ``lenient``, a
+    folder that others can write counts as if it was sticky.
     """
 
     euid: int
     store: str
     overflow: int | None
+    lenient: bool = False
 
     @classmethod
-    def here(cls, euid: int, store: str = "") -> Trust:
+    def here(cls, euid: int, store: str = "", *, lenient: bool = False) -> Trust:
         """The trust of the user ``euid`` in this process's user namespace."""
-        return cls(euid, store, _overflow_uid(euid))
+        return cls(euid, store, _overflow_uid(euid), lenient)
 
     def owns(self, node: Node) -> bool:
         """Whether the owner of ``node`` is trusted with it."""
@@ -190,7 +192,7 @@ def folder_problem(lookup: Lookup, trust: Trust) -> str | None:
     if not mode & WRITABLE_BY_OTHERS:
         return None
     # In a sticky folder an entry can be replaced by its owner and the folder's only.
-    if not mode & stat.S_ISVTX:
+    if not mode & stat.S_ISVTX and not trust.lenient:
         return f"{known} on the way to it can be written by others"
     if trust.owns(entry) or trust.sealed_in_store(entry):
         return None

@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 
-from pytest_gvisor.launch import session_dir
+from pytest_gvisor.launch import private, session_dir
 from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.runsc.words import LASTING, Cause
 from pytest_gvisor.settings import Platform
@@ -107,12 +107,13 @@ def forget(fingerprint: str, platform: Platform) -> None:
 
 def sweep() -> None:
     """Remove what was kept before this boot."""
-    boot, base = boot_id(), session_dir.base_folder()
-    with contextlib.suppress(OSError):
-        for name in os.listdir(base) if boot else ():
-            match = _NAME.fullmatch(name)
-            if match and match[1] != boot[:13]:
-                os.unlink(os.path.join(base, name))
+    boot = boot_id()
+    for base in session_dir.base_folders() if boot else ():
+        with contextlib.suppress(OSError):
+            for name in os.listdir(base):
+                match = _NAME.fullmatch(name)
+                if match and match[1] != boot[:13]:
+                    os.unlink(os.path.join(base, name))
 
 
 def _lasts(verdict: Availability) -> bool:
@@ -128,5 +129,5 @@ def _path(fingerprint: str, platform: Platform) -> str | None:
     if not boot:
         return None
     base = session_dir.base_folder()
-    os.close(session_dir.open_private(base))
+    os.close(private.open_private(base))
     return os.path.join(base, f"v-{fingerprint[:16]}-{boot[:13]}-{platform.value}.json")

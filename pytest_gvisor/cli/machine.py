@@ -222,15 +222,19 @@ def sessions() -> Finding:
     """What dead sessions have left. To be looked at first: a session that starts sweeps."""
     name = "sessions"
     try:
-        base = session_dir.base_folder()
-        dead = session_dir.dead(base)
+        chosen = session_dir.choose_base()
+        dead = {base: session_dir.dead(base) for base in session_dir.base_folders()}
     except GvisorError as error:
         return bad(name, error)
-    if dead:
-        return Finding(
-            name=name,
-            state=State.NOTE,
-            detail=f"{len(dead)} dead in {base}",
-            next_step="pytest-gvisor sweep removes them; so does each new session.",
-        )
-    return Finding(name=name, state=State.GOOD, detail=f"none left in {base}")
+    told = [f"{len(paths)} dead in {base}" for base, paths in dead.items() if paths]
+    steps = ["pytest-gvisor sweep removes them; so does each new session."] if told else []
+    told = told or [f"none left in {chosen.path}"]
+    told += [f"passed over: {reason}" for reason in chosen.passed]
+    if chosen.passed:
+        steps.append("Set XDG_RUNTIME_DIR or TMPDIR to a folder that no other user can write to.")
+    return Finding(
+        name=name,
+        state=State.NOTE if steps else State.GOOD,
+        detail=escape("; ".join(told)),
+        next_step=" ".join(steps),
+    )

@@ -16,11 +16,10 @@ def main(arguments: Sequence[str]) -> int:
         description="Removes what dead sessions of this user have left: processes, files, mounts, "
         "cgroups. Sessions that live are not touched.",
     ).parse_args(arguments)
-    base = session_dir.base_folder()
-    for path in session_dir.sweep(base, although_waited=True):
+    for path in session_dir.sweep(although_waited=True):
         print(f"removed {path}")
     verdicts.sweep()
-    left = session_dir.dead(base)
+    left = [path for base in session_dir.base_folders() for path in session_dir.dead(base)]
     for path in left:
         print(f"not removed: {path}")
     return 1 if left else 0

@@ -37,7 +37,7 @@ from pytest_gvisor.images.config import ImageConfig
 from pytest_gvisor.images.points import Trees
 from pytest_gvisor.images.seal import seal
 from pytest_gvisor.images.streams import Limits
-from pytest_gvisor.launch.session_dir import make_private, open_private
+from pytest_gvisor.launch.private import make_above, make_private, open_private
 from pytest_gvisor.oci import inroot
 from pytest_gvisor.oci.reader import shown
 from pytest_gvisor.oci.spec import Mount
@@ -150,7 +150,7 @@ class Cache:
         max_bytes: int = DEFAULT_MAX_BYTES,
         patience: float = _PATIENCE,
     ) -> None:
-        self.folder = folder or default_folder()
+        self.folder = os.path.abspath(folder or default_folder())
         self.max_bytes = max_bytes
         self._patience = patience
         self._is_swept = False
@@ -251,7 +251,6 @@ class Cache:
 
     def _check(self) -> None:
         with locks.failing(self.folder):
-            os.makedirs(os.path.dirname(self.folder), 0o700, exist_ok=True)
             self._judge()
             if not self._is_swept:
                 self._sweep()
@@ -260,7 +259,9 @@ class Cache:
     def _judge(self) -> None:
         """Refuse a folder that others have a hand in; make one that is missing."""
         try:
-            os.close(open_private(self.folder))
+            make_above(self.folder)
+            # Others can write to GitLab's checkouts, and a cache there is the user's own choice.
+            os.close(open_private(self.folder, lenient=True))
         except LaunchError as error:
             raise ImageError(
                 f"the cache folder cannot be used: {error.message}",

@@ -1,9 +1,10 @@
 """What a sandbox can leave behind, how it is recognised, and how it is removed.
 
 Used by the keeper after each run, by pytest where its keeper is gone, and by the sweep of dead
-sessions. A process is ours only if its command line says ``--root`` and the run's own state folder:
-a pid that was used again for something else, or a reader of our files, is never touched. Standard
-library and `_linux` only.
+sessions. A process is ours only if its command line says ``--root`` and the run's own state folder,
+and if this user may kill it: a pid that was used again for something else, or a reader of our
+files, is never touched, and another user's process holds nothing up, whatever it calls itself.
+Standard library and `_linux` only.
 """
 
 from __future__ import annotations
@@ -63,12 +64,21 @@ def _names(line: bytes, root: bytes) -> bool:
     return any(value == root or value.startswith(root + b"/") for value in values)
 
 
+def _may_be_killed(pid: int) -> bool:
+    """Whether the kernel would let this process kill that one: its user's own, or any as root."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
 def processes(root: str, *, everywhere: bool = False) -> list[int]:
     """The live processes of the sandboxes whose state folder is at or under ``root``.
 
     Looks among this process's children, where a subreaper finds every orphan of its own, or, with
-    ``everywhere``, among all processes. A child that is just being executed counts: whose it is
-    will be known when it is asked about again.
+    ``everywhere``, among all processes that this user may kill. A child that is just being executed
+    counts: whose it is will be known when it is asked about again.
     """
     if everywhere:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
@@ -79,7 +89,7 @@ def processes(root: str, *, everywhere: bool = False) -> list[int]:
     for pid in pids:
         line = _command_line(pid)
         is_one = _names(line, needle) if line else not everywhere and _is_starting(pid)
-        if is_one and pid != os.getpid():
+        if is_one and pid != os.getpid() and _may_be_killed(pid):
             found.append(pid)
     return found
 

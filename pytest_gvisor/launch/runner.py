@@ -35,8 +35,9 @@ from pytest_gvisor.launch.outcome import (
     paste,
     signal_name,
 )
+from pytest_gvisor.launch.private import make_private
 from pytest_gvisor.launch.request import Record, Request, Workspace
-from pytest_gvisor.launch.session_dir import SessionDir, make_private
+from pytest_gvisor.launch.session_dir import SessionDir
 from pytest_gvisor.launch.states import Lifecycle, State
 from pytest_gvisor.launch.supervise import Job, Supervisor
 from pytest_gvisor.launch.typed import stage

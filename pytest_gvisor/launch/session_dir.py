@@ -1,8 +1,8 @@
-"""The session folder: where it is, how it is made safely, its journal, and the sweep of dead ones.
+"""The session folder: where it is, how it is made and locked, its journal, the sweep of dead ones.
 
 Layout::
 
-    /run/pytest-gvisor/            0700, root's; others: $XDG_RUNTIME_DIR or the temporary directory
+    /run/pytest-gvisor/            0700, root's; others: see `places.session_bases`
         .lock                      held while a session is made or swept
         s-XXXXXXXXXXXX/            0700, one a pytest process
             lock                   held (flock) by pytest and its keeper: free means both are dead
@@ -19,14 +19,14 @@ import fcntl
 import json
 import os
 import secrets
-import stat
 import time
 from collections.abc import Iterator
 
 from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.launch import remains, stopped
+from pytest_gvisor.launch import private, remains, stopped
 from pytest_gvisor.launch.typed import stage
 from pytest_gvisor.places import session_bases
+from pytest_gvisor.trust import SHORTAGES
 
 # sun_path holds 108 bytes (unix(7)); below the session come the sandbox's id and a socket's name.
 LONGEST_BASE = 48
@@ -35,67 +35,74 @@ SWEEP_BUDGET = 3.0
 _LEAST_PATIENCE = 0.05
 
 
-def _refuse(path: str, reason: str) -> LaunchError:
-    return LaunchError(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The folder for this user's new sessions, and why each better one was passed over."""
+
+    path: str
+    passed: tuple[str, ...]
+
+
+def choose_base() -> Chosen:
+    """The first candidate that can be used, made if it is missing.
+
+    Raises `LaunchError` where there is none, or where this process is short of what it takes to
+    look.
+    """
+    passed = []
+    for candidate in dict.fromkeys(session_bases()):
+        try:
+            with private.place(candidate) as found:
+                _check_length(found.path)
+                os.close(found.open())
+        except LaunchError as error:
+            if error.errno in SHORTAGES:
+                raise
+            passed.append(error.detail)
+        else:
+            return Chosen(path=found.path, passed=tuple(passed))
+    raise LaunchError(
         "session_folder",
-        f"{path}: {reason}",
-        next_step=f"Remove or rename {path}, or set XDG_RUNTIME_DIR or TMPDIR.",
+        "\n  ".join(["no folder can hold sessions:", *passed]),
+        next_step="Set XDG_RUNTIME_DIR or TMPDIR to a folder of yours with a short name, which "
+        "no other user can write to.",
     )
 
 
-def make_private(path: str) -> None:
-    """Make a folder with mode 0700, whatever a test has made of the umask."""
-    os.mkdir(path, 0o700)
-    os.chmod(path, 0o700)
-
-
-def open_private(path: str) -> int:
-    """A descriptor of the folder ``path``, made 0700 if it is missing and verified by fstat.
-
-    Raises `LaunchError` for a symlink, another owner, or permissions for others.
-    """
-    with stage("session_folder", f"cannot make {path}"), contextlib.suppress(FileExistsError):
-        make_private(path)
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise _refuse(path, error.strerror or str(error)) from error
-    found = os.fstat(fd)
-    problem = None
-    if found.st_uid != os.geteuid():
-        problem = f"owned by uid {found.st_uid}, not by uid {os.geteuid()}"
-    elif stat.S_IMODE(found.st_mode) & 0o077:
-        problem = f"mode {stat.S_IMODE(found.st_mode):04o} lets others in"
-    if problem:
-        os.close(fd)
-        raise _refuse(path, problem)
-    return fd
-
-
 def base_folder() -> str:
-    """The folder that holds this user's sessions: the first candidate that can be used."""
-    found = [path for path in map(os.path.realpath, session_bases()) if _usable(path)]
-    if not found:
-        raise LaunchError(
-            "session_folder",
-            f"no folder whose path has at most {LONGEST_BASE} bytes of UTF-8",
-            next_step="Set XDG_RUNTIME_DIR or TMPDIR to a folder of yours with a short name.",
-        )
-    return found[0]
+    """The path of `choose_base`; raises as that."""
+    return choose_base().path
 
 
-def _usable(path: str) -> bool:
+def _check_length(path: str) -> None:
     # runsc gets paths in JSON too, which cannot hold a name that is not UTF-8: these have lone
     # surrogates here, which do not encode.
     with contextlib.suppress(UnicodeEncodeError):
-        return len(path.encode()) <= LONGEST_BASE
-    return False
+        if len(path.encode()) <= LONGEST_BASE:
+            return
+    raise LaunchError(
+        "session_folder", f"{path}: its path has more than {LONGEST_BASE} bytes, or is not UTF-8"
+    )
+
+
+def base_folders() -> list[str]:
+    """The candidates that are there and this user's: the one for new sessions, then the others."""
+    found = [base_folder()]
+    for candidate in session_bases():
+        with contextlib.suppress(LaunchError, OSError), private.place(candidate) as other:
+            if other.is_taken():
+                os.close(other.open())
+                found.append(other.path)
+    return list(dict.fromkeys(found))
 
 
 @contextlib.contextmanager
-def _locked(base: str) -> Iterator[None]:
-    """Hold the lock of the base folder, which is made and verified."""
-    base_fd = open_private(base)
+def _locked(base: str, patience: float | None = None) -> Iterator[None]:
+    """Hold the lock of the base folder, which is made and verified.
+
+    Raises `LaunchError` where it is not free in ``patience`` seconds (default: `LOCK_DEADLINE`).
+    """
+    base_fd = private.open_private(base)
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with stage("session_folder", f"cannot lock {base}"):
@@ -104,14 +111,14 @@ def _locked(base: str) -> Iterator[None]:
         os.close(base_fd)
     try:
         with stage("session_folder", f"cannot lock {base}"):
-            _await_lock(lock, base)
+            _await_lock(lock, base, LOCK_DEADLINE if patience is None else patience)
         yield
     finally:
         os.close(lock)
 
 
-def _await_lock(lock: int, base: str) -> None:
-    deadline = time.monotonic() + LOCK_DEADLINE
+def _await_lock(lock: int, base: str, patience: float) -> None:
+    deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,7 +126,7 @@ def _await_lock(lock: int, base: str) -> None:
             if time.monotonic() > deadline:
                 raise LaunchError(
                     "session_folder",
-                    f"another process has held {base}/.lock for {LOCK_DEADLINE:g} s",
+                    f"another process has held {base}/.lock for {patience:g} s",
                     next_step=f"Find it with: fuser -v {base}/.lock",
                 ) from None
             time.sleep(0.005)
@@ -153,15 +160,14 @@ class SessionDir:
 
     @staticmethod
     def choose(base: str | None = None) -> tuple[str, list[str]]:
-        """Sweep what dead sessions left under ``base``; the path for a new one, not made yet, and
-        the folders that went.
+        """Sweep as `sweep` does; the path for a new session under ``base``, not made yet, and the
+        folders that went.
 
         The keeper is told the path before there is anything at it: from the first moment on there
         is someone to remove it.
         """
-        base = base_folder() if base is None else base
         swept = sweep(base)
-        return SessionDir.new_path(base), swept
+        return SessionDir.new_path(base_folder() if base is None else base), swept
 
     @staticmethod
     def new_path(base: str) -> str:
@@ -175,7 +181,7 @@ class SessionDir:
         Raises `LaunchError` where the folder cannot be made or is not safe.
         """
         with _locked(os.path.dirname(path)), stage("session_folder", f"cannot make {path}"):
-            make_private(path)
+            private.make_private(path)
             try:
                 lock = _take_lock(path)
             except BaseException:
@@ -237,26 +243,50 @@ def _is_dead(session: str) -> bool:
     return True
 
 
-def sweep(base: str | None = None, *, although_waited: bool = False) -> list[str]:
-    """Remove what dead sessions left under ``base``; returns the session folders that went.
+@dataclasses.dataclass
+class _Budget:
+    """Seconds that what does not go may still cost this process, and all that wait for a lock."""
 
-    A keeper that is stopped and whose pytest is dead goes on first, and does that itself. What
-    cannot be removed holds up this process, and all that wait for the lock, for `SWEEP_BUDGET`
-    seconds at most, in which what goes is not counted; the rest is left to the next sweep. Who has
-    waited as long as that for the lock, for another's sweep most likely, does not sweep again
-    unless ``although_waited``.
+    left: float
+
+
+def sweep(base: str | None = None, *, although_waited: bool = False) -> list[str]:
+    """Remove what dead sessions left under ``base``, or under each folder of this user's.
+
+    Returns the session folders that went. A keeper that is stopped and whose pytest is dead goes on
+    first, and does that itself. What cannot be removed holds up this process, and all that wait for
+    the lock, for `SWEEP_BUDGET` seconds at most, in which what goes is not counted; the rest is
+    left to the next sweep. Who has waited as long as that for the lock, for another's sweep most
+    likely, does not sweep again unless ``although_waited``; nor is another folder than the one for
+    new sessions waited for.
     """
-    base = base_folder() if base is None else base
+    budget = _Budget(SWEEP_BUDGET)
+    first, *others = base_folders() if base is None else [base]
+    gone = _sweep(first, budget, although_waited=although_waited)
+    for other in others:
+        with contextlib.suppress(*() if although_waited else [LaunchError]):
+            patience = None if although_waited else 0.0
+            gone += _sweep(other, budget, although_waited=although_waited, patience=patience)
+    return gone
+
+
+def _sweep(
+    base: str, budget: _Budget, *, although_waited: bool, patience: float | None = None
+) -> list[str]:
     if not os.path.isdir(base):
         return []
     began = time.monotonic()
-    with _locked(base), stage("session_folder", f"cannot read {base}"), os.scandir(base) as entries:
+    with (
+        _locked(base, patience),
+        stage("session_folder", f"cannot read {base}"),
+        os.scandir(base) as entries,
+    ):
         if not although_waited and time.monotonic() - began > SWEEP_BUDGET:
             return []
         found = [entry for entry in entries if _is_session(entry)]
         # In any order, so that it is not always the same ones that are left to the next.
         secrets.SystemRandom().shuffle(found)
-        return _swept(base, [entry.path for entry in found])
+        return _swept(base, [entry.path for entry in found], budget)
 
 
 def dead(base: str) -> list[str]:
@@ -275,20 +305,19 @@ def _is_session(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith("s-") and entry.is_dir(follow_symlinks=False)
 
 
-def _swept(base: str, paths: list[str]) -> list[str]:
+def _swept(base: str, paths: list[str], budget: _Budget) -> list[str]:
     """Those of the sessions' folders that were dead, and are gone."""
     gone = []
-    budget = SWEEP_BUDGET
     if paths:
-        budget -= _wake(base)
+        budget.left -= _wake(base)
     for path in filter(_is_dead, paths):
         # Half of what there is for each: one that is stuck does not use up all of it.
-        patience = min(remains.PATIENCE, budget / 2)
+        patience = min(remains.PATIENCE, budget.left / 2)
         if patience < _LEAST_PATIENCE:
             break
         began = time.monotonic()
         if remains.clear_session(path, patience=patience):
-            budget -= time.monotonic() - began
+            budget.left -= time.monotonic() - began
         else:
             gone.append(path)
     return gone

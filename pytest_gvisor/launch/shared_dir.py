@@ -13,7 +13,7 @@ import os
 import shutil
 
 from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.launch import session_dir
+from pytest_gvisor.launch import private, session_dir
 from pytest_gvisor.launch.typed import stage
 
 
@@ -44,7 +44,7 @@ class SharedDir:
                 stage("shared_folder", f"cannot make {path}"),
             ):
                 with contextlib.suppress(FileExistsError):
-                    session_dir.make_private(path)
+                    private.make_private(path)
                 flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
                 self._lock = os.open(os.path.join(path, "lock"), flags, 0o600)
                 os.fchmod(self._lock, 0o600)

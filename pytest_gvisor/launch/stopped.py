@@ -58,10 +58,19 @@ def _keeps(pid: int, base: str) -> tuple[str, str] | None:
             os.path.basename(program) == "keeper.py"
             and pidfd.isdecimal()
             and os.path.dirname(session) == base
-            and os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+            and _uids(pid) == {os.geteuid()}
         ):
             return session, pidfd
     return None
+
+
+def _uids(pid: int) -> set[int]:
+    """The real, effective, saved and file system uid of a process.
+
+    The owner of its folder in /proc is the effective one, which a set-uid program gives to anybody.
+    """
+    with open(f"/proc/{pid}/status", "rb") as status:
+        return {int(uid) for line in status if line.startswith(b"Uid:") for uid in line.split()[1:]}
 
 
 def _is_stopped(pid: int) -> bool:

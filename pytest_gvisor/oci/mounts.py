@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pytest_gvisor import places
@@ -44,7 +44,14 @@ _EMPTY: Final = ("ro", "nosuid", "nodev", "noexec", "mode=0700")
 def _sessions() -> set[str]:
     """Where session folders of this package are, this process's and others' of this user."""
     known = (places.SYSTEM_BASE, f"/run/user/{places.outer_uid()}/pytest-gvisor")
-    return {*known, *map(os.path.realpath, places.session_bases())}
+    return {*known, *_bases()}
+
+
+def _bases() -> Iterator[str]:
+    """The candidates for this process's, by their canonical paths: a link there is not followed."""
+    for base in places.session_bases():
+        above, name = os.path.split(base)
+        yield os.path.join(os.path.realpath(above), name)
 
 
 def within(path: str, folder: str) -> bool:
@@ -54,8 +61,7 @@ def within(path: str, folder: str) -> bool:
 
 def _holds_sessions(source: str) -> bool:
     """Whether session folders are below this path, or will be: in the first place that can be."""
-    mine = map(os.path.realpath, places.session_bases())
-    first = next((base for base in mine if os.access(os.path.dirname(base), os.W_OK)), "")
+    first = next((base for base in _bases() if os.access(os.path.dirname(base), os.W_OK)), "")
     return any(within(base, source) for base in _sessions() if base == first or os.path.isdir(base))
 
 
@@ -88,7 +94,9 @@ def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mou
 
     ``session`` is one more folder of sessions, for a process whose environment has changed since.
     """
-    bases = {base for base in (*_sessions(), session) if base and os.path.isdir(base)}
+    # A link in the place of one is no folder of sessions, and leads elsewhere inside.
+    known = (base for base in (*_sessions(), session) if os.path.isdir(base))
+    bases = {base for base in known if not os.path.islink(base)}
     shown = [(root, "/"), *((m.source, m.destination) for m in mounts if m.is_bind)]
     taken = {mount.destination for mount in mounts}
     found = {}

@@ -33,8 +33,8 @@ from pytest_gvisor.launch import logs
 from pytest_gvisor.launch.capture import streams
 from pytest_gvisor.launch.driven import Driven
 from pytest_gvisor.launch.outcome import Completed, Evidence, Outcome, judge, paste
+from pytest_gvisor.launch.private import make_private
 from pytest_gvisor.launch.request import Record, Workspace
-from pytest_gvisor.launch.session_dir import make_private
 from pytest_gvisor.launch.states import Lifecycle, State
 from pytest_gvisor.launch.supervise import Job, Supervisor
 from pytest_gvisor.launch.typed import stage

@@ -24,7 +24,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from pytest_gvisor.errors import LaunchError, UsageError
-from pytest_gvisor.launch.session_dir import make_private
+from pytest_gvisor.launch.private import make_private
 from pytest_gvisor.oci import inroot, skeleton
 from pytest_gvisor.oci.mounts import within
 from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs

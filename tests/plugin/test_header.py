@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,38 @@ def test_a_runsc_that_cannot_be_used_is_in_the_line_and_fails_nothing_by_that(
     assert ran.line("gvisor:").startswith(f"gvisor: there is no runsc at {missing}")
     ran = shared.run(f"--gvisor-runsc={insecure}").ends(passed=1)
     assert ran.line("gvisor:").startswith(f"gvisor: refusing to run {insecure} (mode 0777, owner")
+
+
+def test_a_folder_for_sessions_that_is_passed_over_is_in_the_line_and_fails_nothing(
+    shared: Project, tmp_path: Path
+) -> None:
+    """The line says where the sessions are instead, and why; each test has its sandbox."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as short:
+        shared.test(
+            "def test_it(gvisor): gvisor.run(['true'])\ndef test_too(gvisor): gvisor.run(['true'])",
+            conftest="from pytest_gvisor.launch import session_dir\n"
+            f"bases = '{tmp_path}/open/x', '{short}/s'\n"
+            "session_dir.session_bases = lambda: iter(bases)",
+        )
+        line = shared.run("--gvisor-network=none").ends(passed=2).line("gvisor:")
+        assert f"; sessions are in {short}/s, because of {tmp_path}/open/x: the folder" in line
+        assert "can be written by others" in line
+
+
+def test_no_folder_for_sessions_is_in_the_line_and_fails_only_who_needs_one(
+    alone: Project, tmp_path: Path
+) -> None:
+    """A test without a sandbox passes, and the error of the other names each candidate."""
+    alone.test(
+        "def test_it(gvisor): gvisor.run(['true'])\ndef test_too(): pass",
+        conftest="from pytest_gvisor.launch import session_dir\n"
+        f"session_dir.session_bases = lambda: iter(['{tmp_path}/none/x'])",
+    )
+    ran = alone.run("--gvisor-network=none").ends(passed=1, errors=1)
+    assert "no folder can hold sessions" in ran.line("gvisor:")
+    ran.shows(f"cannot reach {tmp_path}/none")
 
 
 def test_a_path_cannot_write_into_the_line(alone: Project, missing: Path) -> None:

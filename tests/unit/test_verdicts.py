@@ -56,6 +56,30 @@ def test_a_verdict_is_of_one_boot(monkeypatch: pytest.MonkeyPatch, base: Path) -
     assert sorted(path.name for path in base.iterdir()) == ["s-0123456789ab.json", "v-mine"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a file of another owner")
+def test_a_verdict_of_another_owner_s_is_none(base: Path) -> None:
+    """Another user's word does not decide which tests are skipped."""
+    verdicts.keep(BINARY, HUNG)
+    (kept,) = base.iterdir()
+    os.chown(kept, 12345, 12345)
+    assert verdicts.recall(BINARY, Platform.KVM, 10.0) is None
+    os.chown(kept, 0, 0)
+    assert verdicts.recall(BINARY, Platform.KVM, 10.0) is not None
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_verdict_that_is_no_file_is_none(base: Path, tmp_path: Path, kind: str) -> None:
+    """A symlink is not followed, and a FIFO does not block."""
+    verdicts.keep(BINARY, HUNG)
+    (kept,) = base.iterdir()
+    kept.rename(tmp_path / "kept")
+    if kind == "link":
+        kept.symlink_to(tmp_path / "kept")
+    else:
+        os.mkfifo(kept)
+    assert verdicts.recall(BINARY, Platform.KVM, 10.0) is None
+
+
 def test_what_another_process_keeps_just_now_stays(base: Path) -> None:
     """Files of this boot are not swept."""
     verdicts.keep(BINARY, HUNG)

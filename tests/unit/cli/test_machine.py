@@ -244,9 +244,10 @@ def test_what_stays_of_the_tries_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_dead_sessions_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that lives is not among them."""
-    base = str(tmp_path / "base")
-    monkeypatch.setattr(session_dir, "base_folder", lambda: base)
+    """Living ones are not counted; a folder that is passed over is named with the reason."""
+    base, foreign = str(tmp_path / "base"), str(tmp_path / "foreign")
+    monkeypatch.setattr(session_dir, "LONGEST_BASE", 4096)
+    monkeypatch.setattr(session_dir, "session_bases", lambda: iter([base]))
     assert machine.sessions().detail == f"none left in {base}"
     living = SessionDir.create(SessionDir.new_path(base))
     dead = SessionDir.create(SessionDir.new_path(base))
@@ -255,6 +256,14 @@ def test_dead_sessions_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (found.state, found.detail) == (State.NOTE, f"1 dead in {base}")
     assert "sweep" in found.next_step
     living.remove()
+    session_dir.sweep()
+    os.mkdir(foreign, 0o755)
+    monkeypatch.setattr(session_dir, "session_bases", lambda: iter([foreign, base]))
+    found = machine.sessions()
+    assert found.state is State.NOTE
+    told = f"none left in {base}; passed over: {foreign}: mode 0755 lets others in"
+    assert found.detail == told
+    assert "TMPDIR" in found.next_step
 
 
 def test_dead_sessions_are_counted_before_doctor_has_one(

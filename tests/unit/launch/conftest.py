@@ -32,6 +32,14 @@ def base() -> Iterator[str]:
 
 
 @pytest.fixture
+def umask(base: str) -> Iterator[None]:
+    """A test that has taken every permission away, when the base folder was there."""
+    before = os.umask(0o777)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
 def launcher(base: str) -> Iterator[Launcher]:
     """A launcher with a base folder of its own, closed at the end."""
     made = Launcher(base)

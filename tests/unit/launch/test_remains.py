@@ -31,9 +31,9 @@ def start() -> Iterator[Start]:
     """Starts a process that sleeps, with these words on its command line; gives its pid."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(*words: str) -> int:
+    def run(*words: str, user: int | None = None) -> int:
         argv = ["sh", "-c", "read x; :", *words]
-        started.append(subprocess.Popen(argv, stdin=subprocess.PIPE))
+        started.append(subprocess.Popen(argv, stdin=subprocess.PIPE, user=user, cwd="/"))
         pid = started[-1].pid
         while not Path(f"/proc/{pid}/cmdline").read_bytes():  # in the middle of its execve
             time.sleep(0.001)
@@ -92,6 +92,29 @@ def test_anybody_else_s_process_is_not(start: Start, words: tuple[str, ...]) -> 
     pid = start(*words)
     assert remains.processes(ROOT, everywhere=True) == []
     remains.kill([pid], ROOT)
+    assert alive(pid)
+
+
+@needs_root
+def test_to_root_a_process_of_any_user_s_is_one(start: Start) -> None:
+    """The sandbox of root's runsc runs as nobody."""
+    pid = start("runsc-sandbox", f"--root={ROOT}", user=12345)
+    assert remains.processes(ROOT, everywhere=True) == [pid]
+
+
+def test_what_this_user_may_not_kill_is_not(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user could hold up every sweep by such a command line."""
+    pid = start("runsc", "--root", ROOT)
+    asked = []
+
+    def kill(*args: int) -> None:
+        asked.append(args)
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", kill)
+        assert remains.processes(ROOT, everywhere=True) == []
+    assert asked == [(pid, 0)]
     assert alive(pid)
 
 

@@ -7,6 +7,7 @@ import fcntl
 import functools
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -25,23 +26,12 @@ from pytest_gvisor.launch import remains, session_dir
 from pytest_gvisor.launch.remains import clear_session, remove_session
 from pytest_gvisor.launch.session_dir import SessionDir
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: folders of another owner")
-as_user = pytest.mark.skipif(
-    os.geteuid() == 0, reason="needs an unprivileged user: root has a folder of its own in /run"
-)
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it has a folder in /run")
 
 
 def mode_of(path: str) -> int:
     """The permission bits of a file or folder."""
     return stat.S_IMODE(os.lstat(path).st_mode)
-
-
-@pytest.fixture
-def umask(base: str) -> Iterator[None]:
-    """A test that has taken every permission away, when the base folder was there."""
-    before = os.umask(0o777)
-    yield
-    os.umask(before)
 
 
 @pytest.fixture
@@ -55,130 +45,197 @@ def session(base: str) -> Iterator[SessionDir]:
 # --- the base folder
 
 
-@pytest.mark.usefixtures("umask")
-def test_a_private_folder_is_made_with_0700_whatever_the_umask(base: str) -> None:
-    """And found again."""
-    for _ in range(2):
-        fd = session_dir.open_private(f"{base}/x")
-        assert os.path.samestat(os.fstat(fd), os.lstat(f"{base}/x"))
-        os.close(fd)
-        assert mode_of(f"{base}/x") == 0o700
-
-
-def refusal(path: str) -> LaunchError:
-    """The error of opening the folder; no descriptor stays open."""
-    before = set(os.listdir("/proc/self/fd"))
-    with pytest.raises(LaunchError) as caught:
-        session_dir.open_private(path)
-    assert set(os.listdir("/proc/self/fd")) == before
-    assert caught.value.stage == "session_folder"
-    assert path in str(caught.value)
-    return caught.value
-
-
-@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701, 0o1777])
-def test_a_folder_that_others_may_enter_is_refused(base: str, mode: int) -> None:
-    """Whoever made it; the message says the mode and what to do."""
-    os.mkdir(f"{base}/x")
-    os.chmod(f"{base}/x", mode)
-    error = refusal(f"{base}/x")
-    assert f"mode {mode:04o} lets others in" in str(error)
-    assert "Remove or rename" in str(error)
-
-
-@as_root
-def test_a_folder_of_another_owner_is_refused(base: str) -> None:
-    """It may be a trap that another user set in a shared folder."""
-    os.mkdir(f"{base}/x", 0o700)
-    os.chown(f"{base}/x", 12345, 12345)
-    assert "owned by uid 12345, not by uid 0" in str(refusal(f"{base}/x"))
-
-
-@pytest.mark.parametrize("kind", ["link", "dangling", "file", "fifo"])
-def test_what_is_no_folder_is_refused(base: str, kind: str) -> None:
-    """A symlink is not followed, and a FIFO does not block."""
-    path = f"{base}/x"
-    os.mkdir(f"{base}/real", 0o700)
-    made: dict[str, Callable[[], Any]] = {
-        "link": lambda: os.symlink("real", path),
-        "dangling": lambda: os.symlink("nowhere", path),
-        "file": lambda: Path(path).touch(),
-        "fifo": lambda: os.mkfifo(path),
-    }
-    made[kind]()
-    refusal(path)
-    assert not os.path.lexists(f"{base}/nowhere")
-
-
-def test_a_folder_that_cannot_be_made_is_a_typed_error(base: str) -> None:
-    """With the kernel's errno."""
-    Path(f"{base}/file").touch()
-    with pytest.raises(LaunchError) as caught:
-        session_dir.open_private(f"{base}/file/x")
-    assert caught.value.errno == errno.ENOTDIR
-
-
 @as_root
 def test_root_s_sessions_are_in_run() -> None:
-    """Whatever the environment says."""
+    """Root's sessions are in /run, whatever the environment says."""
     assert session_dir.base_folder() == "/run/pytest-gvisor"
 
 
 @pytest.fixture
-def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which /run is nobody's to write."""
+def temporary(base: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The temporary folder, on a machine on which /run is nobody's to write."""
+    path = f"{base}/tmp"
+    os.mkdir(path, 0o700)
     monkeypatch.setattr(places, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: path)
+    return path
+
+
+@pytest.fixture
+def in_tmp() -> Iterator[str]:
+    """The candidate in /tmp; as root nobody else uses it, and it goes with the test."""
+    path = f"/tmp/pytest-gvisor-{os.geteuid()}"
+    was_there = os.path.lexists(path)
+    yield path
+    if not was_there:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.mark.fault("G8")
-@pytest.mark.usefixtures("no_run")
+@pytest.mark.usefixtures("temporary")
 def test_a_runtime_folder_of_ours_is_used(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """$XDG_RUNTIME_DIR, by its real path."""
+    """$XDG_RUNTIME_DIR is used by its canonical path."""
     os.mkdir(f"{base}/real", 0o700)
     os.symlink("real", f"{base}/link")
     monkeypatch.setenv("XDG_RUNTIME_DIR", f"{base}/link")
-    assert session_dir.base_folder() == f"{base}/real/pytest-gvisor"
+    chosen = session_dir.choose_base()
+    assert (chosen.path, chosen.passed) == (f"{base}/real/pytest-gvisor", ())
+    assert mode_of(chosen.path) == 0o700
 
 
-@pytest.mark.usefixtures("no_run")
-@pytest.mark.parametrize("runtime", ["", "relative", "/nowhere/at/all", "/proc/1", "/" + "x" * 60])
-def test_another_runtime_folder_is_not(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative one, a missing one, another user's: then it is the temporary directory."""
+@pytest.mark.parametrize("runtime", ["", "relative", "/nowhere/at/all", "foreign", "/" + "x" * 60])
+def test_another_runtime_folder_is_not(
+    temporary: str, runtime: str, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative, a missing or another user's runtime folder makes way for the temporary folder."""
+    if runtime == "foreign":
+        runtime = "/proc/1"
+        if os.geteuid() == 0:
+            runtime = f"{base}/foreign"
+            os.mkdir(runtime, 0o700)
+            os.chown(runtime, 12345, 12345)
     monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/var/tmp")
-    if runtime == "/proc/1" and os.geteuid() == 0:
-        monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    assert session_dir.base_folder() == f"/var/tmp/pytest-gvisor-{os.geteuid()}"
+    assert session_dir.base_folder() == f"{temporary}/pytest-gvisor-{os.geteuid()}"
 
 
 @pytest.mark.fault("G8")
-@pytest.mark.usefixtures("no_run")
 @pytest.mark.parametrize("name", ["x" * 40, "\udcff", "é" * 15])
 def test_a_temporary_directory_that_runsc_cannot_use_is_passed_over(
-    base: str, name: str, monkeypatch: pytest.MonkeyPatch
+    temporary: str, in_tmp: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its path must fit a socket's address, and be text: then it is /tmp."""
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    os.mkdir(f"{base}/{name}")
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: f"{base}/{name}")
-    assert session_dir.base_folder() == f"/tmp/pytest-gvisor-{os.geteuid()}"
+    """A path that fits no socket's address, or is no text, makes way for /tmp."""
+    path = f"{temporary}/{name}"
+    os.mkdir(path, 0o700)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: path)
+    chosen = session_dir.choose_base()
+    assert chosen.path == in_tmp
+    (reason,) = chosen.passed
+    assert "more than 48 bytes, or is not UTF-8" in reason
+    assert os.listdir(path) == []
 
 
-@pytest.mark.usefixtures("no_run")
+@pytest.mark.usefixtures("temporary")
 @pytest.mark.parametrize("name", ["a b", "é", "a'\"$x"])
 def test_odd_names_are_fine(base: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blanks, quotes and letters beyond ASCII."""
+    """Blanks, quotes and letters beyond ASCII may be in a path."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", f"{base}/{name}")
     os.mkdir(f"{base}/{name}")
     assert session_dir.base_folder() == f"{base}/{name}/pytest-gvisor"
 
 
-@pytest.mark.usefixtures("no_run")
-def test_nowhere_to_go_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even /tmp may lead to a folder with a long name."""
-    monkeypatch.setattr(os.path, "realpath", lambda path: "/" + "x" * 60 + path)
-    with pytest.raises(LaunchError, match="at most 48 bytes"):
+def test_the_home_folder_is_the_last_candidate(
+    temporary: str, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other user can put anything into it, as anybody can into /tmp."""
+    monkeypatch.setenv("HOME", base)
+    *others, last = places.session_bases()
+    assert last == f"{base}/.pytest-gvisor"
+    assert others == [f"{temporary}/pytest-gvisor-{os.geteuid()}", others[-1]]
+    monkeypatch.setenv("HOME", f"{base}/none")
+    assert f"{base}/none/.pytest-gvisor" not in places.session_bases()
+
+
+Candidates = Callable[..., list[str]]
+
+
+@pytest.fixture
+def candidates(base: str, monkeypatch: pytest.MonkeyPatch) -> Candidates:
+    """Factory: these names in a folder of this test are all candidates there are; their paths."""
+
+    def make(*names: str) -> list[str]:
+        paths = [f"{base}/{name}" for name in names]
+        monkeypatch.setattr(session_dir, "session_bases", lambda: iter(paths))
+        return paths
+
+    return make
+
+
+@pytest.mark.fault("G8")
+def test_nowhere_to_go_is_a_typed_error(candidates: Candidates) -> None:
+    """The error says of each candidate why it cannot be used."""
+    candidates("x" * 60, "none/x")
+    with pytest.raises(LaunchError) as caught:
         session_dir.base_folder()
+    lines = caught.value.message.splitlines()
+    assert "no folder can hold sessions" in lines[0]
+    assert "more than 48 bytes" in lines[1]
+    assert "ENOENT" in lines[2]
+    assert "XDG_RUNTIME_DIR or TMPDIR" in caught.value.next_step
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "file", "fifo", "open"])
+def test_a_candidate_that_is_no_private_folder_is_passed_over(
+    base: str, candidates: Candidates, kind: str
+) -> None:
+    """The next one is used, and nothing is made or removed where the first one leads."""
+    first, second = candidates("first", "second")
+    for name in ("real/s-thesis", "open"):
+        os.makedirs(f"{base}/{name}", 0o700)
+    os.chmod(f"{base}/open", 0o755)
+    made: dict[str, Callable[[], Any]] = {
+        "link": lambda: os.symlink("real", first),
+        "dangling": lambda: os.symlink("nowhere", first),
+        "file": lambda: Path(first).touch(),
+        "fifo": lambda: os.mkfifo(first),
+        "open": lambda: os.rename(f"{base}/open", first),
+    }
+    made[kind]()
+    chosen = session_dir.choose_base()
+    assert chosen.path == second
+    (reason,) = chosen.passed
+    assert reason.startswith(f"{first}: {'mode 0755 lets' if kind == 'open' else 'is a symlink,'}")
+    assert SessionDir.choose()[1] == []
+    assert os.path.isdir(f"{base}/real/s-thesis")
+    assert not os.path.lexists(f"{base}/nowhere")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM])
+def test_a_shortage_passes_no_candidate_over(
+    candidates: Candidates, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A shortage says nothing about a folder, so it is an error and sessions stay in one place."""
+    candidates("first", "second")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", refuse)
+        with pytest.raises(LaunchError) as caught:
+            session_dir.base_folder()
+    assert caught.value.errno == number
+
+
+def test_a_sweep_looks_into_each_candidate_of_this_user_s(
+    candidates: Candidates, base: str
+) -> None:
+    """What was left under another environment goes too; what is not private is not entered."""
+    first, second, third = candidates("first", "second", "third")
+    dead = []
+    for path in (first, second, third):
+        os.mkdir(path, 0o700)
+        dead.append(dead_session(path))
+    os.chmod(second, 0o755)
+    assert session_dir.base_folders() == [first, third]
+    assert sorted(session_dir.sweep()) == [dead[0], dead[2]]
+    assert os.path.isdir(dead[1])
+    os.rmdir(dead_session(third) + "/g1/root")
+    assert len(SessionDir.choose()[1]) == 1
+
+
+def test_another_candidate_s_lock_holds_up_no_session(candidates: Candidates) -> None:
+    """Whoever holds it is at work there; a sweep by hand waits for it, and says so in the end."""
+    _, second = candidates("first", "second")
+    os.mkdir(second, 0o700)
+    dead = dead_session(second)
+    with open(f"{second}/.lock", "w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert SessionDir.choose()[1] == []
+        patch.setattr(session_dir, "LOCK_DEADLINE", 0.1)
+        with pytest.raises(LaunchError, match="has held"):
+            session_dir.sweep(although_waited=True)
+    assert session_dir.sweep() == [dead]
 
 
 # --- a session
@@ -205,10 +262,12 @@ def test_a_session_is_private_and_locked(base: str) -> None:
     number = session.lock
     session.remove()
     assert os.listdir(base) == [".lock"]
-    others = os.open(base, os.O_RDONLY)
-    assert others == number
+    opened = os.open(base, os.O_RDONLY)
+    if opened != number:
+        os.dup2(opened, number)
+        os.close(opened)
     assert session.remove() == []
-    os.close(others)
+    os.close(number)
 
 
 @pytest.mark.fault("B2")
@@ -286,6 +345,28 @@ def test_dead_sessions_are_swept_and_living_ones_are_not(base: str, session: Ses
     }  # fmt: skip
     assert os.path.isdir(f"{base}/other/x")
     assert session_dir.sweep(base) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "loop", "folder"])
+def test_a_session_whose_lock_cannot_be_opened_is_not_dead(base: str, kind: str) -> None:
+    """Nobody can tell whether it lives, so nothing of it is removed."""
+    path = dead_session(base, locked_once=False)
+    lock = f"{path}/lock"
+    made: dict[str, Callable[[], Any]] = {
+        "link": lambda: os.symlink("g1/root", lock),
+        "loop": lambda: os.symlink("lock", lock),
+        "folder": lambda: os.mkdir(lock),
+    }
+    made[kind]()
+    assert session_dir.sweep(base) == session_dir.dead(base) == []
+    assert os.path.isdir(f"{path}/g1/root")
+
+
+def test_a_fifo_in_the_place_of_a_lock_blocks_no_sweep(base: str) -> None:
+    """Opening it for reading alone would wait for a writer for ever."""
+    path = dead_session(base, locked_once=False)
+    os.mkfifo(f"{path}/lock")
+    assert session_dir.sweep(base) == [path]
 
 
 @pytest.mark.parametrize("name", ["\0", "\ud800", "x" * 5000])

@@ -17,7 +17,12 @@ import pytest
 from pytest_gvisor.launch import session_dir, stopped
 
 # Holds its session's lock and does nothing, however often it is made to go on.
-IDLE = "import sys, time; print(flush=True); time.sleep(100)"
+IDLE = """\
+import os, time
+os.setresuid(*{uids})
+print(flush=True)
+time.sleep(100)
+"""
 PYTEST = """
 import sys, time
 from pytest_gvisor.launch.client import Launcher
@@ -63,8 +68,9 @@ def session(base: str, tmp_path: Path) -> Iterator[Make]:
         flags: Sequence[str] = ("-I", "-S"),
         program: str = "keeper.py",
         folder: str = "",
+        uids: tuple[int, int, int] = (-1, -1, -1),
     ) -> Session:
-        (tmp_path / program).write_text(IDLE)
+        (tmp_path / program).write_text(IDLE.format(uids=uids))
         path = os.path.join(base, folder, "s-1")
         os.makedirs(path)
         made.append(subprocess.Popen(["sleep", "100"]))
@@ -131,6 +137,19 @@ def test_what_is_no_keeper_of_these_sessions_stays_as_it_is(
     made.pytest.kill()
     made.pytest.wait()
     assert stopped.sessions(base) == stopped.wake(base) == []
+    assert state_of(made.keeper.pid) == "T"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a keeper of another user")
+@pytest.mark.parametrize("uids", [(12345, 12345, 12345), (12345, 0, 0)])
+def test_a_stopped_keeper_of_another_user_s_stays_as_it_is(
+    base: str, session: Make, uids: tuple[int, int, int]
+) -> None:
+    """Anybody can name root's session on a command line, that of a set-uid program too."""
+    made = session(uids=uids)
+    made.pytest.kill()
+    made.pytest.wait()
+    assert stopped.sessions(base) == stopped.wake(base) == session_dir.dead(base) == []
     assert state_of(made.keeper.pid) == "T"
 
 

@@ -112,9 +112,26 @@ def test_the_session_folders_of_a_user_namespace_are_dangerous(
     monkeypatch.setattr(tempfile, "gettempdir", lambda: temporary)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     base = session_dir.base_folder()
-    assert base == f"{'/tmp' if 'y' in temporary else temporary}/pytest-gvisor-4242"
-    assert danger(base)
-    assert danger(f"{base}/s-0123456789ab/journal")
+    try:
+        assert base == f"{'/tmp' if 'y' in temporary else temporary}/pytest-gvisor-4242"
+        assert danger(base)
+        assert danger(f"{base}/s-0123456789ab/journal")
+    finally:
+        os.rmdir(base)
+
+
+def test_a_link_in_the_place_of_the_session_folders_stands_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user can make one in /tmp, and no folder that it leads to is refused for it."""
+    link, home = tmp_path / "link", tmp_path / "home"
+    home.mkdir()
+    link.symlink_to(home)
+    monkeypatch.setattr(places, "session_bases", lambda: iter([str(link)]))
+    assert "rw" in bind(home, "/data", readonly=False).options
+    assert danger(str(link))
+    found = covers("/none", [bind(tmp_path, "/p")])
+    assert "/p/link" not in [mount.destination for mount in found]
 
 
 @pytest.mark.parametrize("source", ["/usr", "/srv/run", "/runner", "/devices", "/opt/proc", "/etc"])

@@ -659,6 +659,7 @@ def test_in_a_user_namespace_the_systems_runsc_is_trusted(as_user: AsUser) -> No
     assert version
 
 
+@needs_root
 def test_in_a_user_namespace_a_file_elsewhere_is_not_trusted(
     as_user: AsUser, open_tmp: Path
 ) -> None:
@@ -669,6 +670,16 @@ def test_in_a_user_namespace_a_file_elsewhere_is_not_trusted(
     )
     assert name == "InsecureRunsc"
     assert "owner uid 65534" in message
+
+
+def test_in_a_user_namespace_the_temporary_folder_is_root_s(as_user: AsUser) -> None:
+    """Sessions of `unshare -r pytest` are in /tmp, whose owner has no number there."""
+    path = as_user(
+        "with private.place('/tmp/x') as found:\n    result = found.path",
+        before="from pytest_gvisor.launch import private",
+        namespace=True,
+    )
+    assert path == "/tmp/x"
 
 
 @needs_root

@@ -1,0 +1,269 @@
+"""Another local user attacks a user who runs tests: what is deleted, read, run or held up by it.
+
+Root plays both. Neither has a folder in /run/user, as under su, cron and CI.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it plays two other users")
+
+CHECKOUT = Path(__file__).parents[2]
+# What is imported is read as root: the checkout may be closed to others. A change of uid makes
+# /proc/self root's, and PR_SET_DUMPABLE (4) gives it back.
+PROLOGUE = """
+import ctypes, json, os, sys
+sys.path.insert(0, {checkout!r})
+from pytest_gvisor import verdicts
+from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.images.cache import Cache
+from pytest_gvisor.launch import private, session_dir, stopped
+from pytest_gvisor.launch.session_dir import SessionDir
+os.setgroups([])
+os.setresgid({uid}, {uid}, {uid})
+os.setresuid({uid}, {uid}, {uid})
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+os.chdir("/")
+"""
+SESSION = """
+chosen = session_dir.choose_base()
+path, swept = SessionDir.choose()
+session = SessionDir.create(path)
+there = os.listdir(path)
+result = [chosen.path, chosen.passed, swept, there, session.remove()]
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class User:
+    """A user of the machine, who has a home folder and whose TMPDIR is one that all share."""
+
+    uid: int
+    home: Path
+    shared: Path
+
+    def does(self, code: str, **environ: str) -> Any:
+        """Run Python as this user; what it assigned to ``result``."""
+        prologue = PROLOGUE.format(checkout=str(CHECKOUT), uid=self.uid)
+        env = {"PATH": os.defpath, "HOME": str(self.home), "TMPDIR": str(self.shared), **environ}
+        done = subprocess.run(
+            [sys.executable, "-c", f"{prologue}{code}\nprint(json.dumps(result))"],
+            stdout=subprocess.PIPE,
+            env=env,
+            timeout=60,
+        )
+        assert done.returncode == 0
+        return json.loads(done.stdout)
+
+    def owns(self, path: Path) -> Path:
+        """Give what is at ``path``, and a symlink itself, to this user."""
+        os.lchown(path, self.uid, self.uid)
+        return path
+
+    def folder(self, path: Path, mode: int = 0o700) -> Path:
+        """Make a folder of this user's."""
+        path.mkdir(mode)
+        path.chmod(mode)
+        return self.owns(path)
+
+    def link(self, path: Path, target: Path) -> Path:
+        """Make a symlink of this user's."""
+        path.symlink_to(target)
+        return self.owns(path)
+
+    @property
+    def bases(self) -> list[Path]:
+        """The folders for sessions that are in reach of everybody, by their well-known names."""
+        return [folder / f"pytest-gvisor-{self.uid}" for folder in (self.shared, Path("/tmp"))]
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A sticky folder that everybody may write, as /tmp is, with a path that is short enough."""
+    folder = Path(tempfile.mkdtemp(prefix="pga-", dir="/tmp"))
+    folder.chmod(0o1777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def user(uid: int, shared: Path) -> User:
+    """A user, with a home folder beside the others' in a folder of root's."""
+    homes = shared / "u"
+    homes.mkdir(0o755, exist_ok=True)
+    made = User(uid, homes / str(uid), shared)
+    made.folder(made.home, 0o755)
+    return made
+
+
+@pytest.fixture
+def victim(shared: Path) -> Iterator[User]:
+    """Who runs tests. The uid is this process's own choice: nothing in /tmp has it as a name."""
+    made = user(1_000_000 + 2 * os.getpid(), shared)
+    yield made
+    for base in made.bases:
+        if base.is_symlink():
+            base.unlink()
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def attacker(victim: User, shared: Path) -> User:
+    """Another user of the machine."""
+    return user(victim.uid + 1, shared)
+
+
+def test_a_session_of_a_user_whom_nobody_attacks(victim: User) -> None:
+    """The temporary folder is used, and nothing but the lock is left there."""
+    base = str(victim.bases[0])
+    assert victim.does(SESSION) == [base, [], [], ["lock"], []]
+    assert os.listdir(base) == [".lock"]
+
+
+def test_a_link_to_the_victim_s_home_deletes_nothing_there(victim: User, attacker: User) -> None:
+    """A folder of the victim's that is named like a session is no dead session."""
+    thesis = victim.folder(victim.home / "s-thesis")
+    victim.home.chmod(0o700)
+    for base in victim.bases:
+        attacker.link(base, victim.home)
+    path, passed, swept, there, leaks = victim.does(SESSION)
+    assert thesis.is_dir()
+    assert path == f"{victim.home}/.pytest-gvisor"
+    assert [reason.split(": ")[1].split(" [")[0] for reason in passed] == [
+        "is a symlink, or no folder"
+    ] * 2
+    assert (swept, there, leaks) == ([], ["lock"], [])
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_into_the_attacker_s_folder_is_not_followed(
+    victim: User, attacker: User, *, is_there: bool
+) -> None:
+    """Nothing of the victim's is made where the attacker can exchange it for a bundle of theirs."""
+    trap = attacker.folder(attacker.home / "trap", 0o777)
+    target = trap / "base"
+    if is_there:
+        victim.folder(target)
+    for base in victim.bases:
+        attacker.link(base, target)
+    path = victim.does(SESSION)[0]
+    assert path == f"{victim.home}/.pytest-gvisor"
+    assert [entry.name for entry in trap.rglob("*")] == (["base"] if is_there else [])
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o777])
+def test_who_is_first_at_a_name_stops_nobody(victim: User, attacker: User, mode: int) -> None:
+    """The next folder is used, and the reason is told."""
+    for base in victim.bases:
+        attacker.folder(base, mode)
+    path, passed, _, there, _ = victim.does(SESSION)
+    assert path == f"{victim.home}/.pytest-gvisor"
+    # A folder that is closed to the victim cannot even be looked into.
+    assert all("cannot be opened" in reason or "owned by uid" in reason for reason in passed)
+    assert [reason.split(": ")[0] for reason in passed] == [str(base) for base in victim.bases]
+    assert there == ["lock"]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_temporary_folder_in_the_attacker_s_is_not_used(
+    victim: User, attacker: User, mode: int
+) -> None:
+    """A folder's owner can rename what is in it, and with that the victim's folder."""
+    folder = attacker.folder(attacker.home / "tmp", mode)
+    path, passed, *_ = victim.does(SESSION, TMPDIR=str(folder))
+    assert path == str(victim.bases[1])
+    assert f"{attacker.home}" in passed[0]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_link_of_the_attacker_s_on_the_way_is_not_followed(victim: User, attacker: User) -> None:
+    """The attacker could turn it while the victim's tests run."""
+    real = victim.folder(victim.home / "tmp")
+    link = attacker.link(victim.shared / "link", real)
+    path, (reason,), *_ = victim.does(SESSION, TMPDIR=str(link))
+    assert path == str(victim.bases[1])
+    assert f"its entry is uid {attacker.uid}'s" in reason
+    assert list(real.iterdir()) == []
+
+
+@pytest.mark.parametrize("whose", ["attacker", "victim"])
+def test_a_runtime_folder_in_the_attacker_s_is_not_used(
+    victim: User, attacker: User, whose: str
+) -> None:
+    """Whether it is the attacker's, as after su, or the victim's in a folder of the attacker's."""
+    above = attacker.folder(attacker.home / "above", 0o777)
+    owner = attacker if whose == "attacker" else victim
+    runtime = owner.folder(above / "runtime", 0o777 if owner is attacker else 0o700)
+    assert victim.does(SESSION, XDG_RUNTIME_DIR=str(runtime))[0] == str(victim.bases[0])
+    assert list(runtime.iterdir()) == []
+
+
+DEAD = """
+session = SessionDir.create(SessionDir.choose()[0])
+os.mkdir(f"{session.path}/g1")
+os.close(session.lock)
+result = session.path
+"""
+
+
+def test_a_command_line_of_the_attacker_s_stops_no_sweep(victim: User, attacker: User) -> None:
+    """Only the victim's own processes can belong to the victim's session."""
+    dead = victim.does(DEAD)
+    with subprocess.Popen(
+        ["sh", "-c", "read x", "runsc", f"--root={dead}/g1/root"],
+        stdin=subprocess.PIPE,
+        user=attacker.uid,
+        group=attacker.uid,
+        extra_groups=[],
+        cwd="/",
+    ) as process:
+        while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            time.sleep(0.001)
+        assert victim.does("result = session_dir.sweep()") == [dead]
+        assert process.poll() is None
+    assert not os.path.exists(dead)
+
+
+def test_the_sweep_finds_what_is_left_beside_an_attack(victim: User, attacker: User) -> None:
+    """Sessions that died elsewhere are swept from where they are, wherever new ones go."""
+    dead = victim.does(DEAD)
+    assert os.path.dirname(dead) == str(victim.bases[0])
+    attacker.link(victim.bases[1], victim.home)
+    thesis = victim.folder(victim.home / "s-thesis")
+    path, passed, swept, *_ = victim.does(SESSION, XDG_RUNTIME_DIR=str(victim.home))
+    assert (path, passed, swept) == (f"{victim.home}/pytest-gvisor", [], [dead])
+    assert thesis.is_dir()
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "link in a folder"])
+def test_images_are_not_kept_where_the_attacker_decides(
+    victim: User, attacker: User, kind: str
+) -> None:
+    """A root filesystem of the attacker's could stand in the place of each image."""
+    real = victim.folder(victim.home / "cache")
+    if kind == "folder":
+        cache = attacker.folder(attacker.home / "cache", 0o777)
+    elif kind == "link":
+        cache = attacker.link(victim.shared / "cache", real)
+    else:
+        cache = attacker.link(victim.folder(victim.home / "open", 0o777) / "cache", real)
+    code = (
+        "try:\n    Cache()._check()\nexcept GvisorError as error:\n    result = error.message\n"
+        "else:\n    result = ''"
+    )
+    message = victim.does(code, XDG_CACHE_HOME=str(cache))
+    assert message.startswith("the cache folder cannot be used: ")
+    assert str(cache.parent) in message
+    assert list(cache.iterdir()) == []
