@@ -100,6 +100,7 @@ class Listener:
         """How many messages the sentry could not send."""
 
         self.broken = False
+        self._greeted = False
         self._taken = 0
         self._statuses: dict[int, None] = {}
         self._peer: socket.socket | None = None
@@ -176,9 +177,9 @@ class Listener:
 
     def _take(self, message: bytes) -> None:
         self._taken += 1
-        if message == _HANDSHAKE and not self.started:
-            if self._peer is not None:
-                self._peer.send(_HANDSHAKE)
+        if message == _HANDSHAKE and not self._greeted and self._peer is not None:
+            self._greeted = True
+            self._peer.send(_HANDSHAKE)
             return
         size, kind, self.dropped = _HEADER.unpack_from(message)
         if kind == _CONTAINER_START:

@@ -55,6 +55,7 @@ _BUNDLE: Final = "ca-certificates.crt"
 
 # Names under these that hold keys, or the name of this machine.
 _NEVER: Final = ("private", "ssl-cert-snakeoil", "shadow", "gshadow")
+_OTHERS: Final = stat.S_IROTH | stat.S_IXOTH
 
 
 class Kind(enum.Enum):
@@ -251,14 +252,13 @@ def _wanted() -> Iterator[str]:
 
 def _copied(source: str) -> Iterator[Entry]:
     """A link, a file that everybody may read, or a folder of these; what is not is left out."""
-    name = os.path.basename(source)
-    if name.startswith(_NEVER) or name.endswith(".key"):
+    if _is_kept_back(source):
         return
     with contextlib.suppress(FileNotFoundError, PermissionError):
         status = os.lstat(source)
         if stat.S_ISLNK(status.st_mode):
             yield from _copied_link(source)
-        elif stat.S_ISDIR(status.st_mode):
+        elif stat.S_ISDIR(status.st_mode) and status.st_mode & _OTHERS == _OTHERS:
             yield Entry(kind=Kind.FOLDER, path=source[1:])
             names = sorted(os.listdir(source))
             # What the links beside the bundle lead to is in the bundle; there may be hundreds.
@@ -268,6 +268,12 @@ def _copied(source: str) -> Iterator[Entry]:
                     yield from _copied(f"{source}/{entry}")
         elif stat.S_ISREG(status.st_mode) and status.st_mode & stat.S_IROTH:
             yield from _copied_file(source, source[1:])
+
+
+def _is_kept_back(path: str) -> bool:
+    """Whether it is named as keys and passwords are, whoever may read it."""
+    name = os.path.basename(path)
+    return name.startswith(_NEVER) or name.endswith(".key")
 
 
 def _copied_link(source: str) -> Iterator[Entry]:
@@ -280,6 +286,8 @@ def _copied_link(source: str) -> Iterator[Entry]:
         direct = os.path.realpath(source)
     if within(direct, "/usr") or within(direct, "/etc"):
         yield Entry(kind=Kind.LINK, path=source[1:], content=os.fsencode(text))
+    elif _is_kept_back(direct):
+        return
     elif os.path.isfile(direct) and os.stat(direct).st_mode & stat.S_IROTH:
         yield from _copied_file(direct, source[1:])
 

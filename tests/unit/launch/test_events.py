@@ -199,6 +199,21 @@ def test_garbage_breaks_the_connection_for_good(
         sentry.send(task_exit(0))
 
 
+@pytest.mark.parametrize("starts", [False, True])
+def test_a_second_handshake_is_not_answered(
+    listener: Listener, sentry: socket.socket, *, starts: bool
+) -> None:
+    """A sentry introduces itself once: whoever does so again, at any time, is not one."""
+    if starts:
+        sentry.send(message(START))
+    sentry.send(HANDSHAKE)
+    sentry.send(task_exit(0))
+    assert not listener.on_readable()
+    assert (listener.broken, listener.started) == (True, starts)
+    assert listener.workload_statuses == ()
+    assert sentry.recv(100) == b""
+
+
 def test_dropped_messages_are_known(listener: Listener, sentry: socket.socket) -> None:
     """The header of a later message counts them."""
     sentry.send(message(77, dropped=3))

@@ -328,6 +328,20 @@ def test_an_orphan_that_nobody_knows_is_killed_with_the_keeper(caller: Caller) -
     assert not os.path.exists(f"/proc/{pid}")
 
 
+def test_whoever_is_in_a_run_s_cgroups_is_killed_with_it(caller: Caller, tmp_path: Path) -> None:
+    """What has neither runsc's command line nor its parent is known by its cgroup alone."""
+    (tmp_path / "cgroup.kill").touch()  # the kernel takes a 1 in it for SIGKILL to all
+    request = {**caller.request("sh", "-c", HANG), "cgroup_folders": [str(tmp_path)]}
+    control = caller.send(json.dumps(request).encode())
+    assert hear(control)["state"] == "spawned"
+    control.send(b'{"op": "kill"}')
+    assert hear(control)["state"] == "exited"
+    assert (tmp_path / "cgroup.kill").read_text() == "1"
+    (tmp_path / "cgroup.kill").unlink()
+    control.send(b'{"op": "release"}')
+    assert hear_out(control) == [{"state": "cleaned", "leaks": []}]
+
+
 @pytest.mark.fault("D8")
 @pytest.mark.parametrize("tries", range(3))
 def test_a_failed_execve_is_told_before_the_end(caller: Caller, tries: int) -> None:

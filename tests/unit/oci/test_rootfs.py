@@ -86,6 +86,23 @@ def test_the_host_root_holds_no_secret(tmp_path: Path) -> None:
     assert list((root / "home").iterdir()) == []
 
 
+def test_keys_and_shadow_files_are_left_out_whoever_may_read_them(tmp_path: Path) -> None:
+    """By their names, where a link leads to them too; so is what others cannot reach."""
+    etc, other = tmp_path / "etc", tmp_path / "other"
+    for folder in (etc, other, etc / "private", etc / "certs", etc / "closed"):
+        folder.mkdir(mode=0o755)
+    secret = ("shadow", "shadow-", "gshadow", "server.key", "private/a.pem", "certs/b.key",
+        "certs/ssl-cert-snakeoil.pem", "closed/c.pem")  # fmt: skip
+    for path in [*(etc / name for name in secret), etc / "certs/ca.pem", other / "host.key"]:
+        path.write_text("all may read this")
+        path.chmod(0o644)
+    (etc / "certs/linked.pem").symlink_to(other / "host.key")
+    (etc / "closed").chmod(0o700)
+    found = {entry.path for entry in skeleton._copied(str(etc))}
+    kept = ("", "/certs", "/certs/ca.pem")
+    assert found == {f"{str(etc)[1:]}{name}" for name in kept}
+
+
 def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
     """A test's odd umask does not make a skeleton that nobody can enter."""
     old = os.umask(0o777)

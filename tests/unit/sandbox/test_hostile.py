@@ -188,6 +188,32 @@ def test_a_silent_guest_confirms_no_kill(connect: Connect) -> None:
     assert 1.5 < time.monotonic() - begun < 15
 
 
+def test_a_kill_that_leaves_processes_is_none(connect: Connect) -> None:
+    """Where the guest says that some of a tree is left, the whole sandbox is killed."""
+
+    def act(peer: Peer) -> None:
+        peer.receive()
+        peer.send(*STARTED[0])
+        for _ in range(2):
+            asked, _payload = peer.receive()
+            assert asked["op"] == "kill"
+            for message, payload in (*EXIT, *EOFS) if asked["id"] == 2 else ():
+                peer.send(message, payload)
+            peer.send({"op": "killed", "id": asked["id"], "left": 1})
+        with contextlib.suppress(EOFError, OSError):
+            peer.receive()
+
+    channel, _peer = connect(act)
+    process = Process(channel, command())
+    process.start()
+    process.check_started(time.monotonic() + 10)
+    assert not process.kill_tree()
+    process.kill()
+    channel.join()
+    assert channel.death is not None
+    assert channel.replaceable
+
+
 def test_everybody_who_waits_is_told(connect: Connect) -> None:
     """A dying guest wakes each thread with an error: for a program, an answer and a file alike."""
     enough = threading.Barrier(5)
