@@ -1,49 +1,64 @@
-"""Unpacking gVisor's release archive: `runsc`, and what lies in ``gvisor-bin``; nothing else."""
+"""Unpacking gVisor's release archive: `runsc`, and what lies in ``gvisor-bin``; nothing else.
+
+In constant memory and bounded time: a small archive may hold a very large one.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-import tarfile
-from typing import IO
+import time
 
-from pytest_gvisor.errors import InstallFailed
+from pytest_gvisor.errors import ImageError, InstallFailed, InstallTimeout
 from pytest_gvisor.escape import escape
+from pytest_gvisor.images.streams import CHUNK, Budget, Inflated, Limits, Section, open_file
+from pytest_gvisor.images.tar import Kind, Tar
 
 MAX_UNPACKED = 4 * 1024 * 1024 * 1024
 _WANTED = re.compile(r"runsc|gvisor-bin/[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
-_PIECE = 1024 * 1024
 
 
-def unpack(path: str, folder: str) -> None:
+def unpack(path: str, folder: str, *, seconds: float) -> None:
     """Write what runsc needs of the archive at ``path`` into the new ``folder``, executable.
 
     Members of any other name are left out, so nothing is written elsewhere. Raises `InstallFailed`
-    for an archive that cannot be read or has no runsc.
+    for an archive that cannot be read, holds more than 4 GiB or has no runsc, and `InstallTimeout`
+    after ``seconds``.
     """
     os.mkdir(folder, 0o755)
     os.chmod(folder, 0o755)
-    left = MAX_UNPACKED
+    until = time.monotonic() + seconds
     try:
-        with tarfile.open(path, "r|bz2") as members:
-            for member in members:
-                name = re.sub(r"^(\./)+", "", member.name)
-                if not _WANTED.fullmatch(name) or member.isdir():
-                    continue
-                source = members.extractfile(member) if member.isreg() else None
-                if source is None:
-                    raise InstallFailed(f"the archive's {escape(name)} is not a regular file")
-                left -= member.size
-                if left < 0:
-                    raise InstallFailed(f"the archive holds more than {MAX_UNPACKED} bytes")
-                _write(source, folder, name)
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise InstallFailed(f"the archive cannot be read: {escape(str(error))}") from error
+        fd, status = open_file(path)
+        try:
+            limits = Limits(max_bytes=MAX_UNPACKED, max_seconds=seconds)
+            section = Section(fd, 0, status.st_size)
+            _unpack(Tar(Inflated(section, Budget(limits=limits))), folder)
+        finally:
+            os.close(fd)
+    except ImageError as error:
+        if time.monotonic() >= until:
+            raise InstallTimeout(
+                f"the archive is not unpacked after the {seconds:.3g} s that were left",
+                next_step="Give it longer with --timeout.",
+            ) from None
+        raise InstallFailed(f"the archive cannot be read: {error.message}") from error
     if not os.path.isfile(os.path.join(folder, "runsc")):
         raise InstallFailed("the archive has no runsc in it")
 
 
-def _write(source: IO[bytes], folder: str, name: str) -> None:
+def _unpack(members: Tar, folder: str) -> None:
+    for member in members:
+        name = re.sub(r"^(\./)+", "", os.fsdecode(member.name))
+        if not _WANTED.fullmatch(name) or member.kind is Kind.FOLDER:
+            continue
+        if member.kind is not Kind.FILE:
+            raise InstallFailed(f"the archive's {escape(name)} is not a regular file")
+        _write(members, folder, name)
+
+
+def _write(members: Tar, folder: str, name: str) -> None:
+    """The content of the member that is read."""
     path = os.path.join(folder, name)
     if "/" in name and not os.path.isdir(os.path.dirname(path)):
         os.mkdir(os.path.dirname(path))
@@ -53,6 +68,6 @@ def _write(source: IO[bytes], folder: str, name: str) -> None:
     except FileExistsError:
         raise InstallFailed(f"the archive has {name} twice") from None
     with open(fd, "wb") as to:
-        while piece := source.read(_PIECE):
+        while piece := members.read(CHUNK):
             to.write(piece)
         os.fchmod(fd, 0o755)

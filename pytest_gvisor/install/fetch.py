@@ -67,6 +67,10 @@ class Client:
         ):
             self._opener.add_handler(handler)
 
+    def left(self) -> float:
+        """Seconds that are left for everything."""
+        return max(0.0, self._until - time.monotonic())
+
     def text(self, path: str, limit: int) -> str:
         """A small file. Raises as `save`."""
         return b"".join(self._pieces(path, limit, lambda *_: None)).decode("utf-8", "replace")
@@ -110,8 +114,7 @@ class Client:
     @contextlib.contextmanager
     def _watch(self) -> Iterator[None]:
         """Shut connections down at the deadline: headers that drip are under no other one."""
-        left = max(0.0, self._until - time.monotonic())
-        timer = threading.Timer(left, self._shut)
+        timer = threading.Timer(self.left(), self._shut)
         timer.daemon = True
         timer.start()
         try:
@@ -148,8 +151,7 @@ class Client:
         self._check(url)
         # What comes is compared byte by byte with a digest: as it is, and not compressed.
         request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
-        left = self._until - time.monotonic()
-        opened = self._opener.open(request, timeout=max(0.001, min(self._silence, left)))
+        opened = self._opener.open(request, timeout=max(0.001, min(self._silence, self.left())))
         assert isinstance(opened, http.client.HTTPResponse)
         return opened
 

@@ -50,11 +50,12 @@ def folder_for(uid: int, home: str) -> str:
     return "/usr/local/bin" if uid == 0 else os.path.join(home, ".local/bin")
 
 
-def put(folder: str, make: Callable[[str], str]) -> Installed:
+def put(folder: str, make: Callable[[str], str], release: str = "") -> Installed:
     """Make what ``make`` gives ``folder``'s runsc; the folder is made if it is not there.
 
     ``make`` is given an empty folder and returns the path of a runsc in it, or in a new folder
-    there that is to stay whole. Raises `InstallFailed`, and what ``make`` raises; nothing is left
+    there that is to stay whole; a runsc that says it is another than ``release`` is refused.
+    Raises `InstallFailed`, and what ``make`` raises; nothing is left
     then, and a runsc that was there is as it was.
     """
     if (machine := platform.machine()) not in MACHINES:
@@ -66,7 +67,7 @@ def put(folder: str, make: Callable[[str], str]) -> Installed:
         _remove_stale(folder)
         with _staging(folder) as staging:
             binary = make(staging)
-            version = _tried(binary)
+            version = _tried(binary, release)
             return _place(binary, staging, folder, version)
     except OSError as error:
         # A disk that is full, a folder that this user may not write to.
@@ -142,13 +143,19 @@ def _remove_stale(folder: str) -> None:
                 os.close(lock)
 
 
-def _tried(binary: str) -> str:
+def _tried(binary: str, release: str) -> str:
     """The version of a runsc that was judged as the plugin would, and asked what it can do."""
     try:
         runsc = Runsc.at(binary)
     except GvisorError as error:
         raise InstallFailed(f"the new runsc cannot be used: {error.message}") from error
     runsc.close()
+    # YYYYMMDD.N says that it is that, and YYYYMMDD stands for each of that day.
+    if release and runsc.version != release and not runsc.version.startswith(f"{release}."):
+        raise InstallFailed(
+            f"asked for release {release}, the server gave runsc {escape(runsc.version)}",
+            next_step="If its digest is right and the release is not, do not use this server.",
+        )
     return runsc.version
 
 

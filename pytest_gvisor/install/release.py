@@ -34,9 +34,13 @@ def release_name(text: str) -> str:
 
 
 def install(client: Client, release: str, folder: str, progress: Progress) -> Installed:
-    """Fetch a release and make it ``folder``'s runsc, in the manner of `place.put`."""
+    """Fetch a release and make it ``folder``'s runsc, in the manner of `place.put`.
+
+    Raises `InstallFailed` too where a server has another release under the name of this one.
+    """
     where = f"{release}/{platform.machine()}"
-    return place.put(folder, lambda staging: _fetch(client, where, staging, progress))
+    named = "" if release == "latest" else release
+    return place.put(folder, lambda staging: _fetch(client, where, staging, progress), named)
 
 
 def _fetch(client: Client, where: str, staging: str, progress: Progress) -> str:
@@ -53,7 +57,7 @@ def _fetch(client: Client, where: str, staging: str, progress: Progress) -> str:
             os.chmod(path, 0o755)
             return path
         release = os.path.join(staging, "release")
-        archive.unpack(path, release)
+        archive.unpack(path, release, seconds=client.left())
         os.unlink(path)
         return os.path.join(release, BINARY)
     raise InstallFailed(

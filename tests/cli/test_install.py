@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import io
 import os
-import platform
 import pty
 import signal
 import subprocess
 import sys
 import tarfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,64 +23,21 @@ from pytest_gvisor.install import place, release
 from pytest_gvisor.install.fetch import Client
 from pytest_gvisor.runsc import locate
 from pytest_gvisor.runsc.binary import Runsc
+from tests.bucket import PLACE, Answer, Bucket, archive, send, served
 from tests.runsc.conftest import wait_for
 
+if TYPE_CHECKING:
+    import threading
+    from http.server import BaseHTTPRequestHandler
+
 CHECKOUT = Path(__file__).parents[2]
-PLACE = f"/latest/{platform.machine()}"
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-class Bucket:
-    """A server with gVisor's layout; a path's value is its bytes, or what answers for it."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes | Answer] = {}
-        self.over = threading.Event()
-        bucket = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                found = bucket.files.get(self.path)
-                if found is None:
-                    self.send_error(404)
-                elif callable(found):
-                    found(self)
-                else:
-                    send(self, found)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def put(self, name: str, data: bytes, digest: str | None = None) -> None:
-        """A file of the latest release, with its digest's file."""
-        digest = digest or hashlib.sha512(data).hexdigest()
-        self.files[f"{PLACE}/{name}"] = data
-        self.files[f"{PLACE}/{name}.sha512"] = f"{digest}  {name}\n".encode()
-
-
-def send(handler: BaseHTTPRequestHandler, data: bytes, length: int | None = None) -> None:
-    """Answer with these bytes, and say that they are ``length``."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(data) if length is None else length))
-    handler.end_headers()
-    with contextlib.suppress(OSError):
-        handler.wfile.write(data)
 
 
 @pytest.fixture
 def bucket() -> Iterator[Bucket]:
     """A server that is gone afterwards."""
-    made = Bucket()
-    thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
-    thread.start()
-    yield made
-    made.over.set()
-    made.server.shutdown()
-    made.server.server_close()
-    thread.join()
+    with served() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -97,22 +49,6 @@ def real() -> bytes:
         return Path(f"/proc/self/fd/{runsc.fd}").read_bytes()
     finally:
         runsc.close()
-
-
-def archive(**members: bytes | tarfile.TarInfo) -> bytes:
-    """An archive of gVisor's new layout; ``__`` in a name is a slash."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w:bz2", compresslevel=1) as tar:
-        for word, what in members.items():
-            name = word.replace("__", "/").replace("_bin", "-bin")
-            if isinstance(what, tarfile.TarInfo):
-                what.name = name
-                tar.addfile(what)
-                continue
-            member = tarfile.TarInfo(f"./{name}")
-            member.mode, member.size = 0o755, len(what)
-            tar.addfile(member, io.BytesIO(what))
-    return made.getvalue()
 
 
 def get(bucket: Bucket, folder: Path, **limits: float) -> place.Installed:

@@ -15,7 +15,7 @@ from pytest_gvisor.cli import install, vm
 from pytest_gvisor.harness import MAX_RECORDS
 from pytest_gvisor.images import cache, docker, points, streams
 from pytest_gvisor.inside import fields, session
-from pytest_gvisor.install import fetch, gomodule, release
+from pytest_gvisor.install import archive, fetch, gomodule, release
 from pytest_gvisor.launch import session_dir
 from pytest_gvisor.report import collect, github, observe, terminal
 from pytest_gvisor.runsc import platforms
@@ -119,7 +119,11 @@ NUMBERS = [
     ("images.md", f"more than {cache.DEFAULT_MAX_BYTES // GIB} GiB"),
     ("cli.md", f"A silence of {fetch.SILENCE:g} seconds"),
     ("cli.md", f"`--timeout` (default {install.parser().get_default('timeout'):g})"),
-    ("cli.md", f"more than {release.MAX_DOWNLOAD // GIB} GiB. On a terminal"),
+    ("cli.md", f"so does more than {release.MAX_DOWNLOAD // GIB} GiB."),
+    (
+        "cli.md",
+        f"an archive may hold {archive.MAX_UNPACKED // GIB} GiB, and {LIMITS.max_ratio} times",
+    ),
     ("cli.md", f"It needs Go {'.'.join(map(str, gomodule.GO_NEEDED))} or later"),
     ("cli.md", f"tests pass with, `{gomodule.TESTED}`"),
     ("cli.md", f"`{gomodule.label(gomodule.TESTED)}`: its date"),

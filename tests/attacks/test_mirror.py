@@ -1,0 +1,116 @@
+"""A mirror of gVisor's bucket that its user has named, and what it serves against that user."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import Runsc
+from pytest_gvisor.errors import InstallFailed, InstallTimeout
+from pytest_gvisor.install import archive as unpacking
+from pytest_gvisor.install import release
+from pytest_gvisor.install.fetch import Client
+from tests.bucket import Bucket, archive, served
+
+
+@pytest.fixture
+def mirror() -> Iterator[Bucket]:
+    """The mirror, on the loopback."""
+    with served() as made:
+        yield made
+
+
+def get(mirror: Bucket, name: str, folder: Path) -> str:
+    """The version that is installed when this release is asked for."""
+    client = Client(mirror.url, timeout=60.0)
+    return release.install(client, name, str(folder), lambda *_: None).version
+
+
+@pytest.mark.parametrize("kind", ["file", "archive"])
+def test_another_release_under_the_name_of_the_one_asked_for_is_refused(
+    mirror: Bucket, runsc: Runsc, tmp_path: Path, kind: str
+) -> None:
+    """Its digest is right, and it is an older runsc, or any other: nothing is put in place."""
+    data = Path(runsc.path).read_bytes()
+    for name in ("20230102", "20230102.0", "latest"):
+        if kind == "file":
+            mirror.put("runsc", data, release=name)
+        else:
+            mirror.put("gvisor.tar.bz2", archive(runsc=data), release=name)
+    for name in ("20230102", "20230102.0"):
+        with pytest.raises(InstallFailed, match=f"asked for release {name}, the server gave runsc"):
+            get(mirror, name, tmp_path / "to")
+        assert os.listdir(tmp_path / "to") == []
+    assert get(mirror, "latest", tmp_path / "to") == runsc.version
+
+
+MEASURED = """
+import sys
+from pytest_gvisor.errors import InstallFailed
+from pytest_gvisor.install import archive
+
+try:
+    archive.unpack(sys.argv[1], sys.argv[2], seconds=300)
+except InstallFailed as error:
+    print(error.message)
+with open("/proc/self/status") as lines:
+    print(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+"""
+BOMB_MIB = 300
+
+
+def bomb(kind: str) -> bytes:
+    """300 MiB in some hundred bytes: the content of a member, or a header in front of one."""
+    member = tarfile.TarInfo("runsc" if kind == "runsc" else "else")
+    member.size = BOMB_MIB << 20
+    if kind == "name":
+        member.type, member.name = tarfile.GNUTYPE_LONGNAME, "././@LongLink"
+    elif kind == "header":
+        member.type, member.name = tarfile.XHDTYPE, "PaxHeaders/runsc"
+    packed = bz2.BZ2Compressor(9)
+    parts = [packed.compress(member.tobuf(tarfile.GNU_FORMAT))]
+    parts += [packed.compress(bytes(1 << 20)) for _ in range(BOMB_MIB)]
+    return b"".join([*parts, packed.flush()])
+
+
+@pytest.mark.parametrize("kind", ["runsc", "other", "name", "header"])
+def test_a_bomb_is_refused_in_little_memory(tmp_path: Path, kind: str) -> None:
+    """Whatever part of an archive it is: no more of it is held than some chunks."""
+    (tmp_path / "gvisor.tar.bz2").write_bytes(bomb(kind))
+    paths = [str(tmp_path / "gvisor.tar.bz2"), str(tmp_path / "home")]
+    argv = [sys.executable, "-c", MEASURED, *paths]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=300)
+    told, peak = done.stdout.splitlines()
+    assert told.startswith("the archive cannot be read: ")
+    assert int(peak) < (BOMB_MIB << 10) // 2, f"{peak} KiB"
+
+
+def test_an_archive_is_unpacked_in_the_time_that_is_left(
+    mirror: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadline is of everything, and does not end with the download."""
+    made = io.BytesIO(archive(runsc=os.urandom(1 << 20)))
+    with (tmp_path / "made.tar.bz2").open("wb") as to:
+        shutil.copyfileobj(made, to)
+    with pytest.raises(InstallTimeout, match="--timeout"):
+        unpacking.unpack(str(tmp_path / "made.tar.bz2"), str(tmp_path / "home"), seconds=0)
+    given: list[float] = []
+
+    def unpack(_path: str, _folder: str, *, seconds: float) -> None:
+        given.append(seconds)
+        raise InstallTimeout("late")
+
+    monkeypatch.setattr(unpacking, "unpack", unpack)
+    mirror.put("gvisor.tar.bz2", made.getvalue())
+    with pytest.raises(InstallTimeout, match="late"):
+        get(mirror, "latest", tmp_path / "to")
+    assert 0 < given[0] < 60
