@@ -1,9 +1,9 @@
 # Everything is done by scripts/; this file only names it. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images releases distributions faults bench soak fuzz clean
+.PHONY: help demo test lint images releases distributions cgroup2 faults bench soak fuzz clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## set up, and run the examples under gVisor on each platform
 	@scripts/demo $(ARGS)
@@ -19,6 +19,9 @@ images: ## build the images of fixtures/ with docker, as archives in .build/imag
 
 releases: ## a part of the suite on runsc 20221219 and 20240729, as root
 	@scripts/releases
+
+cgroup2: ## limits where cgroups are of version 2 alone, in a VM
+	@scripts/cgroup2 $(ARGS)
 
 distributions: ## the demo and a smoke of the suite on bare Debian 12, 13 and sid (ARGS="trixie")
 	@scripts/distributions $(ARGS)

@@ -20,8 +20,16 @@ from pytest_gvisor import (
 )
 from tests.runsc.conftest import Start
 
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="needs root: an unprivileged user may make no cgroups"
+
+def may_make_cgroups() -> bool:
+    """Whether this user is root, or was handed over the cgroup above: cgroups(7), Delegation."""
+    own = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::")[2].strip()
+    delegated = Path(f"/sys/fs/cgroup{own}").parent / "cgroup.subtree_control"
+    return os.geteuid() == 0 or os.access(delegated, os.W_OK)
+
+
+needs_cgroups = pytest.mark.skipif(
+    not may_make_cgroups(), reason="needs root: an unprivileged user may make no cgroups"
 )
 
 EAT = "blocks = []\nwhile True: blocks.append(bytearray(1 << 20))"
@@ -42,7 +50,7 @@ def _cgroups() -> Iterator[str]:
 
 
 @pytest.mark.fault("E3", "G2")
-@needs_root
+@needs_cgroups
 def test_a_workload_that_takes_too_much_memory_is_told(gvisor: Gvisor) -> None:
     """What the kernel killed for its memory limit is out of memory, not a signal or a status."""
     done = gvisor.run(["python3", "-I", "-c", EAT], memory="128M", timeout=60)
@@ -52,7 +60,7 @@ def test_a_workload_that_takes_too_much_memory_is_told(gvisor: Gvisor) -> None:
         done.check_returncode()
 
 
-@needs_root
+@needs_cgroups
 def test_what_fits_under_the_memory_limit_runs(gvisor: Gvisor) -> None:
     """A limit changes nothing for a workload that keeps it."""
     done = gvisor.run(["python3", "-I", "-c", "print(len(bytearray(50 << 20)))"], memory="256M")
@@ -60,7 +68,7 @@ def test_what_fits_under_the_memory_limit_runs(gvisor: Gvisor) -> None:
 
 
 @pytest.mark.fault("E3")
-@needs_root
+@needs_cgroups
 @pytest.mark.parametrize(
     ("script", "returncode", "outcome"),
     [
@@ -78,7 +86,7 @@ def test_not_every_end_under_a_limit_is_the_limits(
 
 
 @pytest.mark.fault("G1")
-@needs_root
+@needs_cgroups
 def test_a_fork_bomb_is_stopped(gvisor: Gvisor, no_process_left: Callable[[], None]) -> None:
     """A limit on tasks stops a workload that forks for ever, well before its deadline.
 
@@ -108,7 +116,7 @@ def cgroup_file(pid: int, controller: str, names: tuple[str, str]) -> str:
     return Path(f"/sys/fs/cgroup{unified}/{names[1]}").read_text()
 
 
-@needs_root
+@needs_cgroups
 def test_the_limits_are_in_the_cgroup_of_the_running_sandbox(running: Start) -> None:
     """runsc, gofer and sentry are in one cgroup, which has the numbers that were asked for."""
     run = running(memory="300M", pids=222, cpus=0.5)
@@ -122,7 +130,7 @@ def test_the_limits_are_in_the_cgroup_of_the_running_sandbox(running: Start) -> 
     run.end()
 
 
-@needs_root
+@needs_cgroups
 def test_limits_hold_at_the_deadline_too(
     gvisor: Gvisor, no_process_left: Callable[[], None]
 ) -> None:
@@ -133,7 +141,10 @@ def test_limits_hold_at_the_deadline_too(
 
 
 @pytest.mark.fault("G7")
-@pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root has its limits")
+@pytest.mark.skipif(
+    may_make_cgroups(),
+    reason="needs an unprivileged user: root, or who owns a cgroup, has its limits",
+)
 @pytest.mark.parametrize(
     "limit", [{"memory": "256M"}, {"pids": 100}, {"cpus": 0.5}], ids=["memory", "pids", "cpus"]
 )

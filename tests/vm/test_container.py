@@ -56,7 +56,7 @@ def in_the_vm(
     )  # fmt: skip
 
 
-def test_an_example_runs_on_kvm_there(container: list[str], vm_options: list[str]) -> None:
+def test_an_example_runs_there(container: list[str], vm_options: list[str]) -> None:
     """As root of the container, whose own kernel refuses namespaces and mounts."""
     refused = subprocess.run(
         [*container, "vm:test", "unshare", "--mount", "true"], capture_output=True, text=True
@@ -66,7 +66,7 @@ def test_an_example_runs_on_kvm_there(container: list[str], vm_options: list[str
     # fmt: off
     done = in_the_vm(
         container, vm_options, 0, sys.executable, "-m", "pytest", "-p", "no:cacheprovider",
-        "-p", "no:hypothesispytest", "--gvisor-strict", "--gvisor-platform=kvm",
+        "-p", "no:hypothesispytest", "--gvisor-strict", "--gvisor-platform=systrap",
         "--gvisor-timeout=120", example,
     )
     # fmt: on
