@@ -181,16 +181,16 @@ def test_a_temporary_folder_in_the_attacker_s_is_not_used(
     victim: User, attacker: User, mode: int
 ) -> None:
     """A folder's owner can rename what is in it, and with that the victim's folder."""
-    folder = attacker.folder(attacker.home / "tmp", mode)
-    path, passed, *_ = victim.does(SESSION, TMPDIR=str(folder))
+    folder = attacker.folder(victim.shared / "a", mode)
+    path, (reason,), *_ = victim.does(SESSION, TMPDIR=str(folder))
     assert path == str(victim.bases[1])
-    assert f"{attacker.home}" in passed[0]
+    assert f"the folder {folder} (mode {mode:04o}, owner uid {attacker.uid}) on the way" in reason
     assert list(folder.iterdir()) == []
 
 
 def test_a_link_of_the_attacker_s_on_the_way_is_not_followed(victim: User, attacker: User) -> None:
     """The attacker could turn it while the victim's tests run."""
-    real = victim.folder(victim.home / "tmp")
+    real = victim.folder(victim.shared / "v")
     link = attacker.link(victim.shared / "link", real)
     path, (reason,), *_ = victim.does(SESSION, TMPDIR=str(link))
     assert path == str(victim.bases[1])
@@ -203,9 +203,9 @@ def test_a_runtime_folder_in_the_attacker_s_is_not_used(
     victim: User, attacker: User, whose: str
 ) -> None:
     """Whether it is the attacker's, as after su, or the victim's in a folder of the attacker's."""
-    above = attacker.folder(attacker.home / "above", 0o777)
+    above = attacker.folder(victim.shared / "a", 0o777)
     owner = attacker if whose == "attacker" else victim
-    runtime = owner.folder(above / "runtime", 0o777 if owner is attacker else 0o700)
+    runtime = owner.folder(above / "r", 0o777 if owner is attacker else 0o700)
     assert victim.does(SESSION, XDG_RUNTIME_DIR=str(runtime))[0] == str(victim.bases[0])
     assert list(runtime.iterdir()) == []
 
