@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
 import json
 import os
-import shutil
 import stat
 import subprocess
 import sys
@@ -64,12 +64,11 @@ def temporary(base: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def in_tmp() -> Iterator[str]:
-    """The candidate in /tmp; as root nobody else uses it, and it goes with the test."""
+    """The candidate in /tmp; it goes with the test, unless other processes have sessions there."""
     path = f"/tmp/pytest-gvisor-{os.geteuid()}"
-    was_there = os.path.lexists(path)
     yield path
-    if not was_there:
-        shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
 
 
 @pytest.mark.fault("G8")
