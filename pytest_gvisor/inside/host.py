@@ -19,12 +19,15 @@ from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.inside import reports
 from pytest_gvisor.inside.kept import Kept
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
+from pytest_gvisor.inside.measured import MOST_BYTES, Measured
 from pytest_gvisor.report.sections import safe
 
 _PHASES = ("setup", "call", "teardown")
 _OF_A_TEST = frozenset({"phase", "report", "done"})
 _LAST_WORDS = 2.0
 _LONGEST_ERRORS = 100_000
+_SLOWEST = 256 * 1024
+"""Bytes a second of coverage: whoever sends less is taken to hang."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -105,9 +108,12 @@ class Worker:
         timeout: float,
         show: Callable[[str], None],
         kept: Kept,
+        *,
+        measured: Callable[[], Measured] | None = None,
     ) -> None:
         self._config = config
         self._kept = kept
+        self._measured = measured
         self._start = start
         self._timeout = timeout
         self._show = show
@@ -125,7 +131,6 @@ class Worker:
         """Whether the test that `run` was last asked for has begun inside."""
         self._errors: list[str] = []
         self.ids: frozenset[str] = frozenset()
-        self.coverage: list[str] = []
 
     def start(self) -> str:
         """Start the pytest inside, if it is not there; returns why it does not, or nothing."""
@@ -276,16 +281,38 @@ class Worker:
         if self._under_way:
             link.close(patience=0.0)
             return
+        measured = None if self._measured is None else self._measured()
+        complete = False
         try:
-            link.begin()
+            link.begin(MOST_BYTES)
             link.send("finish")
-            deadline = time.monotonic() + self._timeout
-            while (message := link.receive(deadline))["type"] != "finished":
-                self._unasked(message)
-            if message.get("coverage"):
-                self.coverage.append(str(message["coverage"]))
+            self._last_words(link, measured)
+            if measured is not None:
+                measured.finish()
+            complete = True
         except (Died, Hangs, GvisorError) as error:
             text = f"the pytest inside did not come to its end, nor its coverage: {gone(error)}"
             self._kept.say(text)
         finally:
             link.close()
+            if measured is not None:
+                measured.close(complete=complete)
+
+    def _last_words(self, link: Link, measured: Measured | None) -> None:
+        """Take what a pytest inside says of its whole session.
+
+        Coverage of many contexts takes long to send: so its bytes, and the time that this process
+        spends on them, extend the deadline.
+        """
+        began, spent = time.monotonic(), 0.0
+        while True:
+            deadline = began + self._timeout + spent + link.received / _SLOWEST
+            message = link.receive(deadline)
+            if message["type"] == "finished":
+                return
+            if message["type"] != "coverage" or measured is None:
+                self._unasked(message)
+                continue
+            received = time.monotonic()
+            measured.take(message)
+            spent += time.monotonic() - received

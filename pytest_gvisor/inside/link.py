@@ -44,7 +44,10 @@ class Link:
         self._shown = 0
         self._decoder = Decoder()
         self._messages: deque[tuple[int, dict[str, Any]]] = deque()
-        self._received = 0
+        self.received = 0
+        """Bytes of messages since `begin`."""
+
+        self._most = _MOST
         self._broken: ProtocolError | None = None
         self._open = True
         self._ended: Ended | None = None
@@ -66,9 +69,9 @@ class Link:
             except OSError as error:
                 raise Died(f"it takes no more commands: {error.strerror}") from None
 
-    def begin(self) -> None:
-        """Count what is received from here on: it is of a new test, or of none."""
-        self._received = 0
+    def begin(self, most: int = _MOST) -> None:
+        """Count the bytes received from here on: they are of a new test, or of none."""
+        self.received, self._most = 0, most
 
     def receive(self, deadline: float) -> dict[str, Any]:
         """The next message, until ``deadline`` (monotonic).
@@ -88,9 +91,9 @@ class Link:
                 raise Hangs
             self._turn(left)
         size, message = self._messages.popleft()
-        self._received += size
-        if self._received > _MOST:
-            raise ProtocolError(f"more than {_MOST} bytes of messages from inside for one test")
+        self.received += size
+        if self.received > self._most:
+            raise ProtocolError(f"more than {self._most} bytes of messages from inside at once")
         return message
 
     def _turn(self, timeout: float) -> None:

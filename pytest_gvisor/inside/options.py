@@ -116,6 +116,7 @@ def coverage(config: pytest.Config) -> dict[str, Any] | None:
     return {
         "source": [s for s in option.cov_source or [] if isinstance(s, str)] or None,
         "branch": option.cov_branch,
+        "contexts": getattr(option, "cov_context", None) == "test",
         "config": next((p for p in (rcfile, option.cov_config) if os.path.exists(p)), None),
     }
 

@@ -127,8 +127,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             "pytest-gvisor: --pdb and --trace cannot reach tests that run inside gVisor; "
             "debug them on the host with --no-gvisor"
         )
-    from pytest_gvisor.inside.twins import expand  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.inside.measured import check_writable  # noqa: PLC0415
+    from pytest_gvisor.inside.twins import expand  # noqa: PLC0415
 
+    try:
+        check_writable(config, config.getoption("gvisor_writable"))
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
     expand(items)
 
 

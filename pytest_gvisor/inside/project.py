@@ -48,7 +48,7 @@ def folders(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
     wanted += [path for path in map(os.path.abspath, filter(None, sys.path)) if os.path.isdir(path)]
     found: list[str] = []
     for path in sorted(set(map(os.path.realpath, wanted)) | set(map(os.path.abspath, wanted))):
-        if not any(_within(path, other) for other in (*found, *_SYSTEM, *_prefixes())):
+        if not any(within(path, other) for other in (*found, *_SYSTEM, *_prefixes())):
             _check(path)
             found.append(path)
     return found
@@ -59,14 +59,20 @@ def _prefixes() -> list[str]:
     return [os.path.realpath(path) for path in {sys.prefix, sys.base_prefix}]
 
 
-def _within(path: str, folder: str) -> bool:
+def readable(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
+    """All folders that code which a test imports may lie in. Raises `UsageError` as `folders`."""
+    return [*folders(config, items), *_SYSTEM, *_prefixes()]
+
+
+def within(path: str, folder: str) -> bool:
+    """Whether a path is a folder, or below it, by their names alone."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _check(path: str) -> None:
     home = _home()
     wide = {"/", "/home", "/tmp", "/var", "/etc", "/run", "/var/tmp"}
-    if path in wide or _within(home, path) or any(_within(path, p) for p in _NOT_SHOWN):
+    if path in wide or within(home, path) or any(within(path, p) for p in _NOT_SHOWN):
         raise UsageError(
             f"the tests would need all of {path} inside the sandbox",
             next_step="Move the project into a folder of its own, or set --rootdir to one.",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import os
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +12,11 @@ import pytest
 from pytest_gvisor import requirements
 from pytest_gvisor.configured import expected_failure, location, settings_of
 from pytest_gvisor.errors import GvisorError, UsageError
-from pytest_gvisor.inside import reports
+from pytest_gvisor.inside import project, reports
 from pytest_gvisor.inside.host import Ids, Worker
 from pytest_gvisor.inside.kept import Kept
 from pytest_gvisor.inside.live import Live
+from pytest_gvisor.inside.measured import Measured, target_of
 from pytest_gvisor.inside.plan import FIELDS, Plan, plan_key, plan_of
 from pytest_gvisor.inside.start import Inside, start
 from pytest_gvisor.report import observe
@@ -41,7 +39,6 @@ class InsideSession:
         self._isolation = isolation
         self._inside = inside
         self._workers: dict[tuple[object, ...], Worker] = {}
-        self._coverage: list[str] = []
         self._keys: dict[int, tuple[object, ...]] = {}
         self._working: set[tuple[Platform, str | None]] = set()
         self._false_starts: dict[tuple[object, ...], int] = {}
@@ -212,8 +209,23 @@ class InsideSession:
                 )
 
             show = Live(self._terminal).add
-            self._workers[key] = Worker(config, begin, settings.timeout, show, self._kept)
+            self._workers[key] = Worker(
+                config, begin, settings.timeout, show, self._kept, measured=self._measured(items)
+            )
         return self._workers[key]
+
+    def _measured(self, items: Sequence[pytest.Item]) -> Callable[[], Measured] | None:
+        """What takes the coverage of a sandbox for these tests, if pytest-cov measures here."""
+        config, target = self._config, target_of(self._config)
+        if target is None:
+            return None
+        return lambda: Measured(
+            target,
+            shown=project.readable(config, items),
+            writable=self._inside.writable,
+            cwd=str(config.invocation_params.dir),
+            kept=self._kept,
+        )
 
     def _shares(self, item: pytest.Item, key: tuple[object, ...]) -> bool:
         return plan_of(item) is not None and self._key(item) == key
@@ -237,27 +249,12 @@ class InsideSession:
         worker = self._workers.pop(key, None)
         if worker is not None:
             worker.finish()
-            self._coverage += worker.coverage
 
     def close(self) -> None:
-        """Let every pytest inside tear down and end; hand pytest-cov what they have measured."""
+        """Let every pytest inside tear down and end, and say what of them was left out."""
         for key in list(self._workers):
             self._finish(key)
         self._kept.close()
-        controller = getattr(self._config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
-        if controller is None:
-            return
-        base = os.path.abspath(controller.cov.get_option("run:data_file") or ".coverage")
-        for data in self._coverage:
-            try:
-                raw = base64.b64decode(data, validate=True)
-            except ValueError as error:
-                self._kept.say(f"coverage of tests inside is lost: {error}")
-                continue
-            # pytest-cov combines every file beside the data file whose name starts like it.
-            with open(f"{base}.gvisor.{secrets.token_hex(6)}", "wb") as file:
-                file.write(raw)
-        self._coverage.clear()
 
 
 def _judged(item: pytest.Item, *, examine: bool = False) -> Platform:

@@ -10,9 +10,8 @@ Imports pytest only after ``sys.path`` is the host's, and nothing of pytest_gvis
 
 from __future__ import annotations
 
-import base64
 import faulthandler
-import glob
+import importlib.util
 import io
 import itertools
 import json
@@ -27,13 +26,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_gvisor.inside.measure import Coverage
+
 _LENGTH = struct.Struct(">I")
 _JSON = json.JSONEncoder(default=repr, ensure_ascii=False, allow_nan=False)
 _MAX_TEXT = 8 * 1024 * 1024
 # Both less than what the host allows.
 _MAX_MESSAGE = 60 * 1024 * 1024
 _MAX_VALUES = 900_000
-_WHOLE = frozenset({"collected", "finished"})
+_WHOLE = frozenset({"collected", "coverage", "finished"})
 GUARD = "PYTEST_GVISOR_INSIDE"  # see inside/plan.py
 
 
@@ -198,19 +199,26 @@ class Plugin:
             location=location,
         )
 
-    def pytest_runtest_setup(self) -> None:
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Note that the test's own code runs from here on, as in the other phases."""
         self._terminal.in_test = True
+        self._switch(item, "setup")
 
-    def pytest_runtest_call(self) -> None:
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
         """Say that the test itself begins."""
         self._terminal.in_test = True
+        self._switch(item, "run")
         self._channel.send("phase", id=self._running, when="call")
 
-    def pytest_runtest_teardown(self) -> None:
+    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
         """Say that the teardown begins."""
         self._terminal.in_test = True
+        self._switch(item, "teardown")
         self._channel.send("phase", id=self._running, when="teardown")
+
+    def _switch(self, item: pytest.Item, phase: str) -> None:
+        if self._coverage is not None:
+            self._coverage.switch(item.nodeid, phase)
 
     def pytest_runtest_makereport(self) -> None:
         """Note that a phase is over."""
@@ -218,7 +226,10 @@ class Plugin:
 
     def pytest_sessionfinish(self) -> None:
         """Say that all is torn down: what pytest does after that, nobody has to wait for."""
-        self._channel.send("finished", coverage=self._coverage.data() if self._coverage else "")
+        if self._coverage is not None:
+            for piece in self._coverage.pieces():
+                self._channel.put_off("coverage", **piece)
+        self._channel.send("finished")
 
     def pytest_internalerror(self, excrepr: object) -> None:
         """Say why the session ends."""
@@ -296,39 +307,15 @@ def _hook_order(plugin: Plugin) -> None:
     first(type(plugin).pytest_sessionstart)
 
 
-class Coverage:
-    """Line coverage of what runs here, with the settings that pytest-cov has on the host."""
-
-    def __init__(self, wanted: dict[str, Any]) -> None:
-        import coverage  # noqa: PLC0415 -- only where it is measured
-
-        self._path = "/tmp/.pytest-gvisor-coverage"
-        self._coverage = coverage.Coverage(
-            source=wanted["source"],
-            branch=wanted["branch"],
-            config_file=wanted["config"] or False,
-            data_file=self._path,
-        )
-        self._coverage.start()
-
-    def data(self) -> str:
-        """The data file, in base64.
-
-        With ``parallel`` or ``concurrency`` in the project's settings each process writes one of
-        its own, whose name only begins like the one asked for.
-        """
-        import coverage  # noqa: PLC0415
-
-        self._coverage.stop()
-        self._coverage.save()
-        merged = coverage.CoverageData(basename=self._path + "-merged")
-        for path in glob.glob(self._path + "*"):
-            part = coverage.CoverageData(basename=path)
-            part.read()
-            merged.update(part)
-        merged.write()
-        with open(merged.data_filename(), "rb") as file:
-            return base64.b64encode(file.read()).decode()
+def _measure(wanted: dict[str, Any]) -> Coverage:
+    """Begin to measure, by the module beside this program, which is on no ``sys.path``."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "measure.py")
+    spec = importlib.util.spec_from_file_location("pytest_gvisor_measure", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return cast("Coverage", module.Coverage(wanted))
 
 
 def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
@@ -340,7 +327,7 @@ def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
     os.environ[GUARD] = f"{kernel.release} {kernel.version}"
     os.chdir(start["cwd"])
     sys.path[:] = start["sys_path"]
-    coverage = Coverage(start["coverage"]) if start["coverage"] else None
+    coverage = _measure(start["coverage"]) if start["coverage"] else None
     from _pytest.config import Config  # noqa: PLC0415 -- sys.path is the host's only now
 
     terminal = Terminal(channel, words)

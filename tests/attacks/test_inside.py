@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.inside.conftest import PLUGINS, project, run_inside
+from tests.mounts import harmless
 
 __all__ = ["project", "run_inside"]
 
@@ -102,3 +103,96 @@ def test_no_report_has_an_attribute_that_nobody_knows(
     refused = run_inside()
     assert refused.ret == pytest.ExitCode.USAGE_ERROR
     refused.stderr.fnmatch_lines(["*gvisor_report_fields: 'extras' is no attribute*"])
+
+
+LYING_COVERAGE = """
+import base64, os, sqlite3, tempfile, time
+
+class Lies:
+    def switch(self, *_):
+        pass
+
+    def pieces(self):
+        yield from PIECES
+
+    def data(self):
+        # A view in the place of a table: whoever reads it never ends.
+        path = tempfile.mktemp()
+        with sqlite3.connect(path) as made:
+            made.executescript(
+                "CREATE TABLE coverage_schema (version integer);"
+                "INSERT INTO coverage_schema VALUES (7);"
+                "CREATE VIEW meta AS WITH RECURSIVE n(key, value) AS "
+                "(SELECT 'a', 1 UNION ALL SELECT key, value + 1 FROM n) SELECT * FROM n;"
+            )
+        return base64.b64encode(open(path, "rb").read()).decode()
+
+def test_lies(pytestconfig):
+    worker = pytestconfig.pluginmanager.get_plugin("gvisor-worker")
+    worker._coverage = lies = Lies()
+    send = worker._channel.send
+    worker._channel.send = lambda kind, **fields: send(
+        kind, **(fields | {"coverage": lies.data()} if kind == "finished" else fields)
+    )
+"""
+MEASURED = ("--cov=.", "--cov-report=html", "--cov-report=annotate", "-p", "no:randomly")
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n1"])
+def test_no_coverage_names_a_file_that_tests_inside_cannot_see(
+    workers: str, project: pytest.Pytester, canary: Path
+) -> None:
+    """Neither a device nor a secret is opened, and no database from inside is; it is said."""
+    link = project.path / "link.py"
+    link.symlink_to(canary)
+    line = "base64.b64encode(bytes([2])).decode()"
+    pieces = ", ".join(
+        f"{{'file': {str(path)!r}, 'tracer': '', 'lines': [['', {line}]]}}"
+        for path in ("/dev/zero", canary, link, "../../authorized_keys")
+    )
+    project.makepyfile(test_it=f"import base64\nPIECES = [{pieces}]\n{LYING_COVERAGE}")
+    result = project.runpytest_subprocess(
+        "--in-gvisor", "--gvisor-strict", *MEASURED, workers, timeout=200
+    )
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines(["*coverage from inside was left out*/dev/zero*"])
+    assert not canary.with_name(canary.name + ",cover").exists()
+    assert not list(project.path.glob(".coverage.*"))
+    for path in project.path.rglob("*"):
+        if path.is_file() and path != link:
+            assert "the user's own" not in path.read_text("utf-8", "replace")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "told"),
+    [
+        ("[{'file': 7}]", "of no file"),
+        ("[{'file': __file__, 'tracer': '', 'lines': [['', 'A' * 9_000_000]]}]", "a line beyond"),
+        ("(time.sleep(0.5) or {'file': 'x', 'tracer': ''} for _ in iter(int, 1))", "not answer"),
+    ],
+    ids=["malformed", "too high", "without end"],
+)
+def test_coverage_that_is_none_is_lost_and_said(
+    pieces: str, told: str, project: pytest.Pytester
+) -> None:
+    """In bounded time, and what pytest-cov measures on the host stays."""
+    project.makepyfile(test_it=f"import time\nPIECES = {pieces}\n{LYING_COVERAGE}")
+    result = project.runpytest_subprocess(
+        "--in-gvisor", "--gvisor-strict", "--gvisor-timeout=10", *MEASURED, timeout=200
+    )
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines([f"*nor its coverage:*{told}*", "Coverage HTML written*"])
+    assert not list(project.path.glob(".coverage.*"))
+
+
+def test_no_data_file_of_a_test_s_making_is_read(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writable folder that pytest-cov would take data files from is refused."""
+    project.makepyfile("def test_it(): pass\n")
+    out = project.mkdir("out")
+    monkeypatch.setenv("COVERAGE_FILE", str(out / ".coverage"))
+    with harmless(out):
+        result = run_inside("--cov=.", "--gvisor-writable", str(out))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*tests inside could write to*", "Set COVERAGE_FILE*"])

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
+import coverage
 import pytest
 
 from tests.inside.conftest import Both, plain
@@ -251,6 +252,39 @@ def test_coverage_of_tests_inside_comes_back(project: pytest.Pytester, settings:
         shown.append([line for line in result.outlines if line.startswith("mine.py")])
     assert shown[0] == shown[1] != []
     assert not list(Path(project.path).glob(".coverage.gvisor*"))
+
+
+@pytest.mark.parametrize("settings", ["", "branch = true", "relative_files = true"])
+def test_coverage_has_the_contexts_of_tests_inside(
+    settings: str, project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
+) -> None:
+    """Which phase of which test ran a line: with --cov-context, as on the host."""
+    (project.path / ".coveragerc").write_text(f"[run]\n{settings}\n")
+    project.makepyfile(
+        mine="def double(n):\n    if n > 5:\n        return 0\n    return n * 2\n",
+        test_mine="""
+            import pytest
+            from mine import double
+
+            @pytest.fixture
+            def doubled():
+                yield double(6)
+                double(7)
+
+            @pytest.mark.parametrize("n", [1, 6])
+            def test_it(n, doubled): assert double(n) == (2 if n == 1 else 0)
+            """,
+    )
+    found = []
+    for more in ((), ("--no-gvisor",)):
+        run_inside("--cov=mine", "--cov-context=test", *more)
+        data = coverage.CoverageData(basename=str(project.path / ".coverage"))
+        data.read()
+        (name,) = data.measured_files()
+        contexts = data.contexts_by_lineno(name)
+        found.append((name, {line: sorted(filter(None, of)) for line, of in contexts.items()}))
+    assert found[0] == found[1]
+    assert len(found[0][1][3]) == 5
 
 
 def test_package_fixtures_live_as_long_as_their_package(

@@ -14,7 +14,7 @@ from pytest_gvisor import Completed, Gvisor, Runsc, errors, settings, specifying
 from pytest_gvisor.cli import install, vm
 from pytest_gvisor.harness import MAX_RECORDS
 from pytest_gvisor.images import cache, docker, points, streams
-from pytest_gvisor.inside import fields, session
+from pytest_gvisor.inside import fields, measured, session
 from pytest_gvisor.install import archive, fetch, gomodule, release
 from pytest_gvisor.launch import session_dir
 from pytest_gvisor.report import collect, github, observe, terminal
@@ -138,6 +138,7 @@ NUMBERS = [
     ("workloads.md", f"default {DEFAULTS.max_output // MIB} MiB; at most twice that"),
     ("workloads.md", f"its last runs, {MAX_RECORDS} at most"),
     ("inside.md", f"deadline of one test, default {DEFAULTS.timeout:g}"),
+    ("inside.md", f"may send {measured.MOST_BYTES // GIB} GiB of such messages"),
     ("inside.md", f"at most {fields._MOST_EXTRAS:,} of them"),
 ]
 WORDS = [
@@ -145,6 +146,7 @@ WORDS = [
     ("images.md", "ten minutes", LIMITS.max_seconds, 600),
     ("images.md", "says nothing for two minutes", docker._SILENCE, 120),
     ("cli.md", "It takes three seconds at most", session_dir.SWEEP_BUDGET, 3),
+    ("inside.md", "and 50 million lines or jumps", measured.MOST_ENTRIES, 50_000_000),
     ("inside.md", "If three sandboxes in a row", session._MAX_FALSE_STARTS, 3),
     ("sandbox.md", "cannot confirm within two seconds", process.KILL_CONFIRM, 2),
 ]

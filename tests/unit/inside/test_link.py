@@ -13,7 +13,6 @@ from typing import Any, cast
 import pytest
 
 from pytest_gvisor.errors import ProtocolError
-from pytest_gvisor.inside import link as module
 from pytest_gvisor.inside import start
 from pytest_gvisor.inside.frames import encode
 from pytest_gvisor.inside.link import Died, Link
@@ -91,13 +90,12 @@ def test_what_was_sent_before_the_end_counts(sandbox: Sandbox) -> None:
         link.receive(soon())
 
 
-def test_a_test_may_send_so_much(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_test_may_send_so_much(sandbox: Sandbox) -> None:
     """And the next one as much again."""
-    monkeypatch.setattr(module, "_MOST", 1000)
     link = Link(cast("Any", sandbox))
     sandbox.inside.sendall(encode({"type": "report", "text": "x" * 600}) * 3)
     for _ in range(2):
-        link.begin()
+        link.begin(1000)
         assert link.receive(soon())["type"] == "report"
     with pytest.raises(ProtocolError, match="more than 1000 bytes"):
         link.receive(soon())

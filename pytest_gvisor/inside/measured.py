@@ -1,0 +1,269 @@
+"""Coverage of tests inside, from checked messages to a data file that pytest-cov combines.
+
+The host makes the data file itself, by coverage's own API. Whatever a message says, it names lines,
+jumps and contexts of regular files that tests inside can read and cannot change on the host.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import dataclasses
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_gvisor.errors import ProtocolError, UsageError
+from pytest_gvisor.escape import escape
+from pytest_gvisor.inside import project
+
+if TYPE_CHECKING:
+    from coverage import CoverageData
+
+    from pytest_gvisor.inside.kept import Kept
+
+MOST_BYTES = 1024 * 1024 * 1024
+"""Of the messages of one sandbox. numpy's suite with ``--cov-context=test`` needs a third."""
+
+MOST_ENTRIES = 50_000_000
+"""Lines or jumps of all files and contexts of one sandbox: some 40 bytes each on disk."""
+
+_MOST_HELD = 2_000_000
+_HIGHEST_LINE = 1_000_000
+_LONGEST_CONTEXT = 1024 * 1024
+_BITS = [[bit for bit in range(8) if byte >> bit & 1] for byte in range(256)]
+_Part = tuple[str, list[Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """What pytest-cov measures on the host, and where."""
+
+    base: str
+    """Path of the data file. pytest-cov combines every file beside it whose name starts like it."""
+
+    branch: bool
+    tracers: Callable[[], frozenset[str]]
+    """The names of coverage's plugins here that trace files, such as templates."""
+
+
+def target_of(config: pytest.Config) -> Target | None:
+    """What pytest-cov measures in this session; None where it does not."""
+    controller = getattr(config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
+    if controller is None:
+        return None
+    cov = controller.cov
+
+    def tracers() -> frozenset[str]:
+        return frozenset(dict(cov.sys_info())["plugins.file_tracers"])
+
+    return Target(
+        base=os.path.abspath(cov.get_option("run:data_file") or ".coverage"),
+        branch=bool(cov.get_option("run:branch")),
+        tracers=tracers,
+    )
+
+
+def check_writable(config: pytest.Config, folders: Iterable[str]) -> None:
+    """Raise `UsageError` for a writable folder where pytest-cov looks for data files.
+
+    It opens each of them as an SQLite database, and tests inside could put one there.
+    """
+    target = target_of(config)
+    if target is None:
+        return
+    place = os.path.realpath(os.path.dirname(target.base))
+    for folder in folders:
+        if project.within(place, os.path.realpath(folder)):
+            raise UsageError(
+                f"tests inside could write to {place}, where pytest-cov reads every file whose "
+                f"name begins with {os.path.basename(target.base)}",
+                next_step="Set COVERAGE_FILE, or data_file in coverage's settings, to a file "
+                f"outside of {folder}, or give --gvisor-writable a smaller folder.",
+            )
+
+
+class Measured:
+    """The coverage of one sandbox, written to a data file as it comes."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        shown: Sequence[str],
+        writable: Sequence[str],
+        cwd: str,
+        kept: Kept,
+    ) -> None:
+        self._target = target
+        self._shown = [os.path.realpath(path) for path in shown]
+        self._writable = [os.path.realpath(path) for path in writable]
+        self._cwd = cwd
+        self._kept = kept
+        self._data: CoverageData | None = None
+        self._file: CoverageData | None = None
+        self._names: dict[str, str | None] = {}
+        self._entries = self._held = 0
+        self._lost: dict[str, None] = {}
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Add what a message says. Raises `ProtocolError` for one that is malformed or too much."""
+        path, tracer = message.get("file"), message.get("tracer")
+        if not isinstance(path, str) or not isinstance(tracer, str):
+            raise ProtocolError("coverage from inside of no file")
+        name = self._name(path)
+        if name is None or not self._traced(name, tracer):
+            return
+        kind, other = ("arcs", "lines") if self._target.branch else ("lines", "arcs")
+        if other in message:
+            raise ProtocolError(f"coverage from inside has {other}, and pytest-cov wants {kind}")
+        with _typed():
+            data = self._opened()
+            data.touch_file(name, tracer)
+            for context, entries in self._parts(message.get(kind, []), kind):
+                data.set_context(context)
+                if self._target.branch:
+                    data.add_arcs({name: entries})
+                else:
+                    data.add_lines({name: entries})
+            if self._held > _MOST_HELD:
+                self._write()
+
+    def _opened(self) -> CoverageData:
+        """The data in memory: a file would be opened and closed for each context."""
+        if self._data is None:
+            self._data = _new(no_disk=True)
+            if self._target.branch:
+                self._data.add_arcs({})
+            else:
+                self._data.add_lines({})
+        return self._data
+
+    def _write(self) -> None:
+        """Add the data in memory to the data file."""
+        if self._data is None:
+            return
+        if self._file is None:
+            self._file = _new(basename=f"{self._target.base}.gvisor.{secrets.token_hex(6)}")
+        self._file.update(self._data)
+        self._data.close(force=True)
+        self._data, self._held = None, 0
+
+    def _name(self, path: str) -> str | None:
+        """The name of a file in the data: its real path, relative where the given one is.
+
+        None for what is no regular file below a folder that is shown.
+        """
+        if path not in self._names:
+            self._names[path] = self._judged(path)
+        return self._names[path]
+
+    def _judged(self, path: str) -> str | None:
+        try:
+            os.fsencode(path).decode()  # coverage stores UTF-8
+            real = os.path.realpath(os.path.join(self._cwd, path))
+            regular = stat.S_ISREG(os.lstat(real).st_mode)
+        except FileNotFoundError:
+            return None  # made inside, and gone with the sandbox
+        except (OSError, ValueError):
+            real, regular = path, False
+        below = any(project.within(real, folder) for folder in self._shown)
+        changeable = any(project.within(real, folder) for folder in self._writable)
+        if not below or changeable or not regular:
+            self._lose(path)
+            return None
+        here = os.path.realpath(self._cwd)
+        if not os.path.isabs(path) and project.within(real, here):
+            return os.path.relpath(real, here)
+        return real
+
+    def _traced(self, name: str, tracer: str) -> bool:
+        if not tracer or tracer in self._target.tracers():
+            return True
+        self._lose(f"{name} (traced by {tracer})")
+        return False
+
+    def _lose(self, path: str) -> None:
+        if len(self._lost) < 10:
+            self._lost[escape(path)[:200]] = None
+
+    def _parts(self, given: Any, kind: str) -> Iterator[_Part]:
+        read = _jumps if kind == "arcs" else _lines
+        if not isinstance(given, list):
+            raise ProtocolError(f"coverage from inside whose {kind} are no list")
+        for part in given:
+            try:
+                context, entries = part
+                if len(context) > _LONGEST_CONTEXT:
+                    raise ValueError("a context of so many characters")
+                found = read(entries)
+                # What is kept of a bitmap is three quarters of its text.
+                self._held += len(found) + len(entries) // 32
+                self._entries += len(found) + len(entries) // 32
+                if self._entries > MOST_ENTRIES:
+                    raise ProtocolError(f"more than {MOST_ENTRIES:,} lines or jumps of coverage")
+                yield escape(context), found
+            except (TypeError, ValueError, AttributeError) as error:
+                text = escape(f"{error}")[:200]
+                raise ProtocolError(f"coverage from inside whose {kind} are none: {text}") from None
+
+    def finish(self) -> None:
+        """Write what is held. Raises `ProtocolError`."""
+        with _typed():
+            self._write()
+
+    def close(self, *, complete: bool) -> None:
+        """Keep the data file, or remove it where the sandbox did not come to its end."""
+        if self._data is not None:
+            self._data.close(force=True)
+        if self._file is not None:
+            self._file.close()
+            if not complete:
+                self._file.erase()
+        if self._lost:
+            self._kept.say(
+                "coverage from inside was left out of what is no regular file, lies outside of the "
+                "folders that tests inside see, or lies below --gvisor-writable, where they could "
+                f"put a link in its place: {', '.join(self._lost)}"
+            )
+
+
+@contextlib.contextmanager
+def _typed() -> Iterator[None]:
+    """Turn an error of coverage's, a full disk among them, into a `ProtocolError`."""
+    import coverage  # noqa: PLC0415 -- there where pytest-cov is
+
+    try:
+        yield
+    except coverage.CoverageException as error:
+        raise ProtocolError(f"coverage from inside that is none: {escape(str(error))}") from error
+
+
+def _new(**arguments: Any) -> CoverageData:
+    import coverage  # noqa: PLC0415 -- there where pytest-cov is
+
+    return coverage.CoverageData(**arguments)
+
+
+def _lines(bitmap: str) -> list[int]:
+    """The line numbers of a bitmap, as coverage's ``numbits`` are, in base64."""
+    if len(bitmap) > _HIGHEST_LINE // 6:
+        raise ValueError(f"a line beyond {_HIGHEST_LINE:,}")
+    try:
+        bits = base64.b64decode(bitmap, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"{error}") from None
+    return [8 * place + bit for place, byte in enumerate(bits) if byte for bit in _BITS[byte]]
+
+
+def _jumps(numbers: list[int]) -> list[tuple[int, int]]:
+    """Pairs of line numbers; a negative one is the entry or the exit of the code at that line."""
+    for number in numbers:
+        if type(number) is not int or abs(number) > _HIGHEST_LINE:
+            raise ValueError(f"{number!r:.50} is no line")
+    return list(zip(numbers[::2], numbers[1::2], strict=True))

@@ -1,0 +1,250 @@
+"""What the host makes of coverage that a pytest inside sends: checked, bounded, and its own."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import coverage
+import pytest
+from coverage.numbits import nums_to_numbits
+
+from pytest_gvisor.errors import ProtocolError, UsageError
+from pytest_gvisor.inside import measured
+from pytest_gvisor.inside.kept import Kept
+from pytest_gvisor.inside.measured import Measured, Target, check_writable
+
+
+class Sandbox:
+    """A project that is shown inside, and what is said about its coverage."""
+
+    def __init__(self, base: Path) -> None:
+        self.said: list[str] = []
+        self.data = base / "data"
+        self.project = base / "project"
+        self.writable = self.project / "out"
+        self.writable.mkdir(parents=True)
+        self.data.mkdir()
+        self.source = self.project / "mine.py"
+        self.source.write_text("a = 1\n" * 20)
+
+    def measured(self, *, branch: bool = False) -> Measured:
+        """What takes its messages."""
+        config = SimpleNamespace(
+            issue_config_time_warning=lambda warning, **_: self.said.append(str(warning))
+        )
+        return Measured(
+            Target(
+                base=str(self.data / ".coverage"),
+                branch=branch,
+                tracers=lambda: frozenset({"plugin.Templates"}),
+            ),
+            shown=[str(self.project)],
+            writable=[str(self.writable)],
+            cwd=str(self.project),
+            kept=Kept(cast("Any", config)),
+        )
+
+    def files(self) -> list[Path]:
+        """The data files."""
+        return sorted(self.data.iterdir())
+
+    def read(self) -> coverage.CoverageData:
+        """The one data file."""
+        (path,) = self.files()
+        data = coverage.CoverageData(basename=str(path))
+        data.read()
+        return data
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    """One with a single source file."""
+    return Sandbox(tmp_path)
+
+
+def message(file: object, tracer: object = "", **parts: Any) -> dict[str, Any]:
+    """A message about one file."""
+    return {"type": "coverage", "file": str(file), "tracer": tracer, **parts}
+
+
+def bits(*lines: int) -> str:
+    """Lines as they travel."""
+    return base64.b64encode(nums_to_numbits(lines)).decode()
+
+
+def test_lines_of_each_context_are_the_host_s_own_data(sandbox: Sandbox) -> None:
+    """Pieces of one file are joined, and a file of which nothing ran is there."""
+    taker = sandbox.measured()
+    taker.take(message(sandbox.source))
+    taker.take(message(sandbox.source, lines=[["", bits(1, 7, 8)], ["x|run", bits(2)]]))
+    taker.take(message(sandbox.source, lines=[["x|run", bits(3, 20)]]))
+    taker.finish()
+    taker.close(complete=True)
+    data, name = sandbox.read(), str(sandbox.source)
+    assert data.measured_files() == {name}
+    assert sorted(data.lines(name) or []) == [1, 2, 3, 7, 8, 20]
+    assert data.contexts_by_lineno(name)[20] == ["x|run"]
+    assert sandbox.said == []
+
+
+@pytest.mark.parametrize("branch", [False, True])
+def test_what_is_held_in_memory_is_bounded(
+    branch: bool, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data file grows meanwhile, and what it has of a context is joined with what comes."""
+    monkeypatch.setattr(measured, "_MOST_HELD", 3)
+    taker = sandbox.measured(branch=branch)
+    for line in range(1, 20):
+        part = {"arcs": [["a", [line, line + 1]]]} if branch else {"lines": [["a", bits(line)]]}
+        taker.take(message("mine.py", **part))
+    assert len(sandbox.files()) == 1
+    taker.finish()
+    taker.close(complete=True)
+    data = sandbox.read()
+    assert set(range(1, 20)) <= set(data.lines("mine.py") or [])
+    assert data.measured_contexts() == {"a"}
+
+
+def test_jumps_and_the_names_of_tracers_are_too(sandbox: Sandbox) -> None:
+    """With branch coverage there are pairs; a tracer is a name that is known here."""
+    taker = sandbox.measured(branch=True)
+    page = sandbox.project / "page.html"
+    page.write_text("<p>\n")
+    taker.take(message(sandbox.source, arcs=[["", [-1, 1, 1, -1]], ["a", [1, 2]]]))
+    taker.take(message(page, "plugin.Templates", arcs=[["", [1, 2]]]))
+    taker.finish()
+    taker.close(complete=True)
+    data = sandbox.read()
+    assert sorted(data.arcs(str(sandbox.source)) or []) == [(-1, 1), (1, -1), (1, 2)]
+    assert data.file_tracer(str(page)) == "plugin.Templates"
+
+
+def test_a_relative_name_stays_relative(sandbox: Sandbox) -> None:
+    """As with ``relative_files``."""
+    taker = sandbox.measured()
+    taker.take(message("mine.py", lines=[["", bits(1)]]))
+    taker.finish()
+    taker.close(complete=True)
+    assert sandbox.read().measured_files() == {"mine.py"}
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["outside", "link", "up", "device", "fifo", "folder", "writable", "tracer", "nul", "bytes"],
+)
+def test_no_file_is_measured_that_the_host_must_not_open(what: str, sandbox: Sandbox) -> None:
+    """It is left out, and named; the rest counts."""
+    secret = sandbox.data.parent / "secret.py"
+    secret.write_text("the user's own\n")
+    (sandbox.project / "link.py").symlink_to(secret)
+    os.mkfifo(sandbox.project / "fifo.py")
+    (sandbox.writable / "made.py").write_text("x\n")
+    path = {
+        "outside": secret, "link": sandbox.project / "link.py", "up": "../secret.py",
+        "device": "/dev/zero", "fifo": "fifo.py", "folder": sandbox.project,
+        "writable": "out/made.py", "tracer": "mine.py", "nul": "a\0b", "bytes": "\udcff.py",
+    }[what]  # fmt: skip
+    taker = sandbox.measured()
+    tracer = "other.Plugin" if what == "tracer" else ""
+    taker.take(message(path, tracer, lines=[["", bits(1)]]))
+    assert not sandbox.files()
+    taker.take(message(sandbox.source, lines=[["", bits(1)]]))
+    taker.finish()
+    taker.close(complete=True)
+    assert sandbox.read().measured_files() == {str(sandbox.source)}
+    (said,) = sandbox.said
+    assert "left out" in said
+    assert "\udcff" not in said
+
+
+def test_a_file_that_was_made_inside_is_no_word_worth(sandbox: Sandbox) -> None:
+    """Nothing on the host could show it."""
+    taker = sandbox.measured()
+    taker.take(message("/tmp/pytest-of-root/made-inside.py", lines=[["", bits(1)]]))
+    taker.finish()
+    taker.close(complete=True)
+    assert not sandbox.files()
+    assert not sandbox.said
+
+
+BAD = {
+    "no file": {"file": 7},
+    "no tracer": {"tracer": None},
+    "no list": {"lines": "x"},
+    "no pair": {"lines": [["a"]]},
+    "no context": {"lines": [[7, ""]]},
+    "a context that is a list": {"lines": [[["a"], ""]]},
+    "no base64": {"lines": [["a", "é"]]},
+    "no text": {"lines": [["a", 7]]},
+    "a line too high": {"lines": [["a", "AAAA" * 200_000]]},
+    "a long context": {"lines": [["a" * 2_000_000, ""]]},
+    "arcs": {"arcs": [["a", [1, 2]]]},
+}
+BAD_ARCS = {
+    "lines": {"lines": [["a", ""]]},
+    "an odd number": {"arcs": [["a", [1]]]},
+    "no numbers": {"arcs": [["a", ["1", "2"]]]},
+    "fractions": {"arcs": [["a", [1.5, 2]]]},
+    "truth": {"arcs": [["a", [True, 2]]]},
+    "a line too high": {"arcs": [["a", [1, 2**40]]]},
+    "no list": {"arcs": [["a", 7]]},
+    "an object": {"arcs": [["a", {"1": 2, "3": 4}]]},
+}
+
+
+@pytest.mark.parametrize(
+    ("branch", "changes"),
+    [*((False, bad) for bad in BAD.values()), *((True, bad) for bad in BAD_ARCS.values())],
+    ids=[*BAD, *(f"branch: {name}" for name in BAD_ARCS)],
+)
+def test_what_is_no_coverage_is_a_protocol_error(
+    branch: bool, changes: dict[str, Any], sandbox: Sandbox
+) -> None:
+    """Nothing of the sandbox's is kept then."""
+    taker = sandbox.measured(branch=branch)
+    with pytest.raises(ProtocolError):
+        taker.take({**message(sandbox.source), **changes})
+    taker.close(complete=False)
+    assert not sandbox.files()
+
+
+def test_a_file_has_one_tracer(sandbox: Sandbox) -> None:
+    """What coverage itself refuses is a protocol error as well."""
+    taker = sandbox.measured()
+    taker._target = Target(
+        base=taker._target.base, branch=False, tracers=lambda: frozenset({"a", "b"})
+    )
+    taker.take(message("mine.py", "a"))
+    with pytest.raises(ProtocolError, match="tracer"):
+        taker.take(message("mine.py", "b"))
+    taker.close(complete=False)
+
+
+def test_there_is_an_end_to_coverage(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all files and contexts together."""
+    monkeypatch.setattr(measured, "MOST_ENTRIES", 10)
+    taker = sandbox.measured()
+    taker.take(message("mine.py", lines=[["", bits(*range(10))]]))
+    with pytest.raises(ProtocolError, match="more than 10 lines"):
+        taker.take(message("mine.py", lines=[["", bits(1)]]))
+    taker.close(complete=False)
+
+
+def test_no_writable_folder_holds_the_data_file(tmp_path: Path) -> None:
+    """pytest-cov opens every file there whose name begins like it."""
+    (tmp_path / "link").symlink_to(tmp_path / "deep")
+    (tmp_path / "deep").mkdir()
+    cov = SimpleNamespace(get_option=lambda _: str(tmp_path / "deep/.coverage"))
+    controller = SimpleNamespace(cov_controller=SimpleNamespace(cov=cov))
+    config = cast("Any", SimpleNamespace(
+        pluginmanager=SimpleNamespace(get_plugin=lambda _: controller)
+    ))  # fmt: skip
+    (tmp_path / "deep/out").mkdir()
+    check_writable(config, [str(tmp_path / "deep/out"), "/usr/lib"])
+    for folder in (tmp_path, tmp_path / "deep", tmp_path / "link"):
+        with pytest.raises(UsageError, match=r"pytest-cov reads every file"):
+            check_writable(config, [str(folder)])
