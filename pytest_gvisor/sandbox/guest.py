@@ -4,9 +4,9 @@ The sandbox's first process, and so its init. Started as ``python3 -I -S -E gues
 of a socket pair as descriptor 0, it speaks `frames` with the host until that closes. Needs
 Python 3.8 and the standard library alone.
 
-The socket pair is not a matter of taste: a pipe could be opened by any process of the same user as
-/proc/1/fd/0, and read. It also makes itself undumpable, so that no program without
-CAP_SYS_PTRACE can look into it.
+The socket pair is not a matter of taste: on releases of gVisor up to 2024 a pipe can be opened by
+any process of the same user as /proc/1/fd/0, and read. It also makes itself undumpable, so that no
+program without CAP_SYS_PTRACE can look into it; newer releases open nothing in /proc/1/fd then.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import contextlib
 import errno
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Union
@@ -69,7 +70,7 @@ class Guest:
         self._watch_children()
 
     def _watch_children(self) -> None:
-        reader, writer = os.pipe()
+        reader, writer = (end.detach() for end in socket.socketpair())
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

@@ -145,3 +145,80 @@ def test_a_workload_sees_no_session_in_what_is_bound(
     with gvisor.sandbox(rootfs=None, mounts=[mount]) as sandbox:
         assert sandbox.exec(["ls", "-A", inside]).stdout == ""
     assert (sessions / "secret").read_text() == "of another run\n"
+
+
+OPENS = """
+import ctypes, os
+c = ctypes.CDLL(None, use_errno=True)
+tried, got = 0, []
+for folder in ("/proc/1/fd", "/proc/1/task/1/fd"):
+    for number in os.listdir(folder):
+        for flags in (os.O_RDONLY, os.O_WRONLY):
+            tried += 1
+            try:
+                os.open(f"{folder}/{number}", flags | os.O_NONBLOCK)
+                got.append(f"{folder}/{number}")
+            except OSError:
+                pass
+for name in ("mem", "cwd", "root", "exe", "environ"):
+    try:
+        os.open(f"/proc/1/{name}", os.O_RDONLY)
+        got.append(name)
+    except OSError:
+        pass
+pidfd = c.syscall(434, 1, 0)  # pidfd_open and pidfd_getfd, on every machine
+got += [number for number in range(16) if c.syscall(438, pidfd, number, 0) >= 0]
+if c.ptrace(16, 1, 0, 0) == 0:
+    got.append("ptrace")
+print(tried > 10, got)
+"""
+
+TAKES = """
+import os, time
+end = time.monotonic() + SECONDS
+print("up", flush=True)
+while time.monotonic() < end:
+    files = []
+    for process in os.listdir("/proc") if EVERYONE else ["1"]:
+        if process.isdigit() and int(process) != os.getpid():
+            for number in range(20) if process == "1" else (1, 2):
+                try:
+                    path = f"/proc/{process}/fd/{number}"
+                    files.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+                except OSError:
+                    pass
+    for file in files * 50:
+        try:
+            os.read(file, 65536)
+        except OSError:
+            pass
+    for file in files:
+        os.close(file)
+"""
+
+
+def test_no_program_reaches_into_the_guest(gvisor: Gvisor) -> None:
+    """Root's programs open none of its descriptors and files, and cannot trace it."""
+    with gvisor.sandbox() as sandbox:
+        sandbox.exec(["python3", "-c", "pass"], user=1000)
+        assert sandbox.exec(["python3", "-c", OPENS]).stdout == "True []\n"
+
+
+@pytest.mark.parametrize("user", [0, 1000], ids=["of the guest", "of other users"])
+def test_no_program_takes_output(gvisor: Gvisor, user: int) -> None:
+    """Root takes none through the guest's descriptors, nor a user that of another's programs."""
+    script = TAKES.replace("SECONDS", "4").replace("EVERYONE", str(user != 0))
+    expected = "".join(f"{number}\n" for number in range(1, 1001))
+    with (
+        gvisor.sandbox() as sandbox,
+        sandbox.popen(["python3", "-c", script], user=user) as thief,
+    ):
+        thief.wait_for_output("up\n")
+        taken, count = [], 0
+        while thief.poll() is None or count < 2:
+            who = (0, 1001)[count % 2]
+            done = sandbox.exec(["sh", "-c", "echo 1; sleep 0.01; seq 2 1000"], user=who)
+            assert (done.returncode, done.exact) == (0, True)
+            taken += [done.stdout] if done.stdout != expected else []
+            count += 1
+    assert taken == []

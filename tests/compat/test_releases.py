@@ -107,6 +107,12 @@ def exact_statuses(gvisor: Gvisor) -> Found:
     return found == [(Outcome.EXITED, True), (Outcome.SIGNALLED, True)] or str(found)
 
 
+def closed_descriptors(gvisor: Gvisor) -> Found:
+    # The guest of a warm sandbox is not dumpable; its descriptor 1 is a pipe of the host's.
+    with gvisor.sandbox() as sandbox:
+        return sandbox.exec(["sh", "-c", ": 3< /proc/1/fd/1"]).returncode != 0
+
+
 def sidecar_sentry(gvisor: Gvisor) -> Found:
     with gvisor.sandbox() as sandbox:
         sandbox.exec(["true"])
@@ -135,6 +141,7 @@ def _of_process(pid: int, name: str) -> str:
 
 
 RUNS: dict[str, Callable[[Gvisor], Found] | None] = {
+    "closed-descriptors": closed_descriptors,
     "exact-statuses": exact_statuses,
     "kernel-4-19": kernel_4_19,
     "sidecar-sentry": sidecar_sentry,

@@ -307,6 +307,9 @@ def test_a_running_program_is_never_forgotten() -> None:
         for number in range(3, 8):
             guest.run(number, "true")
             guest.until("exit", "eof", "eof")
+        deadline = time.monotonic() + 20
+        while len(sleeping(mine)) < 4 and time.monotonic() < deadline:  # a shell has just forked
+            time.sleep(0.01)
         assert len(sleeping(mine)) == 4
         guest.send({"op": "kill", "id": 8, "of": 1})
         seen = guest.until("killed", "exit", "eof", "eof")
