@@ -154,7 +154,8 @@ def test_ctrl_c_ends_the_session_in_the_midst_of_a_test(project: pytest.Pytester
     project.makepyfile(
         "import time\n"
         "def test_before(): pass\n"
-        "def test_long(): print('asleep', flush=True); time.sleep(50)\n"
+        # The host reports the test before while this one begins.
+        "def test_long(): time.sleep(1); print('asleep', flush=True); time.sleep(50)\n"
     )
     command = [sys.executable, "-m", "pytest", "--in-gvisor", "--gvisor-strict", "-s"]
     with subprocess.Popen(

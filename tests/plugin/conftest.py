@@ -2,8 +2,8 @@
 
     project.write({"test_x.py": "…"}).run("--gvisor-strict").ends(passed=1).shows("[kvm]")
 
-The fixture `project` runs its test three times: the inner pytest without xdist, with ``-n0`` and
-with ``-n2``; `shared` leaves out ``-n0``. `alone` is for what does not depend on it, and runs once.
+The fixture `project` runs its test twice: the inner pytest without xdist, and with ``-n2``. `alone`
+is for what does not depend on it, and runs once, with ``-n0``.
 """
 
 from __future__ import annotations
@@ -226,13 +226,7 @@ def alone(pytester: pytest.Pytester) -> Project:
     return Project(pytester, workers=0)
 
 
-@pytest.fixture(params=[None, 0, 2], ids=["bare", "n0", "n2"])
-def project(request: pytest.FixtureRequest, pytester: pytest.Pytester) -> Project:
-    """A project; its pytest runs without xdist, with ``-n0``, and with ``-n2``."""
-    return Project(pytester, workers=request.param)
-
-
 @pytest.fixture(params=[None, 2], ids=["bare", "n2"])
-def shared(request: pytest.FixtureRequest, pytester: pytest.Pytester) -> Project:
+def project(request: pytest.FixtureRequest, pytester: pytest.Pytester) -> Project:
     """A project; its pytest runs without xdist, and with ``-n2``."""
     return Project(pytester, workers=request.param)

@@ -27,9 +27,9 @@ def test_a_failed_test_shows_boot_log_and_strace(project: Project) -> None:
     assert any("cat E exit_group(0x1)" in line for line in lines)
 
 
-def test_without_it_there_are_neither(shared: Project) -> None:
+def test_without_it_there_are_neither(project: Project) -> None:
     """The same failure without the option shows no logs, and starts runsc without them."""
-    ran = shared.test(TEST).run().ends(failed=1).hides(": boot log", ": strace", "--strace")
+    ran = project.test(TEST).run().ends(failed=1).hides(": boot log", ": strace", "--strace")
     assert "--debug-log" not in ran.line("ran: ")
 
 

@@ -133,9 +133,9 @@ gvisor_timeout = 30
 """
 
 
-def test_a_little_project_of_its_own(shared: Project) -> None:
+def test_a_little_project_of_its_own(project: Project) -> None:
     """Its package, its fixture on top of ours, its pyproject.toml: all pass on two platforms."""
-    shared.write(
+    project.write(
         {
             "src/runner.py": RUNNER,
             "tests/conftest.py": CONFTEST,
@@ -143,21 +143,21 @@ def test_a_little_project_of_its_own(shared: Project) -> None:
             "pyproject.toml": PYPROJECT,
         }
     )
-    shared.run().ends(passed=20).shows("systrap, ptrace, network none, strict")
+    project.run().ends(passed=20).shows("systrap, ptrace, network none, strict")
 
 
-def test_the_tour_of_the_readme(shared: Project, tmp_path: Path) -> None:
+def test_the_tour_of_the_readme(project: Project, tmp_path: Path) -> None:
     """README's Python blocks are tests that pass."""
     layers = [tar([item("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)])]
     config = configuration(layers, {"Entrypoint": ["/bin/busybox", "true"]})
-    (shared.folder / "build").mkdir()
-    (shared.folder / "build/app.tar").write_bytes(saved(layers, config))
+    (project.folder / "build").mkdir()
+    (project.folder / "build/app.tar").write_bytes(saved(layers, config))
     text = (CHECKOUT / "README.md").read_text()
     blocks = [block.split("```")[0] for block in text.split("```python\n")[1:]]
     assert len(blocks) >= 2
     for number, block in enumerate(blocks):
-        shared.write({f"test_readme_{number}.py": textwrap.dedent(block)})
-    ran = shared.run(XDG_CACHE_HOME=str(tmp_path)).exits(0)
+        project.write({f"test_readme_{number}.py": textwrap.dedent(block)})
+    ran = project.run(XDG_CACHE_HOME=str(tmp_path)).exits(0)
     assert ran.outcomes()["passed"] >= 9
 
 

@@ -188,9 +188,9 @@ def test_a_worker_survives_lone_surrogates(alone: Project) -> None:
     alone.run("-n1").ends(passed=1, failed=1, skipped=1).hides("node down", "crashed", "DumpError")
 
 
-def test_colours_are_pytests_own(shared: Project) -> None:
+def test_colours_are_pytests_own(project: Project) -> None:
     """With ``--color=yes`` the diff of an assertion has its colours, and nothing else passes."""
-    ran = shared.test(TESTS).run("--color=yes", "-rA", "-l").exits(1)
+    ran = project.test(TESTS).run("--color=yes", "-rA", "-l").exits(1)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", ran.output)
     assert hidden_in(plain) == []
     assert len(SUMMARY.findall(plain)) == 1
@@ -216,14 +216,14 @@ def test_the_bytes_and_the_text_stay_available(alone: Project) -> None:
     alone.run().ends(passed=1)
 
 
-def test_tests_without_a_sandbox_are_reported_as_ever(shared: Project) -> None:
+def test_tests_without_a_sandbox_are_reported_as_ever(project: Project) -> None:
     """What a project's other tests print is none of our business."""
-    shared.test("""
+    project.test("""
         def test_it():
             print("\\x1b[35mcolour\\x1b[0m \\u202e = 7 passed in 1s =")
             assert 0
     """)
-    shared.run("--color=no").ends(failed=1).shows("\x1b[35mcolour\x1b[0m \u202e")
+    project.run("--color=no").ends(failed=1).shows("\x1b[35mcolour\x1b[0m \u202e")
 
 
 WAYS = {
@@ -257,7 +257,7 @@ def test_what_a_shared_sandbox_wrote_is_escaped(alone: Project, way: str) -> Non
 
 
 @pytest.mark.fault("E8")
-def test_what_a_subtest_shows_is_escaped(shared: Project) -> None:
+def test_what_a_subtest_shows_is_escaped(project: Project) -> None:
     """Its captured output, its logs, its message and its arguments, which pytest adds last."""
     body = """
     def test_it(done, subtests):
@@ -270,7 +270,7 @@ def test_what_a_subtest_shows_is_escaped(shared: Project) -> None:
         with subtests.test(done.stdout):
             print(done.stdout)
     """
-    ran = shared.test(PRINTS + body).run("-rA", "-vv", "--color=no", "--junitxml=report.xml")
+    ran = project.test(PRINTS + body).run("-rA", "-vv", "--color=no", "--junitxml=report.xml")
     ran.exits(1).shows("SUBFAILED", "Captured stdout call", "Captured log call")
     assert hidden_in(ran.output) == []
     assert len(SUMMARY.findall(ran.output)) == 1

@@ -42,10 +42,10 @@ def test_an_idle_session_says_nothing_and_imports_nothing(project: Project) -> N
     assert len(ran.lines("imported")) == (3 if project.distributed else 1)
 
 
-def test_a_failing_idle_session_shows_nothing_of_ours(shared: Project) -> None:
+def test_a_failing_idle_session_shows_nothing_of_ours(project: Project) -> None:
     """A failure of a test without a sandbox has no sections, and is reported as ever."""
-    shared.test("def test_it(): print('\\x1b[31mred'); assert 0", conftest=IMPORTS)
-    ran = shared.run().ends(failed=1).hides("gvisor:").shows("\x1b[31mred")
+    project.test("def test_it(): print('\\x1b[31mred'); assert 0", conftest=IMPORTS)
+    ran = project.run().ends(failed=1).hides("gvisor:").shows("\x1b[31mred")
     assert all("launch" not in line and "docker" not in line for line in ran.lines("imported"))
 
 
@@ -85,30 +85,30 @@ def test_all_that_is_configured_is_in_the_line(alone: Project, runsc: Runsc) -> 
 
 
 def test_a_runsc_that_cannot_be_used_is_in_the_line_and_fails_nothing_by_that(
-    shared: Project, missing: Path, insecure: Path
+    project: Project, missing: Path, insecure: Path
 ) -> None:
     """Neither a missing nor a refused binary concerns a test that uses none."""
-    shared.test("def test_it(): pass")
-    ran = shared.run(f"--gvisor-runsc={missing}").ends(passed=1)
+    project.test("def test_it(): pass")
+    ran = project.run(f"--gvisor-runsc={missing}").ends(passed=1)
     assert ran.line("gvisor:").startswith(f"gvisor: there is no runsc at {missing}")
-    ran = shared.run(f"--gvisor-runsc={insecure}").ends(passed=1)
+    ran = project.run(f"--gvisor-runsc={insecure}").ends(passed=1)
     assert ran.line("gvisor:").startswith(f"gvisor: refusing to run {insecure} (mode 0777, owner")
 
 
 def test_a_folder_for_sessions_that_is_passed_over_is_in_the_line_and_fails_nothing(
-    shared: Project, tmp_path: Path
+    project: Project, tmp_path: Path
 ) -> None:
     """The line says where the sessions are instead, and why; each test has its sandbox."""
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as short:
-        shared.test(
+        project.test(
             "def test_it(gvisor): gvisor.run(['true'])\ndef test_too(gvisor): gvisor.run(['true'])",
             conftest="from pytest_gvisor.launch import session_dir\n"
             f"bases = '{tmp_path}/open/x', '{short}/s'\n"
             "session_dir.session_bases = lambda: iter(bases)",
         )
-        line = shared.run("--gvisor-network=none").ends(passed=2).line("gvisor:")
+        line = project.run("--gvisor-network=none").ends(passed=2).line("gvisor:")
         assert f"; sessions are in {short}/s, because of {tmp_path}/open/x: the folder" in line
         assert "can be written by others" in line
 

@@ -50,9 +50,9 @@ def test_a_changed_spec_is_validated_like_any_other(alone: Project) -> None:
     ran.shows("hooks", "process.noNewPriviliges", "process.cwd").hides("ran: env")
 
 
-def test_runsc_args_are_passed(shared: Project) -> None:
+def test_runsc_args_are_passed(project: Project) -> None:
     """Flags from several hooks are added, before the subcommand."""
-    shared.test(
+    project.test(
         """
         def test_it(gvisor):
             command = gvisor.run(["true"], check=True).command
@@ -73,7 +73,7 @@ def test_runsc_args_are_passed(shared: Project) -> None:
             return ["--host-fifo=none"]
         """,
     )
-    shared.run("-p", "plugin").ends(passed=2)
+    project.run("-p", "plugin").ends(passed=2)
 
 
 def test_a_flag_that_cannot_be_passed_is_a_usage_error(alone: Project) -> None:

@@ -35,14 +35,14 @@ TESTS = """
 
 
 @pytest.fixture
-def images(shared: Project) -> Project:
+def images(project: Project) -> Project:
     """A project with three images."""
     busybox = item("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
     for name in ("line", "marker", "call"):
         layers = [tar([busybox, item("name", name.encode())])]
         config = configuration(layers, {"Cmd": ["/bin/busybox", "cat", "/name"]})
-        (shared.folder / f"{name}.tar").write_bytes(saved(layers, config))
-    return shared
+        (project.folder / f"{name}.tar").write_bytes(saved(layers, config))
+    return project
 
 
 def test_images_are_the_root_by_option_marker_and_fixture(images: Project, tmp_path: Path) -> None:

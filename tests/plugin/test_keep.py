@@ -69,12 +69,12 @@ def test_failed_keeps_the_runs_of_tests_that_failed(project: Project) -> None:
         ran.shows(f"kept in {run}; repeat it with {run}/replay.sh")
 
 
-def test_all_keeps_the_runs_of_every_test(shared: Project, bundles_written: Path) -> None:
+def test_all_keeps_the_runs_of_every_test(project: Project, bundles_written: Path) -> None:
     """Of each run: bundle, runsc's log, input and script, for nobody else to read.
 
     A kept bundle is as its schema says, and so is each that ran (tests/bundlecheck.py).
     """
-    ran = shared.test(TEST).run("--gvisor-keep", "all").ends(passed=2, failed=2, errors=1)
+    ran = project.test(TEST).run("--gvisor-keep", "all").ends(passed=2, failed=2, errors=1)
     kept = ran.kept()
     assert commands(kept) == ["cat; echo err >&2; exit 7", "first", "passes", "teardown"]
     for run in kept:
@@ -84,11 +84,11 @@ def test_all_keeps_the_runs_of_every_test(shared: Project, bundles_written: Path
     assert len(bundles_written.read_bytes().splitlines()) >= len(kept)
 
 
-def test_the_script_repeats_the_run(shared: Project) -> None:
+def test_the_script_repeats_the_run(project: Project) -> None:
     """After the session, and moved elsewhere: the same bytes on both streams, the same status."""
-    ran = shared.test(TEST).run("--gvisor-keep", "failed").exits(1)
+    ran = project.test(TEST).run("--gvisor-keep", "failed").exits(1)
     (run,) = (run for run in ran.kept() if (run / "stdin").read_bytes())
-    moved = run.rename(shared.folder / "moved and with spaces")
+    moved = run.rename(project.folder / "moved and with spaces")
     for _ in range(2):
         done = replay(moved)
         assert (done.stdout, done.stderr, done.returncode) == (b"a\0\xffb\n", b"err\n", 7)
@@ -167,9 +167,9 @@ def test_nothing_of_a_kept_run_points_into_the_session(alone: Project) -> None:
         assert base not in (run / name).read_text()
 
 
-def test_what_cannot_be_kept_is_a_warning_and_no_verdict(shared: Project) -> None:
+def test_what_cannot_be_kept_is_a_warning_and_no_verdict(project: Project) -> None:
     """A disk that is full when a run is kept changes nothing about the run, and is not silent."""
-    shared.test(
+    project.test(
         "def test_it(gvisor): assert gvisor.run(['echo', 'x']).stdout == 'x\\n'",
         conftest="""
         import errno, os
@@ -181,7 +181,7 @@ def test_what_cannot_be_kept_is_a_warning_and_no_verdict(shared: Project) -> Non
         pytest_gvisor.keep.keep = full
         """,
     )
-    ran = shared.run("--gvisor-keep=all", "-W", "default").ends(passed=1, warnings=1)
+    ran = project.run("--gvisor-keep=all", "-W", "default").ends(passed=1, warnings=1)
     ran.shows("PytestGvisorWarning: not kept: [Errno 28] No space left on device")
 
 

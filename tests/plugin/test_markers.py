@@ -87,9 +87,9 @@ def test_a_bad_marker_of_a_class_or_module_is_reported_at_its_tests(alone: Proje
     ran.shows("test_module.py::test_bad (test_module.py:6): ")
 
 
-def test_the_closest_marker_wins_setting_by_setting(shared: Project) -> None:
+def test_the_closest_marker_wins_setting_by_setting(project: Project) -> None:
     """Function before class before module before the command line; each adds to the others."""
-    shared.test("""
+    project.test("""
         import pytest
 
         pytestmark = [pytest.mark.gvisor(timeout=1, max_output=10), pytest.mark.gvisor(pids=5)]
@@ -115,7 +115,7 @@ def test_the_closest_marker_wins_setting_by_setting(shared: Project) -> None:
             def test_lower_decorator(self, gvisor):
                 assert seen(gvisor) == (4, 20, 5, "none")
     """)
-    shared.run("--gvisor-network", "host", "--gvisor-timeout", "9").ends(passed=4)
+    project.run("--gvisor-network", "host", "--gvisor-timeout", "9").ends(passed=4)
 
 
 def test_a_marker_on_a_parameter_holds_for_that_parameter(alone: Project) -> None:

@@ -41,12 +41,12 @@ TESTS = """
 """
 
 
-def test_a_test_inside_runs_on_the_host_and_on_each_platform(shared: Project) -> None:
+def test_a_test_inside_runs_on_the_host_and_on_each_platform(project: Project) -> None:
     """Under ids of their own, also for unittest, in reports and for -k; a marker's platform is the
     only one; a test that uses a sandbox has nothing to run in on the host."""
-    shared.test(TESTS)
+    project.test(TESTS)
     options = ("--in-gvisor", "--gvisor-platform", "native,systrap,ptrace")
-    ran = shared.run("-v", "--junitxml=report.xml", *options).ends(passed=10)
+    ran = project.run("-v", "--junitxml=report.xml", *options).ends(passed=10)
     ran.shows("native, systrap, ptrace, network none")
     found = {case.get("name") for case in ran.junit().iter("testcase")}
     assert found == {

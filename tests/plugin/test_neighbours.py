@@ -64,45 +64,45 @@ def test_keep_needs_the_temporary_folders_of_pytest(alone: Project) -> None:
     ran.shows("--gvisor-keep needs pytest's tmpdir plugin", "fixture 'tmp_path_factory' not found")
 
 
-def test_the_plugin_can_be_switched_off(shared: Project) -> None:
+def test_the_plugin_can_be_switched_off(project: Project) -> None:
     """With ``-p no:gvisor`` there are no options, no markers and no fixtures of ours."""
-    shared.test("""
+    project.test("""
         def test_it():
             pass
 
         def test_gvisor(gvisor):
             pass
     """)
-    shared.run("-p", "no:gvisor").ends(passed=1, errors=1).shows("fixture 'gvisor' not found")
-    ran = shared.run("-p", "no:gvisor", "--gvisor-strict").exits(pytest.ExitCode.USAGE_ERROR)
+    project.run("-p", "no:gvisor").ends(passed=1, errors=1).shows("fixture 'gvisor' not found")
+    ran = project.run("-p", "no:gvisor", "--gvisor-strict").exits(pytest.ExitCode.USAGE_ERROR)
     ran.shows("unrecognized arguments: --gvisor-strict")
 
 
 @pytest.mark.parametrize("option", ["-x", "--maxfail=1"])
-def test_a_session_that_stops_early_stops_cleanly(shared: Project, option: str) -> None:
+def test_a_session_that_stops_early_stops_cleanly(project: Project, option: str) -> None:
     """After the first failure pytest ends as ever, and nothing is left (the leak check looks)."""
-    shared.test("""
+    project.test("""
         import pytest
 
         @pytest.mark.parametrize("n", range(6))
         def test_it(gvisor, n):
             gvisor.run(["false"], check=True)
     """)
-    ran = shared.run(option).exits(1 if not shared.distributed else 2)
+    ran = project.run(option).exits(1 if not project.distributed else 2)
     assert ran.outcomes()["failed"] in (1, 2)
     ran.hides("INTERNALERROR", "Traceback (most")
 
 
-def test_subtests_are_reported_with_their_sandboxes(shared: Project) -> None:
+def test_subtests_are_reported_with_their_sandboxes(project: Project) -> None:
     """A subtest that fails shows the runs of its test, and the test's later subtests go on."""
-    shared.test("""
+    project.test("""
         def test_it(gvisor, subtests):
             for status in (0, 3, 0, 4):
                 with subtests.test(status=status):
                     done = gvisor.run(["sh", "-c", f"echo 'said {status}' >&2; exit {status}"])
                     assert done.returncode == 0
     """)
-    ran = shared.run("--gvisor-keep=failed").exits(1)
+    ran = project.run("--gvisor-keep=failed").exits(1)
     assert ran.outcomes()["failed"] >= 2
     ran.shows("| said 3", "| said 4")
     assert len(ran.kept()) == 4

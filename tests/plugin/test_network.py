@@ -33,24 +33,24 @@ def test_there_is_no_network_by_default(project: Project) -> None:
     project.test(TEST).run("-rP").ends(passed=2).shows("NETWORK none ['lo']")
 
 
-def test_host_is_the_hosts_network_and_a_marker_undoes_it(shared: Project) -> None:
+def test_host_is_the_hosts_network_and_a_marker_undoes_it(project: Project) -> None:
     """``host`` reaches runsc, the header says so, and a test may still ask for none."""
-    ran = shared.test(TEST).run("-rP", "--gvisor-network", "host").ends(passed=2)
+    ran = project.test(TEST).run("-rP", "--gvisor-network", "host").ends(passed=2)
     ran.shows(", systrap, network host")
     assert "'lo'" in ran.line("NETWORK host [")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace is made")
-def test_sandbox_is_gvisors_own_stack(shared: Project) -> None:
+def test_sandbox_is_gvisors_own_stack(project: Project) -> None:
     """``sandbox`` in a fresh namespace: loopback alone."""
-    ran = shared.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=2)
+    ran = project.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=2)
     ran.shows("NETWORK sandbox ['lo']")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root may do this")
-def test_sandbox_without_root_is_an_error_and_no_skip(shared: Project) -> None:
+def test_sandbox_without_root_is_an_error_and_no_skip(project: Project) -> None:
     """An unprivileged caller is told that the mode needs root; nothing is started instead."""
-    ran = shared.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=1, failed=1)
+    ran = project.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=1, failed=1)
     ran.shows("UsageError", "root").hides("NETWORK")
 
 

@@ -203,9 +203,9 @@ def test_a_misspelt_platform_is_an_error_wherever_it_stands(alone: Project, plac
         ran.shows("test_it.py::test_it (test_it.py:")
 
 
-def test_a_marker_has_the_last_word_on_platforms(shared: Project) -> None:
+def test_a_marker_has_the_last_word_on_platforms(project: Project) -> None:
     """``platform=`` of a marker replaces the command line's list, for better and for fewer."""
-    shared.test("""
+    project.test("""
         import pytest
 
         @pytest.mark.gvisor(platform="ptrace")
@@ -228,7 +228,7 @@ def test_a_marker_has_the_last_word_on_platforms(shared: Project) -> None:
         def test_rest(gvisor_platform):
             assert gvisor_platform == "ptrace"
     """)
-    ran = shared.run("-v", "--gvisor-platform", "ptrace").ends(passed=7)
+    ran = project.run("-v", "--gvisor-platform", "ptrace").ends(passed=7)
     assert ids(ran) == [
         "TestBoth::test_one", "TestBoth::test_two[ptrace]", "TestBoth::test_two[systrap]",
         "test_one", "test_rest", "test_two[ptrace]", "test_two[systrap]",

@@ -138,7 +138,7 @@ def test_of_plain_paths_the_last_one_counts_and_one_label_is_none(
 
 
 def test_a_platform_that_only_one_release_lists_is_unavailable_on_the_other(
-    shared: Project, fake: FakeRunsc, tmp_path: Path
+    project: Project, fake: FakeRunsc, tmp_path: Path
 ) -> None:
     """It is no usage error: a binary of the run lists it."""
     newer = FakeRunsc.make(tmp_path / "newer")
@@ -148,9 +148,9 @@ def test_a_platform_that_only_one_release_lists_is_unavailable_on_the_other(
         one.script(
             *FINE, ["write", 1, "4.19.0-gvisor\n"], ["task_exit", 0], ["exit", 0], platforms=names
         )
-    shared.test("def test_it(gvisor): gvisor.run(['true'], check=True)")
+    project.test("def test_it(gvisor): gvisor.run(['true'], check=True)")
     labels = [f"--gvisor-runsc=old={fake.path}", f"--gvisor-runsc=new={newer.path}"]
-    ran = shared.run("-v", *labels, "--gvisor-platform=slimvm").ends(passed=1, skipped=1)
+    ran = project.run("-v", *labels, "--gvisor-platform=slimvm").ends(passed=1, skipped=1)
     ran.shows("platform slimvm is not available here: not compiled in: this runsc has systrap")
 
 

@@ -185,20 +185,20 @@ def check_junit(root: object, version: str) -> None:
     assert found["test_host"] == {}
 
 
-def test_the_host_s_copy_has_its_platform_in_junit_files(shared: Project) -> None:
+def test_the_host_s_copy_has_its_platform_in_junit_files(project: Project) -> None:
     """And nothing else, for it has no sandbox."""
-    shared.test("def test_it(): pass")
+    project.test("def test_it(): pass")
     options = ("--in-gvisor", "--gvisor-platform=native,systrap", "--junitxml=report.xml")
-    root = shared.run(*options).ends(passed=2).junit()
+    root = project.run(*options).ends(passed=2).junit()
     found = {case.get("name"): [(p.get("name"), p.get("value")) for p in case.iter("property")]
              for case in root.iter("testcase")}  # fmt: skip
     assert found["test_it[native]"] == [("gvisor.platform", "native")]
     assert ("gvisor.platform", "systrap") in found["test_it[systrap]"]
 
 
-def test_what_was_not_run_is_not_green(shared: Project) -> None:
+def test_what_was_not_run_is_not_green(project: Project) -> None:
     """A session that stops at its first failure; and one with a worker that dies."""
-    shared.test("""
+    project.test("""
         import os
         import time
         import pytest
@@ -213,8 +213,8 @@ def test_what_was_not_run_is_not_green(shared: Project) -> None:
                 os._exit(3)
     """)
     args = ("--gvisor-platform=systrap", "--gvisor-report=r.json", "--maxfail=1")
-    ran = shared.run(*args)
-    report = read(shared.folder)
+    ran = project.run(*args)
+    report = read(project.folder)
     found = cells(report, "systrap")
     assert len(found) == 60
     assert found["test_it[2]"].state is State.FAILED
@@ -223,9 +223,9 @@ def test_what_was_not_run_is_not_green(shared: Project) -> None:
         State.FAILED: 1, State.PASSED: passed, State.NOT_RUN: 59 - passed
     }  # fmt: skip
     assert passed < 50
-    if shared.distributed:
-        shared.run(*args, "--max-worker-restart=0", DIES="1")
-        found = cells(read(shared.folder), "systrap")
+    if project.distributed:
+        project.run(*args, "--max-worker-restart=0", DIES="1")
+        found = cells(read(project.folder), "systrap")
         assert found["test_it[2]"].state is State.ERROR
         assert "crashed while running" in found["test_it[2]"].message
         assert len(found) == 60
@@ -233,8 +233,8 @@ def test_what_was_not_run_is_not_green(shared: Project) -> None:
 
 def test_workers_that_die_before_any_report_leave_the_ids(pytester: pytest.Pytester) -> None:
     """A test that has killed its worker at once is an error, and those that never came not run."""
-    shared = Project(pytester, workers=2)
-    shared.test("""
+    project = Project(pytester, workers=2)
+    project.test("""
         import os
         import pytest
 
@@ -246,10 +246,10 @@ def test_workers_that_die_before_any_report_leave_the_ids(pytester: pytest.Pytes
         def dies():
             os._exit(3)
     """)
-    shared.run(
+    project.run(
         "--gvisor-platform=systrap,ptrace", "--gvisor-report=r.json", "--max-worker-restart=0"
     )
-    report = read(shared.folder)
+    report = read(project.folder)
     assert len(report.rows) == 4
     counts = [report.counts(platform) for platform in ("systrap", "ptrace")]
     assert sum(count.get(State.ERROR, 0) for count in counts) == 2
@@ -352,13 +352,13 @@ def test_a_report_of_a_session_without_gvisor_is_empty(project: Project) -> None
     ],
 )
 def test_a_report_that_could_not_be_written_stops_the_session_at_its_start(
-    shared: Project, name: str, told: str
+    project: Project, name: str, told: str
 ) -> None:
     """An unknown form, a path that leads through a file, a folder in its place."""
-    shared.test("def test_it(): raise RuntimeError('it has run')")
-    (shared.folder / "file").write_text("")
-    (shared.folder / "folder.json").mkdir()
-    ran = shared.run(f"--gvisor-report={name}").exits(pytest.ExitCode.USAGE_ERROR)
+    project.test("def test_it(): raise RuntimeError('it has run')")
+    (project.folder / "file").write_text("")
+    (project.folder / "folder.json").mkdir()
+    ran = project.run(f"--gvisor-report={name}").exits(pytest.ExitCode.USAGE_ERROR)
     ran.shows(told).hides("it has run", "Traceback")
 
 
@@ -418,18 +418,18 @@ def test_a_github_job_gets_a_table(project: Project) -> None:
 
 
 def test_without_runsc_a_test_is_unavailable_and_strictly_an_error(
-    shared: Project, no_runsc: str, missing: Path
+    project: Project, no_runsc: str, missing: Path
 ) -> None:
     """Under ``auto`` nobody knows the platform; the cause is told in either case."""
-    shared.test("def test_it(gvisor): pass", conftest=no_runsc)
-    shared.run("--gvisor-report=r.json").ends(skipped=1)
-    report = read(shared.folder)
+    project.test("def test_it(gvisor): pass", conftest=no_runsc)
+    project.run("--gvisor-report=r.json").ends(skipped=1)
+    report = read(project.folder)
     assert cells(report, "auto")["test_it"].state is State.UNAVAILABLE
     assert "runsc was not found" in report.cause("auto")
     named = f"--gvisor-runsc={missing}"
     for option, cause in (("--gvisor-strict", "was not found"), (named, "there is no runsc")):
-        shared.run("--gvisor-report=r.json", option, "--gvisor-platform=ptrace").ends(errors=1)
-        report = read(shared.folder)
+        project.run("--gvisor-report=r.json", option, "--gvisor-platform=ptrace").ends(errors=1)
+        report = read(project.folder)
         assert cells(report, "ptrace")["test_it"].state is State.ERROR
         assert cause in report.cause("ptrace")
 
@@ -459,10 +459,10 @@ def test_hostile_output_is_escaped_in_every_form(alone: Project) -> None:
     assert "\\x1b[2J" in cell.message
 
 
-def test_a_test_that_is_run_again_has_its_last_state(shared: Project) -> None:
+def test_a_test_that_is_run_again_has_its_last_state(project: Project) -> None:
     """pytest-rerunfailures: what counts for pytest counts here."""
     assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
-    shared.test("""
+    project.test("""
         from pathlib import Path
 
         def test_it(gvisor_platform):
@@ -474,21 +474,21 @@ def test_a_test_that_is_run_again_has_its_last_state(shared: Project) -> None:
         def test_never(gvisor_platform):
             assert 0
     """)
-    ran = shared.run(
+    ran = project.run(
         "--reruns=1", "-Wdefault", "--gvisor-platform=systrap,ptrace", "--gvisor-report=r.json",
         PYTHONPATH=str(PLUGINS),
     )  # fmt: skip
     assert ran.outcomes() == {"failed": 2, "passed": 2, "rerun": 4}
     for platform in ("systrap", "ptrace"):
-        found = cells(read(shared.folder), platform)
+        found = cells(read(project.folder), platform)
         assert found["test_it"].state is State.PASSED
         assert found["test_it"].message == ""
         assert found["test_never"].state is State.FAILED
 
 
-def test_what_was_removed_and_what_was_not_is_counted(shared: Project) -> None:
+def test_what_was_removed_and_what_was_not_is_counted(project: Project) -> None:
     """By every process of the run: leavings of dead sessions, and of this run's sandboxes."""
-    shared.test(
+    project.test(
         """
         import time
 
@@ -507,12 +507,12 @@ def test_what_was_removed_and_what_was_not_is_counted(shared: Project) -> None:
         session_dir.sweep = lambda base=None: ["one", "two", "three"]
         """,
     )
-    ran = shared.run("-Wdefault", "--gvisor-report=r.json")
-    report = read(shared.folder)
+    ran = project.run("-Wdefault", "--gvisor-report=r.json")
+    report = read(project.folder)
     assert ran.outcomes()["passed"] == 2
     processes = report.reaped // 3
     assert report.reaped == 3 * processes
-    assert 1 <= processes <= (2 if shared.distributed else 1)
+    assert 1 <= processes <= (2 if project.distributed else 1)
     # Each test's run, and the one that finds out whether the platform works.
     assert report.left == 3
     assert f"leaks reaped: {report.reaped}, 3 LEFT" in ran.line("gVisor: systrap")

@@ -37,18 +37,18 @@ EVERY_WAY = """
 
 
 def test_the_path_is_used_and_shown_as_what_it_leads_to(
-    shared: Project, runsc: Runsc, tmp_path: Path
+    project: Project, runsc: Runsc, tmp_path: Path
 ) -> None:
     """A link is followed: the header and the runs name the file itself."""
     link = tmp_path / "link"
     link.symlink_to(runsc.path)
-    shared.test(f"""
+    project.test(f"""
         def test_it(gvisor, runsc):
             assert runsc.path == {runsc.path!r}
             assert {runsc.path!r} in gvisor.run(["true"]).command
             assert gvisor.settings.runsc == {str(link)!r}
     """)
-    shared.run(f"--gvisor-runsc={link}").ends(passed=1).shows(f"({runsc.path}), systrap")
+    project.run(f"--gvisor-runsc={link}").ends(passed=1).shows(f"({runsc.path}), systrap")
 
 
 @pytest.mark.fault("A14")
@@ -67,15 +67,15 @@ def test_without_runsc_the_tests_that_need_it_are_skipped(project: Project, no_r
 @pytest.mark.fault("A14")
 @pytest.mark.parametrize("way", ["option", "ini", "environment"])
 def test_a_path_that_was_named_and_is_not_there_is_an_error(
-    shared: Project, missing: Path, way: str
+    project: Project, missing: Path, way: str
 ) -> None:
     """A misspelt path costs no test in silence, strict or not, whoever has named it."""
     ini = f"gvisor_runsc = {missing}" if way == "ini" else ""
-    shared.test(EVERY_WAY).write({"pytest.ini": f"[pytest]\n{ini}\n"})
+    project.test(EVERY_WAY).write({"pytest.ini": f"[pytest]\n{ini}\n"})
     args = [f"--gvisor-runsc={missing}"] if way == "option" else []
     environ = {"PYTEST_GVISOR_RUNSC": str(missing)} if way == "environment" else {}
     for strict in ([], ["--gvisor-strict"]):
-        ran = shared.run(*args, *strict, **environ).ends(passed=1, errors=5)
+        ran = project.run(*args, *strict, **environ).ends(passed=1, errors=5)
         ran.shows(f"gvisor: there is no runsc at {missing}", "apt-get install runsc")
         ran.hides("would be a skip", "During handling")
 

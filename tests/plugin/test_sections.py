@@ -38,21 +38,21 @@ def test_a_failed_test_shows_command_and_stderr(project: Project, runsc: Runsc) 
         assert words[words.index("run") + 1] == "--bundle"
 
 
-def test_the_command_to_run_a_test_again_runs_that_test(shared: Project) -> None:
+def test_the_command_to_run_a_test_again_runs_that_test(project: Project) -> None:
     """What the report offers, pasted into a shell, runs the one test on its platform again."""
-    shared.test("""
+    project.test("""
         import pytest
 
         @pytest.mark.parametrize("word", ["it's", "a b"])
         def test_it(gvisor, word):
             assert gvisor.run(["echo", word]).stdout == ""
     """)
-    ran = shared.run("--gvisor-platform", "systrap,ptrace").ends(failed=4)
+    ran = project.run("--gvisor-platform", "systrap,ptrace").ends(failed=4)
     offered = [line for line in ran.output.splitlines() if line.startswith("again: ")]
     (again,) = (line for line in offered if "[ptrace-it's]" in shlex.split(line)[4])
     words = shlex.split(again.removeprefix("again: "))
     assert words[:3] == ["python", "-m", "pytest"]
-    repeated = shared.run(*words[3:]).ends(failed=1)
+    repeated = project.run(*words[3:]).ends(failed=1)
     repeated.shows("test_it[ptrace-it's]", "# exited, 0", "kept in ")
 
 
@@ -80,13 +80,13 @@ def test_what_runsc_ignores_of_a_bundle_is_shown_where_its_test_fails(alone: Pro
     assert "dev.gvisor.flag.debug" in ran.line("noted: dropped annotations")
 
 
-def test_runscs_own_error_is_shown(shared: Project) -> None:
+def test_runscs_own_error_is_shown(project: Project) -> None:
     """A program that does not exist: runsc's record, as runsc wrote it, in a section of its own."""
-    shared.test("""
+    project.test("""
         def test_it(gvisor):
             gvisor.run(["no-such-program"])
     """)
-    ran = shared.run().ends(failed=1)
+    ran = project.run().ends(failed=1)
     ran.shows("RunscFailed", " gvisor: no-such-program: runsc's error record ")
     _, _, record = ran.output.partition(": runsc's error record -")
     assert re.match(r'-*\n\| .*error finding executable "no-such-program"', record)
@@ -153,9 +153,9 @@ def test_only_the_last_runs_of_many_are_shown(alone: Project) -> None:
     assert len(ran.output) < 60_000
 
 
-def test_an_error_points_at_the_line_of_the_test(shared: Project) -> None:
+def test_an_error_points_at_the_line_of_the_test(project: Project) -> None:
     """The traceback of an error of ours ends at the call, unless ``--full-trace`` wants it all."""
-    shared.test("""
+    project.test("""
         import pytest
 
         @pytest.fixture
@@ -171,10 +171,10 @@ def test_an_error_points_at_the_line_of_the_test(shared: Project) -> None:
         def test_another_error(gvisor):
             gvisor.run(7)
     """)
-    ran = shared.run().ends(failed=2, errors=1)
+    ran = project.run().ends(failed=2, errors=1)
     ran.shows('>       gvisor.run(["false"], check=True)', "test_it.py:9: WorkloadFailed")
     ran.shows(">   ", "test_it.py:6: WorkloadFailed").hides("runner.py", "harness.py", "outcome.py")
-    shared.run("--full-trace").ends(failed=2, errors=1).shows("harness.py", "outcome.py")
+    project.run("--full-trace").ends(failed=2, errors=1).shows("harness.py", "outcome.py")
 
 
 def test_an_unexpected_error_keeps_its_traceback(alone: Project) -> None:

@@ -69,7 +69,7 @@ SEEN = {
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_strongest_source_that_says_something_wins(
-    shared: Project, level: str, copies: dict[str, str]
+    project: Project, level: str, copies: dict[str, str]
 ) -> None:
     """Each setting comes from the strongest of the sources that are written, pair by pair."""
     place = LEVELS.index(level)
@@ -95,9 +95,9 @@ def test_the_strongest_source_that_says_something_wins(
             f"--gvisor-runsc={copies['line']}",
         ]  # fmt: skip
     marker = MARKER.format(runsc=copies["marker"]) if level == "marker" else ""
-    shared.write({"test_it.py": TEST.format(marker=marker), "pytest.ini": ini})
-    shared.run(*args, **environ).ends(passed=1)
-    seen = json.loads((shared.folder / "seen.json").read_text())
+    project.write({"test_it.py": TEST.format(marker=marker), "pytest.ini": ini})
+    project.run(*args, **environ).ends(passed=1)
+    seen = json.loads((project.folder / "seen.json").read_text())
     assert seen == {**SEEN[level], "runsc": copies.get(level)}
 
 
@@ -120,9 +120,9 @@ def test_an_empty_variable_says_nothing(alone: Project) -> None:
     ("table", "platform"),
     [("tool.pytest", '["systrap", "ptrace"]'), ("tool.pytest.ini_options", '"systrap,ptrace"')],
 )
-def test_pyproject_toml_may_hold_typed_values(shared: Project, table: str, platform: str) -> None:
+def test_pyproject_toml_may_hold_typed_values(project: Project, table: str, platform: str) -> None:
     """pytest's native table and the older one take numbers, booleans and lists of their type."""
-    shared.write(
+    project.write(
         {
             "pyproject.toml": f"""
                 [{table}]
@@ -135,13 +135,13 @@ def test_pyproject_toml_may_hold_typed_values(shared: Project, table: str, platf
             """
         }
     )
-    shared.test("""
+    project.test("""
         def test_it(gvisor):
             s = gvisor.settings
             assert (s.timeout, s.strict, s.network, s.keep) == (2.5, True, "host", "failed")
             assert s.platforms == ("systrap", "ptrace")
     """)
-    shared.run().ends(passed=2).shows("systrap, ptrace, network host, strict")
+    project.run().ends(passed=2).shows("systrap, ptrace, network host, strict")
 
 
 def test_a_whole_number_of_seconds_is_a_timeout_in_toml(alone: Project) -> None:

@@ -42,10 +42,10 @@ def test_a_platform_that_does_not_work_fails_its_tests(project: Project, no_kvm:
 
 
 @pytest.mark.fault("A14")
-def test_without_runsc_everything_that_needs_it_fails(shared: Project, no_runsc: str) -> None:
+def test_without_runsc_everything_that_needs_it_fails(project: Project, no_runsc: str) -> None:
     """No runsc is a failure with what was looked at, and with what to do."""
-    shared.test(TEST, conftest=no_runsc)
-    ran = shared.run("--gvisor-strict").ends(skipped=1, errors=3)
+    project.test(TEST, conftest=no_runsc)
+    ran = project.run("--gvisor-strict").ends(skipped=1, errors=3)
     ran.shows("runsc was not found: ", "apt-get install runsc").hides("During handling")
 
 
@@ -80,15 +80,15 @@ XFAIL = """
 """
 
 
-def test_an_authors_own_xfail_excuses_no_lack(shared: Project, no_kvm: str) -> None:
+def test_an_authors_own_xfail_excuses_no_lack(project: Project, no_kvm: str) -> None:
     """Of a platform and of docker, in set-up and call: a test that has not run is not green."""
-    shared.test(XFAIL, conftest=no_kvm)
-    report = {"DOCKER_HOST": f"unix://{shared.folder}/none"}
-    shared.run("--gvisor-report=r.json", **report).ends(skipped=5, xfailed=1)
-    assert states(shared) == {"test_known": "xfailed", **dict.fromkeys(LACKING, "unavailable")}
-    ran = shared.run("--gvisor-report=r.json", "--gvisor-strict", **report)
+    project.test(XFAIL, conftest=no_kvm)
+    report = {"DOCKER_HOST": f"unix://{project.folder}/none"}
+    project.run("--gvisor-report=r.json", **report).ends(skipped=5, xfailed=1)
+    assert states(project) == {"test_known": "xfailed", **dict.fromkeys(LACKING, "unavailable")}
+    ran = project.run("--gvisor-report=r.json", "--gvisor-strict", **report)
     ran.ends(errors=4, failed=1, xfailed=1).shows("(--gvisor-strict: this would be a skip")
-    assert states(shared) == {"test_known": "xfailed", **dict.fromkeys(LACKING, "error")}
+    assert states(project) == {"test_known": "xfailed", **dict.fromkeys(LACKING, "error")}
 
 
 @pytest.mark.fault("A14")

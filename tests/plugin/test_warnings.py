@@ -44,12 +44,12 @@ def test_there_are_none_otherwise(alone: Project) -> None:
     alone.test(TEST).run("-W", "default").ends(passed=1)
 
 
-def test_a_filter_can_make_an_error_of_it_or_ignore_it(shared: Project) -> None:
+def test_a_filter_can_make_an_error_of_it_or_ignore_it(project: Project) -> None:
     """The public name of the class serves in filters, in a file or on the command line."""
-    shared.write({"pytest.ini": "[pytest]\nfilterwarnings =\n    error\n"})
-    shared.test(TEST, conftest=LEAKING).run().ends(passed=1, errors=1).shows("not removed:")
+    project.write({"pytest.ini": "[pytest]\nfilterwarnings =\n    error\n"})
+    project.test(TEST, conftest=LEAKING).run().ends(passed=1, errors=1).shows("not removed:")
     ignored = "ignore:not removed:pytest_gvisor.PytestGvisorWarning"
-    shared.run("-W", ignored).ends(passed=1)
+    project.run("-W", ignored).ends(passed=1)
 
 
 def test_a_bundle_from_elsewhere_warns_of_nothing(alone: Project) -> None:
