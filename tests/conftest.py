@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 from tests.bundlecheck import bundles_are_as_the_schema_says, bundles_written  # noqa: F401
@@ -9,10 +10,14 @@ from tests.releases import each_release, each_runsc  # noqa: F401
 
 
 def pytest_configure() -> None:
-    """Tests press Ctrl-C: a shell's background job has it ignored, and an ignored signal stays so
-    in each child.
+    """Tests press Ctrl-C and hang up: a shell's background job has the one ignored, and what nohup
+    starts the other, and an ignored signal stays so in each child.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    # What is handled is the default in each child, and nohup's promise to this process is kept;
+    # xdist's workers are such children.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN or "PYTEST_XDIST_WORKER" in os.environ:
+        signal.signal(signal.SIGHUP, lambda *_: None)

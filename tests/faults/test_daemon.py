@@ -27,6 +27,8 @@ IDENTITY = f"sha256:{'0' * 64}"
 FOUND = json.dumps({"Id": IDENTITY}).encode()
 VERSION = json.dumps({"ApiVersion": "1.44", "MinAPIVersion": "1.24"}).encode()
 
+TRUNCATED = "the archive ends in the middle: it is truncated$"
+
 Body = Callable[[], Iterable[bytes]]
 """The pieces of an answer; the connection is closed behind them."""
 
@@ -136,45 +138,70 @@ def test_an_export_without_end_is_cut_off(daemon: dict[str, Body], images: Image
 
 @pytest.mark.fault("H6")
 @pytest.mark.parametrize(
-    "answer",
-    [b"\xff\xfe\0", b"[]", b"null", b"7", b'{"Id": null}', b'{"Id": "sha256:../../../victim"}',
-     b'{"Id": "/victim"}', b"[" * 100_000, b""],
+    ("answer", "says"),
+    [
+        (b"\xff\xfe\0", "the daemon's answer: not UTF-8 at byte 0$"),
+        (b"[]", "the daemon's answer is not an object$"),
+        (b"null", "the daemon's answer is not an object$"),
+        (b"7", "the daemon's answer is not an object$"),
+        (b'{"Id": null}', 'the id "None" is no digest$'),
+        (b'{"Id": "sha256:../../../victim"}', 'the id "../../../victim" is no digest$'),
+        (b'{"Id": "/victim"}', 'the id "/victim" is no digest$'),
+        (b"[" * 100_000, "the daemon's answer: not JSON: .*recursion"),
+        (b"", "the daemon's answer: not JSON: Expecting value"),
+    ],
     ids=["bytes", "list", "null", "number", "no id", "climbing", "absolute", "deep", "nothing"],
-)  # fmt: skip
+)
 def test_an_answer_that_makes_no_sense_is_an_error(
-    daemon: dict[str, Body], images: Images, canary: Path, answer: bytes
+    daemon: dict[str, Body], images: Images, canary: Path, answer: bytes, says: str
 ) -> None:
     """No id that leads out of the cache is taken, and no other error than ours comes out."""
     daemon["json"] = once(answer)
     daemon["get"] = once(b"no archive")
-    refused(images, ".")
+    refused(images, f"^image some/image:1: {says}")
 
 
 @pytest.mark.fault("H6")
 @pytest.mark.parametrize(
-    "events",
-    [b"\xff\0\xfe\n", b"7\n[]\nnull\n", b'{"error": "no \\u001b[2J"}\n', b'{"stream": 7}\n' * 9],
-    ids=["bytes", "no objects", "error", "many"],
+    ("events", "says"),
+    [
+        (b"\xff\0\xfe\n", "it cannot be pulled: Expecting value"),
+        (b"7\n[]\nnull\n", "it cannot be pulled: Extra data: line 2"),
+        (b'{"error": "no \\u001b[2J"}\n', r"the daemon says: no \\x1b\[2J$"),
+        (b'{"stream": 7}\n' * 9, "it cannot be pulled: Extra data: line 2"),
+        (b'{"stream": 7}\n', TRUNCATED),
+        (b"7\n", "it cannot be pulled: argument of type 'int' is not "),
+    ],
+    ids=["bytes", "no objects", "error", "many", "one", "number"],
 )
 def test_events_of_a_pull_that_make_no_sense_are_an_error(
-    daemon: dict[str, Body], images: Images, events: bytes
+    daemon: dict[str, Body], images: Images, events: bytes, says: str
 ) -> None:
     """Or nothing, where the daemon has the image after it and its export is the error."""
     daemon["create"] = once(events)
     daemon["get"] = once(b"no archive")
-    refused(images, ".", pull="always")
+    refused(images, f"^image some/image:1: {says}", pull="always")
 
 
 @pytest.mark.fault("H1", "H4")
-@pytest.mark.parametrize("body", [broken_off, silent], ids=["breaks off", "falls silent"])
-@pytest.mark.parametrize("when", ["create", "get"], ids=["pull", "export"])
+@pytest.mark.parametrize(
+    ("when", "body", "says"),
+    [
+        ("create", broken_off, "it cannot be pulled: Expecting value"),
+        ("create", silent, "it cannot be pulled: .*Read timed out"),
+        ("get", broken_off, TRUNCATED),
+        ("get", silent, "it cannot be exported: .*Read timed out"),
+    ],
+    ids=["pull-breaks off", "pull-falls silent", "export-breaks off", "export-falls silent"],
+)
 def test_a_daemon_that_stops_half_way_is_an_error_in_time(
-    daemon: dict[str, Body], images: Images, when: str, body: Body
+    daemon: dict[str, Body], images: Images, when: str, body: Body, says: str
 ) -> None:
     """What had come is no image; the next try begins anew."""
-    daemon.update({"create": once(b""), "get": once(b"no archive"), when: body})
+    pulled = once(b'{"status": "pulled"}\n')
+    daemon.update({"create": pulled, "get": once(b"no archive"), when: body})
     for _ in range(2):
-        refused(images, "truncated|cannot be|archive", pull="always")
+        refused(images, f"^image some/image:1: {says}", pull="always")
 
 
 @pytest.mark.fault("H1", "H6")
