@@ -218,7 +218,7 @@ class Worker:
         """A message that may come at any time."""
         kind = message["type"]
         if kind == "warning":
-            reports.warn(self._config, message, nodeid)
+            reports.warn(self._config, message, nodeid, self._kept)
         elif kind == "terminal" and self._relayed:
             self._show(str(message.get("text")))
         elif kind == "internal error":

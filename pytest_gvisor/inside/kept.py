@@ -10,6 +10,10 @@ import pytest
 from pytest_gvisor.errors import PytestGvisorWarning
 from pytest_gvisor.inside.plan import FIELDS
 
+MOST_WARNINGS = 10_000
+MOST_TEXT = 4 * 1024 * 1024
+"""Bytes of the warnings' texts. pytest keeps some ten times as much for them."""
+
 _MOST_NAMES = 20
 
 
@@ -22,6 +26,17 @@ class Kept:
         """Fields of reports that the project names, for hooks of its own."""
 
         self._left_out: dict[str, None] = {}
+        self._warnings = self._text = self._more = 0
+
+    def takes(self, texts: Iterable[str]) -> bool:
+        """Whether the host keeps one more warning with these texts; if not, it is counted."""
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        if self._warnings == MOST_WARNINGS or self._text + size > MOST_TEXT:
+            self._more += 1
+            return False
+        self._warnings += 1
+        self._text += size
+        return True
 
     def leave_out(self, names: Iterable[str]) -> None:
         """Note fields of a report that no rule lets through, in words."""
@@ -31,6 +46,12 @@ class Kept:
 
     def close(self) -> None:
         """Say what was left out."""
+        if self._more:
+            self.say(
+                f"{self._more:,} more warnings from inside were left out: {MOST_WARNINGS:,} are "
+                f"kept, and {MOST_TEXT // 1024**2} MiB of their text"
+            )
+            self._more = 0
         if self._left_out:
             names = list(self._left_out)
             more = ", …" if len(names) > _MOST_NAMES else ""

@@ -75,27 +75,31 @@ def _restore_subtest(report: object, fields: dict[str, Any]) -> None:
         object.__setattr__(context, "kwargs", fields["_subtest.context"]["kwargs"])
 
 
-def warn(config: pytest.Config, message: dict[str, Any], nodeid: str) -> None:
-    """Record a warning from inside in the host's summary.
+def warn(config: pytest.Config, message: dict[str, Any], nodeid: str, kept: Kept) -> None:
+    """Record a warning from inside in the host's summary, if ``kept`` takes it.
 
     Its category is looked up among what is imported here; nothing is imported or called for it. Its
     line comes with it: Python would look for one in any file of the host's.
     """
+    words = {name: str(message.get(name) or "") for name in ("text", "filename", "line", "when")}
+    location = message.get("location")
+    if not kept.takes([*words.values(), str(location)]):
+        return
+    words = {name: safe(text) for name, text in words.items()}
     line = message.get("lineno")
     recorded = warnings.WarningMessage(
-        message=safe(str(message.get("text"))),
+        message=words["text"],
         category=_category(str(message.get("module")), str(message.get("name"))),
-        filename=safe(str(message.get("filename"))),
+        filename=words["filename"],
         lineno=line if isinstance(line, int) else 0,
-        line=safe(str(message.get("line") or "")),
+        line=words["line"],
     )
-    location = _location(message.get("location"))
     config.hook.pytest_warning_recorded.call_historic(
         kwargs={
             "warning_message": recorded,
             "nodeid": nodeid,
-            "when": safe(str(message.get("when"))),
-            "location": location,
+            "when": words["when"],
+            "location": _location(location),
         }
     )
 

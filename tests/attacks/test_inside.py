@@ -196,3 +196,53 @@ def test_no_data_file_of_a_test_s_making_is_read(
         result = run_inside("--cov=.", "--gvisor-writable", str(out))
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*tests inside could write to*", "Set COVERAGE_FILE*"])
+
+
+def test_warnings_that_the_host_keeps_are_bounded(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """What is more than the bound is counted in one line."""
+    project.makepyfile(
+        "import warnings\n"
+        "def test_warns():\n"
+        "    for n in range(30):\n"
+        "        warnings.warn(f'{n}' + 'x' * 1_000_000)\n"
+    )
+    result = run_inside()
+    result.assert_outcomes(passed=1, warnings=5)
+    result.stdout.fnmatch_lines(["*: 26 more warnings from inside were left out*"])
+
+
+PATCHES = """
+import pytest
+from _pytest import reports
+
+{marker}
+def test_patches():
+    real = reports.TestReport._to_json
+    reports.TestReport._to_json = lambda self: {{**real(self), "outcome": "passed"}}
+
+def test_fails():
+    assert 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("marker", "option", "counts"),
+    [
+        ("", "session", {"passed": 2}),
+        ("@pytest.mark.in_gvisor(fresh=True)", "session", {"passed": 1, "failed": 1}),
+        ("", "test", {"passed": 1, "failed": 1}),
+    ],
+    ids=["shared", "fresh", "isolation"],
+)
+def test_a_test_that_patches_pytest_changes_later_ones_of_its_sandbox_alone(
+    marker: str,
+    option: str,
+    counts: dict[str, int],
+    project: pytest.Pytester,
+    run_inside: RunInside,
+) -> None:
+    """They share an interpreter: a sandbox of its own for either is the remedy."""
+    project.makepyfile(PATCHES.format(marker=marker))
+    assert run_inside(f"--gvisor-isolation={option}").parseoutcomes() == counts

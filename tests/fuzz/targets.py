@@ -261,7 +261,7 @@ _CONFIG: Final = get_config([])
 def inside_report(data: bytes) -> None:
     """A report, or a warning, of a pytest inside."""
     message = inside_frames._decode(data)
-    reports.warn(_CONFIG, message, "x")
+    reports.warn(_CONFIG, message, "x", Kept(_CONFIG))
     history = _CONFIG.hook.pytest_warning_recorded._call_history
     assert history is not None
     history.clear()

@@ -14,7 +14,7 @@ from pytest_gvisor import Completed, Gvisor, Runsc, errors, settings, specifying
 from pytest_gvisor.cli import install, vm
 from pytest_gvisor.harness import MAX_RECORDS
 from pytest_gvisor.images import cache, docker, points, streams
-from pytest_gvisor.inside import fields, measured, session
+from pytest_gvisor.inside import fields, kept, measured, session
 from pytest_gvisor.install import archive, fetch, gomodule, release
 from pytest_gvisor.launch import session_dir
 from pytest_gvisor.report import collect, github, observe, terminal
@@ -139,6 +139,10 @@ NUMBERS = [
     ("workloads.md", f"its last runs, {MAX_RECORDS} at most"),
     ("inside.md", f"deadline of one test, default {DEFAULTS.timeout:g}"),
     ("inside.md", f"may send {measured.MOST_BYTES // GIB} GiB of such messages"),
+    (
+        "inside.md",
+        f"keeps {kept.MOST_WARNINGS:,} warnings of a session, and {kept.MOST_TEXT // MIB} MiB",
+    ),
     ("inside.md", f"at most {fields._MOST_EXTRAS:,} of them"),
 ]
 WORDS = [

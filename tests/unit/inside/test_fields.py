@@ -8,7 +8,6 @@ import pytest
 
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.inside import fields
-from pytest_gvisor.inside.kept import Kept
 from tests.unit.inside.test_reports import data_of, revived
 
 EXTRA = {
@@ -140,33 +139,3 @@ def test_a_traceback_whose_sections_cannot_be_drawn_is_no_report(
     }  # fmt: skip
     with pytest.raises(ProtocolError):
         revived(pytestconfig, outcome="failed", longrepr=failure)
-
-
-def test_what_was_left_out_is_said_once(pytester: pytest.Pytester) -> None:
-    """Each name once, and no more than twenty."""
-    config = pytester.parseconfig()
-    said: list[str] = []
-
-    class Listener:
-        def pytest_warning_recorded(self, warning_message: Any) -> None:
-            said.append(str(warning_message.message))
-
-    config.pluginmanager.register(Listener())
-    kept = Kept(config)
-    for number in range(3):
-        kept.leave_out(f"field{n}" for n in range(number * 10, 1000))
-    kept.close()
-    kept.close()
-    assert len(said) == 1
-    assert "field0, field1, " in said[0]
-    assert "field19, …" in said[0]
-    assert "field20" not in said[0]
-
-
-def test_what_is_said_at_the_end_is_no_error(
-    pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Where warnings are errors it is a line: other sandboxes are still to be ended."""
-    pytester.makeini("[pytest]\nfilterwarnings = error\n")
-    Kept(pytester.parseconfig()).say("a word")
-    assert capsys.readouterr().err == "PytestGvisorWarning: a word\n"

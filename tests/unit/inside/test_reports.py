@@ -151,7 +151,7 @@ def test_a_warning_s_category_is_looked_up_and_never_made(
         ("lazy", "Warning"),
     ):  # fmt: skip
         message = {"module": module, "name": name, "text": "t", "lineno": "x", "location": [1]}
-        reports.warn(config, message, "x")
+        reports.warn(config, message, "x", Kept(config))
     assert seen == [DeprecationWarning, *[UserWarning] * 6]
 
 
@@ -247,7 +247,7 @@ def test_a_warning_shows_no_line_of_the_host_s(pytester: pytest.Pytester) -> Non
     usual = {"module": "builtins", "name": "UserWarning", "when": "runtest", "lineno": 1,
              "filename": str(secret), "text": BAD, "location": [BAD, 1, BAD]}  # fmt: skip
     for more in ({}, {"line": "its()"}):
-        reports.warn(config, {**usual, **more}, "x")
+        reports.warn(config, {**usual, **more}, "x", Kept(config))
     texts = [warnings.formatwarning(**_said(one)) for one, _ in seen]
     assert "of the host's" not in texts[0] + texts[1]
     assert texts[1].endswith("\n  its()\n")

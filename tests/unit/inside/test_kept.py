@@ -1,0 +1,77 @@
+"""What the host keeps of a session's tests inside is bounded, and the rest is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.inside import kept as module
+from pytest_gvisor.inside.kept import Kept
+from pytest_gvisor.inside.reports import warn
+
+
+def test_what_was_left_out_is_said_once(pytester: pytest.Pytester) -> None:
+    """Each name once, and no more than twenty."""
+    config = pytester.parseconfig()
+    said: list[str] = []
+
+    class Listener:
+        def pytest_warning_recorded(self, warning_message: Any) -> None:
+            said.append(str(warning_message.message))
+
+    config.pluginmanager.register(Listener())
+    kept = Kept(config)
+    for number in range(3):
+        kept.leave_out(f"field{n}" for n in range(number * 10, 1000))
+    kept.close()
+    kept.close()
+    assert len(said) == 1
+    assert "field0, field1, " in said[0]
+    assert "field19, …" in said[0]
+    assert "field20" not in said[0]
+
+
+def test_what_is_said_at_the_end_is_no_error(
+    pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where warnings are errors it is a line: other sandboxes are still to be ended."""
+    pytester.makeini("[pytest]\nfilterwarnings = error\n")
+    Kept(pytester.parseconfig()).say("a word")
+    assert capsys.readouterr().err == "PytestGvisorWarning: a word\n"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "texts", "taken"),
+    [
+        ({"MOST_WARNINGS": 3}, ["x"] * 5, 3),
+        ({"MOST_TEXT": 100}, ["x" * 40] * 5, 2),
+        ({"MOST_TEXT": 100}, ["x" * 101, "x", "\udcff" * 40, "x"], 2),
+    ],
+)
+def test_warnings_beyond_a_bound_are_counted(
+    bounds: dict[str, int],
+    texts: list[str],
+    taken: int,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By their number and by the bytes of all their texts; the rest is one line."""
+    for name, bound in bounds.items():
+        monkeypatch.setattr(module, name, bound)
+    config = pytester.parseconfig()
+    said: list[str] = []
+
+    class Listener:
+        def pytest_warning_recorded(self, warning_message: Any) -> None:
+            said.append(str(warning_message.message))
+
+    config.pluginmanager.register(Listener())
+    kept = Kept(config)
+    for text in texts:
+        warn(config, {"text": text, "location": None}, "x", kept)
+    assert len(said) == taken
+    kept.close()
+    kept.close()
+    assert len(said) == taken + 1
+    assert said[-1].startswith(f"{len(texts) - taken} more warnings from inside were left out")
