@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import functools
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.places import RUNSC_PATHS
-from pytest_gvisor.runsc import nix, sidecars
+from pytest_gvisor.runsc import elf, nix, sidecars
 from pytest_gvisor.trust import (
     MAX_SYMLINKS,
     SHORTAGES,
@@ -256,7 +255,20 @@ def _judge_file(path: str, trust: Trust) -> tuple[Judged, str | None]:
             os.close(fd)
             raise
     judged = Judged(path=node.path, fd=fd, identity=Identity.of(info), sidecars=found, trust=trust)
+    if named is None:
+        _check_libraries(judged, info)
     return judged, named
+
+
+def _check_libraries(judged: Judged, info: os.stat_result) -> None:
+    """Raise `InsecureRunsc`, and close the file, if others could have it load theirs."""
+    try:
+        found = dict.fromkeys(elf.loading_problems(judged.fd, judged.path, judged.trust))
+        if found:
+            raise _refusal(judged.path, "; ".join(found), info)
+    except BaseException:
+        judged.close()
+        raise
 
 
 def _unreachable(path: str, error: OSError) -> Exception:
@@ -304,36 +316,9 @@ def _noexec(fd: int) -> bool:
 def _content(head: bytes) -> tuple[str | None, str | None]:
     """What the first bytes of a file say: the path that a wrapper names, and the problem."""
     if not head.startswith(b"#!"):
-        return None, _elf_problem(head)
+        return None, elf.head_problem(head)
     # runsc executes /proc/self/exe again for its gofer and sandbox: for a script that is the shell.
     try:
         return nix.named_binary(head), None
     except nix.NotAWrapper as error:
         return None, str(error)
-
-
-def _elf_problem(head: bytes) -> str | None:
-    kind = _elf_kind(head)
-    if kind is None:
-        return "it is not an ELF executable"
-    if kind != _own_elf_kind():
-        return f"it is an ELF file of another machine (e_machine {kind[2]})"
-    return None
-
-
-def _elf_kind(head: bytes) -> tuple[int, int, int] | None:
-    """Class, byte order and machine of an ELF executable's header, or None if it is none."""
-    if len(head) < 20 or not head.startswith(b"\x7fELF"):
-        return None
-    order = head[5]
-    numbers = [
-        int.from_bytes(head[at : at + 2], "big" if order == 2 else "little") for at in (16, 18)
-    ]
-    kind, machine = numbers
-    return (head[4], order, machine) if kind in {2, 3} else None  # ET_EXEC, ET_DYN
-
-
-@functools.cache
-def _own_elf_kind() -> tuple[int, int, int] | None:
-    with open("/proc/self/exe", "rb") as file:
-        return _elf_kind(file.read(64))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from pytest_gvisor.errors import InsecureRunsc
 from pytest_gvisor.escape import escape
 from pytest_gvisor.places import RUNSC_FOLDER
+from pytest_gvisor.runsc import elf
 from pytest_gvisor.trust import (
     SHORTAGES,
     WRITABLE_BY_OTHERS,
@@ -217,13 +218,7 @@ class _Look:
             self.entry(stack, name, os.path.join(known, name), depth + 1)
 
     def _names(self, folder: Node) -> list[str]:
-        try:
-            fd = os.open(f"/proc/self/fd/{folder.fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno in SHORTAGES:
-                raise
-            why = f"it cannot be read, and so not be judged: {os.strerror(error.errno or 0)}"
-            raise self._refusal(folder.path, why, folder.info) from None
+        fd = self._opened(folder, os.O_DIRECTORY)
         try:
             with os.scandir(fd) as entries:
                 few = itertools.islice(entries, MOST_ENTRIES + 1)
@@ -248,6 +243,21 @@ class _Look:
         if not stat.S_ISREG(node.info.st_mode):
             yield "it is neither a regular file nor a folder"
         yield from file_problems(node, way.lookups[-1].folder, self._trust)
+        if _is_program(node.info.st_mode):
+            fd = self._opened(node)
+            try:
+                yield from elf.loading_problems(fd, node.path, self._trust)
+            finally:
+                os.close(fd)
+
+    def _opened(self, node: Node, flags: int = 0) -> int:
+        try:
+            return os.open(f"/proc/self/fd/{node.fd}", os.O_RDONLY | os.O_CLOEXEC | flags)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            why = f"it cannot be read, and so not be judged: {os.strerror(error.errno or 0)}"
+            raise self._refusal(node.path, why, node.info) from None
 
     def _refusal(self, path: str, reason: str, info: os.stat_result | None = None) -> InsecureRunsc:
         return refusal(path, reason, info, self._runsc)

@@ -635,3 +635,19 @@ def test_the_errors_are_found_by_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "gvisor-bin").chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO)
     with pytest.raises(RunscNotFound):
         locate.find(str(tmp_path / "runsc"))
+
+
+def test_a_program_beside_it_is_judged_by_what_it_loads(good: Path, tmp_path: Path) -> None:
+    """A sentry with a folder of libraries that others can write is refused, as runsc would be."""
+    open_to_all = tmp_path / "libraries"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    home = good.parent
+    (home / "gvisor-bin").mkdir()
+    (home / "gvisor-bin").chmod(0o755)
+    sentry = home / "gvisor-bin/gvisor_sentry"
+    code, argv = "int main(void) { return 0; }", ["gcc", "-x", "c", "-o", str(sentry), "-"]
+    subprocess.run([*argv, f"-Wl,-rpath={open_to_all}"], input=code, text=True, check=True)
+    sentry.chmod(0o755)
+    with pytest.raises(InsecureRunsc, match=r"libraries .RUNPATH.: .*can be written by others"):
+        locate.find(str(good))
