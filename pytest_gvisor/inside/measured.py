@@ -89,20 +89,24 @@ def check_writable(config: pytest.Config, folders: Iterable[str]) -> None:
 
 
 class Measured:
-    """The coverage of one sandbox, written to a data file as it comes."""
+    """The coverage of one sandbox, written to a data file as it comes.
+
+    It has files below ``shown``, apart from those below ``excluded``: folders that tests inside can
+    write to, and folders of sessions, which they see empty.
+    """
 
     def __init__(
         self,
         target: Target,
         *,
         shown: Sequence[str],
-        writable: Sequence[str],
+        excluded: Sequence[str],
         cwd: str,
         kept: Kept,
     ) -> None:
         self._target = target
         self._shown = [os.path.realpath(path) for path in shown]
-        self._writable = [os.path.realpath(path) for path in writable]
+        self._excluded = [os.path.realpath(path) for path in excluded]
         self._cwd = cwd
         self._kept = kept
         self._data: CoverageData | None = None
@@ -168,13 +172,13 @@ class Measured:
             os.fsencode(path).decode()  # coverage stores UTF-8
             real = os.path.realpath(os.path.join(self._cwd, path))
             regular = stat.S_ISREG(os.lstat(real).st_mode)
-        except FileNotFoundError:
-            return None  # made inside, and gone with the sandbox
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return None  # made inside, and gone with the sandbox: nothing here can show it
         except (OSError, ValueError):
             real, regular = path, False
         below = any(project.within(real, folder) for folder in self._shown)
-        changeable = any(project.within(real, folder) for folder in self._writable)
-        if not below or changeable or not regular:
+        excluded = any(project.within(real, folder) for folder in self._excluded)
+        if not below or excluded or not regular:
             self._lose(path)
             return None
         here = os.path.realpath(self._cwd)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor import requirements
+from pytest_gvisor import places, requirements
 from pytest_gvisor.configured import expected_failure, location, settings_of
 from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.inside import project, reports
@@ -222,7 +222,7 @@ class InsideSession:
         return lambda: Measured(
             target,
             shown=project.readable(config, items),
-            writable=self._inside.writable,
+            excluded=[*self._inside.writable, *places.session_bases()],
             cwd=str(config.invocation_params.dir),
             kept=self._kept,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,15 +141,23 @@ MEASURED = ("--cov=.", "--cov-report=html", "--cov-report=annotate", "-p", "no:r
 
 @pytest.mark.parametrize("workers", ["-n0", "-n1"])
 def test_no_coverage_names_a_file_that_tests_inside_cannot_see(
-    workers: str, project: pytest.Pytester, canary: Path
+    workers: str,
+    project: pytest.Pytester,
+    canary: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither a device nor a secret is opened, and no database from inside is; it is said."""
     link = project.path / "link.py"
     link.symlink_to(canary)
+    sessions = project.path / f"tmp/pytest-gvisor-{os.geteuid()}"
+    sessions.mkdir(parents=True, mode=0o700)
+    session = sessions / "session.py"
+    session.write_text(canary.read_text())
+    monkeypatch.setenv("TMPDIR", str(sessions.parent))
     line = "base64.b64encode(bytes([2])).decode()"
     pieces = ", ".join(
         f"{{'file': {str(path)!r}, 'tracer': '', 'lines': [['', {line}]]}}"
-        for path in ("/dev/zero", canary, link, "../../authorized_keys")
+        for path in ("/dev/zero", canary, link, "../../authorized_keys", session)
     )
     project.makepyfile(test_it=f"import base64\nPIECES = [{pieces}]\n{LYING_COVERAGE}")
     result = project.runpytest_subprocess(
@@ -159,7 +168,7 @@ def test_no_coverage_names_a_file_that_tests_inside_cannot_see(
     assert not canary.with_name(canary.name + ",cover").exists()
     assert not list(project.path.glob(".coverage.*"))
     for path in project.path.rglob("*"):
-        if path.is_file() and path != link:
+        if path.is_file() and path not in (link, session):
             assert "the user's own" not in path.read_text("utf-8", "replace")
 
 

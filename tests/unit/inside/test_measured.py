@@ -43,7 +43,7 @@ class Sandbox:
                 tracers=lambda: frozenset({"plugin.Templates"}),
             ),
             shown=[str(self.project)],
-            writable=[str(self.writable)],
+            excluded=[str(self.writable)],
             cwd=str(self.project),
             kept=Kept(cast("Any", config)),
         )
@@ -161,10 +161,20 @@ def test_no_file_is_measured_that_the_host_must_not_open(what: str, sandbox: San
     assert "\udcff" not in said
 
 
-def test_a_file_that_was_made_inside_is_no_word_worth(sandbox: Sandbox) -> None:
-    """Nothing on the host could show it."""
+def test_a_file_that_was_made_inside_is_no_word_worth(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing on the host could show it, whosever folder lies in its place."""
+
+    def lstat(_path: str) -> os.stat_result:
+        raise PermissionError(13, "Permission denied")
+
     taker = sandbox.measured()
-    taker.take(message("/tmp/pytest-of-root/made-inside.py", lines=[["", bits(1)]]))
+    taker.take(message("made-inside.py", lines=[["", bits(1)]]))
+    taker.take(message("mine.py/made-inside.py", lines=[["", bits(1)]]))
+    with monkeypatch.context() as context:
+        context.setattr(os, "lstat", lstat)
+        taker.take(message("/tmp/pytest-of-root/made-inside.py", lines=[["", bits(1)]]))
     taker.finish()
     taker.close(complete=True)
     assert not sandbox.files()
