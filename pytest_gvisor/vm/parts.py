@@ -98,6 +98,8 @@ def missing(*, qemu: str = "", kernel: str = "") -> list[str]:
 
 def remedy() -> str:
     """The command that installs the parts, by this machine's distribution."""
+    if platform.machine() != "x86_64":
+        return "Run it on an x86_64 machine: no package brings the VM to another processor."
     try:
         with open(_OS_RELEASE, encoding="utf-8", errors="replace") as file:
             words = dict(line.rstrip().partition("=")[::2] for line in file)
