@@ -204,4 +204,4 @@ def test_another_processor_has_no_vm(monkeypatch: pytest.MonkeyPatch) -> None:
     """The emulated nested KVM is AMD's."""
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert missing() == ["the emulated nested KVM needs an x86_64 machine, and this is aarch64"]
-    assert remedy().startswith("Run it on an x86_64 machine")
+    assert parts.remedy().startswith("Run it on an x86_64 machine")
