@@ -31,7 +31,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Self
 
 from pytest_gvisor.errors import ImageError, LaunchError
-from pytest_gvisor.images import extract, locks
+from pytest_gvisor.images import extract, locks, owners
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.config import ImageConfig
 from pytest_gvisor.images.points import Trees
@@ -150,7 +150,7 @@ class Cache:
         max_bytes: int = DEFAULT_MAX_BYTES,
         patience: float = _PATIENCE,
     ) -> None:
-        self.folder = os.path.abspath(folder or default_folder())
+        self.folder = owners.part_of(os.path.abspath(folder or default_folder()))
         self.max_bytes = max_bytes
         self._patience = patience
         self._is_swept = False

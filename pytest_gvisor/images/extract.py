@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.images.archive import Content
+from pytest_gvisor.images.owners import keeps_owners
 from pytest_gvisor.images.streams import CHUNK, Budget, Limits
 from pytest_gvisor.images.tar import Entry, Kind, Tar
 from pytest_gvisor.launch import _linux
@@ -64,18 +65,6 @@ def unpack(
                     tree.add(entry, tar)
         tree.finish(points)
         return Facts(entries=budget.entries, size=budget.grown, notes=tree.notes())
-
-
-def keeps_owners() -> bool:
-    """Whether files can be given away: by root, unless there is nobody else in its namespace."""
-    return os.geteuid() == 0 and all(
-        sum(int(line.split()[2]) for line in _map(kind).splitlines()) > 1 for kind in ("uid", "gid")
-    )
-
-
-def _map(kind: str) -> str:
-    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
-        return file.read()
 
 
 class Tree:

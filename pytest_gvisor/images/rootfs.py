@@ -13,7 +13,7 @@ from pytest_gvisor.errors import ImageError, InvalidBundle
 from pytest_gvisor.images import identity
 from pytest_gvisor.images.cache import Hold
 from pytest_gvisor.images.config import ImageConfig
-from pytest_gvisor.images.extract import keeps_owners
+from pytest_gvisor.images.owners import keeps_owners
 from pytest_gvisor.oci import inroot
 from pytest_gvisor.oci.reader import shown
 from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import ImageError
-from pytest_gvisor.images import extract
+from pytest_gvisor.images import extract, owners
 from pytest_gvisor.images.streams import Limits
 from tests.unit.images.conftest import Item, Unpack, folder, hard, item, link, saved, tar
 
@@ -112,6 +112,34 @@ def test_root_that_is_alone_in_its_namespace_unpacks_as_any_user(tmp_path: Path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it gives files away")
+def test_a_tree_of_another_namespace_is_not_taken(tmp_path: Path) -> None:
+    """What root has unpacked alone in its namespace is not what root has outside, or elsewhere."""
+    (tmp_path / "i").write_bytes(saved([tar([item("f", uid=7, gid=42, mode=0o4755)])]))
+    code = [sys.executable, "-c", ALONE, str(tmp_path / "i"), str(tmp_path / "c")]
+    found = []
+    for way in (["unshare", "-r"], [], ["unshare", "-r"], []):
+        done = subprocess.run([*way, *code], capture_output=True, text=True, timeout=30, check=True)
+        found.append(done.stdout.split()[:2])
+    assert found == [["0", "0"], ["7", "42"]] * 2
+    assert len(list((tmp_path / "c").glob("owners-*"))) == 1
+
+
+def test_a_policy_is_of_one_map_and_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of a user namespace it is nothing, whoever asks: caches of others are not shared."""
+    whole, some = "0 0 4294967295\n", "0 1000 1\n1 100000 65536\n"
+    seen = []
+    one = "0 1000 1\n"
+    asked = [(0, (whole, whole)), (7, (whole, whole)), (0, (some, some)), (0, (some, one))]
+    for uid, maps in [*asked, (7, (some, some)), (0, (whole, some))]:
+        said = dict(zip(("uid", "gid"), maps, strict=True))
+        monkeypatch.setattr(owners, "_map", said.__getitem__)
+        monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
+        seen.append(owners.part_of("/c"))
+    assert seen[:2] == ["/c", "/c"]
+    assert len({*seen}) == 5
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it gives files away")
 def test_an_owner_that_a_namespace_does_not_have_is_named(
     unpack: Unpack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,14 +158,14 @@ def test_an_owner_that_a_namespace_does_not_have_is_named(
 def test_owners_are_kept_where_there_is_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the maps of the namespace that this process is in."""
     maps = {"uid": "0 0 4294967295\n", "gid": "0 1000 1\n1 100000 65536\n"}
-    monkeypatch.setattr(extract, "_map", lambda kind: maps[kind])
+    monkeypatch.setattr(owners, "_map", lambda kind: maps[kind])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert extract.keeps_owners()
+    assert owners.keeps_owners()
     maps["gid"] = "0 1000 1\n"
-    assert not extract.keeps_owners()
+    assert not owners.keeps_owners()
     maps["gid"] = maps["uid"]
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert not extract.keeps_owners()
+    assert not owners.keeps_owners()
 
 
 # What it may cost

@@ -1,0 +1,30 @@
+"""Whose the files of an unpacked image are: a matter of the user and of the user namespace."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+
+def keeps_owners() -> bool:
+    """Whether files can be given away: by root, unless there is nobody else in its namespace."""
+    return os.geteuid() == 0 and all(
+        sum(int(line.split()[2]) for line in _map(kind).splitlines()) > 1 for kind in ("uid", "gid")
+    )
+
+
+def part_of(cache: str) -> str:
+    """The part of a cache folder for trees with the owners of this process's user namespace.
+
+    Outside of any it is the folder itself, whose own owner says the rest.
+    """
+    maps = [" ".join(_map(kind).split()) for kind in ("uid", "gid")]
+    if all(found.split()[2:] == [str(2**32 - 1)] for found in maps):
+        return cache
+    said = "\n".join([str(os.geteuid()), *maps])
+    return os.path.join(cache, f"owners-{hashlib.sha256(said.encode()).hexdigest()[:16]}")
+
+
+def _map(kind: str) -> str:
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        return file.read()
