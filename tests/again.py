@@ -1,0 +1,82 @@
+"""Runs pytest, and once more the tests whose sentry has panicked; also the plugin that finds them.
+
+    python -m tests.again OPTION… -- TEST…
+
+An emulated processor is not perfect, and a panic there may be its fault. Nothing else is repeated:
+where another test has failed, or the run itself was broken, its status is the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_FILE = "PYTEST_GVISOR_TESTS_CRASHED"
+
+
+class Crashes:
+    """Writes down which tests have failed, and which of them by a panic of their sentry."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.passed: set[str] = set()
+        self.failed: set[str] = set()
+        self.crashed: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Sort one report."""
+        if report.passed and report.when == "call":
+            self.passed.add(report.nodeid)
+        if report.failed:
+            panicked = {"SandboxCrashed", "panic log:"}
+            found = all(word in report.longreprtext for word in panicked)
+            # A test that fails by something else too is not of those.
+            (self.crashed if found else self.failed).add(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        """The run has come to its end."""
+        named = ("passed", "failed", "crashed")
+        found = {name: sorted(getattr(self, name)) for name in named}
+        Path(self.path).write_text(json.dumps(found), encoding="utf-8")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch, where a file is named for it."""
+    if path := os.environ.get(_FILE):
+        config.pluginmanager.register(Crashes(path), "crashes")
+
+
+def main(arguments: list[str]) -> int:
+    """The status of the run, or of the second one."""
+    at = arguments.index("--")
+    options, tests = arguments[:at], arguments[at + 1 :]
+    status, found = _run([*options, *tests])
+    crashed = sorted(set(found["crashed"]) - set(found["failed"]))
+    if status != pytest.ExitCode.TESTS_FAILED or found["failed"] or not crashed:
+        return status
+    print(f"again: {len(crashed)} of these tests, for their sentry panicked: {', '.join(crashed)}")
+    sys.stdout.flush()
+    status, found = _run([*options, *crashed])
+    # A run that came to nothing is no second chance that was taken.
+    return status or int(found["passed"] != crashed)
+
+
+def _run(arguments: list[str]) -> tuple[int, dict[str, list[str]]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "crashed.json")
+        argv = [sys.executable, "-m", "pytest", "-p", "tests.again", *arguments]
+        done = subprocess.run(argv, env={**os.environ, _FILE: str(path)}, check=False)
+        if not path.exists():  # it has died, or never begun
+            return done.returncode or 1, {"passed": [], "failed": ["?"], "crashed": []}
+        found: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
+        return done.returncode, found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
