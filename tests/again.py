@@ -34,8 +34,10 @@ class Crashes:
         if report.passed and report.when == "call":
             self.passed.add(report.nodeid)
         if report.failed:
-            panicked = {"SandboxCrashed", "panic log:"}
-            found = all(word in report.longreprtext for word in panicked)
+            text = report.longreprtext
+            # The second is what a report of a test inside says of its sandbox's end.
+            died = "SandboxCrashed" in text or "it ended with: sandbox crashed" in text
+            found = died and "panic log:" in text
             # A test that fails by something else too is not of those.
             (self.crashed if found else self.failed).add(report.nodeid)
 
