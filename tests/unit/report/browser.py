@@ -31,6 +31,12 @@ def program() -> str | None:
     return next((path for path in found if not _is_snap(path)), None)
 
 
+def only_a_snap() -> bool:
+    """Whether this is Ubuntu, which has no other chromium; elsewhere setup installs one."""
+    with open("/etc/os-release", encoding="utf-8") as file:
+        return program() is None and "ID=ubuntu\n" in file.read().splitlines(keepends=True)
+
+
 def _is_snap(path: str) -> bool:
     """Whether it is snap's own program, or a script that starts it."""
     with open(path, "rb") as file:

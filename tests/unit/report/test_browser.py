@@ -9,7 +9,7 @@ import pytest
 
 from pytest_gvisor.report import html
 from pytest_gvisor.report.model import Report, Row, State
-from tests.unit.report.browser import Browser, program
+from tests.unit.report.browser import Browser, only_a_snap, program
 from tests.unit.report.reports import HOSTILE, cell, hostile, report, row
 
 Show = Callable[[Report], Browser]
@@ -30,7 +30,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """One browser for all of this module: a start takes a second or more."""
     path = program()
     if path is None:
-        pytest.skip("no chromium on this machine")
+        pytest.skip(
+            "Ubuntu's chromium is a snap" if only_a_snap() else "no chromium on this machine"
+        )
     made = Browser(path, tmp_path_factory.mktemp("profile"))
     try:
         made.start()
