@@ -60,3 +60,31 @@ def test_where_docker_cli_is_no_package_docker_io_has_the_client(tmp_path: Path)
     assert "apt-get install --no-install-recommends -y gcc docker.io" in said
     assert "umoci" in said
     assert "docker-cli" not in said
+
+
+@pytest.mark.parametrize(
+    ("release", "known", "asked"),
+    [
+        (UBUNTU, "", "qemu-system-x86 kmod busybox-static file linux-image-generic"),
+        (
+            DEBIAN,
+            "virtiofsd",
+            "qemu-system-x86 kmod busybox-static file linux-image-amd64 virtiofsd",
+        ),
+    ],
+    ids=["ubuntu", "debian"],
+)
+def test_a_vm_s_packages_are_those_that_the_release_has(
+    tmp_path: Path, release: str, known: str, asked: str
+) -> None:
+    """Ubuntu's QEMU brings its virtiofsd along under no name, and its kernel has another one."""
+    script = f"""
+    . <(sed -n '/^from_apt()/,/^}}/p' "$CHECKOUT/scripts/vm-parts" |
+        sed "s|/etc/os-release|$OS_RELEASE|")
+    compgen() {{ false; }}
+    apt-cache() {{ [ "$2" = "{known}" ]; }}
+    from_apt
+    """
+    said = call(tmp_path, release=release, script=script).splitlines()
+    assert said[0] == f"installing {asked}"
+    assert [line.split()[-1] for line in said[1:]] == asked.split()
