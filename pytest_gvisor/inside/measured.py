@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.inside.kept import Kept
 
 MOST_BYTES = 1024 * 1024 * 1024
-"""Of the messages of one sandbox: three times an estimate for numpy's suite and a context a test."""
+"""Of the messages of one sandbox: thrice an estimate for numpy's suite with a context a test."""
 
 MOST_ENTRIES = 50_000_000
 """Lines or jumps of all files and contexts of one sandbox: some 40 bytes each on disk."""
