@@ -1,6 +1,6 @@
 # Everything is done by scripts/; this file only names it. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images releases distributions cgroup2 faults bench soak fuzz clean
+.PHONY: help demo test lint images releases distributions cgroup2 arm64 faults bench soak fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ releases: ## a part of the suite on runsc 20221219 and 20240729, as root
 
 cgroup2: ## limits where cgroups are of version 2 alone, in a VM
 	@scripts/cgroup2 $(ARGS)
+
+arm64: ## the package, doctor and the unit tests on an emulated arm64, as root (half an hour)
+	@scripts/arm64 $(ARGS)
 
 distributions: ## the demo and a smoke of the suite on bare Debian 12, 13 and sid (ARGS="trixie")
 	@scripts/distributions $(ARGS)

@@ -127,7 +127,7 @@ def test_headers_that_make_no_sense_are_no_crash(make: Make, at: int) -> None:
     runsc = make("-rpath=$ORIGIN/lib")
     with runsc.open("r+b") as file:
         file.seek(at)
-        file.write(struct.pack("<H", 0xFFF7))
+        file.write(struct.pack("<I", 0xFFFFFFF7))
     trust = Trust.here(os.geteuid())
     with runsc.open("rb") as file:
         assert list(elf.loading_problems(file.fileno(), str(runsc), trust)) == [
