@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -150,10 +151,15 @@ class Cache:
         max_bytes: int = DEFAULT_MAX_BYTES,
         patience: float = _PATIENCE,
     ) -> None:
-        self.folder = owners.part_of(os.path.abspath(folder or default_folder()))
+        self._whole = os.path.abspath(folder or default_folder())
         self.max_bytes = max_bytes
         self._patience = patience
         self._is_swept = False
+
+    @functools.cached_property
+    def folder(self) -> str:
+        """Where the images of this process's user namespace are."""
+        return owners.part_of(self._whole)
 
     def hold(self, content: Content, *, name: str = "", limits: Limits | None = None) -> Hold:
         """The image, unpacked by whoever needs it first; others wait for that."""

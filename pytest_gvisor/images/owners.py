@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 
+from pytest_gvisor.errors import ImageError
+
 
 def keeps_owners() -> bool:
-    """Whether files can be given away: by root, unless there is nobody else in its namespace."""
+    """Whether files can be given away: by root, unless there is nobody else in its namespace.
+
+    Raises `ImageError`.
+    """
     return os.geteuid() == 0 and all(
         sum(int(line.split()[2]) for line in _map(kind).splitlines()) > 1 for kind in ("uid", "gid")
     )
@@ -16,7 +21,7 @@ def keeps_owners() -> bool:
 def part_of(cache: str) -> str:
     """The part of a cache folder for trees with the owners of this process's user namespace.
 
-    Outside of any it is the folder itself, whose own owner says the rest.
+    Outside of any it is the folder itself, whose own owner says the rest. Raises `ImageError`.
     """
     maps = [" ".join(_map(kind).split()) for kind in ("uid", "gid")]
     if all(found.split()[2:] == [str(2**32 - 1)] for found in maps):
@@ -26,5 +31,9 @@ def part_of(cache: str) -> str:
 
 
 def _map(kind: str) -> str:
-    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
-        return file.read()
+    path = f"/proc/self/{kind}_map"
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror}") from error

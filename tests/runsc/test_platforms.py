@@ -211,7 +211,7 @@ def test_a_bad_verdict_of_a_run_is_kept_until_it_is_asked_for_anew(
     def ask(*, reprobe: bool = False) -> platforms.Availability:
         other = Engine()
         try:
-            return other.availability(Platform.PTRACE, Settings(reprobe=reprobe))
+            return other.availability(Platform.KVM, Settings(reprobe=reprobe))
         finally:
             other.close()
 
