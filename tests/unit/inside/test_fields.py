@@ -139,3 +139,54 @@ def test_a_traceback_whose_sections_cannot_be_drawn_is_no_report(
     }  # fmt: skip
     with pytest.raises(ProtocolError):
         revived(pytestconfig, outcome="failed", longrepr=failure)
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "kept"),
+    [
+        ("rerun", 2**31 - 1, 2**31 - 1), ("rerun", -(2**31) + 1, 0), ("rerun", 0, 0),
+        ("rerun", 1, 1),
+        ("duration", 9e10, 9e10), ("duration", -1.0, 0.0), ("start", -9e10, -9e10),
+        ("keywords", {"slow": "x"}, {"slow": 1}), ("wasxfail", "caf\u00e9", "caf\u00e9"),
+        ("wasxfail", "half \ud800", "half \\ud800"), ("wasxfail", 7, "7"),
+    ],
+)  # fmt: skip
+def test_a_field_is_of_the_host_s_own_shape(field: str, given: object, kept: object) -> None:
+    """A number within its bounds, a keyword that is there, a text that can be written."""
+    data, _ = fields.checked(data_of(**{field: given}))
+    assert (data[field], type(data[field])) == (kept, type(kept))
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("rerun", 2**31), ("rerun", -(2**31)), ("start", 1e11), ("stop", -1e11),
+        ("duration", float("nan")), ("duration", "1"), ("keywords", ["slow"]), ("sections", {}),
+        ("location", ["x", 1]), ("longrepr", {"reprcrash": []}), ("outcome", "better"),
+    ],
+)  # fmt: skip
+def test_a_field_of_another_shape_is_no_report(field: str, given: object) -> None:
+    """Plugins of the host compute with it."""
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        fields.checked(data_of(**{field: given}))
+
+
+def test_as_many_extras_as_may_be_are_kept_and_causes_are_short() -> None:
+    """A thousand; and a hundred characters of what was left out."""
+    data, left_out = fields.checked(data_of(extras=[EXTRA] * 1000, **{"x" * 300: 1}))
+    assert len(data["extras"]) == 1000
+    assert left_out == ["x" * 100]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "kept"),
+    [
+        ("image", "aGVsbG8=", "aGVsbG8="), ("image", "aGVs\x1b[J", "aGVs\\x1b[J"),
+        ("video", "a\x07b", "a\\x07b"), ("text", "a\x07b", "a\x07b"),
+        ("html", "<b>\x07", "<b>\x07"),
+    ],
+)  # fmt: skip
+def test_a_link_is_escaped_and_a_text_is_not(kind: str, given: str, kept: str) -> None:
+    """pytest-html prints a link in a warning, and writes a text into a file of its own."""
+    ((extra,), _) = extras_of(format_type=kind, content=given)
+    assert extra["content"] == kept
