@@ -1,6 +1,6 @@
 # Everything is done by scripts/; this file only names it. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images releases distributions cgroup2 arm64 faults bench soak fuzz clean
+.PHONY: help demo test lint images releases distributions cgroup2 arm64 faults bench soak fuzz mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ soak: ## ten minutes of sandboxes, each checked, and whether anything grows (ARG
 
 fuzz: ## coverage-guided inputs for all that reads untrusted bytes (ARGS="--runs 1000000")
 	@scripts/fuzz $(ARGS)
+
+mutants: ## how many small changes of the code that decides the unit tests notice, as root (an hour at most; goes on where it ended)
+	@scripts/mutants
 
 clean: ## remove what the other targets made in this checkout
 	@scripts/clean
