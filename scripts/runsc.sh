@@ -115,6 +115,7 @@ declare -A runsc_names=(
     [release]="gVisor's release" [go]="a build of gVisor's Go module"
 )
 
+nowhere="; this machine lets nobody start a sandbox"
 on_others=", on the platforms that it has"
 
 # Sets chosen, how and passed: the path, where it is from, and why not those before it.
@@ -127,19 +128,24 @@ choose_runsc() {
             [ -z "$path" ] || passed+=("${runsc_names[$candidate]}: $path")
             continue
         fi
-        if ! machine_allows_sandboxes; then
-            chosen=$path how="${runsc_names[$candidate]}; this machine lets nobody start a sandbox"
-            return
-        fi
         wanted=(systrap)
         [ "$candidate" != settled ] || wanted=()
         if lines=$(ask_platforms --runsc "$path" "${wanted[@]}"); then
             chosen=$path how=${runsc_names[$candidate]}
             return
         fi
+        # Where no sandbox starts at all, each that has systrap is as good as the next.
+        if [[ $lines != *"not compiled in"* ]] && ! machine_allows_sandboxes; then
+            chosen=$path how="${runsc_names[$candidate]}$nowhere"
+            return
+        fi
         passed+=("${runsc_names[$candidate]}: $(why_not "$lines")")
         there+=("$path") names+=("${runsc_names[$candidate]}")
     done
+    if [ "${#there[@]}" -gt 0 ] && ! machine_allows_sandboxes; then
+        chosen=${there[0]} how="${names[0]}$nowhere"
+        return
+    fi
     for candidate in "${!there[@]}"; do
         if ask_platforms --runsc "${there[$candidate]}" >/dev/null; then
             chosen=${there[$candidate]} how="${names[$candidate]}$on_others"
