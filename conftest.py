@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gvisor.configured import run_settings
+from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.settings import Platform
 
 pytest_plugins = ("pytester", "tests.skipcheck", "tests.leakcheck", "tests.faultcheck")

@@ -11,12 +11,12 @@ import os
 import subprocess
 import sys
 
-from pytest_gvisor.launch import _linux
+from pytest_gvisor.programs import linux
 
 
 def main(argv: list[str]) -> int:
     """Run ``argv`` and reap until it has ended."""
-    _linux.set_child_subreaper()
+    linux.set_child_subreaper()
     program = subprocess.Popen(argv, close_fds=False)
     while True:
         pid, status = os.wait()

@@ -17,11 +17,10 @@ from benchmarks.peers import BareRunsc, OfficialPackage, install_package
 from benchmarks.results import Figure, Phase, Result
 from benchmarks.timing import Series, interleaved
 from pytest_gvisor import Gvisor, Launcher, Platform, Runsc
-from pytest_gvisor.harness import Hooks
-from pytest_gvisor.launch.outcome import Outcome
-from pytest_gvisor.launch.request import Record
-from pytest_gvisor.launch.runner import Runner
-from pytest_gvisor.launch.states import Lifecycle, State
+from pytest_gvisor.completed import Outcome
+from pytest_gvisor.run.request import Hooks, Record
+from pytest_gvisor.run.runner import Runner
+from pytest_gvisor.run.states import Lifecycle, State
 from pytest_gvisor.runsc import platforms
 
 GIB = 1 << 30

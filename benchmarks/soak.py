@@ -213,8 +213,8 @@ def is_steady(grown: Mapping[str, float]) -> bool:
 def ours() -> tuple[Run, list[str], Callable[[], None]]:
     """The harness behind the ``gvisor`` fixture."""
     from pytest_gvisor import Gvisor, Launcher, Runsc  # noqa: PLC0415 -- one contender a process
-    from pytest_gvisor.launch import session_dir  # noqa: PLC0415
     from pytest_gvisor.runsc import platforms  # noqa: PLC0415
+    from pytest_gvisor.sessions import session_folder  # noqa: PLC0415
 
     runsc, launcher = Runsc.find(), Launcher()
     gvisor = Gvisor(runsc=runsc, platform=platforms.automatic(runsc.platforms), launcher=launcher)
@@ -227,7 +227,7 @@ def ours() -> tuple[Run, list[str], Callable[[], None]]:
         launcher.close()
         runsc.close()
 
-    return run, [tempfile.gettempdir(), session_dir.base_folder()], close
+    return run, [tempfile.gettempdir(), session_folder.base_folder()], close
 
 
 def by_hand() -> tuple[Run, list[str], Callable[[], None]]:

@@ -6,6 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_gvisor.completed import Completed as Completed
+    from pytest_gvisor.completed import Outcome as Outcome
+    from pytest_gvisor.completed import SandboxCrashed as SandboxCrashed
+    from pytest_gvisor.completed import WorkloadFailed as WorkloadFailed
+    from pytest_gvisor.completed import WorkloadTimeout as WorkloadTimeout
     from pytest_gvisor.errors import (
         DaemonUnavailable as DaemonUnavailable,
     )
@@ -52,25 +57,13 @@ if TYPE_CHECKING:
         RunscNotFound as RunscNotFound,
     )
     from pytest_gvisor.errors import (
-        SandboxCrashed as SandboxCrashed,
-    )
-    from pytest_gvisor.errors import (
         UnwantedRelease as UnwantedRelease,
     )
     from pytest_gvisor.errors import (
         UsageError as UsageError,
     )
-    from pytest_gvisor.errors import (
-        WorkloadFailed as WorkloadFailed,
-    )
-    from pytest_gvisor.errors import (
-        WorkloadTimeout as WorkloadTimeout,
-    )
-    from pytest_gvisor.harness import Gvisor as Gvisor
+    from pytest_gvisor.harness.gvisor import Gvisor as Gvisor
     from pytest_gvisor.kernel import is_gvisor_kernel as is_gvisor_kernel
-    from pytest_gvisor.launch.client import Launcher as Launcher
-    from pytest_gvisor.launch.outcome import Completed as Completed
-    from pytest_gvisor.launch.outcome import Outcome as Outcome
     from pytest_gvisor.oci.bundle import Bundle as Bundle
     from pytest_gvisor.oci.mounts import bind as bind
     from pytest_gvisor.oci.mounts import tmpfs as tmpfs
@@ -89,7 +82,8 @@ if TYPE_CHECKING:
     from pytest_gvisor.runsc.binary import Runsc as Runsc
     from pytest_gvisor.sandbox.forward import Forward as Forward
     from pytest_gvisor.sandbox.process import Process as Process
-    from pytest_gvisor.sandbox.warm import Sandbox as Sandbox
+    from pytest_gvisor.sandbox.sandbox import Sandbox as Sandbox
+    from pytest_gvisor.sessions.launcher import Launcher as Launcher
     from pytest_gvisor.settings import (
         Network as Network,
     )
@@ -105,19 +99,19 @@ _HOMES = {
         "DaemonUnavailable", "GvisorError", "ImageError", "InsecureRunsc", "InsideError",
         "InvalidBundle", "LaunchError", "MixedReleases", "NotReady", "PlatformUnavailable",
         "ProtocolError", "PytestGvisorWarning", "RunscError", "RunscFailed", "RunscNotFound",
-        "SandboxCrashed", "UnwantedRelease", "UsageError", "WorkloadFailed", "WorkloadTimeout",
+        "UnwantedRelease", "UsageError",
     ),
-    "harness": ("Gvisor",),
+    "harness.gvisor": ("Gvisor",),
     "kernel": ("is_gvisor_kernel",),
-    "launch.client": ("Launcher",),
-    "launch.outcome": ("Completed", "Outcome"),
+    "sessions.launcher": ("Launcher",),
+    "completed": ("Completed", "Outcome", "SandboxCrashed", "WorkloadFailed", "WorkloadTimeout"),
     "oci.bundle": ("Bundle",),
     "oci.mounts": ("bind", "tmpfs"),
     "oci.rootfs": ("Rootfs", "directory", "empty", "host"),
     "runsc.binary": ("Runsc",),
     "sandbox.forward": ("Forward",),
     "sandbox.process": ("Process",),
-    "sandbox.warm": ("Sandbox",),
+    "sandbox.sandbox": ("Sandbox",),
     "settings": ("Network", "Platform", "Settings"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -1,4 +1,4 @@
-"""The one tree of everything that can go wrong.
+"""The one tree of everything that can go wrong; the errors that carry a run are in `completed`.
 
     GvisorError
       RunscError
@@ -31,17 +31,13 @@ infrastructure is never reported as a workload's verdict.
 
 from __future__ import annotations
 
+import contextlib
 import errno as errno_names
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import pytest
+import sys
+from collections.abc import Iterator, Sequence
 
 from pytest_gvisor.escape import escape
-
-if TYPE_CHECKING:
-    from pytest_gvisor.launch.outcome import Completed
 
 
 class GvisorError(Exception):
@@ -212,46 +208,6 @@ class LaunchError(GvisorError):
         super().__init__(f"the launch failed at {stage}: {self.detail}", next_step=next_step)
 
 
-class _RunError(GvisorError):
-    """Base of the errors that carry what a run has produced."""
-
-    def __init__(self, message: str, *, completed: Completed, next_step: str = "") -> None:
-        self.completed = completed
-        super().__init__(message, next_step=next_step)
-
-    @property
-    def stdout(self) -> str:
-        """What the workload wrote to standard output until then, undecodable bytes escaped."""
-        return self.completed.stdout
-
-    @property
-    def stderr(self) -> str:
-        """What the workload wrote to standard error until then, undecodable bytes escaped."""
-        return self.completed.stderr
-
-
-class WorkloadFailed(_RunError):
-    """The workload ended with another status than 0, and the caller asked for 0."""
-
-
-class WorkloadTimeout(_RunError):
-    """The deadline passed; the workload is dead, its output so far is attached."""
-
-
-class SandboxCrashed(_RunError):
-    """The sentry or the gofer died under the workload.
-
-    ``panic`` is the beginning of the panic log, escaped.
-    """
-
-    def __init__(
-        self, message: str, *, completed: Completed, panic: str = "", next_step: str = ""
-    ) -> None:
-        self.panic = panic
-        shown = f"{message}\n  panic log:\n{panic}" if panic else message
-        super().__init__(shown, completed=completed, next_step=next_step)
-
-
 class InstallFailed(GvisorError):
     """A release of runsc cannot be had, is not what its digest says, or cannot be put there.
 
@@ -301,5 +257,19 @@ class ProtocolError(GvisorError):
     """A message between this process and its keeper broke the protocol."""
 
 
-class PytestGvisorWarning(pytest.PytestWarning):
-    """Something that a reader should know, and that fails nothing."""
+# pytest's own filters name its base class. The package works without pytest, and so does not import
+# it: where the plugin is loaded, pytest was there before.
+_Base: type[UserWarning] = getattr(sys.modules.get("pytest"), "PytestWarning", UserWarning)
+
+
+class PytestGvisorWarning(_Base):  # type: ignore[valid-type, misc]  # a variable, as above
+    """A fact that a reader should know, and that fails nothing; in pytest, a `PytestWarning`."""
+
+
+@contextlib.contextmanager
+def stage(name: str, doing: str) -> Iterator[None]:
+    """Turn an OSError into `LaunchError` with this stage; ``doing`` says what was not possible."""
+    try:
+        yield
+    except OSError as error:
+        raise LaunchError(name, doing, errno=error.errno or 0) from error

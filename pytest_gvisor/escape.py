@@ -8,8 +8,10 @@ escape sequence of Python's.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
+from collections.abc import Mapping
 
 # Cc: control, Cf: format (bidirectional overrides, zero width), Cs: lone surrogates,
 # Co/Cn: private use and unassigned; U+2028/2029 end a line in some readers.
@@ -39,3 +41,52 @@ def _escape_character(character: str) -> str:
     if character in _KEPT or unicodedata.category(character) not in _HIDDEN:
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def quoted(text: str) -> str:
+    """Untrusted text, escaped, each line behind a mark: none can pass for a line of pytest's."""
+    return "\n".join("| " + line for line in escape(text).split("\n"))
+
+
+# A workload could also write pytest's last line, which people and programs trust.
+_SUMMARY = re.compile(
+    r"(?m)^([ =]*)(?=(?:no tests ran|[0-9]+ (?:passed|failed|errors?|skipped|deselected|xfailed"
+    r"|xpassed|warnings?)\b).* in [0-9])(.)"
+)
+
+
+# What pytest and pygments write, apart from black: it cannot hide text, nor move the cursor.
+_COLOUR = re.compile(r"\x1b\[(?:0|0?1|0?4|39;49;00|3[1-7]|9[0-7])m")
+
+
+def safe(text: str) -> str:
+    """Untrusted text for a report: escaped, and no line of it passes for pytest's summary."""
+    return _SUMMARY.sub(lambda found: f"{found[1]}\\x{ord(found[2]):02x}", escape(text))
+
+
+def uncoloured(text: str) -> str:
+    """Text without the colours that pytest may have put into it."""
+    return _COLOUR.sub("", text)
+
+
+def safe_but_colour(text: str) -> str:
+    """`safe`, except that colours stay: for text that pytest itself has coloured."""
+    parts = []
+    position = 0
+    for found in _COLOUR.finditer(text):
+        parts += [safe(text[position : found.start()]), found[0]]
+        position = found.end()
+    return "".join([*parts, safe(text[position:])])
+
+
+def shown(value: object) -> str:
+    """A value as it may be printed: escaped, and at most some 60 characters."""
+    if isinstance(value, str):
+        short = value if len(value) <= 56 else value[:56] + "..."
+        return json.dumps(short)
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, int):
+        return str(value) if value.bit_length() <= 128 else "a number of more than 128 bits"
+    kinds = {list: "a list", tuple: "a list", float: "a fraction"}
+    return kinds.get(type(value), "an object" if isinstance(value, Mapping) else "something else")

@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pytest_gvisor.engine import Engine
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import escape
+from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.settings import Platform, Settings
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.engine import Engine
-from pytest_gvisor.launch import session_dir
-from pytest_gvisor.launch._linux import children_of_self
+from pytest_gvisor.harness.engine import Engine
+from pytest_gvisor.plugin.stash import _engine_key
+from pytest_gvisor.programs.linux import children_of_self
 from pytest_gvisor.runsc.binary import Runsc
-from pytest_gvisor.state import _engine_key
+from pytest_gvisor.sessions import session_folder
 from tests.mounts import points
 
 _PATIENCE = 2.0
@@ -81,11 +81,11 @@ def _descriptors() -> Iterator[tuple[int, str]]:
 
 
 def _dead_sessions() -> Iterator[str]:
-    base = session_dir.base_folder()
+    base = session_folder.base_folder()
     if not os.path.isdir(base):
         return
     for entry in os.scandir(base):
-        if entry.name.startswith("s-") and session_dir._is_dead(entry.path):
+        if entry.name.startswith("s-") and session_folder._is_dead(entry.path):
             yield entry.path
 
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_gvisor.launch import remains
+from pytest_gvisor.programs import leftovers
 
 
 def points(below: str | Path) -> list[str]:
@@ -50,5 +50,5 @@ def state_folder() -> Iterator[str]:
     try:
         yield folder
     finally:
-        remains.unmount(folder)
+        leftovers.unmount(folder)
         shutil.rmtree(folder)

@@ -9,11 +9,11 @@ import json
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from pytest_gvisor.cli import machine, words
-from pytest_gvisor.cli.machine import Finding, State
-from pytest_gvisor.engine import Engine
+from pytest_gvisor.cli import health, parse
+from pytest_gvisor.cli.health import Finding, State
 from pytest_gvisor.errors import GvisorError, MixedReleases
 from pytest_gvisor.escape import escape
+from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.runsc import sidecars
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.settings import Platform, Settings
@@ -66,21 +66,21 @@ def main(arguments: Sequence[str]) -> int:
 
 def examine(settings: Settings) -> tuple[list[Finding], bool]:
     """Everything that was found, and whether tests can run with these settings."""
-    left = machine.sessions()
+    left = health.sessions()
     engine = Engine()
     try:
         found, able = _of_runsc(engine, settings)
     finally:
-        words.end(engine, "doctor")
+        parse.end(engine, "doctor")
     works = any(one.state is State.GOOD for one in found if one.name.startswith(_PLATFORM))
-    return [*found, *machine.findings(works=works), left], able
+    return [*found, *health.findings(works=works), left], able
 
 
 def _of_runsc(engine: Engine, settings: Settings) -> tuple[list[Finding], bool]:
     try:
         runsc = engine.runsc(settings.runsc)
     except GvisorError as error:
-        return [machine.bad("runsc", error)], False
+        return [health.bad("runsc", error)], False
     found = [_binary(runsc), features(runsc), *beside(runsc)]
     default = engine.platforms_of(settings)[0]
     able = False
@@ -141,7 +141,7 @@ def _platform(
         detail = escape(error.message.splitlines()[0])
         return Finding(name=name, state=State.BAD, detail=detail, next_step=error.next_step), False
     except GvisorError as error:
-        return machine.bad(name, error), False
+        return health.bad(name, error), False
     if verdict.available:
         detail = "works, and is the default" if platform is default else "works"
         return Finding(name=name, state=State.GOOD, detail=detail), True

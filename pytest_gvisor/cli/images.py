@@ -7,7 +7,7 @@ import datetime as dt
 import sys
 from collections.abc import Sequence
 
-from pytest_gvisor.cli import words
+from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import DaemonUnavailable, ImageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.images.cache import Cache, Kept
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         "this machine images that gvisor_image.build made and nobody gave a name.",
     )
     prune.add_argument(
-        "--keep", type=words.size, default=0, metavar="SIZE",
+        "--keep", type=parse.size, default=0, metavar="SIZE",
         help="leave this much, for instance 2G, of what was used last (default: 0)",
     )  # fmt: skip
     prune.add_argument("--no-docker", action="store_true", help="leave the docker daemon alone")

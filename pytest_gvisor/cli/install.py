@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self, TextIO
 
-from pytest_gvisor.cli import words
+from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.install import gomodule, place, release
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         f"(default: {release.BASE_URL})",
     )  # fmt: skip
     made.add_argument(
-        "--timeout", type=words.seconds, default=900.0, metavar="SECONDS",
+        "--timeout", type=parse.seconds, default=900.0, metavar="SECONDS",
         help="deadline of the whole (default: 900); of a download, "
         f"{SILENCE:g} s of silence end it too",
     )  # fmt: skip

@@ -10,20 +10,20 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_gvisor.cli import words
-from pytest_gvisor.engine import Engine
-from pytest_gvisor.errors import UsageError, WorkloadTimeout
-from pytest_gvisor.harness import Gvisor, Hooks
-from pytest_gvisor.keep import keep
-from pytest_gvisor.launch import terminal
-from pytest_gvisor.launch.outcome import Completed
-from pytest_gvisor.launch.request import Record, Workspace
+from pytest_gvisor.cli import parse
+from pytest_gvisor.completed import Completed, WorkloadTimeout
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.harness.engine import Engine
+from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.oci.rootfs import directory
 from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.run import terminal
+from pytest_gvisor.run.kept import keep
+from pytest_gvisor.run.request import Hooks, Record, Workspace
+from pytest_gvisor.run.workload import Who
 from pytest_gvisor.settings import Settings, replaced
-from pytest_gvisor.workload import Who
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -67,12 +67,12 @@ def _add_runsc(made: argparse.ArgumentParser) -> None:
     made.add_argument("--rootless", metavar="WHEN", help="auto, on or off (default: auto)")
     made.add_argument("--timeout", metavar="SECONDS", help="deadline (default: 60)")
     made.add_argument("--memory", metavar="SIZE", help="limit, for instance 256M; needs root")
-    made.add_argument("--pids", type=words.count, metavar="N", help="limit; needs root")
+    made.add_argument("--pids", type=parse.count, metavar="N", help="limit; needs root")
     made.add_argument(
         "--cpus", type=float, metavar="N", help="limit in processors, for instance 0.5; needs root"
     )
     made.add_argument(
-        "--max-output", type=words.size, metavar="SIZE",
+        "--max-output", type=parse.size, metavar="SIZE",
         help="how much of each stream is written, its head and tail (default: 16M)",
     )  # fmt: skip
     made.add_argument(
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError("--image and --rootfs cannot be had together")
     # An image has a command of its own.
     optional = given.image is not None and given.command in ([], ["--"])
-    command = () if optional else words.command(known, given.command)
+    command = () if optional else parse.command(known, given.command)
     settings, options = _settings(given), _options(given)
     kept = _keeping(given)
     engine = Engine()
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str]) -> int:
             if gvisor is not None:
                 _tell(gvisor)
         finally:
-            words.end(engine, "run")
+            parse.end(engine, "run")
 
 
 def _settings(given: argparse.Namespace) -> Settings:
@@ -197,7 +197,7 @@ def _tell(gvisor: Gvisor) -> None:
     """What --debug and --keep have of the run, on standard error."""
     for record in gvisor.records:
         if gvisor.settings.debug:
-            from pytest_gvisor.report.sections import sections  # noqa: PLC0415 -- imports pytest
+            from pytest_gvisor.report.run_texts import sections  # noqa: PLC0415 -- imports pytest
 
             for title, text in sections([record], again="", debug=True):
                 if title.endswith(_DEBUG):

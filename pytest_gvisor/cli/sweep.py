@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from pytest_gvisor import verdicts
-from pytest_gvisor.launch import session_dir
+from pytest_gvisor.harness import verdicts
+from pytest_gvisor.sessions import session_folder
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -16,10 +16,10 @@ def main(arguments: Sequence[str]) -> int:
         description="Removes what dead sessions of this user have left: processes, files, mounts, "
         "cgroups. Sessions that live are not touched.",
     ).parse_args(arguments)
-    for path in session_dir.sweep(although_waited=True):
+    for path in session_folder.sweep(although_waited=True):
         print(f"removed {path}")
     verdicts.sweep()
-    left = [path for base in session_dir.base_folders() for path in session_dir.dead(base)]
+    left = [path for base in session_folder.base_folders() for path in session_folder.dead(base)]
     for path in left:
         print(f"not removed: {path}")
     return 1 if left else 0

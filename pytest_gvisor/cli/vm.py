@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from pytest_gvisor.cli import words
+from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import MachineFailed
 from pytest_gvisor.vm import drive, machine
 from pytest_gvisor.vm.machine import Machine
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
     made = argparse.ArgumentParser(prog="pytest-gvisor vm", description=_DESCRIPTION)
     made.add_argument(
-        "--timeout", type=words.seconds, default=900.0, metavar="SECONDS",
+        "--timeout", type=parse.seconds, default=900.0, metavar="SECONDS",
         help="deadline of the whole, boot included (default: 900)",
     )  # fmt: skip
     made.add_argument(
@@ -32,11 +32,11 @@ def parser() -> argparse.ArgumentParser:
         help="a folder that COMMAND may write to, for reports; may be repeated",
     )  # fmt: skip
     made.add_argument(
-        "--cpus", type=words.count, default=min(4, os.cpu_count() or 1), metavar="N",
+        "--cpus", type=parse.count, default=min(4, os.cpu_count() or 1), metavar="N",
         help="processors of the VM (default: as here, at most 4)",
     )  # fmt: skip
     made.add_argument(
-        "--memory", type=words.count, default=4096, metavar="MIB",
+        "--memory", type=parse.count, default=4096, metavar="MIB",
         help="memory of the VM in MiB (default: 4096)",
     )  # fmt: skip
     made.add_argument(
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         help="the qemu-system-x86_64 to run (default: the one in /usr/local/bin, /usr/bin…)",
     )  # fmt: skip
     made.add_argument(
-        "--boot-timeout", type=words.seconds, default=drive.BOOT_TIMEOUT, metavar="SECONDS",
+        "--boot-timeout", type=parse.seconds, default=drive.BOOT_TIMEOUT, metavar="SECONDS",
         help=f"deadline of the boot (default: {drive.BOOT_TIMEOUT:g})",
     )  # fmt: skip
     made.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND…")
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     given = options.parse_args(arguments)
     shares = tuple(machine.share_of(path) for path in given.share)
     chosen = Machine(
-        command=words.command(options, given.command),
+        command=parse.command(options, given.command),
         shares=shares,
         cwd=machine.folder_of(_here(), shares),
         env=dict(os.environ),

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 from pytest_gvisor.errors import ImageError
-from pytest_gvisor.images import index
+from pytest_gvisor.escape import shown
+from pytest_gvisor.images import choose
 from pytest_gvisor.images.config import ImageConfig, lists, load_json, objects
 from pytest_gvisor.images.streams import (
     CHUNK,
@@ -30,7 +31,7 @@ from pytest_gvisor.images.streams import (
     open_file,
 )
 from pytest_gvisor.images.tar import Kind, Tar
-from pytest_gvisor.oci.reader import MAX_BYTES, shown
+from pytest_gvisor.oci.reader import MAX_BYTES
 
 _MAX_MEMBERS: Final = 100_000
 _MAX_NAMES: Final = 16 * 1024 * 1024
@@ -204,7 +205,7 @@ def _may_hold_images(stream: Reader) -> bool:
 def _archive(members: _Members, wanted: _Wanted) -> Content | None:
     content = None
     has_index = members.find("index.json") is not None
-    if wanted.digest and has_index and index.only(_index_of(members), wanted.digest):
+    if wanted.digest and has_index and choose.only(_index_of(members), wanted.digest):
         # It has what says so in it, digest by digest.
         return _layout(members, wanted.reference, wanted.digest)
     if members.find("manifest.json"):
@@ -282,7 +283,7 @@ def _saved(members: _Members, reference: str) -> Content:
 
 def _tagged(images: list[Mapping[str, Any]], reference: str) -> Mapping[str, Any]:
     tags = [[str(t) for t in lists(image.get("RepoTags"), "RepoTags")] for image in images]
-    wanted = {reference, index.with_tag(reference)}
+    wanted = {reference, choose.with_tag(reference)}
     found = [
         image
         for image, names in zip(images, tags, strict=True)
@@ -290,7 +291,7 @@ def _tagged(images: list[Mapping[str, Any]], reference: str) -> Mapping[str, Any
     ]
     if len(found) != 1:
         names = [name for group in tags for name in group]
-        raise index.ambiguous(reference, len(found), names)
+        raise choose.ambiguous(reference, len(found), names)
     return found[0]
 
 
@@ -327,8 +328,8 @@ def _layout(blobs: Blobs, reference: str, digest: str = "") -> Content:
         raise ImageError(f"its layout has the version {shown(layout.get('imageLayoutVersion'))}")
     top = _index_of(blobs)
     if digest:
-        top = {"manifests": index.only(top, digest)}
-    manifest = index.choose(top, reference, lambda descriptor: _described(blobs, descriptor))
+        top = {"manifests": choose.only(top, digest)}
+    manifest = choose.choose(top, reference, lambda descriptor: _described(blobs, descriptor))
     data = _checked(blobs, objects(manifest.get("config"), "config of a manifest"))
     layers = []
     for entry in lists(manifest.get("layers"), "layers of a manifest"):

@@ -32,16 +32,16 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Self
 
 from pytest_gvisor.errors import ImageError, LaunchError
+from pytest_gvisor.escape import shown
 from pytest_gvisor.images import extract, locks, owners
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.config import ImageConfig
-from pytest_gvisor.images.points import Trees
-from pytest_gvisor.images.seal import seal
+from pytest_gvisor.images.fingerprint import seal
+from pytest_gvisor.images.mount_points import Trees
 from pytest_gvisor.images.streams import Limits
-from pytest_gvisor.launch.private import make_above, make_private, open_private
-from pytest_gvisor.oci import inroot
-from pytest_gvisor.oci.reader import shown
+from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.sessions.private import make_above, make_private, open_private
 
 DEFAULT_MAX_BYTES: Final = 20 * 1024**3
 POINTS: Final = ("dev", "proc", "sys", "tmp", ".pytest-gvisor")
@@ -132,7 +132,7 @@ class Hold:
         is there, the one of the sandbox or bundle. Raises `ImageError`.
         """
         root = self.path
-        return self._trees.use(root, mounts, user) if inroot.missing(root, mounts) else root
+        return self._trees.use(root, mounts, user) if paths.missing(root, mounts) else root
 
     def close(self) -> None:
         """Let go of it; a second call does nothing."""

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any, Final, Self
 
 from pytest_gvisor.errors import ImageError, InvalidBundle
+from pytest_gvisor.escape import shown
 from pytest_gvisor.images.streams import check_digest
-from pytest_gvisor.oci.reader import load, shown
+from pytest_gvisor.oci.reader import load
 from pytest_gvisor.oci.validate import absolute, normal
 
 _MACHINES: Final = {

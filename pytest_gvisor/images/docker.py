@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any, Final, Self
 
 from pytest_gvisor.errors import DaemonUnavailable, ImageError
-from pytest_gvisor.images import ask
+from pytest_gvisor.escape import shown
+from pytest_gvisor.images import daemon_http
 from pytest_gvisor.images.config import lists, load_json, objects
 from pytest_gvisor.images.progress import Meter, Tell
 from pytest_gvisor.images.streams import Limits
-from pytest_gvisor.oci.reader import shown
 
 DEADLINE: Final = 4.0
 """Seconds for a daemon's answers to simple questions, all of them."""
@@ -188,8 +188,8 @@ class Daemon:
             raise OSError("it does not say which version its API has")
         return version
 
-    def _asked(self, target: str) -> ask.Answer:
-        answer = ask.get(self._socket, target, self._end - time.monotonic())
+    def _asked(self, target: str) -> daemon_http.Answer:
+        answer = daemon_http.get(self._socket, target, self._end - time.monotonic())
         if answer.status != 200:
             raise OSError(f"the status {answer.status} is no daemon's answer to {target}")
         return answer
@@ -203,7 +203,7 @@ class Daemon:
             seconds = end - time.monotonic() if end else DEADLINE
             target = f"/images/{urllib.parse.quote(reference, safe='/:@')}/json"
             try:
-                answer = ask.get(self._socket, target, seconds)
+                answer = daemon_http.get(self._socket, target, seconds)
             except TimeoutError as error:
                 raise _unavailable(self._address, error) from error
             if answer.status == 404:

@@ -19,14 +19,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol
 
 from pytest_gvisor.errors import ImageError
+from pytest_gvisor.escape import shown
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.owners import keeps_owners
 from pytest_gvisor.images.streams import CHUNK, Budget, Limits
 from pytest_gvisor.images.tar import Entry, Kind, Tar
-from pytest_gvisor.launch import _linux
-from pytest_gvisor.oci.reader import shown
+from pytest_gvisor.programs import linux
 
-_IN_ROOT: Final = _linux.RESOLVE_IN_ROOT | _linux.RESOLVE_NO_MAGICLINKS
+_IN_ROOT: Final = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
 _WHITEOUT: Final = b".wh."
 _OPAQUE: Final = b".wh..wh..opq"
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -153,7 +153,7 @@ class Tree:
         return self._parent[1]
 
     def _open(self, path: bytes) -> int:
-        return _linux.openat2(self._root, path, os.O_RDONLY | os.O_DIRECTORY, _IN_ROOT)
+        return linux.openat2(self._root, path, os.O_RDONLY | os.O_DIRECTORY, _IN_ROOT)
 
     def _make_all(self, parts: Sequence[bytes]) -> int:
         above = os.dup(self._root)

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pytest_gvisor.errors import ImageError, InvalidBundle
-from pytest_gvisor.images import identity
+from pytest_gvisor.escape import shown
+from pytest_gvisor.images import users
 from pytest_gvisor.images.cache import Hold
 from pytest_gvisor.images.config import ImageConfig
 from pytest_gvisor.images.owners import keeps_owners
-from pytest_gvisor.oci import inroot
-from pytest_gvisor.oci.reader import shown
+from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says
 from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.oci.validate import RESERVED_ANNOTATIONS, normal, reserved
-from pytest_gvisor.oci.words import MountType
+from pytest_gvisor.oci.vocabulary import MountType
 
 _NAMES: Final = "org.opencontainers.image."
 _MAX_NOTED: Final = 20
@@ -62,7 +62,7 @@ class ImageRootfs(Rootfs):
     def find_user(self, name: str) -> tuple[User, str]:
         """The user of that name or number in the image, and their home folder."""
         try:
-            return identity.find(self.hold.path, name)
+            return users.find(self.hold.path, name)
         except ImageError as error:
             raise ImageError(error.message, image=self.name) from None
 
@@ -72,7 +72,7 @@ class ImageRootfs(Rootfs):
         """See `Rootfs.prepare`."""
         del shared
         root = self.hold.with_points(mounts, folder)
-        if found := inroot.missing(root, mounts):
+        if found := paths.missing(root, mounts):
             raise InvalidBundle(found, where=f"root file system of image {shown(self.name)}")
         taken = {normal(mount.destination) for mount in mounts}
         volumes = [self._volume(path) for path in self.config.volumes if path not in taken]
@@ -95,7 +95,7 @@ class ImageRootfs(Rootfs):
     def _volume(self, path: str) -> Mount:
         """A tmpfs in a volume's place, with the owner and mode of what is there."""
         options = ["nosuid", "nodev"]
-        place = inroot.resolve(self.hold.path, path, {})
+        place = paths.resolve(self.hold.path, path, {})
         if place.exists and place.folder:
             status = os.lstat(place.host)
             options += [f"mode={status.st_mode & 0o7777:04o}"]

@@ -17,7 +17,7 @@ import zlib
 from typing import Any, Final, Protocol
 
 from pytest_gvisor.errors import ImageError
-from pytest_gvisor.oci.reader import shown
+from pytest_gvisor.escape import shown
 
 CHUNK: Final = 256 * 1024
 _MAX_DICTIONARY: Final = 256 * 1024 * 1024

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from pytest_gvisor.errors import ImageError
+from pytest_gvisor.escape import shown
 from pytest_gvisor.images.streams import CHUNK, Reader
-from pytest_gvisor.oci.reader import shown
 
 BLOCK: Final = 512
 _MAX_HEADER: Final = 1024 * 1024

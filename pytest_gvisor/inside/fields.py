@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.report.sections import safe
+from pytest_gvisor.escape import safe
 
 Rule = Callable[[Any], Any]
 

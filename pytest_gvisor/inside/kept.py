@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from pytest_gvisor.errors import PytestGvisorWarning
-from pytest_gvisor.inside.plan import FIELDS
+from pytest_gvisor.plugin.placement import FIELDS
 
 MOST_WARNINGS = 10_000
 MOST_TEXT = 4 * 1024 * 1024

@@ -13,9 +13,9 @@ from typing import Any
 from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside.frames import Decoder, encode
-from pytest_gvisor.launch.driven import Driven, Ended
-from pytest_gvisor.launch.logs import debugged
-from pytest_gvisor.launch.request import Record
+from pytest_gvisor.run.connected import Driven, Ended
+from pytest_gvisor.run.logs import debugged
+from pytest_gvisor.run.request import Record
 
 _READ = 256 * 1024
 _MOST = 256 * 1024 * 1024

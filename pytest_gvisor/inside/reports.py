@@ -13,9 +13,10 @@ from _pytest._code.code import TerminalRepr
 from _pytest._io import TerminalWriter
 
 from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.escape import safe, safe_but_colour
 from pytest_gvisor.inside.fields import checked
 from pytest_gvisor.inside.kept import Kept
-from pytest_gvisor.report.sections import escape_report, safe, safe_but_colour
+from pytest_gvisor.plugin.sections import escape_report
 
 # pytest raises RuntimeError for a kind of traceback that it does not know.
 _NO_REPORT = (

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor import places, requirements
-from pytest_gvisor.configured import expected_failure, location, settings_of
 from pytest_gvisor.errors import GvisorError, UsageError
-from pytest_gvisor.inside import project, reports
-from pytest_gvisor.inside.host import Ids, Worker
+from pytest_gvisor.inside import reports, visible
 from pytest_gvisor.inside.kept import Kept
-from pytest_gvisor.inside.live import Live
 from pytest_gvisor.inside.measured import Measured, target_of
-from pytest_gvisor.inside.plan import FIELDS, Plan, plan_key, plan_of
+from pytest_gvisor.inside.output import Live
 from pytest_gvisor.inside.start import Inside, start
-from pytest_gvisor.report import observe
+from pytest_gvisor.inside.worker import Ids, Worker
+from pytest_gvisor.plugin import cells, markers
+from pytest_gvisor.plugin.placement import FIELDS, Plan, plan_key, plan_of
+from pytest_gvisor.plugin.precedence import expected_failure, location, settings_of
+from pytest_gvisor.plugin.skips import usage
+from pytest_gvisor.sessions import places
 from pytest_gvisor.settings import Isolation, Platform
-from pytest_gvisor.state import usage
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.link import Link
@@ -90,7 +90,10 @@ class InsideSession:
             if reason is not None and not failure and worker.ran:
                 _as_expected(report, f"{platform}: {reason}")
             fresh, worker.fresh = worker.fresh or fresh, None
-            observe.attach_inside(item, report, fresh, worker.used)
+            starts = [] if fresh is None or fresh.start is None else [fresh.start]
+            shown = worker.used if report.failed else fresh
+            record = None if shown is None else shown.record
+            cells.attach_inside(item, report, starts=starts, record=record)
             item.ihook.pytest_runtest_logreport(report=report)
 
     def _count_start(self, item: pytest.Item, failure: str) -> None:
@@ -221,7 +224,7 @@ class InsideSession:
             return None
         return lambda: Measured(
             target,
-            shown=project.readable(config, items),
+            shown=visible.readable(config, items),
             excluded=[*self._inside.writable, *places.session_bases()],
             cwd=str(config.invocation_params.dir),
             kept=self._kept,
@@ -261,10 +264,10 @@ def _judged(item: pytest.Item, *, examine: bool = False) -> Platform:
     """The platform of a test; skips or fails the test for what it requires and cannot have."""
     with usage():
         _check_no_image(item)
-    requirements.check(item)
-    asked = requirements.platform_asked(item, item.stash[plan_key].platform)
+    markers.check(item)
+    asked = markers.platform_asked(item, item.stash[plan_key].platform)
     if examine or asked is Platform.KVM:
-        asked = requirements.platform_of(item, asked)
+        asked = markers.platform_of(item, asked)
     return asked
 
 

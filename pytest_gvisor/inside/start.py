@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.inside import options, project, writable
+from pytest_gvisor.guest import worker
+from pytest_gvisor.inside import configuration, visible, writable
 from pytest_gvisor.inside.link import Died, Link
-from pytest_gvisor.launch.driven import Driven
-from pytest_gvisor.launch.request import Record, Request, Workspace
 from pytest_gvisor.oci.defaults import default_spec
 from pytest_gvisor.oci.mounts import bind, covers
 from pytest_gvisor.oci.rootfs import host
+from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.run.connected import Driven
+from pytest_gvisor.run.request import Record, Request, Workspace
+from pytest_gvisor.run.specification import id_mappings, input_of
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
-from pytest_gvisor.specifying import id_mappings, input_of
-from pytest_gvisor.state import engine_of
 
 if TYPE_CHECKING:
     from pytest_gvisor.oci.spec import Mount, Spec
     from pytest_gvisor.settings import Platform, Settings
 
-_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
 _TMP = "/tmp"
 
 
@@ -54,8 +54,8 @@ def start(
     """Start a pytest on ``platform`` that collects ``items``. Raises `GvisorError`."""
     engine = engine_of(config)
     way = rootless.decide(settings.rootless, Caller.read(os.geteuid()), settings.network)
-    shown = project.folders(config, items)
-    env = project.environment(inside.env)
+    shown = visible.folders(config, items)
+    env = visible.environment(inside.env)
     request = Request(
         runsc=engine.binary(settings),
         platform=platform,
@@ -70,18 +70,18 @@ def start(
         ),
         network=settings.network,
         netns=settings.netns,
-        # With folders to bind, the child makes the user namespace itself: see launch/child.py.
+        # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if way is Way.FLAG else way,
         input=input_of(None),
         timeout=settings.timeout,
         debug=settings.debug,
     )
     command = {
-        "options": options.travelling(config),
-        "args": options.arguments(config, items),
+        "options": configuration.travelling(config),
+        "args": configuration.arguments(config, items),
         "cwd": str(config.invocation_params.dir),
-        "sys_path": options.search_path(),
-        "coverage": options.coverage(config),
+        "sys_path": configuration.search_path(),
+        "coverage": configuration.coverage(config),
     }
     link = Link(Driven(request, engine.launcher, Record()), show)
     try:
@@ -116,7 +116,7 @@ def _spec(
     sessions = os.path.dirname(os.path.dirname(workspace.folder))
     hidden = covers(prepared.root_path, prepared.mounts, session=sessions)
     spec = default_spec(
-        [sys.executable, *subprocess._args_from_interpreter_flags(), "-P", _PROGRAM],  # type: ignore[attr-defined]
+        [sys.executable, *subprocess._args_from_interpreter_flags(), "-P", worker.__file__],  # type: ignore[attr-defined]
         root_path=prepared.root_path,
         env=env,
         cwd=cwd,

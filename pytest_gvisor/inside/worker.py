@@ -1,388 +1,318 @@
-"""The pytest in the sandbox: collects the host's tests and runs the ones it is told to.
+"""The host's side of tests inside: which they are, in which sandbox each runs, and its reports.
 
-A program: ``python worker.py``. Descriptor 0 is a socket: commands come from it and messages go to
-it, each a big-endian 32-bit length and that many bytes of JSON. It is pytest itself with the
-host's options, plugins and ``sys.path``; this module replaces the loop that would run every test
-by one that waits for the host's word, so fixtures of every scope live as long as on the host.
-
-Imports pytest only after ``sys.path`` is the host's, and nothing of pytest_gvisor.
+For a test that runs inside, the host's whole protocol is taken over: nothing of it is set up here.
+The pytest inside runs it with its fixtures and plugins, and its reports are logged here as if they
+had been made here. So what counts, prints or writes results needs to know nothing of sandboxes.
 """
 
 from __future__ import annotations
 
-import faulthandler
-import importlib.util
-import io
-import itertools
-import json
-import linecache
-import math
-import os
-import signal
-import struct
-import sys
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
-    from pytest_gvisor.inside.measure import Coverage
+from pytest_gvisor.errors import GvisorError, ProtocolError
+from pytest_gvisor.escape import safe
+from pytest_gvisor.inside import reports
+from pytest_gvisor.inside.kept import Kept
+from pytest_gvisor.inside.link import Died, Hangs, Link, gone
+from pytest_gvisor.inside.measured import MOST_BYTES, Measured
 
-_LENGTH = struct.Struct(">I")
-_JSON = json.JSONEncoder(default=repr, ensure_ascii=False, allow_nan=False)
-_MAX_TEXT = 8 * 1024 * 1024
-# Both less than what the host allows.
-_MAX_MESSAGE = 60 * 1024 * 1024
-_MAX_VALUES = 900_000
-_WHOLE = frozenset({"collected", "coverage", "finished"})
-GUARD = "PYTEST_GVISOR_INSIDE"  # see inside/plan.py
+_PHASES = ("setup", "call", "teardown")
+_OF_A_TEST = frozenset({"phase", "report", "done"})
+_LAST_WORDS = 2.0
+_LONGEST_ERRORS = 100_000
+_SLOWEST = 256 * 1024
+"""Bytes a second of coverage: whoever sends less is taken to hang."""
 
 
-class Channel:
-    """The socket to the host, moved out of the way of everything that a test may do.
+@dataclasses.dataclass(kw_only=True)
+class Progress:
+    """How far one test has got, by what has arrived."""
 
-    What is printed outside of a test goes to 1 and 2, one pipe that the host keeps the end of.
-    """
+    calls: bool = True
+    """Whether a test that is set up is called too: not so with ``--setup-only``."""
 
-    def __init__(self) -> None:
-        os.set_blocking(0, True)
-        self._commands: BinaryIO = os.fdopen(os.dup(0), "rb")
-        self._messages: BinaryIO = os.fdopen(os.dup(0), "wb")
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
-        self._pid = os.getpid()
+    phase: str = "setup"
+    reported: set[str] = dataclasses.field(default_factory=set)
+    failed: bool = False
+    is_set_up: bool = False
 
-    def is_ours(self) -> bool:
-        """Whether this is the process that the host talks to, and no fork of a test's."""
-        return os.getpid() == self._pid
-
-    def receive(self) -> dict[str, Any]:
-        """The next command; the host's end is ``finish``."""
-        head = self._commands.read(_LENGTH.size)
-        if len(head) < _LENGTH.size:
-            return {"op": "finish"}
-        command: dict[str, Any] = json.loads(self._commands.read(_LENGTH.unpack(head)[0]))
-        return command
-
-    def send(self, kind: str, **fields: object) -> None:
-        """Send one message, and what was put off: after a crash the host knows how far this got."""
-        self.put_off(kind, **fields)
-        if self.is_ours():
-            self._messages.flush()
-
-    def put_off(self, kind: str, **fields: object) -> None:
-        """Send one message together with the next: each write costs two changes of processes.
-
-        A fork says nothing: the host would take its words for the next test's.
-        """
-        if not self.is_ours():
+    def add(self, report: pytest.TestReport) -> None:
+        """Note a report; those of subtests are of no phase's end."""
+        if type(report) is not pytest.TestReport or report.when is None:
             return
-        data = encoded(kind, fields)
-        self._messages.write(_LENGTH.pack(len(data)) + data)
+        self.reported.add(report.when)
+        self.failed |= report.failed
+        if report.when == "setup":
+            self.is_set_up = report.passed
+
+    def missing(self) -> str | None:
+        """The first phase without a report that it must have, None where the test is complete."""
+        expected = [
+            phase for phase in _PHASES if phase != "call" or (self.calls and self.is_set_up)
+        ]
+        return next((phase for phase in expected if phase not in self.reported), None)
 
 
-class Terminal(io.TextIOBase):
-    """What the inner terminal plugin writes to: shown on the host only where it is asked for."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ids:
+    """Node ids inside: a test's, and those of the tests that follow it in the same sandbox."""
 
-    encoding = "utf-8"
+    inner: str
+    following: str | None = None
+    sure: bool = False
+    """Whether the following one comes next, and nothing but its sandbox's end keeps it from it."""
 
-    def __init__(self, channel: Channel, words: TextIO) -> None:
-        self._channel = channel
-        self._words = words
-        self.relayed = False
-        self.in_test = False
-
-    def write(self, text: str) -> int:
-        """Send what ``--setup-show`` writes; drop the rest, which the host prints itself.
-
-        What is written in the midst of a test are last words: pytest-timeout's thread method
-        writes all stacks and ends the process.
-        """
-        if self.relayed and text:
-            self._channel.send("terminal", text=text)
-        elif self.in_test:
-            self.say(text)
-        return len(text)
-
-    def say(self, text: str) -> None:
-        """Write to what the host keeps the end of."""
-        print(text, end="", file=self._words, flush=True)
-
-    def writable(self) -> bool:
-        """Whether this can be written to."""
-        return True
+    after_that: str | None = None
 
 
-class Plugin:
-    """The loop, and what is sent of each test."""
+def _failures_left(item: pytest.Item) -> int:
+    """After how many failures of this test the session stops; 0 is never."""
+    maxfail: int = item.config.getvalue("maxfail")
+    return max(1, maxfail - item.session.testsfailed) if maxfail else 0
+
+
+def _belongs(message: dict[str, Any], inner: str | None) -> None:
+    """Raise `ProtocolError` for what is said of another test than the one that was asked for."""
+    if message.get("id") != inner:
+        kind, other = message["type"], message.get("id")
+        raise ProtocolError(f"a {kind!r} from inside of another test than {inner}: {other!r:.200}")
+
+
+def _texts(message: dict[str, Any], name: str) -> list[str]:
+    texts = message.get(name)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ProtocolError(f"a message {message['type']!r} from inside whose {name} are no texts")
+    return texts
+
+
+def _phase(message: dict[str, Any]) -> str:
+    phase = message.get("when")
+    if phase not in _PHASES:
+        raise ProtocolError(f"a phase from inside that there is not: {phase!r:.50}")
+    return str(phase)
+
+
+class Worker:
+    """One pytest inside: started when the first test needs it, replaced when it has died."""
 
     def __init__(
-        self, channel: Channel, terminal: Terminal, coverage: Coverage | None = None
+        self,
+        config: pytest.Config,
+        start: Callable[[], Link],
+        timeout: float,
+        show: Callable[[str], None],
+        kept: Kept,
+        *,
+        measured: Callable[[], Measured] | None = None,
     ) -> None:
-        self._channel = channel
-        self._coverage = coverage
-        self._terminal = terminal
-        self._errors: list[str] = []
-        self._running = ""
-
-    def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Take the place of the terminal before the terminal plugin writes its first line."""
-        from _pytest.config import create_terminal_writer  # noqa: PLC0415 -- see run()
-
-        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
-            reporter._tw = create_terminal_writer(session.config, cast("TextIO", self._terminal))
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Remember what cannot be collected here: the host has collected it."""
-        if report.failed:
-            self._errors.append(f"{report.nodeid}: {report.longreprtext}"[:20000])
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Say what there is."""
-        ids = [item.nodeid for item in session.items]
-        self._channel.send("collected", ids=ids, errors=self._errors)
-
-    def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Run tests as the host says, in place of pytest's own loop."""
-        items = {item.nodeid: item for item in session.items}
-        option = session.config.option
-        self._terminal.relayed = bool(
-            getattr(option, "setupshow", False) or getattr(option, "setuponly", False)
-        )
-        while (command := self._channel.receive())["op"] == "run":
-            # What fails from here on without a word fails in the setup.
-            self._running = command["id"]
-            item = items.get(self._running)
-            if item is None:
-                self._channel.send("missing", id=self._running)
-                continue
-            following = items.get(command["next"]) if command["next"] else None
-            # At the last failure that the host allows, pytest tears everything down with the test.
-            session.testsfailed, option.maxfail = 0, command["maxfail"]
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            if not self._channel.is_ours():
-                # It would take the commands that are meant for its parent.
-                self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
-                os._exit(1)
-            # The host decides when to stop. The public properties warn when they are unset.
-            session._shouldfail = session._shouldstop = False
-            self._channel.send("done", id=self._running)
-        self._terminal.relayed = False
-        return True
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Send a report; last of all plugins, since pytest's subtests change it until then."""
-        config = self._config
-        data = config.hook.pytest_report_to_serializable(config=config, report=report)
-        data["sections"] = [(title, _cut(text)) for title, text in data.get("sections", [])]
-        plain = isinstance(report.longrepr, str)
-        self._channel.put_off("report", id=self._running, data=data, plain=plain)
-
-    def pytest_warning_recorded(
-        self, warning_message: Any, when: str, nodeid: str, location: Any
-    ) -> None:
-        """Send a warning as plain words."""
-        category = warning_message.category
-        filename, lineno = warning_message.filename, warning_message.lineno
-        self._channel.put_off(
-            "warning",
-            text=str(warning_message.message),
-            module=category.__module__,
-            name=category.__qualname__,
-            filename=filename,
-            lineno=lineno,
-            line=linecache.getline(filename, lineno),
-            when=when,
-            nodeid=nodeid,
-            location=location,
-        )
-
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Note that the test's own code runs from here on, as in the other phases."""
-        self._terminal.in_test = True
-        self._switch(item, "setup")
-
-    def pytest_runtest_call(self, item: pytest.Item) -> None:
-        """Say that the test itself begins."""
-        self._terminal.in_test = True
-        self._switch(item, "run")
-        self._channel.send("phase", id=self._running, when="call")
-
-    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
-        """Say that the teardown begins."""
-        self._terminal.in_test = True
-        self._switch(item, "teardown")
-        self._channel.send("phase", id=self._running, when="teardown")
-
-    def _switch(self, item: pytest.Item, phase: str) -> None:
-        if self._coverage is not None:
-            self._coverage.switch(item.nodeid, phase)
-
-    def pytest_runtest_makereport(self) -> None:
-        """Note that a phase is over."""
-        self._terminal.in_test = False
-
-    def pytest_sessionfinish(self) -> None:
-        """Say that all is torn down: what pytest does after that, nobody has to wait for."""
-        if self._coverage is not None:
-            for piece in self._coverage.pieces():
-                self._channel.put_off("coverage", **piece)
-        self._channel.send("finished")
-
-    def pytest_internalerror(self, excrepr: object) -> None:
-        """Say why the session ends."""
-        self._channel.send("internal error", text=str(excrepr)[:100000])
-
-    def pytest_configure(self, config: pytest.Config) -> None:
-        """Keep the configuration for the reports."""
         self._config = config
+        self._kept = kept
+        self._measured = measured
+        self._start = start
+        self._timeout = timeout
+        self._show = show
+        self._relayed = any(config.getoption(o, False) for o in ("setupshow", "setuponly"))
+        self._link: Link | None = None
+        self.used: Link | None = None
+        """The sandbox that was used last, which may have ended."""
 
+        self.fresh: Link | None = None
+        """The sandbox that was started last, until somebody takes note of it."""
 
-def encoded(kind: str, fields: dict[str, Any], most: int = _MAX_MESSAGE) -> bytes:
-    """The JSON of a message. What is too long for one is shortened; texts say so."""
-    data = _json({"type": kind, **fields})
-    for longest in (1024 * 1024, 64 * 1024, 4096, 256):
-        many = len(data) > _MAX_VALUES and _values(data) > _MAX_VALUES
-        if kind in _WHOLE or not (many or len(data) > most):
-            break
-        data = _json({"type": kind, **_shortened(fields, longest)})
-    return data
+        self._ahead: str | None = None
+        self._under_way = False
+        self.ran = False
+        """Whether the test that `run` was last asked for has begun inside."""
+        self._errors: list[str] = []
+        self.ids: frozenset[str] = frozenset()
 
+    def start(self) -> str:
+        """Start the pytest inside, if it is not there; returns why it does not, or nothing."""
+        try:
+            self._ready()
+        except (Died, Hangs, GvisorError) as error:
+            return self._false_start(error)
+        return ""
 
-def _json(message: dict[str, Any]) -> bytes:
-    try:
-        text = _JSON.encode(message)
-    except ValueError:  # of a number that JSON has not
-        text = _JSON.encode(_shortened(message, sys.maxsize))
-    return text.encode("utf-8", "surrogatepass")
+    def run(self, item: pytest.Item, ids: Ids) -> Iterator[pytest.TestReport]:
+        """Run one test; gives its reports as they arrive, and made-up ones for what never came.
 
+        To be called after a `start` that went well: the deadline is the test's own.
+        """
+        progress = Progress(calls=not self._config.getoption("setuponly", False))
+        self.ran = False
+        began = time.monotonic()
+        link = self._ready()
+        link.begin()
+        if ids.inner not in self.ids:
+            text = self._not_found(ids.inner)
+            yield reports.made_up(item, "setup", text, time.monotonic() - began)
+            return
+        deadline = began + self._timeout
+        try:
+            self._under_way = self.ran = True
+            self._command(link, item, ids, deadline)
+            yield from self._reports(link, item, ids.inner, progress, deadline)
+            self._under_way = False
+        except Hangs:
+            link.terminate()
+            cause = f"it did not end within {self._timeout:g} s (--gvisor-timeout)"
+            yield from self._dead(item, progress, began, link, cause)
+        except (Died, GvisorError) as error:
+            yield from self._dead(item, progress, began, link, gone(error))
 
-def _shortened(value: Any, longest: int) -> Any:
-    """A value of whose texts and lists no more than so much is left: beginning and end.
+    def _command(self, link: Link, item: pytest.Item, ids: Ids, deadline: float) -> None:
+        """Have a test run, unless it runs already, and say which comes after it.
 
-    Numbers that JSON has not become text.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, str):
-        return _cut(value, longest)
-    if isinstance(value, list | tuple):
-        half = longest // 2
-        parts = value if len(value) <= longest else [*value[:half], *value[-half:]]
-        return [_shortened(part, longest) for part in parts]
-    if isinstance(value, dict):
-        first = itertools.islice(value.items(), longest)
-        return {name: _shortened(part, longest) for name, part in first}
-    return value
+        The one after it is commanded too, where it is known that it will follow: the pytest inside
+        then goes on without waiting for the host to report.
+        """
+        if self._ahead not in (None, ids.inner):
+            while (message := link.receive(deadline))["type"] != "done":
+                self._unasked(message)
+            _belongs(message, self._ahead)
+            self._ahead = None
+        if self._ahead is None:
+            link.send("run", id=ids.inner, next=ids.following, maxfail=_failures_left(item))
+        self._ahead = None
+        if ids.sure and ids.following in self.ids:
+            # A pytest that is gone by now is judged by what it has sent, which is read first.
+            with contextlib.suppress(Died):
+                link.send("run", id=ids.following, next=ids.after_that, maxfail=0)
+            self._ahead = ids.following
 
+    def _reports(
+        self, link: Link, item: pytest.Item, inner: str, progress: Progress, deadline: float
+    ) -> Iterator[pytest.TestReport]:
+        while (message := link.receive(deadline))["type"] != "done":
+            if message["type"] not in _OF_A_TEST:
+                self._common(message, item.nodeid)
+                continue
+            _belongs(message, inner)
+            if message["type"] == "phase":
+                progress.phase = _phase(message)
+            else:
+                report = reports.revive(self._config, message, item.nodeid, self._kept)
+                progress.add(report)
+                yield report
+        _belongs(message, inner)
+        if missing := progress.missing():
+            raise ProtocolError(
+                f"it said that the test was done, without a report of its {missing}"
+            )
 
-def _values(text: bytes) -> int:
-    """As many values as the host counts in a message, by what is between them."""
-    bare = text.replace(rb"\\", b"").replace(rb"\"", b"")
-    between = bare.split(b'"')[::2]
-    return sum(part.count(mark) for part in between for mark in (b"[", b"{", b",", b":"))
+    def _unasked(self, message: dict[str, Any]) -> None:
+        """A message of the test that was commanded ahead, and that nobody asks for any more."""
+        if self._ahead is None or message["type"] not in _OF_A_TEST:
+            self._common(message, "")
+        else:
+            _belongs(message, self._ahead)
 
+    def _common(self, message: dict[str, Any], nodeid: str) -> None:
+        """A message that may come at any time."""
+        kind = message["type"]
+        if kind == "warning":
+            reports.warn(self._config, message, nodeid, self._kept)
+        elif kind == "terminal" and self._relayed:
+            self._show(str(message.get("text")))
+        elif kind == "internal error":
+            raise ProtocolError(f"the pytest inside broke:\n{safe(str(message.get('text')))}")
+        else:
+            raise ProtocolError(f"a message {kind!r:.50} from inside that does not belong here")
 
-def _cut(text: str, longest: int = _MAX_TEXT) -> str:
-    if len(text) <= longest:
+    def _ready(self) -> Link:
+        """The link to a pytest that has collected. Raises what `Link.receive` does."""
+        if self._link is not None:
+            return self._link
+        self._ahead, self._under_way = None, False
+        self._link = self.used = self.fresh = link = self._start()
+        deadline = time.monotonic() + max(self._timeout, 60.0)
+        while (message := link.receive(deadline))["type"] != "collected":
+            if message["type"] != "ready":
+                self._common(message, "")
+        self.ids = frozenset(_texts(message, "ids"))
+        self._errors = _texts(message, "errors")
+        return link
+
+    def _false_start(self, error: Exception) -> str:
+        text = f"the pytest inside did not get as far as a test: {gone(error)}"
+        link, self._link = self._link, None
+        if link is not None:
+            link.close(patience=_LAST_WORDS)
+            text += f"\n{link.told()}"
         return text
-    half = longest // 2
-    return f"{text[:half]}\n[... {len(text) - longest} characters left out ...]\n{text[-half:]}"
 
+    def _not_found(self, inner: str) -> str:
+        errors = (
+            safe("\n".join(self._errors)[:_LONGEST_ERRORS])
+            or "and nothing failed to be collected there"
+        )
+        return f"{inner} was collected here and not inside the sandbox:\n{errors}"
 
-def _hook_order(plugin: Plugin) -> None:
-    """Mark the hooks whose place in the order matters, now that pytest can be imported."""
-    import pytest  # noqa: PLC0415 -- sys.path is the host's only now
+    def _dead(
+        self, item: pytest.Item, progress: Progress, began: float, link: Link, cause: str
+    ) -> Iterator[pytest.TestReport]:
+        """The missing reports of a test whose pytest is gone; the next test gets a new one."""
+        self._link = None
+        link.close(patience=_LAST_WORDS)
+        text = f"the sandbox was lost in this test's {progress.phase}: {cause}\n{link.told()}"
+        missing = progress.missing()
+        if missing is not None:
+            if missing == "call" and progress.phase == "setup":
+                missing = "setup"
+            yield reports.made_up(item, missing, text, time.monotonic() - began)
+        elif not progress.failed:
+            yield reports.made_up(item, "teardown", text, time.monotonic() - began)
 
-    last = pytest.hookimpl(trylast=True)
-    first = pytest.hookimpl(tryfirst=True)
-    last(type(plugin).pytest_runtest_logreport)
-    last(type(plugin).pytest_collection_finish)
-    last(type(plugin).pytest_sessionfinish)
-    for phase in ("setup", "call", "teardown", "makereport"):
-        first(getattr(type(plugin), f"pytest_runtest_{phase}"))
-    first(type(plugin).pytest_runtestloop)
-    first(type(plugin).pytest_sessionstart)
+    def finish(self) -> None:
+        """Let the pytest inside tear down what is still set up, and remove the sandbox.
 
+        In the midst of a test, which is where Ctrl-C ends a session, it is removed at once.
+        """
+        link, self._link = self._link, None
+        if link is None:
+            return
+        if self._under_way:
+            link.close(patience=0.0)
+            return
+        measured = None if self._measured is None else self._measured()
+        complete = False
+        try:
+            link.begin(MOST_BYTES)
+            link.send("finish")
+            self._last_words(link, measured)
+            if measured is not None:
+                measured.finish()
+            complete = True
+        except (Died, Hangs, GvisorError) as error:
+            text = f"the pytest inside did not come to its end, nor its coverage: {gone(error)}"
+            self._kept.say(text)
+        finally:
+            link.close()
+            if measured is not None:
+                measured.close(complete=complete)
 
-def _measure(wanted: dict[str, Any]) -> Coverage:
-    """Begin to measure, by the module beside this program, which is on no ``sys.path``."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "measure.py")
-    spec = importlib.util.spec_from_file_location("pytest_gvisor_measure", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return cast("Coverage", module.Coverage(wanted))
+    def _last_words(self, link: Link, measured: Measured | None) -> None:
+        """Take what a pytest inside says of its whole session.
 
-
-def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
-    """Configure pytest as on the host, and serve until the host says ``finish``.
-
-    ``words`` goes to what the host keeps the end of.
-    """
-    kernel = os.uname()
-    os.environ[GUARD] = f"{kernel.release} {kernel.version}"
-    os.chdir(start["cwd"])
-    sys.path[:] = start["sys_path"]
-    coverage = _measure(start["coverage"]) if start["coverage"] else None
-    from _pytest.config import Config  # noqa: PLC0415 -- sys.path is the host's only now
-
-    terminal = Terminal(channel, words)
-    plugin = Plugin(channel, terminal, coverage)
-    _hook_order(plugin)
-    config = Config.fromdictargs(start["options"], start["args"])
-    config.pluginmanager.register(plugin, "gvisor-worker")
-    channel.send("ready", kernel=os.uname().release)
-    return int(config.hook.pytest_cmdline_main(config=config) or 0)
-
-
-def attend(pytest_pid: int) -> None:
-    """Be the sandbox's first process: reap orphans, pass on SIGTERM, end as pytest ends.
-
-    pytest is not the first process itself: that one gets every orphan of the tests, and signals
-    without a handler do not reach it.
-    """
-    signal.signal(signal.SIGTERM, lambda _number, _frame: os.kill(pytest_pid, signal.SIGTERM))
-    while True:
-        pid, status = os.waitpid(-1, 0)
-        if pid == pytest_pid:
-            break
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        if number != signal.SIGKILL:
-            signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-
-
-def main() -> None:
-    """Run as a program."""
-    if pid := os.fork():
-        os.close(0)
-        attend(pid)
-    # A descriptor of its own: while a test runs, pytest has 2 on a file that dies with the sandbox.
-    words = os.fdopen(os.dup(2), "w")
-    faulthandler.enable(words)
-    # At a deadline the host sends SIGTERM first: the stacks are what it shows of a hanging test.
-    faulthandler.register(signal.SIGTERM, file=words, chain=True)
-    channel = Channel()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # with -s the host shows it as it comes
-    start = channel.receive()
-    if start["op"] != "start":
-        return
-    try:
-        status = run(channel, start, words)
-    except BaseException as error:
-        channel.send("internal error", text=f"{type(error).__name__}: {error}")
-        raise
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
-if __name__ == "__main__":
-    main()
+        Coverage of many contexts takes long to send: so its bytes, and the time that this process
+        spends on them, extend the deadline.
+        """
+        began, spent = time.monotonic(), 0.0
+        while True:
+            deadline = began + self._timeout + spent + link.received / _SLOWEST
+            message = link.receive(deadline)
+            if message["type"] == "finished":
+                return
+            if message["type"] != "coverage" or measured is None:
+                self._unasked(message)
+                continue
+            received = time.monotonic()
+            measured.take(message)
+            spent += time.monotonic() - received

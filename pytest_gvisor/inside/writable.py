@@ -11,12 +11,12 @@ import os
 import shlex
 from collections.abc import Iterable
 
-from pytest_gvisor import places
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.launch import remains
 from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.programs import leftovers
+from pytest_gvisor.sessions import places
 
 _HARMLESS = os.ST_NOSUID | os.ST_NODEV
 
@@ -51,7 +51,7 @@ def _check(folder: str) -> None:
 
 def harmful(folder: str) -> str:
     """The first of a folder and the mounts below it that has set-uid programs or devices work."""
-    for point in (folder, *remains.mount_points(folder)):
+    for point in (folder, *leftovers.mount_points(folder)):
         try:
             flags = os.statvfs(point).f_flag
         except OSError:

@@ -22,7 +22,7 @@ from pytest_gvisor.errors import InstallFailed, InstallTimeout, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.install import place, toolchain
 from pytest_gvisor.install.place import BINARY, Installed
-from pytest_gvisor.launch import warden
+from pytest_gvisor.programs import warden
 
 MODULE = "gvisor.dev/gvisor"
 TESTED = "v0.0.0-20260905035102-160fafc42237"

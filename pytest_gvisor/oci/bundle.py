@@ -15,10 +15,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_gvisor.errors import InvalidBundle, LaunchError
-from pytest_gvisor.oci import inroot, mount_options, mounts, reach, validate
-from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load, shown
+from pytest_gvisor.escape import shown
+from pytest_gvisor.oci import mount_options, paths, reach, validate
+from pytest_gvisor.oci.paths import within
+from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load
 from pytest_gvisor.oci.skeleton import write_all
-from pytest_gvisor.oci.words import MountType
+from pytest_gvisor.oci.vocabulary import MountType
 
 if TYPE_CHECKING:
     from pytest_gvisor.oci.spec import Mount, Spec
@@ -230,13 +232,13 @@ def _resolved(
         # One more than are shown, so that it shows that there are more.
         found += itertools.islice(reach.problems(made, folder, allow), MAX_PROBLEMS + 1)
     if not found:
-        found += inroot.missing(root, seen)
+        found += paths.missing(root, seen)
     return made
 
 
 def _root(path: str, folder: str, found: list[str]) -> str:
     real = os.path.realpath(os.path.join(folder, path))
-    if real == folder or not mounts.within(real, folder):
+    if real == folder or not within(real, folder):
         found.append(f"root.path: {shown(path)} is not inside the bundle")
     elif not os.path.isdir(real):
         found.append(f"root.path: {shown(path)} is not a folder")

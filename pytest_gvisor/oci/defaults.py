@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.oci.limits import Cpu, Memory, Pids, Resources
+from pytest_gvisor.escape import shown
 from pytest_gvisor.oci.mounts import parse_size
-from pytest_gvisor.oci.reader import shown, whole
+from pytest_gvisor.oci.reader import whole
+from pytest_gvisor.oci.resources import Cpu, Memory, Pids, Resources
 from pytest_gvisor.oci.spec import (
     Capabilities,
     IdMapping,
@@ -23,7 +24,7 @@ from pytest_gvisor.oci.spec import (
     Spec,
     User,
 )
-from pytest_gvisor.oci.words import Capability, MountType, NamespaceType, RlimitType
+from pytest_gvisor.oci.vocabulary import Capability, MountType, NamespaceType, RlimitType
 from pytest_gvisor.settings import Network
 
 OCI_VERSION: Final = "1.0.2"

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import reader
 from pytest_gvisor.oci.spec import Mount
-from pytest_gvisor.oci.words import MountType
+from pytest_gvisor.oci.vocabulary import MountType
 
 # fmt: off
 # The sentry's own file systems have no devices of the host, so nodev holds there of itself.
@@ -90,10 +91,10 @@ def problems(mount: Mount) -> Iterator[tuple[str, str]]:
 def _refusal(option: str) -> str:
     name = option.partition("=")[0]
     if name in _REFUSED:
-        return f"mount option {reader.shown(option)} cannot be had: {_REFUSED[name]}"
+        return f"mount option {shown(option)} cannot be had: {_REFUSED[name]}"
     if name in _IGNORED:
-        return f"mount option {reader.shown(option)} cannot be had: runsc ignores it here"
-    return f"unknown mount option {reader.shown(option)}{reader.nearest(name, _KNOWN)}"
+        return f"mount option {shown(option)} cannot be had: runsc ignores it here"
+    return f"unknown mount option {shown(option)}{reader.nearest(name, _KNOWN)}"
 
 
 def adopted(mount: Mount) -> tuple[tuple[str, ...], list[str]]:
@@ -109,6 +110,6 @@ def ignored(mounts: Iterable[Mount]) -> Iterator[tuple[str, str]]:
         for place, option in enumerate(mount.options):
             other = translated(mount, option)
             if other is not None and other != option:
-                instead = f"write {reader.shown(other)}" if other else "leave it out"
-                what = f"mount option {reader.shown(option)} is ignored by runsc: {instead}"
+                instead = f"write {shown(other)}" if other else "leave it out"
+                what = f"mount option {shown(option)} is ignored by runsc: {instead}"
                 yield f"mounts[{index}].options[{place}]", what

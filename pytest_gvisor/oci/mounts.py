@@ -12,12 +12,14 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pytest_gvisor import places
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.oci.reader import shown, whole
+from pytest_gvisor.escape import shown
+from pytest_gvisor.oci.paths import within
+from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.validate import absolute, normal
-from pytest_gvisor.oci.words import MountType
+from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.sessions import places
 
 _KERNEL: Final = ("/proc", "/sys", "/dev")
 _ENGINES: Final = (
@@ -52,11 +54,6 @@ def _bases() -> Iterator[str]:
     for base in places.session_bases():
         above, name = os.path.split(base)
         yield os.path.join(os.path.realpath(above), name)
-
-
-def within(path: str, folder: str) -> bool:
-    """Whether a path is this folder or lies in it."""
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _holds_sessions(source: str) -> bool:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
 from pytest_gvisor.errors import UsageError
+from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import mounts
-from pytest_gvisor.oci.reader import shown
+from pytest_gvisor.oci.paths import within
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.oci.validate import normal
 
@@ -79,7 +80,7 @@ def _bind(
         yield f"{place}.source: {shown(mount.source)} {impossible}"
     elif risk:
         yield f"{place}.source: {shown(mount.source)} {risk}: {_DANGEROUS} lets it"
-    elif not mounts.within(real, folder):
+    elif not within(real, folder):
         needed: Access = "rw" if writable else "ro"
         if allow.get(real) not in {"rw", needed}:
             verb = "write" if writable else "see"

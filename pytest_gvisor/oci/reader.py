@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 from pytest_gvisor.errors import InvalidBundle
+from pytest_gvisor.escape import shown
 
 MAX_BYTES: Final = 4 << 20
 MAX_DEPTH: Final = 64
@@ -73,19 +74,6 @@ def at(path: str, name: str | int) -> str:
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
         return f"{path}.{name}" if path else name
     return f"{path}[{shown(name)}]"
-
-
-def shown(value: object) -> str:
-    """A value as it may be printed: escaped, and at most some 60 characters."""
-    if isinstance(value, str):
-        short = value if len(value) <= 56 else value[:56] + "..."
-        return json.dumps(short)
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    if isinstance(value, int):
-        return str(value) if value.bit_length() <= 128 else "a number of more than 128 bits"
-    kinds = {list: "a list", tuple: "a list", float: "a fraction"}
-    return kinds.get(type(value), "an object" if isinstance(value, Mapping) else "something else")
 
 
 def whole(value: object) -> bool:

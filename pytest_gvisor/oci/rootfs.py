@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_gvisor.errors import GvisorError, InvalidBundle, LaunchError, UsageError
-from pytest_gvisor.oci import inroot, skeleton
-from pytest_gvisor.oci.mounts import within
-from pytest_gvisor.oci.reader import shown
+from pytest_gvisor.escape import shown
+from pytest_gvisor.oci import paths, skeleton
+from pytest_gvisor.oci.paths import within
 from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.oci.validate import normal
-from pytest_gvisor.oci.words import MountType
+from pytest_gvisor.oci.vocabulary import MountType
 
 SHARED: Final = "host"
 _MAX_SHARED: Final = 64
@@ -140,7 +140,7 @@ class DirectoryRootfs(Rootfs):
         del folder, shared
         if not os.path.isdir(self.path):
             raise InvalidBundle([f"{shown(self.path)} is not a folder"], where="root file system")
-        if found := inroot.missing(self.path, mounts):
+        if found := paths.missing(self.path, mounts):
             raise InvalidBundle(found, where=f"root file system {self.path}")
         return Prepared(root_path=self.path, mounts=tuple(mounts))
 
@@ -251,14 +251,14 @@ def _shared_skeleton(shared: str, system: skeleton.System, mounts: Sequence[Moun
     that no run sees another's.
     """
     root = _made_once(shared, SHARED, system, ())
-    if not inroot.missing(root, mounts):
+    if not paths.missing(root, mounts):
         return root
     if len(os.listdir(shared)) >= _MAX_SHARED:
         return ""
     points = sorted((normal(m.destination), os.path.isdir(m.source)) for m in mounts if m.is_bind)
     digest = hashlib.sha256(repr(points).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     root = _made_once(shared, f"{SHARED}-{digest}", system, mounts)
-    return "" if inroot.missing(root, mounts) else root
+    return "" if paths.missing(root, mounts) else root
 
 
 def _made_once(shared: str, name: str, system: skeleton.System, mounts: Sequence[Mount]) -> str:
@@ -288,13 +288,13 @@ def _rename(source: str, target: str) -> None:
 def make_points(root: str, mounts: Sequence[Mount]) -> None:
     """Make the points of these bind mounts in a root that is ours; in others they must be there."""
     binds: dict[str, str] = {}
-    for mount in inroot.ordered(mounts):
-        place = inroot.resolve(root, mount.destination, binds)
+    for mount in paths.ordered(mounts):
+        place = paths.resolve(root, mount.destination, binds)
         if not place.exists and not place.bound and within(place.host, root):
             inside = place.host[len(root) :]
             skeleton.point(root, inside, is_folder=os.path.isdir(mount.source))
         binds[place.inside] = mount.source
-    if found := inroot.missing(root, mounts):
+    if found := paths.missing(root, mounts):
         raise InvalidBundle(found, where="root file system")
 
 

@@ -3,18 +3,18 @@
 Source: https://github.com/opencontainers/runtime-spec, releases 1.0 to 1.3. Hooks and the other
 systems' sections have no field here, so no value of `Spec` can hold them.
 
-Constructors trust; `Spec.parse` and `Spec.from_json` check, and report every problem at once.
+Constructors trust; `validate.parse` and `validate.read` check, and report every problem at once.
 """
 
 import dataclasses
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from pytest_gvisor.oci.limits import MemoryPolicy, Resources, Seccomp
-from pytest_gvisor.oci.reader import I32, I64, U32, U64, Id, key, load, write
-from pytest_gvisor.oci.words import Capability, MountType, NamespaceType, RlimitType
+from pytest_gvisor.oci.reader import I32, I64, U32, U64, Id, key, write
+from pytest_gvisor.oci.resources import MemoryPolicy, Resources, Seccomp
+from pytest_gvisor.oci.vocabulary import Capability, MountType, NamespaceType, RlimitType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,18 +371,6 @@ class Spec:
     """Arbitrary names and values."""
     linux: Linux = field(default_factory=Linux)
     """Linux's own part."""
-
-    @classmethod
-    def parse(cls, data: bytes, *, where: str = "config.json") -> Self:
-        """Read JSON text; `InvalidBundle` names every problem."""
-        return cls.from_json(load(data, where=where), where=where)
-
-    @classmethod
-    def from_json(cls, value: object, *, where: str = "config.json") -> Self:
-        """Read JSON values; `InvalidBundle` names every problem, structure and rules together."""
-        from pytest_gvisor.oci import validate  # noqa: PLC0415 -- its rules name these classes
-
-        return cls(**vars(validate.read(value, where=where)))
 
     def to_json(self) -> dict[str, Any]:
         """The specification as JSON values; what has its default is left out."""

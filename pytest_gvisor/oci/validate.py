@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from pytest_gvisor.errors import InvalidBundle, UsageError
+from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import mount_options, reader
 from pytest_gvisor.oci.spec import (
     Capabilities,
@@ -25,7 +26,7 @@ from pytest_gvisor.oci.spec import (
     Spec,
     User,
 )
-from pytest_gvisor.oci.words import MountType, NamespaceType
+from pytest_gvisor.oci.vocabulary import MountType, NamespaceType
 
 # "-detach" would be read as a flag, ".." is a folder, 100 characters break the control socket.
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -46,9 +47,9 @@ def reserved(annotation: str) -> bool:
 def absolute(path: str) -> str:
     """What is wrong with a path inside the sandbox, or nothing."""
     if not path.startswith("/"):
-        return f"{reader.shown(path)} is not absolute"
+        return f"{shown(path)} is not absolute"
     if ".." in path.split("/"):
-        return f"{reader.shown(path)} has a '..' in it"
+        return f"{shown(path)} has a '..' in it"
     return ""
 
 
@@ -73,9 +74,9 @@ def _environment(env: Iterable[str]) -> _Found:
     for index, entry in enumerate(env):
         name, equals, _ = entry.partition("=")
         if not equals or not name:
-            yield f".env[{index}]", f"{reader.shown(entry)} is not KEY=value"
+            yield f".env[{index}]", f"{shown(entry)} is not KEY=value"
         elif name in seen:
-            yield f".env[{index}]", f"{reader.shown(name)} is there twice"
+            yield f".env[{index}]", f"{shown(name)} is there twice"
         seen.add(name)
 
 
@@ -83,7 +84,7 @@ def _twice(where: str, words: Iterable[str]) -> _Found:
     seen: set[str] = set()
     for index, word in enumerate(words):
         if word in seen:
-            yield f"{where}[{index}]", f"{reader.shown(word)} is there twice"
+            yield f"{where}[{index}]", f"{shown(word)} is there twice"
         seen.add(word)
 
 
@@ -128,7 +129,7 @@ def _target(mount: Mount, target: str) -> _Found:
     if target == "/proc" and mount.type is not MountType.PROC:
         yield ".destination", "only the sandbox's own proc can be mounted onto /proc"
     if target.startswith("/proc/") and (mount.is_bind or not target.startswith("/proc/acpi")):
-        yield ".destination", f"{reader.shown(target)} is inside /proc"
+        yield ".destination", f"{shown(target)} is inside /proc"
 
 
 def _mapping(mapping: IdMapping) -> _Found:
@@ -139,7 +140,7 @@ def _mapping(mapping: IdMapping) -> _Found:
             yield name, "with its size, goes beyond 2**32"
 
 
-def _linux(linux: Linux) -> _Found:
+def linux(linux: Linux) -> _Found:
     kinds = {namespace.type: namespace for namespace in linux.namespaces}
     yield from _twice(".namespaces", [namespace.type.value for namespace in linux.namespaces])
     for index, namespace in enumerate(linux.namespaces):
@@ -156,7 +157,7 @@ def _linux(linux: Linux) -> _Found:
     if user and not user.path and not (linux.uid_mappings and linux.gid_mappings):
         yield ".namespaces", "a new user namespace needs uidMappings and gidMappings"
     if ".." in linux.cgroups_path.split("/"):
-        yield ".cgroupsPath", f"{reader.shown(linux.cgroups_path)} has a '..' in it"
+        yield ".cgroupsPath", f"{shown(linux.cgroups_path)} has a '..' in it"
 
 
 def _overlaps(where: str, mappings: tuple[IdMapping, ...]) -> _Found:
@@ -170,7 +171,7 @@ def _overlaps(where: str, mappings: tuple[IdMapping, ...]) -> _Found:
 def _spec(spec: Spec) -> _Found:
     version = _VERSION.fullmatch(spec.oci_version)
     if not version or spec.oci_version.startswith("1.0.0-rc"):
-        yield "ociVersion", f"{reader.shown(spec.oci_version)} is not a release 1.x"
+        yield "ociVersion", f"{shown(spec.oci_version)} is not a release 1.x"
     yield from _hostname(spec)
     yield from _twice("mounts", [_destination(mount) for mount in spec.mounts])
 
@@ -187,7 +188,7 @@ def _hostname(spec: Spec) -> _Found:
         if len(name.encode("utf-8", "surrogatepass")) > 64:
             yield place, "is longer than 64 bytes"
         if not _HOSTNAME.fullmatch(name):
-            yield place, f"{reader.shown(name)} is not made of letters, digits, '.', '_' and '-'"
+            yield place, f"{shown(name)} is not made of letters, digits, '.', '_' and '-'"
         if NamespaceType.UTS not in kinds:
             yield place, "there is no uts namespace for it"
 
@@ -200,7 +201,7 @@ RULES: Final[Mapping[type, reader.Rule]] = {
     Root: _root,
     Mount: _mount,
     IdMapping: _mapping,
-    Linux: _linux,
+    Linux: linux,
     Spec: _spec,
 }
 
@@ -242,6 +243,11 @@ def _without_hooks(hooks: object) -> bool:
     return all(entry == [] for entry in hooks.values())
 
 
+def parse(data: bytes, *, where: str = "config.json") -> Spec:
+    """Read JSON text; `InvalidBundle` names every problem."""
+    return read(reader.load(data, where=where), where=where)
+
+
 def read(value: object, *, where: str = "config.json") -> Spec:
     """The specification in JSON values; `InvalidBundle` names every problem."""
     spec, found = examine(value)
@@ -277,7 +283,7 @@ def check_id(name: object) -> str:
     """The same id, if runsc can be trusted with it; `UsageError` if not."""
     if not isinstance(name, str) or not _ID.fullmatch(name):
         raise UsageError(
-            f"{reader.shown(name)} cannot be the id of a sandbox",
+            f"{shown(name)} cannot be the id of a sandbox",
             next_step="An id is 1 to 64 of a-z, 0-9, '_', '.' and '-', and starts with a letter"
             " or digit.",
         )

@@ -6,33 +6,10 @@ import os
 import tempfile
 from collections.abc import Callable
 
-import pytest
-
-from pytest_gvisor.configured import run_settings
 from pytest_gvisor.errors import ReportError, UsageError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.inside.plan import here_is_inside
 from pytest_gvisor.report.model import Report
 from pytest_gvisor.settings import report_paths
-
-
-def prepare(config: pytest.Config) -> None:
-    """Before any test: raise `pytest.UsageError` where a report could not be written at the end."""
-    if here_is_inside() or hasattr(config, "workerinput"):
-        return
-    for path in run_settings(config).report:
-        try:
-            check(resolved(config, path))
-        except ReportError as error:
-            raise pytest.UsageError(f"pytest-gvisor: --gvisor-report: {error}") from error
-    from pytest_gvisor.report import collect  # noqa: PLC0415 -- it imports this module
-
-    collect.ensure(config)
-
-
-def resolved(config: pytest.Config, path: str) -> str:
-    """The path as it was meant where pytest was started, whatever a test has done since."""
-    return os.path.join(config.invocation_params.dir, os.path.expanduser(path))
 
 
 def check(path: str) -> None:

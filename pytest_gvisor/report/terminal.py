@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from pytest_gvisor.escape import safe
 from pytest_gvisor.report.model import Cell, Report, Row, State, joined
-from pytest_gvisor.report.sections import safe
 
 __all__ = ["differing", "figures", "one_line", "safe", "show"]
 

@@ -14,9 +14,9 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from pytest_gvisor import places
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound
 from pytest_gvisor.runsc import features, locate, nix, sidecars
+from pytest_gvisor.sessions import places
 
 if TYPE_CHECKING:
     import datetime as dt

@@ -133,7 +133,7 @@ def check_strings(strings: Collection[str]) -> None:
 def safe_flags(known: Collection[str]) -> tuple[str, ...]:
     """Flags without which an unprivileged caller's files could be changed through a read-only bind.
 
-    See launch/child.py, `protect`, which needs a mount namespace of the caller's own. A caller of
+    See programs/child.py, `protect`, which needs a mount namespace of the caller's own. A caller of
     ``--rootless`` has none, so there the gofer opens the files, and refuses. ``known`` as for
     `check_extra`.
     """

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import LaunchError, RunscFailed
 from pytest_gvisor.escape import escape
+from pytest_gvisor.programs import ask_runsc
 from pytest_gvisor.settings import Platform
 from pytest_gvisor.trust import SHORTAGES
 
@@ -35,10 +36,7 @@ DEADLINE = 20.0
 """Seconds for all four: 0.06 on two idle processors, a multiple of that on busy ones, and 40 times
 either on an emulated one."""
 
-# The keeper belongs to `launch`, which is above: this is a program beside it, and no import.
-_PROGRAM = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launch", "asked.py"
-)
+_PROGRAM = ask_runsc.__file__
 OUTPUT_LIMIT = 256 * 1024
 
 _QUESTIONS = (("--version",), ("flags",), ("help",), ("help", "platforms"))

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.runsc import kvm_ioctls
-from pytest_gvisor.runsc.words import Cause
+from pytest_gvisor.programs import ask_kvm
+from pytest_gvisor.runsc.causes import Cause
 
 DEADLINE = 5.0
 _DEATH = 2.0
@@ -40,7 +40,7 @@ class Refusal:
 
 def program(device: str) -> list[str]:
     """The command line of the child that asks."""
-    return [sys.executable, "-I", "-S", kvm_ioctls.__file__, device]
+    return [sys.executable, "-I", "-S", ask_kvm.__file__, device]
 
 
 def look(device: str, *, command: Sequence[str] = (), deadline: float = DEADLINE) -> Refusal | None:

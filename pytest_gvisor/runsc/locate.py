@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.places import RUNSC_PATHS
 from pytest_gvisor.runsc import elf, nix, sidecars
+from pytest_gvisor.sessions.places import RUNSC_PATHS
 from pytest_gvisor.trust import (
     MAX_SYMLINKS,
     SHORTAGES,

@@ -13,25 +13,23 @@ import os
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
+from pytest_gvisor.completed import SandboxCrashed, WorkloadFailed, WorkloadTimeout
 from pytest_gvisor.errors import (
     GvisorError,
     MixedReleases,
     PlatformUnavailable,
     RunscFailed,
-    SandboxCrashed,
     UsageError,
-    WorkloadFailed,
-    WorkloadTimeout,
 )
 from pytest_gvisor.escape import escape
 from pytest_gvisor.kernel import is_gvisor_kernel
 from pytest_gvisor.runsc import kvm
+from pytest_gvisor.runsc.causes import BROKEN, Cause, facts, remedy
 from pytest_gvisor.runsc.trial import WHAT
-from pytest_gvisor.runsc.words import BROKEN, Cause, facts, remedy
 from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
-    from pytest_gvisor.launch.outcome import Completed
+    from pytest_gvisor.completed import Completed
 
 PROBE_DEADLINE = 10.0
 LONGEST_DEADLINE = 60.0

@@ -22,7 +22,7 @@ class Way(enum.StrEnum):
     """Rootless OCI: user-namespace mappings in the bundle, and no ``--rootless``."""
 
     OWN = "own"
-    """As root in a user namespace of one id, which launch/child.py makes: neither ``--rootless``
+    """As root in a user namespace of one id, which programs/child.py makes: neither ``--rootless``
     nor mappings in the bundle."""
 
     FLAG = "flag"

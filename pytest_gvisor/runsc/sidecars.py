@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import InsecureRunsc
 from pytest_gvisor.escape import escape
-from pytest_gvisor.places import RUNSC_FOLDER
 from pytest_gvisor.runsc import elf
+from pytest_gvisor.sessions.places import RUNSC_FOLDER
 from pytest_gvisor.trust import (
     SHORTAGES,
     WRITABLE_BY_OTHERS,

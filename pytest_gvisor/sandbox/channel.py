@@ -16,21 +16,16 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
-from pytest_gvisor.errors import GvisorError, SandboxCrashed
+from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed
+from pytest_gvisor.errors import GvisorError, stage
 from pytest_gvisor.escape import escape
-from pytest_gvisor.launch.capture import Capture, streams
-from pytest_gvisor.launch.driven import Driven, DrivenSupervisor, Ended
-from pytest_gvisor.launch.outcome import Completed, Outcome
-from pytest_gvisor.launch.typed import stage
+from pytest_gvisor.guest.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, Encoder, FrameError
+from pytest_gvisor.run.capture import Capture, streams
+from pytest_gvisor.run.connected import Driven, DrivenSupervisor, Ended
 from pytest_gvisor.sandbox import messages, threads
-from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, Encoder, FrameError
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Death, Peer, why
-
-if TYPE_CHECKING:
-    from pytest_gvisor.sandbox.forward import Forward
 
 _CONGESTED = 2 * MAX_PAYLOAD
 _BATCH = 16
@@ -63,7 +58,9 @@ class Channel:
         self._greeted = threading.Condition(self.lock)
         self._chores: collections.deque[Callable[[], None]] = collections.deque()
         self._relieved: list[Callable[[], None]] = []
-        self.forwards: set[Forward] = set()
+        self.at_end: set[Callable[[], None]] = set()
+        """Called with the lock held when the sandbox is to end, before it is removed."""
+
         self._death: Death | None = None
         self._patience = _DEATH_PATIENCE
         self._waker = -1
@@ -370,8 +367,8 @@ class Channel:
         with self.lock:
             death = self._end(Death(reason=""), 0.0)
             self._supervisor.change(self._fd, 0, self._on_socket)
-            for forward in list(self.forwards):
-                forward.drop()
+            for act in list(self.at_end):
+                act()
         ended = self._driven.end(self._patience)
         with self.lock:
             self.ended = ended

@@ -6,9 +6,9 @@ import threading
 import time
 
 from pytest_gvisor.errors import InsideError, NotReady
-from pytest_gvisor.launch.supervise import NAP
+from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
+from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Peer
 

@@ -15,9 +15,9 @@ import struct
 import threading
 from typing import Self
 
-from pytest_gvisor.launch.typed import stage
+from pytest_gvisor.errors import stage
+from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Peer
 
@@ -47,7 +47,7 @@ class Forward:
                 self._listener = socket.create_server((self.host, 0), backlog=_BACKLOG)
             self._listener.setblocking(False)
             self.port: int = self._listener.getsockname()[1]
-            channel.forwards.add(self)
+            channel.at_end.add(self.drop)
             channel.chore(self._listen)
 
     @property
@@ -81,7 +81,7 @@ class Forward:
         self._listener.close()
         for link in list(self._links):
             link.abort()
-        self._channel.forwards.discard(self)
+        self._channel.at_end.discard(self.drop)
         self._gone.notify_all()
 
     def forget(self, link: _Link) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_gvisor.sandbox.frames import VERSION, WINDOW, FrameError
+from pytest_gvisor.guest.frames import VERSION, WINDOW, FrameError
 
 _ID = (0, 2**31 - 1)
 _ERRNO = (0, 4095)

@@ -7,13 +7,12 @@ import dataclasses
 import threading
 from typing import TYPE_CHECKING
 
+from pytest_gvisor.completed import Outcome
 from pytest_gvisor.escape import escape
-from pytest_gvisor.launch.outcome import Outcome
-from pytest_gvisor.sandbox.frames import FrameError
+from pytest_gvisor.guest.frames import FrameError
 
 if TYPE_CHECKING:
-    from pytest_gvisor.launch.driven import Ended
-    from pytest_gvisor.sandbox.channel import Channel
+    from pytest_gvisor.run.connected import Ended
     from pytest_gvisor.sandbox.messages import Message
 
 
@@ -33,11 +32,11 @@ class Peer(abc.ABC):
 
 
 class Answer(Peer):
-    """One question and its answer."""
+    """One question and its answer; ``lock`` is the channel's."""
 
-    def __init__(self, channel: Channel, *words: str) -> None:
+    def __init__(self, lock: threading.RLock, *words: str) -> None:
         self.message: Message | None = None
-        self.changed = threading.Condition(channel.lock)
+        self.changed = threading.Condition(lock)
         self._words = words
 
     def on_message(self, message: Message, payload: memoryview) -> None:

@@ -9,23 +9,23 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.launch.driven import Driven
-from pytest_gvisor.launch.request import Record, Request, Workspace
 from pytest_gvisor.oci import defaults
-from pytest_gvisor.sandbox import python
+from pytest_gvisor.run.connected import Driven
+from pytest_gvisor.run.request import Record, Request, Workspace
+from pytest_gvisor.run.workload import identified
+from pytest_gvisor.sandbox import interpreter
 from pytest_gvisor.sandbox.process import Command
-from pytest_gvisor.workload import identified
 
 if TYPE_CHECKING:
+    from pytest_gvisor.completed import Completed
     from pytest_gvisor.errors import GvisorError
-    from pytest_gvisor.harness import Hooks
-    from pytest_gvisor.launch.client import Launcher
-    from pytest_gvisor.launch.outcome import Completed
     from pytest_gvisor.oci.spec import Spec
+    from pytest_gvisor.run.request import Hooks
+    from pytest_gvisor.run.workload import Workload
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.runsc.rootless import Way
+    from pytest_gvisor.sessions.launcher import Launcher
     from pytest_gvisor.settings import Platform, Settings
-    from pytest_gvisor.workload import Workload
 
 _MAX_RECORDS = 50
 _MAX_NOTED = 5
@@ -59,11 +59,11 @@ class Plan:
         """Seconds after which a sandbox that is not up will not come up."""
         return max(self.settings.timeout, _START_DEADLINE)
 
-    def guest(self) -> python.Start | None:
+    def guest(self) -> interpreter.Start | None:
         """How the guest is started; None where it cannot be in this root file system."""
-        return python.start(self.workload.rootfs, self.workload.mounts)
+        return interpreter.start(self.workload.rootfs, self.workload.mounts)
 
-    def driven(self, record: Record, start: python.Start) -> Driven:
+    def driven(self, record: Record, start: interpreter.Start) -> Driven:
         """The run whose first process is the guest, not started."""
         request = Request(
             runsc=self.runsc,
@@ -79,7 +79,7 @@ class Plan:
         )
         return Driven(request, self.launcher, record, self.hooks.keep)
 
-    def spec(self, workspace: Workspace, start: python.Start) -> Spec:
+    def spec(self, workspace: Workspace, start: interpreter.Start) -> Spec:
         """The specification of that run."""
         guest = dataclasses.replace(
             self.workload,
@@ -88,11 +88,11 @@ class Plan:
             cwd="/",
             user=0,
             home=None,
-            mounts=(*self.workload.mounts, *python.make_points(start, workspace.folder)),
+            mounts=(*self.workload.mounts, *interpreter.make_points(start, workspace.folder)),
         )
         spec = self.make_spec(workspace, guest)
         if start.mounts:
-            python.check_preload(spec.root.path, spec.mounts)
+            interpreter.check_preload(spec.root.path, spec.mounts)
         return spec
 
     def command(
@@ -111,7 +111,7 @@ class Plan:
         if user is not None:
             asked, home = identified(user, self.workload.rootfs.says)
         who = defaults.parse_user(asked)
-        path = python.programs(self.workload.rootfs)
+        path = interpreter.programs(self.workload.rootfs)
         given = {**self.workload.env, **(env or {})}
         folder: str | bytes = self.workload.cwd if cwd is None else os.fspath(cwd)
         strings = (*args, *defaults.environment(given, uid=who.uid, path=path, home=home))

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
-from pytest_gvisor.errors import InsideError, NotReady, UsageError, WorkloadTimeout
-from pytest_gvisor.launch.capture import streams
-from pytest_gvisor.launch.outcome import Completed, Outcome, signal_name
-from pytest_gvisor.launch.supervise import NAP
+from pytest_gvisor.completed import Completed, Outcome, WorkloadTimeout, signal_name
+from pytest_gvisor.errors import InsideError, NotReady, UsageError
+from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
+from pytest_gvisor.run.capture import streams
+from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.sandbox.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Answer, Peer
 from pytest_gvisor.sandbox.streams import Reader, Stream, Watch, Writer
@@ -198,7 +198,7 @@ class Process(Peer):
         """Have the guest kill the tree; whether it said in time that nothing is left."""
         deadline = time.monotonic() + KILL_CONFIRM
         channel = self._channel
-        answer = Answer(channel, "killed")
+        answer = Answer(channel.lock, "killed")
         with channel.lock:
             if channel.ending:
                 return True

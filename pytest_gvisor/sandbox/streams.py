@@ -11,16 +11,15 @@ import collections
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_gvisor.errors import InsideError
-from pytest_gvisor.launch.capture import Capture
-from pytest_gvisor.sandbox.frames import WINDOW, FrameError
+from pytest_gvisor.guest.frames import WINDOW, FrameError
+from pytest_gvisor.run.capture import Capture
 
 if TYPE_CHECKING:
     import re
 
-    from pytest_gvisor.sandbox.process import Process
 
 _STEP = WINDOW // 4
 _OVERLAP = 64 * 1024
@@ -102,6 +101,26 @@ class Stream:
             self._give(missing)
 
 
+class Program(Protocol):
+    """What readers and writers need of a program in the sandbox: see `Process`."""
+
+    args: tuple[str, ...]
+    changed: threading.Condition
+    max_output: int
+
+    def patience(self, timeout: float | None) -> float:
+        """Seconds that a call waits."""
+
+    def wait_change(self, deadline: float, what: str) -> None:
+        """Wait for any change. Raises `NotReady`, or what the sandbox's end raises."""
+
+    def write_input(self, data: memoryview, deadline: float) -> bool:
+        """Write all of it; False where nobody reads any more."""
+
+    def close_input(self) -> None:
+        """The end of the input."""
+
+
 class Reader:
     """``process.stdout`` and ``process.stderr``: bytes as they come, or lines of them.
 
@@ -110,8 +129,8 @@ class Reader:
     more than the sandbox's ``max_output`` bytes.
     """
 
-    def __init__(self, process: Process, stream: Stream) -> None:
-        self._process = process
+    def __init__(self, program: Program, stream: Stream) -> None:
+        self._program = program
         self._stream = stream
         self._tap: Tap | None = None
         self._buffer = bytearray()
@@ -120,7 +139,7 @@ class Reader:
     @property
     def captured(self) -> bytes:
         """What came so far, read or not; of a long stream, its head and its tail."""
-        with self._process.changed:
+        with self._program.changed:
             return self._stream.capture.kept()
 
     def read(self, size: int = -1, *, timeout: float | None = None) -> bytes:
@@ -151,14 +170,14 @@ class Reader:
             yield line
 
     def _most(self, size: int) -> int:
-        return min(size, self._process.max_output) if size >= 0 else self._process.max_output
+        return min(size, self._program.max_output) if size >= 0 else self._program.max_output
 
     def _take(self, enough: Callable[[], int | None], most: int, timeout: float | None) -> bytes:
-        process = self._process
-        deadline = time.monotonic() + process.patience(timeout)
+        program = self._program
+        deadline = time.monotonic() + program.patience(timeout)
         if not most:
             return b""
-        with self._turn, process.changed:
+        with self._turn, program.changed:
             tap = self._tap = self._tap or self._stream.tap()
             while True:
                 self._buffer += tap.take(most - len(self._buffer))
@@ -170,7 +189,7 @@ class Reader:
                     count = len(self._buffer)
                     break
                 if not tap.size:
-                    process.wait_change(deadline, "output")
+                    program.wait_change(deadline, "output")
             taken = bytes(self._buffer[: min(count, most)])
             del self._buffer[: len(taken)]
             return taken
@@ -232,16 +251,16 @@ class Watch:
 class Writer:
     """``process.stdin``."""
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    def __init__(self, program: Program) -> None:
+        self._program = program
 
     def write(self, data: str | bytes, *, timeout: float | None = None) -> None:
         """Write all of it, as it is read. Raises `InsideError` where nobody reads any more."""
         raw = data.encode() if isinstance(data, str) else data
-        deadline = time.monotonic() + self._process.patience(timeout)
-        if not self._process.write_input(memoryview(raw), deadline):
-            raise InsideError(f"{list(self._process.args)!r} reads no more input", errno=32)
+        deadline = time.monotonic() + self._program.patience(timeout)
+        if not self._program.write_input(memoryview(raw), deadline):
+            raise InsideError(f"{list(self._program.args)!r} reads no more input", errno=32)
 
     def close(self) -> None:
         """The end of the input; a second call does nothing."""
-        self._process.close_input()
+        self._program.close_input()

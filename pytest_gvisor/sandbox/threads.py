@@ -7,8 +7,7 @@ import mmap
 import resource
 import threading
 
-from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.launch.typed import stage
+from pytest_gvisor.errors import LaunchError, stage
 
 _ROOM = (64 + 8) * 1024 * 1024
 """Bytes of addresses beside a thread's stack: glibc reserves 64 MiB, Python needs some more."""

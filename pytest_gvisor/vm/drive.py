@@ -16,11 +16,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from pytest_gvisor.errors import MachineFailed, MachineTimeout
+from pytest_gvisor.errors import MachineFailed, MachineTimeout, stage
 from pytest_gvisor.escape import escape
-from pytest_gvisor.launch import warden
-from pytest_gvisor.launch.session_dir import SessionDir
-from pytest_gvisor.launch.typed import stage
+from pytest_gvisor.programs import warden
+from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.vm import machine as machines
 from pytest_gvisor.vm import parts as found_parts
 from pytest_gvisor.vm.machine import Machine

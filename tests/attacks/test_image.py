@@ -18,7 +18,7 @@ import pytest
 from pytest_gvisor import Gvisor, UsageError, bind, directory, empty, tmpfs
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
-from pytest_gvisor.sandbox.python import PRIVATE
+from pytest_gvisor.sandbox.interpreter import PRIVATE
 from tests.unit.images.conftest import Item, configuration, folder, item, link, saved, tar
 
 BB = "/bin/busybox"
@@ -132,7 +132,7 @@ def test_the_guest_reads_nothing_of_it(gvisor: Gvisor, make: Make) -> None:
         (log,) = Path(gvisor._launcher.session().path).glob("*/logs/*.boot.*")
         paths = set(READS.findall(log.read_text(errors="replace")))
     own = {path for path in paths if path.startswith((f"{PRIVATE}/", "/proc/", "/sys/"))}
-    assert f"{PRIVATE}/guest/guest_loop.py" in own
+    assert f"{PRIVATE}/guest/loop.py" in own
     assert paths - own == {"/etc/ld.so.preload", "/dev/null", "/there"}
 
 
@@ -151,9 +151,9 @@ def test_modules_in_the_guest_s_folder_are_not_imported(gvisor: Gvisor) -> None:
 
 
 ASKED = """
-from pytest_gvisor.sandbox import python
+from pytest_gvisor.sandbox import interpreter
 from pytest_gvisor import empty
-print(python.start(empty(), []).argv)
+print(interpreter.start(empty(), []).argv)
 """
 
 

@@ -27,11 +27,11 @@ CHECKOUT = Path(__file__).parents[2]
 PROLOGUE = """
 import ctypes, json, os, sys
 sys.path.insert(0, {checkout!r})
-from pytest_gvisor import verdicts
+from pytest_gvisor.harness import verdicts
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.images.cache import Cache
-from pytest_gvisor.launch import private, session_dir, stopped
-from pytest_gvisor.launch.session_dir import SessionDir
+from pytest_gvisor.sessions import private, session_folder, stopped_keepers
+from pytest_gvisor.sessions.session_folder import SessionDir
 os.setgroups([])
 os.setresgid({uid}, {uid}, {uid})
 os.setresuid({uid}, {uid}, {uid})
@@ -39,7 +39,7 @@ ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
 os.chdir("/")
 """
 SESSION = """
-chosen = session_dir.choose_base()
+chosen = session_folder.choose_base()
 path, swept = SessionDir.choose()
 session = SessionDir.create(path)
 there = os.listdir(path)
@@ -231,7 +231,7 @@ def test_a_command_line_of_the_attacker_s_stops_no_sweep(victim: User, attacker:
     ) as process:
         while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
             time.sleep(0.001)
-        assert victim.does("result = session_dir.sweep()") == [dead]
+        assert victim.does("result = session_folder.sweep()") == [dead]
         assert process.poll() is None
     assert not os.path.exists(dead)
 

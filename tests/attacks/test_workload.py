@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, bind, places
+from pytest_gvisor import Gvisor, bind
+from pytest_gvisor.sessions import places
 from tests.bundlecheck import ENVIRONMENT
 from tests.mounts import harmless
 
@@ -124,8 +125,10 @@ def test_a_test_inside_sees_no_session_wherever_they_are(
     names = f"TMPDIR = {str(sessions.parent)!r}\nSESSIONS = {str(sessions)!r}\n"
     (project / "test_it.py").write_text(names + LOOKS)
     # As root they are in /run, whatever TMPDIR is.
-    base = f"session_dir.base_folder = lambda: {str(sessions)!r}\n"
-    (project / "conftest.py").write_text(f"from pytest_gvisor.launch import session_dir\n{base}")
+    base = f"session_folder.base_folder = lambda: {str(sessions)!r}\n"
+    (project / "conftest.py").write_text(
+        f"from pytest_gvisor.sessions import session_folder\n{base}"
+    )
     monkeypatch.chdir(project)
     arguments = ("-p", "no:cacheprovider", "--gvisor-strict", "--rootdir", str(project))
     result = pytester.runpytest_subprocess(*arguments, project)

@@ -16,8 +16,8 @@ from pytest_gvisor import is_gvisor_kernel
 from pytest_gvisor.cli import main as cli
 from pytest_gvisor.cli import run as run_command
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.launch import session_dir
-from pytest_gvisor.launch.client import Launcher
+from pytest_gvisor.sessions import session_folder
+from pytest_gvisor.sessions.launcher import Launcher
 
 
 def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
@@ -166,12 +166,12 @@ def test_the_doctor_says_that_tests_cannot_run(tmp_path: Path) -> None:
 
 def test_sweep_removes_what_a_dead_session_left_and_nothing_else() -> None:
     """A session that lives stays."""
-    base = session_dir.base_folder()
-    living = session_dir.SessionDir.create(session_dir.SessionDir.choose(base)[0])
-    dead = session_dir.SessionDir.create(session_dir.SessionDir.choose(base)[0])
+    base = session_folder.base_folder()
+    living = session_folder.SessionDir.create(session_folder.SessionDir.choose(base)[0])
+    dead = session_folder.SessionDir.create(session_folder.SessionDir.choose(base)[0])
     os.close(dead.lock)
     try:
-        assert dead.path in session_dir.dead(base)
+        assert dead.path in session_folder.dead(base)
         done = call("sweep")
         assert (done.returncode, done.stderr) == (0, b"")
         assert f"removed {dead.path}\n".encode() in done.stdout

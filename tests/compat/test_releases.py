@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Gvisor, Launcher, Outcome, Platform, Runsc, bind
-from pytest_gvisor.fixtures import BundleFactory
-from pytest_gvisor.launch import remains
+from pytest_gvisor.plugin.factories import BundleFactory
+from pytest_gvisor.programs import leftovers
 
 CHECKOUT = Path(__file__).parents[2]
 TABLE: dict[str, Any] = tomllib.loads(Path(__file__).with_name("features.toml").read_text())
@@ -130,7 +130,7 @@ def _state(gvisor: Gvisor) -> str:
 
 
 def _processes(gvisor: Gvisor) -> list[int]:
-    return remains.processes(_state(gvisor), everywhere=True)
+    return leftovers.processes(_state(gvisor), everywhere=True)
 
 
 def _of_process(pid: int, name: str) -> str:

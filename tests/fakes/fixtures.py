@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.launch.client import Launcher
 from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.sessions.launcher import Launcher
 from tests.fakes.fake import FakeRunsc
 from tests.fakes.runs import Runs
 

@@ -6,16 +6,16 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError
-from pytest_gvisor.launch import remains
-from pytest_gvisor.launch.client import Launcher
-from pytest_gvisor.launch.outcome import Completed
-from pytest_gvisor.launch.request import Record, Request, Workspace
-from pytest_gvisor.launch.runner import Runner
 from pytest_gvisor.oci.defaults import default_spec
 from pytest_gvisor.oci.rootfs import empty
 from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.programs import leftovers
+from pytest_gvisor.run.request import Record, Request, Workspace
+from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.settings import Platform
 
 
@@ -56,5 +56,5 @@ class Runs:
     def left(self) -> list[str]:
         """What is there of runs that are over: processes, and entries of the session folder."""
         session = self.launcher.session().path
-        found = [f"process {pid}" for pid in remains.processes(session, everywhere=True)]
+        found = [f"process {pid}" for pid in leftovers.processes(session, everywhere=True)]
         return found + sorted(set(os.listdir(session)) - {"lock", "journal"})

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_gvisor.launch import session_dir
+from pytest_gvisor.sessions import session_folder
 from tests.faults.little import words_of
 
 Facts = tuple[tuple[object, ...], ...]
@@ -115,7 +115,7 @@ def _cgroups() -> Iterator[str]:
 
 def _sessions() -> Iterator[str]:
     with contextlib.suppress(OSError):
-        base = session_dir.base_folder()
+        base = session_folder.base_folder()
         yield from (f"session {base}/{name}" for name in os.listdir(base) if name[:2] == "s-")
 
 
@@ -142,7 +142,7 @@ def _sandboxes(living: list[str]) -> Iterator[str]:
         return
     roots = [""]
     with contextlib.suppress(OSError):
-        roots += glob.glob(f"{session_dir.base_folder()}/s-*/g*/root")
+        roots += glob.glob(f"{session_folder.base_folder()}/s-*/g*/root")
     for depth in ("", "*/"):
         roots += glob.glob(f"/tmp/pgf-*/{depth}s-*/g*/root")
     for root in roots:

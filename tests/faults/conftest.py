@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor, Launcher, Runsc
-from pytest_gvisor.launch import remains
+from pytest_gvisor.programs import leftovers
 from pytest_gvisor.runsc.platforms import automatic
 from pytest_gvisor.settings import Platform
 from tests.fakes.fixtures import fake, runs  # noqa: F401 -- fixtures
@@ -134,4 +134,4 @@ def own_files(launcher: Launcher) -> list[str]:
     """What there is of single runs."""
     session = launcher.session().path
     left = [name for name in os.listdir(session) if name.startswith("g")]
-    return left + [str(pid) for pid in remains.processes(session, everywhere=True)]
+    return left + [str(pid) for pid in leftovers.processes(session, everywhere=True)]

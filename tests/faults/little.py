@@ -34,12 +34,13 @@ CONFTEST = """\
 import os
 
 from pytest_gvisor.inside import writable
-from pytest_gvisor.launch import cgroup, session_dir
+from pytest_gvisor.run import cgroup
+from pytest_gvisor.sessions import session_folder
 
 writable.harmful = lambda folder: ""
 if "LITTLE_BASE" in os.environ:  # and not inside
-    session_dir.base_folder = lambda: os.environ["LITTLE_BASE"]
-    session_dir.session_bases = lambda: iter(())
+    session_folder.base_folder = lambda: os.environ["LITTLE_BASE"]
+    session_folder.session_bases = lambda: iter(())
     cgroup.PREFIX = f"pytest-gvisor-{os.environ['LITTLE_TAG']}-"
 """
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Bundle, Gvisor, ImageError, InvalidBundle, LaunchError, UsageError
-from pytest_gvisor.images.identity import find
-from pytest_gvisor.launch.states import State
+from pytest_gvisor.images.users import find
+from pytest_gvisor.run.states import State
 from tests.fakes.fake import FINE, FakeRunsc
 from tests.fakes.runs import Ended, Runs
 from tests.faults.census import canary_tree, facts

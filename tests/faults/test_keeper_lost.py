@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_gvisor import Gvisor, ProtocolError, SandboxCrashed, WorkloadTimeout
-from pytest_gvisor.launch import driven, remains, supervise
+from pytest_gvisor.programs import leftovers
+from pytest_gvisor.run import connected, supervisor
 from pytest_gvisor.sandbox import channel
 from tests.faults.little import (
     LONGER,
@@ -45,7 +46,7 @@ def sent_to_the_keeper(gvisor: Gvisor, number: signal.Signals) -> Iterator[int]:
 def processes_left(gvisor: Gvisor) -> list[int]:
     """What is there of the session's sandboxes."""
     session = gvisor._launcher.session().path
-    return remains.processes(session, everywhere=True)
+    return leftovers.processes(session, everywhere=True)
 
 
 @pytest.mark.fault("F5")
@@ -65,7 +66,7 @@ def test_a_killed_keeper_s_cgroups_are_removed(gvisor: Gvisor) -> None:
     """Whoever was to do that is gone."""
     with sent_to_the_keeper(gvisor, signal.SIGKILL), pytest.raises(ProtocolError):
         gvisor.run(["sleep", "100"], memory="512M", pids=200)
-    cgroups = remains.journalled_cgroups(gvisor._launcher.session().path)
+    cgroups = leftovers.journalled_cgroups(gvisor._launcher.session().path)
     assert cgroups
     assert [path for path in cgroups if os.path.exists(path)] == []
 
@@ -75,11 +76,13 @@ def test_a_stopped_keeper_does_not_stop_the_deadline(
     gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run times out, its sandbox is dead then, and the next run works."""
-    monkeypatch.setattr(supervise, "KILL_DEADLINE", 1.0)
+    monkeypatch.setattr(supervisor, "KILL_DEADLINE", 1.0)
     started = time.monotonic()
     with sent_to_the_keeper(gvisor, signal.SIGSTOP), pytest.raises(WorkloadTimeout):
         gvisor.run(["sleep", "100"], timeout=2)
-    assert time.monotonic() - started < 2 + supervise.TERM_GRACE + supervise.KILL_DEADLINE + LONGER
+    assert (
+        time.monotonic() - started < 2 + supervisor.TERM_GRACE + supervisor.KILL_DEADLINE + LONGER
+    )
     assert processes_left(gvisor) == []
     assert gvisor.run(["echo", "again"]).stdout == "again\n"
 
@@ -90,7 +93,7 @@ def test_a_stopped_keeper_does_not_stop_a_warm_sandbox_s_end(
 ) -> None:
     """A program's deadline is the guest's; the sandbox is dead when it is closed."""
     killing = 0.5
-    monkeypatch.setattr(driven, "KILL_DEADLINE", killing)
+    monkeypatch.setattr(connected, "KILL_DEADLINE", killing)
     sandbox = gvisor.sandbox()
     with sent_to_the_keeper(gvisor, signal.SIGSTOP), pytest.raises(WorkloadTimeout):
         sandbox.exec(["sleep", "100"], timeout=1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor, GvisorError, bind
-from pytest_gvisor.launch import remains
+from pytest_gvisor.programs import leftovers
 from tests.faults.little import LONGER, PATIENCE, Little, children_of, eventually, words_of
 
 PARTS = ("runsc", "gofer", "boot")
@@ -119,7 +119,7 @@ def test_a_killed_part_is_a_failure_of_the_infrastructure(
             endings.append(killed(gvisor, part, delay))
     assert endings[-1] in {"RunscFailed", "SandboxCrashed"}, endings
     session = gvisor._launcher.session().path
-    assert remains.processes(session, everywhere=True) == []
+    assert leftovers.processes(session, everywhere=True) == []
     assert [name for name in os.listdir(session) if name.startswith("g")] == []
     assert gvisor.run(["echo", "again"]).stdout == "again\n"
 
@@ -155,7 +155,7 @@ def test_a_part_that_is_killed_at_the_end_makes_no_wrong_verdict(
         assert killer.saw
         assert ended in allowed, (delay, ended)
     session = gvisor._launcher.session().path
-    assert remains.processes(session, everywhere=True) == []
+    assert leftovers.processes(session, everywhere=True) == []
     assert gvisor.run(["echo", "again"]).stdout == "again\n"
 
 
@@ -176,7 +176,7 @@ INSIDE = """
     def test_after():
         pass
 """
-IMPATIENT = "from pytest_gvisor.launch import driven; driven.KILL_DEADLINE = 0.5"
+IMPATIENT = "from pytest_gvisor.run import connected; connected.KILL_DEADLINE = 0.5"
 
 
 @pytest.mark.fault("E4", "F5", "F8", "F9")

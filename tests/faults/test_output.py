@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor
-from pytest_gvisor.launch.outcome import Outcome
+from pytest_gvisor.completed import Outcome
 from pytest_gvisor.settings import DEFAULT_MAX_OUTPUT
 from tests.fakes.fake import FINE, FakeRunsc
 from tests.fakes.runs import Runs

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Platform, Settings, verdicts
-from pytest_gvisor.engine import Engine
+from pytest_gvisor import Platform, Settings
+from pytest_gvisor.harness import verdicts
+from pytest_gvisor.harness.engine import Engine
+from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.runsc.trial import WHAT
-from pytest_gvisor.runsc.words import Cause
 from tests.fakes.fake import FINE, FakeRunsc, Step
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, GvisorError, LaunchError, Runsc, places
-from pytest_gvisor.launch import remains, session_dir
+from pytest_gvisor import Gvisor, GvisorError, LaunchError, Runsc
+from pytest_gvisor.programs import leftovers
+from pytest_gvisor.sessions import places, session_folder
 from tests.faults.conftest import entries, on_disk, own_files
 from tests.faults.little import Little
 from tests.faults.shortages import spare_descriptors
@@ -176,10 +177,10 @@ def test_a_journal_on_a_disk_that_is_full_is_a_typed_error(
 ) -> None:
     """The kernel writes what the last page has room for; that line counts for nothing."""
     small_disk("size=50m")
-    session = session_dir.SessionDir.create(f"{short_folder}/base/s-1")
+    session = session_folder.SessionDir.create(f"{short_folder}/base/s-1")
     try:
         cgroup = "/sys/fs/cgroup/pytest-gvisor-it"
-        journal = Path(session.path, remains.JOURNAL)
+        journal = Path(session.path, leftovers.JOURNAL)
         journal.write_bytes(b"\n" * (4096 - 20))
         state = os.statvfs(short_folder)
         small_disk(f"size={(state.f_blocks - state.f_bfree) * state.f_frsize}")
@@ -189,7 +190,7 @@ def test_a_journal_on_a_disk_that_is_full_is_a_typed_error(
         assert journal.stat().st_size == 4096
         small_disk("size=50m")
         session.journal(id="g2", cgroups=[f"{cgroup}-2"])
-        assert list(remains.journalled_cgroups(session.path)) == [f"{cgroup}-2"]
+        assert list(leftovers.journalled_cgroups(session.path)) == [f"{cgroup}-2"]
     finally:
         assert session.remove() == []
 
@@ -275,8 +276,8 @@ def test_sessions_in_a_temporary_folder_that_is_a_link_work(
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", f"{short_folder}/link")
     base = f"{short_folder}/real/pytest-gvisor-{os.geteuid()}"
-    assert session_dir.base_folder() == base
-    launcher, run = on_disk(session_dir.base_folder(), runsc)
+    assert session_folder.base_folder() == base
+    launcher, run = on_disk(session_folder.base_folder(), runsc)
     with contextlib.closing(launcher):
         assert outcome(run) == "well"
         os.unlink(f"{short_folder}/link")

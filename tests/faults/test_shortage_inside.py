@@ -18,9 +18,9 @@ ROOMY = "size=50m,nr_inodes=9999"
 PRESSURE = """
     import contextlib, errno, os, subprocess, sys, time
     import pytest
-    from pytest_gvisor.inside.host import Worker
+    from pytest_gvisor.inside.worker import Worker
     from pytest_gvisor.inside.link import Link
-    from pytest_gvisor.state import engine_of
+    from pytest_gvisor.plugin.stash import engine_of
 
     # Inside, this is a plugin too: there is no shortage there.
     BASE = os.path.dirname(os.environ.get("LITTLE_BASE", ""))

@@ -52,13 +52,13 @@ def test_a_pytest_that_dies_while_it_starts_its_keeper_leaves_nothing(
     little.write(
         test_it=f"""
         import faulthandler, os
-        from pytest_gvisor.launch import session_dir
+        from pytest_gvisor.sessions import session_folder
 
         def die(path):
             faulthandler.disable()
             os.kill(os.getpid(), {number})
 
-        session_dir._take_lock = die
+        session_folder._take_lock = die
 
         def test_it(gvisor):
             gvisor.run(["true"])

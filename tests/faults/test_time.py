@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import RunscFailed, WorkloadTimeout
-from pytest_gvisor.launch import client
-from pytest_gvisor.launch.keeper import DELETE_DEADLINE
-from pytest_gvisor.launch.supervise import LINGER, TERM_GRACE
+from pytest_gvisor.programs.keeper import DELETE_DEADLINE
+from pytest_gvisor.run.supervisor import LINGER, TERM_GRACE
+from pytest_gvisor.sessions import launcher
 from tests.fakes.fake import FINE, FakeRunsc, Step
 from tests.fakes.runs import Runs
 from tests.faults.little import STRICT, Little
@@ -80,10 +80,10 @@ runpy.run_path({program!r}, run_name="__main__")
 def jumping_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock is an hour ahead or behind at each look, here and in the keeper."""
     program = tmp_path / "keeper.py"
-    program.write_text(KEEPER.format(program=client._PROGRAM))
+    program.write_text(KEEPER.format(program=launcher._PROGRAM))
     jumps = itertools.cycle([0.0, HOUR, -HOUR])
     real, real_ns = time.time, time.time_ns
-    monkeypatch.setattr(client, "_PROGRAM", str(program))
+    monkeypatch.setattr(launcher, "_PROGRAM", str(program))
     monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
     monkeypatch.setattr(time, "time_ns", lambda: real_ns() + int(next(jumps) * 1e9))
 

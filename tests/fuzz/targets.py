@@ -20,8 +20,9 @@ from _pytest.config import get_config
 
 from pytest_gvisor.cli import run as cli_run
 from pytest_gvisor.errors import GvisorError, ImageError, UsageError
-from pytest_gvisor.escape import escape
-from pytest_gvisor.images import ask, config, docker, identity, index, tar
+from pytest_gvisor.escape import escape, safe
+from pytest_gvisor.guest import frames as guest_frames
+from pytest_gvisor.images import choose, config, daemon_http, docker, tar, users
 from pytest_gvisor.images.cache import Hold
 from pytest_gvisor.images.progress import Meter
 from pytest_gvisor.images.rootfs import ImageRootfs
@@ -29,17 +30,15 @@ from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest,
 from pytest_gvisor.inside import frames as inside_frames
 from pytest_gvisor.inside import reports
 from pytest_gvisor.inside.kept import Kept
-from pytest_gvisor.launch import events, logs, remains
-from pytest_gvisor.oci import mounts
+from pytest_gvisor.oci import mounts, validate
 from pytest_gvisor.oci.defaults import parse_user
 from pytest_gvisor.oci.reader import load
-from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.validate import check_id, reserved
+from pytest_gvisor.programs import leftovers
 from pytest_gvisor.report import html, markdown, parse
 from pytest_gvisor.report.merge import merge
-from pytest_gvisor.report.sections import safe
+from pytest_gvisor.run import logs, sentry
 from pytest_gvisor.runsc import features, nix
-from pytest_gvisor.sandbox import frames as guest_frames
 
 Target = Callable[[bytes], None]
 
@@ -68,8 +67,8 @@ def moves(character: str) -> bool:
 
 def bundle_config(data: bytes) -> None:
     """config.json: what is accepted is written as it was read."""
-    spec = Spec.parse(data)
-    assert Spec.from_json(spec.to_json()) == spec
+    spec = validate.parse(data)
+    assert validate.read(spec.to_json()) == spec
 
 
 def image_config(data: bytes) -> None:
@@ -92,7 +91,7 @@ def image_config(data: bytes) -> None:
 def image_index(data: bytes) -> None:
     """An index.json or manifest list, which picks an image."""
     top = config.objects(config.load_json(data, "x"), "x")
-    index.choose(top, "", lambda _descriptor: {})
+    choose.choose(top, "", lambda _descriptor: {})
 
 
 def tarball(data: bytes) -> None:
@@ -124,7 +123,7 @@ def passwd(data: bytes) -> None:
 
     def use(folder: str) -> None:
         Path(folder, "etc/group").write_bytes(group)
-        found, home = identity.find(folder, text(asked))
+        found, home = users.find(folder, text(asked))
         assert 0 <= found.uid < 2**32
         assert isinstance(home, str)
 
@@ -210,22 +209,22 @@ def journal(data: bytes) -> None:
 
     def sweep(base: str) -> None:
         session = os.path.join(base, "s-1")
-        for path in map(Path, remains.journalled_cgroups(session)):
+        for path in map(Path, leftovers.journalled_cgroups(session)):
             assert path.parts[:4] == ("/", "sys", "fs", "cgroup")
             assert path.name.startswith("pytest-gvisor-")
             assert not {".", ".."} & set(path.parts)
         # As the sweep does, but that it looks for processes in all of /proc.
-        assert remains.clear_session(session, everywhere=False) == []
+        assert leftovers.clear_session(session, everywhere=False) == []
         assert os.listdir(base) == []
 
-    in_file(f"s-1/{remains.JOURNAL}", data, sweep)
+    in_file(f"s-1/{leftovers.JOURNAL}", data, sweep)
 
 
 def sentry_event(data: bytes) -> None:
     """What the sentry reports of a run."""
     try:
-        events.fields(data)
-        events.exit_of_first_process(data)
+        sentry.fields(data)
+        sentry.exit_of_first_process(data)
     except ValueError:
         pass
 
@@ -233,7 +232,7 @@ def sentry_event(data: bytes) -> None:
 def daemon_answer(data: bytes) -> None:
     """HTTP of what listens at a daemon's socket."""
     try:
-        answer = ask._parsed(data)
+        answer = daemon_http._parsed(data)
     except OSError:
         return
     assert 100 <= answer.status <= 999

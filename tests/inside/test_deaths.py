@@ -137,8 +137,8 @@ def test_a_platform_that_does_not_work_is_a_skip_with_its_cause(project: pytest.
     """Nobody tries the platform first: the sandbox that does not start is what is looked into."""
     project.makeconftest(
         "from pytest_gvisor.errors import RunscFailed\n"
-        "from pytest_gvisor.launch.driven import Driven\n"
-        "from pytest_gvisor.launch.runner import Runner\n"
+        "from pytest_gvisor.run.connected import Driven\n"
+        "from pytest_gvisor.run.runner import Runner\n"
         "def fails(*_): raise RunscFailed('no such luck')\n"
         "Driven.start = Runner.run = fails\n"
     )

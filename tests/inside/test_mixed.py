@@ -52,7 +52,7 @@ def test_what_the_host_has_judged_is_not_judged_again_inside(project: pytest.Pyt
         from pytest_gvisor import is_gvisor_kernel
 
         if is_gvisor_kernel(os.uname().release):
-            from pytest_gvisor import header
+            from pytest_gvisor.plugin import header
 
             def line(config): raise AssertionError("looks for runsc inside")
 

@@ -17,8 +17,8 @@ IMPORTS = """
 import sys
 from pathlib import Path
 
-HEAVY = ("docker", "pytest_gvisor.launch", "pytest_gvisor.oci", "pytest_gvisor.runsc",
-         "pytest_gvisor.engine", "pytest_gvisor.harness", "pytest_gvisor.report.sections", "ctypes")
+HEAVY = ("docker", "pytest_gvisor.run", "pytest_gvisor.oci", "pytest_gvisor.runsc",
+         "pytest_gvisor.harness", "pytest_gvisor.plugin.sections", "ctypes")
 
 def pytest_unconfigure(config):
     found = [name for name in HEAVY if name in sys.modules]
@@ -62,7 +62,7 @@ def test_docker_is_not_imported_for_a_workload_either(alone: Project) -> None:
     alone.test("def test_it(gvisor): gvisor.run(['true'])", conftest=IMPORTS).run().ends(passed=1)
     (line,) = (alone.folder / "imported").read_text().splitlines()
     assert "docker" not in line
-    assert "pytest_gvisor.launch" in line
+    assert "pytest_gvisor.run" in line
 
 
 @pytest.mark.parametrize("use", USES)
@@ -104,9 +104,9 @@ def test_a_folder_for_sessions_that_is_passed_over_is_in_the_line_and_fails_noth
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as short:
         project.test(
             "def test_it(gvisor): gvisor.run(['true'])\ndef test_too(gvisor): gvisor.run(['true'])",
-            conftest="from pytest_gvisor.launch import session_dir\n"
+            conftest="from pytest_gvisor.sessions import session_folder\n"
             f"bases = '{tmp_path}/open/x', '{short}/s'\n"
-            "session_dir.session_bases = lambda: iter(bases)",
+            "session_folder.session_bases = lambda: iter(bases)",
         )
         line = project.run("--gvisor-network=none").ends(passed=2).line("gvisor:")
         assert f"; sessions are in {short}/s, because of {tmp_path}/open/x: the folder" in line
@@ -119,8 +119,8 @@ def test_no_folder_for_sessions_is_in_the_line_and_fails_only_who_needs_one(
     """A test without a sandbox passes, and the error of the other names each candidate."""
     alone.test(
         "def test_it(gvisor): gvisor.run(['true'])\ndef test_too(): pass",
-        conftest="from pytest_gvisor.launch import session_dir\n"
-        f"session_dir.session_bases = lambda: iter(['{tmp_path}/none/x'])",
+        conftest="from pytest_gvisor.sessions import session_folder\n"
+        f"session_folder.session_bases = lambda: iter(['{tmp_path}/none/x'])",
     )
     ran = alone.run("--gvisor-network=none").ends(passed=1, errors=1)
     assert "no folder can hold sessions" in ran.line("gvisor:")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor import glance
 from pytest_gvisor.cli.main import COMMANDS
-from pytest_gvisor.options import OPTIONS
+from pytest_gvisor.plugin import placement
+from pytest_gvisor.plugin.options import OPTIONS
 from pytest_gvisor.settings import _ELSEWHERE, READERS
 from tests.plugin.conftest import CHECKOUT
 
@@ -129,9 +129,9 @@ def test_fixtures_are_listed_with_their_docstrings(alone: Project) -> None:
     for name, doc in FIXTURES.items():
         assert re.search(rf"^{name}( \[session scope\])? -- .*\n    {doc}", text, re.MULTILINE)
     assert re.search(r"^runsc \[session scope\] -- ", text, re.MULTILINE)
-    assert FIXTURES.keys() == glance.FIXTURES
+    assert FIXTURES.keys() == placement.FIXTURES
     (named,) = re.findall(r"Fixtures: (.*?)\.\n", README, re.DOTALL)
-    assert set(re.findall(r"`(\w+)`", named)) == glance.FIXTURES
+    assert set(re.findall(r"`(\w+)`", named)) == placement.FIXTURES
 
 
 @pytest.mark.parametrize("option", ["--setup-plan", "--setup-show", "--fixtures-per-test"])

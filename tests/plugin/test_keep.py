@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.launch import session_dir
+from pytest_gvisor.sessions import session_folder
 from tests.schema import problems_of_file
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def test_nothing_of_a_kept_run_points_into_the_session(alone: Project) -> None:
     """Script and config.json name no folder that is gone with the session."""
     alone.test("def test_it(gvisor): gvisor.run(['true'])")
     (run,) = alone.run("--gvisor-keep=all").ends(passed=1).kept()
-    base = session_dir.base_folder()
+    base = session_folder.base_folder()
     for name in ("replay.sh", "bundle/config.json"):
         assert base not in (run / name).read_text()
 
@@ -173,12 +173,12 @@ def test_what_cannot_be_kept_is_a_warning_and_no_verdict(project: Project) -> No
         "def test_it(gvisor): assert gvisor.run(['echo', 'x']).stdout == 'x\\n'",
         conftest="""
         import errno, os
-        import pytest_gvisor.keep
+        import pytest_gvisor.run.kept
 
         def full(*args):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        pytest_gvisor.keep.keep = full
+        pytest_gvisor.run.kept.keep = full
         """,
     )
     ran = project.run("--gvisor-keep=all", "-W", "default").ends(passed=1, warnings=1)

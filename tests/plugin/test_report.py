@@ -499,12 +499,12 @@ def test_what_was_removed_and_what_was_not_is_counted(project: Project) -> None:
             gvisor.run(["sleep", "0.3"])
         """,
         conftest="""
-        from pytest_gvisor.launch import session_dir
-        from pytest_gvisor.launch.supervise import Supervisor
+        from pytest_gvisor.sessions import session_folder
+        from pytest_gvisor.run.supervisor import Supervisor
 
         clean = Supervisor.clean
         Supervisor.clean = lambda self: (*clean(self), "a thing")
-        session_dir.sweep = lambda base=None: ["one", "two", "three"]
+        session_folder.sweep = lambda base=None: ["one", "two", "three"]
         """,
     )
     ran = project.run("-Wdefault", "--gvisor-report=r.json")
@@ -666,9 +666,9 @@ def test_what_is_too_much_is_left_out_and_counted(alone: Project) -> None:
             raise RuntimeError("x" * 600)
         """,
         conftest="""
-        from pytest_gvisor.report import collect
+        from pytest_gvisor.plugin import matrix
 
-        collect.MAX_DETAILS = 1500
+        matrix.MAX_DETAILS = 1500
         """,
     )
     alone.run(

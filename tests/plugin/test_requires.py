@@ -180,12 +180,12 @@ def test_the_real_kvm_is_decided_within_its_deadline(alone: Project) -> None:
 # A conftest.py's text: ptrace hangs, each real probe is counted, and verdicts have a folder here.
 HANGING = """
 from pathlib import Path
-from pytest_gvisor.launch import session_dir
+from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.runsc import platforms
-from pytest_gvisor.runsc.words import Cause
+from pytest_gvisor.runsc.causes import Cause
 
 here = Path(__file__).parent
-session_dir.base_folder = lambda: str(here / "base")
+session_folder.base_folder = lambda: str(here / "base")
 
 def probe(platform, *_args, deadline, known, **_options):
     if known is not None:

@@ -17,7 +17,7 @@ TEST = """
 """
 # A conftest.py's text: the removal of every sandbox leaves something, as far as it can tell.
 LEAKING = """
-from pytest_gvisor.launch.supervise import Supervisor
+from pytest_gvisor.run.supervisor import Supervisor
 
 real = Supervisor.clean
 

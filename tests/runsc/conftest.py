@@ -17,8 +17,8 @@ import pytest
 
 from fixtures.dockerd import own_daemon
 from pytest_gvisor import Completed, Gvisor, GvisorError, bind
-from pytest_gvisor.launch import remains
-from pytest_gvisor.launch._linux import children_of_self
+from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs.linux import children_of_self
 from pytest_gvisor.runsc.binary import Runsc
 
 PATIENCE = 30.0
@@ -179,7 +179,7 @@ def no_process_left(gvisor: Gvisor) -> Callable[[], None]:
         # Not even one that the keeper has not adopted: all processes of the host are looked at.
         session = gvisor._launcher.session().path
         own = {os.getpid(), *children_of_self()}  # the keeper's command line names it too
-        left = [pid for pid in remains.processes(session, everywhere=True) if pid not in own]
+        left = [pid for pid in leftovers.processes(session, everywhere=True) if pid not in own]
         assert [words_of(pid, "cmdline") for pid in left] == []
 
     return check

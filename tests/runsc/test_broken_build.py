@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Platform, Settings, verdicts
-from pytest_gvisor.engine import Engine
-from pytest_gvisor.runsc.words import Cause
+from pytest_gvisor import Platform, Settings
+from pytest_gvisor.harness import verdicts
+from pytest_gvisor.harness.engine import Engine
+from pytest_gvisor.runsc.causes import Cause
 
 BUILT = Path(__file__).parents[2] / ".build/runsc-forky/usr/bin/runsc"
 TRIES = 3

@@ -24,7 +24,7 @@ from pytest_gvisor import (
     bind,
     directory,
 )
-from pytest_gvisor.fixtures import BundleFactory
+from pytest_gvisor.plugin.factories import BundleFactory
 from tests.mounts import state_folder
 
 Make = Callable[..., Path]

@@ -24,7 +24,7 @@ import pytest
 
 from fixtures.dockerd import own_daemon
 from pytest_gvisor import Runsc
-from pytest_gvisor.launch import remains
+from pytest_gvisor.programs import leftovers
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: a docker daemon, and another user's podman"
@@ -149,7 +149,7 @@ def folder(runsc: Runsc) -> Iterator[Path]:
         _make_image(made / "image.tar")
         yield made
     finally:
-        remains.unmount(str(made))
+        leftovers.unmount(str(made))
         shutil.rmtree(made)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pytest_gvisor import Gvisor, Outcome, WorkloadTimeout
-from pytest_gvisor.launch.supervise import TERM_GRACE
+from pytest_gvisor.run.supervisor import TERM_GRACE
 from tests.faults.little import STRICT
 from tests.runsc.conftest import Start, status_of, wait_for
 

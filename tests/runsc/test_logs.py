@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor, Launcher, Runsc, empty
-from pytest_gvisor.launch import logs
+from pytest_gvisor.run import logs
 from pytest_gvisor.runsc.platforms import automatic
 from pytest_gvisor.settings import Settings
 

@@ -26,9 +26,9 @@ from pytest_gvisor import (
     directory,
     is_gvisor_kernel,
 )
-from pytest_gvisor.engine import Engine
-from pytest_gvisor.launch import remains
-from pytest_gvisor.runsc.words import Cause
+from pytest_gvisor.harness.engine import Engine
+from pytest_gvisor.programs import leftovers
+from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.settings import Settings
 
 BUILT = Path(__file__).parents[2] / ".build/runsc-2022/usr/bin/runsc"
@@ -60,7 +60,7 @@ def gvisor(old: Runsc) -> Iterator[Gvisor]:
     launcher = Launcher()
     yield Gvisor(runsc=old, platform=Platform.PTRACE, launcher=launcher)
     session, keeper = launcher.session().path, launcher.keeper().pid
-    left = [pid for pid in remains.processes(session, everywhere=True) if pid != keeper]
+    left = [pid for pid in leftovers.processes(session, everywhere=True) if pid != keeper]
     folders = [name for name in os.listdir(session) if name.startswith("g")]
     launcher.close()
     assert (left, folders) == ([], [])

@@ -20,15 +20,15 @@ from pytest_gvisor import (
     Runsc,
     Settings,
     is_gvisor_kernel,
-    verdicts,
 )
-from pytest_gvisor.configured import run_settings
-from pytest_gvisor.engine import Engine
-from pytest_gvisor.harness import Hooks
-from pytest_gvisor.launch import remains
+from pytest_gvisor.harness import verdicts
+from pytest_gvisor.harness.engine import Engine
+from pytest_gvisor.plugin.precedence import run_settings
+from pytest_gvisor.programs import leftovers
+from pytest_gvisor.run.request import Hooks
 from pytest_gvisor.runsc import kvm, platforms
+from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import deadline_for, probe
-from pytest_gvisor.runsc.words import Cause
 from tests.runsc.conftest import words_of
 
 
@@ -66,7 +66,7 @@ def test_the_verdict_on_kvm_comes_in_time(engine: Engine, request: pytest.Fixtur
     assert time.monotonic() - started < 10 + deadline_for(settings.timeout)
     session = engine.launcher.session().path
     keeper = engine.launcher.keeper().pid
-    left = [pid for pid in remains.processes(session, everywhere=True) if pid != keeper]
+    left = [pid for pid in leftovers.processes(session, everywhere=True) if pid != keeper]
     assert [words_of(pid, "cmdline") for pid in left] == []
     if found.available:
         runsc = engine.runsc(None)
@@ -167,7 +167,7 @@ def test_a_run_that_hangs_is_dead_at_the_deadline(gvisor: Gvisor) -> None:
 
     started = time.monotonic()
     found = probe(gvisor.platform, {gvisor.platform}, run, deadline=2.0, kvm_device="/dev/kvm")
-    seen = [pid for pid in remains.processes(session, everywhere=True) if pid != keeper]
+    seen = [pid for pid in leftovers.processes(session, everywhere=True) if pid != keeper]
     assert time.monotonic() - started < 10
     assert seen == []
     assert found.cause is Cause.PROBE_HUNG

@@ -16,7 +16,7 @@ from fixtures.make import context
 from pytest_gvisor import Gvisor, ImageError, PytestGvisorWarning
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
-from pytest_gvisor.launch import remains
+from pytest_gvisor.programs import leftovers
 from tests.archives import CASES, archive
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: podman's service")
@@ -50,7 +50,7 @@ def podman() -> Iterator[str]:
         service.terminate()
         service.wait(20)
     finally:
-        remains.unmount(folder)
+        leftovers.unmount(folder)
         for path in (folder, *strays):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Gvisor, Launcher, Platform, Runsc, WorkloadTimeout
-from pytest_gvisor.harness import Hooks
-from pytest_gvisor.launch import remains
+from pytest_gvisor.programs import leftovers
+from pytest_gvisor.run.request import Hooks
 
 
 @pytest.fixture
@@ -88,5 +88,5 @@ def test_a_fork_bomb_without_end_is_over_at_the_deadline(
         gvisor.run(["python3", "-I", "-S", "-c", bomb], user=1000, timeout=2)
     assert "up\n" in caught.value.stdout
     session = gvisor._launcher.session().path
-    assert remains.processes(session, everywhere=True) == []
+    assert leftovers.processes(session, everywhere=True) == []
     assert gvisor.run(["echo", "x"]).stdout == "x\n"

@@ -19,7 +19,7 @@ from pytest_gvisor import (
     Runsc,
     Settings,
 )
-from pytest_gvisor.engine import Engine
+from pytest_gvisor.harness.engine import Engine
 from tests.sidecars import Canary, canary, has_sidecars, start_bare
 
 NONE = "no sentry beside this release of runsc"

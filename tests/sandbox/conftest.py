@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Forward, Gvisor, Sandbox
-from pytest_gvisor.launch import remains
+from pytest_gvisor.programs import leftovers
 
 BUSYBOX = Path("/bin/busybox")
 PATIENCE = 30.0
@@ -72,7 +72,7 @@ def sentries(gvisor: Gvisor) -> list[int]:
     """The host's process ids of the sentries of this session."""
     session = gvisor._launcher.session().path
     found = []
-    for pid in remains.processes(session, everywhere=True):
+    for pid in leftovers.processes(session, everywhere=True):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as line:
             if b"boot" in line.read().split(b"\0"):
                 found.append(pid)

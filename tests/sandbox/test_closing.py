@@ -9,10 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_gvisor import Gvisor, directory
-from pytest_gvisor.harness import Hooks
-from pytest_gvisor.launch.request import Record
+from pytest_gvisor.plugin.shared_sandboxes import Shared
+from pytest_gvisor.run.request import Hooks, Record
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.sandbox.shared import Shared
 from pytest_gvisor.settings import Settings
 from tests.sandbox.conftest import sentries
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Runsc
-from pytest_gvisor.launch import remains
+from pytest_gvisor.programs import leftovers
 from tests.faults import __main__ as runner
 from tests.faults.census import census, facts
 from tests.faults.kills import EARLIEST, LATEST, SLACK, WAYS, Round, last_seen, moments, planned
@@ -103,7 +103,7 @@ def test_a_sandbox_of_a_session_that_is_over_is_in_the_census(runsc: Runsc) -> N
             assert f"runsc list: left {root}" in census()
         finally:
             subprocess.run([*argv, "delete", "--force", "left"], check=True)
-            remains.unmount(folder)
+            leftovers.unmount(folder)
         assert f"runsc list: left {root}" not in census()
 
 
@@ -122,7 +122,7 @@ def test_a_mount_is_in_the_census_and_in_the_look_after_each_test(
         written = str(place).replace(" ", "\\040")
         assert f"mount {written} (nsfs)" in census()
     finally:
-        remains.unmount(str(tmp_path))
+        leftovers.unmount(str(tmp_path))
     assert Holdings.now(base).beyond(before, before) == []
 
 

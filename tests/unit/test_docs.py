@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 
 import pytest_gvisor
-from pytest_gvisor import Completed, Gvisor, Runsc, errors, settings, specifying
+from pytest_gvisor import Completed, Gvisor, Runsc, completed, errors, settings
 from pytest_gvisor.cli import install, vm
-from pytest_gvisor.harness import MAX_RECORDS
-from pytest_gvisor.images import cache, docker, points, streams
+from pytest_gvisor.harness.gvisor import MAX_RECORDS
+from pytest_gvisor.images import cache, docker, mount_points, streams
 from pytest_gvisor.inside import fields, kept, measured, session
 from pytest_gvisor.install import archive, fetch, gomodule, release
-from pytest_gvisor.launch import session_dir
-from pytest_gvisor.report import collect, github, observe, terminal
+from pytest_gvisor.plugin import matrix
+from pytest_gvisor.report import github, run_texts, terminal
+from pytest_gvisor.run import specification
 from pytest_gvisor.runsc import platforms
 from pytest_gvisor.sandbox import process
+from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.vm import drive
 
 CHECKOUT = Path(__file__).parents[2]
@@ -63,7 +65,7 @@ def tree(text: str) -> dict[str, str]:
 
 def parent(name: str) -> str:
     """The next public class above an error."""
-    _, *above = getattr(errors, name).__mro__
+    _, *above = (vars(errors) | vars(completed))[name].__mro__
     return next(str(kind.__name__) for kind in above if kind.__name__[0] != "_")
 
 
@@ -71,7 +73,7 @@ def test_the_trees_of_errors_are_those_of_the_classes() -> None:
     """errors.py draws all of them, docs/workloads.md those that a project can import."""
     everything = {
         name
-        for name, kind in vars(errors).items()
+        for name, kind in (vars(errors) | vars(completed)).items()
         if inspect.isclass(kind) and issubclass(kind, errors.GvisorError) and name[0] != "_"
     } - {"GvisorError"}
     drawn = tree(inspect.getdoc(errors) or "")
@@ -84,7 +86,7 @@ def test_the_trees_of_errors_are_those_of_the_classes() -> None:
 def test_the_table_of_arguments_is_the_signature_of_run() -> None:
     """With the settings that one call may have."""
     own = inspect.signature(Gvisor.run).parameters.keys() - {"self", "settings"}
-    of_a_call = settings.READERS.keys() - {*specifying._DECIDED_EARLIER}
+    of_a_call = settings.READERS.keys() - {*specification._DECIDED_EARLIER}
     assert first_cells(section("workloads.md", "Arguments")) == own | of_a_call
 
 
@@ -105,16 +107,16 @@ def test_the_attributes_of_runsc_are_named() -> None:
 LIMITS = streams.Limits()
 DEFAULTS = settings.Settings()
 NUMBERS = [
-    ("report.md", f"{observe._MAX_OUTPUT:,} bytes of each stream"),
-    ("report.md", f"{collect.MAX_OUTPUT:,} characters of pytest's output"),
-    ("report.md", f"at most {collect.MAX_DETAILS // MIB} Mi characters of such details"),
-    ("report.md", f"failures up to {2 * collect.MAX_DETAILS // MIB} Mi"),
+    ("report.md", f"{run_texts._MAX_OUTPUT:,} bytes of each stream"),
+    ("report.md", f"{matrix.MAX_OUTPUT:,} characters of pytest's output"),
+    ("report.md", f"at most {matrix.MAX_DETAILS // MIB} Mi characters of such details"),
+    ("report.md", f"failures up to {2 * matrix.MAX_DETAILS // MIB} Mi"),
     ("report.md", f"up to {github.BUDGET // 1024} KiB of the file"),
     ("report.md", f"{terminal.MAX_ROWS} at most, each with the message"),
     ("images.md", f"At most {LIMITS.max_bytes // GIB} GiB, a million entries"),
     ("images.md", f"{LIMITS.max_depth} folders deep, ten minutes, and {LIMITS.max_ratio} times"),
     ("images.md", f"beyond the first {streams.FREE_BYTES // MIB} MiB"),
-    ("images.md", f"the last {points.MAX_KEPT} of an image"),
+    ("images.md", f"the last {mount_points.MAX_KEPT} of an image"),
     ("images.md", f"has not answered in {docker.DEADLINE:g} seconds"),
     ("images.md", f"more than {cache.DEFAULT_MAX_BYTES // GIB} GiB"),
     ("cli.md", f"A silence of {fetch.SILENCE:g} seconds"),
@@ -149,7 +151,7 @@ WORDS = [
     ("images.md", "a million entries", LIMITS.max_entries, 1_000_000),
     ("images.md", "ten minutes", LIMITS.max_seconds, 600),
     ("images.md", "says nothing for two minutes", docker._SILENCE, 120),
-    ("cli.md", "It takes three seconds at most", session_dir.SWEEP_BUDGET, 3),
+    ("cli.md", "It takes three seconds at most", session_folder.SWEEP_BUDGET, 3),
     ("inside.md", "and 50 million lines or jumps", measured.MOST_ENTRIES, 50_000_000),
     ("inside.md", "If three sandboxes in a row", session._MAX_FALSE_STARTS, 3),
     ("sandbox.md", "cannot confirm within two seconds", process.KILL_CONFIRM, 2),

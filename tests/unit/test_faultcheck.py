@@ -46,7 +46,7 @@ def test_each_case_has_a_test_and_each_mark_is_a_case() -> None:
         ("runsc/test_status.py", (), True),
         ("cli/test_run.py", (), True),
         ("unit/runsc/test_locate.py", (), False),
-        ("unit/cli/test_machine.py", (), False),
+        ("unit/cli/test_health.py", (), False),
         ("unit/runsc/test_binary.py", ("tmp_path", "runsc"), True),
         ("faults/test_host.py", ("gvisor",), True),
         ("faults/test_output.py", ("runs", "fake"), False),

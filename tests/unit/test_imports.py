@@ -15,25 +15,30 @@ import pytest_gvisor
 PACKAGE = Path(pytest_gvisor.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-LAYERS = (
-    {"escape", "kernel"},
-    {"errors", "settings", "platform_names", "wanted", "places", "trust"},
-    {"runsc", "oci"},
-    {"launch"},
-    {"harness", "specifying", "workload", "engine", "sandbox", "inside", "images", "keep", "report",
-     "state", "options", "requirements", "xdist", "configured", "providing", "glance", "vm",
-     "verdicts", "install"},
-    {"fixtures", "hookspecs", "header", "plugin", "cli", "__main__", "__init__"},
+ORDER = (
+    "programs", "guest", "escape", "kernel", "trust", "platform_names", "errors", "wanted",
+    "settings", "completed", "sessions", "vm", "oci", "runsc", "images", "install", "run", "report",
+    "sandbox", "harness", "cli", "plugin", "inside",
 )  # fmt: skip
-"""From the ground up: a module imports from its own layer and from those below."""
+"""From the ground up: a folder, or a module at the top, imports only from those before it."""
+
+OUTSIDE = {"__main__", "__init__"}
+"""The package itself imports its public names, and ``python -m`` the command line."""
+
+ALONE = ("programs", "guest")
+"""Folders of programs: the standard library and their own folder, nothing else."""
+
+PYTEST = ("plugin", "inside")
+"""The folders that import pytest; and guest/worker.py, which is a pytest in the sandbox."""
 
 PROGRAMS = {
-    "launch/asked.py": {"_linux"},
-    "launch/keeper.py": {"_linux", "child", "remains"},
-    "launch/child.py": {"_linux"},
-    "launch/remains.py": {"_linux"},
-    "launch/warden.py": {"_linux", "remains"},
-    "launch/_linux.py": set[str](),
+    "programs/ask_kvm.py": set[str](),
+    "programs/ask_runsc.py": {"linux"},
+    "programs/keeper.py": {"linux", "child", "leftovers"},
+    "programs/child.py": {"linux"},
+    "programs/leftovers.py": {"linux"},
+    "programs/warden.py": {"linux", "leftovers"},
+    "programs/linux.py": set[str](),
 }
 """What runs with ``-I -S``, and the siblings that each may import."""
 
@@ -44,6 +49,9 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
+NAMES = frozenset(map(name_of, MODULES))
+
+
 def imported(tree: ast.AST) -> Iterator[str]:
     """The full names of all modules that are imported anywhere, functions included."""
     for node in ast.walk(tree):
@@ -52,13 +60,24 @@ def imported(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "an import that is relative"
             assert node.module is not None
-            yield node.module
-            # from package.launch import remains: a module, and not only the package
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            # Of `from package.programs import child`, the module is package.programs.child.
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (
+                name if name.removeprefix(PREFIX) in NAMES else node.module for name in names
+            )
+
+
+PREFIX = "pytest_gvisor."
+
+
+def own_imports(path: Path) -> set[str]:
+    """The modules of the package that a module imports, those for a type checker alone included."""
+    found = {name.removeprefix(PREFIX) for name in imported(ast.parse(path.read_text()))}
+    return found & NAMES
 
 
 def typing_only(tree: ast.Module) -> ast.Module:
-    """The module without what only a type checker sees."""
+    """The module without the imports that only a type checker sees."""
     kept = [
         node
         for node in tree.body
@@ -68,32 +87,52 @@ def typing_only(tree: ast.Module) -> ast.Module:
 
 
 def parsed(path: Path) -> ast.Module:
-    """The syntax tree, apart from what only a type checker sees."""
+    """The syntax tree, apart from imports that only a type checker sees."""
     return typing_only(ast.parse(path.read_text()))
 
 
-def layer_of(name: str) -> int | None:
-    """The layer of a module of the package; None for a name that is none of them."""
-    top = name.split(".", maxsplit=1)[0]
-    return next((number for number, names in enumerate(LAYERS) if top in names), None)
+def top_of(name: str) -> str:
+    """The folder of a module, or itself at the top."""
+    return name.split(".", maxsplit=1)[0]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_has_its_layer(path: Path) -> None:
-    """A new one has to say where it belongs."""
-    assert layer_of(name_of(path)) is not None
+def test_the_order_names_each_folder_once() -> None:
+    """A new folder, and a new module at the top, has to say where it belongs."""
+    assert len(set(ORDER)) == len(ORDER)
+    assert {top_of(name) for name in NAMES} - OUTSIDE == set(ORDER)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_point_one_way(path: Path) -> None:
-    """Downwards, or sideways within a layer."""
+@pytest.mark.parametrize("path", [p for p in MODULES if name_of(p) not in OUTSIDE], ids=name_of)
+def test_imports_point_down(path: Path) -> None:
+    """A module imports from its own folder and from those before it in the order."""
     own = name_of(path)
-    mine = layer_of(own)
-    assert mine is not None
-    prefix = "pytest_gvisor."
-    for name in imported(parsed(path)):
-        below = layer_of(name.removeprefix(prefix)) if name.startswith(prefix) else None
-        assert below is None or below <= mine, f"{own} imports {name}"
+    for name in sorted(own_imports(path)):
+        below = top_of(name) == top_of(own) or ORDER.index(top_of(name)) < ORDER.index(top_of(own))
+        assert below, f"{own} imports {name}"
+
+
+def test_no_files_import_each_other() -> None:
+    """Neither two of them, nor more in a circle."""
+    graph = {name_of(path): own_imports(path) for path in MODULES}
+    while leaves := {name for name, names in graph.items() if not names & graph.keys()}:
+        for name in leaves:
+            del graph[name]
+    assert graph == {}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if name_of(p) not in OUTSIDE], ids=name_of)
+def test_pytest_is_imported_by_two_folders(path: Path) -> None:
+    """The plugin and the tests inside; everything else works without pytest."""
+    own = name_of(path)
+    if top_of(own) in PYTEST or own in {"guest.worker", "guest.measure"}:
+        return
+    tops = {name.split(".")[0] for name in imported(ast.parse(path.read_text()))}
+    assert not tops & {"pytest", "_pytest", "pluggy"}
+
+
+def test_no_module_at_the_top_bears_a_public_name() -> None:
+    """An import of the module would put it in the place of the public function or class."""
+    assert {top_of(name) for name in NAMES}.isdisjoint(pytest_gvisor.__all__)
 
 
 @pytest.mark.parametrize(("name", "siblings"), PROGRAMS.items())
@@ -104,7 +143,7 @@ def test_programs_import_the_standard_library_and_their_siblings(
     for full in imported(ast.parse((PACKAGE / name).read_text())):
         top, _, rest = full.partition(".")
         if top == "pytest_gvisor":
-            assert rest == "launch" or rest.removeprefix("launch.") in siblings, full
+            assert rest.removeprefix("programs.") in siblings, full
         else:
             assert top in sys.stdlib_module_names or top in siblings, full
 
@@ -132,11 +171,11 @@ def run(*arguments: str) -> str:
 def test_only_one_module_has_ctypes() -> None:
     """Kernel calls are in one place."""
     users = {name_of(path) for path in MODULES if "ctypes" in set(imported(parsed(path)))}
-    assert users == {"launch._linux"}
+    assert users == {"programs.linux"}
 
 
-HEAVY = ("docker", "pytest_gvisor.launch", "pytest_gvisor.oci", "pytest_gvisor.runsc.binary",
-         "pytest_gvisor.harness", "pytest_gvisor.engine")  # fmt: skip
+HEAVY = ("docker", "pytest_gvisor.run", "pytest_gvisor.oci", "pytest_gvisor.runsc.binary",
+         "pytest_gvisor.harness.gvisor", "pytest_gvisor.harness.engine")  # fmt: skip
 
 
 @pytest.mark.parametrize("module", ["pytest_gvisor", "pytest_gvisor.plugin"])
@@ -150,9 +189,10 @@ def test_the_plugin_costs_a_project_that_does_not_use_it_nothing(module: str) ->
 
 
 IDLE = {
-    "pytest_gvisor", "pytest_gvisor.fixtures", "pytest_gvisor.glance", "pytest_gvisor.hookspecs",
-    "pytest_gvisor.inside", "pytest_gvisor.inside.plan", "pytest_gvisor.inside.plugin",
-    "pytest_gvisor.options", "pytest_gvisor.plugin", "pytest_gvisor.state",
+    "pytest_gvisor", "pytest_gvisor.inside", "pytest_gvisor.inside.hooks", "pytest_gvisor.plugin",
+    "pytest_gvisor.plugin.arrivals", "pytest_gvisor.plugin.fixtures",
+    "pytest_gvisor.plugin.hookspecs", "pytest_gvisor.plugin.options",
+    "pytest_gvisor.plugin.placement", "pytest_gvisor.plugin.stash",
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pytest_gvisor import settings
 from pytest_gvisor.errors import LaunchError, UsageError
-from pytest_gvisor.launch.capture import Capture
+from pytest_gvisor.run.capture import Capture
 from pytest_gvisor.settings import Keep, Network, Platform, Rootless, Settings
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.launch import session_dir
+from pytest_gvisor.sessions import session_folder
 from tests.runsc.conftest import wait_for
 
 VM = (sys.executable, "-m", "pytest_gvisor", "vm")
@@ -53,7 +53,7 @@ def nothing_of_the_vm_is_left(vm_options: list[str], share: Path) -> Iterator[No
     """No process of it, no folder, no file of vng's, two seconds after its end."""
     before = set(os.listdir("/tmp"))
     yield
-    base = session_dir.base_folder()
+    base = session_folder.base_folder()
     wait_for(lambda: not machinery(share.name), "the VM's processes to end")
     assert [name for name in os.listdir("/tmp") if name.startswith("virtme")
             and name not in before] == []  # fmt: skip

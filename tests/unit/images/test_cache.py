@@ -334,8 +334,8 @@ def test_a_process_that_is_killed_while_it_makes_points_leaves_nothing(
     made = hold(cache, write(tmp_path / "i"))
     code = (
         "import os, signal; from pytest_gvisor import bind\n"
-        "from pytest_gvisor.images import archive, cache, points\n"
-        "points.make_points = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from pytest_gvisor.images import archive, cache, mount_points\n"
+        "mount_points.make_points = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"with archive.opened({str(tmp_path / 'i')!r}) as content:\n"
         f"    hold = cache.Cache({cache.folder!r}).hold(content)\n"
         "hold.with_points([bind('/usr', '/new/point')], '/')\n"

@@ -1,54 +1,181 @@
-"""What the pytest inside sends is what the host takes: it is no test's fault to have said much."""
+"""What the host makes of what a pytest inside says: a scripted one, which may say anything."""
 
 from __future__ import annotations
 
-import struct
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 
-from pytest_gvisor.inside import worker
-from pytest_gvisor.inside.frames import Decoder
+from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.inside.kept import Kept
+from pytest_gvisor.inside.link import Died, Link
+from pytest_gvisor.inside.worker import Ids, Worker
+
+INNER = "test_it.py::test_it"
+COLLECTED = {"type": "collected", "ids": [INNER, "test_it.py::test_next"], "errors": []}
+DONE = {"type": "done", "id": INNER}
+Message = dict[str, Any]
 
 
-def received(kind: str, most: int = 64 * 2**20, **fields: Any) -> dict[str, Any]:
-    """What the host gets of a message."""
-    data = worker.encoded(kind, fields, most)
-    (message,) = Decoder().feed(struct.pack(">I", len(data)) + data)
-    return message
+class Script:
+    """Takes a link's place: what it receives is written down before, and then it is gone."""
+
+    def __init__(self, messages: Sequence[Message | BaseException]) -> None:
+        self.messages = [*messages]
+        self.sent: list[Message] = []
+        self.closed = 0
+
+    def send(self, op: str, **fields: object) -> None:
+        """Note a command."""
+        self.sent.append({"op": op, **fields})
+
+    def receive(self, _deadline: float) -> Message:
+        """The next message, or the next error."""
+        message = self.messages.pop(0) if self.messages else Died("it is gone")
+        if isinstance(message, BaseException):
+            raise message
+        return message
+
+    def begin(self) -> None:
+        """Count nothing."""
+
+    def close(self, patience: float = 0.0) -> None:
+        """Note that it was closed."""
+        self.closed += 1
+
+    def told(self) -> str:
+        """Nothing more is known."""
+        return ""
 
 
-def test_a_character_takes_no_more_than_it_must() -> None:
-    """Six million of any kind are a message."""
-    text = "🎉" * 1000 + "ü\udcff\0"
-    assert len(worker.encoded("report", {"text": text})) < 4100
-    assert received("report", text=text)["text"] == text
+def report(when: str, **changes: Any) -> Message:
+    """The message with a passed phase's report."""
+    data: Message = {
+        "$report_type": "TestReport",
+        "nodeid": INNER,
+        "location": ["test_it.py", 0, "test_it"],
+        "keywords": {},
+        "outcome": "passed",
+        "longrepr": None,
+        "when": when,
+        "sections": [],
+        "duration": 0.1,
+        "start": 1.0,
+        "stop": 1.1,
+    }
+    return {"type": "report", "id": INNER, "data": {**data, **changes}, "plain": True}
 
 
-def test_what_is_too_long_is_shortened_and_sent() -> None:
-    """Whatever part of a report it is, with its beginning and end."""
-    data = {"longrepr": "a" * 300_000 + "b", "sections": [["out", "c" * 300_000]], "when": "call"}
-    message = received("report", 200_000, data=data)
-    assert message["data"]["when"] == "call"
-    for text in (message["data"]["longrepr"], message["data"]["sections"][0][1]):
-        assert len(text) < 70_000
-        assert "characters left out" in text
-    assert message["data"]["longrepr"].endswith("b")
+PASSED = [
+    report("setup"),
+    {"type": "phase", "id": INNER, "when": "call"},
+    report("call"),
+    {"type": "phase", "id": INNER, "when": "teardown"},
+    report("teardown"),
+]
 
 
-def test_so_are_lists_of_more_values_than_a_message_may_have(
-    monkeypatch: pytest.MonkeyPatch,
+class Host:
+    """A worker whose pytest inside is a script, and a test for it."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self.item = item
+        self.shown: list[str] = []
+
+    def worker(self, *messages: Message | BaseException, collected: Message = COLLECTED) -> Worker:
+        """A worker whose pytest says this."""
+        self.script = Script([collected, *messages])
+
+        def start() -> Link:
+            return cast("Link", self.script)
+
+        config = self.item.config
+        worker = Worker(config, start, 5.0, self.shown.append, Kept(config))
+        worker.start()
+        return worker
+
+    def run(self, *messages: Message | BaseException) -> list[tuple[str | None, str]]:
+        """Phase and outcome of each report of the test."""
+        return [(one.when, one.outcome) for one in self.reports(*messages)]
+
+    def reports(self, *messages: Message | BaseException) -> list[pytest.TestReport]:
+        """The reports of the test."""
+        return list(self.worker(*messages).run(self.item, Ids(inner=INNER)))
+
+
+@pytest.fixture
+def host(request: pytest.FixtureRequest) -> Host:
+    """A host with one test: this one, which is not run by it."""
+    return Host(request.node)
+
+
+def test_reports_of_three_phases_are_a_test(host: Host) -> None:
+    """As they came, and the sandbox stays for the next test."""
+    assert host.run(*PASSED, DONE) == [
+        ("setup", "passed"),
+        ("call", "passed"),
+        ("teardown", "passed"),
+    ]
+    assert not host.script.closed
+
+
+@pytest.mark.parametrize(
+    ("messages", "last"),
+    [
+        ([DONE], "setup"),
+        ([PASSED[0], DONE], "setup"),
+        ([*PASSED[:2], DONE], "call"),
+        ([*PASSED[:4], DONE], "teardown"),
+        ([PASSED[0], PASSED[4], DONE], "setup"),
+        ([*PASSED, {**DONE, "id": "test_it.py::test_next"}], "teardown"),
+        ([*PASSED[:3], {**PASSED[4], "id": "test_it.py::test_next"}, DONE], "teardown"),
+        ([*PASSED, {"type": "phase", "id": "test_it.py::test_next", "when": "call"}], "teardown"),
+        ([*PASSED[:2], {"type": "phase", "id": INNER, "when": "\x1b]"}], "call"),
+    ],
+)
+def test_no_test_is_done_without_its_own_reports(
+    messages: list[Message], last: str, host: Host
 ) -> None:
-    """The first and the last of them are left; a text of commas is none."""
-    monkeypatch.setattr(worker, "_MAX_VALUES", 100_000)
-    message = received("report", values=list(range(150_000)), text="," * 150_000)
-    assert message["values"][:1] + message["values"][-1:] == [0, 149_999]
-    assert len(message["values"]) == 64 * 1024
-    assert received("report", text="," * 150_000)["text"] == "," * 150_000
+    """A report that is missing, or another test's word, is a failure, and the sandbox ends."""
+    ran = host.run(*messages)
+    assert ran[-1] == (last, "failed")
+    assert host.script.closed
 
 
-def test_a_number_that_json_has_not_becomes_text() -> None:
-    """A test may record it."""
-    assert received("report", data=[[1, float("nan")], {"x": float("-inf")}])["data"] == [
-        [1, "nan"], {"x": "-inf"},
-    ]  # fmt: skip
+def test_a_set_up_that_does_not_pass_needs_no_call(host: Host) -> None:
+    """Nor does one that skips; what is lost afterwards is lost in the teardown."""
+    skip = report("setup", outcome="skipped", longrepr=["test_it.py", 1, "Skipped: so"])
+    assert host.run(skip, PASSED[4], DONE) == [("setup", "skipped"), ("teardown", "passed")]
+    assert host.run(skip, PASSED[3]) == [("setup", "skipped"), ("teardown", "failed")]
+
+
+@pytest.mark.parametrize("ids", [5, None, "test_it.py", [1], {"a": 1}])
+def test_a_collection_that_is_no_list_of_ids_is_a_false_start(ids: object, host: Host) -> None:
+    """It is said, and the sandbox ends."""
+    worker = host.worker(collected={"type": "collected", "ids": ids, "errors": []})
+    host.script.messages = [{"type": "collected", "ids": ids, "errors": []}]
+    assert "did not get as far as a test" in worker.start()
+    assert host.script.closed
+
+
+def test_an_error_of_the_launch_in_a_test_is_that_test_s(host: Host) -> None:
+    """The keeper may be lost in the midst of one."""
+    assert host.run(PASSED[0], LaunchError("keeper", "lost"))[-1] == ("setup", "failed")
+
+
+def test_what_is_said_outside_of_tests_is_escaped(host: Host) -> None:
+    """Errors of the collection, and of pytest itself."""
+    bad = {**COLLECTED, "ids": [], "errors": ["\x1b]52;c;eA==\x07\n::error::x\n1 passed in 0.1s"]}
+    (missing,) = host.worker(collected=bad).run(host.item, Ids(inner=INNER))
+    (broken,) = host.reports({"type": "internal error", "text": "\x1b]0;x\x07"})
+    for report in (missing, broken):
+        assert "\x1b" not in str(report.longrepr)
+        assert "\\x1b]" in str(report.longrepr)
+    assert "\n\\x3a:error::x\n\\x31 passed in" in str(missing.longrepr)
+
+
+def test_what_is_not_shown_on_the_host_is_not_shown_for_tests_inside(host: Host) -> None:
+    """Lines of the terminal come with --setup-show, and are a break of the protocol without."""
+    assert host.run({"type": "terminal", "text": "1 passed in 0.1s"})[-1] == ("setup", "failed")
+    assert not host.shown

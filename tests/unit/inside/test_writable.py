@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import places
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import writable
+from pytest_gvisor.sessions import places
 
 MAPS = {"0 0 4294967295": False, "0 1000 1": True, "0 100000 65536": True}
 

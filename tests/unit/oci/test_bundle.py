@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import places
 from pytest_gvisor.errors import InvalidBundle, LaunchError
+from pytest_gvisor.oci import validate
 from pytest_gvisor.oci.bundle import Bundle
-from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.sessions import places
 
 Sample = Callable[[str], dict[str, Any]]
 Elsewhere = Callable[[object], str]
@@ -25,7 +25,7 @@ Elsewhere = Callable[[object], str]
 
 def test_a_terminal_is_asked_for_by_who_gives_one(tmp_path: Path, value: dict[str, Any]) -> None:
     """It is written to config.json then, whatever the specification says."""
-    bundle = Bundle.create(str(tmp_path / "b"), Spec.from_json(value), terminal=True)
+    bundle = Bundle.create(str(tmp_path / "b"), validate.read(value), terminal=True)
     written = json.loads((tmp_path / "b" / "config.json").read_text())
     assert written["process"]["terminal"] is True
     assert not bundle.spec.process.terminal
@@ -34,16 +34,16 @@ def test_a_terminal_is_asked_for_by_who_gives_one(tmp_path: Path, value: dict[st
 def test_a_bundle_is_written_whole_and_private(tmp_path: Path, value: dict[str, Any]) -> None:
     """The folder is 0700, config.json 0600, and it holds exactly the specification."""
     folder = tmp_path / "bundle"
-    made = Bundle.create(str(folder), Spec.from_json(value))
+    made = Bundle.create(str(folder), validate.read(value))
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "config.json").stat().st_mode) == 0o600
     assert os.listdir(folder) == ["config.json"]
-    assert Spec.parse((folder / "config.json").read_bytes()) == made.spec
+    assert validate.parse((folder / "config.json").read_bytes()) == made.spec
 
 
 def test_nothing_is_written_for_a_bad_specification(tmp_path: Path, value: dict[str, Any]) -> None:
     """Problems are reported, all of them, before even the folder is made."""
-    bad = replace(Spec.from_json(value), oci_version="9.0", hostname="a b")
+    bad = replace(validate.read(value), oci_version="9.0", hostname="a b")
     with pytest.raises(InvalidBundle) as caught:
         Bundle.create(str(tmp_path / "bundle"), bad)
     assert len(caught.value.problems) == 2
@@ -56,7 +56,7 @@ def test_a_specification_of_more_than_4_mib_is_refused(
     """Three megabytes of arguments are written, five are refused."""
     for size, fits in ((3 << 20, True), (5 << 20, False)):
         value["process"]["args"] = ["echo", *["a" * 100_000] * (size // 100_000)]
-        spec = Spec.from_json(value)
+        spec = validate.read(value)
         if fits:
             Bundle.create(str(tmp_path / "fits"), spec)
         else:
@@ -78,7 +78,7 @@ def test_a_write_that_fails_leaves_nothing(
     descriptors = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(tempfile if step == "mkstemp" else os, step, full)
     with pytest.raises(LaunchError, match=errno.errorcode[number]) as caught:
-        Bundle.create(str(tmp_path / "bundle"), Spec.from_json(value))
+        Bundle.create(str(tmp_path / "bundle"), validate.read(value))
     assert (caught.value.stage, caught.value.errno) == ("bundle", number)
     assert os.listdir(tmp_path) == []
     monkeypatch.undo()

@@ -9,7 +9,7 @@ from pytest_gvisor.oci import validate
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec, parse_user
 from pytest_gvisor.oci.mounts import bind, tmpfs
 from pytest_gvisor.oci.spec import IdMapping, Rlimit
-from pytest_gvisor.oci.words import NamespaceType, RlimitType
+from pytest_gvisor.oci.vocabulary import NamespaceType, RlimitType
 from pytest_gvisor.settings import Network
 
 

@@ -5,7 +5,7 @@ import pytest
 from pytest_gvisor.oci import mount_options
 from pytest_gvisor.oci.defaults import MOUNTS
 from pytest_gvisor.oci.spec import Mount
-from pytest_gvisor.oci.words import MountType
+from pytest_gvisor.oci.vocabulary import MountType
 
 
 def mount(kind: str, *options: str) -> Mount:

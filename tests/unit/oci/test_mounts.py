@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import places
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.launch import session_dir
 from pytest_gvisor.oci.mounts import bind, covers, danger, parse_size, tmpfs
 from pytest_gvisor.oci.spec import Mount
-from pytest_gvisor.oci.words import MountType
+from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.sessions import places, session_folder
 
 DANGEROUS = [
     "/", "//", "/proc", "/proc/self", "/sys", "/sys/fs", "/dev", "/dev/null", "/run", "/var/run",
@@ -111,7 +110,7 @@ def test_the_session_folders_of_a_user_namespace_are_dangerous(
     monkeypatch.setattr(places, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
     monkeypatch.setattr(tempfile, "gettempdir", lambda: temporary)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    base = session_dir.base_folder()
+    base = session_folder.base_folder()
     try:
         assert base == f"{'/tmp' if 'y' in temporary else temporary}/pytest-gvisor-4242"
         assert danger(base)

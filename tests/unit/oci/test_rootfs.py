@@ -12,7 +12,8 @@ import pytest
 
 from pytest_gvisor.errors import InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.oci import rootfs, skeleton
-from pytest_gvisor.oci.mounts import bind, within
+from pytest_gvisor.oci.mounts import bind
+from pytest_gvisor.oci.paths import within
 
 
 @pytest.fixture

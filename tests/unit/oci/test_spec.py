@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_gvisor.errors import InvalidBundle
-from pytest_gvisor.oci.limits import Cpu, Memory, Pids, Resources
+from pytest_gvisor.oci import validate
+from pytest_gvisor.oci.resources import Cpu, Memory, Pids, Resources
 from pytest_gvisor.oci.spec import (
     Capabilities,
     Linux,
@@ -21,7 +22,7 @@ from pytest_gvisor.oci.spec import (
     Spec,
     User,
 )
-from pytest_gvisor.oci.words import Capability, MountType, NamespaceType, RlimitType
+from pytest_gvisor.oci.vocabulary import Capability, MountType, NamespaceType, RlimitType
 
 TOOLS = ("runc", "runc-rootless", "runsc", "umoci", "umoci-rootless")
 
@@ -87,7 +88,7 @@ def places(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 @given(specs())
 def test_a_specification_survives_json(spec: Spec) -> None:
     """What is written and read again is the same specification."""
-    assert Spec.parse(json.dumps(spec.to_json()).encode()) == spec
+    assert validate.parse(json.dumps(spec.to_json()).encode()) == spec
 
 
 @pytest.mark.fault("B7")
@@ -103,7 +104,7 @@ def test_a_bad_key_is_reported_wherever_it_is(spec: Spec, data: st.DataObject) -
     target["noSuchKey"] = 1
     place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in way)
     with pytest.raises(InvalidBundle) as caught:
-        Spec.from_json(value)
+        validate.read(value)
     assert caught.value.problems == (f"{place}.noSuchKey".lstrip(".") + ": unknown key",)
 
 
@@ -111,7 +112,7 @@ def test_a_bad_key_is_reported_wherever_it_is(spec: Spec, data: st.DataObject) -
 def test_what_other_tools_write_is_read(tool: str, sample: Callable[[str], Any]) -> None:
     """runc's, runsc's and umoci's own config.json are read, and nothing of them is lost."""
     value = sample(tool)
-    again = Spec.from_json(value).to_json()
+    again = validate.read(value).to_json()
     for mount in value["mounts"]:
         if mount["type"] == "none":
             del mount["type"]
@@ -143,7 +144,7 @@ def test_a_misspelt_key_is_reported_with_the_right_one(
         target = target[step]
     target[last] = True
     with pytest.raises(InvalidBundle) as caught:
-        Spec.from_json(value)
+        validate.read(value)
     assert caught.value.problems == (expected,)
 
 
@@ -192,7 +193,7 @@ def test_a_wrong_value_is_reported_with_its_place(
         target = target[step]
     target[way[-1]] = bad
     with pytest.raises(InvalidBundle) as caught:
-        Spec.from_json(value)
+        validate.read(value)
     assert expected in caught.value.problems
 
 
@@ -203,7 +204,7 @@ def test_a_key_that_is_there_twice_is_reported() -> None:
         b'{"ociVersion": "1.0.2", "process": {"args": ["a"], "args": ["b"]}, "root": {"path": "r"}}'
     )
     with pytest.raises(InvalidBundle) as caught:
-        Spec.parse(data)
+        validate.parse(data)
     assert "process.args: this key is there twice" in caught.value.problems
 
 
@@ -214,7 +215,7 @@ def test_everything_is_reported_at_once(value: dict[str, Any]) -> None:
     value["mounts"] = [{"destination": "tmp", "type": "tmpfs"}]
     value["linux"] = {"namespaces": [{"type": "uts"}, {"type": "uts"}]}
     with pytest.raises(InvalidBundle) as caught:
-        Spec.from_json(value)
+        validate.read(value)
     assert sorted(problem.split(":")[0] for problem in caught.value.problems) == [
         "hooks",
         "linux.namespaces[1]",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor.errors import LaunchError, RunscFailed
-from pytest_gvisor.launch._linux import children_of_self
+from pytest_gvisor.programs.linux import children_of_self
 from pytest_gvisor.runsc import features, locate
 from pytest_gvisor.settings import Platform
 from tests import releases
@@ -345,11 +345,11 @@ def test_a_refused_call_on_the_way_to_a_question_is_named(
     """Nothing is asked without it."""
     marker = tmp_path / "seen"
     path = fake_runsc(version=f'creat("{marker}", 0600); puts("runsc version 1")')
-    for module in ("asked.py", "_linux.py"):
+    for module in ("ask_runsc.py", "linux.py"):
         shutil.copy(Path(features._PROGRAM).with_name(module), tmp_path / module)
-    with (tmp_path / "_linux.py").open("a") as file:
+    with (tmp_path / "linux.py").open("a") as file:
         file.write(f"\n\ndef {call}(*_):\n    raise OSError(1, 'refused in {call}')\n")
-    monkeypatch.setattr(features, "_PROGRAM", str(tmp_path / "asked.py"))
+    monkeypatch.setattr(features, "_PROGRAM", str(tmp_path / "ask_runsc.py"))
     with pytest.raises(LaunchError, match=f"refused in {call}") as caught:
         read(path)
     assert (caught.value.stage, caught.value.errno) == (stage, 1)

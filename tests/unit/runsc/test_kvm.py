@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.runsc import kvm, kvm_ioctls, words
-from pytest_gvisor.runsc.words import Cause
+from pytest_gvisor.programs import ask_kvm
+from pytest_gvisor.runsc import causes, kvm
+from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.settings import Platform
 
 REPOSITORY = Path(__file__).parents[3]
@@ -31,12 +32,12 @@ def test_a_device_that_does_all_is_of_use() -> None:
     made: list[int] = []
 
     def ioctl(_fd: int, request: int, _arg: int) -> int:
-        if request == kvm_ioctls.KVM_GET_API_VERSION:
+        if request == ask_kvm.KVM_GET_API_VERSION:
             return 12
         made.append(os.open(os.devnull, os.O_RDONLY))
         return made[-1]
 
-    assert kvm_ioctls.ask("/dev/null", ioctl) == {"step": ""}
+    assert ask_kvm.ask("/dev/null", ioctl) == {"step": ""}
     for fd in made:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
@@ -53,20 +54,20 @@ def test_a_device_that_does_all_is_of_use() -> None:
 )
 def test_a_refused_ioctl_is_named_with_its_error(step: str, number: int) -> None:
     """The step at which runsc would fail, in the kernel's word for it."""
-    requests = {"KVM_CREATE_VM": kvm_ioctls.KVM_CREATE_VM, "KVM_CREATE_VCPU": 0xAE41}
+    requests = {"KVM_CREATE_VM": ask_kvm.KVM_CREATE_VM, "KVM_CREATE_VCPU": 0xAE41}
 
     def ioctl(_fd: int, request: int, _arg: int) -> int:
         if request == requests[step]:
             raise OSError(number, "refused")
-        return 12 if request == kvm_ioctls.KVM_GET_API_VERSION else os.open("/", os.O_RDONLY)
+        return 12 if request == ask_kvm.KVM_GET_API_VERSION else os.open("/", os.O_RDONLY)
 
-    assert kvm_ioctls.ask("/dev/null", ioctl) == {"step": step, "errno": number}
+    assert ask_kvm.ask("/dev/null", ioctl) == {"step": step, "errno": number}
     answer = f'{{"step": "{step}", "errno": {number}}}'
     found = kvm.look("/dev/kvm", command=saying(answer))
     assert found is not None
     assert found.cause is Cause.REFUSED
     assert found.detail.startswith(f"/dev/kvm refuses {step} ({errno.errorcode[number]}: ")
-    assert "firmware" in words.remedy(Platform.KVM, found.cause)
+    assert "firmware" in causes.remedy(Platform.KVM, found.cause)
 
 
 def test_what_a_container_s_profile_forbids_is_a_refusal() -> None:
@@ -74,7 +75,7 @@ def test_what_a_container_s_profile_forbids_is_a_refusal() -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); from tests.faults import seccomp; "
         "seccomp.NUMBERS['x86_64']['ioctl'], seccomp.NUMBERS['aarch64']['ioctl'] = 16, 29; "
-        f"seccomp.refuse('ioctl', {errno.EPERM}, {kvm_ioctls.KVM_GET_API_VERSION}, position=1); "
+        f"seccomp.refuse('ioctl', {errno.EPERM}, {ask_kvm.KVM_GET_API_VERSION}, position=1); "
         "from pytest_gvisor.runsc import kvm; "
         "print(kvm.look('/dev/null'))"
     )
@@ -88,7 +89,7 @@ def test_what_a_container_s_profile_forbids_is_a_refusal() -> None:
 
 def test_another_version_of_the_interface_is_not_kvm() -> None:
     """12 is the one there has been since 2007."""
-    assert kvm_ioctls.ask("/dev/null", lambda *_: 11) == {
+    assert ask_kvm.ask("/dev/null", lambda *_: 11) == {
         "step": "KVM_GET_API_VERSION", "value": 11,
     }  # fmt: skip
     answer = '{"step": "KVM_GET_API_VERSION", "value": 11}'
@@ -127,7 +128,7 @@ def test_no_permission_names_mode_group_and_who(
     assert found is not None
     assert found.cause is Cause.NO_PERMISSION
     assert f"may not be opened by uid {os.geteuid()} (mode 0640, group " in found.detail
-    assert "udevadm" in words.remedy(Platform.KVM, found.cause)
+    assert "udevadm" in causes.remedy(Platform.KVM, found.cause)
 
 
 def test_what_a_container_was_not_given_is_not_a_matter_of_permissions() -> None:
@@ -136,7 +137,7 @@ def test_what_a_container_was_not_given_is_not_a_matter_of_permissions() -> None
     assert found is not None
     assert found.cause is Cause.NOT_GIVEN
     assert f"forbids uid {os.geteuid()} to open it (EPERM: " in found.detail
-    remedy = words.remedy(Platform.KVM, found.cause)
+    remedy = causes.remedy(Platform.KVM, found.cause)
     assert "`--device /dev/kvm`" in remedy
     assert "usermod" not in remedy
     assert "udev" not in remedy

@@ -676,7 +676,7 @@ def test_in_a_user_namespace_the_temporary_folder_is_root_s(as_user: AsUser) -> 
     """Sessions of `unshare -r pytest` are in /tmp, whose owner has no number there."""
     path = as_user(
         "with private.place('/tmp/x') as found:\n    result = found.path",
-        before="from pytest_gvisor.launch import private",
+        before="from pytest_gvisor.sessions import private",
         namespace=True,
     )
     assert path == "/tmp/x"

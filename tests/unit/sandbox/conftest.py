@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Completed, Outcome, Platform
-from pytest_gvisor.launch.capture import Capture, streams
-from pytest_gvisor.launch.driven import Ended
-from pytest_gvisor.sandbox import frames
+from pytest_gvisor.guest import frames
+from pytest_gvisor.run.capture import Capture, streams
+from pytest_gvisor.run.connected import Ended
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.process import Command, Process
 
-GUEST = Path(frames.__file__).with_name("guest.py")
+GUEST = Path(frames.__file__).with_name("main.py")
 PATIENCE = 20.0
 
 

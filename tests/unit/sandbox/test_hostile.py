@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_gvisor import Completed, GvisorError, InsideError, NotReady, SandboxCrashed
+from pytest_gvisor.guest.frames import HEADER, WINDOW
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
-from pytest_gvisor.sandbox.frames import HEADER, WINDOW
 from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.process import Process
 from tests.unit.sandbox.conftest import FakeDriven, Peer, command
@@ -236,7 +236,7 @@ def test_everybody_who_waits_is_told(connect: Connect) -> None:
 
     process = Process(channel, command())
     process.start()
-    answer = Answer(channel, "answer")
+    answer = Answer(channel.lock, "answer")
     channel.add(answer, {"op": "ping"})
     upload, download = Upload(channel, "/x", 0o600), Download(channel, "/x", 10)
     deadline = time.monotonic() + 20

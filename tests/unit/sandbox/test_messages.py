@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gvisor.sandbox.frames import FrameError
+from pytest_gvisor.guest.frames import FrameError
 from pytest_gvisor.sandbox.messages import SHAPES, read
 
 GOOD: dict[str, tuple[dict[str, Any], int]] = {

@@ -1,0 +1,242 @@
+"""What ``doctor`` looks at besides runsc: the machine, and what earlier sessions have left.
+
+What can be tried is tried: a user namespace, a cgroup with each limit, a ping of docker's daemon.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+import platform
+import shutil
+import subprocess
+import sys
+
+from pytest_gvisor.errors import DaemonUnavailable, GvisorError
+from pytest_gvisor.escape import escape
+from pytest_gvisor.images.docker import Daemon
+from pytest_gvisor.programs import linux
+from pytest_gvisor.run import cgroup
+from pytest_gvisor.run.cgroup import Limits
+from pytest_gvisor.runsc import obstacles
+from pytest_gvisor.sessions import session_folder
+from pytest_gvisor.sessions.session_folder import SessionDir
+from pytest_gvisor.vm import parts
+
+_DEADLINE = 10.0
+
+_LIMITS = {
+    "memory": Limits(memory=1 << 30),
+    "processes": Limits(pids=1000),
+    "processors": Limits(cpus=1.0),
+}
+
+
+class State(enum.StrEnum):
+    """What a finding means for tests."""
+
+    GOOD = "good"
+    NOTE = "note"
+    """Something is not there that only some tests need."""
+
+    BAD = "bad"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    state: State
+    detail: str
+    next_step: str = ""
+
+
+def bad(name: str, error: GvisorError) -> Finding:
+    """A finding from an error."""
+    detail = escape(" ".join(error.message.split()))
+    return Finding(name=name, state=State.BAD, detail=detail, next_step=error.next_step)
+
+
+def findings(proc: str = "/proc", *, works: bool = False) -> list[Finding]:
+    """All of it, apart from `sessions`. ``works``: a sandbox of this user's has run just now."""
+    return [
+        _user_namespaces(proc, works=works),
+        _newuidmap(),
+        _cgroups(proc),
+        _docker(),
+        _vm(),
+        _python(),
+    ]  # fmt: skip
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(1024 * 1024).strip()
+    except OSError:
+        return ""
+
+
+def _python() -> Finding:
+    detail = f"{platform.python_version()}, as uid {os.geteuid()}"
+    return Finding(name="Python", state=State.GOOD, detail=detail)
+
+
+def _user_namespaces(proc: str, *, works: bool) -> Finding:
+    """What `runsc --rootless`, for other users than root, needs of the kernel."""
+    name = "user namespaces"
+    state = State.NOTE if os.geteuid() == 0 or works else State.BAD
+    for fact, fix in obstacles.chroot(proc):
+        return Finding(name=name, state=state, detail=fact, next_step=fix)
+    for switch, value, who, step in (
+        (
+            "user/max_user_namespaces", "0", "no user can make one",
+            "sysctl user.max_user_namespaces=10000",
+        ),
+        (
+            "kernel/unprivileged_userns_clone", "0", "users other than root cannot make one",
+            "sysctl kernel.unprivileged_userns_clone=1",
+        ),
+        (
+            "kernel/apparmor_restrict_unprivileged_userns", "1",
+            "AppArmor keeps them from users other than root, unless a program's profile has them",
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+    ):  # fmt: skip
+        if _text(f"{proc}/sys/{switch}") == value:
+            detail = f"{switch.replace('/', '.')} is {value}: {who}"
+            if works and os.geteuid() != 0:
+                detail += "; this user's sandboxes run all the same"
+            return Finding(name=name, state=state, detail=detail, next_step=f"As root: {step}")
+    if refusal := _tried():
+        return Finding(
+            name=name,
+            state=state,
+            detail=f"uid {os.geteuid()} may not make one: {refusal}",
+            next_step=f"A container's profile may forbid it: {obstacles.CONTAINER}.",
+        )
+    return Finding(name=name, state=State.GOOD, detail="unprivileged users may make them")
+
+
+def _tried() -> str:
+    """Why no user namespace can be made here; ``""`` where one can."""
+    program = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); import linux\n"
+        "try: linux.unshare(linux.CLONE_NEWUSER)\n"
+        "except OSError as error: print(os.strerror(error.errno))"
+    )
+    folder = os.path.dirname(os.path.abspath(linux.__file__))
+    # A child: this process may have threads, and must stay in the namespace that it is in.
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", program, folder],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_DEADLINE,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"the try did not end within {_DEADLINE:g} s"
+    except OSError as error:
+        return f"the try cannot be started: {error.strerror or error}"
+    said = escape(done.stdout.strip() or done.stderr.strip()[-200:])
+    return said or (f"the try ended with status {done.returncode}" if done.returncode else "")
+
+
+def _newuidmap() -> Finding:
+    path = shutil.which("newuidmap")
+    if path is None:
+        return Finding(name="newuidmap", state=State.NOTE, detail="not installed; not needed here")
+    return Finding(name="newuidmap", state=State.GOOD, detail=path)
+
+
+def _cgroups(proc: str) -> Finding:
+    kinds = {
+        fields[fields.index("-") + 1]
+        for line in _text(f"{proc}/self/mountinfo").splitlines()
+        if "-" in (fields := line.split())
+    }
+    if "cgroup2" in kinds:
+        detail = "version 2" + (", and version 1 beside it" if "cgroup" in kinds else "")
+    elif "cgroup" in kinds:
+        detail = "version 1"
+    else:
+        return Finding(
+            name="cgroups", state=State.NOTE, detail="not mounted: no limits on memory or processes"
+        )
+    try:
+        refusals = _limits_tried()
+    except GvisorError as error:
+        refusals = {"": " ".join(error.message.split())}
+    if not refusals:
+        detail += "; memory, processes and processors can be limited"
+        return Finding(name="cgroups", state=State.GOOD, detail=detail)
+    return Finding(
+        name="cgroups",
+        state=State.NOTE,
+        detail=escape("; ".join([detail, *dict.fromkeys(refusals.values())])),
+        next_step="Only tests with such limits need it: run them as root, or in a cgroup of this "
+        "user's. In a container, /sys/fs/cgroup must be writable (docker: `--privileged`).",
+    )
+
+
+def _limits_tried() -> dict[str, str]:
+    """Why each limit cannot be had, by its name, and what of the tries stays.
+
+    Raises `LaunchError` where none can be tried.
+    """
+    session = SessionDir.create(SessionDir.new_path(session_folder.base_folder()))
+    found = {}
+    try:
+        for name, limits in _LIMITS.items():
+            try:
+                cgroup.create(
+                    limits, lambda path: session.journal(id="doctor", cgroups=[path])
+                ).remove()
+            except GvisorError as error:
+                found[name] = " ".join(error.message.split())
+    finally:
+        leaks = session.remove()
+    return found | {leak: f"not removed: {leak}" for leak in leaks}
+
+
+def _docker() -> Finding:
+    where = os.environ.get("DOCKER_HOST") or "/var/run/docker.sock"
+    try:
+        with Daemon():
+            return Finding(name="docker", state=State.GOOD, detail=escape(f"answers at {where}"))
+    except GvisorError as error:
+        detail = escape(" ".join(error.message.split()))
+        if isinstance(error, DaemonUnavailable):
+            detail += "; only images from one need it"
+        return Finding(name="docker", state=State.NOTE, detail=detail, next_step=error.next_step)
+
+
+def _vm() -> Finding:
+    lacking = parts.missing()
+    if lacking:
+        detail = escape("; ".join(lacking))
+        return Finding(name="vm", state=State.NOTE, detail=detail, next_step=parts.remedy())
+    return Finding(name="vm", state=State.GOOD, detail="`pytest-gvisor vm` can make one")
+
+
+def sessions() -> Finding:
+    """What dead sessions have left. To be looked at first: a session that starts sweeps."""
+    name = "sessions"
+    try:
+        chosen = session_folder.choose_base()
+        dead = {base: session_folder.dead(base) for base in session_folder.base_folders()}
+    except GvisorError as error:
+        return bad(name, error)
+    told = [f"{len(paths)} dead in {base}" for base, paths in dead.items() if paths]
+    steps = ["pytest-gvisor sweep removes them; so does each new session."] if told else []
+    told = told or [f"none left in {chosen.path}"]
+    told += [f"passed over: {reason}" for reason in chosen.passed]
+    if chosen.passed:
+        steps.append("Set XDG_RUNTIME_DIR or TMPDIR to a folder that no other user can write to.")
+    return Finding(
+        name=name,
+        state=State.NOTE if steps else State.GOOD,
+        detail=escape("; ".join(told)),
+        next_step=" ".join(steps),
+    )

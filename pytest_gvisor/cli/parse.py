@@ -1,0 +1,52 @@
+"""What the subcommands' command lines have in common."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pytest_gvisor import settings
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.oci.mounts import parse_size
+
+if TYPE_CHECKING:
+    from pytest_gvisor.harness.engine import Engine
+
+
+def seconds(text: str) -> float:
+    """An argument that is a time. Raises `argparse.ArgumentTypeError`."""
+    try:
+        return settings.seconds(text, "the number of seconds")
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(error.message) from error
+
+
+def count(text: str) -> int:
+    """An argument that is a number above 0. Raises `argparse.ArgumentTypeError`."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def size(text: str) -> int:
+    """An argument that is a number of bytes, ``2G`` for instance, or 0. Raises as `seconds`."""
+    try:
+        return 0 if text == "0" else parse_size(text)
+    except (UsageError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def command(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[str, ...]:
+    """The command behind the options, without the ``--`` in front. Exits where there is none."""
+    found = tuple(words[1:] if words and words[0] == "--" else words)
+    if not found:
+        parser.error("a command is missing: put it behind --")
+    return found
+
+
+def end(engine: Engine, tool: str) -> None:
+    """End the engine, and say on standard error what could not be removed."""
+    for leak in engine.end():
+        print(f"pytest-gvisor {tool}: not removed: {leak}", file=sys.stderr)

@@ -1,0 +1,165 @@
+"""A workload that has ended, and the errors that carry one."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import signal
+from collections.abc import Mapping
+
+from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.settings import Platform
+
+
+class _RunError(GvisorError):
+    """Base of the errors that carry what a run has produced."""
+
+    def __init__(self, message: str, *, completed: Completed, next_step: str = "") -> None:
+        self.completed = completed
+        super().__init__(message, next_step=next_step)
+
+    @property
+    def stdout(self) -> str:
+        """What the workload wrote to standard output until then, undecodable bytes escaped."""
+        return self.completed.stdout
+
+    @property
+    def stderr(self) -> str:
+        """What the workload wrote to standard error until then, undecodable bytes escaped."""
+        return self.completed.stderr
+
+
+class WorkloadFailed(_RunError):
+    """The workload ended with another status than 0, and the caller asked for 0."""
+
+
+class WorkloadTimeout(_RunError):
+    """The deadline passed; the workload is dead, its output so far is attached."""
+
+
+class SandboxCrashed(_RunError):
+    """The sentry or the gofer died under the workload.
+
+    ``panic`` is the beginning of the panic log, escaped.
+    """
+
+    def __init__(
+        self, message: str, *, completed: Completed, panic: str = "", next_step: str = ""
+    ) -> None:
+        self.panic = panic
+        shown = f"{message}\n  panic log:\n{panic}" if panic else message
+        super().__init__(shown, completed=completed, next_step=next_step)
+
+
+class Outcome(enum.StrEnum):
+    """The one verdict of a run."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    OUT_OF_MEMORY = "out of memory"
+    TIMED_OUT = "timed out"
+    RUNSC_FAILED = "runsc failed"
+    SANDBOX_CRASHED = "sandbox crashed"
+    LAUNCH_FAILED = "launch failed"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Completed:
+    """A workload that has ended, in the manner of `subprocess.CompletedProcess`."""
+
+    args: tuple[str, ...]
+    """The workload's argv."""
+
+    returncode: int
+    """The exit status, or ``-S`` for signal S.
+
+    runsc itself ends with N for exit N and with 128 + S for signal S, so from its status alone
+    ``exit 137`` cannot be told from SIGKILL. Where the release can report the sentry's own events
+    (``--pod-init-config``; 20221219 and later), the raw wait status comes from there and
+    both are exact.
+    Where it cannot, a status of 128 + S is read as signal S; `exact` tells which it was.
+    """
+
+    stdout_bytes: bytes
+    """What came on standard output; if `truncated`, its head followed by its tail."""
+
+    stderr_bytes: bytes
+    stdout_total: int
+    """How many bytes the workload wrote to standard output, kept or not."""
+
+    stderr_total: int
+    stdout_sha256: str
+    """The SHA-256 of all that came on standard output, in hexadecimal; of a stream of which bytes
+    were left out only with the setting ``sha256=True``, and ``""`` without.
+    """
+
+    stderr_sha256: str
+    duration: float
+    """Seconds from the request to the sandbox's end."""
+
+    platform: Platform
+    outcome: Outcome
+    exact: bool = True
+    """Whether `returncode` is beyond doubt: see there."""
+
+    command: str = ""
+    """runsc's own command line, in a form that can be pasted."""
+
+    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """The keyword arguments that repeat this run."""
+
+    leaks: tuple[str, ...] = ()
+    """What of this sandbox could not be removed, in words; normally empty."""
+
+    @functools.cached_property
+    def stdout(self) -> str:
+        """`stdout_bytes` as UTF-8, undecodable bytes in hexadecimal; the gap, if any, is marked."""
+        return text_view(self.stdout_bytes, self.stdout_total)
+
+    @functools.cached_property
+    def stderr(self) -> str:
+        """`stderr_bytes` in the same way."""
+        return text_view(self.stderr_bytes, self.stderr_total)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether bytes of either stream were left out."""
+        return self.stdout_total > len(self.stdout_bytes) or self.stderr_total > len(
+            self.stderr_bytes
+        )
+
+    def check_returncode(self) -> None:
+        """Raise `WorkloadFailed` if the workload ended with another status than 0."""
+        if self.returncode == 0 and self.outcome is Outcome.EXITED:
+            return
+        how = self.outcome.value if self.returncode < 0 else f"exit status {self.returncode}"
+        if self.outcome is Outcome.SIGNALLED:
+            how = f"signal {-self.returncode} ({signal_name(-self.returncode)})"
+        message = f"{list(self.args)!r} ended with {how}"
+        tail = self.stderr[-2000:]
+        if tail:
+            message += f"\n  stderr: {tail!r}"
+        raise WorkloadFailed(message, completed=self)
+
+    def __repr__(self) -> str:
+        """A call that repeats the run, and what came of it as a comment."""
+        words = "".join(f", {key}={value!r}" for key, value in self.settings.items())
+        return f"gvisor.run({list(self.args)!r}{words})  # {self.outcome}, {self.returncode}"
+
+
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9; the number where it has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def text_view(kept: bytes, total: int) -> str:
+    """What is kept of a stream as text: UTF-8, undecodable bytes escaped, the gap marked."""
+    if total == len(kept):
+        return kept.decode("utf-8", "backslashreplace")
+    head = len(kept) - len(kept) // 2  # as `Capture` keeps it
+    parts = [part.decode("utf-8", "backslashreplace") for part in (kept[:head], kept[head:])]
+    return f"\n[… {total - len(kept)} bytes left out …]\n".join(parts)

@@ -1,0 +1,1 @@
+"""Programs that run inside a sandbox, untrusted: the standard library alone, apart from worker."""

@@ -1,0 +1,298 @@
+"""Programs that the guest starts: their streams, their end, and what they have left running.
+
+Standard library only; part of the program that `guest` is.
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import errno
+import fcntl
+import functools
+import os
+import resource
+import signal
+import stat
+import struct
+import termios
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.guest.killer import MARK
+    from pytest_gvisor.guest.loop import Sink, Source
+else:
+    from killer import MARK
+    from loop import Sink, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_gvisor.guest.loop import Loop
+
+_RESERVE = 256
+_DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
+_GOES_ON = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+
+
+class Limits:
+    """The limit on open files: the programs' own, and a higher one for the guest if it needs that.
+
+    And what is the same for all programs: who the guest is, and an input that is at its end.
+    """
+
+    def __init__(self) -> None:
+        self.me = (os.getuid(), os.getgid(), os.getgroups())
+        self.nothing = os.open(os.devnull, os.O_RDONLY)
+        self.theirs = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = self.theirs[1]
+        if most == resource.RLIM_INFINITY or most > 65536:
+            most = 65536
+        self.ours = (max(most, self.theirs[0]), self.theirs[1])
+        self._low = [os.dup(self.nothing) for _ in range(3)]
+        self._raised = False
+
+    def see(self, fd: int) -> None:
+        """A descriptor with this number was made: there may soon be no room for more."""
+        if not self._raised and fd > self.theirs[0] - _RESERVE:
+            self._raised = True
+            self.ours_again()
+
+    def ours_again(self) -> None:
+        """Set the guest's own."""
+        if self._raised:
+            resource.setrlimit(resource.RLIMIT_NOFILE, self.ours)
+            for low in self._low:
+                os.dup2(self.nothing, low, inheritable=False)
+
+    def for_a_program(self, streams: list[int]) -> list[int]:
+        """Set what a program that is started now is to have; its streams, perhaps by new numbers.
+
+        posix_spawn refuses streams whose numbers are above the limit.
+        """
+        if not self._raised:
+            return streams
+        for index, low in enumerate(self._low):
+            os.dup2(streams[index], low, inheritable=False)
+        resource.setrlimit(resource.RLIMIT_NOFILE, self.theirs)
+        return self._low
+
+
+class Program:
+    """What is to be started, and as whom."""
+
+    def __init__(self, message: dict[str, Any], strings: list[bytes]) -> None:
+        count = message["args"]
+        self.args = strings[:count]
+        pairs = [pair.partition(b"=") for pair in strings[count:]]
+        self.env = {name: value for name, _, value in pairs}
+        self.cwd = message["cwd"].encode("utf-8", "surrogateescape")
+        self.user = (message["uid"], message["gid"], list(message["groups"]))
+        self.mark = binascii.hexlify(os.urandom(8))
+        self.env[MARK.encode()] = self.mark
+
+    def start(self, limits: Limits, streams: list[int]) -> int:
+        """Start it in a session of its own; its pid. Raises OSError."""
+        me = limits.me
+        other = (self.user[0], self.user[1], sorted(self.user[2])) != (*me[:2], sorted(me[2]))
+        try:
+            streams = limits.for_a_program(streams)
+            if other:
+                return self._fork(streams)
+            if self.cwd != b"/":
+                os.chdir(self.cwd)
+            return self._search(functools.partial(self._spawn, streams))
+        finally:
+            if self.cwd != b"/":
+                os.chdir("/")
+            limits.ours_again()
+
+    def _spawn(self, streams: list[int], path: bytes) -> int:
+        """posix_spawn: a fork copies page tables, which costs several times as much in gVisor."""
+        return os.posix_spawn(
+            path,
+            self.args,
+            self.env,
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(streams)],
+            setsid=True,
+            setsigmask=(),
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+        )
+
+    def _fork(self, streams: list[int]) -> int:
+        """Start it as another user, by a fork: only the child may ever be that user.
+
+        kill(2) looks at the real user id: if this process had it for the moment of a posix_spawn,
+        what was started could kill it in that moment.
+        """
+        reader, writer = os.pipe()
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become(streams, writer)
+            os.close(writer)
+            writer = -1
+            problem = os.read(reader, 16)
+        finally:
+            os.close(reader)
+            if writer >= 0:
+                os.close(writer)
+        if problem:
+            os.waitpid(pid, 0)
+            raise OSError(int(problem), "cannot be started")
+        return pid
+
+    def _become(self, streams: list[int], writer: int) -> None:
+        """In the child: become the program. The error's number goes to ``writer``."""
+        number = errno.EIO
+        try:
+            os.setsid()
+            for signal_number in (signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(signal_number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            for target, fd in enumerate(streams):
+                os.dup2(fd, target)
+            os.setgroups(self.user[2])
+            os.setresgid(self.user[1], self.user[1], self.user[1])
+            os.setresuid(self.user[0], self.user[0], self.user[0])
+            os.chdir(self.cwd)
+            self._search(lambda path: os.execve(path, self.args, self.env))
+        except OSError as error:
+            number = error.errno or number
+        finally:
+            os.write(writer, b"%d" % number)
+            os._exit(127)
+
+    def _search(self, start: Callable[[bytes], int]) -> int:
+        """Start the first file of that name that can be."""
+        problem: OSError | None = None
+        for path in self._paths():
+            try:
+                return start(path)
+            except OSError as error:
+                # The search goes on behind a file that may not be run, as that of execvp(3) does.
+                if error.errno not in _GOES_ON:
+                    raise
+                if problem is None or error.errno == errno.EACCES:
+                    problem = error
+        raise problem or OSError(errno.ENOENT, "no such program")
+
+    def _paths(self) -> Iterator[bytes]:
+        name = self.args[0]
+        if b"/" in name or not name:
+            yield name
+            return
+        for folder in self.env.get(b"PATH", _DEFAULT_PATH).split(b":"):
+            path = os.path.join(folder or b".", name)
+            if os.path.lexists(path):
+                yield path
+
+
+class Exec:
+    """One program and its streams, as the host sees them."""
+
+    def __init__(self, loop: Loop, number: int) -> None:
+        self.loop = loop
+        self.number = number
+        self.pid = 0
+        self.mark = b""
+        self.exited = False
+        self._sources: dict[int, Source] = {}
+        self._stdin: Sink | None = None
+
+    def start(self, program: Program, limits: Limits, *, reads: bool) -> None:
+        """Start it. Raises OSError.
+
+        Everything is made ready before, so that this process is at rest while the program starts.
+        """
+        theirs: list[int] = []
+        try:
+            for stream in (0, 1, 2) if reads else (1, 2):
+                pair = os.pipe()
+                theirs.append(pair[1 if stream else 0])
+                self._take(stream, pair[0 if stream else 1])
+                limits.see(max(pair))
+            self.pid = program.start(limits, theirs if reads else [limits.nothing, *theirs])
+        except BaseException:
+            for end in (self._stdin, *self._sources.values()):
+                if end is not None:
+                    end.close()
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        self.mark = MARK.encode() + b"=" + program.mark
+        # Who writes nothing waits for the end, and not for this.
+        self.loop.send({"op": "started", "id": self.number}, waits=not reads)
+
+    def _take(self, stream: int, fd: int) -> None:
+        """Our end of a stream."""
+        os.set_blocking(fd, False)
+        if stream:
+            done = functools.partial(self._at_end, stream)
+            self._sources[stream] = Source(self.loop, fd, (self.number, stream), done)
+        else:
+            self._stdin = Sink(self.loop, fd, self.number, self._stdin_broke)
+
+    def _at_end(self, stream: int, _error: int) -> None:
+        # Most often it is the end of the program as well, which will have been reaped in a moment.
+        self.loop.send({"op": "eof", "id": self.number, "s": stream}, waits=not self.exited)
+
+    def _stdin_broke(self, _number: int) -> None:
+        """Nobody reads any more."""
+        if self._stdin is not None:
+            self._stdin.close()
+            self.loop.send({"op": "eof", "id": self.number, "s": 0})
+
+    @property
+    def over(self) -> bool:
+        """Whether the host has been told all that there is."""
+        return self.exited and all(source.ended for source in self._sources.values())
+
+    def on_data(self, payload: bytes) -> None:
+        """Bytes for its standard input."""
+        if self._stdin is not None:
+            self._stdin.feed(payload)
+
+    def on_eof(self) -> None:
+        """The end of its standard input."""
+        if self._stdin is not None:
+            self._stdin.finish(self._stdin.close)
+
+    def on_credit(self, stream: int, count: int) -> None:
+        """The host can take more of a stream."""
+        if stream in self._sources:
+            self._sources[stream].add_credit(count)
+
+    def on_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if not self.exited:
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, number)
+
+    def on_exit(self, status: int) -> None:
+        """It has ended with this wait status, and has been reaped.
+
+        What it wrote is in the pipes by now. Others may have them open still, and write on: that is
+        taken, so that they get no SIGPIPE, and goes nowhere.
+        """
+        self.exited = True
+        if self._stdin is not None:
+            self._stdin.close()
+        self.loop.send({"op": "exit", "id": self.number, "status": status})
+        for source in self._sources.values():
+            source.finish(_waiting(source.fd) if source.fd >= 0 else 0)
+
+    def on_reset(self) -> None:
+        """Not for programs."""
+
+
+def _waiting(fd: int) -> int:
+    """How many bytes there are to be read."""
+    count: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0]
+    return count
+
+
+def is_regular(fd: int) -> bool:
+    """Whether a descriptor is of a regular file."""
+    return stat.S_ISREG(os.fstat(fd).st_mode)

@@ -1,0 +1,282 @@
+"""The guest's connections to servers in the sandbox, and files from and to the host.
+
+Standard library only; part of the program that `guest` is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.guest.children import is_regular
+    from pytest_gvisor.guest.loop import WRITE, Sink, Source
+else:
+    from children import is_regular
+    from loop import WRITE, Sink, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_gvisor.guest.loop import Loop
+
+_LOOPBACK = "127.0.0.1"
+_PROBE_PAUSES = (0.005, 0.01, 0.02, 0.05)
+
+
+def _dial(port: int) -> socket.socket:
+    """A socket that is connecting. Raises OSError."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    made.setblocking(False)
+    number = made.connect_ex((_LOOPBACK, port))
+    if number not in (0, errno.EINPROGRESS):
+        made.close()
+        raise OSError(number, os.strerror(number))
+    return made
+
+
+class Connection:
+    """One TCP connection to a server in the sandbox."""
+
+    over = False
+
+    def __init__(self, loop: Loop, number: int, port: int) -> None:
+        self.loop = loop
+        self.number = number
+        self._error = 0
+        self._source: Source | None = None
+        self._write_side_closed = False
+        self._socket = _dial(port)
+        # A descriptor for each direction: each is closed when its direction is over.
+        self._sink = Sink(loop, os.dup(self._socket.fileno()), number, self._broke)
+        self._sink.hold(open_=False)
+        loop.want(self._sink.fd, WRITE, self._connected)
+
+    def fileno(self) -> int:
+        """The newest of its descriptors."""
+        return self._sink.fd
+
+    def _connected(self) -> None:
+        self.loop.want(self._sink.fd, WRITE, None)
+        number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self._close(number)
+            return
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.loop.send({"op": "started", "id": self.number})
+        fd = os.dup(self._socket.fileno())
+        self._source = Source(self.loop, fd, (self.number, 1), self._read_all)
+        self._sink.hold(open_=True)
+
+    def _read_all(self, number: int) -> None:
+        if number:
+            self._close(number)
+            return
+        self.loop.send({"op": "eof", "id": self.number, "s": 1})
+        self._settle()
+
+    def _broke(self, number: int) -> None:
+        """It takes no more. What it has sent is still to be read."""
+        self._error = number
+        self._sink.close()
+        self._write_side_closed = True
+        self._settle()
+
+    def _written_all(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+        self._sink.close()
+        self._write_side_closed = True
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._write_side_closed and self._source is not None and self._source.ended:
+            self._close(self._error)
+
+    def _close(self, number: int, *, abort: bool = False) -> None:
+        if self.over:
+            return
+        self.over = True
+        if abort:
+            # A close with a linger time of 0 is a reset for the other end (tcp(7)).
+            with contextlib.suppress(OSError):
+                option = struct.pack("ii", 1, 0)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+        self._sink.close()
+        if self._source is not None:
+            self._source.close()
+        self._socket.close()
+        self.loop.send({"op": "closed", "id": self.number, "errno": number})
+
+    def on_data(self, payload: bytes) -> None:
+        """Bytes for the server."""
+        self._sink.feed(payload)
+
+    def on_eof(self) -> None:
+        """The client sends no more."""
+        if not self._sink.ended:
+            self._sink.finish(self._written_all)
+
+    def on_credit(self, _stream: int, count: int) -> None:
+        """The client can take more."""
+        if self._source is not None:
+            self._source.add_credit(count)
+
+    def on_signal(self, _number: int) -> None:
+        """Not for connections."""
+
+    def on_reset(self) -> None:
+        """The client is gone."""
+        self._close(0, abort=True)
+
+
+class Probe:
+    """Tries to connect to a port until that works or the time is up."""
+
+    def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
+        self._loop = loop
+        self._number = number
+        self._port = message["port"]
+        self._deadline = time.monotonic() + message["ms"] / 1000
+        self._tries = 0
+        self._socket: socket.socket | None = None
+        self._try()
+
+    def _try(self) -> None:
+        try:
+            self._socket = _dial(self._port)
+        except OSError:
+            self._again()
+            return
+        self._loop.want(self._socket.fileno(), WRITE, self._dialled)
+
+    def _dialled(self) -> None:
+        if self._socket is None:
+            return
+        self._loop.want(self._socket.fileno(), WRITE, None)
+        number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self._socket.close()
+        self._socket = None
+        if number:
+            self._again()
+        else:
+            self._loop.send({"op": "answer", "id": self._number, "n": 1})
+
+    def _again(self) -> None:
+        if time.monotonic() > self._deadline:
+            self._loop.send({"op": "answer", "id": self._number, "n": 0})
+            return
+        pause = _PROBE_PAUSES[min(self._tries, len(_PROBE_PAUSES) - 1)]
+        self._tries += 1
+        self._loop.later(pause, self._try)
+
+
+class _File:
+    """What a file from or to the host has in common with other flows."""
+
+    over = False
+
+    def __init__(self, loop: Loop, number: int) -> None:
+        self.loop = loop
+        self.number = number
+
+    def _fail(self, error: OSError) -> None:
+        self.over = True
+        self.loop.send({"op": "failed", "id": self.number, "errno": error.errno or 0})
+
+    def on_data(self, _payload: bytes) -> None:
+        """Bytes from the host."""
+
+    def on_eof(self) -> None:
+        """No more from the host."""
+
+    def on_credit(self, _stream: int, _count: int) -> None:
+        """The host can take more."""
+
+    def on_signal(self, _number: int) -> None:
+        """Not for files."""
+
+    def on_reset(self) -> None:
+        """The host wants no more of it."""
+
+
+class Put(_File):
+    """A file that the host writes."""
+
+    def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
+        super().__init__(loop, number)
+        self._mode = message["mode"]
+        self._size = 0
+        path = message["path"].encode("utf-8", "surrogateescape")
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        # O_NONBLOCK: the open of a FIFO that nobody reads would wait for ever.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
+        self._fd = os.open(path, flags, self._mode & 0o777)
+        if not is_regular(self._fd):
+            os.close(self._fd)
+            raise OSError(errno.EINVAL, "not a regular file")
+        os.ftruncate(self._fd, 0)
+
+    def on_data(self, payload: bytes) -> None:
+        """Write."""
+        self._try(lambda: self._write(payload))
+
+    def _write(self, payload: bytes) -> None:
+        rest = memoryview(payload)
+        while rest:
+            count = os.write(self._fd, rest)
+            self._size += count
+            rest = rest[count:]
+
+    def on_eof(self) -> None:
+        """All is written."""
+        self._try(lambda: os.fchmod(self._fd, self._mode))
+        if not self.over:
+            self.over = True
+            os.close(self._fd)
+            self.loop.send({"op": "answer", "id": self.number, "n": self._size})
+
+    def _try(self, act: Callable[[], None]) -> None:
+        if self.over:
+            return
+        try:
+            act()
+        except OSError as error:
+            os.close(self._fd)
+            self._fail(error)
+
+
+class Get(_File):
+    """A file that the host reads."""
+
+    def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
+        super().__init__(loop, number)
+        path = message["path"].encode("utf-8", "surrogateescape")
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        if not is_regular(fd):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "not a regular file")
+        self._source = Source(loop, fd, (number, 1), self._read_all, waits=False)
+
+    def _read_all(self, number: int) -> None:
+        if number:
+            self._fail(OSError(number, os.strerror(number)))
+            return
+        self.over = True
+        self.loop.send({"op": "eof", "id": self.number, "s": 1})
+
+    def on_credit(self, _stream: int, count: int) -> None:
+        """The host can take more."""
+        self._source.add_credit(count)
+
+    def on_reset(self) -> None:
+        """The host wants no more of it."""
+        if not self.over:
+            self._source.close()
+            self._fail(OSError(errno.ECANCELED, "cancelled"))

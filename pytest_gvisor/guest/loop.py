@@ -1,0 +1,317 @@
+"""The guest's loop: one thread, descriptors that never block, and streams with credit.
+
+A stream's bytes go to the host only as far as the host has given credit, and not while much is
+waiting to be sent: so who does not read holds up nobody else, and nothing piles up here. Standard
+library only; part of the program that `guest` is.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import heapq
+import itertools
+import os
+import selectors
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.guest import frames
+else:
+    import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READ = selectors.EVENT_READ
+WRITE = selectors.EVENT_WRITE
+
+_CONGESTED = 1024 * 1024
+_RELIEVED = 256 * 1024
+_BATCH = 16
+_MOMENT = 0.02
+_PIPE = 64 * 1024
+_F_SETPIPE_SZ = 1031
+_CREDIT_STEP = frames.WINDOW // 8
+
+
+class Loop:
+    """Waits for descriptors and timers, and sends frames to the host."""
+
+    def __init__(self, host: int) -> None:
+        self.host = host
+        os.set_blocking(host, False)
+        self.encoder = frames.Encoder()
+        self.decoder = frames.Decoder()
+        self.sources: set[Source] = set()
+        self.congested = False
+        self._out: collections.deque[memoryview] = collections.deque()
+        self._out_size = 0
+        self._hurry = False  # whether what is to be sent is to be sent now
+        self._blocked = False  # whether the host has taken no more at the last try
+        self._selector = selectors.DefaultSelector()
+        self._acts: dict[int, dict[int, Callable[[], None]]] = {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timer_count = 0
+        self._soon: collections.deque[Callable[[], None]] = collections.deque()
+
+    def want(self, fd: int, event: int, act: Callable[[], None] | None) -> None:
+        """Call ``act`` whenever ``fd`` is ready in this way; None ends it."""
+        acts = self._acts.setdefault(fd, {})
+        before = sum(acts)
+        if act is None:
+            acts.pop(event, None)
+        else:
+            acts[event] = act
+        after = sum(acts)
+        if before and after and before != after:
+            self._selector.modify(fd, after)
+        elif after and not before:
+            self._selector.register(fd, after)
+        elif before and not after:
+            self._selector.unregister(fd)
+        if not after:
+            del self._acts[fd]
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor of ours that may be waited for."""
+        for event in (READ, WRITE):
+            self.want(fd, event, None)
+        os.close(fd)
+
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
+        """Call ``act`` once, after so long."""
+        self._timer_count += 1
+        heapq.heappush(self._timers, (time.monotonic() + seconds, self._timer_count, act))
+
+    def soon(self, act: Callable[[], None]) -> None:
+        """Call ``act`` once, in the next turn."""
+        self._soon.append(act)
+
+    def send(self, message: dict[str, Any], payload: bytes = b"", *, waits: bool = False) -> None:
+        """Send a frame to the host: at the end of this turn, or when the host can take it.
+
+        One that ``waits`` is not worth a system call of its own: it goes with the next one, which
+        is likely to come at once, or after a moment.
+        """
+        self._hurry = self._hurry or not waits
+        head = self.encoder.head(message, len(payload))
+        for part in (head, payload):
+            if part:
+                self._out.append(memoryview(part))
+                self._out_size += len(part)
+        if self._out_size > _CONGESTED and not self.congested:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what can be sent. An end of the host's is the end of everything."""
+        self._hurry = self._blocked = False
+        try:
+            while self._out:
+                count = os.writev(self.host, list(itertools.islice(self._out, _BATCH)))
+                self._out_size -= count
+                while count:
+                    part = self._out[0]
+                    if count >= len(part):
+                        count -= len(self._out.popleft())
+                    else:
+                        self._out[0] = part[count:]
+                        count = 0
+        except BlockingIOError:
+            self._blocked = True
+        except OSError:
+            raise SystemExit(0) from None
+        self.want(self.host, WRITE, self.flush if self._out else None)
+        limit = _RELIEVED if self.congested else _CONGESTED
+        if self.congested != (self._out_size > limit):
+            self.congested = not self.congested
+            for source in list(self.sources):
+                source.update()
+
+    def turn(self) -> None:
+        """Wait until something is ready, and do it."""
+        timeout = None
+        if self._timers:
+            timeout = max(0.0, self._timers[0][0] - time.monotonic())
+        waiting = bool(self._out) and not self._blocked
+        if waiting:
+            timeout = _MOMENT if timeout is None else min(timeout, _MOMENT)
+        ready = self._selector.select(0 if self._soon else timeout)
+        for key, mask in ready:
+            for event in (READ, WRITE):
+                act = self._acts.get(key.fd, {}).get(event) if mask & event else None
+                if act is not None:
+                    act()
+        for _ in range(len(self._soon)):
+            self._soon.popleft()()
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            heapq.heappop(self._timers)[2]()
+        if self._hurry or (waiting and not ready):
+            self.flush()
+
+
+class Source:
+    """A descriptor whose bytes go to the host as one stream of a frame id."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        fd: int,
+        name: tuple[int, int],
+        done: Callable[[int], None],
+        *,
+        waits: bool = True,
+    ) -> None:
+        self.fd = fd
+        self.ended = False
+        self._loop = loop
+        self._id, self._stream = name
+        self._done = done
+        self._waits = waits  # False for a regular file, which is always ready
+        self._credit = frames.WINDOW
+        self._rest: int | None = None
+        self._scheduled = False
+        self._widened = False
+        loop.sources.add(self)
+        self.update()
+
+    def add_credit(self, count: int) -> None:
+        """The host can take so many bytes more."""
+        self._credit += count
+        self.update()
+
+    def finish(self, rest: int) -> None:
+        """The stream ends for the host after so many bytes; what comes then goes nowhere."""
+        if not self.ended and self._rest is None:
+            self._rest = rest
+            if not rest:
+                self._end(0)
+
+    def update(self) -> None:
+        """Wait for the descriptor, or not any more."""
+        if self.fd < 0:
+            return
+        ready = self.ended or (self._credit > 0 and not self._loop.congested)
+        if self._waits:
+            self._loop.want(self.fd, READ, self._read if ready else None)
+        elif ready and not self._scheduled:
+            self._scheduled = True
+            self._loop.soon(self._read)
+
+    def _read(self) -> None:
+        self._scheduled = False
+        if self.fd < 0:
+            return
+        most = frames.MAX_PAYLOAD
+        if not self.ended:
+            most = min(most, self._credit if self._rest is None else min(self._credit, self._rest))
+        try:
+            data = os.read(self.fd, most)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(error.errno or 0)
+            self.close()
+            return
+        if len(data) == _PIPE and not self._widened:
+            # Much comes: fewer turns for it, where the kernel allows that (pipe(7)).
+            self._widened = True
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self.fd, _F_SETPIPE_SZ, frames.WINDOW)
+        if data and not self.ended:
+            self._credit -= len(data)
+            self._loop.send({"op": "data", "id": self._id, "s": self._stream}, data)
+            if self._rest is not None:
+                self._rest -= len(data)
+        if not data or self._rest == 0:
+            self._end(0)
+        if data:
+            self.update()
+        else:
+            self.close()
+
+    def _end(self, number: int) -> None:
+        if not self.ended:
+            self.ended = True
+            self._loop.sources.discard(self)
+            self._done(number)
+            self.update()
+
+    def close(self) -> None:
+        """Read no more."""
+        self.ended = True
+        self._loop.sources.discard(self)
+        if self.fd >= 0:
+            self._loop.close(self.fd)
+            self.fd = -1
+
+
+class Sink:
+    """A descriptor that takes what the host sends; the host has credit for one window."""
+
+    def __init__(self, loop: Loop, fd: int, number: int, failed: Callable[[int], None]) -> None:
+        self.fd = fd
+        self.ended = False
+        self._loop = loop
+        self._id = number
+        self._failed = failed
+        self._at_end: Callable[[], None] | None = None
+        self._parts: collections.deque[memoryview] = collections.deque()
+        self._credit = 0
+        self._open = True
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the host."""
+        if self.fd >= 0 and not self.ended:
+            self._parts.append(memoryview(data))
+            if self._open:
+                self._write()
+
+    def hold(self, *, open_: bool) -> None:
+        """Keep what comes until the descriptor can be written to."""
+        self._open = open_
+        if open_:
+            self._write()
+
+    def finish(self, act: Callable[[], None]) -> None:
+        """Call ``act`` when all that came has been written."""
+        self.ended = True
+        self._at_end = act
+        if self._open:
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            while self.fd >= 0 and self._parts:
+                count = os.write(self.fd, self._parts[0])
+                self._credit += count
+                if count == len(self._parts[0]):
+                    self._parts.popleft()
+                else:
+                    self._parts[0] = self._parts[0][count:]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._parts.clear()
+            self._failed(error.errno or 0)
+            return
+        if self.fd < 0:
+            return
+        self._loop.want(self.fd, WRITE, self._write if self._parts else None)
+        if self._credit >= _CREDIT_STEP and not self.ended:
+            self._loop.send({"op": "credit", "id": self._id, "n": self._credit})
+            self._credit = 0
+        if not self._parts and self._at_end is not None:
+            act, self._at_end = self._at_end, None
+            act()
+
+    def close(self) -> None:
+        """Write no more."""
+        self.ended = True
+        self._parts.clear()
+        if self.fd >= 0:
+            with contextlib.suppress(OSError):
+                self._loop.close(self.fd)
+            self.fd = -1

@@ -1,0 +1,266 @@
+"""The program inside a warm sandbox: starts programs, moves bytes, reaps, kills.
+
+The sandbox's first process, and so its init. Started as ``python3 -I -S -E guest.py`` with one end
+of a socket pair as descriptor 0, it speaks `frames` with the host until that closes. Needs
+Python 3.8 and the standard library alone.
+
+The socket pair is not a matter of taste: on releases of gVisor up to 2024 a pipe can be opened by
+any process of the same user as /proc/1/fd/0, and read. It also makes itself undumpable, so that no
+program without CAP_SYS_PTRACE can look into it; newer releases open nothing in /proc/1/fd then.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Union
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.guest import frames, killer
+    from pytest_gvisor.guest.children import Exec, Limits, Program
+    from pytest_gvisor.guest.flows import Connection, Get, Probe, Put
+    from pytest_gvisor.guest.loop import READ, Loop
+else:
+    # -I leaves the script's folder out of sys.path.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import frames
+    import killer
+    from children import Exec, Limits, Program
+    from flows import Connection, Get, Probe, Put
+    from loop import READ, Loop
+
+_KILL_PAUSE = 0.003
+_REMEMBERED = 4096
+_NOBODY = 65534
+
+# The second is what Python raises for a NUL byte in a path, or for text that no encoding has.
+_REFUSED = (OSError, ValueError)
+
+Peer = Union[Exec, Connection, Put, Get]  # noqa: UP007 -- Python 3.8
+
+
+class Guest:
+    """What the host asks for, and who is to be told."""
+
+    def __init__(self, host: int) -> None:
+        self.loop = Loop(host)
+        self.limits = Limits()
+        self.peers: dict[int, Peer] = {}
+        self.running: dict[int, Exec] = {}
+        self.past: collections.OrderedDict[int, tuple[int, bytes]] = collections.OrderedDict()
+        self._strings = b""
+        self._ready = False
+        self._acts: dict[str, Callable[[int, dict[str, Any], bytes], None]] = {
+            "more": self._more,
+            "exec": self._exec,
+            "kill": self._kill,
+            "ping": self._ping,
+            "put": self._put,
+            "get": self._get,
+            "connect": self._connect,
+            "probe": self._probe,
+        }
+        self.loop.want(host, READ, self._read)
+        self._watch_children()
+
+    def _watch_children(self) -> None:
+        reader, writer = (end.detach() for end in socket.socketpair())
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._wake = reader
+        self.loop.want(reader, READ, self._reap)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake, 4096)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            ended = self.running.pop(pid, None)
+            if ended is not None:
+                ended.on_exit(status)
+                self._remember(ended)
+                self._forget(ended)
+
+    def _remember(self, ended: Exec) -> None:
+        """Keep by what the tree of a program is known: some of it may have been left running."""
+        self.past[ended.number] = (ended.pid, ended.mark)
+        if len(self.past) > _REMEMBERED:
+            self.past.popitem(last=False)
+
+    def _read(self) -> None:
+        try:
+            count = os.readv(self.loop.host, [self.loop.decoder.room()])
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if not count:
+            raise SystemExit(0)
+        self.loop.decoder.add(count)
+        for message, payload in self.loop.decoder.frames():
+            self._take(message, bytes(payload))
+
+    def _take(self, message: dict[str, Any], payload: bytes) -> None:
+        op, number = message["op"], message["id"]
+        if not self._ready:
+            self._hello(message)
+        elif op == "exit":
+            raise SystemExit(0)
+        elif op in self._acts:
+            self._acts[op](number, message, payload)
+        elif number in self.peers:
+            peer = self.peers[number]
+            if op == "data":
+                peer.on_data(payload)
+            elif op == "eof":
+                peer.on_eof()
+            elif op == "credit":
+                peer.on_credit(message["s"], message["n"])
+            elif op == "signal":
+                peer.on_signal(message["n"])
+            elif op == "reset":
+                peer.on_reset()
+            self._forget(peer)
+
+    def _forget(self, peer: Peer) -> None:
+        if peer.over:
+            self.peers.pop(peer.number, None)
+
+    def _hello(self, message: dict[str, Any]) -> None:
+        tag = bytes.fromhex(message["tag"])
+        self.loop.encoder.tag = self.loop.decoder.tag = tag
+        self._ready = True
+        version = ".".join(map(str, sys.version_info[:3]))
+        self.loop.send({"op": "hello", "id": 0, "version": frames.VERSION, "python": version})
+
+    def _more(self, _number: int, _message: dict[str, Any], payload: bytes) -> None:
+        self._strings += payload
+
+    def _exec(self, number: int, message: dict[str, Any], payload: bytes) -> None:
+        strings, self._strings = (self._strings + payload).split(b"\0"), b""
+        started = Exec(self.loop, number)
+        try:
+            program = Program(message, strings)
+            started.start(program, self.limits, reads=bool(message["reads"]))
+        except _REFUSED as error:
+            self._refuse(number, error)
+            return
+        self.peers[number] = self.running[started.pid] = started
+
+    def _refuse(self, number: int, error: Exception) -> None:
+        code = (error.errno or 0) if isinstance(error, OSError) else errno.EINVAL
+        self.loop.send({"op": "failed", "id": number, "errno": code})
+
+    def _killer(self, number: int) -> killer.Killer | None:
+        """Who kills the tree of a program; None for one that is not known."""
+        program = self.peers.get(number)
+        if isinstance(program, Exec) and not program.exited:
+            return killer.Killer(program.pid, program.mark)
+        if number not in self.past:
+            return None
+        session, mark = self.past[number]
+        # The number of that session may be another's by now.
+        return killer.Killer(0 if session in self.running else session, mark)
+
+    def _kill(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
+        kill = self._killer(message["of"])
+        if kill is None:
+            self.loop.send({"op": "killed", "id": number, "left": 0})
+            return
+
+        def step() -> None:
+            if kill.step():
+                self.loop.later(_KILL_PAUSE, step)
+            else:
+                self.loop.send({"op": "killed", "id": number, "left": kill.left})
+
+        step()
+
+    def _ping(self, number: int, _message: dict[str, Any], _payload: bytes) -> None:
+        self.loop.send({"op": "answer", "id": number, "n": 1})
+
+    def _put(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
+        self._begin(number, lambda: Put(self.loop, number, message))
+
+    def _get(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
+        self._begin(number, lambda: Get(self.loop, number, message))
+
+    def _begin(self, number: int, make: Callable[[], Peer]) -> None:
+        try:
+            self.peers[number] = make()
+        except _REFUSED as error:
+            self._refuse(number, error)
+
+    def _connect(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
+        try:
+            made = self.peers[number] = Connection(self.loop, number, message["port"])
+            self.limits.see(made.fileno())
+        except OSError as error:
+            self.loop.send({"op": "closed", "id": number, "errno": error.errno or 0})
+
+    def _probe(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
+        Probe(self.loop, number, message)
+
+    def serve(self) -> None:
+        """Run until the host is gone, or says that it is over."""
+        while True:
+            self.loop.turn()
+            for number in [number for number, peer in self.peers.items() if peer.over]:
+                del self.peers[number]
+
+
+def take_host() -> int:
+    """The socket to the host, moved away from where programs have their streams."""
+    host = os.dup(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.close(null)
+    return host
+
+
+def hide() -> None:
+    """Become undumpable: a change of the effective user does that (prctl(2), PR_SET_DUMPABLE)."""
+    if os.getpid() == 1 and os.geteuid() == 0:
+        os.seteuid(_NOBODY)
+        os.seteuid(0)
+
+
+def leave(guest: Guest) -> None:
+    """Kill what runs; as init by one call, elsewhere (in a test) tree by tree."""
+    if os.getpid() == 1:
+        with contextlib.suppress(OSError):
+            os.kill(-1, signal.SIGKILL)
+        return
+    running = [(program.pid, program.mark) for program in guest.running.values()]
+    for session, mark in (*running, *((0, mark) for _, mark in guest.past.values())):
+        kill = killer.Killer(session, mark)
+        while kill.step():
+            pass
+
+
+def main() -> None:
+    """Serve, and leave nothing."""
+    hide()
+    guest = Guest(take_host())
+    try:
+        guest.serve()
+    except SystemExit:
+        leave(guest)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,388 @@
+"""The pytest in the sandbox: collects the host's tests and runs the ones it is told to.
+
+A program: ``python worker.py``. Descriptor 0 is a socket: commands come from it and messages go to
+it, each a big-endian 32-bit length and that many bytes of JSON. It is pytest itself with the
+host's options, plugins and ``sys.path``; this module replaces the loop that would run every test
+by one that waits for the host's word, so fixtures of every scope live as long as on the host.
+
+Imports pytest only after ``sys.path`` is the host's, and nothing of pytest_gvisor.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib.util
+import io
+import itertools
+import json
+import linecache
+import math
+import os
+import signal
+import struct
+import sys
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_gvisor.guest.measure import Coverage
+
+_LENGTH = struct.Struct(">I")
+_JSON = json.JSONEncoder(default=repr, ensure_ascii=False, allow_nan=False)
+_MAX_TEXT = 8 * 1024 * 1024
+# Both less than what the host allows.
+_MAX_MESSAGE = 60 * 1024 * 1024
+_MAX_VALUES = 900_000
+_WHOLE = frozenset({"collected", "coverage", "finished"})
+GUARD = "PYTEST_GVISOR_INSIDE"  # see plugin/placement.py
+
+
+class Channel:
+    """The socket to the host, moved out of the way of everything that a test may do.
+
+    What is printed outside of a test goes to 1 and 2, one pipe that the host keeps the end of.
+    """
+
+    def __init__(self) -> None:
+        os.set_blocking(0, True)
+        self._commands: BinaryIO = os.fdopen(os.dup(0), "rb")
+        self._messages: BinaryIO = os.fdopen(os.dup(0), "wb")
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        self._pid = os.getpid()
+
+    def is_ours(self) -> bool:
+        """Whether this is the process that the host talks to, and no fork of a test's."""
+        return os.getpid() == self._pid
+
+    def receive(self) -> dict[str, Any]:
+        """The next command; the host's end is ``finish``."""
+        head = self._commands.read(_LENGTH.size)
+        if len(head) < _LENGTH.size:
+            return {"op": "finish"}
+        command: dict[str, Any] = json.loads(self._commands.read(_LENGTH.unpack(head)[0]))
+        return command
+
+    def send(self, kind: str, **fields: object) -> None:
+        """Send one message, and what was put off: after a crash the host knows how far this got."""
+        self.put_off(kind, **fields)
+        if self.is_ours():
+            self._messages.flush()
+
+    def put_off(self, kind: str, **fields: object) -> None:
+        """Send one message together with the next: each write costs two changes of processes.
+
+        A fork says nothing: the host would take its words for the next test's.
+        """
+        if not self.is_ours():
+            return
+        data = encoded(kind, fields)
+        self._messages.write(_LENGTH.pack(len(data)) + data)
+
+
+class Terminal(io.TextIOBase):
+    """What the inner terminal plugin writes to: shown on the host only where it is asked for."""
+
+    encoding = "utf-8"
+
+    def __init__(self, channel: Channel, words: TextIO) -> None:
+        self._channel = channel
+        self._words = words
+        self.relayed = False
+        self.in_test = False
+
+    def write(self, text: str) -> int:
+        """Send what ``--setup-show`` writes; drop the rest, which the host prints itself.
+
+        What is written in the midst of a test are last words: pytest-timeout's thread method
+        writes all stacks and ends the process.
+        """
+        if self.relayed and text:
+            self._channel.send("terminal", text=text)
+        elif self.in_test:
+            self.say(text)
+        return len(text)
+
+    def say(self, text: str) -> None:
+        """Write to what the host keeps the end of."""
+        print(text, end="", file=self._words, flush=True)
+
+    def writable(self) -> bool:
+        """Whether this can be written to."""
+        return True
+
+
+class Plugin:
+    """The loop, and what is sent of each test."""
+
+    def __init__(
+        self, channel: Channel, terminal: Terminal, coverage: Coverage | None = None
+    ) -> None:
+        self._channel = channel
+        self._coverage = coverage
+        self._terminal = terminal
+        self._errors: list[str] = []
+        self._running = ""
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Take the place of the terminal before the terminal plugin writes its first line."""
+        from _pytest.config import create_terminal_writer  # noqa: PLC0415 -- see run()
+
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter._tw = create_terminal_writer(session.config, cast("TextIO", self._terminal))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Remember what cannot be collected here: the host has collected it."""
+        if report.failed:
+            self._errors.append(f"{report.nodeid}: {report.longreprtext}"[:20000])
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Say what there is."""
+        ids = [item.nodeid for item in session.items]
+        self._channel.send("collected", ids=ids, errors=self._errors)
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Run tests as the host says, in place of pytest's own loop."""
+        items = {item.nodeid: item for item in session.items}
+        option = session.config.option
+        self._terminal.relayed = bool(
+            getattr(option, "setupshow", False) or getattr(option, "setuponly", False)
+        )
+        while (command := self._channel.receive())["op"] == "run":
+            # What fails from here on without a word fails in the setup.
+            self._running = command["id"]
+            item = items.get(self._running)
+            if item is None:
+                self._channel.send("missing", id=self._running)
+                continue
+            following = items.get(command["next"]) if command["next"] else None
+            # At the last failure that the host allows, pytest tears everything down with the test.
+            session.testsfailed, option.maxfail = 0, command["maxfail"]
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if not self._channel.is_ours():
+                # It would take the commands that are meant for its parent.
+                self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
+                os._exit(1)
+            # The host decides when to stop. The public properties warn when they are unset.
+            session._shouldfail = session._shouldstop = False
+            self._channel.send("done", id=self._running)
+        self._terminal.relayed = False
+        return True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Send a report; last of all plugins, since pytest's subtests change it until then."""
+        config = self._config
+        data = config.hook.pytest_report_to_serializable(config=config, report=report)
+        data["sections"] = [(title, _cut(text)) for title, text in data.get("sections", [])]
+        plain = isinstance(report.longrepr, str)
+        self._channel.put_off("report", id=self._running, data=data, plain=plain)
+
+    def pytest_warning_recorded(
+        self, warning_message: Any, when: str, nodeid: str, location: Any
+    ) -> None:
+        """Send a warning as plain words."""
+        category = warning_message.category
+        filename, lineno = warning_message.filename, warning_message.lineno
+        self._channel.put_off(
+            "warning",
+            text=str(warning_message.message),
+            module=category.__module__,
+            name=category.__qualname__,
+            filename=filename,
+            lineno=lineno,
+            line=linecache.getline(filename, lineno),
+            when=when,
+            nodeid=nodeid,
+            location=location,
+        )
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Note that the test's own code runs from here on, as in the other phases."""
+        self._terminal.in_test = True
+        self._switch(item, "setup")
+
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        """Say that the test itself begins."""
+        self._terminal.in_test = True
+        self._switch(item, "run")
+        self._channel.send("phase", id=self._running, when="call")
+
+    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
+        """Say that the teardown begins."""
+        self._terminal.in_test = True
+        self._switch(item, "teardown")
+        self._channel.send("phase", id=self._running, when="teardown")
+
+    def _switch(self, item: pytest.Item, phase: str) -> None:
+        if self._coverage is not None:
+            self._coverage.switch(item.nodeid, phase)
+
+    def pytest_runtest_makereport(self) -> None:
+        """Note that a phase is over."""
+        self._terminal.in_test = False
+
+    def pytest_sessionfinish(self) -> None:
+        """Say that all is torn down: what pytest does after that, nobody has to wait for."""
+        if self._coverage is not None:
+            for piece in self._coverage.pieces():
+                self._channel.put_off("coverage", **piece)
+        self._channel.send("finished")
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        """Say why the session ends."""
+        self._channel.send("internal error", text=str(excrepr)[:100000])
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Keep the configuration for the reports."""
+        self._config = config
+
+
+def encoded(kind: str, fields: dict[str, Any], most: int = _MAX_MESSAGE) -> bytes:
+    """The JSON of a message. What is too long for one is shortened; texts say so."""
+    data = _json({"type": kind, **fields})
+    for longest in (1024 * 1024, 64 * 1024, 4096, 256):
+        many = len(data) > _MAX_VALUES and _values(data) > _MAX_VALUES
+        if kind in _WHOLE or not (many or len(data) > most):
+            break
+        data = _json({"type": kind, **_shortened(fields, longest)})
+    return data
+
+
+def _json(message: dict[str, Any]) -> bytes:
+    try:
+        text = _JSON.encode(message)
+    except ValueError:  # of a number that JSON has not
+        text = _JSON.encode(_shortened(message, sys.maxsize))
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _shortened(value: Any, longest: int) -> Any:
+    """A value of whose texts and lists no more than so much is left: beginning and end.
+
+    Numbers that JSON has not become text.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str):
+        return _cut(value, longest)
+    if isinstance(value, list | tuple):
+        half = longest // 2
+        parts = value if len(value) <= longest else [*value[:half], *value[-half:]]
+        return [_shortened(part, longest) for part in parts]
+    if isinstance(value, dict):
+        first = itertools.islice(value.items(), longest)
+        return {name: _shortened(part, longest) for name, part in first}
+    return value
+
+
+def _values(text: bytes) -> int:
+    """As many values as the host counts in a message, by what is between them."""
+    bare = text.replace(rb"\\", b"").replace(rb"\"", b"")
+    between = bare.split(b'"')[::2]
+    return sum(part.count(mark) for part in between for mark in (b"[", b"{", b",", b":"))
+
+
+def _cut(text: str, longest: int = _MAX_TEXT) -> str:
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]}\n[... {len(text) - longest} characters left out ...]\n{text[-half:]}"
+
+
+def _hook_order(plugin: Plugin) -> None:
+    """Mark the hooks whose place in the order matters, now that pytest can be imported."""
+    import pytest  # noqa: PLC0415 -- sys.path is the host's only now
+
+    last = pytest.hookimpl(trylast=True)
+    first = pytest.hookimpl(tryfirst=True)
+    last(type(plugin).pytest_runtest_logreport)
+    last(type(plugin).pytest_collection_finish)
+    last(type(plugin).pytest_sessionfinish)
+    for phase in ("setup", "call", "teardown", "makereport"):
+        first(getattr(type(plugin), f"pytest_runtest_{phase}"))
+    first(type(plugin).pytest_runtestloop)
+    first(type(plugin).pytest_sessionstart)
+
+
+def _measure(wanted: dict[str, Any]) -> Coverage:
+    """Begin to measure, by the module beside this program, which is on no ``sys.path``."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "measure.py")
+    spec = importlib.util.spec_from_file_location("pytest_gvisor_measure", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return cast("Coverage", module.Coverage(wanted))
+
+
+def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
+    """Configure pytest as on the host, and serve until the host says ``finish``.
+
+    ``words`` goes to what the host keeps the end of.
+    """
+    kernel = os.uname()
+    os.environ[GUARD] = f"{kernel.release} {kernel.version}"
+    os.chdir(start["cwd"])
+    sys.path[:] = start["sys_path"]
+    coverage = _measure(start["coverage"]) if start["coverage"] else None
+    from _pytest.config import Config  # noqa: PLC0415 -- sys.path is the host's only now
+
+    terminal = Terminal(channel, words)
+    plugin = Plugin(channel, terminal, coverage)
+    _hook_order(plugin)
+    config = Config.fromdictargs(start["options"], start["args"])
+    config.pluginmanager.register(plugin, "gvisor-worker")
+    channel.send("ready", kernel=os.uname().release)
+    return int(config.hook.pytest_cmdline_main(config=config) or 0)
+
+
+def attend(pytest_pid: int) -> None:
+    """Be the sandbox's first process: reap orphans, pass on SIGTERM, end as pytest ends.
+
+    pytest is not the first process itself: that one gets every orphan of the tests, and signals
+    without a handler do not reach it.
+    """
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os.kill(pytest_pid, signal.SIGTERM))
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == pytest_pid:
+            break
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def main() -> None:
+    """Run as a program."""
+    if pid := os.fork():
+        os.close(0)
+        attend(pid)
+    # A descriptor of its own: while a test runs, pytest has 2 on a file that dies with the sandbox.
+    words = os.fdopen(os.dup(2), "w")
+    faulthandler.enable(words)
+    # At a deadline the host sends SIGTERM first: the stacks are what it shows of a hanging test.
+    faulthandler.register(signal.SIGTERM, file=words, chain=True)
+    channel = Channel()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # with -s the host shows it as it comes
+    start = channel.receive()
+    if start["op"] != "start":
+        return
+    try:
+        status = run(channel, start, words)
+    except BaseException as error:
+        channel.send("internal error", text=f"{type(error).__name__}: {error}")
+        raise
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

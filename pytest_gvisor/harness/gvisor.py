@@ -1,0 +1,273 @@
+"""The object behind the ``gvisor`` fixture: settings and a call become a request, and run."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_gvisor.completed import Completed
+from pytest_gvisor.oci import validate
+from pytest_gvisor.oci.bundle import Bundle
+from pytest_gvisor.oci.defaults import HOSTNAME
+from pytest_gvisor.oci.rootfs import Rootfs, host
+from pytest_gvisor.oci.spec import Mount, Spec
+from pytest_gvisor.run.request import Hooks, Record, Request
+from pytest_gvisor.run.runner import Runner
+from pytest_gvisor.run.specification import (
+    adapted,
+    chosen_settings,
+    input_of,
+    make_spec,
+    netns_of,
+    way_of,
+)
+from pytest_gvisor.run.workload import Who, made, split, unusual
+from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.runsc.command import check_extra
+from pytest_gvisor.sessions.launcher import Launcher
+from pytest_gvisor.settings import Platform, Settings
+
+if TYPE_CHECKING:
+    import os
+
+    from pytest_gvisor.images.store import Images
+    from pytest_gvisor.sandbox.sandbox import Sandbox
+
+MAX_RECORDS = 50
+MAX_REMEMBERED = 64 * 1024 * 1024
+"""Bytes of output that the records of one harness hold, apart from the newest one's."""
+
+
+class Gvisor:
+    """Runs workloads under gVisor, in the manner of `subprocess.run`."""
+
+    def __init__(
+        self,
+        *,
+        runsc: Runsc,
+        platform: Platform,
+        launcher: Launcher,
+        settings: Settings | None = None,
+        hooks: Hooks | None = None,
+        images: Callable[[], Images] | None = None,
+    ) -> None:
+        self.runsc = runsc
+        self.platform = platform
+        self.settings = settings or Settings()
+        self.records: list[Record] = []
+        self.sandboxes: list[Sandbox] = []
+        self._launcher = launcher
+        self._hooks = hooks or Hooks()
+        self._images = images
+        self._own_images: Images | None = None
+
+    def run(
+        self,
+        args: Sequence[str | os.PathLike[str]] = (),
+        *,
+        input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        user: Who | None = None,
+        rootfs: Rootfs | None = None,
+        entrypoint: str | Sequence[str] | None = None,
+        mounts: Sequence[Mount] = (),
+        hostname: str = HOSTNAME,
+        readonly: bool = False,
+        **settings: object,
+    ) -> Completed:
+        """Run ``args`` in a fresh sandbox and wait for its end.
+
+        ``input`` is fed to standard input, which otherwise is at its end at once; an iterable of
+        bytes is taken piece by piece. ``env`` comes on top of a fixed environment. ``timeout`` is
+        in seconds; at the deadline the workload gets SIGTERM, a second's grace, and SIGKILL.
+        ``user`` is a uid, ``(uid, gid)`` or ``"uid:gid"`` inside. ``rootfs`` is `host()` unless
+        given; writes to it stay in the sandbox's memory, and ``readonly`` forbids them.
+        ``settings`` are those of the ``gvisor`` marker (network, image, memory, pids, cpus, …),
+        for this run alone.
+
+        In an image, ``args`` come behind its entrypoint and take the place of its command,
+        ``entrypoint`` takes the place of both, ``user`` may be a name or ``"name:group"``, and
+        what is not given is as the image says.
+
+        Raises `InvalidBundle`, `UsageError`, `ImageError`, `InsecureRunsc` or `LaunchError` before
+        anything is started, `WorkloadTimeout`, `RunscFailed`, `SandboxCrashed` or `ProtocolError`
+        afterwards, and with ``check`` `WorkloadFailed` for a status other than 0.
+        """
+        request = self.request(
+            args, input=input, env=env, cwd=cwd, timeout=timeout, user=user, rootfs=rootfs,
+            entrypoint=entrypoint, mounts=mounts, hostname=hostname, readonly=readonly, **settings,
+        )  # fmt: skip
+        return self._finish(request, check=check)
+
+    def request(
+        self,
+        args: Sequence[str | os.PathLike[str]],
+        *,
+        input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Request:
+        """What `run` would run with these arguments, not started."""
+        given, settings = split(options)
+        chosen = self._chosen(timeout, settings)
+        asked = made(args, given, lambda: self._image(chosen))
+        way = way_of(chosen)
+        repeat = {"input": input if isinstance(input, str | bytes) else None, "timeout": timeout}
+        return Request(
+            runsc=self.runsc,
+            platform=self.platform,
+            make_spec=lambda workspace: self._modified(make_spec(workspace, asked, chosen, way)),
+            network=chosen.network,
+            netns=chosen.netns,
+            way=way,
+            input=input_of(input),
+            timeout=chosen.timeout,
+            stop_signal=asked.rootfs.says.stop_signal if asked.rootfs.says else signal.SIGTERM,
+            max_output=chosen.max_output,
+            sha256=chosen.sha256,
+            debug=chosen.debug,
+            extra_flags=self._extra_flags(),
+            repeat={**{k: v for k, v in repeat.items() if v is not None}, **unusual(options)},
+        )
+
+    def run_bundle(
+        self,
+        bundle: Bundle,
+        *,
+        input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
+        timeout: float | None = None,
+        check: bool = False,
+        **settings: object,
+    ) -> Completed:
+        """Run a bundle, made by ``oci_bundle`` or elsewhere (`Bundle.open`), as it was validated.
+
+        What runs is the specification in ``bundle``, not what config.json says by now. Arguments,
+        settings and errors as for `run`.
+        """
+        bundle.check_sources()
+        chosen = self._chosen(timeout, settings)
+        way = way_of(chosen)
+        netns = netns_of(bundle.spec, chosen)
+        request = Request(
+            runsc=self.runsc,
+            platform=self.platform,
+            make_spec=lambda workspace: self._modified(
+                adapted(bundle.spec, chosen.network, netns or workspace.netns, way)
+            ),
+            network=chosen.network,
+            netns=netns,
+            way=way,
+            input=input_of(input),
+            timeout=chosen.timeout,
+            max_output=chosen.max_output,
+            sha256=chosen.sha256,
+            debug=chosen.debug,
+            extra_flags=self._extra_flags(),
+        )
+        return self._finish(request, check=check, notes=bundle.notes)
+
+    def sandbox(
+        self,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout: float | None = None,
+        user: Who | None = None,
+        rootfs: Rootfs | None = None,
+        mounts: Sequence[Mount] = (),
+        hostname: str = HOSTNAME,
+        readonly: bool = False,
+        **settings: object,
+    ) -> Sandbox:
+        """Start a warm sandbox: ``with gvisor.sandbox() as box: box.exec(["true"])``.
+
+        Arguments as for `run`, apart from ``args``, ``input``, ``check`` and ``entrypoint``;
+        ``env``, ``cwd``, ``user`` and ``timeout`` are the defaults of what is run in it.
+        """
+        from pytest_gvisor.sandbox.plan import Plan  # noqa: PLC0415 -- only for who has one
+        from pytest_gvisor.sandbox.sandbox import Sandbox  # noqa: PLC0415
+
+        options = {"env": env, "cwd": cwd, "user": user, "rootfs": rootfs, "mounts": mounts,
+                   "hostname": hostname, "readonly": readonly}  # fmt: skip
+        chosen = self._chosen(timeout, settings)
+        given, _ = split(options)
+        way = way_of(chosen)
+        plan = Plan(
+            runsc=self.runsc,
+            platform=self.platform,
+            launcher=self._launcher,
+            settings=chosen,
+            hooks=self._hooks,
+            workload=made(["guest"], given, lambda: self._image(chosen)),
+            make_spec=lambda space, guest: self._modified(make_spec(space, guest, chosen, way)),
+            way=way,
+            extra_flags=self._extra_flags(),
+            records=self.records,
+        )
+        started = Sandbox(plan)
+        self.sandboxes.append(started)
+        return started
+
+    def close(self) -> None:
+        """Close the warm sandboxes that are still open, and let go of images.
+
+        All of that is done before an error of a hook's is raised.
+        """
+        with contextlib.ExitStack() as undo:
+            if self._own_images is not None:
+                undo.callback(self._own_images.close)
+                self._own_images = None
+            for sandbox in self.sandboxes:
+                undo.callback(sandbox.close)
+            self.sandboxes.clear()
+
+    def _image(self, chosen: Settings) -> Rootfs:
+        """The root file system that the settings name."""
+        if chosen.image is None:
+            return host()
+        if self._images is not None:
+            return self._images().rootfs(chosen.image)
+        if self._own_images is None:
+            from pytest_gvisor.images.store import Images  # noqa: PLC0415 -- only for who has one
+
+            self._own_images = Images()
+        return self._own_images.rootfs(chosen.image)
+
+    def _chosen(self, timeout: float | None, settings: Mapping[str, object]) -> Settings:
+        changes = dict(settings) if timeout is None else {**settings, "timeout": timeout}
+        return chosen_settings(self.settings, changes)
+
+    def _extra_flags(self) -> tuple[str, ...]:
+        return check_extra(self._hooks.runsc_args(), self.runsc.flags)
+
+    def _modified(self, spec: Spec) -> Spec:
+        config = spec.to_json()
+        self._hooks.modify_spec(config)
+        return spec if config == spec.to_json() else validate.read(config)
+
+    def _finish(self, request: Request, *, check: bool, notes: tuple[str, ...] = ()) -> Completed:
+        record = Record(notes=notes)
+        self.records.append(record)
+        try:
+            completed = Runner(request, self._launcher, record, self._hooks.keep).run()
+        finally:
+            self._hooks.run_finished(record)
+            self._forget()
+        if check:
+            completed.check_returncode()
+        return completed
+
+    def _forget(self) -> None:
+        """Drop the oldest records where there are too many, or they hold too much output."""
+        held = 0
+        for age, record in enumerate(reversed(self.records)):
+            if record.completed is not None:
+                held += len(record.completed.stdout_bytes) + len(record.completed.stderr_bytes)
+            if age and (age >= MAX_RECORDS or held > MAX_REMEMBERED):
+                del self.records[: len(self.records) - age]
+                break

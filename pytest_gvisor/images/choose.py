@@ -1,0 +1,109 @@
+"""Which of several images is meant: by name, and by this machine's architecture. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from pytest_gvisor.errors import ImageError
+from pytest_gvisor.escape import shown
+from pytest_gvisor.images.config import lists, machine, objects
+from pytest_gvisor.images.streams import check_digest
+
+_INDEXES: Final = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+_MANIFESTS: Final = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+_NAMES: Final = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
+_MAX_NESTED: Final = 4
+
+Document = Mapping[str, Any]
+
+
+def with_tag(reference: str) -> str:
+    """A reference with ``:latest`` where it has neither tag nor digest."""
+    last = reference.rpartition("/")[2]
+    return reference if ":" in last or "@" in reference else f"{reference}:latest"
+
+
+def ambiguous(reference: str, count: int, names: Sequence[str]) -> ImageError:
+    """The error of an archive from which no one image can be chosen."""
+    held = ", ".join(map(shown, names[:20])) or "no image that has a name"
+    if count:
+        text = f"it holds {count} images"
+    else:
+        text = f"{shown(reference)} is not in it" if reference else "it holds no image"
+    return ImageError(
+        f"{text}; it has {held}", next_step="Say which one, as in archive.tar#name:tag."
+    )
+
+
+def choose(top: Document, reference: str, read: Callable[[Document], Document]) -> Document:
+    """The manifest that is meant; ``read`` has the document of a descriptor.
+
+    Raises `ImageError` where there is not exactly one.
+    """
+    for _ in range(_MAX_NESTED):
+        descriptor = _one(top, reference)
+        document = read(descriptor)
+        kind = descriptor.get("mediaType") or document.get("mediaType")
+        if not isinstance(kind, str | None):
+            raise ImageError(f"{shown(kind)} is not the type of an image")
+        if kind in _MANIFESTS or (kind is None and "layers" in document):
+            return document
+        if kind not in _INDEXES:
+            raise ImageError(f"{shown(kind)} is not the type of an image")
+        top, reference = document, ""
+    raise ImageError(f"its index is nested deeper than {_MAX_NESTED} levels")
+
+
+def only(top: Document, digest: str) -> list[Document]:
+    """The descriptors in an index that have this digest, hexadecimal SHA-256."""
+    entries = [objects(entry, "a descriptor") for entry in lists(top.get("manifests"), "manifests")]
+    return [entry for entry in entries if entry.get("digest") == f"sha256:{digest}"]
+
+
+def _one(top: Document, reference: str) -> Document:
+    entries = [objects(entry, "a descriptor") for entry in lists(top.get("manifests"), "manifests")]
+    names = {id(entry): _names(entry) for entry in entries}
+    every = [name for found in names.values() for name in found]
+    if reference:
+        wanted = (reference, with_tag(reference))
+        entries = [entry for entry in entries if _means(names[id(entry)], wanted)]
+    if len(entries) > 1:
+        entries = _for_this_machine(entries)
+    if len({check_digest(entry.get("digest")) for entry in entries}) != 1:
+        raise ambiguous(reference, len(entries), every)
+    return entries[0]
+
+
+def _names(entry: Document) -> list[str]:
+    annotations = objects(entry.get("annotations") or {}, "annotations of a descriptor")
+    return [str(annotations[key]) for key in _NAMES if key in annotations]
+
+
+def _means(names: Sequence[str], wanted: Sequence[str]) -> bool:
+    return any(name == want or name.endswith(f"/{want}") for name in names for want in wanted)
+
+
+def _for_this_machine(entries: Sequence[Document]) -> list[Document]:
+    """Those for this architecture; all of them where none says what it is for."""
+    platforms = [entry.get("platform") for entry in entries]
+    if not any(platforms):
+        return list(entries)
+    found = [
+        entry
+        for entry, platform in zip(entries, platforms, strict=True)
+        if isinstance(platform, Mapping)
+        and (platform.get("os"), platform.get("architecture")) == ("linux", machine())
+    ]
+    if not found:
+        kinds = {str(p.get("architecture")) for p in platforms if isinstance(p, Mapping)}
+        raise ImageError(
+            f"it is for {', '.join(sorted(map(shown, kinds)))}, and this machine is {machine()}"
+        )
+    return found

@@ -1,0 +1,123 @@
+"""Who a user is, by the passwd and group files of an image: the host's are never looked at.
+
+Source: github.com/moby/sys, user; docker and runc do the same with ``USER`` and ``--user``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from pytest_gvisor.errors import ImageError
+from pytest_gvisor.escape import shown
+from pytest_gvisor.oci.spec import User
+from pytest_gvisor.programs import linux
+
+_MAX_FILE: Final = 4 * 1024 * 1024
+_MAX_ID: Final = 2**32 - 2
+_MAX_GROUPS: Final = 1024
+_ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+"""What the kernel says of a path that is no file; the last one of a socket."""
+
+
+def find(root: str, asked: str) -> tuple[User, str]:
+    """The user that ``name``, ``uid``, ``name:group``, ``uid:gid``… means, and their home folder.
+
+    Supplementary groups are those that the image's group file has for the user, unless a group is
+    named. A number is an id and never a name, and need not be in either file. Raises `ImageError`
+    for a name that is in none.
+    """
+    name, _, group = asked.partition(":")
+    name = name or "0"
+    number = _number(name)
+    passwd = [f for f in _lines(root, "etc/passwd", 6) if _known(f[2], f[3])]
+    if number is None:
+        found = next((f for f in passwd if f[0] == name), None)
+    else:
+        found = next((f for f in passwd if _id(f[2]) == number), None)
+    if found is None and number is None:
+        raise ImageError(f"there is no user {shown(name)} in its /etc/passwd")
+    uid, gid = (_id(found[2]), _id(found[3])) if found else (number or 0, 0)
+    home = found[5] if found and found[5].startswith("/") else "/"
+    extra: tuple[int, ...] = ()
+    groups = [f for f in _lines(root, "etc/group", 4) if _known(f[2])]
+    if group:
+        gid = _group(groups, group)
+    elif found:
+        members = {_id(f[2]): None for f in groups if found[0] in f[3].split(",")}
+        extra = tuple(members)[:_MAX_GROUPS]
+    # The user's own group is among them: a file that denies it by mode 0604 would open otherwise.
+    gids = tuple(dict.fromkeys((gid, *extra)))
+    return User(uid=uid, gid=gid, additional_gids=gids), home
+
+
+def _group(groups: list[list[str]], name: str) -> int:
+    number = _number(name)
+    if number is not None:
+        return number
+    for fields in groups:
+        if fields[0] == name:
+            return _id(fields[2])
+    raise ImageError(f"there is no group {shown(name)} in its /etc/group")
+
+
+def _number(text: str) -> int | None:
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        return None
+    if int(text) > _MAX_ID:
+        raise ImageError(f"the id {text} is not in 0..{_MAX_ID}")
+    return int(text)
+
+
+def _known(*ids: str) -> bool:
+    good = (text.isascii() and (text.isdigit() or not text) and len(text) <= 10 for text in ids)
+    return all(good) and all(_id(text) <= _MAX_ID for text in ids)
+
+
+def _id(text: str) -> int:
+    return int(text or "0")
+
+
+def _lines(root: str, path: str, fields: int) -> Iterator[list[str]]:
+    """The entries of a file in the image; those that are missing at the end of a line are empty."""
+    text = _read(root, path).decode("utf-8", "surrogateescape")
+    for line in text.split("\n"):
+        entry = line.strip().split(":")
+        if len(entry) >= 3 and entry[0] and not entry[0].startswith("#"):
+            yield entry + [""] * (fields - len(entry))
+
+
+def _read(root: str, path: str) -> bytes:
+    """A file of the image; links in it lead nowhere else. Nothing where there is no such file."""
+    try:
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+        fd = linux.openat2(folder, path.encode(), flags, linux.RESOLVE_IN_ROOT)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return b""
+        raise _unreadable(path, error) from error
+    finally:
+        os.close(folder)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return b""
+    with open(fd, "rb") as file:
+        try:
+            data = file.read(_MAX_FILE + 1)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+    if len(data) > _MAX_FILE:
+        # A line that is cut is another one: of a uid 1000 it may say 100.
+        raise ImageError(f"its /{path} is larger than {_MAX_FILE} bytes")
+    return data
+
+
+def _unreadable(path: str, error: OSError) -> ImageError:
+    return ImageError(f"cannot read its /{path}: {os.strerror(error.errno or 0)}")

@@ -1,0 +1,202 @@
+"""The hooks for tests that run inside. A table of contents, like plugin/__init__.py.
+
+Light until a test runs inside: what starts sandboxes is imported then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor.plugin.placement import (
+    FIELDS,
+    check_guard,
+    here_is_inside,
+    is_inside,
+    native_key,
+    plan_key,
+)
+
+if TYPE_CHECKING:
+    from pytest_gvisor.inside.session import InsideSession
+    from pytest_gvisor.settings import Isolation
+
+_MARKER = "in_gvisor(*, fresh=False): run this test inside gVisor, if fresh in a sandbox of its own"
+_session_key = pytest.StashKey["InsideSession"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare options and ini keys."""
+    group = parser.getgroup("gvisor")
+    group.addoption(
+        "--in-gvisor", dest="in_gvisor", action="store_true", default=False,
+        help="run every collected test inside gVisor, apart from those that use a sandbox "
+        "themselves. Ini: in_gvisor.",
+    )  # fmt: skip
+    group.addoption(
+        "--no-gvisor", dest="no_gvisor", action="store_true", default=False,
+        help="run the tests that would run inside on the host, with the same ids.",
+    )  # fmt: skip
+    group.addoption(
+        "--gvisor-isolation", dest="gvisor_isolation", metavar="UNIT", default=None,
+        help="how long a sandbox for tests inside lives: session (default), module, or test.",
+    )  # fmt: skip
+    group.addoption(
+        "--gvisor-env", dest="gvisor_env", metavar="NAME[=VALUE]", action="append", default=[],
+        help="an environment variable for tests inside, which otherwise get a short allow-list; "
+        "may be repeated.",
+    )  # fmt: skip
+    group.addoption(
+        "--gvisor-writable", dest="gvisor_writable", metavar="PATH", action="append", default=[],
+        help="a folder of the host that writes of tests inside go through to; may be repeated.",
+    )  # fmt: skip
+    parser.addini("in_gvisor", "run every test inside gVisor", type="bool", default=False)
+    parser.addini(
+        FIELDS, "attributes of reports that come from tests inside as plain data, for hooks of the "
+        "project's own", type="args", default=[],
+    )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker; refuse what cannot work inside."""
+    check_guard()
+    config.addinivalue_line("markers", _MARKER)
+    if config.getoption("gvisor_isolation") is not None:
+        _isolation(config)
+    if names := config.getini(FIELDS):
+        _check_fields(names)
+    if not here_is_inside() and not config.getoption("no_gvisor"):
+        _check_writable(config.getoption("gvisor_writable"))
+
+
+def _check_writable(paths: list[str]) -> None:
+    if paths:
+        from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.inside import writable  # noqa: PLC0415
+
+        try:
+            writable.check(paths)
+        except UsageError as error:
+            raise pytest.UsageError(f"pytest-gvisor: {error}") from error
+
+
+def _check_fields(names: Sequence[str]) -> None:
+    from pytest_gvisor.inside.fields import is_free  # noqa: PLC0415 -- idle costs nothing
+
+    for name in names:
+        if not is_free(name):
+            raise pytest.UsageError(
+                f"pytest-gvisor: {FIELDS}: {name!r} is no attribute that a project may add to "
+                "reports. Name one that hooks of this project set and read."
+            )
+
+
+def _isolation(config: pytest.Config) -> Isolation:
+    from pytest_gvisor import settings  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.errors import UsageError  # noqa: PLC0415
+
+    written = config.getoption("gvisor_isolation") or "session"
+    try:
+        return settings.word(settings.Isolation, written, "isolation")
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say that tests run somewhere else than one would think."""
+    if here_is_inside() or not (config.getoption("in_gvisor") or config.getini("in_gvisor")):
+        return None
+    if config.getoption("no_gvisor"):
+        return "gvisor: --no-gvisor: the tests run on the host"
+    return (
+        "gvisor: the tests run INSIDE gVisor: its kernel, a /tmp of their own, an environment by "
+        "allow-list; what they write stays there"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each test inside its plan, and one copy per platform where there are several."""
+    inside = [item for item in items if is_inside(item)]
+    if not inside:
+        return
+    if config.getoption("usepdb", False) or config.getoption("trace", False):
+        raise pytest.UsageError(
+            "pytest-gvisor: --pdb and --trace cannot reach tests that run inside gVisor; "
+            "debug them on the host with --no-gvisor"
+        )
+    from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.inside.measured import check_writable  # noqa: PLC0415
+    from pytest_gvisor.inside.variants import expand  # noqa: PLC0415
+
+    try:
+        check_writable(config, config.getoption("gvisor_writable"))
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
+    expand(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Mark the copy on the host that is to fail."""
+    if native_key in item.stash:
+        from pytest_gvisor.plugin import markers  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.settings import NATIVE  # noqa: PLC0415
+
+        markers.expect(item, NATIVE)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Report the copy on the host by its own id, whatever this pytest takes a test's id from."""
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if native_key in item.stash:
+        report.nodeid = item.nodeid
+    return report  # type: ignore[return-value]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a test inside, in place of everything that pytest would do here."""
+    if plan_key not in item.stash:
+        return None
+    _session(item.config).run(item, nextitem)
+    return True
+
+
+def _session(config: pytest.Config) -> InsideSession:
+    if _session_key not in config.stash:
+        from pytest_gvisor.inside.session import InsideSession  # noqa: PLC0415 -- see above
+        from pytest_gvisor.inside.start import Inside  # noqa: PLC0415
+
+        inside = Inside(
+            env=tuple(config.getoption("gvisor_env")),
+            writable=tuple(config.getoption("gvisor_writable")),
+        )
+        config.stash[_session_key] = InsideSession(config, _isolation(config), inside)
+    return config.stash[_session_key]
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    """End the sandboxes with the loop: innermost, so before pytest-cov combines its data."""
+    try:
+        return (yield)
+    finally:
+        inside = session.config.stash.get(_session_key, None)
+        if inside is not None:
+            inside.close()
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item) -> bool | None:
+    """Leave a test's timer to the pytest-timeout inside: a signal here would hit our loop."""
+    return True if plan_key in item.stash else None
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> bool | None:
+    """There is no timer of a test inside to cancel here."""
+    return True if plan_key in item.stash else None

@@ -1,0 +1,35 @@
+"""What a pytest inside prints, shown as it comes: in pieces that may be cut anywhere."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+
+from pytest_gvisor.escape import safe_but_colour
+
+_LONGEST = 4096
+
+
+class Live:
+    """Hands text on, escaped; colours stay. No cut makes a piece harmless that is not."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._line = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def add_bytes(self, data: bytes) -> None:
+        """Show what bytes mean, once they mean something."""
+        self.add(self._decoder.decode(data))
+
+    def add(self, text: str) -> None:
+        """Show text."""
+        if not text:
+            return
+        shown = safe_but_colour(text)
+        if safe_but_colour(self._line + text) != safe_but_colour(self._line) + shown:
+            # Behind what is shown already this becomes a command, unless it begins otherwise.
+            shown = f"\\x{ord(text[0]):02x}{safe_but_colour(text[1:])}"
+        # White space at a line's start does not matter to who looks for commands.
+        self._line = (self._line + text).rpartition("\n")[2].lstrip()[-_LONGEST:]
+        self._write(shown)

@@ -1,0 +1,131 @@
+"""Copies of a test, one for each platform that it runs on, under names of their own."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.plugin.placement import Plan, is_inside, native_key, plan_key
+from pytest_gvisor.plugin.precedence import location, settings_of
+from pytest_gvisor.settings import NATIVE, Platform, Settings
+
+_nodeid_key = pytest.StashKey[str]()
+
+
+def expand(items: list[pytest.Item]) -> None:
+    """Put one copy per platform and release in the place of each test inside that has several.
+
+    Raises `pytest.UsageError` for a marker that cannot be meant.
+    """
+    expanded: list[pytest.Item] = []
+    for item in items:
+        if not is_inside(item):
+            expanded.append(item)
+            continue
+        settings = _settings(item)
+        variants = _variants(settings)
+        if settings.native:
+            twins = [_twin(item, *variant) for variant in variants]
+            expanded += [_native(item), *twins]
+        elif len(variants) > 1:
+            expanded += [_twin(item, *variant) for variant in variants]
+        else:
+            item.stash[plan_key] = _plan(item, variants[0][1], None)
+            expanded.append(item)
+    items[:] = expanded
+
+
+def _variants(settings: Settings) -> list[tuple[str, Platform | None, str | None]]:
+    """What a test runs on, in order: the word in its id, the platform, the label of the release.
+
+    As of a test on the host, a platform is in the word only where there are several of them.
+    """
+    found: list[tuple[str, Platform | None, str | None]] = []
+    for platform in settings.platforms or (None,):
+        word = platform or "auto"
+        if not settings.releases:
+            found.append((word, platform, None))
+        for release in settings.releases:
+            both = f"{word}-{release.label}"
+            one = both if len(settings.platforms) > 1 else release.label
+            found.append((one, platform, release.label))
+    return found
+
+
+def _settings(item: pytest.Item) -> Settings:
+    try:
+        return settings_of(item)
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
+
+
+def _plan(item: pytest.Item, platform: Platform | None, release: str | None) -> Plan:
+    for mark in item.iter_markers("in_gvisor"):
+        if mark.args or mark.kwargs not in ({}, {"fresh": True}, {"fresh": False}):
+            raise pytest.UsageError(
+                f"pytest-gvisor: {location(item)}: write @pytest.mark.in_gvisor(fresh=True) or "
+                f"@pytest.mark.in_gvisor, not with {mark.args!r} {mark.kwargs!r}"
+            )
+    closest = item.get_closest_marker("in_gvisor")
+    fresh = closest is not None and closest.kwargs.get("fresh", False)
+    return Plan(inner=item.nodeid, platform=platform, fresh=fresh, release=release)
+
+
+def _native(item: pytest.Item) -> pytest.Item:
+    """The test itself, which runs here, under an id of its own.
+
+    Its name stays: it is what a `unittest.TestCase` finds its method by.
+    """
+    node = item.nodeid
+    path, line, domain = item.location
+    item.__class__ = _named(type(item))
+    item.stash[_nodeid_key] = with_platform(node, NATIVE)
+    item.stash[native_key] = node
+    item.extra_keyword_matches = {*item.extra_keyword_matches, NATIVE}
+    item.__dict__["location"] = (path, line, with_platform(domain, NATIVE))
+    return item
+
+
+def _twin(
+    item: pytest.Item, word: str, platform: Platform | None, release: str | None
+) -> pytest.Item:
+    """A copy for one platform. It is never set up here, so it may share all but name and id."""
+    plan = _plan(item, platform, release)
+    twin = copy.copy(item)
+    # Where a node keeps its id differs by release of pytest, that it has the property does not.
+    twin.__class__ = _named(type(item))
+    twin.stash = pytest.Stash()
+    twin.stash[plan_key] = plan
+    twin.stash[_nodeid_key] = with_platform(item.nodeid, word)
+    twin.name = with_platform(item.name, word)
+    path, line, domain = item.location
+    twin.__dict__["location"] = (path, line, with_platform(domain, word))
+    return twin
+
+
+@functools.cache
+def _named(kind: type[pytest.Item]) -> type[pytest.Item]:
+    """A subclass of an item's class whose node id is the one in the stash."""
+
+    def nodeid(self: pytest.Item) -> str:
+        return self.stash[_nodeid_key]
+
+    body: dict[str, Any] = {
+        "__slots__": (),
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "nodeid": property(nodeid),
+        "location": property(lambda self: self.__dict__["location"]),
+    }
+    meta: Any = type(kind)
+    subclass: type[pytest.Item] = meta(kind.__name__, (kind,), body)
+    return subclass
+
+
+def with_platform(name: str, platform: str) -> str:
+    """``test_x[systrap]``, ``test_x[1-systrap]``."""
+    return f"{name[:-1]}-{platform}]" if name.endswith("]") else f"{name}[{platform}]"

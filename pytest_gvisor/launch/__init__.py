@@ -1,1 +1,0 @@
-"""From a bundle to a verdict: the keeper, the child, pipes, deadlines, and what came of it."""

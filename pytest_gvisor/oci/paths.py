@@ -1,0 +1,131 @@
+"""Where a path inside a sandbox is on the host, with links resolved as if the root were ``/``.
+
+runsc's gofer makes the missing mount points of bind mounts in the root file system, on the host,
+even where the root is read-only or has an overlay in memory; those of proc, sysfs and tmpfs it does
+not. So every bind mount's point is there before runsc is started, or the run is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pytest_gvisor.escape import shown
+from pytest_gvisor.oci.reader import MAX_PROBLEMS, bounded
+from pytest_gvisor.oci.validate import absolute, normal
+
+if TYPE_CHECKING:
+    from pytest_gvisor.oci.spec import Mount
+
+# As the kernel has it.
+_MAX_LINKS: Final = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What a path inside stands for."""
+
+    inside: str
+    """Its path inside, links resolved."""
+    host: str
+    """Its path on the host, links resolved."""
+    exists: bool
+    """Whether something is there."""
+    folder: bool
+    """Whether that is a folder."""
+    bound: bool
+    """Whether a bind mount, not the root, holds it."""
+    loop: bool = False
+    """Whether links go round."""
+
+
+def resolve(root: str, path: str, binds: Mapping[str, str]) -> Place:
+    """Where ``path`` is; ``binds`` are the bind mounts so far, resolved path to source."""
+    rest = [part for part in reversed(path.split("/")) if part not in {"", "."}]
+    way: list[tuple[str, str, bool]] = [("", root.rstrip("/"), False)]
+    links = 0
+    while rest:
+        part = rest.pop()
+        if part == "..":
+            if len(way) > 1:
+                way.pop()
+            continue
+        inside, host, bound = way[-1]
+        inside, host = f"{inside}/{part}", f"{host}/{part}"
+        if inside in binds:
+            way.append((inside, binds[inside], True))
+            continue
+        target = _link(host)
+        if target is None:
+            way.append((inside, host, bound))
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            return Place(
+                inside=inside, host=host, exists=False, folder=False, bound=bound, loop=True
+            )
+        if target.startswith("/"):
+            del way[1:]
+        rest += [part for part in reversed(target.split("/")) if part not in {"", "."}]
+    inside, host, bound = way[-1]
+    kind = _kind(host or "/")
+    return Place(
+        inside=inside or "/",
+        host=host or "/",
+        exists=kind is not None,
+        folder=kind is not None and stat.S_ISDIR(kind),
+        bound=bound,
+    )
+
+
+def _link(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def _kind(path: str) -> int | None:
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return None
+
+
+def ordered(mounts: Iterable[Mount]) -> list[Mount]:
+    """The bind mounts, parents first."""
+    return sorted(
+        (mount for mount in mounts if mount.is_bind and not absolute(mount.destination)),
+        key=lambda mount: normal(mount.destination).count("/"),
+    )
+
+
+def missing(root: str, mounts: Sequence[Mount]) -> list[str]:
+    """The problems of bind mounts whose points are not in the root."""
+    found, binds = [], dict[str, str]()
+    for mount in ordered(mounts):
+        destination = normal(mount.destination)
+        place = resolve(root, destination, binds)
+        source_is_folder = os.path.isdir(mount.source)
+        kind = "folder" if source_is_folder else "file"
+        if not place.exists:
+            found.append(
+                f"mounts: {shown(destination)} does not exist in the root file system: make that"
+                f" {kind} ({shown(place.host)}) first, because runsc would make it on the host"
+            )
+        elif place.folder != source_is_folder:
+            found.append(
+                f"mounts: {shown(destination)} is not a {kind}, as {shown(mount.source)} is"
+            )
+        if len(found) > MAX_PROBLEMS:
+            break
+        binds[place.inside] = mount.source
+    return bounded(found)
+
+
+def within(path: str, folder: str) -> bool:
+    """Whether a path is this folder or lies in it."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")

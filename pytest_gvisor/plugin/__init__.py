@@ -1,0 +1,180 @@
+"""pytest's hooks: a table of contents. What each does is in the module that it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.plugin import hookspecs, options
+from pytest_gvisor.plugin.arrivals import Arrivals
+from pytest_gvisor.plugin.fixtures import (
+    gvisor,
+    gvisor_image,
+    gvisor_platform,
+    gvisor_runsc,
+    gvisor_sandbox,
+    gvisor_sandboxes,
+    oci_bundle,
+    runsc,
+)
+from pytest_gvisor.plugin.placement import here_is_inside, in_matrix, uses_gvisor
+from pytest_gvisor.plugin.stash import UNTRUSTED, harnesses, is_untrusted, note
+
+# ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
+
+__all__ = [
+    "gvisor", "gvisor_image", "gvisor_platform", "gvisor_runsc", "gvisor_sandbox",
+    "gvisor_sandboxes", "oci_bundle", "runsc",
+]  # fmt: skip
+
+pytest_plugins = ("pytest_gvisor.inside.hooks",)
+
+_MARKERS = (
+    (
+        "gvisor(**settings): settings of this test's sandboxes: platform, network, netns, runsc, "
+        "timeout, rootless, image, memory, pids, cpus, max_output, sha256, and "
+        "xfail={platform: reason}"
+    ),
+    (
+        "requires_runsc(releases): skip, or fail with --gvisor-strict, where there is no runsc; "
+        "fail where it is of another release than '>=20240729' allows, if that is given"
+    ),
+    "requires_kvm: the same where gVisor's kvm platform does not work",
+    "requires_platform(name): the same for the platform of that name",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare options and ini keys."""
+    options.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare our own hooks."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers and read the settings."""
+    for marker in _MARKERS:
+        config.addinivalue_line("markers", marker)
+    if options.written(config) and not here_is_inside():
+        from pytest_gvisor.plugin.precedence import run_settings
+
+        if run_settings(config).report:
+            from pytest_gvisor.plugin import matrix
+
+            matrix.prepare(config)
+    config.pluginmanager.register(Arrivals(config), "gvisor-arrivals")
+    if config.pluginmanager.hasplugin("xdist"):
+        from pytest_gvisor.plugin import xdist
+
+        config.pluginmanager.register(xdist.Controller(config), "gvisor-xdist")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse a platform of the run's that no binary lists, once for all xdist workers."""
+    config = session.config
+    if options.written(config) and not here_is_inside() and not hasattr(config, "workerinput"):
+        from pytest_gvisor.plugin import precedence
+
+        precedence.check_platforms(config)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """One line where anyone has configured gVisor."""
+    if here_is_inside() or not options.written(config):
+        return None
+    from pytest_gvisor.plugin import header
+
+    return header.line(config)
+
+
+def pytest_report_collectionfinish(
+    config: pytest.Config, items: Sequence[pytest.Item]
+) -> str | None:
+    """The same line where nothing is configured but a test uses gVisor."""
+    # As pytest does with its own header: the output of --collect-only -q is read by programs.
+    quiet = config.get_verbosity() < 0 or bool(options.written(config))
+    if quiet or here_is_inside() or not any(map(uses_gvisor, items)):
+        return None
+    from pytest_gvisor.plugin import header
+
+    return header.line(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Gather what the tests on each platform come to."""
+    if any(map(in_matrix, session.items)):
+        from pytest_gvisor.plugin import matrix
+
+        matrix.ensure(session.config)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell an xdist controller what this worker's engine has removed."""
+    if hasattr(session.config, "workeroutput"):
+        from pytest_gvisor.plugin import xdist
+
+        xdist.hand_over(session.config)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test once per platform where two or more are asked for."""
+    if uses_gvisor(metafunc.definition):
+        from pytest_gvisor.plugin import markers
+
+        markers.parametrize(metafunc)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Judge the markers before any fixture is set up; for tests inside the host has done it."""
+    if uses_gvisor(item) and not here_is_inside():
+        from pytest_gvisor.plugin import markers
+
+        markers.check(item)
+        markers.foresee(item)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
+    """Add the sections of a failed test that ran workloads, and escape its report."""
+    if call.excinfo is not None:
+        from pytest_gvisor.plugin import tracebacks
+
+        tracebacks.leave_out(item, call)
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if call.excinfo is not None:  # which pytest's unittest plugin may only now have set
+        from pytest_gvisor.plugin import skips, tracebacks
+
+        tracebacks.place(item, call, report)
+        skips.insist(call, report)
+    note(item, report)
+    if in_matrix(item) or harnesses(item):
+        from pytest_gvisor.plugin import cells
+
+        cells.attach(item, call, report)
+    if is_untrusted(item):
+        from pytest_gvisor.plugin import sections
+
+        sections.complete(report, item, harnesses(item))
+    if call.when == "teardown" and harnesses(item):
+        from pytest_gvisor.plugin import fixture_values
+
+        fixture_values.settle(item)
+    return report  # type: ignore[return-value]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Escape what pytest has added to a report since it was made, as it does to a subtest's."""
+    if UNTRUSTED in vars(report):
+        from pytest_gvisor.plugin import sections
+
+        sections.escape_again(report)

@@ -1,0 +1,64 @@
+"""The command that repeats one test on one platform, as it is pasted where pytest was started."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor.plugin.options import OPTIONS
+from pytest_gvisor.plugin.placement import native_key, plan_of
+
+if TYPE_CHECKING:
+    from pytest_gvisor.settings import Settings
+
+_PYTEST = ("python", "-m", "pytest")
+# What is taken over from this run's command line: of every test, and of tests inside.
+_REPEATED = ("network", "runsc", "timeout", "rootless", "image")
+_REPEATED_INSIDE = ("isolation", "env", "writable")
+
+
+def command(item: pytest.Item, settings: Settings, platform: str, *more: str) -> str:
+    """The command, for a shell, with ``more`` arguments behind.
+
+    ``platform`` is the one that the test runs on; ``auto`` where nobody has chosen one.
+    """
+    config, plan = item.config, plan_of(item)
+    if native_key in item.stash:
+        words = [_from_here(config, item.stash[native_key]), "--no-gvisor"]
+        return shlex.join([*_PYTEST, *words, *more])
+    words = [_from_here(config, item.nodeid if plan is None else plan.inner)]
+    # All platforms of a test on the host: its id names one only where there are several. A test
+    # inside is collected under its own id, whichever platforms there are.
+    platforms: Sequence[str] = settings.platforms or ([] if platform == "auto" else [platform])
+    if platforms:
+        words += ["--gvisor-platform", ",".join(platforms) if plan is None else platform]
+    if plan is not None and item.get_closest_marker("in_gvisor") is None:
+        words.append("--in-gvisor")
+    for option in OPTIONS:
+        if option.name == "runsc" and settings.label and plan is not None:
+            words.append(f"--gvisor-runsc={settings.runsc}")  # under its own id it has no label
+        elif option.name in _REPEATED:
+            words += _written(config, option.name)
+    for name in _REPEATED_INSIDE if plan is not None else ():
+        words += _written(config, name)
+    return shlex.join([*_PYTEST, *words, *more])
+
+
+def _written(config: pytest.Config, name: str) -> list[str]:
+    """An option as the command line has it; one that may be repeated, as often."""
+    value = config.getoption(f"gvisor_{name}", None)
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return [f"--gvisor-{name}={one}" for one in values]
+
+
+def _from_here(config: pytest.Config, nodeid: str) -> str:
+    """A node id, which begins at the root folder, as an argument where pytest was started."""
+    path, colons, name = nodeid.partition("::")
+    here = config.invocation_params.dir
+    if here != config.rootpath:
+        path = os.path.relpath(config.rootpath / path, here)
+    return f"{path}{colons}{name}"

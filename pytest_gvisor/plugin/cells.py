@@ -1,0 +1,213 @@
+"""What a report of pytest's carries of its test's sandboxes, to where the matrix is put together.
+
+This runs where tests run, which may be a worker of xdist's: so all of it is plain data, as an
+attribute of the report. Nothing here is costly: the details are taken only where a file was asked
+for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_gvisor.errors import GvisorError, PlatformUnavailable, UsageError
+from pytest_gvisor.escape import escape
+from pytest_gvisor.plugin.again import command
+from pytest_gvisor.plugin.placement import in_matrix, native_key, plan_of
+from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, run_settings, settings_of
+from pytest_gvisor.plugin.skips import lack
+from pytest_gvisor.plugin.stash import engine_of, failed, harnesses, take_starts
+from pytest_gvisor.report.run_texts import run_of
+from pytest_gvisor.settings import NATIVE, Platform
+
+if TYPE_CHECKING:
+    from pytest_gvisor.run.request import Record
+
+CELL = "gvisor_cell"
+ROSTER = "gvisor_roster"
+
+_FEW_RUNS = 1
+_MANY_RUNS = 5
+_place_key = pytest.StashKey[dict[str, Any] | None]()
+_roster_key = pytest.StashKey[bool]()
+
+
+def attach(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
+    """Give a report of a test on the host what is known of its sandboxes."""
+    place = place_of(item)
+    if place is None:
+        return
+    data = dict(place)
+    missing = None if call.excinfo is None else lack(call.excinfo.value)
+    if missing is not None:
+        data["cause"], data["lacking"] = escape(missing.message), data["platform"]
+        if isinstance(missing, PlatformUnavailable):
+            lacking = column(missing.platform, data["release"])
+            data["cause"], data["lacking"] = escape(missing.cause), lacking
+    if report.when == "teardown":
+        data["starts_ms"] = _milliseconds(take_starts(item))
+        if wanted(item.config):
+            records = [record for harness in harnesses(item) for record in harness.records]
+            many = _MANY_RUNS if failed(item) or report.failed else _FEW_RUNS
+            data["runs"] = [run_of(record) for record in records[-many:]]
+        _add_properties(report, data)
+    _hand_over(item, report, data)
+
+
+def attach_inside(
+    item: pytest.Item, report: pytest.TestReport, *, starts: Sequence[float], record: Record | None
+) -> None:
+    """Give a report of a test inside the same.
+
+    ``starts`` are the seconds that a start for this test has taken, ``record`` is of the sandbox
+    that its details are shown of.
+    """
+    place = place_of(item)
+    if place is None:
+        return
+    data = {**place, "starts_ms": _milliseconds(starts)}
+    if record is not None and wanted(item.config):
+        data["runs"] = [run_of(record)]
+    if report.when == "teardown":
+        _add_properties(report, data)
+    _hand_over(item, report, data)
+
+
+def wanted(config: pytest.Config) -> bool:
+    """Whether a file is written, and so details are of use."""
+    return bool(run_settings(config).report)
+
+
+def place_of(item: pytest.Item) -> dict[str, Any] | None:
+    """Which cell a test belongs to, and how it is repeated; None where it is in no cell."""
+    if item.stash.get(_place_key, None) is None:
+        try:
+            item.stash[_place_key] = _place(item)
+        except UsageError:  # of a marker: it is this test's failure, and pytest reports it
+            item.stash[_place_key] = None
+    return item.stash[_place_key]
+
+
+def _place(item: pytest.Item) -> dict[str, Any] | None:
+    plan, own = plan_of(item), harnesses(item)
+    if native_key in item.stash:
+        return {
+            "row": escape(item.stash[native_key]),
+            "platform": NATIVE,
+            "release": "",
+            "network": "",
+            "runsc": ["", ""],
+            "command": escape(command(item, settings_of(item), NATIVE)),
+        }
+    if not in_matrix(item) and not own:
+        return None
+    settings = settings_of(item)
+    engine = engine_of(item.config)
+    platform, version, path = "auto", "", ""
+    listed = {*Platform, *settings.platforms}
+    try:
+        runsc = engine.runsc(settings.runsc)
+        version, path = runsc.version, runsc.path
+        listed |= runsc.platforms
+        platform = engine.platforms_of(settings)[0].value
+    except GvisorError:
+        platform = settings.platforms[0].value if settings.platforms else platform
+    row = item.nodeid
+    if plan is not None:
+        row = plan.inner
+        platform = platform if plan.platform is None else plan.platform.value
+    elif own:
+        platform = own[0].platform.value
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    chosen, names = params.get("gvisor_platform"), []
+    # A project's own fixture of this name may have parameters that are no platforms.
+    if chosen is not None and not (own and chosen != platform):
+        if chosen not in listed:
+            raise UsageError(f"gvisor_platform={chosen!r} is no platform of this run")
+        platform = str(chosen)
+        names.append(platform)
+    if settings.label and params.get(RELEASE_FIXTURE) == settings.label:
+        names.append(settings.label)
+    return {
+        "row": escape(_without(row, names)),
+        "platform": column(platform, settings.label),
+        "release": settings.label,
+        "network": settings.network.value,
+        "runsc": [escape(version), escape(path)],
+        "command": escape(command(item, settings, platform)),
+    }
+
+
+def column(platform: str, release: str) -> str:
+    """The name of a cell's column: of several releases, one has the platform and its label."""
+    return f"{platform}-{release}" if release else platform
+
+
+def _without(nodeid: str, names: Sequence[str]) -> str:
+    """A node id without the parts of it that name platform and release."""
+    if not names:
+        return nodeid
+    both = without_platform(nodeid, "-".join(names))
+    if both != nodeid:
+        return both
+    for name in names:
+        nodeid = without_platform(nodeid, name)
+    return nodeid
+
+
+def without_platform(nodeid: str, platform: str) -> str:
+    """A node id without the part in brackets that names the platform.
+
+    ``test_x[systrap]`` is ``test_x``, ``test_x[systrap-1]`` and ``test_x[1-systrap]`` are
+    ``test_x[1]``.
+    """
+    # A folder's name may have brackets too, those of classes and functions cannot.
+    path, colons, name = nodeid.partition("::")
+    head, bracket, rest = name.partition("[")
+    if not bracket or not rest.endswith("]"):
+        return nodeid
+    head, inner = f"{path}{colons}{head}", rest[:-1]
+    if inner == platform:
+        return head
+    for found, left in (
+        (inner.startswith(platform + "-"), inner[len(platform) + 1 :]),
+        (inner.endswith("-" + platform), inner[: -len(platform) - 1]),
+        (f"-{platform}-" in inner, inner.replace(f"-{platform}-", "-", 1)),
+    ):
+        if found:
+            return f"{head}[{left}]"
+    return nodeid
+
+
+def _hand_over(item: pytest.Item, report: pytest.TestReport, data: dict[str, Any]) -> None:
+    config = item.config
+    vars(report)[CELL] = data
+    if hasattr(config, "workerinput") and not config.stash.get(_roster_key, False):
+        # The controller collects nothing itself: once, it is told what there is to run.
+        config.stash[_roster_key] = True
+        vars(report)[ROSTER] = roster(item.session)
+
+
+def roster(session: pytest.Session) -> list[list[str]]:
+    """Node id, row and platform of each test that is to run, in order."""
+    places = ((item.nodeid, place_of(item)) for item in session.items)
+    return [[nodeid, place["row"], place["platform"]] for nodeid, place in places if place]
+
+
+def _add_properties(report: pytest.TestReport, data: dict[str, Any]) -> None:
+    """What JUnit files, and other readers of pytest's user properties, get."""
+    found = {
+        "gvisor.platform": data["platform"].removesuffix(f"-{data['release']}"),
+        "gvisor.release": data["release"],
+        "gvisor.runsc": data["runsc"][0],
+        "gvisor.network": data["network"],
+        "gvisor.start_ms": ",".join(f"{start:g}" for start in data["starts_ms"]),
+    }
+    # A list of its own: pytest may share one between all reports of a test.
+    report.user_properties = [*report.user_properties, *((k, v) for k, v in found.items() if v)]
+
+
+def _milliseconds(seconds: Sequence[float]) -> list[float]:
+    return [round(one * 1000, 1) for one in seconds]

@@ -1,0 +1,214 @@
+"""The values of the fixtures, which `fixtures` declares; imported when a test asks for one."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_gvisor import settings as words
+from pytest_gvisor.errors import PytestGvisorWarning, UsageError
+from pytest_gvisor.plugin import markers
+from pytest_gvisor.plugin.precedence import located, placed, run_settings, settings_of
+from pytest_gvisor.plugin.skips import required, usage
+from pytest_gvisor.plugin.stash import engine_of, failed, remember, started
+from pytest_gvisor.settings import Keep, Platform, Settings
+
+if TYPE_CHECKING:
+    from pytest_gvisor.harness.engine import Engine
+    from pytest_gvisor.harness.gvisor import Gvisor
+    from pytest_gvisor.oci.bundle import Bundle
+    from pytest_gvisor.oci.rootfs import Rootfs
+    from pytest_gvisor.plugin.factories import BundleFactory, ImageFactory
+    from pytest_gvisor.plugin.shared_sandboxes import Shared
+    from pytest_gvisor.run.request import Hooks, Record, Workspace
+    from pytest_gvisor.runsc.binary import Runsc
+
+
+def runsc(request: pytest.FixtureRequest) -> Runsc:
+    """See the fixture."""
+    settings = run_settings(request.config)
+    with usage(), required(settings):
+        return engine_of(request.config).binary(settings)
+
+
+def gvisor_runsc(request: pytest.FixtureRequest) -> Runsc:
+    """See the fixture."""
+    settings = _settings(request)
+    if getattr(request, "param", None) is None:
+        labels = [release.label for release in settings.releases]
+        markers.tell_of_others(request.node, settings, labels)
+    with usage(), required(settings):
+        return engine_of(request.config).binary(settings)
+
+
+def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
+    """See the fixture."""
+    settings = _settings(request)
+    engine = engine_of(request.config)
+    asked = getattr(request, "param", None)
+    if asked is None:
+        markers.tell_of_others(request.node, settings, settings.platforms)
+    with usage(), required(settings), located(request.node):
+        platform = engine.platforms_of(settings)[0] if asked is None else _platform(asked)
+        engine.availability(platform, settings).check()
+    markers.expect(request.node, platform)  # a project's own fixture may have asked for it
+    return platform
+
+
+@contextlib.contextmanager
+def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterator[Gvisor]:
+    """See the fixture; closed at the end, which warns of what was not removed."""
+    settings = _settings(request)
+    engine = engine_of(request.config)
+    # A test that parametrizes gvisor_platform directly passes the fixture, and its check, by.
+    with usage(), located(request.node):
+        platform = _platform(gvisor_platform)
+    with usage():
+        kept = _Kept(request, settings)
+    with usage(), required(settings), located(request.node):
+        engine.availability(platform, settings).check()
+        if settings.image is not None:
+            engine.images().rootfs(settings.image)
+        harness = engine.gvisor(platform, settings, _hooks(request.node, kept))
+    # A fixture of the project's in the place of gvisor_platform may have another than was foreseen.
+    markers.expect(request.node, platform)
+    remember(request.node, harness)
+    request.node.stash[_kept_key] = kept
+    yield harness
+    harness.close()
+    for problem in kept.problems:
+        warnings.warn(PytestGvisorWarning(f"not kept: {problem}"), stacklevel=1)
+    for record in harness.records:
+        for leak in record.completed.leaks if record.completed else ():
+            warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)
+
+
+@contextlib.contextmanager
+def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
+    """See the fixture."""
+    from pytest_gvisor.plugin.shared_sandboxes import Shared  # noqa: PLC0415 -- heavy, see above
+
+    settings = placed(run_settings(request.config), request.config)
+    shared = Shared(engine_of(request.config), settings)
+    yield shared
+    shared.close()
+
+
+def oci_bundle(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> BundleFactory:
+    """See the fixture."""
+    settings = _settings(request)
+    images = engine_of(request.config).images
+    base = tmp_path_factory.mktemp("bundles")
+    numbers = itertools.count()
+
+    def make(args: list[str], **options: Any) -> Bundle:
+        from pytest_gvisor.run.specification import write_bundle  # noqa: PLC0415 -- heavy, see above
+
+        return write_bundle(
+            base / f"bundle-{next(numbers)}", args, settings, images=images, **options
+        )
+
+    return make
+
+
+class _ImageFactory:
+    """See `ImageFactory`. No daemon skips the test, or fails it when strict."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+
+    def __call__(self, image: str | os.PathLike[str], **options: Any) -> Rootfs:
+        with required(self._settings):
+            return self._engine.images().rootfs(image, **options)
+
+    def build(self, path: str | os.PathLike[str], **options: Any) -> Rootfs:
+        with required(self._settings):
+            return self._engine.images().build(path, **options)
+
+
+def gvisor_image(request: pytest.FixtureRequest) -> ImageFactory:
+    """See the fixture."""
+    return _ImageFactory(engine_of(request.config), run_settings(request.config))
+
+
+def _settings(request: pytest.FixtureRequest) -> Settings:
+    with usage():
+        return settings_of(request.node)
+
+
+def _platform(asked: object) -> Platform:
+    """A platform from what a test has parametrized itself with."""
+    return words.platform(asked, "gvisor_platform")
+
+
+class _Kept:
+    """The folder where a test's runs are kept, made with the first of them.
+
+    ``problems`` says what could not be kept.
+    """
+
+    def __init__(self, request: pytest.FixtureRequest, settings: Settings) -> None:
+        self._wanted = settings.keep
+        self._folder: str | None = None
+        self._numbers = itertools.count()
+        self._base: pytest.TempPathFactory | None = None
+        self.problems: list[str] = []
+        if self._wanted is not Keep.NONE:
+            if not request.config.pluginmanager.has_plugin("tmpdir"):
+                raise UsageError("--gvisor-keep needs pytest's tmpdir plugin; drop -p no:tmpdir")
+            self._base = request.getfixturevalue("tmp_path_factory")
+
+    def __call__(self, workspace: Workspace, record: Record) -> None:
+        if self._base is None:
+            return
+        from pytest_gvisor.run.kept import keep  # noqa: PLC0415 -- only where something is kept
+
+        try:
+            if self._folder is None:
+                self._folder = str(self._base.mktemp("gvisor"))
+            keep(os.path.join(self._folder, f"run-{next(self._numbers)}"), workspace, record)
+        except OSError as error:
+            self.problems.append(str(error))
+
+    def settle(self, item: pytest.Item) -> None:
+        """Forget what was kept of a test that has passed, if only failed ones are wanted."""
+        if self._folder is not None and self._wanted is Keep.FAILED and not failed(item):
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+_kept_key = pytest.StashKey[_Kept]()
+
+
+def settle(item: pytest.Item) -> None:
+    """What is left to do when every phase of a test is over, and has its report."""
+    if _kept_key in item.stash:
+        item.stash[_kept_key].settle(item)
+
+
+def _hooks(item: pytest.Item, kept: _Kept) -> Hooks:
+    from pytest_gvisor.run.request import Hooks  # noqa: PLC0415 -- heavy, see above
+
+    hook = item.ihook
+
+    def modify(config_json: dict[str, Any]) -> None:
+        hook.pytest_gvisor_modify_spec(item=item, config_json=config_json)
+
+    def flags() -> list[str]:
+        answers = hook.pytest_gvisor_runsc_args(item=item)
+        return [flag for answer in answers for flag in answer]
+
+    def finished(record: Record) -> None:
+        started(item, record.start)
+        hook.pytest_gvisor_run_finished(item=item, completed=record.completed, error=record.error)
+
+    return Hooks(modify_spec=modify, runsc_args=flags, run_finished=finished, keep=kept)

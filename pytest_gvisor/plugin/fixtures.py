@@ -1,0 +1,113 @@
+"""The fixtures. Everything heavy is imported when a test asks for it: see `fixture_values`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor.plugin.placement import here_is_inside
+
+if TYPE_CHECKING:
+    from pytest_gvisor.harness.gvisor import Gvisor
+    from pytest_gvisor.plugin.factories import BundleFactory, ImageFactory
+    from pytest_gvisor.plugin.shared_sandboxes import Shared
+    from pytest_gvisor.runsc.binary import Runsc
+    from pytest_gvisor.sandbox.sandbox import Sandbox
+    from pytest_gvisor.settings import Platform
+
+# ruff: noqa: PLC0415 -- idle costs nothing
+
+
+def _check_outside(request: pytest.FixtureRequest) -> None:
+    """Fail a test inside, which has no sandbox to be had, whether strict or not."""
+    if here_is_inside():
+        pytest.fail(
+            f"the fixture {request.fixturename} cannot be had inside gVisor. As an argument of the "
+            "test, or with @pytest.mark.usefixtures, it keeps the test on the host.",
+            pytrace=False,
+        )
+
+
+@pytest.fixture(scope="session")
+def runsc(request: pytest.FixtureRequest) -> Runsc:
+    """The validated runsc. Skips (or fails, when strict) if there is none; a refused one fails.
+
+    Of several releases it is the first: that of a test is ``gvisor_runsc``.
+    """
+    _check_outside(request)
+    from pytest_gvisor.plugin import fixture_values
+
+    return fixture_values.runsc(request)
+
+
+@pytest.fixture
+def gvisor_runsc(request: pytest.FixtureRequest) -> Runsc:
+    """The validated runsc that this test runs on: of several releases, the one in its id."""
+    _check_outside(request)
+    from pytest_gvisor.plugin import fixture_values
+
+    return fixture_values.gvisor_runsc(request)
+
+
+@pytest.fixture
+def gvisor_platform(request: pytest.FixtureRequest, gvisor_runsc: Runsc) -> Platform:  # noqa: ARG001
+    """The platform that this test runs on; one that does not work skips or, if strict, fails."""
+    _check_outside(request)
+    from pytest_gvisor.plugin import fixture_values
+
+    return fixture_values.gvisor_platform(request)
+
+
+@pytest.fixture
+def gvisor(
+    request: pytest.FixtureRequest,
+    gvisor_platform: Platform,
+    gvisor_runsc: Runsc,  # noqa: ARG001
+) -> Iterator[Gvisor]:
+    """Runs workloads under gVisor: ``gvisor.run(["python3", "-c", "…"])``."""
+    from pytest_gvisor.plugin import fixture_values
+
+    with fixture_values.gvisor(request, gvisor_platform) as harness:
+        yield harness
+
+
+@pytest.fixture
+def gvisor_sandbox(gvisor: Gvisor) -> Iterator[Sandbox]:
+    """A warm sandbox: many ``gvisor_sandbox.exec(["true"])`` at the price of one start."""
+    with gvisor.sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
+def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
+    """Factory of warm sandboxes that the session shares: ``gvisor_sandboxes(platform, …)``."""
+    _check_outside(request)
+    from pytest_gvisor.plugin import fixture_values
+
+    with fixture_values.gvisor_sandboxes(request) as shared:
+        yield shared
+
+
+@pytest.fixture(scope="session")
+def gvisor_image(request: pytest.FixtureRequest) -> ImageFactory:
+    """Factory: an image as a root file system, ``gvisor.run(rootfs=gvisor_image("app.tar"))``."""
+    _check_outside(request)
+    from pytest_gvisor.plugin import fixture_values
+
+    return fixture_values.gvisor_image(request)
+
+
+@pytest.fixture
+def oci_bundle(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> BundleFactory:
+    """Factory: writes an OCI bundle with this test's settings and returns the `Bundle`.
+
+    Run it with ``gvisor.run_bundle(bundle)``, or with anything else that runs OCI bundles.
+    """
+    _check_outside(request)
+    from pytest_gvisor.plugin import fixture_values
+
+    return fixture_values.oci_bundle(request, tmp_path_factory)

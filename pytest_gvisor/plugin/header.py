@@ -1,0 +1,65 @@
+"""The line at a session's start that says which runsc, platforms and network the tests get.
+
+Finding and asking the binary takes time, which a session that uses no gVisor must not pay: so the
+line comes early where something is configured, and otherwise after the collection, if a test
+uses a sandbox.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.escape import escape
+from pytest_gvisor.plugin.precedence import run_settings
+from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.sessions import session_folder
+from pytest_gvisor.settings import NATIVE
+from pytest_gvisor.settings import on_release as settings_on
+
+if TYPE_CHECKING:
+    from pytest_gvisor.runsc.binary import Runsc
+
+
+def line(config: pytest.Config) -> str:
+    """``gvisor: runsc 20240729.0 (/usr/bin/runsc), systrap, network none``; all of several."""
+    settings = run_settings(config)
+    engine = engine_of(config)
+    each = [settings_on(settings, release.label) for release in settings.releases] or [settings]
+    try:
+        binaries = [engine.runsc(one.runsc) for one in each]
+        platforms = [engine.platforms_of(one) for one in each]
+        broken = "".join(
+            f"; {_build(one.label)} is broken, see pytest-gvisor doctor"
+            for runsc, names_of, one in zip(binaries, platforms, each, strict=True)
+            if any(engine.known_broken(runsc, name) for name in names_of)
+        )
+        passed = _passed_over()
+    except GvisorError as error:
+        return f"gvisor: {escape(error.message.splitlines()[0])}"
+    found = ", ".join(_binary(runsc, one.label) for runsc, one in zip(binaries, each, strict=True))
+    native = [NATIVE] if settings.native else []
+    names = ", ".join(dict.fromkeys([*native, *itertools.chain(*platforms)]))
+    strict = ", strict" if settings.strict else ""
+    return f"gvisor: {found}, {names}, network {settings.network}{strict}{broken}{passed}"
+
+
+def _passed_over() -> str:
+    """That sessions are elsewhere than they should be, and why: somebody may be at work there."""
+    chosen = session_folder.choose_base()
+    if not chosen.passed:
+        return ""
+    return escape(f"; sessions are in {chosen.path}, because of {'; '.join(chosen.passed)}")
+
+
+def _build(label: str) -> str:
+    return f"the build of {label}" if label else "this build of runsc"
+
+
+def _binary(runsc: Runsc, label: str) -> str:
+    """``runsc 20240729.0 (/usr/bin/runsc)``, and its label before it."""
+    shown = f"runsc {escape(runsc.version)} ({escape(runsc.path)})"
+    return f"{label}: {shown}" if label else shown

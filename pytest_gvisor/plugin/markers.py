@@ -1,0 +1,196 @@
+"""What markers and platforms ask of a test: its parametrization, and whether it can run here."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import settings as words
+from pytest_gvisor.errors import GvisorError, PytestGvisorWarning, RunscError, UsageError
+from pytest_gvisor.plugin.precedence import (
+    RELEASE_FIXTURE,
+    expected_failure,
+    expected_failures,
+    located,
+    location,
+    settings_of,
+)
+from pytest_gvisor.plugin.skips import required, usage
+from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.settings import Platform, Settings
+from pytest_gvisor.wanted import Wanted
+
+_FIXTURE = "gvisor_platform"
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Give a test that uses a sandbox one variant per platform and release, of several.
+
+    The lists come from the command line, the configuration and the markers, never from what works
+    here: all xdist workers must collect the same tests.
+    """
+    with usage():
+        settings = settings_of(metafunc.definition)
+    labels = [release.label for release in settings.releases]
+    for name, values in ((_FIXTURE, settings.platforms), (RELEASE_FIXTURE, labels)):
+        if name not in metafunc.fixturenames or _is_parametrized(metafunc, name):
+            continue
+        if len(values) > 1:
+            metafunc.parametrize(name, values, ids=list(map(str, values)), indirect=True)
+
+
+def tell_of_others(item: pytest.Item, settings: Settings, names: Sequence[str]) -> None:
+    """Say that a test that has no variants does not run on all of its platforms, or fail it.
+
+    ``names`` are the platforms, or the labels of the releases, the one that it runs on first.
+    pytest parametrizes neither methods of a `unittest.TestCase`, nor doctests, nor what a test asks
+    for while it runs.
+    """
+    if len(names) < 2:
+        return
+    first, *others = names
+    text = (
+        f"{location(item)} runs on {first} alone, and not on {', '.join(others)}: pytest makes "
+        "no variants of a method of a TestCase, of a doctest, or for request.getfixturevalue()"
+    )
+    if settings.strict:
+        with usage():
+            raise UsageError(text, next_step="Choose one with @pytest.mark.gvisor.")
+    warnings.warn(PytestGvisorWarning(text), stacklevel=1)
+
+
+def _is_parametrized(metafunc: pytest.Metafunc, fixture: str) -> bool:
+    """Whether the test itself says on which platforms, or releases, it runs."""
+    names = [
+        mark.args[0] if mark.args else mark.kwargs.get("argnames", "")
+        for mark in metafunc.definition.iter_markers("parametrize")
+    ]
+    return any(fixture in (n.replace(",", " ").split() if isinstance(n, str) else n) for n in names)
+
+
+def check(item: pytest.Item) -> None:
+    """Skip or fail a test whose markers ask for what is not here."""
+    needed = _needed_platforms(item)
+    _check_expected(item)
+    if not needed and item.get_closest_marker("requires_runsc") is None:
+        return
+    with usage():
+        settings = settings_of(item)
+    engine = engine_of(item.config)
+    with usage(), required(settings), located(item):
+        runsc = engine.binary(settings)
+        for wanted in _wanted(item):
+            wanted.check(runsc.version, runsc.path, "this test")
+        for platform in needed:
+            engine.availability(platform, settings).check()
+
+
+def foresee(item: pytest.Item) -> None:
+    """Do what `expect` does before anything of a test on the host is set up.
+
+    pytest looks for the mark as the set-up begins; what is marked later has the failures of its
+    set-up counted as errors.
+    """
+    if not _has_our_platform(item) or not expected_failures(item):
+        return
+    try:
+        settings = settings_of(item)
+        engine = engine_of(item.config)
+        asked = getattr(getattr(item, "callspec", None), "params", {}).get(_FIXTURE)
+        platform = engine.platforms_of(settings)[0] if asked is None else words.platform(asked, "")
+        if expected_failure(item, platform) is not None:
+            engine.availability(platform, settings).check()
+            expect(item, platform)
+    except GvisorError:
+        return  # the fixture comes to the same, and reports it
+
+
+def _check_expected(item: pytest.Item) -> None:
+    """Fail a test that expects a failure on a platform that there is not: a misspelt one is none.
+
+    Where there is no binary to ask, nothing runs on that platform either.
+    """
+    for name in expected_failures(item):
+        if name == words.NATIVE:
+            continue
+        with usage(), located(item), contextlib.suppress(RunscError):
+            engine_of(item.config).check_listed(words.platform(name, "xfail"), settings_of(item))
+
+
+def _has_our_platform(item: pytest.Item) -> bool:
+    """Whether the test's `gvisor_platform` is ours, or a parameter, for which pytest has a fixture.
+
+    What a project's own fixture in its place says is known when that has been set up.
+    """
+    info: Any = getattr(item, "_fixtureinfo", None)
+    found: Sequence[Any] = [] if info is None else info.name2fixturedefs.get(_FIXTURE, ())
+    homes = {"pytest_gvisor.plugin.fixtures", "_pytest.python"}
+    return bool(found) and found[-1].func.__module__ in homes
+
+
+def expect(item: pytest.Item, platform: str) -> None:
+    """Mark a test that is to fail on this platform as such, strictly.
+
+    Only when the platform is known to work: for want of a platform no test fails as expected.
+    """
+    reason = expected_failure(item, platform)
+    if reason is not None and _expected_key not in item.stash:
+        item.stash[_expected_key] = True
+        item.add_marker(pytest.mark.xfail(reason=f"{platform}: {reason}", strict=True))
+
+
+_expected_key = pytest.StashKey[bool]()
+
+
+def platform_asked(item: pytest.Item, asked: Platform | None) -> Platform:
+    """The platform that a test runs on; skips or fails the test where there is no runsc."""
+    with usage():
+        settings = settings_of(item)
+    engine = engine_of(item.config)
+    with usage(), required(settings), located(item):
+        engine.binary(settings)
+        platform = asked or engine.platforms_of(settings)[0]
+        engine.check_listed(platform, settings)
+    return platform
+
+
+def platform_of(item: pytest.Item, asked: Platform | None) -> Platform:
+    """The same, but one that works; skips or fails the test where it does not."""
+    platform = platform_asked(item, asked)
+    with usage():
+        settings = settings_of(item)
+    with usage(), required(settings), located(item):
+        engine_of(item.config).availability(platform, settings).check()
+    return platform
+
+
+def _needed_platforms(item: pytest.Item) -> list[Platform]:
+    needed = [Platform.KVM] if item.get_closest_marker("requires_kvm") else []
+    with usage():
+        for mark in item.iter_markers("requires_runsc"):
+            _check_arguments(item, mark, (">=20240729",) if mark.args else ())
+        for mark in item.iter_markers("requires_kvm"):
+            _check_arguments(item, mark, ())
+        for mark in item.iter_markers("requires_platform"):
+            _check_arguments(item, mark, ("systrap",))
+            with located(item):
+                needed.append(words.platform(mark.args[0], "requires_platform"))
+    return needed
+
+
+def _wanted(item: pytest.Item) -> list[Wanted]:
+    """The releases that the test's markers ask for."""
+    marks = [mark for mark in item.iter_markers("requires_runsc") if mark.args]
+    return [Wanted.parse(mark.args[0], "requires_runsc") for mark in marks]
+
+
+def _check_arguments(item: pytest.Item, mark: pytest.Mark, example: tuple[str, ...]) -> None:
+    """Raise `UsageError` unless the marker has as many arguments as the example, by position."""
+    if len(mark.args) == len(example) and not mark.kwargs:
+        return
+    right = f"@pytest.mark.{mark.name}" + (f'("{example[0]}")' if example else "")
+    raise UsageError(f"{location(item)}: write {right}, not with {mark.args!r} {mark.kwargs!r}")

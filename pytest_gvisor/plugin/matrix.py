@@ -1,0 +1,380 @@
+"""Puts the matrix together from pytest's reports, in the one process that writes it.
+
+Without xdist that is the process that runs the tests, with it the controller, which sees nothing
+but the workers' reports.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import ReportError
+from pytest_gvisor.escape import escape, uncoloured
+from pytest_gvisor.plugin import cells
+from pytest_gvisor.plugin.placement import here_is_inside
+from pytest_gvisor.plugin.precedence import run_settings
+from pytest_gvisor.plugin.stash import collected, engine_if_any, worker_of
+from pytest_gvisor.report.files import check
+from pytest_gvisor.report.merge import worse
+from pytest_gvisor.report.model import (
+    MAX_NUMBER,
+    Binary,
+    Cell,
+    Column,
+    Leg,
+    Report,
+    Row,
+    Run,
+    State,
+)
+from pytest_gvisor.report.run_texts import head, tail
+from pytest_gvisor.settings import NATIVE, Platform, Settings
+
+NAME = "gvisor-report"
+MAX_OUTPUT = 16_000
+MAX_TRACEBACKS = 4 * MAX_OUTPUT
+"""Characters of a test's tracebacks after which no more are kept."""
+
+MAX_MESSAGE = 500
+MAX_DETAILS = 32 * 1024 * 1024
+"""Characters of output and runs in one report. What fails may take twice that."""
+
+_MORE = "[… and more failures …]"
+
+
+def ensure(config: pytest.Config) -> Collector | None:
+    """The collector of this process; None inside a sandbox, and in xdist's workers."""
+    if here_is_inside() or hasattr(config, "workerinput"):
+        return None
+    found = config.pluginmanager.get_plugin(NAME)
+    if not isinstance(found, Collector):
+        found = Collector(config)
+        config.pluginmanager.register(found, NAME)
+    return found
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Entry:
+    """A test on one platform, in one process, as far as its reports have come in."""
+
+    row: str
+    platform: str
+    state: State = State.NOT_RUN
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    duration: float = 0.0
+    starts_ms: list[float] = dataclasses.field(default_factory=list)
+    message: str = ""
+    tracebacks: list[str] = dataclasses.field(default_factory=list)
+    captured: str = ""
+    runs: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    dropped: bool = False
+    """Whether details were left out, for the report's size."""
+
+    void: bool = False
+    """Whether the try that is under way does not count, and another one will follow."""
+
+    def restart(self) -> None:
+        """Forget an earlier try."""
+        self.void = self.dropped = False
+        self.state, self.duration, self.message, self.captured = State.NOT_RUN, 0.0, "", ""
+        self.tracebacks, self.runs, self.starts_ms = [], [], []
+
+    def take(self, report: pytest.TestReport) -> None:
+        """Note one phase."""
+        self.duration += report.duration
+        state = state_of(report, cause="cause" in self.data)
+        if state is None:
+            return
+        # A failure stays one, whatever a later phase, a later subtest or another run says.
+        if self.state not in {State.FAILED, State.ERROR} and state.rank < self.state.rank:
+            self.state = state
+            self.message = message_of(report)
+
+    def add_traceback(self, text: str) -> None:
+        """Keep one, if there is room: a test may have any number of subtests that fail."""
+        if sum(map(len, self.tracebacks)) < MAX_TRACEBACKS:
+            self.tracebacks.append(tail(text, MAX_OUTPUT))
+        elif self.tracebacks[-1] != _MORE:
+            self.tracebacks.append(_MORE)
+
+    @property
+    def size(self) -> int:
+        """How many characters of details it holds."""
+        runs = sum(len(text) for run in self.runs for text in run.values())
+        return len(self.captured) + sum(map(len, self.tracebacks)) + runs
+
+    def drop_details(self) -> None:
+        """Forget them."""
+        self.captured = ""
+        self.tracebacks, self.runs = [], []
+        self.dropped = True
+
+    def cell(self, nodeid: str) -> Cell:
+        """The entry as it stands in the report."""
+        return Cell(
+            platform=self.platform,
+            state=self.state,
+            nodeid=escape(nodeid),
+            runsc=escape(self.data.get("runsc", [""])[0]),
+            release=self.data.get("release", ""),
+            network=self.data.get("network", ""),
+            duration=round(min(self.duration, MAX_NUMBER), 4),
+            starts_ms=tuple(self.starts_ms),
+            message=escape(self.message),
+            output=escape("\n".join([*self.tracebacks, self.captured]).strip("\n")),
+            runs=tuple(Run(**{k: escape(v) for k, v in run.items()}) for run in self.runs),
+            command=escape(self.data.get("command", "")),
+        )
+
+
+def state_of(report: pytest.TestReport, *, cause: bool) -> State | None:
+    """What a phase's report says of its test; None where it says nothing."""
+    expected = hasattr(report, "wasxfail")
+    # A subtest's report, which names its arguments, adds nothing but its failure.
+    subtest = hasattr(report, "context")
+    if report.failed:
+        return State.FAILED if report.when == "call" else State.ERROR
+    if subtest:
+        return None
+    if report.skipped:
+        return State.UNAVAILABLE if cause else State.XFAILED if expected else State.SKIPPED
+    if report.passed and report.when == "call":
+        return State.XPASSED if expected else State.PASSED
+    return None
+
+
+def message_of(report: pytest.TestReport) -> str:
+    """One or a few lines on why it is not simply passed."""
+    if wasxfail := getattr(report, "wasxfail", ""):
+        return head(str(wasxfail), MAX_MESSAGE)
+    longrepr = report.longrepr
+    if isinstance(longrepr, tuple):
+        return head(str(longrepr[2]).removeprefix("Skipped: "), MAX_MESSAGE)
+    crash = getattr(longrepr, "reprcrash", None)
+    text = getattr(crash, "message", None)
+    if text is None:
+        lines = [line for line in str(longrepr or "").splitlines() if line.strip()]
+        text = lines[0] if lines else ""
+    return head(uncoloured(str(text)), MAX_MESSAGE)
+
+
+class Collector:
+    """pytest's hooks of the process that writes the report."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._detailed = cells.wanted(config)
+        self._tests: dict[str, dict[str, _Entry]] = {}
+        """By node id, and by the worker that has run the test: ``""`` is nobody so far, or this
+        process."""
+
+        self._lost: list[pytest.TestReport] = []
+        self._causes: dict[str, str] = {}
+        self._size = 0
+        self.reaped = 0
+        self.left = 0
+        self.report: Report | None = None
+        self.written: list[str] = []
+        self.problems: list[str] = []
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take what a report carries."""
+        data = vars(report).pop(cells.CELL, None)
+        for nodeid, row, name in vars(report).pop(cells.ROSTER, ()):
+            self._expect(nodeid, row, name)
+        if data is None:
+            if str(report.when) == "???":  # xdist: the worker was lost in this test
+                self._lost.append(report)
+            return
+        self._expect(report.nodeid, data["row"], data["platform"])
+        entry = self._entry(report)
+        if report.when == "setup" and entry.void:
+            self._size -= entry.size
+            entry.restart()
+        runs, starts = data.pop("runs", None), data.pop("starts_ms", ())
+        entry.row, entry.platform = data["row"], data["platform"]
+        entry.data = data
+        entry.starts_ms = starts or entry.starts_ms
+        if "cause" in data:
+            self._causes.setdefault(data["lacking"], data["cause"])
+        if str(report.outcome) == "rerun":
+            entry.void = True
+        else:
+            entry.take(report)
+        if self._detailed:
+            self._keep_details(entry, report, runs or [])
+
+    def _expect(self, nodeid: str, row: str, platform: str) -> None:
+        """Note a test that is to run."""
+        self._tests.setdefault(nodeid, {"": _Entry(row=row, platform=platform)})
+
+    def _entry(self, report: pytest.TestReport) -> _Entry:
+        """What is known of a test, which is expected, from the process that reports it."""
+        tries, worker = self._tests[report.nodeid], worker_of(report)
+        if worker not in tries:
+            some = next(iter(tries.values()))
+            fresh = _Entry(row=some.row, platform=some.platform)
+            tries[worker] = tries.pop("") if "" in tries else fresh
+        return tries[worker]
+
+    def _keep_details(
+        self, entry: _Entry, report: pytest.TestReport, runs: list[dict[str, str]]
+    ) -> None:
+        before = entry.size
+        if report.failed and report.longrepr is not None:
+            entry.add_traceback(uncoloured(report.longreprtext))
+        if report.sections:
+            parts = [
+                f"--- {title} ---\n{text.rstrip()}"
+                for title, text in report.sections
+                if not title.startswith("gvisor: ")
+            ]
+            entry.captured = tail(uncoloured("\n".join(parts)), MAX_OUTPUT)
+        entry.runs = runs or entry.runs
+        self._size += entry.size - before
+        bad = entry.state in {State.FAILED, State.ERROR}
+        if self._size > MAX_DETAILS * (2 if bad else 1):
+            self._size -= entry.size
+            entry.drop_details()
+        elif entry.size and not bad:
+            entry.dropped = False  # a phase's sections are those of the phases before it too
+
+    def _take_lost(self) -> None:
+        """The tests whose xdist worker has died.
+
+        Where none has lived to send a report, nothing is known but the ids, and they decide.
+        """
+        if any(report.nodeid not in self._tests for report in self._lost):
+            for nodeid in collected(self._config):
+                self._take_id(nodeid)
+        for report in self._lost:
+            if report.nodeid in self._tests:
+                self._entry(report).take(report)
+
+    def _take_id(self, nodeid: str) -> None:
+        columns = _columns(run_settings(self._config))
+        for name in dict.fromkeys([*columns, *map(str, Platform)]):
+            row = cells.without_platform(nodeid, name)
+            if row != nodeid:
+                self._expect(nodeid, row, name)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Put it together, and write what was asked for."""
+        if self._config.getoption("collectonly", False):
+            return
+        self.report = self._built(session)
+        from pytest_gvisor.report import files, github  # noqa: PLC0415 -- at the end of a session
+
+        for path in run_settings(self._config).report:
+            problem = files.write(self.report, resolved(self._config, path))
+            if problem:
+                self.problems.append(f"{path} could not be written: {problem}")
+            else:
+                self.written.append(path)
+        if self.problems and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        if self.report.rows and (problem := github.append(self.report, os.environ)):
+            self.problems.append(f"GITHUB_STEP_SUMMARY: {problem}")
+
+    @pytest.hookimpl
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say what is worth it."""
+        if self.report is not None:
+            from pytest_gvisor.report import terminal  # noqa: PLC0415 -- as above
+
+            terminal.show(terminalreporter, self.report, self.written, self.problems)
+
+    def _built(self, session: pytest.Session) -> Report:
+        for nodeid, row, name in cells.roster(session) if self._runs_tests(session) else ():
+            self._expect(nodeid, row, name)
+        self._take_lost()
+        rows: dict[str, dict[str, Cell]] = {}
+        for nodeid, tries in self._tests.items():
+            for entry in tries.values():
+                columns, cell = rows.setdefault(escape(entry.row), {}), entry.cell(nodeid)
+                known = columns.get(entry.platform)
+                columns[entry.platform] = cell if known is None else worse(known, cell)
+        notes = []
+        if dropped := sum(
+            entry.dropped for tries in self._tests.values() for entry in tries.values()
+        ):
+            notes.append(f"details of {dropped} cells were left out, for the report's size")
+        return Report(
+            legs=(self._leg(),),
+            rows=tuple(
+                Row(test=test, cells=tuple(columns.values())) for test, columns in rows.items()
+            ),
+            notes=tuple(notes),
+        )
+
+    @staticmethod
+    def _runs_tests(session: pytest.Session) -> bool:
+        """Whether this process has collected tests, and not workers of its own."""
+        return bool(getattr(session, "items", ()))
+
+    def _leg(self) -> Leg:
+        entries = [entry for tries in self._tests.values() for entry in tries.values()]
+        binaries = {tuple(e.data["runsc"]) for e in entries if e.data.get("runsc", [""])[0]}
+        chosen = run_settings(self._config)
+        native = [NATIVE] if any(entry.platform == NATIVE for entry in entries) else []
+        names = [*native, *_columns(chosen)]
+        names += [entry.platform for entry in entries]
+        engine = engine_if_any(self._config)
+        launcher = None if engine is None else engine.launcher
+        return Leg(
+            date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            kernel=escape(os.uname().release),
+            machine=escape(os.uname().machine),
+            python=platform.python_version(),
+            pytest=pytest.__version__,
+            plugin=_own_version(),
+            runsc=tuple(
+                Binary(version=escape(version), path=escape(path))
+                for version, path in sorted(binaries)
+            ),
+            platforms=tuple(
+                Column(name=name, cause=escape(self._causes.get(name, "")))
+                for name in dict.fromkeys(names)
+            ),
+            reaped=self.reaped + (0 if launcher is None else launcher.swept),
+            left=self.left + (0 if launcher is None else launcher.left),
+        )
+
+
+def _columns(chosen: Settings) -> list[str]:
+    """The columns that a run's settings name; ``auto`` names none."""
+    labels = [release.label for release in chosen.releases] or [""]
+    return [cells.column(one.value, label) for one in chosen.platforms for label in labels]
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version("pytest-gvisor")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def prepare(config: pytest.Config) -> None:
+    """Before any test: raise `pytest.UsageError` where a report could not be written at the end."""
+    if here_is_inside() or hasattr(config, "workerinput"):
+        return
+    for path in run_settings(config).report:
+        try:
+            check(resolved(config, path))
+        except ReportError as error:
+            raise pytest.UsageError(f"pytest-gvisor: --gvisor-report: {error}") from error
+    ensure(config)
+
+
+def resolved(config: pytest.Config, path: str) -> str:
+    """The path as it was meant where pytest was started, whatever a test has done since."""
+    return os.path.join(config.invocation_params.dir, os.path.expanduser(path))

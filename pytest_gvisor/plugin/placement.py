@@ -1,0 +1,98 @@
+"""Which tests run inside, and what is known of each before it runs. Light: always imported."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_gvisor.settings import Platform
+
+FIXTURES = frozenset({
+    "gvisor", "gvisor_image", "gvisor_platform", "gvisor_runsc", "gvisor_sandbox",
+    "gvisor_sandboxes", "oci_bundle", "runsc",
+})  # fmt: skip
+_MARKERS = ("gvisor", "requires_runsc", "requires_kvm", "requires_platform")
+GUARD = "PYTEST_GVISOR_INSIDE"
+"""What worker.py sets, to the kernel that it runs on: set elsewhere it means nothing."""
+
+FIELDS = "gvisor_report_fields"
+"""The ini key that names further fields of reports from inside: see inside/fields.py."""
+
+
+class Plan(NamedTuple):
+    """What is known of a test inside."""
+
+    inner: str
+    """Its node id in the pytest inside."""
+
+    platform: Platform | None
+    """The platform that was asked for; None where the binary decides (``auto``)."""
+
+    fresh: bool
+    """Whether it wants a sandbox of its own."""
+
+    release: str | None = None
+    """The label of its runsc; None where there are not several."""
+
+
+native_key = pytest.StashKey[str]()
+"""The own node id of a test inside, for the copy that runs on the host as the column to compare
+with."""
+
+plan_key = pytest.StashKey[Plan]()
+
+
+def plan_of(item: pytest.Item) -> Plan | None:
+    """The plan of a test inside; None for one that runs on the host."""
+    return item.stash.get(plan_key, None)
+
+
+def in_matrix(item: pytest.Item) -> bool:
+    """Whether a test belongs to one platform: it runs inside, or its sandboxes are on it.
+
+    The host's copy of a test inside belongs to ``native``.
+    """
+    if native_key in item.stash or plan_key in item.stash:
+        return True
+    return "gvisor_platform" in getattr(item, "fixturenames", ())
+
+
+def here_is_inside() -> bool:
+    """Whether this very pytest is the one in the sandbox, or was started by it."""
+    kernel = os.uname()
+    return os.environ.get(GUARD) == f"{kernel.release} {kernel.version}"
+
+
+def check_guard() -> None:
+    """Raise `pytest.UsageError` for the mark of a pytest inside on any other kernel than it says.
+
+    Tests that are to run inside would run here, and nothing would say so.
+    """
+    if GUARD in os.environ and not here_is_inside():
+        raise pytest.UsageError(
+            f"pytest-gvisor: {GUARD} is set, as it is inside a sandbox for tests, and this is not "
+            "the kernel of one. Unset it."
+        )
+
+
+def is_inside(item: pytest.Item) -> bool:
+    """Whether a test is to run inside.
+
+    One that uses a sandbox itself cannot: its sandboxes are the host's.
+    """
+    config = item.config
+    if here_is_inside() or config.getoption("no_gvisor"):
+        return False
+    marked = item.get_closest_marker("in_gvisor") is not None
+    if not marked and not config.getoption("in_gvisor") and not config.getini("in_gvisor"):
+        return False
+    return FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+
+
+def uses_gvisor(item: pytest.Item) -> bool:
+    """Whether a test has one of our fixtures or markers."""
+    names = getattr(item, "fixturenames", ())
+    return not FIXTURES.isdisjoint(names) or any(item.get_closest_marker(m) for m in _MARKERS)

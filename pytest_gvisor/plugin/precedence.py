@@ -1,0 +1,145 @@
+"""How what users have written becomes `Settings`: of the run, and of one test.
+
+Precedence: the ``gvisor`` marker, the command line, the environment (``PYTEST_GVISOR_…``), the ini
+file, the default.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from pytest_gvisor import settings as words
+from pytest_gvisor.errors import LaunchError, RunscError, UsageError
+from pytest_gvisor.plugin.options import written
+from pytest_gvisor.plugin.placement import plan_of
+from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.settings import Settings
+
+_key = pytest.StashKey[Settings]()
+RELEASE_FIXTURE = "gvisor_runsc"
+"""The fixture by which a matrix over releases is parametrized."""
+
+_MARKER_ONLY_FROM_OUTSIDE = ("release", "strict", "reprobe", "keep", "debug", "report")
+
+
+def run_settings(config: pytest.Config) -> Settings:
+    """The run's settings, read once. Raises `pytest.UsageError` for one that cannot be meant."""
+    if _key not in config.stash:
+        settings = Settings()
+        for field, entry in written(config).items():
+            try:
+                if field == "runsc" and isinstance(entry.value, list):
+                    settings = words.with_binaries(settings, entry.value, field)
+                else:
+                    settings = words.replaced(settings, {field: entry.value})
+            except UsageError as error:
+                text = f"pytest-gvisor: {entry.source}: {error.message}"
+                raise pytest.UsageError(text) from error
+        config.stash[_key] = settings
+    return config.stash[_key]
+
+
+def check_platforms(config: pytest.Config) -> None:
+    """Raise `pytest.UsageError` for a platform of the run's that no binary lists.
+
+    Only a name that this version does not know costs a look at the binary. Where there is none to
+    look at, no test runs on any platform, and each says so itself.
+    """
+    settings = run_settings(config)
+    for platform in settings.platforms:
+        if platform.is_known:
+            continue
+        try:
+            with contextlib.suppress(RunscError, LaunchError):
+                engine_of(config).check_listed(platform, settings)
+        except UsageError as error:
+            source = written(config)["platforms"].source
+            raise pytest.UsageError(f"pytest-gvisor: {source}: {error}") from error
+
+
+def expected_failure(item: pytest.Item, platform: str) -> str | None:
+    """Why a test is to fail on a platform, or ``native``, by its closest marker that says so."""
+    for mark in item.iter_markers("gvisor"):
+        reasons = mark.kwargs.get("xfail")
+        if reasons and platform in reasons:
+            return str(reasons[platform])
+    return None
+
+
+def expected_failures(item: pytest.Item) -> set[str]:
+    """The platforms, and ``native``, on which a test's markers expect it to fail."""
+    found: set[str] = set()
+    for mark in item.iter_markers("gvisor"):
+        reasons = mark.kwargs.get("xfail")
+        if isinstance(reasons, Mapping):
+            found.update(reasons)
+    return found
+
+
+@contextlib.contextmanager
+def located(item: pytest.Item) -> Iterator[None]:
+    """Put the test's id and place before the message of a `UsageError`."""
+    try:
+        yield
+    except UsageError as error:
+        text = f"{location(item)}: {error.message}"
+        raise UsageError(text, next_step=error.next_step) from error
+
+
+def location(item: pytest.Item) -> str:
+    """A test's id and place, for a message about how it was written."""
+    return f"{item.nodeid} ({item.location[0]}:{(item.location[1] or 0) + 1})"
+
+
+def settings_of(item: pytest.Item) -> Settings:
+    """The run's settings with what the test's ``gvisor`` markers say; the closest is strongest.
+
+    Raises `UsageError` that names the test.
+    """
+    settings = run_settings(item.config)
+    for mark in reversed(list(item.iter_markers("gvisor"))):
+        where = location(item)
+        if mark.args:
+            raise UsageError(f"{where}: @pytest.mark.gvisor takes keywords only, not {mark.args!r}")
+        for name in _MARKER_ONLY_FROM_OUTSIDE:
+            if name == "release" and name in mark.kwargs:
+                raise UsageError(f"{where}: write @pytest.mark.requires_runsc('>=…') for a release")
+            if name in mark.kwargs:
+                raise UsageError(f"{where}: {name} is decided on the command line, not by a marker")
+        changes = {name: value for name, value in mark.kwargs.items() if name != "xfail"}
+        try:
+            if "xfail" in mark.kwargs:
+                words.expected_failures(mark.kwargs["xfail"])
+            settings = words.replaced(settings, changes)
+        except UsageError as error:
+            raise UsageError(f"{where}: @pytest.mark.gvisor: {error.message}") from error
+    with located(item):
+        settings = _on_its_release(settings, item)
+    return placed(settings, item.config)
+
+
+def _on_its_release(settings: Settings, item: pytest.Item) -> Settings:
+    """The settings with the binary that the test's id names; without one, the first of several."""
+    if not settings.releases:
+        return settings
+    plan = plan_of(item)
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    label = params.get(RELEASE_FIXTURE) if plan is None else plan.release
+    return settings if label is None else words.on_release(settings, label)
+
+
+def placed(settings: Settings, config: pytest.Config) -> Settings:
+    """The settings with the image's path from where pytest was started.
+
+    Tests change the current folder.
+    """
+    if settings.image is None:
+        return settings
+    from pytest_gvisor.images import names  # noqa: PLC0415 -- only for who has an image
+
+    image = names.placed(settings.image, str(config.invocation_params.dir))
+    return dataclasses.replace(settings, image=image)

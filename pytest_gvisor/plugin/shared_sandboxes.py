@@ -1,0 +1,82 @@
+"""Warm sandboxes that a whole session shares."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import warnings
+from typing import TYPE_CHECKING
+
+from pytest_gvisor import settings as words
+from pytest_gvisor.errors import PytestGvisorWarning
+from pytest_gvisor.plugin.skips import required
+from pytest_gvisor.run.request import Hooks
+from pytest_gvisor.settings import Platform
+
+if TYPE_CHECKING:
+    from pytest_gvisor.harness.engine import Engine
+    from pytest_gvisor.harness.gvisor import Gvisor
+    from pytest_gvisor.sandbox.sandbox import Sandbox
+    from pytest_gvisor.settings import Settings
+
+
+class Shared:
+    """What ``gvisor_sandboxes`` is: the same arguments give the same sandbox, while it lives."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._guard = threading.Lock()
+        self._harnesses: dict[tuple[Platform, str], Gvisor] = {}
+        self._made: dict[tuple[Platform, str, str], Sandbox] = {}
+
+    def __call__(
+        self,
+        platform: Platform | str | None = None,
+        *,
+        release: str | None = None,
+        **options: object,
+    ) -> Sandbox:
+        """The session's sandbox with these options, which are those of `Gvisor.sandbox`.
+
+        ``release`` is the label of one of several releases; the first unless it is given.
+        It is started when it is first asked for, and again when it has crashed since. A platform
+        that does not work skips the test, or fails it under ``--gvisor-strict``.
+        """
+        with self._guard:
+            harness = self._harness(platform, release)
+            key = (harness.platform, harness.settings.label, repr(sorted(options.items())))
+            found = self._made.get(key)
+            if found is not None and not found.alive:
+                del self._made[key]
+                found.close()
+                found = None
+            if found is None:
+                found = self._made[key] = harness.sandbox(**options)  # type: ignore[arg-type]
+            return found
+
+    def _harness(self, asked: Platform | str | None, release: str | None) -> Gvisor:
+        settings = self._settings
+        with required(settings):
+            if release is not None:
+                settings = words.on_release(settings, release)
+            if asked is None:
+                platform = self._engine.platforms_of(settings)[0]
+            else:
+                platform = words.platform(asked, "platform")
+            key = platform, settings.label
+            if key not in self._harnesses:
+                self._engine.availability(platform, settings).check()
+                self._harnesses[key] = self._engine.gvisor(platform, settings, Hooks())
+        return self._harnesses[key]
+
+    def close(self) -> None:
+        """Close all of them, also where the close of one of them raises."""
+        with self._guard, contextlib.ExitStack() as undo:
+            for sandbox in self._made.values():
+                undo.callback(sandbox.close)
+            self._made.clear()
+        for harness in self._harnesses.values():
+            for record in harness.records:
+                for leak in record.completed.leaks if record.completed else ():
+                    warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)

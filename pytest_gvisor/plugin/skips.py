@@ -1,0 +1,91 @@
+"""From the package's errors to pytest's outcomes: a skip for a stated reason, or a failure."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_gvisor.errors import GvisorError
+    from pytest_gvisor.settings import Settings
+
+_LACK = "pytest_gvisor_lack"
+_MISUSE = "pytest_gvisor_misuse"
+
+
+@contextlib.contextmanager
+def usage() -> Iterator[None]:
+    """Turn a `UsageError` into a plain failure: its message says where, a traceback would not.
+
+    An `UnwantedRelease` likewise.
+    """
+    from pytest_gvisor.errors import UnwantedRelease, UsageError  # noqa: PLC0415 -- idle: no cost
+
+    try:
+        yield
+    except (UsageError, UnwantedRelease) as error:
+        raised = pytest.fail.Exception(str(error), pytrace=False)
+        vars(raised)[_MISUSE] = True
+        raise raised from None
+
+
+@contextlib.contextmanager
+def required(settings: Settings) -> Iterator[None]:
+    """Skip for want of runsc, of a platform or of docker, or fail where that is not allowed.
+
+    Only these may skip: a runsc that is refused, or fails, is an error, and so is one that was
+    named and is not there.
+    """
+    from pytest_gvisor import errors  # noqa: PLC0415 -- as above
+
+    try:
+        yield
+    except (errors.RunscNotFound, errors.PlatformUnavailable, errors.DaemonUnavailable) as error:
+        raised: BaseException = pytest.skip.Exception(error.message)
+        if isinstance(error, errors.RunscNotFound) and error.explicit:
+            raised = pytest.fail.Exception(str(error), pytrace=False)
+        elif settings.strict:
+            text = f"{error}\n(--gvisor-strict: this would be a skip otherwise)"
+            raised = pytest.fail.Exception(text, pytrace=False)
+        vars(raised)[_LACK] = error
+        raise raised from None
+
+
+def lack(raised: BaseException) -> GvisorError | None:
+    """What was not there, if that is why a test was skipped, or failed."""
+    found: GvisorError | None = vars(raised).get(_LACK)
+    return found
+
+
+def insist(call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
+    """Undo what an xfail has made of a test that did not come to run, and so cannot have failed.
+
+    For want of something, for a setting that cannot be meant, or for what went wrong in set-up
+    before any workload: an image, a launch, runsc itself.
+    """
+    if hasattr(report, "wasxfail") and call.excinfo is not None and _came_to_nothing(call):
+        report.outcome = "failed"
+        del report.wasxfail
+
+
+def _came_to_nothing(call: pytest.CallInfo[Any]) -> bool:
+    from pytest_gvisor import completed, errors  # noqa: PLC0415 -- as above
+
+    raised = None if call.excinfo is None else call.excinfo.value
+    if isinstance(raised, pytest.fail.Exception):
+        return lack(raised) is not None or _MISUSE in vars(raised)
+    of_workloads = (
+        completed.WorkloadFailed,
+        completed.WorkloadTimeout,
+        completed.SandboxCrashed,
+        errors.InsideError,
+        errors.NotReady,
+    )
+    return (
+        call.when == "setup"
+        and isinstance(raised, errors.GvisorError)
+        and not isinstance(raised, of_workloads)
+    )

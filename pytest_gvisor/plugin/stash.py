@@ -1,0 +1,132 @@
+"""Objects that the plugin keeps in pytest's stashes: the engine, harnesses, a run's name."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_gvisor.plugin.placement import FIXTURES
+
+if TYPE_CHECKING:
+    from pytest_gvisor.harness.engine import Engine
+    from pytest_gvisor.harness.gvisor import Gvisor
+    from pytest_gvisor.images.progress import Tell
+
+_engine_key = pytest.StashKey["Engine"]()
+_harnesses_key = pytest.StashKey[list["Gvisor"]]()
+_failed_key = pytest.StashKey[bool]()
+_starts_key = pytest.StashKey[list[float]]()
+UNTRUSTED = "gvisor_untrusted"
+"""An attribute of reports that hold workloads' output, from when they are made until they are
+logged: whether pytest has coloured their text."""
+
+
+def engine_of(config: pytest.Config) -> Engine:
+    """This process's engine, made when it is first asked for and closed with the session."""
+    if _engine_key not in config.stash:
+        from pytest_gvisor.harness.engine import Engine  # noqa: PLC0415 -- idle costs nothing
+
+        engine = Engine(shared_name(config))
+        engine.tell = functools.partial(_watcher, config)
+        config.stash[_engine_key] = engine
+        config.add_cleanup(engine.close)
+    return config.stash[_engine_key]
+
+
+def _watcher(config: pytest.Config) -> Tell | None:
+    """Shows what a docker daemon does, where pytest's own output is watched at a terminal."""
+    from pytest_gvisor.images import progress  # noqa: PLC0415 -- only for who has an image
+
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    # Asked of the reporter: while a test runs, standard output is pytest's own file.
+    if not progress.is_wanted(terminal=getattr(reporter, "isatty", False)):
+        return None
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    last = ""
+
+    def tell(line: str) -> None:
+        nonlocal last
+        undone = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
+        with undone:
+            if not last:
+                reporter.ensure_newline()
+            progress.on(sys.__stdout__ or sys.stdout)(line)
+        last = line
+
+    return tell
+
+
+def remember(item: pytest.Item, harness: Gvisor) -> None:
+    """Note that a test has this harness, for its report."""
+    item.stash.setdefault(_harnesses_key, []).append(harness)
+
+
+def harnesses(item: pytest.Item) -> list[Gvisor]:
+    """What a test has run workloads with."""
+    return item.stash.get(_harnesses_key, [])
+
+
+def is_untrusted(item: pytest.Item) -> bool:
+    """Whether a report of a test may hold what workloads wrote: it has one of our fixtures."""
+    if not FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) or harnesses(item):
+        return True
+    if engine_if_any(item.config) is None:
+        return False
+    # A request also knows the names that were asked for while the test was set up, or ran.
+    request = getattr(item, "_request", None)
+    return not FIXTURES.isdisjoint(getattr(request, "fixturenames", ()))
+
+
+def started(item: pytest.Item, seconds: float | None) -> None:
+    """Note the start of a sandbox of a test, if it was measured."""
+    if seconds is not None:
+        item.stash.setdefault(_starts_key, []).append(seconds)
+
+
+def take_starts(item: pytest.Item) -> list[float]:
+    """The seconds that each sandbox of a test took to start, since this was last asked."""
+    found = item.stash.get(_starts_key, [])
+    item.stash[_starts_key] = []
+    return found
+
+
+def engine_if_any(config: pytest.Config) -> Engine | None:
+    """This process's engine, if there is one."""
+    return config.stash.get(_engine_key, None)
+
+
+def note(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Note how a phase of a test has ended."""
+    item.stash[_failed_key] = failed(item) or report.failed
+
+
+def failed(item: pytest.Item) -> bool:
+    """Whether a phase of the test has failed so far."""
+    return item.stash.get(_failed_key, False)
+
+
+_SHARED = "gvisor_shared"
+
+
+_ids = pytest.StashKey[list[str]]()
+
+
+def shared_name(config: pytest.Config) -> str | None:
+    """The name of this run, for what its processes share; None in a run without xdist workers."""
+    workerinput: dict[str, Any] | None = getattr(config, "workerinput", None)
+    return None if workerinput is None else workerinput.get(_SHARED)
+
+
+def collected(config: pytest.Config) -> list[str]:
+    """The node ids that the workers have collected; none in a run without workers."""
+    return config.stash.get(_ids, [])
+
+
+def worker_of(report: pytest.TestReport) -> str:
+    """The worker that has made a report, or was lost in its test; nothing where there are none."""
+    node: Any = getattr(report, "node", None)
+    return "" if node is None else str(node.gateway.id)

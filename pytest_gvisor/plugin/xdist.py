@@ -1,0 +1,55 @@
+"""The only module that knows xdist.
+
+Workers get a name that all processes of the run share; they send what their reports carry, and at
+their end how much was removed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.plugin.stash import _SHARED, _ids, engine_if_any
+
+_COUNTS = "gvisor_counts"
+_name = pytest.StashKey[str]()
+
+
+class Controller:
+    """Registered where xdist is: talks to the workers."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Keep what a worker has collected; they all collect the same."""
+        self._config.stash[_ids] = ids
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a worker has removed; one that has crashed says nothing."""
+        counts = getattr(node, "workeroutput", {}).get(_COUNTS)
+        if counts is not None:
+            from pytest_gvisor.plugin import matrix  # noqa: PLC0415 -- as above
+
+            collector = matrix.ensure(self._config)
+            if collector is not None:
+                collector.reaped += counts[0]
+                collector.left += counts[1]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Give the name to a worker that is about to start."""
+        name = node.config.stash.setdefault(_name, os.urandom(6).hex())
+        node.workerinput[_SHARED] = name
+
+
+def hand_over(config: pytest.Config) -> None:
+    """In a worker: send how much its sweep has removed, and what it could not remove."""
+    engine = engine_if_any(config)
+    if engine is not None:
+        output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
+        output[_COUNTS] = [engine.launcher.swept, engine.launcher.left]

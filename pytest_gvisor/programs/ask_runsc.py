@@ -1,0 +1,54 @@
+"""The way from pytest to a question that runsc is asked, such as ``runsc --version``.
+
+Started as ``python -I -S ask_runsc.py PARENT EXECUTABLE_FD ERROR_FD WORDS…``. pytest has threads,
+so nothing may run between its fork and an execve: this program is what it executes, and does then
+what the keeper's child does for a run. There is no way through without no-new-privs and the
+parent-death signal: a failed step is a line ``stage errno text`` in the error pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.programs import linux
+else:
+    # -I leaves the script's folder out of sys.path; -S leaves site-packages out.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import linux
+
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Become runsc, or report and end with status 127."""
+    parent, executable, error_pipe = map(int, arguments[:3])
+    stage = "session"
+    try:
+        # Sent when the thread that started this ends: it waits for the answer.
+        linux.set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != parent:
+            raise OSError(0, "the process that asks is gone")
+        stage = "descriptors"
+        for fd in (executable, error_pipe):
+            os.set_inheritable(fd, False)
+        stage = "signals"
+        linux.reset_signals()
+        stage = "no_new_privs"
+        linux.set_no_new_privs()
+        stage = "execve"
+        os.execve(executable, ["runsc", *arguments[3:]], _ENVIRONMENT)
+    except OSError as error:
+        report = f"{stage} {error.errno or 0} {error.strerror}\n"
+        os.write(error_pipe, report.encode("utf-8", "backslashreplace"))
+    os._exit(127)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,248 @@
+"""The child between fork and execve: every step of its way to runsc, and how a failing one is told.
+
+Runs in the keeper's fork only, with the standard library and `linux`. There is no way through
+without no-new-privs: each step either holds or ends the child with its name and errno in the error
+pipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.programs import linux
+else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path
+    import linux
+
+
+_EXECUTABLE = 3
+_ERROR_PIPE = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """What the child is to become."""
+
+    argv: list[str]
+    env: dict[str, str]
+    executable: int
+    """Descriptor of the file that was judged: what was judged is what runs."""
+
+    streams: tuple[int, int, int]
+    """Descriptors that become 0, 1 and 2."""
+
+    cgroups: tuple[int, ...] = ()
+    """Descriptors of ``cgroup.procs`` files to join."""
+
+    hide_net_sysctls: bool = False
+    """Whether runsc must not see /proc/sys/net: see `hide_net_sysctls`."""
+
+    own_users: bool = False
+    """Whether the child makes a user namespace for runsc: see `_own_users`."""
+
+    netns: str = ""
+    """Where to put a new network namespace, for runsc to join: see `make_netns`."""
+
+    binds: tuple[tuple[str, str], ...] = ()
+    """Sources and targets to bind before runsc starts, seen by runsc alone: see `bind_all`."""
+
+    readonly: tuple[str, ...] = ()
+    """Paths of the host that runsc must not be able to write to: see `protect`."""
+
+    writable: tuple[str, ...] = ()
+    """Paths below those that it may write to all the same."""
+
+    terminal: bool = False
+    """Whether the streams are a terminal, to be the session's controlling one."""
+
+
+def start_of(request: dict[str, Any], fds: list[int]) -> Start:
+    """What a request and its descriptors ask for.
+
+    Raises TypeError, ValueError or LookupError for a request of another shape.
+    """
+    executable, stdin, stdout, stderr, *cgroups = fds
+    env = {**request["env"]}
+    texts([*env.values()])
+    return Start(
+        argv=texts(request["argv"]),
+        env=env,
+        executable=executable,
+        streams=(stdin, stdout, stderr),
+        cgroups=tuple(cgroups),
+        hide_net_sysctls=bool(request["hide_net_sysctls"]),
+        own_users=bool(request.get("own_users")),
+        netns=texts([request["netns"]])[0],
+        binds=tuple((source, target) for source, target in map(texts, request.get("binds", ()))),
+        readonly=tuple(texts(request.get("readonly", []))),
+        writable=tuple(texts(request.get("writable", []))),
+        terminal=bool(request.get("terminal")),
+    )
+
+
+def texts(value: object) -> list[str]:
+    """``value``, if it is a list of strings; raises TypeError otherwise."""
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"not a list of strings: {value!r}"[:200])
+    return value
+
+
+def hide_net_sysctls() -> None:
+    """Cover /proc/sys/net with an empty tmpfs; this process's mount namespace is its own.
+
+    Before it takes over a network namespace's interfaces, runsc asks whether the namespace is the
+    host's, by the existence of /proc/sys/net/core/rmem_default there. On older kernels only the
+    initial namespace has that file; on newer ones (6.18 is one) every namespace has it, and runsc
+    20240729 then refuses every namespace. Whether it is the host's namespace has been asked by
+    then, by inode (netns.py). The tmpfs goes over ``net`` and not ``core``: below ``net`` each
+    network namespace has directory entries of its own, on which a mount would not be seen.
+    """
+    flags = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+    linux.mount("none", "/proc/sys/net", "tmpfs", flags, "size=4k")
+
+
+def make_netns(path: str) -> None:
+    """Make a network namespace with its loopback up, and bind it to ``path`` for runsc to join.
+
+    A namespace that runsc makes for itself has its loopback down, and runsc gives the sandbox no
+    interface that is down: not even 127.0.0.1 would answer inside. The bind is seen in this
+    process's mount namespace alone, so it is gone with runsc.
+    """
+    linux.unshare(linux.CLONE_NEWNET)
+    linux.interface_up("lo")
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    linux.mount("/proc/self/ns/net", path, "none", linux.MS_BIND)
+
+
+def bind_all(binds: tuple[tuple[str, str], ...]) -> None:
+    """Bind folders into the root filesystem, in a mount namespace of this process's own.
+
+    A mount that config.json lists has no overlay of its own: with ``--overlay2 root:memory`` only
+    the root has one. What is bound below the root beforehand is part of the root, so that writes
+    to it stay in the sandbox's memory.
+    """
+    for source, target in binds:
+        linux.mount(source, target, "none", linux.MS_BIND | linux.MS_REC)
+    for _source, target in binds:
+        linux.set_readonly(target, readonly=True, recursive=True)
+
+
+def protect(readonly: tuple[str, ...], writable: tuple[str, ...]) -> None:
+    """Make the read-only sources of a bundle's mounts read-only to runsc itself.
+
+    runsc's gofer binds every source writable and refuses writes by its own checks. With directfs,
+    its default, the sentry of 20240729 truncates a file that is opened with O_TRUNC before it has
+    checked: a workload could empty files of the host. Here the kernel refuses.
+
+    Each path is bound from what the host has there, and not from what is bound above it by then:
+    what the host has made read-only stays so, and mounts below a writable path stay as they are.
+    """
+    paths = sorted((*readonly, *writable))  # what is above comes first
+    held = [os.open(path, os.O_PATH) for path in paths]
+    for path, fd in zip(paths, held, strict=True):
+        linux.mount(f"/proc/self/fd/{fd}", path, "none", linux.MS_BIND | linux.MS_REC)
+        if path in readonly:
+            linux.set_readonly(path, readonly=True, recursive=True)
+        os.close(fd)
+
+
+def _own_mounts(*, users: bool) -> None:
+    if users or os.geteuid() != 0:
+        _own_users()
+    linux.unshare(linux.CLONE_NEWNS)
+    # What is mounted from here on must not travel back to the host's mount namespace.
+    linux.mount("none", "/", "none", linux.MS_REC | linux.MS_SLAVE)
+
+
+def _own_users() -> None:
+    """A user namespace in which this user is root, for a caller that may not mount otherwise.
+
+    That is any user but root, and root without CAP_SYS_ADMIN, as in a container.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    linux.unshare(linux.CLONE_NEWUSER)
+    # Without real root, groups can be mapped only when setgroups is given up (user_namespaces(7)).
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+
+
+def _place_descriptors(start: Start, error_pipe: int) -> None:
+    """Streams to 0-2, executable to 3, error pipe to 4, cgroups after; close all else."""
+    wanted = (*start.streams, start.executable, error_pipe, *start.cgroups)
+    # First out of the way of every target, so that no dup2 overwrites one that is still needed.
+    high = [os.dup(fd) for fd in wanted]
+    while min(high) <= len(wanted):
+        high = [os.dup(fd) for fd in high]
+    for target, source in enumerate(high):
+        os.dup2(source, target, inheritable=target < 3)
+    linux.close_from(len(wanted))
+
+
+def _become_session_leader(parent: int) -> None:
+    os.setsid()
+    # A new user namespace keeps the signal: commit_creds() clears it with the ids or for
+    # capabilities over the old one.
+    linux.set_parent_death_signal(signal.SIGKILL)
+    # The signal is sent when the parent ends; a parent that ended before the prctl sends nothing.
+    if os.getppid() != parent:
+        raise OSError(0, "the keeper is gone")
+
+
+def _verify() -> None:
+    status = linux.status_of_self("Threads", "NoNewPrivs")
+    if status["Threads"] != "1":
+        raise OSError(0, f"the launching process has {status['Threads']} threads, not 1")
+    if status["NoNewPrivs"] != "1":
+        raise OSError(0, f"NoNewPrivs reads {status['NoNewPrivs']!r}, not 1")
+
+
+def become(start: Start, *, parent: int, error_pipe: int) -> NoReturn:
+    """Turn this fresh fork into runsc, or report ``stage errno text`` and exit with status 127."""
+    stage = "session"
+    try:
+        _become_session_leader(parent)
+        stage = "descriptors"
+        _place_descriptors(start, error_pipe)
+        error_pipe = _ERROR_PIPE
+        if start.terminal:
+            stage = "terminal"
+            linux.take_terminal(0)
+        stage = "signals"
+        linux.reset_signals()
+        os.umask(0o022)
+        os.chdir("/")
+        stage = "cgroup"
+        for descriptor in range(_ERROR_PIPE + 1, _ERROR_PIPE + 1 + len(start.cgroups)):
+            os.write(descriptor, b"0")  # "0" names the writer itself (cgroups(7))
+        mounts = start.hide_net_sysctls or start.netns or start.binds or start.readonly
+        if start.own_users or mounts:
+            stage = "mount_namespace"
+            _own_mounts(users=start.own_users)
+        stage = "mounts"
+        bind_all(start.binds)
+        protect(start.readonly, start.writable)
+        if start.netns:
+            stage = "network_namespace"
+            make_netns(start.netns)
+        if start.hide_net_sysctls:
+            stage = "mount_namespace"
+            hide_net_sysctls()
+        stage = "no_new_privs"
+        linux.set_no_new_privs()
+        stage = "verify"
+        _verify()
+        stage = "execve"
+        os.execve(_EXECUTABLE, start.argv, start.env)
+    except OSError as error:
+        report = f"{stage} {error.errno or 0} {error.strerror or error}"
+        os.write(error_pipe, report.encode("utf-8", "backslashreplace")[:2000])
+    except BaseException as error:  # noqa: BLE001 -- a fork of the keeper must never run on
+        os.write(error_pipe, f"{stage} 0 {error!r}".encode("utf-8", "backslashreplace")[:2000])
+    finally:
+        sys.stderr.flush()
+        os._exit(127)

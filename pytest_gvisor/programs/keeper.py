@@ -1,0 +1,400 @@
+"""The keeper: one small single-threaded program that owns every sandbox of one pytest process.
+
+It forks, reaps (as child subreaper), kills, and removes what a run made. Started as
+``python -I -S keeper.py``, it imports the standard library and its two siblings only, sits in a
+session of its own, and ignores the terminal's signals, so it outlives pytest's death by any
+signal for as long as it takes to leave nothing behind.
+
+A request comes over the main socket with the descriptors of one run; everything that is said about
+that run goes over a socket of the run's own. When that socket closes, the caller is gone and the
+run is killed. When the main socket closes or pytest's pidfd becomes readable, pytest is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.programs import child, leftovers, linux
+else:
+    # -I leaves the script's folder out of sys.path; -S leaves site-packages out.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import child
+    import leftovers
+    import linux
+
+MAX_MESSAGE = 128 * 1024
+MAX_FDS = 16
+EXIT_GRACE = 0.5
+DELETE_DEADLINE = 3.0
+DELETE_TRIES = 3
+
+
+class Run:
+    """One sandbox, from the fork to the removal of all that it made."""
+
+    def __init__(self, keeper: Keeper, control: socket.socket) -> None:
+        self.keeper = keeper
+        self.control = control
+        self.id = ""
+        self.folder = ""
+        self.root = ""
+        self.term_argv: list[str] = []
+        self.delete_argv: list[str] = []
+        self.env: dict[str, str] = {}
+        self.cgroups: list[str] = []
+        self.executable = -1
+        self.report = -1
+        self.pid = 0
+        self.released = False
+        self.killed_at: float | None = None
+        self.status: int | None = None
+        self.deletes = 0
+        self.deleter = 0
+        self.deadline = float("inf")
+
+    def tell(self, **message: object) -> None:
+        """Send one message about this run; a caller that is gone is not an error."""
+        with contextlib.suppress(OSError):
+            self.control.send(json.dumps(message).encode())
+
+    def start(self, message: bytes, fds: list[int]) -> None:
+        """Fork the child that the request describes.
+
+        Its error pipe answers: text for a failed step, the end for execve. Raises anything for a
+        request of another shape; nothing is started then.
+        """
+        request = json.loads(message)
+        start = child.start_of(request, fds)
+        self.term_argv = child.texts(request["term"])
+        self.delete_argv = child.texts(request["delete"])
+        self.cgroups = child.texts(request["cgroup_folders"])
+        self.id, self.folder, self.root = child.texts(
+            [request["id"], request["folder"], request["root"]]
+        )
+        self.env = start.env
+        self.executable = os.dup(start.executable)
+        self._fork(start)
+
+    def _fork(self, start: child.Start) -> None:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            self.keeper.watch(reader, self.launched)
+            self.report = reader
+            me = os.getpid()
+            self.pid = os.fork()
+            if self.pid == 0:
+                child.become(start, parent=me, error_pipe=writer)
+        except BaseException:
+            if self.report < 0:
+                os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+
+    def launched(self) -> None:
+        """The error pipe has an answer."""
+        report = os.read(self.report, 4096).decode("utf-8", "replace")
+        self._close_report()
+        if report:
+            stage, number, detail = report.split(" ", 2)
+            self.tell(state="failed", stage=stage, errno=int(number), detail=detail)
+        else:
+            self.tell(state="spawned", pid=self.pid)
+
+    def _close_report(self) -> None:
+        if self.report >= 0:
+            self.keeper.unwatch(self.report)
+            os.close(self.report)
+            self.report = -1
+
+    def fail(self, stage: str, error: Exception) -> None:
+        """End this run because of what went wrong here, or of a message that makes no sense."""
+        number, detail = 0, repr(error)
+        if isinstance(error, OSError):
+            number, detail = error.errno or 0, error.strerror or detail
+        self.tell(state="failed", stage=stage, errno=number, detail=detail[:2000])
+        if self.pid == 0 and self.status is None:
+            self._close_report()
+            self.reaped(127 << 8, 0.0, 0)
+        self.kill()
+
+    def on_control(self) -> None:
+        """Carry out what the caller asks of this run."""
+        try:
+            message = self.control.recv(4096)
+        except OSError:
+            message = b""
+        if not message:
+            self.abandon()
+            return
+        try:
+            wish = json.loads(message)["op"]
+            act = {"term": self.terminate, "kill": self.kill, "release": self.release}[wish]
+        except Exception as error:  # noqa: BLE001 -- no message ends the keeper
+            self.fail("request", error)
+        else:
+            act()
+
+    def release(self) -> None:
+        """The caller has all that it wants: kill what still runs, and clean up."""
+        self.released = True
+        if self.status is None:
+            self.kill()
+        else:
+            self.keeper.finish(self)
+
+    def abandon(self) -> None:
+        """The caller is gone: `release`, and tell nobody."""
+        self.keeper.unwatch(self.control.fileno())
+        self.release()
+
+    def terminate(self) -> None:
+        """Have runsc send the workload SIGTERM, if it runs by now; nobody waits for that."""
+        if self.status is None and self.pid:
+            with contextlib.suppress(OSError):
+                self._spawn(self.term_argv)
+
+    def kill(self) -> None:
+        """SIGKILL runsc; gofer and sentry follow by their parent-death signals."""
+        if self.status is None and self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        leftovers.kill_cgroups(self.cgroups)
+        self.killed_at = time.monotonic()
+
+    def reaped(self, status: int, seconds: float, kilobytes: int) -> None:
+        """Runsc has ended with the raw wait ``status``; CPU time and peak memory in numbers."""
+        if self.report >= 0:
+            # Both can be ready at once; why the child ended comes before that it did.
+            self.launched()
+        self.status = status
+        self.tell(state="exited", status=status, cpu=seconds, maxrss=kilobytes * 1024)
+        if self.released:
+            self.keeper.finish(self)
+
+    def clean(self, now: float) -> bool:
+        """One step towards nothing left; True when there is nothing more to do."""
+        if self.deleter:
+            if now > self.deadline:
+                self.deletes = DELETE_TRIES  # one that hangs would hang again
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.deleter, signal.SIGKILL)
+            return False
+        if self.deadline == float("inf"):
+            self.deadline = now + EXIT_GRACE
+        try:
+            leaks = self._step(now)
+        except OSError as error:  # out of descriptors or memory, for the moment
+            leaks = [f"{self.folder}: {error}"] if now > self.deadline + EXIT_GRACE else None
+        if leaks is None:
+            return False
+        self.tell(state="cleaned", leaks=leaks)
+        return True
+
+    def _step(self, now: float) -> list[str] | None:
+        """What cannot be removed, or None for: not yet."""
+        if not self.folder:
+            return []
+        left = leftovers.processes(self.root)
+        if left:
+            # PDEATHSIG reaches gofer and sentry at once; what stays is killed by pid.
+            if self.killed_at is not None or now > self.deadline:
+                leftovers.kill(left, self.root)
+            if now < self.deadline + EXIT_GRACE:
+                return None
+        stale = leftovers.has_state(self.root)
+        if stale and self.deletes < DELETE_TRIES:
+            self.deletes += 1
+            self.deadline = now + DELETE_DEADLINE
+            self.deleter = self._spawn(self.delete_argv)
+            return None
+        leaks = leftovers.remove(self.folder, self.cgroups)
+        if leaks and now < self.deadline + EXIT_GRACE:
+            return None
+        if stale:
+            leaks.append(f"`runsc delete --force {self.id}` left its state; the files are gone")
+        return leaks + [f"process {pid}" for pid in left]
+
+    def _spawn(self, argv: list[str]) -> int:
+        """Start another command of the same runsc, in a child of the same kind; its pid."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            start = child.Start(
+                argv=argv, env=self.env, executable=self.executable, streams=(null, null, null)
+            )
+            me = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                child.become(start, parent=me, error_pipe=null)
+            return pid
+        finally:
+            os.close(null)
+
+    def close(self) -> None:
+        """Let go of this run's descriptors."""
+        self._close_report()
+        self.keeper.unwatch(self.control.fileno())
+        self.control.close()
+        if self.executable >= 0:
+            os.close(self.executable)
+
+
+class Keeper:
+    """The loop: sockets, pidfd, children; and the runs."""
+
+    def __init__(self, main: socket.socket, pytest_pidfd: int, session: str) -> None:
+        self.main = main
+        self.session = session
+        self.runs: list[Run] = []
+        self.finishing: list[Run] = []
+        self.leaving = False
+        self.held: list[int] = []
+        """Descriptors that say, by a lock on them, that this process is alive."""
+
+        self.shared: list[str] = []
+        """Folders to remove at the end if no other process has them."""
+
+        self.selector = selectors.DefaultSelector()
+        self.watch(main.fileno(), self.on_request)
+        self.watch(pytest_pidfd, self.leave)
+        self.wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.watch(self.wake_reader, self.on_child)
+
+    def watch(self, fd: int, act: Callable[[], None]) -> None:
+        """Call ``act`` whenever ``fd`` is readable."""
+        self.selector.register(fd, selectors.EVENT_READ, act)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching ``fd``, if it is watched."""
+        if fd in self.selector.get_map():
+            self.selector.unregister(fd)
+
+    def on_request(self) -> None:
+        """Take one request and its descriptors, and start the run."""
+        try:
+            message, fds, flags, _address = socket.recv_fds(self.main, MAX_MESSAGE, MAX_FDS)
+        except OSError:
+            message, fds, flags = b"", [], 0
+        if not message:
+            self.leave()
+        elif message == b"hold":
+            self.held += fds
+        elif message.startswith(b"share "):
+            self.shared.append(os.fsdecode(message.removeprefix(b"share ")))
+        else:
+            try:
+                self._take(message, fds, cut=bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)))
+            finally:
+                for fd in fds[1:]:
+                    os.close(fd)
+
+    def _take(self, message: bytes, fds: list[int], *, cut: bool) -> None:
+        if not fds:  # cut off for want of descriptors here; the caller sees the end of its socket
+            return
+        try:
+            control = socket.socket(fileno=fds[0])
+        except OSError:
+            os.close(fds[0])
+            return
+        run = Run(self, control)
+        self.runs.append(run)
+        self.watch(control.fileno(), run.on_control)
+        try:
+            if cut:
+                raise OSError(errno.EMFILE, "the request or its descriptors did not arrive whole")
+            run.start(message, fds[1:])
+        except OSError as error:
+            run.fail("fork", error)
+        except Exception as error:  # noqa: BLE001 -- no request ends the keeper
+            run.fail("request", error)
+
+    def on_child(self) -> None:
+        """Reap everything that has ended: runs, deletions and adopted orphans alike."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake_reader, 4096)
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for run in self.runs:
+                if run.pid == pid and run.status is None:
+                    run.reaped(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+                elif run.deleter == pid:
+                    run.deleter = 0
+                    run.deadline = time.monotonic() + EXIT_GRACE
+
+    def finish(self, run: Run) -> None:
+        """Begin the removal of what ``run`` made."""
+        if run not in self.finishing:
+            self.finishing.append(run)
+
+    def clean(self) -> None:
+        """Take one step for each run that is being removed."""
+        now = time.monotonic()
+        for run in list(self.finishing):
+            if run.clean(now):
+                self.finishing.remove(run)
+                self.runs.remove(run)
+                run.close()
+
+    def leave(self) -> None:
+        """Pytest is gone, or has closed: kill and clean everything, then end."""
+        self.leaving = True
+        for fd in [key.fd for key in self.selector.get_map().values() if key.data != self.on_child]:
+            self.unwatch(fd)
+        for run in self.runs:
+            run.abandon()
+
+    def serve(self) -> None:
+        """Run until pytest is gone and nothing is left."""
+        while not (self.leaving and not self.runs):
+            for key, _events in self.selector.select(0.005 if self.finishing else None):
+                # What an earlier one of this turn has closed may be another's number by now.
+                if self.selector.get_map().get(key.fd) is key:
+                    key.data()
+            self.clean()
+        leftovers.kill_children()
+        leftovers.clear_session(self.session, everywhere=False)  # what stays keeps its folder
+        for path in self.shared:
+            leftovers.clear_shared(path)
+
+
+def main(arguments: list[str]) -> None:
+    """``keeper.py MAIN_SOCKET_FD PYTEST_PIDFD SESSION_FOLDER``; the folder may not be there yet.
+
+    Says ``ready``, or the errno and text of the call that was refused.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # execve keeps the mask of who started this
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_IGN)
+    caller = socket.socket(fileno=int(arguments[0]))
+    try:
+        linux.set_child_subreaper()
+        os.umask(0o077)
+        os.chdir("/")
+        keeper = Keeper(caller, int(arguments[1]), arguments[2])
+    except OSError as error:
+        caller.send(f"{error.errno or 0} {error.strerror}".encode())
+    else:
+        caller.send(b"ready")
+        keeper.serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

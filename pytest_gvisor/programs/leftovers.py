@@ -1,0 +1,331 @@
+"""What a sandbox can leave behind, how it is recognised, and how it is removed.
+
+Used by the keeper after each run, by pytest where its keeper is gone, and by the sweep of dead
+sessions. A process is ours only if its command line says ``--root`` and the run's own state folder,
+and if this user may kill it: a pid that was used again for something else, or a reader of our
+files, is never touched, and another user's process holds nothing up, whatever it calls itself.
+Standard library and `linux` only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.programs import linux
+else:
+    import linux
+
+JOURNAL = "journal"
+LOCK = "lock"
+CGROUP_PREFIX = "pytest-gvisor-"
+PATIENCE = 2.0
+
+
+def _command_line(pid: int) -> bytes:
+    """What there is of it; a zombie has none, nor has what is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+            return cmdline.read(64 * 1024)
+    except OSError:
+        return b""
+
+
+def _is_starting(pid: int) -> bool:
+    """Whether a process without a command line is in execve(2): its new memory has none at first.
+
+    A zombie and a kernel's thread have no memory.
+    """
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as sizes:
+            return not sizes.read().startswith(b"0 ")
+    except OSError:
+        return False
+
+
+def _names(line: bytes, root: bytes) -> bool:
+    """Whether a command line says ``--root`` and a path at or under ``root``.
+
+    runsc passes the flag on to gofer and sandbox, as ``--root=PATH``.
+    """
+    words = line.split(b"\0")
+    values = [after for word, after in itertools.pairwise(words) if word == b"--root"]
+    values += [word.removeprefix(b"--root=") for word in words if word.startswith(b"--root=")]
+    return any(value == root or value.startswith(root + b"/") for value in values)
+
+
+def _may_be_killed(pid: int) -> bool:
+    """Whether the kernel would let this process kill that one: its user's own, or any as root."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def processes(root: str, *, everywhere: bool = False) -> list[int]:
+    """The live processes of the sandboxes whose state folder is at or under ``root``.
+
+    Looks among this process's children, where a subreaper finds every orphan of its own, or, with
+    ``everywhere``, among all processes that this user may kill. A child that is just being executed
+    counts: whose it is will be known when it is asked about again.
+    """
+    if everywhere:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    else:
+        pids = linux.children_of_self()
+    needle = os.fsencode(root)
+    found = []
+    for pid in pids:
+        line = _command_line(pid)
+        is_one = _names(line, needle) if line else not everywhere and _is_starting(pid)
+        if is_one and pid != os.getpid() and _may_be_killed(pid):
+            found.append(pid)
+    return found
+
+
+def kill(pids: list[int], root: str) -> None:
+    """SIGKILL each of ``pids`` that still is a process of the sandbox at ``root``."""
+    for pid in pids:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            continue
+        try:
+            # The descriptor pins the process; only then is the question whose it is worth asking.
+            if _names(_command_line(pid), os.fsencode(root)):
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+
+
+def has_state(root: str) -> bool:
+    """Whether runsc left a state file, which ``runsc delete --force`` would remove."""
+    try:
+        return any(name.endswith(".state") for name in os.listdir(root))
+    except OSError:
+        return False
+
+
+def remove(folder: str, cgroups: list[str]) -> list[str]:
+    """Remove a run's folder and cgroups; returns what could not be removed, in words."""
+    unmount(folder)
+    leaks = [*(_undo(os.rmdir, cgroup) for cgroup in cgroups), _undo(shutil.rmtree, folder)]
+    return list(filter(None, leaks))
+
+
+def remove_session(session: str, cgroups: list[str]) -> list[str]:
+    """The same for a session, whose folder stays as long as anything else does.
+
+    The journal is what names the cgroups, and the lock what says that somebody is at it: they go
+    last, in this order, so that the next sweep finds what this one leaves.
+    """
+    unmount(session)
+    leaks = [_undo(os.rmdir, cgroup) for cgroup in cgroups]
+    with contextlib.suppress(FileNotFoundError):
+        names = set(os.listdir(session)) - {JOURNAL, LOCK}
+        leaks += [_undo(_remove_any, os.path.join(session, name)) for name in names]
+    if not any(leaks):
+        leaks = [_undo(_remove_any, os.path.join(session, name)) for name in (JOURNAL, LOCK)]
+        leaks.append(_undo(os.rmdir, session))
+    return list(filter(None, leaks))
+
+
+def _remove_any(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
+def _undo(remover: Callable[[str], object], path: str) -> str:
+    """Why ``path`` is still there, or nothing."""
+    try:
+        remover(path)
+    except OSError as error:
+        # A read-only file system refuses what is not there too; and ENOENT may be that of a file
+        # inside, which somebody else removed first (rmtree before Python 3.13).
+        if os.path.lexists(path):
+            return f"{path}: {error}"
+    return ""
+
+
+def mount_points(folder: str) -> list[str]:
+    """The mount points under ``folder``, in the order in which they were mounted."""
+    prefix = os.fsencode(folder.rstrip("/")) + b"/"
+    with open("/proc/self/mountinfo", "rb") as mounts:
+        points = [line.split(b" ", 5)[4] for line in mounts]
+    # The kernel writes blank, tab, newline and backslash as octal (proc_pid_mountinfo(5)).
+    octal = re.compile(rb"\\([0-7]{3})")
+    paths = [octal.sub(lambda code: bytes([int(code[1], 8)]), point) for point in points]
+    return [os.fsdecode(path) for path in paths if path.startswith(prefix)]
+
+
+def unmount(folder: str) -> None:
+    """Undo every mount under ``folder``: rmtree must not walk into one.
+
+    Newer runsc releases bind a network namespace to ``null-netns`` in their state folder.
+    """
+    for path in reversed(mount_points(folder)):
+        with contextlib.suppress(OSError):
+            linux.umount_lazily(path)
+
+
+def kill_cgroups(cgroups: list[str]) -> None:
+    """SIGKILL everything in the cgroups: cgroup.kill where version 2 has it, else one by one."""
+    for cgroup in cgroups:
+        try:
+            with open(os.path.join(cgroup, "cgroup.kill"), "w", encoding="ascii") as switch:
+                switch.write("1")
+        except OSError:
+            for pid in _members(cgroup):
+                _kill_member(pid, cgroup)
+
+
+def _members(cgroup: str) -> list[int]:
+    try:
+        with open(os.path.join(cgroup, "cgroup.procs"), encoding="ascii") as members:
+            return [int(line) for line in members]
+    except OSError:
+        return []
+
+
+def _kill_member(pid: int, cgroup: str) -> None:
+    with contextlib.suppress(OSError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if pid in _members(cgroup):  # asked again now that the descriptor pins the process
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+
+
+def clear(folder: str, root: str, cgroups: list[str], *, patience: float = PATIENCE) -> list[str]:
+    """Kill what there is of the sandboxes at or under ``root``, then remove folder and cgroups.
+
+    For callers without a keeper: waits until nothing is left, and at most ``patience`` seconds.
+    Returns what could not be removed, in words.
+    """
+
+    def step(late: bool) -> list[str]:
+        left = _kill(root, cgroups)
+        return left if left and not late else left + remove(folder, cgroups)
+
+    return _retried(folder, step, patience)
+
+
+def clear_session(
+    session: str, *, everywhere: bool = True, patience: float = PATIENCE
+) -> list[str]:
+    """`clear` for a whole session and the cgroups in its journal; see `remove_session`.
+
+    Looks for processes among all, or only among this process's children.
+    """
+
+    def step(_late: bool) -> list[str]:
+        cgroups = journalled_cgroups(session)
+        return _kill(session, cgroups, everywhere=everywhere) or remove_session(session, cgroups)
+
+    return _retried(session, step, patience)
+
+
+def _kill(root: str, cgroups: list[str], *, everywhere: bool = True) -> list[str]:
+    """SIGKILL all of the sandboxes at or under ``root``; what was there, in words."""
+    left = processes(root, everywhere=everywhere)
+    kill(left, root)
+    kill_cgroups(cgroups)
+    return [f"process {pid}" for pid in left]
+
+
+def _retried(folder: str, step: Callable[[bool], list[str]], patience: float) -> list[str]:
+    """What is left after as many steps as it takes; each is told whether it is the last one."""
+    deadline = time.monotonic() + patience
+    while True:
+        late = time.monotonic() > deadline
+        try:
+            leaks = step(late)
+        except OSError as error:  # out of descriptors or memory, for the moment
+            leaks = [f"{folder}: {error}"]
+        if not leaks or late:
+            return leaks
+        time.sleep(0.01)
+
+
+def kill_children(patience: float = PATIENCE) -> None:
+    """SIGKILL and reap every child of this process, and each orphan that it gets by that."""
+    deadline = time.monotonic() + patience
+    while (pids := linux.children_of_self()) and time.monotonic() < deadline:
+        for pid in pids:  # one that was not waited for keeps its pid
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.005)
+
+
+def clear_shared(path: str) -> None:
+    """Remove a folder that several processes share, unless one of them still holds its lock.
+
+    The lock of the folder above is held meanwhile: nobody begins to use what is being removed.
+    """
+    deadline = time.monotonic() + PATIENCE
+    with (
+        contextlib.suppress(OSError),
+        open(os.path.join(os.path.dirname(path), ".lock"), "rb") as above,
+        open(os.path.join(path, LOCK), "rb") as lock,
+    ):
+        while True:
+            try:
+                fcntl.flock(above, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.01)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path)
+
+
+def journalled_cgroups(session: str) -> list[str]:
+    """The cgroups that a session has made, or was about to make, apart from any other path.
+
+    Raises OSError where there is a journal that cannot be read.
+    """
+    found: list[str] = []
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open(os.path.join(session, JOURNAL), encoding="utf-8", errors="replace") as lines,
+    ):
+        for line in lines:
+            with contextlib.suppress(ValueError, RecursionError):
+                entry = json.loads(line)
+                listed = entry.get("cgroups") if isinstance(entry, dict) else None
+                if isinstance(listed, list):
+                    found += [str(path) for path in listed if is_own_cgroup(str(path))]
+    return found
+
+
+def is_own_cgroup(path: str) -> bool:
+    """Whether ``path`` is a cgroup folder with a name that only this package makes."""
+    try:
+        possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can write
+        return False
+    return (
+        possible
+        and path.startswith("/sys/fs/cgroup/")
+        and os.path.normpath(path) == path
+        and os.path.basename(path).startswith(CGROUP_PREFIX)
+    )

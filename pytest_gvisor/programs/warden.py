@@ -1,0 +1,162 @@
+"""The warden: a small program that owns one command and everything which that command starts.
+
+Started as ``python -I -S warden.py``, in a session of its own. It kills the command and all of its
+descendants when the command ends, at its deadline, when the process that asked for it is gone, and
+when standard input closes. It then says what came of it on standard output, waits until nobody
+needs the folder any more, and removes it.
+
+If this program is killed, all of the command is killed too. As root the command has a PID namespace
+of its own, which the kernel ends with this program. Where none can be made there is a guard between
+the two: it sees this program's end, and this program sees the guard's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import selectors
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.programs import leftovers, linux
+else:
+    # -I leaves the script's folder out of sys.path; -S leaves site-packages out.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import leftovers
+    import linux
+
+
+def become(argv: list[str], *above: int) -> NoReturn:
+    """The child's way to its execve; any failure is a line on standard error and status 127.
+
+    ``above`` are pidfds of the process that has forked it, opened before the fork, and of that
+    one's own parent where its end, too, is this one's.
+    """
+    try:
+        linux.set_parent_death_signal(signal.SIGKILL)
+        # A parent that ended before the prctl sends nothing. Its number tells nothing either: seen
+        # from a PID namespace of its own, it is 0 whether it lives or not.
+        if select.select(above, [], [], 0)[0]:
+            os._exit(127)
+        linux.reset_signals()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        # The warden's standard output is for its own word.
+        os.dup2(2, 1)
+        # Whoever holds the session's lock counts as alive: that is the warden's part.
+        linux.close_from(3)
+        os.execvp(argv[0], argv)
+    except BaseException as error:  # noqa: BLE001 -- nothing of the parent may run on here
+        os.write(2, f"{argv[0]}: {error}\n".encode())
+    os._exit(127)
+
+
+def start(argv: list[str]) -> int:
+    """Fork the command, in a new PID namespace where this process may make one, or a guard of it.
+
+    The pid of what was forked.
+    """
+    entry: Callable[..., NoReturn] = become
+    try:
+        linux.unshare(linux.CLONE_NEWPID)
+    except OSError:
+        entry = guard
+    return _fork(entry, argv)
+
+
+def _fork(entry: Callable[..., NoReturn], argv: list[str], *above: int) -> int:
+    """Fork; the child goes on in ``entry``, with a pidfd of this process and those of others.
+
+    The child's pid.
+    """
+    me = os.pidfd_open(os.getpid())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            entry(argv, me, *above)
+        return pid
+    finally:
+        os.close(me)
+
+
+def guard(argv: list[str], parent: int) -> NoReturn:
+    """Own the command and all that it starts, until it ends or the warden is gone; end as it.
+
+    ``parent`` is a pidfd of the warden.
+    """
+    status = 127 << 8
+    try:
+        linux.set_child_subreaper()
+        status = _command_or(parent, _fork(become, argv, parent))
+    finally:
+        leftovers.kill_children()
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0:
+            linux.reset_signals()
+            os.kill(os.getpid(), -code)
+        os._exit(code if code >= 0 else 127)
+
+
+def _command_or(warden: int, pid: int) -> int:
+    """The command's raw status; that of SIGKILL where the warden's end came first."""
+    # Pipes and the session's lock are the warden's: held here, they would outlive it.
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    child = os.pidfd_open(pid)
+    os.dup2(warden, 3)
+    os.dup2(child, 4)
+    linux.close_from(5)
+    with selectors.DefaultSelector() as selector:
+        selector.register(3, selectors.EVENT_READ)
+        selector.register(4, selectors.EVENT_READ)
+        ready = {key.fd for key, _events in selector.select()}
+    return os.waitpid(pid, 0)[1] if 4 in ready else int(signal.SIGKILL)
+
+
+def wait(pid: int, parent: int, deadline: float) -> int | None:
+    """The command's raw status; None where the deadline, or the caller's end, came first."""
+    child = os.pidfd_open(pid)
+    try:
+        with selectors.DefaultSelector() as selector:
+            for fd in (0, parent, child):
+                selector.register(fd, selectors.EVENT_READ)
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            if child not in {key.fd for key, _events in ready}:
+                return None
+        return os.waitpid(pid, 0)[1]
+    finally:
+        os.close(child)
+
+
+def main(arguments: list[str]) -> None:
+    """``warden.py PARENT_PIDFD SECONDS FOLDER COMMAND…``; ``late`` or the exit code comes back."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_IGN)
+    linux.set_child_subreaper()
+    parent, seconds, folder, command = int(arguments[0]), arguments[1], arguments[2], arguments[3:]
+    deadline = time.monotonic() + float(seconds)
+    try:
+        status = wait(start(command), parent, deadline)
+        leftovers.kill_children()
+        told = "late" if status is None else str(os.waitstatus_to_exitcode(status))
+        with contextlib.suppress(OSError):  # nobody is there to be told
+            os.write(1, told.encode())
+            os.close(1)
+        with selectors.DefaultSelector() as selector:
+            selector.register(0, selectors.EVENT_READ)
+            selector.register(parent, selectors.EVENT_READ)
+            selector.select()
+    finally:
+        leftovers.kill_children()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,129 @@
+"""The runs of a test as texts: sections of a failed test, and details of a report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from pytest_gvisor.escape import escape, quoted
+
+if TYPE_CHECKING:
+    from pytest_gvisor.run.request import Record
+
+
+_TAIL = 4000
+
+
+_SHOWN_RUNS = 5
+
+
+_LONGEST_COMMAND = 20_000
+
+
+def sections(records: Sequence[Record], *, again: str, debug: bool) -> Iterator[tuple[str, str]]:
+    """Title and text of each section, for the last runs of a test."""
+    for record in records[-_SHOWN_RUNS:]:
+        words = shlex.join(record.args)[:100] or "(nothing was started)"
+        title = "gvisor: " + escape(words).replace("\n", "\\n")
+        yield f"{title}: command", _command(record, again)
+        if record.completed is not None and record.completed.stderr:
+            yield f"{title}: stderr", quoted(record.completed.stderr[-_TAIL:])
+        if record.runsc_records:
+            yield f"{title}: runsc's error record", quoted("\n".join(record.runsc_records))
+        if record.panic:
+            yield f"{title}: panic log", quoted(record.panic)
+        if debug:
+            yield from _debug(title, record)
+
+
+def _command(record: Record, again: str) -> str:
+    kept = f"kept in {record.kept}; repeat it with {record.kept}/replay.sh"
+    lines = [
+        f"ran: {_bounded(record.command) or '(runsc was not reached)'}",
+        f"ended: {_bounded(repr(record.completed)) if record.completed else record.error}",
+        f"again: {again}",
+        *(f"noted: {note}" for note in record.notes),
+        *([kept] if record.kept else []),
+    ]
+    return escape("\n".join(lines))
+
+
+def _bounded(text: str) -> str:
+    """A command that can be pasted, unless it is longer than anybody would."""
+    cut = len(text) - _LONGEST_COMMAND
+    if cut <= 0:
+        return text
+    return f"{text[:_LONGEST_COMMAND]}… ({cut} more characters; --gvisor-keep has a replay.sh)"
+
+
+def _debug(title: str, record: Record) -> Iterator[tuple[str, str]]:
+    from pytest_gvisor.run.logs import debugged  # noqa: PLC0415 -- only for a failed test
+
+    boot, strace = debugged(record.debug_logs.get("boot", ""))
+    if boot:
+        yield f"{title}: boot log", quoted("\n".join(boot))
+    if strace:
+        yield f"{title}: strace", quoted("\n".join(strace))
+
+
+_MAX_OUTPUT = 4000
+
+
+_MAX_COMMAND = 4000
+
+
+_MAX_CONFIG = 24_000
+
+
+def run_of(record: Record) -> dict[str, str]:
+    """A run as the report shows it; each text bounded, and escaped.
+
+    xdist cannot send a lone surrogate, which an argument that is no UTF-8 has.
+    """
+    done = record.completed
+    texts = {
+        "args": head(shlex.join(record.args), _MAX_COMMAND),
+        "command": head(record.command, _MAX_COMMAND),
+        "ended": head(repr(done) if done else str(record.error or ""), _MAX_COMMAND),
+        "stdout": "" if done is None else _bytes(done.stdout_bytes),
+        "stderr": "" if done is None else _bytes(done.stderr_bytes),
+        "config": _config(record),
+        "log": _log(record),
+    }
+    return {name: escape(text) for name, text in texts.items()}
+
+
+def head(text: str, limit: int) -> str:
+    """The first ``limit`` characters, and how many more there were."""
+    return text if len(text) <= limit else f"{text[:limit]}\n[… {len(text) - limit} more …]"
+
+
+def tail(text: str, limit: int) -> str:
+    """The last ``limit`` characters, and how many there were before."""
+    return text if len(text) <= limit else f"[… {len(text) - limit} before …]\n{text[-limit:]}"
+
+
+def _bytes(data: bytes) -> str:
+    cut = len(data) - _MAX_OUTPUT
+    text = data[-_MAX_OUTPUT:].decode("utf-8", "backslashreplace")
+    return text if cut <= 0 else f"[… {cut} bytes before …]\n{text}"
+
+
+def _config(record: Record) -> str:
+    if record.spec is None:
+        return ""
+    return head(json.dumps(record.spec.to_json(), indent=1, default=str), _MAX_CONFIG)
+
+
+def _log(record: Record) -> str:
+    from pytest_gvisor.run.logs import debugged  # noqa: PLC0415 -- only for a report's details
+
+    boot, _strace = debugged(record.debug_logs.get("boot", ""))
+    parts = [
+        "\n".join(record.runsc_records),
+        tail(record.panic, _MAX_OUTPUT),
+        tail("\n".join(boot), _MAX_OUTPUT),
+    ]
+    return "\n".join(filter(None, parts))

@@ -1,0 +1,1 @@
+"""One run of runsc, from a request to its verdict."""

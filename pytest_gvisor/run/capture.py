@@ -1,0 +1,172 @@
+"""Bounded capture of an output stream: the head and the tail are kept, the middle is counted."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import mmap
+import os
+from typing import TypedDict
+
+from pytest_gvisor.errors import stage
+
+CHUNK = 1024 * 1024
+
+
+class Capture:
+    """At most ``limit`` bytes of a stream, in memory that does not grow beyond that.
+
+    A stream of at most ``limit`` bytes is kept exactly. Of a longer one the first and the last
+    ``limit // 2`` bytes are kept.
+
+    The memory is one private mapping: the head, then a ring for the tail. The kernel gives it pages
+    only where something is written, and a pipe is read straight into it. The ring is never smaller
+    than `CHUNK`, so that a small limit does not make small reads.
+    """
+
+    def __init__(self, limit: int, *, sha256: bool = False) -> None:
+        self.limit = limit
+        self.total = 0
+        self._head_room = limit - limit // 2
+        self._tail_room = limit // 2
+        self._ring = max(self._tail_room, CHUNK)
+        self._memory: memoryview | None = None
+        self._hash = hashlib.sha256() if sha256 else None
+        self._hashed = 0
+        """Up to where in the memory the stream is in the hash, in this lap of the ring."""
+
+    def room(self) -> memoryview:
+        """Where the next bytes of the stream belong; tell by `took` how many were put there.
+
+        Raises `LaunchError` if there is no memory for the first of them.
+        """
+        if self._memory is None:
+            size = self._head_room + self._ring
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            with stage("output", f"no {size} bytes of memory for a workload's output"):
+                self._memory = memoryview(mmap.mmap(-1, size, flags=flags))
+        return self._memory[self._position() :]
+
+    def took(self, count: int) -> None:
+        """So many bytes were put into `room`."""
+        self.total += count
+        if self._hash is None or not count or self.total <= self._head_room:
+            return
+        # `room` ends with the ring: what is in it is hashed before the first byte is overwritten.
+        if self._position() == self._head_room:
+            self._add_to(self._hash, self._head_room + self._ring)
+            self._hashed = self._head_room
+
+    def feed(self, data: memoryview) -> None:
+        """Take the next bytes of the stream."""
+        while data:
+            room = self.room()
+            count = min(len(room), len(data))
+            room[:count] = data[:count]
+            self.took(count)
+            data = data[count:]
+
+    def _position(self) -> int:
+        over = self.total - self._head_room
+        return self.total if over < 0 else self._head_room + over % self._ring
+
+    @property
+    def truncated(self) -> bool:
+        """Whether bytes from the middle were left out."""
+        return self.total > self.limit
+
+    @property
+    def left_out(self) -> int:
+        """How many bytes were left out."""
+        return max(0, self.total - self.limit)
+
+    def sha256(self) -> str:
+        """The SHA-256 of the whole stream, in hexadecimal.
+
+        ``""`` where bytes were left out and nobody has asked for their hash, which takes about as
+        much of a processor as all else that is done with them here.
+        """
+        if self._hash is None:
+            return "" if self.truncated else hashlib.sha256(self.kept()).hexdigest()
+        found = self._hash.copy()
+        self._add_to(found, self._position())
+        return found.hexdigest()
+
+    def _add_to(self, digest: hashlib._Hash, end: int) -> None:
+        if self._memory is not None:
+            digest.update(self._memory[self._hashed : end])
+
+    def kept(self) -> bytes:
+        """All of the stream, or its head followed by its tail."""
+        return b"".join(self._parts())
+
+    def last(self, count: int) -> bytes:
+        """The last bytes of what is kept."""
+        parts: list[memoryview] = []
+        for part in reversed(self._parts()):
+            parts.insert(0, part[max(0, len(part) - count) :])
+            count -= len(parts[0])
+        return b"".join(parts)
+
+    def _parts(self) -> list[memoryview]:
+        memory = self._memory
+        if memory is None:
+            return []
+        if not self.truncated:
+            return [memory[: self.total]]
+        end = self._position()
+        begin = end - self._tail_room
+        if begin >= self._head_room:
+            return [memory[: self._head_room], memory[begin:end]]
+        wrapped = begin + self._ring
+        return [memory[: self._head_room], memory[wrapped:], memory[self._head_room : end]]
+
+
+class Drain:
+    """Reads one pipe into a `Capture`."""
+
+    def __init__(self, fd: int, capture: Capture) -> None:
+        self.fd = fd
+        self.capture = capture
+        os.set_blocking(fd, False)
+
+    def read(self) -> bool:
+        """Read once; False at the end of the stream."""
+        try:
+            count = os.readv(self.fd, [self.capture.room()])
+        except BlockingIOError:
+            return True
+        self.capture.took(count)
+        return count > 0
+
+    def rest(self) -> None:
+        """Read what is in the pipe by now, and little more: who writes to it may never stop."""
+        left = fcntl.fcntl(self.fd, fcntl.F_GETPIPE_SZ)
+        while left > 0:
+            before = self.capture.total
+            if not self.read() or self.capture.total == before:
+                return
+            left -= self.capture.total - before
+
+
+class Streams(TypedDict):
+    """What `Completed` says of both streams, under the names that it has there."""
+
+    stdout_bytes: bytes
+    stderr_bytes: bytes
+    stdout_total: int
+    stderr_total: int
+    stdout_sha256: str
+    stderr_sha256: str
+
+
+def streams(stdout: Capture, stderr: Capture) -> Streams:
+    """What has come of both streams so far."""
+    return {
+        "stdout_bytes": stdout.kept(),
+        "stderr_bytes": stderr.kept(),
+        "stdout_total": stdout.total,
+        "stderr_total": stderr.total,
+        "stdout_sha256": stdout.sha256(),
+        "stderr_sha256": stderr.sha256(),
+    }

@@ -1,0 +1,241 @@
+"""A cgroup for one sandbox, made here and joined by the child before it becomes runsc.
+
+runsc runs with ``--ignore-cgroups``: the limits hold all the same, for runsc, gofer and sentry
+together, because the child is in the cgroup before execve. So the counters are still there when
+runsc has ended, which is what tells a kill by the memory controller from any other SIGKILL.
+Version 1, version 2 and the hybrid of both: cgroups(7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import secrets
+from collections.abc import Callable
+
+from pytest_gvisor.errors import LaunchError, stage
+from pytest_gvisor.oci.paths import within
+from pytest_gvisor.programs.leftovers import CGROUP_PREFIX as PREFIX
+
+_MOUNTS = "/proc/self/mountinfo"
+_PERIOD = 100_000  # microseconds; the kernel's default (admin-guide/cgroup-v2, cpu.max)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits of one sandbox; None is none."""
+
+    memory: int | None = None
+    """Bytes, swap included where the kernel accounts for it."""
+
+    pids: int | None = None
+    cpus: float | None = None
+
+    def any(self) -> bool:
+        """Whether there is a limit at all."""
+        return (self.memory, self.pids, self.cpus) != (None, None, None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hierarchy:
+    """Where a controller lives, and where this process is in it."""
+
+    version: int
+    mount: str
+    own: str
+    """Path of this process's cgroup below ``mount``, starting with a slash."""
+
+
+class Cgroups:
+    """The folders of one sandbox: one for each hierarchy that a limit needs."""
+
+    def __init__(self) -> None:
+        self.folders: list[str] = []
+        self._memory = ""
+
+    def descriptors(self) -> list[int]:
+        """Open ``cgroup.procs`` of each folder, for the child to write itself into.
+
+        Raises `LaunchError` where that cannot be.
+        """
+        fds: list[int] = []
+        try:
+            with stage("cgroup", "cannot open cgroup.procs"):
+                for folder in self.folders:
+                    path = os.path.join(folder, "cgroup.procs")
+                    fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        except LaunchError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        return fds
+
+    def oom_kills(self) -> int:
+        """How many processes the memory controller has killed in this cgroup."""
+        for name in ("memory.events", "memory.oom_control") if self._memory else ():
+            with contextlib.suppress(OSError):
+                with open(os.path.join(self._memory, name), encoding="ascii") as counters:
+                    words = dict(line.split() for line in counters)
+                return int(words.get("oom_kill", 0))
+        return 0
+
+    def remove(self) -> None:
+        """Remove the folders; they must be empty of processes."""
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
+
+def hierarchies() -> dict[str, Hierarchy]:
+    """The controllers that are mounted here, by name.
+
+    Raises OSError where /proc cannot be read.
+    """
+    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as lines:
+        own = [line.rstrip("\n").split(":", 2) for line in lines]
+    paths = {name: path for _id, names, path in own for name in names.split(",")}
+    found: dict[str, Hierarchy] = {}
+    with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as mounts:
+        for line in mounts:
+            before, _, after = line.partition(" - ")
+            kind, _source, options = after.split(" ", 2)
+            root, mount = map(_unescaped, before.split()[3:5])
+            if kind == "cgroup2" and "" in paths:
+                below = _below(root, paths[""])
+                for name in _words(os.path.join(mount, "cgroup.controllers")):
+                    found.setdefault(name, Hierarchy(version=2, mount=mount, own=below))
+            elif kind == "cgroup":
+                for name in options.strip().split(","):
+                    if name in paths:
+                        below = _below(root, paths[name])
+                        found[name] = Hierarchy(version=1, mount=mount, own=below)
+    return found
+
+
+def _unescaped(path: str) -> str:
+    """A path of mountinfo, in which spaces and backslashes are octal numbers (proc(5))."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
+
+
+def _below(root: str, own: str) -> str:
+    """The cgroup ``own`` as it is seen in a mount that shows the hierarchy from ``root`` on."""
+    top = root.rstrip("/")
+    return own.removeprefix(top) or "/" if within(own, root) else own
+
+
+def _words(path: str) -> list[str]:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().split()
+    except OSError:
+        return []
+
+
+def _parent(hierarchy: Hierarchy, controller: str) -> str:
+    """The folder under which a cgroup with this controller can be made."""
+    own = os.path.normpath(hierarchy.mount + hierarchy.own)
+    if hierarchy.version == 1:
+        return own
+    # Version 2 has no processes beside cgroups that have controllers ("no internal processes"), so
+    # ours is made beside this process's cgroup: its parent has the controllers switched on.
+    parent = own if own == hierarchy.mount else os.path.dirname(own)
+    # They stay on: switched off, they would take along the limits that others have set by then.
+    if controller not in _words(os.path.join(parent, "cgroup.subtree_control")):
+        _write(parent, "cgroup.subtree_control", f"+{controller}")
+    return parent
+
+
+def _write(folder: str, name: str, value: str) -> None:
+    fd = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def _limit_memory(folder: str, version: int, size: int) -> None:
+    if version == 2:
+        _write(folder, "memory.max", str(size))
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # without swap accounting there is no such file
+            _write(folder, "memory.swap.max", "0")
+        return
+    _write(folder, "memory.limit_in_bytes", str(size))
+    with contextlib.suppress(FileNotFoundError):
+        _write(folder, "memory.memsw.limit_in_bytes", str(size))
+
+
+def _limit_pids(folder: str, _version: int, count: int) -> None:
+    _write(folder, "pids.max", str(count))
+
+
+def _limit_cpu(folder: str, version: int, cpus: float) -> None:
+    quota = max(1000, round(cpus * _PERIOD))  # the kernel refuses less than a millisecond
+    if version == 2:
+        _write(folder, "cpu.max", f"{quota} {_PERIOD}")
+    else:
+        _write(folder, "cpu.cfs_period_us", str(_PERIOD))
+        _write(folder, "cpu.cfs_quota_us", str(quota))
+
+
+def create(limits: Limits, announce: Callable[[str], None]) -> Cgroups:
+    """Make the cgroups that hold ``limits``; ``announce`` is told each path before it is made.
+
+    Raises `LaunchError` with stage ``cgroup`` where a limit cannot be had: a limit is never
+    silently left out.
+    """
+    made = Cgroups()
+    if not limits.any():
+        return made
+    folders: dict[str, str] = {}
+    with stage("cgroup", "cannot find the cgroup controllers"):
+        known = hierarchies()
+    wanted = {
+        "memory": limits.memory is not None,
+        "pids": limits.pids is not None,
+        "cpu": limits.cpus is not None,
+    }
+    for controller in (name for name, want in wanted.items() if want):
+        hierarchy = known.get(controller)
+        if hierarchy is None:
+            made.remove()
+            raise _refused(controller, "this host has no such cgroup controller mounted", 0)
+        try:
+            parent = _parent(hierarchy, controller)
+            if parent not in folders:
+                folder = os.path.join(parent, f"{PREFIX}{secrets.token_hex(8)}")
+                announce(folder)
+                os.mkdir(folder, 0o700)
+                folders[parent] = folder
+                made.folders.append(folder)
+            _apply(controller, folders[parent], hierarchy.version, limits)
+        except LaunchError:
+            made.remove()
+            raise
+        except OSError as error:
+            made.remove()
+            raise _refused(controller, str(error), error.errno or 0) from error
+        if controller == "memory":
+            made._memory = folders[parent]
+    return made
+
+
+def _apply(controller: str, folder: str, version: int, limits: Limits) -> None:
+    if controller == "memory" and limits.memory is not None:
+        _limit_memory(folder, version, limits.memory)
+    elif controller == "pids" and limits.pids is not None:
+        _limit_pids(folder, version, limits.pids)
+    elif controller == "cpu" and limits.cpus is not None:
+        _limit_cpu(folder, version, limits.cpus)
+
+
+def _refused(controller: str, detail: str, number: int) -> LaunchError:
+    return LaunchError(
+        "cgroup",
+        f"the {controller} limit cannot be had: {detail}",
+        errno=number,
+        next_step=f"Run as root on a host with the {controller} controller, or ask for no limit.",
+    )

@@ -1,0 +1,34 @@
+"""Whether the gofer, which serves the sandbox its files, died before the workload did.
+
+Where it dies, the sentry kills the workload and reports that as it reports any other SIGKILL. In
+any other end the sentry reports first, and the gofer goes after it: so a gofer that is dead before
+anything was reported was the first to die. What cannot be told any more is not claimed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from pytest_gvisor.programs import linux
+
+
+def find(runsc: int) -> int | None:
+    """A pidfd of the gofer of the ``runsc run`` with this pid, or None where there is none.
+
+    It is runsc's child; with ``--rootless`` its grandchild. Out of descriptors there is none.
+    """
+    level = [runsc]
+    with contextlib.suppress(OSError):
+        for _ in range(2):
+            level = [child for pid in level for child in linux.children_of(pid)]
+            for pid in level:
+                if b"gofer" in _words(pid):
+                    return os.pidfd_open(pid)
+    return None
+
+
+def _words(pid: int) -> list[bytes]:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+        return cmdline.read(64 * 1024).split(b"\0")
+    return []

@@ -1,0 +1,120 @@
+"""What a run is asked to be, the folder that it has, and what is known of it afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from pytest_gvisor.completed import Completed
+from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.runsc.rootless import Way
+from pytest_gvisor.settings import Network, Platform
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """The folder of one run, inside the session folder."""
+
+    id: str
+    folder: str
+    shared: str
+    """Folder of the session for what its runs have in common."""
+
+    netns: str
+    """Where the child puts a network namespace, if the run needs a new one."""
+
+    binds: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    """Sources and targets that the child binds before runsc starts; whoever makes the root
+    filesystem adds to it."""
+
+    def netns_if(self, network: Network) -> str | None:
+        """`netns` where the network is the sandbox's own stack, else None."""
+        return self.netns if network is Network.SANDBOX else None
+
+    def path(self, name: str) -> str:
+        """The path of one part: ``bundle``, ``root``, ``runtime``, ``logs``, ``log``, ``panic``."""
+        return os.path.join(self.folder, name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be run, and how."""
+
+    runsc: Runsc
+    platform: Platform
+    make_spec: Callable[[Workspace], Spec]
+    """Makes the root filesystem in the workspace and the specification that goes with it."""
+
+    network: Network = Network.NONE
+    netns: str | None = None
+    """The namespace to join with ``sandbox`` networking; None makes a fresh one."""
+
+    way: Way = Way.PRIVILEGED
+    input: bytes | Iterable[bytes] | None = None
+    timeout: float = 60.0
+    stop_signal: int = signal.SIGTERM
+    """What the workload's first process gets at the deadline, a second before SIGKILL."""
+
+    max_output: int = 16 * 1024 * 1024
+    sha256: bool = False
+    debug: bool = False
+    logs: bool = False
+    """Whether runsc writes its own logs, without the strace that ``debug`` adds."""
+
+    extra_flags: tuple[str, ...] = ()
+    terminal: bool = False
+    """Whether the workload's streams are a terminal: see `terminal`."""
+
+    repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """Keyword arguments that repeat this run, for the repr."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Record:
+    """What is known of a run afterwards, whether it ended in a value or in an error."""
+
+    args: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()
+    """runsc's own argv, the path of the binary first."""
+
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """runsc's environment."""
+
+    command: str = ""
+    input: bytes = b""
+    hide_net_sysctls: bool = False
+    own_users: bool = False
+    replay_flags: tuple[str, ...] = ()
+    """Flags that keep the host's files as they are where no child protects them: `safe_flags`."""
+
+    completed: Completed | None = None
+    error: GvisorError | None = None
+    runsc_records: tuple[str, ...] = ()
+    panic: str = ""
+    debug_logs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    kept: str = ""
+    notes: tuple[str, ...] = ()
+    """What a bundle made elsewhere asked for, and does not get: `Bundle.notes`."""
+
+    spec: Spec | None = None
+    start: float | None = None
+    """Seconds from the hand-over to the keeper until the sentry said that the workload starts."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What plugins may do to a run; each does nothing unless it is given."""
+
+    modify_spec: Callable[[dict[str, Any]], None] = lambda _config: None
+    """Change config.json's content in place; the result is validated like any other."""
+
+    runsc_args: Callable[[], Sequence[str]] = tuple
+    """More global flags for runsc."""
+
+    run_finished: Callable[[Record], None] = lambda _record: None
+    keep: Callable[[Workspace, Record], None] | None = None

@@ -1,0 +1,365 @@
+"""One whole run: workspace, bundle, launch, supervision, verdict, removal.
+
+This is where the parts meet. The states are those of `states`; whatever happens, a workspace that
+was made is removed, and an error is one of our tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+
+from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, WorkloadTimeout, signal_name
+from pytest_gvisor.errors import GvisorError, LaunchError, MixedReleases, RunscFailed, stage
+from pytest_gvisor.oci.bundle import Bundle
+from pytest_gvisor.oci.mounts import shows_devices
+from pytest_gvisor.oci.paths import within
+from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.oci.validate import check_id
+from pytest_gvisor.run import cgroup, logs, sentry
+from pytest_gvisor.run.capture import streams
+from pytest_gvisor.run.cgroup import Cgroups, Limits
+from pytest_gvisor.run.request import Record, Request, Workspace
+from pytest_gvisor.run.states import Lifecycle, State
+from pytest_gvisor.run.supervisor import Job, Supervisor
+from pytest_gvisor.run.verdict import Evidence, Verdict, judge, paste
+from pytest_gvisor.runsc.command import (
+    RunscCommand,
+    delete_argv,
+    gofer_flags,
+    run_argv,
+    runsc_env,
+    safe_flags,
+    term_argv,
+)
+from pytest_gvisor.runsc.rootless import Way
+from pytest_gvisor.sessions.launcher import Keeper, Launcher
+from pytest_gvisor.sessions.private import make_private
+from pytest_gvisor.sessions.session_folder import SessionDir
+from pytest_gvisor.settings import Network
+
+_ONE_RELEASE = (
+    "Install runsc and gvisor-bin anew, from one release, over both: `pytest-gvisor install`."
+)
+
+
+class Runner:
+    """Runs requests one after the other; several runners may share a `Launcher`."""
+
+    def __init__(
+        self,
+        request: Request,
+        launcher: Launcher,
+        record: Record,
+        keep: Callable[[Workspace, Record], None] | None = None,
+    ) -> None:
+        self.request = request
+        self.launcher = launcher
+        self.record = record
+        self.keep = keep
+        self.lifecycle = Lifecycle()
+        self._cgroups = Cgroups()
+        self._listener: sentry.Listener | None = None
+        self._started_at = time.monotonic()
+
+    def run(self) -> Completed:
+        """Run the request to its end.
+
+        Raises `InvalidBundle`, `UsageError`, `InsecureRunsc` or `LaunchError` before anything has
+        started, and
+        `RunscFailed`, `SandboxCrashed` or `WorkloadTimeout` after.
+        """
+        try:
+            return self._run()
+        except GvisorError as error:
+            self.record.error = error
+            raise
+
+    def _run(self) -> Completed:
+        with contextlib.ExitStack() as undo:
+            keeper, workspace, job = self._prepare(undo)
+            with stage("pipes", "cannot make the workload's pipes"):
+                supervisor = self._supervisor(job)
+            undo.callback(supervisor.close)
+            try:
+                self._launch(supervisor, keeper)
+                supervisor.watch()
+                supervisor.drain_events()
+                verdict = self._judge(workspace, supervisor)
+                if self.keep is not None:
+                    self.keep(workspace, self.record)
+            finally:
+                leaks = self._clean(supervisor)
+            completed = self._completed(verdict, supervisor, leaks)
+        self._raise_for(verdict, completed, supervisor)
+        return completed
+
+    def _supervisor(self, job: Job) -> Supervisor:
+        return Supervisor(job, self.lifecycle)
+
+    def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Job]:
+        """Make all that there is before the launch; ``undo`` removes it."""
+        keeper, session = self.launcher.keeper(), self.launcher.session()
+        workspace = self._make_workspace(session)
+        undo.callback(shutil.rmtree, workspace.folder, ignore_errors=True)
+        undo.callback(self._close_listener)
+        spec = self.request.make_spec(workspace)
+        self.record.args, self.record.spec = spec.process.args, spec
+        Bundle.create(workspace.path("bundle"), spec, terminal=self.request.terminal)
+        self.lifecycle.advance(State.BUNDLED)
+        self._cgroups = cgroup.create(
+            limits_of(spec), lambda path: session.journal(id=workspace.id, cgroups=[path])
+        )
+        undo.callback(self._cgroups.remove)
+        return keeper, workspace, self._job(workspace, spec)
+
+    def _make_workspace(self, session: SessionDir) -> Workspace:
+        run = check_id("g" + secrets.token_hex(4))
+        folder = os.path.join(session.path, run)
+        # What is there is another run's: it is neither used nor, with the rest, removed.
+        with stage("workspace", f"cannot make {folder}"):
+            make_private(folder)
+        parts = ("root", "runtime", "logs") if self._wants_logs() else ("root", "runtime")
+        try:
+            for name in parts:
+                make_private(os.path.join(folder, name))
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise LaunchError(
+                "workspace", f"cannot make {folder}", errno=error.errno or 0
+            ) from error
+        return Workspace(
+            id=run,
+            folder=folder,
+            shared=session.path,
+            netns=os.path.join(folder, "netns"),
+        )
+
+    def _wants_logs(self) -> bool:
+        # Where the sentry cannot report, its crash is told from the workload's end by the run log.
+        return (
+            self.request.debug
+            or self.request.logs
+            or not self.request.runsc.has_flag("pod-init-config")
+        )
+
+    def _job(self, workspace: Workspace, spec: Spec) -> Job:
+        request = self.request
+        protected = self._protected(spec, workspace)
+        safe = () if protected is not None else safe_flags(request.runsc.flags)
+        command = RunscCommand(
+            id=workspace.id,
+            bundle=workspace.path("bundle"),
+            root=workspace.path("root"),
+            platform=request.platform,
+            network=request.network,
+            rootless=request.way is Way.FLAG,
+            log=workspace.path("log"),
+            panic_log=workspace.path("panic") if request.runsc.has_flag("panic-log") else "",
+            debug_log=workspace.path("logs") if self._wants_logs() else "",
+            strace=request.debug,
+            pod_init_config=self._listen(workspace),
+            one_release=request.runsc.enforces_release,
+            extra=(*safe, *self._gofer_flags(spec), *request.extra_flags),
+        )
+        argv = run_argv(command)
+        env = runsc_env(
+            workspace.path("runtime"), sentry_inherits=not request.runsc.has_flag("directfs")
+        )
+        hide = request.network is Network.SANDBOX
+        self.record.argv = (request.runsc.path, *argv[1:])
+        self.record.env = env
+        self.record.command = paste(self.record.argv, env)
+        self.record.hide_net_sysctls = hide
+        # The gofer opens files for a sentry of another id, which a namespace of one id has not.
+        one = request.way is Way.OWN
+        self.record.replay_flags = () if safe or one else safe_flags(request.runsc.flags)
+        self.record.own_users = request.way is Way.OWN
+        if isinstance(request.input, bytes):
+            self.record.input = request.input
+        readonly, writable = protected or ((), ())
+        return Job(
+            id=workspace.id,
+            executable=request.runsc.fd,
+            argv=argv,
+            term=term_argv(command, request.stop_signal),
+            delete=delete_argv(command),
+            env=env,
+            folder=workspace.folder,
+            root=command.root,
+            input=request.input,
+            timeout=request.timeout,
+            max_output=request.max_output,
+            sha256=request.sha256,
+            cgroup_folders=self._cgroups.folders,
+            hide_net_sysctls=hide,
+            own_users=request.way is Way.OWN,
+            netns="" if not hide or request.netns else workspace.netns,
+            binds=tuple(workspace.binds),
+            readonly=readonly,
+            writable=writable,
+            listener=self._listener,
+            terminal=request.terminal,
+        )
+
+    def _gofer_flags(self, spec: Spec) -> tuple[str, ...]:
+        binds = [mount for mount in spec.mounts if mount.is_bind and "nodev" not in mount.options]
+        devices = any(shows_devices(mount.source) for mount in binds)
+        return gofer_flags(self.request.runsc.flags, devices=devices)
+
+    def _protected(
+        self, spec: Spec, workspace: Workspace
+    ) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """What the child makes read-only for runsc itself, and what below that stays writable.
+
+        None where that is not possible, as runsc gets no mounts of its own, or its own files are
+        in it; see `safe_flags` for the other way.
+        """
+        binds = [mount for mount in spec.mounts if mount.is_bind]
+        readonly = {mount.source for mount in binds if "ro" in mount.options}
+        if self.request.way is Way.FLAG or any(within(workspace.folder, top) for top in readonly):
+            return None
+        writable = {mount.source for mount in binds} - readonly
+        below = {path for path in writable if any(within(path, top) for top in readonly)}
+        return tuple(sorted(readonly)), tuple(sorted(below))
+
+    def _listen(self, workspace: Workspace) -> str:
+        if not self.request.runsc.has_flag("pod-init-config"):
+            return ""
+        config = workspace.path("pod-init.json")
+        try:
+            self._listener = sentry.Listener(workspace.folder)
+            with open(config, "w", encoding="utf-8") as file:
+                file.write(sentry.pod_init_config(self._listener.endpoint))
+        except OSError as error:
+            raise LaunchError("events", str(error), errno=error.errno or 0) from error
+        return config
+
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+
+    def _launch(self, supervisor: Supervisor, keeper: Keeper) -> None:
+        # Last of all: what is written to the file from here on has the time of an execve.
+        self.request.runsc.check_unchanged()
+        fds = self._cgroups.descriptors()
+        supervisor.job = dataclasses.replace(supervisor.job, cgroup_fds=fds)
+        try:
+            supervisor.launch(keeper)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _judge(self, workspace: Workspace, supervisor: Supervisor) -> Verdict:
+        record = self.record
+        record.start = supervisor.start
+        record.runsc_records = logs.records(workspace.path("log"))
+        record.panic = logs.panic(workspace.path("panic"))
+        if self._wants_logs():
+            record.debug_logs = logs.folder(workspace.path("logs"))
+        if supervisor.failure is not None:
+            verdict = Verdict(outcome=Outcome.LAUNCH_FAILED, returncode=127)
+        else:
+            listener = self._listener
+            evidence = Evidence(
+                runsc_status=9 if supervisor.status is None else supervisor.status,
+                records=record.runsc_records,
+                panic=record.panic,
+                timed_out=supervisor.timed_out,
+                oom_kills=self._cgroups.oom_kills(),
+                sentry_reports=listener is not None and listener.complete,
+                started=listener is not None and listener.started,
+                workload_statuses=() if listener is None else listener.workload_statuses,
+                gofer_died=supervisor.gofer_died,
+                wait_failed=logs.wait_failed(record.debug_logs),
+            )
+            verdict = judge(evidence)
+        self.lifecycle.decide(verdict.outcome)
+        return verdict
+
+    def _clean(self, supervisor: Supervisor) -> tuple[str, ...]:
+        try:
+            leaks = supervisor.clean()
+        except GvisorError as error:
+            leaks = (str(error),)
+        self.launcher.left += len(leaks)
+        if self.lifecycle.state is State.VERDICT:
+            self.lifecycle.advance(State.REAPED)
+            self.lifecycle.advance(State.CLEANED)
+        return leaks
+
+    def _completed(
+        self, verdict: Verdict, supervisor: Supervisor, leaks: tuple[str, ...]
+    ) -> Completed:
+        completed = Completed(
+            args=self.record.args,
+            returncode=verdict.returncode,
+            **streams(supervisor.pipes.stdout, supervisor.pipes.stderr),
+            duration=time.monotonic() - self._started_at,
+            platform=self.request.platform,
+            outcome=verdict.outcome,
+            exact=verdict.exact,
+            command=self.record.command,
+            settings=self.request.repeat,
+            leaks=leaks,
+        )
+        self.record.completed = completed
+        return completed
+
+    def _raise_for(self, verdict: Verdict, completed: Completed, supervisor: Supervisor) -> None:
+        if supervisor.failure is not None:
+            raise supervisor.failure
+        if verdict.outcome is Outcome.TIMED_OUT:
+            raise WorkloadTimeout(
+                f"{list(completed.args)!r} was still running after {self.request.timeout:g} s "
+                f"on {self.request.platform}; it has been killed",
+                completed=completed,
+                next_step="Give it longer with timeout=SECONDS or --gvisor-timeout.",
+            )
+        if verdict.outcome is Outcome.SANDBOX_CRASHED:
+            raise SandboxCrashed(
+                f"the sandbox of {list(completed.args)!r} died on {self.request.platform}: "
+                f"{verdict.reason}",
+                completed=completed,
+                panic=self.record.panic,
+                next_step="Repeat it with --gvisor-debug to see the sentry's own log.",
+            )
+        if verdict.outcome is Outcome.RUNSC_FAILED:
+            mixed = verdict.reason == logs.other_release(self.record.panic)
+            raise (MixedReleases if mixed else RunscFailed)(
+                f"runsc failed: {verdict.reason}",
+                records=self.record.runsc_records,
+                command=self.record.command,
+                stderr=completed.stderr[-4000:],
+                next_step=_ONE_RELEASE
+                if mixed
+                else "Repeat it with --gvisor-debug to see runsc's own log.",
+            )
+
+
+def limits_of(spec: Spec) -> Limits:
+    """The limits that a specification asks for, as a cgroup can hold them."""
+    resources = spec.linux.resources
+    if resources is None:
+        return Limits()
+    memory = resources.memory.limit if resources.memory else None
+    pids = resources.pids.limit if resources.pids else None
+    quota = resources.cpu.quota if resources.cpu else None
+    period = (resources.cpu.period if resources.cpu else None) or 100_000
+    return Limits(
+        memory=memory if memory and memory > 0 else None,
+        pids=pids if pids and pids > 0 else None,
+        cpus=quota / period if quota and quota > 0 else None,
+    )
+
+
+def describe(completed: Completed) -> str:
+    """One line on how a workload ended."""
+    if completed.outcome is Outcome.SIGNALLED:
+        return f"signal {-completed.returncode} ({signal_name(-completed.returncode)})"
+    return f"{completed.outcome}, returncode {completed.returncode}"

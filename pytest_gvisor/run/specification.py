@@ -1,0 +1,191 @@
+"""From what is asked for to the specification that runs: settings, way, input, id mappings."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_gvisor import settings as words
+from pytest_gvisor.errors import InvalidBundle, PytestGvisorWarning, UsageError
+from pytest_gvisor.oci.bundle import Bundle
+from pytest_gvisor.oci.defaults import default_spec
+from pytest_gvisor.oci.mounts import covers
+from pytest_gvisor.oci.rootfs import host
+from pytest_gvisor.oci.spec import IdMapping, Linux, Namespace, Spec
+from pytest_gvisor.oci.vocabulary import NamespaceType
+from pytest_gvisor.run.netns import check_netns
+from pytest_gvisor.run.request import Workspace
+from pytest_gvisor.run.workload import Workload, made, split
+from pytest_gvisor.runsc import rootless
+from pytest_gvisor.runsc.rootless import Caller, Way
+from pytest_gvisor.settings import Network, Settings
+
+if TYPE_CHECKING:
+    from pytest_gvisor.images.store import Images
+
+_DECIDED_EARLIER = (
+    "platform",
+    "platforms",
+    "runsc",
+    "release",
+    "strict",
+    "reprobe",
+    "keep",
+    "report",
+)
+
+
+def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settings:
+    """``settings`` with the changes of one call. Raises `UsageError`."""
+    for name in _DECIDED_EARLIER:
+        if name in changes:
+            raise UsageError(
+                f"{name} is decided for a whole test",
+                next_step=f"Use @pytest.mark.gvisor({name}=…) or the command line.",
+            )
+    chosen = words.replaced(settings, changes)
+    if chosen.netns is not None:
+        if chosen.network is not Network.SANDBOX:
+            raise UsageError("netns needs network='sandbox'")
+        check_netns(chosen.netns)
+    return chosen
+
+
+def way_of(chosen: Settings) -> Way:
+    """How runsc is started by this process. Raises `UsageError`."""
+    return rootless.decide(chosen.rootless, Caller.read(os.geteuid()), chosen.network)
+
+
+def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: Way) -> Spec:
+    """Make the workload's root filesystem and the specification that goes with it."""
+    prepared = workload.rootfs.prepare(
+        workspace.folder, mounts=workload.mounts, shared=workspace.shared or None
+    )
+    says = workload.rootfs.says
+    for note in prepared.notes:
+        warnings.warn(PytestGvisorWarning(note), stacklevel=2)
+    return default_spec(
+        workload.args,
+        root_path=prepared.root_path,
+        env=workload.env,
+        cwd=workload.cwd,
+        user=workload.user,
+        home=workload.home,
+        mounts=[*prepared.mounts, *covers(prepared.root_path, prepared.mounts)],
+        annotations=says.annotations if says else None,
+        path=prepared.path,
+        network=chosen.network,
+        netns=chosen.netns or (workspace.netns if chosen.network is Network.SANDBOX else None),
+        hostname=workload.hostname,
+        readonly_root=workload.readonly,
+        memory=chosen.memory,
+        pids=chosen.pids,
+        cpus=chosen.cpus,
+        id_mappings=id_mappings(way),
+    )
+
+
+def write_bundle(
+    folder: str | os.PathLike[str],
+    args: Sequence[str | os.PathLike[str]],
+    settings: Settings,
+    *,
+    images: Callable[[], Images],
+    **options: Any,
+) -> Bundle:
+    """Write a bundle for ``args`` to ``folder``; ``options`` are those of `Gvisor.run`.
+
+    The bundle of an image can be used as long as ``images`` are open. Raises
+    `InvalidBundle`, `UsageError`, `ImageError` or `LaunchError`.
+    """
+    path = os.path.abspath(os.fspath(folder))
+    given, changes = split(options)
+    chosen = chosen_settings(settings, changes)
+    workload = made(
+        args, given, lambda: host() if chosen.image is None else images().rootfs(chosen.image)
+    )
+    os.makedirs(path, 0o700, exist_ok=True)
+    # No namespace is made for a bundle that is only written: whoever runs it decides on one.
+    workspace = Workspace(id=os.path.basename(path), folder=path, shared="", netns="")
+    return Bundle.create(path, make_spec(workspace, workload, chosen, way_of(chosen)))
+
+
+def input_of(given: object) -> bytes | Iterable[bytes] | None:
+    """What a workload is to read. Raises `UsageError` for what is neither text nor bytes.
+
+    The pieces of an iterable are judged as they are taken, when the workload runs already.
+    """
+    if given is None or isinstance(given, bytes):
+        return given
+    if isinstance(given, bytearray | memoryview):
+        return bytes(given)
+    if isinstance(given, str):
+        try:
+            return given.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"input is text that UTF-8 cannot hold: {error}") from error
+    if not isinstance(given, Iterable):
+        raise UsageError(f"input={given!r} is neither text, nor bytes, nor an iterable of bytes")
+    return _pieces(given)
+
+
+def _pieces(given: Iterable[object]) -> Iterator[bytes]:
+    for piece in given:
+        if not isinstance(piece, bytes | bytearray | memoryview):
+            raise UsageError(f"a piece of input is not bytes: {piece!r}; the workload was ended")
+        yield bytes(piece)
+
+
+def id_mappings(way: Way) -> tuple[Sequence[IdMapping], Sequence[IdMapping]] | None:
+    """The mappings of rootless OCI mode, for that way only."""
+    if way is not Way.MAPPED:
+        return None
+    uids, gids = rootless.mappings(Caller.read(os.geteuid()))
+    first, second = (
+        [IdMapping(container_id=ids.inside, host_id=ids.outside, size=ids.size) for ids in ranges]
+        for ranges in (uids, gids)
+    )
+    return first, second
+
+
+def netns_of(spec: Spec, chosen: Settings) -> str | None:
+    """The network namespace that a bundle, or this run's settings, names.
+
+    Raises `InvalidBundle` where the two name different ones, `UsageError` for one that may not be
+    joined.
+    """
+    paths = [space.path for space in spec.linux.namespaces if space.type is NamespaceType.NETWORK]
+    named = next(filter(None, paths), None)
+    if chosen.network is not Network.SANDBOX or named is None:
+        return chosen.netns
+    if chosen.netns not in (None, named):
+        raise InvalidBundle([f"linux.namespaces joins {named}, and netns is {chosen.netns}"])
+    check_netns(named)
+    return named
+
+
+def adapted(spec: Spec, network: Network, netns: str, way: Way) -> Spec:
+    """A bundle's specification with what this run's settings decide: network and mappings.
+
+    ``netns`` is the path of the network namespace that a sandbox with its own stack joins.
+    """
+    kinds = {namespace.type: namespace for namespace in spec.linux.namespaces}
+    kinds.pop(NamespaceType.NETWORK, None)
+    if network is not Network.HOST:
+        path = netns if network is Network.SANDBOX else ""
+        kinds[NamespaceType.NETWORK] = Namespace(type=NamespaceType.NETWORK, path=path)
+    mapped = id_mappings(way)
+    uids, gids = mapped or ((), ())
+    kinds.pop(NamespaceType.USER, None)
+    if mapped:
+        kinds[NamespaceType.USER] = Namespace(type=NamespaceType.USER)
+    linux: Linux = dataclasses.replace(
+        spec.linux,
+        namespaces=tuple(kinds.values()),
+        uid_mappings=tuple(uids),
+        gid_mappings=tuple(gids),
+    )
+    return dataclasses.replace(spec, linux=linux)

@@ -1,0 +1,405 @@
+"""One run from the request to its end: pipes drained, deadline kept, evidence gathered."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import os
+import selectors
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from pytest_gvisor.errors import LaunchError, ProtocolError, stage
+from pytest_gvisor.programs import leftovers
+from pytest_gvisor.run import gofer
+from pytest_gvisor.run.capture import CHUNK, Capture, Drain
+from pytest_gvisor.run.sentry import Listener
+from pytest_gvisor.run.states import Lifecycle, State
+from pytest_gvisor.runsc import obstacles
+from pytest_gvisor.sessions.launcher import Control, Keeper
+
+TERM_GRACE = 1.0
+KILL_DEADLINE = 5.0
+LINGER = 0.5
+CLEAN_DEADLINE = 15.0
+NAP = 1.0
+"""Seconds after which a wait is begun anew. Python runs a signal's handler between instructions:
+of a Ctrl-C that comes right before the system call, it would know nothing until that returns."""
+
+_MOUNTING = ("mount_namespace", "mounts", "network_namespace")
+_MAY_NOT_MOUNT = (
+    f"This process may not make namespaces or mounts, which a sandbox needs. Let a container: "
+    f"{obstacles.CONTAINER}."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is handed to the keeper, and how it is to be watched."""
+
+    id: str
+    executable: int
+    argv: list[str]
+    term: list[str]
+    """The command that sends the workload SIGTERM."""
+
+    delete: list[str]
+    """The command that removes what a killed sandbox leaves."""
+
+    env: dict[str, str]
+    folder: str
+    root: str
+    input: bytes | Iterable[bytes] | None
+    timeout: float
+    """Seconds from the start of the run."""
+
+    max_output: int
+    sha256: bool = False
+    cgroup_folders: list[str] = dataclasses.field(default_factory=list)
+    cgroup_fds: list[int] = dataclasses.field(default_factory=list)
+    hide_net_sysctls: bool = False
+    own_users: bool = False
+    netns: str = ""
+    binds: tuple[tuple[str, str], ...] = ()
+    readonly: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
+    listener: Listener | None = None
+    terminal: bool = False
+    """Whether the streams are a terminal."""
+
+
+class Feed:
+    """Writes the workload's standard input as it is taken, and closes it at its end.
+
+    An iterator is asked for its next piece in the loop of the run: while it makes one, nothing else
+    goes on, and one that blocks holds up the deadline.
+    """
+
+    def __init__(self, fd: int, data: bytes | Iterable[bytes] | None) -> None:
+        self.fd = fd
+        os.set_blocking(fd, False)
+        chunks = [data or b""] if isinstance(data, bytes | None) else data
+        self._chunks: Iterator[bytes] = iter(chunks)
+        self._rest = memoryview(b"")
+
+    def write(self) -> bool:
+        """Write once; False when all is written or nobody reads any more."""
+        try:
+            # One piece a turn: an iterator of nothing but empty ones must not hold up the deadline.
+            self._rest = self._rest or memoryview(next(self._chunks))
+        except StopIteration:
+            return False
+        try:
+            self._rest = self._rest[os.write(self.fd, self._rest) :]
+        except BlockingIOError:
+            return True
+        except OSError:  # EPIPE: the workload has closed its standard input, which is its right
+            return False
+        return True
+
+
+class Pipes:
+    """The three pipes of a run: our ends, and the workload's until they are handed over."""
+
+    def __init__(self, max_output: int, *, sha256: bool = False) -> None:
+        self.theirs: list[int] = []
+        self.ours: list[int] = []
+        try:
+            for _ in range(3):
+                reader, writer = os.pipe2(os.O_CLOEXEC)
+                first = not self.ours
+                self.theirs.append(reader if first else writer)
+                self.ours.append(writer if first else reader)
+                if not first:
+                    # Fewer wake-ups; refused where the user's pipe budget is used up (pipe(7)).
+                    with contextlib.suppress(OSError):
+                        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, CHUNK)
+        except BaseException:
+            self.close()
+            raise
+        self.stdout = Capture(max_output, sha256=sha256)
+        self.stderr = Capture(max_output, sha256=sha256)
+
+    def hand_over(self) -> None:
+        """Close the workload's ends here: the end of a stream is seen only when no one holds it."""
+        while self.theirs:
+            os.close(self.theirs.pop())
+
+    def close(self) -> None:
+        """Close what is still open."""
+        # Out of the list first: after a Ctrl-C in between, the number may be another's.
+        for fds in (self.theirs, self.ours):
+            while fds:
+                with contextlib.suppress(OSError):
+                    os.close(fds.pop())
+
+
+class Supervisor:
+    """The loop of one run. `watch` returns when runsc has ended and the streams are drained."""
+
+    def __init__(self, job: Job, lifecycle: Lifecycle) -> None:
+        self.job = job
+        self.lifecycle = lifecycle
+        self.started_at = time.monotonic()
+        self.deadline = self.started_at + job.timeout
+        self.start: float | None = None
+        """Seconds until the sentry said that the workload starts; None where nothing was heard."""
+
+        self.timed_out = False
+        self.status: int | None = None
+        self.pid = 0
+        self.maxrss = 0
+        self.failure: LaunchError | None = None
+        self.pipes = Pipes(job.max_output, sha256=job.sha256)
+        try:
+            self._selector = selectors.DefaultSelector()
+        except OSError:
+            self.pipes.close()
+            raise
+        self._drains: list[Drain] = []
+        self._keeper: Keeper | None = None
+        self._control: Control | None = None
+        self._unheard = False
+        self._gofer: int | None = None
+        self.gofer_died = False
+        self._actions: list[tuple[float, Callable[[], None]]] = []
+
+    def launch(self, keeper: Keeper) -> None:
+        """Hand the run to the keeper."""
+        self._keeper = keeper
+        job = self.job
+        request = {
+            "id": job.id,
+            "argv": job.argv,
+            "term": job.term,
+            "delete": job.delete,
+            "env": job.env,
+            "folder": job.folder,
+            "root": job.root,
+            "cgroup_folders": job.cgroup_folders,
+            "hide_net_sysctls": job.hide_net_sysctls,
+            "own_users": job.own_users,
+            "netns": job.netns,
+            "binds": job.binds,
+            "readonly": job.readonly,
+            "writable": job.writable,
+            "terminal": job.terminal,
+        }
+        self._control = keeper.launch(
+            request, [job.executable, *self.pipes.theirs, *job.cgroup_fds]
+        )
+        self.pipes.hand_over()
+        with stage("pipes", "the workload's streams cannot be waited for"):
+            self._register()
+
+    def _register(self) -> None:
+        stdin, stdout, stderr = self.pipes.ours
+        feed = Feed(stdin, self.job.input)
+        self._add(stdin, selectors.EVENT_WRITE, feed.write)
+        for fd, capture in ((stdout, self.pipes.stdout), (stderr, self.pipes.stderr)):
+            self._add_drain(fd, capture)
+        self._register_events()
+
+    def _register_events(self) -> None:
+        """Wait for what the keeper and the sentry say."""
+        if self._control is not None:
+            self._add(self._control.fileno(), selectors.EVENT_READ, self._hear)
+        if self.job.listener is not None:
+            self._add(self.job.listener.fileno(), selectors.EVENT_READ, self._listen)
+
+    def _add_drain(self, fd: int, capture: Capture) -> None:
+        self._drains.append(Drain(fd, capture))
+        self._add(fd, selectors.EVENT_READ, self._drains[-1].read)
+
+    def _add(self, fd: int, event: int, act: Callable[[], bool]) -> None:
+        self._selector.register(fd, event, act)
+
+    def _end_stream(self, fd: int) -> None:
+        """Stop watching ``fd``; a pipe of ours is closed as well."""
+        self._selector.unregister(fd)
+        if fd in self.pipes.ours:
+            self.pipes.ours.remove(fd)
+            os.close(fd)
+
+    def watch(self) -> None:
+        """Wait until runsc has ended, its output is drained, or the deadline has done its work."""
+        self._actions = [(self.deadline, self._expire)]
+        while self.status is None or self._streams_open():
+            left = self._act()
+            if left is None:
+                return
+            self._turn(left)
+
+    def _act(self) -> float | None:
+        """Do what is due; the seconds until something is again, or None where nothing will be."""
+        now = time.monotonic()
+        while self._actions and self._actions[0][0] <= now:
+            self._actions.pop(0)[1]()
+        return max(0.0, self._actions[0][0] - now) if self._actions else None
+
+    def _turn(self, timeout: float) -> None:
+        for key, _events in self._selector.select(min(timeout, NAP)):
+            if not key.data():
+                self._end_stream(key.fd)
+
+    def _streams_open(self) -> bool:
+        """Whether an output pipe is still open; nobody waits for the input's."""
+        return any(drain.fd in self.pipes.ours for drain in self._drains)
+
+    def _expire(self) -> None:
+        """The deadline: SIGTERM and a grace, then SIGKILL, then no more waiting."""
+        # An input that blocks, or a stop of this process, may have come before the end was heard.
+        while self.status is None and self._control is not None and self._control.wait(0):
+            self._hear()
+        if self.status is not None:
+            return
+        self.timed_out = True
+        self._ask("term")
+        now = time.monotonic()
+        self._actions = [
+            (now + TERM_GRACE, lambda: self._ask("kill")),
+            (now + TERM_GRACE + KILL_DEADLINE, self.give_up),
+        ]
+
+    def give_up(self) -> None:
+        """Nothing outlives SIGKILL for so long: it is the keeper that does not answer."""
+        self._unheard = self.status is None
+
+    def _stop_lingering(self) -> None:
+        """Who holds the streams still is not waited for; what is in them by now is taken."""
+        # This process may have had no turn since the end.
+        for drain in self._drains:
+            if drain.fd in self.pipes.ours:
+                drain.rest()
+
+    def _ask(self, wish: str) -> None:
+        if self._control is not None:
+            self._control.ask(wish)
+
+    def _hear(self) -> bool:
+        if self._control is None:
+            return False
+        message = self._control.read()
+        state = message.get("state")
+        if state == "spawned":
+            self.pid = _number(message, "pid")
+            # The sentry can be heard before the keeper, which is busy with other runs.
+            if self.lifecycle.state < State.SPAWNED:
+                self.lifecycle.advance(State.SPAWNED)
+            self._watch_gofer()
+        elif state == "failed":
+            at, number = str(message.get("stage")), _number(message, "errno")
+            told = str(message.get("detail"))
+            step = _MAY_NOT_MOUNT if at in _MOUNTING and number == errno.EPERM else ""
+            for fact, fix in obstacles.of_errno(number) if at in _MOUNTING else ():
+                told, step = f"{fact} ({told})", fix
+            self.failure = LaunchError(at, told, errno=number, next_step=step)
+        elif state == "exited":
+            self.status = _number(message, "status")
+            self.maxrss = _number(message, "maxrss")
+            # With runsc every writer of the pipes dies; what they hold is there to be read now.
+            self._actions = [(time.monotonic() + LINGER, self._stop_lingering)]
+        return True
+
+    def _listen(self) -> bool:
+        listener = self.job.listener
+        if listener is None:
+            return False
+        before = listener.fileno()
+        with stage("events", "the sandbox cannot report"):
+            going_on = listener.on_readable()
+        if listener.started and self.start is None:
+            self.start = time.monotonic() - self.started_at
+        self._note_running()
+        if going_on and listener.fileno() != before:
+            self._selector.unregister(before)
+            with stage("events", "the sandbox cannot be listened to"):
+                self._add(listener.fileno(), selectors.EVENT_READ, self._listen)
+            self._watch_gofer()
+        return going_on
+
+    def _note_running(self) -> None:
+        listener = self.job.listener
+        if listener is not None and listener.started and self.lifecycle.state < State.RUNNING:
+            if self.lifecycle.state < State.SPAWNED:
+                self.lifecycle.advance(State.SPAWNED)
+            self.lifecycle.advance(State.RUNNING)
+            self._watch_gofer()
+
+    def _watch_gofer(self) -> None:
+        """Wait for the gofer's end too, as soon as it can be found."""
+        listener = self.job.listener
+        started = self._gofer is not None or self.status is not None
+        if listener is None or not listener.connected or not self.pid or started:
+            return
+        self._gofer = gofer.find(self.pid)
+        if self._gofer is not None:
+            with contextlib.suppress(OSError):  # it is only evidence
+                self._add(self._gofer, selectors.EVENT_READ, self._gofer_ended)
+
+    def _gofer_ended(self) -> bool:
+        listener = self.job.listener
+        # A report that was sent before the gofer's end is in the socket by now, if it has not been
+        # read; but one turn reads no more than a part of what is there.
+        self.drain_events()
+        if listener is not None and listener.complete and not listener.workload_statuses:
+            self.gofer_died = True
+            # The sentry ends by itself then, unless it was just starting.
+            end = (time.monotonic() + TERM_GRACE, lambda: self._ask("kill"))
+            self._actions = sorted([*self._actions, end], key=lambda action: action[0])
+        return False
+
+    def drain_events(self) -> None:
+        """Take what the sentry said last, which is in the socket when runsc has ended."""
+        listener = self.job.listener
+        if listener is not None:
+            with stage("events", "the sandbox cannot report"):
+                listener.drain()
+            self._note_running()
+
+    def clean(self) -> tuple[str, ...]:
+        """Let the keeper remove everything of this run; returns what could not be removed.
+
+        A keeper that does not answer is killed, and one that is gone is done without.
+        """
+        if self._control is None or self._keeper is None:
+            return ()
+        try:
+            leaks = None if self._unheard else self._await_cleaned(self._control)
+            if leaks is not None:
+                return leaks
+            self._keeper.kill()
+        except ProtocolError:  # it is gone: what it leaves is for us
+            pass
+        job = self.job
+        return tuple(leftovers.clear(job.folder, job.root, job.cgroup_folders))
+
+    def _await_cleaned(self, control: Control) -> tuple[str, ...] | None:
+        """What the keeper could not remove; None where it does not answer."""
+        control.ask("release")
+        deadline = time.monotonic() + CLEAN_DEADLINE
+        while control.wait(deadline):
+            message = control.read()
+            if message.get("state") == "cleaned":
+                leaks = message.get("leaks")
+                return tuple(map(str, leaks)) if isinstance(leaks, list) else ()
+        return None
+
+    def close(self) -> None:
+        """Close every descriptor of this run; the keeper kills what still runs."""
+        self._selector.close()
+        self.pipes.close()
+        if self._gofer is not None:
+            os.close(self._gofer)
+            self._gofer = None
+        if self._control is not None:
+            self._control.close()
+
+
+def _number(message: dict[str, object], name: str) -> int:
+    value = message.get(name)
+    if not isinstance(value, int):
+        raise ProtocolError(f"the keeper's message has no number {name!r}: {message!r}")
+    return value

@@ -1,0 +1,221 @@
+"""A run at a terminal: the workload has a pseudo-terminal of its own, and ours is passed through.
+
+With ``terminal: true`` and no console socket, runsc takes the terminal that its standard streams
+are. It is the controlling terminal of runsc's session, so that Ctrl-C on it is a SIGINT for runsc,
+which passes it on to the foreground process group inside; a new window size likewise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import select
+import selectors
+import signal
+import termios
+import time
+import tty
+from collections.abc import Iterator
+
+from pytest_gvisor.completed import Completed
+from pytest_gvisor.errors import UsageError, stage
+from pytest_gvisor.run.capture import Capture
+from pytest_gvisor.run.request import Record, Request
+from pytest_gvisor.run.runner import Runner
+from pytest_gvisor.run.states import Lifecycle
+from pytest_gvisor.run.supervisor import LINGER, Job, Pipes, Supervisor
+from pytest_gvisor.sessions.launcher import Launcher
+
+_PIECE = 4096
+_MAX_KEPT = 64 * 1024
+_SCREEN_PATIENCE = 10.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Terminal:
+    """The user's terminal: descriptors to read keys from and to write to."""
+
+    keys: int
+    screen: int
+
+    def copy_size(self, to: int) -> None:
+        """Give another terminal this one's size; one that is gone has none to give."""
+        with contextlib.suppress(OSError):
+            size = fcntl.ioctl(self.screen, termios.TIOCGWINSZ, bytes(8))
+            fcntl.ioctl(to, termios.TIOCSWINSZ, size)
+
+
+@contextlib.contextmanager
+def raw(stdin: int, stdout: int) -> Iterator[Terminal]:
+    """The terminal of these descriptors, passing every key on as it is; restored at the end.
+
+    Raises `UsageError` where they are no terminal. The main thread's, for SIGWINCH.
+    """
+    if not (os.isatty(stdin) and os.isatty(stdout)):
+        raise UsageError("--tty needs a terminal as standard input and output")
+    before = termios.tcgetattr(stdin)
+    screen = _own_description(stdout)
+    try:
+        tty.setraw(stdin, termios.TCSADRAIN)
+        yield Terminal(keys=stdin, screen=screen)
+    finally:
+        os.close(screen)
+        # A terminal that hung up has nothing to restore.
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(stdin, termios.TCSADRAIN, before)
+
+
+def _own_description(fd: int) -> int:
+    """Another open file of a terminal, which does not block: the flag of ``fd`` is the shell's."""
+    try:
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        return os.open(os.ttyname(fd), flags)
+    except OSError:  # its name is another mount namespace's
+        return os.dup(fd)
+
+
+def run(request: Request, launcher: Launcher, record: Record, terminal: Terminal) -> Completed:
+    """Run a request at a terminal, to its end. Raises as `Runner.run`."""
+    asked = dataclasses.replace(request, terminal=True, input=None, max_output=_MAX_KEPT)
+    return _TerminalRunner(asked, launcher, record, terminal).run()
+
+
+class _TerminalRunner(Runner):
+    def __init__(
+        self, request: Request, launcher: Launcher, record: Record, terminal: Terminal
+    ) -> None:
+        super().__init__(request, launcher, record)
+        self._terminal = terminal
+
+    def _supervisor(self, job: Job) -> Supervisor:
+        return _TerminalSupervisor(job, self.lifecycle, self._terminal)
+
+
+class _TerminalPipes(Pipes):
+    """One terminal as all three streams; our end twice, for reading and for writing."""
+
+    def __init__(self, max_output: int) -> None:
+        self.theirs, self.ours = [], []
+        self.stdout = Capture(max_output)
+        self.stderr = Capture(0)
+        try:
+            ours, theirs = os.openpty()
+            self.ours.append(ours)
+            self.theirs.append(theirs)
+            self.ours.append(os.dup(ours))
+            self.theirs += [os.dup(theirs), os.dup(theirs)]
+            os.set_blocking(ours, False)
+        except BaseException:
+            self.close()
+            raise
+
+
+class _TerminalSupervisor(Supervisor):
+    """Passes keys and output through, and the size of the user's terminal."""
+
+    def __init__(self, job: Job, lifecycle: Lifecycle, terminal: Terminal) -> None:
+        super().__init__(job, lifecycle)
+        self.pipes.close()
+        self._terminal = terminal
+        self._resized: object = signal.SIG_DFL
+        self._output: _Pump | None = None
+        self._patient_until = 0.0
+        with stage("pipes", "cannot make a terminal"):
+            try:
+                self.pipes = _TerminalPipes(job.max_output)
+            except BaseException:
+                self._selector.close()
+                raise
+        self._resize()
+
+    def _resize(self, *_: object) -> None:
+        if self.pipes.ours:
+            self._terminal.copy_size(self.pipes.ours[-1])
+
+    def _register(self) -> None:
+        reader, writer = self.pipes.ours
+        _Pump(self._selector, self._terminal.keys, writer).start()
+        self._output = _Pump(self._selector, reader, self._terminal.screen, self.pipes.stdout)
+        self._output.start()
+        self._register_events()
+        self._resized = signal.signal(signal.SIGWINCH, self._resize)
+        self._resize()
+
+    def _streams_open(self) -> bool:
+        return self._output is not None and not self._output.over
+
+    def _stop_lingering(self) -> None:
+        """What is on its way to the screen is waited for, as long as a slow one may take."""
+        now = time.monotonic()
+        self._patient_until = self._patient_until or now + _SCREEN_PATIENCE
+        if self._output is not None and self._output.busy() and now < self._patient_until:
+            self._actions = [(now + LINGER, self._stop_lingering)]
+
+    def close(self) -> None:
+        if self._output is not None:
+            signal.signal(signal.SIGWINCH, self._resized)  # type: ignore[arg-type]
+            self._output = None
+        super().close()
+
+
+class _Pump:
+    """Writes to one descriptor what comes from another, and waits for the slower of the two."""
+
+    def __init__(
+        self, selector: selectors.BaseSelector, source: int, to: int, seen: Capture | None = None
+    ) -> None:
+        self._selector = selector
+        self._source = source
+        self._to = to
+        self._seen = seen
+        self._rest = memoryview(b"")
+        self.over = False
+
+    def start(self) -> None:
+        """Wait for the source."""
+        self._selector.register(self._source, selectors.EVENT_READ, self._read)
+
+    def _read(self) -> bool:
+        try:
+            piece = os.read(self._source, _PIECE)
+        except BlockingIOError:
+            return True
+        except OSError:  # EIO: the other end of a terminal is closed
+            piece = b""
+        if not piece:
+            self.over = True
+            return False
+        if self._seen is not None:
+            self._seen.feed(memoryview(piece))
+        self._rest = memoryview(piece)
+        if not self._write():
+            self._selector.unregister(self._source)
+            self._selector.register(self._to, selectors.EVENT_WRITE, self._flush)
+        return True
+
+    def busy(self) -> bool:
+        """Whether something waits for its target, or at its source."""
+        if self._rest or self.over:
+            return bool(self._rest)
+        source = select.poll()
+        source.register(self._source, select.POLLIN)
+        return bool(source.poll(0))
+
+    def _flush(self) -> bool:
+        if self._write():
+            self._selector.unregister(self._to)
+            self.start()
+        return True
+
+    def _write(self) -> bool:
+        """Whether all is written, or nobody is there to take it."""
+        try:
+            while self._rest:
+                self._rest = self._rest[os.write(self._to, self._rest) :]
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._rest = memoryview(b"")
+        return True

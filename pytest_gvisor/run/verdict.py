@@ -1,0 +1,139 @@
+"""What came of a run: the evidence, the verdict that it allows, and `Completed`, what users get."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Mapping, Sequence
+
+from pytest_gvisor.completed import Outcome
+from pytest_gvisor.run.logs import other_release
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that is known when runsc has ended."""
+
+    runsc_status: int
+    """The raw wait status of runsc itself (wait(2))."""
+
+    records: tuple[str, ...] = ()
+    """The messages of runsc's fresh ``--log``: there is one exactly when runsc failed."""
+
+    panic: str = ""
+    """The panic log: not empty when the sentry panicked."""
+
+    timed_out: bool = False
+    oom_kills: int = 0
+    """How many processes of the sandbox the kernel's memory controller killed."""
+
+    sentry_reports: bool = False
+    """Whether the sentry's own events were listened to (releases with ``--pod-init-config``), and
+    none is known to be lost."""
+
+    started: bool = False
+    """Whether the sentry reported that the container's first process was started."""
+
+    workload_statuses: tuple[int, ...] = ()
+    """The raw wait statuses of the first process's threads, as the sentry reported them; where the
+    process has ended, the last is its own."""
+
+    gofer_died: bool = False
+    """Whether the gofer is known to have died before the workload did."""
+
+    wait_failed: bool = False
+    """Whether runsc's run log says that waiting for the workload failed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The outcome, and the return code in the sense of `subprocess`."""
+
+    outcome: Outcome
+    returncode: int
+    reason: str = ""
+    exact: bool = True
+
+
+def _by_status(status: int) -> Verdict:
+    if os.WIFSIGNALED(status):
+        return Verdict(outcome=Outcome.SIGNALLED, returncode=-os.WTERMSIG(status))
+    return Verdict(outcome=Outcome.EXITED, returncode=os.WEXITSTATUS(status))
+
+
+def _by_code(code: int) -> Verdict:
+    """The verdict from runsc's exit code alone, which is N for exit N and 128 + S for signal S."""
+    if code > 128 and code - 128 in signal.valid_signals():
+        return Verdict(outcome=Outcome.SIGNALLED, returncode=-(code - 128))
+    return Verdict(outcome=Outcome.EXITED, returncode=code)
+
+
+def _agrees(status: int, code: int) -> bool:
+    """Whether the sentry's report and runsc's exit code tell the same story."""
+    if os.WIFSIGNALED(status):
+        # Seven bits can name signals that Linux does not have: such a report is not believed.
+        number = os.WTERMSIG(status)
+        return number <= signal.SIGRTMAX and code == 128 + number
+    return os.WIFEXITED(status) and code == os.WEXITSTATUS(status)
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """The verdict that the evidence allows.
+
+    The order matters: a deadline that has passed stays a time-out whatever the workload then does;
+    runsc's own word that it failed comes before any status, since its exit code is 128 like a
+    workload's; and a status counts as the workload's only if nothing says that the sandbox died.
+    """
+    code = _exit_code(evidence.runsc_status)
+    told = [status for status in evidence.workload_statuses if _agrees(status, code)]
+    if evidence.timed_out:
+        end = _by_status(told[-1]) if told else _by_code(code)
+        return Verdict(outcome=Outcome.TIMED_OUT, returncode=end.returncode, exact=bool(told))
+    if not evidence.started and (mixed := other_release(evidence.panic)):
+        return Verdict(outcome=Outcome.RUNSC_FAILED, returncode=code, reason=mixed)
+    if evidence.gofer_died and not (evidence.oom_kills or evidence.records):
+        # The gofer ends with its sentry: where that panicked, the gofer is not what failed.
+        reason = "the sentry panicked" if evidence.panic else "its gofer died"
+        return Verdict(outcome=Outcome.SANDBOX_CRASHED, returncode=code, reason=reason)
+    if told and not evidence.records:
+        # On systrap the kernel kills the workload's stub, which the sentry reports as an exit.
+        if evidence.oom_kills and told[-1] != 0:
+            return Verdict(outcome=Outcome.OUT_OF_MEMORY, returncode=-signal.SIGKILL)
+        return _by_status(told[-1])
+    if evidence.oom_kills:
+        return Verdict(outcome=Outcome.OUT_OF_MEMORY, returncode=-signal.SIGKILL)
+    if evidence.panic or evidence.wait_failed:
+        return Verdict(
+            outcome=Outcome.SANDBOX_CRASHED, returncode=code, reason="the sentry panicked or died"
+        )
+    if evidence.records:
+        return _runsc_failed(evidence, code)
+    if os.WIFSIGNALED(evidence.runsc_status):
+        reason = f"runsc was killed by signal {os.WTERMSIG(evidence.runsc_status)}"
+        return Verdict(outcome=Outcome.RUNSC_FAILED, returncode=code, reason=reason)
+    if evidence.sentry_reports:
+        outcome, reason = Outcome.RUNSC_FAILED, "runsc ended before the workload was started"
+        if evidence.workload_statuses:
+            outcome, reason = Outcome.SANDBOX_CRASHED, "it did not end as its first process did"
+        elif evidence.started:
+            outcome, reason = Outcome.SANDBOX_CRASHED, "it ended without a word on its process"
+        return Verdict(outcome=outcome, returncode=code, reason=reason)
+    return dataclasses.replace(_by_code(code), exact=False)
+
+
+def _runsc_failed(evidence: Evidence, code: int) -> Verdict:
+    outcome = Outcome.SANDBOX_CRASHED if evidence.started else Outcome.RUNSC_FAILED
+    return Verdict(outcome=outcome, returncode=code, reason=evidence.records[-1])
+
+
+def _exit_code(status: int) -> int:
+    return os.waitstatus_to_exitcode(status)
+
+
+def paste(argv: Sequence[str], env: Mapping[str, str]) -> str:
+    """A shell command line that runs ``argv`` in exactly ``env``."""
+    import shlex  # noqa: PLC0415 -- only on the way to an error or a kept run
+
+    pairs = [f"{key}={value}" for key, value in env.items()]
+    return shlex.join(["env", "-i", *pairs, *argv])

@@ -1,0 +1,268 @@
+"""The Python that runs the guest: the host's, at its own path or mounted under a private one.
+
+A root file system need not have a Python, nor any library. The running interpreter's prefix and the
+folders of the libraries that it needs are bound read-only under one private path, and it is started
+through its own loader, which is told where they are. Which those are is asked of the interpreter
+itself, started as the guest will be: nothing is assumed about machine, C library or distribution.
+
+Loader, C library and interpreter must read nothing of an untrusted root file system, since a
+library or a locale from there would speak for the guest. The flags leave out sites and environment,
+`Start` fixes locale and time zone, and a root file system with preloaded libraries is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import stat
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from pytest_gvisor.errors import LaunchError, UsageError
+from pytest_gvisor.guest import main
+from pytest_gvisor.oci import paths, skeleton
+from pytest_gvisor.oci.paths import within
+from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs
+from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.oci.validate import normal
+from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.sessions.private import make_private
+
+PRIVATE = "/.pytest-gvisor"
+_FOLDER = os.path.dirname(os.path.abspath(main.__file__))
+_FLAGS = ("-I", "-S", "-E")
+_DEADLINE = 20.0
+# Folders that images have and that nothing is in. In a folder of the host no point may be made.
+_EMPTY = ("/boot", "/media", "/srv", "/mnt", "/opt", "/home")
+_PT_INTERP = 3
+_CACHE = "/etc/ld.so.cache"
+_PRELOAD = "/etc/ld.so.preload"
+_NOWHERE = "/dev/null/nothing"
+
+_QUESTION = """
+import binascii, collections, contextlib, errno, fcntl, heapq, json, os, resource, selectors, signal
+import socket, stat, struct, sys, termios, time, typing
+with open("/proc/self/maps") as maps:
+    files = {line.split(None, 5)[5].rstrip() for line in maps if "/" in line}
+print(json.dumps({"files": sorted(files), "prefix": sys.base_prefix}))
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interpreter:
+    """The running Python, without any environment, as files of the host."""
+
+    program: str
+    prefix: str
+    """The folder whose ``lib`` holds its modules."""
+
+    loader: str
+    """The dynamic loader that it names, links resolved; empty for a static program."""
+
+    libraries: tuple[str, ...]
+    """Folders of the libraries that it has open when the guest's modules are imported."""
+
+    folders: tuple[str, ...]
+    """Folders that hold all of it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """How the guest is started in a root file system."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+    under: str = ""
+    """Where the private folder is, if a folder with the points has to be bound there first."""
+
+    points: tuple[str, ...] = ()
+
+
+def loader_of(path: str) -> str:
+    """The program interpreter that an ELF file names (elf(5), PT_INTERP), or nothing."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+        if len(head) < 64 or head[:4] != b"\x7fELF":
+            return ""
+        wide, order = head[4] == 2, "<" if head[5] == 1 else ">"
+        place = struct.unpack_from(order + ("Q" if wide else "I"), head, 32 if wide else 28)[0]
+        size, count = struct.unpack_from(order + "HH", head, 54 if wide else 42)
+        for index in range(count):
+            file.seek(place + index * size)
+            entry = file.read(size)
+            if len(entry) == size and struct.unpack_from(order + "I", entry)[0] == _PT_INTERP:
+                form, at = ("Q", (8, 32)) if wide else ("I", (4, 16))
+                offset, length = (struct.unpack_from(order + form, entry, spot)[0] for spot in at)
+                file.seek(offset)
+                return file.read(min(length, 4096)).rstrip(b"\0").decode("utf-8", "surrogateescape")
+    return ""
+
+
+@functools.cache
+def interpreter() -> Interpreter:
+    """The running Python. Raises `LaunchError` where it cannot be asked."""
+    # A copy of it in a virtual environment finds its modules by a file that is not mounted.
+    program = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
+    # Where its libraries are found by this variable here, they have to be found by it there.
+    env = {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
+    try:
+        answer = subprocess.run(
+            [program, *_FLAGS, "-c", _QUESTION],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_DEADLINE,
+            check=True,
+        )
+        known = json.loads(answer.stdout)
+        loader = loader_of(program)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise LaunchError("python", f"{program} cannot be asked about itself: {error}") from error
+    loader = os.path.realpath(loader) if loader else ""
+    prefix = os.path.realpath(known["prefix"])
+    outside = [file for file in known["files"] if not within(file, prefix) and ".so" in file]
+    inside = [file for file in known["files"] if within(file, prefix) and ".so" in file]
+    libraries = tuple(dict.fromkeys(os.path.dirname(file) for file in (*outside, *inside)))
+    needed = [prefix, os.path.dirname(program), *map(os.path.dirname, outside)]
+    if loader:
+        needed.append(os.path.dirname(loader))
+    return Interpreter(
+        program=program,
+        prefix=prefix,
+        loader=loader,
+        libraries=libraries,
+        folders=tuple(_covering(needed)),
+    )
+
+
+def _covering(folders: Sequence[str]) -> list[str]:
+    """The fewest of these folders, or /usr, that hold all of them."""
+    wide = {"/usr" if within(folder, "/usr") else folder for folder in folders}
+    return sorted(f for f in wide if not any(f != other and within(f, other) for other in wide))
+
+
+def _bind(source: str, destination: str) -> Mount:
+    options = ("rbind", "ro", "nosuid", "nodev")
+    return Mount(destination=destination, type=MountType.BIND, source=source, options=options)
+
+
+def _has_it(rootfs: Rootfs, mounts: Sequence[Mount]) -> bool:
+    """Whether the running Python is in the root file system at its own path."""
+    if not isinstance(rootfs, HostRootfs):
+        return False
+    known = interpreter()
+    binds = [destination for destination, _source in _system().binds]
+    covered = [mount.destination for mount in mounts]
+    return all(
+        any(within(folder, bind) for bind in binds)
+        and not any(within(folder, over) or within(over, folder) for over in covered)
+        for folder in known.folders
+    ) and not any(within(_CACHE, over) for over in covered)
+
+
+@functools.cache
+def _system() -> skeleton.System:
+    return skeleton.system()
+
+
+def _place(rootfs: Rootfs) -> str | None:
+    """Where the private folder can be, or None."""
+    folder = rootfs.folder
+    if folder is None:
+        return PRIVATE
+    for path in (PRIVATE, *_EMPTY):
+        place = paths.resolve(folder, path, {})
+        if not (place.exists and place.folder):
+            continue
+        try:
+            if not os.listdir(place.host):
+                return path
+        except OSError:
+            continue
+    return None
+
+
+def programs(rootfs: Rootfs) -> tuple[str, ...]:
+    """Folders of programs that belong in front of PATH there."""
+    return _system().path if isinstance(rootfs, HostRootfs) else ()
+
+
+def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start | None:
+    """How the guest is started there; None where nothing can be mounted into it."""
+    if _has_it(rootfs, mounts):
+        guest = f"{PRIVATE}/guest"
+        argv = (interpreter().program, *_FLAGS, f"{guest}/main.py")
+        return Start(argv=argv, env=_environment(guest), mounts=(_bind(_FOLDER, guest),))
+    base = _place(rootfs)
+    if base is None:
+        return None
+    known = interpreter()
+    if not within(known.program, known.prefix):
+        # It finds them from its own path, else where it was built for: in the root file system.
+        detail = f"{known.program} has its modules in {known.prefix}, where it is not itself"
+        raise LaunchError("python", detail)
+    words = [f"{base}{known.program}", *_FLAGS, f"{base}/guest/main.py"]
+    if known.loader:
+        search = ":".join(f"{base}{folder}" for folder in known.libraries)
+        words = [f"{base}{known.loader}", "--library-path", search, *words]
+    binds = [_bind(folder, f"{base}{folder}") for folder in known.folders]
+    return Start(
+        argv=tuple(words),
+        env=_environment(f"{base}/guest"),
+        mounts=(_bind(_FOLDER, f"{base}/guest"), *binds),
+        under=base,
+        points=("/guest", *known.folders),
+    )
+
+
+def _environment(guest: str) -> dict[str, str]:
+    """What keeps the C library from files of the root file system.
+
+    A locale names a character set, whose converter is a library. A time zone that is the path of no
+    file is UTC, and the guest's own folder is the one place that nobody else can put a file into.
+    """
+    return {"LC_ALL": "C", "TZ": f"{guest}/utc"}
+
+
+def check_preload(root: str, mounts: Sequence[Mount]) -> None:
+    """Refuse a root in which the loader would put that root's libraries into the guest.
+
+    glibc's loader maps what /etc/ld.so.preload names into every program, and nothing forbids it.
+    Raises `UsageError`.
+    """
+    over: dict[str, str] = {}
+    for mount in sorted(mounts, key=lambda mount: normal(mount.destination).count("/")):
+        place = paths.resolve(root, mount.destination, over)
+        over[place.inside] = mount.source if mount.is_bind else _NOWHERE
+    folder = paths.resolve(root, os.path.dirname(_PRELOAD), over)
+    place = paths.resolve(root, _PRELOAD, over)
+    own = f"{folder.inside.rstrip('/')}/{os.path.basename(_PRELOAD)}"
+    if not place.exists and place.inside == own and not place.loop:
+        return
+    with contextlib.suppress(OSError):
+        status = os.lstat(place.host)
+        if stat.S_ISREG(status.st_mode) and not status.st_size:
+            return
+    raise UsageError(
+        f"the root file system has {_PRELOAD}: its libraries would run in the program that says "
+        "how the others have ended, so there can be no warm sandbox of it",
+        next_step="Run its programs with gvisor.run(), each in a sandbox of its own.",
+    )
+
+
+def make_points(start: Start, folder: str) -> tuple[Mount, ...]:
+    """The mounts of ``start``; points that a host's folder lacks are made in ``folder``."""
+    if not start.under:
+        return start.mounts
+    points = os.path.join(folder, "points")
+    make_private(points)
+    os.chmod(points, 0o755)
+    for point in start.points:
+        skeleton.point(points, point, is_folder=True)
+    return (_bind(points, start.under), *start.mounts)

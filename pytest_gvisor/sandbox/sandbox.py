@@ -1,0 +1,310 @@
+"""A warm sandbox: started once, and then any number of programs in it, also at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from pytest_gvisor.completed import Completed
+from pytest_gvisor.errors import (
+    GvisorError,
+    InsideError,
+    NotReady,
+    PytestGvisorWarning,
+    UsageError,
+)
+from pytest_gvisor.oci.reader import whole
+from pytest_gvisor.run.request import Record
+from pytest_gvisor.run.specification import input_of
+from pytest_gvisor.run.supervisor import NAP
+from pytest_gvisor.run.workload import argv
+from pytest_gvisor.sandbox.channel import Channel
+from pytest_gvisor.sandbox.files import Download, Upload
+from pytest_gvisor.sandbox.forward import Forward
+from pytest_gvisor.sandbox.interpreter import PRIVATE, Start
+from pytest_gvisor.sandbox.peers import Answer
+from pytest_gvisor.sandbox.plan import encoded
+from pytest_gvisor.sandbox.process import TERM_GRACE, Command, Process, patience_of
+from pytest_gvisor.sandbox.without_guest import REPLACED, Plain
+
+if TYPE_CHECKING:
+    import os
+
+    from pytest_gvisor.sandbox.plan import Plan
+
+_MARGIN = 2.0
+_MAX_PATH = 4096
+
+
+class Sandbox:
+    """A sandbox that stays: ``exec``, ``popen``, ``put``, ``get``, ``forward``.
+
+    It is started when this is made. Several threads may use it at once. When it has crashed, each
+    use raises `SandboxCrashed`; when it had to be killed to end a program, the next use starts
+    another one and warns, for what was in it is gone.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._guard = threading.Lock()
+        self._channel: Channel | None = None
+        self._closed = False
+        self._start_of_guest = plan.guest()
+        self._plain = Plain(plan) if self._start_of_guest is None else None
+        if self._plain is None:
+            try:
+                self._live()
+            except BaseException:
+                self.close()  # Ctrl-C when it had been started: nobody knows it
+                raise
+
+    def _live(self) -> Channel:
+        """The channel to use. Raises what a use has to raise."""
+        with self._guard:
+            if self._closed:
+                raise UsageError("this sandbox is closed")
+            if self._start_of_guest is None:
+                raise UsageError(
+                    "in this folder only exec() can be used: there is no point in it at which the "
+                    "host's Python could be mounted",
+                    next_step=f"Make an empty folder {PRIVATE} in it.",
+                )
+            channel = self._channel
+            if channel is not None and channel.replaceable:
+                self._channel = None
+                self._settle(channel)
+                channel = None
+                warnings.warn(PytestGvisorWarning(REPLACED), stacklevel=5)
+            if channel is None:
+                channel = self._start(self._start_of_guest)
+            channel.check()
+            return channel
+
+    def _start(self, start: Start) -> Channel:
+        record = Record()
+        driven = self._plan.driven(record, start)
+        channel = Channel(driven)
+        self._record = record
+        try:
+            channel.start(self._plan.start_deadline)
+            self._channel = channel
+        except BaseException:
+            channel.kill("its start was given up")
+            channel.join()
+            self._plan.finished(record)
+            raise
+        return channel
+
+    def _settle(self, channel: Channel) -> None:
+        channel.close()
+        self._plan.finished(self._record)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is there, as far as is known without asking it."""
+        if self._plain is not None:
+            return not self._closed and self._plain.alive
+        channel = self._channel
+        return not self._closed and channel is not None and not channel.ending
+
+    def exec(
+        self,
+        args: Sequence[str | os.PathLike[str]],
+        *,
+        input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: int | str | tuple[int, int] | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+    ) -> Completed:
+        """Run ``args`` in the sandbox and wait for its end, in the manner of `Gvisor.run`.
+
+        What has not been given is as for the whole sandbox. It ends with its first process; what
+        that has left running runs on, and its output from then on goes nowhere. At the deadline it
+        gets SIGTERM, a second's grace, and SIGKILL with all that it has started; the sandbox stays
+        usable.
+
+        Raises `InsideError` where it cannot be started, `WorkloadTimeout`, `SandboxCrashed`, and
+        with ``check`` `WorkloadFailed` for a status other than 0.
+        """
+        wait = patience_of(timeout, self._plan.settings.timeout)
+        chunks = _chunks(input)
+        shown = input if isinstance(input, str | bytes) else None
+        repeat = {"input": shown, "env": env, "cwd": cwd, "user": user, "timeout": timeout}
+        reads = chunks is not None
+        command = self._command(args, env=env, cwd=cwd, user=user, reads=reads, repeat=repeat)
+        if self._plain is not None:
+            completed = self._plain.run(command, chunks, wait)
+        else:
+            completed = self._run(command, chunks, wait)
+        if check:
+            completed.check_returncode()
+        return completed
+
+    def _run(self, command: Command, chunks: Iterable[bytes] | None, wait: float) -> Completed:
+        deadline = time.monotonic() + wait
+        process = self._begin(command)
+        try:
+            over = self._follow(process, chunks, deadline)
+            if not over:
+                self._expire(process, wait)
+            completed = process.completed()
+        except GvisorError as error:
+            self._plan.note(command, self._record, process.completed(), error)
+            raise
+        except BaseException:  # Ctrl-C, or the iterable's own
+            process.kill()
+            raise
+        self._plan.note(command, self._record, completed, None)
+        return completed
+
+    def _command(self, args: Sequence[str | os.PathLike[str]], **options: Any) -> Command:
+        record = self._record if self._plain is None else self._plain.record
+        return self._plan.command(argv(args), record=record, **options)
+
+    def _begin(self, command: Command) -> Process:
+        process = Process(self._live(), command)
+        process.start()
+        return process
+
+    def _follow(self, process: Process, chunks: Iterable[bytes] | None, deadline: float) -> bool:
+        """Feed it and wait for its end; False at the deadline."""
+        try:
+            if chunks is not None:
+                process.check_started(deadline)
+                process.feed(chunks, deadline)
+        except NotReady:
+            return False
+        except InsideError:
+            raise
+        except GvisorError:
+            if not process.over:
+                process.kill()
+            raise
+        over = process.wait_over(deadline)
+        process.check_refused()
+        return over
+
+    def _expire(self, process: Process, timeout: float) -> None:
+        """The deadline has passed: end it, and raise."""
+        process.terminate()
+        process.wait_over(time.monotonic() + TERM_GRACE)
+        confirmed = process.kill_tree()
+        if not confirmed:
+            process.channel.kill("a program lived on after its deadline", replaceable=True)
+            process.channel.join()
+        raise process.timed_out(timeout, confirmed=confirmed)
+
+    def popen(
+        self,
+        args: Sequence[str | os.PathLike[str]],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: int | str | tuple[int, int] | None = None,
+    ) -> Process:
+        """Start ``args`` in the sandbox and return while it runs. Raises `InsideError`."""
+        command = self._command(args, env=env, cwd=cwd, user=user, reads=True, repeat={})
+        process = self._begin(command)
+        try:
+            process.check_started(time.monotonic() + self._plan.settings.timeout)
+        except NotReady:
+            process.kill()
+            raise
+        return process
+
+    def put(self, path: str, data: str | bytes, mode: int = 0o644) -> None:
+        """Write a file in the sandbox, as root; folders above it are made. Raises `InsideError`."""
+        if not whole(mode) or not 0 <= mode <= 0o7777:
+            raise UsageError(f"{mode!r} cannot be the mode of a file")
+        raw = data.encode() if isinstance(data, str) else bytes(data)
+        target = _absolute(path)
+        upload = Upload(self._live(), target, mode)
+        upload.run(raw, time.monotonic() + self._plan.settings.timeout)
+
+    def get(self, path: str, *, limit: int = 1024**3) -> bytes:
+        """The bytes of a file in the sandbox. Raises `InsideError`, or for more than ``limit``."""
+        source = _absolute(path)
+        download = Download(self._live(), source, limit)
+        return download.run(time.monotonic() + self._plan.settings.timeout)
+
+    def ping(self, timeout: float | None = None) -> float:
+        """Ask whether it is well; how many seconds the answer took. Raises `NotReady`."""
+        begun = time.monotonic()
+        wait = patience_of(timeout, self._plan.settings.timeout)
+        self._ask({"op": "ping"}, begun + wait, "the sandbox does not answer")
+        return time.monotonic() - begun
+
+    def forward(self, port: int) -> Forward:
+        """An address on the host's loopback that leads to a TCP port of the sandbox's loopback.
+
+        Any program on this machine can connect to it while it is open. A connection that is refused
+        inside is reset.
+        """
+        target = _port(port)
+        return Forward(self._live(), target)
+
+    def wait_for_port(self, port: int, timeout: float | None = None) -> None:
+        """Wait until something in the sandbox listens on 127.0.0.1. Raises `NotReady`."""
+        wait = patience_of(timeout, self._plan.settings.timeout)
+        deadline = time.monotonic() + wait + _MARGIN
+        text = f"nothing listens on port {port} in the sandbox after {wait:g} s"
+        question = {"op": "probe", "port": _port(port), "ms": int(wait * 1000)}
+        if not self._ask(question, deadline, text):
+            raise NotReady(text)
+
+    def _ask(self, question: Mapping[str, object], deadline: float, otherwise: str) -> int:
+        channel = self._live()
+        answer = Answer(channel.lock, "answer")
+        with answer.changed:
+            channel.add(answer, question)
+            while answer.message is None:
+                channel.check()
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise NotReady(otherwise)
+                answer.changed.wait(min(left, NAP))
+            return answer.message.numbers["n"]
+
+    def close(self) -> None:
+        """End it and all that runs in it; a second call does nothing."""
+        with self._guard:
+            if self._closed:
+                return
+            self._closed = True
+            if self._plain is not None:
+                self._plain.close()
+            if self._channel is not None:
+                self._settle(self._channel)
+
+    def __enter__(self) -> Self:
+        """Use it as a context manager: it is closed at the end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+
+def _chunks(given: object) -> Iterable[bytes] | None:
+    found = input_of(given)
+    return [found] if isinstance(found, bytes) else found
+
+
+def _absolute(path: object) -> str:
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise UsageError(f"{path!r} is not an absolute path in the sandbox")
+    if len(path) > _MAX_PATH:
+        raise UsageError(f"a path of {len(path)} characters")
+    encoded(path)
+    return path
+
+
+def _port(port: int) -> int:
+    if not whole(port) or not 0 < port < 65536:
+        raise UsageError(f"{port!r} is not a TCP port")
+    return port

@@ -1,0 +1,1 @@
+"""The folder of one pytest process, and the keeper that outlives it."""

@@ -1,0 +1,290 @@
+"""This process's end of the keeper: starting it, and handing it a run with its descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+from pytest_gvisor.errors import LaunchError, ProtocolError, stage
+from pytest_gvisor.programs import keeper as program
+from pytest_gvisor.sessions.session_folder import SessionDir
+
+_PROGRAM = program.__file__
+_START_DEADLINE = 10.0
+_STOP_DEADLINE = 8.0
+_MAX_MESSAGE = 64 * 1024
+
+
+class Control:
+    """The socket of one run: what is asked of it, and what the keeper says of it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self._socket.fileno()
+
+    def ask(self, wish: str) -> None:
+        """Ask for ``term``, ``kill`` or ``release``; a keeper that is gone is seen by `read`."""
+        with contextlib.suppress(OSError):
+            self._socket.send(json.dumps({"op": wish}).encode())
+
+    def wait(self, deadline: float) -> bool:
+        """Wait until there is something to `read`; False where nothing came until ``deadline``."""
+        with stage("keeper", "cannot wait for it"), selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            return bool(selector.select(max(0.0, deadline - time.monotonic())))
+
+    def read(self) -> dict[str, object]:
+        """The next message. Raises `ProtocolError` when the keeper is gone."""
+        try:
+            message = self._socket.recv(_MAX_MESSAGE)
+        except OSError as error:
+            raise ProtocolError(f"the keeper cannot be heard: {error}") from error
+        if not message:
+            raise ProtocolError(
+                "the keeper died, and the kernel has killed its sandboxes with it",
+                next_step="The next run starts a new keeper.",
+            )
+        try:
+            decoded = json.loads(message)
+        except (ValueError, RecursionError):
+            decoded = None
+        if not isinstance(decoded, dict):
+            raise ProtocolError(f"the keeper's message is not an object: {message[:200]!r}")
+        return decoded
+
+    def close(self) -> None:
+        """Close the socket: for the keeper that ends the run, if it has not ended."""
+        self._socket.close()
+
+
+class Keeper:
+    """One keeper process. Made at the first run, used by every thread of this process.
+
+    It is told the path of the session folder, which need not be there yet.
+    """
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        with contextlib.ExitStack() as on_failure:
+            with stage("keeper", "socketpair was refused"):
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            on_failure.callback(ours.close)
+            with theirs:
+                with stage("keeper", "pidfd_open was refused"):
+                    pidfd = os.pidfd_open(os.getpid())
+                try:
+                    # One errno for all of what Python does in the child before it is the keeper.
+                    doing = f"fork, setsid or execve of {sys.executable} was refused"
+                    with stage("keeper", doing):
+                        self._process = self._spawn(theirs.fileno(), pidfd, session)
+                finally:
+                    os.close(pidfd)
+            on_failure.pop_all()
+        self._socket = ours
+        self._await_ready()
+
+    @staticmethod
+    def _spawn(main: int, pidfd: int, session: str) -> subprocess.Popen[bytes]:
+        # -I -S: no site-packages, no user site, no environment: 10 ms instead of 30, and nothing
+        # that a project put on sys.path can run in the process that starts every sandbox.
+        # fmt: off
+        argv = [sys.executable, "-I", "-S", _PROGRAM, str(main), str(pidfd), session]
+        # fmt: on
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            pass_fds=(main, pidfd),
+            start_new_session=True,
+            cwd="/",
+        )
+
+    def _await_ready(self) -> None:
+        self._socket.settimeout(_START_DEADLINE)
+        try:
+            ready = self._socket.recv(4096)
+            reason = ready.decode("utf-8", "replace") or "it ended"
+        except OSError as error:
+            ready, reason = b"", str(error)
+        except BaseException:  # Ctrl-C
+            self.kill()
+            raise
+        if ready != b"ready":
+            self.kill()
+            refused = re.fullmatch(r"(\d{1,4}) (.+)", reason)
+            number, reason = (int(refused[1]), refused[2]) if refused else (0, reason)
+            detail = f"{sys.executable} -I -S {_PROGRAM} did not come up ({reason})"
+            raise LaunchError("keeper", detail, errno=number)
+
+    @property
+    def pid(self) -> int:
+        """The keeper's process id."""
+        return self._process.pid
+
+    def alive(self) -> bool:
+        """Whether the keeper still runs."""
+        return self._process.poll() is None
+
+    def launch(self, request: Mapping[str, object], fds: Sequence[int]) -> Control:
+        """Hand over one run; ``fds`` are the executable, three streams, and cgroups to join.
+
+        Raises `LaunchError` where the keeper cannot be reached.
+        """
+        with stage("keeper", "the request cannot be sent"), contextlib.ExitStack() as on_failure:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            on_failure.callback(ours.close)
+            with theirs:
+                message = json.dumps(request).encode()
+                socket.send_fds(self._socket, [message], [theirs.fileno(), *fds])
+            on_failure.pop_all()
+        return Control(ours)
+
+    def hold(self, fd: int) -> None:
+        """Have the keeper keep a descriptor open for as long as it lives."""
+        with stage("keeper", "a descriptor cannot be sent"):
+            socket.send_fds(self._socket, [b"hold"], [fd])
+
+    def share(self, path: str) -> None:
+        """Have the keeper remove this folder at its end, unless another process has it then."""
+        with stage("keeper", "a path cannot be sent"):
+            self._socket.send(b"share " + os.fsencode(path))
+
+    def close(self) -> None:
+        """End the keeper, which kills and removes whatever it still owns; bounded."""
+        # A fork of this process has the socket too, so that closing it alone would not be seen.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        try:
+            self._process.wait(_STOP_DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL a keeper that does not answer; the kernel kills each runsc of its with it."""
+        # The socket last: at its end a keeper that is not so stuck would begin to clean up.
+        try:
+            self._process.kill()
+            self._process.wait()
+        finally:
+            self._socket.close()
+
+
+class Launcher:
+    """The session folder and the keeper of this process, made when they are first needed."""
+
+    def __init__(self, base: str | None = None) -> None:
+        self._base = base
+        self._guard = threading.Lock()
+        self._session: SessionDir | None = None
+        self._keeper: Keeper | None = None
+        self._shared: list[str] = []
+        self._owner = os.getpid()
+        self.swept = 0
+        """How many dead sessions' leavings were removed when the session was made."""
+
+        self.left = 0
+        """How many things of runs could not be removed; `close` tells those of the session."""
+
+    def session(self) -> SessionDir:
+        """The session folder. Raises `LaunchError` where it cannot be made."""
+        self._check_owner()
+        with self._guard:
+            return self._ensure()[1]
+
+    def keeper(self) -> Keeper:
+        """The keeper, started again if it has died. Raises `LaunchError` where it cannot start."""
+        self._check_owner()
+        with self._guard:
+            return self._ensure()[0]
+
+    def share(self, path: str) -> None:
+        """See `Keeper.share`; best said before the folder is made. Raises as `keeper`."""
+        self._check_owner()
+        with self._guard:
+            if path not in self._shared:
+                self._ensure()[0].share(path)
+                self._shared.append(path)
+
+    def _check_owner(self) -> None:
+        # Before the lock: in a fork, the thread that holds it may not be there to let go.
+        if self._owner != os.getpid():
+            raise LaunchError(
+                "fork", "this process is a fork of the one that made the session",
+                next_step="Use gvisor in the process that pytest started, not in a fork of it.",
+            )  # fmt: skip
+
+    def _ensure(self) -> tuple[Keeper, SessionDir]:
+        keeper, session = self._keeper, self._session
+        # A cleaner of temporary folders may have taken it: nothing can be made in it any more.
+        there = session is not None and _is_there(session.path)
+        if keeper is not None and session is not None and there and keeper.alive():
+            return keeper, session
+        self._close_keeper()
+        if session is not None and not there:
+            session.remove()
+            session = self._session = None
+        keeper = Keeper(self._choose() if session is None else session.path)
+        try:
+            if session is None:
+                session = SessionDir.create(keeper.session)
+            keeper.hold(session.lock)
+            for path in self._shared:
+                keeper.share(path)
+        except BaseException:
+            keeper.close()
+            if session is not None and session is not self._session:
+                session.remove()
+            raise
+        self._keeper, self._session = keeper, session
+        return keeper, session
+
+    def _choose(self) -> str:
+        path, swept = SessionDir.choose(self._base)
+        self.swept += len(swept)
+        return path
+
+    def _close_keeper(self) -> None:
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
+
+    def close(self) -> list[str]:
+        """End the keeper and remove the session folder; a second call does nothing.
+
+        Returns what could not be removed, in words.
+        """
+        if self._owner != os.getpid():
+            return []
+        with self._guard:
+            self._close_keeper()
+            leaks = [] if self._session is None else self._session.remove()
+            self._session = None
+            return leaks
+
+
+def _is_there(path: str) -> bool:
+    """Whether something is at ``path``. True where that cannot be seen: a test may be another user
+    for the moment, and to close the keeper would kill all other runs.
+    """
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True

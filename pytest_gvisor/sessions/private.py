@@ -1,0 +1,122 @@
+"""Folders that nobody else can enter, exchange or lead elsewhere: those of sessions and of images.
+
+The way to such a folder is judged by the rules for runsc (see `trust`). It is made and opened by
+the descriptor of the folder above it, and a symlink in its own place is refused. Its canonical path
+can then be handed to other programs: only root and this user can make it mean something else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from pytest_gvisor.errors import LaunchError, stage
+from pytest_gvisor.trust import Trust, follow, way_problems
+
+_STAGE = "session_folder"
+_NO_NAME = frozenset({"", ".", ".."})
+_NO_FOLDER = frozenset({errno.ELOOP, errno.ENOTDIR})
+
+
+def make_private(path: str, folder: int | None = None) -> None:
+    """Make a folder with mode 0700, whatever a test has made of the umask."""
+    os.mkdir(path, 0o700, dir_fd=folder)
+    os.chmod(path, 0o700, dir_fd=folder)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a private folder is or can be: at ``name`` in the folder of the descriptor ``above``.
+
+    ``path`` is canonical. ``trust`` has judged the way to it.
+    """
+
+    above: int
+    name: str
+    path: str
+    trust: Trust
+
+    def is_taken(self) -> bool:
+        """Whether anything is there. Raises `OSError` where that cannot be seen."""
+        try:
+            os.stat(self.name, dir_fd=self.above, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def open(self) -> int:
+        """A descriptor of the folder, made 0700 if it is missing and verified by fstat.
+
+        Raises `LaunchError` for a symlink, another owner, or permissions for others.
+        """
+        doing = f"cannot make {self.path}"
+        with stage(_STAGE, doing), contextlib.suppress(FileExistsError):
+            if not self.is_taken():
+                make_private(self.name, self.above)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(self.name, flags, dir_fd=self.above)
+        except OSError as error:
+            why = "is a symlink, or no folder" if error.errno in _NO_FOLDER else "cannot be opened"
+            raise _refuse(self.path, why, error.errno or 0) from error
+        if problem := self._problem(os.fstat(fd)):
+            os.close(fd)
+            raise _refuse(self.path, problem)
+        return fd
+
+    def _problem(self, found: os.stat_result) -> str:
+        euid, mode = self.trust.euid, stat.S_IMODE(found.st_mode)
+        # Without any map of a user namespace, the overflow uid is this user's too.
+        if found.st_uid != euid or found.st_uid == self.trust.overflow:
+            return f"owned by uid {found.st_uid}, not by uid {euid}"
+        return f"mode {mode:04o} lets others in" if mode & 0o077 else ""
+
+
+@contextlib.contextmanager
+def place(path: str, *, lenient: bool = False) -> Iterator[Place]:
+    """The place of the private folder at the absolute ``path``, the way to which is judged.
+
+    ``lenient`` is that of `Trust`. Raises `LaunchError` where others could turn the way, or the
+    folder above is missing.
+    """
+    above, name = os.path.split(path.rstrip("/"))
+    if not os.path.isabs(above) or name in _NO_NAME:
+        raise _refuse(path, "is not the absolute path of a folder below another one")
+    with contextlib.ExitStack() as held:
+        with stage(_STAGE, f"cannot reach {above}"):
+            way = follow(above, held)
+            trust = Trust.here(os.geteuid(), lenient=lenient)
+        if problems := way_problems(way, trust):
+            raise _refuse(path, "; ".join(problems))
+        last = way.stack[-1]
+        yield Place(above=last.fd, name=name, path=os.path.join(last.path, name), trust=trust)
+
+
+def open_private(path: str, *, lenient: bool = False) -> int:
+    """`Place.open` of the folder ``path``. Raises `LaunchError` as that and `place`."""
+    with place(path, lenient=lenient) as found:
+        return found.open()
+
+
+def make_above(path: str) -> None:
+    """Make the folders above the absolute ``path`` that are missing, each private.
+
+    The way is judged leniently. Raises `LaunchError` as `open_private`.
+    """
+    above = os.path.dirname(path)
+    if not os.path.isdir(above):
+        make_above(above)
+        os.close(open_private(above, lenient=True))
+
+
+def _refuse(path: str, reason: str, number: int = 0) -> LaunchError:
+    return LaunchError(
+        _STAGE,
+        f"{path}: {reason}",
+        errno=number,
+        next_step=f"Remove or rename {path}, or set XDG_RUNTIME_DIR or TMPDIR.",
+    )

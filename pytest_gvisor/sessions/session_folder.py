@@ -1,0 +1,338 @@
+"""The session folder: where it is, how it is made and locked, its journal, the sweep of dead ones.
+
+Layout::
+
+    /run/pytest-gvisor/            0700, root's; others: see `places.session_bases`
+        .lock                      held while a session is made or swept
+        s-XXXXXXXXXXXX/            0700, one a pytest process
+            lock                   held (flock) by pytest and its keeper: free means both are dead
+            journal                a JSON line for each sandbox, before it is made
+            SANDBOX-ID/            bundle/ root/ runtime/ log …
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+
+from pytest_gvisor.errors import LaunchError, stage
+from pytest_gvisor.programs import leftovers
+from pytest_gvisor.sessions import private, stopped_keepers
+from pytest_gvisor.sessions.places import session_bases
+from pytest_gvisor.trust import SHORTAGES
+
+# sun_path holds 108 bytes (unix(7)); below the session come the sandbox's id and a socket's name.
+LONGEST_BASE = 48
+LOCK_DEADLINE = 20.0
+SWEEP_BUDGET = 3.0
+_LEAST_PATIENCE = 0.05
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The folder for this user's new sessions, and why each better one was passed over."""
+
+    path: str
+    passed: tuple[str, ...]
+
+
+def choose_base() -> Chosen:
+    """The first candidate that can be used, made if it is missing.
+
+    Raises `LaunchError` where there is none, or where this process is short of what it takes to
+    look.
+    """
+    passed = []
+    for candidate in dict.fromkeys(session_bases()):
+        try:
+            with private.place(candidate) as found:
+                _check_length(found.path)
+                os.close(found.open())
+        except LaunchError as error:
+            if error.errno in SHORTAGES:
+                raise
+            passed.append(error.detail)
+        else:
+            return Chosen(path=found.path, passed=tuple(passed))
+    raise LaunchError(
+        "session_folder",
+        "\n  ".join(["no folder can hold sessions:", *passed]),
+        next_step="Set XDG_RUNTIME_DIR or TMPDIR to a folder of yours with a short name, which "
+        "no other user can write to.",
+    )
+
+
+def base_folder() -> str:
+    """The path of `choose_base`; raises as that."""
+    return choose_base().path
+
+
+def _check_length(path: str) -> None:
+    # runsc gets paths in JSON too, which cannot hold a name that is not UTF-8: these have lone
+    # surrogates here, which do not encode.
+    with contextlib.suppress(UnicodeEncodeError):
+        if len(path.encode()) <= LONGEST_BASE:
+            return
+    raise LaunchError(
+        "session_folder", f"{path}: its path has more than {LONGEST_BASE} bytes, or is not UTF-8"
+    )
+
+
+def base_folders() -> list[str]:
+    """The candidates that are there and this user's: the one for new sessions, then the others."""
+    found = [base_folder()]
+    for candidate in session_bases():
+        with contextlib.suppress(LaunchError, OSError), private.place(candidate) as other:
+            if other.is_taken():
+                os.close(other.open())
+                found.append(other.path)
+    return list(dict.fromkeys(found))
+
+
+@contextlib.contextmanager
+def _locked(base: str, patience: float | None = None) -> Iterator[None]:
+    """Hold the lock of the base folder, which is made and verified.
+
+    Raises `LaunchError` where it is not free in ``patience`` seconds (default: `LOCK_DEADLINE`).
+    """
+    base_fd = private.open_private(base)
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with stage("session_folder", f"cannot lock {base}"):
+            lock = _open_lock(".lock", flags, base_fd)
+    finally:
+        os.close(base_fd)
+    try:
+        with stage("session_folder", f"cannot lock {base}"):
+            _await_lock(lock, base, LOCK_DEADLINE if patience is None else patience)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _await_lock(lock: int, base: str, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise LaunchError(
+                    "session_folder",
+                    f"another process has held {base}/.lock for {patience:g} s",
+                    next_step=f"Find it with: fuser -v {base}/.lock",
+                ) from None
+            time.sleep(0.005)
+        else:
+            return
+
+
+def _open_lock(name: str, flags: int, folder: int | None = None) -> int:
+    """A lock file's descriptor; its mode lets its owner open it again, whatever the umask."""
+    lock = os.open(name, flags, 0o600, dir_fd=folder)
+    try:
+        os.fchmod(lock, 0o600)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SessionDir:
+    """One pytest process's folder."""
+
+    path: str
+    held: list[int]
+    """The descriptor whose flock says that the process is alive, until it is let go of."""
+
+    @property
+    def lock(self) -> int:
+        """That descriptor; -1 once it is let go of."""
+        return self.held[0] if self.held else -1
+
+    @staticmethod
+    def choose(base: str | None = None) -> tuple[str, list[str]]:
+        """Sweep as `sweep` does; the path for a new session under ``base``, not made yet, and the
+        folders that went.
+
+        The keeper is told the path before there is anything at it: from the first moment on there
+        is someone to remove it.
+        """
+        swept = sweep(base)
+        return SessionDir.new_path(base_folder() if base is None else base), swept
+
+    @staticmethod
+    def new_path(base: str) -> str:
+        """A path under ``base`` for a new session, at which nothing is."""
+        return os.path.join(base, f"s-{secrets.token_hex(6)}")
+
+    @classmethod
+    def create(cls, path: str) -> SessionDir:
+        """Make the session folder ``path`` and take its lock.
+
+        Raises `LaunchError` where the folder cannot be made or is not safe.
+        """
+        with _locked(os.path.dirname(path)), stage("session_folder", f"cannot make {path}"):
+            private.make_private(path)
+            try:
+                lock = _take_lock(path)
+            except BaseException:
+                os.rmdir(path)
+                raise
+        return cls(path=path, held=[lock])
+
+    def journal(self, **entry: object) -> None:
+        """Append one line to the journal; it is complete on return, or `LaunchError` is raised."""
+        # The line feed comes first, so that a line that a full disk cut short spoils no other.
+        line = b"\n" + json.dumps(entry).encode()
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        with stage("session_folder", f"cannot write the journal of {self.path}"):
+            fd = os.open(os.path.join(self.path, leftovers.JOURNAL), flags, 0o600)
+            try:
+                os.fchmod(fd, 0o600)
+                if os.write(fd, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                os.close(fd)
+
+    def remove(self) -> list[str]:
+        """Remove the folder, and what may be left of its runs, and let go of the lock.
+
+        Returns what could not be removed, in words; it is left to the next sweep. A second call
+        tries that once more.
+        """
+        leaks = leftovers.clear_session(self.path) if os.path.isdir(self.path) else []
+        # Out of the list first: after a Ctrl-C in between, the number may be another's.
+        with contextlib.suppress(IndexError, OSError):  # a test may have closed it
+            os.close(self.held.pop())
+        return leaks
+
+
+def _take_lock(session: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    lock = _open_lock(os.path.join(session, leftovers.LOCK), flags)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return lock
+
+
+def _is_dead(session: str) -> bool:
+    """Whether nobody holds the session's lock. The caller holds the base's lock."""
+    try:
+        lock = os.open(
+            os.path.join(session, leftovers.LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        )
+    except FileNotFoundError:
+        # Made and locked under the base's lock, and the last to go of a session that ends.
+        return True
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
+@dataclasses.dataclass
+class _Budget:
+    """Seconds that what does not go may still cost this process, and all that wait for a lock."""
+
+    left: float
+
+
+def sweep(base: str | None = None, *, although_waited: bool = False) -> list[str]:
+    """Remove what dead sessions left under ``base``, or under each folder of this user's.
+
+    Returns the session folders that went. A keeper that is stopped and whose pytest is dead goes on
+    first, and does that itself. What cannot be removed holds up this process, and all that wait for
+    the lock, for `SWEEP_BUDGET` seconds at most, in which what goes is not counted; the rest is
+    left to the next sweep. Who has waited as long as that for the lock, for another's sweep most
+    likely, does not sweep again unless ``although_waited``; nor is another folder than the one for
+    new sessions waited for.
+    """
+    budget = _Budget(SWEEP_BUDGET)
+    first, *others = base_folders() if base is None else [base]
+    gone = _sweep(first, budget, although_waited=although_waited)
+    for other in others:
+        with contextlib.suppress(*() if although_waited else [LaunchError]):
+            patience = None if although_waited else 0.0
+            gone += _sweep(other, budget, although_waited=although_waited, patience=patience)
+    return gone
+
+
+def _sweep(
+    base: str, budget: _Budget, *, although_waited: bool, patience: float | None = None
+) -> list[str]:
+    if not os.path.isdir(base):
+        return []
+    began = time.monotonic()
+    with (
+        _locked(base, patience),
+        stage("session_folder", f"cannot read {base}"),
+        os.scandir(base) as entries,
+    ):
+        if not although_waited and time.monotonic() - began > SWEEP_BUDGET:
+            return []
+        found = [entry for entry in entries if _is_session(entry)]
+        # In any order, so that it is not always the same ones that are left to the next.
+        secrets.SystemRandom().shuffle(found)
+        return _swept(base, [entry.path for entry in found], budget)
+
+
+def dead(base: str) -> list[str]:
+    """The session folders under ``base`` that nobody holds, or only a keeper that is stopped and
+    whose pytest is dead; none where there is no ``base``.
+    """
+    if not os.path.isdir(base):
+        return []
+    with _locked(base), stage("session_folder", f"cannot read {base}"), os.scandir(base) as entries:
+        paths = sorted(entry.path for entry in entries if _is_session(entry))
+        held = stopped_keepers.sessions(base) if paths else []
+        return [path for path in paths if path in held or _is_dead(path)]
+
+
+def _is_session(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith("s-") and entry.is_dir(follow_symlinks=False)
+
+
+def _swept(base: str, paths: list[str], budget: _Budget) -> list[str]:
+    """Those of the sessions' folders that were dead, and are gone."""
+    gone = []
+    if paths:
+        budget.left -= _wake(base)
+    for path in filter(_is_dead, paths):
+        # Half of what there is for each: one that is stuck does not use up all of it.
+        patience = min(leftovers.PATIENCE, budget.left / 2)
+        if patience < _LEAST_PATIENCE:
+            break
+        began = time.monotonic()
+        if leftovers.clear_session(path, patience=patience):
+            budget.left -= time.monotonic() - began
+        else:
+            gone.append(path)
+    return gone
+
+
+def _wake(base: str) -> float:
+    """Have stopped keepers of dead pytests go on until their sessions are dead too.
+
+    The seconds that were waited for nothing.
+    """
+    began = time.monotonic()
+    deadline = began + min(leftovers.PATIENCE, SWEEP_BUDGET / 2)
+    woken = stopped_keepers.wake(base)
+    while not all(map(_is_dead, woken)):
+        if time.monotonic() > deadline:
+            return time.monotonic() - began
+        time.sleep(0.01)
+    return 0.0

@@ -1,0 +1,106 @@
+"""Keepers that were stopped, and whose pytest has died since: found, and made to go on.
+
+A stopped process handles no event. Such a keeper does not see its pytest's end: it holds the
+session's lock, so that no sweep takes the session for dead; and it lives, so that the kernel sends
+its sandboxes no parent-death signal: they run on past their deadlines. With SIGCONT it does all
+that it is for. A keeper whose pytest lives is not touched, whoever has stopped it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Iterator
+
+from pytest_gvisor.programs import keeper
+
+
+def sessions(base: str) -> list[str]:
+    """The session folders under ``base`` of such keepers; one may not be made yet."""
+    return [path for path, _pidfd in _found(base)]
+
+
+def wake(base: str) -> list[str]:
+    """Have them go on, without waiting for what they do; the session folders that are theirs."""
+    woken = []
+    for path, pidfd in _found(base):
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+            woken.append(path)
+    return woken
+
+
+def _found(base: str) -> Iterator[tuple[str, int]]:
+    """Session folder and pidfd of each; the descriptor is closed with the next one."""
+    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+        with contextlib.suppress(OSError):
+            if _keeps(pid, base) is None:
+                continue
+            pidfd = os.pidfd_open(pid)
+            try:
+                # The descriptor pins the process; only then are the questions worth asking.
+                found = _keeps(pid, base)
+                if found and _is_stopped(pid) and _is_gone(pid, found[1]):
+                    yield found[0], pidfd
+            finally:
+                os.close(pidfd)
+
+
+def _keeps(pid: int, base: str) -> tuple[str, str] | None:
+    """The session folder and the number of pytest's pidfd, if this is a keeper of this user's.
+
+    Both are in its command line: see `launcher.Keeper`.
+    """
+    with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+        words = [os.fsdecode(word) for word in cmdline.read(64 * 1024).split(b"\0")]
+    match words:
+        case [_, "-I", "-S", program, _, pidfd, session, ""] if (
+            os.path.basename(program) == os.path.basename(keeper.__file__)
+            and pidfd.isdecimal()
+            and os.path.dirname(session) == base
+            and _uids(pid) == {os.geteuid()}
+        ):
+            return session, pidfd
+    return None
+
+
+def _uids(pid: int) -> set[int]:
+    """The real, effective, saved and file system uid of a process.
+
+    The owner of its folder in /proc is the effective one, which a set-uid program gives to anybody.
+    """
+    with open(f"/proc/{pid}/status", "rb") as status:
+        return {int(uid) for line in status if line.startswith(b"Uid:") for uid in line.split()[1:]}
+
+
+def _is_stopped(pid: int) -> bool:
+    with open(f"/proc/{pid}/stat", "rb") as stat:
+        # The command may hold spaces and brackets; the state comes after its last one.
+        return stat.read().rpartition(b")")[2].split()[0] == b"T"
+
+
+def _is_gone(keeper: int, pidfd: str) -> bool:
+    """Whether the process has ended that the keeper has this pidfd of.
+
+    The kernel tells its pid, which is -1 when it was waited for, and 0 in another pid namespace.
+    Should somebody else have the pid by the time that it is asked about, pytest has ended too: a
+    wrong answer can only be False.
+    """
+    with open(f"/proc/{keeper}/fdinfo/{pidfd}", encoding="ascii") as lines:
+        pids = [int(line.removeprefix("Pid:")) for line in lines if line.startswith("Pid:")]
+    if pids in ([], [0]):
+        return False
+    if pids == [-1]:
+        return True
+    try:
+        pytest = os.pidfd_open(pids[0])
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(pytest, select.POLLIN)
+        return bool(poll.poll(0))
+    finally:
+        os.close(pytest)

@@ -1,0 +1,95 @@
+"""Fixtures for tests of runs and sessions: a launcher of their own, and runs of a fake runsc."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.programs import linux
+from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.sessions.launcher import Launcher
+from tests.fakes.fake import FakeRunsc
+from tests.fakes.runs import Runs
+
+
+@pytest.fixture
+def base() -> Iterator[str]:
+    """A folder for sessions, with a path that is short enough for their sockets."""
+    folder = tempfile.mkdtemp(prefix="pg-", dir="/tmp")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def umask(base: str) -> Iterator[None]:
+    """A test that has taken every permission away, when the base folder was there."""
+    before = os.umask(0o777)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def launcher(base: str) -> Iterator[Launcher]:
+    """A launcher with a base folder of its own, closed at the end."""
+    made = Launcher(base)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def runs_without(tmp_path: Path, launcher: Launcher) -> Iterator[Callable[..., Runs]]:
+    """Factory: runs of another fake runsc, scripted once, which lacks some flags."""
+    binaries: list[Runsc] = []
+
+    def make(*flags: str, script: list[list[object]]) -> Runs:
+        older = FakeRunsc.make(tmp_path / f"older-{len(binaries)}")
+        older.script(*script, without=flags)
+        binaries.append(Runsc.at(str(older.path)))
+        return Runs(launcher=launcher, binary=binaries[-1])
+
+    yield make
+    for binary in binaries:
+        binary.close()
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Callable[..., Any]:
+    """Factory: runs Python in a process of its own, as the keeper is run, and gives its `result`.
+
+    The code has `linux`, `child`, `leftovers`, `os` and `signal`, and nothing but the standard
+    library can be imported. Keyword arguments are variables of the code; ``before`` comes first.
+    """
+
+    def run(code: str, *, before: str = "", **values: object) -> Any:
+        lines = [f"{name} = {value!r}" for name, value in values.items()]
+        program = "\n".join([PROLOGUE, before, *lines, textwrap.dedent(code), EPILOGUE])
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", program, LAUNCH],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+LAUNCH = os.path.dirname(linux.__file__)
+PROLOGUE = """\
+import json, os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import linux, child, leftovers
+"""
+EPILOGUE = "print(json.dumps(result))"

@@ -1,0 +1,319 @@
+"""What ``doctor`` says of the machine, from a /proc that is made here."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.cli import doctor, health
+from pytest_gvisor.cli.health import Finding, State
+from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.images import daemon_http
+from pytest_gvisor.images import docker as daemons
+from pytest_gvisor.run import cgroup
+from pytest_gvisor.run.cgroup import Cgroups
+from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.sessions import session_folder
+from pytest_gvisor.sessions.session_folder import SessionDir
+from pytest_gvisor.settings import Settings
+from tests.fakes.fake import FakeRunsc
+
+
+def named(name: str, found: list[Finding]) -> Finding:
+    """The one finding with this name."""
+    (finding,) = [finding for finding in found if finding.name == name]
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (subprocess.TimeoutExpired("python", 10), "the try did not end within 10 s"),
+        (OSError(11, "Resource temporarily unavailable"), "Resource temporarily unavailable"),
+    ],
+)
+def test_a_try_that_fails_itself_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    """The doctor's own child hangs, or cannot be had."""
+
+    def run(*_args: object, **_options: object) -> object:
+        raise error
+
+    monkeypatch.setattr(subprocess, "run", run)
+    found = named("user namespaces", health.findings())
+    assert told in found.detail
+    assert found.state is not health.State.GOOD
+
+
+def proc(folder: Path, **files: str) -> str:
+    """A /proc with these files; ``__`` in a name is a slash."""
+    for name, text in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(folder)
+
+
+SWITCHES = {
+    "sys__user__max_user_namespaces": ("0\n", "no user can make one"),
+    "sys__kernel__unprivileged_userns_clone": ("0\n", "users other than root cannot make one"),
+    "sys__kernel__apparmor_restrict_unprivileged_userns": ("1\n", "AppArmor keeps them from"),
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_switch_that_forbids_user_namespaces_is_named_with_its_remedy(
+    switch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands against users other than root alone, unless their sandboxes run all the same."""
+    value, told = SWITCHES[switch]
+    folder = proc(tmp_path, **{switch: value})
+    dotted = switch.removeprefix("sys__").replace("__", ".")
+    states = []
+    for euid, works in ((0, False), (0, True), (1000, False), (1000, True)):
+        monkeypatch.setattr(os, "geteuid", lambda euid=euid: euid)
+        found = health._user_namespaces(folder, works=works)
+        states.append(found.state)
+        assert found.detail.startswith(f"{dotted} is {value.strip()}: {told}")
+        assert found.next_step.startswith(f"As root: sysctl {dotted}=")
+        assert found.detail.endswith("; this user's sandboxes run all the same") == (
+            (euid, works) == (1000, True)
+        )
+    assert states == [State.NOTE, State.NOTE, State.BAD, State.NOTE]
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_switch_that_is_the_other_way_round_is_no_obstacle(
+    switch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then a namespace is tried."""
+    monkeypatch.setattr(health, "_tried", lambda: "tried")
+    value = {"0\n": "100\n", "1\n": "0\n"}[SWITCHES[switch][0]]
+    found = health._user_namespaces(proc(tmp_path, **{switch: value}), works=False)
+    assert found.detail.endswith("may not make one: tried")
+
+
+V1 = "30 1 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+V2 = "31 1 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "told"),
+    [(V1, "version 1; "), (V2, "version 2; "), (V1 + V2, "version 2, and version 1 beside it; ")],
+    ids=["version 1", "version 2", "both"],
+)
+def test_cgroups_are_good_where_each_limit_was_had(
+    mounts: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each was tried, and what was made for it is gone."""
+    made: list[object] = []
+
+    def create(limits: object, _announce: object) -> Cgroups:
+        made.append(limits)
+        return Cgroups()
+
+    monkeypatch.setattr(cgroup, "create", create)
+    found = health._cgroups(proc(tmp_path, self__mountinfo=mounts))
+    assert found.detail == f"{told}memory, processes and processors can be limited"
+    assert (found.state, len(made)) == (State.GOOD, 3)
+
+
+def test_cgroups_that_may_not_be_written_are_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the kernel's word for it, once; nothing of the try is left."""
+
+    def create(_limits: object, announce: Callable[[str], None]) -> Cgroups:
+        announce("/sys/fs/cgroup/x")
+        raise LaunchError("cgroup", "the limit cannot be had: [Errno 30] Read-only file system")
+
+    base = tmp_path / "base"
+    monkeypatch.setattr(session_folder, "base_folder", lambda: str(base))
+    monkeypatch.setattr(cgroup, "create", create)
+    found = health._cgroups(proc(tmp_path, self__mountinfo=V2))
+    assert found.state is State.NOTE
+    assert found.detail.count("Read-only file system") == 1
+    assert "docker: `--privileged`" in found.next_step
+    assert os.listdir(base) == [".lock"]
+
+
+def test_no_cgroups_are_no_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is tried where none is mounted."""
+    monkeypatch.setattr(cgroup, "create", None)
+    found = health._cgroups(proc(tmp_path, self__mountinfo="1 1 0:1 / / rw - ext4 /dev/x rw\n"))
+    assert (found.state, found.detail.partition(":")[0]) == (State.NOTE, "not mounted")
+
+
+@pytest.fixture
+def listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """A socket that DOCKER_HOST names; what stands in the list is its answer, nothing a silence."""
+    answers: list[bytes] = []
+    path = str(tmp_path / "docker.sock")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+    monkeypatch.setattr(daemons, "DEADLINE", 0.3)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+
+        def serve() -> None:
+            held = []
+            while True:
+                try:
+                    client, _ = server.accept()
+                except OSError:
+                    break
+                held.append(client)
+                client.recv(4096)
+                if answers:
+                    client.sendall(answers[0])
+                    client.shutdown(socket.SHUT_WR)
+            for client in held:
+                client.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield answers
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+PONG = b"HTTP/1.0 200 OK\r\nApi-Version: 1.45\r\nContent-Length: 2\r\n\r\nOK"
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "told"),
+    [
+        ([PONG], State.GOOD, "answers at unix://"),
+        ([], State.NOTE, "has not answered in 0.3 s"),
+        ([b"hello\r\n"], State.NOTE, "is no docker daemon: what answers there does not speak HTTP"),
+        ([b"HTTP/1.0 500 X\r\n\r\n"], State.NOTE, "is no docker daemon: the status 500"),
+    ],
+    ids=["answers", "silent", "nonsense", "broken"],
+)
+def test_docker_is_asked_and_not_only_looked_at(
+    listening: list[bytes], answer: list[bytes], state: State, told: str
+) -> None:
+    """Where DOCKER_HOST says, within the deadline."""
+    listening += answer
+    found = health._docker()
+    assert (found.state, told in found.detail) == (state, True), found.detail
+
+
+def test_what_is_wrong_with_docker_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No daemon, another machine's, and a socket that this user may not use."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
+    found = health._docker()
+    assert "there is no docker daemon at unix://" in found.detail
+    assert "set DOCKER_HOST" in found.next_step
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
+    assert "is not a socket of this machine" in health._docker().detail
+
+    def get(*_args: object) -> object:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/socket")
+    monkeypatch.setattr(daemon_http, "get", get)
+    found = health._docker()
+    assert (found.state, "this user may not use" in found.detail) == (State.NOTE, True)
+
+
+def test_an_sdk_that_cannot_be_imported_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is broken, and the doctor is not."""
+    monkeypatch.setitem(sys.modules, "docker", None)
+    found = named("docker", health.findings())
+    assert found.state is State.NOTE
+    assert "the docker SDK cannot be imported: ModuleNotFoundError" in found.detail
+    assert "pip install" in found.next_step
+
+
+def test_what_stays_of_the_tries_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cgroup that is busy, for one."""
+    real = SessionDir.remove
+    monkeypatch.setattr(SessionDir, "remove", lambda self: [*real(self), "/x: busy"])
+    found = named("cgroups", health.findings())
+    assert found.state is State.NOTE
+    assert found.detail.endswith("not removed: /x: busy")
+
+
+def test_dead_sessions_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Living ones are not counted; a folder that is passed over is named with the reason."""
+    base, foreign = str(tmp_path / "base"), str(tmp_path / "foreign")
+    monkeypatch.setattr(session_folder, "LONGEST_BASE", 4096)
+    monkeypatch.setattr(session_folder, "session_bases", lambda: iter([base]))
+    assert health.sessions().detail == f"none left in {base}"
+    living = SessionDir.create(SessionDir.new_path(base))
+    dead = SessionDir.create(SessionDir.new_path(base))
+    os.close(dead.lock)
+    found = health.sessions()
+    assert (found.state, found.detail) == (State.NOTE, f"1 dead in {base}")
+    assert "sweep" in found.next_step
+    living.remove()
+    session_folder.sweep()
+    os.mkdir(foreign, 0o755)
+    monkeypatch.setattr(session_folder, "session_bases", lambda: iter([foreign, base]))
+    found = health.sessions()
+    assert found.state is State.NOTE
+    told = f"none left in {base}; passed over: {foreign}: mode 0755 lets others in"
+    assert found.detail == told
+    assert "TMPDIR" in found.next_step
+
+
+def test_dead_sessions_are_counted_before_doctor_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that starts removes them."""
+    order: list[str] = []
+    monkeypatch.setattr(health, "findings", lambda **_: [])
+
+    def of_runsc(*_: object) -> tuple[list[Finding], bool]:
+        order.append("runsc")
+        return [], False
+
+    monkeypatch.setattr(health, "sessions", lambda: order.append("sessions"))
+    monkeypatch.setattr(doctor, "_of_runsc", of_runsc)
+    doctor.examine(Settings())
+    assert order == ["sessions", "runsc"]
+
+
+def test_features_are_what_the_flags_offer(tmp_path: Path) -> None:
+    """What is lacking comes first; without a flag that each run has, no sandbox can be."""
+    fake = FakeRunsc.make(tmp_path / "fake")
+
+    def features(*without: str) -> Finding:
+        fake.script(without=without)
+        os.utime(fake.path)  # another state of the binary: its answers are asked for anew
+        runsc = Runsc.at(str(fake.path))
+        runsc.close()
+        return doctor.features(runsc)
+
+    found = features("pod-init-config")
+    assert found.state is State.NOTE
+    assert found.detail.startswith("no exact exit statuses (--pod-init-config); ")
+    assert "sandboxes of users other than root" in found.detail
+    found = features("overlay2")
+    assert (found.state, "has no --overlay2" in found.detail) == (State.BAD, True)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_doctor_forgets_verdicts_only_where_it_is_asked(
+    asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--reprobe` is the setting of the same name."""
+    seen: list[Settings] = []
+
+    def examine(settings: Settings) -> tuple[list[health.Finding], bool]:
+        seen.append(settings)
+        return [], True
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    assert doctor.main(["--reprobe"] if asked else []) == 0
+    assert seen == [Settings(reprobe=asked)]

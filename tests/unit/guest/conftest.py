@@ -1,0 +1,3 @@
+from __future__ import annotations
+
+from tests.unit.sandbox.conftest import guest  # noqa: F401 -- a fixture

@@ -1,0 +1,130 @@
+"""Frames: what goes in comes out, and what is no frame is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_gvisor.guest.frames import (
+    HEADER,
+    MAX_JSON,
+    MAX_PAYLOAD,
+    Decoder,
+    Encoder,
+    FrameError,
+    parse,
+)
+
+TAG = b"12345678"
+
+
+def taken(decoder: Decoder, data: bytes, step: int) -> list[tuple[dict[str, Any], bytes]]:
+    """The frames in ``data``, handed over in pieces."""
+    found = []
+    for start in range(0, len(data), step):
+        piece = data[start : start + step]
+        room = decoder.room()
+        room[: len(piece)] = piece
+        decoder.add(len(piece))
+        found += [(message, bytes(payload)) for message, payload in decoder.frames()]
+    return found
+
+
+MESSAGES = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=20), max_size=5)
+
+
+@given(
+    st.lists(st.tuples(MESSAGES, st.binary(max_size=5000)), max_size=8),
+    st.integers(min_value=1, max_value=7000),
+)
+def test_frames_come_out_as_they_went_in(
+    sent: list[tuple[dict[str, Any], bytes]], step: int
+) -> None:
+    """Messages and payloads survive, in their order, however the stream is cut into pieces."""
+    encoder = Encoder(TAG)
+    data = b"".join(encoder.head(message, len(p)) + p for message, p in sent)
+    decoder = Decoder(TAG)
+    assert taken(decoder, data, step) == sent
+    assert not decoder.partial
+
+
+def test_the_largest_frame_fits() -> None:
+    """The limits are limits that can be reached, by frame after frame."""
+    encoder, decoder = Encoder(), Decoder()
+    message = {"a": "x" * (MAX_JSON - len('{"a":""}'))}
+    for _ in range(10):
+        data = encoder.head(message, MAX_PAYLOAD) + b"p" * MAX_PAYLOAD
+        assert taken(decoder, data, 100_000) == [(message, b"p" * MAX_PAYLOAD)]
+
+
+@pytest.mark.parametrize(
+    ("message", "payload"), [({"a": "x" * MAX_JSON}, 0), ({}, MAX_PAYLOAD + 1)]
+)
+def test_a_frame_above_the_limits_is_not_sent(message: dict[str, Any], payload: int) -> None:
+    """What the other end would refuse is refused here."""
+    with pytest.raises(FrameError, match="too large"):
+        Encoder().head(message, payload)
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (HEADER.pack(b"87654321", 0, 2, 0), "another tag"),
+        (HEADER.pack(TAG, 1, 2, 0), "frame 1, where 0 was due"),
+        (HEADER.pack(TAG, 0, MAX_JSON + 1, 0), "a frame of"),
+        (HEADER.pack(TAG, 0, 2, MAX_PAYLOAD + 1), "a frame of"),
+        (HEADER.pack(TAG, 0, 2**32 - 1, 2**32 - 1), "a frame of"),
+    ],
+    ids=["tag", "number", "json", "payload", "both"],
+)
+def test_a_header_is_judged_before_anything_is_kept(header: bytes, reason: str) -> None:
+    """Another tag, a gap in the numbers or a length above the limit ends it with the header."""
+    with pytest.raises(FrameError, match=reason):
+        taken(Decoder(TAG), header, 100)
+
+
+def test_a_frame_that_was_lost_or_comes_twice_is_seen() -> None:
+    """The numbers count up: what somebody took away, or sent again, is an error."""
+    encoder = Encoder(TAG)
+    first, second, third = (encoder.head({"n": n}) for n in range(3))
+    with pytest.raises(FrameError, match="frame 2, where 1 was due"):
+        taken(Decoder(TAG), first + third, 100)
+    with pytest.raises(FrameError, match="frame 1, where 2 was due"):
+        taken(Decoder(TAG), first + second + second, 100)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"[]", b"1", b"null", b'"a"', b"{", b'{"a":1,"a":2}', b'{"a":NaN}', b'{"a":Infinity}',
+        b"\xff\xfe{\x00}\x00", b'{"a":"\xff"}', b"[" * 60_000, b'{"a":' * 10_000,
+        b'{"a":' + b"1" * 6000 + b"}",
+    ],
+    ids=range(14),
+)  # fmt: skip
+def test_what_is_no_plain_json_object_is_refused(data: bytes) -> None:
+    """Neither arrays, duplicate keys, NaN, other encodings, deep nesting nor endless numbers."""
+    with pytest.raises(FrameError):
+        parse(data)
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_frames_or_an_error(data: bytes) -> None:
+    """Random bytes raise nothing but `FrameError`."""
+    decoder = Decoder()
+    try:
+        taken(decoder, data, 50)
+    except FrameError:
+        return
+    assert decoder.partial or not data
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=20))
+def test_any_json_is_an_object_or_an_error(value: object) -> None:
+    """JSON of any other shape raises `FrameError` too."""
+    with pytest.raises(FrameError):
+        parse(json.dumps(value).encode())

@@ -1,0 +1,321 @@
+"""The guest program on this machine, spoken to in its own protocol."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW
+from tests.unit.sandbox.conftest import GUEST, Guest
+
+PARTS = ("children", "flows", "frames", "killer", "loop", "main")
+PROGRAM = [GUEST.with_name(f"{name}.py") for name in PARTS]
+
+
+def text_of(seen: list[tuple[dict[str, Any], bytes]], stream: int) -> bytes:
+    """What came of one stream."""
+    return b"".join(p for m, p in seen if m["op"] == "data" and m["s"] == stream)
+
+
+def of(seen: list[tuple[dict[str, Any], bytes]], op: str) -> dict[str, Any]:
+    """The one message of a kind."""
+    (found,) = [message for message, _payload in seen if message["op"] == op]
+    return found
+
+
+@pytest.mark.parametrize("path", PROGRAM, ids=lambda path: path.name)
+def test_it_is_python_3_8_and_imports_the_standard_library_alone(path: Path) -> None:
+    """Each of its modules can be parsed by Python 3.8 and needs no package, nor this one."""
+    tree = ast.parse(path.read_text(), feature_version=(3, 8))
+    own = {module.stem for module in PROGRAM}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        for name in names:
+            top = name.split(".")[0]
+            assert top in sys.stdlib_module_names | own | {"pytest_gvisor"}, name
+
+
+def test_it_says_which_python_it_is(guest: Guest) -> None:
+    """The first word names the version."""
+    assert guest.python.startswith("3.")
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [("exit 0", 0), ("exit 137", 137 << 8), ("kill -9 $$", 9), ("kill -TERM $$", 15)],
+)
+def test_the_wait_status_is_raw(guest: Guest, script: str, status: int) -> None:
+    """What waitpid said is reported as it is, so an exit status of 137 is no SIGKILL."""
+    guest.run(1, "sh", "-c", script)
+    assert of(guest.until("exit", "eof", "eof"), "exit")["status"] == status
+
+
+def test_both_streams_come_apart(guest: Guest) -> None:
+    """Standard output and error are two streams, and everything written is there at the end."""
+    guest.run(1, "sh", "-c", "echo out; echo err >&2; printf 'no newline'")
+    seen = guest.until("exit", "eof", "eof")
+    assert (text_of(seen, 1), text_of(seen, 2)) == (b"out\nno newline", b"err\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("/no/such", 2), ("no-such-program", 2), ("/etc/passwd", 13), ("/", 13)]
+)
+def test_what_cannot_be_started_has_an_error_number(guest: Guest, name: str, number: int) -> None:
+    """The kernel's own refusal comes back."""
+    guest.run(1, name)
+    assert of(guest.until("failed"), "failed")["errno"] == number
+
+
+def test_a_folder_that_is_not_there_is_no_working_folder(guest: Guest) -> None:
+    """So is the one for cwd, and the guest goes on."""
+    guest.run(1, "true", cwd="/no/such/folder")
+    assert of(guest.until("failed"), "failed")["errno"] == 2
+    guest.run(2, "pwd", cwd="/usr")
+    assert text_of(guest.until("exit", "eof", "eof"), 1) == b"/usr\n"
+
+
+def test_input_goes_in_and_its_end_too(guest: Guest) -> None:
+    """What is sent is read, and the end of file is seen."""
+    guest.run(1, "cat", reads=True)
+    guest.send({"op": "data", "id": 1}, b"a" * 1000)
+    guest.send({"op": "data", "id": 1}, b"b" * 1000)
+    guest.send({"op": "eof", "id": 1})
+    assert text_of(guest.until("exit", "eof", "eof"), 1) == b"a" * 1000 + b"b" * 1000
+
+
+def test_input_that_nobody_reads_any_more_is_told(guest: Guest) -> None:
+    """A program that has closed its standard input ends the feeding, not the guest."""
+    guest.run(1, "sh", "-c", "exec <&-; sleep 0.2; echo done", reads=True)
+    for _ in range(WINDOW // MAX_PAYLOAD):
+        guest.send({"op": "data", "id": 1}, b"x" * MAX_PAYLOAD)
+    seen = guest.until("exit", "eof", "eof", "eof")
+    assert sorted(m["s"] for m, _p in seen if m["op"] == "eof") == [0, 1, 2]
+
+
+def test_a_stream_that_gets_no_credit_holds_nobody_up(guest: Guest) -> None:
+    """It stops at its window; another program runs to its end meanwhile; with credit it goes on."""
+    guest.run(1, "head", "-c", str(3 * WINDOW), "/dev/zero")
+    got = 0
+    while got < WINDOW:
+        message, payload = guest.receive()
+        got += len(payload) if message["op"] == "data" else 0
+    guest.run(2, "echo", "hi")
+    seen = guest.until("exit", "eof", "eof", number=2)
+    assert {m["id"] for m, _p in seen if m["op"] in {"data", "eof"} and m.get("s") == 1} == {2}
+    assert got == WINDOW
+    for _ in range(2):
+        guest.send({"op": "credit", "id": 1, "s": 1, "n": WINDOW})
+    seen = guest.until("exit", "eof", "eof", number=1)
+    assert got + len(text_of(seen, 1)) == 3 * WINDOW
+
+
+def test_what_runs_on_gets_no_sigpipe_and_is_not_heard(guest: Guest) -> None:
+    """Output ends with the program that was started; who has it open still may write on."""
+    guest.run(1, "sh", "-c", "(sleep 0.2; echo late; echo $? >&7) 7>/dev/null & echo early")
+    assert text_of(guest.until("exit", "eof", "eof"), 1) == b"early\n"
+    time.sleep(0.4)
+    guest.run(2, "true")
+    assert not [m for m, _p in guest.until("exit", "eof", "eof") if m["id"] == 1]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "sleep 1234.5",
+        "sleep 1234.5 & setsid sleep 1234.5 & wait",
+        "setsid sh -c 'setsid sleep 1234.5 & sleep 1234.5' & exit 0",
+        "trap '' TERM HUP INT; (trap '' TERM; env -i setsid sleep 1234.5) & sleep 1234.5",
+    ],
+    ids=["one", "setsid", "orphaned", "no-mark"],
+)
+def test_a_kill_gets_the_whole_tree(guest: Guest, script: str) -> None:
+    """Sessions of their own, orphans and a cleared environment do not save what was started."""
+    mine = str(1000 + secrets.randbelow(10**9) / 10**6)
+    guest.run(1, "sh", "-c", script.replace("1234.5", mine))
+    guest.until("started")
+    time.sleep(0.2)
+    assert sleeping(mine)
+    guest.send({"op": "kill", "id": 2, "of": 1})
+    assert of(guest.until("killed"), "killed")["left"] == 0
+    assert not sleeping(mine)
+
+
+def sleeping(seconds: str) -> list[Path]:
+    """The processes of this machine that sleep so long."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().endswith(f"sleep\0{seconds}\0".encode()):
+                found.append(path)
+    return found
+
+
+def test_a_kill_spares_the_others(guest: Guest) -> None:
+    """A tree is killed, and another program of the guest's is not."""
+    guest.run(1, "sleep", "100")
+    guest.run(2, "cat", reads=True)
+    guest.until("started", "started")
+    guest.send({"op": "kill", "id": 3, "of": 1})
+    guest.until("killed")
+    guest.send({"op": "data", "id": 2}, b"alive")
+    guest.send({"op": "eof", "id": 2})
+    assert text_of(guest.until("exit", "eof", "eof", number=2), 1) == b"alive"
+
+
+def test_a_kill_of_nothing_kills_nothing(guest: Guest) -> None:
+    """A number that was never given out is no tree."""
+    guest.send({"op": "kill", "id": 2, "of": 77})
+    assert of(guest.until("killed"), "killed")["left"] == 0
+
+
+def test_a_signal_reaches_the_program(guest: Guest) -> None:
+    """One that is caught is caught."""
+    guest.run(
+        1, "sh", "-c", "trap 'echo caught; exit 3' USR1; echo ready; while :; do sleep 0.01; done"
+    )
+    guest.until("data")
+    guest.send({"op": "signal", "id": 1, "n": int(signal.SIGUSR1)})
+    seen = guest.until("exit", "eof", "eof")
+    assert (of(seen, "exit")["status"], text_of(seen, 1)) == (3 << 8, b"caught\n")
+
+
+def test_a_file_goes_in_and_comes_out(guest: Guest, tmp_path: Path) -> None:
+    """Bytes, mode, and the folders above are made."""
+    path, data = str(tmp_path / "a/b/file"), os.urandom(300_000)
+    guest.send({"op": "put", "id": 1, "path": path, "mode": 0o640})
+    for start in range(0, len(data), MAX_PAYLOAD):
+        guest.send({"op": "data", "id": 1}, data[start : start + MAX_PAYLOAD])
+    guest.send({"op": "eof", "id": 1})
+    assert of(guest.until("answer"), "answer")["n"] == len(data)
+    assert (Path(path).read_bytes(), Path(path).stat().st_mode & 0o777) == (data, 0o640)
+    guest.send({"op": "get", "id": 2, "path": path})
+    assert text_of(guest.until("eof"), 1) == data
+
+
+@pytest.mark.parametrize("op", ["put", "get"])
+@pytest.mark.parametrize("kind", ["fifo", "folder", "below-a-file"])
+def test_what_is_no_regular_file_is_refused(
+    guest: Guest, tmp_path: Path, op: str, kind: str
+) -> None:
+    """Neither a FIFO, which would wait for ever, nor a folder."""
+    path = tmp_path / "it"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.touch()
+        path /= "file"
+    guest.send({"op": op, "id": 1, "path": str(path), "mode": 0o600})
+    assert of(guest.until("failed"), "failed")["errno"] > 0
+
+
+def test_a_connection_is_carried_both_ways(guest: Guest) -> None:
+    """Bytes and the ends of both directions, each by itself."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        guest.send({"op": "connect", "id": 1, "port": server.getsockname()[1]})
+        client, _address = server.accept()
+    with client:
+        guest.until("started")
+        guest.send({"op": "data", "id": 1}, b"question")
+        guest.send({"op": "eof", "id": 1})
+        assert client.recv(100) == b"question"
+        assert client.recv(100) == b""
+        client.sendall(b"answer")
+        client.shutdown(socket.SHUT_WR)
+        seen = guest.until("eof", "closed")
+    assert (text_of(seen, 1), of(seen, "closed")["errno"]) == (b"answer", 0)
+
+
+def test_a_refused_connection_is_told(guest: Guest) -> None:
+    """With its error number; and a probe of the same port says that nobody is there."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    guest.send({"op": "connect", "id": 1, "port": port})
+    assert of(guest.until("closed"), "closed")["errno"] == 111
+    guest.send({"op": "probe", "id": 2, "port": port, "ms": 50})
+    assert of(guest.until("answer"), "answer")["n"] == 0
+
+
+def test_a_probe_waits_until_somebody_listens(guest: Guest) -> None:
+    """It answers when the port is there."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        guest.send({"op": "probe", "id": 1, "port": server.getsockname()[1], "ms": 10_000})
+        time.sleep(0.1)
+        server.listen()
+        assert of(guest.until("answer"), "answer")["n"] == 1
+
+
+def test_the_end_of_the_host_is_the_end_of_the_programs(guest: Guest) -> None:
+    """What still runs when the host hangs up is killed."""
+    mine = str(1000 + secrets.randbelow(10**9) / 10**6)
+    guest.run(1, "sh", "-c", f"setsid sleep {mine} & echo up; sleep {mine}")
+    guest.until("data")
+    guest.close()
+    assert not sleeping(mine)
+
+
+def test_arguments_are_bytes(guest: Guest) -> None:
+    """Any byte but NUL survives, and so do arguments larger than one frame."""
+    odd = b"\xff\n\x1b" + "é".encode()
+    guest.send({"op": "more", "id": 0}, b"printf\0%s%s\0" + odd + b"\0")
+    message = {"op": "exec", "id": 1, "args": 4, "env": 1, "cwd": "/", "uid": os.getuid()}
+    long = b"y" * 100_000
+    guest.send(
+        {**message, "gid": os.getgid(), "groups": os.getgroups(), "reads": 0},
+        long + b"\0PATH=/usr/bin:/bin",
+    )
+    assert text_of(guest.until("exit", "eof", "eof"), 1) == odd + long
+
+
+@pytest.mark.parametrize("bad", ["/a\0b", "/\ud800"], ids=["nul", "surrogate"])
+def test_what_is_no_path_is_refused(guest: Guest, bad: str) -> None:
+    """A NUL byte, or a character that no encoding has, is an error of that one request."""
+    guest.run(1, "true", cwd=bad)
+    guest.send({"op": "put", "id": 2, "path": bad, "mode": 0o600})
+    guest.send({"op": "get", "id": 3, "path": bad})
+    seen = guest.until("failed", "failed", "failed")
+    assert [(m["id"], m["errno"]) for m, _p in seen] == [(1, 22), (2, 22), (3, 22)]
+    guest.run(4, "true")
+    assert of(guest.until("exit", "eof", "eof"), "exit")["status"] == 0
+
+
+def test_a_running_program_is_never_forgotten() -> None:
+    """However many programs have been started since, a kill finds its tree; so does the end."""
+    forgetful = f"import sys; sys.path.insert(0, {str(GUEST.parent)!r}); import main as guest; "
+    guest = Guest(sys.executable, "-c", forgetful + "guest._REMEMBERED = 2; guest.main()")
+    mine = str(1000 + secrets.randbelow(10**9) / 10**6)
+    try:
+        for number in (1, 2):
+            guest.run(number, "sh", "-c", f"echo up; setsid sleep {mine} & exec sleep {mine}")
+            guest.until("data")
+        for number in range(3, 8):
+            guest.run(number, "true")
+            guest.until("exit", "eof", "eof")
+        deadline = time.monotonic() + 20
+        while len(sleeping(mine)) < 4 and time.monotonic() < deadline:  # a shell has just forked
+            time.sleep(0.01)
+        assert len(sleeping(mine)) == 4
+        guest.send({"op": "kill", "id": 8, "of": 1})
+        seen = guest.until("killed", "exit", "eof", "eof")
+        assert (of(seen, "killed")["left"], of(seen, "exit")["status"]) == (0, signal.SIGKILL)
+        assert len(sleeping(mine)) == 2
+    finally:
+        guest.close()
+    assert not sleeping(mine)

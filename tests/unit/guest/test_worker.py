@@ -1,0 +1,54 @@
+"""What the pytest inside sends is what the host takes: it is no test's fault to have said much."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.guest import worker
+from pytest_gvisor.inside.frames import Decoder
+
+
+def received(kind: str, most: int = 64 * 2**20, **fields: Any) -> dict[str, Any]:
+    """What the host gets of a message."""
+    data = worker.encoded(kind, fields, most)
+    (message,) = Decoder().feed(struct.pack(">I", len(data)) + data)
+    return message
+
+
+def test_a_character_takes_no_more_than_it_must() -> None:
+    """Six million of any kind are a message."""
+    text = "🎉" * 1000 + "ü\udcff\0"
+    assert len(worker.encoded("report", {"text": text})) < 4100
+    assert received("report", text=text)["text"] == text
+
+
+def test_what_is_too_long_is_shortened_and_sent() -> None:
+    """Whatever part of a report it is, with its beginning and end."""
+    data = {"longrepr": "a" * 300_000 + "b", "sections": [["out", "c" * 300_000]], "when": "call"}
+    message = received("report", 200_000, data=data)
+    assert message["data"]["when"] == "call"
+    for text in (message["data"]["longrepr"], message["data"]["sections"][0][1]):
+        assert len(text) < 70_000
+        assert "characters left out" in text
+    assert message["data"]["longrepr"].endswith("b")
+
+
+def test_so_are_lists_of_more_values_than_a_message_may_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first and the last of them are left; a text of commas is none."""
+    monkeypatch.setattr(worker, "_MAX_VALUES", 100_000)
+    message = received("report", values=list(range(150_000)), text="," * 150_000)
+    assert message["values"][:1] + message["values"][-1:] == [0, 149_999]
+    assert len(message["values"]) == 64 * 1024
+    assert received("report", text="," * 150_000)["text"] == "," * 150_000
+
+
+def test_a_number_that_json_has_not_becomes_text() -> None:
+    """A test may record it."""
+    assert received("report", data=[[1, float("nan")], {"x": float("-inf")}])["data"] == [
+        [1, "nan"], {"x": "-inf"},
+    ]  # fmt: skip

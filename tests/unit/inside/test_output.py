@@ -1,0 +1,45 @@
+"""What is shown as it comes is as harmless in pieces as it is in one."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pytest_gvisor.inside.output import Live
+
+BAD = [
+    "::error::x",
+    "   ::error::x",
+    "quiet ##[error]x",
+    "##vso[task.setvariable]x",
+    "== 1 passed in 0.1s ==",
+    "\x1b]52;c;eA==\x07",
+]
+
+
+def in_pieces(text: str, *cuts: int) -> str:
+    """What is shown of a text that comes in pieces."""
+    shown: list[str] = []
+    live = Live(shown.append)
+    data = text.encode()
+    for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        live.add_bytes(data[begin:end])
+    return "".join(shown)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_no_cut_makes_a_command(bad: str) -> None:
+    """Of a CI system, of a terminal, nor a line that reads as pytest's last."""
+    for first in range(1, len(bad)):
+        for second in range(first, len(bad)):
+            shown = in_pieces(bad, first, second)
+            found = re.search(r"(?m)^\s*::|##(\[|vso\[)|\x1b|\x07|^[ =]*\d+ passed in \d", shown)
+            assert not found, (bad[:first], bad[first:second], bad[second:])
+
+
+def test_what_is_harmless_is_shown_as_it_is() -> None:
+    """With its colours, and with characters that are cut in the middle."""
+    text = "plain\n\x1b[31mred\x1b[0m a::b # ü 🎉\n"
+    assert in_pieces(text) == text
+    assert in_pieces("ü 🎉::", 1, 4, 6) == "ü 🎉::"

@@ -1,0 +1,69 @@
+"""What of the host a test inside is shown, and which variables it gets."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.inside import visible
+
+
+def test_only_names_of_the_list_are_passed_on() -> None:
+    """Neither secrets nor anything else that nobody asked for."""
+    environ = {"LANG": "C.UTF-8", "CI": "true", "TOKEN": "secret", "PATH": "/x", "HOME": "/root"}
+    assert visible.environment([], environ) == {"LANG": "C.UTF-8", "CI": "true"}
+
+
+def test_more_variables_can_be_asked_for() -> None:
+    """With the host's value, or with one of their own; one that is not set adds nothing."""
+    asked = ["MINE", "OTHER=a=b", "EMPTY=", "UNSET"]
+    found = visible.environment(asked, {"MINE": "1", "OTHER": "2", "LANG": "C"})
+    assert found == {"LANG": "C", "MINE": "1", "OTHER": "a=b", "EMPTY": ""}
+
+
+@pytest.mark.parametrize("entry", ["", "=x", "A\0B=1"])
+def test_what_is_no_variable_is_refused(entry: str) -> None:
+    """Before anything is started."""
+    with pytest.raises(UsageError, match="--gvisor-env"):
+        visible.environment([entry], {})
+
+
+def shown(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, path: str = "") -> list[str]:
+    """What a project with one test shows, with one more folder on ``sys.path``."""
+    if path:
+        monkeypatch.syspath_prepend(path)
+    item: Any = types.SimpleNamespace(path=pytester.path / "test_it.py")
+    return visible.folders(pytester.parseconfig(), [item])
+
+
+def test_the_project_and_what_it_imports_from_are_shown(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each once, and none that the root filesystem has anyway."""
+    library = tmp_path / "library"
+    library.mkdir()
+    found = shown(pytester, monkeypatch, str(library))
+    assert str(pytester.path) in found
+    assert str(library) in found
+    assert len(set(found)) == len(found)
+    assert not [path for path in found if path.startswith(("/usr", sys.prefix))]
+
+
+HOME = pwd.getpwuid(os.geteuid()).pw_dir
+
+
+@pytest.mark.parametrize("folder", ["/", "/tmp", "/var/tmp", "/etc", "/proc", "/sys/fs", HOME])
+def test_what_would_show_too_much_is_refused(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """A home folder, a folder of everybody's, or the kernel's; the message says what to do."""
+    with pytest.raises(UsageError, match="would need all of") as caught:
+        shown(pytester, monkeypatch, folder)
+    assert "--rootdir" in str(caught.value)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.oci import paths
+from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.oci.vocabulary import MountType
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    made = tmp_path / "root"
+    (made / "a/b").mkdir(parents=True)
+    (made / "sub").mkdir()
+    (made / "file").write_text("")
+    for name, target in {
+        "absolute": "/a", "up": "../../../../a", "out": "/etc", "chain": "absolute/b",
+        "loop": "loop", "a/back": "..",
+    }.items():  # fmt: skip
+        (made / name).symlink_to(target)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("path", "host"),
+    [
+        ("/a/b", "a/b"),
+        ("/a//./b/", "a/b"),
+        ("/absolute/b", "a/b"),
+        ("/up/b", "a/b"),
+        ("/chain", "a/b"),
+        ("/a/back/a", "a"),
+        ("/out/passwd", "etc/passwd"),
+        ("/a/../../..", ""),
+    ],
+)
+def test_links_are_resolved_as_if_the_root_were_slash(root: Path, path: str, host: str) -> None:
+    """No link, absolute or with '..', leads out of the root."""
+    assert paths.resolve(str(root), path, {}).host == str(root / host).rstrip("/")
+
+
+def test_a_loop_of_links_ends(root: Path) -> None:
+    """Links that go round are not there."""
+    place = paths.resolve(str(root), "/loop/x", {})
+    assert place.loop
+    assert not place.exists
+
+
+def test_a_bind_mount_covers_what_is_below(root: Path) -> None:
+    """Below a bind mount, a path is in the mount's source."""
+    place = paths.resolve(str(root), "/absolute/usr/bin", {"/a": "/"})
+    assert (place.host, place.bound, place.exists) == ("//usr/bin", True, True)
+
+
+def bind(source: str, destination: str) -> Mount:
+    return Mount(destination=destination, type=MountType.BIND, source=source)
+
+
+def test_a_mount_through_a_link_covers_what_the_link_leads_to(root: Path) -> None:
+    """A point below a mount that was made through a link is looked for in that mount's source."""
+    found = paths.missing(str(root), [bind("/usr", "/absolute"), bind("/usr", "/a/b/c")])
+    assert len(found) == 1
+    assert "/usr/b/c" in found[0]
+
+
+def test_missing_points_are_named(root: Path) -> None:
+    """Each bind mount whose point is not there, or is of the other kind, is reported."""
+    found = paths.missing(
+        str(root),
+        [
+            bind("/usr", "/a/b"),
+            bind("/usr", "/new"),
+            bind("/etc/passwd", "/sub"),
+            bind("/usr", "/file"),
+            bind("/usr", "/absolute/b/bin"),
+            bind("/usr", "/up/b/no-such-folder"),
+            Mount(destination="/nowhere", type=MountType.TMPFS),
+        ],
+    )
+    assert [problem.split('"')[1] for problem in found] == [
+        "/new", "/sub", "/file", "/up/b/no-such-folder",
+    ]  # fmt: skip
+    assert "runsc would make it on the host" in found[0]

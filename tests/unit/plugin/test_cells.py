@@ -1,0 +1,26 @@
+"""What a report carries of a test: the name of its row."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_gvisor.plugin.cells import without_platform
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "row"),
+    [
+        ("t.py::test_x[kvm]", "t.py::test_x"),
+        ("t.py::test_x[kvm-1]", "t.py::test_x[1]"),
+        ("t.py::T::test_x[1-kvm]", "t.py::T::test_x[1]"),
+        ("t.py::test_x[1-kvm-2]", "t.py::test_x[1-2]"),
+        ("t.py::test_x[kvm-a[0]::b]", "t.py::test_x[a[0]::b]"),
+        ("a[1]/t[kvm].py::test_x[kvm]", "a[1]/t[kvm].py::test_x"),
+        ("a[1]/t.py::T::test_x[kvm-1]", "a[1]/t.py::T::test_x[1]"),
+        ("a[kvm]/t.py::test_x", "a[kvm]/t.py::test_x"),
+        ("t.py::test_x[akvm]", "t.py::test_x[akvm]"),
+    ],
+)
+def test_a_row_is_named_without_the_platform(nodeid: str, row: str) -> None:
+    """Whatever brackets the folder, the file and the parameters have."""
+    assert without_platform(nodeid, "kvm") == row

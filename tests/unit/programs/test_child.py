@@ -1,0 +1,365 @@
+"""The child on its way to runsc: what it has become, and how each failing step is told."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.programs import child
+from tests.faults import seccomp
+
+Alone = Callable[..., Any]
+
+BECOME = """
+def become(*argv, executable=sys.executable, parent=None, before=lambda: None, **options):
+    "Fork, become a program, and give the report, the wait status and what was printed."
+    reader, writer = os.pipe()
+    out, out_writer = os.pipe()
+    null = os.open(os.devnull, os.O_RDWR)
+    fd = executable if isinstance(executable, int) else os.open(executable, os.O_RDONLY)
+    start = child.Start(argv=list(argv), env={"A": "b"}, executable=fd,
+                        streams=(null, out_writer, null), **options)
+    me = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        before()
+        child.become(start, parent=parent or me, error_pipe=writer)
+    os.close(writer)
+    os.close(out_writer)
+    report = os.read(reader, 4096).decode()
+    printed = b""
+    while data := os.read(out, 65536):
+        printed += data
+    return report, os.waitpid(pid, 0)[1], printed.decode()
+
+def python(code):
+    return [sys.executable, "-I", "-S", "-c", code]
+"""
+
+LOOK = """
+import json, os, signal
+status = {line.partition(":")[0]: line.split()[-1] for line in open("/proc/self/status")}
+print(json.dumps({
+    "fds": sorted(int(fd) for fd in os.listdir("/proc/self/fd")),
+    "env": open("/proc/self/environ").read(),  # os.environ has what Python adds
+    "umask": os.umask(0),
+    "cwd": os.getcwd(),
+    "session": os.getsid(0) == os.getpid(),
+    "blocked": int(status["SigBlk"], 16),
+    "ignored": int(status["SigIgn"], 16) & ~(1 << 12 | 1 << 24),  # Python's own: PIPE, XFSZ
+    "new_privs": status["NoNewPrivs"],
+}))
+"""
+
+
+REFUSE = """
+def refuse(call, number):
+    sys.path.insert(0, seccomp_folder)
+    import ctypes, platform, seccomp
+    seccomp.refuse(call, number)
+    libc = ctypes.CDLL(None, use_errno=True)
+    nothing = ctypes.c_uint(1 << 30)  # a descriptor that is not open
+    assert libc.syscall(seccomp.NUMBERS[platform.machine()][call], nothing, nothing, 0) == -1
+    assert ctypes.get_errno() == number
+"""
+
+
+@pytest.mark.fault("D1", "D4", "D5", "D7")
+@pytest.mark.parametrize("refused", [0, errno.ENOSYS, errno.EPERM], ids=["", "ENOSYS", "EPERM"])
+def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone, refused: int) -> None:
+    """Descriptors, environment, umask, folder, signals and session are those of no one else.
+
+    So too where close_range(2) is unknown to the kernel, or forbidden by a seccomp filter.
+    """
+    report, status, printed = alone(
+        """
+        def hostile():
+            if refused:
+                refuse("close_range", refused)
+            for fd in [*(os.dup(0) for _ in range(500)), os.open("/", os.O_RDONLY)]:
+                os.set_inheritable(fd, True)
+            os.mkdir("gone")
+            os.chdir("gone")
+            os.rmdir(os.getcwd())
+            os.umask(0o777)
+            os.environ["LD_PRELOAD"] = "/nowhere.so"
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGCHLD])
+            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
+            # As Debian 12's bash leaves them to a job's children: ignored.
+            ignore = linux.struct.pack("QQQQ", 1, 0, 0, 0)
+            for number in linux.LIBC_SIGNALS:
+                call = linux._SYS_RT_SIGACTION[os.uname().machine]
+                assert linux._libc.syscall(call, number, ignore, None, 8) == 0
+
+        result = become(*python(look), before=hostile)
+        """,
+        before=BECOME + REFUSE,
+        look=LOOK,
+        refused=refused,
+        seccomp_folder=os.path.dirname(seccomp.__file__),
+    )
+    assert (report, status) == ("", 0)
+    found = json.loads(printed)
+    assert found.pop("fds") == [0, 1, 2, 3]  # the last is that of the look itself
+    assert found == {
+        "env": "A=b\0",
+        "umask": 0o022,
+        "cwd": "/",
+        "session": True,
+        "blocked": 0,
+        "ignored": 0,
+        "new_privs": "1",
+    }
+
+
+@pytest.mark.fault("D7")
+@pytest.mark.parametrize(
+    ("broken", "stage", "number"),
+    [
+        ("os.setsid", "session", errno.EPERM),
+        ("linux.set_parent_death_signal", "session", errno.EINVAL),
+        ("os.dup2", "descriptors", errno.EMFILE),
+        ("linux.reset_signals", "signals", errno.EINVAL),
+        ("os.chdir", "signals", errno.EACCES),
+        ("linux.set_no_new_privs", "no_new_privs", errno.EPERM),
+        ("linux.status_of_self", "verify", errno.ENOENT),
+        ("os.execve", "execve", errno.ENOEXEC),
+    ],
+)
+def test_each_failing_step_is_told_with_its_errno(
+    alone: Alone, broken: str, stage: str, number: int
+) -> None:
+    """The error pipe says the stage, the errno and the text; nothing is executed."""
+    report, status, printed = alone(
+        """
+        owner, name = broken.split(".")
+
+        def fail(*_, **__):
+            raise OSError(number, "it is broken")
+
+        def breaking():
+            setattr(globals()[owner], name, fail)
+
+        result = become(*python("print(1)"), before=breaking)
+        """,
+        before=BECOME,
+        broken=broken,
+        number=number,
+    )
+    assert report == f"{stage} {number} it is broken"
+    assert (os.waitstatus_to_exitcode(status), printed) == (127, "")
+
+
+@pytest.mark.fault("D6")
+@pytest.mark.parametrize(
+    ("says", "detail"),
+    [
+        ({"Threads": "2", "NoNewPrivs": "1"}, "the launching process has 2 threads, not 1"),
+        ({"Threads": "1", "NoNewPrivs": "0"}, "NoNewPrivs reads '0', not 1"),
+        ({"Threads": "1", "NoNewPrivs": ""}, "NoNewPrivs reads '', not 1"),
+    ],
+)
+def test_without_the_kernel_s_word_there_is_no_way_through(
+    alone: Alone, says: dict[str, str], detail: str
+) -> None:
+    """One thread and no-new-privs: what /proc does not confirm is not so."""
+    report, status, printed = alone(
+        """
+        def lying():
+            linux.status_of_self = lambda *_: says
+
+        result = become(*python("print(1)"), before=lying)
+        """,
+        before=BECOME,
+        says=says,
+    )
+    assert report == f"verify 0 {detail}"
+    assert (os.waitstatus_to_exitcode(status), printed) == (127, "")
+
+
+def test_a_child_whose_keeper_is_gone_does_not_go_on(alone: Alone) -> None:
+    """The parent-death signal of a parent that ended before it was asked for never comes."""
+    report, status, _ = alone('result = become("x", parent=1)', before=BECOME)
+    assert report == "session 0 the keeper is gone"
+    assert os.waitstatus_to_exitcode(status) == 127
+
+
+@pytest.mark.fault("D8")
+@pytest.mark.parametrize(
+    ("content", "mode", "number"),
+    [("no program", 0o755, errno.ENOEXEC), ("#!/bin/sh\n", 0o600, errno.EACCES)],
+)
+def test_a_file_that_cannot_be_executed_is_told(
+    alone: Alone, tmp_path: Path, content: str, mode: int, number: int
+) -> None:
+    """The kernel's own answer to execve, by descriptor."""
+    file = tmp_path / "file"
+    file.write_text(content)
+    file.chmod(mode)
+    report, status, _ = alone(
+        'result = become("x", executable=path)', before=BECOME, path=str(file)
+    )
+    assert report == f"execve {number} {os.strerror(number)}"
+    assert os.waitstatus_to_exitcode(status) == 127
+
+
+@pytest.mark.parametrize("argv", [[1], ["a\0b"]])
+def test_an_argv_that_no_program_can_have_is_told(alone: Alone, argv: list[object]) -> None:
+    """An error of Python's own ends the child like any other."""
+    report, status, _ = alone("result = become(*argv)", before=BECOME, argv=argv)
+    assert report.startswith("execve 0 ")
+    assert os.waitstatus_to_exitcode(status) == 127
+
+
+def test_a_cgroup_that_cannot_be_joined_is_told(alone: Alone) -> None:
+    """A limit that does not hold is no limit: the child does not go on without it."""
+    report, status, _ = alone(
+        """
+        read_only = os.open("/proc/self/status", os.O_RDONLY)
+        result = become("x", cgroups=(read_only,))
+        """,
+        before=BECOME,
+    )
+    assert report == f"cgroup {errno.EBADF} {os.strerror(errno.EBADF)}"
+    assert os.waitstatus_to_exitcode(status) == 127
+
+
+REQUEST = {"argv": ["runsc"], "env": {"A": "b"}, "hide_net_sysctls": False, "netns": ""}
+
+
+def test_a_request_is_what_is_started() -> None:
+    """Words from the message, descriptors from beside it."""
+    asked = {**REQUEST, "hide_net_sysctls": True, "terminal": True}
+    made = child.start_of(asked, [10, 11, 12, 13, 14, 15])
+    assert made == child.Start(
+        argv=["runsc"],
+        env={"A": "b"},
+        executable=10,
+        streams=(11, 12, 13),
+        cgroups=(14, 15),
+        hide_net_sysctls=True,
+        terminal=True,
+    )
+    assert not child.start_of(REQUEST, [10, 11, 12, 13]).terminal
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"argv": "runsc"}, {"argv": [1]}, {"argv": None}, {"env": ["A"]}, {"env": {"A": 1}},
+        {"env": None}, {"netns": 7}, {"readonly": "/x"}, {"writable": [1]}, {"binds": [["a"]]},
+        {"binds": "ab"},
+    ],
+)  # fmt: skip
+def test_a_request_of_another_shape_is_refused(change: dict[str, object]) -> None:
+    """Before anything is forked."""
+    with pytest.raises((TypeError, ValueError)):
+        child.start_of({**REQUEST, **change}, [10, 11, 12, 13])
+
+
+@pytest.mark.parametrize("missing", sorted(REQUEST))
+def test_a_request_with_a_part_missing_is_refused(missing: str) -> None:
+    """Each of them is needed."""
+    with pytest.raises(LookupError):
+        child.start_of({k: v for k, v in REQUEST.items() if k != missing}, [10, 11, 12, 13])
+
+
+def test_a_request_without_all_descriptors_is_refused() -> None:
+    """The executable and three streams."""
+    with pytest.raises(ValueError, match="unpack"):
+        child.start_of(dict(REQUEST), [10, 11, 12])
+
+
+def test_the_parent_death_signal_is_kept_in_a_user_namespace(alone: Alone) -> None:
+    """commit_creds() clears it for capabilities that the old namespace does not have over the new;
+    its owner has all over it."""
+    assert (
+        alone("""
+        import ctypes
+        child._become_session_leader(os.getppid())
+        child._own_users()
+        found = ctypes.c_int()
+        ctypes.CDLL(None).prctl(2, ctypes.byref(found), 0, 0, 0)  # PR_GET_PDEATHSIG
+        result = found.value
+    """)
+        == signal.SIGKILL
+    )
+
+
+TAKES = """
+def takes(*names):
+    "For each folder the number of the error with which it takes no file, or 0."
+    found = []
+    for name in names:
+        try:
+            open(f"{name}/file", "w").close()
+        except OSError as error:
+            found.append(error.errno)
+        else:
+            found.append(0)
+    return found
+
+child._own_mounts(users=False)
+here = os.getcwd()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts of its own")
+def test_what_is_protected_cannot_be_written_to_apart_from_what_may(alone: Alone) -> None:
+    """By the kernel, in this mount namespace alone, mounts below either included."""
+    assert alone(
+        """
+        folders = ["kept", "kept/mounted", "kept/free", "kept/free/mounted", "kept/free/kept",
+                   "kept/free/kept/free", "other"]
+        for name in folders:
+            os.mkdir(name)
+            if "mounted" in name:
+                linux.mount("none", name, "tmpfs", 0, "size=4k")
+        readonly = (f"{here}/kept", f"{here}/kept/free/kept")
+        child.protect(readonly, (f"{here}/kept/free", f"{here}/kept/free/kept/free"))
+        os.chdir(here)
+        result = takes(*folders)
+        """,
+        before=TAKES,
+    ) == [errno.EROFS, errno.EROFS, 0, 0, errno.EROFS, 0, 0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts of its own")
+def test_what_the_host_made_read_only_stays_so_below_what_is_protected(alone: Alone) -> None:
+    """A volume that a container has read-only is not written to because a bind asks to."""
+    assert alone(
+        """
+        os.makedirs("project/build")
+        os.makedirs("project/cache")
+        linux.mount("project", "project", "none", linux.MS_BIND)
+        linux.mount("none", f"{here}/project/cache", "tmpfs", 0, "size=4k")
+        linux.set_readonly(f"{here}/project", readonly=True, recursive=False)
+        writable = (f"{here}/project/build", f"{here}/project/cache")
+        child.protect((f"{here}/project",), writable)
+        result = takes(f"{here}/project", *writable)
+        """,
+        before=TAKES,
+    ) == [errno.EROFS, errno.EROFS, 0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts of its own")
+def test_what_is_bound_is_seen_read_only(alone: Alone) -> None:
+    """At its target; the source stays as it is."""
+    assert alone("""
+        child._own_mounts(users=False)
+        here = os.getcwd()
+        for name in ("source", "target"):
+            os.mkdir(name)
+        open("source/file", "w").close()
+        child.bind_all(((f"{here}/source", f"{here}/target"),))
+        result = [os.listdir(f"{here}/target"), os.access(f"{here}/target", os.W_OK),
+                  os.access(f"{here}/source", os.W_OK)]
+    """) == [["file"], False, True]

@@ -1,0 +1,517 @@
+"""The keeper: a process that no request, no signal and no shortage ends before its work is done."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pytest_gvisor.programs import keeper as program
+from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs.keeper import Run
+from pytest_gvisor.sessions.launcher import Keeper
+
+PATIENCE = 30.0
+HANG = "trap '' TERM INT HUP; while :; do sleep 1; done"
+Message = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class Caller:
+    """A caller that says what it likes, and hears what the keeper answers."""
+
+    keeper: Keeper
+    session: str
+    opened: list[socket.socket] = field(default_factory=list)
+
+    def request(self, *argv: str, name: str = "g1") -> Message:
+        """A request that makes sense: it runs a program, whatever is its ``--root``."""
+        folder = f"{self.session}/{name}"
+        os.makedirs(f"{folder}/root", exist_ok=True)
+        return {
+            "id": name, "argv": list(argv), "term": ["true"], "delete": ["true"], "env": {"A": "b"},
+            "folder": folder, "root": f"{folder}/root", "cgroup_folders": [],
+            "hide_net_sysctls": False, "netns": "",
+        }  # fmt: skip
+
+    def send(self, message: bytes, *, executable: str = "/bin/sh", fds: int = 4) -> socket.socket:
+        """Send a message with a control socket and this many other descriptors."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(PATIENCE)
+        self.opened.append(ours)
+        null = os.open(os.devnull, os.O_RDWR)
+        program_fd = os.open(executable, os.O_RDONLY)
+        with theirs:
+            others = [program_fd, *[null] * 20][:fds]
+            socket.send_fds(self.keeper._socket, [message], [theirs.fileno(), *others])
+        os.close(null)
+        os.close(program_fd)
+        return ours
+
+    def shell(self, script: str, name: str = "g1") -> socket.socket:
+        """Run a shell script, whose ``--root`` makes it one of ours."""
+        request = self.request("sh", "-c", script, "sh", "--root", f"{self.session}/{name}/root")
+        request = {**request, **self.request(*request["argv"], name=name)}
+        return self.send(json.dumps(request).encode())
+
+    def close(self) -> None:
+        """Hang up everywhere."""
+        for control in self.opened:
+            control.close()
+
+
+def hear(control: socket.socket) -> Message:
+    """The next message; an empty one where there is none any more."""
+    data = control.recv(65536)
+    message: Message = json.loads(data) if data else {}
+    return message
+
+
+def hear_out(control: socket.socket) -> list[Message]:
+    """Everything until the run is cleaned."""
+    heard = []
+    while message := hear(control):
+        heard.append(message)
+        if message["state"] == "exited":
+            control.send(b'{"op": "release"}')
+        if message["state"] == "cleaned":
+            break
+    return heard
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether something comes true."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.fixture
+def caller(base: str) -> Iterator[Caller]:
+    """A keeper, and a caller of it."""
+    session = f"{base}/s-test"
+    os.mkdir(session)
+    keeper = Keeper(session)
+    made = Caller(keeper=keeper, session=session)
+    yield made
+    made.close()
+    keeper.close()
+
+
+def runs(caller: Caller) -> bool:
+    """Whether the keeper still does what it is for."""
+    states = [message["state"] for message in hear_out(caller.shell("exit 3", name="after"))]
+    return states == ["spawned", "exited", "cleaned"] and caller.keeper.alive()
+
+
+def test_a_run_is_spawned_exits_and_is_cleaned(caller: Caller) -> None:
+    """With its pid, its raw wait status and what it used."""
+    spawned, exited, cleaned = hear_out(caller.shell("exit 3"))
+    assert spawned["pid"] > 0
+    assert exited["status"] == 3 << 8
+    assert exited["maxrss"] > 0
+    assert cleaned["leaks"] == []
+    assert not os.path.exists(f"{caller.session}/g1")
+
+
+BAD = {
+    "empty object": b"{}",
+    "no object": b"[1, 2]",
+    "no JSON": b"\xff\xfe{",
+    "deep": b"[" * 60_000,
+    "long": b" " * 150_000 + b"{}",
+}
+
+
+@pytest.mark.parametrize("message", BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize("fds", [0, 3, 4, 14, 20])
+def test_a_request_that_makes_no_sense_fails_and_ends_nothing_else(
+    caller: Caller, message: bytes, fds: int
+) -> None:
+    """Its caller is told, and another run goes on and ends well."""
+    other = caller.shell("read x; exit 0", name="other")
+    assert hear(other)["state"] == "spawned"
+    heard = hear_out(caller.send(message, fds=fds))
+    assert [said["state"] for said in heard] == ["failed", "exited", "cleaned"]
+    assert heard[0]["stage"] in {"request", "fork"}
+    assert [said["state"] for said in hear_out(other)] == ["exited", "cleaned"]
+    assert runs(caller)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"argv": "x"}, {"argv": []}, {"argv": ["a\0b"]}, {"argv": [7]}, {"env": []},
+        {"env": {"A": None}}, {"folder": 7}, {"root": None}, {"id": []}, {"cgroup_folders": [1]},
+        {"delete": "x"}, {"term": {}}, {"netns": 1},
+    ],
+)  # fmt: skip
+def test_a_request_with_one_odd_part_fails_and_ends_nothing_else(
+    caller: Caller, change: Message
+) -> None:
+    """Nothing is started, or the child says why it cannot."""
+    heard = hear_out(caller.send(json.dumps({**caller.request("sh"), **change}).encode()))
+    assert [said["state"] for said in heard] == ["failed", "exited", "cleaned"]
+    assert heard[1]["status"] == 127 << 8
+    assert runs(caller)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    message=st.binary(min_size=1, max_size=60).filter(
+        lambda data: not data.startswith((b"hold", b"share"))
+    )
+)
+def test_no_bytes_end_the_keeper(caller: Caller, message: bytes) -> None:
+    """Whatever comes as a request is answered as a failed one."""
+    heard = hear_out(caller.send(message))
+    assert [said["state"] for said in heard] == ["failed", "exited", "cleaned"]
+    assert caller.keeper.alive()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_request_that_brings_no_socket_is_dropped(caller: Caller, number: int) -> None:
+    """There is nobody to tell; the keeper goes on."""
+    with open(os.devnull, "rb") as null:
+        fds = [null.fileno()] * number
+        socket.send_fds(caller.keeper._socket, [b"{}"], fds)
+    assert runs(caller)
+
+
+@pytest.mark.parametrize(
+    "message", [b"x", b"{}", b'{"op": "no such wish"}', b'{"op": []}', b"[]", b"\xff" * 5000]
+)
+def test_a_wish_that_makes_no_sense_ends_its_run_alone(caller: Caller, message: bytes) -> None:
+    """The run is failed and killed; the other goes on."""
+    one, other = caller.shell(HANG), caller.shell("read x; exit 4", name="other")
+    assert hear(one)["state"] == "spawned"
+    one.send(message)
+    heard = hear_out(one)
+    assert [said["state"] for said in heard] == ["failed", "exited", "cleaned"]
+    assert heard[0]["stage"] == "request"
+    assert heard[1]["status"] == signal.SIGKILL
+    assert [said["state"] for said in hear_out(other)] == ["spawned", "exited", "cleaned"]
+    assert runs(caller)
+
+
+def test_a_caller_that_hangs_up_ends_its_run_alone(caller: Caller) -> None:
+    """The run is killed and its folder removed; the other goes on."""
+    one, other = caller.shell(HANG), caller.shell(HANG, name="other")
+    pid = hear(one)["pid"]
+    assert hear(other)["state"] == "spawned"
+    one.close()
+    assert eventually(lambda: not os.path.exists(f"{caller.session}/g1"))
+    assert not os.path.exists(f"/proc/{pid}")
+    other.send(b'{"op": "kill"}')
+    assert [said["state"] for said in hear_out(other)] == ["exited", "cleaned"]
+
+
+def test_a_keeper_whose_caller_is_gone_leaves_nothing(caller: Caller) -> None:
+    """It kills, removes the session folder, and ends."""
+    for name in ("g1", "g2"):
+        assert hear(caller.shell(HANG, name=name))["state"] == "spawned"
+    caller.keeper._socket.close()
+    assert caller.keeper._process.wait(PATIENCE) == 0
+    assert leftovers.processes(caller.session, everywhere=True) == []
+    assert not os.path.exists(caller.session)
+
+
+def test_a_keeper_removes_what_is_shared_unless_another_has_it(caller: Caller) -> None:
+    """At its end; it may be told of a folder that is made later, or never."""
+    base = os.path.dirname(caller.session)
+    names = [f"{base}/s-run-{number}" for number in range(3)]
+    for name in names:
+        caller.keeper.share(name)
+    Path(base, ".lock").touch()
+    for name in names[:2]:
+        os.mkdir(name)
+        Path(name, "lock").touch()
+    with open(f"{names[1]}/lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        caller.keeper.close()
+        assert [os.path.exists(name) for name in names] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP]
+)
+def test_the_terminal_s_signals_do_not_reach_the_keeper(
+    caller: Caller, number: signal.Signals
+) -> None:
+    """Ctrl-C is for pytest, and closing the terminal too."""
+    os.kill(caller.keeper.pid, number)
+    assert runs(caller)
+
+
+def test_the_keeper_is_in_a_session_of_its_own_with_one_thread(caller: Caller) -> None:
+    """So no signal of the terminal is sent to it, and forking is safe."""
+    assert os.getsid(caller.keeper.pid) == caller.keeper.pid
+    assert os.listdir(f"/proc/{caller.keeper.pid}/task") == [str(caller.keeper.pid)]
+
+
+def test_the_keeper_does_not_know_the_environment(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a project sets is not read by the process that starts every sandbox."""
+    monkeypatch.setenv("PYTHONSTARTUP", "/nowhere")
+    monkeypatch.setenv("SECRET", "x")
+    os.mkdir(f"{base}/s-1")
+    keeper = Keeper(f"{base}/s-1")
+    environment = Path(f"/proc/{keeper.pid}/environ").read_bytes().split(b"\0")
+    keeper.close()
+    assert {word.partition(b"=")[0] for word in environment if word} == {b"PATH", b"LC_ALL"}
+
+
+@pytest.mark.fault("D4")
+def test_a_blocked_or_ignored_sigchld_does_not_stop_the_keeper(base: str) -> None:
+    """Both are inherited from whoever starts it."""
+    code = f"""
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGTERM])
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+import pytest
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "spawned_exits", {__file__!r}]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stdout
+
+
+ORPHAN = """
+sh -c 'echo $$ > FILE; while :; do sleep 1; done' sh WORDS &
+while ! [ -s FILE ]; do :; done
+"""
+
+
+def orphan(caller: Caller, words: str) -> int:
+    """A run that ends and leaves an orphan with these words on its command line; its pid."""
+    file = Path(os.path.dirname(caller.session), "pid")
+    script = ORPHAN.replace("FILE", str(file)).replace("WORDS", words)
+    heard = hear_out(caller.shell(script))
+    assert [said["state"] for said in heard] == ["spawned", "exited", "cleaned"]
+    assert heard[-1]["leaks"] == []
+    return int(file.read_text())
+
+
+def test_an_orphan_of_a_run_is_killed_with_it(caller: Caller) -> None:
+    """The keeper is its new parent, and knows it by its command line."""
+    pid = orphan(caller, '--root "$2"')
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_an_orphan_that_nobody_knows_is_killed_with_the_keeper(caller: Caller) -> None:
+    """What has become a child of the keeper was started by one of its runs."""
+    pid = orphan(caller, "unknown")
+    assert os.path.exists(f"/proc/{pid}")
+    caller.keeper.close()
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_whoever_is_in_a_run_s_cgroups_is_killed_with_it(caller: Caller, tmp_path: Path) -> None:
+    """What has neither runsc's command line nor its parent is known by its cgroup alone."""
+    (tmp_path / "cgroup.kill").touch()  # the kernel takes a 1 in it for SIGKILL to all
+    request = {**caller.request("sh", "-c", HANG), "cgroup_folders": [str(tmp_path)]}
+    control = caller.send(json.dumps(request).encode())
+    assert hear(control)["state"] == "spawned"
+    control.send(b'{"op": "kill"}')
+    assert hear(control)["state"] == "exited"
+    assert (tmp_path / "cgroup.kill").read_text() == "1"
+    (tmp_path / "cgroup.kill").unlink()
+    control.send(b'{"op": "release"}')
+    assert hear_out(control) == [{"state": "cleaned", "leaks": []}]
+
+
+@pytest.mark.fault("D8")
+@pytest.mark.parametrize("tries", range(3))
+def test_a_failed_execve_is_told_before_the_end(caller: Caller, tries: int) -> None:
+    """Both can be seen at once; the caller must not take the child's 127 for a workload's."""
+    for _ in range(20):
+        request = json.dumps(caller.request("x")).encode()
+        heard = hear_out(caller.send(request, executable="/etc/passwd"))
+        assert [said["state"] for said in heard] == ["failed", "exited", "cleaned"]
+        assert heard[0]["stage"] == "execve"
+
+
+@pytest.mark.fault("D2")
+def test_what_a_turn_has_closed_is_not_taken_for_what_has_its_number_now(
+    alone: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A child's end closes its report, and the socket of the next request gets that number."""
+    assert (
+        alone(
+            """
+        import keeper, socket
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        owner = keeper.Keeper(theirs, os.pidfd_open(os.getpid()), "/nowhere")
+        order = [owner.wake_reader, theirs.fileno()]
+        ready = owner.selector.select
+        owner.selector.select = lambda timeout: sorted(
+            ready(timeout), key=lambda one: order.index(one[0].fd) if one[0].fd in order else 9
+        )
+        shell, null = os.open("/bin/sh", os.O_RDONLY), os.open(os.devnull, os.O_RDWR)
+
+        def ask():
+            control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with other:
+                fds = [other.fileno(), shell, null, null, null]
+                socket.send_fds(ours, [request.encode()], fds)
+            return control
+
+        def states(control):
+            found = []
+            while data := control.recv(65536):
+                found.append(json.loads(data)["state"])
+            return found
+
+        first = ask()
+        owner.on_request()
+        os.waitid(os.P_PID, owner.runs[0].pid, os.WEXITED | os.WNOWAIT)
+        while os.dup(null) < owner.runs[0].report:
+            pass
+        second = ask()
+        ours.shutdown(socket.SHUT_WR)
+        owner.serve()
+        result = [states(first), states(second)]
+        """,
+            request=request_in(tmp_path).decode(),
+        )
+        == [["spawned", "exited", "cleaned"]] * 2
+    )
+
+
+# --- one run, without a process around it
+
+
+@dataclass
+class Stub:
+    """What a run needs of its keeper."""
+
+    watched: dict[int, Callable[[], None]] = field(default_factory=dict)
+    finishing: list[Run] = field(default_factory=list)
+
+    def watch(self, fd: int, act: Callable[[], None]) -> None:
+        """See `Keeper.watch`."""
+        self.watched[fd] = act
+
+    def unwatch(self, fd: int) -> None:
+        """See `Keeper.unwatch`."""
+        self.watched.pop(fd, None)
+
+    def finish(self, run: Run) -> None:
+        """See `Keeper.finish`."""
+        self.finishing.append(run)
+
+
+@pytest.fixture
+def lone(tmp_path: Path) -> Iterator[tuple[Run, Callable[[], list[Message]]]]:
+    """A run, and what it has told so far."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    run = Run(Stub(), theirs)  # type: ignore[arg-type]
+
+    def told() -> list[Message]:
+        heard: list[Message] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard.append(hear(ours))
+        return heard
+
+    yield run, told
+    run.close()
+    ours.close()
+
+
+Lone = tuple[Run, Callable[[], list[Message]]]
+
+
+def request_in(folder: Path) -> bytes:
+    """A request for one run in this folder."""
+    (folder / "g1/root").mkdir(parents=True)
+    return json.dumps({
+        "id": "g1", "argv": ["x"], "term": ["x"], "delete": ["x"], "env": {},
+        "folder": f"{folder}/g1", "root": f"{folder}/g1/root", "cgroup_folders": [],
+        "hide_net_sysctls": False, "netns": "",
+    }).encode()  # fmt: skip
+
+
+def test_a_report_that_comes_with_the_end_is_told_first(lone: Lone) -> None:
+    """Where the child's end is seen before its report has been read."""
+    run, told = lone
+    reader, writer = os.pipe()
+    os.write(writer, b"no_new_privs 1 not permitted")
+    os.close(writer)
+    run.report, run.pid = reader, 1
+    run.reaped(127 << 8, 0.0, 0)
+    assert [said["state"] for said in told()] == ["failed", "exited"]
+
+
+@pytest.mark.parametrize("call", ["fork", "pipe2", "dup"])
+def test_a_shortage_is_told_and_leaves_no_descriptor(
+    lone: Lone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """No process or no descriptor to be had: a typed failure, with the kernel's errno."""
+    run, told = lone
+    message = request_in(tmp_path)
+
+    def refuse(*_: object) -> Any:
+        raise OSError(errno.EAGAIN, "not now")
+
+    before = set(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse)
+        with pytest.raises(OSError, match="not now") as caught:
+            run.start(message, [0, 0, 1, 2])
+    run.fail("fork", caught.value)
+    failed, exited = told()
+    assert failed == {
+        "state": "failed", "stage": "fork", "errno": errno.EAGAIN, "detail": "not now",
+    }  # fmt: skip
+    assert (exited["state"], exited["status"]) == ("exited", 127 << 8)
+    run.release()
+    assert run.clean(time.monotonic())
+    assert told() == [{"state": "cleaned", "leaks": []}]
+    assert not (tmp_path / "g1").exists()
+    run.close()
+    run.executable = -1
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_cleaning_waits_for_better_times_but_not_for_ever(
+    lone: Lone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of descriptors, it tries again; after a while it says what it cannot do."""
+    run, told = lone
+    run.folder, run.root = str(tmp_path / "g1"), str(tmp_path / "g1/root")
+
+    def refuse(*_: object) -> Any:
+        raise OSError(errno.EMFILE, "no descriptors")
+
+    monkeypatch.setattr(leftovers, "processes", refuse)
+    now = time.monotonic()
+    assert not run.clean(now)
+    assert not run.clean(now + program.EXIT_GRACE)
+    assert told() == []
+    assert run.clean(now + 3 * program.EXIT_GRACE)
+    (cleaned,) = told()
+    assert "no descriptors" in cleaned["leaks"][0]

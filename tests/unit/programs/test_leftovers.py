@@ -1,0 +1,485 @@
+"""What a sandbox leaves: ours is found and removed, everybody else's is not touched."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.programs import leftovers, linux
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and cgroups")
+PIDS_V1 = "/sys/fs/cgroup/pids"
+ROOT = "/nowhere/s-1/g1/root"
+
+Start = Callable[..., int]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a process that sleeps, with these words on its command line; gives its pid."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*words: str, user: int | None = None) -> int:
+        argv = ["sh", "-c", "read x; :", *words]
+        started.append(subprocess.Popen(argv, stdin=subprocess.PIPE, user=user, cwd="/"))
+        pid = started[-1].pid
+        while not Path(f"/proc/{pid}/cmdline").read_bytes():  # in the middle of its execve
+            time.sleep(0.001)
+        return pid
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def alive(pid: int) -> bool:
+    """Whether a child runs; one that has ended and was not waited for does not."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def gone(pid: int) -> bool:
+    """Whether a child ends soon."""
+    deadline = time.monotonic() + 10
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not alive(pid)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("runsc", "--root", ROOT, "run", "x"),
+        ("runsc-sandbox", "--log=x", f"--root={ROOT}", "boot"),
+        ("runsc", "--root", ROOT),
+    ],
+)
+@pytest.mark.parametrize("root", [ROOT, "/nowhere/s-1/g1", "/nowhere/s-1"])
+def test_a_process_of_the_sandbox_is_found(start: Start, words: tuple[str, ...], root: str) -> None:
+    """By ``--root`` in either form, of this folder or of one below."""
+    pid = start(*words)
+    assert leftovers.processes(root) == [pid]
+    assert leftovers.processes(root, everywhere=True) == [pid]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tail", "-f", f"{ROOT}/log"),
+        ("sh", f"--log={ROOT}"),
+        ("runsc", "--root", f"{ROOT}2"),
+        ("runsc", f"--root={ROOT}-other"),
+        ("runsc", "--root", "/nowhere/s-11/g1/root"),
+        ("runsc", f"--root=/x{ROOT}"),
+        ("runsc", "run", "--root"),
+        ("grep", "--", f"--root {ROOT}"),
+    ],
+)
+def test_anybody_else_s_process_is_not(start: Start, words: tuple[str, ...]) -> None:
+    """Not a reader of our files, and not a sandbox whose folder's name only begins alike."""
+    pid = start(*words)
+    assert leftovers.processes(ROOT, everywhere=True) == []
+    leftovers.kill([pid], ROOT)
+    assert alive(pid)
+
+
+@needs_root
+def test_to_root_a_process_of_any_user_s_is_one(start: Start) -> None:
+    """The sandbox of root's runsc runs as nobody."""
+    pid = start("runsc-sandbox", f"--root={ROOT}", user=12345)
+    assert leftovers.processes(ROOT, everywhere=True) == [pid]
+
+
+def test_what_this_user_may_not_kill_is_not(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user could hold up every sweep by such a command line."""
+    pid = start("runsc", "--root", ROOT)
+    asked = []
+
+    def kill(*args: int) -> None:
+        asked.append(args)
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", kill)
+        assert leftovers.processes(ROOT, everywhere=True) == []
+    assert asked == [(pid, 0)]
+    assert alive(pid)
+
+
+@pytest.mark.fault("F6")
+def test_only_what_is_still_ours_is_killed(start: Start) -> None:
+    """A pid that was used again for something else, or is free by now, is left alone."""
+    ours, other = start("runsc", "--root", ROOT), start("innocent")
+    done = subprocess.Popen(["true"])
+    done.wait()
+    leftovers.kill([ours, other, done.pid], ROOT)
+    assert gone(ours)
+    assert alive(other)
+
+
+def test_a_child_that_is_just_being_executed_is_not_overlooked(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its command line is empty for a moment: whose it is will be known when it is asked again."""
+    pid = start("runsc", "--root", ROOT)
+    monkeypatch.setattr(linux, "children_of_self", lambda: [pid])
+    monkeypatch.setattr(leftovers, "_command_line", lambda _pid: b"")
+    assert leftovers.processes(ROOT) == [pid]
+    assert leftovers.processes(ROOT, everywhere=True) == []
+    leftovers.kill([pid], ROOT)
+    assert alive(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert gone(pid)
+    assert leftovers.processes(ROOT) == []
+
+
+def test_a_zombie_is_no_process_that_is_left(start: Start) -> None:
+    """It is its parent's to collect."""
+    pid = start("runsc", "--root", ROOT)
+    os.kill(pid, signal.SIGKILL)
+    assert gone(pid)
+    assert leftovers.processes(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "has"), [([], False), (["x.lock"], False), (["a_sandbox:a.state", "b"], True)]
+)
+def test_a_state_file_is_what_delete_is_for(tmp_path: Path, names: list[str], has: bool) -> None:
+    """A lock or a socket alone is no sandbox."""
+    for name in names:
+        (tmp_path / name).touch()
+    assert leftovers.has_state(str(tmp_path)) is has
+    assert not leftovers.has_state(str(tmp_path / "nowhere"))
+
+
+def test_removing_says_what_stays(tmp_path: Path) -> None:
+    """A second time, there is nothing to remove and nothing to say."""
+    folder = tmp_path / "g1"
+    (folder / "root").mkdir(parents=True)
+    (tmp_path / "not-empty" / "x").mkdir(parents=True)
+    assert leftovers.remove(str(folder), [str(tmp_path / "nowhere")]) == []
+    assert not folder.exists()
+    (leak,) = leftovers.remove(str(folder), [str(tmp_path / "not-empty")])
+    assert leak.startswith(f"{tmp_path}/not-empty: ")
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Path:
+    """A session's folder with a run in it."""
+    folder = tmp_path / "s-1"
+    (folder / "g1/root").mkdir(parents=True)
+    (folder / "lock").touch()
+    (folder / "journal").write_text('{"id": "g1"}')
+    (folder / "link").symlink_to(tmp_path)
+    return folder
+
+
+def test_a_session_s_folder_stays_as_long_as_anything_else_does(
+    session: Path, tmp_path: Path
+) -> None:
+    """Its journal names the cgroups, for the next sweep."""
+    (tmp_path / "cgroup/x").mkdir(parents=True)
+    (leak,) = leftovers.remove_session(str(session), [str(tmp_path / "cgroup")])
+    assert leak.startswith(f"{tmp_path}/cgroup: ")
+    assert sorted(os.listdir(session)) == ["journal", "lock"]
+    (tmp_path / "cgroup/x").rmdir()
+    for _ in range(2):
+        assert leftovers.remove_session(str(session), [str(tmp_path / "cgroup")]) == []
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_session_s_lock_goes_last(session: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session without one counts as dead: nobody else may begin to remove it meanwhile."""
+    order: list[str] = []
+    real = os.unlink, shutil.rmtree
+
+    def note(which: int, path: str) -> None:
+        order.append(os.path.basename(path))
+        real[which](path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", lambda path, **_: note(0, path))
+        patch.setattr(shutil, "rmtree", lambda path: note(1, path))
+        assert leftovers.clear_session(str(session)) == []
+    assert set(order[:-2]) == {"g1", "link"}
+    assert order[-2:] == ["journal", "lock"]
+
+
+def test_a_session_that_has_a_process_left_keeps_its_folder(
+    session: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that the kernel holds: the next sweep finds it by the folder's name."""
+    with monkeypatch.context() as patch:
+        patch.setattr(leftovers, "processes", lambda *_, **__: [7])
+        patch.setattr(leftovers, "kill", lambda *_: None)
+        assert leftovers.clear_session(str(session), patience=0) == ["process 7"]
+    assert (session / "g1").is_dir()
+    assert leftovers.clear_session(str(session)) == []
+
+
+def test_a_journal_that_cannot_be_read_for_the_moment_is_read_later(
+    session: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it nobody knows the cgroups, and it is not removed unread."""
+    real, real_rmdir, removed = open, os.rmdir, list[str]()
+    refusals = [errno.ENFILE]
+
+    def refuse(path: Any, *args: Any, **options: Any) -> Any:
+        if str(path).endswith("/journal") and refusals:
+            raise OSError(refusals.pop(), "Too many open files in system")
+        return real(path, *args, **options)
+
+    def rmdir(path: str, **options: Any) -> None:
+        removed.append(path)
+        real_rmdir(path, **options)
+
+    cgroup = "/sys/fs/cgroup/pytest-gvisor-never"
+    (session / "journal").write_text(json.dumps({"cgroups": [cgroup]}))
+    monkeypatch.setattr("pytest_gvisor.programs.leftovers.open", refuse, raising=False)
+    (leak,) = leftovers.clear_session(str(session), patience=-1)
+    assert "Too many open files" in leak
+    assert (session / "journal").exists()
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    assert leftovers.clear_session(str(session)) == []
+    assert cgroup in removed
+
+
+def test_a_file_that_goes_first_by_itself_is_no_end_of_the_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older rmtree says ENOENT of it, and leaves the rest: then it is done again."""
+    folder = tmp_path / "g1"
+    (folder / "root").mkdir(parents=True)
+    real, calls = shutil.rmtree, []
+
+    def rmtree(path: str) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise FileNotFoundError(errno.ENOENT, "No such file", f"{path}/root/x")
+        real(path)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    assert leftovers.clear(str(folder), ROOT, []) == []
+    assert not folder.exists()
+
+
+@needs_root
+def test_a_cgroup_that_was_never_made_is_no_leak_on_a_read_only_file_system(
+    alone: Callable[..., Any],
+) -> None:
+    """There the kernel refuses rmdir before it looks."""
+    assert (
+        alone(
+            """
+        linux.unshare_by_libc(linux.CLONE_NEWNS)
+        linux.mount("none", "/", "none", linux.MS_REC | linux.MS_SLAVE)
+        os.mkdir("cgroup")
+        here = os.getcwd()
+        linux.mount("none", f"{here}/cgroup", "tmpfs", linux.MS_RDONLY)
+        result = leftovers.remove("/nowhere", [f"{here}/cgroup/pytest-gvisor-x"])
+        """
+        )
+        == []
+    )
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["plain", "with blank", "back\\slash", "tab\tand\nline", "é"])
+def test_mounts_are_undone_before_anything_is_removed(alone: Callable[..., Any], name: str) -> None:
+    """What is mounted in our folder stays as it is; another folder's mount stays mounted."""
+    assert alone(
+        """
+        linux.unshare_by_libc(linux.CLONE_NEWNS)
+        linux.mount("none", "/", "none", linux.MS_REC | linux.MS_SLAVE)
+        for path in ("precious", name, name + "/null-netns", name + "2"):
+            os.mkdir(path)
+        open("precious/file", "w").close()
+        here = os.getcwd()
+        for point in (name + "/null-netns", name + "2"):
+            linux.mount(f"{here}/precious", f"{here}/{point}", "none", linux.MS_BIND)
+        leaks = leftovers.remove(f"{here}/{name}", [])
+        result = [leaks, os.path.exists(name), os.listdir("precious"), os.listdir(name + "2")]
+        """,
+        name=name,
+    ) == [[], False, ["file"], ["file"]]
+
+
+def test_clearing_kills_and_removes(start: Start, tmp_path: Path) -> None:
+    """Processes first, then the folder; afterwards there is nothing of it."""
+    folder = tmp_path / "s-1"
+    (folder / "g1" / "root").mkdir(parents=True)
+    pid, other = start("runsc", "--root", f"{folder}/g1/root"), start("innocent", str(folder))
+    assert leftovers.clear(str(folder), str(folder), []) == []
+    assert not folder.exists()
+    assert not alive(pid)
+    assert alive(other)
+
+
+def test_clearing_has_a_deadline_and_says_what_stays(tmp_path: Path) -> None:
+    """What cannot be removed is not waited for for ever."""
+    (tmp_path / "not-empty" / "x").mkdir(parents=True)
+    started = time.monotonic()
+    leaks = leftovers.clear(str(tmp_path / "g"), ROOT, [str(tmp_path / "not-empty")], patience=0.2)
+    assert len(leaks) == 1
+    assert time.monotonic() - started < 10
+
+
+def test_a_shortage_of_descriptors_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan of /proc that fails once is done again."""
+    (tmp_path / "g").mkdir()
+    real, calls = os.listdir, []
+
+    def listdir(path: str = ".") -> list[str]:
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(24, "Too many open files")
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert leftovers.clear(str(tmp_path / "g"), ROOT, []) == []
+    assert not (tmp_path / "g").exists()
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder that processes share, and the locks that go with it."""
+    (tmp_path / ".lock").touch()
+    folder = tmp_path / "s-run-1"
+    folder.mkdir()
+    (folder / "lock").touch()
+    return folder
+
+
+def test_a_shared_folder_goes_when_nobody_has_it(shared: Path) -> None:
+    """Whoever does have it has a lock on it; one that is not there is no error."""
+    with open(shared / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        leftovers.clear_shared(str(shared))
+        assert shared.exists()
+    for _ in range(2):
+        leftovers.clear_shared(str(shared))
+        assert not shared.exists()
+    assert (shared.parent / ".lock").exists()
+
+
+def test_a_shared_folder_stays_while_others_are_coming_and_going(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock of the folder above is waited for, and not for ever."""
+    monkeypatch.setattr(leftovers, "PATIENCE", 0.1)
+    with open(shared.parent / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        leftovers.clear_shared(str(shared))
+    assert shared.exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "own"),
+    [
+        ("/sys/fs/cgroup/pids/pytest-gvisor-0123", True),
+        ("/sys/fs/cgroup/pytest-gvisor-x", True),
+        ("/sys/fs/cgroup/memory/system.slice", False),
+        ("/sys/fs/cgroup/pytest-gvisor-x/inner", False),
+        ("/sys/fs/cgroup/../pytest-gvisor-x", False),
+        ("/sys/fs/cgroup/memory/../pytest-gvisor-x", False),
+        ("/tmp/pytest-gvisor-x", False),
+        ("pytest-gvisor-x", False),
+        ("/sys/fs/cgroup/pytest-gvisor-\0", False),
+        ("/sys/fs/cgroup/\0/pytest-gvisor-x", False),
+        ("/sys/fs/cgroup/pytest-gvisor-\ud800", False),
+        ("/sys/fs/cgroup/\ud800/pytest-gvisor-x", False),
+        ("/sys/fs/cgroup/\udcff/pytest-gvisor-x", True),
+        ("/sys/fs/cgroup/" + "x/" * 5000 + "pytest-gvisor-x", True),
+    ],
+)
+def test_a_cgroup_of_ours_has_a_name_that_only_we_make(path: str, own: bool) -> None:
+    """Whatever a journal says, nothing else is removed."""
+    assert leftovers.is_own_cgroup(path) is own
+
+
+def test_a_journal_is_read_whatever_is_in_it(tmp_path: Path) -> None:
+    """Of damaged lines, other paths and other shapes nothing comes."""
+    mine = [f"/sys/fs/cgroup/pids/pytest-gvisor-{number}" for number in range(3)]
+    lines = [
+        "",
+        json.dumps({"id": "g1", "cgroups": [mine[0]]}),
+        '{"id": "g2", "cgroups": ["/sys/fs/cg',
+        "[" * 100_000,
+        "7",
+        json.dumps({"cgroups": "x"}),
+        json.dumps({"cgroups": ["/sys/fs/cgroup/other", 5, mine[1]]}),
+        "\udcff",
+        json.dumps({"cgroups": [mine[2]]}),
+    ]
+    (tmp_path / "journal").write_text("\n".join(lines), errors="surrogateescape")
+    assert leftovers.journalled_cgroups(str(tmp_path)) == mine
+    assert leftovers.journalled_cgroups(str(tmp_path / "nowhere")) == []
+
+
+@pytest.fixture
+def cgroup() -> Iterator[str]:
+    """An empty cgroup of our own making."""
+    base = PIDS_V1 if os.path.isdir(PIDS_V1) else "/sys/fs/cgroup"
+    path = f"{base}/pytest-gvisor-test-{os.getpid()}"
+    os.mkdir(path)
+    yield path
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(path)
+
+
+@needs_root
+@pytest.mark.parametrize("switch", [True, False])
+def test_everything_in_a_cgroup_is_killed(
+    cgroup: str, start: Start, monkeypatch: pytest.MonkeyPatch, switch: bool
+) -> None:
+    """With the kernel's switch where there is one, else one by one; then it can be removed."""
+    pids = [start("a"), start("b"), start("c")]
+    for pid in pids[:2]:
+        Path(cgroup, "cgroup.procs").write_text(str(pid))
+    if not switch:
+        monkeypatch.setattr(leftovers, "open", without_switch, raising=False)
+    leftovers.kill_cgroups([cgroup, f"{cgroup}-nowhere"])
+    assert gone(pids[0])
+    assert gone(pids[1])
+    assert alive(pids[2])
+    for pid in pids[:2]:
+        os.waitpid(pid, 0)
+    assert leftovers.remove("/nowhere/at-all", [cgroup]) == []
+
+
+def without_switch(path: str, *arguments: Any, **options: Any) -> Any:
+    """`open` on a kernel whose cgroups have no cgroup.kill."""
+    if path.endswith("cgroup.kill"):
+        raise FileNotFoundError(path)
+    return open(path, *arguments, **options)
+
+
+@needs_root
+def test_a_dead_session_s_cgroup_goes_with_what_is_in_it(
+    cgroup: str, start: Start, tmp_path: Path
+) -> None:
+    """The journal names it, before it was made."""
+    session = tmp_path / "s-1"
+    session.mkdir()
+    entry = {"id": "g1", "cgroups": [cgroup, f"{cgroup}-never-made"]}
+    (session / "journal").write_text(json.dumps(entry))
+    pid = start("in the cgroup")
+    Path(cgroup, "cgroup.procs").write_text(str(pid))
+    assert leftovers.clear_session(str(session)) == []
+    assert not alive(pid)
+    assert not os.path.exists(cgroup)
+    assert not session.exists()

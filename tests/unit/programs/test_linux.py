@@ -1,0 +1,284 @@
+"""The kernel calls: what each does, and that a refusal holds the whole call."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.programs import linux
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: mounts and namespaces of its own"
+)
+Alone = Callable[..., Any]
+
+BAD_FLAGS = 0x1  # no CLONE_ flag: the low byte is a signal number (sched.h)
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "text"),
+    [
+        (lambda: linux.prctl(-1, 7), errno.EINVAL, "prctl(-1, 7, 0, 0, 0)"),
+        (lambda: linux.set_parent_death_signal(999), errno.EINVAL, "prctl(1, 999, 0, 0, 0)"),
+        (lambda: linux.unshare_by_libc(BAD_FLAGS), errno.EINVAL, "unshare(0x1)"),
+        (
+            lambda: linux.mount("none", "/nowhere/x", "tmpfs", 1, "a=b"),
+            (errno.ENOENT, errno.EPERM),
+            "mount('none', '/nowhere/x', 'tmpfs', 0x1, 'a=b')",
+        ),
+        (
+            lambda: linux.set_readonly("/nowhere/x", readonly=True, recursive=True),
+            (errno.ENOENT, errno.EPERM),
+            "mount_setattr('/nowhere/x', 0x8000, readonly=True)",
+        ),
+        (
+            lambda: linux.openat2(-100, b"/nowhere/x", os.O_RDONLY, linux.RESOLVE_NO_MAGICLINKS),
+            errno.ENOENT,
+            "openat2(-100, b'/nowhere/x', 0x0, 0x2)",
+        ),
+        (
+            lambda: linux.umount_lazily("/nowhere/x"),
+            (errno.ENOENT, errno.EPERM),
+            "umount2('/nowhere/x', MNT_DETACH)",
+        ),
+    ],
+)
+def test_a_refusal_holds_the_errno_and_the_whole_call(
+    call: Callable[[], None], number: int | tuple[int, ...], text: str
+) -> None:
+    """Whoever reads the error can repeat the call."""
+    with pytest.raises(OSError, match=re.escape(text)) as caught:
+        call()
+    assert caught.value.errno in (number if isinstance(number, tuple) else (number,))
+
+
+def test_a_folder_is_the_root_of_what_openat2_resolves(tmp_path: Path) -> None:
+    """Neither two dots, nor a slash, nor a link leads out of it."""
+    (tmp_path / "f").write_text("inside")
+    (tmp_path / "out").symlink_to("/../../f")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for path in (b"f", b"/f", b"../../f", b"out"):
+            fd = linux.openat2(folder, path, os.O_RDONLY, linux.RESOLVE_IN_ROOT)
+            with os.fdopen(fd) as file:
+                assert file.read() == "inside"
+                assert not os.get_inheritable(fd)
+    finally:
+        os.close(folder)
+
+
+def test_no_new_privs_is_set_and_read_back(alone: Alone) -> None:
+    """The kernel says in /proc/self/status what was asked for."""
+    before, after = alone("""
+        before = linux.status_of_self("NoNewPrivs")
+        linux.set_no_new_privs()
+        result = [before, linux.status_of_self("NoNewPrivs")]
+    """)
+    assert after == {"NoNewPrivs": "1"}
+    assert before in ({"NoNewPrivs": "0"}, {"NoNewPrivs": "1"})
+
+
+def test_the_parent_death_signal_ends_the_child(alone: Alone) -> None:
+    """A child that asked for SIGKILL is gone when its parent is."""
+    status = alone("""
+        linux.set_child_subreaper()
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            child_pid = os.fork()
+            if child_pid == 0:
+                linux.set_parent_death_signal(signal.SIGKILL)
+                os.write(writer, b"x")
+                signal.pause()
+            os.read(reader, 1)
+            os._exit(0)
+        statuses = [os.wait()[1], os.wait()[1]]
+        result = sorted(statuses)
+    """)
+    assert status == [0, 9]
+
+
+def test_a_subreaper_gets_the_orphans(alone: Alone) -> None:
+    """The parent of a grandchild whose parent ended is this process."""
+    assert alone("""
+        me = os.getpid()
+        linux.set_child_subreaper()
+        if os.fork() == 0:
+            if os.fork() == 0:
+                signal.alarm(20)
+                while os.getppid() != me:
+                    pass
+            os._exit(0)
+        result = [os.wait()[1], os.wait()[1]]
+    """) == [0, 0]
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_unshare_works_with_and_without_the_standard_library_s(
+    monkeypatch: pytest.MonkeyPatch, has: bool
+) -> None:
+    """`os.unshare` is used where it exists, the C library's call elsewhere."""
+    called: list[int] = []
+    if has:
+        monkeypatch.setattr(os, "unshare", called.append, raising=False)
+    else:
+        monkeypatch.delattr(os, "unshare", raising=False)
+    linux.unshare(0)  # no flag at all: nothing is unshared
+    assert called == ([0] if has else [])
+    if not has:
+        with pytest.raises(OSError, match=r"unshare\(0x1\)"):
+            linux.unshare(BAD_FLAGS)
+
+
+@needs_root
+@pytest.mark.parametrize("call", ["unshare", "unshare_by_libc"])
+def test_both_ways_to_unshare_make_a_mount_namespace(alone: Alone, call: str) -> None:
+    """What is mounted in it is seen in it, and gone when it is undone."""
+    assert alone(
+        """
+        os.mkdir("x")
+        getattr(linux, call)(linux.CLONE_NEWNS)
+        linux.mount("none", "/", "none", linux.MS_REC | linux.MS_SLAVE)
+        linux.mount("none", os.path.abspath("x"), "tmpfs", linux.MS_NOSUID, "size=4k")
+        mounted = os.path.ismount("x")
+        linux.umount_lazily(os.path.abspath("x"))
+        result = [mounted, os.path.ismount("x")]
+        """,
+        call=call,
+    ) == [True, False]
+
+
+@needs_root
+def test_a_new_network_namespace_has_its_loopback_brought_up(alone: Alone) -> None:
+    """Before, nothing listens on 127.0.0.1; after, it can be reached."""
+    assert alone("""
+        import socket
+        linux.unshare_by_libc(linux.CLONE_NEWNET)
+        server = socket.socket()
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        def reaches():
+            with socket.socket() as client:
+                return client.connect_ex(server.getsockname()) == 0
+        before = reaches()
+        linux.interface_up("lo")
+        result = [before, reaches()]
+    """) == [False, True]
+
+
+def test_a_terminal_becomes_the_controlling_one(alone: Alone) -> None:
+    """Of a session that has none: /dev/tty is it then; a pipe cannot be one."""
+    assert alone("""
+        os.setsid()
+        ours, theirs = os.openpty()
+        linux.take_terminal(theirs)
+        own = os.open("/dev/tty", os.O_RDWR)
+        result = [os.ttyname(theirs) != "", os.tcgetpgrp(own) == os.getpid()]
+        try:
+            linux.take_terminal(os.pipe()[0])
+        except OSError as error:
+            result.append(os.strerror(error.errno) in str(error))
+    """) == [True, True, True]
+
+
+def test_signals_are_as_in_a_fresh_process(alone: Alone) -> None:
+    """Blocked ones are let through, and none is ignored or handled."""
+    fields = alone("""
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGRTMIN):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, lambda *_: None)
+        linux.reset_signals()
+        result = linux.status_of_self("SigBlk", "SigIgn", "SigCgt")
+    """)
+    # The C library keeps signals 32 and 33 for itself.
+    own = 0b11 << 31
+    assert {name: int(mask, 16) & ~own for name, mask in fields.items()} == {
+        "SigBlk": 0,
+        "SigIgn": 0,
+        "SigCgt": 0,
+    }
+
+
+def test_a_status_field_that_is_not_there_is_empty() -> None:
+    """A field that this kernel does not know is no error."""
+    assert linux.status_of_self("Threads", "NoSuchField")["NoSuchField"] == ""
+
+
+@pytest.fixture
+def odd_child(tmp_path: Path) -> Iterator[int]:
+    """A child whose name, in /proc/PID/stat, looks like the fields after it."""
+    program = tmp_path / "a) S 1 (b"
+    shutil.copy("/bin/sleep", program)
+    with subprocess.Popen([program, "100"]) as process:
+        yield process.pid
+        process.kill()
+
+
+@pytest.fixture
+def zombie() -> Iterator[int]:
+    """A child that has ended and is not waited for."""
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    yield process.pid
+    process.wait()
+
+
+def test_children_are_found_in_both_ways(odd_child: int, zombie: int) -> None:
+    """The kernel's own list and the scan of /proc agree, zombies and odd names included."""
+    listed = linux.children_of_self()
+    assert {odd_child, zombie} <= set(listed)
+    assert sorted(linux.children_by_scan(os.getpid())) == sorted(listed)
+
+
+def test_the_children_of_every_thread_are_found() -> None:
+    """The kernel lists them by the thread that forked."""
+    started: list[subprocess.Popen[bytes]] = []
+    forked, done = threading.Event(), threading.Event()
+
+    def fork() -> None:
+        started.append(subprocess.Popen(["sleep", "100"]))
+        forked.set()
+        done.wait()
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    forked.wait()
+    try:
+        assert started[0].pid in linux.children_of_self()
+        assert started[0].pid in linux.children_of(os.getpid())
+    finally:
+        done.set()
+        thread.join()
+        started[0].kill()
+        started[0].wait()
+
+
+def test_a_process_that_is_gone_has_no_children() -> None:
+    """And is no error."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert linux.children_of(process.pid) == []
+
+
+def test_without_the_kernel_s_list_of_children_the_scan_is_used(
+    monkeypatch: pytest.MonkeyPatch, odd_child: int
+) -> None:
+    """A kernel without CONFIG_PROC_CHILDREN has no such file."""
+
+    def without(path: Any, *arguments: Any, **options: Any) -> Any:
+        if str(path).endswith("/children"):
+            raise FileNotFoundError(path)
+        return builtins.open(path, *arguments, **options)
+
+    monkeypatch.setattr(linux, "open", without, raising=False)
+    assert odd_child in linux.children_of_self()

@@ -1,0 +1,293 @@
+"""The warden ends a command and all that it started, whatever happens, and removes the folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.programs import warden
+from pytest_gvisor.programs.linux import children_of
+
+PATIENCE = 5.0
+
+
+class Warden:
+    """A warden with a command, whose caller is a process of its own or this one."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *command: str,
+        seconds: float = 60,
+        parent: int = 0,
+        before: tuple[str, ...] = (),
+    ) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.pidfd = os.pidfd_open(parent or os.getpid())
+        # fmt: off
+        argv = [*before, sys.executable, "-I", "-S", warden.__file__, str(self.pidfd), str(seconds),
+                str(folder), *command]
+        # fmt: on
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[self.pidfd]
+        )
+
+    def told(self) -> str:
+        """What it says of the command; it has waited for this."""
+        assert self.process.stdout is not None
+        return self.process.stdout.read().decode()
+
+    def close(self) -> None:
+        """Let it end."""
+        os.close(self.pidfd)
+        with self.process:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            self.process.wait(PATIENCE)
+        assert not self.folder.exists()
+
+
+def running(mark: str) -> list[int]:
+    """The processes that have this word in their command lines."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if mark.encode() in words:
+            found.append(int(pid))
+    return found
+
+
+@pytest.fixture
+def mark() -> str:
+    """A number of seconds to sleep that no other process has."""
+    return f"{3000 + os.getpid() % 1000}.{time.monotonic_ns()}"
+
+
+@pytest.fixture
+def children(mark: str) -> Iterator[tuple[str, ...]]:
+    """A command that starts a child which leaves its session, and waits."""
+    yield "sh", "-c", f"setsid sleep {mark} & setsid -f sleep {mark}; exec sleep {mark}"
+    assert running(mark) == []
+
+
+def await_running(mark: str, count: int) -> None:
+    """Wait until so many processes are there."""
+    deadline = time.monotonic() + PATIENCE
+    while len(running(mark)) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("script", "told"), [("exit 3", "3"), ("kill -9 $$", "-9")])
+def test_the_commands_end_is_told_and_what_it_left_is_dead(
+    script: str, told: str, tmp_path: Path, mark: str
+) -> None:
+    """Status or signal; a child of the command that would go on does not."""
+    # A PID namespace's first process is deaf to signals of its own: the outer shell is that.
+    command = f"setsid -f sleep {mark}; sh -c '{script}'; s=$?; [ $s -lt 128 ] || s=9; exit $s"
+    ward = Warden(tmp_path / "folder", "sh", "-c", command)
+    assert ward.told() == told.removeprefix("-")
+    assert running(mark) == []
+    assert ward.folder.exists()
+    ward.close()
+
+
+def test_a_command_has_no_descriptor_of_its_caller_s(tmp_path: Path) -> None:
+    """However high its number, where the limit was lowered after it was opened too."""
+    lower = (
+        "import os, resource, sys\n"
+        "os.dup2(os.open(os.devnull, os.O_RDONLY), 700)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    look = "import os, sys; sys.exit(7 if os.path.exists('/proc/self/fd/700') else 8)"
+    ward = Warden(
+        tmp_path / "folder", sys.executable, "-c", look, before=(sys.executable, "-c", lower)
+    )
+    assert ward.told() == "8"
+    ward.close()
+
+
+def test_a_commands_output_is_no_word_of_the_wardens(tmp_path: Path) -> None:
+    """vng prints on its standard output; the caller reads the command's end there."""
+    ward = Warden(tmp_path / "folder", "sh", "-c", "echo late; exit 3")
+    assert ward.told() == "3"
+    ward.close()
+
+
+def test_the_deadline_kills_all_of_it(tmp_path: Path, mark: str, children: tuple[str, ...]) -> None:
+    """Descendants in sessions of their own included."""
+    ward = Warden(tmp_path / "folder", *children, seconds=0.5)
+    assert ward.told() == "late"
+    assert running(mark) == []
+    ward.close()
+
+
+def test_the_end_of_its_input_kills_all_of_it(
+    tmp_path: Path, mark: str, children: tuple[str, ...]
+) -> None:
+    """Its caller has let go."""
+    ward = Warden(tmp_path / "folder", *children)
+    await_running(mark, 3)
+    ward.close()
+
+
+def test_the_death_of_its_caller_kills_all_of_it(
+    tmp_path: Path, mark: str, children: tuple[str, ...]
+) -> None:
+    """Seen through the pidfd, although somebody else still holds its input."""
+    with subprocess.Popen(["sleep", "100"]) as caller:
+        ward = Warden(tmp_path / "folder", *children, parent=caller.pid)
+        await_running(mark, 3)
+        caller.kill()
+        caller.wait()
+        ward.process.wait(PATIENCE)
+    assert running(mark) == []
+    ward.close()
+
+
+def as_another_user() -> tuple[str, ...]:
+    """What starts a program so that it may make no PID namespace: nothing for other users."""
+    if os.geteuid() != 0:
+        return ()
+    return "setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-all", "--"
+
+
+def await_end(ward: Warden, mark: str) -> None:
+    """Nothing of it is there a second later."""
+    deadline = time.monotonic() + 1
+    while running(mark):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("before", [(), as_another_user()], ids=["here", "without-namespace"])
+def test_its_own_death_kills_all_of_it(
+    tmp_path: Path, mark: str, children: tuple[str, ...], before: tuple[str, ...]
+) -> None:
+    """The kernel ends a PID namespace with its first process; without one a guard does it."""
+    ward = Warden(tmp_path / "folder", *children, before=before)
+    await_running(mark, 3)
+    ward.process.kill()
+    ward.process.wait()
+    await_end(ward, mark)
+    ward.folder.rmdir()
+    ward.close()
+
+
+@pytest.mark.parametrize("before", [(), as_another_user()], ids=["here", "without-namespace"])
+def test_its_death_before_the_command_has_begun_is_seen(
+    tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch, before: tuple[str, ...]
+) -> None:
+    """The parent-death signal, set a moment too late, is sent no more: the command does not run."""
+    own = tmp_path / "launch"
+    own.mkdir()
+    for name in ("warden.py", "linux.py", "leftovers.py"):
+        shutil.copy(Path(warden.__file__).with_name(name), own)
+    go, begun = tmp_path / "go", tmp_path / "begun"
+    with (own / "linux.py").open("a") as file:
+        file.write(LATE.format(go=str(go), begun=str(begun)))
+    monkeypatch.setattr(warden, "__file__", str(own / "warden.py"))
+    ran = tmp_path / "ran"
+    ward = Warden(tmp_path / "folder", "sh", "-c", f"touch {ran}", mark, before=before)
+    await_file(begun)
+    ward.process.kill()
+    ward.process.wait()
+    go.touch()
+    await_no_process(mark)
+    assert not ran.exists()
+    ward.folder.rmdir()
+    ward.close()
+
+
+LATE = """
+
+_early = set_parent_death_signal
+
+
+def set_parent_death_signal(number):
+    import time
+    open({begun!r}, "w").close()
+    while not os.path.exists({go!r}):
+        time.sleep(0.01)
+    _early(number)
+"""
+
+
+def await_file(path: Path) -> None:
+    """Wait until a file is there."""
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def await_no_process(word: str) -> None:
+    """Wait until no process has this word in its command line."""
+    deadline = time.monotonic() + PATIENCE
+    while running(word):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_death_of_its_guard_kills_all_of_it(
+    tmp_path: Path, mark: str, children: tuple[str, ...]
+) -> None:
+    """The warden tells how the guard ended."""
+    ward = Warden(tmp_path / "folder", *children, before=as_another_user())
+    await_running(mark, 3)
+    (guard,) = children_of(ward.process.pid)
+    os.kill(guard, signal.SIGKILL)
+    assert ward.told() == "-9"
+    assert running(mark) == []
+    ward.close()
+
+
+def test_without_a_namespace_the_end_is_told_as_it_is(tmp_path: Path) -> None:
+    """Status and signal go through the guard."""
+    for number, (script, told) in enumerate((("exit 3", "3"), ("kill -TERM $$", "-15"))):
+        command = ("sh", "-c", script)
+        ward = Warden(tmp_path / str(number), *command, before=as_another_user())
+        assert ward.told() == told
+        ward.close()
+
+
+def test_the_terminals_signals_do_not_reach_it(
+    tmp_path: Path, mark: str, children: tuple[str, ...]
+) -> None:
+    """It ends when its work is done."""
+    ward = Warden(tmp_path / "folder", *children)
+    await_running(mark, 3)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        ward.process.send_signal(number)
+    time.sleep(0.1)
+    assert len(running(mark)) >= 3
+    ward.close()
+
+
+def test_a_command_that_is_not_there_is_status_127(tmp_path: Path) -> None:
+    """As of a shell."""
+    ward = Warden(tmp_path / "folder", "/nonexistent/command")
+    assert ward.told() == "127"
+    ward.close()
+
+
+def test_the_command_gets_no_descriptor_of_its_own(tmp_path: Path) -> None:
+    """A lock that says who lives is not held by what the command leaves running."""
+    listing = tmp_path / "listing"
+    ward = Warden(tmp_path / "folder", "sh", "-c", f"exec ls /proc/self/fd >{listing}")
+    ward.told()
+    ward.close()
+    assert set(listing.read_text().split()) <= {"0", "1", "2", "3"}

@@ -1,0 +1,145 @@
+"""What is kept of a stream: all of it, or its head and tail and the count."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_gvisor.run.capture import CHUNK, Capture, Drain
+
+
+def captured(limit: int, chunks: list[bytes]) -> Capture:
+    """A capture that was fed these chunks."""
+    capture = Capture(limit, sha256=True)
+    for chunk in chunks:
+        capture.feed(memoryview(chunk))
+    return capture
+
+
+@given(limit=st.integers(0, 40), chunks=st.lists(st.binary(max_size=60), max_size=12))
+def test_head_tail_and_count_are_exact_for_any_chunking(limit: int, chunks: list[bytes]) -> None:
+    """However the stream is cut: the first half, the last half, and how much there was between."""
+    stream = b"".join(chunks)
+    capture = captured(limit, chunks)
+    assert capture.total == len(stream)
+    assert capture.sha256() == hashlib.sha256(stream).hexdigest()
+    if len(stream) <= limit:
+        assert capture.kept() == stream
+        assert not capture.truncated
+        assert capture.left_out == 0
+    else:
+        head, tail = limit - limit // 2, limit // 2
+        assert capture.kept() == stream[:head] + stream[len(stream) - tail :]
+        assert capture.truncated
+        assert capture.left_out == len(stream) - limit
+    for count in (0, 1, limit // 2, limit, 100):
+        assert capture.last(count) == capture.kept()[max(0, len(capture.kept()) - count) :]
+    assert len(capture.kept()) + capture.left_out == len(stream)
+
+
+@given(
+    limit=st.integers(0, 40), chunks=st.lists(st.binary(max_size=60), max_size=8), data=st.data()
+)
+def test_the_chunking_does_not_matter(limit: int, chunks: list[bytes], data: st.DataObject) -> None:
+    """The same stream cut in another way is kept the same."""
+    stream = b"".join(chunks)
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=8).map(sorted))
+    edges = [0, *cuts, len(stream)]
+    others = [stream[a:b] for a, b in itertools.pairwise(edges)]
+    one, other = captured(limit, chunks), captured(limit, others)
+    assert (one.kept(), one.total) == (other.kept(), other.total)
+
+
+@pytest.mark.parametrize("limit", [0, 10, 3 * CHUNK, 16 * CHUNK + 1])
+def test_a_ring_that_wraps_keeps_the_last_bytes(limit: int) -> None:
+    """At every place of the seam: pieces of a size that divides neither the ring nor the limit."""
+    pieces = [bytes([number % 251]) * 300_007 for number in range(120)]
+    stream = b"".join(pieces)
+    capture = captured(limit, pieces)
+    head, tail = limit - limit // 2, limit // 2
+    assert capture.kept() == stream[:head] + stream[len(stream) - tail :]
+    assert capture.left_out == len(stream) - limit
+    assert capture.sha256() == hashlib.sha256(stream).hexdigest()
+
+
+@pytest.mark.parametrize("laps", [0, 1, 2, 7])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_at_the_seam_of_the_ring_every_byte_is_in_the_hash_once(laps: int, more: int) -> None:
+    """Asked for at any time, and twice: nothing and empty reads change nothing."""
+    limit = 2 * CHUNK
+    stream = bytes(range(256)) * (CHUNK // 256) * (laps + 1) + b"x" * more
+    stream = stream[: len(stream) + min(more, 0)]
+    capture = Capture(limit, sha256=True)
+    for start in range(0, len(stream), 100_003):
+        capture.feed(memoryview(stream)[start : start + 100_003])
+        capture.room()
+        capture.took(0)
+        capture.sha256()
+    assert capture.sha256() == capture.sha256() == hashlib.sha256(stream).hexdigest()
+
+
+def test_what_was_left_out_is_hashed_only_if_asked_for() -> None:
+    """A stream that is kept whole has its hash in any case."""
+    capture = Capture(10)
+    capture.feed(memoryview(b"0123456789"))
+    assert capture.sha256() == hashlib.sha256(b"0123456789").hexdigest()
+    capture.feed(memoryview(b"a"))
+    assert capture.sha256() == ""
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_memory_does_not_grow_with_the_stream() -> None:
+    """A hundred times the limit takes no more than the limit; little output takes next to none."""
+    before = resident()
+    captures = [captured(256 * CHUNK, [b"x"]) for _ in range(4)]
+    assert resident() - before < 4 * 2 * CHUNK + CHUNK, "at most a large page each"
+    capture = Capture(8 * CHUNK)
+    chunk = memoryview(bytes(CHUNK))
+    before = resident()
+    for _ in range(800):
+        capture.feed(chunk)
+    assert capture.total == 800 * CHUNK
+    assert resident() - before < 12 * CHUNK
+    assert [capture.kept() for capture in captures] == [b"x"] * 4
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, Callable[[], None]]]:
+    """The two ends of a pipe; the second can be closed earlier."""
+    reader, writer = os.pipe()
+    ends = {reader, writer}
+
+    def close_writer() -> None:
+        ends.discard(writer)
+        os.close(writer)
+
+    os.write(writer, b"first")
+    yield reader, close_writer
+    for fd in ends:
+        os.close(fd)
+
+
+def test_a_drain_takes_what_is_there_and_knows_the_end(
+    pipe: tuple[int, Callable[[], None]],
+) -> None:
+    """It never waits: there may be nothing for now, and that is not the end."""
+    reader, close_writer = pipe
+    capture = Capture(100)
+    drain = Drain(reader, capture)
+    assert drain.read()
+    assert drain.read()
+    assert capture.kept() == b"first"
+    close_writer()
+    assert not drain.read()
+    assert capture.total == 5

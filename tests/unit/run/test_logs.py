@@ -1,0 +1,166 @@
+"""What runsc wrote about a run: read bounded, escaped, and without an error whatever it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_gvisor.escape import escape
+from pytest_gvisor.run import logs
+
+LIMIT = 256 * 1024
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """A file to be written."""
+    return tmp_path / "log"
+
+
+def record(message: object) -> str:
+    """A record as runsc writes it."""
+    return json.dumps({"msg": message, "level": "error", "time": "2026-01-01T00:00:00Z"})
+
+
+def test_records_have_nothing_between_them(log: Path) -> None:
+    """One object right after the other, or with white space."""
+    log.write_text(record("one") + record("two") + "\n  " + record('th"{ree'))
+    assert logs.records(str(log)) == ("one", "two", 'th"{ree')
+
+
+def test_no_file_is_no_record(log: Path) -> None:
+    """Nor text, nor logs."""
+    assert logs.records(str(log)) == ()
+    assert logs.text(str(log)) == ""
+    assert logs.folder(str(log)) == {}
+    assert logs.panic(str(log)) == ""
+    log.mkdir()
+    assert logs.records(str(log)) == ()
+    assert logs.text(str(log)) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("", ()),
+        ("not json", ("not json",)),
+        (record("one") + '{"msg": ', ("one", '{"msg": ')),
+        ('{"level": "error"}', ('{"level": "error"}',)),
+        ('{"msg": null}', ('{"msg": null}',)),
+        ('{"msg": 7}[1]"x"', ("7", "[1]", '"x"')),
+        ("[" * 100_000, ("[" * 2000,)),
+        ("1" * 10_000, ("1" * 2000,)),
+        (record("\x1b[2J\u202e::error::\udcff"), ("\\x1b[2J\\u202e::error::\\udcff",)),
+        (record("x\n::error::y"), ("x\n\\x3a:error::y",)),
+    ],
+)
+def test_what_is_no_record_is_a_message_of_its_own(
+    log: Path, text: str, messages: tuple[str, ...]
+) -> None:
+    """Nothing is lost, and nothing reaches a terminal as it is."""
+    log.write_text(text)
+    assert logs.records(str(log)) == messages
+
+
+@given(data=st.binary(max_size=300))
+def test_any_bytes_are_read(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    """As escaped text: what comes out stays as it is when it is escaped again."""
+    file = tmp_path_factory.getbasetemp() / "any-log"
+    file.write_bytes(data)
+    for found in (*logs.records(str(file)), logs.text(str(file)), logs.panic(str(file))):
+        assert found == escape(found)
+
+
+def test_of_a_long_file_the_end_is_read(log: Path) -> None:
+    """At most 256 KiB of it; of a panic log the beginning, where the cause is."""
+    log.write_bytes(b"a" * LIMIT + b"b" * LIMIT)
+    assert logs.text(str(log)) == "b" * LIMIT
+    log.write_bytes(b"fatal error: fault\n" + b"goroutine\n" * 100_000)
+    assert logs.panic(str(log)).startswith("fatal error: fault\ngoroutine\n")
+    assert len(logs.panic(str(log))) == 4096
+
+
+def test_debug_logs_are_found_by_their_subcommand(tmp_path: Path) -> None:
+    """Two of one subcommand are one text, in the order of their time."""
+    for name, text in {
+        "runsc.log.20260101-120000.000002.boot.txt": "second ",
+        "runsc.log.20260101-120000.000001.boot.txt": "first ",
+        "runsc.log.20260101-120000.000000.run.txt": "run\x1b",
+        "other": "x",
+    }.items():
+        (tmp_path / name).write_text(text)
+    assert logs.folder(str(tmp_path)) == {"boot": "first second ", "run": "run\\x1b", "other": "x"}
+
+
+@pytest.mark.parametrize(
+    ("found", "failed"),
+    [
+        ({}, False),
+        ({"run": "waiting on PID 1 in sandbox: EOF"}, True),
+        ({"run": "waiting on PID 1 in sandbox: done"}, False),
+        ({"run": "EOF"}, False),
+        ({"boot": "waiting on PID 1 in sandbox: EOF"}, False),
+    ],
+)
+def test_a_failed_wait_is_seen_in_the_run_log_alone(found: dict[str, str], failed: bool) -> None:
+    """What the workload may have written to another log does not count."""
+    assert logs.wait_failed(found) is failed
+
+
+def test_of_a_boot_log_the_telling_lines_are_shown() -> None:
+    """Warnings and errors where there are any, else the last lines; a bounded number of them."""
+    quiet = [f"I0101 line {number}" for number in range(100)]
+    assert logs.relevant("\n".join(quiet), count=3) == quiet[-3:]
+    loud = "\n".join([*quiet, "W0101 warned", "D0101 x", "D0101 panic: y", "E0101 failed", *quiet])
+    assert logs.relevant(loud) == ["W0101 warned", "D0101 panic: y", "E0101 failed"]
+    assert len(logs.relevant("\n".join(["E0101 x"] * 100))) == 30
+
+
+def test_a_strace_is_apart_from_what_a_boot_log_tells() -> None:
+    """Its last lines, bounded, whatever words the workload's system calls have."""
+    strace = [f"I0101 1 strace.go:1] write(fatal error {number})" for number in range(100)]
+    log = "\n".join([*strace[:50], "W0101 warned", *strace[50:]])
+    assert logs.debugged(log) == (["W0101 warned"], strace[-40:])
+    assert logs.debugged("") == ([], [])
+
+
+BOOT = """\
+I1124 22:39:10.682445   16076 main.go:199] Args: [runsc-sandbox --panic-log=/x]
+W1124 22:39:10.721963   16076 boot.go:261] Not setting product_name: open /sys/x: no such file
+W1124 22:39:10.800000   16076 subprocess.go:586] unable to get registers: no such process
+"""
+
+
+def test_the_cause_is_the_last_words_before_the_end() -> None:
+    """A fatal error or panic of the first log that has one, else the last warning that is not each
+    boot's own; without time and place; nothing where there is nothing."""
+    fatal = "W1124 22:39:08.394391       1 util.go:64] FATAL ERROR: creating loader: no KVM\n"
+    assert logs.cause("", BOOT + fatal) == "creating loader: no KVM"
+    assert logs.cause(BOOT, "panic: operation not permitted\n\ngoroutine 1:\n") == (
+        "operation not permitted"
+    )
+    assert logs.cause("nothing", BOOT) == "unable to get registers: no such process"
+    assert logs.cause("", "\n".join(BOOT.splitlines()[:2])) == ""
+    assert logs.cause() == ""
+
+
+def test_a_usual_warning_is_no_cause() -> None:
+    """What a run without a fault warns of is neither a cause nor worth showing."""
+    usual = [
+        'W0905 10:00:00.000000  1 config.go:1] No precompiled program found for config A="b"',
+        'W0905 10:00:00.000000  1 sidecar.go:1] Sidecar "gvisor-sentry-prewarmer" not found',
+        "W0905 10:00:00.000000  1 loader.go:1] Cannot pin files to the pin ring: EPERM. This slows",
+        "W0905 10:00:00.000000  1 gofer.go:1] Sandbox still running 500ms after its gofer",
+        (
+            'W0905 10:00:00.000000  1 sandbox.go:1] Wait RPC to container "g1" failed: EOF. '
+            "Will try waiting on the sandbox process instead."
+        ),
+    ]
+    assert logs.cause("\n".join(usual)) == ""
+    fault = "W0905 10:00:00.000000  1 x.go:1] out of ring"
+    assert logs.cause("\n".join([fault, *usual])) == "out of ring"
+    assert logs.relevant("\n".join([fault, *usual])) == [fault]

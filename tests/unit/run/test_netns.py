@@ -1,0 +1,71 @@
+"""Which network namespaces a sandbox may be given."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.run.netns import check_netns
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: a network namespace, and init's"
+)
+
+
+def test_a_relative_path_is_refused() -> None:
+    """It would be another one in the keeper."""
+    with pytest.raises(UsageError, match="not an absolute path"):
+        check_netns("run/netns/x")
+
+
+def test_a_path_that_is_not_there_is_refused_with_a_next_step() -> None:
+    """As ip netns would make it."""
+    with pytest.raises(UsageError, match="ip netns add"):
+        check_netns("/run/netns/no-such-namespace")
+
+
+@needs_root
+def test_a_file_that_is_no_namespace_is_refused(tmp_path: Path) -> None:
+    """Only nsfs has namespaces."""
+    (tmp_path / "x").touch()
+    with pytest.raises(UsageError, match="is not a network namespace"):
+        check_netns(str(tmp_path / "x"))
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["self", "thread-self"])
+def test_the_host_s_own_is_refused(name: str) -> None:
+    """runsc would take its addresses away."""
+    with pytest.raises(UsageError, match="host's own network namespace"):
+        check_netns(f"/proc/{name}/ns/net")
+
+
+@needs_root
+def test_another_one_is_accepted() -> None:
+    """Whatever it is called."""
+    argv = ["unshare", "--net", "sh", "-c", "echo made; read wait"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        check_netns(f"/proc/{process.pid}/ns/net")
+        process.kill()
+
+
+@needs_root
+def test_an_init_that_hides_its_namespace_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody may look at init, the kernel's first thread shows the host's namespace."""
+    real = os.stat
+
+    def stat(path: str, **how: Any) -> os.stat_result:
+        if path == "/proc/1/ns/net":
+            raise PermissionError(path)
+        return real("/proc/thread-self/ns/net" if path == "/proc/2/ns/net" else path, **how)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(UsageError, match="host's own network namespace"):
+        check_netns("/proc/self/ns/net")

@@ -1,0 +1,423 @@
+"""Whole runs of a scripted fake runsc: whatever it does, the machine holds."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, WorkloadTimeout
+from pytest_gvisor.errors import GvisorError, InsecureRunsc, InvalidBundle, LaunchError, RunscFailed
+from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.run.request import Workspace
+from pytest_gvisor.run.states import State
+from pytest_gvisor.run.supervisor import LINGER, TERM_GRACE
+from tests.fakes.fake import FINE, FakeRunsc, Step
+from tests.fakes.runs import Ended, Runs, make_spec
+from tests.faults.little import STRICT
+
+TIMEOUT = 0.4
+LONGEST = TIMEOUT + TERM_GRACE + LINGER + (1.0 if STRICT else 15.0)
+"""The deadline, the grace, the wait for output that someone holds, and the machine's own time."""
+
+ERRORS: dict[Outcome, type[GvisorError]] = {
+    Outcome.TIMED_OUT: WorkloadTimeout,
+    Outcome.RUNSC_FAILED: RunscFailed,
+    Outcome.SANDBOX_CRASHED: SandboxCrashed,
+}
+WORKLOADS = frozenset({Outcome.EXITED, Outcome.SIGNALLED})
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """How a script ends, and what that means."""
+
+    steps: list[Step]
+    agreed: bool = False
+    """Whether the sentry reports an end of the workload, and runsc exits as runsc does then."""
+
+
+def exited(status: int) -> End:
+    """The workload exits with this status."""
+    return End(steps=[["task_exit", status << 8], ["exit", status]], agreed=True)
+
+
+def signalled(number: int) -> End:
+    """The workload is ended by this signal."""
+    return End(steps=[["task_exit", int(number)], ["exit", 128 + number]], agreed=True)
+
+
+def contradicted(statuses: tuple[int, int]) -> End:
+    """The sentry reports one exit status, and runsc ends with another."""
+    told, ended = statuses
+    steps: list[Step] = [["task_exit", told << 8], ["exit", ended]]
+    return End(steps=steps, agreed=told == ended)
+
+
+codes = st.sampled_from([0, 1, 2, 42, 126, 127, 128, 129, 137, 143, 255])
+numbers = st.sampled_from([signal.SIGHUP, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+silent: list[list[Step]] = [
+    [["hang"]],
+    [["stop"]],
+    [["spin"]],
+    [["on_term", []], ["hang"]],
+    [["on_term", [["exit", 0]]], ["hang"]],
+    [["on_term", [["task_exit", 0], ["exit", 0]]], ["hang"]],
+]
+ends = st.one_of(
+    codes.map(exited),
+    numbers.map(signalled),
+    st.tuples(codes, codes).map(contradicted),
+    codes.map(lambda status: End(steps=[["exit", status]])),
+    numbers.map(lambda number: End(steps=[["signal", int(number)]])),
+    st.sampled_from(silent).map(lambda steps: End(steps=steps)),
+)
+noises: st.SearchStrategy[list[Step]] = st.lists(
+    st.sampled_from(
+        [
+            ["write", 1, "out\n"],
+            ["write", 2, "\xff\x00\x1b[2J"],
+            ["write", 1, "x" * 100, 1000],
+            ["close", 0],
+            ["close", 1],
+            ["gofer"],
+            ["orphan", True],
+            ["orphan", False],
+            ["state"],
+            ["flood", 300],
+            ["task_exit", 0, 2, 7],
+            ["raw_event", "ff"],
+            ["raw_event", ""],
+            ["event", 5, "ffff"],
+            ["event", 77, "0a00"],
+            ["log", "cannot"],
+            ["panic", "fatal error: fault"],
+            ["append", "log", "{not json"],
+        ]
+    ),
+    max_size=4,
+    unique_by=lambda step: str(step[0]),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Play:
+    """One script of the fake, and what is true of it."""
+
+    connects: bool
+    before: list[Step]
+    end: End
+
+    @property
+    def steps(self) -> list[Step]:
+        """The whole script."""
+        return [*(FINE if self.connects else ()), *self.before, *self.end.steps]
+
+    def allows(self, completed: Completed) -> bool:
+        """Whether this may be the workload's own end.
+
+        The sentry has reported one that runsc's exit status agrees with, and runsc did not
+        complain; or what the sentry says makes no sense, and the result says that it is not exact.
+        """
+        noise = {str(step[0]) for step in self.before}
+        garbled = "raw_event" in noise or "event" in noise
+        fine = self.connects and not noise & {"log", "append"}
+        return fine and (self.end.agreed if completed.exact else garbled)
+
+
+plays = st.builds(Play, connects=st.booleans(), before=noises, end=ends)
+
+
+def check_machine(ended: Ended) -> Outcome:
+    """Exactly one verdict, reached by the one way, and told in the way that goes with it."""
+    lifecycle = ended.runner.lifecycle
+    assert lifecycle.verdict is not None
+    history = lifecycle.history
+    assert history == sorted(set(history))
+    assert history[-3:] == [State.VERDICT, State.REAPED, State.CLEANED]
+    assert history[:2] == [State.RESOLVED, State.BUNDLED]
+    expected = ERRORS.get(lifecycle.verdict)
+    assert (type(ended.error) if ended.error else None) is expected
+    assert ended.runner.record.completed is not None
+    assert ended.runner.record.completed.outcome is lifecycle.verdict
+    return lifecycle.verdict
+
+
+@pytest.mark.fault("F10")
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(play=plays)
+def test_whatever_runsc_does_there_is_one_verdict_and_nothing_left(
+    runs: Runs, fake: FakeRunsc, play: Play
+) -> None:
+    """One verdict, in time; the workload's only if it was really reported; nothing is left."""
+    fake.script(*play.steps)
+    started = time.monotonic()
+    ended = runs(timeout=TIMEOUT, max_output=4096)
+    duration = time.monotonic() - started
+
+    verdict = check_machine(ended)
+    assert duration < LONGEST
+    assert runs.left() == []
+    completed = ended.runner.record.completed
+    assert completed is not None
+    assert completed.leaks == ()
+    if verdict in WORKLOADS:
+        assert play.allows(completed), play
+
+
+LEADER_LEFT: list[Step] = [["task_exit", 0], ["task_exit", 7 << 8, 1, 2], ["exit", 7]]
+
+
+@pytest.mark.fault("E2", "E3", "E4")
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        pytest.param([*FINE, *exited(128).steps], (Outcome.EXITED, 128, True), id="exit 128"),
+        pytest.param([["log", "no"], ["exit", 128]], (Outcome.RUNSC_FAILED, 128, True),
+                     id="runsc's own 128"),
+        pytest.param([*FINE, *exited(137).steps], (Outcome.EXITED, 137, True), id="exit 137"),
+        pytest.param([*FINE, *signalled(9).steps], (Outcome.SIGNALLED, -9, True), id="SIGKILL"),
+        pytest.param([*FINE, *LEADER_LEFT], (Outcome.EXITED, 7, True), id="the leader left first"),
+        pytest.param([["gofer"], *FINE, *signalled(9).steps], (Outcome.SIGNALLED, -9, True),
+                     id="SIGKILL, with a gofer"),
+        pytest.param([["gofer"], *FINE, ["kill_gofer"], ["sleep", 0.3], *signalled(9).steps],
+                     (Outcome.SANDBOX_CRASHED, 137, True), id="gofer killed"),
+        pytest.param([["gofer"], ["connect"], ["sleep", 0.3], ["kill_gofer"], ["hang"]],
+                     (Outcome.SANDBOX_CRASHED, -9, True), id="gofer killed at the start"),
+        pytest.param([["signal", 9]], (Outcome.RUNSC_FAILED, -9, True), id="runsc killed at start"),
+        pytest.param([*FINE, ["signal", 9]], (Outcome.RUNSC_FAILED, -9, True), id="runsc killed"),
+        pytest.param([*FINE, ["task_exit", 0], ["signal", 9]], (Outcome.RUNSC_FAILED, -9, True),
+                     id="runsc killed at the end"),
+        pytest.param([["exit", 0]], (Outcome.RUNSC_FAILED, 0, True), id="nothing was started"),
+        pytest.param([*FINE, ["exit", 137]], (Outcome.SANDBOX_CRASHED, 137, True),
+                     id="sandbox killed"),
+        pytest.param([*FINE, ["task_exit", 0], ["exit", 137]], (Outcome.SANDBOX_CRASHED, 137, True),
+                     id="sandbox killed at the end"),
+        pytest.param([*FINE, ["panic", "fatal error"], ["exit", 2]],
+                     (Outcome.SANDBOX_CRASHED, 2, True), id="panic"),
+        pytest.param([*FINE, ["log", "EOF"], ["exit", 128]], (Outcome.SANDBOX_CRASHED, 128, True),
+                     id="runsc lost its sandbox"),
+        pytest.param([*FINE, ["raw_event", "00"], *exited(3).steps], (Outcome.EXITED, 3, False),
+                     id="garbled report"),
+        pytest.param([*FINE, ["event", 77, "", 5], ["exit", 3]], (Outcome.EXITED, 3, False),
+                     id="reports were dropped"),
+    ],
+)  # fmt: skip
+def test_each_end_has_its_verdict(
+    runs: Runs, fake: FakeRunsc, steps: list[Step], expected: tuple[Outcome, int, bool]
+) -> None:
+    """What ended a run is told apart, and never mistaken for the workload's own end."""
+    fake.script(*steps)
+    ended = runs()
+    verdict = check_machine(ended)
+    completed = ended.runner.record.completed
+    assert completed is not None
+    assert (verdict, completed.returncode, completed.exact) == expected
+    assert runs.left() == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "outcome", "code"),
+    [
+        ([["exit", 3]], Outcome.EXITED, 3),
+        ([["exit", 137]], Outcome.SIGNALLED, -9),
+        ([["debug", "run", "waiting on PID 1: EOF"], ["exit", 137]], Outcome.SANDBOX_CRASHED, 137),
+        ([["log", "no"], ["exit", 128]], Outcome.RUNSC_FAILED, 128),
+        ([["signal", 9]], Outcome.RUNSC_FAILED, -9),
+    ],
+)
+def test_a_release_whose_sentry_cannot_report_is_judged_by_its_logs(
+    runs_without: Callable[..., Runs], steps: list[Step], outcome: Outcome, code: int
+) -> None:
+    """Without trace sessions and panic log, the run log tells a crash, and no end is exact."""
+    runs = runs_without("pod-init-config", "panic-log", script=steps)
+    ended = runs()
+    assert check_machine(ended) is outcome
+    completed = ended.runner.record.completed
+    assert completed is not None
+    assert completed.returncode == code
+    assert completed.exact == (outcome not in WORKLOADS)
+    assert not {"--pod-init-config", "--panic-log"} & set(ended.runner.record.argv)
+
+
+def test_both_streams_arrive_byte_for_byte(runs: Runs, fake: FakeRunsc) -> None:
+    """A stream that fits is kept exactly, of a longer one the head, the tail and the count."""
+    fake.script(*FINE, ["write", 1, "\x00\xff\x1b"], ["write", 2, "ab", 500_000], *exited(0).steps)
+    completed = runs(max_output=1000).completed
+    assert completed is not None
+    assert completed.stdout_bytes == b"\x00\xff\x1b"
+    assert completed.stderr_bytes == b"ab" * 500
+    assert (completed.stdout_total, completed.stderr_total) == (3, 1_000_000)
+    assert completed.truncated
+    assert "[… 999000 bytes left out …]" in completed.stderr
+
+
+@pytest.mark.parametrize("pieces", [1, 1000])
+def test_input_and_output_of_any_size_do_not_wait_for_each_other(
+    runs: Runs, fake: FakeRunsc, pieces: int
+) -> None:
+    """Two megabytes go in and come back while they are still going in."""
+    fake.script(*FINE, ["echo"], *exited(0).steps)
+    data = bytes(range(256)) * 8192
+    size = len(data) // pieces
+    given_in = [data[i : i + size] for i in range(0, len(data), size)] if pieces > 1 else data
+    completed = runs(input=given_in).completed
+    assert completed is not None
+    assert completed.stdout_bytes == data
+
+
+def test_an_endless_input_of_nothing_does_not_hold_up_the_deadline(
+    runs: Runs, fake: FakeRunsc
+) -> None:
+    """An iterator of empty pieces is asked again and again, and the deadline holds."""
+    fake.script(*FINE, ["hang"])
+    started = time.monotonic()
+    ended = runs(input=itertools.repeat(b""), timeout=TIMEOUT)
+    assert isinstance(ended.error, WorkloadTimeout)
+    assert time.monotonic() - started < LONGEST
+
+
+def test_an_error_in_the_callers_input_ends_the_run(runs: Runs, fake: FakeRunsc) -> None:
+    """What the caller's iterator raises arrives as it is, and nothing is left."""
+
+    def broken() -> Iterator[bytes]:
+        yield b"x"
+        raise KeyboardInterrupt
+
+    fake.script(*FINE, ["gofer"], ["state"], ["hang"])
+    with pytest.raises(KeyboardInterrupt):
+        runs(input=broken())
+    assert runs.left() == []
+
+
+def test_an_error_before_the_start_leaves_nothing(runs: Runs) -> None:
+    """A specification that cannot be made ends the run before anything has started."""
+
+    def refuse(_workspace: Workspace) -> Spec:
+        raise InvalidBundle(["no"])
+
+    ended = runs(make_spec=refuse)
+    assert isinstance(ended.error, InvalidBundle)
+    assert ended.runner.lifecycle.history == [State.RESOLVED]
+    assert runs.left() == []
+
+
+@pytest.mark.fault("F1")
+def test_what_the_workload_does_on_sigterm_is_still_a_time_out(runs: Runs, fake: FakeRunsc) -> None:
+    """It gets SIGTERM through runsc, its last output is kept, and exit 0 does not save it."""
+    last_words: list[Step] = [["write", 1, "tidied"], *exited(0).steps]
+    fake.script(*FINE, ["write", 1, "ready "], ["on_term", last_words], ["hang"])
+    error = runs(timeout=TIMEOUT).error
+    assert isinstance(error, WorkloadTimeout)
+    assert error.stdout == "ready tidied"
+
+
+@pytest.mark.fault("F10")
+@pytest.mark.parametrize("kill", [[["hang"]], [["exit", 1]], [["stop"]]])
+def test_a_sigterm_that_cannot_be_sent_does_not_save_the_workload(
+    runs: Runs, fake: FakeRunsc, kill: list[Step]
+) -> None:
+    """Where ``runsc kill`` fails or hangs, the run is killed after the grace all the same."""
+    fake.script(*FINE, ["gofer"], ["hang"], kill=kill)
+    started = time.monotonic()
+    ended = runs(timeout=TIMEOUT)
+    assert isinstance(ended.error, WorkloadTimeout)
+    assert time.monotonic() - started < LONGEST
+    assert runs.left() == []
+
+
+@pytest.mark.fault("F10")
+@pytest.mark.parametrize(
+    ("delete", "tries"),
+    [
+        pytest.param([["exit", 1]], 3, id="it fails"),
+        pytest.param([["signal", 9]], 3, id="it dies"),
+        pytest.param([["hang"]], 1, id="it hangs"),
+        pytest.param([["on_term", []], ["gofer"], ["orphan", True], ["hang"]], 1, id="it forks"),
+    ],
+)
+def test_a_delete_that_does_not_work_is_bounded_and_reported(
+    runs: Runs, fake: FakeRunsc, delete: list[Step], tries: int
+) -> None:
+    """It is tried again, given up in the end, and said in `leaks`; the files go all the same."""
+    count = fake.path.with_name("count")
+    fake.script(*FINE, ["state"], *exited(0).steps, delete=[["note", str(count)], *delete])
+    started = time.monotonic()
+    ended = runs()
+    assert time.monotonic() - started < 20
+    assert check_machine(ended) is Outcome.EXITED
+    assert ended.completed is not None
+    assert len(ended.completed.leaks) == 1
+    assert "runsc delete --force" in ended.completed.leaks[0]
+    assert count.read_text() == "x" * tries
+    assert runs.left() == []
+
+
+@pytest.mark.fault("D8")
+def test_a_binary_that_cannot_be_executed_is_a_typed_error(runs: Runs, fake: FakeRunsc) -> None:
+    """The kernel's refusal of execve comes back with its stage and errno, not as exit 127."""
+    with fake.path.open("r+b"):  # execve of a file that someone writes to is ETXTBSY
+        ended = runs()
+    assert isinstance(ended.error, LaunchError)
+    assert (ended.error.stage, ended.error.errno) == ("execve", errno.ETXTBSY)
+    assert ended.runner.lifecycle.verdict is Outcome.LAUNCH_FAILED
+    assert runs.left() == []
+    fake.script(*FINE, *exited(0).steps)
+    assert runs().completed is not None
+
+
+@pytest.mark.fault("A7")
+def test_a_binary_that_was_changed_is_not_executed(runs: Runs, fake: FakeRunsc) -> None:
+    """One look before each start: what was judged is what runs."""
+    fake.path.chmod(0o700)
+    assert isinstance(runs().error, InsecureRunsc)
+
+
+def test_the_start_is_measured_up_to_the_sentry_s_word(runs: Runs, fake: FakeRunsc) -> None:
+    """From the hand-over to the keeper, and not to the end of the workload."""
+    fake.script(["connect"], ["sleep", 0.3], ["started"], ["sleep", 0.5], *exited(0).steps)
+    record = runs().runner.record
+    assert record.completed is not None
+    assert record.start is not None
+    assert 0.3 <= record.start <= record.completed.duration - 0.5
+
+
+def test_a_start_that_nobody_reported_is_not_made_up(
+    runs: Runs, fake: FakeRunsc, runs_without: Callable[..., Runs]
+) -> None:
+    """By a runsc that ends before the workload, or that cannot report it."""
+    fake.script(["connect"], ["exit", 0])
+    assert runs().runner.record.start is None
+    older = runs_without("pod-init-config", script=[["exit", 0]])
+    assert older().runner.record.start is None
+
+
+@pytest.mark.fault("A7")
+def test_a_binary_that_changes_while_the_bundle_is_made_is_not_started(
+    runs: Runs, fake: FakeRunsc
+) -> None:
+    """Its bytes are looked at last, when all else is there; nothing of the run stays."""
+
+    def make(workspace: Workspace) -> Spec:
+        spec = make_spec(workspace)
+        with fake.path.open("ab") as file:
+            file.write(b"other")
+        return spec
+
+    fake.script(["note", str(fake.path.with_name("started"))], *FINE)
+    ended = runs(make_spec=make)
+    assert isinstance(ended.error, InsecureRunsc)
+    assert not fake.path.with_name("started").exists()
+    assert runs.left() == []

@@ -1,0 +1,273 @@
+"""What the sentry reports: read strictly, and bounded, whoever is on the other end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_gvisor.run import sentry as sentry_module
+from pytest_gvisor.run.sentry import Listener
+
+HANDSHAKE = b"\x08\x01"
+START, TASK_EXIT = 1, 5
+
+
+def varint(number: int) -> bytes:
+    """A number as protobuf writes it."""
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*found, number])
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    """One field of a message."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def message(kind: int, payload: bytes = b"", *, dropped: int = 0) -> bytes:
+    """A datagram with its header."""
+    return struct.pack("<HHI", 8, kind, dropped) + payload
+
+
+def task_exit(status: int, *, process: int = 1, thread: int = 1) -> bytes:
+    """The report of a thread's end."""
+    context = field(2, thread) + field(4, process)
+    return message(TASK_EXIT, field(1, context) + field(2, status))
+
+
+numbers = st.integers(0, 2**64 - 1)
+values = st.dictionaries(st.integers(1, 2**20), st.one_of(numbers, st.binary(max_size=40)))
+
+
+@given(values=values)
+def test_fields_are_what_was_encoded(values: dict[int, int | bytes]) -> None:
+    """Numbers as numbers, bytes as bytes."""
+    assert sentry_module.fields(b"".join(field(*one) for one in values.items())) == values
+
+
+@given(data=st.binary(max_size=200))
+def test_any_bytes_are_fields_or_a_value_error(data: bytes) -> None:
+    """Nothing else comes of what a hostile sentry sends."""
+    with contextlib.suppress(ValueError):
+        found = sentry_module.fields(data)
+        assert all(isinstance(value, int | bytes) for value in found.values())
+
+
+@given(data=st.binary(max_size=200), values=values)
+def test_any_report_is_a_status_nothing_or_a_value_error(
+    data: bytes, values: dict[int, int | bytes]
+) -> None:
+    """Of random bytes, and of well-formed messages of any shape."""
+    for payload in (data, b"".join(field(*one) for one in values.items())):
+        with contextlib.suppress(ValueError):
+            status = sentry_module.exit_of_first_process(payload)
+            assert status is None or 0 <= status <= 0xFFFF
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x80", b"\x08", b"\x12\x05abc", b"\x09" + bytes(8), b"\x0d" + bytes(4), b"\xff" * 11]
+)
+def test_what_is_cut_short_or_of_another_type_is_refused(data: bytes) -> None:
+    """A varint without an end, a field longer than its message, fixed-size types."""
+    with pytest.raises(ValueError, match=r"varint|longer|wire type"):
+        sentry_module.fields(data)
+
+
+@pytest.mark.parametrize(
+    ("payload", "status"),
+    [
+        (field(1, field(2, 1) + field(4, 1)), 0),
+        (field(1, field(2, 1) + field(4, 1)) + field(2, 9), 9),
+        (field(1, field(2, 7) + field(4, 1)) + field(2, 3 << 8), 3 << 8),
+        (field(1, field(2, 2) + field(4, 2)) + field(2, 3 << 8), None),
+        (field(1, field(2, 1) + field(4, 1)) + field(2, 1 << 16), None),
+        (field(1, b""), None),
+    ],
+)
+def test_only_ends_of_the_first_process_count(payload: bytes, status: int | None) -> None:
+    """Of any of its threads, with a status that wait(2) could give."""
+    assert sentry_module.exit_of_first_process(payload) == status
+
+
+@pytest.mark.parametrize("payload", [b"", field(2, 0), field(1, 5), field(1, b"") + field(2, b"x")])
+def test_a_report_of_another_shape_is_refused(payload: bytes) -> None:
+    """No context, or a status that is no number."""
+    with pytest.raises(ValueError, match="another shape"):
+        sentry_module.exit_of_first_process(payload)
+
+
+def test_the_configuration_names_the_points_and_the_endpoint() -> None:
+    """What runsc reads: one session, two points, one remote sink that has to be there."""
+    session = json.loads(sentry_module.pod_init_config('/a "b"\\'))["trace_session"]
+    assert session["name"] == "Default"
+    assert [point["name"] for point in session["points"]] == [
+        "container/start",
+        "sentry/task_exit",
+    ]
+    (sink,) = session["sinks"]
+    assert sink["name"] == "remote"
+    assert sink["config"]["endpoint"] == '/a "b"\\'
+    assert not sink.get("ignore_setup_error")
+
+
+@pytest.fixture
+def listener(base: str) -> Iterator[Listener]:
+    """A listener with nobody connected."""
+    made = Listener(base)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sentry(listener: Listener) -> Iterator[socket.socket]:
+    """The other end, connected, hands shaken."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.connect(listener.endpoint)
+        assert listener.on_readable()
+        peer.send(HANDSHAKE)
+        assert listener.on_readable()
+        assert peer.recv(100) == HANDSHAKE
+        yield peer
+
+
+def test_a_listener_hears_the_start_and_the_end(listener: Listener, sentry: socket.socket) -> None:
+    """The order of the ends is kept, and each status once, where it came last."""
+    assert (listener.connected, listener.started) == (True, False)
+    for data in (
+        message(START, field(1, b"id")),
+        task_exit(0, thread=1),
+        task_exit(1 << 8, process=2),
+        task_exit(7 << 8, thread=2),
+        task_exit(0, thread=3),
+        message(77, b"what is this"),
+    ):
+        sentry.send(data)
+    assert listener.on_readable()
+    assert listener.started
+    assert listener.workload_statuses == (7 << 8, 0)
+    assert listener.complete
+    sentry.close()
+    assert not listener.on_readable()
+
+
+def test_nobody_there_is_no_end(listener: Listener) -> None:
+    """A wake-up for nothing changes nothing."""
+    before = listener.fileno()
+    assert listener.on_readable()
+    assert (listener.fileno(), listener.connected) == (before, False)
+
+
+def test_the_descriptor_to_wait_on_is_the_sentry_s_once_it_is_there(
+    listener: Listener, sentry: socket.socket
+) -> None:
+    """Before, it was that of the listening socket."""
+    sentry.send(message(START))
+    assert select.select([listener], [], [], 5) == ([listener], [], [])
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x00", b"\x08\x00\x05\x00", message(TASK_EXIT, b"\xff"), message(TASK_EXIT)]
+)
+def test_garbage_breaks_the_connection_for_good(
+    listener: Listener, sentry: socket.socket, garbage: bytes
+) -> None:
+    """What came before counts, what comes after does not, and the sentry need not wait."""
+    sentry.send(message(START))
+    sentry.send(garbage)
+    sentry.send(task_exit(0))
+    assert not listener.on_readable()
+    assert listener.broken
+    assert not listener.complete
+    assert listener.started
+    listener.drain()
+    assert listener.workload_statuses == ()
+    with pytest.raises(BrokenPipeError):
+        sentry.send(task_exit(0))
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_a_second_handshake_is_not_answered(
+    listener: Listener, sentry: socket.socket, *, starts: bool
+) -> None:
+    """A sentry introduces itself once: whoever does so again, at any time, is not one."""
+    if starts:
+        sentry.send(message(START))
+    sentry.send(HANDSHAKE)
+    sentry.send(task_exit(0))
+    assert not listener.on_readable()
+    assert (listener.broken, listener.started) == (True, starts)
+    assert listener.workload_statuses == ()
+    assert sentry.recv(100) == b""
+
+
+def test_dropped_messages_are_known(listener: Listener, sentry: socket.socket) -> None:
+    """The header of a later message counts them."""
+    sentry.send(message(77, dropped=3))
+    assert listener.on_readable()
+    assert listener.dropped == 3
+    assert not listener.complete
+
+
+def test_a_flood_does_not_keep_the_listener(listener: Listener, sentry: socket.socket) -> None:
+    """One call takes a bounded number of messages; `drain` takes all that there are."""
+    sentry.setblocking(False)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sentry.send(task_exit(sent))
+            sent += 1
+    assert sent > 100
+    assert listener.on_readable()
+    assert len(listener.workload_statuses) < sent
+    listener.drain()
+    assert len(listener.workload_statuses) == sent
+
+
+def test_a_flood_that_never_stops_is_not_taken_for_ever(
+    listener: Listener, sentry: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for a run has a deadline, and a sentry may be another's by now."""
+    monkeypatch.setattr(sentry_module, "_DRAIN_SECONDS", 0.1)
+    taken = listener._take
+
+    def take(data: bytes) -> None:
+        sentry.send(task_exit(0, process=2))
+        taken(data)
+
+    monkeypatch.setattr(listener, "_take", take)
+    sentry.send(task_exit(0, process=2))
+    before = time.thread_time()
+    listener.drain()
+    assert 0.1 <= time.thread_time() - before < 0.5
+    assert listener.complete
+
+
+def test_a_report_that_is_longer_than_any_is_refused(
+    listener: Listener, sentry: socket.socket
+) -> None:
+    """It takes long to read, and is none of gVisor's."""
+    sentry.send(message(TASK_EXIT, field(1, field(4, 1)) + field(9, 1) * 5000))
+    assert not listener.on_readable()
+    assert listener.broken
+
+
+def test_a_folder_that_is_not_there_leaves_no_descriptor(base: str) -> None:
+    """The socket is closed again when it cannot be bound."""
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(FileNotFoundError):
+        Listener(f"{base}/nowhere")
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,425 @@
+"""One run as it is watched: input, pipes, and a keeper that is lost or does not answer."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import settings
+from pytest_gvisor.completed import Outcome, SandboxCrashed, WorkloadTimeout
+from pytest_gvisor.errors import LaunchError, ProtocolError
+from pytest_gvisor.programs import linux
+from pytest_gvisor.run import supervisor as supervisor_module
+from pytest_gvisor.run.capture import Capture, Drain
+from pytest_gvisor.run.connected import Driven, Streams
+from pytest_gvisor.run.request import Record, Request
+from pytest_gvisor.run.states import Lifecycle, State
+from pytest_gvisor.run.supervisor import Feed, Job, Pipes, Supervisor
+from pytest_gvisor.sessions.launcher import Control, Keeper
+from pytest_gvisor.settings import Platform
+from tests.fakes.fake import FINE, FakeRunsc, Step
+from tests.fakes.runs import Ended, Runs, make_spec
+from tests.faults.little import LONGER
+
+Ends = tuple[int, int]
+
+
+@pytest.fixture
+def pipe() -> Iterator[Ends]:
+    """A pipe: where it is read, and where it is written."""
+    reader, writer = os.pipe()
+    yield reader, writer
+    for fd in (reader, writer):
+        with contextlib.suppress(OSError):  # a test may have closed it
+            os.close(fd)
+
+
+@pytest.mark.parametrize("data", [None, b"", [], [b"", b"", b""]])
+def test_an_input_of_nothing_is_at_its_end(pipe: Ends, data: Any) -> None:
+    """At once, or after as many turns as there are empty pieces."""
+    feed = Feed(pipe[1], data)
+    turns = list(itertools.takewhile(bool, (feed.write() for _ in range(10))))
+    assert len(turns) < 10
+
+
+def test_an_input_is_written_as_it_is_taken(pipe: Ends) -> None:
+    """A full pipe is no error, nothing is lost, and no piece is asked for before it is needed."""
+    reader, writer = pipe
+    asked: list[int] = []
+
+    def pieces() -> Iterator[bytes]:
+        for number in range(3):
+            asked.append(number)
+            yield bytes([number]) * 100_000
+
+    feed = Feed(writer, pieces())
+    for _ in range(5):
+        assert feed.write()
+    assert asked == [0]
+    read = b""
+    while feed.write():
+        read += os.read(reader, 2**20)
+    assert read == b"".join(bytes([number]) * 100_000 for number in range(3))
+
+
+def test_a_workload_that_closes_its_input_ends_the_feeding(pipe: Ends) -> None:
+    """That is its right, and no error."""
+    os.close(pipe[0])
+    assert not Feed(pipe[1], b"x").write()
+
+
+def test_pipes_are_closed_once() -> None:
+    """Both ends of three, wherever they are by then."""
+    before = set(os.listdir("/proc/self/fd"))
+    pipes = Pipes(10)
+    assert len(set(os.listdir("/proc/self/fd")) - before) == 6
+    pipes.hand_over()
+    assert len(set(os.listdir("/proc/self/fd")) - before) == 3
+    pipes.close()
+    pipes.close()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_pipes_that_cannot_be_made_leave_none(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Out of descriptors at the first, the second or the third."""
+    before = set(os.listdir("/proc/self/fd"))
+    real = os.pipe2
+    made: list[int] = []
+
+    def pipe2(flags: int) -> Ends:
+        if len(made) == number:
+            raise OSError(errno.EMFILE, "Too many open files")
+        made.append(flags)
+        return real(flags)
+
+    monkeypatch.setattr(os, "pipe2", pipe2)
+    with pytest.raises(OSError, match="Too many"):
+        Pipes(10)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_shortage_of_pipes_is_a_typed_error(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything was started; the next run works."""
+
+    def refuse(_flags: int) -> Ends:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    runs.launcher.keeper()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pipe2", refuse)
+        error = runs().error
+    assert isinstance(error, LaunchError)
+    assert (error.stage, error.errno) == ("pipes", errno.EMFILE)
+    assert runs.left() == []
+    assert well(runs, fake)
+
+
+def test_streams_that_cannot_be_waited_for_are_a_typed_error(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the user's budget of epoll watches is used up; what was started is removed."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervisor, "_add", refuse)
+        error = runs().error
+    assert isinstance(error, LaunchError)
+    assert (error.stage, error.errno) == ("pipes", errno.ENOSPC)
+    assert runs.left() == []
+    assert well(runs, fake)
+
+
+@pytest.mark.parametrize("of_what", ["its number", "its end"])
+def test_a_gofer_that_cannot_be_watched_ends_no_run(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, of_what: str
+) -> None:
+    """It is only evidence."""
+    fake.script(["gofer"], *FINE, ["task_exit", 0], ["exit", 0])
+    real, refused = Supervisor._add, []
+
+    def refuse(*arguments: Any) -> None:
+        if of_what == "its number" or arguments[-1].__name__ == "_gofer_ended":
+            refused.append(arguments)
+            raise OSError(errno.EMFILE, "Too many open files")
+        real(*arguments)
+
+    if of_what == "its number":
+        monkeypatch.setattr(linux, "children_of", refuse)
+    else:
+        monkeypatch.setattr(Supervisor, "_add", refuse)
+    assert runs().error is None
+    assert refused
+
+
+def well(runs: Runs, fake: FakeRunsc) -> bool:
+    """Whether another run ends well."""
+    fake.script(*FINE, ["task_exit", 0], ["exit", 0])
+    return runs().runner.lifecycle.verdict is Outcome.EXITED
+
+
+@contextlib.contextmanager
+def told(*messages: bytes, **job: Any) -> Iterator[Supervisor]:
+    """A run of which the keeper has said this, and nobody has heard it yet."""
+    usual = {
+        "id": "g1", "executable": 0, "argv": [], "term": [], "delete": [], "env": {}, "folder": "",
+        "root": "", "input": None, "timeout": 1.0, "max_output": 10,
+    }  # fmt: skip
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        supervisor = Supervisor(Job(**{**usual, **job}), Lifecycle())
+        supervisor._control = Control(ours)
+        for message in messages:
+            theirs.send(message)
+        supervisor._register()
+        yield supervisor
+        supervisor.close()
+
+
+def test_the_sentry_may_be_heard_before_the_keeper() -> None:
+    """A keeper that is busy with other runs says late that this one was spawned: no way back."""
+    with told(b'{"state": "spawned", "pid": 7}') as supervisor:
+        for state in (State.BUNDLED, State.SPAWNED, State.RUNNING):
+            supervisor.lifecycle.advance(state)
+        assert supervisor._hear()
+    assert (supervisor.pid, supervisor.lifecycle.state) == (7, State.RUNNING)
+
+
+EXITED = b'{"state": "exited", "status": 512, "maxrss": 0}'
+
+
+def test_a_workload_that_has_ended_before_it_was_heard_has_not_timed_out() -> None:
+    """An input that blocks past the deadline, or a stopped pytest, hears of it only then."""
+    with told(b'{"state": "spawned", "pid": 7}', EXITED, timeout=0.0) as supervisor:
+        supervisor.pipes.hand_over()
+        supervisor.lifecycle.advance(State.BUNDLED)
+        supervisor.watch()
+    assert (supervisor.status, supervisor.timed_out) == (512, False)
+
+
+def test_what_is_in_the_pipes_when_nobody_waits_any_longer_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that had no turn between the end and then has missed nothing."""
+    real = Supervisor._turn
+
+    def stalled(self: Supervisor, timeout: float) -> None:
+        real(self, timeout)
+        for fd in self.pipes.theirs[1:]:
+            os.write(fd, b"x" * 50_000)
+
+    monkeypatch.setattr(Supervisor, "_turn", stalled)
+    monkeypatch.setattr(supervisor_module, "LINGER", 0.0)
+    with told(EXITED, max_output=10**6) as supervisor:
+        supervisor.watch()
+        kept = [supervisor.pipes.stdout.kept(), supervisor.pipes.stderr.kept()]
+    assert kept == [b"x" * 50_000] * 2
+
+
+@pytest.mark.parametrize("kind", [Pipes, Streams])
+def test_a_descriptor_is_not_closed_twice(
+    kind: type[Pipes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a Ctrl-C comes in the midst of it: its number may be another's by then."""
+    pipes, real = kind(10), os.close
+    closed: list[int] = []
+
+    def close(fd: int) -> None:
+        closed.append(fd)
+        real(fd)
+        if len(closed) in (1, 3):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close)
+        for act in (pipes.hand_over, pipes.close):
+            with pytest.raises(KeyboardInterrupt):
+                act()
+        pipes.close()
+    assert len(closed) == len(set(closed)) >= 5
+
+
+def test_a_writer_that_never_stops_is_not_read_for_ever(pipe: Ends) -> None:
+    """What is taken at the end is bounded by what the pipe holds."""
+    reader, writer = pipe
+    os.set_blocking(writer, False)
+    capture = Capture(0)
+
+    class Endless(Drain):
+        def read(self) -> bool:
+            os.write(writer, b"x" * 4096)
+            return super().read()
+
+    Endless(reader, capture).rest()
+    assert 0 < capture.total <= 2 * fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ)
+
+
+def during(runs: Runs, act: Callable[[], None], **options: Any) -> Ended:
+    """One run, in the midst of which something happens."""
+    result: list[Ended] = []
+    thread = threading.Thread(target=lambda: result.append(runs(**options)))
+    thread.start()
+    session = runs.launcher.session().path
+    deadline = time.monotonic() + 20
+    while not any(name.startswith("g") for name in os.listdir(session)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)
+    act()
+    thread.join()
+    return result[0]
+
+
+def test_a_run_may_have_any_number_of_seconds(runs: Runs, fake: FakeRunsc) -> None:
+    """A deadline is no shorter for being longer than what epoll waits for."""
+    fake.script(*FINE, ["task_exit", 0], ["exit", 0])
+    ended = runs(timeout=settings.seconds(1e300, "timeout"))
+    assert ended.error is None
+    assert ended.runner.lifecycle.verdict is Outcome.EXITED
+
+
+def test_a_deadline_that_has_sent_its_signal_stays_one(runs: Runs, fake: FakeRunsc) -> None:
+    """Although the workload ends with 0 then."""
+    fake.script(*FINE, ["on_term", [["task_exit", 0], ["exit", 0]]], ["hang"])
+    assert isinstance(runs(timeout=0.5).error, WorkloadTimeout)
+
+
+LIVELY: list[Step] = [*FINE, ["state"], ["gofer"], ["orphan", True], ["hang"]]
+
+
+@pytest.mark.fault("F9")
+def test_a_gofer_that_ends_after_a_flood_of_reports_has_not_died_first(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More ends of processes are waiting than one turn takes, and the first one's is the last."""
+    fake.script(["gofer"], *FINE, ["flood", 150], ["task_exit", 0], ["kill_gofer"], ["exit", 0])
+    real = supervisor_module.Supervisor._turn
+
+    def turn(self: supervisor_module.Supervisor, timeout: float) -> None:
+        if self._gofer is not None and self.start is not None:
+            select.select([self._gofer], [], [], 20)
+        real(self, timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor_module.Supervisor, "_turn", turn)
+        ended = runs()
+    assert ended.error is None
+    assert ended.runner.lifecycle.verdict is Outcome.EXITED
+
+
+def test_a_driven_run_whose_gofer_dies_before_the_start_is_killed(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentry, just starting, does not see it: the start's deadline is not waited for."""
+    monkeypatch.setattr(supervisor_module, "TERM_GRACE", 0.1)
+    fake.script(["gofer"], ["connect"], ["sleep", 0.2], ["kill_gofer"], ["hang"])
+    request = Request(runsc=runs.binary, platform=Platform.SYSTRAP, make_spec=make_spec)
+    driven = Driven(request, runs.launcher, Record())
+    supervisor = driven.start()
+    deadline = time.monotonic() + 5
+    while not supervisor.over and time.monotonic() < deadline:
+        supervisor.turn(deadline - time.monotonic())
+    over = supervisor.over
+    error = driven.end().error
+    assert over
+    assert isinstance(error, SandboxCrashed)
+
+
+def test_a_keeper_that_is_killed_is_a_protocol_error_and_leaves_nothing(
+    runs: Runs, fake: FakeRunsc
+) -> None:
+    """Its runs are dead, what they left is removed here, and the next run has a new keeper."""
+    fake.script(*LIVELY)
+    keeper = runs.launcher.keeper()
+    ended = during(runs, lambda: os.kill(keeper.pid, signal.SIGKILL))
+    assert isinstance(ended.error, ProtocolError)
+    assert runs.left() == []
+    assert well(runs, fake)
+    assert runs.launcher.keeper() is not keeper
+
+
+@pytest.mark.fault("F8")
+def test_a_keeper_that_is_stopped_does_not_stop_the_deadline(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run times out, everything of it is dead then, and the next run has a new keeper."""
+    monkeypatch.setattr(supervisor_module, "KILL_DEADLINE", 0.5)
+    fake.script(*LIVELY)
+    keeper = runs.launcher.keeper()
+    started = time.monotonic()
+    ended = during(runs, lambda: os.kill(keeper.pid, signal.SIGSTOP), timeout=1.0)
+    assert isinstance(ended.error, WorkloadTimeout)
+    assert (
+        time.monotonic() - started
+        < 1 + supervisor_module.TERM_GRACE + supervisor_module.KILL_DEADLINE + LONGER
+    )
+    assert runs.left() == []
+    assert well(runs, fake)
+
+
+@pytest.mark.fault("F8")
+def test_a_keeper_that_does_not_clean_is_killed_and_done_without(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it has stopped just before the end."""
+    monkeypatch.setattr(supervisor_module, "CLEAN_DEADLINE", 0.3)
+    keeper = runs.launcher.keeper()
+    fake.script(*FINE, ["state"], ["gofer"], ["task_exit", 0], ["exit", 0])
+    real = supervisor_module.Supervisor.clean
+
+    def clean(self: supervisor_module.Supervisor) -> tuple[str, ...]:
+        os.kill(keeper.pid, signal.SIGSTOP)
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor_module.Supervisor, "clean", clean)
+        ended = runs()
+    assert ended.completed is not None
+    assert ended.completed.leaks == ()
+    assert runs.left() == []
+    assert well(runs, fake)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b'{"state": "spawned"}', b'{"state": "exited", "status": "x"}', b'{"state": "failed"}', b"[]"],
+)
+def test_a_keeper_that_talks_nonsense_is_a_protocol_error(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, message: bytes
+) -> None:
+    """The run is ended, and removed."""
+    real = Keeper.launch
+    others: list[socket.socket] = []
+
+    def launch(self: Keeper, *arguments: Any) -> Control:
+        control = real(self, *arguments)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        others.extend([theirs, control._socket])
+        theirs.send(message)
+        return Control(ours)
+
+    fake.script(*LIVELY)
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "launch", launch)
+        patch.setattr(supervisor_module, "CLEAN_DEADLINE", 0.3)
+        ended = runs(timeout=5.0)
+    for other in others:
+        other.close()
+    assert isinstance(ended.error, ProtocolError)
+    assert runs.left() == []

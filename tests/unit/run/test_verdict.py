@@ -1,0 +1,286 @@
+"""From the evidence to one verdict, and what users get of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shlex
+import signal
+import subprocess
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from pytest_gvisor.completed import Completed, Outcome, WorkloadFailed, signal_name, text_view
+from pytest_gvisor.run.verdict import Evidence, judge, paste
+from pytest_gvisor.settings import Platform
+
+EXIT_STATUSES = [status << 8 for status in range(256)]
+SIGNAL_STATUSES = [number | core for number in range(1, 65) for core in (0, 0x80)]
+raw_statuses = st.sampled_from([*EXIT_STATUSES, *SIGNAL_STATUSES])
+
+evidences = st.builds(
+    Evidence,
+    runsc_status=raw_statuses,
+    records=st.lists(st.text(max_size=5), max_size=2).map(tuple),
+    panic=st.sampled_from(["", "fatal error"]),
+    timed_out=st.booleans(),
+    oom_kills=st.integers(0, 2),
+    sentry_reports=st.booleans(),
+    started=st.booleans(),
+    workload_statuses=st.lists(st.integers(0, 0xFFFF), max_size=3).map(tuple),
+    wait_failed=st.booleans(),
+    gofer_died=st.booleans(),
+)
+WORKLOADS = {Outcome.EXITED, Outcome.SIGNALLED}
+
+
+def says(status: int) -> int:
+    """The exit code with which runsc passes a workload's wait status on."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+@example(evidence=Evidence(runsc_status=210 << 8, sentry_reports=True, workload_statuses=(82,)))
+@given(evidence=evidences)
+def test_any_evidence_has_exactly_one_verdict(evidence: Evidence) -> None:
+    """The judgement is total, and the same again; a launch that failed is not its concern."""
+    verdict = judge(evidence)
+    assert verdict.outcome in set(Outcome) - {Outcome.LAUNCH_FAILED}
+    assert judge(evidence) == verdict
+    assert -64 <= verdict.returncode <= 255
+    if verdict.outcome in {Outcome.RUNSC_FAILED, Outcome.SANDBOX_CRASHED}:
+        assert verdict.reason or "" in evidence.records
+
+
+@given(evidence=evidences)
+def test_a_passed_deadline_is_a_time_out_whatever_else(evidence: Evidence) -> None:
+    """And nothing else is one."""
+    assert (judge(evidence).outcome is Outcome.TIMED_OUT) == evidence.timed_out
+
+
+@given(evidence=evidences)
+def test_an_exact_end_of_the_workload_was_reported_and_confirmed(evidence: Evidence) -> None:
+    """runsc had no complaint, and its exit code says what the sentry said."""
+    verdict = judge(evidence)
+    assume(verdict.outcome in WORKLOADS)
+    assert not evidence.records
+    assert not os.WIFSIGNALED(evidence.runsc_status)
+    if verdict.exact:
+        assert os.WEXITSTATUS(evidence.runsc_status) in map(says, evidence.workload_statuses)
+    else:
+        assert not evidence.sentry_reports
+        assert not evidence.panic
+        assert not evidence.wait_failed
+        assert not evidence.oom_kills
+
+
+@given(evidence=evidences)
+def test_a_killed_runsc_is_never_the_workload_s_end(evidence: Evidence) -> None:
+    """Whatever the sentry said before."""
+    if os.WIFSIGNALED(evidence.runsc_status):
+        assert judge(evidence).outcome not in WORKLOADS
+
+
+@given(evidence=evidences)
+def test_an_end_after_the_gofer_s_is_never_the_workload_s_end(evidence: Evidence) -> None:
+    """The sentry kills it then."""
+    if evidence.gofer_died:
+        assert judge(evidence).outcome not in WORKLOADS
+
+
+@given(evidence=evidences)
+def test_a_complaint_of_runsc_is_never_the_workload_s_end(evidence: Evidence) -> None:
+    """Its exit code is 128 then, as a workload's may be."""
+    if evidence.records:
+        assert judge(evidence).outcome not in WORKLOADS
+
+
+@given(evidence=evidences)
+def test_out_of_memory_needs_a_kill_by_the_kernel(evidence: Evidence) -> None:
+    """SIGKILL alone is no proof."""
+    if judge(evidence).outcome is Outcome.OUT_OF_MEMORY:
+        assert evidence.oom_kills
+
+
+@pytest.mark.parametrize("status", [0, 1, 127, 128, 129, 137, 255])
+def test_a_reported_exit_status_is_exact(status: int) -> None:
+    """128 and 137 included."""
+    evidence = Evidence(
+        runsc_status=status << 8,
+        sentry_reports=True,
+        started=True,
+        workload_statuses=(status << 8,),
+    )
+    verdict = judge(evidence)
+    assert (verdict.outcome, verdict.returncode, verdict.exact) == (Outcome.EXITED, status, True)
+
+
+@pytest.mark.parametrize("core", [0, 0x80])
+@pytest.mark.parametrize("number", [1, 9, 11, 15, 34, 64])
+def test_a_reported_signal_is_exact(number: int, core: int) -> None:
+    """Real-time signals and core dumps included."""
+    evidence = Evidence(
+        runsc_status=(128 + number) << 8, sentry_reports=True, workload_statuses=(number | core,)
+    )
+    verdict = judge(evidence)
+    assert (verdict.outcome, verdict.returncode) == (Outcome.SIGNALLED, -number)
+    assert verdict.exact
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_sentry_of_another_release_is_runsc_s_failure(*, started: bool) -> None:
+    """It says so before it boots; of a sandbox that had a workload it says nothing."""
+    panic = (
+        'panic: this binary\'s build label "1" does not match the expected release "2"; all\n'
+        "goroutine 1 [running]:\n"
+    )
+    verdict = judge(Evidence(runsc_status=128 << 8, started=started, panic=panic, records=("EOF",)))
+    if started:
+        assert verdict.outcome is Outcome.SANDBOX_CRASHED
+    else:
+        assert verdict.outcome is Outcome.RUNSC_FAILED
+        assert verdict.reason == "the sentry beside it is 1, and runsc is 2"
+
+
+@pytest.mark.parametrize(
+    ("panic", "reason"), [("", "its gofer died"), ("fatal error: fault", "the sentry panicked")]
+)
+def test_a_gofer_that_ends_with_a_panicking_sentry_is_not_the_cause(
+    panic: str, reason: str
+) -> None:
+    """It ends with its sentry, and its end is often seen first."""
+    evidence = Evidence(runsc_status=2 << 8, started=True, gofer_died=True, panic=panic)
+    verdict = judge(evidence)
+    assert (verdict.outcome, verdict.reason) == (Outcome.SANDBOX_CRASHED, reason)
+
+
+@pytest.mark.fault("E3")
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [
+        ({}, Outcome.SIGNALLED),
+        ({"oom_kills": 1}, Outcome.OUT_OF_MEMORY),
+        ({"gofer_died": True}, Outcome.SANDBOX_CRASHED),
+        ({"gofer_died": True, "oom_kills": 1}, Outcome.OUT_OF_MEMORY),
+        ({"workload_statuses": ()}, Outcome.SANDBOX_CRASHED),
+        ({"workload_statuses": (), "oom_kills": 1}, Outcome.OUT_OF_MEMORY),
+        ({"workload_statuses": (), "started": False}, Outcome.RUNSC_FAILED),
+        ({"workload_statuses": (0,)}, Outcome.SANDBOX_CRASHED),
+        ({"workload_statuses": (137 << 8,)}, Outcome.EXITED),
+        ({"records": ("x",)}, Outcome.SANDBOX_CRASHED),
+        ({"records": ("x",), "started": False}, Outcome.RUNSC_FAILED),
+        ({"workload_statuses": (), "panic": "x"}, Outcome.SANDBOX_CRASHED),
+    ],
+)
+def test_the_ways_to_137_are_told_apart(change: dict[str, object], outcome: Outcome) -> None:
+    """SIGKILL, exit 137, the memory controller, a dead sandbox, a failed runsc."""
+    killed = Evidence(
+        runsc_status=137 << 8, sentry_reports=True, started=True, workload_statuses=(9,)
+    )
+    assert judge(dataclasses.replace(killed, **change)).outcome is outcome  # type: ignore[arg-type]
+
+
+def completed(**changes: object) -> Completed:
+    """A workload that has ended well, apart from the changes."""
+    usual: dict[str, object] = {
+        "args": ("sh", "-c", "it's"),
+        "returncode": 0,
+        "stdout_bytes": b"out",
+        "stderr_bytes": b"err",
+        "stdout_total": 3,
+        "stderr_total": 3,
+        "stdout_sha256": hashlib.sha256(b"out").hexdigest(),
+        "stderr_sha256": hashlib.sha256(b"err").hexdigest(),
+        "duration": 0.5,
+        "platform": Platform.SYSTRAP,
+        "outcome": Outcome.EXITED,
+    }
+    return Completed(**{**usual, **changes})  # type: ignore[arg-type]
+
+
+def test_status_0_passes_the_check() -> None:
+    """Nothing is raised."""
+    completed().check_returncode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"returncode": 3}, "ended with exit status 3"),
+        ({"returncode": -9, "outcome": Outcome.SIGNALLED}, "ended with signal 9 (SIGKILL)"),
+        ({"returncode": -40, "outcome": Outcome.SIGNALLED}, "signal 40 (signal 40)"),
+        ({"returncode": -9, "outcome": Outcome.OUT_OF_MEMORY}, "ended with out of memory"),
+    ],
+)
+def test_any_other_end_fails_the_check(changes: dict[str, object], text: str) -> None:
+    """With how it ended, and the end of its standard error."""
+    done = completed(**changes)
+    with pytest.raises(WorkloadFailed) as caught:
+        done.check_returncode()
+    assert text in str(caught.value)
+    assert "stderr: 'err'" in str(caught.value)
+    assert caught.value.completed is done
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "truncated"), [(3, 3, False), (4, 3, True), (3, 4, True), (9, 9, True)]
+)
+def test_more_bytes_than_are_kept_means_truncated(out: int, err: int, truncated: bool) -> None:
+    """Of either stream."""
+    assert completed(stdout_total=out, stderr_total=err).truncated is truncated
+
+
+def test_the_repr_repeats_the_run() -> None:
+    """What stands before the comment is the call."""
+    text = repr(completed(settings={"timeout": 3, "network": "none"}))
+    call, _, comment = text.partition("  # ")
+    assert call == """gvisor.run(['sh', '-c', "it's"], timeout=3, network='none')"""
+    assert comment == "exited, 0"
+
+
+@given(data=st.binary(max_size=100))
+def test_text_of_any_bytes_can_be_encoded(data: bytes) -> None:
+    """Undecodable bytes are escaped, so that no lone surrogate kills an xdist worker."""
+    assert text_view(data, len(data) + 1).encode().decode() == text_view(data, len(data) + 1)
+
+
+def test_the_gap_in_a_text_is_marked() -> None:
+    """With how many bytes are missing."""
+    assert text_view(b"a\xff\xfeb", 11) == "a\\xff\n[… 7 bytes left out …]\n\\xfeb"
+    assert text_view("é".encode(), 2) == "é"
+
+
+@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (15, "SIGTERM"), (99, "signal 99")])
+def test_a_signal_has_a_name_or_its_number(number: int, name: str) -> None:
+    """Real-time signals between the first and the last have none."""
+    assert signal_name(number) == name
+
+
+@given(
+    words=st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), max_size=4
+    )
+)
+def test_a_pasted_command_is_taken_apart_into_the_same_words(words: list[str]) -> None:
+    """By a POSIX shell's rules."""
+    line = paste(["runsc", *words], {"A": "x y", "B": ""})
+    assert shlex.split(line) == ["env", "-i", "A=x y", "B=", "runsc", *words]
+
+
+def test_a_pasted_command_runs_in_exactly_its_environment() -> None:
+    """A real shell says so."""
+    line = paste(["sh", "-c", 'echo "$A|$B|${HOME-none}"'], {"A": "x 'y'", "B": '"'})
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout == "x 'y'|\"|none\n"
+
+
+def test_every_signal_that_can_be_sent_is_read_from_runsc_s_code_where_no_one_reports() -> None:
+    """128 + S is read as signal S, and said not to be exact; 128 alone is an exit status."""
+    for number in signal.valid_signals():
+        verdict = judge(Evidence(runsc_status=(128 + number) << 8))
+        assert (verdict.outcome, verdict.returncode) == (Outcome.SIGNALLED, -number)
+        assert not verdict.exact
+    assert judge(Evidence(runsc_status=128 << 8)).returncode == 128

@@ -1,0 +1,443 @@
+"""This process's end of the keeper: made when needed, made again when lost, gone when closed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import GvisorError, LaunchError, ProtocolError
+from pytest_gvisor.programs import keeper as program
+from pytest_gvisor.programs import leftovers
+from pytest_gvisor.sessions import launcher as launcher_module
+from pytest_gvisor.sessions import session_folder
+from pytest_gvisor.sessions.launcher import Control, Keeper, Launcher
+from pytest_gvisor.sessions.session_folder import SessionDir
+
+
+@pytest.fixture
+def control() -> Iterator[tuple[Control, socket.socket]]:
+    """The socket of a run, and the keeper's end of it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    yield Control(ours), theirs
+    ours.close()
+    theirs.close()
+
+
+def test_a_message_is_an_object(control: tuple[Control, socket.socket]) -> None:
+    """And is there when the descriptor says so."""
+    ours, theirs = control
+    assert not ours.wait(time.monotonic())
+    theirs.send(b'{"state": "spawned"}')
+    assert ours.wait(time.monotonic() + 10)
+    assert ours.read() == {"state": "spawned"}
+
+
+@pytest.mark.parametrize("message", [b"[]", b"7", b"{", b"\xff", b"[" * 50_000])
+def test_any_other_message_is_a_protocol_error(
+    control: tuple[Control, socket.socket], message: bytes
+) -> None:
+    """Nothing else of Python's comes through."""
+    ours, theirs = control
+    theirs.send(message)
+    with pytest.raises(ProtocolError, match="not an object"):
+        ours.read()
+
+
+def test_a_keeper_that_is_gone_is_a_protocol_error(
+    control: tuple[Control, socket.socket],
+) -> None:
+    """Asking it for something is none: it is seen at the next reading."""
+    ours, theirs = control
+    theirs.close()
+    ours.ask("term")
+    assert ours.wait(time.monotonic() + 10)
+    with pytest.raises(ProtocolError, match="keeper"):
+        ours.read()
+    ours.close()
+    with pytest.raises(ProtocolError):
+        ours.read()
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends soon."""
+    deadline = time.monotonic() + 20
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not os.path.exists(f"/proc/{pid}")
+
+
+def test_nothing_is_made_before_it_is_needed(base: str) -> None:
+    """No folder, no process; closing what was never made does nothing."""
+    launcher = Launcher(base)
+    launcher.close()
+    assert os.listdir(base) == []
+
+
+@pytest.mark.fault("F13")
+def test_closing_leaves_nothing_and_can_be_done_twice(base: str) -> None:
+    """The keeper is gone and the session folder too; a new one can be made."""
+    launcher = Launcher(base)
+    for _ in range(2):
+        pid = launcher.keeper().pid
+        launcher.close()
+        launcher.close()
+        assert gone(pid)
+        assert os.listdir(base) == [".lock"]
+
+
+def test_all_threads_get_the_same_keeper(launcher: Launcher) -> None:
+    """However many ask at once."""
+    found: list[tuple[int, str]] = []
+
+    def ask() -> None:
+        found.append((launcher.keeper().pid, launcher.session().path))
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 16
+    assert len(set(found)) == 1
+
+
+def test_a_dead_keeper_is_replaced_in_the_same_session(launcher: Launcher) -> None:
+    """What it was to do goes on."""
+    session, first = launcher.session(), launcher.keeper()
+    os.kill(first.pid, signal.SIGKILL)
+    assert gone_or_zombie(first.pid)
+    second = launcher.keeper()
+    assert second.pid != first.pid
+    assert second.alive()
+    assert launcher.session() is session
+
+
+def gone_or_zombie(pid: int) -> bool:
+    """Whether a child has ended."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) is not None
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["keeper-killed", "keeper-alive"])
+def test_a_session_folder_that_vanished_is_replaced_with_its_keeper(
+    launcher: Launcher, base: str, killed: bool
+) -> None:
+    """As by a cleaner of temporary folders, with the keeper gone too or not."""
+    session, keeper = launcher.session(), launcher.keeper()
+    if killed:
+        os.kill(keeper.pid, signal.SIGKILL)
+        assert gone_or_zombie(keeper.pid)
+    shutil.rmtree(session.path)
+    assert launcher.keeper().alive()
+    assert launcher.session().path != session.path
+    assert os.path.isdir(launcher.session().path)
+    assert gone(keeper.pid)
+    assert len(os.listdir(base)) == 2
+
+
+def test_a_fork_of_this_process_gets_a_typed_error(launcher: Launcher) -> None:
+    """The keeper and its folder are the parent's, and stay the parent's."""
+    session = launcher.session()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            launcher.keeper()
+        except LaunchError as error:
+            launcher.close()
+            status = 0 if error.stage == "fork" else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert launcher.keeper().alive()
+    assert os.path.isdir(session.path)
+
+
+def test_a_fork_in_the_midst_of_a_start_does_not_wait_for_it(launcher: Launcher) -> None:
+    """The thread that holds the launcher's lock is not in the fork, and would never let go."""
+    with launcher._guard:
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(2)
+            status = 1
+            try:
+                for use in (launcher.session, launcher.keeper, lambda: launcher.share("/x")):
+                    with pytest.raises(LaunchError, match="fork"):
+                        use()
+                status = len(launcher.close())
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_closing_does_not_wait_for_a_fork_that_lives_on(launcher: Launcher) -> None:
+    """It has copies of all descriptors, as a pool of processes that nobody has shut down."""
+    keeper = launcher.keeper()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.pause()
+        finally:
+            os._exit(1)
+    began = time.monotonic()
+    try:
+        assert launcher.close() == []
+    finally:
+        lasted = time.monotonic() - began
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert lasted < 4
+    assert keeper._process.returncode == 0
+
+
+def test_the_keeper_holds_the_lock_of_the_session(base: str) -> None:
+    """For as long as it cleans up after this process, no other session sweeps."""
+    path = SessionDir.choose(base)[0]
+    keeper = Keeper(path)
+    session = SessionDir.create(path)
+    keeper.hold(session.lock)
+    assert runs_nothing_but_lives(keeper)
+    os.close(session.lock)
+    with open(f"{path}/lock") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    keeper.close()
+    assert not os.path.exists(path)
+
+
+def test_a_keeper_is_given_the_lock_of_its_session(launcher: Launcher) -> None:
+    """The first one, and one that replaces it."""
+    first = launcher.keeper()
+    assert runs_nothing_but_lives(first)
+    os.kill(first.pid, signal.SIGKILL)
+    assert gone_or_zombie(first.pid)
+    assert runs_nothing_but_lives(launcher.keeper())
+
+
+def test_what_is_shared_is_told_to_each_keeper(launcher: Launcher, base: str) -> None:
+    """Once; it is removed by the one that there is in the end."""
+    path = f"{base}/s-run-x"
+    for _ in range(2):
+        launcher.share(path)
+    first = launcher.keeper()
+    os.kill(first.pid, signal.SIGKILL)
+    assert gone_or_zombie(first.pid)
+    assert launcher.keeper() is not first
+    os.mkdir(path)
+    Path(path, "lock").touch()
+    launcher.close()
+    assert not os.path.exists(path)
+
+
+def runs_nothing_but_lives(keeper: Keeper) -> bool:
+    """Whether the keeper has taken all that was sent to it, and is there."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        held = [os.readlink(f"/proc/{keeper.pid}/fd/{fd}") for fd in fds_of(keeper.pid)]
+        if any(target.endswith("/lock") for target in held):
+            return keeper.alive()
+        time.sleep(0.01)
+    return False
+
+
+def fds_of(pid: int) -> list[str]:
+    """The descriptors of another process."""
+    return os.listdir(f"/proc/{pid}/fd")
+
+
+PROGRAMS = {
+    "it fails": "raise SystemExit(3)",
+    "it says something else": "import os, sys; os.write(int(sys.argv[1]), b'hello')",
+    "it hangs": "import time; time.sleep(1000)",
+    "it cannot be read": "(",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_a_keeper_that_does_not_come_up_is_a_typed_error(
+    launcher: Launcher, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    """It is dead afterwards, nothing is left, and the next one may come up."""
+    (tmp_path / "keeper.py").write_text(program)
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher_module, "_PROGRAM", str(tmp_path / "keeper.py"))
+        patch.setattr(launcher_module, "_START_DEADLINE", 0.5 if "sleep" in program else 10.0)
+        with pytest.raises(LaunchError, match="did not come up") as caught:
+            launcher.keeper()
+    assert caught.value.stage == "keeper"
+    assert os.listdir(base) == [".lock"] or os.listdir(base) == []
+    assert launcher.keeper().alive()
+
+
+@pytest.mark.fault("D7")
+@pytest.mark.parametrize("call", ["set_child_subreaper", "pipe2"])
+def test_a_keeper_that_is_refused_a_call_names_it(
+    launcher: Launcher, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """With its errno; nothing is left of it."""
+    for module in ("keeper.py", "child.py", "leftovers.py", "linux.py"):
+        shutil.copy(Path(program.__file__).with_name(module), tmp_path / module)
+    with (tmp_path / "linux.py").open("a") as file:
+        where = "globals()" if call.startswith("set") else "vars(os)"
+        file.write(f"\ndef refuse(*_):\n    raise OSError(1, 'no in {call}')\n")
+        file.write(f"{where}[{call!r}] = refuse\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher_module, "_PROGRAM", str(tmp_path / "keeper.py"))
+        with pytest.raises(LaunchError, match=f"no in {call}") as caught:
+            launcher.keeper()
+    assert (caught.value.stage, caught.value.errno) == ("keeper", errno.EPERM)
+    assert set(os.listdir(base)) <= {".lock"}
+    assert launcher.keeper().alive()
+
+
+def refuse(*_: object, **__: object) -> Any:
+    """A call that the kernel refuses."""
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ((socket, "socketpair"), "socketpair"),
+        ((os, "pidfd_open"), "pidfd_open"),
+        ((subprocess, "Popen"), "fork, setsid or execve"),
+        ((os, "mkdir"), "cannot make"),
+        ((fcntl, "flock"), "cannot lock"),
+    ],
+)
+def test_a_shortage_at_the_start_is_typed_and_leaves_nothing(
+    launcher: Launcher,
+    base: str,
+    monkeypatch: pytest.MonkeyPatch,
+    call: tuple[Any, str],
+    words: str,
+) -> None:
+    """Out of descriptors or processes; it works again when there are some."""
+    before = set(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(*call, refuse)
+        with pytest.raises(GvisorError) as caught:
+            launcher.keeper()
+    assert isinstance(caught.value, LaunchError)
+    assert caught.value.errno == errno.EMFILE
+    assert words in str(caught.value)
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir(base)) <= {".lock"}
+    assert launcher.keeper().alive()
+
+
+def test_a_request_that_cannot_be_sent_is_a_typed_error(launcher: Launcher) -> None:
+    """Too large for a message, or nobody there."""
+    keeper = launcher.keeper()
+    with pytest.raises(LaunchError, match="cannot be sent") as caught:
+        keeper.launch({"x": "y" * 2**24}, [])
+    assert caught.value.errno == errno.EMSGSIZE
+    os.kill(keeper.pid, signal.SIGKILL)
+    assert gone_or_zombie(keeper.pid)
+    with pytest.raises(LaunchError, match="cannot be sent"):
+        keeper.launch({}, [])
+    with pytest.raises(LaunchError, match="cannot be sent"):
+        keeper.hold(0)
+
+
+def test_a_keeper_that_does_not_end_is_killed(
+    launcher: Launcher, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing has a deadline; what it leaves is removed here."""
+    monkeypatch.setattr(launcher_module, "_STOP_DEADLINE", 0.2)
+    pid = launcher.keeper().pid
+    os.kill(pid, signal.SIGSTOP)
+    launcher.close()
+    assert gone(pid)
+    assert os.listdir(base) == [".lock"]
+
+
+def test_ctrl_c_while_the_keeper_comes_up_leaves_nothing(
+    launcher: Launcher, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interrupt arrives, and the process is gone."""
+    started: list[int] = []
+    real = subprocess.Popen
+
+    def popen(*arguments: Any, **options: Any) -> Any:
+        process = real(*arguments, **options)
+        started.append(process.pid)
+        os.kill(process.pid, signal.SIGSTOP)
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        return process
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", popen)
+        with pytest.raises(KeyboardInterrupt):
+            launcher.keeper()
+    assert gone(started[0])
+    assert set(os.listdir(base)) <= {".lock"}
+
+
+@pytest.mark.fault("D3")
+def test_the_thread_that_made_the_keeper_may_end(launcher: Launcher) -> None:
+    """A parent-death signal would be that thread's: the keeper has none."""
+    thread = threading.Thread(target=launcher.keeper)
+    thread.start()
+    thread.join()
+    time.sleep(0.1)
+    assert launcher.keeper().alive()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOMEM])
+def test_a_session_s_folder_that_cannot_be_looked_at_is_there(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A test that is another user for the moment: the keeper and its runs go on."""
+    keeper, path, real = launcher.keeper(), launcher.session().path, os.stat
+
+    def stat(where: Any, *args: Any, **options: Any) -> os.stat_result:
+        if where == path:
+            raise OSError(number, os.strerror(number))
+        return real(where, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat)
+        assert launcher.keeper() is keeper
+    assert keeper.alive()
+
+
+def test_the_keeper_is_run_by_this_interpreter_from_the_package(launcher: Launcher) -> None:
+    """Its command line names the file, after the options that leave out sites and environment."""
+    words = Path(f"/proc/{launcher.keeper().pid}/cmdline").read_bytes().decode().split("\0")
+    assert words[:4] == [sys.executable, "-I", "-S", program.__file__]
+
+
+def test_what_the_sweep_has_removed_is_counted(base: str, launcher: Launcher) -> None:
+    """Once a session is made, and not again with a keeper that replaces the first."""
+    for _ in range(2):
+        os.close(SessionDir.create(SessionDir.new_path(base)).lock)
+    launcher.keeper()
+    assert launcher.swept == 2
+    launcher.keeper().kill()
+    assert launcher.keeper().alive()
+    assert launcher.swept == 2
+
+
+def test_what_stays_of_a_session_is_told(
+    base: str, launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever closes the launcher can say it; closing again says nothing."""
+    launcher.keeper().kill()
+    with monkeypatch.context() as patch:
+        patch.setattr(leftovers, "clear_session", lambda path: [f"{path}: busy"])
+        (leak,) = launcher.close()
+    assert leak.endswith(": busy")
+    assert launcher.close() == []
+    assert len(session_folder.sweep(base)) == 1

@@ -1,0 +1,162 @@
+"""Private folders: made safely, verified, and judged with the whole way to them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.sessions import private
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: folders of another owner")
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_private_folder_is_made_with_0700_whatever_the_umask(base: str) -> None:
+    """It is found again, with the same mode."""
+    for _ in range(2):
+        fd = private.open_private(f"{base}/x")
+        assert os.path.samestat(os.fstat(fd), os.lstat(f"{base}/x"))
+        os.close(fd)
+        assert stat.S_IMODE(os.lstat(f"{base}/x").st_mode) == 0o700
+
+
+def refusal(path: str) -> LaunchError:
+    """The error of opening the folder; no descriptor stays open."""
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(LaunchError) as caught:
+        private.open_private(path)
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert caught.value.stage == "session_folder"
+    assert path in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701, 0o1777])
+def test_a_folder_that_others_may_enter_is_refused(base: str, mode: int) -> None:
+    """Whoever made it, the error has its mode and says what to do."""
+    os.mkdir(f"{base}/x")
+    os.chmod(f"{base}/x", mode)
+    error = refusal(f"{base}/x")
+    assert f"mode {mode:04o} lets others in" in str(error)
+    assert "Remove or rename" in str(error)
+
+
+@as_root
+def test_a_folder_of_another_owner_is_refused(base: str) -> None:
+    """Another user may have set it up as a trap in a shared folder."""
+    os.mkdir(f"{base}/x", 0o700)
+    os.chown(f"{base}/x", 12345, 12345)
+    assert "owned by uid 12345, not by uid 0" in str(refusal(f"{base}/x"))
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "file", "fifo"])
+def test_what_is_no_folder_is_refused(base: str, kind: str) -> None:
+    """A symlink is not followed, and a FIFO does not block."""
+    path = f"{base}/x"
+    os.mkdir(f"{base}/real", 0o700)
+    made: dict[str, Callable[[], Any]] = {
+        "link": lambda: os.symlink("real", path),
+        "dangling": lambda: os.symlink("nowhere", path),
+        "file": lambda: Path(path).touch(),
+        "fifo": lambda: os.mkfifo(path),
+    }
+    made[kind]()
+    refusal(path)
+    assert not os.path.lexists(f"{base}/nowhere")
+
+
+def test_a_folder_that_cannot_be_made_is_a_typed_error(base: str) -> None:
+    """The error has the kernel's errno."""
+    Path(f"{base}/file").touch()
+    with pytest.raises(LaunchError) as caught:
+        private.open_private(f"{base}/file/x")
+    assert caught.value.errno == errno.ENOTDIR
+
+
+@pytest.mark.parametrize("path", ["", "x", "/", "/x/..", "x/y"])
+def test_a_path_that_names_no_folder_below_another_is_refused(path: str) -> None:
+    """A relative one would be looked for from the root folder on."""
+    refusal(path)
+
+
+def test_a_link_on_the_way_leads_to_the_canonical_path(base: str) -> None:
+    """The path is what other programs get, and later changes of the link do not concern them."""
+    os.mkdir(f"{base}/real", 0o700)
+    os.symlink("real", f"{base}/link")
+    with private.place(f"{base}/link/x") as found:
+        assert found.path == f"{base}/real/x"
+        assert not found.is_taken()
+        os.close(found.open())
+        assert found.is_taken()
+    assert os.listdir(f"{base}/real") == ["x"]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o720])
+def test_a_folder_on_the_way_that_others_can_write_is_refused(base: str, mode: int) -> None:
+    """They could put a folder of their own in the place of the private one at any time."""
+    os.makedirs(f"{base}/open/inner", 0o700)
+    os.chmod(f"{base}/open", mode)
+    for path in (f"{base}/open/x", f"{base}/open/inner/x"):
+        assert f"{base}/open (mode {mode:04o}" in str(refusal(path))
+    assert os.listdir(f"{base}/open/inner") == []
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770])
+def test_a_folder_that_others_can_write_is_fine_for_who_is_lenient(base: str, mode: int) -> None:
+    """Everybody may write to all folders of a checkout that GitLab's runner makes."""
+    os.mkdir(f"{base}/open")
+    os.chmod(f"{base}/open", mode)
+    private.make_above(f"{base}/open/above/x")
+    os.close(private.open_private(f"{base}/open/above/x", lenient=True))
+    for path in ("above", "above/x"):
+        assert stat.S_IMODE(os.lstat(f"{base}/open/{path}").st_mode) == 0o700
+
+
+def test_a_link_in_a_folder_that_others_can_write_is_refused(base: str) -> None:
+    """The folders of each link on the way count, and not only those of the canonical path."""
+    os.makedirs(f"{base}/open", 0o700)
+    os.mkdir(f"{base}/real", 0o700)
+    os.symlink(f"{base}/real", f"{base}/open/link")
+    os.chmod(f"{base}/open", 0o777)
+    assert "can be written by others" in str(refusal(f"{base}/open/link/x"))
+    assert os.listdir(f"{base}/real") == []
+
+
+def test_a_sticky_folder_on_the_way_is_fine(base: str) -> None:
+    """Only its owner, and root, can rename or remove what this user has in it."""
+    os.mkdir(f"{base}/sticky")
+    os.chmod(f"{base}/sticky", 0o1777)
+    os.close(private.open_private(f"{base}/sticky/x"))
+    assert stat.S_IMODE(os.lstat(f"{base}/sticky/x").st_mode) == 0o700
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o1777])
+def test_a_folder_on_the_way_of_a_third_user_is_refused(base: str, mode: int) -> None:
+    """A folder's owner can rename what is in it, sticky or not."""
+    os.mkdir(f"{base}/foreign")
+    os.chmod(f"{base}/foreign", mode)
+    os.chown(f"{base}/foreign", 12345, 12345)
+    assert "is neither root's nor uid 0's" in str(refusal(f"{base}/foreign/x"))
+    assert os.listdir(f"{base}/foreign") == []
+
+
+def test_what_is_made_above_is_private_too(base: str) -> None:
+    """A umask that lets the group write would spoil the way otherwise."""
+    before = os.umask(0o002)
+    try:
+        private.make_above(f"{base}/one/two/x")
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(os.lstat(f"{base}/{path}").st_mode) for path in ("one", "one/two")] == [
+        0o700,
+        0o700,
+    ]
+    os.close(private.open_private(f"{base}/one/two/x"))

@@ -1,0 +1,531 @@
+"""The session folder: made safely, locked while it lives, swept when it is dead."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import functools
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs.leftovers import clear_session, remove_session
+from pytest_gvisor.sessions import places, session_folder
+from pytest_gvisor.sessions.session_folder import SessionDir
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it has a folder in /run")
+
+
+def mode_of(path: str) -> int:
+    """The permission bits of a file or folder."""
+    return stat.S_IMODE(os.lstat(path).st_mode)
+
+
+@pytest.fixture
+def session(base: str) -> Iterator[SessionDir]:
+    """A living session."""
+    made = SessionDir.create(SessionDir.choose(base)[0])
+    yield made
+    made.remove()
+
+
+# --- the base folder
+
+
+@as_root
+def test_root_s_sessions_are_in_run() -> None:
+    """Root's sessions are in /run, whatever the environment says."""
+    assert session_folder.base_folder() == "/run/pytest-gvisor"
+
+
+@pytest.fixture
+def temporary(base: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The temporary folder, on a machine on which /run is nobody's to write."""
+    path = f"{base}/tmp"
+    os.mkdir(path, 0o700)
+    monkeypatch.setattr(places, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: path)
+    return path
+
+
+@pytest.fixture
+def in_tmp() -> Iterator[str]:
+    """The candidate in /tmp; it goes with the test, unless other processes have sessions there."""
+    path = f"/tmp/pytest-gvisor-{os.geteuid()}"
+    yield path
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+
+
+@pytest.mark.fault("G8")
+@pytest.mark.usefixtures("temporary")
+def test_a_runtime_folder_of_ours_is_used(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """$XDG_RUNTIME_DIR is used by its canonical path."""
+    os.mkdir(f"{base}/real", 0o700)
+    os.symlink("real", f"{base}/link")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", f"{base}/link")
+    chosen = session_folder.choose_base()
+    assert (chosen.path, chosen.passed) == (f"{base}/real/pytest-gvisor", ())
+    assert mode_of(chosen.path) == 0o700
+
+
+@pytest.mark.parametrize("runtime", ["", "relative", "/nowhere/at/all", "foreign", "/" + "x" * 60])
+def test_another_runtime_folder_is_not(
+    temporary: str, runtime: str, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative, a missing or another user's runtime folder makes way for the temporary folder."""
+    if runtime == "foreign":
+        runtime = "/proc/1"
+        if os.geteuid() == 0:
+            runtime = f"{base}/foreign"
+            os.mkdir(runtime, 0o700)
+            os.chown(runtime, 12345, 12345)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+    assert session_folder.base_folder() == f"{temporary}/pytest-gvisor-{os.geteuid()}"
+
+
+@pytest.mark.fault("G8")
+@pytest.mark.parametrize("name", ["x" * 40, "\udcff", "é" * 15])
+def test_a_temporary_directory_that_runsc_cannot_use_is_passed_over(
+    temporary: str, in_tmp: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that fits no socket's address, or is no text, makes way for /tmp."""
+    path = f"{temporary}/{name}"
+    os.mkdir(path, 0o700)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: path)
+    chosen = session_folder.choose_base()
+    assert chosen.path == in_tmp
+    (reason,) = chosen.passed
+    assert "more than 48 bytes, or is not UTF-8" in reason
+    assert os.listdir(path) == []
+
+
+@pytest.mark.usefixtures("temporary")
+@pytest.mark.parametrize("name", ["a b", "é", "a'\"$x"])
+def test_odd_names_are_fine(base: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blanks, quotes and letters beyond ASCII may be in a path."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", f"{base}/{name}")
+    os.mkdir(f"{base}/{name}")
+    assert session_folder.base_folder() == f"{base}/{name}/pytest-gvisor"
+
+
+def test_the_home_folder_is_the_last_candidate(
+    temporary: str, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other user can put anything into it, as anybody can into /tmp."""
+    monkeypatch.setenv("HOME", base)
+    *others, last = places.session_bases()
+    assert last == f"{base}/.pytest-gvisor"
+    assert others == [f"{temporary}/pytest-gvisor-{os.geteuid()}", others[-1]]
+    monkeypatch.setenv("HOME", f"{base}/none")
+    assert f"{base}/none/.pytest-gvisor" not in places.session_bases()
+
+
+Candidates = Callable[..., list[str]]
+
+
+@pytest.fixture
+def candidates(base: str, monkeypatch: pytest.MonkeyPatch) -> Candidates:
+    """Factory: these names in a folder of this test are all candidates there are; their paths."""
+
+    def make(*names: str) -> list[str]:
+        paths = [f"{base}/{name}" for name in names]
+        monkeypatch.setattr(session_folder, "session_bases", lambda: iter(paths))
+        return paths
+
+    return make
+
+
+@pytest.mark.fault("G8")
+def test_nowhere_to_go_is_a_typed_error(candidates: Candidates) -> None:
+    """The error says of each candidate why it cannot be used."""
+    candidates("x" * 60, "none/x")
+    with pytest.raises(LaunchError) as caught:
+        session_folder.base_folder()
+    lines = caught.value.message.splitlines()
+    assert "no folder can hold sessions" in lines[0]
+    assert "more than 48 bytes" in lines[1]
+    assert "ENOENT" in lines[2]
+    assert "XDG_RUNTIME_DIR or TMPDIR" in caught.value.next_step
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "file", "fifo", "open"])
+def test_a_candidate_that_is_no_private_folder_is_passed_over(
+    base: str, candidates: Candidates, kind: str
+) -> None:
+    """The next one is used, and nothing is made or removed where the first one leads."""
+    first, second = candidates("first", "second")
+    for name in ("real/s-thesis", "open"):
+        os.makedirs(f"{base}/{name}", 0o700)
+    os.chmod(f"{base}/open", 0o755)
+    made: dict[str, Callable[[], Any]] = {
+        "link": lambda: os.symlink("real", first),
+        "dangling": lambda: os.symlink("nowhere", first),
+        "file": lambda: Path(first).touch(),
+        "fifo": lambda: os.mkfifo(first),
+        "open": lambda: os.rename(f"{base}/open", first),
+    }
+    made[kind]()
+    chosen = session_folder.choose_base()
+    assert chosen.path == second
+    (reason,) = chosen.passed
+    assert reason.startswith(f"{first}: {'mode 0755 lets' if kind == 'open' else 'is a symlink,'}")
+    assert SessionDir.choose()[1] == []
+    assert os.path.isdir(f"{base}/real/s-thesis")
+    assert not os.path.lexists(f"{base}/nowhere")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM])
+def test_a_shortage_passes_no_candidate_over(
+    candidates: Candidates, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A shortage says nothing about a folder, so it is an error and sessions stay in one place."""
+    candidates("first", "second")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", refuse)
+        with pytest.raises(LaunchError) as caught:
+            session_folder.base_folder()
+    assert caught.value.errno == number
+
+
+def test_a_sweep_looks_into_each_candidate_of_this_user_s(
+    candidates: Candidates, base: str
+) -> None:
+    """What was left under another environment goes too; what is not private is not entered."""
+    first, second, third = candidates("first", "second", "third")
+    dead = []
+    for path in (first, second, third):
+        os.mkdir(path, 0o700)
+        dead.append(dead_session(path))
+    os.chmod(second, 0o755)
+    assert session_folder.base_folders() == [first, third]
+    assert sorted(session_folder.sweep()) == [dead[0], dead[2]]
+    assert os.path.isdir(dead[1])
+    os.rmdir(dead_session(third) + "/g1/root")
+    assert len(SessionDir.choose()[1]) == 1
+
+
+def test_another_candidate_s_lock_holds_up_no_session(candidates: Candidates) -> None:
+    """Whoever holds it is at work there; a sweep by hand waits for it, and says so in the end."""
+    _, second = candidates("first", "second")
+    os.mkdir(second, 0o700)
+    dead = dead_session(second)
+    with open(f"{second}/.lock", "w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert SessionDir.choose()[1] == []
+        patch.setattr(session_folder, "LOCK_DEADLINE", 0.1)
+        with pytest.raises(LaunchError, match="has held"):
+            session_folder.sweep(although_waited=True)
+    assert session_folder.sweep() == [dead]
+
+
+# --- a session
+
+
+def test_a_session_is_not_there_before_it_is_made(base: str) -> None:
+    """The name is chosen first: whoever is to remove it can know it."""
+    path = SessionDir.choose(base)[0]
+    assert os.path.dirname(path) == base
+    assert not os.path.exists(path)
+    assert SessionDir.choose(base)[0] != path
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_session_is_private_and_locked(base: str) -> None:
+    """Its lock is held for as long as its descriptor is open."""
+    session = SessionDir.create(SessionDir.choose(base)[0])
+    assert mode_of(session.path) == 0o700
+    assert mode_of(f"{session.path}/lock") == 0o600
+    assert mode_of(f"{base}/.lock") == 0o600
+    with open(f"{session.path}/lock") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert not os.get_inheritable(session.lock)
+    number = session.lock
+    session.remove()
+    assert os.listdir(base) == [".lock"]
+    opened = os.open(base, os.O_RDONLY)
+    if opened != number:
+        os.dup2(opened, number)
+        os.close(opened)
+    assert session.remove() == []
+    os.close(number)
+
+
+@pytest.mark.fault("B2")
+def test_a_taken_name_is_a_typed_error_and_stays(base: str, session: SessionDir) -> None:
+    """What is there is another's."""
+    with pytest.raises(LaunchError) as caught:
+        SessionDir.create(session.path)
+    assert caught.value.errno == errno.EEXIST
+    assert os.path.exists(f"{session.path}/lock")
+
+
+def test_a_session_that_cannot_be_locked_is_not_left(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder goes again."""
+    path = SessionDir.choose(base)[0]
+
+    def refuse(_path: str) -> int:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(session_folder, "_take_lock", refuse)
+    with pytest.raises(LaunchError) as caught:
+        SessionDir.create(path)
+    assert caught.value.errno == errno.ENOLCK
+    assert not os.path.exists(path)
+
+
+@pytest.mark.usefixtures("umask")
+def test_the_journal_has_an_entry_a_line(session: SessionDir) -> None:
+    """Each is complete when the call returns."""
+    session.journal(id="g1", cgroups=["/sys/fs/cgroup/x"])
+    session.journal(id="g\n2")
+    lines = Path(session.path, "journal").read_text().split("\n")
+    entries = [json.loads(line) for line in lines if line]
+    assert entries == [{"id": "g1", "cgroups": ["/sys/fs/cgroup/x"]}, {"id": "g\n2"}]
+
+
+def test_a_line_that_was_cut_short_is_an_error_and_spoils_no_other(
+    session: SessionDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is nearly full takes a part of it."""
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: real(fd, data[:5]))
+        with pytest.raises(LaunchError) as caught:
+            session.journal(id="g1")
+    assert caught.value.errno == errno.ENOSPC
+    session.journal(id="g2")
+    last = Path(session.path, "journal").read_text().split("\n")[-1]
+    assert json.loads(last) == {"id": "g2"}
+
+
+# --- sweeping
+
+
+def dead_session(base: str, *, locked_once: bool = True) -> str:
+    """A folder that nobody holds, with something in it."""
+    path = tempfile.mkdtemp(prefix="s-", dir=base)
+    os.makedirs(f"{path}/g1/root")
+    if locked_once:
+        Path(path, "lock").touch()
+    return path
+
+
+@pytest.mark.fault("F6")
+def test_dead_sessions_are_swept_and_living_ones_are_not(base: str, session: SessionDir) -> None:
+    """Dead is a lock that nobody holds, or none; other things in the folder are not ours."""
+    dead = [dead_session(base), dead_session(base, locked_once=False)]
+    os.makedirs(f"{base}/other/x")
+    Path(f"{base}/s-file").touch()
+    os.symlink(f"{base}/other", f"{base}/s-link")
+    assert sorted(session_folder.sweep(base)) == sorted(dead)
+    assert set(os.listdir(base)) == {
+        ".lock", os.path.basename(session.path), "other", "s-file", "s-link",
+    }  # fmt: skip
+    assert os.path.isdir(f"{base}/other/x")
+    assert session_folder.sweep(base) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "loop", "folder"])
+def test_a_session_whose_lock_cannot_be_opened_is_not_dead(base: str, kind: str) -> None:
+    """Nobody can tell whether it lives, so nothing of it is removed."""
+    path = dead_session(base, locked_once=False)
+    lock = f"{path}/lock"
+    made: dict[str, Callable[[], Any]] = {
+        "link": lambda: os.symlink("g1/root", lock),
+        "loop": lambda: os.symlink("lock", lock),
+        "folder": lambda: os.mkdir(lock),
+    }
+    made[kind]()
+    assert session_folder.sweep(base) == session_folder.dead(base) == []
+    assert os.path.isdir(f"{path}/g1/root")
+
+
+def test_a_fifo_in_the_place_of_a_lock_blocks_no_sweep(base: str) -> None:
+    """Opening it for reading alone would wait for a writer for ever."""
+    path = dead_session(base, locked_once=False)
+    os.mkfifo(f"{path}/lock")
+    assert session_folder.sweep(base) == [path]
+
+
+@pytest.mark.parametrize("name", ["\0", "\ud800", "x" * 5000])
+def test_a_journal_that_names_no_path_stops_no_sweep(base: str, name: str) -> None:
+    """What no file can be called was never made; the rest of the session goes."""
+    dead = dead_session(base)
+    entry = {"cgroups": [f"/sys/fs/cgroup/pytest-gvisor-{name}"]}
+    Path(dead, "journal").write_text(json.dumps(entry))
+    assert session_folder.sweep(base) == [dead]
+
+
+def stuck(session: str, _cgroups: list[str]) -> list[str]:
+    """A session of which something stays."""
+    return [f"{session}/x: Device or resource busy"]
+
+
+def test_sessions_that_are_stuck_share_one_budget(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, others can begin soon; the next sweep tries again."""
+    made = {dead_session(base) for _ in range(11)}
+    started = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(leftovers, "remove_session", stuck)
+        patch.setattr(session_folder, "SWEEP_BUDGET", 0.4)
+        assert session_folder.sweep(base) == []
+    assert 0.2 < time.monotonic() - started < 4
+    assert set(session_folder.sweep(base)) == made
+    assert session_folder.SWEEP_BUDGET * 4 < session_folder.LOCK_DEADLINE
+
+
+def test_who_has_waited_for_another_s_sweep_does_not_sweep_again(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of sessions that begin at once waits for one of them."""
+    dead = dead_session(base)
+    with monkeypatch.context() as patch, open(f"{base}/.lock", "w") as lock:
+        patch.setattr(session_folder, "SWEEP_BUDGET", 0.1)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threading.Timer(0.2, fcntl.flock, [lock, fcntl.LOCK_UN]).start()
+        assert session_folder.sweep(base) == []
+    assert session_folder.sweep(base) == [dead]
+
+
+def test_who_sweeps_by_hand_sweeps_although_it_has_waited(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said to stay was tried."""
+    dead = dead_session(base)
+    with open(f"{base}/.lock", "w") as lock:
+        monkeypatch.setattr(session_folder, "SWEEP_BUDGET", 0.1)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threading.Timer(0.2, fcntl.flock, [lock, fcntl.LOCK_UN]).start()
+        assert session_folder.sweep(base, although_waited=True) == [dead]
+
+
+def test_what_goes_costs_nothing_of_the_budget(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, and however long it takes."""
+    dead = {dead_session(base) for _ in range(4)}
+
+    def slow(session: str, cgroups: list[str]) -> list[str]:
+        time.sleep(0.06)
+        return remove_session(session, cgroups)
+
+    monkeypatch.setattr(leftovers, "remove_session", slow)
+    monkeypatch.setattr(session_folder, "SWEEP_BUDGET", 0.15)
+    assert set(session_folder.sweep(base)) == dead
+
+
+def test_a_session_that_ends_says_what_stays(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And lets go of its lock, for the next sweep."""
+    session = SessionDir.create(SessionDir.choose(base)[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(leftovers, "remove_session", stuck)
+        patch.setattr(leftovers, "clear_session", functools.partial(clear_session, patience=0))
+        assert session.remove() == [f"{session.path}/x: Device or resource busy"]
+    assert session_folder.sweep(base) == [session.path]
+    assert session.remove() == []
+
+
+def test_a_new_session_sweeps_first(base: str) -> None:
+    """What a crash left is gone when the next one begins."""
+    dead = dead_session(base)
+    SessionDir.choose(base)
+    assert not os.path.exists(dead)
+
+
+def test_there_is_nothing_to_sweep_where_there_is_no_folder(base: str) -> None:
+    """And none is made."""
+    assert session_folder.sweep(f"{base}/x") == []
+    assert not os.path.exists(f"{base}/x")
+
+
+@pytest.mark.fault("F6")
+def test_a_sweep_kills_what_a_dead_session_left_and_no_innocent(base: str) -> None:
+    """By its command line: a pid that was used again is somebody else's."""
+    dead = dead_session(base)
+    argv = ["sh", "-c", "read x"]
+    with (
+        subprocess.Popen([*argv, f"--root={dead}/g1/root"], stdin=subprocess.PIPE) as ours,
+        subprocess.Popen([*argv, f"{dead}/g1/root"], stdin=subprocess.PIPE) as innocent,
+    ):
+        for process in (ours, innocent):
+            while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+                time.sleep(0.001)
+        assert session_folder.sweep(base) == [dead]
+        assert ours.wait(10) == -9
+        assert innocent.poll() is None
+
+
+def test_a_lock_that_somebody_keeps_is_waited_for_and_then_an_error(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped process must not stop every other session for ever."""
+    session_folder.sweep(base)
+    SessionDir.choose(base)
+    monkeypatch.setattr(session_folder, "LOCK_DEADLINE", 0.1)
+    with open(f"{base}/.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(LaunchError, match="has held"):
+            session_folder.sweep(base)
+
+
+SESSION = """
+import sys
+from pytest_gvisor.sessions.session_folder import SessionDir
+session = SessionDir.create(SessionDir.choose(sys.argv[1])[0])
+print(session.path, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.fault("F12")
+def test_a_killed_process_s_session_is_swept_and_another_s_lives(base: str) -> None:
+    """The kernel lets go of the lock with the process."""
+    argv = [sys.executable, "-c", SESSION, base]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(argv, **pipes) as one, subprocess.Popen(argv, **pipes) as other:
+        paths = [process.stdout.readline().strip() for process in (one, other) if process.stdout]
+        assert session_folder.sweep(base) == []
+        one.kill()
+        one.wait()
+        assert session_folder.sweep(base) == [paths[0]]
+        assert os.path.isdir(paths[1])
+    assert session_folder.sweep(base) == [paths[1]]
+
+
+def test_many_sessions_begin_at_once(base: str) -> None:
+    """None sweeps another that is being made."""
+    made: list[SessionDir] = []
+
+    def begin() -> None:
+        made.append(SessionDir.create(SessionDir.choose(base)[0]))
+
+    threads = [threading.Thread(target=begin) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({session.path for session in made}) == 16
+    assert all(os.path.exists(f"{session.path}/lock") for session in made)
+    for session in made:
+        session.remove()

@@ -1,0 +1,185 @@
+"""A keeper that was stopped goes on where its pytest is dead, and nowhere else."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.sessions import session_folder, stopped_keepers
+
+# Holds its session's lock and does nothing, however often it is made to go on.
+IDLE = """\
+import os, time
+os.setresuid(*{uids})
+print(flush=True)
+time.sleep(100)
+"""
+PYTEST = """
+import sys, time
+from pytest_gvisor.sessions.launcher import Launcher
+
+launcher = Launcher(sys.argv[1])
+print(launcher.keeper().pid, launcher.session().path, flush=True)
+time.sleep(100)
+"""
+
+
+def state_of(pid: int) -> str:
+    """The state's letter, as in ps(1)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP a process, and wait until it is stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while state_of(pid) != "T" and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A session's folder, and what is in the place of its pytest and of its keeper, stopped."""
+
+    path: str
+    pytest: subprocess.Popen[bytes]
+    keeper: subprocess.Popen[bytes]
+
+
+Make = Callable[..., Session]
+
+
+@pytest.fixture
+def session(base: str, tmp_path: Path) -> Iterator[Make]:
+    """Factory of sessions whose keepers do nothing, ended with the test."""
+    made: list[subprocess.Popen[bytes]] = []
+
+    def make(
+        *,
+        flags: Sequence[str] = ("-I", "-S"),
+        program: str = "keeper.py",
+        folder: str = "",
+        uids: tuple[int, int, int] = (-1, -1, -1),
+    ) -> Session:
+        (tmp_path / program).write_text(IDLE.format(uids=uids))
+        path = os.path.join(base, folder, "s-1")
+        os.makedirs(path)
+        made.append(subprocess.Popen(["sleep", "100"]))
+        pidfd = os.pidfd_open(made[0].pid)
+        with open(f"{path}/lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            words = [*flags, str(tmp_path / program), "0", str(pidfd)]
+            made.append(
+                subprocess.Popen(
+                    [sys.executable, *words, path],
+                    pass_fds=(lock.fileno(), pidfd),
+                    stdout=subprocess.PIPE,
+                )
+            )
+        os.close(pidfd)
+        assert made[1].stdout is not None
+        made[1].stdout.readline()
+        stop(made[1].pid)
+        return Session(path=path, pytest=made[0], keeper=made[1])
+
+    yield make
+    for process in made:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.fault("F8")
+@pytest.mark.parametrize("waited_for", [True, False])
+def test_a_keeper_whose_pytest_is_dead_goes_on_and_cleans_up_itself(
+    base: str, waited_for: bool
+) -> None:
+    """Whether anybody has waited for the dead one yet or not; its folder counts as swept."""
+    with subprocess.Popen([sys.executable, "-c", PYTEST, base], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        keeper, path = process.stdout.readline().split()
+        stop(int(keeper))
+        assert session_folder.dead(base) == []
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        if waited_for:
+            process.wait()
+        assert session_folder.dead(base) == [os.fsdecode(path)]
+        assert session_folder.sweep(base) == [os.fsdecode(path)]
+        assert os.listdir(base) == [".lock"]
+
+
+@pytest.mark.fault("F8")
+def test_a_keeper_whose_pytest_lives_stays_as_it_is(base: str, session: Make) -> None:
+    """Whoever has stopped it may want to have a look."""
+    made = session()
+    assert session_folder.sweep(base) == session_folder.dead(base) == []
+    assert state_of(made.keeper.pid) == "T"
+    made.pytest.kill()
+    made.pytest.wait()
+    assert stopped_keepers.sessions(base) == [made.path]
+
+
+@pytest.mark.parametrize("other", [{"flags": ["-I"]}, {"program": "x.py"}, {"folder": "x"}])
+def test_what_is_no_keeper_of_these_sessions_stays_as_it_is(
+    base: str, session: Make, other: dict[str, object]
+) -> None:
+    """Another command line, another program, the keeper of another base folder."""
+    made = session(**other)
+    made.pytest.kill()
+    made.pytest.wait()
+    assert stopped_keepers.sessions(base) == stopped_keepers.wake(base) == []
+    assert state_of(made.keeper.pid) == "T"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a keeper of another user")
+@pytest.mark.parametrize("uids", [(12345, 12345, 12345), (12345, 0, 0)])
+def test_a_stopped_keeper_of_another_user_s_stays_as_it_is(
+    base: str, session: Make, uids: tuple[int, int, int]
+) -> None:
+    """Anybody can name root's session on a command line, that of a set-uid program too."""
+    made = session(uids=uids)
+    made.pytest.kill()
+    made.pytest.wait()
+    assert (
+        stopped_keepers.sessions(base)
+        == stopped_keepers.wake(base)
+        == session_folder.dead(base)
+        == []
+    )
+    assert state_of(made.keeper.pid) == "T"
+
+
+def test_a_keeper_that_runs_is_left_to_itself(base: str, session: Make) -> None:
+    """It may be in the middle of its cleaning."""
+    made = session()
+    made.keeper.send_signal(signal.SIGCONT)
+    made.pytest.kill()
+    made.pytest.wait()
+    deadline = time.monotonic() + 10
+    while state_of(made.keeper.pid) == "T" and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert stopped_keepers.sessions(base) == []
+
+
+def test_a_keeper_that_does_not_end_is_waited_for_within_the_budget(
+    base: str, session: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has been made to go on; what others have left is removed all the same."""
+    made = session()
+    made.pytest.kill()
+    made.pytest.wait()
+    os.mkdir(f"{base}/s-2")
+    monkeypatch.setattr(session_folder, "SWEEP_BUDGET", 0.4)
+    started = time.monotonic()
+    assert session_folder.sweep(base) == [f"{base}/s-2"]
+    assert 0.2 <= time.monotonic() - started < 2
+    assert state_of(made.keeper.pid) != "T"
