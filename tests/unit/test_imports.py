@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ def name_of(path: Path) -> str:
 
 
 NAMES = frozenset(map(name_of, MODULES))
+FOLDERS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -109,6 +111,31 @@ def test_imports_point_down(path: Path) -> None:
     for name in sorted(own_imports(path)):
         below = top_of(name) == top_of(own) or ORDER.index(top_of(name)) < ORDER.index(top_of(own))
         assert below, f"{own} imports {name}"
+
+
+def test_the_picture_is_the_order() -> None:
+    """docs/internals.md draws each folder once, and each arrow leads to the next one down."""
+    text = (PACKAGE.parent / "docs/internals.md").read_text()
+    picture = text.partition("```mermaid")[2].partition("```")[0]
+    assert set(re.findall(r"(\w+)\[", picture.replace("subgraph ", "subgraph_"))) - {
+        "subgraph_pytest", "subgraph_any", "subgraph_untrusted", "subgraph_beside",
+    } == FOLDERS  # fmt: skip
+    down = dict(re.findall(r"(\w+)(?:\[[^\]]*\])? --> (\w+)", picture))
+    drawn = ["inside"]
+    while drawn[-1] in down:
+        drawn.append(down[drawn[-1]])
+    assert drawn == [name for name in reversed(ORDER) if name in FOLDERS]
+    named = text.partition("modules of the package's top:")[2].partition("\n")[0]
+    assert re.findall(r"`(\w+)`", named) == [name for name in ORDER if name not in FOLDERS]
+
+
+def test_the_table_of_changes_names_files_that_are_there() -> None:
+    """Each path in "I want to change X: look here" exists."""
+    text = (PACKAGE.parent / "docs/internals.md").read_text()
+    table = text.partition("| I want to change |")[2].partition("\n\n")[0]
+    paths = [path for path in re.findall(r"`([\w/]+(?:\.py|/))`", table) if "COMMAND" not in path]
+    assert len(paths) > 20
+    assert [path for path in paths if not (PACKAGE / path).exists()] == []
 
 
 def test_no_files_import_each_other() -> None:
