@@ -1,6 +1,6 @@
 # Everything is done by scripts/; this file only names it. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images releases distributions cgroup2 arm64 faults bench soak fuzz mutants clean
+.PHONY: help demo test check lint images releases distributions cgroup2 arm64 faults bench soak fuzz mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -10,6 +10,9 @@ demo: ## set up, and run the examples under gVisor on each platform
 
 test: ## set up, lint, and run the suite as an unprivileged user and as root (ARGS="-k name")
 	@scripts/test $(ARGS)
+
+check: ## lint, the unit tests and the quick ones of the plugin, in a minute and a half, as any user (ARGS="-k name")
+	@scripts/check $(ARGS)
 
 lint: ## ruff and mypy --strict
 	@scripts/lint
