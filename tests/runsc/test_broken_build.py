@@ -43,7 +43,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Engine]:
 def test_each_try_finds_the_build_broken(engine: Engine, path: str, platform: Platform) -> None:
     """Every time, though systrap alone panics now and then; another build is named."""
     for _ in range(TRIES):
-        engine._verdicts.clear()
+        engine._probe._verdicts.clear()
         found = engine.availability(platform, Settings(runsc=path, reprobe=True))
         assert found.cause is Cause.BROKEN_BUILD, found
         assert "its sentry panics when a program runs (" in found.detail, found

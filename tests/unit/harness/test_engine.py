@@ -91,7 +91,7 @@ def test_a_verdict_that_cannot_be_shared_is_one_all_the_same(
     def full(fd: int, mode: str, **_: Any) -> Full:
         return Full(fd, mode)
 
-    monkeypatch.setattr("pytest_gvisor.harness.engine.open", full, raising=False)
+    monkeypatch.setattr("pytest_gvisor.harness.platform_probe.open", full, raising=False)
     assert engine.availability(Platform.KVM, Settings()) == verdict
 
 

@@ -1,0 +1,140 @@
+"""Whether a platform works here: one verdict, which all processes of a run share.
+
+A bounded run finds the verdict out. A bad one that a run has cost is kept for later sessions by
+`verdicts`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from pytest_gvisor.errors import stage
+from pytest_gvisor.harness import verdicts
+from pytest_gvisor.harness.gvisor import Gvisor
+from pytest_gvisor.oci import rootfs
+from pytest_gvisor.run.logs import cause, relevant
+from pytest_gvisor.run.request import Record
+from pytest_gvisor.run.runner import Runner
+from pytest_gvisor.runsc import buildinfo, platforms, trial
+from pytest_gvisor.runsc.causes import Cause
+from pytest_gvisor.settings import Platform
+
+if TYPE_CHECKING:
+    from pytest_gvisor.completed import Completed
+    from pytest_gvisor.runsc.binary import Runsc
+    from pytest_gvisor.runsc.platforms import Availability
+    from pytest_gvisor.sessions.launcher import Launcher
+    from pytest_gvisor.sessions.shared_folder import SharedDir
+    from pytest_gvisor.settings import Settings
+
+
+class PlatformProbe:
+    """The verdicts of one process; ``shared`` is the folder of its run, where there are several."""
+
+    def __init__(self, launcher: Launcher, shared: SharedDir | None) -> None:
+        self._launcher = launcher
+        self._shared = shared
+        self._verdicts: dict[tuple[str, Platform], Availability] = {}
+
+    def availability(self, platform: Platform, runsc: Runsc, settings: Settings) -> Availability:
+        """The verdict on a platform that ``runsc`` may have, found out once per run.
+
+        A verdict of a run that hung is found out again for settings with a longer deadline. Raises
+        `LaunchError` where nothing can be started at all, and `MixedReleases`.
+        """
+        key = (runsc.fingerprint, platform)
+        deadline = platforms.deadline_for(settings.timeout)
+        found = self._verdicts.get(key)
+        if found is None or not found.holds(deadline):
+            with self._stored(f"{runsc.fingerprint[:16]}-{platform}.json") as stored:
+                found = stored.verdict
+                if found is None or not found.holds(deadline):
+                    found = self._find_out(platform, runsc, settings, deadline)
+                self._verdicts[key] = stored.verdict = found
+        return found
+
+    @contextlib.contextmanager
+    def _stored(self, name: str) -> Iterator[_Stored]:
+        """The verdict that another process of this run has left; the lock is held meanwhile."""
+        stored = _Stored()
+        if self._shared is None:
+            yield stored
+            return
+        self._launcher.share(self._shared.place())
+        path = os.path.join(self._shared.path(), name)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with contextlib.ExitStack() as held:
+            with stage("shared_folder", f"cannot read {path}"):
+                # Without a buffer: what a full disk has refused is not written again by its close.
+                file = held.enter_context(open(os.open(path, flags, 0o600), "r+b", buffering=0))
+                fcntl.flock(file, fcntl.LOCK_EX)
+                text = file.read() or b""
+            stored.verdict = verdicts.decode(text.decode("utf-8", "replace")) if text else None
+            yield stored
+            if stored.verdict is not None:
+                new = verdicts.encode(stored.verdict).encode()
+                if new != text:
+                    # One that is not there, or cut short, is found out again by who needs it.
+                    with contextlib.suppress(OSError):
+                        file.seek(0)
+                        file.truncate()
+                        file.write(new)
+
+    def _find_out(
+        self, platform: Platform, runsc: Runsc, settings: Settings, deadline: float
+    ) -> Availability:
+        if settings.reprobe:
+            verdicts.forget(runsc.fingerprint, platform)
+        known = verdicts.recall(runsc.fingerprint, platform, deadline)
+        found = self._probe(platform, runsc, known, deadline)
+        if found is not known:
+            verdicts.keep(runsc.fingerprint, found)
+        return found
+
+    def _probe(
+        self, platform: Platform, runsc: Runsc, known: Availability | None, deadline: float
+    ) -> Availability:
+        gvisor = Gvisor(runsc=runsc, platform=platform, launcher=self._launcher)
+
+        record = Record()
+
+        def run(deadline: float) -> tuple[Completed, str]:
+            def attempt(args: Sequence[str]) -> Completed:
+                request = dataclasses.replace(gvisor.request(args, timeout=deadline), logs=True)
+                return Runner(request, self._launcher, record).run()
+
+            completed = attempt(trial.PYTHON) if rootfs.has_python() else None
+            # The loader's status for a library that is found by an environment variable alone.
+            if completed is None or completed.returncode == trial.NOT_STARTED:
+                completed = attempt(trial.WITHOUT)
+            return completed, "\n".join(relevant(record.debug_logs.get("boot", "")))
+
+        def said() -> str:
+            kept = record.debug_logs
+            # The gofer first: what a boot says of a gofer that died is only that.
+            return cause(kept.get("gofer", ""), kept.get("boot", ""), record.panic)
+
+        def go() -> str:
+            return buildinfo.go_version(runsc.fd)
+
+        found = platforms.probe(
+            platform, runsc.platforms, run, deadline=deadline, known=known, said=said, go=go
+        )
+        if platform is Platform.SYSTRAP and found.tried and trial.is_doubtful(runsc.date, go):
+            other = self._probe(Platform.PTRACE, runsc, None, deadline)
+            # Where systrap traces its processes, the host lets ptrace do so too.
+            if other.cause is Cause.BROKEN_BUILD or (
+                found.available and other.cause is Cause.PROBE_FAILED
+            ):
+                return platforms.broken(other, platform)
+        return found
+
+
+@dataclasses.dataclass
+class _Stored:
+    verdict: Availability | None = None
