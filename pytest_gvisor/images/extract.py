@@ -75,8 +75,8 @@ class Tree:
         self._owners = owners
         self._root = os.open(root, _FOLDER)
         self._depth_of_root = _path_of(self._root).count(b"/")
-        self._parent = (b"", -1)
-        self._is_stale = True
+        # The folder that was used last, and its name; none where that may lead elsewhere by now.
+        self._parent, self._parent_name = self._root, b""
         self._made: set[tuple[int, bytes]] = set()
         self._cleared: set[int] = set()
         self._not_there: dict[tuple[int, bytes], str] = {}
@@ -126,22 +126,21 @@ class Tree:
         parts = [part for part in name.split(b"/") if part not in (b"", b".")]
         if b".." in parts:
             raise ImageError(f"{_shown(name)} has a '..' in it")
-        self._budget.check_depth(len(parts) - 1)
         return parts
 
     # Folders
 
     def _forget(self) -> None:
-        if self._parent[1] >= 0:
-            os.close(self._parent[1])
-        self._parent = (b"", -1)
+        if self._parent != self._root:
+            os.close(self._parent)
+        self._parent, self._parent_name = self._root, b""
 
     def _folder(self, parts: Sequence[bytes], *, make: bool = True) -> int:
         """A descriptor of this folder, which stays ours; what is missing on the way is made."""
         path = b"/".join(parts)
         if not path:
             return self._root
-        if self._parent[0] != path or self._is_stale:
+        if self._parent_name != path:
             self._forget()
             try:
                 fd = self._open(path)
@@ -149,22 +148,22 @@ class Tree:
                 if not make:
                     raise
                 fd = self._make_all(parts)
-            self._parent, self._is_stale = (path, fd), False
-        return self._parent[1]
+            self._parent, self._parent_name = fd, path
+        return self._parent
 
     def _open(self, path: bytes) -> int:
-        return linux.openat2(self._root, path, os.O_RDONLY | os.O_DIRECTORY, _IN_ROOT)
+        return linux.openat2(self._root, path, os.O_DIRECTORY, _IN_ROOT)
 
     def _make_all(self, parts: Sequence[bytes]) -> int:
         above = os.dup(self._root)
-        for count in range(1, len(parts) + 1):
+        for count, name in enumerate(parts, 1):
             path = b"/".join(parts[:count])
             try:
                 try:
                     fd = self._open(path)
                 except FileNotFoundError:
                     self._budget.add_entry()
-                    self._mkdir(above, parts[count - 1])
+                    self._mkdir(above, name)
                     fd = self._open(path)
             finally:
                 os.close(above)
@@ -219,7 +218,7 @@ class Tree:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             return
-        self._is_stale = True
+        self._parent_name = b""
         own = (os.fstat(parent).st_ino, name) in self._made
         if stat.S_ISDIR(status.st_mode):
             fd = os.open(name, _FOLDER, dir_fd=parent)
@@ -278,7 +277,7 @@ class Tree:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        self._is_stale = True  # the path may lead elsewhere from now on
+        self._parent_name = b""
         if not stat.S_ISDIR(status.st_mode):
             os.unlink(name, dir_fd=parent)
         elif keep_folder:
@@ -294,7 +293,7 @@ class Tree:
         target = os.dup(parent)
         try:
             # The folder of the link's name may be the one that is forgotten for the target's.
-            above = self._folder(parts[:-1], make=False)
+            above = self._folder(parts[:-1])
             here, there = os.fstat(target), os.fstat(above)
             if (here.st_ino, name) == (there.st_ino, parts[-1]):
                 return
@@ -311,7 +310,7 @@ class Tree:
             os.close(target)
 
     def _add_file(self, parent: int, name: bytes, entry: Entry, content: _Content) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         fd = os.open(name, flags, 0o600, dir_fd=parent)
         try:
             while data := content.read(CHUNK):
@@ -374,7 +373,7 @@ def _explained(name: bytes) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        text = f"cannot unpack {_shown(name)}: {os.strerror(error.errno or 0)}"
+        text = f"cannot unpack {_shown(name)}: {error.strerror}"
         next_step = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             next_step = "Free space, or set XDG_CACHE_HOME to a folder that has more."

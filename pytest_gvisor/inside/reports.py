@@ -60,8 +60,7 @@ def revive(
             raise TypeError(f"no plugin here knows a report that is {type(report)}")
         # The tests' own colours stay, in what they print too: so it looks on the host.
         escape_report(report, painted=safe_but_colour, output=safe_but_colour)
-        if report.longrepr is not None:
-            str(report.longrepr)  # what can be written now can be written later
+        str(report.longrepr)  # what can be written now can be written later
         kept.leave_out(left_out)
     except _NO_REPORT as error:
         text = safe(repr(error))[:_LONGEST_CAUSE]

@@ -148,12 +148,15 @@ def unpack(tmp_path: Path) -> Iterator[Unpack]:
     (root.parent / "victim").write_text("untouched")
     before = facts(outside, without=root)
 
-    def work(*layers: Sequence[Item] | bytes, limits: Limits | None = None) -> Path:
+    def work(
+        *layers: Sequence[Item] | bytes, limits: Limits | None = None, points: Sequence[str] = ()
+    ) -> Path:
         packed = [layer if isinstance(layer, bytes) else tar(layer) for layer in layers]
         path = tmp_path / "image.tar"
         path.write_bytes(saved(packed))
         with archive.opened(str(path), limits=limits) as content:
-            work.facts = extract.unpack(content, str(root), limits=limits)  # type: ignore[attr-defined]
+            made = extract.unpack(content, str(root), limits=limits, points=points)
+        work.facts = made  # type: ignore[attr-defined]
         return root
 
     yield work

@@ -121,8 +121,10 @@ def test_a_hard_link_to_a_file_of_the_host_is_refused(
 def test_a_hard_link_shares_the_file_and_keeps_a_symbolic_link(unpack: Unpack) -> None:
     """The target is taken as it is, not where it points to; one onto itself changes nothing."""
     root = unpack(
-        [item("d/a", b"x"), link("l", "/d/a"), hard("b", "/d/a"), hard("m", "l"), hard("b", "b")]
-    )
+        [item("d/a", b"x"), link("l", "/d/a"), hard("b", "/d/a"), hard("m", "l"), hard("b", "b"),
+         hard("d/a", "d/a"), folder("d/e"), hard("d/e", "b")]
+    )  # fmt: skip
+    assert (root / "d/e").stat().st_ino == (root / "d/a").stat().st_ino
     assert (root / "b").stat().st_ino == (root / "d/a").stat().st_ino
     assert os.readlink(root / "m") == "/d/a"
     with pytest.raises(ImageError, match="hard link to a folder"):
@@ -203,6 +205,57 @@ def test_devices_and_fifos_are_left_out(unpack: Unpack) -> None:
     assert set(notes) == {"left out of the image: 2 devices", "left out of the image: 1 FIFOs"}
 
 
+def test_folders_that_no_entry_describes_are_as_an_honest_image_has_them(
+    unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The root too, whatever the umask is; and nobody else can write to one while it is made."""
+    before = os.umask(0o077)
+    try:
+        root = unpack([item("a/x")])
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (root, root / "a")] == [0o755] * 2
+        os.umask(0)
+        monkeypatch.setattr(os, "chmod", lambda *_, **__: None)
+        assert stat.S_IMODE((unpack([item("b/x")]) / "b").stat().st_mode) == 0o755
+    finally:
+        os.umask(before)
+
+
+def test_the_root_s_entry_is_its_permissions(unpack: Unpack) -> None:
+    """It can be nothing but a folder."""
+    assert stat.S_IMODE(unpack([folder("./", 0o711)]).stat().st_mode) == 0o711
+    with pytest.raises(ImageError, match="the root is a symbolic link"):
+        unpack([link(".", "x")])
+
+
+def test_the_folders_that_mounts_need_are_made_where_nothing_is(unpack: Unpack) -> None:
+    """What the image has in their place stays."""
+    root = unpack([item("proc", b"x"), link("sys", "a")], points=["dev", "proc", "sys"])
+    assert (root / "dev").is_dir()
+    assert (root / "proc").read_bytes() == b"x"
+    assert os.readlink(root / "sys") == "a"
+
+
+def test_a_file_is_private_until_it_is_whole(
+    unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own permissions come when its owner is right."""
+    seen = []
+    real = os.fchmod
+
+    def fchmod(fd: int, mode: int) -> None:
+        seen.append(stat.S_IMODE(os.fstat(fd).st_mode))
+        real(fd, mode)
+
+    before = os.umask(0)
+    try:
+        monkeypatch.setattr(os, "fchmod", fchmod)
+        root = unpack([item("f", b"x", mode=0o4777)])
+    finally:
+        os.umask(before)
+    assert seen[-1] == 0o600
+    assert stat.S_IMODE((root / "f").stat().st_mode) == 0o4777
+
+
 @pytest.mark.fault("C9")
 def test_permissions_set_uid_and_times_are_kept(unpack: Unpack) -> None:
     """Whatever the umask is; of folders too, where files come into them later."""
@@ -276,10 +329,13 @@ def test_what_is_in_the_way_is_replaced(unpack: Unpack) -> None:
     assert ((root / "l").read_bytes(), (root / "keep").read_bytes()) == (b"new", b"k")
 
 
-def test_a_folder_that_is_replaced_while_it_is_filled_is_looked_up_anew(unpack: Unpack) -> None:
+@pytest.mark.parametrize("removed", [link("a", "z"), item(".wh.a")])
+def test_a_folder_that_is_replaced_while_it_is_filled_is_looked_up_anew(
+    unpack: Unpack, removed: Item
+) -> None:
     """The next file goes where the name leads by then."""
-    root = unpack([item("a/b/1"), folder("z/b"), link("a", "z"), item("a/b/2")])
-    assert [p.name for p in (root / "z/b").iterdir()] == ["2"]
+    root = unpack([folder("z/b"), item("a/b/1")], [removed, item("a/b/2")])
+    assert [p.name for p in (root / "a/b").iterdir()] == ["2"]
 
 
 @pytest.mark.fault("C11")

@@ -93,6 +93,16 @@ def test_folders_that_are_too_deep_are_refused(unpack: Unpack) -> None:
 
 
 @pytest.mark.fault("C10")
+def test_a_folder_may_be_as_deep_as_the_limit(unpack: Unpack) -> None:
+    """By its place, however short its name is."""
+    limits = Limits(max_depth=3)
+    unpack([item("a/b/c/f"), link("l", "a/b"), folder("l/d")], limits=limits)
+    for name in ("a/b/c/d", "l/c/d"):
+        with pytest.raises(ImageError, match="deeper than 3"):
+            unpack([folder(name)], limits=limits)
+
+
+@pytest.mark.fault("C10")
 def test_a_compressed_layer_may_not_grow_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from pytest_gvisor import ImageError
 from pytest_gvisor.images import extract, owners
 from pytest_gvisor.images.streams import Limits
+from pytest_gvisor.programs import linux
 from tests.unit.images.conftest import Item, Unpack, folder, hard, item, link, saved, tar
 
 DEVICE: dict[str, Any] = {"type": tarfile.CHRTYPE}
@@ -139,20 +141,53 @@ def test_a_policy_is_of_one_map_and_user(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len({*seen}) == 5
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it gives files away")
+def test_a_link_s_owner_is_its_own(unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of what it points to, which may be anywhere."""
+    given: list[tuple[object, ...]] = []
+
+    def chown(what: object, uid: int, gid: int, *, follow_symlinks: bool = True, **_: Any) -> None:
+        given.append((what, uid, gid, follow_symlinks))
+
+    monkeypatch.setattr(extract, "keeps_owners", lambda: True)
+    monkeypatch.setattr(os, "chown", chown)
+    entry = link("l", "/etc/passwd")
+    entry[0].uid, entry[0].gid = 7, 42
+    unpack([entry])
+    assert given == [(b"l", 7, 42, False)]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.EINVAL, r"belongs to 0:424242, which .* does not have"),
+        (errno.EPERM, r"cannot unpack .*: Operation not permitted\Z"),
+    ],
+)
 def test_an_owner_that_a_namespace_does_not_have_is_named(
-    unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+    unpack: Unpack, monkeypatch: pytest.MonkeyPatch, number: int, text: str
 ) -> None:
     """Of a namespace with some ids; the kernel says no more than that an argument is invalid."""
 
     def chown(*_: object, **__: object) -> None:
-        raise OSError(22, "Invalid argument")
+        raise OSError(number, os.strerror(number))
 
+    monkeypatch.setattr(extract, "keeps_owners", lambda: True)
     monkeypatch.setattr(os, "chown", chown)
     for entry in (item("f"), folder("d"), link("l", "f")):
         entry[0].gid = 424242
-        with pytest.raises(ImageError, match=r"belongs to 0:424242, which .* does not have"):
+        with pytest.raises(ImageError, match=text):
             unpack([entry])
+
+
+def test_a_kernel_without_openat2_is_named(unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be ENOSYS, in words that nobody can act on."""
+
+    def openat2(*_: object) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(linux, "openat2", openat2)
+    with pytest.raises(ImageError, match=r"Unpacking needs openat2, .* 5\.6"):
+        unpack([item("a/f")])
 
 
 def test_owners_are_kept_where_there_is_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,6 +147,7 @@ def test_a_traceback_whose_sections_cannot_be_drawn_is_no_report(
         ("rerun", 2**31 - 1, 2**31 - 1), ("rerun", -(2**31) + 1, 0), ("rerun", 0, 0),
         ("rerun", 1, 1),
         ("duration", 9e10, 9e10), ("duration", -1.0, 0.0), ("start", -9e10, -9e10),
+        ("stop", 99_999_999_999.5, 99_999_999_999.5),
         ("keywords", {"slow": "x"}, {"slow": 1}), ("wasxfail", "caf\u00e9", "caf\u00e9"),
         ("wasxfail", "half \ud800", "half \\ud800"), ("wasxfail", 7, "7"),
     ],

@@ -51,6 +51,48 @@ def test_a_report_is_the_test_s_own(pytestconfig: pytest.Config) -> None:
     assert report.passed
 
 
+TRACEBACK: dict[str, Any] = {
+    "reprcrash": None, "sections": [], "chain": None,
+    "reprtraceback": {"reprentries": [], "extraline": None, "style": "long"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("longrepr", ["boom", None, TRACEBACK])
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_a_failure_that_is_no_string_on_the_host_is_none_here(
+    pytestconfig: pytest.Config, longrepr: object, *, is_plain: bool
+) -> None:
+    """pytest's summary has the first line of a string, and of another object none."""
+    message = {"data": data_of(outcome="failed", longrepr=longrepr), "plain": is_plain}
+    found = reports.revive(pytestconfig, message, "x", Kept(pytestconfig)).longrepr
+    if longrepr == "boom":
+        assert str(found) == "boom"
+        assert isinstance(found, str) is is_plain
+    else:
+        assert (found is None, hasattr(found, "reprtraceback")) == (
+            (True, False) if longrepr is None else (False, True)
+        )
+
+
+def test_the_cause_of_a_refusal_is_short(pytestconfig: pytest.Config) -> None:
+    """It has three hundred characters of whatever was sent."""
+    longrepr = {**TRACEBACK, "reprtraceback": {
+        **TRACEBACK["reprtraceback"], "reprentries": [{"type": "x" * 1000, "data": {}}],
+    }}  # fmt: skip
+    with pytest.raises(ProtocolError) as caught:
+        revived(pytestconfig, longrepr=longrepr)
+    assert len(str(caught.value).partition("cannot be one: ")[2]) == 300
+
+
+def test_a_report_that_is_made_up_has_the_keywords_of_pytest_s_own(
+    request: pytest.FixtureRequest,
+) -> None:
+    """Plugins look tests up by them."""
+    made = reports.made_up(request.node, "setup", "never came", 0.5)
+    assert made.keywords == dict.fromkeys(request.node.keywords, 1)
+    assert (made.when, made.outcome, made.longrepr) == ("setup", "failed", "never came")
+
+
 def test_a_skip_keeps_its_place(pytestconfig: pytest.Config) -> None:
     """As a tuple, which pytest's summary takes apart."""
     longrepr = ["/x/test_it.py", 7, "Skipped: because"]
@@ -141,7 +183,8 @@ def test_a_warning_s_category_is_looked_up_and_never_made(
     seen: list[type[Warning]] = []
 
     class Listener:
-        def pytest_warning_recorded(self, warning_message: Any) -> None:
+        def pytest_warning_recorded(self, warning_message: Any, location: Any) -> None:
+            assert (warning_message.lineno, location) == (0, None)
             seen.append(warning_message.category)
 
     config.pluginmanager.register(Listener())
@@ -251,7 +294,23 @@ def test_a_warning_shows_no_line_of_the_host_s(pytester: pytest.Pytester) -> Non
     texts = [warnings.formatwarning(**_said(one)) for one, _ in seen]
     assert "of the host's" not in texts[0] + texts[1]
     assert texts[1].endswith("\n  its()\n")
+    assert texts[1].startswith(f"{secret}:1: UserWarning")
     assert "\x1b" not in texts[0] + "".join(map(str, seen[0][1]))
+
+
+def test_a_warning_keeps_its_place(pytester: pytest.Pytester) -> None:
+    """File, line and function, as pytest has them."""
+    config = pytester.parseconfig()
+    seen: list[Any] = []
+
+    class Listener:
+        def pytest_warning_recorded(self, warning_message: Any, location: Any) -> None:
+            seen.append((warning_message.lineno, location))
+
+    config.pluginmanager.register(Listener())
+    message = {"text": "t", "lineno": 7, "location": ["test_it.py", 3, "test_it"]}
+    reports.warn(config, message, "x", Kept(config))
+    assert seen == [(7, ("test_it.py", 3, "test_it"))]
 
 
 def _said(recorded: warnings.WarningMessage) -> dict[str, Any]:
