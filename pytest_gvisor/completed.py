@@ -64,7 +64,7 @@ class Outcome(enum.StrEnum):
     LAUNCH_FAILED = "launch failed"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Completed:
     """A workload that has ended, in the manner of `subprocess.CompletedProcess`."""
 
@@ -133,8 +133,10 @@ class Completed:
         """Raise `WorkloadFailed` if the workload ended with another status than 0."""
         if self.returncode == 0 and self.outcome is Outcome.EXITED:
             return
-        how = self.outcome.value if self.returncode < 0 else f"exit status {self.returncode}"
-        if self.outcome is Outcome.SIGNALLED:
+        how = self.outcome.value
+        if self.outcome is Outcome.EXITED:
+            how = f"exit status {self.returncode}"
+        elif self.outcome is Outcome.SIGNALLED:
             how = f"signal {-self.returncode} ({signal_name(-self.returncode)})"
         message = f"{list(self.args)!r} ended with {how}"
         tail = self.stderr[-2000:]

@@ -165,7 +165,7 @@ def mount_points(folder: str) -> list[str]:
     """The mount points under ``folder``, in the order in which they were mounted."""
     prefix = os.fsencode(folder.rstrip("/")) + b"/"
     with open("/proc/self/mountinfo", "rb") as mounts:
-        points = [line.split(b" ", 5)[4] for line in mounts]
+        points = [line.split(b" ")[4] for line in mounts]
     # The kernel writes blank, tab, newline and backslash as octal (proc_pid_mountinfo(5)).
     octal = re.compile(rb"\\([0-7]{3})")
     paths = [octal.sub(lambda code: bytes([int(code[1], 8)]), point) for point in points]

@@ -64,7 +64,7 @@ def _by_status(status: int) -> Verdict:
 
 def _by_code(code: int) -> Verdict:
     """The verdict from runsc's exit code alone, which is N for exit N and 128 + S for signal S."""
-    if code > 128 and code - 128 in signal.valid_signals():
+    if code - 128 in signal.valid_signals():
         return Verdict(outcome=Outcome.SIGNALLED, returncode=-(code - 128))
     return Verdict(outcome=Outcome.EXITED, returncode=code)
 
@@ -98,7 +98,7 @@ def judge(evidence: Evidence) -> Verdict:
         return Verdict(outcome=Outcome.SANDBOX_CRASHED, returncode=code, reason=reason)
     if told and not evidence.records:
         # On systrap the kernel kills the workload's stub, which the sentry reports as an exit.
-        if evidence.oom_kills and told[-1] != 0:
+        if evidence.oom_kills and code:
             return Verdict(outcome=Outcome.OUT_OF_MEMORY, returncode=-signal.SIGKILL)
         return _by_status(told[-1])
     if evidence.oom_kills:

@@ -104,9 +104,8 @@ def _locked(base: str, patience: float | None = None) -> Iterator[None]:
     """
     base_fd = private.open_private(base)
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with stage("session_folder", f"cannot lock {base}"):
-            lock = _open_lock(".lock", flags, base_fd)
+            lock = _open_lock(".lock", base_fd)
     finally:
         os.close(base_fd)
     try:
@@ -134,8 +133,9 @@ def _await_lock(lock: int, base: str, patience: float) -> None:
             return
 
 
-def _open_lock(name: str, flags: int, folder: int | None = None) -> int:
+def _open_lock(name: str, folder: int | None = None) -> int:
     """A lock file's descriptor; its mode lets its owner open it again, whatever the umask."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     lock = os.open(name, flags, 0o600, dir_fd=folder)
     try:
         os.fchmod(lock, 0o600)
@@ -156,7 +156,7 @@ class SessionDir:
     @property
     def lock(self) -> int:
         """That descriptor; -1 once it is let go of."""
-        return self.held[0] if self.held else -1
+        return next(iter(self.held), -1)
 
     @staticmethod
     def choose(base: str | None = None) -> tuple[str, list[str]]:
@@ -217,8 +217,7 @@ class SessionDir:
 
 
 def _take_lock(session: str) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = _open_lock(os.path.join(session, leftovers.LOCK), flags)
+    lock = _open_lock(os.path.join(session, leftovers.LOCK))
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return lock
 
@@ -307,14 +306,14 @@ def _is_session(entry: os.DirEntry[str]) -> bool:
 
 def _swept(base: str, paths: list[str], budget: _Budget) -> list[str]:
     """Those of the sessions' folders that were dead, and are gone."""
-    gone = []
+    gone: list[str] = []
     if paths:
         budget.left -= _wake(base)
     for path in filter(_is_dead, paths):
         # Half of what there is for each: one that is stuck does not use up all of it.
         patience = min(leftovers.PATIENCE, budget.left / 2)
         if patience < _LEAST_PATIENCE:
-            break
+            return gone
         began = time.monotonic()
         if leftovers.clear_session(path, patience=patience):
             budget.left -= time.monotonic() - began

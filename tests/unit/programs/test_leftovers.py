@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -124,7 +125,7 @@ def test_only_what_is_still_ours_is_killed(start: Start) -> None:
     ours, other = start("runsc", "--root", ROOT), start("innocent")
     done = subprocess.Popen(["true"])
     done.wait()
-    leftovers.kill([ours, other, done.pid], ROOT)
+    leftovers.kill([done.pid, ours, other], ROOT)
     assert gone(ours)
     assert alive(other)
 
@@ -143,6 +144,50 @@ def test_a_child_that_is_just_being_executed_is_not_overlooked(
     os.kill(pid, signal.SIGKILL)
     assert gone(pid)
     assert leftovers.processes(ROOT) == []
+
+
+def test_a_command_line_is_read_whatever_comes_first(start: Start) -> None:
+    """A path of ours may be as long as any; and a process that ends meanwhile has none."""
+    pid = start("runsc", "--log=" + "x" * 50_000, "--root", ROOT)
+    assert leftovers.processes(ROOT) == [pid]
+
+
+def test_a_process_that_ends_meanwhile_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was there when the processes were listed; its number may be another's by now."""
+    done = subprocess.Popen(["true"])
+    done.wait()
+    monkeypatch.setattr(_linux, "children_of_self", lambda: [done.pid])
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    assert leftovers.processes(ROOT) == []
+
+
+def test_a_program_of_its_own_has_it_without_the_package(alone: Callable[..., Any]) -> None:
+    """The keeper is started with ``-I -S``, from the folder of the module."""
+    assert alone("result = [leftovers.__name__, leftovers._linux.__name__]") == [
+        "leftovers",
+        "_linux",
+    ]
+
+
+CHILDREN = """
+import time
+pids = []
+for number in range(3):
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        time.sleep(60)
+        os._exit(0)
+    pids.append(pid)
+began = time.monotonic()
+leftovers.kill_children(patience=15)
+result = [_linux.children_of_self(), time.monotonic() - began < 12]
+"""
+
+
+def test_every_child_is_killed_and_collected(alone: Callable[..., Any]) -> None:
+    """Those of other process groups too, and no longer is waited than that takes."""
+    assert alone(CHILDREN) == [[], True]
 
 
 def test_a_zombie_is_no_process_that_is_left(start: Start) -> None:
@@ -295,6 +340,20 @@ def test_a_cgroup_that_was_never_made_is_no_leak_on_a_read_only_file_system(
     )
 
 
+def test_mount_points_are_undone_from_the_last_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the names that the kernel writes in octal, and none but those under the folder."""
+    mounts = rb"""21 1 0:19 / /a/b rw - tmpfs none rw
+22 1 0:19 / /a/b/one\040two\134 rw shared:1 - tmpfs none rw
+23 1 0:19 / /a/bc rw - tmpfs none rw
+24 1 0:19 / /a/b/one\040two\134/in rw - tmpfs none rw
+"""
+    undone: list[str] = []
+    monkeypatch.setattr(leftovers, "open", lambda *_: io.BytesIO(mounts), raising=False)
+    monkeypatch.setattr(_linux, "umount_lazily", undone.append)
+    leftovers.unmount("/a/b/")
+    assert undone == ["/a/b/one two\\/in", "/a/b/one two\\"]
+
+
 @needs_root
 @pytest.mark.parametrize("name", ["plain", "with blank", "back\\slash", "tab\tand\nline", "é"])
 def test_mounts_are_undone_before_anything_is_removed(alone: Callable[..., Any], name: str) -> None:
@@ -325,6 +384,50 @@ def test_clearing_kills_and_removes(start: Start, tmp_path: Path) -> None:
     assert not folder.exists()
     assert not alive(pid)
     assert alive(other)
+
+
+@pytest.mark.parametrize("clear", ["run", "session"])
+def test_clearing_looks_among_all_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clear: str
+) -> None:
+    """Whoever has no keeper any more is not the parent of what that has started."""
+    asked = []
+
+    def processes(root: str, *, everywhere: bool = False) -> list[int]:
+        asked.append((root, everywhere))
+        return []
+
+    monkeypatch.setattr(leftovers, "processes", processes)
+    folder = str(tmp_path / "s-1")
+    assert (
+        leftovers.clear(folder, ROOT, []) if clear == "run" else leftovers.clear_session(folder)
+    ) == []
+    assert asked == [(ROOT if clear == "run" else folder, True)]
+
+
+def test_a_folder_goes_after_its_processes_or_at_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is being killed may still write there; one that stays is told."""
+    folder = tmp_path / "g"
+    seen: list[bool] = []
+    naps: list[float] = []
+    left = [[7], [7], []]
+
+    def processes(*_: object, **__: object) -> list[int]:
+        seen.append(folder.exists())
+        return left.pop(0)
+
+    folder.mkdir()
+    monkeypatch.setattr(leftovers, "processes", processes)
+    monkeypatch.setattr(time, "sleep", naps.append)
+    assert leftovers.clear(str(folder), ROOT, []) == []
+    assert (seen, folder.exists()) == ([True] * 3, False)
+    assert sum(naps) < 0.5
+    left[:] = [[7]]
+    folder.mkdir()
+    assert leftovers.clear(str(folder), ROOT, [], patience=-1) == ["process 7"]
+    assert not folder.exists()
 
 
 def test_clearing_has_a_deadline_and_says_what_stays(tmp_path: Path) -> None:
@@ -387,6 +490,24 @@ def test_a_shared_folder_stays_while_others_are_coming_and_going(
     assert shared.exists()
 
 
+def test_a_shared_folder_goes_when_the_lock_above_is_free_again(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for again soon."""
+    naps: list[float] = []
+    with open(shared.parent / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def sleep(seconds: float) -> None:
+            naps.append(seconds)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(time, "sleep", sleep)
+        leftovers.clear_shared(str(shared))
+    assert not shared.exists()
+    assert 0 < sum(naps) < 0.5
+
+
 @pytest.mark.parametrize(
     ("path", "own"),
     [
@@ -439,6 +560,32 @@ def cgroup() -> Iterator[str]:
     yield path
     with contextlib.suppress(FileNotFoundError):
         os.rmdir(path)
+
+
+def test_a_cgroup_is_killed_by_its_switch(tmp_path: Path, start: Start) -> None:
+    """The kernel does it at once, so no process is asked for."""
+    pid = start("a")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cgroup.procs").write_text(f"{pid}\n")
+    leftovers.kill_cgroups([str(tmp_path / "none"), str(tmp_path / "one"), str(tmp_path / "two")])
+    assert [(tmp_path / name / "cgroup.kill").read_text() for name in ("one", "two")] == ["1", "1"]
+    assert alive(pid)
+
+
+def test_without_a_switch_each_member_of_a_cgroup_is_killed(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has left it by the time that it is held is not."""
+    pids, moved = [start("a"), start("b")], start("c")
+    answers = [[*pids, moved], pids, pids, pids]
+    monkeypatch.setattr(leftovers, "open", without_switch, raising=False)
+    (tmp_path / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in answers[0]))
+    assert leftovers._members(str(tmp_path)) == answers[0]
+    monkeypatch.setattr(leftovers, "_members", lambda _cgroup: answers.pop(0))
+    leftovers.kill_cgroups([str(tmp_path)])
+    assert all(map(gone, pids))
+    assert alive(moved)
 
 
 @needs_root

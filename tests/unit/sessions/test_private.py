@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import stat
@@ -13,6 +14,7 @@ import pytest
 
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.sessions import private
+from pytest_gvisor.trust import Trust
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: folders of another owner")
 
@@ -27,14 +29,28 @@ def test_a_private_folder_is_made_with_0700_whatever_the_umask(base: str) -> Non
         assert stat.S_IMODE(os.lstat(f"{base}/x").st_mode) == 0o700
 
 
-def refusal(path: str) -> LaunchError:
-    """The error of opening the folder; no descriptor stays open."""
+def test_a_private_folder_lets_nobody_in_for_any_moment(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mode is right from the beginning, and not from the chmod on."""
+    monkeypatch.setattr(os, "chmod", lambda *_, **__: None)
+    before = os.umask(0)
+    try:
+        private.make_private(f"{base}/x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.lstat(f"{base}/x").st_mode) == 0o700
+
+
+def refusal(path: str, number: int = 0) -> LaunchError:
+    """The error of opening the folder, with this errno; no descriptor stays open."""
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(LaunchError) as caught:
         private.open_private(path)
     assert set(os.listdir("/proc/self/fd")) == before
     assert caught.value.stage == "session_folder"
     assert path in str(caught.value)
+    assert caught.value.errno == number
     return caught.value
 
 
@@ -56,6 +72,17 @@ def test_a_folder_of_another_owner_is_refused(base: str) -> None:
     assert "owned by uid 12345, not by uid 0" in str(refusal(f"{base}/x"))
 
 
+@pytest.mark.parametrize(("trusted", "overflow"), [(1, None), (0, 0)])
+def test_a_folder_is_judged_by_its_owner(base: str, trusted: int, overflow: int | None) -> None:
+    """Neither another user's nor one of an owner without a number here is this user's."""
+    os.mkdir(f"{base}/x", 0o700)
+    with private.place(f"{base}/x") as found:
+        own = found.trust.euid
+        trust = Trust(own + trusted, "", None if overflow is None else own)
+        with pytest.raises(LaunchError, match=f"owned by uid {own}, not by uid {own + trusted}"):
+            dataclasses.replace(found, trust=trust).open()
+
+
 @pytest.mark.parametrize("kind", ["link", "dangling", "file", "fifo"])
 def test_what_is_no_folder_is_refused(base: str, kind: str) -> None:
     """A symlink is not followed, and a FIFO does not block."""
@@ -68,7 +95,9 @@ def test_what_is_no_folder_is_refused(base: str, kind: str) -> None:
         "fifo": lambda: os.mkfifo(path),
     }
     made[kind]()
-    refusal(path)
+    with private.place(path) as found:
+        assert found.is_taken()
+    refusal(path, errno.ENOTDIR)
     assert not os.path.lexists(f"{base}/nowhere")
 
 
@@ -105,6 +134,8 @@ def test_a_folder_on_the_way_that_others_can_write_is_refused(base: str, mode: i
     os.chmod(f"{base}/open", mode)
     for path in (f"{base}/open/x", f"{base}/open/inner/x"):
         assert f"{base}/open (mode {mode:04o}" in str(refusal(path))
+        with pytest.raises(LaunchError, match="can be written by others"), private.place(path):
+            pass
     assert os.listdir(f"{base}/open/inner") == []
 
 

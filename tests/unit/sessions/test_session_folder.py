@@ -8,6 +8,7 @@ import fcntl
 import functools
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import pytest
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.leftovers import clear_session, remove_session
-from pytest_gvisor.sessions import places, session_folder
+from pytest_gvisor.sessions import places, session_folder, stopped_keepers
 from pytest_gvisor.sessions.session_folder import SessionDir
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it has a folder in /run")
@@ -163,6 +164,13 @@ def test_nowhere_to_go_is_a_typed_error(candidates: Candidates) -> None:
     assert "XDG_RUNTIME_DIR or TMPDIR" in caught.value.next_step
 
 
+def test_the_longest_base_is_used(candidates: Candidates, base: str) -> None:
+    """By the bytes of its path, which the addresses of sockets below it have room for."""
+    longest = session_folder.LONGEST_BASE - len(base) - 1
+    _, second = candidates("x" * (longest + 1), "y" * longest)
+    assert session_folder.base_folder() == second
+
+
 @pytest.mark.parametrize("kind", ["link", "dangling", "file", "fifo", "open"])
 def test_a_candidate_that_is_no_private_folder_is_passed_over(
     base: str, candidates: Candidates, kind: str
@@ -230,9 +238,14 @@ def test_another_candidate_s_lock_holds_up_no_session(candidates: Candidates) ->
     dead = dead_session(second)
     with open(f"{second}/.lock", "w") as lock, pytest.MonkeyPatch.context() as patch:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert SessionDir.choose()[1] == []
+        naps: list[float] = []
+        with patch.context() as inner:
+            inner.setattr(time, "sleep", naps.append)
+            inner.setattr(session_folder, "LOCK_DEADLINE", 5.0)
+            assert SessionDir.choose()[1] == []
+        assert sum(naps) < 0.1
         patch.setattr(session_folder, "LOCK_DEADLINE", 0.1)
-        with pytest.raises(LaunchError, match="has held"):
+        with pytest.raises(LaunchError, match=r"has held .* for 0\.1 s"):
             session_folder.sweep(although_waited=True)
     assert session_folder.sweep() == [dead]
 
@@ -244,6 +257,7 @@ def test_a_session_is_not_there_before_it_is_made(base: str) -> None:
     """The name is chosen first: whoever is to remove it can know it."""
     path = SessionDir.choose(base)[0]
     assert os.path.dirname(path) == base
+    assert re.fullmatch(r"s-[0-9a-f]{12}", os.path.basename(path)), "sockets below it have room"
     assert not os.path.exists(path)
     assert SessionDir.choose(base)[0] != path
 
@@ -260,6 +274,7 @@ def test_a_session_is_private_and_locked(base: str) -> None:
     assert not os.get_inheritable(session.lock)
     number = session.lock
     session.remove()
+    assert session.lock == -1
     assert os.listdir(base) == [".lock"]
     opened = os.open(base, os.O_RDONLY)
     if opened != number:
@@ -267,6 +282,46 @@ def test_a_session_is_private_and_locked(base: str) -> None:
         os.close(opened)
     assert session.remove() == []
     os.close(number)
+
+
+def test_locks_and_journals_are_private_from_the_beginning(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the umask is, and not only from the chmod on."""
+    monkeypatch.setattr(os, "fchmod", lambda *_: None)
+    before = os.umask(0)
+    try:
+        session = SessionDir.create(SessionDir.choose(base)[0])
+        session.journal(id="g1")
+    finally:
+        os.umask(before)
+    paths = f"{base}/.lock", f"{session.path}/lock", f"{session.path}/journal"
+    assert [mode_of(path) for path in paths] == [0o600] * 3
+    session.remove()
+
+
+def test_a_lock_of_the_wrong_mode_is_not_left_open(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who holds it by accident would hold up all sessions."""
+    before = os.listdir("/proc/self/fd")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    with pytest.raises(LaunchError):
+        session_folder.sweep(base)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_link_in_the_place_of_the_base_s_lock_is_not_followed(base: str) -> None:
+    """It would be made wherever that leads."""
+    os.symlink("elsewhere", f"{base}/.lock")
+    with pytest.raises(LaunchError) as caught:
+        session_folder.sweep(base)
+    assert caught.value.errno == errno.ELOOP
+    assert os.listdir(base) == [".lock"]
 
 
 @pytest.mark.fault("B2")
@@ -302,6 +357,7 @@ def test_the_journal_has_an_entry_a_line(session: SessionDir) -> None:
     lines = Path(session.path, "journal").read_text().split("\n")
     entries = [json.loads(line) for line in lines if line]
     assert entries == [{"id": "g1", "cgroups": ["/sys/fs/cgroup/x"]}, {"id": "g\n2"}]
+    assert mode_of(f"{session.path}/journal") == 0o600
 
 
 def test_a_line_that_was_cut_short_is_an_error_and_spoils_no_other(
@@ -346,16 +402,47 @@ def test_dead_sessions_are_swept_and_living_ones_are_not(base: str, session: Ses
     assert session_folder.sweep(base) == []
 
 
-@pytest.mark.parametrize("kind", ["link", "loop", "folder"])
+def test_dead_sessions_are_counted_and_stay(base: str, session: SessionDir) -> None:
+    """Where there is no folder, none is made."""
+    dead = [dead_session(base), dead_session(base, locked_once=False)]
+    assert session_folder.dead(base) == sorted(dead)
+    assert session_folder.dead(f"{base}/x") == []
+    assert set(os.listdir(base)) == {".lock", *map(os.path.basename, [*dead, session.path])}
+
+
+def test_a_session_of_a_stopped_keeper_counts_as_dead(
+    base: str, session: SessionDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on at the next sweep; keepers are looked for only where there are sessions."""
+    asked = []
+
+    def found(where: str) -> list[str]:
+        asked.append(where)
+        return [session.path]
+
+    monkeypatch.setattr(stopped_keepers, "sessions", found)
+    monkeypatch.setattr(stopped_keepers, "wake", found)
+    monkeypatch.setattr(session_folder, "SWEEP_BUDGET", 0.1)
+    assert session_folder.dead(base) == [session.path]
+    assert session_folder.sweep(base) == []
+    assert asked == [base, base]
+    session.remove()
+    assert session_folder.dead(base) == session_folder.sweep(base) == []
+    assert asked == [base, base]
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "loop", "folder"])
 def test_a_session_whose_lock_cannot_be_opened_is_not_dead(base: str, kind: str) -> None:
     """Nobody can tell whether it lives, so nothing of it is removed."""
     path = dead_session(base, locked_once=False)
     lock = f"{path}/lock"
     made: dict[str, Callable[[], Any]] = {
         "link": lambda: os.symlink("g1/root", lock),
+        "file": lambda: os.symlink("free", lock),
         "loop": lambda: os.symlink("lock", lock),
         "folder": lambda: os.mkdir(lock),
     }
+    Path(path, "free").touch()
     made[kind]()
     assert session_folder.sweep(base) == session_folder.dead(base) == []
     assert os.path.isdir(f"{path}/g1/root")
@@ -395,6 +482,47 @@ def test_sessions_that_are_stuck_share_one_budget(
     assert 0.2 < time.monotonic() - started < 4
     assert set(session_folder.sweep(base)) == made
     assert session_folder.SWEEP_BUDGET * 4 < session_folder.LOCK_DEADLINE
+
+
+@pytest.mark.parametrize(("budget", "asked"), [(3.0, [1.5, 1.5]), (0.2, [0.1, 0.1]), (0.0, [])])
+def test_a_session_that_is_stuck_may_use_half_of_the_budget(
+    base: str, monkeypatch: pytest.MonkeyPatch, budget: float, asked: list[float]
+) -> None:
+    """What it used is taken off; where next to nothing is left, none is tried."""
+    for _ in range(2):
+        dead_session(base)
+    patiences = []
+
+    def clear(_session: str, *, patience: float) -> list[str]:
+        patiences.append(patience)
+        return ["x"]
+
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(leftovers, "clear_session", clear)
+    monkeypatch.setattr(session_folder, "SWEEP_BUDGET", budget)
+    assert session_folder.sweep(base) == []
+    assert patiences == asked
+
+
+@pytest.mark.parametrize(
+    ("dies_after", "waited"), [(0.0, 0.0), (0.055, 0.0), (0.5, 0.1), (9.0, 0.1)]
+)
+def test_a_keeper_that_was_woken_is_waited_for(
+    base: str, monkeypatch: pytest.MonkeyPatch, dies_after: float, waited: float
+) -> None:
+    """For half of the budget at most; that counts only if it was for nothing."""
+    began = now = 1000.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(session_folder, "SWEEP_BUDGET", 0.2)
+    monkeypatch.setattr(stopped_keepers, "wake", lambda _base: ["s-1"])
+    monkeypatch.setattr(session_folder, "_is_dead", lambda _path: now >= began + dies_after)
+    assert session_folder._wake(base) == pytest.approx(waited, abs=0.02)
 
 
 def test_who_has_waited_for_another_s_sweep_does_not_sweep_again(
