@@ -186,8 +186,8 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, int) and whole(size) and 0 < size < 2**63:
         return size
     found = re.fullmatch(r"([1-9][0-9]{0,15}) ?([kmgt]?)(i?b)?", str(size).lower(), re.ASCII)
-    scale = dict(zip(("", "k", "m", "g", "t"), (1 << 10 * step for step in range(5)), strict=True))
-    value = int(found[1]) * scale[found[2]] if isinstance(size, str) and found else 0
+    units = ("", "k", "m", "g", "t")
+    value = int(found[1]) << 10 * units.index(found[2]) if isinstance(size, str) and found else 0
     if not 0 < value < 2**63:
         raise UsageError(f"{shown(size)} is not a size: a number of bytes, or text as '64M'")
     return value

@@ -280,7 +280,7 @@ def _unreachable(path: str, error: OSError) -> Exception:
     if error.errno == errno.ELOOP:
         reason = f"its symlinks form a loop, or are more than {MAX_SYMLINKS}"
         return _refusal(path, reason, None)
-    reason = f"it cannot be reached: {os.strerror(error.errno or 0)}"
+    reason = f"it cannot be reached: {error.strerror}"
     if error.errno == errno.EACCES:
         return _PassedOver(path, reason)
     return _refusal(path, reason, None)
@@ -294,11 +294,12 @@ def _open_regular(node: Node) -> int:
     if not mode & 0o111:
         raise _PassedOver(node.path, "it has no execute bit", info=node.info)
     try:
-        fd = os.open(f"/proc/self/fd/{node.fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        # O_NONBLOCK: whoever has a lease on the file could hold the open up.
+        fd = os.open(f"/proc/self/fd/{node.fd}", os.O_NONBLOCK)
     except OSError as error:
         if error.errno in SHORTAGES:
             raise
-        reason = f"it cannot be read, and so not be judged: {os.strerror(error.errno or 0)}"
+        reason = f"it cannot be read, and so not be judged: {error.strerror}"
         raise _refusal(node.path, reason, node.info) from None
     if fd > 2:
         return fd

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.oci.mounts import bind, covers, danger, parse_size, tmpfs
+from pytest_gvisor.oci.mounts import bind, covers, danger, parse_size, shows_devices, tmpfs
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.sessions import places, session_folder
@@ -204,6 +206,29 @@ def test_sockets_and_fifos_are_refused(tmp_path: Path) -> None:
             assert bind(tmp_path / name, "/data", dangerous=True).source
 
 
+@pytest.mark.parametrize(
+    ("kind", "has"),
+    [(stat.S_IFCHR, True), (stat.S_IFBLK, True), (stat.S_IFREG, False), (stat.S_IFDIR, False)],
+)
+def test_a_device_is_known_by_its_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int, *, has: bool
+) -> None:
+    """The kernel opens none of a mount with nodev."""
+    source = str(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", lambda *_, **__: SimpleNamespace(st_mode=kind))
+        found = shows_devices(source)
+    assert found is has
+
+
+def test_the_host_s_devices_are_at_its_root_and_in_dev(tmp_path: Path) -> None:
+    """A path that nothing is at has none."""
+    assert [shows_devices(path) for path in ("/", "/dev", "/dev/pts/0")] == [True] * 3
+    assert [shows_devices(path) for path in (str(tmp_path / "x"), "a\0b", "/devices")] == [
+        False
+    ] * 3
+
+
 @pytest.mark.fault("B5")
 @pytest.mark.parametrize(
     "target", ["", "data", "/", "//", "/../x", "/a/..", "/proc", "/proc/1", "/\0"]
@@ -220,8 +245,10 @@ def test_a_tmpfs_has_mode_and_size() -> None:
     """The mode is octal and the size is in bytes."""
     assert tmpfs("/x").options == ("nosuid", "nodev", "mode=1777")
     assert tmpfs("/x", size="64M", mode=0o700).options[2:] == ("mode=0700", "size=67108864")
-    with pytest.raises(UsageError):
-        tmpfs("/x", mode=0o10000)
+    assert [tmpfs("/x", mode=mode).options[2] for mode in (0, 0o7777)] == ["mode=0000", "mode=7777"]
+    for mode in (-1, 0o10000):
+        with pytest.raises(UsageError):
+            tmpfs("/x", mode=mode)
 
 
 def test_sizes() -> None:
@@ -229,7 +256,23 @@ def test_sizes() -> None:
     assert [parse_size(size) for size in (1, "2", "3k", "4KiB", "5 MB", "1G")] == [
         1, 2, 3072, 4096, 5 << 20, 1 << 30,
     ]  # fmt: skip
-    for wrong in (0, -1, 2**63, True, "", "M", "1.5M", "1X", "-1", "9999999999999T", "1\n"):
+    assert [parse_size(size) for size in ("2T", "8388607T", 2**63 - 1)] == [
+        2 << 40, 8388607 << 40, 2**63 - 1,
+    ]  # fmt: skip
+    for wrong in (
+        0,
+        -1,
+        2**63,
+        "8388608T",
+        True,
+        "",
+        "M",
+        "1.5M",
+        "1X",
+        "-1",
+        "9999999999999T",
+        "1\n",
+    ):
         with pytest.raises(UsageError):
             parse_size(wrong)
 

@@ -38,6 +38,10 @@ def bind(**other: object) -> dict[str, object]:
     return {"destination": "/data", "type": "bind", "source": "/srv", "options": ["ro"], **other}
 
 
+def tmpfs(destination: str) -> dict[str, object]:
+    return {"destination": destination, "type": "tmpfs", "source": "tmpfs"}
+
+
 RULES = [
     (("hooks",), {"poststop": [{"path": "/x"}]}, "hooks: refused"),
     (("process", "args"), [], "process.args: is empty"),
@@ -47,7 +51,7 @@ RULES = [
     (("process", "env"), ["A"], 'process.env[0]: "A" is not KEY=value'),
     (("process", "env"), ["=A"], 'process.env[0]: "=A" is not KEY=value'),
     (("process", "env"), ["A=1", "A=2"], 'process.env[1]: "A" is there twice'),
-    (("process", "user", "umask"), 0o1777, "process.user.umask: 0o1777 has other bits"),
+    (("process", "user", "umask"), 0o1000, "process.user.umask: 0o1000 has other bits"),
     (("process", "rlimits", 0, "soft"), 21, "process.rlimits[0].soft: 21 is above"),
     (
         ("process", "rlimits"),
@@ -98,8 +102,21 @@ RULES = [
     ),
     (
         ("linux", "gidMappings"),
-        [{"containerID": 0, "hostID": 2**32 - 1, "size": 2}],
+        [{"containerID": 0, "hostID": 2, "size": 2**32 - 1}],
         "linux.gidMappings[0].hostID: with its size, goes beyond",
+    ),
+    (
+        ("linux", "uidMappings"),
+        [{"containerID": 0, "hostID": 0, "size": 0}],
+        "linux.uidMappings[0].size: is 0: it maps nothing",
+    ),
+    (
+        ("linux",),
+        {
+            "namespaces": [{"type": "uts"}, {"type": "user"}],
+            "uidMappings": [{"containerID": 0, "hostID": 0, "size": 1}],
+        },
+        "linux.namespaces: a new user namespace needs uidMappings",
     ),
     (("linux", "cgroupsPath"), "/a/../../b", "linux.cgroupsPath"),
     (("annotations",), {"dev.gvisor.flag.debug": "1"}, 'annotations["dev.gvisor.flag.debug"]'),
@@ -111,6 +128,8 @@ RULES = [
     (("mounts",), [bind(destination="/proc")], "mounts[0].destination: only the sandbox's own"),
     (("mounts",), [bind(destination="/proc/self")], "mounts[0].destination"),
     (("mounts",), [bind(destination="//proc/./self")], "mounts[0].destination"),
+    (("mounts",), [bind(destination="/proc/acpi")], 'mounts[0].destination: "/proc/acpi" is'),
+    (("mounts",), [tmpfs("/proc/self")], 'mounts[0].destination: "/proc/self" is inside /proc'),
     (("mounts",), [bind(source="")], "mounts[0].source: missing"),
     (("mounts",), [bind(source="srv")], 'mounts[0].source: "srv" is not absolute'),
     (("mounts",), [bind(type="none")], "mounts[0].type: missing"),
@@ -131,11 +150,49 @@ def test_a_broken_rule_is_reported(
     assert [text for text in found if text.startswith(expected)], found
 
 
+WHOLE = [{"containerID": 0, "hostID": 1, "size": 2**32 - 1}]
+PARTS = [
+    {"containerID": 5, "hostID": 0, "size": 5},
+    {"containerID": 0, "hostID": 5, "size": 5},
+]
+USER = [{"type": "uts"}, {"type": "user"}]
+
+
+@pytest.mark.parametrize(
+    ("way", "entry"),
+    [
+        (("process", "args"), ["true", ""]),
+        (("process", "user", "umask"), 0o777),
+        (("process", "rlimits", 0, "soft"), 20),
+        (("process", "env"), ["A=", "B==", "C=A=1"]),
+        (("hostname",), "a" * 64),
+        (("domainname",), "a.b"),
+        (("mounts",), [tmpfs("/proc/acpi"), bind(), bind(destination="/data/x")]),
+        (("linux",), {"namespaces": USER, "uidMappings": WHOLE, "gidMappings": PARTS}),
+        (("linux",), {"namespaces": [*USER[:1], {"type": "user", "path": "/proc/1/ns/user"}]}),
+        (("linux", "cgroupsPath"), "/a/..b"),
+    ],
+)
+def test_a_rule_is_kept_up_to_its_bound(
+    way: tuple[Any, ...], entry: object, value: dict[str, Any]
+) -> None:
+    """What is as large as may be, or only looks like what is refused, is let through."""
+    assert validate.problems(validate.read(change(value, way, entry))) == []
+
+
 def test_a_good_specification_has_no_problems(value: dict[str, Any]) -> None:
     """What keeps the rules is let through."""
     spec = validate.read(value)
     validate.check(spec)
     assert validate.problems(spec) == []
+
+
+def test_a_domain_is_checked_without_a_host(value: dict[str, Any]) -> None:
+    """Each name has its own place."""
+    del value["hostname"]
+    value["domainname"] = "a b"
+    _, found = validate.examine(value)
+    assert found == ["domainname: \"a b\" is not made of letters, digits, '.', '_' and '-'"]
 
 
 def test_a_specification_made_in_python_is_checked_alike(value: dict[str, Any]) -> None:

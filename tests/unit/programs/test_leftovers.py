@@ -156,16 +156,16 @@ def test_a_process_that_ends_meanwhile_is_none(monkeypatch: pytest.MonkeyPatch) 
     """It was there when the processes were listed; its number may be another's by now."""
     done = subprocess.Popen(["true"])
     done.wait()
-    monkeypatch.setattr(_linux, "children_of_self", lambda: [done.pid])
+    monkeypatch.setattr(linux, "children_of_self", lambda: [done.pid])
     monkeypatch.setattr(os, "kill", lambda *_: None)
     assert leftovers.processes(ROOT) == []
 
 
 def test_a_program_of_its_own_has_it_without_the_package(alone: Callable[..., Any]) -> None:
     """The keeper is started with ``-I -S``, from the folder of the module."""
-    assert alone("result = [leftovers.__name__, leftovers._linux.__name__]") == [
+    assert alone("result = [leftovers.__name__, leftovers.linux.__name__]") == [
         "leftovers",
-        "_linux",
+        "linux",
     ]
 
 
@@ -181,7 +181,7 @@ for number in range(3):
     pids.append(pid)
 began = time.monotonic()
 leftovers.kill_children(patience=15)
-result = [_linux.children_of_self(), time.monotonic() - began < 12]
+result = [linux.children_of_self(), time.monotonic() - began < 12]
 """
 
 
@@ -349,7 +349,7 @@ def test_mount_points_are_undone_from_the_last_on(monkeypatch: pytest.MonkeyPatc
 """
     undone: list[str] = []
     monkeypatch.setattr(leftovers, "open", lambda *_: io.BytesIO(mounts), raising=False)
-    monkeypatch.setattr(_linux, "umount_lazily", undone.append)
+    monkeypatch.setattr(linux, "umount_lazily", undone.append)
     leftovers.unmount("/a/b/")
     assert undone == ["/a/b/one two\\/in", "/a/b/one two\\"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -10,11 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor.errors import InsecureRunsc, RunscNotFound, UsageError
+from pytest_gvisor import trust
+from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
 from pytest_gvisor.runsc import locate
 from tests import releases
 
@@ -301,6 +303,80 @@ result = [
     assert result[0] == good
     assert result[1][0] == "InsecureRunsc"
     assert "Permission denied" in result[1][1]
+
+
+@pytest.mark.parametrize(
+    ("number", "is_passed", "text"),
+    [
+        (errno.ENOENT, True, "does not exist"),
+        (errno.ENOTDIR, True, "does not exist"),
+        (errno.ENAMETOOLONG, True, "does not exist"),
+        (errno.EACCES, True, "it cannot be reached: Permission denied"),
+        (errno.ELOOP, False, "more than 40"),
+        (errno.EIO, False, "it cannot be reached: Input/output error"),
+    ],
+)
+def test_a_way_that_cannot_be_walked_is_judged_by_its_error(
+    number: int, text: str, good: Path, monkeypatch: pytest.MonkeyPatch, *, is_passed: bool
+) -> None:
+    """A missing or closed candidate hides no other one; anything else is no reason to go on."""
+    real = trust.follow
+
+    def follow(path: str, *rest: Any) -> Any:
+        if path == "/bad/runsc":
+            raise OSError(number, os.strerror(number))
+        return real(path, *rest)
+
+    monkeypatch.setattr(locate, "follow", follow)
+    if is_passed:
+        assert searched("/bad/runsc", good) == str(good)
+    else:
+        with pytest.raises(InsecureRunsc, match=text):
+            searched("/bad/runsc", good)
+    if number in {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}:
+        with pytest.raises(RunscNotFound):
+            found("/bad/runsc")
+    else:
+        refused("/bad/runsc", text)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM])
+@pytest.mark.parametrize("place", ["walk", "open"])
+def test_a_shortage_says_nothing_about_a_candidate(
+    number: int, place: str, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is neither missing nor insecure: this process cannot tell."""
+
+    def refuse(*_: object, **__: object) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    if place == "walk":
+        monkeypatch.setattr(locate, "follow", refuse)
+    else:
+        monkeypatch.setattr(os, "open", _open_but(refuse))
+    with pytest.raises(LaunchError) as caught:
+        searched(good)
+    assert caught.value.errno == number
+
+
+def _open_but(refuse: Callable[..., Any]) -> Callable[..., Any]:
+    """An `os.open` that refuses what is opened to be read, by its descriptor."""
+    real = os.open
+    return lambda path, *a, **k: (refuse if "/fd/" in str(path) else real)(path, *a, **k)
+
+
+def test_a_lease_on_the_file_holds_nothing_up(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel would have its holder give it back first, and wait for that."""
+    real, seen = os.open, []
+
+    def opened(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if "/fd/" in str(path):
+            seen.append(flags)
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", opened)
+    assert found(good) == str(good)
+    assert seen[0] & os.O_NONBLOCK
 
 
 # --- the file
