@@ -1,4 +1,4 @@
-"""What all tests share: pytester, the rule for skips, the leak check, the list of faults."""
+"""The plugins and fixtures of all tests: pytester, the rule for skips, leaks and faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def no_step_summary(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def is_first_platform(request: pytest.FixtureRequest, gvisor_platform: Platform) -> bool:
-    """Whether this is the first of the platforms that the command line asks for.
+    """Whether this is the first of the platforms on the command line.
 
     What does not depend on the platform is tried in full there, and as a sample on the others.
     """

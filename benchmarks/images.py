@@ -36,7 +36,7 @@ def images(bench: Bench, count: int) -> Iterator[Result]:
         cache = Cache(os.path.join(folder, "cache"))
 
         def ours() -> None:
-            """As a session of its own: found in the cache, compared with its seal, run."""
+            """One session: find the image in the cache, compare it with its seal, run."""
             session = Images(cache)
             harness = Gvisor(
                 runsc=bench.runsc, platform=bench.platform, launcher=bench.launcher,

@@ -1,6 +1,4 @@
-"""What we are compared with, each used as its own documentation has it: bare runsc, the official
-gvisor package. Docker has a module of its own.
-"""
+"""The peers of the benchmarks, each used as documented: bare runsc, the official gvisor package."""
 
 from __future__ import annotations
 
@@ -104,7 +102,7 @@ class OfficialPackage:
     @classmethod
     @contextlib.contextmanager
     def started(cls, python: str, runsc: str, *, reaped: bool) -> Iterator[OfficialPackage]:
-        """Its driver, running; with ``reaped`` under `benchmarks.reaper`.
+        """Start the package's driver; with ``reaped``, under `benchmarks.reaper`.
 
         Raises `Unavailable` where the package cannot run a sandbox here.
         """

@@ -1,4 +1,4 @@
-"""What a row of the table says: a figure, how it was made, and the target it is held against."""
+"""The rows of the table: each has a figure, its origin, and the target for it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Result:
 
     @property
     def met(self) -> bool:
-        """Whether the figure is within its target."""
+        """Whether the figure reaches its target."""
         return self.value <= self.target
 
     def _compare(self, ours: float, peer: float) -> float:
@@ -59,7 +59,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Missing:
-    """A row that has no figure. It is a failure unless the peer simply is not here."""
+    """A row without a figure. The row is a failure unless the peer is absent."""
 
     row: str
     why: str
@@ -67,4 +67,4 @@ class Missing:
 
 
 class Unavailable(Exception):
-    """A peer cannot be had on this machine: its row has no figure, and nothing has failed."""
+    """The peer is not available on this machine: its row has no figure, and nothing failed."""

@@ -33,7 +33,7 @@ _DEADLINE = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What every row needs: the harness as the ``gvisor`` fixture has it, and a folder."""
+    """The objects of every row: the harness as the ``gvisor`` fixture has it, and a folder."""
 
     runsc: Runsc
     platform: Platform
@@ -67,7 +67,7 @@ class Bench:
             )
 
     def run(self) -> None:
-        """What most rows time: a fresh sandbox for ``true``."""
+        """Run ``true`` in a fresh sandbox, which most rows time."""
         if self.gvisor.run(_TRUE).returncode:
             raise RuntimeError("true failed in our sandbox")
 
@@ -223,7 +223,7 @@ _STEPS: Mapping[State, str] = {
 
 
 def phases(bench: Bench, count: int) -> list[Phase]:
-    """Where the time of a run goes, step by step, and what a session pays once."""
+    """The time of each step of a run, and of the parts that a session pays once."""
     begun = time.perf_counter()
     bench.run()
     first = time.perf_counter() - begun
@@ -254,7 +254,7 @@ def phases(bench: Bench, count: int) -> list[Phase]:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row that can be chosen: its rounds unless told otherwise, and what makes its figures."""
+    """A row to choose: its default number of rounds, and the function that makes its figures."""
 
     rounds: int
     measure: Callable[[Bench, int], Iterator[Result]]

@@ -56,7 +56,7 @@ class Project:
 
 
 def idle(bench: Bench, count: int) -> Iterator[Result]:
-    """What the plugin costs a project that has it installed and does not use it."""
+    """The cost of the installed plugin for a project that does not use it."""
     project = Project(os.path.join(bench.folder, "idle"), _IDLE_TESTS)
     series = interleaved(
         {

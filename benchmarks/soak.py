@@ -54,7 +54,7 @@ Run = Callable[[int, bytes], tuple[int, bytes]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
-    """What the harness holds at one moment."""
+    """The resources of the harness at one moment."""
 
     memory: float
     """MiB (proportional set size) of this process and its children that are not runsc."""
@@ -72,7 +72,7 @@ class Sample:
 
 @dataclasses.dataclass
 class Tally:
-    """What has come of the sandboxes; filled by several threads."""
+    """The results of the sandboxes; several threads fill it."""
 
     done: int = 0
     wrong: list[str] = dataclasses.field(default_factory=list)
@@ -138,7 +138,7 @@ def soak(run: Run, minutes: float, least: int, folders: Sequence[str], seed: int
 
 
 def measured(folders: Sequence[str], done: int = 0) -> Sample:
-    """What there is now of this process, its children, and in the folders."""
+    """Count the resources of this process, of its children, and the entries of its folders."""
     pids, sandboxes = [os.getpid()], 0
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -198,7 +198,7 @@ def growth(samples: Sequence[Sample], field: str) -> float:
 
 
 def is_steady(grown: Mapping[str, float]) -> bool:
-    """Whether nothing has grown, of what is `growth` of each field, by more than noise explains."""
+    """Whether each field's `growth` is explained by noise."""
     blocks = BLOCKS_SLACK + BLOCKS_A_SANDBOX * grown["done"]
     return (
         grown["memory"] <= MEMORY_SLACK
@@ -211,7 +211,7 @@ def is_steady(grown: Mapping[str, float]) -> bool:
 
 
 def ours() -> tuple[Run, list[str], Callable[[], None]]:
-    """The harness behind the ``gvisor`` fixture."""
+    """The harness of the ``gvisor`` fixture."""
     from pytest_gvisor import Gvisor, Launcher, Runsc  # noqa: PLC0415 -- one contender a process
     from pytest_gvisor.runsc import platforms  # noqa: PLC0415
     from pytest_gvisor.sessions import session_folder  # noqa: PLC0415

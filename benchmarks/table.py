@@ -15,7 +15,7 @@ _HEAD = ("row", "what", "ours", "against", "peer", "figure (95 %)", "target", ""
 
 
 def versions(runsc: str, sandbox_platform: str, session: str) -> dict[str, str]:
-    """What the figures were made with."""
+    """The date, the versions and the machine of the figures."""
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "pytest-gvisor": importlib.metadata.version("pytest-gvisor"),
@@ -82,7 +82,7 @@ def _seconds(value: float) -> str:
 
 
 def breakdown(phases: Sequence[Phase]) -> str:
-    """Where the time of a run goes."""
+    """The table of a run's steps with their median times."""
     width = max(len(phase.name) for phase in phases)
     lines = [
         f"| {'step of a run'.ljust(width)} | median    |",
@@ -95,7 +95,7 @@ def breakdown(phases: Sequence[Phase]) -> str:
 
 
 def verdicts(results: Sequence[Result], missing: Sequence[Missing]) -> Iterator[str]:
-    """In words: which rows miss their target, and which have no figure."""
+    """The lines that name the rows with a missed target and the rows without a figure."""
     missed = [
         f"{result.row} ({_figure(result, result.value)})" for result in results if not result.met
     ]

@@ -17,7 +17,7 @@ _RESAMPLES = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """What was measured of one contender, a value a round."""
+    """The measured values of one contender, one a round."""
 
     values: tuple[float, ...]
 
@@ -53,7 +53,7 @@ def _seconds(action: Callable[[], None]) -> float:
 def interval(
     ours: Series, peer: Series, compare: Callable[[float, float], float]
 ) -> tuple[float, float]:
-    """Where ``compare(median of ours, median of peer)`` lies with 95 % confidence.
+    """The 95 % confidence interval of ``compare(median of ours, median of peer)``.
 
     A bootstrap: rounds are drawn again and again, both values of a round together.
     """

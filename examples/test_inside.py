@@ -1,4 +1,4 @@
-"""Tests that run inside gVisor themselves, next to one that stays on the host."""
+"""Tests that run inside gVisor, beside one that stays on the host."""
 
 from __future__ import annotations
 

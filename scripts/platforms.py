@@ -1,4 +1,4 @@
-"""Which platforms work with a runsc, by a bounded run on each: for scripts/setup and scripts/demo.
+"""Find the platforms that work with a runsc, by a bounded run on each.
 
     python scripts/platforms.py [--find] [--runsc PATH] [NAME…]
 

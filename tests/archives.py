@@ -14,7 +14,7 @@ from fixtures.make import ARCHIVES
 
 
 def archive(name: str) -> Path:
-    """The archive of a fixture image. Skips where it has not been made; the root leg makes them."""
+    """The archive of a fixture image. Skips if it has not been made; `make images` makes them."""
     path = ARCHIVES / f"{name}.tar"
     if not path.exists():
         pytest.skip("no archives of the fixture images: run make images")
@@ -69,7 +69,7 @@ CASES = (
 
 
 def tree(folder: Path) -> dict[str, tuple[object, ...]]:
-    """What is in a folder, by path: kind and mode, owner, time, and content or target."""
+    """The entries of a folder by path: kind and mode, owner, time, and content or target."""
     found: dict[str, tuple[object, ...]] = {}
     for path in sorted(folder.rglob("*")):
         status = path.lstat()

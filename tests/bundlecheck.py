@@ -1,4 +1,4 @@
-"""After each test: every config.json that was written meanwhile is as the specification says.
+"""The check after each test: every new config.json follows the specification.
 
 Also those of probes, of warm sandboxes, of tests inside, and of the pytests that tests start with
 `ENVIRONMENT`.

@@ -1,4 +1,4 @@
-"""Notes every config.json that a process writes, for `tests.bundlecheck` to judge.
+"""The recorder of every config.json that a process writes, for `tests.bundlecheck`.
 
 PYTEST_PLUGINS loads it in the pytests that tests start, too. It imports the standard library only,
 so that an idle session stays cheap.

@@ -1,4 +1,4 @@
-"""What the tests here share, and the examples do not need: the schema is none of their packages."""
+"""The set-up of these tests that examples do without: the schema needs a package of its own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from tests.releases import each_release, each_runsc  # noqa: F401
 
 
 def pytest_configure() -> None:
-    """Tests press Ctrl-C and hang up: a shell's background job has the one ignored, and what nohup
-    starts the other, and an ignored signal stays so in each child.
-    """
+    """Handle the signals that a shell's job or nohup ignores: children would ignore them too."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:

@@ -1,4 +1,4 @@
-"""Which test injects which fault of faults/cases.toml, and a table of them with ``--faults``.
+"""The tests of each fault in faults/cases.toml, as a table with ``--faults``.
 
 A pytest plugin for this repository's own suite, loaded by the conftest at the top. A skipped test
 has injected nothing: it is counted as not run, in a column of its own.
@@ -31,7 +31,7 @@ _ROUND = "fault_round"
 
 
 def read_cases(path: Path = CASES) -> dict[str, str]:
-    """The cases in their order, ``A1`` and so on, with what is injected in a few words."""
+    """The cases in their order, ``A1`` and so on, with a short text of the fault."""
     letters = tomllib.loads(path.read_text())
     return {
         f"{letter}{number}": words
@@ -42,7 +42,7 @@ def read_cases(path: Path = CASES) -> dict[str, str]:
 
 
 class State(enum.IntEnum):
-    """What became of a test, the worst of its repetitions; they are worse from left to right."""
+    """The result of a test, the worst of its repetitions; later members are worse."""
 
     HELD = 0
     NOT_RUN = 1
@@ -51,7 +51,7 @@ class State(enum.IntEnum):
 
 @dataclasses.dataclass(kw_only=True)
 class Tally:
-    """What is known of one test, over all its repetitions."""
+    """The facts of one test, over all its repetitions."""
 
     cases: tuple[str, ...]
     real: bool
@@ -191,7 +191,7 @@ class FaultCheck:
         return report
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """What a test has left is a failure of the run."""
+        """Fail the session if a test has left anything."""
         if self.watch is not None:
             self.left = self.watch.left()
             self.watch.end()
@@ -220,7 +220,7 @@ def cases_of(item: pytest.Item) -> list[str]:
 
 
 def is_real(path: Path, fixtures: Iterable[str]) -> bool:
-    """Whether a test starts the real runsc, by its folder in tests/ and the fixtures it needs."""
+    """Whether a test starts the real runsc, by its folder in tests/ and its fixtures."""
     folder = path.relative_to(TESTS).parts[0] if path.is_relative_to(TESTS) else ""
     return folder in REAL_FOLDERS or bool(REAL_FIXTURES.intersection(fixtures))
 

@@ -1,4 +1,4 @@
-"""After each test: no child, descriptor, thread, mount, sandbox or session folder may be left.
+"""The check after each test: no child, descriptor, thread, mount, sandbox or folder is left.
 
 The engine of the running pytest may make its keeper, its session folder and its descriptors during
 any test, and keeps them until the session ends; those are known and left out.
@@ -28,7 +28,7 @@ _PATIENCE = 2.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Holdings:
-    """What this process has at one moment, and dead session folders of any process."""
+    """The resources of this process at one moment, and dead session folders of any process."""
 
     children: frozenset[int]
     descriptors: frozenset[tuple[int, str]]
@@ -55,7 +55,7 @@ class Holdings:
         )
 
     def beyond(self, before: Holdings, known: Holdings) -> list[str]:
-        """What is here and was not before, in words, apart from what is known."""
+        """The new resources as text, apart from the known ones."""
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         found = [
             f"child {pid}: {_cmdline(pid)}"
@@ -98,7 +98,7 @@ def _cmdline(pid: int) -> str:
 
 
 def _known(engine: Engine | None) -> Holdings:
-    """What the running pytest's own engine holds."""
+    """The resources of the running pytest's own engine."""
     children: set[int] = set()
     descriptors: set[tuple[int, str]] = set()
     if engine is not None:
@@ -122,7 +122,7 @@ def _known(engine: Engine | None) -> Holdings:
 
 
 def _sandboxes(engine: Engine | None) -> list[str]:
-    """What the engine's keeper and session folder still have of runs that are over."""
+    """The remains of finished runs in the engine's keeper and session folder."""
     if engine is None:
         return []
     found = []
@@ -140,7 +140,7 @@ def _sandboxes(engine: Engine | None) -> list[str]:
 
 
 def _settled(look: Callable[[], list[str]]) -> list[str]:
-    """What ``look`` still finds when it has had time to go away."""
+    """The finds of ``look`` that stay after some time."""
     deadline = time.monotonic() + _PATIENCE
     while (found := look()) and time.monotonic() < deadline:
         gc.collect()
@@ -152,7 +152,7 @@ def _settled(look: Callable[[], list[str]]) -> list[str]:
 def nothing_is_left(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """Fail a test that leaves something behind."""
+    """Fail a test that leaves a resource."""
     config = request.config
     temporary = tmp_path_factory.getbasetemp()
     before = Holdings.now(temporary)

@@ -29,7 +29,7 @@ def points(below: str | Path) -> list[str]:
 
 @contextlib.contextmanager
 def harmless(folder: str | Path, *, options: str = "nosuid,nodev") -> Iterator[None]:
-    """As root, an empty file system over a folder, in which no program is set-uid."""
+    """Mount an empty file system over a folder, if root: no program there is then set-uid."""
     if os.geteuid() == 0:
         argv = ["mount", "-t", "tmpfs", "-o", f"{options},mode=0777", "tmpfs", str(folder)]
         subprocess.run(argv, check=True)

@@ -1,4 +1,4 @@
-"""The runscs of tests: the one that the search finds, and the releases of 2024 and 2022."""
+"""The releases of runsc in tests: the one that the search finds, and those of 2024 and 2022."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def found() -> str:
 
 @pytest.fixture(params=["current", "2024", "2022"])
 def each_release(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """pytest's option for one release: the one that the search finds, Debian 13's, Debian 12's."""
+    """Pytest's option for one release: the found one, Debian 13's or Debian 12's."""
     path = _path(request)
     return (f"--gvisor-runsc={path}",) if path else ()
 
@@ -37,7 +37,7 @@ def each_runsc(request: pytest.FixtureRequest) -> Iterator[Runsc]:
 
 
 def _path(request: pytest.FixtureRequest) -> str:
-    """Where a release is; nothing for the one that the search finds."""
+    """The path of a release, or an empty text for the one that the search finds."""
     if request.param == "current":
         return ""
     path = _BUILD / f"runsc-{request.param}/usr/bin/runsc"

@@ -1,4 +1,4 @@
-"""The OCI runtime specification's own JSON schema, as Debian packages it: a judge from outside."""
+"""The OCI runtime specification's JSON schema from Debian, as an independent validator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _validator() -> Draft4Validator:
 
 
 def problems_of_file(data: bytes) -> tuple[str, ...]:
-    """What the schema has against the content of a config.json.
+    """The schema's errors for the content of a config.json.
 
     Judging takes milliseconds, and the schema asks nothing of an argument, a variable or an
     absolute path but that it is a string: of files that differ in these alone, one is judged.
@@ -49,7 +49,7 @@ def _judged(text: str) -> tuple[str, ...]:
 
 
 def problems(config: Mapping[str, Any]) -> list[str]:
-    """What the schema has against a config.json: where, and what."""
+    """The schema's errors for a config.json, each with its path."""
     # The specification says JSON, so tuples and enums are what they become in the file.
     value = json.loads(json.dumps(config))
     return [f"{error.json_path}: {error.message}" for error in _validator().iter_errors(value)]

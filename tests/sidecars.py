@@ -70,5 +70,5 @@ def start_bare(runsc: str, env: Mapping[str, str] | None = None) -> None:
 
 
 def has_sidecars(runsc: Runsc) -> bool:
-    """Whether this runsc boots a sentry that lies beside it."""
+    """Whether this runsc boots a sentry from a file beside it."""
     return runsc.uses_sidecars and runsc.sidecars.has_sentry

@@ -20,21 +20,21 @@ ALLOWED = Path(__file__).with_name("allowed-skips.txt")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One line of the list: a reason, and the leg that it is for (``""``: both)."""
+    """A line of the list: a reason, and its part of the suite (``""``: both)."""
 
     pattern: str
     leg: str = ""
 
     @classmethod
     def parse(cls, line: str) -> Self:
-        """Read ``[leg] pattern``; raises `ValueError` for a leg that does not exist."""
+        """Read ``[part] pattern``; raises `ValueError` for an unknown part of the suite."""
         match = re.fullmatch(r"(?:\[(\w*)\] *)?([^\s\[].*)", line)
         if not match or match[1] not in {None, "root", "user"}:
             raise ValueError(f"not a rule for skips: {line!r}")
         return cls(pattern=match[2], leg=match[1] or "")
 
     def allows(self, reason: str, leg: str) -> bool:
-        """Whether a test may be skipped for this reason in this leg."""
+        """Whether a test may be skipped for this reason in this part of the suite."""
         expression = ".*".join(re.escape(part) for part in self.pattern.split("*"))
         return self.leg in {"", leg} and bool(re.fullmatch(expression, reason, re.DOTALL))
 

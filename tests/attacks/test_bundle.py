@@ -145,7 +145,7 @@ def secret(tmp_path: Path) -> Path:
 def test_a_bind_of_the_hosts_folders_is_refused(
     foreign: Foreign, secret: Path, way: str, options: list[str]
 ) -> None:
-    """However its source is written; the error has the argument that allows it."""
+    """Each way to write a bind of a host folder is refused; the error names `allow_binds`."""
     folder = foreign("true")
     (folder / "out").symlink_to(secret)
     (folder / "above").symlink_to(secret.parent)
@@ -163,7 +163,7 @@ def test_a_bind_of_the_hosts_folders_is_refused(
 def test_a_bind_of_the_systems_folders_is_refused(
     foreign: Foreign, source: str, option: str
 ) -> None:
-    """As root and as anybody, to be read and to be written."""
+    """A bind of a system folder is refused, for root and other users, read-only and writable."""
     with pytest.raises(InvalidBundle, match=r"mounts\[1\]\.source"):
         Bundle.open(foreign("true", there("rbind", option, source=source)))
 
@@ -171,7 +171,7 @@ def test_a_bind_of_the_systems_folders_is_refused(
 def test_a_source_that_is_allowed_is_shown_as_allowed(
     gvisor: Gvisor, foreign: Foreign, secret: Path
 ) -> None:
-    """To be read where it is allowed to be read, to be written where that is allowed."""
+    """An allowed source is read-only where `ro` is allowed, and writable where `rw` is allowed."""
     folder = foreign(f"busybox cat /there/file; {WRITE}", there("ro", source=str(secret)))
     done = gvisor.run_bundle(Bundle.open(folder, allow_binds={secret: "ro"}))
     assert (done.stdout, done.returncode) == ("as it was\n", 1)
@@ -185,7 +185,7 @@ def test_a_source_that_is_allowed_is_shown_as_allowed(
 
 
 def test_no_allowed_bind_allows_what_is_dangerous(foreign: Foreign) -> None:
-    """The host's root and /proc need the word that says so."""
+    """A bind of the host's root or of /proc needs `allow_dangerous=True`."""
     for source in ("/", "/proc"):
         folder = foreign("true", there("rbind", "ro", source=source))
         with pytest.raises(InvalidBundle, match="allow_dangerous=True"):

@@ -81,7 +81,7 @@ PRELOADS: dict[str, list[Item]] = {
 def test_its_preloaded_libraries_do_not_speak_for_the_guest(
     gvisor: Gvisor, make: Make, liar: Path, how: str
 ) -> None:
-    """A warm sandbox of it is refused, by whatever way the list is there; a fresh one is exact."""
+    """A warm sandbox of an image with preloaded libraries is refused; a fresh one is exact."""
     image = make(item("liar.so", liar.read_bytes()), *PRELOADS[how])
     with pytest.raises(UsageError, match=r"ld\.so\.preload.*\n.*gvisor\.run\(\)"):
         gvisor.sandbox(image=image)
@@ -137,7 +137,7 @@ def test_the_guest_reads_nothing_of_it(gvisor: Gvisor, make: Make) -> None:
 
 
 def test_modules_in_the_guest_s_folder_are_not_imported(gvisor: Gvisor) -> None:
-    """Whatever given files are where the guest's Python would look for modules, it is not run."""
+    """The guest's Python runs no given file in the folders where it looks for modules."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("encodings/__init__.py", "import os\nos._exit(77)\n")
@@ -158,7 +158,7 @@ print(interpreter.start(empty(), []).argv)
 
 
 def test_a_copied_python_takes_no_modules_from_it(tmp_path: Path) -> None:
-    """In a virtual environment of copies the guest's Python is the one that was copied."""
+    """The guest's Python is the copied one in a virtual environment of copies."""
     venv.EnvBuilder(symlinks=False).create(tmp_path / "copies")
     env = {"PYTHONPATH": ":".join(sys.path), "PATH": os.environ["PATH"]}
     argv = [str(tmp_path / "copies/bin/python"), "-c", ASKED]

@@ -76,7 +76,7 @@ def test_no_report_names_a_file_that_pytest_html_writes(
 def test_no_report_names_a_file_that_hypothesis_reads(
     project: pytest.Pytester, run_inside: RunInside, canary: Path
 ) -> None:
-    """It would make a patch of the file: the field is left out, and that is said."""
+    """A report loses the field that makes hypothesis write a patch; a warning names the field."""
     triple = f'["{canary}", "the user", "x"]'
     fields = f"_hypothesis_failing_examples={triple!r}"
     project.makepyfile(test_it="import hypothesis\n" + FORGED.format(fields=fields))
@@ -89,7 +89,7 @@ def test_no_report_names_a_file_that_hypothesis_reads(
 def test_no_report_has_an_attribute_that_nobody_knows(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """What a plugin of the host's would do with it is not known; a project can name its own."""
+    """A report loses each unknown attribute; the warning names the setting that allows one."""
     project.makeconftest(
         """
         def pytest_runtest_logreport(report):
@@ -149,7 +149,7 @@ def test_no_coverage_names_a_file_that_tests_inside_cannot_see(
     canary: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither a device nor a secret is opened, and no database from inside is; it is said."""
+    """Coverage from inside makes the host open no device, no secret and no database."""
     link = project.path / "link"  # coverage itself follows one that looks like Python
     link.symlink_to(canary)
     sessions = project.path / f"tmp/pytest-gvisor-{os.geteuid()}"
@@ -187,7 +187,7 @@ def test_no_coverage_names_a_file_that_tests_inside_cannot_see(
 def test_coverage_that_is_none_is_lost_and_said(
     pieces: str, told: str, project: pytest.Pytester
 ) -> None:
-    """In bounded time, and what pytest-cov measures on the host stays."""
+    """Broken coverage ends in bounded time, and pytest-cov's own measurements on the host stay."""
     project.makepyfile(test_it=f"import time\nPIECES = {pieces}\n{LYING_COVERAGE}")
     result = project.runpytest_subprocess(
         "--in-gvisor", "--gvisor-strict", "--gvisor-timeout=10", *MEASURED, timeout=200
@@ -213,7 +213,7 @@ def test_no_data_file_of_a_test_s_making_is_read(
 def test_warnings_that_the_host_keeps_are_bounded(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """What is more than the bound is counted in one line."""
+    """One line counts the warnings beyond the bound."""
     project.makepyfile(
         "import warnings\n"
         "def test_warns():\n"
@@ -255,6 +255,6 @@ def test_a_test_that_patches_pytest_changes_later_ones_of_its_sandbox_alone(
     project: pytest.Pytester,
     run_inside: RunInside,
 ) -> None:
-    """They share an interpreter: a sandbox of its own for either is the remedy."""
+    """Tests of one sandbox share an interpreter; a sandbox for each test keeps a patch in it."""
     project.makepyfile(PATCHES.format(marker=marker))
     assert run_inside(f"--gvisor-isolation={option}").parseoutcomes() == counts

@@ -49,7 +49,7 @@ result = [chosen.path, chosen.passed, swept, there, session.remove()]
 
 @dataclasses.dataclass(frozen=True)
 class User:
-    """A user of the machine, who has a home folder and whose TMPDIR is one that all share."""
+    """A user of the machine with a home folder, whose TMPDIR is shared by all users."""
 
     uid: int
     home: Path
@@ -110,7 +110,7 @@ def user(uid: int, shared: Path) -> User:
 
 @pytest.fixture
 def victim(shared: Path) -> Iterator[User]:
-    """Who runs tests. The uid is this process's own choice: nothing in /tmp has it as a name."""
+    """The user who runs tests. The uid is unique to this process, so /tmp has no name of it."""
     made = user(1_000_000 + 2 * os.getpid(), shared)
     yield made
     for base in made.bases:
@@ -151,7 +151,7 @@ def test_a_link_to_the_victim_s_home_deletes_nothing_there(victim: User, attacke
 def test_a_link_into_the_attacker_s_folder_is_not_followed(
     victim: User, attacker: User, *, is_there: bool
 ) -> None:
-    """Nothing of the victim's is made where the attacker can exchange it for a bundle of theirs."""
+    """The victim makes nothing in a place where the attacker can put a bundle of their own."""
     trap = attacker.folder(attacker.home / "trap", 0o777)
     target = trap / "base"
     if is_there:
@@ -165,7 +165,7 @@ def test_a_link_into_the_attacker_s_folder_is_not_followed(
 
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o777])
 def test_who_is_first_at_a_name_stops_nobody(victim: User, attacker: User, mode: int) -> None:
-    """The next folder is used, and the reason is told."""
+    """The victim uses the next folder, and the reason names each folder that was passed."""
     for base in victim.bases:
         attacker.folder(base, mode)
     path, passed, _, there, _ = victim.does(SESSION)
@@ -202,7 +202,7 @@ def test_a_link_of_the_attacker_s_on_the_way_is_not_followed(victim: User, attac
 def test_a_runtime_folder_in_the_attacker_s_is_not_used(
     victim: User, attacker: User, whose: str
 ) -> None:
-    """Whether it is the attacker's, as after su, or the victim's in a folder of the attacker's."""
+    """The folder is not used if the attacker owns it, as after su, or owns its parent."""
     above = attacker.folder(victim.shared / "a", 0o777)
     owner = attacker if whose == "attacker" else victim
     runtime = owner.folder(above / "r", 0o777 if owner is attacker else 0o700)
@@ -219,7 +219,7 @@ result = session.path
 
 
 def test_a_command_line_of_the_attacker_s_stops_no_sweep(victim: User, attacker: User) -> None:
-    """Only the victim's own processes can belong to the victim's session."""
+    """A process of another user never belongs to the victim's session."""
     dead = victim.does(DEAD)
     with subprocess.Popen(
         ["sh", "-c", "read x", "runsc", f"--root={dead}/g1/root"],

@@ -39,7 +39,7 @@ def get(mirror: Bucket, name: str, folder: Path) -> str:
 def test_another_release_under_the_name_of_the_one_asked_for_is_refused(
     mirror: Bucket, runsc: Runsc, tmp_path: Path, kind: str
 ) -> None:
-    """Its digest is right, and it is an older runsc, or any other: nothing is put in place."""
+    """An older runsc with a correct digest is not installed as the requested release."""
     data = Path(runsc.path).read_bytes()
     for name in ("20230102", "20230102.0", "latest"):
         if kind == "file":
@@ -84,7 +84,7 @@ def bomb(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["runsc", "other", "name", "header"])
 def test_a_bomb_is_refused_in_little_memory(tmp_path: Path, kind: str) -> None:
-    """Whatever part of an archive it is: no more of it is held than some chunks."""
+    """The installer holds only some chunks of an archive in memory, also of a header."""
     (tmp_path / "gvisor.tar.bz2").write_bytes(bomb(kind))
     paths = [str(tmp_path / "gvisor.tar.bz2"), str(tmp_path / "home")]
     argv = [sys.executable, "-c", MEASURED, *paths]

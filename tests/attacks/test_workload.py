@@ -80,7 +80,7 @@ def test_one_mount_option_is_not_enough(
 def test_where_no_program_is_set_uid_root_lets_tests_write(
     pytester: pytest.Pytester, leaving: Path
 ) -> None:
-    """What a test leaves on a file system with nosuid and nodev gives nobody root's rights."""
+    """A set-uid program on a file system with nosuid and nodev gives nobody root's rights."""
     with harmless(leaving):
         assert _inside(pytester, leaving).parseoutcomes() == {"passed": 1}
         assert (leaving / "door").stat().st_mode & stat.S_ISUID
@@ -117,7 +117,7 @@ def test_inside():
 def test_a_test_inside_sees_no_session_wherever_they_are(
     pytester: pytest.Pytester, sessions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With TMPDIR in the project, the folder of the sessions is empty for tests inside."""
+    """Tests inside see an empty folder of sessions if TMPDIR is in the project."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     project = sessions.parents[2]

@@ -1,4 +1,4 @@
-"""In a chroot, as package builds have it, the doctor and the error say so, and what to do."""
+"""The doctor and the error in a chroot, as in a package build: both name it and a remedy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: chroot")
 def in_chroot(
     folder: Path, *argv: str, user: str = "0:0", point: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """What came of a command in a chroot, whose root is a mount point or a folder of one."""
+    """Run a command in a chroot; its root is a mount point or a folder below one."""
     shown = {"/usr", "/etc", "/dev", sys.prefix, sys.base_prefix, str(CHECKOUT)}
     tops = [one for one in shown if not any(one.startswith(f"{top}/") for top in shown)]
     (folder / "top").mkdir()
@@ -56,7 +56,7 @@ def in_chroot(
     ids=["root", "user", "root, on a mount point"],
 )
 def test_the_doctor_names_the_chroot(tmp_path: Path, user: str, point: bool) -> None:
-    """Not an `Invalid argument`: the place, and two ways out of it."""
+    """The doctor names the chroot and two ways out of it, not an `Invalid argument`."""
     argv = (sys.executable, "-m", "pytest_gvisor", "doctor")
     done = in_chroot(tmp_path, *argv, user=user, point=point)
     told = " ".join(done.stdout.split())
@@ -71,7 +71,7 @@ def test_the_doctor_names_the_chroot(tmp_path: Path, user: str, point: bool) -> 
 
 @pytest.mark.parametrize("user", ["0:0", "65534:65534"], ids=["root", "user"])
 def test_the_error_names_the_chroot(tmp_path: Path, user: str) -> None:
-    """Of a test, by pytest."""
+    """Pytest's error of a test names the chroot."""
     project = tmp_path / "project"
     project.mkdir()
     program = (

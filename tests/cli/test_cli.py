@@ -29,7 +29,7 @@ def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
 
 
 def test_a_sandbox_s_output_and_status_are_the_tool_s() -> None:
-    """Both streams, exact bytes, and an exit status; a signal is 128 more."""
+    """The tool gives both streams' exact bytes and the exit status; a signal adds 128."""
     done = call("run", "--", "sh", "-c", "uname -r; printf '\\377'; echo err >&2; exit 3")
     release, output = done.stdout.split(b"\n")
     assert is_gvisor_kernel(release.decode())
@@ -38,7 +38,7 @@ def test_a_sandbox_s_output_and_status_are_the_tool_s() -> None:
 
 
 def test_input_is_read_while_it_comes() -> None:
-    """What is piped to the tool is the workload's standard input, to its end."""
+    """The tool's standard input is the workload's, to its end."""
     assert call("run", "wc", "-c", input=b"x" * 1_000_000).stdout.strip() == b"1000000"
     with subprocess.Popen(
         [sys.executable, "-m", "pytest_gvisor", "run", "head", "-n1"],
@@ -109,7 +109,7 @@ def test_what_cannot_be_meant_is_status_2(
 
 
 def test_a_failure_around_the_command_is_status_125() -> None:
-    """No runsc, for one: a message, and no verdict on the command."""
+    """A missing runsc gives a message and status 125, which is no status of the command."""
     done = call("run", "--runsc=/nonexistent/runsc", "true")
     assert done.returncode == 125
     assert done.stderr.startswith(b"pytest-gvisor run: ")
@@ -118,13 +118,13 @@ def test_a_failure_around_the_command_is_status_125() -> None:
 
 @pytest.mark.parametrize("text", ["a", ":b", "a:", "a:b:c", "a:b:rw:c"])
 def test_a_mount_is_source_and_target(text: str) -> None:
-    """And a word, if it is to be written to."""
+    """A mount is a source, a target and optionally a mode."""
     with pytest.raises(UsageError, match="--mount"):
         run_command.mount_of(text)
 
 
 def test_the_doctor_says_that_tests_can_run() -> None:
-    """On this machine: the binary, each platform with its cause, and the machine; status 0."""
+    """The doctor shows the binary, each platform and the machine, with causes and status 0."""
     done = call("doctor")
     text = done.stdout.decode()
     assert (done.returncode, done.stderr) == (0, b"")
@@ -139,7 +139,7 @@ def test_the_doctor_says_that_tests_can_run() -> None:
 
 
 def test_the_doctor_speaks_json() -> None:
-    """The same, for programs, with a number for its form."""
+    """The doctor's JSON has the same findings, and a schema number."""
     done = call("doctor", "--json")
     told = json.loads(done.stdout)
     assert (told["schema"], told["can_run"], done.returncode) == (1, True, 0)
@@ -151,7 +151,7 @@ def test_the_doctor_speaks_json() -> None:
 
 
 def test_the_doctor_says_that_tests_cannot_run(tmp_path: Path) -> None:
-    """Without runsc, and with one that others may write to: status 1, cause and remedy."""
+    """Without runsc, or with one that others may write, the doctor names cause and remedy."""
     done = call("doctor", "--runsc", str(tmp_path / "runsc"))
     assert done.returncode == 1
     assert b" NO runsc " in done.stdout
@@ -183,7 +183,7 @@ def test_sweep_removes_what_a_dead_session_left_and_nothing_else() -> None:
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
-    """As with any tool in front of head."""
+    """A closed pipe, as of head, ends the tool without a message."""
     line = f"{sys.executable} -m pytest_gvisor run seq 1000000 | head -n1"
     done = subprocess.run(
         ["sh", "-c", line], capture_output=True, timeout=60, stdin=subprocess.DEVNULL
@@ -195,7 +195,7 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     "words", [["run", "echo", "x"], ["images", "list"], ["init", "--output", "-"]]
 )
 def test_output_that_cannot_be_written_is_status_125(words: list[str]) -> None:
-    """On a full disk, for one; 1 would be the command's own status."""
+    """Output that cannot be written, as on a full disk, is status 125 with one line."""
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [sys.executable, "-m", "pytest_gvisor", *words],
@@ -206,7 +206,7 @@ def test_output_that_cannot_be_written_is_status_125(words: list[str]) -> None:
 
 
 def test_an_error_that_cannot_be_written_is_told_by_its_status() -> None:
-    """There is nowhere to say it; nothing of Python's is said either."""
+    """An error that cannot be written is shown by the status, without a traceback."""
     with open("/dev/full", "wb") as full:
         for words, status in ((["run", "--mount=x", "true"], 2), (["run", "ls", "/none"], 125)):
             done = subprocess.run(
@@ -228,7 +228,7 @@ def test_a_folder_that_is_gone_is_no_place_to_start_from(tmp_path: Path) -> None
 def test_what_stays_of_the_session_is_a_plain_line(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing of Python's about it."""
+    """A file that cannot be removed is one plain line, without a Python warning."""
     real = Launcher.close
     monkeypatch.setattr(Launcher, "close", lambda self: [*real(self), "/x: busy"])
     monkeypatch.setattr(run_command, "standard_input", lambda: iter(()))

@@ -74,7 +74,7 @@ def test_without_ptrace_the_cause_is_what_the_sentry_said(release: list[str]) ->
 
 
 def test_the_platforms_of_the_binary_are_listed_beside_those_that_are_known(tmp_path: Path) -> None:
-    """One that this version does not know is tried too, and one that is gone is no problem."""
+    """The doctor tries an unknown platform of the binary; a missing one is no problem."""
     fake = FakeRunsc.make(tmp_path / "fake")
     fake.script(
         *FINE, ["write", 1, "4.19.0-gvisor\n"], ["task_exit", 0], ["exit", 0],
@@ -92,7 +92,7 @@ def test_the_platforms_of_the_binary_are_listed_beside_those_that_are_known(tmp_
 
 
 def test_without_user_namespaces_the_switch_is_named(release: list[str]) -> None:
-    """By every release, though one of them alone names it itself."""
+    """The doctor names the switch with every release, although only one release names it itself."""
     if release and os.geteuid() != 0:
         pytest.skip("needs root: another user's namespace shows nobody as the owner of /tmp")
     forbid = "echo 0 > /proc/sys/user/max_user_namespaces"
@@ -111,7 +111,7 @@ def test_without_user_namespaces_the_switch_is_named(release: list[str]) -> None
 
 
 def test_without_namespaces_their_want_is_said() -> None:
-    """Where the launch fails, and in the line about user namespaces, which are tried."""
+    """The failed launch and the line about user namespaces both name the missing namespaces."""
     done = doctor_without("unshare")
     told = words(done.stdout)
     assert done.stderr == ""

@@ -42,7 +42,7 @@ def test_what_is_there_is_listed(
 
 
 def test_nothing_to_prune_is_fine(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before the first image there is no folder, and it takes no prune to make one."""
+    """A prune of a missing cache succeeds and makes no folder."""
     assert cli.main(["images", "prune"]) == 0
     assert capsys.readouterr().out == ""
     assert not Path(cache.folder).exists()
@@ -70,7 +70,7 @@ def test_what_no_session_uses_is_removed(
 def test_a_broken_image_is_listed_as_such_and_removed(
     cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever somebody has made of its record."""
+    """An image with a broken record is listed as broken, and a prune removes it."""
     hold = held(cache, tmp_path / "a", 1_000_000)
     hold.close()
     Path(cache.folder, cache.images()[0].id, "image.json").write_text("[]")
@@ -83,7 +83,7 @@ def test_a_broken_image_is_listed_as_such_and_removed(
 
 @pytest.mark.parametrize("words", [[], ["all"], ["prune", "--keep", "much"]])
 def test_a_command_line_that_cannot_be_meant_is_status_2(words: list[str]) -> None:
-    """As everywhere in the tool."""
+    """An invalid command line is status 2, as in the other commands."""
     with pytest.raises(SystemExit) as caught:
         cli.main(["images", *words])
     assert caught.value.code == 2

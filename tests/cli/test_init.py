@@ -64,7 +64,7 @@ def lint(schema: str, *paths: Path) -> None:
 
 
 def test_linters_find_nothing_in_what_is_written(tmp_path: Path) -> None:
-    """For each kind of project, for each service."""
+    """Linters accept the file for each kind of project and each service."""
     for service, schema in (("github", "workflows"), ("gitlab", "ci")):
         made = []
         for name in PROJECTS:
@@ -80,7 +80,7 @@ def test_linters_find_nothing_in_what_is_written(tmp_path: Path) -> None:
 
 
 def test_linters_find_nothing_in_this_project_s_own() -> None:
-    """Its workflows, and its action."""
+    """Linters accept this project's own workflows and its action."""
     lint("vendor.github-workflows", *(CHECKOUT / ".github/workflows").glob("*.yml"))
     lint("vendor.github-actions", CHECKOUT / "action.yml")
 
@@ -90,7 +90,7 @@ OPEN_TO_ALL = ("/usr/local/bin", "/opt", "/usr/share", "/home")
 
 
 def test_the_action_installs_where_hosted_runners_let_only_root_write() -> None:
-    """And where the search looks, root's too: in a folder that is open to all it is refused."""
+    """The action installs into a folder of root's that the search trusts, as no open folder is."""
     text = (CHECKOUT / "action.yml").read_text()
     install = re.search(r'pytest-gvisor" install --release "\$RELEASE" --to (\S+)\n', text)
     link = re.search(r"sudo ln -sfn (\S+) (\S+)\n", text)
@@ -103,7 +103,7 @@ def test_the_action_installs_where_hosted_runners_let_only_root_write() -> None:
 
 
 def test_the_linters_find_something_where_there_is_something(tmp_path: Path) -> None:
-    """Otherwise the two tests above would say nothing."""
+    """Linters find a planted fault, which shows that the two tests above can fail."""
     text = init.render("github", str(project("plain", tmp_path)))
     path = tmp_path / "gvisor.yml"
     path.write_text(text.replace("timeout-minutes: 30", "timeout-minutes: soon"))
@@ -115,14 +115,14 @@ def test_the_linters_find_something_where_there_is_something(tmp_path: Path) -> 
 
 
 def test_the_docs_show_what_is_written(tmp_path: Path) -> None:
-    """Word for word, for a plain project, for both services."""
+    """The docs show the exact file of a plain project for both services."""
     docs = (CHECKOUT / "docs/ci.md").read_text()
     for service in init.PLACES:
         assert f"```yaml\n{init.render(service, str(project('plain', tmp_path)))}```\n" in docs
 
 
 def test_no_unpacked_image_is_cached(tmp_path: Path) -> None:
-    """Only pip's downloads: a restored file is another inode, and the image unpacked anew."""
+    """Only pip's downloads are cached: a restored image has other inodes and is unpacked anew."""
     folder = project("plain", tmp_path)
     github = re.search(
         r"actions/cache@.*\n +with:\n +path: (.*)\n", init.render("github", str(folder))
@@ -137,7 +137,7 @@ def test_no_unpacked_image_is_cached(tmp_path: Path) -> None:
 
 
 def test_the_last_job_joins_what_the_legs_write(tmp_path: Path) -> None:
-    """By the command that is written, run over reports that are named as the legs name them."""
+    """The written command merges the reports that the jobs write under the names of platforms."""
     for service in init.PLACES:
         folder = tmp_path / service
         (folder / "reports").mkdir(parents=True)
@@ -156,7 +156,7 @@ def test_the_last_job_joins_what_the_legs_write(tmp_path: Path) -> None:
 def test_a_file_is_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the service looks; one that is there stays as it is without --force."""
+    """A file goes where the service looks; an existing file stays unless `--force` is given."""
     monkeypatch.chdir(project("plain", tmp_path))
     path = tmp_path / ".github/workflows/gvisor.yml"
     assert cli.main(["init"]) == 0
@@ -194,7 +194,7 @@ def test_the_service_is_the_one_that_the_project_has(
 
 
 def test_a_project_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
-    """In one line, with what is wrong with it."""
+    """One line names the file and the fault in it."""
     (tmp_path / "pyproject.toml").write_text("[project")
     with pytest.raises(UsageError, match=r"pyproject\.toml cannot be read"):
         init.render("github", str(tmp_path))

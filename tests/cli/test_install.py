@@ -69,8 +69,7 @@ def tool(
 
 
 def test_a_release_that_is_one_file(bucket: Bucket, real: bytes, tmp_path: Path) -> None:
-    """The older layout: fetched, executable by all, judged, and its version told; no more beside
-    it, nothing on standard error, and the folder is made."""
+    """The older layout is one runsc, executable by all, in a new folder, without messages."""
     bucket.put("runsc", real)
     folder = tmp_path / "new" / "bin"
     with tool(bucket, folder) as process:
@@ -87,8 +86,7 @@ def test_a_release_that_is_one_file(bucket: Bucket, real: bytes, tmp_path: Path)
 
 
 def test_a_release_that_is_an_archive(bucket: Bucket, real: bytes, tmp_path: Path) -> None:
-    """The newer layout: runsc with its own gvisor-bin beside it, behind one symlink; what else the
-    archive has is left out, and the release that was there stays for who runs it."""
+    """The newer layout is runsc with its gvisor-bin; the previous release stays for its users."""
     made = archive(runsc=real, gvisor_bin__gvisor_sentry=b"one", shim=b"x", __etc__passwd=b"x")
     bucket.put("gvisor.tar.bz2", made)
     bucket.put("runsc", b"the other layout is not asked for")
@@ -109,7 +107,7 @@ def test_a_release_that_is_an_archive(bucket: Bucket, real: bytes, tmp_path: Pat
 
 
 def broken(bucket: Bucket, kind: str, real: bytes) -> dict[str, float]:
-    """Make the bucket's runsc one that must be refused; the limits to try it with."""
+    """Make the bucket's runsc one that must be refused; return the limits for the attempt."""
     path = f"{PLACE}/runsc"
     bucket.put("runsc", real)
     if kind == "digest":
@@ -220,7 +218,7 @@ def test_what_cannot_be_used_is_said_and_not_left(
 
 
 def test_a_deadline_that_passed_is_status_124(bucket: Bucket, tmp_path: Path) -> None:
-    """As of the other commands, and a server that says nothing until then is told so."""
+    """A server that sends nothing until the deadline is named, with status 124."""
     bucket.files[f"{PLACE}/gvisor.tar.bz2.sha512"] = silence(bucket.over)
     with tool(bucket, tmp_path, more=("--timeout", "0.3")) as process:
         _, err = process.communicate(timeout=30)
@@ -285,7 +283,7 @@ main.main(sys.argv[1:])
 def test_a_release_whose_link_never_came_is_removed_by_the_next_installation(
     bucket: Bucket, real: bytes, tmp_path: Path
 ) -> None:
-    """And no other: what was installed before stays."""
+    """The next installation removes the unlinked release, and keeps the releases before it."""
     bucket.put("gvisor.tar.bz2", archive(runsc=real, gvisor_bin__x=b"one"))
     before = tmp_path / "gvisor-20200101.0-0123abcd"
     before.mkdir()
@@ -331,7 +329,7 @@ def test_a_terminal_is_told_how_far_it_is(bucket: Bucket, real: bytes, tmp_path:
 
 
 def test_a_folder_that_others_may_write_to_is_refused(bucket: Bucket, tmp_path: Path) -> None:
-    """Before anything is fetched: the plugin would refuse what is in it."""
+    """An unsafe folder is refused before any download, since the plugin would refuse its runsc."""
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
@@ -352,7 +350,7 @@ def test_a_folder_that_others_may_write_to_is_refused(bucket: Bucket, tmp_path: 
      "http://127.0.0.1.example.org/", "http://[::1", "https://a:port/"],
 )  # fmt: skip
 def test_a_base_url_is_https_or_the_loopback_s(url: str) -> None:
-    """Anything else is a command line that cannot be meant."""
+    """A base URL is https, or http to the loopback; any other is a usage error."""
     with pytest.raises(UsageError):
         Client(url, timeout=1)
     Client("https://example.org/mirror/", timeout=1)
@@ -361,7 +359,7 @@ def test_a_base_url_is_https_or_the_loopback_s(url: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "../latest", "2024", "20240729.", "20240729/x", "newest"])
 def test_a_release_is_named_as_gvisor_names_it(name: str) -> None:
-    """Or is the latest."""
+    """A release is `latest` or has the form of gVisor's own names."""
     with pytest.raises(UsageError, match="neither latest nor"):
         install.main(["--release", name])
     assert release.release_name("release-20240729.0") == "20240729.0"

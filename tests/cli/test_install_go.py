@@ -77,7 +77,7 @@ class FakeGo:
 
 
 def alive(pids: Path) -> list[int]:
-    """Those of the processes whose numbers stand in a file that have not ended."""
+    """The processes that still run, of those whose pids are in a file."""
     found = []
     for pid in pids.read_text().split() if pids.exists() else ():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -125,7 +125,7 @@ def test_a_build_of_the_module_runs_workloads(go: toolchain.Toolchain, to: Path)
 def test_nothing_switches_the_checksum_database_off(
     go: toolchain.Toolchain, tmp_path: Path
 ) -> None:
-    """Neither the caller's variables nor what ``go env -w`` wrote; a proxy that it names holds."""
+    """Neither the caller's variables nor ``go env -w`` disable it; the caller's proxy holds."""
     settings = tmp_path / ".config" / "go" / "env"
     settings.parent.mkdir(parents=True)
     settings.write_text(
@@ -175,7 +175,7 @@ def test_a_module_that_is_not_what_the_database_says_is_refused(
 
 
 def test_what_go_is_given(tmp_path: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable but those of a short list; no cgo; the label, and the module's own version."""
+    """Go gets a short list of variables, no cgo, the label and the module's own version."""
     fake = FakeGo(tmp_path / "go", OK)
     fake.environ |= {"CC": "evil", "GOFLAGS": "-toolexec=evil", "LD_PRELOAD": "", "GOROOT": "/x"}
     fake.environ |= {"https_proxy": "http://192.0.2.1:3128", "SSL_CERT_FILE": "/certs"}
@@ -197,7 +197,7 @@ def test_what_go_is_given(tmp_path: Path, to: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_modes_are_not_the_umask_s(tmp_path: Path, to: Path) -> None:
-    """What root installs under umask 077, every user can run."""
+    """Every user can run a runsc that root installed under umask 077."""
     fake = FakeGo(tmp_path / "go", OK)
     with fake.tool(to, umask=0o077) as process:
         process.communicate(timeout=60)
@@ -221,7 +221,7 @@ def test_the_modes_are_not_the_umask_s(tmp_path: Path, to: Path) -> None:
 def test_a_build_that_fails_is_said_and_not_left(
     script: str, told: str, tmp_path: Path, to: Path
 ) -> None:
-    """With the end of Go's own words; the runsc that was there is as it was, alone."""
+    """The error ends with the end of Go's output; the installed runsc stays, alone."""
     (to / "runsc").write_bytes(b"as it was")
     fake = FakeGo(tmp_path / "go", script)
     with pytest.raises(InstallFailed, match=told) as caught:
@@ -240,7 +240,7 @@ def test_a_build_that_fails_is_said_and_not_left(
     ],
 )
 def test_a_go_that_is_too_old_is_named(version: str, told: str, tmp_path: Path) -> None:
-    """With the version that is needed and where to get it; so is that there is none."""
+    """An old or missing Go is an error with the needed version and a place to get it."""
     fake = FakeGo(tmp_path / "go", OK, version)
     if version == "go1.26.3rc1":  # Go has no such versions; 1.26rc1 is one before 1.26.0
         fake = FakeGo(tmp_path / "go2", OK, "go1.26rc1")
@@ -267,7 +267,7 @@ def test_a_newer_go_behind_an_older_one_is_taken(tmp_path: Path) -> None:
 
 
 def test_a_go_that_says_nothing_ends_at_the_deadline(tmp_path: Path, to: Path) -> None:
-    """When it is asked for its version, too; what it says instead is shown."""
+    """A Go that does not answer its version ends at the deadline; other output is shown."""
     fake = FakeGo(tmp_path / "go", OK)
     path = fake.folder / "go"
     path.write_text(f"#!/bin/sh\nsleep 500 & echo $$ $! > {fake.pids}\nsleep 500\n")
@@ -283,7 +283,7 @@ def test_a_go_that_says_nothing_ends_at_the_deadline(tmp_path: Path, to: Path) -
 
 
 def test_a_build_ends_at_the_deadline(tmp_path: Path, to: Path) -> None:
-    """With everything that it started; status 124, as of the other commands."""
+    """The deadline ends the build with all its processes; the status is 124."""
     fake = FakeGo(tmp_path / "go", HANGS)
     with fake.tool(to, "--timeout", "2") as process:
         _, err = process.communicate(timeout=60)
@@ -297,7 +297,7 @@ def test_a_build_ends_at_the_deadline(tmp_path: Path, to: Path) -> None:
 def test_an_interrupted_build_leaves_nothing(
     number: signal.Signals, tmp_path: Path, to: Path
 ) -> None:
-    """No process in any case, and no file; what SIGKILL leaves is gone with the next one."""
+    """An interrupted build leaves nothing; after SIGKILL the next build removes the files."""
     fake = FakeGo(tmp_path / "go", HANGS)
     with fake.tool(to) as process:
         wait_for(lambda: len(alive(fake.pids)) == 2, "the build")
@@ -315,7 +315,7 @@ def test_an_interrupted_build_leaves_nothing(
 
 
 def test_a_go_that_is_killed_is_told_so(tmp_path: Path, to: Path) -> None:
-    """By the kernel, short of memory, for instance; nothing is left either."""
+    """A Go that the kernel killed is named with its status, and leaves nothing."""
     fake = FakeGo(tmp_path / "go", HANGS)
     with fake.tool(to) as process:
         wait_for(lambda: len(alive(fake.pids)) == 2, "the build")
@@ -330,7 +330,7 @@ def test_a_go_that_is_killed_is_told_so(tmp_path: Path, to: Path) -> None:
 
 
 def test_a_terminal_is_told_how_far_a_build_is(tmp_path: Path, to: Path) -> None:
-    """What was fetched and built so far, and for how long; the last is on a line of its own."""
+    """A terminal shows the modules fetched, the packages built and the seconds, on one line."""
     lines = "echo 'go: downloading example.com/x v1.0.0' >&2; echo internal/one >&2; sleep 1; "
     fake = FakeGo(tmp_path / "go", lines + OK)
     ours, theirs = pty.openpty()
@@ -345,7 +345,7 @@ def test_a_terminal_is_told_how_far_a_build_is(tmp_path: Path, to: Path) -> None
 
 
 def test_root_runs_no_go_that_others_can_write(tmp_path: Path) -> None:
-    """Nor one whose cache is another user's: what lies there is taken for what was compiled."""
+    """Root refuses a Go or a build cache that another user can write."""
     if os.geteuid() != 0:
         pytest.skip("needs root: another user runs the Go of its own PATH")
     fake = FakeGo(tmp_path / "go", OK)

@@ -14,7 +14,7 @@ from tests.unit.report.reports import hostile, leg, report, row
 
 @pytest.fixture
 def legs(tmp_path: Path) -> Path:
-    """A folder with the reports of three legs: two platforms, one of them twice, and a bad one."""
+    """A folder of three reports from two platforms, one of them twice, and a bad file."""
     one = report(row("a", systrap=State.PASSED), row("b", systrap=State.PASSED))
     two = report(row("a", ptrace=State.FAILED), row("b", ptrace=State.PASSED))
     three = report(row("b", systrap=State.ERROR))
@@ -26,7 +26,7 @@ def legs(tmp_path: Path) -> Path:
 
 
 def test_legs_are_joined_in_every_form(legs: Path) -> None:
-    """The same test on another platform is a column; the worse of two cells is shown."""
+    """Each platform is a column of the merged report; the worse of two cells is shown."""
     done = call(
         "report", "merge", "one.json", "two.json", "three.json",
         "-o", "out/m.html", "-o", "m.md", "--output", "m.json", cwd=legs,
@@ -43,7 +43,7 @@ def test_legs_are_joined_in_every_form(legs: Path) -> None:
 
 
 def test_a_report_is_printed(legs: Path) -> None:
-    """As pytest's summary has it, and a line a test; hostile text cannot leave its line."""
+    """The printed report is pytest's summary and a line a test; hostile text stays in its line."""
     done = call("report", "show", "two.json", cwd=legs)
     assert done.returncode == 0
     first, *rest = done.stdout.decode().splitlines()
@@ -73,7 +73,7 @@ def test_a_report_is_printed(legs: Path) -> None:
 def test_what_cannot_be_done_is_said_and_nothing_is_written(
     legs: Path, arguments: list[str], status: int, told: str
 ) -> None:
-    """Without a traceback."""
+    """A failed command prints a message without a traceback, and writes nothing."""
     done = call("report", *arguments, cwd=legs)
     assert done.returncode == status
     assert told in done.stderr.decode()

@@ -37,13 +37,13 @@ def test_a_standard_stream_may_be_closed(closed: str, status: int) -> None:
 
 @pytest.mark.parametrize("names", ["systrap,ptrace", "all", "ptrace,native"])
 def test_more_than_one_platform_is_refused(names: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A command runs once, and it is said where."""
+    """A list of platforms is refused, because a command runs once."""
     assert cli.main(["run", f"--platform={names}", "true"]) == 2
     assert f"--platform {names}: a command runs on one platform" in capsys.readouterr().err
 
 
 def test_two_roots_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An image that would be ignored without a word is one, and so is its command."""
+    """An image beside a root file system is refused, with and without a command."""
     for command in (["true"], []):
         words = ["run", f"--rootfs={tmp_path}", f"--image={tmp_path}/image.tar", *command]
         assert cli.main(words) == 2
@@ -65,7 +65,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def test_an_image_is_the_root_and_says_the_rest(image: Path, tmp_path: Path) -> None:
-    """Its command where none is given, its folder and user unless others are."""
+    """The image gives command, folder and user, unless arguments give others."""
     cache = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     assert run("--image", image, env=cache).stdout == "7\n"
     words = ("--", "/bin/busybox", "sh", "-c", "pwd; id -u")
@@ -77,7 +77,7 @@ def test_an_image_is_the_root_and_says_the_rest(image: Path, tmp_path: Path) -> 
 
 
 def test_host_name_write_protection_and_the_bound_on_output_are_options() -> None:
-    """As of the fixture."""
+    """The options for host name, read-only root and output limit act as in the fixture."""
     script = "hostname; touch /new || echo refused; seq 100000"
     done = run("--hostname=other", "--readonly", "--max-output=1000", "--", "sh", "-c", script)
     assert done.stdout.startswith("other\nrefused\n1\n")
@@ -94,7 +94,7 @@ def test_processors_are_limited(tmp_path: Path) -> None:
 
 
 def test_rootless_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
-    """On, off or auto."""
+    """The option `--rootless` takes on, off or auto."""
     assert is_gvisor_kernel(run("--rootless=on", "--", "uname", "-r").stdout.removesuffix("\n"))
     assert cli.main(["run", "--rootless=maybe", "true"]) == 2
     assert "auto, on, off" in capsys.readouterr().err
@@ -114,7 +114,7 @@ def test_a_run_is_kept_with_what_repeats_it(tmp_path: Path) -> None:
 
 
 def test_debug_shows_the_boot_and_the_calls_on_standard_error() -> None:
-    """Escaped, behind a mark, and apart from the command's own output."""
+    """Debug output is escaped, marked, and apart from the command's own output."""
     done = run("--debug", "--", "sh", "-c", "echo hello >&2; : </nonexistent")
     assert done.stdout == ""
     assert "hello\n" in done.stderr

@@ -49,7 +49,7 @@ class User:
             self.text += os.read(self.ours, 65536)
 
     def type(self, keys: bytes, answer: str) -> str:
-        """Press keys, and wait until something that matches has come behind them; all that came."""
+        """Press keys, wait until a later output matches, and return that output."""
         start = len(self.text)
         os.write(self.ours, keys)
         deadline = time.monotonic() + PATIENCE
@@ -84,8 +84,7 @@ def user(*arguments: str) -> Iterator[User]:
 
 @pytest.mark.parametrize("platform", ["systrap", "ptrace"])
 def test_a_shell_can_be_worked_in(platform: str) -> None:
-    """All three streams are a terminal, with its size and TERM; output comes at once, Ctrl-C ends
-    what is in front and not the shell, Ctrl-D is the end of input; the status is the shell's."""
+    """A shell has a terminal with size and TERM; Ctrl-C ends its job, Ctrl-D its input."""
     with user(f"--platform={platform}", "--", "sh") as me:
         me.type(b"", "# ")
         told = me.type(
@@ -119,7 +118,7 @@ def test_output_comes_whole_to_a_slow_reader() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_the_terminal_is_restored_when_the_tool_is_ended(number: signal.Signals) -> None:
-    """In the midst of a workload that has the terminal."""
+    """The terminal is restored although a workload still uses it."""
     with user("--", "sh", "-c", "echo go; sleep 1000") as me:
         me.type(b"", "go\r\n")
         assert termios.tcgetattr(me.theirs) != me.before
