@@ -1,4 +1,4 @@
-"""Which release of runsc has which feature: features.toml, and each binary that is here, asked."""
+"""The features of each release of runsc: features.toml compared with each binary that is here."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def on_it(binary: Runsc) -> Iterator[Gvisor]:
 
 
 def expected(runsc: Runsc, feature: str) -> bool:
-    """What the table says of a binary: the column of the youngest release that is not younger."""
+    """The table's entry for a binary: the column of the youngest release up to its date."""
     assert runsc.date is not None
     date = f"{runsc.date:%Y%m%d}"
     column = max(release for release in TABLE["releases"] if release <= date)
@@ -86,7 +86,7 @@ def test_a_binary_says_that_it_has_what_the_table_says(binary: Runsc) -> None:
 
 @pytest.mark.parametrize("binary", OLDER, indirect=True)
 def test_the_older_binaries_are_of_the_table_s_releases(binary: Runsc) -> None:
-    """What Debian's archive has is what the table speaks of."""
+    """Debian's archive has releases of the table."""
     assert binary.version.partition(".")[0] in TABLE["releases"]
 
 
@@ -163,7 +163,7 @@ def test_a_run_shows_what_the_table_says(feature: str, binary: Runsc, on_it: Gvi
 def test_bare_runsc_refuses_to_truncate_as_the_table_says(
     binary: Runsc, oci_bundle: BundleFactory, tmp_path: Path
 ) -> None:
-    """Without this package's own protection, a read-only file is emptied on 20240729 alone."""
+    """Bare runsc, without this package's protection, empties a read-only file on 20240729 only."""
     data = tmp_path / "data"
     data.mkdir()
     (data / "file").write_text("kept\n")

@@ -104,7 +104,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def outcomes(output: str) -> str:
-    """The words of pytest's last line, without the time."""
+    """The counts of pytest's last line, without the time."""
     (summary,) = re.findall(r"=+ (.*) in [\d.:]+s.* =+$", output, re.MULTILINE)
     return str(summary)
 

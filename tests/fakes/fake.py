@@ -55,7 +55,7 @@ class FakeRunsc:
         without: Sequence[str] = (),
         platforms: Sequence[str] | None = None,
     ) -> None:
-        """What the subcommands do from now on; ``without`` names flags that it does not have.
+        """Set the subcommands' next actions; ``without`` names the flags that runsc lacks.
 
         ``platforms`` are those that it lists.
         """

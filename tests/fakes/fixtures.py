@@ -15,7 +15,7 @@ from tests.fakes.runs import Runs
 
 @pytest.fixture
 def fake(tmp_path: Path) -> FakeRunsc:
-    """A runsc that does what it is told."""
+    """A runsc that follows a script."""
     return FakeRunsc.make(tmp_path / "fake")
 
 

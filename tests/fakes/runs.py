@@ -54,7 +54,7 @@ class Runs:
         return Ended(runner=runner, completed=completed, error=error)
 
     def left(self) -> list[str]:
-        """What is there of runs that are over: processes, and entries of the session folder."""
+        """The remains of finished runs: processes, and entries of the session folder."""
         session = self.launcher.session().path
         found = [f"process {pid}" for pid in leftovers.processes(session, everywhere=True)]
         return found + sorted(set(os.listdir(session)) - {"lock", "journal"})

@@ -152,7 +152,7 @@ def little_for(platform: str, folder: str) -> Little:
 
 
 def batches(of: Sequence[tuple[float, str]], size: int) -> Iterator[Sequence[tuple[float, str]]]:
-    """So many at a time; the last ones may be fewer."""
+    """Yield batches of this size; the last one may be smaller."""
     for first in range(0, len(of), size):
         yield of[first : first + size]
 
@@ -169,7 +169,7 @@ def times(rounds: Sequence[Round], of: Callable[[Round], float | None]) -> str:
 
 
 def left_since(before: frozenset[str]) -> frozenset[str]:
-    """What is there and was not, when it has had time to go."""
+    """Return the new entries of the census that stay for a while."""
     deadline = time.monotonic() + PATIENCE
     while (found := census() - before) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""What there is on this machine that a run of the suite could leave, and what is in a tree."""
+"""A census of the remains that a run of the suite could leave, and the facts of a file tree."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def canary_tree(folder: Path) -> None:
 
 
 def facts(folder: Path, *, without: Path | None = None) -> Facts:
-    """Of each file of a tree: name, kind and mode, owner, time of change, and what is in it.
+    """The facts of each file of a tree: name, kind and mode, owner, time of change, and content.
 
     ``without`` is a folder in it that may change.
     """
@@ -72,7 +72,7 @@ def census() -> frozenset[str]:
 
 
 def _living() -> list[str]:
-    """The folders of sessions whose keeper, or warden, still has whoever started it for a parent.
+    """The folders of sessions whose keeper or warden still has its starter as a parent.
 
     That is a Python, pytest's or an xdist worker's; orphans get init or a subreaper.
     """
@@ -127,7 +127,7 @@ def _temporary() -> Iterator[str]:
 
 
 def _sockets() -> Iterator[str]:
-    """Unix sockets that are bound to a path of ours, whoever has them."""
+    """Unix sockets that are bound to a path of this package, in any process."""
     with open("/proc/net/unix", encoding="utf-8", errors="replace") as lines:
         for line in lines:
             path = " ".join(line.split()[7:])
@@ -136,7 +136,7 @@ def _sockets() -> Iterator[str]:
 
 
 def _sandboxes(living: list[str]) -> Iterator[str]:
-    """What ``runsc list`` knows in its default folder, and in those of sessions that are over."""
+    """The sandboxes of ``runsc list`` in its default folder, and in those of finished sessions."""
     runsc = shutil.which("runsc", path="/usr/local/bin:/usr/bin:/opt/gvisor")
     if not runsc:
         return
@@ -160,7 +160,7 @@ def _docker() -> Iterator[str]:
 
 
 def _lines(*argv: str) -> list[str]:
-    """What a command prints; nothing where it fails, as docker does without a daemon."""
+    """The lines that a command prints, or none if it fails, as docker does without a daemon."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20

@@ -1,4 +1,4 @@
-"""What the tests of faults share: little projects, runs of a scripted runsc, and a canary."""
+"""Fixtures of the tests of faults: little projects, runs of a scripted runsc, and a canary."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def entries(folder: str) -> int:
 
 
 def own_files(launcher: Launcher) -> list[str]:
-    """What there is of single runs."""
+    """The remains of single runs."""
     session = launcher.session().path
     left = [name for name in os.listdir(session) if name.startswith("g")]
     return left + [str(pid) for pid in leftovers.processes(session, everywhere=True)]

@@ -1,4 +1,4 @@
-"""SIGKILL of a pytest at a moment of its life, and how long what it had started takes to go.
+"""Rounds of SIGKILL: each kills a pytest at some moment, and times the end of its processes.
 
 The rounds of test_sigkill.py, and of ``python -m tests.faults``.
 """
@@ -80,7 +80,7 @@ WAYS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """One pytest that was killed, and how long what it had started took to go."""
+    """One killed pytest, and the seconds until its processes and files were gone."""
 
     moment: float
     way: str
@@ -92,7 +92,7 @@ class Round:
     left: list[str]
 
     def fine(self, slack: float = 1.0) -> bool:
-        """Whether everything went in time, which may be so many times as long."""
+        """Whether everything went in time; ``slack`` multiplies that time."""
         if self.processes is None or self.files is None or self.left:
             return False
         return self.processes <= PROCESSES_AFTER * slack and self.files <= FILES_AFTER * slack
@@ -104,12 +104,12 @@ def prepare(little: Little) -> None:
 
 
 def planned(count: int, seed: int) -> list[tuple[float, str]]:
-    """When to kill, and whose pytest: one after the other."""
+    """The moments of the kills, each with the next way to run pytest."""
     return list(zip(moments(count, seed), itertools.cycle(WAYS), strict=False))
 
 
 def moments(count: int, seed: int) -> list[float]:
-    """When to kill, at random; the same for the same seed."""
+    """Random moments for kills; the same seed gives the same moments."""
     chance = random.Random(seed)
     return [chance.uniform(EARLIEST, LATEST) for _ in range(count)]
 

@@ -96,7 +96,7 @@ class Little:
 
     @property
     def temporary(self) -> str:
-        """Its folder for temporary files: not in the project, which tests inside may write to."""
+        """The folder for temporary files; the project's own is writable for tests inside."""
         return f"{self.folder}-tmp"
 
     def write(self, **tests: str) -> None:
@@ -139,7 +139,7 @@ class Little:
         return self.output()
 
     def output(self) -> str:
-        """What all runs have printed so far."""
+        """The output of all runs so far."""
         return (self.folder / "output").read_text(errors="replace")
 
     def note(self, name: str) -> bool:
@@ -147,16 +147,16 @@ class Little:
         return (self.folder / name).exists()
 
     def keepers(self) -> list[int]:
-        """The keepers of the project's sessions; a fork of one has its words until its execve."""
+        """The keepers of the project's sessions, without their forks before an execve."""
         found = [pid for pid in self.processes() if any("keeper.py" in w for w in words_of(pid))]
         return sorted(set(found) - {child for pid in found for child in children_of(pid)})
 
     def processes(self) -> list[int]:
-        """Whatever has the project's base folder on its command line."""
+        """The processes with the project's base folder on their command line."""
         return saying(self.base)
 
     def files(self) -> list[str]:
-        """What there is of sessions: files, mounts, cgroups, temporary files of the package's."""
+        """The remains of sessions: files, mounts, cgroups, temporary files of the package."""
         found: list[str] = []
         with contextlib.suppress(FileNotFoundError):
             found = sorted(set(os.listdir(self.base)) - {".lock"})
@@ -168,7 +168,7 @@ class Little:
         return found
 
     def left(self) -> list[str]:
-        """Everything that is left, in words."""
+        """All remains, as text."""
         return [f"{pid}: {' '.join(words_of(pid))}" for pid in self.processes()] + self.files()
 
     def assert_gone(self) -> None:
@@ -180,7 +180,7 @@ class Little:
         assert eventually(lambda: not self.left(), rest) is not None, self.left()
 
     def end(self) -> None:
-        """Kill whatever is still there, and wait for what was started."""
+        """Kill the processes that still run, and wait for the started ones."""
         for process in self.started:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

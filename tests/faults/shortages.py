@@ -1,4 +1,4 @@
-"""A process with hardly anything to be had any more: for tests, and for what they start."""
+"""Shortages of resources in a process, for tests and for the programs that they start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def spare_descriptors(number: int) -> Iterator[None]:
-    """At most so many more descriptors in this process than it has."""
+    """Allow this process at most so many more descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
     # The limit is on numbers: no gap may be left below it.
@@ -28,7 +28,7 @@ def spare_descriptors(number: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def spare_memory(mib: float) -> Iterator[None]:
-    """At most so many more MiB of addresses in this process than it has.
+    """Allow this process at most so many more MiB of addresses.
 
     What Python holds and does not use is to be had all the same. So is what another thread frees
     meanwhile, its stack for one (8 MiB): a negative number refuses that too.

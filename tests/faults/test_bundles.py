@@ -1,4 +1,4 @@
-"""Ids, users, JSON and bundles that somebody meant badly; a canary tree beside them stays."""
+"""Malicious ids, users, JSON and bundles; a canary tree beside them stays unchanged."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_of_two_runs_with_one_id_the_second_is_refused(
 def test_of_two_runs_that_take_one_id_at_once_one_runs_and_one_is_refused(
     runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both come out of the choice of their id at the same moment, again and again."""
+    """Two runs choose one id at the same moment, again and again: one runs, one is refused."""
     fake.script(*FINE, ["echo"], ["task_exit", 0], ["exit", 0])
     runs.launcher.session()
     for number in range(5):
@@ -173,7 +173,7 @@ def test_an_odd_passwd_is_read_as_it_is(tmp_path: Path, text: str) -> None:
 @pytest.mark.fault("B9")
 @pytest.mark.parametrize("name", ["passwd", "group"])
 def test_a_passwd_of_ten_megabytes_is_refused(tmp_path: Path, name: str) -> None:
-    """What is cut somewhere could give another user's number: ``1000`` cut is ``100``."""
+    """A cut passwd file could give another user's number: ``1000`` cut is ``100``."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").write_text(PASSWD)
     with open(tmp_path / "etc" / name, "a") as file:
@@ -209,7 +209,7 @@ def change(folder: Path, way: list[str], value: object) -> None:
 def test_a_bundle_that_goes_elsewhere_before_its_start_is_an_error(
     gvisor: Gvisor, bundle: Path, canary: Path
 ) -> None:
-    """And not the other one that is in its place by then. A masked path is not masked: noted."""
+    """A bundle that moved after its check is refused; a masked path that runsc ignores is noted."""
     change(bundle, ["linux", "maskedPaths"], ["/etc/secret"])
     opened = Bundle.open(bundle)
     assert [note for note in opened.notes if "maskedPaths" in note and "ignored by runsc" in note]
@@ -266,7 +266,7 @@ def test_a_huge_config_takes_neither_time_nor_memory(
 
 @pytest.mark.fault("B8")
 def test_three_megabytes_of_arguments_run_whole_and_five_not_at_all(gvisor: Gvisor) -> None:
-    """With a variable of 200 kB, which Linux itself would refuse; never less than was asked for."""
+    """Three megabytes run whole with a variable of 200 kB, which Linux itself would refuse."""
     code = "import os, sys; print(sum(map(len, sys.argv[1:])), len(os.environ['BIG']))"
     args = ["python3", "-I", "-c", code, *["a" * 100_000] * 30]
     done = gvisor.run(args, env={"BIG": "b" * 200_000})

@@ -46,7 +46,7 @@ class Server(socketserver.ThreadingUnixStreamServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one question as it is told to."""
+    """A handler that answers each request from the server's script."""
 
     server: Server
 
@@ -62,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_GET  # noqa: N815 -- the base class's name
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- as above
-        """Nothing on stderr."""
+        """Write nothing to stderr."""
 
     def address_string(self) -> str:
         """A socket's other end has no address."""
@@ -71,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files are made."""
+    """The folder of temporary files."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -95,7 +95,7 @@ def daemon(short_folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[
 
 @pytest.fixture
 def images(tmp_path: Path, temporary: Path) -> Iterator[Images]:
-    """With a cache of its own, in which nothing is afterwards."""
+    """Images with a cache of their own, which is empty afterwards."""
     made = Images(Cache(str(tmp_path / "cache")))
     yield made
     made.close()
@@ -131,7 +131,7 @@ def broken_off() -> Iterator[bytes]:
 
 @pytest.mark.fault("H6")
 def test_an_export_without_end_is_cut_off(daemon: dict[str, Body], images: Images) -> None:
-    """At the limit for an image; no more than that is written, and it goes with the error."""
+    """An export is cut off at the limit for an image, and its files are removed."""
     daemon["get"] = endless
     refused(images, "holds more than", limits=Limits(max_bytes=64 * MIB))
 
@@ -155,7 +155,7 @@ def test_an_export_without_end_is_cut_off(daemon: dict[str, Body], images: Image
 def test_an_answer_that_makes_no_sense_is_an_error(
     daemon: dict[str, Body], images: Images, canary: Path, answer: bytes, says: str
 ) -> None:
-    """No id that leads out of the cache is taken, and no other error than ours comes out."""
+    """A nonsensical answer is an image error, and no id leads out of the cache."""
     daemon["json"] = once(answer)
     daemon["get"] = once(b"no archive")
     refused(images, f"^image some/image:1: {says}")
@@ -177,7 +177,7 @@ def test_an_answer_that_makes_no_sense_is_an_error(
 def test_events_of_a_pull_that_make_no_sense_are_an_error(
     daemon: dict[str, Body], images: Images, events: bytes, says: str
 ) -> None:
-    """Or nothing, where the daemon has the image after it and its export is the error."""
+    """Nonsensical events are an error, unless the daemon has the image after them."""
     daemon["create"] = once(events)
     daemon["get"] = once(b"no archive")
     refused(images, f"^image some/image:1: {says}", pull="always")
@@ -197,7 +197,7 @@ def test_events_of_a_pull_that_make_no_sense_are_an_error(
 def test_a_daemon_that_stops_half_way_is_an_error_in_time(
     daemon: dict[str, Body], images: Images, when: str, body: Body, says: str
 ) -> None:
-    """What had come is no image; the next try begins anew."""
+    """An incomplete download is no image; the next try begins anew."""
     pulled = once(b'{"status": "pulled"}\n')
     daemon.update({"create": pulled, "get": once(b"no archive"), when: body})
     for _ in range(2):
@@ -209,7 +209,7 @@ def test_a_daemon_that_stops_half_way_is_an_error_in_time(
 def test_a_daemon_that_stops_in_a_build_is_an_error_in_time(
     daemon: dict[str, Body], images: Images, tmp_path: Path, body: Body
 ) -> None:
-    """As in a pull: the deadline is for the daemon's silence, and what it says may be anything."""
+    """The deadline is for the daemon's silence, in a build as in a pull."""
     (tmp_path / "context").mkdir()
     (tmp_path / "context/Dockerfile").write_text("FROM scratch\n")
     daemon["build"] = body

@@ -54,7 +54,7 @@ def root(tmp_path: Path) -> Path:
 def test_a_root_that_is_filled_takes_the_sandbox_s_own_memory(
     gvisor: Gvisor, tmp_path: Path, root: Path, canary: Path, file: str
 ) -> None:
-    """What is written to the root, or to /tmp as it is by default, is memory, which has a limit.
+    """A write to the root, or to /tmp by default, takes memory up to the sandbox's limit.
 
     There is no ENOSPC before that. No file store is left anywhere.
     """
@@ -115,8 +115,7 @@ def slowest(durations: list[float]) -> float:
 @pytest.mark.fault("G4")
 @needs_root
 def test_eight_busy_processes_leave_their_neighbour_its_time(gvisor: Gvisor) -> None:
-    """With a share of a processor for the busy ones, its slowest runs take three times as long at
-    most; the busy ones are ended at their deadline, each time."""
+    """If busy runs have a share of a processor, a neighbour takes three times as long at most."""
 
     def runs() -> list[float]:
         found = []
@@ -222,7 +221,7 @@ READ_ONLY = (
 def test_without_cgroups_a_limit_is_an_error_and_all_else_works(
     any_little: Little, change: str
 ) -> None:
-    """None is mounted, or none can be written to: never a run without the limit."""
+    """A limit without a usable cgroup is an error; runs without a limit work."""
     any_little.before = ("unshare", "--mount", "sh", "-ec", f'{change}; exec "$@"', "sh")
     any_little.write(test_it=LIMITED)
     assert "4 passed" in any_little.run()
@@ -231,7 +230,7 @@ def test_without_cgroups_a_limit_is_an_error_and_all_else_works(
 
 @pytest.mark.fault("G7")
 def test_a_user_namespace_in_which_nothing_can_be_mounted_is_an_error(any_little: Little) -> None:
-    """As AppArmor's ban has it: unshare succeeds, and what needs a capability is refused."""
+    """A namespace without mounts is an error, as under AppArmor: unshare succeeds, mount fails."""
     any_little.before = ("unshare", "--map-root-user")
     any_little.write(
         test_it=f"""
@@ -255,7 +254,7 @@ def test_a_user_namespace_in_which_nothing_can_be_mounted_is_an_error(any_little
 
 @pytest.mark.fault("G7")
 def test_without_user_namespaces_the_platform_is_not_available(any_little: Little) -> None:
-    """As where a kernel forbids them: an error with its cause, and nothing passes."""
+    """Without user namespaces the error names the cause, and no test passes."""
     forbid = "echo 0 > /proc/sys/user/max_user_namespaces"
     any_little.before = ("unshare", "--map-root-user", "sh", "-ec", f'{forbid}; exec "$@"', "sh")
     any_little.write(test_it="def test_it(gvisor): gvisor.run(['true'])")

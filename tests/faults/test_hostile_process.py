@@ -50,7 +50,7 @@ def test_nothing_of_the_process_is_seen_inside(any_little: Little) -> None:
 
 @pytest.mark.fault("D4", "D5")
 def test_a_keeper_that_starts_in_such_a_process_is_no_different(any_little: Little) -> None:
-    """It has what it inherits by then."""
+    """A new keeper works with everything that it inherits from such a process."""
     replaced = """
         keeper = gvisor._launcher.keeper()._process
         keeper.kill()

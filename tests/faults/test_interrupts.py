@@ -48,7 +48,7 @@ def test_a_signal_to_the_terminal_s_processes_ends_all(
 
 @pytest.mark.fault("F3")
 def test_a_closed_terminal_ends_no_pytest_that_ignores_it(any_little: Little) -> None:
-    """As nohup makes it: the sandbox that runs meanwhile ends by itself, with its own verdict."""
+    """Under nohup, a running sandbox ends by itself with its own verdict."""
     any_little.write(
         test_it="""
         import pathlib
@@ -79,7 +79,7 @@ def test_a_closed_terminal_ends_no_pytest_that_ignores_it(any_little: Little) ->
 def test_a_second_ctrl_c_does_not_stop_the_cleaning(
     any_little: Little, pause: float, way: str
 ) -> None:
-    """However soon it follows the first, the keeper goes on.
+    """The keeper goes on cleaning, however soon the second Ctrl-C follows the first.
 
     pytest expects no second one: it then ends as Python does for what nobody catches.
     """
@@ -125,7 +125,7 @@ def test_a_test_that_fails_in_the_middle_of_a_run_leaves_nothing(
 def test_pytest_timeout_s_thread_leaves_nothing(
     any_little: Little, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It prints every thread's stack and ends pytest without goodbye, in the middle of a run."""
+    """The thread of pytest-timeout ends pytest in the middle of a run, and nothing is left."""
     assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
     monkeypatch.setenv("PYTHONPATH", str(PLUGINS))
     any_little.write(

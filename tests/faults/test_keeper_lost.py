@@ -1,4 +1,4 @@
-"""The keeper is killed or stopped: its runs are dead, their test is told, the next one works."""
+"""A killed or stopped keeper: its runs are dead, their tests fail, the next run works."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sent_to_the_keeper(gvisor: Gvisor, number: signal.Signals) -> Iterator[int]:
 
 
 def processes_left(gvisor: Gvisor) -> list[int]:
-    """What is there of the session's sandboxes."""
+    """The processes of the session's sandboxes."""
     session = gvisor._launcher.session().path
     return leftovers.processes(session, everywhere=True)
 
@@ -63,7 +63,7 @@ def test_a_killed_keeper_is_told_to_the_test_and_replaced(gvisor: Gvisor) -> Non
 @pytest.mark.fault("F5")
 @needs_root
 def test_a_killed_keeper_s_cgroups_are_removed(gvisor: Gvisor) -> None:
-    """Whoever was to do that is gone."""
+    """The cgroups are removed although the keeper that should remove them is dead."""
     with sent_to_the_keeper(gvisor, signal.SIGKILL), pytest.raises(ProtocolError):
         gvisor.run(["sleep", "100"], memory="512M", pids=200)
     cgroups = leftovers.journalled_cgroups(gvisor._launcher.session().path)
@@ -117,7 +117,7 @@ def test_a_killed_keeper_is_told_to_a_warm_sandbox_s_users(gvisor: Gvisor) -> No
 
 @pytest.mark.fault("F5")
 def test_other_threads_runs_end_with_the_keeper_too(gvisor: Gvisor) -> None:
-    """Each is told, none hangs."""
+    """Each thread's run raises an error, and none hangs."""
     told: list[Exception] = []
 
     def run() -> None:
@@ -157,7 +157,7 @@ def test_what_both_leave_when_both_are_killed_is_swept_by_the_next_session(littl
 def test_a_stopped_keeper_whose_pytest_is_killed_goes_on_with_the_next_session(
     any_little: Little,
 ) -> None:
-    """Its sandbox runs until then: the next session's sweep has the keeper see its pytest's end."""
+    """The next session's sweep resumes the keeper, which then ends its sandbox."""
     process = hang(any_little)
     (keeper,) = any_little.keepers()
     os.kill(keeper, signal.SIGSTOP)

@@ -129,7 +129,7 @@ def test_a_killed_part_is_a_failure_of_the_infrastructure(
 def test_a_part_that_is_killed_at_the_end_makes_no_wrong_verdict(
     gvisor: Gvisor, tmp_path: Path, part: str
 ) -> None:
-    """As the workload ends with 7: that, whole, or a failure of the infrastructure; nothing else.
+    """A kill as the workload exits with 7 gives that whole result or an infrastructure failure.
 
     For the gofer there is a third: the sentry kills the workload itself as soon as it hears of it.
     """
@@ -183,7 +183,7 @@ IMPATIENT = "from pytest_gvisor.run import connected; connected.KILL_DEADLINE = 
 def test_a_part_that_is_killed_or_stopped_fails_the_test_inside_that_ran(
     any_little: Little,
 ) -> None:
-    """As any loss of the sandbox or any hang, the keeper's too; the next test has another one."""
+    """A killed or stopped part fails its test, also the keeper; the next test has a new sandbox."""
 
     def up(name: str) -> int:
         there = (any_little.folder / name).exists

@@ -53,7 +53,7 @@ def hung(little: Little, mounted: bool, null: bool) -> subprocess.Popen[bytes]:
 
 @pytest.fixture(params=[False, True], ids=["new", "null"])
 def null(request: pytest.FixtureRequest, runsc: Runsc) -> bool:
-    """Whether the user's flag asks for a mount, where the release has this flag."""
+    """Whether the user's flag asks for a mount, and the release has this flag."""
     return bool(request.param) and runsc.has_flag("gofer-network-namespace")
 
 
@@ -65,7 +65,7 @@ def mounted(null: bool) -> bool:
 
 @pytest.mark.fault("F4")
 def test_sigkill_of_pytest_leaves_no_mount(little: Little, mounted: bool, null: bool) -> None:
-    """The keeper unmounts what the killed sandbox had, as it removes the rest."""
+    """The keeper unmounts the killed sandbox's mount, as it removes the other files."""
     process = hung(little, mounted, null)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

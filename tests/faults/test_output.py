@@ -25,7 +25,7 @@ KEPT = 1 * MIB
 
 
 def peak() -> int:
-    """The most that this process has had in memory since `reset`, in bytes."""
+    """The peak memory of this process since `reset`, in bytes."""
     found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) * 1024
@@ -53,7 +53,7 @@ for _ in range(int(sys.argv[1]) * 16):
 @pytest.mark.fault("E5")
 @pytest.mark.parametrize("streams", [[1], [2], [1, 2]], ids=["stdout", "stderr", "both"])
 def test_a_workload_s_flood_is_counted_and_not_held(gvisor: Gvisor, streams: list[int]) -> None:
-    """The same of the real runsc, whose sentry writes to the pipes itself."""
+    """The flood is counted and not kept, although the real sentry writes to the pipes itself."""
     gvisor.run(["true"])
     argv = ["python3", "-S", "-c", POUR, str(REAL_FLOOD), *map(str, streams)]
     reset()
@@ -112,7 +112,7 @@ def test_a_flood_is_counted_and_not_held(runs: Runs, fake: FakeRunsc, streams: l
 def test_what_is_kept_by_default_is_in_memory_twice_at_most(
     runs: Runs, fake: FakeRunsc, streams: list[int]
 ) -> None:
-    """Of each stream that is so long: as it comes in, and in the `Completed`."""
+    """Each long stream takes twice its limit at most: as it arrives, and in the `Completed`."""
     fake.script(*FINE, ["pour", streams, 96], ["task_exit", 0], ["exit", 0])
     runs.launcher.keeper()
     reset()
@@ -128,7 +128,7 @@ def test_what_is_kept_by_default_is_in_memory_twice_at_most(
 
 @pytest.mark.fault("E4", "E5")
 def test_a_runsc_that_dies_in_a_flood_is_no_verdict(runs: Runs, fake: FakeRunsc) -> None:
-    """What had come by then is in the error, counted."""
+    """The error has the output up to the death, counted."""
     fake.script(*FINE, ["pour", [1, 2], 8], ["signal", 9])
     ended = runs(max_output=KEPT)
     assert ended.completed is None

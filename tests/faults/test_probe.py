@@ -1,4 +1,4 @@
-"""A platform is available only where the probe's workload ended as it should, and said gVisor's."""
+"""A platform is available only if the probe's workload succeeds and names gVisor's kernel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Engine]:
 
 
 def verdict(engine: Engine, fake: FakeRunsc, *steps: Step) -> Availability:
-    """What is thought of ptrace where the probe's sandbox does this."""
+    """The availability of ptrace if the probe's sandbox takes these steps."""
     fake.script(*FINE, *steps)
     return engine.availability(Platform.PTRACE, Settings(runsc=str(fake.path)))
 
@@ -40,7 +40,7 @@ def ending(status: int, code: int) -> tuple[Step, Step]:
 def test_a_probe_that_prints_gvisors_release_and_exits_with_0_is_a_platform(
     engine: Engine, fake: FakeRunsc
 ) -> None:
-    """Any release of gVisor's: it has had several."""
+    """A probe that succeeds with any release of gVisor's kernel makes the platform available."""
     assert verdict(engine, fake, ["write", 1, "4.19.0-gvisor\n"], *ending(0, 0)).available
 
 
@@ -62,7 +62,7 @@ def test_a_probe_that_prints_gvisors_release_and_exits_with_0_is_a_platform(
 def test_a_workload_that_fails_is_no_platform(
     engine: Engine, fake: FakeRunsc, steps: list[Step], told: str
 ) -> None:
-    """However well the sandbox itself came up and ended; its last words are in the cause."""
+    """A failed workload is no platform, even in a fine sandbox; the cause has its last output."""
     said: Step = ["write", 2, "x" * 3000 + "\nno such\x1b library\n"]
     found = verdict(engine, fake, said, *steps)
     assert found.cause is Cause.PROBE_FAILED
@@ -74,7 +74,7 @@ def test_a_workload_that_fails_is_no_platform(
 
 
 def test_the_hosts_own_release_is_no_platform(engine: Engine, fake: FakeRunsc) -> None:
-    """Whatever ran the workload, it was not gVisor."""
+    """A workload that reports the host's kernel did not run in gVisor."""
     own = os.uname().release
     found = verdict(engine, fake, ["write", 1, f"{own}\n"], *ending(0, 0))
     assert found.cause is Cause.PROBE_FAILED
@@ -92,7 +92,7 @@ PANICS = {
 def test_a_sentry_that_misreads_its_goroutines_is_a_broken_build(
     engine: Engine, fake: FakeRunsc, panic: str
 ) -> None:
-    """As recorded from Debian's 20240729, built with Go 1.26: in one line, with two remedies."""
+    """The panic of Debian's 20240729, built with Go 1.26, becomes one line with two remedies."""
     found = verdict(engine, fake, ["panic", panic], ["exit", 2])
     assert found.cause is Cause.BROKEN_BUILD
     first = panic.splitlines()[0].removeprefix("panic: ")

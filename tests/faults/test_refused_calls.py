@@ -61,7 +61,7 @@ def refusing(little: Little, refuse: str, stage: str, number: int, call: str = "
 def test_a_refused_prctl_is_named_with_its_errno(
     any_little: Little, option: int, stage: str
 ) -> None:
-    """Nothing runs without what it was for."""
+    """A refused prctl is an error with its errno, and no process runs without that protection."""
     refuse = f"seccomp.refuse('prctl', errno.EPERM, {option})"
     refusing(any_little, refuse, stage, errno.EPERM, f"prctl({option}, ")
     any_little.run()
@@ -79,7 +79,7 @@ def test_a_refused_prctl_is_named_with_its_errno(
 def test_a_call_that_the_keeper_s_start_needs_is_told_with_its_errno(
     any_little: Little, call: str, told: str
 ) -> None:
-    """It is the keeper that cannot be started, and nothing runs without it."""
+    """A refused call in the keeper's start names its errno, and nothing runs without a keeper."""
     refuse = f"seccomp.refuse({call!r}, errno.ENOSYS)"
     refusing(any_little, refuse, "keeper", errno.ENOSYS, told)
     any_little.run()
@@ -96,9 +96,7 @@ def test_a_keeper_that_cannot_adopt_orphans_does_not_come_up(any_little: Little)
 
 @pytest.mark.fault("D1", "D7")
 def test_without_close_range_descriptors_are_closed_all_the_same(any_little: Little) -> None:
-    """An older kernel, or a filter that does not know it: the keeper and runsc have none of
-    pytest's, and it takes no time.
-    """
+    """Without close_range, the keeper and runsc still inherit no descriptor of pytest's."""
     any_little.write(
         test_it=f"""
         import os, sys, time
@@ -139,7 +137,7 @@ def test_without_close_range_descriptors_are_closed_all_the_same(any_little: Lit
 
 @pytest.mark.fault("G6")
 def test_a_fork_that_fails_is_typed(any_little: Little) -> None:
-    """EAGAIN is the kernel's word for a limit on processes: at once, and not at the deadline."""
+    """A fork that fails with EAGAIN, a limit on processes, is an error before the deadline."""
     refusing(any_little, "seccomp.refuse_fork(errno.EAGAIN)", "fork", errno.EAGAIN)
     any_little.run()
     assert any_little.left() == []

@@ -96,7 +96,7 @@ def interrupted(number: int, work: Callable[[], object]) -> bool:
 
 @pytest.mark.fault("F13")
 def test_an_end_can_be_interrupted_anywhere(short_folder: str) -> None:
-    """In any step of the keeper's and the session's end: a second closing leaves nothing."""
+    """After an interrupt in any step of the end, a second close leaves nothing."""
     descriptors = set(os.listdir("/proc/self/fd"))
     point, points = 0, 0
     while True:

@@ -39,7 +39,7 @@ def outcome(gvisor: Gvisor) -> str:
 def test_at_any_shortage_of_descriptors_the_error_is_typed(
     apart: Callable[[], Gvisor], keeper: str
 ) -> None:
-    """With one more each time, until a run succeeds; whatever failed, the next one succeeds."""
+    """Each number of spare descriptors gives a typed error or a success; the next run succeeds."""
     gvisor = apart()
     assert outcome(gvisor) == "well"
     seen: list[str] = []
@@ -113,7 +113,7 @@ def test_at_any_shortage_of_processes_the_error_is_typed(any_little: Little) -> 
 def test_a_disk_that_is_full_at_any_file_is_a_typed_error(
     runsc: Runsc, short_folder: str, small_disk: Callable[[str], None]
 ) -> None:
-    """With room for one file more each time: nothing half-made is started, and nothing stays."""
+    """Each number of spare files gives a typed error or a success, and no file stays."""
     small_disk("nr_inodes=100000")
     launcher, run = on_disk(short_folder, runsc)
     with contextlib.closing(launcher):
@@ -149,7 +149,7 @@ def test_a_disk_that_is_full_at_any_file_is_a_typed_error(
 def test_a_disk_that_is_full_at_any_byte_is_a_typed_error(
     runsc: Runsc, short_folder: str, small_disk: Callable[[str], None]
 ) -> None:
-    """With room for one page more each time: of what is written, no half is taken for the whole."""
+    """Each number of spare pages gives a typed error or a success: no half-written file is used."""
     small_disk("size=50m")
     launcher, run = on_disk(short_folder, runsc)
     with contextlib.closing(launcher):
@@ -200,7 +200,7 @@ def test_a_journal_on_a_disk_that_is_full_is_a_typed_error(
 def test_a_disk_that_is_read_only_from_the_beginning_is_a_typed_error(
     runsc: Runsc, short_folder: str, small_disk: Callable[[str], None]
 ) -> None:
-    """It works when it can be written to, with the same launcher."""
+    """The same launcher works once the disk is writable."""
     launcher, run = on_disk(short_folder, runsc)
     with contextlib.closing(launcher):
         small_disk("ro")
@@ -214,7 +214,7 @@ def test_a_disk_that_is_read_only_from_the_beginning_is_a_typed_error(
 @pytest.mark.fault("G5")
 @needs_root
 def test_a_session_that_becomes_read_only_is_a_typed_error(runsc: Runsc, short_folder: str) -> None:
-    """By a mount over it, since the disk itself is in use; it works again after."""
+    """A read-only mount over the session is a typed error; a run works after the unmount."""
     launcher, run = on_disk(short_folder, runsc)
     with contextlib.closing(launcher):
         assert outcome(run) == "well"
@@ -269,7 +269,7 @@ def test_sessions_in_a_folder_that_runsc_cannot_use_are_a_typed_error(
 def test_sessions_in_a_temporary_folder_that_is_a_link_work(
     runsc: Runsc, short_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are in what it leads to, where nobody can turn it elsewhere while they run."""
+    """Sessions are in the link's target, which nobody can exchange while they run."""
     os.mkdir(f"{short_folder}/real")
     os.symlink("real", f"{short_folder}/link")
     monkeypatch.setattr(places, "SYSTEM_BASE", "/nowhere/pytest-gvisor")

@@ -33,7 +33,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def visible(cache: str) -> list[str]:
-    """What there is of images in the cache."""
+    """The entries of images in the cache."""
     with contextlib.suppress(FileNotFoundError):
         return [name for name in os.listdir(cache) if not name.endswith(".lock")]
     return []
@@ -58,7 +58,7 @@ def unpacked(cache: str, image: Path) -> str:
 def test_a_disk_that_is_full_while_an_image_is_unpacked_is_a_typed_error(
     image: Path, short_folder: str, small_disk: Callable[[str], None]
 ) -> None:
-    """With room for some pages more each time, or some files; when there is enough, all is well."""
+    """Each number of spare pages or files gives a typed error, until there are enough."""
     cache = f"{short_folder}/cache"
     for option, sizes in (("size", range(4096, 10**6, 5 * 4096)), ("nr_inodes", range(2, 40))):
         seen: list[str] = []
@@ -81,7 +81,7 @@ def test_a_disk_that_is_full_while_an_image_is_unpacked_is_a_typed_error(
 def test_a_cache_on_a_read_only_disk_is_a_typed_error(
     image: Path, short_folder: str, small_disk: Callable[[str], None]
 ) -> None:
-    """From the beginning, or with a cache that is there."""
+    """A read-only disk is a typed error, with a new cache and with an existing one."""
     cache = f"{short_folder}/cache"
     for _ in range(2):
         small_disk("ro")
@@ -95,7 +95,7 @@ def test_a_cache_on_a_read_only_disk_is_a_typed_error(
 def test_at_any_shortage_of_descriptors_an_image_is_a_typed_error(
     image: Path, tmp_path: Path
 ) -> None:
-    """With one more each time, until there are enough; none is lost on the way.
+    """Each number of spare descriptors gives a typed error until it suffices, and none is lost.
 
     What there was no descriptor to remove with is removed by the next use.
     """
@@ -119,7 +119,7 @@ def test_at_any_shortage_of_descriptors_an_image_is_a_typed_error(
 def test_at_any_shortage_of_descriptors_a_warm_sandbox_is_a_typed_error(
     apart: Callable[[], Gvisor],
 ) -> None:
-    """Its start, and a command in one that runs, which goes on with the next."""
+    """Start and command raise a typed error; the running sandbox takes the next command."""
     gvisor = apart()
     with gvisor.sandbox() as warm:
         assert warm.exec(["true"]).returncode == 0
@@ -147,7 +147,7 @@ def test_at_any_shortage_of_descriptors_a_warm_sandbox_is_a_typed_error(
 
 @pytest.mark.fault("G6")
 def test_an_image_that_there_is_no_memory_for_is_a_typed_error(tmp_path: Path) -> None:
-    """A layer in xz needs 64 MiB to be unpacked, whatever its size; it works when these are there.
+    """A layer in xz needs 64 MiB to be unpacked, whatever its size; more memory lets it succeed.
 
     Python's own MemoryError would say nothing of the image. In a process of its own: this one may
     have as much to give that other tests have used.
@@ -189,7 +189,7 @@ def test_a_disk_that_is_full_while_a_warm_sandbox_starts_is_a_typed_error(
     option: str,
     step: int,
 ) -> None:
-    """With room for some files or a page more each time; one that runs already needs no room."""
+    """Each number of spare files or pages gives a typed error; a running sandbox needs no room."""
     roomy = "size=50m,nr_inodes=100000"
     small_disk(roomy)
     launcher, gvisor = on_disk(short_folder, runsc)
@@ -277,7 +277,7 @@ WARM = """
 def test_without_memory_threads_or_processes_a_warm_sandbox_is_a_typed_error(
     any_little: Little,
 ) -> None:
-    """At once, and nothing is waited for that cannot come.
+    """The error comes at once, without a wait for a thread that cannot start.
 
     `Thread.start` waits for ever for a thread that has no memory for its first steps.
     """

@@ -92,7 +92,7 @@ TESTS = """
 
 
 def told(little: Little, *shortages: str) -> list[str]:
-    """What is said of the tests of a run, each in a sandbox of its own, with these shortages.
+    """The reports of the tests of a run, each in a sandbox of its own, with these shortages.
 
     Those of no shortage pass; the session goes on to its end; nothing is left.
     """
@@ -114,7 +114,7 @@ def told(little: Little, *shortages: str) -> list[str]:
 
 @pytest.mark.fault("G6")
 def test_a_shortage_on_the_host_is_told_by_the_tests_inside(any_little: Little) -> None:
-    """Of descriptors, of memory, of processes: the errno, and the step that had need of it."""
+    """The failed test names the errno and the step, for descriptors, memory and processes."""
     shortages = ("descriptors 6", "memory -64", "none", "forks", "forks slow")
     descriptors, memory, *forks = told(any_little, *shortages)
     assert "the launch failed at pipes" in descriptors
@@ -131,7 +131,7 @@ def test_a_shortage_on_the_host_is_told_by_the_tests_inside(any_little: Little) 
 def test_a_full_disk_on_the_host_is_told_by_the_tests_inside(
     any_little: Little, small_disk: Callable[[str], None]
 ) -> None:
-    """No room for a file of its own root, no room for a page: ENOSPC, and the step."""
+    """A disk without room for a file or a page gives ENOSPC and the step."""
     small_disk(ROOMY)
     shortages = ("disk nr_inodes+9", "disk size+4096", "none")
     for text in told(any_little, *shortages):

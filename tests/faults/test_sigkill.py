@@ -22,7 +22,7 @@ AT_ONCE = 3
 def test_sigkill_of_pytest_at_any_moment_leaves_nothing(
     make_little: Callable[[], Little], is_first_platform: bool
 ) -> None:
-    """After a second no process, after two no file, mount, socket or cgroup.
+    """No process is left after a second; no file, mount, socket or cgroup after two.
 
     Of runs, warm sandboxes and tests inside, in turn.
     """
@@ -48,7 +48,7 @@ def test_sigkill_of_pytest_at_any_moment_leaves_nothing(
 def test_a_pytest_that_dies_while_it_starts_its_keeper_leaves_nothing(
     little: Little, number: signal.Signals
 ) -> None:
-    """The keeper is told the session's folder before it is made."""
+    """The keeper gets the session's folder before that is made."""
     little.write(
         test_it=f"""
         import faulthandler, os

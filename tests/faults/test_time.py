@@ -38,7 +38,7 @@ HOUR = 3600.0
 def test_a_runsc_that_hangs_is_dead_soon_after_the_deadline(
     runs: Runs, fake: FakeRunsc, canary: Path, steps: list[Step]
 ) -> None:
-    """Before, in or after the workload: a time-out, nothing left, and the next run works."""
+    """A runsc that hangs before, in or after the workload is a time-out, and the next run works."""
     cleaning = DELETE_DEADLINE if ["gofer"] in steps else 0.0
     fake.script(*steps, delete=[["hang"]] if cleaning else None)
     started = time.monotonic()
@@ -54,7 +54,7 @@ def test_a_runsc_that_hangs_is_dead_soon_after_the_deadline(
 def test_who_holds_the_streams_after_runsc_s_end_is_not_waited_for(
     runs: Runs, fake: FakeRunsc
 ) -> None:
-    """No process of a sandbox outlives runsc; if one did, its output would not be waited for."""
+    """A process that outlives runsc, as none of a sandbox does, is not waited for."""
     fake.script(*FINE, ["write", 1, "x"], ["orphan", True], ["task_exit", 0], ["exit", 0])
     started = time.monotonic()
     completed = runs().completed
@@ -78,7 +78,7 @@ runpy.run_path({program!r}, run_name="__main__")
 
 @pytest.fixture
 def jumping_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock is an hour ahead or behind at each look, here and in the keeper."""
+    """A clock that moves by an hour at each look, here and in the keeper."""
     program = tmp_path / "keeper.py"
     program.write_text(KEEPER.format(program=launcher._PROGRAM))
     jumps = itertools.cycle([0.0, HOUR, -HOUR])
@@ -91,7 +91,7 @@ def jumping_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.fault("F11")
 @pytest.mark.usefixtures("jumping_clock")
 def test_deadlines_and_durations_do_not_follow_the_clock(runs: Runs, fake: FakeRunsc) -> None:
-    """Neither early nor late: a run that takes its time ends well, and one that hangs in time."""
+    """A jumping clock neither ends a slow run early nor a hanging run late."""
     fake.script(*FINE, ["sleep", 0.5], ["task_exit", 0], ["exit", 0])
     completed = runs(timeout=20.0).completed
     assert completed is not None
@@ -108,8 +108,7 @@ def test_deadlines_and_durations_do_not_follow_the_clock(runs: Runs, fake: FakeR
 
 @pytest.mark.fault("F11")
 def test_a_clock_that_has_just_begun_is_a_clock(any_little: Little) -> None:
-    """The monotonic clock near zero, as after a start of the machine, and the time since that start
-    an hour ahead.
+    """A monotonic clock near zero, as after a boot, works, with the boot time an hour ahead.
 
     Of a time namespace the kernel lets nobody step the clocks once a process is in it, and
     CLOCK_REALTIME is the machine's: what jumps in a test has to be pretended, as above.

@@ -137,7 +137,7 @@ def test_a_stopped_worker_stops_no_other(any_little: Little, after: signal.Signa
 def test_a_stopped_pytest_leaves_nothing_in_the_end(
     any_little: Little, after: signal.Signals
 ) -> None:
-    """Its sandbox runs on meanwhile: when it goes on it has the verdict; killed, all is gone."""
+    """The sandbox runs on: a resumed pytest gets its verdict, and a killed one leaves nothing."""
     any_little.write(
         test_it="""
         import pathlib

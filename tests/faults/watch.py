@@ -18,7 +18,7 @@ PATIENCE = 2.0
 
 
 class Watch:
-    """What was there at the beginning, and who has left what since."""
+    """The census at the beginning, and the tests that have left something since."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="canary-"))
@@ -38,11 +38,11 @@ class Watch:
         self._made.update(dict.fromkeys(new, test))
 
     def left(self) -> list[str]:
-        """What tests have left and is still there, each with the test that left it."""
+        """The remains of tests that are still there, each with its test."""
         return sorted(f"{self._made[line]} left {line}" for line in census() & self._made.keys())
 
     def canary_is_changed(self) -> bool:
-        """Whether the tree is not as it was at the last look, to the last byte."""
+        """Whether the tree has changed in any byte since the last look."""
         before, self._canary = self._canary, facts(self._folder)
         return self._canary != before
 

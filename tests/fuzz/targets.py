@@ -1,4 +1,4 @@
-"""What reads untrusted bytes, each as a function of bytes: an error of ours, or a result.
+"""The readers of untrusted bytes, each as a function of bytes.
 
 A target raises nothing for input that it takes, or refuses with an error of its own tree; anything
 else that it raises is a find. Where a result can be checked, the target does that.
@@ -61,7 +61,7 @@ def text(data: bytes) -> str:
 
 
 def moves(character: str) -> bool:
-    """Whether a terminal may do more than show it: a control, a change of direction, a half."""
+    """Whether a character can affect a terminal: a control, a change of direction, a surrogate."""
     return unicodedata.category(character) in {"Cc", "Cf", "Cs"} and character not in "\n\t"
 
 
@@ -134,7 +134,7 @@ _PLAIN: Final = string.ascii_lowercase + string.digits
 
 
 def ids(data: bytes) -> None:
-    """Of a sandbox: a folder's name, and a word of runsc's command line. Of an image: a digest."""
+    """Check sandbox ids, which name folders and runsc's arguments, and digests of images."""
     name = text(data)
     plain = 0 < len(name) <= 64 and name[0] in _PLAIN and not set(name) - set(_PLAIN + "_.-")
     try:
@@ -158,7 +158,7 @@ def mount(data: bytes) -> None:
 
 
 def answers_of_runsc(data: bytes) -> None:
-    """What runsc says of itself."""
+    """Read the version, platforms and subcommands that runsc prints."""
     words = text(data)
     for flags in ("", words):
         features._parse_platforms(words, flags)
@@ -177,7 +177,7 @@ def nix_wrapper(data: bytes) -> None:
 
 
 def log_of_runsc(data: bytes) -> None:
-    """Its error records, and the lines of a boot log that tell something."""
+    """Read the error records of runsc, and the relevant lines of a boot log."""
     found: list[str] = []
     in_file("log", data, lambda folder: found.extend(logs.records(os.path.join(folder, "log"))))
     assert not any(moves(character) for line in found for character in line)
@@ -221,7 +221,7 @@ def journal(data: bytes) -> None:
 
 
 def sentry_event(data: bytes) -> None:
-    """What the sentry reports of a run."""
+    """Read an event of the sentry."""
     try:
         sentry.fields(data)
         sentry.exit_of_first_process(data)
@@ -285,7 +285,7 @@ def report_file(data: bytes) -> None:
 
 
 def shown_text(data: bytes) -> None:
-    """What untrusted text becomes before it is shown: nothing in it moves a cursor."""
+    """Escape untrusted text, and check that no part of it moves a cursor."""
     for shown in (escape(text(data)), safe(text(data))):
         assert not any(map(moves, shown))
         shown.encode()

@@ -18,7 +18,7 @@ PLUGINS = Path(__file__).parents[2] / ".build/plugins"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Both:
-    """The same project's run inside and on the host."""
+    """Two runs of one project, inside and on the host."""
 
     inside: pytest.RunResult
     host: pytest.RunResult

@@ -57,7 +57,7 @@ def test_a_death_is_one_failed_test(
 def test_debug_shows_what_a_lost_sandbox_did_last(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """With --gvisor-debug the report of a lost sandbox has the last lines of its strace."""
+    """With `--gvisor-debug` the report of a lost sandbox has the last lines of its strace."""
     project.makepyfile("import os\ndef test_dies(): os._exit(3)\n")
     result = run_inside("--gvisor-debug")
     assert result.parseoutcomes() == {"failed": 1}
@@ -105,7 +105,7 @@ def test_a_death_in_teardown_is_an_error(project: pytest.Pytester, run_inside: R
 def test_three_false_starts_end_the_session(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """Where no pytest gets as far as a test, the session ends with the cause after three tries."""
+    """The session ends with the cause after three starts in which pytest reached no test."""
     project.makeconftest(f"{INSIDE} os._exit(9)\n")
     project.makepyfile(
         "import pytest\n@pytest.mark.parametrize('n', range(9))\ndef test_it(n): pass\n"
@@ -119,7 +119,7 @@ def test_three_false_starts_end_the_session(
 def test_memory_that_runs_out_is_one_failed_test(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """The sandbox's limit ends it; that is said, and the next test runs in a new one."""
+    """The memory limit ends the sandbox; the report names it, and the next test has a new one."""
     project.makepyfile(
         "import pytest\n"
         "pytestmark = pytest.mark.gvisor(memory='300M')\n"
@@ -150,7 +150,7 @@ def test_a_platform_that_does_not_work_is_a_skip_with_its_cause(project: pytest.
 
 
 def test_ctrl_c_ends_the_session_in_the_midst_of_a_test(project: pytest.Pytester) -> None:
-    """At once, whatever the test's deadline is, and with pytest's own words."""
+    """The session ends at once, before the test's deadline, with pytest's own message."""
     project.makepyfile(
         "import time\n"
         "def test_before(): pass\n"
@@ -209,7 +209,7 @@ def test_a_host_that_is_slow_tells_a_death_as_what_it_is(
 def test_a_fork_that_comes_back_says_nothing(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """Only the process that the host has asked reports a test: a fork's failure is no test's."""
+    """A fork reports no test: only the process that the host asked does."""
     project.makepyfile(
         """
         import os, warnings
@@ -245,7 +245,7 @@ def test_false_starts_of_each_test_s_own_sandbox_end_the_session(
 def test_the_start_of_a_sandbox_is_not_of_a_test_s_time(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """After a test that took the sandbox with it, the next one has all of its own deadline."""
+    """A new sandbox starts outside of the next test's deadline."""
     project.makeconftest(f"import time\n{INSIDE} time.sleep(1)\n")
     project.makepyfile("import os\ndef test_dies(): os._exit(3)\ndef test_after(): pass\n")
     assert run_inside("--gvisor-timeout=1").parseoutcomes() == {"passed": 1, "failed": 1}

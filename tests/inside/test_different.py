@@ -1,4 +1,4 @@
-"""What is different inside on purpose."""
+"""Intended differences between tests inside and tests on the host."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_visible_line_says_where_the_tests_run(
 def test_tests_are_root_with_dockers_default_capabilities(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """Whoever runs pytest, and without CAP_NET_RAW."""
+    """Tests inside are root without CAP_NET_RAW, also if another user runs pytest."""
     project.makepyfile(
         "import os\n"
         "def test_it():\n"
@@ -82,7 +82,7 @@ def test_writes_stay_inside(project: pytest.Pytester, run_inside: RunInside) -> 
 def test_a_writable_folder_lets_writes_through(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """What a test writes to a folder given with `--gvisor-writable` is there afterwards."""
+    """Files that a test writes below `--gvisor-writable` are on the host afterwards."""
     out = project.mkdir("out")
     project.makepyfile(f"def test_it(): open({str(out / 'made')!r}, 'w').write('inside')\n")
     with harmless(out):
@@ -122,7 +122,7 @@ def test_there_is_no_network(project: pytest.Pytester, run_inside: RunInside) ->
 
 
 def test_marked_tests_and_host_tests_mix(project: pytest.Pytester) -> None:
-    """Without `--in-gvisor` only the marked tests run inside, with fixtures of their own."""
+    """Without `--in-gvisor` the marked tests run inside, with fixtures of their own."""
     project.makepyfile(
         """
         import os, pytest
@@ -160,7 +160,7 @@ def test_marked_tests_and_host_tests_mix(project: pytest.Pytester) -> None:
 def test_a_test_that_uses_a_sandbox_stays_on_the_host(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """With `--in-gvisor`, a test that itself asks for `gvisor` runs on the host."""
+    """With `--in-gvisor`, a test that requests `gvisor` runs on the host."""
     project.makepyfile(
         "import os\n"
         "from pytest_gvisor import is_gvisor_kernel\n"
@@ -239,7 +239,7 @@ def test_a_test_is_not_the_first_process(project: pytest.Pytester, run_inside: R
 def test_a_session_that_is_stopped_ends_at_once(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """By a plugin, after a test: what the next one did by then is not reported, nor lost on."""
+    """A plugin's stop after a test leaves the next test unreported, and is no loss of a sandbox."""
     project.makeconftest(
         """
         def pytest_runtest_logreport(report):

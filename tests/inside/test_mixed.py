@@ -30,8 +30,7 @@ def test_inside_too():
 def test_what_the_host_has_set_up_is_torn_down_where_its_module_ends(
     project: pytest.Pytester,
 ) -> None:
-    """Behind the module's last test, also where that is inside; and a teardown that fails is an
-    error."""
+    """The teardown runs after the module's last test, on either side; a failed one is an error."""
     log = str(project.path / "log")
     for name, after in (("a", "pass"), ("b", "pass"), ("c", "assert False")):
         path = project.path / f"test_{name}.py"
@@ -45,7 +44,7 @@ def test_what_the_host_has_set_up_is_torn_down_where_its_module_ends(
 
 
 def test_what_the_host_has_judged_is_not_judged_again_inside(project: pytest.Pytester) -> None:
-    """Where there is no runsc and no nested platform: no skip, and no look for either."""
+    """A test inside is not skipped for a missing runsc or platform, and nothing looks for them."""
     project.makeconftest(
         """
         import os
@@ -78,7 +77,7 @@ def test_what_the_host_has_judged_is_not_judged_again_inside(project: pytest.Pyt
 
 
 def test_no_test_that_is_skipped_on_the_host_runs_ahead_inside(project: pytest.Pytester) -> None:
-    """What fails as the last fixtures are torn down is an error of the last test that runs."""
+    """A teardown of the last fixtures that fails is an error of the last test that runs."""
     project.makeconftest(
         """
         import functools
@@ -138,7 +137,7 @@ def test_inside(): pass
 
 @pytest.mark.parametrize("arguments", ["True", "frehs=True", "fresh='yes'"])
 def test_a_marker_that_cannot_be_meant_is_refused(project: pytest.Pytester, arguments: str) -> None:
-    """A word that is misspelt would mean nothing."""
+    """A misspelt argument of the marker is refused, because it would have no effect."""
     project.makepyfile(f"import pytest\n@pytest.mark.in_gvisor({arguments})\ndef test_it(): pass\n")
     result = project.runpytest_inprocess("-p", "no:cacheprovider")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -115,7 +115,7 @@ def test_property(record_property):
 def test_a_mixed_suite_reads_as_on_the_host(
     project: pytest.Pytester, run_both: Callable[..., Both]
 ) -> None:
-    """Outcomes, tracebacks, captured output and the summary are the same, word for word."""
+    """Outcomes, tracebacks, captured output and the summary are exactly the same."""
     project.makepyfile(test_mixed=SUITE)
     both = run_both("-rA", "-v", "--doctest-modules", "-p", "no:randomly")
     assert plain(both.inside) == plain(both.host)
@@ -174,7 +174,7 @@ def test_output_is_shown_with_s(
     run_inside: Callable[..., pytest.RunResult],
     bundles_written: Path,
 ) -> None:
-    """With `-s`, what a test inside prints appears while it runs."""
+    """With `-s`, the output of a test inside appears while it runs."""
     project.makepyfile("def test_it(): print('aloud')\n")
     run_inside("-s").stdout.fnmatch_lines(["*aloud*", "*1 passed*"])
     assert b"guest/worker.py" in bundles_written.read_bytes()  # to be judged, as in every test
@@ -258,7 +258,7 @@ def test_coverage_of_tests_inside_comes_back(project: pytest.Pytester, settings:
 def test_coverage_has_the_contexts_of_tests_inside(
     settings: str, project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
 ) -> None:
-    """Which phase of which test ran a line: with --cov-context, as on the host."""
+    """With `--cov-context`, each line has its test and phase, as on the host."""
     (project.path / ".coveragerc").write_text(f"[run]\n{settings}\n")
     project.makepyfile(
         mine="def double(n):\n    if n > 5:\n        return 0\n    return n * 2\n",

@@ -1,4 +1,4 @@
-"""What other plugins make of tests, they make of tests inside."""
+"""Other plugins treat tests inside as they treat tests on the host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def same(both: Both, **counts: int) -> None:
-    """Both runs read the same and count this."""
+    """Check that both runs read the same and have these counts."""
     assert plain(both.inside) == plain(both.host)
     assert both.inside.ret == both.host.ret
     assert both.outcomes()[0] == counts
@@ -91,7 +91,7 @@ def test_anyio(project: pytest.Pytester, run_both: RunBoth) -> None:
 
 
 def test_hypothesis(project: pytest.Pytester, run_both: RunBoth) -> None:
-    """The same falsifying example is found and shown."""
+    """Hypothesis finds and shows the same falsifying example."""
     project.makepyfile("""
         from hypothesis import given, settings, strategies as st
 

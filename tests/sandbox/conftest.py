@@ -1,4 +1,4 @@
-"""What the tests of warm sandboxes share."""
+"""Fixtures and helpers of the tests of warm sandboxes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def wait_for(look: Callable[[], Any], what: str) -> Any:
 
 
 def alive(sandbox: Sandbox, word: str) -> list[str]:
-    """The command lines in the sandbox that hold a word, apart from who looks."""
+    """The command lines in the sandbox that contain a text, apart from the looking process's."""
     script = (
         "import os\n"
         "for p in filter(str.isdigit, os.listdir('/proc')):\n"
@@ -80,7 +80,7 @@ def sentries(gvisor: Gvisor) -> list[int]:
 
 
 def sentry(gvisor: Gvisor) -> int:
-    """The one that there is."""
+    """The pid of the only sentry."""
     (found,) = sentries(gvisor)
     return found
 
@@ -107,5 +107,5 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tree_of() -> Callable[[Path], list[str]]:
-    """What is in a folder, by relative paths."""
+    """A function that lists a folder by relative paths."""
     return lambda root: sorted(str(path.relative_to(root)) for path in root.rglob("*"))

@@ -46,7 +46,7 @@ def test_a_hook_that_raises_leaves_no_sandbox_open(complaining: Gvisor) -> None:
 
 
 def test_one_that_cannot_be_closed_leaves_no_shared_sandbox_open() -> None:
-    """The same with those of the session."""
+    """A shared sandbox that cannot be closed leaves no other shared sandbox open."""
     closed = []
 
     def closing(name: str) -> Callable[[], None]:
@@ -67,7 +67,7 @@ def test_one_that_cannot_be_closed_leaves_no_shared_sandbox_open() -> None:
 def test_a_start_that_is_interrupted_leaves_no_sandbox(
     gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By Ctrl-C or the signal of pytest-timeout: during the start, and when it is just over."""
+    """Ctrl-C or pytest-timeout's signal, during the start or right after it, leaves no sandbox."""
     start = Channel.start
 
     def interrupted(*_: object) -> None:
@@ -89,7 +89,7 @@ def test_a_start_that_is_interrupted_leaves_no_sandbox(
 def test_a_folder_without_a_guest_is_left_by_a_hook_that_raises(
     complaining: Gvisor, folder: Path
 ) -> None:
-    """Where each program is a ``runsc exec``, the end is the end too."""
+    """The sandbox ends although the hook raises, also if each program is a ``runsc exec``."""
     sandbox = complaining.sandbox(rootfs=directory(folder))
     with pytest.raises(ZeroDivisionError):
         complaining.close()

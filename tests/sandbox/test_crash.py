@@ -70,7 +70,7 @@ def test_everybody_is_told_when_the_sentry_dies(gvisor: Gvisor) -> None:
 
 
 def test_what_had_ended_before_the_crash_stays_ended(gvisor: Gvisor) -> None:
-    """A result that was complete is one, whatever becomes of the sandbox."""
+    """A complete result stays valid after the sandbox crashes."""
     with gvisor.sandbox() as sandbox:
         process = sandbox.popen(["sh", "-c", "echo out; exit 3"])
         assert process.wait() == 3
@@ -130,7 +130,7 @@ print([d for d in done if d[0] != "read" or d[1].startswith("socket")])
 
 
 def test_a_hostile_program_cannot_speak_for_the_guest(gvisor_sandbox: Sandbox) -> None:
-    """As root, through every descriptor of the guest that it can open: no forged end is believed.
+    """Root's program finds no descriptor of the guest on which a forged end is believed.
 
     The guest's line to the host is a socket, which cannot be opened again, and the guest itself
     cannot be traced.
@@ -171,7 +171,7 @@ def test_a_closed_sandbox_is_gone(gvisor: Gvisor) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a memory limit is a cgroup")
 def test_a_limit_on_memory_is_named(gvisor: Gvisor) -> None:
-    """Where the kernel kills for memory, the error of a sandbox, or the outcome, says so."""
+    """A kill for memory is named in the sandbox's error or in the outcome."""
     with gvisor.sandbox(memory="128M") as sandbox:
         hungry = "x = []\nwhile True: x.append(bytearray(b'x' * (1 << 20)))"
         ends: list[object] = []

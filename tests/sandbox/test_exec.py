@@ -27,7 +27,7 @@ from tests.sandbox.conftest import alive
 
 
 def test_many_programs_run_in_one_sandbox(gvisor_sandbox: Sandbox) -> None:
-    """It is gVisor's kernel, and what one program leaves in a file the next one finds."""
+    """Programs run on gVisor's kernel, and share the files of their sandbox."""
     assert is_gvisor_kernel(gvisor_sandbox.exec(["uname", "-r"]).stdout.removesuffix("\n"))
     gvisor_sandbox.exec(["sh", "-c", "echo kept > /tmp/file"], check=True)
     done = gvisor_sandbox.exec(["cat", "/tmp/file"])
@@ -56,7 +56,7 @@ def test_streams_are_exact_and_apart(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_input_may_be_text_pieces_or_nothing(gvisor_sandbox: Sandbox) -> None:
-    """Without input there is nothing to read; what nobody reads holds nobody up."""
+    """A program without input reads an empty stream, and unread input blocks nobody."""
 
     def pieces() -> Iterator[bytes]:
         yield b"a"
@@ -101,7 +101,7 @@ def test_cwd_and_user_are_the_sandbox_s_or_the_call_s(gvisor: Gvisor) -> None:
 
 
 def test_another_user_has_no_rights_left(gvisor_sandbox: Sandbox) -> None:
-    """No capability, no way back to root, and root's files stay root's."""
+    """Another user has no capability, cannot become root again, and cannot read root's files."""
     gvisor_sandbox.put("/root/secret", "x", mode=0o600)
     script = (
         "import os\n"
@@ -126,7 +126,7 @@ REFUSED = {
 
 
 def test_what_cannot_be_started_is_an_error_of_its_own(gvisor_sandbox: Sandbox) -> None:
-    """It names the program and the kernel's reason, and the sandbox goes on."""
+    """The error names the program and the kernel's reason, and the sandbox goes on."""
     for args, word in REFUSED.items():
         with pytest.raises(InsideError, match=word) as caught:
             gvisor_sandbox.exec(args)
@@ -147,7 +147,7 @@ SENSELESS: list[dict[str, Any]] = [
 
 
 def test_what_cannot_be_meant_is_refused(gvisor_sandbox: Sandbox) -> None:
-    """Nothing is started then."""
+    """Senseless options are refused before anything starts."""
     for options in SENSELESS:
         with pytest.raises(UsageError):
             gvisor_sandbox.exec(**options)
@@ -171,7 +171,7 @@ def test_arguments_are_passed_as_they_are(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_check_raises_for_another_status_than_0(gvisor_sandbox: Sandbox) -> None:
-    """With the output, as with `Gvisor.run`."""
+    """The exception has the output, as with `Gvisor.run`."""
     with pytest.raises(WorkloadFailed, match="exit status 3") as caught:
         gvisor_sandbox.exec(["sh", "-c", "echo out; exit 3"], check=True)
     assert caught.value.stdout == "out\n"
@@ -196,7 +196,7 @@ def test_programs_run_at_the_same_time(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_programs_that_wait_for_each_other_are_served(gvisor_sandbox: Sandbox) -> None:
-    """They really run side by side: each waits for what the other makes."""
+    """Programs run side by side: each waits for a file of the other."""
     done: list[Completed] = []
 
     def work(mine: str, other: str) -> None:
@@ -248,7 +248,7 @@ def test_a_time_out_stays_one_whatever_is_said_then(gvisor_sandbox: Sandbox) -> 
 
 @pytest.mark.parametrize("args", [["cat"], ["sleep", "60"]], ids=["reads", "does-not-read"])
 def test_input_does_not_outlast_the_deadline(gvisor_sandbox: Sandbox, args: list[str]) -> None:
-    """Neither endless input nor a program that does not read it keeps the call."""
+    """Neither endless input nor a program that does not read it delays the call's end."""
 
     def endless() -> Iterator[bytes]:
         while True:
@@ -260,7 +260,7 @@ def test_input_does_not_outlast_the_deadline(gvisor_sandbox: Sandbox, args: list
 
 
 def test_an_error_of_the_input_ends_the_program(gvisor_sandbox: Sandbox) -> None:
-    """What the caller's own iterator raises comes back, and nothing runs on."""
+    """An error of the caller's own iterator is raised again, and no program runs on."""
 
     def broken() -> Iterator[bytes]:
         yield b"x"
@@ -272,7 +272,7 @@ def test_an_error_of_the_input_ends_the_program(gvisor_sandbox: Sandbox) -> None
 
 
 def test_a_stopped_guest_is_replaced_and_that_is_said(gvisor_sandbox: Sandbox) -> None:
-    """Where nobody can confirm that a tree is dead, the whole sandbox is killed."""
+    """The whole sandbox is killed if nobody can confirm the end of a process tree."""
     gvisor_sandbox.put("/tmp/gone", "x")
     with pytest.raises(WorkloadTimeout, match="the whole sandbox has been killed"):
         gvisor_sandbox.exec(["sh", "-c", "kill -STOP 1; sleep 60"], timeout=0.5)
@@ -292,7 +292,7 @@ def test_what_is_left_running_runs_on(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_orphans_are_reaped(gvisor_sandbox: Sandbox) -> None:
-    """The guest is init: what loses its parent leaves no zombie behind."""
+    """The guest is init: an orphan leaves no zombie."""
     script = "for i in 1 2 3 4 5; do (sleep 0.05 &); done"
     gvisor_sandbox.exec(["sh", "-c", script], check=True)
     look = (
@@ -314,7 +314,7 @@ def test_orphans_are_reaped(gvisor_sandbox: Sandbox) -> None:
 def test_a_gibibyte_of_output_takes_no_memory(
     gvisor_sandbox: Sandbox, *, is_first_platform: bool
 ) -> None:
-    """What is kept is bounded, on both sides of the sandbox's wall."""
+    """The kept output is bounded, in the guest and on the host."""
     size = 1 << (30 if is_first_platform else 26)
 
     def peak() -> int:
@@ -336,7 +336,7 @@ def test_a_gibibyte_of_output_takes_no_memory(
 
 
 def test_a_sandbox_takes_what_a_run_takes_but_what_runs() -> None:
-    """Its arguments are those of `run`, apart from argv, input, check and entrypoint."""
+    """A sandbox takes the arguments of `run`, apart from argv, input, check and entrypoint."""
     run, sandbox = (inspect.signature(f).parameters for f in (Gvisor.run, Gvisor.sandbox))
     assert run.keys() - sandbox.keys() == {"args", "input", "check", "entrypoint"}
     assert sandbox.keys() <= run.keys()

@@ -32,7 +32,7 @@ def test_text_is_utf_8_and_a_file_is_replaced(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_what_a_program_writes_can_be_read(gvisor_sandbox: Sandbox) -> None:
-    """And files that the kernel makes up."""
+    """Programs' files and files of the kernel can be read."""
     gvisor_sandbox.exec(["sh", "-c", "printf '\\377x' > /tmp/made"], check=True)
     assert gvisor_sandbox.get("/tmp/made") == b"\xffx"
     linux, version, release, *_ = gvisor_sandbox.get("/proc/version").decode().split()
@@ -40,7 +40,7 @@ def test_what_a_program_writes_can_be_read(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_what_the_kernel_refuses_is_an_error(gvisor_sandbox: Sandbox) -> None:
-    """Neither folders, FIFOs nor devices are files; what is read-only stays so."""
+    """Folders, FIFOs and devices are no files; read-only files stay so."""
     gvisor_sandbox.exec(["mkfifo", "/tmp/fifo"], check=True)
     for path, word in {
         "/tmp/missing": "ENOENT",
@@ -69,7 +69,7 @@ def test_a_file_has_a_largest_size(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_a_full_disk_is_an_error(gvisor_sandbox: Sandbox) -> None:
-    """What does not fit is told, with the kernel's reason."""
+    """The error for data that does not fit has the kernel's reason."""
     with pytest.raises(InsideError, match="ENOSPC"):
         gvisor_sandbox.put("/dev/shm/large", b"x" * (70 << 20))
     assert gvisor_sandbox.exec(["true"]).returncode == 0
@@ -87,7 +87,7 @@ def test_a_full_disk_is_an_error(gvisor_sandbox: Sandbox) -> None:
     ids=range(16),
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(unconnected: Sandbox, name: str, args: list[Any]) -> None:
-    """Before anything is asked of the sandbox."""
+    """Senseless arguments are refused before the sandbox gets a request."""
     with pytest.raises(UsageError):
         getattr(unconnected, name)(*args)
 

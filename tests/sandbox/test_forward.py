@@ -113,7 +113,7 @@ def test_hundreds_of_connections_stay_open(
 
 
 def test_100_megabytes_go_through_intact(echo: Forward, *, is_first_platform: bool) -> None:
-    """Both ways at the same time, byte for byte."""
+    """Data goes both ways at the same time, byte for byte."""
     data = os.urandom(1 << 20) * (100 if is_first_platform else 10)
     back = exchange(echo, data)
     assert len(back) == len(data) + len(b"that was all")
@@ -123,7 +123,7 @@ def test_100_megabytes_go_through_intact(echo: Forward, *, is_first_platform: bo
 def test_a_client_that_does_not_read_holds_nobody_up(
     gvisor_sandbox: Sandbox, echo: Forward
 ) -> None:
-    """Its connection stops, with little kept in between; others, and programs, go on."""
+    """A client that does not read stops its own connection; others, and programs, go on."""
     with socket.create_connection(echo.address, timeout=30) as stuck:
         stuck.settimeout(1)
         with pytest.raises(TimeoutError):
@@ -148,7 +148,7 @@ def test_a_client_that_goes_away_is_forgotten(gvisor_sandbox: Sandbox, echo: For
 
 
 def test_a_refused_connection_is_reset(gvisor_sandbox: Sandbox) -> None:
-    """Where nobody listens inside, the client sees a reset and not an end; and may try again."""
+    """The client sees a reset if nobody listens inside, and may try again."""
 
     def talk(forward: Forward) -> None:
         with socket.create_connection(forward.address, timeout=20) as client:
@@ -173,7 +173,7 @@ def test_the_end_of_a_server_is_the_end_of_its_connections(gvisor_sandbox: Sandb
 
 
 def test_a_closed_forward_is_closed(gvisor_sandbox: Sandbox) -> None:
-    """Its port is free again, its connections are dropped, a second close does nothing."""
+    """A close frees the port and drops the connections; a second close does nothing."""
     with serving(gvisor_sandbox) as forward:
         client = socket.create_connection(forward.address, timeout=20)
         client.sendall(b"x")
@@ -187,7 +187,7 @@ def test_a_closed_forward_is_closed(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_a_forward_ends_with_its_sandbox(gvisor_sandbox: Sandbox) -> None:
-    """Who is connected when the sandbox dies sees a reset, at once; later ones are refused."""
+    """A connected client sees a reset as soon as the sandbox dies; later ones are refused."""
     with serving(gvisor_sandbox) as forward:
         client = socket.create_connection(forward.address, timeout=20)
         client.sendall(b"x")
@@ -233,7 +233,7 @@ def test_a_port_is_waited_for(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_a_closed_sandbox_forwards_nothing(gvisor_sandbox: Sandbox) -> None:
-    """It says that it is closed."""
+    """The error says that the sandbox is closed."""
     gvisor_sandbox.close()
     with pytest.raises(UsageError, match="is closed"):
         gvisor_sandbox.forward(80)

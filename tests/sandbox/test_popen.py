@@ -30,7 +30,7 @@ def test_a_program_is_talked_to(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_output_is_read_in_every_way(gvisor_sandbox: Sandbox) -> None:
-    """By size, what there is, by lines, to the end; and each stream by itself."""
+    """Each stream can be read by size, by lines, to the end, or as far as it has come."""
     script = "printf 'abcdef\\nline\\nlast'; echo err >&2"
     process = gvisor_sandbox.popen(["sh", "-c", script])
     process.wait()
@@ -52,7 +52,7 @@ def test_nothing_is_lost_when_a_read_is_too_early(gvisor_sandbox: Sandbox) -> No
 
 
 def test_who_reads_slowly_gets_everything(gvisor_sandbox: Sandbox) -> None:
-    """From the first read on, the program waits for its reader: nothing is left out."""
+    """The program waits for a slow reader after the first read: nothing is left out."""
     size = 6_000_000
     script = "import os\nos.write(1, b'go\\n')\n"
     script += f"for _ in range({size} // 1000): os.write(1, b'x' * 1000)\n"
@@ -74,7 +74,7 @@ def test_who_does_not_read_holds_nobody_up(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_a_signal_is_the_return_code(gvisor_sandbox: Sandbox) -> None:
-    """Negative, as with `subprocess`; and one that is caught is caught."""
+    """The return code is the negative signal, as with `subprocess`; a caught signal is none."""
     process = gvisor_sandbox.popen(["sleep", "60"])
     process.terminate()
     assert process.wait() == -signal.SIGTERM
@@ -87,7 +87,7 @@ def test_a_signal_is_the_return_code(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_kill_gets_what_was_started(gvisor_sandbox: Sandbox) -> None:
-    """With its tree; and the end of a with block kills too."""
+    """A kill ends the whole tree, as does the end of a with block."""
     process = gvisor_sandbox.popen(["sh", "-c", "setsid sleep 888 & echo up; sleep 888"])
     process.wait_for_output("up")
     process.kill()
@@ -123,7 +123,7 @@ def test_a_wait_has_a_deadline(gvisor_sandbox: Sandbox) -> None:
 def test_output_is_waited_for(
     gvisor_sandbox: Sandbox, pattern: str | re.Pattern[bytes], found: str | bytes
 ) -> None:
-    """In either stream, across the pieces in which it comes, without being taken from a reader."""
+    """Output is awaited in either stream and across its pieces, and stays for the reader."""
     script = "printf 'a po'; sleep 0.1; printf 'rt 80'; sleep 0.1; echo 80; sleep 0.1"
     script += "; printf '\\377'; echo warning >&2; sleep 60"
     with gvisor_sandbox.popen(["sh", "-c", script]) as process:
@@ -143,7 +143,7 @@ def test_output_that_does_not_come_is_not_waited_for_longer(gvisor_sandbox: Sand
 
 
 def test_output_is_found_in_a_flood(gvisor_sandbox: Sandbox) -> None:
-    """Nothing is passed over, however fast it comes and however much is kept."""
+    """No match is missed, however fast the output comes and however much is kept."""
     script = (
         "import os\nb = b'x' * 100_000\nos.write(1, b'y')\nfor _ in range(300): os.write(1, b)\n"
         "os.write(1, b'needle')\nfor _ in range(300): os.write(1, b)\n"
@@ -186,13 +186,13 @@ def test_a_write_that_nobody_reads_has_a_deadline(gvisor_sandbox: Sandbox) -> No
 
 
 def test_programs_that_cannot_start_are_refused(gvisor_sandbox: Sandbox) -> None:
-    """As with `exec`."""
+    """A program that cannot start is an error, as with `exec`."""
     with pytest.raises(InsideError, match="ENOENT"):
         gvisor_sandbox.popen(["no-such-program"])
 
 
 def test_several_threads_wait_for_one_program(gvisor_sandbox: Sandbox) -> None:
-    """Each of them is told of its end."""
+    """Each waiting thread gets the program's status."""
     process = gvisor_sandbox.popen(["sh", "-c", "read x; exit 4"])
     codes: list[int] = []
     threads = [threading.Thread(target=lambda: codes.append(process.wait())) for _ in range(4)]

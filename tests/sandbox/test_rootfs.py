@@ -156,7 +156,7 @@ def test_a_crash_without_a_guest_is_one(gvisor: Gvisor, folder: Path) -> None:
 
 
 def test_a_folder_with_nothing_in_it_is_refused(gvisor: Gvisor, folder: Path) -> None:
-    """There is no program that could wait in it, and no place for one; the error says so."""
+    """The error for an empty folder names the folder to make: no program could wait in it."""
     (folder / "bin/busybox").unlink()
     with pytest.raises(UsageError, match=r"Make an empty folder /\.pytest-gvisor"):
         gvisor.sandbox(rootfs=directory(folder))
@@ -178,7 +178,7 @@ def test_mounts_and_settings_are_as_for_a_run(gvisor: Gvisor, tmp_path: Path) ->
 
 
 def test_a_mount_over_the_python_does_not_matter(gvisor: Gvisor, busybox: bytes) -> None:
-    """Where the caller's mounts cover the interpreter, the guest has one of its own."""
+    """The guest has a Python of its own if mounts cover the interpreter."""
     with gvisor.sandbox(mounts=[tmpfs("/usr/lib")]) as sandbox:
         sandbox.put("/tmp/b", busybox, mode=0o755)
         assert sandbox.exec(["/tmp/b", "ls", "/usr/lib"]).stdout == ""

@@ -58,7 +58,7 @@ def on_the_host(suite: str) -> Outcomes:
 
 
 def worst(phases: dict[str, str]) -> str:
-    """One word for a test."""
+    """The worst outcome of a test's phases."""
     for outcome in ("failed", "skipped as expected", "skipped", "passed as expected"):
         if outcome in phases.values():
             return outcome
@@ -86,7 +86,7 @@ def test_a_suite_of_others_ends_as_on_the_host(suite: str, gvisor_platform: Plat
 @pytest.mark.gvisor(platform=Platform.SYSTRAP)
 @pytest.mark.parametrize("suite", [name for name in SUITES if SUITES[name].get("long")])
 def test_a_long_suite_of_others_does_on_one_platform(suite: str, gvisor_platform: Platform) -> None:
-    """The same, where a second time would take half a minute more."""
+    """A long suite gives the same results; one platform is enough, as each takes half a minute."""
     compare(suite, gvisor_platform)
 
 

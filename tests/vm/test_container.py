@@ -57,7 +57,7 @@ def in_the_vm(
 
 
 def test_an_example_runs_there(container: list[str], vm_options: list[str]) -> None:
-    """As root of the container, whose own kernel refuses namespaces and mounts."""
+    """An example runs as the container's root, whose own kernel refuses namespaces and mounts."""
     refused = subprocess.run(
         [*container, "vm:test", "unshare", "--mount", "true"], capture_output=True, text=True
     )
@@ -75,7 +75,7 @@ def test_an_example_runs_there(container: list[str], vm_options: list[str]) -> N
 
 
 def test_a_user_of_the_container_has_a_vm(container: list[str], vm_options: list[str]) -> None:
-    """Its command is root there, and reads no file that the user may not read."""
+    """The user's command is root in the VM, and reads no file that the user may not read."""
     script = "uname -r; id -u; cat /home/secret"
     done = in_the_vm(container, vm_options, NOBODY, "sh", "-c", script)
     assert done.returncode == 1, done.stderr

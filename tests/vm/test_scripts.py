@@ -48,7 +48,7 @@ def test_a_vm_that_cannot_be_made_is_said_loudly_and_fails_nothing(checkout: Pat
 def test_a_demo_without_sandboxes_and_without_a_vm_ends_with_the_doctors_words(
     checkout: Path,
 ) -> None:
-    """What this machine lacks, for both; status 1 and no traceback."""
+    """The demo names what the machine lacks for both, with status 1 and no traceback."""
     runsc = locate.find()
     runsc.close()
     done = on_another_processor(checkout / "scripts/demo-in-vm", runsc.path)

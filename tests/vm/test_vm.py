@@ -27,7 +27,7 @@ print("made" if fcntl.ioctl(kvm, KVM_CREATE_VM, 0) > 0 else "none")
 
 
 def machinery(mark: str) -> list[str]:
-    """The command lines that have this word in them, apart from this process's."""
+    """The command lines that contain this mark, apart from this process's."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -50,7 +50,7 @@ def share() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def nothing_of_the_vm_is_left(vm_options: list[str], share: Path) -> Iterator[None]:
-    """No process of it, no folder, no file of vng's, two seconds after its end."""
+    """Check that the VM leaves no process, folder or file of vng's two seconds after its end."""
     before = set(os.listdir("/tmp"))
     yield
     base = session_folder.base_folder()
@@ -105,7 +105,7 @@ def start(vm_options: list[str], share: Path) -> Iterator[subprocess.Popen[bytes
 
 
 def test_the_deadline_ends_it(vm_options: list[str], share: Path) -> None:
-    """At the deadline the VM is dead, status 124 as of timeout(1), and the reason is told."""
+    """The VM is dead at the deadline, with status 124 as of timeout(1) and the reason."""
     argv = [*VM, *vm_options, f"--share={share}", "--timeout=8", "--", "sleep", "1000"]
     started = time.monotonic()
     done = subprocess.run(argv, capture_output=True, timeout=60)
@@ -116,7 +116,7 @@ def test_the_deadline_ends_it(vm_options: list[str], share: Path) -> None:
 
 
 def test_a_boot_that_takes_too_long_ends_it(vm_options: list[str], share: Path) -> None:
-    """It has a deadline of its own; the whole one is for the command."""
+    """The boot has a deadline of its own; the other deadline is for the command."""
     argv = [*VM, *vm_options, f"--share={share}", "--boot-timeout=2", "--", "true"]
     done = subprocess.run(argv, capture_output=True, timeout=60)
     assert done.returncode == 124
@@ -127,7 +127,7 @@ def test_a_boot_that_takes_too_long_ends_it(vm_options: list[str], share: Path) 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
 def test_any_signal_ends_it(vm_options: list[str], share: Path, number: signal.Signals) -> None:
-    """However the command line tool ends, the VM is dead within a second."""
+    """The VM is dead within a second of any end of the command line tool."""
     with start(vm_options, share) as process:
         process.send_signal(number)
         process.communicate(timeout=10)
@@ -137,7 +137,7 @@ def test_any_signal_ends_it(vm_options: list[str], share: Path, number: signal.S
 
 
 def test_a_killed_warden_takes_the_vm_with_it(vm_options: list[str], share: Path) -> None:
-    """Its command is in a PID namespace of its own; the folder goes with the tool."""
+    """The VM's command dies with the warden's PID namespace; the folder goes with the tool."""
     with start(vm_options, share) as process:
         wardens = subprocess.run(
             ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
