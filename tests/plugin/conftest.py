@@ -52,14 +52,14 @@ class Ran:
     basetemp: Path
 
     def ends(self, **outcomes: int) -> Self:
-        """These are all the outcomes in the summary, and the exit status goes with them."""
+        """Check that the summary has these outcomes alone, and the exit status that follows."""
         assert self.outcomes() == outcomes, self.output
         bad = {"failed", "errors"} & outcomes.keys()
         assert self.status == (1 if bad else 0), self.output
         return self
 
     def exits(self, status: pytest.ExitCode | int) -> Self:
-        """This is the exit status."""
+        """Check the exit status."""
         assert self.status == status, self.output
         return self
 
@@ -70,13 +70,13 @@ class Ran:
         return self
 
     def hides(self, *texts: str) -> Self:
-        """None of these is anywhere in the output."""
+        """Check that none of these texts is in the output."""
         for text in texts:
             assert text not in self.output, f"{text!r} is in\n{self.output}"
         return self
 
     def outcomes(self) -> dict[str, int]:
-        """The words and numbers of the last line, without the time, as in ``passed=2``."""
+        """The outcomes of the last line with their numbers, as in ``passed=2``."""
         summaries = re.findall(r"^=* ?(.* in \d[\d.:]*s.*?) ?=*$", self.output, re.MULTILINE)
         assert summaries, self.output
         found = re.findall(r"(\d+) (\w+)", summaries[-1].split(" in ")[0])
@@ -84,7 +84,7 @@ class Ran:
         return {plural.get(word, word): int(number) for number, word in found}
 
     def line(self, start: str) -> str:
-        """The one line that starts so."""
+        """The only line that starts with this text."""
         found = [line for line in self.output.splitlines() if line.startswith(start)]
         assert len(found) == 1, f"{len(found)} lines start with {start!r} in\n{self.output}"
         return found[0]
@@ -207,7 +207,7 @@ def insecure(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fake(tmp_path: Path) -> FakeRunsc:
-    """A runsc that does what it is told."""
+    """A runsc that follows a script."""
     return FakeRunsc.make(tmp_path / "fake")
 
 

@@ -28,7 +28,7 @@ def test_a_failed_test_shows_boot_log_and_strace(project: Project) -> None:
 
 
 def test_without_it_there_are_neither(project: Project) -> None:
-    """The same failure without the option shows no logs, and starts runsc without them."""
+    """A failure without the option shows no logs, and runsc starts without them."""
     ran = project.test(TEST).run().ends(failed=1).hides(": boot log", ": strace", "--strace")
     assert "--debug-log" not in ran.line("ran: ")
 
@@ -44,6 +44,6 @@ def test_the_environment_can_ask_for_it(alone: Project) -> None:
 
 
 def test_a_workload_that_cannot_start_shows_its_boot_log(alone: Project) -> None:
-    """Where runsc fails there is no strace, but what its boot said."""
+    """A failed launch shows the boot log; it has no strace."""
     alone.test("def test_it(gvisor): gvisor.run(['no-such-program'])")
     alone.run("--gvisor-debug").ends(failed=1).shows(": boot log -", "no-such-program")

@@ -134,7 +134,7 @@ gvisor_timeout = 30
 
 
 def test_a_little_project_of_its_own(project: Project) -> None:
-    """Its package, its fixture on top of ours, its pyproject.toml: all pass on two platforms."""
+    """A project with a package, a fixture on top of `gvisor` and a pyproject.toml passes."""
     project.write(
         {
             "src/runner.py": RUNNER,
@@ -189,7 +189,7 @@ def test_python_in_a_document_is_python_and_imports_what_is_there(path: Path) ->
 
 
 def test_the_documents_examples_run(alone: Project) -> None:
-    """Of warm sandboxes, a bundle, the hooks, and of a run without pytest."""
+    """The examples of the documents run: warm sandboxes, a bundle, hooks, a run without pytest."""
     sandbox, bundles, workloads = (
         blocks(CHECKOUT / "docs" / name) for name in ("sandbox.md", "bundles.md", "workloads.md")
     )

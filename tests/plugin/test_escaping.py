@@ -139,7 +139,7 @@ def texts(element: ET.Element) -> Iterator[str]:
 @pytest.mark.fault("E8")
 @pytest.mark.parametrize("style", ["short", "native", "line"])
 def test_no_style_of_traceback_lets_anything_through(alone: Project, style: str) -> None:
-    """However pytest shows a failure, what the workload wrote is written out."""
+    """Each style of traceback shows the workload's output escaped."""
     ran = alone.test(TESTS).run(f"--tb={style}", "-rA", "--color=no").exits(1)
     assert hidden_in(ran.output) == []
     assert len(SUMMARY.findall(ran.output)) == 1
@@ -189,7 +189,7 @@ def test_a_worker_survives_lone_surrogates(alone: Project) -> None:
 
 
 def test_colours_are_pytests_own(project: Project) -> None:
-    """With ``--color=yes`` the diff of an assertion has its colours, and nothing else passes."""
+    """With `--color=yes` an assertion's diff has its colours, and no other escape passes."""
     ran = project.test(TESTS).run("--color=yes", "-rA", "-l").exits(1)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", ran.output)
     assert hidden_in(plain) == []
@@ -217,7 +217,7 @@ def test_the_bytes_and_the_text_stay_available(alone: Project) -> None:
 
 
 def test_tests_without_a_sandbox_are_reported_as_ever(project: Project) -> None:
-    """What a project's other tests print is none of our business."""
+    """The output of a test without a sandbox stays unescaped."""
     project.test("""
         def test_it():
             print("\\x1b[35mcolour\\x1b[0m \\u202e = 7 passed in 1s =")
@@ -258,7 +258,7 @@ def test_what_a_shared_sandbox_wrote_is_escaped(alone: Project, way: str) -> Non
 
 @pytest.mark.fault("E8")
 def test_what_a_subtest_shows_is_escaped(project: Project) -> None:
-    """Its captured output, its logs, its message and its arguments, which pytest adds last."""
+    """A subtest's output, logs, message and arguments, which pytest adds last, are escaped."""
     body = """
     def test_it(done, subtests):
         with subtests.test(done.stdout, text=done.stdout, **{done.stdout: 1}):

@@ -50,7 +50,7 @@ def test_a_failing_idle_session_shows_nothing_of_ours(project: Project) -> None:
 
 
 def test_the_line_of_a_configured_session(project: Project, runsc: Runsc) -> None:
-    """With a setting on the command line it stands in pytest's header, in exactly this form."""
+    """A setting on the command line is in pytest's header, in exactly this form."""
     ran = project.test("def test_it(): pass").run("--gvisor-network=none").ends(passed=1)
     assert ran.line("gvisor:") == header(runsc) + "systrap, network none"
     above, _, _ = ran.output.partition("rootdir:")
@@ -87,7 +87,7 @@ def test_all_that_is_configured_is_in_the_line(alone: Project, runsc: Runsc) -> 
 def test_a_runsc_that_cannot_be_used_is_in_the_line_and_fails_nothing_by_that(
     project: Project, missing: Path, insecure: Path
 ) -> None:
-    """Neither a missing nor a refused binary concerns a test that uses none."""
+    """A missing or refused binary does not affect a test that uses none."""
     project.test("def test_it(): pass")
     ran = project.run(f"--gvisor-runsc={missing}").ends(passed=1)
     assert ran.line("gvisor:").startswith(f"gvisor: there is no runsc at {missing}")

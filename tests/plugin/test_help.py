@@ -1,4 +1,4 @@
-"""What pytest lists: ``--help``, ``--markers``, ``--fixtures``, ``--collect-only``."""
+"""The listings of pytest: ``--help``, ``--markers``, ``--fixtures``, ``--collect-only``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def rows(text: str) -> list[str]:
 
 
 def test_help_names_each_option_its_variable_and_its_ini_key(alone: Project) -> None:
-    """Every option says where else it may be written, and the group which source is stronger."""
+    """Each option names its variable and ini key, and the group names the order of sources."""
     text = re.sub(r"\s+", " ", alone.run("--help").exits(0).output)
     assert "(precedence: marker, command line, environment, ini file, default)" in text
     for option in OPTIONS:
@@ -90,7 +90,7 @@ def test_the_tables_of_options_are_what_the_parser_takes(alone: Project) -> None
 
 
 def test_no_document_names_an_option_that_is_not_there(alone: Project) -> None:
-    """Of pytest's, by its name."""
+    """The documents name only options that `--help` has."""
     text = alone.run("--help").exits(0).output
     named = {name for each in DOCS for name in re.findall(r"--(?:no-|in-)?gvisor[\w-]*", each)}
     assert [name for name in named if not re.search(rf"{name}\b(?!-)", text)] == []
@@ -98,7 +98,7 @@ def test_no_document_names_an_option_that_is_not_there(alone: Project) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_option_at_a_shell_is_documented(command: str) -> None:
-    """In docs/cli.md, under the name of its command."""
+    """The docs of a command, in docs/cli.md, name each of its options."""
     module = importlib.import_module(f"pytest_gvisor.cli.{command}")
     _, _, rest = doc("cli.md").partition(f"\n## {command}\n")
     text = rest.partition("\n## ")[0]

@@ -33,7 +33,7 @@ def test_modify_spec_changes_what_runs(project: Project) -> None:
 
 
 def test_a_changed_spec_is_validated_like_any_other(alone: Project) -> None:
-    """What a bundle may not say, a hook may not either: all of it is reported, nothing is run."""
+    """All problems of a hook's spec are reported, and nothing runs."""
     alone.test(
         """
         def test_it(gvisor):
@@ -77,7 +77,7 @@ def test_runsc_args_are_passed(project: Project) -> None:
 
 
 def test_a_flag_that_cannot_be_passed_is_a_usage_error(alone: Project) -> None:
-    """One that a setting decides, one that this runsc does not have, and what is no flag at all."""
+    """A flag that a setting decides, an unknown flag and any other value are usage errors."""
     flags = {
         "--platform=kvm": "--platform is decided by a setting of pytest-gvisor",
         "-rootless": "--rootless is decided by a setting of pytest-gvisor",
@@ -157,7 +157,7 @@ def test_a_misspelt_argument_of_a_hook_is_pluggys_error(alone: Project) -> None:
 def test_sandboxes_that_belong_to_no_one_test_have_no_hooks_and_are_not_kept(
     alone: Project,
 ) -> None:
-    """Those of the session and of tests inside; of a test's warm one, all is once, at its end."""
+    """Sandboxes of the session and of tests inside have no hooks; a warm one has each once."""
     alone.test(
         """
         import pytest

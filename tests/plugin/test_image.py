@@ -64,7 +64,7 @@ def test_an_image_that_cannot_be_had_is_an_error(images: Project, tmp_path: Path
 
 @pytest.mark.fault("H1")
 def test_no_daemon_is_a_skip_or_a_failure_when_strict(images: Project, tmp_path: Path) -> None:
-    """By marker and by fixture alike; `gvisor.run` itself raises."""
+    """A missing daemon skips, or fails when strict, by marker and fixture; `gvisor.run` raises."""
     images.test(
         """
         import pytest
@@ -91,7 +91,7 @@ def test_no_daemon_is_a_skip_or_a_failure_when_strict(images: Project, tmp_path:
 
 
 def test_a_test_inside_with_an_image_is_an_error(images: Project, tmp_path: Path) -> None:
-    """Its Python is the host's: nothing else is taken in silence, and image=None says so."""
+    """A test inside runs the host's Python: an image is an error, unless `image=None` drops it."""
     images.test(
         """
         import pytest

@@ -55,13 +55,13 @@ def replay(run: Path) -> subprocess.CompletedProcess[bytes]:
 
 
 def test_nothing_is_kept_unless_asked_for(alone: Project) -> None:
-    """Without the option no run is left, and no report promises one."""
+    """Without the option no run is kept, and no report mentions one."""
     ran = alone.test(TEST).run().hides("kept in")
     assert ran.kept() == []
 
 
 def test_failed_keeps_the_runs_of_tests_that_failed(project: Project) -> None:
-    """All runs of a test that failed in any phase, none of one that passed; reports name them."""
+    """All runs of a test that failed in any phase are kept and named in reports, and no others."""
     ran = project.test(TEST).run("--gvisor-keep", "failed").ends(passed=2, failed=2, errors=1)
     kept = ran.kept()
     assert commands(kept) == ["cat; echo err >&2; exit 7", "first", "teardown"]
@@ -70,7 +70,7 @@ def test_failed_keeps_the_runs_of_tests_that_failed(project: Project) -> None:
 
 
 def test_all_keeps_the_runs_of_every_test(project: Project, bundles_written: Path) -> None:
-    """Of each run: bundle, runsc's log, input and script, for nobody else to read.
+    """Each run is kept with bundle, runsc's log, input and script, for its user alone.
 
     A kept bundle is as its schema says, and so is each that ran (tests/bundlecheck.py).
     """
@@ -85,7 +85,7 @@ def test_all_keeps_the_runs_of_every_test(project: Project, bundles_written: Pat
 
 
 def test_the_script_repeats_the_run(project: Project) -> None:
-    """After the session, and moved elsewhere: the same bytes on both streams, the same status."""
+    """The script gives the same bytes and status after the session, also in another folder."""
     ran = project.test(TEST).run("--gvisor-keep", "failed").exits(1)
     (run,) = (run for run in ran.kept() if (run / "stdin").read_bytes())
     moved = run.rename(project.folder / "moved and with spaces")
@@ -122,7 +122,7 @@ def test_the_script_repeats_what_was_unusual_about_a_run(alone: Project) -> None
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace is made")
 def test_the_script_repeats_a_run_with_a_network_of_its_own(alone: Project) -> None:
-    """With gVisor's own stack the script makes its own namespace."""
+    """The script makes a network namespace for gVisor's own stack."""
     alone.test("""
         import pytest
 
@@ -150,7 +150,7 @@ def test_a_run_that_runsc_could_not_start_is_kept(alone: Project) -> None:
 
 
 def test_logs_are_kept_where_there_are_any(alone: Project) -> None:
-    """With ``--gvisor-debug`` runsc's own logs are beside the bundle, whole."""
+    """With `--gvisor-debug` runsc's own logs are beside the bundle, whole."""
     alone.test("def test_it(gvisor): gvisor.run(['false'], check=True)")
     (run,) = alone.run("--gvisor-keep=failed", "--gvisor-debug").ends(failed=1).kept()
     logs = {path.name.split(".")[-2]: path.read_text() for path in (run / "logs").iterdir()}

@@ -62,7 +62,7 @@ def test_a_bad_gvisor_marker_is_an_error_that_names_the_test(project: Project) -
 
 
 def test_a_bad_marker_of_a_class_or_module_is_reported_at_its_tests(alone: Project) -> None:
-    """What stands further out names the test that it reaches first."""
+    """A bad marker of a class or module names the first test that it applies to."""
     alone.write(
         {
             "test_class.py": """
@@ -146,7 +146,7 @@ MISUSES = {
 
 
 def test_a_misused_requirement_fails_its_test_and_names_it(project: Project) -> None:
-    """A requirement that cannot be meant fails its test, and never skips it."""
+    """A misused requirement fails its test, and never skips it."""
     decorated = [
         f"@pytest.mark.{marker}\ndef test_{number}(): pass\n"
         for number, marker in enumerate(MISUSES)

@@ -1,4 +1,4 @@
-"""What cannot work, and says so: forks, scopes, calls with wrong arguments."""
+"""Misuse that is an error: forks, scopes, calls with wrong arguments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def test_a_fork_of_pytest_cannot_start_sandboxes(project: Project) -> None:
-    """In a child that a test has forked a run is a `LaunchError`; the parent goes on as before."""
+    """A run in a child that a test forked is a `LaunchError`; the parent goes on as before."""
     project.test("""
         import os
         import pytest
@@ -89,7 +89,7 @@ def test_calls_that_cannot_be_meant_are_usage_errors(alone: Project) -> None:
 
 
 def test_a_result_outlives_its_session(alone: Project) -> None:
-    """What a run returned can still be read, and shown, when everything has been closed."""
+    """A result can be read and shown after everything is closed."""
     alone.test(
         "def test_it(gvisor, request): request.config.done = gvisor.run(['echo', 'hello'])",
         conftest="""

@@ -42,8 +42,7 @@ TESTS = """
 
 
 def test_a_test_inside_runs_on_the_host_and_on_each_platform(project: Project) -> None:
-    """Under ids of their own, also for unittest, in reports and for -k; a marker's platform is the
-    only one; a test that uses a sandbox has nothing to run in on the host."""
+    """Each test inside runs on the host and each platform, under ids of its own."""
     project.test(TESTS)
     options = ("--in-gvisor", "--gvisor-platform", "native,systrap,ptrace")
     ran = project.run("-v", "--junitxml=report.xml", *options).ends(passed=10)
@@ -59,7 +58,7 @@ def test_a_test_inside_runs_on_the_host_and_on_each_platform(project: Project) -
 
 
 def test_the_host_s_copy_can_be_chosen(alone: Project) -> None:
-    """By -k and by its place in the order: first. Beside ``auto`` the sandbox's is ``[auto]``."""
+    """The host's copy is first and can be chosen by -k; beside ``auto`` the other is ``[auto]``."""
     alone.test(TESTS)
     options = ("--in-gvisor", "-o", "gvisor_platform=native auto")
     ran = alone.run("--collect-only", "-q", *options).exits(0)
@@ -71,7 +70,7 @@ def test_the_host_s_copy_can_be_chosen(alone: Project) -> None:
 
 
 def test_native_alone_is_a_usage_error(alone: Project) -> None:
-    """It is no platform of gVisor's, and the way to run on the host alone has another name."""
+    """The platform `native` alone is refused; the error names `--no-gvisor`."""
     ran = alone.test(TESTS).run("--gvisor-platform", "native").exits(pytest.ExitCode.USAGE_ERROR)
     ran.shows("platform=native alone is no platform of gVisor's", "--no-gvisor")
 

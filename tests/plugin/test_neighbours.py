@@ -43,7 +43,7 @@ def test_it_works_without_all_of_them(project: Project, no_kvm: str) -> None:
 
 
 def test_it_works_without_a_terminal(alone: Project, no_kvm: str) -> None:
-    """Nothing is printed, and the exit status and the JUnit file are as ever."""
+    """Without a terminal nothing is printed; the exit status and the JUnit file stay the same."""
     ran = alone.test(TEST, conftest=no_kvm)
     done = ran.run("-p", "no:terminal", "--junitxml=report.xml", "-o", "addopts=--strict-markers")
     assert (done.status, done.output) == (1, "")
@@ -65,7 +65,7 @@ def test_keep_needs_the_temporary_folders_of_pytest(alone: Project) -> None:
 
 
 def test_the_plugin_can_be_switched_off(project: Project) -> None:
-    """With ``-p no:gvisor`` there are no options, no markers and no fixtures of ours."""
+    """With `-p no:gvisor` there are no options, markers and fixtures of the plugin."""
     project.test("""
         def test_it():
             pass
@@ -80,7 +80,7 @@ def test_the_plugin_can_be_switched_off(project: Project) -> None:
 
 @pytest.mark.parametrize("option", ["-x", "--maxfail=1"])
 def test_a_session_that_stops_early_stops_cleanly(project: Project, option: str) -> None:
-    """After the first failure pytest ends as ever, and nothing is left (the leak check looks)."""
+    """After the first failure pytest ends as usual, and nothing is left (the leak check looks)."""
     project.test("""
         import pytest
 

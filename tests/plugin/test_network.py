@@ -29,7 +29,7 @@ TEST = """
 
 
 def test_there_is_no_network_by_default(project: Project) -> None:
-    """Without the option a sandbox has its own loopback."""
+    """A sandbox without the option has a loopback of its own."""
     project.test(TEST).run("-rP").ends(passed=2).shows("NETWORK none ['lo']")
 
 
@@ -49,7 +49,7 @@ def test_sandbox_is_gvisors_own_stack(project: Project) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root may do this")
 def test_sandbox_without_root_is_an_error_and_no_skip(project: Project) -> None:
-    """An unprivileged caller is told that the mode needs root; nothing is started instead."""
+    """An unprivileged caller gets an error that the mode needs root, and nothing starts."""
     ran = project.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=1, failed=1)
     ran.shows("UsageError", "root").hides("NETWORK")
 

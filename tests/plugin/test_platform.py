@@ -85,7 +85,7 @@ def test_a_list_may_be_written_in_several_ways_and_keeps_its_order(
 
 
 def test_one_platform_by_name_runs_each_test_once(alone: Project) -> None:
-    """A single platform is used without a word in the ids."""
+    """A single platform adds nothing to the ids."""
     ran = alone.test(ONE).run("-v", "--gvisor-platform", "ptrace").ends(passed=2)
     assert ids(ran) == ["test_it", "test_without_a_sandbox"]
     ran.shows(", ptrace, network none")
@@ -102,7 +102,7 @@ def test_all_skips_what_does_not_work_here_and_says_why(project: Project, no_kvm
 
 
 def test_what_works_here_does_not_change_what_is_collected(project: Project, no_runsc: str) -> None:
-    """With no runsc at all the same tests are collected, in the same order, and all skipped."""
+    """Without a runsc the same tests are collected, in the same order, and all are skipped."""
     args = ("--gvisor-platform", "all")
     listing = project.test(ONE).run("--collect-only", "-q", *args).exits(0)
     found = re.findall(r"^test_it.*$", listing.output, re.MULTILINE)
@@ -118,7 +118,7 @@ def test_what_works_here_does_not_change_what_is_collected(project: Project, no_
 
 @pytest.mark.parametrize("names", ["sytrap", "systrap,kvn", "", ",", "SYSTRAP"])
 def test_an_unknown_platform_is_a_usage_error(alone: Project, names: str) -> None:
-    """What names no platform ends pytest with its status for usage errors, and the choices."""
+    """An unknown platform is a usage error that lists the choices."""
     ran = alone.test(ONE).run("--gvisor-platform", names).exits(pytest.ExitCode.USAGE_ERROR)
     ran.shows("pytest-gvisor: --gvisor-platform: platform", "systrap, kvm, ptrace")
 
@@ -195,7 +195,7 @@ MISSPELT = {
 
 @pytest.mark.parametrize("place", MISSPELT)
 def test_a_misspelt_platform_is_an_error_wherever_it_stands(alone: Project, place: str) -> None:
-    """At the test that has it, and never a skip."""
+    """A misspelt platform is an error of its test, and never a skip."""
     alone.write({"test_it.py": f"import pytest\n{MISSPELT[place]}\n"})
     ran = alone.run().exits(pytest.ExitCode.TESTS_FAILED).hides("skipped", "three sandboxes")
     ran.shows("='sytrap' is not one of systrap, kvm, ptrace, and no runsc of this run lists it")
@@ -319,7 +319,7 @@ ALONE = {
 def test_what_pytest_does_not_parametrize_says_where_it_does_not_run(
     alone: Project, kind: str
 ) -> None:
-    """It runs on the first platform, with a warning that names the others; strict, it fails."""
+    """A test that pytest does not parametrize runs on one platform and warns; strict, it fails."""
     alone.write({"test_it.py": ALONE[kind], "pytest.ini": "[pytest]\naddopts = -ra\n"})
     args = ("--doctest-modules", "--gvisor-platform", "ptrace,systrap")
     ran = alone.run(*args).ends(passed=1, warnings=1)

@@ -47,7 +47,7 @@ def ini(release: str) -> dict[str, str]:
 def test_a_release_that_the_project_does_not_want_is_an_error_of_each_test_with_a_sandbox(
     alone: Project, older: Path, strict: list[str]
 ) -> None:
-    """It names the release that was found, the one that is wanted, and what installs that."""
+    """The error names the found release, the wanted one, and the command that installs that."""
     alone.test(EVERY_WAY).write(ini(">=20240729"))
     ran = alone.run(f"--gvisor-runsc={older}", "--gvisor-platform=ptrace", *strict)
     ran.ends(passed=1, failed=1, errors=5).hides("skipped")
@@ -64,7 +64,7 @@ def test_a_release_that_will_do_changes_nothing(project: Project, older: Path) -
 
 
 def test_a_marker_may_ask_for_a_release(project: Project, older: Path) -> None:
-    """For its test alone, with a sandbox or without."""
+    """A marker requires a release for its test alone, with a sandbox or without."""
     project.test("""
         import pytest
 
@@ -88,7 +88,7 @@ def test_a_marker_may_ask_for_a_release(project: Project, older: Path) -> None:
 
 @pytest.mark.parametrize("release", ["2024", ">=20241399"])
 def test_a_release_that_cannot_be_meant_is_a_usage_error(alone: Project, release: str) -> None:
-    """When the ini file is read."""
+    """A senseless release is a usage error when the ini file is read."""
     alone.test("def test_it(): pass").write(ini(release))
     ran = alone.run().exits(pytest.ExitCode.USAGE_ERROR)
     ran.shows("pytest-gvisor: gvisor_release in ", f"release={release!r}: ")

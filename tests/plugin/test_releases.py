@@ -55,7 +55,7 @@ def binaries(older: Path, runsc: Runsc) -> list[str]:
 def test_each_test_that_uses_a_sandbox_runs_on_each_release(
     project: Project, older: Path, runsc: Runsc
 ) -> None:
-    """Also inside; a marker's own binary takes a test out. One row a test, one column a release."""
+    """Each test runs on each release, also inside; a marker's own binary takes its test out."""
     files = ["--gvisor-report=r.json", "--gvisor-report=r.html", "--gvisor-report=r.md"]
     args = [*binaries(older, runsc), "--gvisor-platform=ptrace", "--junitxml=report.xml", *files]
     ran = project.test(TESTS).run("-v", *args).ends(passed=7, failed=1)
@@ -89,7 +89,7 @@ def test_each_test_that_uses_a_sandbox_runs_on_each_release(
 
 
 def test_ids_come_from_the_command_line_alone(project: Project, missing: Path) -> None:
-    """No binary is needed at collection, and each test says which release is not there."""
+    """Collection needs no binary, and each test names the missing release."""
     project.test("def test_it(gvisor): pass\n\ndef test_other(runsc): pass\n")
     labels = [f"--gvisor-runsc=a.1={missing}", f"--gvisor-runsc=b={missing}2"]
     both = ["--gvisor-platform", "systrap,ptrace"]
@@ -117,7 +117,7 @@ def test_ids_come_from_the_command_line_alone(project: Project, missing: Path) -
 def test_a_matrix_that_cannot_be_meant_is_a_usage_error(
     alone: Project, options: list[str], told: str
 ) -> None:
-    """Before anything is collected."""
+    """A senseless matrix is a usage error before collection."""
     args = [f"--gvisor-runsc={option}" for option in options]
     ran = alone.test("def test_it(): pass").run(*args).exits(pytest.ExitCode.USAGE_ERROR)
     ran.shows(f"pytest-gvisor: --gvisor-runsc: {told}" if "label '" not in told else told)
@@ -126,7 +126,7 @@ def test_a_matrix_that_cannot_be_meant_is_a_usage_error(
 def test_of_plain_paths_the_last_one_counts_and_one_label_is_none(
     alone: Project, fake: FakeRunsc, missing: Path
 ) -> None:
-    """A path may hold an equals sign behind a slash, or behind the label."""
+    """A path may contain an equals sign after a slash, or after the label."""
     fake.script(*FINE, ["task_exit", 0], ["exit", 0])
     there = missing.with_name("a=b")
     there.symlink_to(fake.path)
@@ -140,7 +140,7 @@ def test_of_plain_paths_the_last_one_counts_and_one_label_is_none(
 def test_a_platform_that_only_one_release_lists_is_unavailable_on_the_other(
     project: Project, fake: FakeRunsc, tmp_path: Path
 ) -> None:
-    """It is no usage error: a binary of the run lists it."""
+    """A platform that another binary of the run lists is no usage error."""
     newer = FakeRunsc.make(tmp_path / "newer")
     # Verdicts are of a binary's content, and these two are to be two binaries.
     newer.path.write_bytes(newer.path.read_bytes() + b"\0")
@@ -157,7 +157,7 @@ def test_a_platform_that_only_one_release_lists_is_unavailable_on_the_other(
 def test_what_pytest_does_not_parametrize_says_on_which_releases_it_does_not_run(
     alone: Project, fake: FakeRunsc
 ) -> None:
-    """It runs on the first, with a warning; strict, it fails."""
+    """A test that pytest does not parametrize runs on one release and warns; strict, it fails."""
     fake.script(*FINE, ["write", 1, "4.19.0-gvisor\n"], ["task_exit", 0], ["exit", 0])
     alone.write(
         {

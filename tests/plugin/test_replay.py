@@ -1,4 +1,4 @@
-"""``replay.sh``: whatever ends it, and on each release, nothing of it is left."""
+"""``replay.sh``: each release and each end of it leaves nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def kept(project: Project, each_release: tuple[str, ...]) -> list[Path]:
 def test_a_replay_leaves_nothing(
     alone: Project, each_release: tuple[str, ...], temporary: Path
 ) -> None:
-    """No file and no mount, and the status is the run's; through a link to its folder too."""
+    """A replay leaves no file and no mount, and has the run's status; also through a link."""
     ends = kept(alone, each_release)[1]
     link = alone.folder / "link"
     link.symlink_to(ends)
@@ -98,7 +98,7 @@ def test_a_replay_that_is_interrupted_leaves_nothing(
 def test_a_replay_changes_no_file_of_a_read_only_bind(
     alone: Project, each_release: tuple[str, ...]
 ) -> None:
-    """Nor does the run: with directfs, the sentry of 2024 empties a file that is opened so."""
+    """Neither a replay nor the run empties it, as the sentry of 2024 would with directfs."""
     file = alone.folder / "data/file"
     alone.write({"data/file": "kept"}).test("""
         import sys

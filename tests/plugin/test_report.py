@@ -143,7 +143,7 @@ def test_each_test_has_a_cell_on_each_platform(project: Project, no_kvm: str, ru
 
 
 def check_details(found: dict[str, Cell]) -> None:
-    """What the cells of one platform tell of their tests."""
+    """Check the details in the cells of one platform."""
     runs = found["test_runs"]
     assert "said by the test" in runs.output
     (run,) = runs.runs
@@ -166,7 +166,7 @@ def check_details(found: dict[str, Cell]) -> None:
 
 
 def check_junit(root: object, version: str) -> None:
-    """Tests of a platform have its properties, once, whatever came of them; others have none."""
+    """Check that a test of a platform has its properties once, and another test has none."""
     found = {}
     for case in root.iter("testcase"):  # type: ignore[attr-defined]
         pairs = [(entry.get("name"), entry.get("value")) for entry in case.iter("property")]
@@ -186,7 +186,7 @@ def check_junit(root: object, version: str) -> None:
 
 
 def test_the_host_s_copy_has_its_platform_in_junit_files(project: Project) -> None:
-    """And nothing else, for it has no sandbox."""
+    """The host's copy has no other property, because it has no sandbox."""
     project.test("def test_it(): pass")
     options = ("--in-gvisor", "--gvisor-platform=native,systrap", "--junitxml=report.xml")
     root = project.run(*options).ends(passed=2).junit()
@@ -275,7 +275,7 @@ def test_the_command_of_a_row_repeats_its_cell(alone: Project) -> None:
 def test_commands_hold_where_pytest_was_started(
     alone: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a folder beside the tests: the summary's, and the one in the report of a failed test."""
+    """A command from the summary or a failure's report works in a folder beside the tests."""
     alone.write({
         "tests/test_it.py": """
             def test_it(gvisor):
@@ -293,7 +293,7 @@ def test_commands_hold_where_pytest_was_started(
 
 
 def test_a_command_repeats_a_test_inside_with_what_it_was_given(alone: Project) -> None:
-    """Its variables, its writable folders, and how long its sandbox lives."""
+    """The command repeats the variables, the writable folders and the isolation."""
     alone.test("""
         import os
         from pathlib import Path
@@ -318,7 +318,7 @@ def test_a_command_repeats_a_test_inside_with_what_it_was_given(alone: Project) 
 
 
 def test_a_session_where_nothing_differs_says_one_line(project: Project) -> None:
-    """And none when it is quiet, or uses no gVisor."""
+    """A session without differences prints one line; a quiet one, or one without gVisor, none."""
     project.test("""
         def test_it(gvisor):
             gvisor.run(["true"])
@@ -336,7 +336,7 @@ def test_a_session_where_nothing_differs_says_one_line(project: Project) -> None
 
 
 def test_a_report_of_a_session_without_gvisor_is_empty(project: Project) -> None:
-    """It is there, for whoever collects it, and says so."""
+    """The report of a session without gVisor exists, and states that it is empty."""
     project.test("def test_it(): pass")
     project.run("--gvisor-report=r.json", "--gvisor-report=r.md").ends(passed=1)
     assert read(project.folder).rows == ()
@@ -383,7 +383,7 @@ def test_listing_tests_writes_nothing(alone: Project) -> None:
 
 
 def test_the_ini_file_and_the_environment_name_reports_too(alone: Project) -> None:
-    """Several, and the command line is stronger; a path is that of where pytest was started."""
+    """Several reports can be named; the command line wins, and paths start where pytest did."""
     alone.write({"pytest.ini": "[pytest]\ngvisor_report = one.md two.json\n"})
     alone.test("""
         import os
@@ -420,7 +420,7 @@ def test_a_github_job_gets_a_table(project: Project) -> None:
 def test_without_runsc_a_test_is_unavailable_and_strictly_an_error(
     project: Project, no_runsc: str, missing: Path
 ) -> None:
-    """Under ``auto`` nobody knows the platform; the cause is told in either case."""
+    """The test is unavailable with its cause, on platform ``auto``; strict, it is an error."""
     project.test("def test_it(gvisor): pass", conftest=no_runsc)
     project.run("--gvisor-report=r.json").ends(skipped=1)
     report = read(project.folder)
@@ -435,7 +435,7 @@ def test_without_runsc_a_test_is_unavailable_and_strictly_an_error(
 
 
 def test_hostile_output_is_escaped_in_every_form(alone: Project) -> None:
-    """Of a workload, of a test, of its id; and long output is cut."""
+    """Output of a workload and of a test, and a test's id, are escaped; long output is cut."""
     alone.test(r"""
         import pytest
 
@@ -487,7 +487,7 @@ def test_a_test_that_is_run_again_has_its_last_state(project: Project) -> None:
 
 
 def test_what_was_removed_and_what_was_not_is_counted(project: Project) -> None:
-    """By every process of the run: leavings of dead sessions, and of this run's sandboxes."""
+    """Each process of the run counts the remains of dead sessions and of the run's sandboxes."""
     project.test(
         """
         import time
@@ -532,7 +532,7 @@ def test_a_misspelt_platform_spoils_no_report(alone: Project) -> None:
 
 
 def test_a_test_inside_cannot_make_the_report_unreadable(alone: Project) -> None:
-    """By the time that it says it took, by ever more failures of subtests, by a worker's name."""
+    """A false duration, many failed subtests or a worker's name leave the report readable."""
     alone.test(
         """
         def test_it(request, subtests):
@@ -598,7 +598,7 @@ def test_of_what_each_worker_has_run_the_worst_is_shown(alone: Project) -> None:
 
 
 def test_a_test_that_is_run_twice_has_its_worst_state(alone: Project) -> None:
-    """Without a plugin that says that the first try does not count."""
+    """A test that runs twice has its worst state, if no plugin discards the first try."""
     alone.test(
         """
         from pathlib import Path
@@ -627,7 +627,7 @@ def test_a_test_that_is_run_twice_has_its_worst_state(alone: Project) -> None:
 
 
 def test_a_lack_of_an_earlier_try_is_none_of_the_last(alone: Project) -> None:
-    """A skip of the author's own stays one after a try that had no docker."""
+    """A test's own skip stays a skip after a try without docker."""
     assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
     alone.test("""
         from pathlib import Path
@@ -648,7 +648,7 @@ def test_a_lack_of_an_earlier_try_is_none_of_the_last(alone: Project) -> None:
 
 
 def test_what_is_too_much_is_left_out_and_counted(alone: Project) -> None:
-    """Of passed tests first, each once; a failed one has twice the room, and a rerun frees it."""
+    """Details of passed tests go first; a failed one has twice the room, and a rerun frees it."""
     assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
     alone.test(
         """

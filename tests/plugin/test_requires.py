@@ -117,7 +117,7 @@ def test_two_sessions_ask_anew(alone: Project) -> None:
 
 
 def test_requirements_that_are_only_collected_probe_nothing(alone: Project) -> None:
-    """Neither ``--collect-only`` nor a deselected test starts a sandbox."""
+    """Neither `--collect-only` nor a deselected test starts a sandbox."""
     alone.write({"conftest.py": COUNTING}).test(TEST)
     alone.run("--collect-only").exits(0)
     alone.run("-k", "runsc").ends(passed=1, deselected=4)
@@ -149,7 +149,7 @@ def test_a_kvm_device_that_may_not_be_opened_is_named(alone: Project) -> None:
 
 
 def test_the_real_kvm_is_decided_within_its_deadline(alone: Project) -> None:
-    """Whatever this machine's /dev/kvm does, hang for one: a verdict, in bounded time."""
+    """The probe of /dev/kvm gives a verdict in bounded time, also if it hangs."""
     alone.test("""
         import time
         import pytest
@@ -201,7 +201,7 @@ platforms.probe = probe
 
 
 def test_a_hang_is_remembered_until_it_is_asked_for_anew(alone: Project) -> None:
-    """By ``--gvisor-reprobe``, or by a deadline that is longer than the one that has passed."""
+    """The probe runs again with `--gvisor-reprobe` or with a longer deadline."""
     alone.test(
         """
         import pytest

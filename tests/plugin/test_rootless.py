@@ -28,14 +28,14 @@ TEST = """
      ("on", "FLAG False MAPPED True")],
 )  # fmt: skip
 def test_root_gets_mappings_where_they_are_asked_for(alone: Project, when: str, shown: str) -> None:
-    """As root, ``on`` maps ids by the bundle and ``auto`` leaves them alone."""
+    """The value ``on`` maps root's ids by the bundle, and ``auto`` does not."""
     alone.test(TEST).run("-rP", "--gvisor-rootless", when).ends(passed=1).shows(shown)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root needs no flag")
 @pytest.mark.parametrize("when", ["auto", "on"])
 def test_a_user_gets_runscs_own_flag(project: Project, when: str) -> None:
-    """As another user, ``auto`` and ``on`` pass ``--rootless``."""
+    """The values ``auto`` and ``on`` pass ``--rootless`` for another user than root."""
     ran = project.test(TEST).run("-rP", "--gvisor-rootless", when).ends(passed=1)
     ran.shows("FLAG True MAPPED False")
 

@@ -53,7 +53,7 @@ def test_the_path_is_used_and_shown_as_what_it_leads_to(
 
 @pytest.mark.fault("A14")
 def test_without_runsc_the_tests_that_need_it_are_skipped(project: Project, no_runsc: str) -> None:
-    """Whatever way a test asks for runsc, it is skipped with what was looked at."""
+    """Each way to use runsc is skipped with the list of places that were searched."""
     ran = project.test(EVERY_WAY, conftest=no_runsc).run().ends(passed=1, skipped=5)
     if not project.distributed:  # a controller collects nothing, and so looks for no binary
         ran.shows("gvisor: runsc was not found: ")
@@ -69,7 +69,7 @@ def test_without_runsc_the_tests_that_need_it_are_skipped(project: Project, no_r
 def test_a_path_that_was_named_and_is_not_there_is_an_error(
     project: Project, missing: Path, way: str
 ) -> None:
-    """A misspelt path costs no test in silence, strict or not, whoever has named it."""
+    """A misspelt path is an error from each source, strict or not."""
     ini = f"gvisor_runsc = {missing}" if way == "ini" else ""
     project.test(EVERY_WAY).write({"pytest.ini": f"[pytest]\n{ini}\n"})
     args = [f"--gvisor-runsc={missing}"] if way == "option" else []
@@ -105,7 +105,7 @@ def test_a_marker_may_name_a_binary_for_one_test(alone: Project, missing: Path) 
 def test_a_binary_that_is_refused_is_an_error_and_never_a_skip(
     project: Project, insecure: Path, strict: list[str]
 ) -> None:
-    """One that everybody may write fails every test that needs it, strict or not."""
+    """A binary that everybody may write fails every test that needs it, strict or not."""
     ran = project.test(EVERY_WAY).run(f"--gvisor-runsc={insecure}", *strict)
     ran.ends(passed=1, errors=5).hides("engine.py", "fixtures.py")
     ran.shows("InsecureRunsc", f"refusing to run {insecure} (mode 0777, owner uid ")

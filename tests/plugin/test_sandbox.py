@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def test_a_sandbox_is_a_test_s_own_and_runs_on_each_platform(project: Project) -> None:
-    """What one test leaves in it no other finds; the platform is in the id; markers count."""
+    """A test finds no file of another test in its sandbox; ids have the platform, markers apply."""
     project.test("""
         import pytest
         from pytest_gvisor import is_gvisor_kernel
@@ -33,7 +33,7 @@ def test_a_sandbox_is_a_test_s_own_and_runs_on_each_platform(project: Project) -
 
 
 def test_a_session_shares_its_sandboxes(alone: Project) -> None:
-    """The same options are the same sandbox, others another; all are closed in the end."""
+    """The same options share one sandbox, others get another; all are closed at the end."""
     alone.test("""
         import os, pytest
         from pytest_gvisor import PytestGvisorWarning, SandboxCrashed, UsageError
@@ -76,7 +76,7 @@ def test_a_session_shares_its_sandboxes(alone: Project) -> None:
 
 
 def test_a_sandbox_that_nobody_closes_ends_with_its_test(alone: Project) -> None:
-    """So does one that a test made itself, and left open."""
+    """A sandbox that a test made and left open ends with the test."""
     alone.test("""
         made = []
 
@@ -102,7 +102,7 @@ def test_a_failed_test_shows_what_ran_in_its_sandbox(alone: Project) -> None:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_platform_that_does_not_work_skips_or_fails(alone: Project, *, strict: bool) -> None:
-    """For the shared ones too, with the reason."""
+    """A shared sandbox skips or fails with the reason, too."""
     alone.test("""
         def test_own(gvisor_sandbox):
             pass

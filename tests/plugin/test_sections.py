@@ -1,4 +1,4 @@
-"""What the report of a failed test says of its sandboxes."""
+"""The sections about sandboxes in the report of a failed test."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_failed_test_shows_command_and_stderr(project: Project, runsc: Runsc) 
 
 
 def test_the_command_to_run_a_test_again_runs_that_test(project: Project) -> None:
-    """What the report offers, pasted into a shell, runs the one test on its platform again."""
+    """The command in the report runs the one test on its platform again."""
     project.test("""
         import pytest
 
@@ -106,7 +106,7 @@ def test_a_timeout_and_a_bundle_that_is_not_valid_have_their_sections(alone: Pro
 
 
 def test_a_passed_test_shows_nothing(project: Project) -> None:
-    """No section of a test that passes, is skipped or fails as expected, not even with ``-rA``."""
+    """A test that passes, skips or fails as expected has no section, not even with `-rA`."""
     project.test("""
         import pytest
 
@@ -126,7 +126,7 @@ def test_a_passed_test_shows_nothing(project: Project) -> None:
 
 
 def test_a_failure_in_teardown_has_the_sections_too(alone: Project) -> None:
-    """A fixture that fails behind a test still shows what the test has run."""
+    """A fixture that fails in teardown shows the runs of its test."""
     alone.test("""
         import pytest
 
@@ -178,7 +178,7 @@ def test_an_error_points_at_the_line_of_the_test(project: Project) -> None:
 
 
 def test_an_unexpected_error_keeps_its_traceback(alone: Project) -> None:
-    """What is not an error of ours, such as one in a hook, is shown with every frame."""
+    """An error from elsewhere, such as in a hook, is shown with every frame."""
     alone.test(
         "def test_it(gvisor): gvisor.run(['true'])",
         conftest="def pytest_gvisor_modify_spec(config_json): raise RuntimeError('in the hook')",
@@ -188,7 +188,7 @@ def test_an_unexpected_error_keeps_its_traceback(alone: Project) -> None:
 
 
 def test_the_call_in_the_report_is_python(alone: Project) -> None:
-    """The call that repeats a run can be pasted into a test, whatever it was called with."""
+    """The call that repeats a run is valid Python in a test, for any arguments."""
     call = (
         "gvisor.run(['sh', '-c', 'cat; exit 4'], input=b'a\\x00\\xff', env={'A': \"it's\"}, "
         "timeout=9, hostname='box')"

@@ -1,4 +1,4 @@
-"""The variables that show runsc another sentry never reach it, in whatever way it starts."""
+"""The variables that point runsc to another sentry never reach it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bird(runsc: Runsc, monkeypatch: pytest.MonkeyPatch) -> Iterator[Canary]:
 
 
 def test_the_environment_chooses_no_sentry(alone: Project, bird: Canary) -> None:
-    """Of runs, warm sandboxes, tests inside and `replay.sh`; a workload may have the variables."""
+    """Runs, warm sandboxes, tests inside and `replay.sh` ignore them; a workload may have them."""
     alone.test(
         """
         import os
@@ -90,7 +90,7 @@ def test_the_command_line_chooses_none_either(bird: Canary) -> None:
 
 @pytest.mark.parametrize("dashes", ["-", "--"])
 def test_a_hook_cannot_lift_the_rule_on_releases(dashes: str, alone: Project, runsc: Runsc) -> None:
-    """It is a usage error, and nothing is started."""
+    """The flag is a usage error, and nothing starts."""
     flag = f"{dashes}sidecar-release-enforcement-policy=NEVER"
     alone.test(
         """

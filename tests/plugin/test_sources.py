@@ -1,4 +1,4 @@
-"""Where settings come from: marker, command line, environment, ini file, default."""
+"""The sources of settings: marker, command line, environment, ini file, default."""
 
 from __future__ import annotations
 

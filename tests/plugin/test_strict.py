@@ -43,7 +43,7 @@ def test_a_platform_that_does_not_work_fails_its_tests(project: Project, no_kvm:
 
 @pytest.mark.fault("A14")
 def test_without_runsc_everything_that_needs_it_fails(project: Project, no_runsc: str) -> None:
-    """No runsc is a failure with what was looked at, and with what to do."""
+    """A missing runsc is a failure that names the searched places and a remedy."""
     project.test(TEST, conftest=no_runsc)
     ran = project.run("--gvisor-strict").ends(skipped=1, errors=3)
     ran.shows("runsc was not found: ", "apt-get install runsc").hides("During handling")
@@ -81,7 +81,7 @@ XFAIL = """
 
 
 def test_an_authors_own_xfail_excuses_no_lack(project: Project, no_kvm: str) -> None:
-    """Of a platform and of docker, in set-up and call: a test that has not run is not green."""
+    """A lack of a platform or docker is no expected failure, in set-up and call."""
     project.test(XFAIL, conftest=no_kvm)
     report = {"DOCKER_HOST": f"unix://{project.folder}/none"}
     project.run("--gvisor-report=r.json", **report).ends(skipped=5, xfailed=1)
@@ -95,7 +95,7 @@ def test_an_authors_own_xfail_excuses_no_lack(project: Project, no_kvm: str) -> 
 def test_an_authors_own_xfail_does_not_excuse_want_of_runsc(
     alone: Project, no_runsc: str, missing: Path
 ) -> None:
-    """Neither for a test that runs workloads nor for one that only asks for the binary."""
+    """A missing runsc excuses neither a test with workloads nor one that requests the binary."""
     alone.test(
         """
         import pytest

@@ -34,6 +34,6 @@ def test_a_workload_is_ended_at_the_deadline(project: Project) -> None:
 
 @pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf", "", "1e999"])
 def test_what_is_no_number_of_seconds_is_a_usage_error(alone: Project, value: str) -> None:
-    """Only a finite number above 0 can be meant."""
+    """A timeout other than a finite number above 0 is a usage error."""
     ran = alone.test("def test_it(): pass").run(f"--gvisor-timeout={value}")
     ran.exits(pytest.ExitCode.USAGE_ERROR).shows("--gvisor-timeout: timeout=", "number of seconds")

@@ -53,7 +53,7 @@ def test_a_filter_can_make_an_error_of_it_or_ignore_it(project: Project) -> None
 
 
 def test_a_bundle_from_elsewhere_warns_of_nothing(alone: Project) -> None:
-    """What had to be changed about a bundle is in its notes, and no warning."""
+    """Changes to a foreign bundle are in its notes, and no warning."""
     alone.test("""
         import json
         from pytest_gvisor import Bundle

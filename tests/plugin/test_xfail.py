@@ -68,7 +68,7 @@ def test_a_failure_on_that_platform_is_expected_and_a_pass_is_not(project: Proje
 
 
 def test_the_same_of_tests_inside(project: Project) -> None:
-    """There, and on the host for ``native``; a test's own xfail goes first."""
+    """The marker's xfail works inside and on the host for ``native``; a test's own goes first."""
     project.test(INSIDE)
     ran = project.run("--in-gvisor", "--gvisor-platform", "native,systrap", "-v")
     assert ran.outcomes() == {"passed": 2, "xfailed": 3, "failed": 1}
@@ -137,7 +137,7 @@ SET_UP_INSIDE = """
 
 
 def test_a_failure_in_set_up_is_expected_too(project: Project) -> None:
-    """Of any fixture, also of one that is set up before the platform is; elsewhere it is one."""
+    """A failure of any fixture is expected, also of one that runs before the platform's."""
     ran = project.test(SET_UP).run("--gvisor-platform", "systrap,ptrace")
     assert ran.outcomes() == {"passed": 3, "xfailed": 4, "errors": 1}
     ran.shows("XFAIL at setup of test_it.py::test_fixture[ptrace] - ptrace: no fixture")
@@ -145,7 +145,7 @@ def test_a_failure_in_set_up_is_expected_too(project: Project) -> None:
 
 
 def test_a_failure_in_set_up_inside_is_expected_too(project: Project) -> None:
-    """There and on the host, and in teardown as pytest has it."""
+    """A failure in set-up is expected inside and on the host; in teardown pytest decides."""
     ran = project.test(SET_UP_INSIDE).run("--in-gvisor", "--gvisor-platform", "native,systrap")
     assert ran.outcomes() == {"passed": 2, "xfailed": 4, "errors": 1}
     ran.shows("XFAIL at setup of test_it.py::test_fixture[systrap] - systrap: no fixture")
@@ -153,7 +153,7 @@ def test_a_failure_in_set_up_inside_is_expected_too(project: Project) -> None:
 
 
 def test_what_keeps_a_test_from_running_is_no_expected_failure(alone: Project) -> None:
-    """An image that is not there, a setting that cannot be meant, a sandbox that does not start."""
+    """A missing image, a senseless setting or a failed start is no expected failure."""
     alone.test("""
         import pytest
 
@@ -203,7 +203,7 @@ def test_what_keeps_a_test_from_running_is_no_expected_failure(alone: Project) -
 
 
 def test_a_platform_of_the_project_s_own_is_the_one_that_counts(alone: Project) -> None:
-    """What a fixture in the place of gvisor_platform says is known when it has been set up."""
+    """A fixture that replaces `gvisor_platform` decides once it is set up."""
     alone.test("""
         import pytest
         from pytest_gvisor import Platform
@@ -246,7 +246,7 @@ def test_runxfail_runs_tests_as_if_nothing_were_expected(project: Project) -> No
 
 
 def test_a_test_without_a_platform_has_none_to_fail_on(alone: Project) -> None:
-    """As with every setting of a sandbox that a test does not have, nothing comes of it."""
+    """The setting has no effect on a test without a sandbox, like every other setting."""
     alone.test("""
         import pytest
 
@@ -262,7 +262,7 @@ def test_a_test_without_a_platform_has_none_to_fail_on(alone: Project) -> None:
 
 
 def test_a_platform_that_is_not_there_is_no_expected_failure(project: Project, no_kvm: str) -> None:
-    """It is a skip, and under --gvisor-strict an error: the test has not failed, it has not run."""
+    """A missing platform is a skip, and under `--gvisor-strict` an error, as no test ran."""
     project.test(
         """
         import pytest

@@ -1,4 +1,4 @@
-"""What the tests against the real runsc share: a workload that runs while the test looks at it."""
+"""Fixtures of the tests with the real runsc: a workload that runs while the test looks at it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def children_of(pid: int) -> list[int]:
 
 @dataclass(kw_only=True)
 class Running:
-    """A workload that runs until it is told to end, and the host's view of it."""
+    """A workload that runs until `end`, and the host's view of it."""
 
     gvisor: Gvisor
     folder: Path
@@ -110,13 +110,13 @@ class Running:
         return path
 
     def text(self, name: str) -> str:
-        """The one line in a file that the workload makes in /shared."""
+        """The only line of a file that the workload makes in /shared."""
         path = self.path(name)
         wait_for(lambda: path.read_text().endswith("\n") or self._result, f"a line in {name}")
         return path.read_text().rstrip("\n")
 
     def input(self) -> Iterator[bytes]:
-        """What the workload reads: newlines, and the end of file when it is to end."""
+        """The workload's input: newlines until `end`, then the end of file."""
         while not self._end.wait(0.02):
             yield b"\n"
 
@@ -126,7 +126,7 @@ class Running:
         return self.wait()
 
     def wait(self) -> Completed:
-        """What came of it, when it has ended."""
+        """Wait for the workload's end, and return or raise its result."""
         wait_for(lambda: self._result, "the workload's end")
         if isinstance(self._result[0], GvisorError):
             raise self._result[0]
@@ -134,7 +134,7 @@ class Running:
 
 
 class Start(Protocol):
-    """What the fixture ``running`` is."""
+    """The type of the fixture ``running``."""
 
     def __call__(self, script: str = "", **options: Any) -> Running:
         """Run a shell script, then wait inside until `Running.end`."""

@@ -85,7 +85,7 @@ def test_a_terminal_is_noted_and_not_made(gvisor: Gvisor, elsewhere: Make) -> No
 
 
 def test_a_bundle_made_elsewhere_is_left_as_it_was(gvisor: Gvisor, elsewhere: Make) -> None:
-    """What the workload writes, and what runsc needs, is not in the bundle's folder afterwards."""
+    """The bundle's folder keeps no writes of the workload and no files of runsc."""
     script = "echo x > /tmp/x; echo x > /bin/new; echo x > /new; true"
     folder = elsewhere(process__args=["sh", "-c", script], root__readonly=False)
     before = _tree(folder)
@@ -203,7 +203,7 @@ def test_every_problem_is_reported_before_anything_starts(
 
 
 def _run_folders(gvisor: Gvisor) -> list[str]:
-    """What the session folder has beyond what all runs share."""
+    """The entries of the session folder, apart from those that all runs share."""
     shared = ("host", "lock", "journal", ".")
     names = os.listdir(gvisor._launcher.session().path)
     return [name for name in names if not name.startswith(shared)]

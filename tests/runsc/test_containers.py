@@ -107,7 +107,7 @@ echo "=== $?"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Told:
-    """What came of one container."""
+    """The doctor's and pytest's results in one container."""
 
     able: bool
     """What doctor says of whether tests can run; its exit status agrees."""
@@ -137,7 +137,7 @@ RunIn = Callable[[Cell], Told]
 
 @pytest.fixture(scope="module")
 def folder(runsc: Runsc) -> Iterator[Path]:
-    """What all containers share: the image, the package, pytest, a test, and podman's own runsc."""
+    """The folder of all containers: image, package, pytest, a test, and podman's own runsc."""
     made = Path(tempfile.mkdtemp(prefix="pytest-gvisor-c-", dir="/var/tmp"))
     made.chmod(0o755)
     try:

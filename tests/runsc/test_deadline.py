@@ -1,4 +1,4 @@
-"""At the deadline the call ends, with the output so far, and nothing of the sandbox lives on."""
+"""The end of a call at its deadline, with the output so far and no process of the sandbox left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ A SIGKILL without effect costs 5 s."""
 def ends_in_time_and_leaves_nothing(
     request: pytest.FixtureRequest, no_process_left: Callable[[], None]
 ) -> Iterator[None]:
-    """Whatever a test of this file does: when it is over, no process of its sandboxes is there."""
+    """After each test of this file, no process of its sandboxes runs."""
     yield
     no_process_left()
 
@@ -50,7 +50,7 @@ def test_a_hang_ends_at_the_deadline(gvisor: Gvisor) -> None:
 
 @pytest.mark.fault("G4")
 def test_a_busy_workload_ends_at_the_deadline(gvisor: Gvisor) -> None:
-    """A workload that only computes is ended like one that sleeps."""
+    """A workload that only computes ends like one that sleeps."""
     timed_out(gvisor, "while :; do :; done", 1)
 
 

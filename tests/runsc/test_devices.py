@@ -18,7 +18,7 @@ CANDIDATES = ("cpu_dma_latency", "hwrng", "loop-control", "btrfs-control", "rtc0
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: these devices are root's")
 @pytest.mark.parametrize("whole", [True, False], ids=["the folder", "the device"])
 def test_a_device_that_was_named_is_the_hosts(gvisor: Gvisor, whole: bool) -> None:
-    """By itself, or in the host's /dev, it opens; one that gVisor has itself is gVisor's."""
+    """A named device, or one of a bound /dev, opens; a device of gVisor's own stays gVisor's."""
     there = [name for name in CANDIDATES if os.path.exists(f"/dev/{name}")]
     if not there:
         pytest.skip("needs a device of the host that gVisor has none of its own for")
@@ -34,7 +34,7 @@ def test_a_device_that_was_named_is_the_hosts(gvisor: Gvisor, whole: bool) -> No
 
 
 def test_a_run_without_such_a_bind_has_the_policy_of_its_release(gvisor: Gvisor) -> None:
-    """No device of the host, and no flag for them."""
+    """A run without a bind of devices has no device of the host, and no flag for them."""
     code = (
         f"import os\ntry: os.open('/dev/{CANDIDATES[0]}', 0)\nexcept OSError as e: print(e.errno)"
     )

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: dockerd")
 def images(
     gvisor: Gvisor, dockerd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Images]:
-    """What this test has of the daemon, with a cache of its own."""
+    """The images of this test, from the daemon and in a cache of their own."""
     monkeypatch.setenv("DOCKER_HOST", dockerd)
     made = Images(Cache(str(tmp_path / "cache")))
     gvisor._images = lambda: made
@@ -34,14 +34,14 @@ def images(
 
 
 def ask(address: str, *argv: str, said: str = "") -> subprocess.CompletedProcess[str]:
-    """What docker says to this daemon."""
+    """Run docker with this daemon."""
     command = ["docker", "--host", address, *argv]
     return subprocess.run(command, input=said, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_docker_runs_the_fixture_images_as_we_do(dockerd: str, case: Case) -> None:
-    """What test_fixture_images.py has from the same archive: output, exit status, identity."""
+    """Docker's output, exit status and identity are those of test_fixture_images.py."""
     loaded = ask(dockerd, "load", "--quiet", "--input", str(archive(case.name)))
     assert loaded.stdout == f"Loaded image: pytest-gvisor/{case.name}:latest\n"
     done = ask(dockerd, *RUN, f"pytest-gvisor/{case.name}", *case.args, said=case.input)
@@ -78,7 +78,7 @@ def test_docker_stop_sends_what_our_deadline_does(dockerd: str) -> None:
 def test_an_image_is_built_exported_and_run_as_docker_runs_it(
     gvisor: Gvisor, images: Images, dockerd: str, tmp_path: Path
 ) -> None:
-    """The same output, identity and exit status; the second time it comes from the cache."""
+    """Output, identity and exit status are docker's; the second time the image is in the cache."""
     rootfs = images.build(context("users", tmp_path / "users"), args={"GREETING": "hi"})
     with pytest.warns(PytestGvisorWarning, match=r"dev\.gvisor\.internal\.x"):
         ours = gvisor.run(rootfs=rootfs)
@@ -109,7 +109,7 @@ def test_a_name_is_looked_up_and_exported_once(
 
 
 def test_what_the_daemon_does_not_have_is_an_error(images: Images, tmp_path: Path) -> None:
-    """It is not pulled by the policy, or cannot be; a build that fails says why."""
+    """An image that may not or cannot be pulled is an error, as is a failed build."""
     with pytest.raises(ImageError, match="not to be pulled"):
         images.rootfs("none/such:1", pull="never")
     with pytest.raises(ImageError, match=r"cannot be pulled|the daemon says"):

@@ -1,4 +1,4 @@
-"""What is made in a docker daemon: seen while it comes, labelled, and removed; others' is not."""
+"""The objects in a docker daemon: their progress, their labels and their removal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE = 20
 
 
 def docker(address: str, *argv: str) -> str:
-    """What docker answers."""
+    """Run docker with this daemon, and return its output."""
     command = ["docker", "--host", address, *argv]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout
@@ -48,7 +48,7 @@ def wait(what: Callable[[], object]) -> None:
 def test_steps_and_bytes_are_told(
     dockerd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a build and of the export after it; the second time there is nothing to export."""
+    """The progress shows a build's steps and its export; the second time nothing is exported."""
     monkeypatch.setenv("DOCKER_HOST", dockerd)
     lines: list[str] = []
     cache = Cache(str(tmp_path / "cache"))
@@ -65,7 +65,7 @@ def test_steps_and_bytes_are_told(
 def test_somebody_at_a_terminal_sees_a_build_and_ci_does_not(
     dockerd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Although pytest captures what tests print; the test's own line stays whole."""
+    """The progress shows although pytest captures output; the test's own line stays whole."""
     made = context("busybox", tmp_path / "context")
     (tmp_path / "test_it.py").write_text(
         f"def test_it(gvisor_image):\n    gvisor_image.build({str(made)!r})\n"
@@ -77,7 +77,7 @@ def test_somebody_at_a_terminal_sees_a_build_and_ci_does_not(
 
 
 def at_a_terminal(folder: Path, **environ: str) -> str:
-    """What a pytest in that folder writes to a terminal."""
+    """The output of a pytest in that folder to a terminal."""
     ours, theirs = os.openpty()
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     env = {**os.environ, "XDG_CACHE_HOME": str(folder), "COLUMNS": "250", **environ}
@@ -98,7 +98,7 @@ def test_prune_removes_what_is_ours_and_has_no_name(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What somebody named, is somebody else's, or was built on one of ours by others, stays."""
+    """Named images, others' images and images that others built on this package's stay."""
     monkeypatch.setenv("DOCKER_HOST", dockerd)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     images = Images()
@@ -131,7 +131,7 @@ IMAGES = ("images", "--all", "--no-trunc", "--quiet")
 
 
 def objects(address: str) -> dict[str, set[str]]:
-    """What there is in a daemon, of each kind."""
+    """The ids of the objects in a daemon, of each kind."""
     lists = {
         "containers": ("ps", "--all", "--no-trunc", "--quiet"),
         "images": IMAGES,
@@ -145,7 +145,7 @@ def objects(address: str) -> dict[str, set[str]]:
 def test_sigkill_in_the_middle_of_a_build_leaves_no_container(
     dockerd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The daemon sees the connection close, and removes what it had for the build.
+    """The daemon sees the connection close, and removes the build's container.
 
     What it keeps of the steps before has no label yet, like those of any build. Others' images,
     networks and volumes stay, after `images prune` too.

@@ -1,4 +1,4 @@
-"""What runsc is started with, as the host's /proc shows it, and what the workload finds inside."""
+"""Runsc's process as the host's /proc shows it, and the environment that the workload finds."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_environment_of_pytest_does_not_reach_runsc(
 def test_the_temporary_folder_of_pytest_is_not_that_of_runsc(
     newly: Callable[[], Start], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """TMPDIR and XDG_RUNTIME_DIR of the caller are not handed on, whatever they name."""
+    """TMPDIR and XDG_RUNTIME_DIR of the caller do not reach runsc."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
     run = newly()()
@@ -173,7 +173,7 @@ def _open_files(pid: int) -> dict[int, os.stat_result]:
 def test_no_descriptor_of_pytest_reaches_runsc(
     held: list[os.stat_result], newly: Callable[[], Start]
 ) -> None:
-    """Of all that pytest has open, runsc gets three pipes, and the keeper next to nothing."""
+    """Runsc gets three pipes of pytest's open files, and the keeper next to nothing."""
     run = newly()()
     files = _open_files(run.runsc)
     for fd in (0, 1, 2):
@@ -239,7 +239,7 @@ int main(void) { printf("%d %d\\n", getuid(), geteuid()); return 0; }
 def test_a_set_uid_program_of_roots_gains_nothing(
     gvisor: Gvisor, compile_c: Callable[[str], Path], busybox_root: Path
 ) -> None:
-    """Its effective user stays the caller's, although inside it is root's, and has the bit."""
+    """The effective user stays the caller's, although the program is root's and has the bit."""
     helper = busybox_root / "bin/helper"
     shutil.copy(compile_c(WHO_AM_I), helper)
     helper.chmod(0o4755)
@@ -312,12 +312,12 @@ WHO = 'echo "$(id -u) $(id -g) $(id -G) $HOME"'
     ids=["number", "root", "other", "text", "pair"],
 )
 def test_the_user_inside_is_the_one_asked_for(gvisor: Gvisor, user: Any, seen: str) -> None:
-    """uid and gid inside are what was asked for, whoever runs pytest."""
+    """The uid and gid inside are the requested ones, for any user of pytest."""
     assert gvisor.run(["sh", "-c", WHO], user=user).stdout == f"{seen}\n"
 
 
 def test_a_workload_is_root_in_its_sandbox_unless_asked(gvisor: Gvisor) -> None:
-    """Without a wish the uid is 0, in /, on a host named gvisor, as the first process."""
+    """A workload without settings is uid 0 in /, on a host named gvisor, as the first process."""
     done = gvisor.run(["sh", "-c", 'echo "$(id -u) $(pwd) $(hostname) $$"'])
     assert done.stdout == "0 / gvisor 1\n"
 
@@ -340,7 +340,7 @@ def test_the_workload_has_three_descriptors_and_no_children(gvisor: Gvisor) -> N
 
 
 def test_limits_and_capabilities_of_the_workload(gvisor: Gvisor) -> None:
-    """No core files, a fair number of open files, docker's capabilities without NET_RAW.
+    """A workload has no core files, 1024 open files and docker's capabilities without NET_RAW.
 
     That one is asked for too; runsc takes it away unless it is started with --net-raw.
     """
@@ -351,7 +351,7 @@ def test_limits_and_capabilities_of_the_workload(gvisor: Gvisor) -> None:
 
 
 def test_runsc_is_the_judged_file(running: Start, runsc: Runsc) -> None:
-    """What runs is the file behind the descriptor that was judged."""
+    """The running program is the file of the checked descriptor."""
     run = running()
     assert _id(os.stat(f"/proc/{run.runsc}/exe")) == _id(os.fstat(runsc.fd))
     run.end()

@@ -19,7 +19,7 @@ from tests.archives import CASES, Case, archive, tree
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """One that these tests share."""
+    """A cache that these tests share."""
     return Cache(str(tmp_path_factory.mktemp("fixture-images") / "cache"))
 
 

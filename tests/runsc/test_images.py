@@ -50,7 +50,7 @@ def make(gvisor: Gvisor, tmp_path: Path) -> Iterator[Make]:
 
 
 def trees(folder: Path) -> list[tuple[str, int]]:
-    """What is in a cache, and when it was changed."""
+    """The paths in a cache, and when each was changed."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix != ".lock")
     return [(str(p), p.lstat().st_mtime_ns) for p in paths]
 
@@ -89,7 +89,7 @@ def test_what_an_image_does_not_say_has_docker_s_defaults(gvisor: Gvisor, make: 
 
 
 def test_volumes_are_empty_and_in_memory(gvisor: Gvisor, make: Make) -> None:
-    """With the owner and mode of the folder that they cover; a mount of the caller's wins."""
+    """A volume has the owner and mode of the folder below it; the caller's mount replaces it."""
     image = make(
         folder("data", 0o710, uid=1000, gid=1001), item("data/hidden"),
         Volumes={"/data": {}, "/srv/new": {}}, User="app",
@@ -105,7 +105,7 @@ def test_volumes_are_empty_and_in_memory(gvisor: Gvisor, make: Make) -> None:
 
 @pytest.mark.fault("B11")
 def test_labels_become_annotations_except_runsc_s_own(gvisor: Gvisor, make: Make) -> None:
-    """One that would steer runsc is left out, and a warning says so."""
+    """A label that would steer runsc is left out, with a warning."""
     labels = {"mine": "1", "dev.gvisor.flag.debug": "true", "io.kubernetes.cri.x": "y"}
     image = make(Labels=labels, StopSignal="SIGUSR1")
     seen: list[dict[str, Any]] = []
@@ -119,7 +119,7 @@ def test_labels_become_annotations_except_runsc_s_own(gvisor: Gvisor, make: Make
 
 
 def test_the_stop_signal_is_what_a_deadline_sends(gvisor: Gvisor, make: Make) -> None:
-    """And then comes SIGKILL, as ever."""
+    """The deadline sends the image's stop signal, and then SIGKILL."""
     image = make(StopSignal="SIGUSR1")
     script = (
         "trap 'echo stopped; exit' USR1; trap '' TERM; while :; do /bin/busybox sleep 0.1; done"
@@ -132,7 +132,7 @@ def test_the_stop_signal_is_what_a_deadline_sends(gvisor: Gvisor, make: Make) ->
 def test_runs_share_an_image_and_none_changes_it(
     gvisor: Gvisor, make: Make, tmp_path: Path
 ) -> None:
-    """What one writes, or what runsc makes, is neither seen by others nor kept."""
+    """No run sees another run's writes or runsc's files, and none are kept."""
     image = make()
     gvisor.run(["true"], image=image, check=True)
     before = trees(tmp_path / "images")
@@ -181,7 +181,7 @@ def test_the_second_use_costs_next_to_nothing(
 
 
 def test_a_rootfs_tarball_is_enough(gvisor: Gvisor, make: Make, tmp_path: Path) -> None:
-    """It says nothing about itself."""
+    """A tarball of a root file system runs without any image configuration."""
     data = tar([item("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)])
     (tmp_path / "plain.tar").write_bytes(data)
     done = gvisor.run(["/bin/busybox", "echo", "hi"], image=tmp_path / "plain.tar")

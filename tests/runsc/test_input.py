@@ -1,4 +1,4 @@
-"""What a workload reads is what it was given, and nothing that is given can hang the call."""
+"""The input of a workload: the bytes arrive exactly, and no input can hang the call."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def failing() -> Iterator[bytes]:
 def test_an_error_of_the_iterable_is_the_callers(
     gvisor: Gvisor, no_process_left: Callable[[], None]
 ) -> None:
-    """What a generator raises comes out of the call, and the workload is gone."""
+    """The call raises the generator's own error, and the workload is gone."""
     with pytest.raises(LookupError, match="no more"):
         gvisor.run(["sh", "-c", "cat; sleep 60"], input=failing())
     no_process_left()
@@ -106,7 +106,7 @@ def test_an_error_of_the_iterable_is_the_callers(
 
 @pytest.mark.parametrize("given", [5, object(), 1.5], ids=["int", "object", "float"])
 def test_what_is_no_input_is_refused(gvisor: Gvisor, given: Any) -> None:
-    """Only text, bytes and iterables can be read; for anything else nothing is started."""
+    """Text, bytes and iterables are input; another type is refused before anything starts."""
     with pytest.raises(UsageError, match="input"):
         gvisor.run(["cat"], input=given)
     assert gvisor.records == []

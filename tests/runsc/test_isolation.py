@@ -1,4 +1,4 @@
-"""What of the host a sandbox can see and change: what was named, and nothing else."""
+"""The parts of the host that a sandbox can see and change: the named ones, and no others."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ BUSYBOX = Path("/bin/busybox")
 
 
 def python(gvisor: Gvisor, code: str, **options: Any) -> str:
-    """What this code prints in a sandbox."""
+    """The output of this code in a sandbox."""
     return gvisor.run(["python3", "-I", "-c", code], check=True, **options).stdout
 
 
 def _above_python(path: str) -> bool:
-    """Whether a path is on the way to the running Python, or in it: that much is shown."""
+    """Whether a path leads to the running Python or is in it: a sandbox shows those."""
     return any(
         prefix == path or prefix.startswith(f"{path}/") or path.startswith(f"{prefix}/")
         for prefix in (sys.prefix, sys.base_prefix, os.path.realpath(sys.prefix))
@@ -40,7 +40,7 @@ def _above_python(path: str) -> bool:
 
 
 def test_secrets_of_the_host_are_not_there(gvisor: Gvisor, tmp_path: Path) -> None:
-    """No shadow file, key, machine id, host name or folder of the test is in the default root."""
+    """The default root has no shadow file, key, machine id, host name or folder of the test."""
     (tmp_path / "canary").write_text("secret")
     hidden = [
         "/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/machine-id", "/etc/ssh",
@@ -65,7 +65,7 @@ def test_no_file_of_a_home_folder_is_there(gvisor: Gvisor) -> None:
 
 
 def test_the_root_has_nothing_but_system_folders(gvisor: Gvisor) -> None:
-    """Of the host's top-level folders those that programs need are there; others only as names."""
+    """The root has the top-level folders that programs need; others are names only."""
     usual = {
         "bin", "boot", "dev", "etc", "home", "media", "mnt", "opt", "proc", "root", "run", "sbin",
         "srv", "sys", "tmp", "usr", "var",
@@ -79,7 +79,7 @@ def test_the_root_has_nothing_but_system_folders(gvisor: Gvisor) -> None:
 
 
 def test_of_etc_there_is_what_programs_need(gvisor: Gvisor) -> None:
-    """No file of /etc is one that only some users of the host may read, or that has a password."""
+    """The sandbox's /etc has no password, and no file that only some users of the host may read."""
     code = (
         "import os\n"
         "for folder, folders, files in os.walk('/etc'):\n"
@@ -125,7 +125,7 @@ def test_writes_stay_in_the_sandboxs_memory(gvisor: Gvisor, canary: str) -> None
 
 
 def test_system_folders_are_read_only(gvisor: Gvisor, canary: str) -> None:
-    """/usr and the running Python cannot be written to, whatever the uid."""
+    """No uid can write to /usr or to the running Python."""
     code = (
         "import errno, os\n"
         f"for place in ('/usr', '/usr/bin', '/bin', {sys.prefix!r}):\n"
@@ -227,7 +227,7 @@ def test_no_file_of_the_system_can_be_emptied(gvisor: Gvisor) -> None:
 
 
 def test_a_writable_bind_is_written_to(gvisor: Gvisor, tmp_path: Path) -> None:
-    """What was asked to be writable is, and what is written belongs to who runs the test."""
+    """A writable bind takes writes, and new files belong to the user of the test."""
     (tmp_path / "data").mkdir()
     mounts = [bind(tmp_path / "data", "/data", readonly=False)]
     done = gvisor.run(["sh", "-c", "echo words > /data/new; mkdir /data/sub"], mounts=mounts)
@@ -301,7 +301,7 @@ def test_the_host_root_by_name_is_the_default(gvisor: Gvisor) -> None:
 
 
 def test_two_runs_share_nothing(gvisor: Gvisor, busybox_root: Path) -> None:
-    """What one sandbox writes the next one does not have, also with the same root folder."""
+    """A sandbox's writes are not in the next one, also with the same root folder."""
     root = directory(busybox_root)
     script = "ls /tmp /; echo x > /tmp/x; echo x > /x"
     first, second = (gvisor.run(["/bin/sh", "-c", script], rootfs=root) for _ in range(2))
@@ -373,7 +373,7 @@ def test_the_session_folder_is_refused(gvisor: Gvisor) -> None:
 
 
 def test_the_whole_host_must_be_named_as_dangerous(gvisor: Gvisor, tmp_path: Path) -> None:
-    """With dangerous=True the host's root is shown, still read-only."""
+    """With `dangerous=True` the host's root is shown, still read-only."""
     (tmp_path / "canary").write_text("seen\n")
     script = f"cat /host{tmp_path}/canary; echo x > /host{tmp_path}/canary"
     done = gvisor.run(["sh", "-c", script], mounts=[bind("/", "/host", dangerous=True)])

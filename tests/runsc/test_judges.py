@@ -1,11 +1,10 @@
-"""Judges from outside: other runtimes, on the bundles we write, and the schema, which judges every
-bundle of the suite (tests/bundlecheck.py).
+"""Independent checks of our bundles: other runtimes run them, and the schema validates them.
 
-What differs, and why:
+These differences are intended:
 
-- An open-files limit above the caller's own is one that runc and crun really set, and may not;
-  runsc keeps it for its own kernel. The judges get none, and all other limits.
-- runsc takes CAP_NET_RAW out of every set, unless it has --net-raw. The judges get none.
+- An open-files limit above the caller's own: runc and crun really set it, and may not; runsc keeps
+  it for its own kernel. The other runtimes get none, and all other limits.
+- runsc takes CAP_NET_RAW out of every set, unless it has --net-raw. The others get none.
 - The sentry's /proc/PID/status has no line for ambient capabilities.
 - A process that is the first of its namespace and signals itself: Linux takes no such signal, and
   the workload goes on; the sentry delivers it. What another process of the workload's gets is the
@@ -72,7 +71,7 @@ Write = Callable[..., Bundle]
 
 
 def judged(judge: str, bundle: Bundle, where: Path) -> subprocess.CompletedProcess[bytes]:
-    """The same bundle in another runtime."""
+    """Run the same bundle in another runtime."""
     config = bundle.spec.to_json()
     limits = config["process"]["rlimits"]
     config["process"]["rlimits"] = [one for one in limits if one["type"] != "RLIMIT_NOFILE"]
@@ -130,7 +129,7 @@ def test_another_runtime_has_the_same_verdict(
 def test_an_image_s_bundle_says_the_same_to_another_runtime(
     gvisor: Gvisor, oci_bundle: Write, tmp_path: Path, judge: str
 ) -> None:
-    """Its user with all groups, environment, folder and command."""
+    """Another runtime sees the image's user with all groups, environment, folder and command."""
     base = [folder("bin"), item("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)]
     names = [item("etc/passwd", PASSWD), item("etc/group", GROUP)]
     layers = [tar([*base, folder("etc"), *names, folder("work")])]
@@ -152,7 +151,7 @@ def test_an_image_s_bundle_says_the_same_to_another_runtime(
 def test_the_host_s_folders_run_in_other_runtimes_too(
     gvisor: Gvisor, oci_bundle: Write, tmp_path: Path, judge: str
 ) -> None:
-    """With the links of the root and the bind mounts below it; and the listed exception."""
+    """The links of the root and the bind mounts work elsewhere, with one listed exception."""
     bundle = oci_bundle(["bash", "-c", "echo $(id -u) $(pwd) $(ls /usr); kill -SEGV $$"])
     ours = gvisor.run_bundle(bundle)
     theirs = judged(judge, bundle, tmp_path)
@@ -162,7 +161,7 @@ def test_the_host_s_folders_run_in_other_runtimes_too(
 
 
 def test_the_schema_finds_what_is_wrong(oci_bundle: Write) -> None:
-    """A judge that is never against anything would be none."""
+    """The schema finds planted faults."""
     config = oci_bundle(["true"]).spec.to_json()
     config["process"]["user"]["uid"] = "root"
     del config["ociVersion"]

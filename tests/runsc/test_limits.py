@@ -22,7 +22,7 @@ from tests.runsc.conftest import Start
 
 
 def may_make_cgroups() -> bool:
-    """Whether this user is root, or was handed over the cgroup above: cgroups(7), Delegation."""
+    """Whether this user is root, or owns the cgroup above: cgroups(7), Delegation."""
     own = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::")[2].strip()
     delegated = Path(f"/sys/fs/cgroup{own}").parent / "cgroup.subtree_control"
     return os.geteuid() == 0 or os.access(delegated, os.W_OK)
@@ -38,7 +38,7 @@ FORK = "import os, time\nwhile True:\n    if os.fork() == 0: time.sleep(1000)"
 
 @pytest.fixture(autouse=True)
 def no_cgroup_left(gvisor: Gvisor) -> Iterator[None]:
-    """After each test no cgroup of its sandboxes is there."""
+    """After each test no cgroup of its sandboxes is left."""
     before = set(_cgroups())
     yield
     assert set(_cgroups()) - before == set()
@@ -52,7 +52,7 @@ def _cgroups() -> Iterator[str]:
 @pytest.mark.fault("E3", "G2")
 @needs_cgroups
 def test_a_workload_that_takes_too_much_memory_is_told(gvisor: Gvisor) -> None:
-    """What the kernel killed for its memory limit is out of memory, not a signal or a status."""
+    """A kill for the memory limit is out of memory, not a signal or a status."""
     done = gvisor.run(["python3", "-I", "-c", EAT], memory="128M", timeout=60)
     assert done.outcome is Outcome.OUT_OF_MEMORY
     assert done.returncode == -9
@@ -100,7 +100,7 @@ def test_a_fork_bomb_is_stopped(gvisor: Gvisor, no_process_left: Callable[[], No
 
 
 def cgroup_file(pid: int, controller: str, names: tuple[str, str]) -> str:
-    """What a file of a process's cgroup says: of version 1 or of version 2."""
+    """The content of a file of a process's cgroup, of version 1 or of version 2."""
     with open(f"/proc/{pid}/cgroup", encoding="utf-8") as lines:
         places = [line.rstrip("\n").split(":", 2) for line in lines]
     for _number, controllers, path in places:
@@ -165,6 +165,6 @@ def test_a_limit_that_cannot_be_had_is_an_error(gvisor: Gvisor, limit: dict[str,
     ids=str,
 )  # fmt: skip
 def test_a_limit_that_cannot_be_meant_is_refused(gvisor: Gvisor, limit: dict[str, Any]) -> None:
-    """Nonsense is an error of ours, whoever asks."""
+    """A senseless limit is a usage error for every user."""
     with pytest.raises(UsageError):
         gvisor.run(["true"], **limit)

@@ -22,7 +22,7 @@ def causes(gvisor: Gvisor) -> dict[str, str]:
 
 @pytest.mark.parametrize("status", [0, 3])
 def test_a_good_run_has_no_cause_in_its_logs(each_runsc: Runsc, status: int) -> None:
-    """On each release: with the host's folders and without, with a network of the sandbox's own."""
+    """Each release logs no cause in a good run, with the host's folders, an image or a network."""
     launcher = Launcher()
     platform = automatic(each_runsc.platforms)
     gvisor = Gvisor(

@@ -30,7 +30,7 @@ print(connection.makefile().read())
 
 
 class Server:
-    """A server of this process that greets, and keeps what it is told."""
+    """A server of this process that greets, and keeps the received bytes."""
 
     def __init__(self, address: str) -> None:
         self.heard: list[bytes] = []
@@ -85,7 +85,7 @@ def test_without_a_network_the_host_is_not_reached(gvisor: Gvisor, loopback_serv
 
 
 def test_the_hosts_network_is_the_hosts(gvisor: Gvisor, loopback_server: Server) -> None:
-    """With network="host" the host's loopback server is reached, by gVisor's kernel."""
+    """With `network="host"` a sandbox reaches the host's loopback server from gVisor's kernel."""
     done = gvisor.run(
         ["python3", "-c", CONNECT, "127.0.0.1", str(loopback_server.port)], network="host"
     )
@@ -101,7 +101,7 @@ def test_the_hosts_network_is_the_hosts(gvisor: Gvisor, loopback_server: Server)
 
 
 def test_the_host_reaches_a_server_in_its_network(running: Start) -> None:
-    """With network="host" a server inside is one of the host's."""
+    """With `network="host"` the host reaches a server inside on its own loopback."""
     run = running(SERVE, network="host")
     assert _ask("127.0.0.1", int(run.text("port"))) == b"from the sandbox"
     run.end()
@@ -129,7 +129,7 @@ def _ask(address: str, port: int) -> bytes:
 
 
 def ip(*arguments: str) -> str:
-    """What ip(8) prints."""
+    """The output of ip(8)."""
     return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
 
 
@@ -225,7 +225,7 @@ def test_a_namespace_is_used_up_by_one_run(gvisor: Gvisor, veth: Veth) -> None:
 
 @needs_root
 def test_the_host_reaches_a_sandbox_over_its_veth(running: Start, veth: Veth) -> None:
-    """A server inside answers the host at the address that the namespace had."""
+    """The host reaches a server inside at the address of the namespace."""
     run = running(SERVE, network="sandbox", netns=veth.path)
     port = int(run.text("port"))
     assert _ask(veth.sandbox, port) == b"from the sandbox"
@@ -293,7 +293,7 @@ def test_a_namespace_needs_the_sandbox_network(gvisor: Gvisor, network: str) -> 
     os.geteuid() == 0, reason="needs an unprivileged user: root can have a sandbox network"
 )
 def test_a_sandbox_network_without_root_is_refused(gvisor: Gvisor) -> None:
-    """There is no silent other network: it is an error before anything is started."""
+    """The error comes before anything starts, and no other network is taken silently."""
     with pytest.raises(UsageError, match="network=sandbox cannot be had without root"):
         gvisor.run(["true"], network="sandbox")
     assert gvisor.records == []

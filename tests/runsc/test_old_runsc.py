@@ -67,7 +67,7 @@ def gvisor(old: Runsc) -> Iterator[Gvisor]:
 
 
 def test_what_it_is_and_lacks(old: Runsc) -> None:
-    """Its version is read, and it says itself that it has ptrace and kvm, and no systrap."""
+    """The old release has a version and the platforms ptrace and kvm, but not systrap."""
     assert old.version.startswith("20221219")
     assert old.date is not None
     assert old.date.year == 2022
@@ -76,7 +76,7 @@ def test_what_it_is_and_lacks(old: Runsc) -> None:
 
 
 def test_a_workload_runs_on_ptrace(gvisor: Gvisor) -> None:
-    """The same call as with a new release, with the same result."""
+    """A call gives the same result as with a new release."""
     script = "uname -r; id -u; hostname; cat; echo err >&2; exit 3"
     done = gvisor.run(["sh", "-c", script], input="input\n", env={"A": "b"})
     release, _, rest = done.stdout.partition("\n")
@@ -86,7 +86,7 @@ def test_a_workload_runs_on_ptrace(gvisor: Gvisor) -> None:
 
 
 def test_its_environment_has_another_temporary_folder(gvisor: Gvisor) -> None:
-    """Its sentry inherits it, and may not go to the run's private folder: see docs/security.md."""
+    """The sentry inherits TMPDIR, and may not use the run's own folder: see docs/security.md."""
     done = gvisor.run(["true"])
     words = done.command.split()
     assert "TMPDIR=/tmp" in words
@@ -95,13 +95,13 @@ def test_its_environment_has_another_temporary_folder(gvisor: Gvisor) -> None:
 
 @pytest.mark.parametrize("network", ["none", "host"])
 def test_its_networks(gvisor: Gvisor, network: str) -> None:
-    """It runs without a network and with the host's."""
+    """The old release runs without a network and with the host's."""
     assert gvisor.run(["echo", "ran"], network=network).stdout == "ran\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a sandbox network is root's")
 def test_its_own_network(gvisor: Gvisor) -> None:
-    """It runs with a network stack of its own, which has loopback."""
+    """The old release runs with a network stack of its own, which has loopback."""
     code = "import socket; print(socket.if_nameindex())"
     done = gvisor.run(["python3", "-c", code], network="sandbox")
     assert "'lo'" in done.stdout
@@ -120,7 +120,7 @@ def test_its_own_network(gvisor: Gvisor) -> None:
 def test_its_verdicts_are_exact(
     gvisor: Gvisor, script: str, returncode: int, outcome: Outcome
 ) -> None:
-    """exit 137 and SIGKILL are told apart here too."""
+    """The old release tells exit 137 and SIGKILL apart too."""
     done = gvisor.run(["sh", "-c", script])
     assert (done.returncode, done.outcome, done.exact) == (returncode, outcome, True)
 
@@ -141,7 +141,7 @@ def test_its_deadline(gvisor: Gvisor) -> None:
 
 
 def test_writes_stay_in_its_memory(gvisor: Gvisor, busybox_root: Path) -> None:
-    """By its own default writes would reach the root on disk; here they do not."""
+    """Writes stay in memory, although this release's default would let them reach the disk."""
     before = _tree(busybox_root)
     script = "echo x > /new; echo x > /bin/new; rm /bin/cat; ls /new"
     done = gvisor.run(["/bin/sh", "-c", script], rootfs=directory(busybox_root))
@@ -193,7 +193,7 @@ def test_systrap_is_not_compiled_in(path: str) -> None:
 
 
 def test_the_plugin_says_so(pytester: pytest.Pytester, path: str) -> None:
-    """By its option the old binary is used; systrap is skipped, or fails when strict, in words."""
+    """The option selects the old binary; systrap skips, or fails when strict, with the cause."""
     pytester.makepyfile(
         """
         from pytest_gvisor import is_gvisor_kernel
@@ -229,6 +229,6 @@ def test_an_unsafe_copy_of_it_is_refused(path: str, mode: int) -> None:
     os.geteuid() == 0, reason="needs an unprivileged user: root is not rootless by itself"
 )
 def test_it_runs_without_root(gvisor: Gvisor) -> None:
-    """As an unprivileged user it is started with --rootless."""
+    """The old release gets `--rootless` for an unprivileged user."""
     assert gvisor.run(["id", "-u"]).stdout == "0\n"
     assert "--rootless" in gvisor.records[-1].argv

@@ -1,4 +1,4 @@
-"""What a workload writes comes back byte for byte, or bounded and counted."""
+"""The output of a workload: byte for byte, or bounded and counted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_of_a_longer_stream_head_and_tail_are_kept(gvisor: Gvisor, limit: int) -
 
 
 def test_a_stream_of_exactly_the_limit_is_whole(gvisor: Gvisor) -> None:
-    """Nothing is left out of a stream that just fits."""
+    """A stream that just fits is whole."""
     done = gvisor.run(["printf", "0123456789"], max_output=10)
     assert (done.stdout, done.stdout_total, done.truncated) == ("0123456789", 10, False)
 
@@ -113,7 +113,7 @@ def test_a_workload_may_close_its_streams(gvisor: Gvisor, closed: str) -> None:
 
 
 def test_only_standard_error(gvisor: Gvisor) -> None:
-    """What goes to standard error is not in standard output."""
+    """Standard error is not part of standard output."""
     done = gvisor.run(["sh", "-c", "echo words >&2"])
     assert (done.stdout, done.stderr) == ("", "words\n")
 
@@ -128,7 +128,7 @@ def test_output_stands_beside_a_failing_status(gvisor: Gvisor) -> None:
 
 
 def test_what_is_remembered_of_earlier_runs_is_bounded(gvisor: Gvisor) -> None:
-    """The newest run is kept whatever its size, those before while their output is little."""
+    """The newest run is kept whatever its size; earlier ones while their output is small."""
     size = 30 * 1024 * 1024
     for _ in range(4):
         done = gvisor.run(["head", "-c", str(size), "/dev/zero"], max_output=size)
@@ -138,7 +138,7 @@ def test_what_is_remembered_of_earlier_runs_is_bounded(gvisor: Gvisor) -> None:
 
 
 def test_of_what_is_left_out_there_is_a_hash_if_asked_for(gvisor: Gvisor) -> None:
-    """Of all bytes of the stream; a stream that is kept has one always."""
+    """The hash covers all bytes of a stream; a whole stream always has one."""
     flood = ["head", "-c", "3000000", "/dev/zero"]
     done = gvisor.run(flood, max_output=1000, sha256=True)
     assert done.truncated

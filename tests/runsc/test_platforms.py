@@ -1,4 +1,4 @@
-"""Which platforms work here is found out by a bounded real run, and said in words."""
+"""The platforms that work here, found by a bounded real run, each with its cause."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.mark.parametrize("platform", [Platform.SYSTRAP, Platform.PTRACE])
 def test_systrap_and_ptrace_work_here(engine: Engine, platform: Platform) -> None:
-    """Both run on this host, as who the tests run as; a second question costs nothing."""
+    """Both platforms run here as the user of the tests; a second question costs nothing."""
     found = engine.availability(platform, Settings())
     assert (found.cause, found.detail) == (Cause.NONE, "")
     assert found.available
@@ -90,7 +90,7 @@ def _never(_deadline: float) -> tuple[Completed, str]:
 
 @pytest.mark.fault("G7")
 def test_a_missing_device_is_seen_without_a_run(tmp_path: Path, runsc: Runsc) -> None:
-    """Without /dev/kvm nothing is started, and the cause is that there is no device."""
+    """Without /dev/kvm nothing starts, and the cause is the missing device."""
     device = str(tmp_path / "kvm")
     found = probe(Platform.KVM, runsc.platforms, _never, kvm_device=device)
     assert found.cause is Cause.NO_DEVICE
@@ -129,7 +129,7 @@ def test_a_device_that_is_not_kvm_is_seen_without_a_run(runsc: Runsc) -> None:
 
 
 def test_a_platform_that_is_not_compiled_in_is_named(runsc: Runsc) -> None:
-    """Nothing is started, and what the binary has instead is said."""
+    """A platform that is not compiled in starts nothing; the error lists the binary's platforms."""
     found = probe(Platform.KVM, {Platform.PTRACE}, _never)
     assert found.cause is Cause.NOT_COMPILED_IN
     assert found.detail == "this runsc has ptrace"
@@ -137,7 +137,7 @@ def test_a_platform_that_is_not_compiled_in_is_named(runsc: Runsc) -> None:
 
 
 def test_a_run_that_fails_says_what_runsc_said(runsc: Runsc) -> None:
-    """With another device at kvm's place runsc fails by itself."""
+    """Runsc's own error with another device in the place of kvm's is the cause."""
     launcher = Launcher()
     hooks = Hooks(runsc_args=lambda: ["--platform_device_path=/dev/null"])
     gvisor = Gvisor(runsc=runsc, platform=Platform.KVM, launcher=launcher, hooks=hooks)
@@ -175,7 +175,7 @@ def test_a_run_that_hangs_is_dead_at_the_deadline(gvisor: Gvisor) -> None:
 
 
 def test_what_is_known_of_a_run_does_not_hide_what_is_seen(runsc: Runsc) -> None:
-    """A device that is gone by now is gone, whatever a run has come to before."""
+    """A missing device is the cause, whatever an earlier run has shown."""
     known = platforms.Availability(platform=Platform.KVM, cause=Cause.PROBE_HUNG)
     found = probe(Platform.KVM, runsc.platforms, _never, kvm_device="/dev/no-kvm", known=known)
     assert found.cause is Cause.NO_DEVICE

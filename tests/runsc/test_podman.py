@@ -63,7 +63,7 @@ def test_podman_is_as_good(
     *,
     is_first_platform: bool,
 ) -> None:
-    """It builds and exports for us, and says what it does not have."""
+    """Podman builds and exports images, and its missing features are named."""
     monkeypatch.setenv("DOCKER_HOST", podman)
     images = Images(Cache(str(tmp_path / "cache")))
     gvisor._images = lambda: images

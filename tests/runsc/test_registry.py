@@ -29,7 +29,7 @@ class Hub:
         self._docker = ["docker", "--host", dockerd, "--config", str(config)]
 
     def docker(self, *argv: str) -> str:
-        """What the client says, which has to succeed."""
+        """Run the docker client, which has to succeed, and return its output."""
         done = subprocess.run([*self._docker, *argv], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -80,7 +80,7 @@ def write_login(folder: Path, address: str, password: str) -> Path:
 def test_images_are_pulled_by_policy_and_pinned_by_digest(
     fresh: type[Images], dockerd: str, tmp_path: Path
 ) -> None:
-    """When a tag has moved, ``missing`` keeps what is here, ``always`` has the new.
+    """After a tag has moved, ``missing`` keeps the local image, ``always`` pulls the new one.
 
     In one session too; and what a digest names stays what it is.
     """
@@ -113,7 +113,7 @@ def test_images_are_pulled_by_policy_and_pinned_by_digest(
 def test_a_private_registry_takes_the_sdk_s_credentials(
     fresh: type[Images], dockerd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of config.json in DOCKER_CONFIG; without them, or with wrong ones, it is an error."""
+    """The credentials are of config.json in DOCKER_CONFIG; missing or wrong ones are an error."""
     with registry(tmp_path / "registry", is_private=True) as address:
         right = write_login(tmp_path / "right", address, PASSWORD)
         wrong = write_login(tmp_path / "wrong", address, "close sesame")

@@ -74,7 +74,7 @@ def test_a_limit_on_processes_stops_a_fork_bomb(
 def test_a_fork_bomb_without_end_is_over_at_the_deadline(
     limited: Callable[[dict[str, int]], Gvisor],
 ) -> None:
-    """Of a user who is not root: it forks for ever, and of its processes none is on the host."""
+    """A user's endless forks end at the deadline, and none of the processes is on the host."""
     bomb = (
         "import os, signal\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"

@@ -32,7 +32,7 @@ def namespaces_of(config: Any) -> set[str]:
 
 @needs_root
 def test_root_may_be_rootless(running: Start) -> None:
-    """With rootless=on root's sandbox has mappings in its bundle, and no --rootless."""
+    """With `rootless=on` root's sandbox has mappings in its bundle, and no `--rootless`."""
     run = running(rootless="on")
     argv, config = words_of(run.runsc, "cmdline"), config_of(run)
     assert "--rootless" not in argv
@@ -70,7 +70,7 @@ def test_rootless_root_has_its_networks(gvisor: Gvisor, network: str) -> None:
 @needs_user
 @pytest.mark.parametrize("rootless", ["auto", "on"])
 def test_an_unprivileged_user_is_rootless(running: Start, rootless: str) -> None:
-    """Without root runsc gets --rootless, and the bundle has no mappings of its own."""
+    """An unprivileged user's runsc gets `--rootless`, and the bundle has no mappings."""
     run = running(rootless=rootless)
     argv, config = words_of(run.runsc, "cmdline"), config_of(run)
     assert "--rootless" in argv
@@ -135,7 +135,7 @@ def test_deadline(gvisor):
 def test_a_process_in_a_mapped_user_namespace_is_mapped(
     gvisor_platform: Platform, tmp_path: Path
 ) -> None:
-    """Who has become root by `unshare -r` gets mappings, with the host's network too."""
+    """Root of an `unshare -r` gets mappings, also with the host's network."""
     (tmp_path / "test_inner.py").write_text(INNER)
     # fmt: off
     argv = [

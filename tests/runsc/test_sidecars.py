@@ -56,7 +56,7 @@ def bird() -> Iterator[Canary]:
 
 @contextlib.contextmanager
 def started(path: Path, platform: Platform, **settings: object) -> Iterator[Gvisor]:
-    """What runs workloads with the runsc at this path."""
+    """Yield a harness for the runsc at this path."""
     launcher = Launcher()
     try:
         with contextlib.closing(Runsc.at(str(path))) as runsc:
@@ -73,7 +73,7 @@ def started(path: Path, platform: Platform, **settings: object) -> Iterator[Gvis
 
 
 def test_the_sentry_beside_runsc_is_booted(copied: Path, gvisor_platform: Platform) -> None:
-    """The boot is that of the file that was judged, and of one release only."""
+    """Runsc boots the checked sentry, and enforces that its release matches."""
     with started(copied, gvisor_platform, debug=True) as gvisor:
         assert gvisor.run(["echo", "hello"]).stdout == "hello\n"
         record = gvisor.records[-1]
@@ -107,7 +107,7 @@ def test_a_sentry_that_others_may_write_is_not_started(
 def test_a_sentry_that_is_replaced_between_two_runs_is_not_started(
     way: str, sentry: Path, copied: Path, bird: Canary, gvisor_platform: Platform
 ) -> None:
-    """Its owner and mode are good, and it is not the one that was judged."""
+    """A replaced sentry is refused, although its owner and mode are good."""
     with started(copied, gvisor_platform) as gvisor:
         assert gvisor.run(["true"]).returncode == 0
         shutil.copy2(bird.program, sentry.parent.parent / "new")
@@ -142,7 +142,7 @@ def test_a_sentry_of_another_release_is_said_to_be_one(
 def test_a_build_without_sidecars_boots_itself(
     copied: Path, tmp_path: Path, gvisor_platform: Platform
 ) -> None:
-    """And is not asked for one release, which means nothing to it."""
+    """A build without sidecars gets no flag for one release, which it would ignore."""
     os.link(copied, tmp_path / "runsc")
     with started(tmp_path / "runsc", gvisor_platform, debug=True) as gvisor:
         assert gvisor.run(["true"]).returncode == 0

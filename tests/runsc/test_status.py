@@ -1,4 +1,4 @@
-"""How a workload ended is told exactly, and never mixed up with how runsc or the sandbox ended."""
+"""The exact end of a workload, never confused with the end of runsc or the sandbox."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_program_that_cannot_start_is_no_verdict(
 
 @pytest.mark.fault("E10")
 def test_check_raises_for_another_status_than_0(gvisor: Gvisor) -> None:
-    """With check=True a status is an error that carries the output; without it, it is a value."""
+    """With `check=True` a status other than 0 is an error with the output; else it is a value."""
     script = ["sh", "-c", "echo out; echo err >&2; exit 3"]
     with pytest.raises(WorkloadFailed, match="exit status 3") as caught:
         gvisor.run(script, check=True)

@@ -74,7 +74,7 @@ def test_everything_runs_and_nothing_is_left(gvisor_platform: Platform, tmp_path
 
 
 def test_the_doctor_says_that_tests_can_run() -> None:
-    """By the same way, and no session is left."""
+    """The doctor's probe works without CAP_SYS_ADMIN, and no session is left."""
     done = subprocess.run(
         [*WITHOUT, sys.executable, "-m", "pytest_gvisor", "doctor", "--json"],
         capture_output=True, text=True, timeout=120, cwd="/",
@@ -87,7 +87,7 @@ def test_the_doctor_says_that_tests_can_run() -> None:
 
 
 def test_a_replay_takes_the_same_way(gvisor_platform: Platform, tmp_path: Path) -> None:
-    """The script makes the user namespace that the child had made."""
+    """The replay script makes the user namespace that the child made for the run."""
     (tmp_path / "test_inner.py").write_text(
         "def test_it(gvisor):\n    gvisor.run(['sh', '-c', 'echo again; exit 7'])\n"
     )
