@@ -1,4 +1,4 @@
-"""What ``doctor`` says of the machine, from a /proc that is made here."""
+"""The findings of ``doctor`` about the machine, from a /proc that is made here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.fakes.fake import FakeRunsc
 
 
 def named(name: str, found: list[Finding]) -> Finding:
-    """The one finding with this name."""
+    """The only finding with this name."""
     (finding,) = [finding for finding in found if finding.name == name]
     return finding
 
@@ -43,7 +43,7 @@ def named(name: str, found: list[Finding]) -> Finding:
 def test_a_try_that_fails_itself_is_a_finding(
     monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
 ) -> None:
-    """The doctor's own child hangs, or cannot be had."""
+    """A child of the doctor's that hangs or cannot start is a finding."""
 
     def run(*_args: object, **_options: object) -> object:
         raise error
@@ -74,7 +74,7 @@ SWITCHES = {
 def test_a_switch_that_forbids_user_namespaces_is_named_with_its_remedy(
     switch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stands against users other than root alone, unless their sandboxes run all the same."""
+    """The switch is bad for users other than root, unless their sandboxes run all the same."""
     value, told = SWITCHES[switch]
     folder = proc(tmp_path, **{switch: value})
     dotted = switch.removeprefix("sys__").replace("__", ".")
@@ -95,7 +95,7 @@ def test_a_switch_that_forbids_user_namespaces_is_named_with_its_remedy(
 def test_a_switch_that_is_the_other_way_round_is_no_obstacle(
     switch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then a namespace is tried."""
+    """The doctor tries a namespace if the switch allows one."""
     monkeypatch.setattr(health, "_tried", lambda: "tried")
     value = {"0\n": "100\n", "1\n": "0\n"}[SWITCHES[switch][0]]
     found = health._user_namespaces(proc(tmp_path, **{switch: value}), works=False)
@@ -130,7 +130,7 @@ def test_cgroups_are_good_where_each_limit_was_had(
 def test_cgroups_that_may_not_be_written_are_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the kernel's word for it, once; nothing of the try is left."""
+    """The note has the kernel's error once, and the try leaves nothing."""
 
     def create(_limits: object, announce: Callable[[str], None]) -> Cgroups:
         announce("/sys/fs/cgroup/x")
@@ -147,7 +147,7 @@ def test_cgroups_that_may_not_be_written_are_a_note(
 
 
 def test_no_cgroups_are_no_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is tried where none is mounted."""
+    """Nothing is tried if no cgroup file system is mounted."""
     monkeypatch.setattr(cgroup, "create", None)
     found = health._cgroups(proc(tmp_path, self__mountinfo="1 1 0:1 / / rw - ext4 /dev/x rw\n"))
     assert (found.state, found.detail.partition(":")[0]) == (State.NOTE, "not mounted")
@@ -202,14 +202,14 @@ PONG = b"HTTP/1.0 200 OK\r\nApi-Version: 1.45\r\nContent-Length: 2\r\n\r\nOK"
 def test_docker_is_asked_and_not_only_looked_at(
     listening: list[bytes], answer: list[bytes], state: State, told: str
 ) -> None:
-    """Where DOCKER_HOST says, within the deadline."""
+    """Docker is asked at DOCKER_HOST, within the deadline."""
     listening += answer
     found = health._docker()
     assert (found.state, told in found.detail) == (state, True), found.detail
 
 
 def test_what_is_wrong_with_docker_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No daemon, another machine's, and a socket that this user may not use."""
+    """A missing daemon, another machine's and a forbidden socket are named."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
     found = health._docker()
     assert "there is no docker daemon at unix://" in found.detail
@@ -227,7 +227,7 @@ def test_what_is_wrong_with_docker_is_said(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_an_sdk_that_cannot_be_imported_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is broken, and the doctor is not."""
+    """A broken SDK is a finding, and the doctor goes on."""
     monkeypatch.setitem(sys.modules, "docker", None)
     found = named("docker", health.findings())
     assert found.state is State.NOTE
@@ -285,7 +285,7 @@ def test_dead_sessions_are_counted_before_doctor_has_one(
 
 
 def test_features_are_what_the_flags_offer(tmp_path: Path) -> None:
-    """What is lacking comes first; without a flag that each run has, no sandbox can be."""
+    """Lacking features come first; no sandbox starts without a flag that each run needs."""
     fake = FakeRunsc.make(tmp_path / "fake")
 
     def features(*without: str) -> Finding:

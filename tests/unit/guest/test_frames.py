@@ -65,7 +65,7 @@ def test_the_largest_frame_fits() -> None:
     ("message", "payload"), [({"a": "x" * MAX_JSON}, 0), ({}, MAX_PAYLOAD + 1)]
 )
 def test_a_frame_above_the_limits_is_not_sent(message: dict[str, Any], payload: int) -> None:
-    """What the other end would refuse is refused here."""
+    """The encoder refuses a message that the decoder would refuse."""
     with pytest.raises(FrameError, match="too large"):
         Encoder().head(message, payload)
 
@@ -107,7 +107,7 @@ def test_a_frame_that_was_lost_or_comes_twice_is_seen() -> None:
     ids=range(14),
 )  # fmt: skip
 def test_what_is_no_plain_json_object_is_refused(data: bytes) -> None:
-    """Neither arrays, duplicate keys, NaN, other encodings, deep nesting nor endless numbers."""
+    """Arrays, duplicate keys, NaN, other encodings, deep nesting or endless numbers are refused."""
     with pytest.raises(FrameError):
         parse(data)
 

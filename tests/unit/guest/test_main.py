@@ -23,12 +23,12 @@ PROGRAM = [GUEST.with_name(f"{name}.py") for name in PARTS]
 
 
 def text_of(seen: list[tuple[dict[str, Any], bytes]], stream: int) -> bytes:
-    """What came of one stream."""
+    """The data of one stream."""
     return b"".join(p for m, p in seen if m["op"] == "data" and m["s"] == stream)
 
 
 def of(seen: list[tuple[dict[str, Any], bytes]], op: str) -> dict[str, Any]:
-    """The one message of a kind."""
+    """The only message of a kind."""
     (found,) = [message for message, _payload in seen if message["op"] == op]
     return found
 
@@ -51,7 +51,7 @@ def test_it_is_python_3_8_and_imports_the_standard_library_alone(path: Path) -> 
 
 
 def test_it_says_which_python_it_is(guest: Guest) -> None:
-    """The first word names the version."""
+    """The greeting begins with the version."""
     assert guest.python.startswith("3.")
 
 
@@ -60,7 +60,7 @@ def test_it_says_which_python_it_is(guest: Guest) -> None:
     [("exit 0", 0), ("exit 137", 137 << 8), ("kill -9 $$", 9), ("kill -TERM $$", 15)],
 )
 def test_the_wait_status_is_raw(guest: Guest, script: str, status: int) -> None:
-    """What waitpid said is reported as it is, so an exit status of 137 is no SIGKILL."""
+    """The guest reports the raw wait status, so an exit status of 137 is no SIGKILL."""
     guest.run(1, "sh", "-c", script)
     assert of(guest.until("exit", "eof", "eof"), "exit")["status"] == status
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_started_has_an_error_number(guest: Guest, name: str, num
 
 
 def test_a_folder_that_is_not_there_is_no_working_folder(guest: Guest) -> None:
-    """So is the one for cwd, and the guest goes on."""
+    """A missing folder is an error of the program's start, and the guest goes on."""
     guest.run(1, "true", cwd="/no/such/folder")
     assert of(guest.until("failed"), "failed")["errno"] == 2
     guest.run(2, "pwd", cwd="/usr")
@@ -90,7 +90,7 @@ def test_a_folder_that_is_not_there_is_no_working_folder(guest: Guest) -> None:
 
 
 def test_input_goes_in_and_its_end_too(guest: Guest) -> None:
-    """What is sent is read, and the end of file is seen."""
+    """The program reads the input and sees its end."""
     guest.run(1, "cat", reads=True)
     guest.send({"op": "data", "id": 1}, b"a" * 1000)
     guest.send({"op": "data", "id": 1}, b"b" * 1000)
@@ -108,7 +108,7 @@ def test_input_that_nobody_reads_any_more_is_told(guest: Guest) -> None:
 
 
 def test_a_stream_that_gets_no_credit_holds_nobody_up(guest: Guest) -> None:
-    """It stops at its window; another program runs to its end meanwhile; with credit it goes on."""
+    """A stream stops at its window while another program ends; with credit it goes on."""
     guest.run(1, "head", "-c", str(3 * WINDOW), "/dev/zero")
     got = 0
     while got < WINDOW:
@@ -184,7 +184,7 @@ def test_a_kill_of_nothing_kills_nothing(guest: Guest) -> None:
 
 
 def test_a_signal_reaches_the_program(guest: Guest) -> None:
-    """One that is caught is caught."""
+    """A program can catch the signal."""
     guest.run(
         1, "sh", "-c", "trap 'echo caught; exit 3' USR1; echo ready; while :; do sleep 0.01; done"
     )
@@ -212,7 +212,7 @@ def test_a_file_goes_in_and_comes_out(guest: Guest, tmp_path: Path) -> None:
 def test_what_is_no_regular_file_is_refused(
     guest: Guest, tmp_path: Path, op: str, kind: str
 ) -> None:
-    """Neither a FIFO, which would wait for ever, nor a folder."""
+    """A FIFO, which would block for ever, and a folder are refused."""
     path = tmp_path / "it"
     if kind == "fifo":
         os.mkfifo(path)
@@ -243,7 +243,7 @@ def test_a_connection_is_carried_both_ways(guest: Guest) -> None:
 
 
 def test_a_refused_connection_is_told(guest: Guest) -> None:
-    """With its error number; and a probe of the same port says that nobody is there."""
+    """The refusal has its error number, and a probe of the same port finds no listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     guest.send({"op": "connect", "id": 1, "port": port})
@@ -253,7 +253,7 @@ def test_a_refused_connection_is_told(guest: Guest) -> None:
 
 
 def test_a_probe_waits_until_somebody_listens(guest: Guest) -> None:
-    """It answers when the port is there."""
+    """The probe answers when the port is open."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         guest.send({"op": "probe", "id": 1, "port": server.getsockname()[1], "ms": 10_000})
@@ -263,7 +263,7 @@ def test_a_probe_waits_until_somebody_listens(guest: Guest) -> None:
 
 
 def test_the_end_of_the_host_is_the_end_of_the_programs(guest: Guest) -> None:
-    """What still runs when the host hangs up is killed."""
+    """The guest kills the running programs when the host hangs up."""
     mine = str(1000 + secrets.randbelow(10**9) / 10**6)
     guest.run(1, "sh", "-c", f"setsid sleep {mine} & echo up; sleep {mine}")
     guest.until("data")
@@ -297,7 +297,7 @@ def test_what_is_no_path_is_refused(guest: Guest, bad: str) -> None:
 
 
 def test_a_running_program_is_never_forgotten() -> None:
-    """However many programs have been started since, a kill finds its tree; so does the end."""
+    """A kill finds the tree of a program after any number of later starts, as does the end."""
     forgetful = f"import sys; sys.path.insert(0, {str(GUEST.parent)!r}); import main as guest; "
     guest = Guest(sys.executable, "-c", forgetful + "guest._REMEMBERED = 2; guest.main()")
     mine = str(1000 + secrets.randbelow(10**9) / 10**6)

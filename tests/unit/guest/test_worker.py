@@ -1,4 +1,4 @@
-"""What the pytest inside sends is what the host takes: it is no test's fault to have said much."""
+"""The messages of a pytest inside fit the host's limits, however much a test prints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_gvisor.inside.frames import Decoder
 
 
 def received(kind: str, most: int = 64 * 2**20, **fields: Any) -> dict[str, Any]:
-    """What the host gets of a message."""
+    """The message that the host receives."""
     data = worker.encoded(kind, fields, most)
     (message,) = Decoder().feed(struct.pack(">I", len(data)) + data)
     return message
@@ -26,7 +26,7 @@ def test_a_character_takes_no_more_than_it_must() -> None:
 
 
 def test_what_is_too_long_is_shortened_and_sent() -> None:
-    """Whatever part of a report it is, with its beginning and end."""
+    """A long part of a report is shortened to its beginning and end."""
     data = {"longrepr": "a" * 300_000 + "b", "sections": [["out", "c" * 300_000]], "when": "call"}
     message = received("report", 200_000, data=data)
     assert message["data"]["when"] == "call"

@@ -1,4 +1,4 @@
-"""What one pytest process has found out, and for how long it believes it."""
+"""The findings of one pytest process, and the time for which it remembers them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pytest_gvisor.settings import Platform, Settings
 def test_a_shortage_is_not_remembered_as_the_binary_s(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What is missing stays missing; what there was no descriptor for is looked at again."""
+    """A missing binary stays missing; after a shortage of descriptors the engine looks again."""
     engine, path = Engine(), str(tmp_path / "runsc")
 
     def refuse(*_: object) -> None:
@@ -46,7 +46,7 @@ def test_a_shortage_is_not_remembered_as_the_binary_s(
 def test_a_shortage_is_not_remembered_as_the_platform_s(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """No other process of the run believes it either, and the next question finds out."""
+    """No process of the run remembers it, and the next question probes again."""
     monkeypatch.setattr(session_folder, "base_folder", lambda: str(tmp_path / "base"))
     engine, other = Engine("run"), Engine("run")
     seen = [LaunchError("kvm", "none", errno=errno.EAGAIN), None]
@@ -68,7 +68,7 @@ def test_a_shortage_is_not_remembered_as_the_platform_s(
 
 @pytest.fixture
 def hung(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Engine, Availability]]:
-    """An engine that shares its verdicts, and the one that it comes to on kvm without a run."""
+    """An engine with shared verdicts, and its verdict on kvm, made without a run."""
     monkeypatch.setattr(session_folder, "base_folder", lambda: str(tmp_path / "base"))
     monkeypatch.setattr(kvm, "look", lambda _device: None)
     verdict = Availability(platform=Platform.KVM, cause=Cause.PROBE_HUNG)
@@ -109,7 +109,7 @@ def test_a_verdict_s_file_that_cannot_be_opened_is_typed(
 
 
 def test_what_stays_of_the_session_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not hidden, and fails nothing."""
+    """A file that stays is a warning, and no failure."""
     engine = Engine()
     monkeypatch.setattr(engine.launcher, "close", lambda: ["/sys/fs/cgroup/x: busy"])
     with pytest.warns(PytestGvisorWarning, match="not removed: /sys/fs/cgroup/x: busy"):
@@ -119,7 +119,7 @@ def test_what_stays_of_the_session_is_a_warning(monkeypatch: pytest.MonkeyPatch)
 def test_where_warnings_are_errors_the_end_is_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All of it is said, and pytest's other cleanups come after it."""
+    """The warning is printed as a line, and pytest's other cleanups follow."""
     engine = Engine()
     monkeypatch.setattr(engine.launcher, "close", lambda: ["/x: busy", "/y: busy"])
     with warnings.catch_warnings():

@@ -45,7 +45,7 @@ def test_a_verdict_is_of_one_binary_and_one_platform() -> None:
 
 
 def test_a_verdict_is_of_one_boot(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
-    """After the next one it does not count, and is removed by whoever asks first."""
+    """A verdict is invalid after the next boot, and the first reader removes it."""
     verdicts.keep(BINARY, HUNG)
     (kept,) = base.iterdir()
     unfinished = Path(f"{kept}.0123abcd")
@@ -58,7 +58,7 @@ def test_a_verdict_is_of_one_boot(monkeypatch: pytest.MonkeyPatch, base: Path) -
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a file of another owner")
 def test_a_verdict_of_another_owner_s_is_none(base: Path) -> None:
-    """Another user's word does not decide which tests are skipped."""
+    """A verdict of another user does not decide which tests are skipped."""
     verdicts.keep(BINARY, HUNG)
     (kept,) = base.iterdir()
     os.chown(kept, 12345, 12345)
@@ -90,7 +90,7 @@ def test_what_another_process_keeps_just_now_stays(base: Path) -> None:
 def test_a_verdict_that_cannot_be_written_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, base: Path
 ) -> None:
-    """As on a full disk: it is found out again."""
+    """A full disk leaves no file: the next question probes again."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -101,7 +101,7 @@ def test_a_verdict_that_cannot_be_written_leaves_nothing(
 
 
 def test_a_number_that_is_too_large_is_no_verdict() -> None:
-    """As with anything else that is not one: it is found out again."""
+    """A verdict with a nonsensical value is invalid: the next question probes again."""
     text = verdicts.encode(HUNG)
     assert verdicts.decode(text) == HUNG
     assert verdicts.decode(text.replace("10.0", "9" * 400)) is None
@@ -109,7 +109,7 @@ def test_a_number_that_is_too_large_is_no_verdict() -> None:
 
 @pytest.mark.parametrize(("deadline", "holds"), [(5.0, True), (10.0, True), (10.5, False)])
 def test_a_hang_is_one_for_deadlines_up_to_its_own(deadline: float, holds: bool) -> None:
-    """Who gives a probe longer has not been answered yet."""
+    """A longer deadline than that of the hang needs a new probe."""
     verdicts.keep(BINARY, HUNG)
     assert (verdicts.recall(BINARY, Platform.KVM, deadline) is not None) is holds
 
@@ -133,7 +133,7 @@ def test_only_a_run_of_kvm_that_hung_is_kept(change: dict[str, object], base: Pa
 def test_nothing_is_kept_where_the_boot_has_no_name(
     monkeypatch: pytest.MonkeyPatch, base: Path
 ) -> None:
-    """It would hold for ever."""
+    """Without the name of the boot a verdict would be valid for ever."""
     monkeypatch.setattr(verdicts, "boot_id", str)
     verdicts.keep(BINARY, HUNG)
     verdicts.sweep()
@@ -144,7 +144,7 @@ def test_nothing_is_kept_where_the_boot_has_no_name(
 def test_the_sweep_at_a_shell_removes_those_of_earlier_boots_too(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a machine where no session asks for that platform again."""
+    """The sweep removes verdicts of earlier boots if no session asks for the platform again."""
     verdicts.keep(BINARY, HUNG)
     monkeypatch.setattr(verdicts, "boot_id", lambda: BOOT.replace("1", "6"))
     assert sweep.main([]) == 0

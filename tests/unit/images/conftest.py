@@ -1,4 +1,4 @@
-"""What the tests of images share: archives and layouts made in Python, hostile ones too."""
+"""Archives and layouts for the tests of images, made in Python, hostile ones too."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Item = tuple[tarfile.TarInfo, bytes]
 
 
 def item(name: str, data: bytes = b"", **fields: Any) -> Item:
-    """A file of a layer, or whatever ``type`` says."""
+    """A file of a layer, or another kind of entry by ``type``."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(data), 0o644
     for key, value in fields.items():
@@ -63,7 +63,7 @@ def tar(items: Sequence[Item], **options: Any) -> bytes:
 
 
 def digest(data: bytes) -> str:
-    """Its SHA-256 as images write it."""
+    """The SHA-256 of some bytes as images write it."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
@@ -84,7 +84,7 @@ def configuration(layers: Sequence[bytes], config: dict[str, Any] | None = None)
 
 
 def saved(layers: Sequence[bytes], config: bytes | None = None, **changes: Any) -> bytes:
-    """What ``docker save`` writes: manifest.json, the configuration, and layers."""
+    """The archive of ``docker save``: manifest.json, the configuration, and layers."""
     config = configuration(layers) if config is None else config
     name = f"{digest(config)[7:]}.json"
     names = [f"{index}{digest(layer)[8:]}/layer.tar" for index, layer in enumerate(layers)]
@@ -135,7 +135,7 @@ Unpack = Callable[..., Path]
 
 @pytest.fixture
 def unpack(tmp_path: Path) -> Iterator[Unpack]:
-    """Unpacks layers made of items into ``root``; whatever they hold, nothing else changes.
+    """Unpack layers made of items into ``root``, and check that no other file changes.
 
     The root is in the middle of a canary tree: what leads out of it by a few steps ends there.
     """

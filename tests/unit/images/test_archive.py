@@ -69,13 +69,13 @@ def test_every_kind_of_file_is_read(read: Read, tmp_path: Path) -> None:
 def test_a_plain_tarball_is_an_image_without_a_configuration(
     read: Read, pack: Callable[[bytes], bytes]
 ) -> None:
-    """Its id is its own digest."""
+    """The id of a plain tarball is its own digest."""
     data = pack(LAYERS[0])
     assert read(data) == f"{digest(data)[7:15]} a1 b1"
 
 
 def test_gzip_streams_one_behind_the_other_are_one(read: Read) -> None:
-    """As some registries have them, with zeros at the end."""
+    """Some registries send several gzip streams with zeros at the end."""
     half = len(LAYERS[0]) // 2
     data = gzip.compress(LAYERS[0][:half]) + gzip.compress(LAYERS[0][half:]) + bytes(10)
     assert read(data).endswith("a1 b1")
@@ -136,7 +136,7 @@ def two(**platforms: str) -> dict[str, bytes]:
 
 @pytest.mark.fault("C11")
 def test_one_of_several_images_is_chosen_by_name_or_machine(read: Read, tmp_path: Path) -> None:
-    """Where neither says which, the error names them."""
+    """The error names the images if neither name nor machine selects one."""
     named = write_layout(tmp_path / "named", two(one="", two=""))
     assert read(named, "one").endswith("a1 b1")
     assert read(named, "two").endswith("a1 b2")
@@ -152,14 +152,14 @@ def test_one_of_several_images_is_chosen_by_name_or_machine(read: Read, tmp_path
 
 
 def test_a_tag_chooses_in_a_docker_archive(read: Read) -> None:
-    """With or without ``:latest``."""
+    """The tag may leave out ``:latest``."""
     assert read(saved(LAYERS), "it").endswith("a1 b2")
     with pytest.raises(ImageError, match='"other" is not in it; it has "it:latest"'):
         read(saved(LAYERS), "other")
 
 
 def test_an_image_for_another_architecture_is_refused(read: Read) -> None:
-    """And for another system."""
+    """An image for another architecture or another system is refused."""
     for change in ({"architecture": "mips"}, {"os": "windows"}):
         config = json.dumps({**json.loads(configuration(LAYERS)), **change}).encode()
         with pytest.raises(ImageError, match=r"this machine is|this is linux"):
@@ -243,7 +243,7 @@ def test_a_damaged_docker_archive_is_refused(read: Read, image: bytes, says: str
 
 @pytest.mark.fault("C11")
 def test_a_foreign_layer_is_refused(read: Read, tmp_path: Path) -> None:
-    """It is somewhere else, and nothing is fetched."""
+    """A layer with a URL of its own is refused, and nothing is fetched."""
     files = layout(LAYERS[:1])
     top = json.loads(files["index.json"])
     name = "blobs/sha256/" + top["manifests"][0]["digest"][7:]
@@ -267,7 +267,7 @@ def test_what_is_no_file_is_refused_at_once(read: Read, tmp_path: Path) -> None:
 
 
 def sha512(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The same layout with SHA-512 digests, the uncompressed layers' too."""
+    """The same layout with SHA-512 digests, also of the uncompressed layers."""
     descriptor = json.loads(files["index.json"])["manifests"][0]
     manifest = json.loads(files[blob(descriptor["digest"])])
     made = {"oci-layout": files["oci-layout"]}
@@ -290,13 +290,13 @@ def sha512(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def blob(name: str) -> str:
-    """Where a digest's bytes are in a layout."""
+    """The path of a digest's bytes in a layout."""
     return f"blobs/{name.replace(':', '/')}"
 
 
 @pytest.mark.fault("C11")
 def test_digests_may_be_sha512_and_are_checked(read: Read, tmp_path: Path) -> None:
-    """Of every document, of layers as they are stored, and of layers uncompressed."""
+    """The digests of each document, stored layer and uncompressed layer are checked."""
     files = sha512(layout(LAYERS, level=0))
     assert not [name for name in files if "sha256" in name]
     assert read(write_layout(tmp_path / "good", files)).endswith("a1 b2")
@@ -317,7 +317,7 @@ def indexed(*entries: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
 def test_an_index_may_be_in_an_index_and_attestations_are_no_images(
     read: Read, tmp_path: Path, depth: int
 ) -> None:
-    """As buildx leaves them, for the platform unknown/unknown; not without an end."""
+    """An index of buildx is read to a bounded depth, without its unknown/unknown attestations."""
     files = layout(LAYERS)
     manifest = json.loads(files["index.json"])["manifests"][0]
     here = {**manifest, "platform": {"os": "linux", "architecture": machine()}}
@@ -363,7 +363,7 @@ def test_a_layout_of_many_layers_needs_few_descriptors(read: Read, tmp_path: Pat
 def test_no_room_for_a_compressed_archive_is_an_error_of_ours(
     read: Read, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """With what can be done about it; also where there is no folder for temporary files."""
+    """The error names a remedy, also if no folder for temporary files exists."""
 
     def full(**_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -377,7 +377,7 @@ def test_damaged_zstd_is_an_error_of_ours(read: Read, monkeypatch: pytest.Monkey
     """Python's error for it derives from none that is known before 3.14."""
 
     class Refused(Exception):
-        """In the place of the real one."""
+        """A replacement that refuses each call."""
 
     class Decompressor:
         eof, needs_input = False, True

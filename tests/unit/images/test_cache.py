@@ -47,7 +47,7 @@ def hold(cache: Cache, path: Path) -> Hold:
 def test_an_image_is_unpacked_once(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever comes later gets the same folder, at once."""
+    """A later user gets the same folder at once."""
     path = write(tmp_path / "i")
     first = hold(cache, path)
     monkeypatch.setattr(extract, "unpack", None)
@@ -82,7 +82,7 @@ def test_ten_at_once_unpack_once(tmp_path: Path) -> None:
 
 @pytest.mark.fault("C11", "H4")
 def test_what_fails_in_the_middle_leaves_nothing(cache: Cache, tmp_path: Path) -> None:
-    """No half of an image, and the next use begins anew."""
+    """A failure leaves no part of an image, and the next use begins anew."""
     path = tmp_path / "i"
     path.write_bytes(saved([tar([item("f", b"x"), item("../x")])]))
     with pytest.raises(ImageError):
@@ -92,7 +92,7 @@ def test_what_fails_in_the_middle_leaves_nothing(cache: Cache, tmp_path: Path) -
 
 
 def test_what_a_killed_process_leaves_is_swept(cache: Cache, tmp_path: Path) -> None:
-    """By the next session, unless who makes it, or uses what was put aside, is alive."""
+    """The next session removes it, unless its maker or its user is alive."""
     first = hold(cache, write(tmp_path / "i"))
     identity = Path(first.path).parent.name
     dead, making = "a" * 64, "b" * 64
@@ -129,7 +129,7 @@ def test_what_a_killed_process_leaves_is_swept(cache: Cache, tmp_path: Path) -> 
 def test_a_process_that_is_killed_while_it_unpacks_leaves_nothing(
     cache: Cache, tmp_path: Path
 ) -> None:
-    """Its lock is free at once, and the next one removes what it had made."""
+    """The lock is free at once, and the next process removes the half-made image."""
     path = write(tmp_path / "i", size=1_000_000)
     code = (
         "import time; from pytest_gvisor.images import archive, extract, cache\n"
@@ -173,7 +173,7 @@ def test_an_image_that_was_changed_is_made_anew(cache: Cache, tmp_path: Path) ->
 
 
 def test_the_oldest_is_removed_and_never_one_in_use(tmp_path: Path) -> None:
-    """When the bound is passed; locks stay."""
+    """The oldest image is removed beyond the limit; locks stay."""
     cache = Cache(str(tmp_path / "cache"), max_bytes=2_500_000)
     used = hold(cache, write(tmp_path / "a", "a", 1_000_000))
     for name in "bcd":
@@ -211,7 +211,7 @@ def test_mount_points_are_made_in_a_tree_of_their_own(cache: Cache, tmp_path: Pa
 def test_a_tree_with_more_points_that_was_changed_is_made_anew(
     cache: Cache, tmp_path: Path
 ) -> None:
-    """By the next process; who uses the old one keeps it."""
+    """The next process makes the changed tree anew; users of the old one keep it."""
     mounts = [bind("/usr", "/new/point")]
     first = hold(cache, write(tmp_path / "i"))
     root = first.with_points(mounts, USER)
@@ -230,7 +230,7 @@ def test_a_tree_with_more_points_that_was_changed_is_made_anew(
 
 
 def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
-    """As a session folder would be."""
+    """A cache folder is refused for the same reasons as a session folder."""
     (tmp_path / "c").mkdir(mode=0o755)
     (tmp_path / "c").chmod(0o755)
     with pytest.raises(ImageError, match="lets others in") as caught:
@@ -257,13 +257,13 @@ def test_nothing_is_listed_or_removed_in_a_folder_that_is_not_ours(
 
 
 def test_the_folder_is_the_user_s_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As platformdirs knows it."""
+    """The folder is the one that platformdirs defines."""
     monkeypatch.setenv("XDG_CACHE_HOME", "/where/caches/are")
     assert default_folder() == "/where/caches/are/pytest-gvisor/images"
 
 
 def test_a_lock_that_is_never_free_is_an_error(tmp_path: Path) -> None:
-    """In words, after the time that there is for it."""
+    """A lock that stays locked is an error after the allowed time."""
     cache = Cache(str(tmp_path / "c"), patience=0.1)
     made = hold(cache, write(tmp_path / "i"))
     made.close()
@@ -274,7 +274,7 @@ def test_a_lock_that_is_never_free_is_an_error(tmp_path: Path) -> None:
 
 
 def users(hold: Hold, count: int, tmp_path: Path) -> list[Path]:
-    """This many sandboxes, each with a mount at a point of its own; their folders."""
+    """The root folders of this many sandboxes, each with a mount at a point of its own."""
     made = []
     for number in range(count):
         folder = tmp_path / f"sandbox{number}"
@@ -316,7 +316,7 @@ def test_what_uses_a_tree_is_forgotten_with_its_folder(cache: Cache, tmp_path: P
 
 
 def test_a_tree_that_another_process_has_removed_is_made_anew(cache: Cache, tmp_path: Path) -> None:
-    """Although it was looked at before."""
+    """A removed tree is made anew, although this process checked it before."""
     made = hold(cache, write(tmp_path / "i"))
     mounts = [bind("/usr", "/new/point")]
     root = made.with_points(mounts, USER)
@@ -376,7 +376,7 @@ BROKEN = ("{", "[]", "null", "{}", '{"seal": [], "notes": 7}', "[" * 100_000)
 def test_an_image_with_a_broken_record_is_listed_counted_and_pruned(
     cache: Cache, tmp_path: Path, text: str
 ) -> None:
-    """As such; it is no use to anybody, and is unpacked anew where it is needed."""
+    """A broken image is marked as such, and unpacked anew for its next user."""
     made = hold(cache, write(tmp_path / "i", size=100_000))
     record = Path(made._folder, "image.json")
     record.write_text(text)
@@ -410,7 +410,7 @@ def test_a_record_without_a_field_is_a_broken_one(
 def test_removing_needs_no_space(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a disk that is full, nothing can be made; the kernel looks first whether it is there."""
+    """An image can be removed from a full disk, where no folder can be made."""
 
     def full(path: str, *_: object, **__: object) -> str:
         number = errno.EEXIST if os.path.lexists(path) else errno.ENOSPC
@@ -442,7 +442,7 @@ def test_what_the_kernel_refuses_is_an_error_of_ours(
 def test_a_changed_image_that_is_in_use_is_unpacked_beside_it(
     tmp_path: Path, *, is_other: bool
 ) -> None:
-    """By another session, or by this one under another name: nobody waits, nobody loses a file."""
+    """A changed image in use is unpacked beside the old one: no user waits or loses a file."""
     cache = Cache(str(tmp_path / "c"), patience=0.3)
     first = hold(cache, write(tmp_path / "i"))
     folder = os.open(first.path, os.O_RDONLY)
@@ -462,7 +462,7 @@ def test_a_changed_image_that_is_in_use_is_unpacked_beside_it(
 def test_a_changed_image_stays_where_it_is_used_until_the_new_one_is_whole(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it cannot be unpacked again, whoever uses it goes on."""
+    """The old image stays for its users if the new one cannot be unpacked."""
     first = hold(cache, write(tmp_path / "i"))
     Path(first.path, "planted").touch()
 
@@ -480,7 +480,7 @@ def test_a_changed_image_stays_where_it_is_used_until_the_new_one_is_whole(
 def test_an_image_is_there_whatever_is_wrong_with_others(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has been unpacked can be used where the pruning behind it fails."""
+    """A new image can be used although the prune after it fails."""
 
     def fails(*_: object) -> None:
         raise ImageError("another image cannot be looked at")
@@ -493,7 +493,7 @@ def test_an_image_is_there_whatever_is_wrong_with_others(
 def test_an_export_without_a_lock_is_an_error_of_ours(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What comes of the export itself is not touched."""
+    """An error of the export itself is passed on unchanged."""
 
     def refused(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -506,7 +506,7 @@ def test_an_export_without_a_lock_is_an_error_of_ours(
 
 
 def test_pruning_where_nothing_is_does_nothing(tmp_path: Path) -> None:
-    """Not even make the folder."""
+    """A prune of a missing cache makes no folder."""
     assert Cache(str(tmp_path / "none/images")).prune(0) == []
     assert list(tmp_path.iterdir()) == []
 

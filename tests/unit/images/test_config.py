@@ -18,7 +18,7 @@ def parse(**config: Any) -> ImageConfig:
 
 
 def test_everything_that_is_said_is_there() -> None:
-    """In typed form, paths normalized."""
+    """Each field is read with its type, and paths are normalized."""
     made = parse(
         Entrypoint=["/e"], Cmd=["c"], Env=["A=1=2", "B=", "A=3"], WorkingDir="/w//x/.",
         User="u:g", Volumes={"/v/": {}, "/a": {}}, Labels={"l": "1"}, StopSignal="SIGQUIT",
@@ -39,7 +39,7 @@ def test_what_is_not_said_has_its_default() -> None:
 
 
 def test_every_problem_is_reported() -> None:
-    """Not the first alone."""
+    """The error has all problems, not only the first."""
     with pytest.raises(ImageError) as caught:
         parse(
             Entrypoint="sh", Cmd=[1], Env=["no", "=x", "N=\0"], WorkingDir="/a/../b", User=3,
@@ -58,7 +58,7 @@ def test_every_problem_is_reported() -> None:
     ],
 )  # fmt: skip
 def test_signals_are_names_or_numbers(word: str, number: int | None) -> None:
-    """With the real-time ones as docker writes them."""
+    """A signal has a name or a number; docker's form of real-time signals is known."""
     assert signal_number(word) == number
 
 
@@ -70,7 +70,7 @@ def test_digests_that_cannot_be_checked_are_refused() -> None:
 
 
 def test_problems_are_escaped_in_the_error() -> None:
-    """Whoever made the image chose the keys."""
+    """The image's author chose the keys, so the error escapes them."""
     with pytest.raises(ImageError) as caught:
         parse(Labels={"\x1b[2J": 1}, Volumes={"\x1b[2J": {}}, Env=["\x1b[2J"])
     assert len(caught.value.problems) == 3
@@ -79,7 +79,7 @@ def test_problems_are_escaped_in_the_error() -> None:
 
 
 def test_a_problem_of_one_field_is_one_problem() -> None:
-    """Although what is written is kept beside what it means."""
+    """A field that is kept as text and as a value has one problem."""
     with pytest.raises(ImageError) as caught:
         parse(StopSignal=3)
     assert len(caught.value.problems) == 1

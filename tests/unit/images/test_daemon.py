@@ -1,4 +1,4 @@
-"""What is asked of a docker daemon and how, and what its answers come to."""
+"""The requests to a docker daemon, and the results of its answers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_DELETE = do_GET  # noqa: N815 -- the base class's names
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- as above
-        """Nothing on stderr."""
+        """Write nothing to stderr."""
 
     def address_string(self) -> str:
         """A socket's other end has no address."""
@@ -81,7 +81,7 @@ class Serving:
 
     @property
     def requests(self) -> list[str]:
-        """Without the version in front and the query behind."""
+        """The requests without the version before the path and the query after it."""
         return [re.sub(r"/v1\.\d+", "", line) for line, _ in self.asked]
 
 
@@ -115,7 +115,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Serving]]
 
 
 def refusal(**options: Any) -> ImageError:
-    """What opening the daemon raises."""
+    """The error of opening the daemon."""
     with pytest.raises(ImageError) as caught, Daemon(**options):
         pass
     return caught.value
@@ -123,7 +123,7 @@ def refusal(**options: Any) -> ImageError:
 
 @pytest.mark.fault("H1")
 def test_a_remote_daemon_that_denies_is_an_error_and_no_skip(serve: Any) -> None:
-    """It is there: what it answers has to be seen."""
+    """A remote daemon that answers with an error is no missing daemon."""
     daemon = serve("tcp")
     for status in (403, 500):
         daemon.answers["/version"] = daemon.answers["/_ping"] = status, {"message": "out of order"}
@@ -158,7 +158,7 @@ def test_a_remote_daemon_that_cannot_be_spoken_to_is_an_error_and_no_skip(
 def test_where_nothing_listens_there_is_no_daemon(
     monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    """Nor where there is no such host."""
+    """An unknown host or a closed port is a missing daemon."""
     monkeypatch.setenv("DOCKER_HOST", address)
     assert type(refusal(remote=True)) is DaemonUnavailable
 
@@ -180,7 +180,7 @@ def test_a_configuration_that_cannot_be_read_is_not_the_daemon_s_fault(
 def test_the_version_of_the_api_is_asked_for_within_the_deadline(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the ping does not say it; a byte at a time never comes to an end."""
+    """The version is read within the deadline if the ping lacks it, also if bytes come slowly."""
     daemon = serve()
     with Daemon():
         assert daemon.requests == ["GET /_ping", "GET /version"]
@@ -207,7 +207,7 @@ def test_the_version_of_the_api_is_asked_for_within_the_deadline(
 def test_a_look_up_elsewhere_has_the_deadline_of_simple_questions(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not that of a pull."""
+    """A look-up has the short deadline of questions, not that of a pull."""
     daemon = serve("tcp")
     monkeypatch.setattr(docker, "DEADLINE", 0.3)
     real = Handler.do_GET
@@ -271,7 +271,7 @@ def step(words: str) -> dict[str, Any]:
 def test_only_images_whose_last_step_is_our_label_are_pruned(
     serve: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """What others built on top of one of ours has its label too; one in use stays."""
+    """An image that others built on a labelled one is kept, as is one in use."""
     daemon = serve()
     ours, theirs, used = (f"sha256:{digit * 64}" for digit in "123")
     label, podman = step("LABEL dev.pytest-gvisor=1"), step('LABEL "dev.pytest-gvisor"="1"')
@@ -294,7 +294,7 @@ def test_only_images_whose_last_step_is_our_label_are_pruned(
 
 @pytest.mark.parametrize("wrong", [b"{", None, {}, 7, [7], [{}], [{"Id": 7}], "x"])
 def test_a_list_of_images_of_another_shape_is_an_error(serve: Any, wrong: Any) -> None:
-    """And no other error than ours; null is an empty list."""
+    """A list of another shape is an image error; null is an empty list."""
     daemon = serve()
     daemon.answers["GET /v1.41/images/json"] = 200, wrong
     with Daemon() as opened:

@@ -25,7 +25,7 @@ Answer = Callable[[socket.socket], None]
 
 @pytest.fixture
 def images(tmp_path: Path) -> Iterator[Images]:
-    """With a cache of its own."""
+    """Images with a cache of their own."""
     made = Images(Cache(str(tmp_path / "cache")))
     yield made
     made.close()
@@ -78,7 +78,7 @@ def quickly(images: Images, kind: type[ImageError], says: str) -> None:
 def test_an_sdk_that_cannot_be_imported_is_an_error_of_ours(
     images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is broken, which is no reason to skip; pip can mend it."""
+    """A broken SDK is an error with a remedy, and no skip."""
     monkeypatch.setitem(sys.modules, "docker", None)
     quickly(images, ImageError, "SDK cannot be imported: ModuleNotFoundError(.|\n)*pip install")
 
@@ -87,7 +87,7 @@ def test_an_sdk_that_cannot_be_imported_is_an_error_of_ours(
 def test_no_daemon_is_the_error_that_may_become_a_skip(
     images: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It says where it was looked for, and what else there is."""
+    """The error names the daemon's address, and other ways to get an image."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
     quickly(images, DaemonUnavailable, "no docker daemon at unix")
 
@@ -96,7 +96,7 @@ def test_no_daemon_is_the_error_that_may_become_a_skip(
 def test_a_daemon_that_is_silent_is_an_error(
     images: Images, serve: Callable[[Answer], None]
 ) -> None:
-    """It takes the connection and says nothing."""
+    """A daemon that takes the connection and stays silent is an error."""
     serve(lambda _connection: None)
     quickly(images, ImageError, "has not answered in 4 s")
 
@@ -219,7 +219,7 @@ def test_an_export_that_stops_in_the_middle_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
     way: str,
 ) -> None:
-    """Before its end is said, after it, or with no word more."""
+    """An export that ends early, breaks off or hangs leaves nothing in the cache."""
     monkeypatch.setattr(docker, "_SILENCE", 0.5)
     half = saved([tar([item("f", bytes(100_000))])])[:50_000]
     sent = answer(half) if way == "ends" else answer(half, len(half) * 2)
@@ -233,7 +233,7 @@ def test_an_export_that_stops_in_the_middle_leaves_nothing(
 def test_of_a_daemon_s_error_no_more_is_read_than_is_shown(
     images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be without end."""
+    """A daemon's endless error is read only as far as it is shown."""
     monkeypatch.setattr(docker, "_SILENCE", 0.5)
     refused = answer(b"x" * 100_000, 1 << 40).replace(b"200 OK", b"500 Broken")
     serve(Scripted(20, get=[refused, b""]))
@@ -276,7 +276,7 @@ def test_a_daemon_that_falls_silent_while_it_works_is_an_error(
 def test_a_daemon_that_answers_with_something_else_is_an_error(
     images: Images, serve: Callable[[Answer], None]
 ) -> None:
-    """No JSON, another kind of JSON, an error of the server's."""
+    """Invalid JSON, another type of JSON and a server's error are errors."""
     broken = b"HTTP/1.1 500 Internal Server Error\r\n\r\n"
     script = Scripted(json=[])
     serve(script)
@@ -298,7 +298,7 @@ def test_a_daemon_that_answers_with_something_else_is_an_error(
 def test_a_daemon_that_denies_is_an_error_and_no_skip(
     images: Images, serve: Callable[[Answer], None], tmp_path: Path
 ) -> None:
-    """Its socket is there, and not for this user."""
+    """A socket that this user may not open is an error, and no missing daemon."""
     serve(lambda _connection: None)
     (tmp_path / "socket").chmod(0)
     quickly(images, ImageError, "may not use")
@@ -309,7 +309,7 @@ def test_a_daemon_that_denies_is_an_error_and_no_skip(
 def test_a_daemon_elsewhere_is_refused_unless_asked_for(
     images: Images, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    """By address alone: nothing is connected to."""
+    """A remote address is refused without a connection."""
     monkeypatch.setenv("DOCKER_HOST", address)
     quickly(images, ImageError, "not a socket of this machine")
 
@@ -317,14 +317,14 @@ def test_a_daemon_elsewhere_is_refused_unless_asked_for(
 def test_a_daemon_elsewhere_is_asked_where_that_is_allowed(
     images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here there is none."""
+    """The remote address is tried, and no daemon is there."""
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
     with pytest.raises(DaemonUnavailable, match="no docker daemon at tcp"):
         images.rootfs("some/image", remote=True)
 
 
 def test_what_looks_like_a_file_is_one(images: Images) -> None:
-    """No daemon is asked for it; and a policy is one of three words."""
+    """A path is never sent to a daemon, and a policy has one of three values."""
     for name in ("./no", "/no", "no.tar", "no.tar#x", "../no"):
         with pytest.raises(ImageError, match="there is no file"):
             images.rootfs(name)

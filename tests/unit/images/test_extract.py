@@ -40,7 +40,7 @@ def test_an_absolute_name_is_in_the_root(unpack: Unpack, name: str) -> None:
 def test_writing_through_a_link_stays_in_the_root(
     unpack: Unpack, target: str, *, is_later: bool
 ) -> None:
-    """In the same layer or the next, links are resolved as they are inside."""
+    """Links resolve as they do inside, in the same layer and in the next."""
     first = [folder("etc"), folder("proc"), folder("proc/self"), link("way", target)]
     if target.startswith("/proc"):
         first.append(folder("proc/self/root/etc"))
@@ -93,7 +93,7 @@ def test_leaving_and_coming_back_makes_nothing_outside(
 
 @pytest.mark.fault("C6")
 def test_a_link_without_a_target_is_refused(unpack: Unpack) -> None:
-    """So is a chain that starts with one."""
+    """A link without a target is refused, as is a chain that starts with one."""
     with pytest.raises(ImageError, match="without a target"):
         unpack([link("a", ""), link("b", "a/.."), item("b/x")])
 
@@ -111,7 +111,7 @@ def test_links_that_go_round_are_refused(unpack: Unpack) -> None:
 def test_a_hard_link_to_a_file_of_the_host_is_refused(
     unpack: Unpack, tmp_path: Path, target: str
 ) -> None:
-    """By its name, and through symbolic links; no file outside has a name more."""
+    """A hard link to a host file is refused, by name and through symbolic links."""
     with pytest.raises(ImageError):
         unpack([link("way", "/etc"), link("near", "../../etc"), hard("stolen", target)])
     assert (tmp_path / "outside/etc/passwd").stat().st_nlink == 1
@@ -134,7 +134,7 @@ def test_a_hard_link_shares_the_file_and_keeps_a_symbolic_link(unpack: Unpack) -
 @pytest.mark.fault("C8")
 @pytest.mark.parametrize("name", [".wh...", ".wh..", ".wh.", "a/.wh..."])
 def test_a_whiteout_of_no_name_is_refused(unpack: Unpack, name: str) -> None:
-    """Two dots behind the prefix would name the folder above."""
+    """Two dots after the prefix would name the parent folder."""
     with pytest.raises(ImageError, match="hides nothing"):
         unpack([folder("a"), item("a/b")], [item(name)])
 
@@ -258,7 +258,7 @@ def test_a_file_is_private_until_it_is_whole(
 
 @pytest.mark.fault("C9")
 def test_permissions_set_uid_and_times_are_kept(unpack: Unpack) -> None:
-    """Whatever the umask is; of folders too, where files come into them later."""
+    """The umask does not matter, nor do files that are added to a folder later."""
     before = os.umask(0o077)
     try:
         root = unpack(
@@ -274,7 +274,7 @@ def test_permissions_set_uid_and_times_are_kept(unpack: Unpack) -> None:
 
 
 def test_owners_are_kept_by_root_and_otherwise_all_is_ours(unpack: Unpack) -> None:
-    """Those of links too. Whoever is not root can at least read what is theirs."""
+    """Root keeps owners, also of links; another user owns all files and can read them."""
     root = unpack(
         [item("f", uid=1234, gid=5678, mode=0), folder("d", uid=12), item("d/x", uid=2**31)]
     )
@@ -318,7 +318,7 @@ def test_a_name_with_a_nul_byte_is_refused(unpack: Unpack) -> None:
 
 
 def test_what_is_in_the_way_is_replaced(unpack: Unpack) -> None:
-    """A file by a folder, a folder by a link, a link by a file: never what a link points to."""
+    """Files, folders and links replace each other, and never the target of a link."""
     root = unpack(
         [item("a"), item("b/c/d"), link("l", "keep"), item("keep", b"k")],
         [folder("a"), item("a/x"), link("b", "a"), item("l", b"new"), item("b/y")],
@@ -340,7 +340,7 @@ def test_a_folder_that_is_replaced_while_it_is_filled_is_looked_up_anew(
 
 @pytest.mark.fault("C11")
 def test_a_file_that_is_cut_short_is_refused(unpack: Unpack) -> None:
-    """In the middle of a header, of content, or before the end mark."""
+    """An archive that ends in a header, in content, or before the end mark is refused."""
     whole = tar([item("f", b"x" * 1000), item("g")])
     for length in (100, 700, 1536, 2048):
         with pytest.raises(ImageError, match="truncated"):

@@ -1,4 +1,4 @@
-"""Unpacking of layers that nobody has thought of: whatever is in them, nothing outside changes."""
+"""Unpacking of generated layers: nothing outside of the root changes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ ITEM: Final = (
 def test_whatever_is_in_layers_nothing_outside_of_the_root_changes(
     unpack: Unpack, layers: list[list[Item]]
 ) -> None:
-    """They are unpacked, or refused with an `ImageError`; the folder can be removed after."""
+    """Generated layers are unpacked or refused with an `ImageError`; the folder can be removed."""
     root = unpack([])
     outside = root.parents[1]
     before = facts(outside, without=root)

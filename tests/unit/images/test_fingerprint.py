@@ -53,7 +53,7 @@ def test_reading_and_linking_are_no_changes(tree: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_no_folder_cannot_be_sealed(tree: Path) -> None:
-    """Not a link to one either."""
+    """A file, a missing path and a link to a folder cannot be sealed."""
     for name in ("l", "d/f", "none"):
         with pytest.raises(OSError, match=r"Not a directory|No such file"):
             seal(str(tree / name))

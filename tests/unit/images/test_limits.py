@@ -1,4 +1,4 @@
-"""What an image may come to: bytes, entries, depth, and never more of it on the disk."""
+"""The limits of an image: bytes, entries and depth, with never more on the disk."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Repeated:
 
 @pytest.mark.fault("C10")
 def test_too_many_entries_are_refused(tmp_path: Path) -> None:
-    """Of ten million empty ones no more is read than the limit."""
+    """The reader stops at the limit, although ten million empty entries follow."""
     layer = Repeated(item("f")[0].tobuf(), 10**7)
     started = time.monotonic()
     with pytest.raises(ImageError, match="more than 1000 entries"):
@@ -82,7 +82,7 @@ def test_too_many_bytes_are_refused(unpack: Unpack, tmp_path: Path) -> None:
 
 @pytest.mark.fault("C10")
 def test_folders_that_are_too_deep_are_refused(unpack: Unpack) -> None:
-    """By names, by two thousand of them, through links that go deeper each."""
+    """Depth is limited for long names and for links that each lead deeper."""
     with pytest.raises(ImageError, match="deeper than 128"):
         unpack([item("a/" * 2000 + "f")])
     items = []
@@ -174,7 +174,7 @@ def test_the_deadline_holds_while_entries_are_looked_for(tmp_path: Path) -> None
 
 @pytest.mark.fault("C10")
 def test_headers_for_all_entries_do_not_add_up(unpack: Unpack) -> None:
-    """They are kept for the rest of the archive: all of them together have a bound."""
+    """Headers for all entries have one limit together, since they stay in memory."""
     one = b"".join(b"12 k%05d=v\n" % n for n in range(2000))
     other = b"".join(b"12 l%05d=v\n" % n for n in range(2000))
     file = item("f")[0].tobuf()
@@ -204,7 +204,7 @@ def test_names_that_no_file_can_have_are_not_kept(tmp_path: Path, unpack: Unpack
 def test_a_full_disk_is_an_error_that_says_what_to_do(
     unpack: Unpack, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """The kernel's word for it is in the message; a quota that is used up is such a disk."""
+    """The message has the kernel's error and a remedy, also for an exhausted quota."""
 
     def full(*_: object) -> int:
         raise OSError(number, os.strerror(number))

@@ -1,4 +1,4 @@
-"""What is left out of an image, to whom the rest belongs, and what it may cost."""
+"""The owners in an image, the parts that are left out, and the time for unpacking."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIFO: dict[str, Any] = {"type": tarfile.FIFOTYPE}
 
 
 def notes(unpack: Unpack) -> set[str]:
-    """What the last unpacking has left out."""
+    """The notes of the last unpacking."""
     return set(unpack.facts.notes)  # type: ignore[attr-defined]
 
 
@@ -80,7 +80,7 @@ def test_attributes_are_set_before_a_file_becomes_read_only(unpack: Unpack) -> N
 
 @pytest.mark.fault("C9")
 def test_every_way_of_writing_attributes_is_noted(unpack: Unpack) -> None:
-    """Those of other programs too, once for each that is written twice; a NUL in a name."""
+    """Attributes in each program's format are noted once, also with a NUL in a name."""
     root = unpack(
         [
             item("a", pax_headers={"SCHILY.xattr.user.a\0b": "1"}),
@@ -106,7 +106,7 @@ print(status.st_uid, status.st_gid, oct(status.st_mode))
 
 
 def test_root_that_is_alone_in_its_namespace_unpacks_as_any_user(tmp_path: Path) -> None:
-    """There is nobody to give a file to: everything is root's."""
+    """In a namespace with one user, every file belongs to root."""
     (tmp_path / "i").write_bytes(saved([tar([item("f", uid=7, gid=42, mode=0), folder("d", 0)])]))
     argv = ["unshare", "-r", sys.executable, "-c", ALONE, str(tmp_path / "i"), str(tmp_path / "c")]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
@@ -115,7 +115,7 @@ def test_root_that_is_alone_in_its_namespace_unpacks_as_any_user(tmp_path: Path)
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it gives files away")
 def test_a_tree_of_another_namespace_is_not_taken(tmp_path: Path) -> None:
-    """What root has unpacked alone in its namespace is not what root has outside, or elsewhere."""
+    """Each namespace has a tree with its own owners."""
     (tmp_path / "i").write_bytes(saved([tar([item("f", uid=7, gid=42, mode=0o4755)])]))
     code = [sys.executable, "-c", ALONE, str(tmp_path / "i"), str(tmp_path / "c")]
     found = []
@@ -127,7 +127,7 @@ def test_a_tree_of_another_namespace_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_a_policy_is_of_one_map_and_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside of a user namespace it is nothing, whoever asks: caches of others are not shared."""
+    """Each map and user has a part of the cache; without a namespace the whole folder is used."""
     whole, some = "0 0 4294967295\n", "0 1000 1\n1 100000 65536\n"
     seen = []
     one = "0 1000 1\n"
@@ -166,7 +166,7 @@ def test_a_link_s_owner_is_its_own(unpack: Unpack, monkeypatch: pytest.MonkeyPat
 def test_an_owner_that_a_namespace_does_not_have_is_named(
     unpack: Unpack, monkeypatch: pytest.MonkeyPatch, number: int, text: str
 ) -> None:
-    """Of a namespace with some ids; the kernel says no more than that an argument is invalid."""
+    """The error names the owner that a namespace with some ids lacks, unlike the kernel's."""
 
     def chown(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -191,7 +191,7 @@ def test_a_kernel_without_openat2_is_named(unpack: Unpack, monkeypatch: pytest.M
 
 
 def test_owners_are_kept_where_there_is_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the maps of the namespace that this process is in."""
+    """Owners are kept if the maps of this process's namespace have several ids."""
     maps = {"uid": "0 0 4294967295\n", "gid": "0 1000 1\n1 100000 65536\n"}
     monkeypatch.setattr(owners, "_map", lambda kind: maps[kind])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -245,7 +245,7 @@ def test_a_layer_clears_a_folder_once(unpack: Unpack, marker: str) -> None:
 
 @pytest.mark.fault("C10")
 def test_unpacking_has_a_deadline(unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However it is that an image takes its time."""
+    """A slow image fails at the deadline."""
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
 

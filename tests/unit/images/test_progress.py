@@ -1,4 +1,4 @@
-"""What somebody at a terminal sees of a daemon's work."""
+"""The progress of a daemon's work on a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_gvisor.images.progress import Meter
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is told, with no pause between two lines."""
+    """The list of progress lines, without a pause between two lines."""
     monkeypatch.setattr(progress, "_PAUSE", 0)
     return []
 
@@ -24,7 +24,7 @@ def layer(status: str, name: str = "a", **detail: object) -> dict[str, Any]:
 
 
 def test_layers_and_bytes_of_a_pull_add_up(lines: list[str]) -> None:
-    """Those that are there already count as done."""
+    """Layers that exist already count as done."""
     with Meter(lines.append, "pulling x") as meter:
         meter.pulled({"status": "Pulling from x", "id": "latest"})
         meter.pulled(layer("Pulling fs layer"))
@@ -43,7 +43,7 @@ def test_layers_and_bytes_of_a_pull_add_up(lines: list[str]) -> None:
 
 
 def test_steps_of_a_build_and_bytes_of_an_export_are_shown(lines: list[str]) -> None:
-    """What a program of the build prints is not, and what is shown is escaped."""
+    """The output of a build's programs is not shown, and shown text is escaped."""
     with Meter(lines.append, "building a\x1b[2Jb") as meter:
         meter.built({"stream": "Step 1/2 : FROM \x1b]0;x\x07scratch\n"})
         meter.built({"stream": "rubbish"})
@@ -64,7 +64,7 @@ def test_steps_of_a_build_and_bytes_of_an_export_are_shown(lines: list[str]) -> 
 
 @pytest.mark.fault("H6")
 def test_a_failure_is_the_last_line(lines: list[str]) -> None:
-    """Whatever had been done by then."""
+    """A failure's line follows any progress."""
     with pytest.raises(KeyError), Meter(lines.append, "pulling x"):
         raise KeyError
     assert lines[-2:] == ["pulling x: failed", ""]
@@ -101,7 +101,7 @@ def test_not_every_event_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_line_takes_the_place_of_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is cut where the terminal ends: a longer one would stay on the screen."""
+    """A line is cut at the terminal's width, because a longer one would stay on the screen."""
     monkeypatch.setenv("COLUMNS", "11")
     stream = io.StringIO()
     tell = progress.on(stream)
@@ -121,7 +121,7 @@ def test_only_a_terminal_outside_of_ci_is_watched(
 
 
 def test_nobody_watches_and_nothing_is_told() -> None:
-    """The same calls, without anybody to tell."""
+    """Progress without a listener is ignored."""
     with Meter(None, "x") as meter:
         meter.moved(1)
         meter.built({})
@@ -132,7 +132,7 @@ def test_nobody_watches_and_nothing_is_told() -> None:
     ("encoding", "shown"), [("utf-8", "…é"), ("latin-1", "?é"), ("ascii", "??")]
 )
 def test_a_terminal_gets_the_characters_that_it_has(encoding: str, shown: str) -> None:
-    """What another one cannot show is a question mark, and no reason for a pull to fail."""
+    """A terminal shows a question mark for a character that its encoding lacks."""
     data = io.BytesIO()
     tell = progress.on(io.TextIOWrapper(data, encoding=encoding))
     tell("…é")

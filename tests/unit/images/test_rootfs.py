@@ -36,12 +36,12 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 
 def said(made: ImageRootfs) -> dict[str, str]:
-    """What it says, without the common part of the names."""
+    """The annotations of an image, without the common prefix of their names."""
     return {name.removeprefix(PREFIX): text for name, text in made.says.annotations.items()}
 
 
 def test_annotations_are_the_fields_own_values(make: Make) -> None:
-    """As conversion.md has it: no number for a signal's name; labels are stronger."""
+    """The annotations follow conversion.md: a signal keeps its name, and a label wins."""
     made = make(
         {"variant": "v8", "os.version": "1.2", "os.features": ["a", "b"], "author": "me",
          "created": "2026-01-01T00:00:00Z"},
@@ -59,7 +59,7 @@ def test_annotations_are_the_fields_own_values(make: Make) -> None:
 
 
 def test_what_an_image_does_not_say_is_no_annotation(make: Make, tmp_path: Path) -> None:
-    """Not even the signal and the system that are taken for granted."""
+    """Absent fields make no annotation, not even the default signal and system."""
     assert set(said(make())) == {"os", "architecture"}
     assert make().says.stop_signal == 15
     (tmp_path / "plain").write_bytes(tar([item("f")]))
@@ -89,7 +89,7 @@ def test_a_hundred_thousand_labels_become_annotations(make: Make) -> None:
 def test_a_volume_belongs_to_the_image_s_user_where_owners_are_not_kept(
     make: Make, monkeypatch: pytest.MonkeyPatch, user: str, ids: tuple[int, int]
 ) -> None:
-    """Or to root, where the image has no such user: a run may have named another one."""
+    """A volume belongs to the image's user, or to root if the image lacks that user."""
     monkeypatch.setattr(rootfs, "keeps_owners", lambda: False)
     made = make(User=user, Volumes={"/data": {}})
     (volume,) = made.prepare("/unused").mounts

@@ -1,4 +1,4 @@
-"""Which source a name means; a daemon's image is exported once, and is what was asked for."""
+"""The sources of images by name; each image is exported once, and checked by its digest."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_docker_in_front_is_a_prefix_only_where_it_is_no_image_s_name(
 
 
 def test_a_relative_path_is_from_the_folder_that_is_given(tmp_path: Path) -> None:
-    """Where it is a path: names of a daemon's images stay."""
+    """A path is relative to the given folder; a name of a daemon's image stays."""
     (tmp_path / "app").touch()
     for name, path in (
         ("app", "app"), ("app#x", "app#x"), ("gone.tar", "gone.tar"), ("./gone", "./gone"),
@@ -53,7 +53,7 @@ def test_a_relative_path_is_from_the_folder_that_is_given(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("odd", [b"x", 3, None, "", "a\0b"])
 def test_what_is_no_name_is_a_usage_error(tmp_path: Path, odd: Any) -> None:
-    """Of whatever type it is."""
+    """A value of any other type than a path or a name is a usage error."""
     with pytest.raises(UsageError, match="neither a path nor a name"):
         Images(Cache(str(tmp_path / "c"))).rootfs(odd)
     with pytest.raises(UsageError, match="no path of a folder"):
@@ -61,7 +61,7 @@ def test_what_is_no_name_is_a_usage_error(tmp_path: Path, odd: Any) -> None:
 
 
 def test_a_root_file_system_can_be_in_a_set(tmp_path: Path) -> None:
-    """It is the same where name and image are."""
+    """Two root file systems with the same name and image are equal."""
     (tmp_path / "i").write_bytes(saved(LAYERS))
     images = Images(Cache(str(tmp_path / "c")))
     first, again = (images.rootfs(tmp_path / "i") for _ in range(2))
@@ -77,7 +77,7 @@ class Exporting:
         self.exports = 0
 
     def install(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-        """In the place of the real one."""
+        """Replace the real daemon."""
         archive = folder / "exported.tar"
         archive.write_bytes(self.data)
 
@@ -128,7 +128,7 @@ def test_many_sessions_export_an_image_once(export: Export, tmp_path: Path) -> N
 def test_another_image_than_the_one_that_was_asked_for_is_refused(
     export: Export, tmp_path: Path
 ) -> None:
-    """By a daemon that mixes them up, or on the way; in either kind of archive."""
+    """An archive with another image is refused, in either format."""
     files = layout(LAYERS)
     oci = tar([item(name, data) for name, data in files.items()])
     for data in (saved(LAYERS), oci):
@@ -144,7 +144,7 @@ def test_another_image_than_the_one_that_was_asked_for_is_refused(
 def test_an_image_that_is_named_by_its_manifest_is_exported_once(
     export: Export, tmp_path: Path, *, nested: bool
 ) -> None:
-    """As a daemon with containerd's store does, or by its index; its archive has both documents."""
+    """A manifest or an index names the image, as with containerd's store, and is exported once."""
     files = layout(LAYERS)
     top = json.loads(files["index.json"])
     if nested:

@@ -39,7 +39,7 @@ def test_content_is_never_taken_for_entries(kind: bytes) -> None:
 
 
 def test_a_folder_from_before_there_was_a_type_for_it_is_one() -> None:
-    """It has no type at all and nothing in it, and what says so is the name in its own header."""
+    """An empty entry without a type is a folder if its own header's name ends with a slash."""
     assert entries(named("x/", OLD), EVIL) == [(b"x/", Kind.FOLDER), (b"evil", Kind.FILE)]
     for own, other in (("x", b"11 path=y/\n"), ("x/", b"10 path=y\n")):
         with pytest.raises(ImageError, match="folder's name"):

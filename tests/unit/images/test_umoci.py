@@ -148,7 +148,7 @@ class Both:
         return archives.tree(where / "theirs/rootfs")
 
     def without_times(self, named: set[str]) -> tuple[Tree, Tree]:
-        """Both trees, with no time where the image says none."""
+        """Both trees, without the times that the image does not have."""
         made = []
         for found in (self.ours, self.theirs):
             assert found is not None
@@ -184,7 +184,7 @@ def test_fixture_images_come_out_as_umoci_unpacks_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SAME)
 def test_both_make_the_same_tree(tmp_path: Path, name: str) -> None:
-    """Of benign images, and of hostile ones that have a meaning inside of the root."""
+    """Both make the same tree of benign images, and of hostile ones that are valid in the root."""
     layers = [tar(layer) for layer in SAME[name]]
     both = Both(tmp_path, layers)
     ours, theirs = both.without_times({info.name for layer in SAME[name] for info, _ in layer})
@@ -194,14 +194,14 @@ def test_both_make_the_same_tree(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", BOTH_REFUSE)
 def test_both_refuse(tmp_path: Path, name: str) -> None:
-    """What has no meaning inside."""
+    """Both refuse an image that is invalid in the root."""
     both = Both(tmp_path, [tar(layer) for layer in BOTH_REFUSE[name]])
     assert (both.ours, both.theirs) == (None, None)
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_each_does_as_it_does(tmp_path: Path, name: str) -> None:
-    """Where the two differ; neither makes anything outside, and the list has the causes."""
+    """The list has the differences and their causes; neither program writes outside of the root."""
     layers, ours, theirs = DIFFERENT[name]
     both = Both(tmp_path, [tar(layer) for layer in layers])
     found = [REFUSED if t is None else " ".join(t) for t in (both.ours, both.theirs)]

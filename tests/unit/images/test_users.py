@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> str:
 def test_users_are_found_as_docker_finds_them(
     root: str, asked: str, ids: tuple[int, int], extra: tuple[int, ...], home: str
 ) -> None:
-    """By name or number; supplementary groups unless a group is named."""
+    """A user has a name or a number, and supplementary groups unless a group is named."""
     user, where = find(root, asked)
     assert (user.uid, user.gid) == ids
     assert (user.additional_gids, where) == ((ids[1], *extra), home)
@@ -58,7 +58,7 @@ def test_a_user_or_group_that_is_not_there_is_an_error(root: str, asked: str) ->
 
 @pytest.mark.fault("B9")
 def test_the_host_s_files_are_never_read(tmp_path: Path) -> None:
-    """Neither where the image has none, nor through links out of it, nor from what is no file."""
+    """The host's files are not read through links, for a missing file, or for a folder."""
     with pytest.raises(ImageError, match="no user"):
         find(str(tmp_path), "daemon")
     assert find(str(tmp_path), "")[0].uid == 0
@@ -94,7 +94,7 @@ def files(root: Path, passwd: str, group: str = "") -> str:
 def test_fields_at_the_end_of_a_line_may_be_missing(
     tmp_path: Path, line: str, ids: tuple[int, int], home: str
 ) -> None:
-    """They are empty, and an id that is empty is 0, as docker has it; by name and by number."""
+    """Missing fields are empty, and an empty id is 0, as in docker."""
     root = files(tmp_path, f"root:x:0:0::/root:\n{line}\n", "staff:x:7\nmore:x:8:app\n")
     for asked in ("app", "1000"):
         user, where = find(root, asked)
@@ -104,7 +104,7 @@ def test_fields_at_the_end_of_a_line_may_be_missing(
 
 
 def test_a_number_is_never_a_name(tmp_path: Path) -> None:
-    """Of a user or a group whose name is a number, docker takes the ids."""
+    """A number always is an id, as in docker, also if a user or group has it as a name."""
     root = files(tmp_path, "1000:x:5:5:::\napp:x:1000:6:::\n", "6:x:70:\nsix:x:6:app\n")
     user, _ = find(root, "1000:6")
     assert (user.uid, user.gid) == (1000, 6)
@@ -114,7 +114,7 @@ def test_a_number_is_never_a_name(tmp_path: Path) -> None:
 def test_a_file_that_is_there_and_cannot_be_read_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without it, a number would run with the wrong group, and nobody would know."""
+    """An unreadable file is an error, since a number would run with the wrong group."""
     root = files(tmp_path, PASSWD)
     real = linux.openat2
     for number in (errno.EMFILE, errno.EACCES, errno.ENOMEM):

@@ -20,27 +20,27 @@ EXTRA = {
 
 
 def extras_of(**changes: Any) -> tuple[list[dict[str, Any]], list[str]]:
-    """What becomes of one extra of pytest-html, and what is said about it."""
+    """The checked form of one pytest-html extra, and the notes about it."""
     data, left_out = fields.checked(data_of(extras=[{**EXTRA, **changes}]))
     return data["extras"], left_out
 
 
 @pytest.mark.parametrize("name", ["mine", "description", "duration_formatter", "toterminal"])
 def test_a_field_without_a_rule_is_left_out_and_named(name: str) -> None:
-    """Whatever it holds: nobody knows what a plugin of the host's does with it."""
+    """A field without a rule is left out with its name, whatever its value is."""
     data, left_out = fields.checked(data_of(**{name: "x"}))
     assert name not in data
     assert left_out == [name]
 
 
 def test_a_file_that_hypothesis_would_read_is_left_out() -> None:
-    """On the host it puts the files that this field names into a patch."""
+    """The field names files that hypothesis on the host would put into a patch."""
     _, left_out = fields.checked(data_of(_hypothesis_failing_examples='[["/etc/shadow","",""]]'))
     assert left_out == ["_hypothesis_failing_examples"]
 
 
 def test_what_the_host_knows_itself_is_left_out_without_a_word() -> None:
-    """What xdist adds, and this plugin's own attributes."""
+    """Fields of xdist and of this plugin are left out silently."""
     names = ("worker_id", "node", "item_index", "gvisor_cell", "gvisor_roster", "extra")
     data, left_out = fields.checked(data_of(**dict.fromkeys(names, "x")))
     assert not left_out
@@ -48,7 +48,7 @@ def test_what_the_host_knows_itself_is_left_out_without_a_word() -> None:
 
 
 def test_a_field_that_the_project_names_is_plain_data() -> None:
-    """Its texts are escaped; a name that means something else is not the project's to give."""
+    """A named field has its texts escaped; a name with another use is refused."""
     data, left_out = fields.checked(data_of(mine=[{"a": "\x1b]0;x\x07"}]), {"mine", "node"})
     assert data["mine"] == [{"a": "\\x1b]0;x\\x07"}]
     assert not left_out
@@ -85,7 +85,7 @@ def test_an_extra_of_pytest_html_s_own_making_passes(changes: dict[str, Any]) ->
     ],
 )  # fmt: skip
 def test_an_extra_that_could_name_another_file_is_left_out(changes: dict[str, Any]) -> None:
-    """The others of the report stay, and it is said."""
+    """The report keeps its other extras, and a note names the one that is left out."""
     kept, left_out = extras_of(**changes)
     assert not kept
     assert left_out[0].startswith("extras: ")
@@ -102,7 +102,7 @@ def test_extras_that_are_no_list_or_too_many_are_left_out() -> None:
 
 
 def test_what_of_an_extra_is_shown_is_escaped() -> None:
-    """Its name, and a link, of which pytest-html warns in a self-contained report."""
+    """An extra's name is escaped, as is a link, which pytest-html may print in a warning."""
     ((extra,), _) = extras_of(name="\x1b[2J", format_type="image", content="\x1b[2J.png")
     assert extra["name"] == "\\x1b[2J"
     assert extra["content"] == "\\x1b[2J.png"
@@ -112,7 +112,7 @@ def test_what_of_an_extra_is_shown_is_escaped() -> None:
 def test_what_pytest_json_report_cannot_write_is_no_report(
     pytestconfig: pytest.Config, given: object
 ) -> None:
-    """It takes each phase for an object."""
+    """A phase of pytest-json-report that is no object is a protocol error."""
     with pytest.raises(ProtocolError):
         revived(pytestconfig, _json_report_extra=given)
     report = revived(pytestconfig, _json_report_extra={"call": {}, "metadata": [1]})

@@ -38,7 +38,7 @@ def test_messages_arrive_however_they_are_cut(
 
 
 def framed(text: bytes) -> bytes:
-    """These bytes as one message."""
+    """Frame these bytes as one message."""
     return struct.pack(">I", len(text)) + text
 
 
@@ -56,13 +56,13 @@ def framed(text: bytes) -> bytes:
     ],
 )
 def test_what_is_no_message_is_a_protocol_error(stream: bytes) -> None:
-    """Neither a message of another kind, nor a length beyond the limit, nor deep nesting."""
+    """A message of another type, an excessive length and deep nesting are protocol errors."""
     with pytest.raises(ProtocolError):
         list(Decoder().feed(stream))
 
 
 def test_a_long_message_is_refused_before_it_is_held() -> None:
-    """By its length alone."""
+    """A message is refused by its length alone."""
     with pytest.raises(ProtocolError, match="11 bytes from inside; 10 are allowed"):
         list(Decoder(limit=10).feed(struct.pack(">I", 11)))
 
@@ -76,7 +76,7 @@ def test_lone_surrogates_survive() -> None:
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_what_python_alone_takes_for_a_number_is_refused(number: str) -> None:
-    """No JSON has it, and whoever counts with it is in trouble."""
+    """A number that only Python accepts is no JSON."""
     with pytest.raises(ProtocolError, match="is no JSON"):
         list(Decoder().feed(framed(f'{{"type": "report", "n": {number}}}'.encode())))
 
@@ -96,7 +96,7 @@ def test_the_values_of_a_message_are_counted_before_they_are_made(
 
 
 def test_what_a_test_prints_counts_as_one_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is in it: commas and braces, quotes and backslashes."""
+    """A text counts as one value, whatever commas, braces, quotes and backslashes are in it."""
     monkeypatch.setattr(frames, "MAX_VALUES", 1000)
     text = '{[,:"\\' * 900 + ',"\\\\"'
     (message,) = Decoder().feed(encode({"type": "report", "text": text, "next": [text]}))

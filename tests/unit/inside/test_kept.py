@@ -1,4 +1,4 @@
-"""What the host keeps of a session's tests inside is bounded, and the rest is said."""
+"""The bounds of a session's memory of tests inside; the rest is counted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_what_was_left_out_is_said_once(pytester: pytest.Pytester) -> None:
 def test_what_is_said_at_the_end_is_no_error(
     pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where warnings are errors it is a line: other sandboxes are still to be ended."""
+    """The message is a line if warnings are errors, so that other sandboxes still end."""
     pytester.makeini("[pytest]\nfilterwarnings = error\n")
     Kept(pytester.parseconfig()).say("a word")
     assert capsys.readouterr().err == "PytestGvisorWarning: a word\n"
@@ -56,7 +56,7 @@ def test_warnings_beyond_a_bound_are_counted(
     pytester: pytest.Pytester,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By their number and by the bytes of all their texts; the rest is one line."""
+    """Warnings are bounded by number and by total size; one line counts the rest."""
     for name, bound in bounds.items():
         monkeypatch.setattr(module, name, bound)
     config = pytester.parseconfig()

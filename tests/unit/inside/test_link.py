@@ -91,7 +91,7 @@ def test_what_was_sent_before_the_end_counts(sandbox: Sandbox) -> None:
 
 
 def test_a_test_may_send_so_much(sandbox: Sandbox) -> None:
-    """And the next one as much again."""
+    """Each test may send the same amount."""
     link = Link(cast("Any", sandbox))
     sandbox.inside.sendall(encode({"type": "report", "text": "x" * 600}) * 3)
     for _ in range(2):
@@ -102,7 +102,7 @@ def test_a_test_may_send_so_much(sandbox: Sandbox) -> None:
 
 
 def test_nothing_is_read_any_more_when_it_is_closed(sandbox: Sandbox) -> None:
-    """Whoever writes on without an end waits, and is killed."""
+    """A writer without end blocks once the link is closed, until it is killed."""
     link = Link(cast("Any", sandbox))
     sandbox.inside.sendall(encode({"type": "report", "text": "x" * 900_000}))
     link.close()
@@ -113,7 +113,7 @@ def test_nothing_is_read_any_more_when_it_is_closed(sandbox: Sandbox) -> None:
 def test_a_start_that_takes_no_command_leaves_nothing(
     error: BaseException, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pytest that is gone by then is handed on, to be told of; at anything else it is closed."""
+    """A pytest that is gone is returned, to be reported; any other error closes the sandbox."""
     closed = []
 
     class Deaf:

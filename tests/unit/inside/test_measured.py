@@ -1,4 +1,4 @@
-"""What the host makes of coverage that a pytest inside sends: checked, bounded, and its own."""
+"""Coverage from a pytest inside, as the host keeps it: checked and bounded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pytest_gvisor.inside.measured import Measured, Target, check_writable
 
 
 class Sandbox:
-    """A project that is shown inside, and what is said about its coverage."""
+    """A project that is visible inside, and the messages about its coverage."""
 
     def __init__(self, base: Path) -> None:
         self.said: list[str] = []
@@ -32,7 +32,7 @@ class Sandbox:
         self.source.write_text("a = 1\n" * 20)
 
     def measured(self, *, branch: bool = False) -> Measured:
-        """What takes its messages."""
+        """The receiver of the sandbox's messages."""
         config = SimpleNamespace(
             issue_config_time_warning=lambda warning, **_: self.said.append(str(warning))
         )
@@ -53,7 +53,7 @@ class Sandbox:
         return sorted(self.data.iterdir())
 
     def read(self) -> coverage.CoverageData:
-        """The one data file."""
+        """Read the only data file."""
         (path,) = self.files()
         data = coverage.CoverageData(basename=str(path))
         data.read()
@@ -110,7 +110,7 @@ def test_what_is_held_in_memory_is_bounded(
 
 
 def test_jumps_and_the_names_of_tracers_are_too(sandbox: Sandbox) -> None:
-    """With branch coverage there are pairs; a tracer is a name that is known here."""
+    """Branch coverage has pairs of lines, and a tracer has to be a name that the host knows."""
     taker = sandbox.measured(branch=True)
     page = sandbox.project / "page.html"
     page.write_text("<p>\n")
@@ -124,7 +124,7 @@ def test_jumps_and_the_names_of_tracers_are_too(sandbox: Sandbox) -> None:
 
 
 def test_a_relative_name_stays_relative(sandbox: Sandbox) -> None:
-    """As with ``relative_files``."""
+    """A relative name stays relative, as ``relative_files`` needs it."""
     taker = sandbox.measured()
     taker.take(message("mine.py", lines=[["", bits(1)]]))
     taker.finish()
@@ -137,7 +137,7 @@ def test_a_relative_name_stays_relative(sandbox: Sandbox) -> None:
     ["outside", "link", "up", "device", "fifo", "folder", "writable", "tracer", "nul", "bytes"],
 )
 def test_no_file_is_measured_that_the_host_must_not_open(what: str, sandbox: Sandbox) -> None:
-    """It is left out, and named; the rest counts."""
+    """A forbidden file is left out and named; the others count."""
     secret = sandbox.data.parent / "secret.py"
     secret.write_text("the user's own\n")
     (sandbox.project / "link.py").symlink_to(secret)
@@ -164,7 +164,7 @@ def test_no_file_is_measured_that_the_host_must_not_open(what: str, sandbox: San
 def test_a_file_that_was_made_inside_is_no_word_worth(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing on the host could show it, whosever folder lies in its place."""
+    """A file that exists only inside is left out silently, because the host cannot show it."""
 
     def lstat(_path: str) -> os.stat_result:
         raise PermissionError(13, "Permission denied")
@@ -214,7 +214,7 @@ BAD_ARCS = {
 def test_what_is_no_coverage_is_a_protocol_error(
     branch: bool, changes: dict[str, Any], sandbox: Sandbox
 ) -> None:
-    """Nothing of the sandbox's is kept then."""
+    """A protocol error discards all coverage of the sandbox."""
     taker = sandbox.measured(branch=branch)
     with pytest.raises(ProtocolError):
         taker.take({**message(sandbox.source), **changes})
@@ -223,7 +223,7 @@ def test_what_is_no_coverage_is_a_protocol_error(
 
 
 def test_a_file_has_one_tracer(sandbox: Sandbox) -> None:
-    """What coverage itself refuses is a protocol error as well."""
+    """A conflict that coverage itself refuses is a protocol error as well."""
     taker = sandbox.measured()
     taker._target = Target(
         base=taker._target.base, branch=False, tracers=lambda: frozenset({"a", "b"})
@@ -235,7 +235,7 @@ def test_a_file_has_one_tracer(sandbox: Sandbox) -> None:
 
 
 def test_there_is_an_end_to_coverage(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all files and contexts together."""
+    """The limit is for all files and contexts together."""
     monkeypatch.setattr(measured, "MOST_ENTRIES", 10)
     taker = sandbox.measured()
     taker.take(message("mine.py", lines=[["", bits(*range(10))]]))

@@ -1,4 +1,4 @@
-"""What is shown as it comes is as harmless in pieces as it is in one."""
+"""Live output is as harmless in pieces as in one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BAD = [
 
 
 def in_pieces(text: str, *cuts: int) -> str:
-    """What is shown of a text that comes in pieces."""
+    """The shown output of a text that comes in pieces."""
     shown: list[str] = []
     live = Live(shown.append)
     data = text.encode()
@@ -30,7 +30,7 @@ def in_pieces(text: str, *cuts: int) -> str:
 
 @pytest.mark.parametrize("bad", BAD)
 def test_no_cut_makes_a_command(bad: str) -> None:
-    """Of a CI system, of a terminal, nor a line that reads as pytest's last."""
+    """No cut makes a command of a CI system or terminal, or a line like pytest's last one."""
     for first in range(1, len(bad)):
         for second in range(first, len(bad)):
             shown = in_pieces(bad, first, second)
@@ -39,7 +39,7 @@ def test_no_cut_makes_a_command(bad: str) -> None:
 
 
 def test_what_is_harmless_is_shown_as_it_is() -> None:
-    """With its colours, and with characters that are cut in the middle."""
+    """Harmless output keeps its colours and its characters, also if a piece ends in one."""
     text = "plain\n\x1b[31mred\x1b[0m a::b # ü 🎉\n"
     assert in_pieces(text) == text
     assert in_pieces("ü 🎉::", 1, 4, 6) == "ü 🎉::"

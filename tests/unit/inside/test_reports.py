@@ -36,13 +36,13 @@ def data_of(**changes: Any) -> dict[str, Any]:
 
 
 def revived(config: pytest.Config, **changes: Any) -> pytest.TestReport:
-    """What becomes of it."""
+    """The report as the host rebuilds it."""
     message = {"data": data_of(**changes), "plain": True}
     return reports.revive(config, message, "test_it.py::test_it", Kept(config))
 
 
 def test_a_report_is_the_test_s_own(pytestconfig: pytest.Config) -> None:
-    """Under the host's node id whatever the report says, and with tuples where pytest has some."""
+    """A report has the host's node id, and tuples where pytest has tuples."""
     report = revived(pytestconfig)
     assert report.nodeid == "test_it.py::test_it"
     assert report.location == ("test_it.py", 3, "test_it")
@@ -94,7 +94,7 @@ def test_a_report_that_is_made_up_has_the_keywords_of_pytest_s_own(
 
 
 def test_a_skip_keeps_its_place(pytestconfig: pytest.Config) -> None:
-    """As a tuple, which pytest's summary takes apart."""
+    """A skip's place is a tuple, as pytest's summary needs it."""
     longrepr = ["/x/test_it.py", 7, "Skipped: because"]
     report = revived(pytestconfig, outcome="skipped", longrepr=longrepr)
     assert report.longrepr == ("/x/test_it.py", 7, "Skipped: because")
@@ -121,19 +121,19 @@ def test_a_skip_keeps_its_place(pytestconfig: pytest.Config) -> None:
 def test_what_cannot_be_a_report_is_a_protocol_error(
     pytestconfig: pytest.Config, changes: dict[str, Any]
 ) -> None:
-    """Nothing else is raised, and nothing of it is taken."""
+    """Any invalid report is a protocol error, and none of it is used."""
     with pytest.raises(ProtocolError):
         revived(pytestconfig, **changes)
 
 
 @pytest.mark.parametrize("duration", [-1e9, -0.5, -1])
 def test_no_phase_takes_less_than_no_time(pytestconfig: pytest.Config, duration: float) -> None:
-    """A clock that was turned back, or a lie: whoever adds it up gets a number of seconds."""
+    """A negative duration, from a changed clock or a lie, becomes 0."""
     assert revived(pytestconfig, duration=duration).duration == 0
 
 
 def test_what_is_the_host_s_own_is_not_taken(pytestconfig: pytest.Config) -> None:
-    """Neither what xdist says of workers nor the names of methods; a reason becomes text."""
+    """Fields of xdist and names of methods are left out; a reason becomes text."""
     names = ("node", "worker_id", "testrun_uid", "item_index", "toterminal", "get_sections")
     report = revived(pytestconfig, **dict.fromkeys(names, "x"), _id="x", wasxfail=7)
     assert set(names).isdisjoint(vars(report))
@@ -159,7 +159,7 @@ anything = st.recursive(
 
 @given(field=st.sampled_from([*data_of(), "extras", "rerun", "_json_report_extra"]), value=anything)
 def test_any_field_may_be_anything(pytestconfig: pytest.Config, field: str, value: object) -> None:
-    """It is a report of that test, or a protocol error."""
+    """Any value of any field gives a report of that test or a protocol error."""
     try:
         report = revived(pytestconfig, **{field: value})
     except ProtocolError:
@@ -238,7 +238,7 @@ def test_what_a_report_shows_is_escaped(pytestconfig: pytest.Config) -> None:
 
 
 def test_every_text_has_a_utf_8(pytestconfig: pytest.Config) -> None:
-    """Whatever attribute it is of: no worker of xdist's could send another one."""
+    """Each text of a report can be encoded, as xdist's workers have to send it."""
     report = revived(
         pytestconfig,
         longrepr="\udcff",
@@ -253,7 +253,7 @@ def test_every_text_has_a_utf_8(pytestconfig: pytest.Config) -> None:
 def test_no_code_of_a_module_runs_for_a_warning(
     pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not the one that it has for names that it does not know."""
+    """A warning calls no `__getattribute__` of a module or class."""
 
     class Lazy(ModuleType):
         def __getattribute__(self, name: str) -> object:
@@ -276,7 +276,7 @@ def test_no_code_of_a_module_runs_for_a_warning(
 
 
 def test_a_warning_shows_no_line_of_the_host_s(pytester: pytest.Pytester) -> None:
-    """Its line comes from inside; and what it says is escaped."""
+    """The line of a warning comes from inside, and its text is escaped."""
     config = pytester.parseconfig()
     seen: list[Any] = []
 
@@ -314,6 +314,6 @@ def test_a_warning_keeps_its_place(pytester: pytest.Pytester) -> None:
 
 
 def _said(recorded: warnings.WarningMessage) -> dict[str, Any]:
-    """What pytest makes a line of its summary from."""
+    """The fields of a warning from which pytest makes its summary."""
     names = ("message", "category", "filename", "lineno", "line")
     return {name: getattr(recorded, name) for name in names}

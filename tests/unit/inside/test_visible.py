@@ -1,4 +1,4 @@
-"""What of the host a test inside is shown, and which variables it gets."""
+"""The host's folders that a test inside sees, and the variables that it gets."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pytest_gvisor.inside import visible
 
 
 def test_only_names_of_the_list_are_passed_on() -> None:
-    """Neither secrets nor anything else that nobody asked for."""
+    """Secrets and other variables outside of the list are not passed on."""
     environ = {"LANG": "C.UTF-8", "CI": "true", "TOKEN": "secret", "PATH": "/x", "HOME": "/root"}
     assert visible.environment([], environ) == {"LANG": "C.UTF-8", "CI": "true"}
 
 
 def test_more_variables_can_be_asked_for() -> None:
-    """With the host's value, or with one of their own; one that is not set adds nothing."""
+    """A requested variable has the host's value or a given one; an unset one adds nothing."""
     asked = ["MINE", "OTHER=a=b", "EMPTY=", "UNSET"]
     found = visible.environment(asked, {"MINE": "1", "OTHER": "2", "LANG": "C"})
     assert found == {"LANG": "C", "MINE": "1", "OTHER": "a=b", "EMPTY": ""}
@@ -30,13 +30,13 @@ def test_more_variables_can_be_asked_for() -> None:
 
 @pytest.mark.parametrize("entry", ["", "=x", "A\0B=1"])
 def test_what_is_no_variable_is_refused(entry: str) -> None:
-    """Before anything is started."""
+    """An invalid variable is refused before anything starts."""
     with pytest.raises(UsageError, match="--gvisor-env"):
         visible.environment([entry], {})
 
 
 def shown(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, path: str = "") -> list[str]:
-    """What a project with one test shows, with one more folder on ``sys.path``."""
+    """The visible folders of a project with one test, and one more folder on ``sys.path``."""
     if path:
         monkeypatch.syspath_prepend(path)
     item: Any = types.SimpleNamespace(path=pytester.path / "test_it.py")

@@ -1,4 +1,4 @@
-"""What the host makes of what a pytest inside says: a scripted one, which may say anything."""
+"""The host's side of a pytest inside, with a scripted one that may send anything."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Script:
         self.closed += 1
 
     def told(self) -> str:
-        """Nothing more is known."""
+        """Return no further detail."""
         return ""
 
 
@@ -111,7 +111,7 @@ def host(request: pytest.FixtureRequest) -> Host:
 
 
 def test_reports_of_three_phases_are_a_test(host: Host) -> None:
-    """As they came, and the sandbox stays for the next test."""
+    """The reports arrive unchanged, and the sandbox stays for the next test."""
     assert host.run(*PASSED, DONE) == [
         ("setup", "passed"),
         ("call", "passed"),
@@ -137,14 +137,14 @@ def test_reports_of_three_phases_are_a_test(host: Host) -> None:
 def test_no_test_is_done_without_its_own_reports(
     messages: list[Message], last: str, host: Host
 ) -> None:
-    """A report that is missing, or another test's word, is a failure, and the sandbox ends."""
+    """A missing report, or one of another test, is a failure, and the sandbox ends."""
     ran = host.run(*messages)
     assert ran[-1] == (last, "failed")
     assert host.script.closed
 
 
 def test_a_set_up_that_does_not_pass_needs_no_call(host: Host) -> None:
-    """Nor does one that skips; what is lost afterwards is lost in the teardown."""
+    """A skipped set-up needs no call either; a loss after it belongs to the teardown."""
     skip = report("setup", outcome="skipped", longrepr=["test_it.py", 1, "Skipped: so"])
     assert host.run(skip, PASSED[4], DONE) == [("setup", "skipped"), ("teardown", "passed")]
     assert host.run(skip, PASSED[3]) == [("setup", "skipped"), ("teardown", "failed")]
@@ -152,7 +152,7 @@ def test_a_set_up_that_does_not_pass_needs_no_call(host: Host) -> None:
 
 @pytest.mark.parametrize("ids", [5, None, "test_it.py", [1], {"a": 1}])
 def test_a_collection_that_is_no_list_of_ids_is_a_false_start(ids: object, host: Host) -> None:
-    """It is said, and the sandbox ends."""
+    """The start fails with a message, and the sandbox ends."""
     worker = host.worker(collected={"type": "collected", "ids": ids, "errors": []})
     host.script.messages = [{"type": "collected", "ids": ids, "errors": []}]
     assert "did not get as far as a test" in worker.start()

@@ -40,5 +40,5 @@ def test_a_folder_that_is_not_there_yet_is_judged_when_it_is(tmp_path: Path) -> 
 
 
 def test_a_folder_that_cannot_be_asked_is_harmful(tmp_path: Path) -> None:
-    """What is not known of a file system is taken for the worst."""
+    """A file system with unknown options counts as harmful."""
     assert writable.harmful(str(tmp_path / "missing")) == str(tmp_path / "missing")

@@ -1,4 +1,4 @@
-"""What the tests of bundles share."""
+"""Fixtures of the tests of bundles."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def bare_runsc(runsc: Runsc) -> Iterator[Callable[[str], subprocess.CompletedPro
 
 @pytest.fixture
 def tree() -> Callable[[Path], list[tuple[Any, ...]]]:
-    """What there is in a folder: names, modes, owners, times, contents."""
+    """A function that reads a folder: names, modes, owners, times, contents."""
 
     def read(folder: Path) -> list[tuple[Any, ...]]:
         found = []

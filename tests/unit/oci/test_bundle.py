@@ -24,7 +24,7 @@ Elsewhere = Callable[[object], str]
 
 
 def test_a_terminal_is_asked_for_by_who_gives_one(tmp_path: Path, value: dict[str, Any]) -> None:
-    """It is written to config.json then, whatever the specification says."""
+    """The caller's terminal is written to config.json, whatever the specification has."""
     bundle = Bundle.create(str(tmp_path / "b"), validate.read(value), terminal=True)
     written = json.loads((tmp_path / "b" / "config.json").read_text())
     assert written["process"]["terminal"] is True
@@ -70,7 +70,7 @@ def test_a_specification_of_more_than_4_mib_is_refused(
 def test_a_write_that_fails_leaves_nothing(
     step: str, number: int, tmp_path: Path, value: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the disk says at any step is a LaunchError, and no half bundle is left."""
+    """An error of the disk at any step is a LaunchError, and leaves no half bundle."""
 
     def full(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -88,7 +88,7 @@ def test_a_write_that_fails_leaves_nothing(
 @pytest.mark.fault("B15")
 @pytest.mark.parametrize("tool", ["runc", "runc-rootless", "runsc", "umoci"])
 def test_bundles_of_other_tools_are_opened(tool: str, sample: Sample, elsewhere: Elsewhere) -> None:
-    """runc's, runsc's and umoci's bundles keep the rules once what cannot be meant is changed."""
+    """Bundles of runc, runsc and umoci follow the rules once their invalid parts are changed."""
     folder = elsewhere(sample(tool))
     opened = Bundle.open(folder)
     assert opened.spec.root.path == f"{folder}/rootfs"
@@ -139,7 +139,7 @@ def test_a_root_outside_of_the_bundle_is_refused(
 
 
 def test_an_absolute_root_inside_the_bundle_is_fine(sample: Sample, elsewhere: Elsewhere) -> None:
-    """What counts is where the root is, not how it is written."""
+    """The place of the root decides, not the form of its path."""
     folder = elsewhere(sample("runc"))
     value = sample("runc")
     value["root"]["path"] = f"{folder}/rootfs"
@@ -184,7 +184,7 @@ def test_dangers_are_refused_unless_allowed(sample: Sample, elsewhere: Elsewhere
 def test_a_bind_of_what_holds_session_folders_is_refused_if_it_can_be_written(
     sample: Sample, elsewhere: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As by `bind`: for a workload to read, it may be shown."""
+    """A read-only bind may show session folders, as with `bind`."""
     monkeypatch.setattr(places, "session_bases", lambda: iter([str(tmp_path / "pytest-gvisor")]))
     value = sample("runc")
     mount = {"destination": "/tmp", "type": "bind", "source": str(tmp_path), "options": ["ro"]}
@@ -199,7 +199,7 @@ def test_a_bind_of_what_holds_session_folders_is_refused_if_it_can_be_written(
 
 
 def test_a_relative_source_is_in_the_bundle(sample: Sample, elsewhere: Elsewhere) -> None:
-    """As runsc reads it; the specification that comes back has it absolute."""
+    """A relative source starts in the bundle, as in runsc; the specification has it absolute."""
     value = sample("runc")
     value["mounts"].append({"destination": "/tmp", "options": ["rbind"], "source": "data"})
     folder = elsewhere(value)
@@ -225,7 +225,7 @@ def test_all_is_reported_together(sample: Sample, elsewhere: Elsewhere) -> None:
 
 
 def test_what_is_not_a_bundle_is_a_typed_error(tmp_path: Path, sample: Sample) -> None:
-    """A missing folder, a link, a FIFO, a socket, a folder: at once, whatever config.json is."""
+    """A missing folder or a config.json of any other kind is an error at once."""
     with socket.socket(socket.AF_UNIX) as listener:
         for name in ("empty", "fifo", "link", "folder", "socket"):
             (tmp_path / name).mkdir()

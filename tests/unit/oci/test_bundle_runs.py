@@ -54,7 +54,7 @@ def test_the_running_python_runs_in_the_host_root(
 
 
 def test_python3_is_this_python(make: Callable[..., Bundle], bare_runsc: Run) -> None:
-    """By name, and as another user, it is the interpreter that the tests run with."""
+    """The name `python3` is the interpreter of the tests, also for another user."""
     code = "import sys, os; print(sys.prefix, os.getuid(), os.getgid())"
     done = bare_runsc(make(["python3", "-c", code], rootfs.host(), user="1000:1001").path)
     assert (done.stdout, done.stderr) == (f"{sys.prefix} 1000 1001\n", "")
@@ -63,7 +63,7 @@ def test_python3_is_this_python(make: Callable[..., Bundle], bare_runsc: Run) ->
 def test_secrets_of_the_host_are_not_there(
     make: Callable[..., Bundle], bare_runsc: Run, tmp_path: Path
 ) -> None:
-    """No shadow, no keys, no home folder, no folder of the test."""
+    """The root has no shadow file, no keys, no home folder and no folder of the test."""
     folders = ["/home", "/root", "/srv", "/tmp"]
     paths = ["/etc/shadow", "/etc/ssl/private", "/etc/machine-id", "/etc/ssh", str(tmp_path)]
     code = (
@@ -102,7 +102,7 @@ def test_writes_stay_in_the_sandbox(
 def test_a_writable_bind_is_written_to(
     make: Callable[..., Bundle], bare_runsc: Run, tmp_path: Path
 ) -> None:
-    """What was asked to be writable is; a file can be a mount, also below a tmpfs."""
+    """A writable bind takes writes; a file can be a mount, also below a tmpfs."""
     (tmp_path / "out").mkdir()
     (tmp_path / "one").write_text("one\n")
     mounts = [

@@ -20,7 +20,7 @@ def made(**asked: Any) -> Any:
 
 
 def test_the_defaults_are_secure() -> None:
-    """No terminal, no new privileges, docker's 14 capabilities and nothing inheritable."""
+    """The defaults are no terminal, no new privileges and docker's 14 capabilities."""
     process = made()["process"]
     assert process["noNewPrivileges"] is True
     assert "terminal" not in process
@@ -32,7 +32,7 @@ def test_the_defaults_are_secure() -> None:
 
 
 def test_the_namespaces_follow_the_network() -> None:
-    """With the host's network there is no network namespace; a sandbox's may be one that exists."""
+    """The host's network has no namespace; a sandbox's network may join an existing one."""
 
     def kinds(**asked: Any) -> dict[str, str]:
         entries = made(**asked)["linux"]["namespaces"]
@@ -56,7 +56,7 @@ def test_id_mappings_bring_a_user_namespace() -> None:
 
 
 def test_the_environment_is_fixed_and_the_callers_is_on_top() -> None:
-    """Nothing of this process's environment; what the caller gives replaces the fixed."""
+    """The environment has nothing of this process; the caller's variables replace the fixed."""
     assert made()["process"]["env"] == [
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME=/root",

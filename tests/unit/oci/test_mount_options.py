@@ -50,7 +50,7 @@ def mount(kind: str, *options: str) -> Mount:
 def test_an_option_holds_or_is_translated_or_is_refused(
     kind: str, option: str, expected: str | None
 ) -> None:
-    """By the kind of mount: itself, another, nothing in its place, or an error."""
+    """The kind of mount decides if an option stays, is replaced, is dropped or is an error."""
     made = mount(kind, option)
     assert mount_options.translated(made, option) == expected
     assert bool(list(mount_options.problems(made))) == (expected is None)
@@ -75,7 +75,7 @@ def test_what_is_adopted_changes_no_more() -> None:
 
 
 def test_the_default_mounts_have_options_that_hold() -> None:
-    """Nothing of our own is written that runsc ignores."""
+    """The default mounts have no option that runsc ignores."""
     assert list(mount_options.ignored(MOUNTS)) == []
     found = dict(mount_options.ignored([*MOUNTS[:1], mount("bind", "rro", "relatime")]))
     assert list(found) == ["mounts[1].options[0]", "mounts[1].options[1]"]

@@ -83,7 +83,7 @@ def test_where_runsc_is_looked_for_is_not_to_be_written(source: str) -> None:
 def test_a_runsc_that_was_found_is_not_to_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither itself, nor the folder beside it, nor what lies in that or holds it."""
+    """The binary, the folder beside it, its files and its parents cannot be bound writable."""
     monkeypatch.setattr(places, "_found", set())
     binary = tmp_path / "tools" / "runsc"
     sentry = tmp_path / "tools" / "gvisor-bin" / "gvisor_sentry"
@@ -106,7 +106,7 @@ def test_a_runsc_that_was_found_is_not_to_be_written(
 def test_the_session_folders_of_a_user_namespace_are_dangerous(
     temporary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are named by the id outside, and in /tmp where the temporary folder cannot hold them."""
+    """The folders have the outer id, and are in /tmp if the temporary folder is too long."""
     (tmp_path / "uid_map").write_text(f"{os.geteuid()} 4242 1\n")
     monkeypatch.setattr(places, "UID_MAP", str(tmp_path / "uid_map"))
     monkeypatch.setattr(places, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
@@ -174,7 +174,7 @@ def test_links_are_resolved_before_judging(tmp_path: Path) -> None:
 
 
 def test_a_link_is_mounted_as_what_it_leads_to(tmp_path: Path) -> None:
-    """What was judged is what is mounted: the real path, not the link."""
+    """The mount's source is the checked real path, not the link."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     made = bind(tmp_path / "link", "/data//x/")
@@ -252,7 +252,7 @@ def test_a_tmpfs_has_mode_and_size() -> None:
 
 
 def test_sizes() -> None:
-    """A size is a number of bytes, or text with a unit of 1024."""
+    """A size is a number of bytes, or text with a multiple of 1024 such as `M`."""
     assert [parse_size(size) for size in (1, "2", "3k", "4KiB", "5 MB", "1G")] == [
         1, 2, 3072, 4096, 5 << 20, 1 << 30,
     ]  # fmt: skip
@@ -278,7 +278,7 @@ def test_sizes() -> None:
 
 
 def test_a_mount_s_repr_makes_it_again(tmp_path: Path) -> None:
-    """By the call that a user would write; one that no such call makes shows its fields."""
+    """The repr is the call that a user would write, or the fields if no such call exists."""
     for mount in (
         bind(tmp_path, "/data"),
         bind(tmp_path, "/it's", readonly=False),

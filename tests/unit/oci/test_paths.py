@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
     ],
 )
 def test_links_are_resolved_as_if_the_root_were_slash(root: Path, path: str, host: str) -> None:
-    """No link, absolute or with '..', leads out of the root."""
+    """No link leads out of the root, neither an absolute one nor one with '..'."""
     assert paths.resolve(str(root), path, {}).host == str(root / host).rstrip("/")
 
 

@@ -10,7 +10,7 @@ from pytest_gvisor.oci import reach
 
 
 def test_allowed_sources_are_real_paths(tmp_path: Path) -> None:
-    """A link stands for what it leads to, and the wider of two words counts."""
+    """A link stands for its target, and the wider of two accesses counts."""
     (tmp_path / "link").symlink_to(tmp_path / "folder")
     for binds in (
         {tmp_path / "link": "rw", tmp_path / "folder": "ro"},
@@ -23,6 +23,6 @@ def test_allowed_sources_are_real_paths(tmp_path: Path) -> None:
     "binds", [{"data": "ro"}, {"/data": "r"}, {"/data": True}, {b"/data": "ro"}]
 )
 def test_what_allows_nothing_is_a_usage_error(binds: Any) -> None:
-    """A relative path, another word, bytes: the bundle is not even read."""
+    """A relative path, an unknown access or bytes are refused before the bundle is read."""
     with pytest.raises(UsageError, match="allow_binds"):
         reach.allowed(binds)

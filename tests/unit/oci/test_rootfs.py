@@ -71,7 +71,7 @@ def test_a_point_in_a_system_folder_must_be_there(tmp_path: Path, shared: str) -
 
 
 def test_the_host_root_holds_no_secret(tmp_path: Path) -> None:
-    """No shadow, keys or machine id, nothing of this host's name, and only what all may read."""
+    """The root has no shadow file, key, machine id or host name, and only world-readable files."""
     root = Path(rootfs.host().prepare(str(tmp_path / "r")).root_path)
     names = {str(path.relative_to(root)) for path in root.rglob("*")}
     for name in ("shadow", "gshadow", "sudoers", "ssh", "machine-id", "ssl/private", "sudoers.d"):
@@ -88,7 +88,7 @@ def test_the_host_root_holds_no_secret(tmp_path: Path) -> None:
 
 
 def test_keys_and_shadow_files_are_left_out_whoever_may_read_them(tmp_path: Path) -> None:
-    """By their names, where a link leads to them too; so is what others cannot reach."""
+    """Secrets are left out by name and by a link's target; unreachable files are left out too."""
     etc, other = tmp_path / "etc", tmp_path / "other"
     for folder in (etc, other, etc / "private", etc / "certs", etc / "closed"):
         folder.mkdir(mode=0o755)
@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_meant_is_refused(files: dict[str, bytes | str]) -
 
 
 def test_a_full_disk_is_a_typed_error(tmp_path: Path) -> None:
-    """What the file system refuses is a LaunchError with the stage and the number."""
+    """A refusal of the file system is a LaunchError with the stage and the number."""
     with pytest.raises(LaunchError, match="rootfs") as caught:
         rootfs.empty({"a": ""}).prepare(str(tmp_path / "no/such/parent"))
     assert caught.value.errno

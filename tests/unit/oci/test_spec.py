@@ -87,7 +87,7 @@ def places(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 @settings(deadline=None)
 @given(specs())
 def test_a_specification_survives_json(spec: Spec) -> None:
-    """What is written and read again is the same specification."""
+    """A written specification is equal when it is read."""
     assert validate.parse(json.dumps(spec.to_json()).encode()) == spec
 
 
@@ -95,7 +95,7 @@ def test_a_specification_survives_json(spec: Spec) -> None:
 @settings(deadline=None)
 @given(specs(), st.data())
 def test_a_bad_key_is_reported_wherever_it_is(spec: Spec, data: st.DataObject) -> None:
-    """A key that does not exist is reported with its place, in whatever object it stands."""
+    """An unknown key is reported with its place, in any object."""
     value = spec.to_json()
     way = data.draw(st.sampled_from([place for place in places(value) if place[-1:] != ("x",)]))
     target = value
@@ -137,7 +137,7 @@ MISSPELT = {
 def test_a_misspelt_key_is_reported_with_the_right_one(
     expected: str, value: dict[str, Any]
 ) -> None:
-    """A key that is nearly right is reported with what it was meant to be."""
+    """A misspelt key is reported with the correct name."""
     *way, last = MISSPELT[expected]
     target = value
     for step in way:

@@ -181,7 +181,7 @@ def test_a_rule_is_kept_up_to_its_bound(
 
 
 def test_a_good_specification_has_no_problems(value: dict[str, Any]) -> None:
-    """What keeps the rules is let through."""
+    """A valid specification passes."""
     spec = validate.read(value)
     validate.check(spec)
     assert validate.problems(spec) == []
@@ -228,7 +228,7 @@ def test_empty_hooks_hide_no_key_that_is_there_twice(
 
 
 def test_what_release_1_3_has_is_known(value: dict[str, Any]) -> None:
-    """Its memory policy is carried; the section for FreeBSD is refused as that of other systems."""
+    """The memory policy of release 1.3 is kept, and its section for FreeBSD is refused."""
     policy = {"mode": "MPOL_INTERLEAVE", "nodes": "2-3", "flags": ["MPOL_F_STATIC_NODES"]}
     value["linux"]["memoryPolicy"] = policy
     assert validate.read(value).to_json()["linux"]["memoryPolicy"] == policy

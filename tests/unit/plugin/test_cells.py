@@ -1,4 +1,4 @@
-"""What a report carries of a test: the name of its row."""
+"""The name of a test's row in the report."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ from pytest_gvisor.plugin.cells import without_platform
     ],
 )
 def test_a_row_is_named_without_the_platform(nodeid: str, row: str) -> None:
-    """Whatever brackets the folder, the file and the parameters have."""
+    """The row's name keeps all other brackets of the folder, the file and the parameters."""
     assert without_platform(nodeid, "kvm") == row

@@ -1,4 +1,4 @@
-"""The child on its way to runsc: what it has become, and how each failing step is told."""
+"""The child's steps up to runsc, and the error of each failing step."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ REQUEST = {"argv": ["runsc"], "env": {"A": "b"}, "hide_net_sysctls": False, "net
 
 
 def test_a_request_is_what_is_started() -> None:
-    """Words from the message, descriptors from beside it."""
+    """A request has text in the message and descriptors beside it."""
     asked = {**REQUEST, "hide_net_sysctls": True, "terminal": True}
     made = child.start_of(asked, [10, 11, 12, 13, 14, 15])
     assert made == child.Start(
@@ -260,7 +260,7 @@ def test_a_request_is_what_is_started() -> None:
     ],
 )  # fmt: skip
 def test_a_request_of_another_shape_is_refused(change: dict[str, object]) -> None:
-    """Before anything is forked."""
+    """A malformed request is refused before a fork."""
     with pytest.raises((TypeError, ValueError)):
         child.start_of({**REQUEST, **change}, [10, 11, 12, 13])
 
@@ -279,8 +279,7 @@ def test_a_request_without_all_descriptors_is_refused() -> None:
 
 
 def test_the_parent_death_signal_is_kept_in_a_user_namespace(alone: Alone) -> None:
-    """commit_creds() clears it for capabilities that the old namespace does not have over the new;
-    its owner has all over it."""
+    """The signal stays in commit_creds(), as the owner has all capabilities in the namespace."""
     assert (
         alone("""
         import ctypes
@@ -314,7 +313,7 @@ here = os.getcwd()
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts of its own")
 def test_what_is_protected_cannot_be_written_to_apart_from_what_may(alone: Alone) -> None:
-    """By the kernel, in this mount namespace alone, mounts below either included."""
+    """The kernel protects the folders in this mount namespace alone, with all mounts below."""
     assert alone(
         """
         folders = ["kept", "kept/mounted", "kept/free", "kept/free/mounted", "kept/free/kept",
@@ -352,7 +351,7 @@ def test_what_the_host_made_read_only_stays_so_below_what_is_protected(alone: Al
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts of its own")
 def test_what_is_bound_is_seen_read_only(alone: Alone) -> None:
-    """At its target; the source stays as it is."""
+    """The target is read-only, and the source stays as it is."""
     assert alone("""
         child._own_mounts(users=False)
         here = os.getcwd()
