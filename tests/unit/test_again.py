@@ -60,14 +60,14 @@ def again(folder: Path, keywords: str, more: str = "") -> tuple[int, str, int, i
 
 
 def test_a_test_whose_sentry_has_panicked_gets_one_more_try(tmp_path: Path) -> None:
-    """It alone, and the number is printed."""
+    """Only that test runs again, and the number is printed."""
     status, out, crashing, other = again(tmp_path, "{}")
     assert (status, crashing, other) == (0, 2, 1), out
     assert "again: 1 of these tests, for their sentry panicked: " in out
 
 
 def test_a_test_inside_is_told_by_its_report() -> None:
-    """No exception of ours comes from inside: the sandbox's end is in the text."""
+    """No exception comes from inside: the report's text shows the sandbox's end."""
     seen = again_plugin.Crashes("/nowhere")
     for name, text in (
         ("panics", "it ended with: sandbox crashed (signal 11, status 139)\npanic log:\nfatal"),
@@ -81,7 +81,7 @@ def test_a_test_inside_is_told_by_its_report() -> None:
 
 
 def test_one_that_panics_twice_has_failed(tmp_path: Path) -> None:
-    """There is no third try."""
+    """A test that panics again has no third try."""
     assert again(tmp_path, "{'times': 9}")[::2] == (1, 2)
 
 
@@ -94,6 +94,6 @@ def test_a_crash_without_a_panic_log_is_not_repeated(tmp_path: Path) -> None:
 def test_nothing_is_repeated_of_a_run_in_which_something_else_is_wrong(
     tmp_path: Path, what: str
 ) -> None:
-    """No failure becomes a success, and a run that broke off does not either."""
+    """A failure, or a run that broke off, never becomes a success."""
     status, out, crashing, _ = again(tmp_path, "{}", MORE[what])
     assert (status != 0, crashing) == (True, 1), out

@@ -1,4 +1,4 @@
-"""What writes a config.json that the specification's schema is against fails."""
+"""A test that writes an invalid config.json fails."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ INNER = """
 
 
 def test_a_test_that_writes_a_wrong_file_fails(pytester: pytest.Pytester) -> None:
-    """Its own process and the pytests that it starts; and no test after it."""
+    """A file of the test itself or of a pytest that it starts fails that test alone."""
     pytester.makeconftest("from tests.bundlecheck import *")
     folder = pytester.mkdir("written")
     text = INNER.format(folder=folder, environment=ENVIRONMENT, quick=QUICK)
@@ -60,7 +60,7 @@ def test_a_test_that_writes_a_wrong_file_fails(pytester: pytest.Pytester) -> Non
     ],
 )
 def test_what_is_judged_once_hides_nothing(place: tuple[str, str], value: Any, told: str) -> None:
-    """A file that differs from one that was judged in its texts' types is judged anew."""
+    """A file whose texts have other types than those of a checked one is checked again."""
     config = default_spec(["a", "b"], root_path="/r", env={"A": "b"}).to_json()
     assert problems_of_file(json.dumps(config).encode()) == ()
     config[place[0]][place[1]] = value

@@ -1,4 +1,4 @@
-"""What the fault tests look with: trees are compared to the last byte, and leftovers are seen."""
+"""The checks of the fault tests: trees are compared to the last byte, and remains are seen."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_each_change_of_a_tree_is_seen(tree: Path, change: Callable[[Path], object]) -> None:
-    """Otherwise a canary would prove nothing."""
+    """A canary proves something only if each change is seen."""
     before = facts(tree)
     assert facts(tree) == before
     change(tree)
@@ -88,7 +88,7 @@ def test_what_is_left_is_in_the_census(stray: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: runsc create")
 def test_a_sandbox_of_a_session_that_is_over_is_in_the_census(runsc: Runsc) -> None:
-    """``runsc list`` looks where the session had it, and not in the default folder alone."""
+    """The census calls ``runsc list`` with the session's folder, not only with the default one."""
     with tempfile.TemporaryDirectory(prefix="pgf-", dir="/tmp") as folder:
         root = Path(folder, "s-0123456789ab/g01234567/root")
         bundle = Path(folder, "bundle")
@@ -111,7 +111,7 @@ def test_a_sandbox_of_a_session_that_is_over_is_in_the_census(runsc: Runsc) -> N
 def test_a_mount_is_in_the_census_and_in_the_look_after_each_test(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    """Such as runsc makes in its state folder, in a path that the kernel writes with escapes."""
+    """Runsc makes such a mount in its state folder; the kernel writes its path with escapes."""
     base = tmp_path_factory.getbasetemp()
     before, place = Holdings.now(base), tmp_path / "null netns"
     place.touch()
@@ -181,7 +181,7 @@ class Staged(Little):
         return [1] if self.moments[0] <= passed < self.moments[1] else []
 
     def files(self) -> list[str]:
-        """None."""
+        """No files."""
         return []
 
 
@@ -197,7 +197,7 @@ def test_what_shows_itself_after_the_kill_is_waited_for() -> None:
 
 
 def test_a_seed_repeats_the_moments() -> None:
-    """So that a kill that found something can be tried again."""
+    """A kill that found something can be repeated."""
     assert moments(50, 7) == moments(50, 7) != moments(50, 8)
     assert moments(90, 7)[:50] == moments(50, 7)
     assert all(EARLIEST <= moment <= LATEST for moment in moments(50, 7))

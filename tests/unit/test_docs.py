@@ -1,4 +1,4 @@
-"""What the documents say of errors, numbers and signatures is what the code has."""
+"""The documents have the errors, numbers and signatures of the code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def doc(name: str) -> str:
 
 
 def section(name: str, title: str) -> str:
-    """What stands under a title of a document, up to the next one."""
+    """The text under a title of a document, up to the next title."""
     _, _, rest = (CHECKOUT / "docs" / name).read_text().partition(f"\n## {title}\n")
     assert rest
     return rest.partition("\n## ")[0]
@@ -84,21 +84,21 @@ def test_the_trees_of_errors_are_those_of_the_classes() -> None:
 
 
 def test_the_table_of_arguments_is_the_signature_of_run() -> None:
-    """With the settings that one call may have."""
+    """The table has the settings of one call too."""
     own = inspect.signature(Gvisor.run).parameters.keys() - {"self", "settings"}
     of_a_call = settings.READERS.keys() - {*specification._DECIDED_EARLIER}
     assert first_cells(section("workloads.md", "Arguments")) == own | of_a_call
 
 
 def test_the_table_of_results_has_every_public_name() -> None:
-    """Of `Completed`: fields, properties, methods."""
+    """The table has the fields, properties and methods of `Completed`."""
     fields = {field.name for field in dataclasses.fields(Completed)}
     names = fields | {name for name in vars(Completed) if name[0] != "_"}
     assert first_cells(section("workloads.md", "What comes back")) == names
 
 
 def test_the_attributes_of_runsc_are_named() -> None:
-    """Each public one that is there to be read."""
+    """The documents name each public attribute of `Runsc`."""
     text = section("workloads.md", "What comes back")
     fields = {field.name for field in dataclasses.fields(Runsc) if field.name[0] != "_"}
     assert [name for name in fields - {"fd", "identity"} if f"`{name}`" not in text] == []
@@ -166,6 +166,6 @@ def test_a_number_in_a_document_is_the_code_s(name: str, phrase: str) -> None:
 
 @pytest.mark.parametrize(("name", "phrase", "value", "meant"), WORDS, ids=str)
 def test_a_number_in_words_is_the_code_s(name: str, phrase: str, value: float, meant: int) -> None:
-    """What the phrase says is what the constant is."""
+    """The phrase has the value of the constant."""
     assert phrase in doc(name)
     assert value == meant

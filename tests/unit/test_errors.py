@@ -22,7 +22,7 @@ def test_an_oserror_becomes_a_launch_error_with_stage_and_errno() -> None:
 
 
 def test_any_other_error_passes() -> None:
-    """It is somebody else's."""
+    """Another exception is raised unchanged."""
     with pytest.raises(KeyError), stage("somewhere", "cannot do it"):
         raise KeyError("x")
 

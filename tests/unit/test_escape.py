@@ -20,7 +20,7 @@ anything = st.text(st.characters(codec=None))
 
 @given(text=anything)
 def test_what_comes_out_is_plainly_visible(text: str) -> None:
-    """Nothing but line feeds, tabs and characters that are seen; XML and UTF-8 can hold it."""
+    """The result has only line feeds, tabs and visible characters, valid in XML and UTF-8."""
     found = escape(text)
     seen = {unicodedata.category(character) for character in found if character not in "\n\t"}
     assert not seen & HIDDEN
@@ -30,7 +30,7 @@ def test_what_comes_out_is_plainly_visible(text: str) -> None:
 
 @given(text=anything)
 def test_escaping_twice_is_escaping_once(text: str) -> None:
-    """What has been escaped is safe already."""
+    """Escaped text is safe already."""
     assert escape(escape(text)) == escape(text)
 
 
@@ -46,7 +46,7 @@ pieces = st.one_of(
 @pytest.mark.fault("E8")
 @given(text=st.lists(pieces, max_size=12).map("".join))
 def test_no_line_has_a_command_for_a_ci_system(text: str) -> None:
-    """Neither at its start, behind whatever white space, nor, for those who look there, in it."""
+    """No line starts with a command, after white space or not; some commands must be nowhere."""
     found = escape(text)
     assert not ANYWHERE.search(found)
     assert not [line for line in found.splitlines() if line.lstrip().startswith("::")]
@@ -54,7 +54,7 @@ def test_no_line_has_a_command_for_a_ci_system(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "plain ~!\n\ttext", "Grüße, 世界, €", "a::b", "## heading"])
 def test_printable_text_stays_as_it_is(text: str) -> None:
-    """Of any language."""
+    """Printable text of any language is unchanged."""
     assert escape(text) == text
 
 
@@ -82,7 +82,7 @@ def test_printable_text_stays_as_it_is(text: str) -> None:
     ],
 )
 def test_what_moves_hides_or_commands_is_written_out(text: str, shown: str) -> None:
-    """As an escape sequence that says which character it was."""
+    """The escape sequence names the character."""
     assert escape(text) == shown
 
 

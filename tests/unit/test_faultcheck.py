@@ -34,7 +34,7 @@ def test_the_list_is_whole() -> None:
 
 
 def test_each_case_has_a_test_and_each_mark_is_a_case() -> None:
-    """What nobody injects is not known to hold."""
+    """A fault without a test may have any effect."""
     found = Counter(case for path in TESTS.rglob("test_*.py") for case, _name in marked(path))
     assert sorted(set(read_cases()) - set(found)) == []
     assert sorted(set(found) - set(read_cases())) == []
@@ -56,7 +56,7 @@ def test_each_case_has_a_test_and_each_mark_is_a_case() -> None:
 def test_what_starts_the_real_runsc_is_known_by_its_folder_in_tests_or_a_fixture(
     place: str, fixtures: tuple[str, ...], real: bool
 ) -> None:
-    """Folders of tests/unit mirror the package, and have its names; they start no runsc."""
+    """The folders of `tests/unit` have the package's names, and start no runsc."""
     assert is_real(Path(os.path.normpath(TESTS / place)), fixtures) is real
 
 

@@ -32,12 +32,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_fixture_image_has_a_run_that_is_compared() -> None:
-    """With docker's, and on each platform."""
+    """Each image has a run that is compared with docker's, on each platform."""
     assert make.names() == sorted(case.name for case in CASES)
 
 
 def test_only_what_has_changed_is_built(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its sources, and where the archive is gone."""
+    """An image is built if its sources have changed or its archive is missing."""
     built: list[str] = []
 
     @contextmanager
@@ -57,7 +57,7 @@ def test_only_what_has_changed_is_built(place: Path, monkeypatch: pytest.MonkeyP
 def test_no_daemon_and_a_failed_build_are_said(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the exit status 1, and nothing is taken to be made."""
+    """The exit status is 1, and no image counts as made."""
     (place / "server/page").write_text("another page\n")
 
     def fail(*_: object) -> Iterator[str]:

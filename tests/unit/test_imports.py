@@ -139,7 +139,7 @@ def test_the_table_of_changes_names_files_that_are_there() -> None:
 
 
 def test_no_files_import_each_other() -> None:
-    """Neither two of them, nor more in a circle."""
+    """Imports have no cycle of two or more files."""
     graph = {name_of(path): own_imports(path) for path in MODULES}
     while leaves := {name for name, names in graph.items() if not names & graph.keys()}:
         for name in leaves:
@@ -166,7 +166,7 @@ def test_no_module_at_the_top_bears_a_public_name() -> None:
 def test_programs_import_the_standard_library_and_their_siblings(
     name: str, siblings: set[str]
 ) -> None:
-    """They run with -I -S, where there is nothing else."""
+    """A program runs with -I -S, which leaves out all other modules."""
     for full in imported(ast.parse((PACKAGE / name).read_text())):
         top, _, rest = full.partition(".")
         if top == "pytest_gvisor":
@@ -177,7 +177,7 @@ def test_programs_import_the_standard_library_and_their_siblings(
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_programs_can_be_imported_alone(name: str) -> None:
-    """With -I -S, from their own folder, nothing of the package comes with them."""
+    """With -I -S, from its own folder, a program imports nothing else of the package."""
     path = PACKAGE / name
     code = (
         f"import sys; sys.path.insert(0, {str(path.parent)!r}); import {path.stem}; "
@@ -187,7 +187,7 @@ def test_programs_can_be_imported_alone(name: str) -> None:
 
 
 def run(*arguments: str) -> str:
-    """What a Python of its own prints."""
+    """The output of a new Python."""
     done = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, timeout=60, cwd=PACKAGE.parent
     )
@@ -237,7 +237,7 @@ def test_a_run_without_gvisor_imports_no_more(tmp_path: Path) -> None:
 
 
 def test_docker_is_imported_in_one_place_at_most() -> None:
-    """And there only by a function, when it is called."""
+    """Only a function imports docker, when it is called."""
     for path in MODULES:
         tree = parsed(path)
         top_level = ast.Module(
@@ -251,11 +251,11 @@ def test_docker_is_imported_in_one_place_at_most() -> None:
 
 @pytest.mark.parametrize("name", pytest_gvisor.__all__)
 def test_each_public_name_is_there(name: str) -> None:
-    """It is imported from its home when it is first used."""
+    """A public name is imported from its module at its first use."""
     assert getattr(pytest_gvisor, name) is not None
 
 
 def test_another_name_is_an_attribute_error() -> None:
-    """As of any module."""
+    """An unknown name is an attribute error, as in any module."""
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = pytest_gvisor.no_such_name

@@ -1,4 +1,4 @@
-"""The one function that knows the names of gVisor's kernel."""
+"""The function that alone knows the names of gVisor's kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_gvisor import is_gvisor_kernel
 
 @pytest.mark.parametrize("release", ["4.4.0", "4.19.0-gvisor", "5.10.0-gvisor", "10.0.123-gvisor"])
 def test_each_name_of_gvisors_kernel_is_known(release: str) -> None:
-    """That of old releases, that of today's, and other digits with the same suffix."""
+    """Old and current names match, as do other digits with the same suffix."""
     assert is_gvisor_kernel(release)
 
 

@@ -1,4 +1,4 @@
-"""The legs of scripts/test: together they have every test that there is."""
+"""The parts of scripts/test: together they run every test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def covered(paths: list[str], file: Path) -> bool:
 
 
 def test_each_file_of_tests_is_in_one_leg_of_root_s() -> None:
-    """A file that no leg names would never fail."""
+    """A file in no part would never run."""
     done = subprocess.run(
         ["bash", "-euc", LISTS], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )

@@ -27,7 +27,7 @@ def test_the_class_lists_what_is_known_in_a_fixed_order() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_one_object_however_it_came(name: str) -> None:
-    """By the class, by pickle as xdist's and multiprocessing's peers have it, and by copies."""
+    """The class, pickle (as in xdist and multiprocessing) and copies give the same object."""
     platform = Platform(name)
     assert Platform(platform) is Platform(name) is platform
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
@@ -37,7 +37,7 @@ def test_a_name_is_one_object_however_it_came(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_platform_is_its_text(name: str) -> None:
-    """In messages, as a key, in JSON, and in what a dataclass becomes."""
+    """A platform is a text in messages, as a key, in JSON and in a dataclass."""
 
     @dataclasses.dataclass
     class Holder:
@@ -57,7 +57,7 @@ def test_a_platform_is_its_text(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "found"), [("kvm", "K"), ("ptrace", "P"), ("slimvm", "other")])
 def test_a_platform_is_matched_by_the_class(name: str, found: str) -> None:
-    """As members of an enum are."""
+    """A platform matches in a `match` statement, as members of an enum do."""
     match Platform(name):
         case Platform.KVM:
             assert found == "K"
@@ -71,7 +71,7 @@ def test_a_platform_is_matched_by_the_class(name: str, found: str) -> None:
     "value", ["", "KVM", "k-vm", "7x", "x y", "kvm\n", "auto", "all", "native", "x" * 33, 7, None]
 )
 def test_another_form_is_a_value_error(value: object) -> None:
-    """As of an enum; the words of the option are no platforms."""
+    """Another form is refused, as by an enum, and so are other values of the option."""
     with pytest.raises(ValueError, match="is not a valid Platform"):
         Platform(value)
 
@@ -88,5 +88,5 @@ def test_another_form_is_a_value_error(value: object) -> None:
     ],
 )
 def test_auto_is_systrap_or_what_there_is(listed: str, meant: str) -> None:
-    """Whatever a release has done away with."""
+    """The choice is one that the release lists."""
     assert automatic(frozenset(map(Platform, listed.split()))) is Platform(meant)

@@ -1,4 +1,4 @@
-"""What users write, and the settings that it means."""
+"""The values that users write, and the settings that they become."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ANYTHING = st.one_of(
 
 
 def test_there_is_a_reader_for_each_setting_and_no_other() -> None:
-    """What can be set is what there is."""
+    """Each setting can be written, and nothing else."""
     fields = {field.name for field in dataclasses.fields(Settings)}
     assert set(settings.READERS) == fields - {"native", "releases", "label"}  # read with others
 
@@ -83,7 +83,7 @@ def test_platforms_that_name_nothing_are_refused(written: object) -> None:
     "written", ["auto,ptrace", "ptrace,auto", "all,auto", ["auto", "kvm"], "auto,native,kvm"]
 )
 def test_auto_stands_alone(written: object) -> None:
-    """Which platform it is, only the binary says: beside another one it might be the same."""
+    """The binary decides which platform `auto` is, so another one could be the same."""
     with pytest.raises(UsageError, match=r"auto stands alone; leave it out .*, or name what"):
         settings.platforms(written)
 
@@ -97,20 +97,20 @@ def test_what_is_no_name_of_a_platform_is_refused_with_the_choices(written: str)
 
 @pytest.mark.parametrize("written", [7, None, b"kvm", [7], True])
 def test_a_platform_is_a_word(written: object) -> None:
-    """Nothing else is turned into one."""
+    """A value of another type is not converted."""
     with pytest.raises(UsageError, match="is not a word"):
         settings.platforms(written)
 
 
 def test_a_platform_that_is_not_known_is_one_by_its_form() -> None:
-    """Whether a binary lists it, nothing that reads the command line can know."""
+    """Only the binary knows its platforms, so the command line accepts each valid form."""
     assert settings.platforms("systrap,slimvm") == (Platform.SYSTRAP, Platform("slimvm"))
     assert settings.expected_failures({"slimvm": "reason"}) == {"slimvm": "reason"}
 
 
 @pytest.mark.parametrize("words", [Network, Rootless, Keep])
 def test_each_word_is_read_as_itself(words: type[enum.StrEnum]) -> None:
-    """And another one is refused with the choices."""
+    """Another text is refused with the choices."""
     for member in words:
         assert settings.word(words, member.value, "x") is member
         assert settings.word(words, member, "x") is member
@@ -141,7 +141,7 @@ def test_seconds_that_no_wait_takes_are_the_longest_that_each_does(written: obje
     "written", [0, -1, "0", math.inf, "nan", math.nan, "-inf", "ten", "", None, True, [1], "1s"]
 )
 def test_other_seconds_are_refused(written: object) -> None:
-    """No deadline is not a choice."""
+    """A missing deadline is no choice."""
     with pytest.raises(UsageError, match="timeout="):
         settings.seconds(written, "timeout")
 
@@ -154,20 +154,20 @@ def test_other_seconds_are_refused(written: object) -> None:
     ],
 )  # fmt: skip
 def test_a_flag_is_a_bool_or_a_word_that_means_one(written: object, meant: bool) -> None:
-    """As ini files and variables have it."""
+    """A flag may have the texts of ini files and variables."""
     assert settings.flag(written, "strict") is meant
 
 
 @pytest.mark.parametrize("written", ["maybe", 1, 0, None, "y"])
 def test_other_flags_are_refused(written: object) -> None:
-    """Nothing is taken for a yes."""
+    """Another value is never taken for a yes."""
     with pytest.raises(UsageError, match="neither true nor false"):
         settings.flag(written, "strict")
 
 
 @pytest.mark.parametrize("written", [-1, 1.0, "1", True, None])
 def test_a_count_is_a_whole_number(written: object) -> None:
-    """Of at least 0."""
+    """A count is at least 0."""
     with pytest.raises(UsageError, match="whole number"):
         settings.count(written, "max_output")
     assert settings.count(0, "max_output") == 0
@@ -193,7 +193,7 @@ def test_more_output_than_any_memory_holds_is_refused() -> None:
 @pytest.mark.parametrize("name", ["netns", "runsc"])
 @pytest.mark.parametrize(("written", "meant"), [(None, None), ("/x", "/x"), (Path("/x/y"), "/x/y")])
 def test_a_path_is_text_or_path_like(name: str, written: object, meant: str | None) -> None:
-    """None is none."""
+    """The value `None` stays `None`."""
     assert getattr(settings.replaced(Settings(), {name: written}), name) == meant
 
 
@@ -212,13 +212,13 @@ def test_other_paths_are_refused(name: str, written: object) -> None:
      ("cpus", True, "number")],
 )  # fmt: skip
 def test_limits_of_another_kind_are_refused(name: str, written: object, word: str) -> None:
-    """Before anything is made."""
+    """Limits of another type are refused before anything is made."""
     with pytest.raises(UsageError, match=word):
         settings.replaced(Settings(), {name: written})
 
 
 def test_limits_are_read() -> None:
-    """A size may have a unit, which is looked at where the specification is made."""
+    """A size may be text such as `256M`, which is parsed when the specification is made."""
     found = settings.replaced(Settings(), {"memory": "256M", "pids": 10, "cpus": 2})
     assert (found.memory, found.pids, found.cpus) == ("256M", 10, 2.0)
 
@@ -240,7 +240,7 @@ def test_only_what_is_changed_changes() -> None:
 
 
 def test_native_is_read_beside_platforms() -> None:
-    """It is no platform of gVisor's, whoever names it last decides, and it is nothing alone."""
+    """The last mention of `native` decides, and `native` alone is a usage error."""
     both = settings.replaced(Settings(), {"platform": "native, ptrace"})
     assert (both.native, both.platforms) == (True, (Platform.PTRACE,))
     assert settings.replaced(Settings(), {"platform": ["auto", "native"]}).native
@@ -253,7 +253,7 @@ def test_native_is_read_beside_platforms() -> None:
     "value", [None, {}, [], "ptrace", {"kv-n": "x"}, {1: "x"}, {"ptrace": " "}, {"native": None}]
 )
 def test_an_expected_failure_has_a_platform_and_a_reason(value: object) -> None:
-    """As words; a reason is for who reads the report."""
+    """Both are texts; the reason is for readers of the report."""
     good = {"ptrace": "slow", "native": "needs gVisor"}
     assert settings.expected_failures(good) == good
     with pytest.raises(UsageError, match="xfail"):

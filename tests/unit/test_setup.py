@@ -1,4 +1,4 @@
-"""scripts/runsc.sh, which chooses a runsc: the order, the words, and what is kept."""
+"""The choice of a runsc by scripts/runsc.sh: its order, its messages and its memory."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ machine_allows_sandboxes() { [ ! -e "$CANDIDATES/forbidden" ]; }
 
 
 class Machine:
-    """What a machine offers, in files, and the choice made there."""
+    """The candidates of a machine, in files, and the choice made there."""
 
     def __init__(self, folder: Path, **offers: str) -> None:
         self.candidates = folder / "candidates"
@@ -84,7 +84,7 @@ class Machine:
         return (self.build / "runsc-path").read_text().strip()
 
     def asked(self) -> list[str]:
-        """Which candidates that cost something were asked for, since the last time."""
+        """The expensive candidates that were tried since the last call."""
         path = self.candidates / "asked"
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
@@ -109,7 +109,7 @@ NAMES = {
 
 @pytest.mark.parametrize("first", ORDER)
 def test_the_first_that_works_on_systrap_is_taken(first: str, tmp_path: Path) -> None:
-    """It is named with where it is from; each before it with why not; none after it is asked."""
+    """The message has its source and each earlier one's fault; no later one is tried."""
     at = ORDER.index(first)
     machine = Machine(
         tmp_path, **dict.fromkeys(ORDER[:at], "ptrace"), **dict.fromkeys(ORDER[at:], ALL)
@@ -126,7 +126,7 @@ def test_the_first_that_works_on_systrap_is_taken(first: str, tmp_path: Path) ->
 
 
 def test_what_is_not_there_is_told_too(tmp_path: Path) -> None:
-    """In the words of what was asked for it."""
+    """Each missing candidate is listed with the message of the attempt."""
     machine = Machine(tmp_path, go=ALL)
     lines = machine.run().stdout.splitlines()
     assert "  not the machine's own: no search" in lines
@@ -135,7 +135,7 @@ def test_what_is_not_there_is_told_too(tmp_path: Path) -> None:
 
 
 def test_the_second_time_nothing_is_fetched_and_nothing_said(tmp_path: Path) -> None:
-    """What was built is kept, by version, and is taken until it does not work any more."""
+    """A built runsc is kept by version, and is taken as long as it works."""
     machine = Machine(tmp_path, search="ptrace", go=ALL)
     assert machine.chosen() == str(tmp_path / WHERE["go"])
     assert machine.asked() == ["package", "install", "install"]
@@ -147,7 +147,7 @@ def test_the_second_time_nothing_is_fetched_and_nothing_said(tmp_path: Path) -> 
 
 
 def test_a_machine_that_gets_a_working_runsc_uses_it(tmp_path: Path) -> None:
-    """Whatever was kept."""
+    """A working runsc of the machine replaces a kept one."""
     machine = Machine(tmp_path, go=ALL)
     machine.chosen()
     machine.offer(search=ALL)
@@ -156,7 +156,7 @@ def test_a_machine_that_gets_a_working_runsc_uses_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("there", ["search", "package", "release", "go"])
 def test_without_systrap_the_first_with_any_platform_is_taken(there: str, tmp_path: Path) -> None:
-    """Behind all others, and for a day: those cost downloads that fail."""
+    """The last resort holds for a day, because the others cost downloads that fail."""
     machine = Machine(tmp_path, **{there: "ptrace"})
     done = machine.run()
     assert f"{tmp_path / WHERE[there]}: {NAMES[there]}, on the platforms that it has" in done.stdout
@@ -174,7 +174,7 @@ def test_without_systrap_the_first_with_any_platform_is_taken(there: str, tmp_pa
 
 
 def test_where_none_works_each_is_named(tmp_path: Path) -> None:
-    """With status 1 and the command that says more."""
+    """The status is 1, and the message names the command that explains more."""
     done = Machine(tmp_path, search="", package="").run()
     assert done.returncode == 1
     assert "setup: no runsc works here" in done.stderr
@@ -187,7 +187,7 @@ NOWHERE = "; this machine lets nobody start a sandbox"
 
 
 def test_where_no_sandbox_is_allowed_the_first_with_systrap_is_taken(tmp_path: Path) -> None:
-    """It is what works in the VM there; nothing is built in vain."""
+    """The chosen runsc works in the VM there, and nothing is built in vain."""
     machine = Machine(tmp_path, package=ALL, go=ALL, forbidden="")
     done = machine.run()
     assert done.returncode == 0
@@ -206,7 +206,7 @@ def test_where_no_sandbox_is_allowed_an_old_one_is_the_last_resort(tmp_path: Pat
 
 
 def test_the_tests_need_one_that_the_search_finds(tmp_path: Path) -> None:
-    """Where it finds none that works: installed by root, or the command to run as root."""
+    """If the search finds none that works, root installs one; another user gets the command."""
     command = "find_a_runsc; id() { echo 1000; }; put_where_the_search_looks; echo fine"
     if os.path.lexists("/usr/local/bin/runsc"):
         told = (
@@ -223,7 +223,7 @@ def test_the_tests_need_one_that_the_search_finds(tmp_path: Path) -> None:
 
 
 def test_an_old_one_that_is_found_is_enough_for_the_tests(tmp_path: Path) -> None:
-    """Where there is no better one."""
+    """An old runsc is enough if there is no better one."""
     machine = Machine(tmp_path, search="ptrace")
     command = "find_a_runsc; put_where_the_search_looks; echo fine"
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What `make soak` takes for growth."""
+"""The growth that `make soak` detects."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def grown(a_sandbox: float, count: int = 300, **rates: float) -> dict[str, float
 
 
 def test_what_differs_from_one_moment_to_the_next_is_no_growth() -> None:
-    """Nothing is kept, and what is under way is not the same each time."""
+    """Varying counts of sandboxes in progress are no growth."""
     assert is_steady(grown(0))
 
 
 @pytest.mark.parametrize("name", ["descriptors", "threads", "entries", "sandboxes"])
 def test_more_that_is_under_way_when_it_is_counted_is_no_growth(name: str) -> None:
-    """In the last quarter of a short run most of the measurements may meet a burst of eight."""
+    """In a short run most measurements of the last quarter may meet a burst of eight."""
     samples = [
         dataclasses.replace(STILL, **{name: getattr(STILL, name) + (0 if number % 4 else 8)})
         for number in range(30)
@@ -51,7 +51,7 @@ def test_more_that_is_under_way_when_it_is_counted_is_no_growth(name: str) -> No
 
 @pytest.mark.parametrize("kept", [1, 4, 20])
 def test_an_object_that_is_kept_of_each_sandbox_is_growth(kept: int) -> None:
-    """However small: its memory alone is less than what an allocator's arenas come and go by."""
+    """A small object is counted, since its memory is less than an allocator's variation."""
     assert not is_steady(grown(kept))
 
 

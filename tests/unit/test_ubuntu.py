@@ -1,4 +1,4 @@
-"""What scripts/setup does on Ubuntu, by its own functions with another machine's answers."""
+"""The work of scripts/setup on Ubuntu, with its own functions and another machine's answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ candidate_version() { case " $APT " in *" $1 "*) echo 1.0 ;; esac; }
 
 
 def call(folder: Path, *, release: str, script: str, apt: str = "") -> str:
-    """What these functions print on a machine of that release, whose apt has these packages."""
+    """The output of these functions on a machine of that release, whose apt has these packages."""
     file = folder / "os-release"
     file.write_text(release)
     env = {

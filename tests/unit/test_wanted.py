@@ -1,4 +1,4 @@
-"""Which releases will do: dates are compared, and what is no comparison is refused."""
+"""The accepted releases: dates are compared, and invalid comparisons are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pytest_gvisor.wanted import Wanted
 def test_a_release_is_judged_by_the_date_in_its_version(
     text: str, version: str, good: bool
 ) -> None:
-    """Without ``.N`` in a comparison the day counts alone."""
+    """A comparison without ``.N`` compares the day alone."""
     assert (Wanted.parse(text, "x").problem(version) == "") is good
 
 
@@ -36,13 +36,13 @@ def test_a_release_is_judged_by_the_date_in_its_version(
     ["", "20240729", ">=", ">=2024", "~=20240729", ">=20241399", ">=20240729,", "!=20240729", 7],
 )
 def test_another_text_is_a_usage_error(text: object) -> None:
-    """A floor that cannot be meant holds nothing up."""
+    """An invalid minimum would refuse no release."""
     with pytest.raises(UsageError, match="x="):
         Wanted.parse(text, "x")
 
 
 def test_a_version_without_a_date_is_said_to_have_none() -> None:
-    """As Nix builds it: nothing tells which release that is."""
+    """Nothing identifies the release of a build without a date, as Nix makes it."""
     with pytest.raises(UnwantedRelease, match="has no date"):
         Wanted.parse(">=20240729", "x").check("VERSION_MISSING", "/x", "the project")
 

@@ -40,7 +40,7 @@ class Caller:
     opened: list[socket.socket] = field(default_factory=list)
 
     def request(self, *argv: str, name: str = "g1") -> Message:
-        """A request that makes sense: it runs a program, whatever is its ``--root``."""
+        """A valid request: it runs a program with its ``--root``."""
         folder = f"{self.session}/{name}"
         os.makedirs(f"{folder}/root", exist_ok=True)
         return {
@@ -95,7 +95,7 @@ def hear_out(control: socket.socket) -> list[Message]:
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether something comes true."""
+    """Whether a condition becomes true in time."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
@@ -117,13 +117,13 @@ def caller(base: str) -> Iterator[Caller]:
 
 
 def runs(caller: Caller) -> bool:
-    """Whether the keeper still does what it is for."""
+    """Whether the keeper still takes a run, and lives."""
     states = [message["state"] for message in hear_out(caller.shell("exit 3", name="after"))]
     return states == ["spawned", "exited", "cleaned"] and caller.keeper.alive()
 
 
 def test_a_run_is_spawned_exits_and_is_cleaned(caller: Caller) -> None:
-    """With its pid, its raw wait status and what it used."""
+    """The messages have the pid, the raw wait status and the memory that was used."""
     spawned, exited, cleaned = hear_out(caller.shell("exit 3"))
     assert spawned["pid"] > 0
     assert exited["status"] == 3 << 8
@@ -146,7 +146,7 @@ BAD = {
 def test_a_request_that_makes_no_sense_fails_and_ends_nothing_else(
     caller: Caller, message: bytes, fds: int
 ) -> None:
-    """Its caller is told, and another run goes on and ends well."""
+    """The caller of a nonsensical request gets the failure, and another run ends well."""
     other = caller.shell("read x; exit 0", name="other")
     assert hear(other)["state"] == "spawned"
     heard = hear_out(caller.send(message, fds=fds))
@@ -167,7 +167,7 @@ def test_a_request_that_makes_no_sense_fails_and_ends_nothing_else(
 def test_a_request_with_one_odd_part_fails_and_ends_nothing_else(
     caller: Caller, change: Message
 ) -> None:
-    """Nothing is started, or the child says why it cannot."""
+    """A request with an odd part starts nothing, or its child reports the failure."""
     heard = hear_out(caller.send(json.dumps({**caller.request("sh"), **change}).encode()))
     assert [said["state"] for said in heard] == ["failed", "exited", "cleaned"]
     assert heard[1]["status"] == 127 << 8
@@ -183,7 +183,7 @@ def test_a_request_with_one_odd_part_fails_and_ends_nothing_else(
     )
 )
 def test_no_bytes_end_the_keeper(caller: Caller, message: bytes) -> None:
-    """Whatever comes as a request is answered as a failed one."""
+    """Any bytes of a request are answered as a failed one."""
     heard = hear_out(caller.send(message))
     assert [said["state"] for said in heard] == ["failed", "exited", "cleaned"]
     assert caller.keeper.alive()
@@ -191,7 +191,7 @@ def test_no_bytes_end_the_keeper(caller: Caller, message: bytes) -> None:
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_request_that_brings_no_socket_is_dropped(caller: Caller, number: int) -> None:
-    """There is nobody to tell; the keeper goes on."""
+    """A request without a socket has no caller to answer, and the keeper goes on."""
     with open(os.devnull, "rb") as null:
         fds = [null.fileno()] * number
         socket.send_fds(caller.keeper._socket, [b"{}"], fds)
@@ -227,7 +227,7 @@ def test_a_caller_that_hangs_up_ends_its_run_alone(caller: Caller) -> None:
 
 
 def test_a_keeper_whose_caller_is_gone_leaves_nothing(caller: Caller) -> None:
-    """It kills, removes the session folder, and ends."""
+    """The keeper kills its runs, removes the session folder, and ends."""
     for name in ("g1", "g2"):
         assert hear(caller.shell(HANG, name=name))["state"] == "spawned"
     caller.keeper._socket.close()
@@ -237,7 +237,7 @@ def test_a_keeper_whose_caller_is_gone_leaves_nothing(caller: Caller) -> None:
 
 
 def test_a_keeper_removes_what_is_shared_unless_another_has_it(caller: Caller) -> None:
-    """At its end; it may be told of a folder that is made later, or never."""
+    """The keeper may get the name of a shared folder that is made later, or never."""
     base = os.path.dirname(caller.session)
     names = [f"{base}/s-run-{number}" for number in range(3)]
     for name in names:
@@ -264,7 +264,7 @@ def test_the_terminal_s_signals_do_not_reach_the_keeper(
 
 
 def test_the_keeper_is_in_a_session_of_its_own_with_one_thread(caller: Caller) -> None:
-    """So no signal of the terminal is sent to it, and forking is safe."""
+    """A session of its own receives no signal of the terminal; one thread makes fork safe."""
     assert os.getsid(caller.keeper.pid) == caller.keeper.pid
     assert os.listdir(f"/proc/{caller.keeper.pid}/task") == [str(caller.keeper.pid)]
 
@@ -272,7 +272,7 @@ def test_the_keeper_is_in_a_session_of_its_own_with_one_thread(caller: Caller) -
 def test_the_keeper_does_not_know_the_environment(
     base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a project sets is not read by the process that starts every sandbox."""
+    """The process that starts every sandbox does not read a project's variables."""
     monkeypatch.setenv("PYTHONSTARTUP", "/nowhere")
     monkeypatch.setenv("SECRET", "x")
     os.mkdir(f"{base}/s-1")
@@ -284,7 +284,7 @@ def test_the_keeper_does_not_know_the_environment(
 
 @pytest.mark.fault("D4")
 def test_a_blocked_or_ignored_sigchld_does_not_stop_the_keeper(base: str) -> None:
-    """Both are inherited from whoever starts it."""
+    """The starter's signal mask and ignored signals are inherited."""
     code = f"""
 import signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGTERM])
@@ -305,7 +305,7 @@ while ! [ -s FILE ]; do :; done
 
 
 def orphan(caller: Caller, words: str) -> int:
-    """A run that ends and leaves an orphan with these words on its command line; its pid."""
+    """Start a run that leaves an orphan with this text on its command line; return its pid."""
     file = Path(os.path.dirname(caller.session), "pid")
     script = ORPHAN.replace("FILE", str(file)).replace("WORDS", words)
     heard = hear_out(caller.shell(script))
@@ -321,7 +321,7 @@ def test_an_orphan_of_a_run_is_killed_with_it(caller: Caller) -> None:
 
 
 def test_an_orphan_that_nobody_knows_is_killed_with_the_keeper(caller: Caller) -> None:
-    """What has become a child of the keeper was started by one of its runs."""
+    """A process that became a child of the keeper was started by one of its runs."""
     pid = orphan(caller, "unknown")
     assert os.path.exists(f"/proc/{pid}")
     caller.keeper.close()
@@ -329,7 +329,7 @@ def test_an_orphan_that_nobody_knows_is_killed_with_the_keeper(caller: Caller) -
 
 
 def test_whoever_is_in_a_run_s_cgroups_is_killed_with_it(caller: Caller, tmp_path: Path) -> None:
-    """What has neither runsc's command line nor its parent is known by its cgroup alone."""
+    """A cgroup alone identifies a process without runsc's command line and parent."""
     (tmp_path / "cgroup.kill").touch()  # the kernel takes a 1 in it for SIGKILL to all
     request = {**caller.request("sh", "-c", HANG), "cgroup_folders": [str(tmp_path)]}
     control = caller.send(json.dumps(request).encode())
@@ -345,7 +345,7 @@ def test_whoever_is_in_a_run_s_cgroups_is_killed_with_it(caller: Caller, tmp_pat
 @pytest.mark.fault("D8")
 @pytest.mark.parametrize("tries", range(3))
 def test_a_failed_execve_is_told_before_the_end(caller: Caller, tries: int) -> None:
-    """Both can be seen at once; the caller must not take the child's 127 for a workload's."""
+    """The child's 127 must not look like a workload's, even if both arrive at once."""
     for _ in range(20):
         request = json.dumps(caller.request("x")).encode()
         heard = hear_out(caller.send(request, executable="/etc/passwd"))
@@ -405,7 +405,7 @@ def test_what_a_turn_has_closed_is_not_taken_for_what_has_its_number_now(
 
 @dataclass
 class Stub:
-    """What a run needs of its keeper."""
+    """A substitute for the keeper of a run."""
 
     watched: dict[int, Callable[[], None]] = field(default_factory=dict)
     finishing: list[Run] = field(default_factory=list)
@@ -425,7 +425,7 @@ class Stub:
 
 @pytest.fixture
 def lone(tmp_path: Path) -> Iterator[tuple[Run, Callable[[], list[Message]]]]:
-    """A run, and what it has told so far."""
+    """A run, and a function that returns its new messages."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     run = Run(Stub(), theirs)  # type: ignore[arg-type]
@@ -456,7 +456,7 @@ def request_in(folder: Path) -> bytes:
 
 
 def test_a_report_that_comes_with_the_end_is_told_first(lone: Lone) -> None:
-    """Where the child's end is seen before its report has been read."""
+    """The report is read although the child's end was seen first."""
     run, told = lone
     reader, writer = os.pipe()
     os.write(writer, b"no_new_privs 1 not permitted")
@@ -470,7 +470,7 @@ def test_a_report_that_comes_with_the_end_is_told_first(lone: Lone) -> None:
 def test_a_shortage_is_told_and_leaves_no_descriptor(
     lone: Lone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """No process or no descriptor to be had: a typed failure, with the kernel's errno."""
+    """A shortage of processes or descriptors is a typed failure with the kernel's errno."""
     run, told = lone
     message = request_in(tmp_path)
 

@@ -1,4 +1,4 @@
-"""What a sandbox leaves: ours is found and removed, everybody else's is not touched."""
+"""The remains of a sandbox are found and removed; others' processes and files are not touched."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Start = Callable[..., int]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts a process that sleeps, with these words on its command line; gives its pid."""
+    """Start a sleeping process with these arguments on its command line; return its pid."""
     started: list[subprocess.Popen[bytes]] = []
 
     def run(*words: str, user: int | None = None) -> int:
@@ -47,7 +47,7 @@ def start() -> Iterator[Start]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a child runs; one that has ended and was not waited for does not."""
+    """Whether a child runs; one that has ended and waits for its parent does not."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
@@ -69,7 +69,7 @@ def gone(pid: int) -> bool:
 )
 @pytest.mark.parametrize("root", [ROOT, "/nowhere/s-1/g1", "/nowhere/s-1"])
 def test_a_process_of_the_sandbox_is_found(start: Start, words: tuple[str, ...], root: str) -> None:
-    """By ``--root`` in either form, of this folder or of one below."""
+    """A sandbox's process has ``--root`` in either form, with this folder or one below."""
     pid = start(*words)
     assert leftovers.processes(root) == [pid]
     assert leftovers.processes(root, everywhere=True) == [pid]
@@ -89,7 +89,7 @@ def test_a_process_of_the_sandbox_is_found(start: Start, words: tuple[str, ...],
     ],
 )
 def test_anybody_else_s_process_is_not(start: Start, words: tuple[str, ...]) -> None:
-    """Not a reader of our files, and not a sandbox whose folder's name only begins alike."""
+    """A reader of the files does not match, nor does a folder whose name begins alike."""
     pid = start(*words)
     assert leftovers.processes(ROOT, everywhere=True) == []
     leftovers.kill([pid], ROOT)
@@ -133,7 +133,7 @@ def test_only_what_is_still_ours_is_killed(start: Start) -> None:
 def test_a_child_that_is_just_being_executed_is_not_overlooked(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its command line is empty for a moment: whose it is will be known when it is asked again."""
+    """An empty command line, as during an execve, is left to the next look."""
     pid = start("runsc", "--root", ROOT)
     monkeypatch.setattr(linux, "children_of_self", lambda: [pid])
     monkeypatch.setattr(leftovers, "_command_line", lambda _pid: b"")
@@ -191,7 +191,7 @@ def test_every_child_is_killed_and_collected(alone: Callable[..., Any]) -> None:
 
 
 def test_a_zombie_is_no_process_that_is_left(start: Start) -> None:
-    """It is its parent's to collect."""
+    """A zombie is its parent's to collect."""
     pid = start("runsc", "--root", ROOT)
     os.kill(pid, signal.SIGKILL)
     assert gone(pid)
@@ -234,7 +234,7 @@ def session(tmp_path: Path) -> Path:
 def test_a_session_s_folder_stays_as_long_as_anything_else_does(
     session: Path, tmp_path: Path
 ) -> None:
-    """Its journal names the cgroups, for the next sweep."""
+    """The folder's journal names the cgroups for the next sweep."""
     (tmp_path / "cgroup/x").mkdir(parents=True)
     (leak,) = leftovers.remove_session(str(session), [str(tmp_path / "cgroup")])
     assert leak.startswith(f"{tmp_path}/cgroup: ")
@@ -265,7 +265,7 @@ def test_a_session_s_lock_goes_last(session: Path, monkeypatch: pytest.MonkeyPat
 def test_a_session_that_has_a_process_left_keeps_its_folder(
     session: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that the kernel holds: the next sweep finds it by the folder's name."""
+    """The next sweep finds a process that the kernel still holds by the folder's name."""
     with monkeypatch.context() as patch:
         patch.setattr(leftovers, "processes", lambda *_, **__: [7])
         patch.setattr(leftovers, "kill", lambda *_: None)
@@ -277,7 +277,7 @@ def test_a_session_that_has_a_process_left_keeps_its_folder(
 def test_a_journal_that_cannot_be_read_for_the_moment_is_read_later(
     session: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without it nobody knows the cgroups, and it is not removed unread."""
+    """An unread journal is not removed, because it names the cgroups."""
     real, real_rmdir, removed = open, os.rmdir, list[str]()
     refusals = [errno.ENFILE]
 
@@ -324,7 +324,7 @@ def test_a_file_that_goes_first_by_itself_is_no_end_of_the_removal(
 def test_a_cgroup_that_was_never_made_is_no_leak_on_a_read_only_file_system(
     alone: Callable[..., Any],
 ) -> None:
-    """There the kernel refuses rmdir before it looks."""
+    """The kernel refuses rmdir on a read-only file system before it looks for the folder."""
     assert (
         alone(
             """
@@ -357,7 +357,7 @@ def test_mount_points_are_undone_from_the_last_on(monkeypatch: pytest.MonkeyPatc
 @needs_root
 @pytest.mark.parametrize("name", ["plain", "with blank", "back\\slash", "tab\tand\nline", "é"])
 def test_mounts_are_undone_before_anything_is_removed(alone: Callable[..., Any], name: str) -> None:
-    """What is mounted in our folder stays as it is; another folder's mount stays mounted."""
+    """A mount in the folder is undone with its content intact; another folder's mount stays."""
     assert alone(
         """
         linux.unshare_by_libc(linux.CLONE_NEWNS)
@@ -431,7 +431,7 @@ def test_a_folder_goes_after_its_processes_or_at_the_deadline(
 
 
 def test_clearing_has_a_deadline_and_says_what_stays(tmp_path: Path) -> None:
-    """What cannot be removed is not waited for for ever."""
+    """The wait for a folder that cannot be removed has a deadline."""
     (tmp_path / "not-empty" / "x").mkdir(parents=True)
     started = time.monotonic()
     leaks = leftovers.clear(str(tmp_path / "g"), ROOT, [str(tmp_path / "not-empty")], patience=0.2)
@@ -468,7 +468,7 @@ def shared(tmp_path: Path) -> Path:
 
 
 def test_a_shared_folder_goes_when_nobody_has_it(shared: Path) -> None:
-    """Whoever does have it has a lock on it; one that is not there is no error."""
+    """A lock marks each user of the folder; a missing folder is no error."""
     with open(shared / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         leftovers.clear_shared(str(shared))
@@ -528,12 +528,12 @@ def test_a_shared_folder_goes_when_the_lock_above_is_free_again(
     ],
 )
 def test_a_cgroup_of_ours_has_a_name_that_only_we_make(path: str, own: bool) -> None:
-    """Whatever a journal says, nothing else is removed."""
+    """A path of a journal with any other name is not removed."""
     assert leftovers.is_own_cgroup(path) is own
 
 
 def test_a_journal_is_read_whatever_is_in_it(tmp_path: Path) -> None:
-    """Of damaged lines, other paths and other shapes nothing comes."""
+    """Damaged lines, other paths and other shapes are ignored."""
     mine = [f"/sys/fs/cgroup/pids/pytest-gvisor-{number}" for number in range(3)]
     lines = [
         "",
@@ -593,7 +593,7 @@ def test_without_a_switch_each_member_of_a_cgroup_is_killed(
 def test_everything_in_a_cgroup_is_killed(
     cgroup: str, start: Start, monkeypatch: pytest.MonkeyPatch, switch: bool
 ) -> None:
-    """With the kernel's switch where there is one, else one by one; then it can be removed."""
+    """The kernel's switch or single signals kill a cgroup's processes, and it can be removed."""
     pids = [start("a"), start("b"), start("c")]
     for pid in pids[:2]:
         Path(cgroup, "cgroup.procs").write_text(str(pid))

@@ -56,14 +56,14 @@ BAD_FLAGS = 0x1  # no CLONE_ flag: the low byte is a signal number (sched.h)
 def test_a_refusal_holds_the_errno_and_the_whole_call(
     call: Callable[[], None], number: int | tuple[int, ...], text: str
 ) -> None:
-    """Whoever reads the error can repeat the call."""
+    """The error has the whole call, so that a reader can repeat it."""
     with pytest.raises(OSError, match=re.escape(text)) as caught:
         call()
     assert caught.value.errno in (number if isinstance(number, tuple) else (number,))
 
 
 def test_a_folder_is_the_root_of_what_openat2_resolves(tmp_path: Path) -> None:
-    """Neither two dots, nor a slash, nor a link leads out of it."""
+    """Neither two dots, nor a slash, nor a link leads out of the folder."""
     (tmp_path / "f").write_text("inside")
     (tmp_path / "out").symlink_to("/../../f")
     folder = os.open(tmp_path, os.O_RDONLY)
@@ -142,7 +142,7 @@ def test_unshare_works_with_and_without_the_standard_library_s(
 @needs_root
 @pytest.mark.parametrize("call", ["unshare", "unshare_by_libc"])
 def test_both_ways_to_unshare_make_a_mount_namespace(alone: Alone, call: str) -> None:
-    """What is mounted in it is seen in it, and gone when it is undone."""
+    """A mount is seen in the new namespace, and is gone once it is undone."""
     assert alone(
         """
         os.mkdir("x")
@@ -159,7 +159,7 @@ def test_both_ways_to_unshare_make_a_mount_namespace(alone: Alone, call: str) ->
 
 @needs_root
 def test_a_new_network_namespace_has_its_loopback_brought_up(alone: Alone) -> None:
-    """Before, nothing listens on 127.0.0.1; after, it can be reached."""
+    """The address 127.0.0.1 can be reached after the call, and not before."""
     assert alone("""
         import socket
         linux.unshare_by_libc(linux.CLONE_NEWNET)
@@ -176,7 +176,7 @@ def test_a_new_network_namespace_has_its_loopback_brought_up(alone: Alone) -> No
 
 
 def test_a_terminal_becomes_the_controlling_one(alone: Alone) -> None:
-    """Of a session that has none: /dev/tty is it then; a pipe cannot be one."""
+    """A session without a terminal gets it as /dev/tty; a pipe cannot be one."""
     assert alone("""
         os.setsid()
         ours, theirs = os.openpty()
@@ -264,7 +264,7 @@ def test_the_children_of_every_thread_are_found() -> None:
 
 
 def test_a_process_that_is_gone_has_no_children() -> None:
-    """And is no error."""
+    """The list of children of an ended process is empty, without an error."""
     process = subprocess.Popen(["true"])
     process.wait()
     assert linux.children_of(process.pid) == []

@@ -1,4 +1,4 @@
-"""The warden ends a command and all that it started, whatever happens, and removes the folder."""
+"""The warden ends a command with all its processes in each case, and removes the folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Warden:
         )
 
     def told(self) -> str:
-        """What it says of the command; it has waited for this."""
+        """The warden's report about the command, after its end."""
         assert self.process.stdout is not None
         return self.process.stdout.read().decode()
 
@@ -57,7 +57,7 @@ class Warden:
 
 
 def running(mark: str) -> list[int]:
-    """The processes that have this word in their command lines."""
+    """The processes that have this mark in their command lines."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -105,7 +105,7 @@ def test_the_commands_end_is_told_and_what_it_left_is_dead(
 
 
 def test_a_command_has_no_descriptor_of_its_caller_s(tmp_path: Path) -> None:
-    """However high its number, where the limit was lowered after it was opened too."""
+    """The command inherits no descriptor, also not one above a limit that was lowered later."""
     lower = (
         "import os, resource, sys\n"
         "os.dup2(os.open(os.devnull, os.O_RDONLY), 700)\n"
@@ -138,7 +138,7 @@ def test_the_deadline_kills_all_of_it(tmp_path: Path, mark: str, children: tuple
 def test_the_end_of_its_input_kills_all_of_it(
     tmp_path: Path, mark: str, children: tuple[str, ...]
 ) -> None:
-    """Its caller has let go."""
+    """The caller's end closes the warden's input, and the warden kills all processes."""
     ward = Warden(tmp_path / "folder", *children)
     await_running(mark, 3)
     ward.close()
@@ -159,14 +159,14 @@ def test_the_death_of_its_caller_kills_all_of_it(
 
 
 def as_another_user() -> tuple[str, ...]:
-    """What starts a program so that it may make no PID namespace: nothing for other users."""
+    """The command that runs a program without the right to make a PID namespace, if root."""
     if os.geteuid() != 0:
         return ()
     return "setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-all", "--"
 
 
 def await_end(ward: Warden, mark: str) -> None:
-    """Nothing of it is there a second later."""
+    """Check that no marked process runs a second later."""
     deadline = time.monotonic() + 1
     while running(mark):
         assert time.monotonic() < deadline
@@ -235,7 +235,7 @@ def await_file(path: Path) -> None:
 
 
 def await_no_process(word: str) -> None:
-    """Wait until no process has this word in its command line."""
+    """Wait until no process has this mark in its command line."""
     deadline = time.monotonic() + PATIENCE
     while running(word):
         assert time.monotonic() < deadline
@@ -267,7 +267,7 @@ def test_without_a_namespace_the_end_is_told_as_it_is(tmp_path: Path) -> None:
 def test_the_terminals_signals_do_not_reach_it(
     tmp_path: Path, mark: str, children: tuple[str, ...]
 ) -> None:
-    """It ends when its work is done."""
+    """The warden ignores the terminal's signals until its work is done."""
     ward = Warden(tmp_path / "folder", *children)
     await_running(mark, 3)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -278,7 +278,7 @@ def test_the_terminals_signals_do_not_reach_it(
 
 
 def test_a_command_that_is_not_there_is_status_127(tmp_path: Path) -> None:
-    """As of a shell."""
+    """A missing command is status 127, as in a shell."""
     ward = Warden(tmp_path / "folder", "/nonexistent/command")
     assert ward.told() == "127"
     ward.close()

@@ -32,13 +32,13 @@ def program() -> str | None:
 
 
 def only_a_snap() -> bool:
-    """Whether this is Ubuntu, which has no other chromium; elsewhere setup installs one."""
+    """Whether this is Ubuntu, which only has a snap of chromium; elsewhere setup installs one."""
     with open("/etc/os-release", encoding="utf-8") as file:
         return program() is None and "ID=ubuntu\n" in file.read().splitlines(keepends=True)
 
 
 def _is_snap(path: str) -> bool:
-    """Whether it is snap's own program, or a script that starts it."""
+    """Whether a program is snap's own, or a script that starts it."""
     with open(path, "rb") as file:
         return os.path.basename(os.path.realpath(path)) == "snap" or b"/snap/bin/" in file.read(
             4096
@@ -139,7 +139,7 @@ class Browser:
         return [event["params"]["request"]["url"] for event in sent]
 
     def complaints(self) -> list[str]:
-        """What the page has thrown, or the browser has refused it, such as by its policy."""
+        """The exceptions of the page, and the browser's refusals, such as by the page's policy."""
         told = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
         return [json.dumps(event) for event in self.events if event.get("method") in told]
 

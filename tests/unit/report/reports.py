@@ -24,7 +24,7 @@ def row(test: str, **states: State) -> Row:
 
 
 def leg(*platforms: str, version: str = "20240729.0", **more: object) -> Leg:
-    """A leg with these platforms."""
+    """A `Leg` with these platforms."""
     return Leg(
         date="2026-01-02T03:04:05+00:00", kernel="6.1.0", machine="x86_64", python="3.13.0",
         pytest="9.0.0", plugin="0.1.0", runsc=(Binary(version=version, path="/usr/bin/runsc"),),
@@ -33,7 +33,7 @@ def leg(*platforms: str, version: str = "20240729.0", **more: object) -> Leg:
 
 
 def report(*rows: Row, **more: object) -> Report:
-    """A report of one leg."""
+    """A report with one `Leg`."""
     names = dict.fromkeys(cell.platform for row in rows for cell in row.cells)
     return Report(legs=(leg(*names),), rows=rows, **more)  # type: ignore[arg-type]
 

@@ -57,7 +57,7 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Show]:
 
 
 def every_state() -> Report:
-    """One row a state, and one that differs."""
+    """A report with one row a state, and a row that differs."""
     rows = [row(f"t.py::test_{state}", systrap=state, ptrace=state) for state in State]
     return report(*rows, row("t.py::test_differs", systrap=State.PASSED, ptrace=State.FAILED))
 
@@ -104,7 +104,7 @@ def test_a_cell_opens_by_keyboard_and_shows_everything(show: Show) -> None:
 
 
 def test_hostile_text_stays_text(show: Show) -> None:
-    """Nothing of it has run or become an element, in the page or in an opened cell."""
+    """Hostile text neither runs nor becomes an element, in the page or in an opened cell."""
     browser = show(hostile())
     browser.run("document.querySelector('td.s-failed button').click()")
     browser.call("Runtime.evaluate", expression="new Promise(f => setTimeout(f, 200))",
@@ -132,7 +132,7 @@ def test_a_script_that_was_smuggled_in_would_not_run(browser: Browser, tmp_path:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_can_be_read_on_their_colours(show: Show, scheme: str) -> None:
-    """Contrast of at least 4.5 (WCAG AA) for each state, and each state has its word."""
+    """Each state has its name, with a contrast of at least 4.5 (WCAG AA)."""
     browser = show(every_state())
     feature = {"name": "prefers-color-scheme", "value": scheme}
     browser.call("Emulation.setEmulatedMedia", features=[feature])

@@ -19,7 +19,7 @@ from tests.unit.report.reports import cell, hostile, leg, report, row
 
 
 def test_every_field_comes_back_from_json() -> None:
-    """Texts of any kind, runs and other legs included."""
+    """A report survives JSON with texts of any kind, runs and other results."""
     merged = merge([hostile(), report(row("a", kvm=State.NOT_RUN)), hostile()])
     assert merged.rows[0].cells[0].others
     assert merged.rows[0].cells[0].runs
@@ -32,7 +32,7 @@ STATES = st.dictionaries(st.sampled_from(["systrap", "kvm", "native"]), st.sampl
 
 @given(st.lists(st.tuples(st.text(max_size=20), STATES), max_size=8))
 def test_any_matrix_comes_back(tests: list[tuple[str, dict[str, State]]]) -> None:
-    """Whatever tests are called, and in whatever state they are."""
+    """A report survives JSON with any names and states of tests."""
     made = report(*(row(name, **states) for name, states in dict(tests).items()))
     assert parse(made.to_json()) == made
 
@@ -49,7 +49,7 @@ def test_the_json_has_the_figures_too() -> None:
 
 
 def test_a_row_differs_only_where_two_platforms_say_different_things() -> None:
-    """What is unavailable or was not run says nothing of the test."""
+    """An unavailable or missing result is not a difference."""
     passed, failed = State.PASSED, State.FAILED
     assert row("a", systrap=passed, ptrace=failed).differs
     assert row("a", systrap=passed, ptrace=State.SKIPPED).differs
@@ -79,7 +79,7 @@ def test_counts_read_well_and_rows_that_need_a_look_come_first() -> None:
 
 
 def test_merging_joins_columns_and_keeps_legs() -> None:
-    """A leg a platform becomes one matrix; each cell knows its leg and its runsc."""
+    """A report a platform becomes one matrix; each cell knows its report and its runsc."""
     one = report(row("a", systrap=State.PASSED), row("b", systrap=State.PASSED))
     two = Report(
         legs=(leg("kvm", version="20260101.0", reaped=2),),
@@ -99,7 +99,7 @@ def test_merging_joins_columns_and_keeps_legs() -> None:
 def test_of_two_legs_the_worse_cell_is_shown_and_the_other_named(
     worse: State, better: State, order: int
 ) -> None:
-    """In whatever order they are merged, and a failure is never hidden by a pass."""
+    """The order of the merge does not matter, and a pass never hides a failure."""
     legs = [report(row("a", kvm=state)) for state in (worse, better)][::order]
     (found,) = merge(legs).rows[0].cells
     bad = 0 if order == 1 else 1
@@ -114,7 +114,7 @@ def test_merging_three_or_a_merged_one_is_the_same() -> None:
 
 
 def test_merging_loses_no_start_and_no_note() -> None:
-    """Those of the cell that is not shown count too, and what two legs say alike is said twice."""
+    """Start times of hidden cells count too, and equal notes of two reports are kept twice."""
     slow, quick = cell("kvm", State.FAILED, starts_ms=(9.0,)), cell("kvm", starts_ms=(1.0, 2.0))
     legs = [report(Row(test="a", cells=(one,)), notes=("left out",)) for one in (slow, quick)]
     for merged in (merge(legs), merge(legs[::-1]), parse(merge(legs).to_json())):
@@ -175,7 +175,7 @@ CELL = ("tests", 0, "cells", 0)
 def test_a_file_that_breaks_a_rule_is_refused_with_the_place(
     change: Callable[[dict[str, Any]], None], told: str
 ) -> None:
-    """Nothing of an unknown shape gets into a model."""
+    """A file of an unknown shape never becomes a model."""
     content = json.loads(report(row("a", systrap=State.PASSED, ptrace=State.PASSED)).to_json())
     change(content)
     with pytest.raises(ReportError) as caught:
@@ -188,7 +188,7 @@ def test_a_file_that_breaks_a_rule_is_refused_with_the_place(
     "text", ["", "{", "[]", "null", "\xff", '{"schema": NaN}', "[" * 100_000, '"\\ud800"']
 )
 def test_what_is_no_json_of_ours_is_refused(text: str) -> None:
-    """Without a traceback of the parser's."""
+    """Invalid JSON is a report error, without the parser's traceback."""
     with pytest.raises(ReportError, match=r"^x: "):
         parse(text.encode("latin-1"), where="x")
 

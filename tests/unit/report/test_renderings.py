@@ -24,7 +24,7 @@ def lines(text: str, start: str) -> list[str]:
 
 
 def test_markdown_has_a_row_a_test_and_a_word_a_cell() -> None:
-    """In the order of the tests; platforms are columns, and the figures stand above."""
+    """Rows are in the order of the tests; platforms are columns, and the figures come before."""
     text = markdown.render(WIDE)
     table = lines(text, "|")
     assert table[:2] == ["| test | systrap | kvm |", "|---|---|---|"]
@@ -36,7 +36,7 @@ def test_markdown_has_a_row_a_test_and_a_word_a_cell() -> None:
 
 
 def test_hostile_text_stays_inside_its_code_span() -> None:
-    """No line of it begins anything, no bar ends a cell, no backtick ends a span."""
+    """Hostile text begins no block, ends no cell and ends no code span."""
     text = markdown.render(hostile())
     (line,) = (line for line in lines(text, "|") if "hacked" in line)
     assert line.count("|") == 4
@@ -52,7 +52,7 @@ def test_hostile_text_stays_inside_its_code_span() -> None:
 
 @pytest.mark.parametrize("budget", [2000, 5000, 40_000])
 def test_a_budget_cuts_rows_from_the_end_and_says_so(budget: int) -> None:
-    """What differs comes first and is never the first to go."""
+    """Rows that differ come first, and are cut last."""
     text = markdown.render(WIDE, budget)
     assert len(text.encode()) <= budget
     table = lines(text, "| `")
@@ -64,7 +64,7 @@ def test_a_budget_cuts_rows_from_the_end_and_says_so(budget: int) -> None:
 def test_the_summary_of_a_step_is_appended_to_and_stays_in_its_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What others wrote stays, a second session's table comes behind, never beyond the budget."""
+    """Earlier content stays, a second session's table follows, and the total has a limit."""
     path = tmp_path / "summary"
     path.write_text("others\n")
     assert github.append(WIDE, {"GITHUB_STEP_SUMMARY": str(path)}) == ""
@@ -106,7 +106,7 @@ def shown(what: Report, verbosity: int = 0, **more: list[str]) -> list[str]:
 
 
 def test_only_rows_that_differ_are_shown_with_their_command() -> None:
-    """Then counts, start times and leaks."""
+    """The rows that differ come before counts, start times and leaks."""
     found = shown(WIDE)
     assert found[0] == "= gVisor: platforms differ"
     assert found[1] == "t.py::test_bad: systrap passed, kvm FAILED"
@@ -129,7 +129,7 @@ def test_one_line_where_nothing_differs_and_none_without_a_test() -> None:
 
 
 def test_many_differences_are_cut_and_hostile_ones_escaped() -> None:
-    """No control character, no line of pytest's own, no end to the list by attrition."""
+    """Control characters are escaped, no line looks like pytest's own, and the list is cut."""
     rows = [row(f"t{n}", kvm=State.PASSED, ptrace=State.FAILED) for n in range(60)]
     found = shown(report(*rows))
     assert "... and 10 more tests that differ" in found
@@ -172,7 +172,7 @@ def test_the_document_has_no_element_or_handler_from_a_text() -> None:
 
 
 def test_the_policy_names_the_two_texts_that_are_there_and_nothing_else() -> None:
-    """No source is allowed, inline ones only by their hash."""
+    """The policy allows no source, and inline texts only by their hash."""
     text = html.render(report())
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
     policy = policy.replace("&#39;", "'")
@@ -220,7 +220,7 @@ def test_a_file_is_written_whole_and_as_the_umask_says(tmp_path: Path, suffix: s
 def test_a_write_that_fails_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nothing beside it."""
+    """The failed write leaves no other file either."""
     path = tmp_path / "r.json"
     path.write_text("old")
 
@@ -243,14 +243,13 @@ def test_a_place_that_cannot_hold_a_report_is_refused(tmp_path: Path, name: str)
 
 
 def test_a_missing_folder_is_made_and_the_probe_leaves_nothing(tmp_path: Path) -> None:
-    """Before the tests, so that the end cannot fail for that."""
+    """The probe runs before the tests, so that the final write has a folder."""
     files.check(str(tmp_path / "a/b/r.html"))
     assert list((tmp_path / "a/b").iterdir()) == []
 
 
 def test_of_a_row_that_differs_the_summary_tells_what_is_not_a_pass() -> None:
-    """A skip's reason and platform beside a pass, a failure's beside either; never those of what
-    says nothing about the test."""
+    """A row shows a skip's reason beside a pass, or a failure's, and never that of a lack."""
     passed = cell("systrap", command="again systrap")
     skipped = cell("ptrace", State.SKIPPED, message="no such call", command="again ptrace")
     failed = cell("kvm", State.FAILED, message="bad", command="again kvm")

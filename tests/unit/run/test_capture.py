@@ -1,4 +1,4 @@
-"""What is kept of a stream: all of it, or its head and tail and the count."""
+"""The kept bytes of a stream: all, or its head and tail with the count."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def captured(limit: int, chunks: list[bytes]) -> Capture:
 
 @given(limit=st.integers(0, 40), chunks=st.lists(st.binary(max_size=60), max_size=12))
 def test_head_tail_and_count_are_exact_for_any_chunking(limit: int, chunks: list[bytes]) -> None:
-    """However the stream is cut: the first half, the last half, and how much there was between."""
+    """Each chunking gives the first half, the last half, and the number of bytes between."""
     stream = b"".join(chunks)
     capture = captured(limit, chunks)
     assert capture.total == len(stream)
@@ -48,7 +48,7 @@ def test_head_tail_and_count_are_exact_for_any_chunking(limit: int, chunks: list
     limit=st.integers(0, 40), chunks=st.lists(st.binary(max_size=60), max_size=8), data=st.data()
 )
 def test_the_chunking_does_not_matter(limit: int, chunks: list[bytes], data: st.DataObject) -> None:
-    """The same stream cut in another way is kept the same."""
+    """Another chunking of a stream gives the same result."""
     stream = b"".join(chunks)
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=8).map(sorted))
     edges = [0, *cuts, len(stream)]
@@ -59,7 +59,7 @@ def test_the_chunking_does_not_matter(limit: int, chunks: list[bytes], data: st.
 
 @pytest.mark.parametrize("limit", [0, 10, 3 * CHUNK, 16 * CHUNK + 1])
 def test_a_ring_that_wraps_keeps_the_last_bytes(limit: int) -> None:
-    """At every place of the seam: pieces of a size that divides neither the ring nor the limit."""
+    """The buffer's seam falls on each place: pieces divide neither the buffer nor the limit."""
     pieces = [bytes([number % 251]) * 300_007 for number in range(120)]
     stream = b"".join(pieces)
     capture = captured(limit, pieces)
@@ -133,7 +133,7 @@ def pipe() -> Iterator[tuple[int, Callable[[], None]]]:
 def test_a_drain_takes_what_is_there_and_knows_the_end(
     pipe: tuple[int, Callable[[], None]],
 ) -> None:
-    """It never waits: there may be nothing for now, and that is not the end."""
+    """A read never waits: an empty pipe is not its end."""
     reader, close_writer = pipe
     capture = Capture(100)
     drain = Drain(reader, capture)

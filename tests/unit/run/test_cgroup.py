@@ -34,7 +34,7 @@ class Host:
         monkeypatch.setattr(cgroup, "open", self._open, raising=False)
 
     def says(self, mounts: str, own: str) -> None:
-        """What is in the two files; ``FOLDER`` stands for a folder of the test's."""
+        """Write the two files; ``FOLDER`` stands for a folder of the test's."""
         (self.folder / "mountinfo").write_text(mounts.replace("FOLDER", str(self.folder)))
         (self.folder / "cgroup").write_text(own)
 
@@ -60,7 +60,7 @@ def test_version_1_has_a_hierarchy_a_controller(host: Host) -> None:
 
 
 def test_version_2_has_one_for_all(host: Host) -> None:
-    """Its file says which controllers there are."""
+    """The file of version 2 lists the controllers of its single hierarchy."""
     (host.folder / "cgroup.controllers").write_text("cpu memory pids\n")
     host.says("30 1 0:26 / FOLDER rw - cgroup2 cgroup2 rw\n", "0::/a/b\n")
     both = Hierarchy(version=2, mount=str(host.folder), own="/a/b")
@@ -80,7 +80,7 @@ def test_version_2_has_one_for_all(host: Host) -> None:
 def test_in_a_container_the_mount_may_begin_at_its_own_cgroup(
     host: Host, version: int, root: str, own: str, below: str
 ) -> None:
-    """With the host's cgroup namespace both files name the whole path; mountinfo escapes it."""
+    """The files have whole paths in the host's cgroup namespace, which mountinfo escapes."""
     (host.folder / "cgroup.controllers").write_text("memory\n")
     mount = f"25 1 0:22 {root} FOLDER rw - cgroup cgroup rw,memory\n"
     if version == 2:
@@ -102,7 +102,7 @@ def test_in_a_hybrid_a_controller_is_where_it_is_mounted(host: Host) -> None:
 
 @pytest.mark.fault("G7")
 def test_a_host_without_cgroups_has_no_hierarchy(host: Host) -> None:
-    """Nor one whose version 2 shows nothing."""
+    """A version 2 without controllers has no hierarchy either."""
     host.says("29 1 8:1 / / rw,relatime - ext4 /dev/sda rw\n", "0::/\n")
     assert cgroup.hierarchies() == {}
     host.says("30 1 0:26 / /nowhere rw - cgroup2 cgroup2 rw\n", "0::/\n")
@@ -133,14 +133,14 @@ def test_a_limit_without_its_controller_is_refused(
 
 
 def test_no_limit_needs_no_cgroup(host: Host) -> None:
-    """Not even one to look at."""
+    """A run without a limit looks at no cgroup."""
     made = cgroup.create(Limits(), ignore)
     assert (made.folders, made.descriptors(), made.oom_kills()) == ([], [], 0)
     made.remove()
 
 
 def test_version_2_is_written_beside_this_process(host: Host) -> None:
-    """Its parent gets the controllers switched on; the files have version 2's names."""
+    """The parent's controllers are switched on, and the files have version 2's names."""
     parent = host.folder / "a"
     (parent / "b").mkdir(parents=True)
     (host.folder / "cgroup.controllers").write_text("cpu memory pids\n")
@@ -206,7 +206,7 @@ def test_a_tiny_share_of_a_processor_is_the_smallest_there_is(host: Host) -> Non
 
 @pytest.mark.fault("G7")
 def test_a_limit_that_the_kernel_refuses_is_typed_and_leaves_nothing(host: Host) -> None:
-    """With the kernel's errno; the folder that was made goes again."""
+    """The error has the kernel's errno, and the new folder is removed."""
     host.says("25 1 0:22 / FOLDER rw - cgroup cgroup rw,memory\n", "4:memory:/\n")
     with pytest.raises(LaunchError, match="memory limit cannot be had") as caught:
         Made(ignore, ()).create(Limits(memory=5000))
@@ -215,7 +215,7 @@ def test_a_limit_that_the_kernel_refuses_is_typed_and_leaves_nothing(host: Host)
 
 
 def test_a_journal_that_cannot_be_written_makes_no_cgroup(host: Host) -> None:
-    """What nobody would know of is not made."""
+    """A cgroup without an entry in the journal would never be removed, so none is made."""
     host.says("25 1 0:22 / FOLDER rw - cgroup cgroup rw,memory\n", "4:memory:/\n")
 
     def refuse(_path: str) -> None:
@@ -237,7 +237,7 @@ def test_a_journal_that_cannot_be_written_makes_no_cgroup(host: Host) -> None:
 def test_kills_by_the_memory_controller_are_counted(
     tmp_path: Path, name: str, text: str, kills: int
 ) -> None:
-    """In the file of either version; a kernel older than 4.13 does not count."""
+    """Both versions' files have the count; a kernel older than 4.13 has none."""
     (tmp_path / name).write_text(text)
     made = Cgroups()
     made._memory = str(tmp_path)
@@ -247,14 +247,14 @@ def test_kills_by_the_memory_controller_are_counted(
 def test_without_a_memory_limit_nothing_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever lies in the folder that the test is in."""
+    """A file in the test's working folder does not count."""
     (tmp_path / "memory.events").write_text("oom_kill 7\n")
     monkeypatch.chdir(tmp_path)
     assert Cgroups().oom_kills() == 0
 
 
 def test_descriptors_are_all_or_none(tmp_path: Path) -> None:
-    """One that cannot be opened is typed, and the others are closed."""
+    """A descriptor that cannot be opened is a typed error, and the others are closed."""
     (tmp_path / "cgroup.procs").touch()
     before = set(os.listdir("/proc/self/fd"))
     made = Cgroups()

@@ -27,7 +27,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def tree(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with a descendant so many generations away, whose command line has a word."""
+    """A process with a descendant so many generations away, whose command line has a mark."""
     depth, name = request.param
     argv = [
         sys.executable,
@@ -45,7 +45,7 @@ def tree(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize("tree", [(1, "gofer"), (2, "gofer")], indirect=True)
 def test_a_child_or_grandchild_is_found(tree: subprocess.Popen[bytes]) -> None:
-    """Its descriptor says when it ends."""
+    """The descriptor reports the end of the process."""
     pidfd = gofer.find(tree.pid)
     assert pidfd is not None
     assert select.select([pidfd], [], [], 0) == ([], [], [])
@@ -56,12 +56,12 @@ def test_a_child_or_grandchild_is_found(tree: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.parametrize("tree", [(3, "gofer"), (1, "runsc-gofer"), (1, "boot")], indirect=True)
 def test_nothing_else_is_taken_for_it(tree: subprocess.Popen[bytes]) -> None:
-    """Neither a process farther away, nor one that is called something like it."""
+    """Neither a more distant process nor one with a similar name is found."""
     assert gofer.find(tree.pid) is None
 
 
 def test_a_run_that_is_over_has_none() -> None:
-    """Its pid is free, or a zombie's."""
+    """The pid of a finished run is free, or a zombie's."""
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert gofer.find(process.pid) is None
@@ -74,7 +74,7 @@ def test_a_run_that_is_over_has_none() -> None:
 def test_a_shortage_of_descriptors_finds_none(
     tree: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """Then nothing is claimed."""
+    """A shortage of descriptors makes no claim about the gofer."""
 
     def refuse(_: object) -> int:
         raise OSError(24, "Too many open files")

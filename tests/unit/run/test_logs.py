@@ -1,4 +1,4 @@
-"""What runsc wrote about a run: read bounded, escaped, and without an error whatever it is."""
+"""The logs of a run: read with limits, escaped, and without an error for any content."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_records_have_nothing_between_them(log: Path) -> None:
 
 
 def test_no_file_is_no_record(log: Path) -> None:
-    """Nor text, nor logs."""
+    """A missing or unreadable file has no records, no text and no logs."""
     assert logs.records(str(log)) == ()
     assert logs.text(str(log)) == ""
     assert logs.folder(str(log)) == {}
@@ -61,14 +61,14 @@ def test_no_file_is_no_record(log: Path) -> None:
 def test_what_is_no_record_is_a_message_of_its_own(
     log: Path, text: str, messages: tuple[str, ...]
 ) -> None:
-    """Nothing is lost, and nothing reaches a terminal as it is."""
+    """No line is lost, and each is escaped."""
     log.write_text(text)
     assert logs.records(str(log)) == messages
 
 
 @given(data=st.binary(max_size=300))
 def test_any_bytes_are_read(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    """As escaped text: what comes out stays as it is when it is escaped again."""
+    """Any bytes become escaped text, which a second escape does not change."""
     file = tmp_path_factory.getbasetemp() / "any-log"
     file.write_bytes(data)
     for found in (*logs.records(str(file)), logs.text(str(file)), logs.panic(str(file))):
@@ -76,7 +76,7 @@ def test_any_bytes_are_read(tmp_path_factory: pytest.TempPathFactory, data: byte
 
 
 def test_of_a_long_file_the_end_is_read(log: Path) -> None:
-    """At most 256 KiB of it; of a panic log the beginning, where the cause is."""
+    """The last 256 KiB of a log are read, and the beginning of a panic log, with the cause."""
     log.write_bytes(b"a" * LIMIT + b"b" * LIMIT)
     assert logs.text(str(log)) == "b" * LIMIT
     log.write_bytes(b"fatal error: fault\n" + b"goroutine\n" * 100_000)
@@ -107,7 +107,7 @@ def test_debug_logs_are_found_by_their_subcommand(tmp_path: Path) -> None:
     ],
 )
 def test_a_failed_wait_is_seen_in_the_run_log_alone(found: dict[str, str], failed: bool) -> None:
-    """What the workload may have written to another log does not count."""
+    """A line that the workload may have written to another log does not count."""
     assert logs.wait_failed(found) is failed
 
 
@@ -121,7 +121,7 @@ def test_of_a_boot_log_the_telling_lines_are_shown() -> None:
 
 
 def test_a_strace_is_apart_from_what_a_boot_log_tells() -> None:
-    """Its last lines, bounded, whatever words the workload's system calls have."""
+    """The last lines of the strace are bounded, whatever text the system calls have."""
     strace = [f"I0101 1 strace.go:1] write(fatal error {number})" for number in range(100)]
     log = "\n".join([*strace[:50], "W0101 warned", *strace[50:]])
     assert logs.debugged(log) == (["W0101 warned"], strace[-40:])
@@ -136,8 +136,7 @@ W1124 22:39:10.800000   16076 subprocess.go:586] unable to get registers: no suc
 
 
 def test_the_cause_is_the_last_words_before_the_end() -> None:
-    """A fatal error or panic of the first log that has one, else the last warning that is not each
-    boot's own; without time and place; nothing where there is nothing."""
+    """The cause is the first log's fatal error or panic, or else the last unusual warning."""
     fatal = "W1124 22:39:08.394391       1 util.go:64] FATAL ERROR: creating loader: no KVM\n"
     assert logs.cause("", BOOT + fatal) == "creating loader: no KVM"
     assert logs.cause(BOOT, "panic: operation not permitted\n\ngoroutine 1:\n") == (
@@ -149,7 +148,7 @@ def test_the_cause_is_the_last_words_before_the_end() -> None:
 
 
 def test_a_usual_warning_is_no_cause() -> None:
-    """What a run without a fault warns of is neither a cause nor worth showing."""
+    """A warning of every good run is neither a cause nor shown."""
     usual = [
         'W0905 10:00:00.000000  1 config.go:1] No precompiled program found for config A="b"',
         'W0905 10:00:00.000000  1 sidecar.go:1] Sidecar "gvisor-sentry-prewarmer" not found',

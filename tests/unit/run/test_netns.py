@@ -1,4 +1,4 @@
-"""Which network namespaces a sandbox may be given."""
+"""The network namespaces that a sandbox may join."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ needs_root = pytest.mark.skipif(
 
 
 def test_a_relative_path_is_refused() -> None:
-    """It would be another one in the keeper."""
+    """A relative path would name another file in the keeper."""
     with pytest.raises(UsageError, match="not an absolute path"):
         check_netns("run/netns/x")
 
 
 def test_a_path_that_is_not_there_is_refused_with_a_next_step() -> None:
-    """As ip netns would make it."""
+    """The next step is the command of `ip netns` that makes the namespace."""
     with pytest.raises(UsageError, match="ip netns add"):
         check_netns("/run/netns/no-such-namespace")
 
 
 @needs_root
 def test_a_file_that_is_no_namespace_is_refused(tmp_path: Path) -> None:
-    """Only nsfs has namespaces."""
+    """Only a file of nsfs is a namespace."""
     (tmp_path / "x").touch()
     with pytest.raises(UsageError, match="is not a network namespace"):
         check_netns(str(tmp_path / "x"))
@@ -47,7 +47,7 @@ def test_the_host_s_own_is_refused(name: str) -> None:
 
 @needs_root
 def test_another_one_is_accepted() -> None:
-    """Whatever it is called."""
+    """Another namespace is accepted, whatever its path is."""
     argv = ["unshare", "--net", "sh", "-c", "echo made; read wait"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -58,7 +58,7 @@ def test_another_one_is_accepted() -> None:
 
 @needs_root
 def test_an_init_that_hides_its_namespace_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody may look at init, the kernel's first thread shows the host's namespace."""
+    """The kernel's first thread shows the host's namespace if init may not be read."""
     real = os.stat
 
     def stat(path: str, **how: Any) -> os.stat_result:

@@ -1,4 +1,4 @@
-"""Whole runs of a scripted fake runsc: whatever it does, the machine holds."""
+"""Whole runs of a scripted fake runsc: the state machine holds for each of them."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ plays = st.builds(Play, connects=st.booleans(), before=noises, end=ends)
 
 
 def check_machine(ended: Ended) -> Outcome:
-    """Exactly one verdict, reached by the one way, and told in the way that goes with it."""
+    """Check that there is exactly one verdict, after legal steps, with its own error."""
     lifecycle = ended.runner.lifecycle
     assert lifecycle.verdict is not None
     history = lifecycle.history
@@ -218,7 +218,7 @@ LEADER_LEFT: list[Step] = [["task_exit", 0], ["task_exit", 7 << 8, 1, 2], ["exit
 def test_each_end_has_its_verdict(
     runs: Runs, fake: FakeRunsc, steps: list[Step], expected: tuple[Outcome, int, bool]
 ) -> None:
-    """What ended a run is told apart, and never mistaken for the workload's own end."""
+    """Each end has a verdict of its own, and never looks like the workload's."""
     fake.script(*steps)
     ended = runs()
     verdict = check_machine(ended)
@@ -241,7 +241,7 @@ def test_each_end_has_its_verdict(
 def test_a_release_whose_sentry_cannot_report_is_judged_by_its_logs(
     runs_without: Callable[..., Runs], steps: list[Step], outcome: Outcome, code: int
 ) -> None:
-    """Without trace sessions and panic log, the run log tells a crash, and no end is exact."""
+    """Without trace sessions and panic log, the run log shows a crash, and no end is exact."""
     runs = runs_without("pod-init-config", "panic-log", script=steps)
     ended = runs()
     assert check_machine(ended) is outcome
@@ -290,7 +290,7 @@ def test_an_endless_input_of_nothing_does_not_hold_up_the_deadline(
 
 
 def test_an_error_in_the_callers_input_ends_the_run(runs: Runs, fake: FakeRunsc) -> None:
-    """What the caller's iterator raises arrives as it is, and nothing is left."""
+    """The error of the caller's iterator is raised unchanged, and nothing is left."""
 
     def broken() -> Iterator[bytes]:
         yield b"x"
@@ -316,7 +316,7 @@ def test_an_error_before_the_start_leaves_nothing(runs: Runs) -> None:
 
 @pytest.mark.fault("F1")
 def test_what_the_workload_does_on_sigterm_is_still_a_time_out(runs: Runs, fake: FakeRunsc) -> None:
-    """It gets SIGTERM through runsc, its last output is kept, and exit 0 does not save it."""
+    """The workload gets SIGTERM through runsc and its last output is kept; exit 0 is a time-out."""
     last_words: list[Step] = [["write", 1, "tidied"], *exited(0).steps]
     fake.script(*FINE, ["write", 1, "ready "], ["on_term", last_words], ["hang"])
     error = runs(timeout=TIMEOUT).error
@@ -329,7 +329,7 @@ def test_what_the_workload_does_on_sigterm_is_still_a_time_out(runs: Runs, fake:
 def test_a_sigterm_that_cannot_be_sent_does_not_save_the_workload(
     runs: Runs, fake: FakeRunsc, kill: list[Step]
 ) -> None:
-    """Where ``runsc kill`` fails or hangs, the run is killed after the grace all the same."""
+    """A ``runsc kill`` that fails or hangs does not prevent the kill after the grace."""
     fake.script(*FINE, ["gofer"], ["hang"], kill=kill)
     started = time.monotonic()
     ended = runs(timeout=TIMEOUT)
@@ -351,7 +351,7 @@ def test_a_sigterm_that_cannot_be_sent_does_not_save_the_workload(
 def test_a_delete_that_does_not_work_is_bounded_and_reported(
     runs: Runs, fake: FakeRunsc, delete: list[Step], tries: int
 ) -> None:
-    """It is tried again, given up in the end, and said in `leaks`; the files go all the same."""
+    """A failing delete is repeated, given up, and listed in `leaks`; the files are removed."""
     count = fake.path.with_name("count")
     fake.script(*FINE, ["state"], *exited(0).steps, delete=[["note", str(count)], *delete])
     started = time.monotonic()
@@ -380,13 +380,13 @@ def test_a_binary_that_cannot_be_executed_is_a_typed_error(runs: Runs, fake: Fak
 
 @pytest.mark.fault("A7")
 def test_a_binary_that_was_changed_is_not_executed(runs: Runs, fake: FakeRunsc) -> None:
-    """One look before each start: what was judged is what runs."""
+    """The file is checked before each start, so the checked file runs."""
     fake.path.chmod(0o700)
     assert isinstance(runs().error, InsecureRunsc)
 
 
 def test_the_start_is_measured_up_to_the_sentry_s_word(runs: Runs, fake: FakeRunsc) -> None:
-    """From the hand-over to the keeper, and not to the end of the workload."""
+    """The start time goes from the request to the sentry's report, not to the workload's end."""
     fake.script(["connect"], ["sleep", 0.3], ["started"], ["sleep", 0.5], *exited(0).steps)
     record = runs().runner.record
     assert record.completed is not None
@@ -397,7 +397,7 @@ def test_the_start_is_measured_up_to_the_sentry_s_word(runs: Runs, fake: FakeRun
 def test_a_start_that_nobody_reported_is_not_made_up(
     runs: Runs, fake: FakeRunsc, runs_without: Callable[..., Runs]
 ) -> None:
-    """By a runsc that ends before the workload, or that cannot report it."""
+    """A runsc that ends too early, or cannot report a start, gives no start time."""
     fake.script(["connect"], ["exit", 0])
     assert runs().runner.record.start is None
     older = runs_without("pod-init-config", script=[["exit", 0]])
@@ -408,7 +408,7 @@ def test_a_start_that_nobody_reported_is_not_made_up(
 def test_a_binary_that_changes_while_the_bundle_is_made_is_not_started(
     runs: Runs, fake: FakeRunsc
 ) -> None:
-    """Its bytes are looked at last, when all else is there; nothing of the run stays."""
+    """The content is checked last before the start, and nothing of the run stays."""
 
     def make(workspace: Workspace) -> Spec:
         spec = make_spec(workspace)

@@ -1,4 +1,4 @@
-"""What the sentry reports: read strictly, and bounded, whoever is on the other end."""
+"""The reports of the sentry: read strictly and with limits, from any sender."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_fields_are_what_was_encoded(values: dict[int, int | bytes]) -> None:
 
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_fields_or_a_value_error(data: bytes) -> None:
-    """Nothing else comes of what a hostile sentry sends."""
+    """Hostile bytes give fields or a `ValueError`."""
     with contextlib.suppress(ValueError):
         found = sentry_module.fields(data)
         assert all(isinstance(value, int | bytes) for value in found.values())
@@ -71,7 +71,7 @@ def test_any_bytes_are_fields_or_a_value_error(data: bytes) -> None:
 def test_any_report_is_a_status_nothing_or_a_value_error(
     data: bytes, values: dict[int, int | bytes]
 ) -> None:
-    """Of random bytes, and of well-formed messages of any shape."""
+    """Random bytes and well-formed messages give a status, nothing, or a `ValueError`."""
     for payload in (data, b"".join(field(*one) for one in values.items())):
         with contextlib.suppress(ValueError):
             status = sentry_module.exit_of_first_process(payload)
@@ -99,19 +99,19 @@ def test_what_is_cut_short_or_of_another_type_is_refused(data: bytes) -> None:
     ],
 )
 def test_only_ends_of_the_first_process_count(payload: bytes, status: int | None) -> None:
-    """Of any of its threads, with a status that wait(2) could give."""
+    """Ends of any thread of the first process count, with a status that wait(2) could give."""
     assert sentry_module.exit_of_first_process(payload) == status
 
 
 @pytest.mark.parametrize("payload", [b"", field(2, 0), field(1, 5), field(1, b"") + field(2, b"x")])
 def test_a_report_of_another_shape_is_refused(payload: bytes) -> None:
-    """No context, or a status that is no number."""
+    """A report without a context, or with a status that is no number, is refused."""
     with pytest.raises(ValueError, match="another shape"):
         sentry_module.exit_of_first_process(payload)
 
 
 def test_the_configuration_names_the_points_and_the_endpoint() -> None:
-    """What runsc reads: one session, two points, one remote sink that has to be there."""
+    """The configuration has one session, two points and one required remote sink."""
     session = json.loads(sentry_module.pod_init_config('/a "b"\\'))["trace_session"]
     assert session["name"] == "Default"
     assert [point["name"] for point in session["points"]] == [
@@ -174,7 +174,7 @@ def test_nobody_there_is_no_end(listener: Listener) -> None:
 def test_the_descriptor_to_wait_on_is_the_sentry_s_once_it_is_there(
     listener: Listener, sentry: socket.socket
 ) -> None:
-    """Before, it was that of the listening socket."""
+    """The descriptor is the listening socket's until the sentry connects."""
     sentry.send(message(START))
     assert select.select([listener], [], [], 5) == ([listener], [], [])
 
@@ -185,7 +185,7 @@ def test_the_descriptor_to_wait_on_is_the_sentry_s_once_it_is_there(
 def test_garbage_breaks_the_connection_for_good(
     listener: Listener, sentry: socket.socket, garbage: bytes
 ) -> None:
-    """What came before counts, what comes after does not, and the sentry need not wait."""
+    """Messages before the garbage count, later ones do not, and the sentry is not kept waiting."""
     sentry.send(message(START))
     sentry.send(garbage)
     sentry.send(task_exit(0))
@@ -203,7 +203,7 @@ def test_garbage_breaks_the_connection_for_good(
 def test_a_second_handshake_is_not_answered(
     listener: Listener, sentry: socket.socket, *, starts: bool
 ) -> None:
-    """A sentry introduces itself once: whoever does so again, at any time, is not one."""
+    """A second handshake at any time breaks the connection."""
     if starts:
         sentry.send(message(START))
     sentry.send(HANDSHAKE)
@@ -240,7 +240,7 @@ def test_a_flood_does_not_keep_the_listener(listener: Listener, sentry: socket.s
 def test_a_flood_that_never_stops_is_not_taken_for_ever(
     listener: Listener, sentry: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waits for a run has a deadline, and a sentry may be another's by now."""
+    """The drain has a time limit, because the run has a deadline and the sentry may be hostile."""
     monkeypatch.setattr(sentry_module, "_DRAIN_SECONDS", 0.1)
     taken = listener._take
 
@@ -259,7 +259,7 @@ def test_a_flood_that_never_stops_is_not_taken_for_ever(
 def test_a_report_that_is_longer_than_any_is_refused(
     listener: Listener, sentry: socket.socket
 ) -> None:
-    """It takes long to read, and is none of gVisor's."""
+    """An oversized report is refused, since gVisor sends none and reading takes long."""
     sentry.send(message(TASK_EXIT, field(1, field(4, 1)) + field(9, 1) * 5000))
     assert not listener.on_readable()
     assert listener.broken

@@ -25,7 +25,7 @@ def take(lifecycle: Lifecycle, step: State | Outcome) -> None:
 
 @given(steps=steps)
 def test_no_sequence_of_steps_goes_back_or_decides_twice(steps: list[State | Outcome]) -> None:
-    """Whatever is tried: the history is a way forward, with at most one verdict, which stays."""
+    """Any steps only move forward, with at most one verdict, which stays."""
     lifecycle = Lifecycle()
     verdicts = []
     for step in steps:
@@ -57,7 +57,7 @@ def test_every_way_through_ends_cleaned(skipped: set[State], verdict: Outcome) -
 
 @pytest.mark.parametrize("state", State)
 def test_a_state_is_not_entered_twice(state: State) -> None:
-    """Not even the one that it is in."""
+    """The current state cannot be entered again either."""
     lifecycle = Lifecycle()
     for step in State:
         if step > lifecycle.state and step <= state:
@@ -67,7 +67,7 @@ def test_a_state_is_not_entered_twice(state: State) -> None:
 
 
 def test_the_verdict_is_not_reached_by_a_step() -> None:
-    """It needs a word for what it is."""
+    """The verdict needs an outcome, which `decide()` takes."""
     lifecycle = Lifecycle()
     lifecycle.advance(State.BUNDLED)
     with pytest.raises(AssertionError, match=r"decide\(\)"):
@@ -76,6 +76,6 @@ def test_the_verdict_is_not_reached_by_a_step() -> None:
 
 
 def test_the_order_is_the_one_that_is_documented() -> None:
-    """resolved, bundled, spawned, running, one verdict, reaped, cleaned."""
+    """The states have the documented order, with one verdict before the last two."""
     names = [state.name for state in State]
     assert names == ["RESOLVED", "BUNDLED", "SPAWNED", "RUNNING", "VERDICT", "REAPED", "CLEANED"]

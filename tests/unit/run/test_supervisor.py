@@ -48,7 +48,7 @@ def pipe() -> Iterator[Ends]:
 
 @pytest.mark.parametrize("data", [None, b"", [], [b"", b"", b""]])
 def test_an_input_of_nothing_is_at_its_end(pipe: Ends, data: Any) -> None:
-    """At once, or after as many turns as there are empty pieces."""
+    """An empty input ends at once, or after one turn for each empty piece."""
     feed = Feed(pipe[1], data)
     turns = list(itertools.takewhile(bool, (feed.write() for _ in range(10))))
     assert len(turns) < 10
@@ -75,13 +75,13 @@ def test_an_input_is_written_as_it_is_taken(pipe: Ends) -> None:
 
 
 def test_a_workload_that_closes_its_input_ends_the_feeding(pipe: Ends) -> None:
-    """That is its right, and no error."""
+    """A workload may close its input without an error."""
     os.close(pipe[0])
     assert not Feed(pipe[1], b"x").write()
 
 
 def test_pipes_are_closed_once() -> None:
-    """Both ends of three, wherever they are by then."""
+    """Both ends of three pipes are closed, also after the hand-over."""
     before = set(os.listdir("/proc/self/fd"))
     pipes = Pipes(10)
     assert len(set(os.listdir("/proc/self/fd")) - before) == 6
@@ -114,7 +114,7 @@ def test_pipes_that_cannot_be_made_leave_none(monkeypatch: pytest.MonkeyPatch, n
 def test_a_shortage_of_pipes_is_a_typed_error(
     runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before anything was started; the next run works."""
+    """The error comes before a start, and the next run works."""
 
     def refuse(_flags: int) -> Ends:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -132,7 +132,7 @@ def test_a_shortage_of_pipes_is_a_typed_error(
 def test_streams_that_cannot_be_waited_for_are_a_typed_error(
     runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where the user's budget of epoll watches is used up; what was started is removed."""
+    """An exhausted budget of epoll watches is such an error; started processes are removed."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -150,7 +150,7 @@ def test_streams_that_cannot_be_waited_for_are_a_typed_error(
 def test_a_gofer_that_cannot_be_watched_ends_no_run(
     runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, of_what: str
 ) -> None:
-    """It is only evidence."""
+    """The gofer is only evidence."""
     fake.script(["gofer"], *FINE, ["task_exit", 0], ["exit", 0])
     real, refused = Supervisor._add, []
 
@@ -176,7 +176,7 @@ def well(runs: Runs, fake: FakeRunsc) -> bool:
 
 @contextlib.contextmanager
 def told(*messages: bytes, **job: Any) -> Iterator[Supervisor]:
-    """A run of which the keeper has said this, and nobody has heard it yet."""
+    """Yield a supervisor whose control socket has these unread messages of the keeper."""
     usual = {
         "id": "g1", "executable": 0, "argv": [], "term": [], "delete": [], "env": {}, "folder": "",
         "root": "", "input": None, "timeout": 1.0, "max_output": 10,
@@ -216,7 +216,7 @@ def test_a_workload_that_has_ended_before_it_was_heard_has_not_timed_out() -> No
 def test_what_is_in_the_pipes_when_nobody_waits_any_longer_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process that had no turn between the end and then has missed nothing."""
+    """Output that arrives while the process has no turn is read at the end."""
     real = Supervisor._turn
 
     def stalled(self: Supervisor, timeout: float) -> None:
@@ -236,7 +236,7 @@ def test_what_is_in_the_pipes_when_nobody_waits_any_longer_is_read(
 def test_a_descriptor_is_not_closed_twice(
     kind: type[Pipes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a Ctrl-C comes in the midst of it: its number may be another's by then."""
+    """A Ctrl-C during the close must not close a number that another file has by then."""
     pipes, real = kind(10), os.close
     closed: list[int] = []
 
@@ -256,7 +256,7 @@ def test_a_descriptor_is_not_closed_twice(
 
 
 def test_a_writer_that_never_stops_is_not_read_for_ever(pipe: Ends) -> None:
-    """What is taken at the end is bounded by what the pipe holds."""
+    """The last read takes at most the size of the pipe."""
     reader, writer = pipe
     os.set_blocking(writer, False)
     capture = Capture(0)
@@ -295,7 +295,7 @@ def test_a_run_may_have_any_number_of_seconds(runs: Runs, fake: FakeRunsc) -> No
 
 
 def test_a_deadline_that_has_sent_its_signal_stays_one(runs: Runs, fake: FakeRunsc) -> None:
-    """Although the workload ends with 0 then."""
+    """The run is a time-out although the workload then ends with 0."""
     fake.script(*FINE, ["on_term", [["task_exit", 0], ["exit", 0]]], ["hang"])
     assert isinstance(runs(timeout=0.5).error, WorkloadTimeout)
 
@@ -344,7 +344,7 @@ def test_a_driven_run_whose_gofer_dies_before_the_start_is_killed(
 def test_a_keeper_that_is_killed_is_a_protocol_error_and_leaves_nothing(
     runs: Runs, fake: FakeRunsc
 ) -> None:
-    """Its runs are dead, what they left is removed here, and the next run has a new keeper."""
+    """The dead keeper's runs fail, their remains are removed, and the next run has a new keeper."""
     fake.script(*LIVELY)
     keeper = runs.launcher.keeper()
     ended = during(runs, lambda: os.kill(keeper.pid, signal.SIGKILL))
@@ -377,7 +377,7 @@ def test_a_keeper_that_is_stopped_does_not_stop_the_deadline(
 def test_a_keeper_that_does_not_clean_is_killed_and_done_without(
     runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it has stopped just before the end."""
+    """A keeper that stops just before the end is killed, and the run ends without it."""
     monkeypatch.setattr(supervisor_module, "CLEAN_DEADLINE", 0.3)
     keeper = runs.launcher.keeper()
     fake.script(*FINE, ["state"], ["gofer"], ["task_exit", 0], ["exit", 0])

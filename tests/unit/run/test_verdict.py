@@ -1,4 +1,4 @@
-"""From the evidence to one verdict, and what users get of it."""
+"""The verdict from the evidence, and its form for users."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_any_evidence_has_exactly_one_verdict(evidence: Evidence) -> None:
 
 @given(evidence=evidences)
 def test_a_passed_deadline_is_a_time_out_whatever_else(evidence: Evidence) -> None:
-    """And nothing else is one."""
+    """A passed deadline is always a time-out, and nothing else is."""
     assert (judge(evidence).outcome is Outcome.TIMED_OUT) == evidence.timed_out
 
 
 @given(evidence=evidences)
 def test_an_exact_end_of_the_workload_was_reported_and_confirmed(evidence: Evidence) -> None:
-    """runsc had no complaint, and its exit code says what the sentry said."""
+    """The exact end needs the sentry's report, the same exit code of runsc, and no error of it."""
     verdict = judge(evidence)
     if verdict.outcome not in WORKLOADS:
         return
@@ -89,7 +89,7 @@ def test_an_exact_end_of_the_workload_was_reported_and_confirmed(evidence: Evide
 
 @given(evidence=evidences)
 def test_a_killed_runsc_is_never_the_workload_s_end(evidence: Evidence) -> None:
-    """Whatever the sentry said before."""
+    """A killed runsc is never the workload's end, whatever the sentry reported before."""
     if os.WIFSIGNALED(evidence.runsc_status):
         assert judge(evidence).outcome not in WORKLOADS
 
@@ -103,7 +103,7 @@ def test_an_end_after_the_gofer_s_is_never_the_workload_s_end(evidence: Evidence
 
 @given(evidence=evidences)
 def test_a_complaint_of_runsc_is_never_the_workload_s_end(evidence: Evidence) -> None:
-    """Its exit code is 128 then, as a workload's may be."""
+    """Runsc's exit code after an error is 128, which a workload can have too."""
     if evidence.records:
         assert judge(evidence).outcome not in WORKLOADS
 
@@ -197,7 +197,7 @@ def test_an_end_that_is_not_the_workload_s_has_its_reason(
 
 @pytest.mark.parametrize("started", [False, True])
 def test_a_sentry_of_another_release_is_runsc_s_failure(*, started: bool) -> None:
-    """It says so before it boots; of a sandbox that had a workload it says nothing."""
+    """The panic before a boot is runsc's failure; after a start the sandbox has crashed."""
     panic = (
         'panic: this binary\'s build label "1" does not match the expected release "2"; all\n'
         "goroutine 1 [running]:\n"
@@ -216,7 +216,7 @@ def test_a_sentry_of_another_release_is_runsc_s_failure(*, started: bool) -> Non
 def test_a_gofer_that_ends_with_a_panicking_sentry_is_not_the_cause(
     panic: str, reason: str
 ) -> None:
-    """It ends with its sentry, and its end is often seen first."""
+    """The gofer ends with its sentry, and is often seen first."""
     evidence = Evidence(runsc_status=2 << 8, started=True, gofer_died=True, panic=panic)
     verdict = judge(evidence)
     assert (verdict.outcome, verdict.reason) == (Outcome.SANDBOX_CRASHED, reason)
@@ -267,7 +267,7 @@ def completed(**changes: object) -> Completed:
 
 
 def test_status_0_passes_the_check() -> None:
-    """Nothing is raised."""
+    """A status of 0 raises nothing."""
     completed().check_returncode()
 
 
@@ -298,7 +298,7 @@ def test_a_failed_check_has_the_end_of_standard_error() -> None:
     ],
 )
 def test_any_other_end_fails_the_check(changes: dict[str, object], text: str) -> None:
-    """With how it ended, and the end of its standard error."""
+    """The error has the kind of end, and the end of standard error."""
     done = completed(**changes)
     with pytest.raises(WorkloadFailed) as caught:
         done.check_returncode()
@@ -311,12 +311,12 @@ def test_any_other_end_fails_the_check(changes: dict[str, object], text: str) ->
     ("out", "err", "truncated"), [(3, 3, False), (4, 3, True), (3, 4, True), (9, 9, True)]
 )
 def test_more_bytes_than_are_kept_means_truncated(out: int, err: int, truncated: bool) -> None:
-    """Of either stream."""
+    """Each stream counts."""
     assert completed(stdout_total=out, stderr_total=err).truncated is truncated
 
 
 def test_the_repr_repeats_the_run() -> None:
-    """What stands before the comment is the call."""
+    """The text before the comment is the call."""
     text = repr(completed(settings={"timeout": 3, "network": "none"}))
     call, _, comment = text.partition("  # ")
     assert call == """gvisor.run(['sh', '-c', "it's"], timeout=3, network='none')"""
@@ -330,7 +330,7 @@ def test_text_of_any_bytes_can_be_encoded(data: bytes) -> None:
 
 
 def test_the_gap_in_a_text_is_marked() -> None:
-    """With how many bytes are missing."""
+    """The mark has the number of missing bytes."""
     assert text_view(b"a\xff\xfeb", 11) == "a\\xff\n[… 7 bytes left out …]\n\\xfeb"
     assert text_view(b"abcde", 6) == "abc\n[… 1 bytes left out …]\nde"
     assert text_view("é".encode(), 2) == "é"
@@ -348,7 +348,7 @@ def test_a_signal_has_a_name_or_its_number(number: int, name: str) -> None:
     )
 )
 def test_a_pasted_command_is_taken_apart_into_the_same_words(words: list[str]) -> None:
-    """By a POSIX shell's rules."""
+    """A POSIX shell splits the command into the same arguments."""
     line = paste(["runsc", *words], {"A": "x y", "B": ""})
     assert shlex.split(line) == ["env", "-i", "A=x y", "B=", "runsc", *words]
 
@@ -361,7 +361,7 @@ def test_a_pasted_command_runs_in_exactly_its_environment() -> None:
 
 
 def test_every_signal_that_can_be_sent_is_read_from_runsc_s_code_where_no_one_reports() -> None:
-    """128 + S is read as signal S, and said not to be exact; 128 alone is an exit status."""
+    """A status 128 + S is signal S, marked as inexact; 128 alone is an exit status."""
     for number in signal.valid_signals():
         verdict = judge(Evidence(runsc_status=(128 + number) << 8))
         assert (verdict.outcome, verdict.returncode) == (Outcome.SIGNALLED, -number)

@@ -1,4 +1,4 @@
-"""Files to judge: fake binaries made by the C compiler, folders of every mode, other users."""
+"""Files to check: fake binaries made by the C compiler, folders of every mode, other users."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class AsUser(Protocol):
 
 
 class ByDescriptor(Protocol):
-    """What the judged file prints when it is executed by its descriptor."""
+    """The output of the checked file, executed by its descriptor."""
 
     def __call__(self, judged: Judged, *words: str) -> str: ...
 
@@ -106,7 +106,7 @@ def good(fake_runsc: FakeRunsc) -> Path:
 
 @pytest.fixture
 def by_descriptor() -> ByDescriptor:
-    """Executes a judged file in the way that the launcher does."""
+    """Execute a checked file as the launcher does."""
 
     def run(judged: Judged, *words: str) -> str:
         done = subprocess.run(
@@ -155,7 +155,7 @@ with open("/proc/self/uid_map", "w") as file:
 
 @pytest.fixture
 def as_user() -> AsUser:
-    """Imports as whoever runs the tests, then becomes the stranger (if that was root)."""
+    """Import as the user of the tests, then become another user if that was root."""
 
     def run(code: str, *, before: str = "", namespace: bool = False) -> Any:
         program = (

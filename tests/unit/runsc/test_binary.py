@@ -49,7 +49,7 @@ def test_the_real_runsc_is_found_with_all_about_it() -> None:
 
 
 def test_it_is_frozen_and_says_little(good: Path) -> None:
-    """No field can be set, and the repr is a line that people can read."""
+    """No field can be set, and the repr is one readable line."""
     runsc = Runsc.at(str(good))
     with pytest.raises(dataclasses.FrozenInstanceError):
         runsc.path = "/bin/sh"  # type: ignore[misc]
@@ -92,7 +92,7 @@ def test_available_is_false_only_for_not_found(good: Path, tmp_path: Path) -> No
 
 @pytest.mark.fault("A1")
 def test_a_refused_binary_is_not_started(fake_runsc: FakeRunsc, tmp_path: Path) -> None:
-    """Where all may write the file, not one instruction of it runs."""
+    """A file that all may write does not execute at all."""
     marker = tmp_path / "marker"
     path = fake_runsc(version=f'creat("{marker}", 0600); puts("runsc version 1")')
     path.chmod(0o777)
@@ -109,14 +109,14 @@ def test_a_refused_binary_is_not_started(fake_runsc: FakeRunsc, tmp_path: Path) 
 
 
 def test_a_binary_that_cannot_be_asked_leaves_nothing(fake_runsc: FakeRunsc) -> None:
-    """When reading the features fails, the descriptor is closed."""
+    """The descriptor is closed if the features cannot be read."""
     with pytest.raises(RunscFailed):
         Runsc.at(str(fake_runsc(version='puts("no")')))
 
 
 @pytest.mark.fault("G6")
 def test_at_any_shortage_of_descriptors_the_error_says_what_is_short(good: Path) -> None:
-    """With one more each time, until it is found; the next one with enough finds it at once."""
+    """Each number of spare descriptors gives an error that names them, until it suffices."""
     seen: list[str] = []
     for number in range(60):
         features._known.clear()
@@ -137,7 +137,7 @@ def test_at_any_shortage_of_descriptors_the_error_says_what_is_short(good: Path)
 def test_a_shortage_while_the_digest_is_read_is_typed(
     good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not the binary that failed."""
+    """A shortage is no failure of the binary."""
 
     def refuse(_fd: int) -> str:
         raise OSError(errno.ENOMEM, "no memory")
@@ -152,7 +152,7 @@ def test_a_shortage_while_the_digest_is_read_is_typed(
 def test_a_shortage_of_processes_is_not_runsc_s_failure(
     good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It could not be asked at all."""
+    """A shortage of processes means that the binary was not asked at all."""
 
     def refuse(*_: object, **__: object) -> None:
         raise BlockingIOError(errno.EAGAIN, "no process")
@@ -191,7 +191,7 @@ def test_a_change_after_judging_is_seen(change: str, good: Path) -> None:
 def test_what_happens_to_the_path_changes_nothing(
     change: str, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Replaced or taken away, the file that was judged can still be started by its descriptor.
+    """The checked file can be started by its descriptor after its path changes.
 
     Its content is read again once, and not before each start from then on.
     """
@@ -213,7 +213,7 @@ def test_what_happens_to_the_path_changes_nothing(
 
 
 def test_it_can_be_made_before_privileges_change(as_user: AsUser) -> None:
-    """Made as whoever starts, it is used by the user that the process becomes after it."""
+    """A `Runsc` from before a change of user works for the new user."""
     result = as_user(
         """
 import subprocess

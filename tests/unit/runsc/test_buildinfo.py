@@ -22,7 +22,7 @@ def info(version: bytes, *, flags: int = 2, size: int | None = None) -> bytes:
 
 
 def version(folder: Path, data: bytes) -> str:
-    """What is read from a file with this content."""
+    """The version that is read from a file with this content."""
     path = folder / "program"
     path.write_bytes(data)
     fd = os.open(path, os.O_RDONLY)
@@ -37,14 +37,14 @@ def version(folder: Path, data: bytes) -> str:
 
 @pytest.mark.parametrize("before", [0, 16, (1 << 20) - 16, (1 << 20) - 0x10 + 32, 3 << 20])
 def test_a_version_is_found_at_any_aligned_place(tmp_path: Path, before: int) -> None:
-    """At the edge of what is read at a time, too; one that is not aligned is text."""
+    """A version is found across the edge of a block; one that is not aligned is text."""
     data = b"\x7fELF".ljust(before, b"\0")[:before] + info(b"go1.26.2 X:exp")
     assert version(tmp_path, data) == "1.26.2"
     assert version(tmp_path, b"\0" + data) == ""
 
 
 def test_text_in_front_of_it_does_not_hide_it(tmp_path: Path) -> None:
-    """A program may name the magic, as one that reads build infos does."""
+    """A program may contain the magic as text, as a reader of build infos does."""
     text = MAGIC.ljust(16, b"\0") * 3
     assert version(tmp_path, text + b"x" * 16 + info(b"go1.19.8")) == "1.19.8"
 
@@ -57,7 +57,7 @@ def test_text_in_front_of_it_does_not_hide_it(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_anything_else_is_no_version(tmp_path: Path, data: bytes) -> None:
-    """Nor an error: cut short, another form, another text."""
+    """Truncated, unknown and damaged infos give no version and no error."""
     assert version(tmp_path, data) == ""
 
 

@@ -18,7 +18,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Compiles a program with a library ``libone.so`` in a folder ``lib``, linked as told."""
+    """Compile a program with ``lib/libone.so``, with these linker flags."""
     home = tmp_path / "home"
     (home / "lib").mkdir(parents=True)
     for path in (home, home / "lib"):
@@ -67,14 +67,14 @@ def test_a_folder_of_libraries_that_others_can_write_is_refused(
 
 
 def test_a_library_that_others_can_write_is_refused(make: Make, tmp_path: Path) -> None:
-    """In a folder that is this user's."""
+    """A library's mode counts, also in a folder of this user's."""
     runsc = make("-rpath=$ORIGIN/lib")
     (tmp_path / "home/lib/libone.so").chmod(0o666)
     refused(runsc, "it loads .*libone.so: its group or others may write it")
 
 
 def test_a_folder_that_others_could_make_is_refused(make: Make, tmp_path: Path) -> None:
-    """It is not there, and what is above it can be written by others."""
+    """A missing folder is refused if others can write the folder above it."""
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o1777)
     runsc = make(f"-rpath={tmp_path}/open/none:$ORIGIN/lib")
@@ -102,7 +102,7 @@ def test_a_folder_that_is_not_fixed_is_refused(make: Make, rpath: str) -> None:
 
 
 def test_a_loader_that_others_can_write_is_refused(make: Make, tmp_path: Path) -> None:
-    """It is the first program that runs."""
+    """The loader is the first program that runs."""
     done = subprocess.run(["readelf", "-l", make()], capture_output=True, text=True, check=True)
     loader = next(line for line in done.stdout.splitlines() if "interpreter:" in line)
     own = tmp_path / "loader"
@@ -114,7 +114,7 @@ def test_a_loader_that_others_can_write_is_refused(make: Make, tmp_path: Path) -
 
 
 def test_a_library_by_its_path_is_judged(make: Make, tmp_path: Path) -> None:
-    """Without a soname the linker writes the path itself."""
+    """The linker writes the path itself for a library without a soname."""
     runsc = make()
     locate.find(str(runsc)).close()
     (tmp_path / "home/lib").chmod(0o777)
@@ -123,7 +123,7 @@ def test_a_library_by_its_path_is_judged(make: Make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at", [32, 56])
 def test_headers_that_make_no_sense_are_no_crash(make: Make, at: int) -> None:
-    """What cannot be read of a program is a reason to refuse it."""
+    """An unreadable part of a program is a reason to refuse it."""
     runsc = make("-rpath=$ORIGIN/lib")
     with runsc.open("r+b") as file:
         file.seek(at)

@@ -1,4 +1,4 @@
-"""What a runsc says about itself, and the ways in which it can fail to."""
+"""The features that a runsc reports, and the ways in which it can fail to."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read(path: Path | str, *, deadline: float = features.DEADLINE) -> features.F
 
 
 def failure(path: Path, *, deadline: float = features.DEADLINE) -> RunscFailed:
-    """The error of reading the file's features; whatever was started is gone then."""
+    """The error of reading the file's features; its processes are gone then."""
     before = children_of_self()  # the keeper of the running pytest may be among them
     with pytest.raises(RunscFailed) as caught:
         read(path, deadline=deadline)
@@ -55,7 +55,7 @@ def executing(path: Path) -> list[str]:
 
 
 def is_gone(path: Path) -> bool:
-    """Whether nothing executes the file; the kill of an orphan takes a moment."""
+    """Whether no process executes the file; the kill of an orphan takes a moment."""
     deadline = time.monotonic() + 1
     while executing(path) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -134,7 +134,7 @@ OLD_FLAGS = (
 def test_an_old_release_names_its_platforms_in_a_flag(
     stream: str, answer: str, fake_runsc: FakeRunsc
 ) -> None:
-    """Without a topic `platforms` the usage of -platform is read, on either stream."""
+    """The usage of -platform is read without a topic `platforms`, on either stream."""
     path = fake_runsc(flags=OLD_FLAGS % stream, platforms=f"{answer} return 128")
     known = read(path)
     assert known.platforms == {Platform.PTRACE, Platform.KVM}
@@ -148,7 +148,7 @@ def test_every_platform_that_is_listed_counts(fake_runsc: FakeRunsc) -> None:
 
 
 def test_every_group_of_subcommands_counts(fake_runsc: FakeRunsc) -> None:
-    """The groups are read, the help topics behind them are not."""
+    """Each group of subcommands is read, and the help topics after them are not."""
     path = fake_runsc(
         help='puts("Usage:\\n\\nSubcommands:\\n\\trun  run it\\n\\n'
         "Subcommands for debug:\\n\\tstate\\tshow\\n\\n"
@@ -190,7 +190,7 @@ def test_one_that_closes_its_output_and_stays_is_killed(fake_runsc: FakeRunsc) -
 
 
 def test_a_descendant_that_holds_the_pipe_does_not_delay(fake_runsc: FakeRunsc) -> None:
-    """The answer is complete when runsc ends, whoever still has its output open."""
+    """The answer is complete when runsc ends, although its output is still open."""
     path = fake_runsc(
         version='puts("runsc version 1"); fflush(stdout); if (!fork()) for (;;) pause()'
     )
@@ -232,14 +232,14 @@ def test_a_killed_runsc_is_a_failure(fake_runsc: FakeRunsc) -> None:
 
 @pytest.mark.parametrize("question", ["version", "flags", "help"])
 def test_what_does_not_answer_as_runsc_is_a_failure(question: str, fake_runsc: FakeRunsc) -> None:
-    """Another program of that name is told by its answers."""
+    """Another program of that name is recognized by its answers."""
     error = failure(fake_runsc(**{question: 'puts("Hello")'}))
     assert "does not answer as runsc does: 'Hello\\n'" in error.message
 
 
 @pytest.mark.fault("A10")
 def test_what_the_kernel_cannot_start_is_a_failure(fake_runsc: FakeRunsc) -> None:
-    """A broken ELF file behind a good header is a typed error."""
+    """A broken ELF file with a valid header is a typed error."""
     path = fake_runsc()
     with path.open("r+b") as file:
         file.seek(54)  # e_phentsize: the kernel says ENOEXEC to any other than its own
@@ -277,7 +277,7 @@ def test_with_closed_standard_streams_the_reason_comes_all_the_same(
 
 
 def test_runsc_gets_a_fixed_environment(fake_runsc: FakeRunsc, tmp_path: Path) -> None:
-    """Nothing of the caller's environment reaches it, and it starts in / without a terminal."""
+    """No variable of the caller reaches runsc, which starts in / without a terminal."""
     marker = tmp_path / "seen"
     code = (
         f'FILE *f = fopen("{marker}", "w"); extern char **environ; '
@@ -297,7 +297,7 @@ def test_runsc_gets_a_fixed_environment(fake_runsc: FakeRunsc, tmp_path: Path) -
 def test_a_question_has_no_way_to_new_privileges_and_dies_with_who_asks(
     fake_runsc: FakeRunsc, tmp_path: Path
 ) -> None:
-    """As a run: no-new-privs, the parent-death signal, no signal blocked, no descriptor more."""
+    """The question has no-new-privs, a parent-death signal, no blocked signal, no descriptor."""
     marker = tmp_path / "seen"
     code = (
         f'FILE *f = fopen("{marker}", "w"); int s = 0; prctl(PR_GET_PDEATHSIG, &s); '
@@ -323,7 +323,7 @@ features.read(locate.find(sys.argv[1]), deadline=100)
 
 @pytest.mark.fault("F4")
 def test_a_question_that_hangs_dies_with_who_asks(fake_runsc: FakeRunsc) -> None:
-    """By SIGKILL too."""
+    """A SIGKILL of the asking process ends the question too."""
     path = fake_runsc(version="pause()")
     with subprocess.Popen([sys.executable, "-c", HANGING, str(path)]) as asking:
         deadline = time.monotonic() + 20
@@ -342,7 +342,7 @@ def test_a_question_that_hangs_dies_with_who_asks(fake_runsc: FakeRunsc) -> None
 def test_a_refused_call_on_the_way_to_a_question_is_named(
     fake_runsc: FakeRunsc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, stage: str
 ) -> None:
-    """Nothing is asked without it."""
+    """No question is asked without the call."""
     marker = tmp_path / "seen"
     path = fake_runsc(version=f'creat("{marker}", 0600); puts("runsc version 1")')
     for module in ("ask_runsc.py", "linux.py"):
@@ -357,7 +357,7 @@ def test_a_refused_call_on_the_way_to_a_question_is_named(
 
 
 def test_no_descriptor_is_left(fake_runsc: FakeRunsc) -> None:
-    """Neither success nor failure leaves one open."""
+    """Neither success nor failure leaves a descriptor open."""
     before = set(os.listdir("/proc/self/fd"))
     read(fake_runsc())
     failure(fake_runsc(version="abort()"))

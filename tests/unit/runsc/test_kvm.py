@@ -1,4 +1,4 @@
-"""What a KVM device says, by a child that is dead at its deadline."""
+"""The test of a KVM device, by a child that is dead at its deadline."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_device_that_does_all_is_of_use() -> None:
     ],
 )
 def test_a_refused_ioctl_is_named_with_its_error(step: str, number: int) -> None:
-    """The step at which runsc would fail, in the kernel's word for it."""
+    """The failing step of runsc is named, with the kernel's error."""
     requests = {"KVM_CREATE_VM": ask_kvm.KVM_CREATE_VM, "KVM_CREATE_VCPU": 0xAE41}
 
     def ioctl(_fd: int, request: int, _arg: int) -> int:
@@ -71,7 +71,7 @@ def test_a_refused_ioctl_is_named_with_its_error(step: str, number: int) -> None
 
 
 def test_what_a_container_s_profile_forbids_is_a_refusal() -> None:
-    """By a filter of the kernel's own."""
+    """A filter of the kernel makes the refusal here."""
     code = (
         f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); from tests.faults import seccomp; "
         "seccomp.NUMBERS['x86_64']['ioctl'], seccomp.NUMBERS['aarch64']['ioctl'] = 16, 29; "
@@ -99,7 +99,7 @@ def test_another_version_of_the_interface_is_not_kvm() -> None:
 
 @pytest.mark.parametrize("device", ["/dev/null", "/dev/zero"])
 def test_another_device_is_not_kvm(device: str) -> None:
-    """It opens, and does not know the question."""
+    """Another device opens, and does not know the question."""
     found = kvm.look(device)
     assert found is not None
     assert found.cause is Cause.NOT_KVM
@@ -107,7 +107,7 @@ def test_another_device_is_not_kvm(device: str) -> None:
 
 
 def test_no_device_and_no_file(tmp_path: Path) -> None:
-    """Each in its own words."""
+    """The messages for a missing device and for a folder differ."""
     missing = kvm.look(str(tmp_path / "kvm"))
     folder = kvm.look(str(tmp_path))
     assert missing is not None
@@ -120,7 +120,7 @@ def test_no_device_and_no_file(tmp_path: Path) -> None:
 def test_no_permission_names_mode_group_and_who(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is to be changed is in the message."""
+    """The message has the mode, the group and the user that need a change."""
     device = tmp_path / "kvm"
     device.touch(0o640)
     monkeypatch.setattr(os, "access", lambda *_args, **_options: False)
@@ -155,7 +155,7 @@ def test_a_device_whose_mode_is_not_in_the_way_names_what_is(
 
 
 def test_a_device_that_does_not_answer_is_left_at_the_deadline(tmp_path: Path) -> None:
-    """The child is dead, whatever it ignores."""
+    """The child is dead at the deadline, whatever it ignores."""
     pid = tmp_path / "pid"
     stuck = (
         "import os, signal, time; signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32)); "
@@ -188,7 +188,7 @@ def test_a_child_that_says_nonsense_is_no_word_of_the_device(text: str) -> None:
     ],
 )
 def test_a_child_that_dies_is_no_word_of_the_device(code: str, told: str) -> None:
-    """How it died is said, and how the question is put again by hand."""
+    """The error has the child's end, and the command that repeats the question."""
     with pytest.raises(LaunchError) as caught:
         kvm.look("/dev/kvm", command=[sys.executable, "-I", "-S", "-c", code])
     assert caught.value.stage == "kvm"
@@ -197,7 +197,7 @@ def test_a_child_that_dies_is_no_word_of_the_device(code: str, told: str) -> Non
 
 
 def test_a_child_that_cannot_be_started_is_no_word_of_the_device() -> None:
-    """Where no process can be had, for one."""
+    """A child that cannot start, as without free processes, is a launch error."""
     with pytest.raises(LaunchError, match="cannot be started") as caught:
         kvm.look("/dev/kvm", command=["/nonexistent/python"])
     assert (caught.value.stage, caught.value.errno) == ("kvm", errno.ENOENT)
@@ -215,7 +215,7 @@ def test_a_child_that_cannot_be_killed_does_not_hold_the_look_up(
             made.append(self)
 
         def kill(self) -> None:
-            """Nothing reaches it."""
+            """Ignore the signal."""
 
     monkeypatch.setattr(subprocess, "Popen", Stuck)
     monkeypatch.setattr(kvm, "_DEATH", 0.1)

@@ -1,4 +1,4 @@
-"""Which runsc is found, and each rule by which one is refused, with real files."""
+"""The search for runsc, and each rule that refuses one, with real files."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ def test_the_trusted_paths_are_these() -> None:
 
 
 def test_the_first_candidate_wins(fake_runsc: FakeRunsc) -> None:
-    """Of two good candidates the one named first is taken."""
+    """The first of two good candidates is taken."""
     first, second = fake_runsc(), fake_runsc()
     assert searched(first, second) == str(first)
     assert searched(second, first) == str(second)
 
 
 def test_an_explicit_path_is_the_only_one_looked_at(good: Path, tmp_path: Path) -> None:
-    """With an explicit path that is missing, a good one elsewhere is not taken instead."""
+    """A good runsc elsewhere does not replace a missing explicit path."""
     with pytest.raises(RunscNotFound, match=str(tmp_path / "none")) as caught:
         found(tmp_path / "none", trusted=[str(good)], search_path=str(good.parent))
     assert caught.value.searched == (str(tmp_path / "none"),)
@@ -100,7 +100,7 @@ def test_an_explicit_path_is_the_only_one_looked_at(good: Path, tmp_path: Path) 
 def test_an_explicit_relative_path_means_the_current_folder(
     good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the user names is taken as a shell would take it, and becomes canonical."""
+    """A relative path is resolved as a shell would, and becomes canonical."""
     monkeypatch.chdir(good.parent)
     assert found("./runsc") == found("runsc") == found(f"../{good.parent.name}/runsc") == str(good)
 
@@ -120,7 +120,7 @@ def test_the_current_folder_may_be_gone(
 
 @pytest.mark.parametrize("text", ["", "/usr/bin/run\0sc"])
 def test_what_is_no_path_is_a_usage_error(text: str) -> None:
-    """An empty path or one with a NUL byte cannot be meant."""
+    """An empty path or one with a NUL byte is a usage error."""
     with pytest.raises(UsageError):
         found(text)
 
@@ -143,7 +143,7 @@ def test_the_environment_gives_the_path(good: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.fault("A1")
 def test_root_never_gets_path(good: Path) -> None:
-    """As root a runsc in PATH is not found, and the error says what was searched and what not."""
+    """Root's search leaves out PATH, and the error names the searched places."""
     with pytest.raises(RunscNotFound) as caught:
         searched("/nonexistent/runsc", search_path=str(good.parent), euid=0)
     assert "trusted system paths were searched" in caught.value.message
@@ -159,7 +159,7 @@ def test_root_never_gets_path(good: Path) -> None:
 def test_the_current_folder_is_never_searched(
     path: str, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Empty and relative elements of PATH are not folders, whatever lies in the current one."""
+    """Empty and relative elements of PATH are not folders, whatever the current folder has."""
     (good.parent / "bin").mkdir()
     shutil.copy(good, good.parent / "bin")
     monkeypatch.chdir(good.parent)
@@ -223,7 +223,7 @@ def test_the_search_passes_over_what_is_no_executable_file(
 def test_an_explicit_path_that_is_no_executable_file_is_refused(
     name: str, reason: str, oddities: dict[str, Path]
 ) -> None:
-    """What the user names and is there is never \"not found\", and nothing blocks."""
+    """An explicit path to an unusable file is never "not found", and nothing blocks."""
     start = time.monotonic()
     error = refused(oddities[name], reason)
     assert time.monotonic() - start < 10
@@ -239,7 +239,7 @@ def test_the_error_says_what_was_passed_over(oddities: dict[str, Path]) -> None:
 
 @pytest.mark.fault("A13")
 def test_an_insecure_candidate_ends_the_search(fake_runsc: FakeRunsc) -> None:
-    """With an insecure runsc before a good one, the answer is \"insecure\" and not the good one."""
+    """An insecure runsc before a good one is an error, and the good one is not taken."""
     bad, good = fake_runsc(), fake_runsc()
     bad.chmod(0o777)
     with pytest.raises(InsecureRunsc) as caught:
@@ -289,7 +289,7 @@ def test_what_cannot_be_read_cannot_be_judged(as_user: AsUser, open_tmp: Path) -
 def test_a_folder_that_cannot_be_entered_holds_no_candidate(
     as_user: AsUser, open_tmp: Path
 ) -> None:
-    """The search goes on behind a closed folder; named explicitly it is refused with the cause."""
+    """The search passes a closed folder; an explicit path into it is refused with the cause."""
     hidden = open_tmp / "hidden"
     hidden.mkdir(mode=0o700)
     shutil.copy(releases.found(), hidden / "runsc")
@@ -403,7 +403,7 @@ def test_a_file_that_only_its_owner_may_write_is_fine(mode: int, good: Path) -> 
 @pytest.mark.fault("A11")
 @pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o6711])
 def test_a_set_id_file_is_refused(mode: int, good: Path) -> None:
-    """Neither set-uid nor set-gid is ever started."""
+    """A set-uid or set-gid file never starts."""
     good.chmod(mode)
     assert refused(good, "set-uid or set-gid").mode == mode
 
@@ -429,7 +429,7 @@ def test_every_broken_rule_of_a_file_is_named(good: Path) -> None:
 @pytest.mark.fault("A11")
 @needs_root
 def test_a_file_on_a_noexec_mount_is_refused(good: Path, tmp_path: Path) -> None:
-    """What the kernel would not execute is refused with the reason, before it is tried."""
+    """A file that the kernel would not execute is refused with the reason, before a try."""
     mount = tmp_path / "mount"
     mount.mkdir()
     program = f"""
@@ -521,7 +521,7 @@ def test_a_folder_that_others_may_write_is_named(
 
 
 def test_a_sticky_folder_is_fine_for_an_entry_of_ours(good: Path) -> None:
-    """In a sticky folder such as /tmp nobody else can replace our file."""
+    """In a sticky folder such as /tmp nobody else can replace the user's file."""
     good.parent.chmod(0o1777)
     assert found(good) == str(good)
 
@@ -531,7 +531,7 @@ def test_a_sticky_folder_is_fine_for_an_entry_of_ours(good: Path) -> None:
 def test_a_sticky_folder_is_not_fine_for_an_entry_of_a_third_user(
     good: Path, tmp_path: Path
 ) -> None:
-    """Who owns an entry of a sticky folder can put another in its place."""
+    """The owner of an entry in a sticky folder can replace it."""
     good.parent.chmod(0o1777)
     link = good.parent / "link"
     link.symlink_to(good)
@@ -612,7 +612,7 @@ def test_a_symlink_in_a_folder_that_others_may_write_is_refused(
 
 
 def test_a_symlinked_folder_is_walked_as_the_kernel_walks_it(good: Path, tmp_path: Path) -> None:
-    """`..` behind a linked folder is the parent of where the link leads."""
+    """The parent of a linked folder is the parent of the link's target."""
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "alias").symlink_to(good.parent)
     path = f"{tmp_path}/deep/alias/../{good.parent.name}/./runsc"
@@ -655,7 +655,7 @@ def test_a_rename_between_judging_and_starting_changes_nothing(
     by_descriptor: ByDescriptor,
     tmp_path: Path,
 ) -> None:
-    """In a thousand tries against renames the judged bytes run or none, never the other file's."""
+    """In a thousand tries against renames the checked bytes run or none, never the other file's."""
     good, evil = fake_runsc(), fake_runsc(other='puts("EVIL")')
     spoil(evil)
     place = tmp_path / "runsc"
@@ -684,7 +684,7 @@ def try_once(place: Path, by_descriptor: ByDescriptor) -> str:
 def test_the_file_that_runs_is_the_judged_one_after_a_rename(
     fake_runsc: FakeRunsc, by_descriptor: ByDescriptor
 ) -> None:
-    """With the path taken over after judging, the descriptor still starts the judged file."""
+    """The descriptor starts the checked file although another file has its path."""
     good, other = fake_runsc(), fake_runsc(other='puts("EVIL")')
     judged = locate.find(str(good))
     other.rename(good)

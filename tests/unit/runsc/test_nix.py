@@ -42,7 +42,7 @@ def test_a_wrapper_names_its_binary(line: str, end: str) -> None:
 
 
 def test_the_last_exec_counts() -> None:
-    """Of several lines that begin with `exec ` the last one names the binary."""
+    """The last of several lines that begin with `exec ` names the binary."""
     script = b"#!/bin/sh\nexec /a/runsc\nexec /b/runsc\n  exec /c/runsc\n"
     assert nix.named_binary(script) == "/b/runsc"
 
@@ -70,14 +70,14 @@ def test_the_last_exec_counts() -> None:
     ],
 )  # fmt: skip
 def test_what_names_no_plain_path_is_no_wrapper(line: str) -> None:
-    """Relative, computed, unclosed or glued words are not guessed at."""
+    """A relative, computed, unclosed or glued path is not guessed at."""
     with pytest.raises(nix.NotAWrapper):
         nix.named_binary(f"#!/bin/sh\n{line}\n".encode())
 
 
 @pytest.mark.parametrize("script", [b"", b"exec /a/runsc", b"#!/bin/sh\n", b"#!/bin/sh\nexecute"])
 def test_a_script_has_an_interpreter_and_an_exec(script: bytes) -> None:
-    """Without either it is no wrapper."""
+    """A script without an interpreter or an exec is no wrapper."""
     with pytest.raises(nix.NotAWrapper):
         nix.named_binary(script)
 
@@ -106,7 +106,7 @@ def test_a_wrapper_has_4096_bytes_at_most() -> None:
 def test_a_wrapper_may_name_a_runsc_of_its_store_or_folder(
     wrapper: str, target: str, allowed: bool
 ) -> None:
-    """Anything else than a runsc, or elsewhere, is not handed over to."""
+    """A wrapper that names another program, or a runsc elsewhere, is refused."""
     assert nix.may_name(wrapper, target) is allowed
 
 
@@ -115,7 +115,7 @@ def test_a_wrapper_may_name_a_runsc_of_its_store_or_folder(
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Path]:
-    """A store as Nix makes it: sticky and group-writable, whatever is in it sealed."""
+    """A store as Nix makes it: sticky and group-writable, with sealed content."""
     folder = tmp_path / "nix" / "store"
     folder.mkdir(parents=True)
     folder.chmod(0o1775)
@@ -151,7 +151,7 @@ def found(path: Path, store: Path) -> str:
 
 
 def test_a_wrapper_leads_to_the_binary_in_the_store(store: Path, good: Path) -> None:
-    """What is found is the binary that the wrapper names, and never the script."""
+    """The search finds the binary that the wrapper names, and never the script."""
     binary = package(store, "a-gvisor", __runsc_wrapped=good) / ".runsc-wrapped"
     wrapper = package(store, "b-runsc", runsc=wrapper_of(binary)) / "runsc"
     assert found(wrapper, store) == str(binary)
@@ -168,7 +168,7 @@ def test_a_profile_link_leads_through_the_wrapper(store: Path, good: Path, tmp_p
 
 @pytest.mark.fault("A9")
 def test_a_wrapper_is_never_executed(store: Path, good: Path, tmp_path: Path) -> None:
-    """What a wrapper would do besides does not happen."""
+    """The wrapper's other commands do not run."""
     marker = tmp_path / "marker"
     binary = package(store, "a-gvisor", runsc=good) / "runsc"
     script = wrapper_of(binary).replace(b"export PATH", f"touch {marker}".encode())
@@ -177,7 +177,7 @@ def test_a_wrapper_is_never_executed(store: Path, good: Path, tmp_path: Path) ->
 
 
 def test_a_wrapper_outside_the_store_names_its_neighbour(good: Path, store: Path) -> None:
-    """In any folder a wrapper may name the runsc beside it, in its own folder only."""
+    """A wrapper in any folder may name the runsc beside it, in its own folder only."""
     wrapper = good.with_name("wrapper-runsc")
     wrapper.write_bytes(wrapper_of(good))
     wrapper.chmod(0o755)
@@ -225,7 +225,7 @@ def test_the_wrapper_itself_is_judged(store: Path, good: Path) -> None:
 
 
 def test_what_the_wrapper_names_is_judged(store: Path, good: Path) -> None:
-    """A binary that breaks a rule is refused behind a wrapper too."""
+    """A wrapper's binary that breaks a rule is refused too."""
     binary = package(store, "a", runsc=good) / "runsc"
     wrapper = package(store, "b", runsc=wrapper_of(binary)) / "runsc"
     binary.chmod(0o4555)
@@ -259,7 +259,7 @@ def give_away(store: Path, name: str) -> None:
 
 @needs_root
 def test_any_owner_is_trusted_with_what_nobody_can_write(store: Path, good: Path) -> None:
-    """In the store a file without write bit, in a folder without one, may be anybody's."""
+    """In the store any user may own a file without write bits in a folder without any."""
     binary = package(store, "a", runsc=good) / "runsc"
     give_away(store, "a")
     assert found(binary, store) == str(binary)
@@ -270,7 +270,7 @@ def test_any_owner_is_trusted_with_what_nobody_can_write(store: Path, good: Path
 @needs_root
 @pytest.mark.parametrize("part", ["runsc", "bin", "package"])
 def test_a_write_bit_in_the_store_ends_the_exception(part: str, store: Path, good: Path) -> None:
-    """With a write bit on the file, its folder or the package the owner counts again."""
+    """A write bit on the file, its folder or the package makes the owner count again."""
     binary = package(store, "a", runsc=good) / "runsc"
     give_away(store, "a")
     place = {"runsc": binary, "bin": binary.parent, "package": binary.parent.parent}[part]
@@ -292,7 +292,7 @@ def test_a_file_right_in_the_store_is_no_package(store: Path, good: Path) -> Non
 
 @needs_root
 def test_a_store_of_a_third_user_is_refused(store: Path, good: Path) -> None:
-    """Who owns the store's folder can exchange all of it: that is no exception."""
+    """The owner of the store's folder can exchange all of it, so that user must be trusted."""
     binary = package(store, "a", runsc=good) / "runsc"
     os.chown(store, STRANGER, STRANGER)
     with pytest.raises(InsecureRunsc, match="neither root's"):

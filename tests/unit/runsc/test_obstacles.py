@@ -1,4 +1,4 @@
-"""What of a machine stands against a sandbox, from a /proc that is made here."""
+"""The obstacles to a sandbox on a machine, from a /proc that is made here."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def proc(
     namespaces: str = "1000",
     mounts: str = ROOT + PROC,
 ) -> str:
-    """A /proc with these words in it."""
+    """A /proc with these values in it."""
     for name, text in {
         "sys/kernel/yama/ptrace_scope": f"{scope}\n",
         "sys/user/max_user_namespaces": f"{namespaces}\n",
@@ -86,7 +86,7 @@ def test_what_forbids_ptrace_is_named_in_every_release(tmp_path: Path, message: 
 
 
 def test_a_root_that_is_no_mount_point_is_a_chroot(tmp_path: Path) -> None:
-    """By the message of a fork, and by the errno of a mount or an unshare."""
+    """The message of a fork, and the errno of a mount or an unshare, both name the chroot."""
     where = proc(tmp_path / "a", mounts=PROC, seccomp="2")
     assert starts(obstacles.of_message(NOT_PERMITTED, where)) == [CHROOT]
     for number in (errno.EPERM, errno.EINVAL):
@@ -100,7 +100,7 @@ def test_a_root_that_is_no_mount_point_is_a_chroot(tmp_path: Path) -> None:
 
 
 def test_another_root_in_the_same_mount_namespace_is_a_chroot(tmp_path: Path) -> None:
-    """Whose root is a mount point, as a build's often is; another namespace is a container."""
+    """A chroot's root may be a mount point, as in builds; another namespace is a container."""
     where = Path(proc(tmp_path / "proc"))
     roots = [tmp_path / "host", tmp_path / "other"]
     for number, root in zip((1, "self"), roots, strict=True):

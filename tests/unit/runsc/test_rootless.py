@@ -1,4 +1,4 @@
-"""Which way to start runsc fits which caller: by its uid, its namespace and one capability."""
+"""The way to start runsc for each caller: by its uid, its namespace and one capability."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WAYS = {
 
 @pytest.mark.parametrize("who", CALLERS)
 def test_each_caller_has_its_way(who: str) -> None:
-    """With ``auto``, and with ``on``."""
+    """Each caller has one way for ``auto``, and one for ``on``."""
     asked = (Rootless.AUTO, Rootless.ON)
     assert tuple(decide(wish, CALLERS[who], Network.NONE) for wish in asked) == WAYS[who]
 
@@ -43,7 +43,7 @@ def test_each_caller_has_its_way(who: str) -> None:
     ],
 )
 def test_off_is_an_error_where_it_cannot_be_had(who: str, told: str) -> None:
-    """And not a quiet ``on``."""
+    """An impossible ``off`` is never treated as ``on``."""
     with pytest.raises(UsageError, match=told):
         decide(Rootless.OFF, CALLERS[who], Network.NONE)
 
@@ -56,7 +56,7 @@ def test_a_network_of_its_own_is_for_root_of_any_kind() -> None:
 
 
 def test_this_process_knows_what_it_has() -> None:
-    """As the kernel lists its effective capabilities."""
+    """The caller's capability is the one that the kernel lists as effective."""
     with open("/proc/self/status", encoding="ascii") as status:
         bits = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
     assert Caller.read(0).sys_admin == bool(bits >> 21 & 1)

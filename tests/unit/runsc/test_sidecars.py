@@ -75,7 +75,7 @@ def program(path: Path) -> Path:
 
 
 def judged(path: Path, **search: object) -> sidecars.Sidecars:
-    """What is found beside the runsc at this path."""
+    """The sidecars beside the runsc at this path."""
     found = locate.find(str(path), **search)  # type: ignore[arg-type]
     found.close()
     return found.sidecars
@@ -91,7 +91,7 @@ def refused(path: Path, reason: str, **search: object) -> InsecureRunsc:
 
 
 def test_what_lies_beside_it_is_known(binary: Path, folder: Path) -> None:
-    """Programs are listed by name; a file that cannot be executed is judged, and no program."""
+    """Programs are listed by name; a file that cannot be executed is checked, but no program."""
     (folder / "LICENSE").write_text("text")
     (folder / "LICENSE").chmod(0o644)
     found = judged(binary)
@@ -125,7 +125,7 @@ def test_a_folder_that_others_may_write_is_refused(mode: int, binary: Path, fold
 def test_a_file_that_others_may_write_is_refused(
     mode: int, name: str, binary: Path, folder: Path
 ) -> None:
-    """Whatever its name is: a release may start it. The error has its path, mode and owner."""
+    """Any name is refused, as a release may start the file; the error has path, mode and owner."""
     program(folder / name).chmod(mode)
     error = refused(binary, "its group or others may write it")
     assert (error.path, error.mode, error.owner) == (str(folder / name), mode, os.geteuid())
@@ -135,7 +135,7 @@ def test_a_file_that_others_may_write_is_refused(
 @pytest.mark.fault("A2")
 @pytest.mark.parametrize("mode", [0o4755, 0o2755])
 def test_a_set_id_file_is_refused(mode: int, binary: Path, folder: Path) -> None:
-    """Neither set-uid nor set-gid is ever started."""
+    """A set-uid or set-gid file never starts."""
     (folder / "gvisor_sentry").chmod(mode)
     assert refused(binary, "set-uid or set-gid").mode == mode
 
@@ -227,7 +227,7 @@ def a_socket(path: Path) -> None:
 def test_what_is_no_file_is_refused(
     make: Callable[[Path], None], reason: str, binary: Path, folder: Path
 ) -> None:
-    """Nothing blocks, and the error names it."""
+    """The error names the entry, and nothing blocks."""
     make(folder / "odd")
     assert refused(binary, reason).path == str(folder / "odd")
     shutil.rmtree(folder)
@@ -236,7 +236,7 @@ def test_what_is_no_file_is_refused(
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(binary: Path) -> None:
-    """Whoever put it there did not mean it."""
+    """A file in the folder's place is a mistake of its maker."""
     program(binary.parent / "gvisor-bin")
     refused(binary, "it is not a folder")
 
@@ -283,7 +283,7 @@ def test_a_folder_that_cannot_be_read_cannot_be_judged(as_user: AsUser, open_tmp
 
 @needs_root
 def test_a_folder_on_a_noexec_mount_is_refused(binary: Path, folder: Path) -> None:
-    """runsc could not start what lies there, and would say so in other words."""
+    """Runsc could not start a file there, and its own error would not name the mount."""
     code = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 from pytest_gvisor.errors import InsecureRunsc
@@ -307,7 +307,7 @@ except InsecureRunsc as error:
 def test_an_insecure_sidecar_ends_the_search(
     binary: Path, folder: Path, fake_runsc: FakeRunsc
 ) -> None:
-    """The answer is \"insecure\", and no runsc behind it is taken instead."""
+    """The error is "insecure", and no later runsc is taken."""
     other = fake_runsc()
     loosen(folder / "gvisor_sentry")
     with pytest.raises(InsecureRunsc):
@@ -364,7 +364,7 @@ def loosen_prewarmer(folder: Path) -> Path:
 
 
 def write_sentry(folder: Path) -> Path:
-    """In place, its size and times as before."""
+    """Overwrite the sentry in place, with its size and times as before."""
     sentry = folder / "gvisor_sentry"
     before = sentry.stat()
     with sentry.open("r+b") as file:
@@ -396,7 +396,7 @@ def loosen_folder(folder: Path) -> Path:
 
 
 def replace_runsc(folder: Path) -> Path:
-    """As a package's upgrade does: the descriptor's file is there, and finds no sidecars."""
+    """Replace runsc as an upgrade does: the descriptor's file stays, and finds no sidecars."""
     shutil.copy2(folder.parent / "runsc", folder.parent / "new")
     (folder.parent / "new").rename(folder.parent / "runsc")
     return folder.parent / "runsc"
@@ -416,7 +416,7 @@ def loosen_way(folder: Path) -> Path:
 def test_a_change_after_judging_is_seen(
     change: Callable[[Path], Path], binary: Path, folder: Path
 ) -> None:
-    """Before the next start, and the error names what changed."""
+    """The next start is refused, and the error names the changed file."""
     runsc = Runsc.at(str(binary))
     runsc.check_unchanged()
     changed = change(folder)
@@ -429,7 +429,7 @@ def test_a_change_after_judging_is_seen(
 @pytest.mark.fault("A7")
 @pytest.mark.parametrize("mode", [0o755, 0o777])
 def test_a_folder_that_appears_is_a_change(mode: int, binary: Path) -> None:
-    """runsc would start what nobody has judged."""
+    """An unchecked file in a new folder would be started."""
     runsc = Runsc.at(str(binary))
     runsc.check_unchanged()
     (binary.parent / "gvisor-bin").mkdir()
@@ -442,7 +442,7 @@ def test_a_folder_that_appears_is_a_change(mode: int, binary: Path) -> None:
 
 @pytest.mark.fault("A7")
 def test_a_link_that_is_turned_is_a_change(binary: Path, folder: Path, tmp_path: Path) -> None:
-    """The other file breaks no rule either, and is not the one that was judged."""
+    """The link's new target breaks no rule, but it is not the checked file."""
     sentry = (folder / "gvisor_sentry").rename(tmp_path / "sentry")
     (folder / "gvisor_sentry").symlink_to(sentry)
     runsc = Runsc.at(str(binary))
@@ -455,7 +455,7 @@ def test_a_link_that_is_turned_is_a_change(binary: Path, folder: Path, tmp_path:
 
 
 def test_new_names_are_no_change(binary: Path, folder: Path, tmp_path: Path) -> None:
-    """A hard link made or removed is none, and a write behind one is."""
+    """Making or removing a hard link is no change, but a write through one is."""
     runsc = Runsc.at(str(binary))
     for _ in range(2):
         os.link(folder / "gvisor_sentry", tmp_path / "backup")
@@ -490,7 +490,7 @@ def test_without_sidecars_the_path_counts_for_nothing(binary: Path) -> None:
 
 
 def test_a_release_that_looks_for_none_is_not_looked_at_again(good: Path) -> None:
-    """What appears beside an older release is nothing to it."""
+    """A new file beside an older release does not matter."""
     runsc = Runsc.at(str(good))
     assert not runsc.uses_sidecars
     (good.parent / "gvisor-bin").mkdir()
@@ -501,7 +501,7 @@ def test_a_release_that_looks_for_none_is_not_looked_at_again(good: Path) -> Non
 
 @pytest.mark.fault("A7")
 def test_others_must_not_be_able_to_add_the_folder(binary: Path, good: Path, folder: Path) -> None:
-    """In a sticky folder such as /tmp everybody can put a `gvisor-bin` beside a runsc of ours."""
+    """In a sticky folder such as /tmp everybody can put a `gvisor-bin` beside a runsc."""
     binary.parent.chmod(0o1777)
     Runsc.at(str(binary)).close()  # there is one, and it is ours
     shutil.rmtree(folder)
@@ -514,7 +514,7 @@ def test_others_must_not_be_able_to_add_the_folder(binary: Path, good: Path, fol
 
 @pytest.mark.fault("G6")
 def test_a_shortage_of_descriptors_is_typed(binary: Path, folder: Path) -> None:
-    """It says nothing about what lies there."""
+    """A shortage is no fault of the files in the folder."""
     runsc = Runsc.at(str(binary))
     with spare_descriptors(3), pytest.raises(LaunchError, match="EMFILE"):
         runsc.check_unchanged()
@@ -523,7 +523,7 @@ def test_a_shortage_of_descriptors_is_typed(binary: Path, folder: Path) -> None:
 
 
 def test_the_fingerprint_is_of_the_sidecars_too(binary: Path, folder: Path) -> None:
-    """What is known of runsc and one sentry is not known of runsc and another."""
+    """Runsc with another sentry has another fingerprint."""
     shutil.rmtree(folder)
     prints = []
     with contextlib.closing(Runsc.at(str(binary))) as alone:
@@ -539,7 +539,7 @@ def test_the_fingerprint_is_of_the_sidecars_too(binary: Path, folder: Path) -> N
 
 @pytest.mark.parametrize("text", ["2026-08-10", "2026-09-05", ""])
 def test_a_build_of_a_time_with_sidecars_looks_for_them(text: str) -> None:
-    """By the flag, by the date, or where a build has neither."""
+    """The flag or the date decides, or the lack of both."""
     date = dt.date.fromisoformat(text) if text else None
     assert sidecars.looked_for((), date)
     assert sidecars.looked_for(["sidecar-usage-policy"], dt.date(2024, 7, 29))
@@ -552,7 +552,7 @@ def test_a_build_of_a_time_with_sidecars_looks_for_them(text: str) -> None:
 def test_one_release_is_asked_for_where_there_is_a_folder(
     binary: Path, folder: Path, good: Path
 ) -> None:
-    """And where runsc knows the flag."""
+    """The flag for one release is passed if the folder exists and runsc knows the flag."""
     shutil.copytree(folder, good.parent / "gvisor-bin")
     for path, expected in ((binary, True), (good, False)):
         with contextlib.closing(Runsc.at(str(path))) as runsc:
@@ -563,7 +563,7 @@ def test_one_release_is_asked_for_where_there_is_a_folder(
 
 
 def test_the_flag_stands_before_the_subcommand() -> None:
-    """runsc demands it, and takes a value only behind an equals sign of some flags."""
+    """Runsc requires the order, and takes a value of some flags only after an equals sign."""
     command = RunscCommand(id="a", bundle="/b", root="/r", platform=Platform.SYSTRAP)
     flag = "--sidecar-release-enforcement-policy=ALWAYS"
     assert flag not in run_argv(command)
@@ -572,7 +572,7 @@ def test_the_flag_stands_before_the_subcommand() -> None:
 
 
 def test_no_hook_can_turn_it_off() -> None:
-    """With one or two dashes; the policy for what is missing stays the user's."""
+    """The flag is refused with one or two dashes; the policy for missing files stays the user's."""
     known = {"sidecar-release-enforcement-policy", "sidecar-usage-policy"}
     for dashes in ("-", "--"):
         with pytest.raises(UsageError, match="decided by a setting"):
@@ -603,7 +603,7 @@ def test_doctor_says_what_lies_beside_it(binary: Path, folder: Path, good: Path)
 def test_a_question_has_no_variable_that_chooses_a_sentry(
     name: str, fake_runsc: FakeRunsc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever this process's own environment has."""
+    """The environment of this process does not reach a question."""
     monkeypatch.setenv(name, "SKIP")
     says = f'printf("runsc version %s\\n", getenv("{name}") ? getenv("{name}") : "unset")'
     with contextlib.closing(Runsc.at(str(fake_runsc(version=says)))) as runsc:
@@ -630,7 +630,7 @@ def test_what_is_installed_passes(umask: int, good: Path, tmp_path: Path) -> Non
 
 
 def test_the_errors_are_found_by_what_they_are(tmp_path: Path) -> None:
-    """A runsc that is not there is not insecure, whatever lies beside."""
+    """A missing runsc is not insecure, whatever lies beside its path."""
     (tmp_path / "gvisor-bin").mkdir()
     (tmp_path / "gvisor-bin").chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO)
     with pytest.raises(RunscNotFound):

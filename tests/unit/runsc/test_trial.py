@@ -1,4 +1,4 @@
-"""Which builds a platform is tried with twice, and that the program runs on any kernel."""
+"""The builds for which a platform is tried twice, and the program of the trial on any kernel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_an_old_release_of_a_young_go_is_doubtful(go: str, doubtful: bool) -> No
 
 @pytest.mark.parametrize("date", [None, dt.date(2026, 9, 5)])
 def test_a_young_release_is_not_looked_into(date: dt.date | None) -> None:
-    """Nor one without a date."""
+    """A release without a date is not read either."""
 
     def go() -> str:
         pytest.fail("the binary was read")
@@ -33,6 +33,6 @@ def test_a_young_release_is_not_looked_into(date: dt.date | None) -> None:
 
 
 def test_the_program_prints_the_kernels_release() -> None:
-    """On the host the host's, with no word on standard error."""
+    """On the host the release is the host's, with nothing on standard error."""
     done = subprocess.run(trial.PYTHON, capture_output=True, text=True, timeout=60, check=True)
     assert (done.stdout, done.stderr) == (f"{os.uname().release}\n", "")

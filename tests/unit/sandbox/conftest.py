@@ -30,7 +30,7 @@ PATIENCE = 20.0
 
 
 class FakeSupervisor:
-    """The part of a supervisor that a channel uses, without a sandbox behind it."""
+    """The part of a supervisor that a channel uses, without a sandbox."""
 
     def __init__(self, ours: socket.socket) -> None:
         self.over = False
@@ -60,7 +60,7 @@ class FakeSupervisor:
 
 
 class FakeDriven:
-    """A run whose first process is whoever holds the other end of the socket pair."""
+    """A run whose first process is the other end of the socket pair."""
 
     def __init__(self, ours: socket.socket) -> None:
         self.request = SimpleNamespace(platform=Platform.SYSTRAP)
@@ -70,15 +70,15 @@ class FakeDriven:
         self._supervisor = FakeSupervisor(ours)
 
     def start(self) -> FakeSupervisor:
-        """Nothing has to be started."""
+        """Start nothing."""
         return self._supervisor
 
     def oom_kills(self) -> int:
-        """There is no limit."""
+        """Count nothing, as there is no limit."""
         return 0
 
     def end(self, patience: float = 0.0) -> Ended:
-        """Nothing has to be removed but the socket."""
+        """Close the socket; nothing else has to be removed."""
         del patience
         self.ends += 1
         self._supervisor.close()
@@ -87,7 +87,7 @@ class FakeDriven:
 
 
 def ended() -> Completed:
-    """What is said of a sandbox that has ended with status 1."""
+    """The result of a sandbox that has ended with status 1."""
     return Completed(
         args=(), returncode=1, **streams(Capture(0), Capture(0)), duration=0.0,
         platform=Platform.SYSTRAP, outcome=Outcome.EXITED,
@@ -193,7 +193,7 @@ def pythons() -> list[str]:
 
 
 def _runs(path: str) -> bool:
-    """Whether it is a Python, and not a stand-in that says where one could be had."""
+    """Whether the path is a Python, not a stand-in that only names a place to get one."""
     answer = subprocess.run([path, "-I", "-S", "-c", ""], capture_output=True, check=False)
     return answer.returncode == 0
 

@@ -19,7 +19,7 @@ Connect = Callable[..., tuple[Channel, Peer]]
 def ended_unseen(
     connect: Connect, last: Sequence[tuple[dict[str, object], bytes]], *, hangs_up: bool
 ) -> tuple[Channel, Process]:
-    """A program whose channel sees runsc's end first, and then what the guest said before that."""
+    """A program whose channel sees runsc's end before the guest's last messages."""
     go, said, waits = threading.Event(), threading.Event(), threading.Event()
 
     def act(peer: Peer) -> None:
@@ -50,7 +50,7 @@ def ended_unseen(
 
 @pytest.mark.parametrize("hangs_up", [True, False])
 def test_what_was_said_before_the_end_is_not_lost(connect: Connect, hangs_up: bool) -> None:
-    """Where the end of the sandbox is seen before its last words, they are heard all the same."""
+    """The guest's last messages are read although the sandbox's end was seen before."""
     last = [
         ({"op": "data", "id": 1, "s": 1}, b"last words"),
         ({"op": "exit", "id": 1, "status": 3 << 8}, b""),
@@ -64,7 +64,7 @@ def test_what_was_said_before_the_end_is_not_lost(connect: Connect, hangs_up: bo
 
 @pytest.mark.parametrize("hangs_up", [True, False])
 def test_a_sandbox_that_has_ended_is_ending(connect: Connect, hangs_up: bool) -> None:
-    """However its end is seen: it is not alive, and what ran in it can be killed without a word."""
+    """The sandbox is not alive after any kind of end, and a kill of its program is silent."""
     channel, process = ended_unseen(connect, [], hangs_up=hangs_up)
     channel.join()
     assert channel.ending
@@ -82,14 +82,14 @@ def unstarted() -> Iterator[tuple[Channel, FakeDriven]]:
 
 
 def interrupt(*_: object) -> None:
-    """What the signal of a Ctrl-C, or of pytest-timeout, does anywhere."""
+    """Raise the error of a Ctrl-C, or of pytest-timeout."""
     raise KeyboardInterrupt
 
 
 def test_an_interrupted_start_leaves_no_sandbox(
     unstarted: tuple[Channel, FakeDriven], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the guest's first word is waited for."""
+    """An interrupt during the wait for the guest's greeting leaves no sandbox."""
     channel, driven = unstarted
     monkeypatch.setattr(channel, "_wait_greeting", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -102,7 +102,7 @@ def test_an_interrupted_start_leaves_no_sandbox(
 def test_an_interrupted_start_of_the_thread_leaves_no_sandbox(
     unstarted: tuple[Channel, FakeDriven], monkeypatch: pytest.MonkeyPatch, runs: bool
 ) -> None:
-    """Whether the thread had begun to run by then, or never does."""
+    """The thread may have begun to run at the interrupt, or never begin."""
     channel, driven = unstarted
     start = channel._thread.start
 

@@ -97,7 +97,7 @@ LIES: dict[str, Script] = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_is_a_crash_for_who_waits(connect: Connect, lie: str) -> None:
-    """What may not come now, or does not come before the end, is `SandboxCrashed`."""
+    """A message at the wrong time, or a missing one at the end, is `SandboxCrashed`."""
     hangs = lie in {"nothing at all", "a start and no end", "an end without its streams"}
     channel, _peer = connect(answering(LIES[lie], hang_up=hangs))
     if lie == "a word after the end":
@@ -143,7 +143,7 @@ RAW: dict[str, bytes] = {
 
 @pytest.mark.parametrize("raw", RAW)
 def test_bytes_that_are_no_frames_end_the_start(connect: Connect, raw: str) -> None:
-    """A guest that does not speak frames, and one that dies in the middle of one, never starts."""
+    """A guest that sends no frames, or dies in the middle of one, never starts."""
 
     def act(peer: Peer) -> None:
         peer.receive()
@@ -155,7 +155,7 @@ def test_bytes_that_are_no_frames_end_the_start(connect: Connect, raw: str) -> N
 
 
 def test_a_frame_without_the_tag_is_forged(connect: Connect) -> None:
-    """Who can write to the channel, and does not know its tag, cannot speak for the guest."""
+    """A writer to the channel without its tag cannot send for the guest."""
 
     def act(peer: Peer) -> None:
         peer.receive()
@@ -168,7 +168,7 @@ def test_a_frame_without_the_tag_is_forged(connect: Connect) -> None:
 
 
 def test_a_guest_that_says_nothing_is_given_up(connect: Connect) -> None:
-    """Its start has a deadline, and is over then."""
+    """The start of a silent guest ends at its deadline."""
     begun = time.monotonic()
     with pytest.raises(SandboxCrashed, match=r"did not answer within 0\.3 s"):
         connect(lambda _peer: time.sleep(1), greets=False, timeout=0.3)
@@ -176,7 +176,7 @@ def test_a_guest_that_says_nothing_is_given_up(connect: Connect) -> None:
 
 
 def test_a_silent_guest_confirms_no_kill(connect: Connect) -> None:
-    """A tree is only dead when the guest has said so in time."""
+    """A process tree is only dead when the guest has confirmed it in time."""
     channel, _peer = connect(answering(STARTED, hang_up=False))
     process = Process(channel, command())
     process.start()
@@ -189,7 +189,7 @@ def test_a_silent_guest_confirms_no_kill(connect: Connect) -> None:
 
 
 def test_a_kill_that_leaves_processes_is_none(connect: Connect) -> None:
-    """Where the guest says that some of a tree is left, the whole sandbox is killed."""
+    """The whole sandbox is killed if the guest reports remaining processes."""
 
     def act(peer: Peer) -> None:
         peer.receive()
@@ -272,7 +272,7 @@ def test_everybody_who_waits_is_told(connect: Connect) -> None:
     ],
 )
 def test_a_file_that_is_read_comes_as_a_file(connect: Connect, script: Script) -> None:
-    """Another stream, another word or more than was asked for ends the sandbox."""
+    """Another stream, another message or excess data ends the sandbox."""
     channel, _peer = connect(answering(script, hang_up=False))
     download = Download(channel, "/x", 100)  # from there on it wants no more
     with pytest.raises(SandboxCrashed, match="cannot be trusted"):
@@ -280,7 +280,7 @@ def test_a_file_that_is_read_comes_as_a_file(connect: Connect, script: Script) -
 
 
 def test_a_file_that_is_too_long_is_no_shorter_one(connect: Connect) -> None:
-    """Also where its end comes before the guest can have heard that it should stop."""
+    """A file that exceeds the limit is an error, also if it ends before the guest can stop."""
     script: Script = [({"op": "data", "id": 1, "s": 1}, b"x" * 11), EOFS[0]]
     channel, _peer = connect(answering(script, hang_up=False))
     with pytest.raises(InsideError, match="longer than 10 bytes"):
@@ -295,7 +295,7 @@ def test_a_file_that_is_written_must_be_whole(connect: Connect) -> None:
 
 
 def test_a_connection_is_held_to_its_rules(connect: Connect) -> None:
-    """Neither data before a connection or after its end, nor more than was asked for."""
+    """Data before a connection, after its end or beyond the credit is refused."""
     many: Script = [({"op": "data", "id": 1, "s": 1}, b"x" * 250_000)] * 600
     again: Script = [({"op": "eof", "id": 1, "s": 1}, b"")] * 2
     for script in (many[:1], [*STARTED, *many], [*STARTED, *again], [*STARTED, *STARTED], EXIT):
@@ -331,7 +331,7 @@ def sentences(draw: st.DrawFn) -> tuple[dict[str, Any], bytes]:
 
 
 def expected(script: Script) -> str:
-    """What a program's caller has to see, by a reading of the protocol that is not the code's."""
+    """The result that the protocol gives a caller, computed apart from the code."""
     started, ended, exited = False, set[int](), False
     for message, payload in script:
         op, shape = message["op"], set(message)
@@ -373,7 +373,7 @@ def expected(script: Script) -> str:
     )
 )
 def test_no_conversation_hangs_or_gives_a_wrong_result(script: Script) -> None:
-    """Whatever a guest says before it hangs up, the caller sees what the protocol makes of it."""
+    """The caller sees the protocol's result for any messages that a guest sends."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     channel, peer = Channel(FakeDriven(ours)), Peer(theirs)  # type: ignore[arg-type]

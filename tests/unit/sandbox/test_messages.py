@@ -26,13 +26,13 @@ GOOD: dict[str, tuple[dict[str, Any], int]] = {
 
 
 def test_there_is_an_example_of_every_message() -> None:
-    """The tests below know of all words that a guest may say."""
+    """The tests below cover each message of a guest."""
     assert GOOD.keys() == SHAPES.keys()
 
 
 @pytest.mark.parametrize("op", GOOD)
 def test_a_good_message_is_read(op: str) -> None:
-    """What the guest says in earnest is understood."""
+    """A valid message is read."""
     raw, payload = GOOD[op]
     message = read(raw, payload)
     assert (message.op, message.id) == (op, raw["id"])
@@ -57,7 +57,7 @@ def test_every_field_is_needed_and_no_other_is_allowed(op: str) -> None:
 @pytest.mark.parametrize("value", [-1, 2**62, 1.0, "1", True, None, [], {}, 2**70])
 @pytest.mark.parametrize("op", GOOD)
 def test_every_number_is_an_integer_in_its_range(op: str, value: object) -> None:
-    """Neither negative, huge, fractional, boolean nor of another type."""
+    """A negative, huge, fractional or boolean number is refused, as is another type."""
     raw, payload = GOOD[op]
     for name in raw:
         if name not in {"op", "python"}:
@@ -67,7 +67,7 @@ def test_every_number_is_an_integer_in_its_range(op: str, value: object) -> None
 
 @pytest.mark.parametrize("op", [None, 1, [], {}, "", "exec", "HELLO", "x" * 10_000])
 def test_an_unknown_word_is_refused(op: object) -> None:
-    """Also what is no word at all, or a word that is the host's to say."""
+    """A message of the host's, or with no text as its name, is refused too."""
     with pytest.raises(FrameError, match="unknown word"):
         read({"op": op, "id": 1}, 0)
 
@@ -89,7 +89,7 @@ def test_a_text_is_short_and_plain(text: str) -> None:
     st.integers(min_value=0, max_value=3),
 )
 def test_any_object_is_a_message_or_an_error(raw: dict[str, Any], payload: int) -> None:
-    """No object of any shape raises anything but `FrameError`."""
+    """An object of any shape raises nothing but `FrameError`."""
     try:
         message = read(raw, payload)
     except FrameError:

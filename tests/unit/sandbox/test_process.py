@@ -1,4 +1,4 @@
-"""What the host makes of a program's output, and of a sandbox's end, with a guest that behaves."""
+"""A program's output and a sandbox's end on the host's side, with a guest that behaves."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def talking(output: bytes = b"") -> Callable[[Peer], None]:
 def test_a_flood_of_output_does_not_outlast_a_deadline(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where more output waits after every look, the deadline ends the wait all the same."""
+    """The deadline ends the wait although more output arrives after every look."""
     channel, _peer = connect(talking())
     process = started(channel)
     begun = time.monotonic()
@@ -82,7 +82,7 @@ def test_what_has_come_is_looked_at_whatever_the_deadline(connect: Connect) -> N
 def test_a_read_of_nothing_is_nothing_at_once(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, max_output: int
 ) -> None:
-    """Whatever waits to be read, and whatever a sandbox's limit on output is."""
+    """A read of size 0 returns at once, for any amount of output and any limit."""
     channel, _peer = connect(talking())
     process = started(channel, max_output=max_output)
     take, looks = Tap.take, itertools.count()

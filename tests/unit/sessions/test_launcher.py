@@ -37,7 +37,7 @@ def control() -> Iterator[tuple[Control, socket.socket]]:
 
 
 def test_a_message_is_an_object(control: tuple[Control, socket.socket]) -> None:
-    """And is there when the descriptor says so."""
+    """A message can be read as soon as its descriptor is ready."""
     ours, theirs = control
     assert not ours.wait(time.monotonic())
     theirs.send(b'{"state": "spawned"}')
@@ -49,7 +49,7 @@ def test_a_message_is_an_object(control: tuple[Control, socket.socket]) -> None:
 def test_any_other_message_is_a_protocol_error(
     control: tuple[Control, socket.socket], message: bytes
 ) -> None:
-    """Nothing else of Python's comes through."""
+    """No other exception of Python's is raised."""
     ours, theirs = control
     theirs.send(message)
     with pytest.raises(ProtocolError, match="not an object"):
@@ -80,7 +80,7 @@ def gone(pid: int) -> bool:
 
 
 def test_nothing_is_made_before_it_is_needed(base: str) -> None:
-    """No folder, no process; closing what was never made does nothing."""
+    """A launcher makes no folder and no process before its use, and none when it closes."""
     launcher = Launcher(base)
     launcher.close()
     assert os.listdir(base) == []
@@ -99,7 +99,7 @@ def test_closing_leaves_nothing_and_can_be_done_twice(base: str) -> None:
 
 
 def test_all_threads_get_the_same_keeper(launcher: Launcher) -> None:
-    """However many ask at once."""
+    """Threads that ask at once get one keeper."""
     found: list[tuple[int, str]] = []
 
     def ask() -> None:
@@ -115,7 +115,7 @@ def test_all_threads_get_the_same_keeper(launcher: Launcher) -> None:
 
 
 def test_a_dead_keeper_is_replaced_in_the_same_session(launcher: Launcher) -> None:
-    """What it was to do goes on."""
+    """The session's work goes on."""
     session, first = launcher.session(), launcher.keeper()
     os.kill(first.pid, signal.SIGKILL)
     assert gone_or_zombie(first.pid)
@@ -134,7 +134,7 @@ def gone_or_zombie(pid: int) -> bool:
 def test_a_session_folder_that_vanished_is_replaced_with_its_keeper(
     launcher: Launcher, base: str, killed: bool
 ) -> None:
-    """As by a cleaner of temporary folders, with the keeper gone too or not."""
+    """A cleaner of temporary folders may remove the folder, with the keeper or without."""
     session, keeper = launcher.session(), launcher.keeper()
     if killed:
         os.kill(keeper.pid, signal.SIGKILL)
@@ -183,7 +183,7 @@ def test_a_fork_in_the_midst_of_a_start_does_not_wait_for_it(launcher: Launcher)
 
 
 def test_closing_does_not_wait_for_a_fork_that_lives_on(launcher: Launcher) -> None:
-    """It has copies of all descriptors, as a pool of processes that nobody has shut down."""
+    """A fork, such as a pool of processes that stays open, has copies of all descriptors."""
     keeper = launcher.keeper()
     pid = os.fork()
     if pid == 0:
@@ -203,7 +203,7 @@ def test_closing_does_not_wait_for_a_fork_that_lives_on(launcher: Launcher) -> N
 
 
 def test_the_keeper_holds_the_lock_of_the_session(base: str) -> None:
-    """For as long as it cleans up after this process, no other session sweeps."""
+    """No other session sweeps while the keeper cleans up."""
     path = SessionDir.choose(base)[0]
     keeper = Keeper(path)
     session = SessionDir.create(path)
@@ -217,7 +217,7 @@ def test_the_keeper_holds_the_lock_of_the_session(base: str) -> None:
 
 
 def test_a_keeper_is_given_the_lock_of_its_session(launcher: Launcher) -> None:
-    """The first one, and one that replaces it."""
+    """The first keeper gets the lock, and so does its replacement."""
     first = launcher.keeper()
     assert runs_nothing_but_lives(first)
     os.kill(first.pid, signal.SIGKILL)
@@ -226,7 +226,7 @@ def test_a_keeper_is_given_the_lock_of_its_session(launcher: Launcher) -> None:
 
 
 def test_what_is_shared_is_told_to_each_keeper(launcher: Launcher, base: str) -> None:
-    """Once; it is removed by the one that there is in the end."""
+    """Each keeper gets a shared folder's name once; the last one removes the folder."""
     path = f"{base}/s-run-x"
     for _ in range(2):
         launcher.share(path)
@@ -241,7 +241,7 @@ def test_what_is_shared_is_told_to_each_keeper(launcher: Launcher, base: str) ->
 
 
 def runs_nothing_but_lives(keeper: Keeper) -> bool:
-    """Whether the keeper has taken all that was sent to it, and is there."""
+    """Whether the keeper has read all messages, and lives."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         held = [os.readlink(f"/proc/{keeper.pid}/fd/{fd}") for fd in fds_of(keeper.pid)]
@@ -268,7 +268,7 @@ PROGRAMS = {
 def test_a_keeper_that_does_not_come_up_is_a_typed_error(
     launcher: Launcher, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
-    """It is dead afterwards, nothing is left, and the next one may come up."""
+    """The keeper is dead afterwards, nothing is left, and the next one can start."""
     (tmp_path / "keeper.py").write_text(program)
     with monkeypatch.context() as patch:
         patch.setattr(launcher_module, "_PROGRAM", str(tmp_path / "keeper.py"))
@@ -285,7 +285,7 @@ def test_a_keeper_that_does_not_come_up_is_a_typed_error(
 def test_a_keeper_that_is_refused_a_call_names_it(
     launcher: Launcher, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """With its errno; nothing is left of it."""
+    """The error has the errno, and nothing of the keeper is left."""
     for module in ("keeper.py", "child.py", "leftovers.py", "linux.py"):
         shutil.copy(Path(program.__file__).with_name(module), tmp_path / module)
     with (tmp_path / "linux.py").open("a") as file:
@@ -338,7 +338,7 @@ def test_a_shortage_at_the_start_is_typed_and_leaves_nothing(
 
 
 def test_a_request_that_cannot_be_sent_is_a_typed_error(launcher: Launcher) -> None:
-    """Too large for a message, or nobody there."""
+    """A request fails if it exceeds a message, or if no keeper reads it."""
     keeper = launcher.keeper()
     with pytest.raises(LaunchError, match="cannot be sent") as caught:
         keeper.launch({"x": "y" * 2**24}, [])
@@ -414,7 +414,7 @@ def test_a_session_s_folder_that_cannot_be_looked_at_is_there(
 
 
 def test_the_keeper_is_run_by_this_interpreter_from_the_package(launcher: Launcher) -> None:
-    """Its command line names the file, after the options that leave out sites and environment."""
+    """The command line names the file, after the options that leave out sites and environment."""
     words = Path(f"/proc/{launcher.keeper().pid}/cmdline").read_bytes().decode().split("\0")
     assert words[:4] == [sys.executable, "-I", "-S", program.__file__]
 
@@ -433,7 +433,7 @@ def test_what_the_sweep_has_removed_is_counted(base: str, launcher: Launcher) ->
 def test_what_stays_of_a_session_is_told(
     base: str, launcher: Launcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever closes the launcher can say it; closing again says nothing."""
+    """The first close returns the remaining files; a second one returns nothing."""
     launcher.keeper().kill()
     with monkeypatch.context() as patch:
         patch.setattr(leftovers, "clear_session", lambda path: [f"{path}: busy"])

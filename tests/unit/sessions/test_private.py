@@ -1,4 +1,4 @@
-"""Private folders: made safely, verified, and judged with the whole way to them."""
+"""Private folders: made safely, verified, and checked with the whole path to them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: folders of a
 
 @pytest.mark.usefixtures("umask")
 def test_a_private_folder_is_made_with_0700_whatever_the_umask(base: str) -> None:
-    """It is found again, with the same mode."""
+    """The second call finds the folder with the same mode."""
     for _ in range(2):
         fd = private.open_private(f"{base}/x")
         assert os.path.samestat(os.fstat(fd), os.lstat(f"{base}/x"))
@@ -56,7 +56,7 @@ def refusal(path: str, number: int = 0) -> LaunchError:
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701, 0o1777])
 def test_a_folder_that_others_may_enter_is_refused(base: str, mode: int) -> None:
-    """Whoever made it, the error has its mode and says what to do."""
+    """The error has the folder's mode and a remedy, for any owner."""
     os.mkdir(f"{base}/x")
     os.chmod(f"{base}/x", mode)
     error = refusal(f"{base}/x")
@@ -129,7 +129,7 @@ def test_a_link_on_the_way_leads_to_the_canonical_path(base: str) -> None:
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o720])
 def test_a_folder_on_the_way_that_others_can_write_is_refused(base: str, mode: int) -> None:
-    """They could put a folder of their own in the place of the private one at any time."""
+    """Others could replace the private folder with one of their own at any time."""
     os.makedirs(f"{base}/open/inner", 0o700)
     os.chmod(f"{base}/open", mode)
     for path in (f"{base}/open/x", f"{base}/open/inner/x"):
@@ -161,7 +161,7 @@ def test_a_link_in_a_folder_that_others_can_write_is_refused(base: str) -> None:
 
 
 def test_a_sticky_folder_on_the_way_is_fine(base: str) -> None:
-    """Only its owner, and root, can rename or remove what this user has in it."""
+    """Only this user, the folder's owner and root can rename or remove an entry."""
     os.mkdir(f"{base}/sticky")
     os.chmod(f"{base}/sticky", 0o1777)
     os.close(private.open_private(f"{base}/sticky/x"))

@@ -48,7 +48,7 @@ def session(base: str) -> Iterator[SessionDir]:
 
 @as_root
 def test_root_s_sessions_are_in_run() -> None:
-    """Root's sessions are in /run, whatever the environment says."""
+    """Root's sessions are in /run, for any environment."""
     assert session_folder.base_folder() == "/run/pytest-gvisor"
 
 
@@ -127,7 +127,7 @@ def test_odd_names_are_fine(base: str, name: str, monkeypatch: pytest.MonkeyPatc
 def test_the_home_folder_is_the_last_candidate(
     temporary: str, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No other user can put anything into it, as anybody can into /tmp."""
+    """No other user can put an entry into the home folder, as anybody can into /tmp."""
     monkeypatch.setenv("HOME", base)
     *others, last = places.session_bases()
     assert last == f"{base}/.pytest-gvisor"
@@ -217,7 +217,7 @@ def test_a_shortage_passes_no_candidate_over(
 def test_a_sweep_looks_into_each_candidate_of_this_user_s(
     candidates: Candidates, base: str
 ) -> None:
-    """What was left under another environment goes too; what is not private is not entered."""
+    """The sweep finds sessions of another environment, and enters private folders only."""
     first, second, third = candidates("first", "second", "third")
     dead = []
     for path in (first, second, third):
@@ -232,7 +232,7 @@ def test_a_sweep_looks_into_each_candidate_of_this_user_s(
 
 
 def test_another_candidate_s_lock_holds_up_no_session(candidates: Candidates) -> None:
-    """Whoever holds it is at work there; a sweep by hand waits for it, and says so in the end."""
+    """The lock's holder is at work there; a manual sweep waits for it, and then fails."""
     _, second = candidates("first", "second")
     os.mkdir(second, 0o700)
     dead = dead_session(second)
@@ -254,7 +254,7 @@ def test_another_candidate_s_lock_holds_up_no_session(candidates: Candidates) ->
 
 
 def test_a_session_is_not_there_before_it_is_made(base: str) -> None:
-    """The name is chosen first: whoever is to remove it can know it."""
+    """The name is chosen first, so that the keeper knows it."""
     path = SessionDir.choose(base)[0]
     assert os.path.dirname(path) == base
     assert re.fullmatch(r"s-[0-9a-f]{12}", os.path.basename(path)), "sockets below it have room"
@@ -264,7 +264,7 @@ def test_a_session_is_not_there_before_it_is_made(base: str) -> None:
 
 @pytest.mark.usefixtures("umask")
 def test_a_session_is_private_and_locked(base: str) -> None:
-    """Its lock is held for as long as its descriptor is open."""
+    """The lock lasts as long as its descriptor is open."""
     session = SessionDir.create(SessionDir.choose(base)[0])
     assert mode_of(session.path) == 0o700
     assert mode_of(f"{session.path}/lock") == 0o600
@@ -326,7 +326,7 @@ def test_a_link_in_the_place_of_the_base_s_lock_is_not_followed(base: str) -> No
 
 @pytest.mark.fault("B2")
 def test_a_taken_name_is_a_typed_error_and_stays(base: str, session: SessionDir) -> None:
-    """What is there is another's."""
+    """The existing folder belongs to another session."""
     with pytest.raises(LaunchError) as caught:
         SessionDir.create(session.path)
     assert caught.value.errno == errno.EEXIST
@@ -457,7 +457,7 @@ def test_a_fifo_in_the_place_of_a_lock_blocks_no_sweep(base: str) -> None:
 
 @pytest.mark.parametrize("name", ["\0", "\ud800", "x" * 5000])
 def test_a_journal_that_names_no_path_stops_no_sweep(base: str, name: str) -> None:
-    """What no file can be called was never made; the rest of the session goes."""
+    """A path that no file can have is skipped, and the rest of the session is removed."""
     dead = dead_session(base)
     entry = {"cgroups": [f"/sys/fs/cgroup/pytest-gvisor-{name}"]}
     Path(dead, "journal").write_text(json.dumps(entry))
@@ -472,7 +472,7 @@ def stuck(session: str, _cgroups: list[str]) -> list[str]:
 def test_sessions_that_are_stuck_share_one_budget(
     base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many there are, others can begin soon; the next sweep tries again."""
+    """Any number of stuck sessions delays others only briefly; the next sweep tries again."""
     made = {dead_session(base) for _ in range(11)}
     started = time.monotonic()
     with monkeypatch.context() as patch:
@@ -541,7 +541,7 @@ def test_who_has_waited_for_another_s_sweep_does_not_sweep_again(
 def test_who_sweeps_by_hand_sweeps_although_it_has_waited(
     base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is said to stay was tried."""
+    """A session that is reported as left was tried."""
     dead = dead_session(base)
     with open(f"{base}/.lock", "w") as lock:
         monkeypatch.setattr(session_folder, "SWEEP_BUDGET", 0.1)
@@ -551,7 +551,7 @@ def test_who_sweeps_by_hand_sweeps_although_it_has_waited(
 
 
 def test_what_goes_costs_nothing_of_the_budget(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many there are, and however long it takes."""
+    """Any number of removed sessions may take any time."""
     dead = {dead_session(base) for _ in range(4)}
 
     def slow(session: str, cgroups: list[str]) -> list[str]:
@@ -564,7 +564,7 @@ def test_what_goes_costs_nothing_of_the_budget(base: str, monkeypatch: pytest.Mo
 
 
 def test_a_session_that_ends_says_what_stays(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And lets go of its lock, for the next sweep."""
+    """The session's lock is released for the next sweep."""
     session = SessionDir.create(SessionDir.choose(base)[0])
     with monkeypatch.context() as patch:
         patch.setattr(leftovers, "remove_session", stuck)
@@ -575,21 +575,21 @@ def test_a_session_that_ends_says_what_stays(base: str, monkeypatch: pytest.Monk
 
 
 def test_a_new_session_sweeps_first(base: str) -> None:
-    """What a crash left is gone when the next one begins."""
+    """The remains of a crash are removed when the next session begins."""
     dead = dead_session(base)
     SessionDir.choose(base)
     assert not os.path.exists(dead)
 
 
 def test_there_is_nothing_to_sweep_where_there_is_no_folder(base: str) -> None:
-    """And none is made."""
+    """A sweep without a folder makes none."""
     assert session_folder.sweep(f"{base}/x") == []
     assert not os.path.exists(f"{base}/x")
 
 
 @pytest.mark.fault("F6")
 def test_a_sweep_kills_what_a_dead_session_left_and_no_innocent(base: str) -> None:
-    """By its command line: a pid that was used again is somebody else's."""
+    """The command line identifies the process, since a pid may be used again."""
     dead = dead_session(base)
     argv = ["sh", "-c", "read x"]
     with (
@@ -642,7 +642,7 @@ def test_a_killed_process_s_session_is_swept_and_another_s_lives(base: str) -> N
 
 
 def test_many_sessions_begin_at_once(base: str) -> None:
-    """None sweeps another that is being made."""
+    """No session sweeps another that is being made."""
     made: list[SessionDir] = []
 
     def begin() -> None:

@@ -35,7 +35,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def entries(base: Path) -> set[str]:
-    """What is in the base folder, apart from its lock."""
+    """The entries of the base folder, apart from its lock."""
     return {path.name for path in base.iterdir()} - {".lock"}
 
 
@@ -99,7 +99,7 @@ def test_it_is_made_again_where_somebody_has_removed_it(base: Path) -> None:
 def test_it_is_let_go_of_where_somebody_has_removed_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
-    """As a logout removes /run/user/UID: nothing is left to remove, and nothing is made again."""
+    """A removed folder, as by a logout in /run/user/UID, is closed without making it again."""
     base = tmp_path / "parent" / "base"
     base.parent.mkdir()
     monkeypatch.setattr(session_folder, "base_folder", lambda: str(base))
@@ -113,7 +113,7 @@ def test_it_is_let_go_of_where_somebody_has_removed_it(
 
 
 def test_what_cannot_be_removed_is_told(base: Path) -> None:
-    """It is no error of whoever cleans up: others come after this one."""
+    """A folder that cannot be removed is returned, so that other clean-ups follow."""
     before = set(os.listdir("/proc/self/fd"))
     shared = SharedDir("one")
     path = shared.path()
@@ -143,7 +143,7 @@ def test_a_fork_lets_its_parent_s_folder_be(base: Path) -> None:
 
 
 def test_a_folder_that_others_may_enter_is_refused(base: Path) -> None:
-    """The base folder is judged as for a session."""
+    """The base folder is checked as for a session."""
     base.mkdir()
     base.chmod(0o755)
     with pytest.raises(LaunchError, match="lets others in"):

@@ -102,7 +102,7 @@ def session(base: str, tmp_path: Path) -> Iterator[Make]:
 def test_a_keeper_whose_pytest_is_dead_goes_on_and_cleans_up_itself(
     base: str, waited_for: bool
 ) -> None:
-    """Whether anybody has waited for the dead one yet or not; its folder counts as swept."""
+    """The dead pytest may still be a zombie; the keeper's folder counts as swept."""
     with subprocess.Popen([sys.executable, "-c", PYTEST, base], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         keeper, path = process.stdout.readline().split()
@@ -119,7 +119,7 @@ def test_a_keeper_whose_pytest_is_dead_goes_on_and_cleans_up_itself(
 
 @pytest.mark.fault("F8")
 def test_a_keeper_whose_pytest_lives_stays_as_it_is(base: str, session: Make) -> None:
-    """Whoever has stopped it may want to have a look."""
+    """The user who stopped the keeper may want to inspect it."""
     made = session()
     assert session_folder.sweep(base) == session_folder.dead(base) == []
     assert state_of(made.keeper.pid) == "T"
@@ -159,7 +159,7 @@ def test_a_stopped_keeper_of_another_user_s_stays_as_it_is(
 
 
 def test_a_keeper_that_runs_is_left_to_itself(base: str, session: Make) -> None:
-    """It may be in the middle of its cleaning."""
+    """A running keeper may be in the middle of its cleaning."""
     made = session()
     made.keeper.send_signal(signal.SIGCONT)
     made.pytest.kill()
@@ -173,7 +173,7 @@ def test_a_keeper_that_runs_is_left_to_itself(base: str, session: Make) -> None:
 def test_a_keeper_that_does_not_end_is_waited_for_within_the_budget(
     base: str, session: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has been made to go on; what others have left is removed all the same."""
+    """The keeper is resumed, and the remains of others are removed within the budget."""
     made = session()
     made.pytest.kill()
     made.pytest.wait()

@@ -1,4 +1,4 @@
-"""What comes of a VM's console, and the deadline of its boot."""
+"""The output of a VM's console, and the deadline of its boot."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LINES = (
 
 @pytest.mark.parametrize("writer", [(LINES, 1)], indirect=True)
 def test_the_end_of_the_console_is_told(writer: subprocess.Popen[bytes]) -> None:
-    """It is escaped; lines that each boot has are left out."""
+    """The error has the end of the console, escaped, without the lines of each boot."""
     console = _Console(writer)
     while writer.poll() is None:
         console.read()
@@ -58,7 +58,7 @@ def test_a_console_does_not_stop_the_vm_and_does_not_grow(
 def test_the_boot_ends_where_the_script_begins(
     writer: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    """Its mark counts, however late it is seen; without it the console's end is in the error."""
+    """The script's mark ends the boot, even if seen late; the error has the console's end."""
     writer.wait(20)
     console = _Console(writer)
     console.read()

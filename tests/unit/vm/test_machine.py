@@ -39,7 +39,7 @@ def test_files_come_by_9p_where_there_is_no_virtiofsd() -> None:
 
 @pytest.mark.parametrize(("tree", "shown"), [("/var/tmp/x/6.1", True), ("/opt/x/6.1", False)])
 def test_modules_that_the_vm_would_hide_are_shown_to_it(tree: str, shown: bool) -> None:
-    """They are read-only; elsewhere the VM sees them as it sees this machine's files."""
+    """The modules are read-only; in other places the VM sees this machine's files."""
     argv = vng(Machine(command=("true",)), dataclasses.replace(PARTS, modules=tree), "/folder")
     assert (f"--rodir={tree}" in argv) is shown
 
@@ -91,7 +91,7 @@ def test_a_home_folder_that_is_read_only_there_has_no_cache(
 
 
 def test_a_folder_is_shared_by_its_real_path(tmp_path: Path) -> None:
-    """A symlink is followed here, where it leads to what was meant."""
+    """A symlink is resolved on the host, where its target is the intended one."""
     (tmp_path / "link").symlink_to(tmp_path)
     assert share_of(str(tmp_path / "link")) == str(tmp_path.resolve())
 
@@ -107,7 +107,7 @@ def test_a_folder_with_a_name_that_options_cannot_hold_is_refused(
 
 
 def test_what_is_no_folder_cannot_be_shared(tmp_path: Path) -> None:
-    """Neither a file nor nothing."""
+    """A file or a missing path cannot be shared."""
     (tmp_path / "file").touch()
     for name in ("file", "none"):
         with pytest.raises(UsageError, match="is not a folder"):

@@ -1,4 +1,4 @@
-"""What a VM is made of: programs, QEMU's version, kernels and their modules, and the remedy."""
+"""The parts of a VM: programs, QEMU's version, kernels and their modules, and the remedy."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_vng_is_found_beside_the_running_python(equipped: Path, tmp_path: Path) 
 def test_a_folder_of_the_environments_path_is_not_searched(
     equipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As root, a program of another user's would run as root."""
+    """A program of another user would run as root."""
     make_program(tmp_path / "elsewhere/vng")
     (equipped / "vng").unlink()
     monkeypatch.setenv("PATH", str(tmp_path / "elsewhere"))
@@ -136,7 +136,7 @@ def test_a_qemu_is_judged_by_the_version_that_it_tells(
 
 
 def test_a_qemu_that_cannot_be_started_is_told(equipped: Path, tmp_path: Path) -> None:
-    """No such file, as after a move."""
+    """A missing file, as after a move, is named."""
     (found,) = missing(qemu="/nonexistent/qemu", kernel=make_kernel(tmp_path, "6.12.1"))
     assert found.startswith("/nonexistent/qemu cannot be started: ")
 
@@ -162,7 +162,7 @@ def test_the_remedy_has_the_names_of_the_distribution(
 def test_a_boot_folder_that_may_not_be_read_is_said(
     monkeypatch: pytest.MonkeyPatch, equipped: Path
 ) -> None:
-    """Mode 0700 for root alone is usual; it is not a want of kernels."""
+    """Mode 0700 for root alone is usual, and different from a lack of kernels."""
     listdir = os.listdir
     boot = equipped.parent / "boot"
     boot.mkdir()
@@ -179,7 +179,7 @@ def test_a_boot_folder_that_may_not_be_read_is_said(
 def test_a_kernel_that_is_named_is_the_only_one_that_is_needed(
     equipped: Path, tmp_path: Path
 ) -> None:
-    """Where /boot has none, as in a container; it has to be a file that can be read."""
+    """The named kernel has to be a readable file; /boot may have none, as in a container."""
     kernel = tmp_path / "bzImage"
     kernel.touch()
     assert parts.find(kernel=str(kernel)).kernel == str(kernel)
@@ -192,7 +192,7 @@ def test_a_kernel_that_is_named_is_the_only_one_that_is_needed(
 
 @pytest.mark.parametrize("place", ["lib", "usr/lib"])
 def test_a_kernels_modules_lie_in_its_own_tree(equipped: Path, tmp_path: Path, place: str) -> None:
-    """As a package is unpacked: ROOT/boot/vmlinuz-RELEASE, ROOT/lib/modules/RELEASE."""
+    """An unpacked package has ROOT/boot/vmlinuz-RELEASE and ROOT/lib/modules/RELEASE."""
     kernel = make_kernel(tmp_path / "root", "6.12.1")
     if place != "lib":
         (tmp_path / "root/usr").mkdir()
