@@ -43,7 +43,7 @@ class Bench:
     """Inside the session folder, so that it is removed whatever happens."""
 
     finding: float
-    """Seconds that it took to find, judge and question runsc."""
+    """Seconds to find, check and question runsc."""
 
     @classmethod
     @contextlib.contextmanager

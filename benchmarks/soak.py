@@ -43,8 +43,8 @@ MEMORY_SLACK: Final = 1.0
 """MiB that memory may differ by between two quarters: an allocator's arenas come and go."""
 
 BLOCKS_A_SANDBOX: Final = 0.5
-"""Whatever is kept of each sandbox is an object at least. A measurement is some four, but there is
-one for a dozen sandboxes."""
+"""A leak of each sandbox is at least one object. A measurement makes some four, but one measurement
+covers a dozen sandboxes."""
 BLOCKS_SLACK: Final = 200
 """Blocks that two quarters may differ by for what is under way when they are counted."""
 
@@ -65,7 +65,7 @@ class Sample:
     sandboxes: int
     """Processes that are called runsc or exe (as the sentry and the gofer are)."""
     blocks: int
-    """What Python has allocated in this process: objects, and what they hold."""
+    """Python's allocations in this process: objects, and their content."""
     done: int
     """Sandboxes until then."""
 

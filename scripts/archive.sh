@@ -1,11 +1,10 @@
-# Sourced by scripts that take packages of other suites out of Debian's archive, without installing them.
+# Functions to unpack packages of other suites of Debian's archive, without an installation. Sourced.
 # shellcheck shell=bash disable=SC2034
 #
-# The archive's address is the one that this machine's own apt uses, with the suite exchanged. apt
-# gets a private state and cache, so that the machine's package lists stay as they are, and each
-# file is checked against Debian's signature like any other.
+# The archive's address is that of this machine's own apt, with another suite. apt gets a private
+# state and cache, so the machine's package lists stay unchanged. Debian's signature is checked.
 
-# Sets $address and $keyring; without an archive its status is 1 and $archive_reason tells why.
+# Sets $address and $keyring; without an archive the status is 1 and $archive_reason has the cause.
 find_archive() {
     local file
     address='' keyring='' archive_reason=''

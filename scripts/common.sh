@@ -1,4 +1,4 @@
-# Sourced by the other scripts: strict mode, where the checkout is, and how to speak.
+# Strict mode, the checkout's paths, and functions for messages. Sourced by the other scripts.
 # shellcheck shell=bash disable=SC2034
 set -euo pipefail
 

@@ -1,10 +1,16 @@
-# Sourced by scripts/setup, behind common.sh: which runsc the other scripts use, and why not others.
+# The choice of the runsc that the other scripts use, with the reasons. Sourced by scripts/setup.
 #
-# The choice is the first of these that works on systrap, by a bounded run: what the plugin's search
-# finds; what an earlier choice left in .build/; the distribution's package; gVisor's release; a
-# build of gVisor's Go module. Where none does, it is the first of them on which any platform works.
-# What is fetched or built stays in .build/, by version. The choice is written to .build/runsc-path.
-# One on other platforms than systrap is kept for a day: the others cost downloads that fail.
+# The choice is the first of these that passes a bounded run on systrap:
+#
+# 1. the runsc that the plugin's search finds
+# 2. an earlier choice in .build/
+# 3. the distribution's package
+# 4. gVisor's release
+# 5. a build of gVisor's Go module
+#
+# If none passes, the choice is the first on which any platform works. It is kept for a day, because
+# the others cost downloads that fail. Downloads and builds stay in .build/, by version. The path of
+# the choice is in .build/runsc-path.
 # shellcheck shell=bash disable=SC2034,SC2154
 
 runsc_file=$build/runsc-path

@@ -55,7 +55,7 @@ class Tally:
 
     cases: tuple[str, ...]
     real: bool
-    """Whether it starts the real runsc, and not a scripted one or none."""
+    """Whether the test starts the real runsc, rather than a scripted one or none."""
     injected: int = 0
     """How often it ran: what was skipped did not."""
     state: State = State.HELD
@@ -233,8 +233,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--faults-watch",
         action="store_true",
-        help="look after each of their tests, and at the end, for what it has left on this machine;"
-        " not with xdist, whose tests would see each other's",
+        help="look for what each of their tests leaves on this machine;"
+        " with xdist, tests would see each other's files",
     )
     group.addoption(
         "--faults-repeat",

@@ -86,7 +86,7 @@ def test_linters_find_nothing_in_this_project_s_own() -> None:
 
 
 OPEN_TO_ALL = ("/usr/local/bin", "/opt", "/usr/share", "/home")
-"""What a hosted runner's image makes 0777: actions/runner-images, configure-system.sh."""
+"""Folders that a hosted runner's image makes 0777: actions/runner-images, configure-system.sh."""
 
 
 def test_the_action_installs_where_hosted_runners_let_only_root_write() -> None:

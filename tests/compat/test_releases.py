@@ -93,7 +93,7 @@ def test_the_older_binaries_are_of_the_table_s_releases(binary: Runsc) -> None:
 # --- features that only a run shows
 
 Found = bool | str
-"""Whether the feature is there; a text where it is neither."""
+"""Whether the feature exists; a text if the answer is unclear."""
 
 
 def kernel_4_19(gvisor: Gvisor) -> Found:

@@ -50,9 +50,11 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--flood", type=int, default=FLOOD_MIB, metavar="MIB", help="0: none (4096)"
     )
     parser.add_argument(
-        "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="which (all)"
+        "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to run (all)"
     )
-    parser.add_argument("--only", default="", metavar="EXPR", help="of the tests, as pytest's -k")
+    parser.add_argument(
+        "--only", default="", metavar="EXPR", help="tests to run, as for pytest's -k"
+    )
     parser.add_argument("paths", nargs="*", default=["tests"], help="files or folders of tests")
     return parser.parse_args(words)
 

@@ -75,7 +75,7 @@ WAYS = {
     "sandbox": ("test_it.py::test_sandbox",),
     "inside": ("test_it.py::test_inside", "--in-gvisor"),
 }
-"""What has the sandboxes: the command line that selects it."""
+"""The arguments that select the tests of each kind of sandbox."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Round:
     moment: float
     way: str
     began: bool
-    """Whether it had a session by then."""
+    """Whether the pytest had a session at the kill."""
 
     processes: float | None
     files: float | None

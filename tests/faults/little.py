@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.bundlecheck import ENVIRONMENT
 
 STRICT = os.environ.get("PYTEST_GVISOR_STRICT_TIMES") == "1"
-"""Whether times are held to as they are promised: `make faults` has the machine for itself."""
+"""Whether the promised times are checked exactly, as in `make faults`, alone on the machine."""
 PROCESSES_AFTER = 1.0
 FILES_AFTER = 2.0
 """Seconds after an end in which processes, and all else, are promised to be gone."""
@@ -223,7 +223,7 @@ HANGING = """
         with subprocess.Popen(COMMAND):
             up(0)
 """
-"""Tests that hang, with limits of their own where these can be had."""
+"""Tests that hang, with limits of their own if cgroups can be made."""
 
 WAYS = {
     "run": ("test_it.py::test_run[0]",),
@@ -231,7 +231,7 @@ WAYS = {
     "inside": ("test_it.py::test_inside", "--in-gvisor", "--gvisor-writable=."),
     "xdist": ("test_it.py::test_run", "-n2"),
 }
-"""What has the sandbox that hangs: the command line that selects it."""
+"""The arguments that select the test of each kind of sandbox."""
 
 
 def hang(little: Little, way: str = "run") -> subprocess.Popen[bytes]:

@@ -30,7 +30,7 @@ VERSION = json.dumps({"ApiVersion": "1.44", "MinAPIVersion": "1.24"}).encode()
 TRUNCATED = "the archive ends in the middle: it is truncated$"
 
 Body = Callable[[], Iterable[bytes]]
-"""The pieces of an answer; the connection is closed behind them."""
+"""The pieces of an answer; the connection is closed after them."""
 
 
 def once(data: bytes) -> Body:

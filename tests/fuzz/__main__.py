@@ -26,7 +26,7 @@ _SECONDS: Final = 1
 _MEMORY: Final = 200 + 150
 """MiB: what an input may take, and what Python with all of the package takes."""
 _LONGEST: Final = 8192
-"""Bytes of an input: longer ones are mutated too slowly. What size does, tests of limits show."""
+"""The bytes of an input. Longer ones are mutated too slowly; tests of limits cover sizes."""
 _DEADLINE: Final = 900.0
 
 

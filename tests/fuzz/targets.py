@@ -254,7 +254,7 @@ def docker_answer(data: bytes) -> None:
 
 
 _CONFIG: Final = get_config([])
-"""Of a pytest that was not started: it has the hooks that make reports of what was sent."""
+"""The configuration of a pytest that does not run: its hooks make reports of the messages."""
 
 
 def inside_report(data: bytes) -> None:

@@ -35,7 +35,7 @@ FIXTURES = {
     "runsc": "The validated runsc",
 }
 OF_A_MARKER = {"platform", "xfail", *READERS} - {*_ELSEWHERE}
-"""What the gvisor marker takes."""
+"""The arguments of the gvisor marker."""
 
 
 def doc(name: str) -> str:

@@ -36,7 +36,7 @@ USER = 1000
 """The user in the containers who is not root; the image has it."""
 
 OWNER, SUBIDS, COUNT = "nobody", 300_000, 65_536
-"""Whose podman it is, and the ids that are this user's for as long as the test runs."""
+"""The user of podman, and the ids of this user during the test."""
 
 REFUSED = "Operation not permitted"
 FILTER = "seccomp"
@@ -51,7 +51,7 @@ class Cell:
 
     user: int
     says: tuple[str, ...] = ()
-    """What doctor says where no test can run; nothing where tests run."""
+    """The doctor's messages if no test can run; empty if tests run."""
 
     @property
     def options(self) -> list[str]:
@@ -110,7 +110,7 @@ class Told:
     """The doctor's and pytest's results in one container."""
 
     able: bool
-    """What doctor says of whether tests can run; its exit status agrees."""
+    """The doctor's verdict if tests can run; its exit status agrees."""
 
     findings: str
     """All that doctor found to be bad, with its remedies, as one text."""

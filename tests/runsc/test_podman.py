@@ -22,7 +22,7 @@ from tests.archives import CASES, archive
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: podman's service")
 
 STRAYS = ("/var/lib/containers", "/run/containers", "/run/libpod")
-"""What podman makes besides the folders that it is told."""
+"""Folders that podman makes besides the configured ones."""
 
 
 @pytest.fixture(scope="module")

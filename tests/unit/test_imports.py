@@ -41,7 +41,7 @@ PROGRAMS = {
     "programs/warden.py": {"linux", "leftovers"},
     "programs/linux.py": set[str](),
 }
-"""What runs with ``-I -S``, and the siblings that each may import."""
+"""The programs that run with ``-I -S``, and the siblings that each may import."""
 
 
 def name_of(path: Path) -> str:

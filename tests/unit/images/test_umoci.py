@@ -108,7 +108,7 @@ DIFFERENT: dict[str, tuple[Layers, str, str]] = {
         [[item("f", pax_headers={"SCHILY.xattr.security.capability": "2"})]], "f", REFUSED
     ),
 }  # fmt: skip
-"""What each makes of it: the paths, or that it is refused."""
+"""The result of each program: the paths, or a refusal."""
 
 Tree = dict[str, tuple[object, ...]]
 

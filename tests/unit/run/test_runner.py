@@ -41,7 +41,7 @@ class End:
 
     steps: list[Step]
     agreed: bool = False
-    """Whether the sentry reports an end of the workload, and runsc exits as runsc does then."""
+    """Whether the sentry reports an end of the workload that runsc's exit status confirms."""
 
 
 def exited(status: int) -> End:
