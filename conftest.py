@@ -12,7 +12,7 @@ pytest_plugins = ("pytester", "tests.skipcheck", "tests.leakcheck", "tests.fault
 
 @pytest.fixture(autouse=True)
 def no_step_summary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pytests that tests start are none of a CI job's summary's business."""
+    """Hide a CI job's summary from the pytests that tests start."""
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
 

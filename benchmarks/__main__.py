@@ -64,7 +64,7 @@ def _note(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what was asked for; returns the exit status."""
+    """Measure the chosen rows; returns the exit status."""
     options = _options(arguments)
     results: list[Result] = []
     steps: list[Phase] = []

@@ -31,7 +31,7 @@ while os.read(orders, 1):
 
 
 class BareRunsc:
-    """``runsc run`` of one bundle and nothing around it: what a run costs at least."""
+    """Bare ``runsc run`` of one bundle: the least cost of a run."""
 
     def __init__(self, executable: str, flags: list[str], folder: str) -> None:
         self._command = [executable, "--root", os.path.join(folder, "state"), *flags]

@@ -9,7 +9,7 @@ from benchmarks.timing import Series, interval
 
 
 class Figure(enum.StrEnum):
-    """How a row's figure is made of what was measured."""
+    """The way from measurements to a row's figure."""
 
     RATIO = "ratio of medians"
     DIFFERENCE = "difference of medians in seconds"

@@ -1,4 +1,4 @@
-"""The rows of the table: what is run, against what, how often, and which figure is aimed at."""
+"""The rows of the table: each has a command, a peer, a number of rounds and a target."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def warm(bench: Bench, count: int) -> Iterator[Result]:
 
 
 def output(bench: Bench, count: int) -> Iterator[Result]:
-    """1 GiB on standard output, and what this process's memory grows by meanwhile."""
+    """1 GiB on standard output, and the growth of this process's memory meanwhile."""
     bare, bundle = bench.bare("output", _FLOOD)
     growth: list[float] = []
 
@@ -182,7 +182,7 @@ def output(bench: Bench, count: int) -> Iterator[Result]:
 
 
 def _reset_peak() -> int:
-    """Forget the peak of this process's memory (see proc(5)); returns what it has now."""
+    """Reset the peak of this process's memory (see proc(5)); returns its present size."""
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")
     return _status("VmRSS")

@@ -88,7 +88,7 @@ class Tally:
 
 
 def one(run: Run, seed: int) -> str:
-    """Run one sandbox; what is wrong with its verdict or bytes, or nothing."""
+    """Run one sandbox; returns the fault in its verdict or bytes, or nothing."""
     chance = random.Random(seed)
     status, data = chance.randrange(256), chance.randbytes(chance.choice((0, 1, 4096, 300_000)))
     try:

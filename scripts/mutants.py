@@ -1,4 +1,4 @@
-"""Mutants of the modules in tests/mutants.toml: prepare them, and tell what became of them.
+"""Mutants of the modules in tests/mutants.toml: prepare them, and report their results.
 
     mutants.py prepare SESSIONS PYTHON    a configuration and a session for each module
     mutants.py report SESSIONS            the share that was killed, and survivors.txt
@@ -27,7 +27,7 @@ def sessions(folder: Path) -> dict[str, Path]:
 
 
 def prepare(folder: Path, python: str) -> None:
-    """Write what is missing. A session of another state of its module is begun anew."""
+    """Write the missing sessions. A session of another state of its module is begun anew."""
     wanted = tomllib.loads((CHECKOUT / "tests/mutants.toml").read_text())
     for module, session in sessions(folder).items():
         tests = [python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]

@@ -15,7 +15,7 @@ from pytest_gvisor.install import place
 
 
 def main(path: str, folder: str) -> str | int:
-    """Put it there; what is wrong, or 0."""
+    """Put the runsc there; returns the error, or 0."""
     real = os.path.realpath(path)
     home = os.path.dirname(real)
 

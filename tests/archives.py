@@ -1,4 +1,4 @@
-"""The fixture images as archives: what `make images` leaves, and what running each must come to."""
+"""The fixture images as archives of `make images`, and the expected result of each."""
 
 from __future__ import annotations
 

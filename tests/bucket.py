@@ -16,7 +16,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Bucket:
-    """A server with gVisor's layout; a path's value is its bytes, or what answers for it."""
+    """A server with gVisor's layout; a path's value is its bytes, or a function that answers."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes | Answer] = {}

@@ -32,7 +32,7 @@ def pytest_sessionfinish(session: Any) -> None:
 
 
 def watch(notes: str) -> None:
-    """Add what this process writes from now on to a file, whichever part of the package does it."""
+    """Add each file that this process writes from now on to a list."""
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         # The file is written beside its place, and renamed: it is whole at this moment.

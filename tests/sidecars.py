@@ -1,4 +1,4 @@
-"""A sentry that leaves a mark when somebody starts it, for tests of what runsc starts."""
+"""A sentry that leaves a mark when it starts, for tests of the programs that runsc starts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Canary:
 
 @contextmanager
 def canary() -> Iterator[Canary]:
-    """A canary where nobody, as whom the sentry of root's runsc runs, can leave its mark."""
+    """A canary in a world-writable folder: the sentry of root's runsc runs as the user nobody."""
     top = Path(tempfile.mkdtemp(prefix="canary-", dir="/tmp"))
     try:
         top.chmod(0o755)
@@ -46,7 +46,7 @@ def canary() -> Iterator[Canary]:
 
 
 def start_bare(runsc: str, env: Mapping[str, str] | None = None) -> None:
-    """Start a sandbox with this runsc, and nothing of ours in between."""
+    """Start a sandbox with this runsc directly, without the package."""
     rootless = ["--rootless"] if os.geteuid() else []
     with state_folder() as state:
         subprocess.run(

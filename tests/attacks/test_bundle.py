@@ -1,4 +1,4 @@
-"""A bundle that somebody else made, run with the real runsc: what it must not reach."""
+"""A foreign bundle with the real runsc, and the parts of the host that it must not reach."""
 
 from __future__ import annotations
 

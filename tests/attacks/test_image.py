@@ -1,4 +1,4 @@
-"""An image that somebody else made: what it must not say in the guest's name."""
+"""A foreign image, which must not send anything in the guest's name."""
 
 from __future__ import annotations
 

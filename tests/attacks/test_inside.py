@@ -1,4 +1,4 @@
-"""A test inside attacks the host: what it sends can be anything that its interpreter can make."""
+"""A test inside attacks the host, with any message that its interpreter can make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Another local user attacks a user who runs tests: what is deleted, read, run or held up by it.
+"""Another local user attacks the files, programs and time of a user who runs tests.
 
 Root plays both. Neither has a folder in /run/user, as under su, cron and CI.
 """
@@ -56,7 +56,7 @@ class User:
     shared: Path
 
     def does(self, code: str, **environ: str) -> Any:
-        """Run Python as this user; what it assigned to ``result``."""
+        """Run Python as this user; returns the value of ``result``."""
         prologue = PROLOGUE.format(checkout=str(CHECKOUT), uid=self.uid)
         env = {"PATH": os.defpath, "HOME": str(self.home), "TMPDIR": str(self.shared), **environ}
         done = subprocess.run(
@@ -69,7 +69,7 @@ class User:
         return json.loads(done.stdout)
 
     def owns(self, path: Path) -> Path:
-        """Give what is at ``path``, and a symlink itself, to this user."""
+        """Give the file at ``path``, or a symlink itself, to this user."""
         os.lchown(path, self.uid, self.uid)
         return path
 
@@ -180,7 +180,7 @@ def test_who_is_first_at_a_name_stops_nobody(victim: User, attacker: User, mode:
 def test_a_temporary_folder_in_the_attacker_s_is_not_used(
     victim: User, attacker: User, mode: int
 ) -> None:
-    """A folder's owner can rename what is in it, and with that the victim's folder."""
+    """The owner of a folder can rename its entries, and with them the victim's folder."""
     folder = attacker.folder(victim.shared / "a", mode)
     path, (reason,), *_ = victim.does(SESSION, TMPDIR=str(folder))
     assert path == str(victim.bases[1])

@@ -1,4 +1,4 @@
-"""A mirror of gVisor's bucket that its user has named, and what it serves against that user."""
+"""A mirror of gVisor's bucket that its user has named, and its answers against that user."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def _inside(pytester: pytest.Pytester, out: Path) -> pytest.RunResult:
 def test_no_program_of_root_is_left_in_a_writable_folder(
     pytester: pytest.Pytester, leaving: Path
 ) -> None:
-    """Root is refused, before any test, with what to do; nothing is in the folder."""
+    """Root is refused before any test, with a remedy, and nothing is in the folder."""
     result = _inside(pytester, leaving)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(

@@ -1,4 +1,4 @@
-"""``python -m pytest_gvisor``: doctor, run, sweep, and what they have in common."""
+"""``python -m pytest_gvisor``: doctor, run, sweep, and their common behaviour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pytest-gvisor doctor`` where something forbids sandboxes: it says so, and what to do."""
+"""``pytest-gvisor doctor`` under obstacles to sandboxes: it names each with a remedy."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_nothing_to_prune_is_fine(cache: Cache, capsys: pytest.CaptureFixture[st
 def test_what_no_session_uses_is_removed(
     cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The rest stays, and so does what was used last where some is to be kept."""
+    """The other images stay, and so do the last used ones up to the size of `--keep`."""
     held(cache, tmp_path / "old", 2_000_000).close()
     held(cache, tmp_path / "new", 1_000_000).close()
     used = held(cache, tmp_path / "used", 1_000_000)

@@ -299,7 +299,7 @@ def test_a_release_whose_link_never_came_is_removed_by_the_next_installation(
 def test_two_installations_at_once_do_not_remove_each_other_s_folder(
     bucket: Bucket, real: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other one looks for what is stale when this one's is made, and not locked yet."""
+    """The other installation looks for remains before this one's new folder is locked."""
     bucket.put("runsc", real)
     flock, others = fcntl.flock, [place._remove_stale]
 

@@ -25,7 +25,7 @@ def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[s
 
 @pytest.mark.parametrize(("closed", "status"), [("<&-", 3), (">&-", 3), ("2>&-", 3)])
 def test_a_standard_stream_may_be_closed(closed: str, status: int) -> None:
-    """Standard input is at its end then, and output that nobody takes is none."""
+    """A closed standard input is at its end, and a closed output discards the bytes."""
     done = subprocess.run(
         ["sh", "-c", f'exec "$@" {closed}', "sh", *RUN, "--", "sh", "-c", "cat; uname -r; exit 3"],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
@@ -101,7 +101,7 @@ def test_rootless_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_run_is_kept_with_what_repeats_it(tmp_path: Path) -> None:
-    """Bundle, logs and a script; what is there already is not touched."""
+    """The folder has bundle, logs and a script; an existing folder is not touched."""
     kept = tmp_path / "kept"
     done = run("--keep", kept, "--", "sh", "-c", "echo hello; exit 4")
     assert (done.returncode, done.stdout) == (4, "hello\n")

@@ -44,7 +44,7 @@ class User:
             os.kill(self.tool.pid, signal.SIGWINCH)
 
     def read(self, seconds: float) -> None:
-        """Read what is there within so long."""
+        """Read the output that comes within so many seconds."""
         if select.select([self.ours], [], [], seconds)[0]:
             self.text += os.read(self.ours, 65536)
 
@@ -140,7 +140,7 @@ def test_the_deadline_and_a_failure_are_told_on_a_terminal_that_is_as_it_was() -
 
 
 def test_it_needs_a_terminal() -> None:
-    """Pipes are what `run` without it is for."""
+    """The option `--tty` needs a terminal; `run` without it takes pipes."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest_gvisor", "run", "--tty", "true"],
         stdin=subprocess.DEVNULL, capture_output=True, timeout=60,

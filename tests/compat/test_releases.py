@@ -59,7 +59,7 @@ def asked(kind: str) -> list[str]:
 
 
 def test_the_table_is_whole() -> None:
-    """Each row says what it is, how it is asked, and which of the table's releases have it."""
+    """Each row has a text, a way to ask, and the table's releases that have the feature."""
     for name, row in FEATURES.items():
         assert set(row) == {"what", "ask", "has"}, name
         assert row["has"] == [one for one in TABLE["releases"] if one in row["has"]], name
@@ -70,7 +70,7 @@ def test_the_table_is_whole() -> None:
 
 @pytest.mark.parametrize("binary", [CURRENT, *OLDER, BROKEN], indirect=True)
 def test_a_binary_says_that_it_has_what_the_table_says(binary: Runsc) -> None:
-    """Flags, subcommands and platforms are those that the binary itself lists."""
+    """The flags, subcommands and platforms are those that the binary itself lists."""
     has: dict[str, frozenset[str]] = {
         "flag": binary.flags,
         "command": binary.subcommands,
@@ -152,7 +152,7 @@ RUNS: dict[str, Callable[[Gvisor], Found] | None] = {
 @pytest.mark.parametrize("binary", [CURRENT, *OLDER], indirect=True)
 @pytest.mark.parametrize("feature", [name for name, ask in RUNS.items() if ask])
 def test_a_run_shows_what_the_table_says(feature: str, binary: Runsc, on_it: Gvisor) -> None:
-    """The kernel's name, exact statuses, and what stands beside runsc, as a sandbox shows them."""
+    """The kernel's name, the statuses and the sidecars are the same in a real sandbox."""
     ask = RUNS[feature]
     assert ask is not None
     assert ask(on_it) == expected(binary, feature)

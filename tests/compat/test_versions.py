@@ -50,7 +50,7 @@ def call(*args: str | Path, cwd: Path, timeout: float = 5 * MINUTES) -> str:
 
 
 def usable_python(version: str) -> str:
-    """A Python of this version that can make an environment, or "": first what all may run."""
+    """A Python of this version that can make an environment, or ""; a system's own comes first."""
     name = f"python{version}"
     for candidate in (f"/usr/bin/{name}", shutil.which(name)):
         # A pyenv shim is there for versions that are not, so ask the program itself.

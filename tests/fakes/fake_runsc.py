@@ -1,4 +1,4 @@
-"""A runsc that does what script.json beside it says, faults that the real one never shows included.
+"""A runsc that follows script.json beside it, also in faults that the real one never shows.
 
 It answers ``--version``, ``flags``, ``help`` and ``help platforms`` as the real one does. For
 ``run``, ``kill`` and ``delete`` the script holds a list of steps, each the name of a function here
@@ -131,7 +131,7 @@ class Run:
             self.task_exit(0, process=number + 2, thread=number + 2)
 
     def state(self) -> None:
-        """Leave what a sandbox has in its state folder while it runs: a file, a lock, a socket."""
+        """Leave a sandbox's files in the state folder while it runs: a file, a lock, a socket."""
         for kind in ("state", "lock"):
             path = os.path.join(self.flags["root"], f"{self.name}_sandbox:{self.name}.{kind}")
             with open(path, "w") as file:
@@ -208,7 +208,7 @@ class Run:
         self.hang()
 
     def remove(self) -> None:
-        """Remove what `state` left, as ``delete`` does."""
+        """Remove the files of `state`, as ``delete`` does."""
         for name in os.listdir(self.flags["root"]):
             if name != "pid":
                 os.unlink(os.path.join(self.flags["root"], name))
@@ -232,7 +232,7 @@ def varint(number: int) -> bytes:
 
 
 def parse(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Global flags, and the subcommand with what follows it."""
+    """The global flags, and the subcommand with its arguments."""
     flags: dict[str, str] = {}
     words = iter(arguments)
     for word in words:

@@ -42,7 +42,7 @@ class Runs:
     binary: Runsc
 
     def __call__(self, **options: Any) -> Ended:
-        """One run with these options of `Request`; what it raises of our tree is in the result."""
+        """One run with these options of `Request`; the result has any `GvisorError`."""
         usual = {"platform": Platform.SYSTRAP, "make_spec": make_spec, "timeout": 30.0}
         request = Request(runsc=self.binary, **{**usual, **options})
         runner = Runner(request, self.launcher, Record())

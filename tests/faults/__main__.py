@@ -160,7 +160,7 @@ def batches(of: Sequence[tuple[float, str]], size: int) -> Iterator[Sequence[tup
 
 
 def times(rounds: Sequence[Round], of: Callable[[Round], float | None]) -> str:
-    """Median, 99th percentile and maximum of what went."""
+    """Median, 99th percentile and maximum of the rounds' times."""
     found = sorted(time for one in rounds if (time := of(one)) is not None)
     if not found:
         return "never went"

@@ -65,7 +65,7 @@ def little(make_little: Make) -> Little:
 
 @pytest.fixture
 def any_little(tmp_path: Path, short_folder: str, runsc: Runsc) -> Iterator[Little]:
-    """One little project, for what does not depend on the platform."""
+    """One little project, for tests that do not depend on the platform."""
     for make in littles(tmp_path, short_folder, automatic(runsc.platforms).value):
         yield make()
 
@@ -81,7 +81,7 @@ def launcher(short_folder: str) -> Iterator[Launcher]:
 
 @pytest.fixture
 def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A tree beside what a test has to do with, which is the same afterwards to the last byte."""
+    """A tree beside the test's files, which is the same afterwards to the last byte."""
     folder = tmp_path_factory.mktemp("canary")
     canary_tree(folder)
     before: Facts = facts(folder)

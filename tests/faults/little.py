@@ -132,7 +132,7 @@ class Little:
         return process
 
     def run(self, *arguments: str) -> str:
-        """Run pytest to its end, which has to be a good one; what it printed."""
+        """Run pytest to its end, which has to be successful; returns its output."""
         process = self.start(*arguments)
         status = process.wait(PATIENCE * 3)
         assert status == 0, self.output()

@@ -105,7 +105,7 @@ def images(tmp_path: Path, temporary: Path) -> Iterator[Images]:
 
 
 def refused(images: Images, says: str, **options: Any) -> None:
-    """The image is an error of ours, in time."""
+    """Check that the image is an `ImageError`, in time."""
     started = time.monotonic()
     with pytest.raises(ImageError, match=says) as caught:
         images.rootfs("some/image:1", **options)

@@ -73,7 +73,7 @@ def test_a_root_that_is_filled_takes_the_sandbox_s_own_memory(
 def test_sigkill_while_the_root_is_filled_leaves_no_file_store(
     any_little: Little, root: Path
 ) -> None:
-    """runsc would make one in the root or beside it if what is written were kept on a disk."""
+    """A root on a disk would have runsc's file store, in it or beside it."""
     script = "echo; while :; do busybox dd if=/dev/zero of=/x bs=1M count=48 2>/dev/null; done"
     any_little.write(
         test_it=f"""

@@ -37,7 +37,7 @@ def ended(little: Little, since: float | None = None) -> int:
 def test_a_signal_to_the_terminal_s_processes_ends_all(
     any_little: Little, number: signal.Signals, status: int, way: str
 ) -> None:
-    """Sent once to the whole group: pytest's own exit status, and nothing of ours, soon."""
+    """A signal to the whole group ends all processes soon, with pytest's own exit status."""
     group = hang(any_little, way).pid
     since = time.monotonic()
     os.killpg(group, number)

@@ -51,7 +51,7 @@ def processes_left(gvisor: Gvisor) -> list[int]:
 
 @pytest.mark.fault("F5")
 def test_a_killed_keeper_is_told_to_the_test_and_replaced(gvisor: Gvisor) -> None:
-    """The kernel has killed the sandbox; what it left is removed, and the next run works."""
+    """The kernel has killed the sandbox; its remains are removed, and the next run works."""
     session = gvisor._launcher.session().path
     with sent_to_the_keeper(gvisor, signal.SIGKILL), pytest.raises(ProtocolError, match="keeper"):
         gvisor.run(["sleep", "100"])

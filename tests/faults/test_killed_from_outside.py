@@ -72,7 +72,7 @@ class AtTheEnd(Killer):
         self.saw = False
 
     def run(self) -> None:
-        """Look for the part while it lives, wait for the file, kill what may be gone by then."""
+        """Find the part while it lives, wait for the file, then kill the part if it is there."""
         deadline = time.monotonic() + PATIENCE
         while not (found := self.find()) and time.monotonic() < deadline:
             time.sleep(0.001)

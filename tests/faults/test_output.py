@@ -32,7 +32,7 @@ def peak() -> int:
 
 
 def reset() -> None:
-    """Let the kernel begin anew with the peak: what is in memory now is the most."""
+    """Reset the kernel's peak to the present size of this process."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
 

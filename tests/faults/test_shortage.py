@@ -175,7 +175,7 @@ def test_a_disk_that_is_full_at_any_byte_is_a_typed_error(
 def test_a_journal_on_a_disk_that_is_full_is_a_typed_error(
     short_folder: str, small_disk: Callable[[str], None]
 ) -> None:
-    """The kernel writes what the last page has room for; that line counts for nothing."""
+    """The kernel writes as much as the last page takes, and that line is ignored."""
     small_disk("size=50m")
     session = session_folder.SessionDir.create(f"{short_folder}/base/s-1")
     try:

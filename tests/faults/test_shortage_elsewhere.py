@@ -40,7 +40,7 @@ def visible(cache: str) -> list[str]:
 
 
 def unpacked(cache: str, image: Path) -> str:
-    """``well``, or what the error says."""
+    """The text ``well``, or the error."""
     images = Images(Cache(cache))
     try:
         found = images.rootfs(image)

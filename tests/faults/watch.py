@@ -29,7 +29,7 @@ class Watch:
         self.looks = 0
 
     def look(self, test: str) -> None:
-        """Count what is there after a test."""
+        """Compare the census after a test with the earlier one."""
         self.looks += 1
         deadline = time.monotonic() + PATIENCE
         while (new := census() - self._known) and time.monotonic() < deadline:

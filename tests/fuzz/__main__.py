@@ -1,4 +1,4 @@
-"""``make fuzz``: coverage-guided inputs for each target, by atheris, and what came of them.
+"""``make fuzz``: coverage-guided inputs for each target, by atheris, and their results.
 
     python -m tests.fuzz [--runs N] [--seed N] [TARGET…]
 

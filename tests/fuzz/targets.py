@@ -66,13 +66,13 @@ def moves(character: str) -> bool:
 
 
 def bundle_config(data: bytes) -> None:
-    """config.json: what is accepted is written as it was read."""
+    """An accepted config.json is the same when it is written and read again."""
     spec = validate.parse(data)
     assert validate.read(spec.to_json()) == spec
 
 
 def image_config(data: bytes) -> None:
-    """An image's configuration, its labels, user, volumes, and what becomes annotations of it."""
+    """An image's configuration, its labels, user and volumes, and the annotations from it."""
     found = config.ImageConfig.parse(data)
     image = ImageRootfs(name="x", id="0" * 64, config=found, hold=Hold("/x", -1, ()))
     annotations = image._annotations()
@@ -230,7 +230,7 @@ def sentry_event(data: bytes) -> None:
 
 
 def daemon_answer(data: bytes) -> None:
-    """HTTP of what listens at a daemon's socket."""
+    """HTTP of a program that listens at a daemon's socket."""
     try:
         answer = daemon_http._parsed(data)
     except OSError:
@@ -239,7 +239,7 @@ def daemon_answer(data: bytes) -> None:
 
 
 def docker_answer(data: bytes) -> None:
-    """JSON of a daemon: of what it does, of what it has, of an error."""
+    """JSON of a daemon: its progress, its objects, its errors."""
     assert isinstance(docker._message(data), str)
     told: list[str] = []
     value = config.load_json(data, "x")
@@ -307,7 +307,7 @@ TARGETS: Mapping[str, Target] = {
 
 
 def judged(target: Target, data: bytes) -> None:
-    """Run a target; an error of ours is a right answer."""
+    """Run a target; a `GvisorError` is a right answer."""
     try:
         target(data)
     except GvisorError as error:

@@ -1,4 +1,4 @@
-"""Generated inputs for all that reads untrusted bytes, and what fuzzing has found, by name."""
+"""Generated inputs for all readers of untrusted bytes, and the finds of fuzzing by name."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ BYTES: Final = (
 @given(data=BYTES)
 @settings(max_examples=100, deadline=1000)
 def test_any_bytes_are_taken_or_refused(name: str, data: bytes) -> None:
-    """A result or an error of ours, within a second."""
+    """Any bytes give a result or a `GvisorError` within a second."""
     judged(TARGETS[name], data)
 
 
 @pytest.mark.parametrize("path", KNOWN, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_what_fuzzing_begins_with_and_has_found_is_right(path: Path) -> None:
-    """Seeds are read as what they are; a find that was mended stays mended."""
+    """A seed is read without an error, and a fixed find stays fixed."""
     data = path.read_bytes()
     if path.parent.parent.name == "seeds":
         TARGETS[path.parent.name](data)

@@ -29,7 +29,7 @@ class Both:
 
 
 def plain(result: pytest.RunResult) -> Lines:
-    """A run's output without what may differ: times, progress, and gVisor's own lines."""
+    """A run's output without its varying parts: times, progress, and gVisor's own lines."""
     kept = [line for line in result.outlines if not line.lower().startswith("gvisor:")]
     varying = re.compile(r" in \d+\.\d+s( \([\d:]+\))?|\[ *\d+%\]|0x[0-9a-f]+")
     return [varying.sub("", line).rstrip(" =").lstrip("=") for line in kept]

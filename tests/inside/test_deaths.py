@@ -134,7 +134,7 @@ def test_memory_that_runs_out_is_one_failed_test(
 
 
 def test_a_platform_that_does_not_work_is_a_skip_with_its_cause(project: pytest.Pytester) -> None:
-    """Nobody tries the platform first: the sandbox that does not start is what is looked into."""
+    """The platform is examined only after a sandbox has failed to start."""
     project.makeconftest(
         "from pytest_gvisor.errors import RunscFailed\n"
         "from pytest_gvisor.run.connected import Driven\n"
@@ -177,7 +177,7 @@ def test_ctrl_c_ends_the_session_in_the_midst_of_a_test(project: pytest.Pytester
 def test_a_host_that_is_slow_tells_a_death_as_what_it_is(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """The pytest inside is gone before the command for the next test: what it sent still counts."""
+    """Reports of a pytest inside count although it died before the next command."""
     project.makeconftest(
         """
         import time

@@ -194,7 +194,7 @@ def test_isolation_says_who_shares_a_sandbox(
 def test_a_debugger_is_refused_in_words(
     option: str, project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """`--pdb` and `--trace` with tests inside are an error that says what to do."""
+    """The options `--pdb` and `--trace` with tests inside are an error with a remedy."""
     project.makepyfile("def test_it(): pass\n")
     result = run_inside(option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -260,7 +260,7 @@ def test_a_session_that_is_stopped_ends_at_once(
 def test_the_variable_that_says_inside_is_refused_on_the_host(
     project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Set by anybody but the pytest inside it would turn tests inside into tests on the host."""
+    """The variable would turn tests inside into tests on the host."""
     monkeypatch.setenv("PYTEST_GVISOR_INSIDE", "1")
     project.makepyfile("def test_it(): pass\n")
     result = run_inside()

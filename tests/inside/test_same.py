@@ -1,4 +1,4 @@
-"""A suite that runs inside reports what it would report on the host."""
+"""A suite inside has the same reports as on the host."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_mixed_suite_reads_as_on_the_host(
 def test_options_mean_the_same(
     arguments: tuple[str, ...], project: pytest.Pytester, run_both: Callable[..., Both]
 ) -> None:
-    """Options that choose tests, stop the run or change what is shown mean the same inside."""
+    """Options that choose tests, stop the run or change the output mean the same inside."""
     project.makepyfile(test_mixed=SUITE)
     both = run_both(*arguments)
     assert plain(both.inside) == plain(both.host)
@@ -146,7 +146,7 @@ def test_options_mean_the_same(
 
 
 def test_unit_subtests_are_counted(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:
-    """Subtests of `unittest` give the same counts; what is printed of them depends on capture."""
+    """Subtests of `unittest` give the same counts; their output depends on capture."""
     project.makepyfile(
         "import unittest\n"
         "class TestUnit(unittest.TestCase):\n"
@@ -181,7 +181,7 @@ def test_output_is_shown_with_s(
 
 
 def test_junit_is_the_same(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:
-    """The JUnit file has the same cases with the same results and properties, apart from ours."""
+    """The JUnit file has the same cases, results and properties, apart from the plugin's own."""
     project.makepyfile(test_mixed=SUITE)
 
     def cases() -> list[tuple[str, list[str]]]:
@@ -344,7 +344,7 @@ def test_stepwise_goes_on_where_it_stopped(project: pytest.Pytester) -> None:
 def test_durations_are_those_of_the_tests(
     project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
 ) -> None:
-    """`--durations` lists what took long inside, in each phase."""
+    """`--durations` lists slow phases of tests inside."""
     project.makepyfile(
         "import time, pytest\n"
         "@pytest.fixture\n"
@@ -358,7 +358,7 @@ def test_durations_are_those_of_the_tests(
 
 
 def test_warnings_can_be_errors(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:
-    """The configuration's filters hold inside; what is only recorded is in the host's summary."""
+    """The configuration's filters hold inside; recorded warnings are in the host's summary."""
     project.makeini("[pytest]\nfilterwarnings =\n    error\n    default::DeprecationWarning\n")
     project.makepyfile(
         "import warnings\n"

@@ -1,4 +1,4 @@
-"""A project as a stranger would write it, from what README shows."""
+"""A project that follows README."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_python_in_a_document_is_python_and_imports_what_is_there(path: Path) -> None:
-    """Each block is parsed, and so is what stands in the text."""
+    """Each block is parsed, and each import in the text exists."""
     text = path.read_text()
     assert len(blocks(path)) == text.count("```python")
     for block in blocks(path):

@@ -202,7 +202,7 @@ def test_colours_are_pytests_own(project: Project) -> None:
 
 @pytest.mark.fault("E8")
 def test_the_bytes_and_the_text_stay_available(alone: Project) -> None:
-    """Escaping is for what is shown: the test itself gets what the workload wrote."""
+    """Only the shown output is escaped: the test itself gets the workload's bytes."""
     alone.test(
         PRINTS
         + """

@@ -1,4 +1,4 @@
-"""The header line, and what a session without gVisor does not pay for."""
+"""The header line, and the costs that a session without gVisor does not have."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_idle_session_says_nothing_and_imports_nothing(project: Project) -> N
 
 
 def test_a_failing_idle_session_shows_nothing_of_ours(project: Project) -> None:
-    """A failure of a test without a sandbox has no sections, and is reported as ever."""
+    """A failure of a test without a sandbox has no sections of the plugin."""
     project.test("def test_it(): print('\\x1b[31mred'); assert 0", conftest=IMPORTS)
     ran = project.run().ends(failed=1).hides("gvisor:").shows("\x1b[31mred")
     assert all("launch" not in line and "docker" not in line for line in ran.lines("imported"))

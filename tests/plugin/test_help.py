@@ -44,7 +44,7 @@ def doc(name: str) -> str:
 
 
 def option_strings(parser: argparse.ArgumentParser) -> Iterator[Sequence[str]]:
-    """The names of each option of a command, and of what it has below."""
+    """The names of each option of a command, and of its subcommands."""
     for action in parser._actions:
         if action.option_strings and action.dest != "help":
             yield action.option_strings
@@ -110,7 +110,7 @@ def test_each_option_at_a_shell_is_documented(command: str) -> None:
 
 
 def test_markers_are_listed_with_their_arguments(alone: Project) -> None:
-    """``--markers`` describes all five, and names what the gvisor marker takes; so does README."""
+    """``--markers`` describes all five with the gvisor marker's arguments, as README does."""
     ran = alone.run("--markers").exits(0)
     line = ran.line("@pytest.mark.gvisor(")
     assert [name for name in OF_A_MARKER if name not in line] == []
@@ -124,7 +124,7 @@ def test_markers_are_listed_with_their_arguments(alone: Project) -> None:
 
 
 def test_fixtures_are_listed_with_their_docstrings(alone: Project) -> None:
-    """``--fixtures`` shows what each fixture is for, and that runsc is for the session."""
+    """``--fixtures`` shows each fixture's purpose, and that runsc is for the session."""
     text = alone.run("--fixtures").exits(0).output
     for name, doc in FIXTURES.items():
         assert re.search(rf"^{name}( \[session scope\])? -- .*\n    {doc}", text, re.MULTILINE)

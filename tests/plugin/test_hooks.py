@@ -147,7 +147,7 @@ def test_run_finished_hears_of_every_end(project: Project) -> None:
 
 
 def test_a_misspelt_argument_of_a_hook_is_pluggys_error(alone: Project) -> None:
-    """The hooks are declared, so pluggy checks what implements them."""
+    """The hooks are declared, so pluggy checks their implementations."""
     alone.test(
         "def test_it(): pass", conftest="def pytest_gvisor_run_finished(item, complete): pass"
     )

@@ -46,7 +46,7 @@ def images(project: Project) -> Project:
 
 
 def test_images_are_the_root_by_option_marker_and_fixture(images: Project, tmp_path: Path) -> None:
-    """The strongest wins; workers share the cache, and what has been used stays in it."""
+    """The closest source wins; workers share the cache, and used images stay in it."""
     images.test(TESTS)
     cache = tmp_path / "cache"
     for _ in range(2):
@@ -108,7 +108,7 @@ def test_a_test_inside_with_an_image_is_an_error(images: Project, tmp_path: Path
 
 
 def test_a_path_of_a_marker_or_option_is_from_where_pytest_was_started(images: Project) -> None:
-    """Wherever a test has gone by then; what a test itself says is from where it is."""
+    """A test's own path is relative to its working folder, unlike these."""
     images.test(
         """
         import pytest

@@ -1,4 +1,4 @@
-"""The markers: what they say, where they may stand, and how a wrong one is reported."""
+"""The markers: their effects, their places, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_the_closest_marker_wins_setting_by_setting(project: Project) -> None:
 
 
 def test_a_marker_on_a_parameter_holds_for_that_parameter(alone: Project) -> None:
-    """``pytest.param(…, marks=…)`` sets what its own test gets."""
+    """``pytest.param(…, marks=…)`` sets the settings of its own test."""
     alone.test("""
         import pytest
 

@@ -76,7 +76,7 @@ def test_native_alone_is_a_usage_error(alone: Project) -> None:
 
 
 def test_the_host_s_copy_is_a_column_of_the_report(alone: Project) -> None:
-    """The first one; what differs from it is named, with a command that repeats just that."""
+    """The first column is the host's; differences are named with a command that repeats them."""
     alone.test(
         """
         import os

@@ -1,4 +1,4 @@
-"""Other plugins: with pytest's own switched off, and with what stops a session early."""
+"""Other plugins: without pytest's own ones, and with those that stop a session early."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_it_works_without_a_terminal(alone: Project, no_kvm: str) -> None:
 
 
 def test_keep_needs_the_temporary_folders_of_pytest(alone: Project) -> None:
-    """``--gvisor-keep`` with ``-p no:tmpdir`` says what is missing; so does ``oci_bundle``."""
+    """``--gvisor-keep`` and ``oci_bundle`` with ``-p no:tmpdir`` name the missing plugin."""
     alone.test("""
         def test_it(gvisor):
             pass
@@ -156,7 +156,7 @@ def test_every_way_of_distribution_works(alone: Project, dist: str) -> None:
 
 
 def test_a_worker_that_dies_takes_only_its_test_along(alone: Project) -> None:
-    """xdist replaces a worker that is killed; its successor and the others find what they need."""
+    """A replacement of a killed xdist worker works, and so do the other workers."""
     alone.test("""
         import os, signal
         import pytest

@@ -1,4 +1,4 @@
-"""``--gvisor-platform``: on which platforms the tests run, and what their ids are."""
+"""``--gvisor-platform``: the platforms of the tests, and the tests' ids."""
 
 from __future__ import annotations
 

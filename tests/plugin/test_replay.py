@@ -30,7 +30,7 @@ ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGK
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    """A folder for what a script makes, in a path that is short enough for runsc's sockets."""
+    """A folder for a script's files, in a path that is short enough for runsc's sockets."""
     with tempfile.TemporaryDirectory(prefix="pgf-", dir="/tmp") as folder:
         yield Path(folder)
 

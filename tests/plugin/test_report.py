@@ -1,4 +1,4 @@
-"""``--gvisor-report``, the summary of what differs, and what other reporters get of sandboxes."""
+"""``--gvisor-report``, the summary of differences, and sandboxes in other reporters."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def cells(report: Report, platform: str) -> dict[str, Cell]:
 
 
 def test_each_test_has_a_cell_on_each_platform(project: Project, no_kvm: str, runsc: Runsc) -> None:
-    """States stay apart, with what each run was, however many processes have run the tests."""
+    """States stay apart, with the details of each run, for any number of processes."""
     project.test(TESTS, conftest=no_kvm)
     ran = project.run(
         *MATRIX, "--gvisor-report=r.json", "--gvisor-report", "deep/er/r.html",
@@ -232,7 +232,7 @@ def test_what_was_not_run_is_not_green(project: Project) -> None:
 
 
 def test_workers_that_die_before_any_report_leave_the_ids(pytester: pytest.Pytester) -> None:
-    """A test that has killed its worker at once is an error, and those that never came not run."""
+    """A test that kills its worker at once is an error; tests that never started are not run."""
     project = Project(pytester, workers=2)
     project.test("""
         import os
@@ -460,7 +460,7 @@ def test_hostile_output_is_escaped_in_every_form(alone: Project) -> None:
 
 
 def test_a_test_that_is_run_again_has_its_last_state(project: Project) -> None:
-    """pytest-rerunfailures: what counts for pytest counts here."""
+    """The report and pytest-rerunfailures count the same try."""
     assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
     project.test("""
         from pathlib import Path

@@ -63,7 +63,7 @@ def test_a_test_is_skipped_for_the_platform_that_is_missing(project: Project, no
 
 
 def test_strict_makes_a_failure_of_it(alone: Project, no_kvm: str) -> None:
-    """``--gvisor-strict`` fails what would be skipped, for the same cause."""
+    """``--gvisor-strict`` fails a skipped test for the same cause."""
     ran = alone.test(TEST, conftest=no_kvm).run("--gvisor-strict").ends(passed=2, errors=3)
     ran.shows("platform kvm is not available here: no device", "Load kvm_intel or kvm_amd")
 

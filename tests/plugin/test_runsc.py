@@ -1,4 +1,4 @@
-"""``--gvisor-runsc``: one binary and no search, and what becomes of tests without one."""
+"""``--gvisor-runsc``: one binary without a search, and the tests without a binary."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_path_that_was_named_and_is_not_there_is_an_error(
 
 
 def test_a_marker_may_name_a_binary_for_one_test(alone: Project, missing: Path) -> None:
-    """``runsc=`` of a marker holds for its test; the others are served as ever."""
+    """The argument ``runsc=`` of a marker applies to its own test only."""
     alone.test(f"""
         import pytest
 

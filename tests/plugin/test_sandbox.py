@@ -117,7 +117,7 @@ def test_a_platform_that_does_not_work_skips_or_fails(alone: Project, *, strict:
 
 
 def test_the_names_are_known(alone: Project) -> None:
-    """The fixtures are listed with what they are, and the classes can be imported."""
+    """The fixtures are listed with their purpose, and the classes can be imported."""
     alone.test("""
         from pytest_gvisor import Forward, InsideError, NotReady, Process, Sandbox
 

@@ -154,7 +154,7 @@ def test_only_the_last_runs_of_many_are_shown(alone: Project) -> None:
 
 
 def test_an_error_points_at_the_line_of_the_test(project: Project) -> None:
-    """The traceback of an error of ours ends at the call, unless ``--full-trace`` wants it all."""
+    """The traceback of a `GvisorError` ends at the call, unless ``--full-trace`` asks for all."""
     project.test("""
         import pytest
 

@@ -102,7 +102,7 @@ def test_the_strongest_source_that_says_something_wins(
 
 
 def test_a_stronger_no_stands_against_a_weaker_yes(alone: Project, no_runsc: str) -> None:
-    """``PYTEST_GVISOR_STRICT=0`` switches off what the ini file switches on."""
+    """``PYTEST_GVISOR_STRICT=0`` overrides the ini file's setting."""
     alone.write({"pytest.ini": "[pytest]\ngvisor_strict = yes\n"})
     alone.test("def test_it(runsc): pass", conftest=no_runsc).run().ends(errors=1)
     alone.run(PYTEST_GVISOR_STRICT="0").ends(skipped=1)
@@ -186,7 +186,7 @@ def test_a_bad_value_in_a_file_is_a_usage_error_that_names_key_and_file(
 def test_a_bad_variable_is_a_usage_error_that_names_it(
     alone: Project, variable: str, value: str
 ) -> None:
-    """The message has the name of the environment variable and what it held."""
+    """The message has the name of the environment variable and its value."""
     name = f"PYTEST_GVISOR_{variable}"
     ran = alone.test("def test_it(): pass").run(**{name: value})
     ran.exits(pytest.ExitCode.USAGE_ERROR).shows(f"pytest-gvisor: {name}: ", value)

@@ -1,4 +1,4 @@
-"""``--gvisor-strict``: what would be skipped fails."""
+"""``--gvisor-strict``: tests that would be skipped fail."""
 
 from __future__ import annotations
 

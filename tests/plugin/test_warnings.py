@@ -1,4 +1,4 @@
-"""`PytestGvisorWarning`: what a reader should know, and that fails nothing by itself."""
+"""`PytestGvisorWarning`: notes for a reader, which fail nothing by themselves."""
 
 from __future__ import annotations
 

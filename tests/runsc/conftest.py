@@ -26,7 +26,7 @@ PATIENCE = 30.0
 
 
 def wait_for(look: Callable[[], Any], what: str) -> Any:
-    """The first true value of ``look``; fails the test when there is none for a long time."""
+    """The first true value of ``look``; fails the test if it takes too long."""
     deadline = time.monotonic() + PATIENCE
     while not (found := look()):
         if time.monotonic() > deadline:
@@ -121,7 +121,7 @@ class Running:
             yield b"\n"
 
     def end(self) -> Completed:
-        """Let the workload end; what came of it."""
+        """Let the workload end; returns its result."""
         self._end.set()
         return self.wait()
 

@@ -1,4 +1,4 @@
-"""A registry on loopback, and what its HTTP interface is needed for."""
+"""A registry on loopback, and the parts of its HTTP interface that tests need."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _answers(address: str) -> bool:
 
 
 def move_tag(address: str, repository: str, tag: str, to: str) -> None:
-    """Make ``tag`` the name of what ``to`` names, as another machine's push does."""
+    """Make ``tag`` another name of the image at ``to``, as another machine's push does."""
     url = f"http://{address}/v2/{repository}/manifests/"
     kind = {"Accept": _MANIFEST, "Content-Type": _MANIFEST}
     with urllib.request.urlopen(urllib.request.Request(url + to, headers=kind), timeout=20) as got:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """The broken binary, owned by who runs the tests."""
+    """The broken binary, owned by the user of the tests."""
     copy = tmp_path / "runsc"
     shutil.copyfile(BUILT, copy)
     copy.chmod(0o755)
@@ -54,7 +54,7 @@ def test_each_try_finds_the_build_broken(engine: Engine, path: str, platform: Pl
 def test_a_session_says_so_once_and_the_next_in_its_header(
     pytester: pytest.Pytester, path: str
 ) -> None:
-    """An error in one sentence, and no panic's stack; what is known by then is in the header."""
+    """The error is one sentence without a panic's stack, and the next header repeats it."""
     pytester.makepyfile("def test_it(gvisor): pass")
     options = ["--gvisor-runsc", path, "--gvisor-strict", "--gvisor-platform", "systrap"]
     broken = "*platform systrap is not available here: this build of runsc is broken: *"

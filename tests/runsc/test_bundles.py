@@ -116,7 +116,7 @@ def test_what_was_validated_is_what_runs(gvisor: Gvisor, elsewhere: Make) -> Non
 
 @pytest.mark.parametrize("elsewhere", ["runc"], indirect=True)
 def test_a_bundle_takes_the_settings_of_a_run(gvisor: Gvisor, elsewhere: Make) -> None:
-    """Deadline, check, input and the network are those of the call, as for `run`."""
+    """The call has the deadline, check, input and network, as for `run`."""
     bundle = Bundle.open(elsewhere(process__args=["sh"]))
     with pytest.raises(WorkloadFailed, match="exit status 7"):
         gvisor.run_bundle(bundle, input="exit 7", check=True)
@@ -129,7 +129,7 @@ def test_a_bundle_takes_the_settings_of_a_run(gvisor: Gvisor, elsewhere: Make) -
 
 
 def test_a_made_bundle_runs(gvisor: Gvisor, oci_bundle: BundleFactory, tmp_path: Path) -> None:
-    """oci_bundle writes what gvisor.run would run, with mounts, environment, folder and user."""
+    """oci_bundle writes the bundle of gvisor.run, with mounts, environment, folder and user."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data/file").write_text("bound\n")
     bundle = oci_bundle(

@@ -1,4 +1,4 @@
-"""Tests in containers: what works under which profile, cell by cell of the table in docs/ci.md.
+"""Tests in containers with several profiles, cell by cell of the table in docs/ci.md.
 
 The containers' image has the host's /usr read-only, and so costs nothing to make.
 """
@@ -55,7 +55,7 @@ class Cell:
 
     @property
     def options(self) -> list[str]:
-        """The engine's options: what stands in code in the row, without the engine's name."""
+        """The engine's options: the code in the row, without the engine's name."""
         found = re.search(r"`(?:docker|podman) run ?(.*)`", self.row)
         assert found
         return found[1].split()
@@ -154,7 +154,7 @@ def folder(runsc: Runsc) -> Iterator[Path]:
 
 
 def _make_image(path: Path) -> None:
-    """A root filesystem of folders and links: what is in /usr comes from the host."""
+    """Make a root filesystem of folders and links, whose /usr comes from the host."""
     with tarfile.open(path, "w") as tar:
         for name, mode, owner in (
             ("usr", 0o755, 0), ("etc", 0o755, 0), ("opt", 0o755, 0), ("opt/gvisor", 0o755, 0),
@@ -281,7 +281,7 @@ def test_rootless_podman_s_containers_allow_tests_or_doctor_says_what_is_missing
 
 
 def test_the_document_has_the_same_table() -> None:
-    """docs/ci.md says of each container and user what the cells here say."""
+    """docs/ci.md has the same verdict for each container and user."""
     text = (CHECKOUT / "docs/ci.md").read_text()
     found = re.findall(r"^\| (`(?:docker|podman) run.*?) \| (\w+)[^|]*\| (\w+)", text, re.MULTILINE)
     words = {cell.row: ["", ""] for cell in CELLS}

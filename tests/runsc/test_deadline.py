@@ -55,7 +55,7 @@ def test_a_busy_workload_ends_at_the_deadline(gvisor: Gvisor) -> None:
 
 
 def test_a_flood_ends_at_the_deadline(gvisor: Gvisor) -> None:
-    """A workload that writes for ever is ended, and what it wrote is counted."""
+    """A workload that writes for ever is ended, and its output is counted."""
     error = timed_out(gvisor, "exec yes", 1)
     assert error.completed.stdout_total > 0
     assert error.stdout.startswith("y\ny\n")
@@ -63,7 +63,7 @@ def test_a_flood_ends_at_the_deadline(gvisor: Gvisor) -> None:
 
 @pytest.mark.fault("F1")
 def test_an_exit_in_the_grace_is_still_a_time_out(gvisor: Gvisor) -> None:
-    """A workload that catches SIGTERM and ends with 0 has overrun; what it says last is kept."""
+    """A workload that catches SIGTERM and ends with 0 is late; its last output is kept."""
     script = "trap 'echo tidied; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
     error = timed_out(gvisor, script, 1.5)
     assert error.stdout == "ready\ntidied\n"

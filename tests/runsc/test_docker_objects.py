@@ -30,7 +30,7 @@ def docker(address: str, *argv: str) -> str:
 
 
 def folder(tmp_path: Path, *lines: str) -> Path:
-    """A context whose image has busybox, and then what these lines say."""
+    """A context whose image has busybox and these lines of a Dockerfile."""
     made = context("busybox", tmp_path / f"context-{len(lines)}-{hash(lines)}")
     with open(made / "Dockerfile", "a", encoding="utf-8") as file:
         file.write("\n".join(("", *lines, "")))

@@ -280,7 +280,7 @@ def test_the_workloads_environment_is_fixed(
 
 
 def test_variables_arrive_as_they_were_given(gvisor: Gvisor) -> None:
-    """Commas, equals signs, newlines, nothing, any text: what was given is what is there."""
+    """Commas, equals signs, newlines, empty and any other text arrive unchanged."""
     given = {
         "COMMAS": "a,b,,c",
         "EQUALS": "a=b=c",

@@ -45,14 +45,14 @@ def test_an_image_runs_as_it_says(gvisor: Gvisor, unpacked: Images, case: Case) 
 def test_the_stop_signal_of_an_image_is_sent_at_the_deadline(
     gvisor: Gvisor, unpacked: Images
 ) -> None:
-    """The workload traps it, and what it says then is kept."""
+    """The workload traps the signal, and its output after that is kept."""
     with pytest.raises(WorkloadTimeout) as caught:
         gvisor.run(["wait"], image=archive("volumes"), timeout=1)
     assert str(caught.value.stdout).endswith("/made is mounted\nstopped\n")
 
 
 def test_a_volume_begins_empty(gvisor: Gvisor, unpacked: Images) -> None:
-    """Docker would fill it with what the image has there."""
+    """Docker would fill the volume with the image's files."""
     done = gvisor.run(["busybox", "ls", "/state"], image=archive("volumes"), entrypoint="")
     assert (done.stdout, done.returncode) == ("", 0)
 

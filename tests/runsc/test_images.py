@@ -1,4 +1,4 @@
-"""Images under the real runsc: what they say about themselves holds inside."""
+"""Images under the real runsc: their configuration applies inside."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_image_runs_as_it_says(gvisor: Gvisor, make: Make) -> None:
 
 
 def test_what_an_image_does_not_say_has_docker_s_defaults(gvisor: Gvisor, make: Make) -> None:
-    """Root, in /, with root's home; and what names no program or user is an error."""
+    """The default is root in /, with root's home; a missing program or user is an error."""
     image = make()
     done = gvisor.run(["sh", "-c", "echo $HOME $(pwd) $(id -u)"], image=image)
     assert done.stdout == "/root / 0\n"
@@ -153,7 +153,7 @@ def test_runs_share_an_image_and_none_changes_it(
 
 
 def test_a_warm_sandbox_of_an_image(gvisor: Gvisor, make: Make) -> None:
-    """Everything works in it, as what the image says; users are the image's."""
+    """A warm sandbox has the image's configuration and users."""
     image = make(Env=["A=1", "PATH=/bin"], WorkingDir="/etc", User="app", Entrypoint=["/bin/false"])
     with gvisor.sandbox(image=image) as sandbox:
         done = sandbox.exec(["sh", "-c", "echo $A $HOME; pwd; id -G"], check=True)

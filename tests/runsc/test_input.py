@@ -46,7 +46,7 @@ def test_input_arrives_as_it_was_given(gvisor: Gvisor, given: Any, read: bytes) 
 
 @pytest.mark.fault("E9")
 def test_without_input_standard_input_is_at_its_end(gvisor: Gvisor) -> None:
-    """A workload never reads what pytest's own standard input has."""
+    """A workload never reads pytest's own standard input."""
     done = gvisor.run(["sh", "-c", "cat; echo end"], timeout=30)
     assert done.stdout == "end\n"
 
@@ -63,7 +63,7 @@ def test_large_input_and_output_do_not_wait_for_each_other(gvisor: Gvisor) -> No
 
 @pytest.mark.parametrize("script", ["true", "sleep 0.3", "exec <&-; sleep 0.3"])
 def test_a_workload_need_not_read(gvisor: Gvisor, script: str) -> None:
-    """Input that is more than a pipe holds, and that nobody reads, changes nothing."""
+    """Unread input beyond the size of a pipe changes nothing."""
     done = gvisor.run(["sh", "-c", f"{script}; echo done; exit 6"], input=b"x" * (4 * MIB))
     assert (done.returncode, done.stdout) == (6, "done\n")
 
@@ -83,7 +83,7 @@ def test_endless_input_ends_with_the_workload(gvisor: Gvisor) -> None:
 def test_endless_input_does_not_hold_up_the_deadline(
     gvisor: Gvisor, no_process_left: Callable[[], None]
 ) -> None:
-    """A workload that reads for ever what comes for ever is ended at the deadline."""
+    """A workload that reads endless input ends at the deadline."""
     with pytest.raises(WorkloadTimeout):
         gvisor.run(["sh", "-c", "cat > /dev/null"], input=endless(), timeout=1)
     no_process_left()

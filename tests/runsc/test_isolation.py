@@ -53,7 +53,7 @@ def test_secrets_of_the_host_are_not_there(gvisor: Gvisor, tmp_path: Path) -> No
 
 
 def test_no_file_of_a_home_folder_is_there(gvisor: Gvisor) -> None:
-    """/root, /home, /var, /srv, /mnt and /opt hold no file but those of the running Python."""
+    """/root, /home, /var, /srv, /mnt and /opt hold only files of the running Python."""
     code = (
         "import os\n"
         "for top in ('/root', '/home', '/var', '/srv', '/mnt', '/opt', '/media', '/run'):\n"
@@ -251,7 +251,7 @@ def test_a_link_in_a_bind_does_not_lead_to_the_host(gvisor: Gvisor, tmp_path: Pa
 
 @pytest.mark.fault("G3")
 def test_a_tmpfs_is_empty_and_bounded(gvisor: Gvisor) -> None:
-    """A tmpfs has its size and mode, and hides what was there."""
+    """A tmpfs has its size and mode, and hides the folder below it."""
     place = "/usr/share"  # which is not empty, and holds no checkout of this project
     script = (
         f"stat -c %a {place}; ls -A {place};"
@@ -295,7 +295,7 @@ def test_an_empty_root_has_what_it_was_given(gvisor: Gvisor) -> None:
 
 
 def test_the_host_root_by_name_is_the_default(gvisor: Gvisor) -> None:
-    """host() is what a run without rootfs has."""
+    """host() is the root of a run without rootfs."""
     listing = ["ls", "/", "/etc", "/usr"]
     assert gvisor.run(listing, rootfs=host()).stdout == gvisor.run(listing).stdout
 

@@ -111,7 +111,7 @@ def root(busybox_root: Path, compile_c: Callable[[str], Path]) -> Path:
 def test_another_runtime_has_the_same_verdict(
     gvisor: Gvisor, oci_bundle: Write, root: Path, name: str, judge: str
 ) -> None:
-    """Output of both streams, exit status or signal, and what the workload sees of itself."""
+    """Both streams, the exit status or signal, and the workload's view of itself are the same."""
     case = dict(CASES[name])
     bundle = oci_bundle(case.pop("args"), rootfs=directory(root), **case)
     ours = gvisor.run_bundle(bundle, input=b"from stdin\n")

@@ -211,7 +211,7 @@ def test_a_sandbox_reaches_the_host_over_its_veth(gvisor: Gvisor, veth: Veth) ->
 
 @needs_root
 def test_a_namespace_is_used_up_by_one_run(gvisor: Gvisor, veth: Veth) -> None:
-    """The first run has taken its addresses off, so a second one reaches nobody."""
+    """The first run has removed the addresses, so a second one reaches no server."""
     server = Server(veth.host)
     command = ["python3", "-c", CONNECT, veth.host, str(server.port)]
     try:

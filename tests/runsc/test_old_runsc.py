@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """The old binary, owned by who runs the tests."""
+    """The old binary, owned by the user of the tests."""
     copy = tmp_path / "runsc"
     shutil.copyfile(BUILT, copy)
     copy.chmod(0o755)

@@ -115,7 +115,7 @@ def test_a_forbidden_device_is_seen_without_a_run(tmp_path: Path, runsc: Runsc) 
 
 
 def test_what_is_no_device_is_seen_without_a_run(tmp_path: Path, runsc: Runsc) -> None:
-    """A folder in its place, which nobody can open for writing, is no device."""
+    """A folder in the device's place, which cannot be opened for writing, is no device."""
     found = probe(Platform.KVM, runsc.platforms, _never, kvm_device=str(tmp_path))
     assert found.cause is Cause.NO_DEVICE
     assert "Is a directory" in found.detail
@@ -235,7 +235,7 @@ def test_a_bad_verdict_of_a_run_is_kept_until_it_is_asked_for_anew(
 def test_a_run_asks_again_where_a_test_gives_longer_than_a_hang_had(
     run: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Once, and a test with a shorter deadline takes what the longer one has come to."""
+    """The probe runs once more, and a test with a shorter deadline takes its verdict."""
     monkeypatch.setattr(verdicts, "_path", lambda *_: str(tmp_path / "verdict.json"))
     deadlines: list[float] = []
 

@@ -53,7 +53,7 @@ class Hub:
 
 @pytest.fixture
 def fresh(tmp_path: Path, dockerd: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Images]]:
-    """Makes what a later session has: the same cache, and nothing else."""
+    """Make the images of a later session, with the same cache."""
     monkeypatch.setenv("DOCKER_HOST", dockerd)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "none"))
     made: list[Images] = []

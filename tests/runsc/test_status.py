@@ -66,7 +66,7 @@ def test_exit_137_is_not_sigkill(gvisor: Gvisor) -> None:
 
 @pytest.mark.fault("E2")
 def test_exit_128_is_not_a_failure_of_runsc(gvisor: Gvisor) -> None:
-    """128 is what runsc ends with when it fails itself; a workload may end with it too."""
+    """Runsc ends with 128 when it fails itself; a workload may end with it too."""
     done = gvisor.run(["sh", "-c", "exit 128"])
     assert (done.returncode, done.outcome) == (128, Outcome.EXITED)
 
@@ -120,7 +120,7 @@ def test_check_names_the_signal(gvisor: Gvisor) -> None:
 
 
 def test_check_is_content_with_0(gvisor: Gvisor) -> None:
-    """check=True returns what came of a workload that ended with 0."""
+    """`check=True` returns the result of a workload that ended with 0."""
     assert gvisor.run(["true"], check=True).returncode == 0
 
 

@@ -37,7 +37,7 @@ with Server(("127.0.0.1", 8080), Echo) as server:
 
 
 def wait_for(look: Callable[[], Any], what: str) -> Any:
-    """The first true value of ``look``; fails the test when there is none for a long time."""
+    """The first true value of ``look``; fails the test if it takes too long."""
     deadline = time.monotonic() + PATIENCE
     while not (found := look()):
         if time.monotonic() > deadline:

@@ -84,7 +84,7 @@ def test_what_had_ended_before_the_crash_stays_ended(gvisor: Gvisor) -> None:
 def test_a_program_that_kills_the_guest_gets_nothing_by_it(
     gvisor_sandbox: Sandbox, number: int
 ) -> None:
-    """Root inside can end the sandbox; that is a crash, and never a status of anybody's."""
+    """A program of root's can end the sandbox: that is a crash, and never a program's status."""
     with pytest.raises(SandboxCrashed, match=rf"its guest was ended by signal {number:d}"):
         gvisor_sandbox.exec(["sh", "-c", f"kill -{number:d} 1; sleep 60"])
 
@@ -145,7 +145,7 @@ def test_a_hostile_program_cannot_speak_for_the_guest(gvisor_sandbox: Sandbox) -
 
 
 def test_a_closed_sandbox_is_gone(gvisor: Gvisor) -> None:
-    """`close` ends what runs, twice does no harm, and the sandbox's own end is noted and clean."""
+    """`close` ends all programs, a second one does nothing, and the end is noted as clean."""
     sandbox = gvisor.sandbox()
     process = sandbox.popen(["sleep", "60"])
     results: list[object] = []

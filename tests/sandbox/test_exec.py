@@ -178,7 +178,7 @@ def test_check_raises_for_another_status_than_0(gvisor_sandbox: Sandbox) -> None
 
 
 def test_programs_run_at_the_same_time(gvisor_sandbox: Sandbox) -> None:
-    """Eight threads share one sandbox, and each gets what is its own."""
+    """Eight threads share one sandbox, and each gets its own output."""
     wrong: list[object] = []
 
     def work(name: int) -> None:
@@ -238,7 +238,7 @@ def test_a_time_out_kills_the_tree_and_leaves_the_sandbox(gvisor_sandbox: Sandbo
 
 
 def test_a_time_out_stays_one_whatever_is_said_then(gvisor_sandbox: Sandbox) -> None:
-    """SIGTERM comes first, what is written in the grace is kept, and an exit with 0 is no pass."""
+    """SIGTERM comes first, output after it is kept, and an exit with 0 is no pass."""
     script = "trap 'echo bye; exit 0' TERM; echo hi; while :; do sleep 0.02; done"
     with pytest.raises(WorkloadTimeout) as caught:
         gvisor_sandbox.exec(["sh", "-c", script], timeout=0.5)

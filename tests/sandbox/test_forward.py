@@ -17,7 +17,7 @@ from tests.sandbox.conftest import serving
 
 
 def exchange(forward: Forward, data: bytes) -> bytes:
-    """Send data, end our half of the connection, and return what comes until the other ends."""
+    """Send data, close the sending half, and return all data until the other end closes."""
     with socket.create_connection(forward.address, timeout=60) as client:
 
         def send() -> None:
@@ -62,7 +62,7 @@ with socket.create_server(("127.0.0.1", 7003)) as server:
 
 
 def test_a_server_may_end_its_half_first(gvisor_sandbox: Sandbox) -> None:
-    """The client sees that end at once, and what it sends then still arrives."""
+    """The client sees that end at once, and can still send."""
     with gvisor_sandbox.popen(["python3", "-c", HALF]) as server:
         server.wait_for_output("up\n")
         with (

@@ -42,7 +42,7 @@ def test_output_is_read_in_every_way(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_nothing_is_lost_when_a_read_is_too_early(gvisor_sandbox: Sandbox) -> None:
-    """A deadline that passes leaves what has come for the next read."""
+    """Output that came before a passed deadline stays for the next read."""
     process = gvisor_sandbox.popen(["sh", "-c", "printf half; read x; echo ' and half'"])
     process.wait_for_output("half")
     with pytest.raises(NotReady, match="no output within"):
@@ -67,7 +67,7 @@ def test_who_reads_slowly_gets_everything(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_who_does_not_read_holds_nobody_up(gvisor_sandbox: Sandbox) -> None:
-    """Output that nobody reads is kept within bounds, and the program runs to its end."""
+    """Unread output is kept within bounds, and the program runs to its end."""
     process = gvisor_sandbox.popen(["head", "-c", "40000000", "/dev/zero"])
     assert process.wait() == 0
     assert len(process.stdout.captured) <= 16 << 20
@@ -164,7 +164,7 @@ def test_the_beginning_of_output_is_where_it_begins(gvisor_sandbox: Sandbox) -> 
 
 
 def test_input_can_be_closed_by_the_program(gvisor_sandbox: Sandbox) -> None:
-    """A write that nobody will read is an error, at once or as soon as that is known."""
+    """A write after the program closed its input is an error, at once or soon."""
     process = gvisor_sandbox.popen(["sh", "-c", "exec <&-; echo closed; sleep 60"])
     process.wait_for_output("closed")
 

@@ -79,7 +79,7 @@ def expected(suite: str, test: str, platform: Platform) -> tuple[str, str] | Non
 
 @pytest.mark.parametrize("suite", [name for name in SUITES if not SUITES[name].get("long")])
 def test_a_suite_of_others_ends_as_on_the_host(suite: str, gvisor_platform: Platform) -> None:
-    """Test by test and phase by phase, apart from what is listed with its cause."""
+    """Each test and phase ends alike, apart from the listed ones with their causes."""
     compare(suite, gvisor_platform)
 
 

@@ -86,7 +86,7 @@ def test_one_that_panics_twice_has_failed(tmp_path: Path) -> None:
 
 
 def test_a_crash_without_a_panic_log_is_not_repeated(tmp_path: Path) -> None:
-    """A sentry that was killed may be a fault of ours."""
+    """A killed sentry may be a fault of the package."""
     assert again(tmp_path, "{'panic': ''}")[::2] == (1, 1)
 
 

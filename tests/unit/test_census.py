@@ -137,7 +137,7 @@ sys.stdin.read()
 
 
 def test_a_session_is_left_when_its_pytest_is_gone_and_not_before() -> None:
-    """Another session of this machine's is no leftover of ours, until it is one of its own."""
+    """Another session of this machine does not count while its pytest lives."""
     argv = [sys.executable, "-c", KEEPER]
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -70,7 +70,7 @@ def parent(name: str) -> str:
 
 
 def test_the_trees_of_errors_are_those_of_the_classes() -> None:
-    """errors.py draws all of them, docs/workloads.md those that a project can import."""
+    """The tree of errors.py has every class, that of docs/workloads.md the exported ones."""
     everything = {
         name
         for name, kind in (vars(errors) | vars(completed)).items()

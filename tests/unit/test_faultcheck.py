@@ -135,7 +135,7 @@ OPTIONS = ("-p", "no:gvisor", "-p", "no:cacheprovider", "-p", "no:hypothesispyte
 def test_the_table_counts_each_test_once_and_each_injection(
     inner: pytest.Pytester, workers: list[str]
 ) -> None:
-    """Held is what held each time; a skip is not run, and an expected failure does not hold.
+    """A fault holds if it held each time; a skip is not run, and an expected failure does not hold.
 
     How often it was injected is counted apart for a scripted runsc, or none, and the real one.
     """
@@ -167,7 +167,7 @@ def test_without_the_option_there_is_no_table(inner: pytest.Pytester) -> None:
 
 
 def test_a_case_that_is_not_listed_is_a_usage_error(inner: pytest.Pytester) -> None:
-    """A misspelt mark would be a fault that nobody injects."""
+    """A misspelt mark would leave a fault without a test."""
     inner.makepyfile(test_more='import pytest\n\n@pytest.mark.fault("A99")\ndef test_x(): pass\n')
     result = inner.runpytest_subprocess(*OPTIONS)
     assert result.ret == pytest.ExitCode.USAGE_ERROR

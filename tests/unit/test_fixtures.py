@@ -1,4 +1,4 @@
-"""fixtures/make.py: what is built when; the builds themselves are what the tests of images use."""
+"""The builds of fixtures/make.py by their need; the tests of images use the results."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_no_daemon_and_a_failed_build_are_said(
 
 
 def test_the_interpreter_is_collected_with_what_it_loads(tmp_path: Path) -> None:
-    """Owned by root, under the loader's own names, without what an image has no use for."""
+    """The files belong to root, have the loader's names, and leave out the unneeded."""
     context = make.context("python", tmp_path / "python")
     with tarfile.open(context / "interpreter.tar") as archive:
         members = {member.name: member for member in archive}

@@ -1,4 +1,4 @@
-"""Imports point one way, programs stay alone, and what is idle is not imported."""
+"""Imports have one direction, programs stay alone, and idle sessions import little."""
 
 from __future__ import annotations
 

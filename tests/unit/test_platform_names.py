@@ -1,4 +1,4 @@
-"""`Platform` is a text, one object for each name, and its class lists what is known."""
+"""`Platform` is a text, one object for each name, and its class lists the known ones."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_there_is_a_reader_for_each_setting_and_no_other() -> None:
 
 @given(name=st.sampled_from(sorted(settings.READERS)), value=ANYTHING)
 def test_any_value_is_read_or_a_usage_error_that_names_it(name: str, value: object) -> None:
-    """Never another error, and what was read is read the same again."""
+    """Each value is read or refused, and a read value is read the same again."""
     said = read = ""
     try:
         found = settings.replaced(Settings(), {name: value})
@@ -90,7 +90,7 @@ def test_auto_stands_alone(written: object) -> None:
 
 @pytest.mark.parametrize("written", ["x-en", "Systrap", "systrap kvm", "kvm,,7", "é", "x" * 33])
 def test_what_is_no_name_of_a_platform_is_refused_with_the_choices(written: str) -> None:
-    """The message says what there is."""
+    """The message lists the platforms."""
     with pytest.raises(UsageError, match=r"is not one of systrap, kvm, ptrace"):
         settings.platforms(written)
 

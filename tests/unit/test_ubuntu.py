@@ -54,7 +54,7 @@ def test_ubuntu_s_chromium_which_is_a_snap_is_not_asked_for(
 
 
 def test_where_docker_cli_is_no_package_docker_io_has_the_client(tmp_path: Path) -> None:
-    """Ubuntu has no docker-cli, and what apt does not know is named and costs nothing else."""
+    """Ubuntu has no docker-cli; a package that apt does not know is named and skipped."""
     script = "install_packages gcc docker-cli umoci"
     said = call(tmp_path, release=UBUNTU, script=script, apt="gcc docker.io")
     assert "apt-get install --no-install-recommends -y gcc docker.io" in said

@@ -114,7 +114,7 @@ V2 = "31 1 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
 def test_cgroups_are_good_where_each_limit_was_had(
     mounts: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each was tried, and what was made for it is gone."""
+    """Each limit is tried, and its cgroup is removed."""
     made: list[object] = []
 
     def create(limits: object, _announce: object) -> Cgroups:
@@ -155,7 +155,7 @@ def test_no_cgroups_are_no_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
-    """A socket that DOCKER_HOST names; what stands in the list is its answer, nothing a silence."""
+    """A socket that DOCKER_HOST names; the list has its answer, or nothing for a silence."""
     answers: list[bytes] = []
     path = str(tmp_path / "docker.sock")
     monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")

@@ -1,4 +1,4 @@
-"""Frames: what goes in comes out, and what is no frame is refused."""
+"""Frames: a written frame is read, and other bytes are refused."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_header_is_judged_before_anything_is_kept(header: bytes, reason: str) 
 
 
 def test_a_frame_that_was_lost_or_comes_twice_is_seen() -> None:
-    """The numbers count up: what somebody took away, or sent again, is an error."""
+    """The numbers count up, so that a lost or repeated frame is an error."""
     encoder = Encoder(TAG)
     first, second, third = (encoder.head({"n": n}) for n in range(3))
     with pytest.raises(FrameError, match="frame 2, where 1 was due"):

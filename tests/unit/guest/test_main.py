@@ -125,7 +125,7 @@ def test_a_stream_that_gets_no_credit_holds_nobody_up(guest: Guest) -> None:
 
 
 def test_what_runs_on_gets_no_sigpipe_and_is_not_heard(guest: Guest) -> None:
-    """Output ends with the program that was started; who has it open still may write on."""
+    """Output ends with the started program; other holders of the pipe may still write."""
     guest.run(1, "sh", "-c", "(sleep 0.2; echo late; echo $? >&7) 7>/dev/null & echo early")
     assert text_of(guest.until("exit", "eof", "eof"), 1) == b"early\n"
     time.sleep(0.4)
@@ -144,7 +144,7 @@ def test_what_runs_on_gets_no_sigpipe_and_is_not_heard(guest: Guest) -> None:
     ids=["one", "setsid", "orphaned", "no-mark"],
 )
 def test_a_kill_gets_the_whole_tree(guest: Guest, script: str) -> None:
-    """Sessions of their own, orphans and a cleared environment do not save what was started."""
+    """Sessions of their own, orphans and a cleared environment do not escape the kill."""
     mine = str(1000 + secrets.randbelow(10**9) / 10**6)
     guest.run(1, "sh", "-c", script.replace("1234.5", mine))
     guest.until("started")

@@ -39,7 +39,7 @@ def test_what_is_too_long_is_shortened_and_sent() -> None:
 def test_so_are_lists_of_more_values_than_a_message_may_have(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first and the last of them are left; a text of commas is none."""
+    """The first and the last values stay; a text of commas counts as one value."""
     monkeypatch.setattr(worker, "_MAX_VALUES", 100_000)
     message = received("report", values=list(range(150_000)), text="," * 150_000)
     assert message["values"][:1] + message["values"][-1:] == [0, 149_999]

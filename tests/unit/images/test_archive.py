@@ -1,4 +1,4 @@
-"""Reading images from files: what each kind holds, and that what is damaged is refused."""
+"""Reading images from files of each kind; damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Read = Callable[..., str]
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    """Unpacks an image; its id and what is in it."""
+    """Unpack an image; returns its id and its files."""
     count = iter(range(100))
 
     def work(image: bytes | Path, reference: str = "") -> str:
@@ -259,7 +259,7 @@ def test_a_foreign_layer_is_refused(read: Read, tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_refused_at_once(read: Read, tmp_path: Path) -> None:
-    """A FIFO has no writer, a device no end, and what is not there is not there."""
+    """A FIFO has no writer, a device no end, and a missing file no content."""
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", Path("/dev/zero"), tmp_path / "none", tmp_path):
         with pytest.raises(ImageError):

@@ -242,7 +242,7 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
 def test_nothing_is_listed_or_removed_in_a_folder_that_is_not_ours(
     tmp_path: Path, is_link: bool
 ) -> None:
-    """Others call what they keep by 64 digits too: to this cache it would be a broken image."""
+    """Other programs use 64 digits as names too: this cache would take them for broken images."""
     real = tmp_path / "real"
     victim = real / ("0" * 64)
     victim.mkdir(parents=True)
@@ -286,7 +286,7 @@ def users(hold: Hold, count: int, tmp_path: Path) -> list[Path]:
 
 
 def test_there_may_be_any_number_of_different_points(cache: Cache, tmp_path: Path) -> None:
-    """A tree stays while the folder that uses it does; of those that none uses, the last 16 do."""
+    """A tree stays while its user's folder exists; of unused trees the last 16 stay."""
     made = hold(cache, write(tmp_path / "i"))
     roots = users(made, 20, tmp_path)
     assert all(root.is_dir() for root in roots)
@@ -304,7 +304,7 @@ def test_there_may_be_any_number_of_different_points(cache: Cache, tmp_path: Pat
 
 
 def test_what_uses_a_tree_is_forgotten_with_its_folder(cache: Cache, tmp_path: Path) -> None:
-    """A tree that a thousand runs have used has a record of those that are there."""
+    """A tree has records of its present users only."""
     made = hold(cache, write(tmp_path / "i"))
     mounts = [bind("/usr", "/new/point")]
     for number in range(5):

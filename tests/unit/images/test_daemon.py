@@ -34,7 +34,7 @@ VERSION = {"ApiVersion": "1.41"}
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers with what the server has for the method and the end of the path."""
+    """A handler that answers with the server's entry for the method and the end of the path."""
 
     server: Any
     protocol_version = "HTTP/1.1"
@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Serving:
-    """Answers by ``METHOD path`` or the end of it, and what was asked."""
+    """The answers by ``METHOD path`` or the end of it, and the received requests."""
 
     def __init__(self, server: Any, address: str) -> None:
         self.address = address
@@ -235,7 +235,7 @@ def test_a_look_up_elsewhere_has_the_deadline_of_simple_questions(
 def test_a_build_s_context_is_a_file_without_a_name(
     serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A SIGKILL leaves none; what .dockerignore names is not sent, the Dockerfile always is."""
+    """A SIGKILL leaves no file; files of .dockerignore are not sent, the Dockerfile always is."""
     daemon = serve()
     daemon.answers["POST /v1.41/build"] = 200, BUILT
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", None)
@@ -306,7 +306,7 @@ def test_a_list_of_images_of_another_shape_is_an_error(serve: Any, wrong: Any) -
 
 
 def test_somebody_at_a_terminal_sees_a_pull_and_an_export(serve: Any, tmp_path: Path) -> None:
-    """Layers and bytes, each line over the last one, and what is untrusted escaped."""
+    """Each line replaces the last, with layers and bytes; untrusted text is escaped."""
     layers = [tar([item("f", bytes(3_000_000))])]
     identity = digest(configuration(layers))
     daemon = serve()

@@ -1,4 +1,4 @@
-"""Daemons that are not there, not ours, silent, or far away."""
+"""Daemons that are missing, foreign, silent, or far away."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def only_ping(connection: socket.socket) -> None:
 def test_a_socket_that_talks_rubbish_is_an_error_and_no_skip(
     images: Images, serve: Callable[[Answer], None], answer: Answer, says: str
 ) -> None:
-    """Somebody is there: what is wrong must be seen."""
+    """A listening socket is no missing daemon, so its fault must be seen."""
     serve(answer)
     quickly(images, ImageError, says)
 
@@ -204,7 +204,7 @@ def test_a_daemon_that_sends_a_byte_at_a_time_is_an_error_in_time(
 def test_a_daemon_that_is_silent_after_the_ping_is_an_error_in_time(
     images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The look-up has what the ping has left of the same time."""
+    """The look-up gets the rest of the ping's time."""
     monkeypatch.setattr(docker, "DEADLINE", 0.7)
     serve(Scripted(20, json=[b"", b""]))
     quickly(images, ImageError, "has not answered in 0.7 s")

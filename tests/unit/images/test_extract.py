@@ -1,4 +1,4 @@
-"""Unpacking: what layers mean, and that nothing leads out of the folder."""
+"""Unpacking: the meaning of layers, and no path out of the folder."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_whiteout_with_steps_in_its_name_removes_nothing_outside(
 
 
 def test_a_whiteout_removes_what_lies_below(unpack: Unpack) -> None:
-    """Files, folders, links (not what they point to); not what its own layer brings."""
+    """Files, folders and links (not their targets) are removed, but none of its own layer."""
     root = unpack(
         [item("d/a", b"1"), item("d/b/c"), item("e"), link("l", "d"), item("own", b"1")],
         [item("d/.wh.b"), item(".wh.e"), item(".wh.l"), item("own", b"2"), item(".wh.own"),
@@ -176,7 +176,7 @@ def test_a_whiteout_removes_what_lies_below(unpack: Unpack) -> None:
 def test_an_opaque_folder_hides_what_lies_below(
     unpack: Unpack, where: str, *, is_first: bool
 ) -> None:
-    """The root too; what the layer itself has stays, wherever it comes."""
+    """The root can be opaque too; the layer's own entries stay, in any order."""
     marker, new = item(f"{where}.wh..wh..opq"), item(f"{where}deep/new")
     second = [marker, new] if is_first else [new, marker]
     root = unpack([item(f"{where}old"), item(f"{where}deep/old"), item("other")], second)

@@ -43,7 +43,7 @@ def test_what_is_left_out_hides_what_lies_below_it(unpack: Unpack, kind: dict[st
 
 @pytest.mark.fault("C9")
 def test_a_hard_link_to_what_is_left_out_is_left_out(unpack: Unpack) -> None:
-    """A link to it, and one to that link, in place of what was there; others stay errors."""
+    """A link to a device, and a link to that link, are left out; other bad links are errors."""
     root = unpack(
         [item("old", b"secret"), item("d/null", **DEVICE), hard("old", "d/null"),
          hard("d/two", "old"), item("p", **FIFO), hard("q", "p")]
@@ -234,7 +234,7 @@ def listings(work: Any) -> int:
 @pytest.mark.fault("C8", "C10")
 @pytest.mark.parametrize("marker", ["d/.wh..wh..opq", ".wh.d", ".wh..wh..opq"])
 def test_a_layer_clears_a_folder_once(unpack: Unpack, marker: str) -> None:
-    """A marker that comes a thousand times walks the tree one time; what is new stays."""
+    """A thousand markers walk the tree one time, and new files stay."""
     lower: Sequence[Item] = [item(f"d/{number}/old") for number in range(20)]
     upper = [item("d/0/new"), *([item(marker)] * 1000), item("d/1/new"), item(marker)]
     roots: list[Path] = []

@@ -82,7 +82,7 @@ def test_a_failure_is_the_last_line(lines: list[str]) -> None:
     ],
 )
 def test_events_of_no_known_shape_do_no_harm(lines: list[str], event: dict[str, Any]) -> None:
-    """A daemon may say what it likes."""
+    """A daemon's events may have any shape."""
     with Meter(lines.append, "x") as meter:
         meter.pulled(event)
         meter.built(event)
@@ -114,7 +114,7 @@ def test_a_line_takes_the_place_of_the_last_one(monkeypatch: pytest.MonkeyPatch)
 def test_only_a_terminal_outside_of_ci_is_watched(
     monkeypatch: pytest.MonkeyPatch, ci: str, wanted: bool
 ) -> None:
-    """A log is for what has happened, not for how far it has got."""
+    """A log has events, and no progress."""
     monkeypatch.setenv("CI", ci)
     assert progress.is_wanted(terminal=True) is wanted
     assert not progress.is_wanted(terminal=False)

@@ -1,4 +1,4 @@
-"""An image as a root file system: what of its configuration a run gets."""
+"""An image as a root file system: the parts of its configuration that a run gets."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_what_an_image_does_not_say_is_no_annotation(make: Make, tmp_path: Path)
 
 @pytest.mark.fault("B11")
 def test_a_hundred_thousand_labels_become_annotations(make: Make) -> None:
-    """All but those that would steer runsc; of these, twenty are noted one by one."""
+    """Labels that would steer runsc are left out; twenty of them are noted one by one."""
     labels = {f"label.{number}": str(number) for number in range(100_000)}
     reserved = {f"dev.gvisor.{number:05}": "true" for number in range(10_000)}
     made = make(Labels={**labels, **reserved, "esc": "\x1b[2J"})

@@ -1,4 +1,4 @@
-"""Entries that programs read differently: each is refused, or is what all of them make of it."""
+"""Entries that programs read differently: each is refused, or all programs read it alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OLD = tarfile.AREGTYPE
 
 
 def entries(*blocks: bytes) -> list[tuple[bytes, Kind]]:
-    """Names and kinds of what is in an archive of these blocks."""
+    """The names and kinds of the entries in an archive of these blocks."""
     found = Tar(io.BytesIO(b"".join([*blocks, bytes(1024)])))
     return [(entry.name, entry.kind) for entry in found]
 
@@ -33,7 +33,7 @@ def named(name: str, kind: bytes, data: bytes = b"") -> bytes:
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.CONTTYPE, OLD])
 def test_content_is_never_taken_for_entries(kind: bytes) -> None:
-    """A file whose name ends as a folder's would have its content read as what comes next."""
+    """The content of a file with a folder's name could be read as the next entry."""
     with pytest.raises(ImageError, match="folder's name"):
         entries(named("x/", kind, EVIL))
 

@@ -173,7 +173,7 @@ def test_a_field_of_another_shape_is_no_report(field: str, given: object) -> Non
 
 
 def test_as_many_extras_as_may_be_are_kept_and_causes_are_short() -> None:
-    """A thousand; and a hundred characters of what was left out."""
+    """A thousand extras are kept, and a hundred characters of a name that is left out."""
     data, left_out = fields.checked(data_of(extras=[EXTRA] * 1000, **{"x" * 300: 1}))
     assert len(data["extras"]) == 1000
     assert left_out == ["x" * 100]

@@ -1,4 +1,4 @@
-"""Messages from inside: any cut gives the same ones, and what is none is a typed error."""
+"""Messages from inside: any cut gives the same ones, and invalid ones are a typed error."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_lines_of_each_context_are_the_host_s_own_data(sandbox: Sandbox) -> None
 def test_what_is_held_in_memory_is_bounded(
     branch: bool, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The data file grows meanwhile, and what it has of a context is joined with what comes."""
+    """The data file grows meanwhile, and later data of a context is joined with it."""
     monkeypatch.setattr(measured, "_MOST_HELD", 3)
     taker = sandbox.measured(branch=branch)
     for line in range(1, 20):

@@ -1,4 +1,4 @@
-"""Reports from inside become pytest's own, and what cannot be one is a typed error."""
+"""Reports from inside become pytest's own, and invalid ones are a typed error."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_any_field_may_be_anything(pytestconfig: pytest.Config, field: str, valu
 def test_a_warning_s_category_is_looked_up_and_never_made(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Among what is imported here; anything else is a plain warning, and nothing runs for it."""
+    """An unknown category becomes a plain warning, and no import or code runs for it."""
     config = pytester.parseconfig()
     lazy = ModuleType("lazy")
 

@@ -63,7 +63,7 @@ HOME = pwd.getpwuid(os.geteuid()).pw_dir
 def test_what_would_show_too_much_is_refused(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
-    """A home folder, a folder of everybody's, or the kernel's; the message says what to do."""
+    """The error for a home folder, a shared folder or the kernel's names a remedy."""
     with pytest.raises(UsageError, match="would need all of") as caught:
         shown(pytester, monkeypatch, folder)
     assert "--rootdir" in str(caught.value)

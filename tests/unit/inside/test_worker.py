@@ -19,7 +19,7 @@ Message = dict[str, Any]
 
 
 class Script:
-    """Takes a link's place: what it receives is written down before, and then it is gone."""
+    """A substitute for a link, which fails after its given messages."""
 
     def __init__(self, messages: Sequence[Message | BaseException]) -> None:
         self.messages = [*messages]

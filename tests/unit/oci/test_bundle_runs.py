@@ -127,7 +127,7 @@ def busybox(tmp_path: Path) -> Path:
 def test_a_directory_is_run_and_left_as_it_was(
     make: Callable[..., Bundle], bare_runsc: Run, busybox: Path, tree: Tree
 ) -> None:
-    """A static busybox runs in a given folder; what it writes, and all mount points, are gone."""
+    """A static busybox runs in a given folder; its writes and all mount points are gone."""
     before = tree(busybox)
     script = "busybox mkdir /made && busybox touch /made/x /bin/y && busybox ls / /bin"
     done = bare_runsc(make(["/bin/busybox", "sh", "-c", script], rootfs.directory(busybox)).path)

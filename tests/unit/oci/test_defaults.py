@@ -70,7 +70,7 @@ def test_the_environment_is_fixed_and_the_callers_is_on_top() -> None:
 @pytest.mark.fault("B8")
 @pytest.mark.parametrize("env", [{"A=B": "1"}, {"": "1"}, {"A": 1}, {1: "A"}, {"A": b"1"}])
 def test_a_variable_that_cannot_be_meant_is_refused(env: Any) -> None:
-    """A name with '=', no name, and what is not text are usage errors, not another variable."""
+    """A name with '=', an empty name and a value that is no text are usage errors."""
     with pytest.raises(UsageError):
         made(env=env)
 

@@ -41,7 +41,7 @@ ENGINES = [
 @pytest.mark.fault("B6")
 @pytest.mark.parametrize("source", ENGINES)
 def test_sockets_of_engines_and_session_folders_are_dangerous(source: str) -> None:
-    """A path of a container engine, or of this package's sessions, is known for what it is."""
+    """A path of a container engine, or of this package's sessions, is dangerous."""
     assert danger(source)
 
 

@@ -105,7 +105,7 @@ def test_keys_and_shadow_files_are_left_out_whoever_may_read_them(tmp_path: Path
 
 
 def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
-    """A test's odd umask does not make a skeleton that nobody can enter."""
+    """Folders can be entered after a test with an odd umask."""
     old = os.umask(0o777)
     try:
         root = Path(rootfs.host().prepare(str(tmp_path / "r")).root_path)

@@ -74,7 +74,7 @@ def refuse(call, number):
 @pytest.mark.fault("D1", "D4", "D5", "D7")
 @pytest.mark.parametrize("refused", [0, errno.ENOSYS, errno.EPERM], ids=["", "ENOSYS", "EPERM"])
 def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone, refused: int) -> None:
-    """Descriptors, environment, umask, folder, signals and session are those of no one else.
+    """Descriptors, environment, umask, folder, signals and session are the child's own.
 
     So too where close_range(2) is unknown to the kernel, or forbidden by a seccomp filter.
     """
@@ -170,7 +170,7 @@ def test_each_failing_step_is_told_with_its_errno(
 def test_without_the_kernel_s_word_there_is_no_way_through(
     alone: Alone, says: dict[str, str], detail: str
 ) -> None:
-    """One thread and no-new-privs: what /proc does not confirm is not so."""
+    """The child goes on only if /proc confirms one thread and no-new-privs."""
     report, status, printed = alone(
         """
         def lying():

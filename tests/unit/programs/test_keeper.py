@@ -33,7 +33,7 @@ Message = dict[str, Any]
 
 @dataclass(kw_only=True)
 class Caller:
-    """A caller that says what it likes, and hears what the keeper answers."""
+    """A caller that sends anything, and reads the keeper's answers."""
 
     keeper: Keeper
     session: str
@@ -64,7 +64,7 @@ class Caller:
         return ours
 
     def shell(self, script: str, name: str = "g1") -> socket.socket:
-        """Run a shell script, whose ``--root`` makes it one of ours."""
+        """Run a shell script, whose ``--root`` marks it as a process of the session."""
         request = self.request("sh", "-c", script, "sh", "--root", f"{self.session}/{name}/root")
         request = {**request, **self.request(*request["argv"], name=name)}
         return self.send(json.dumps(request).encode())
@@ -76,7 +76,7 @@ class Caller:
 
 
 def hear(control: socket.socket) -> Message:
-    """The next message; an empty one where there is none any more."""
+    """The next message, or an empty one at the end."""
     data = control.recv(65536)
     message: Message = json.loads(data) if data else {}
     return message
@@ -500,7 +500,7 @@ def test_a_shortage_is_told_and_leaves_no_descriptor(
 def test_cleaning_waits_for_better_times_but_not_for_ever(
     lone: Lone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Out of descriptors, it tries again; after a while it says what it cannot do."""
+    """The keeper retries without descriptors, and reports the remains after a while."""
     run, told = lone
     run.folder, run.root = str(tmp_path / "g1"), str(tmp_path / "g1/root")
 

@@ -98,7 +98,7 @@ def test_anybody_else_s_process_is_not(start: Start, words: tuple[str, ...]) -> 
 
 @needs_root
 def test_to_root_a_process_of_any_user_s_is_one(start: Start) -> None:
-    """The sandbox of root's runsc runs as nobody."""
+    """The sandbox of root's runsc runs as the user nobody."""
     pid = start("runsc-sandbox", f"--root={ROOT}", user=12345)
     assert leftovers.processes(ROOT, everywhere=True) == [pid]
 
@@ -246,7 +246,7 @@ def test_a_session_s_folder_stays_as_long_as_anything_else_does(
 
 
 def test_a_session_s_lock_goes_last(session: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session without one counts as dead: nobody else may begin to remove it meanwhile."""
+    """A session without a lock counts as dead, so another sweep could remove it meanwhile."""
     order: list[str] = []
     real = os.unlink, shutil.rmtree
 

@@ -1,4 +1,4 @@
-"""The kernel calls: what each does, and that a refusal holds the whole call."""
+"""The kernel calls: the effect of each, and a refusal that names the whole call."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_folder_is_the_root_of_what_openat2_resolves(tmp_path: Path) -> None:
 
 
 def test_no_new_privs_is_set_and_read_back(alone: Alone) -> None:
-    """The kernel says in /proc/self/status what was asked for."""
+    """The kernel confirms the flag in /proc/self/status."""
     before, after = alone("""
         before = linux.status_of_self("NoNewPrivs")
         linux.set_no_new_privs()

@@ -285,7 +285,7 @@ def test_a_command_that_is_not_there_is_status_127(tmp_path: Path) -> None:
 
 
 def test_the_command_gets_no_descriptor_of_its_own(tmp_path: Path) -> None:
-    """A lock that says who lives is not held by what the command leaves running."""
+    """A background process of the command does not hold the warden's lock."""
     listing = tmp_path / "listing"
     ward = Warden(tmp_path / "folder", "sh", "-c", f"exec ls /proc/self/fd >{listing}")
     ward.told()

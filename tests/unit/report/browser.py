@@ -26,7 +26,7 @@ FLAGS = (
 
 
 def program() -> str | None:
-    """The browser of this machine; a snap, which sees no /tmp of ours, is none."""
+    """The browser of this machine; a snap does not count, because it sees no /tmp of tests."""
     found = filter(None, map(shutil.which, NAMES))
     return next((path for path in found if not _is_snap(path)), None)
 

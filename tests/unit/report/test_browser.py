@@ -1,4 +1,4 @@
-"""The HTML report in a headless Chromium: filters, cells, keyboard, and what it may not do."""
+"""The HTML report in a headless Chromium: filters, cells, keyboard, and its policy."""
 
 from __future__ import annotations
 

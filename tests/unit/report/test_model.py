@@ -1,4 +1,4 @@
-"""The model: what it counts, and that it comes back from a file as it was, or not at all."""
+"""The model: its counts, and its way to a file and back."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_start_times_are_those_of_one_platform() -> None:
 
 
 def test_counts_read_well_and_rows_that_need_a_look_come_first() -> None:
-    """Passed first among the counts; what differs or failed first among the rows."""
+    """Passed is first among the counts; rows that differ or failed come first."""
     counts = report(row("a", kvm=State.ERROR), row("b", kvm=State.NOT_RUN),
                     row("c", kvm=State.PASSED)).counts("kvm")  # fmt: skip
     assert joined(counts) == "1 passed, 1 error, 1 not run"

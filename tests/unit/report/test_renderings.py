@@ -117,7 +117,7 @@ def test_only_rows_that_differ_are_shown_with_their_command() -> None:
 
 
 def test_one_line_where_nothing_differs_and_none_without_a_test() -> None:
-    """A quiet session says what differs and what went wrong, and nothing else."""
+    """A quiet session prints only differences and failures."""
     same = report(row("a", systrap=State.PASSED, kvm=State.UNAVAILABLE))
     (line,) = shown(same)
     assert line.startswith("gVisor: systrap: 1 passed, ")

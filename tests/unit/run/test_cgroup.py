@@ -92,7 +92,7 @@ def test_in_a_container_the_mount_may_begin_at_its_own_cgroup(
 
 @pytest.mark.fault("G7")
 def test_in_a_hybrid_a_controller_is_where_it_is_mounted(host: Host) -> None:
-    """Version 2 has only what version 1 has not taken."""
+    """Version 2 has only the controllers that version 1 does not have."""
     (host.folder / "cgroup.controllers").write_text("hugetlb\n")
     host.says(f"30 1 0:26 / FOLDER rw - cgroup2 cgroup2 rw\n{V1}", V1_OWN)
     versions = {name: hierarchy.version for name, hierarchy in cgroup.hierarchies().items()}
@@ -168,7 +168,7 @@ def test_version_2_is_written_beside_this_process(host: Host) -> None:
 
 
 class Made:
-    """Makes cgroups in a folder that is none: the files are put there as the kernel would."""
+    """A maker of cgroups in a plain folder, with files as the kernel makes them."""
 
     def __init__(self, announce: Callable[[str], None], files: tuple[str, ...]) -> None:
         self.announce = announce

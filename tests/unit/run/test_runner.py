@@ -37,7 +37,7 @@ WORKLOADS = frozenset({Outcome.EXITED, Outcome.SIGNALLED})
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """How a script ends, and what that means."""
+    """The end of a script, and its meaning."""
 
     steps: list[Step]
     agreed: bool = False
@@ -109,7 +109,7 @@ noises: st.SearchStrategy[list[Step]] = st.lists(
 
 @dataclass(frozen=True, kw_only=True)
 class Play:
-    """One script of the fake, and what is true of it."""
+    """One script of the fake, and the facts about it."""
 
     connects: bool
     before: list[Step]

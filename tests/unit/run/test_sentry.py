@@ -126,7 +126,7 @@ def test_the_configuration_names_the_points_and_the_endpoint() -> None:
 
 @pytest.fixture
 def listener(base: str) -> Iterator[Listener]:
-    """A listener with nobody connected."""
+    """A listener without a connection."""
     made = Listener(base)
     yield made
     made.close()

@@ -46,7 +46,7 @@ def test_no_sequence_of_steps_goes_back_or_decides_twice(steps: list[State | Out
 
 @given(skipped=st.sets(st.sampled_from(sorted(PASSED_OVER))), verdict=st.sampled_from(Outcome))
 def test_every_way_through_ends_cleaned(skipped: set[State], verdict: Outcome) -> None:
-    """A launch that fails and a runsc that ends early pass over what did not happen."""
+    """A failed launch or an early end of runsc skips the states between."""
     lifecycle = Lifecycle()
     way = [state for state in State if state not in skipped]
     for state in way[1:]:

@@ -287,7 +287,7 @@ def during(runs: Runs, act: Callable[[], None], **options: Any) -> Ended:
 
 
 def test_a_run_may_have_any_number_of_seconds(runs: Runs, fake: FakeRunsc) -> None:
-    """A deadline is no shorter for being longer than what epoll waits for."""
+    """A deadline may be longer than the longest wait of epoll."""
     fake.script(*FINE, ["task_exit", 0], ["exit", 0])
     ended = runs(timeout=settings.seconds(1e300, "timeout"))
     assert ended.error is None

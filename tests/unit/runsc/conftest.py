@@ -59,7 +59,7 @@ class FakeRunsc(Protocol):
 
 
 class AsUser(Protocol):
-    """Runs Python in a process of an unprivileged user; gives what it assigned to `result`."""
+    """Runs Python in a process of an unprivileged user; gives the value of `result`."""
 
     def __call__(self, code: str, *, before: str = "", namespace: bool = False) -> Any: ...
 
@@ -79,7 +79,7 @@ def _compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def fake_runsc(
     _compiled: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> FakeRunsc:
-    """A factory of fake binaries, mode 0755 and ours; the same answers are compiled once."""
+    """A factory of fake binaries of mode 0755; the same answers are compiled once."""
 
     def make(**answers: str) -> Path:
         source = SOURCE % {**ANSWERS, **answers}
@@ -176,7 +176,7 @@ def as_user() -> AsUser:
 
 @pytest.fixture
 def open_tmp(tmp_path: Path) -> Iterator[Path]:
-    """A folder that every user can reach, for what the stranger must see: /tmp itself holds it."""
+    """A folder in /tmp itself, for files that the other user must reach."""
     folder = Path("/tmp") / f"pytest-gvisor-{os.getpid()}-{tmp_path.name}"
     folder.mkdir(mode=0o755)
     folder.chmod(0o755)

@@ -72,7 +72,7 @@ def test_a_descriptor_that_cannot_be_read_has_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", BUILT)
 def test_the_distributions_builds_say_theirs(name: str) -> None:
-    """Go 1.26 is what breaks the release of July 2024."""
+    """The release of July 2024 breaks with Go 1.26."""
     path = CHECKOUT / ".build" / name / "usr/bin/runsc"
     if not path.exists():
         pytest.skip(f"no Debian archive with {name}: scripts/older-runsc")

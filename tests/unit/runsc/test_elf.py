@@ -84,7 +84,7 @@ def test_a_folder_that_others_could_make_is_refused(make: Make, tmp_path: Path) 
 
 
 def test_a_folder_of_better_libraries_is_judged(make: Make, tmp_path: Path) -> None:
-    """The loader looks below a folder first, for what the processor has."""
+    """The loader first looks in a subfolder for libraries for the processor."""
     runsc = make("-rpath=$ORIGIN/lib")
     better = tmp_path / "home/lib/glibc-hwcaps/x86-64-v2"
     better.mkdir(parents=True)
@@ -95,7 +95,7 @@ def test_a_folder_of_better_libraries_is_judged(make: Make, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("rpath", ["", "lib", ".", "$ORIGIN/lib:", "/usr/$LIB", "/usr/${PLATFORM}"])
 def test_a_folder_that_is_not_fixed_is_refused(make: Make, rpath: str) -> None:
-    """The current folder, and what only the loader knows."""
+    """The current folder, and a variable of the loader's, are no fixed folders."""
     if not rpath:
         rpath = ":"
     refused(make(f"-rpath={rpath}"), "which is no fixed folder")

@@ -142,7 +142,7 @@ def test_an_old_release_names_its_platforms_in_a_flag(
 
 
 def test_every_platform_that_is_listed_counts(fake_runsc: FakeRunsc) -> None:
-    """Known to this version or not; a line that is no name is none."""
+    """A platform counts also if this version does not know it; other lines are ignored."""
     path = fake_runsc(platforms='puts("systrap\\nslimvm\\n\\nkvm-not\\nall\\nNot a name")')
     assert read(path).platforms == {Platform.SYSTRAP, Platform("slimvm")}
 

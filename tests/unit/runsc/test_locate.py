@@ -739,7 +739,7 @@ def test_in_a_user_namespace_the_systems_runsc_is_trusted(as_user: AsUser) -> No
 def test_in_a_user_namespace_a_file_elsewhere_is_not_trusted(
     as_user: AsUser, open_tmp: Path
 ) -> None:
-    """Outside of the system's folders an owner without a number can be anybody."""
+    """Outside of the system's folders an owner without a number can be any user."""
     shutil.copy(releases.found(), open_tmp / "runsc")
     name, message = as_user(
         f"result = refusal(locate.find, {str(open_tmp / 'runsc')!r})", namespace=True

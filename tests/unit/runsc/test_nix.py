@@ -281,7 +281,7 @@ def test_a_write_bit_in_the_store_ends_the_exception(part: str, store: Path, goo
 
 @needs_root
 def test_a_file_right_in_the_store_is_no_package(store: Path, good: Path) -> None:
-    """The store's own folder can be written, so what lies right in it is not sealed."""
+    """The store's own folder can be written, so a file directly in it is not sealed."""
     binary = store / "a-runsc"
     shutil.copyfile(good, binary)
     binary.chmod(0o555)

@@ -62,7 +62,7 @@ CHROOT, LIMIT = "this process is in a chroot", "/proc/sys/user/max_user_namespac
 
 
 def test_yama_and_seccomp_are_the_obstacles_to_tracing(tmp_path: Path) -> None:
-    """Each as a fact and what to do about it; nothing where nothing is."""
+    """Each obstacle has a fact and a remedy; a machine without any has none."""
     both = obstacles.tracing(proc(tmp_path / "a", scope="3", seccomp="2"))
     assert starts(both) == [YAMA, SECCOMP]
     assert "--security-opt seccomp=unconfined" in both[1][1]
@@ -80,7 +80,7 @@ def test_a_limit_on_user_namespaces_is_named_in_every_release(tmp_path: Path, me
 
 @pytest.mark.parametrize("message", NO_PTRACE)
 def test_what_forbids_ptrace_is_named_in_every_release(tmp_path: Path, message: str) -> None:
-    """A limit on namespaces is then not what is at fault."""
+    """A limit on namespaces is not named as the cause."""
     where = proc(tmp_path, scope="3", namespaces="0")
     assert starts(obstacles.of_message(message, where)) == [YAMA]
 

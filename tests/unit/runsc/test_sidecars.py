@@ -185,7 +185,7 @@ def test_a_link_is_judged_as_far_as_it_leads(
 def test_a_linked_folder_is_judged_as_far_as_it_leads(
     middle: bool, binary: Path, folder: Path, tmp_path: Path
 ) -> None:
-    """`gvisor-bin` may be a link to a folder that is safe, by links that nobody else can turn."""
+    """`gvisor-bin` may be a link to a safe folder, by links that no other user can change."""
     shared = tmp_path / "shared"
     shared.mkdir()
     target = folder.rename(tmp_path / "target")
@@ -271,7 +271,7 @@ def test_the_look_is_bounded(shape: str, binary: Path, folder: Path) -> None:
 
 @needs_root
 def test_a_folder_that_cannot_be_read_cannot_be_judged(as_user: AsUser, open_tmp: Path) -> None:
-    """An ordinary user cannot say what runsc would find in it."""
+    """An ordinary user does not know which files runsc would find in the folder."""
     shutil.copy("/bin/true", open_tmp / "runsc")
     (open_tmp / "gvisor-bin").mkdir()
     (open_tmp / "gvisor-bin").chmod(0o711)
@@ -332,7 +332,7 @@ def test_the_folder_beside_the_real_file_counts(binary: Path, folder: Path, tmp_
 def test_behind_a_nix_wrapper_it_is_the_real_binary_s(
     binary: Path, folder: Path, tmp_path: Path
 ) -> None:
-    """The wrapper is read and not executed, so what lies beside it is not looked at."""
+    """The wrapper is read and not executed, so the files beside it do not matter."""
     (tmp_path / "gvisor-bin").mkdir()
     (tmp_path / "gvisor-bin").chmod(0o777)
     wrapper = tmp_path / "runsc"
@@ -471,7 +471,7 @@ def test_new_names_are_no_change(binary: Path, folder: Path, tmp_path: Path) -> 
 
 
 def test_a_tree_that_is_moved_as_a_whole_is_the_same(binary: Path, folder: Path) -> None:
-    """runsc finds the same files there, and so does the look; another folder's counts there."""
+    """Runsc and the check find the files at the new place; another folder there counts too."""
     runsc = Runsc.at(str(binary))
     there = binary.parent.rename(binary.parent.parent / "there")
     runsc.check_unchanged()

@@ -49,7 +49,7 @@ class FakeSupervisor:
             self._selector.register(fd, event, act)
 
     def turn(self, timeout: float | None) -> None:
-        """Do what is ready."""
+        """Call the functions of ready descriptors."""
         for key, _events in self._selector.select(timeout):
             if self._selector.get_map().get(key.fd) is key and not key.data():
                 self._selector.unregister(key.fd)

@@ -1,4 +1,4 @@
-"""A channel's start and end: nothing is lost, nobody is left waiting, and nothing is left."""
+"""A channel's start and end: no message is lost, no waiter hangs, and nothing is left."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_a_lie_is_a_crash_for_who_waits(connect: Connect, lie: str) -> None:
 
 
 def test_more_than_was_asked_for_is_a_crash(connect: Connect) -> None:
-    """A guest cannot fill this process's memory: what goes beyond its credit ends it."""
+    """A guest cannot fill this process's memory: data beyond its credit ends the sandbox."""
     reads = threading.Event()
 
     def act(peer: Peer) -> None:

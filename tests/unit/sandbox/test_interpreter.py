@@ -23,7 +23,7 @@ def test_a_mount_over_the_loaders_cache_is_not_read(
 
 
 def test_no_locale_and_no_time_zone_of_the_root_is_read() -> None:
-    """The environment fixes both, by what no root file system can bring."""
+    """The environment fixes both, with a file that no root file system can bring."""
     start = interpreter.start(host(), [])
     assert start is not None
     assert start.env == {"LC_ALL": "C", "TZ": f"{interpreter.PRIVATE}/guest/utc"}

@@ -43,7 +43,7 @@ def test_a_good_message_is_read(op: str) -> None:
 
 @pytest.mark.parametrize("op", GOOD)
 def test_every_field_is_needed_and_no_other_is_allowed(op: str) -> None:
-    """One field fewer or more is refused, and so is a payload where none belongs."""
+    """One field fewer or more is refused, and so is a payload in the wrong message."""
     raw, payload = GOOD[op]
     for name in raw:
         with pytest.raises(FrameError):

@@ -66,7 +66,7 @@ def test_a_flood_of_output_does_not_outlast_a_deadline(
 
 
 def test_what_has_come_is_looked_at_whatever_the_deadline(connect: Connect) -> None:
-    """A timeout of 0 is not to wait: what is there is found, in any amount of it."""
+    """A timeout of 0 does not wait, but finds any amount of present output."""
     channel, _peer = connect(talking())
     process = started(channel)
     with channel.lock:

@@ -59,7 +59,7 @@ def test_any_other_message_is_a_protocol_error(
 def test_a_keeper_that_is_gone_is_a_protocol_error(
     control: tuple[Control, socket.socket],
 ) -> None:
-    """Asking it for something is none: it is seen at the next reading."""
+    """A request to a gone keeper is no error: the next read reports it."""
     ours, theirs = control
     theirs.close()
     ours.ask("term")
@@ -354,7 +354,7 @@ def test_a_request_that_cannot_be_sent_is_a_typed_error(launcher: Launcher) -> N
 def test_a_keeper_that_does_not_end_is_killed(
     launcher: Launcher, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Closing has a deadline; what it leaves is removed here."""
+    """The close has a deadline, and removes the remains itself."""
     monkeypatch.setattr(launcher_module, "_STOP_DEADLINE", 0.2)
     pid = launcher.keeper().pid
     os.kill(pid, signal.SIGSTOP)

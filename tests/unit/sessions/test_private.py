@@ -116,7 +116,7 @@ def test_a_path_that_names_no_folder_below_another_is_refused(path: str) -> None
 
 
 def test_a_link_on_the_way_leads_to_the_canonical_path(base: str) -> None:
-    """The path is what other programs get, and later changes of the link do not concern them."""
+    """Other programs get the canonical path, so later changes of the link do not matter."""
     os.mkdir(f"{base}/real", 0o700)
     os.symlink("real", f"{base}/link")
     with private.place(f"{base}/link/x") as found:
@@ -151,7 +151,7 @@ def test_a_folder_that_others_can_write_is_fine_for_who_is_lenient(base: str, mo
 
 
 def test_a_link_in_a_folder_that_others_can_write_is_refused(base: str) -> None:
-    """The folders of each link on the way count, and not only those of the canonical path."""
+    """The folders of each link on the way count, not only those of the canonical path."""
     os.makedirs(f"{base}/open", 0o700)
     os.mkdir(f"{base}/real", 0o700)
     os.symlink(f"{base}/real", f"{base}/open/link")
@@ -171,7 +171,7 @@ def test_a_sticky_folder_on_the_way_is_fine(base: str) -> None:
 @as_root
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o1777])
 def test_a_folder_on_the_way_of_a_third_user_is_refused(base: str, mode: int) -> None:
-    """A folder's owner can rename what is in it, sticky or not."""
+    """A folder's owner can rename its entries, sticky or not."""
     os.mkdir(f"{base}/foreign")
     os.chmod(f"{base}/foreign", mode)
     os.chown(f"{base}/foreign", 12345, 12345)

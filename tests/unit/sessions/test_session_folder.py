@@ -54,7 +54,7 @@ def test_root_s_sessions_are_in_run() -> None:
 
 @pytest.fixture
 def temporary(base: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The temporary folder, on a machine on which /run is nobody's to write."""
+    """The temporary folder, on a machine without a writable /run."""
     path = f"{base}/tmp"
     os.mkdir(path, 0o700)
     monkeypatch.setattr(places, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
@@ -379,7 +379,7 @@ def test_a_line_that_was_cut_short_is_an_error_and_spoils_no_other(
 
 
 def dead_session(base: str, *, locked_once: bool = True) -> str:
-    """A folder that nobody holds, with something in it."""
+    """A session's folder without a lock holder, with files in it."""
     path = tempfile.mkdtemp(prefix="s-", dir=base)
     os.makedirs(f"{path}/g1/root")
     if locked_once:
@@ -389,7 +389,7 @@ def dead_session(base: str, *, locked_once: bool = True) -> str:
 
 @pytest.mark.fault("F6")
 def test_dead_sessions_are_swept_and_living_ones_are_not(base: str, session: SessionDir) -> None:
-    """Dead is a lock that nobody holds, or none; other things in the folder are not ours."""
+    """A session is dead without a held lock; other entries of the folder are foreign."""
     dead = [dead_session(base), dead_session(base, locked_once=False)]
     os.makedirs(f"{base}/other/x")
     Path(f"{base}/s-file").touch()

@@ -126,7 +126,7 @@ def test_what_cannot_be_removed_is_told(base: Path) -> None:
 
 
 def test_a_fork_lets_its_parent_s_folder_be(base: Path) -> None:
-    """The lock is one for both: what the fork made of it, it would make of its parent's."""
+    """The fork and its parent share the lock, so a change by the fork would affect both."""
     shared = SharedDir("one")
     path = shared.path()
     pid = os.fork()

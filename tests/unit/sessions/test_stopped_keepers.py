@@ -48,7 +48,7 @@ def stop(pid: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """A session's folder, and what is in the place of its pytest and of its keeper, stopped."""
+    """A session's folder, and substitutes for its pytest and its stopped keeper."""
 
     path: str
     pytest: subprocess.Popen[bytes]

@@ -1,4 +1,4 @@
-"""One VM: its command line, its script, what may be shared."""
+"""One VM: its command line, its script and its shared folders."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_folder_is_shared_by_its_real_path(tmp_path: Path) -> None:
 def test_a_folder_with_a_name_that_options_cannot_hold_is_refused(
     name: str, tmp_path: Path
 ) -> None:
-    """QEMU and the kernel take apart what they get."""
+    """QEMU and the kernel split their arguments at some characters."""
     (tmp_path / name).mkdir()
     with pytest.raises(UsageError, match="cannot be shared"):
         share_of(str(tmp_path / name))

@@ -48,7 +48,7 @@ def equipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_the_newest_kernel_with_the_module_is_taken(tmp_path: Path) -> None:
-    """Numbers are compared as numbers; a kernel without modules, or without kvm-amd, is none."""
+    """Versions compare as numbers; a kernel without modules, or without kvm-amd, is left out."""
     older = make_kernel(tmp_path, "6.9.1-amd64")
     newer = make_kernel(tmp_path, "6.12.118-amd64", "kvm-amd.ko")
     make_kernel(tmp_path, "7.0.0-cloud", "kvm-intel.ko")
