@@ -98,7 +98,7 @@ def test_a_replay_that_is_interrupted_leaves_nothing(
 def test_a_replay_changes_no_file_of_a_read_only_bind(
     alone: Project, each_release: tuple[str, ...]
 ) -> None:
-    """Neither a replay nor the run empties it, as the sentry of 2024 would with directfs."""
+    """Neither a replay nor the run empties the file, as the sentry of 2024 would with directfs."""
     file = alone.folder / "data/file"
     alone.write({"data/file": "kept"}).test("""
         import sys

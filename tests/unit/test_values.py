@@ -13,15 +13,15 @@ PACKAGE = Path(pytest_gvisor.__file__).parent
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
 COUNTING = {"Budget", "Progress", "Record", "_Budget", "_Entry", "_Stored"}
-"""What is counted or gathered, by its nature."""
+"""Classes that count or gather."""
 
 ORDERED = {"Lookup", "Node", "Trust", "Way", "_Budget", "_Partly", "_Stored"}
-"""Of a few fields, whose order is plain."""
+"""Classes of a few fields in a plain order."""
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_value_is_frozen_and_made_by_keywords(module: str) -> None:
-    """Nobody else can change what was judged, and no argument takes another's place."""
+    """A frozen value cannot change after its check, and keywords keep arguments apart."""
     tree = ast.parse((PACKAGE / module).read_text())
     for made in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
         for decorator in map(ast.unparse, made.decorator_list):

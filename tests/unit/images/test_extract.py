@@ -208,7 +208,7 @@ def test_devices_and_fifos_are_left_out(unpack: Unpack) -> None:
 def test_folders_that_no_entry_describes_are_as_an_honest_image_has_them(
     unpack: Unpack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The root too, whatever the umask is; and nobody else can write to one while it is made."""
+    """The umask does not matter, and no other user can ever write to such a folder or the root."""
     before = os.umask(0o077)
     try:
         root = unpack([item("a/x")])
@@ -221,14 +221,14 @@ def test_folders_that_no_entry_describes_are_as_an_honest_image_has_them(
 
 
 def test_the_root_s_entry_is_its_permissions(unpack: Unpack) -> None:
-    """It can be nothing but a folder."""
+    """The root's entry has to be a folder, and sets its permissions."""
     assert stat.S_IMODE(unpack([folder("./", 0o711)]).stat().st_mode) == 0o711
     with pytest.raises(ImageError, match="the root is a symbolic link"):
         unpack([link(".", "x")])
 
 
 def test_the_folders_that_mounts_need_are_made_where_nothing_is(unpack: Unpack) -> None:
-    """What the image has in their place stays."""
+    """The image's own entries at those places stay."""
     root = unpack([item("proc", b"x"), link("sys", "a")], points=["dev", "proc", "sys"])
     assert (root / "dev").is_dir()
     assert (root / "proc").read_bytes() == b"x"
@@ -238,7 +238,7 @@ def test_the_folders_that_mounts_need_are_made_where_nothing_is(unpack: Unpack) 
 def test_a_file_is_private_until_it_is_whole(
     unpack: Unpack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own permissions come when its owner is right."""
+    """The file gets its permissions after its owner."""
     seen = []
     real = os.fchmod
 

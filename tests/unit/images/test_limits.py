@@ -94,7 +94,7 @@ def test_folders_that_are_too_deep_are_refused(unpack: Unpack) -> None:
 
 @pytest.mark.fault("C10")
 def test_a_folder_may_be_as_deep_as_the_limit(unpack: Unpack) -> None:
-    """By its place, however short its name is."""
+    """The depth of a folder is that of its place, and not of its name."""
     limits = Limits(max_depth=3)
     unpack([item("a/b/c/f"), link("l", "a/b"), folder("l/d")], limits=limits)
     for name in ("a/b/c/d", "l/c/d"):

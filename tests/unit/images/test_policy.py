@@ -142,7 +142,7 @@ def test_a_policy_is_of_one_map_and_user(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_link_s_owner_is_its_own(unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not that of what it points to, which may be anywhere."""
+    """A link's target, which may be anywhere, keeps its owner."""
     given: list[tuple[object, ...]] = []
 
     def chown(what: object, uid: int, gid: int, *, follow_symlinks: bool = True, **_: Any) -> None:
@@ -180,7 +180,7 @@ def test_an_owner_that_a_namespace_does_not_have_is_named(
 
 
 def test_a_kernel_without_openat2_is_named(unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would be ENOSYS, in words that nobody can act on."""
+    """The error names the kernel that is needed; ENOSYS alone would not help."""
 
     def openat2(*_: object) -> int:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

@@ -75,7 +75,7 @@ def test_a_failure_that_is_no_string_on_the_host_is_none_here(
 
 
 def test_the_cause_of_a_refusal_is_short(pytestconfig: pytest.Config) -> None:
-    """It has three hundred characters of whatever was sent."""
+    """The cause has at most three hundred characters of the message."""
     longrepr = {**TRACEBACK, "reprtraceback": {
         **TRACEBACK["reprtraceback"], "reprentries": [{"type": "x" * 1000, "data": {}}],
     }}  # fmt: skip
@@ -87,7 +87,7 @@ def test_the_cause_of_a_refusal_is_short(pytestconfig: pytest.Config) -> None:
 def test_a_report_that_is_made_up_has_the_keywords_of_pytest_s_own(
     request: pytest.FixtureRequest,
 ) -> None:
-    """Plugins look tests up by them."""
+    """Plugins look up tests by these keywords."""
     made = reports.made_up(request.node, "setup", "never came", 0.5)
     assert made.keywords == dict.fromkeys(request.node.keywords, 1)
     assert (made.when, made.outcome, made.longrepr) == ("setup", "failed", "never came")
@@ -299,7 +299,7 @@ def test_a_warning_shows_no_line_of_the_host_s(pytester: pytest.Pytester) -> Non
 
 
 def test_a_warning_keeps_its_place(pytester: pytest.Pytester) -> None:
-    """File, line and function, as pytest has them."""
+    """A warning has file, line and function, as in pytest."""
     config = pytester.parseconfig()
     seen: list[Any] = []
 
