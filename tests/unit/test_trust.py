@@ -1,4 +1,4 @@
-"""Whose files and folders count, by owner, mode and place; and how a path is walked."""
+"""Trust in files and folders by owner, mode and place, and the walk along a path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAPPED = Trust(ME, "/nix/store", OVERFLOW)
 
 
 def node(path: str, mode: int = FOLDER | 0o755, uid: int = 0, fd: int = -1) -> Node:
-    """A file or folder that is nowhere."""
+    """A file or folder that does not exist."""
     return Node(path, fd, os.stat_result((mode, 1, 1, 1, uid, 0, 0, 0, 0, 0)))
 
 
@@ -31,7 +31,7 @@ def node(path: str, mode: int = FOLDER | 0o755, uid: int = 0, fd: int = -1) -> N
     ("uid", "owns"), [(0, True), (ME, True), (OTHER, False), (OVERFLOW, False)]
 )
 def test_root_and_this_user_are_trusted(uid: int, *, owns: bool) -> None:
-    """Nobody else is, whatever the path."""
+    """No other user is trusted, for any path."""
     assert MINE.owns(node("/usr/bin", uid=uid)) is owns
     assert MAPPED.owns(node("/srv", uid=uid)) is owns
 
@@ -59,7 +59,7 @@ def test_root_and_this_user_are_trusted(uid: int, *, owns: bool) -> None:
 def test_an_owner_without_a_number_is_root_in_the_system_s_folders(
     path: str, mode: int, *, is_writable: bool, owns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where this user could write, the owner is no stranger; elsewhere it may be anybody."""
+    """The owner is not root if this user can write there; elsewhere it may be any user."""
     asked = []
 
     def access(where: str, how: int, *, effective_ids: bool) -> bool:
@@ -90,7 +90,7 @@ def test_without_a_store_no_folder_is_one() -> None:
 def test_what_nobody_may_write_in_the_store_is_sealed(
     path: str, mode: int, *, sealed: bool
 ) -> None:
-    """Whoever owns it; a symlink has no mode that says so."""
+    """The owner does not matter; a symlink has no mode that could seal it."""
     assert STORE.sealed_in_store(node(path, mode, OTHER)) is sealed
 
 
@@ -120,7 +120,7 @@ def test_what_nobody_may_write_in_the_store_is_sealed(
 def test_a_folder_whose_entries_others_can_exchange_is_named(
     folder: Node, entry: Node, problem: str | None
 ) -> None:
-    """By its owner, by its mode, and in a sticky one by the entry's owner."""
+    """The folder's owner and its mode count, and in a sticky one the entry's owner."""
     found = folder_problem(Lookup(folder, entry), STORE)
     if problem is None:
         assert found is None
@@ -130,7 +130,7 @@ def test_a_folder_whose_entries_others_can_exchange_is_named(
 
 
 def test_who_is_lenient_takes_each_folder_for_sticky() -> None:
-    """Its own owner still counts, and so does the entry's."""
+    """The folder's own owner still counts, and so does the entry's."""
     lenient = Trust(ME, "", None, lenient=True)
     shared = node("/a", FOLDER | 0o777)
     assert folder_problem(Lookup(shared, node("/a/x", uid=ME)), lenient) is None
@@ -152,20 +152,20 @@ def test_who_is_lenient_takes_each_folder_for_sticky() -> None:
 def test_a_file_of_another_user_is_fine_where_it_is_sealed(
     folder: int, file: int, problems: list[str]
 ) -> None:
-    """With its folder, and with no bit by which it would run as somebody else."""
+    """The folder has to be sealed as well, and no set-id bit may change the user."""
     above = node("/nix/store/a", folder, OTHER)
     assert list(file_problems(node("/nix/store/a/f", file, OTHER), above, STORE)) == problems
 
 
 @pytest.mark.parametrize(("mode", "bad"), [(0o775, True), (0o757, True), (0o755, False)])
 def test_a_file_that_others_may_write_is_not_executed(mode: int, *, bad: bool) -> None:
-    """The group's bit is also that of an access list."""
+    """The group's bit can stand for an access list."""
     found = list(file_problems(node("/a/f", FILE | mode, ME), node("/a"), MINE))
     assert found == (["its group or others may write it"] if bad else [])
 
 
 def test_the_last_folder_of_a_way_is_judged_too() -> None:
-    """What this user has in it could be exchanged; each problem is told once."""
+    """An entry of this user in the folder could be exchanged; each problem is listed once."""
     root, shared = node("/"), node("/a", FOLDER | 0o777)
     (problem,) = trust.way_problems(Way([root, shared], [Lookup(root, shared)]), MINE)
     assert "the folder /a (mode 0777" in problem
@@ -195,7 +195,7 @@ def test_the_last_folder_of_a_way_is_judged_too() -> None:
 def test_the_overflow_uid_can_stand_for_root_where_it_is_nobody_s(
     uid_map: str | None, euid: int, overflow: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a namespace that has not all ids; its root can tell even where it is somebody's."""
+    """The namespace must lack some ids; if the uid is mapped there, only its root can tell."""
 
     def opened(path: str) -> io.StringIO:
         if path == "/proc/self/uid_map" and uid_map is None:
@@ -212,7 +212,7 @@ def test_the_overflow_uid_can_stand_for_root_where_it_is_nobody_s(
     [("/a/b", "/a", True), ("/a", "/a", False), ("/ab", "/a", False), ("/a", "/", True)],
 )
 def test_below_is_inside_of_a_folder(path: str, folder: str, *, is_below: bool) -> None:
-    """And never the folder itself."""
+    """The folder itself is not below it."""
     assert trust.below(path, folder) is is_below
 
 
@@ -220,14 +220,14 @@ def test_below_is_inside_of_a_folder(path: str, folder: str, *, is_below: bool) 
 def test_a_folder_without_execution_holds_no_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, *, says: bool
 ) -> None:
-    """The kernel would refuse to start it."""
+    """The kernel would refuse to start a program there."""
     monkeypatch.setattr(os, "fstatvfs", lambda _fd: SimpleNamespace(f_flag=flags))
     found = trust.folder_problems(str(tmp_path), Trust.here(os.geteuid(), lenient=True))
     assert ("its file system is mounted noexec" in found) is says
 
 
 def walked(path: str, *, start: str = "") -> tuple[str, int, int]:
-    """Where the way ends, and how many folders and lookups it has; nothing stays open."""
+    """The end of the walk, with its numbers of folders and lookups; nothing stays open."""
     with contextlib.ExitStack() as held:
         before = trust.follow(start, held).stack if start else ()
         way = trust.follow(path, held, before)
@@ -236,7 +236,7 @@ def walked(path: str, *, start: str = "") -> tuple[str, int, int]:
 
 
 def test_a_way_is_the_kernel_s_own(tmp_path: Path) -> None:
-    """Of dots, of folders above the root, and of links; each lookup is there to be judged."""
+    """Dots, folders above the root and links are as in the kernel; each lookup can be checked."""
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "far").symlink_to(tmp_path / "a")
     (tmp_path / "a/near").symlink_to("./b")
@@ -260,7 +260,7 @@ def test_a_file_is_no_folder_on_the_way(tmp_path: Path, name: str) -> None:
 
 
 def test_a_way_has_as_many_links_as_the_kernel_follows(tmp_path: Path) -> None:
-    """Forty in all, in whichever folders."""
+    """The kernel follows forty links in all, in any folders."""
     for number in range(41):
         (tmp_path / f"{number}").symlink_to(str(number - 1) if number else ".")
     assert walked(f"{tmp_path}/39")[0] == str(tmp_path)

@@ -213,7 +213,7 @@ def test_sockets_and_fifos_are_refused(tmp_path: Path) -> None:
 def test_a_device_is_known_by_its_kind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int, *, has: bool
 ) -> None:
-    """The kernel opens none of a mount with nodev."""
+    """A mount with nodev shows no device, because the kernel opens none there."""
     source = str(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(os, "stat", lambda *_, **__: SimpleNamespace(st_mode=kind))
@@ -222,7 +222,7 @@ def test_a_device_is_known_by_its_kind(
 
 
 def test_the_host_s_devices_are_at_its_root_and_in_dev(tmp_path: Path) -> None:
-    """A path that nothing is at has none."""
+    """A missing path shows no device."""
     assert [shows_devices(path) for path in ("/", "/dev", "/dev/pts/0")] == [True] * 3
     assert [shows_devices(path) for path in (str(tmp_path / "x"), "a\0b", "/devices")] == [
         False

@@ -176,7 +176,7 @@ USER = [{"type": "uts"}, {"type": "user"}]
 def test_a_rule_is_kept_up_to_its_bound(
     way: tuple[Any, ...], entry: object, value: dict[str, Any]
 ) -> None:
-    """What is as large as may be, or only looks like what is refused, is let through."""
+    """A value at its limit, or one that only resembles a refused one, passes."""
     assert validate.problems(validate.read(change(value, way, entry))) == []
 
 
@@ -188,7 +188,7 @@ def test_a_good_specification_has_no_problems(value: dict[str, Any]) -> None:
 
 
 def test_a_domain_is_checked_without_a_host(value: dict[str, Any]) -> None:
-    """Each name has its own place."""
+    """A domain is checked at its own place, also without a host name."""
     del value["hostname"]
     value["domainname"] = "a b"
     _, found = validate.examine(value)

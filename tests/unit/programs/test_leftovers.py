@@ -147,13 +147,13 @@ def test_a_child_that_is_just_being_executed_is_not_overlooked(
 
 
 def test_a_command_line_is_read_whatever_comes_first(start: Start) -> None:
-    """A path of ours may be as long as any; and a process that ends meanwhile has none."""
+    """An argument of any length may come before the folder's path."""
     pid = start("runsc", "--log=" + "x" * 50_000, "--root", ROOT)
     assert leftovers.processes(ROOT) == [pid]
 
 
 def test_a_process_that_ends_meanwhile_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was there when the processes were listed; its number may be another's by now."""
+    """A process may end after the list of processes, and its number may be used again."""
     done = subprocess.Popen(["true"])
     done.wait()
     monkeypatch.setattr(linux, "children_of_self", lambda: [done.pid])
@@ -162,7 +162,7 @@ def test_a_process_that_ends_meanwhile_is_none(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_program_of_its_own_has_it_without_the_package(alone: Callable[..., Any]) -> None:
-    """The keeper is started with ``-I -S``, from the folder of the module."""
+    """The keeper runs with ``-I -S``, from the folder of the module."""
     assert alone("result = [leftovers.__name__, leftovers.linux.__name__]") == [
         "leftovers",
         "linux",
@@ -186,7 +186,7 @@ result = [linux.children_of_self(), time.monotonic() - began < 12]
 
 
 def test_every_child_is_killed_and_collected(alone: Callable[..., Any]) -> None:
-    """Those of other process groups too, and no longer is waited than that takes."""
+    """Children of other process groups are killed too, without a longer wait."""
     assert alone(CHILDREN) == [[], True]
 
 
@@ -341,7 +341,7 @@ def test_a_cgroup_that_was_never_made_is_no_leak_on_a_read_only_file_system(
 
 
 def test_mount_points_are_undone_from_the_last_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the names that the kernel writes in octal, and none but those under the folder."""
+    """The kernel writes the names in octal; only mount points below the folder are undone."""
     mounts = rb"""21 1 0:19 / /a/b rw - tmpfs none rw
 22 1 0:19 / /a/b/one\040two\134 rw shared:1 - tmpfs none rw
 23 1 0:19 / /a/bc rw - tmpfs none rw
@@ -390,7 +390,7 @@ def test_clearing_kills_and_removes(start: Start, tmp_path: Path) -> None:
 def test_clearing_looks_among_all_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clear: str
 ) -> None:
-    """Whoever has no keeper any more is not the parent of what that has started."""
+    """A process without its keeper has another parent."""
     asked = []
 
     def processes(root: str, *, everywhere: bool = False) -> list[int]:
@@ -408,7 +408,7 @@ def test_clearing_looks_among_all_processes(
 def test_a_folder_goes_after_its_processes_or_at_the_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that is being killed may still write there; one that stays is told."""
+    """A process that is being killed may still write there; one that stays is reported."""
     folder = tmp_path / "g"
     seen: list[bool] = []
     naps: list[float] = []
@@ -493,7 +493,7 @@ def test_a_shared_folder_stays_while_others_are_coming_and_going(
 def test_a_shared_folder_goes_when_the_lock_above_is_free_again(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is asked for again soon."""
+    """The next attempt at the lock comes soon."""
     naps: list[float] = []
     with open(shared.parent / ".lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -563,7 +563,7 @@ def cgroup() -> Iterator[str]:
 
 
 def test_a_cgroup_is_killed_by_its_switch(tmp_path: Path, start: Start) -> None:
-    """The kernel does it at once, so no process is asked for."""
+    """The kernel kills all members at once, so none is listed."""
     pid = start("a")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -576,7 +576,7 @@ def test_a_cgroup_is_killed_by_its_switch(tmp_path: Path, start: Start) -> None:
 def test_without_a_switch_each_member_of_a_cgroup_is_killed(
     tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that has left it by the time that it is held is not."""
+    """A process that has left the cgroup before its kill is spared."""
     pids, moved = [start("a"), start("b")], start("c")
     answers = [[*pids, moved], pids, pids, pids]
     monkeypatch.setattr(leftovers, "open", without_switch, raising=False)

@@ -147,7 +147,7 @@ def test_a_reported_signal_is_exact(number: int, core: int) -> None:
 def test_the_last_status_that_agrees_is_the_first_process_s(
     statuses: tuple[int, ...], returncode: int, *, timed_out: bool
 ) -> None:
-    """Those of its threads come before, and signal 9 is exit 137 to runsc."""
+    """Threads report their statuses before, and signal 9 is exit 137 to runsc."""
     evidence = Evidence(
         runsc_status=137 << 8, started=True, workload_statuses=statuses, timed_out=timed_out
     )
@@ -168,7 +168,7 @@ def test_the_last_status_that_agrees_is_the_first_process_s(
 def test_out_of_memory_is_a_kill(
     code: int, changes: dict[str, Any], outcome: Outcome, returncode: int
 ) -> None:
-    """Whatever runsc ends with; a workload that ends well has lost another process."""
+    """Any status of runsc can mean it; a workload that ends well has lost another process."""
     verdict = judge(Evidence(runsc_status=code << 8, oom_kills=1, **changes))
     assert (verdict.outcome, verdict.returncode) == (outcome, returncode)
 
@@ -190,7 +190,7 @@ def test_out_of_memory_is_a_kill(
 def test_an_end_that_is_not_the_workload_s_has_its_reason(
     changes: dict[str, Any], outcome: Outcome, reason: str
 ) -> None:
-    """Where the sentry says how the workload ended, silence counts."""
+    """A missing report counts if the sentry can report the workload's end."""
     verdict = judge(Evidence(**{"runsc_status": 0, "sentry_reports": True, **changes}))
     assert (verdict.outcome, verdict.reason) == (outcome, reason)
 
@@ -272,7 +272,7 @@ def test_status_0_passes_the_check() -> None:
 
 
 def test_the_output_is_text_and_decoded_once() -> None:
-    """Of each stream; and nothing is in doubt unless that is said."""
+    """Each stream is decoded once, and a status is exact unless it is marked."""
     done = completed()
     assert (done.stdout, done.stderr, done.exact) == ("out", "err", True)
     assert done.stdout is done.stdout
@@ -280,7 +280,7 @@ def test_the_output_is_text_and_decoded_once() -> None:
 
 
 def test_a_failed_check_has_the_end_of_standard_error() -> None:
-    """Two thousand characters of it."""
+    """The message has the last two thousand characters."""
     done = completed(returncode=1, stderr_bytes=b"x" + b"y" * 2000, stderr_total=2001)
     with pytest.raises(WorkloadFailed) as caught:
         done.check_returncode()

@@ -319,7 +319,7 @@ result = [
 def test_a_way_that_cannot_be_walked_is_judged_by_its_error(
     number: int, text: str, good: Path, monkeypatch: pytest.MonkeyPatch, *, is_passed: bool
 ) -> None:
-    """A missing or closed candidate hides no other one; anything else is no reason to go on."""
+    """The search passes a missing or closed candidate, and ends at any other error."""
     real = trust.follow
 
     def follow(path: str, *rest: Any) -> Any:
@@ -345,7 +345,7 @@ def test_a_way_that_cannot_be_walked_is_judged_by_its_error(
 def test_a_shortage_says_nothing_about_a_candidate(
     number: int, place: str, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is neither missing nor insecure: this process cannot tell."""
+    """A shortage in this process makes a candidate neither missing nor insecure."""
 
     def refuse(*_: object, **__: object) -> Any:
         raise OSError(number, os.strerror(number))
@@ -360,13 +360,13 @@ def test_a_shortage_says_nothing_about_a_candidate(
 
 
 def _open_but(refuse: Callable[..., Any]) -> Callable[..., Any]:
-    """An `os.open` that refuses what is opened to be read, by its descriptor."""
+    """An `os.open` that refuses to open a descriptor's file for reading."""
     real = os.open
     return lambda path, *a, **k: (refuse if "/fd/" in str(path) else real)(path, *a, **k)
 
 
 def test_a_lease_on_the_file_holds_nothing_up(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel would have its holder give it back first, and wait for that."""
+    """The kernel would first break the lease, and wait for its holder."""
     real, seen = os.open, []
 
     def opened(path: Any, flags: int, *rest: Any, **more: Any) -> int:

@@ -32,7 +32,7 @@ def test_a_private_folder_is_made_with_0700_whatever_the_umask(base: str) -> Non
 def test_a_private_folder_lets_nobody_in_for_any_moment(
     base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its mode is right from the beginning, and not from the chmod on."""
+    """The mode is right from the beginning, not only after the chmod."""
     monkeypatch.setattr(os, "chmod", lambda *_, **__: None)
     before = os.umask(0)
     try:
@@ -74,7 +74,7 @@ def test_a_folder_of_another_owner_is_refused(base: str) -> None:
 
 @pytest.mark.parametrize(("trusted", "overflow"), [(1, None), (0, 0)])
 def test_a_folder_is_judged_by_its_owner(base: str, trusted: int, overflow: int | None) -> None:
-    """Neither another user's nor one of an owner without a number here is this user's."""
+    """A folder belongs to this user only with this user's own, mapped uid."""
     os.mkdir(f"{base}/x", 0o700)
     with private.place(f"{base}/x") as found:
         own = found.trust.euid

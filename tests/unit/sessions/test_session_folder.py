@@ -165,7 +165,7 @@ def test_nowhere_to_go_is_a_typed_error(candidates: Candidates) -> None:
 
 
 def test_the_longest_base_is_used(candidates: Candidates, base: str) -> None:
-    """By the bytes of its path, which the addresses of sockets below it have room for."""
+    """The limit is in bytes, so that sockets below the folder have room for their addresses."""
     longest = session_folder.LONGEST_BASE - len(base) - 1
     _, second = candidates("x" * (longest + 1), "y" * longest)
     assert session_folder.base_folder() == second
@@ -287,7 +287,7 @@ def test_a_session_is_private_and_locked(base: str) -> None:
 def test_locks_and_journals_are_private_from_the_beginning(
     base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the umask is, and not only from the chmod on."""
+    """The mode is right from the beginning for any umask, not only after the chmod."""
     monkeypatch.setattr(os, "fchmod", lambda *_: None)
     before = os.umask(0)
     try:
@@ -303,7 +303,7 @@ def test_locks_and_journals_are_private_from_the_beginning(
 def test_a_lock_of_the_wrong_mode_is_not_left_open(
     base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who holds it by accident would hold up all sessions."""
+    """A process with an accidental lock would block all sessions."""
     before = os.listdir("/proc/self/fd")
 
     def refuse(*_: object) -> None:
@@ -316,7 +316,7 @@ def test_a_lock_of_the_wrong_mode_is_not_left_open(
 
 
 def test_a_link_in_the_place_of_the_base_s_lock_is_not_followed(base: str) -> None:
-    """It would be made wherever that leads."""
+    """The lock would be made at the link's target."""
     os.symlink("elsewhere", f"{base}/.lock")
     with pytest.raises(LaunchError) as caught:
         session_folder.sweep(base)
@@ -403,7 +403,7 @@ def test_dead_sessions_are_swept_and_living_ones_are_not(base: str, session: Ses
 
 
 def test_dead_sessions_are_counted_and_stay(base: str, session: SessionDir) -> None:
-    """Where there is no folder, none is made."""
+    """A count without a folder makes none."""
     dead = [dead_session(base), dead_session(base, locked_once=False)]
     assert session_folder.dead(base) == sorted(dead)
     assert session_folder.dead(f"{base}/x") == []
@@ -413,7 +413,7 @@ def test_dead_sessions_are_counted_and_stay(base: str, session: SessionDir) -> N
 def test_a_session_of_a_stopped_keeper_counts_as_dead(
     base: str, session: SessionDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It goes on at the next sweep; keepers are looked for only where there are sessions."""
+    """The keeper goes on at the next sweep; keepers are looked for only if there are sessions."""
     asked = []
 
     def found(where: str) -> list[str]:
@@ -488,7 +488,7 @@ def test_sessions_that_are_stuck_share_one_budget(
 def test_a_session_that_is_stuck_may_use_half_of_the_budget(
     base: str, monkeypatch: pytest.MonkeyPatch, budget: float, asked: list[float]
 ) -> None:
-    """What it used is taken off; where next to nothing is left, none is tried."""
+    """A stuck session's time is taken off; without enough left, no other one is tried."""
     for _ in range(2):
         dead_session(base)
     patiences = []
@@ -510,7 +510,7 @@ def test_a_session_that_is_stuck_may_use_half_of_the_budget(
 def test_a_keeper_that_was_woken_is_waited_for(
     base: str, monkeypatch: pytest.MonkeyPatch, dies_after: float, waited: float
 ) -> None:
-    """For half of the budget at most; that counts only if it was for nothing."""
+    """The wait takes half of the budget at most, and counts only if it fails."""
     began = now = 1000.0
 
     def sleep(seconds: float) -> None:
