@@ -14,7 +14,7 @@ test: ## set up, lint, and run the suite as an unprivileged user and as root (AR
 check: ## lint, the unit tests and the quick ones of the plugin, in a minute and a half, as any user (ARGS="-k name")
 	@scripts/check $(ARGS)
 
-lint: ## ruff and mypy --strict
+lint: ## ruff, mypy --strict and the English of docstrings
 	@scripts/lint
 
 images: ## build the images of fixtures/ with docker, as archives in .build/images

@@ -105,7 +105,7 @@ class Bundle:
         return cls(path=folder, spec=spec, notes=tuple(notes), root_id=root_id)
 
     def check_sources(self) -> None:
-        """Raise `InvalidBundle` if other folders are in the places of those that were judged.
+        """Raise `InvalidBundle` if a checked source or root has been replaced since the check.
 
         An earlier run of it may have put a link in the place of a source.
         """
@@ -186,7 +186,7 @@ def _bounded(descriptor: int) -> bytes:
 
 
 def _prepared(value: object, notes: list[str]) -> object:
-    """The JSON without what a bundle may not say to runsc."""
+    """Return the JSON without the parts that runsc must not get from a bundle."""
     if not isinstance(value, dict):
         return value
     annotations = value.get("annotations")
@@ -208,7 +208,7 @@ def _resolved(
     notes: list[str],
     allow: Mapping[str, reach.Access] | None,
 ) -> Spec:
-    """The specification as it is to be run, from one that is relative to its folder."""
+    """Return the specification to run, from one whose paths are relative to its folder."""
     process = spec.process
     if process.terminal or process.console_size:
         notes.append("process.terminal: set to false, for output goes to pipes")
@@ -257,7 +257,7 @@ def _mount(mount: Mount, folder: str, notes: list[str]) -> Mount:
 
 
 def _with_options_of_runsc(seen: tuple[Mount, ...], notes: list[str]) -> tuple[Mount, ...]:
-    """The mounts with options that hold under gVisor, and one note of all that changed."""
+    """Return the mounts with options that hold under gVisor, and one note of all changes."""
     adopted = [mount_options.adopted(mount) for mount in seen]
     changes = list(dict.fromkeys(change for _, changed in adopted for change in changed))
     if changes:

@@ -1,4 +1,4 @@
-"""The specification that a run gets unless it asks for something else. Pure."""
+"""The default specification of a run. Does no input or output."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ _CPU_PERIOD = 100_000
 
 
 def parse_user(user: int | str | tuple[int, int] | User) -> User:
-    """Who the workload is: a uid, ``"uid"``, ``"uid:gid"``, ``(uid, gid)`` or ``"root"``.
+    """Read the workload's user: a uid, ``"uid"``, ``"uid:gid"``, ``(uid, gid)`` or ``"root"``.
 
     A uid alone has gid 0, as under docker. Names are in the sandbox's passwd, which is not read.
     """
@@ -171,7 +171,7 @@ def _namespaces(network: Network, netns: str | None, *, user: bool) -> tuple[Nam
 
 
 def merged(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
-    """The default mounts and these: one with a default's destination takes its place.
+    """Merge the default mounts with these. A mount replaces a default of the same destination.
 
     Parents come before what is mounted in them, for runsc's gofer makes them in this order.
     """
@@ -202,7 +202,7 @@ def default_spec(
     rlimits: Sequence[Rlimit] = RLIMITS,
     capabilities: Sequence[Capability] = CAPABILITIES,
 ) -> Spec:
-    """The specification of one workload.
+    """Build the specification of one workload.
 
     ``id_mappings`` are users' and groups' of a user namespace, for rootless OCI mode. ``path`` are
     folders in front of the fixed PATH. ``rlimits`` replace defaults of the same type.

@@ -1,4 +1,4 @@
-"""Options of a mount, by what runsc makes of each. Pure.
+"""The options of a mount, by their effect in runsc. Does no input or output.
 
 runsc ignores a mount option that it does not know, with a line in its boot log alone. So an option
 is one that holds under gVisor, one that is written as another, or it is refused.
@@ -56,7 +56,7 @@ _KNOWN: Final = sorted({
 
 
 def translated(mount: Mount, option: str) -> str | None:
-    """The option that stands for this one: mostly itself, or ``""`` for none; None is refused."""
+    """Return the option to give runsc: mostly the same, ``""`` for none, None for a refused one."""
     plain = option[1:] if option in _RECURSIVE else option
     if _holds(mount, plain):
         return plain
@@ -77,7 +77,7 @@ def _holds(mount: Mount, option: str) -> bool:
 
 
 def problems(mount: Mount) -> Iterator[tuple[str, str]]:
-    """What is wrong with the options of a mount, each with its place."""
+    """Yield each problem of a mount's options, with its place."""
     for index, option in enumerate(mount.options):
         if translated(mount, option) is None:
             yield f".options[{index}]", _refusal(option)
@@ -91,21 +91,21 @@ def problems(mount: Mount) -> Iterator[tuple[str, str]]:
 def _refusal(option: str) -> str:
     name = option.partition("=")[0]
     if name in _REFUSED:
-        return f"mount option {shown(option)} cannot be had: {_REFUSED[name]}"
+        return f"mount option {shown(option)} is not supported: {_REFUSED[name]}"
     if name in _IGNORED:
-        return f"mount option {shown(option)} cannot be had: runsc ignores it here"
+        return f"mount option {shown(option)} is not supported: runsc ignores it here"
     return f"unknown mount option {shown(option)}{reader.nearest(name, _KNOWN)}"
 
 
 def adopted(mount: Mount) -> tuple[tuple[str, ...], list[str]]:
-    """The options that runsc is given for those of a bundle made elsewhere, and what changed."""
+    """Return the options for runsc of a mount from a foreign bundle, and the changes."""
     pairs = [(option, translated(mount, option)) for option in mount.options]
     changes = [f"{old} -> {new}" if new else f"no {old}" for old, new in pairs if old != new]
     return tuple(dict.fromkeys(new for _, new in pairs if new)), changes
 
 
 def ignored(mounts: Iterable[Mount]) -> Iterator[tuple[str, str]]:
-    """The options that `adopted` would change, each with its place: nothing runs with one."""
+    """Yield the options that `adopted` would change, each with its place. A run needs none."""
     for index, mount in enumerate(mounts):
         for place, option in enumerate(mount.options):
             other = translated(mount, option)

@@ -44,26 +44,26 @@ _EMPTY: Final = ("ro", "nosuid", "nodev", "noexec", "mode=0700")
 
 
 def _sessions() -> set[str]:
-    """Where session folders of this package are, this process's and others' of this user."""
+    """Return the places of this user's session folders, those of other processes included."""
     known = (places.SYSTEM_BASE, f"/run/user/{places.outer_uid()}/pytest-gvisor")
     return {*known, *_bases()}
 
 
 def _bases() -> Iterator[str]:
-    """The candidates for this process's, by their canonical paths: a link there is not followed."""
+    """Yield the candidates for this process's folder, by canonical paths; a link there stays."""
     for base in places.session_bases():
         above, name = os.path.split(base)
         yield os.path.join(os.path.realpath(above), name)
 
 
 def _holds_sessions(source: str) -> bool:
-    """Whether session folders are below this path, or will be: in the first place that can be."""
+    """Whether this path holds session folders, or will: the first usable candidate counts."""
     first = next((base for base in _bases() if os.access(os.path.dirname(base), os.W_OK)), "")
     return any(within(base, source) for base in _sessions() if base == first or os.path.isdir(base))
 
 
 def danger(source: str, *, writable: bool = False) -> str:
-    """Why this real path must not be shown to a sandbox, or be written by it, or nothing."""
+    """Return why a sandbox must not see (or write) this real path; empty if it may."""
     if source == "/":
         return "is the host's whole file system"
     for folder in _KERNEL:
@@ -87,7 +87,7 @@ def danger(source: str, *, writable: bool = False) -> str:
 
 
 def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mount]:
-    """What hides the session folders in a root and its bind mounts: an empty file system on each.
+    """Return empty file systems that hide the session folders in a root and its bind mounts.
 
     ``session`` is one more folder of sessions, for a process whose environment has changed since.
     """
@@ -109,7 +109,7 @@ def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mou
 
 
 def odd_kind(mode: int) -> str:
-    """What a source is, where it is neither a folder nor a regular file; or nothing."""
+    """Name the kind of a source that is neither a folder nor a regular file; else empty."""
     if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
         return ""
     kinds = ((stat.S_ISSOCK, "socket"), (stat.S_ISFIFO, "FIFO"))
@@ -117,7 +117,7 @@ def odd_kind(mode: int) -> str:
 
 
 def shows_devices(source: str) -> bool:
-    """Whether devices of the host are at or below this real path."""
+    """Whether this real path is a device of the host or holds one."""
     if source == "/" or within(source, "/dev"):
         return True
     try:
@@ -128,7 +128,7 @@ def shows_devices(source: str) -> bool:
 
 
 def examine(source: str, *, writable: bool) -> tuple[str, str, str]:
-    """The real path of a source, what makes it impossible, and what makes it dangerous."""
+    """Return the real path of a source, why it cannot be mounted, and why it is dangerous."""
     try:
         real = os.path.realpath(source, strict=True)
         mode = os.stat(real).st_mode
@@ -145,7 +145,7 @@ def bind(
     readonly: bool = True,
     dangerous: bool = False,
 ) -> Mount:
-    """A folder or file of the host, shown inside; read-only unless asked otherwise.
+    """Show a folder or file of the host inside, read-only by default.
 
     ``dangerous=True`` is needed for what would hand the host to the sandbox: ``/``, ``/proc``,
     ``/sys``, ``/dev``, sockets of container engines and folders that hold them, sockets, FIFOs,
@@ -163,7 +163,7 @@ def bind(
         also = "" if real == asked else f" (really {shown(real)})"
         raise UsageError(
             f"refusing to mount {shown(asked)}{also} at {target}: it {risk}",
-            next_step="If the sandbox is meant to have it: bind(..., dangerous=True).",
+            next_step="To show it to the sandbox all the same: bind(..., dangerous=True).",
         )
     # The kernel opens no device of a mount with nodev, not even for the gofer.
     locked = ("nosuid",) if shows_devices(real) else ("nosuid", "nodev")
@@ -182,7 +182,9 @@ def tmpfs(destination: str, *, size: int | str | None = None, mode: int = 0o1777
 
 
 def parse_size(size: int | str) -> int:
-    """Bytes; text may end in ``K``, ``M``, ``G`` or ``T`` (of 1024), or ``KiB``, ``KB``…"""
+    """Return a size in bytes; text may end in ``K``, ``M``, ``G``, ``T`` (of 1024), ``KiB``,
+    ``KB``…
+    """
     if isinstance(size, int) and whole(size) and 0 < size < 2**63:
         return size
     found = re.fullmatch(r"([1-9][0-9]{0,15}) ?([kmgt]?)(i?b)?", str(size).lower(), re.ASCII)

@@ -1,4 +1,4 @@
-"""Where a path inside a sandbox is on the host, with links resolved as if the root were ``/``.
+"""Paths inside a sandbox, resolved on the host as if the root were ``/``.
 
 runsc's gofer makes the missing mount points of bind mounts in the root file system, on the host,
 even where the root is read-only or has an overlay in memory; those of proc, sysfs and tmpfs it does
@@ -26,7 +26,7 @@ _MAX_LINKS: Final = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """What a path inside stands for."""
+    """The host's side of a path inside."""
 
     inside: str
     """Its path inside, links resolved."""
@@ -43,7 +43,7 @@ class Place:
 
 
 def resolve(root: str, path: str, binds: Mapping[str, str]) -> Place:
-    """Where ``path`` is; ``binds`` are the bind mounts so far, resolved path to source."""
+    """Resolve ``path`` on the host. ``binds`` maps the bind mounts so far, resolved, to sources."""
     rest = [part for part in reversed(path.split("/")) if part not in {"", "."}]
     way: list[tuple[str, str, bool]] = [("", root.rstrip("/"), False)]
     links = 0
@@ -96,7 +96,7 @@ def _kind(path: str) -> int | None:
 
 
 def ordered(mounts: Iterable[Mount]) -> list[Mount]:
-    """The bind mounts, parents first."""
+    """Return the bind mounts, parents first."""
     return sorted(
         (mount for mount in mounts if mount.is_bind and not absolute(mount.destination)),
         key=lambda mount: normal(mount.destination).count("/"),
@@ -104,7 +104,7 @@ def ordered(mounts: Iterable[Mount]) -> list[Mount]:
 
 
 def missing(root: str, mounts: Sequence[Mount]) -> list[str]:
-    """The problems of bind mounts whose points are not in the root."""
+    """Return the problems of bind mounts without a mount point in the root."""
     found, binds = [], dict[str, str]()
     for mount in ordered(mounts):
         destination = normal(mount.destination)

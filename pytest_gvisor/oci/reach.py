@@ -1,4 +1,4 @@
-"""What a bundle that was made elsewhere would reach of the host, and what its caller allows.
+"""The host's resources that a foreign bundle reaches, against those that its caller allows.
 
 Mount sources arrive with all links resolved.
 """
@@ -27,7 +27,7 @@ _OWN_DEVICES: Final = frozenset((
 
 
 def allowed(binds: Mapping[str | os.PathLike[str], Access]) -> dict[str, Access]:
-    """The argument ``allow_binds`` by real paths; `UsageError` for what is no such argument."""
+    """Return the argument ``allow_binds`` by real paths. Raises `UsageError` for a bad one."""
     found: dict[str, Access] = {}
     for source, access in binds.items():
         path: object = os.fspath(source)
@@ -42,7 +42,9 @@ def allowed(binds: Mapping[str | os.PathLike[str], Access]) -> dict[str, Access]
 
 
 def problems(spec: Spec, folder: str, allow: Mapping[str, Access]) -> Iterator[str]:
-    """What this specification reaches outside of the bundle's folder and is not allowed to."""
+    """Yield each thing outside the bundle's folder that the specification reaches without
+    permission.
+    """
     missing: dict[str, Access] = {}
     for index, mount in enumerate(spec.mounts):
         place = f"mounts[{index}]"
@@ -52,7 +54,7 @@ def problems(spec: Spec, folder: str, allow: Mapping[str, Access]) -> Iterator[s
             yield f"{place}: maps ids of the host: {_DANGEROUS} lets it"
     if missing:
         argument = ", ".join(f"{source!a}: {access!r}" for source, access in missing.items())
-        yield f"if the sandbox is meant to have these sources: allow_binds={{{argument}}}"
+        yield f"to give the sandbox these sources: allow_binds={{{argument}}}"
     yield from _exchangeable(spec)
     adjustment = spec.process.oom_score_adj
     if adjustment is not None and adjustment < 0:
@@ -92,7 +94,7 @@ def _bind(
 
 
 def _exchangeable(spec: Spec) -> Iterator[str]:
-    """Sources below one that the sandbox writes: it could put a link in their place."""
+    """Yield sources below a writable one: the sandbox could put a link in their place."""
     binds = [(index, mount) for index, mount in enumerate(spec.mounts) if mount.is_bind]
     writable = {mount.source: index for index, mount in binds if "ro" not in mount.options}
     places = [(f"mounts[{index}].source", mount.source) for index, mount in binds]

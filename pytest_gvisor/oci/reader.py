@@ -54,7 +54,7 @@ _BAD: Final = object()
 
 @dataclasses.dataclass(frozen=True)
 class _Partly:
-    """A list or table some of whose entries are bad: what is left is looked at all the same."""
+    """A list or table with some bad entries: the good ones are checked all the same."""
 
     rest: object
 
@@ -77,12 +77,12 @@ def at(path: str, name: str | int) -> str:
 
 
 def whole(value: object) -> bool:
-    """Whether this is a whole number, which True is not."""
+    """Whether a value is a whole number; True is none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
-    """``; did you mean X``, or nothing."""
+    """Return ``; did you mean X``, or nothing."""
     if len(word) > 64:
         return ""
     lowered = {known.lower(): known for known in words}
@@ -91,16 +91,16 @@ def nearest(word: str, words: Sequence[str]) -> str:
 
 
 def bounded(found: Sequence[str]) -> list[str]:
-    """Problems, no more than can be read."""
+    """Shorten a list of problems to a readable number."""
     return list(found) if len(found) <= MAX_PROBLEMS else [*found[:MAX_PROBLEMS], _MORE]
 
 
 class _EnoughError(Exception):
-    """There are so many problems that no more are looked for."""
+    """Ends the reading when there are too many problems."""
 
 
 class _Report:
-    """The problems so far."""
+    """The problems found so far."""
 
     def __init__(self, rules: Mapping[type, Rule]) -> None:
         self.rules = rules
@@ -115,7 +115,7 @@ class _Report:
 
 
 class _Object(dict[str, object]):
-    """A JSON object that remembers the keys that it had twice."""
+    """A JSON object that remembers its repeated keys."""
 
     twice: tuple[str, ...] = ()
 
@@ -139,7 +139,7 @@ _NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 def _too_much(data: bytes) -> str:
-    """What is too much in the brackets outside of strings, or nothing."""
+    """Name the limit that brackets outside of strings exceed, or nothing."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return ""
     brackets = _STRINGS.sub(b"", data).translate(None, _NO_BRACKETS)
@@ -156,7 +156,7 @@ def _too_much(data: bytes) -> str:
 
 
 def load(data: bytes, *, where: str) -> object:
-    """JSON text as Python values, within the limits above; `InvalidBundle` if not."""
+    """Read JSON text within the limits above. Raises `InvalidBundle`."""
     if len(data) > MAX_BYTES:
         raise InvalidBundle([f"larger than {MAX_BYTES} bytes"], where=where)
     try:
@@ -249,12 +249,12 @@ def _table(item: _Codec) -> _Codec:
 
 
 def repeated(value: Mapping[str, object]) -> tuple[str, ...]:
-    """The keys that an object from `load` had twice."""
+    """Return the keys that occur twice in an object from `load`."""
     return value.twice if isinstance(value, _Object) else ()
 
 
 def without(value: Mapping[str, object], name: str) -> Mapping[str, object]:
-    """An object without this key, of which all is known that was `repeated`."""
+    """Return a copy of an object without this key; the other keys stay `repeated`."""
     left = _Object((key, entry) for key, entry in value.items() if key != name)
     left.twice = repeated(value)
     return left
@@ -303,7 +303,7 @@ def _shape(cls: type) -> dict[str, _Field]:
 
 @functools.cache
 def _codec(hint: Any) -> _Codec:
-    """How a value of this annotation is read."""
+    """Return the codec for an annotation."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _number(args[1])
@@ -351,7 +351,7 @@ def _instance(cls: Any, value: object, path: str, report: _Report) -> object:
 
 
 def read(cls: type, value: object, rules: Mapping[type, Rule]) -> tuple[Any, list[str]]:
-    """An object of ``cls`` (None where it cannot be made) and every problem found.
+    """Read an object of ``cls`` (None where that is impossible) and every problem.
 
     A rule is asked only about an object whose own values are all good: none sees a wrong type.
     """
@@ -369,7 +369,7 @@ def _written(cls: type) -> tuple[tuple[str, str, object], ...]:
 
 
 def write(value: object) -> Any:
-    """The value as plain JSON types. A field that has its default is left out."""
+    """Return the value as plain JSON types, without fields that have their default."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, tuple | list):

@@ -77,7 +77,7 @@ class Cpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Pids:
-    """How many tasks there may be."""
+    """The limit on the number of tasks."""
 
     limit: I64
     """The number; 0 or less is no limit."""
@@ -175,7 +175,7 @@ class Rdma:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What the container's cgroup is limited to."""
+    """The resource limits of the container's cgroup."""
 
     devices: tuple[DeviceRule, ...] = ()
     """Device access, in order."""
@@ -198,7 +198,7 @@ class Resources:
 
 
 class SeccompAction(enum.StrEnum):
-    """What a filter does."""
+    """The action of a filter."""
 
     KILL = "SCMP_ACT_KILL"
     KILL_PROCESS = "SCMP_ACT_KILL_PROCESS"
@@ -212,7 +212,7 @@ class SeccompAction(enum.StrEnum):
 
 
 class SeccompOperator(enum.StrEnum):
-    """How an argument is compared."""
+    """The comparison of an argument."""
 
     NE = "SCMP_CMP_NE"
     LT = "SCMP_CMP_LT"
@@ -273,7 +273,7 @@ class Seccomp:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPolicy:
-    """On which NUMA nodes memory is placed (set_mempolicy(2)); carried."""
+    """The NUMA nodes for memory (set_mempolicy(2)); carried."""
 
     mode: str
     """Such as ``MPOL_BIND``."""

@@ -33,7 +33,7 @@ _MAX_SHOWN: Final = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A root file system that is there, and what has to be mounted into it."""
+    """A prepared root file system, and the mounts that it needs."""
 
     root_path: str
     """Its folder."""
@@ -47,7 +47,7 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Says:
-    """What a root file system says about how programs are run in it: images do."""
+    """The user, environment and folder that a root file system sets for programs; images do."""
 
     entrypoint: tuple[str, ...]
     """What comes in front of every argv."""
@@ -69,23 +69,25 @@ class Says:
 
 @dataclass(frozen=True, kw_only=True)
 class Rootfs(abc.ABC):
-    """What a sandbox has as its root."""
+    """The root file system of a sandbox."""
 
     @property
     def folder(self) -> str | None:
-        """The folder of the host that it is, where nothing may be made; None where it is made."""
+        """The host's folder that is the root, where nothing may be made. None if it is made per
+        run.
+        """
         return None
 
     @property
     def says(self) -> Says | None:
-        """How programs are run in it; None where nothing says so."""
+        """The settings for programs; None if there are none."""
         return None
 
     @abc.abstractmethod
     def prepare(
         self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
     ) -> Prepared:
-        """Make it, under ``folder`` where it needs one of its own.
+        """Make the root file system, under ``folder`` if it needs a folder of its own.
 
         ``mounts`` are the caller's: every point that they need is there afterwards. ``shared`` is a
         folder for what can be made once and used by all; nothing is ever written to that again.
@@ -97,7 +99,7 @@ class HostRootfs(Rootfs):
     """The host's system folders and the running Python, read-only."""
 
     def __repr__(self) -> str:
-        """The call that makes it."""
+        """Return the call that makes this object."""
         return "host()"
 
     def prepare(
@@ -125,7 +127,7 @@ class DirectoryRootfs(Rootfs):
     """The folder, links resolved."""
 
     def __repr__(self) -> str:
-        """The call that makes it."""
+        """Return the call that makes this object."""
         return f"directory({self.path!r})"
 
     @property
@@ -136,7 +138,7 @@ class DirectoryRootfs(Rootfs):
     def prepare(
         self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
     ) -> Prepared:
-        """See `Rootfs.prepare`. Nothing is made: a point that is missing is `InvalidBundle`."""
+        """See `Rootfs.prepare`. Makes nothing: a missing mount point is an `InvalidBundle`."""
         del folder, shared
         if not os.path.isdir(self.path):
             raise InvalidBundle([f"{shown(self.path)} is not a folder"], where="root file system")
@@ -153,7 +155,7 @@ class EmptyRootfs(Rootfs):
     """Paths in the root, without a slash in front, and contents."""
 
     def __repr__(self) -> str:
-        """The call that makes it, with `…` for what would fill a report: programs are large."""
+        """Return the call that makes this object, with `…` for large contents."""
         shown = (
             f"{name!r}: {data!r}" if len(data) <= _MAX_SHOWN else f"{name!r}: … {len(data)} bytes"
             for name, data in self.files
@@ -190,7 +192,7 @@ def host() -> Rootfs:
 
 
 def directory(path: str | os.PathLike[str], *, dangerous: bool = False) -> Rootfs:
-    """A folder of the host as the root. ``/`` is refused unless it is named as dangerous."""
+    """Use a folder of the host as the root. ``/`` needs ``dangerous=True``."""
     asked = os.fspath(path)
     if not asked or "\0" in str(asked):
         raise UsageError(f"{shown(asked)} cannot be the path of a root file system")
@@ -245,7 +247,7 @@ def _system_mounts() -> tuple[Mount, ...]:
 
 
 def _shared_skeleton(shared: str, system: skeleton.System, mounts: Sequence[Mount]) -> str:
-    """A skeleton of the shared folder with the points of these mounts, or nothing.
+    """Return a skeleton of the shared folder with the points of these mounts, or nothing.
 
     There is one for all runs whose mounts need no other points, and one for each set of points, so
     that no run sees another's.
@@ -262,7 +264,7 @@ def _shared_skeleton(shared: str, system: skeleton.System, mounts: Sequence[Moun
 
 
 def _made_once(shared: str, name: str, system: skeleton.System, mounts: Sequence[Mount]) -> str:
-    """A skeleton made under a temporary name, then renamed: it is there whole or not at all."""
+    """Make a skeleton under a temporary name, then rename it: there whole or not at all."""
     root = os.path.join(shared, name)
     if os.path.isdir(root):
         return root
@@ -286,7 +288,7 @@ def _rename(source: str, target: str) -> None:
 
 
 def make_points(root: str, mounts: Sequence[Mount]) -> None:
-    """Make the points of these bind mounts in a root that is ours; in others they must be there."""
+    """Make the mount points of bind mounts in a root of ours; a foreign root must have them."""
     binds: dict[str, str] = {}
     for mount in paths.ordered(mounts):
         place = paths.resolve(root, mount.destination, binds)

@@ -1,4 +1,4 @@
-"""The skeleton of the host's system folders: what a sandbox sees of this machine unless asked.
+"""The skeleton of the host's system folders: the default root of a sandbox.
 
 A small folder of links, empty folders and the few files of /etc that programs need to start. What
 is large (/usr, the running Python) is bound into it read-only. Of /etc nothing is taken that not
@@ -59,7 +59,7 @@ _OTHERS: Final = stat.S_IROTH | stat.S_IXOTH
 
 
 class Kind(enum.Enum):
-    """What an entry of a skeleton is."""
+    """The kind of a skeleton's entry."""
 
     FOLDER = enum.auto()
     LINK = enum.auto()
@@ -80,7 +80,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """What of this machine is bound into a skeleton."""
+    """The host's folders that are bound into a skeleton."""
 
     binds: tuple[tuple[str, str], ...]
     """Destination and source, parents first."""
@@ -93,7 +93,7 @@ class System:
 
 
 def system() -> System:
-    """What there is on this machine, for this interpreter."""
+    """Find this machine's system folders for this interpreter."""
     binds, links = {"/usr": "/usr"}, {}
     for name in sorted(os.listdir("/")):
         if name not in {"bin", "sbin"} and not name.startswith("lib"):
@@ -125,7 +125,7 @@ def system() -> System:
 
 
 def prefixes() -> list[str]:
-    """The prefixes of the running Python, the innermost first.
+    """Return the prefixes of the running Python, the innermost first.
 
     A virtual environment's program is a link, in one step or more, to another prefix's: each step
     has to be there, and each under the name that the link before it uses.
@@ -146,12 +146,12 @@ def prefixes() -> list[str]:
 
 
 def _store(prefix: str) -> str:
-    """The package store that a prefix is in: its libraries are beside it, not in it."""
+    """Return the package store of a prefix: its libraries are beside the prefix, not in it."""
     return next((store for store in ("/nix/store", "/gnu/store") if within(prefix, store)), "")
 
 
 def homes() -> list[str]:
-    """Home folders: the caller's, by both of its names, and root's."""
+    """Return home folders: the caller's, by both of its names, and root's."""
     found = {"/root", "/home", os.path.realpath(os.environ.get("HOME", "/root"))}
     with contextlib.suppress(KeyError):
         found.add(os.path.realpath(pwd.getpwuid(os.geteuid()).pw_dir))
@@ -168,7 +168,7 @@ def _too_wide(prefix: str) -> str:
 
 
 def make(folder: str, system: System) -> None:
-    """Make the skeleton in this folder, which must not be there."""
+    """Make the skeleton in this folder, which must not exist."""
     _folder(folder)
     for entry in _etc():
         _put(folder, entry)
@@ -193,7 +193,7 @@ def _put(root: str, entry: Entry) -> None:
 
 
 def point(root: str, path: str, *, is_folder: bool) -> None:
-    """Make a mount point in a root that is ours, and the folders above it."""
+    """Make a mount point, and the folders above it, in a root of ours."""
     parts = path.strip("/").split("/")
     for depth in range(1, len(parts) + (1 if is_folder else 0)):
         with contextlib.suppress(FileExistsError):
@@ -209,7 +209,7 @@ def _folder(path: str, mode: int = 0o755) -> None:
 
 
 def write(path: str, data: bytes, mode: int = 0o644) -> None:
-    """A new file with exactly this content and mode, whatever the umask."""
+    """Write a new file with this content and mode, whatever the umask."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         write_all(descriptor, data)
@@ -219,7 +219,7 @@ def write(path: str, data: bytes, mode: int = 0o644) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """All of the bytes: one write(2) may take fewer, on a disk that is nearly full."""
+    """Write all bytes: one write(2) may take fewer, on a disk that is nearly full."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
@@ -227,7 +227,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 @functools.cache
 def _etc() -> tuple[Entry, ...]:
-    """All of the sandbox's /etc, folders before what is in them. Read from the host once."""
+    """Return the sandbox's /etc, folders before their files. Reads the host once."""
     made = {"etc": Entry(kind=Kind.FOLDER, path="etc")}
     for name, text in _GENERATED.items():
         made[name] = Entry(kind=Kind.FILE, path=name, content=text.encode())
@@ -251,7 +251,7 @@ def _wanted() -> Iterator[str]:
 
 
 def _copied(source: str) -> Iterator[Entry]:
-    """A link, a file that everybody may read, or a folder of these; what is not is left out."""
+    """Yield a link, a file that everybody may read, or a folder of these; leave out the rest."""
     if _is_kept_back(source):
         return
     with contextlib.suppress(FileNotFoundError, PermissionError):
@@ -271,13 +271,13 @@ def _copied(source: str) -> Iterator[Entry]:
 
 
 def _is_kept_back(path: str) -> bool:
-    """Whether it is named as keys and passwords are, whoever may read it."""
+    """Whether a path has the name of a key or password file, whoever may read it."""
     name = os.path.basename(path)
     return name.startswith(_NEVER) or name.endswith(".key")
 
 
 def _copied_link(source: str) -> Iterator[Entry]:
-    """The link itself where it leads into /usr or stays in /etc; else what it leads to."""
+    """Yield a link that leads into /usr or stays in /etc; of another link, its target."""
     text = os.readlink(source)
     if source.startswith("/etc/alternatives/") and "/man/" in text:
         return

@@ -29,7 +29,7 @@ class ConsoleSize:
 
 @dataclass(frozen=True, kw_only=True)
 class User:
-    """Who the workload is, inside."""
+    """The workload's user inside."""
 
     uid: Id
     """User id."""
@@ -113,7 +113,7 @@ class ExecCpuAffinity:
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """The program that is started."""
+    """The program to start."""
 
     REFUSED: ClassVar[Mapping[str, str]] = {"commandLine": "is for Windows"}
 
@@ -190,11 +190,13 @@ class Mount:
 
     @property
     def is_bind(self) -> bool:
-        """Whether it shows a folder or file of the host: by type or, as runsc does, by option."""
+        """Whether the mount shows a folder or file of the host, by type or (as in runsc) by
+        option.
+        """
         return self.type is MountType.BIND or not {"bind", "rbind"}.isdisjoint(self.options)
 
     def __repr__(self) -> str:
-        """The call of `bind` or `tmpfs` that makes it, or all fields of one that they do not."""
+        """Return the call of `bind` or `tmpfs` that makes this mount, or else all fields."""
         match self.type, self.options:
             case MountType.BIND, ("rbind", "ro", "nosuid", "nodev"):
                 return f"bind({self.source!r}, {self.destination!r})"
@@ -240,7 +242,7 @@ class Device:
 
 
 class Propagation(enum.StrEnum):
-    """How mounts of the root propagate."""
+    """The propagation of mounts of the root."""
 
     SHARED = "shared"
     SLAVE = "slave"
@@ -373,6 +375,6 @@ class Spec:
     """Linux's own part."""
 
     def to_json(self) -> dict[str, Any]:
-        """The specification as JSON values; what has its default is left out."""
+        """Return the specification as JSON values, without fields that have their default."""
         made: dict[str, Any] = write(self)
         return made

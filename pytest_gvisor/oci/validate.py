@@ -1,4 +1,4 @@
-"""The rules that a specification keeps, beyond its structure. Nothing here touches the file system.
+"""The rules of a specification beyond its structure. Nothing here touches the file system.
 
 runsc checks almost none of this: it ignores what it does not know, follows any root path and runs
 hooks as its caller. So whoever writes ``config.json`` is the boundary, and here is what it keeps.
@@ -40,12 +40,12 @@ _Found = Iterator[tuple[str, str]]
 
 
 def reserved(annotation: str) -> bool:
-    """Whether this annotation would steer runsc itself."""
+    """Whether this annotation would configure runsc itself."""
     return annotation.startswith(RESERVED_ANNOTATIONS)
 
 
 def absolute(path: str) -> str:
-    """What is wrong with a path inside the sandbox, or nothing."""
+    """Return the problem of a path inside the sandbox, or nothing."""
     if not path.startswith("/"):
         return f"{shown(path)} is not absolute"
     if ".." in path.split("/"):
@@ -54,7 +54,7 @@ def absolute(path: str) -> str:
 
 
 def normal(path: str) -> str:
-    """An absolute path without doubled slashes, dots or a slash at its end."""
+    """Normalize an absolute path: no doubled slashes, dots or slash at its end."""
     return "/" + posixpath.normpath(path).lstrip("/")
 
 
@@ -207,7 +207,7 @@ RULES: Final[Mapping[type, reader.Rule]] = {
 
 
 def _own(spec: Spec) -> _Found:
-    """What holds for a specification that is ready to be written and run.
+    """Yield the broken rules of a specification that is ready to be written and run.
 
     A bundle that was made elsewhere is brought to this by `Bundle.open`.
     """
@@ -231,7 +231,7 @@ def _own(spec: Spec) -> _Found:
 
 
 def examine(value: object) -> tuple[Spec | None, list[str]]:
-    """The specification (None where none can be made) and every problem, rules included."""
+    """Return the specification (None where none can be made) and every problem, rules included."""
     if isinstance(value, Mapping) and _without_hooks(value.get("hooks")):
         value = reader.without(value, "hooks")
     return reader.read(Spec, value, RULES)
@@ -244,12 +244,12 @@ def _without_hooks(hooks: object) -> bool:
 
 
 def parse(data: bytes, *, where: str = "config.json") -> Spec:
-    """Read JSON text; `InvalidBundle` names every problem."""
+    """Read JSON text. Raises `InvalidBundle` with every problem."""
     return read(reader.load(data, where=where), where=where)
 
 
 def read(value: object, *, where: str = "config.json") -> Spec:
-    """The specification in JSON values; `InvalidBundle` names every problem."""
+    """Read the specification in JSON values. Raises `InvalidBundle` with every problem."""
     spec, found = examine(value)
     if found or spec is None:
         raise InvalidBundle(found, where=where)
@@ -257,7 +257,7 @@ def read(value: object, *, where: str = "config.json") -> Spec:
 
 
 def problems(spec: Spec) -> list[str]:
-    """Every rule that this specification breaks, each with its place.
+    """Return every rule that this specification breaks, each with its place.
 
     It is read back from the JSON that would be written: what is checked is what runs.
     """
@@ -265,7 +265,7 @@ def problems(spec: Spec) -> list[str]:
 
 
 def problems_of_json(spec: Spec, value: dict[str, Any]) -> list[str]:
-    """As `problems`, where the specification's JSON is at hand."""
+    """Do the same as `problems` with the specification's JSON at hand."""
     again, found = examine(value)
     if again is not None:
         own = itertools.islice(_own(spec), reader.MAX_PROBLEMS)
@@ -274,13 +274,13 @@ def problems_of_json(spec: Spec, value: dict[str, Any]) -> list[str]:
 
 
 def check(spec: Spec, *, where: str = "config.json") -> None:
-    """Raise `InvalidBundle` with every problem of this specification, if there is one."""
+    """Raise `InvalidBundle` with every problem of this specification, if it has any."""
     if found := problems(spec):
         raise InvalidBundle(found, where=where)
 
 
 def check_id(name: object) -> str:
-    """The same id, if runsc can be trusted with it; `UsageError` if not."""
+    """Return the id if runsc can be trusted with it. Raises `UsageError`."""
     if not isinstance(name, str) or not _ID.fullmatch(name):
         raise UsageError(
             f"{shown(name)} cannot be the id of a sandbox",

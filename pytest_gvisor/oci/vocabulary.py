@@ -1,4 +1,4 @@
-"""The words of a specification: capabilities, namespaces, rlimits, mount types."""
+"""The enumerations of a specification: capabilities, namespaces, rlimits, mount types."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class RlimitType(enum.StrEnum):
 
 
 class MountType(enum.StrEnum):
-    """A file system that the sandbox can mount. runsc ignores others without a word."""
+    """A file system that the sandbox can mount. runsc ignores others silently."""
 
     BIND = "bind"
     NONE = "none"

@@ -1,0 +1,86 @@
+"""scripts/prose.py, which checks the English of summaries and help texts."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from scripts.prose import broken, main, texts
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("What takes part in a channel: who has an id there.", "names no subject"),
+        ("Who a user is, by the passwd and group files of an image.", "names no subject"),
+        ("Which of several images to take: by name, and by architecture.", "names no subject"),
+        ("One that is in the cache is not exported again.", "names no subject"),
+        ("Of which bare runsc has its fork and execve too.", "names no subject"),
+        ("The step. As docker writes it, and podman.", "names no subject"),
+        ("It is checked by the same rules as ours.", "names no subject"),
+        ("Which of several images is meant.", "private word 'meant'"),
+        ("An unknown word ends the sandbox.", "private word 'word'"),
+        ("Skip for want of runsc.", "private word 'want of'"),
+        ("The layers that can be had.", "private word 'be had'"),
+        ("One " + "very " * 18 + "long sentence.", "21 words, more than 20"),
+    ],
+)
+def test_a_sentence_that_breaks_a_rule_is_found(text: str, rule: str) -> None:
+    """Each rule finds the sentence that it was made for."""
+    assert rule in [name for name, _ in broken(text)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Choose one image from an index, by name and by the host's architecture.",
+        "The endpoints of a channel: each has an id.",
+        "Messages from the guest, parsed and checked. An unknown message closes the sandbox.",
+        "`what` is code, and so is ``it said a word``.",
+        "One " + "very " * 17 + "long sentence. " + "It's" + " a short one.",
+        "Run the unit tests.",
+        "Itself.",
+    ],
+)
+def test_plain_english_passes(text: str) -> None:
+    """Names, code and a count of exactly 20 words break no rule."""
+    assert list(broken(text)) == []
+
+
+def test_summaries_and_help_texts_are_read() -> None:
+    """Bodies of docstrings, comments and other strings are left alone."""
+    source = '''"""Module.
+
+It is a body.
+"""
+class A:
+    """Class,
+    in two lines."""
+    async def f():
+        """Function."""  # what a comment
+add("--a", help="an option"
+    " in two parts", metavar="it")
+parser.addini("name", "an ini option")
+add(help=f"{x} of {y}", description=z)
+'''
+    found = sorted(text for _, text in texts(ast.parse(source)))
+    assert [" ".join(text.split()) for text in found if text] == [
+        "Class, in two lines.",
+        "Function.",
+        "Module.",
+        "`code` of `code`",
+        "an ini option",
+        "an option in two parts",
+    ]
+
+
+def test_a_find_is_a_line_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folders are searched; the line names file, line, rule and sentence."""
+    (tmp_path / "good.py").write_text('"""A module."""\n')
+    assert main([str(tmp_path)]) == 0
+    bad = tmp_path / "bad.py"
+    bad.write_text('"""A module."""\n\n\ndef f():\n    """What it does."""\n')
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().out == f"{bad}:5: names no subject: What it does.\n"
