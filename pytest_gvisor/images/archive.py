@@ -55,7 +55,7 @@ class Layer:
 
     @contextlib.contextmanager
     def open(self, budget: Budget) -> Iterator[Reader]:
-        """The uncompressed layer. Raises `ImageError` at the end for a digest that is not right."""
+        """Open the uncompressed layer. Raises `ImageError` at the end for a wrong digest."""
         stored = Hashing(self.source(), self.digest.partition(":")[0] or "sha256")
         plain = Hashing(Inflated(stored, budget), self.diff_id.partition(":")[0] or "sha256")
         yield plain
@@ -81,11 +81,11 @@ class Blobs(Protocol):
     """Named parts of an archive or layout."""
 
     def find(self, name: str) -> Section | None:
-        """The part of that name, to be read before another one is asked for; None for no such."""
+        """Find a part by name; None if there is none. Read it before asking for another."""
 
 
 class _Folder:
-    """The files of a layout. Links are followed: what is in them is checked by its digest."""
+    """The files of a layout. Links are followed: a digest checks the content."""
 
     def __init__(self, path: str, undo: contextlib.ExitStack) -> None:
         self._path = path
@@ -143,7 +143,7 @@ class _Members:
 def opened(
     path: str, *, reference: str = "", digest: str = "", limits: Limits | None = None
 ) -> Iterator[Content]:
-    """The image in the file or folder ``path``; ``reference`` picks one of several by its name.
+    """Open the image in the file or folder ``path``; ``reference`` picks one of several by name.
 
     ``digest`` is the hexadecimal SHA-256 that its configuration, manifest or index must have: an
     image with none such is an error. Raises `ImageError`, also from within, for what is damaged or
@@ -160,7 +160,7 @@ def opened(
 
 
 class _Wanted(NamedTuple):
-    """Which image of an archive."""
+    """The reference and digest that choose an image of an archive."""
 
     reference: str
     digest: str
@@ -178,7 +178,7 @@ def _file(
 
 
 def _decompressed(inflated: Reader, undo: contextlib.ExitStack) -> tuple[int, int]:
-    """A descriptor of a temporary file with all of it, and the size."""
+    """Decompress into a temporary file; return its descriptor and size."""
     try:
         plain = tempfile.TemporaryFile(prefix="pytest-gvisor-")  # noqa: SIM115 -- closed by undo
         undo.callback(plain.close)
@@ -194,7 +194,7 @@ def _decompressed(inflated: Reader, undo: contextlib.ExitStack) -> tuple[int, in
 
 
 def _may_hold_images(stream: Reader) -> bool:
-    """Whether the first entry is of the kind that archives of images begin with."""
+    """Whether the first entry is one that archives of images begin with."""
     for entry in Tar(stream):
         first = os.path.normpath(entry.name).split(b"/")[0]
         if first != b".":
@@ -346,7 +346,7 @@ def _blob_name(descriptor: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _checked(blobs: Blobs, descriptor: Mapping[str, Any]) -> bytes:
-    """The bytes of a document, which have the digest and size that are said."""
+    """Return a document, checked against the digest and size of its descriptor."""
     name, digest = _blob_name(descriptor)
     data = _document(blobs, name)
     found = _digest_of(data, digest.partition(":")[0])

@@ -55,7 +55,7 @@ _EXPORT_PATIENCE: Final = 3600.0
 
 
 def default_folder() -> str:
-    """Where images are kept."""
+    """Return the folder for images."""
     import platformdirs  # noqa: PLC0415 -- idle costs nothing
 
     return os.path.join(platformdirs.user_cache_dir("pytest-gvisor"), "images")
@@ -78,7 +78,7 @@ class Kept:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Record:
-    """image.json."""
+    """The content of image.json."""
 
     id: str
     name: str
@@ -90,7 +90,7 @@ class _Record:
 
     @classmethod
     def read(cls, path: str) -> Self | None:
-        """What is written there; None for what cannot be."""
+        """Read the record; None if it is missing or damaged."""
         try:
             with open(path, encoding="utf-8") as file:
                 facts = json.load(file)
@@ -115,18 +115,18 @@ class Hold:
 
     @property
     def id(self) -> str:
-        """Hexadecimal SHA-256 of its configuration; of a plain tarball, of that."""
+        """The hexadecimal SHA-256 of the image's configuration, or of a plain tarball."""
         return os.path.basename(self._folder)
 
     @property
     def path(self) -> str:
-        """Its root file system. Raises `ImageError` when it is closed."""
+        """The root file system. Raises `ImageError` after `close`."""
         if self.lock < 0:
             raise ImageError("it is closed, with the session that it was made in")
         return os.path.join(self._folder, "rootfs")
 
     def with_points(self, mounts: Sequence[Mount], user: str) -> str:
-        """The root file system, or one like it that has the points of these bind mounts.
+        """Return the root file system, or a copy of it with the points of these bind mounts.
 
         Files are shared between them by hard links. That one stays as long as the folder ``user``
         is there, the one of the sandbox or bundle. Raises `ImageError`.
@@ -135,14 +135,14 @@ class Hold:
         return self._trees.use(root, mounts, user) if paths.missing(root, mounts) else root
 
     def close(self) -> None:
-        """Let go of it; a second call does nothing."""
+        """Release the image. A second call does nothing."""
         lock, self.lock = self.lock, -1
         if lock >= 0:
             os.close(lock)
 
 
 class Cache:
-    """The cache in this folder. Methods raise `ImageError`, for an unsafe one too."""
+    """The cache in a folder. Methods raise `ImageError`, also for an unsafe folder."""
 
     def __init__(
         self,
@@ -158,11 +158,11 @@ class Cache:
 
     @functools.cached_property
     def folder(self) -> str:
-        """Where the images of this process's user namespace are."""
+        """The folder for images of this process's user namespace."""
         return owners.part_of(self._whole)
 
     def hold(self, content: Content, *, name: str = "", limits: Limits | None = None) -> Hold:
-        """The image, unpacked by whoever needs it first; others wait for that."""
+        """Hold the image. The first process that needs it unpacks it; others wait."""
         self._check()
         with locks.failing(self.folder), contextlib.ExitStack() as on_failure:
             lock = self._used(content.id, on_failure)
@@ -179,7 +179,7 @@ class Cache:
             return Hold(self._path(content.id), lock, notes)
 
     def find(self, identity: str) -> tuple[Hold, ImageConfig] | None:
-        """The image with this id, held, and its configuration; None where it is not there.
+        """Hold the image with this id, and return its configuration too; None if it is not there.
 
         The id may also be one that a daemon has for it (see `learn`), which is the same for images
         of other machines: none of these is there.
@@ -212,7 +212,7 @@ class Cache:
 
     @contextlib.contextmanager
     def exporting(self, identity: str) -> Iterator[None]:
-        """Have a daemon's image of this id for oneself; others wait."""
+        """Lock the export of a daemon's image with this id; other processes wait."""
         self._check()
         if not _ID.fullmatch(identity):
             raise ImageError(f"the id {shown(identity)} is no digest")
@@ -223,7 +223,7 @@ class Cache:
             yield
 
     def images(self) -> list[Kept]:
-        """What is there, the last used first."""
+        """Return the images in the cache, the last used first."""
         found = []
         if not os.path.lexists(self.folder):
             return []
@@ -237,7 +237,7 @@ class Cache:
         return sorted(found, key=lambda kept: -kept.used)
 
     def prune(self, max_bytes: int | None = None) -> list[Kept]:
-        """Remove those that were used longest ago, until the rest is no more than ``max_bytes``.
+        """Remove the least recently used images until the rest is at most ``max_bytes``.
 
         Broken ones are removed in any case. One that is in use stays. The answer is what was
         removed.
@@ -263,7 +263,7 @@ class Cache:
                 self._is_swept = True
 
     def _judge(self) -> None:
-        """Refuse a folder that others have a hand in; make one that is missing."""
+        """Make the cache folder if it is missing. Refuse it if other users can write to it."""
         try:
             make_above(self.folder)
             # Others can write to GitLab's checkouts, and a cache there is the user's own choice.
@@ -289,7 +289,7 @@ class Cache:
         return locks.alone(f"{self._path(name)}.lock", patience=patience, busy=busy)
 
     def _used(self, identity: str, on_failure: contextlib.ExitStack) -> int:
-        """A descriptor that keeps the image, whether it is there or not."""
+        """Return a descriptor that holds the image, whether the image exists or not."""
         lock = locks.opened(f"{self._path(identity)}.lock")
         on_failure.callback(os.close, lock)
         locks.wait(lock, fcntl.LOCK_SH, patience=self._patience, busy="removes it")
@@ -299,7 +299,7 @@ class Cache:
         return _Record.read(os.path.join(self._path(identity), "image.json"))
 
     def _look(self, identity: str) -> tuple[str, ...] | None:
-        """The notes of an image that is there as it was left; None for another."""
+        """Return the notes of an unchanged image; None for a changed or missing one."""
         record = self._record(identity)
         with contextlib.suppress(OSError):
             if record and record.seal == seal(os.path.join(self._path(identity), "rootfs")):
@@ -317,7 +317,7 @@ class Cache:
         return Kept(id=identity, name=record.name, size=record.size, used=used)
 
     def _make(self, content: Content, name: str, limits: Limits | None) -> tuple[str, ...]:
-        """Unpack under another name, in the way that nobody else does; what is to be noted."""
+        """Unpack under a temporary name and return the notes. The caller holds the lock."""
         self._sweep_of("tmp", content.id)
         temporary = tempfile.mkdtemp(prefix=f"tmp-{content.id}-", dir=self.folder)
         try:
@@ -347,14 +347,14 @@ class Cache:
         return facts.notes
 
     def _put_aside(self, identity: str) -> str:
-        """Take an image out of its place; where it is. That needs no space on the disk."""
+        """Rename an image out of its place, without need of disk space; return the new path."""
         aside = f"{self.folder}/old-{identity}-{secrets.token_hex(4)}"
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._path(identity), aside)
         return aside
 
     def _is_removed(self, identity: str) -> bool:
-        """Remove an image if nobody uses it; whether it was."""
+        """Remove an image if nobody uses it; return whether it was removed."""
         lock = locks.opened(f"{self._path(identity)}.lock")
         try:
             if not locks.is_taken(lock, fcntl.LOCK_EX):
@@ -366,7 +366,7 @@ class Cache:
         return True
 
     def _sweep(self) -> None:
-        """Remove what processes that have died in the middle have left, and what was put aside."""
+        """Remove the remains of killed processes, and images put aside."""
         names = os.listdir(self.folder)
         for kind, lock in (("tmp", ".making.lock"), ("old", ".lock")):
             for identity in {name[4:68] for name in names if name.startswith(f"{kind}-")}:
@@ -397,7 +397,7 @@ def _remove_tree(path: str) -> None:
 
 
 def _bytes_in(folder: str) -> int:
-    """The size of all files below, as well as it can be told."""
+    """Return the size of all files below, as far as they are readable."""
     size = 0
     for path, _, names in os.walk(folder):
         for name in names:

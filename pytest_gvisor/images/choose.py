@@ -1,4 +1,6 @@
-"""Which of several images is meant: by name, and by this machine's architecture. Pure."""
+"""Choose one image from an index, by name and by the host's architecture. Does no input or
+output.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,13 @@ Document = Mapping[str, Any]
 
 
 def with_tag(reference: str) -> str:
-    """A reference with ``:latest`` where it has neither tag nor digest."""
+    """Add ``:latest`` to a reference that has neither tag nor digest."""
     last = reference.rpartition("/")[2]
     return reference if ":" in last or "@" in reference else f"{reference}:latest"
 
 
 def ambiguous(reference: str, count: int, names: Sequence[str]) -> ImageError:
-    """The error of an archive from which no one image can be chosen."""
+    """Return the error for an archive from which no single image can be chosen."""
     held = ", ".join(map(shown, names[:20])) or "no image that has a name"
     if count:
         text = f"it holds {count} images"
@@ -43,7 +45,7 @@ def ambiguous(reference: str, count: int, names: Sequence[str]) -> ImageError:
 
 
 def choose(top: Document, reference: str, read: Callable[[Document], Document]) -> Document:
-    """The manifest that is meant; ``read`` has the document of a descriptor.
+    """Choose one manifest; ``read`` returns the document of a descriptor.
 
     Raises `ImageError` where there is not exactly one.
     """
@@ -62,7 +64,7 @@ def choose(top: Document, reference: str, read: Callable[[Document], Document]) 
 
 
 def only(top: Document, digest: str) -> list[Document]:
-    """The descriptors in an index that have this digest, hexadecimal SHA-256."""
+    """Return the descriptors in an index that have this digest, hexadecimal SHA-256."""
     entries = [objects(entry, "a descriptor") for entry in lists(top.get("manifests"), "manifests")]
     return [entry for entry in entries if entry.get("digest") == f"sha256:{digest}"]
 
@@ -91,7 +93,7 @@ def _means(names: Sequence[str], wanted: Sequence[str]) -> bool:
 
 
 def _for_this_machine(entries: Sequence[Document]) -> list[Document]:
-    """Those for this architecture; all of them where none says what it is for."""
+    """Return the entries for this architecture, or all if none names an architecture."""
     platforms = [entry.get("platform") for entry in entries]
     if not any(platforms):
         return list(entries)

@@ -1,7 +1,7 @@
-"""An image's configuration as typed data: what the image says about how it is run.
+"""An image's configuration as typed data: the defaults for its programs.
 
-Source: https://github.com/opencontainers/image-spec, config.md. `ImageConfig.parse` checks, and
-reports every problem at once; what it makes of the data is in `convert`.
+Source: https://github.com/opencontainers/image-spec, config.md. `ImageConfig.parse` checks the
+data and reports every problem at once. `rootfs.ImageRootfs` turns it into defaults for programs.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ImageConfig:
         return made
 
     def runs_here(self) -> bool:
-        """Whether it is an image of this system and architecture."""
+        """Whether the image is for this system and architecture."""
         return self.os in ("", "linux") and self.architecture in ("", machine())
 
     def check_runs_here(self) -> None:
@@ -102,13 +102,13 @@ class ImageConfig:
 
 
 def machine() -> str:
-    """This machine's architecture in Go's words."""
+    """Return this machine's architecture by the name that Go gives it."""
     name = os.uname().machine
     return _MACHINES.get(name, name)
 
 
 def load_json(data: bytes, what: str) -> object:
-    """JSON text as values, within limits. Raises `ImageError`."""
+    """Read JSON text as values, within limits. Raises `ImageError`."""
     try:
         return load(data, where=what)
     except InvalidBundle as error:
@@ -116,14 +116,14 @@ def load_json(data: bytes, what: str) -> object:
 
 
 def objects(value: object, what: str) -> Mapping[str, Any]:
-    """``value`` where it is a JSON object. Raises `ImageError` otherwise."""
+    """Return ``value`` if it is a JSON object. Raises `ImageError` otherwise."""
     if not isinstance(value, Mapping):
         raise ImageError(f"{what} is not an object")
     return value
 
 
 def lists(value: object, what: str) -> list[Any]:
-    """``value`` where it is a list; null is an empty one. Raises `ImageError` otherwise."""
+    """Return ``value`` if it is a list; null is an empty one. Raises `ImageError` otherwise."""
     if value is None:
         return []
     if not isinstance(value, list):
@@ -132,7 +132,7 @@ def lists(value: object, what: str) -> list[Any]:
 
 
 class _Reading:
-    """The problems so far, and how each kind of field is read."""
+    """The reader of each kind of field; collects the problems."""
 
     def __init__(self, value: Mapping[str, Any]) -> None:
         self.value = value
@@ -171,7 +171,7 @@ class _Reading:
         return tuple(e for i, e in enumerate(found) if self._is_text(e, f"{name}[{i}]"))
 
     def keys(self, part: Mapping[str, Any], name: str) -> tuple[str, ...]:
-        """The keys of an object whose values mean nothing."""
+        """Return the keys of an object whose values mean nothing."""
         found = part.get(name)
         if found is None:
             return ()
@@ -238,7 +238,7 @@ def _encodes(text: str) -> bool:
 
 
 def signal_number(word: str) -> int | None:
-    """A signal's number from ``SIGTERM``, ``TERM``, ``15`` or ``SIGRTMIN+3``; None for no such."""
+    """Return a signal's number from ``SIGTERM``, ``TERM``, ``15`` or ``SIGRTMIN+3``, else None."""
     if word.isascii() and word.isdigit() and len(word) <= 3:
         return int(word) if 1 <= int(word) <= signal.SIGRTMAX else None
     name = word.upper().removeprefix("SIG")

@@ -1,4 +1,4 @@
-"""A question to a daemon on a socket of this machine, with a deadline for the whole answer.
+"""HTTP requests to a daemon's socket, with one deadline for the whole answer.
 
 The docker SDK's own deadline begins anew with every byte: a daemon that sends one a second would
 never be at its end. Questions whose answers are short are asked here, and the SDK does the rest.
@@ -19,7 +19,7 @@ _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came back."""
+    """The status and body of an answer."""
 
     status: int
     headers: dict[str, str]
@@ -28,7 +28,7 @@ class Answer:
 
 
 def get(path: str, target: str, seconds: float) -> Answer:
-    """The answer to ``GET target`` from the server at the socket ``path``, within ``seconds``.
+    """Send ``GET target`` to the socket ``path``; return the answer, within ``seconds``.
 
     Raises `TimeoutError` at the deadline, and another `OSError` for what is no answer.
     """

@@ -40,7 +40,7 @@ _VERSION: Final = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}")
 
 
 class Pull(enum.StrEnum):
-    """When an image is fetched from its registry."""
+    """The policy for fetching an image from its registry."""
 
     MISSING = "missing"
     ALWAYS = "always"
@@ -48,7 +48,7 @@ class Pull(enum.StrEnum):
 
 
 class Daemon:
-    """A daemon that has answered. Use it in a ``with``."""
+    """A daemon that answers. Use it in a ``with``."""
 
     def __init__(self, *, remote: bool = False, tell: Tell | None = None) -> None:
         docker = _sdk()
@@ -57,7 +57,7 @@ class Daemon:
         if address and not address.startswith("unix://") and not remote:
             raise ImageError(
                 f"DOCKER_HOST is {shown(address)}, which is not a socket of this machine",
-                next_step="If that is meant: gvisor_image(…, remote=True).",
+                next_step="To use that daemon: gvisor_image(…, remote=True).",
             )
         self._tell = tell
         self._address = address
@@ -76,7 +76,7 @@ class Daemon:
         self._bound()
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Return the daemon itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,7 +84,7 @@ class Daemon:
         self._client.close()
 
     def find(self, reference: str, pull: Pull) -> str:
-        """The daemon's id of an image, which is pulled if the policy says so."""
+        """Return the daemon's id of an image, and pull the image if the policy says so."""
         if pull is not Pull.ALWAYS and (found := self._id(reference)):
             return found
         if pull is Pull.NEVER:
@@ -100,7 +100,7 @@ class Daemon:
         return found
 
     def build(self, path: str, *, dockerfile: str, args: Mapping[str, str]) -> str:
-        """Build an image; the daemon's id of it."""
+        """Build an image; return the daemon's id of it."""
         with self._explained("cannot be built"), tempfile.TemporaryFile() as context:
             answers = self._client.api.build(
                 fileobj=context,
@@ -119,7 +119,7 @@ class Daemon:
         return str(built[-1])
 
     def prune(self) -> list[str]:
-        """Remove images of ours that have no name and no container; the ids of what was removed.
+        """Remove images of ours that have no name and no container; return the removed ids.
 
         Nothing without our label is touched, nor what was built on top of one of ours, which has
         the label too, nor an image that somebody has given a name.
@@ -131,7 +131,7 @@ class Daemon:
             return [gone for identity in ours for gone in self._removed(identity)]
 
     def _is_built_here(self, identity: str) -> bool:
-        """Whether the last step is our label: what others add to an image comes behind it."""
+        """Whether the last step is our label: a step of others would come after it."""
         try:
             steps = _entries(self._client.api.history(identity))
         except self._errors.NotFound:  # somebody else has removed it meanwhile
@@ -139,7 +139,7 @@ class Daemon:
         return bool(steps) and bool(_LABELLED.search(str(steps[0].get("CreatedBy"))))
 
     def _removed(self, identity: str) -> list[str]:
-        """Remove an image; what went with it. None where something needs it."""
+        """Remove an image; return the ids that went with it, none if something needs it."""
         try:
             answer = self._client.api.remove_image(identity)
         except self._errors.APIError as error:
@@ -150,7 +150,7 @@ class Daemon:
 
     @contextlib.contextmanager
     def export(self, identity: str, limits: Limits) -> Iterator[str]:
-        """The path of an archive of the image: of a file without a name, gone with this process."""
+        """Export the image to an unnamed file, gone with this process; yield its path."""
         with self._explained("cannot be exported"):
             file = tempfile.TemporaryFile()  # noqa: SIM115 -- closed below
         with file:
@@ -178,7 +178,7 @@ class Daemon:
             yield from response.iter_content(_CHUNK)
 
     def _version(self) -> str:
-        """Whether it answers at all: the version of its API."""
+        """Return the version of the daemon's API, which also shows that the daemon answers."""
         answer = self._asked("/_ping")
         version = answer.headers.get("api-version", "")
         if not _VERSION.fullmatch(version):
@@ -195,7 +195,7 @@ class Daemon:
         return answer
 
     def _id(self, reference: str) -> str | None:
-        """The id of an image that the daemon has; with the ping before it, within the deadline."""
+        """Return the id of an image, or None; the ping before it shares the deadline."""
         end, self._end = self._end, 0.0
         if not self._socket:
             return self._remote_id(reference)
@@ -251,7 +251,7 @@ class Daemon:
 
 
 def _follow(answers: Any, seen: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
-    """What a daemon reports, to its end, and of that what it has made; an error in it is one."""
+    """Follow a daemon's events to their end; return those of made objects. Raises their errors."""
     made = []
     with contextlib.closing(answers):
         for answer in answers:
@@ -264,7 +264,7 @@ def _follow(answers: Any, seen: Callable[[dict[str, Any]], None]) -> list[dict[s
 
 
 def _add_context(path: str, dockerfile: str, file: IO[bytes]) -> str:
-    """Write what a build of a folder sends; the Dockerfile's name in it.
+    """Write the context of a build of a folder; return the Dockerfile's name in it.
 
     The SDK does the same with a file that has a name, which a SIGKILL would leave.
     """
@@ -297,14 +297,14 @@ def _text(entry: Mapping[str, Any], key: str) -> str:
 
 
 def _socket_of(address: str) -> str:
-    """The path of a daemon's socket; empty for one on another machine."""
+    """Return the path of a daemon's socket; empty for a daemon on another machine."""
     if address and not address.startswith("unix://"):
         return ""
     return address.removeprefix("unix://") or "/var/run/docker.sock"
 
 
 def _message(body: bytes) -> str:
-    """What is in a daemon's answer of an error."""
+    """Return the message in a daemon's error answer."""
     try:
         return str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -334,7 +334,7 @@ def _is_late(causes: Iterable[BaseException]) -> bool:
 
 
 def _unavailable(address: str, error: Exception) -> ImageError:
-    """What is wrong with a daemon that does not answer."""
+    """Explain why a daemon does not answer."""
     where = address or "unix:///var/run/docker.sock"
     is_local = where.startswith("unix://")
     causes = list(_chain(error))
@@ -360,7 +360,7 @@ def _unavailable(address: str, error: Exception) -> ImageError:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from, also where that is only among its arguments."""
+    """Yield an error and its causes, also those that are only among its arguments."""
     found: BaseException | None = error
     for _ in range(20):
         if found is None:
@@ -371,7 +371,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _taken_apart(reference: str) -> tuple[str, str]:
-    """Repository and tag or digest, ``latest`` where there is neither."""
+    """Split a reference into repository and tag or digest; the default tag is ``latest``."""
     if "@" in reference:
         repository, _, digest = reference.partition("@")
         return repository, digest

@@ -1,5 +1,5 @@
-"""Layers become a folder. The kernel contains it: every path is resolved by openat2(2) with the
-folder as its root, so neither ``..`` nor links, however they are arranged, lead out of it.
+"""Unpack layers into one folder. The kernel contains every path: openat2(2) resolves it with the
+folder as its root. So neither ``..`` nor links lead outside.
 
 Policy: permissions, set-uid bits and times are kept. Owners are kept by root; for others, and for
 root where it is alone in its user namespace, everything is theirs, and its owner can read it. Of
@@ -34,7 +34,7 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What came of an unpacking."""
+    """The result of an unpacking."""
 
     entries: int
     size: int
@@ -68,7 +68,7 @@ def unpack(
 
 
 class Tree:
-    """A folder that layers are put into, one over the other."""
+    """A folder that layers are unpacked into, one over the other."""
 
     def __init__(self, root: str, budget: Budget, *, owners: bool) -> None:
         self._budget = budget
@@ -85,21 +85,21 @@ class Tree:
         os.fchmod(self._root, 0o755)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the folder."""
         self._forget()
         os.close(self._root)
 
     def notes(self) -> tuple[str, ...]:
-        """What was left out, in words."""
+        """The kinds of entries that were left out, with their number."""
         return tuple(f"left out of the image: {n} {what}" for what, n in self._left_out.items())
 
     def begin_layer(self) -> None:
-        """What comes now lies over all that is there."""
+        """Begin a layer over everything that is there."""
         self._made.clear()
         self._cleared.clear()
 
     def add(self, entry: Entry, content: _Content) -> None:
-        """Put an entry into the folder, or do what a whiteout says."""
+        """Put an entry into the folder, or apply a whiteout."""
         with _explained(entry.name):
             parts = self._parts(entry.name)
             if not parts:
@@ -112,7 +112,7 @@ class Tree:
                 self._add(self._folder(parts[:-1]), name, entry, content)
 
     def finish(self, points: Sequence[str]) -> None:
-        """Make the folders that mounts need where nothing is, and set the times of all folders."""
+        """Make the missing folders for mounts, and set the times of all folders."""
         for point in points:
             with contextlib.suppress(FileExistsError):
                 self._mkdir(self._root, os.fsencode(point))
@@ -136,7 +136,9 @@ class Tree:
         self._parent, self._parent_name = self._root, b""
 
     def _folder(self, parts: Sequence[bytes], *, make: bool = True) -> int:
-        """A descriptor of this folder, which stays ours; what is missing on the way is made."""
+        """Return a descriptor of this folder, owned by the tree; make the folder if it is
+        missing.
+        """
         path = b"/".join(parts)
         if not path:
             return self._root
@@ -205,7 +207,7 @@ class Tree:
                 self._remove_lower(parent, hidden)
 
     def _clear(self, parent: int) -> None:
-        """Remove what lower layers have put into a folder: once, for none of it comes back."""
+        """Remove the entries of lower layers from a folder. Once is enough: none comes back."""
         inode = os.fstat(parent).st_ino
         if inode in self._cleared:
             return
@@ -263,7 +265,7 @@ class Tree:
         self._note(parent, name)
 
     def _leave_out(self, parent: int, name: bytes, what: str) -> None:
-        """Have nothing in a place: not what a lower layer has there either."""
+        """Leave a place empty: remove a lower layer's entry there too."""
         self._make_way(parent, name, keep_folder=False)
         self._not_there[(os.fstat(parent).st_ino, name)] = what
         self._count(what)
@@ -272,7 +274,7 @@ class Tree:
         self._left_out[what] = self._left_out.get(what, 0) + 1
 
     def _make_way(self, parent: int, name: bytes, *, keep_folder: bool) -> bool:
-        """Remove what is there; whether a folder is left."""
+        """Remove the entry that is in the way; return whether a folder is left."""
         try:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
@@ -351,7 +353,7 @@ class Tree:
 
 
 def _is_set(fd: int, name: bytes, value: bytes) -> bool:
-    """Set an extended attribute that is to be kept; whether it was."""
+    """Set an extended attribute that images keep; return whether it was set."""
     # The file system may have none, and no name has a NUL byte.
     with contextlib.suppress(OSError, ValueError):
         if name.startswith(b"user."):

@@ -1,4 +1,4 @@
-"""What says that a tree of files is as it was left, without reading the files.
+"""A fingerprint of a file tree, to notice changes without reading the files.
 
 Writing to a file changes its time, and making or removing one that of its folder. Link counts and
 the times of changes (ctime) are left out: trees with more mount points share files by hard links.
@@ -17,7 +17,7 @@ _FIELDS: Final = struct.Struct("<QIIIQq")
 
 
 def seal(root: str) -> str:
-    """A hexadecimal digest over the names, inodes, modes, owners, sizes and times below ``root``.
+    """Return a hexadecimal digest of the names, inodes, modes, owners, sizes and times in a tree.
 
     Raises `OSError`, also where it is no folder. Takes about 7 µs an entry.
     """

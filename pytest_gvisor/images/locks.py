@@ -1,4 +1,4 @@
-"""Locks of the cache folder, which the kernel lets go of when a process dies, and its errors."""
+"""Locks of the cache folder, which the kernel releases when a process dies, and their errors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _PAUSE: Final = 0.02
 
 
 def opened(path: str) -> int:
-    """A descriptor of a lock's file, which is made where it is missing. Raises `OSError`."""
+    """Open a lock's file, and make it if it is missing. Raises `OSError`."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def is_taken(fd: int, kind: int) -> bool:
-    """Take the lock if it is free; whether it was. Raises another `OSError`."""
+    """Take the lock if it is free; return whether it was. Raises another `OSError`."""
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -29,7 +29,7 @@ def is_taken(fd: int, kind: int) -> bool:
 
 
 def wait(fd: int, kind: int, *, patience: float, busy: str) -> None:
-    """Take the lock when it is free. Raises `ImageError`, saying who is ``busy``, after a time."""
+    """Wait for the lock and take it. Raises `ImageError` after ``patience`` seconds."""
     deadline = time.monotonic() + patience
     while not is_taken(fd, kind):
         if time.monotonic() > deadline:
@@ -39,7 +39,7 @@ def wait(fd: int, kind: int, *, patience: float, busy: str) -> None:
 
 @contextlib.contextmanager
 def alone(path: str, *, patience: float, busy: str) -> Iterator[None]:
-    """Have the lock at ``path`` for oneself. Raises `ImageError` as `wait`, and `OSError`."""
+    """Hold the lock at ``path``. Raises `ImageError` like `wait`, and `OSError`."""
     fd = opened(path)
     try:
         wait(fd, fcntl.LOCK_EX, patience=patience, busy=busy)
@@ -50,7 +50,7 @@ def alone(path: str, *, patience: float, busy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def failing(folder: str) -> Iterator[None]:
-    """An `OSError` within is an `ImageError` about the cache folder."""
+    """Turn an `OSError` into an `ImageError` about the cache folder."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Trees of an image that have the points of bind mounts which the image lacks.
+"""Copies of an image's tree that add the mount points which the image lacks.
 
 Layout, in the image's own folder::
 
@@ -36,14 +36,14 @@ _PATIENCE: Final = 60.0
 
 
 class Trees:
-    """The trees with more points in the folder of an image; who uses one holds the image."""
+    """The trees with added mount points in an image's folder. Their user holds the image."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._sealed: set[str] = set()
 
     def use(self, root: str, mounts: Sequence[Mount], user: str) -> str:
-        """One like ``root`` with the points of these mounts.
+        """Return a tree like ``root`` with the points of these mounts.
 
         It stays as long as the folder ``user`` is there. Raises `ImageError`.
         """
@@ -64,7 +64,7 @@ class Trees:
         raise ImageError("its trees with more mount points are removed as fast as they are made")
 
     def sweep(self) -> None:
-        """Remove what processes that have died in the middle have left. Raises `OSError`."""
+        """Remove the remains of killed processes. Raises `OSError`."""
         if not any(name.startswith(".tmp-") for name in os.listdir(self._folder)):
             return
         lock = locks.opened(f"{self._folder}/points.lock")
@@ -92,7 +92,7 @@ class Trees:
         )
 
     def _is_sealed(self, tree: str) -> bool:
-        """Whether a tree is there as it was left; looked at once."""
+        """Whether a tree is there and unchanged; looks only once."""
         if tree not in self._sealed and _is_as_sealed(tree):
             self._sealed.add(tree)
         return tree in self._sealed
@@ -124,7 +124,7 @@ class Trees:
             os.close(fd)
 
     def _evict(self) -> None:
-        """Remove those that nobody uses: changed ones, and what was used longest ago."""
+        """Remove unused trees: changed ones, and the least recently used."""
         found = []
         for name in os.listdir(self._folder):
             path = os.path.join(self._folder, name)
@@ -144,7 +144,7 @@ class Trees:
 
 
 def _taken(tree: str, user: str) -> bool:
-    """Note that a folder uses the tree; whether the tree is there."""
+    """Record that a folder uses the tree; return whether the tree is there."""
     users = f"{tree}/users"
     try:
         with contextlib.suppress(FileExistsError):
@@ -160,7 +160,7 @@ def _taken(tree: str, user: str) -> bool:
 
 
 def _users(tree: str) -> int:
-    """How many folders use it; of those that are gone, nothing is kept."""
+    """Count the folders that use a tree; drop the records of folders that are gone."""
     count = 0
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(f"{tree}/users"):
@@ -186,7 +186,7 @@ def _is_as_sealed(tree: str) -> bool:
 
 
 def _copy(source: str, target: str) -> None:
-    """A tree of the same files: folders are made anew, all else is linked."""
+    """Copy a tree: make its folders anew, and link all else."""
     os.mkdir(target, 0o700)
     with os.scandir(source) as entries:
         for entry in entries:

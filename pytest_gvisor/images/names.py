@@ -1,5 +1,5 @@
-"""What the name of an image means: a file or folder, or an image of a docker daemon. Pure but for
-looking whether a file is there.
+"""The name of an image: a file or folder, or an image of a docker daemon. Only looks whether a file
+exists.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SUFFIXES: Final = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst"
 
 
 def as_file(name: str, folder: str = "") -> tuple[str, str] | None:
-    """The path and the name in it; None for what is the name of an image of a daemon.
+    """Split a file's name into its path and the name in it; None for a daemon's image.
 
     A relative path is one from ``folder``, or from the current one.
     """
@@ -30,12 +30,12 @@ def as_file(name: str, folder: str = "") -> tuple[str, str] | None:
 
 
 def placed(name: str, folder: str) -> str:
-    """The name with its path, where it is one, from ``folder``."""
+    """Make a path absolute from ``folder``; leave the name of a daemon's image."""
     return name if as_file(name, folder) is None else os.path.join(folder, name)
 
 
 def as_reference(name: str) -> str:
-    """The name that a daemon knows: without ``docker:`` in front, where that is no image's name.
+    """Return the name for a daemon: without the prefix ``docker:``, unless it is part of the name.
 
     No tag has a colon, a slash or an at sign: ``docker:dind`` is the image docker with a tag, and
     ``docker:app:1`` is app:1.

@@ -1,4 +1,4 @@
-"""Whose the files of an unpacked image are: a matter of the user and of the user namespace."""
+"""The owners of an unpacked image's files, by this process's user and user namespace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pytest_gvisor.errors import ImageError
 
 
 def keeps_owners() -> bool:
-    """Whether files can be given away: by root, unless there is nobody else in its namespace.
+    """Whether files can be given away: by root, unless root is alone in its namespace.
 
     Raises `ImageError`.
     """
@@ -19,7 +19,7 @@ def keeps_owners() -> bool:
 
 
 def part_of(cache: str) -> str:
-    """The part of a cache folder for trees with the owners of this process's user namespace.
+    """Return the part of a cache folder for trees of this process's user namespace.
 
     Outside of any it is the folder itself, whose own owner says the rest. Raises `ImageError`.
     """

@@ -1,4 +1,4 @@
-"""One line on a terminal about what a daemon is doing: bytes and layers of pulls, steps of builds.
+"""A progress line on a terminal for a daemon's work: bytes and layers of pulls, steps of builds.
 
 Where output goes to a file, and in CI, nothing is written at all.
 """
@@ -23,12 +23,12 @@ _DONE: Final = ("Pull complete", "Already exists")
 
 
 def is_wanted(*, terminal: bool) -> bool:
-    """Whether somebody watches."""
+    """Whether the output is a terminal that somebody watches."""
     return terminal and not os.environ.get("CI")
 
 
 def on(stream: TextIO) -> Tell:
-    """Lines on a terminal, each over the last one, and no longer than the terminal is wide.
+    """Write lines on a terminal, each over the last one and at most as wide as the terminal.
 
     A character that the terminal's encoding does not have is a question mark.
     """
@@ -44,7 +44,7 @@ def on(stream: TextIO) -> Tell:
 
 
 class Meter:
-    """Adds up what a daemon reports of one piece of work, and shows it. Use it in a ``with``."""
+    """A sum of a daemon's reports on one piece of work, shown. Use it in a ``with``."""
 
     def __init__(self, tell: Tell | None, what: str) -> None:
         self._tell = tell
@@ -55,7 +55,7 @@ class Meter:
         self._shown_at = -math.inf
 
     def pulled(self, answer: Mapping[str, Any]) -> None:
-        """Take an event of a pull: a layer's name, what is done with it, bytes of how many."""
+        """Take an event of a pull: a layer's name, its state, its bytes."""
         layer, status = str(answer.get("id", "")), str(answer.get("status", ""))
         if status in _DONE:
             self._done.add(layer)
@@ -71,7 +71,7 @@ class Meter:
             self._show(f"{layers}, {_size(have)} of {_size(total)}")
 
     def built(self, answer: Mapping[str, Any]) -> None:
-        """Take an event of a build: the lines that name its steps are shown."""
+        """Take an event of a build, and show the lines that name steps."""
         line = str(answer.get("stream", "")).strip()
         if line.startswith("Step "):
             self._show(escape(line).replace("\n", " "))
@@ -82,12 +82,12 @@ class Meter:
         self._show(_size(self._bytes))
 
     def __enter__(self) -> Self:
-        """Itself; what the daemon has been asked for is shown at once."""
+        """Show the name of the work at once."""
         self._show("…")
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        """Say how it has ended."""
+        """Show how the work ended."""
         if self._tell is not None:
             self._shown_at = -math.inf
             size = _size(self._bytes or sum(total for _, total in self._layers.values()))
@@ -108,5 +108,5 @@ def _count(detail: Mapping[str, Any], key: str) -> int:
 
 
 def _size(count: int) -> str:
-    """Bytes, in the unit that docker writes."""
+    """Format a number of bytes in the way of docker."""
     return f"{count / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""An image as a root file system, with what the image says about how it is run."""
+"""An image as a root file system, with its defaults for programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_NOTED: Final = 20
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ImageRootfs(Rootfs):
-    """An image, unpacked in the cache. Runs share it, and what each writes stays in its memory."""
+    """An image, unpacked in the cache and shared by runs. Writes stay in a run's memory."""
 
     name: str
     """As it was asked for."""
@@ -37,17 +37,17 @@ class ImageRootfs(Rootfs):
     hold: Hold = field(compare=False)
 
     def __repr__(self) -> str:
-        """The call of the fixture that makes it."""
+        """Return the fixture's call that makes this object."""
         return f"gvisor_image({self.name!r})"
 
     @property
     def folder(self) -> str:
-        """Its folder in the cache."""
+        """The image's folder in the cache."""
         return self.hold.path
 
     @functools.cached_property
     def says(self) -> Says:
-        """What its configuration comes to."""
+        """The image's configuration as defaults for programs."""
         return Says(
             entrypoint=self.config.entrypoint,
             cmd=self.config.cmd,
@@ -60,7 +60,7 @@ class ImageRootfs(Rootfs):
         )
 
     def find_user(self, name: str) -> tuple[User, str]:
-        """The user of that name or number in the image, and their home folder."""
+        """Return the user of that name or number in the image, and their home folder."""
         try:
             return users.find(self.hold.path, name)
         except ImageError as error:
@@ -80,7 +80,7 @@ class ImageRootfs(Rootfs):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What of the image is left out."""
+        """The parts of the image that are left out."""
         about = f"image {shown(self.name)}"
         labels = sorted(filter(reserved, self.config.labels))
         dropped = [
@@ -93,7 +93,7 @@ class ImageRootfs(Rootfs):
         return (*(f"{about}: {note}" for note in self.hold.notes), *dropped)
 
     def _volume(self, path: str) -> Mount:
-        """A tmpfs in a volume's place, with the owner and mode of what is there."""
+        """Return a tmpfs for a volume, with the owner and mode of the folder there."""
         options = ["nosuid", "nodev"]
         place = paths.resolve(self.hold.path, path, {})
         if place.exists and place.folder:
@@ -113,7 +113,9 @@ class ImageRootfs(Rootfs):
         return Mount(destination=path, type=MountType.TMPFS, source="tmpfs", options=tuple(options))
 
     def _annotations(self) -> dict[str, str]:
-        """As conversion.md of the image specification has it: each value is the field's own."""
+        """Return annotations by conversion.md of the image specification: a value is its field's
+        own.
+        """
         config = self.config
         said = {
             "os": config.os,

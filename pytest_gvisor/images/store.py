@@ -1,4 +1,4 @@
-"""The images that one process uses: which source a name means, and the cache behind all of them."""
+"""The images of one process, found by name in files or daemons, and held in the cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DAEMON: Final = "docker:"
 
 
 class Images:
-    """Root file systems of images, each held until `close`. Threads may use it at once.
+    """Root file systems of images, each held until `close`. Threads may share the object.
 
     ``tell`` is for those who watch a daemon at work.
     """
@@ -35,7 +35,7 @@ class Images:
 
     @property
     def locks(self) -> list[int]:
-        """The descriptors that hold images."""
+        """Return the descriptors that hold images."""
         return [rootfs.hold.lock for rootfs in self._found.values()]
 
     def rootfs(
@@ -46,7 +46,7 @@ class Images:
         pull: str = "missing",
         remote: bool = False,
     ) -> ImageRootfs:
-        """The root file system of an image.
+        """Return the root file system of an image.
 
         ``image`` is a file or folder, with ``#name`` for one of several images in it, or the name
         of an image of a docker daemon: what looks like no path, or has ``docker:`` in front (see
@@ -77,7 +77,7 @@ class Images:
         limits: Limits | None = None,
         remote: bool = False,
     ) -> ImageRootfs:
-        """The root file system of an image that a docker daemon builds of a folder.
+        """Build a folder with a docker daemon; return the image's root file system.
 
         Raises `ImageError` or `UsageError`.
         """
@@ -94,7 +94,7 @@ class Images:
             return self._found[key]
 
     def close(self) -> None:
-        """Let go of all of them."""
+        """Release all images."""
         with self._guard:
             for rootfs in self._found.values():
                 rootfs.hold.close()
@@ -111,7 +111,7 @@ class Images:
     def _exported(
         self, name: str, daemon: Daemon, identity: str, limits: Limits | None
     ) -> ImageRootfs:
-        """An image of a daemon, which is only exported where the cache does not have it.
+        """Return a daemon's image. Export it only if the cache lacks it.
 
         Whoever needs it first exports it, and others wait for that.
         """
@@ -154,7 +154,7 @@ class Images:
 
 @contextlib.contextmanager
 def _about(name: str) -> Iterator[None]:
-    """Errors within say which image they are about."""
+    """Add the image's name to errors."""
     try:
         yield
     except MemoryError as error:  # xz has a dictionary of as much as 64 MiB
@@ -175,7 +175,7 @@ def _text(given: object, otherwise: str) -> str:
 
 
 def _state(path: str) -> tuple[object, ...]:
-    """What changes when a file does; of a layout, when its index does."""
+    """Return a value that changes with a file, or with the index of a layout."""
     real = os.path.realpath(path)
     index = os.path.join(real, "index.json")
     status = os.stat(index if os.path.isfile(index) else real)

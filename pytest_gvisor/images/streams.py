@@ -1,4 +1,4 @@
-"""Bytes of an image: a part of a file, what is compressed in it, and its digest on the way.
+"""Byte streams of an image: a part of a file, decompression, and a digest on the way.
 
 Everything that grows is counted against a `Budget`: a small file may hold a very large one.
 """
@@ -26,7 +26,7 @@ _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What an image may come to, all of its layers together."""
+    """The limits of one image, all of its layers together."""
 
     max_bytes: int = 32 * 1024**3
     """Bytes of its uncompressed layers."""
@@ -46,7 +46,7 @@ FREE_BYTES: Final = 256 * 1024 * 1024
 
 @dataclasses.dataclass(kw_only=True)
 class Budget:
-    """What is left of the limits of one image. Each method raises `ImageError`."""
+    """The remaining limits of one image. Each method raises `ImageError`."""
 
     limits: Limits
     read: int = 0
@@ -55,7 +55,7 @@ class Budget:
     begun: float = dataclasses.field(default_factory=time.monotonic)
 
     def add_bytes(self, compressed: int, uncompressed: int) -> None:
-        """Count what was read, and what has come of it."""
+        """Count bytes that were read, and bytes after decompression."""
         self.read += compressed
         self.grown += uncompressed
         self.check_size(self.grown)
@@ -72,36 +72,36 @@ class Budget:
         self.check_time()
 
     def check_time(self) -> None:
-        """Judge how long it has taken."""
+        """Check the time so far."""
         if time.monotonic() - self.begun > self.limits.max_seconds:
             raise _too_large(f"takes longer than {self.limits.max_seconds:g} s to unpack")
 
     def check_size(self, size: int) -> None:
-        """Judge how many bytes there are."""
+        """Check a number of bytes."""
         if size > self.limits.max_bytes:
             raise _too_large(f"holds more than {self.limits.max_bytes} bytes")
 
     def check_depth(self, depth: int) -> None:
-        """Judge how deep a folder is."""
+        """Check the depth of a folder."""
         if depth > self.limits.max_depth:
             raise _too_large(f"has folders deeper than {self.limits.max_depth}")
 
 
 def _too_large(text: str) -> ImageError:
     return ImageError(
-        f"it {text}", next_step="If that is meant: Limits(max_…=…) for gvisor_image raises it."
+        f"it {text}", next_step="To raise the limit: gvisor_image(…, limits=Limits(max_…=…))."
     )
 
 
 class Reader(Protocol):
-    """Where bytes come from; none is the end."""
+    """A source of bytes; an empty read is its end."""
 
     def read(self, count: int) -> bytes:
-        """At most ``count`` bytes."""
+        """Read at most ``count`` bytes."""
 
 
 def open_file(path: str) -> tuple[int, os.stat_result]:
-    """A descriptor of a regular file. Raises `ImageError` for anything else."""
+    """Open a regular file. Raises `ImageError` for anything else."""
     try:
         # O_NONBLOCK: the open of a FIFO would wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -126,7 +126,7 @@ class Section:
         self._end = offset + size
 
     def read(self, count: int) -> bytes:
-        """See `Reader`. Raises `ImageError` where the file ends before the part does."""
+        """See `Reader`. Raises `ImageError` if the file ends before the part does."""
         wanted = min(count, self._end - self.at)
         if wanted <= 0:
             return b""
@@ -137,12 +137,12 @@ class Section:
         return data
 
     def skip(self, count: int) -> None:
-        """Pass bytes by."""
+        """Skip bytes."""
         self.at += count
 
 
 class Hashing:
-    """A reader that knows the digests and the number of what has passed."""
+    """A reader that digests and counts the bytes that pass."""
 
     def __init__(self, source: Reader, algorithm: str = "sha256") -> None:
         self._source = source
@@ -159,18 +159,18 @@ class Hashing:
 
     @property
     def digest(self) -> str:
-        """As ``sha256:…``, of what has been read so far."""
+        """The digest of all bytes so far, in the form ``sha256:…``."""
         return f"{self._algorithm}:{self._hash.hexdigest()}"
 
 
 def drain(reader: Reader) -> None:
-    """Read what is left."""
+    """Read the rest."""
     while reader.read(CHUNK):
         pass
 
 
 def check_digest(value: object) -> str:
-    """A digest that can be checked. Raises `ImageError`."""
+    """Return a digest of a supported kind. Raises `ImageError`."""
     if not isinstance(value, str) or not _DIGEST.fullmatch(value):
         raise ImageError(f"{shown(value)} is not a sha256 or sha512 digest")
     return value
@@ -233,7 +233,7 @@ _KINDS: Final = (
 
 
 class Inflated:
-    """What a reader holds, decompressed if its first bytes say that it is compressed."""
+    """A reader's bytes, decompressed if their first bytes show a compression."""
 
     def __init__(self, source: Reader, budget: Budget) -> None:
         self._source = source
@@ -247,7 +247,7 @@ class Inflated:
 
     @property
     def is_compressed(self) -> bool:
-        """Whether it has to be decompressed."""
+        """Whether the bytes are compressed."""
         return self._inner is not None
 
     def _compressed(self, count: int) -> bytes:
@@ -260,7 +260,7 @@ class Inflated:
         return head or self._compressed(count)
 
     def read(self, count: int) -> bytes:
-        """See `Reader`. Raises `ImageError` for what is damaged, cut short, or too much."""
+        """See `Reader`. Raises `ImageError` for damaged, truncated or too much data."""
         data = self._next(count) if self._inner is None else self._inflate(count)
         self._budget.add_bytes(0, len(data))
         return data
@@ -284,7 +284,7 @@ class Inflated:
                 return made
 
     def _another(self) -> bool:
-        """Whether another stream follows the one that has ended; zeros may stand behind it."""
+        """Whether another stream follows the one that has ended, perhaps after zeros."""
         rest = self._inner.unused_data
         while not rest.strip(b"\0"):
             rest = self._compressed(CHUNK)

@@ -36,7 +36,7 @@ _TIME: Final = re.compile(rb"-?[0-9]{1,12}(\.[0-9]{0,30})?")
 
 
 class Kind(enum.Enum):
-    """What an entry is."""
+    """The type of an entry."""
 
     FILE = "file"
     FOLDER = "folder"
@@ -74,7 +74,7 @@ class Entry:
 
 
 class Tar:
-    """The entries of a stream, in order. Raises `ImageError` for what is not a sound archive."""
+    """The entries of a stream, in order. Raises `ImageError` for a damaged archive."""
 
     def __init__(self, stream: Reader) -> None:
         self._stream = stream
@@ -83,12 +83,12 @@ class Tar:
         self._global: dict[bytes, bytes] = {}
 
     def __iter__(self) -> Iterator[Entry]:
-        """Entries; the content of one can be read until the next is asked for."""
+        """Yield entries. Read an entry's content before taking the next one."""
         while (entry := self._next()) is not None:
             yield entry
 
     def read(self, count: int) -> bytes:
-        """At most ``count`` bytes of the entry's content; none is its end."""
+        """Read at most ``count`` bytes of the entry's content; an empty read is its end."""
         wanted = min(count, self._left)
         if not wanted:
             return b""
@@ -99,7 +99,7 @@ class Tar:
         return data
 
     def pass_by(self) -> int:
-        """Forget the rest of the entry, for whoever moves the stream alone: how much that is."""
+        """Skip the rest of the entry and return its size: the caller moves the stream alone."""
         count, self._left, self._padding = self._left + self._padding, 0, 0
         return count
 
@@ -242,7 +242,7 @@ def _kind(block: bytes, pax: Mapping[bytes, bytes], label: str) -> Kind:
 
 
 def _is_old_folder(block: bytes) -> bool:
-    """Whether it is a folder from before there was a type for it."""
+    """Whether the entry is a folder in the format that had no type for folders."""
     return block[156:157] == b"\0" and _name(block).endswith(b"/")
 
 
@@ -292,7 +292,7 @@ def _time(pax: Mapping[bytes, bytes], field: bytes) -> int:
 
 
 def _records(data: bytes) -> dict[bytes, bytes]:
-    """Pax records: ``LENGTH KEY=VALUE`` and a newline, the length being that of all of it."""
+    """Read pax records: ``LENGTH KEY=VALUE`` and a newline; the length counts all of these."""
     found: dict[bytes, bytes] = {}
     at = 0
     while at < len(data):

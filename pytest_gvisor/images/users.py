@@ -1,4 +1,4 @@
-"""Who a user is, by the passwd and group files of an image: the host's are never looked at.
+"""Resolve a user name to uid and gids with the image's own passwd and group files.
 
 Source: github.com/moby/sys, user; docker and runc do the same with ``USER`` and ``--user``.
 """
@@ -24,7 +24,7 @@ _ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 
 
 def find(root: str, asked: str) -> tuple[User, str]:
-    """The user that ``name``, ``uid``, ``name:group``, ``uid:gid``… means, and their home folder.
+    """Find the user for ``name``, ``uid``, ``name:group``, ``uid:gid``…, and their home folder.
 
     Supplementary groups are those that the image's group file has for the user, unless a group is
     named. A number is an id and never a name, and need not be in either file. Raises `ImageError`
@@ -82,7 +82,7 @@ def _id(text: str) -> int:
 
 
 def _lines(root: str, path: str, fields: int) -> Iterator[list[str]]:
-    """The entries of a file in the image; those that are missing at the end of a line are empty."""
+    """Yield the entries of a file in the image; fields missing at a line's end are empty."""
     text = _read(root, path).decode("utf-8", "surrogateescape")
     for line in text.split("\n"):
         entry = line.strip().split(":")
@@ -91,7 +91,9 @@ def _lines(root: str, path: str, fields: int) -> Iterator[list[str]]:
 
 
 def _read(root: str, path: str) -> bytes:
-    """A file of the image; links in it lead nowhere else. Nothing where there is no such file."""
+    """Read a file of the image without following links out of it. Empty if there is no such
+    file.
+    """
     try:
         folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

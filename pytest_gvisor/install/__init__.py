@@ -1,1 +1,1 @@
-"""Getting runsc, for `pytest-gvisor install`: a release of gVisor's, or a build of its module."""
+"""Installation of runsc: a release of gVisor's, or a build of its Go module."""

@@ -1,4 +1,4 @@
-"""Unpacking gVisor's release archive: `runsc`, and what lies in ``gvisor-bin``; nothing else.
+"""Unpack gVisor's release archive: `runsc` and the files of ``gvisor-bin``, nothing else.
 
 In constant memory and bounded time: a small archive may hold a very large one.
 """
@@ -19,7 +19,7 @@ _WANTED = re.compile(r"runsc|gvisor-bin/[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 
 
 def unpack(path: str, folder: str, *, seconds: float) -> None:
-    """Write what runsc needs of the archive at ``path`` into the new ``folder``, executable.
+    """Write the files for runsc from the archive ``path`` into the new ``folder``, executable.
 
     Members of any other name are left out, so nothing is written elsewhere. Raises `InstallFailed`
     for an archive that cannot be read, holds more than 4 GiB or has no runsc, and `InstallTimeout`
@@ -58,7 +58,7 @@ def _unpack(members: Tar, folder: str) -> None:
 
 
 def _write(members: Tar, folder: str, name: str) -> None:
-    """The content of the member that is read."""
+    """Write the content of the current member."""
     path = os.path.join(folder, name)
     if "/" in name and not os.path.isdir(os.path.dirname(path)):
         os.mkdir(os.path.dirname(path))

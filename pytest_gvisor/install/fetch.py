@@ -41,10 +41,10 @@ class NotThere(InstallFailed):
 
 
 class Client:
-    """Gets files from one server until a moment; nothing is asked of it after that."""
+    """A client of one server with one deadline for all its requests."""
 
     def __init__(self, base_url: str, *, timeout: float, silence: float = SILENCE) -> None:
-        """``timeout`` is in seconds, for everything together. Raises `UsageError`."""
+        """Take ``timeout`` in seconds for everything together. Raises `UsageError`."""
         self.base_url = base_url.rstrip("/")
         self._until = time.monotonic() + timeout
         self._timeout = timeout
@@ -68,11 +68,11 @@ class Client:
             self._opener.add_handler(handler)
 
     def left(self) -> float:
-        """Seconds that are left for everything."""
+        """Return the seconds left for everything."""
         return max(0.0, self._until - time.monotonic())
 
     def text(self, path: str, limit: int) -> str:
-        """A small file. Raises as `save`."""
+        """Fetch a small file. Raises the errors of `save`."""
         return b"".join(self._pieces(path, limit, lambda *_: None)).decode("utf-8", "replace")
 
     def save(self, path: str, file: IO[bytes], limit: int, progress: Progress) -> None:
@@ -113,7 +113,7 @@ class Client:
 
     @contextlib.contextmanager
     def _watch(self) -> Iterator[None]:
-        """Shut connections down at the deadline: headers that drip are under no other one."""
+        """Shut connections down at the deadline, which socket timeouts miss when headers drip."""
         timer = threading.Timer(self.left(), self._shut)
         timer.daemon = True
         timer.start()
@@ -173,7 +173,7 @@ def _is_loopback(host: str) -> bool:
 
 
 class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-    """Opens connections and tells of each one's socket."""
+    """Opens connections and hands over each one's socket."""
 
     def __init__(self, tell: Callable[[socket.socket], object]) -> None:
         urllib.request.HTTPSHandler.__init__(self)
@@ -202,7 +202,7 @@ def _told(kind: type[http.client.HTTPConnection]) -> Any:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """To https, and from a server on the loopback to another one there."""
+    """Follows redirects to https, and between servers on the loopback."""
 
     def __init__(self, *, local: bool) -> None:
         self._local = local

@@ -48,7 +48,7 @@ Progress = Callable[[str], None]
 
 
 def version_name(text: str) -> str:
-    """A version of the module, as Go names it. Raises `UsageError`."""
+    """Return a version of the module in Go's form. Raises `UsageError`."""
     if text == "latest":
         return TESTED
     if not _FORM.fullmatch(text):
@@ -60,7 +60,7 @@ def version_name(text: str) -> str:
 
 
 def label(version: str) -> str:
-    """The name that the build gives itself: its date, and that it is no release of gVisor's."""
+    """Return the build's own name: its date, and a mark that it is no release of gVisor's."""
     found = _FORM.fullmatch(version)
     if found and found["date"]:
         return f"{found['date']}-module-{found['commit']}"
@@ -75,7 +75,7 @@ def install(
     timeout: float,
     environ: Mapping[str, str] = os.environ,
 ) -> Installed:
-    """Build ``version`` and make it ``folder``'s runsc, in the manner of `place.put`.
+    """Build ``version`` and install it in ``folder``, in the manner of `place.put`.
 
     Raises `InstallFailed`, and `InstallTimeout` after ``timeout`` seconds. Everything that was
     started is dead then; where this process is killed, within a second.
@@ -93,7 +93,7 @@ def install(
 
 
 def _arranged(built: str, release: str) -> str:
-    """The build as a release of gVisor's lies on disk; modes are not the umask's matter."""
+    """Arrange the build like a release of gVisor's, with modes independent of the umask."""
     binary, sentry = (os.path.join(release, name) for name in (BINARY, _SENTRY))
     for made in (release, os.path.dirname(sentry)):
         os.mkdir(made)
@@ -106,7 +106,7 @@ def _arranged(built: str, release: str) -> str:
 
 
 class _Build:
-    """One ``go install``, whose output is read while it comes."""
+    """A run of ``go install``, with its output read as it comes."""
 
     def __init__(
         self, go: toolchain.Toolchain, version: str, progress: Progress, until: float
@@ -122,7 +122,7 @@ class _Build:
 
     @contextlib.contextmanager
     def running(self, folder: str, timeout: float) -> Iterator[str]:
-        """Build in the new ``folder``, which is gone afterwards; the path of the binary there."""
+        """Build in the new ``folder``, removed afterwards; yield the binary's path there."""
         os.makedirs(os.path.join(folder, "tmp"))
         with self._warden(folder) as process:
             assert process.stdout is not None and process.stderr is not None  # noqa: PT018
@@ -180,7 +180,7 @@ class _Build:
             _close(process)
 
     def _follow(self, told: int, said: int) -> str:
-        """Read until the warden says what came of it; that, or ``""`` where it was killed."""
+        """Read until the warden reports the end; return its report, ``""`` if it was killed."""
         answer = b""
         reading = [told, said]
         while told in reading:
@@ -222,7 +222,7 @@ class _Build:
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
-    """Let the warden kill what is left and end; it has bounded work to do."""
+    """Let the warden kill the rest and end; its work is bounded."""
     # Ctrl-C, and a second signal, wait until that is over.
     signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)

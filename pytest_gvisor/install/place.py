@@ -1,4 +1,4 @@
-"""A new runsc takes its place: judged and tried in a folder beside it, then put there at once.
+"""Installation of a new runsc: checked and tried in a folder beside its place, then renamed.
 
 A file alone is renamed. A folder of runsc and ``gvisor-bin`` stays a folder, and the symlink
 ``runsc`` is what is renamed: never one release's runsc beside another's ``gvisor-bin``.
@@ -34,7 +34,7 @@ _HOME = re.compile(r"gvisor-[\w.]+-[0-9a-f]{8}", re.ASCII)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Installed:
-    """What was put where."""
+    """An installed file and its version."""
 
     path: str
     version: str
@@ -46,12 +46,12 @@ class Installed:
 
 
 def folder_for(uid: int, home: str) -> str:
-    """Where it goes by default: a place where the plugin's search looks for this user."""
+    """Return the default folder: one that the plugin searches for this user."""
     return "/usr/local/bin" if uid == 0 else os.path.join(home, ".local/bin")
 
 
 def put(folder: str, make: Callable[[str], str], release: str = "") -> Installed:
-    """Make what ``make`` gives ``folder``'s runsc; the folder is made if it is not there.
+    """Install the runsc that ``make`` makes in ``folder``; make the folder if it is missing.
 
     ``make`` is given an empty folder and returns the path of a runsc in it, or in a new folder
     there that is to stay whole; a runsc that says it is another than ``release`` is refused.
@@ -91,7 +91,7 @@ def _check_folder(folder: str) -> None:
 
 @contextlib.contextmanager
 def _staging(folder: str) -> Iterator[str]:
-    """A folder for what is not there yet, beside it; locked while this process lives."""
+    """Yield a temporary folder beside the final one, locked while this process lives."""
     path, lock = _made_staging(folder)
     try:
         yield path
@@ -101,7 +101,7 @@ def _staging(folder: str) -> Iterator[str]:
 
 
 def _made_staging(folder: str) -> tuple[str, int]:
-    """A new folder, and the descriptor that locks it."""
+    """Make a folder; return it and the descriptor that locks it."""
     while True:
         path = tempfile.mkdtemp(prefix=_STAGING, dir=folder)
         # Another installation may take it for a stale one before it is locked, and remove it.
@@ -119,7 +119,7 @@ def _made_staging(folder: str) -> tuple[str, int]:
 
 
 def _clear(staging: str, folder: str) -> None:
-    """Remove what an installation has left: its folder, and a release that no link leads to."""
+    """Remove the remains of an installation: its folder, and a release without a link to it."""
     # The link is made before the release moves out, and moves last: see `_place`.
     with contextlib.suppress(OSError):
         home = os.path.dirname(os.readlink(os.path.join(staging, _LINK)))
@@ -129,7 +129,7 @@ def _clear(staging: str, folder: str) -> None:
 
 
 def _remove_stale(folder: str) -> None:
-    """Remove what an installation that was killed has left: its folder, which nobody has locked."""
+    """Remove the unlocked folder of a killed installation."""
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
         with contextlib.suppress(OSError):
@@ -144,7 +144,7 @@ def _remove_stale(folder: str) -> None:
 
 
 def _tried(binary: str, release: str) -> str:
-    """The version of a runsc that was judged as the plugin would, and asked what it can do."""
+    """Check a runsc by the plugin's rules, ask for its features, and return its version."""
     try:
         runsc = Runsc.at(binary)
     except GvisorError as error:
@@ -177,7 +177,9 @@ def _place(binary: str, staging: str, folder: str, version: str) -> Installed:
 
 
 def _previous(folder: str, path: str) -> str:
-    """The folder of an earlier archive that ``path`` leads to: sandboxes may still run from it."""
+    """Return the folder of an earlier archive that ``path`` leads to: sandboxes may still use
+    it.
+    """
     try:
         if not stat.S_ISLNK(os.lstat(path).st_mode):
             return ""

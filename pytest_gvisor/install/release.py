@@ -1,4 +1,4 @@
-"""A release of runsc from gVisor's bucket: fetched and compared with its digest.
+"""A release of runsc from gVisor's bucket, fetched and compared with its digest.
 
 gVisor's bucket has had two layouts. Up to August 2026 a release is the file ``runsc``; the later
 ones are ``gvisor.tar.bz2`` alone, with ``runsc`` and the folder ``gvisor-bin`` that must lie beside
@@ -26,7 +26,7 @@ _MAX_DIGEST = 64 * 1024
 
 
 def release_name(text: str) -> str:
-    """``latest`` or a release as gVisor names it. Raises `UsageError`."""
+    """Return ``latest`` or a release in gVisor's form. Raises `UsageError`."""
     name = text.removeprefix("release-")
     if name != "latest" and not re.fullmatch(r"\d{8}(\.\d+)?", name, re.ASCII):
         raise UsageError(f"--release {text!r} is neither latest nor YYYYMMDD nor YYYYMMDD.N")
@@ -34,7 +34,7 @@ def release_name(text: str) -> str:
 
 
 def install(client: Client, release: str, folder: str, progress: Progress) -> Installed:
-    """Fetch a release and make it ``folder``'s runsc, in the manner of `place.put`.
+    """Fetch a release and install it in ``folder``, in the manner of `place.put`.
 
     Raises `InstallFailed` too where a server has another release under the name of this one.
     """
@@ -44,7 +44,7 @@ def install(client: Client, release: str, folder: str, progress: Progress) -> In
 
 
 def _fetch(client: Client, where: str, staging: str, progress: Progress) -> str:
-    """The path of the release's runsc in ``staging``, executable; its digest was right."""
+    """Fetch the release's runsc into ``staging``, check its digest, and return its path."""
     for name in (ARCHIVE, BINARY):
         try:
             text = client.text(f"{where}/{name}.sha512", _MAX_DIGEST)
@@ -68,7 +68,7 @@ def _fetch(client: Client, where: str, staging: str, progress: Progress) -> str:
 
 
 def _digest_in(text: str, name: str, url: str) -> str:
-    """The digest that a line of sha512sum gives for ``name``."""
+    """Return the digest of ``name`` in a line of sha512sum."""
     for line in text.splitlines():
         digest, _, named = line.partition(" ")
         # "*" is the mark of a binary file (sha512sum(1)); a digest may stand alone.

@@ -1,4 +1,4 @@
-"""The Go toolchain of this machine: where it is, whether root may run it, and which version it is.
+"""The Go toolchain of this machine: its path, its version, and whether root may run it.
 
 What runs it is given an environment from a short list. Nothing of the caller's, and nothing that
 ``go env -w`` wrote, can switch Go's checksum database off.
@@ -58,7 +58,7 @@ _FIXED = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Toolchain:
-    """A Go that may be run."""
+    """A Go toolchain that may be run."""
 
     path: str
     version: tuple[int, int, int]
@@ -69,7 +69,7 @@ class Toolchain:
 
 
 def wanted(version: tuple[int, int, int]) -> str:
-    """What to do where there is no Go of ``version``."""
+    """Return the next step where there is no Go of ``version``."""
     number = ".".join(map(str, version))
     return (
         f"Install Go {number} or later (from the distribution, or from https://go.dev/dl/ to "
@@ -84,7 +84,7 @@ def find(
     usual: tuple[str, ...] = USUAL_PATHS,
     until: float | None = None,
 ) -> Toolchain:
-    """The first Go that is new enough, of the absolute folders of PATH and of the usual places.
+    """Find the first Go that is new enough, in PATH's absolute folders or the usual places.
 
     As root, one that others can change is refused. Raises `InstallFailed`. Takes `ASK_DEADLINE` for
     each that there is, and not longer than ``until`` of the monotonic clock.
@@ -124,7 +124,7 @@ def _candidates(search_path: str, usual: tuple[str, ...]) -> Iterator[str]:
 
 
 def _environment(environ: Mapping[str, str], *, as_root: bool) -> dict[str, str]:
-    """What Go is given of the caller's environment."""
+    """Return the variables of the caller's environment that Go gets."""
     folders = [folder for folder in environ.get("PATH", "").split(":") if folder.startswith("/")]
     path = SYSTEM_PATH if as_root or not folders else ":".join(folders)
     env = {
@@ -140,7 +140,7 @@ def _environment(environ: Mapping[str, str], *, as_root: bool) -> dict[str, str]
 
 
 def _asked(path: str, env: Mapping[str, str], until: float | None) -> dict[str, str]:
-    """What this Go says of itself and of its user's settings."""
+    """Ask a Go for its own and its user's settings."""
     left = ASK_DEADLINE if until is None else min(ASK_DEADLINE, until - time.monotonic())
     process = subprocess.Popen(
         [path, "env", "-json", *_ASKED],
@@ -196,7 +196,7 @@ def _check(what: str, problems: list[str]) -> None:
 
 
 def _problems(path: str) -> list[str]:
-    """Why the program at ``path`` may be another one tomorrow, by the rules for runsc."""
+    """Return why another user could replace the program at ``path``, by the rules for runsc."""
     trust = Trust.here(os.geteuid(), nix.STORE)
     with contextlib.ExitStack() as held:
         node, lookups = walk(path, held)
@@ -214,7 +214,7 @@ def _file_problems(node: Node, trust: Trust) -> list[str]:
 
 
 def _folder_problems(path: str) -> list[str]:
-    """Of a folder, or of the one in which it will be made."""
+    """Return the problems of a folder, or of the nearest one that exists above it."""
     if not path.startswith("/"):
         return []
     while not os.path.isdir(path):

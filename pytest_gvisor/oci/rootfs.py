@@ -202,7 +202,7 @@ def directory(path: str | os.PathLike[str], *, dangerous: bool = False) -> Rootf
     if real == "/" and not dangerous:
         raise UsageError(
             "refusing the host's whole file system as a sandbox's root",
-            next_step="host() has its system folders. If all is meant: directory('/',"
+            next_step="host() has its system folders. To use all of it: directory('/',"
             " dangerous=True).",
         )
     return DirectoryRootfs(path=real)

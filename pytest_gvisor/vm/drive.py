@@ -1,4 +1,4 @@
-"""Running a command in a VM from here: the warden is started, output is passed on, the end is told.
+"""The driver of a VM: starts the warden, passes output on, and reports the end.
 
 What the command writes comes as it is, through two files in the VM's folder, which lies beside the
 session folders and is swept like them. When the caller of `run` ends in any way, the VM is dead and
@@ -50,7 +50,7 @@ def run(
     *,
     boot_timeout: float = BOOT_TIMEOUT,
 ) -> int:
-    """Run the command in a VM of its own and pass its output on while it comes; its exit status.
+    """Run the command in a VM, pass its output on as it comes, and return its exit status.
 
     Raises `MachineFailed` where there is no VM or it ended before the command, and `MachineTimeout`
     where it had not booted after ``boot_timeout`` seconds, or the command had not ended after
@@ -118,7 +118,7 @@ def _warden(
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
-    """Let the warden clean up and end; it has bounded work to do."""
+    """Let the warden clean up and end; its work is bounded."""
     # Ctrl-C reaches this process alone: the warden is in another session.
     with _deaf(), process:
         assert process.stdin is not None
@@ -132,7 +132,7 @@ def _close(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    """Leave a second Ctrl-C waiting until what is inside is done."""
+    """Defer a second Ctrl-C until the block is done."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -141,7 +141,7 @@ def _deaf() -> Iterator[None]:
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the warden has something to say; waits a moment for it."""
+    """Whether the warden has sent something; waits a moment for it."""
     assert process.stdout is not None
     return bool(select.select([process.stdout], [], [], _POLL)[0])
 
@@ -161,13 +161,13 @@ class _Console:
         os.set_blocking(self._fd, False)
 
     def read(self) -> None:
-        """Take what has come: a full pipe would stop the VM."""
+        """Read all pending output: a full pipe would stop the VM."""
         with contextlib.suppress(BlockingIOError):
             while piece := os.read(self._fd, _PIECE):
                 self._last = (self._last + piece)[-self._KEPT :]
 
     def end(self) -> str:
-        """Its last lines, to be put behind a message."""
+        """Return the last lines, to follow a message."""
         text = self._last.decode("utf-8", "replace")
         lines = [line.rstrip() for line in text.splitlines() if line.strip()]
         kept = [line for line in lines if _EXPECTED not in line]
@@ -175,7 +175,7 @@ class _Console:
 
 
 class _Boot:
-    """The deadline of the boot, which ends when the VM's script begins."""
+    """The deadline of the boot, which is over when the VM's script begins."""
 
     def __init__(self, folder: str, timeout: float, console: _Console) -> None:
         self._mark = os.path.join(folder, machines.BOOTED)
@@ -184,7 +184,7 @@ class _Boot:
         self._console = console
 
     def check(self) -> None:
-        """Raise `MachineTimeout` where the VM has not booted in time."""
+        """Raise `MachineTimeout` if the VM has not booted in time."""
         if self._end is None:
             return
         if os.path.exists(self._mark):
@@ -198,7 +198,7 @@ class _Boot:
 
 
 class _Tail:
-    """What a file gains is handed on."""
+    """A reader that passes on the bytes that a file gains."""
 
     def __init__(self, folder: str, name: str, sink: Sink) -> None:
         self._path = os.path.join(folder, name)
@@ -206,7 +206,7 @@ class _Tail:
         self._at = 0
 
     def pass_on(self) -> None:
-        """Hand on what is there by now. Raises `MachineFailed` where it is too much."""
+        """Pass on the new bytes. Raises `MachineFailed` if there are too many."""
         try:
             file = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -225,7 +225,7 @@ class _Tail:
 
 
 def _status(folder: str, told: str, timeout: float, console: _Console) -> int:
-    """The command's status, from what the VM left and what the warden said."""
+    """Return the command's status, from the VM's files and the warden's report."""
     text = ""
     with (
         contextlib.suppress(OSError),

@@ -58,7 +58,7 @@ class Machine:
 
 
 def share_of(path: str) -> str:
-    """A folder to share, canonical. Raises `UsageError` for one that cannot be."""
+    """Return a folder to share, canonical. Raises `UsageError` for an impossible one."""
     real = os.path.realpath(path)
     if not os.path.isdir(real):
         raise UsageError(f"{path} is not a folder", next_step="Make it first.")
@@ -71,7 +71,7 @@ def share_of(path: str) -> str:
 
 
 def folder_of(path: str, shares: Sequence[str]) -> str:
-    """The canonical folder that the command starts in, as it is.
+    """Return the canonical folder in which the command starts, unchanged.
 
     Raises `UsageError` for one that the VM does not have: below a folder of its own, and in none
     of ``shares``.
@@ -93,7 +93,7 @@ def _is_below_own(path: str) -> bool:
 
 
 def vng(machine: Machine, parts: Parts, folder: str) -> list[str]:
-    """The command line that boots the VM and runs the script `guest` in ``folder``.
+    """Return the command line that boots the VM and runs the script `guest` in ``folder``.
 
     ``--verbose`` gives the kernel a console, for its errors alone: the emulator is slow at more.
     """
@@ -117,7 +117,7 @@ def vng(machine: Machine, parts: Parts, folder: str) -> list[str]:
 
 
 def guest(machine: Machine) -> bytes:
-    """The script that runs in the VM, as its root; words that are no text are in it as they came.
+    """Return the script that runs in the VM as root; arguments may be any bytes.
 
     It leaves ``booted``, ``stdout``, ``stderr`` and, last of all, ``status`` in the run's folder.
     """

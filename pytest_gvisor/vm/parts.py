@@ -1,4 +1,4 @@
-"""The programs, the kernel and its modules that a VM is made of, and what of them is missing here.
+"""The parts of a VM: programs, a kernel, its modules; and the parts that this machine lacks.
 
 They are looked for in fixed folders. Two more are those of the running Python, where pip puts
 virtme-ng, and the tree that a kernel of the user's choice lies in.
@@ -43,7 +43,7 @@ _DEADLINE = 20.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What one VM is made of."""
+    """The parts of one VM."""
 
     vng: str
     path: str
@@ -59,7 +59,7 @@ class Parts:
 
 
 def find(*, qemu: str = "", kernel: str = "") -> Parts:
-    """The parts of a VM; ``qemu`` and ``kernel`` are paths of those to take, ``""`` for a search.
+    """Find the parts of a VM. ``qemu`` and ``kernel`` are paths, or ``""`` for a search.
 
     Raises `MachineFailed`, which names all that is missing, and how to install it.
     """
@@ -81,7 +81,7 @@ def find(*, qemu: str = "", kernel: str = "") -> Parts:
 
 
 def missing(*, qemu: str = "", kernel: str = "") -> list[str]:
-    """What this machine lacks for a VM, in words; empty where nothing does."""
+    """Describe the parts that this machine lacks; empty if there are none."""
     if platform.machine() != "x86_64":
         return [
             f"the emulated nested KVM needs an x86_64 machine, and this is {platform.machine()}"
@@ -93,7 +93,7 @@ def missing(*, qemu: str = "", kernel: str = "") -> list[str]:
 
 
 def remedy() -> str:
-    """The command that installs the parts, by this machine's distribution."""
+    """Return the command that installs the parts, by this machine's distribution."""
     if platform.machine() != "x86_64":
         return "Run it on an x86_64 machine: no package brings the VM to another processor."
     try:
@@ -108,7 +108,7 @@ def remedy() -> str:
 
 
 def _vng() -> str | None:
-    """Its path: beside the running Python, which is trusted as that is, or in a fixed folder."""
+    """Return vng's path: beside the running Python, which is trusted, or in a fixed folder."""
     return shutil.which("vng", path=f"{os.path.join(sys.prefix, 'bin')}:{PATH}")
 
 
@@ -152,7 +152,7 @@ def _without_kernel(given: str) -> list[str]:
 
 
 def kernels(boot: str | None = None, modules: str = _MODULES) -> list[str]:
-    """The kernels that can be used, the newest first: readable, with the module kvm-amd.
+    """Return the usable kernels, the newest first: readable, with the module kvm-amd.
 
     ``boot`` is the folder where they are, /boot unless given. Raises OSError where that, or the
     modules of one, cannot be read.
@@ -175,7 +175,9 @@ def _version(path: str) -> list[int]:
 
 
 def _tree_of(kernel: str) -> str:
-    """The modules of ``ROOT/boot/vmlinuz-RELEASE`` below that ROOT, where that is not ``/``."""
+    """Return the modules of a kernel ``ROOT/boot/vmlinuz-RELEASE`` below ROOT, unless that is
+    ``/``.
+    """
     folder, name = os.path.split(os.path.realpath(kernel))
     release = name.removeprefix("vmlinuz-")
     root = os.path.dirname(folder)
