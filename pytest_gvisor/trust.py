@@ -132,6 +132,11 @@ class Trust:
             return self._is_system(node)
         return uid in {0, self.euid}
 
+    def stranger(self, node: Node) -> str:
+        """Return the problem of a ``node`` that `owns` refuses: its owner, and the allowed ones."""
+        allowed = f"root, uid {self.euid}" if self.euid else "root"
+        return f"owned by uid {node.info.st_uid} (allowed: {allowed})"
+
     def sealed_in_store(self, node: Node) -> bool:
         """Whether ``node`` lies in the store and nobody may write it, whoever owns it."""
         return (
@@ -210,7 +215,7 @@ def file_problems(node: Node, folder: Node, trust: Trust) -> Iterator[str]:
         yield "it is set-uid or set-gid"
     sealed = trust.sealed_in_store(node) and trust.sealed_in_store(folder)
     if not sealed and not trust.owns(node):
-        yield f"its owner is neither root nor uid {trust.euid}"
+        yield trust.stranger(node)
 
 
 def way_problems(way: Way, trust: Trust) -> list[str]:

@@ -1,1 +1,1 @@
-"""The command line: one module a subcommand, put together in `main`."""
+"""The command line: `main`, and one module for each subcommand."""

@@ -1,4 +1,4 @@
-"""``pytest-gvisor doctor``: what is here, and whether tests can run."""
+"""``pytest-gvisor doctor``: a check whether this machine can run tests under gVisor."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
     made = argparse.ArgumentParser(
         prog="pytest-gvisor doctor",
-        description="Says what this machine has of what tests under gVisor need. The exit status "
-        "is 0 only if they can run.",
+        description="Checks whether this machine can run tests under gVisor. The exit status is 0 "
+        "only if it can.",
     )
     made.add_argument("--json", action="store_true", help="one JSON object, for programs")
-    made.add_argument("--runsc", metavar="PATH", help="judge this binary and search no other")
-    made.add_argument("--reprobe", action="store_true", help="forget what earlier runs have found")
+    made.add_argument("--runsc", metavar="PATH", help="check this binary, without a search")
+    made.add_argument("--reprobe", action="store_true", help="forget the verdicts of earlier runs")
     return made
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Look, and print."""
+    """Examine this machine and print the findings."""
     given = parser().parse_args(arguments)
     settings = Settings(runsc=given.runsc, reprobe=given.reprobe)
     found, able = examine(settings)
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def examine(settings: Settings) -> tuple[list[Finding], bool]:
-    """Everything that was found, and whether tests can run with these settings."""
+    """Return all findings, and whether tests can run with these settings."""
     left = health.sessions()
     engine = Engine()
     try:
@@ -98,13 +98,13 @@ def _binary(runsc: Runsc) -> Finding:
 
 
 def features(runsc: Runsc) -> Finding:
-    """What its flags make possible of what the plugin uses."""
+    """Report which of the features that the plugin uses this runsc has."""
     lacking = [f"--{flag}" for flag in _NEEDED if flag not in runsc.flags]
     if lacking:
         return Finding(
             name="features",
             state=State.BAD,
-            detail=f"this runsc has no {', '.join(lacking)}, and no sandbox starts without",
+            detail=f"this runsc has no {', '.join(lacking)}, and without these no sandbox starts",
             next_step="Use a release of December 2022 or later.",
         )
     have = [what for flag, what in _USED.items() if flag in runsc.flags]
@@ -114,7 +114,7 @@ def features(runsc: Runsc) -> Finding:
 
 
 def beside(runsc: Runsc) -> Iterator[Finding]:
-    """The programs of its release that lie beside it; nothing of a release that has none."""
+    """Report the programs beside runsc; nothing for a release that has none."""
     name, seen = "sidecars", runsc.sidecars
     if seen.has_sentry:
         detail = f"{escape(', '.join(seen.programs))} in {escape(seen.folder)}, trusted"
@@ -152,7 +152,7 @@ def _platform(
 
 
 def lines(found: Sequence[Finding], *, able: bool) -> Iterator[str]:
-    """The findings as text, 100 columns wide."""
+    """Format the findings as text, 100 columns wide."""
     for finding in found:
         head = f"{_MARKS[finding.state]:>3} {finding.name:<17} "
         yield from textwrap.wrap(finding.detail, 100, initial_indent=head,

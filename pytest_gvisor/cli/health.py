@@ -1,4 +1,4 @@
-"""What ``doctor`` looks at besides runsc: the machine, and what earlier sessions have left.
+"""Checks of ``doctor`` besides runsc: the machine, and remains of earlier sessions.
 
 What can be tried is tried: a user namespace, a cgroup with each limit, a ping of docker's daemon.
 """
@@ -34,7 +34,7 @@ _LIMITS = {
 
 
 class State(enum.StrEnum):
-    """What a finding means for tests."""
+    """The meaning of a finding for tests."""
 
     GOOD = "good"
     NOTE = "note"
@@ -45,7 +45,7 @@ class State(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     state: State
@@ -54,13 +54,13 @@ class Finding:
 
 
 def bad(name: str, error: GvisorError) -> Finding:
-    """A finding from an error."""
+    """Return the finding for an error."""
     detail = escape(" ".join(error.message.split()))
     return Finding(name=name, state=State.BAD, detail=detail, next_step=error.next_step)
 
 
 def findings(proc: str = "/proc", *, works: bool = False) -> list[Finding]:
-    """All of it, apart from `sessions`. ``works``: a sandbox of this user's has run just now."""
+    """Return all findings but `sessions`. ``works``: a sandbox of this user's has just run."""
     return [
         _user_namespaces(proc, works=works),
         _newuidmap(),
@@ -85,7 +85,7 @@ def _python() -> Finding:
 
 
 def _user_namespaces(proc: str, *, works: bool) -> Finding:
-    """What `runsc --rootless`, for other users than root, needs of the kernel."""
+    """Report the kernel's switches that `runsc --rootless` needs for other users than root."""
     name = "user namespaces"
     state = State.NOTE if os.geteuid() == 0 or works else State.BAD
     for fact, fix in obstacles.chroot(proc):
@@ -110,7 +110,7 @@ def _user_namespaces(proc: str, *, works: bool) -> Finding:
             if works and os.geteuid() != 0:
                 detail += "; this user's sandboxes run all the same"
             return Finding(name=name, state=state, detail=detail, next_step=f"As root: {step}")
-    if refusal := _tried():
+    if refusal := _try_user_namespace():
         return Finding(
             name=name,
             state=state,
@@ -120,8 +120,8 @@ def _user_namespaces(proc: str, *, works: bool) -> Finding:
     return Finding(name=name, state=State.GOOD, detail="unprivileged users may make them")
 
 
-def _tried() -> str:
-    """Why no user namespace can be made here; ``""`` where one can."""
+def _try_user_namespace() -> str:
+    """Try to make a user namespace; return the error, ``""`` on success."""
     program = (
         "import os, sys; sys.path.insert(0, sys.argv[1]); import linux\n"
         "try: linux.unshare(linux.CLONE_NEWUSER)\n"
@@ -165,7 +165,7 @@ def _cgroups(proc: str) -> Finding:
             name="cgroups", state=State.NOTE, detail="not mounted: no limits on memory or processes"
         )
     try:
-        refusals = _limits_tried()
+        refusals = _try_limits()
     except GvisorError as error:
         refusals = {"": " ".join(error.message.split())}
     if not refusals:
@@ -180,8 +180,8 @@ def _cgroups(proc: str) -> Finding:
     )
 
 
-def _limits_tried() -> dict[str, str]:
-    """Why each limit cannot be had, by its name, and what of the tries stays.
+def _try_limits() -> dict[str, str]:
+    """Try to set each limit; return errors by its name, and leaks of the trials.
 
     Raises `LaunchError` where none can be tried.
     """
@@ -221,7 +221,7 @@ def _vm() -> Finding:
 
 
 def sessions() -> Finding:
-    """What dead sessions have left. To be looked at first: a session that starts sweeps."""
+    """Report the remains of dead sessions. Check them first: a new session sweeps."""
     name = "sessions"
     try:
         chosen = session_folder.choose_base()

@@ -1,4 +1,4 @@
-"""``pytest-gvisor images``: what the cache of unpacked images holds, and making room there."""
+"""``pytest-gvisor images``: the cache of unpacked images, listed or pruned."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ def parser() -> argparse.ArgumentParser:
         prog="pytest-gvisor images", description="The cache of unpacked images."
     )
     commands = made.add_subparsers(dest="command", required=True, metavar="list|prune")
-    commands.add_parser("list", help="what is there, the last used first")
+    commands.add_parser("list", help="list the images, the last used first")
     prune = commands.add_parser(
         "prune",
-        help="remove what no session uses",
-        description="Removes unpacked images that no session uses, and from the docker daemon of "
-        "this machine images that gvisor_image.build made and nobody gave a name.",
+        help="remove images that no session uses",
+        description="Removes unpacked images that no session uses. Removes from this machine's "
+        "docker daemon the unnamed images that gvisor_image.build made.",
     )
     prune.add_argument(
         "--keep", type=parse.size, default=0, metavar="SIZE",
-        help="leave this much, for instance 2G, of what was used last (default: 0)",
+        help="keep this much of the images used last, for instance 2G (default: 0)",
     )  # fmt: skip
     prune.add_argument("--no-docker", action="store_true", help="leave the docker daemon alone")
     return made
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do it; 0. Raises `ImageError` for a cache that cannot be used."""
+    """List or prune; return 0. Raises `ImageError` for an unusable cache."""
     given = parser().parse_args(arguments)
     cache = Cache()
     if given.command == "list":
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def listed(images: Sequence[Kept]) -> list[str]:
-    """A line for each image, below their titles."""
+    """Format a line for each image, below the titles."""
     rows = [("IMAGE ID", "SIZE", "LAST USED", "NAME")]
     for image in images:
         used = dt.datetime.fromtimestamp(image.used).astimezone()

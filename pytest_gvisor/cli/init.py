@@ -30,18 +30,18 @@ def parser() -> argparse.ArgumentParser:
         "on each of gVisor's platforms. Read it before you commit it.",
     )
     made.add_argument(
-        "--ci", choices=PLACES, help="the service (default: the one that the project has files of)"
+        "--ci", choices=PLACES, help="the service (default: guessed by the project's files)"
     )
     made.add_argument(
         "--output", metavar="FILE",
-        help="where to (default: where the service looks; - is standard output)",
+        help="the file to write (default: the service's own; - is standard output)",
     )  # fmt: skip
-    made.add_argument("--force", action="store_true", help="overwrite a file that is there")
+    made.add_argument("--force", action="store_true", help="overwrite an existing file")
     return made
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write it. Raises `UsageError` for a file that is there, `GvisorError` where none can be."""
+    """Write the matrix. Raises `UsageError` for an existing file, `GvisorError` on failure."""
     given = parser().parse_args(arguments)
     service = given.ci or guess(".")
     text = render(service, ".")
@@ -74,14 +74,14 @@ def _write(path: str, text: str, service: str, *, force: bool) -> None:
 
 
 def guess(folder: str) -> str:
-    """The service whose files a project has; GitHub where that does not tell."""
+    """Guess the project's CI service by its files; the default is GitHub."""
     has_github = os.path.isdir(os.path.join(folder, ".github"))
     has_gitlab = os.path.exists(os.path.join(folder, PLACES["gitlab"]))
     return "gitlab" if has_gitlab and not has_github else "github"
 
 
 def render(service: str, folder: str) -> str:
-    """The configuration for the project in a folder. Raises `UsageError`."""
+    """Render the configuration for the project in a folder. Raises `UsageError`."""
     with open(os.path.join(_TEMPLATES, f"{service}.yml"), encoding="utf-8") as file:
         text = file.read()
     arguments, file_read = install_arguments(folder)
@@ -90,7 +90,7 @@ def render(service: str, folder: str) -> str:
 
 
 def install_arguments(folder: str) -> tuple[list[str], str]:
-    """What pip installs the project and its tests' requirements with, and the file that says so."""
+    """Return pip's arguments for the project and its tests, and the file that names them."""
     path = os.path.join(folder, "pyproject.toml")
     if os.path.exists(path):
         project = _read(path)

@@ -32,20 +32,20 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="pytest-gvisor install",
         description="Fetches runsc from gVisor's release bucket and compares it with its SHA-512, "
-        "or builds it from gVisor's Go module; tries it, and puts it in place in one step. Root's "
-        "goes to /usr/local/bin, another user's to ~/.local/bin.",
+        "or builds it from gVisor's Go module. Tries it, then puts it in place in one step. "
+        "Root's goes to /usr/local/bin, another user's to ~/.local/bin.",
     )
     made.add_argument(
         "--from", dest="source", choices=_SOURCES, default=_BUCKET,
-        help=f"{_BUCKET} (default): gVisor's releases; {_GO}: a build of its Go module, with the "
-        "Go that is here",
+        help=f"{_BUCKET} (default): gVisor's releases; {_GO}: a build of its Go module, with "
+        "this machine's Go",
     )  # fmt: skip
     made.add_argument(
         "--release", default="latest", metavar="R",
         help="latest (default), YYYYMMDD or YYYYMMDD.N; with --from go a version of the module "
         f"(default: {gomodule.TESTED})",
     )  # fmt: skip
-    made.add_argument("--to", metavar="DIR", help="the folder to put it in")
+    made.add_argument("--to", metavar="DIR", help="the folder for runsc")
     made.add_argument(
         "--base-url", metavar="URL",
         help="a mirror of the bucket with the same layout; https, or http on the loopback "
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Install, and say what is there now. Raises `InstallFailed` and `UsageError`."""
+    """Install runsc and print the result. Raises `InstallFailed` and `UsageError`."""
     given = parser().parse_args(arguments)
     get = _build(given) if given.source == _GO else _fetch(given)
     folder = given.to or place.folder_for(os.geteuid(), os.path.expanduser("~"))
@@ -95,7 +95,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 
 def told(done: Installed) -> list[str]:
-    """What is there now, and whether the plugin finds it."""
+    """Describe the installed runsc, and whether the plugin finds it."""
     link = f" (a link to {done.real})" if done.real != done.path else ""
     lines = [f"runsc {escape(done.version)} is at {done.path}{link}"]
     if done.previous:
@@ -115,7 +115,7 @@ def told(done: Installed) -> list[str]:
 
 
 class Bar:
-    """How far a download or a build is, on a terminal; nothing elsewhere."""
+    """A progress bar for a download or a build; shows nothing outside of a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -131,14 +131,14 @@ class Bar:
             print(file=self._stream)
 
     def show(self, come: int, whole: int | None) -> None:
-        """So many bytes have come, of so many where that is known."""
+        """Show the number of bytes so far, and the total if it is known."""
         text = f"{come / _MIB:.1f} MiB"
         if whole:
             text = f"{come / _MIB:.1f} of {whole / _MIB:.1f} MiB, {100 * come // whole} %"
         self.text(text, last=come == whole)
 
     def text(self, text: str, *, last: bool = False) -> None:
-        """This is what is being done; shown a few times a second, and always where it is last."""
+        """Show the current step, at most a few times a second, and always if it is the last."""
         now = time.monotonic()
         if not self._shows or (not last and now - self._last < _EVERY):
             return

@@ -1,4 +1,4 @@
-"""``pytest-gvisor``: takes the command line apart and hands it to the subcommand's module."""
+"""``pytest-gvisor``: parses the command line and calls the subcommand's module."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.escape import escape
 
 COMMANDS = {
-    "doctor": "say what is here, and whether tests can run",
+    "doctor": "check whether this machine can run tests",
     "images": "list the unpacked images, or remove those that no session uses",
     "init": "write a CI matrix for the project in this folder",
     "install": "fetch runsc from gVisor's release bucket, or build it with Go",
     "run": "run a command in a fresh sandbox",
     "report": "join the reports of several runs (merge), or print one (show)",
-    "sweep": "remove what dead sessions have left",
+    "sweep": "remove the remains of dead sessions",
     "vm": "run a command in a throw-away VM in which gVisor's kvm platform works",
 }
 
@@ -28,7 +28,7 @@ FAILED = 125
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the subcommand that the arguments name; the exit status."""
+    """Run the subcommand that the arguments name; return the exit status."""
     parser = argparse.ArgumentParser(prog="pytest-gvisor", description="gVisor, at a shell.")
     lines = [f"  {name:8} {text}" for name, text in COMMANDS.items()]
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Put /dev/null where one is closed: what is opened next would get its number."""
+    """Open /dev/null for each closed standard stream: other files would get its number."""
     for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(fd)
@@ -78,7 +78,7 @@ def _tell(command: str, error: object, status: int) -> int:
 
 
 def _drop(fd: int) -> None:
-    """Write what follows nowhere: Python would fail once more at its end, over what is left."""
+    """Discard further output: Python's flush at exit would fail once more."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, fd)
     os.close(null)

@@ -1,4 +1,4 @@
-"""What the subcommands' command lines have in common."""
+"""Argument types and steps that the subcommands share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def seconds(text: str) -> float:
-    """An argument that is a time. Raises `argparse.ArgumentTypeError`."""
+    """Parse a number of seconds. Raises `argparse.ArgumentTypeError`."""
     try:
         return settings.seconds(text, "the number of seconds")
     except UsageError as error:
@@ -24,14 +24,14 @@ def seconds(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """An argument that is a number above 0. Raises `argparse.ArgumentTypeError`."""
+    """Parse a whole number above 0. Raises `argparse.ArgumentTypeError`."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def size(text: str) -> int:
-    """An argument that is a number of bytes, ``2G`` for instance, or 0. Raises as `seconds`."""
+    """Parse a number of bytes, ``2G`` for instance, or 0. Raises the errors of `seconds`."""
     try:
         return 0 if text == "0" else parse_size(text)
     except (UsageError, ValueError) as error:
@@ -39,14 +39,14 @@ def size(text: str) -> int:
 
 
 def command(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[str, ...]:
-    """The command behind the options, without the ``--`` in front. Exits where there is none."""
+    """Return the command after the options, without ``--``. Exits if there is none."""
     found = tuple(words[1:] if words and words[0] == "--" else words)
     if not found:
-        parser.error("a command is missing: put it behind --")
+        parser.error("a command is missing: put it after --")
     return found
 
 
 def end(engine: Engine, tool: str) -> None:
-    """End the engine, and say on standard error what could not be removed."""
+    """End the engine, and report on standard error what could not be removed."""
     for leak in engine.end():
         print(f"pytest-gvisor {tool}: not removed: {leak}", file=sys.stderr)

@@ -18,27 +18,27 @@ def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
     made = argparse.ArgumentParser(
         prog="pytest-gvisor report",
-        description="Reads what --gvisor-report FILE.json has written.",
+        description="Reads reports of --gvisor-report FILE.json.",
     )
     actions = made.add_subparsers(dest="action", required=True, metavar="ACTION")
     joins = actions.add_parser(
         "merge",
         help="join reports, such as those of a CI matrix",
-        description="Joins reports: the same test on another platform becomes a column. Where two "
+        description="Joins reports: the same test on another platform becomes a column. If two "
         "have the same test on the same platform, the worse result is shown and the other named.",
     )
     joins.add_argument("reports", nargs="+", metavar="FILE.json")
     joins.add_argument(
         "-o", "--output", action="append", required=True, metavar="FILE",
-        help="where to write the whole, as .html, .md or .json; may be repeated",
+        help="the file to write: .html, .md or .json; may be repeated",
     )  # fmt: skip
-    shows = actions.add_parser("show", help="print one as text")
+    shows = actions.add_parser("show", help="print a report as text")
     shows.add_argument("reports", nargs=1, metavar="FILE.json")
     return made
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do it. Raises `ReportError` for a file that cannot be read, or written."""
+    """Merge or show reports. Raises `ReportError` for a file that cannot be read or written."""
     given = parser().parse_args(arguments)
     if given.action == "show":
         sys.stdout.write("\n".join(text(read(given.reports[0]))) + "\n")
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read(path: str) -> Report:
-    """The report in a file. Raises `ReportError`."""
+    """Read the report in a file. Raises `ReportError`."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -63,7 +63,7 @@ def read(path: str) -> Report:
 
 
 def text(report: Report) -> list[str]:
-    """What pytest's summary would say, and each row."""
+    """Return the lines of pytest's summary, and each row."""
     from pytest_gvisor.report import terminal  # noqa: PLC0415 -- merging needs nothing of pytest
 
     lines = [*terminal.differing(report), *terminal.figures(report), ""]

@@ -1,4 +1,4 @@
-"""``pytest-gvisor run``: what ``gvisor.run`` does, at a shell."""
+"""``pytest-gvisor run``: the method ``gvisor.run`` as a command."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
     made = argparse.ArgumentParser(
         prog="pytest-gvisor run",
-        description="Runs COMMAND in a fresh sandbox, as gvisor.run() does: no network, the host's "
+        description="Runs COMMAND in a fresh sandbox, like gvisor.run(): no network, the host's "
         "system folders read-only, nothing of home folders. The exit status is COMMAND's, or "
-        "128 + S for a signal S, 124 at the deadline, 125 for a failure of what is around it.",
+        "128 + S for a signal S. Status 124 means the deadline, 125 a failure of the sandbox.",
     )
     made.add_argument(
         "--tty", action="store_true",
@@ -56,14 +56,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_runsc(made: argparse.ArgumentParser) -> None:
-    """How the sandbox is started."""
+    """Add the options for the sandbox."""
     made.add_argument(
         "--platform", metavar="NAME",
         help="systrap, kvm, ptrace or another that the binary lists (default: auto)",
     )  # fmt: skip
     made.add_argument("--network", metavar="MODE", help="none, sandbox or host (default: none)")
     made.add_argument("--netns", metavar="PATH", help="a network namespace to join, for sandbox")
-    made.add_argument("--runsc", metavar="PATH", help="this binary, and no search")
+    made.add_argument("--runsc", metavar="PATH", help="use this binary, without a search")
     made.add_argument("--rootless", metavar="WHEN", help="auto, on or off (default: auto)")
     made.add_argument("--timeout", metavar="SECONDS", help="deadline (default: 60)")
     made.add_argument("--memory", metavar="SIZE", help="limit, for instance 256M; needs root")
@@ -73,26 +73,26 @@ def _add_runsc(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument(
         "--max-output", type=parse.size, metavar="SIZE",
-        help="how much of each stream is written, its head and tail (default: 16M)",
+        help="the most to write of each stream, half head and half tail (default: 16M)",
     )  # fmt: skip
     made.add_argument(
         "--debug", action="store_true", default=None,
-        help="the sentry's boot log and the last system calls, on standard error behind the rest",
+        help="the sentry's boot log and the last system calls, on standard error after the output",
     )  # fmt: skip
     made.add_argument(
         "--keep", metavar="DIR",
-        help="leave bundle, logs and a replay.sh in DIR, which must not be there",
+        help="leave bundle, logs and a replay.sh in DIR, which must not exist",
     )  # fmt: skip
 
 
 def _add_workload(made: argparse.ArgumentParser) -> None:
-    """What runs in it."""
+    """Add the options for the workload."""
     made.add_argument(
         "--image", metavar="REF", help="an image as root: an archive, or a docker daemon's"
     )
-    made.add_argument("--entrypoint", metavar="PROGRAM", help="instead of the image's")
+    made.add_argument("--entrypoint", metavar="PROGRAM", help="replace the image's entrypoint")
     made.add_argument("--rootfs", metavar="DIR", help="a folder as root instead of the host's")
-    made.add_argument("--readonly", action="store_true", help="no writing to the root")
+    made.add_argument("--readonly", action="store_true", help="forbid writing to the root")
     made.add_argument(
         "--mount", action="append", default=[], metavar="SOURCE:TARGET[:ro|:rw]",
         help="a folder of the host's, read-only unless :rw; may be repeated",
@@ -109,14 +109,14 @@ def _add_workload(made: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run it, and write its output when it has ended, at a terminal while it comes.
+    """Run the command and write its output at its end, at a terminal immediately.
 
     Raises what `Gvisor.run` raises, and `UsageError`.
     """
     known = parser()
     given = known.parse_args(arguments)
     if given.image is not None and given.rootfs is not None:
-        raise UsageError("--image and --rootfs cannot be had together")
+        raise UsageError("--image and --rootfs exclude each other")
     # An image has a command of its own.
     optional = given.image is not None and given.command in ([], ["--"])
     command = () if optional else parse.command(known, given.command)
@@ -162,7 +162,7 @@ def _settings(given: argparse.Namespace) -> Settings:
 
 
 def _options(given: argparse.Namespace) -> dict[str, Any]:
-    """The workload's, as `Gvisor.run` takes them."""
+    """Return the workload's options as arguments of `Gvisor.run`."""
     return {
         "env": dict(map(pair_of, given.env)),
         "cwd": given.cwd,
@@ -179,7 +179,7 @@ def _keeping(given: argparse.Namespace) -> Callable[[Workspace, Record], None] |
     if given.keep is None:
         return None
     if given.tty:
-        raise UsageError("--keep and --tty cannot be had together")
+        raise UsageError("--keep and --tty exclude each other")
     folder = os.path.abspath(given.keep)
     if os.path.lexists(folder):
         raise UsageError(f"--keep {folder} is there already", next_step="Name another folder.")
@@ -194,7 +194,7 @@ def _keeping(given: argparse.Namespace) -> Callable[[Workspace, Record], None] |
 
 
 def _tell(gvisor: Gvisor) -> None:
-    """What --debug and --keep have of the run, on standard error."""
+    """Write the results of --debug and --keep to standard error."""
     for record in gvisor.records:
         if gvisor.settings.debug:
             from pytest_gvisor.report.run_texts import sections  # noqa: PLC0415 -- imports pytest
@@ -239,7 +239,7 @@ def _user(text: str | None, *, named: bool) -> Who | None:
 
 
 def pair_of(text: str) -> tuple[str, str]:
-    """``NAME=VALUE``, taken apart. Raises `UsageError`."""
+    """Split ``NAME=VALUE``. Raises `UsageError`."""
     name, sign, value = text.partition("=")
     if not (name and sign):
         raise UsageError(f"--env {text!r} is not NAME=VALUE")
@@ -247,7 +247,7 @@ def pair_of(text: str) -> tuple[str, str]:
 
 
 def mount_of(text: str) -> Mount:
-    """``SOURCE:TARGET``, or with ``:ro`` or ``:rw`` behind it, as a bind. Raises `UsageError`."""
+    """Read ``SOURCE:TARGET`` as a bind, with ``:ro`` or ``:rw`` at its end. Raises `UsageError`."""
     source, *rest = text.split(":")
     if len(rest) not in {1, 2} or not (source and rest[0]) or rest[1:] not in ([], ["rw"], ["ro"]):
         raise UsageError(
@@ -257,7 +257,7 @@ def mount_of(text: str) -> Mount:
 
 
 def standard_input(fd: int = 0) -> Iterator[bytes]:
-    """What comes on standard input, while it comes; a pause is an empty piece, for deadlines."""
+    """Yield standard input as it comes; a pause is an empty piece, for deadlines."""
     while True:
         if not select.select([fd], [], [], 0.05)[0]:
             yield b""

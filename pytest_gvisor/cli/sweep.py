@@ -1,4 +1,4 @@
-"""``pytest-gvisor sweep``: removes what dead sessions have left."""
+"""``pytest-gvisor sweep``: removes the remains of dead sessions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pytest_gvisor.sessions import session_folder
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Sweep; 0 where nothing of a dead session is left, else 1."""
+    """Sweep; return 0 if nothing of a dead session is left, else 1."""
     argparse.ArgumentParser(
         prog="pytest-gvisor sweep",
-        description="Removes what dead sessions of this user have left: processes, files, mounts, "
-        "cgroups. Sessions that live are not touched.",
+        description="Removes the remains of this user's dead sessions: processes, files, mounts, "
+        "cgroups. Live sessions are not touched.",
     ).parse_args(arguments)
     for path in session_folder.sweep(although_waited=True):
         print(f"removed {path}")

@@ -41,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument(
         "--kernel", default="", metavar="FILE",
-        help="the kernel to boot; its modules are in /lib/modules, or below ROOT where it is "
-        "ROOT/boot/vmlinuz-… (default: the newest in /boot that has kvm-amd)",
+        help="the kernel to boot (default: the newest in /boot that has kvm-amd). Its modules are "
+        "in /lib/modules, or in ROOT/lib/modules for a kernel ROOT/boot/vmlinuz-…",
     )  # fmt: skip
     made.add_argument(
         "--qemu", default="", metavar="FILE",
@@ -57,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run it; COMMAND's exit status. Raises `MachineFailed`, `MachineTimeout`, `UsageError`."""
+    """Run COMMAND; return its exit status. Raises `MachineFailed`, `MachineTimeout`,
+    `UsageError`.
+    """
     options = parser()
     given = options.parse_args(arguments)
     shares = tuple(machine.share_of(path) for path in given.share)

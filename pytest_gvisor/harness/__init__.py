@@ -1,1 +1,1 @@
-"""Workloads under gVisor from any Python: what works without pytest."""
+"""Workloads under gVisor from any Python, without pytest."""

@@ -1,5 +1,6 @@
-"""What one pytest process has of gVisor, each made when it is first needed: the binary, the
-launcher, and the verdicts on platforms, which all xdist workers of a run share.
+"""The engine of one pytest process: the binary, the launcher, and verdicts on platforms.
+
+Each is made when it is first needed. All xdist workers of a run share the verdicts.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """One a pytest process. ``run`` is a name that all processes of this run have in common."""
+    """The engine of a pytest process. ``run`` is a name that all processes of this run share."""
 
     def __init__(self, run: str | None = None) -> None:
         self.launcher = Launcher()
@@ -50,7 +51,7 @@ class Engine:
         return self._images
 
     def runsc(self, path: str | None) -> Runsc:
-        """The binary at ``path``, or the one that the search finds; the search is done once.
+        """Return the binary at ``path``, or the one that a single search finds.
 
         Raises `RunscNotFound`, `InsecureRunsc` or `RunscFailed`, the same each time, and
         `LaunchError` where this process is short of something: that may pass.
@@ -68,7 +69,7 @@ class Engine:
         return found
 
     def binary(self, settings: Settings) -> Runsc:
-        """The binary of these settings, of a release that they allow.
+        """Return the binary of these settings, of a release that they allow.
 
         Raises as `runsc`, and `UnwantedRelease`.
         """
@@ -79,13 +80,15 @@ class Engine:
         return found
 
     def platforms_of(self, settings: Settings) -> tuple[Platform, ...]:
-        """The platforms that the settings mean. Raises as `runsc` where ``auto`` must look."""
+        """Return the platforms of the settings. Raises the errors of `runsc` if ``auto`` must
+        look.
+        """
         if settings.platforms:
             return settings.platforms
         return (platforms.automatic(self.binary(settings).platforms),)
 
     def check_listed(self, platform: Platform, settings: Settings) -> None:
-        """Raise `UsageError` for a platform that is not known, and that no binary lists.
+        """Raise `UsageError` for a platform that is unknown and that no binary lists.
 
         Raises as `runsc` where it must look.
         """
@@ -98,7 +101,7 @@ class Engine:
         platforms.check_listed(platform, lists)
 
     def availability(self, platform: Platform, settings: Settings) -> Availability:
-        """The verdict on a platform, found out once per run and platform, or at an earlier run.
+        """Return the verdict on a platform, found once per run and platform, or by an earlier run.
 
         One that hung is tried again where these settings give it longer. Raises as `runsc` and
         `check_listed`, `LaunchError` where nothing can be started at all, and `MixedReleases`.
@@ -108,12 +111,12 @@ class Engine:
         return self._probe.availability(platform, runsc, settings)
 
     def known_broken(self, runsc: Runsc, platform: Platform) -> bool:
-        """Whether an earlier session has found this build broken; nothing is tried."""
+        """Whether an earlier session has found this build broken. Tries nothing."""
         found = verdicts.recall(runsc.fingerprint, platform, 0.0)
         return found is not None and found.cause is Cause.BROKEN_BUILD
 
     def gvisor(self, platform: Platform, settings: Settings, hooks: Hooks) -> Gvisor:
-        """What runs workloads on ``platform`` with ``settings``."""
+        """Return a `Gvisor` that runs workloads on ``platform`` with ``settings``."""
         return Gvisor(
             runsc=self.binary(settings),
             platform=platform,
@@ -124,8 +127,10 @@ class Engine:
         )
 
     def close(self) -> None:
-        """`end`, and one warning of what could not be removed. Where warnings are errors, it is a
-        line on standard error: this is a cleanup of pytest's, and others come after it.
+        """Call `end`, and warn once of all that could not be removed.
+
+        Where warnings are errors, write to standard error: other cleanups of pytest's come after
+        this one.
         """
         leaks = self.end()
         if not leaks:
@@ -137,7 +142,7 @@ class Engine:
             print(f"{type(warning).__name__}: {warning}", file=sys.stderr)
 
     def end(self) -> list[str]:
-        """End the keeper, remove the session folder, close the binaries, let go of images.
+        """End the keeper, remove the session folder, close the binaries, release images.
 
         Returns what could not be removed, in words.
         """

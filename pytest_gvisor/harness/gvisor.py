@@ -1,4 +1,4 @@
-"""The object behind the ``gvisor`` fixture: settings and a call become a request, and run."""
+"""The object of the ``gvisor`` fixture, which turns settings and a call into a run."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Gvisor:
         timeout: float | None = None,
         **options: Any,
     ) -> Request:
-        """What `run` would run with these arguments, not started."""
+        """Return the request that `run` would make of these arguments, without a start."""
         given, settings = split(options)
         chosen = self._chosen(timeout, settings)
         asked = made(args, given, lambda: self._image(chosen))
@@ -144,7 +144,7 @@ class Gvisor:
         check: bool = False,
         **settings: object,
     ) -> Completed:
-        """Run a bundle, made by ``oci_bundle`` or elsewhere (`Bundle.open`), as it was validated.
+        """Run a validated bundle, from ``oci_bundle`` or `Bundle.open`.
 
         What runs is the specification in ``bundle``, not what config.json says by now. Arguments,
         settings and errors as for `run`.
@@ -214,7 +214,7 @@ class Gvisor:
         return started
 
     def close(self) -> None:
-        """Close the warm sandboxes that are still open, and let go of images.
+        """Close the warm sandboxes that are still open, and release images.
 
         All of that is done before an error of a hook's is raised.
         """
@@ -227,7 +227,7 @@ class Gvisor:
             self.sandboxes.clear()
 
     def _image(self, chosen: Settings) -> Rootfs:
-        """The root file system that the settings name."""
+        """Return the root file system that the settings name."""
         if chosen.image is None:
             return host()
         if self._images is not None:
@@ -263,7 +263,7 @@ class Gvisor:
         return completed
 
     def _forget(self) -> None:
-        """Drop the oldest records where there are too many, or they hold too much output."""
+        """Drop the oldest records if there are too many, or too much output in them."""
         held = 0
         for age, record in enumerate(reversed(self.records)):
             if record.completed is not None:

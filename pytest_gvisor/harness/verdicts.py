@@ -1,6 +1,6 @@
-"""Verdicts on platforms that a run has cost, kept until the next boot, in the sessions' folder.
+"""Verdicts on platforms that cost a run, kept until the next boot in the sessions' folder.
 
-Only what is bad and cannot be seen without a run is kept (`words.LASTING`): a kvm that hangs
+Only what is bad and cannot be seen without a run is kept (`causes.LASTING`): a kvm that hangs
 would cost each session its deadline, and a build that is broken stays so. The key is the binary
 with its sidecars, the boot, and the platform; a run that hung says nothing of a longer deadline
 than it had.
@@ -27,12 +27,12 @@ _HINT = "This was found out earlier; --gvisor-reprobe tries again."
 
 
 def encode(verdict: Availability) -> str:
-    """A verdict as text."""
+    """Encode a verdict as text."""
     return json.dumps(dataclasses.asdict(verdict))
 
 
 def decode(text: str) -> Availability | None:
-    """The verdict in a text; None where it holds none."""
+    """Decode the verdict in a text; None if it holds none."""
     try:
         fields = json.loads(text)
         return Availability(
@@ -47,7 +47,7 @@ def decode(text: str) -> Availability | None:
 
 
 def boot_id() -> str:
-    """The kernel's name for this boot; ``""`` where it gives none, and nothing is kept."""
+    """Return the kernel's name for this boot; ``""`` if it has none, and nothing is kept."""
     with (
         contextlib.suppress(OSError),
         open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file,
@@ -57,7 +57,7 @@ def boot_id() -> str:
 
 
 def recall(fingerprint: str, platform: Platform, deadline: float) -> Availability | None:
-    """The bad verdict that an earlier session of this boot has left, or None.
+    """Return the bad verdict of an earlier session of this boot, or None.
 
     It has to hold for a probe of ``deadline`` seconds.
     """
@@ -81,7 +81,7 @@ def recall(fingerprint: str, platform: Platform, deadline: float) -> Availabilit
 
 
 def keep(fingerprint: str, verdict: Availability) -> None:
-    """Leave a bad verdict for later sessions; what cannot be written is found out again."""
+    """Keep a bad verdict for later sessions; after a failed write they find it anew."""
     path = _path(fingerprint, verdict.platform)
     if path is None or not _lasts(verdict):
         return
@@ -98,7 +98,7 @@ def keep(fingerprint: str, verdict: Availability) -> None:
 
 
 def forget(fingerprint: str, platform: Platform) -> None:
-    """Drop what was kept."""
+    """Remove a kept verdict."""
     path = _path(fingerprint, platform)
     if path is not None:
         with contextlib.suppress(OSError):
@@ -106,7 +106,7 @@ def forget(fingerprint: str, platform: Platform) -> None:
 
 
 def sweep() -> None:
-    """Remove what was kept before this boot."""
+    """Remove the verdicts of earlier boots."""
     boot = boot_id()
     for base in session_folder.base_folders() if boot else ():
         with contextlib.suppress(OSError):

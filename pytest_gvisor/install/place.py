@@ -67,7 +67,7 @@ def put(folder: str, make: Callable[[str], str], release: str = "") -> Installed
         _remove_stale(folder)
         with _staging(folder) as staging:
             binary = make(staging)
-            version = _tried(binary, release)
+            version = _try(binary, release)
             return _place(binary, staging, folder, version)
     except OSError as error:
         # A disk that is full, a folder that this user may not write to.
@@ -143,7 +143,7 @@ def _remove_stale(folder: str) -> None:
                 os.close(lock)
 
 
-def _tried(binary: str, release: str) -> str:
+def _try(binary: str, release: str) -> str:
     """Check a runsc by the plugin's rules, ask for its features, and return its version."""
     try:
         runsc = Runsc.at(binary)

@@ -207,7 +207,7 @@ def _problems(path: str) -> list[str]:
 def _file_problems(node: Node, trust: Trust) -> list[str]:
     found = []
     if not trust.owns(node):
-        found.append(f"its owner is neither root nor uid {trust.euid}")
+        found.append(trust.stranger(node))
     if stat.S_IMODE(node.info.st_mode) & WRITABLE_BY_OTHERS:
         found.append("its group or others may write it")
     return found

@@ -1,1 +1,1 @@
-"""What pytest shows of gVisor runs."""
+"""The report on tests and platforms: its data, its formats, and pytest's summary."""

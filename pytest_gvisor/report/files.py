@@ -1,4 +1,4 @@
-"""Where a report is written, and in which form: the suffix says it."""
+"""The file of a report. Its suffix selects the format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_gvisor.settings import report_paths
 
 
 def check(path: str) -> None:
-    """Make the folder if it is missing, and try whether a file can be made in it.
+    """Make the folder if it is missing, and check that a file can be made in it.
 
     Raises `ReportError`.
     """
@@ -37,7 +37,7 @@ def check(path: str) -> None:
 
 
 def rendered(report: Report, path: str) -> str:
-    """The text of the form that the suffix asks for."""
+    """Render the report in the format of the file's suffix."""
     return _renderer(os.path.splitext(path)[1])(report)
 
 
@@ -54,7 +54,7 @@ def _renderer(suffix: str) -> Callable[[Report], str]:
 
 
 def write(report: Report, path: str) -> str:
-    """Write it all or nothing; what went wrong, or nothing."""
+    """Write the whole file or nothing; return the problem, or nothing."""
     new = ""
     try:
         text = rendered(report, path).encode("utf-8", "backslashreplace")

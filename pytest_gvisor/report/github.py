@@ -14,7 +14,7 @@ BUDGET = 900 * 1024
 
 
 def append(report: Report, environ: Mapping[str, str]) -> str:
-    """Append the table to the file that the variable names; what went wrong, or nothing."""
+    """Append the table to the file that the variable names; return the problem, or nothing."""
     path = environ.get(VARIABLE)
     if not path:
         return ""

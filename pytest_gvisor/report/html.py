@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else and asks nobody for anything.
+"""The report as one HTML file without external resources.
 
 Its policy (CSP) allows exactly the one script and the one style sheet that are in it, by their
 hashes; every text is escaped by us, and by Jinja2.
@@ -27,7 +27,7 @@ _MARKS = {
 
 
 def render(report: Report) -> str:
-    """The whole document."""
+    """Render the whole document."""
     import jinja2  # noqa: PLC0415 -- costs more than all of the report's own modules
 
     environment = jinja2.Environment(
@@ -58,7 +58,7 @@ def render(report: Report) -> str:
 
 
 def policy(script: str, style: str) -> str:
-    """The content security policy: nothing is loaded, sent or run but these two."""
+    """Return the content security policy, which allows only this script and style sheet."""
     return (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -90,7 +90,7 @@ def _row(row: Row, platforms: Sequence[str]) -> dict[str, Any]:
 
 
 def details(report: Report) -> str:
-    """What the cells open, as JSON that can stand in a script element."""
+    """Return the details of the cells as JSON for a script element."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for number, row in enumerate(report.rows):
         found[str(number)] = {
@@ -142,7 +142,7 @@ def _leg(report: Report, number: int) -> str:
 
 
 def chart(report: Report) -> dict[str, Any] | None:
-    """Where the drawing's parts are: a lane a platform, a dot a start, a line at the median."""
+    """Place the parts of the chart: a lane a platform, a dot a start, a line at the median."""
     measured = [(name, sorted(report.start_times(name))) for name in report.platforms]
     lanes = [(name, times) for name, times in measured if times]
     if not lanes:
@@ -173,7 +173,7 @@ def chart(report: Report) -> dict[str, Any] | None:
 
 
 def scale(largest: float) -> tuple[float, float]:
-    """The distance of two ticks and the end of an axis that holds ``largest`` in 3 to 8 steps."""
+    """Return the distance of two ticks, and the end of an axis for ``largest`` in 3 to 8 steps."""
     step = 1.0
     while True:
         for factor in (1, 2, 5):

@@ -16,7 +16,7 @@ _MAX_WORDS = 300
 
 
 def render(report: Report, budget: int | None = None) -> str:
-    """The whole; with a budget in bytes of UTF-8, as many rows as fit, and how many are left out.
+    """Render the report; with a budget in bytes of UTF-8, only the rows that fit, and their number.
 
     With a budget the rows that differ, and the bad ones, come first.
     """
@@ -54,7 +54,7 @@ def _top(report: Report) -> Iterator[str]:
             yield f"  - cannot be used: {code(cause)}"
     if len(report.platforms) > 1:
         yield f"- tests that differ between platforms: {len(report.differing)}"
-    yield f"- leaks reaped: {report.reaped}" + (f", left: {report.left}" if report.left else "")
+    yield f"- leaks removed: {report.reaped}" + (f", left: {report.left}" if report.left else "")
     for number, leg in enumerate(report.legs):
         yield f"- leg {number}: {_leg(leg)}"
     for note in report.notes:
@@ -94,7 +94,7 @@ def _cell(cell: Cell | None) -> str:
 
 
 def code(text: str) -> str:
-    """Untrusted text as a code span: nothing in it is markup, nor ends a table's cell."""
+    """Format untrusted text as a code span, safe in a table's cell."""
     text = re.sub(r"\s+", " ", escape(text)).strip()[:_MAX_WORDS].replace("|", "\\x7c") or " "
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * (longest + 1)

@@ -1,4 +1,4 @@
-"""Joining the reports of several runs, such as the legs of a CI matrix."""
+"""Merging of reports, for instance from the jobs of a CI matrix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pytest_gvisor.report.model import Cell, Leg, Other, Report, Row
 
 
 def merge(reports: Sequence[Report]) -> Report:
-    """One report of all; the order of tests is that of their first appearance.
+    """Merge reports into one; tests keep the order of their first appearance.
 
     Where several legs have the same test on the same platform, the cell of the worst state (`State`
     has the order) is shown, of equal ones the first, and each of the others is named in it.
@@ -38,7 +38,7 @@ def _moved(cell: Cell, offset: int) -> Cell:
 
 
 def worse(one: Cell, two: Cell) -> Cell:
-    """Of two cells in the same place the one of the worse state, in which the other is named."""
+    """Return the cell with the worse state of two in one place, with the other one noted."""
     worst, other = (two, one) if two.state.rank < one.state.rank else (one, two)
     named = Other(leg=other.leg, state=other.state, starts_ms=other.starts_ms)
     rest = (*worst.others, named, *other.others)

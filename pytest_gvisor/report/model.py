@@ -1,4 +1,4 @@
-"""The report: one row per test, one cell per platform, and where they come from.
+"""The report: one row per test, one cell per platform, and the runs of pytest.
 
 One leg is one run of pytest; a report that was merged from several has several. What is read from a
 file is untrusted: `parse` checks all of it. What is written is escaped already, and escaped again
@@ -23,7 +23,7 @@ MAX_NUMBER = 1e12
 
 
 class State(enum.StrEnum):
-    """What came of a test on a platform, the worst first; a merged cell has the worst of its legs.
+    """The state of a test on a platform, the worst first. A merged cell has its worst state.
 
     What was run outranks what was not: the last three say nothing about the test.
     """
@@ -46,7 +46,7 @@ class State(enum.StrEnum):
 
     @property
     def word(self) -> str:
-        """As people read it."""
+        """The state as people read it."""
         return self.value.replace("_", " ")
 
     @property
@@ -56,7 +56,7 @@ class State(enum.StrEnum):
 
     @property
     def tells(self) -> bool:
-        """Whether it is a verdict on the test, and can differ from another platform's."""
+        """Whether the state is a verdict on the test, and can differ from another platform's."""
         return self not in {State.UNAVAILABLE, State.NOT_RUN}
 
 
@@ -85,7 +85,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Other:
-    """What another leg, or another worker of the same, had in the place of a cell."""
+    """The state of a cell in another run of pytest, or in another of its workers."""
 
     leg: int
     state: State
@@ -94,7 +94,7 @@ class Other:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One test on one platform, and of several releases on one."""
+    """One test on one platform, and on one release if there are several."""
 
     platform: str
     """The name of its column: of several releases the platform, ``-`` and the label."""
@@ -140,11 +140,11 @@ class Row:
 
     @property
     def differs(self) -> bool:
-        """Whether two platforms have come to different verdicts."""
+        """Whether two platforms have different verdicts."""
         return len({cell.state for cell in self.cells if cell.state.tells}) > 1
 
     def on(self, platform: str) -> Cell | None:
-        """Its cell on a platform."""
+        """Return the row's cell on a platform."""
         return next((cell for cell in self.cells if cell.platform == platform), None)
 
 
@@ -158,7 +158,7 @@ class Binary:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Column:
-    """A platform in one leg; ``cause`` says why it could not be used, if it could not."""
+    """A platform in one run of pytest; ``cause`` says why it is unusable, or is empty."""
 
     name: str
     cause: str = ""
@@ -198,7 +198,7 @@ class Starts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """The whole."""
+    """The whole report."""
 
     legs: tuple[Leg, ...] = ()
     rows: tuple[Row, ...] = ()
@@ -207,24 +207,24 @@ class Report:
 
     @property
     def platforms(self) -> tuple[str, ...]:
-        """The columns, in the order in which the legs name them."""
+        """The columns, in the order of their first appearance."""
         named = [column.name for leg in self.legs for column in leg.platforms]
         used = [cell.platform for row in self.rows for cell in row.cells]
         return tuple(dict.fromkeys([*named, *used]))
 
     def cells(self, platform: str) -> Iterator[Cell]:
-        """All cells of a column."""
+        """Yield all cells of a column."""
         for row in self.rows:
             if (cell := row.on(platform)) is not None:
                 yield cell
 
     def counts(self, platform: str) -> dict[State, int]:
-        """How many cells of a column have each state; in the order of `State`, without zeros."""
+        """Count the cells of a column by state, in the order of `State`, without zeros."""
         found = collections.Counter(cell.state for cell in self.cells(platform))
         return {state: found[state] for state in State if found[state]}
 
     def start_times(self, platform: str) -> list[float]:
-        """Every measured start of a platform, in milliseconds; of cells that are not shown too."""
+        """Return every measured start of a platform, in milliseconds, replaced cells included."""
         found: list[float] = []
         for cell in self.cells(platform):
             found += cell.starts_ms
@@ -233,34 +233,34 @@ class Report:
         return found
 
     def starts(self, platform: str) -> Starts | None:
-        """What there is to say of them; None where none was measured."""
+        """Return the statistics of start times; None if none was measured."""
         times = self.start_times(platform)
         if not times:
             return None
         return Starts(count=len(times), median=statistics.median(times), slowest=max(times))
 
     def cause(self, platform: str) -> str:
-        """Why a platform could not be used, in any leg."""
+        """Return why a platform was unusable in any run of pytest."""
         causes = [c.cause for leg in self.legs for c in leg.platforms if c.name == platform]
         return "; ".join(dict.fromkeys(filter(None, causes)))
 
     @property
     def differing(self) -> tuple[Row, ...]:
-        """The rows on which platforms do not agree."""
+        """The rows on which platforms differ."""
         return tuple(row for row in self.rows if row.differs)
 
     @property
     def reaped(self) -> int:
-        """Of all legs."""
+        """The leaks that all runs of pytest removed."""
         return sum(leg.reaped for leg in self.legs)
 
     @property
     def left(self) -> int:
-        """Of all legs."""
+        """The leaks that all runs of pytest left."""
         return sum(leg.left for leg in self.legs)
 
     def to_json(self) -> str:
-        """The report as text; counts and start times are in it too, for readers without a model."""
+        """Return the report as JSON, with counts and start times for readers without a model."""
         starts = {name: self.starts(name) for name in self.platforms}
         content = {
             "schema": SCHEMA,
@@ -274,7 +274,7 @@ class Report:
 
 
 def _plain(value: Any) -> Any:
-    """A dataclass as JSON data, without what has its default."""
+    """Return a dataclass as JSON data, without fields that have their default."""
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
     if not dataclasses.is_dataclass(value):
@@ -291,7 +291,7 @@ def joined(counts: Mapping[State, int]) -> str:
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
-    """What needs a look first: rows that differ, then by their worst cell; else as they were."""
+    """Sort rows for reading: those that differ, then by the worst cell; else in the same order."""
     return sorted(rows, key=lambda row: (not row.differs, _urgency(row)))
 
 

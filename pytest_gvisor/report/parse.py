@@ -1,4 +1,4 @@
-"""A report from a file, checked: it may come from anywhere, and its texts are shown to people."""
+"""The reader of report files: every field is checked, for the texts are shown to people."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _Made = TypeVar("_Made")
 
 
 def parse(data: bytes | str, *, where: str = "report") -> Report:
-    """The report in a text. Raises `ReportError` that names ``where`` and the place in it."""
+    """Read a report. Raises `ReportError` that names ``where`` and the place in it."""
     if len(data) > MAX_BYTES:
         raise ReportError(f"{where}: larger than {MAX_BYTES} bytes")
     try:
@@ -58,7 +58,7 @@ def _no_number(name: str) -> object:
 
 
 class _Object:
-    """One JSON object, and where it is."""
+    """One JSON object, with its place in the report."""
 
     def __init__(self, value: object, where: str) -> None:
         self.where = where

@@ -23,7 +23,7 @@ _LONGEST_COMMAND = 20_000
 
 
 def sections(records: Sequence[Record], *, again: str, debug: bool) -> Iterator[tuple[str, str]]:
-    """Title and text of each section, for the last runs of a test."""
+    """Yield title and text of each section, for the last runs of a test."""
     for record in records[-_SHOWN_RUNS:]:
         words = shlex.join(record.args)[:100] or "(nothing was started)"
         title = "gvisor: " + escape(words).replace("\n", "\\n")
@@ -51,7 +51,7 @@ def _command(record: Record, again: str) -> str:
 
 
 def _bounded(text: str) -> str:
-    """A command that can be pasted, unless it is longer than anybody would."""
+    """Return a command for pasting, shortened if it is extremely long."""
     cut = len(text) - _LONGEST_COMMAND
     if cut <= 0:
         return text
@@ -78,7 +78,7 @@ _MAX_CONFIG = 24_000
 
 
 def run_of(record: Record) -> dict[str, str]:
-    """A run as the report shows it; each text bounded, and escaped.
+    """Return a run in the form of the report; each text is bounded and escaped.
 
     xdist cannot send a lone surrogate, which an argument that is no UTF-8 has.
     """
@@ -96,12 +96,12 @@ def run_of(record: Record) -> dict[str, str]:
 
 
 def head(text: str, limit: int) -> str:
-    """The first ``limit`` characters, and how many more there were."""
+    """Return the first ``limit`` characters, and the number of the rest."""
     return text if len(text) <= limit else f"{text[:limit]}\n[… {len(text) - limit} more …]"
 
 
 def tail(text: str, limit: int) -> str:
-    """The last ``limit`` characters, and how many there were before."""
+    """Return the last ``limit`` characters, and the number of those before."""
     return text if len(text) <= limit else f"[… {len(text) - limit} before …]\n{text[-limit:]}"
 
 

@@ -14,14 +14,14 @@ MAX_ROWS = 50
 
 
 class Terminal(Protocol):
-    """What is used of pytest's terminal reporter."""
+    """The used methods of pytest's terminal reporter."""
 
     @property
     def verbosity(self) -> int:
-        """Below 0 with ``-q``."""
+        """The verbosity, below 0 with ``-q``."""
 
     def section(self, title: str, sep: str = "=", **kw: bool) -> None:
-        """Write a title between signs."""
+        """Write a title between lines of ``sep``."""
 
     def write_line(self, line: str | bytes, **markup: bool) -> None:
         """Write a line."""
@@ -30,7 +30,7 @@ class Terminal(Protocol):
 def show(
     terminal: Terminal, report: Report, written: Sequence[str], problems: Sequence[str]
 ) -> None:
-    """The rows that differ and what repeats them, then the figures; one line where none differs."""
+    """Show the rows that differ, with commands that repeat them, then the figures."""
     if report.differing:
         terminal.section("gVisor: platforms differ", "=")
         for line in differing(report):
@@ -47,7 +47,7 @@ def show(
 
 
 def differing(report: Report) -> Iterator[str]:
-    """Each row that differs: its test, its cells, a command."""
+    """Yield each row that differs: its test, its cells, a command."""
     rows = report.differing
     for row in rows[:MAX_ROWS]:
         cells = ", ".join(f"{cell.platform} {_word(cell)}" for cell in row.cells)
@@ -65,7 +65,7 @@ def differing(report: Report) -> Iterator[str]:
 
 
 def one_line(text: str) -> str:
-    """The text with what would end its line, or jump in it, written out."""
+    """Escape line breaks and cursor movements in a text."""
     return text.replace("\n", "\\n").replace("\t", "\\t")
 
 
@@ -75,13 +75,13 @@ def _word(cell: Cell) -> str:
 
 
 def _telling(row: Row) -> Cell:
-    """The cell of a row that differs that says why: the worst, and a pass only after a skip."""
+    """Choose the cell that explains a difference: the worst, and a pass only after a skip."""
     told = [cell for cell in row.cells if cell.state.tells]
     return min(told, key=lambda cell: (cell.state is State.PASSED, cell.state.rank))
 
 
 def figures(report: Report) -> Iterator[str]:
-    """Counts, start times and what was removed, one line a platform and one for the rest."""
+    """Yield counts and start times, one line a platform, and one line for leaks."""
     for name in report.platforms:
         starts = report.starts(name)
         times = (
@@ -95,4 +95,4 @@ def figures(report: Report) -> Iterator[str]:
         if cause:
             yield f"{name} cannot be used: {one_line(cause)[:300]}"
     left = f", {report.left} LEFT" if report.left else ""
-    yield f"leaks reaped: {report.reaped}{left}"
+    yield f"leaks removed: {report.reaped}{left}"

@@ -1,1 +1,1 @@
-"""Where runsc is, whether it may be trusted, and what it can do."""
+"""The runsc binary: its location, trust in it, its features and platforms."""

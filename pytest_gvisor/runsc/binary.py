@@ -1,4 +1,4 @@
-"""`Runsc`: a binary that was found, judged and asked what it can do.
+"""`Runsc`: a binary that was found, checked and asked for its features.
 
 Everything is read when the value is made, so that it can be made before privileges change and
 handed on: nothing here looks at a path again.
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from pytest_gvisor.trust import Trust
 
 
-_CHANGED = "it changed after it was judged"
+_CHANGED = "it changed after it was checked"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runsc:
-    """A validated runsc. Execute it by ``fd``: that is the file which was judged.
+    """A validated runsc. Execute it by ``fd``, which is the checked file.
 
     ``path`` is canonical, ``sha256`` hexadecimal, ``version`` as users know it (``20240729.0``),
     ``date`` that of the version or None. ``flags`` are names without dashes, ``platforms`` those
@@ -67,7 +67,7 @@ class Runsc:
         euid: int | None = None,
         nix_store: str = nix.STORE,
     ) -> Runsc:
-        """The runsc that `locate.find` gives for the same arguments, with its features.
+        """Find the runsc of `locate.find` with the same arguments, and read its features.
 
         Raises what `locate.find` raises, and `RunscFailed` where it cannot be asked what it is.
         """
@@ -78,12 +78,12 @@ class Runsc:
 
     @classmethod
     def at(cls, path: str) -> Runsc:
-        """The runsc at ``path`` and no other. Raises as `find` does."""
+        """Return the runsc at ``path``, without a search. Raises the errors of `find`."""
         return cls.find(path)
 
     @classmethod
     def of(cls, judged: locate.Judged) -> Runsc:
-        """The runsc of ``judged``, whose descriptor it takes over, also when this raises.
+        """Read the features of ``judged``, and take over its descriptor, even on an error.
 
         Raises `RunscFailed` where it cannot be asked what it is, `InsecureRunsc` where it changed
         meanwhile, `LaunchError` where this process is short of something.
@@ -112,7 +112,7 @@ class Runsc:
 
     @staticmethod
     def is_available(explicit: str | None = None) -> bool:
-        """Whether there is a runsc: False only where none was found.
+        """Whether there is a runsc: False only if none was found.
 
         One that was found and is refused raises `InsecureRunsc`, and a shortage of descriptors
         `LaunchError`. Nothing is started.
@@ -129,17 +129,17 @@ class Runsc:
 
     @functools.cached_property
     def uses_sidecars(self) -> bool:
-        """Whether it looks for programs beside itself, there or not."""
+        """Whether runsc looks for programs beside itself, whether they exist or not."""
         return sidecars.looked_for(self.flags, self.date)
 
     @property
     def enforces_release(self) -> bool:
-        """Whether a sandbox is to be refused whose sentry has another build label."""
+        """Whether to refuse a sandbox whose sentry has another build label."""
         return self.sidecars.present and sidecars.ONE_RELEASE in self.flags
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """``sha256``, or where there are sidecars, a digest of it and of their states.
+        """``sha256``, or with sidecars a digest of that and of their states.
 
         A sidecar's state stands for its content, as reading all of them costs more than a start.
         """
@@ -208,7 +208,7 @@ class Runsc:
             raise InsecureRunsc(self.path, _CHANGED, mode=mode, owner=info.st_uid)
 
     def close(self) -> None:
-        """Close the descriptor; a second call does nothing."""
+        """Close the descriptor. A second call does nothing."""
         self._closer.close()
 
 

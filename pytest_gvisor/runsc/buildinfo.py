@@ -1,4 +1,4 @@
-"""Which Go a binary was built with: the build info that Go's linker puts into it.
+"""The version of Go that built a binary, from the build info of Go's linker.
 
 Only the version is read, within bounds; nothing is started, and no Go has to be installed.
 """
@@ -20,7 +20,7 @@ _VERSION = re.compile(rb"go(\d+(?:\.\d+)*[\w.+-]*)", re.ASCII)
 
 
 def go_version(fd: int) -> str:
-    """The version of Go, such as ``1.24.4``; ``""`` where the open file does not say.
+    """Return the version of Go, such as ``1.24.4``, or ``""`` if the open file has none.
 
     The offset of ``fd`` stays where it is.
     """

@@ -1,4 +1,4 @@
-"""Why a platform is not available, and what to do about it: the words of `platforms`."""
+"""Causes of unavailable platforms, each with a remedy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pytest_gvisor.settings import Platform
 
 
 class Cause(enum.StrEnum):
-    """Why a platform is not available."""
+    """The cause that makes a platform unavailable."""
 
     NONE = "available"
     NOT_COMPILED_IN = "not compiled in"
@@ -70,7 +70,7 @@ _BROKEN_BUILD = (
 
 
 def remedy(platform: Platform, cause: Cause, message: str = "") -> str:
-    """One line of what to do. ``message`` is what a run that failed has said."""
+    """Return one line with the remedy. ``message`` is the error of a failed run."""
     if cause is Cause.NOT_COMPILED_IN:
         return "Use another release of runsc, or another platform."
     if cause is Cause.BROKEN_BUILD:
@@ -86,7 +86,7 @@ def remedy(platform: Platform, cause: Cause, message: str = "") -> str:
 
 
 def facts(platform: Platform, message: str = "") -> str:
-    """What of this machine may explain a run that failed, to be put behind its message."""
+    """Return facts of this machine that may explain a failed run, to follow its message."""
     if platform is Platform.KVM:
         return " | this is a virtual machine" if obstacles.is_virtual() else ""
     if not platform.is_known:

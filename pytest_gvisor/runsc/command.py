@@ -1,4 +1,4 @@
-"""runsc's command lines and environment, as data: pure functions, nothing is started here."""
+"""runsc's command lines and environment as data. Does no input or output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OWN_FLAGS = frozenset({
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunscCommand:
-    """What decides the command line of one ``runsc run``."""
+    """The parameters of the command line of one ``runsc run``."""
 
     id: str
     bundle: str
@@ -49,7 +49,8 @@ class RunscCommand:
 
 
 def run_argv(command: RunscCommand) -> list[str]:
-    """The argv of ``runsc run``: global flags before the subcommand, as runsc demands.
+    """Return the argv of ``runsc run``. Global flags stand before the subcommand, a rule of
+    runsc's.
 
     Raises `UsageError` for a NUL byte anywhere.
     """
@@ -87,14 +88,14 @@ def _global_flags(command: RunscCommand) -> list[str]:
 
 
 def delete_argv(command: RunscCommand) -> list[str]:
-    """The argv of ``runsc delete --force`` for the same sandbox."""
+    """Return the argv of ``runsc delete --force`` for the same sandbox."""
     argv = ["runsc", "--root", command.root, "--ignore-cgroups", "delete", "--force", command.id]
     check_strings(argv)
     return argv
 
 
 def term_argv(command: RunscCommand, number: int = signal.SIGTERM) -> list[str]:
-    """The argv that sends the workload's first process SIGTERM, or the signal of this number.
+    """Return the argv that sends the workload's first process SIGTERM, or signal ``number``.
 
     A signal to ``runsc run`` itself does not get there: it passes signals on for a terminal only.
     """
@@ -105,7 +106,7 @@ def term_argv(command: RunscCommand, number: int = signal.SIGTERM) -> list[str]:
 
 
 def runsc_env(runtime: str, *, sentry_inherits: bool = False) -> dict[str, str]:
-    """The whole environment of runsc. ``runtime`` is its private 0700 folder.
+    """Return the whole environment of runsc. ``runtime`` is its private 0700 folder.
 
     In releases before ``--directfs`` the sentry inherits it. As root's it runs as nobody, who
     cannot get to a private folder, and mounts its own empty root onto TMPDIR: there that is /tmp,
@@ -131,7 +132,7 @@ def check_strings(strings: Collection[str]) -> None:
 
 
 def safe_flags(known: Collection[str]) -> tuple[str, ...]:
-    """Flags without which an unprivileged caller's files could be changed through a read-only bind.
+    """Return flags that protect a user's files from changes through a read-only bind.
 
     See programs/child.py, `protect`, which needs a mount namespace of the caller's own. A caller of
     ``--rootless`` has none, so there the gofer opens the files, and refuses. ``known`` as for
@@ -141,7 +142,8 @@ def safe_flags(known: Collection[str]) -> tuple[str, ...]:
 
 
 def gofer_flags(known: Collection[str], *, devices: bool) -> tuple[str, ...]:
-    """How the gofer is started, by a release that lets one choose. ``known`` as for `check_extra`.
+    """Return the flags for the gofer's start, if the release has any. ``known`` as in
+    `check_extra`.
 
     By default it joins a network namespace that the first sandbox of a state folder mounts there.
     Each of our sandboxes has a state folder of its own, and would make the mount for nobody: the
@@ -155,7 +157,7 @@ def gofer_flags(known: Collection[str], *, devices: bool) -> tuple[str, ...]:
 
 
 def check_extra(arguments: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
-    """Extra global flags for runsc, each in the form ``--flag`` or ``--flag=value``.
+    """Check extra global flags for runsc, each in the form ``--flag`` or ``--flag=value``.
 
     Raises `UsageError` for one that the binary does not know (``known`` holds the names of its
     flags without dashes) or that a setting of this package decides.

@@ -1,4 +1,4 @@
-"""What an ELF program says to the kernel and to the dynamic loader, before any code of its own.
+"""ELF headers: an executable's machine, loader and libraries, which start before its own code.
 
 A dynamic program names its loader, its libraries and folders to find these in. Whoever can write
 there runs code in its place, so these are judged by the rules for the program itself. Libraries
@@ -43,7 +43,7 @@ _BETTER = ("glibc-hwcaps", "tls")
 
 
 def head_problem(head: bytes) -> str | None:
-    """Why a file that begins so is no program for this machine, or None."""
+    """Return why a file with this head is no program for this machine, or None."""
     kind = _kind(head)
     if kind is None:
         return "it is not an ELF executable"
@@ -53,7 +53,7 @@ def head_problem(head: bytes) -> str | None:
 
 
 def _kind(head: bytes) -> tuple[int, int, int] | None:
-    """Class, byte order and machine of an ELF executable's header, or None if it is none."""
+    """Return class, byte order and machine of an ELF executable, or None for another file."""
     if len(head) < 20 or not head.startswith(b"\x7fELF"):
         return None
     order = head[5]
@@ -71,7 +71,7 @@ def _own_kind() -> tuple[int, int, int] | None:
 
 
 def loading_problems(fd: int, path: str, trust: Trust) -> Iterator[str]:
-    """Why others could have a library of theirs loaded into the program ``fd`` at ``path``.
+    """Yield why other users could load a library into the program ``fd`` at ``path``.
 
     Nothing for what is no program of this machine: nothing of it is loaded. Raises OSError where
     this process is short of what it takes to look.
@@ -79,12 +79,12 @@ def loading_problems(fd: int, path: str, trust: Trust) -> Iterator[str]:
     if head_problem(head := os.pread(fd, 64, 0)):
         return
     if head[4] != 2:
-        yield "it is a 32-bit program, whose libraries are not judged"
+        yield "it is a 32-bit program: its libraries cannot be checked"
         return
     try:
         loader, said = _said(fd, head)
     except (struct.error, ValueError):
-        yield "its dynamic section cannot be read, and so not be judged"
+        yield "its dynamic section cannot be read, so its libraries cannot be checked"
         return
     if loader:
         yield from _library(loader, "", trust)
@@ -98,7 +98,7 @@ def loading_problems(fd: int, path: str, trust: Trust) -> Iterator[str]:
 
 
 def _said(fd: int, head: bytes) -> tuple[str, list[tuple[int, str]]]:
-    """The loader's path, or ``""``, and what the dynamic section has as text, by tag."""
+    """Return the loader's path, or ``""``, and the texts of the dynamic section by tag."""
     order = ">" if head[5] == 2 else "<"
     offset, size, count = struct.unpack_from(f"{order}Q14xHH", head, 32)
     if size != 56:
@@ -128,7 +128,7 @@ def _said(fd: int, head: bytes) -> tuple[str, list[tuple[int, str]]]:
 
 
 def _offset(headers: list[tuple[int, ...]], address: int) -> int:
-    """Where in the file an address of the program is."""
+    """Return the file offset of an address of the program."""
     for kind, _, start, first, _, length, *_ in headers:
         if kind == _LOAD and first <= address < first + length:
             return start + address - first
@@ -145,7 +145,7 @@ def _text(fd: int, offset: int) -> str:
 
 
 def _searched(written: str, tag: str, path: str, names: list[str], trust: Trust) -> Iterator[str]:
-    """Why a folder in which libraries are looked for must not be one, with what is in it."""
+    """Yield why a folder with libraries is unsafe, or a file in it."""
     folder = _expanded(written, path)
     about = f"it looks for libraries in {escape(written) or 'the current folder'} ({tag})"
     if not folder.startswith("/") or "$" in folder:
@@ -169,7 +169,7 @@ def _expanded(written: str, path: str) -> str:
 
 
 def _place(path: str, trust: Trust) -> Iterator[str]:
-    """Why others could put a library into this folder, or the folder where it is missing."""
+    """Yield why other users could put a library into this folder, which may be missing."""
     with contextlib.ExitStack() as held:
         way = _nearest(path, held)
         if isinstance(way, str):
@@ -189,7 +189,7 @@ def _place(path: str, trust: Trust) -> Iterator[str]:
 
 
 def _nearest(path: str, held: contextlib.ExitStack) -> Way | str:
-    """The way to a folder, or to the nearest one above it that is there; or why there is none."""
+    """Return the way to a folder or its nearest existing parent, or the reason for none."""
     while True:
         try:
             return follow(path, held)
@@ -202,7 +202,7 @@ def _nearest(path: str, held: contextlib.ExitStack) -> Way | str:
 
 
 def _library(written: str, path: str, trust: Trust) -> Iterator[str]:
-    """Why a file that is loaded must not be."""
+    """Yield why a loaded file is unsafe."""
     name = _expanded(written, path)
     about = f"it loads {escape(written)}"
     if not name.startswith("/") or "$" in name:

@@ -1,4 +1,4 @@
-"""What a runsc can do, as it says itself: version, flags, subcommands, platforms.
+"""The features of a runsc by its own answers: version, flags, subcommands, platforms.
 
 runsc differs by release, so nothing is assumed: `runsc --version`, `flags`, `help` and `help
 platforms` are read from the descriptor that was judged, at the same time, once per binary and
@@ -56,7 +56,7 @@ _known: dict[Identity, Features] = {}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Features:
-    """``version`` as users know it and its ``date``; ``flags`` without dashes.
+    """``version`` in the form for users and its ``date``; ``flags`` without dashes.
 
     ``platforms`` are those compiled in: whether they work on this host is another question.
     """
@@ -69,7 +69,7 @@ class Features:
 
 
 def read(judged: Judged, *, deadline: float = DEADLINE) -> Features:
-    """The features of ``judged``, asked for within ``deadline`` seconds or known already.
+    """Read the features of ``judged`` within ``deadline`` seconds, or from the cache.
 
     Raises `RunscFailed` where it cannot be executed, overruns the deadline or `OUTPUT_LIMIT` bytes,
     or answers as runsc does not, and `LaunchError` where a step on the way to it fails, or this
@@ -82,7 +82,7 @@ def read(judged: Judged, *, deadline: float = DEADLINE) -> Features:
 
 
 def parse_version(text: str) -> tuple[str, dt.date | None]:
-    """A version as users know it, and its date where it holds one.
+    """Return a version in the form for users, and its date if it holds one.
 
     ``0.0~20240729.0`` (Debian) and ``release-20240729.0`` (upstream) are both ``20240729.0``. Any
     other text, such as Nix's ``VERSION_MISSING``, stays as it is.
@@ -122,7 +122,7 @@ class _Question:
         self.pipe = self.process.stdout.fileno()
 
     def take(self) -> bool:
-        """Read what is there; False at the end of the output."""
+        """Read the pending output; False at its end."""
         chunk = os.read(self.pipe, 65536)
         self.output += chunk
         if len(self.output) > OUTPUT_LIMIT:
@@ -130,7 +130,7 @@ class _Question:
         return bool(chunk)
 
     def kill(self) -> None:
-        """Kill what is left of the group. The leader is not reaped yet: the number is still its."""
+        """Kill the rest of the group. The number is still the leader's, which is a zombie."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -143,24 +143,24 @@ class _Question:
             self.process.wait(timeout=1)  # at once, but for a process that the kernel holds
 
     def answer(self) -> str:
-        """All output as text; only a death by signal makes it worthless."""
+        """Return all output as text; only a death by signal makes it useless."""
         text = self.output.decode(errors="backslashreplace")
         if self.process.returncode < 0:
             raise self.failed(f"was ended by signal {-self.process.returncode}")
         return text
 
     def failed(self, what: str) -> RunscFailed:
-        """The error that says that this command did ``what``, with the start of its output."""
+        """Return the error that names this command, its failure ``what``, and its first output."""
         start = self.output[:_SHOWN].decode(errors="backslashreplace")
         return RunscFailed(
-            f"runsc {what} when it was asked what it can do",
+            f"runsc {what} when it was asked for its features",
             command=self.command,
             stderr=escape(start),
         )
 
 
 def _ask_all(judged: Judged, deadline: float) -> list[str]:
-    """The answers to all questions, asked at the same time; every process is gone afterwards."""
+    """Return the answers to all questions, asked in parallel; every process is gone afterwards."""
     end = time.monotonic() + deadline
     questions: list[_Question] = []
     with contextlib.ExitStack() as started:
@@ -180,21 +180,21 @@ def _ask_all(judged: Judged, deadline: float) -> list[str]:
             with contextlib.suppress(BlockingIOError):
                 raise _not_asked(judged, os.read(reader, 4096).decode())
         except OSError as error:
-            why = f"{judged.path} cannot be asked what it can do"
+            why = f"{judged.path} cannot be asked for its features"
             raise LaunchError("runsc", why, errno=error.errno or 0) from error
     return [question.answer() for question in questions]
 
 
 def _not_asked(judged: Judged, report: str) -> LaunchError | RunscFailed:
-    """What the first report in the error pipe means."""
+    """Return the error for the first report in the error pipe."""
     stage, number, text = report.splitlines()[0].split(" ", 2)
     if stage == "execve" and int(number) not in SHORTAGES:
         return RunscFailed(f"{judged.path} cannot be executed: {text}")
-    return LaunchError(stage, f"runsc cannot be asked what it can do: {text}", errno=int(number))
+    return LaunchError(stage, f"runsc cannot be asked for its features: {text}", errno=int(number))
 
 
 def _drain(questions: list[_Question], end: float) -> None:
-    """Read until every output has ended and every process is dead, or raise at ``end``."""
+    """Read until every output has ended and every process is dead. Raises at ``end``."""
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as opened:
         for question in questions:
             pidfd = os.pidfd_open(question.process.pid)
@@ -252,7 +252,7 @@ def _parse_subcommands(text: str) -> frozenset[str]:
 
 
 def _parse_platforms(topic: str, flags: str) -> frozenset[Platform]:
-    """Those of `help platforms`, one a line; an older release has them in the flag's usage only."""
+    """Return the platforms of `help platforms`, or for an older release, of the flag's usage."""
     found = _platforms(line.strip() for line in topic.splitlines())
     if found:
         return found
@@ -263,7 +263,7 @@ def _parse_platforms(topic: str, flags: str) -> frozenset[Platform]:
 
 
 def _platforms(names: Iterable[str]) -> frozenset[Platform]:
-    """The names among these that have the form of a platform's."""
+    """Return the names that have the form of a platform's."""
     found = set()
     for name in names:
         with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""What a KVM device says of itself, found out in a child process that is dead at its deadline.
+"""The answers of a KVM device, read in a child process that is dead at its deadline.
 
 An ioctl of a broken nested hypervisor may never return, so none is made in this process.
 """
@@ -32,19 +32,19 @@ _held: list[subprocess.Popen[bytes]] = []
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """Why a device is of no use: the cause, and the facts in words."""
+    """The cause and the facts of an unusable device."""
 
     cause: Cause
     detail: str
 
 
 def program(device: str) -> list[str]:
-    """The command line of the child that asks."""
+    """Return the command line of the child process."""
     return [sys.executable, "-I", "-S", ask_kvm.__file__, device]
 
 
 def look(device: str, *, command: Sequence[str] = (), deadline: float = DEADLINE) -> Refusal | None:
-    """What is wrong with the device; None where it opens and makes a VM with a processor.
+    """Return the problem of the device; None if it can make a VM with a processor.
 
     Takes at most ``deadline`` seconds and the time to kill the child. Raises `LaunchError` where
     the child cannot be started or ends without an answer: that says nothing about the device, and
@@ -97,7 +97,7 @@ def _owner(device: str) -> str:
 
 
 def _ask(command: list[str], device: str, deadline: float) -> dict[str, object] | Refusal:
-    """The child's answer, with a ``step`` and, unless that is ``""``, ``errno`` or ``value``."""
+    """Return the child's answer: a ``step`` and, unless that is ``""``, ``errno`` or ``value``."""
     try:
         child = subprocess.Popen(
             command,
@@ -134,14 +134,14 @@ def _ask(command: list[str], device: str, deadline: float) -> dict[str, object] 
         raise LaunchError(
             "kvm",
             f"the process that asks {device} {how}",
-            next_step=f"Something may have killed it, for want of memory for instance; "
-            f"`{shlex.join(command)}` puts the question again, by hand.",
+            next_step="Something may have killed it, for instance the kernel when memory ran out; "
+            f"`{shlex.join(command)}` repeats the request.",
         )
     return answer
 
 
 def _ended(child: subprocess.Popen[bytes]) -> bool:
-    """Kill the child and close its pipes; whether it is dead."""
+    """Kill the child and close its pipes; return whether it is dead."""
     for pipe in (child.stdout, child.stderr):
         assert pipe is not None
         pipe.close()

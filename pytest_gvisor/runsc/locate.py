@@ -1,4 +1,4 @@
-"""Where runsc is, and whether it may be executed.
+"""The search for runsc, and the checks before it is executed.
 
 The file at the end of a path is judged by ``fstat`` of one descriptor and executed by that
 descriptor: what happens to the path afterwards is without effect. It is never executed from a copy,
@@ -48,7 +48,7 @@ _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What tells one state of one file from every other, as ``fstat`` gives it."""
+    """The state of one file, as ``fstat`` gives it, to tell it from every other."""
 
     dev: int
     ino: int
@@ -60,7 +60,7 @@ class Identity:
 
     @classmethod
     def of(cls, info: os.stat_result) -> Identity:
-        """The identity in a stat result."""
+        """Return the identity in a stat result."""
         return cls(
             dev=info.st_dev,
             ino=info.st_ino,
@@ -74,7 +74,7 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A runsc that may be executed, by ``fd`` and not by ``path``.
+    """A checked runsc, to be executed by ``fd`` and not by ``path``.
 
     ``path`` is canonical. ``fd`` is open for reading and close-on-exec, above 2, and belongs to
     whoever holds this value: `close` it once. ``identity`` is that of the file when it was judged,
@@ -100,7 +100,7 @@ def find(
     euid: int | None = None,
     nix_store: str = nix.STORE,
 ) -> Judged:
-    """The runsc to use: ``explicit`` and nothing else, or the first one that the search meets.
+    """Find the runsc to use: ``explicit`` only, or else the first one that the search meets.
 
     The search looks at ``trusted`` and then, only where ``euid`` (default: the process's) is not 0,
     at the absolute folders of ``search_path`` (default: the environment's PATH). What does not
@@ -123,7 +123,7 @@ def find(
 
 
 def _search(trusted: Sequence[str], search_path: str, trust: Trust) -> Judged:
-    """The first one that is there."""
+    """Return the first runsc that exists."""
     candidates = [*trusted, *(_on_path(search_path) if trust.euid else ())]
     passed: list[str] = []
     for candidate in candidates:
@@ -140,7 +140,7 @@ def _search(trusted: Sequence[str], search_path: str, trust: Trust) -> Judged:
 
 
 def _named(explicit: str, trust: Trust) -> Judged:
-    """The explicit path, judged; it is the user's own word, so a relative one means here."""
+    """Check the explicit path. The user has chosen it, so it may be relative."""
     if not explicit or "\0" in explicit:
         raise UsageError(f"no path of a runsc: {explicit!r}")
     try:
@@ -160,7 +160,7 @@ def _named(explicit: str, trust: Trust) -> Judged:
 
 
 def _on_path(search_path: str) -> Iterator[str]:
-    """The candidates of a PATH. Empty and relative elements mean the current folder: never that."""
+    """Yield the candidates of a PATH, without its empty and relative elements."""
     for folder in search_path.split(":"):
         if folder.startswith("/") and "\0" not in folder:
             yield os.path.join(folder, "runsc")
@@ -176,7 +176,7 @@ def _searched(candidates: Sequence[str], *, as_root: bool) -> str:
 
 
 class _PassedOver(Exception):
-    """No candidate: nothing there (``missing``), or something that nobody would take for runsc."""
+    """Raised for a path that is passed over: missing (``missing``), or nothing that is runsc."""
 
     def __init__(
         self, path: str, reason: str, *, missing: bool = False, info: os.stat_result | None = None
@@ -188,7 +188,7 @@ class _PassedOver(Exception):
         super().__init__(f"{path}: {reason}")
 
     def refusal(self) -> InsecureRunsc:
-        """The same, where the path was named and cannot be passed over."""
+        """The same as a refusal, for an explicit path."""
         return _refusal(self.path, self.reason, self.info)
 
 
@@ -201,7 +201,7 @@ def _refusal(path: str, reason: str, info: os.stat_result | None) -> InsecureRun
 
 
 def _judge(path: str, trust: Trust) -> Judged:
-    """The file at the absolute ``path``, judged by every rule, or what its Nix wrapper names."""
+    """Check the file at the absolute ``path`` by every rule, or the target of its Nix wrapper."""
     judged, named = _judge_file(path, trust)
     if named is None:
         return judged
@@ -227,7 +227,7 @@ def _wrapper_refusal(wrapper: Judged, target: str, why: str) -> InsecureRunsc:
 
 
 def _judge_file(path: str, trust: Trust) -> tuple[Judged, str | None]:
-    """One file, judged; and the path that it names if it is a wrapper, else None."""
+    """Check one file; return it, and the target path if the file is a wrapper, else None."""
     with contextlib.ExitStack() as held:
         try:
             way = follow(path, held)
@@ -261,7 +261,7 @@ def _judge_file(path: str, trust: Trust) -> tuple[Judged, str | None]:
 
 
 def _check_libraries(judged: Judged, info: os.stat_result) -> None:
-    """Raise `InsecureRunsc`, and close the file, if others could have it load theirs."""
+    """Raise `InsecureRunsc`, and close the file, if other users could replace its libraries."""
     try:
         found = dict.fromkeys(elf.loading_problems(judged.fd, judged.path, judged.trust))
         if found:
@@ -272,7 +272,7 @@ def _check_libraries(judged: Judged, info: os.stat_result) -> None:
 
 
 def _unreachable(path: str, error: OSError) -> Exception:
-    """What it means that the walk failed."""
+    """Return the exception for a failed walk to the path."""
     if error.errno in SHORTAGES:
         return error
     if error.errno in _MISSING:
@@ -287,7 +287,7 @@ def _unreachable(path: str, error: OSError) -> Exception:
 
 
 def _open_regular(node: Node) -> int:
-    """A descriptor above 2 to read ``node`` by: the same file, whatever its path means now."""
+    """Open ``node`` for reading, whatever its path leads to now; the descriptor is above 2."""
     mode = node.info.st_mode
     if not stat.S_ISREG(mode):
         raise _PassedOver(node.path, "it is not a regular file", info=node.info)
@@ -299,7 +299,7 @@ def _open_regular(node: Node) -> int:
     except OSError as error:
         if error.errno in SHORTAGES:
             raise
-        reason = f"it cannot be read, and so not be judged: {error.strerror}"
+        reason = f"it cannot be read, so it cannot be checked: {error.strerror}"
         raise _refusal(node.path, reason, node.info) from None
     if fd > 2:
         return fd
@@ -315,7 +315,7 @@ def _noexec(fd: int) -> bool:
 
 
 def _content(head: bytes) -> tuple[str | None, str | None]:
-    """What the first bytes of a file say: the path that a wrapper names, and the problem."""
+    """Read the first bytes of a file: return the target path of a wrapper, and the problem."""
     if not head.startswith(b"#!"):
         return None, elf.head_problem(head)
     # runsc executes /proc/self/exe again for its gofer and sandbox: for a script that is the shell.

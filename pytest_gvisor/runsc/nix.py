@@ -1,4 +1,4 @@
-"""What is special about Nix: a store whose files nobody may write, and runsc behind a shell script.
+"""The rules for Nix: a store that nobody may write, and runsc started by a shell script.
 
 Pure: bytes, strings and modes in, answers out. Nothing here opens or starts anything; a wrapper is
 read and never executed.
@@ -26,11 +26,11 @@ _EXEC = re.compile(
 
 
 class NotAWrapper(ValueError):
-    """A script that names no runsc to start; the message is the reason."""
+    """Raised for a script that names no runsc to start; the message is the reason."""
 
 
 def named_binary(script: bytes) -> str:
-    """The absolute path, not canonical, that the wrapper ``script`` ends by starting.
+    """Return the path in the last `exec` of the wrapper ``script``, absolute, not canonical.
 
     ``script`` is the file's first ``WRAPPER_LIMIT + 1`` bytes or all of it. Raises `NotAWrapper`.
     """

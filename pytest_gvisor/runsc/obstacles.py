@@ -1,4 +1,4 @@
-"""What of this machine stands against a sandbox, each as a fact and what to do about it.
+"""Facts of this machine that keep a sandbox from starting, each with a remedy.
 
 runsc's own texts differ by release; the switches of the kernel and the errno in a text do not. So
 an error is matched by its errno and by the call that it names, and its cause is read from /proc.
@@ -36,13 +36,13 @@ _NAMESPACES = re.compile(
 
 
 def of_message(message: str, proc: str = "/proc") -> list[Obstacle]:
-    """What may explain a sandbox that failed with this message; nothing where nothing is known."""
+    """Return facts that may explain a sandbox's failure with this message."""
     found = namespaces(proc) if _NAMESPACES.search(message) else []
     return found or tracing(proc)
 
 
 def of_errno(number: int, proc: str = "/proc") -> list[Obstacle]:
-    """What may explain this errno of unshare(2) or mount(2); nothing where nothing is known."""
+    """Return facts that may explain this errno of unshare(2) or mount(2)."""
     # A chroot's root is no mount point, so its propagation cannot be changed: EINVAL (mount(2)).
     if number in (errno.EPERM, errno.EINVAL) and (found := chroot(proc)):
         return found
@@ -50,7 +50,7 @@ def of_errno(number: int, proc: str = "/proc") -> list[Obstacle]:
 
 
 def namespaces(proc: str = "/proc") -> list[Obstacle]:
-    """What stands against unshare(2) and clone(2) with CLONE_NEWUSER."""
+    """Return the obstacles to unshare(2) and clone(2) with CLONE_NEWUSER."""
     return chroot(proc) or _limits(proc) or seccomp(proc)
 
 
@@ -64,7 +64,7 @@ def _limits(proc: str) -> list[Obstacle]:
 
 
 def chroot(proc: str = "/proc") -> list[Obstacle]:
-    """Whether this process is in a chroot: see user_namespaces(7), EPERM."""
+    """Return an obstacle if this process is in a chroot: see user_namespaces(7), EPERM."""
     # What is mounted outside of the root is not listed (proc_pid_mountinfo(5)): without a line for
     # the root itself, the root is a folder of a file system that is mounted elsewhere.
     points = [line.split(" ")[4:5] for line in _read(f"{proc}/self/mountinfo").splitlines()]
@@ -83,7 +83,7 @@ def chroot(proc: str = "/proc") -> list[Obstacle]:
 
 
 def tracing(proc: str = "/proc") -> list[Obstacle]:
-    """What stands against ptrace(2)."""
+    """Return the obstacles to ptrace(2)."""
     found = []
     if _read(f"{proc}/sys/kernel/yama/ptrace_scope").strip() == "3":
         found.append((
@@ -94,7 +94,7 @@ def tracing(proc: str = "/proc") -> list[Obstacle]:
 
 
 def seccomp(proc: str = "/proc") -> list[Obstacle]:
-    """Whether this process is filtered."""
+    """Return an obstacle if this process is under a seccomp filter."""
     # 2 is a filter (proc_pid_status(5)); what it forbids cannot be asked.
     if "\nSeccomp:\t2" not in _read(f"{proc}/self/status"):
         return []

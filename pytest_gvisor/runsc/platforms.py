@@ -1,4 +1,4 @@
-"""Whether a platform works here: what can be seen and asked, and then a bounded real run.
+"""The availability of a platform: files and features first, then a bounded real run.
 
 Nothing short of a run tells. On some nested hosts /dev/kvm opens and answers KVM_CREATE_VM and
 KVM_CREATE_VCPU, and the sandbox then spins for ever; systrap and ptrace depend on the yama scope
@@ -56,22 +56,22 @@ class Availability:
 
     @property
     def tried(self) -> bool:
-        """Whether it is what a run has come to that does not speak against the build itself."""
+        """Whether the verdict comes from a run and says nothing against the build itself."""
         return self.cause in {Cause.NONE, Cause.PROBE_FAILED, Cause.PROBE_HUNG}
 
     def holds(self, deadline: float) -> bool:
-        """Whether it answers for a probe that would have ``deadline`` seconds."""
+        """Whether the verdict is valid for a probe with a deadline of ``deadline`` seconds."""
         return deadline <= self.deadline
 
     def check(self) -> None:
-        """Raise `PlatformUnavailable` unless it is available."""
+        """Raise `PlatformUnavailable` unless the platform is available."""
         if not self.available:
             cause = f"{self.cause}: {self.detail}" if self.detail else self.cause.value
             raise PlatformUnavailable(self.platform.value, cause, next_step=self.next_step)
 
 
 def automatic(compiled_in: Collection[Platform]) -> Platform:
-    """The platform that ``auto`` means: systrap where the binary has it, else what it has."""
+    """Return the platform for ``auto``: systrap if the binary has it, else another of its own."""
     for platform in (Platform.SYSTRAP, Platform.PTRACE, Platform.KVM):
         if platform in compiled_in:
             return platform
@@ -79,7 +79,7 @@ def automatic(compiled_in: Collection[Platform]) -> Platform:
 
 
 def check_listed(platform: Platform, lists: Collection[Collection[Platform]]) -> None:
-    """Raise `UsageError` for a platform that is not known, and that none of these lists names."""
+    """Raise `UsageError` for a platform that is unknown and in none of these lists."""
     if platform.is_known or any(platform in names for names in lists):
         return
     theirs = ", ".join(sorted({name for names in lists for name in names})) or "none"
@@ -91,7 +91,7 @@ def check_listed(platform: Platform, lists: Collection[Collection[Platform]]) ->
 
 
 def deadline_for(timeout: float) -> float:
-    """The deadline of a probe where a workload has ``timeout`` seconds.
+    """Return the deadline of a probe, given the ``timeout`` of a workload in seconds.
 
     10 seconds by default; who gives workloads longer than the default has a slow machine.
     """
@@ -148,7 +148,7 @@ def probe(
 
 
 def _last_words(error: GvisorError, said: str) -> str:
-    """What a sentry said at its end: the panic's first line, else what is in its logs."""
+    """Return the cause in a sentry's output: the panic's first line, else its logs."""
     panic = error.panic.strip() if isinstance(error, SandboxCrashed) else ""
     return (panic.splitlines() or [said])[0].removeprefix("panic: ")[:_SHOWN]
 
@@ -160,7 +160,7 @@ def _broken(platform: Platform, last: str, go: str) -> Availability:
 
 
 def broken(found: Availability, platform: Platform) -> Availability:
-    """What a try on one platform has found, as the verdict on the build, for another platform."""
+    """Return the verdict on a broken build, found on one platform, for another platform."""
     cause = Cause.BROKEN_BUILD
     return dataclasses.replace(
         found, platform=platform, cause=cause, next_step=remedy(platform, cause)
@@ -177,7 +177,7 @@ def _failed(platform: Platform, detail: str, cause: Cause = Cause.PROBE_FAILED) 
 
 
 def _wrong(completed: Completed) -> str:
-    """Why a trial that has ended does not speak for the platform; ``""`` where it does."""
+    """Return why a finished trial does not prove the platform; ``""`` if it does."""
     try:
         completed.check_returncode()
     except WorkloadFailed as error:
@@ -194,7 +194,7 @@ def _wrong(completed: Completed) -> str:
 def _before(
     platform: Platform, compiled_in: Collection[Platform], kvm_device: str
 ) -> Availability | None:
-    """What is plain without a run, or None."""
+    """Return the verdict that needs no run, or None."""
     if platform not in compiled_in:
         names = ", ".join(sorted(compiled_in)) or "none"
         return _unavailable(platform, Cause.NOT_COMPILED_IN, f"this runsc has {names}")
@@ -211,7 +211,7 @@ def _unavailable(platform: Platform, cause: Cause, detail: str) -> Availability:
 
 
 def _first_lines(error: GvisorError, count: int) -> str:
-    """The first lines that tell something: not the command, nor what a line before has told."""
+    """Return the first informative lines: not the command, and no repetition."""
     text = error.message
     if isinstance(error, SandboxCrashed):
         text = text.replace(repr(list(error.completed.args)), WHAT)

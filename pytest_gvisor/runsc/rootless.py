@@ -1,4 +1,4 @@
-"""Which of runsc's ways to start fits this process: as root, or one of the rootless ones."""
+"""The way to start runsc that fits this process: as root, or rootless."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WHOLE = 4294967295  # the length of the one line of the initial namespace's map
 
 
 class Way(enum.StrEnum):
-    """How runsc gets the rights that it needs."""
+    """A way for runsc to get its rights."""
 
     PRIVILEGED = "privileged"
     """As root, without a user namespace in the bundle."""
@@ -40,7 +40,7 @@ class IdRange:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who this process is."""
+    """This process's ids, id maps and capabilities."""
 
     euid: int
     uids: tuple[IdRange, ...]
@@ -50,12 +50,12 @@ class Caller:
 
     @property
     def in_user_namespace(self) -> bool:
-        """Whether this is another user namespace than the initial one."""
+        """Whether the process is in another user namespace than the initial one."""
         return self.uids != (IdRange(inside=0, outside=0, size=_WHOLE),)
 
     @classmethod
     def read(cls, euid: int) -> Caller:
-        """This process, from /proc/self (user_namespaces(7)). Raises `LaunchError`."""
+        """Read them from /proc/self (user_namespaces(7)). Raises `LaunchError`."""
         return cls(
             euid=euid,
             uids=_ranges("uid_map"),
@@ -77,7 +77,7 @@ def _ranges(name: str) -> tuple[IdRange, ...]:
 
 
 def _capabilities() -> int:
-    """The effective ones, as bits (proc_pid_status(5))."""
+    """Return the effective capabilities as bits (proc_pid_status(5))."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
             return next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
@@ -87,7 +87,7 @@ def _capabilities() -> int:
 
 
 def decide(wish: Rootless, caller: Caller, network: Network) -> Way:
-    """The way for this caller. Raises `UsageError` where what is asked for cannot be had."""
+    """Choose the way for this caller. Raises `UsageError` if the request is impossible."""
     if caller.euid != 0:
         if wish is Rootless.OFF:
             raise UsageError(
@@ -96,7 +96,7 @@ def decide(wish: Rootless, caller: Caller, network: Network) -> Way:
             )
         if network is Network.SANDBOX:
             raise UsageError(
-                "network=sandbox cannot be had without root: runsc refuses it with --rootless",
+                "network=sandbox is impossible without root: runsc refuses it with --rootless",
                 next_step="Use network=none or network=host, or run pytest as root.",
             )
         return Way.FLAG
@@ -113,7 +113,7 @@ def decide(wish: Rootless, caller: Caller, network: Network) -> Way:
 
 
 def mappings(caller: Caller) -> tuple[tuple[IdRange, ...], tuple[IdRange, ...]]:
-    """The uids and gids that a bundle maps in rootless OCI mode: all that the caller has.
+    """Return the uids and gids that a bundle maps in rootless OCI mode: all of the caller's.
 
     Container ids are the caller's own, so that files have the owners that the caller sees.
     """

@@ -56,7 +56,7 @@ _NEXT_STEP = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """One state of one file, as ``stat`` gives it, and how many names the file has."""
+    """The state of one file, from ``stat``, with its number of names."""
 
     dev: int
     ino: int
@@ -69,7 +69,7 @@ class State:
 
     @classmethod
     def of(cls, info: os.stat_result) -> State:
-        """The state in a stat result. The content of a folder is not a part of its state."""
+        """Return the state in a stat result; for a folder, without its content."""
         folder = stat.S_ISDIR(info.st_mode)
         return cls(
             dev=info.st_dev,
@@ -83,7 +83,7 @@ class State:
         )
 
     def follows(self, before: State) -> bool:
-        """Whether the same content has this state now.
+        """Whether the file had the same content in an earlier state.
 
         A new name or a removed one gives the file another ctime (inode(7)), and another number of
         names. A write whose mtime was put back gives it another ctime alone.
@@ -95,7 +95,7 @@ class State:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sidecars:
-    """The folder beside a runsc, judged; ``present`` is False where there is none.
+    """The folder beside a runsc, checked; ``present`` is False if there is none.
 
     ``states`` has the folder under the name ``""``, and all in it by their paths in the folder.
     ``shared`` says why others could put a folder there, or is ``""``.
@@ -118,7 +118,7 @@ class Sidecars:
         return SENTRY in self.programs
 
     def changed(self, before: Sidecars) -> str:
-        """The path of what is not as it was, or ``""``."""
+        """Return the path of an entry that has changed, or ``""``."""
         for name in sorted({*self.states, *before.states}):
             now, then = self.states.get(name), before.states.get(name)
             if now is None or then is None or not now.follows(then):
@@ -134,13 +134,13 @@ def _is_program(mode: int) -> bool:
 
 
 def looked_for(flags: Collection[str], date: dt.date | None) -> bool:
-    """Whether a runsc of these features looks for the folder; True where that cannot be told."""
+    """Whether a runsc of these features looks for the folder; True if that is unknown."""
     # The first releases that do have no flag for it, and a build without a label has no date.
     return any(flag.startswith("sidecar-") for flag in flags) or date is None or date >= _SINCE
 
 
 def beside(runsc: Way, trust: Trust) -> Sidecars:
-    """What lies beside the file at the end of ``runsc``, judged.
+    """Check the folder beside the file at the end of ``runsc``.
 
     Raises `InsecureRunsc` for what breaks a rule, and OSError where this process is short of what
     it takes to look.
@@ -158,7 +158,7 @@ def beside(runsc: Way, trust: Trust) -> Sidecars:
 
 
 def again(fd: int, trust: Trust) -> Sidecars | None:
-    """What lies by now beside the runsc that is open as ``fd``; None where it has no path any more.
+    """Check the folder again beside the open runsc ``fd``; None if that has no path any more.
 
     Raises as `beside` does.
     """
@@ -179,7 +179,7 @@ def again(fd: int, trust: Trust) -> Sidecars | None:
 
 
 class _Look:
-    """One look at all that lies in a folder."""
+    """One check of everything in a folder."""
 
     def __init__(self, trust: Trust, runsc: str) -> None:
         self.states: dict[str, State] = {}
@@ -187,7 +187,7 @@ class _Look:
         self._runsc = runsc
 
     def entry(self, above: list[Node], name: str, known: str, depth: int = 0) -> None:
-        """Judge the entry ``name`` of the folder at the end of ``above``, and what it holds."""
+        """Check the entry ``name`` of the folder at the end of ``above``, with its content."""
         path = os.path.join(above[-1].path, name)
         with contextlib.ExitStack() as held:
             try:
@@ -236,7 +236,7 @@ class _Look:
         if mode & WRITABLE_BY_OTHERS:
             yield "its group or others may write it"
         if not self._trust.owns(node):
-            yield f"its owner is neither root nor uid {self._trust.euid}"
+            yield self._trust.stranger(node)
 
     def _file(self, way: Way) -> Iterator[str]:
         node = way.stack[-1]
@@ -256,7 +256,7 @@ class _Look:
         except OSError as error:
             if error.errno in SHORTAGES:
                 raise
-            why = f"it cannot be read, and so not be judged: {os.strerror(error.errno or 0)}"
+            why = f"it cannot be read, so it cannot be checked: {os.strerror(error.errno or 0)}"
             raise self._refusal(node.path, why, node.info) from None
 
     def _refusal(self, path: str, reason: str, info: os.stat_result | None = None) -> InsecureRunsc:
@@ -264,7 +264,7 @@ class _Look:
 
 
 def refusal(path: str, reason: str, info: os.stat_result | None, runsc: str) -> InsecureRunsc:
-    """The refusal of what lies beside ``runsc``."""
+    """Return the refusal of an entry beside ``runsc``."""
     return InsecureRunsc(
         path,
         reason,
@@ -275,7 +275,7 @@ def refusal(path: str, reason: str, info: os.stat_result | None, runsc: str) -> 
 
 
 def _shared(folder: Node) -> str:
-    """Why others could put ``gvisor-bin`` into the folder of runsc, or ``""``."""
+    """Return why other users could put ``gvisor-bin`` into runsc's folder, or ``""``."""
     mode = stat.S_IMODE(folder.info.st_mode)
     if not mode & WRITABLE_BY_OTHERS:
         return ""

@@ -1,4 +1,4 @@
-"""The program that a platform is tried with: it forks, runs a thread, reads a file and waits.
+"""The program for the trial of a platform: it forks, runs a thread, reads a file and waits.
 
 `uname -r` alone does not tell a build of runsc whose sentry panics under other programs. This one
 ends by printing the kernel's release, which proves that it ran under gVisor.
@@ -55,7 +55,7 @@ _KNOWS = dt.date(2025, 1, 1)
 
 
 def is_doubtful(date: dt.date | None, go: Callable[[], str]) -> bool:
-    """Whether a build that works on systrap is to be tried on ptrace too: only a run tells.
+    """Whether a build that works on systrap needs a trial on ptrace too: only a run shows it.
 
     ``go`` gives the version of Go that it was built with; it is not called for a young release.
     """

@@ -47,7 +47,7 @@ def test_two_roots_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for command in (["true"], []):
         words = ["run", f"--rootfs={tmp_path}", f"--image={tmp_path}/image.tar", *command]
         assert cli.main(words) == 2
-        assert "--image and --rootfs cannot be had together" in capsys.readouterr().err
+        assert "--image and --rootfs exclude each other" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def test_each_test_has_a_cell_on_each_platform(project: Project, no_kvm: str, ru
         "  again: python -m pytest 'test_it.py::test_differs[ptrace]' "
         "--gvisor-platform systrap,kvm,ptrace\n",
         "kvm: 11 unavailable\nkvm cannot be used: no device: ",
-        "leaks reaped: ",
+        "leaks removed: ",
         "gVisor: report written to r.json\ngVisor: report written to deep/er/r.html\n",
     )
     assert "<title>gVisor platform matrix" in (project.folder / "deep/er/r.html").read_text()
@@ -327,7 +327,7 @@ def test_a_session_where_nothing_differs_says_one_line(project: Project) -> None
     number = r"\d+"
     assert re.fullmatch(
         rf"gVisor: systrap: 1 passed, sandboxes start in {number} ms \(median of 1\), "
-        rf"slowest {number} ms; leaks reaped: {number}",
+        rf"slowest {number} ms; leaks removed: {number}",
         line,
     )
     project.run("-q").ends(passed=1).hides("gVisor")
@@ -515,7 +515,7 @@ def test_what_was_removed_and_what_was_not_is_counted(project: Project) -> None:
     assert 1 <= processes <= (2 if project.distributed else 1)
     # Each test's run, and the one that finds out whether the platform works.
     assert report.left == 3
-    assert f"leaks reaped: {report.reaped}, 3 LEFT" in ran.line("gVisor: systrap")
+    assert f"leaks removed: {report.reaped}, 3 LEFT" in ran.line("gVisor: systrap")
 
 
 def test_a_misspelt_platform_spoils_no_report(alone: Project) -> None:

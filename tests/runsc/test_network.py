@@ -294,7 +294,7 @@ def test_a_namespace_needs_the_sandbox_network(gvisor: Gvisor, network: str) -> 
 )
 def test_a_sandbox_network_without_root_is_refused(gvisor: Gvisor) -> None:
     """The error comes before anything starts, and no other network is taken silently."""
-    with pytest.raises(UsageError, match="network=sandbox cannot be had without root"):
+    with pytest.raises(UsageError, match="network=sandbox is impossible without root"):
         gvisor.run(["true"], network="sandbox")
     assert gvisor.records == []
     assert wait_for(lambda: gvisor.run(["true"]).returncode == 0, "the default network")

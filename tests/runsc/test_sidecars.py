@@ -113,7 +113,7 @@ def test_a_sentry_that_is_replaced_between_two_runs_is_not_started(
         shutil.copy2(bird.program, sentry.parent.parent / "new")
         (sentry.parent.parent / "new").rename(sentry)
         start = gvisor.run if way == "a run" else lambda args: gvisor.sandbox().exec(args)
-        with pytest.raises(InsecureRunsc, match="it changed after it was judged"):
+        with pytest.raises(InsecureRunsc, match="it changed after it was checked"):
             start(["true"])
     assert not bird.mark.exists()
 

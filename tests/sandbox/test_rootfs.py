@@ -134,7 +134,7 @@ def test_without_a_guest_a_changed_runsc_is_refused_too(
     """Each program is a start of the binary; the sandbox goes on where it is as it was."""
 
     def changed(_runsc: Runsc) -> None:
-        raise InsecureRunsc("/runsc", "it changed after it was judged")
+        raise InsecureRunsc("/runsc", "it changed after it was checked")
 
     with gvisor.sandbox(rootfs=directory(folder)) as sandbox:
         before = set(os.listdir("/proc/self/fd"))

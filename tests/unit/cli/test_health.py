@@ -96,7 +96,7 @@ def test_a_switch_that_is_the_other_way_round_is_no_obstacle(
     switch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The doctor tries a namespace if the switch allows one."""
-    monkeypatch.setattr(health, "_tried", lambda: "tried")
+    monkeypatch.setattr(health, "_try_user_namespace", lambda: "tried")
     value = {"0\n": "100\n", "1\n": "0\n"}[SWITCHES[switch][0]]
     found = health._user_namespaces(proc(tmp_path, **{switch: value}), works=False)
     assert found.detail.endswith("may not make one: tried")

@@ -180,7 +180,7 @@ def test_a_change_after_judging_is_seen(change: str, good: Path) -> None:
             assert good.stat().st_size == before.st_size
     else:
         good.chmod(0o777)
-    with pytest.raises(InsecureRunsc, match="changed after it was judged") as caught:
+    with pytest.raises(InsecureRunsc, match="changed after it was checked") as caught:
         runsc.check_unchanged()
     assert caught.value.path == str(good)
     runsc.close()

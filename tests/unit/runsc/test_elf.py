@@ -131,5 +131,5 @@ def test_headers_that_make_no_sense_are_no_crash(make: Make, at: int) -> None:
     trust = Trust.here(os.geteuid())
     with runsc.open("rb") as file:
         assert list(elf.loading_problems(file.fileno(), str(runsc), trust)) == [
-            "its dynamic section cannot be read, and so not be judged"
+            "its dynamic section cannot be read, so its libraries cannot be checked"
         ]

@@ -193,7 +193,7 @@ def test_a_child_that_dies_is_no_word_of_the_device(code: str, told: str) -> Non
         kvm.look("/dev/kvm", command=[sys.executable, "-I", "-S", "-c", code])
     assert caught.value.stage == "kvm"
     assert told in caught.value.message
-    assert "puts the question again" in caught.value.next_step
+    assert "repeats the request" in caught.value.next_step
 
 
 def test_a_child_that_cannot_be_started_is_no_word_of_the_device() -> None:

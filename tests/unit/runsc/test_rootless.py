@@ -51,7 +51,7 @@ def test_off_is_an_error_where_it_cannot_be_had(who: str, told: str) -> None:
 def test_a_network_of_its_own_is_for_root_of_any_kind() -> None:
     """A user namespace of the child's own can have network namespaces; runsc's flag refuses it."""
     assert decide(Rootless.AUTO, CALLERS["root in a container"], Network.SANDBOX) is Way.OWN
-    with pytest.raises(UsageError, match="network=sandbox cannot be had without root"):
+    with pytest.raises(UsageError, match="network=sandbox is impossible without root"):
         decide(Rootless.AUTO, CALLERS["user"], Network.SANDBOX)
 
 
