@@ -1,1 +1,1 @@
-"""Tests that run inside gVisor themselves: the host drives, a pytest in the sandbox runs them."""
+"""Tests that run inside gVisor: a pytest on the host drives a pytest in the sandbox."""

@@ -1,4 +1,4 @@
-"""What of the host's pytest configuration travels to the one inside, and what is changed there.
+"""The configuration of the pytest inside: the host's, with some changes.
 
 The options travel by the parser's own table (`vars(config.option)`), not by guessing at an argv.
 """
@@ -54,7 +54,7 @@ _SWITCHED_OFF: dict[str, Any] = {
 
 
 def travelling(config: pytest.Config) -> dict[str, Any]:
-    """The options for the pytest inside: what JSON can carry, with the host's business off."""
+    """Return the options for the pytest inside: JSON data, without options for the host."""
     carried: dict[str, Any] = {}
     for name, value in vars(config.option).items():
         if name in _SWITCHED_OFF:
@@ -87,14 +87,14 @@ def _plain(value: Any) -> Any:
 
 
 def arguments(config: pytest.Config, items: Iterable[pytest.Item]) -> list[str]:
-    """The command line inside: which plugins, since those are loaded before options, and files."""
+    """Return the command line inside: plugins, which pytest loads before options, and files."""
     plugins = [part for name in config.option.plugins for part in ("-p", name)]
     here = str(config.invocation_params.dir)
     return [*plugins, *dict.fromkeys(_argument(str(item.path), here) for item in items)]
 
 
 def _argument(path: str, here: str) -> str:
-    """What has pytest collect a file, of the host's order.
+    """Return the argument with which pytest collects a file.
 
     In an argument, a bracket begins the parameters of a test, and never is of a path. So such a
     file is named from where pytest is started, or the folder is that has it somewhere below.
@@ -106,7 +106,7 @@ def _argument(path: str, here: str) -> str:
 
 
 def coverage(config: pytest.Config) -> dict[str, Any] | None:
-    """The settings of coverage measurement where pytest-cov measures on the host, else None."""
+    """Return the settings of coverage if pytest-cov measures on the host, else None."""
     plugin = config.pluginmanager.get_plugin("_cov")
     controller = getattr(plugin, "cov_controller", None)
     if controller is None:
@@ -122,5 +122,5 @@ def coverage(config: pytest.Config) -> dict[str, Any] | None:
 
 
 def search_path() -> list[str]:
-    """``sys.path`` as the pytest inside needs it: absolute, and only what is there."""
+    """Return ``sys.path`` for the pytest inside: absolute, existing entries only."""
     return [os.path.abspath(path or os.curdir) for path in sys.path]

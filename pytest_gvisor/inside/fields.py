@@ -1,4 +1,4 @@
-"""The fields of a report from inside: which there may be, and what each may hold.
+"""The fields of a report from inside, with a rule for each.
 
 A field becomes an attribute of the host's report, and plugins act on attributes: pytest-html makes
 file names of them, hypothesis reads files that they name. So a field without a rule is left out.
@@ -37,12 +37,12 @@ _OURS = "gvisor_"
 
 
 def utf8(text: str) -> str:
-    """A text that has a UTF-8: no worker of xdist's can send, and no plugin write, another."""
+    """Escape characters that UTF-8 cannot encode: neither xdist nor a plugin could pass them on."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def plain(value: Any, text: Callable[[str], str] = safe) -> Any:
-    """What JSON can hold, with ``text`` applied to each text in it."""
+    """Return JSON data, with ``text`` applied to each text in it."""
     if isinstance(value, str):
         return text(value)
     if isinstance(value, list):
@@ -114,7 +114,7 @@ def _tuple(*rules: Rule) -> Rule:
 
 
 def _object(**rules: Rule) -> Rule:
-    """The named fields of an object, and no others."""
+    """Return a rule for an object of exactly these fields."""
 
     def check(value: Any) -> dict[str, Any]:
         return {name: rule(value[name]) for name, rule in rules.items()}
@@ -123,7 +123,7 @@ def _object(**rules: Rule) -> Rule:
 
 
 def _each(rule: Rule) -> Rule:
-    """An object, of any names."""
+    """Return a rule for an object of any names."""
 
     def check(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -157,7 +157,7 @@ _TRACEBACK = _object(
 
 
 def _separator(value: Any) -> str:
-    """A character: pytest divides by the length of what it fills a line with."""
+    """Check a separator of one character: pytest divides by its length."""
     if len(_text(value)) != 1:
         raise ValueError("a line that is filled with no character, or with several")
     return _text(value)
@@ -172,7 +172,7 @@ _FAILURE = _object(
 
 
 def _longrepr(value: Any) -> Any:
-    """A traceback, a skip's place and reason, or a text.
+    """Check a traceback, a skip's place and reason, or a text.
 
     JSON turns tuples into lists, and pytest relies on a skip's being one.
     """
@@ -184,7 +184,7 @@ def _longrepr(value: Any) -> Any:
 
 
 def _json_report(value: Any) -> dict[str, Any]:
-    """What pytest-json-report writes of each phase, and of the test: it takes both for objects."""
+    """Check the data of pytest-json-report for a phase or a test, which are both objects."""
     checked: dict[str, Any] = _each(plain)(value)
     if not all(isinstance(checked.get(phase, {}), dict) for phase in _PHASES):
         raise TypeError("a phase that is no object")
@@ -192,7 +192,7 @@ def _json_report(value: Any) -> dict[str, Any]:
 
 
 def _extra(value: Any) -> dict[str, Any]:
-    """One of pytest-html's extras: a file whose name ends in ``extension``, a link, or HTML.
+    """Check one of pytest-html's extras: a file with ``extension``, a link, or HTML.
 
     HTML may hold what it may hold on the host. All else of its texts is shown, or put into a name.
     """
@@ -245,7 +245,7 @@ _OPTIONAL: dict[str, Rule] = {
 
 
 def checked(data: Any, more: Collection[str] = ()) -> tuple[dict[str, Any], list[str]]:
-    """The fields of a report that follow their rules, and what was left out, in words.
+    """Return the fields of a report that follow their rules, and names of those left out.
 
     ``more`` names further fields, of plain data. Raises `KeyError`, `TypeError`, `ValueError` or
     `AttributeError` for what is no report.
@@ -268,7 +268,7 @@ def checked(data: Any, more: Collection[str] = ()) -> tuple[dict[str, Any], list
 
 
 def is_free(name: str) -> bool:
-    """Whether a field may be named by a project: it has no rule, and pytest no use for it."""
+    """Whether a project may name a field: it has no rule, and pytest has no use for it."""
     known = {*_REQUIRED, *_OPTIONAL, *_UNREAD, "extras"}
     taken = name in known or name.startswith(_OURS) or hasattr(pytest.TestReport, name)
     return name.isidentifier() and not taken

@@ -1,4 +1,4 @@
-"""Messages to and from the pytest inside: a length and that many bytes of JSON, over two pipes.
+"""Messages to and from the pytest inside: a length, then that many bytes of JSON, over a socket.
 
 Whoever writes the other end is untrusted: lengths are bounded, and what is no JSON object is an
 error.
@@ -21,13 +21,13 @@ MAX_VALUES = 1_000_000
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """The bytes of a message."""
+    """Encode a message."""
     data = json.dumps(message).encode()
     return _LENGTH.pack(len(data)) + data
 
 
 class Decoder:
-    """Takes bytes as they come and gives the messages in them."""
+    """A decoder of messages from bytes in pieces of any size."""
 
     def __init__(self, limit: int = MAX_MESSAGE) -> None:
         self._limit = limit
@@ -37,7 +37,7 @@ class Decoder:
         self._buffer = bytearray()
 
     def feed(self, data: bytes | memoryview) -> Iterator[dict[str, Any]]:
-        """The messages that are complete with ``data``. Raises `ProtocolError`."""
+        """Take ``data`` and yield the messages that it completes. Raises `ProtocolError`."""
         self._buffer += data
         while len(self._buffer) >= _LENGTH.size:
             (size,) = _LENGTH.unpack_from(self._buffer)
@@ -73,7 +73,7 @@ def _refuse(name: str) -> None:
 
 
 def _has_too_many_values(text: bytes) -> bool:
-    """Judge by what is between values, and not in a string; before anything is made of them."""
+    """Whether there are too many values: counts separators outside of strings, makes no value."""
     if _between(text) <= MAX_VALUES:
         return False
     # What follows a backslash outside of a string does not matter: no JSON goes on there.

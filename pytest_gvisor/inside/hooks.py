@@ -105,7 +105,7 @@ def _isolation(config: pytest.Config) -> Isolation:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say that tests run somewhere else than one would think."""
+    """Report that tests run inside, or that they do not although the project asks for it."""
     if here_is_inside() or not (config.getoption("in_gvisor") or config.getini("in_gvisor")):
         return None
     if config.getoption("no_gvisor"):
@@ -118,7 +118,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each test inside its plan, and one copy per platform where there are several."""
+    """Give each test inside its plan, and make a copy per platform if there are several."""
     inside = [item for item in items if is_inside(item)]
     if not inside:
         return
@@ -140,7 +140,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Mark the copy on the host that is to fail."""
+    """Mark the host's copy of a test that is expected to fail."""
     if native_key in item.stash:
         from pytest_gvisor.plugin import markers  # noqa: PLC0415 -- idle costs nothing
         from pytest_gvisor.settings import NATIVE  # noqa: PLC0415
@@ -150,7 +150,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Report the copy on the host by its own id, whatever this pytest takes a test's id from."""
+    """Report the host's copy by its own id, whatever source this pytest takes a test's id from."""
     report: pytest.TestReport = yield  # type: ignore[assignment]
     if native_key in item.stash:
         report.nodeid = item.nodeid
@@ -159,7 +159,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test inside, in place of everything that pytest would do here."""
+    """Run a test inside, in place of pytest's own protocol."""
     if plan_key not in item.stash:
         return None
     _session(item.config).run(item, nextitem)
@@ -181,7 +181,7 @@ def _session(config: pytest.Config) -> InsideSession:
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
-    """End the sandboxes with the loop: innermost, so before pytest-cov combines its data."""
+    """End the sandboxes with the loop, as the innermost hook: pytest-cov combines data after it."""
     try:
         return (yield)
     finally:
@@ -198,5 +198,5 @@ def pytest_timeout_set_timer(item: pytest.Item) -> bool | None:
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_timeout_cancel_timer(item: pytest.Item) -> bool | None:
-    """There is no timer of a test inside to cancel here."""
+    """Cancel no timer: a test inside has none here."""
     return True if plan_key in item.stash else None

@@ -1,4 +1,4 @@
-"""What the host keeps of a session's tests inside until its end, and what it says of the rest."""
+"""The bounds of texts that the host keeps of a session's tests inside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_NAMES = 20
 
 
 class Kept:
-    """The bounds of one session, and one line about what they left out."""
+    """The bounds of one session, and a summary of the texts that they left out."""
 
     def __init__(self, config: pytest.Config, fields: Iterable[str] = ()) -> None:
         self._config = config
@@ -29,7 +29,7 @@ class Kept:
         self._warnings = self._text = self._more = 0
 
     def takes(self, texts: Iterable[str]) -> bool:
-        """Whether the host keeps one more warning with these texts; if not, it is counted."""
+        """Whether the host keeps one more warning with these texts; if not, counts it."""
         size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
         if self._warnings == MOST_WARNINGS or self._text + size > MOST_TEXT:
             self._more += 1
@@ -39,13 +39,13 @@ class Kept:
         return True
 
     def leave_out(self, names: Iterable[str]) -> None:
-        """Note fields of a report that no rule lets through, in words."""
+        """Record the names of fields of a report that no rule allows."""
         for name in names:
             if len(self._left_out) <= _MOST_NAMES:
                 self._left_out[name] = None
 
     def close(self) -> None:
-        """Say what was left out."""
+        """Warn of all that was left out."""
         if self._more:
             self.say(
                 f"{self._more:,} more warnings from inside were left out: {MOST_WARNINGS:,} are "
@@ -63,7 +63,7 @@ class Kept:
             self._left_out.clear()
 
     def say(self, text: str) -> None:
-        """Warn. Where warnings are errors, it is a line on standard error: tests have ended."""
+        """Warn; write to standard error where warnings are errors, since tests have ended."""
         warning = PytestGvisorWarning(text)
         try:
             self._config.issue_config_time_warning(warning, stacklevel=1)

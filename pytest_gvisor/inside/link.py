@@ -1,4 +1,4 @@
-"""The connection to one pytest inside: start it, send commands, receive messages, see it die."""
+"""The connection to one pytest inside: starts it, sends commands, receives messages."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _STACKS_TIME = 1.0
 
 
 class Died(Exception):
-    """The pytest inside is gone."""
+    """Raised when the pytest inside is gone."""
 
 
 class Hangs(Exception):
-    """The deadline passed without a message."""
+    """Raised when the deadline passes without a message."""
 
 
 class Link:
-    """One sandbox with a pytest in it. Nothing of it is left after `close`."""
+    """One sandbox with a pytest in it. `close` removes everything."""
 
     def __init__(self, driven: Driven, show: Callable[[bytes], None] | None = None) -> None:
-        """Start it. ``show`` gets what comes on standard error as it comes."""
+        """Start the pytest. ``show`` gets its standard error as it comes."""
         self._driven = driven
         self._show = show
         self._shown = 0
@@ -56,7 +56,7 @@ class Link:
         self._supervisor.add(self._socket, selectors.EVENT_READ, self._on_readable)
 
     def send(self, op: str, **fields: object) -> None:
-        """Send a command. Raises `Died` if nobody takes it."""
+        """Send a command. Raises `Died` if the pytest is gone or does not read."""
         data = memoryview(encode({"op": op, **fields}))
         deadline = time.monotonic() + _SEND_DEADLINE
         while data:
@@ -70,11 +70,11 @@ class Link:
                 raise Died(f"it takes no more commands: {error.strerror}") from None
 
     def begin(self, most: int = _MOST) -> None:
-        """Count the bytes received from here on: they are of a new test, or of none."""
+        """Count received bytes from here on, for a new test or for none."""
         self.received, self._most = 0, most
 
     def receive(self, deadline: float) -> dict[str, Any]:
-        """The next message, until ``deadline`` (monotonic).
+        """Return the next message, until ``deadline`` (monotonic).
 
         Raises `Hangs`, `Died`, or `ProtocolError` for what is no message, or too much.
         """
@@ -102,7 +102,7 @@ class Link:
             self._relay(self._show)
 
     def _relay(self, show: Callable[[bytes], None]) -> None:
-        """Hand on what has come on standard error since the last time, if it is still held."""
+        """Pass on the new output on standard error, as far as it is still held."""
         stderr = self._supervisor.pipes.stderr
         fresh = stderr.total - self._shown
         if fresh:
@@ -117,7 +117,7 @@ class Link:
         return self._open
 
     def _read(self) -> bool:
-        """Take what is there; whether anything was.
+        """Read pending bytes; return whether there were any.
 
         Raises `BlockingIOError` where something may come yet.
         """
@@ -138,13 +138,13 @@ class Link:
         return bool(data)
 
     def _stop_reading(self) -> None:
-        """Nobody asks for messages any more: they stay where they are, and whoever writes waits."""
+        """Stop reading: nobody asks for messages any more, and the sender blocks."""
         if self._open:
             self._supervisor.change(self._socket, 0, self._on_readable)
             self._open = False
 
     def terminate(self) -> None:
-        """SIGTERM, on which the pytest inside prints its threads' stacks, and a moment for that."""
+        """Send SIGTERM, and wait a moment: the pytest inside prints its threads' stacks."""
         self._stop_reading()
         self._supervisor.terminate()
         until = time.monotonic() + _STACKS_TIME
@@ -152,7 +152,9 @@ class Link:
             self._turn(left)
 
     def close(self, patience: float = 0.0) -> Ended:
-        """Wait so long for its end, kill what runs then, remove everything; how it ended."""
+        """Wait ``patience`` seconds for the end, kill the rest, remove everything; return the
+        end.
+        """
         if self._ended is None:
             self._stop_reading()
             self._ended = self._driven.end(patience)
@@ -162,16 +164,16 @@ class Link:
 
     @property
     def record(self) -> Record:
-        """What is known of the run."""
+        """Return the record of the run."""
         return self._driven.record
 
     @property
     def start(self) -> float | None:
-        """Seconds that the sandbox took to start, if that was measured."""
+        """Return the seconds of the sandbox's start, if they were measured."""
         return self._supervisor.start
 
     def told(self) -> str:
-        """All that a report can say of a sandbox that has ended: status, logs, standard error."""
+        """Describe a sandbox that has ended: status, logs, standard error."""
         record = self._driven.record
         lines = []
         if record.completed is not None:
@@ -193,5 +195,5 @@ class Link:
 
 
 def gone(error: BaseException) -> str:
-    """Why a link cannot be used any more, in words."""
+    """Describe why a link is unusable."""
     return error.message if isinstance(error, GvisorError) else str(error) or "it did not answer"

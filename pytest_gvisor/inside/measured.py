@@ -1,4 +1,4 @@
-"""Coverage of tests inside, from checked messages to a data file that pytest-cov combines.
+"""Coverage of tests inside: checked messages, turned into a data file for pytest-cov.
 
 The host makes the data file itself, by coverage's own API. Whatever a message says, it names lines,
 jumps and contexts of regular files that tests inside can read and cannot change on the host.
@@ -42,7 +42,7 @@ _Part = tuple[str, list[Any]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """What pytest-cov measures on the host, and where."""
+    """The settings of pytest-cov on the host."""
 
     base: str
     """Path of the data file. pytest-cov combines every file beside it whose name starts like it."""
@@ -53,7 +53,7 @@ class Target:
 
 
 def target_of(config: pytest.Config) -> Target | None:
-    """What pytest-cov measures in this session; None where it does not."""
+    """Return the settings of pytest-cov in this session; None if it does not measure."""
     controller = getattr(config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
     if controller is None:
         return None
@@ -116,7 +116,7 @@ class Measured:
         self._lost: dict[str, None] = {}
 
     def take(self, message: dict[str, Any]) -> None:
-        """Add what a message says. Raises `ProtocolError` for one that is malformed or too much."""
+        """Add the coverage in a message. Raises `ProtocolError` if it is malformed or too large."""
         path, tracer = message.get("file"), message.get("tracer")
         if not isinstance(path, str) or not isinstance(tracer, str):
             raise ProtocolError("coverage from inside of no file")
@@ -139,7 +139,7 @@ class Measured:
                 self._write()
 
     def _opened(self) -> CoverageData:
-        """The data in memory: a file would be opened and closed for each context."""
+        """Return the data in memory: a data file would be opened for each context."""
         if self._data is None:
             self._data = _new(no_disk=True)
             if self._target.branch:
@@ -159,7 +159,7 @@ class Measured:
         self._data, self._held = None, 0
 
     def _name(self, path: str) -> str | None:
-        """The name of a file in the data: its real path, relative where the given one is.
+        """Return the name of a file in the data: its real path, relative if the given one is.
 
         None for what is no regular file below a folder that is shown.
         """
@@ -217,12 +217,12 @@ class Measured:
                 raise ProtocolError(f"coverage from inside whose {kind} are none: {text}") from None
 
     def finish(self) -> None:
-        """Write what is held. Raises `ProtocolError`."""
+        """Write the data in memory. Raises `ProtocolError`."""
         with _typed():
             self._write()
 
     def close(self, *, complete: bool) -> None:
-        """Keep the data file, or remove it where the sandbox did not come to its end."""
+        """Keep the data file, or remove it if the sandbox did not come to its end."""
         if self._data is not None:
             self._data.close(force=True)
         if self._file is not None:
@@ -255,7 +255,7 @@ def _new(**arguments: Any) -> CoverageData:
 
 
 def _lines(bitmap: str) -> list[int]:
-    """The line numbers of a bitmap, as coverage's ``numbits`` are, in base64."""
+    """Return the line numbers of a bitmap, coverage's ``numbits`` in base64."""
     if len(bitmap) > _HIGHEST_LINE // 6:
         raise ValueError(f"a line beyond {_HIGHEST_LINE:,}")
     try:
@@ -266,7 +266,7 @@ def _lines(bitmap: str) -> list[int]:
 
 
 def _jumps(numbers: list[int]) -> list[tuple[int, int]]:
-    """Pairs of line numbers; a negative one is the entry or the exit of the code at that line."""
+    """Return pairs of line numbers; a negative one is the entry or exit of the code there."""
     for number in numbers:
         if type(number) is not int or abs(number) > _HIGHEST_LINE:
             raise ValueError(f"{number!r:.50} is no line")

@@ -1,4 +1,4 @@
-"""What a pytest inside prints, shown as it comes: in pieces that may be cut anywhere."""
+"""The live output of a pytest inside, escaped although it comes in arbitrary pieces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LONGEST = 4096
 
 
 class Live:
-    """Hands text on, escaped; colours stay. No cut makes a piece harmless that is not."""
+    """An escaper of text in pieces, safe at every cut. Colours stay."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -19,7 +19,7 @@ class Live:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
 
     def add_bytes(self, data: bytes) -> None:
-        """Show what bytes mean, once they mean something."""
+        """Show bytes as soon as they are complete characters."""
         self.add(self._decoder.decode(data))
 
     def add(self, text: str) -> None:

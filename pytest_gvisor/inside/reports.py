@@ -1,4 +1,4 @@
-"""Untrusted messages from the pytest inside, as pytest's own objects again."""
+"""Reports and warnings of pytest, rebuilt from untrusted messages of the pytest inside."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ _LONGEST_CAUSE = 300
 
 
 class Text(TerminalRepr):
-    """A representation that reached us as text: pytest takes the first line of a plain string for
-    the failure's message, and no message for a representation without one, as on the host.
+    """A failure's representation from text.
+
+    pytest takes the first line of a plain string for the failure's message. It takes none from this
+    one, as on the host.
     """
 
     def __init__(self, text: str) -> None:
@@ -37,14 +39,14 @@ class Text(TerminalRepr):
         return self.text
 
     def toterminal(self, tw: TerminalWriter) -> None:
-        """Write it as it is."""
+        """Write the text unchanged."""
         tw.line(self.text)
 
 
 def revive(
     config: pytest.Config, message: dict[str, Any], nodeid: str, kept: Kept
 ) -> pytest.TestReport:
-    """The report in a message, under the node id that the host has for the test.
+    """Rebuild the report in a message, under the host's node id for the test.
 
     ``kept`` hears which fields were left out. Raises `ProtocolError` for one that is not the report
     of a test's phase.
@@ -118,7 +120,7 @@ def _category(module: str, name: str) -> type[Warning]:
 
 
 def _names(thing: object) -> Mapping[str, Any]:
-    """What a module or class holds; looked up so that neither one's own code runs."""
+    """Return the names in a module or class, without running code of either."""
     if issubclass(type(thing), ModuleType):
         names: Mapping[str, Any] = object.__getattribute__(thing, "__dict__")
         return names
@@ -126,7 +128,7 @@ def _names(thing: object) -> Mapping[str, Any]:
 
 
 def made_up(item: pytest.Item, when: str, text: str, duration: float) -> pytest.TestReport:
-    """A failed report for a phase whose own report never came."""
+    """Make a failed report for a phase whose own report never came."""
     return pytest.TestReport(
         nodeid=item.nodeid,
         location=item.location,

@@ -1,4 +1,4 @@
-"""The tests of one pytest process that run inside: which they are, and the sandboxes they share."""
+"""The tests of one pytest process that run inside, and the sandboxes that they share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MAX_FALSE_STARTS = 3
 
 
 class InsideSession:
-    """The sandboxes for tests inside, each made when its first test comes."""
+    """The sandboxes for tests inside, each made for its first test."""
 
     def __init__(self, config: pytest.Config, isolation: Isolation, inside: Inside) -> None:
         self._config = config
@@ -45,7 +45,7 @@ class InsideSession:
         self._refused: dict[int, bool] = {}
 
     def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
-        """The whole protocol of one test inside."""
+        """Run the whole protocol of one test inside."""
         plan = item.stash[plan_key]
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -60,7 +60,7 @@ class InsideSession:
 
     @staticmethod
     def _tear_down_here(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-        """Tear down what tests on the host before this one have set up, and no later one needs."""
+        """Tear down fixtures of earlier tests on the host that no later test needs."""
         state = item.session._setupstate
         if not state.stack:
             return
@@ -97,7 +97,7 @@ class InsideSession:
             item.ihook.pytest_runtest_logreport(report=report)
 
     def _count_start(self, item: pytest.Item, failure: str) -> None:
-        """End the session where so many starts have failed in a row that another would too.
+        """End the session after too many failed starts in a row.
 
         Whichever unit of tests they were for: what they have in common is platform and settings.
         """
@@ -107,7 +107,7 @@ class InsideSession:
             item.session.shouldstop = "three sandboxes in a row ended before their first test"
 
     def _platform(self, item: pytest.Item, *, examine: bool = False) -> Platform | None:
-        """The platform of a test; None where it cannot be had, and the reports say so by now.
+        """Return the platform of a test; after a skip or failure, report it and return None.
 
         Only where ``examine`` says so, and for kvm, whose devices may hang a sandbox for ever, is
         it tried first.
@@ -126,7 +126,7 @@ class InsideSession:
         return None
 
     def _key(self, item: pytest.Item) -> tuple[object, ...]:
-        """What two tests have in common that share a sandbox."""
+        """Return the key that tests in the same sandbox share."""
         if id(item) not in self._keys:
             plan = item.stash[plan_key]
             unit = {
@@ -139,7 +139,9 @@ class InsideSession:
         return self._keys[id(item)]
 
     def _ids(self, item: pytest.Item, nextitem: pytest.Item | None, plan: Plan) -> Ids:
-        """The node ids inside of a test and of those after it: their fixtures stay set up."""
+        """Return the node ids inside of a test and of those after it: their fixtures stay set
+        up.
+        """
         following = self._following(item, nextitem)
         if following is None:
             return Ids(inner=plan.inner)
@@ -156,7 +158,7 @@ class InsideSession:
         )
 
     def _following(self, item: pytest.Item, nextitem: pytest.Item | None) -> pytest.Item | None:
-        """The next test in the same sandbox; none that comes to nothing on the host."""
+        """Return the next test in the same sandbox that the host will not skip or fail."""
         if item.stash[plan_key].fresh or self._isolation is Isolation.TEST:
             return None
         for other in self._upcoming(item, nextitem):
@@ -178,7 +180,7 @@ class InsideSession:
         return self._refused[id(item)]
 
     def _upcoming(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[pytest.Item]:
-        """What comes after this test; under xdist only the next one is known."""
+        """Yield the tests after this one; under xdist only the next one is known."""
         if nextitem is None:
             return
         items = item.session.items
@@ -218,7 +220,7 @@ class InsideSession:
         return self._workers[key]
 
     def _measured(self, items: Sequence[pytest.Item]) -> Callable[[], Measured] | None:
-        """What takes the coverage of a sandbox for these tests, if pytest-cov measures here."""
+        """Return a function that makes the coverage of a sandbox, if pytest-cov measures here."""
         config, target = self._config, target_of(self._config)
         if target is None:
             return None
@@ -254,14 +256,14 @@ class InsideSession:
             worker.finish()
 
     def close(self) -> None:
-        """Let every pytest inside tear down and end, and say what of them was left out."""
+        """Let every pytest inside tear down and end, and warn of messages left out."""
         for key in list(self._workers):
             self._finish(key)
         self._kept.close()
 
 
 def _judged(item: pytest.Item, *, examine: bool = False) -> Platform:
-    """The platform of a test; skips or fails the test for what it requires and cannot have."""
+    """Return the platform of a test. Skips or fails the test if a requirement is missing."""
     with usage():
         _check_no_image(item)
     markers.check(item)
@@ -272,7 +274,7 @@ def _judged(item: pytest.Item, *, examine: bool = False) -> Platform:
 
 
 def _log(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
-    """Report a phase of a test inside that has come to its end here."""
+    """Report a phase of a test inside that has ended here."""
     report = item.ihook.pytest_runtest_makereport(item=item, call=call)
     # pytest 9.2 takes the id from elsewhere than from the item's node id: see twins.
     report.nodeid = item.nodeid
@@ -280,7 +282,7 @@ def _log(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
 
 
 def _check_no_image(item: pytest.Item) -> None:
-    """Raise `UsageError` for a test inside that is to have an image: its Python is the host's."""
+    """Raise `UsageError` for a test inside with an image: its Python is the host's."""
     image = settings_of(item).image
     if image is not None:
         raise UsageError(
@@ -292,7 +294,7 @@ def _check_no_image(item: pytest.Item) -> None:
 
 
 def _as_expected(report: pytest.TestReport, reason: str) -> None:
-    """What pytest makes of a phase of a test that is marked xfail, strictly."""
+    """Change a phase's report like pytest does for a strict xfail."""
     if hasattr(report, "wasxfail"):
         return
     if report.failed:

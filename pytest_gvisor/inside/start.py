@@ -1,4 +1,4 @@
-"""Starting a pytest inside: its root filesystem, its sandbox, and the first command."""
+"""The start of a pytest inside: its root file system, its sandbox, the first command."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TMP = "/tmp"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inside:
-    """What a pytest inside gets of its own, apart from the settings of any sandbox."""
+    """The settings of a pytest inside, apart from those of any sandbox."""
 
     env: tuple[str, ...] = ()
     """``NAME`` or ``NAME=VALUE``, on top of the allow-list."""
@@ -135,5 +135,5 @@ def _spec(
 
 
 def _is_shown(mount: Mount) -> bool:
-    """Whether this is a folder of the host whose changes stay inside."""
+    """Whether a mount is a folder of the host whose changes stay inside."""
     return mount.is_bind and "ro" in mount.options

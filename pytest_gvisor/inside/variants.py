@@ -1,4 +1,4 @@
-"""Copies of a test, one for each platform that it runs on, under names of their own."""
+"""Copies of a test, one for each of its platforms, with names of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _nodeid_key = pytest.StashKey[str]()
 
 
 def expand(items: list[pytest.Item]) -> None:
-    """Put one copy per platform and release in the place of each test inside that has several.
+    """Replace each test inside by one copy per platform and release, if it has several.
 
     Raises `pytest.UsageError` for a marker that cannot be meant.
     """
@@ -40,7 +40,7 @@ def expand(items: list[pytest.Item]) -> None:
 
 
 def _variants(settings: Settings) -> list[tuple[str, Platform | None, str | None]]:
-    """What a test runs on, in order: the word in its id, the platform, the label of the release.
+    """Return a test's variants in order: the name in its id, the platform, the release's label.
 
     As of a test on the host, a platform is in the word only where there are several of them.
     """
@@ -76,7 +76,7 @@ def _plan(item: pytest.Item, platform: Platform | None, release: str | None) -> 
 
 
 def _native(item: pytest.Item) -> pytest.Item:
-    """The test itself, which runs here, under an id of its own.
+    """Give the test itself, which runs here, an id of its own.
 
     Its name stays: it is what a `unittest.TestCase` finds its method by.
     """
@@ -93,7 +93,7 @@ def _native(item: pytest.Item) -> pytest.Item:
 def _twin(
     item: pytest.Item, word: str, platform: Platform | None, release: str | None
 ) -> pytest.Item:
-    """A copy for one platform. It is never set up here, so it may share all but name and id."""
+    """Copy a test for one platform. The copy is never set up here, so it may share attributes."""
     plan = _plan(item, platform, release)
     twin = copy.copy(item)
     # Where a node keeps its id differs by release of pytest, that it has the property does not.
@@ -109,7 +109,7 @@ def _twin(
 
 @functools.cache
 def _named(kind: type[pytest.Item]) -> type[pytest.Item]:
-    """A subclass of an item's class whose node id is the one in the stash."""
+    """Return a subclass of an item's class whose node id is the one in the stash."""
 
     def nodeid(self: pytest.Item) -> str:
         return self.stash[_nodeid_key]
@@ -127,5 +127,5 @@ def _named(kind: type[pytest.Item]) -> type[pytest.Item]:
 
 
 def with_platform(name: str, platform: str) -> str:
-    """``test_x[systrap]``, ``test_x[1-systrap]``."""
+    """Return ``test_x[systrap]`` or ``test_x[1-systrap]``."""
     return f"{name[:-1]}-{platform}]" if name.endswith("]") else f"{name}[{platform}]"

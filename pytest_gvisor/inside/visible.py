@@ -1,4 +1,4 @@
-"""What a test inside sees of the host: its project, what it imports, an environment."""
+"""The host's parts that a test inside sees: its project, its imports, an environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NOT_SHOWN = ("/proc", "/sys", "/dev")
 
 
 def environment(extra: Iterable[str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment inside: an allow-list, and what ``--gvisor-env NAME[=VALUE]`` adds."""
+    """Return the environment inside: an allow-list, and those of ``--gvisor-env NAME[=VALUE]``."""
     found = {name: environ[name] for name in ALLOWED if name in environ}
     for entry in extra:
         name, equals, value = entry.partition("=")
@@ -37,7 +37,7 @@ def environment(extra: Iterable[str], environ: Mapping[str, str] = os.environ) -
 
 
 def folders(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
-    """The folders that are shown at their own paths: the project, and what it is imported from.
+    """Return the folders shown at their own paths: the project, and folders of its imports.
 
     Raises `UsageError` where that would be a whole home folder or the root folder.
     """
@@ -55,12 +55,12 @@ def folders(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
 
 
 def _prefixes() -> list[str]:
-    """What the host's root filesystem already has of Python."""
+    """Return the folders of Python that the host's root file system already has."""
     return [os.path.realpath(path) for path in {sys.prefix, sys.base_prefix}]
 
 
 def readable(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
-    """All folders that code which a test imports may lie in. Raises `UsageError` as `folders`."""
+    """Return all folders with code that a test may import. Raises `UsageError` like `folders`."""
     return [*folders(config, items), *_SYSTEM, *_prefixes()]
 
 
@@ -80,7 +80,7 @@ def _check(path: str) -> None:
 
 
 def _home() -> str:
-    """This user's home folder, as the system knows it: $HOME may be a test's own."""
+    """Return this user's home folder by the system: $HOME may be a test's own."""
     try:
         return os.path.realpath(pwd.getpwuid(os.geteuid()).pw_dir)
     except KeyError:

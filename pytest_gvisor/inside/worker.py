@@ -1,4 +1,4 @@
-"""The host's side of tests inside: which they are, in which sandbox each runs, and its reports.
+"""The handle of one pytest inside: sends it tests, and takes their reports.
 
 For a test that runs inside, the host's whole protocol is taken over: nothing of it is set up here.
 The pytest inside runs it with its fixtures and plugins, and its reports are logged here as if they
@@ -32,7 +32,7 @@ _SLOWEST = 256 * 1024
 
 @dataclasses.dataclass(kw_only=True)
 class Progress:
-    """How far one test has got, by what has arrived."""
+    """The progress of one test by the messages that have arrived."""
 
     calls: bool = True
     """Whether a test that is set up is called too: not so with ``--setup-only``."""
@@ -43,7 +43,7 @@ class Progress:
     is_set_up: bool = False
 
     def add(self, report: pytest.TestReport) -> None:
-        """Note a report; those of subtests are of no phase's end."""
+        """Take a report; a subtest's does not end a phase."""
         if type(report) is not pytest.TestReport or report.when is None:
             return
         self.reported.add(report.when)
@@ -52,7 +52,7 @@ class Progress:
             self.is_set_up = report.passed
 
     def missing(self) -> str | None:
-        """The first phase without a report that it must have, None where the test is complete."""
+        """Return the first phase without its report; None if the test is complete."""
         expected = [
             phase for phase in _PHASES if phase != "call" or (self.calls and self.is_set_up)
         ]
@@ -61,7 +61,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ids:
-    """Node ids inside: a test's, and those of the tests that follow it in the same sandbox."""
+    """Node ids inside: a test's, and those of the following tests in the same sandbox."""
 
     inner: str
     following: str | None = None
@@ -72,13 +72,13 @@ class Ids:
 
 
 def _failures_left(item: pytest.Item) -> int:
-    """After how many failures of this test the session stops; 0 is never."""
+    """Return the number of this test's failures that stops the session; 0 is never."""
     maxfail: int = item.config.getvalue("maxfail")
     return max(1, maxfail - item.session.testsfailed) if maxfail else 0
 
 
 def _belongs(message: dict[str, Any], inner: str | None) -> None:
-    """Raise `ProtocolError` for what is said of another test than the one that was asked for."""
+    """Raise `ProtocolError` for a message about another test than the current one."""
     if message.get("id") != inner:
         kind, other = message["type"], message.get("id")
         raise ProtocolError(f"a {kind!r} from inside of another test than {inner}: {other!r:.200}")
@@ -99,7 +99,7 @@ def _phase(message: dict[str, Any]) -> str:
 
 
 class Worker:
-    """One pytest inside: started when the first test needs it, replaced when it has died."""
+    """One pytest inside, started for its first test and replaced after its death."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Worker:
         self.ids: frozenset[str] = frozenset()
 
     def start(self) -> str:
-        """Start the pytest inside, if it is not there; returns why it does not, or nothing."""
+        """Start the pytest inside, if it is not there; return the problem, or nothing."""
         try:
             self._ready()
         except (Died, Hangs, GvisorError) as error:
@@ -141,7 +141,7 @@ class Worker:
         return ""
 
     def run(self, item: pytest.Item, ids: Ids) -> Iterator[pytest.TestReport]:
-        """Run one test; gives its reports as they arrive, and made-up ones for what never came.
+        """Run one test; yield its reports as they arrive, and made-up ones for missing phases.
 
         To be called after a `start` that went well: the deadline is the test's own.
         """
@@ -168,7 +168,7 @@ class Worker:
             yield from self._dead(item, progress, began, link, gone(error))
 
     def _command(self, link: Link, item: pytest.Item, ids: Ids, deadline: float) -> None:
-        """Have a test run, unless it runs already, and say which comes after it.
+        """Send the command to run a test, unless it runs already, and name the next one.
 
         The one after it is commanded too, where it is known that it will follow: the pytest inside
         then goes on without waiting for the host to report.
@@ -208,14 +208,14 @@ class Worker:
             )
 
     def _unasked(self, message: dict[str, Any]) -> None:
-        """A message of the test that was commanded ahead, and that nobody asks for any more."""
+        """Take a message of the test that was commanded ahead and is no longer wanted."""
         if self._ahead is None or message["type"] not in _OF_A_TEST:
             self._common(message, "")
         else:
             _belongs(message, self._ahead)
 
     def _common(self, message: dict[str, Any], nodeid: str) -> None:
-        """A message that may come at any time."""
+        """Take a message that may come at any time."""
         kind = message["type"]
         if kind == "warning":
             reports.warn(self._config, message, nodeid, self._kept)
@@ -227,7 +227,7 @@ class Worker:
             raise ProtocolError(f"a message {kind!r:.50} from inside that does not belong here")
 
     def _ready(self) -> Link:
-        """The link to a pytest that has collected. Raises what `Link.receive` does."""
+        """Return the link to a pytest that has collected. Raises the errors of `Link.receive`."""
         if self._link is not None:
             return self._link
         self._ahead, self._under_way = None, False
@@ -258,7 +258,9 @@ class Worker:
     def _dead(
         self, item: pytest.Item, progress: Progress, began: float, link: Link, cause: str
     ) -> Iterator[pytest.TestReport]:
-        """The missing reports of a test whose pytest is gone; the next test gets a new one."""
+        """Yield the missing reports of a test whose pytest is gone; the next test gets a new
+        one.
+        """
         self._link = None
         link.close(patience=_LAST_WORDS)
         text = f"the sandbox was lost in this test's {progress.phase}: {cause}\n{link.told()}"
@@ -299,7 +301,7 @@ class Worker:
                 measured.close(complete=complete)
 
     def _last_words(self, link: Link, measured: Measured | None) -> None:
-        """Take what a pytest inside says of its whole session.
+        """Take the messages of a pytest inside about its whole session.
 
         Coverage of many contexts takes long to send: so its bytes, and the time that this process
         spends on them, extend the deadline.

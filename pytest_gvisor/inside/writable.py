@@ -1,4 +1,4 @@
-"""Folders of the host that tests inside write to, and which of them root may hand out.
+"""The host's folders that tests inside may write to, and the checks when pytest runs as root.
 
 A file that a test leaves there has the mode and the owner that the test gave it. With root's rights
 that is a program by which every user of the host becomes root, and removing it afterwards would be
@@ -22,7 +22,7 @@ _HARMLESS = os.ST_NOSUID | os.ST_NODEV
 
 
 def mounts(paths: Iterable[str]) -> list[Mount]:
-    """The writable mounts of these folders at their own paths. Raises `UsageError`."""
+    """Return the writable mounts of these folders at their own paths. Raises `UsageError`."""
     made = [bind(path, os.path.abspath(path), readonly=False) for path in paths]
     for mount in made:
         _check(mount.source)
@@ -30,7 +30,7 @@ def mounts(paths: Iterable[str]) -> list[Mount]:
 
 
 def check(paths: Iterable[str]) -> None:
-    """Raise `UsageError` for a folder that root must not hand out; one may be missing so far."""
+    """Raise `UsageError` for a folder that root must not share. A folder may be missing so far."""
     for path in paths:
         if os.path.exists(path):
             _check(os.path.realpath(path))
@@ -50,7 +50,9 @@ def _check(folder: str) -> None:
 
 
 def harmful(folder: str) -> str:
-    """The first of a folder and the mounts below it that has set-uid programs or devices work."""
+    """Return the first of a folder and the mounts below it that allows set-uid programs or
+    devices.
+    """
     for point in (folder, *leftovers.mount_points(folder)):
         try:
             flags = os.statvfs(point).f_flag

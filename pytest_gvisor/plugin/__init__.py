@@ -1,4 +1,4 @@
-"""pytest's hooks: a table of contents. What each does is in the module that it calls."""
+"""pytest's hooks: a table of contents. Each hook calls the module that does its work."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Declare our own hooks."""
+    """Declare the plugin's own hooks."""
     pluginmanager.add_hookspecs(hookspecs)
 
 
@@ -76,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Refuse a platform of the run's that no binary lists, once for all xdist workers."""
+    """Refuse a platform of the run that no binary lists, once for all xdist workers."""
     config = session.config
     if options.written(config) and not here_is_inside() and not hasattr(config, "workerinput"):
         from pytest_gvisor.plugin import precedence
@@ -85,7 +85,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """One line where anyone has configured gVisor."""
+    """Return one line if gVisor is configured."""
     if here_is_inside() or not options.written(config):
         return None
     from pytest_gvisor.plugin import header
@@ -96,7 +96,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_report_collectionfinish(
     config: pytest.Config, items: Sequence[pytest.Item]
 ) -> str | None:
-    """The same line where nothing is configured but a test uses gVisor."""
+    """Return the same line if a test uses gVisor and nothing is configured."""
     # As pytest does with its own header: the output of --collect-only -q is read by programs.
     quiet = config.get_verbosity() < 0 or bool(options.written(config))
     if quiet or here_is_inside() or not any(map(uses_gvisor, items)):
@@ -108,7 +108,7 @@ def pytest_report_collectionfinish(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Gather what the tests on each platform come to."""
+    """Make the matrix if a test belongs to a platform."""
     if any(map(in_matrix, session.items)):
         from pytest_gvisor.plugin import matrix
 
@@ -117,7 +117,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Tell an xdist controller what this worker's engine has removed."""
+    """Send an xdist controller the leaks that this worker's engine has removed."""
     if hasattr(session.config, "workeroutput"):
         from pytest_gvisor.plugin import xdist
 
@@ -125,7 +125,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test once per platform where two or more are asked for."""
+    """Parametrize a test with each platform if there are two or more."""
     if uses_gvisor(metafunc.definition):
         from pytest_gvisor.plugin import markers
 
@@ -134,7 +134,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Judge the markers before any fixture is set up; for tests inside the host has done it."""
+    """Check the markers before any fixture is set up. For tests inside, the host has done it."""
     if uses_gvisor(item) and not here_is_inside():
         from pytest_gvisor.plugin import markers
 
@@ -173,7 +173,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Escape what pytest has added to a report since it was made, as it does to a subtest's."""
+    """Escape texts that pytest has added to a report since it was made, as for a subtest."""
     if UNTRUSTED in vars(report):
         from pytest_gvisor.plugin import sections
 

@@ -1,4 +1,4 @@
-"""The command that repeats one test on one platform, as it is pasted where pytest was started."""
+"""The command that repeats one test on one platform, for pasting where pytest was started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REPEATED_INSIDE = ("isolation", "env", "writable")
 
 
 def command(item: pytest.Item, settings: Settings, platform: str, *more: str) -> str:
-    """The command, for a shell, with ``more`` arguments behind.
+    """Return the command for a shell, with ``more`` arguments at its end.
 
     ``platform`` is the one that the test runs on; ``auto`` where nobody has chosen one.
     """
@@ -49,14 +49,14 @@ def command(item: pytest.Item, settings: Settings, platform: str, *more: str) ->
 
 
 def _written(config: pytest.Config, name: str) -> list[str]:
-    """An option as the command line has it; one that may be repeated, as often."""
+    """Return an option in the form of the command line, as often as it was given."""
     value = config.getoption(f"gvisor_{name}", None)
     values = value if isinstance(value, list) else [] if value is None else [value]
     return [f"--gvisor-{name}={one}" for one in values]
 
 
 def _from_here(config: pytest.Config, nodeid: str) -> str:
-    """A node id, which begins at the root folder, as an argument where pytest was started."""
+    """Convert a node id, relative to the root folder, to an argument where pytest was started."""
     path, colons, name = nodeid.partition("::")
     here = config.invocation_params.dir
     if here != config.rootpath:

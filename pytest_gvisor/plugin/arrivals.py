@@ -1,4 +1,4 @@
-"""Reports as they arrive in the process that makes the matrix: the first begins it."""
+"""A plugin that makes the matrix when the first report for it arrives."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import pytest
 
 
 class Arrivals:
-    """Registered in every session: has the matrix made when there is something for it."""
+    """Registered in every session: makes the matrix on demand."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """See to it that somebody takes what a report carries, a worker's too."""
+        """Make the matrix if a report, perhaps a worker's, has data for it."""
         # xdist reports a test whose worker was lost by a phase of this name.
         if hasattr(report, "gvisor_cell") or str(report.when) == "???":
             from pytest_gvisor.plugin import matrix  # noqa: PLC0415 -- idle costs nothing

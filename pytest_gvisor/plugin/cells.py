@@ -1,4 +1,4 @@
-"""What a report of pytest's carries of its test's sandboxes, to where the matrix is put together.
+"""Data of a test's sandboxes, attached to pytest's reports for the matrix.
 
 This runs where tests run, which may be a worker of xdist's: so all of it is plain data, as an
 attribute of the report. Nothing here is costly: the details are taken only where a file was asked
@@ -35,7 +35,7 @@ _roster_key = pytest.StashKey[bool]()
 
 
 def attach(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
-    """Give a report of a test on the host what is known of its sandboxes."""
+    """Attach the sandboxes' data to a report of a test on the host."""
     place = place_of(item)
     if place is None:
         return
@@ -59,7 +59,7 @@ def attach(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRep
 def attach_inside(
     item: pytest.Item, report: pytest.TestReport, *, starts: Sequence[float], record: Record | None
 ) -> None:
-    """Give a report of a test inside the same.
+    """Attach the sandbox's data to a report of a test inside.
 
     ``starts`` are the seconds that a start for this test has taken, ``record`` is of the sandbox
     that its details are shown of.
@@ -76,12 +76,12 @@ def attach_inside(
 
 
 def wanted(config: pytest.Config) -> bool:
-    """Whether a file is written, and so details are of use."""
+    """Whether a report file is written, and so needs details."""
     return bool(run_settings(config).report)
 
 
 def place_of(item: pytest.Item) -> dict[str, Any] | None:
-    """Which cell a test belongs to, and how it is repeated; None where it is in no cell."""
+    """Return a test's cell, and the command that repeats it; None for a test without a cell."""
     if item.stash.get(_place_key, None) is None:
         try:
             item.stash[_place_key] = _place(item)
@@ -141,12 +141,14 @@ def _place(item: pytest.Item) -> dict[str, Any] | None:
 
 
 def column(platform: str, release: str) -> str:
-    """The name of a cell's column: of several releases, one has the platform and its label."""
+    """Return the name of a cell's column: the platform, and the label of one of several
+    releases.
+    """
     return f"{platform}-{release}" if release else platform
 
 
 def _without(nodeid: str, names: Sequence[str]) -> str:
-    """A node id without the parts of it that name platform and release."""
+    """Return a node id without the names of platform and release."""
     if not names:
         return nodeid
     both = without_platform(nodeid, "-".join(names))
@@ -158,7 +160,7 @@ def _without(nodeid: str, names: Sequence[str]) -> str:
 
 
 def without_platform(nodeid: str, platform: str) -> str:
-    """A node id without the part in brackets that names the platform.
+    """Return a node id without the part in brackets that names the platform.
 
     ``test_x[systrap]`` is ``test_x``, ``test_x[systrap-1]`` and ``test_x[1-systrap]`` are
     ``test_x[1]``.
@@ -191,13 +193,13 @@ def _hand_over(item: pytest.Item, report: pytest.TestReport, data: dict[str, Any
 
 
 def roster(session: pytest.Session) -> list[list[str]]:
-    """Node id, row and platform of each test that is to run, in order."""
+    """Return node id, row and platform of each test that is to run, in order."""
     places = ((item.nodeid, place_of(item)) for item in session.items)
     return [[nodeid, place["row"], place["platform"]] for nodeid, place in places if place]
 
 
 def _add_properties(report: pytest.TestReport, data: dict[str, Any]) -> None:
-    """What JUnit files, and other readers of pytest's user properties, get."""
+    """Add properties for JUnit files, and for other readers of pytest's user properties."""
     found = {
         "gvisor.platform": data["platform"].removesuffix(f"-{data['release']}"),
         "gvisor.release": data["release"],

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 class BundleFactory(Protocol):
-    """What ``oci_bundle`` is: arguments as for `Gvisor.run`, apart from input and deadline."""
+    """The type of ``oci_bundle``. Takes the arguments of `Gvisor.run` but input and deadline."""
 
     def __call__(self, args: list[str], **options: Any) -> Bundle:
         """Write a bundle for ``args``."""
 
 
 class ImageFactory(Protocol):
-    """What ``gvisor_image`` is; ``limits`` are `Limits` of what an image may come to."""
+    """The type of ``gvisor_image``; ``limits`` are `Limits` of an unpacked image."""
 
     def __call__(self, image: str | os.PathLike[str], **options: Any) -> Rootfs:
-        """The root file system of an image; a daemon's with ``pull`` and ``remote``."""
+        """Return the root file system of an image; ``pull`` and ``remote`` are for a daemon's."""
 
     def build(self, path: str | os.PathLike[str], **options: Any) -> Rootfs:
-        """The same of a folder that a daemon builds, with ``dockerfile``, ``args``, ``remote``."""
+        """Have a daemon build a folder, and return the image's root file system."""

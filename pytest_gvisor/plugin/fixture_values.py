@@ -64,7 +64,7 @@ def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
 
 @contextlib.contextmanager
 def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterator[Gvisor]:
-    """See the fixture; closed at the end, which warns of what was not removed."""
+    """See the fixture. Closed at the end, with a warning of all that was not removed."""
     settings = _settings(request)
     engine = engine_of(request.config)
     # A test that parametrizes gvisor_platform directly passes the fixture, and its check, by.
@@ -147,12 +147,12 @@ def _settings(request: pytest.FixtureRequest) -> Settings:
 
 
 def _platform(asked: object) -> Platform:
-    """A platform from what a test has parametrized itself with."""
+    """Return the platform that a test has parametrized itself with."""
     return words.platform(asked, "gvisor_platform")
 
 
 class _Kept:
-    """The folder where a test's runs are kept, made with the first of them.
+    """The folder for a test's kept runs, made with the first of them.
 
     ``problems`` says what could not be kept.
     """
@@ -181,7 +181,7 @@ class _Kept:
             self.problems.append(str(error))
 
     def settle(self, item: pytest.Item) -> None:
-        """Forget what was kept of a test that has passed, if only failed ones are wanted."""
+        """Remove the kept runs of a test that has passed, if only failed ones are wanted."""
         if self._folder is not None and self._wanted is Keep.FAILED and not failed(item):
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -190,7 +190,7 @@ _kept_key = pytest.StashKey[_Kept]()
 
 
 def settle(item: pytest.Item) -> None:
-    """What is left to do when every phase of a test is over, and has its report."""
+    """Settle a test's kept runs when every phase is over and has its report."""
     if _kept_key in item.stash:
         item.stash[_kept_key].settle(item)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _check_outside(request: pytest.FixtureRequest) -> None:
-    """Fail a test inside, which has no sandbox to be had, whether strict or not."""
+    """Fail a test inside, which can have no sandbox, whether strict or not."""
     if here_is_inside():
         pytest.fail(
             f"the fixture {request.fixturename} cannot be had inside gVisor. As an argument of the "

@@ -1,4 +1,4 @@
-"""The line at a session's start that says which runsc, platforms and network the tests get.
+"""The header line at a session's start: runsc, platforms and network of the tests.
 
 Finding and asking the binary takes time, which a session that uses no gVisor must not pay: so the
 line comes early where something is configured, and otherwise after the collection, if a test
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def line(config: pytest.Config) -> str:
-    """``gvisor: runsc 20240729.0 (/usr/bin/runsc), systrap, network none``; all of several."""
+    """Return ``gvisor: runsc 20240729.0 (/usr/bin/runsc), systrap, network none``."""
     settings = run_settings(config)
     engine = engine_of(config)
     each = [settings_on(settings, release.label) for release in settings.releases] or [settings]
@@ -48,7 +48,7 @@ def line(config: pytest.Config) -> str:
 
 
 def _passed_over() -> str:
-    """That sessions are elsewhere than they should be, and why: somebody may be at work there."""
+    """Return the place of the sessions and the reason, unless it is the usual place."""
     chosen = session_folder.choose_base()
     if not chosen.passed:
         return ""
@@ -60,6 +60,6 @@ def _build(label: str) -> str:
 
 
 def _binary(runsc: Runsc, label: str) -> str:
-    """``runsc 20240729.0 (/usr/bin/runsc)``, and its label before it."""
+    """Return ``runsc 20240729.0 (/usr/bin/runsc)``, with its label in front."""
     shown = f"runsc {escape(runsc.version)} ({escape(runsc.path)})"
     return f"{label}: {shown}" if label else shown

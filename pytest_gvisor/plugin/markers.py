@@ -1,4 +1,4 @@
-"""What markers and platforms ask of a test: its parametrization, and whether it can run here."""
+"""The markers' effects on a test: its parametrization, skips and failures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FIXTURE = "gvisor_platform"
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
-    """Give a test that uses a sandbox one variant per platform and release, of several.
+    """Parametrize a test that uses a sandbox with each platform and release of several.
 
     The lists come from the command line, the configuration and the markers, never from what works
     here: all xdist workers must collect the same tests.
@@ -44,7 +44,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 
 
 def tell_of_others(item: pytest.Item, settings: Settings, names: Sequence[str]) -> None:
-    """Say that a test that has no variants does not run on all of its platforms, or fail it.
+    """Warn, or fail, for a test that cannot run on all of its platforms.
 
     ``names`` are the platforms, or the labels of the releases, the one that it runs on first.
     pytest parametrizes neither methods of a `unittest.TestCase`, nor doctests, nor what a test asks
@@ -64,7 +64,7 @@ def tell_of_others(item: pytest.Item, settings: Settings, names: Sequence[str]) 
 
 
 def _is_parametrized(metafunc: pytest.Metafunc, fixture: str) -> bool:
-    """Whether the test itself says on which platforms, or releases, it runs."""
+    """Whether the test itself parametrizes platforms, or releases."""
     names = [
         mark.args[0] if mark.args else mark.kwargs.get("argnames", "")
         for mark in metafunc.definition.iter_markers("parametrize")
@@ -73,7 +73,7 @@ def _is_parametrized(metafunc: pytest.Metafunc, fixture: str) -> bool:
 
 
 def check(item: pytest.Item) -> None:
-    """Skip or fail a test whose markers ask for what is not here."""
+    """Skip or fail a test whose markers require something that is missing here."""
     needed = _needed_platforms(item)
     _check_expected(item)
     if not needed and item.get_closest_marker("requires_runsc") is None:
@@ -90,7 +90,7 @@ def check(item: pytest.Item) -> None:
 
 
 def foresee(item: pytest.Item) -> None:
-    """Do what `expect` does before anything of a test on the host is set up.
+    """Apply `expect` before anything of a test on the host is set up.
 
     pytest looks for the mark as the set-up begins; what is marked later has the failures of its
     set-up counted as errors.
@@ -110,7 +110,7 @@ def foresee(item: pytest.Item) -> None:
 
 
 def _check_expected(item: pytest.Item) -> None:
-    """Fail a test that expects a failure on a platform that there is not: a misspelt one is none.
+    """Fail a test that expects a failure on an unknown platform, such as a misspelt one.
 
     Where there is no binary to ask, nothing runs on that platform either.
     """
@@ -122,7 +122,7 @@ def _check_expected(item: pytest.Item) -> None:
 
 
 def _has_our_platform(item: pytest.Item) -> bool:
-    """Whether the test's `gvisor_platform` is ours, or a parameter, for which pytest has a fixture.
+    """Whether the test's `gvisor_platform` is ours, or a parameter.
 
     What a project's own fixture in its place says is known when that has been set up.
     """
@@ -133,7 +133,7 @@ def _has_our_platform(item: pytest.Item) -> bool:
 
 
 def expect(item: pytest.Item, platform: str) -> None:
-    """Mark a test that is to fail on this platform as such, strictly.
+    """Mark a test that is expected to fail on this platform as a strict xfail.
 
     Only when the platform is known to work: for want of a platform no test fails as expected.
     """
@@ -147,7 +147,7 @@ _expected_key = pytest.StashKey[bool]()
 
 
 def platform_asked(item: pytest.Item, asked: Platform | None) -> Platform:
-    """The platform that a test runs on; skips or fails the test where there is no runsc."""
+    """Return a test's platform. Skips or fails the test if there is no runsc."""
     with usage():
         settings = settings_of(item)
     engine = engine_of(item.config)
@@ -159,7 +159,7 @@ def platform_asked(item: pytest.Item, asked: Platform | None) -> Platform:
 
 
 def platform_of(item: pytest.Item, asked: Platform | None) -> Platform:
-    """The same, but one that works; skips or fails the test where it does not."""
+    """Return a test's platform if it works. Skips or fails the test otherwise."""
     platform = platform_asked(item, asked)
     with usage():
         settings = settings_of(item)
@@ -183,13 +183,13 @@ def _needed_platforms(item: pytest.Item) -> list[Platform]:
 
 
 def _wanted(item: pytest.Item) -> list[Wanted]:
-    """The releases that the test's markers ask for."""
+    """Return the releases that the test's markers allow."""
     marks = [mark for mark in item.iter_markers("requires_runsc") if mark.args]
     return [Wanted.parse(mark.args[0], "requires_runsc") for mark in marks]
 
 
 def _check_arguments(item: pytest.Item, mark: pytest.Mark, example: tuple[str, ...]) -> None:
-    """Raise `UsageError` unless the marker has as many arguments as the example, by position."""
+    """Raise `UsageError` unless the marker has as many positional arguments as the example."""
     if len(mark.args) == len(example) and not mark.kwargs:
         return
     right = f"@pytest.mark.{mark.name}" + (f'("{example[0]}")' if example else "")

@@ -1,4 +1,4 @@
-"""Puts the matrix together from pytest's reports, in the one process that writes it.
+"""The matrix of tests and platforms, collected from pytest's reports in one process.
 
 Without xdist that is the process that runs the tests, with it the controller, which sees nothing
 but the workers' reports.
@@ -50,7 +50,7 @@ _MORE = "[… and more failures …]"
 
 
 def ensure(config: pytest.Config) -> Collector | None:
-    """The collector of this process; None inside a sandbox, and in xdist's workers."""
+    """Return this process's collector; None inside a sandbox and in xdist's workers."""
     if here_is_inside() or hasattr(config, "workerinput"):
         return None
     found = config.pluginmanager.get_plugin(NAME)
@@ -62,7 +62,7 @@ def ensure(config: pytest.Config) -> Collector | None:
 
 @dataclasses.dataclass(kw_only=True)
 class _Entry:
-    """A test on one platform, in one process, as far as its reports have come in."""
+    """A test on one platform in one process, by its reports so far."""
 
     row: str
     platform: str
@@ -81,13 +81,13 @@ class _Entry:
     """Whether the try that is under way does not count, and another one will follow."""
 
     def restart(self) -> None:
-        """Forget an earlier try."""
+        """Forget an earlier try of the test."""
         self.void = self.dropped = False
         self.state, self.duration, self.message, self.captured = State.NOT_RUN, 0.0, "", ""
         self.tracebacks, self.runs, self.starts_ms = [], [], []
 
     def take(self, report: pytest.TestReport) -> None:
-        """Note one phase."""
+        """Take the report of one phase."""
         self.duration += report.duration
         state = state_of(report, cause="cause" in self.data)
         if state is None:
@@ -98,7 +98,7 @@ class _Entry:
             self.message = message_of(report)
 
     def add_traceback(self, text: str) -> None:
-        """Keep one, if there is room: a test may have any number of subtests that fail."""
+        """Keep a traceback if there is room: any number of subtests may fail."""
         if sum(map(len, self.tracebacks)) < MAX_TRACEBACKS:
             self.tracebacks.append(tail(text, MAX_OUTPUT))
         elif self.tracebacks[-1] != _MORE:
@@ -106,18 +106,18 @@ class _Entry:
 
     @property
     def size(self) -> int:
-        """How many characters of details it holds."""
+        """Return the number of characters in the details."""
         runs = sum(len(text) for run in self.runs for text in run.values())
         return len(self.captured) + sum(map(len, self.tracebacks)) + runs
 
     def drop_details(self) -> None:
-        """Forget them."""
+        """Forget the details."""
         self.captured = ""
         self.tracebacks, self.runs = [], []
         self.dropped = True
 
     def cell(self, nodeid: str) -> Cell:
-        """The entry as it stands in the report."""
+        """Return the entry as a cell of the report."""
         return Cell(
             platform=self.platform,
             state=self.state,
@@ -135,7 +135,7 @@ class _Entry:
 
 
 def state_of(report: pytest.TestReport, *, cause: bool) -> State | None:
-    """What a phase's report says of its test; None where it says nothing."""
+    """Return the test's state by the report of one phase; None if the report decides nothing."""
     expected = hasattr(report, "wasxfail")
     # A subtest's report, which names its arguments, adds nothing but its failure.
     subtest = hasattr(report, "context")
@@ -151,7 +151,7 @@ def state_of(report: pytest.TestReport, *, cause: bool) -> State | None:
 
 
 def message_of(report: pytest.TestReport) -> str:
-    """One or a few lines on why it is not simply passed."""
+    """Return a few lines on why a test has not simply passed."""
     if wasxfail := getattr(report, "wasxfail", ""):
         return head(str(wasxfail), MAX_MESSAGE)
     longrepr = report.longrepr
@@ -166,7 +166,7 @@ def message_of(report: pytest.TestReport) -> str:
 
 
 class Collector:
-    """pytest's hooks of the process that writes the report."""
+    """pytest's hooks in the process that writes the report."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -186,7 +186,7 @@ class Collector:
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take what a report carries."""
+        """Take the data in a report."""
         data = vars(report).pop(cells.CELL, None)
         for nodeid, row, name in vars(report).pop(cells.ROSTER, ()):
             self._expect(nodeid, row, name)
@@ -217,7 +217,7 @@ class Collector:
         self._tests.setdefault(nodeid, {"": _Entry(row=row, platform=platform)})
 
     def _entry(self, report: pytest.TestReport) -> _Entry:
-        """What is known of a test, which is expected, from the process that reports it."""
+        """Return the entry of an expected test in the process that reports it."""
         tries, worker = self._tests[report.nodeid], worker_of(report)
         if worker not in tries:
             some = next(iter(tries.values()))
@@ -248,7 +248,7 @@ class Collector:
             entry.dropped = False  # a phase's sections are those of the phases before it too
 
     def _take_lost(self) -> None:
-        """The tests whose xdist worker has died.
+        """Take the tests whose xdist worker has died.
 
         Where none has lived to send a report, nothing is known but the ids, and they decide.
         """
@@ -268,7 +268,7 @@ class Collector:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Put it together, and write what was asked for."""
+        """Complete the matrix, and write the report files."""
         if self._config.getoption("collectonly", False):
             return
         self.report = self._built(session)
@@ -287,7 +287,7 @@ class Collector:
 
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say what is worth it."""
+        """Write the matrix to pytest's summary."""
         if self.report is not None:
             from pytest_gvisor.report import terminal  # noqa: PLC0415 -- as above
 
@@ -318,7 +318,7 @@ class Collector:
 
     @staticmethod
     def _runs_tests(session: pytest.Session) -> bool:
-        """Whether this process has collected tests, and not workers of its own."""
+        """Whether this process runs tests itself, without workers."""
         return bool(getattr(session, "items", ()))
 
     def _leg(self) -> Leg:
@@ -351,7 +351,7 @@ class Collector:
 
 
 def _columns(chosen: Settings) -> list[str]:
-    """The columns that a run's settings name; ``auto`` names none."""
+    """Return the columns that a run's settings name; ``auto`` names none."""
     labels = [release.label for release in chosen.releases] or [""]
     return [cells.column(one.value, label) for one in chosen.platforms for label in labels]
 
@@ -364,7 +364,7 @@ def _own_version() -> str:
 
 
 def prepare(config: pytest.Config) -> None:
-    """Before any test: raise `pytest.UsageError` where a report could not be written at the end."""
+    """Raise `pytest.UsageError` before any test if a report file could not be written."""
     if here_is_inside() or hasattr(config, "workerinput"):
         return
     for path in run_settings(config).report:
@@ -376,5 +376,5 @@ def prepare(config: pytest.Config) -> None:
 
 
 def resolved(config: pytest.Config, path: str) -> str:
-    """The path as it was meant where pytest was started, whatever a test has done since."""
+    """Return a path from where pytest was started, whatever folder a test has changed to."""
     return os.path.join(config.invocation_params.dir, os.path.expanduser(path))

@@ -1,4 +1,4 @@
-"""The options as they are declared, and what anyone has written for them.
+"""The options' declarations, and the values that users have written for them.
 
 Light: every session imports this. What is written is read by `precedence`.
 """
@@ -15,7 +15,7 @@ _Ini = Literal["string", "args", "float", "bool"]
 
 
 class Option(NamedTuple):
-    """One setting as users can write it; ``field`` is its name in `Settings`."""
+    """A setting for users; ``field`` is its name in `Settings`."""
 
     name: str
     field: str
@@ -28,7 +28,7 @@ class Option(NamedTuple):
 
     @property
     def dest(self) -> str:
-        """Where argparse puts it; also the name of the ini key."""
+        """The attribute for argparse; also the name of the ini key."""
         return "gvisor_" + self.name.replace("-", "_")
 
     @property
@@ -158,14 +158,14 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 class Written(NamedTuple):
-    """A setting that somebody has written, and where."""
+    """A setting that a user has written, with its source."""
 
     value: Any
     source: str
 
 
 def written(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> dict[str, Written]:
-    """The settings that anyone has written, by field, each from its strongest source.
+    """Return the written settings by field, each from the source with the highest precedence.
 
     An environment variable or ini key that is empty says nothing. Raises `pytest.UsageError` for
     an ini key of a wrong type.
@@ -183,7 +183,7 @@ def written(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> d
 
 
 def _ini(config: pytest.Config, option: Option) -> Any:
-    """What the ini file says; None where it says nothing."""
+    """Return the value in the ini file; None if it has none."""
     try:
         return None if option.ini is None else config.getini(option.dest)
     except (TypeError, ValueError, pytest.UsageError) as error:

@@ -1,4 +1,4 @@
-"""Which tests run inside, and what is known of each before it runs. Light: always imported."""
+"""The tests that run inside, and their plans before they run. Light: always imported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIELDS = "gvisor_report_fields"
 
 
 class Plan(NamedTuple):
-    """What is known of a test inside."""
+    """The plan of a test inside."""
 
     inner: str
     """Its node id in the pytest inside."""
@@ -46,12 +46,12 @@ plan_key = pytest.StashKey[Plan]()
 
 
 def plan_of(item: pytest.Item) -> Plan | None:
-    """The plan of a test inside; None for one that runs on the host."""
+    """Return the plan of a test inside; None for a test on the host."""
     return item.stash.get(plan_key, None)
 
 
 def in_matrix(item: pytest.Item) -> bool:
-    """Whether a test belongs to one platform: it runs inside, or its sandboxes are on it.
+    """Whether a test belongs to one platform: it runs inside, or its sandboxes do.
 
     The host's copy of a test inside belongs to ``native``.
     """
@@ -61,13 +61,13 @@ def in_matrix(item: pytest.Item) -> bool:
 
 
 def here_is_inside() -> bool:
-    """Whether this very pytest is the one in the sandbox, or was started by it."""
+    """Whether this pytest runs in the sandbox, or was started by the one that does."""
     kernel = os.uname()
     return os.environ.get(GUARD) == f"{kernel.release} {kernel.version}"
 
 
 def check_guard() -> None:
-    """Raise `pytest.UsageError` for the mark of a pytest inside on any other kernel than it says.
+    """Raise `pytest.UsageError` for the mark of a pytest inside on another kernel.
 
     Tests that are to run inside would run here, and nothing would say so.
     """

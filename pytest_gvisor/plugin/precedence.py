@@ -1,4 +1,4 @@
-"""How what users have written becomes `Settings`: of the run, and of one test.
+"""Settings from the values that users have written: for the run, and for one test.
 
 Precedence: the ``gvisor`` marker, the command line, the environment (``PYTEST_GVISOR_…``), the ini
 file, the default.
@@ -27,7 +27,7 @@ _MARKER_ONLY_FROM_OUTSIDE = ("release", "strict", "reprobe", "keep", "debug", "r
 
 
 def run_settings(config: pytest.Config) -> Settings:
-    """The run's settings, read once. Raises `pytest.UsageError` for one that cannot be meant."""
+    """Return the run's settings, read once. Raises `pytest.UsageError` for an invalid one."""
     if _key not in config.stash:
         settings = Settings()
         for field, entry in written(config).items():
@@ -44,7 +44,7 @@ def run_settings(config: pytest.Config) -> Settings:
 
 
 def check_platforms(config: pytest.Config) -> None:
-    """Raise `pytest.UsageError` for a platform of the run's that no binary lists.
+    """Raise `pytest.UsageError` for a platform of the run that no binary lists.
 
     Only a name that this version does not know costs a look at the binary. Where there is none to
     look at, no test runs on any platform, and each says so itself.
@@ -62,7 +62,7 @@ def check_platforms(config: pytest.Config) -> None:
 
 
 def expected_failure(item: pytest.Item, platform: str) -> str | None:
-    """Why a test is to fail on a platform, or ``native``, by its closest marker that says so."""
+    """Return why a test should fail on a platform (or ``native``), by its closest such marker."""
     for mark in item.iter_markers("gvisor"):
         reasons = mark.kwargs.get("xfail")
         if reasons and platform in reasons:
@@ -71,7 +71,7 @@ def expected_failure(item: pytest.Item, platform: str) -> str | None:
 
 
 def expected_failures(item: pytest.Item) -> set[str]:
-    """The platforms, and ``native``, on which a test's markers expect it to fail."""
+    """Return the platforms, and ``native``, on which a test's markers expect it to fail."""
     found: set[str] = set()
     for mark in item.iter_markers("gvisor"):
         reasons = mark.kwargs.get("xfail")
@@ -91,12 +91,12 @@ def located(item: pytest.Item) -> Iterator[None]:
 
 
 def location(item: pytest.Item) -> str:
-    """A test's id and place, for a message about how it was written."""
+    """Return a test's id and place, for messages about its code."""
     return f"{item.nodeid} ({item.location[0]}:{(item.location[1] or 0) + 1})"
 
 
 def settings_of(item: pytest.Item) -> Settings:
-    """The run's settings with what the test's ``gvisor`` markers say; the closest is strongest.
+    """Return the run's settings with those of the test's ``gvisor`` markers; the closest wins.
 
     Raises `UsageError` that names the test.
     """
@@ -123,7 +123,7 @@ def settings_of(item: pytest.Item) -> Settings:
 
 
 def _on_its_release(settings: Settings, item: pytest.Item) -> Settings:
-    """The settings with the binary that the test's id names; without one, the first of several."""
+    """Return the settings with the binary in the test's id, or else the first of several."""
     if not settings.releases:
         return settings
     plan = plan_of(item)
@@ -133,7 +133,7 @@ def _on_its_release(settings: Settings, item: pytest.Item) -> Settings:
 
 
 def placed(settings: Settings, config: pytest.Config) -> Settings:
-    """The settings with the image's path from where pytest was started.
+    """Return the settings with the image's path relative to where pytest was started.
 
     Tests change the current folder.
     """

@@ -1,4 +1,4 @@
-"""The report sections of a failed test: how each of its sandboxes was started, and what it said."""
+"""The report sections of a failed test: each sandbox's command and output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def complete(report: pytest.TestReport, item: pytest.Item, harnesses: Sequence[G
 
 
 def escape_again(report: pytest.TestReport) -> None:
-    """Escape everything once more when a report is logged.
+    """Escape a report once more when it is logged.
 
     pytest makes that of a subtest from one of its test's, of which it keeps the attributes, and
     adds the captured output, the logs and the subtest's message and arguments.
@@ -43,7 +43,7 @@ def _painted(colour: bool) -> Callable[[str], str]:
 
 
 def _in_colour(config: pytest.Config) -> bool:
-    """Whether pytest itself puts colours into reports, as it does into the diff of an assertion."""
+    """Whether pytest itself puts colours into reports, for instance into diffs of assertions."""
     if not config.pluginmanager.has_plugin("terminalreporter"):
         return False
     return bool(config.get_terminal_writer().hasmarkup)
@@ -55,7 +55,7 @@ def escape_report(
     painted: Callable[[str], str] = safe,
     output: Callable[[str], str] = safe,
 ) -> None:
-    """Escape everything that a report of a test shows, in place: it may hold workloads' output.
+    """Escape all texts of a report in place: workloads may have written them.
 
     ``painted`` is for the report's own text, which pytest may have coloured, ``output`` for what
     was captured.
@@ -92,7 +92,7 @@ def _safe_words(given: object) -> object:
 
 
 class _Rewriter:
-    """Changes every string in a tree of pytest's exception representations (``_pytest._code``).
+    """A visitor of pytest's exception representations (``_pytest._code``) that changes strings.
 
     The classes are private, their attributes differ by release: so all that hold text are visited.
     """

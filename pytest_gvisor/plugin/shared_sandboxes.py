@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class Shared:
-    """What ``gvisor_sandboxes`` is: the same arguments give the same sandbox, while it lives."""
+    """The type of ``gvisor_sandboxes``: the same arguments give the same sandbox, while it
+    lives.
+    """
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
@@ -37,7 +39,7 @@ class Shared:
         release: str | None = None,
         **options: object,
     ) -> Sandbox:
-        """The session's sandbox with these options, which are those of `Gvisor.sandbox`.
+        """Return the session's sandbox with these options, which are those of `Gvisor.sandbox`.
 
         ``release`` is the label of one of several releases; the first unless it is given.
         It is started when it is first asked for, and again when it has crashed since. A platform
@@ -71,7 +73,7 @@ class Shared:
         return self._harnesses[key]
 
     def close(self) -> None:
-        """Close all of them, also where the close of one of them raises."""
+        """Close all sandboxes, even if one of them raises."""
         with self._guard, contextlib.ExitStack() as undo:
             for sandbox in self._made.values():
                 undo.callback(sandbox.close)

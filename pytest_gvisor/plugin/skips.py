@@ -1,4 +1,4 @@
-"""From the package's errors to pytest's outcomes: a skip for a stated reason, or a failure."""
+"""The outcomes for errors: a skip with its reason, or a failure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MISUSE = "pytest_gvisor_misuse"
 
 @contextlib.contextmanager
 def usage() -> Iterator[None]:
-    """Turn a `UsageError` into a plain failure: its message says where, a traceback would not.
+    """Turn a `UsageError` into a failure without traceback: its message names the place.
 
     An `UnwantedRelease` likewise.
     """
@@ -34,7 +34,7 @@ def usage() -> Iterator[None]:
 
 @contextlib.contextmanager
 def required(settings: Settings) -> Iterator[None]:
-    """Skip for want of runsc, of a platform or of docker, or fail where that is not allowed.
+    """Skip if runsc, the platform or docker is missing; fail if skips are not allowed.
 
     Only these may skip: a runsc that is refused, or fails, is an error, and so is one that was
     named and is not there.
@@ -55,13 +55,13 @@ def required(settings: Settings) -> Iterator[None]:
 
 
 def lack(raised: BaseException) -> GvisorError | None:
-    """What was not there, if that is why a test was skipped, or failed."""
+    """Return the error of the missing thing that made a test skip or fail."""
     found: GvisorError | None = vars(raised).get(_LACK)
     return found
 
 
 def insist(call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
-    """Undo what an xfail has made of a test that did not come to run, and so cannot have failed.
+    """Undo the xfail of a test that did not come to run, and so cannot have failed.
 
     For want of something, for a setting that cannot be meant, or for what went wrong in set-up
     before any workload: an image, a launch, runsc itself.

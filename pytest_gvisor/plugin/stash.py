@@ -26,7 +26,7 @@ logged: whether pytest has coloured their text."""
 
 
 def engine_of(config: pytest.Config) -> Engine:
-    """This process's engine, made when it is first asked for and closed with the session."""
+    """Return this process's engine, made on the first call and closed with the session."""
     if _engine_key not in config.stash:
         from pytest_gvisor.harness.engine import Engine  # noqa: PLC0415 -- idle costs nothing
 
@@ -38,7 +38,7 @@ def engine_of(config: pytest.Config) -> Engine:
 
 
 def _watcher(config: pytest.Config) -> Tell | None:
-    """Shows what a docker daemon does, where pytest's own output is watched at a terminal."""
+    """Return the display of a docker daemon's work, if pytest's output goes to a terminal."""
     from pytest_gvisor.images import progress  # noqa: PLC0415 -- only for who has an image
 
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
@@ -61,17 +61,17 @@ def _watcher(config: pytest.Config) -> Tell | None:
 
 
 def remember(item: pytest.Item, harness: Gvisor) -> None:
-    """Note that a test has this harness, for its report."""
+    """Record a harness of a test, for its report."""
     item.stash.setdefault(_harnesses_key, []).append(harness)
 
 
 def harnesses(item: pytest.Item) -> list[Gvisor]:
-    """What a test has run workloads with."""
+    """Return the harnesses of a test."""
     return item.stash.get(_harnesses_key, [])
 
 
 def is_untrusted(item: pytest.Item) -> bool:
-    """Whether a report of a test may hold what workloads wrote: it has one of our fixtures."""
+    """Whether a test's report may hold workloads' output: the test has one of our fixtures."""
     if not FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) or harnesses(item):
         return True
     if engine_if_any(item.config) is None:
@@ -82,25 +82,25 @@ def is_untrusted(item: pytest.Item) -> bool:
 
 
 def started(item: pytest.Item, seconds: float | None) -> None:
-    """Note the start of a sandbox of a test, if it was measured."""
+    """Record the start of a test's sandbox, if it was measured."""
     if seconds is not None:
         item.stash.setdefault(_starts_key, []).append(seconds)
 
 
 def take_starts(item: pytest.Item) -> list[float]:
-    """The seconds that each sandbox of a test took to start, since this was last asked."""
+    """Return the seconds of each start of a test's sandboxes since the last call."""
     found = item.stash.get(_starts_key, [])
     item.stash[_starts_key] = []
     return found
 
 
 def engine_if_any(config: pytest.Config) -> Engine | None:
-    """This process's engine, if there is one."""
+    """Return this process's engine, if there is one."""
     return config.stash.get(_engine_key, None)
 
 
 def note(item: pytest.Item, report: pytest.TestReport) -> None:
-    """Note how a phase of a test has ended."""
+    """Record the outcome of a phase of a test."""
     item.stash[_failed_key] = failed(item) or report.failed
 
 
@@ -116,17 +116,17 @@ _ids = pytest.StashKey[list[str]]()
 
 
 def shared_name(config: pytest.Config) -> str | None:
-    """The name of this run, for what its processes share; None in a run without xdist workers."""
+    """Return the name that processes of this run share; None in a run without xdist workers."""
     workerinput: dict[str, Any] | None = getattr(config, "workerinput", None)
     return None if workerinput is None else workerinput.get(_SHARED)
 
 
 def collected(config: pytest.Config) -> list[str]:
-    """The node ids that the workers have collected; none in a run without workers."""
+    """Return the node ids that the workers have collected; none in a run without workers."""
     return config.stash.get(_ids, [])
 
 
 def worker_of(report: pytest.TestReport) -> str:
-    """The worker that has made a report, or was lost in its test; nothing where there are none."""
+    """Return the worker that sent a report, or was lost in the test; empty without workers."""
     node: Any = getattr(report, "node", None)
     return "" if node is None else str(node.gateway.id)

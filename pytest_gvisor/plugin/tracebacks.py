@@ -1,4 +1,4 @@
-"""Where an error or a skip of ours is shown to come from: the test, and not this package."""
+"""Tracebacks and places of errors and skips, without this package's own frames."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _within(path: str, *folders: str) -> bool:
 
 
 def leave_out(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
-    """Take this package's frames out of the traceback of an error of ours, unless all are wanted.
+    """Remove this package's frames from the traceback of its error, unless all are wanted.
 
     Its message says what is wrong; what a reader looks for is the line that asked for the run.
     """
@@ -39,7 +39,7 @@ def leave_out(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
 
 
 def place(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
-    """Show an error that no line of a user's led to as its message alone, a skip at its test."""
+    """Show an error without a user's frame as its message alone, and a skip at its test."""
     longrepr = report.longrepr
     if isinstance(longrepr, tuple):
         if _within(os.path.abspath(longrepr[0]), _OURS):

@@ -18,19 +18,19 @@ _name = pytest.StashKey[str]()
 
 
 class Controller:
-    """Registered where xdist is: talks to the workers."""
+    """Registered if xdist is installed: talks to the workers."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
-        """Keep what a worker has collected; they all collect the same."""
+        """Keep the node ids of a worker's tests; all workers collect the same."""
         self._config.stash[_ids] = ids
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Take what a worker has removed; one that has crashed says nothing."""
+        """Take a worker's count of removed leaks; a crashed worker sends none."""
         counts = getattr(node, "workeroutput", {}).get(_COUNTS)
         if counts is not None:
             from pytest_gvisor.plugin import matrix  # noqa: PLC0415 -- as above
@@ -42,13 +42,13 @@ class Controller:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Give the name to a worker that is about to start."""
+        """Send the run's name to a worker that is about to start."""
         name = node.config.stash.setdefault(_name, os.urandom(6).hex())
         node.workerinput[_SHARED] = name
 
 
 def hand_over(config: pytest.Config) -> None:
-    """In a worker: send how much its sweep has removed, and what it could not remove."""
+    """Send, from a worker, the leaks that its sweep has removed, and those that it could not."""
     engine = engine_if_any(config)
     if engine is not None:
         output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
