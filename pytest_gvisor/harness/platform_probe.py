@@ -1,4 +1,4 @@
-"""Whether a platform works here: one verdict, which all processes of a run share.
+"""The trial of a platform on this machine: one verdict, which all processes of a run share.
 
 A bounded run finds the verdict out. A bad one that a run has cost is kept for later sessions by
 `verdicts`.
@@ -42,7 +42,7 @@ class PlatformProbe:
         self._verdicts: dict[tuple[str, Platform], Availability] = {}
 
     def availability(self, platform: Platform, runsc: Runsc, settings: Settings) -> Availability:
-        """The verdict on a platform that ``runsc`` may have, found out once per run.
+        """Return the verdict on a platform that ``runsc`` lists, found once per run.
 
         A verdict of a run that hung is found out again for settings with a longer deadline. Raises
         `LaunchError` where nothing can be started at all, and `MixedReleases`.
@@ -60,7 +60,7 @@ class PlatformProbe:
 
     @contextlib.contextmanager
     def _stored(self, name: str) -> Iterator[_Stored]:
-        """The verdict that another process of this run has left; the lock is held meanwhile."""
+        """Yield the verdict of another process of this run, under a lock."""
         stored = _Stored()
         if self._shared is None:
             yield stored
