@@ -1,1 +1,1 @@
-"""Warm sandboxes: many commands in one sandbox, served by one small program inside it."""
+"""Warm sandboxes: many commands in one sandbox, served by a small program inside."""

@@ -1,4 +1,4 @@
-"""One guest and the thread that listens to it: frames out, frames in, and the sandbox's end.
+"""The channel to one guest, with a thread that reads its frames until the sandbox's end.
 
 The thread does all reading and never waits for anybody but the kernel. Other threads send under the
 lock and wait on conditions of that lock. Whatever ends the sandbox, everybody who waits is told.
@@ -69,7 +69,7 @@ class Channel:
         self._thread = threading.Thread(target=self._run, name="gvisor-sandbox", daemon=True)
 
     def start(self, timeout: float) -> None:
-        """Start the sandbox and wait for its guest's first word.
+        """Start the sandbox and wait for its guest's hello.
 
         Raises what a run raises before its start, `RunscFailed` or `SandboxCrashed`.
         """
@@ -98,7 +98,7 @@ class Channel:
         threads.start(self._thread)
 
     def _give_up(self) -> None:
-        """End a sandbox in the middle of its start, by the listening thread if that runs by now."""
+        """End a sandbox in the middle of its start, through the listening thread if that runs."""
         self.kill("its start was given up")
         with self.lock:
             self._abandoned = not self._listens
@@ -122,12 +122,12 @@ class Channel:
     # What other threads do.
 
     def new_id(self) -> int:
-        """An id that has not been used; the lock is held."""
+        """Return an unused id; the lock is held."""
         self._last_id += 1
         return self._last_id
 
     def add(self, peer: Peer, message: Mapping[str, object], payload: bytes = b"") -> int:
-        """Give a peer its id, and send its first message. Raises where the sandbox is gone."""
+        """Give a peer its id, and send its first message. Raises if the sandbox is gone."""
         with self.lock:
             self.check()
             number = self.new_id()
@@ -136,12 +136,12 @@ class Channel:
             return number
 
     def check(self) -> None:
-        """Raise what a use of this sandbox has to raise when it is gone."""
+        """Raise an error if the sandbox is gone."""
         if self.death is not None or self._death is not None:
             raise self.crash(self.ended.completed if self.ended else None)
 
     def crash(self, completed: Completed | None) -> GvisorError:
-        """The error for one whose sandbox is gone; ``completed`` is what they had until then."""
+        """Return the error of a gone sandbox, with the output so far in ``completed``."""
         death = self.death or self._death
         reason = (death.reason if death else "") or "it has ended"
         if completed is None:
@@ -156,7 +156,7 @@ class Channel:
         )
 
     def send(self, message: Mapping[str, object], payload: bytes | memoryview = b"") -> None:
-        """Send a frame now, or as soon as the guest takes it; a dead sandbox takes everything."""
+        """Send a frame now, or when the guest takes it; for a dead sandbox, drop it."""
         with self.lock:
             if self.death is not None or self._death is not None:
                 return
@@ -172,7 +172,7 @@ class Channel:
                     self._want_write()
 
     def wait_room(self, deadline: float) -> bool:
-        """Wait until not much is waiting to be sent; False where that is not so in time."""
+        """Wait until little is waiting to be sent; False at the deadline."""
         with self.lock:
             while self.congested and self.death is None:
                 left = deadline - time.monotonic()
@@ -181,7 +181,7 @@ class Channel:
         return True
 
     def chore(self, act: Callable[[], None]) -> None:
-        """Have the listening thread do something, with the lock held."""
+        """Have the listening thread call ``act``, with the lock held."""
         self._chores.append(act)
         self._wake()
 
@@ -190,7 +190,7 @@ class Channel:
         self._end(Death(reason=reason, replaceable=replaceable), 0.0)
 
     def close(self) -> None:
-        """Let the guest end, wait until nothing is left; a second call does nothing."""
+        """Let the guest end, and wait until nothing is left. A second call does nothing."""
         # A guest is quick to go: that it does is not to be seen before the reason is known.
         with self.lock:
             self.send({"op": "exit", "id": 0})
@@ -198,17 +198,17 @@ class Channel:
         self.join()
 
     def join(self) -> None:
-        """Wait until the sandbox, which is ending, is gone."""
+        """Wait until the ending sandbox is gone."""
         if threading.current_thread() is not self._thread and self._thread.ident is not None:
             self._thread.join()
 
     @property
     def replaceable(self) -> bool:
-        """Whether it was ended so that another one may take its place."""
+        """Whether the sandbox was ended so that another one may take its place."""
         return self._death is not None and self._death.replaceable
 
     def _end(self, death: Death, patience: float) -> Death:
-        """Have it end, unless it is ending; for which reason it is."""
+        """End the sandbox, unless it is ending; return the reason that holds."""
         with self.lock:
             if self._death is None:
                 self._death = death
@@ -225,11 +225,11 @@ class Channel:
 
     @property
     def supervisor(self) -> DrivenSupervisor:
-        """Whose turns the listening thread takes; for that thread only."""
+        """The run's supervisor, for the listening thread only."""
         return self._supervisor
 
     def oom_kills(self) -> int:
-        """How many processes of the sandbox the kernel has killed for memory so far."""
+        """The number of the sandbox's processes that the kernel has killed for memory."""
         return self._driven.oom_kills()
 
     @property
@@ -243,7 +243,7 @@ class Channel:
         return self._death is not None
 
     def when_relieved(self, act: Callable[[], None]) -> None:
-        """Do something once when not much is waiting any more."""
+        """Call ``act`` once when little is waiting any more."""
         self._relieved.append(act)
 
     def _run(self) -> None:
@@ -258,7 +258,9 @@ class Channel:
                 self._do_chores()
             self._read_rest()
         except FrameError as error:
-            self._end(Death(reason=f"the guest's word cannot be trusted: {escape(str(error))}"), 0)
+            self._end(
+                Death(reason=f"the guest's messages cannot be trusted: {escape(str(error))}"), 0
+            )
         except (GvisorError, OSError) as error:
             self._end(Death(reason=str(error)), 0)
         finally:
@@ -284,7 +286,7 @@ class Channel:
         return True
 
     def _read(self) -> bool:
-        """Read once; whether there may be more."""
+        """Read once; return whether there may be more."""
         room = self._decoder.room()
         try:
             count = os.readv(self._fd, [room])
@@ -301,7 +303,7 @@ class Channel:
         return count == len(room)
 
     def _read_rest(self) -> None:
-        """Read what the guest said before its end: that is seen elsewhere, perhaps earlier."""
+        """Read the guest's last frames: its end may be seen before them."""
         poller = select.poll()
         poller.register(self._fd, select.POLLIN)
         with self.lock:
@@ -325,7 +327,7 @@ class Channel:
             del self._peers[message.id]
 
     def _flush(self) -> None:
-        """Send what the socket takes."""
+        """Send as much as the socket takes."""
         try:
             while self._out:
                 parts = [self._out[index] for index in range(min(len(self._out), _BATCH))]
@@ -363,7 +365,7 @@ class Channel:
         self._supervisor.change(self._fd, events, self._on_socket)
 
     def _wind_up(self) -> None:
-        """The sandbox is to end, or has: remove it, and tell everybody."""
+        """Remove the sandbox, which ends or has ended, and notify all peers."""
         with self.lock:
             death = self._end(Death(reason=""), 0.0)
             self._supervisor.change(self._fd, 0, self._on_socket)

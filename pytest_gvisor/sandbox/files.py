@@ -16,7 +16,7 @@ _TOO_LARGE = 27  # EFBIG
 
 
 class _Transfer(Peer):
-    """What both have in common."""
+    """The common part of both directions."""
 
     def __init__(self, channel: Channel, path: str) -> None:
         self.path = path
@@ -66,7 +66,7 @@ class Upload(_Transfer):
         self._id = channel.add(self, {"op": "put", "path": path, "mode": mode})
 
     def run(self, data: bytes, deadline: float) -> None:
-        """Send it. Raises `InsideError`, `NotReady`, or that the sandbox is gone."""
+        """Send the file. Raises `InsideError`, `NotReady`, or the sandbox's end."""
         view = memoryview(data)
         while view and not self.over:
             if not self._channel.wait_room(deadline):
@@ -103,7 +103,7 @@ class Download(_Transfer):
         self._id = channel.add(self, {"op": "get", "path": path})
 
     def run(self, deadline: float) -> bytes:
-        """Receive it. Raises `InsideError`, `NotReady`, or that the sandbox is gone."""
+        """Receive the file. Raises `InsideError`, `NotReady`, or the sandbox's end."""
         self._wait(deadline, "read")
         return b"".join(self._parts)
 

@@ -1,4 +1,4 @@
-"""A port of the sandbox's loopback, reached from the host's: no network mode, no root.
+"""A port of the sandbox's loopback, forwarded to the host's: no network mode, no root.
 
 Each connection to the address here is a connection that the guest makes inside. All of it is done
 by the channel's thread, on sockets that never block.
@@ -52,28 +52,28 @@ class Forward:
 
     @property
     def address(self) -> tuple[str, int]:
-        """What `socket.create_connection` takes."""
+        """The address for `socket.create_connection`."""
         return (self.host, self.port)
 
     def close(self) -> None:
-        """Stop listening and drop every connection; a second call does nothing."""
+        """Stop listening and drop every connection. A second call does nothing."""
         with self._channel.lock:
             if not self._closed and self._channel.death is None:
                 self._channel.chore(self.drop)
                 self._gone.wait_for(lambda: self._closed, _CLOSE_PATIENCE)
 
     def __enter__(self) -> Self:
-        """Use it as a context manager: it is closed at the end."""
+        """Use the object as a context manager, which closes it at the end."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the forward."""
         self.close()
 
     # What the channel's thread does, with the lock held.
 
     def drop(self) -> None:
-        """Close everything; the guest is told."""
+        """Close everything, and notify the guest."""
         if self._closed:
             return
         self._closed = True
@@ -85,7 +85,7 @@ class Forward:
         self._gone.notify_all()
 
     def forget(self, link: _Link) -> None:
-        """A connection is over."""
+        """Forget a connection that is over."""
         self._links.discard(link)
         self._listen()
 
@@ -172,7 +172,7 @@ class _Link(Peer):
         self._leave(reset=True)
 
     def abort(self) -> None:
-        """Drop it from here."""
+        """Drop the connection from this side."""
         if not self._gone:
             self._leave(reset=True)
 
@@ -219,7 +219,7 @@ class _Link(Peer):
             self._channel.send({"op": "eof", "id": self._id})
 
     def _write(self) -> None:
-        """Send the client what there is; then its end, if that has come."""
+        """Send the client the pending bytes; then the end, if it has come."""
         try:
             while self._unsent:
                 count = os.write(self._fd, self._unsent[0])
@@ -246,7 +246,7 @@ class _Link(Peer):
         self.watch()
 
     def watch(self) -> None:
-        """Wait for what can be done."""
+        """Watch the sockets for possible reads and writes."""
         reads = self._connected and not self._sent_all and self._credit and not self.over
         events = (READ if reads and not self._channel.congested else 0) | (
             WRITE if self._unsent else 0
@@ -256,6 +256,6 @@ class _Link(Peer):
             self._channel.when_relieved(self.watch_if_here)
 
     def watch_if_here(self) -> None:
-        """`watch`, after a wait."""
+        """`watch` if the connection is still there, after a wait."""
         if not self._gone:
             self.watch()

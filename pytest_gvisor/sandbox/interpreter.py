@@ -1,4 +1,4 @@
-"""The Python that runs the guest: the host's, at its own path or mounted under a private one.
+"""The Python for the guest: the host's, at its own path or mounted at a private one.
 
 A root file system need not have a Python, nor any library. The running interpreter's prefix and the
 folders of the libraries that it needs are bound read-only under one private path, and it is started
@@ -55,7 +55,7 @@ print(json.dumps({"files": sorted(files), "prefix": sys.base_prefix}))
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interpreter:
-    """The running Python, without any environment, as files of the host."""
+    """The running Python without an environment, as files of the host."""
 
     program: str
     prefix: str
@@ -73,7 +73,7 @@ class Interpreter:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Start:
-    """How the guest is started in a root file system."""
+    """The command and mounts that start the guest in a root file system."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -85,7 +85,7 @@ class Start:
 
 
 def loader_of(path: str) -> str:
-    """The program interpreter that an ELF file names (elf(5), PT_INTERP), or nothing."""
+    """Return the program interpreter that an ELF file names (elf(5), PT_INTERP), or nothing."""
     with open(path, "rb") as file:
         head = file.read(64)
         if len(head) < 64 or head[:4] != b"\x7fELF":
@@ -106,7 +106,7 @@ def loader_of(path: str) -> str:
 
 @functools.cache
 def interpreter() -> Interpreter:
-    """The running Python. Raises `LaunchError` where it cannot be asked."""
+    """Return the running Python's files. Raises `LaunchError` if it does not answer."""
     # A copy of it in a virtual environment finds its modules by a file that is not mounted.
     program = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
     # Where its libraries are found by this variable here, they have to be found by it there.
@@ -142,7 +142,7 @@ def interpreter() -> Interpreter:
 
 
 def _covering(folders: Sequence[str]) -> list[str]:
-    """The fewest of these folders, or /usr, that hold all of them."""
+    """Return the fewest of these folders, or /usr, that hold all of them."""
     wide = {"/usr" if within(folder, "/usr") else folder for folder in folders}
     return sorted(f for f in wide if not any(f != other and within(f, other) for other in wide))
 
@@ -153,7 +153,7 @@ def _bind(source: str, destination: str) -> Mount:
 
 
 def _has_it(rootfs: Rootfs, mounts: Sequence[Mount]) -> bool:
-    """Whether the running Python is in the root file system at its own path."""
+    """Whether the root file system has the running Python at its own path."""
     if not isinstance(rootfs, HostRootfs):
         return False
     known = interpreter()
@@ -172,7 +172,7 @@ def _system() -> skeleton.System:
 
 
 def _place(rootfs: Rootfs) -> str | None:
-    """Where the private folder can be, or None."""
+    """Return the place for the private folder, or None."""
     folder = rootfs.folder
     if folder is None:
         return PRIVATE
@@ -189,12 +189,12 @@ def _place(rootfs: Rootfs) -> str | None:
 
 
 def programs(rootfs: Rootfs) -> tuple[str, ...]:
-    """Folders of programs that belong in front of PATH there."""
+    """Return the folders of programs to put in front of PATH there."""
     return _system().path if isinstance(rootfs, HostRootfs) else ()
 
 
 def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start | None:
-    """How the guest is started there; None where nothing can be mounted into it."""
+    """Return the start of the guest there; None if nothing can be mounted there."""
     if _has_it(rootfs, mounts):
         guest = f"{PRIVATE}/guest"
         argv = (interpreter().program, *_FLAGS, f"{guest}/main.py")
@@ -222,7 +222,7 @@ def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start | None:
 
 
 def _environment(guest: str) -> dict[str, str]:
-    """What keeps the C library from files of the root file system.
+    """Return the variables that keep the C library from the root file system's files.
 
     A locale names a character set, whose converter is a library. A time zone that is the path of no
     file is UTC, and the guest's own folder is the one place that nobody else can put a file into.
@@ -257,7 +257,7 @@ def check_preload(root: str, mounts: Sequence[Mount]) -> None:
 
 
 def make_points(start: Start, folder: str) -> tuple[Mount, ...]:
-    """The mounts of ``start``; points that a host's folder lacks are made in ``folder``."""
+    """Make missing mount points of ``start`` in ``folder``; return the mounts."""
     if not start.under:
         return start.mounts
     points = os.path.join(folder, "points")

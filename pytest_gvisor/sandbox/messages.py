@@ -1,4 +1,4 @@
-"""What a guest may say, and how it is read: an unknown word or an odd field ends the sandbox."""
+"""Messages from the guest, parsed and checked. An unknown message closes the sandbox."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHAPES: Mapping[str, Shape] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Message:
-    """One message of the guest's, checked by itself; whether it may come now is another matter."""
+    """One message of the guest's, checked by itself. Its receiver checks the moment."""
 
     op: str
     id: int
@@ -52,11 +52,11 @@ def _number(value: Any, limits: tuple[int, int], name: str) -> int:
 
 
 def read(raw: Mapping[str, Any], payload: int) -> Message:
-    """The message in a frame with a payload of that many bytes. Raises `FrameError`."""
+    """Parse the message of a frame with ``payload`` bytes. Raises `FrameError`."""
     op = raw.get("op")
     shape = SHAPES.get(op) if isinstance(op, str) else None
     if shape is None or not isinstance(op, str):
-        raise FrameError(f"the unknown word {str(op)[:40]!r}")
+        raise FrameError(f"the unknown message {str(op)[:40]!r}")
     if raw.keys() != {"op", "id", *shape.fields, *shape.texts}:
         raise FrameError(f"{op} with the fields {str(sorted(raw))[:200]}")
     if bool(payload) != shape.payload:

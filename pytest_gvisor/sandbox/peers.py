@@ -1,4 +1,4 @@
-"""What takes part in a channel: who has an id there, and what is said when it ends."""
+"""The endpoints of a channel: each has an id, and is notified when the channel closes."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 class Peer(abc.ABC):
-    """Something that has an id of its own on the channel. All is called with the lock held."""
+    """An endpoint with an id on the channel. All methods are called with the lock held."""
 
     over = False
     """Whether the guest has nothing more to say about it."""
 
     @abc.abstractmethod
     def on_message(self, message: Message, payload: memoryview) -> None:
-        """Take a message. Raises `FrameError` for one that may not come now."""
+        """Take a message. Raises `FrameError` for a message at the wrong moment."""
 
     @abc.abstractmethod
     def on_death(self) -> None:
-        """The sandbox is gone."""
+        """Note that the sandbox is gone."""
 
 
 class Answer(Peer):
-    """One question and its answer; ``lock`` is the channel's."""
+    """A peer for one question and its answer; ``lock`` is the channel's."""
 
     def __init__(self, lock: threading.RLock, *words: str) -> None:
         self.message: Message | None = None
@@ -55,7 +55,7 @@ class Answer(Peer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Death:
-    """Why there is no sandbox any more."""
+    """The reason why a sandbox is gone."""
 
     reason: str
     crashed: bool = True
@@ -66,7 +66,7 @@ class Death:
 
 
 def why(ended: Ended) -> str:
-    """In words, how a sandbox ended that nobody here has ended."""
+    """Describe how a sandbox ended that this process did not end."""
     if ended.error is not None:
         return ended.error.message
     completed = ended.completed

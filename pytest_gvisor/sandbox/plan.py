@@ -1,4 +1,4 @@
-"""What a warm sandbox is made of: how it is started, and what its programs have by default."""
+"""The plan of a warm sandbox: its start, and the defaults of its programs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _START_DEADLINE = 30.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One sandbox: everything that is decided before it is started."""
+    """All parameters of one sandbox, decided before its start."""
 
     runsc: Runsc
     platform: Platform
@@ -56,15 +56,15 @@ class Plan:
 
     @property
     def start_deadline(self) -> float:
-        """Seconds after which a sandbox that is not up will not come up."""
+        """The deadline of the start in seconds."""
         return max(self.settings.timeout, _START_DEADLINE)
 
     def guest(self) -> interpreter.Start | None:
-        """How the guest is started; None where it cannot be in this root file system."""
+        """The start of the guest; None if this root file system cannot have one."""
         return interpreter.start(self.workload.rootfs, self.workload.mounts)
 
     def driven(self, record: Record, start: interpreter.Start) -> Driven:
-        """The run whose first process is the guest, not started."""
+        """Return the run whose first process is the guest, not started."""
         request = Request(
             runsc=self.runsc,
             platform=self.platform,
@@ -80,7 +80,7 @@ class Plan:
         return Driven(request, self.launcher, record, self.hooks.keep)
 
     def spec(self, workspace: Workspace, start: interpreter.Start) -> Spec:
-        """The specification of that run."""
+        """Return the specification of that run."""
         guest = dataclasses.replace(
             self.workload,
             args=start.argv,
@@ -106,7 +106,7 @@ class Plan:
         reads: bool,
         repeat: Mapping[str, object],
     ) -> Command:
-        """What ``args`` means in this sandbox. Raises `UsageError`."""
+        """Return the command for ``args`` in this sandbox. Raises `UsageError`."""
         asked, home = self.workload.user, self.workload.home
         if user is not None:
             asked, home = identified(user, self.workload.rootfs.says)
@@ -137,7 +137,7 @@ class Plan:
     def note(
         self, command: Command, record: Record, completed: Completed, error: GvisorError | None
     ) -> None:
-        """Note a program that has ended, or an error, for the test's report."""
+        """Record a program that has ended, or an error, for the test's report."""
         noted = Record(
             args=command.args,
             argv=record.argv,
@@ -155,7 +155,7 @@ class Plan:
         self._add(noted)
 
     def finished(self, record: Record) -> None:
-        """The sandbox itself is gone: note it, and tell the hook."""
+        """Record the end of the sandbox itself, and call the hook."""
         self._add(record)
         self.hooks.run_finished(record)
 
@@ -165,7 +165,7 @@ class Plan:
 
 
 def encoded(string: str) -> bytes:
-    """Text for the kernel, an argument or a path, as bytes. Raises `UsageError`."""
+    """Encode an argument or a path for the kernel. Raises `UsageError`."""
     try:
         data = string.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:

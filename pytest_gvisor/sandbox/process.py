@@ -29,7 +29,7 @@ _CHUNK = MAX_PAYLOAD
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
-    """What is started, and what is known of it for the error or the result."""
+    """The program to start, with the facts for its error or result."""
 
     args: tuple[str, ...]
     strings: tuple[bytes, ...]
@@ -88,7 +88,7 @@ class Process(Peer):
         return give
 
     def start(self) -> None:
-        """Send it to the guest and wait for its start. Raises `InsideError`."""
+        """Send the program to the guest and wait for its start. Raises `InsideError`."""
         command = self._command
         strings = b"\0".join(command.strings)
         count = len(command.args)
@@ -106,7 +106,7 @@ class Process(Peer):
 
     @property
     def channel(self) -> Channel:
-        """The sandbox that it runs in."""
+        """The channel of its sandbox."""
         return self._channel
 
     # What the guest says.
@@ -159,14 +159,14 @@ class Process(Peer):
         return None if self._status is None else _exit_code(self._status)
 
     def poll(self) -> int | None:
-        """`returncode`. Raises `SandboxCrashed` where the sandbox is gone and it had not ended."""
+        """Return `returncode`. Raises `SandboxCrashed` if the sandbox has ended first."""
         with self.changed:
             if self._status is None:
                 self.check_alive()
             return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end. Raises `NotReady` at the deadline; it runs on then."""
+        """Wait for the program's end. Raises `NotReady` at the deadline, and leaves it running."""
         deadline = time.monotonic() + self.patience(timeout)
         with self.changed:
             while self._status is None:
@@ -174,7 +174,7 @@ class Process(Peer):
             return _exit_code(self._status)
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal; nothing happens if it has ended."""
+        """Send the program a signal; do nothing if it has ended."""
         if not 0 <= number <= signal.NSIG:
             raise UsageError(f"{number} is not a signal")
         with self.changed:
@@ -183,19 +183,21 @@ class Process(Peer):
                 self._channel.send({"op": "signal", "id": self._id, "n": int(number)})
 
     def terminate(self) -> None:
-        """Send it SIGTERM."""
+        """Send the program SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill it and everything that it has started, and see that nothing of that is left.
+        """Kill the program and everything that it has started, and confirm that nothing is left.
 
         Where the guest cannot confirm that within 2 seconds, the sandbox is killed.
         """
         if not self.kill_tree():
-            self._channel.kill("what was to be killed lived on", replaceable=True)
+            self._channel.kill("a killed program lived on", replaceable=True)
 
     def kill_tree(self) -> bool:
-        """Have the guest kill the tree; whether it said in time that nothing is left."""
+        """Have the guest kill the tree; return whether it confirmed in time that nothing is
+        left.
+        """
         deadline = time.monotonic() + KILL_CONFIRM
         channel = self._channel
         answer = Answer(channel.lock, "killed")
@@ -221,7 +223,7 @@ class Process(Peer):
         pattern: str | bytes | re.Pattern[str] | re.Pattern[bytes],
         timeout: float | None = None,
     ) -> re.Match[str] | re.Match[bytes]:
-        r"""Wait until a regular expression matches in its output, standard output or error.
+        r"""Wait until a regular expression matches in standard output or error.
 
         Looks at all that was kept since its start, in each stream by itself; what is found does not
         count as read. Text is UTF-8. A match is at most 64 KiB long, and is found as soon as it is
@@ -255,27 +257,27 @@ class Process(Peer):
                     watch.close()
 
     def __enter__(self) -> Self:
-        """Use it as a context manager: it is killed at the end."""
+        """Use the object as a context manager, which kills the program at the end."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Kill it and what it has started, unless it has ended."""
+        """Kill the program and its descendants, unless it has ended."""
         if self._channel.death is None:
             self.kill()
 
     # For this package.
 
     def patience(self, timeout: float | None) -> float:
-        """How long a call waits. Raises `UsageError`."""
+        """Return the deadline of a call in seconds. Raises `UsageError`."""
         return patience_of(timeout, self._command.timeout)
 
     def check_alive(self) -> None:
-        """Raise what there is to raise if it cannot end any more; the lock is held."""
+        """Raise an error if the program cannot end any more; the lock is held."""
         if self._channel.death is not None and not self.over:
             raise self._channel.crash(self.completed(Outcome.SANDBOX_CRASHED))
 
     def wait_change(self, deadline: float, what: str) -> None:
-        """Wait for the guest to say something. Raises `NotReady`, or that the sandbox is gone."""
+        """Wait for a message of the guest. Raises `NotReady`, or the sandbox's end."""
         self.check_alive()
         left = deadline - time.monotonic()
         if left <= 0:
@@ -286,28 +288,28 @@ class Process(Peer):
         return NotReady(f"{list(self.args)!r}: {text}")
 
     def check_started(self, deadline: float) -> None:
-        """Wait for its start. Raises `InsideError` where it cannot be started."""
+        """Wait for the program's start. Raises `InsideError` if it cannot be started."""
         with self.changed:
             while not self.started and not self.refused:
                 self.wait_change(deadline, "start")
         self.check_refused()
 
     def check_refused(self) -> None:
-        """Raise `InsideError` if it could not be started."""
+        """Raise `InsideError` if the program could not be started."""
         if self.refused:
             raise InsideError(
                 f"cannot start {list(self.args)!r} in the sandbox", errno=self.refused
             )
 
     def feed(self, chunks: Iterable[bytes], deadline: float) -> None:
-        """Write to its standard input as it is taken, until it has ended or closed that."""
+        """Write to its standard input as it is read, until the program ends or closes it."""
         for chunk in chunks:
             if not self.write_input(memoryview(chunk), deadline):
                 return
         self.close_input()
 
     def write_input(self, data: memoryview, deadline: float) -> bool:
-        """Write all of the data; False where nobody reads it any more."""
+        """Write all of the data; return False if nobody reads any more."""
         while data:
             with self.changed:
                 while not self._input_credit and not self._input_closed:
@@ -324,14 +326,14 @@ class Process(Peer):
         return not self._input_closed
 
     def close_input(self) -> None:
-        """The end of its standard input."""
+        """Close its standard input."""
         with self.changed:
             if not self._input_closed:
                 self._input_closed = True
                 self._channel.send({"op": "eof", "id": self._id})
 
     def wait_over(self, deadline: float) -> bool:
-        """Wait until it has ended and all of its output is here; False at the deadline."""
+        """Wait until the program has ended and all output has arrived; False at the deadline."""
         with self.changed:
             while not self.over:
                 self.check_alive()
@@ -342,7 +344,7 @@ class Process(Peer):
         return True
 
     def completed(self, outcome: Outcome | None = None) -> Completed:
-        """What came of it, or what there is of it so far with this outcome."""
+        """Return the result, or the output so far with this outcome."""
         code = self.returncode
         if outcome is None:
             outcome = Outcome.EXITED if code is None or code >= 0 else Outcome.SIGNALLED
@@ -361,7 +363,7 @@ class Process(Peer):
         )
 
     def timed_out(self, timeout: float, *, confirmed: bool) -> WorkloadTimeout:
-        """The error of an `exec` whose deadline has passed, and whose tree has been killed."""
+        """Return the error of an `exec` whose deadline has passed and whose tree was killed."""
         how = "it has been killed, with all that it had started"
         if not confirmed:
             how = "the guest could not kill it, so the whole sandbox has been killed"
@@ -373,7 +375,7 @@ class Process(Peer):
         )
 
     def __repr__(self) -> str:
-        """The arguments, and how it is."""
+        """Return the arguments and the state."""
         code = self.returncode
         state = "runs" if code is None else f"exit status {code}"
         if code is not None and code < 0:
@@ -382,14 +384,14 @@ class Process(Peer):
 
 
 def patience_of(timeout: float | None, default: float) -> float:
-    """How long a call waits; 0 is not to wait. Raises `UsageError`."""
+    """Return a deadline in seconds; 0 is not to wait. Raises `UsageError`."""
     if timeout is None:
         return default
     return 0.0 if timeout == 0 else seconds(timeout, "timeout")
 
 
 def _exit_code(status: int) -> int:
-    """The return code in a raw wait status. Raises `FrameError` for what is none."""
+    """Return the return code in a raw wait status. Raises `FrameError` for an invalid one."""
     if os.WIFEXITED(status):
         return os.WEXITSTATUS(status)
     if os.WIFSIGNALED(status):

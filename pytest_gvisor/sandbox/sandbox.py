@@ -1,4 +1,4 @@
-"""A warm sandbox: started once, and then any number of programs in it, also at once."""
+"""A warm sandbox: started once, for any number of programs, also at once."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Sandbox:
                 raise
 
     def _live(self) -> Channel:
-        """The channel to use. Raises what a use has to raise."""
+        """Return the channel. Raises an error if the sandbox is gone."""
         with self._guard:
             if self._closed:
                 raise UsageError("this sandbox is closed")
@@ -104,7 +104,7 @@ class Sandbox:
 
     @property
     def alive(self) -> bool:
-        """Whether it is there, as far as is known without asking it."""
+        """Whether the sandbox is there, as far as is known without asking it."""
         if self._plain is not None:
             return not self._closed and self._plain.alive
         channel = self._channel
@@ -172,7 +172,7 @@ class Sandbox:
         return process
 
     def _follow(self, process: Process, chunks: Iterable[bytes] | None, deadline: float) -> bool:
-        """Feed it and wait for its end; False at the deadline."""
+        """Feed the program and wait for its end; False at the deadline."""
         try:
             if chunks is not None:
                 process.check_started(deadline)
@@ -190,7 +190,7 @@ class Sandbox:
         return over
 
     def _expire(self, process: Process, timeout: float) -> None:
-        """The deadline has passed: end it, and raise."""
+        """End a program whose deadline has passed, and raise."""
         process.terminate()
         process.wait_over(time.monotonic() + TERM_GRACE)
         confirmed = process.kill_tree()
@@ -218,7 +218,7 @@ class Sandbox:
         return process
 
     def put(self, path: str, data: str | bytes, mode: int = 0o644) -> None:
-        """Write a file in the sandbox, as root; folders above it are made. Raises `InsideError`."""
+        """Write a file in the sandbox as root, with missing folders. Raises `InsideError`."""
         if not whole(mode) or not 0 <= mode <= 0o7777:
             raise UsageError(f"{mode!r} cannot be the mode of a file")
         raw = data.encode() if isinstance(data, str) else bytes(data)
@@ -227,20 +227,20 @@ class Sandbox:
         upload.run(raw, time.monotonic() + self._plan.settings.timeout)
 
     def get(self, path: str, *, limit: int = 1024**3) -> bytes:
-        """The bytes of a file in the sandbox. Raises `InsideError`, or for more than ``limit``."""
+        """Read a file in the sandbox. Raises `InsideError`, also for more than ``limit`` bytes."""
         source = _absolute(path)
         download = Download(self._live(), source, limit)
         return download.run(time.monotonic() + self._plan.settings.timeout)
 
     def ping(self, timeout: float | None = None) -> float:
-        """Ask whether it is well; how many seconds the answer took. Raises `NotReady`."""
+        """Ask whether the sandbox answers; return the seconds. Raises `NotReady`."""
         begun = time.monotonic()
         wait = patience_of(timeout, self._plan.settings.timeout)
         self._ask({"op": "ping"}, begun + wait, "the sandbox does not answer")
         return time.monotonic() - begun
 
     def forward(self, port: int) -> Forward:
-        """An address on the host's loopback that leads to a TCP port of the sandbox's loopback.
+        """Forward an address on the host's loopback to a TCP port of the sandbox's loopback.
 
         Any program on this machine can connect to it while it is open. A connection that is refused
         inside is reset.
@@ -271,7 +271,7 @@ class Sandbox:
             return answer.message.numbers["n"]
 
     def close(self) -> None:
-        """End it and all that runs in it; a second call does nothing."""
+        """End the sandbox and all that runs in it. A second call does nothing."""
         with self._guard:
             if self._closed:
                 return
@@ -282,11 +282,11 @@ class Sandbox:
                 self._settle(self._channel)
 
     def __enter__(self) -> Self:
-        """Use it as a context manager: it is closed at the end."""
+        """Use the object as a context manager, which closes it at the end."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the sandbox."""
         self.close()
 
 

@@ -1,4 +1,4 @@
-"""The output of a program in a warm sandbox as it comes: kept within bounds, and read by who wants.
+"""The output of a program in a warm sandbox as it comes, bounded and read on demand.
 
 While nobody reads, everything is taken and kept as in any `Completed`: head and tail. From the
 first read on the program waits for its reader, as with a pipe.
@@ -26,7 +26,7 @@ _OVERLAP = 64 * 1024
 
 
 class Tap:
-    """One who takes a stream's bytes as they come."""
+    """A reader's buffer of a stream's bytes."""
 
     def __init__(self) -> None:
         self.parts: collections.deque[bytes] = collections.deque()
@@ -39,7 +39,7 @@ class Tap:
             self.size += len(data)
 
     def take(self, most: int) -> bytes:
-        """Remove at most so many bytes, and return them."""
+        """Remove at most ``most`` bytes, and return them."""
         taken = []
         while self.parts and most > 0:
             part = self.parts.popleft()
@@ -53,7 +53,7 @@ class Tap:
 
 
 class Stream:
-    """One output stream, as the guest sends it. All is called with the channel's lock held."""
+    """One output stream from the guest. All methods are called with the channel's lock held."""
 
     def __init__(self, limit: int, give: Callable[[int], None], *, sha256: bool = False) -> None:
         self.capture = Capture(limit, sha256=sha256)
@@ -63,7 +63,7 @@ class Stream:
         self._taps: list[Tap] = []
 
     def feed(self, data: memoryview) -> None:
-        """Take what came. Raises `FrameError` for more than there was credit for."""
+        """Take bytes. Raises `FrameError` for more than the guest has credit for."""
         if self.ended or len(data) > self._credit:
             raise FrameError("more of a stream than was asked for")
         self._credit -= len(data)
@@ -73,25 +73,25 @@ class Stream:
         self.settle()
 
     def finish(self) -> None:
-        """No more will come. Raises `FrameError` if that was said before."""
+        """Note the stream's end. Raises `FrameError` for a second one."""
         if self.ended:
             raise FrameError("a second end of a stream")
         self.ended = True
 
     def tap(self) -> Tap:
-        """Begin to take: first what has been kept so far."""
+        """Begin to take bytes, the kept ones first."""
         tap = Tap()
         tap.put(self.capture.kept())
         self._taps.append(tap)
         return tap
 
     def close(self, tap: Tap) -> None:
-        """Take no more."""
+        """Stop taking bytes."""
         self._taps.remove(tap)
         self.settle()
 
     def settle(self) -> None:
-        """Give the guest credit for what the slowest of the takers has taken."""
+        """Give the guest credit for the bytes that the slowest reader has taken."""
         if self.ended:
             return
         backlog = max((tap.size for tap in self._taps), default=0)
@@ -102,23 +102,23 @@ class Stream:
 
 
 class Program(Protocol):
-    """What readers and writers need of a program in the sandbox: see `Process`."""
+    """The interface of a program for its readers and writers: see `Process`."""
 
     args: tuple[str, ...]
     changed: threading.Condition
     max_output: int
 
     def patience(self, timeout: float | None) -> float:
-        """Seconds that a call waits."""
+        """Return the deadline of a call in seconds."""
 
     def wait_change(self, deadline: float, what: str) -> None:
-        """Wait for any change. Raises `NotReady`, or what the sandbox's end raises."""
+        """Wait for any change. Raises `NotReady`, or the sandbox's end."""
 
     def write_input(self, data: memoryview, deadline: float) -> bool:
-        """Write all of it; False where nobody reads any more."""
+        """Write all of the data; return False if nobody reads any more."""
 
     def close_input(self) -> None:
-        """The end of the input."""
+        """Close the input."""
 
 
 class Reader:
@@ -138,21 +138,21 @@ class Reader:
 
     @property
     def captured(self) -> bytes:
-        """What came so far, read or not; of a long stream, its head and its tail."""
+        """The output so far, read or not; of a long stream, its head and its tail."""
         with self._program.changed:
             return self._stream.capture.kept()
 
     def read(self, size: int = -1, *, timeout: float | None = None) -> bytes:
-        """``size`` bytes, fewer only at the end; all until the end where ``size`` is negative."""
+        """Read ``size`` bytes, fewer only at the end; if ``size`` is negative, read to the end."""
         most = self._most(size)
         return self._take(lambda: most if len(self._buffer) >= most else None, most, timeout)
 
     def read1(self, size: int = -1, *, timeout: float | None = None) -> bytes:
-        """What there is, at most ``size`` bytes; at least one unless that is 0, or at the end."""
+        """Read at most ``size`` bytes; at least one unless ``size`` is 0, or at the end."""
         return self._take(lambda: len(self._buffer) or None, self._most(size), timeout)
 
     def readline(self, *, timeout: float | None = None) -> bytes:
-        """The next line with its end."""
+        """Read the next line with its end."""
         most = self._most(-1)
         seen = 0
 
@@ -165,7 +165,7 @@ class Reader:
         return self._take(line, most, timeout)
 
     def __iter__(self) -> Iterator[bytes]:
-        """The lines until the end."""
+        """Yield the lines until the end."""
         while line := self.readline():
             yield line
 
@@ -196,7 +196,7 @@ class Reader:
 
 
 class Watch:
-    """Looks for a pattern in one stream; what it has looked at, and an overlap, is kept."""
+    """A search for a pattern in one stream, which keeps its place and an overlap."""
 
     def __init__(self, stream: Stream, pattern: re.Pattern[str] | re.Pattern[bytes]) -> None:
         self._stream = stream
@@ -209,28 +209,28 @@ class Watch:
         self._opened = False
 
     def open(self) -> None:
-        """Begin; the lock is held."""
+        """Begin the search; the lock is held."""
         self._tap = self._stream.tap()
         self._early = self._tap.size
         self._opened = True
 
     def close(self) -> None:
-        """End; the lock is held."""
+        """End the search; the lock is held."""
         if self._opened:
             self._stream.close(self._tap)
 
     @property
     def waits(self) -> bool:
-        """Whether there is something to look at."""
+        """Whether there are bytes to search."""
         return self._tap.size > 0
 
     @property
     def behind(self) -> bool:
-        """Whether some of it was there at the beginning: that is looked at without any waiting."""
+        """Whether bytes from before the search are still unsearched: these need no waiting."""
         return self._early > 0
 
     def look(self, lock: threading.Condition) -> re.Match[str] | re.Match[bytes] | None:
-        """Look at what has come since."""
+        """Search the bytes that have come since."""
         with lock:
             data = self._tap.take(WINDOW)
             self._early -= len(data)
@@ -249,18 +249,18 @@ class Watch:
 
 
 class Writer:
-    """``process.stdin``."""
+    """The program's standard input, ``process.stdin``."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
 
     def write(self, data: str | bytes, *, timeout: float | None = None) -> None:
-        """Write all of it, as it is read. Raises `InsideError` where nobody reads any more."""
+        """Write all of the data as it is read. Raises `InsideError` if nobody reads any more."""
         raw = data.encode() if isinstance(data, str) else data
         deadline = time.monotonic() + self._program.patience(timeout)
         if not self._program.write_input(memoryview(raw), deadline):
             raise InsideError(f"{list(self._program.args)!r} reads no more input", errno=32)
 
     def close(self) -> None:
-        """The end of the input; a second call does nothing."""
+        """Close the input. A second call does nothing."""
         self._program.close_input()

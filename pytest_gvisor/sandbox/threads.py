@@ -1,4 +1,4 @@
-"""A thread is started, or it is said what there is not enough of for one."""
+"""The start of a thread, or an error that names the exhausted resource."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ROOM = (64 + 8) * 1024 * 1024
 
 
 def start(thread: threading.Thread) -> None:
-    """Start it. Raises `LaunchError`, at the stage ``channel``, without memory or a thread for it.
+    """Start a thread. Raises `LaunchError`, stage ``channel``, without memory or a thread for it.
 
     `threading.Thread.start` waits for ever for a thread that has no memory for its first steps.
     """

@@ -60,7 +60,9 @@ _IDLE = (
 
 
 def idle(root: str) -> tuple[str, ...]:
-    """What waits for ever in a root file system. Raises `UsageError` where nothing is known to."""
+    """Return a program that waits for ever in a root file system. Raises `UsageError` if none is
+    known.
+    """
     for argv in _IDLE:
         place = paths.resolve(root, argv[0], {})
         if place.exists and not place.folder and os.access(place.host, os.X_OK):
@@ -75,7 +77,7 @@ REPLACED = "a sandbox was killed, and another one takes its place: what was in i
 
 
 class Plain:
-    """The sandbox, started when it is made."""
+    """A sandbox without a guest, started when it is made."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -88,7 +90,7 @@ class Plain:
 
     @property
     def alive(self) -> bool:
-        """Whether it is there, as far as is known."""
+        """Whether the sandbox is there, as far as is known."""
         return self._driven is not None
 
     def _live(self) -> Driven:
@@ -129,7 +131,7 @@ class Plain:
         return driven
 
     def _lost(self, driven: Driven, completed: Completed | None) -> GvisorError:
-        """The sandbox is not there: remove it; the error to raise."""
+        """Remove a lost sandbox; return the error to raise."""
         ended = driven.end()
         self._driven = None
         self._plan.finished(self.record)
@@ -141,7 +143,7 @@ class Plain:
         return SandboxCrashed("the sandbox is gone", completed=held, panic=self.record.panic)
 
     def run(self, command: Command, chunks: Iterable[bytes] | None, timeout: float) -> Completed:
-        """Run one program to its end. Raises as `Sandbox.exec` does."""
+        """Run one program to its end. Raises the errors of `Sandbox.exec`."""
         driven = self._live()
         begun = time.monotonic()
         with contextlib.ExitStack() as undo:
@@ -218,7 +220,7 @@ class Plain:
         records: tuple[str, ...],
         timeout: float,
     ) -> None:
-        """Raise what there is to raise."""
+        """Raise the error of a failed program, if any."""
         supervisor = driven.supervisor
         with self._guard:
             if self._driven is driven:
@@ -248,7 +250,7 @@ class Plain:
             )
 
     def close(self) -> None:
-        """End it."""
+        """End the sandbox."""
         with self._guard:
             if self._driven is not None:
                 self._driven.end()

@@ -1,4 +1,4 @@
-"""This process's end of the keeper: starting it, and handing it a run with its descriptors."""
+"""The client of the keeper: starts it, and hands over a run with its descriptors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_MESSAGE = 64 * 1024
 
 
 class Control:
-    """The socket of one run: what is asked of it, and what the keeper says of it."""
+    """The socket of one run: requests to the keeper, and its messages."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -35,18 +35,18 @@ class Control:
         return self._socket.fileno()
 
     def ask(self, wish: str) -> None:
-        """Ask for ``term``, ``kill`` or ``release``; a keeper that is gone is seen by `read`."""
+        """Ask for ``term``, ``kill`` or ``release``; `read` notices a dead keeper."""
         with contextlib.suppress(OSError):
             self._socket.send(json.dumps({"op": wish}).encode())
 
     def wait(self, deadline: float) -> bool:
-        """Wait until there is something to `read`; False where nothing came until ``deadline``."""
+        """Wait until there is something to `read`; False at the deadline."""
         with stage("keeper", "cannot wait for it"), selectors.DefaultSelector() as selector:
             selector.register(self._socket, selectors.EVENT_READ)
             return bool(selector.select(max(0.0, deadline - time.monotonic())))
 
     def read(self) -> dict[str, object]:
-        """The next message. Raises `ProtocolError` when the keeper is gone."""
+        """Read the next message. Raises `ProtocolError` when the keeper is gone."""
         try:
             message = self._socket.recv(_MAX_MESSAGE)
         except OSError as error:
@@ -65,12 +65,12 @@ class Control:
         return decoded
 
     def close(self) -> None:
-        """Close the socket: for the keeper that ends the run, if it has not ended."""
+        """Close the socket, which makes the keeper end the run if it has not ended."""
         self._socket.close()
 
 
 class Keeper:
-    """One keeper process. Made at the first run, used by every thread of this process.
+    """One keeper process, made at the first run and shared by this process's threads.
 
     It is told the path of the session folder, which need not be there yet.
     """
@@ -154,7 +154,7 @@ class Keeper:
         return Control(ours)
 
     def hold(self, fd: int) -> None:
-        """Have the keeper keep a descriptor open for as long as it lives."""
+        """Have the keeper hold a descriptor open for as long as it lives."""
         with stage("keeper", "a descriptor cannot be sent"):
             socket.send_fds(self._socket, [b"hold"], [fd])
 
@@ -164,7 +164,7 @@ class Keeper:
             self._socket.send(b"share " + os.fsencode(path))
 
     def close(self) -> None:
-        """End the keeper, which kills and removes whatever it still owns; bounded."""
+        """End the keeper, which kills and removes everything that it still owns; bounded."""
         # A fork of this process has the socket too, so that closing it alone would not be seen.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -201,19 +201,21 @@ class Launcher:
         """How many things of runs could not be removed; `close` tells those of the session."""
 
     def session(self) -> SessionDir:
-        """The session folder. Raises `LaunchError` where it cannot be made."""
+        """Return the session folder. Raises `LaunchError` if it cannot be made."""
         self._check_owner()
         with self._guard:
             return self._ensure()[1]
 
     def keeper(self) -> Keeper:
-        """The keeper, started again if it has died. Raises `LaunchError` where it cannot start."""
+        """Return the keeper; start a new one if it has died. Raises `LaunchError`."""
         self._check_owner()
         with self._guard:
             return self._ensure()[0]
 
     def share(self, path: str) -> None:
-        """See `Keeper.share`; best said before the folder is made. Raises as `keeper`."""
+        """See `Keeper.share`; best called before the folder is made. Raises the errors of
+        `keeper`.
+        """
         self._check_owner()
         with self._guard:
             if path not in self._shared:
@@ -264,7 +266,7 @@ class Launcher:
             self._keeper = None
 
     def close(self) -> list[str]:
-        """End the keeper and remove the session folder; a second call does nothing.
+        """End the keeper and remove the session folder. A second call does nothing.
 
         Returns what could not be removed, in words.
         """
@@ -278,8 +280,9 @@ class Launcher:
 
 
 def _is_there(path: str) -> bool:
-    """Whether something is at ``path``. True where that cannot be seen: a test may be another user
-    for the moment, and to close the keeper would kill all other runs.
+    """Whether something is at ``path``; True if that is invisible.
+
+    A test may be another user for the moment, and to close the keeper would kill all other runs.
     """
     try:
         os.stat(path)

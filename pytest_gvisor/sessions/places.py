@@ -1,6 +1,4 @@
-"""Where the session folders of this package are, and runsc: who makes or finds them, and who keeps
-them out of sandboxes, ask here.
-"""
+"""Places on the host: the session folders of this package, and the runsc in use."""
 
 from __future__ import annotations
 
@@ -26,14 +24,14 @@ def note_runsc(path: str) -> None:
 
 
 def programs() -> Iterator[str]:
-    """The paths of what this process may start on the host: runsc, and the folder beside it."""
+    """Yield the paths that this process may start on the host: runsc, and the folder beside it."""
     for path in {*RUNSC_PATHS, *map(os.path.realpath, RUNSC_PATHS), *_found}:
         yield path
         yield os.path.join(os.path.dirname(path), RUNSC_FOLDER)
 
 
 def outer_uid() -> int:
-    """This user's id outside of any user namespace: inside, everybody may be 0."""
+    """Return this user's id outside of any user namespace: inside, everybody may be 0."""
     inside = os.geteuid()
     with contextlib.suppress(OSError), open(UID_MAP, encoding="ascii") as lines:
         for line in lines:
@@ -44,7 +42,7 @@ def outer_uid() -> int:
 
 
 def session_bases() -> Iterator[str]:
-    """The folders that may hold this process's sessions, the best first; not all can be used.
+    """Yield the folders that may hold this process's sessions, the best first.
 
     Links in their own places are not followed by who uses them: others can make one in ``/tmp``.
     """

@@ -1,4 +1,4 @@
-"""Folders that nobody else can enter, exchange or lead elsewhere: those of sessions and of images.
+"""Private folders, for sessions and images, that no other user can enter, replace or redirect.
 
 The way to such a folder is judged by the rules for runsc (see `trust`). It is made and opened by
 the descriptor of the folder above it, and a symlink in its own place is refused. Its canonical path
@@ -23,14 +23,14 @@ _NO_FOLDER = frozenset({errno.ELOOP, errno.ENOTDIR})
 
 
 def make_private(path: str, folder: int | None = None) -> None:
-    """Make a folder with mode 0700, whatever a test has made of the umask."""
+    """Make a folder with mode 0700, whatever umask a test has set."""
     os.mkdir(path, 0o700, dir_fd=folder)
     os.chmod(path, 0o700, dir_fd=folder)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a private folder is or can be: at ``name`` in the folder of the descriptor ``above``.
+    """The place of a private folder: ``name`` in the folder of the descriptor ``above``.
 
     ``path`` is canonical. ``trust`` has judged the way to it.
     """
@@ -41,7 +41,7 @@ class Place:
     trust: Trust
 
     def is_taken(self) -> bool:
-        """Whether anything is there. Raises `OSError` where that cannot be seen."""
+        """Whether anything is at the place. Raises `OSError` if that is invisible."""
         try:
             os.stat(self.name, dir_fd=self.above, follow_symlinks=False)
         except FileNotFoundError:
@@ -49,7 +49,7 @@ class Place:
         return True
 
     def open(self) -> int:
-        """A descriptor of the folder, made 0700 if it is missing and verified by fstat.
+        """Open the folder, made 0700 if it is missing and verified by fstat.
 
         Raises `LaunchError` for a symlink, another owner, or permissions for others.
         """
@@ -78,7 +78,7 @@ class Place:
 
 @contextlib.contextmanager
 def place(path: str, *, lenient: bool = False) -> Iterator[Place]:
-    """The place of the private folder at the absolute ``path``, the way to which is judged.
+    """Check the way to the absolute ``path``, and yield the place of its private folder.
 
     ``lenient`` is that of `Trust`. Raises `LaunchError` where others could turn the way, or the
     folder above is missing.
@@ -97,13 +97,13 @@ def place(path: str, *, lenient: bool = False) -> Iterator[Place]:
 
 
 def open_private(path: str, *, lenient: bool = False) -> int:
-    """`Place.open` of the folder ``path``. Raises `LaunchError` as that and `place`."""
+    """Open the folder ``path`` by `Place.open`. Raises the errors of that and of `place`."""
     with place(path, lenient=lenient) as found:
         return found.open()
 
 
 def make_above(path: str) -> None:
-    """Make the folders above the absolute ``path`` that are missing, each private.
+    """Make the missing folders above the absolute ``path``, each private.
 
     The way is judged leniently. Raises `LaunchError` as `open_private`.
     """

@@ -1,4 +1,4 @@
-"""The session folder: where it is, how it is made and locked, its journal, the sweep of dead ones.
+"""The session folder: its place, its lock, its journal, and the sweep of dead ones.
 
 Layout::
 
@@ -37,14 +37,14 @@ _LEAST_PATIENCE = 0.05
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The folder for this user's new sessions, and why each better one was passed over."""
+    """The folder for this user's new sessions, and the reasons against better ones."""
 
     path: str
     passed: tuple[str, ...]
 
 
 def choose_base() -> Chosen:
-    """The first candidate that can be used, made if it is missing.
+    """Choose the first usable candidate, and make it if it is missing.
 
     Raises `LaunchError` where there is none, or where this process is short of what it takes to
     look.
@@ -70,7 +70,7 @@ def choose_base() -> Chosen:
 
 
 def base_folder() -> str:
-    """The path of `choose_base`; raises as that."""
+    """Return the path of `choose_base`; raises its errors."""
     return choose_base().path
 
 
@@ -86,7 +86,7 @@ def _check_length(path: str) -> None:
 
 
 def base_folders() -> list[str]:
-    """The candidates that are there and this user's: the one for new sessions, then the others."""
+    """Return this user's existing candidates: the one for new sessions, then the others."""
     found = [base_folder()]
     for candidate in session_bases():
         with contextlib.suppress(LaunchError, OSError), private.place(candidate) as other:
@@ -134,7 +134,7 @@ def _await_lock(lock: int, base: str, patience: float) -> None:
 
 
 def _open_lock(name: str, folder: int | None = None) -> int:
-    """A lock file's descriptor; its mode lets its owner open it again, whatever the umask."""
+    """Open a lock file; its mode lets its owner open it again, whatever the umask."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     lock = os.open(name, flags, 0o600, dir_fd=folder)
     try:
@@ -147,7 +147,7 @@ def _open_lock(name: str, folder: int | None = None) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SessionDir:
-    """One pytest process's folder."""
+    """The folder of one pytest process."""
 
     path: str
     held: list[int]
@@ -155,13 +155,12 @@ class SessionDir:
 
     @property
     def lock(self) -> int:
-        """That descriptor; -1 once it is let go of."""
+        """The descriptor of the lock; -1 after its release."""
         return next(iter(self.held), -1)
 
     @staticmethod
     def choose(base: str | None = None) -> tuple[str, list[str]]:
-        """Sweep as `sweep` does; the path for a new session under ``base``, not made yet, and the
-        folders that went.
+        """Sweep; return the path for a new session under ``base``, and the removed folders.
 
         The keeper is told the path before there is anything at it: from the first moment on there
         is someone to remove it.
@@ -171,7 +170,7 @@ class SessionDir:
 
     @staticmethod
     def new_path(base: str) -> str:
-        """A path under ``base`` for a new session, at which nothing is."""
+        """Return an unused path under ``base`` for a new session."""
         return os.path.join(base, f"s-{secrets.token_hex(6)}")
 
     @classmethod
@@ -204,7 +203,7 @@ class SessionDir:
                 os.close(fd)
 
     def remove(self) -> list[str]:
-        """Remove the folder, and what may be left of its runs, and let go of the lock.
+        """Remove the folder and the remains of its runs, and release the lock.
 
         Returns what could not be removed, in words; it is left to the next sweep. A second call
         tries that once more.
@@ -244,13 +243,13 @@ def _is_dead(session: str) -> bool:
 
 @dataclasses.dataclass
 class _Budget:
-    """Seconds that what does not go may still cost this process, and all that wait for a lock."""
+    """The seconds that stubborn remains may still cost the processes waiting for a lock."""
 
     left: float
 
 
 def sweep(base: str | None = None, *, although_waited: bool = False) -> list[str]:
-    """Remove what dead sessions left under ``base``, or under each folder of this user's.
+    """Remove the remains of dead sessions under ``base``, or in each folder of this user's.
 
     Returns the session folders that went. A keeper that is stopped and whose pytest is dead goes on
     first, and does that itself. What cannot be removed holds up this process, and all that wait for
@@ -289,8 +288,9 @@ def _sweep(
 
 
 def dead(base: str) -> list[str]:
-    """The session folders under ``base`` that nobody holds, or only a keeper that is stopped and
-    whose pytest is dead; none where there is no ``base``.
+    """Return the dead session folders under ``base``: held by nobody, or by a stopped keeper.
+
+    The pytest of such a keeper is dead. Without ``base`` there are none.
     """
     if not os.path.isdir(base):
         return []
@@ -305,7 +305,7 @@ def _is_session(entry: os.DirEntry[str]) -> bool:
 
 
 def _swept(base: str, paths: list[str], budget: _Budget) -> list[str]:
-    """Those of the sessions' folders that were dead, and are gone."""
+    """Remove the dead ones of these sessions' folders; return those that are gone."""
     gone: list[str] = []
     if paths:
         budget.left -= _wake(base)
@@ -323,7 +323,7 @@ def _swept(base: str, paths: list[str], budget: _Budget) -> list[str]:
 
 
 def _wake(base: str) -> float:
-    """Have stopped keepers of dead pytests go on until their sessions are dead too.
+    """Wake stopped keepers of dead pytests, and wait until their sessions are dead too.
 
     The seconds that were waited for nothing.
     """

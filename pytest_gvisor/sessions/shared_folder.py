@@ -1,4 +1,4 @@
-"""A folder that several pytest processes of one run share, and that none of them owns.
+"""A folder that several pytest processes of one run share; none of them owns it.
 
 It lies beside the session folders and has a lock like theirs, except that all its users hold it
 together: the last one that ends removes the folder. If all are killed, the last of their keepers
@@ -17,7 +17,7 @@ from pytest_gvisor.sessions import private, session_folder
 
 
 class SharedDir:
-    """The folder of the run with this name, made by the process that first asks for its path."""
+    """The folder of the run with this name, made when a process first asks for its path."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -27,11 +27,11 @@ class SharedDir:
 
     @property
     def lock(self) -> int:
-        """The descriptor whose shared flock says that this process may use the folder, or -1."""
+        """The descriptor whose shared flock lets this process use the folder, or -1."""
         return self._lock
 
     def path(self) -> str:
-        """Where it is. Raises `LaunchError` where it cannot be made or is not safe."""
+        """Return the folder's path. Raises `LaunchError` if it cannot be made or is not safe."""
         if self._path is not None and not os.path.lexists(self._path):
             # A cleaner of temporary folders may have taken it: the lock is one of a removed file.
             os.close(self._lock)
@@ -52,8 +52,10 @@ class SharedDir:
         return self._path
 
     def close(self) -> list[str]:
-        """Let go of the folder, and remove it if nobody else has it; a second call does nothing,
-        and none in a fork of the process that asked for the folder.
+        """Release the folder, and remove it if nobody else uses it.
+
+        A second call does nothing, nor does a call in a fork of the process that asked for the
+        folder.
 
         Returns what could not be removed, in words.
         """
@@ -78,5 +80,5 @@ class SharedDir:
             shutil.rmtree(path, ignore_errors=True)
 
     def place(self) -> str:
-        """Where it is or will be, whether it has been made or not."""
+        """Return the folder's path, whether the folder exists or not."""
         return os.path.join(session_folder.base_folder(), f"s-run-{self._name}")

@@ -1,4 +1,4 @@
-"""Keepers that were stopped, and whose pytest has died since: found, and made to go on.
+"""Stopped keepers whose pytest has died since: found and woken.
 
 A stopped process handles no event. Such a keeper does not see its pytest's end: it holds the
 session's lock, so that no sweep takes the session for dead; and it lives, so that the kernel sends
@@ -18,12 +18,12 @@ from pytest_gvisor.programs import keeper
 
 
 def sessions(base: str) -> list[str]:
-    """The session folders under ``base`` of such keepers; one may not be made yet."""
+    """Return the session folders under ``base`` of such keepers; one may not be made yet."""
     return [path for path, _pidfd in _found(base)]
 
 
 def wake(base: str) -> list[str]:
-    """Have them go on, without waiting for what they do; the session folders that are theirs."""
+    """Wake them without waiting for their work; return their session folders."""
     woken = []
     for path, pidfd in _found(base):
         with contextlib.suppress(OSError):
@@ -33,7 +33,7 @@ def wake(base: str) -> list[str]:
 
 
 def _found(base: str) -> Iterator[tuple[str, int]]:
-    """Session folder and pidfd of each; the descriptor is closed with the next one."""
+    """Yield session folder and pidfd of each; the next one closes the descriptor."""
     for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
         with contextlib.suppress(OSError):
             if _keeps(pid, base) is None:
@@ -49,7 +49,7 @@ def _found(base: str) -> Iterator[tuple[str, int]]:
 
 
 def _keeps(pid: int, base: str) -> tuple[str, str] | None:
-    """The session folder and the number of pytest's pidfd, if this is a keeper of this user's.
+    """Return session folder and number of pytest's pidfd, if this is a keeper of this user's.
 
     Both are in its command line: see `launcher.Keeper`.
     """
@@ -67,7 +67,7 @@ def _keeps(pid: int, base: str) -> tuple[str, str] | None:
 
 
 def _uids(pid: int) -> set[int]:
-    """The real, effective, saved and file system uid of a process.
+    """Return the real, effective, saved and file system uid of a process.
 
     The owner of its folder in /proc is the effective one, which a set-uid program gives to anybody.
     """
@@ -82,7 +82,7 @@ def _is_stopped(pid: int) -> bool:
 
 
 def _is_gone(keeper: int, pidfd: str) -> bool:
-    """Whether the process has ended that the keeper has this pidfd of.
+    """Whether the process of this pidfd of the keeper has ended.
 
     The kernel tells its pid, which is -1 when it was waited for, and 0 in another pid namespace.
     Should somebody else have the pid by the time that it is asked about, pytest has ended too: a

@@ -68,7 +68,7 @@ def test_every_number_is_an_integer_in_its_range(op: str, value: object) -> None
 @pytest.mark.parametrize("op", [None, 1, [], {}, "", "exec", "HELLO", "x" * 10_000])
 def test_an_unknown_word_is_refused(op: object) -> None:
     """A message of the host's, or with no text as its name, is refused too."""
-    with pytest.raises(FrameError, match="unknown word"):
+    with pytest.raises(FrameError, match="unknown message"):
         read({"op": op, "id": 1}, 0)
 
 
