@@ -13,7 +13,7 @@ from pytest_gvisor.settings import Platform
 
 
 class _RunError(GvisorError):
-    """Base of the errors that carry what a run has produced."""
+    """Base of the errors that carry the output of a run."""
 
     def __init__(self, message: str, *, completed: Completed, next_step: str = "") -> None:
         self.completed = completed
@@ -21,17 +21,17 @@ class _RunError(GvisorError):
 
     @property
     def stdout(self) -> str:
-        """What the workload wrote to standard output until then, undecodable bytes escaped."""
+        """The workload's standard output so far, undecodable bytes escaped."""
         return self.completed.stdout
 
     @property
     def stderr(self) -> str:
-        """What the workload wrote to standard error until then, undecodable bytes escaped."""
+        """The workload's standard error so far, undecodable bytes escaped."""
         return self.completed.stderr
 
 
 class WorkloadFailed(_RunError):
-    """The workload ended with another status than 0, and the caller asked for 0."""
+    """The workload ended with another status than 0, and the caller required 0."""
 
 
 class WorkloadTimeout(_RunError):
@@ -119,7 +119,7 @@ class Completed:
 
     @functools.cached_property
     def stderr(self) -> str:
-        """`stderr_bytes` in the same way."""
+        """`stderr_bytes` in the same form."""
         return text_view(self.stderr_bytes, self.stderr_total)
 
     @property
@@ -145,13 +145,13 @@ class Completed:
         raise WorkloadFailed(message, completed=self)
 
     def __repr__(self) -> str:
-        """A call that repeats the run, and what came of it as a comment."""
+        """Return a call that repeats the run, with the outcome as a comment."""
         words = "".join(f", {key}={value!r}" for key, value in self.settings.items())
         return f"gvisor.run({list(self.args)!r}{words})  # {self.outcome}, {self.returncode}"
 
 
 def signal_name(number: int) -> str:
-    """``SIGKILL`` for 9; the number where it has no name."""
+    """Return ``SIGKILL`` for 9; the number if it has no name."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -159,7 +159,7 @@ def signal_name(number: int) -> str:
 
 
 def text_view(kept: bytes, total: int) -> str:
-    """What is kept of a stream as text: UTF-8, undecodable bytes escaped, the gap marked."""
+    """Return kept bytes of a stream as text: UTF-8, undecodable bytes escaped, the gap marked."""
     if total == len(kept):
         return kept.decode("utf-8", "backslashreplace")
     head = len(kept) - len(kept) // 2  # as `Capture` keeps it

@@ -1,4 +1,4 @@
-"""The one tree of everything that can go wrong; the errors that carry a run are in `completed`.
+"""The tree of this package's errors. Errors that carry a run are in `completed`.
 
     GvisorError
       RunscError
@@ -53,11 +53,11 @@ class GvisorError(Exception):
 
 
 class UsageError(GvisorError):
-    """A setting, a marker argument or a call that cannot be meant; nothing was started."""
+    """A setting, a marker argument or a call is invalid; nothing was started."""
 
 
 class RunscError(GvisorError):
-    """Something about runsc itself."""
+    """The base of errors about runsc itself."""
 
 
 class RunscNotFound(RunscError):
@@ -81,7 +81,7 @@ class RunscNotFound(RunscError):
 
 
 class InsecureRunsc(RunscError):
-    """A runsc was found and is refused; it was not executed.
+    """A runsc was found and refused; it was not executed.
 
     ``path`` is the file that was judged, ``mode`` its permission bits (or None where it could not
     be read), ``owner`` its uid, ``reason`` the rule that it breaks.
@@ -110,7 +110,7 @@ class InsecureRunsc(RunscError):
 
 
 class UnwantedRelease(RunscError):
-    """The runsc that was found is another release than a project or a test asks for.
+    """The runsc is of another release than a project or a test requires.
 
     ``version`` is its own, ``wanted`` the comparisons that were asked for.
     """
@@ -122,7 +122,7 @@ class UnwantedRelease(RunscError):
 
 
 class RunscFailed(RunscError):
-    """runsc itself failed: it could not start, or gave an answer that cannot be used.
+    """runsc itself failed: it could not start, or gave an unusable answer.
 
     ``records`` are the messages of runsc's own ``--log`` file, ``command`` the command line in a
     form that can be pasted, ``stderr`` the last part of what came on standard error (escaped).
@@ -147,11 +147,11 @@ class RunscFailed(RunscError):
 
 
 class MixedReleases(RunscFailed):
-    """The sentry in ``gvisor-bin`` is not of the release that runsc is of, and no sandbox boots."""
+    """The sentry in ``gvisor-bin`` is of another release than runsc, so no sandbox boots."""
 
 
 class PlatformUnavailable(GvisorError):
-    """A platform cannot work on this host. ``platform`` is its name, ``cause`` says why."""
+    """A platform cannot work on this host. ``platform`` is its name, ``cause`` the reason."""
 
     def __init__(self, platform: str, cause: str, *, next_step: str = "") -> None:
         self.platform = platform
@@ -160,7 +160,7 @@ class PlatformUnavailable(GvisorError):
 
 
 class InvalidBundle(GvisorError):
-    """A bundle's configuration breaks rules. ``problems`` holds every one that was found."""
+    """A bundle's configuration breaks rules. ``problems`` holds all of them."""
 
     def __init__(self, problems: Sequence[str], *, where: str = "config.json") -> None:
         self.problems = tuple(problems)
@@ -171,7 +171,7 @@ class InvalidBundle(GvisorError):
 
 
 class ImageError(GvisorError):
-    """An image cannot be had, read, trusted or unpacked; nothing of it is left half made.
+    """An image cannot be found, read, trusted or unpacked; no part of it is left.
 
     ``image`` is what was asked for, ``problems`` every one that was found where there are several.
     """
@@ -187,7 +187,7 @@ class ImageError(GvisorError):
 
 
 class DaemonUnavailable(ImageError):
-    """There is no docker daemon that answers: a skip, unless ``--gvisor-strict``."""
+    """No docker daemon answers: a skip, unless ``--gvisor-strict``."""
 
 
 class LaunchError(GvisorError):
@@ -209,7 +209,7 @@ class LaunchError(GvisorError):
 
 
 class InstallFailed(GvisorError):
-    """A release of runsc cannot be had, is not what its digest says, or cannot be put there.
+    """A release of runsc cannot be fetched, verified or put in place.
 
     Nothing of it is left.
     """
@@ -243,14 +243,14 @@ class InsideError(GvisorError):
 
 
 class NotReady(GvisorError, TimeoutError):
-    """What was waited for in a warm sandbox did not come by its deadline: a port, output, an end.
+    """A wait in a warm sandbox has passed its deadline: for a port, for output, for an end.
 
     Nothing was killed.
     """
 
 
 class ReportError(GvisorError):
-    """A file that is no report of ours, or a place where none can be written."""
+    """A file is no report of this package's, or a report cannot be written there."""
 
 
 class ProtocolError(GvisorError):
@@ -263,12 +263,12 @@ _Base: type[UserWarning] = getattr(sys.modules.get("pytest"), "PytestWarning", U
 
 
 class PytestGvisorWarning(_Base):  # type: ignore[valid-type, misc]  # a variable, as above
-    """A fact that a reader should know, and that fails nothing; in pytest, a `PytestWarning`."""
+    """A fact for the reader that fails nothing; in pytest, a `PytestWarning`."""
 
 
 @contextlib.contextmanager
 def stage(name: str, doing: str) -> Iterator[None]:
-    """Turn an OSError into `LaunchError` with this stage; ``doing`` says what was not possible."""
+    """Turn an OSError into a `LaunchError` with this stage; ``doing`` names the failed action."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Untrusted text on its way to a terminal, a report or a CI log.
+"""Escaping of untrusted text for a terminal, a report or a CI log.
 
 A workload's output may move the cursor, set the clipboard (OSC 52), reorder text (bidirectional
 controls), hold characters that XML forbids, or start a line with a command for the CI system that
@@ -24,7 +24,7 @@ _PLAIN = re.compile(r"[\n\t\x20-\x7e]*\Z")
 
 
 def escape(text: str) -> str:
-    """``text`` with all that is not plainly visible written out; printable text is unchanged."""
+    """Escape all characters of ``text`` that are not plainly visible."""
     if not _PLAIN.match(text):
         text = "\n".join(map(_escape_line, text.split("\n")))
     return _CI_COMMAND.sub(
@@ -44,7 +44,7 @@ def _escape_character(character: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Untrusted text, escaped, each line behind a mark: none can pass for a line of pytest's."""
+    """Escape untrusted text and mark each line, so that none looks like a line of pytest's."""
     return "\n".join("| " + line for line in escape(text).split("\n"))
 
 
@@ -60,17 +60,17 @@ _COLOUR = re.compile(r"\x1b\[(?:0|0?1|0?4|39;49;00|3[1-7]|9[0-7])m")
 
 
 def safe(text: str) -> str:
-    """Untrusted text for a report: escaped, and no line of it passes for pytest's summary."""
+    """Escape untrusted text for a report, so that no line looks like pytest's summary."""
     return _SUMMARY.sub(lambda found: f"{found[1]}\\x{ord(found[2]):02x}", escape(text))
 
 
 def uncoloured(text: str) -> str:
-    """Text without the colours that pytest may have put into it."""
+    """Remove the colours that pytest may have put into a text."""
     return _COLOUR.sub("", text)
 
 
 def safe_but_colour(text: str) -> str:
-    """`safe`, except that colours stay: for text that pytest itself has coloured."""
+    """Return `safe` text with colours, for text that pytest itself has coloured."""
     parts = []
     position = 0
     for found in _COLOUR.finditer(text):
@@ -80,7 +80,7 @@ def safe_but_colour(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as it may be printed: escaped, and at most some 60 characters."""
+    """Format a value for a message: escaped, and at most some 60 characters."""
     if isinstance(value, str):
         short = value if len(value) <= 56 else value[:56] + "..."
         return json.dumps(short)

@@ -1,4 +1,4 @@
-"""`Platform`: the name of one of gVisor's platforms. An open set: releases add and remove some."""
+"""`Platform`: the name of one of gVisor's platforms. An open set: releases change it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _interned: dict[str, Platform] = {}
 
 
 class _Known(type):
-    """The class `Platform` is iterable, and indexed by name, like an enum: its known members."""
+    """A metaclass that makes `Platform` iterable, and indexed by name, like an enum."""
 
     def __iter__(cls) -> Iterator[Platform]:
         return iter((Platform.SYSTRAP, Platform.KVM, Platform.PTRACE))
@@ -35,7 +35,7 @@ class _Known(type):
 
 
 class Platform(str, metaclass=_Known):
-    """How gVisor's sentry gets to run application code: a text, and one object for each name.
+    """A way of gVisor's sentry to run application code: a text, with one object for each name.
 
     ``SYSTRAP``, ``KVM`` and ``PTRACE`` are known, and are what iteration and ``all`` give. Any
     other name that a binary lists (``runsc help platforms``) is a platform too. Raises
@@ -50,7 +50,7 @@ class Platform(str, metaclass=_Known):
     PTRACE: ClassVar[Platform]
 
     def __new__(cls, value: object) -> Self:
-        """The platform of this name, the same object each time."""
+        """Return the platform of this name, the same object each time."""
         if not isinstance(value, str) or not _FORM.fullmatch(value) or value in _TAKEN:
             raise ValueError(f"{value!r} is not a valid {cls.__name__}")
         text = str(value)
@@ -68,20 +68,20 @@ class Platform(str, metaclass=_Known):
 
     @property
     def name(self) -> str:
-        """The name in capitals, as the class has it."""
+        """The name in capitals, an attribute of the class."""
         return self.value.upper()
 
     @property
     def is_known(self) -> bool:
-        """Whether this version knows it: no binary has to list it then."""
+        """Whether this version knows the platform: no binary has to list it then."""
         return self in Platform
 
     def __repr__(self) -> str:
-        """``<Platform.KVM: 'kvm'>``."""
+        """Return ``<Platform.KVM: 'kvm'>``."""
         return f"<{type(self).__name__}.{self.name}: {self.value!r}>"
 
     def __reduce__(self) -> tuple[type[Platform], tuple[str]]:
-        """Every protocol of pickle, and copy, give the same object."""
+        """Make every protocol of pickle, and copy, return the same object."""
         return Platform, (self.value,)
 
 

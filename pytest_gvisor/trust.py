@@ -1,4 +1,4 @@
-"""The way to a file or folder, and whether others could turn it.
+"""The path to a file or folder, and whether other users could redirect it.
 
 A path is walked by descriptors, one component at a time, so that every folder is judged as the very
 folder that the next component was then looked up in.
@@ -65,13 +65,13 @@ class Way:
 
 
 def walk(path: str, held: contextlib.ExitStack) -> tuple[Node, list[Lookup]]:
-    """The file at the end of the absolute ``path``, and every lookup on the way: see `follow`."""
+    """Return the file at the end of the absolute ``path``, and every lookup: see `follow`."""
     way = follow(path, held)
     return way.stack[-1], way.lookups
 
 
 def follow(path: str, held: contextlib.ExitStack, start: Sequence[Node] = ()) -> Way:
-    """The way along ``path`` from the folder at the end of ``start``, a canonical path, or ``/``.
+    """Follow ``path`` from the folder at the end of ``start``, a canonical path, or ``/``.
 
     The lookups of symlinks are included. A symlink in a folder that others may write is theirs to
     turn, so the folders of each hop count and not only those above the canonical path. Raises
@@ -107,7 +107,7 @@ def follow(path: str, held: contextlib.ExitStack, start: Sequence[Node] = ()) ->
 
 @dataclasses.dataclass(frozen=True)
 class Trust:
-    """Whose files count: root's, those of ``euid``, and two exceptions.
+    """The trusted owners: root, ``euid``, and two exceptions.
 
     What nobody may write below the folder ``store`` is trusted whoever owns it; ``""`` is no
     folder. ``overflow`` is the uid that the kernel shows for owners without a place in this user
@@ -122,7 +122,7 @@ class Trust:
 
     @classmethod
     def here(cls, euid: int, store: str = "", *, lenient: bool = False) -> Trust:
-        """The trust of the user ``euid`` in this process's user namespace."""
+        """Return the trust of the user ``euid`` in this process's user namespace."""
         return cls(euid, store, _overflow_uid(euid), lenient)
 
     def owns(self, node: Node) -> bool:
@@ -166,7 +166,7 @@ def below(path: str, folder: str) -> bool:
 
 
 def _overflow_uid(euid: int) -> int | None:
-    """The overflow uid if it can stand for the real root here, else None.
+    """Return the overflow uid if it can stand for the real root here, else None.
 
     With the full map, 65534 is a user like any other. With a partial map that gives that number to
     somebody, only the namespace's root can tell the two apart: it could write a mapped user's file
@@ -186,7 +186,7 @@ def _overflow_uid(euid: int) -> int | None:
 
 
 def folder_problem(lookup: Lookup, trust: Trust) -> str | None:
-    """Why somebody else could put another entry in the place of this one, or None."""
+    """Return why another user could replace this entry, or None."""
     folder, entry = lookup.folder, lookup.entry
     if trust.sealed_in_store(folder):
         return None
@@ -206,7 +206,7 @@ def folder_problem(lookup: Lookup, trust: Trust) -> str | None:
 
 
 def file_problems(node: Node, folder: Node, trust: Trust) -> Iterator[str]:
-    """Why the file ``node``, looked up in ``folder``, must not be executed, whatever it holds."""
+    """Yield why the file ``node``, looked up in ``folder``, must not be executed."""
     mode = node.info.st_mode
     # A POSIX ACL that lets others write shows in the group bits: they are its mask.
     if mode & WRITABLE_BY_OTHERS:
@@ -219,7 +219,7 @@ def file_problems(node: Node, folder: Node, trust: Trust) -> Iterator[str]:
 
 
 def way_problems(way: Way, trust: Trust) -> list[str]:
-    """Why others could turn the way to its last folder, or exchange what this user has in that."""
+    """Return why other users could redirect the way to its last folder, or replace files there."""
     found = [folder_problem(lookup, trust) for lookup in way.lookups]
     # What would be looked up in it: an entry whose owner is trusted, as the folder's own is by now.
     last = way.stack[-1]
@@ -228,7 +228,7 @@ def way_problems(way: Way, trust: Trust) -> list[str]:
 
 
 def folder_problems(path: str, trust: Trust) -> list[str]:
-    """Why a file of this user's in the folder ``path`` would be refused for the way to it."""
+    """Return why the way to a file of this user's in the folder ``path`` would be refused."""
     with contextlib.ExitStack() as held:
         way = follow(path, held)
         found = way_problems(way, trust)

@@ -1,4 +1,4 @@
-"""Releases that will do: comparisons with the date in a version, such as ``>=20240729,<20250101``.
+"""Requirements on releases: comparisons with the date in a version, as ``>=20240729,<20250101``.
 
 Does no input or output.
 """
@@ -32,11 +32,11 @@ class Clause:
 
     @property
     def name(self) -> str:
-        """The release as users write it."""
+        """The release in the form for users."""
         return ".".join(map(str, self.release))
 
     def allows(self, release: tuple[int, int]) -> bool:
-        """Whether a release will do."""
+        """Whether the comparison holds for a release."""
         return _OPERATORS[self.sign](release[: len(self.release)], self.release)
 
 
@@ -48,17 +48,17 @@ class Wanted:
 
     @classmethod
     def parse(cls, text: object, name: str) -> Self:
-        """The comparisons in a text. Raises `UsageError` for anything else."""
+        """Parse comparisons. Raises `UsageError` for anything else."""
         if not isinstance(text, str):
             raise UsageError(f"{name}={text!r} is not a text such as '>=20240729'")
         return cls(clauses=tuple(_clause(part.strip(), text, name) for part in text.split(",")))
 
     def __str__(self) -> str:
-        """The comparisons as users write them."""
+        """Return the comparisons in the form for users."""
         return ",".join(f"{clause.sign}{clause.name}" for clause in self.clauses)
 
     def problem(self, version: str) -> str:
-        """Why a version will not do; ``""`` where it does."""
+        """Return why a version breaks a comparison; ``""`` if it breaks none."""
         found = _VERSION.search(version)
         if found is None:
             return "its version has no date, so nothing tells which release it is"
@@ -67,7 +67,7 @@ class Wanted:
         return " and ".join(f"it is not {clause.sign}{clause.name}" for clause in broken)
 
     def check(self, version: str, path: str, who: str) -> None:
-        """Raise `UnwantedRelease` for a runsc of a release that ``who`` does not ask for."""
+        """Raise `UnwantedRelease` for a runsc of a release that ``who`` does not allow."""
         problem = self.problem(version)
         if problem:
             raise UnwantedRelease(
@@ -80,7 +80,7 @@ class Wanted:
 
     @property
     def example(self) -> str:
-        """A release to install: the newest that a comparison names, or a word in its place."""
+        """A release to install: the newest in the comparisons, or a placeholder."""
         named = [c for c in self.clauses if c.sign in {">=", "<=", "=="} and self._holds(c)]
         if named:
             return max(named, key=lambda clause: clause.release).name

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 BEGINNINGS = (
     "what", "who", "whom", "whose", "which", "of", "in which", "in words", "one that", "one who",
-    "the one", "those", "that", "as", "it", "they", "them",
+    "the one that", "the ones", "those", "that", "as", "it", "they", "them",
 )  # fmt: skip
 """No sentence begins with these: its subject is a named thing."""
 

@@ -1,1 +1,1 @@
-"""Programs that run inside a sandbox, untrusted: the standard library alone, apart from worker."""
+"""Programs that run inside a sandbox, untrusted: standard library only, apart from worker."""

@@ -1,4 +1,4 @@
-"""Programs that the guest starts: their streams, their end, and what they have left running.
+"""Programs that the guest starts: their streams, their end, their background processes.
 
 Standard library only; part of the program that `guest` is.
 """
@@ -36,7 +36,7 @@ _GOES_ON = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 
 
 class Limits:
-    """The limit on open files: the programs' own, and a higher one for the guest if it needs that.
+    """The limits on open files: one for programs, and a higher one for the guest if it needs that.
 
     And what is the same for all programs: who the guest is, and an input that is at its end.
     """
@@ -53,20 +53,20 @@ class Limits:
         self._raised = False
 
     def see(self, fd: int) -> None:
-        """A descriptor with this number was made: there may soon be no room for more."""
+        """Raise the guest's limit if this new descriptor comes close to it."""
         if not self._raised and fd > self.theirs[0] - _RESERVE:
             self._raised = True
             self.ours_again()
 
     def ours_again(self) -> None:
-        """Set the guest's own."""
+        """Set the guest's own limit."""
         if self._raised:
             resource.setrlimit(resource.RLIMIT_NOFILE, self.ours)
             for low in self._low:
                 os.dup2(self.nothing, low, inheritable=False)
 
     def for_a_program(self, streams: list[int]) -> list[int]:
-        """Set what a program that is started now is to have; its streams, perhaps by new numbers.
+        """Set the limit for a program about to start; return its streams, perhaps renumbered.
 
         posix_spawn refuses streams whose numbers are above the limit.
         """
@@ -79,7 +79,7 @@ class Limits:
 
 
 class Program:
-    """What is to be started, and as whom."""
+    """The command to start, and its user."""
 
     def __init__(self, message: dict[str, Any], strings: list[bytes]) -> None:
         count = message["args"]
@@ -92,7 +92,7 @@ class Program:
         self.env[MARK.encode()] = self.mark
 
     def start(self, limits: Limits, streams: list[int]) -> int:
-        """Start it in a session of its own; its pid. Raises OSError."""
+        """Start the program in a session of its own; return its pid. Raises OSError."""
         me = limits.me
         other = (self.user[0], self.user[1], sorted(self.user[2])) != (*me[:2], sorted(me[2]))
         try:
@@ -108,7 +108,7 @@ class Program:
             limits.ours_again()
 
     def _spawn(self, streams: list[int], path: bytes) -> int:
-        """posix_spawn: a fork copies page tables, which costs several times as much in gVisor."""
+        """Start it by posix_spawn: a fork copies page tables, which costs much more in gVisor."""
         return os.posix_spawn(
             path,
             self.args,
@@ -120,7 +120,7 @@ class Program:
         )
 
     def _fork(self, streams: list[int]) -> int:
-        """Start it as another user, by a fork: only the child may ever be that user.
+        """Start the program as another user, by a fork: only the child may ever be that user.
 
         kill(2) looks at the real user id: if this process had it for the moment of a posix_spawn,
         what was started could kill it in that moment.
@@ -143,7 +143,7 @@ class Program:
         return pid
 
     def _become(self, streams: list[int], writer: int) -> None:
-        """In the child: become the program. The error's number goes to ``writer``."""
+        """Become the program in the child. The error's number goes to ``writer``."""
         number = errno.EIO
         try:
             os.setsid()
@@ -164,7 +164,7 @@ class Program:
             os._exit(127)
 
     def _search(self, start: Callable[[bytes], int]) -> int:
-        """Start the first file of that name that can be."""
+        """Start the first file of the program's name that can be executed."""
         problem: OSError | None = None
         for path in self._paths():
             try:
@@ -189,7 +189,7 @@ class Program:
 
 
 class Exec:
-    """One program and its streams, as the host sees them."""
+    """One program and its streams for the host."""
 
     def __init__(self, loop: Loop, number: int) -> None:
         self.loop = loop
@@ -201,7 +201,7 @@ class Exec:
         self._stdin: Sink | None = None
 
     def start(self, program: Program, limits: Limits, *, reads: bool) -> None:
-        """Start it. Raises OSError.
+        """Start the program. Raises OSError.
 
         Everything is made ready before, so that this process is at rest while the program starts.
         """
@@ -226,7 +226,7 @@ class Exec:
         self.loop.send({"op": "started", "id": self.number}, waits=not reads)
 
     def _take(self, stream: int, fd: int) -> None:
-        """Our end of a stream."""
+        """Take the guest's end of a stream."""
         os.set_blocking(fd, False)
         if stream:
             done = functools.partial(self._at_end, stream)
@@ -239,39 +239,39 @@ class Exec:
         self.loop.send({"op": "eof", "id": self.number, "s": stream}, waits=not self.exited)
 
     def _stdin_broke(self, _number: int) -> None:
-        """Nobody reads any more."""
+        """Report that nobody reads standard input any more."""
         if self._stdin is not None:
             self._stdin.close()
             self.loop.send({"op": "eof", "id": self.number, "s": 0})
 
     @property
     def over(self) -> bool:
-        """Whether the host has been told all that there is."""
+        """Whether everything has been reported to the host."""
         return self.exited and all(source.ended for source in self._sources.values())
 
     def on_data(self, payload: bytes) -> None:
-        """Bytes for its standard input."""
+        """Take bytes for its standard input."""
         if self._stdin is not None:
             self._stdin.feed(payload)
 
     def on_eof(self) -> None:
-        """The end of its standard input."""
+        """Take the end of its standard input."""
         if self._stdin is not None:
             self._stdin.finish(self._stdin.close)
 
     def on_credit(self, stream: int, count: int) -> None:
-        """The host can take more of a stream."""
+        """Take credit: the host can receive more of a stream."""
         if stream in self._sources:
             self._sources[stream].add_credit(count)
 
     def on_signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send the program a signal, unless it has ended."""
         if not self.exited:
             with contextlib.suppress(OSError):
                 os.kill(self.pid, number)
 
     def on_exit(self, status: int) -> None:
-        """It has ended with this wait status, and has been reaped.
+        """Take the wait status of the program, which has ended.
 
         What it wrote is in the pipes by now. Others may have them open still, and write on: that is
         taken, so that they get no SIGPIPE, and goes nowhere.
@@ -284,11 +284,11 @@ class Exec:
             source.finish(_waiting(source.fd) if source.fd >= 0 else 0)
 
     def on_reset(self) -> None:
-        """Not for programs."""
+        """Ignore a reset, which programs do not have."""
 
 
 def _waiting(fd: int) -> int:
-    """How many bytes there are to be read."""
+    """Return the number of bytes to read."""
     count: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0]
     return count
 

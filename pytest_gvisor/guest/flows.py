@@ -30,7 +30,7 @@ _PROBE_PAUSES = (0.005, 0.01, 0.02, 0.05)
 
 
 def _dial(port: int) -> socket.socket:
-    """A socket that is connecting. Raises OSError."""
+    """Return a socket that is connecting. Raises OSError."""
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     made.setblocking(False)
     number = made.connect_ex((_LOOPBACK, port))
@@ -58,7 +58,7 @@ class Connection:
         loop.want(self._sink.fd, WRITE, self._connected)
 
     def fileno(self) -> int:
-        """The newest of its descriptors."""
+        """The newest of the connection's descriptors."""
         return self._sink.fd
 
     def _connected(self) -> None:
@@ -82,7 +82,7 @@ class Connection:
         self._settle()
 
     def _broke(self, number: int) -> None:
-        """It takes no more. What it has sent is still to be read."""
+        """Note that the server takes no more. The bytes that it has sent are still read."""
         self._error = number
         self._sink.close()
         self._write_side_closed = True
@@ -115,29 +115,29 @@ class Connection:
         self.loop.send({"op": "closed", "id": self.number, "errno": number})
 
     def on_data(self, payload: bytes) -> None:
-        """Bytes for the server."""
+        """Take bytes for the server."""
         self._sink.feed(payload)
 
     def on_eof(self) -> None:
-        """The client sends no more."""
+        """Take the end of the client's bytes."""
         if not self._sink.ended:
             self._sink.finish(self._written_all)
 
     def on_credit(self, _stream: int, count: int) -> None:
-        """The client can take more."""
+        """Take credit: the client can receive more."""
         if self._source is not None:
             self._source.add_credit(count)
 
     def on_signal(self, _number: int) -> None:
-        """Not for connections."""
+        """Ignore a signal, which connections do not have."""
 
     def on_reset(self) -> None:
-        """The client is gone."""
+        """Close the connection, since the client is gone."""
         self._close(0, abort=True)
 
 
 class Probe:
-    """Tries to connect to a port until that works or the time is up."""
+    """An attempt to connect to a port, repeated until it works or the time is up."""
 
     def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
         self._loop = loop
@@ -178,7 +178,7 @@ class Probe:
 
 
 class _File:
-    """What a file from or to the host has in common with other flows."""
+    """A transfer of a file; ignores messages that its direction does not have."""
 
     over = False
 
@@ -191,19 +191,19 @@ class _File:
         self.loop.send({"op": "failed", "id": self.number, "errno": error.errno or 0})
 
     def on_data(self, _payload: bytes) -> None:
-        """Bytes from the host."""
+        """Take bytes from the host."""
 
     def on_eof(self) -> None:
-        """No more from the host."""
+        """Take the end of the host's bytes."""
 
     def on_credit(self, _stream: int, _count: int) -> None:
-        """The host can take more."""
+        """Take credit: the host can receive more."""
 
     def on_signal(self, _number: int) -> None:
-        """Not for files."""
+        """Ignore a signal, which files do not have."""
 
     def on_reset(self) -> None:
-        """The host wants no more of it."""
+        """Stop: the host no longer wants the file."""
 
 
 class Put(_File):
@@ -224,7 +224,7 @@ class Put(_File):
         os.ftruncate(self._fd, 0)
 
     def on_data(self, payload: bytes) -> None:
-        """Write."""
+        """Write bytes to the file."""
         self._try(lambda: self._write(payload))
 
     def _write(self, payload: bytes) -> None:
@@ -235,7 +235,7 @@ class Put(_File):
             rest = rest[count:]
 
     def on_eof(self) -> None:
-        """All is written."""
+        """Finish the file, which is complete."""
         self._try(lambda: os.fchmod(self._fd, self._mode))
         if not self.over:
             self.over = True
@@ -272,11 +272,11 @@ class Get(_File):
         self.loop.send({"op": "eof", "id": self.number, "s": 1})
 
     def on_credit(self, _stream: int, count: int) -> None:
-        """The host can take more."""
+        """Take credit: the host can receive more."""
         self._source.add_credit(count)
 
     def on_reset(self) -> None:
-        """The host wants no more of it."""
+        """Stop: the host no longer wants the file."""
         if not self.over:
             self._source.close()
             self._fail(OSError(errno.ECANCELED, "cancelled"))

@@ -28,7 +28,7 @@ _BUFFER = 1024 * 1024
 
 
 class FrameError(ValueError):
-    """What was read is no frame of the other end's."""
+    """The bytes that were read are no frame of the other end's."""
 
 
 def _refuse(text: str) -> Any:
@@ -43,7 +43,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse(data: bytes) -> dict[str, Any]:
-    """The JSON object in ``data``. Raises `FrameError` for anything else."""
+    """Parse the JSON object in ``data``. Raises `FrameError` for anything else."""
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_pairs, parse_constant=_refuse)
     except FrameError:
@@ -56,14 +56,14 @@ def parse(data: bytes) -> dict[str, Any]:
 
 
 class Encoder:
-    """Numbers and tags the frames of one direction."""
+    """An encoder that numbers and tags the frames of one direction."""
 
     def __init__(self, tag: bytes = NO_TAG) -> None:
         self.tag = tag
         self._number = 0
 
     def head(self, message: dict[str, Any], payload: int = 0) -> bytes:
-        """Header and JSON of the next frame, whose payload of that many bytes is to follow."""
+        """Return header and JSON of the next frame; ``payload`` bytes are to follow them."""
         data = json.dumps(message, separators=(",", ":")).encode()
         if len(data) > MAX_JSON or payload > MAX_PAYLOAD:
             raise FrameError("a frame that is too large")
@@ -73,7 +73,7 @@ class Encoder:
 
 
 class Decoder:
-    """Takes bytes as they come, in a buffer of fixed size, and gives the frames in them."""
+    """A decoder of frames from bytes as they come, in a buffer of fixed size."""
 
     def __init__(self, tag: bytes = NO_TAG) -> None:
         self.tag = tag
@@ -84,7 +84,7 @@ class Decoder:
         self._end = 0
 
     def room(self) -> memoryview:
-        """Where the next bytes are to be read to. Frames that were given are no longer valid."""
+        """Return the place for the next bytes. Earlier frames are no longer valid."""
         if self._start:
             kept = self._end - self._start
             self._buffer[:kept] = self._buffer[self._start : self._end]
@@ -97,11 +97,11 @@ class Decoder:
 
     @property
     def partial(self) -> bool:
-        """Whether there is a part of a frame whose rest has not come."""
+        """Whether the buffer holds a part of a frame."""
         return self._end > self._start
 
     def frames(self) -> Iterator[tuple[dict[str, Any], memoryview]]:
-        """The frames that are complete: message and payload. Raises `FrameError`."""
+        """Yield the complete frames: message and payload. Raises `FrameError`."""
         while self._end - self._start >= HEADER.size:
             tag, number, json_size, payload_size = HEADER.unpack_from(self._buffer, self._start)
             if tag != self.tag:

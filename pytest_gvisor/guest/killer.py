@@ -1,4 +1,4 @@
-"""Killing everything that one exec has started.
+"""The killer of all processes that one exec has started.
 
 Its tree is its session, whoever has its mark in the environment, and all their descendants.
 Standard library only; part of the program that `guest` is.
@@ -24,7 +24,7 @@ _BLOCK = 64 * 1024
 
 
 class Process(NamedTuple):
-    """What /proc/PID/stat says of a process."""
+    """The facts on a process in /proc/PID/stat."""
 
     parent: int
     session: int
@@ -32,7 +32,7 @@ class Process(NamedTuple):
 
 
 def _read(path: str) -> bytes:
-    """A file of /proc, with as few system calls as can be."""
+    """Read a file of /proc with as few system calls as possible."""
     fd = os.open(path, os.O_RDONLY)
     try:
         parts = []
@@ -45,7 +45,7 @@ def _read(path: str) -> bytes:
 
 
 def table() -> dict[int, Process]:
-    """All processes but this one."""
+    """Return all processes but this one."""
     found = {}
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
@@ -64,7 +64,9 @@ def _is_marked(pid: int, mark: bytes) -> bool:
 
 
 def members(processes: dict[int, Process], session: int, mark: bytes) -> set[int]:
-    """The live processes of a tree. ``session`` is 0 where its number may be another's by now."""
+    """Return the live processes of a tree. ``session`` is 0 if its number may be another's by
+    now.
+    """
     found = {
         pid
         for pid, process in processes.items()
@@ -84,7 +86,7 @@ def _send(pids: set[int], number: int) -> None:
 
 
 class Killer:
-    """Kills one tree, a step at a time. `left` is how much of it there was at the last look."""
+    """A killer of one tree, step by step. `left` counts its processes at the last look."""
 
     def __init__(self, session: int, mark: bytes) -> None:
         self.left = 0
@@ -93,7 +95,7 @@ class Killer:
         self._steps = self._run()
 
     def step(self) -> bool:
-        """Do a step; False when nothing is left, or the time is up."""
+        """Take a step; return False when nothing is left, or the time is up."""
         return next(self._steps, None) is not None
 
     def _look(self) -> set[int]:
@@ -121,5 +123,5 @@ class Killer:
 
 
 def everything() -> list[int]:
-    """The pids of all live processes but this one."""
+    """Return the pids of all live processes but this one."""
     return [pid for pid, process in table().items() if not process.zombie]

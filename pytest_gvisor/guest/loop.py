@@ -38,7 +38,7 @@ _CREDIT_STEP = frames.WINDOW // 8
 
 
 class Loop:
-    """Waits for descriptors and timers, and sends frames to the host."""
+    """The loop: waits for descriptors and timers, and sends frames to the host."""
 
     def __init__(self, host: int) -> None:
         self.host = host
@@ -58,7 +58,7 @@ class Loop:
         self._soon: collections.deque[Callable[[], None]] = collections.deque()
 
     def want(self, fd: int, event: int, act: Callable[[], None] | None) -> None:
-        """Call ``act`` whenever ``fd`` is ready in this way; None ends it."""
+        """Call ``act`` whenever ``fd`` is ready in this way; None stops it."""
         acts = self._acts.setdefault(fd, {})
         before = sum(acts)
         if act is None:
@@ -76,13 +76,13 @@ class Loop:
             del self._acts[fd]
 
     def close(self, fd: int) -> None:
-        """Close a descriptor of ours that may be waited for."""
+        """Close a descriptor of the guest's that the loop may wait for."""
         for event in (READ, WRITE):
             self.want(fd, event, None)
         os.close(fd)
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
-        """Call ``act`` once, after so long."""
+        """Call ``act`` once, after ``seconds``."""
         self._timer_count += 1
         heapq.heappush(self._timers, (time.monotonic() + seconds, self._timer_count, act))
 
@@ -91,7 +91,7 @@ class Loop:
         self._soon.append(act)
 
     def send(self, message: dict[str, Any], payload: bytes = b"", *, waits: bool = False) -> None:
-        """Send a frame to the host: at the end of this turn, or when the host can take it.
+        """Send a frame to the host, at the end of this turn or when the host can take it.
 
         One that ``waits`` is not worth a system call of its own: it goes with the next one, which
         is likely to come at once, or after a moment.
@@ -106,7 +106,7 @@ class Loop:
             self.flush()
 
     def flush(self) -> None:
-        """Send what can be sent. An end of the host's is the end of everything."""
+        """Send as much as possible. If the host is gone, end everything."""
         self._hurry = self._blocked = False
         try:
             while self._out:
@@ -131,7 +131,7 @@ class Loop:
                 source.update()
 
     def turn(self) -> None:
-        """Wait until something is ready, and do it."""
+        """Wait until something is ready, and handle it."""
         timeout = None
         if self._timers:
             timeout = max(0.0, self._timers[0][0] - time.monotonic())
@@ -178,19 +178,19 @@ class Source:
         self.update()
 
     def add_credit(self, count: int) -> None:
-        """The host can take so many bytes more."""
+        """Add credit for bytes that the host can take."""
         self._credit += count
         self.update()
 
     def finish(self, rest: int) -> None:
-        """The stream ends for the host after so many bytes; what comes then goes nowhere."""
+        """End the stream for the host after ``rest`` bytes; later bytes are dropped."""
         if not self.ended and self._rest is None:
             self._rest = rest
             if not rest:
                 self._end(0)
 
     def update(self) -> None:
-        """Wait for the descriptor, or not any more."""
+        """Start or stop waiting for the descriptor."""
         if self.fd < 0:
             return
         ready = self.ended or (self._credit > 0 and not self._loop.congested)
@@ -240,7 +240,7 @@ class Source:
             self.update()
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self.ended = True
         self._loop.sources.discard(self)
         if self.fd >= 0:
@@ -249,7 +249,7 @@ class Source:
 
 
 class Sink:
-    """A descriptor that takes what the host sends; the host has credit for one window."""
+    """A descriptor that takes the host's bytes; the host has credit for one window."""
 
     def __init__(self, loop: Loop, fd: int, number: int, failed: Callable[[int], None]) -> None:
         self.fd = fd
@@ -270,13 +270,13 @@ class Sink:
                 self._write()
 
     def hold(self, *, open_: bool) -> None:
-        """Keep what comes until the descriptor can be written to."""
+        """Keep bytes until the descriptor can be written to."""
         self._open = open_
         if open_:
             self._write()
 
     def finish(self, act: Callable[[], None]) -> None:
-        """Call ``act`` when all that came has been written."""
+        """Call ``act`` when all bytes have been written."""
         self.ended = True
         self._at_end = act
         if self._open:
@@ -308,7 +308,7 @@ class Sink:
             act()
 
     def close(self) -> None:
-        """Write no more."""
+        """Stop writing."""
         self.ended = True
         self._parts.clear()
         if self.fd >= 0:

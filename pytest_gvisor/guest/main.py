@@ -1,4 +1,4 @@
-"""The program inside a warm sandbox: starts programs, moves bytes, reaps, kills.
+"""The program inside a warm sandbox: starts programs, moves bytes, reaps and kills processes.
 
 The sandbox's first process, and so its init. Started as ``python3 -I -S -E guest.py`` with one end
 of a socket pair as descriptor 0, it speaks `frames` with the host until that closes. Needs
@@ -46,7 +46,7 @@ Peer = Union[Exec, Connection, Put, Get]  # noqa: UP007 -- Python 3.8
 
 
 class Guest:
-    """What the host asks for, and who is to be told."""
+    """The requests of the host, and the recipients of its messages."""
 
     def __init__(self, host: int) -> None:
         self.loop = Loop(host)
@@ -95,7 +95,7 @@ class Guest:
                 self._forget(ended)
 
     def _remember(self, ended: Exec) -> None:
-        """Keep by what the tree of a program is known: some of it may have been left running."""
+        """Remember the marks of a program's tree, of which a part may still run."""
         self.past[ended.number] = (ended.pid, ended.mark)
         if len(self.past) > _REMEMBERED:
             self.past.popitem(last=False)
@@ -165,7 +165,7 @@ class Guest:
         self.loop.send({"op": "failed", "id": number, "errno": code})
 
     def _killer(self, number: int) -> killer.Killer | None:
-        """Who kills the tree of a program; None for one that is not known."""
+        """Return the killer of a program's tree; None for an unknown one."""
         program = self.peers.get(number)
         if isinstance(program, Exec) and not program.exited:
             return killer.Killer(program.pid, program.mark)
@@ -215,7 +215,7 @@ class Guest:
         Probe(self.loop, number, message)
 
     def serve(self) -> None:
-        """Run until the host is gone, or says that it is over."""
+        """Run until the host is gone or ends the guest."""
         while True:
             self.loop.turn()
             for number in [number for number, peer in self.peers.items() if peer.over]:
@@ -223,7 +223,7 @@ class Guest:
 
 
 def take_host() -> int:
-    """The socket to the host, moved away from where programs have their streams."""
+    """Move the socket to the host away from the numbers of standard streams."""
     host = os.dup(0)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -232,14 +232,14 @@ def take_host() -> int:
 
 
 def hide() -> None:
-    """Become undumpable: a change of the effective user does that (prctl(2), PR_SET_DUMPABLE)."""
+    """Become undumpable, by a change of the effective user (prctl(2), PR_SET_DUMPABLE)."""
     if os.getpid() == 1 and os.geteuid() == 0:
         os.seteuid(_NOBODY)
         os.seteuid(0)
 
 
 def leave(guest: Guest) -> None:
-    """Kill what runs; as init by one call, elsewhere (in a test) tree by tree."""
+    """Kill all processes; as init by one call, elsewhere (in a test) tree by tree."""
     if os.getpid() == 1:
         with contextlib.suppress(OSError):
             os.kill(-1, signal.SIGKILL)
@@ -252,7 +252,7 @@ def leave(guest: Guest) -> None:
 
 
 def main() -> None:
-    """Serve, and leave nothing."""
+    """Serve the host, then kill everything."""
     hide()
     guest = Guest(take_host())
     try:

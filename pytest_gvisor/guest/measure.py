@@ -1,4 +1,4 @@
-"""Coverage in the sandbox: measured as pytest-cov measures, and sent in pieces.
+"""Coverage in the sandbox, measured in the way of pytest-cov and sent in pieces.
 
 For worker.py, which loads this file by its path. Imports nothing of pytest_gvisor.
 """
@@ -22,7 +22,7 @@ _MOST_PAIRS = 20_000
 
 
 class Coverage:
-    """What runs here, with the settings that pytest-cov has on the host."""
+    """The measurement of this process, with the settings of pytest-cov on the host."""
 
     def __init__(self, wanted: dict[str, Any]) -> None:
         self._contexts = wanted["contexts"]
@@ -35,12 +35,12 @@ class Coverage:
         self._coverage.start()
 
     def switch(self, nodeid: str, phase: str) -> None:
-        """Count what runs from here on as of a phase of a test, by pytest-cov's name for it."""
+        """Count lines from here on for a phase of a test, by pytest-cov's name for the phase."""
         if self._contexts:
             self._coverage.switch_context(f"{nodeid}|{phase}")
 
     def pieces(self) -> Iterator[dict[str, Any]]:
-        """What was measured, file by file.
+        """Yield the measured coverage, file by file.
 
         With ``parallel`` or ``concurrency`` in the project's settings each process writes a data
         file of its own, whose name only begins like the one asked for.
@@ -57,7 +57,7 @@ class Coverage:
 
 
 def _of(data: sqlite3.Connection) -> Iterator[dict[str, Any]]:
-    """The pieces of one data file, by the schema that coverage documents."""
+    """Yield the pieces of one data file, by the schema that coverage documents."""
     contexts = dict(data.execute("SELECT id, context FROM context"))
     tracers = dict(data.execute("SELECT file_id, tracer FROM tracer"))
     for file_id, path in data.execute("SELECT id, path FROM file"):
@@ -94,7 +94,7 @@ def _pairs(
 def _gathered(
     head: dict[str, str], kind: str, parts: Iterable[tuple[int, list[Any]]]
 ) -> Iterator[dict[str, Any]]:
-    """Parts of one file in pieces of about the same size: each piece costs the host some work."""
+    """Group parts of one file into pieces of similar size: each piece costs the host some work."""
     some: list[list[Any]] = []
     size = 0
     for length, part in parts:

@@ -1,4 +1,4 @@
-"""The pytest in the sandbox: collects the host's tests and runs the ones it is told to.
+"""The pytest in the sandbox: collects the host's tests, and runs those that the host names.
 
 A program: ``python worker.py``. Descriptor 0 is a socket: commands come from it and messages go to
 it, each a big-endian 32-bit length and that many bytes of JSON. It is pytest itself with the
@@ -58,7 +58,7 @@ class Channel:
         return os.getpid() == self._pid
 
     def receive(self) -> dict[str, Any]:
-        """The next command; the host's end is ``finish``."""
+        """Receive the next command; the host's end is ``finish``."""
         head = self._commands.read(_LENGTH.size)
         if len(head) < _LENGTH.size:
             return {"op": "finish"}
@@ -66,7 +66,9 @@ class Channel:
         return command
 
     def send(self, kind: str, **fields: object) -> None:
-        """Send one message, and what was put off: after a crash the host knows how far this got."""
+        """Send one message, after those that were put off: a crash shows the host how far this
+        got.
+        """
         self.put_off(kind, **fields)
         if self.is_ours():
             self._messages.flush()
@@ -83,7 +85,7 @@ class Channel:
 
 
 class Terminal(io.TextIOBase):
-    """What the inner terminal plugin writes to: shown on the host only where it is asked for."""
+    """The file of the inner terminal plugin; the host shows it only on request."""
 
     encoding = "utf-8"
 
@@ -106,16 +108,16 @@ class Terminal(io.TextIOBase):
         return len(text)
 
     def say(self, text: str) -> None:
-        """Write to what the host keeps the end of."""
+        """Write to a stream whose end the host keeps."""
         print(text, end="", file=self._words, flush=True)
 
     def writable(self) -> bool:
-        """Whether this can be written to."""
+        """Whether the file can be written to."""
         return True
 
 
 class Plugin:
-    """The loop, and what is sent of each test."""
+    """The loop, and the messages on each test."""
 
     def __init__(
         self, channel: Channel, terminal: Terminal, coverage: Coverage | None = None
@@ -135,17 +137,17 @@ class Plugin:
             reporter._tw = create_terminal_writer(session.config, cast("TextIO", self._terminal))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Remember what cannot be collected here: the host has collected it."""
+        """Remember failed collections: the host has collected these files."""
         if report.failed:
             self._errors.append(f"{report.nodeid}: {report.longreprtext}"[:20000])
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Say what there is."""
+        """Send the collected tests."""
         ids = [item.nodeid for item in session.items]
         self._channel.send("collected", ids=ids, errors=self._errors)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Run tests as the host says, in place of pytest's own loop."""
+        """Run the tests that the host names, in place of pytest's own loop."""
         items = {item.nodeid: item for item in session.items}
         option = session.config.option
         self._terminal.relayed = bool(
@@ -183,7 +185,7 @@ class Plugin:
     def pytest_warning_recorded(
         self, warning_message: Any, when: str, nodeid: str, location: Any
     ) -> None:
-        """Send a warning as plain words."""
+        """Send a warning as plain text."""
         category = warning_message.category
         filename, lineno = warning_message.filename, warning_message.lineno
         self._channel.put_off(
@@ -200,18 +202,18 @@ class Plugin:
         )
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Note that the test's own code runs from here on, as in the other phases."""
+        """Note that the test's own code runs from here on, like in the other phases."""
         self._terminal.in_test = True
         self._switch(item, "setup")
 
     def pytest_runtest_call(self, item: pytest.Item) -> None:
-        """Say that the test itself begins."""
+        """Report that the test itself begins."""
         self._terminal.in_test = True
         self._switch(item, "run")
         self._channel.send("phase", id=self._running, when="call")
 
     def pytest_runtest_teardown(self, item: pytest.Item) -> None:
-        """Say that the teardown begins."""
+        """Report that the teardown begins."""
         self._terminal.in_test = True
         self._switch(item, "teardown")
         self._channel.send("phase", id=self._running, when="teardown")
@@ -225,14 +227,14 @@ class Plugin:
         self._terminal.in_test = False
 
     def pytest_sessionfinish(self) -> None:
-        """Say that all is torn down: what pytest does after that, nobody has to wait for."""
+        """Report that all is torn down: nobody has to wait for the rest of pytest's work."""
         if self._coverage is not None:
             for piece in self._coverage.pieces():
                 self._channel.put_off("coverage", **piece)
         self._channel.send("finished")
 
     def pytest_internalerror(self, excrepr: object) -> None:
-        """Say why the session ends."""
+        """Report why the session ends."""
         self._channel.send("internal error", text=str(excrepr)[:100000])
 
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -241,7 +243,7 @@ class Plugin:
 
 
 def encoded(kind: str, fields: dict[str, Any], most: int = _MAX_MESSAGE) -> bytes:
-    """The JSON of a message. What is too long for one is shortened; texts say so."""
+    """Return the JSON of a message, with long parts shortened; texts mention that."""
     data = _json({"type": kind, **fields})
     for longest in (1024 * 1024, 64 * 1024, 4096, 256):
         many = len(data) > _MAX_VALUES and _values(data) > _MAX_VALUES
@@ -260,7 +262,7 @@ def _json(message: dict[str, Any]) -> bytes:
 
 
 def _shortened(value: Any, longest: int) -> Any:
-    """A value of whose texts and lists no more than so much is left: beginning and end.
+    """Return the beginning and end of a value's long texts and lists.
 
     Numbers that JSON has not become text.
     """
@@ -279,7 +281,7 @@ def _shortened(value: Any, longest: int) -> Any:
 
 
 def _values(text: bytes) -> int:
-    """As many values as the host counts in a message, by what is between them."""
+    """Count values like the host does in a message, by their separators."""
     bare = text.replace(rb"\\", b"").replace(rb"\"", b"")
     between = bare.split(b'"')[::2]
     return sum(part.count(mark) for part in between for mark in (b"[", b"{", b",", b":"))
@@ -308,7 +310,7 @@ def _hook_order(plugin: Plugin) -> None:
 
 
 def _measure(wanted: dict[str, Any]) -> Coverage:
-    """Begin to measure, by the module beside this program, which is on no ``sys.path``."""
+    """Begin to measure, with the module beside this program, which is on no ``sys.path``."""
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "measure.py")
     spec = importlib.util.spec_from_file_location("pytest_gvisor_measure", path)
     assert spec is not None
@@ -319,7 +321,7 @@ def _measure(wanted: dict[str, Any]) -> Coverage:
 
 
 def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
-    """Configure pytest as on the host, and serve until the host says ``finish``.
+    """Configure pytest like the host's, and serve until the host sends ``finish``.
 
     ``words`` goes to what the host keeps the end of.
     """
@@ -340,7 +342,7 @@ def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
 
 
 def attend(pytest_pid: int) -> None:
-    """Be the sandbox's first process: reap orphans, pass on SIGTERM, end as pytest ends.
+    """Act as the sandbox's first process: reap orphans, pass on SIGTERM, end like pytest.
 
     pytest is not the first process itself: that one gets every orphan of the tests, and signals
     without a handler do not reach it.
@@ -359,7 +361,7 @@ def attend(pytest_pid: int) -> None:
 
 
 def main() -> None:
-    """Run as a program."""
+    """Run the program."""
     if pid := os.fork():
         os.close(0)
         attend(pid)
