@@ -1,6 +1,6 @@
 """The program inside a warm sandbox: starts programs, moves bytes, reaps and kills processes.
 
-The sandbox's first process, and so its init. Started as ``python3 -I -S -E guest.py`` with one end
+The sandbox's first process, and so its init. Started as ``python3 -I -S -E main.py`` with one end
 of a socket pair as descriptor 0, it speaks `frames` with the host until that closes. Needs
 Python 3.8 and the standard library alone.
 

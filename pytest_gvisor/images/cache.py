@@ -7,7 +7,7 @@ Layout::
                          is that of the last use
         ID.making.lock   flock: exclusive while ID is unpacked
         ID.export.lock   flock: exclusive while a daemon's image of that id is looked for, exported
-        ID/              image.json, rootfs/, and what points.py keeps there
+        ID/              image.json, rootfs/, and what mount_points.py keeps there
         ID.is            a link to the id of the image that a daemon calls ID
         tmp-ID-XXXX/     being unpacked, by whoever has ID.making.lock
         old-ID-XXXX/     put aside: removed where nobody has ID.lock

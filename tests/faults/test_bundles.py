@@ -39,7 +39,7 @@ def test_the_schema_judges_each_bundle_of_a_pytest_that_a_test_starts(
     any_little.run()
     written = bundles_written.read_bytes()
     assert b'"echo","once"' in written
-    assert b"guest.py" in written
+    assert b"guest/main.py" in written
 
 
 ODD_IDS = [

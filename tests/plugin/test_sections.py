@@ -173,8 +173,8 @@ def test_an_error_points_at_the_line_of_the_test(project: Project) -> None:
     """)
     ran = project.run().ends(failed=2, errors=1)
     ran.shows('>       gvisor.run(["false"], check=True)', "test_it.py:9: WorkloadFailed")
-    ran.shows(">   ", "test_it.py:6: WorkloadFailed").hides("runner.py", "harness.py", "outcome.py")
-    project.run("--full-trace").ends(failed=2, errors=1).shows("harness.py", "outcome.py")
+    ran.shows(">   ", "test_it.py:6: WorkloadFailed").hides("runner.py", "gvisor.py", "completed.py")
+    project.run("--full-trace").ends(failed=2, errors=1).shows("gvisor.py", "completed.py")
 
 
 def test_an_unexpected_error_keeps_its_traceback(alone: Project) -> None:
@@ -184,7 +184,7 @@ def test_an_unexpected_error_keeps_its_traceback(alone: Project) -> None:
         conftest="def pytest_gvisor_modify_spec(config_json): raise RuntimeError('in the hook')",
     )
     ran = alone.run().ends(failed=1)
-    ran.shows("RuntimeError: in the hook", "harness.py", "conftest.py:1")
+    ran.shows("RuntimeError: in the hook", "gvisor.py", "conftest.py:1")
 
 
 def test_the_call_in_the_report_is_python(alone: Project) -> None:
