@@ -173,7 +173,8 @@ def test_an_error_points_at_the_line_of_the_test(project: Project) -> None:
     """)
     ran = project.run().ends(failed=2, errors=1)
     ran.shows('>       gvisor.run(["false"], check=True)', "test_it.py:9: WorkloadFailed")
-    ran.shows(">   ", "test_it.py:6: WorkloadFailed").hides("runner.py", "gvisor.py", "completed.py")
+    ran.shows(">   ", "test_it.py:6: WorkloadFailed")
+    ran.hides("runner.py", "gvisor.py", "completed.py")
     project.run("--full-trace").ends(failed=2, errors=1).shows("gvisor.py", "completed.py")
 
 
