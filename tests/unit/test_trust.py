@@ -141,9 +141,9 @@ def test_who_is_lenient_takes_each_folder_for_sticky() -> None:
 @pytest.mark.parametrize(
     ("folder", "file", "problems"),
     [
-        (FOLDER | 0o755, FILE | 0o755, ["its owner is neither root nor uid 1000"]),
-        (FOLDER | 0o555, FILE | 0o755, ["its owner is neither root nor uid 1000"]),
-        (FOLDER | 0o755, FILE | 0o555, ["its owner is neither root nor uid 1000"]),
+        (FOLDER | 0o755, FILE | 0o755, ["owned by uid 1001 (allowed: root, uid 1000)"]),
+        (FOLDER | 0o555, FILE | 0o755, ["owned by uid 1001 (allowed: root, uid 1000)"]),
+        (FOLDER | 0o755, FILE | 0o555, ["owned by uid 1001 (allowed: root, uid 1000)"]),
         (FOLDER | 0o555, FILE | 0o555, []),
         (FOLDER | 0o555, FILE | 0o4555, ["it is set-uid or set-gid"]),
         (FOLDER | 0o555, FILE | 0o2555, ["it is set-uid or set-gid"]),
