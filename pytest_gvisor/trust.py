@@ -64,12 +64,6 @@ class Way:
     lookups: list[Lookup]
 
 
-def walk(path: str, held: contextlib.ExitStack) -> tuple[Node, list[Lookup]]:
-    """Return the file at the end of the absolute ``path``, and every lookup: see `follow`."""
-    way = follow(path, held)
-    return way.stack[-1], way.lookups
-
-
 def follow(path: str, held: contextlib.ExitStack, start: Sequence[Node] = ()) -> Way:
     """Follow ``path`` from the folder at the end of ``start``, a canonical path, or ``/``.
 

@@ -26,7 +26,7 @@ from pytest_gvisor.trust import (
     Trust,
     folder_problem,
     folder_problems,
-    walk,
+    follow,
 )
 
 USUAL_PATHS = ("/usr/local/go/bin/go", "/usr/lib/go/bin/go", "/usr/lib/go-*/bin/go")
@@ -199,9 +199,9 @@ def _problems(path: str) -> list[str]:
     """Return why another user could replace the program at ``path``, by the rules for runsc."""
     trust = Trust.here(os.geteuid(), nix.STORE)
     with contextlib.ExitStack() as held:
-        node, lookups = walk(path, held)
-        found = [folder_problem(lookup, trust) for lookup in lookups]
-        return [*_file_problems(node, trust), *dict.fromkeys(filter(None, found))]
+        way = follow(path, held)
+        found = [folder_problem(lookup, trust) for lookup in way.lookups]
+        return [*_file_problems(way.stack[-1], trust), *dict.fromkeys(filter(None, found))]
 
 
 def _file_problems(node: Node, trust: Trust) -> list[str]:

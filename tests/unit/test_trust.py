@@ -17,6 +17,7 @@ from pytest_gvisor.trust import Lookup, Node, Trust, Way, file_problems, folder_
 
 ME, OTHER, OVERFLOW = 1000, 1001, 65534
 FOLDER, FILE, LINK = stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK
+STRANGER = "owned by uid 1001 (allowed: root, uid 1000)"
 MINE = Trust(ME, "", None)
 STORE = Trust(ME, "/nix/store", None)
 MAPPED = Trust(ME, "/nix/store", OVERFLOW)
@@ -129,6 +130,13 @@ def test_a_folder_whose_entries_others_can_exchange_is_named(
             raise ValueError(found)
 
 
+def test_a_stranger_is_named_with_who_is_allowed() -> None:
+    """Root is named once where it is the user too."""
+    file = node("/a/f", uid=OTHER)
+    assert MINE.stranger(file) == STRANGER
+    assert Trust(0, "", None).stranger(file) == "owned by uid 1001 (allowed: root)"
+
+
 def test_who_is_lenient_takes_each_folder_for_sticky() -> None:
     """The folder's own owner still counts, and so does the entry's."""
     lenient = Trust(ME, "", None, lenient=True)
@@ -141,9 +149,9 @@ def test_who_is_lenient_takes_each_folder_for_sticky() -> None:
 @pytest.mark.parametrize(
     ("folder", "file", "problems"),
     [
-        (FOLDER | 0o755, FILE | 0o755, ["owned by uid 1001 (allowed: root, uid 1000)"]),
-        (FOLDER | 0o555, FILE | 0o755, ["owned by uid 1001 (allowed: root, uid 1000)"]),
-        (FOLDER | 0o755, FILE | 0o555, ["owned by uid 1001 (allowed: root, uid 1000)"]),
+        (FOLDER | 0o755, FILE | 0o755, [STRANGER]),
+        (FOLDER | 0o555, FILE | 0o755, [STRANGER]),
+        (FOLDER | 0o755, FILE | 0o555, [STRANGER]),
         (FOLDER | 0o555, FILE | 0o555, []),
         (FOLDER | 0o555, FILE | 0o4555, ["it is set-uid or set-gid"]),
         (FOLDER | 0o555, FILE | 0o2555, ["it is set-uid or set-gid"]),
@@ -180,6 +188,7 @@ def test_the_last_folder_of_a_way_is_judged_too() -> None:
     [
         ("0 0 4294967295\n", 0, None),
         ("0 0 4294967295\n", ME, None),
+        ("0 0 4294967294\n", 0, OVERFLOW),
         ("0 1000 1\n", 0, OVERFLOW),
         ("1000 1000 1\n", ME, OVERFLOW),
         ("0 1000 1\n1 100000 65536\n", 0, OVERFLOW),
@@ -221,7 +230,12 @@ def test_a_folder_without_execution_holds_no_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, *, says: bool
 ) -> None:
     """The kernel would refuse to start a program there."""
-    monkeypatch.setattr(os, "fstatvfs", lambda _fd: SimpleNamespace(f_flag=flags))
+
+    def fstatvfs(fd: int) -> SimpleNamespace:
+        assert os.path.samestat(os.fstat(fd), tmp_path.stat())
+        return SimpleNamespace(f_flag=flags)
+
+    monkeypatch.setattr(os, "fstatvfs", fstatvfs)
     found = trust.folder_problems(str(tmp_path), Trust.here(os.geteuid(), lenient=True))
     assert ("its file system is mounted noexec" in found) is says
 
@@ -246,6 +260,7 @@ def test_a_way_is_the_kernel_s_own(tmp_path: Path) -> None:
     assert walked(f"{base}/./a//b/..") == (f"{base}/a", depth + 1, depth + 1)
     assert walked(f"/../..{base}") == (base, depth, depth - 1)
     assert walked("/..") == ("/", 1, 0)
+    assert walked(f"/{tmp_path.parts[1]}/..") == ("/", 1, 1)
     assert walked(f"{base}/far/near") == (f"{base}/a/b", depth + 2, 2 * depth + 2)
     assert walked("near/..", start=f"{base}/a") == (f"{base}/a", depth + 1, 2)
 

@@ -253,8 +253,8 @@ def test_a_tmpfs_has_mode_and_size() -> None:
 
 def test_sizes() -> None:
     """A size is a number of bytes, or text with a multiple of 1024 such as `M`."""
-    assert [parse_size(size) for size in (1, "2", "3k", "4KiB", "5 MB", "1G")] == [
-        1, 2, 3072, 4096, 5 << 20, 1 << 30,
+    assert [parse_size(size) for size in (1, "1", "2", "3k", "4KiB", "5 MB", "1G")] == [
+        1, 1, 2, 3072, 4096, 5 << 20, 1 << 30,
     ]  # fmt: skip
     assert [parse_size(size) for size in ("2T", "8388607T", 2**63 - 1)] == [
         2 << 40, 8388607 << 40, 2**63 - 1,

@@ -14,7 +14,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_gvisor.completed import Completed, Outcome, WorkloadFailed, signal_name, text_view
+from pytest_gvisor.completed import (
+    Completed,
+    Outcome,
+    SandboxCrashed,
+    WorkloadFailed,
+    signal_name,
+    text_view,
+)
 from pytest_gvisor.run.verdict import Evidence, judge, paste
 from pytest_gvisor.settings import Platform
 
@@ -285,6 +292,15 @@ def test_a_failed_check_has_the_end_of_standard_error() -> None:
     with pytest.raises(WorkloadFailed) as caught:
         done.check_returncode()
     assert str(caught.value).endswith(f"stderr: '{'y' * 2000}'")
+    assert (caught.value.stdout, caught.value.stderr) == (done.stdout, done.stderr)
+
+
+def test_a_crash_is_shown_with_its_panic_log() -> None:
+    """Where there is none, nothing stands for it."""
+    done = completed()
+    assert SandboxCrashed("died", completed=done).message == "died"
+    crash = SandboxCrashed("died", completed=done, panic="fatal error")
+    assert (crash.message, crash.panic) == ("died\n  panic log:\nfatal error", "fatal error")
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def test_an_explicit_path_is_the_only_one_looked_at(good: Path, tmp_path: Path) 
     with pytest.raises(RunscNotFound, match=str(tmp_path / "none")) as caught:
         found(tmp_path / "none", trusted=[str(good)], search_path=str(good.parent))
     assert caught.value.searched == (str(tmp_path / "none"),)
+    assert caught.value.explicit
 
 
 def test_an_explicit_relative_path_means_the_current_folder(
@@ -147,7 +148,7 @@ def test_root_never_gets_path(good: Path) -> None:
     with pytest.raises(RunscNotFound) as caught:
         searched("/nonexistent/runsc", search_path=str(good.parent), euid=0)
     assert "trusted system paths were searched" in caught.value.message
-    assert "PATH was not" in caught.value.message
+    assert "PATH was not because this is root (/nonexistent/runsc)" in caught.value.message
     assert caught.value.searched == ("/nonexistent/runsc",)
     assert not caught.value.explicit
     assert "apt-get install runsc" in caught.value.next_step
@@ -416,6 +417,43 @@ def test_a_file_of_a_third_user_is_refused(good: Path) -> None:
     owner = good.stat().st_uid
     other = 0 if os.geteuid() == 0 else owner + 1
     assert refused(good, f"owned by uid {owner} ", euid=other).owner == owner
+
+
+def test_an_execute_bit_for_others_is_one(good: Path) -> None:
+    """Whoever it is for, it is a program, which this user may not execute."""
+    good.chmod(0o601)
+    if os.geteuid() == 0:
+        assert found(good) == str(good)
+    else:
+        refused(good, "this user may not execute it")
+
+
+def test_who_executes_a_file_is_the_effective_user(
+    good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel asks for that one too."""
+    asked = []
+
+    def access(path: str, mode: int, *, effective_ids: bool = False) -> bool:
+        asked.append((mode, effective_ids))
+        return True
+
+    monkeypatch.setattr(os, "access", access)
+    assert found(good) == str(good)
+    assert set(asked) == {(os.X_OK, True)}
+
+
+def test_a_file_is_judged_with_its_folder(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is the one that holds the file in the end, and not one on the way."""
+    seen = []
+
+    def problems(node: trust.Node, folder: trust.Node, _trust: trust.Trust) -> list[str]:
+        seen.append((node.path, folder.path))
+        return []
+
+    monkeypatch.setattr(locate, "file_problems", problems)
+    assert found(good) == str(good)
+    assert seen == [(str(good), str(good.parent))]
 
 
 def test_every_broken_rule_of_a_file_is_named(good: Path) -> None:
@@ -704,17 +742,19 @@ def test_the_started_file_can_find_what_lies_beside_it(
     judged.close()
 
 
-def test_the_descriptor_is_never_a_standard_stream(good: Path) -> None:
-    """With stdin closed the file is still opened above 2, where no child overwrites it."""
+@pytest.mark.parametrize("closed", [[0], [2], [0, 2]])
+def test_the_descriptor_is_never_a_standard_stream(good: Path, closed: list[int]) -> None:
+    """With some closed the file is still opened above 2, where no child overwrites it."""
     program = f"""
 import os, sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 from pytest_gvisor import trust
 from pytest_gvisor.runsc import locate
 node = trust.Node({str(good)!r}, os.open({str(good)!r}, os.O_PATH), os.stat({str(good)!r}))
-os.close(0)
+for closed in {closed}:
+    os.close(closed)
 fd = locate._open_regular(node)
 try:
-    os.fstat(0)
+    os.fstat({closed[0]})
 except OSError:
     sys.exit(fd)
 """
