@@ -1,4 +1,4 @@
-"""Bounded capture of an output stream: the head and the tail are kept, the middle is counted."""
+"""A bounded capture of an output stream: keeps head and tail, and counts the middle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHUNK = 1024 * 1024
 
 
 class Capture:
-    """At most ``limit`` bytes of a stream, in memory that does not grow beyond that.
+    """A buffer of at most ``limit`` bytes of a stream, in memory that grows no further.
 
     A stream of at most ``limit`` bytes is kept exactly. Of a longer one the first and the last
     ``limit // 2`` bytes are kept.
@@ -36,7 +36,7 @@ class Capture:
         """Up to where in the memory the stream is in the hash, in this lap of the ring."""
 
     def room(self) -> memoryview:
-        """Where the next bytes of the stream belong; tell by `took` how many were put there.
+        """Return the place for the stream's next bytes; report their number with `took`.
 
         Raises `LaunchError` if there is no memory for the first of them.
         """
@@ -48,7 +48,7 @@ class Capture:
         return self._memory[self._position() :]
 
     def took(self, count: int) -> None:
-        """So many bytes were put into `room`."""
+        """Count bytes that were put into `room`."""
         self.total += count
         if self._hash is None or not count or self.total <= self._head_room:
             return
@@ -77,7 +77,7 @@ class Capture:
 
     @property
     def left_out(self) -> int:
-        """How many bytes were left out."""
+        """The number of bytes that were left out."""
         return max(0, self.total - self.limit)
 
     def sha256(self) -> str:
@@ -97,11 +97,11 @@ class Capture:
             digest.update(self._memory[self._hashed : end])
 
     def kept(self) -> bytes:
-        """All of the stream, or its head followed by its tail."""
+        """Return all of the stream, or its head followed by its tail."""
         return b"".join(self._parts())
 
     def last(self, count: int) -> bytes:
-        """The last bytes of what is kept."""
+        """Return the last kept bytes."""
         parts: list[memoryview] = []
         for part in reversed(self._parts()):
             parts.insert(0, part[max(0, len(part) - count) :])
@@ -123,7 +123,7 @@ class Capture:
 
 
 class Drain:
-    """Reads one pipe into a `Capture`."""
+    """A reader of one pipe into a `Capture`."""
 
     def __init__(self, fd: int, capture: Capture) -> None:
         self.fd = fd
@@ -140,7 +140,7 @@ class Drain:
         return count > 0
 
     def rest(self) -> None:
-        """Read what is in the pipe by now, and little more: who writes to it may never stop."""
+        """Read the bytes in the pipe now, and little more: a writer may never stop."""
         left = fcntl.fcntl(self.fd, fcntl.F_GETPIPE_SZ)
         while left > 0:
             before = self.capture.total
@@ -150,7 +150,7 @@ class Drain:
 
 
 class Streams(TypedDict):
-    """What `Completed` says of both streams, under the names that it has there."""
+    """The fields of `Completed` on both streams, by the same names."""
 
     stdout_bytes: bytes
     stderr_bytes: bytes
@@ -161,7 +161,7 @@ class Streams(TypedDict):
 
 
 def streams(stdout: Capture, stderr: Capture) -> Streams:
-    """What has come of both streams so far."""
+    """Return the capture of both streams so far."""
     return {
         "stdout_bytes": stdout.kept(),
         "stderr_bytes": stderr.kept(),

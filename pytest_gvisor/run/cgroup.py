@@ -40,7 +40,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hierarchy:
-    """Where a controller lives, and where this process is in it."""
+    """The mount point of a controller's hierarchy, and this process's cgroup in it."""
 
     version: int
     mount: str
@@ -73,7 +73,7 @@ class Cgroups:
         return fds
 
     def oom_kills(self) -> int:
-        """How many processes the memory controller has killed in this cgroup."""
+        """Return the number of processes that the memory controller has killed in this cgroup."""
         for name in ("memory.events", "memory.oom_control") if self._memory else ():
             with contextlib.suppress(OSError):
                 with open(os.path.join(self._memory, name), encoding="ascii") as counters:
@@ -89,7 +89,7 @@ class Cgroups:
 
 
 def hierarchies() -> dict[str, Hierarchy]:
-    """The controllers that are mounted here, by name.
+    """Return the mounted controllers by name.
 
     Raises OSError where /proc cannot be read.
     """
@@ -182,9 +182,9 @@ def _limit_cpu(folder: str, version: int, cpus: float) -> None:
 
 
 def create(limits: Limits, announce: Callable[[str], None]) -> Cgroups:
-    """Make the cgroups that hold ``limits``; ``announce`` is told each path before it is made.
+    """Make the cgroups that hold ``limits``; call ``announce`` with each path before.
 
-    Raises `LaunchError` with stage ``cgroup`` where a limit cannot be had: a limit is never
+    Raises `LaunchError` with stage ``cgroup`` where a limit cannot be set: a limit is never
     silently left out.
     """
     made = Cgroups()
@@ -235,7 +235,7 @@ def _apply(controller: str, folder: str, version: int, limits: Limits) -> None:
 def _refused(controller: str, detail: str, number: int) -> LaunchError:
     return LaunchError(
         "cgroup",
-        f"the {controller} limit cannot be had: {detail}",
+        f"the {controller} limit cannot be set: {detail}",
         errno=number,
         next_step=f"Run as root on a host with the {controller} controller, or ask for no limit.",
     )

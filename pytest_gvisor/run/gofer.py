@@ -1,4 +1,4 @@
-"""Whether the gofer, which serves the sandbox its files, died before the workload did.
+"""The gofer, which serves the sandbox its files: whether it died before the workload did.
 
 Where it dies, the sentry kills the workload and reports that as it reports any other SIGKILL. In
 any other end the sentry reports first, and the gofer goes after it: so a gofer that is dead before
@@ -14,7 +14,7 @@ from pytest_gvisor.programs import linux
 
 
 def find(runsc: int) -> int | None:
-    """A pidfd of the gofer of the ``runsc run`` with this pid, or None where there is none.
+    """Return a pidfd of the gofer of the ``runsc run`` with this pid, or None.
 
     It is runsc's child; with ``--rootless`` its grandchild. Out of descriptors there is none.
     """

@@ -1,4 +1,4 @@
-"""Keeping a run: its bundle, logs, input, and a script that repeats it."""
+"""A kept run: its bundle, logs and input, and a script that repeats it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ exit "$status"
 
 
 def keep(folder: str, workspace: Workspace, record: Record) -> None:
-    """Copy what a run was made of to ``folder``; a part that is missing is left out."""
+    """Copy the parts of a run to ``folder``, and leave out missing ones."""
     os.makedirs(folder, 0o700, exist_ok=True)
     for name in ("log", "panic"):
         with contextlib.suppress(OSError):
@@ -64,7 +64,7 @@ def keep(folder: str, workspace: Workspace, record: Record) -> None:
 
 
 def _copy_bundle(folder: str, workspace: Workspace) -> None:
-    """The bundle, with a copy of its root filesystem if that lives in the session folder."""
+    """Copy the bundle, with its root file system if that lives in the session folder."""
     bundle = os.path.join(folder, "bundle")
     os.makedirs(bundle, 0o700, exist_ok=True)
     with open(os.path.join(workspace.path("bundle"), "config.json"), encoding="utf-8") as file:
@@ -81,7 +81,7 @@ def _copy_bundle(folder: str, workspace: Workspace) -> None:
 
 
 def _command(folder: str, workspace: Workspace, record: Record) -> str:
-    """The shell command: the run's own, with its folders exchanged for the script's."""
+    """Return the run's shell command, with the script's folders in place of its own."""
     words = list(record.argv)
     for name in ("--log", "--panic-log", "--debug-log", "--pod-init-config"):
         with contextlib.suppress(ValueError):
@@ -110,7 +110,7 @@ def _quoted(word: str, folders: Mapping[str, str]) -> str:
 
 
 def _with_network(folder: str, workspace: Workspace, line: str) -> str:
-    """Behind ``unshare``: the steps that the child takes for a network of the sandbox's own.
+    """Return the rest of an ``unshare`` command that makes the sandbox's own network.
 
     See programs/child.py for why: runsc is shown no /proc/sys/net, and a namespace whose loopback
     is up, at the path that config.json has.

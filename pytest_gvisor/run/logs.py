@@ -1,4 +1,4 @@
-"""Reading what runsc wrote about a run: its ``--log`` records, panic log and debug logs.
+"""The logs that runsc writes about a run: ``--log`` records, panic log, debug logs.
 
 All of it may hold text that the workload chose, so it is read bounded, decoded without failing,
 and control characters are escaped.
@@ -18,12 +18,12 @@ _MAX_PANIC = 4096
 
 
 def text(path: str) -> str:
-    """The end of a file as escaped text, at most 256 KiB; ``""`` if there is no such file."""
+    """Return the end of a file as escaped text, at most 256 KiB; ``""`` if it is missing."""
     return escape(_read(path))
 
 
 def panic(path: str) -> str:
-    """The beginning of a panic log as escaped text, at most 4 KiB; ``""`` if there is none.
+    """Return the beginning of a panic log as escaped text, at most 4 KiB, or ``""``.
 
     Go's runtime writes the cause first, and then the stack of one goroutine after the other, the
     one that failed at their head.
@@ -32,7 +32,7 @@ def panic(path: str) -> str:
 
 
 def _read(path: str, *, beginning: int = 0) -> str:
-    """So many bytes of the beginning of a file, or 256 KiB of its end."""
+    """Read ``beginning`` bytes of a file, or the last 256 KiB."""
     try:
         with open(path, "rb") as file:
             if not beginning:
@@ -43,7 +43,7 @@ def _read(path: str, *, beginning: int = 0) -> str:
 
 
 def records(path: str) -> tuple[str, ...]:
-    """The messages in a ``--log`` file: JSON objects, with nothing between them.
+    """Return the messages in a ``--log`` file: JSON objects, with nothing between them.
 
     What cannot be read as such is one message of its own, so that nothing is lost.
     """
@@ -66,7 +66,7 @@ def records(path: str) -> tuple[str, ...]:
 
 
 def folder(path: str) -> dict[str, str]:
-    """The debug logs in a folder by their subcommand: ``run``, ``gofer``, ``boot``, …"""
+    """Return the debug logs in a folder by their subcommand: ``run``, ``gofer``, ``boot``, …"""
     try:
         names = sorted(os.listdir(path))
     except OSError:
@@ -80,7 +80,7 @@ def folder(path: str) -> dict[str, str]:
 
 
 def wait_failed(debug_logs: Mapping[str, str]) -> bool:
-    """Whether the run log says that the sandbox went away while runsc waited for the workload."""
+    """Whether the run log shows that the sandbox went away while runsc waited for the workload."""
     return "waiting on PID" in debug_logs.get("run", "") and "EOF" in debug_logs.get("run", "")
 
 
@@ -90,7 +90,7 @@ _OTHER_RELEASE = re.compile(
 
 
 def other_release(panic: str) -> str:
-    """What a sentry says that is of another release than its runsc, as a sentence; else ``""``."""
+    """Describe the mismatch if a sentry is of another release than its runsc; else ``""``."""
     found = _OTHER_RELEASE.search(panic.partition("\n")[0])
     return f"the sentry beside it is {found[1]}, and runsc is {found[2]}" if found else ""
 
@@ -124,7 +124,7 @@ _USUAL = (
 
 
 def cause(*texts: str) -> str:
-    """The line that says best why a sandbox ended, of the first text that has one; ``""`` for none.
+    """Return the best line on why a sandbox ended, from the first text with one, or ``""``.
 
     Its last words before the end, else the last warning or error that is not each boot's own.
     """
@@ -146,7 +146,7 @@ _TELLING = ("panic", "fatal", "FATAL", "error", "Error")
 
 
 def relevant(log: str, count: int = 30) -> list[str]:
-    """The lines of a boot log that tell something: warnings and errors, else its last ones.
+    """Return the relevant lines of a boot log: warnings and errors, else its last ones.
 
     Warnings of runs without a fault are left out.
     """
@@ -163,7 +163,7 @@ _STRACE = "strace.go"
 
 
 def debugged(log: str, count: int = 40) -> tuple[list[str], list[str]]:
-    """What a boot log tells (see `relevant`), and the last lines of the strace in it.
+    """Return a boot log's lines (see `relevant`), and the last lines of the strace in it.
 
     A strace is no warning, whatever words it quotes.
     """

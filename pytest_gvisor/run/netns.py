@@ -1,4 +1,4 @@
-"""Network namespaces: whether one that was named may be given to a sandbox.
+"""Network namespaces: the check whether a sandbox may have a given one.
 
 With ``--network sandbox`` runsc takes the addresses away from the interfaces of the namespace that
 it is given. In the host's own namespace that would cut the host off, so it is refused here.
@@ -33,7 +33,7 @@ def check_netns(path: str) -> None:
 
 
 def _initial() -> os.stat_result:
-    """The namespace of init, or of kthreadd where init does not show its own, even to root."""
+    """Return init's namespace, or that of kthreadd if init hides its own, even from root."""
     try:
         return os.stat("/proc/1/ns/net")
     except PermissionError:

@@ -1,4 +1,4 @@
-"""What a run is asked to be, the folder that it has, and what is known of it afterwards."""
+"""The request for a run, its folder, and its record."""
 
 from __future__ import annotations
 
@@ -33,17 +33,19 @@ class Workspace:
     filesystem adds to it."""
 
     def netns_if(self, network: Network) -> str | None:
-        """`netns` where the network is the sandbox's own stack, else None."""
+        """Return `netns` if the network is the sandbox's own stack, else None."""
         return self.netns if network is Network.SANDBOX else None
 
     def path(self, name: str) -> str:
-        """The path of one part: ``bundle``, ``root``, ``runtime``, ``logs``, ``log``, ``panic``."""
+        """Return the path of a part: ``bundle``, ``root``, ``runtime``, ``logs``, ``log``,
+        ``panic``.
+        """
         return os.path.join(self.folder, name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be run, and how."""
+    """The parameters of a run."""
 
     runsc: Runsc
     platform: Platform
@@ -76,7 +78,7 @@ class Request:
 
 @dataclasses.dataclass(kw_only=True)
 class Record:
-    """What is known of a run afterwards, whether it ended in a value or in an error."""
+    """The facts on a run after its end, whether that was a value or an error."""
 
     args: tuple[str, ...] = ()
     argv: tuple[str, ...] = ()
@@ -108,7 +110,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What plugins may do to a run; each does nothing unless it is given."""
+    """The hooks of plugins on a run. Each one does nothing unless it is given."""
 
     modify_spec: Callable[[dict[str, Any]], None] = lambda _config: None
     """Change config.json's content in place; the result is validated like any other."""

@@ -1,4 +1,4 @@
-"""What the sentry itself reports of a run: that the workload was started, and how it ended.
+"""The sentry's own reports on a run: the workload's start, and its end.
 
 runsc's exit status cannot tell ``exit 137`` from SIGKILL, nor the workload's end from the
 sandbox's. gVisor's runtime monitoring can: a trace session named ``Default`` in the file given
@@ -30,7 +30,7 @@ _DRAIN_SECONDS = 1.0  # of the processor's time: what a socket's buffer holds ta
 
 
 def pod_init_config(endpoint: str) -> str:
-    """The text of the ``--pod-init-config`` file for a listener at ``endpoint``."""
+    """Return the text of the ``--pod-init-config`` file for a listener at ``endpoint``."""
     points = [
         {"name": "container/start"},
         {"name": "sentry/task_exit", "context_fields": ["thread_id", "group_id"]},
@@ -43,7 +43,7 @@ def pod_init_config(endpoint: str) -> str:
 
 
 def fields(data: bytes) -> dict[int, int | bytes]:
-    """The fields of one protobuf message: varints as int, length-delimited ones as bytes.
+    """Parse a protobuf message: varints as int, length-delimited fields as bytes.
 
     Raises ValueError for anything else. Source: https://protobuf.dev/programming-guides/encoding/
     """
@@ -79,7 +79,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def exit_of_first_process(payload: bytes) -> int | None:
-    """The raw wait status in a TaskExit message, if it is of a thread of process 1."""
+    """Return the raw wait status in a TaskExit message, if it is of a thread of process 1."""
     message = fields(payload)
     context = message.get(1)
     status = message.get(2, 0)
@@ -92,7 +92,7 @@ def exit_of_first_process(payload: bytes) -> int | None:
 
 
 class Listener:
-    """Listens for one sentry and remembers what it said."""
+    """A listener for one sentry that keeps its reports."""
 
     def __init__(self, folder: str) -> None:
         self.started = False
@@ -121,7 +121,7 @@ class Listener:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing that it had to say is known to be lost."""
+        """Whether no report is known to be lost."""
         return not self.broken and not self.dropped
 
     @property
@@ -137,7 +137,7 @@ class Listener:
         return self._socket.fileno() if self._peer is None else self._peer.fileno()
 
     def on_readable(self) -> bool:
-        """Take what there is; False when the sentry has closed or broken the connection.
+        """Read all messages; return False when the sentry has closed or broken the connection.
 
         The descriptor to wait on changes when the sentry connects. Raises OSError where it cannot
         be let in.
@@ -167,7 +167,7 @@ class Listener:
         return True
 
     def drain(self) -> None:
-        """Take all that there is, of a peer that stops. Raises OSError as `on_readable`."""
+        """Read the rest of a peer that stops. Raises OSError like `on_readable`."""
         deadline = time.thread_time() + _DRAIN_SECONDS
         before = -1
         while before < self._taken and time.thread_time() < deadline:

@@ -1,4 +1,4 @@
-"""From what is asked for to the specification that runs: settings, way, input, id mappings."""
+"""The specification of a run, from settings, the way to start runsc, input and id mappings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _DECIDED_EARLIER = (
 
 
 def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settings:
-    """``settings`` with the changes of one call. Raises `UsageError`."""
+    """Return ``settings`` with the changes of one call. Raises `UsageError`."""
     for name in _DECIDED_EARLIER:
         if name in changes:
             raise UsageError(
@@ -55,12 +55,12 @@ def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settin
 
 
 def way_of(chosen: Settings) -> Way:
-    """How runsc is started by this process. Raises `UsageError`."""
+    """Return the way for this process to start runsc. Raises `UsageError`."""
     return rootless.decide(chosen.rootless, Caller.read(os.geteuid()), chosen.network)
 
 
 def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: Way) -> Spec:
-    """Make the workload's root filesystem and the specification that goes with it."""
+    """Make the workload's root file system, and the specification for it."""
     prepared = workload.rootfs.prepare(
         workspace.folder, mounts=workload.mounts, shared=workspace.shared or None
     )
@@ -114,7 +114,7 @@ def write_bundle(
 
 
 def input_of(given: object) -> bytes | Iterable[bytes] | None:
-    """What a workload is to read. Raises `UsageError` for what is neither text nor bytes.
+    """Return the workload's input. Raises `UsageError` for neither text nor bytes.
 
     The pieces of an iterable are judged as they are taken, when the workload runs already.
     """
@@ -140,7 +140,7 @@ def _pieces(given: Iterable[object]) -> Iterator[bytes]:
 
 
 def id_mappings(way: Way) -> tuple[Sequence[IdMapping], Sequence[IdMapping]] | None:
-    """The mappings of rootless OCI mode, for that way only."""
+    """Return the mappings of rootless OCI mode, for that way only."""
     if way is not Way.MAPPED:
         return None
     uids, gids = rootless.mappings(Caller.read(os.geteuid()))
@@ -152,7 +152,7 @@ def id_mappings(way: Way) -> tuple[Sequence[IdMapping], Sequence[IdMapping]] | N
 
 
 def netns_of(spec: Spec, chosen: Settings) -> str | None:
-    """The network namespace that a bundle, or this run's settings, names.
+    """Return the network namespace in a bundle, or in this run's settings.
 
     Raises `InvalidBundle` where the two name different ones, `UsageError` for one that may not be
     joined.
@@ -168,7 +168,7 @@ def netns_of(spec: Spec, chosen: Settings) -> str | None:
 
 
 def adapted(spec: Spec, network: Network, netns: str, way: Way) -> Spec:
-    """A bundle's specification with what this run's settings decide: network and mappings.
+    """Return a bundle's specification with this run's network and mappings.
 
     ``netns`` is the path of the network namespace that a sandbox with its own stack joins.
     """

@@ -1,4 +1,4 @@
-"""What came of a run: the evidence, the verdict that it allows, and `Completed`, what users get."""
+"""The verdict of a run, from its evidence, and `Completed` for users."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_gvisor.run.logs import other_release
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All that is known when runsc has ended."""
+    """The facts that are known when runsc has ended."""
 
     runsc_status: int
     """The raw wait status of runsc itself (wait(2))."""
@@ -63,14 +63,14 @@ def _by_status(status: int) -> Verdict:
 
 
 def _by_code(code: int) -> Verdict:
-    """The verdict from runsc's exit code alone, which is N for exit N and 128 + S for signal S."""
+    """Return the verdict by runsc's exit code, which is N for exit N and 128 + S for signal S."""
     if code - 128 in signal.valid_signals():
         return Verdict(outcome=Outcome.SIGNALLED, returncode=-(code - 128))
     return Verdict(outcome=Outcome.EXITED, returncode=code)
 
 
 def _agrees(status: int, code: int) -> bool:
-    """Whether the sentry's report and runsc's exit code tell the same story."""
+    """Whether the sentry's report and runsc's exit code agree."""
     if os.WIFSIGNALED(status):
         # Seven bits can name signals that Linux does not have: such a report is not believed.
         number = os.WTERMSIG(status)
@@ -79,7 +79,7 @@ def _agrees(status: int, code: int) -> bool:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """The verdict that the evidence allows.
+    """Return the verdict that the evidence allows.
 
     The order matters: a deadline that has passed stays a time-out whatever the workload then does;
     runsc's own word that it failed comes before any status, since its exit code is 128 like a
@@ -132,7 +132,7 @@ def _exit_code(status: int) -> int:
 
 
 def paste(argv: Sequence[str], env: Mapping[str, str]) -> str:
-    """A shell command line that runs ``argv`` in exactly ``env``."""
+    """Return a shell command line that runs ``argv`` in exactly ``env``."""
     import shlex  # noqa: PLC0415 -- only on the way to an error or a kept run
 
     pairs = [f"{key}={value}" for key, value in env.items()]

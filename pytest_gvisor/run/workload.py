@@ -1,4 +1,4 @@
-"""What `Gvisor.run` was called with, apart from settings and streams, and what an image adds."""
+"""The workload of a call of `Gvisor.run`, with the defaults of its image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Who = int | str | tuple[int, int]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Workload:
-    """One workload, and the root file system that it runs in."""
+    """One workload, and its root file system."""
 
     args: tuple[str, ...]
     env: Mapping[str, str]
@@ -38,12 +38,12 @@ OPTIONS: Mapping[str, Any] = {
 
 
 def unusual(options: Mapping[str, Any]) -> dict[str, object]:
-    """The options of a call that differ from the defaults: what its repr has to show."""
+    """Return the options that differ from the defaults, for the call's repr."""
     return {k: v for k, v in options.items() if k not in OPTIONS or v != OPTIONS[k]}
 
 
 def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of a call that are the workload's, and those that are settings."""
+    """Split the options of a call into those of the workload and settings."""
     given = {**OPTIONS, **{k: v for k, v in options.items() if k in OPTIONS}}
     return given, {k: v for k, v in options.items() if k not in OPTIONS}
 
@@ -51,7 +51,7 @@ def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def made(
     args: Sequence[str | os.PathLike[str]], given: Mapping[str, Any], image: Callable[[], Rootfs]
 ) -> Workload:
-    """The workload of a call. Raises `UsageError` or `ImageError`.
+    """Return the workload of a call. Raises `UsageError` or `ImageError`.
 
     ``image`` makes the root file system that the settings name, where the call has none.
     """
@@ -78,7 +78,7 @@ def made(
 
 
 def identified(user: Who | None, says: Says | None) -> tuple[Who | User, str | None]:
-    """Who a user is, and their home folder where the root file system says so."""
+    """Resolve a user, and return their home folder if the root file system has one."""
     if says is None:
         return (0 if user is None else user), None
     if user is None:
@@ -88,7 +88,7 @@ def identified(user: Who | None, says: Says | None) -> tuple[Who | User, str | N
 
 
 def with_entrypoint(args: tuple[str, ...], entrypoint: object, says: Says) -> tuple[str, ...]:
-    """The image's entrypoint and these arguments, or its own; a given entrypoint drops both."""
+    """Return the argv: the image's entrypoint and command, unless the call replaces them."""
     if entrypoint is None:
         whole = (*says.entrypoint, *(args or says.cmd))
     else:
@@ -100,7 +100,7 @@ def with_entrypoint(args: tuple[str, ...], entrypoint: object, says: Says) -> tu
 
 
 def argv(args: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """``args`` as strings. Raises `UsageError` for a lone string, bytes, or nothing."""
+    """Return ``args`` as strings. Raises `UsageError` for a lone string, bytes, or nothing."""
     if isinstance(args, str | bytes) or not isinstance(args, Sequence):
         raise UsageError(
             f"args={args!r} is not a list",

@@ -150,7 +150,7 @@ def test_limits_hold_at_the_deadline_too(
 )
 def test_a_limit_that_cannot_be_had_is_an_error(gvisor: Gvisor, limit: dict[str, Any]) -> None:
     """Without the right to make cgroups a limit fails the launch; it is never left out silently."""
-    with pytest.raises(LaunchError, match="limit cannot be had") as caught:
+    with pytest.raises(LaunchError, match="limit cannot be set") as caught:
         gvisor.run(["true"], **limit)
     assert caught.value.stage == "cgroup"
     assert gvisor.records[-1].completed is None

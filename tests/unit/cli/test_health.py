@@ -134,7 +134,7 @@ def test_cgroups_that_may_not_be_written_are_a_note(
 
     def create(_limits: object, announce: Callable[[str], None]) -> Cgroups:
         announce("/sys/fs/cgroup/x")
-        raise LaunchError("cgroup", "the limit cannot be had: [Errno 30] Read-only file system")
+        raise LaunchError("cgroup", "the limit cannot be set: [Errno 30] Read-only file system")
 
     base = tmp_path / "base"
     monkeypatch.setattr(session_folder, "base_folder", lambda: str(base))

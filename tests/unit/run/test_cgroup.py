@@ -127,7 +127,7 @@ def test_a_limit_without_its_controller_is_refused(
 ) -> None:
     """A limit is never silently left out."""
     host.says("29 1 8:1 / / rw,relatime - ext4 /dev/sda rw\n", "0::/\n")
-    with pytest.raises(LaunchError, match=f"the {controller} limit cannot be had") as caught:
+    with pytest.raises(LaunchError, match=f"the {controller} limit cannot be set") as caught:
         cgroup.create(limits, ignore)
     assert caught.value.stage == "cgroup"
 
@@ -208,7 +208,7 @@ def test_a_tiny_share_of_a_processor_is_the_smallest_there_is(host: Host) -> Non
 def test_a_limit_that_the_kernel_refuses_is_typed_and_leaves_nothing(host: Host) -> None:
     """The error has the kernel's errno, and the new folder is removed."""
     host.says("25 1 0:22 / FOLDER rw - cgroup cgroup rw,memory\n", "4:memory:/\n")
-    with pytest.raises(LaunchError, match="memory limit cannot be had") as caught:
+    with pytest.raises(LaunchError, match="memory limit cannot be set") as caught:
         Made(ignore, ()).create(Limits(memory=5000))
     assert caught.value.errno == errno.ENOENT
     assert not [name for name in os.listdir(host.folder) if name.startswith("pytest-gvisor")]
