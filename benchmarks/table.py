@@ -9,6 +9,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.results import Figure, Missing, Phase, Result
+from pytest_gvisor.programs.proc import mounts
 
 SCHEMA = 1
 _HEAD = ("row", "what", "ours", "against", "peer", "figure (95 %)", "target", "")
@@ -33,11 +34,8 @@ def _file_system(path: str) -> str:
     """The type of the file system that holds ``path``: making files costs more on some."""
     device = os.stat(path).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
-        for line in mounts:
-            if line.split()[2] == number:
-                return line.partition(" - ")[2].split()[0]
-    return "an unknown file system"
+    kinds = (mount.kind for mount in mounts() if mount.device == number)
+    return next(kinds, "an unknown file system")
 
 
 def markdown(results: Sequence[Result]) -> str:

@@ -14,6 +14,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.escape import escape
+from pytest_gvisor.programs.paths import below, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -147,16 +148,8 @@ class Trust:
         if node.path in _SHARED_FOLDERS:
             return stat.S_ISDIR(node.info.st_mode)
         roots = [*_SYSTEM_FOLDERS, *filter(None, [self.store])]
-        within = any(node.path == root or below(node.path, root) for root in roots)
-        above = any(below(root, node.path) for root in roots)
-        return (within or above) and not os.access(
-            f"/proc/self/fd/{node.fd}", os.W_OK, effective_ids=True
-        )
-
-
-def below(path: str, folder: str) -> bool:
-    """Whether the canonical ``path`` lies inside ``folder`` (and is not ``folder`` itself)."""
-    return path.startswith(folder.rstrip("/") + "/")
+        system = any(within(node.path, root) or below(root, node.path) for root in roots)
+        return system and not os.access(f"/proc/self/fd/{node.fd}", os.W_OK, effective_ids=True)
 
 
 def _overflow_uid(euid: int) -> int | None:

@@ -18,7 +18,7 @@ import pytest
 
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.plugin.stash import _engine_key
-from pytest_gvisor.programs.linux import children_of_self
+from pytest_gvisor.programs.proc import children_of, children_of_self, words_of
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.sessions import session_folder
 from tests.mounts import points
@@ -90,11 +90,7 @@ def _dead_sessions() -> Iterator[str]:
 
 
 def _cmdline(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read().replace(b"\0", b" ").decode("utf-8", "replace") or "(zombie)"
-    except OSError:
-        return "(gone)"
+    return " ".join(words_of(pid)) or "(gone, or a zombie)"
 
 
 def _known(engine: Engine | None) -> Holdings:
@@ -128,10 +124,7 @@ def _sandboxes(engine: Engine | None) -> list[str]:
     found = []
     keeper, session = engine.launcher._keeper, engine.launcher._session
     if keeper is not None and keeper.alive():
-        with open(f"/proc/{keeper.pid}/task/{keeper.pid}/children", encoding="ascii") as children:
-            found += [
-                f"process of a sandbox {p}: {_cmdline(int(p))}" for p in children.read().split()
-            ]
+        found += [f"process of a sandbox {p}: {_cmdline(p)}" for p in children_of(keeper.pid)]
     if session is not None and os.path.isdir(session.path):
         names = set(os.listdir(session.path)) - {"lock", "journal"}
         # host, host-…: root filesystem skeletons that the runs of a session share

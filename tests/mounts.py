@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs import leftovers, proc
+from pytest_gvisor.programs.paths import within
 
 
 def points(below: str | Path) -> list[str]:
     """The mount points at or below a folder."""
     folder = os.path.realpath(below)
-    found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            # The kernel writes blank, tab, newline and backslash as octal (proc_pid_mountinfo(5)).
-            path = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4])
-            if path == folder or path.startswith(folder + "/"):
-                found.append(path)
-    return found
+    return [mount.point for mount in proc.mounts() if within(mount.point, folder)]
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ What can be tried is tried: a user namespace, a cgroup with each limit, a ping o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import os
@@ -17,6 +18,7 @@ from pytest_gvisor.errors import DaemonUnavailable, GvisorError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.images.docker import Daemon
 from pytest_gvisor.programs import linux
+from pytest_gvisor.programs.proc import mounts
 from pytest_gvisor.run import cgroup
 from pytest_gvisor.run.cgroup import Limits
 from pytest_gvisor.runsc import obstacles
@@ -151,11 +153,9 @@ def _newuidmap() -> Finding:
 
 
 def _cgroups(proc: str) -> Finding:
-    kinds = {
-        fields[fields.index("-") + 1]
-        for line in _text(f"{proc}/self/mountinfo").splitlines()
-        if "-" in (fields := line.split())
-    }
+    kinds: set[str] = set()
+    with contextlib.suppress(OSError):
+        kinds = {mount.kind for mount in mounts(f"{proc}/self/mountinfo")}
     if "cgroup2" in kinds:
         detail = "version 2" + (", and version 1 beside it" if "cgroup" in kinds else "")
     elif "cgroup" in kinds:

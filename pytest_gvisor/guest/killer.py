@@ -50,7 +50,8 @@ def table() -> dict[int, Process]:
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                # The command may hold spaces and brackets; the fields start after its last one.
+                # As programs/proc.py, which no sandbox is shown: the command may hold spaces and
+                # brackets, so the fields start after its last one.
                 words = _read(f"/proc/{name}/stat").rpartition(b")")[2].split()
                 found[int(name)] = Process(int(words[1]), int(words[3]), words[0] in b"ZX")
     return found

@@ -41,6 +41,7 @@ from pytest_gvisor.images.mount_points import Trees
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.programs.locks import is_taken
 from pytest_gvisor.sessions.private import make_above, make_private, open_private
 
 DEFAULT_MAX_BYTES: Final = 20 * 1024**3
@@ -357,7 +358,7 @@ class Cache:
         """Remove an image if nobody uses it; return whether it was removed."""
         lock = locks.opened(f"{self._path(identity)}.lock")
         try:
-            if not locks.is_taken(lock, fcntl.LOCK_EX):
+            if not is_taken(lock):
                 return False
             aside = self._put_aside(identity)
         finally:
@@ -373,7 +374,7 @@ class Cache:
                 if _ID.fullmatch(identity):
                     fd = locks.opened(f"{self._path(identity)}{lock}")
                     try:
-                        if locks.is_taken(fd, fcntl.LOCK_EX):
+                        if is_taken(fd):
                             self._sweep_of(kind, identity)
                     finally:
                         os.close(fd)

@@ -17,6 +17,7 @@ from pytest_gvisor.escape import shown
 from pytest_gvisor.images.streams import check_digest
 from pytest_gvisor.oci.reader import load
 from pytest_gvisor.oci.validate import absolute, normal
+from pytest_gvisor.programs.paths import within
 
 _MACHINES: Final = {
     "x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386",
@@ -202,7 +203,7 @@ class _Reading:
         made = set()
         for path in self.keys(config, "Volumes"):
             target = normal(path) if not absolute(path) else ""
-            if not target or target in {"/", "/proc"} or target.startswith("/proc/"):
+            if not target or target == "/" or within(target, "/proc"):
                 self._add(f"Volumes: {shown(path)} cannot be a volume")
             made.add(target)
         return tuple(sorted(made))

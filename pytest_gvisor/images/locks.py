@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
 from collections.abc import Iterator
-from typing import Final
 
 from pytest_gvisor.errors import ImageError
-
-_PAUSE: Final = 0.02
+from pytest_gvisor.programs.locks import is_taken_in
 
 
 def opened(path: str) -> int:
@@ -19,22 +16,10 @@ def opened(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def is_taken(fd: int, kind: int) -> bool:
-    """Take the lock if it is free; return whether it was. Raises another `OSError`."""
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def wait(fd: int, kind: int, *, patience: float, busy: str) -> None:
     """Wait for the lock and take it. Raises `ImageError` after ``patience`` seconds."""
-    deadline = time.monotonic() + patience
-    while not is_taken(fd, kind):
-        if time.monotonic() > deadline:
-            raise ImageError(f"another process {busy}, and has not finished in {patience:g} s")
-        time.sleep(_PAUSE)
+    if not is_taken_in(patience, fd, kind):
+        raise ImageError(f"another process {busy}, and has not finished in {patience:g} s")
 
 
 @contextlib.contextmanager

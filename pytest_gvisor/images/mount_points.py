@@ -28,6 +28,7 @@ from pytest_gvisor.images.fingerprint import seal
 from pytest_gvisor.oci.rootfs import make_points
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.validate import normal
+from pytest_gvisor.programs.locks import is_taken
 
 MAX_KEPT: Final = 16
 """Trees of one image that stay where no sandbox and no bundle uses them."""
@@ -70,7 +71,7 @@ class Trees:
         lock = locks.opened(f"{self._folder}/points.lock")
         try:
             # Somebody who is at work here, or stopped in the midst of it, is not waited for.
-            if locks.is_taken(lock, fcntl.LOCK_EX):
+            if is_taken(lock):
                 self._remove_dead()
         finally:
             os.close(lock)
@@ -81,7 +82,7 @@ class Trees:
                 path = os.path.join(self._folder, name)
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
-                    if locks.is_taken(fd, fcntl.LOCK_EX):
+                    if is_taken(fd):
                         shutil.rmtree(path, ignore_errors=True)
                 finally:
                     os.close(fd)

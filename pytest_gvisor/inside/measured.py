@@ -20,7 +20,7 @@ import pytest
 
 from pytest_gvisor.errors import ProtocolError, UsageError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.inside import visible
+from pytest_gvisor.programs.paths import within
 
 if TYPE_CHECKING:
     from coverage import CoverageData
@@ -79,7 +79,7 @@ def check_writable(config: pytest.Config, folders: Iterable[str]) -> None:
         return
     place = os.path.realpath(os.path.dirname(target.base))
     for folder in folders:
-        if visible.within(place, os.path.realpath(folder)):
+        if within(place, os.path.realpath(folder)):
             raise UsageError(
                 f"tests inside could write to {place}, where pytest-cov reads every file whose "
                 f"name begins with {os.path.basename(target.base)}",
@@ -176,13 +176,13 @@ class Measured:
             return None  # made inside, and gone with the sandbox: nothing here can show it
         except (OSError, ValueError):
             real, regular = path, False
-        below = any(visible.within(real, folder) for folder in self._shown)
-        excluded = any(visible.within(real, folder) for folder in self._excluded)
+        below = any(within(real, folder) for folder in self._shown)
+        excluded = any(within(real, folder) for folder in self._excluded)
         if not below or excluded or not regular:
             self._lose(path)
             return None
         here = os.path.realpath(self._cwd)
-        if not os.path.isabs(path) and visible.within(real, here):
+        if not os.path.isabs(path) and within(real, here):
             return os.path.relpath(real, here)
         return real
 

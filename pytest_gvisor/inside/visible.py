@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pytest
 
 from pytest_gvisor.errors import UsageError
+from pytest_gvisor.programs.paths import within
 
 # What says how programs behave, and nothing about this machine, its user or its secrets.
 ALLOWED = (
@@ -62,11 +63,6 @@ def _prefixes() -> list[str]:
 def readable(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
     """Return all folders with code that a test may import. Raises `UsageError` like `folders`."""
     return [*folders(config, items), *_SYSTEM, *_prefixes()]
-
-
-def within(path: str, folder: str) -> bool:
-    """Whether a path is a folder, or below it, by their names alone."""
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _check(path: str) -> None:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_gvisor.errors import InvalidBundle, LaunchError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import mount_options, paths, reach, validate
-from pytest_gvisor.oci.paths import within
 from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load
 from pytest_gvisor.oci.skeleton import write_all
 from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.programs.paths import within
 
 if TYPE_CHECKING:
     from pytest_gvisor.oci.spec import Mount, Spec

@@ -14,11 +14,11 @@ from typing import Final
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
-from pytest_gvisor.oci.paths import within
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.validate import absolute, normal
 from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.programs.paths import within
 from pytest_gvisor.sessions import places
 
 _KERNEL: Final = ("/proc", "/sys", "/dev")
@@ -200,7 +200,7 @@ def _destination(path: str) -> str:
     target = "" if wrong else normal(path)
     if target == "/":
         wrong = "/ is the root file system"
-    if target == "/proc" or target.startswith("/proc/"):
+    if within(target, "/proc"):
         wrong = f"{shown(target)} is the sandbox's own"
     if wrong:
         raise UsageError(f"this cannot be the destination of a mount: {wrong}")

@@ -124,8 +124,3 @@ def missing(root: str, mounts: Sequence[Mount]) -> list[str]:
             break
         binds[place.inside] = mount.source
     return bounded(found)
-
-
-def within(path: str, folder: str) -> bool:
-    """Whether a path is this folder or lies in it."""
-    return path == folder or path.startswith(folder.rstrip("/") + "/")

@@ -12,9 +12,9 @@ from typing import Final, Literal
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import mounts
-from pytest_gvisor.oci.paths import within
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.oci.validate import normal
+from pytest_gvisor.programs.paths import within
 
 Access = Literal["ro", "rw"]
 

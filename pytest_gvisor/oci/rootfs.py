@@ -21,10 +21,10 @@ from typing import Final
 from pytest_gvisor.errors import GvisorError, InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import paths, skeleton
-from pytest_gvisor.oci.paths import within
 from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.oci.validate import normal
 from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.programs.paths import below, within
 
 SHARED: Final = "host"
 _MAX_SHARED: Final = 64
@@ -219,7 +219,7 @@ def empty(files: Mapping[str, bytes | str] | None = None) -> Rootfs:
         made.append(("/".join(parts), data.encode() if isinstance(data, str) else bytes(data)))
     names = {name for name, _ in made}
     for name in names:
-        above = next((other for other in names if name.startswith(f"{other}/")), None)
+        above = next((other for other in names if below(name, other)), None)
         if above:
             raise UsageError(f"{shown(above)} is a file, so {shown(name)} cannot be in it")
     if len(names) < len(made):

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pytest_gvisor.oci.paths import within
+from pytest_gvisor.programs.paths import within
 
 _MAX_FILE: Final = 4 << 20
 

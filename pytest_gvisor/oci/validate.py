@@ -27,6 +27,7 @@ from pytest_gvisor.oci.spec import (
     User,
 )
 from pytest_gvisor.oci.vocabulary import MountType, NamespaceType
+from pytest_gvisor.programs.paths import below
 
 # "-detach" would be read as a flag, ".." is a folder, 100 characters break the control socket.
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -128,7 +129,7 @@ def _target(mount: Mount, target: str) -> _Found:
         yield ".destination", "a mount onto / would replace the root file system"
     if target == "/proc" and mount.type is not MountType.PROC:
         yield ".destination", "only the sandbox's own proc can be mounted onto /proc"
-    if target.startswith("/proc/") and (mount.is_bind or not target.startswith("/proc/acpi")):
+    if below(target, "/proc") and (mount.is_bind or not target.startswith("/proc/acpi")):
         yield ".destination", f"{shown(target)} is inside /proc"
 
 

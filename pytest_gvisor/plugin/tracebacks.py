@@ -12,14 +12,11 @@ import pluggy
 import pytest
 
 from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.programs.paths import below
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _PYTEST = os.path.dirname(inspect.getfile(pytest.Item))
 _PLUGGY = os.path.dirname(inspect.getfile(pluggy.HookimplMarker))
-
-
-def _within(path: str, *folders: str) -> bool:
-    return path.startswith(tuple(folder + os.sep for folder in folders))
 
 
 def leave_out(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
@@ -30,7 +27,7 @@ def leave_out(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
     if call.excinfo is None or not _is_ours(item, call):
         return
     error = call.excinfo.value
-    kept = [tb for tb in _walk(error.__traceback__) if not _within(_file(tb), _OURS)]
+    kept = [tb for tb in _walk(error.__traceback__) if not below(_file(tb), _OURS)]
     if any(map(_of_a_user, kept)):
         rebuilt: types.TracebackType | None = None
         for tb in reversed(kept):
@@ -42,7 +39,7 @@ def place(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRepo
     """Show an error without a user's frame as its message alone, and a skip at its test."""
     longrepr = report.longrepr
     if isinstance(longrepr, tuple):
-        if _within(os.path.abspath(longrepr[0]), _OURS):
+        if below(os.path.abspath(longrepr[0]), _OURS):
             line = (item.location[1] or 0) + 1
             report.longrepr = (str(item.path), line, longrepr[2])
     elif (
@@ -72,4 +69,5 @@ def _file(tb: types.TracebackType) -> str:
 
 
 def _of_a_user(tb: types.TracebackType) -> bool:
-    return os.path.isabs(_file(tb)) and not _within(_file(tb), _OURS, _PYTEST, _PLUGGY)
+    path = _file(tb)
+    return os.path.isabs(path) and not any(below(path, f) for f in (_OURS, _PYTEST, _PLUGGY))

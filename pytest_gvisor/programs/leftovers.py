@@ -4,17 +4,15 @@ Used by the keeper after each run, by pytest where its keeper is gone, and by th
 sessions. A process is ours only if its command line says ``--root`` and the run's own state folder,
 and if this user may kill it: a pid that was used again for something else, or a reader of our
 files, is never touched, and another user's process holds nothing up, whatever it calls itself.
-Standard library and `linux` only.
+Standard library and its siblings only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
-import re
 import shutil
 import signal
 import time
@@ -22,23 +20,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs import linux
+    from pytest_gvisor.programs import linux, locks, paths, proc
 else:
     import linux
+    import locks
+    import paths
+    import proc
 
 JOURNAL = "journal"
 LOCK = "lock"
 CGROUP_PREFIX = "pytest-gvisor-"
 PATIENCE = 2.0
-
-
-def _command_line(pid: int) -> bytes:
-    """What there is of it; a zombie has none, nor has what is gone."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
-            return cmdline.read(64 * 1024)
-    except OSError:
-        return b""
 
 
 def _is_starting(pid: int) -> bool:
@@ -53,15 +45,14 @@ def _is_starting(pid: int) -> bool:
         return False
 
 
-def _names(line: bytes, root: bytes) -> bool:
+def _names(words: list[str], root: str) -> bool:
     """Whether a command line says ``--root`` and a path at or under ``root``.
 
     runsc passes the flag on to gofer and sandbox, as ``--root=PATH``.
     """
-    words = line.split(b"\0")
-    values = [after for word, after in itertools.pairwise(words) if word == b"--root"]
-    values += [word.removeprefix(b"--root=") for word in words if word.startswith(b"--root=")]
-    return any(value == root or value.startswith(root + b"/") for value in values)
+    values = [after for word, after in itertools.pairwise(words) if word == "--root"]
+    values += [word.removeprefix("--root=") for word in words if word.startswith("--root=")]
+    return any(paths.within(value, root) for value in values)
 
 
 def _may_be_killed(pid: int) -> bool:
@@ -80,15 +71,10 @@ def processes(root: str, *, everywhere: bool = False) -> list[int]:
     ``everywhere``, among all processes that this user may kill. A child that is just being executed
     counts: whose it is will be known when it is asked about again.
     """
-    if everywhere:
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    else:
-        pids = linux.children_of_self()
-    needle = os.fsencode(root)
     found = []
-    for pid in pids:
-        line = _command_line(pid)
-        is_one = _names(line, needle) if line else not everywhere and _is_starting(pid)
+    for pid in proc.pids() if everywhere else proc.children_of_self():
+        words = proc.words_of(pid)
+        is_one = _names(words, root) if words else not everywhere and _is_starting(pid)
         if is_one and pid != os.getpid() and _may_be_killed(pid):
             found.append(pid)
     return found
@@ -103,7 +89,7 @@ def kill(pids: list[int], root: str) -> None:
             continue
         try:
             # The descriptor pins the process; only then is the question whose it is worth asking.
-            if _names(_command_line(pid), os.fsencode(root)):
+            if _names(proc.words_of(pid), root):
                 with contextlib.suppress(OSError):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
@@ -163,13 +149,7 @@ def _undo(remover: Callable[[str], object], path: str) -> str:
 
 def mount_points(folder: str) -> list[str]:
     """The mount points under ``folder``, in the order in which they were mounted."""
-    prefix = os.fsencode(folder.rstrip("/")) + b"/"
-    with open("/proc/self/mountinfo", "rb") as mounts:
-        points = [line.split(b" ")[4] for line in mounts]
-    # The kernel writes blank, tab, newline and backslash as octal (proc_pid_mountinfo(5)).
-    octal = re.compile(rb"\\([0-7]{3})")
-    paths = [octal.sub(lambda code: bytes([int(code[1], 8)]), point) for point in points]
-    return [os.fsdecode(path) for path in paths if path.startswith(prefix)]
+    return [mount.point for mount in proc.mounts() if paths.below(mount.point, folder)]
 
 
 def unmount(folder: str) -> None:
@@ -265,7 +245,7 @@ def _retried(folder: str, step: Callable[[bool], list[str]], patience: float) ->
 def kill_children(patience: float = PATIENCE) -> None:
     """SIGKILL and reap every child of this process, and each orphan that it gets by that."""
     deadline = time.monotonic() + patience
-    while (pids := linux.children_of_self()) and time.monotonic() < deadline:
+    while (pids := proc.children_of_self()) and time.monotonic() < deadline:
         for pid in pids:  # one that was not waited for keeps its pid
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -280,22 +260,13 @@ def clear_shared(path: str) -> None:
 
     The lock of the folder above is held meanwhile: nobody begins to use what is being removed.
     """
-    deadline = time.monotonic() + PATIENCE
     with (
         contextlib.suppress(OSError),
         open(os.path.join(os.path.dirname(path), ".lock"), "rb") as above,
         open(os.path.join(path, LOCK), "rb") as lock,
     ):
-        while True:
-            try:
-                fcntl.flock(above, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    return
-                time.sleep(0.01)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(path)
+        if locks.is_taken_in(PATIENCE, above.fileno()) and locks.is_taken(lock.fileno()):
+            shutil.rmtree(path)
 
 
 def journalled_cgroups(session: str) -> list[str]:
@@ -325,7 +296,7 @@ def is_own_cgroup(path: str) -> bool:
         return False
     return (
         possible
-        and path.startswith("/sys/fs/cgroup/")
+        and paths.below(path, "/sys/fs/cgroup")
         and os.path.normpath(path) == path
         and os.path.basename(path).startswith(CGROUP_PREFIX)
     )

@@ -220,37 +220,3 @@ def status_of_self(*names: str) -> dict[str, str]:
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         fields = dict(line.rstrip("\n").split(":", 1) for line in status if ":" in line)
     return {name: fields.get(name, "").strip() for name in names}
-
-
-def children_of_self() -> list[int]:
-    """The pids whose parent is this process, zombies included."""
-    return children_of(os.getpid())
-
-
-def children_of(parent: int) -> list[int]:
-    """The pids whose parent is a thread of the process ``parent``, zombies included."""
-    found: list[int] = []
-    try:
-        for thread in os.listdir(f"/proc/{parent}/task"):
-            with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as children:
-                found += map(int, children.read().split())
-    except OSError:  # a kernel without CONFIG_PROC_CHILDREN, or a thread that has ended
-        return children_by_scan(parent)
-    return found
-
-
-def children_by_scan(parent: int) -> list[int]:
-    """The pids whose PPid is ``parent``, found by reading every /proc/PID/stat."""
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", "rb") as stat:
-                # The command may hold spaces and brackets; the fields start after its last one.
-                fields = stat.read().rpartition(b")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent:
-            found.append(int(name))
-    return found

@@ -11,15 +11,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import re
 import secrets
 from collections.abc import Callable
 
 from pytest_gvisor.errors import LaunchError, stage
-from pytest_gvisor.oci.paths import within
+from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.leftovers import CGROUP_PREFIX as PREFIX
+from pytest_gvisor.programs.paths import within
 
-_MOUNTS = "/proc/self/mountinfo"
 _PERIOD = 100_000  # microseconds; the kernel's default (admin-guide/cgroup-v2, cpu.max)
 
 
@@ -97,26 +96,17 @@ def hierarchies() -> dict[str, Hierarchy]:
         own = [line.rstrip("\n").split(":", 2) for line in lines]
     paths = {name: path for _id, names, path in own for name in names.split(",")}
     found: dict[str, Hierarchy] = {}
-    with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as mounts:
-        for line in mounts:
-            before, _, after = line.partition(" - ")
-            kind, _source, options = after.split(" ", 2)
-            root, mount = map(_unescaped, before.split()[3:5])
-            if kind == "cgroup2" and "" in paths:
-                below = _below(root, paths[""])
-                for name in _words(os.path.join(mount, "cgroup.controllers")):
-                    found.setdefault(name, Hierarchy(version=2, mount=mount, own=below))
-            elif kind == "cgroup":
-                for name in options.strip().split(","):
-                    if name in paths:
-                        below = _below(root, paths[name])
-                        found[name] = Hierarchy(version=1, mount=mount, own=below)
+    for mount in proc.mounts():
+        if mount.kind == "cgroup2" and "" in paths:
+            below = _below(mount.root, paths[""])
+            for name in _words(os.path.join(mount.point, "cgroup.controllers")):
+                found.setdefault(name, Hierarchy(version=2, mount=mount.point, own=below))
+        elif mount.kind == "cgroup":
+            for name in mount.options.split(","):
+                if name in paths:
+                    below = _below(mount.root, paths[name])
+                    found[name] = Hierarchy(version=1, mount=mount.point, own=below)
     return found
-
-
-def _unescaped(path: str) -> str:
-    """A path of mountinfo, in which spaces and backslashes are octal numbers (proc(5))."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
 
 
 def _below(root: str, own: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from pytest_gvisor.programs import linux
+from pytest_gvisor.programs import proc
 
 
 def find(runsc: int) -> int | None:
@@ -21,14 +21,8 @@ def find(runsc: int) -> int | None:
     level = [runsc]
     with contextlib.suppress(OSError):
         for _ in range(2):
-            level = [child for pid in level for child in linux.children_of(pid)]
+            level = [child for pid in level for child in proc.children_of(pid)]
             for pid in level:
-                if b"gofer" in _words(pid):
+                if "gofer" in proc.words_of(pid):
                     return os.pidfd_open(pid)
     return None
-
-
-def _words(pid: int) -> list[bytes]:
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as cmdline:
-        return cmdline.read(64 * 1024).split(b"\0")
-    return []

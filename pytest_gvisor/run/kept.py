@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pytest_gvisor.programs.paths import below
+
 if TYPE_CHECKING:
     from pytest_gvisor.run.request import Record, Workspace
 
@@ -70,7 +72,7 @@ def _copy_bundle(folder: str, workspace: Workspace) -> None:
     with open(os.path.join(workspace.path("bundle"), "config.json"), encoding="utf-8") as file:
         config = json.load(file)
     root = config["root"]["path"]
-    if root.startswith(workspace.shared + "/"):
+    if below(root, workspace.shared):
         shutil.copytree(root, os.path.join(bundle, "rootfs"), symlinks=True)
         config["root"]["path"] = "rootfs"
     for namespace in config["linux"]["namespaces"]:

@@ -18,9 +18,9 @@ from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, Workload
 from pytest_gvisor.errors import GvisorError, LaunchError, MixedReleases, RunscFailed, stage
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
-from pytest_gvisor.oci.paths import within
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.validate import check_id
+from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run import cgroup, logs, sentry
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, Limits

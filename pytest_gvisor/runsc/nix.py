@@ -10,7 +10,7 @@ import os
 import posixpath
 import re
 
-from pytest_gvisor.trust import below
+from pytest_gvisor.programs.paths import below
 
 STORE = "/nix/store"
 WRAPPER_LIMIT = 4096

@@ -6,9 +6,12 @@ an error is matched by its errno and by the call that it names, and its cause is
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+
+from pytest_gvisor.programs.proc import mounts
 
 Obstacle = tuple[str, str]
 """The fact, and what to do."""
@@ -67,9 +70,10 @@ def chroot(proc: str = "/proc") -> list[Obstacle]:
     """Return an obstacle if this process is in a chroot: see user_namespaces(7), EPERM."""
     # What is mounted outside of the root is not listed (proc_pid_mountinfo(5)): without a line for
     # the root itself, the root is a folder of a file system that is mounted elsewhere.
-    points = [line.split(" ")[4:5] for line in _read(f"{proc}/self/mountinfo").splitlines()]
-    if points and ["/"] not in points:
-        return [_CHROOT]
+    with contextlib.suppress(OSError):
+        points = [mount.point for mount in mounts(f"{proc}/self/mountinfo")]
+        if points and "/" not in points:
+            return [_CHROOT]
     # The root of a chroot may be a mount point. Then it is another one than that of a process in
     # the same mount namespace that was there first.
     for pid in (1, os.getppid()):

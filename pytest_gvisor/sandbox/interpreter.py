@@ -26,11 +26,11 @@ from collections.abc import Mapping, Sequence
 from pytest_gvisor.errors import LaunchError, UsageError
 from pytest_gvisor.guest import main
 from pytest_gvisor.oci import paths, skeleton
-from pytest_gvisor.oci.paths import within
 from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.validate import normal
 from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.programs.paths import within
 from pytest_gvisor.sessions.private import make_private
 
 PRIVATE = "/.pytest-gvisor"

@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 
 from pytest_gvisor.errors import LaunchError, stage
-from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs import leftovers, locks
 from pytest_gvisor.sessions import private, stopped_keepers
 from pytest_gvisor.sessions.places import session_bases
 from pytest_gvisor.trust import SHORTAGES
@@ -117,20 +117,12 @@ def _locked(base: str, patience: float | None = None) -> Iterator[None]:
 
 
 def _await_lock(lock: int, base: str, patience: float) -> None:
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise LaunchError(
-                    "session_folder",
-                    f"another process has held {base}/.lock for {patience:g} s",
-                    next_step=f"Find it with: fuser -v {base}/.lock",
-                ) from None
-            time.sleep(0.005)
-        else:
-            return
+    if not locks.is_taken_in(patience, lock):
+        raise LaunchError(
+            "session_folder",
+            f"another process has held {base}/.lock for {patience:g} s",
+            next_step=f"Find it with: fuser -v {base}/.lock",
+        )
 
 
 def _open_lock(name: str, folder: int | None = None) -> int:

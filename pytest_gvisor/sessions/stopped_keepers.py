@@ -14,7 +14,7 @@ import select
 import signal
 from collections.abc import Iterator
 
-from pytest_gvisor.programs import keeper
+from pytest_gvisor.programs import keeper, proc
 
 
 def sessions(base: str) -> list[str]:
@@ -34,7 +34,7 @@ def wake(base: str) -> list[str]:
 
 def _found(base: str) -> Iterator[tuple[str, int]]:
     """Yield session folder and pidfd of each; the next one closes the descriptor."""
-    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+    for pid in proc.pids():
         with contextlib.suppress(OSError):
             if _keeps(pid, base) is None:
                 continue
@@ -42,7 +42,8 @@ def _found(base: str) -> Iterator[tuple[str, int]]:
             try:
                 # The descriptor pins the process; only then are the questions worth asking.
                 found = _keeps(pid, base)
-                if found and _is_stopped(pid) and _is_gone(pid, found[1]):
+                stat = proc.stat_of(pid)
+                if found and stat and stat.state == "T" and _is_gone(pid, found[1]):
                     yield found[0], pidfd
             finally:
                 os.close(pidfd)
@@ -53,10 +54,8 @@ def _keeps(pid: int, base: str) -> tuple[str, str] | None:
 
     Both are in its command line: see `launcher.Keeper`.
     """
-    with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
-        words = [os.fsdecode(word) for word in cmdline.read(64 * 1024).split(b"\0")]
-    match words:
-        case [_, "-I", "-S", program, _, pidfd, session, ""] if (
+    match proc.words_of(pid):
+        case [_, "-I", "-S", program, _, pidfd, session] if (
             os.path.basename(program) == os.path.basename(keeper.__file__)
             and pidfd.isdecimal()
             and os.path.dirname(session) == base
@@ -73,12 +72,6 @@ def _uids(pid: int) -> set[int]:
     """
     with open(f"/proc/{pid}/status", "rb") as status:
         return {int(uid) for line in status if line.startswith(b"Uid:") for uid in line.split()[1:]}
-
-
-def _is_stopped(pid: int) -> bool:
-    with open(f"/proc/{pid}/stat", "rb") as stat:
-        # The command may hold spaces and brackets; the state comes after its last one.
-        return stat.read().rpartition(b")")[2].split()[0] == b"T"
 
 
 def _is_gone(keeper: int, pidfd: str) -> bool:

@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from pytest_gvisor.errors import UsageError
+from pytest_gvisor.programs.paths import below, within
 from pytest_gvisor.vm.parts import Parts
 
 # The model matters: with "max" runsc dies on an XSAVE that the emulator gets wrong.
@@ -62,7 +63,7 @@ def share_of(path: str) -> str:
     real = os.path.realpath(path)
     if not os.path.isdir(real):
         raise UsageError(f"{path} is not a folder", next_step="Make it first.")
-    if real == _SHM or real.startswith(_SHM + "/"):
+    if within(real, _SHM):
         raise UsageError(f"{real} cannot be shared: the VM has a {_SHM} of its own")
     # The path goes through QEMU's options, a kernel command line, and a shell script.
     if not re.fullmatch(r"/[\w./+@%-]*", real, re.ASCII):
@@ -77,8 +78,7 @@ def folder_of(path: str, shares: Sequence[str]) -> str:
     of ``shares``.
     """
     for own in (*_OWN, _SHM):
-        below = path.startswith(own + "/")
-        if below and not any(path == share or path.startswith(share + "/") for share in shares):
+        if below(path, own) and not any(within(path, share) for share in shares):
             step = "Start it in a folder that is not below that."
             if own != _SHM:
                 step = (
@@ -89,7 +89,7 @@ def folder_of(path: str, shares: Sequence[str]) -> str:
 
 
 def _is_below_own(path: str) -> bool:
-    return any(path.startswith(own + "/") for own in _OWN)
+    return any(below(path, own) for own in _OWN)
 
 
 def vng(machine: Machine, parts: Parts, folder: str) -> list[str]:

@@ -21,6 +21,7 @@ import pytest
 from pytest_gvisor.cli import install
 from pytest_gvisor.errors import InstallFailed, InstallTimeout, UsageError
 from pytest_gvisor.install import gomodule, place, toolchain
+from pytest_gvisor.programs import proc
 from pytest_gvisor.runsc import features, locate
 from tests.runsc.conftest import wait_for
 
@@ -78,12 +79,8 @@ class FakeGo:
 
 def alive(pids: Path) -> list[int]:
     """The processes that still run, of those whose pids are in a file."""
-    found = []
-    for pid in pids.read_text().split() if pids.exists() else ():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            found += [int(pid)] if state != "Z" else []
-    return found
+    written = [int(pid) for pid in pids.read_text().split()] if pids.exists() else []
+    return [pid for pid in written if (stat := proc.stat_of(pid)) and stat.state != "Z"]
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pytest_gvisor.programs import proc
 from pytest_gvisor.sessions import session_folder
-from tests.faults.little import words_of
 
 Facts = tuple[tuple[object, ...], ...]
 
@@ -77,34 +77,26 @@ def _living() -> list[str]:
     That is a Python, pytest's or an xdist worker's; orphans get init or a subreaper.
     """
     found = []
-    for name in os.listdir("/proc"):
-        words = words_of(name) if name.isdigit() else []
+    for pid in proc.pids():
+        words = proc.words_of(pid)
         if any(word.endswith(("/keeper.py", "/warden.py")) for word in words[:4]):
-            parent = words_of(_parent(name))
+            stat = proc.stat_of(pid)
+            parent = proc.words_of(stat.parent) if stat else []
             if os.path.basename(parent[0] if parent else "").startswith("python"):
                 found += [word for word in words if "/s-" in word]
     return found
 
 
-def _parent(pid: str) -> int:
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-        return int(file.read().rpartition(")")[2].split()[1])
-    return 0
-
-
 def _processes() -> Iterator[str]:
     own = {os.getpid(), os.getppid()}
-    for name in os.listdir("/proc"):
-        words = words_of(name) if name.isdigit() and int(name) not in own else []
+    for pid in proc.pids():
+        words = proc.words_of(pid) if pid not in own else []
         if any(word in part for word in WORDS for part in words):
-            yield f"process {name}: {' '.join(words).strip()}"
+            yield f"process {pid}: {' '.join(words).strip()}"
 
 
 def _mounts() -> Iterator[str]:
-    with open("/proc/self/mountinfo", encoding="utf-8") as lines:
-        for line in lines:
-            words = line.split()
-            yield f"mount {words[4]} ({words[words.index('-') + 1]})"
+    yield from (f"mount {mount.point} ({mount.kind})" for mount in proc.mounts())
 
 
 def _cgroups() -> Iterator[str]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pytest_gvisor.programs import proc
 from tests.bundlecheck import ENVIRONMENT
 
 STRICT = os.environ.get("PYTEST_GVISOR_STRICT_TIMES") == "1"
@@ -60,26 +61,9 @@ def eventually(condition: Callable[[], object], patience: float = PATIENCE) -> f
     return time.monotonic() - started
 
 
-def words_of(pid: int | str) -> list[str]:
-    """A process's command line; an empty one if it is gone, or a zombie."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
-        return [os.fsdecode(word) for word in file.read().split(b"\0")]
-    return []
-
-
 def saying(path: str) -> list[int]:
     """The processes with this path on their command line."""
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [pid for pid in pids if any(path in word for word in words_of(pid))]
-
-
-def children_of(pid: int) -> list[int]:
-    """The direct children of all threads of a process."""
-    found: list[int] = []
-    for path in glob.glob(f"/proc/{pid}/task/*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(child) for child in Path(path).read_text().split()]
-    return found
+    return [pid for pid in proc.pids() if any(path in word for word in proc.words_of(pid))]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -148,8 +132,10 @@ class Little:
 
     def keepers(self) -> list[int]:
         """The keepers of the project's sessions, without their forks before an execve."""
-        found = [pid for pid in self.processes() if any("keeper.py" in w for w in words_of(pid))]
-        return sorted(set(found) - {child for pid in found for child in children_of(pid)})
+        found = [
+            pid for pid in self.processes() if any("keeper.py" in w for w in proc.words_of(pid))
+        ]
+        return sorted(set(found) - {child for pid in found for child in proc.children_of(pid)})
 
     def processes(self) -> list[int]:
         """The processes with the project's base folder on their command line."""
@@ -160,8 +146,7 @@ class Little:
         found: list[str] = []
         with contextlib.suppress(FileNotFoundError):
             found = sorted(set(os.listdir(self.base)) - {".lock"})
-        with open("/proc/self/mountinfo") as mounts:
-            found += [line for line in mounts if self.base in line]
+        found += [str(mount) for mount in proc.mounts() if self.base in str(mount)]
         for depth in ("*", "*/*", "*/*/*", "*/*/*/*"):
             found += glob.glob(f"/sys/fs/cgroup/{depth}/pytest-gvisor-{self.tag}-*")
         found += glob.glob(f"{self.temporary}/*gvisor*")
@@ -169,7 +154,7 @@ class Little:
 
     def left(self) -> list[str]:
         """All remains, as text."""
-        return [f"{pid}: {' '.join(words_of(pid))}" for pid in self.processes()] + self.files()
+        return [f"{pid}: {' '.join(proc.words_of(pid))}" for pid in self.processes()] + self.files()
 
     def assert_gone(self) -> None:
         """A pytest has just ended: nothing of it is there any more as soon as is promised."""

@@ -13,13 +13,13 @@ import pytest
 
 from pytest_gvisor import Gvisor, ProtocolError, SandboxCrashed, WorkloadTimeout
 from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs.proc import children_of
 from pytest_gvisor.run import connected, supervisor
 from pytest_gvisor.sandbox import channel
 from tests.faults.little import (
     LONGER,
     PROCESSES_AFTER,
     Little,
-    children_of,
     eventually,
     hang,
 )

@@ -13,7 +13,8 @@ import pytest
 
 from pytest_gvisor import Gvisor, GvisorError, bind
 from pytest_gvisor.programs import leftovers
-from tests.faults.little import LONGER, PATIENCE, Little, children_of, eventually, words_of
+from pytest_gvisor.programs.proc import children_of, words_of
+from tests.faults.little import LONGER, PATIENCE, Little, eventually
 
 PARTS = ("runsc", "gofer", "boot")
 """``runsc run`` itself, and the subcommands of its two helpers."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor import Runsc
-from tests.faults.little import Little, eventually, words_of
+from pytest_gvisor.programs.proc import words_of
+from tests.faults.little import Little, eventually
 from tests.mounts import points
 
 if TYPE_CHECKING:

@@ -102,7 +102,7 @@ def test_without_close_range_descriptors_are_closed_all_the_same(any_little: Lit
         import os, sys, time
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import seccomp
-        from pytest_gvisor.programs.linux import children_of as children  # of any thread of Go's
+        from pytest_gvisor.programs.proc import children_of as children  # of any thread of Go's
 
         def test_it(gvisor):
             secret = os.path.realpath("secret")

@@ -7,15 +7,14 @@ import signal
 
 import pytest
 
+from pytest_gvisor.programs.proc import children_of, words_of
 from tests.faults.little import (
     FILES_AFTER,
     LONGER,
     PROCESSES_AFTER,
     Little,
-    children_of,
     eventually,
     saying,
-    words_of,
 )
 
 TESTS = {
@@ -65,7 +64,7 @@ def test_a_killed_worker_fails_its_test_and_no_other(any_little: Little, way: st
     any_little.write(test_it=TESTS[way].replace("HANG", "{2}"), plugin=WORKERS)
     process = any_little.start("-n2", "-p", "plugin")
     worker = at_work(any_little, 2)
-    (session,) = {words_of(pid)[-2] for pid in any_little.keepers() if pid in children_of(worker)}
+    (session,) = {words_of(pid)[-1] for pid in any_little.keepers() if pid in children_of(worker)}
     os.kill(worker, signal.SIGKILL)
     assert eventually(lambda: not saying(session), PROCESSES_AFTER * LONGER) is not None
     assert eventually(lambda: not os.path.exists(session), FILES_AFTER * LONGER) is not None

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.little import eventually, words_of
+from pytest_gvisor.programs import proc
+from tests.faults.little import eventually
 from tests.mounts import points
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def temporary() -> Iterator[Path]:
 
 def running(folder: Path) -> list[str]:
     """The processes that have the folder on their command line."""
-    lines = [" ".join(words_of(pid)) for pid in os.listdir("/proc") if pid.isdigit()]
+    lines = [" ".join(proc.words_of(pid)) for pid in proc.pids()]
     return [line for line in lines if str(folder) in line]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
@@ -18,7 +17,7 @@ import pytest
 from fixtures.dockerd import own_daemon
 from pytest_gvisor import Completed, Gvisor, GvisorError, bind
 from pytest_gvisor.programs import leftovers
-from pytest_gvisor.programs.linux import children_of_self
+from pytest_gvisor.programs.proc import children_of, children_of_self, words_of
 from pytest_gvisor.runsc.binary import Runsc
 
 PATIENCE = 30.0
@@ -39,23 +38,6 @@ def status_of(pid: int) -> dict[str, str]:
     """The fields of /proc/PID/status."""
     with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as lines:
         return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def words_of(pid: int, name: str) -> list[str]:
-    """/proc/PID/cmdline or environ, taken apart."""
-    with open(f"/proc/{pid}/{name}", "rb") as file:
-        return [os.fsdecode(word) for word in file.read().rstrip(b"\0").split(b"\0")]
-
-
-def children_of(pid: int) -> list[int]:
-    """The direct children of a process, whichever of its threads made them."""
-    found = []
-    with contextlib.suppress(FileNotFoundError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(FileNotFoundError):
-                text = Path(f"/proc/{pid}/task/{task}/children").read_text()
-                found += [int(child) for child in text.split()]
-    return found
 
 
 @dataclass(kw_only=True)
@@ -84,7 +66,7 @@ class Running:
     @property
     def runsc(self) -> int:
         """The process id of ``runsc run``, the keeper's child."""
-        found = [pid for pid in children_of(self.keeper) if self.root in words_of(pid, "cmdline")]
+        found = [pid for pid in children_of(self.keeper) if self.root in words_of(pid)]
         assert len(found) == 1, found
         return found[0]
 
@@ -97,7 +79,7 @@ class Running:
         level = [self.runsc]
         while level:
             level = [child for pid in level for child in children_of(pid)]
-            found = [pid for pid in level if subcommand in words_of(pid, "cmdline")]
+            found = [pid for pid in level if subcommand in words_of(pid)]
             if found:
                 return found[0]
         pytest.fail(f"no {subcommand} process")
@@ -180,7 +162,7 @@ def no_process_left(gvisor: Gvisor) -> Callable[[], None]:
         session = gvisor._launcher.session().path
         own = {os.getpid(), *children_of_self()}  # the keeper's command line names it too
         left = [pid for pid in leftovers.processes(session, everywhere=True) if pid not in own]
-        assert [words_of(pid, "cmdline") for pid in left] == []
+        assert [words_of(pid) for pid in left] == []
 
     return check
 

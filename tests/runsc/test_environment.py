@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Gvisor, Launcher, Platform, Runsc, directory, is_gvisor_kernel
-from tests.runsc.conftest import Running, Start, children_of, status_of, words_of
+from pytest_gvisor.programs.proc import children_of, words_of
+from tests.runsc.conftest import Running, Start, status_of
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -35,6 +36,11 @@ def newly(
             return started
 
         yield make
+
+
+def variables_of(pid: int) -> list[str]:
+    """The environment of a process, NAME=VALUE each."""
+    return Path(f"/proc/{pid}/environ").read_text().removesuffix("\0").split("\0")
 
 
 def expected_environment(run: Running) -> list[str]:
@@ -73,7 +79,7 @@ def test_the_argv_of_runsc_is_this(
         "run", "--bundle", f"{folder}/bundle", name,
     ]
     # fmt: on
-    assert words_of(run.runsc, "cmdline") == expected
+    assert words_of(run.runsc) == expected
     assert gvisor.records[-1].argv == (gvisor.runsc.path, *expected[1:])
     assert os.path.samefile(f"/proc/{run.runsc}/exe", gvisor.runsc.path)
     run.end()
@@ -82,7 +88,7 @@ def test_the_argv_of_runsc_is_this(
 def test_the_environment_of_runsc_is_this(running: Start) -> None:
     """The running runsc has six variables, and its folders are there, private, and its own."""
     run = running()
-    assert words_of(run.runsc, "environ") == expected_environment(run)
+    assert variables_of(run.runsc) == expected_environment(run)
     for folder in (os.path.dirname(run.root), run.root, run.root.removesuffix("root") + "runtime"):
         found = os.lstat(folder)
         assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o700, os.geteuid())
@@ -105,8 +111,8 @@ def test_the_environment_of_pytest_does_not_reach_runsc(
     for name, value in hostile.items():
         monkeypatch.setenv(name, value)
     run = newly()("env > /shared/env")
-    assert words_of(run.runsc, "environ") == expected_environment(run)
-    keeper = words_of(run.keeper, "environ")
+    assert variables_of(run.runsc) == expected_environment(run)
+    keeper = variables_of(run.keeper)
     inside = run.path("env").read_text().splitlines()
     run.end()
     for name, value in hostile.items():
@@ -122,7 +128,7 @@ def test_the_temporary_folder_of_pytest_is_not_that_of_runsc(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
     run = newly()()
-    assert words_of(run.runsc, "environ") == expected_environment(run)
+    assert variables_of(run.runsc) == expected_environment(run)
     run.end()
 
 

@@ -18,6 +18,7 @@ from pytest_gvisor import (
     WorkloadFailed,
     WorkloadTimeout,
 )
+from pytest_gvisor.programs import proc
 from tests.runsc.conftest import Start
 
 
@@ -105,12 +106,11 @@ def cgroup_file(pid: int, controller: str, names: tuple[str, str]) -> str:
         places = [line.rstrip("\n").split(":", 2) for line in lines]
     for _number, controllers, path in places:
         if controller in controllers.split(","):
-            with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
-                found = [
-                    line.split()[4]
-                    for line in mounts
-                    if " - cgroup " in line and controller in line.split()[-1].split(",")
-                ]
+            found = [
+                mount.point
+                for mount in proc.mounts()
+                if mount.kind == "cgroup" and controller in mount.options.split(",")
+            ]
             return Path(f"{found[0]}{path}/{names[0]}").read_text()
     (unified,) = [path for number, _controllers, path in places if number == "0"]
     return Path(f"/sys/fs/cgroup{unified}/{names[1]}").read_text()

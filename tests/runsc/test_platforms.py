@@ -25,11 +25,11 @@ from pytest_gvisor.harness import verdicts
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs.proc import words_of
 from pytest_gvisor.run.request import Hooks
 from pytest_gvisor.runsc import kvm, platforms
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import deadline_for, probe
-from tests.runsc.conftest import words_of
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_the_verdict_on_kvm_comes_in_time(engine: Engine, request: pytest.Fixtur
     session = engine.launcher.session().path
     keeper = engine.launcher.keeper().pid
     left = [pid for pid in leftovers.processes(session, everywhere=True) if pid != keeper]
-    assert [words_of(pid, "cmdline") for pid in left] == []
+    assert [words_of(pid) for pid in left] == []
     if found.available:
         runsc = engine.runsc(None)
         gvisor = Gvisor(runsc=runsc, platform=Platform.KVM, launcher=engine.launcher)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Gvisor, Platform, UsageError, is_gvisor_kernel
-from tests.runsc.conftest import Running, Start, words_of
+from pytest_gvisor.programs.proc import words_of
+from tests.runsc.conftest import Running, Start
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it chooses to be rootless")
 needs_user = pytest.mark.skipif(
@@ -22,7 +23,7 @@ needs_user = pytest.mark.skipif(
 
 def config_of(run: Running) -> Any:
     """The config.json that runsc was given."""
-    argv = words_of(run.runsc, "cmdline")
+    argv = words_of(run.runsc)
     return json.loads(Path(argv[argv.index("--bundle") + 1], "config.json").read_text())
 
 
@@ -34,7 +35,7 @@ def namespaces_of(config: Any) -> set[str]:
 def test_root_may_be_rootless(running: Start) -> None:
     """With `rootless=on` root's sandbox has mappings in its bundle, and no `--rootless`."""
     run = running(rootless="on")
-    argv, config = words_of(run.runsc, "cmdline"), config_of(run)
+    argv, config = words_of(run.runsc), config_of(run)
     assert "--rootless" not in argv
     assert "--ignore-cgroups" in argv
     assert "user" in namespaces_of(config)
@@ -51,7 +52,7 @@ def test_root_is_not_rootless_unless_asked(running: Start, rootless: str) -> Non
     """Root's sandbox has neither mappings nor --rootless."""
     run = running(rootless=rootless)
     config = config_of(run)
-    assert "--rootless" not in words_of(run.runsc, "cmdline")
+    assert "--rootless" not in words_of(run.runsc)
     assert "user" not in namespaces_of(config)
     assert not config["linux"].get("uidMappings")
     run.end()
@@ -72,7 +73,7 @@ def test_rootless_root_has_its_networks(gvisor: Gvisor, network: str) -> None:
 def test_an_unprivileged_user_is_rootless(running: Start, rootless: str) -> None:
     """An unprivileged user's runsc gets `--rootless`, and the bundle has no mappings."""
     run = running(rootless=rootless)
-    argv, config = words_of(run.runsc, "cmdline"), config_of(run)
+    argv, config = words_of(run.runsc), config_of(run)
     assert "--rootless" in argv
     assert argv.index("--rootless") < argv.index("run")
     assert "user" not in namespaces_of(config)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Forward, Gvisor, Sandbox
-from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs import leftovers, proc
 
 BUSYBOX = Path("/bin/busybox")
 PATIENCE = 30.0
@@ -71,12 +71,8 @@ def serving(sandbox: Sandbox) -> Iterator[Forward]:
 def sentries(gvisor: Gvisor) -> list[int]:
     """The host's process ids of the sentries of this session."""
     session = gvisor._launcher.session().path
-    found = []
-    for pid in leftovers.processes(session, everywhere=True):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as line:
-            if b"boot" in line.read().split(b"\0"):
-                found.append(pid)
-    return found
+    pids = leftovers.processes(session, everywhere=True)
+    return [pid for pid in pids if "boot" in proc.words_of(pid)]
 
 
 def sentry(gvisor: Gvisor) -> int:

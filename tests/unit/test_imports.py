@@ -37,9 +37,12 @@ PROGRAMS = {
     "programs/ask_runsc.py": {"linux"},
     "programs/keeper.py": {"linux", "child", "leftovers"},
     "programs/child.py": {"linux"},
-    "programs/leftovers.py": {"linux"},
+    "programs/leftovers.py": {"linux", "locks", "paths", "proc"},
     "programs/warden.py": {"linux", "leftovers"},
     "programs/linux.py": set[str](),
+    "programs/locks.py": set[str](),
+    "programs/paths.py": set[str](),
+    "programs/proc.py": set[str](),
 }
 """The programs that run with ``-I -S``, and the siblings that each may import."""
 

@@ -216,15 +216,6 @@ def test_the_overflow_uid_can_stand_for_root_where_it_is_nobody_s(
     assert Trust.here(euid, "/s", lenient=True) == Trust(euid, "/s", overflow, lenient=True)
 
 
-@pytest.mark.parametrize(
-    ("path", "folder", "is_below"),
-    [("/a/b", "/a", True), ("/a", "/a", False), ("/ab", "/a", False), ("/a", "/", True)],
-)
-def test_below_is_inside_of_a_folder(path: str, folder: str, *, is_below: bool) -> None:
-    """The folder itself is not below it."""
-    assert trust.below(path, folder) is is_below
-
-
 @pytest.mark.parametrize(("flags", "says"), [(os.ST_NOEXEC, True), (os.ST_NOSUID, False)])
 def test_a_folder_without_execution_holds_no_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, *, says: bool

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gvisor.programs import proc
 from pytest_gvisor.sessions import session_folder
 from tests.runsc.conftest import wait_for
 
@@ -28,15 +29,8 @@ print("made" if fcntl.ioctl(kvm, KVM_CREATE_VM, 0) > 0 else "none")
 
 def machinery(mark: str) -> list[str]:
     """The command lines that contain this mark, apart from this process's."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if mark in line and int(pid) != os.getpid():
-            found.append(line)
-    return found
+    lines = [" ".join(proc.words_of(pid)) for pid in proc.pids() if pid != os.getpid()]
+    return [line for line in lines if mark in line]
 
 
 @pytest.fixture

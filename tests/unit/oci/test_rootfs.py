@@ -13,7 +13,7 @@ import pytest
 from pytest_gvisor.errors import InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.oci import rootfs, skeleton
 from pytest_gvisor.oci.mounts import bind
-from pytest_gvisor.oci.paths import within
+from pytest_gvisor.programs.paths import within
 
 
 @pytest.fixture

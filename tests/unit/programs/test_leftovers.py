@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.programs import leftovers, linux
+from pytest_gvisor.programs import leftovers, linux, proc
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and cgroups")
 PIDS_V1 = "/sys/fs/cgroup/pids"
@@ -36,7 +36,7 @@ def start() -> Iterator[Start]:
         argv = ["sh", "-c", "read x; :", *words]
         started.append(subprocess.Popen(argv, stdin=subprocess.PIPE, user=user, cwd="/"))
         pid = started[-1].pid
-        while not Path(f"/proc/{pid}/cmdline").read_bytes():  # in the middle of its execve
+        while not proc.words_of(pid):  # in the middle of its execve
             time.sleep(0.001)
         return pid
 
@@ -135,8 +135,8 @@ def test_a_child_that_is_just_being_executed_is_not_overlooked(
 ) -> None:
     """An empty command line, as during an execve, is left to the next look."""
     pid = start("runsc", "--root", ROOT)
-    monkeypatch.setattr(linux, "children_of_self", lambda: [pid])
-    monkeypatch.setattr(leftovers, "_command_line", lambda _pid: b"")
+    monkeypatch.setattr(proc, "children_of_self", lambda: [pid])
+    monkeypatch.setattr(proc, "words_of", lambda _pid: [])
     assert leftovers.processes(ROOT) == [pid]
     assert leftovers.processes(ROOT, everywhere=True) == []
     leftovers.kill([pid], ROOT)
@@ -156,7 +156,7 @@ def test_a_process_that_ends_meanwhile_is_none(monkeypatch: pytest.MonkeyPatch) 
     """A process may end after the list of processes, and its number may be used again."""
     done = subprocess.Popen(["true"])
     done.wait()
-    monkeypatch.setattr(linux, "children_of_self", lambda: [done.pid])
+    monkeypatch.setattr(proc, "children_of_self", lambda: [done.pid])
     monkeypatch.setattr(os, "kill", lambda *_: None)
     assert leftovers.processes(ROOT) == []
 
@@ -181,7 +181,7 @@ for number in range(3):
     pids.append(pid)
 began = time.monotonic()
 leftovers.kill_children(patience=15)
-result = [linux.children_of_self(), time.monotonic() - began < 12]
+result = [leftovers.proc.children_of_self(), time.monotonic() - began < 12]
 """
 
 
@@ -348,7 +348,7 @@ def test_mount_points_are_undone_from_the_last_on(monkeypatch: pytest.MonkeyPatc
 24 1 0:19 / /a/b/one\040two\134/in rw - tmpfs none rw
 """
     undone: list[str] = []
-    monkeypatch.setattr(leftovers, "open", lambda *_: io.BytesIO(mounts), raising=False)
+    monkeypatch.setattr(proc, "open", lambda *_: io.BytesIO(mounts), raising=False)
     monkeypatch.setattr(linux, "umount_lazily", undone.append)
     leftovers.unmount("/a/b/")
     assert undone == ["/a/b/one two\\/in", "/a/b/one two\\"]

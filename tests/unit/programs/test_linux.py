@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import errno
 import os
 import re
-import shutil
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -212,73 +208,3 @@ def test_signals_are_as_in_a_fresh_process(alone: Alone) -> None:
 def test_a_status_field_that_is_not_there_is_empty() -> None:
     """A field that this kernel does not know is no error."""
     assert linux.status_of_self("Threads", "NoSuchField")["NoSuchField"] == ""
-
-
-@pytest.fixture
-def odd_child(tmp_path: Path) -> Iterator[int]:
-    """A child whose name, in /proc/PID/stat, looks like the fields after it."""
-    program = tmp_path / "a) S 1 (b"
-    shutil.copy("/bin/sleep", program)
-    with subprocess.Popen([program, "100"]) as process:
-        yield process.pid
-        process.kill()
-
-
-@pytest.fixture
-def zombie() -> Iterator[int]:
-    """A child that has ended and is not waited for."""
-    process = subprocess.Popen(["true"])
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    yield process.pid
-    process.wait()
-
-
-def test_children_are_found_in_both_ways(odd_child: int, zombie: int) -> None:
-    """The kernel's own list and the scan of /proc agree, zombies and odd names included."""
-    listed = linux.children_of_self()
-    assert {odd_child, zombie} <= set(listed)
-    assert sorted(linux.children_by_scan(os.getpid())) == sorted(listed)
-
-
-def test_the_children_of_every_thread_are_found() -> None:
-    """The kernel lists them by the thread that forked."""
-    started: list[subprocess.Popen[bytes]] = []
-    forked, done = threading.Event(), threading.Event()
-
-    def fork() -> None:
-        started.append(subprocess.Popen(["sleep", "100"]))
-        forked.set()
-        done.wait()
-
-    thread = threading.Thread(target=fork)
-    thread.start()
-    forked.wait()
-    try:
-        assert started[0].pid in linux.children_of_self()
-        assert started[0].pid in linux.children_of(os.getpid())
-    finally:
-        done.set()
-        thread.join()
-        started[0].kill()
-        started[0].wait()
-
-
-def test_a_process_that_is_gone_has_no_children() -> None:
-    """The list of children of an ended process is empty, without an error."""
-    process = subprocess.Popen(["true"])
-    process.wait()
-    assert linux.children_of(process.pid) == []
-
-
-def test_without_the_kernel_s_list_of_children_the_scan_is_used(
-    monkeypatch: pytest.MonkeyPatch, odd_child: int
-) -> None:
-    """A kernel without CONFIG_PROC_CHILDREN has no such file."""
-
-    def without(path: Any, *arguments: Any, **options: Any) -> Any:
-        if str(path).endswith("/children"):
-            raise FileNotFoundError(path)
-        return builtins.open(path, *arguments, **options)
-
-    monkeypatch.setattr(linux, "open", without, raising=False)
-    assert odd_child in linux.children_of_self()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.programs import warden
-from pytest_gvisor.programs.linux import children_of
+from pytest_gvisor.programs.proc import children_of, pids, words_of
 
 PATIENCE = 5.0
 
@@ -58,15 +58,7 @@ class Warden:
 
 def running(mark: str) -> list[int]:
     """The processes that have this mark in their command lines."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if mark.encode() in words:
-            found.append(int(pid))
-    return found
+    return [pid for pid in pids() if mark in words_of(pid)]
 
 
 @pytest.fixture
@@ -194,8 +186,8 @@ def test_its_death_before_the_command_has_begun_is_seen(
     """The parent-death signal, set a moment too late, is sent no more: the command does not run."""
     own = tmp_path / "launch"
     own.mkdir()
-    for name in ("warden.py", "linux.py", "leftovers.py"):
-        shutil.copy(Path(warden.__file__).with_name(name), own)
+    for module in Path(warden.__file__).parent.glob("*.py"):
+        shutil.copy(module, own)
     go, begun = tmp_path / "go", tmp_path / "begun"
     with (own / "linux.py").open("a") as file:
         file.write(LATE.format(go=str(go), begun=str(begun)))

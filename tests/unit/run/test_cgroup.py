@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.programs import proc
 from pytest_gvisor.run import cgroup
 from pytest_gvisor.run.cgroup import Cgroups, Hierarchy, Limits
 
@@ -31,7 +32,8 @@ class Host:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.folder = folder
-        monkeypatch.setattr(cgroup, "open", self._open, raising=False)
+        for module in (cgroup, proc):
+            monkeypatch.setattr(module, "open", self._open, raising=False)
 
     def says(self, mounts: str, own: str) -> None:
         """Write the two files; ``FOLDER`` stands for a folder of the test's."""

@@ -20,7 +20,7 @@ import pytest
 from pytest_gvisor import settings
 from pytest_gvisor.completed import Outcome, SandboxCrashed, WorkloadTimeout
 from pytest_gvisor.errors import LaunchError, ProtocolError
-from pytest_gvisor.programs import linux
+from pytest_gvisor.programs import proc
 from pytest_gvisor.run import supervisor as supervisor_module
 from pytest_gvisor.run.capture import Capture, Drain
 from pytest_gvisor.run.connected import Driven, Streams
@@ -161,7 +161,7 @@ def test_a_gofer_that_cannot_be_watched_ends_no_run(
         real(*arguments)
 
     if of_what == "its number":
-        monkeypatch.setattr(linux, "children_of", refuse)
+        monkeypatch.setattr(proc, "children_of", refuse)
     else:
         monkeypatch.setattr(Supervisor, "_add", refuse)
     assert runs().error is None

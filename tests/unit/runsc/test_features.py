@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor.errors import LaunchError, RunscFailed
-from pytest_gvisor.programs.linux import children_of_self
+from pytest_gvisor.programs.proc import children_of_self
 from pytest_gvisor.runsc import features, locate
 from pytest_gvisor.settings import Platform
 from tests import releases

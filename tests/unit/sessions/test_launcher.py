@@ -286,8 +286,8 @@ def test_a_keeper_that_is_refused_a_call_names_it(
     launcher: Launcher, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """The error has the errno, and nothing of the keeper is left."""
-    for module in ("keeper.py", "child.py", "leftovers.py", "linux.py"):
-        shutil.copy(Path(program.__file__).with_name(module), tmp_path / module)
+    for module in Path(program.__file__).parent.glob("*.py"):
+        shutil.copy(module, tmp_path)
     with (tmp_path / "linux.py").open("a") as file:
         where = "globals()" if call.startswith("set") else "vars(os)"
         file.write(f"\ndef refuse(*_):\n    raise OSError(1, 'no in {call}')\n")

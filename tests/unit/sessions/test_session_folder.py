@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs import leftovers, proc
 from pytest_gvisor.programs.leftovers import clear_session, remove_session
 from pytest_gvisor.sessions import places, session_folder, stopped_keepers
 from pytest_gvisor.sessions.session_folder import SessionDir
@@ -597,7 +597,7 @@ def test_a_sweep_kills_what_a_dead_session_left_and_no_innocent(base: str) -> No
         subprocess.Popen([*argv, f"{dead}/g1/root"], stdin=subprocess.PIPE) as innocent,
     ):
         for process in (ours, innocent):
-            while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            while not proc.words_of(process.pid):
                 time.sleep(0.001)
         assert session_folder.sweep(base) == [dead]
         assert ours.wait(10) == -9

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gvisor.programs import proc
 from pytest_gvisor.sessions import session_folder, stopped_keepers
 
 # Holds its session's lock and does nothing, however often it is made to go on.
@@ -35,7 +36,9 @@ time.sleep(100)
 
 def state_of(pid: int) -> str:
     """The state's letter, as in ps(1)."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    stat = proc.stat_of(pid)
+    assert stat is not None
+    return stat.state
 
 
 def stop(pid: int) -> None:

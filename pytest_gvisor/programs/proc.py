@@ -1,0 +1,112 @@
+"""Readers of /proc: one for each file that says something of processes or mounts (proc(5)).
+
+A process that has ended has neither a command line nor a state, and so has one that this user may
+not look at. Standard library only: `leftovers` runs with ``-I -S``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+_MAX_COMMAND_LINE = 64 * 1024
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+class Stat(NamedTuple):
+    """The first fields of /proc/PID/stat."""
+
+    command: str
+    """The name of the program, at most 15 bytes."""
+
+    state: str
+    """One letter: ``T`` is stopped, ``Z`` a zombie."""
+
+    parent: int
+
+
+class Mount(NamedTuple):
+    """A line of mountinfo."""
+
+    device: str
+    """``MAJOR:MINOR``."""
+
+    root: str
+    """The folder of the file system that is seen at `point`."""
+
+    point: str
+    kind: str
+    """The type of the file system."""
+
+    options: str
+    """The file system's own options, with commas between them."""
+
+
+def pids() -> list[int]:
+    """All processes, in no order."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def words_of(pid: int) -> list[str]:
+    """The arguments of a process, of at most 64 KiB; a zombie has none."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            line = file.read(_MAX_COMMAND_LINE)
+    except OSError:
+        return []
+    return os.fsdecode(line.removesuffix(b"\0")).split("\0") if line else []
+
+
+def stat_of(pid: int) -> Stat | None:
+    """The state of a process and its parent; None where there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            before, _, after = os.fsdecode(file.read()).rpartition(")")
+    except OSError:
+        return None
+    # The name may hold spaces and brackets: it ends at the last bracket, and starts at the first.
+    state, parent = after.split(None, 2)[:2]
+    return Stat(before.partition("(")[2], state, int(parent))
+
+
+def children_of_self() -> list[int]:
+    """The pids whose parent is this process, zombies included."""
+    return children_of(os.getpid())
+
+
+def children_of(parent: int) -> list[int]:
+    """The pids whose parent is a thread of the process ``parent``, zombies included."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{parent}/task"):
+            with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as children:
+                found += map(int, children.read().split())
+    except OSError:  # a kernel without CONFIG_PROC_CHILDREN, or a thread that has ended
+        return children_by_scan(parent)
+    return found
+
+
+def children_by_scan(parent: int) -> list[int]:
+    """The same, found by reading the state of every process."""
+    stats = [(pid, stat_of(pid)) for pid in pids()]
+    return [pid for pid, stat in stats if stat is not None and stat.parent == parent]
+
+
+def mounts(path: str = "/proc/self/mountinfo") -> list[Mount]:
+    """The mounts of a mountinfo file, in the order in which they were mounted. Raises `OSError`."""
+    with open(path, "rb") as file:
+        return [_mount(os.fsdecode(line.rstrip(b"\n"))) for line in file]
+
+
+def _mount(line: str) -> Mount:
+    # Of optional fields there are none, one, or more before the dash.
+    before, _, after = line.partition(" - ")
+    _id, _parent, device, root, point, *_ = before.split(" ")
+    kind, _source, options = after.split(" ", 2)
+    return Mount(device, _unescaped(root), _unescaped(point), kind, options)
+
+
+def _unescaped(path: str) -> str:
+    """A path in which the kernel wrote blank, tab, newline and backslash as octal numbers."""
+    return _OCTAL.sub(lambda code: chr(int(code[1], 8)), path) if "\\" in path else path
