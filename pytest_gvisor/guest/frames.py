@@ -1,8 +1,9 @@
-"""Frames between this process and the guest: a header, a JSON object, raw bytes.
+"""Frames between the host and a program of ours in a sandbox: a header, a JSON object, raw bytes.
 
 Used on both sides, so it runs on Python 3.8 and imports the standard library only. What is read
 may come from a hostile process: lengths are bounded before anything is kept, numbers count up
-without a gap, and every frame carries a tag that only the two ends know.
+without a gap, and every frame carries a tag. The guest's tag is known to the two ends alone; a
+pytest inside has none, because it runs in one process with the tests.
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.guest import checked_json
+else:
+    import checked_json
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 VERSION = 1
 TAG_SIZE = 8
@@ -20,6 +26,8 @@ NO_TAG = b"\0" * TAG_SIZE
 HEADER = struct.Struct("<8sIII")  # tag, number of the frame, length of the JSON, of the payload
 MAX_JSON = 64 * 1024
 MAX_PAYLOAD = 256 * 1024
+UNBOUNDED = 2**32 - 1
+"""For JSON from or to an end that is trusted: as much as a header can announce."""
 WINDOW = 1024 * 1024
 """How many bytes of one stream may be on their way: sent, and not yet taken by who reads it."""
 
@@ -31,24 +39,11 @@ class FrameError(ValueError):
     """The bytes that were read are no frame of the other end's."""
 
 
-def _refuse(text: str) -> Any:
-    raise FrameError("not JSON: " + text[:40])
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise FrameError("a key twice in one object")
-    return found
-
-
 def parse(data: bytes) -> dict[str, Any]:
     """Parse the JSON object in ``data``. Raises `FrameError` for anything else."""
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_pairs, parse_constant=_refuse)
-    except FrameError:
-        raise
-    except (ValueError, RecursionError) as error:
+        value = checked_json.loads(data.decode("utf-8"), pairs=checked_json.unique)
+    except ValueError as error:
         raise FrameError(str(error)[:200]) from None
     if not isinstance(value, dict):
         raise FrameError("JSON that is no object")
@@ -58,14 +53,18 @@ def parse(data: bytes) -> dict[str, Any]:
 class Encoder:
     """An encoder that numbers and tags the frames of one direction."""
 
-    def __init__(self, tag: bytes = NO_TAG) -> None:
+    def __init__(self, tag: bytes = NO_TAG, *, max_json: int = MAX_JSON) -> None:
         self.tag = tag
+        self._max_json = max_json
         self._number = 0
 
     def head(self, message: dict[str, Any], payload: int = 0) -> bytes:
         """Return header and JSON of the next frame; ``payload`` bytes are to follow them."""
-        data = json.dumps(message, separators=(",", ":")).encode()
-        if len(data) > MAX_JSON or payload > MAX_PAYLOAD:
+        return self.framed(json.dumps(message, separators=(",", ":")).encode(), payload)
+
+    def framed(self, data: bytes, payload: int = 0) -> bytes:
+        """The same of a message that is JSON by now. Raises `FrameError` for one too large."""
+        if len(data) > self._max_json or payload > MAX_PAYLOAD:
             raise FrameError("a frame that is too large")
         header = HEADER.pack(self.tag, self._number, len(data), payload)
         self._number = (self._number + 1) % _NUMBERS
@@ -73,10 +72,26 @@ class Encoder:
 
 
 class Decoder:
-    """A decoder of frames from bytes as they come, in a buffer of fixed size."""
+    """Takes bytes as they come, in a buffer that grows for a long frame, and gives the frames.
 
-    def __init__(self, tag: bytes = NO_TAG) -> None:
+    ``read`` makes the message of a frame's JSON; what it raises goes to whoever takes the frames.
+    """
+
+    def __init__(
+        self,
+        tag: bytes = NO_TAG,
+        *,
+        max_json: int = MAX_JSON,
+        max_payload: int = MAX_PAYLOAD,
+        read: Callable[[bytes], dict[str, Any]] = parse,
+    ) -> None:
         self.tag = tag
+        self.size = 0
+        """Bytes of the frame that was given last."""
+
+        self._max_json = max_json
+        self._max_payload = max_payload
+        self._read = read
         self._number = 0
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
@@ -85,10 +100,16 @@ class Decoder:
 
     def room(self) -> memoryview:
         """Return the place for the next bytes. Earlier frames are no longer valid."""
-        if self._start:
-            kept = self._end - self._start
-            self._buffer[:kept] = self._buffer[self._start : self._end]
-            self._start, self._end = 0, kept
+        kept = self._view[self._start : self._end]
+        full = len(kept) == len(self._buffer)
+        if full or (not kept and len(self._buffer) > _BUFFER):
+            largest = HEADER.size + self._max_json + self._max_payload
+            self._buffer = bytearray(min(2 * len(kept), largest) if full else _BUFFER)
+            self._buffer[: len(kept)] = kept
+            self._view = memoryview(self._buffer)
+        elif self._start:
+            self._buffer[: len(kept)] = kept
+        self._start, self._end = 0, len(kept)
         return self._view[self._end :]
 
     def add(self, count: int) -> None:
@@ -108,7 +129,7 @@ class Decoder:
                 raise FrameError("a frame with another tag")
             if number != self._number:
                 raise FrameError(f"frame {number}, where {self._number} was due")
-            if json_size > MAX_JSON or payload_size > MAX_PAYLOAD:
+            if json_size > self._max_json or payload_size > self._max_payload:
                 raise FrameError(f"a frame of {json_size} and {payload_size} bytes")
             json_start = self._start + HEADER.size
             payload_start = json_start + json_size
@@ -116,6 +137,7 @@ class Decoder:
             if end > self._end:
                 return
             self._number = (self._number + 1) % _NUMBERS
+            self.size = end - self._start
             self._start = end
-            message = parse(bytes(self._view[json_start:payload_start]))
+            message = self._read(bytes(self._view[json_start:payload_start]))
             yield message, self._view[payload_start:end]

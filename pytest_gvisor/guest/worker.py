@@ -1,9 +1,9 @@
 """The pytest in the sandbox: collects the host's tests, and runs those that the host names.
 
 A program: ``python worker.py``. Descriptor 0 is a socket: commands come from it and messages go to
-it, each a big-endian 32-bit length and that many bytes of JSON. It is pytest itself with the
-host's options, plugins and ``sys.path``; this module replaces the loop that would run every test
-by one that waits for the host's word, so fixtures of every scope live as long as on the host.
+it, each a frame of `frames`. It is pytest itself with the host's options, plugins and ``sys.path``;
+this module replaces the loop that would run every test by one that waits for the host's word, so
+fixtures of every scope live as long as on the host.
 
 Imports pytest only after ``sys.path`` is the host's, and nothing of pytest_gvisor.
 """
@@ -19,16 +19,25 @@ import linecache
 import math
 import os
 import signal
-import struct
 import sys
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.guest import checked_json, frames
+else:
+    # The folder of this program, on sys.path for two imports: what a test imports by these names
+    # is the test's own.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import checked_json
+    import frames
+
+    del sys.path[0], sys.modules["checked_json"], sys.modules["frames"]
 
 if TYPE_CHECKING:
     import pytest
 
     from pytest_gvisor.guest.measure import Coverage
 
-_LENGTH = struct.Struct(">I")
 _JSON = json.JSONEncoder(default=repr, ensure_ascii=False, allow_nan=False)
 _MAX_TEXT = 8 * 1024 * 1024
 # Both less than what the host allows.
@@ -46,7 +55,9 @@ class Channel:
 
     def __init__(self) -> None:
         os.set_blocking(0, True)
-        self._commands: BinaryIO = os.fdopen(os.dup(0), "rb")
+        self._commands = os.dup(0)
+        self._decoder = frames.Decoder(max_json=frames.UNBOUNDED)
+        self._encoder = frames.Encoder(max_json=frames.UNBOUNDED)
         self._messages: BinaryIO = os.fdopen(os.dup(0), "wb")
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
@@ -59,11 +70,13 @@ class Channel:
 
     def receive(self) -> dict[str, Any]:
         """Receive the next command; the host's end is ``finish``."""
-        head = self._commands.read(_LENGTH.size)
-        if len(head) < _LENGTH.size:
-            return {"op": "finish"}
-        command: dict[str, Any] = json.loads(self._commands.read(_LENGTH.unpack(head)[0]))
-        return command
+        while True:
+            for command, _payload in self._decoder.frames():
+                return command
+            count = os.readv(self._commands, [self._decoder.room()])
+            if not count:
+                return {"op": "finish"}
+            self._decoder.add(count)
 
     def send(self, kind: str, **fields: object) -> None:
         """Send one message, after those that were put off: a crash shows the host how far this
@@ -80,8 +93,7 @@ class Channel:
         """
         if not self.is_ours():
             return
-        data = encoded(kind, fields)
-        self._messages.write(_LENGTH.pack(len(data)) + data)
+        self._messages.write(self._encoder.framed(encoded(kind, fields)))
 
 
 class Terminal(io.TextIOBase):
@@ -246,7 +258,7 @@ def encoded(kind: str, fields: dict[str, Any], most: int = _MAX_MESSAGE) -> byte
     """Return the JSON of a message, with long parts shortened; texts mention that."""
     data = _json({"type": kind, **fields})
     for longest in (1024 * 1024, 64 * 1024, 4096, 256):
-        many = len(data) > _MAX_VALUES and _values(data) > _MAX_VALUES
+        many = checked_json.has_more_values(data, _MAX_VALUES)
         if kind in _WHOLE or not (many or len(data) > most):
             break
         data = _json({"type": kind, **_shortened(fields, longest)})
@@ -278,13 +290,6 @@ def _shortened(value: Any, longest: int) -> Any:
         first = itertools.islice(value.items(), longest)
         return {name: _shortened(part, longest) for name, part in first}
     return value
-
-
-def _values(text: bytes) -> int:
-    """Count values like the host does in a message, by their separators."""
-    bare = text.replace(rb"\\", b"").replace(rb"\"", b"")
-    between = bare.split(b'"')[::2]
-    return sum(part.count(mark) for part in between for mark in (b"[", b"{", b",", b":"))
 
 
 def _cut(text: str, longest: int = _MAX_TEXT) -> str:

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 
+from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.runsc.causes import LASTING, Cause
 from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.sessions import private, session_folder
@@ -28,21 +29,23 @@ _HINT = "This was found out earlier; --gvisor-reprobe tries again."
 
 def encode(verdict: Availability) -> str:
     """Encode a verdict as text."""
-    return json.dumps(dataclasses.asdict(verdict))
+    # JSON has no number for the deadline of a verdict that holds for any.
+    deadline = verdict.deadline if math.isfinite(verdict.deadline) else None
+    return json.dumps({**dataclasses.asdict(verdict), "deadline": deadline})
 
 
 def decode(text: str) -> Availability | None:
     """Decode the verdict in a text; None if it holds none."""
     try:
-        fields = json.loads(text)
+        fields = loads(text)
         return Availability(
             platform=Platform(fields["platform"]),
             cause=Cause(fields["cause"]),
             detail=str(fields["detail"]),
             next_step=str(fields["next_step"]),
-            deadline=float(fields["deadline"]),
+            deadline=math.inf if fields["deadline"] is None else float(fields["deadline"]),
         )
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

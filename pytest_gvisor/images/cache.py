@@ -33,6 +33,7 @@ from typing import Final, Self
 
 from pytest_gvisor.errors import ImageError, LaunchError
 from pytest_gvisor.escape import shown
+from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.images import extract, locks, owners
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.config import ImageConfig
@@ -94,10 +95,10 @@ class _Record:
         """Read the record; None if it is missing or damaged."""
         try:
             with open(path, encoding="utf-8") as file:
-                facts = json.load(file)
+                facts = loads(file.read())
             fields = {field.name: facts[field.name] for field in dataclasses.fields(cls)}
             found = cls(**{**fields, "notes": tuple(facts["notes"])})
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError):
             return None
         texts = (found.id, found.name, found.config, found.seal, *found.notes)
         numbers = (found.size, found.entries)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import json
 import os
 import re
 import socket
@@ -22,6 +21,7 @@ from typing import IO, Any, Final, Self
 
 from pytest_gvisor.errors import DaemonUnavailable, ImageError
 from pytest_gvisor.escape import shown
+from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.images import daemon_http
 from pytest_gvisor.images.config import lists, load_json, objects
 from pytest_gvisor.images.progress import Meter, Tell
@@ -306,8 +306,8 @@ def _socket_of(address: str) -> str:
 def _message(body: bytes) -> str:
     """Return the message in a daemon's error answer."""
     try:
-        return str(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return str(loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
         return body.decode("utf-8", "replace")[:500]
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.inside.frames import Decoder, encode
+from pytest_gvisor.guest.frames import UNBOUNDED, Encoder
+from pytest_gvisor.inside.frames import Decoder
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.logs import debugged
 from pytest_gvisor.run.request import Record
@@ -42,6 +43,7 @@ class Link:
         self._driven = driven
         self._show = show
         self._shown = 0
+        self._encoder = Encoder(max_json=UNBOUNDED)
         self._decoder = Decoder()
         self._messages: deque[tuple[int, dict[str, Any]]] = deque()
         self.received = 0
@@ -57,7 +59,7 @@ class Link:
 
     def send(self, op: str, **fields: object) -> None:
         """Send a command. Raises `Died` if the pytest is gone or does not read."""
-        data = memoryview(encode({"op": op, **fields}))
+        data = memoryview(self._encoder.head({"op": op, **fields}))
         deadline = time.monotonic() + _SEND_DEADLINE
         while data:
             if not self._open or time.monotonic() > deadline:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import glob
-import json
 import os
 import re
 import stat
@@ -19,6 +18,7 @@ from collections.abc import Iterator, Mapping
 
 from pytest_gvisor.errors import InstallFailed, InstallTimeout
 from pytest_gvisor.escape import escape
+from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.runsc import nix
 from pytest_gvisor.trust import (
     WRITABLE_BY_OTHERS,
@@ -158,7 +158,7 @@ def _asked(path: str, env: Mapping[str, str], until: float | None) -> dict[str, 
     finally:
         _kill(process)
     try:
-        answer = json.loads(out)
+        answer = loads(out)
         return {name: str(answer.get(name, "")) for name in _ASKED}
     except (ValueError, AttributeError):
         said = escape((err or out)[-_SHOWN:].decode("utf-8", "replace").strip())

@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import enum
 import functools
-import json
 import re
 import types
 import typing
@@ -20,6 +19,7 @@ from typing import Annotated, Any, Final
 
 from pytest_gvisor.errors import InvalidBundle
 from pytest_gvisor.escape import shown
+from pytest_gvisor.guest.checked_json import loads
 
 MAX_BYTES: Final = 4 << 20
 MAX_DEPTH: Final = 64
@@ -128,10 +128,6 @@ def _pairs(pairs: list[tuple[str, object]]) -> _Object:
     return made
 
 
-def _constant(name: str) -> object:
-    raise ValueError(f"{name} is not a JSON number")
-
-
 # Possessive, and one that is not closed runs to the end: each byte is looked at once.
 _STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _INNERMOST: Final = re.compile(rb"\[\]|\{\}")
@@ -166,10 +162,9 @@ def load(data: bytes, *, where: str) -> object:
     if wrong := _too_much(data):
         raise InvalidBundle([wrong], where=where)
     try:
-        return json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
-    except (ValueError, RecursionError) as error:
-        detail = str(error).encode("ascii", "backslashreplace").decode()[:200]
-        raise InvalidBundle([f"not JSON: {detail}"], where=where) from None
+        return loads(text, pairs=_pairs)
+    except ValueError as error:
+        raise InvalidBundle([f"not JSON: {error}"], where=where) from None
 
 
 def _text(value: object, path: str, report: _Report) -> object:

@@ -55,6 +55,7 @@ def records(path: str) -> tuple[str, ...]:
         if raw[position].isspace():
             position += 1
             continue
+        # As guest/checked_json.py, but that one text follows another.
         try:
             entry, position = decoder.raw_decode(raw, position)
         except (ValueError, RecursionError):

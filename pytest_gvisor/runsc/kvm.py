@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import errno
 import grp
-import json
 import os
 import shlex
 import signal
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.escape import escape
+from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.programs import ask_kvm
 from pytest_gvisor.runsc.causes import Cause
 
@@ -161,8 +161,8 @@ def _status(status: int) -> str:
 
 def _understood(text: bytes) -> dict[str, object] | None:
     try:
-        answer = json.loads(text)
-    except (ValueError, RecursionError):
+        answer = loads(text)
+    except ValueError:
         return None
     step = answer.get("step") if isinstance(answer, dict) else None
     whole = step == "" or (isinstance(step, str) and answer.keys() & {"errno", "value"})

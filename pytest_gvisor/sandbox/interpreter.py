@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import stat
 import struct
@@ -25,6 +24,7 @@ from collections.abc import Mapping, Sequence
 
 from pytest_gvisor.errors import LaunchError, UsageError
 from pytest_gvisor.guest import main
+from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.oci import paths, skeleton
 from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs
 from pytest_gvisor.oci.spec import Mount
@@ -120,7 +120,7 @@ def interpreter() -> Interpreter:
             timeout=_DEADLINE,
             check=True,
         )
-        known = json.loads(answer.stdout)
+        known = loads(answer.stdout)
         loader = loader_of(program)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise LaunchError("python", f"{program} cannot be asked about itself: {error}") from error

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from pytest_gvisor.errors import LaunchError, ProtocolError, stage
+from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.programs import keeper as program
 from pytest_gvisor.sessions.session_folder import SessionDir
 
@@ -57,8 +58,8 @@ class Control:
                 next_step="The next run starts a new keeper.",
             )
         try:
-            decoded = json.loads(message)
-        except (ValueError, RecursionError):
+            decoded = loads(message)
+        except ValueError:
             decoded = None
         if not isinstance(decoded, dict):
             raise ProtocolError(f"the keeper's message is not an object: {message[:200]!r}")

@@ -17,9 +17,9 @@ PACKAGE = Path(pytest_gvisor.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "programs", "guest", "escape", "kernel", "trust", "platform_names", "errors", "wanted",
-    "settings", "completed", "sessions", "vm", "oci", "runsc", "images", "install", "run", "report",
-    "sandbox", "harness", "cli", "plugin", "inside",
+    "programs", "guest", "escape", "kernel", "trust", "platform_names",
+    "errors", "wanted", "settings", "completed", "sessions", "vm", "oci", "runsc", "images",
+    "install", "run", "report", "sandbox", "harness", "cli", "plugin", "inside",
 )  # fmt: skip
 """From the ground up: a folder, or a module at the top, imports only from those before it."""
 
@@ -202,6 +202,24 @@ def test_only_one_module_has_ctypes() -> None:
     """Kernel calls are in one place."""
     users = {name_of(path) for path in MODULES if "ctypes" in set(imported(parsed(path)))}
     assert users == {"programs.linux"}
+
+
+JSON = {
+    "guest.checked_json": "what it is for",
+    "programs.keeper": "of pytest's own; and programs import nothing of guest",
+    "programs.leftovers": "programs import nothing of guest",
+    "run.kept": "what this process has written itself",
+    "run.logs": "one text after another",
+}
+"""The modules that call a JSON parser, and why."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_json_is_read_by_one_module(path: Path) -> None:
+    """All other modules call `checked_json`, which raises one error."""
+    names = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text()))}
+    found = names & {"json.load", "json.loads", "json.JSONDecoder", "RecursionError"}
+    assert bool(found) is (name_of(path) in JSON), found
 
 
 HEAVY = ("docker", "pytest_gvisor.run", "pytest_gvisor.oci", "pytest_gvisor.runsc.binary",

@@ -18,7 +18,7 @@ import pytest
 from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW
 from tests.unit.sandbox.conftest import GUEST, Guest
 
-PARTS = ("children", "flows", "frames", "killer", "loop", "main")
+PARTS = ("checked_json", "children", "flows", "frames", "killer", "loop", "main")
 PROGRAM = [GUEST.with_name(f"{name}.py") for name in PARTS]
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import pytest
 
 from pytest_gvisor.guest import worker
+from pytest_gvisor.guest.frames import UNBOUNDED, Encoder
 from pytest_gvisor.inside.frames import Decoder
 
 
 def received(kind: str, most: int = 64 * 2**20, **fields: Any) -> dict[str, Any]:
     """The message that the host receives."""
-    data = worker.encoded(kind, fields, most)
-    (message,) = Decoder().feed(struct.pack(">I", len(data)) + data)
+    data = Encoder(max_json=UNBOUNDED).framed(worker.encoded(kind, fields, most))
+    (message,) = Decoder().feed(data)
     return message
 
 

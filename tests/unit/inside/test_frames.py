@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+import json
 from typing import Any
 
 import pytest
@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.guest.frames import HEADER, NO_TAG, UNBOUNDED, Encoder
 from pytest_gvisor.inside import frames
-from pytest_gvisor.inside.frames import Decoder, encode
+from pytest_gvisor.inside.frames import Decoder
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=9),
@@ -28,7 +29,7 @@ def test_messages_arrive_however_they_are_cut(
     sent: list[dict[str, Any]], data: st.DataObject
 ) -> None:
     """Byte by byte, or several at once."""
-    stream = b"".join(map(encode, sent))
+    stream = b"".join(map(Encoder(max_json=UNBOUNDED).head, sent))
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=9).map(sorted))
     decoder = Decoder()
     found: list[dict[str, Any]] = []
@@ -39,7 +40,12 @@ def test_messages_arrive_however_they_are_cut(
 
 def framed(text: bytes) -> bytes:
     """Frame these bytes as one message."""
-    return struct.pack(">I", len(text)) + text
+    return announced(len(text)) + text
+
+
+def announced(size: int, *, payload: int = 0, number: int = 0, tag: bytes = NO_TAG) -> bytes:
+    """The head of a message."""
+    return HEADER.pack(tag, number, size, payload)
 
 
 @pytest.mark.parametrize(
@@ -51,20 +57,23 @@ def framed(text: bytes) -> bytes:
         framed(b'{"type": 1}'),
         framed(b"\xff\xfe"),
         framed(b"[" * 100_000),
-        struct.pack(">I", 2**31),
-        b"\xff\xff\xff\xff",
+        announced(2**31),
+        announced(2, payload=1),
+        announced(2, number=1),
+        announced(2, tag=b"guessed!"),
+        b"\xff" * 20,
     ],
 )
 def test_what_is_no_message_is_a_protocol_error(stream: bytes) -> None:
-    """A message of another type, an excessive length and deep nesting are protocol errors."""
+    """A message of another type, another head than is due and deep nesting are protocol errors."""
     with pytest.raises(ProtocolError):
         list(Decoder().feed(stream))
 
 
 def test_a_long_message_is_refused_before_it_is_held() -> None:
     """A message is refused by its length alone."""
-    with pytest.raises(ProtocolError, match="11 bytes from inside; 10 are allowed"):
-        list(Decoder(limit=10).feed(struct.pack(">I", 11)))
+    with pytest.raises(ProtocolError, match="a frame of 11 and 0 bytes"):
+        list(Decoder(limit=10).feed(announced(11)))
 
 
 def test_lone_surrogates_survive() -> None:
@@ -99,5 +108,19 @@ def test_what_a_test_prints_counts_as_one_value(monkeypatch: pytest.MonkeyPatch)
     """A text counts as one value, whatever commas, braces, quotes and backslashes are in it."""
     monkeypatch.setattr(frames, "MAX_VALUES", 1000)
     text = '{[,:"\\' * 900 + ',"\\\\"'
-    (message,) = Decoder().feed(encode({"type": "report", "text": text, "next": [text]}))
-    assert message == {"type": "report", "text": text, "next": [text]}
+    sent = {"type": "report", "text": text, "next": [text]}
+    (message,) = Decoder().feed(framed(json.dumps(sent).encode()))
+    assert message == sent
+
+
+def test_a_message_may_be_as_long_as_the_limit() -> None:
+    """A long message arrives between short ones, and its buffer is given back."""
+    encoder = Encoder(max_json=UNBOUNDED)
+    texts = ["x", "y" * 3_000_000, "z" * 40_000_000, "a"]
+    sent = [{"type": "report", "text": text} for text in texts]
+    stream = memoryview(b"".join(map(encoder.head, sent)))
+    decoder, found = Decoder(), []
+    for start in range(0, len(stream), 700_001):
+        found += list(decoder.feed(stream[start : start + 700_001]))
+    assert found == sent
+    assert len(decoder.room()) <= 2**20

@@ -13,8 +13,8 @@ from typing import Any, cast
 import pytest
 
 from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.guest.frames import UNBOUNDED, Encoder
 from pytest_gvisor.inside import start
-from pytest_gvisor.inside.frames import encode
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.settings import Platform, Settings
 
@@ -72,6 +72,11 @@ def sandbox() -> Iterator[Sandbox]:
     made.close()
 
 
+def encoded(*messages: dict[str, Any]) -> bytes:
+    """The messages as a pytest inside sends them."""
+    return b"".join(map(Encoder(max_json=UNBOUNDED).head, messages))
+
+
 def soon() -> float:
     """A deadline."""
     return time.monotonic() + 5
@@ -81,7 +86,7 @@ def test_what_was_sent_before_the_end_counts(sandbox: Sandbox) -> None:
     """All of it, however much: then only is the pytest inside gone."""
     link = Link(cast("Any", sandbox))
     long = {"type": "report", "text": "x" * 900_000}
-    sandbox.inside.sendall(encode(long) + encode({"type": "done"}))
+    sandbox.inside.sendall(encoded(long, {"type": "done"}))
     sandbox.turn(0)
     sandbox.over = True
     assert link.receive(soon()) == long
@@ -93,7 +98,7 @@ def test_what_was_sent_before_the_end_counts(sandbox: Sandbox) -> None:
 def test_a_test_may_send_so_much(sandbox: Sandbox) -> None:
     """Each test may send the same amount."""
     link = Link(cast("Any", sandbox))
-    sandbox.inside.sendall(encode({"type": "report", "text": "x" * 600}) * 3)
+    sandbox.inside.sendall(encoded(*[{"type": "report", "text": "x" * 600}] * 3))
     for _ in range(2):
         link.begin(1000)
         assert link.receive(soon())["type"] == "report"
@@ -104,7 +109,7 @@ def test_a_test_may_send_so_much(sandbox: Sandbox) -> None:
 def test_nothing_is_read_any_more_when_it_is_closed(sandbox: Sandbox) -> None:
     """A writer without end blocks once the link is closed, until it is killed."""
     link = Link(cast("Any", sandbox))
-    sandbox.inside.sendall(encode({"type": "report", "text": "x" * 900_000}))
+    sandbox.inside.sendall(encoded({"type": "report", "text": "x" * 900_000}))
     link.close()
     assert len(os.read(sandbox.pipes.socket, 2**20)) > 900_000
 
