@@ -6,15 +6,16 @@ never be at its end. Questions whose answers are short are asked here, and the S
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import re
+import http.client
 import socket
 import time
 from typing import Final
 
+from pytest_gvisor.bounded_http import CutOff, Deadline, connecting, pieces
+
 _MAX_BYTES: Final = 16 * 1024 * 1024
-_LENGTH: Final = re.compile(r"[0-9]{1,18}")
-_STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,44 +28,41 @@ class Answer:
     body: bytes
 
 
+class _Local(http.client.HTTPConnection):
+    """A connection to the server at the socket ``path``."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
 def get(path: str, target: str, seconds: float) -> Answer:
     """Send ``GET target`` to the socket ``path``; return the answer, within ``seconds``.
 
     Raises `TimeoutError` at the deadline, and another `OSError` for what is no answer.
     """
-    end = time.monotonic() + seconds
-    # 1.0, so that the answer ends where the connection does, and is in one piece.
-    request = f"GET {target} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode("ascii")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as client:
-        client.settimeout(_left(end))
-        client.connect(path)
-        client.sendall(request)
-        data = bytearray()
-        while True:
-            client.settimeout(_left(end))
-            part = client.recv(65536)
-            if not part:
-                return _parsed(bytes(data))
-            data += part
-            if len(data) > _MAX_BYTES:
-                raise OSError(f"an answer of more than {_MAX_BYTES} bytes")
+    deadline = Deadline(until=time.monotonic() + seconds)
+    with contextlib.closing(connecting(_Local, deadline)(path, deadline.left())) as connection:
+        # For this one question, so that what comes has an end whether it says its length or not.
+        connection.request("GET", target, headers={"Connection": "close"})
+        return _answer(connection)
 
 
-def _left(end: float) -> float:
-    left = end - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("timed out")
-    return left
-
-
-def _parsed(data: bytes) -> Answer:
-    head, blank, body = data.partition(b"\r\n\r\n")
-    status = _STATUS.match(head)
-    if status is None or not blank:
-        raise OSError("what answers there does not speak HTTP")
-    pairs = (line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:])
-    headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    length = headers.get("content-length", "")
-    if _LENGTH.fullmatch(length) and int(length) > len(body):
-        raise OSError("the connection was closed in the middle of an answer")
-    return Answer(status=int(status[1]), headers=headers, body=body)
+def _answer(connection: http.client.HTTPConnection) -> Answer:
+    try:
+        with connection.getresponse() as response:
+            body = b"".join(pieces(response, _MAX_BYTES))
+    except (CutOff, http.client.IncompleteRead):
+        wrong = "the connection was closed in the middle of an answer"
+    except (http.client.HTTPException, ValueError):
+        wrong = "what answers there does not speak HTTP"
+    else:
+        headers = {name.lower(): value.strip() for name, value in response.getheaders()}
+        return Answer(status=response.status, headers=headers, body=body)
+    # Out here it has no cause: the first cause of an error is what is told of a daemon.
+    raise OSError(wrong)

@@ -6,19 +6,17 @@ Redirects go to https alone. Plain http is for a server on the loopback that the
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.client
 import ipaddress
-import re
-import socket
-import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
+from pytest_gvisor import bounded_http
+from pytest_gvisor.bounded_http import Deadline, connecting
 from pytest_gvisor.errors import InstallFailed, InstallTimeout, UsageError
 from pytest_gvisor.escape import escape
 
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 SILENCE = 20.0
 """Seconds that a connection, or the next bytes, may take."""
 
-_PIECE = 256 * 1024
-_LENGTH = re.compile(r"[0-9]{1,18}")
 _NEXT = "Try again later, or give another --base-url."
 
 Progress = Callable[[int, int | None], None]
@@ -56,11 +52,10 @@ class Client:
                 f"--base-url {base_url!r} is neither https://… nor http:// to this machine's "
                 "loopback"
             )
-        self._sockets: list[socket.socket] = []
         self._opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler({} if local else None),
-            _Handler(self._sockets.append),
+            _Handler(Deadline(until=self._until, silence=silence)),
             urllib.request.HTTPDefaultErrorHandler(),
             urllib.request.HTTPErrorProcessor(),
             _Redirects(local=local),
@@ -85,24 +80,14 @@ class Client:
 
     def _pieces(self, path: str, limit: int, progress: Progress) -> Iterator[bytes]:
         url = f"{self.base_url}/{path}"
-        with self._telling(url), self._watch(), self._open(url) as response:
-            announced = response.headers.get("Content-Length", "")
-            whole = int(announced) if _LENGTH.fullmatch(announced) else None
-            come = 0
+        with self._telling(url, limit), self._open(url) as response:
+            whole, come = bounded_http.announced(response), 0
             progress(0, whole)
-            while piece := response.read1(_PIECE):
-                come += len(piece)
-                if come > limit or (whole or 0) > limit:
-                    raise InstallFailed(f"{url} is larger than {limit} bytes", next_step=_NEXT)
+            for piece in bounded_http.pieces(response, limit):
                 yield piece
+                come += len(piece)
                 progress(come, whole)
                 self._check(url)
-            # The watch shuts the connection down, which reads as its end.
-            self._check(url)
-            if whole is not None and come != whole:
-                raise InstallFailed(
-                    f"{url} was cut off after {come} of {whole} bytes", next_step=_NEXT
-                )
 
     def _check(self, url: str) -> None:
         if time.monotonic() >= self._until:
@@ -112,27 +97,13 @@ class Client:
             )
 
     @contextlib.contextmanager
-    def _watch(self) -> Iterator[None]:
-        """Shut connections down at the deadline, which socket timeouts miss when headers drip."""
-        timer = threading.Timer(self.left(), self._shut)
-        timer.daemon = True
-        timer.start()
+    def _telling(self, url: str, limit: int) -> Iterator[None]:
         try:
             yield
-        finally:
-            timer.cancel()
-            timer.join()
-            self._sockets.clear()
-
-    def _shut(self) -> None:
-        for sock in list(self._sockets):
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-
-    @contextlib.contextmanager
-    def _telling(self, url: str) -> Iterator[None]:
-        try:
-            yield
+        except bounded_http.TooLarge:
+            raise InstallFailed(f"{url} is larger than {limit} bytes", next_step=_NEXT) from None
+        except bounded_http.CutOff as error:
+            raise InstallFailed(f"{url} was {error}", next_step=_NEXT) from None
         except urllib.error.HTTPError as error:
             error.close()
             kind = NotThere if error.code in {404, 410} else InstallFailed
@@ -173,32 +144,17 @@ def _is_loopback(host: str) -> bool:
 
 
 class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-    """Opens connections and hands over each one's socket."""
+    """Opens connections whose answers come within a deadline."""
 
-    def __init__(self, tell: Callable[[socket.socket], object]) -> None:
+    def __init__(self, deadline: Deadline) -> None:
         urllib.request.HTTPSHandler.__init__(self)
-        self._tell = tell
+        self._deadline = deadline
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        made = functools.partial(_told(http.client.HTTPConnection), self._tell)
-        return self.do_open(made, req)
+        return self.do_open(connecting(http.client.HTTPConnection, self._deadline), req)
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        made = functools.partial(_told(http.client.HTTPSConnection), self._tell)
-        return self.do_open(made, req)
-
-
-def _told(kind: type[http.client.HTTPConnection]) -> Any:
-    class Told(kind):  # type: ignore[misc, valid-type]
-        def __init__(self, tell: Callable[[socket.socket], object], *args: Any, **kw: Any) -> None:
-            super().__init__(*args, **kw)
-            self._tell = tell
-
-        def connect(self) -> None:
-            super().connect()
-            self._tell(self.sock)
-
-    return Told
+        return self.do_open(connecting(http.client.HTTPSConnection, self._deadline), req)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

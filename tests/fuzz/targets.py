@@ -7,17 +7,21 @@ else that it raises is a find. Where a result can be checked, the target does th
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import string
 import tempfile
+import time
 import unicodedata
 from collections.abc import Callable, Mapping
+from http.client import HTTPConnection
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from _pytest.config import get_config
 
+from pytest_gvisor.bounded_http import Deadline, connecting
 from pytest_gvisor.cli import run as cli_run
 from pytest_gvisor.errors import GvisorError, ImageError, UsageError
 from pytest_gvisor.escape import escape, safe
@@ -40,6 +44,9 @@ from pytest_gvisor.report.merge import merge
 from pytest_gvisor.run import logs, sentry
 from pytest_gvisor.runsc import features, nix
 
+if TYPE_CHECKING:
+    import socket
+
 Target = Callable[[bytes], None]
 
 
@@ -53,6 +60,20 @@ class Source:
         """See `streams.Reader`."""
         found, self._data = self._data[:count], self._data[count:]
         return bytes(found)
+
+
+class Said(io.BytesIO):
+    """The socket of a server that says this and no more."""
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """See `socket.socket.makefile`."""
+        return io.BufferedReader(self)
+
+    def sendall(self, _data: bytes) -> None:
+        """Drop what is sent."""
+
+    def settimeout(self, _seconds: float) -> None:
+        """Take any timeout: all bytes are there."""
 
 
 def text(data: bytes) -> str:
@@ -231,8 +252,12 @@ def sentry_event(data: bytes) -> None:
 
 def daemon_answer(data: bytes) -> None:
     """HTTP of a program that listens at a daemon's socket."""
+    deadline = Deadline(until=time.monotonic() + 60)
+    connection = connecting(HTTPConnection, deadline)("localhost")
+    connection.sock = cast("socket.socket", Said(data))
     try:
-        answer = daemon_http._parsed(data)
+        connection.request("GET", "/")
+        answer = daemon_http._answer(connection)
     except OSError:
         return
     assert 100 <= answer.status <= 999

@@ -17,7 +17,7 @@ PACKAGE = Path(pytest_gvisor.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "programs", "guest", "escape", "kernel", "trust", "platform_names",
+    "programs", "guest", "bounded_http", "escape", "kernel", "trust", "platform_names",
     "errors", "wanted", "settings", "completed", "sessions", "vm", "oci", "runsc", "images",
     "install", "run", "report", "sandbox", "harness", "cli", "plugin", "inside",
 )  # fmt: skip
