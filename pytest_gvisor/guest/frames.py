@@ -8,7 +8,10 @@ pytest inside has none, because it runs in one process with the tests.
 
 from __future__ import annotations
 
+import collections
+import itertools
 import json
+import os
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +36,7 @@ WINDOW = 1024 * 1024
 
 _NUMBERS = 2**32
 _BUFFER = 1024 * 1024
+_BATCH = 16
 
 
 class FrameError(ValueError):
@@ -50,6 +54,41 @@ def parse(data: bytes) -> dict[str, Any]:
     return value
 
 
+class Outbox:
+    """Frames that wait to be written to a descriptor that does not block."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        """Bytes of it."""
+
+        self._parts: collections.deque[memoryview] = collections.deque()
+
+    def add(self, *parts: bytes | memoryview) -> None:
+        """Have these bytes written after all others."""
+        for part in parts:
+            if part:
+                self._parts.append(memoryview(part))
+                self.size += len(part)
+
+    def clear(self) -> None:
+        """Forget it all: nobody reads it any more."""
+        self._parts.clear()
+        self.size = 0
+
+    def write(self, fd: int) -> None:
+        """Write it all. Raises `BlockingIOError` where a part is left, and another `OSError`."""
+        while self._parts:
+            count = os.writev(fd, list(itertools.islice(self._parts, _BATCH)))
+            self.size -= count
+            while count:
+                part = self._parts[0]
+                if count >= len(part):
+                    count -= len(self._parts.popleft())
+                else:
+                    self._parts[0] = part[count:]
+                    count = 0
+
+
 class Encoder:
     """An encoder that numbers and tags the frames of one direction."""
 
@@ -63,7 +102,7 @@ class Encoder:
         return self.framed(json.dumps(message, separators=(",", ":")).encode(), payload)
 
     def framed(self, data: bytes, payload: int = 0) -> bytes:
-        """The same of a message that is JSON by now. Raises `FrameError` for one too large."""
+        """Return the same for a message in JSON. Raises `FrameError` if it is too large."""
         if len(data) > self._max_json or payload > MAX_PAYLOAD:
             raise FrameError("a frame that is too large")
         header = HEADER.pack(self.tag, self._number, len(data), payload)
@@ -72,9 +111,9 @@ class Encoder:
 
 
 class Decoder:
-    """Takes bytes as they come, in a buffer that grows for a long frame, and gives the frames.
+    """A decoder of frames from bytes as they come, in a buffer that grows for a long frame.
 
-    ``read`` makes the message of a frame's JSON; what it raises goes to whoever takes the frames.
+    ``read`` makes the message of a frame's JSON; its errors reach the caller of `frames`.
     """
 
     def __init__(
@@ -99,7 +138,10 @@ class Decoder:
         self._end = 0
 
     def room(self) -> memoryview:
-        """Return the place for the next bytes. Earlier frames are no longer valid."""
+        """Return the place for the next bytes. Earlier frames are no longer valid.
+
+        Call it when all `frames` have been taken: a part of one is all that is left then.
+        """
         kept = self._view[self._start : self._end]
         full = len(kept) == len(self._buffer)
         if full or (not kept and len(self._buffer) > _BUFFER):
@@ -122,7 +164,7 @@ class Decoder:
         return self._end > self._start
 
     def frames(self) -> Iterator[tuple[dict[str, Any], memoryview]]:
-        """Yield the complete frames: message and payload. Raises `FrameError`."""
+        """Yield the complete frames: message and payload. Raises `FrameError`, or as ``read``."""
         while self._end - self._start >= HEADER.size:
             tag, number, json_size, payload_size = HEADER.unpack_from(self._buffer, self._start)
             if tag != self.tag:

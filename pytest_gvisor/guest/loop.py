@@ -11,7 +11,6 @@ import collections
 import contextlib
 import fcntl
 import heapq
-import itertools
 import os
 import selectors
 import time
@@ -30,7 +29,6 @@ WRITE = selectors.EVENT_WRITE
 
 _CONGESTED = 1024 * 1024
 _RELIEVED = 256 * 1024
-_BATCH = 16
 _MOMENT = 0.02
 _PIPE = 64 * 1024
 _F_SETPIPE_SZ = 1031
@@ -47,8 +45,7 @@ class Loop:
         self.decoder = frames.Decoder()
         self.sources: set[Source] = set()
         self.congested = False
-        self._out: collections.deque[memoryview] = collections.deque()
-        self._out_size = 0
+        self._out = frames.Outbox()
         self._hurry = False  # whether what is to be sent is to be sent now
         self._blocked = False  # whether the host has taken no more at the last try
         self._selector = selectors.DefaultSelector()
@@ -97,35 +94,22 @@ class Loop:
         is likely to come at once, or after a moment.
         """
         self._hurry = self._hurry or not waits
-        head = self.encoder.head(message, len(payload))
-        for part in (head, payload):
-            if part:
-                self._out.append(memoryview(part))
-                self._out_size += len(part)
-        if self._out_size > _CONGESTED and not self.congested:
+        self._out.add(self.encoder.head(message, len(payload)), payload)
+        if self._out.size > _CONGESTED and not self.congested:
             self.flush()
 
     def flush(self) -> None:
         """Send as much as possible. If the host is gone, end everything."""
         self._hurry = self._blocked = False
         try:
-            while self._out:
-                count = os.writev(self.host, list(itertools.islice(self._out, _BATCH)))
-                self._out_size -= count
-                while count:
-                    part = self._out[0]
-                    if count >= len(part):
-                        count -= len(self._out.popleft())
-                    else:
-                        self._out[0] = part[count:]
-                        count = 0
+            self._out.write(self.host)
         except BlockingIOError:
             self._blocked = True
         except OSError:
             raise SystemExit(0) from None
-        self.want(self.host, WRITE, self.flush if self._out else None)
+        self.want(self.host, WRITE, self.flush if self._out.size else None)
         limit = _RELIEVED if self.congested else _CONGESTED
-        if self.congested != (self._out_size > limit):
+        if self.congested != (self._out.size > limit):
             self.congested = not self.congested
             for source in list(self.sources):
                 source.update()
@@ -135,7 +119,7 @@ class Loop:
         timeout = None
         if self._timers:
             timeout = max(0.0, self._timers[0][0] - time.monotonic())
-        waiting = bool(self._out) and not self._blocked
+        waiting = bool(self._out.size) and not self._blocked
         if waiting:
             timeout = _MOMENT if timeout is None else min(timeout, _MOMENT)
         ready = self._selector.select(0 if self._soon else timeout)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed
 from pytest_gvisor.errors import GvisorError, stage
 from pytest_gvisor.escape import escape
-from pytest_gvisor.guest.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, Encoder, FrameError
+from pytest_gvisor.guest.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, Encoder, FrameError, Outbox
 from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.connected import Driven, DrivenSupervisor, Ended
 from pytest_gvisor.sandbox import messages, threads
@@ -28,7 +28,6 @@ from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Death, Peer, why
 
 _CONGESTED = 2 * MAX_PAYLOAD
-_BATCH = 16
 _READS = 4
 # A read takes most of a MiB, and the socket's buffer holds two.
 _LAST_READS = 16
@@ -52,8 +51,7 @@ class Channel:
         self._decoder.tag = self._tag
         self._peers: dict[int, Peer] = {}
         self._last_id = 0
-        self._out: collections.deque[memoryview] = collections.deque()
-        self._out_size = 0
+        self._out = Outbox()
         self._writable = threading.Condition(self.lock)
         self._greeted = threading.Condition(self.lock)
         self._chores: collections.deque[Callable[[], None]] = collections.deque()
@@ -160,15 +158,11 @@ class Channel:
         with self.lock:
             if self.death is not None or self._death is not None:
                 return
-            queued = bool(self._out)
-            head = self._encoder.head(dict(message), len(payload))
-            for part in (head, payload):
-                if part:
-                    self._out.append(memoryview(part))
-                    self._out_size += len(part)
+            queued = bool(self._out.size)
+            self._out.add(self._encoder.head(dict(message), len(payload)), payload)
             if not queued:
                 self._flush()
-                if self._out:
+                if self._out.size:
                     self._want_write()
 
     def wait_room(self, deadline: float) -> bool:
@@ -235,7 +229,7 @@ class Channel:
     @property
     def congested(self) -> bool:
         """Whether much is waiting to be sent."""
-        return self._out_size > _CONGESTED
+        return self._out.size > _CONGESTED
 
     @property
     def ending(self) -> bool:
@@ -329,22 +323,11 @@ class Channel:
     def _flush(self) -> None:
         """Send as much as the socket takes."""
         try:
-            while self._out:
-                parts = [self._out[index] for index in range(min(len(self._out), _BATCH))]
-                count = os.writev(self._fd, parts)
-                self._out_size -= count
-                while count:
-                    part = self._out[0]
-                    if count >= len(part):
-                        count -= len(self._out.popleft())
-                    else:
-                        self._out[0] = part[count:]
-                        count = 0
+            self._out.write(self._fd)
         except BlockingIOError:
             pass
         except OSError:  # it is gone, which the listening thread sees as well
             self._out.clear()
-            self._out_size = 0
         if not self.congested:
             self._writable.notify_all()
             if self._relieved:
@@ -361,7 +344,7 @@ class Channel:
             self.chore(self._watch_socket)
 
     def _watch_socket(self) -> None:
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out.size else 0)
         self._supervisor.change(self._fd, events, self._on_socket)
 
     def _wind_up(self) -> None:

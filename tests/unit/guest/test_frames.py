@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from pytest_gvisor.guest.frames import (
     Decoder,
     Encoder,
     FrameError,
+    Outbox,
     parse,
 )
 
@@ -50,6 +53,39 @@ def test_frames_come_out_as_they_went_in(
     decoder = Decoder(TAG)
     assert taken(decoder, data, step) == sent
     assert not decoder.partial
+
+
+def test_an_outbox_gives_a_pipe_what_it_takes() -> None:
+    """Parts of any size arrive in their order; the next write takes the rest of the last one."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    outbox, sent, received = Outbox(), [os.urandom(n * 997) for n in range(40)], b""
+    outbox.add(*sent[:20])
+    outbox.add(memoryview(b"".join(sent[20:])))
+    assert outbox.size == sum(map(len, sent))
+    while outbox.size:
+        with contextlib.suppress(BlockingIOError):
+            outbox.write(writer)
+        received += os.read(reader, 30_000)
+    os.close(writer)
+    while more := os.read(reader, 30_000):
+        received += more
+    os.close(reader)
+    assert received == b"".join(sent)
+
+
+def test_an_outbox_that_nobody_reads_is_cleared() -> None:
+    """The error of the write reaches the caller, and the outbox can be cleared."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    outbox = Outbox()
+    outbox.add(b"abc", b"")
+    with pytest.raises(BrokenPipeError):
+        outbox.write(writer)
+    outbox.clear()
+    outbox.write(writer)
+    assert outbox.size == 0
+    os.close(writer)
 
 
 def test_the_largest_frame_fits() -> None:
