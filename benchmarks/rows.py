@@ -18,10 +18,12 @@ from benchmarks.results import Figure, Phase, Result
 from benchmarks.timing import Series, interleaved
 from pytest_gvisor import Gvisor, Launcher, Platform, Runsc
 from pytest_gvisor.completed import Outcome
+from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Hooks, Record
 from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.run.states import Lifecycle, State
+from pytest_gvisor.run.supervisor import Job, Supervisor
 from pytest_gvisor.runsc import platforms
+from pytest_gvisor.sessions.launcher import Keeper
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -194,53 +196,67 @@ def _status(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-class _Stopwatch(Lifecycle):
-    """A lifecycle that notes when each state was reached."""
+class _TimedSupervisor(Supervisor):
+    """Notes when the keeper said that runsc was started."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.marks = [(State.RESOLVED, time.perf_counter())]
+    spawned_at = 0.0
 
-    def advance(self, to: State) -> None:
-        """See `Lifecycle.advance`."""
-        super().advance(to)
-        self.marks.append((to, time.perf_counter()))
-
-    def decide(self, verdict: Outcome) -> None:
-        """See `Lifecycle.decide`."""
-        super().decide(verdict)
-        self.marks.append((State.VERDICT, time.perf_counter()))
+    def _hear(self) -> bool:
+        going_on = super()._hear()
+        if self.pid and not self.spawned_at:
+            self.spawned_at = time.monotonic()
+        return going_on
 
 
-_STEPS: Mapping[State, str] = {
-    State.BUNDLED: "making workspace and bundle",
-    State.SPAWNED: "request to the keeper, fork, until runsc's execve",
-    State.RUNNING: "runsc and the sentry, until the container's start",
-    State.VERDICT: "the workload, and runsc's end",
-    State.REAPED: "removing what the run made",
-    State.CLEANED: "the return to the caller",
-}
+class _TimedRunner(Runner):
+    """Notes when each step of a run was done."""
+
+    watch: _TimedSupervisor
+    prepared_at = judged_at = removed_at = 0.0
+
+    def _supervise(self, job: Job, undo: contextlib.ExitStack) -> Supervisor:
+        pipes = undo.enter_context(contextlib.closing(Pipes(self.request.max_output)))
+        self.watch = undo.enter_context(contextlib.closing(_TimedSupervisor(job, pipes)))
+        return self.watch
+
+    def _launch(self, supervisor: Supervisor, keeper: Keeper) -> None:
+        self.prepared_at = time.monotonic()
+        super()._launch(supervisor, keeper)
+
+    def _clean(self, supervisor: Supervisor) -> tuple[str, ...]:
+        self.judged_at = time.monotonic()
+        leaks = super()._clean(supervisor)
+        self.removed_at = time.monotonic()
+        return leaks
+
+    def steps(self) -> Iterator[tuple[str, float]]:
+        """Each step of a run that is over, in order, with the moment of its end."""
+        yield "making workspace and bundle", self.prepared_at
+        spawned_at, start = self.watch.spawned_at, self.watch.start
+        running_at = spawned_at if start is None else self.watch.started_at + start
+        # The sentry can be heard before the keeper.
+        yield "request to the keeper, fork, until runsc's execve", min(spawned_at, running_at)
+        if start is not None:
+            yield "runsc and the sentry, until the container's start", running_at
+        yield "the workload, and runsc's end", self.judged_at
+        yield "removing what the run made", self.removed_at
 
 
 def phases(bench: Bench, count: int) -> list[Phase]:
     """The time of each step of a run, and of the parts that a session pays once."""
-    begun = time.perf_counter()
+    begun = time.monotonic()
     bench.run()
-    first = time.perf_counter() - begun
-    spent: dict[str, list[float]] = {name: [] for name in (*_STEPS.values(), "all of it")}
+    first = time.monotonic() - begun
+    spent: dict[str, list[float]] = {}
     for _ in range(count):
-        begun = time.perf_counter()
-        runner = Runner(bench.gvisor.request(_TRUE), bench.launcher, Record())
-        runner.lifecycle = watch = _Stopwatch()
+        last = begun = time.monotonic()
+        runner = _TimedRunner(bench.gvisor.request(_TRUE), bench.launcher, Record())
         runner.run()
-        ended = time.perf_counter()
-        # The last two states are reached together: what comes after them is the return.
-        marks = [mark for mark in watch.marks[1:] if mark[0] is not State.CLEANED]
-        last = begun
-        for state, at in [*marks, (State.CLEANED, ended)]:
-            spent[_STEPS[state]].append(at - last)
+        ended = time.monotonic()
+        for name, at in [*runner.steps(), ("the return to the caller", ended)]:
+            spent.setdefault(name, []).append(at - last)
             last = at
-        spent["all of it"].append(ended - begun)
+        spent.setdefault("all of it", []).append(ended - begun)
     once = {
         "once: finding, judging and questioning runsc": [bench.finding],
         "once: a session's first run, keeper and root filesystem included": [first],

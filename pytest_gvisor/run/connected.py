@@ -8,67 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import socket
 import time
 from collections.abc import Callable
 
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError, stage
+from pytest_gvisor.run.pipes import Streams
 from pytest_gvisor.run.request import Workspace
 from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.run.states import Lifecycle
-from pytest_gvisor.run.supervisor import KILL_DEADLINE, LINGER, NAP, Job, Pipes, Supervisor
+from pytest_gvisor.run.supervisor import KILL_DEADLINE, LINGER, NAP, Job, Supervisor
 from pytest_gvisor.sessions.launcher import Keeper
-
-_SOCKET_BUFFER = 1024 * 1024
-
-
-class Streams(Pipes):
-    """A socket as standard input, and one pipe as standard output and error.
-
-    A process in the sandbox can open another one's pipe as /proc/PID/fd/1; a socket it cannot. It
-    is one descriptor there: when the last one of a second file of it is closed, gVisor shuts the
-    socket down on the host.
-    """
-
-    def __init__(self, max_output: int) -> None:
-        super().__init__(max_output)
-        for fds in (self.theirs, self.ours):
-            for _ in range(2):
-                os.close(fds.pop(0))
-        try:
-            ours, theirs = socket.socketpair()
-            with ours, theirs:
-                for end in (ours, theirs):
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
-                ours.setblocking(False)
-                self.socket = os.dup(ours.fileno())
-                self.ours.insert(0, self.socket)
-                self.theirs.insert(0, os.dup(theirs.fileno()))
-                self.theirs.insert(1, os.dup(self.theirs[1]))
-        except BaseException:
-            self.close()
-            raise
 
 
 class DrivenSupervisor(Supervisor):
     """Watches what the caller does not: the keeper, the sentry's events, standard error."""
 
     pipes: Streams
-
-    def __init__(self, job: Job, lifecycle: Lifecycle) -> None:
-        super().__init__(job, lifecycle)
-        self.pipes.close()
-        try:
-            self.pipes = Streams(job.max_output)
-        except BaseException:
-            self._selector.close()
-            raise
-
-    def _register(self) -> None:
-        self._add_drain(self.pipes.ours[1], self.pipes.stderr)
-        self._register_events()
 
     @property
     def over(self) -> bool:
@@ -143,15 +98,18 @@ class Driven(Runner):
         try:
             with contextlib.ExitStack() as undo:
                 keeper, self.workspace, job = self._prepare(undo)
-                with stage("pipes", "cannot make the workload's streams"):
-                    self.supervisor = DrivenSupervisor(job, self.lifecycle)
-                undo.callback(self.supervisor.close)
+                self.supervisor = self._supervise(job, undo)
                 self._hand_over(keeper)
                 self._undo = undo.pop_all()
         except GvisorError as error:
             self.record.error = error
             raise
         return self.supervisor
+
+    def _supervise(self, job: Job, undo: contextlib.ExitStack) -> DrivenSupervisor:
+        with stage("pipes", "cannot make the workload's streams"):
+            pipes = undo.enter_context(contextlib.closing(Streams(self.request.max_output)))
+            return undo.enter_context(contextlib.closing(DrivenSupervisor(job, pipes)))
 
     def _hand_over(self, keeper: Keeper) -> None:
         try:

@@ -1,7 +1,7 @@
 """One whole run: workspace, bundle, launch, supervision, verdict, removal.
 
-This is where the parts meet. The states are those of `states`; whatever happens, a workspace that
-was made is removed, and an error is one of our tree.
+This is where the parts meet. Whatever happens, a workspace that was made is removed, and an error
+is one of our tree.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run import cgroup, logs, sentry
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, Limits
+from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Record, Request, Workspace
-from pytest_gvisor.run.states import Lifecycle, State
 from pytest_gvisor.run.supervisor import Job, Supervisor
 from pytest_gvisor.run.verdict import Evidence, Verdict, judge, paste
 from pytest_gvisor.runsc.command import (
@@ -62,7 +62,6 @@ class Runner:
         self.launcher = launcher
         self.record = record
         self.keep = keep
-        self.lifecycle = Lifecycle()
         self._cgroups = Cgroups()
         self._listener: sentry.Listener | None = None
         self._started_at = time.monotonic()
@@ -83,9 +82,7 @@ class Runner:
     def _run(self) -> Completed:
         with contextlib.ExitStack() as undo:
             keeper, workspace, job = self._prepare(undo)
-            with stage("pipes", "cannot make the workload's pipes"):
-                supervisor = self._supervisor(job)
-            undo.callback(supervisor.close)
+            supervisor = self._supervise(job, undo)
             try:
                 self._launch(supervisor, keeper)
                 supervisor.watch()
@@ -99,8 +96,13 @@ class Runner:
         self._raise_for(verdict, completed, supervisor)
         return completed
 
-    def _supervisor(self, job: Job) -> Supervisor:
-        return Supervisor(job, self.lifecycle)
+    def _supervise(self, job: Job, undo: contextlib.ExitStack) -> Supervisor:
+        """Make the streams and what watches them; ``undo`` closes both."""
+        asked = self.request
+        with stage("pipes", "cannot make the workload's pipes"):
+            made = Pipes(asked.max_output, sha256=asked.sha256, feed=asked.input)
+            pipes = undo.enter_context(contextlib.closing(made))
+            return undo.enter_context(contextlib.closing(Supervisor(job, pipes)))
 
     def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Job]:
         """Make all that there is before the launch; ``undo`` removes it."""
@@ -111,7 +113,6 @@ class Runner:
         spec = self.request.make_spec(workspace)
         self.record.args, self.record.spec = spec.process.args, spec
         Bundle.create(workspace.path("bundle"), spec, terminal=self.request.terminal)
-        self.lifecycle.advance(State.BUNDLED)
         self._cgroups = cgroup.create(
             limits_of(spec), lambda path: session.journal(id=workspace.id, cgroups=[path])
         )
@@ -192,10 +193,7 @@ class Runner:
             env=env,
             folder=workspace.folder,
             root=command.root,
-            input=request.input,
             timeout=request.timeout,
-            max_output=request.max_output,
-            sha256=request.sha256,
             cgroup_folders=self._cgroups.folders,
             hide_net_sysctls=hide,
             own_users=request.way is Way.OWN,
@@ -279,7 +277,6 @@ class Runner:
                 wait_failed=logs.wait_failed(record.debug_logs),
             )
             verdict = judge(evidence)
-        self.lifecycle.decide(verdict.outcome)
         return verdict
 
     def _clean(self, supervisor: Supervisor) -> tuple[str, ...]:
@@ -288,9 +285,6 @@ class Runner:
         except GvisorError as error:
             leaks = (str(error),)
         self.launcher.left += len(leaks)
-        if self.lifecycle.state is State.VERDICT:
-            self.lifecycle.advance(State.REAPED)
-            self.lifecycle.advance(State.CLEANED)
         return leaks
 
     def _completed(

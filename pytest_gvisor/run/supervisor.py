@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import os
 import selectors
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
 from pytest_gvisor.errors import LaunchError, ProtocolError, stage
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.run import gofer
-from pytest_gvisor.run.capture import CHUNK, Capture, Drain
+from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.sentry import Listener
-from pytest_gvisor.run.states import Lifecycle, State
 from pytest_gvisor.runsc import obstacles
 from pytest_gvisor.sessions.launcher import Control, Keeper
 
@@ -51,12 +49,9 @@ class Job:
     env: dict[str, str]
     folder: str
     root: str
-    input: bytes | Iterable[bytes] | None
     timeout: float
     """Seconds from the start of the run."""
 
-    max_output: int
-    sha256: bool = False
     cgroup_folders: list[str] = dataclasses.field(default_factory=list)
     cgroup_fds: list[int] = dataclasses.field(default_factory=list)
     hide_net_sysctls: bool = False
@@ -70,78 +65,15 @@ class Job:
     """Whether the streams are a terminal."""
 
 
-class Feed:
-    """Writes the workload's standard input as it is taken, and closes it at its end.
+class Supervisor:
+    """The loop of one run. `watch` returns when runsc has ended and the streams are drained.
 
-    An iterator is asked for its next piece in the loop of the run: while it makes one, nothing else
-    goes on, and one that blocks holds up the deadline.
+    ``pipes`` are closed by whoever made them, after `close`.
     """
 
-    def __init__(self, fd: int, data: bytes | Iterable[bytes] | None) -> None:
-        self.fd = fd
-        os.set_blocking(fd, False)
-        chunks = [data or b""] if isinstance(data, bytes | None) else data
-        self._chunks: Iterator[bytes] = iter(chunks)
-        self._rest = memoryview(b"")
-
-    def write(self) -> bool:
-        """Write once; False when all is written or nobody reads any more."""
-        try:
-            # One piece a turn: an iterator of nothing but empty ones must not hold up the deadline.
-            self._rest = self._rest or memoryview(next(self._chunks))
-        except StopIteration:
-            return False
-        try:
-            self._rest = self._rest[os.write(self.fd, self._rest) :]
-        except BlockingIOError:
-            return True
-        except OSError:  # EPIPE: the workload has closed its standard input, which is its right
-            return False
-        return True
-
-
-class Pipes:
-    """The three pipes of a run: our ends, and the workload's until they are handed over."""
-
-    def __init__(self, max_output: int, *, sha256: bool = False) -> None:
-        self.theirs: list[int] = []
-        self.ours: list[int] = []
-        try:
-            for _ in range(3):
-                reader, writer = os.pipe2(os.O_CLOEXEC)
-                first = not self.ours
-                self.theirs.append(reader if first else writer)
-                self.ours.append(writer if first else reader)
-                if not first:
-                    # Fewer wake-ups; refused where the user's pipe budget is used up (pipe(7)).
-                    with contextlib.suppress(OSError):
-                        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, CHUNK)
-        except BaseException:
-            self.close()
-            raise
-        self.stdout = Capture(max_output, sha256=sha256)
-        self.stderr = Capture(max_output, sha256=sha256)
-
-    def hand_over(self) -> None:
-        """Close the workload's ends here: the end of a stream is seen only when no one holds it."""
-        while self.theirs:
-            os.close(self.theirs.pop())
-
-    def close(self) -> None:
-        """Close what is still open."""
-        # Out of the list first: after a Ctrl-C in between, the number may be another's.
-        for fds in (self.theirs, self.ours):
-            while fds:
-                with contextlib.suppress(OSError):
-                    os.close(fds.pop())
-
-
-class Supervisor:
-    """The loop of one run. `watch` returns when runsc has ended and the streams are drained."""
-
-    def __init__(self, job: Job, lifecycle: Lifecycle) -> None:
+    def __init__(self, job: Job, pipes: Pipes) -> None:
         self.job = job
-        self.lifecycle = lifecycle
+        self.pipes = pipes
         self.started_at = time.monotonic()
         self.deadline = self.started_at + job.timeout
         self.start: float | None = None
@@ -152,13 +84,7 @@ class Supervisor:
         self.pid = 0
         self.maxrss = 0
         self.failure: LaunchError | None = None
-        self.pipes = Pipes(job.max_output, sha256=job.sha256)
-        try:
-            self._selector = selectors.DefaultSelector()
-        except OSError:
-            self.pipes.close()
-            raise
-        self._drains: list[Drain] = []
+        self._selector = selectors.DefaultSelector()
         self._keeper: Keeper | None = None
         self._control: Control | None = None
         self._unheard = False
@@ -195,23 +121,13 @@ class Supervisor:
             self._register()
 
     def _register(self) -> None:
-        stdin, stdout, stderr = self.pipes.ours
-        feed = Feed(stdin, self.job.input)
-        self._add(stdin, selectors.EVENT_WRITE, feed.write)
-        for fd, capture in ((stdout, self.pipes.stdout), (stderr, self.pipes.stderr)):
-            self._add_drain(fd, capture)
-        self._register_events()
-
-    def _register_events(self) -> None:
-        """Wait for what the keeper and the sentry say."""
+        """Wait for the streams, and for what the keeper and the sentry say."""
+        for fd, event, act in self.pipes.watched():
+            self._add(fd, event, act)
         if self._control is not None:
             self._add(self._control.fileno(), selectors.EVENT_READ, self._hear)
         if self.job.listener is not None:
             self._add(self.job.listener.fileno(), selectors.EVENT_READ, self._listen)
-
-    def _add_drain(self, fd: int, capture: Capture) -> None:
-        self._drains.append(Drain(fd, capture))
-        self._add(fd, selectors.EVENT_READ, self._drains[-1].read)
 
     def _add(self, fd: int, event: int, act: Callable[[], bool]) -> None:
         self._selector.register(fd, event, act)
@@ -219,9 +135,7 @@ class Supervisor:
     def _end_stream(self, fd: int) -> None:
         """Stop watching ``fd``; a pipe of ours is closed as well."""
         self._selector.unregister(fd)
-        if fd in self.pipes.ours:
-            self.pipes.ours.remove(fd)
-            os.close(fd)
+        self.pipes.end(fd)
 
     def watch(self) -> None:
         """Wait until runsc has ended, its output is drained, or the deadline has done its work."""
@@ -246,7 +160,7 @@ class Supervisor:
 
     def _streams_open(self) -> bool:
         """Whether an output pipe is still open; nobody waits for the input's."""
-        return any(drain.fd in self.pipes.ours for drain in self._drains)
+        return any(drain.fd in self.pipes.ours for drain in self.pipes.drains)
 
     def _expire(self) -> None:
         """The deadline: SIGTERM and a grace, then SIGKILL, then no more waiting."""
@@ -270,7 +184,7 @@ class Supervisor:
     def _stop_lingering(self) -> None:
         """Who holds the streams still is not waited for; what is in them by now is taken."""
         # This process may have had no turn since the end.
-        for drain in self._drains:
+        for drain in self.pipes.drains:
             if drain.fd in self.pipes.ours:
                 drain.rest()
 
@@ -286,8 +200,6 @@ class Supervisor:
         if state == "spawned":
             self.pid = _number(message, "pid")
             # The sentry can be heard before the keeper, which is busy with other runs.
-            if self.lifecycle.state < State.SPAWNED:
-                self.lifecycle.advance(State.SPAWNED)
             self._watch_gofer()
         elif state == "failed":
             at, number = str(message.get("stage")), _number(message, "errno")
@@ -312,21 +224,13 @@ class Supervisor:
             going_on = listener.on_readable()
         if listener.started and self.start is None:
             self.start = time.monotonic() - self.started_at
-        self._note_running()
+            self._watch_gofer()
         if going_on and listener.fileno() != before:
             self._selector.unregister(before)
             with stage("events", "the sandbox cannot be listened to"):
                 self._add(listener.fileno(), selectors.EVENT_READ, self._listen)
             self._watch_gofer()
         return going_on
-
-    def _note_running(self) -> None:
-        listener = self.job.listener
-        if listener is not None and listener.started and self.lifecycle.state < State.RUNNING:
-            if self.lifecycle.state < State.SPAWNED:
-                self.lifecycle.advance(State.SPAWNED)
-            self.lifecycle.advance(State.RUNNING)
-            self._watch_gofer()
 
     def _watch_gofer(self) -> None:
         """Wait for the gofer's end too, as soon as it can be found."""
@@ -357,7 +261,6 @@ class Supervisor:
         if listener is not None:
             with stage("events", "the sandbox cannot report"):
                 listener.drain()
-            self._note_running()
 
     def clean(self) -> tuple[str, ...]:
         """Let the keeper remove everything of this run; returns what could not be removed.
@@ -388,9 +291,8 @@ class Supervisor:
         return None
 
     def close(self) -> None:
-        """Close every descriptor of this run; the keeper kills what still runs."""
+        """Close what the run is watched with; the keeper kills what still runs."""
         self._selector.close()
-        self.pipes.close()
         if self._gofer is not None:
             os.close(self._gofer)
             self._gofer = None

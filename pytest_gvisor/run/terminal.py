@@ -22,10 +22,10 @@ from collections.abc import Iterator
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import UsageError, stage
 from pytest_gvisor.run.capture import Capture
+from pytest_gvisor.run.pipes import Pipes, TerminalPipes
 from pytest_gvisor.run.request import Record, Request
 from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.run.states import Lifecycle
-from pytest_gvisor.run.supervisor import LINGER, Job, Pipes, Supervisor
+from pytest_gvisor.run.supervisor import LINGER, Job, Supervisor
 from pytest_gvisor.sessions.launcher import Launcher
 
 _PIECE = 4096
@@ -89,45 +89,22 @@ class _TerminalRunner(Runner):
         super().__init__(request, launcher, record)
         self._terminal = terminal
 
-    def _supervisor(self, job: Job) -> Supervisor:
-        return _TerminalSupervisor(job, self.lifecycle, self._terminal)
-
-
-class _TerminalPipes(Pipes):
-    """One terminal as all three streams; our end twice, for reading and for writing."""
-
-    def __init__(self, max_output: int) -> None:
-        self.theirs, self.ours = [], []
-        self.stdout = Capture(max_output)
-        self.stderr = Capture(0)
-        try:
-            ours, theirs = os.openpty()
-            self.ours.append(ours)
-            self.theirs.append(theirs)
-            self.ours.append(os.dup(ours))
-            self.theirs += [os.dup(theirs), os.dup(theirs)]
-            os.set_blocking(ours, False)
-        except BaseException:
-            self.close()
-            raise
+    def _supervise(self, job: Job, undo: contextlib.ExitStack) -> Supervisor:
+        with stage("pipes", "cannot make a terminal"):
+            pipes = undo.enter_context(contextlib.closing(TerminalPipes(self.request.max_output)))
+            supervisor = _TerminalSupervisor(job, pipes, self._terminal)
+            return undo.enter_context(contextlib.closing(supervisor))
 
 
 class _TerminalSupervisor(Supervisor):
     """Passes keys and output through, and the size of the user's terminal."""
 
-    def __init__(self, job: Job, lifecycle: Lifecycle, terminal: Terminal) -> None:
-        super().__init__(job, lifecycle)
-        self.pipes.close()
+    def __init__(self, job: Job, pipes: Pipes, terminal: Terminal) -> None:
+        super().__init__(job, pipes)
         self._terminal = terminal
         self._resized: object = signal.SIG_DFL
         self._output: _Pump | None = None
         self._patient_until = 0.0
-        with stage("pipes", "cannot make a terminal"):
-            try:
-                self.pipes = _TerminalPipes(job.max_output)
-            except BaseException:
-                self._selector.close()
-                raise
         self._resize()
 
     def _resize(self, *_: object) -> None:
@@ -135,11 +112,11 @@ class _TerminalSupervisor(Supervisor):
             self._terminal.copy_size(self.pipes.ours[-1])
 
     def _register(self) -> None:
+        super()._register()
         reader, writer = self.pipes.ours
         _Pump(self._selector, self._terminal.keys, writer).start()
         self._output = _Pump(self._selector, reader, self._terminal.screen, self.pipes.stdout)
         self._output.start()
-        self._register_events()
         self._resized = signal.signal(signal.SIGWINCH, self._resize)
         self._resize()
 

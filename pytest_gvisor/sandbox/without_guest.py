@@ -35,8 +35,8 @@ from pytest_gvisor.oci.spec import Process, Spec, User
 from pytest_gvisor.run import logs
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.connected import Driven
+from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Record, Workspace
-from pytest_gvisor.run.states import Lifecycle, State
 from pytest_gvisor.run.supervisor import Job, Supervisor
 from pytest_gvisor.run.verdict import Evidence, judge, paste
 from pytest_gvisor.sandbox.interpreter import PRIVATE, Start
@@ -149,12 +149,11 @@ class Plain:
         with contextlib.ExitStack() as undo:
             folder = os.path.join(driven.workspace.shared, "g" + secrets.token_hex(4))
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
-            job = self._job(driven, command, chunks, timeout, folder)
-            lifecycle = Lifecycle()
-            lifecycle.advance(State.BUNDLED)
+            job = self._job(driven, command, timeout, folder)
             with stage("pipes", "cannot make the program's pipes"):
-                supervisor = Supervisor(job, lifecycle)
-            undo.callback(supervisor.close)
+                made = Pipes(command.max_output, sha256=command.sha256, feed=chunks)
+                pipes = undo.enter_context(contextlib.closing(made))
+                supervisor = undo.enter_context(contextlib.closing(Supervisor(job, pipes)))
             self._plan.runsc.check_unchanged()
             try:
                 supervisor.launch(self._plan.launcher.keeper())
@@ -173,7 +172,6 @@ class Plain:
         self,
         driven: Driven,
         command: Command,
-        chunks: Iterable[bytes] | None,
         timeout: float,
         folder: str,
     ) -> Job:
@@ -206,10 +204,7 @@ class Plain:
             env=dict(self.record.env),
             folder=folder,
             root=os.path.join(folder, "root"),
-            input=chunks,
             timeout=timeout,
-            max_output=command.max_output,
-            sha256=command.sha256,
         )
 
     def _check(

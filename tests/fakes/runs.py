@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_gvisor.completed import Completed
+from pytest_gvisor.completed import Completed, Outcome
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.oci.defaults import default_spec
 from pytest_gvisor.oci.rootfs import empty
@@ -32,6 +32,17 @@ class Ended:
     runner: Runner
     completed: Completed | None
     error: GvisorError | None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The verdict, also where it was raised as an error; None where there was none."""
+        known = self.runner.record.completed
+        return None if known is None else known.outcome
+
+    @property
+    def was_prepared(self) -> bool:
+        """Whether the run got as far as a command line of runsc."""
+        return bool(self.runner.record.argv)
 
 
 @dataclass(kw_only=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import itertools
 import os
 import select
 import signal
@@ -22,93 +20,15 @@ from pytest_gvisor.completed import Outcome, SandboxCrashed, WorkloadTimeout
 from pytest_gvisor.errors import LaunchError, ProtocolError
 from pytest_gvisor.programs import proc
 from pytest_gvisor.run import supervisor as supervisor_module
-from pytest_gvisor.run.capture import Capture, Drain
-from pytest_gvisor.run.connected import Driven, Streams
+from pytest_gvisor.run.connected import Driven
+from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Record, Request
-from pytest_gvisor.run.states import Lifecycle, State
-from pytest_gvisor.run.supervisor import Feed, Job, Pipes, Supervisor
+from pytest_gvisor.run.supervisor import Job, Supervisor
 from pytest_gvisor.sessions.launcher import Control, Keeper
 from pytest_gvisor.settings import Platform
 from tests.fakes.fake import FINE, FakeRunsc, Step
 from tests.fakes.runs import Ended, Runs, make_spec
 from tests.faults.little import LONGER
-
-Ends = tuple[int, int]
-
-
-@pytest.fixture
-def pipe() -> Iterator[Ends]:
-    """A pipe: where it is read, and where it is written."""
-    reader, writer = os.pipe()
-    yield reader, writer
-    for fd in (reader, writer):
-        with contextlib.suppress(OSError):  # a test may have closed it
-            os.close(fd)
-
-
-@pytest.mark.parametrize("data", [None, b"", [], [b"", b"", b""]])
-def test_an_input_of_nothing_is_at_its_end(pipe: Ends, data: Any) -> None:
-    """An empty input ends at once, or after one turn for each empty piece."""
-    feed = Feed(pipe[1], data)
-    turns = list(itertools.takewhile(bool, (feed.write() for _ in range(10))))
-    assert len(turns) < 10
-
-
-def test_an_input_is_written_as_it_is_taken(pipe: Ends) -> None:
-    """A full pipe is no error, nothing is lost, and no piece is asked for before it is needed."""
-    reader, writer = pipe
-    asked: list[int] = []
-
-    def pieces() -> Iterator[bytes]:
-        for number in range(3):
-            asked.append(number)
-            yield bytes([number]) * 100_000
-
-    feed = Feed(writer, pieces())
-    for _ in range(5):
-        assert feed.write()
-    assert asked == [0]
-    read = b""
-    while feed.write():
-        read += os.read(reader, 2**20)
-    assert read == b"".join(bytes([number]) * 100_000 for number in range(3))
-
-
-def test_a_workload_that_closes_its_input_ends_the_feeding(pipe: Ends) -> None:
-    """A workload may close its input without an error."""
-    os.close(pipe[0])
-    assert not Feed(pipe[1], b"x").write()
-
-
-def test_pipes_are_closed_once() -> None:
-    """Both ends of three pipes are closed, also after the hand-over."""
-    before = set(os.listdir("/proc/self/fd"))
-    pipes = Pipes(10)
-    assert len(set(os.listdir("/proc/self/fd")) - before) == 6
-    pipes.hand_over()
-    assert len(set(os.listdir("/proc/self/fd")) - before) == 3
-    pipes.close()
-    pipes.close()
-    assert set(os.listdir("/proc/self/fd")) == before
-
-
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_pipes_that_cannot_be_made_leave_none(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Out of descriptors at the first, the second or the third."""
-    before = set(os.listdir("/proc/self/fd"))
-    real = os.pipe2
-    made: list[int] = []
-
-    def pipe2(flags: int) -> Ends:
-        if len(made) == number:
-            raise OSError(errno.EMFILE, "Too many open files")
-        made.append(flags)
-        return real(flags)
-
-    monkeypatch.setattr(os, "pipe2", pipe2)
-    with pytest.raises(OSError, match="Too many"):
-        Pipes(10)
-    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_shortage_of_pipes_is_a_typed_error(
@@ -116,7 +36,7 @@ def test_a_shortage_of_pipes_is_a_typed_error(
 ) -> None:
     """The error comes before a start, and the next run works."""
 
-    def refuse(_flags: int) -> Ends:
+    def refuse(_flags: int) -> tuple[int, int]:
         raise OSError(errno.EMFILE, "Too many open files")
 
     runs.launcher.keeper()
@@ -171,19 +91,19 @@ def test_a_gofer_that_cannot_be_watched_ends_no_run(
 def well(runs: Runs, fake: FakeRunsc) -> bool:
     """Whether another run ends well."""
     fake.script(*FINE, ["task_exit", 0], ["exit", 0])
-    return runs().runner.lifecycle.verdict is Outcome.EXITED
+    return runs().outcome is Outcome.EXITED
 
 
 @contextlib.contextmanager
-def told(*messages: bytes, **job: Any) -> Iterator[Supervisor]:
+def told(*messages: bytes, max_output: int = 10, **job: Any) -> Iterator[Supervisor]:
     """Yield a supervisor whose control socket has these unread messages of the keeper."""
     usual = {
         "id": "g1", "executable": 0, "argv": [], "term": [], "delete": [], "env": {}, "folder": "",
-        "root": "", "input": None, "timeout": 1.0, "max_output": 10,
+        "root": "", "timeout": 1.0,
     }  # fmt: skip
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        supervisor = Supervisor(Job(**{**usual, **job}), Lifecycle())
+    with ours, theirs, contextlib.closing(Pipes(max_output)) as pipes:
+        supervisor = Supervisor(Job(**{**usual, **job}), pipes)
         supervisor._control = Control(ours)
         for message in messages:
             theirs.send(message)
@@ -193,12 +113,11 @@ def told(*messages: bytes, **job: Any) -> Iterator[Supervisor]:
 
 
 def test_the_sentry_may_be_heard_before_the_keeper() -> None:
-    """A keeper that is busy with other runs says late that this one was spawned: no way back."""
+    """A keeper that is busy with other runs says late that this one was spawned."""
     with told(b'{"state": "spawned", "pid": 7}') as supervisor:
-        for state in (State.BUNDLED, State.SPAWNED, State.RUNNING):
-            supervisor.lifecycle.advance(state)
+        supervisor.start = 0.5
         assert supervisor._hear()
-    assert (supervisor.pid, supervisor.lifecycle.state) == (7, State.RUNNING)
+    assert (supervisor.pid, supervisor.start) == (7, 0.5)
 
 
 EXITED = b'{"state": "exited", "status": 512, "maxrss": 0}'
@@ -208,7 +127,6 @@ def test_a_workload_that_has_ended_before_it_was_heard_has_not_timed_out() -> No
     """An input that blocks past the deadline, or a stopped pytest, hears of it only then."""
     with told(b'{"state": "spawned", "pid": 7}', EXITED, timeout=0.0) as supervisor:
         supervisor.pipes.hand_over()
-        supervisor.lifecycle.advance(State.BUNDLED)
         supervisor.watch()
     assert (supervisor.status, supervisor.timed_out) == (512, False)
 
@@ -232,44 +150,6 @@ def test_what_is_in_the_pipes_when_nobody_waits_any_longer_is_read(
     assert kept == [b"x" * 50_000] * 2
 
 
-@pytest.mark.parametrize("kind", [Pipes, Streams])
-def test_a_descriptor_is_not_closed_twice(
-    kind: type[Pipes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A Ctrl-C during the close must not close a number that another file has by then."""
-    pipes, real = kind(10), os.close
-    closed: list[int] = []
-
-    def close(fd: int) -> None:
-        closed.append(fd)
-        real(fd)
-        if len(closed) in (1, 3):
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "close", close)
-        for act in (pipes.hand_over, pipes.close):
-            with pytest.raises(KeyboardInterrupt):
-                act()
-        pipes.close()
-    assert len(closed) == len(set(closed)) >= 5
-
-
-def test_a_writer_that_never_stops_is_not_read_for_ever(pipe: Ends) -> None:
-    """The last read takes at most the size of the pipe."""
-    reader, writer = pipe
-    os.set_blocking(writer, False)
-    capture = Capture(0)
-
-    class Endless(Drain):
-        def read(self) -> bool:
-            os.write(writer, b"x" * 4096)
-            return super().read()
-
-    Endless(reader, capture).rest()
-    assert 0 < capture.total <= 2 * fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ)
-
-
 def during(runs: Runs, act: Callable[[], None], **options: Any) -> Ended:
     """One run, in the midst of which something happens."""
     result: list[Ended] = []
@@ -291,7 +171,7 @@ def test_a_run_may_have_any_number_of_seconds(runs: Runs, fake: FakeRunsc) -> No
     fake.script(*FINE, ["task_exit", 0], ["exit", 0])
     ended = runs(timeout=settings.seconds(1e300, "timeout"))
     assert ended.error is None
-    assert ended.runner.lifecycle.verdict is Outcome.EXITED
+    assert ended.outcome is Outcome.EXITED
 
 
 def test_a_deadline_that_has_sent_its_signal_stays_one(runs: Runs, fake: FakeRunsc) -> None:
@@ -320,7 +200,7 @@ def test_a_gofer_that_ends_after_a_flood_of_reports_has_not_died_first(
         patch.setattr(supervisor_module.Supervisor, "_turn", turn)
         ended = runs()
     assert ended.error is None
-    assert ended.runner.lifecycle.verdict is Outcome.EXITED
+    assert ended.outcome is Outcome.EXITED
 
 
 def test_a_driven_run_whose_gofer_dies_before_the_start_is_killed(

@@ -1,0 +1,150 @@
+"""The standard streams of a run: pipes, a socket, or a terminal; our ends and the workload's."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import selectors
+import socket
+from collections.abc import Callable, Iterable, Iterator
+
+from pytest_gvisor.run.capture import CHUNK, Capture, Drain
+
+_SOCKET_BUFFER = 1024 * 1024
+
+Input = bytes | Iterable[bytes] | None
+
+
+class Feed:
+    """Writes the workload's standard input as it is taken, and closes it at its end.
+
+    An iterator is asked for its next piece in the loop of the run: while it makes one, nothing else
+    goes on, and one that blocks holds up the deadline.
+    """
+
+    def __init__(self, fd: int, data: Input) -> None:
+        self.fd = fd
+        os.set_blocking(fd, False)
+        chunks = [data or b""] if isinstance(data, bytes | None) else data
+        self._chunks: Iterator[bytes] = iter(chunks)
+        self._rest = memoryview(b"")
+
+    def write(self) -> bool:
+        """Write once; False when all is written or nobody reads any more."""
+        try:
+            # One piece a turn: an iterator of nothing but empty ones must not hold up the deadline.
+            self._rest = self._rest or memoryview(next(self._chunks))
+        except StopIteration:
+            return False
+        try:
+            self._rest = self._rest[os.write(self.fd, self._rest) :]
+        except BlockingIOError:
+            return True
+        except OSError:  # EPIPE: the workload has closed its standard input, which is its right
+            return False
+        return True
+
+
+class Pipes:
+    """The three pipes of a run: our ends, and the workload's until they are handed over."""
+
+    def __init__(self, max_output: int, *, sha256: bool = False, feed: Input = None) -> None:
+        self.theirs: list[int] = []
+        """What becomes the workload's descriptors 0, 1 and 2, in this order."""
+
+        self.ours: list[int] = []
+        self.drains: list[Drain] = []
+        self.stdout = Capture(max_output, sha256=sha256)
+        self.stderr = Capture(max_output, sha256=sha256)
+        self._feed: Feed | None = None
+        try:
+            self._open(feed)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, feed: Input) -> None:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        self.theirs.append(reader)
+        self.ours.append(writer)
+        self._feed = Feed(writer, feed)
+        self._open_output(self.stdout)
+        self._open_output(self.stderr)
+
+    def _open_output(self, capture: Capture) -> None:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        self.theirs.append(writer)
+        self.ours.append(reader)
+        # Fewer wake-ups; refused where the user's pipe budget is used up (pipe(7)).
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, CHUNK)
+        self.drains.append(Drain(reader, capture))
+
+    def watched(self) -> Iterator[tuple[int, int, Callable[[], bool]]]:
+        """Each of our ends to wait for, with the event and the call that it is for.
+
+        The call returns False at the end of its stream.
+        """
+        if self._feed is not None:
+            yield self._feed.fd, selectors.EVENT_WRITE, self._feed.write
+        for drain in self.drains:
+            yield drain.fd, selectors.EVENT_READ, drain.read
+
+    def hand_over(self) -> None:
+        """Close the workload's ends here: the end of a stream is seen only when no one holds it."""
+        while self.theirs:
+            os.close(self.theirs.pop())
+
+    def end(self, fd: int) -> None:
+        """Close one of our ends; any other descriptor is left alone."""
+        if fd in self.ours:
+            self.ours.remove(fd)
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close what is still open."""
+        # Out of the list first: after a Ctrl-C in between, the number may be another's.
+        for fds in (self.theirs, self.ours):
+            while fds:
+                with contextlib.suppress(OSError):
+                    os.close(fds.pop())
+
+
+class Streams(Pipes):
+    """A socket as standard input, and one pipe as standard output and error.
+
+    A process in the sandbox can open another one's pipe as /proc/PID/fd/1; a socket it cannot. It
+    is one descriptor there: when the last one of a second file of it is closed, gVisor shuts the
+    socket down on the host.
+    """
+
+    socket: int
+    """Our end of the socket, which its owner reads and writes: it is not among those watched."""
+
+    def _open(self, feed: Input) -> None:
+        del feed
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+            ours.setblocking(False)
+            self.socket = os.dup(ours.fileno())
+            self.ours.append(self.socket)
+            self.theirs.append(os.dup(theirs.fileno()))
+        self._open_output(self.stderr)
+        self.theirs.append(os.dup(self.theirs[-1]))
+
+
+class TerminalPipes(Pipes):
+    """One terminal as all three streams; our end twice, for reading and for writing."""
+
+    def _open(self, feed: Input) -> None:
+        del feed
+        ours, theirs = os.openpty()
+        self.ours.append(ours)
+        self.theirs.append(theirs)
+        self.ours.append(os.dup(ours))
+        for _ in range(2):
+            self.theirs.append(os.dup(theirs))
+        os.set_blocking(ours, False)
