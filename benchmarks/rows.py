@@ -18,10 +18,11 @@ from benchmarks.results import Figure, Phase, Result
 from benchmarks.timing import Series, interleaved
 from pytest_gvisor import Gvisor, Launcher, Platform, Runsc
 from pytest_gvisor.completed import Outcome
+from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Hooks, Record
 from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.run.supervisor import Job, Supervisor
+from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.runsc import platforms
 from pytest_gvisor.sessions.launcher import Keeper
 
@@ -214,9 +215,12 @@ class _TimedRunner(Runner):
     watch: _TimedSupervisor
     prepared_at = judged_at = removed_at = 0.0
 
-    def _supervise(self, job: Job, undo: contextlib.ExitStack) -> Supervisor:
+    def _supervise(self, order: Order, undo: contextlib.ExitStack) -> Supervisor:
         pipes = undo.enter_context(contextlib.closing(Pipes(self.request.max_output)))
-        self.watch = undo.enter_context(contextlib.closing(_TimedSupervisor(job, pipes)))
+        watch = _TimedSupervisor(
+            order, pipes, timeout=self.request.timeout, listener=self._listener
+        )
+        self.watch = undo.enter_context(contextlib.closing(watch))
         return self.watch
 
     def _launch(self, supervisor: Supervisor, keeper: Keeper) -> None:

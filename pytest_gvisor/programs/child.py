@@ -1,94 +1,27 @@
 """The child between fork and execve: every step of its way to runsc, and how a failing one is told.
 
-Runs in the keeper's fork only, with the standard library and `linux`. There is no way through
-without no-new-privs: each step either holds or ends the child with its name and errno in the error
-pipe.
+Runs in the keeper's fork only, with the standard library, `linux` and `order`. There is no way
+through without no-new-privs: each step either holds or ends the child with its name and errno in
+the error pipe.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.programs import linux
+    from pytest_gvisor.programs.order import Order
 else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path
     import linux
-
+    from order import Order
 
 _EXECUTABLE = 3
 _ERROR_PIPE = 4
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Start:
-    """What the child is to become."""
-
-    argv: list[str]
-    env: dict[str, str]
-    executable: int
-    """Descriptor of the file that was judged: what was judged is what runs."""
-
-    streams: tuple[int, int, int]
-    """Descriptors that become 0, 1 and 2."""
-
-    cgroups: tuple[int, ...] = ()
-    """Descriptors of ``cgroup.procs`` files to join."""
-
-    hide_net_sysctls: bool = False
-    """Whether runsc must not see /proc/sys/net: see `hide_net_sysctls`."""
-
-    own_users: bool = False
-    """Whether the child makes a user namespace for runsc: see `_own_users`."""
-
-    netns: str = ""
-    """Where to put a new network namespace, for runsc to join: see `make_netns`."""
-
-    binds: tuple[tuple[str, str], ...] = ()
-    """Sources and targets to bind before runsc starts, seen by runsc alone: see `bind_all`."""
-
-    readonly: tuple[str, ...] = ()
-    """Paths of the host that runsc must not be able to write to: see `protect`."""
-
-    writable: tuple[str, ...] = ()
-    """Paths below those that it may write to all the same."""
-
-    terminal: bool = False
-    """Whether the streams are a terminal, to be the session's controlling one."""
-
-
-def start_of(request: dict[str, Any], fds: list[int]) -> Start:
-    """What a request and its descriptors ask for.
-
-    Raises TypeError, ValueError or LookupError for a request of another shape.
-    """
-    executable, stdin, stdout, stderr, *cgroups = fds
-    env = {**request["env"]}
-    texts([*env.values()])
-    return Start(
-        argv=texts(request["argv"]),
-        env=env,
-        executable=executable,
-        streams=(stdin, stdout, stderr),
-        cgroups=tuple(cgroups),
-        hide_net_sysctls=bool(request["hide_net_sysctls"]),
-        own_users=bool(request.get("own_users")),
-        netns=texts([request["netns"]])[0],
-        binds=tuple((source, target) for source, target in map(texts, request.get("binds", ()))),
-        readonly=tuple(texts(request.get("readonly", []))),
-        writable=tuple(texts(request.get("writable", []))),
-        terminal=bool(request.get("terminal")),
-    )
-
-
-def texts(value: object) -> list[str]:
-    """``value``, if it is a list of strings; raises TypeError otherwise."""
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise TypeError(f"not a list of strings: {value!r}"[:200])
-    return value
 
 
 def hide_net_sysctls() -> None:
@@ -171,9 +104,10 @@ def _own_users() -> None:
             file.write(text)
 
 
-def _place_descriptors(start: Start, error_pipe: int) -> None:
+def _place_descriptors(fds: Sequence[int], error_pipe: int) -> None:
     """Streams to 0-2, executable to 3, error pipe to 4, cgroups after; close all else."""
-    wanted = (*start.streams, start.executable, error_pipe, *start.cgroups)
+    executable, stdin, stdout, stderr, *cgroups = fds
+    wanted = (stdin, stdout, stderr, executable, error_pipe, *cgroups)
     # First out of the way of every target, so that no dup2 overwrites one that is still needed.
     high = [os.dup(fd) for fd in wanted]
     while min(high) <= len(wanted):
@@ -201,15 +135,18 @@ def _verify() -> None:
         raise OSError(0, f"NoNewPrivs reads {status['NoNewPrivs']!r}, not 1")
 
 
-def become(start: Start, *, parent: int, error_pipe: int) -> NoReturn:
-    """Turn this fresh fork into runsc, or report ``stage errno text`` and exit with status 127."""
+def become(order: Order, fds: Sequence[int], *, parent: int, error_pipe: int) -> NoReturn:
+    """Turn this fresh fork into runsc, or report ``stage errno text`` and exit with status 127.
+
+    ``fds`` are the order's: the executable, three streams, and ``cgroup.procs`` files to join.
+    """
     stage = "session"
     try:
         _become_session_leader(parent)
         stage = "descriptors"
-        _place_descriptors(start, error_pipe)
+        _place_descriptors(fds, error_pipe)
         error_pipe = _ERROR_PIPE
-        if start.terminal:
+        if order.terminal:
             stage = "terminal"
             linux.take_terminal(0)
         stage = "signals"
@@ -217,19 +154,19 @@ def become(start: Start, *, parent: int, error_pipe: int) -> NoReturn:
         os.umask(0o022)
         os.chdir("/")
         stage = "cgroup"
-        for descriptor in range(_ERROR_PIPE + 1, _ERROR_PIPE + 1 + len(start.cgroups)):
+        for descriptor in range(_ERROR_PIPE + 1, len(fds) + 1):
             os.write(descriptor, b"0")  # "0" names the writer itself (cgroups(7))
-        mounts = start.hide_net_sysctls or start.netns or start.binds or start.readonly
-        if start.own_users or mounts:
+        mounts = order.hide_net_sysctls or order.netns or order.binds or order.readonly
+        if order.own_users or mounts:
             stage = "mount_namespace"
-            _own_mounts(users=start.own_users)
+            _own_mounts(users=order.own_users)
         stage = "mounts"
-        bind_all(start.binds)
-        protect(start.readonly, start.writable)
-        if start.netns:
+        bind_all(order.binds)
+        protect(order.readonly, order.writable)
+        if order.netns:
             stage = "network_namespace"
-            make_netns(start.netns)
-        if start.hide_net_sysctls:
+            make_netns(order.netns)
+        if order.hide_net_sysctls:
             stage = "mount_namespace"
             hide_net_sysctls()
         stage = "no_new_privs"
@@ -237,7 +174,8 @@ def become(start: Start, *, parent: int, error_pipe: int) -> NoReturn:
         stage = "verify"
         _verify()
         stage = "execve"
-        os.execve(_EXECUTABLE, start.argv, start.env)
+        # By descriptor: the file that was checked is the one that runs, whatever its path names.
+        os.execve(_EXECUTABLE, order.argv, order.env)
     except OSError as error:
         report = f"{stage} {error.errno or 0} {error.strerror or error}"
         os.write(error_pipe, report.encode("utf-8", "backslashreplace")[:2000])

@@ -1,11 +1,11 @@
 """The keeper: one small single-threaded program that owns every sandbox of one pytest process.
 
 It forks, reaps (as child subreaper), kills, and removes what a run made. Started as
-``python -I -S keeper.py``, it imports the standard library and its two siblings only, sits in a
+``python -I -S keeper.py``, it imports the standard library and its siblings only, sits in a
 session of its own, and ignores the terminal's signals, so it outlives pytest's death by any
 signal for as long as it takes to leave nothing behind.
 
-A request comes over the main socket with the descriptors of one run; everything that is said about
+An order comes over the main socket with the descriptors of one run; everything that is said about
 that run goes over a socket of the run's own. When that socket closes, the caller is gone and the
 run is killed. When the main socket closes or pytest's pidfd becomes readable, pytest is gone.
 """
@@ -26,18 +26,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.programs import child, leftovers, linux
+    from pytest_gvisor.programs.order import Order
 else:
     # -I leaves the script's folder out of sys.path; -S leaves site-packages out.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import child
     import leftovers
     import linux
+    from order import Order
 
 MAX_MESSAGE = 128 * 1024
 MAX_FDS = 16
+_FEWEST_FDS = 4
 EXIT_GRACE = 0.5
 DELETE_DEADLINE = 3.0
 DELETE_TRIES = 3
+
+_NOTHING = Order(id="", argv=(), term=(), delete=(), env={}, folder="", root="")
+"""The order of a run whose message could not be read: there is nothing to remove."""
 
 
 class Run:
@@ -46,13 +52,7 @@ class Run:
     def __init__(self, keeper: Keeper, control: socket.socket) -> None:
         self.keeper = keeper
         self.control = control
-        self.id = ""
-        self.folder = ""
-        self.root = ""
-        self.term_argv: list[str] = []
-        self.delete_argv: list[str] = []
-        self.env: dict[str, str] = {}
-        self.cgroups: list[str] = []
+        self.order = _NOTHING
         self.executable = -1
         self.report = -1
         self.pid = 0
@@ -69,24 +69,20 @@ class Run:
             self.control.send(json.dumps(message).encode())
 
     def start(self, message: bytes, fds: list[int]) -> None:
-        """Fork the child that the request describes.
+        """Fork the child that the order describes.
 
-        Its error pipe answers: text for a failed step, the end for execve. Raises anything for a
-        request of another shape; nothing is started then.
+        Its error pipe answers: text for a failed step, the end for execve. Raises OSError, and
+        ValueError for a message that is no order; nothing is started then.
         """
-        request = json.loads(message)
-        start = child.start_of(request, fds)
-        self.term_argv = child.texts(request["term"])
-        self.delete_argv = child.texts(request["delete"])
-        self.cgroups = child.texts(request["cgroup_folders"])
-        self.id, self.folder, self.root = child.texts(
-            [request["id"], request["folder"], request["root"]]
-        )
-        self.env = start.env
-        self.executable = os.dup(start.executable)
-        self._fork(start)
+        order = Order.from_json(message)
+        if len(fds) < _FEWEST_FDS:
+            raise ValueError(f"{len(fds)} descriptors came with the order")
+        self.order = order
+        self.executable = os.dup(fds[0])
+        self._fork(fds)
 
-    def _fork(self, start: child.Start) -> None:
+    def _fork(self, fds: list[int]) -> None:
+        # The child's writer is close-on-exec: the end of an empty pipe says that execve was done.
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             self.keeper.watch(reader, self.launched)
@@ -94,7 +90,7 @@ class Run:
             me = os.getpid()
             self.pid = os.fork()
             if self.pid == 0:
-                child.become(start, parent=me, error_pipe=writer)
+                child.become(self.order, fds, parent=me, error_pipe=writer)
         except BaseException:
             if self.report < 0:
                 os.close(reader)
@@ -163,14 +159,14 @@ class Run:
         """Have runsc send the workload SIGTERM, if it runs by now; nobody waits for that."""
         if self.status is None and self.pid:
             with contextlib.suppress(OSError):
-                self._spawn(self.term_argv)
+                self._spawn(self.order.term)
 
     def kill(self) -> None:
         """SIGKILL runsc; gofer and sentry follow by their parent-death signals."""
         if self.status is None and self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-        leftovers.kill_cgroups(self.cgroups)
+        leftovers.kill_cgroups(self.order.cgroups)
         self.killed_at = time.monotonic()
 
     def reaped(self, status: int, seconds: float, kilobytes: int) -> None:
@@ -196,7 +192,7 @@ class Run:
         try:
             leaks = self._step(now)
         except OSError as error:  # out of descriptors or memory, for the moment
-            leaks = [f"{self.folder}: {error}"] if now > self.deadline + EXIT_GRACE else None
+            leaks = [f"{self.order.folder}: {error}"] if now > self.deadline + EXIT_GRACE else None
         if leaks is None:
             return False
         self.tell(state="cleaned", leaks=leaks)
@@ -204,39 +200,38 @@ class Run:
 
     def _step(self, now: float) -> list[str] | None:
         """What cannot be removed, or None for: not yet."""
-        if not self.folder:
+        order = self.order
+        if not order.folder:
             return []
-        left = leftovers.processes(self.root)
+        left = leftovers.processes(order.root)
         if left:
             # PDEATHSIG reaches gofer and sentry at once; what stays is killed by pid.
             if self.killed_at is not None or now > self.deadline:
-                leftovers.kill(left, self.root)
+                leftovers.kill(left, order.root)
             if now < self.deadline + EXIT_GRACE:
                 return None
-        stale = leftovers.has_state(self.root)
+        stale = leftovers.has_state(order.root)
         if stale and self.deletes < DELETE_TRIES:
             self.deletes += 1
             self.deadline = now + DELETE_DEADLINE
-            self.deleter = self._spawn(self.delete_argv)
+            self.deleter = self._spawn(order.delete)
             return None
-        leaks = leftovers.remove(self.folder, self.cgroups)
+        leaks = leftovers.remove(order.folder, order.cgroups)
         if leaks and now < self.deadline + EXIT_GRACE:
             return None
         if stale:
-            leaks.append(f"`runsc delete --force {self.id}` left its state; the files are gone")
+            leaks.append(f"`runsc delete --force {order.id}` left its state; the files are gone")
         return leaks + [f"process {pid}" for pid in left]
 
-    def _spawn(self, argv: list[str]) -> int:
+    def _spawn(self, argv: tuple[str, ...]) -> int:
         """Start another command of the same runsc, in a child of the same kind; its pid."""
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
-            start = child.Start(
-                argv=argv, env=self.env, executable=self.executable, streams=(null, null, null)
-            )
             me = os.getpid()
             pid = os.fork()
             if pid == 0:
-                child.become(start, parent=me, error_pipe=null)
+                fds = [self.executable, null, null, null]
+                child.become(self.order.command(argv), fds, parent=me, error_pipe=null)
             return pid
         finally:
             os.close(null)

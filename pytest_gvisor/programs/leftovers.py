@@ -16,7 +16,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
@@ -104,7 +104,7 @@ def has_state(root: str) -> bool:
         return False
 
 
-def remove(folder: str, cgroups: list[str]) -> list[str]:
+def remove(folder: str, cgroups: Sequence[str]) -> list[str]:
     """Remove a run's folder and cgroups; returns what could not be removed, in words."""
     unmount(folder)
     leaks = [*(_undo(os.rmdir, cgroup) for cgroup in cgroups), _undo(shutil.rmtree, folder)]
@@ -162,7 +162,7 @@ def unmount(folder: str) -> None:
             linux.umount_lazily(path)
 
 
-def kill_cgroups(cgroups: list[str]) -> None:
+def kill_cgroups(cgroups: Sequence[str]) -> None:
     """SIGKILL everything in the cgroups: cgroup.kill where version 2 has it, else one by one."""
     for cgroup in cgroups:
         try:
@@ -191,7 +191,9 @@ def _kill_member(pid: int, cgroup: str) -> None:
             os.close(pidfd)
 
 
-def clear(folder: str, root: str, cgroups: list[str], *, patience: float = PATIENCE) -> list[str]:
+def clear(
+    folder: str, root: str, cgroups: Sequence[str], *, patience: float = PATIENCE
+) -> list[str]:
     """Kill what there is of the sandboxes at or under ``root``, then remove folder and cgroups.
 
     For callers without a keeper: waits until nothing is left, and at most ``patience`` seconds.
@@ -220,7 +222,7 @@ def clear_session(
     return _retried(session, step, patience)
 
 
-def _kill(root: str, cgroups: list[str], *, everywhere: bool = True) -> list[str]:
+def _kill(root: str, cgroups: Sequence[str], *, everywhere: bool = True) -> list[str]:
     """SIGKILL all of the sandboxes at or under ``root``; what was there, in words."""
     left = processes(root, everywhere=everywhere)
     kill(left, root)

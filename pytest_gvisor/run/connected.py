@@ -13,10 +13,11 @@ from collections.abc import Callable
 
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError, stage
+from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run.pipes import Streams
 from pytest_gvisor.run.request import Workspace
 from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.run.supervisor import KILL_DEADLINE, LINGER, NAP, Job, Supervisor
+from pytest_gvisor.run.supervisor import KILL_DEADLINE, LINGER, NAP, Supervisor
 from pytest_gvisor.sessions.launcher import Keeper
 
 
@@ -97,8 +98,8 @@ class Driven(Runner):
         """Make what it needs and hand it to the keeper. Raises as `run` does before a start."""
         try:
             with contextlib.ExitStack() as undo:
-                keeper, self.workspace, job = self._prepare(undo)
-                self.supervisor = self._supervise(job, undo)
+                keeper, self.workspace, order = self._prepare(undo)
+                self.supervisor = self._supervise(order, undo)
                 self._hand_over(keeper)
                 self._undo = undo.pop_all()
         except GvisorError as error:
@@ -106,10 +107,13 @@ class Driven(Runner):
             raise
         return self.supervisor
 
-    def _supervise(self, job: Job, undo: contextlib.ExitStack) -> DrivenSupervisor:
+    def _supervise(self, order: Order, undo: contextlib.ExitStack) -> DrivenSupervisor:
         with stage("pipes", "cannot make the workload's streams"):
             pipes = undo.enter_context(contextlib.closing(Streams(self.request.max_output)))
-            return undo.enter_context(contextlib.closing(DrivenSupervisor(job, pipes)))
+            made = DrivenSupervisor(
+                order, pipes, timeout=self.request.timeout, listener=self._listener
+            )
+            return undo.enter_context(contextlib.closing(made))
 
     def _hand_over(self, keeper: Keeper) -> None:
         try:

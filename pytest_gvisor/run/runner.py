@@ -7,7 +7,6 @@ is one of our tree.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import secrets
 import shutil
@@ -20,13 +19,14 @@ from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.validate import check_id
+from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run import cgroup, logs, sentry
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, Limits
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Record, Request, Workspace
-from pytest_gvisor.run.supervisor import Job, Supervisor
+from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.run.verdict import Evidence, Verdict, judge, paste
 from pytest_gvisor.runsc.command import (
     RunscCommand,
@@ -81,8 +81,8 @@ class Runner:
 
     def _run(self) -> Completed:
         with contextlib.ExitStack() as undo:
-            keeper, workspace, job = self._prepare(undo)
-            supervisor = self._supervise(job, undo)
+            keeper, workspace, order = self._prepare(undo)
+            supervisor = self._supervise(order, undo)
             try:
                 self._launch(supervisor, keeper)
                 supervisor.watch()
@@ -96,15 +96,16 @@ class Runner:
         self._raise_for(verdict, completed, supervisor)
         return completed
 
-    def _supervise(self, job: Job, undo: contextlib.ExitStack) -> Supervisor:
+    def _supervise(self, order: Order, undo: contextlib.ExitStack) -> Supervisor:
         """Make the streams and what watches them; ``undo`` closes both."""
         asked = self.request
         with stage("pipes", "cannot make the workload's pipes"):
             made = Pipes(asked.max_output, sha256=asked.sha256, feed=asked.input)
             pipes = undo.enter_context(contextlib.closing(made))
-            return undo.enter_context(contextlib.closing(Supervisor(job, pipes)))
+            watch = Supervisor(order, pipes, timeout=asked.timeout, listener=self._listener)
+            return undo.enter_context(contextlib.closing(watch))
 
-    def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Job]:
+    def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Order]:
         """Make all that there is before the launch; ``undo`` removes it."""
         keeper, session = self.launcher.keeper(), self.launcher.session()
         workspace = self._make_workspace(session)
@@ -117,7 +118,7 @@ class Runner:
             limits_of(spec), lambda path: session.journal(id=workspace.id, cgroups=[path])
         )
         undo.callback(self._cgroups.remove)
-        return keeper, workspace, self._job(workspace, spec)
+        return keeper, workspace, self._order(workspace, spec)
 
     def _make_workspace(self, session: SessionDir) -> Workspace:
         run = check_id("g" + secrets.token_hex(4))
@@ -149,7 +150,7 @@ class Runner:
             or not self.request.runsc.has_flag("pod-init-config")
         )
 
-    def _job(self, workspace: Workspace, spec: Spec) -> Job:
+    def _order(self, workspace: Workspace, spec: Spec) -> Order:
         request = self.request
         protected = self._protected(spec, workspace)
         safe = () if protected is not None else safe_flags(request.runsc.flags)
@@ -168,7 +169,7 @@ class Runner:
             one_release=request.runsc.enforces_release,
             extra=(*safe, *self._gofer_flags(spec), *request.extra_flags),
         )
-        argv = run_argv(command)
+        argv = tuple(run_argv(command))
         env = runsc_env(
             workspace.path("runtime"), sentry_inherits=not request.runsc.has_flag("directfs")
         )
@@ -184,24 +185,21 @@ class Runner:
         if isinstance(request.input, bytes):
             self.record.input = request.input
         readonly, writable = protected or ((), ())
-        return Job(
+        return Order(
             id=workspace.id,
-            executable=request.runsc.fd,
             argv=argv,
-            term=term_argv(command, request.stop_signal),
-            delete=delete_argv(command),
+            term=tuple(term_argv(command, request.stop_signal)),
+            delete=tuple(delete_argv(command)),
             env=env,
             folder=workspace.folder,
             root=command.root,
-            timeout=request.timeout,
-            cgroup_folders=self._cgroups.folders,
+            cgroups=tuple(self._cgroups.folders),
             hide_net_sysctls=hide,
             own_users=request.way is Way.OWN,
             netns="" if not hide or request.netns else workspace.netns,
             binds=tuple(workspace.binds),
             readonly=readonly,
             writable=writable,
-            listener=self._listener,
             terminal=request.terminal,
         )
 
@@ -244,11 +242,11 @@ class Runner:
 
     def _launch(self, supervisor: Supervisor, keeper: Keeper) -> None:
         # Last of all: what is written to the file from here on has the time of an execve.
-        self.request.runsc.check_unchanged()
+        runsc = self.request.runsc
+        runsc.check_unchanged()
         fds = self._cgroups.descriptors()
-        supervisor.job = dataclasses.replace(supervisor.job, cgroup_fds=fds)
         try:
-            supervisor.launch(keeper)
+            supervisor.launch(keeper, runsc.fd, fds)
         finally:
             for fd in fds:
                 os.close(fd)

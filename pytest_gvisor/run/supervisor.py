@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import os
 import selectors
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pytest_gvisor.errors import LaunchError, ProtocolError, stage
 from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import gofer
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.sentry import Listener
@@ -33,49 +33,20 @@ _MAY_NOT_MOUNT = (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """What is handed to the keeper, and how it is to be watched."""
-
-    id: str
-    executable: int
-    argv: list[str]
-    term: list[str]
-    """The command that sends the workload SIGTERM."""
-
-    delete: list[str]
-    """The command that removes what a killed sandbox leaves."""
-
-    env: dict[str, str]
-    folder: str
-    root: str
-    timeout: float
-    """Seconds from the start of the run."""
-
-    cgroup_folders: list[str] = dataclasses.field(default_factory=list)
-    cgroup_fds: list[int] = dataclasses.field(default_factory=list)
-    hide_net_sysctls: bool = False
-    own_users: bool = False
-    netns: str = ""
-    binds: tuple[tuple[str, str], ...] = ()
-    readonly: tuple[str, ...] = ()
-    writable: tuple[str, ...] = ()
-    listener: Listener | None = None
-    terminal: bool = False
-    """Whether the streams are a terminal."""
-
-
 class Supervisor:
     """The loop of one run. `watch` returns when runsc has ended and the streams are drained.
 
-    ``pipes`` are closed by whoever made them, after `close`.
+    ``pipes`` are closed by whoever made them, after `close`. ``timeout`` is in seconds from now.
     """
 
-    def __init__(self, job: Job, pipes: Pipes) -> None:
-        self.job = job
+    def __init__(
+        self, order: Order, pipes: Pipes, *, timeout: float, listener: Listener | None = None
+    ) -> None:
+        self.order = order
         self.pipes = pipes
+        self.listener = listener
         self.started_at = time.monotonic()
-        self.deadline = self.started_at + job.timeout
+        self.deadline = self.started_at + timeout
         self.start: float | None = None
         """Seconds until the sentry said that the workload starts; None where nothing was heard."""
 
@@ -92,30 +63,10 @@ class Supervisor:
         self.gofer_died = False
         self._actions: list[tuple[float, Callable[[], None]]] = []
 
-    def launch(self, keeper: Keeper) -> None:
-        """Hand the run to the keeper."""
+    def launch(self, keeper: Keeper, executable: int, cgroups: Sequence[int] = ()) -> None:
+        """Hand the run to the keeper: its order, and the descriptors that go with it."""
         self._keeper = keeper
-        job = self.job
-        request = {
-            "id": job.id,
-            "argv": job.argv,
-            "term": job.term,
-            "delete": job.delete,
-            "env": job.env,
-            "folder": job.folder,
-            "root": job.root,
-            "cgroup_folders": job.cgroup_folders,
-            "hide_net_sysctls": job.hide_net_sysctls,
-            "own_users": job.own_users,
-            "netns": job.netns,
-            "binds": job.binds,
-            "readonly": job.readonly,
-            "writable": job.writable,
-            "terminal": job.terminal,
-        }
-        self._control = keeper.launch(
-            request, [job.executable, *self.pipes.theirs, *job.cgroup_fds]
-        )
+        self._control = keeper.launch(self.order, [executable, *self.pipes.theirs, *cgroups])
         self.pipes.hand_over()
         with stage("pipes", "the workload's streams cannot be waited for"):
             self._register()
@@ -126,8 +77,8 @@ class Supervisor:
             self._add(fd, event, act)
         if self._control is not None:
             self._add(self._control.fileno(), selectors.EVENT_READ, self._hear)
-        if self.job.listener is not None:
-            self._add(self.job.listener.fileno(), selectors.EVENT_READ, self._listen)
+        if self.listener is not None:
+            self._add(self.listener.fileno(), selectors.EVENT_READ, self._listen)
 
     def _add(self, fd: int, event: int, act: Callable[[], bool]) -> None:
         self._selector.register(fd, event, act)
@@ -216,7 +167,7 @@ class Supervisor:
         return True
 
     def _listen(self) -> bool:
-        listener = self.job.listener
+        listener = self.listener
         if listener is None:
             return False
         before = listener.fileno()
@@ -234,7 +185,7 @@ class Supervisor:
 
     def _watch_gofer(self) -> None:
         """Wait for the gofer's end too, as soon as it can be found."""
-        listener = self.job.listener
+        listener = self.listener
         started = self._gofer is not None or self.status is not None
         if listener is None or not listener.connected or not self.pid or started:
             return
@@ -244,7 +195,7 @@ class Supervisor:
                 self._add(self._gofer, selectors.EVENT_READ, self._gofer_ended)
 
     def _gofer_ended(self) -> bool:
-        listener = self.job.listener
+        listener = self.listener
         # A report that was sent before the gofer's end is in the socket by now, if it has not been
         # read; but one turn reads no more than a part of what is there.
         self.drain_events()
@@ -257,7 +208,7 @@ class Supervisor:
 
     def drain_events(self) -> None:
         """Take what the sentry said last, which is in the socket when runsc has ended."""
-        listener = self.job.listener
+        listener = self.listener
         if listener is not None:
             with stage("events", "the sandbox cannot report"):
                 listener.drain()
@@ -276,8 +227,8 @@ class Supervisor:
             self._keeper.kill()
         except ProtocolError:  # it is gone: what it leaves is for us
             pass
-        job = self.job
-        return tuple(leftovers.clear(job.folder, job.root, job.cgroup_folders))
+        order = self.order
+        return tuple(leftovers.clear(order.folder, order.root, order.cgroups))
 
     def _await_cleaned(self, control: Control) -> tuple[str, ...] | None:
         """What the keeper could not remove; None where it does not answer."""

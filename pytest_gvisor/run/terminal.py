@@ -21,11 +21,13 @@ from collections.abc import Iterator
 
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import UsageError, stage
+from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run.capture import Capture
 from pytest_gvisor.run.pipes import Pipes, TerminalPipes
 from pytest_gvisor.run.request import Record, Request
 from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.run.supervisor import LINGER, Job, Supervisor
+from pytest_gvisor.run.sentry import Listener
+from pytest_gvisor.run.supervisor import LINGER, Supervisor
 from pytest_gvisor.sessions.launcher import Launcher
 
 _PIECE = 4096
@@ -89,18 +91,32 @@ class _TerminalRunner(Runner):
         super().__init__(request, launcher, record)
         self._terminal = terminal
 
-    def _supervise(self, job: Job, undo: contextlib.ExitStack) -> Supervisor:
+    def _supervise(self, order: Order, undo: contextlib.ExitStack) -> Supervisor:
         with stage("pipes", "cannot make a terminal"):
             pipes = undo.enter_context(contextlib.closing(TerminalPipes(self.request.max_output)))
-            supervisor = _TerminalSupervisor(job, pipes, self._terminal)
-            return undo.enter_context(contextlib.closing(supervisor))
+            made = _TerminalSupervisor(
+                order,
+                pipes,
+                timeout=self.request.timeout,
+                listener=self._listener,
+                terminal=self._terminal,
+            )
+            return undo.enter_context(contextlib.closing(made))
 
 
 class _TerminalSupervisor(Supervisor):
     """Passes keys and output through, and the size of the user's terminal."""
 
-    def __init__(self, job: Job, pipes: Pipes, terminal: Terminal) -> None:
-        super().__init__(job, pipes)
+    def __init__(
+        self,
+        order: Order,
+        pipes: Pipes,
+        *,
+        timeout: float,
+        listener: Listener | None,
+        terminal: Terminal,
+    ) -> None:
+        super().__init__(order, pipes, timeout=timeout, listener=listener)
         self._terminal = terminal
         self._resized: object = signal.SIG_DFL
         self._output: _Pump | None = None

@@ -32,12 +32,13 @@ from pytest_gvisor.errors import (
 from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.reader import write
 from pytest_gvisor.oci.spec import Process, Spec, User
+from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import logs
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Record, Workspace
-from pytest_gvisor.run.supervisor import Job, Supervisor
+from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.run.verdict import Evidence, judge, paste
 from pytest_gvisor.sandbox.interpreter import PRIVATE, Start
 from pytest_gvisor.sessions.private import make_private
@@ -117,7 +118,7 @@ class Plain:
         driven.request = dataclasses.replace(driven.request, make_spec=make_spec)
         supervisor = driven.start()
         deadline = time.monotonic() + self._plan.start_deadline
-        listener = supervisor.job.listener
+        listener = supervisor.listener
         try:
             while listener is not None and not listener.started and not supervisor.over:
                 if time.monotonic() > deadline:
@@ -149,14 +150,15 @@ class Plain:
         with contextlib.ExitStack() as undo:
             folder = os.path.join(driven.workspace.shared, "g" + secrets.token_hex(4))
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
-            job = self._job(driven, command, timeout, folder)
+            order = self._order(driven, command, folder)
             with stage("pipes", "cannot make the program's pipes"):
                 made = Pipes(command.max_output, sha256=command.sha256, feed=chunks)
                 pipes = undo.enter_context(contextlib.closing(made))
-                supervisor = undo.enter_context(contextlib.closing(Supervisor(job, pipes)))
+                supervisor = Supervisor(order, pipes, timeout=timeout)
+            undo.callback(supervisor.close)
             self._plan.runsc.check_unchanged()
             try:
-                supervisor.launch(self._plan.launcher.keeper())
+                supervisor.launch(self._plan.launcher.keeper(), self._plan.runsc.fd)
                 supervisor.watch()
                 records = logs.records(os.path.join(folder, "log"))
             finally:
@@ -168,13 +170,7 @@ class Plain:
         self._plan.note(command, self.record, completed, None)
         return completed
 
-    def _job(
-        self,
-        driven: Driven,
-        command: Command,
-        timeout: float,
-        folder: str,
-    ) -> Job:
+    def _order(self, driven: Driven, command: Command, folder: str) -> Order:
         count = len(command.args)
         uid, gid, groups = command.user
         process = dataclasses.replace(
@@ -195,16 +191,15 @@ class Plain:
         argv = [*base, "--log", os.path.join(folder, "log"), "exec"]
         argv += ["--process", os.path.join(folder, "process.json"), "--user", f"{uid}:{gid}"]
         argv.append(driven.workspace.id)
-        return Job(
+        nothing = (*base, "list")
+        return Order(
             id=os.path.basename(folder),
-            executable=self._plan.runsc.fd,
-            argv=argv,
-            term=[*base, "list"],  # there is no way to send it a signal: see `run`
-            delete=[*base, "list"],
+            argv=tuple(argv),
+            term=nothing,  # there is no way to send it a signal: see `run`
+            delete=nothing,
             env=dict(self.record.env),
             folder=folder,
             root=os.path.join(folder, "root"),
-            timeout=timeout,
         )
 
     def _check(
@@ -271,6 +266,6 @@ def _completed(
         platform=command.platform,
         outcome=verdict.outcome,
         exact=verdict.exact or 0 <= verdict.returncode < 128,
-        command=paste(supervisor.job.argv, supervisor.job.env),
+        command=paste(supervisor.order.argv, supervisor.order.env),
         settings=command.repeat,
     )

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pytest_gvisor.errors import LaunchError, ProtocolError, stage
 from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.programs import keeper as program
+from pytest_gvisor.programs.order import Order
 from pytest_gvisor.sessions.session_folder import SessionDir
 
 _PROGRAM = program.__file__
@@ -140,7 +141,7 @@ class Keeper:
         """Whether the keeper still runs."""
         return self._process.poll() is None
 
-    def launch(self, request: Mapping[str, object], fds: Sequence[int]) -> Control:
+    def launch(self, order: Order, fds: Sequence[int]) -> Control:
         """Hand over one run; ``fds`` are the executable, three streams, and cgroups to join.
 
         Raises `LaunchError` where the keeper cannot be reached.
@@ -149,8 +150,7 @@ class Keeper:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             on_failure.callback(ours.close)
             with theirs:
-                message = json.dumps(request).encode()
-                socket.send_fds(self._socket, [message], [theirs.fileno(), *fds])
+                socket.send_fds(self._socket, [order.to_json()], [theirs.fileno(), *fds])
             on_failure.pop_all()
         return Control(ours)
 

@@ -66,8 +66,9 @@ def runs_without(tmp_path: Path, launcher: Launcher) -> Iterator[Callable[..., R
 def alone(tmp_path: Path) -> Callable[..., Any]:
     """Factory: runs Python in a process of its own, as the keeper is run, and gives its `result`.
 
-    The code has `linux`, `child`, `leftovers`, `os` and `signal`, and nothing but the standard
-    library can be imported. Keyword arguments are variables of the code; ``before`` comes first.
+    The code has `linux`, `child`, `order`, `leftovers`, `os` and `signal`, and nothing but the
+    standard library can be imported. Keyword arguments are variables of the code; ``before`` comes
+    first.
     """
 
     def run(code: str, *, before: str = "", **values: object) -> Any:
@@ -90,6 +91,6 @@ LAUNCH = os.path.dirname(linux.__file__)
 PROLOGUE = """\
 import json, os, signal, sys
 sys.path.insert(0, sys.argv[1])
-import linux, child, leftovers
+import linux, child, order, leftovers
 """
 EPILOGUE = "print(json.dumps(result))"

@@ -35,8 +35,9 @@ PYTEST = ("plugin", "inside")
 PROGRAMS = {
     "programs/ask_kvm.py": set[str](),
     "programs/ask_runsc.py": {"linux"},
-    "programs/keeper.py": {"linux", "child", "leftovers"},
-    "programs/child.py": {"linux"},
+    "programs/keeper.py": {"linux", "child", "leftovers", "order"},
+    "programs/child.py": {"linux", "order"},
+    "programs/order.py": set[str](),
     "programs/leftovers.py": {"linux", "locks", "paths", "proc"},
     "programs/warden.py": {"linux", "leftovers"},
     "programs/linux.py": set[str](),
@@ -208,6 +209,7 @@ JSON = {
     "guest.checked_json": "what it is for",
     "programs.keeper": "of pytest's own; and programs import nothing of guest",
     "programs.leftovers": "programs import nothing of guest",
+    "programs.order": "programs import nothing of guest",
     "run.kept": "what this process has written itself",
     "run.logs": "one text after another",
 }

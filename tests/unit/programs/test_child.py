@@ -12,25 +12,24 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.programs import child
 from tests.faults import seccomp
 
 Alone = Callable[..., Any]
 
 BECOME = """
-def become(*argv, executable=sys.executable, parent=None, before=lambda: None, **options):
+def become(*argv, executable=sys.executable, parent=None, before=lambda: None, cgroups=()):
     "Fork, become a program, and give the report, the wait status and what was printed."
     reader, writer = os.pipe()
     out, out_writer = os.pipe()
     null = os.open(os.devnull, os.O_RDWR)
     fd = executable if isinstance(executable, int) else os.open(executable, os.O_RDONLY)
-    start = child.Start(argv=list(argv), env={"A": "b"}, executable=fd,
-                        streams=(null, out_writer, null), **options)
+    asked = order.Order(id="", argv=argv, term=(), delete=(), env={"A": "b"}, folder="", root="")
+    fds = [fd, null, out_writer, null, *cgroups]
     me = os.getpid()
     pid = os.fork()
     if pid == 0:
         before()
-        child.become(start, parent=parent or me, error_pipe=writer)
+        child.become(asked, fds, parent=parent or me, error_pipe=writer)
     os.close(writer)
     os.close(out_writer)
     report = os.read(reader, 4096).decode()
@@ -230,52 +229,6 @@ def test_a_cgroup_that_cannot_be_joined_is_told(alone: Alone) -> None:
     )
     assert report == f"cgroup {errno.EBADF} {os.strerror(errno.EBADF)}"
     assert os.waitstatus_to_exitcode(status) == 127
-
-
-REQUEST = {"argv": ["runsc"], "env": {"A": "b"}, "hide_net_sysctls": False, "netns": ""}
-
-
-def test_a_request_is_what_is_started() -> None:
-    """A request has text in the message and descriptors beside it."""
-    asked = {**REQUEST, "hide_net_sysctls": True, "terminal": True}
-    made = child.start_of(asked, [10, 11, 12, 13, 14, 15])
-    assert made == child.Start(
-        argv=["runsc"],
-        env={"A": "b"},
-        executable=10,
-        streams=(11, 12, 13),
-        cgroups=(14, 15),
-        hide_net_sysctls=True,
-        terminal=True,
-    )
-    assert not child.start_of(REQUEST, [10, 11, 12, 13]).terminal
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"argv": "runsc"}, {"argv": [1]}, {"argv": None}, {"env": ["A"]}, {"env": {"A": 1}},
-        {"env": None}, {"netns": 7}, {"readonly": "/x"}, {"writable": [1]}, {"binds": [["a"]]},
-        {"binds": "ab"},
-    ],
-)  # fmt: skip
-def test_a_request_of_another_shape_is_refused(change: dict[str, object]) -> None:
-    """A malformed request is refused before a fork."""
-    with pytest.raises((TypeError, ValueError)):
-        child.start_of({**REQUEST, **change}, [10, 11, 12, 13])
-
-
-@pytest.mark.parametrize("missing", sorted(REQUEST))
-def test_a_request_with_a_part_missing_is_refused(missing: str) -> None:
-    """Each of them is needed."""
-    with pytest.raises(LookupError):
-        child.start_of({k: v for k, v in REQUEST.items() if k != missing}, [10, 11, 12, 13])
-
-
-def test_a_request_without_all_descriptors_is_refused() -> None:
-    """The executable and three streams."""
-    with pytest.raises(ValueError, match="unpack"):
-        child.start_of(dict(REQUEST), [10, 11, 12])
 
 
 def test_the_parent_death_signal_is_kept_in_a_user_namespace(alone: Alone) -> None:

@@ -24,11 +24,18 @@ from hypothesis import strategies as st
 from pytest_gvisor.programs import keeper as program
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.keeper import Run
+from pytest_gvisor.programs.order import Order
 from pytest_gvisor.sessions.launcher import Keeper
 
 PATIENCE = 30.0
 HANG = "trap '' TERM INT HUP; while :; do sleep 1; done"
 Message = dict[str, Any]
+
+
+def as_message(order: Order) -> Message:
+    """The fields of an order as they are sent, to be changed."""
+    fields: Message = json.loads(order.to_json())
+    return fields
 
 
 @dataclass(kw_only=True)
@@ -43,11 +50,11 @@ class Caller:
         """A valid request: it runs a program with its ``--root``."""
         folder = f"{self.session}/{name}"
         os.makedirs(f"{folder}/root", exist_ok=True)
-        return {
-            "id": name, "argv": list(argv), "term": ["true"], "delete": ["true"], "env": {"A": "b"},
-            "folder": folder, "root": f"{folder}/root", "cgroup_folders": [],
-            "hide_net_sysctls": False, "netns": "",
-        }  # fmt: skip
+        made = Order(
+            id=name, argv=argv, term=("true",), delete=("true",), env={"A": "b"}, folder=folder,
+            root=f"{folder}/root",
+        )  # fmt: skip
+        return as_message(made)
 
     def send(self, message: bytes, *, executable: str = "/bin/sh", fds: int = 4) -> socket.socket:
         """Send a message with a control socket and this many other descriptors."""
@@ -160,7 +167,7 @@ def test_a_request_that_makes_no_sense_fails_and_ends_nothing_else(
     "change",
     [
         {"argv": "x"}, {"argv": []}, {"argv": ["a\0b"]}, {"argv": [7]}, {"env": []},
-        {"env": {"A": None}}, {"folder": 7}, {"root": None}, {"id": []}, {"cgroup_folders": [1]},
+        {"env": {"A": None}}, {"folder": 7}, {"root": None}, {"id": []}, {"cgroups": [1]},
         {"delete": "x"}, {"term": {}}, {"netns": 1},
     ],
 )  # fmt: skip
@@ -171,6 +178,16 @@ def test_a_request_with_one_odd_part_fails_and_ends_nothing_else(
     heard = hear_out(caller.send(json.dumps({**caller.request("sh"), **change}).encode()))
     assert [said["state"] for said in heard] == ["failed", "exited", "cleaned"]
     assert heard[1]["status"] == 127 << 8
+    assert runs(caller)
+
+
+@pytest.mark.parametrize("fds", [0, 3])
+def test_an_order_without_all_its_descriptors_fails(caller: Caller, fds: int) -> None:
+    """The executable or a stream is missing: nothing is started."""
+    message = json.dumps(caller.request("sh", "-c", "exit 3")).encode()
+    heard = hear_out(caller.send(message, fds=fds))
+    assert [said["state"] for said in heard] == ["failed", "exited", "cleaned"]
+    assert heard[0]["detail"] == f"ValueError('{fds} descriptors came with the order')"
     assert runs(caller)
 
 
@@ -331,7 +348,7 @@ def test_an_orphan_that_nobody_knows_is_killed_with_the_keeper(caller: Caller) -
 def test_whoever_is_in_a_run_s_cgroups_is_killed_with_it(caller: Caller, tmp_path: Path) -> None:
     """A cgroup alone identifies a process without runsc's command line and parent."""
     (tmp_path / "cgroup.kill").touch()  # the kernel takes a 1 in it for SIGKILL to all
-    request = {**caller.request("sh", "-c", HANG), "cgroup_folders": [str(tmp_path)]}
+    request = {**caller.request("sh", "-c", HANG), "cgroups": [str(tmp_path)]}
     control = caller.send(json.dumps(request).encode())
     assert hear(control)["state"] == "spawned"
     control.send(b'{"op": "kill"}')
@@ -448,11 +465,15 @@ Lone = tuple[Run, Callable[[], list[Message]]]
 def request_in(folder: Path) -> bytes:
     """A request for one run in this folder."""
     (folder / "g1/root").mkdir(parents=True)
-    return json.dumps({
-        "id": "g1", "argv": ["x"], "term": ["x"], "delete": ["x"], "env": {},
-        "folder": f"{folder}/g1", "root": f"{folder}/g1/root", "cgroup_folders": [],
-        "hide_net_sysctls": False, "netns": "",
-    }).encode()  # fmt: skip
+    return order_in(folder).to_json()
+
+
+def order_in(folder: Path) -> Order:
+    """An order whose commands are no programs."""
+    return Order(
+        id="g1", argv=("x",), term=("x",), delete=("x",), env={}, folder=f"{folder}/g1",
+        root=f"{folder}/g1/root",
+    )  # fmt: skip
 
 
 def test_a_report_that_comes_with_the_end_is_told_first(lone: Lone) -> None:
@@ -502,7 +523,7 @@ def test_cleaning_waits_for_better_times_but_not_for_ever(
 ) -> None:
     """The keeper retries without descriptors, and reports the remains after a while."""
     run, told = lone
-    run.folder, run.root = str(tmp_path / "g1"), str(tmp_path / "g1/root")
+    run.order = order_in(tmp_path)
 
     def refuse(*_: object) -> Any:
         raise OSError(errno.EMFILE, "no descriptors")

@@ -19,11 +19,12 @@ from pytest_gvisor import settings
 from pytest_gvisor.completed import Outcome, SandboxCrashed, WorkloadTimeout
 from pytest_gvisor.errors import LaunchError, ProtocolError
 from pytest_gvisor.programs import proc
+from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import supervisor as supervisor_module
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Record, Request
-from pytest_gvisor.run.supervisor import Job, Supervisor
+from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.sessions.launcher import Control, Keeper
 from pytest_gvisor.settings import Platform
 from tests.fakes.fake import FINE, FakeRunsc, Step
@@ -95,15 +96,12 @@ def well(runs: Runs, fake: FakeRunsc) -> bool:
 
 
 @contextlib.contextmanager
-def told(*messages: bytes, max_output: int = 10, **job: Any) -> Iterator[Supervisor]:
+def told(*messages: bytes, max_output: int = 10, timeout: float = 1.0) -> Iterator[Supervisor]:
     """Yield a supervisor whose control socket has these unread messages of the keeper."""
-    usual = {
-        "id": "g1", "executable": 0, "argv": [], "term": [], "delete": [], "env": {}, "folder": "",
-        "root": "", "timeout": 1.0,
-    }  # fmt: skip
+    asked = Order(id="g1", argv=(), term=(), delete=(), env={}, folder="", root="")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, contextlib.closing(Pipes(max_output)) as pipes:
-        supervisor = Supervisor(Job(**{**usual, **job}), pipes)
+        supervisor = Supervisor(asked, pipes, timeout=timeout)
         supervisor._control = Control(ours)
         for message in messages:
             theirs.send(message)

@@ -21,6 +21,7 @@ import pytest
 from pytest_gvisor.errors import GvisorError, LaunchError, ProtocolError
 from pytest_gvisor.programs import keeper as program
 from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs.order import Order
 from pytest_gvisor.sessions import launcher as launcher_module
 from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.sessions.launcher import Control, Keeper, Launcher
@@ -340,13 +341,14 @@ def test_a_shortage_at_the_start_is_typed_and_leaves_nothing(
 def test_a_request_that_cannot_be_sent_is_a_typed_error(launcher: Launcher) -> None:
     """A request fails if it exceeds a message, or if no keeper reads it."""
     keeper = launcher.keeper()
+    order = Order(id="g1", argv=(), term=(), delete=(), env={}, folder="", root="")
     with pytest.raises(LaunchError, match="cannot be sent") as caught:
-        keeper.launch({"x": "y" * 2**24}, [])
+        keeper.launch(order.command(("x" * 2**24,)), [])
     assert caught.value.errno == errno.EMSGSIZE
     os.kill(keeper.pid, signal.SIGKILL)
     assert gone_or_zombie(keeper.pid)
     with pytest.raises(LaunchError, match="cannot be sent"):
-        keeper.launch({}, [])
+        keeper.launch(order, [])
     with pytest.raises(LaunchError, match="cannot be sent"):
         keeper.hold(0)
 

@@ -1,0 +1,125 @@
+"""The message that hands one run to the keeper: its fields, and their JSON.
+
+The run's descriptors come beside it, in this order: the executable, the three standard streams, and
+a ``cgroup.procs`` file of each cgroup to join.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Order:
+    """One run, as the keeper is asked for it."""
+
+    id: str
+    """The sandbox's id, for messages."""
+
+    argv: tuple[str, ...]
+    term: tuple[str, ...]
+    """The command that sends the workload SIGTERM."""
+
+    delete: tuple[str, ...]
+    """The command that removes the state that a killed sandbox leaves."""
+
+    env: dict[str, str]
+    """The whole environment of all three commands."""
+
+    folder: str
+    """The run's own folder, which is removed at its end; ``""`` is none."""
+
+    root: str
+    """runsc's state folder. A process of the run has it on its command line, as ``--root``."""
+
+    cgroups: tuple[str, ...] = ()
+    """Folders of the run's cgroups."""
+
+    hide_net_sysctls: bool = False
+    """Whether runsc must not see /proc/sys/net: see `child.hide_net_sysctls`."""
+
+    own_users: bool = False
+    """Whether the child makes a user namespace for runsc even where this user may mount."""
+
+    netns: str = ""
+    """Where to put a new network namespace, for runsc to join: see `child.make_netns`."""
+
+    binds: tuple[tuple[str, str], ...] = ()
+    """Sources and targets to bind for runsc alone before it starts: see `child.bind_all`."""
+
+    readonly: tuple[str, ...] = ()
+    """Paths of the host that runsc must not be able to write to: see `child.protect`."""
+
+    writable: tuple[str, ...] = ()
+    """Paths below those that it may write to all the same."""
+
+    terminal: bool = False
+    """Whether the streams are a terminal, to be the session's controlling one."""
+
+    def command(self, argv: tuple[str, ...]) -> Order:
+        """Another command of the same runsc, for which the child makes no mounts."""
+        return Order(
+            id=self.id, argv=argv, term=(), delete=(), env=self.env, folder=self.folder,
+            root=self.root,
+        )  # fmt: skip
+
+    def to_json(self) -> bytes:
+        """The message. A string may hold surrogates, for bytes that are not UTF-8."""
+        return json.dumps(vars(self)).encode()
+
+    @classmethod
+    def from_json(cls, message: bytes) -> Order:
+        """Read a message. Raises ValueError for one of another shape."""
+        try:
+            found = json.loads(message)
+        except RecursionError as error:
+            raise ValueError("the order is nested too deep") from error
+        fields = dataclasses.fields(cls)
+        if not isinstance(found, dict) or found.keys() != {field.name for field in fields}:
+            raise ValueError(f"not the fields of an order: {found!r}"[:200])
+        values: dict[str, Any] = {}
+        for field in fields:
+            value = values[field.name] = _READERS[str(field.type)](found[field.name])
+            if value is None:
+                raise ValueError(f"{field.name} cannot be {found[field.name]!r}"[:200])
+        return cls(**values)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _texts(value: object) -> tuple[str, ...] | None:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        return None
+    return tuple(value)
+
+
+def _pairs(value: object) -> tuple[tuple[str, ...], ...] | None:
+    if not isinstance(value, list):
+        return None
+    pairs = [pair for pair in map(_texts, value) if pair is not None and len(pair) == 2]
+    return tuple(pairs) if len(pairs) == len(value) else None
+
+
+def _variables(value: object) -> dict[str, str] | None:
+    if not isinstance(value, dict) or _texts([*value.values()]) is None:
+        return None
+    return value
+
+
+_READERS: Mapping[str, Callable[[object], object]] = {
+    "str": _text,
+    "bool": _flag,
+    "tuple[str, ...]": _texts,
+    "tuple[tuple[str, str], ...]": _pairs,
+    "dict[str, str]": _variables,
+}
+"""For each type of a field, its value from JSON: None is a value of another type."""
