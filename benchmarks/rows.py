@@ -216,10 +216,9 @@ class _TimedRunner(Runner):
     prepared_at = judged_at = removed_at = 0.0
 
     def _supervise(self, order: Order, undo: contextlib.ExitStack) -> Supervisor:
-        pipes = undo.enter_context(contextlib.closing(Pipes(self.request.max_output)))
-        watch = _TimedSupervisor(
-            order, pipes, timeout=self.request.timeout, listener=self._listener
-        )
+        settings = self.request.settings
+        pipes = undo.enter_context(contextlib.closing(Pipes(settings.max_output)))
+        watch = _TimedSupervisor(order, pipes, timeout=settings.timeout, listener=self._listener)
         self.watch = undo.enter_context(contextlib.closing(watch))
         return self.watch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.rootfs import Rootfs, host
 from pytest_gvisor.oci.spec import Mount, Spec
-from pytest_gvisor.run.request import Hooks, Record, Request
+from pytest_gvisor.run.request import Hooks, Record, Request, Workspace
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import (
     adapted,
@@ -23,7 +24,7 @@ from pytest_gvisor.run.specification import (
     netns_of,
     way_of,
 )
-from pytest_gvisor.run.workload import Who, made, split, unusual
+from pytest_gvisor.run.workload import Who, Workload, made, split, unusual
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.sessions.launcher import Launcher
@@ -121,16 +122,11 @@ class Gvisor:
         return Request(
             runsc=self.runsc,
             platform=self.platform,
+            settings=chosen,
             make_spec=lambda workspace: self._modified(make_spec(workspace, asked, chosen, way)),
-            network=chosen.network,
-            netns=chosen.netns,
             way=way,
             input=input_of(input),
-            timeout=chosen.timeout,
             stop_signal=asked.rootfs.says.stop_signal if asked.rootfs.says else signal.SIGTERM,
-            max_output=chosen.max_output,
-            sha256=chosen.sha256,
-            debug=chosen.debug,
             extra_flags=self._extra_flags(),
             repeat={**{k: v for k, v in repeat.items() if v is not None}, **unusual(options)},
         )
@@ -156,17 +152,12 @@ class Gvisor:
         request = Request(
             runsc=self.runsc,
             platform=self.platform,
+            settings=dataclasses.replace(chosen, netns=netns),
             make_spec=lambda workspace: self._modified(
                 adapted(bundle.spec, chosen.network, netns or workspace.netns, way)
             ),
-            network=chosen.network,
-            netns=netns,
             way=way,
             input=input_of(input),
-            timeout=chosen.timeout,
-            max_output=chosen.max_output,
-            sha256=chosen.sha256,
-            debug=chosen.debug,
             extra_flags=self._extra_flags(),
         )
         return self._finish(request, check=check, notes=bundle.notes)
@@ -197,16 +188,25 @@ class Gvisor:
         chosen = self._chosen(timeout, settings)
         given, _ = split(options)
         way = way_of(chosen)
-        plan = Plan(
+        workload = made(["guest"], given, lambda: self._image(chosen))
+
+        def spec_of(workspace: Workspace, guest: Workload) -> Spec:
+            return self._modified(make_spec(workspace, guest, chosen, way))
+
+        request = Request(
             runsc=self.runsc,
             platform=self.platform,
-            launcher=self._launcher,
             settings=chosen,
-            hooks=self._hooks,
-            workload=made(["guest"], given, lambda: self._image(chosen)),
-            make_spec=lambda space, guest: self._modified(make_spec(space, guest, chosen, way)),
+            make_spec=lambda workspace: spec_of(workspace, workload),
             way=way,
             extra_flags=self._extra_flags(),
+        )
+        plan = Plan(
+            request=request,
+            launcher=self._launcher,
+            hooks=self._hooks,
+            workload=workload,
+            make_spec=spec_of,
             records=self.records,
         )
         started = Sandbox(plan)

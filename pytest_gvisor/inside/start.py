@@ -20,9 +20,10 @@ from pytest_gvisor.oci.rootfs import host
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Record, Request, Workspace
-from pytest_gvisor.run.specification import id_mappings, input_of
+from pytest_gvisor.run.specification import id_mappings
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
+from pytest_gvisor.settings import DEFAULT_MAX_OUTPUT
 
 if TYPE_CHECKING:
     from pytest_gvisor.oci.spec import Mount, Spec
@@ -59,6 +60,8 @@ def start(
     request = Request(
         runsc=engine.binary(settings),
         platform=platform,
+        # The limit on output is that of a workload, and not of what a pytest inside shows.
+        settings=dataclasses.replace(settings, max_output=DEFAULT_MAX_OUTPUT),
         make_spec=lambda workspace: _spec(
             workspace,
             settings=settings,
@@ -68,13 +71,8 @@ def start(
             env=env,
             cwd=str(config.invocation_params.dir),
         ),
-        network=settings.network,
-        netns=settings.netns,
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if way is Way.FLAG else way,
-        input=input_of(None),
-        timeout=settings.timeout,
-        debug=settings.debug,
     )
     command = {
         "options": configuration.travelling(config),

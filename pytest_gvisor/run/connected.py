@@ -108,11 +108,10 @@ class Driven(Runner):
         return self.supervisor
 
     def _supervise(self, order: Order, undo: contextlib.ExitStack) -> DrivenSupervisor:
+        settings = self.request.settings
         with stage("pipes", "cannot make the workload's streams"):
-            pipes = undo.enter_context(contextlib.closing(Streams(self.request.max_output)))
-            made = DrivenSupervisor(
-                order, pipes, timeout=self.request.timeout, listener=self._listener
-            )
+            pipes = undo.enter_context(contextlib.closing(Streams(settings.max_output)))
+            made = DrivenSupervisor(order, pipes, timeout=settings.timeout, listener=self._listener)
             return undo.enter_context(contextlib.closing(made))
 
     def _hand_over(self, keeper: Keeper) -> None:

@@ -13,7 +13,7 @@ from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.rootless import Way
-from pytest_gvisor.settings import Network, Platform
+from pytest_gvisor.settings import Network, Platform, Settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,22 +49,17 @@ class Request:
 
     runsc: Runsc
     platform: Platform
+    settings: Settings
+    """How the sandbox is started, apart from the platform; network, limits of time and output."""
+
     make_spec: Callable[[Workspace], Spec]
     """Makes the root filesystem in the workspace and the specification that goes with it."""
 
-    network: Network = Network.NONE
-    netns: str | None = None
-    """The namespace to join with ``sandbox`` networking; None makes a fresh one."""
-
     way: Way = Way.PRIVILEGED
     input: bytes | Iterable[bytes] | None = None
-    timeout: float = 60.0
     stop_signal: int = signal.SIGTERM
     """What the workload's first process gets at the deadline, a second before SIGKILL."""
 
-    max_output: int = 16 * 1024 * 1024
-    sha256: bool = False
-    debug: bool = False
     logs: bool = False
     """Whether runsc writes its own logs, without the strace that ``debug`` adds."""
 

@@ -98,11 +98,11 @@ class Runner:
 
     def _supervise(self, order: Order, undo: contextlib.ExitStack) -> Supervisor:
         """Make the streams and what watches them; ``undo`` closes both."""
-        asked = self.request
+        settings = self.request.settings
         with stage("pipes", "cannot make the workload's pipes"):
-            made = Pipes(asked.max_output, sha256=asked.sha256, feed=asked.input)
+            made = Pipes(settings.max_output, sha256=settings.sha256, feed=self.request.input)
             pipes = undo.enter_context(contextlib.closing(made))
-            watch = Supervisor(order, pipes, timeout=asked.timeout, listener=self._listener)
+            watch = Supervisor(order, pipes, timeout=settings.timeout, listener=self._listener)
             return undo.enter_context(contextlib.closing(watch))
 
     def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Order]:
@@ -145,7 +145,7 @@ class Runner:
     def _wants_logs(self) -> bool:
         # Where the sentry cannot report, its crash is told from the workload's end by the run log.
         return (
-            self.request.debug
+            self.request.settings.debug
             or self.request.logs
             or not self.request.runsc.has_flag("pod-init-config")
         )
@@ -159,12 +159,12 @@ class Runner:
             bundle=workspace.path("bundle"),
             root=workspace.path("root"),
             platform=request.platform,
-            network=request.network,
+            network=request.settings.network,
             rootless=request.way is Way.FLAG,
             log=workspace.path("log"),
             panic_log=workspace.path("panic") if request.runsc.has_flag("panic-log") else "",
             debug_log=workspace.path("logs") if self._wants_logs() else "",
-            strace=request.debug,
+            strace=request.settings.debug,
             pod_init_config=self._listen(workspace),
             one_release=request.runsc.enforces_release,
             extra=(*safe, *self._gofer_flags(spec), *request.extra_flags),
@@ -173,7 +173,7 @@ class Runner:
         env = runsc_env(
             workspace.path("runtime"), sentry_inherits=not request.runsc.has_flag("directfs")
         )
-        hide = request.network is Network.SANDBOX
+        hide = request.settings.network is Network.SANDBOX
         self.record.argv = (request.runsc.path, *argv[1:])
         self.record.env = env
         self.record.command = paste(self.record.argv, env)
@@ -196,7 +196,7 @@ class Runner:
             cgroups=tuple(self._cgroups.folders),
             hide_net_sysctls=hide,
             own_users=request.way is Way.OWN,
-            netns="" if not hide or request.netns else workspace.netns,
+            netns="" if not hide or request.settings.netns else workspace.netns,
             binds=tuple(workspace.binds),
             readonly=readonly,
             writable=writable,
@@ -307,8 +307,9 @@ class Runner:
         if supervisor.failure is not None:
             raise supervisor.failure
         if verdict.outcome is Outcome.TIMED_OUT:
+            seconds = self.request.settings.timeout
             raise WorkloadTimeout(
-                f"{list(completed.args)!r} was still running after {self.request.timeout:g} s "
+                f"{list(completed.args)!r} was still running after {seconds:g} s "
                 f"on {self.request.platform}; it has been killed",
                 completed=completed,
                 next_step="Give it longer with timeout=SECONDS or --gvisor-timeout.",

@@ -80,7 +80,7 @@ def _own_description(fd: int) -> int:
 
 def run(request: Request, launcher: Launcher, record: Record, terminal: Terminal) -> Completed:
     """Run a request at a terminal, to its end. Raises as `Runner.run`."""
-    asked = dataclasses.replace(request, terminal=True, input=None, max_output=_MAX_KEPT)
+    asked = dataclasses.replace(request, terminal=True, input=None)
     return _TerminalRunner(asked, launcher, record, terminal).run()
 
 
@@ -93,11 +93,11 @@ class _TerminalRunner(Runner):
 
     def _supervise(self, order: Order, undo: contextlib.ExitStack) -> Supervisor:
         with stage("pipes", "cannot make a terminal"):
-            pipes = undo.enter_context(contextlib.closing(TerminalPipes(self.request.max_output)))
+            pipes = undo.enter_context(contextlib.closing(TerminalPipes(_MAX_KEPT)))
             made = _TerminalSupervisor(
                 order,
                 pipes,
-                timeout=self.request.timeout,
+                timeout=self.request.settings.timeout,
                 listener=self._listener,
                 terminal=self._terminal,
             )

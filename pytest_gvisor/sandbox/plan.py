@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from pytest_gvisor.oci.spec import Spec
     from pytest_gvisor.run.request import Hooks
     from pytest_gvisor.run.workload import Workload
-    from pytest_gvisor.runsc.binary import Runsc
-    from pytest_gvisor.runsc.rootless import Way
     from pytest_gvisor.sessions.launcher import Launcher
-    from pytest_gvisor.settings import Platform, Settings
+    from pytest_gvisor.settings import Settings
 
 _MAX_RECORDS = 50
 _MAX_NOTED = 5
@@ -37,22 +35,25 @@ _START_DEADLINE = 30.0
 class Plan:
     """All parameters of one sandbox, decided before its start."""
 
-    runsc: Runsc
-    platform: Platform
+    request: Request
+    """The run of the sandbox itself; its first process is still to be chosen: see `driven`."""
+
     launcher: Launcher
-    settings: Settings
     hooks: Hooks
     workload: Workload
     """Its root file system and mounts, and the defaults of its programs: env, cwd, user."""
 
     make_spec: Callable[[Workspace, Workload], Spec]
-    way: Way
-    extra_flags: tuple[str, ...]
     records: list[Record]
     """Where what has been run is noted, for the test's report."""
 
     noted: collections.deque[Record] = dataclasses.field(default_factory=collections.deque)
     """Those of ``records`` that are programs in this sandbox."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the sandbox."""
+        return self.request.settings
 
     @property
     def start_deadline(self) -> float:
@@ -65,17 +66,8 @@ class Plan:
 
     def driven(self, record: Record, start: interpreter.Start) -> Driven:
         """Return the run whose first process is the guest, not started."""
-        request = Request(
-            runsc=self.runsc,
-            platform=self.platform,
-            make_spec=lambda workspace: self.spec(workspace, start),
-            network=self.settings.network,
-            netns=self.settings.netns,
-            way=self.way,
-            timeout=self.settings.timeout,
-            max_output=self.settings.max_output,
-            debug=self.settings.debug,
-            extra_flags=self.extra_flags,
+        request = dataclasses.replace(
+            self.request, make_spec=lambda workspace: self.spec(workspace, start)
         )
         return Driven(request, self.launcher, record, self.hooks.keep)
 
@@ -129,7 +121,7 @@ class Plan:
             timeout=self.settings.timeout,
             max_output=self.settings.max_output,
             sha256=self.settings.sha256,
-            platform=self.platform,
+            platform=self.request.platform,
             runsc=record.command,
             repeat={k: v for k, v in repeat.items() if v is not None},
         )

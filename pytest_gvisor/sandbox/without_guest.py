@@ -156,9 +156,9 @@ class Plain:
                 pipes = undo.enter_context(contextlib.closing(made))
                 supervisor = Supervisor(order, pipes, timeout=timeout)
             undo.callback(supervisor.close)
-            self._plan.runsc.check_unchanged()
+            self._plan.request.runsc.check_unchanged()
             try:
-                supervisor.launch(self._plan.launcher.keeper(), self._plan.runsc.fd)
+                supervisor.launch(self._plan.launcher.keeper(), self._plan.request.runsc.fd)
                 supervisor.watch()
                 records = logs.records(os.path.join(folder, "log"))
             finally:

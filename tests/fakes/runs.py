@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pytest_gvisor.completed import Completed, Outcome
@@ -16,7 +16,7 @@ from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.sessions.launcher import Launcher
-from pytest_gvisor.settings import Platform
+from pytest_gvisor.settings import Platform, Settings
 
 
 def make_spec(workspace: Workspace) -> Spec:
@@ -53,9 +53,12 @@ class Runs:
     binary: Runsc
 
     def __call__(self, **options: Any) -> Ended:
-        """One run with these options of `Request`; the result has any `GvisorError`."""
+        """Run once, with options of `Request` or `Settings`; the result has any `GvisorError`."""
         usual = {"platform": Platform.SYSTRAP, "make_spec": make_spec, "timeout": 30.0}
-        request = Request(runsc=self.binary, **{**usual, **options})
+        given = {**usual, **options}
+        names = {field.name for field in fields(Settings)} & given.keys()
+        settings = Settings(**{name: given.pop(name) for name in names})
+        request = Request(runsc=self.binary, settings=settings, **given)
         runner = Runner(request, self.launcher, Record())
         completed, error = None, None
         try:

@@ -26,7 +26,7 @@ from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Record, Request
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.sessions.launcher import Control, Keeper
-from pytest_gvisor.settings import Platform
+from pytest_gvisor.settings import Platform, Settings
 from tests.fakes.fake import FINE, FakeRunsc, Step
 from tests.fakes.runs import Ended, Runs, make_spec
 from tests.faults.little import LONGER
@@ -207,7 +207,9 @@ def test_a_driven_run_whose_gofer_dies_before_the_start_is_killed(
     """The sentry, just starting, does not see it: the start's deadline is not waited for."""
     monkeypatch.setattr(supervisor_module, "TERM_GRACE", 0.1)
     fake.script(["gofer"], ["connect"], ["sleep", 0.2], ["kill_gofer"], ["hang"])
-    request = Request(runsc=runs.binary, platform=Platform.SYSTRAP, make_spec=make_spec)
+    request = Request(
+        runsc=runs.binary, platform=Platform.SYSTRAP, settings=Settings(), make_spec=make_spec
+    )
     driven = Driven(request, runs.launcher, Record())
     supervisor = driven.start()
     deadline = time.monotonic() + 5

@@ -12,7 +12,7 @@ import pytest
 from pytest_gvisor.completed import Outcome
 from pytest_gvisor.run import supervisor, terminal
 from pytest_gvisor.run.request import Record, Request
-from pytest_gvisor.settings import Platform
+from pytest_gvisor.settings import Platform, Settings
 from tests.fakes.fake import FINE, FakeRunsc
 from tests.fakes.runs import Runs, make_spec
 
@@ -45,8 +45,9 @@ def test_output_comes_whole_to_a_screen_that_is_slow_at_the_end(
     user = threading.Thread(target=look)
     user.start()
     request = Request(
-        runsc=runs.binary, platform=Platform.SYSTRAP, make_spec=make_spec, timeout=30.0
-    )
+        runsc=runs.binary, platform=Platform.SYSTRAP, settings=Settings(timeout=30.0),
+        make_spec=make_spec,
+    )  # fmt: skip
     with terminal.raw(theirs, theirs) as screen:
         completed = terminal.run(request, runs.launcher, Record(), screen)
     os.write(theirs, b".")  # behind all that has come
