@@ -29,7 +29,6 @@ from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.run.verdict import Evidence, Verdict, judge, paste
 from pytest_gvisor.runsc.command import (
-    RunscCommand,
     delete_argv,
     gofer_flags,
     run_argv,
@@ -151,48 +150,37 @@ class Runner:
         )
 
     def _order(self, workspace: Workspace, spec: Spec) -> Order:
-        request = self.request
+        request, runsc = self.request, self.request.runsc
         protected = self._protected(spec, workspace)
-        safe = () if protected is not None else safe_flags(request.runsc.flags)
-        command = RunscCommand(
-            id=workspace.id,
+        safe = () if protected is not None else safe_flags(runsc.flags)
+        root = workspace.path("root")
+        argv = run_argv(
+            workspace.id,
             bundle=workspace.path("bundle"),
-            root=workspace.path("root"),
+            root=root,
             platform=request.platform,
             network=request.settings.network,
             rootless=request.way is Way.FLAG,
             log=workspace.path("log"),
-            panic_log=workspace.path("panic") if request.runsc.has_flag("panic-log") else "",
+            panic_log=workspace.path("panic") if runsc.has_flag("panic-log") else "",
             debug_log=workspace.path("logs") if self._wants_logs() else "",
             strace=request.settings.debug,
             pod_init_config=self._listen(workspace),
-            one_release=request.runsc.enforces_release,
+            one_release=runsc.enforces_release,
             extra=(*safe, *self._gofer_flags(spec), *request.extra_flags),
         )
-        argv = tuple(run_argv(command))
-        env = runsc_env(
-            workspace.path("runtime"), sentry_inherits=not request.runsc.has_flag("directfs")
-        )
         hide = request.settings.network is Network.SANDBOX
-        self.record.argv = (request.runsc.path, *argv[1:])
-        self.record.env = env
-        self.record.command = paste(self.record.argv, env)
-        self.record.hide_net_sysctls = hide
-        # The gofer opens files for a sentry of another id, which a namespace of one id has not.
-        one = request.way is Way.OWN
-        self.record.replay_flags = () if safe or one else safe_flags(request.runsc.flags)
-        self.record.own_users = request.way is Way.OWN
-        if isinstance(request.input, bytes):
-            self.record.input = request.input
         readonly, writable = protected or ((), ())
-        return Order(
+        order = Order(
             id=workspace.id,
             argv=argv,
-            term=tuple(term_argv(command, request.stop_signal)),
-            delete=tuple(delete_argv(command)),
-            env=env,
+            term=term_argv(workspace.id, root, request.stop_signal),
+            delete=delete_argv(workspace.id, root),
+            env=runsc_env(
+                workspace.path("runtime"), sentry_inherits=not runsc.has_flag("directfs")
+            ),
             folder=workspace.folder,
-            root=command.root,
+            root=root,
             cgroups=tuple(self._cgroups.folders),
             hide_net_sysctls=hide,
             own_users=request.way is Way.OWN,
@@ -202,6 +190,21 @@ class Runner:
             writable=writable,
             terminal=request.terminal,
         )
+        self._note(order, safe)
+        return order
+
+    def _note(self, order: Order, safe: tuple[str, ...]) -> None:
+        """Note the command for the report; ``safe`` are those of `safe_flags` that it has."""
+        record, runsc = self.record, self.request.runsc
+        record.argv = (runsc.path, *order.argv[1:])
+        record.env = order.env
+        record.command = paste(record.argv, order.env)
+        record.hide_net_sysctls = order.hide_net_sysctls
+        record.own_users = order.own_users
+        # The gofer opens files for a sentry of another id, which a namespace of one id has not.
+        record.replay_flags = () if safe or order.own_users else safe_flags(runsc.flags)
+        if isinstance(self.request.input, bytes):
+            record.input = self.request.input
 
     def _gofer_flags(self, spec: Spec) -> tuple[str, ...]:
         binds = [mount for mount in spec.mounts if mount.is_bind and "nodev" not in mount.options]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 from collections.abc import Collection, Sequence
 
@@ -20,87 +19,74 @@ OWN_FLAGS = frozenset({
 })  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunscCommand:
-    """The parameters of the command line of one ``runsc run``."""
+def run_argv(
+    name: str,
+    *,
+    bundle: str,
+    root: str,
+    platform: Platform,
+    network: Network = Network.NONE,
+    rootless: bool = False,
+    log: str = "",
+    panic_log: str = "",
+    debug_log: str = "",
+    pod_init_config: str = "",
+    strace: bool = False,
+    one_release: bool = False,
+    extra: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """Return the argv of ``runsc run`` for the sandbox ``name``.
 
-    id: str
-    bundle: str
-    root: str
-    """runsc's state folder, private to this run."""
-
-    platform: Platform
-    network: Network = Network.NONE
-    rootless: bool = False
-    """Pass ``--rootless``: the caller is unprivileged and in no user namespace of its own."""
-
-    log: str = ""
-    panic_log: str = ""
-    debug_log: str = ""
-    """Folder for runsc's own logs; ``--debug`` is never passed, since with it the sentry's output
-    goes into the workload's streams."""
-
-    pod_init_config: str = ""
-    strace: bool = False
-    one_release: bool = False
-    """Refuse a sentry beside runsc whose build label is another one."""
-
-    extra: tuple[str, ...] = ()
-
-
-def run_argv(command: RunscCommand) -> list[str]:
-    """Return the argv of ``runsc run``. Global flags stand before the subcommand, a rule of
-    runsc's.
-
-    Raises `UsageError` for a NUL byte anywhere.
+    ``root`` is runsc's state folder, private to this run. ``rootless`` is for an unprivileged
+    caller in no user namespace of its own. ``debug_log`` is the folder of runsc's own logs.
+    ``one_release`` refuses a sentry beside runsc whose build label is another one. Raises
+    `UsageError` for a NUL byte anywhere.
     """
-    argv = [*_global_flags(command)]
-    if command.log:
-        argv += ["--log", command.log]
-    if command.panic_log:
-        argv += ["--panic-log", command.panic_log]
-    if command.debug_log:
-        argv += ["--debug-log", command.debug_log.rstrip("/") + "/"]
-    if command.strace:
-        argv += ["--strace"]
-    if command.pod_init_config:
-        argv += ["--pod-init-config", command.pod_init_config]
-    if command.one_release:
-        # By default the labels of two builds that are no releases may differ.
-        argv += [f"--{ONE_RELEASE}=ALWAYS"]
-    argv += [*command.extra, "run", "--bundle", command.bundle, command.id]
-    check_strings(argv)
-    return argv
-
-
-def _global_flags(command: RunscCommand) -> list[str]:
     # fmt: off
-    return [
+    argv = [
         "runsc",
-        "--root", command.root,
-        *(["--rootless"] if command.rootless else []),
+        "--root", root,
+        *(["--rootless"] if rootless else []),
         "--ignore-cgroups",
-        "--network", command.network.value,
-        "--platform", command.platform.value,
+        "--network", network.value,
+        "--platform", platform.value,
         "--overlay2", "root:memory",
     ]
     # fmt: on
+    if log:
+        argv += ["--log", log]
+    if panic_log:
+        argv += ["--panic-log", panic_log]
+    if debug_log:
+        # Without --debug, with which the sentry's output goes into the workload's streams.
+        argv += ["--debug-log", debug_log.rstrip("/") + "/"]
+    if strace:
+        argv += ["--strace"]
+    if pod_init_config:
+        argv += ["--pod-init-config", pod_init_config]
+    if one_release:
+        # By default the labels of two builds that are no releases may differ.
+        argv += [f"--{ONE_RELEASE}=ALWAYS"]
+    # runsc takes global flags before the subcommand only.
+    return _checked(*argv, *extra, "run", "--bundle", bundle, name)
 
 
-def delete_argv(command: RunscCommand) -> list[str]:
-    """Return the argv of ``runsc delete --force`` for the same sandbox."""
-    argv = ["runsc", "--root", command.root, "--ignore-cgroups", "delete", "--force", command.id]
-    check_strings(argv)
-    return argv
+def delete_argv(name: str, root: str) -> tuple[str, ...]:
+    """Return the argv of ``runsc delete --force`` for the sandbox ``name``. Raises `UsageError`."""
+    return _checked("runsc", "--root", root, "--ignore-cgroups", "delete", "--force", name)
 
 
-def term_argv(command: RunscCommand, number: int = signal.SIGTERM) -> list[str]:
+def term_argv(name: str, root: str, number: int = signal.SIGTERM) -> tuple[str, ...]:
     """Return the argv that sends the workload's first process SIGTERM, or signal ``number``.
 
     A signal to ``runsc run`` itself does not get there: it passes signals on for a terminal only.
+    Raises `UsageError`.
     """
-    name = "TERM" if number == signal.SIGTERM else str(number)
-    argv = ["runsc", "--root", command.root, "--ignore-cgroups", "kill", command.id, name]
+    sent = "TERM" if number == signal.SIGTERM else str(number)
+    return _checked("runsc", "--root", root, "--ignore-cgroups", "kill", name, sent)
+
+
+def _checked(*argv: str) -> tuple[str, ...]:
     check_strings(argv)
     return argv
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime as dt
+import functools
 import os
 import re
 import shutil
@@ -24,7 +24,7 @@ from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, Usag
 from pytest_gvisor.install import archive
 from pytest_gvisor.runsc import locate, sidecars
 from pytest_gvisor.runsc.binary import Runsc
-from pytest_gvisor.runsc.command import RunscCommand, check_extra, run_argv
+from pytest_gvisor.runsc.command import check_extra, run_argv
 from pytest_gvisor.settings import Platform
 from tests.faults.shortages import spare_descriptors
 
@@ -564,10 +564,10 @@ def test_one_release_is_asked_for_where_there_is_a_folder(
 
 def test_the_flag_stands_before_the_subcommand() -> None:
     """Runsc requires the order, and takes a value of some flags only after an equals sign."""
-    command = RunscCommand(id="a", bundle="/b", root="/r", platform=Platform.SYSTRAP)
+    made = functools.partial(run_argv, "a", bundle="/b", root="/r", platform=Platform.SYSTRAP)
     flag = "--sidecar-release-enforcement-policy=ALWAYS"
-    assert flag not in run_argv(command)
-    argv = run_argv(dataclasses.replace(command, one_release=True))
+    assert flag not in made()
+    argv = made(one_release=True)
     assert argv.index(flag) < argv.index("run")
 
 
