@@ -24,7 +24,7 @@ from pytest_gvisor.run.specification import (
     netns_of,
     way_of,
 )
-from pytest_gvisor.run.workload import Who, Workload, made, split, unusual
+from pytest_gvisor.run.workload import Who, Workload, make_workload, split, unusual
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.sessions.launcher import Launcher
@@ -116,7 +116,7 @@ class Gvisor:
         """Return the request that `run` would make of these arguments, without a start."""
         given, settings = split(options)
         chosen = self._chosen(timeout, settings)
-        asked = made(args, given, lambda: self._image(chosen))
+        asked = make_workload(args, lambda: self._image(chosen), **given)
         way = way_of(chosen)
         repeat = {"input": input if isinstance(input, str | bytes) else None, "timeout": timeout}
         return Request(
@@ -183,12 +183,12 @@ class Gvisor:
         from pytest_gvisor.sandbox.plan import Plan  # noqa: PLC0415 -- only for who has one
         from pytest_gvisor.sandbox.sandbox import Sandbox  # noqa: PLC0415
 
-        options = {"env": env, "cwd": cwd, "user": user, "rootfs": rootfs, "mounts": mounts,
-                   "hostname": hostname, "readonly": readonly}  # fmt: skip
         chosen = self._chosen(timeout, settings)
-        given, _ = split(options)
         way = way_of(chosen)
-        workload = made(["guest"], given, lambda: self._image(chosen))
+        workload = make_workload(
+            ["guest"], lambda: self._image(chosen), env=env, cwd=cwd, user=user, rootfs=rootfs,
+            mounts=mounts, hostname=hostname, readonly=readonly,
+        )  # fmt: skip
 
         def spec_of(workspace: Workspace, guest: Workload) -> Spec:
             return self._modified(make_spec(workspace, guest, chosen, way))

@@ -13,12 +13,12 @@ from pytest_gvisor.errors import InvalidBundle, PytestGvisorWarning, UsageError
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import default_spec
 from pytest_gvisor.oci.mounts import covers
-from pytest_gvisor.oci.rootfs import host
+from pytest_gvisor.oci.rootfs import Rootfs, host
 from pytest_gvisor.oci.spec import IdMapping, Linux, Namespace, Spec
 from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.run.netns import check_netns
 from pytest_gvisor.run.request import Workspace
-from pytest_gvisor.run.workload import Workload, made, split
+from pytest_gvisor.run.workload import Workload, make_workload, split
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
 from pytest_gvisor.settings import Network, Settings
@@ -104,9 +104,11 @@ def write_bundle(
     path = os.path.abspath(os.fspath(folder))
     given, changes = split(options)
     chosen = chosen_settings(settings, changes)
-    workload = made(
-        args, given, lambda: host() if chosen.image is None else images().rootfs(chosen.image)
-    )
+
+    def image() -> Rootfs:
+        return host() if chosen.image is None else images().rootfs(chosen.image)
+
+    workload = make_workload(args, image, **given)
     os.makedirs(path, 0o700, exist_ok=True)
     # No namespace is made for a bundle that is only written: whoever runs it decides on one.
     workspace = Workspace(id=os.path.basename(path), folder=path, shared="", netns="")

@@ -31,50 +31,57 @@ class Workload:
     """HOME, where the root file system is an image."""
 
 
-OPTIONS: Mapping[str, Any] = {
-    "env": None, "cwd": None, "user": None, "rootfs": None, "mounts": (), "hostname": HOSTNAME,
-    "readonly": False, "entrypoint": None,
-}  # fmt: skip
-
-
-def unusual(options: Mapping[str, Any]) -> dict[str, object]:
-    """Return the options that differ from the defaults, for the call's repr."""
-    return {k: v for k, v in options.items() if k not in OPTIONS or v != OPTIONS[k]}
-
-
-def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split the options of a call into those of the workload and settings."""
-    given = {**OPTIONS, **{k: v for k, v in options.items() if k in OPTIONS}}
-    return given, {k: v for k, v in options.items() if k not in OPTIONS}
-
-
-def made(
-    args: Sequence[str | os.PathLike[str]], given: Mapping[str, Any], image: Callable[[], Rootfs]
+def make_workload(
+    args: Sequence[str | os.PathLike[str]],
+    image: Callable[[], Rootfs],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    user: Who | None = None,
+    rootfs: Rootfs | None = None,
+    entrypoint: str | Sequence[str] | None = None,
+    mounts: Sequence[Mount] = (),
+    hostname: str = HOSTNAME,
+    readonly: bool = False,
 ) -> Workload:
     """Return the workload of a call. Raises `UsageError` or `ImageError`.
 
-    ``image`` makes the root file system that the settings name, where the call has none.
+    ``image`` makes the root file system that the settings name, for a call without ``rootfs``.
     """
-    rootfs: Rootfs = given["rootfs"] or image()
+    rootfs = rootfs or image()
     says = rootfs.says
-    words, entrypoint = argv(args), given["entrypoint"]
+    words = argv(args)
     if says is not None:
         words = with_entrypoint(words, entrypoint, says)
     elif entrypoint is not None:
         raise UsageError("entrypoint is for images", next_step="Put it in front of args.")
-    user, home = identified(given["user"], says)
-    cwd = given["cwd"]
+    who, home = identified(user, says)
     return Workload(
         args=words,
-        env={**(says.env if says else {}), **(given["env"] or {})},
+        env={**(says.env if says else {}), **(env or {})},
         cwd=os.fspath(cwd) if cwd is not None else says.cwd if says else "/",
-        user=user,
+        user=who,
         rootfs=rootfs,
-        mounts=tuple(given["mounts"]),
-        hostname=given["hostname"],
-        readonly=given["readonly"],
+        mounts=tuple(mounts),
+        hostname=hostname,
+        readonly=readonly,
         home=home,
     )
+
+
+OPTIONS: Mapping[str, Any] = make_workload.__kwdefaults__ or {}
+"""The options of a call that are the workload's, with their defaults."""
+
+
+def unusual(options: Mapping[str, Any]) -> dict[str, object]:
+    """Return the options of a call that differ from the defaults, for its repr."""
+    return {k: v for k, v in options.items() if k not in OPTIONS or v != OPTIONS[k]}
+
+
+def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of a call that are the workload's, and those that are settings."""
+    given = {k: v for k, v in options.items() if k in OPTIONS}
+    return given, {k: v for k, v in options.items() if k not in OPTIONS}
 
 
 def identified(user: Who | None, says: Says | None) -> tuple[Who | User, str | None]:
