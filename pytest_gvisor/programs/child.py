@@ -119,6 +119,7 @@ def _place_descriptors(fds: Sequence[int], error_pipe: int) -> None:
 
 def _become_session_leader(parent: int) -> None:
     os.setsid()
+    # execve keeps the signal, but for a program with set-user-ID or capabilities (prctl(2)).
     # A new user namespace keeps the signal: commit_creds() clears it with the ids or for
     # capabilities over the old one.
     linux.set_parent_death_signal(signal.SIGKILL)
@@ -148,6 +149,7 @@ def become(order: Order, fds: Sequence[int], *, parent: int, error_pipe: int) ->
         error_pipe = _ERROR_PIPE
         if order.terminal:
             stage = "terminal"
+            # Only a session leader without a terminal may take one (tty_ioctl(4)): see setsid.
             linux.take_terminal(0)
         stage = "signals"
         linux.reset_signals()

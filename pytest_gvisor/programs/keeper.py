@@ -159,6 +159,7 @@ class Run:
         """Have runsc send the workload SIGTERM, if it runs by now; nobody waits for that."""
         if self.status is None and self.pid:
             with contextlib.suppress(OSError):
+                # A command, and no signal: `runsc run` passes one on for a terminal only.
                 self._spawn(self.order.term)
 
     def kill(self) -> None:
@@ -210,6 +211,7 @@ class Run:
                 leftovers.kill(left, order.root)
             if now < self.deadline + EXIT_GRACE:
                 return None
+        # A runsc that was killed leaves its state file and socket, until `runsc delete --force`.
         stale = leftovers.has_state(order.root)
         if stale and self.deletes < DELETE_TRIES:
             self.deletes += 1
@@ -263,6 +265,7 @@ class Keeper:
         self.selector = selectors.DefaultSelector()
         self.watch(main.fileno(), self.on_request)
         self.watch(pytest_pidfd, self.leave)
+        # select goes on after a signal's handler (PEP 475): a byte in this pipe ends it.
         self.wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -320,8 +323,10 @@ class Keeper:
         """Reap everything that has ended: runs, deletions and adopted orphans alike."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.wake_reader, 4096)
+        # Signals of one kind do not queue (signal(7)): one SIGCHLD may stand for many children.
         while True:
             try:
+                # Of any child: a subreaper's are the orphans too, such as a killed runsc's gofer.
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
@@ -351,6 +356,7 @@ class Keeper:
     def leave(self) -> None:
         """Pytest is gone, or has closed: kill and clean everything, then end."""
         self.leaving = True
+        # The end of children is still waited for.
         for fd in [key.fd for key in self.selector.get_map().values() if key.data != self.on_child]:
             self.unwatch(fd)
         for run in self.runs:
@@ -359,6 +365,7 @@ class Keeper:
     def serve(self) -> None:
         """Run until pytest is gone and nothing is left."""
         while not (self.leaving and not self.runs):
+            # Nothing tells the end of a process that is no child here: look again, and often.
             for key, _events in self.selector.select(0.005 if self.finishing else None):
                 # What an earlier one of this turn has closed may be another's number by now.
                 if self.selector.get_map().get(key.fd) is key:

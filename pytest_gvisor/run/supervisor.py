@@ -19,9 +19,17 @@ from pytest_gvisor.runsc import obstacles
 from pytest_gvisor.sessions.launcher import Control, Keeper
 
 TERM_GRACE = 1.0
+"""Seconds between SIGTERM and SIGKILL at a deadline."""
+
 KILL_DEADLINE = 5.0
+"""Seconds after SIGKILL until the keeper itself counts as hung."""
+
 LINGER = 0.5
+"""Seconds after the end of runsc in which its output is waited for."""
+
 CLEAN_DEADLINE = 15.0
+"""Seconds in which the keeper must have removed a run."""
+
 NAP = 1.0
 """Seconds after which a wait is begun anew. Python runs a signal's handler between instructions:
 of a Ctrl-C that comes right before the system call, it would know nothing until that returns."""
@@ -177,6 +185,7 @@ class Supervisor:
             self.start = time.monotonic() - self.started_at
             self._watch_gofer()
         if going_on and listener.fileno() != before:
+            # The sentry has connected: its connection is read now, and nobody else is let in.
             self._selector.unregister(before)
             with stage("events", "the sandbox cannot be listened to"):
                 self._add(listener.fileno(), selectors.EVENT_READ, self._listen)

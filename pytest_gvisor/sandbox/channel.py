@@ -248,6 +248,7 @@ class Channel:
         supervisor = self._supervisor
         try:
             while self._death is None and not supervisor.over:
+                # Without an end: Python runs handlers of signals in the main thread alone.
                 supervisor.turn(None)
                 self._do_chores()
             self._read_rest()
@@ -338,6 +339,7 @@ class Channel:
             self._watch_socket()
 
     def _want_write(self) -> None:
+        # Only the listening thread changes the selector: it may be in the midst of a turn.
         if threading.current_thread() is self._thread:
             self._watch_socket()
         else:
