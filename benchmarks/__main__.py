@@ -17,8 +17,9 @@ from collections.abc import Sequence
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from benchmarks import table
+from benchmarks.bench import Bench
 from benchmarks.results import Missing, Phase, Result, Unavailable
-from benchmarks.rows import PHASE_ROUNDS, PHASES, ROWS, Bench, phases
+from benchmarks.rows import PHASE_ROUNDS, PHASES, ROWS, phases
 from pytest_gvisor import GvisorError
 
 _FAILURES = (GvisorError, OSError, RuntimeError, subprocess.SubprocessError)

@@ -18,7 +18,7 @@ from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
 
 if TYPE_CHECKING:
-    from benchmarks.rows import Bench
+    from benchmarks.bench import Bench
 
 _NAME = "pytest-gvisor/python"
 _ARCHIVE = os.path.join(os.path.dirname(__file__), "../.build/images/python.tar")

@@ -3,104 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import os
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from benchmarks import daemon, images, sessions
-from benchmarks.peers import BareRunsc, OfficialPackage, install_package
+from benchmarks.bench import DEADLINE, TRUE, Bench
+from benchmarks.peers import OfficialPackage, install_package
 from benchmarks.results import Figure, Phase, Result
 from benchmarks.timing import Series, interleaved
-from pytest_gvisor import Gvisor, Launcher, Platform, Runsc
 from pytest_gvisor.completed import Outcome
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run.pipes import Pipes
-from pytest_gvisor.run.request import Hooks, Record
+from pytest_gvisor.run.request import Record
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.supervisor import Supervisor
-from pytest_gvisor.runsc import platforms
 from pytest_gvisor.sessions.launcher import Keeper
 
 GIB = 1 << 30
 MIB = 1 << 20
-_TRUE = ["true"]
 _FLOOD = ["head", "-c", str(GIB), "/dev/zero"]
 _FRESH = '`gvisor.run(["true"])`'
-_DEADLINE = 120.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """The objects of every row: the harness as the ``gvisor`` fixture has it, and a folder."""
-
-    runsc: Runsc
-    platform: Platform
-    launcher: Launcher
-    gvisor: Gvisor
-    folder: str
-    """Inside the session folder, so that it is removed whatever happens."""
-
-    finding: float
-    """Seconds to find, check and question runsc."""
-
-    @classmethod
-    @contextlib.contextmanager
-    def ready(cls) -> Iterator[Bench]:
-        """Find runsc and start the keeper; all of it is gone afterwards."""
-        with contextlib.ExitStack() as stack:
-            begun = time.perf_counter()
-            runsc = Runsc.find()
-            finding = time.perf_counter() - begun
-            stack.callback(runsc.close)
-            launcher = Launcher()
-            stack.callback(launcher.close)
-            platform = platforms.automatic(runsc.platforms)
-            yield cls(
-                runsc=runsc,
-                platform=platform,
-                launcher=launcher,
-                gvisor=Gvisor(runsc=runsc, platform=platform, launcher=launcher),
-                folder=tempfile.mkdtemp(prefix="bench-", dir=launcher.session().path),
-                finding=finding,
-            )
-
-    def run(self) -> None:
-        """Run ``true`` in a fresh sandbox, which most rows time."""
-        if self.gvisor.run(_TRUE).returncode:
-            raise RuntimeError("true failed in our sandbox")
-
-    def seen(self, args: list[str]) -> tuple[dict[str, Any], Record]:
-        """Run ``args``; returns the config.json that was written for it, and the run's record."""
-        config: dict[str, Any] = {}
-        hooks = Hooks(modify_spec=lambda found: config.update(copy.deepcopy(found)))
-        harness = Gvisor(
-            runsc=self.runsc, platform=self.platform, launcher=self.launcher, hooks=hooks
-        )
-        harness.run(args, timeout=_DEADLINE)
-        return config, harness.records[-1]
-
-    def bare(self, row: str, args: list[str]) -> tuple[BareRunsc, str]:
-        """Bare runsc, and the very bundle that our harness has just run for ``args``."""
-        config, record = self.seen(args)
-        rootless = ["--rootless"] if "--rootless" in record.argv else []
-        # fmt: off
-        flags = [*rootless, "--ignore-cgroups", "--network", "none",
-                 "--platform", self.platform.value, "--overlay2", "root:memory"]
-        # fmt: on
-        folder = os.path.join(self.folder, row)
-        os.mkdir(folder, 0o700)
-        bare = BareRunsc(self.runsc.path, flags, folder)
-        return bare, bare.bundle("bundle", config)
 
 
 def fresh(bench: Bench, count: int) -> Iterator[Result]:
     """A fresh sandbox against bare runsc with the same bundle."""
-    bare, bundle = bench.bare("fresh", _TRUE)
+    bare, bundle = bench.bare("fresh", TRUE)
     series = interleaved({"ours": bench.run, "peer": lambda: bare.run(bundle)}, count)
     yield Result(
         row="fresh", what=_FRESH, against="bare `runsc run` of the same bundle",
@@ -142,16 +71,16 @@ def warm(bench: Bench, count: int) -> Iterator[Result]:
     with bench.gvisor.sandbox() as sandbox:
         argv = sandbox._record.argv
         flags = argv[1 : argv.index("run")]
-        command = [bench.runsc.path, *flags, "exec", argv[-1], *_TRUE]
+        command = [bench.runsc.path, *flags, "exec", argv[-1], *TRUE]
 
         def ours() -> None:
-            if sandbox.exec(_TRUE).returncode:
+            if sandbox.exec(TRUE).returncode:
                 raise RuntimeError("true failed in the warm sandbox")
 
         def peer() -> None:
             subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, check=True,
-                timeout=_DEADLINE,
+                timeout=DEADLINE,
             )  # fmt: skip
 
         series = interleaved({"ours": ours, "peer": peer}, count)
@@ -168,7 +97,7 @@ def output(bench: Bench, count: int) -> Iterator[Result]:
 
     def run() -> None:
         before = _reset_peak()
-        done = bench.gvisor.run(_FLOOD, timeout=_DEADLINE)
+        done = bench.gvisor.run(_FLOOD, timeout=DEADLINE)
         growth.append((_status("VmHWM") - before) / MIB)
         if done.outcome is not Outcome.EXITED or done.stdout_total != GIB:
             raise RuntimeError(f"{done.stdout_total} bytes came of 1 GiB: {done!r}")
@@ -253,7 +182,7 @@ def phases(bench: Bench, count: int) -> list[Phase]:
     spent: dict[str, list[float]] = {}
     for _ in range(count):
         last = begun = time.monotonic()
-        runner = _TimedRunner(bench.gvisor.request(_TRUE), bench.launcher, Record())
+        runner = _TimedRunner(bench.gvisor.request(TRUE), bench.launcher, Record())
         runner.run()
         ended = time.monotonic()
         for name, at in [*runner.steps(), ("the return to the caller", ended)]:

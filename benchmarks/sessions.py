@@ -16,7 +16,7 @@ from benchmarks.results import Figure, Result, Unavailable
 from benchmarks.timing import interleaved
 
 if TYPE_CHECKING:
-    from benchmarks.rows import Bench
+    from benchmarks.bench import Bench
 
 _IDLE_TESTS = 50
 _INSIDE_TESTS = 1000

@@ -1,0 +1,85 @@
+"""The harness as every row of the table uses it, and bare runsc with the same bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.peers import BareRunsc
+from pytest_gvisor import Gvisor, Launcher, Platform, Runsc
+from pytest_gvisor.run.request import Hooks, Record
+from pytest_gvisor.runsc import platforms
+
+TRUE = ["true"]
+DEADLINE = 120.0
+"""Seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """The objects of every row: the harness as the ``gvisor`` fixture has it, and a folder."""
+
+    runsc: Runsc
+    platform: Platform
+    launcher: Launcher
+    gvisor: Gvisor
+    folder: str
+    """Inside the session folder, so that it is removed whatever happens."""
+
+    finding: float
+    """Seconds to find, check and question runsc."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def ready(cls) -> Iterator[Bench]:
+        """Find runsc and start the keeper; all of it is gone afterwards."""
+        with contextlib.ExitStack() as stack:
+            begun = time.perf_counter()
+            runsc = Runsc.find()
+            finding = time.perf_counter() - begun
+            stack.callback(runsc.close)
+            launcher = Launcher()
+            stack.callback(launcher.close)
+            platform = platforms.automatic(runsc.platforms)
+            yield cls(
+                runsc=runsc,
+                platform=platform,
+                launcher=launcher,
+                gvisor=Gvisor(runsc=runsc, platform=platform, launcher=launcher),
+                folder=tempfile.mkdtemp(prefix="bench-", dir=launcher.session().path),
+                finding=finding,
+            )
+
+    def run(self) -> None:
+        """Run ``true`` in a fresh sandbox, which most rows time."""
+        if self.gvisor.run(TRUE).returncode:
+            raise RuntimeError("true failed in our sandbox")
+
+    def seen(self, args: list[str]) -> tuple[dict[str, Any], Record]:
+        """Run ``args``; returns the config.json that was written for it, and the run's record."""
+        config: dict[str, Any] = {}
+        hooks = Hooks(modify_spec=lambda found: config.update(copy.deepcopy(found)))
+        harness = Gvisor(
+            runsc=self.runsc, platform=self.platform, launcher=self.launcher, hooks=hooks
+        )
+        harness.run(args, timeout=DEADLINE)
+        return config, harness.records[-1]
+
+    def bare(self, row: str, args: list[str]) -> tuple[BareRunsc, str]:
+        """Bare runsc, and the very bundle that our harness has just run for ``args``."""
+        config, record = self.seen(args)
+        rootless = ["--rootless"] if "--rootless" in record.argv else []
+        # fmt: off
+        flags = [*rootless, "--ignore-cgroups", "--network", "none",
+                 "--platform", self.platform.value, "--overlay2", "root:memory"]
+        # fmt: on
+        folder = os.path.join(self.folder, row)
+        os.mkdir(folder, 0o700)
+        bare = BareRunsc(self.runsc.path, flags, folder)
+        return bare, bare.bundle("bundle", config)
