@@ -16,6 +16,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.platform_names import Platform as Platform  # noqa: PLC0414 -- exported
+from pytest_gvisor.setting_table import (
+    BY_NAME,
+    DEFAULT_MAX_OUTPUT,
+    DEFAULT_TIMEOUT,
+    Kind,
+    Setting,
+    names_from,
+)
 from pytest_gvisor.wanted import Wanted
 
 
@@ -51,9 +59,6 @@ class Isolation(enum.StrEnum):
     TEST = "test"
 
 
-DEFAULT_TIMEOUT = 60.0
-DEFAULT_MAX_OUTPUT = 16 * 1024 * 1024
-
 LONGEST = 2_000_000.0
 """The longest time that is waited for, in seconds: some 23 days. epoll_wait(2) counts milliseconds
 in an int, and Python raises `OverflowError` for more."""
@@ -71,7 +76,10 @@ class Release(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What decides how a sandbox is started, apart from the workload itself."""
+    """What decides how a sandbox is started, apart from the workload itself.
+
+    Type checkers read the fields here; `setting_table` declares the same settings.
+    """
 
     platforms: tuple[Platform, ...] = ()
     """The platforms to run on, in order; empty is ``auto``: systrap where the binary has it.
@@ -284,10 +292,6 @@ def report_paths(value: object, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(paths))
 
 
-def _optional(read: Callable[[object, str], object]) -> Callable[[object, str], object]:
-    return lambda value, name: None if value is None else read(value, name)
-
-
 def _size(value: object, name: str) -> int | str:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise UsageError(f"{name}={value!r} is not a size such as 268435456 or '256M'")
@@ -306,6 +310,10 @@ def _path(value: object, name: str) -> str:
     if not isinstance(text, str) or not text:
         raise UsageError(f"{name}={value!r} is not a path")
     return text
+
+
+def _platforms(value: object, _name: str) -> tuple[Platform, ...]:
+    return platforms(value)
 
 
 def _release(value: object, name: str) -> str:
@@ -352,30 +360,34 @@ def on_release(settings: Settings, label: object) -> Settings:
     )
 
 
-READERS: Mapping[str, Callable[[object, str], object]] = {
-    "platforms": lambda value, _name: platforms(value),
-    "network": lambda value, name: word(Network, value, name),
-    "netns": _optional(_path),
-    "runsc": _optional(_path),
-    "release": _release,
-    "strict": flag,
-    "reprobe": flag,
-    "timeout": seconds,
-    "rootless": lambda value, name: word(Rootless, value, name),
-    "debug": flag,
-    "keep": lambda value, name: word(Keep, value, name),
-    "report": report_paths,
-    "image": _optional(_path),
-    "memory": _optional(_size),
-    "pids": _optional(count),
-    "cpus": _optional(_number),
-    "max_output": _output,
-    "sha256": flag,
-}
-"""How each field of `Settings` is read from what a user wrote."""
+CHOICES: Mapping[Kind, type[enum.StrEnum]] = {
+    "network": Network, "rootless": Rootless, "keep": Keep,
+}  # fmt: skip
+"""The kinds of settings whose values are words."""
 
-_ELSEWHERE = ("platforms", "release", "strict", "reprobe", "debug", "keep", "report")
-"""What markers and calls do not name, or not so."""
+READERS: Mapping[Kind, Callable[[object, str], object]] = {
+    "platforms": _platforms,
+    "binary": _path,
+    "path": _path,
+    "release": _release,
+    "flag": flag,
+    "seconds": seconds,
+    "size": _size,
+    "count": count,
+    "number": _number,
+    "bytes": _output,
+    "reports": report_paths,
+}
+"""The readers of the other kinds: of a value, and of the name that a message calls it by."""
+
+
+def read(setting: Setting, value: object, name: str) -> Any:
+    """Return the value that a user wrote, as `Settings` has it. Raises `UsageError`."""
+    if value is None and setting.default is None:
+        return None
+    if setting.kind in CHOICES:
+        return word(CHOICES[setting.kind], value, name)
+    return READERS[setting.kind](value, name)
 
 
 def replaced(settings: Settings, changes: Mapping[str, object]) -> Settings:
@@ -383,15 +395,15 @@ def replaced(settings: Settings, changes: Mapping[str, object]) -> Settings:
 
     ``platform`` is another name for ``platforms``.
     """
-    read: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in changes.items():
-        field = "platforms" if name == "platform" else name
-        if field not in READERS:
-            known = ", ".join(["platform", *(name for name in READERS if name not in _ELSEWHERE)])
+        setting = BY_NAME.get(name)
+        if setting is None:
+            known = ", ".join(names_from("marker"))
             raise UsageError(f"{name!r} is not a setting; there are {known}")
-        read[field] = READERS[field](value, name)
-        if field == "platforms":
-            read["native"] = native(value)
-        if field == "runsc":
-            read |= {"releases": (), "label": ""}
-    return dataclasses.replace(settings, **read)
+        found[setting.name] = read(setting, value, name)
+        if setting.kind == "platforms":
+            found["native"] = native(value)
+        if setting.kind == "binary":
+            found |= {"releases": (), "label": ""}
+    return dataclasses.replace(settings, **found)

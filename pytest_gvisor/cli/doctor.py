@@ -46,16 +46,14 @@ def parser() -> argparse.ArgumentParser:
         "only if it can.",
     )
     made.add_argument("--json", action="store_true", help="one JSON object, for programs")
-    made.add_argument("--runsc", metavar="PATH", help="check this binary, without a search")
-    made.add_argument("--reprobe", action="store_true", help="forget the verdicts of earlier runs")
+    parse.add_settings(made, "doctor")
     return made
 
 
 def main(arguments: Sequence[str]) -> int:
     """Examine this machine and print the findings."""
     given = parser().parse_args(arguments)
-    settings = Settings(runsc=given.runsc, reprobe=given.reprobe)
-    found, able = examine(settings)
+    found, able = examine(parse.settings_of(given, "doctor"))
     if given.json:
         entries = [dataclasses.asdict(finding) for finding in found]
         print(json.dumps({"schema": SCHEMA, "can_run": able, "findings": entries}, indent=2))

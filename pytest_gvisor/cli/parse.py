@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_gvisor import settings
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.oci.mounts import parse_size
+from pytest_gvisor.setting_table import SETTINGS, Kind
+from pytest_gvisor.settings import Settings
 
 if TYPE_CHECKING:
     from pytest_gvisor.harness.engine import Engine
@@ -36,6 +38,30 @@ def size(text: str) -> int:
         return 0 if text == "0" else parse_size(text)
     except (UsageError, ValueError) as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+_TYPES: Mapping[Kind, Callable[[str], object]] = {"count": count, "number": float, "bytes": size}
+"""How argparse reads an option of a kind; the other kinds are read by `settings` alone."""
+
+
+def add_settings(parser: argparse.ArgumentParser, tool: str) -> None:
+    """Declare the settings that a command has as options."""
+    for setting in SETTINGS:
+        name, argument = setting.command_option, setting.commands.get(tool)
+        if argument is None:
+            continue
+        if setting.kind == "flag":
+            parser.add_argument(name, action="store_true", default=None, help=argument.help)
+        else:
+            kind = _TYPES.get(setting.kind, str)
+            parser.add_argument(name, type=kind, metavar=argument.metavar, help=argument.help)
+
+
+def settings_of(given: argparse.Namespace, tool: str) -> Settings:
+    """The settings that a command was given. Raises `UsageError`."""
+    written = {one.written: getattr(given, one.written) for one in SETTINGS if tool in one.commands}
+    changes = {name: value for name, value in written.items() if value is not None}
+    return settings.replaced(Settings(), changes)
 
 
 def command(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[str, ...]:

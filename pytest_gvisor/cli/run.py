@@ -23,7 +23,7 @@ from pytest_gvisor.run import terminal
 from pytest_gvisor.run.kept import keep
 from pytest_gvisor.run.request import Hooks, Record, Workspace
 from pytest_gvisor.run.workload import Who
-from pytest_gvisor.settings import Settings, replaced
+from pytest_gvisor.settings import Settings
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 _PIECE = 64 * 1024
 _AT_A_TERMINAL = 24 * 3600.0
 _TIMED_OUT = 124
-# What `Settings` has of a run, by the option's name.
-_SETTINGS = ("platform", "network", "netns", "runsc", "timeout", "rootless", "image", "memory",
-             "pids", "cpus", "max_output", "debug")  # fmt: skip
 _DEBUG = (": boot log", ": strace")
 
 
@@ -49,47 +46,18 @@ def parser() -> argparse.ArgumentParser:
         "--tty", action="store_true",
         help="a terminal for COMMAND, connected with this one; the deadline is then a day",
     )  # fmt: skip
-    _add_runsc(made)
+    parse.add_settings(made, "run")
     _add_workload(made)
     made.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND…")
     return made
 
 
-def _add_runsc(made: argparse.ArgumentParser) -> None:
-    """Add the options for the sandbox."""
-    made.add_argument(
-        "--platform", metavar="NAME",
-        help="systrap, kvm, ptrace or another that the binary lists (default: auto)",
-    )  # fmt: skip
-    made.add_argument("--network", metavar="MODE", help="none, sandbox or host (default: none)")
-    made.add_argument("--netns", metavar="PATH", help="a network namespace to join, for sandbox")
-    made.add_argument("--runsc", metavar="PATH", help="use this binary, without a search")
-    made.add_argument("--rootless", metavar="WHEN", help="auto, on or off (default: auto)")
-    made.add_argument("--timeout", metavar="SECONDS", help="deadline (default: 60)")
-    made.add_argument("--memory", metavar="SIZE", help="limit, for instance 256M; needs root")
-    made.add_argument("--pids", type=parse.count, metavar="N", help="limit; needs root")
-    made.add_argument(
-        "--cpus", type=float, metavar="N", help="limit in processors, for instance 0.5; needs root"
-    )
-    made.add_argument(
-        "--max-output", type=parse.size, metavar="SIZE",
-        help="the most to write of each stream, half head and half tail (default: 16M)",
-    )  # fmt: skip
-    made.add_argument(
-        "--debug", action="store_true", default=None,
-        help="the sentry's boot log and the last system calls, on standard error after the output",
-    )  # fmt: skip
+def _add_workload(made: argparse.ArgumentParser) -> None:
+    """Add the options for the workload, and for its bundle."""
     made.add_argument(
         "--keep", metavar="DIR",
         help="leave bundle, logs and a replay.sh in DIR, which must not exist",
     )  # fmt: skip
-
-
-def _add_workload(made: argparse.ArgumentParser) -> None:
-    """Add the options for the workload."""
-    made.add_argument(
-        "--image", metavar="REF", help="an image as root: an archive, or a docker daemon's"
-    )
     made.add_argument("--entrypoint", metavar="PROGRAM", help="replace the image's entrypoint")
     made.add_argument("--rootfs", metavar="DIR", help="a folder as root instead of the host's")
     made.add_argument("--readonly", action="store_true", help="forbid writing to the root")
@@ -149,10 +117,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _settings(given: argparse.Namespace) -> Settings:
-    asked = {name: getattr(given, name) for name in _SETTINGS}
     if given.tty and given.timeout is None:
-        asked["timeout"] = _AT_A_TERMINAL
-    settings = replaced(Settings(), {k: v for k, v in asked.items() if v is not None})
+        given.timeout = _AT_A_TERMINAL
+    settings = parse.settings_of(given, "run")
     if len(settings.platforms) > 1 or settings.native:
         raise UsageError(
             f"--platform {given.platform}: a command runs on one platform",

@@ -23,7 +23,7 @@ from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.specification import id_mappings
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
-from pytest_gvisor.settings import DEFAULT_MAX_OUTPUT
+from pytest_gvisor.setting_table import DEFAULT_MAX_OUTPUT
 
 if TYPE_CHECKING:
     from pytest_gvisor.oci.spec import Mount, Spec

@@ -21,6 +21,7 @@ from pytest_gvisor.plugin.fixtures import (
 )
 from pytest_gvisor.plugin.placement import here_is_inside, in_matrix, uses_gvisor
 from pytest_gvisor.plugin.stash import UNTRUSTED, harnesses, is_untrusted, note
+from pytest_gvisor.setting_table import names_from
 
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
 
@@ -33,9 +34,8 @@ pytest_plugins = ("pytest_gvisor.inside.hooks",)
 
 _MARKERS = (
     (
-        "gvisor(**settings): settings of this test's sandboxes: platform, network, netns, runsc, "
-        "timeout, rootless, image, memory, pids, cpus, max_output, sha256, and "
-        "xfail={platform: reason}"
+        "gvisor(**settings): settings of this test's sandboxes: "
+        f"{', '.join(names_from('marker'))}, and xfail={{platform: reason}}"
     ),
     (
         "requires_runsc(releases): skip, or fail with --gvisor-strict, where there is no runsc; "

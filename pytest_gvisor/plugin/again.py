@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.plugin.options import OPTIONS
 from pytest_gvisor.plugin.placement import native_key, plan_of
+from pytest_gvisor.setting_table import SETTINGS
 
 if TYPE_CHECKING:
     from pytest_gvisor.settings import Settings
 
 _PYTEST = ("python", "-m", "pytest")
-# What is taken over from this run's command line: of every test, and of tests inside.
-_REPEATED = ("network", "runsc", "timeout", "rootless", "image")
+# What is taken over from this run's command line: of every test the settings of its sandboxes,
+# which a marker may decide too, and more of tests inside.
+_REPEATED = [one for one in SETTINGS if {"marker", "command line"} <= {*one.sources}]
 _REPEATED_INSIDE = ("isolation", "env", "writable")
 
 
@@ -38,11 +39,11 @@ def command(item: pytest.Item, settings: Settings, platform: str, *more: str) ->
         words += ["--gvisor-platform", ",".join(platforms) if plan is None else platform]
     if plan is not None and item.get_closest_marker("in_gvisor") is None:
         words.append("--in-gvisor")
-    for option in OPTIONS:
-        if option.name == "runsc" and settings.label and plan is not None:
+    for setting in _REPEATED:
+        if setting.kind == "binary" and settings.label and plan is not None:
             words.append(f"--gvisor-runsc={settings.runsc}")  # under its own id it has no label
-        elif option.name in _REPEATED:
-            words += _written(config, option.name)
+        elif setting.kind != "platforms":
+            words += _written(config, setting.written)
     for name in _REPEATED_INSIDE if plan is not None else ():
         words += _written(config, name)
     return shlex.join([*_PYTEST, *words, *more])

@@ -17,13 +17,12 @@ from pytest_gvisor.errors import LaunchError, RunscError, UsageError
 from pytest_gvisor.plugin.options import written
 from pytest_gvisor.plugin.placement import plan_of
 from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.setting_table import BY_NAME
 from pytest_gvisor.settings import Settings
 
 _key = pytest.StashKey[Settings]()
 RELEASE_FIXTURE = "gvisor_runsc"
 """The fixture by which a matrix over releases is parametrized."""
-
-_MARKER_ONLY_FROM_OUTSIDE = ("release", "strict", "reprobe", "keep", "debug", "report")
 
 
 def run_settings(config: pytest.Config) -> Settings:
@@ -105,10 +104,10 @@ def settings_of(item: pytest.Item) -> Settings:
         where = location(item)
         if mark.args:
             raise UsageError(f"{where}: @pytest.mark.gvisor takes keywords only, not {mark.args!r}")
-        for name in _MARKER_ONLY_FROM_OUTSIDE:
-            if name == "release" and name in mark.kwargs:
+        for name in mark.kwargs:
+            if name == "release":
                 raise UsageError(f"{where}: write @pytest.mark.requires_runsc('>=…') for a release")
-            if name in mark.kwargs:
+            if name in BY_NAME and "marker" not in BY_NAME[name].sources:
                 raise UsageError(f"{where}: {name} is decided on the command line, not by a marker")
         changes = {name: value for name, value in mark.kwargs.items() if name != "xfail"}
         try:

@@ -21,27 +21,17 @@ from pytest_gvisor.run.request import Workspace
 from pytest_gvisor.run.workload import Workload, make_workload, split
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
+from pytest_gvisor.setting_table import BY_NAME
 from pytest_gvisor.settings import Network, Settings
 
 if TYPE_CHECKING:
     from pytest_gvisor.images.store import Images
 
-_DECIDED_EARLIER = (
-    "platform",
-    "platforms",
-    "runsc",
-    "release",
-    "strict",
-    "reprobe",
-    "keep",
-    "report",
-)
-
 
 def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settings:
     """Return ``settings`` with the changes of one call. Raises `UsageError`."""
-    for name in _DECIDED_EARLIER:
-        if name in changes:
+    for name in changes:
+        if name in BY_NAME and "call" not in BY_NAME[name].sources:
             raise UsageError(
                 f"{name} is decided for a whole test",
                 next_step=f"Use @pytest.mark.gvisor({name}=…) or the command line.",

@@ -12,8 +12,7 @@ import pytest
 
 from pytest_gvisor.cli.main import COMMANDS
 from pytest_gvisor.plugin import placement
-from pytest_gvisor.plugin.options import OPTIONS
-from pytest_gvisor.settings import _ELSEWHERE, READERS
+from pytest_gvisor.setting_table import SETTINGS, names_from
 from tests.plugin.conftest import CHECKOUT
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ FIXTURES = {
     "oci_bundle": "Factory: writes an OCI bundle",
     "runsc": "The validated runsc",
 }
-OF_A_MARKER = {"platform", "xfail", *READERS} - {*_ELSEWHERE}
+OF_A_MARKER = {"xfail", *names_from("marker")}
 """The arguments of the gvisor marker."""
 
 
@@ -62,16 +61,13 @@ def test_help_names_each_option_its_variable_and_its_ini_key(alone: Project) -> 
     """Each option names its variable and ini key, and the group names the order of sources."""
     text = re.sub(r"\s+", " ", alone.run("--help").exits(0).output)
     assert "(precedence: marker, command line, environment, ini file, default)" in text
-    for option in OPTIONS:
-        if option.ini_only:
-            assert re.search(rf" {option.dest} \(string\): ", text)
-            assert f"--gvisor-{option.name}" not in text
-            continue
-        assert f"--gvisor-{option.name}" in text
-        assert f"Environment: {option.variable}." in text
-        if option.name not in {"debug", "reprobe"}:
-            assert f"Ini: {option.dest}." in text
-            assert re.search(rf" {option.dest} \((string|args|float|bool)\): ", text)
+    for one in SETTINGS:
+        has_option, has_key = "command line" in one.sources, "ini" in one.sources
+        assert (f"{one.option}" in text) is has_option
+        assert (f"Environment: {one.variable}." in text) is has_option
+        assert (f"Ini: {one.key}." in text) is (has_option and has_key)
+        declared = re.search(rf" {one.key} \((string|args|float|bool)\): ", text)
+        assert (declared is not None) is has_key
     assert "Ini: in_gvisor." in text
 
 
@@ -81,7 +77,7 @@ def test_the_tables_of_options_are_what_the_parser_takes(alone: Project) -> None
     _, _, group = output.partition("\nworkloads under gVisor")
     options = set(re.findall(r"^  (--[\w-]+)", group.partition("\n\n")[0], re.MULTILINE))
     keys = set(re.findall(r"^  ((?:gvisor_|in_gvisor)\w*) \(", output, re.MULTILINE))
-    assert options == {f"--gvisor-{one.name}" for one in OPTIONS if not one.ini_only} | INSIDE
+    assert options == {one.option for one in SETTINGS if "command line" in one.sources} | INSIDE
     table = README.partition("\n| option, ini key | meaning |\n")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(--[\w-]+)", table)) == options
     assert {key for row in rows(table) for key in re.findall(r"`(\w+)`", row)} == keys

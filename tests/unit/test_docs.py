@@ -18,10 +18,10 @@ from pytest_gvisor.inside import fields, kept, measured, session
 from pytest_gvisor.install import archive, fetch, gomodule, release
 from pytest_gvisor.plugin import matrix
 from pytest_gvisor.report import github, run_texts, terminal
-from pytest_gvisor.run import specification
 from pytest_gvisor.runsc import platforms
 from pytest_gvisor.sandbox import process
 from pytest_gvisor.sessions import session_folder
+from pytest_gvisor.setting_table import SETTINGS, names_from
 from pytest_gvisor.vm import drive
 
 CHECKOUT = Path(__file__).parents[2]
@@ -86,8 +86,30 @@ def test_the_trees_of_errors_are_those_of_the_classes() -> None:
 def test_the_table_of_arguments_is_the_signature_of_run() -> None:
     """The table has the settings of one call too."""
     own = inspect.signature(Gvisor.run).parameters.keys() - {"self", "settings"}
-    of_a_call = settings.READERS.keys() - {*specification._DECIDED_EARLIER}
-    assert first_cells(section("workloads.md", "Arguments")) == own | of_a_call
+    assert first_cells(section("workloads.md", "Arguments")) == own | {*names_from("call")}
+
+
+def test_the_table_of_options_pairs_each_with_its_ini_key() -> None:
+    """In README, one row a setting; two more rows are of tests inside."""
+    table = (CHECKOUT / "README.md").read_text().partition("\n| option, ini key | meaning |\n")[2]
+    cells = re.findall(r"^\| (.*?`) (?:alone )?\| ", table.partition("\n\n")[0], re.MULTILINE)
+    shown = [(re.findall(r"`(--[\w-]+)", one), re.findall(r"`(\w+)`", one)) for one in cells]
+    declared = [
+        ([one.option] * ("command line" in one.sources), [one.key] * ("ini" in one.sources))
+        for one in SETTINGS
+    ]
+    inside = [(["--in-gvisor"], ["in_gvisor"]), ([], ["gvisor_report_fields"])]
+    assert shown == [*(one for one in declared if any(one)), *inside]
+
+
+@pytest.mark.parametrize("command", ["run", "doctor"])
+def test_the_options_of_a_command_are_documented_with_their_values(command: str) -> None:
+    """As its help shows them: ``--netns PATH``."""
+    text = section("cli.md", command)
+    for one in SETTINGS:
+        if command in one.commands:
+            usage = f"{one.command_option} {one.commands[command].metavar or ''}".rstrip()
+            assert re.search(rf"[`\[]{usage}[`\]]", text)
 
 
 def test_the_table_of_results_has_every_public_name() -> None:

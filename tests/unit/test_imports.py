@@ -18,8 +18,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
     "programs", "guest", "bounded_http", "escape", "kernel", "trust", "platform_names",
-    "errors", "wanted", "settings", "completed", "sessions", "vm", "oci", "runsc", "images",
-    "install", "run", "report", "sandbox", "harness", "cli", "plugin", "inside",
+    "errors", "wanted", "setting_table", "settings", "completed", "sessions", "vm", "oci", "runsc",
+    "images", "install", "run", "report", "sandbox", "harness", "cli", "plugin", "inside",
 )  # fmt: skip
 """From the ground up: a folder, or a module at the top, imports only from those before it."""
 
@@ -242,7 +242,7 @@ IDLE = {
     "pytest_gvisor", "pytest_gvisor.inside", "pytest_gvisor.inside.hooks", "pytest_gvisor.plugin",
     "pytest_gvisor.plugin.arrivals", "pytest_gvisor.plugin.fixtures",
     "pytest_gvisor.plugin.hookspecs", "pytest_gvisor.plugin.options",
-    "pytest_gvisor.plugin.placement", "pytest_gvisor.plugin.stash",
+    "pytest_gvisor.plugin.placement", "pytest_gvisor.plugin.stash", "pytest_gvisor.setting_table",
 }  # fmt: skip
 
 

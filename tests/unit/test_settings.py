@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
+import re
 import selectors
+import typing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from pytest_gvisor import settings
 from pytest_gvisor.errors import LaunchError, UsageError
 from pytest_gvisor.run.capture import Capture
+from pytest_gvisor.setting_table import SETTINGS, Kind, Setting
 from pytest_gvisor.settings import Keep, Network, Platform, Rootless, Settings
 
 if TYPE_CHECKING:
@@ -27,13 +29,49 @@ ANYTHING = st.one_of(
 )  # fmt: skip
 
 
-def test_there_is_a_reader_for_each_setting_and_no_other() -> None:
-    """Each setting can be written, and nothing else."""
-    fields = {field.name for field in dataclasses.fields(Settings)}
-    assert set(settings.READERS) == fields - {"native", "releases", "label"}  # read with others
+TYPES = typing.get_type_hints(Settings)
+NAMES = [one.name for one in SETTINGS]
 
 
-@given(name=st.sampled_from(sorted(settings.READERS)), value=ANYTHING)
+def type_of(kind: Kind) -> Any:
+    """The type of the values of a kind: its words', or the reader's."""
+    if kind in settings.CHOICES:
+        return settings.CHOICES[kind]
+    return typing.get_type_hints(settings.READERS[kind])["return"]
+
+
+def test_the_table_and_the_class_have_the_same_names() -> None:
+    """Three fields are no settings of their own: they are read with platform and runsc."""
+    assert {*NAMES} == TYPES.keys() - {"native", "releases", "label"}
+    assert len(NAMES) == len(set(NAMES))
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=NAMES)
+def test_the_table_and_the_class_have_the_same_type_and_default(setting: Setting) -> None:
+    """A setting whose default is None is optional."""
+    kind = type_of(setting.kind)
+    meant = kind | None if setting.default is None else kind
+    assert TYPES[setting.name] == meant
+    assert getattr(Settings(), setting.name) == setting.default
+
+
+def test_each_kind_has_one_reader() -> None:
+    """A kind is a set of words or has a reader, and each kind has a setting."""
+    kinds = {one.kind for one in SETTINGS}
+    assert kinds == {*settings.CHOICES, *settings.READERS} == {*typing.get_args(Kind)}
+    assert not settings.CHOICES.keys() & settings.READERS.keys()
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=NAMES)
+def test_help_is_there_where_it_is_shown_and_names_each_choice(setting: Setting) -> None:
+    """An option or an ini key of pytest has a help, and so has an option of a command."""
+    assert bool(setting.help) is bool({"command line", "ini"} & {*setting.sources})
+    shown = [setting.help] * bool(setting.help) + [one.help for one in setting.commands.values()]
+    for word in settings.CHOICES.get(setting.kind, ()):
+        assert all(re.search(rf"\b{word}\b", text) for text in shown)
+
+
+@given(name=st.sampled_from(NAMES), value=ANYTHING)
 def test_any_value_is_read_or_a_usage_error_that_names_it(name: str, value: object) -> None:
     """Each value is read or refused, and a read value is read the same again."""
     said = read = ""

@@ -1,0 +1,257 @@
+"""The table of settings: the name, kind, default, sources and help of each. Light: always imported.
+
+`pytest_gvisor.settings` holds the type of each setting for type checkers, and reads values by kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+Kind = Literal[
+    "platforms", "network", "rootless", "keep", "binary", "path", "release", "flag", "seconds",
+    "size", "count", "number", "bytes", "reports",
+]  # fmt: skip
+"""The kind of a setting's values: `pytest_gvisor.settings` has one reader for each."""
+
+Source = Literal["call", "marker", "command line", "environment", "ini"]
+"""A place where a setting can be written: ``call`` is an argument of `Gvisor.run` and its like."""
+
+DEFAULT_TIMEOUT = 60.0
+DEFAULT_MAX_OUTPUT = 16 * 1024 * 1024
+
+
+class Argument(NamedTuple):
+    """An option of a ``pytest-gvisor`` command, as its help shows it."""
+
+    help: str
+    metavar: str | None = None
+
+
+class Setting(NamedTuple):
+    """One setting. ``help`` and ``metavar`` are of its option and ini key for pytest."""
+
+    name: str
+    """Its field of `Settings`."""
+
+    kind: Kind
+    default: object
+    """Its value if no source has it. If that is None, users can write None too."""
+
+    sources: tuple[Source, ...]
+    help: str = ""
+    metavar: str | None = None
+    commands: Mapping[str, Argument] = {}
+    """The commands of ``pytest-gvisor`` that have it as an option."""
+
+    alias: str = ""
+    """The name that users write, if it differs from the field's."""
+
+    @property
+    def written(self) -> str:
+        """The name that users write."""
+        return self.alias or self.name
+
+    @property
+    def option(self) -> str:
+        """Its option for pytest: ``--gvisor-timeout``."""
+        return f"--gvisor-{self.written}"
+
+    @property
+    def command_option(self) -> str:
+        """Its option for a command of ``pytest-gvisor``: ``--max-output``."""
+        return f"--{self.written.replace('_', '-')}"
+
+    @property
+    def key(self) -> str:
+        """Its ini key, and where argparse puts the option: ``gvisor_timeout``."""
+        return f"gvisor_{self.written}"
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable: ``PYTEST_GVISOR_TIMEOUT``."""
+        return f"PYTEST_{self.key.upper()}"
+
+
+_SESSION: tuple[Source, ...] = ("command line", "environment", "ini")
+_ALL: tuple[Source, ...] = ("call", "marker", *_SESSION)
+_TEST: tuple[Source, ...] = ("call", "marker")
+
+SETTINGS = (
+    Setting(
+        name="platforms",
+        alias="platform",
+        kind="platforms",
+        default=(),
+        sources=("marker", *_SESSION),
+        metavar="NAMES",
+        help="auto (default, alone: systrap where the binary has it, else what it has), all, or a "
+        "comma list of systrap, kvm, ptrace and others that the binary lists; may be repeated. "
+        "With two or more, every test that uses a sandbox runs once per platform. With native "
+        "among them, tests inside also run on the host.",
+        commands={
+            "run": Argument(
+                "systrap, kvm, ptrace or another that the binary lists (default: auto)", "NAME"
+            )
+        },
+    ),
+    Setting(
+        name="network",
+        kind="network",
+        default="none",
+        sources=_ALL,
+        metavar="MODE",
+        help="none (default: loopback only), sandbox (gVisor's own stack), or host.",
+        commands={"run": Argument("none, sandbox or host (default: none)", "MODE")},
+    ),
+    Setting(
+        name="netns",
+        kind="path",
+        default=None,
+        sources=_TEST,
+        commands={"run": Argument("a network namespace to join, for sandbox", "PATH")},
+    ),
+    Setting(
+        name="runsc",
+        kind="binary",
+        default=None,
+        sources=("marker", *_SESSION),
+        metavar="[LABEL=]PATH",
+        help="use this binary and search no other; it is validated all the same. Of several the "
+        "last counts. LABEL=PATH, given twice or more on the command line: every test that uses a "
+        "sandbox runs once per release.",
+        commands={
+            "run": Argument("use this binary, without a search", "PATH"),
+            "doctor": Argument("check this binary, without a search", "PATH"),
+        },
+    ),
+    Setting(
+        name="release",
+        kind="release",
+        default="",
+        sources=("ini",),
+        help="the releases of runsc that will do: comparisons such as >=20240729, with commas "
+        "between them. Where another is found, each test with a sandbox is an error.",
+    ),
+    Setting(
+        name="strict",
+        kind="flag",
+        default=False,
+        sources=_SESSION,
+        help="fail what would be skipped for want of runsc, a platform or docker.",
+    ),
+    Setting(
+        name="reprobe",
+        kind="flag",
+        default=False,
+        sources=("command line", "environment"),
+        help="try platforms again on which the probe of an earlier run of this boot hung.",
+        commands={"doctor": Argument("forget the verdicts of earlier runs")},
+    ),
+    Setting(
+        name="timeout",
+        kind="seconds",
+        default=DEFAULT_TIMEOUT,
+        sources=_ALL,
+        metavar="SECONDS",
+        help=f"deadline of one workload (default: {DEFAULT_TIMEOUT:g}).",
+        commands={"run": Argument(f"deadline (default: {DEFAULT_TIMEOUT:g})", "SECONDS")},
+    ),
+    Setting(
+        name="rootless",
+        kind="rootless",
+        default="auto",
+        sources=_ALL,
+        metavar="WHEN",
+        help="auto (default: on where CAP_SYS_ADMIN is missing), on, or off.",
+        commands={"run": Argument("auto, on or off (default: auto)", "WHEN")},
+    ),
+    Setting(
+        name="image",
+        kind="path",
+        default=None,
+        sources=_ALL,
+        metavar="IMAGE",
+        help="the root file system of workloads, instead of the host's system folders: an archive "
+        "of docker save, an OCI archive or layout folder, a rootfs tarball, or the name of an "
+        "image of a docker daemon.",
+        commands={
+            "run": Argument("an image as root: an archive, or a docker daemon's", "REF"),
+        },
+    ),
+    Setting(
+        name="memory",
+        kind="size",
+        default=None,
+        sources=_TEST,
+        commands={"run": Argument("limit, for instance 256M; needs root", "SIZE")},
+    ),
+    Setting(
+        name="pids",
+        kind="count",
+        default=None,
+        sources=_TEST,
+        commands={"run": Argument("limit; needs root", "N")},
+    ),
+    Setting(
+        name="cpus",
+        kind="number",
+        default=None,
+        sources=_TEST,
+        commands={"run": Argument("limit in processors, for instance 0.5; needs root", "N")},
+    ),
+    Setting(
+        name="max_output",
+        kind="bytes",
+        default=DEFAULT_MAX_OUTPUT,
+        sources=_TEST,
+        commands={
+            "run": Argument(
+                "the most to write of each stream, half head and half tail "
+                f"(default: {DEFAULT_MAX_OUTPUT // 1024**2}M)",
+                "SIZE",
+            )
+        },
+    ),
+    Setting(name="sha256", kind="flag", default=False, sources=_TEST),
+    Setting(
+        name="debug",
+        kind="flag",
+        default=False,
+        sources=("call", "command line", "environment"),
+        help="show runsc's own logs and an strace of the workload in reports of failed tests.",
+        commands={
+            "run": Argument(
+                "the sentry's boot log and the last system calls, on standard error after the "
+                "output"
+            )
+        },
+    ),
+    Setting(
+        name="keep",
+        kind="keep",
+        default="none",
+        sources=_SESSION,
+        metavar="WHOSE",
+        help="keep bundle, logs and a replay.sh of each run of gvisor and gvisor_sandbox under "
+        "pytest's base temp: none (default), failed, or all. Nothing of gvisor_sandboxes, or of "
+        "tests inside.",
+    ),
+    Setting(
+        name="report",
+        kind="reports",
+        default=(),
+        sources=_SESSION,
+        metavar="FILE",
+        help="write what came of each test on each platform to FILE, whose name ends with .html, "
+        ".json or .md; may be repeated.",
+    ),
+)
+
+BY_NAME = {name: one for one in SETTINGS for name in (one.name, one.written)}
+"""Each setting, by the names that markers and calls know it by."""
+
+
+def names_from(source: Source) -> list[str]:
+    """The settings that this source can hold, by the names that users write."""
+    return [one.written for one in SETTINGS if source in one.sources]
