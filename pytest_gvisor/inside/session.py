@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -21,13 +21,24 @@ from pytest_gvisor.plugin.placement import FIELDS, Plan, plan_key, plan_of
 from pytest_gvisor.plugin.precedence import expected_failure, location, settings_of
 from pytest_gvisor.plugin.skips import usage
 from pytest_gvisor.sessions import places
-from pytest_gvisor.settings import Isolation, Platform
+from pytest_gvisor.settings import Isolation, Platform, Settings
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.link import Link
 
 
 _MAX_FALSE_STARTS = 3
+
+
+class _Key(NamedTuple):
+    """The sandbox of a test: two tests whose keys are equal share one."""
+
+    platform: Platform | None
+    """The platform that was asked for."""
+
+    settings: Settings
+    unit: str
+    """The tests that it lives for."""
 
 
 class InsideSession:
@@ -38,10 +49,10 @@ class InsideSession:
         self._kept = Kept(config, config.getini(FIELDS))
         self._isolation = isolation
         self._inside = inside
-        self._workers: dict[tuple[object, ...], Worker] = {}
-        self._keys: dict[int, tuple[object, ...]] = {}
+        self._workers: dict[_Key, Worker] = {}
+        self._keys: dict[int, _Key] = {}
         self._working: set[tuple[Platform, str | None]] = set()
-        self._false_starts: dict[tuple[object, ...], int] = {}
+        self._false_starts: dict[tuple[Platform | None, Settings], int] = {}
         self._refused: dict[int, bool] = {}
 
     def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
@@ -51,10 +62,11 @@ class InsideSession:
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         platform = self._platform(item)
         if platform is not None:
+            key = self._key(item)
             ids = self._ids(item, nextitem, plan)
-            self._run(item, platform, ids)
+            self._run(item, key, platform, ids)
             if (ids.following is None and self._isolation is not Isolation.SESSION) or plan.fresh:
-                self._finish(self._key(item))
+                self._finish(key)
         self._tear_down_here(item, nextitem)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
@@ -70,17 +82,17 @@ class InsideSession:
             if call.excinfo.errisinstance((KeyboardInterrupt, pytest.exit.Exception)):
                 raise call.excinfo.value
 
-    def _run(self, item: pytest.Item, platform: Platform, ids: Ids) -> None:
-        worker = self._worker(self._key(item), item, platform)
+    def _run(self, item: pytest.Item, key: _Key, platform: Platform, ids: Ids) -> None:
+        worker = self._worker(key, item.session.items, platform)
         began = time.monotonic()
         failure = worker.start()
-        tried = platform, settings_of(item).runsc
+        tried = platform, key.settings.runsc
         # A sandbox that starts shows that its platform works; one that does not is looked into.
         if not failure:
             self._working.add(tried)
         elif tried not in self._working and self._platform(item, examine=True) is None:
             return
-        self._count_start(item, failure)
+        self._count_start(item, key, failure)
         fresh, reason = None, None
         if not self._config.getoption("runxfail", False):
             reason = expected_failure(item, platform)
@@ -96,12 +108,12 @@ class InsideSession:
             cells.attach_inside(item, report, starts=starts, record=record)
             item.ihook.pytest_runtest_logreport(report=report)
 
-    def _count_start(self, item: pytest.Item, failure: str) -> None:
+    def _count_start(self, item: pytest.Item, key: _Key, failure: str) -> None:
         """End the session after too many failed starts in a row.
 
         Whichever unit of tests they were for: what they have in common is platform and settings.
         """
-        kind = self._key(item)[:2]
+        kind = key.platform, key.settings
         self._false_starts[kind] = self._false_starts.get(kind, 0) + 1 if failure else 0
         if self._false_starts[kind] >= _MAX_FALSE_STARTS:
             item.session.shouldstop = "three sandboxes in a row ended before their first test"
@@ -125,8 +137,7 @@ class InsideSession:
             _log(item, phase)
         return None
 
-    def _key(self, item: pytest.Item) -> tuple[object, ...]:
-        """Return the key that tests in the same sandbox share."""
+    def _key(self, item: pytest.Item) -> _Key:
         if id(item) not in self._keys:
             plan = item.stash[plan_key]
             unit = {
@@ -135,7 +146,7 @@ class InsideSession:
                 Isolation.TEST: item.nodeid,
             }[self._isolation]
             own = item.nodeid if plan.fresh else unit
-            self._keys[id(item)] = (plan.platform, settings_of(item), own)
+            self._keys[id(item)] = _Key(plan.platform, settings_of(item), own)
         return self._keys[id(item)]
 
     def _ids(self, item: pytest.Item, nextitem: pytest.Item | None, plan: Plan) -> Ids:
@@ -197,11 +208,10 @@ class InsideSession:
             self._cached_positions = {id(item): place for place, item in enumerate(items)}
         return self._cached_positions
 
-    def _worker(self, key: tuple[object, ...], item: pytest.Item, platform: Platform) -> Worker:
+    def _worker(self, key: _Key, collected: Sequence[pytest.Item], platform: Platform) -> Worker:
         if key not in self._workers:
-            settings = settings_of(item)
-            items = [other for other in item.session.items if self._shares(other, key)]
-            config = self._config
+            items = [other for other in collected if self._shares(other, key)]
+            config, settings = self._config, key.settings
 
             def begin() -> Link:
                 return start(
@@ -232,7 +242,7 @@ class InsideSession:
             kept=self._kept,
         )
 
-    def _shares(self, item: pytest.Item, key: tuple[object, ...]) -> bool:
+    def _shares(self, item: pytest.Item, key: _Key) -> bool:
         return plan_of(item) is not None and self._key(item) == key
 
     def _show(self) -> Callable[[bytes], None] | None:
@@ -250,7 +260,7 @@ class InsideSession:
         if reporter is not None:
             reporter.write(text)
 
-    def _finish(self, key: tuple[object, ...]) -> None:
+    def _finish(self, key: _Key) -> None:
         worker = self._workers.pop(key, None)
         if worker is not None:
             worker.finish()
@@ -265,12 +275,13 @@ class InsideSession:
 def _judged(item: pytest.Item, *, examine: bool = False) -> Platform:
     """Return the platform of a test. Skips or fails the test if a requirement is missing."""
     with usage():
-        _check_no_image(item)
+        settings = settings_of(item)
+        _check_no_image(item, settings)
     markers.check(item)
-    asked = markers.platform_asked(item, item.stash[plan_key].platform)
-    if examine or asked is Platform.KVM:
-        asked = markers.platform_of(item, asked)
-    return asked
+    platform = markers.platform_asked(item, settings, item.stash[plan_key].platform)
+    if examine or platform is Platform.KVM:
+        markers.check_platform(item, settings, platform)
+    return platform
 
 
 def _log(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
@@ -281,9 +292,9 @@ def _log(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
     item.ihook.pytest_runtest_logreport(report=report)
 
 
-def _check_no_image(item: pytest.Item) -> None:
+def _check_no_image(item: pytest.Item, settings: Settings) -> None:
     """Raise `UsageError` for a test inside with an image: its Python is the host's."""
-    image = settings_of(item).image
+    image = settings.image
     if image is not None:
         raise UsageError(
             f"{location(item)}: a test inside runs with the host's Python and system folders, and "

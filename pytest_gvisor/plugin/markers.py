@@ -146,10 +146,8 @@ def expect(item: pytest.Item, platform: str) -> None:
 _expected_key = pytest.StashKey[bool]()
 
 
-def platform_asked(item: pytest.Item, asked: Platform | None) -> Platform:
+def platform_asked(item: pytest.Item, settings: Settings, asked: Platform | None) -> Platform:
     """Return a test's platform. Skips or fails the test if there is no runsc."""
-    with usage():
-        settings = settings_of(item)
     engine = engine_of(item.config)
     with usage(), required(settings), located(item):
         engine.binary(settings)
@@ -158,14 +156,10 @@ def platform_asked(item: pytest.Item, asked: Platform | None) -> Platform:
     return platform
 
 
-def platform_of(item: pytest.Item, asked: Platform | None) -> Platform:
-    """Return a test's platform if it works. Skips or fails the test otherwise."""
-    platform = platform_asked(item, asked)
-    with usage():
-        settings = settings_of(item)
+def check_platform(item: pytest.Item, settings: Settings, platform: Platform) -> None:
+    """Skip or fail a test whose platform does not work."""
     with usage(), required(settings), located(item):
         engine_of(item.config).availability(platform, settings).check()
-    return platform
 
 
 def _needed_platforms(item: pytest.Item) -> list[Platform]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import pytest
 
@@ -97,10 +98,29 @@ def location(item: pytest.Item) -> str:
 def settings_of(item: pytest.Item) -> Settings:
     """Return the run's settings with those of the test's ``gvisor`` markers; the closest wins.
 
-    Raises `UsageError` that names the test.
+    They are read once, and again where a marker has come since. Raises `UsageError` that names the
+    test.
     """
+    marks = list(item.iter_markers("gvisor"))
+    known = item.stash.get(_read_key, None)
+    if known is None or list(map(id, known.marks)) != list(map(id, marks)):
+        known = item.stash[_read_key] = _Read(marks, _read(item, marks))
+    return known.settings
+
+
+class _Read(NamedTuple):
+    """The settings of a test, and the markers that they were read from, the closest first."""
+
+    marks: Sequence[pytest.Mark]
+    settings: Settings
+
+
+_read_key = pytest.StashKey[_Read]()
+
+
+def _read(item: pytest.Item, marks: Sequence[pytest.Mark]) -> Settings:
     settings = run_settings(item.config)
-    for mark in reversed(list(item.iter_markers("gvisor"))):
+    for mark in reversed(marks):
         where = location(item)
         if mark.args:
             raise UsageError(f"{where}: @pytest.mark.gvisor takes keywords only, not {mark.args!r}")

@@ -190,3 +190,52 @@ def test_a_bad_variable_is_a_usage_error_that_names_it(
     name = f"PYTEST_GVISOR_{variable}"
     ran = alone.test("def test_it(): pass").run(**{name: value})
     ran.exits(pytest.ExitCode.USAGE_ERROR).shows(f"pytest-gvisor: {name}: ", value)
+
+
+# Counts how often the markers of each test are read.
+COUNTS = """
+import collections
+from pytest_gvisor.plugin import precedence
+
+reads, read = collections.Counter(), precedence._read
+
+def counting(item, marks):
+    reads[type(item).__name__, item.nodeid] += 1
+    return read(item, marks)
+
+precedence._read = counting
+
+def pytest_sessionfinish(session):
+    lines = [f"{kind} {nodeid} {count}" for (kind, nodeid), count in reads.items()]
+    (session.config.rootpath / "reads").write_text("\\n".join(sorted(lines)))
+"""
+
+
+def test_the_settings_of_a_test_are_read_once(alone: Project) -> None:
+    """By collection for its variants, and by all that is done with a test on the host or inside."""
+    alone.test(
+        """
+        import pytest
+
+        pytestmark = [pytest.mark.gvisor(timeout=30), pytest.mark.requires_runsc]
+
+        def test_on_the_host(gvisor, oci_bundle):
+            gvisor.run(["true"], check=True)
+
+        @pytest.mark.in_gvisor
+        def test_inside():
+            pass
+
+        @pytest.mark.in_gvisor
+        def test_inside_too():
+            pass
+    """,
+        conftest=COUNTS,
+    )
+    ran = alone.run("--gvisor-report=report.json").ends(passed=3)
+    names = ("test_inside", "test_inside_too", "test_on_the_host")
+    assert ran.lines("reads") == [
+        f"{kind} test_it.py::{name} 1"
+        for kind in ("Function", "FunctionDefinition")
+        for name in names
+    ]
