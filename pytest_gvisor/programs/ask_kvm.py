@@ -1,4 +1,4 @@
-"""Asks a KVM device what it can do: a program, for a process that may be killed.
+"""A program that asks a KVM device for its features, as a process that may be killed.
 
 ``python -I -S ask_kvm.py DEVICE`` prints one JSON object: ``step``, the one that failed or
 ``""``, and ``errno`` or, for the API's version, ``value``. Standard library only.
@@ -22,7 +22,7 @@ Answer = dict[str, str | int]
 
 
 def ask(device: str, ioctl: Callable[[int, int, int], int] = fcntl.ioctl) -> Answer:
-    """Take the steps that runsc takes, one after the other, until one fails."""
+    """Take the steps of runsc in the same order, until one fails."""
     opened: list[int] = []
     step = "open"
     try:

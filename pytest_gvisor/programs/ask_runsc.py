@@ -1,4 +1,4 @@
-"""The way from pytest to a question that runsc is asked, such as ``runsc --version``.
+"""A program that becomes a question to runsc, such as ``runsc --version``.
 
 Started as ``python -I -S ask_runsc.py PARENT EXECUTABLE_FD ERROR_FD WORDS…``. pytest has threads,
 so nothing may run between its fork and an execve: this program is what it executes, and does then
@@ -27,7 +27,7 @@ _ENVIRONMENT = {
 
 
 def main(arguments: list[str]) -> None:
-    """Become runsc, or report and end with status 127."""
+    """Become runsc, or report the error and exit with status 127."""
     parent, executable, error_pipe = map(int, arguments[:3])
     stage = "session"
     try:

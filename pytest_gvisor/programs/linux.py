@@ -1,4 +1,4 @@
-"""The kernel calls that Python's standard library does not have: the only ctypes of the package.
+"""The kernel calls that Python's standard library lacks: the only ctypes of the package.
 
 One wrapper a call, named as the call; each raises `OSError` whose text holds the whole call.
 Imports the standard library only, because the keeper runs with ``-I -S``. It refuses to do more
@@ -82,7 +82,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def set_no_new_privs() -> None:
-    """From here on no execve of this process or its children can gain privileges (prctl(2))."""
+    """Forbid every execve of this process and its children to gain privileges (prctl(2))."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
@@ -117,7 +117,7 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 
 
 def set_readonly(target: str, *, readonly: bool, recursive: bool) -> None:
-    """``mount_setattr(AT_FDCWD, target, flags, {RDONLY})``: only this flag of the mount changes.
+    """Change only the flag RDONLY of a mount: ``mount_setattr(AT_FDCWD, target, flags, …)``.
 
     Linux 5.12 and later. The C library has no wrapper before glibc 2.36.
     """
@@ -188,7 +188,7 @@ def reset_signals() -> None:
 
 
 def set_default_action(number: int) -> None:
-    """``rt_sigaction(number, {SIG_DFL}, NULL, 8)``; nothing where the call's number is not known.
+    """Call ``rt_sigaction(number, {SIG_DFL}, NULL, 8)``; do nothing on an unknown processor.
 
     The C library refuses `LIBC_SIGNALS` in its own sigaction(3), and some shells ignore them.
     """
@@ -216,7 +216,7 @@ def close_from(lowest: int) -> None:
 
 
 def status_of_self(*names: str) -> dict[str, str]:
-    """The named fields of /proc/self/status, as text; a field that is missing is ``""``."""
+    """Return the named fields of /proc/self/status; a missing field is ``""``."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         fields = dict(line.rstrip("\n").split(":", 1) for line in status if ":" in line)
     return {name: fields.get(name, "").strip() for name in names}

@@ -1,4 +1,4 @@
-"""The warden: a small program that owns one command and everything which that command starts.
+"""The warden: a small program that owns one command and all of its descendants.
 
 Started as ``python -I -S warden.py``, in a session of its own. It kills the command and all of its
 descendants when the command ends, at its deadline, when the process that asked for it is gone, and
@@ -33,7 +33,7 @@ else:
 
 
 def become(argv: list[str], *above: int) -> NoReturn:
-    """The child's way to its execve; any failure is a line on standard error and status 127.
+    """Execute the command in the child; on failure write a line and exit with status 127.
 
     ``above`` are pidfds of the process that has forked it, opened before the fork, and of that
     one's own parent where its end, too, is this one's.
@@ -58,9 +58,9 @@ def become(argv: list[str], *above: int) -> NoReturn:
 
 
 def start(argv: list[str]) -> int:
-    """Fork the command, in a new PID namespace where this process may make one, or a guard of it.
+    """Fork the command into a new PID namespace if possible, or else a guard of it.
 
-    The pid of what was forked.
+    Returns the child's pid.
     """
     entry: Callable[..., NoReturn] = become
     try:
@@ -71,9 +71,9 @@ def start(argv: list[str]) -> int:
 
 
 def _fork(entry: Callable[..., NoReturn], argv: list[str], *above: int) -> int:
-    """Fork; the child goes on in ``entry``, with a pidfd of this process and those of others.
+    """Fork; the child continues in ``entry``, with pidfds of this process and of others.
 
-    The child's pid.
+    Returns the child's pid.
     """
     me = os.pidfd_open(os.getpid())
     try:
@@ -86,7 +86,7 @@ def _fork(entry: Callable[..., NoReturn], argv: list[str], *above: int) -> int:
 
 
 def guard(argv: list[str], parent: int) -> NoReturn:
-    """Own the command and all that it starts, until it ends or the warden is gone; end as it.
+    """Own the command and its descendants until it ends or the warden is gone; end like it.
 
     ``parent`` is a pidfd of the warden.
     """
@@ -104,7 +104,7 @@ def guard(argv: list[str], parent: int) -> NoReturn:
 
 
 def _command_or(warden: int, pid: int) -> int:
-    """The command's raw status; that of SIGKILL where the warden's end came first."""
+    """Return the command's raw status, or that of SIGKILL if the warden ends first."""
     # Pipes and the session's lock are the warden's: held here, they would outlive it.
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
@@ -121,7 +121,7 @@ def _command_or(warden: int, pid: int) -> int:
 
 
 def wait(pid: int, parent: int, deadline: float) -> int | None:
-    """The command's raw status; None where the deadline, or the caller's end, came first."""
+    """Return the command's raw status; None if the deadline or the caller's end comes first."""
     child = os.pidfd_open(pid)
     try:
         with selectors.DefaultSelector() as selector:
@@ -136,7 +136,7 @@ def wait(pid: int, parent: int, deadline: float) -> int | None:
 
 
 def main(arguments: list[str]) -> None:
-    """``warden.py PARENT_PIDFD SECONDS FOLDER COMMAND…``; ``late`` or the exit code comes back."""
+    """Run ``warden.py PARENT_PIDFD SECONDS FOLDER COMMAND…``; write ``late`` or the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
     linux.set_child_subreaper()
