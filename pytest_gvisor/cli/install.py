@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, _end)
     with Bar(sys.stderr) as bar:
         done = get(folder, bar)
-    for line in told(done):
+    for line in describe(done):
         print(line)
     return 0
 
@@ -94,7 +94,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def told(done: Installed) -> list[str]:
+def describe(done: Installed) -> list[str]:
     """Describe the installed runsc, and whether the plugin finds it."""
     link = f" (a link to {done.real})" if done.real != done.path else ""
     lines = [f"runsc {escape(done.version)} is at {done.path}{link}"]

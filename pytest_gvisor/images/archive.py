@@ -172,12 +172,12 @@ def _file(
     inflated = Inflated(Section(fd, 0, size), budget)
     if not _may_hold_images(Inflated(Section(fd, 0, size), budget)):
         return _tarball(fd, size, budget)
-    plain = _decompressed(inflated, undo) if inflated.is_compressed else (fd, size)
+    plain = _decompress(inflated, undo) if inflated.is_compressed else (fd, size)
     members = _Members(*plain, budget)
     return _archive(members, wanted) or _tarball(fd, size, budget)
 
 
-def _decompressed(inflated: Reader, undo: contextlib.ExitStack) -> tuple[int, int]:
+def _decompress(inflated: Reader, undo: contextlib.ExitStack) -> tuple[int, int]:
     """Decompress into a temporary file; return its descriptor and size."""
     try:
         plain = tempfile.TemporaryFile(prefix="pytest-gvisor-")  # noqa: SIM115 -- closed by undo
@@ -330,7 +330,7 @@ def _layout(blobs: Blobs, reference: str, digest: str = "") -> Content:
     if digest:
         top = {"manifests": choose.only(top, digest)}
     manifest = choose.choose(top, reference, lambda descriptor: _described(blobs, descriptor))
-    data = _checked(blobs, objects(manifest.get("config"), "config of a manifest"))
+    data = _read_checked(blobs, objects(manifest.get("config"), "config of a manifest"))
     layers = []
     for entry in lists(manifest.get("layers"), "layers of a manifest"):
         descriptor = objects(entry, "a layer's descriptor")
@@ -345,7 +345,7 @@ def _blob_name(descriptor: Mapping[str, Any]) -> tuple[str, str]:
     return "blobs/" + digest.replace(":", "/"), digest
 
 
-def _checked(blobs: Blobs, descriptor: Mapping[str, Any]) -> bytes:
+def _read_checked(blobs: Blobs, descriptor: Mapping[str, Any]) -> bytes:
     """Return a document, checked against the digest and size of its descriptor."""
     name, digest = _blob_name(descriptor)
     data = _document(blobs, name)
@@ -363,7 +363,7 @@ def _check_size(descriptor: Mapping[str, Any], size: int) -> None:
 
 
 def _described(blobs: Blobs, descriptor: Mapping[str, Any]) -> Mapping[str, Any]:
-    return objects(load_json(_checked(blobs, descriptor), "a manifest"), "a manifest")
+    return objects(load_json(_read_checked(blobs, descriptor), "a manifest"), "a manifest")
 
 
 def _described_layer(blobs: Blobs, descriptor: Mapping[str, Any]) -> Layer:

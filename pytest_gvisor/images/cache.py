@@ -168,12 +168,12 @@ class Cache:
         self._check()
         with locks.failing(self.folder), contextlib.ExitStack() as on_failure:
             lock = self._used(content.id, on_failure)
-            notes = self._look(content.id)
+            notes = self._notes_if_unchanged(content.id)
             if notes is None:
                 # Who uses a tree that was changed keeps it: no more than the making is exclusive.
                 patience = (limits or Limits()).max_seconds + self._patience
                 with self._alone(f"{content.id}.making", "unpacks it", patience):
-                    notes = self._look(content.id)
+                    notes = self._notes_if_unchanged(content.id)
                     if notes is None:
                         notes = self._make(content, name, limits)
             os.utime(lock)
@@ -192,7 +192,7 @@ class Cache:
             if not _ID.fullmatch(identity) or not os.path.isdir(self._path(identity)):
                 return None
             lock = self._used(identity, on_failure)
-            record, notes = self._record(identity), self._look(identity)
+            record, notes = self._record(identity), self._notes_if_unchanged(identity)
             if record is None or notes is None:
                 return None
             text = record.config.encode("utf-8", "surrogatepass")
@@ -229,7 +229,7 @@ class Cache:
         found = []
         if not os.path.lexists(self.folder):
             return []
-        self._judge()
+        self._check_folder()
         with locks.failing(self.folder):
             for name in os.listdir(self.folder):
                 if _ID.fullmatch(name):
@@ -259,12 +259,12 @@ class Cache:
 
     def _check(self) -> None:
         with locks.failing(self.folder):
-            self._judge()
+            self._check_folder()
             if not self._is_swept:
                 self._sweep()
                 self._is_swept = True
 
-    def _judge(self) -> None:
+    def _check_folder(self) -> None:
         """Make the cache folder if it is missing. Refuse it if other users can write to it."""
         try:
             make_above(self.folder)
@@ -300,7 +300,7 @@ class Cache:
     def _record(self, identity: str) -> _Record | None:
         return _Record.read(os.path.join(self._path(identity), "image.json"))
 
-    def _look(self, identity: str) -> tuple[str, ...] | None:
+    def _notes_if_unchanged(self, identity: str) -> tuple[str, ...] | None:
         """Return the notes of an unchanged image; None for a changed or missing one."""
         record = self._record(identity)
         with contextlib.suppress(OSError):

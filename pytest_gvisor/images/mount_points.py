@@ -58,7 +58,7 @@ class Trees:
                 if not self._is_sealed(tree):
                     self._make(root, tree, mounts)
                 with self._alone():
-                    if _taken(tree, user):
+                    if _claim(tree, user):
                         self._evict()
                         return f"{tree}/rootfs"
                 self._sealed.discard(tree)  # another process has removed it in between
@@ -144,7 +144,7 @@ class Trees:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _taken(tree: str, user: str) -> bool:
+def _claim(tree: str, user: str) -> bool:
     """Record that a folder uses the tree; return whether the tree is there."""
     users = f"{tree}/users"
     try:

@@ -65,7 +65,7 @@ class Images:
             if key not in self._found:
                 with Daemon(remote=remote, tell=self._tell) as daemon:
                     identity = daemon.find(reference, policy)
-                    self._found[key] = self._exported(name, daemon, identity, limits)
+                    self._found[key] = self._from_daemon(name, daemon, identity, limits)
             return self._found[key]
 
     def build(
@@ -90,7 +90,9 @@ class Images:
             identity = daemon.build(name, dockerfile=dockerfile, args=args or {})
             key = (_DAEMON, identity, os.environ.get("DOCKER_HOST"), limits)
             if key not in self._found:
-                self._found[key] = self._exported(f"{_DAEMON}{identity}", daemon, identity, limits)
+                self._found[key] = self._from_daemon(
+                    f"{_DAEMON}{identity}", daemon, identity, limits
+                )
             return self._found[key]
 
     def close(self) -> None:
@@ -108,7 +110,7 @@ class Images:
             self._found[key] = self._unpacked(name, path, reference, limits)
         return self._found[key]
 
-    def _exported(
+    def _from_daemon(
         self, name: str, daemon: Daemon, identity: str, limits: Limits | None
     ) -> ImageRootfs:
         """Return a daemon's image. Export it only if the cache lacks it.

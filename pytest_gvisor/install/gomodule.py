@@ -87,12 +87,12 @@ def install(
     def make(staging: str) -> str:
         build = _Build(go, version, progress, until)
         with build.running(os.path.join(staging, "go"), timeout) as built:
-            return _arranged(built, os.path.join(staging, "release"))
+            return _arrange(built, os.path.join(staging, "release"))
 
     return place.put(folder, make)
 
 
-def _arranged(built: str, release: str) -> str:
+def _arrange(built: str, release: str) -> str:
     """Arrange the build like a release of gVisor's, with modes independent of the umask."""
     binary, sentry = (os.path.join(release, name) for name in (BINARY, _SENTRY))
     for made in (release, os.path.dirname(sentry)):

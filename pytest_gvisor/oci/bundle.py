@@ -89,14 +89,14 @@ class Bundle:
         folder = os.path.abspath(os.fspath(path))
         where = os.path.join(folder, CONFIG)
         notes: list[str] = []
-        value = _prepared(load(_read(folder), where=where), notes)
+        value = _without_unsafe(load(_read(folder), where=where), notes)
         spec, found = validate.examine(value)
         whole = spec is not None
         if spec is None and isinstance(value, dict):
             # The rest of it is looked at all the same.
             spec, _ = validate.examine({**value, **_STAND_IN})
         if spec is not None:
-            spec = _resolved(spec, os.path.realpath(folder), found, notes, allow)
+            spec = _resolve(spec, os.path.realpath(folder), found, notes, allow)
             if whole:
                 found += [text for text in validate.problems(spec) if text not in found]
         if found or spec is None or not whole:
@@ -185,7 +185,7 @@ def _bounded(descriptor: int) -> bytes:
     return b"".join(parts)
 
 
-def _prepared(value: object, notes: list[str]) -> object:
+def _without_unsafe(value: object, notes: list[str]) -> object:
     """Return the JSON without the parts that runsc must not get from a bundle."""
     if not isinstance(value, dict):
         return value
@@ -201,7 +201,7 @@ def _prepared(value: object, notes: list[str]) -> object:
     return value
 
 
-def _resolved(
+def _resolve(
     spec: Spec,
     folder: str,
     found: list[str],

@@ -82,22 +82,22 @@ def loading_problems(fd: int, path: str, trust: Trust) -> Iterator[str]:
         yield "it is a 32-bit program: its libraries cannot be checked"
         return
     try:
-        loader, said = _said(fd, head)
+        loader, texts = _dynamic_section(fd, head)
     except (struct.error, ValueError):
         yield "its dynamic section cannot be read, so its libraries cannot be checked"
         return
     if loader:
-        yield from _library(loader, "", trust)
-    names = [value for tag, value in said if tag in _LIBRARIES]
+        yield from _library_problems(loader, "", trust)
+    names = [value for tag, value in texts if tag in _LIBRARIES]
     for name in names:
         if "/" in name:
-            yield from _library(name, path, trust)
-    for tag, value in said:
+            yield from _library_problems(name, path, trust)
+    for tag, value in texts:
         for written in value.split(":") if tag in _FOLDERS else ():
-            yield from _searched(written, _FOLDERS[tag], path, names, trust)
+            yield from _search_problems(written, _FOLDERS[tag], path, names, trust)
 
 
-def _said(fd: int, head: bytes) -> tuple[str, list[tuple[int, str]]]:
+def _dynamic_section(fd: int, head: bytes) -> tuple[str, list[tuple[int, str]]]:
     """Return the loader's path, or ``""``, and the texts of the dynamic section by tag."""
     order = ">" if head[5] == 2 else "<"
     offset, size, count = struct.unpack_from(f"{order}Q14xHH", head, 32)
@@ -144,7 +144,9 @@ def _text(fd: int, offset: int) -> str:
     return os.fsdecode(text)
 
 
-def _searched(written: str, tag: str, path: str, names: list[str], trust: Trust) -> Iterator[str]:
+def _search_problems(
+    written: str, tag: str, path: str, names: list[str], trust: Trust
+) -> Iterator[str]:
     """Yield why a folder with libraries is unsafe, or a file in it."""
     folder = _expanded(written, path)
     about = f"it looks for libraries in {escape(written) or 'the current folder'} ({tag})"
@@ -157,18 +159,18 @@ def _searched(written: str, tag: str, path: str, names: list[str], trust: Trust)
             below = os.path.join(folder, better)
             folders += [below, *(os.path.join(below, name) for name in sorted(os.listdir(below)))]
     for place in folders:
-        for problem in _place(place, trust):
+        for problem in _folder_problems(place, trust):
             yield f"{about}: {problem}"
         for name in names:
             if "/" not in name and os.path.lexists(library := os.path.join(place, name)):
-                yield from _library(library, path, trust)
+                yield from _library_problems(library, path, trust)
 
 
 def _expanded(written: str, path: str) -> str:
     return _ORIGIN.sub(lambda _: os.path.dirname(path), written)
 
 
-def _place(path: str, trust: Trust) -> Iterator[str]:
+def _folder_problems(path: str, trust: Trust) -> Iterator[str]:
     """Yield why other users could put a library into this folder, which may be missing."""
     with contextlib.ExitStack() as held:
         way = _nearest(path, held)
@@ -201,7 +203,7 @@ def _nearest(path: str, held: contextlib.ExitStack) -> Way | str:
             return f"{escape(path)} cannot be reached: {os.strerror(error.errno or 0)}"
 
 
-def _library(written: str, path: str, trust: Trust) -> Iterator[str]:
+def _library_problems(written: str, path: str, trust: Trust) -> Iterator[str]:
     """Yield why a loaded file is unsafe."""
     name = _expanded(written, path)
     about = f"it loads {escape(written)}"
@@ -212,7 +214,9 @@ def _library(written: str, path: str, trust: Trust) -> Iterator[str]:
         try:
             way = follow(name, held)
         except (FileNotFoundError, NotADirectoryError):
-            yield from (f"{about}: {problem}" for problem in _place(os.path.dirname(name), trust))
+            yield from (
+                f"{about}: {problem}" for problem in _folder_problems(os.path.dirname(name), trust)
+            )
             return
         except OSError as error:
             if error.errno in SHORTAGES:

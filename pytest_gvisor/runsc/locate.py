@@ -114,7 +114,7 @@ def find(
     try:
         trust = Trust.here(os.geteuid() if euid is None else euid, nix_store)
         if explicit is not None:
-            return _named(explicit, trust)
+            return _check_explicit(explicit, trust)
         if search_path is None:
             search_path = os.environ.get("PATH", "")
         return _search(trusted, search_path, trust)
@@ -139,7 +139,7 @@ def _search(trusted: Sequence[str], search_path: str, trust: Trust) -> Judged:
     )
 
 
-def _named(explicit: str, trust: Trust) -> Judged:
+def _check_explicit(explicit: str, trust: Trust) -> Judged:
     """Check the explicit path. The user has chosen it, so it may be relative."""
     if not explicit or "\0" in explicit:
         raise UsageError(f"no path of a runsc: {explicit!r}")

@@ -121,7 +121,7 @@ def probe(
     Raises `LaunchError` where nothing can be started, and `MixedReleases` where no sandbox boots:
     neither says anything about the platform.
     """
-    seen = _before(platform, compiled_in, kvm_device)
+    seen = _without_run(platform, compiled_in, kvm_device)
     if seen is not None:
         return seen
     if known is not None:
@@ -129,7 +129,9 @@ def probe(
     try:
         completed, boot_log = run(deadline)
     except WorkloadTimeout:
-        detail = _told(f"a sandbox that only runs {WHAT} did not end within {deadline:g} s", said())
+        detail = _with_log(
+            f"a sandbox that only runs {WHAT} did not end within {deadline:g} s", said()
+        )
         return dataclasses.replace(_failed(platform, detail, Cause.PROBE_HUNG), deadline=deadline)
     except MixedReleases:
         raise
@@ -137,8 +139,8 @@ def probe(
         last = _last_words(error, said())
         if any(sign in last for sign in BROKEN):
             return _broken(platform, last, go())
-        return _failed(platform, _told(_first_lines(error, 1 if said() else 4), said()))
-    wrong = _wrong(completed)
+        return _failed(platform, _with_log(_first_lines(error, 1 if said() else 4), said()))
+    wrong = _trial_problem(completed)
     if not wrong:
         return Availability(platform=platform, cause=Cause.NONE)
     for name, text in (("stderr", completed.stderr.strip()), ("runsc's log", boot_log)):
@@ -176,7 +178,7 @@ def _failed(platform: Platform, detail: str, cause: Cause = Cause.PROBE_FAILED) 
     )
 
 
-def _wrong(completed: Completed) -> str:
+def _trial_problem(completed: Completed) -> str:
     """Return why a finished trial does not prove the platform; ``""`` if it does."""
     try:
         completed.check_returncode()
@@ -191,7 +193,7 @@ def _wrong(completed: Completed) -> str:
     return ""
 
 
-def _before(
+def _without_run(
     platform: Platform, compiled_in: Collection[Platform], kvm_device: str
 ) -> Availability | None:
     """Return the verdict that needs no run, or None."""
@@ -223,5 +225,5 @@ def _first_lines(error: GvisorError, count: int) -> str:
     return " | ".join(told[:count])
 
 
-def _told(detail: str, said: str) -> str:
+def _with_log(detail: str, said: str) -> str:
     return f"{detail} | runsc's log: {said}" if said else detail

@@ -276,7 +276,7 @@ def _sweep(
         found = [entry for entry in entries if _is_session(entry)]
         # In any order, so that it is not always the same ones that are left to the next.
         secrets.SystemRandom().shuffle(found)
-        return _swept(base, [entry.path for entry in found], budget)
+        return _remove_dead(base, [entry.path for entry in found], budget)
 
 
 def dead(base: str) -> list[str]:
@@ -296,7 +296,7 @@ def _is_session(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith("s-") and entry.is_dir(follow_symlinks=False)
 
 
-def _swept(base: str, paths: list[str], budget: _Budget) -> list[str]:
+def _remove_dead(base: str, paths: list[str], budget: _Budget) -> list[str]:
     """Remove the dead ones of these sessions' folders; return those that are gone."""
     gone: list[str] = []
     if paths:

@@ -19,20 +19,20 @@ from pytest_gvisor.programs import keeper, proc
 
 def sessions(base: str) -> list[str]:
     """Return the session folders under ``base`` of such keepers; one may not be made yet."""
-    return [path for path, _pidfd in _found(base)]
+    return [path for path, _pidfd in _stopped(base)]
 
 
 def wake(base: str) -> list[str]:
     """Wake them without waiting for their work; return their session folders."""
     woken = []
-    for path, pidfd in _found(base):
+    for path, pidfd in _stopped(base):
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)
             woken.append(path)
     return woken
 
 
-def _found(base: str) -> Iterator[tuple[str, int]]:
+def _stopped(base: str) -> Iterator[tuple[str, int]]:
     """Yield session folder and pidfd of each; the next one closes the descriptor."""
     for pid in proc.pids():
         with contextlib.suppress(OSError):
