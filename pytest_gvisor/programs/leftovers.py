@@ -1,4 +1,4 @@
-"""What a sandbox can leave behind, how it is recognised, and how it is removed.
+"""The remains of a sandbox: how they are recognised, and how they are removed.
 
 Used by the keeper after each run, by pytest where its keeper is gone, and by the sweep of dead
 sessions. A process is ours only if its command line says ``--root`` and the run's own state folder,
@@ -46,7 +46,7 @@ def _is_starting(pid: int) -> bool:
 
 
 def _names(words: list[str], root: str) -> bool:
-    """Whether a command line says ``--root`` and a path at or under ``root``.
+    """Whether a command line has ``--root`` with a path at or under ``root``.
 
     runsc passes the flag on to gofer and sandbox, as ``--root=PATH``.
     """
@@ -65,7 +65,7 @@ def _may_be_killed(pid: int) -> bool:
 
 
 def processes(root: str, *, everywhere: bool = False) -> list[int]:
-    """The live processes of the sandboxes whose state folder is at or under ``root``.
+    """Return the live processes of the sandboxes whose state folder is at or under ``root``.
 
     Looks among this process's children, where a subreaper finds every orphan of its own, or, with
     ``everywhere``, among all processes that this user may kill. A child that is just being executed
@@ -81,7 +81,7 @@ def processes(root: str, *, everywhere: bool = False) -> list[int]:
 
 
 def kill(pids: list[int], root: str) -> None:
-    """SIGKILL each of ``pids`` that still is a process of the sandbox at ``root``."""
+    """Send SIGKILL to each of ``pids`` that is still a process of the sandbox at ``root``."""
     for pid in pids:
         try:
             pidfd = os.pidfd_open(pid)
@@ -112,7 +112,7 @@ def remove(folder: str, cgroups: Sequence[str]) -> list[str]:
 
 
 def remove_session(session: str, cgroups: list[str]) -> list[str]:
-    """The same for a session, whose folder stays as long as anything else does.
+    """Remove a session, whose folder stays as long as anything else does.
 
     The journal is what names the cgroups, and the lock what says that somebody is at it: they go
     last, in this order, so that the next sweep finds what this one leaves.
@@ -136,7 +136,7 @@ def _remove_any(path: str) -> None:
 
 
 def _undo(remover: Callable[[str], object], path: str) -> str:
-    """Why ``path`` is still there, or nothing."""
+    """Call ``remover``; return why ``path`` is still there, or nothing."""
     try:
         remover(path)
     except OSError as error:
@@ -148,7 +148,7 @@ def _undo(remover: Callable[[str], object], path: str) -> str:
 
 
 def mount_points(folder: str) -> list[str]:
-    """The mount points under ``folder``, in the order in which they were mounted."""
+    """Return the mount points under ``folder``, in the order of their mounting."""
     return [mount.point for mount in proc.mounts() if paths.below(mount.point, folder)]
 
 
@@ -210,7 +210,7 @@ def clear(
 def clear_session(
     session: str, *, everywhere: bool = True, patience: float = PATIENCE
 ) -> list[str]:
-    """`clear` for a whole session and the cgroups in its journal; see `remove_session`.
+    """`clear` a whole session and the cgroups in its journal; see `remove_session`.
 
     Looks for processes among all, or only among this process's children.
     """
@@ -231,7 +231,7 @@ def _kill(root: str, cgroups: Sequence[str], *, everywhere: bool = True) -> list
 
 
 def _retried(folder: str, step: Callable[[bool], list[str]], patience: float) -> list[str]:
-    """What is left after as many steps as it takes; each is told whether it is the last one."""
+    """Repeat ``step`` until nothing is left; its argument is whether it is the last try."""
     deadline = time.monotonic() + patience
     while True:
         late = time.monotonic() > deadline
@@ -245,7 +245,7 @@ def _retried(folder: str, step: Callable[[bool], list[str]], patience: float) ->
 
 
 def kill_children(patience: float = PATIENCE) -> None:
-    """SIGKILL and reap every child of this process, and each orphan that it gets by that."""
+    """Kill and reap every child of this process, and each orphan that it gets by that."""
     deadline = time.monotonic() + patience
     while (pids := proc.children_of_self()) and time.monotonic() < deadline:
         for pid in pids:  # one that was not waited for keeps its pid
@@ -272,7 +272,7 @@ def clear_shared(path: str) -> None:
 
 
 def journalled_cgroups(session: str) -> list[str]:
-    """The cgroups that a session has made, or was about to make, apart from any other path.
+    """Return the cgroups that a session has made, or was about to make.
 
     Raises OSError where there is a journal that cannot be read.
     """

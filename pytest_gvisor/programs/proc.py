@@ -1,4 +1,4 @@
-"""Readers of /proc: one for each file that says something of processes or mounts (proc(5)).
+"""Readers of /proc: one for each file on processes or mounts (proc(5)).
 
 A process that has ended has neither a command line nor a state, and so has one that this user may
 not look at. Standard library only: `leftovers` runs with ``-I -S``.
