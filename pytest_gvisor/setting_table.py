@@ -22,7 +22,7 @@ DEFAULT_MAX_OUTPUT = 16 * 1024 * 1024
 
 
 class Argument(NamedTuple):
-    """An option of a ``pytest-gvisor`` command, as its help shows it."""
+    """An option of a ``pytest-gvisor`` command, in the form of its help."""
 
     help: str
     metavar: str | None = None
@@ -85,10 +85,10 @@ SETTINGS = (
         default=(),
         sources=("marker", *_SESSION),
         metavar="NAMES",
-        help="auto (default, alone: systrap where the binary has it, else what it has), all, or a "
-        "comma list of systrap, kvm, ptrace and others that the binary lists; may be repeated. "
-        "With two or more, every test that uses a sandbox runs once per platform. With native "
-        "among them, tests inside also run on the host.",
+        help="auto (default), all, or a comma list; may be repeated. For auto, the platform is "
+        "systrap if the binary has it, else another. A list may name systrap, kvm, ptrace and "
+        "others that the binary lists. With two or more, every test that uses a sandbox runs once "
+        "per platform. With native among them, tests inside also run on the host.",
         commands={
             "run": Argument(
                 "systrap, kvm, ptrace or another that the binary lists (default: auto)", "NAME"
@@ -117,9 +117,9 @@ SETTINGS = (
         default=None,
         sources=("marker", *_SESSION),
         metavar="[LABEL=]PATH",
-        help="use this binary and search no other; it is validated all the same. Of several the "
-        "last counts. LABEL=PATH, given twice or more on the command line: every test that uses a "
-        "sandbox runs once per release.",
+        help="use this binary, validated but without a search; the last one counts. With "
+        "LABEL=PATH twice or more on the command line, every test that uses a sandbox runs once "
+        "per release.",
         commands={
             "run": Argument("use this binary, without a search", "PATH"),
             "doctor": Argument("check this binary, without a search", "PATH"),
@@ -130,22 +130,22 @@ SETTINGS = (
         kind="release",
         default="",
         sources=("ini",),
-        help="the releases of runsc that will do: comparisons such as >=20240729, with commas "
-        "between them. Where another is found, each test with a sandbox is an error.",
+        help="the allowed releases of runsc: comparisons such as >=20240729, with commas "
+        "between them. If another is found, each test with a sandbox is an error.",
     ),
     Setting(
         name="strict",
         kind="flag",
         default=False,
         sources=_SESSION,
-        help="fail what would be skipped for want of runsc, a platform or docker.",
+        help="fail tests that would be skipped because runsc, a platform or docker is missing.",
     ),
     Setting(
         name="reprobe",
         kind="flag",
         default=False,
         sources=("command line", "environment"),
-        help="try platforms again on which the probe of an earlier run of this boot hung.",
+        help="try platforms again whose probe hung in an earlier run of this boot.",
         commands={"doctor": Argument("forget the verdicts of earlier runs")},
     ),
     Setting(
@@ -172,9 +172,9 @@ SETTINGS = (
         default=None,
         sources=_ALL,
         metavar="IMAGE",
-        help="the root file system of workloads, instead of the host's system folders: an archive "
-        "of docker save, an OCI archive or layout folder, a rootfs tarball, or the name of an "
-        "image of a docker daemon.",
+        help="the root file system of workloads, instead of the host's system folders. IMAGE is "
+        "a docker save archive, an OCI archive or layout, a rootfs tarball, or a docker daemon's "
+        "image.",
         commands={
             "run": Argument("an image as root: an archive, or a docker daemon's", "REF"),
         },
@@ -233,9 +233,9 @@ SETTINGS = (
         default="none",
         sources=_SESSION,
         metavar="WHOSE",
-        help="keep bundle, logs and a replay.sh of each run of gvisor and gvisor_sandbox under "
-        "pytest's base temp: none (default), failed, or all. Nothing of gvisor_sandboxes, or of "
-        "tests inside.",
+        help="none (default), failed, or all: keep bundle, logs and a replay.sh of each run under "
+        "pytest's base temp. Covers gvisor and gvisor_sandbox, not gvisor_sandboxes or tests "
+        "inside.",
     ),
     Setting(
         name="report",
@@ -243,8 +243,8 @@ SETTINGS = (
         default=(),
         sources=_SESSION,
         metavar="FILE",
-        help="write what came of each test on each platform to FILE, whose name ends with .html, "
-        ".json or .md; may be repeated.",
+        help="write the result of each test on each platform to FILE (.html, .json or .md); may "
+        "be repeated.",
     ),
 )
 
@@ -253,5 +253,5 @@ BY_NAME = {name: one for one in SETTINGS for name in (one.name, one.written)}
 
 
 def names_from(source: Source) -> list[str]:
-    """The settings that this source can hold, by the names that users write."""
+    """Return the settings that this source can hold, by the names that users write."""
     return [one.written for one in SETTINGS if source in one.sources]

@@ -1,4 +1,4 @@
-"""What a run is asked to be: the words (enums), the frozen `Settings`, and how text becomes them.
+"""The settings of a run: enums, the frozen `Settings`, and readers of texts.
 
 Nothing here touches the file system or starts anything.
 """
@@ -44,7 +44,7 @@ class Rootless(enum.StrEnum):
 
 
 class Keep(enum.StrEnum):
-    """Whose bundles, logs and replay scripts are left under pytest's base temp."""
+    """The tests whose bundles, logs and replay scripts stay under pytest's base temp."""
 
     NONE = "none"
     FAILED = "failed"
@@ -52,7 +52,7 @@ class Keep(enum.StrEnum):
 
 
 class Isolation(enum.StrEnum):
-    """How long a sandbox for tests inside lives."""
+    """The lifetime of a sandbox for tests inside."""
 
     SESSION = "session"
     MODULE = "module"
@@ -76,7 +76,7 @@ class Release(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What decides how a sandbox is started, apart from the workload itself.
+    """The settings of a sandbox's start, apart from the workload itself.
 
     Type checkers read the fields here; `setting_table` declares the same settings.
     """
@@ -146,7 +146,7 @@ NATIVE = "native"
 
 
 def platforms(value: object) -> tuple[Platform, ...]:
-    """Platforms from ``auto``, ``all``, a comma list, a `Platform`, or a list of these.
+    """Read platforms from ``auto``, ``all``, a comma list, a `Platform`, or a list of these.
 
     ``auto`` is the empty tuple, and has no other platform beside it. The order is kept, a
     repetition is dropped. ``native`` is read by `native`, and is nothing by itself. Raises
@@ -182,13 +182,13 @@ _Word = TypeVar("_Word", bound=enum.StrEnum)
 
 
 def native(value: object) -> bool:
-    """Whether what `platforms` reads names ``native``."""
+    """Whether the value that `platforms` reads names ``native``."""
     parts = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
     return NATIVE in {name.strip() for part in parts for name in str(part).split(",")}
 
 
 def expected_failures(value: object) -> dict[str, str]:
-    """What ``xfail`` of the marker says: reasons, by platform or ``native``.
+    """Read the marker's ``xfail``: reasons, by platform or ``native``.
 
     Raises `UsageError`.
     """
@@ -204,7 +204,7 @@ def expected_failures(value: object) -> dict[str, str]:
 
 
 def platform(value: object, name: str) -> Platform:
-    """The platform that ``value`` names. Raises `UsageError` for what cannot be a name.
+    """Read the name of a platform. Raises `UsageError` for an impossible name.
 
     Whether there is one of that name, only the binary says.
     """
@@ -218,7 +218,9 @@ def platform(value: object, name: str) -> Platform:
 
 
 def word(words: type[_Word], value: object, name: str) -> _Word:
-    """The member of ``words`` that ``value`` spells. Raises `UsageError` with the choices."""
+    """Return the member of ``words`` that ``value`` spells. Raises `UsageError` with the
+    choices.
+    """
     text = _text(value, name)
     try:
         return words(text)
@@ -237,7 +239,7 @@ def _choices(words: type[enum.StrEnum]) -> str:
 
 
 def seconds(value: object, name: str) -> float:
-    """A finite number of seconds above 0; more than `LONGEST` is `LONGEST`. Raises `UsageError`."""
+    """Read a finite number of seconds above 0, at most `LONGEST`. Raises `UsageError`."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)
@@ -249,7 +251,7 @@ def seconds(value: object, name: str) -> float:
 
 
 def flag(value: object, name: str) -> bool:
-    """A bool, or a word that means one. Raises `UsageError`."""
+    """Read a bool, or a text for one. Raises `UsageError`."""
     if isinstance(value, bool):
         return value
     meanings = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False,
@@ -261,7 +263,7 @@ def flag(value: object, name: str) -> bool:
 
 
 def count(value: object, name: str) -> int:
-    """A whole number of at least 0. Raises `UsageError`."""
+    """Read a whole number of at least 0. Raises `UsageError`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise UsageError(f"{name}={value!r} is not a whole number of at least 0")
     return value
@@ -278,7 +280,7 @@ REPORT_SUFFIXES = (".json", ".html", ".md")
 
 
 def report_paths(value: object, name: str) -> tuple[str, ...]:
-    """Paths of reports from a list, or from text in which ``:`` is between two.
+    """Read paths of reports from a list, or from a text with ``:`` between them.
 
     Raises `UsageError`.
     """
@@ -325,7 +327,7 @@ _NO_LABELS = frozenset({*Platform, NATIVE, "auto", "all"})
 
 
 def with_binaries(settings: Settings, written: Sequence[str], name: str) -> Settings:
-    """``settings`` with the binaries that the command line names: paths, or ``LABEL=PATH``.
+    """Return ``settings`` with the command line's binaries: paths, or ``LABEL=PATH``.
 
     Of paths without a label the last one counts, and a single label is of no use: only two or more
     make a matrix. Raises `UsageError`.
@@ -349,7 +351,7 @@ def with_binaries(settings: Settings, written: Sequence[str], name: str) -> Sett
 
 
 def on_release(settings: Settings, label: object) -> Settings:
-    """``settings`` for one of their releases. Raises `UsageError` where there is none so named."""
+    """Return ``settings`` for one of their releases. Raises `UsageError` for an unknown label."""
     for release in settings.releases:
         if release.label == label:
             return dataclasses.replace(settings, runsc=release.path, label=release.label)
@@ -391,7 +393,7 @@ def read(setting: Setting, value: object, name: str) -> Any:
 
 
 def replaced(settings: Settings, changes: Mapping[str, object]) -> Settings:
-    """``settings`` with ``changes``, each read by its reader. Raises `UsageError`.
+    """Return ``settings`` with ``changes``, each read by its reader. Raises `UsageError`.
 
     ``platform`` is another name for ``platforms``.
     """

@@ -36,7 +36,7 @@ SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`(])")
 BEGINNING = re.compile(rf"(?:{'|'.join(BEGINNINGS)})\b(?!')", re.IGNORECASE)
 WORD = re.compile(rf"\b(?:{'|'.join(PRIVATE)})\b", re.IGNORECASE)
 HELP = {"help", "description", "epilog"}
-"""Keyword arguments that hold help texts; ``addini`` takes one as its second argument too."""
+"""Keyword arguments that hold help texts; ``addini`` and our ``Argument`` take one by position."""
 
 
 class Find(NamedTuple):
@@ -77,6 +77,8 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
             literals = [keyword.value for keyword in node.keywords if keyword.arg in HELP]
             if isinstance(node.func, ast.Attribute) and node.func.attr == "addini":
                 literals += node.args[1:2]
+            elif isinstance(node.func, ast.Name) and node.func.id == "Argument":
+                literals += node.args[:1]
             yield from ((literal.lineno, _text(literal)) for literal in literals)
 
 

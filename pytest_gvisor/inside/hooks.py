@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
     group.addoption(
         "--gvisor-isolation", dest="gvisor_isolation", metavar="UNIT", default=None,
-        help="how long a sandbox for tests inside lives: session (default), module, or test.",
+        help="the lifetime of a sandbox for tests inside: session (default), module, or test.",
     )  # fmt: skip
     group.addoption(
         "--gvisor-env", dest="gvisor_env", metavar="NAME[=VALUE]", action="append", default=[],

@@ -1,4 +1,4 @@
-"""The child between fork and execve: every step of its way to runsc, and how a failing one is told.
+"""The child between fork and execve: its steps to runsc, and the report of a failed one.
 
 Runs in the keeper's fork only, with the standard library, `linux` and `order`. There is no way
 through without no-new-privs: each step either holds or ends the child with its name and errno in
@@ -92,7 +92,7 @@ def _own_mounts(*, users: bool) -> None:
 
 
 def _own_users() -> None:
-    """A user namespace in which this user is root, for a caller that may not mount otherwise.
+    """Make a user namespace with this user as root, for a caller that may not mount otherwise.
 
     That is any user but root, and root without CAP_SYS_ADMIN, as in a container.
     """
@@ -105,7 +105,7 @@ def _own_users() -> None:
 
 
 def _place_descriptors(fds: Sequence[int], error_pipe: int) -> None:
-    """Streams to 0-2, executable to 3, error pipe to 4, cgroups after; close all else."""
+    """Move streams to 0-2, executable to 3, error pipe to 4, cgroups after; close all else."""
     executable, stdin, stdout, stderr, *cgroups = fds
     wanted = (stdin, stdout, stderr, executable, error_pipe, *cgroups)
     # First out of the way of every target, so that no dup2 overwrites one that is still needed.

@@ -47,7 +47,7 @@ _NOTHING = Order(id="", argv=(), term=(), delete=(), env={}, folder="", root="")
 
 
 class Run:
-    """One sandbox, from the fork to the removal of all that it made."""
+    """One sandbox, from the fork to the removal of its remains."""
 
     def __init__(self, keeper: Keeper, control: socket.socket) -> None:
         self.keeper = keeper
@@ -64,7 +64,7 @@ class Run:
         self.deadline = float("inf")
 
     def tell(self, **message: object) -> None:
-        """Send one message about this run; a caller that is gone is not an error."""
+        """Send one message about this run. A dead caller is no error."""
         with contextlib.suppress(OSError):
             self.control.send(json.dumps(message).encode())
 
@@ -99,7 +99,7 @@ class Run:
             os.close(writer)
 
     def launched(self) -> None:
-        """The error pipe has an answer."""
+        """Read the answer in the error pipe."""
         report = os.read(self.report, 4096).decode("utf-8", "replace")
         self._close_report()
         if report:
@@ -115,7 +115,7 @@ class Run:
             self.report = -1
 
     def fail(self, stage: str, error: Exception) -> None:
-        """End this run because of what went wrong here, or of a message that makes no sense."""
+        """End this run after an error here, or after an invalid message."""
         number, detail = 0, repr(error)
         if isinstance(error, OSError):
             number, detail = error.errno or 0, error.strerror or detail
@@ -126,7 +126,7 @@ class Run:
         self.kill()
 
     def on_control(self) -> None:
-        """Carry out what the caller asks of this run."""
+        """Carry out a request of the caller's about this run."""
         try:
             message = self.control.recv(4096)
         except OSError:
@@ -143,7 +143,7 @@ class Run:
             act()
 
     def release(self) -> None:
-        """The caller has all that it wants: kill what still runs, and clean up."""
+        """Kill the rest and clean up: the caller needs no more."""
         self.released = True
         if self.status is None:
             self.kill()
@@ -151,19 +151,19 @@ class Run:
             self.keeper.finish(self)
 
     def abandon(self) -> None:
-        """The caller is gone: `release`, and tell nobody."""
+        """Do the same as `release` for a dead caller, without messages."""
         self.keeper.unwatch(self.control.fileno())
         self.release()
 
     def terminate(self) -> None:
-        """Have runsc send the workload SIGTERM, if it runs by now; nobody waits for that."""
+        """Have runsc send the workload SIGTERM, if it runs by now. Does not wait."""
         if self.status is None and self.pid:
             with contextlib.suppress(OSError):
                 # A command, and no signal: `runsc run` passes one on for a terminal only.
                 self._spawn(self.order.term)
 
     def kill(self) -> None:
-        """SIGKILL runsc; gofer and sentry follow by their parent-death signals."""
+        """Send runsc SIGKILL; gofer and sentry follow by their parent-death signals."""
         if self.status is None and self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -171,7 +171,7 @@ class Run:
         self.killed_at = time.monotonic()
 
     def reaped(self, status: int, seconds: float, kilobytes: int) -> None:
-        """Runsc has ended with the raw wait ``status``; CPU time and peak memory in numbers."""
+        """Take the raw wait ``status`` of runsc, its CPU time and its peak memory."""
         if self.report >= 0:
             # Both can be ready at once; why the child ended comes before that it did.
             self.launched()
@@ -181,7 +181,7 @@ class Run:
             self.keeper.finish(self)
 
     def clean(self, now: float) -> bool:
-        """One step towards nothing left; True when there is nothing more to do."""
+        """Take one step of the cleanup; return True when nothing is left to do."""
         if self.deleter:
             if now > self.deadline:
                 self.deletes = DELETE_TRIES  # one that hangs would hang again
@@ -200,7 +200,7 @@ class Run:
         return True
 
     def _step(self, now: float) -> list[str] | None:
-        """What cannot be removed, or None for: not yet."""
+        """Return the leaks, or None if the cleanup needs more time."""
         order = self.order
         if not order.folder:
             return []
@@ -226,7 +226,7 @@ class Run:
         return leaks + [f"process {pid}" for pid in left]
 
     def _spawn(self, argv: tuple[str, ...]) -> int:
-        """Start another command of the same runsc, in a child of the same kind; its pid."""
+        """Start another command of the same runsc, in a child of the same kind; return its pid."""
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             me = os.getpid()
@@ -239,7 +239,7 @@ class Run:
             os.close(null)
 
     def close(self) -> None:
-        """Let go of this run's descriptors."""
+        """Close this run's descriptors."""
         self._close_report()
         self.keeper.unwatch(self.control.fileno())
         self.control.close()
@@ -248,7 +248,7 @@ class Run:
 
 
 class Keeper:
-    """The loop: sockets, pidfd, children; and the runs."""
+    """The loop: sockets, pidfd, children, and the runs."""
 
     def __init__(self, main: socket.socket, pytest_pidfd: int, session: str) -> None:
         self.main = main
@@ -354,7 +354,7 @@ class Keeper:
                 run.close()
 
     def leave(self) -> None:
-        """Pytest is gone, or has closed: kill and clean everything, then end."""
+        """Kill and clean everything, then end: pytest is gone, or has closed the socket."""
         self.leaving = True
         # The end of children is still waited for.
         for fd in [key.fd for key in self.selector.get_map().values() if key.data != self.on_child]:
@@ -378,7 +378,7 @@ class Keeper:
 
 
 def main(arguments: list[str]) -> None:
-    """``keeper.py MAIN_SOCKET_FD PYTEST_PIDFD SESSION_FOLDER``; the folder may not be there yet.
+    """Run ``keeper.py MAIN_SOCKET_FD PYTEST_PIDFD SESSION_FOLDER``; the folder may be missing yet.
 
     Says ``ready``, or the errno and text of the call that was refused.
     """

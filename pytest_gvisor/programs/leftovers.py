@@ -105,7 +105,7 @@ def has_state(root: str) -> bool:
 
 
 def remove(folder: str, cgroups: Sequence[str]) -> list[str]:
-    """Remove a run's folder and cgroups; returns what could not be removed, in words."""
+    """Remove a run's folder and cgroups; return what could not be removed."""
     unmount(folder)
     leaks = [*(_undo(os.rmdir, cgroup) for cgroup in cgroups), _undo(shutil.rmtree, folder)]
     return list(filter(None, leaks))
@@ -163,7 +163,7 @@ def unmount(folder: str) -> None:
 
 
 def kill_cgroups(cgroups: Sequence[str]) -> None:
-    """SIGKILL everything in the cgroups: cgroup.kill where version 2 has it, else one by one."""
+    """Kill everything in the cgroups: by cgroup.kill of version 2, else one by one."""
     for cgroup in cgroups:
         try:
             with open(os.path.join(cgroup, "cgroup.kill"), "w", encoding="ascii") as switch:
@@ -194,7 +194,7 @@ def _kill_member(pid: int, cgroup: str) -> None:
 def clear(
     folder: str, root: str, cgroups: Sequence[str], *, patience: float = PATIENCE
 ) -> list[str]:
-    """Kill what there is of the sandboxes at or under ``root``, then remove folder and cgroups.
+    """Kill the sandboxes at or under ``root``, then remove folder and cgroups.
 
     For callers without a keeper: waits until nothing is left, and at most ``patience`` seconds.
     Returns what could not be removed, in words.
@@ -223,7 +223,7 @@ def clear_session(
 
 
 def _kill(root: str, cgroups: Sequence[str], *, everywhere: bool = True) -> list[str]:
-    """SIGKILL all of the sandboxes at or under ``root``; what was there, in words."""
+    """Kill all of the sandboxes at or under ``root``; describe the killed ones."""
     left = processes(root, everywhere=everywhere)
     kill(left, root)
     kill_cgroups(cgroups)

@@ -12,7 +12,9 @@ _PAUSE = 0.01
 
 
 def is_taken(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Take the lock of an open file if it is free; whether it was. Raises another `OSError`."""
+    """Take the lock of an open file if it is free; return whether it was. Raises another
+    `OSError`.
+    """
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Order:
-    """One run, as the keeper is asked for it."""
+    """The parameters of one run for the keeper."""
 
     id: str
     """The sandbox's id, for messages."""
@@ -60,14 +60,14 @@ class Order:
     """Whether the streams are a terminal, to be the session's controlling one."""
 
     def command(self, argv: tuple[str, ...]) -> Order:
-        """Another command of the same runsc, for which the child makes no mounts."""
+        """Return another command of the same runsc, for which the child makes no mounts."""
         return Order(
             id=self.id, argv=argv, term=(), delete=(), env=self.env, folder=self.folder,
             root=self.root,
         )  # fmt: skip
 
     def to_json(self) -> bytes:
-        """The message. A string may hold surrogates, for bytes that are not UTF-8."""
+        """Return the message. A string may hold surrogates, for bytes that are not UTF-8."""
         return json.dumps(vars(self)).encode()
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A run whose first process is driven by this one for as long as it lives.
+"""A run whose first process this process drives for as long as it lives.
 
 Its standard input is a socket, which the caller reads and writes; its standard output and error are
 captured, together. Everything else is as in any other run.
@@ -22,7 +22,7 @@ from pytest_gvisor.sessions.launcher import Keeper
 
 
 class DrivenSupervisor(Supervisor):
-    """Watches what the caller does not: the keeper, the sentry's events, standard error."""
+    """A supervisor that the caller drives: watches the keeper, the sentry, standard error."""
 
     pipes: Streams
 
@@ -36,7 +36,7 @@ class DrivenSupervisor(Supervisor):
         self._selector.register(fd, event, act)
 
     def change(self, fd: int, event: int, act: Callable[[], bool]) -> None:
-        """Wait for something else of ``fd``, or for nothing; whether it was waited for or not."""
+        """Wait for another event of ``fd``, or for none, whether it was watched or not."""
         watched = fd in self._selector.get_map()
         if not event:
             if watched:
@@ -47,8 +47,9 @@ class DrivenSupervisor(Supervisor):
             self._selector.register(fd, event, act)
 
     def turn(self, timeout: float | None) -> None:
-        """Wait for something to be ready or due, and do what belongs to it; for `NAP` at most,
-        or for ever with None.
+        """Wait until something is ready or due, and handle it.
+
+        ``timeout`` is at most `NAP`; None waits for ever.
         """
         due = self._act()
         if due is not None:
@@ -64,11 +65,13 @@ class DrivenSupervisor(Supervisor):
         self._ask("term")
 
     def kill(self) -> None:
-        """SIGKILL runsc and with it all of the sandbox."""
+        """Send runsc SIGKILL, which ends the whole sandbox."""
         self._ask("kill")
 
     def wait(self, seconds: float) -> None:
-        """Go on until runsc has ended or so long has passed; then take what was said last."""
+        """Go on until runsc has ended or ``seconds`` have passed; then read the sentry's last
+        messages.
+        """
         deadline = time.monotonic() + seconds
         while not self.over and time.monotonic() < deadline:
             self.turn(deadline - time.monotonic())
@@ -81,7 +84,7 @@ class DrivenSupervisor(Supervisor):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a driven run has ended: ``error`` is None where its process ended by itself, with 0."""
+    """The end of a driven run: ``error`` is None if its process ended by itself, with 0."""
 
     completed: Completed | None
     error: GvisorError | None
@@ -95,7 +98,9 @@ class Driven(Runner):
     _undo: contextlib.ExitStack
 
     def start(self) -> DrivenSupervisor:
-        """Make what it needs and hand it to the keeper. Raises as `run` does before a start."""
+        """Make the streams and hand the run to the keeper. Raises the errors of `run` before a
+        start.
+        """
         try:
             with contextlib.ExitStack() as undo:
                 keeper, self.workspace, order = self._prepare(undo)
@@ -122,11 +127,11 @@ class Driven(Runner):
             raise
 
     def oom_kills(self) -> int:
-        """How many processes of it the kernel has killed for memory so far."""
+        """Return the number of its processes that the kernel has killed for memory."""
         return self._cgroups.oom_kills()
 
     def end(self, patience: float = 0.0) -> Ended:
-        """Wait so long for its end, kill what runs then, and remove everything."""
+        """Wait ``patience`` seconds for its end, kill the rest, and remove everything."""
         error: GvisorError | None = None
         with self._undo:
             try:
@@ -148,7 +153,7 @@ class Driven(Runner):
             self._raise_for(verdict, completed, self.supervisor)
 
     def _wait(self, patience: float) -> bool:
-        """Wait, and kill what does not end; whether that was needed."""
+        """Wait, and kill a run that does not end; return whether that was needed."""
         self.supervisor.wait(patience)
         if self.supervisor.over:
             return False

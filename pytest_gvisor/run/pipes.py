@@ -17,7 +17,7 @@ Input = bytes | Iterable[bytes] | None
 
 
 class Feed:
-    """Writes the workload's standard input as it is taken, and closes it at its end.
+    """A writer of the workload's standard input as it is read, which closes it at its end.
 
     An iterator is asked for its next piece in the loop of the run: while it makes one, nothing else
     goes on, and one that blocks holds up the deadline.
@@ -31,7 +31,7 @@ class Feed:
         self._rest = memoryview(b"")
 
     def write(self) -> bool:
-        """Write once; False when all is written or nobody reads any more."""
+        """Write once; return False when all is written or nobody reads any more."""
         try:
             # One piece a turn: an iterator of nothing but empty ones must not hold up the deadline.
             self._rest = self._rest or memoryview(next(self._chunks))
@@ -82,7 +82,7 @@ class Pipes:
         self.drains.append(Drain(reader, capture))
 
     def watched(self) -> Iterator[tuple[int, int, Callable[[], bool]]]:
-        """Each of our ends to wait for, with the event and the call that it is for.
+        """Yield each of our ends to wait for, with its event and its callback.
 
         The call returns False at the end of its stream.
         """
@@ -92,18 +92,18 @@ class Pipes:
             yield drain.fd, selectors.EVENT_READ, drain.read
 
     def hand_over(self) -> None:
-        """Close the workload's ends here: the end of a stream is seen only when no one holds it."""
+        """Close the workload's ends here: a stream ends only when nobody holds its other end."""
         while self.theirs:
             os.close(self.theirs.pop())
 
     def end(self, fd: int) -> None:
-        """Close one of our ends; any other descriptor is left alone."""
+        """Close one of our ends; leave any other descriptor alone."""
         if fd in self.ours:
             self.ours.remove(fd)
             os.close(fd)
 
     def close(self) -> None:
-        """Close what is still open."""
+        """Close the remaining ends."""
         # Out of the list first: after a Ctrl-C in between, the number may be another's.
         for fds in (self.theirs, self.ours):
             while fds:

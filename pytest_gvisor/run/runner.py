@@ -48,7 +48,7 @@ _ONE_RELEASE = (
 
 
 class Runner:
-    """Runs requests one after the other; several runners may share a `Launcher`."""
+    """A runner of requests, one after the other; several runners may share a `Launcher`."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Runner:
         return completed
 
     def _supervise(self, order: Order, undo: contextlib.ExitStack) -> Supervisor:
-        """Make the streams and what watches them; ``undo`` closes both."""
+        """Make the streams and their supervisor; ``undo`` closes both."""
         settings = self.request.settings
         with stage("pipes", "cannot make the workload's pipes"):
             made = Pipes(settings.max_output, sha256=settings.sha256, feed=self.request.input)
@@ -105,7 +105,7 @@ class Runner:
             return undo.enter_context(contextlib.closing(watch))
 
     def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Order]:
-        """Make all that there is before the launch; ``undo`` removes it."""
+        """Make everything that the launch needs; ``undo`` removes it."""
         keeper, session = self.launcher.keeper(), self.launcher.session()
         workspace = self._make_workspace(session)
         undo.callback(shutil.rmtree, workspace.folder, ignore_errors=True)
@@ -194,7 +194,7 @@ class Runner:
         return order
 
     def _note(self, order: Order, safe: tuple[str, ...]) -> None:
-        """Note the command for the report; ``safe`` are those of `safe_flags` that it has."""
+        """Record the command for the report; ``safe`` are its flags from `safe_flags`."""
         record, runsc = self.record, self.request.runsc
         record.argv = (runsc.path, *order.argv[1:])
         record.env = order.env
@@ -214,7 +214,8 @@ class Runner:
     def _protected(
         self, spec: Spec, workspace: Workspace
     ) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-        """What the child makes read-only for runsc itself, and what below that stays writable.
+        """Return the sources that the child makes read-only for runsc itself, and writable ones
+        below.
 
         None where that is not possible, as runsc gets no mounts of its own, or its own files are
         in it; see `safe_flags` for the other way.
@@ -339,7 +340,7 @@ class Runner:
 
 
 def limits_of(spec: Spec) -> Limits:
-    """The limits that a specification asks for, as a cgroup can hold them."""
+    """Return the limits of a specification in the form of a cgroup's."""
     resources = spec.linux.resources
     if resources is None:
         return Limits()
@@ -355,7 +356,7 @@ def limits_of(spec: Spec) -> Limits:
 
 
 def describe(completed: Completed) -> str:
-    """One line on how a workload ended."""
+    """Describe in one line how a workload ended."""
     if completed.outcome is Outcome.SIGNALLED:
         return f"signal {-completed.returncode} ({signal_name(-completed.returncode)})"
     return f"{completed.outcome}, returncode {completed.returncode}"

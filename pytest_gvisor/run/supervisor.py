@@ -80,7 +80,7 @@ class Supervisor:
             self._register()
 
     def _register(self) -> None:
-        """Wait for the streams, and for what the keeper and the sentry say."""
+        """Wait for the streams, and for messages of the keeper and the sentry."""
         for fd, event, act in self.pipes.watched():
             self._add(fd, event, act)
         if self._control is not None:
@@ -92,12 +92,12 @@ class Supervisor:
         self._selector.register(fd, event, act)
 
     def _end_stream(self, fd: int) -> None:
-        """Stop watching ``fd``; a pipe of ours is closed as well."""
+        """Stop watching ``fd``, and close it if it is a pipe of ours."""
         self._selector.unregister(fd)
         self.pipes.end(fd)
 
     def watch(self) -> None:
-        """Wait until runsc has ended, its output is drained, or the deadline has done its work."""
+        """Wait until runsc has ended and its output is drained, or the deadline has killed it."""
         self._actions = [(self.deadline, self._expire)]
         while self.status is None or self._streams_open():
             left = self._act()
@@ -106,7 +106,7 @@ class Supervisor:
             self._turn(left)
 
     def _act(self) -> float | None:
-        """Do what is due; the seconds until something is again, or None where nothing will be."""
+        """Do all that is due; return the seconds until the next deadline, or None."""
         now = time.monotonic()
         while self._actions and self._actions[0][0] <= now:
             self._actions.pop(0)[1]()
@@ -118,11 +118,11 @@ class Supervisor:
                 self._end_stream(key.fd)
 
     def _streams_open(self) -> bool:
-        """Whether an output pipe is still open; nobody waits for the input's."""
+        """Whether an output pipe is still open. The input's does not count."""
         return any(drain.fd in self.pipes.ours for drain in self.pipes.drains)
 
     def _expire(self) -> None:
-        """The deadline: SIGTERM and a grace, then SIGKILL, then no more waiting."""
+        """Apply the deadline: SIGTERM and a grace, then SIGKILL, then no more waiting."""
         # An input that blocks, or a stop of this process, may have come before the end was heard.
         while self.status is None and self._control is not None and self._control.wait(0):
             self._hear()
@@ -137,11 +137,11 @@ class Supervisor:
         ]
 
     def give_up(self) -> None:
-        """Nothing outlives SIGKILL for so long: it is the keeper that does not answer."""
+        """Give up on the keeper: nothing but a hung keeper outlives SIGKILL for so long."""
         self._unheard = self.status is None
 
     def _stop_lingering(self) -> None:
-        """Who holds the streams still is not waited for; what is in them by now is taken."""
+        """Read the rest of the streams, and wait no longer for processes that hold them."""
         # This process may have had no turn since the end.
         for drain in self.pipes.drains:
             if drain.fd in self.pipes.ours:
@@ -193,7 +193,7 @@ class Supervisor:
         return going_on
 
     def _watch_gofer(self) -> None:
-        """Wait for the gofer's end too, as soon as it can be found."""
+        """Wait for the gofer's end too, as soon as the gofer is found."""
         listener = self.listener
         started = self._gofer is not None or self.status is not None
         if listener is None or not listener.connected or not self.pid or started:
@@ -216,14 +216,14 @@ class Supervisor:
         return False
 
     def drain_events(self) -> None:
-        """Take what the sentry said last, which is in the socket when runsc has ended."""
+        """Read the sentry's last messages, which are in the socket when runsc has ended."""
         listener = self.listener
         if listener is not None:
             with stage("events", "the sandbox cannot report"):
                 listener.drain()
 
     def clean(self) -> tuple[str, ...]:
-        """Let the keeper remove everything of this run; returns what could not be removed.
+        """Have the keeper remove everything of this run; return what could not be removed.
 
         A keeper that does not answer is killed, and one that is gone is done without.
         """
@@ -240,7 +240,7 @@ class Supervisor:
         return tuple(leftovers.clear(order.folder, order.root, order.cgroups))
 
     def _await_cleaned(self, control: Control) -> tuple[str, ...] | None:
-        """What the keeper could not remove; None where it does not answer."""
+        """Return the keeper's list of leaks; None if it does not answer."""
         control.ask("release")
         deadline = time.monotonic() + CLEAN_DEADLINE
         while control.wait(deadline):
@@ -251,7 +251,7 @@ class Supervisor:
         return None
 
     def close(self) -> None:
-        """Close what the run is watched with; the keeper kills what still runs."""
+        """Close the descriptors that watch the run; the keeper kills the rest."""
         self._selector.close()
         if self._gofer is not None:
             os.close(self._gofer)

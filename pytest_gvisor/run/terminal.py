@@ -1,4 +1,4 @@
-"""A run at a terminal: the workload has a pseudo-terminal of its own, and ours is passed through.
+"""A run at a terminal: the workload has its own pseudo-terminal, and ours is passed through.
 
 With ``terminal: true`` and no console socket, runsc takes the terminal that its standard streams
 are. It is the controlling terminal of runsc's session, so that Ctrl-C on it is a SIGINT for runsc,
@@ -43,7 +43,7 @@ class Terminal:
     screen: int
 
     def copy_size(self, to: int) -> None:
-        """Give another terminal this one's size; one that is gone has none to give."""
+        """Give another terminal this one's size, unless this one is gone."""
         with contextlib.suppress(OSError):
             size = fcntl.ioctl(self.screen, termios.TIOCGWINSZ, bytes(8))
             fcntl.ioctl(to, termios.TIOCSWINSZ, size)
@@ -51,7 +51,7 @@ class Terminal:
 
 @contextlib.contextmanager
 def raw(stdin: int, stdout: int) -> Iterator[Terminal]:
-    """The terminal of these descriptors, passing every key on as it is; restored at the end.
+    """Yield the terminal of these descriptors in raw mode, and restore it at the end.
 
     Raises `UsageError` where they are no terminal. The main thread's, for SIGWINCH.
     """
@@ -70,7 +70,7 @@ def raw(stdin: int, stdout: int) -> Iterator[Terminal]:
 
 
 def _own_description(fd: int) -> int:
-    """Another open file of a terminal, which does not block: the flag of ``fd`` is the shell's."""
+    """Open a terminal again, without blocking: the flag of ``fd`` is the shell's."""
     try:
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         return os.open(os.ttyname(fd), flags)
@@ -79,7 +79,7 @@ def _own_description(fd: int) -> int:
 
 
 def run(request: Request, launcher: Launcher, record: Record, terminal: Terminal) -> Completed:
-    """Run a request at a terminal, to its end. Raises as `Runner.run`."""
+    """Run a request at a terminal, to its end. Raises the errors of `Runner.run`."""
     asked = dataclasses.replace(request, terminal=True, input=None)
     return _TerminalRunner(asked, launcher, record, terminal).run()
 
@@ -105,7 +105,7 @@ class _TerminalRunner(Runner):
 
 
 class _TerminalSupervisor(Supervisor):
-    """Passes keys and output through, and the size of the user's terminal."""
+    """A supervisor that passes on keys, output, and the size of the user's terminal."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class _TerminalSupervisor(Supervisor):
         return self._output is not None and not self._output.over
 
     def _stop_lingering(self) -> None:
-        """What is on its way to the screen is waited for, as long as a slow one may take."""
+        """Wait for output on its way to the screen, at most as long as a slow terminal takes."""
         now = time.monotonic()
         self._patient_until = self._patient_until or now + _SCREEN_PATIENCE
         if self._output is not None and self._output.busy() and now < self._patient_until:
@@ -154,7 +154,7 @@ class _TerminalSupervisor(Supervisor):
 
 
 class _Pump:
-    """Writes to one descriptor what comes from another, and waits for the slower of the two."""
+    """A copier from one descriptor to another, as fast as the slower of the two."""
 
     def __init__(
         self, selector: selectors.BaseSelector, source: int, to: int, seen: Capture | None = None
@@ -189,7 +189,7 @@ class _Pump:
         return True
 
     def busy(self) -> bool:
-        """Whether something waits for its target, or at its source."""
+        """Whether bytes wait for the target, or at the source."""
         if self._rest or self.over:
             return bool(self._rest)
         source = select.poll()
@@ -203,7 +203,7 @@ class _Pump:
         return True
 
     def _write(self) -> bool:
-        """Whether all is written, or nobody is there to take it."""
+        """Write; return whether all is written, or nobody is there to take it."""
         try:
             while self._rest:
                 self._rest = self._rest[os.write(self._to, self._rest) :]
