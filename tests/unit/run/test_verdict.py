@@ -191,6 +191,8 @@ def test_out_of_memory_is_a_kill(
             "it did not end as its first process did",
         ),
         ({"records": ("first", "last")}, Outcome.RUNSC_FAILED, "last"),
+        ({"panic": "fatal error"}, Outcome.SANDBOX_CRASHED, "the sentry panicked or died"),
+        ({"wait_failed": True}, Outcome.SANDBOX_CRASHED, "the sentry panicked or died"),
         ({"runsc_status": 9}, Outcome.RUNSC_FAILED, "runsc was killed by signal 9"),
     ],
 )
