@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.platform_names import Platform as Platform  # noqa: PLC0414 -- exported
+from pytest_gvisor.release_range import ReleaseRange
 from pytest_gvisor.setting_table import (
     BY_NAME,
     DEFAULT_MAX_OUTPUT,
@@ -24,7 +25,6 @@ from pytest_gvisor.setting_table import (
     Setting,
     names_from,
 )
-from pytest_gvisor.wanted import Wanted
 
 
 class Network(enum.StrEnum):
@@ -319,7 +319,7 @@ def _platforms(value: object, _name: str) -> tuple[Platform, ...]:
 
 
 def _release(value: object, name: str) -> str:
-    return str(Wanted.parse(value, name)) if value != "" else ""
+    return str(ReleaseRange.parse(value, name)) if value != "" else ""
 
 
 _LABELLED = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.]{0,31})=(.*)", re.ASCII | re.DOTALL)

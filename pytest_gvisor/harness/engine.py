@@ -15,6 +15,7 @@ from pytest_gvisor.errors import GvisorError, LaunchError, PytestGvisorWarning, 
 from pytest_gvisor.harness import verdicts
 from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.harness.platform_probe import PlatformProbe
+from pytest_gvisor.release_range import ReleaseRange
 from pytest_gvisor.run.request import Hooks
 from pytest_gvisor.runsc import platforms
 from pytest_gvisor.runsc.binary import Runsc
@@ -23,7 +24,6 @@ from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.sessions.shared_folder import SharedDir
 from pytest_gvisor.settings import Platform, Settings
-from pytest_gvisor.wanted import Wanted
 
 if TYPE_CHECKING:
     from pytest_gvisor.images.progress import Tell
@@ -75,8 +75,8 @@ class Engine:
         """
         found = self.runsc(settings.runsc)
         if settings.release:
-            wanted = Wanted.parse(settings.release, "gvisor_release")
-            wanted.check(found.version, found.path, "the project")
+            releases = ReleaseRange.parse(settings.release, "gvisor_release")
+            releases.check(found.version, found.path, "the project")
         return found
 
     def platforms_of(self, settings: Settings) -> tuple[Platform, ...]:

@@ -128,7 +128,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             "debug them on the host with --no-gvisor"
         )
     from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
-    from pytest_gvisor.inside.measured import check_writable  # noqa: PLC0415
+    from pytest_gvisor.inside.coverage_data import check_writable  # noqa: PLC0415
     from pytest_gvisor.inside.variants import expand  # noqa: PLC0415
 
     try:

@@ -15,7 +15,7 @@ from _pytest._io import TerminalWriter
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.escape import safe, safe_but_colour
 from pytest_gvisor.inside.fields import checked
-from pytest_gvisor.inside.kept import Kept
+from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.plugin.sections import escape_report
 
 # pytest raises RuntimeError for a kind of traceback that it does not know.
@@ -44,15 +44,15 @@ class Text(TerminalRepr):
 
 
 def revive(
-    config: pytest.Config, message: dict[str, Any], nodeid: str, kept: Kept
+    config: pytest.Config, message: dict[str, Any], nodeid: str, bounds: SessionBounds
 ) -> pytest.TestReport:
     """Rebuild the report in a message, under the host's node id for the test.
 
-    ``kept`` hears which fields were left out. Raises `ProtocolError` for one that is not the report
-    of a test's phase.
+    ``bounds`` notes the fields that were left out. Raises `ProtocolError` for a message that is
+    not the report of a test's phase.
     """
     try:
-        fields, left_out = checked(message.get("data"), kept.fields)
+        fields, left_out = checked(message.get("data"), bounds.fields)
         fields["nodeid"] = nodeid
         report = config.hook.pytest_report_from_serializable(config=config, data=fields)
         _restore_subtest(report, fields)
@@ -63,7 +63,7 @@ def revive(
         # The tests' own colours stay, in what they print too: so it looks on the host.
         escape_report(report, painted=safe_but_colour, output=safe_but_colour)
         str(report.longrepr)  # what can be written now can be written later
-        kept.leave_out(left_out)
+        bounds.leave_out(left_out)
     except _NO_REPORT as error:
         text = safe(repr(error))[:_LONGEST_CAUSE]
         raise ProtocolError(f"a report from inside that cannot be one: {text}") from error
@@ -77,15 +77,17 @@ def _restore_subtest(report: object, fields: dict[str, Any]) -> None:
         object.__setattr__(context, "kwargs", fields["_subtest.context"]["kwargs"])
 
 
-def warn(config: pytest.Config, message: dict[str, Any], nodeid: str, kept: Kept) -> None:
-    """Record a warning from inside in the host's summary, if ``kept`` takes it.
+def warn(
+    config: pytest.Config, message: dict[str, Any], nodeid: str, bounds: SessionBounds
+) -> None:
+    """Record a warning from inside in the host's summary, if ``bounds`` takes it.
 
     Its category is looked up among what is imported here; nothing is imported or called for it. Its
     line comes with it: Python would look for one in any file of the host's.
     """
     words = {name: str(message.get(name) or "") for name in ("text", "filename", "line", "when")}
     location = message.get("location")
-    if not kept.takes([*words.values(), str(location)]):
+    if not bounds.takes([*words.values(), str(location)]):
         return
     words = {name: safe(text) for name, text in words.items()}
     line = message.get("lineno")

@@ -11,9 +11,9 @@ import pytest
 
 from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.inside import reports, visible
-from pytest_gvisor.inside.kept import Kept
-from pytest_gvisor.inside.measured import Measured, target_of
+from pytest_gvisor.inside.coverage_data import InsideCoverage, target_of
 from pytest_gvisor.inside.output import Live
+from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside, start
 from pytest_gvisor.inside.worker import Ids, Worker
 from pytest_gvisor.plugin import cells, markers
@@ -46,7 +46,7 @@ class InsideSession:
 
     def __init__(self, config: pytest.Config, isolation: Isolation, inside: Inside) -> None:
         self._config = config
-        self._kept = Kept(config, config.getini(FIELDS))
+        self._bounds = SessionBounds(config, config.getini(FIELDS))
         self._isolation = isolation
         self._inside = inside
         self._workers: dict[_Key, Worker] = {}
@@ -225,21 +225,21 @@ class InsideSession:
 
             show = Live(self._terminal).add
             self._workers[key] = Worker(
-                config, begin, settings.timeout, show, self._kept, measured=self._measured(items)
+                config, begin, settings.timeout, show, self._bounds, measured=self._measured(items)
             )
         return self._workers[key]
 
-    def _measured(self, items: Sequence[pytest.Item]) -> Callable[[], Measured] | None:
+    def _measured(self, items: Sequence[pytest.Item]) -> Callable[[], InsideCoverage] | None:
         """Return a function that makes the coverage of a sandbox, if pytest-cov measures here."""
         config, target = self._config, target_of(self._config)
         if target is None:
             return None
-        return lambda: Measured(
+        return lambda: InsideCoverage(
             target,
             shown=visible.readable(config, items),
             excluded=[*self._inside.writable, *places.session_bases()],
             cwd=str(config.invocation_params.dir),
-            kept=self._kept,
+            bounds=self._bounds,
         )
 
     def _shares(self, item: pytest.Item, key: _Key) -> bool:
@@ -269,7 +269,7 @@ class InsideSession:
         """Let every pytest inside tear down and end, and warn of messages left out."""
         for key in list(self._workers):
             self._finish(key)
-        self._kept.close()
+        self._bounds.close()
 
 
 def _judged(item: pytest.Item, *, examine: bool = False) -> Platform:

@@ -18,9 +18,9 @@ import pytest
 from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.escape import safe
 from pytest_gvisor.inside import reports
-from pytest_gvisor.inside.kept import Kept
+from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
-from pytest_gvisor.inside.measured import MOST_BYTES, Measured
+from pytest_gvisor.inside.session_bounds import SessionBounds
 
 _PHASES = ("setup", "call", "teardown")
 _OF_A_TEST = frozenset({"phase", "report", "done"})
@@ -107,12 +107,12 @@ class Worker:
         start: Callable[[], Link],
         timeout: float,
         show: Callable[[str], None],
-        kept: Kept,
+        bounds: SessionBounds,
         *,
-        measured: Callable[[], Measured] | None = None,
+        measured: Callable[[], InsideCoverage] | None = None,
     ) -> None:
         self._config = config
-        self._kept = kept
+        self._bounds = bounds
         self._measured = measured
         self._start = start
         self._timeout = timeout
@@ -198,7 +198,7 @@ class Worker:
             if message["type"] == "phase":
                 progress.phase = _phase(message)
             else:
-                report = reports.revive(self._config, message, item.nodeid, self._kept)
+                report = reports.revive(self._config, message, item.nodeid, self._bounds)
                 progress.add(report)
                 yield report
         _belongs(message, inner)
@@ -218,7 +218,7 @@ class Worker:
         """Take a message that may come at any time."""
         kind = message["type"]
         if kind == "warning":
-            reports.warn(self._config, message, nodeid, self._kept)
+            reports.warn(self._config, message, nodeid, self._bounds)
         elif kind == "terminal" and self._relayed:
             self._show(str(message.get("text")))
         elif kind == "internal error":
@@ -294,13 +294,13 @@ class Worker:
             complete = True
         except (Died, Hangs, GvisorError) as error:
             text = f"the pytest inside did not come to its end, nor its coverage: {gone(error)}"
-            self._kept.say(text)
+            self._bounds.say(text)
         finally:
             link.close()
             if measured is not None:
                 measured.close(complete=complete)
 
-    def _last_words(self, link: Link, measured: Measured | None) -> None:
+    def _last_words(self, link: Link, measured: InsideCoverage | None) -> None:
         """Take the messages of a pytest inside about its whole session.
 
         Coverage of many contexts takes long to send: so its bytes, and the time that this process

@@ -21,8 +21,8 @@ from pytest_gvisor.plugin.precedence import (
 )
 from pytest_gvisor.plugin.skips import required, usage
 from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.release_range import ReleaseRange
 from pytest_gvisor.settings import Platform, Settings
-from pytest_gvisor.wanted import Wanted
 
 _FIXTURE = "gvisor_platform"
 
@@ -83,8 +83,8 @@ def check(item: pytest.Item) -> None:
     engine = engine_of(item.config)
     with usage(), required(settings), located(item):
         runsc = engine.binary(settings)
-        for wanted in _wanted(item):
-            wanted.check(runsc.version, runsc.path, "this test")
+        for releases in _releases(item):
+            releases.check(runsc.version, runsc.path, "this test")
         for platform in needed:
             engine.availability(platform, settings).check()
 
@@ -176,10 +176,10 @@ def _needed_platforms(item: pytest.Item) -> list[Platform]:
     return needed
 
 
-def _wanted(item: pytest.Item) -> list[Wanted]:
+def _releases(item: pytest.Item) -> list[ReleaseRange]:
     """Return the releases that the test's markers allow."""
     marks = [mark for mark in item.iter_markers("requires_runsc") if mark.args]
-    return [Wanted.parse(mark.args[0], "requires_runsc") for mark in marks]
+    return [ReleaseRange.parse(mark.args[0], "requires_runsc") for mark in marks]
 
 
 def _check_arguments(item: pytest.Item, mark: pytest.Mark, example: tuple[str, ...]) -> None:

@@ -33,7 +33,7 @@ from pytest_gvisor.images.rootfs import ImageRootfs
 from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest, drain
 from pytest_gvisor.inside import frames as inside_frames
 from pytest_gvisor.inside import reports
-from pytest_gvisor.inside.kept import Kept
+from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.oci import mounts, validate
 from pytest_gvisor.oci.defaults import parse_user
 from pytest_gvisor.oci.reader import load
@@ -285,11 +285,11 @@ _CONFIG: Final = get_config([])
 def inside_report(data: bytes) -> None:
     """A report, or a warning, of a pytest inside."""
     message = inside_frames._decode(data)
-    reports.warn(_CONFIG, message, "x", Kept(_CONFIG))
+    reports.warn(_CONFIG, message, "x", SessionBounds(_CONFIG))
     history = _CONFIG.hook.pytest_warning_recorded._call_history
     assert history is not None
     history.clear()
-    report = reports.revive(_CONFIG, message, "test_x.py::test_x", Kept(_CONFIG))
+    report = reports.revive(_CONFIG, message, "test_x.py::test_x", SessionBounds(_CONFIG))
     assert report.nodeid == "test_x.py::test_x"
     assert report.when in ("setup", "call", "teardown")
     assert report.passed + report.failed + report.skipped <= 1

@@ -14,7 +14,7 @@ from pytest_gvisor import Completed, Gvisor, Runsc, completed, errors, settings
 from pytest_gvisor.cli import install, vm
 from pytest_gvisor.harness.gvisor import MAX_RECORDS
 from pytest_gvisor.images import cache, docker, mount_points, streams
-from pytest_gvisor.inside import fields, kept, measured, session
+from pytest_gvisor.inside import coverage_data, fields, session, session_bounds
 from pytest_gvisor.install import archive, fetch, gomodule, release
 from pytest_gvisor.plugin import matrix
 from pytest_gvisor.report import github, run_texts, terminal
@@ -104,7 +104,7 @@ def test_the_table_of_options_pairs_each_with_its_ini_key() -> None:
 
 @pytest.mark.parametrize("command", ["run", "doctor"])
 def test_the_options_of_a_command_are_documented_with_their_values(command: str) -> None:
-    """As its help shows them: ``--netns PATH``."""
+    """The table of a command has each option as help shows it: ``--netns PATH``."""
     text = section("cli.md", command)
     for one in SETTINGS:
         if command in one.commands:
@@ -162,10 +162,13 @@ NUMBERS = [
     ("workloads.md", f"default {DEFAULTS.max_output // MIB} MiB; at most twice that"),
     ("workloads.md", f"its last runs, {MAX_RECORDS} at most"),
     ("inside.md", f"deadline of one test, default {DEFAULTS.timeout:g}"),
-    ("inside.md", f"may send {measured.MOST_BYTES // GIB} GiB of such messages"),
+    ("inside.md", f"may send {coverage_data.MOST_BYTES // GIB} GiB of such messages"),
     (
         "inside.md",
-        f"keeps {kept.MOST_WARNINGS:,} warnings of a session, and {kept.MOST_TEXT // MIB} MiB",
+        (
+            f"keeps {session_bounds.MOST_WARNINGS:,} warnings of a session, "
+            f"and {session_bounds.MOST_TEXT // MIB} MiB"
+        ),
     ),
     ("inside.md", f"at most {fields._MOST_EXTRAS:,} of them"),
 ]
@@ -174,7 +177,7 @@ WORDS = [
     ("images.md", "ten minutes", LIMITS.max_seconds, 600),
     ("images.md", "says nothing for two minutes", docker._SILENCE, 120),
     ("cli.md", "It takes three seconds at most", session_folder.SWEEP_BUDGET, 3),
-    ("inside.md", "and 50 million lines or jumps", measured.MOST_ENTRIES, 50_000_000),
+    ("inside.md", "and 50 million lines or jumps", coverage_data.MOST_ENTRIES, 50_000_000),
     ("inside.md", "If three sandboxes in a row", session._MAX_FALSE_STARTS, 3),
     ("sandbox.md", "cannot confirm within two seconds", process.KILL_CONFIRM, 2),
 ]

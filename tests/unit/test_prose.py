@@ -45,7 +45,7 @@ def test_a_sentence_that_breaks_a_rule_is_found(text: str, rule: str) -> None:
     ],
 )
 def test_plain_english_passes(text: str) -> None:
-    """Names, code and a count of exactly 20 words break no rule."""
+    """Names, code and a sentence at its longest break no rule."""
     assert list(broken(text)) == []
 
 

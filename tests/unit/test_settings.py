@@ -34,7 +34,7 @@ NAMES = [one.name for one in SETTINGS]
 
 
 def type_of(kind: Kind) -> Any:
-    """The type of the values of a kind: its words', or the reader's."""
+    """The type of the values of a kind: that of its choices, or of its reader."""
     if kind in settings.CHOICES:
         return settings.CHOICES[kind]
     return typing.get_type_hints(settings.READERS[kind])["return"]
@@ -56,7 +56,7 @@ def test_the_table_and_the_class_have_the_same_type_and_default(setting: Setting
 
 
 def test_each_kind_has_one_reader() -> None:
-    """A kind is a set of words or has a reader, and each kind has a setting."""
+    """A kind is a set of choices or has a reader, and each kind has a setting."""
     kinds = {one.kind for one in SETTINGS}
     assert kinds == {*settings.CHOICES, *settings.READERS} == {*typing.get_args(Kind)}
     assert not settings.CHOICES.keys() & settings.READERS.keys()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.inside import reports
-from pytest_gvisor.inside.kept import Kept
+from pytest_gvisor.inside.session_bounds import SessionBounds
 
 
 def data_of(**changes: Any) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def data_of(**changes: Any) -> dict[str, Any]:
 def revived(config: pytest.Config, **changes: Any) -> pytest.TestReport:
     """The report as the host rebuilds it."""
     message = {"data": data_of(**changes), "plain": True}
-    return reports.revive(config, message, "test_it.py::test_it", Kept(config))
+    return reports.revive(config, message, "test_it.py::test_it", SessionBounds(config))
 
 
 def test_a_report_is_the_test_s_own(pytestconfig: pytest.Config) -> None:
@@ -64,7 +64,7 @@ def test_a_failure_that_is_no_string_on_the_host_is_none_here(
 ) -> None:
     """pytest's summary has the first line of a string, and of another object none."""
     message = {"data": data_of(outcome="failed", longrepr=longrepr), "plain": is_plain}
-    found = reports.revive(pytestconfig, message, "x", Kept(pytestconfig)).longrepr
+    found = reports.revive(pytestconfig, message, "x", SessionBounds(pytestconfig)).longrepr
     if longrepr == "boom":
         assert str(found) == "boom"
         assert isinstance(found, str) is is_plain
@@ -147,7 +147,7 @@ def test_a_message_without_a_report_is_a_protocol_error(
 ) -> None:
     """An object with all the fields it must be."""
     with pytest.raises(ProtocolError):
-        reports.revive(pytestconfig, {"data": data}, "x", Kept(pytestconfig))
+        reports.revive(pytestconfig, {"data": data}, "x", SessionBounds(pytestconfig))
 
 
 anything = st.recursive(
@@ -194,7 +194,7 @@ def test_a_warning_s_category_is_looked_up_and_never_made(
         ("lazy", "Warning"),
     ):  # fmt: skip
         message = {"module": module, "name": name, "text": "t", "lineno": "x", "location": [1]}
-        reports.warn(config, message, "x", Kept(config))
+        reports.warn(config, message, "x", SessionBounds(config))
     assert seen == [DeprecationWarning, *[UserWarning] * 6]
 
 
@@ -290,7 +290,7 @@ def test_a_warning_shows_no_line_of_the_host_s(pytester: pytest.Pytester) -> Non
     usual = {"module": "builtins", "name": "UserWarning", "when": "runtest", "lineno": 1,
              "filename": str(secret), "text": BAD, "location": [BAD, 1, BAD]}  # fmt: skip
     for more in ({}, {"line": "its()"}):
-        reports.warn(config, {**usual, **more}, "x", Kept(config))
+        reports.warn(config, {**usual, **more}, "x", SessionBounds(config))
     texts = [warnings.formatwarning(**_said(one)) for one, _ in seen]
     assert "of the host's" not in texts[0] + texts[1]
     assert texts[1].endswith("\n  its()\n")
@@ -309,7 +309,7 @@ def test_a_warning_keeps_its_place(pytester: pytest.Pytester) -> None:
 
     config.pluginmanager.register(Listener())
     message = {"text": "t", "lineno": 7, "location": ["test_it.py", 3, "test_it"]}
-    reports.warn(config, message, "x", Kept(config))
+    reports.warn(config, message, "x", SessionBounds(config))
     assert seen == [(7, ("test_it.py", 3, "test_it"))]
 
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.inside.kept import Kept
 from pytest_gvisor.inside.link import Died, Link
+from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Ids, Worker
 
 INNER = "test_it.py::test_it"
@@ -91,7 +91,7 @@ class Host:
             return cast("Link", self.script)
 
         config = self.item.config
-        worker = Worker(config, start, 5.0, self.shown.append, Kept(config))
+        worker = Worker(config, start, 5.0, self.shown.append, SessionBounds(config))
         worker.start()
         return worker
 

@@ -124,7 +124,7 @@ def test_other_streams_that_cannot_be_made_leave_none(
 
 
 def test_a_socket_is_read_and_written_by_its_owner() -> None:
-    """It is the workload's input, and not among what the run waits for; output is one pipe."""
+    """The socket is the workload's input; the run waits for one pipe, of its output."""
     with contextlib.closing(Streams(10)) as streams:
         stdin, stdout, stderr = streams.theirs
         assert [fd for fd, _event, _act in streams.watched()] == [streams.drains[0].fd]

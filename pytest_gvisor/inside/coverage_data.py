@@ -25,7 +25,7 @@ from pytest_gvisor.programs.paths import within
 if TYPE_CHECKING:
     from coverage import CoverageData
 
-    from pytest_gvisor.inside.kept import Kept
+    from pytest_gvisor.inside.session_bounds import SessionBounds
 
 MOST_BYTES = 1024 * 1024 * 1024
 """Of the messages of one sandbox: thrice an estimate for numpy's suite with a context a test."""
@@ -88,7 +88,7 @@ def check_writable(config: pytest.Config, folders: Iterable[str]) -> None:
             )
 
 
-class Measured:
+class InsideCoverage:
     """The coverage of one sandbox, written to a data file as it comes.
 
     It has files below ``shown``, apart from those below ``excluded``: folders that tests inside can
@@ -102,13 +102,13 @@ class Measured:
         shown: Sequence[str],
         excluded: Sequence[str],
         cwd: str,
-        kept: Kept,
+        bounds: SessionBounds,
     ) -> None:
         self._target = target
         self._shown = [os.path.realpath(path) for path in shown]
         self._excluded = [os.path.realpath(path) for path in excluded]
         self._cwd = cwd
-        self._kept = kept
+        self._bounds = bounds
         self._data: CoverageData | None = None
         self._file: CoverageData | None = None
         self._names: dict[str, str | None] = {}
@@ -206,7 +206,7 @@ class Measured:
                 if len(context) > _LONGEST_CONTEXT:
                     raise ValueError("a context of so many characters")
                 found = read(entries)
-                # What is kept of a bitmap is three quarters of its text.
+                # A bitmap in memory is three quarters of its text.
                 self._held += len(found) + len(entries) // 32
                 self._entries += len(found) + len(entries) // 32
                 if self._entries > MOST_ENTRIES:
@@ -230,7 +230,7 @@ class Measured:
             if not complete:
                 self._file.erase()
         if self._lost:
-            self._kept.say(
+            self._bounds.say(
                 "coverage from inside was left out of what is no regular file, lies outside of the "
                 "folders that tests inside see, or lies below --gvisor-writable, where they could "
                 f"put a link in its place: {', '.join(self._lost)}"

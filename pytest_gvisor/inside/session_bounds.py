@@ -17,7 +17,7 @@ MOST_TEXT = 4 * 1024 * 1024
 _MOST_NAMES = 20
 
 
-class Kept:
+class SessionBounds:
     """The bounds of one session, and a summary of the texts that they left out."""
 
     def __init__(self, config: pytest.Config, fields: Iterable[str] = ()) -> None:

@@ -41,7 +41,7 @@ class Clause:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wanted:
+class ReleaseRange:
     """Comparisons that all have to hold."""
 
     clauses: tuple[Clause, ...]

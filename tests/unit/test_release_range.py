@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_gvisor import UnwantedRelease, UsageError
-from pytest_gvisor.wanted import Wanted
+from pytest_gvisor.release_range import ReleaseRange
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_a_release_is_judged_by_the_date_in_its_version(
     text: str, version: str, good: bool
 ) -> None:
     """A comparison without ``.N`` compares the day alone."""
-    assert (Wanted.parse(text, "x").problem(version) == "") is good
+    assert (ReleaseRange.parse(text, "x").problem(version) == "") is good
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,13 @@ def test_a_release_is_judged_by_the_date_in_its_version(
 def test_another_text_is_a_usage_error(text: object) -> None:
     """An invalid minimum would refuse no release."""
     with pytest.raises(UsageError, match="x="):
-        Wanted.parse(text, "x")
+        ReleaseRange.parse(text, "x")
 
 
 def test_a_version_without_a_date_is_said_to_have_none() -> None:
     """Nothing identifies the release of a build without a date, as Nix makes it."""
     with pytest.raises(UnwantedRelease, match="has no date"):
-        Wanted.parse(">=20240729", "x").check("VERSION_MISSING", "/x", "the project")
+        ReleaseRange.parse(">=20240729", "x").check("VERSION_MISSING", "/x", "the project")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,6 @@ def test_a_version_without_a_date_is_said_to_have_none() -> None:
 def test_the_install_command_names_a_release_that_will_do(text: str, named: str) -> None:
     """The newest that a comparison names."""
     with pytest.raises(UnwantedRelease) as caught:
-        Wanted.parse(text, "x").check("VERSION_MISSING", "/x", "the project")
+        ReleaseRange.parse(text, "x").check("VERSION_MISSING", "/x", "the project")
     assert f"`pytest-gvisor install --release {named}`" in caught.value.next_step
     assert caught.value.wanted == text

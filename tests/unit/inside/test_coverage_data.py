@@ -13,9 +13,9 @@ import pytest
 from coverage.numbits import nums_to_numbits
 
 from pytest_gvisor.errors import ProtocolError, UsageError
-from pytest_gvisor.inside import measured
-from pytest_gvisor.inside.kept import Kept
-from pytest_gvisor.inside.measured import Measured, Target, check_writable
+from pytest_gvisor.inside import coverage_data
+from pytest_gvisor.inside.coverage_data import InsideCoverage, Target, check_writable
+from pytest_gvisor.inside.session_bounds import SessionBounds
 
 
 class Sandbox:
@@ -31,12 +31,12 @@ class Sandbox:
         self.source = self.project / "mine.py"
         self.source.write_text("a = 1\n" * 20)
 
-    def measured(self, *, branch: bool = False) -> Measured:
+    def measured(self, *, branch: bool = False) -> InsideCoverage:
         """The receiver of the sandbox's messages."""
         config = SimpleNamespace(
             issue_config_time_warning=lambda warning, **_: self.said.append(str(warning))
         )
-        return Measured(
+        return InsideCoverage(
             Target(
                 base=str(self.data / ".coverage"),
                 branch=branch,
@@ -45,7 +45,7 @@ class Sandbox:
             shown=[str(self.project)],
             excluded=[str(self.writable)],
             cwd=str(self.project),
-            kept=Kept(cast("Any", config)),
+            bounds=SessionBounds(cast("Any", config)),
         )
 
     def files(self) -> list[Path]:
@@ -96,7 +96,7 @@ def test_what_is_held_in_memory_is_bounded(
     branch: bool, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The data file grows meanwhile, and later data of a context is joined with it."""
-    monkeypatch.setattr(measured, "_MOST_HELD", 3)
+    monkeypatch.setattr(coverage_data, "_MOST_HELD", 3)
     taker = sandbox.measured(branch=branch)
     for line in range(1, 20):
         part = {"arcs": [["a", [line, line + 1]]]} if branch else {"lines": [["a", bits(line)]]}
@@ -236,7 +236,7 @@ def test_a_file_has_one_tracer(sandbox: Sandbox) -> None:
 
 def test_there_is_an_end_to_coverage(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is for all files and contexts together."""
-    monkeypatch.setattr(measured, "MOST_ENTRIES", 10)
+    monkeypatch.setattr(coverage_data, "MOST_ENTRIES", 10)
     taker = sandbox.measured()
     taker.take(message("mine.py", lines=[["", bits(*range(10))]]))
     with pytest.raises(ProtocolError, match="more than 10 lines"):

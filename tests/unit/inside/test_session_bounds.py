@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.inside import kept as module
-from pytest_gvisor.inside.kept import Kept
+from pytest_gvisor.inside import session_bounds as module
 from pytest_gvisor.inside.reports import warn
+from pytest_gvisor.inside.session_bounds import SessionBounds
 
 
 def test_what_was_left_out_is_said_once(pytester: pytest.Pytester) -> None:
@@ -21,7 +21,7 @@ def test_what_was_left_out_is_said_once(pytester: pytest.Pytester) -> None:
             said.append(str(warning_message.message))
 
     config.pluginmanager.register(Listener())
-    kept = Kept(config)
+    kept = SessionBounds(config)
     for number in range(3):
         kept.leave_out(f"field{n}" for n in range(number * 10, 1000))
     kept.close()
@@ -37,7 +37,7 @@ def test_what_is_said_at_the_end_is_no_error(
 ) -> None:
     """The message is a line if warnings are errors, so that other sandboxes still end."""
     pytester.makeini("[pytest]\nfilterwarnings = error\n")
-    Kept(pytester.parseconfig()).say("a word")
+    SessionBounds(pytester.parseconfig()).say("a word")
     assert capsys.readouterr().err == "PytestGvisorWarning: a word\n"
 
 
@@ -67,7 +67,7 @@ def test_warnings_beyond_a_bound_are_counted(
             said.append(str(warning_message.message))
 
     config.pluginmanager.register(Listener())
-    kept = Kept(config)
+    kept = SessionBounds(config)
     for text in texts:
         warn(config, {"text": text, "location": None}, "x", kept)
     assert len(said) == taken
