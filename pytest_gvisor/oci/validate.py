@@ -141,7 +141,7 @@ def _mapping(mapping: IdMapping) -> _Found:
             yield name, "with its size, goes beyond 2**32"
 
 
-def linux(linux: Linux) -> _Found:
+def _linux(linux: Linux) -> _Found:
     kinds = {namespace.type: namespace for namespace in linux.namespaces}
     yield from _twice(".namespaces", [namespace.type.value for namespace in linux.namespaces])
     for index, namespace in enumerate(linux.namespaces):
@@ -202,7 +202,7 @@ RULES: Final[Mapping[type, reader.Rule]] = {
     Root: _root,
     Mount: _mount,
     IdMapping: _mapping,
-    Linux: linux,
+    Linux: _linux,
     Spec: _spec,
 }
 
