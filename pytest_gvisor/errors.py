@@ -268,8 +268,13 @@ class PytestGvisorWarning(_Base):  # type: ignore[valid-type, misc]  # a variabl
 
 @contextlib.contextmanager
 def stage(name: str, doing: str) -> Iterator[None]:
-    """Turn an OSError into a `LaunchError` with this stage; ``doing`` names the failed action."""
+    """Turn an OSError or a MemoryError into a `LaunchError` with this stage.
+
+    ``doing`` names the failed action. Python raises MemoryError where the kernel has said ENOMEM.
+    """
     try:
         yield
     except OSError as error:
         raise LaunchError(name, doing, errno=error.errno or 0) from error
+    except MemoryError as error:
+        raise LaunchError(name, doing, errno=errno_names.ENOMEM) from error

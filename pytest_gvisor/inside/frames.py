@@ -27,15 +27,17 @@ class Decoder(frames.Decoder):
         """Take ``data`` and yield the messages that it completes. Raises `ProtocolError`."""
         rest = memoryview(data)
         while rest:
-            room = self.room()
-            count = min(len(room), len(rest))
-            room[:count] = rest[:count]
-            self.add(count)
-            rest = rest[count:]
             try:
+                room = self.room()
+                count = min(len(room), len(rest))
+                room[:count] = rest[:count]
+                self.add(count)
+                rest = rest[count:]
                 yield from (message for message, _payload in self.frames())
             except frames.FrameError as error:
                 raise ProtocolError(f"what comes from inside is no message: {error}") from error
+            except MemoryError as error:
+                raise ProtocolError("no memory for a message from inside") from error
 
 
 def _decode(text: bytes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from pytest_gvisor.errors import GvisorError, ProtocolError
+from pytest_gvisor.errors import GvisorError, ProtocolError, stage
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.frames import UNBOUNDED, Encoder
 from pytest_gvisor.inside.frames import Decoder
@@ -44,7 +44,8 @@ class Link:
         self._show = show
         self._shown = 0
         self._encoder = Encoder(max_json=UNBOUNDED)
-        self._decoder = Decoder()
+        with stage("output", "no memory for messages from inside"):
+            self._decoder = Decoder()
         self._messages: deque[tuple[int, dict[str, Any]]] = deque()
         self.received = 0
         """Bytes of messages since `begin`."""

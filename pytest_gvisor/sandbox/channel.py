@@ -47,7 +47,8 @@ class Channel:
         self._supervisor: DrivenSupervisor
         self._tag = secrets.token_bytes(TAG_SIZE)
         self._encoder = Encoder()
-        self._decoder = Decoder()
+        with stage("channel", "no memory for the sandbox's messages"):
+            self._decoder = Decoder()
         self._decoder.tag = self._tag
         self._peers: dict[int, Peer] = {}
         self._last_id = 0
@@ -258,6 +259,8 @@ class Channel:
             )
         except (GvisorError, OSError) as error:
             self._end(Death(reason=str(error)), 0)
+        except MemoryError:
+            self._end(Death(reason="no memory for its messages"), 0)
         finally:
             self._wind_up()
 

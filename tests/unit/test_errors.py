@@ -32,3 +32,10 @@ def test_an_oserror_without_a_number_is_typed_too() -> None:
     with pytest.raises(LaunchError) as caught, stage("somewhere", "cannot do it"):
         raise TimeoutError("timed out")
     assert caught.value.errno == 0
+
+
+def test_a_shortage_of_memory_is_a_launch_error_with_its_errno() -> None:
+    """Python's MemoryError has no number; the kernel's is ENOMEM."""
+    with pytest.raises(LaunchError) as caught, stage("somewhere", "no memory for it"):
+        raise MemoryError
+    assert (caught.value.stage, caught.value.errno) == ("somewhere", errno.ENOMEM)

@@ -124,3 +124,16 @@ def test_a_message_may_be_as_long_as_the_limit() -> None:
         found += list(decoder.feed(stream[start : start + 700_001]))
     assert found == sent
     assert len(decoder.room()) <= 2**20
+
+
+def test_a_message_without_memory_for_it_is_a_protocol_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A long message costs its sandbox, and no session, where the host has no memory for it."""
+
+    def room(_decoder: Decoder) -> memoryview:
+        raise MemoryError
+
+    monkeypatch.setattr(Decoder, "room", room)
+    with pytest.raises(ProtocolError, match="no memory for a message"):
+        list(Decoder().feed(b"x"))

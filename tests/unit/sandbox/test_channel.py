@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from pytest_gvisor.completed import SandboxCrashed
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.process import Process
 from tests.unit.sandbox.conftest import PATIENCE, FakeDriven, Peer, started
@@ -116,3 +117,28 @@ def test_an_interrupted_start_of_the_thread_leaves_no_sandbox(
         channel.start(PATIENCE)
     assert driven.ends == 1
     assert not channel._thread.is_alive()
+
+
+def test_a_message_without_memory_for_it_ends_the_sandbox(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each program in it ends with a `SandboxCrashed` that names the shortage."""
+    go = threading.Event()
+
+    def act(peer: Peer) -> None:
+        peer.receive()
+        peer.send({"op": "started", "id": 1})
+        go.wait(PATIENCE)
+        peer.send({"op": "exit", "id": 1, "status": 0})
+
+    def room() -> memoryview:
+        raise MemoryError
+
+    channel, _peer = connect(act)
+    process = started(channel)
+    monkeypatch.setattr(channel._decoder, "room", room)
+    go.set()
+    channel.join()
+    with pytest.raises(SandboxCrashed, match="no memory for its messages"):
+        channel.check()
+    process.kill()
