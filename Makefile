@@ -11,7 +11,7 @@ demo: ## set up, and run the examples under gVisor on each platform
 test: ## set up, lint, and run the suite as an unprivileged user and as root (ARGS="-k name")
 	@scripts/test $(ARGS)
 
-check: ## lint, the unit tests and the quick ones of the plugin, in a minute and a half, as any user (ARGS="-k name")
+check: ## lint, the unit tests and the quick tests of the plugin, in a minute and a half, as any user (ARGS="-k name")
 	@scripts/check $(ARGS)
 
 lint: ## ruff, mypy --strict and the English of docstrings
