@@ -294,6 +294,13 @@ def test_a_file_that_is_written_must_be_whole(connect: Connect) -> None:
         Upload(channel, "/x", 0o600).run(b"abc", time.monotonic() + 10)
 
 
+def wait_for_death(channel: Channel) -> None:
+    """Wait until the channel has its end, at most 20 s."""
+    deadline = time.monotonic() + 20
+    while channel.death is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def test_a_connection_is_held_to_its_rules(connect: Connect) -> None:
     """Data before a connection, after its end or beyond the credit is refused."""
     many: Script = [({"op": "data", "id": 1, "s": 1}, b"x" * 250_000)] * 600
@@ -303,9 +310,8 @@ def test_a_connection_is_held_to_its_rules(connect: Connect) -> None:
         with Forward(channel, 80) as forward, contextlib.suppress(ConnectionError):
             client = socket.create_connection(forward.address, timeout=20)
             with client:  # it reads nothing: what comes piles up, and may not
-                deadline = time.monotonic() + 20
-                while channel.death is None and time.monotonic() < deadline:
-                    time.sleep(0.01)
+                wait_for_death(channel)
+        wait_for_death(channel)  # a connection that is refused is seen before the sandbox's end
         assert channel.death is not None
         assert "cannot be trusted" in channel.death.reason
 
