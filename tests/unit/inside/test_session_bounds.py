@@ -11,21 +11,27 @@ from pytest_gvisor.inside.reports import warn
 from pytest_gvisor.inside.session_bounds import SessionBounds
 
 
-def test_what_was_left_out_is_said_once(pytester: pytest.Pytester) -> None:
-    """Each name once, and no more than twenty."""
+def listened(pytester: pytest.Pytester) -> tuple[pytest.Config, list[str]]:
+    """A configuration, and the texts of the warnings that it records."""
     config = pytester.parseconfig()
-    said: list[str] = []
+    texts: list[str] = []
 
     class Listener:
         def pytest_warning_recorded(self, warning_message: Any) -> None:
-            said.append(str(warning_message.message))
+            texts.append(str(warning_message.message))
 
     config.pluginmanager.register(Listener())
-    kept = SessionBounds(config)
+    return config, texts
+
+
+def test_what_was_left_out_is_said_once(pytester: pytest.Pytester) -> None:
+    """Each name once, and no more than twenty."""
+    config, said = listened(pytester)
+    bounds = SessionBounds(config)
     for number in range(3):
-        kept.leave_out(f"field{n}" for n in range(number * 10, 1000))
-    kept.close()
-    kept.close()
+        bounds.leave_out(f"field{n}" for n in range(number * 10, 1000))
+    bounds.close()
+    bounds.close()
     assert len(said) == 1
     assert "field0, field1, " in said[0]
     assert "field19, …" in said[0]
@@ -59,14 +65,7 @@ def test_warnings_beyond_a_bound_are_counted(
     """Warnings are bounded by number and by total size; one line counts the rest."""
     for name, bound in bounds.items():
         monkeypatch.setattr(module, name, bound)
-    config = pytester.parseconfig()
-    said: list[str] = []
-
-    class Listener:
-        def pytest_warning_recorded(self, warning_message: Any) -> None:
-            said.append(str(warning_message.message))
-
-    config.pluginmanager.register(Listener())
+    config, said = listened(pytester)
     kept = SessionBounds(config)
     for text in texts:
         warn(config, {"text": text, "location": None}, "x", kept)
