@@ -171,8 +171,8 @@ def _system() -> skeleton.System:
     return skeleton.system()
 
 
-def _place(rootfs: Rootfs) -> str | None:
-    """Return the place for the private folder, or None."""
+def _place(rootfs: Rootfs) -> str:
+    """Return the place for the private folder. Raises `UsageError` where there is none."""
     folder = rootfs.folder
     if folder is None:
         return PRIVATE
@@ -185,7 +185,10 @@ def _place(rootfs: Rootfs) -> str | None:
                 return path
         except OSError:
             continue
-    return None
+    raise UsageError(
+        f"{folder} has no mount point for the Python that starts a warm sandbox's programs",
+        next_step=f"Make an empty folder {PRIVATE.lstrip('/')} in it.",
+    )
 
 
 def programs(rootfs: Rootfs) -> tuple[str, ...]:
@@ -193,15 +196,13 @@ def programs(rootfs: Rootfs) -> tuple[str, ...]:
     return _system().path if isinstance(rootfs, HostRootfs) else ()
 
 
-def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start | None:
-    """Return the start of the guest there; None if nothing can be mounted there."""
+def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start:
+    """Return the start of the guest there. Raises `UsageError` if nothing can be mounted there."""
     if _has_it(rootfs, mounts):
         guest = f"{PRIVATE}/guest"
         argv = (interpreter().program, *_FLAGS, f"{guest}/main.py")
         return Start(argv=argv, env=_environment(guest), mounts=(_bind(_FOLDER, guest),))
     base = _place(rootfs)
-    if base is None:
-        return None
     known = interpreter()
     if not within(known.program, known.prefix):
         # It finds them from its own path, else where it was built for: in the root file system.

@@ -60,12 +60,12 @@ class Plan:
         """The deadline of the start in seconds."""
         return max(self.settings.timeout, _START_DEADLINE)
 
-    def guest(self) -> interpreter.Start | None:
-        """The start of the guest; None if this root file system cannot have one."""
-        return interpreter.start(self.workload.rootfs, self.workload.mounts)
+    def driven(self, record: Record) -> Driven:
+        """Return the run whose first process is the guest, not started.
 
-    def driven(self, record: Record, start: interpreter.Start) -> Driven:
-        """Return the run whose first process is the guest, not started."""
+        Raises `UsageError` where the guest cannot be mounted.
+        """
+        start = interpreter.start(self.workload.rootfs, self.workload.mounts)
         request = dataclasses.replace(
             self.request, make_spec=lambda workspace: self.spec(workspace, start)
         )
@@ -83,8 +83,7 @@ class Plan:
             mounts=(*self.workload.mounts, *interpreter.make_points(start, workspace.folder)),
         )
         spec = self.make_spec(workspace, guest)
-        if start.mounts:
-            interpreter.check_preload(spec.root.path, spec.mounts)
+        interpreter.check_preload(spec.root.path, spec.mounts)
         return spec
 
     def command(

@@ -24,11 +24,9 @@ from pytest_gvisor.run.workload import argv
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
-from pytest_gvisor.sandbox.interpreter import PRIVATE, Start
 from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.plan import encoded
 from pytest_gvisor.sandbox.process import TERM_GRACE, Command, Process, patience_of
-from pytest_gvisor.sandbox.without_guest import REPLACED, Plain
 
 if TYPE_CHECKING:
     import os
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
 
 _MARGIN = 2.0
 _MAX_PATH = 4096
+_REPLACED = "a sandbox was killed, and another one takes its place: what was in it is gone"
 
 
 class Sandbox:
@@ -52,40 +51,31 @@ class Sandbox:
         self._guard = threading.Lock()
         self._channel: Channel | None = None
         self._closed = False
-        self._start_of_guest = plan.guest()
-        self._plain = Plain(plan) if self._start_of_guest is None else None
-        if self._plain is None:
-            try:
-                self._live()
-            except BaseException:
-                self.close()  # Ctrl-C when it had been started: nobody knows it
-                raise
+        try:
+            self._live()
+        except BaseException:
+            self.close()  # Ctrl-C when it had been started: nobody knows it
+            raise
 
     def _live(self) -> Channel:
         """Return the channel. Raises an error if the sandbox is gone."""
         with self._guard:
             if self._closed:
                 raise UsageError("this sandbox is closed")
-            if self._start_of_guest is None:
-                raise UsageError(
-                    "in this folder only exec() can be used: there is no point in it at which the "
-                    "host's Python could be mounted",
-                    next_step=f"Make an empty folder {PRIVATE} in it.",
-                )
             channel = self._channel
             if channel is not None and channel.replaceable:
                 self._channel = None
                 self._settle(channel)
                 channel = None
-                warnings.warn(PytestGvisorWarning(REPLACED), stacklevel=5)
+                warnings.warn(PytestGvisorWarning(_REPLACED), stacklevel=5)
             if channel is None:
-                channel = self._start(self._start_of_guest)
+                channel = self._start()
             channel.check()
             return channel
 
-    def _start(self, start: Start) -> Channel:
+    def _start(self) -> Channel:
         record = Record()
-        driven = self._plan.driven(record, start)
+        driven = self._plan.driven(record)
         channel = Channel(driven)
         self._record = record
         try:
@@ -105,8 +95,6 @@ class Sandbox:
     @property
     def alive(self) -> bool:
         """Whether the sandbox is there, as far as is known without asking it."""
-        if self._plain is not None:
-            return not self._closed and self._plain.alive
         channel = self._channel
         return not self._closed and channel is not None and not channel.ending
 
@@ -137,10 +125,7 @@ class Sandbox:
         repeat = {"input": shown, "env": env, "cwd": cwd, "user": user, "timeout": timeout}
         reads = chunks is not None
         command = self._command(args, env=env, cwd=cwd, user=user, reads=reads, repeat=repeat)
-        if self._plain is not None:
-            completed = self._plain.run(command, chunks, wait)
-        else:
-            completed = self._run(command, chunks, wait)
+        completed = self._run(command, chunks, wait)
         if check:
             completed.check_returncode()
         return completed
@@ -163,8 +148,7 @@ class Sandbox:
         return completed
 
     def _command(self, args: Sequence[str | os.PathLike[str]], **options: Any) -> Command:
-        record = self._record if self._plain is None else self._plain.record
-        return self._plan.command(argv(args), record=record, **options)
+        return self._plan.command(argv(args), record=self._record, **options)
 
     def _begin(self, command: Command) -> Process:
         process = Process(self._live(), command)
@@ -276,8 +260,6 @@ class Sandbox:
             if self._closed:
                 return
             self._closed = True
-            if self._plain is not None:
-                self._plain.close()
             if self._channel is not None:
                 self._settle(self._channel)
 

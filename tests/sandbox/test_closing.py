@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from pytest_gvisor import Gvisor, directory
+from pytest_gvisor import Gvisor
 from pytest_gvisor.plugin.shared_sandboxes import Shared
 from pytest_gvisor.run.request import Hooks, Record
 from pytest_gvisor.sandbox.channel import Channel
@@ -84,14 +83,3 @@ def test_a_start_that_is_interrupted_leaves_no_sandbox(
                 gvisor.sandbox()
         assert sentries(gvisor) == [], name
     assert gvisor.sandboxes == []
-
-
-def test_a_folder_without_a_guest_is_left_by_a_hook_that_raises(
-    complaining: Gvisor, folder: Path
-) -> None:
-    """The sandbox ends although the hook raises, also if each program is a ``runsc exec``."""
-    sandbox = complaining.sandbox(rootfs=directory(folder))
-    with pytest.raises(ZeroDivisionError):
-        complaining.close()
-    assert not sandbox.alive
-    assert sentries(complaining) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import bind, host
+from pytest_gvisor import UsageError, bind, directory, host
 from pytest_gvisor.sandbox import interpreter
 
 
@@ -18,12 +18,24 @@ def test_a_mount_over_the_loaders_cache_is_not_read(
 ) -> None:
     """The guest has its libraries named to it where the caller's mount holds the loader's list."""
     start = interpreter.start(host(), [bind(tmp_path, over)])
-    assert start is not None
     assert ("--library-path" in start.argv) is own
 
 
 def test_no_locale_and_no_time_zone_of_the_root_is_read() -> None:
     """The environment fixes both, with a file that no root file system can bring."""
     start = interpreter.start(host(), [])
-    assert start is not None
     assert start.env == {"LC_ALL": "C", "TZ": f"{interpreter.PRIVATE}/guest/utc"}
+
+
+def test_a_root_without_a_mount_point_is_an_error_that_names_the_folder_to_make(
+    tmp_path: Path,
+) -> None:
+    """A link and a folder with something in it are no mount points; the named folder is one."""
+    (tmp_path / "srv").mkdir()
+    (tmp_path / "srv/file").touch()
+    (tmp_path / "mnt").symlink_to("nowhere")
+    with pytest.raises(UsageError, match=str(tmp_path)) as caught:
+        interpreter.start(directory(tmp_path), [])
+    assert caught.value.next_step == "Make an empty folder .pytest-gvisor in it."
+    (tmp_path / ".pytest-gvisor").mkdir()
+    assert interpreter.start(directory(tmp_path), []).under == interpreter.PRIVATE
