@@ -104,10 +104,12 @@ class Completed:
     """Whether `returncode` is beyond doubt: see there."""
 
     command: str = ""
-    """runsc's own command line, in a form that can be pasted."""
+    """runsc's own command line and environment, for a shell. Its bundle is gone with the run:
+    ``--gvisor-keep`` keeps one with a script that runs it.
+    """
 
     settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    """The keyword arguments that repeat this run."""
+    """The keyword arguments of the call, apart from those that are at their defaults."""
 
     leaks: tuple[str, ...] = ()
     """What of this sandbox could not be removed, in words; normally empty."""
@@ -133,21 +135,25 @@ class Completed:
         """Raise `WorkloadFailed` if the workload ended with another status than 0."""
         if self.returncode == 0 and self.outcome is Outcome.EXITED:
             return
-        how = self.outcome.value
-        if self.outcome is Outcome.EXITED:
-            how = f"exit status {self.returncode}"
-        elif self.outcome is Outcome.SIGNALLED:
-            how = f"signal {-self.returncode} ({signal_name(-self.returncode)})"
-        message = f"{list(self.args)!r} ended with {how}"
+        message = f"{list(self.args)!r} ended with {self._end()}"
         tail = self.stderr[-2000:]
         if tail:
             message += f"\n  stderr: {tail!r}"
         raise WorkloadFailed(message, completed=self)
 
+    def _end(self) -> str:
+        """Return the exit status, the signal, or the name of another outcome."""
+        match self.outcome:
+            case Outcome.EXITED:
+                return f"exit status {self.returncode}"
+            case Outcome.SIGNALLED:
+                return f"signal {-self.returncode} ({signal_name(-self.returncode)})"
+        return self.outcome.value
+
     def __repr__(self) -> str:
-        """Return a call that repeats the run, with the outcome as a comment."""
+        """Return the arguments of the call, and its end."""
         words = "".join(f", {key}={value!r}" for key, value in self.settings.items())
-        return f"gvisor.run({list(self.args)!r}{words})  # {self.outcome}, {self.returncode}"
+        return f"<Completed {list(self.args)!r}{words}: {self._end()}>"
 
 
 def signal_name(number: int) -> str:

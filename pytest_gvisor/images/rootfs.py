@@ -25,7 +25,7 @@ _NAMES: Final = "org.opencontainers.image."
 _MAX_NOTED: Final = 20
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True)
 class ImageRootfs(Rootfs):
     """An image, unpacked in the cache and shared by runs. Writes stay in a run's memory."""
 
@@ -33,12 +33,8 @@ class ImageRootfs(Rootfs):
     """As it was asked for."""
     id: str
     """Hexadecimal SHA-256 of its configuration; of a plain tarball, of that."""
-    config: ImageConfig = field(hash=False)
-    hold: Hold = field(compare=False)
-
-    def __repr__(self) -> str:
-        """Return the fixture's call that makes this object."""
-        return f"gvisor_image({self.name!r})"
+    config: ImageConfig = field(hash=False, repr=False)
+    hold: Hold = field(compare=False, repr=False)
 
     @property
     def folder(self) -> str:

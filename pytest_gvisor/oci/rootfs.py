@@ -28,7 +28,6 @@ from pytest_gvisor.programs.paths import below, within
 
 SHARED: Final = "host"
 _MAX_SHARED: Final = 64
-_MAX_SHOWN: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +93,9 @@ class Rootfs(abc.ABC):
         """
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True)
 class HostRootfs(Rootfs):
     """The host's system folders and the running Python, read-only."""
-
-    def __repr__(self) -> str:
-        """Return the call that makes this object."""
-        return "host()"
 
     def prepare(
         self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
@@ -119,16 +114,12 @@ class HostRootfs(Rootfs):
         )
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True)
 class DirectoryRootfs(Rootfs):
     """A folder of the host, as it is."""
 
     path: str
     """The folder, links resolved."""
-
-    def __repr__(self) -> str:
-        """Return the call that makes this object."""
-        return f"directory({self.path!r})"
 
     @property
     def folder(self) -> str:
@@ -155,12 +146,9 @@ class EmptyRootfs(Rootfs):
     """Paths in the root, without a slash in front, and contents."""
 
     def __repr__(self) -> str:
-        """Return the call that makes this object, with `…` for large contents."""
-        shown = (
-            f"{name!r}: {data!r}" if len(data) <= _MAX_SHOWN else f"{name!r}: … {len(data)} bytes"
-            for name, data in self.files
-        )
-        return f"empty({{{', '.join(shown)}}})"
+        """Return the files' names and sizes: their contents may be whole programs."""
+        files = ", ".join(f"{name!r}: {len(data)} bytes" for name, data in self.files)
+        return f"EmptyRootfs({files})"
 
     def prepare(
         self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None

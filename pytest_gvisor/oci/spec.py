@@ -6,7 +6,6 @@ systems' sections have no field here, so no value of `Spec` can hold them.
 Constructors trust; `validate.parse` and `validate.read` check, and report every problem at once.
 """
 
-import dataclasses
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -171,7 +170,7 @@ class IdMapping:
     """How many."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True)
 class Mount:
     """One mount, made in order."""
 
@@ -194,21 +193,6 @@ class Mount:
         option.
         """
         return self.type is MountType.BIND or not {"bind", "rbind"}.isdisjoint(self.options)
-
-    def __repr__(self) -> str:
-        """Return the call of `bind` or `tmpfs` that makes this mount, or else all fields."""
-        match self.type, self.options:
-            case MountType.BIND, ("rbind", "ro", "nosuid", "nodev"):
-                return f"bind({self.source!r}, {self.destination!r})"
-            case MountType.BIND, ("rbind", "rw", "nosuid", "nodev"):
-                return f"bind({self.source!r}, {self.destination!r}, readonly=False)"
-            case MountType.BIND, ("rbind", "ro", "nosuid"):
-                return f"bind({self.source!r}, {self.destination!r}, dangerous=True)"
-            case MountType.TMPFS, ("nosuid", "nodev", mode, *size) if mode.startswith("mode="):
-                limit = "".join(f", {word}" for word in size)
-                return f"tmpfs({self.destination!r}, mode=0o{mode.removeprefix('mode=')}{limit})"
-        fields = ((each.name, getattr(self, each.name)) for each in dataclasses.fields(self))
-        return f"Mount({', '.join(f'{name}={value!r}' for name, value in fields)})"
 
 
 @dataclass(frozen=True, kw_only=True)

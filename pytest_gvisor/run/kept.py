@@ -7,10 +7,10 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.programs.paths import below
+from pytest_gvisor.runsc.command import shell_line
 
 if TYPE_CHECKING:
     from pytest_gvisor.run.request import Record, Workspace
@@ -91,13 +91,12 @@ def _command(folder: str, workspace: Workspace, record: Record) -> str:
             del words[place : place + 2]
     # runsc alone, without the child that protects what is bound read-only.
     words[1:1] = record.replay_flags
-    folders = {
+    places = {
         workspace.path("root"): '"$state"',
         workspace.path("runtime"): '"$state"',
         workspace.path("bundle"): '"$here"/bundle',
     }
-    pairs = [f"{name}={_quoted(value, folders)}" for name, value in record.env.items()]
-    line = " ".join(["env -i", *pairs, *(_quoted(word, folders) for word in words)])
+    line = shell_line(words, record.env, places)
     # The child's own user namespace, in which it may mount: see programs/child.py.
     unshare = "unshare --map-root-user" if record.own_users else "unshare"
     if record.hide_net_sysctls:
@@ -105,10 +104,6 @@ def _command(folder: str, workspace: Workspace, record: Record) -> str:
     # Releases from 2026-08 on bind a network namespace in the state folder. With a mount namespace
     # of its own that is gone with runsc, however it ends. With --rootless runsc makes one itself.
     return line if "--rootless" in words else f"{unshare} -m {line}"
-
-
-def _quoted(word: str, folders: Mapping[str, str]) -> str:
-    return folders.get(word) or shlex.quote(word)
 
 
 def _with_network(folder: str, workspace: Workspace, line: str) -> str:

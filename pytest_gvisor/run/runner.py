@@ -27,13 +27,14 @@ from pytest_gvisor.run.cgroup import Cgroups, Limits
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.supervisor import Supervisor
-from pytest_gvisor.run.verdict import Evidence, Verdict, judge, paste
+from pytest_gvisor.run.verdict import Evidence, Verdict, judge
 from pytest_gvisor.runsc.command import (
     delete_argv,
     gofer_flags,
     run_argv,
     runsc_env,
     safe_flags,
+    shell_line,
     term_argv,
 )
 from pytest_gvisor.runsc.rootless import Way
@@ -198,7 +199,7 @@ class Runner:
         record, runsc = self.record, self.request.runsc
         record.argv = (runsc.path, *order.argv[1:])
         record.env = order.env
-        record.command = paste(record.argv, order.env)
+        record.command = shell_line(record.argv, order.env)
         record.hide_net_sysctls = order.hide_net_sysctls
         record.own_users = order.own_users
         # The gofer opens files for a sentry of another id, which a namespace of one id has not.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Mapping, Sequence
 
 from pytest_gvisor.completed import Outcome
 from pytest_gvisor.run.logs import other_release
@@ -129,11 +128,3 @@ def _runsc_failed(evidence: Evidence, code: int) -> Verdict:
 
 def _exit_code(status: int) -> int:
     return os.waitstatus_to_exitcode(status)
-
-
-def paste(argv: Sequence[str], env: Mapping[str, str]) -> str:
-    """Return a shell command line that runs ``argv`` in exactly ``env``."""
-    import shlex  # noqa: PLC0415 -- only on the way to an error or a kept run
-
-    pairs = [f"{key}={value}" for key, value in env.items()]
-    return shlex.join(["env", "-i", *pairs, *argv])

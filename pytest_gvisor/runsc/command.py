@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.runsc.sidecars import ONE_RELEASE
@@ -108,6 +109,19 @@ def runsc_env(runtime: str, *, sentry_inherits: bool = False) -> dict[str, str]:
     }
     check_strings(env.values())
     return env
+
+
+def shell_line(
+    argv: Sequence[str], env: Mapping[str, str], places: Mapping[str, str] | None = None
+) -> str:
+    """Return a line for a shell that runs ``argv`` in exactly ``env``.
+
+    ``places`` has folders of the run that a script has elsewhere, in the shell's own words.
+    """
+    known = places or {}
+    words = [known.get(word) or shlex.quote(word) for word in argv]
+    pairs = [f"{name}={known.get(value) or shlex.quote(value)}" for name, value in env.items()]
+    return " ".join(["env -i", *pairs, *words])
 
 
 def check_strings(strings: Collection[str]) -> None:

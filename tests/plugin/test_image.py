@@ -26,7 +26,7 @@ TESTS = """
 
     def test_fixture(gvisor, gvisor_image, oci_bundle):
         rootfs = gvisor_image("call.tar")
-        assert repr(rootfs) == "gvisor_image('call.tar')"
+        assert repr(rootfs).startswith("ImageRootfs(name='call.tar', id='")
         assert gvisor.run(["/bin/busybox", "cat", "/name"], rootfs=rootfs).stdout == "call"
         bundle = oci_bundle([], image="call.tar")
         assert gvisor.run_bundle(bundle).stdout == "call"

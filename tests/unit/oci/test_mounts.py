@@ -275,16 +275,3 @@ def test_sizes() -> None:
     ):
         with pytest.raises(UsageError):
             parse_size(wrong)
-
-
-def test_a_mount_s_repr_makes_it_again(tmp_path: Path) -> None:
-    """The repr is the call that a user would write, or the fields if no such call exists."""
-    for mount in (
-        bind(tmp_path, "/data"),
-        bind(tmp_path, "/it's", readonly=False),
-        tmpfs("/x"),
-        tmpfs("/x", size="64M", mode=0o700),
-    ):
-        assert eval(repr(mount), {"bind": bind, "tmpfs": tmpfs}) == mount
-    assert repr(bind("/usr", "/data")) == "bind('/usr', '/data')"
-    assert repr(Mount(destination="/x", type=MountType.PROC)).startswith("Mount(destination='/x'")

@@ -1,0 +1,36 @@
+"""The line for a shell that runs runsc as it was run."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_gvisor.runsc.command import shell_line
+
+
+@given(
+    words=st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), max_size=4
+    )
+)
+def test_a_line_is_taken_apart_into_the_same_words(words: list[str]) -> None:
+    """A POSIX shell splits the line into the same arguments."""
+    line = shell_line(["runsc", *words], {"A": "x y", "B": ""})
+    assert shlex.split(line) == ["env", "-i", "A=x y", "B=", "runsc", *words]
+
+
+def test_a_line_runs_in_exactly_its_environment() -> None:
+    """A real shell says so."""
+    line = shell_line(["sh", "-c", 'echo "$A|$B|${HOME-none}"'], {"A": "x 'y'", "B": '"'})
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout == "x 'y'|\"|none\n"
+
+
+def test_a_folder_of_the_run_is_replaced_by_the_script_s() -> None:
+    """The shell expands the script's folder; a longer path that begins with the folder stays."""
+    places = {"/run/x": '"$here"'}
+    line = shell_line(["runsc", "/run/x", "/run/xy"], {"T": "/run/x"}, places)
+    assert line == 'env -i T="$here" runsc "$here" /run/xy'
