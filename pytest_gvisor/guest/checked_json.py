@@ -45,11 +45,17 @@ def has_more_values(text: bytes, most: int) -> bool:
     """
     if _between(text) <= most:
         return False
+    bare = without_strings(text, most)
+    return bare is None or _between(bare) > most
+
+
+def without_strings(text: bytes, most: int) -> bytes | None:
+    """A JSON text without its strings; None if it has more than ``most`` strings."""
     # What follows a backslash outside of a string does not matter: no JSON goes on there.
     bare = text.replace(rb"\\", b"").replace(rb"\"", b"")
     if bare.count(b'"') > 2 * most:
-        return True
-    return sum(map(_between, bare.split(b'"')[::2])) > most
+        return None
+    return b"".join(bare.split(b'"')[::2])
 
 
 def _between(text: bytes) -> int:

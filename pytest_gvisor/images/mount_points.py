@@ -25,9 +25,8 @@ from typing import Final
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.images import locks
 from pytest_gvisor.images.fingerprint import seal
-from pytest_gvisor.oci.rootfs import make_points
+from pytest_gvisor.oci.rootfs import make_points, points_digest
 from pytest_gvisor.oci.spec import Mount
-from pytest_gvisor.oci.validate import normal
 from pytest_gvisor.programs.locks import is_taken
 
 MAX_KEPT: Final = 16
@@ -48,11 +47,7 @@ class Trees:
 
         It stays as long as the folder ``user`` is there. Raises `ImageError`.
         """
-        points = sorted(
-            (normal(m.destination), os.path.isdir(m.source)) for m in mounts if m.is_bind
-        )
-        digest = hashlib.sha256(repr(points).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        tree = f"{self._folder}/points-{digest}"
+        tree = f"{self._folder}/points-{points_digest(mounts)}"
         with locks.failing(self._folder):
             for _ in range(_TRIES):
                 if not self._is_sealed(tree):

@@ -245,9 +245,7 @@ def _shared_skeleton(shared: str, system: skeleton.System, mounts: Sequence[Moun
         return root
     if len(os.listdir(shared)) >= _MAX_SHARED:
         return ""
-    points = sorted((normal(m.destination), os.path.isdir(m.source)) for m in mounts if m.is_bind)
-    digest = hashlib.sha256(repr(points).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    root = _made_once(shared, f"{SHARED}-{digest}", system, mounts)
+    root = _made_once(shared, f"{SHARED}-{points_digest(mounts)}", system, mounts)
     return "" if paths.missing(root, mounts) else root
 
 
@@ -273,6 +271,12 @@ def _rename(source: str, target: str) -> None:
         # Another process was faster: a folder that is not empty is not replaced.
         if not os.path.isdir(target):
             raise
+
+
+def points_digest(mounts: Sequence[Mount]) -> str:
+    """Return 16 hexadecimal digits that name the mount points of bind mounts."""
+    points = sorted((normal(m.destination), os.path.isdir(m.source)) for m in mounts if m.is_bind)
+    return hashlib.sha256(repr(points).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def make_points(root: str, mounts: Sequence[Mount]) -> None:

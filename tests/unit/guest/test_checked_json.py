@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gvisor.guest.checked_json import has_more_values, loads, unique
+from pytest_gvisor.guest.checked_json import has_more_values, loads, unique, without_strings
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,16 @@ def test_values_are_counted_by_what_is_between_them(value: object, ascii_only: b
     text = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     assert not has_more_values(text, 2 * count(value))
     assert count(value) <= 1 or has_more_values(text, count(value) // 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        (rb'{"a": ["[", "\"{", "\\"]}', b"{: [, , ]}"),
+        (rb'["\\\"[", 1, "[[[[', b"[, 1, "),
+        (b'""""', None),
+    ],
+)
+def test_what_stands_in_strings_is_left_out(text: bytes, bare: bytes | None) -> None:
+    """A string ends where JSON says, or with the text; more strings than allowed are not read."""
+    assert without_strings(text, 4 if bare else 1) == bare
