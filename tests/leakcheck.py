@@ -104,8 +104,6 @@ def _known(engine: Engine | None) -> Holdings:
             descriptors.add((keeper._socket.fileno(), ""))
         if session is not None:
             descriptors.add((session.lock, ""))
-        if engine.shared is not None:
-            descriptors.add((engine.shared.lock, ""))
         if engine._images is not None:
             descriptors |= {(lock, "") for lock in engine._images.locks}
         descriptors |= {(r.fd, "") for r in engine._found.values() if isinstance(r, Runsc)}

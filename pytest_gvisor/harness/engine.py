@@ -22,7 +22,6 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.sessions.launcher import Launcher
-from pytest_gvisor.sessions.shared_folder import SharedDir
 from pytest_gvisor.settings import Platform, Settings
 
 if TYPE_CHECKING:
@@ -31,13 +30,12 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """The engine of a pytest process. ``run`` is a name that all processes of this run share."""
+    """The engine of a pytest process. ``shared`` is a folder of all xdist workers of its run."""
 
-    def __init__(self, run: str | None = None) -> None:
+    def __init__(self, shared: str | None = None) -> None:
         self.launcher = Launcher()
-        self.shared = None if run is None else SharedDir(run)
         self._found: dict[str | None, Runsc | GvisorError] = {}
-        self._probe = PlatformProbe(self.launcher, self.shared)
+        self._probe = PlatformProbe(self.launcher, shared)
         self._images: Images | None = None
         self.tell: Callable[[], Tell | None] | None = None
         """For those who watch what a docker daemon does."""
@@ -146,14 +144,7 @@ class Engine:
 
         Returns what could not be removed, in words.
         """
-        leaks: list[str] = []
-        try:
-            # First: the keeper removes it at its own end where nobody holds it any more, this
-            # process included, and this one may not live, or not be let, to do more.
-            if self.shared is not None:
-                leaks += self.shared.close()
-        finally:
-            leaks += self.launcher.close()
+        leaks = self.launcher.close()
         if self._images is not None:
             self._images.close()
             self._images = None

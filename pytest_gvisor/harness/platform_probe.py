@@ -1,4 +1,4 @@
-"""The trial of a platform on this machine: one verdict, which all processes of a run share.
+"""The trial of a platform on this machine: one verdict, which all workers of a run share.
 
 A bounded run finds the verdict out. A bad one that a run has cost is kept for later sessions by
 `verdicts`.
@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
+import io
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.errors import stage
+from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.harness import verdicts
 from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.oci import rootfs
+from pytest_gvisor.programs import locks
 from pytest_gvisor.run.logs import cause, relevant
 from pytest_gvisor.run.request import Record
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.runsc import buildinfo, platforms, trial
 from pytest_gvisor.runsc.causes import Cause
+from pytest_gvisor.sessions import private
 from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
@@ -29,14 +31,17 @@ if TYPE_CHECKING:
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.runsc.platforms import Availability
     from pytest_gvisor.sessions.launcher import Launcher
-    from pytest_gvisor.sessions.shared_folder import SharedDir
     from pytest_gvisor.settings import Settings
 
 
-class PlatformProbe:
-    """The verdicts of one process; ``shared`` is the folder of its run, where there are several."""
+_LOCK_PATIENCE = 20.0
+"""Seconds beyond the deadline of a probe for which another worker's probe is waited for."""
 
-    def __init__(self, launcher: Launcher, shared: SharedDir | None) -> None:
+
+class PlatformProbe:
+    """The verdicts of one process; ``shared`` is the folder of its run's workers, if it has any."""
+
+    def __init__(self, launcher: Launcher, shared: str | None) -> None:
         self._launcher = launcher
         self._shared = shared
         self._verdicts: dict[tuple[str, Platform], Availability] = {}
@@ -51,7 +56,8 @@ class PlatformProbe:
         deadline = platforms.deadline_for(settings.timeout)
         found = self._verdicts.get(key)
         if found is None or not found.holds(deadline):
-            with self._stored(f"{runsc.fingerprint[:16]}-{platform}.json") as stored:
+            name = f"gvisor-{runsc.fingerprint[:16]}-{platform}.json"
+            with self._stored(name, deadline) as stored:
                 found = stored.verdict
                 if found is None or not found.holds(deadline):
                     found = self._find_out(platform, runsc, settings, deadline)
@@ -59,31 +65,40 @@ class PlatformProbe:
         return found
 
     @contextlib.contextmanager
-    def _stored(self, name: str) -> Iterator[_Stored]:
-        """Yield the verdict of another process of this run, under a lock."""
-        stored = _Stored()
-        if self._shared is None:
-            yield stored
-            return
-        self._launcher.share(self._shared.place())
-        path = os.path.join(self._shared.path(), name)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    def _stored(self, name: str, deadline: float) -> Iterator[_Stored]:
+        """Yield the verdict of another worker of this run, under a lock.
+
+        A worker that cannot share, for whatever reason, finds its verdict out by itself.
+        """
+        stored, text = _Stored(), b""
         with contextlib.ExitStack() as held:
-            with stage("shared_folder", f"cannot read {path}"):
-                # Without a buffer: what a full disk has refused is not written again by its close.
-                file = held.enter_context(open(os.open(path, flags, 0o600), "r+b", buffering=0))
-                fcntl.flock(file, fcntl.LOCK_EX)
-                text = file.read() or b""
+            file = None
+            with contextlib.suppress(LaunchError, OSError):
+                file = self._locked(name, deadline, held)
+                text = file.read() or b"" if file else b""
             stored.verdict = verdicts.decode(text.decode("utf-8", "replace")) if text else None
             yield stored
-            if stored.verdict is not None:
+            if file is not None and stored.verdict is not None:
                 new = verdicts.encode(stored.verdict).encode()
                 if new != text:
-                    # One that is not there, or cut short, is found out again by who needs it.
+                    # A file that is cut short, on a full disk, holds no verdict.
                     with contextlib.suppress(OSError):
                         file.seek(0)
                         file.truncate()
                         file.write(new)
+
+    def _locked(self, name: str, deadline: float, held: contextlib.ExitStack) -> io.FileIO | None:
+        """Open and lock a file of the workers' folder; None where there is no sharing."""
+        if self._shared is None:
+            return None
+        folder = private.open_private(self._shared)
+        held.callback(os.close, folder)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        # Without a buffer: what a full disk has refused is not written again by its close.
+        file = held.enter_context(io.FileIO(os.open(name, flags, 0o600, dir_fd=folder), "r+"))
+        # A probe may run two programs, and a second platform.
+        patience = 4 * deadline + _LOCK_PATIENCE
+        return file if locks.is_taken_in(patience, file.fileno()) else None
 
     def _find_out(
         self, platform: Platform, runsc: Runsc, settings: Settings, deadline: float

@@ -1,9 +1,10 @@
-"""Objects that the plugin keeps in pytest's stashes: the engine, harnesses, a run's name."""
+"""Objects that the plugin keeps in pytest's stashes: the engine, harnesses, collected ids."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def engine_of(config: pytest.Config) -> Engine:
     if _engine_key not in config.stash:
         from pytest_gvisor.harness.engine import Engine  # noqa: PLC0415 -- idle costs nothing
 
-        engine = Engine(shared_name(config))
+        engine = Engine(shared_folder(config))
         engine.tell = functools.partial(_watcher, config)
         config.stash[_engine_key] = engine
         config.add_cleanup(engine.close)
@@ -109,16 +110,18 @@ def failed(item: pytest.Item) -> bool:
     return item.stash.get(_failed_key, False)
 
 
-_SHARED = "gvisor_shared"
-
-
 _ids = pytest.StashKey[list[str]]()
 
 
-def shared_name(config: pytest.Config) -> str | None:
-    """Return the name that processes of this run share; None in a run without xdist workers."""
-    workerinput: dict[str, Any] | None = getattr(config, "workerinput", None)
-    return None if workerinput is None else workerinput.get(_SHARED)
+def shared_folder(config: pytest.Config) -> str | None:
+    """Return the folder that the xdist workers of this run share; None where there is none.
+
+    It is the one that xdist's documentation has workers share data in: above their own temporary
+    folders, which xdist names ``popen-gw0`` and so on. pytest removes it with those.
+    """
+    own = str(config.getoption("basetemp") or "")
+    shares = hasattr(config, "workerinput") and os.path.basename(own).startswith("popen-")
+    return os.path.dirname(own) if shares else None
 
 
 def collected(config: pytest.Config) -> list[str]:

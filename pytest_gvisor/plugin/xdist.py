@@ -1,20 +1,17 @@
 """The only module that knows xdist.
 
-Workers get a name that all processes of the run share; they send what their reports carry, and at
-their end how much was removed.
+Workers send what their reports carry, and at their end how much was removed.
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
 
-from pytest_gvisor.plugin.stash import _SHARED, _ids, engine_if_any
+from pytest_gvisor.plugin.stash import _ids, engine_if_any
 
 _COUNTS = "gvisor_counts"
-_name = pytest.StashKey[str]()
 
 
 class Controller:
@@ -39,12 +36,6 @@ class Controller:
             if collector is not None:
                 collector.reaped += counts[0]
                 collector.left += counts[1]
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:
-        """Send the run's name to a worker that is about to start."""
-        name = node.config.stash.setdefault(_name, os.urandom(6).hex())
-        node.workerinput[_SHARED] = name
 
 
 def hand_over(config: pytest.Config) -> None:

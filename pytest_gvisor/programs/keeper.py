@@ -259,9 +259,6 @@ class Keeper:
         self.held: list[int] = []
         """Descriptors that say, by a lock on them, that this process is alive."""
 
-        self.shared: list[str] = []
-        """Folders to remove at the end if no other process has them."""
-
         self.selector = selectors.DefaultSelector()
         self.watch(main.fileno(), self.on_request)
         self.watch(pytest_pidfd, self.leave)
@@ -290,8 +287,6 @@ class Keeper:
             self.leave()
         elif message == b"hold":
             self.held += fds
-        elif message.startswith(b"share "):
-            self.shared.append(os.fsdecode(message.removeprefix(b"share ")))
         else:
             try:
                 self._take(message, fds, cut=bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)))
@@ -373,8 +368,6 @@ class Keeper:
             self.clean()
         leftovers.kill_children()
         leftovers.clear_session(self.session, everywhere=False)  # what stays keeps its folder
-        for path in self.shared:
-            leftovers.clear_shared(path)
 
 
 def main(arguments: list[str]) -> None:

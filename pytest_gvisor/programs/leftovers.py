@@ -20,10 +20,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs import linux, locks, paths, proc
+    from pytest_gvisor.programs import linux, paths, proc
 else:
     import linux
-    import locks
     import paths
     import proc
 
@@ -255,20 +254,6 @@ def kill_children(patience: float = PATIENCE) -> None:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         time.sleep(0.005)
-
-
-def clear_shared(path: str) -> None:
-    """Remove a folder that several processes share, unless one of them still holds its lock.
-
-    The lock of the folder above is held meanwhile: nobody begins to use what is being removed.
-    """
-    with (
-        contextlib.suppress(OSError),
-        open(os.path.join(os.path.dirname(path), ".lock"), "rb") as above,
-        open(os.path.join(path, LOCK), "rb") as lock,
-    ):
-        if locks.is_taken_in(PATIENCE, above.fileno()) and locks.is_taken(lock.fileno()):
-            shutil.rmtree(path)
 
 
 def journalled_cgroups(session: str) -> list[str]:

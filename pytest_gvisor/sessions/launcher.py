@@ -159,11 +159,6 @@ class Keeper:
         with stage("keeper", "a descriptor cannot be sent"):
             socket.send_fds(self._socket, [b"hold"], [fd])
 
-    def share(self, path: str) -> None:
-        """Have the keeper remove this folder at its end, unless another process has it then."""
-        with stage("keeper", "a path cannot be sent"):
-            self._socket.send(b"share " + os.fsencode(path))
-
     def close(self) -> None:
         """End the keeper, which kills and removes everything that it still owns; bounded."""
         # A fork of this process has the socket too, so that closing it alone would not be seen.
@@ -193,7 +188,6 @@ class Launcher:
         self._guard = threading.Lock()
         self._session: SessionDir | None = None
         self._keeper: Keeper | None = None
-        self._shared: list[str] = []
         self._owner = os.getpid()
         self.swept = 0
         """How many dead sessions' leavings were removed when the session was made."""
@@ -212,16 +206,6 @@ class Launcher:
         self._check_owner()
         with self._guard:
             return self._ensure()[0]
-
-    def share(self, path: str) -> None:
-        """See `Keeper.share`; best called before the folder is made. Raises the errors of
-        `keeper`.
-        """
-        self._check_owner()
-        with self._guard:
-            if path not in self._shared:
-                self._ensure()[0].share(path)
-                self._shared.append(path)
 
     def _check_owner(self) -> None:
         # Before the lock: in a fork, the thread that holds it may not be there to let go.
@@ -246,8 +230,6 @@ class Launcher:
             if session is None:
                 session = SessionDir.create(keeper.session)
             keeper.hold(session.lock)
-            for path in self._shared:
-                keeper.share(path)
         except BaseException:
             keeper.close()
             if session is not None and session is not self._session:

@@ -81,7 +81,7 @@ def test_a_killed_worker_fails_its_test_and_no_other(any_little: Little, way: st
 def test_the_controller_is_killed_with_all_its_workers_at_work(
     any_little: Little, way: str
 ) -> None:
-    """Each worker's keeper cleans up, and the workers' shared folder is gone too."""
+    """Each worker's keeper cleans up."""
     any_little.write(test_it=TESTS[way].replace("HANG", "range(6)"), plugin=WORKERS)
     process = any_little.start("-n2", "--dist=each", "-p", "plugin")
     assert eventually(lambda: len(any_little.keepers()) == 2) is not None, any_little.output()

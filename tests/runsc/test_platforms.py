@@ -231,9 +231,9 @@ def test_a_bad_verdict_of_a_run_is_kept_until_it_is_asked_for_anew(
     assert ask().available
 
 
-@pytest.mark.parametrize("run", [None, f"deadline-{os.getpid()}"], ids=["alone", "with workers"])
+@pytest.mark.parametrize("with_workers", [False, True])
 def test_a_run_asks_again_where_a_test_gives_longer_than_a_hang_had(
-    run: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    with_workers: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The probe runs once more, and a test with a shorter deadline takes its verdict."""
     monkeypatch.setattr(verdicts, "_path", lambda *_: str(tmp_path / "verdict.json"))
@@ -250,13 +250,14 @@ def test_a_run_asks_again_where_a_test_gives_longer_than_a_hang_had(
         )
 
     monkeypatch.setattr(platforms, "probe", probed)
-    first, second = Engine(run), Engine(run)
+    shared = str(tmp_path) if with_workers else None
+    first, second = Engine(shared), Engine(shared)
     try:
         for engine, timeout, works in (
             (first, 60.0, False), (first, 120.0, True), (first, 600.0, True), (first, 60.0, True),
             (second, 60.0, True),
         ):  # fmt: skip
-            if engine is second and run is None:
+            if engine is second and not with_workers:
                 break
             found = engine.availability(Platform.PTRACE, Settings(timeout=timeout))
             assert found.available is works

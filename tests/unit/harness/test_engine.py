@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import warnings
@@ -13,9 +14,9 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import LaunchError, PytestGvisorWarning, RunscNotFound
-from pytest_gvisor.harness import verdicts
+from pytest_gvisor.harness import platform_probe, verdicts
 from pytest_gvisor.harness.engine import Engine
-from pytest_gvisor.runsc import kvm, locate
+from pytest_gvisor.runsc import kvm, locate, platforms
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.sessions import session_folder
@@ -48,7 +49,7 @@ def test_a_shortage_is_not_remembered_as_the_platform_s(
 ) -> None:
     """No process of the run remembers it, and the next question probes again."""
     monkeypatch.setattr(session_folder, "base_folder", lambda: str(tmp_path / "base"))
-    engine, other = Engine("run"), Engine("run")
+    engine, other = Engine(str(tmp_path)), Engine(str(tmp_path))
     seen = [LaunchError("kvm", "none", errno=errno.EAGAIN), None]
 
     def look(_device: str) -> None:
@@ -73,39 +74,58 @@ def hung(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Engi
     monkeypatch.setattr(kvm, "look", lambda _device: None)
     verdict = Availability(platform=Platform.KVM, cause=Cause.PROBE_HUNG)
     monkeypatch.setattr(verdicts, "recall", lambda *_: verdict)
-    engine = Engine("run")
+    engine = Engine(str(tmp_path))
     yield engine, verdict
     engine.close()
 
 
+@pytest.mark.parametrize("step", ["open", "write"])
 def test_a_verdict_that_cannot_be_shared_is_one_all_the_same(
-    hung: tuple[Engine, Availability], monkeypatch: pytest.MonkeyPatch
+    hung: tuple[Engine, Availability], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """A full disk costs each process a question, and no test."""
+    """A full disk costs each worker a question, and no test."""
     engine, verdict = hung
 
     class Full(io.FileIO):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            if step == "open":
+                self.close()
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
         def write(self, _data: Any) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def full(fd: int, mode: str, **_: Any) -> Full:
-        return Full(fd, mode)
-
-    monkeypatch.setattr("pytest_gvisor.harness.platform_probe.open", full, raising=False)
+    monkeypatch.setattr(io, "FileIO", Full)
     assert engine.availability(Platform.KVM, Settings()) == verdict
 
 
-def test_a_verdict_s_file_that_cannot_be_opened_is_typed(
-    hung: tuple[Engine, Availability],
+def test_a_verdict_is_not_shared_in_a_folder_of_others(
+    monkeypatch: pytest.MonkeyPatch, hung: tuple[Engine, Availability], tmp_path: Path
 ) -> None:
-    """The stage says which step it was."""
-    engine, _ = hung
-    assert engine.shared is not None
-    runsc = engine.runsc(None)
-    os.mkdir(os.path.join(engine.shared.path(), f"{runsc.fingerprint[:16]}-kvm.json"))
-    with pytest.raises(LaunchError) as caught:
-        engine.availability(Platform.KVM, Settings())
-    assert (caught.value.stage, caught.value.errno) == ("shared_folder", errno.EISDIR)
+    """Another user's verdict would decide which tests are skipped."""
+    tmp_path.chmod(0o777)
+    engine, verdict = hung
+    assert engine.availability(Platform.KVM, Settings()) == verdict
+    assert list(tmp_path.glob("gvisor-*")) == []
+
+
+def test_a_worker_waits_for_another_worker_s_verdict_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, hung: tuple[Engine, Availability], tmp_path: Path
+) -> None:
+    """A worker that is stopped in the midst of a probe stops no other."""
+    engine, verdict = hung
+    other = Engine(str(tmp_path))
+    monkeypatch.setattr(platform_probe, "_LOCK_PATIENCE", 0.0)
+    monkeypatch.setattr(platforms, "deadline_for", lambda _timeout: 0.0)
+    assert engine.availability(Platform.KVM, Settings()) == verdict
+    (kept,) = tmp_path.glob("gvisor-*")
+    with open(kept) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept.write_text("")
+        assert other.availability(Platform.KVM, Settings()) == verdict
+    assert kept.read_text() == ""
+    other.close()
 
 
 def test_what_stays_of_the_session_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,26 +146,3 @@ def test_where_warnings_are_errors_the_end_is_none(
         warnings.simplefilter("error")
         engine.close()
     assert capsys.readouterr().err == "PytestGvisorWarning: not removed: /x: busy; /y: busy\n"
-
-
-@pytest.mark.fault("F13")
-@pytest.mark.parametrize("step", ["shared", "launcher"])
-def test_what_processes_share_does_not_stay_when_an_end_is_interrupted(
-    hung: tuple[Engine, Availability], monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    """The keeper, which is there for that, removes nothing that its pytest still holds."""
-    engine, _ = hung
-    assert engine.shared is not None
-    engine.availability(Platform.KVM, Settings())
-    path = engine.shared.path()
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(getattr(engine, step), "close", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            engine.end()
-    assert os.path.exists(path) is (step == "shared")
-    engine.end()
-    assert os.listdir(os.path.dirname(path)) == [".lock"]

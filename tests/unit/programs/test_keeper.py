@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import signal
@@ -251,22 +250,6 @@ def test_a_keeper_whose_caller_is_gone_leaves_nothing(caller: Caller) -> None:
     assert caller.keeper._process.wait(PATIENCE) == 0
     assert leftovers.processes(caller.session, everywhere=True) == []
     assert not os.path.exists(caller.session)
-
-
-def test_a_keeper_removes_what_is_shared_unless_another_has_it(caller: Caller) -> None:
-    """The keeper may get the name of a shared folder that is made later, or never."""
-    base = os.path.dirname(caller.session)
-    names = [f"{base}/s-run-{number}" for number in range(3)]
-    for name in names:
-        caller.keeper.share(name)
-    Path(base, ".lock").touch()
-    for name in names[:2]:
-        os.mkdir(name)
-        Path(name, "lock").touch()
-    with open(f"{names[1]}/lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        caller.keeper.close()
-        assert [os.path.exists(name) for name in names] == [False, True, False]
 
 
 @pytest.mark.parametrize(

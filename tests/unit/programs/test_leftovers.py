@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import io
 import json
 import os
@@ -455,57 +454,6 @@ def test_a_shortage_of_descriptors_is_waited_for(
     monkeypatch.setattr(os, "listdir", listdir)
     assert leftovers.clear(str(tmp_path / "g"), ROOT, []) == []
     assert not (tmp_path / "g").exists()
-
-
-@pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    """A folder that processes share, and the locks that go with it."""
-    (tmp_path / ".lock").touch()
-    folder = tmp_path / "s-run-1"
-    folder.mkdir()
-    (folder / "lock").touch()
-    return folder
-
-
-def test_a_shared_folder_goes_when_nobody_has_it(shared: Path) -> None:
-    """A lock marks each user of the folder; a missing folder is no error."""
-    with open(shared / "lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        leftovers.clear_shared(str(shared))
-        assert shared.exists()
-    for _ in range(2):
-        leftovers.clear_shared(str(shared))
-        assert not shared.exists()
-    assert (shared.parent / ".lock").exists()
-
-
-def test_a_shared_folder_stays_while_others_are_coming_and_going(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The lock of the folder above is waited for, and not for ever."""
-    monkeypatch.setattr(leftovers, "PATIENCE", 0.1)
-    with open(shared.parent / ".lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        leftovers.clear_shared(str(shared))
-    assert shared.exists()
-
-
-def test_a_shared_folder_goes_when_the_lock_above_is_free_again(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The next attempt at the lock comes soon."""
-    naps: list[float] = []
-    with open(shared.parent / ".lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-
-        def sleep(seconds: float) -> None:
-            naps.append(seconds)
-            fcntl.flock(lock, fcntl.LOCK_UN)
-
-        monkeypatch.setattr(time, "sleep", sleep)
-        leftovers.clear_shared(str(shared))
-    assert not shared.exists()
-    assert 0 < sum(naps) < 0.5
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_a_fork_in_the_midst_of_a_start_does_not_wait_for_it(launcher: Launcher)
             signal.alarm(2)
             status = 1
             try:
-                for use in (launcher.session, launcher.keeper, lambda: launcher.share("/x")):
+                for use in (launcher.session, launcher.keeper):
                     with pytest.raises(LaunchError, match="fork"):
                         use()
                 status = len(launcher.close())
@@ -224,21 +224,6 @@ def test_a_keeper_is_given_the_lock_of_its_session(launcher: Launcher) -> None:
     os.kill(first.pid, signal.SIGKILL)
     assert gone_or_zombie(first.pid)
     assert runs_nothing_but_lives(launcher.keeper())
-
-
-def test_what_is_shared_is_told_to_each_keeper(launcher: Launcher, base: str) -> None:
-    """Each keeper gets a shared folder's name once; the last one removes the folder."""
-    path = f"{base}/s-run-x"
-    for _ in range(2):
-        launcher.share(path)
-    first = launcher.keeper()
-    os.kill(first.pid, signal.SIGKILL)
-    assert gone_or_zombie(first.pid)
-    assert launcher.keeper() is not first
-    os.mkdir(path)
-    Path(path, "lock").touch()
-    launcher.close()
-    assert not os.path.exists(path)
 
 
 def runs_nothing_but_lives(keeper: Keeper) -> bool:
