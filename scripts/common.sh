@@ -6,6 +6,9 @@ checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$checkout/.venv
 build=$checkout/.build
 export LC_ALL=C.UTF-8
+# Some containers set it. The tests start some 2,000 interpreters, and each would compile the package,
+# through pytest's rewriting of assertions: a quarter of all processor time.
+unset PYTHONDONTWRITEBYTECODE
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*"; }
 
