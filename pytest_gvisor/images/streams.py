@@ -12,6 +12,7 @@ import lzma
 import os
 import re
 import stat
+import sys
 import time
 import zlib
 from typing import Any, Final, Protocol
@@ -20,7 +21,8 @@ from pytest_gvisor.errors import ImageError
 from pytest_gvisor.escape import shown
 
 CHUNK: Final = 256 * 1024
-_MAX_DICTIONARY: Final = 256 * 1024 * 1024
+_MAX_DICTIONARY: Final = 1 << 28
+"""Bytes that xz and zstd may remember of what they have decompressed."""
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 
@@ -200,40 +202,34 @@ class _Gzip:
 
 def _zstd() -> Any:
     try:
-        from compression import zstd  # type: ignore[import-not-found]  # noqa: PLC0415 -- 3.14
-    except ImportError:
+        if sys.version_info >= (3, 14):
+            from compression import zstd  # noqa: PLC0415 -- for zstd alone
+        else:
+            from backports import zstd  # noqa: PLC0415 -- for zstd alone
+    except ImportError as error:
         raise ImageError(
-            "a layer is compressed with zstd, which Python reads from 3.14 on",
+            f"it is compressed with zstd, which this Python cannot read: {error}",
             next_step="Save the image with gzip, for instance with docker save.",
-        ) from None
-    return zstd.ZstdDecompressor()
+        ) from error
+    largest = zstd.DecompressionParameter.window_log_max
+    return zstd.ZstdDecompressor(options={largest: _MAX_DICTIONARY.bit_length() - 1})
 
 
-def _zstd_errors() -> tuple[type[Exception], ...]:
-    try:
-        from compression import zstd  # noqa: PLC0415 -- 3.14
-    except ImportError:
-        return ()
-    return (zstd.ZstdError,)  # which derives from nothing else
-
-
-_DAMAGED: Final[tuple[type[Exception], ...]] = (
-    zlib.error,
-    OSError,
-    lzma.LZMAError,
-    EOFError,
-    ValueError,
-)
 _KINDS: Final = (
-    (b"\x1f\x8b", _Gzip),
-    (b"\x28\xb5\x2f\xfd", _zstd),
-    (b"\xfd7zXZ\0", lambda: lzma.LZMADecompressor(memlimit=_MAX_DICTIONARY)),
-    (b"BZh", bz2.BZ2Decompressor),
+    (rb"\x1f\x8b", _Gzip),
+    # A frame, or a skippable one: some programs begin with that.
+    (rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", _zstd),
+    (rb"\xfd7zXZ\0", lambda: lzma.LZMADecompressor(memlimit=_MAX_DICTIONARY)),
+    (rb"BZh", bz2.BZ2Decompressor),
 )
 
 
 class Inflated:
-    """A reader's bytes, decompressed if their first bytes show a compression."""
+    """A reader's bytes, decompressed if their first bytes show a compression.
+
+    The file objects of these libraries bound no memory of lzma, and end without an error at the
+    first byte between two streams, a zero too: what follows would be missing.
+    """
 
     def __init__(self, source: Reader, budget: Budget) -> None:
         self._source = source
@@ -241,8 +237,8 @@ class Inflated:
         self._head = b""
         while len(self._head) < 6 and (data := self._compressed(6 - len(self._head))):
             self._head += data
-        found = [make for magic, make in _KINDS if self._head.startswith(magic)]
-        self._make = found[0] if found else None
+        kinds = (make for magic, make in _KINDS if re.match(magic, self._head))
+        self._make = next(kinds, None)
         self._inner: Any = self._make() if self._make else None
 
     @property
@@ -276,9 +272,9 @@ class Inflated:
                     raise ImageError("compressed data ends in the middle: it is truncated")
             try:
                 made: bytes = self._inner.decompress(data, count)
-            except Exception as error:
-                if not isinstance(error, _DAMAGED + _zstd_errors()):
-                    raise
+            except MemoryError:
+                raise
+            except Exception as error:  # each library has errors of its own
                 raise ImageError(f"compressed data is damaged: {error}") from error
             if made:
                 return made

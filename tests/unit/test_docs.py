@@ -137,6 +137,7 @@ NUMBERS = [
     ("report.md", f"{terminal.MAX_ROWS} at most, each with the message"),
     ("images.md", f"At most {LIMITS.max_bytes // GIB} GiB, a million entries"),
     ("images.md", f"{LIMITS.max_depth} folders deep, ten minutes, and {LIMITS.max_ratio} times"),
+    ("images.md", f"no more than {streams._MAX_DICTIONARY // MIB} MiB to be unpacked"),
     ("images.md", f"beyond the first {streams.FREE_BYTES // MIB} MiB"),
     ("images.md", f"the last {mount_points.MAX_KEPT} of an image"),
     ("images.md", f"has not answered in {docker.DEADLINE:g} seconds"),

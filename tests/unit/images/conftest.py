@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
+import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +23,23 @@ from pytest_gvisor.images.streams import Limits
 from tests.faults.census import canary_tree, facts
 
 Item = tuple[tarfile.TarInfo, bytes]
+
+
+def _zstd(data: bytes) -> bytes:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return bytes(zstd.compress(data))
+
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zstd": _zstd,
+}
+"""The compressions of layers and archives."""
 
 
 def item(name: str, data: bytes = b"", **fields: Any) -> Item:
