@@ -203,6 +203,17 @@ def test_closing_does_not_wait_for_a_fork_that_lives_on(launcher: Launcher) -> N
     assert keeper._process.returncode == 0
 
 
+def test_a_keeper_s_end_is_noticed_at_once(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a session naps no 50 ms between looks at its keeper."""
+    launcher.keeper()
+    naps: list[float] = []
+    monkeypatch.setattr(time, "sleep", naps.append)
+    assert launcher.close() == []
+    assert naps == []
+
+
 def test_the_keeper_holds_the_lock_of_the_session(base: str) -> None:
     """No other session sweeps while the keeper cleans up."""
     path = SessionDir.choose(base)[0]
