@@ -223,12 +223,12 @@ def mount_of(text: str) -> Mount:
     return bind(os.path.abspath(source), rest[0], readonly=rest[1:] != ["rw"])
 
 
-def standard_input(fd: int = 0) -> Iterator[bytes]:
+def standard_input() -> Iterator[bytes]:
     """Yield standard input as it comes; a pause is an empty piece, for deadlines."""
     while True:
-        if not select.select([fd], [], [], 0.05)[0]:
+        if not select.select([0], [], [], 0.05)[0]:
             yield b""
-        elif piece := os.read(fd, _PIECE):
+        elif piece := os.read(0, _PIECE):
             yield piece
         else:
             return

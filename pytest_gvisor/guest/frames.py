@@ -158,11 +158,6 @@ class Decoder:
         """Note that ``count`` bytes were read into the room."""
         self._end += count
 
-    @property
-    def partial(self) -> bool:
-        """Whether the buffer holds a part of a frame."""
-        return self._end > self._start
-
     def frames(self) -> Iterator[tuple[dict[str, Any], memoryview]]:
         """Yield the complete frames: message and payload. Raises `FrameError`, or as ``read``."""
         while self._end - self._start >= HEADER.size:

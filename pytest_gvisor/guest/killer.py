@@ -121,8 +121,3 @@ class Killer:
                 return
             _send(stopped, signal.SIGKILL)
             yield True
-
-
-def everything() -> list[int]:
-    """Return the pids of all live processes but this one."""
-    return [pid for pid, process in table().items() if not process.zombie]

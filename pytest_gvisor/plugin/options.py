@@ -53,7 +53,7 @@ class Written(NamedTuple):
     source: str
 
 
-def written(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> dict[str, Written]:
+def written(config: pytest.Config) -> dict[str, Written]:
     """Return the written settings by field, each from the source with the highest precedence.
 
     An environment variable or ini key that is empty says nothing. Raises `pytest.UsageError` for
@@ -61,21 +61,19 @@ def written(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> d
     """
     found: dict[str, Written] = {}
     for setting in SETTINGS:
-        value, source = _written(config, setting, environ)
+        value, source = _written(config, setting)
         if source:
             found[setting.name] = Written(value=value, source=source)
     return found
 
 
-def _written(
-    config: pytest.Config, setting: Setting, environ: Mapping[str, str]
-) -> tuple[Any, str]:
+def _written(config: pytest.Config, setting: Setting) -> tuple[Any, str]:
     """Return the value with the highest precedence, and its source; ``""`` if there is none."""
     if "command line" in setting.sources:
         value = config.getoption(setting.key, None)
         if value is not None:
             return value, setting.option
-    if "environment" in setting.sources and (value := environ.get(setting.variable)):
+    if "environment" in setting.sources and (value := os.environ.get(setting.variable)):
         return value, setting.variable
     if "ini" in setting.sources and (value := _ini(config, setting)) not in (None, "", []):
         return value, f"{setting.key} in {config.inipath}"

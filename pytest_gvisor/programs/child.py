@@ -46,7 +46,7 @@ def make_netns(path: str) -> None:
     process's mount namespace alone, so it is gone with runsc.
     """
     linux.unshare(linux.CLONE_NEWNET)
-    linux.interface_up("lo")
+    linux.loopback_up()
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     linux.mount("/proc/self/ns/net", path, "none", linux.MS_BIND)
 
@@ -61,7 +61,7 @@ def bind_all(binds: tuple[tuple[str, str], ...]) -> None:
     for source, target in binds:
         linux.mount(source, target, "none", linux.MS_BIND | linux.MS_REC)
     for _source, target in binds:
-        linux.set_readonly(target, readonly=True, recursive=True)
+        linux.set_readonly(target)
 
 
 def protect(readonly: tuple[str, ...], writable: tuple[str, ...]) -> None:
@@ -79,7 +79,7 @@ def protect(readonly: tuple[str, ...], writable: tuple[str, ...]) -> None:
     for path, fd in zip(paths, held, strict=True):
         linux.mount(f"/proc/self/fd/{fd}", path, "none", linux.MS_BIND | linux.MS_REC)
         if path in readonly:
-            linux.set_readonly(path, readonly=True, recursive=True)
+            linux.set_readonly(path)
         os.close(fd)
 
 

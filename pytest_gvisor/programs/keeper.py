@@ -122,7 +122,7 @@ class Run:
         self.tell(state="failed", stage=stage, errno=number, detail=detail[:2000])
         if self.pid == 0 and self.status is None:
             self._close_report()
-            self.reaped(127 << 8, 0.0, 0)
+            self.reaped(127 << 8)
         self.kill()
 
     def on_control(self) -> None:
@@ -170,13 +170,13 @@ class Run:
         leftovers.kill_cgroups(self.order.cgroups)
         self.killed_at = time.monotonic()
 
-    def reaped(self, status: int, seconds: float, kilobytes: int) -> None:
-        """Take the raw wait ``status`` of runsc, its CPU time and its peak memory."""
+    def reaped(self, status: int) -> None:
+        """Take the raw wait ``status`` of runsc."""
         if self.report >= 0:
             # Both can be ready at once; why the child ended comes before that it did.
             self.launched()
         self.status = status
-        self.tell(state="exited", status=status, cpu=seconds, maxrss=kilobytes * 1024)
+        self.tell(state="exited", status=status)
         if self.released:
             self.keeper.finish(self)
 
@@ -322,14 +322,14 @@ class Keeper:
         while True:
             try:
                 # Of any child: a subreaper's are the orphans too, such as a killed runsc's gofer.
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
             for run in self.runs:
                 if run.pid == pid and run.status is None:
-                    run.reaped(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+                    run.reaped(status)
                 elif run.deleter == pid:
                     run.deleter = 0
                     run.deadline = time.monotonic() + EXIT_GRACE

@@ -116,23 +116,22 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
     _check(result, f"mount({source!r}, {target!r}, {kind!r}, {flags:#x}, {data!r})")
 
 
-def set_readonly(target: str, *, readonly: bool, recursive: bool) -> None:
-    """Change only the flag RDONLY of a mount: ``mount_setattr(AT_FDCWD, target, flags, …)``.
+def set_readonly(target: str) -> None:
+    """Set only the flag RDONLY of a mount and of those below it: ``mount_setattr(AT_FDCWD, …)``.
 
     Linux 5.12 and later. The C library has no wrapper before glibc 2.36.
     """
-    change = (_MOUNT_ATTR_RDONLY, 0) if readonly else (0, _MOUNT_ATTR_RDONLY)
-    attributes = struct.pack("QQQQ", *change, 0, 0)  # attr_set, attr_clr, propagation, userns_fd
-    flags = _AT_RECURSIVE if recursive else 0
+    # attr_set, attr_clr, propagation, userns_fd
+    attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
     result = _libc.syscall(
         ctypes.c_long(_SYS_MOUNT_SETATTR),
         ctypes.c_int(_AT_FDCWD),
         ctypes.c_char_p(os.fsencode(target)),
-        ctypes.c_uint(flags),
+        ctypes.c_uint(_AT_RECURSIVE),
         ctypes.c_char_p(attributes),
         ctypes.c_size_t(len(attributes)),
     )
-    _check(result, f"mount_setattr({target!r}, {flags:#x}, readonly={readonly})")
+    _check(result, f"mount_setattr({target!r}, {_AT_RECURSIVE:#x}, readonly=True)")
 
 
 def openat2(folder: int, path: bytes, flags: int, resolve: int) -> int:
@@ -163,13 +162,13 @@ def umount_lazily(target: str) -> None:
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount2({target!r}, MNT_DETACH)")
 
 
-def interface_up(name: str) -> None:
-    """Bring a network interface of this network namespace up (netdevice(7))."""
+def loopback_up() -> None:
+    """Bring the loopback of this network namespace up (netdevice(7))."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
-        request = struct.pack("16sH22x", name.encode(), 0)
+        request = struct.pack("16sH22x", b"lo", 0)
         answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, request)
         flags = struct.unpack_from("16sH", answer)[1] | IFF_UP
-        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags))
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags))
 
 
 def take_terminal(fd: int) -> None:

@@ -75,11 +75,6 @@ class Capture:
         """Whether bytes from the middle were left out."""
         return self.total > self.limit
 
-    @property
-    def left_out(self) -> int:
-        """The number of bytes that were left out."""
-        return max(0, self.total - self.limit)
-
     def sha256(self) -> str:
         """The SHA-256 of the whole stream, in hexadecimal.
 

@@ -143,10 +143,12 @@ def _is_usual(line: str) -> bool:
     return any(words in line for words in _USUAL)
 
 
+_MOST_LINES = 30
+_MOST_CALLS = 40
 _TELLING = ("panic", "fatal", "FATAL", "error", "Error")
 
 
-def relevant(log: str, count: int = 30) -> list[str]:
+def relevant(log: str) -> list[str]:
     """Return the relevant lines of a boot log: warnings and errors, else its last ones.
 
     Warnings of runs without a fault are left out.
@@ -157,17 +159,17 @@ def relevant(log: str, count: int = 30) -> list[str]:
         for line in lines
         if (line[:1] in "WEF" or any(word in line for word in _TELLING)) and not _is_usual(line)
     ]
-    return (telling or lines)[-count:]
+    return (telling or lines)[-_MOST_LINES:]
 
 
 _STRACE = "strace.go"
 
 
-def debugged(log: str, count: int = 40) -> tuple[list[str], list[str]]:
+def debugged(log: str) -> tuple[list[str], list[str]]:
     """Return a boot log's lines (see `relevant`), and the last lines of the strace in it.
 
     A strace is no warning, whatever words it quotes.
     """
     lines = log.splitlines()
     boot = "\n".join(line for line in lines if _STRACE not in line)
-    return relevant(boot), [line for line in lines if _STRACE in line][-count:]
+    return relevant(boot), [line for line in lines if _STRACE in line][-_MOST_CALLS:]

@@ -61,7 +61,6 @@ class Supervisor:
         self.timed_out = False
         self.status: int | None = None
         self.pid = 0
-        self.maxrss = 0
         self.failure: LaunchError | None = None
         self._selector = selectors.DefaultSelector()
         self._keeper: Keeper | None = None
@@ -169,7 +168,6 @@ class Supervisor:
             self.failure = LaunchError(at, told, errno=number, next_step=step)
         elif state == "exited":
             self.status = _number(message, "status")
-            self.maxrss = _number(message, "maxrss")
             # With runsc every writer of the pipes dies; what they hold is there to be read now.
             self._actions = [(time.monotonic() + LINGER, self._stop_lingering)]
         return True

@@ -108,9 +108,9 @@ def seccomp(proc: str = "/proc") -> list[Obstacle]:
     )]  # fmt: skip
 
 
-def is_virtual(proc: str = "/proc") -> bool:
+def is_virtual() -> bool:
     """Whether this machine is a virtual one, by its processor's flags."""
-    flags = _read(f"{proc}/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()
+    flags = _read("/proc/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()
     return "hypervisor" in flags
 
 

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 FOLDER = RUNSC_FOLDER
 SENTRY = "gvisor_sentry"
-PREWARMER = "gvisor-sentry-prewarmer"
 
 ONE_RELEASE = "sidecar-release-enforcement-policy"
 """The flag by which runsc and its sidecars must have one build label."""

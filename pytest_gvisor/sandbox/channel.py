@@ -189,7 +189,7 @@ class Channel:
         # A guest is quick to go: that it does is not to be seen before the reason is known.
         with self.lock:
             self.send({"op": "exit", "id": 0})
-            self._end(Death(reason="it was closed", crashed=False), _EXIT_PATIENCE)
+            self._end(Death(reason="it was closed"), _EXIT_PATIENCE)
         self.join()
 
     def join(self) -> None:

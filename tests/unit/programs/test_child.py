@@ -293,7 +293,8 @@ def test_what_the_host_made_read_only_stays_so_below_what_is_protected(alone: Al
         os.makedirs("project/cache")
         linux.mount("project", "project", "none", linux.MS_BIND)
         linux.mount("none", f"{here}/project/cache", "tmpfs", 0, "size=4k")
-        linux.set_readonly(f"{here}/project", readonly=True, recursive=False)
+        remount_readonly = linux.MS_BIND | 0x21
+        linux.mount("none", f"{here}/project", "none", remount_readonly)
         writable = (f"{here}/project/build", f"{here}/project/cache")
         child.protect((f"{here}/project",), writable)
         result = takes(f"{here}/project", *writable)

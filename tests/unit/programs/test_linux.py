@@ -33,7 +33,7 @@ BAD_FLAGS = 0x1  # no CLONE_ flag: the low byte is a signal number (sched.h)
             "mount('none', '/nowhere/x', 'tmpfs', 0x1, 'a=b')",
         ),
         (
-            lambda: linux.set_readonly("/nowhere/x", readonly=True, recursive=True),
+            lambda: linux.set_readonly("/nowhere/x"),
             (errno.ENOENT, errno.EPERM),
             "mount_setattr('/nowhere/x', 0x8000, readonly=True)",
         ),
@@ -166,7 +166,7 @@ def test_a_new_network_namespace_has_its_loopback_brought_up(alone: Alone) -> No
             with socket.socket() as client:
                 return client.connect_ex(server.getsockname()) == 0
         before = reaches()
-        linux.interface_up("lo")
+        linux.loopback_up()
         result = [before, reaches()]
     """) == [False, True]
 
