@@ -9,9 +9,9 @@ from typing import Final
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
+from pytest_gvisor.oci.carried import Resources
 from pytest_gvisor.oci.mounts import parse_size
 from pytest_gvisor.oci.reader import whole
-from pytest_gvisor.oci.resources import Cpu, Memory, Pids, Resources
 from pytest_gvisor.oci.spec import (
     Capabilities,
     IdMapping,
@@ -149,13 +149,16 @@ def _resources(memory: int | str | None, pids: int | None, cpus: float | None) -
         raise UsageError(f"pids={pids!r} is not a number of tasks")
     if cpus is not None and not (math.isfinite(cpus) and 0.01 <= cpus <= 1024):
         raise UsageError(f"cpus={cpus!r} is not a number of CPUs from 0.01 to 1024")
-    limit = None if memory is None else parse_size(memory)
-    return Resources(
+    made: dict[str, dict[str, int]] = {}
+    if memory is not None:
+        limit = parse_size(memory)
         # Without a limit of its own, swap would double the memory.
-        memory=None if limit is None else Memory(limit=limit, swap=limit),
-        pids=None if pids is None else Pids(limit=pids),
-        cpu=None if cpus is None else Cpu(period=_CPU_PERIOD, quota=round(cpus * _CPU_PERIOD)),
-    )
+        made["memory"] = {"limit": limit, "swap": limit}
+    if pids is not None:
+        made["pids"] = {"limit": pids}
+    if cpus is not None:
+        made["cpu"] = {"quota": round(cpus * _CPU_PERIOD), "period": _CPU_PERIOD}
+    return made
 
 
 def _namespaces(network: Network, netns: str | None, *, user: bool) -> tuple[Namespace, ...]:
@@ -199,19 +202,13 @@ def default_spec(
     pids: int | None = None,
     cpus: float | None = None,
     id_mappings: tuple[Sequence[IdMapping], Sequence[IdMapping]] | None = None,
-    rlimits: Sequence[Rlimit] = RLIMITS,
-    capabilities: Sequence[Capability] = CAPABILITIES,
 ) -> Spec:
     """Build the specification of one workload.
 
     ``id_mappings`` are users' and groups' of a user namespace, for rootless OCI mode. ``path`` are
-    folders in front of the fixed PATH. ``rlimits`` replace defaults of the same type.
+    folders in front of the fixed PATH.
     """
     who = parse_user(user)
-    sets = tuple(dict.fromkeys(capabilities))
-    limits = {limit.type: limit for limit in RLIMITS}
-    asked = {limit.type for limit in rlimits}
-    kept = [limit for kind, limit in limits.items() if kind not in asked]
     uids, gids = id_mappings or ((), ())
     return Spec(
         oci_version=OCI_VERSION,
@@ -220,8 +217,10 @@ def default_spec(
             cwd=cwd,
             user=who,
             env=environment(env or {}, uid=who.uid, path=path, home=home),
-            capabilities=Capabilities(bounding=sets, effective=sets, permitted=sets),
-            rlimits=(*kept, *rlimits),
+            capabilities=Capabilities(
+                bounding=CAPABILITIES, effective=CAPABILITIES, permitted=CAPABILITIES
+            ),
+            rlimits=RLIMITS,
             no_new_privileges=True,
         ),
         root=Root(path=root_path, readonly=readonly_root),

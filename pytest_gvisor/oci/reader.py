@@ -95,6 +95,17 @@ def bounded(found: Sequence[str]) -> list[str]:
     return list(found) if len(found) <= MAX_PROBLEMS else [*found[:MAX_PROBLEMS], _MORE]
 
 
+class Keys:
+    """The keys of an object that stays JSON, each with its annotation; ``!`` at the end: required.
+
+    For `Annotated`, in the place of a class that nothing would read.
+    """
+
+    def __init__(self, annotations: Mapping[str, object]) -> None:
+        self.hints = {name.rstrip("!"): hint for name, hint in annotations.items()}
+        self.required = {name[:-1] for name in annotations if name.endswith("!")}
+
+
 class _EnoughError(Exception):
     """Ends the reading when there are too many problems."""
 
@@ -264,7 +275,6 @@ def _twice(value: Mapping[str, object], path: str, report: _Report) -> bool:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Field:
     attribute: str
-    name: str
     default: object
     codec: _Codec
 
@@ -281,17 +291,26 @@ def _default(field: dataclasses.Field[Any]) -> object:
 
 
 @functools.cache
-def _shape(cls: type) -> dict[str, _Field]:
+def _names(cls: type) -> tuple[tuple[str, str, object], ...]:
+    return tuple((field.name, _name(field), _default(field)) for field in dataclasses.fields(cls))
+
+
+@functools.cache
+def _shape(cls: type | Keys) -> dict[str, _Field]:
+    if isinstance(cls, Keys):
+        # None, which no JSON value becomes, stands for a key that is not there.
+        return {
+            name: _Field(
+                attribute=name,
+                default=dataclasses.MISSING if name in cls.required else None,
+                codec=_codec(hint),
+            )
+            for name, hint in cls.hints.items()
+        }
     hints = typing.get_type_hints(cls, include_extras=True)
-    fields = dataclasses.fields(cls)
     return {
-        _name(field): _Field(
-            attribute=field.name,
-            name=_name(field),
-            default=_default(field),
-            codec=_codec(hints[field.name]),
-        )
-        for field in fields
+        name: _Field(attribute=attribute, default=default, codec=_codec(hints[attribute]))
+        for attribute, name, default in _names(cls)
     }
 
 
@@ -300,7 +319,7 @@ def _codec(hint: Any) -> _Codec:
     """Return the codec for an annotation."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return _number(args[1])
+        return _number(args[1]) if isinstance(args[1], Range) else _object(args[1])
     if origin in {typing.Union, types.UnionType}:
         # Absent is None; a JSON null is not a value of any key.
         return _codec(next(arg for arg in args if arg is not types.NoneType))
@@ -309,10 +328,14 @@ def _codec(hint: Any) -> _Codec:
     if origin is Mapping:
         return _table(_codec(args[1]))
     if dataclasses.is_dataclass(hint):
-        return functools.partial(_instance, hint)
+        return _object(hint)
     if issubclass(hint, enum.StrEnum):
         return _word(hint)
     return {str: _text, bool: _flag}[hint]
+
+
+def _object(cls: Any) -> _Codec:
+    return functools.partial(_instance, cls)
 
 
 def _instance(cls: Any, value: object, path: str, report: _Report) -> object:
@@ -332,11 +355,13 @@ def _instance(cls: Any, value: object, path: str, report: _Report) -> object:
         good = good and got is not _BAD and not isinstance(got, _Partly)
         rest = got.rest if isinstance(got, _Partly) else got
         made[field.attribute] = field.default if rest is _BAD else rest
-    for field in shape.values():
+    for name, field in shape.items():
         if field.attribute not in made and field.default is dataclasses.MISSING:
-            made[field.attribute] = report.add(at(path, field.name), "missing")
+            made[field.attribute] = report.add(at(path, name), "missing")
     if any(entry is _BAD or entry is dataclasses.MISSING for entry in made.values()):
         return _BAD
+    if isinstance(cls, Keys):
+        return {name: entry for name, entry in made.items() if entry is not None}
     instance = cls(**made)
     if good and (rule := report.rules.get(cls)):
         for where, text in rule(instance):
@@ -357,11 +382,6 @@ def read(cls: type, value: object, rules: Mapping[type, Rule]) -> tuple[Any, lis
     return (None if made is _BAD else made), report.problems
 
 
-@functools.cache
-def _written(cls: type) -> tuple[tuple[str, str, object], ...]:
-    return tuple((field.name, _name(field), _default(field)) for field in dataclasses.fields(cls))
-
-
 def write(value: object) -> Any:
     """Return the value as plain JSON types, without fields that have their default."""
     if isinstance(value, enum.Enum):
@@ -371,7 +391,7 @@ def write(value: object) -> Any:
     if isinstance(value, Mapping):
         return {name: write(entry) for name, entry in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        entries = _written(type(value))
+        entries = _names(type(value))
         pairs = ((name, getattr(value, attribute), default) for attribute, name, default in entries)
         return {name: write(entry) for name, entry, default in pairs if entry != default}
     return value

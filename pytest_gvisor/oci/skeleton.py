@@ -202,10 +202,10 @@ def point(root: str, path: str, *, is_folder: bool) -> None:
         write(f"{root}/{'/'.join(parts)}", b"")
 
 
-def _folder(path: str, mode: int = 0o755) -> None:
+def _folder(path: str) -> None:
     os.mkdir(path, 0o700)
     # The umask of a test is not the sandbox's.
-    os.chmod(path, mode)
+    os.chmod(path, 0o755)
 
 
 def write(path: str, data: bytes, mode: int = 0o644) -> None:

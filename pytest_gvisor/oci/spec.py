@@ -1,29 +1,38 @@
 """An OCI runtime specification (``config.json``) as frozen typed data: a closed world.
 
 Source: https://github.com/opencontainers/runtime-spec, releases 1.0 to 1.3. Hooks and the other
-systems' sections have no field here, so no value of `Spec` can hold them.
+systems' sections have no field here, so no value of `Spec` can hold them. Parts that are checked
+and passed on unchanged are JSON: see `carried`.
 
-Constructors trust; `validate.parse` and `validate.read` check, and report every problem at once.
+Constructors trust; `validate.examine` and `validate.read` check, and report every problem at once.
 """
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from pytest_gvisor.oci.reader import I32, I64, U32, U64, Id, key, write
-from pytest_gvisor.oci.resources import MemoryPolicy, Resources, Seccomp
-from pytest_gvisor.oci.vocabulary import Capability, MountType, NamespaceType, RlimitType
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConsoleSize:
-    """Size of a terminal."""
-
-    height: U32
-    """Rows."""
-    width: U32
-    """Columns."""
+from pytest_gvisor.oci.carried import (
+    ConsoleSize,
+    Device,
+    ExecCpuAffinity,
+    IntelRdt,
+    IoPriority,
+    MemoryPolicy,
+    NetDevice,
+    Personality,
+    Resources,
+    Scheduler,
+    Seccomp,
+    TimeOffset,
+)
+from pytest_gvisor.oci.reader import I32, U32, U64, Id, key, write
+from pytest_gvisor.oci.vocabulary import (
+    Capability,
+    MountType,
+    NamespaceType,
+    Propagation,
+    RlimitType,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,46 +77,6 @@ class Rlimit:
     """What is enforced."""
     hard: U64
     """What the soft limit may be raised to."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scheduler:
-    """Scheduling attributes (sched_setattr(2)); carried."""
-
-    policy: str
-    """Such as ``SCHED_OTHER``."""
-    nice: I32 = 0
-    """Nice value."""
-    priority: I32 = 0
-    """Static priority."""
-    flags: tuple[str, ...] = ()
-    """``SCHED_FLAG_…`` names."""
-    runtime: U64 = 0
-    """Nanoseconds of a deadline task's run time."""
-    deadline: U64 = 0
-    """Nanoseconds to its deadline."""
-    period: U64 = 0
-    """Nanoseconds of its period."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class IoPriority:
-    """I/O priority; carried."""
-
-    class_: str = field(metadata=key("class"))
-    """``IOPRIO_CLASS_…``."""
-    priority: I32 = 0
-    """Level in the class."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExecCpuAffinity:
-    """CPUs of programs started later; carried."""
-
-    initial: str = ""
-    """Until they are in the cgroup."""
-    final: str = ""
-    """From then on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,86 +172,6 @@ class Namespace:
     """Which kind."""
     path: str = ""
     """One that exists, to be joined; empty is a new one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Device:
-    """A device file made inside."""
-
-    path: str
-    """Where."""
-    type: str
-    """``b``, ``c``, ``u`` or ``p``."""
-    major: I64 = 0
-    """Major number."""
-    minor: I64 = 0
-    """Minor number."""
-    file_mode: U32 | None = None
-    """Its mode."""
-    uid: Id | None = None
-    """Its owner."""
-    gid: Id | None = None
-    """Its group."""
-
-
-class Propagation(enum.StrEnum):
-    """The propagation of mounts of the root."""
-
-    SHARED = "shared"
-    SLAVE = "slave"
-    PRIVATE = "private"
-    UNBINDABLE = "unbindable"
-    RSHARED = "rshared"
-    RSLAVE = "rslave"
-    RPRIVATE = "rprivate"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Personality:
-    """Execution domain (personality(2)); carried."""
-
-    domain: str
-    """``LINUX`` or ``LINUX32``."""
-    flags: tuple[str, ...] = ()
-    """None are defined."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class IntelRdt:
-    """Cache and memory bandwidth allocation; carried."""
-
-    clos_id: str = field(default="", metadata=key("closID"))
-    """Class of service."""
-    schemata: tuple[str, ...] = ()
-    """Lines of the schemata file."""
-    l3_cache_schema: str = ""
-    """Cache part."""
-    mem_bw_schema: str = ""
-    """Memory bandwidth part."""
-    enable_cmt: bool = field(default=False, metadata=key("enableCMT"))
-    """Cache monitoring."""
-    enable_mbm: bool = field(default=False, metadata=key("enableMBM"))
-    """Bandwidth monitoring."""
-    enable_monitoring: bool = False
-    """Monitoring group."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimeOffset:
-    """Offset of one clock in a time namespace; carried."""
-
-    secs: I64 = 0
-    """Seconds."""
-    nanosecs: U32 = 0
-    """Nanoseconds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetDevice:
-    """A network device that is moved into the container; carried."""
-
-    name: str = ""
-    """Its name inside."""
 
 
 @dataclass(frozen=True, kw_only=True)

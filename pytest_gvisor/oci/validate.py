@@ -244,16 +244,11 @@ def _without_hooks(hooks: object) -> bool:
     return all(entry == [] for entry in hooks.values())
 
 
-def parse(data: bytes, *, where: str = "config.json") -> Spec:
-    """Read JSON text. Raises `InvalidBundle` with every problem."""
-    return read(reader.load(data, where=where), where=where)
-
-
-def read(value: object, *, where: str = "config.json") -> Spec:
+def read(value: object) -> Spec:
     """Read the specification in JSON values. Raises `InvalidBundle` with every problem."""
     spec, found = examine(value)
     if found or spec is None:
-        raise InvalidBundle(found, where=where)
+        raise InvalidBundle(found, where="config.json")
     return spec
 
 
@@ -272,12 +267,6 @@ def problems_of_json(spec: Spec, value: dict[str, Any]) -> list[str]:
         own = itertools.islice(_own(spec), reader.MAX_PROBLEMS)
         found += [f"{place}: {text}" for place, text in own]
     return found
-
-
-def check(spec: Spec, *, where: str = "config.json") -> None:
-    """Raise `InvalidBundle` with every problem of this specification, if it has any."""
-    if found := problems(spec):
-        raise InvalidBundle(found, where=where)
 
 
 def check_id(name: object) -> str:

@@ -1,4 +1,4 @@
-"""The enumerations of a specification: capabilities, namespaces, rlimits, mount types."""
+"""The enumerations of a specification."""
 
 from __future__ import annotations
 
@@ -98,3 +98,41 @@ class MountType(enum.StrEnum):
     CGROUP = "cgroup"
     CGROUP2 = "cgroup2"
     MQUEUE = "mqueue"
+
+
+class Propagation(enum.StrEnum):
+    """The propagation of mounts of the root."""
+
+    SHARED = "shared"
+    SLAVE = "slave"
+    PRIVATE = "private"
+    UNBINDABLE = "unbindable"
+    RSHARED = "rshared"
+    RSLAVE = "rslave"
+    RPRIVATE = "rprivate"
+
+
+class SeccompAction(enum.StrEnum):
+    """The action of a filter."""
+
+    KILL = "SCMP_ACT_KILL"
+    KILL_PROCESS = "SCMP_ACT_KILL_PROCESS"
+    KILL_THREAD = "SCMP_ACT_KILL_THREAD"
+    TRAP = "SCMP_ACT_TRAP"
+    ERRNO = "SCMP_ACT_ERRNO"
+    TRACE = "SCMP_ACT_TRACE"
+    ALLOW = "SCMP_ACT_ALLOW"
+    LOG = "SCMP_ACT_LOG"
+    NOTIFY = "SCMP_ACT_NOTIFY"
+
+
+class SeccompOperator(enum.StrEnum):
+    """The comparison of an argument."""
+
+    NE = "SCMP_CMP_NE"
+    LT = "SCMP_CMP_LT"
+    LE = "SCMP_CMP_LE"
+    EQ = "SCMP_CMP_EQ"
+    GE = "SCMP_CMP_GE"
+    GT = "SCMP_CMP_GT"
+    MASKED_EQ = "SCMP_CMP_MASKED_EQ"

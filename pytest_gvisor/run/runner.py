@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable
 
-from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, WorkloadTimeout, signal_name
+from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, WorkloadTimeout
 from pytest_gvisor.errors import GvisorError, LaunchError, MixedReleases, RunscFailed, stage
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
@@ -342,22 +342,12 @@ class Runner:
 
 def limits_of(spec: Spec) -> Limits:
     """Return the limits of a specification in the form of a cgroup's."""
-    resources = spec.linux.resources
-    if resources is None:
-        return Limits()
-    memory = resources.memory.limit if resources.memory else None
-    pids = resources.pids.limit if resources.pids else None
-    quota = resources.cpu.quota if resources.cpu else None
-    period = (resources.cpu.period if resources.cpu else None) or 100_000
+    resources = spec.linux.resources or {}
+    memory, pids, cpu = (resources.get(name, {}) for name in ("memory", "pids", "cpu"))
+    memory, pids, quota = memory.get("limit"), pids.get("limit"), cpu.get("quota")
+    period = cpu.get("period") or 100_000
     return Limits(
         memory=memory if memory and memory > 0 else None,
         pids=pids if pids and pids > 0 else None,
         cpus=quota / period if quota and quota > 0 else None,
     )
-
-
-def describe(completed: Completed) -> str:
-    """Describe in one line how a workload ended."""
-    if completed.outcome is Outcome.SIGNALLED:
-        return f"signal {-completed.returncode} ({signal_name(-completed.returncode)})"
-    return f"{completed.outcome}, returncode {completed.returncode}"

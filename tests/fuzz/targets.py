@@ -88,7 +88,7 @@ def moves(character: str) -> bool:
 
 def bundle_config(data: bytes) -> None:
     """An accepted config.json is the same when it is written and read again."""
-    spec = validate.parse(data)
+    spec = validate.read(load(data, where="x"))
     assert validate.read(spec.to_json()) == spec
 
 

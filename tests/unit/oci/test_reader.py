@@ -5,7 +5,7 @@ import time
 import pytest
 
 from pytest_gvisor.errors import InvalidBundle
-from pytest_gvisor.oci import reader, validate
+from pytest_gvisor.oci import reader
 from pytest_gvisor.oci.spec import User
 
 HOSTILE = {
@@ -36,7 +36,7 @@ def test_hostile_text_is_a_typed_error_in_no_time(data: bytes) -> None:
     """Text that is not JSON, or is too much of it, is an InvalidBundle and takes no time."""
     start = time.thread_time()
     with pytest.raises(InvalidBundle):
-        validate.parse(data)
+        reader.load(data, where="x")
     assert time.thread_time() - start < 5
 
 
