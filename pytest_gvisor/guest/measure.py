@@ -9,6 +9,7 @@ import base64
 import contextlib
 import glob
 import itertools
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
@@ -26,12 +27,12 @@ class Coverage:
 
     def __init__(self, wanted: dict[str, Any]) -> None:
         self._contexts = wanted["contexts"]
+        config = wanted["config"]
         self._coverage = coverage.Coverage(
-            source=wanted["source"],
-            branch=wanted["branch"],
-            config_file=wanted["config"] or False,
-            data_file=_PATH,
+            config_file=config if config and os.path.exists(config) else False, data_file=_PATH
         )
+        for name, value in wanted["settings"].items():
+            self._coverage.set_option(f"run:{name}", value)
         self._coverage.start()
 
     def switch(self, nodeid: str, phase: str) -> None:

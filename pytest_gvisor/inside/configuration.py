@@ -5,6 +5,7 @@ The options travel by the parser's own table (`vars(config.option)`), not by gue
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable
@@ -51,6 +52,14 @@ _SWITCHED_OFF: dict[str, Any] = {
     "usepdb": False,
     "xmlpath": None,
 }
+
+
+# The settings of coverage's section [run] that decide what is measured, and how.
+_MEASURING = (
+    "branch", "concurrency", "context", "core", "cover_pylib", "disable_warnings",
+    "dynamic_context", "include", "omit", "patch", "plugins", "relative_files", "sigterm", "source",
+    "source_dirs", "source_pkgs", "timid",
+)  # fmt: skip
 
 
 def travelling(config: pytest.Config) -> dict[str, Any]:
@@ -106,19 +115,31 @@ def _argument(path: str, here: str) -> str:
 
 
 def coverage(config: pytest.Config) -> dict[str, Any] | None:
-    """Return the settings of coverage if pytest-cov measures on the host, else None."""
+    """Return the settings of coverage if pytest-cov measures on the host, else None.
+
+    They are the ones in effect: an option, a variable and each of coverage's files can set one. The
+    file goes too. Plugins of coverage, and processes that tests start, read it themselves.
+    """
     plugin = config.pluginmanager.get_plugin("_cov")
     controller = getattr(plugin, "cov_controller", None)
     if controller is None:
         return None
-    option = config.option
-    rcfile = os.path.join(str(config.rootpath), option.cov_config)
+    cov = controller.cov
+    settings = {}
+    for name in _MEASURING:
+        with contextlib.suppress(_coverage_error()):  # a release that does not have it
+            settings[name] = _plain(cov.get_option(f"run:{name}"))
     return {
-        "source": [s for s in option.cov_source or [] if isinstance(s, str)] or None,
-        "branch": option.cov_branch,
-        "contexts": getattr(option, "cov_context", None) == "test",
-        "config": next((p for p in (rcfile, option.cov_config) if os.path.exists(p)), None),
+        "settings": settings,
+        "contexts": getattr(config.option, "cov_context", None) == "test",
+        "config": dict(cov.sys_info())["config_file"],
     }
+
+
+def _coverage_error() -> type[Exception]:
+    from coverage import CoverageException  # noqa: PLC0415 -- there where pytest-cov is
+
+    return CoverageException
 
 
 def search_path() -> list[str]:

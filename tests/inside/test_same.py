@@ -254,6 +254,44 @@ def test_coverage_of_tests_inside_comes_back(project: pytest.Pytester, settings:
     assert not list(Path(project.path).glob(".coverage.gvisor*"))
 
 
+COVERAGE_FILES = {
+    "pyproject.toml": '[tool.coverage.run]\nbranch = true\nsource = ["."]\nomit = ["other.py"]\n',
+    "setup.cfg": "[coverage:run]\nbranch = true\nsource = .\nomit = other.py\n",
+    "tox.ini": "[coverage:run]\nsource = .\nomit =\n    other.py\n",
+    "ci/coverage.ini": "[run]\nbranch = true\nsource = .\nomit = other.py\n",
+    "../elsewhere.ini": "[run]\nbranch = true\nsource = .\nomit = other.py\n",
+}
+
+
+@pytest.mark.parametrize("file", COVERAGE_FILES)
+def test_coverage_inside_has_the_settings_of_the_host(
+    project: pytest.Pytester, file: str, request: pytest.FixtureRequest
+) -> None:
+    """Each file that coverage or pytest-cov takes settings from counts, and so does its total."""
+    place = project.path / file
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(COVERAGE_FILES[file])
+    request.addfinalizer(place.unlink)
+    project.makepyfile(
+        mine="def double(n):\n    if n > 5:\n        return 0\n    return n * 2\n",
+        other="def unused():\n    return 1\n",
+        test_mine="from mine import double\ndef test_it(): assert double(2) == 4\n",
+    )
+    own = [f"--cov-config={file}"] if "/" in file else []
+    found = []
+    for more in ((), ("--no-gvisor",)):
+        result = project.runpytest_subprocess(
+            "--in-gvisor", "--cov", "--cov-report=term-missing", "--cov-context=test", *own, *more
+        )
+        data = coverage.CoverageData(basename=str(project.path / ".coverage"))
+        data.read()
+        total = [line for line in result.outlines if line.startswith(("mine.py", "TOTAL", "other"))]
+        found.append((total, sorted(data.measured_contexts()), data.has_arcs()))
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 2
+    assert "test_mine.py::test_it|run" in found[0][1]
+
+
 @pytest.mark.parametrize("settings", ["", "branch = true", "relative_files = true"])
 def test_coverage_has_the_contexts_of_tests_inside(
     settings: str, project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
