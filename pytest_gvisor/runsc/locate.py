@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 import errno
 import fcntl
 import os
@@ -27,13 +28,14 @@ from pytest_gvisor.trust import (
     SHORTAGES,
     Node,
     Trust,
+    Way,
     file_problems,
     folder_problem,
     follow,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_gvisor.runsc.sidecars import Sidecars
 
@@ -127,11 +129,13 @@ def _search(trusted: Sequence[str], search_path: str, trust: Trust) -> Judged:
     candidates = [*trusted, *(_on_path(search_path) if trust.euid else ())]
     passed: list[str] = []
     for candidate in candidates:
-        try:
-            return _judge(candidate, trust)
-        except _PassedOver as found:
-            if not found.missing:
-                passed.append(f"{found.path} was passed over: {found.reason}")
+        verdict = _judge(candidate, trust)
+        if verdict.judged:
+            return verdict.judged
+        if verdict.fault is _Fault.INSECURE:
+            raise verdict.refusal()
+        if verdict.fault is _Fault.UNFIT:
+            passed.append(f"{verdict.path} was passed over: {verdict.reason}")
     raise RunscNotFound(
         "\n".join([_searched(candidates, as_root=not trust.euid), *passed]),
         searched=candidates,
@@ -143,14 +147,13 @@ def _check_explicit(explicit: str, trust: Trust) -> Judged:
     """Check the explicit path. The user has chosen it, so it may be relative."""
     if not explicit or "\0" in explicit:
         raise UsageError(f"no path of a runsc: {explicit!r}")
-    try:
+    with contextlib.suppress(FileNotFoundError):  # the current folder itself is gone
         path = explicit if explicit.startswith("/") else os.path.join(os.getcwd(), explicit)
-        return _judge(path, trust)
-    except _PassedOver as found:
-        if not found.missing:
-            raise found.refusal() from None
-    except FileNotFoundError:  # the current folder itself is gone
-        pass
+        verdict = _judge(path, trust)
+        if verdict.judged:
+            return verdict.judged
+        if verdict.fault is not _Fault.MISSING:
+            raise verdict.refusal()
     raise RunscNotFound(
         f"there is no runsc at {explicit}, and an explicit path is not searched for",
         searched=[explicit],
@@ -175,132 +178,143 @@ def _searched(candidates: Sequence[str], *, as_root: bool) -> str:
     return f"runsc was not found: {where} ({', '.join(candidates) or 'none'})"
 
 
-class _PassedOver(Exception):
-    """Raised for a path that is passed over: missing (``missing``), or nothing that is runsc."""
+class _Fault(enum.Enum):
+    """A kind of reason for which a path gives no runsc."""
 
-    def __init__(
-        self, path: str, reason: str, *, missing: bool = False, info: os.stat_result | None = None
-    ) -> None:
-        self.path = path
-        self.reason = reason
-        self.missing = missing
-        self.info = info
-        super().__init__(f"{path}: {reason}")
+    MISSING = "nothing is there"
+    UNFIT = "this is no program that this user may execute: a search goes on"
+    INSECURE = "others could replace it, or it cannot be checked: a search ends"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Verdict:
+    """The verdict on one path: ``judged``, or the target that a wrapper ``names``, or a fault."""
+
+    path: str
+    info: os.stat_result | None = None
+    judged: Judged | None = None
+    names: str = ""
+    fault: _Fault | None = None
+    reason: str = ""
 
     def refusal(self) -> InsecureRunsc:
-        """The same as a refusal, for an explicit path."""
-        return _refusal(self.path, self.reason, self.info)
-
-
-def _refusal(path: str, reason: str, info: os.stat_result | None) -> InsecureRunsc:
-    mode = stat.S_IMODE(info.st_mode) if info else None
-    return InsecureRunsc(path, reason, mode=mode, owner=info.st_uid if info else None)
+        """The fault as an error."""
+        info = self.info
+        mode = stat.S_IMODE(info.st_mode) if info else None
+        return InsecureRunsc(self.path, self.reason, mode=mode, owner=info.st_uid if info else None)
 
 
 # --- the rules
 
 
-def _judge(path: str, trust: Trust) -> Judged:
-    """Check the file at the absolute ``path`` by every rule, or the target of its Nix wrapper."""
-    judged, named = _judge_file(path, trust)
-    if named is None:
-        return judged
-    judged.close()
-    try:
-        target, further = _judge_file(named, trust)
-    except _PassedOver as found:
-        raise _wrapper_refusal(judged, named, found.reason) from None
-    if further is None and nix.may_name(judged.path, target.path, trust.store):
+def _judge(path: str, trust: Trust) -> _Verdict:
+    """Check the file at the absolute ``path`` by every rule, or the target of its Nix wrapper.
+
+    Raises `InsecureRunsc` for what lies beside it, and OSError where this process is short of what
+    it takes to look.
+    """
+    wrapper = _judge_file(path, trust)
+    if not wrapper.names:
+        return wrapper
+    target = _judge_file(wrapper.names, trust)
+    if target.fault is _Fault.INSECURE:
         return target
-    target.close()
-    why = "that is another script" if further else "that is no runsc of its own folder or store"
-    raise _wrapper_refusal(judged, target.path, why)
+    named, why = target.path, target.reason
+    if target.fault:
+        named = wrapper.names
+    elif target.names:
+        why = "that is another script"
+    elif target.judged:
+        if nix.may_name(wrapper.path, target.path, trust.store):
+            return target
+        target.judged.close()
+        why = "that is no runsc of its own folder or store"
+    return _insecure(wrapper.path, wrapper.info, [f"it is a wrapper of {escape(named)}: {why}"])
 
 
-def _wrapper_refusal(wrapper: Judged, target: str, why: str) -> InsecureRunsc:
-    return InsecureRunsc(
-        wrapper.path,
-        f"it is a wrapper of {escape(target)}: {why}",
-        mode=stat.S_IMODE(wrapper.identity.mode),
-        owner=wrapper.identity.uid,
+def _judge_file(path: str, trust: Trust) -> _Verdict:
+    with contextlib.ExitStack() as unless_good:
+        with contextlib.ExitStack() as held:
+            try:
+                way = follow(path, held)
+            except OSError as error:
+                return _unreachable(path, error)
+            node = way.stack[-1]
+            if unfit := _unfit(node.info.st_mode):
+                return _Verdict(path=node.path, info=node.info, fault=_Fault.UNFIT, reason=unfit)
+            try:
+                fd = _open_regular(node)
+            except OSError as error:
+                if error.errno in SHORTAGES:
+                    raise
+                why = f"it cannot be read, so it cannot be checked: {error.strerror}"
+                return _insecure(node.path, node.info, [why])
+            unless_good.callback(os.close, fd)
+            verdict = _judge_open(fd, way, trust)
+        if verdict.judged:
+            # Without the descriptors of its own way: the ways to libraries take as many.
+            if problems := [*elf.loading_problems(fd, verdict.path, trust)]:
+                return _insecure(verdict.path, verdict.info, problems)
+            unless_good.pop_all()
+        return verdict
+
+
+def _judge_open(fd: int, way: Way, trust: Trust) -> _Verdict:
+    """Check the file ``fd`` at the end of ``way``, without its libraries."""
+    node, info = way.stack[-1], os.fstat(fd)
+    named, problem = _content(os.pread(fd, nix.WRAPPER_LIMIT + 1, 0))
+    problems = [
+        *file_problems(node, way.lookups[-1].folder, trust),
+        *(folder_problem(lookup, trust) for lookup in way.lookups),
+        "its file system is mounted noexec" if os.fstatvfs(fd).f_flag & os.ST_NOEXEC else None,
+        problem,
+    ]
+    if any(problems):
+        return _insecure(node.path, info, problems)
+    if not os.access(f"/proc/self/fd/{fd}", os.X_OK, effective_ids=True):
+        why = "this user may not execute it"
+        return _Verdict(path=node.path, info=info, fault=_Fault.UNFIT, reason=why)
+    if named:
+        # A wrapper is not executed, so nothing is looked for beside it.
+        return _Verdict(path=node.path, info=info, names=named)
+    judged = Judged(
+        path=node.path,
+        fd=fd,
+        identity=Identity.of(info),
+        sidecars=sidecars.beside(way, trust),
+        trust=trust,
     )
+    return _Verdict(path=node.path, info=info, judged=judged)
 
 
-def _judge_file(path: str, trust: Trust) -> tuple[Judged, str | None]:
-    """Check one file; return it, and the target path if the file is a wrapper, else None."""
-    with contextlib.ExitStack() as held:
-        try:
-            way = follow(path, held)
-        except OSError as error:
-            raise _unreachable(path, error) from None
-        node, lookups = way.stack[-1], way.lookups
-        fd = _open_regular(node)
-        try:
-            info = os.fstat(fd)
-            head = os.pread(fd, nix.WRAPPER_LIMIT + 1, 0)
-            named, problem = _content(head)
-            problems = [
-                *file_problems(node, lookups[-1].folder, trust),
-                *(folder_problem(lookup, trust) for lookup in lookups),
-                "its file system is mounted noexec" if _noexec(fd) else None,
-                problem,
-            ]
-            if reasons := list(dict.fromkeys(filter(None, problems))):
-                raise _refusal(node.path, "; ".join(reasons), info)
-            if not os.access(f"/proc/self/fd/{fd}", os.X_OK, effective_ids=True):
-                raise _PassedOver(node.path, "this user may not execute it", info=info)
-            # A wrapper is not executed, so nothing is looked for beside it.
-            found = sidecars.beside(way, trust) if named is None else sidecars.NONE
-        except BaseException:
-            os.close(fd)
-            raise
-    judged = Judged(path=node.path, fd=fd, identity=Identity.of(info), sidecars=found, trust=trust)
-    if named is None:
-        _check_libraries(judged, info)
-    return judged, named
+def _insecure(path: str, info: os.stat_result | None, problems: Iterable[str | None]) -> _Verdict:
+    reason = "; ".join(dict.fromkeys(filter(None, problems)))
+    return _Verdict(path=path, info=info, fault=_Fault.INSECURE, reason=reason)
 
 
-def _check_libraries(judged: Judged, info: os.stat_result) -> None:
-    """Raise `InsecureRunsc`, and close the file, if other users could replace its libraries."""
-    try:
-        found = dict.fromkeys(elf.loading_problems(judged.fd, judged.path, judged.trust))
-        if found:
-            raise _refusal(judged.path, "; ".join(found), info)
-    except BaseException:
-        judged.close()
-        raise
-
-
-def _unreachable(path: str, error: OSError) -> Exception:
-    """Return the exception for a failed walk to the path."""
+def _unreachable(path: str, error: OSError) -> _Verdict:
+    """Return the verdict on a path that cannot be walked; raise an ``error`` of this process."""
     if error.errno in SHORTAGES:
-        return error
+        raise error
     if error.errno in _MISSING:
-        return _PassedOver(path, "it does not exist", missing=True)
+        return _Verdict(path=path, fault=_Fault.MISSING, reason="it does not exist")
+    reason = f"it cannot be reached: {error.strerror}"
     if error.errno == errno.ELOOP:
         reason = f"its symlinks form a loop, or are more than {MAX_SYMLINKS}"
-        return _refusal(path, reason, None)
-    reason = f"it cannot be reached: {error.strerror}"
-    if error.errno == errno.EACCES:
-        return _PassedOver(path, reason)
-    return _refusal(path, reason, None)
+    fault = _Fault.UNFIT if error.errno == errno.EACCES else _Fault.INSECURE
+    return _Verdict(path=path, fault=fault, reason=reason)
+
+
+def _unfit(mode: int) -> str:
+    if not stat.S_ISREG(mode):
+        return "it is not a regular file"
+    return "" if mode & 0o111 else "it has no execute bit"
 
 
 def _open_regular(node: Node) -> int:
     """Open ``node`` for reading, whatever its path leads to now; the descriptor is above 2."""
-    mode = node.info.st_mode
-    if not stat.S_ISREG(mode):
-        raise _PassedOver(node.path, "it is not a regular file", info=node.info)
-    if not mode & 0o111:
-        raise _PassedOver(node.path, "it has no execute bit", info=node.info)
-    try:
-        # O_NONBLOCK: whoever has a lease on the file could hold the open up.
-        fd = os.open(f"/proc/self/fd/{node.fd}", os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in SHORTAGES:
-            raise
-        reason = f"it cannot be read, so it cannot be checked: {error.strerror}"
-        raise _refusal(node.path, reason, node.info) from None
+    # O_NONBLOCK: whoever has a lease on the file could hold the open up.
+    fd = os.open(f"/proc/self/fd/{node.fd}", os.O_NONBLOCK)
     if fd > 2:
         return fd
     # With a standard stream closed, the number would be overwritten in the child that executes it.
@@ -310,16 +324,12 @@ def _open_regular(node: Node) -> int:
         os.close(fd)
 
 
-def _noexec(fd: int) -> bool:
-    return bool(os.fstatvfs(fd).f_flag & os.ST_NOEXEC)
-
-
-def _content(head: bytes) -> tuple[str | None, str | None]:
+def _content(head: bytes) -> tuple[str, str | None]:
     """Read the first bytes of a file: return the target path of a wrapper, and the problem."""
     if not head.startswith(b"#!"):
-        return None, elf.head_problem(head)
+        return "", elf.head_problem(head)
     # runsc executes /proc/self/exe again for its gofer and sandbox: for a script that is the shell.
     try:
         return nix.named_binary(head), None
     except nix.NotAWrapper as error:
-        return None, str(error)
+        return "", str(error)

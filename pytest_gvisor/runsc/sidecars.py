@@ -125,9 +125,6 @@ class Sidecars:
         return ""
 
 
-NONE = Sidecars(folder="", present=False)
-
-
 def _is_program(mode: int) -> bool:
     return stat.S_ISREG(mode) and bool(mode & 0o111)
 
