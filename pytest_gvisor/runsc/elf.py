@@ -97,6 +97,21 @@ def loading_problems(fd: int, path: str, trust: Trust) -> Iterator[str]:
             yield from _search_problems(written, _FOLDERS[tag], path, names, trust)
 
 
+def loader_of(path: str) -> str:
+    """Return the loader that a 64-bit program names (elf(5), PT_INTERP), or ``""``.
+
+    Raises `OSError`, and `ValueError` for headers that cannot be read.
+    """
+    with open(path, "rb") as file:
+        head = file.read(64)
+        if head_problem(head) or head[4] != 2:
+            return ""
+        try:
+            return _dynamic_section(file.fileno(), head)[0]
+        except struct.error as error:
+            raise ValueError(str(error)) from error
+
+
 def _dynamic_section(fd: int, head: bytes) -> tuple[str, list[tuple[int, str]]]:
     """Return the loader's path, or ``""``, and the texts of the dynamic section by tag."""
     order = ">" if head[5] == 2 else "<"

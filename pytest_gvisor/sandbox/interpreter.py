@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import os
 import stat
-import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.validate import normal
 from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.paths import within
+from pytest_gvisor.runsc import elf
 from pytest_gvisor.sessions.private import make_private
 
 PRIVATE = "/.pytest-gvisor"
@@ -39,7 +39,6 @@ _FLAGS = ("-I", "-S", "-E")
 _DEADLINE = 20.0
 # Folders that images have and that nothing is in. In a folder of the host no point may be made.
 _EMPTY = ("/boot", "/media", "/srv", "/mnt", "/opt", "/home")
-_PT_INTERP = 3
 _CACHE = "/etc/ld.so.cache"
 _PRELOAD = "/etc/ld.so.preload"
 _NOWHERE = "/dev/null/nothing"
@@ -84,26 +83,6 @@ class Start:
     points: tuple[str, ...] = ()
 
 
-def loader_of(path: str) -> str:
-    """Return the program interpreter that an ELF file names (elf(5), PT_INTERP), or nothing."""
-    with open(path, "rb") as file:
-        head = file.read(64)
-        if len(head) < 64 or head[:4] != b"\x7fELF":
-            return ""
-        wide, order = head[4] == 2, "<" if head[5] == 1 else ">"
-        place = struct.unpack_from(order + ("Q" if wide else "I"), head, 32 if wide else 28)[0]
-        size, count = struct.unpack_from(order + "HH", head, 54 if wide else 42)
-        for index in range(count):
-            file.seek(place + index * size)
-            entry = file.read(size)
-            if len(entry) == size and struct.unpack_from(order + "I", entry)[0] == _PT_INTERP:
-                form, at = ("Q", (8, 32)) if wide else ("I", (4, 16))
-                offset, length = (struct.unpack_from(order + form, entry, spot)[0] for spot in at)
-                file.seek(offset)
-                return file.read(min(length, 4096)).rstrip(b"\0").decode("utf-8", "surrogateescape")
-    return ""
-
-
 @functools.cache
 def interpreter() -> Interpreter:
     """Return the running Python's files. Raises `LaunchError` if it does not answer."""
@@ -121,7 +100,7 @@ def interpreter() -> Interpreter:
             check=True,
         )
         known = loads(answer.stdout)
-        loader = loader_of(program)
+        loader = elf.loader_of(program)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise LaunchError("python", f"{program} cannot be asked about itself: {error}") from error
     loader = os.path.realpath(loader) if loader else ""

@@ -133,3 +133,24 @@ def test_headers_that_make_no_sense_are_no_crash(make: Make, at: int) -> None:
         assert list(elf.loading_problems(file.fileno(), str(runsc), trust)) == [
             "its dynamic section cannot be read, so its libraries cannot be checked"
         ]
+
+
+def test_the_loader_of_a_program_is_the_one_that_it_names(make: Make, tmp_path: Path) -> None:
+    """A program without one, a script, and a program of another machine name none."""
+    runsc = make("-rpath=$ORIGIN/lib", "--dynamic-linker=/opt/ld.so")
+    assert elf.loader_of(str(runsc)) == "/opt/ld.so"
+    compile_c("int main(void) { return 0; }", tmp_path / "static", "-static")
+    assert elf.loader_of(str(tmp_path / "static")) == ""
+    (tmp_path / "script").write_text("#!/bin/sh\n")
+    assert elf.loader_of(str(tmp_path / "script")) == ""
+    data = bytearray(runsc.read_bytes())
+    data[18] ^= 1  # e_machine
+    (tmp_path / "other").write_bytes(data)
+    assert elf.loader_of(str(tmp_path / "other")) == ""
+
+
+def test_a_loader_behind_the_end_of_a_program_is_an_error(make: Make, tmp_path: Path) -> None:
+    """Headers that lead nowhere raise a ValueError."""
+    (tmp_path / "cut").write_bytes(make("-rpath=$ORIGIN/lib").read_bytes()[:100])
+    with pytest.raises(ValueError, match="buffer"):
+        elf.loader_of(str(tmp_path / "cut"))
