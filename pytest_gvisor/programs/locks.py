@@ -6,9 +6,25 @@ Standard library only: `leftovers` runs with ``-I -S``.
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 
 _PAUSE = 0.01
+
+
+def opened(path: str, folder: int | None = None) -> int:
+    """Open the file of a lock, made if it is missing; no link is followed. Raises `OSError`.
+
+    Its mode lets its owner open it again, whatever the umask.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600, dir_fd=folder)
+    try:
+        os.fchmod(fd, 0o600)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def is_taken(fd: int, kind: int = fcntl.LOCK_EX) -> bool:

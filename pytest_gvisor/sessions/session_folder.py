@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import json
 import os
 import secrets
@@ -105,7 +104,7 @@ def _locked(base: str, patience: float | None = None) -> Iterator[None]:
     base_fd = private.open_private(base)
     try:
         with stage("session_folder", f"cannot lock {base}"):
-            lock = _open_lock(".lock", base_fd)
+            lock = locks.opened(".lock", base_fd)
     finally:
         os.close(base_fd)
     try:
@@ -123,18 +122,6 @@ def _await_lock(lock: int, base: str, patience: float) -> None:
             f"another process has held {base}/.lock for {patience:g} s",
             next_step=f"Find it with: fuser -v {base}/.lock",
         )
-
-
-def _open_lock(name: str, folder: int | None = None) -> int:
-    """Open a lock file; its mode lets its owner open it again, whatever the umask."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = os.open(name, flags, 0o600, dir_fd=folder)
-    try:
-        os.fchmod(lock, 0o600)
-    except BaseException:
-        os.close(lock)
-        raise
-    return lock
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,8 +195,10 @@ class SessionDir:
 
 
 def _take_lock(session: str) -> int:
-    lock = _open_lock(os.path.join(session, leftovers.LOCK))
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock = locks.opened(os.path.join(session, leftovers.LOCK))
+    if not locks.is_taken(lock):
+        os.close(lock)
+        raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
     return lock
 
 
@@ -225,12 +214,11 @@ def _is_dead(session: str) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return locks.is_taken(lock)
     except OSError:
         return False
     finally:
         os.close(lock)
-    return True
 
 
 @dataclasses.dataclass

@@ -52,3 +52,19 @@ def test_what_is_no_lock_is_an_error() -> None:
     """An errno of flock(2) is raised, apart from that of a lock that is taken."""
     with pytest.raises(OSError, match="Bad file descriptor"):
         locks.is_taken_in(1, 2**20)
+
+
+def test_the_file_of_a_lock_is_its_owners_and_no_link(tmp_path: Path) -> None:
+    """A file that any umask has made can be opened again, and an execve closes it."""
+    before = os.umask(0o777)
+    try:
+        fds = [locks.opened(str(tmp_path / "lock")) for _ in range(2)]
+    finally:
+        os.umask(before)
+    assert (tmp_path / "lock").stat().st_mode & 0o7777 == 0o600
+    assert not any(map(os.get_inheritable, fds))
+    (tmp_path / "link").symlink_to("lock")
+    with pytest.raises(OSError, match="symbolic links"):
+        locks.opened(str(tmp_path / "link"))
+    for fd in fds:
+        os.close(fd)
