@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.escape import escape
 from pytest_gvisor.programs.paths import below, within
+from pytest_gvisor.programs.proc import id_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -159,16 +160,12 @@ def _overflow_uid(euid: int) -> int | None:
     somebody, only the namespace's root can tell the two apart: it could write a mapped user's file
     and cannot write an unmapped one's.
     """
-    try:
-        with open("/proc/self/uid_map") as file:
-            ranges = [tuple(map(int, line.split())) for line in file]
-    except FileNotFoundError:  # a kernel without user namespaces
-        return None
-    if any(count >= 2**32 - 1 for _, _, count in ranges):
+    ranges = id_map()
+    if any(ids.size >= 2**32 - 1 for ids in ranges):
         return None
     with open("/proc/sys/kernel/overflowuid") as file:
         overflow = int(file.read())
-    taken = any(first <= overflow < first + count for first, _, count in ranges)
+    taken = any(ids.inside <= overflow < ids.inside + ids.size for ids in ranges)
     return None if taken and euid else overflow
 
 

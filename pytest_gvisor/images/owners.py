@@ -6,6 +6,7 @@ import hashlib
 import os
 
 from pytest_gvisor.errors import ImageError
+from pytest_gvisor.programs.proc import IdRange, id_map
 
 
 def keeps_owners() -> bool:
@@ -14,7 +15,7 @@ def keeps_owners() -> bool:
     Raises `ImageError`.
     """
     return os.geteuid() == 0 and all(
-        sum(int(line.split()[2]) for line in _map(kind).splitlines()) > 1 for kind in ("uid", "gid")
+        sum(ids.size for ids in _map(kind)) > 1 for kind in ("uid", "gid")
     )
 
 
@@ -23,17 +24,15 @@ def part_of(cache: str) -> str:
 
     Outside of any it is the folder itself, whose own owner says the rest. Raises `ImageError`.
     """
-    maps = [" ".join(_map(kind).split()) for kind in ("uid", "gid")]
-    if all(found.split()[2:] == [str(2**32 - 1)] for found in maps):
+    maps = [_map(kind) for kind in ("uid", "gid")]
+    if all([ids.size for ids in found] == [2**32 - 1] for found in maps):
         return cache
-    said = "\n".join([str(os.geteuid()), *maps])
+    said = "\n".join([str(os.geteuid()), *(" ".join(map(str, sum(found, ()))) for found in maps)])
     return os.path.join(cache, f"owners-{hashlib.sha256(said.encode()).hexdigest()[:16]}")
 
 
-def _map(kind: str) -> str:
-    path = f"/proc/self/{kind}_map"
+def _map(kind: str) -> tuple[IdRange, ...]:
     try:
-        with open(path, encoding="ascii") as file:
-            return file.read()
+        return id_map(kind)
     except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror}") from error
+        raise ImageError(f"cannot read /proc/self/{kind}_map: {error.strerror}") from error

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pytest_gvisor.errors import InstallFailed, InstallTimeout
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.checked_json import loads
+from pytest_gvisor.programs.paths import SYSTEM_PATH
 from pytest_gvisor.runsc import nix
 from pytest_gvisor.trust import (
     WRITABLE_BY_OTHERS,
@@ -32,7 +33,6 @@ from pytest_gvisor.trust import (
 USUAL_PATHS = ("/usr/local/go/bin/go", "/usr/lib/go/bin/go", "/usr/lib/go-*/bin/go")
 """Where go.dev's archive and the distributions' packages put it, which sudo's PATH may lack."""
 
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ASK_DEADLINE = 20.0
 
 _ASKED = ("GOVERSION", "GOPROXY", "GOCACHE", "GOMODCACHE", "GOROOT", "GOTOOLDIR")

@@ -25,10 +25,10 @@ from pytest_gvisor.oci.spec import (
     User,
 )
 from pytest_gvisor.oci.vocabulary import Capability, MountType, NamespaceType, RlimitType
+from pytest_gvisor.programs.paths import SYSTEM_PATH
 from pytest_gvisor.settings import Network
 
 OCI_VERSION: Final = "1.0.2"
-PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOSTNAME: Final = "gvisor"
 
 # Source: https://github.com/moby/moby, oci/caps/defaults.go
@@ -133,7 +133,7 @@ def environment(
         if not name or "=" in name:
             raise UsageError(f"{shown(name)} cannot be the name of an environment variable")
     fixed = {
-        "PATH": ":".join([*path, PATH]),
+        "PATH": ":".join([*path, SYSTEM_PATH]),
         "HOME": "/root" if uid == 0 else "/tmp",
         "LANG": "C.UTF-8",
     }

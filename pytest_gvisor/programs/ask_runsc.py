@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.programs import linux
+    from pytest_gvisor.programs.paths import SYSTEM_PATH
 else:
     # -I leaves the script's folder out of sys.path; -S leaves site-packages out.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import linux
+    from paths import SYSTEM_PATH
 
-_ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/root",
-}
+_ENVIRONMENT = {"PATH": SYSTEM_PATH, "HOME": "/root"}
 
 
 def main(arguments: list[str]) -> None:

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs import linux
+    from pytest_gvisor.programs import linux, proc
     from pytest_gvisor.programs.order import Order
 else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path
     import linux
+    import proc
     from order import Order
 
 _EXECUTABLE = 3
@@ -129,11 +130,12 @@ def _become_session_leader(parent: int) -> None:
 
 
 def _verify() -> None:
-    status = linux.status_of_self("Threads", "NoNewPrivs")
-    if status["Threads"] != "1":
-        raise OSError(0, f"the launching process has {status['Threads']} threads, not 1")
-    if status["NoNewPrivs"] != "1":
-        raise OSError(0, f"NoNewPrivs reads {status['NoNewPrivs']!r}, not 1")
+    status = proc.status_of()
+    threads, no_new_privs = status.get("Threads", ""), status.get("NoNewPrivs", "")
+    if threads != "1":
+        raise OSError(0, f"the launching process has {threads} threads, not 1")
+    if no_new_privs != "1":
+        raise OSError(0, f"NoNewPrivs reads {no_new_privs!r}, not 1")
 
 
 def become(order: Order, fds: Sequence[int], *, parent: int, error_pipe: int) -> NoReturn:

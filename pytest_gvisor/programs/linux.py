@@ -212,10 +212,3 @@ def close_from(lowest: int) -> None:
     # does not close what is above it.
     highest = max(map(int, os.listdir("/proc/self/fd")))
     os.closerange(lowest, highest + 1)
-
-
-def status_of_self(*names: str) -> dict[str, str]:
-    """Return the named fields of /proc/self/status; a missing field is ``""``."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        fields = dict(line.rstrip("\n").split(":", 1) for line in status if ":" in line)
-    return {name: fields.get(name, "").strip() for name in names}

@@ -1,13 +1,24 @@
-"""Whether a path lies in a folder, by their names alone: links and ``..`` are not resolved.
+"""Paths: of the system's programs; and whether one lies in a folder, by their names alone.
 
 Standard library only: `leftovers` runs with ``-I -S``.
 """
 
 from __future__ import annotations
 
+import os
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""The PATH of every program that must not see this user's."""
+
+ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
+"""The environment of a program of this folder."""
+
 
 def below(path: str, folder: str) -> bool:
-    """Whether ``path`` lies in ``folder``, and is not the folder itself."""
+    """Whether ``path`` lies in ``folder``, and is not the folder itself.
+
+    Links and ``..`` are not resolved.
+    """
     return path.startswith(folder.rstrip("/") + "/")
 
 

@@ -1,4 +1,4 @@
-"""Readers of /proc: one for each file on processes or mounts (proc(5)).
+"""Readers of /proc: one for each file on processes, mounts or ids (proc(5)).
 
 A process that has ended has neither a command line nor a state, and so has one that this user may
 not look at. Standard library only: `leftovers` runs with ``-I -S``.
@@ -24,6 +24,18 @@ class Stat(NamedTuple):
     """One letter: ``T`` is stopped, ``Z`` a zombie."""
 
     parent: int
+
+
+class IdRange(NamedTuple):
+    """A line of uid_map: ``size`` ids, from ``inside`` on, that a user namespace may use."""
+
+    inside: int
+    outside: int
+    size: int
+
+
+ALL_IDS = (IdRange(inside=0, outside=0, size=2**32 - 1),)
+"""The map of the initial user namespace."""
 
 
 class Mount(NamedTuple):
@@ -68,6 +80,22 @@ def stat_of(pid: int) -> Stat | None:
     # The name may hold spaces and brackets: it ends at the last bracket, and starts at the first.
     state, parent = after.split(None, 2)[:2]
     return Stat(before.partition("(")[2], state, int(parent))
+
+
+def status_of(pid: int | str = "self", where: str = "/proc") -> dict[str, str]:
+    """Return the fields of /proc/PID/status (proc_pid_status(5)). Raises `OSError`."""
+    with open(f"{where}/{pid}/status", encoding="ascii", errors="replace") as lines:
+        fields = (line.partition(":") for line in lines)
+        return {name: value.strip() for name, _, value in fields}
+
+
+def id_map(kind: str = "uid") -> tuple[IdRange, ...]:
+    """Return this user namespace's ids: its ``uid`` or ``gid`` map. Raises `OSError`."""
+    try:
+        with open(f"/proc/self/{kind}_map", encoding="ascii") as lines:
+            return tuple(IdRange(*map(int, line.split())) for line in lines)
+    except FileNotFoundError:  # a kernel without user namespaces
+        return ALL_IDS
 
 
 def children_of_self() -> list[int]:

@@ -7,10 +7,9 @@ import signal
 from collections.abc import Collection, Mapping, Sequence
 
 from pytest_gvisor.errors import UsageError
+from pytest_gvisor.programs.paths import SYSTEM_PATH
 from pytest_gvisor.runsc.sidecars import ONE_RELEASE
 from pytest_gvisor.settings import Network, Platform
-
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Flags that decide what a run is, or where its files are: they have settings of their own.
 OWN_FLAGS = frozenset({
@@ -100,7 +99,7 @@ def runsc_env(runtime: str, *, sentry_inherits: bool = False) -> dict[str, str]:
     to which nothing is written. Later sentries have no environment, and use /tmp of themselves.
     """
     env = {
-        "PATH": PATH,
+        "PATH": SYSTEM_PATH,
         "TMPDIR": "/tmp" if sentry_inherits else runtime,
         "XDG_RUNTIME_DIR": runtime,
         "HOME": "/root",

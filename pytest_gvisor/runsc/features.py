@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from pytest_gvisor.errors import LaunchError, RunscFailed
 from pytest_gvisor.escape import escape
 from pytest_gvisor.programs import ask_runsc
+from pytest_gvisor.programs.paths import ENVIRONMENT
 from pytest_gvisor.settings import Platform
 from pytest_gvisor.trust import SHORTAGES
 
@@ -114,7 +115,7 @@ class _Question:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             bufsize=0,
-            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            env=ENVIRONMENT,
             cwd="/",
             start_new_session=True,
         )

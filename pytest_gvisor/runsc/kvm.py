@@ -21,6 +21,7 @@ from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.programs import ask_kvm
+from pytest_gvisor.programs.paths import ENVIRONMENT
 from pytest_gvisor.runsc.causes import Cause
 
 DEADLINE = 5.0
@@ -104,7 +105,7 @@ def _ask(command: list[str], device: str, deadline: float) -> dict[str, object] 
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            env=ENVIRONMENT,
             start_new_session=True,
         )
     except OSError as error:

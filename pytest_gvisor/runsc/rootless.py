@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-from pytest_gvisor.errors import LaunchError, UsageError
+from pytest_gvisor.errors import UsageError, stage
+from pytest_gvisor.programs.proc import ALL_IDS, IdRange, id_map, status_of
 from pytest_gvisor.settings import Network, Rootless
 
 _CAP_SYS_ADMIN = 1 << 21  # include/uapi/linux/capability.h
-_WHOLE = 4294967295  # the length of the one line of the initial namespace's map
 
 
 class Way(enum.StrEnum):
@@ -30,15 +30,6 @@ class Way(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IdRange:
-    """A line of /proc/self/uid_map: ``size`` ids, from ``inside`` on, that this process may map."""
-
-    inside: int
-    outside: int
-    size: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Caller:
     """This process's ids, id maps and capabilities."""
 
@@ -51,39 +42,28 @@ class Caller:
     @property
     def in_user_namespace(self) -> bool:
         """Whether the process is in another user namespace than the initial one."""
-        return self.uids != (IdRange(inside=0, outside=0, size=_WHOLE),)
+        return self.uids != ALL_IDS
 
     @classmethod
     def read(cls, euid: int) -> Caller:
         """Read them from /proc/self (user_namespaces(7)). Raises `LaunchError`."""
         return cls(
             euid=euid,
-            uids=_ranges("uid_map"),
-            gids=_ranges("gid_map"),
+            uids=_ids("uid"),
+            gids=_ids("gid"),
             sys_admin=bool(_capabilities() & _CAP_SYS_ADMIN),
         )
 
 
-def _ranges(name: str) -> tuple[IdRange, ...]:
-    try:
-        with open(f"/proc/self/{name}", encoding="ascii") as lines:
-            numbers = [[int(word) for word in line.split()] for line in lines]
-    except FileNotFoundError:  # a kernel without user namespaces
-        numbers = [[0, 0, _WHOLE]]
-    except OSError as error:  # no descriptor to be had
-        what = f"cannot read /proc/self/{name}"
-        raise LaunchError("user_namespace", what, errno=error.errno or 0) from error
-    return tuple(IdRange(inside=a, outside=b, size=c) for a, b, c in numbers)
+def _ids(kind: str) -> tuple[IdRange, ...]:
+    with stage("user_namespace", f"cannot read /proc/self/{kind}_map"):
+        return id_map(kind)
 
 
 def _capabilities() -> int:
     """Return the effective capabilities as bits (proc_pid_status(5))."""
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
-            return next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
-    except OSError as error:
-        what = "cannot read /proc/self/status"
-        raise LaunchError("capabilities", what, errno=error.errno or 0) from error
+    with stage("capabilities", "cannot read /proc/self/status"):
+        return int(status_of()["CapEff"], 16)
 
 
 def decide(wish: Rootless, caller: Caller, network: Network) -> Way:
@@ -122,5 +102,5 @@ def mappings(caller: Caller) -> tuple[tuple[IdRange, ...], tuple[IdRange, ...]]:
 
 def _identity(ids: IdRange) -> IdRange:
     # An id of 2³²-1 is no id (setuid(2)); the whole range of the initial namespace ends below it.
-    size = min(ids.size, _WHOLE - ids.inside)
+    size = min(ids.size, 2**32 - 1 - ids.inside)
     return IdRange(inside=ids.inside, outside=ids.inside, size=size)

@@ -19,6 +19,7 @@ from pytest_gvisor.errors import LaunchError, ProtocolError, stage
 from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.programs import keeper as program
 from pytest_gvisor.programs.order import Order
+from pytest_gvisor.programs.paths import ENVIRONMENT
 from pytest_gvisor.sessions.session_folder import SessionDir
 
 _PROGRAM = program.__file__
@@ -110,7 +111,7 @@ class Keeper:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            env=ENVIRONMENT,
             pass_fds=(main, pidfd),
             start_new_session=True,
             cwd="/",

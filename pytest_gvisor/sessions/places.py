@@ -7,8 +7,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 
+from pytest_gvisor.programs.proc import id_map
+
 SYSTEM_BASE = "/run/pytest-gvisor"
-UID_MAP = "/proc/self/uid_map"
 RUNSC_PATHS = ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
 """Where runsc is looked for, by any user."""
 
@@ -33,11 +34,10 @@ def programs() -> Iterator[str]:
 def outer_uid() -> int:
     """Return this user's id outside of any user namespace: inside, everybody may be 0."""
     inside = os.geteuid()
-    with contextlib.suppress(OSError), open(UID_MAP, encoding="ascii") as lines:
-        for line in lines:
-            first, outside, count = map(int, line.split())
-            if first <= inside < first + count:
-                return outside + inside - first
+    with contextlib.suppress(OSError):
+        for ids in id_map():
+            if ids.inside <= inside < ids.inside + ids.size:
+                return ids.outside + inside - ids.inside
     return inside
 
 

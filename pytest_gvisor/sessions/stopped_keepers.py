@@ -70,8 +70,7 @@ def _uids(pid: int) -> set[int]:
 
     The owner of its folder in /proc is the effective one, which a set-uid program gives to anybody.
     """
-    with open(f"/proc/{pid}/status", "rb") as status:
-        return {int(uid) for line in status if line.startswith(b"Uid:") for uid in line.split()[1:]}
+    return set(map(int, proc.status_of(pid)["Uid"].split()))
 
 
 def _is_gone(keeper: int, pidfd: str) -> bool:

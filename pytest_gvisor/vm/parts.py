@@ -16,8 +16,8 @@ import sys
 
 from pytest_gvisor.errors import MachineFailed
 from pytest_gvisor.escape import escape
+from pytest_gvisor.programs.paths import SYSTEM_PATH
 
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OLDEST_QEMU = (8, 0)
 """gVisor's kvm fails or hangs on the emulated processor of 7.2; nothing between is known."""
 
@@ -65,14 +65,14 @@ def find(*, qemu: str = "", kernel: str = "") -> Parts:
     """
     lacking = missing(qemu=qemu, kernel=kernel)
     vng = _vng()
-    program = qemu or shutil.which(_QEMU, path=PATH)
+    program = qemu or shutil.which(_QEMU, path=SYSTEM_PATH)
     if lacking or vng is None or program is None:
         raise MachineFailed(f"no VM can be made here: {'; '.join(lacking)}", next_step=remedy())
     chosen = kernel or kernels()[0]
     folder = os.path.dirname(vng)
     return Parts(
         vng=vng,
-        path=PATH if folder in PATH.split(":") else f"{folder}:{PATH}",
+        path=SYSTEM_PATH if folder in SYSTEM_PATH.split(":") else f"{folder}:{SYSTEM_PATH}",
         qemu=program,
         kernel=chosen,
         modules=_tree_of(chosen),
@@ -88,7 +88,7 @@ def missing(*, qemu: str = "", kernel: str = "") -> list[str]:
         ]
     lacking = [] if _vng() else ["no vng (the package virtme-ng)"]
     lacking += _without_qemu(qemu)
-    lacking += [f"no {name}" for name in _PROGRAMS if shutil.which(name, path=PATH) is None]
+    lacking += [f"no {name}" for name in _PROGRAMS if shutil.which(name, path=SYSTEM_PATH) is None]
     return lacking + _without_kernel(kernel)
 
 
@@ -109,15 +109,17 @@ def remedy() -> str:
 
 def _vng() -> str | None:
     """Return vng's path: beside the running Python, which is trusted, or in a fixed folder."""
-    return shutil.which("vng", path=f"{os.path.join(sys.prefix, 'bin')}:{PATH}")
+    return shutil.which("vng", path=f"{os.path.join(sys.prefix, 'bin')}:{SYSTEM_PATH}")
 
 
 def _has_virtiofsd() -> bool:
-    return shutil.which("virtiofsd", path=PATH) is not None or any(map(os.path.isfile, _VIRTIOFSD))
+    return shutil.which("virtiofsd", path=SYSTEM_PATH) is not None or any(
+        map(os.path.isfile, _VIRTIOFSD)
+    )
 
 
 def _without_qemu(given: str) -> list[str]:
-    program = given or shutil.which(_QEMU, path=PATH)
+    program = given or shutil.which(_QEMU, path=SYSTEM_PATH)
     if program is None:
         return [f"no {_QEMU}"]
     try:

@@ -34,9 +34,9 @@ PYTEST = ("plugin", "inside")
 
 PROGRAMS = {
     "programs/ask_kvm.py": set[str](),
-    "programs/ask_runsc.py": {"linux"},
+    "programs/ask_runsc.py": {"linux", "paths"},
     "programs/keeper.py": {"linux", "child", "leftovers", "order"},
-    "programs/child.py": {"linux", "order"},
+    "programs/child.py": {"linux", "order", "proc"},
     "programs/order.py": set[str](),
     "programs/leftovers.py": {"linux", "locks", "paths", "proc"},
     "programs/warden.py": {"linux", "leftovers"},

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_gvisor import trust
+from pytest_gvisor.programs import proc
 from pytest_gvisor.trust import Lookup, Node, Trust, Way, file_problems, folder_problem
 
 ME, OTHER, OVERFLOW = 1000, 1001, 65534
@@ -206,12 +207,13 @@ def test_the_overflow_uid_can_stand_for_root_where_it_is_nobody_s(
 ) -> None:
     """The namespace must lack some ids; if the uid is mapped there, only its root can tell."""
 
-    def opened(path: str) -> io.StringIO:
+    def opened(path: str, **_: object) -> io.StringIO:
         if path == "/proc/self/uid_map" and uid_map is None:
             raise FileNotFoundError(path)
         return io.StringIO(uid_map if path == "/proc/self/uid_map" else "65534\n")
 
-    monkeypatch.setattr(trust, "open", opened, raising=False)
+    for module in (trust, proc):
+        monkeypatch.setattr(module, "open", opened, raising=False)
     assert Trust.here(euid) == Trust(euid, "", overflow, lenient=False)
     assert Trust.here(euid, "/s", lenient=True) == Trust(euid, "/s", overflow, lenient=True)
 

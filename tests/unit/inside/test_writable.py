@@ -9,6 +9,7 @@ import pytest
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import writable
+from pytest_gvisor.programs.proc import IdRange
 from pytest_gvisor.sessions import places
 
 MAPS = {"0 0 4294967295": False, "0 1000 1": True, "0 100000 65536": True}
@@ -19,8 +20,7 @@ def test_who_is_no_root_outside_may_hand_out_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     """Root in a user namespace leaves files of the user that it is on the host."""
-    (tmp_path / "map").write_text(f"{line}\n")
-    monkeypatch.setattr(places, "UID_MAP", str(tmp_path / "map"))
+    monkeypatch.setattr(places, "id_map", lambda: (IdRange(*map(int, line.split())),))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(writable, "harmful", lambda folder: folder)
     if MAPS[line]:

@@ -13,6 +13,7 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.oci.mounts import bind, covers, danger, parse_size, shows_devices, tmpfs
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.programs.proc import IdRange
 from pytest_gvisor.sessions import places, session_folder
 
 DANGEROUS = [
@@ -107,8 +108,8 @@ def test_the_session_folders_of_a_user_namespace_are_dangerous(
     temporary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folders have the outer id, and are in /tmp if the temporary folder is too long."""
-    (tmp_path / "uid_map").write_text(f"{os.geteuid()} 4242 1\n")
-    monkeypatch.setattr(places, "UID_MAP", str(tmp_path / "uid_map"))
+    ids = IdRange(inside=os.geteuid(), outside=4242, size=1)
+    monkeypatch.setattr(places, "id_map", lambda: (ids,))
     monkeypatch.setattr(places, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
     monkeypatch.setattr(tempfile, "gettempdir", lambda: temporary)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)

@@ -129,7 +129,7 @@ def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone, refused: i
         ("linux.reset_signals", "signals", errno.EINVAL),
         ("os.chdir", "signals", errno.EACCES),
         ("linux.set_no_new_privs", "no_new_privs", errno.EPERM),
-        ("linux.status_of_self", "verify", errno.ENOENT),
+        ("proc.status_of", "verify", errno.ENOENT),
         ("os.execve", "execve", errno.ENOEXEC),
     ],
 )
@@ -173,7 +173,7 @@ def test_without_the_kernel_s_word_there_is_no_way_through(
     report, status, printed = alone(
         """
         def lying():
-            linux.status_of_self = lambda *_: says
+            proc.status_of = lambda: says
 
         result = become(*python("print(1)"), before=lying)
         """,

@@ -141,3 +141,30 @@ def test_the_mounts_of_this_process_have_a_root_and_a_proc() -> None:
     assert kinds["/proc"] == "proc"
     with pytest.raises(FileNotFoundError):
         proc.mounts("/nowhere/mountinfo")
+
+
+def test_the_status_of_a_process_has_its_fields(zombie: int) -> None:
+    """Values have no blanks around them; of a process that is gone there is none."""
+    assert proc.status_of(zombie)["PPid"] == str(os.getpid()) == proc.status_of()["Pid"]
+    assert proc.status_of()["Uid"].split()[1] == str(os.geteuid())
+    process = subprocess.Popen(["true"])
+    process.wait()
+    with pytest.raises(OSError):  # noqa: PT011 -- ENOENT or ESRCH
+        proc.status_of(process.pid)
+
+
+@pytest.mark.parametrize("kind", ["uid", "gid"])
+def test_the_ids_of_this_user_namespace_are_those_that_the_kernel_lists(kind: str) -> None:
+    """One range a line: the first id inside, the first outside, how many."""
+    lines = Path(f"/proc/self/{kind}_map").read_text().splitlines()
+    assert [list(ids) for ids in proc.id_map(kind)] == [[*map(int, at.split())] for at in lines]
+
+
+def test_without_user_namespaces_all_ids_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel without CONFIG_USER_NS has no such file."""
+
+    def without(path: str, **_: Any) -> Any:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(proc, "open", without, raising=False)
+    assert proc.id_map() == ((0, 0, 2**32 - 1),)

@@ -345,7 +345,7 @@ def test_a_refused_call_on_the_way_to_a_question_is_named(
     """No question is asked without the call."""
     marker = tmp_path / "seen"
     path = fake_runsc(version=f'creat("{marker}", 0600); puts("runsc version 1")')
-    for module in ("ask_runsc.py", "linux.py"):
+    for module in ("ask_runsc.py", "linux.py", "paths.py"):
         shutil.copy(Path(features._PROGRAM).with_name(module), tmp_path / module)
     with (tmp_path / "linux.py").open("a") as file:
         file.write(f"\n\ndef {call}(*_):\n    raise OSError(1, 'refused in {call}')\n")

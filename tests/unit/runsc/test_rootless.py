@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.runsc.rootless import Caller, IdRange, Way, decide
+from pytest_gvisor.programs.proc import ALL_IDS, IdRange
+from pytest_gvisor.runsc.rootless import Caller, Way, decide
 from pytest_gvisor.settings import Network, Rootless
 
-WHOLE = (IdRange(inside=0, outside=0, size=4294967295),)
 ONE = (IdRange(inside=0, outside=1000, size=1),)
 
 CALLERS = {
-    "root": Caller(euid=0, uids=WHOLE, gids=WHOLE),
-    "root in a container": Caller(euid=0, uids=WHOLE, gids=WHOLE, sys_admin=False),
+    "root": Caller(euid=0, uids=ALL_IDS, gids=ALL_IDS),
+    "root in a container": Caller(euid=0, uids=ALL_IDS, gids=ALL_IDS, sys_admin=False),
     "unshare -r": Caller(euid=0, uids=ONE, gids=ONE),
     "unshare -r, without": Caller(euid=0, uids=ONE, gids=ONE, sys_admin=False),
-    "user": Caller(euid=1000, uids=WHOLE, gids=WHOLE, sys_admin=False),
+    "user": Caller(euid=1000, uids=ALL_IDS, gids=ALL_IDS, sys_admin=False),
 }
 WAYS = {
     "root": (Way.PRIVILEGED, Way.MAPPED),

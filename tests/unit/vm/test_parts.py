@@ -40,7 +40,7 @@ def equipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "programs"
     for name in NAMES:
         make_program(folder / name, "echo QEMU emulator version 10.0.2")
-    monkeypatch.setattr(parts, "PATH", str(folder))
+    monkeypatch.setattr(parts, "SYSTEM_PATH", str(folder))
     monkeypatch.setattr(parts, "_VIRTIOFSD", ())
     monkeypatch.setattr(parts, "_BOOT", str(tmp_path / "boot"))
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
@@ -63,7 +63,7 @@ def test_each_part_that_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch, equipped: Path
 ) -> None:
     """One error tells all of them, and one line to paste."""
-    monkeypatch.setattr(parts, "PATH", "/nonexistent")
+    monkeypatch.setattr(parts, "SYSTEM_PATH", "/nonexistent")
     with pytest.raises(MachineFailed, match="no VM can be made here: no vng") as caught:
         parts.find()
     assert "no qemu-system-x86_64; no modprobe; no busybox; no file" in caught.value.message
