@@ -34,6 +34,8 @@ else:
     del sys.path[0], sys.modules["checked_json"], sys.modules["frames"]
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     import pytest
 
     from pytest_gvisor.guest.measure import Coverage
@@ -132,9 +134,14 @@ class Plugin:
     """The loop, and the messages on each test."""
 
     def __init__(
-        self, channel: Channel, terminal: Terminal, coverage: Coverage | None = None
+        self,
+        channel: Channel,
+        terminal: Terminal,
+        files: Iterable[str],
+        coverage: Coverage | None = None,
     ) -> None:
         self._channel = channel
+        self._wanted = {part for path in files for part in _with_parents(path)}
         self._coverage = coverage
         self._terminal = terminal
         self._errors: list[str] = []
@@ -147,6 +154,10 @@ class Plugin:
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter._tw = create_terminal_writer(session.config, cast("TextIO", self._terminal))
+
+    def pytest_ignore_collect(self, collection_path: os.PathLike[str]) -> bool | None:
+        """Leave out files and folders that hold none of the host's tests for this sandbox."""
+        return None if os.fspath(collection_path) in self._wanted else True
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Remember failed collections: the host has collected these files."""
@@ -254,6 +265,13 @@ class Plugin:
         self._config = config
 
 
+def _with_parents(path: str) -> Iterator[str]:
+    yield path
+    while (parent := os.path.dirname(path)) != path:
+        yield parent
+        path = parent
+
+
 def encoded(kind: str, fields: dict[str, Any], most: int = _MAX_MESSAGE) -> bytes:
     """Return the JSON of a message, with long parts shortened; texts mention that."""
     data = _json({"type": kind, **fields})
@@ -312,6 +330,7 @@ def _hook_order(plugin: Plugin) -> None:
         first(getattr(type(plugin), f"pytest_runtest_{phase}"))
     first(type(plugin).pytest_runtestloop)
     first(type(plugin).pytest_sessionstart)
+    first(type(plugin).pytest_ignore_collect)
 
 
 def _measure(wanted: dict[str, Any]) -> Coverage:
@@ -338,7 +357,7 @@ def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
     from _pytest.config import Config  # noqa: PLC0415 -- sys.path is the host's only now
 
     terminal = Terminal(channel, words)
-    plugin = Plugin(channel, terminal, coverage)
+    plugin = Plugin(channel, terminal, start["files"], coverage)
     _hook_order(plugin)
     config = Config.fromdictargs(start["options"], start["args"])
     config.pluginmanager.register(plugin, "gvisor-worker")

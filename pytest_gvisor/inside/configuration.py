@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
@@ -96,22 +96,30 @@ def _plain(value: Any) -> Any:
 
 
 def arguments(config: pytest.Config, items: Iterable[pytest.Item]) -> list[str]:
-    """Return the command line inside: plugins, which pytest loads before options, and files."""
-    plugins = [part for name in config.option.plugins for part in ("-p", name)]
-    here = str(config.invocation_params.dir)
-    return [*plugins, *dict.fromkeys(_argument(str(item.path), here) for item in items)]
+    """Return the command line inside: plugins, which pytest loads before options, and the host's.
 
-
-def _argument(path: str, here: str) -> str:
-    """Return the argument with which pytest collects a file.
-
-    In an argument, a bracket begins the parameters of a test, and never is of a path. So such a
-    file is named from where pytest is started, or the folder is that has it somewhere below.
+    What the user wrote decides node ids, where files lie outside of rootdir. Files that the user
+    named and that none of ``items`` needs are left out: pytest would collect each of them.
     """
-    if "[" not in path:
-        return path
-    before, bracket, _ = os.path.relpath(path, here).partition("[")
-    return (os.path.dirname(before) or os.curdir) if bracket else before
+    plugins = [part for name in config.option.plugins for part in ("-p", name)]
+    needed = {os.path.realpath(path) for path in files(items)}
+    here = str(config.invocation_params.dir)
+    return [*plugins, *(arg for arg in config.args if not _is_other_file(arg, here, needed))]
+
+
+def _is_other_file(argument: str, here: str, needed: Collection[str]) -> bool:
+    path = os.path.join(here, argument.partition("[")[0].partition("::")[0])
+    return os.path.isfile(path) and os.path.realpath(path) not in needed
+
+
+def files(items: Iterable[pytest.Item]) -> list[str]:
+    """Return the files from which pytest collects these items.
+
+    An item's own path may be another one's: that of its data, for instance.
+    """
+    file: type[Any] = pytest.File  # abstract, which mypy takes for no argument
+    found = ((item.getparent(file) or item).path for item in items)
+    return [str(path) for path in dict.fromkeys(found)]
 
 
 def coverage(config: pytest.Config) -> dict[str, Any] | None:

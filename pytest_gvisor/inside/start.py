@@ -77,6 +77,7 @@ def start(
     command = {
         "options": configuration.travelling(config),
         "args": configuration.arguments(config, items),
+        "files": configuration.files(items),
         "cwd": str(config.invocation_params.dir),
         "sys_path": configuration.search_path(),
         "coverage": configuration.coverage(config),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pytest
 
 from pytest_gvisor.errors import UsageError
+from pytest_gvisor.inside import configuration
 from pytest_gvisor.programs.paths import within
 
 # What says how programs behave, and nothing about this machine, its user or its secrets.
@@ -46,6 +47,7 @@ def folders(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
     if config.inipath is not None:
         wanted.append(str(config.inipath.parent))
     wanted += [str(item.path.parent) for item in items]
+    wanted += map(os.path.dirname, configuration.files(items))
     wanted += [path for path in map(os.path.abspath, filter(None, sys.path)) if os.path.isdir(path)]
     found: list[str] = []
     for path in sorted(set(map(os.path.realpath, wanted)) | set(map(os.path.abspath, wanted))):

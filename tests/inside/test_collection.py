@@ -1,0 +1,116 @@
+"""However tests are named on the command line, the pytest inside collects the host's node ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.inside.conftest import Both, plain
+
+PASSES = "def test_it(): pass\n"
+
+
+@pytest.fixture
+def tree(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a configuration that is not at its top, and a package elsewhere."""
+    root = project.path / "here"
+    files = {
+        "here/ci/pytest.ini": "[pytest]\n",
+        "here/tests/test_one.py": PASSES,
+        "here/tests/deep/test_two.py": "import pytest\n"
+        "@pytest.mark.parametrize('n', ['a::b', '[c]'])\n"
+        "def test_it(n): pass\n",
+        "here/tests/[odd]/test_three.py": PASSES,
+        "elsewhere/empty": "",
+        "lib/installed/__init__.py": "",
+        "lib/installed/tests/__init__.py": "",
+        "lib/installed/tests/test_four.py": PASSES,
+    }
+    for name, text in files.items():
+        path = project.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (project.path / "tox.ini").unlink()
+    monkeypatch.syspath_prepend(str(project.path / "lib"))
+    monkeypatch.setenv("PYTHONPATH", str(project.path / "lib"), prepend=":")
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "passed"),
+    [
+        (("-c", "ci/pytest.ini", "tests"), 4),
+        (("--rootdir=../elsewhere", "tests"), 4),
+        (("--rootdir=../elsewhere", "tests/test_one.py", "tests/deep"), 3),
+        (("--rootdir=.", "--pyargs", "installed.tests"), 1),
+        (("--rootdir=.", "--pyargs", "installed", "tests/deep"), 3),
+        (("--rootdir=..", "tests/deep/test_two.py::test_it", "tests/test_one.py"), 3),
+        (("--rootdir=..", "tests/deep/test_two.py::test_it[a::b]"), 1),
+        (("--rootdir=..",), 4),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_tests_are_found_as_the_user_names_them(
+    tree: Path, run_both: Callable[..., Both], arguments: tuple[str, ...], passed: int
+) -> None:
+    """Files outside of rootdir have ids that depend on the arguments."""
+    both = run_both("-v", *arguments)
+    assert plain(both.inside) == plain(both.host)
+    assert both.outcomes()[0] == {"passed": passed}
+
+
+def test_an_item_with_the_path_of_its_data_is_found(
+    project: pytest.Pytester, run_both: Callable[..., Both]
+) -> None:
+    """The file that it is collected from is its collector's."""
+    project.makeconftest(
+        """
+        import pytest
+
+        class Case(pytest.Item):
+            def runtest(self):
+                assert self.path.suffix == ".data"
+
+        class Cases(pytest.Collector):
+            def collect(self):
+                for path in sorted(self.path.parent.glob("data/*.data")):
+                    yield Case.from_parent(self, name=path.stem, path=path)
+
+        def pytest_pycollect_makeitem(collector, name, obj):
+            if name == "each_case":
+                return Cases.from_parent(collector, name=name)
+        """
+    )
+    project.makepyfile(test_it="def each_case(): pass\ndef test_other(): pass\n")
+    project.mkdir("data")
+    for name in ("a", "b"):
+        (project.path / "data" / f"{name}.data").touch()
+    both = run_both("-v")
+    assert plain(both.inside) == plain(both.host)
+    assert both.outcomes()[0] == {"passed": 3}
+
+
+def test_files_without_a_test_to_run_are_not_imported(
+    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
+) -> None:
+    """The other files and folders of the arguments cost a sandbox nothing."""
+    project.makepyfile(
+        test_one="def test_it(): pass\n",
+        test_two="import os\nassert os.uname().release != INSIDE\ndef test_it(): pass\n".replace(
+            "INSIDE", repr(_kernel_inside(project, run_inside))
+        ),
+    )
+    for arguments in ((), ("test_one.py", "test_two.py")):
+        result = run_inside("--deselect=test_two.py::test_it", *arguments)
+        result.assert_outcomes(passed=1, deselected=1)
+
+
+def _kernel_inside(project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]) -> str:
+    """Return the kernel's release as a test inside sees it."""
+    path = project.makepyfile(test_kernel="import os\ndef test_it(): print(os.uname().release)\n")
+    result = run_inside("-s", "-q")
+    path.unlink()
+    return str(next(line for line in result.outlines if line[:1].isdigit()))
