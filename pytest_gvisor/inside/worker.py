@@ -23,6 +23,9 @@ from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.session_bounds import SessionBounds
 
 _PHASES = ("setup", "call", "teardown")
+_FINAL = frozenset({"passed", "failed", "skipped"})
+"""The outcomes that end a phase. A plugin's own, such as ``retried``, decide nothing."""
+
 _OF_A_TEST = frozenset({"phase", "report", "done"})
 _LAST_WORDS = 2.0
 _LONGEST_ERRORS = 100_000
@@ -46,7 +49,11 @@ class Progress:
         """Take a report; a subtest's does not end a phase."""
         if type(report) is not pytest.TestReport or report.when is None:
             return
-        self.reported.add(report.when)
+        # A plugin's own outcome, such as a rerun's, is followed by the report of another try.
+        if report.outcome in _FINAL:
+            self.reported.add(report.when)
+        else:
+            self.reported.discard(report.when)
         self.failed |= report.failed
         if report.when == "setup":
             self.is_set_up = report.passed

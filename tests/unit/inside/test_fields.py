@@ -163,7 +163,8 @@ def test_a_field_is_of_the_host_s_own_shape(field: str, given: object, kept: obj
     [
         ("rerun", 2**31), ("rerun", -(2**31)), ("start", 1e11), ("stop", -1e11),
         ("duration", float("nan")), ("duration", "1"), ("keywords", ["slow"]), ("sections", {}),
-        ("location", ["x", 1]), ("longrepr", {"reprcrash": []}), ("outcome", "better"),
+        ("location", ["x", 1]), ("longrepr", {"reprcrash": []}),
+        ("outcome", "\x1b[1m"), ("outcome", "a" * 41),
     ],
 )  # fmt: skip
 def test_a_field_of_another_shape_is_no_report(field: str, given: object) -> None:

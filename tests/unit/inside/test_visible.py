@@ -39,7 +39,8 @@ def shown(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, path: str 
     """The visible folders of a project with one test, and one more folder on ``sys.path``."""
     if path:
         monkeypatch.syspath_prepend(path)
-    item: Any = types.SimpleNamespace(path=pytester.path / "test_it.py")
+    file = types.SimpleNamespace(path=pytester.path / "test_it.py")
+    item: Any = types.SimpleNamespace(path=file.path, getparent=lambda _kind: file)
     return visible.folders(pytester.parseconfig(), [item])
 
 

@@ -143,6 +143,18 @@ def test_no_test_is_done_without_its_own_reports(
     assert host.script.closed
 
 
+@pytest.mark.parametrize("outcome", ["rerun", "retried", "better"])
+def test_a_plugin_s_own_outcome_ends_no_phase(host: Host, outcome: str) -> None:
+    """A phase is over with a report that passed, failed or was skipped, and that one comes last."""
+    tried = report("call", outcome=outcome)
+    end = PASSED[3:]
+    assert host.run(*PASSED[:2], tried, PASSED[2], *end, DONE)[-1] == ("teardown", "passed")
+    assert not host.script.closed
+    for calls in ([tried], [PASSED[2], tried]):
+        assert host.run(*PASSED[:2], *calls, *end, DONE)[-1][1] == "failed"
+        assert host.script.closed
+
+
 def test_a_set_up_that_does_not_pass_needs_no_call(host: Host) -> None:
     """A skipped set-up needs no call either; a loss after it belongs to the teardown."""
     skip = report("setup", outcome="skipped", longrepr=["test_it.py", 1, "Skipped: so"])
