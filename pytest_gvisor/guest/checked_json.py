@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MAX_DETAIL = 200
+# Tests inside may replace these in their module, and commands are read all the same.
+_loads, _Decoder = json.loads, json.JSONDecoder
 
 
 def loads(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
@@ -23,7 +25,7 @@ def loads(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | 
     digits than `int` takes.
     """
     try:
-        return json.loads(text, object_pairs_hook=pairs, parse_constant=_refuse)
+        return _loads(text, cls=_Decoder, object_pairs_hook=pairs, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         detail = str(error).encode("ascii", "backslashreplace").decode()
         raise ValueError(detail[:_MAX_DETAIL]) from None

@@ -20,6 +20,7 @@ import math
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
 if TYPE_CHECKING or __package__:
@@ -47,6 +48,8 @@ _MAX_MESSAGE = 60 * 1024 * 1024
 _MAX_VALUES = 900_000
 _WHOLE = frozenset({"collected", "coverage", "finished"})
 GUARD = "PYTEST_GVISOR_INSIDE"  # see plugin/placement.py
+# Tests replace functions of modules, and this program speaks while they are replaced.
+_getpid, _readv, _exit = os.getpid, os.readv, os._exit
 
 
 class Channel:
@@ -64,18 +67,18 @@ class Channel:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
-        self._pid = os.getpid()
+        self._pid = _getpid()
 
     def is_ours(self) -> bool:
         """Whether this is the process that the host talks to, and no fork of a test's."""
-        return os.getpid() == self._pid
+        return _getpid() == self._pid
 
     def receive(self) -> dict[str, Any]:
         """Receive the next command; the host's end is ``finish``."""
         while True:
             for command, _payload in self._decoder.frames():
                 return command
-            count = os.readv(self._commands, [self._decoder.room()])
+            count = _readv(self._commands, [self._decoder.room()])
             if not count:
                 return {"op": "finish"}
             self._decoder.add(count)
@@ -145,6 +148,9 @@ class Plugin:
         self._coverage = coverage
         self._terminal = terminal
         self._errors: list[str] = []
+        self._reports: list[pytest.TestReport] = []
+        """Reports that are not yet sent."""
+
         self._running = ""
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -190,7 +196,8 @@ class Plugin:
             if not self._channel.is_ours():
                 # It would take the commands that are meant for its parent.
                 self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
-                os._exit(1)
+                _exit(1)
+            self._send_reports()
             # The host decides when to stop. The public properties warn when they are unset.
             session._shouldfail = session._shouldstop = False
             self._channel.send("done", id=self._running)
@@ -199,11 +206,21 @@ class Plugin:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Send a report; last of all plugins, since pytest's subtests change it until then."""
-        config = self._config
-        data = config.hook.pytest_report_to_serializable(config=config, report=report)
-        data["sections"] = [(title, _cut(text)) for title, text in data.get("sections", [])]
-        plain = isinstance(report.longrepr, str)
-        self._channel.put_off("report", id=self._running, data=data, plain=plain)
+        self._reports.append(report)
+        # A test that has replaced what this takes puts it back in its teardown. Its reports go with
+        # a later one, or before the test is done.
+        with suppress(Exception):
+            self._send_reports()
+
+    def _send_reports(self) -> None:
+        hook = self._config.hook
+        while self._reports:
+            report = self._reports[0]
+            data = hook.pytest_report_to_serializable(config=self._config, report=report)
+            data["sections"] = [(title, _cut(text)) for title, text in data.get("sections", [])]
+            plain = isinstance(report.longrepr, str)
+            self._channel.put_off("report", id=self._running, data=data, plain=plain)
+            del self._reports[0]
 
     def pytest_warning_recorded(
         self, warning_message: Any, when: str, nodeid: str, location: Any

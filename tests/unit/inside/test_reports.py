@@ -103,7 +103,7 @@ def test_a_skip_keeps_its_place(pytestconfig: pytest.Config) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"outcome": "splendid"}, {"outcome": None}, {"when": "later"}, {"when": []},
+        {"outcome": "splen\ndid"}, {"outcome": None}, {"when": "later"}, {"when": []},
         {"duration": "long"}, {"start": None}, {"keywords": []}, {"location": None},
         {"location": ["a"]}, {"location": "abc", "sections": 3}, {"sections": [["a"]]},
         {"sections": [1]}, {"user_properties": [[1, 2, 3]]}, {"longrepr": ["a", "b"]},

@@ -1,0 +1,62 @@
+"""A test inside may replace functions that pytest and our worker need: its sandbox lives on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.inside.conftest import Both
+
+# Where these two are broken, monkeypatch cannot undo what it has done, on the host either.
+NOT_UNDONE = ("putenv", "unsetenv")
+REPLACES = f"""
+    import io, json, os, select, socket, struct, time
+    import pytest
+
+    CASES = {{
+        f"{{module.__name__}}.{{name}}": (module, name)
+        for module in (io, json, os, select, socket, struct, time)
+        for name, value in sorted(vars(module).items())
+        if callable(value) and not name.startswith("__") and name not in {NOT_UNDONE!r}
+    }}
+
+    class Replaced(Exception):
+        pass
+
+    @pytest.mark.parametrize(("module", "name"), CASES.values(), ids=CASES)
+    def test_it(module, name, monkeypatch):
+        def broken(*arguments, **options):
+            raise Replaced(name)
+
+        monkeypatch.setattr(module, name, broken)
+
+    def test_another_process(monkeypatch):
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        assert os.getpid() == 1
+
+    def test_not_for_this_test_alone(pytestconfig):
+        patch = pytest.MonkeyPatch()
+        patch.setattr(os, "getpid", lambda: 1)
+        patch.setattr(os, "readv", None)
+        patch.setattr(json, "loads", None)
+        pytestconfig.add_cleanup(patch.undo)
+
+    def test_last():
+        assert os.getpid() == 1  # in the same process still
+    """
+
+
+def outcomes(result: pytest.RunResult) -> list[str]:
+    """The outcome of each test, with its cause."""
+    return [line for line in result.outlines if line.startswith(("PASSED", "FAILED", "ERROR"))]
+
+
+def test_whatever_a_test_replaces_its_outcome_is_the_host_s(
+    project: pytest.Pytester, run_both: Callable[..., Both]
+) -> None:
+    """Each function of seven modules raises while a report is made and sent."""
+    project.makepyfile(REPLACES)
+    both = run_both("-q", "-rfEp", "--tb=line")
+    assert outcomes(both.inside) == outcomes(both.host)
+    assert both.outcomes()[0]["passed"] > 300
