@@ -92,7 +92,7 @@ def _one_of(*words: str) -> Rule:
 
 
 def _outcome(value: Any) -> str:
-    """Check the outcome of pytest, or of a plugin, which may have a word of its own."""
+    """Check an outcome: one of pytest's, or the name that a plugin gives one."""
     if not _OUTCOME.fullmatch(_text(value)):
         raise ValueError(f"{value!r:.50} is no outcome")
     return str(value)
