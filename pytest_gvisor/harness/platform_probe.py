@@ -93,9 +93,8 @@ class PlatformProbe:
             return None
         folder = private.open_private(self._shared)
         held.callback(os.close, folder)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         # Without a buffer: what a full disk has refused is not written again by its close.
-        file = held.enter_context(io.FileIO(os.open(name, flags, 0o600, dir_fd=folder), "r+"))
+        file = held.enter_context(io.FileIO(locks.opened(name, folder), "r+"))
         # A probe may run two programs, and a second platform.
         patience = 4 * deadline + _LOCK_PATIENCE
         return file if locks.is_taken_in(patience, file.fileno()) else None
