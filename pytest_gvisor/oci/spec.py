@@ -11,20 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from pytest_gvisor.oci.carried import (
-    ConsoleSize,
-    Device,
-    ExecCpuAffinity,
-    IntelRdt,
-    IoPriority,
-    MemoryPolicy,
-    NetDevice,
-    Personality,
-    Resources,
-    Scheduler,
-    Seccomp,
-    TimeOffset,
-)
+from pytest_gvisor.oci import carried
 from pytest_gvisor.oci.reader import I32, U32, U64, Id, key, write
 from pytest_gvisor.oci.vocabulary import (
     Capability,
@@ -95,7 +82,7 @@ class Process:
     """Its whole environment, ``KEY=value``."""
     terminal: bool = False
     """Whether it gets a terminal."""
-    console_size: ConsoleSize | None = None
+    console_size: carried.ConsoleSize | None = None
     """The terminal's size."""
     capabilities: Capabilities | None = None
     """Its capabilities; absent is none."""
@@ -107,13 +94,15 @@ class Process:
     """AppArmor profile; without effect under gVisor."""
     oom_score_adj: I32 | None = None
     """Adjustment of the sandbox's OOM score."""
-    scheduler: Scheduler | None = None
+    scheduler: carried.Scheduler | None = None
     """Scheduling attributes."""
     selinux_label: str = ""
     """SELinux label; without effect under gVisor."""
-    io_priority: IoPriority | None = None
+    io_priority: carried.IoPriority | None = None
     """I/O priority."""
-    exec_cpu_affinity: ExecCpuAffinity | None = field(default=None, metadata=key("execCPUAffinity"))
+    exec_cpu_affinity: carried.ExecCpuAffinity | None = field(
+        default=None, metadata=key("execCPUAffinity")
+    )
     """CPUs of later programs."""
 
 
@@ -184,15 +173,15 @@ class Linux:
     """Users of the user namespace."""
     gid_mappings: tuple[IdMapping, ...] = ()
     """Groups of the user namespace."""
-    devices: tuple[Device, ...] = ()
+    devices: tuple[carried.Device, ...] = ()
     """Device files."""
-    net_devices: Mapping[str, NetDevice] = field(default_factory=dict)
+    net_devices: Mapping[str, carried.NetDevice] = field(default_factory=dict)
     """Network devices by their name on the host."""
     cgroups_path: str = ""
     """Where the cgroup is made."""
-    resources: Resources | None = None
+    resources: carried.Resources | None = None
     """The cgroup's limits."""
-    seccomp: Seccomp | None = None
+    seccomp: carried.Seccomp | None = None
     """System call filter; runsc reads it only with ``--oci-seccomp``."""
     sysctl: Mapping[str, str] = field(default_factory=dict)
     """Kernel settings."""
@@ -204,13 +193,13 @@ class Linux:
     """Paths to make read-only; runsc does not."""
     mount_label: str = ""
     """SELinux label of mounts; without effect under gVisor."""
-    intel_rdt: IntelRdt | None = None
+    intel_rdt: carried.IntelRdt | None = None
     """Cache and bandwidth allocation."""
-    memory_policy: MemoryPolicy | None = None
+    memory_policy: carried.MemoryPolicy | None = None
     """Placement on NUMA nodes."""
-    personality: Personality | None = None
+    personality: carried.Personality | None = None
     """Execution domain."""
-    time_offsets: Mapping[str, TimeOffset] = field(default_factory=dict)
+    time_offsets: Mapping[str, carried.TimeOffset] = field(default_factory=dict)
     """Offsets by clock."""
 
 
