@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import platform
 import re
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator
 
 from pytest_gvisor.errors import GvisorError, InstallFailed
 from pytest_gvisor.escape import escape
+from pytest_gvisor.programs import locks
 from pytest_gvisor.runsc import nix
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.trust import Trust, folder_problems
@@ -92,30 +92,26 @@ def _check_folder(folder: str) -> None:
 @contextlib.contextmanager
 def _staging(folder: str) -> Iterator[str]:
     """Yield a temporary folder beside the final one, locked while this process lives."""
-    path, lock = _made_staging(folder)
-    try:
-        yield path
-    finally:
-        _clear(path, folder)
-        os.close(lock)
-
-
-def _made_staging(folder: str) -> tuple[str, int]:
-    """Make a folder; return it and the descriptor that locks it."""
-    while True:
-        path = tempfile.mkdtemp(prefix=_STAGING, dir=folder)
+    with contextlib.ExitStack() as stack:
+        path = ""
         # Another installation may take it for a stale one before it is locked, and remove it.
-        with contextlib.suppress(FileNotFoundError):
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if os.path.samestat(os.stat(path), os.fstat(lock)):
-                    return path, lock
-            except BaseException:
-                os.close(lock)
-                shutil.rmtree(path, ignore_errors=True)
-                raise
-            os.close(lock)
+        while not (path and _is_locked(path, stack)):
+            made = tempfile.TemporaryDirectory(
+                prefix=_STAGING, dir=folder, ignore_cleanup_errors=True
+            )
+            path = stack.enter_context(made)
+        stack.callback(_clear, path, folder)
+        yield path
+
+
+def _is_locked(path: str, stack: contextlib.ExitStack) -> bool:
+    """Lock a staging folder until the stack ends; return whether it is there and was free."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    stack.callback(os.close, fd)
+    return locks.is_taken(fd) and os.path.exists(path)
 
 
 def _clear(staging: str, folder: str) -> None:
@@ -132,15 +128,10 @@ def _remove_stale(folder: str) -> None:
     """Remove the unlocked folder of a killed installation."""
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        with contextlib.suppress(OSError):
-            if not name.startswith(_STAGING) or os.lstat(path).st_uid != os.geteuid():
-                continue
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            ours = name.startswith(_STAGING) and os.lstat(path).st_uid == os.geteuid()
+            if ours and _is_locked(path, stack):
                 _clear(path, folder)
-            finally:
-                os.close(lock)
 
 
 def _try(binary: str, release: str) -> str:

@@ -36,11 +36,17 @@ def release_name(text: str) -> str:
 def install(client: Client, release: str, folder: str, progress: Progress) -> Installed:
     """Fetch a release and install it in ``folder``, in the manner of `place.put`.
 
-    Raises `InstallFailed` too where a server has another release under the name of this one.
+    Raises `InstallFailed` too where a server has another release under the name of this one. For
+    the main thread: see `Client.deadline`.
     """
     where = f"{release}/{platform.machine()}"
     named = "" if release == "latest" else release
-    return place.put(folder, lambda staging: _fetch(client, where, staging, progress), named)
+
+    def make(staging: str) -> str:
+        with client.deadline():
+            return _fetch(client, where, staging, progress)
+
+    return place.put(folder, make, named)
 
 
 def _fetch(client: Client, where: str, staging: str, progress: Progress) -> str:
@@ -57,7 +63,7 @@ def _fetch(client: Client, where: str, staging: str, progress: Progress) -> str:
             os.chmod(path, 0o755)
             return path
         release = os.path.join(staging, "release")
-        archive.unpack(path, release, seconds=client.left())
+        archive.unpack(path, release)
         os.unlink(path)
         return os.path.join(release, BINARY)
     raise InstallFailed(
