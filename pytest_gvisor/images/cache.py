@@ -1,66 +1,55 @@
 """Unpacked images, kept by their ids in the user's cache folder and shared by all sessions.
 
-Layout::
+Layout, in the folders of `Folders`; the number in the name of the folder above is the layout's::
 
-    images/              0700, in the folder that platformdirs names
-        ID.lock          flock: shared while ID is in use, exclusive while it is removed; its time
-                         is that of the last use
-        ID.making.lock   flock: exclusive while ID is unpacked
-        ID.export.lock   flock: exclusive while a daemon's image of that id is looked for, exported
-        ID/              image.json, rootfs/, and what mount_points.py keeps there
-        ID.is            a link to the id of the image that a daemon calls ID
-        tmp-ID-XXXX/     being unpacked, by whoever has ID.making.lock
-        old-ID-XXXX/     put aside: removed where nobody has ID.lock
-
-Locks are never unlinked.
+    image.json   written when all else is there
+    rootfs/      and what mount_points.py keeps here
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
 import os
-import re
-import secrets
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Self
 
 from pytest_gvisor.errors import ImageError, LaunchError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.guest.checked_json import loads
-from pytest_gvisor.images import extract, locks, owners
+from pytest_gvisor.images import extract, owners
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.config import ImageConfig
 from pytest_gvisor.images.fingerprint import seal
+from pytest_gvisor.images.folders import Folders, failing, id_of, is_id
 from pytest_gvisor.images.mount_points import Trees
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.spec import Mount
-from pytest_gvisor.programs.locks import is_taken
 from pytest_gvisor.sessions.private import make_above, make_private, open_private
 
 DEFAULT_MAX_BYTES: Final = 20 * 1024**3
 POINTS: Final = ("dev", "proc", "sys", "tmp", ".pytest-gvisor")
 """Folders that every root file system gets where nothing is at their places."""
 
-_ID: Final = re.compile(r"[0-9a-f]{64}")
 _PATIENCE: Final = 60.0
 """Seconds that a lock may be held for moments; for as much longer as unpacking may take."""
 _EXPORT_PATIENCE: Final = 3600.0
 """Seconds that others wait for an export. The kernel frees the lock of one that has died."""
+_TRIES: Final = 100
+
+Opened = Callable[[], contextlib.AbstractContextManager[Content]]
+"""Opens an image to be unpacked."""
 
 
 def default_folder() -> str:
     """Return the folder for images."""
     import platformdirs  # noqa: PLC0415 -- idle costs nothing
 
-    return os.path.join(platformdirs.user_cache_dir("pytest-gvisor"), "images")
+    return os.path.join(platformdirs.user_cache_dir("pytest-gvisor"), "images-2")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,16 +98,17 @@ class _Record:
 class Hold:
     """An image that stays in the cache until `close`; nothing may be written to its folder."""
 
-    def __init__(self, folder: str, lock: int, notes: Sequence[str]) -> None:
+    def __init__(self, folder: str, lock: int, notes: Sequence[str] = (), config: str = "") -> None:
         self._folder = folder
         self.lock = lock
         self.notes = tuple(notes)
+        self._config = config
         self._trees = Trees(folder)
 
     @property
     def id(self) -> str:
         """The hexadecimal SHA-256 of the image's configuration, or of a plain tarball."""
-        return os.path.basename(self._folder)
+        return id_of(self._folder)
 
     @property
     def path(self) -> str:
@@ -126,6 +116,11 @@ class Hold:
         if self.lock < 0:
             raise ImageError("it is closed, with the session that it was made in")
         return os.path.join(self._folder, "rootfs")
+
+    @functools.cached_property
+    def config(self) -> ImageConfig:
+        """The image's configuration; that of a plain tarball is empty. Raises `ImageError`."""
+        return ImageConfig.parse(self._config.encode()) if self._config else ImageConfig()
 
     def with_points(self, mounts: Sequence[Mount], user: str) -> str:
         """Return the root file system, or a copy of it with the points of these bind mounts.
@@ -163,66 +158,46 @@ class Cache:
         """The folder for images of this process's user namespace."""
         return owners.part_of(self._whole)
 
+    @functools.cached_property
+    def _folders(self) -> Folders:
+        return Folders(self.folder, self._patience)
+
     def hold(self, content: Content, *, name: str = "", limits: Limits | None = None) -> Hold:
         """Hold the image. The first process that needs it unpacks it; others wait."""
-        self._check()
-        with locks.failing(self.folder), contextlib.ExitStack() as on_failure:
-            lock = self._used(content.id, on_failure)
-            notes = self._notes_if_unchanged(content.id)
-            if notes is None:
-                # Who uses a tree that was changed keeps it: no more than the making is exclusive.
-                patience = (limits or Limits()).max_seconds + self._patience
-                with self._alone(f"{content.id}.making", "unpacks it", patience):
-                    notes = self._notes_if_unchanged(content.id)
-                    if notes is None:
-                        notes = self._make(content, name, limits)
-            os.utime(lock)
-            on_failure.pop_all()
-            return Hold(self._path(content.id), lock, notes)
+        return self.obtain(
+            content.id,
+            lambda: contextlib.nullcontext(content),
+            name=name,
+            limits=limits,
+            patience=(limits or Limits()).max_seconds + self._patience,
+        )
 
-    def find(self, identity: str) -> tuple[Hold, ImageConfig] | None:
-        """Hold the image with this id, and return its configuration too; None if it is not there.
+    def obtain(
+        self,
+        identity: str,
+        opened: Opened,
+        *,
+        name: str = "",
+        limits: Limits | None = None,
+        patience: float = _EXPORT_PATIENCE,
+    ) -> Hold:
+        """Hold the image with this id. The first process that needs it opens and unpacks it.
 
-        The id may also be one that a daemon has for it (see `learn`), which is the same for images
-        of other machines: none of these is there.
+        Others wait for that. The content may have another id than was asked for, which is then the
+        image's own: ``identity`` is remembered as one that a daemon has for it.
         """
-        self._check()
-        with locks.failing(self.folder), contextlib.ExitStack() as on_failure:
-            identity = self._known_as(identity)
-            if not _ID.fullmatch(identity) or not os.path.isdir(self._path(identity)):
-                return None
-            lock = self._used(identity, on_failure)
-            record, notes = self._record(identity), self._notes_if_unchanged(identity)
-            if record is None or notes is None:
-                return None
-            text = record.config.encode("utf-8", "surrogatepass")
-            if hashlib.sha256(text).hexdigest() != identity:
-                return None
-            config = ImageConfig.parse(text)
-            if not config.runs_here():
-                return None
-            os.utime(lock)
-            on_failure.pop_all()
-            return Hold(self._path(identity), lock, notes), config
-
-    def learn(self, other: str, identity: str) -> None:
-        """Remember, while `exporting`, that a daemon's ``other`` is the image ``identity``."""
-        with locks.failing(self.folder):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{self._path(other)}.is")
-            os.symlink(identity, f"{self._path(other)}.is")
-
-    @contextlib.contextmanager
-    def exporting(self, identity: str) -> Iterator[None]:
-        """Lock the export of a daemon's image with this id; other processes wait."""
-        self._check()
-        if not _ID.fullmatch(identity):
+        if not is_id(identity):
             raise ImageError(f"the id {shown(identity)} is no digest")
-        with contextlib.ExitStack() as held:
-            with locks.failing(self.folder):
-                alone = self._alone(f"{identity}.export", "exports it", _EXPORT_PATIENCE)
-                held.enter_context(alone)
-            yield
+        self._check()
+        for _ in range(_TRIES):
+            with failing(self.folder):
+                link = self._folders.link(identity)
+                if hold := self._found(link, patience):
+                    return hold
+                begun = self._folders.begin(identity, instead=link)
+            if begun and (hold := self._made(*begun, opened, name, limits)):
+                return hold
+        raise ImageError("it is removed or changed as fast as it is unpacked")
 
     def images(self) -> list[Kept]:
         """Return the images in the cache, the last used first."""
@@ -230,12 +205,12 @@ class Cache:
         if not os.path.lexists(self.folder):
             return []
         self._check_folder()
-        with locks.failing(self.folder):
+        with failing(self.folder):
             for name in os.listdir(self.folder):
-                if _ID.fullmatch(name):
+                if (folder := self._folders.link(name)).startswith(f"{name}-"):
                     # One may go while it is looked at.
                     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                        found.append(self._kept(name))
+                        found.append(self._kept(folder))
         return sorted(found, key=lambda kept: -kept.used)
 
     def prune(self, max_bytes: int | None = None) -> list[Kept]:
@@ -248,9 +223,10 @@ class Cache:
         kept = self.images()
         total = sum(image.size for image in kept)
         removed = []
-        with locks.failing(self.folder):
+        with failing(self.folder):
             for image in sorted(kept, key=lambda image: (not image.is_broken, image.used)):
-                if (total > bound or image.is_broken) and self._is_removed(image.id):
+                is_too_much = total > bound or image.is_broken
+                if is_too_much and self._folders.remove(self._folders.link(image.id)):
                     total -= image.size
                     removed.append(image)
             if os.path.isdir(self.folder):
@@ -258,7 +234,7 @@ class Cache:
         return removed
 
     def _check(self) -> None:
-        with locks.failing(self.folder):
+        with failing(self.folder):
             self._check_folder()
             if not self._is_swept:
                 self._sweep()
@@ -276,126 +252,105 @@ class Cache:
                 next_step="XDG_CACHE_HOME says where images are kept.",
             ) from error
 
-    def _path(self, identity: str) -> str:
-        return os.path.join(self.folder, identity)
+    def _sweep(self) -> None:
+        """Remove the remains of killed processes, and images that were changed."""
+        for folder in self._folders.sweep():
+            path = self._folders.path(folder)
+            if not os.path.exists(f"{path}/image.json"):
+                self._folders.remove(folder)
+            elif (trees := Trees(path)).remains():
+                with self._folders.unused(folder) as is_unused:
+                    if is_unused:
+                        trees.sweep()
 
-    def _known_as(self, identity: str) -> str:
-        if _ID.fullmatch(identity):
-            with contextlib.suppress(OSError):
-                return os.readlink(f"{self._path(identity)}.is")
-        return identity
+    def _found(self, link: str, patience: float) -> Hold | None:
+        """Hold the image that an id leads to by ``link``; None if it has to be unpacked."""
+        folder = link if not is_id(link) else self._folders.link(link)
+        hold = self._held(folder, patience) if folder else None
+        if hold and not hold.config.runs_here():
+            # A home folder may be shared, and an index has one id for the images of all machines.
+            hold.close()
+            if folder == link:
+                hold.config.check_runs_here()
+            return None
+        return hold
 
-    def _alone(
-        self, name: str, busy: str, patience: float
-    ) -> contextlib.AbstractContextManager[None]:
-        return locks.alone(f"{self._path(name)}.lock", patience=patience, busy=busy)
+    def _held(self, folder: str, patience: float) -> Hold | None:
+        """Hold the image in a folder; None if it is changed, unfinished or gone."""
+        lock = self._folders.open(folder)
+        if lock is None:
+            return None
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(os.close, lock)
+            if not self._folders.share(lock, patience) or not (record := self._unchanged(folder)):
+                return None
+            os.utime(lock)
+            on_failure.pop_all()
+        return Hold(self._folders.path(folder), lock, record.notes, record.config)
 
-    def _used(self, identity: str, on_failure: contextlib.ExitStack) -> int:
-        """Return a descriptor that holds the image, whether the image exists or not."""
-        lock = locks.opened(f"{self._path(identity)}.lock")
-        on_failure.callback(os.close, lock)
-        locks.wait(lock, fcntl.LOCK_SH, patience=self._patience, busy="removes it")
-        return lock
-
-    def _record(self, identity: str) -> _Record | None:
-        return _Record.read(os.path.join(self._path(identity), "image.json"))
-
-    def _notes_if_unchanged(self, identity: str) -> tuple[str, ...] | None:
-        """Return the notes of an unchanged image; None for a changed or missing one."""
-        record = self._record(identity)
+    def _unchanged(self, folder: str) -> _Record | None:
+        """Return the record of an unchanged image; None for a changed or unfinished one."""
+        path = self._folders.path(folder)
+        record = _Record.read(f"{path}/image.json")
+        # A plain tarball has no configuration.
+        if record and record.config:
+            config = record.config.encode("utf-8", "surrogatepass")
+            if hashlib.sha256(config).hexdigest() != id_of(folder):
+                return None
         with contextlib.suppress(OSError):
-            if record and record.seal == seal(os.path.join(self._path(identity), "rootfs")):
-                return record.notes
+            return record if record and record.seal == seal(f"{path}/rootfs") else None
         return None
 
-    def _kept(self, identity: str) -> Kept:
-        record = self._record(identity)
-        path = self._path(identity)
-        used = os.stat(path).st_mtime
-        with contextlib.suppress(FileNotFoundError):
-            used = os.stat(f"{path}.lock").st_mtime
+    def _kept(self, folder: str) -> Kept:
+        path, identity = self._folders.path(folder), id_of(folder)
+        os.stat(f"{path}/image.json")  # it is not there before the image is whole
+        used = os.stat(f"{path}/lock").st_mtime
+        record = _Record.read(f"{path}/image.json")
         if record is None:
             return Kept(id=identity, name="", size=_bytes_in(path), used=used, is_broken=True)
         return Kept(id=identity, name=record.name, size=record.size, used=used)
 
-    def _make(self, content: Content, name: str, limits: Limits | None) -> tuple[str, ...]:
-        """Unpack under a temporary name and return the notes. The caller holds the lock."""
-        self._sweep_of("tmp", content.id)
-        temporary = tempfile.mkdtemp(prefix=f"tmp-{content.id}-", dir=self.folder)
-        try:
-            root = os.path.join(temporary, "rootfs")
-            make_private(root)
-            facts = extract.unpack(content, root, limits=limits, points=POINTS)
-            record = _Record(
-                id=content.id,
-                name=name,
-                size=facts.size,
-                entries=facts.entries,
-                notes=facts.notes,
-                config=content.config_bytes.decode(),
-                seal=seal(root),
-            )
-            with open(os.path.join(temporary, "image.json"), "x", encoding="utf-8") as file:
-                json.dump(dataclasses.asdict(record), file)
-            # Whoever uses one that was changed has it under its name until the new one is whole.
-            self._put_aside(content.id)
-            os.rename(temporary, self._path(content.id))
-        except BaseException:
-            _remove_tree(temporary)
-            raise
+    def _made(
+        self, folder: str, lock: int, opened: Opened, name: str, limits: Limits | None
+    ) -> Hold | None:
+        """Unpack an image into a folder that was begun, and hold it; None if it is gone at once."""
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, lock)
+            undo.callback(self._folders.abandon, folder)
+            with opened() as content:
+                if content.id != id_of(folder):
+                    hold = self.hold(content, name=name, limits=limits)
+                    with contextlib.suppress(OSError):  # otherwise it is exported again
+                        self._folders.set_link(id_of(folder), content.id, folder)
+                    return hold
+                with failing(self.folder):
+                    record = self._unpacked(content, self._folders.path(folder), name, limits)
+            with failing(self.folder):
+                # The lock is free for a moment, and a prune may take it.
+                if not self._folders.share(lock, self._patience):
+                    return None
+            undo.pop_all()
         # What is wrong with another image is no failure of this one; a prune by hand tells it.
         with contextlib.suppress(ImageError):
             self.prune()
-        return facts.notes
+        return Hold(self._folders.path(folder), lock, record.notes, record.config)
 
-    def _put_aside(self, identity: str) -> str:
-        """Rename an image out of its place, without need of disk space; return the new path."""
-        aside = f"{self.folder}/old-{identity}-{secrets.token_hex(4)}"
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(self._path(identity), aside)
-        return aside
-
-    def _is_removed(self, identity: str) -> bool:
-        """Remove an image if nobody uses it; return whether it was removed."""
-        lock = locks.opened(f"{self._path(identity)}.lock")
-        try:
-            if not is_taken(lock):
-                return False
-            aside = self._put_aside(identity)
-        finally:
-            os.close(lock)
-        _remove_tree(aside)
-        return True
-
-    def _sweep(self) -> None:
-        """Remove the remains of killed processes, and images put aside."""
-        names = os.listdir(self.folder)
-        for kind, lock in (("tmp", ".making.lock"), ("old", ".lock")):
-            for identity in {name[4:68] for name in names if name.startswith(f"{kind}-")}:
-                if _ID.fullmatch(identity):
-                    fd = locks.opened(f"{self._path(identity)}{lock}")
-                    try:
-                        if is_taken(fd):
-                            self._sweep_of(kind, identity)
-                    finally:
-                        os.close(fd)
-        for name in names:
-            path = self._path(name)
-            # Another session sweeps too.
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                if _ID.fullmatch(name):
-                    Trees(path).sweep()
-                elif name.endswith(".is") and not os.path.isdir(path):
-                    os.unlink(path)
-
-    def _sweep_of(self, kind: str, identity: str) -> None:
-        for name in os.listdir(self.folder):
-            if name.startswith(f"{kind}-{identity}-"):
-                _remove_tree(self._path(name))
-
-
-def _remove_tree(path: str) -> None:
-    shutil.rmtree(path, ignore_errors=True)
+    def _unpacked(self, content: Content, path: str, name: str, limits: Limits | None) -> _Record:
+        root = os.path.join(path, "rootfs")
+        make_private(root)
+        facts = extract.unpack(content, root, limits=limits, points=POINTS)
+        record = _Record(
+            id=content.id,
+            name=name,
+            size=facts.size,
+            entries=facts.entries,
+            notes=facts.notes,
+            config=content.config_bytes.decode(),
+            seal=seal(root),
+        )
+        with open(os.path.join(path, "image.json"), "x", encoding="utf-8") as file:
+            json.dump(dataclasses.asdict(record), file)
+        return record
 
 
 def _bytes_in(folder: str) -> int:

@@ -10,8 +10,8 @@ from typing import Final
 
 from pytest_gvisor.errors import ImageError, UsageError
 from pytest_gvisor.images import archive, names
-from pytest_gvisor.images.cache import Cache, Hold
-from pytest_gvisor.images.config import ImageConfig
+from pytest_gvisor.images.archive import Content
+from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.docker import Daemon, Pull
 from pytest_gvisor.images.progress import Tell
 from pytest_gvisor.images.rootfs import ImageRootfs
@@ -118,35 +118,22 @@ class Images:
         Whoever needs it first exports it, and others wait for that.
         """
         digest = identity.removeprefix("sha256:")
-        cache = self._the_cache()
-        if (kept := cache.find(digest)) is None:
-            with cache.exporting(digest):
-                kept = cache.find(digest) or self._fetched(name, daemon, digest, limits)
-        hold, config = kept
-        return ImageRootfs(name=name, id=hold.id, config=config, hold=hold)
 
-    def _fetched(
-        self, name: str, daemon: Daemon, digest: str, limits: Limits | None
-    ) -> tuple[Hold, ImageConfig]:
-        cache = self._the_cache()
-        with (
-            daemon.export(f"sha256:{digest}", limits or Limits()) as path,
-            archive.opened(path, digest=digest, limits=limits) as content,
-        ):
-            hold = cache.hold(content, name=name, limits=limits)
-        if content.id != digest:
-            # A daemon with containerd's store names an image by its manifest or index.
-            try:
-                cache.learn(digest, content.id)
-            except ImageError:
-                hold.close()
-                raise
-        return hold, content.config
+        @contextlib.contextmanager
+        def exported() -> Iterator[Content]:
+            with (
+                daemon.export(f"sha256:{digest}", limits or Limits()) as path,
+                archive.opened(path, digest=digest, limits=limits) as content,
+            ):
+                yield content
+
+        hold = self._the_cache().obtain(digest, exported, name=name, limits=limits)
+        return ImageRootfs(name=name, id=hold.id, config=hold.config, hold=hold)
 
     def _unpacked(self, name: str, path: str, reference: str, limits: Limits | None) -> ImageRootfs:
         with archive.opened(path, reference=reference, limits=limits) as content:
             hold = self._the_cache().hold(content, name=name, limits=limits)
-        return ImageRootfs(name=name, id=content.id, config=content.config, hold=hold)
+        return ImageRootfs(name=name, id=hold.id, config=content.config, hold=hold)
 
     def _the_cache(self) -> Cache:
         if self._cache is None:

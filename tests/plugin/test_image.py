@@ -51,7 +51,7 @@ def test_images_are_the_root_by_option_marker_and_fixture(images: Project, tmp_p
     cache = tmp_path / "cache"
     for _ in range(2):
         images.run("--gvisor-image", "line.tar", XDG_CACHE_HOME=str(cache)).ends(passed=3)
-    kept = list((cache / "pytest-gvisor/images").glob("*/rootfs"))
+    kept = list((cache / "pytest-gvisor/images-2").glob("*-*/rootfs"))
     assert len(kept) == 3
 
 

@@ -51,7 +51,7 @@ def make(gvisor: Gvisor, tmp_path: Path) -> Iterator[Make]:
 
 def trees(folder: Path) -> list[tuple[str, int]]:
     """The paths in a cache, and when each was changed."""
-    paths = sorted(p for p in folder.rglob("*") if p.suffix != ".lock")
+    paths = sorted(p for p in folder.rglob("*") if p.name != "lock")
     return [(str(p), p.lstat().st_mtime_ns) for p in paths]
 
 

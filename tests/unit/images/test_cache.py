@@ -19,6 +19,7 @@ import pytest
 from pytest_gvisor import ImageError, bind
 from pytest_gvisor.images import archive, config, extract
 from pytest_gvisor.images.cache import Cache, Hold, default_folder
+from pytest_gvisor.images.streams import Limits
 from tests.unit.images.conftest import folder, item, link, saved, tar
 
 USER = "/"
@@ -42,6 +43,23 @@ def hold(cache: Cache, path: Path) -> Hold:
     """The image in that file."""
     with archive.opened(str(path)) as content:
         return cache.hold(content)
+
+
+def find(cache: Cache, identity: str) -> Hold | None:
+    """The image with this id, if it is in the cache and need not be opened."""
+
+    def opened() -> contextlib.AbstractContextManager[archive.Content]:
+        raise LookupError
+
+    try:
+        return cache.obtain(identity, opened)
+    except LookupError:
+        return None
+
+
+def entries(cache: Cache) -> set[str]:
+    """The names in the cache's folder, apart from its lock."""
+    return set(os.listdir(cache.folder)) - {"lock"}
 
 
 def test_an_image_is_unpacked_once(
@@ -87,42 +105,53 @@ def test_what_fails_in_the_middle_leaves_nothing(cache: Cache, tmp_path: Path) -
     path.write_bytes(saved([tar([item("f", b"x"), item("../x")])]))
     with pytest.raises(ImageError):
         hold(cache, path)
-    assert [name for name in os.listdir(cache.folder) if not name.endswith(".lock")] == []
+    assert entries(cache) == set()
     assert cache.images() == []
 
 
-def test_what_a_killed_process_leaves_is_swept(cache: Cache, tmp_path: Path) -> None:
+def test_what_no_link_leads_to_is_swept(cache: Cache, tmp_path: Path) -> None:
     """The next session removes it, unless its maker or its user is alive."""
-    first = hold(cache, write(tmp_path / "i"))
-    identity = Path(first.path).parent.name
-    dead, making = "a" * 64, "b" * 64
-    left = [f"tmp-{dead}-x", f"old-{dead}-x", f"tmp-{identity}-x"]
-    kept = [f"tmp-{making}-x", f"old-{identity}-x"]
-    for name in (*left, *kept):
-        Path(cache.folder, name, "rootfs").mkdir(parents=True)
-    Path(cache.folder, f"{identity}/.tmp-x/rootfs").mkdir(parents=True)
-    busy = Path(cache.folder, f"{identity}/.tmp-busy")
-    busy.mkdir()
-    fd = os.open(busy, os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    for other in (dead, identity):
-        Path(cache.folder, f"{other[::-1]}.is").symlink_to(other)
-    with open(f"{cache.folder}/{making}.making.lock", "x") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        held = Cache(cache.folder).find(identity)
-        assert held is not None
-        held[0].close()
-        there = set(os.listdir(cache.folder))
-        assert there.isdisjoint(left)
-        assert there.issuperset(kept)
-        assert {name for name in there if name.endswith(".is")} == {f"{identity[::-1]}.is"}
-        assert not Path(cache.folder, f"{identity}/.tmp-x").exists()
-        assert busy.exists()
-    os.close(fd)
-    first.close()
+    made = hold(cache, write(tmp_path / "i"))
+    for name in ("a", "b", "c", "d"):
+        folder = Path(cache.folder, f"{name * 64}-01234567")
+        (folder / "rootfs").mkdir(parents=True)
+        if name in "bd":  # has a link, and is not whole
+            Path(cache.folder, name * 64).symlink_to(folder.name)
+    Path(cache.folder, "e" * 64).symlink_to("f" * 64)
+    Path(cache.folder, "1" * 64).symlink_to(made.id)
+    alive = {f"{name * 64}-01234567" for name in "cd"}
+    with contextlib.ExitStack() as held:
+        for name, kind in zip(sorted(alive), (fcntl.LOCK_EX, fcntl.LOCK_SH), strict=True):
+            lock = held.enter_context(open(f"{cache.folder}/{name}/lock", "x"))
+            fcntl.flock(lock, kind)
+        hold(Cache(cache.folder), tmp_path / "i").close()
+        left = {made.id, Path(made.path).parent.name, "1" * 64}
+        assert entries(cache) == left | alive | {"d" * 64}
     cache.prune()
-    assert there - set(os.listdir(cache.folder)) == set(kept)
-    assert not busy.exists()
+    assert entries(cache) == left
+    made.close()
+    cache.prune(0)
+    assert entries(cache) == set()
+
+
+def test_of_an_earlier_version_s_folder_nothing_is_used_or_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other version may be in use too; its images lie directly under their ids."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = write(tmp_path / "i")
+    with archive.opened(str(path)) as content:
+        old = tmp_path / "pytest-gvisor/images" / content.id
+    (old / "rootfs").mkdir(parents=True)
+    (old / "image.json").write_text("{}")
+    cache = Cache()
+    made = hold(cache, path)
+    assert not old.is_relative_to(cache.folder)
+    assert not Path(made.path).is_relative_to(old.parent)
+    made.close()
+    cache.prune(0)
+    assert cache.images() == []
+    assert (old / "rootfs").is_dir()
 
 
 @pytest.mark.fault("H4")
@@ -143,9 +172,10 @@ def test_a_process_that_is_killed_while_it_unpacks_leaves_nothing(
         assert process.stdout is not None
         assert process.stdout.readline() == "in\n"
         process.kill()
-    assert [name for name in os.listdir(cache.folder) if name.startswith("tmp-")]
-    hold(cache, path).close()
-    assert not [name for name in os.listdir(cache.folder) if name.startswith("tmp-")]
+    (half,) = Path(cache.folder).glob("*-*/rootfs")
+    made = hold(cache, path)
+    assert list(Path(cache.folder).glob("*-*/rootfs")) == [Path(made.path)] != [half]
+    made.close()
 
 
 def test_an_image_that_was_changed_is_made_anew(cache: Cache, tmp_path: Path) -> None:
@@ -173,15 +203,15 @@ def test_an_image_that_was_changed_is_made_anew(cache: Cache, tmp_path: Path) ->
 
 
 def test_the_oldest_is_removed_and_never_one_in_use(tmp_path: Path) -> None:
-    """The oldest image is removed beyond the limit; locks stay."""
+    """The oldest image is removed beyond the limit."""
     cache = Cache(str(tmp_path / "cache"), max_bytes=2_500_000)
     used = hold(cache, write(tmp_path / "a", "a", 1_000_000))
     for name in "bcd":
         time.sleep(0.02)
         hold(cache, write(tmp_path / name, name, 1_000_000)).close()
     left = {Path(cache.folder, image.id, "rootfs/d/f").read_text() for image in cache.images()}
+    assert len(entries(cache)) == 2 * len(left)
     assert left == {"a", "d"}
-    assert len([name for name in os.listdir(cache.folder) if len(name) == 64 + 5]) == 4
     assert len(cache.prune(0)) == 1
     used.close()
     assert len(cache.prune(0)) == 1
@@ -203,7 +233,7 @@ def test_mount_points_are_made_in_a_tree_of_their_own(cache: Cache, tmp_path: Pa
     assert sorted(str(p) for p in Path(made.path).rglob("*")) == before
     made.close()
     again = hold(cache, tmp_path / "i")
-    assert again.path == made._folder + "/rootfs"
+    assert again.path == os.path.join(made._folder, "rootfs")
     assert again.with_points(mounts, USER) == root
     again.close()
 
@@ -211,22 +241,26 @@ def test_mount_points_are_made_in_a_tree_of_their_own(cache: Cache, tmp_path: Pa
 def test_a_tree_with_more_points_that_was_changed_is_made_anew(
     cache: Cache, tmp_path: Path
 ) -> None:
-    """The next process makes the changed tree anew; users of the old one keep it."""
+    """The next process makes another; the changed one stays for its users, and as long as they."""
     mounts = [bind("/usr", "/new/point")]
+    users = [str(tmp_path / name) for name in ("s1", "s2")]
+    for user in users:
+        os.mkdir(user)
     first = hold(cache, write(tmp_path / "i"))
-    root = first.with_points(mounts, USER)
+    root = first.with_points(mounts, users[0])
     Path(root, "planted").touch()
-    inode = Path(root).stat().st_ino
-    assert first.with_points(mounts, USER) == root
+    assert first.with_points(mounts, users[0]) == root
     second = hold(cache, tmp_path / "i")
-    assert second.with_points(mounts, USER) == root
-    assert not Path(root, "planted").exists()
-    old = [path for path in Path(first._folder).glob("old-*/rootfs") if path.stat().st_ino == inode]
-    assert [Path(path, "planted").exists() for path in old] == [True]
+    other = second.with_points(mounts, users[1])
+    assert not Path(other, "planted").exists()
+    assert Path(root, "planted").exists()
+    os.rmdir(users[0])
+    assert second.with_points(mounts, users[1]) == other
+    assert not Path(root).exists()
     first.close()
     second.close()
     assert len(cache.prune(0)) == 1
-    assert [name for name in os.listdir(cache.folder) if not name.endswith(".lock")] == []
+    assert entries(cache) == set()
 
 
 def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
@@ -259,18 +293,22 @@ def test_nothing_is_listed_or_removed_in_a_folder_that_is_not_ours(
 def test_the_folder_is_the_user_s_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is the one that platformdirs defines."""
     monkeypatch.setenv("XDG_CACHE_HOME", "/where/caches/are")
-    assert default_folder() == "/where/caches/are/pytest-gvisor/images"
+    assert default_folder() == "/where/caches/are/pytest-gvisor/images-2"
 
 
 def test_a_lock_that_is_never_free_is_an_error(tmp_path: Path) -> None:
-    """A lock that stays locked is an error after the allowed time."""
+    """A lock that stays locked is an error after the allowed time, the image's and the folder's."""
     cache = Cache(str(tmp_path / "c"), patience=0.1)
     made = hold(cache, write(tmp_path / "i"))
     made.close()
-    with open(f"{os.path.dirname(made._folder)}/{os.path.basename(made._folder)}.lock") as file:
+    with open(f"{made._folder}/lock") as file, archive.opened(str(tmp_path / "i")) as content:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ImageError, match="has not finished"):
-            hold(cache, tmp_path / "i")
+        with pytest.raises(ImageError, match=r"makes or removes it, .* has not finished in 0\.2 s"):
+            cache.hold(content, limits=Limits(max_seconds=0.1))
+    with open(f"{cache.folder}/lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ImageError, match=r"arranges images, .* has not finished in 0\.1 s"):
+            hold(cache, write(tmp_path / "i", "other"))
 
 
 def users(hold: Hold, count: int, tmp_path: Path) -> list[Path]:
@@ -321,8 +359,8 @@ def test_a_tree_that_another_process_has_removed_is_made_anew(cache: Cache, tmp_
     mounts = [bind("/usr", "/new/point")]
     root = made.with_points(mounts, USER)
     shutil.rmtree(Path(root).parent)
-    assert made.with_points(mounts, USER) == root
-    assert Path(root, "new/point").is_dir()
+    assert Path(made.with_points(mounts, USER), "new/point").is_dir()
+    assert not Path(root).exists()
     made.close()
 
 
@@ -330,7 +368,7 @@ def test_a_tree_that_another_process_has_removed_is_made_anew(cache: Cache, tmp_
 def test_a_process_that_is_killed_while_it_makes_points_leaves_nothing(
     cache: Cache, tmp_path: Path
 ) -> None:
-    """The next session removes the half of a tree."""
+    """The next session to find the image unused removes the half of a tree."""
     made = hold(cache, write(tmp_path / "i"))
     code = (
         "import os, signal; from pytest_gvisor import bind\n"
@@ -341,10 +379,11 @@ def test_a_process_that_is_killed_while_it_makes_points_leaves_nothing(
         "hold.with_points([bind('/usr', '/new/point')], '/')\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -signal.SIGKILL
-    assert list(Path(made._folder).glob(".tmp-*/rootfs/d"))
     hold(Cache(cache.folder), tmp_path / "i").close()
-    assert not list(Path(made._folder).glob(".tmp-*"))
+    assert list(Path(made._folder).glob("points-*/rootfs/d"))  # its maker may be the user
     made.close()
+    hold(Cache(cache.folder), tmp_path / "i").close()
+    assert not list(Path(made._folder).glob("points-*"))
 
 
 @pytest.mark.fault("H4")
@@ -362,10 +401,10 @@ def test_a_process_that_is_killed_in_the_middle_of_a_file_leaves_nothing(
         f"    cache.Cache({cache.folder!r}).hold(content)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -signal.SIGKILL
-    assert [path for path in Path(cache.folder).rglob("tmp-*/rootfs/**/*") if path.is_file()]
+    assert [path for path in Path(cache.folder).rglob("*-*/rootfs/**/*") if path.is_file()]
     made = hold(cache, path)
     assert Path(made.path, "z").stat().st_size == 1_000_000
-    assert not list(Path(cache.folder).glob("tmp-*"))
+    assert entries(cache) == {made.id, Path(made._folder).name}
     made.close()
 
 
@@ -376,12 +415,11 @@ BROKEN = ("{", "[]", "null", "{}", '{"seal": [], "notes": 7}', "[" * 100_000)
 def test_an_image_with_a_broken_record_is_listed_counted_and_pruned(
     cache: Cache, tmp_path: Path, text: str
 ) -> None:
-    """A broken image is marked as such, and unpacked anew for its next user."""
+    """A broken image is marked as such. The next user has it unpacked anew."""
     made = hold(cache, write(tmp_path / "i", size=100_000))
     record = Path(made._folder, "image.json")
     record.write_text(text)
-    identity = record.parent.name
-    assert cache.find(identity) is None
+    identity = made.id
     (found,) = cache.images()
     assert (found.id, found.is_broken, found.name) == (identity, True, "")
     assert found.size > 100_000
@@ -389,7 +427,6 @@ def test_an_image_with_a_broken_record_is_listed_counted_and_pruned(
     made.close()
     assert [image.id for image in cache.prune()] == [identity]
     assert cache.images() == []
-    hold(cache, tmp_path / "i").close()
 
 
 @pytest.mark.parametrize("missing", ["config", "name", "size", "notes", "seal"])
@@ -402,8 +439,10 @@ def test_a_record_without_a_field_is_a_broken_one(
     facts = json.loads(record.read_text())
     for changed in ({k: v for k, v in facts.items() if k != missing}, {**facts, missing: [[]]}):
         record.write_text(json.dumps(changed))
-        assert cache.find(record.parent.name) is None
         assert [image.is_broken for image in cache.images()] == [True]
+    again = hold(cache, tmp_path / "i")
+    assert again.path != made.path
+    again.close()
     made.close()
 
 
@@ -420,7 +459,7 @@ def test_removing_needs_no_space(
     monkeypatch.setattr(os, "mkdir", full)
     monkeypatch.setattr(os, "makedirs", full)
     assert len(cache.prune(0)) == 1
-    assert [name for name in os.listdir(cache.folder) if not name.endswith(".lock")] == []
+    assert entries(cache) == set()
 
 
 @pytest.mark.parametrize("name", ["flock", "utime", "rename", "listdir"])
@@ -456,7 +495,7 @@ def test_a_changed_image_that_is_in_use_is_unpacked_beside_it(
     first.close()
     second.close()
     cache.prune(0)
-    assert [name for name in os.listdir(cache.folder) if not name.endswith(".lock")] == []
+    assert entries(cache) == set()
 
 
 def test_a_changed_image_stays_where_it_is_used_until_the_new_one_is_whole(
@@ -490,19 +529,25 @@ def test_an_image_is_there_whatever_is_wrong_with_others(
         assert Path(held.path).is_dir()
 
 
-def test_an_export_without_a_lock_is_an_error_of_ours(
+def test_an_error_of_the_export_is_passed_on_unchanged(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error of the export itself is passed on unchanged."""
+    """An error of the cache's own becomes an `ImageError`; both leave nothing of the image."""
+
+    def opened() -> contextlib.AbstractContextManager[archive.Content]:
+        raise FileNotFoundError
+
+    with pytest.raises(FileNotFoundError):
+        cache.obtain("0" * 64, opened)
+    assert entries(cache) == set()
 
     def refused(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    with pytest.raises(FileNotFoundError), cache.exporting("0" * 64):
-        raise FileNotFoundError
     monkeypatch.setattr(fcntl, "flock", refused)
-    with pytest.raises(ImageError, match="No locks available"), cache.exporting("0" * 64):
-        pass
+    with pytest.raises(ImageError, match="No locks available"):
+        cache.obtain("0" * 64, opened)
+    assert entries(cache) == set()
 
 
 def test_pruning_where_nothing_is_does_nothing(tmp_path: Path) -> None:
@@ -511,20 +556,25 @@ def test_pruning_where_nothing_is_does_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_machine_s_image_is_not_found(
+def test_another_machine_s_image_is_not_used_and_stays(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A home folder may be shared; an index has one id for the images of all machines."""
-    made = hold(cache, write(tmp_path / "i"))
-    made.close()
-    cache.learn("1" * 64, made.id)
+    path, index = write(tmp_path / "i"), "1" * 64
+    hold(cache, path).close()
+    made = cache.obtain(index, lambda: archive.opened(str(path)))
+    assert made.id != index
     monkeypatch.setattr(config, "machine", lambda: "other")
-    for identity in (made.id, "1" * 64):
-        assert cache.find(identity) is None
+    with pytest.raises(ImageError, match="this machine is other"):
+        find(cache, made.id)
+    assert find(cache, index) is None
     monkeypatch.undo()
-    found = cache.find("1" * 64)
+    cache.prune()
+    found = find(cache, made.id)
     assert found is not None
-    found[0].close()
+    assert found.path == made.path
+    found.close()
+    made.close()
 
 
 def test_a_record_may_say_more_than_is_known_here(cache: Cache, tmp_path: Path) -> None:
@@ -532,7 +582,21 @@ def test_a_record_may_say_more_than_is_known_here(cache: Cache, tmp_path: Path) 
     made = hold(cache, write(tmp_path / "i"))
     record = Path(made._folder, "image.json")
     record.write_text(json.dumps({**json.loads(record.read_text()), "later": 1}))
-    found = cache.find(record.parent.name)
-    assert found is not None
-    found[0].close()
+    again = hold(cache, tmp_path / "i")
+    assert again.path == made.path
+    again.close()
+    made.close()
+
+
+def test_a_record_with_another_configuration_is_not_used(cache: Cache, tmp_path: Path) -> None:
+    """The image's id is the digest of its configuration."""
+    made = hold(cache, write(tmp_path / "i"))
+    record = Path(made._folder, "image.json")
+    facts = json.loads(record.read_text())
+    for text in ("{}", "\ud800"):
+        record.write_text(json.dumps({**facts, "config": text}))
+        again = hold(cache, tmp_path / "i")
+        assert again.path != made.path
+        assert again.config.architecture == config.machine()
+        again.close()
     made.close()

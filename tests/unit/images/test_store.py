@@ -136,7 +136,7 @@ def test_another_image_than_the_one_that_was_asked_for_is_refused(
         images = Images(Cache(str(tmp_path / "c")))
         with pytest.raises(ImageError, match=f"{'1' * 64} was asked for"):
             images.rootfs("some:1")
-        assert not [path for path in (tmp_path / "c").iterdir() if path.suffix != ".lock"]
+        assert not [path for path in (tmp_path / "c").iterdir() if path.name != "lock"]
         images.close()
 
 
@@ -168,7 +168,7 @@ def test_an_image_that_is_named_by_its_manifest_is_exported_once(
         images.close()
     assert daemon.exports == 1
     Cache(str(tmp_path / "c")).prune(0)
-    assert not [path for path in (tmp_path / "c").iterdir() if path.suffix != ".lock"]
+    assert not [path for path in (tmp_path / "c").iterdir() if path.name != "lock"]
 
 
 def _manifest(files: dict[str, bytes]) -> str:
