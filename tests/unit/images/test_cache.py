@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -514,6 +515,25 @@ def test_a_changed_image_stays_where_it_is_used_until_the_new_one_is_whole(
         hold(cache, tmp_path / "i")
     assert Path(first.path, "planted").exists()
     first.close()
+
+
+def test_an_image_is_listed_when_it_is_whole_and_a_changed_one_takes_no_space_meanwhile(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A changed image that nobody uses is removed before the new one is unpacked."""
+    first = hold(cache, write(tmp_path / "i"))
+    Path(first.path, "planted").touch()
+    first.close()
+    real, seen = extract.unpack, []
+
+    def unpack(content: archive.Content, root: str, **options: Any) -> extract.Facts:
+        seen.append((os.path.exists(first._folder), cache.images()))
+        return real(content, root, **options)
+
+    monkeypatch.setattr(extract, "unpack", unpack)
+    hold(cache, tmp_path / "i").close()
+    assert seen == [(False, [])]
+    assert len(cache.images()) == 1
 
 
 def test_an_image_is_there_whatever_is_wrong_with_others(
