@@ -19,10 +19,12 @@ from pytest_gvisor import ImageError
 from pytest_gvisor.images import extract, owners
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.programs import linux
+from pytest_gvisor.programs.proc import ALL_IDS, IdRange
 from tests.unit.images.conftest import Item, Unpack, folder, hard, item, link, saved, tar
 
 DEVICE: dict[str, Any] = {"type": tarfile.CHRTYPE}
 FIFO: dict[str, Any] = {"type": tarfile.FIFOTYPE}
+SOME_IDS = (IdRange(0, 1000, 1), IdRange(1, 100000, 65536))
 
 
 def notes(unpack: Unpack) -> set[str]:
@@ -128,9 +130,8 @@ def test_a_tree_of_another_namespace_is_not_taken(tmp_path: Path) -> None:
 
 def test_a_policy_is_of_one_map_and_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each map and user has a part of the cache; without a namespace the whole folder is used."""
-    whole, some = "0 0 4294967295\n", "0 1000 1\n1 100000 65536\n"
+    whole, one, some = ALL_IDS, (IdRange(0, 1000, 1),), SOME_IDS
     seen = []
-    one = "0 1000 1\n"
     asked = [(0, (whole, whole)), (7, (whole, whole)), (0, (some, some)), (0, (some, one))]
     for uid, maps in [*asked, (7, (some, some)), (0, (whole, some))]:
         said = dict(zip(("uid", "gid"), maps, strict=True))
@@ -192,11 +193,11 @@ def test_a_kernel_without_openat2_is_named(unpack: Unpack, monkeypatch: pytest.M
 
 def test_owners_are_kept_where_there_is_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Owners are kept if the maps of this process's namespace have several ids."""
-    maps = {"uid": "0 0 4294967295\n", "gid": "0 1000 1\n1 100000 65536\n"}
+    maps = {"uid": ALL_IDS, "gid": SOME_IDS}
     monkeypatch.setattr(owners, "_map", lambda kind: maps[kind])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert owners.keeps_owners()
-    maps["gid"] = "0 1000 1\n"
+    maps["gid"] = SOME_IDS[:1]
     assert not owners.keeps_owners()
     maps["gid"] = maps["uid"]
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
