@@ -56,7 +56,7 @@ class Link:
         self._ended: Ended | None = None
         self._supervisor = driven.start()
         self._socket = self._supervisor.pipes.socket
-        self._supervisor.add(self._socket, selectors.EVENT_READ, self._on_readable)
+        self._supervisor.change(self._socket, selectors.EVENT_READ, self._on_readable)
 
     def send(self, op: str, **fields: object) -> None:
         """Send a command. Raises `Died` if the pytest is gone or does not read."""

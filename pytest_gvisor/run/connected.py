@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
-from collections.abc import Callable
 
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError, stage
@@ -17,7 +17,7 @@ from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run.pipes import Streams
 from pytest_gvisor.run.request import Workspace
 from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.run.supervisor import KILL_DEADLINE, LINGER, NAP, Supervisor
+from pytest_gvisor.run.supervisor import Phase, Supervisor
 from pytest_gvisor.sessions.launcher import Keeper
 
 
@@ -28,58 +28,28 @@ class DrivenSupervisor(Supervisor):
 
     @property
     def over(self) -> bool:
-        """Whether runsc has ended, or was never started."""
-        return self.status is not None or self.failure is not None
-
-    def add(self, fd: int, event: int, act: Callable[[], bool]) -> None:
-        """Call ``act`` whenever ``fd`` is ready, until it returns False."""
-        self._selector.register(fd, event, act)
-
-    def change(self, fd: int, event: int, act: Callable[[], bool]) -> None:
-        """Wait for another event of ``fd``, or for none, whether it was watched or not."""
-        watched = fd in self._selector.get_map()
-        if not event:
-            if watched:
-                self._selector.unregister(fd)
-        elif watched:
-            self._selector.modify(fd, event, act)
-        else:
-            self._selector.register(fd, event, act)
-
-    def turn(self, timeout: float | None) -> None:
-        """Wait until something is ready or due, and handle it.
-
-        ``timeout`` is at most `NAP`; None waits for ever.
-        """
-        due = self._act()
-        if due is not None:
-            timeout = due if timeout is None else min(timeout, due)
-        timeout = None if timeout is None else min(timeout, NAP)
-        for key, _events in self._selector.select(timeout):
-            # What an earlier one of this turn has closed is waited for no more.
-            if self._selector.get_map().get(key.fd) is key and not key.data():
-                self._end_stream(key.fd)
+        """Whether runsc has ended, was never started, or is given up."""
+        ended = self.status is not None or self.failure is not None
+        return ended or self._phase is Phase.LOST
 
     def terminate(self) -> None:
         """Send the first process SIGTERM."""
         self._ask("term")
 
-    def kill(self) -> None:
-        """Send runsc SIGKILL, which ends the whole sandbox."""
-        self._ask("kill")
+    def end(self, patience: float) -> bool:
+        """Wait ``patience`` seconds for its end and kill the rest; return whether that was needed.
 
-    def wait(self, seconds: float) -> None:
-        """Go on until runsc has ended or ``seconds`` have passed; then read the sentry's last
-        messages.
+        The output and the sentry's last messages are read then.
         """
-        deadline = time.monotonic() + seconds
-        while not self.over and time.monotonic() < deadline:
-            self.turn(deadline - time.monotonic())
-        deadline = time.monotonic() + (LINGER if self.over else 0)
-        while self._streams_open() and time.monotonic() < deadline:
-            self.turn(deadline - time.monotonic())
-        self._stop_lingering()
+        until = time.monotonic() + patience
+        while not self.over and (left := until - time.monotonic()) > 0:
+            self.turn(left)
+        killed = not self.over
+        if self.status is None and self._phase is not Phase.LOST:
+            self._kill()
+        self.watch()
         self.drain_events()
+        return killed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,11 +83,11 @@ class Driven(Runner):
         return self.supervisor
 
     def _supervise(self, order: Order, undo: contextlib.ExitStack) -> DrivenSupervisor:
-        settings = self.request.settings
         with stage("pipes", "cannot make the workload's streams"):
-            pipes = undo.enter_context(contextlib.closing(Streams(settings.max_output)))
-            made = DrivenSupervisor(order, pipes, timeout=settings.timeout, listener=self._listener)
-            return undo.enter_context(contextlib.closing(made))
+            made = Streams(self.request.settings.max_output)
+            pipes = undo.enter_context(contextlib.closing(made))
+            watch = DrivenSupervisor(order, pipes, timeout=math.inf, listener=self._listener)
+            return undo.enter_context(contextlib.closing(watch))
 
     def _hand_over(self, keeper: Keeper) -> None:
         try:
@@ -142,7 +112,7 @@ class Driven(Runner):
 
     def _finish(self, patience: float) -> None:
         try:
-            killed = self._wait(patience)
+            killed = self.supervisor.end(patience)
             verdict = self._judge(self.workspace, self.supervisor)
             if self.keep is not None:
                 self.keep(self.workspace, self.record)
@@ -151,14 +121,3 @@ class Driven(Runner):
         completed = self._completed(verdict, self.supervisor, leaks)
         if not killed:
             self._raise_for(verdict, completed, self.supervisor)
-
-    def _wait(self, patience: float) -> bool:
-        """Wait, and kill a run that does not end; return whether that was needed."""
-        self.supervisor.wait(patience)
-        if self.supervisor.over:
-            return False
-        self.supervisor.kill()
-        self.supervisor.wait(KILL_DEADLINE)
-        if not self.supervisor.over:
-            self.supervisor.give_up()
-        return True

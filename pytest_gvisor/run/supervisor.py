@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
+import math
 import os
 import selectors
 import time
@@ -41,6 +43,20 @@ _MAY_NOT_MOUNT = (
 )
 
 
+class Phase(enum.Enum):
+    """The part of a run that goes on; when its time is over, the next one begins."""
+
+    RUNS = enum.auto()  # to the deadline, at which it gets SIGTERM
+    ENDS = enum.auto()  # by itself, or else by SIGKILL
+    KILLED = enum.auto()
+    LOST = enum.auto()  # nothing but a hung keeper outlives SIGKILL for so long
+    LINGERS = enum.auto()  # runsc has ended: the rest of its output is on its way
+    OVER = enum.auto()
+
+
+_LAST = (Phase.LOST, Phase.OVER)
+
+
 class Supervisor:
     """The loop of one run. `watch` returns when runsc has ended and the streams are drained.
 
@@ -54,7 +70,6 @@ class Supervisor:
         self.pipes = pipes
         self.listener = listener
         self.started_at = time.monotonic()
-        self.deadline = self.started_at + timeout
         self.start: float | None = None
         """Seconds until the sentry said that the workload starts; None where nothing was heard."""
 
@@ -65,10 +80,10 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._keeper: Keeper | None = None
         self._control: Control | None = None
-        self._unheard = False
         self._gofer: int | None = None
         self.gofer_died = False
-        self._actions: list[tuple[float, Callable[[], None]]] = []
+        self._phase = Phase.RUNS
+        self._due = self.started_at + timeout  # when the next phase begins at the latest
 
     def launch(self, keeper: Keeper, executable: int, cgroups: Sequence[int] = ()) -> None:
         """Hand the run to the keeper: its order, and the descriptors that go with it."""
@@ -81,40 +96,59 @@ class Supervisor:
     def _register(self) -> None:
         """Wait for the streams, and for messages of the keeper and the sentry."""
         for fd, event, act in self.pipes.watched():
-            self._add(fd, event, act)
+            self.change(fd, event, act)
         if self._control is not None:
-            self._add(self._control.fileno(), selectors.EVENT_READ, self._hear)
+            self.change(self._control.fileno(), selectors.EVENT_READ, self._hear)
         if self.listener is not None:
-            self._add(self.listener.fileno(), selectors.EVENT_READ, self._listen)
+            self.change(self.listener.fileno(), selectors.EVENT_READ, self._listen)
 
-    def _add(self, fd: int, event: int, act: Callable[[], bool]) -> None:
-        self._selector.register(fd, event, act)
-
-    def _end_stream(self, fd: int) -> None:
-        """Stop watching ``fd``, and close it if it is a pipe of ours."""
-        self._selector.unregister(fd)
-        self.pipes.end(fd)
+    def change(self, fd: int, event: int, act: Callable[[], bool]) -> None:
+        """Call ``act`` on this event of ``fd``, until it returns False; 0 is to watch no more."""
+        watched = fd in self._selector.get_map()
+        if event:
+            (self._selector.modify if watched else self._selector.register)(fd, event, act)
+        elif watched:
+            self._selector.unregister(fd)
 
     def watch(self) -> None:
         """Wait until runsc has ended and its output is drained, or the deadline has killed it."""
-        self._actions = [(self.deadline, self._expire)]
         while self.status is None or self._streams_open():
-            left = self._act()
-            if left is None:
+            if self._phase in _LAST:
                 return
-            self._turn(left)
+            self.turn(NAP)
 
-    def _act(self) -> float | None:
-        """Do all that is due; return the seconds until the next deadline, or None."""
-        now = time.monotonic()
-        while self._actions and self._actions[0][0] <= now:
-            self._actions.pop(0)[1]()
-        return max(0.0, self._actions[0][0] - now) if self._actions else None
+    def turn(self, timeout: float | None) -> None:
+        """Do what is due, wait until something is ready or due, and handle what is ready.
 
-    def _turn(self, timeout: float) -> None:
-        for key, _events in self._selector.select(min(timeout, NAP)):
-            if not key.data():
-                self._end_stream(key.fd)
+        ``timeout`` is at most `NAP`; None waits for ever.
+        """
+        left = self._due_in()
+        if timeout is not None:
+            left = min(left, timeout, NAP)
+        for key, _events in self._selector.select(None if math.isinf(left) else left):
+            # What an earlier one of this turn has closed is waited for no more.
+            if self._selector.get_map().get(key.fd) is key and not key.data():
+                self._selector.unregister(key.fd)
+                self.pipes.end(key.fd)
+
+    def _enter(self, phase: Phase, seconds: float = 0.0) -> None:
+        """Begin a phase that lasts for so long."""
+        self._phase = phase
+        self._due = time.monotonic() + seconds
+
+    def _due_in(self) -> float:
+        """Begin each phase that is due; return the seconds until the next one."""
+        while (left := self._due - time.monotonic()) <= 0 and self._phase not in _LAST:
+            match self._phase:
+                case Phase.RUNS:
+                    self._expire()
+                case Phase.ENDS:
+                    self._kill()
+                case Phase.KILLED:
+                    self._enter(Phase.LOST)
+                case Phase.LINGERS:
+                    self._stop_lingering()
+        return max(0.0, left)
 
     def _streams_open(self) -> bool:
         """Whether an output pipe is still open. The input's does not count."""
@@ -129,15 +163,12 @@ class Supervisor:
             return
         self.timed_out = True
         self._ask("term")
-        now = time.monotonic()
-        self._actions = [
-            (now + TERM_GRACE, lambda: self._ask("kill")),
-            (now + TERM_GRACE + KILL_DEADLINE, self.give_up),
-        ]
+        self._enter(Phase.ENDS, TERM_GRACE)
 
-    def give_up(self) -> None:
-        """Give up on the keeper: nothing but a hung keeper outlives SIGKILL for so long."""
-        self._unheard = self.status is None
+    def _kill(self) -> None:
+        """Send runsc SIGKILL, which ends the whole sandbox."""
+        self._ask("kill")
+        self._enter(Phase.KILLED, KILL_DEADLINE)
 
     def _stop_lingering(self) -> None:
         """Read the rest of the streams, and wait no longer for processes that hold them."""
@@ -145,6 +176,7 @@ class Supervisor:
         for drain in self.pipes.drains:
             if drain.fd in self.pipes.ours:
                 drain.rest()
+        self._enter(Phase.OVER)
 
     def _ask(self, wish: str) -> None:
         if self._control is not None:
@@ -169,7 +201,7 @@ class Supervisor:
         elif state == "exited":
             self.status = _number(message, "status")
             # With runsc every writer of the pipes dies; what they hold is there to be read now.
-            self._actions = [(time.monotonic() + LINGER, self._stop_lingering)]
+            self._enter(Phase.LINGERS, LINGER)
         return True
 
     def _listen(self) -> bool:
@@ -186,7 +218,7 @@ class Supervisor:
             # The sentry has connected: its connection is read now, and nobody else is let in.
             self._selector.unregister(before)
             with stage("events", "the sandbox cannot be listened to"):
-                self._add(listener.fileno(), selectors.EVENT_READ, self._listen)
+                self.change(listener.fileno(), selectors.EVENT_READ, self._listen)
             self._watch_gofer()
         return going_on
 
@@ -199,7 +231,7 @@ class Supervisor:
         self._gofer = gofer.find(self.pid)
         if self._gofer is not None:
             with contextlib.suppress(OSError):  # it is only evidence
-                self._add(self._gofer, selectors.EVENT_READ, self._gofer_ended)
+                self.change(self._gofer, selectors.EVENT_READ, self._gofer_ended)
 
     def _gofer_ended(self) -> bool:
         listener = self.listener
@@ -208,9 +240,9 @@ class Supervisor:
         self.drain_events()
         if listener is not None and listener.complete and not listener.workload_statuses:
             self.gofer_died = True
-            # The sentry ends by itself then, unless it was just starting.
-            end = (time.monotonic() + TERM_GRACE, lambda: self._ask("kill"))
-            self._actions = sorted([*self._actions, end], key=lambda action: action[0])
+            if self._phase is Phase.RUNS:
+                # The sentry ends by itself then, unless it was just starting.
+                self._enter(Phase.ENDS, min(TERM_GRACE, self._due - time.monotonic()))
         return False
 
     def drain_events(self) -> None:
@@ -228,7 +260,8 @@ class Supervisor:
         if self._control is None or self._keeper is None:
             return ()
         try:
-            leaks = None if self._unheard else self._await_cleaned(self._control)
+            lost = self._phase is Phase.LOST
+            leaks = None if lost else self._await_cleaned(self._control)
             if leaks is not None:
                 return leaks
             self._keeper.kill()

@@ -27,7 +27,7 @@ from pytest_gvisor.run.pipes import Pipes, TerminalPipes
 from pytest_gvisor.run.request import Record, Request
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.sentry import Listener
-from pytest_gvisor.run.supervisor import LINGER, Supervisor
+from pytest_gvisor.run.supervisor import LINGER, Phase, Supervisor
 from pytest_gvisor.sessions.launcher import Launcher
 
 _PIECE = 4096
@@ -144,7 +144,9 @@ class _TerminalSupervisor(Supervisor):
         now = time.monotonic()
         self._patient_until = self._patient_until or now + _SCREEN_PATIENCE
         if self._output is not None and self._output.busy() and now < self._patient_until:
-            self._actions = [(now + LINGER, self._stop_lingering)]
+            self._enter(Phase.LINGERS, LINGER)
+        else:
+            self._enter(Phase.OVER)
 
     def close(self) -> None:
         if self._output is not None:

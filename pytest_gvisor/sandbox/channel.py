@@ -92,8 +92,8 @@ class Channel:
         self._fd = self._supervisor.pipes.socket
         with stage("channel", "the sandbox cannot be listened to"):
             self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._supervisor.add(self._waker, selectors.EVENT_READ, self._on_wake)
-            self._supervisor.add(self._fd, selectors.EVENT_READ, self._on_socket)
+            self._supervisor.change(self._waker, selectors.EVENT_READ, self._on_wake)
+            self._supervisor.change(self._fd, selectors.EVENT_READ, self._on_socket)
         threads.start(self._thread)
 
     def _give_up(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 from pytest_gvisor import Gvisor, ProtocolError, SandboxCrashed, WorkloadTimeout
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import children_of
-from pytest_gvisor.run import connected, supervisor
+from pytest_gvisor.run import supervisor
 from pytest_gvisor.sandbox import channel
 from tests.faults.little import (
     LONGER,
@@ -93,7 +93,7 @@ def test_a_stopped_keeper_does_not_stop_a_warm_sandbox_s_end(
 ) -> None:
     """A program's deadline is the guest's; the sandbox is dead when it is closed."""
     killing = 0.5
-    monkeypatch.setattr(connected, "KILL_DEADLINE", killing)
+    monkeypatch.setattr(supervisor, "KILL_DEADLINE", killing)
     sandbox = gvisor.sandbox()
     with sent_to_the_keeper(gvisor, signal.SIGSTOP), pytest.raises(WorkloadTimeout):
         sandbox.exec(["sleep", "100"], timeout=1)

@@ -177,7 +177,7 @@ INSIDE = """
     def test_after():
         pass
 """
-IMPATIENT = "from pytest_gvisor.run import connected; connected.KILL_DEADLINE = 0.5"
+IMPATIENT = "from pytest_gvisor.run import supervisor; supervisor.KILL_DEADLINE = 0.5"
 
 
 @pytest.mark.fault("E4", "F5", "F8", "F9")

@@ -37,14 +37,12 @@ class Sandbox:
         """Be the supervisor, too."""
         return self
 
-    def add(self, fd: int, event: int, act: Callable[[], bool]) -> None:
-        """Watch a descriptor."""
-        self._selector.register(fd, event, act)
-
     def change(self, fd: int, event: int, act: Callable[[], bool]) -> None:
-        """Stop watching one."""
-        assert not event
-        self._selector.unregister(fd)
+        """Watch a descriptor, or stop watching one."""
+        if event:
+            self._selector.register(fd, event, act)
+        else:
+            self._selector.unregister(fd)
 
     def turn(self, timeout: float) -> None:
         """Look once."""

@@ -59,7 +59,7 @@ def test_streams_that_cannot_be_waited_for_are_a_typed_error(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Supervisor, "_add", refuse)
+        patch.setattr(Supervisor, "change", refuse)
         error = runs().error
     assert isinstance(error, LaunchError)
     assert (error.stage, error.errno) == ("pipes", errno.ENOSPC)
@@ -73,7 +73,7 @@ def test_a_gofer_that_cannot_be_watched_ends_no_run(
 ) -> None:
     """The gofer is only evidence."""
     fake.script(["gofer"], *FINE, ["task_exit", 0], ["exit", 0])
-    real, refused = Supervisor._add, []
+    real, refused = Supervisor.change, []
 
     def refuse(*arguments: Any) -> None:
         if of_what == "its number" or arguments[-1].__name__ == "_gofer_ended":
@@ -84,7 +84,7 @@ def test_a_gofer_that_cannot_be_watched_ends_no_run(
     if of_what == "its number":
         monkeypatch.setattr(proc, "children_of", refuse)
     else:
-        monkeypatch.setattr(Supervisor, "_add", refuse)
+        monkeypatch.setattr(Supervisor, "change", refuse)
     assert runs().error is None
     assert refused
 
@@ -133,14 +133,14 @@ def test_what_is_in_the_pipes_when_nobody_waits_any_longer_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Output that arrives while the process has no turn is read at the end."""
-    real = Supervisor._turn
+    real = Supervisor.turn
 
-    def stalled(self: Supervisor, timeout: float) -> None:
+    def stalled(self: Supervisor, timeout: float | None) -> None:
         real(self, timeout)
         for fd in self.pipes.theirs[1:]:
             os.write(fd, b"x" * 50_000)
 
-    monkeypatch.setattr(Supervisor, "_turn", stalled)
+    monkeypatch.setattr(Supervisor, "turn", stalled)
     monkeypatch.setattr(supervisor_module, "LINGER", 0.0)
     with told(EXITED, max_output=10**6) as supervisor:
         supervisor.watch()
@@ -187,15 +187,15 @@ def test_a_gofer_that_ends_after_a_flood_of_reports_has_not_died_first(
 ) -> None:
     """More ends of processes are waiting than one turn takes, and the first one's is the last."""
     fake.script(["gofer"], *FINE, ["flood", 150], ["task_exit", 0], ["kill_gofer"], ["exit", 0])
-    real = supervisor_module.Supervisor._turn
+    real = supervisor_module.Supervisor.turn
 
-    def turn(self: supervisor_module.Supervisor, timeout: float) -> None:
+    def turn(self: supervisor_module.Supervisor, timeout: float | None) -> None:
         if self._gofer is not None and self.start is not None:
             select.select([self._gofer], [], [], 20)
         real(self, timeout)
 
     with monkeypatch.context() as patch:
-        patch.setattr(supervisor_module.Supervisor, "_turn", turn)
+        patch.setattr(supervisor_module.Supervisor, "turn", turn)
         ended = runs()
     assert ended.error is None
     assert ended.outcome is Outcome.EXITED
@@ -219,6 +219,37 @@ def test_a_driven_run_whose_gofer_dies_before_the_start_is_killed(
     error = driven.end().error
     assert over
     assert isinstance(error, SandboxCrashed)
+
+
+def test_a_gofer_s_end_puts_off_no_deadline(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sentry that does not end with its gofer is killed at the deadline, not after the grace."""
+    monkeypatch.setattr(supervisor_module, "TERM_GRACE", 10**6)
+    fake.script(["gofer"], *FINE, ["kill_gofer"], ["hang"])
+    assert isinstance(runs(timeout=2.0).error, SandboxCrashed)
+
+
+def test_a_driven_run_is_over_although_a_stopped_keeper_says_nothing_of_its_end(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gofer has died, and the keeper neither kills nor reaps it: nobody waits for ever."""
+    monkeypatch.setattr(supervisor_module, "TERM_GRACE", 0.1)
+    monkeypatch.setattr(supervisor_module, "KILL_DEADLINE", 0.1)
+    fake.script(["gofer"], *FINE, ["hang"])
+    request = Request(
+        runsc=runs.binary, platform=Platform.SYSTRAP, settings=Settings(), make_spec=make_spec
+    )
+    driven = Driven(request, runs.launcher, Record())
+    supervisor = driven.start()
+    while supervisor._gofer is None or supervisor.start is None:
+        supervisor.turn(1.0)
+    os.kill(runs.launcher.keeper().pid, signal.SIGSTOP)
+    signal.pidfd_send_signal(supervisor._gofer, signal.SIGKILL)
+    while not supervisor.over:
+        supervisor.turn(None)
+    assert isinstance(driven.end().error, SandboxCrashed)
+    assert runs.left() == []
 
 
 def test_a_keeper_that_is_killed_is_a_protocol_error_and_leaves_nothing(

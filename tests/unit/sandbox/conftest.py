@@ -37,12 +37,8 @@ class FakeSupervisor:
         self.pipes = SimpleNamespace(socket=ours.fileno())
         self._selector = selectors.DefaultSelector()
 
-    def add(self, fd: int, event: int, act: Callable[[], bool]) -> None:
-        """Wait for a descriptor."""
-        self._selector.register(fd, event, act)
-
     def change(self, fd: int, event: int, act: Callable[[], bool]) -> None:
-        """Wait for something else."""
+        """Wait for this, and for nothing else."""
         with contextlib.suppress(KeyError):
             self._selector.unregister(fd)
         if event:
