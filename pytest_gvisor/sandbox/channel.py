@@ -297,7 +297,7 @@ class Channel:
             return False
         self._decoder.add(count)
         for raw, payload in self._decoder.frames():
-            self._take(messages.read(raw, len(payload)), payload)
+            self._take(messages.read(raw, payload))
         return count == len(room)
 
     def _read_rest(self) -> None:
@@ -310,7 +310,7 @@ class Channel:
                     return
                 self._read()
 
-    def _take(self, message: Message, payload: memoryview) -> None:
+    def _take(self, message: Message) -> None:
         if message.op == "hello":
             if self.python or message.id:
                 raise FrameError("hello a second time")
@@ -320,7 +320,7 @@ class Channel:
         peer = self._peers.get(message.id)
         if peer is None:
             raise FrameError(f"{message.op} about {message.id}, which is not open")
-        peer.on_message(message, payload)
+        peer.on_message(message)
         if peer.over:
             del self._peers[message.id]
 

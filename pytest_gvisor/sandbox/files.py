@@ -25,16 +25,16 @@ class _Transfer(Peer):
         self._changed = threading.Condition(channel.lock)
         self._id = 0
 
-    def on_message(self, message: Message, payload: memoryview) -> None:
+    def on_message(self, message: Message) -> None:
         """See `Peer.on_message`."""
         if message.op == "failed":
             self.refused = message.numbers["errno"] or 5
             self.over = True
         else:
-            self._take(message, payload)
+            self._take(message)
         self._changed.notify_all()
 
-    def _take(self, message: Message, payload: memoryview) -> None:
+    def _take(self, message: Message) -> None:
         raise NotImplementedError
 
     def on_death(self) -> None:
@@ -82,8 +82,7 @@ class Upload(_Transfer):
             self._channel.join()
             self._channel.check()
 
-    def _take(self, message: Message, payload: memoryview) -> None:
-        del payload
+    def _take(self, message: Message) -> None:
         if message.op != "answer":
             raise FrameError(f"{message.op} of a file that is written")
         self._size = message.numbers["n"]
@@ -113,7 +112,8 @@ class Download(_Transfer):
             return InsideError(text, errno=_TOO_LARGE)
         return super()._refusal(doing)
 
-    def _take(self, message: Message, payload: memoryview) -> None:
+    def _take(self, message: Message) -> None:
+        payload = message.payload
         if message.op == "eof" and message.numbers["s"] == 1:
             # The end may have been on its way when it was told to stop.
             self.refused = _TOO_LARGE if self._cancelled else 0

@@ -130,9 +130,9 @@ class _Link(Peer):
         self._gone = False
         self._id = channel.add(self, {"op": "connect", "port": forward.target})
 
-    def on_message(self, message: Message, payload: memoryview) -> None:
+    def on_message(self, message: Message) -> None:
         """See `Peer.on_message`."""
-        numbers = message.numbers
+        numbers, payload = message.numbers, message.payload
         if message.op == "closed":
             self.over = True
             self._guest_closed(numbers["errno"])

@@ -43,6 +43,8 @@ class Message:
     id: int
     numbers: Mapping[str, int]
     texts: Mapping[str, str]
+    payload: memoryview
+    """Valid until the next frame is read."""
 
 
 def _number(value: Any, limits: tuple[int, int], name: str) -> int:
@@ -51,8 +53,8 @@ def _number(value: Any, limits: tuple[int, int], name: str) -> int:
     return value
 
 
-def read(raw: Mapping[str, Any], payload: int) -> Message:
-    """Parse the message of a frame with ``payload`` bytes. Raises `FrameError`."""
+def read(raw: Mapping[str, Any], payload: memoryview) -> Message:
+    """Parse the message of a frame. Raises `FrameError`."""
     op = raw.get("op")
     shape = SHAPES.get(op) if isinstance(op, str) else None
     if shape is None or not isinstance(op, str):
@@ -60,7 +62,7 @@ def read(raw: Mapping[str, Any], payload: int) -> Message:
     if raw.keys() != {"op", "id", *shape.fields, *shape.texts}:
         raise FrameError(f"{op} with the fields {str(sorted(raw))[:200]}")
     if bool(payload) != shape.payload:
-        raise FrameError(f"{op} with {payload} bytes")
+        raise FrameError(f"{op} with {len(payload)} bytes")
     texts = {}
     for name in shape.texts:
         text = raw[name]
@@ -75,4 +77,5 @@ def read(raw: Mapping[str, Any], payload: int) -> Message:
             for name, limits in shape.fields.items()
         },
         texts=texts,
+        payload=payload,
     )

@@ -23,7 +23,7 @@ class Peer(abc.ABC):
     """Whether the guest has nothing more to say about it."""
 
     @abc.abstractmethod
-    def on_message(self, message: Message, payload: memoryview) -> None:
+    def on_message(self, message: Message) -> None:
         """Take a message. Raises `FrameError` for a message at the wrong moment."""
 
     @abc.abstractmethod
@@ -39,9 +39,8 @@ class Answer(Peer):
         self.changed = threading.Condition(lock)
         self._words = words
 
-    def on_message(self, message: Message, payload: memoryview) -> None:
+    def on_message(self, message: Message) -> None:
         """See `Peer.on_message`."""
-        del payload
         if message.op not in self._words:
             raise FrameError(f"{message.op} as an answer")
         self.message = message

@@ -14,7 +14,6 @@ from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.workload import identified
 from pytest_gvisor.sandbox import interpreter
-from pytest_gvisor.sandbox.process import Command
 
 if TYPE_CHECKING:
     from pytest_gvisor.completed import Completed
@@ -23,12 +22,35 @@ if TYPE_CHECKING:
     from pytest_gvisor.run.request import Hooks
     from pytest_gvisor.run.workload import Workload
     from pytest_gvisor.sessions.launcher import Launcher
-    from pytest_gvisor.settings import Settings
+    from pytest_gvisor.settings import Platform, Settings
 
 _MAX_RECORDS = 50
 _MAX_NOTED = 5
 _MAX_PATH = 4096
 _START_DEADLINE = 30.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """The program to start, with the facts for its error or result."""
+
+    args: tuple[str, ...]
+    strings: tuple[bytes, ...]
+    """The arguments and then the environment, ``NAME=value``."""
+
+    cwd: str
+    user: tuple[int, int, tuple[int, ...]]
+    reads: bool
+    """Whether it has a standard input to read from; else that is at its end at once."""
+
+    timeout: float
+    max_output: int
+    sha256: bool
+    platform: Platform
+    runsc: str
+    """The sandbox's own command line."""
+
+    repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import enum
 import os
 import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pytest_gvisor.completed import Completed, Outcome, WorkloadTimeout, signal_name
 from pytest_gvisor.errors import InsideError, NotReady, UsageError
@@ -20,34 +21,23 @@ from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Answer, Peer
 from pytest_gvisor.sandbox.streams import Reader, Stream, Watch, Writer
-from pytest_gvisor.settings import Platform, seconds
+from pytest_gvisor.settings import seconds
+
+if TYPE_CHECKING:
+    from pytest_gvisor.sandbox.plan import Command
 
 KILL_CONFIRM = 2.0
 TERM_GRACE = 1.0
 _CHUNK = MAX_PAYLOAD
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Command:
-    """The program to start, with the facts for its error or result."""
+class _State(enum.Enum):
+    """The guest's last word about a program."""
 
-    args: tuple[str, ...]
-    strings: tuple[bytes, ...]
-    """The arguments and then the environment, ``NAME=value``."""
-
-    cwd: str
-    user: tuple[int, int, tuple[int, ...]]
-    reads: bool
-    """Whether it has a standard input to read from; else that is at its end at once."""
-
-    timeout: float
-    max_output: int
-    sha256: bool
-    platform: Platform
-    runsc: str
-    """The sandbox's own command line."""
-
-    repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    ASKED = "not started yet"
+    RUNS = "running"
+    ENDED = "ended, with output on its way"
+    OVER = "over"
 
 
 class Process(Peer):
@@ -60,10 +50,10 @@ class Process(Peer):
         self.args = command.args
         self.max_output = command.max_output
         self.changed = threading.Condition(channel.lock)
-        self.started = False
         self.refused = 0
         """The error number with which it could not be started."""
 
+        self._state = _State.ASKED
         self._status: int | None = None
         self._channel = channel
         self._command = command
@@ -111,39 +101,51 @@ class Process(Peer):
 
     # What the guest says.
 
-    def on_message(self, message: Message, payload: memoryview) -> None:
+    def on_message(self, message: Message) -> None:
         """See `Peer.on_message`."""
-        numbers = message.numbers
-        if message.op == "started" and not self.started:
-            self.started = True
-        elif message.op == "failed" and not self.started:
-            self.refused = numbers["errno"] or 5
-            self.over = True
-        elif not self.started:
-            raise FrameError(f"{message.op} before a start")
-        elif message.op == "data":
-            self._streams[numbers["s"]].feed(payload)
-        elif message.op == "eof" and numbers["s"]:
-            self._streams[numbers["s"]].finish()
-        elif message.op == "eof" and self._status is None:
-            self._input_closed = True
-        elif message.op == "credit" and self._status is None:
-            self._input_credit += numbers["n"]
-            if self._input_credit > WINDOW:
-                raise FrameError("more was read than was sent")
-        elif message.op == "exit" and self._status is None:
-            _exit_code(numbers["status"])
-            self._status = numbers["status"]
-            self._duration = time.monotonic() - self._begun_at
-            if self._status:
-                # On systrap, what was killed for memory ends with status 1 and without a word.
-                self._ran_out = self._channel.oom_kills() > self._oom_kills
+        act = _ACTS[self._state].get(message.op)
+        if act is None:
+            raise FrameError(f"{message.op} of a program that is {self._state.value}")
+        act(self, message)
+        if self._state is _State.ENDED and all(s.ended for s in self._streams.values()):
+            self._state = _State.OVER
+        self.over = self._state is _State.OVER
+        self.changed.notify_all()
+
+    def _on_started(self, _message: Message) -> None:
+        self._state = _State.RUNS
+
+    def _on_failed(self, message: Message) -> None:
+        self.refused = message.numbers["errno"] or 5
+        self._state = _State.OVER
+
+    def _on_data(self, message: Message) -> None:
+        self._streams[message.numbers["s"]].feed(message.payload)
+
+    def _on_eof(self, message: Message) -> None:
+        stream = message.numbers["s"]
+        if stream:
+            self._streams[stream].finish()
+        elif self._state is _State.RUNS:
             self._input_closed = True
         else:
-            raise FrameError(f"{message.op} of a program where it cannot be")
-        ended = all(stream.ended for stream in self._streams.values())
-        self.over = self.over or (self._status is not None and ended)
-        self.changed.notify_all()
+            raise FrameError("the end of an ended program's input")
+
+    def _on_credit(self, message: Message) -> None:
+        self._input_credit += message.numbers["n"]
+        if self._input_credit > WINDOW:
+            raise FrameError("more was read than was sent")
+
+    def _on_exit(self, message: Message) -> None:
+        status = message.numbers["status"]
+        _exit_code(status)
+        self._status = status
+        self._state = _State.ENDED
+        self._duration = time.monotonic() - self._begun_at
+        if status:
+            # On systrap, what was killed for memory ends with status 1 and without a word.
+            self._ran_out = self._channel.oom_kills() > self._oom_kills
+        self._input_closed = True
 
     def on_death(self) -> None:
         """See `Peer.on_death`."""
@@ -290,7 +292,7 @@ class Process(Peer):
     def check_started(self, deadline: float) -> None:
         """Wait for the program's start. Raises `InsideError` if it cannot be started."""
         with self.changed:
-            while not self.started and not self.refused:
+            while self._state is _State.ASKED:
                 self.wait_change(deadline, "start")
         self.check_refused()
 
@@ -334,14 +336,10 @@ class Process(Peer):
 
     def wait_over(self, deadline: float) -> bool:
         """Wait until the program has ended and all output has arrived; False at the deadline."""
-        with self.changed:
+        with self.changed, contextlib.suppress(NotReady):
             while not self.over:
-                self.check_alive()
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                self.changed.wait(min(left, NAP))
-        return True
+                self.wait_change(deadline, "end")
+        return self.over
 
     def completed(self, outcome: Outcome | None = None) -> Completed:
         """Return the result, or the output so far with this outcome."""
@@ -381,6 +379,16 @@ class Process(Peer):
         if code is not None and code < 0:
             state = signal_name(-code)
         return f"<Process {list(self.args)!r}: {state}>"
+
+
+_OUTPUT = {"data": Process._on_data, "eof": Process._on_eof}
+_ACTS: Mapping[_State, Mapping[str, Callable[[Process, Message], None]]] = {
+    _State.ASKED: {"started": Process._on_started, "failed": Process._on_failed},
+    _State.RUNS: {**_OUTPUT, "credit": Process._on_credit, "exit": Process._on_exit},
+    _State.ENDED: _OUTPUT,
+    _State.OVER: {},
+}
+"""What may come in each state; any other message ends the sandbox."""
 
 
 def patience_of(timeout: float | None, default: float) -> float:

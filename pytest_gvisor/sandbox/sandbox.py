@@ -25,8 +25,8 @@ from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
 from pytest_gvisor.sandbox.peers import Answer
-from pytest_gvisor.sandbox.plan import encoded
-from pytest_gvisor.sandbox.process import TERM_GRACE, Command, Process, patience_of
+from pytest_gvisor.sandbox.plan import Command, encoded
+from pytest_gvisor.sandbox.process import TERM_GRACE, Process, patience_of
 
 if TYPE_CHECKING:
     import os

@@ -23,7 +23,8 @@ from pytest_gvisor.guest import frames
 from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.connected import Ended
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.sandbox.process import Command, Process
+from pytest_gvisor.sandbox.plan import Command
+from pytest_gvisor.sandbox.process import Process
 
 GUEST = Path(frames.__file__).with_name("main.py")
 PATIENCE = 20.0
