@@ -37,6 +37,7 @@ WINDOW = 1024 * 1024
 _NUMBERS = 2**32
 _BUFFER = 1024 * 1024
 _BATCH = 16
+_readv = os.readv  # a test inside may have replaced it where its pytest reads
 
 
 class FrameError(ValueError):
@@ -157,6 +158,21 @@ class Decoder:
     def add(self, count: int) -> None:
         """Note that ``count`` bytes were read into the room."""
         self._end += count
+
+    def read(self, fd: int) -> int:
+        """Read once from ``fd``; return the number of bytes, 0 where no more will come.
+
+        Raises `BlockingIOError` where nothing has come yet. The rule of `room` holds.
+        """
+        room = self.room()
+        try:
+            count = _readv(fd, [room])
+        except BlockingIOError:
+            raise
+        except OSError:  # the other end is gone, with messages of ours unread
+            return 0
+        self.add(count)
+        return count
 
     def frames(self) -> Iterator[tuple[dict[str, Any], memoryview]]:
         """Yield the complete frames: message and payload. Raises `FrameError`, or as ``read``."""

@@ -102,14 +102,10 @@ class Guest:
 
     def _read(self) -> None:
         try:
-            count = os.readv(self.loop.host, [self.loop.decoder.room()])
+            if not self.loop.decoder.read(self.loop.host):
+                raise SystemExit(0)
         except BlockingIOError:
             return
-        except OSError:
-            count = 0
-        if not count:
-            raise SystemExit(0)
-        self.loop.decoder.add(count)
         for message, payload in self.loop.decoder.frames():
             self._take(message, bytes(payload))
 

@@ -49,7 +49,7 @@ _MAX_VALUES = 900_000
 _WHOLE = frozenset({"collected", "coverage", "finished"})
 GUARD = "PYTEST_GVISOR_INSIDE"  # see plugin/placement.py
 # Tests replace functions of modules, and this program speaks while they are replaced.
-_getpid, _readv, _exit = os.getpid, os.readv, os._exit
+_getpid, _exit = os.getpid, os._exit
 
 
 class Channel:
@@ -78,10 +78,8 @@ class Channel:
         while True:
             for command, _payload in self._decoder.frames():
                 return command
-            count = _readv(self._commands, [self._decoder.room()])
-            if not count:
+            if not self._decoder.read(self._commands):
                 return {"op": "finish"}
-            self._decoder.add(count)
 
     def send(self, kind: str, **fields: object) -> None:
         """Send one message, after those that were put off: a crash shows the host how far this

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import enum
 import os
 import secrets
 import select
@@ -31,8 +32,18 @@ _CONGESTED = 2 * MAX_PAYLOAD
 _READS = 4
 # A read takes most of a MiB, and the socket's buffer holds two.
 _LAST_READS = 16
+_MUCH = 64 * 1024  # so much at once is seldom all
 _EXIT_PATIENCE = 1.0
 _DEATH_PATIENCE = 2.0
+
+
+class _State(enum.Enum):
+    """The part of its life that a channel is in; each is left for a later one."""
+
+    NEW = enum.auto()  # nobody listens yet
+    OPEN = enum.auto()
+    ENDING = enum.auto()  # nothing is sent any more; the thread that listens removes the sandbox
+    GONE = enum.auto()  # removed, and everybody who waits is told
 
 
 class Channel:
@@ -40,31 +51,29 @@ class Channel:
 
     def __init__(self, driven: Driven) -> None:
         self.lock = threading.RLock()
-        self.death: Death | None = None
-        self.ended: Ended | None = None
+        self.supervisor: DrivenSupervisor
+        """The run's supervisor, for the listening thread only."""
+
         self.python = ""
+        self.death = Death()
+        """Why it is ending, or gone."""
+
+        self._state = _State.NEW
+        self._ended: Ended | None = None
         self._driven = driven
-        self._supervisor: DrivenSupervisor
-        self._tag = secrets.token_bytes(TAG_SIZE)
         self._encoder = Encoder()
         with stage("channel", "no memory for the sandbox's messages"):
-            self._decoder = Decoder()
-        self._decoder.tag = self._tag
+            self._decoder = Decoder(secrets.token_bytes(TAG_SIZE))
         self._peers: dict[int, Peer] = {}
         self._last_id = 0
         self._out = Outbox()
-        self._writable = threading.Condition(self.lock)
-        self._greeted = threading.Condition(self.lock)
+        self._changed = threading.Condition(self.lock)
         self._chores: collections.deque[Callable[[], None]] = collections.deque()
         self._relieved: list[Callable[[], None]] = []
         self.at_end: set[Callable[[], None]] = set()
         """Called with the lock held when the sandbox is to end, before it is removed."""
 
-        self._death: Death | None = None
-        self._patience = _DEATH_PATIENCE
         self._waker = -1
-        self._listens = False
-        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="gvisor-sandbox", daemon=True)
 
     def start(self, timeout: float) -> None:
@@ -73,83 +82,71 @@ class Channel:
         Raises what a run raises before its start, `RunscFailed` or `SandboxCrashed`.
         """
         deadline = time.monotonic() + timeout
-        self._supervisor = self._driven.start()
+        self.supervisor = self._driven.start()
         try:
             self._listen()
             with self.lock:
-                self.send({"op": "hello", "id": 0, "tag": self._tag.hex()})
-                self._encoder.tag = self._tag
+                self.send({"op": "hello", "id": 0, "tag": self._decoder.tag.hex()})
+                self._encoder.tag = self._decoder.tag
                 self._wait_greeting(deadline)
         except BaseException:  # Ctrl-C, or the signal of pytest-timeout: nobody knows this sandbox
-            self._give_up()
+            self._give_up("its start was given up")
             raise
         if not self.python:
-            self.kill(f"the guest did not answer within {timeout:g} s")
-            self._thread.join()
-            raise self._start_error()
+            self._give_up(f"the guest did not answer within {timeout:g} s")
+            raise (self._ended and self._ended.error) or self.crash()
 
     def _listen(self) -> None:
-        self._fd = self._supervisor.pipes.socket
+        self._fd = self.supervisor.pipes.socket
         with stage("channel", "the sandbox cannot be listened to"):
             self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._supervisor.change(self._waker, selectors.EVENT_READ, self._on_wake)
-            self._supervisor.change(self._fd, selectors.EVENT_READ, self._on_socket)
+            self.supervisor.change(self._waker, selectors.EVENT_READ, self._on_wake)
+            self.supervisor.change(self._fd, selectors.EVENT_READ, self._on_socket)
         threads.start(self._thread)
 
-    def _give_up(self) -> None:
+    def _give_up(self, reason: str) -> None:
         """End a sandbox in the middle of its start, through the listening thread if that runs."""
-        self.kill("its start was given up")
         with self.lock:
-            self._abandoned = not self._listens
-        if self._listens:
+            listens = self._state is not _State.NEW
+            self.kill(reason)
+        if listens:
             self._thread.join()
-            return
-        self._driven.end()
-        if self._waker >= 0:
-            os.close(self._waker)
+        else:
+            self._ended = self._driven.end()
+            self._close_waker()
 
     def _wait_greeting(self, deadline: float) -> None:
-        while not self.python and self.death is None:
-            if not self._greeted.wait(max(0.0, deadline - time.monotonic())):
+        while not self.python and not self.gone:
+            if not self._changed.wait(max(0.0, deadline - time.monotonic())):
                 return
 
-    def _start_error(self) -> GvisorError:
-        if self.ended is not None and self.ended.error is not None:
-            return self.ended.error
-        return self.crash(self.ended.completed if self.ended else None)
-
     # What other threads do.
-
-    def new_id(self) -> int:
-        """Return an unused id; the lock is held."""
-        self._last_id += 1
-        return self._last_id
 
     def add(self, peer: Peer, message: Mapping[str, object], payload: bytes = b"") -> int:
         """Give a peer its id, and send its first message. Raises if the sandbox is gone."""
         with self.lock:
             self.check()
-            number = self.new_id()
-            self._peers[number] = peer
-            self.send({**message, "id": number}, payload)
-            return number
+            self._last_id += 1
+            self._peers[self._last_id] = peer
+            self.send({**message, "id": self._last_id}, payload)
+            return self._last_id
 
     def check(self) -> None:
         """Raise an error if the sandbox is gone."""
-        if self.death is not None or self._death is not None:
-            raise self.crash(self.ended.completed if self.ended else None)
+        if self.ending:
+            raise self.crash()
 
-    def crash(self, completed: Completed | None) -> GvisorError:
+    def crash(self, completed: Completed | None = None) -> GvisorError:
         """Return the error of a gone sandbox, with the output so far in ``completed``."""
-        death = self.death or self._death
-        reason = (death.reason if death else "") or "it has ended"
+        if completed is None and self._ended is not None:
+            completed = self._ended.completed
         if completed is None:
             completed = Completed(
                 args=(), returncode=-9, **streams(Capture(0), Capture(0)), duration=0.0,
                 platform=self._driven.request.platform, outcome=Outcome.SANDBOX_CRASHED,
             )  # fmt: skip
         return SandboxCrashed(
-            f"the sandbox is gone: {reason}",
+            f"the sandbox is gone: {self.death.reason or 'it has ended'}",
             completed=completed,
             panic=self._driven.record.panic,
         )
@@ -157,7 +154,7 @@ class Channel:
     def send(self, message: Mapping[str, object], payload: bytes | memoryview = b"") -> None:
         """Send a frame now, or when the guest takes it; for a dead sandbox, drop it."""
         with self.lock:
-            if self.death is not None or self._death is not None:
+            if self.ending:
                 return
             queued = bool(self._out.size)
             self._out.add(self._encoder.head(dict(message), len(payload)), payload)
@@ -169,9 +166,9 @@ class Channel:
     def wait_room(self, deadline: float) -> bool:
         """Wait until little is waiting to be sent; False at the deadline."""
         with self.lock:
-            while self.congested and self.death is None:
+            while self.congested and not self.gone:
                 left = deadline - time.monotonic()
-                if left <= 0 or not self._writable.wait(left):
+                if left <= 0 or not self._changed.wait(left):
                     return False
         return True
 
@@ -182,14 +179,14 @@ class Channel:
 
     def kill(self, reason: str, *, replaceable: bool = False) -> None:
         """End the sandbox at once."""
-        self._end(Death(reason=reason, replaceable=replaceable), 0.0)
+        self._end(Death(reason=reason, replaceable=replaceable))
 
     def close(self) -> None:
         """Let the guest end, and wait until nothing is left. A second call does nothing."""
         # A guest is quick to go: that it does is not to be seen before the reason is known.
         with self.lock:
             self.send({"op": "exit", "id": 0})
-            self._end(Death(reason="it was closed"), _EXIT_PATIENCE)
+            self._end(Death(reason="it was closed", patience=_EXIT_PATIENCE))
         self.join()
 
     def join(self) -> None:
@@ -198,18 +195,21 @@ class Channel:
             self._thread.join()
 
     @property
-    def replaceable(self) -> bool:
-        """Whether the sandbox was ended so that another one may take its place."""
-        return self._death is not None and self._death.replaceable
+    def ending(self) -> bool:
+        """Whether the sandbox is about to end, or gone."""
+        return self._state in (_State.ENDING, _State.GONE)
 
-    def _end(self, death: Death, patience: float) -> Death:
-        """End the sandbox, unless it is ending; return the reason that holds."""
+    @property
+    def gone(self) -> bool:
+        """Whether the sandbox is removed, and everybody who waits is told."""
+        return self._state is _State.GONE
+
+    def _end(self, death: Death) -> None:
+        """End the sandbox, unless it is ending: the first reason holds."""
         with self.lock:
-            if self._death is None:
-                self._death = death
-                self._patience = patience
+            if not self.ending:
+                self._state, self.death = _State.ENDING, death
                 self._wake()
-            return self._death
 
     def _wake(self) -> None:
         with self.lock:
@@ -217,11 +217,6 @@ class Channel:
                 os.eventfd_write(self._waker, 1)
 
     # What the listening thread does.
-
-    @property
-    def supervisor(self) -> DrivenSupervisor:
-        """The run's supervisor, for the listening thread only."""
-        return self._supervisor
 
     def oom_kills(self) -> int:
         """The number of the sandbox's processes that the kernel has killed for memory."""
@@ -232,35 +227,27 @@ class Channel:
         """Whether much is waiting to be sent."""
         return self._out.size > _CONGESTED
 
-    @property
-    def ending(self) -> bool:
-        """Whether the sandbox is about to end."""
-        return self._death is not None
-
     def when_relieved(self, act: Callable[[], None]) -> None:
         """Call ``act`` once when little is waiting any more."""
         self._relieved.append(act)
 
     def _run(self) -> None:
         with self.lock:
-            if self._abandoned:
+            if self._state is not _State.NEW:  # its start was given up
                 return
-            self._listens = True
-        supervisor = self._supervisor
+            self._state = _State.OPEN
         try:
-            while self._death is None and not supervisor.over:
+            while not self.ending and not self.supervisor.over:
                 # Without an end: Python runs handlers of signals in the main thread alone.
-                supervisor.turn(None)
+                self.supervisor.turn(None)
                 self._do_chores()
             self._read_rest()
         except FrameError as error:
-            self._end(
-                Death(reason=f"the guest's messages cannot be trusted: {escape(str(error))}"), 0
-            )
+            self.kill(f"the guest's messages cannot be trusted: {escape(str(error))}")
         except (GvisorError, OSError) as error:
-            self._end(Death(reason=str(error)), 0)
+            self.kill(str(error))
         except MemoryError:
-            self._end(Death(reason="no memory for its messages"), 0)
+            self.kill("no memory for its messages")
         finally:
             self._wind_up()
 
@@ -279,26 +266,21 @@ class Channel:
             self._flush()
             # Not all at once: forwarded connections want their turn too.
             for _ in range(_READS):
-                if not self._read():
+                if self._read() < _MUCH:
                     break
         return True
 
-    def _read(self) -> bool:
-        """Read once; return whether there may be more."""
-        room = self._decoder.room()
+    def _read(self) -> int:
+        """Read once; return the number of bytes."""
         try:
-            count = os.readv(self._fd, [room])
+            count = self._decoder.read(self._fd)
         except BlockingIOError:
-            return False
-        except OSError:
-            count = 0
+            return 0
         if not count:
-            self._end(Death(reason=""), _DEATH_PATIENCE)
-            return False
-        self._decoder.add(count)
+            self._end(Death(patience=_DEATH_PATIENCE))
         for raw, payload in self._decoder.frames():
             self._take(messages.read(raw, payload))
-        return count == len(room)
+        return count
 
     def _read_rest(self) -> None:
         """Read the guest's last frames: its end may be seen before them."""
@@ -306,7 +288,7 @@ class Channel:
         poller.register(self._fd, select.POLLIN)
         with self.lock:
             for _ in range(_LAST_READS):
-                if self._death is not None or not poller.poll(0):
+                if self.ending or not poller.poll(0):
                     return
                 self._read()
 
@@ -315,7 +297,7 @@ class Channel:
             if self.python or message.id:
                 raise FrameError("hello a second time")
             self.python = message.texts["python"] or "?"
-            self._greeted.notify_all()
+            self._changed.notify_all()
             return
         peer = self._peers.get(message.id)
         if peer is None:
@@ -333,7 +315,7 @@ class Channel:
         except OSError:  # it is gone, which the listening thread sees as well
             self._out.clear()
         if not self.congested:
-            self._writable.notify_all()
+            self._changed.notify_all()
             if self._relieved:
                 self._chores += self._relieved
                 self._relieved.clear()
@@ -350,24 +332,27 @@ class Channel:
 
     def _watch_socket(self) -> None:
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out.size else 0)
-        self._supervisor.change(self._fd, events, self._on_socket)
+        self.supervisor.change(self._fd, events, self._on_socket)
 
     def _wind_up(self) -> None:
         """Remove the sandbox, which ends or has ended, and notify all peers."""
         with self.lock:
-            death = self._end(Death(reason=""), 0.0)
-            self._supervisor.change(self._fd, 0, self._on_socket)
+            self._end(Death())
+            self.supervisor.change(self._fd, 0, self._on_socket)
             for act in list(self.at_end):
                 act()
-        ended = self._driven.end(self._patience)
+        ended = self._driven.end(self.death.patience)
         with self.lock:
-            self.ended = ended
-            self.death = dataclasses.replace(death, reason=death.reason or why(ended))
+            self._ended = ended
+            self.death = dataclasses.replace(self.death, reason=self.death.reason or why(ended))
+            self._state = _State.GONE
             for peer in list(self._peers.values()):
                 peer.on_death()
             self._peers.clear()
-            self._greeted.notify_all()
-            self._writable.notify_all()
-            with contextlib.suppress(OSError):
-                os.close(self._waker)
+            self._changed.notify_all()
+            self._close_waker()
+
+    def _close_waker(self) -> None:
+        if self._waker >= 0:
+            os.close(self._waker)
             self._waker = -1

@@ -58,7 +58,7 @@ class Forward:
     def close(self) -> None:
         """Stop listening and drop every connection. A second call does nothing."""
         with self._channel.lock:
-            if not self._closed and self._channel.death is None:
+            if not self._closed and not self._channel.gone:
                 self._channel.chore(self.drop)
                 self._gone.wait_for(lambda: self._closed, _CLOSE_PATIENCE)
 

@@ -56,7 +56,10 @@ class Answer(Peer):
 class Death:
     """The reason why a sandbox is gone."""
 
-    reason: str
+    reason: str = ""
+    patience: float = 0.0
+    """Seconds in which it may end by itself."""
+
     replaceable: bool = False
     """Whether the next use may start another one in its place."""
 

@@ -208,17 +208,17 @@ class Process(Peer):
                 return True
             channel.add(answer, {"op": "kill", "of": self._id})
             answer.changed.wait_for(
-                lambda: answer.message or channel.death, deadline - time.monotonic()
+                lambda: answer.message or channel.gone, deadline - time.monotonic()
             )
-            if channel.death is not None:
+            if channel.gone:
                 return True
             if answer.message is None or answer.message.numbers["left"]:
                 return False
             # It is dead; its end and the rest of its output are on their way.
             self.changed.wait_for(
-                lambda: self.over or channel.death, max(0.0, deadline - time.monotonic())
+                lambda: self.over or channel.gone, max(0.0, deadline - time.monotonic())
             )
-            return self._status is not None or channel.death is not None
+            return self._status is not None or channel.gone
 
     def wait_for_output(
         self,
@@ -264,7 +264,7 @@ class Process(Peer):
 
     def __exit__(self, *_: object) -> None:
         """Kill the program and its descendants, unless it has ended."""
-        if self._channel.death is None:
+        if not self._channel.gone:
             self.kill()
 
     # For this package.
@@ -275,7 +275,7 @@ class Process(Peer):
 
     def check_alive(self) -> None:
         """Raise an error if the program cannot end any more; the lock is held."""
-        if self._channel.death is not None and not self.over:
+        if self._channel.gone and not self.over:
             raise self._channel.crash(self.completed(Outcome.SANDBOX_CRASHED))
 
     def wait_change(self, deadline: float, what: str) -> None:

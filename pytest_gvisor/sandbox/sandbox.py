@@ -63,7 +63,7 @@ class Sandbox:
             if self._closed:
                 raise UsageError("this sandbox is closed")
             channel = self._channel
-            if channel is not None and channel.replaceable:
+            if channel is not None and channel.death.replaceable:
                 self._channel = None
                 self._settle(channel)
                 channel = None

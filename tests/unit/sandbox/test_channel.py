@@ -119,6 +119,25 @@ def test_an_interrupted_start_of_the_thread_leaves_no_sandbox(
     assert not channel._thread.is_alive()
 
 
+def test_a_thread_that_gets_no_turn_until_the_deadline_ends_no_sandbox_twice(
+    unstarted: tuple[Channel, FakeDriven],
+) -> None:
+    """The starter removes the sandbox then, and the thread that comes late leaves it alone."""
+    channel, driven = unstarted
+    turn = threading.Event()
+
+    def late() -> None:
+        turn.wait(PATIENCE)
+        channel._run()
+
+    channel._thread = threading.Thread(target=late)
+    with pytest.raises(SandboxCrashed, match="did not answer"):
+        channel.start(0.0)
+    turn.set()
+    channel._thread.join()
+    assert driven.ends == 1
+
+
 def test_a_message_without_memory_for_it_ends_the_sandbox(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
