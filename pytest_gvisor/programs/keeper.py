@@ -13,6 +13,7 @@ run is killed. When the main socket closes or pytest's pidfd becomes readable, p
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import json
 import os
@@ -46,6 +47,17 @@ _NOTHING = Order(id="", argv=(), term=(), delete=(), env={}, folder="", root="")
 """The order of a run whose message could not be read: there is nothing to remove."""
 
 
+class State(enum.IntEnum):
+    """The part of its life that a run is in: from `LEAVES` on it is being removed."""
+
+    RUNS = enum.auto()
+    RELEASED = enum.auto()  # it runs, and its removal begins with its end
+    ENDED = enum.auto()  # the caller has not released it yet
+    LEAVES = enum.auto()  # its last processes may end by themselves until the run is due
+    CLEARS = enum.auto()  # they are killed, and what is left when it is due is told
+    DELETES = enum.auto()  # `runsc delete` goes on, and is killed when it is due
+
+
 class Run:
     """One sandbox, from the fork to the removal of its remains."""
 
@@ -56,12 +68,16 @@ class Run:
         self.executable = -1
         self.report = -1
         self.pid = 0
-        self.released = False
-        self.killed_at: float | None = None
-        self.status: int | None = None
+        self.state = State.RUNS
+        self.due = 0.0
+        self.killed = False
         self.deletes = 0
         self.deleter = 0
-        self.deadline = float("inf")
+
+    def enter(self, state: State, seconds: float) -> None:
+        """Begin a part of the removal that is due in so many seconds."""
+        self.state = state
+        self.due = time.monotonic() + seconds
 
     def tell(self, **message: object) -> None:
         """Send one message about this run. A dead caller is no error."""
@@ -120,7 +136,7 @@ class Run:
         if isinstance(error, OSError):
             number, detail = error.errno or 0, error.strerror or detail
         self.tell(state="failed", stage=stage, errno=number, detail=detail[:2000])
-        if self.pid == 0 and self.status is None:
+        if self.pid == 0 and self.state < State.ENDED:
             self._close_report()
             self.reaped(127 << 8)
         self.kill()
@@ -144,11 +160,11 @@ class Run:
 
     def release(self) -> None:
         """Kill the rest and clean up: the caller needs no more."""
-        self.released = True
-        if self.status is None:
+        if self.state < State.ENDED:
+            self.state = State.RELEASED
             self.kill()
-        else:
-            self.keeper.finish(self)
+        elif self.state is State.ENDED:
+            self.enter(State.LEAVES, EXIT_GRACE)
 
     def abandon(self) -> None:
         """Do the same as `release` for a dead caller, without messages."""
@@ -157,69 +173,71 @@ class Run:
 
     def terminate(self) -> None:
         """Have runsc send the workload SIGTERM, if it runs by now. Does not wait."""
-        if self.status is None and self.pid:
+        if self.state < State.ENDED and self.pid:
             with contextlib.suppress(OSError):
                 # A command, and no signal: `runsc run` passes one on for a terminal only.
                 self._spawn(self.order.term)
 
     def kill(self) -> None:
         """Send runsc SIGKILL; gofer and sentry follow by their parent-death signals."""
-        if self.status is None and self.pid:
+        if self.state < State.ENDED and self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         leftovers.kill_cgroups(self.order.cgroups)
-        self.killed_at = time.monotonic()
+        self.killed = True
 
     def reaped(self, status: int) -> None:
         """Take the raw wait ``status`` of runsc."""
         if self.report >= 0:
             # Both can be ready at once; why the child ended comes before that it did.
             self.launched()
-        self.status = status
+        released, self.state = self.state is State.RELEASED, State.ENDED
         self.tell(state="exited", status=status)
-        if self.released:
-            self.keeper.finish(self)
+        if released:
+            self.release()
 
     def clean(self, now: float) -> bool:
         """Take one step of the cleanup; return True when nothing is left to do."""
-        if self.deleter:
-            if now > self.deadline:
+        late = now > self.due
+        if self.state is State.DELETES:
+            if late:
                 self.deletes = DELETE_TRIES  # one that hangs would hang again
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.deleter, signal.SIGKILL)
             return False
-        if self.deadline == float("inf"):
-            self.deadline = now + EXIT_GRACE
+        if late and self.state is State.LEAVES:
+            self.enter(State.CLEARS, EXIT_GRACE)
+            late = False
         try:
-            leaks = self._step(now)
+            leaks = self._step(last=late)
         except OSError as error:  # out of descriptors or memory, for the moment
-            leaks = [f"{self.order.folder}: {error}"] if now > self.deadline + EXIT_GRACE else None
+            leaks = [f"{self.order.folder}: {error}"] if late else None
         if leaks is None:
             return False
         self.tell(state="cleaned", leaks=leaks)
         return True
 
-    def _step(self, now: float) -> list[str] | None:
-        """Return the leaks, or None if the cleanup needs more time."""
+    def _step(self, *, last: bool) -> list[str] | None:
+        """Return the leaks, or None if the cleanup needs more time, and this is not the last."""
         order = self.order
         if not order.folder:
             return []
         left = leftovers.processes(order.root)
         if left:
             # PDEATHSIG reaches gofer and sentry at once; what stays is killed by pid.
-            if self.killed_at is not None or now > self.deadline:
+            if self.killed or self.state is State.CLEARS:
                 leftovers.kill(left, order.root)
-            if now < self.deadline + EXIT_GRACE:
+            if not last:
                 return None
         # A runsc that was killed leaves its state file and socket, until `runsc delete --force`.
         stale = leftovers.has_state(order.root)
         if stale and self.deletes < DELETE_TRIES:
             self.deletes += 1
-            self.deadline = now + DELETE_DEADLINE
             self.deleter = self._spawn(order.delete)
+            self.enter(State.DELETES, DELETE_DEADLINE)
             return None
         leaks = leftovers.remove(order.folder, order.cgroups)
-        if leaks and now < self.deadline + EXIT_GRACE:
+        if leaks and not last:
             return None
         if stale:
             leaks.append(f"`runsc delete --force {order.id}` left its state; the files are gone")
@@ -254,7 +272,6 @@ class Keeper:
         self.main = main
         self.session = session
         self.runs: list[Run] = []
-        self.finishing: list[Run] = []
         self.leaving = False
         self.held: list[int] = []
         """Descriptors that say, by a lock on them, that this process is alive."""
@@ -328,23 +345,17 @@ class Keeper:
             if pid == 0:
                 return
             for run in self.runs:
-                if run.pid == pid and run.status is None:
+                if run.pid == pid and run.state < State.ENDED:
                     run.reaped(status)
                 elif run.deleter == pid:
                     run.deleter = 0
-                    run.deadline = time.monotonic() + EXIT_GRACE
-
-    def finish(self, run: Run) -> None:
-        """Begin the removal of what ``run`` made."""
-        if run not in self.finishing:
-            self.finishing.append(run)
+                    run.enter(State.LEAVES, EXIT_GRACE)
 
     def clean(self) -> None:
         """Take one step for each run that is being removed."""
         now = time.monotonic()
-        for run in list(self.finishing):
-            if run.clean(now):
-                self.finishing.remove(run)
+        for run in list(self.runs):
+            if run.state > State.ENDED and run.clean(now):
                 self.runs.remove(run)
                 run.close()
 
@@ -361,7 +372,8 @@ class Keeper:
         """Run until pytest is gone and nothing is left."""
         while not (self.leaving and not self.runs):
             # Nothing tells the end of a process that is no child here: look again, and often.
-            for key, _events in self.selector.select(0.005 if self.finishing else None):
+            cleans = any(run.state > State.ENDED for run in self.runs)
+            for key, _events in self.selector.select(0.005 if cleans else None):
                 # What an earlier one of this turn has closed may be another's number by now.
                 if self.selector.get_map().get(key.fd) is key:
                     key.data()

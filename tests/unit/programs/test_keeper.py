@@ -410,7 +410,6 @@ class Stub:
     """A substitute for the keeper of a run."""
 
     watched: dict[int, Callable[[], None]] = field(default_factory=dict)
-    finishing: list[Run] = field(default_factory=list)
 
     def watch(self, fd: int, act: Callable[[], None]) -> None:
         """See `Keeper.watch`."""
@@ -419,10 +418,6 @@ class Stub:
     def unwatch(self, fd: int) -> None:
         """See `Keeper.unwatch`."""
         self.watched.pop(fd, None)
-
-    def finish(self, run: Run) -> None:
-        """See `Keeper.finish`."""
-        self.finishing.append(run)
 
 
 @pytest.fixture
@@ -509,6 +504,9 @@ def test_cleaning_waits_for_better_times_but_not_for_ever(
     """The keeper retries without descriptors, and reports the remains after a while."""
     run, told = lone
     run.order = order_in(tmp_path)
+    run.reaped(0)
+    told()
+    run.release()
 
     def refuse(*_: object) -> Any:
         raise OSError(errno.EMFILE, "no descriptors")
