@@ -36,7 +36,8 @@ def spare_memory(mib: float) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm", encoding="ascii") as file:
         size = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (size + int(mib * 2**20), hard))
+    # A negative limit is none (setrlimit(2), RLIM_INFINITY), and this process may be small.
+    resource.setrlimit(resource.RLIMIT_AS, (max(0, size + int(mib * 2**20)), hard))
     try:
         yield
     finally:
