@@ -43,7 +43,7 @@ class _State(enum.Enum):
     NEW = enum.auto()  # nobody listens yet
     OPEN = enum.auto()
     ENDING = enum.auto()  # nothing is sent any more; the thread that listens removes the sandbox
-    GONE = enum.auto()  # removed, and everybody who waits is told
+    GONE = enum.auto()  # removed, and no wait goes on
 
 
 class Channel:
@@ -201,7 +201,7 @@ class Channel:
 
     @property
     def gone(self) -> bool:
-        """Whether the sandbox is removed, and everybody who waits is told."""
+        """Whether the sandbox is removed, and no wait for it goes on."""
         return self._state is _State.GONE
 
     def _end(self, death: Death) -> None:

@@ -32,7 +32,7 @@ _CHUNK = MAX_PAYLOAD
 
 
 class _State(enum.Enum):
-    """The guest's last word about a program."""
+    """The last known state of a program."""
 
     ASKED = "not started yet"
     RUNS = "running"
