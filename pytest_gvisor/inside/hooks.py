@@ -162,11 +162,12 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """Run a test inside, in place of pytest's own protocol."""
     if plan_key not in item.stash:
         return None
-    _session(item.config).run(item, nextitem)
+    _session(item).run(item, nextitem)
     return True
 
 
-def _session(config: pytest.Config) -> InsideSession:
+def _session(item: pytest.Item) -> InsideSession:
+    config = item.config
     if _session_key not in config.stash:
         from pytest_gvisor.inside.session import InsideSession  # noqa: PLC0415 -- see above
         from pytest_gvisor.inside.start import Inside  # noqa: PLC0415
@@ -175,7 +176,7 @@ def _session(config: pytest.Config) -> InsideSession:
             env=tuple(config.getoption("gvisor_env")),
             writable=tuple(config.getoption("gvisor_writable")),
         )
-        config.stash[_session_key] = InsideSession(config, _isolation(config), inside)
+        config.stash[_session_key] = InsideSession(item.session, _isolation(config), inside)
     return config.stash[_session_key]
 
 

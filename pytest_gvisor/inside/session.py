@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside, start
 from pytest_gvisor.inside.worker import Ids, Worker
 from pytest_gvisor.plugin import cells, markers
-from pytest_gvisor.plugin.placement import FIELDS, Plan, plan_key, plan_of
+from pytest_gvisor.plugin.placement import FIELDS, plan_key, plan_of
 from pytest_gvisor.plugin.precedence import expected_failure, location, settings_of
 from pytest_gvisor.plugin.skips import usage
 from pytest_gvisor.sessions import places
@@ -30,43 +31,72 @@ if TYPE_CHECKING:
 _MAX_FALSE_STARTS = 3
 
 
-class _Key(NamedTuple):
-    """The sandbox of a test: two tests whose keys are equal share one."""
+@dataclasses.dataclass(kw_only=True)
+class _Unit:
+    """The tests that share a sandbox, in the order in which they are to run."""
 
     platform: Platform | None
     """The platform that was asked for."""
 
     settings: Settings
-    unit: str
-    """The tests that it lives for."""
+    lifetime: Isolation
+    items: list[pytest.Item] = dataclasses.field(default_factory=list)
+    worker: Worker | None = None
+
+
+class _Seat(NamedTuple):
+    """The place of a test: its number among those of its unit."""
+
+    unit: _Unit
+    number: int
+
+
+_seat_key = pytest.StashKey[_Seat]()
+_refused_key = pytest.StashKey[bool]()
 
 
 class InsideSession:
     """The sandboxes for tests inside, each made for its first test."""
 
-    def __init__(self, config: pytest.Config, isolation: Isolation, inside: Inside) -> None:
-        self._config = config
-        self._bounds = SessionBounds(config, config.getini(FIELDS))
+    def __init__(self, session: pytest.Session, isolation: Isolation, inside: Inside) -> None:
+        self._config = session.config
+        self._bounds = SessionBounds(self._config, self._config.getini(FIELDS))
         self._isolation = isolation
         self._inside = inside
-        self._workers: dict[_Key, Worker] = {}
-        self._keys: dict[int, _Key] = {}
+        self._units = self._plan_units(session.items)
         self._working: set[tuple[Platform, str | None]] = set()
         self._false_starts: dict[tuple[Platform | None, Settings], int] = {}
-        self._refused: dict[int, bool] = {}
+
+    def _plan_units(self, items: Sequence[pytest.Item]) -> list[_Unit]:
+        """Give each test its place beside those that share its sandbox."""
+        units: dict[tuple[Platform | None, Settings, str], _Unit] = {}
+        for position, item in enumerate(items):
+            plan = plan_of(item)
+            if plan is None:
+                continue
+            try:
+                settings = settings_of(item)
+            except UsageError:  # it fails when its turn has come
+                settings = Settings()
+            lifetime = Isolation.TEST if plan.fresh else self._isolation
+            names = {Isolation.MODULE: str(item.path), Isolation.TEST: str(position)}
+            fresh = _Unit(platform=plan.platform, settings=settings, lifetime=lifetime)
+            unit = units.setdefault((plan.platform, settings, names.get(lifetime, "")), fresh)
+            item.stash[_seat_key] = _Seat(unit, len(unit.items))
+            unit.items.append(item)
+        return list(units.values())
 
     def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         """Run the whole protocol of one test inside."""
-        plan = item.stash[plan_key]
+        unit = item.stash[_seat_key].unit
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         platform = self._platform(item)
         if platform is not None:
-            key = self._key(item)
-            ids = self._ids(item, nextitem, plan)
-            self._run(item, key, platform, ids)
-            if (ids.following is None and self._isolation is not Isolation.SESSION) or plan.fresh:
-                self._finish(key)
+            ids = self._ids(item, nextitem)
+            self._run(item, unit, platform, ids)
+            if ids.following is None and unit.lifetime is not Isolation.SESSION:
+                self._finish(unit)
         self._tear_down_here(item, nextitem)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
@@ -82,17 +112,17 @@ class InsideSession:
             if call.excinfo.errisinstance((KeyboardInterrupt, pytest.exit.Exception)):
                 raise call.excinfo.value
 
-    def _run(self, item: pytest.Item, key: _Key, platform: Platform, ids: Ids) -> None:
-        worker = self._worker(key, item.session.items, platform)
+    def _run(self, item: pytest.Item, unit: _Unit, platform: Platform, ids: Ids) -> None:
+        worker = unit.worker = unit.worker or self._worker(unit, platform)
         began = time.monotonic()
         failure = worker.start()
-        tried = platform, key.settings.runsc
+        tried = platform, unit.settings.runsc
         # A sandbox that starts shows that its platform works; one that does not is looked into.
         if not failure:
             self._working.add(tried)
         elif tried not in self._working and self._platform(item, examine=True) is None:
             return
-        self._count_start(item, key, failure)
+        self._count_start(item, unit, failure)
         fresh, reason = None, None
         if not self._config.getoption("runxfail", False):
             reason = expected_failure(item, platform)
@@ -108,12 +138,12 @@ class InsideSession:
             cells.attach_inside(item, report, starts=starts, record=record)
             item.ihook.pytest_runtest_logreport(report=report)
 
-    def _count_start(self, item: pytest.Item, key: _Key, failure: str) -> None:
+    def _count_start(self, item: pytest.Item, unit: _Unit, failure: str) -> None:
         """End the session after too many failed starts in a row.
 
         Whichever unit of tests they were for: what they have in common is platform and settings.
         """
-        kind = key.platform, key.settings
+        kind = unit.platform, unit.settings
         self._false_starts[kind] = self._false_starts.get(kind, 0) + 1 if failure else 0
         if self._false_starts[kind] >= _MAX_FALSE_STARTS:
             item.session.shouldstop = "three sandboxes in a row ended before their first test"
@@ -137,97 +167,57 @@ class InsideSession:
             _log(item, phase)
         return None
 
-    def _key(self, item: pytest.Item) -> _Key:
-        if id(item) not in self._keys:
-            plan = item.stash[plan_key]
-            unit = {
-                Isolation.SESSION: "",
-                Isolation.MODULE: str(item.path),
-                Isolation.TEST: item.nodeid,
-            }[self._isolation]
-            own = item.nodeid if plan.fresh else unit
-            self._keys[id(item)] = _Key(plan.platform, settings_of(item), own)
-        return self._keys[id(item)]
-
-    def _ids(self, item: pytest.Item, nextitem: pytest.Item | None, plan: Plan) -> Ids:
+    def _ids(self, item: pytest.Item, nextitem: pytest.Item | None) -> Ids:
         """Return the node ids inside of a test and of those after it: their fixtures stay set
         up.
         """
-        following = self._following(item, nextitem)
-        if following is None:
-            return Ids(inner=plan.inner)
         option = self._config.option
         stops = option.maxfail or getattr(option, "stepwise", False)
-        # Under xdist nobody knows what comes after the next test.
-        sure = following is nextitem and not stops and not hasattr(self._config, "workerinput")
-        then = self._following(following, following) if sure else None
+        upcoming = self._upcoming(item, nextitem)
+        following = next(upcoming, None)
+        known = following is nextitem and not hasattr(self._config, "workerinput")
+        sure = following is not None and known and not stops
         return Ids(
-            inner=plan.inner,
-            following=following.stash[plan_key].inner,
+            inner=item.stash[plan_key].inner,
+            following=_inner(following),
             sure=sure,
-            after_that=None if then is None else then.stash[plan_key].inner,
+            after_that=_inner(next(upcoming, None)) if sure else None,
         )
 
-    def _following(self, item: pytest.Item, nextitem: pytest.Item | None) -> pytest.Item | None:
-        """Return the next test in the same sandbox that the host will not skip or fail."""
-        if item.stash[plan_key].fresh or self._isolation is Isolation.TEST:
-            return None
-        for other in self._upcoming(item, nextitem):
-            theirs = plan_of(other)
-            if theirs is None or theirs.fresh or self._key(other) != self._key(item):
-                continue
-            if not self._is_refused(other):
-                return other
-        return None
-
-    def _is_refused(self, item: pytest.Item) -> bool:
-        """Whether the host will skip or fail a test, so that it must not run ahead inside."""
-        if id(item) not in self._refused:
-            self._refused[id(item)] = False
-            try:
-                _judged(item)
-            except (pytest.skip.Exception, pytest.fail.Exception, GvisorError):
-                self._refused[id(item)] = True
-        return self._refused[id(item)]
-
     def _upcoming(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[pytest.Item]:
-        """Yield the tests after this one; under xdist only the next one is known."""
+        """Yield the tests after this one in its sandbox that the host will not skip or fail.
+
+        Under xdist nobody knows what comes after the next test.
+        """
+        unit, number = item.stash[_seat_key]
         if nextitem is None:
-            return
-        items = item.session.items
-        if hasattr(self._config, "workerinput"):
-            yield nextitem
-            return
-        position = self._positions(items)[id(item)]
-        yield from items[position + 1 :]
+            others = []
+        elif hasattr(self._config, "workerinput"):
+            seat = nextitem.stash.get(_seat_key, None)
+            others = [nextitem] if seat is not None and seat.unit is unit else []
+        else:
+            others = unit.items[number + 1 :]
+        return (other for other in others if not _is_refused(other))
 
-    _cached_positions: dict[int, int] | None = None
-
-    def _positions(self, items: Sequence[pytest.Item]) -> dict[int, int]:
-        if self._cached_positions is None or len(self._cached_positions) != len(items):
-            self._cached_positions = {id(item): place for place, item in enumerate(items)}
-        return self._cached_positions
-
-    def _worker(self, key: _Key, collected: Sequence[pytest.Item], platform: Platform) -> Worker:
-        if key not in self._workers:
-            items = [other for other in collected if self._shares(other, key)]
-            config, settings = self._config, key.settings
-
-            def begin() -> Link:
-                return start(
-                    config,
-                    platform=platform,
-                    settings=settings,
-                    inside=self._inside,
-                    items=items,
-                    show=self._show(),
-                )
-
-            show = Live(self._terminal).add
-            self._workers[key] = Worker(
-                config, begin, settings.timeout, show, self._bounds, measured=self._measured(items)
+    def _worker(self, unit: _Unit, platform: Platform) -> Worker:
+        def begin() -> Link:
+            return start(
+                self._config,
+                platform=platform,
+                settings=unit.settings,
+                inside=self._inside,
+                items=unit.items,
+                show=self._show(),
             )
-        return self._workers[key]
+
+        return Worker(
+            self._config,
+            begin,
+            unit.settings.timeout,
+            Live(self._terminal).add,
+            self._bounds,
+            measured=self._measured(unit.items),
+        )
 
     def _measured(self, items: Sequence[pytest.Item]) -> Callable[[], InsideCoverage] | None:
         """Return a function that makes the coverage of a sandbox, if pytest-cov measures here."""
@@ -241,9 +231,6 @@ class InsideSession:
             cwd=str(config.invocation_params.dir),
             bounds=self._bounds,
         )
-
-    def _shares(self, item: pytest.Item, key: _Key) -> bool:
-        return plan_of(item) is not None and self._key(item) == key
 
     def _show(self) -> Callable[[bytes], None] | None:
         if self._config.getoption("capture", "fd") != "no":
@@ -260,16 +247,32 @@ class InsideSession:
         if reporter is not None:
             reporter.write(text)
 
-    def _finish(self, key: _Key) -> None:
-        worker = self._workers.pop(key, None)
+    @staticmethod
+    def _finish(unit: _Unit) -> None:
+        worker, unit.worker = unit.worker, None
         if worker is not None:
             worker.finish()
 
     def close(self) -> None:
         """Let every pytest inside tear down and end, and warn of messages left out."""
-        for key in list(self._workers):
-            self._finish(key)
+        for unit in self._units:
+            self._finish(unit)
         self._bounds.close()
+
+
+def _inner(item: pytest.Item | None) -> str | None:
+    return None if item is None else item.stash[plan_key].inner
+
+
+def _is_refused(item: pytest.Item) -> bool:
+    """Whether the host will skip or fail a test, so that it must not run ahead inside."""
+    if _refused_key not in item.stash:
+        try:
+            _judged(item)
+            item.stash[_refused_key] = False
+        except (pytest.skip.Exception, pytest.fail.Exception, GvisorError):
+            item.stash[_refused_key] = True
+    return item.stash[_refused_key]
 
 
 def _judged(item: pytest.Item, *, examine: bool = False) -> Platform:

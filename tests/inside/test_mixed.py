@@ -156,3 +156,19 @@ def test_a_folder_with_brackets_in_its_name_is_collected_inside(project: pytest.
         )
     result = project.runpytest_subprocess("--in-gvisor", "--gvisor-strict")
     assert result.parseoutcomes() == {"passed": 2}
+
+
+def test_a_setting_that_a_hook_has_broken_fails_its_test_alone(project: pytest.Pytester) -> None:
+    """A marker that a hook adds when all tests are collected is read when its test is to run."""
+    project.makeconftest(
+        """
+        import pytest
+
+        def pytest_collection_modifyitems(items):
+            items[-1].add_marker(pytest.mark.gvisor(timeout="soon"))
+        """
+    )
+    project.makepyfile("def test_first(): pass\ndef test_second(): pass\ndef test_last(): pass\n")
+    result = project.runpytest_subprocess("--in-gvisor")
+    assert result.parseoutcomes() == {"passed": 2, "errors": 1}
+    result.stdout.fnmatch_lines(["*test_last (*: @pytest.mark.gvisor: timeout='soon'*"])
