@@ -32,7 +32,7 @@ _MAX_FALSE_STARTS = 3
 
 
 @dataclasses.dataclass(kw_only=True)
-class _Unit:
+class _Group:
     """The tests that share a sandbox, in the order in which they are to run."""
 
     platform: Platform | None
@@ -45,9 +45,9 @@ class _Unit:
 
 
 class _Seat(NamedTuple):
-    """The place of a test: its number among those of its unit."""
+    """The place of a test: its number among those of its group."""
 
-    unit: _Unit
+    group: _Group
     number: int
 
 
@@ -63,13 +63,13 @@ class InsideSession:
         self._bounds = SessionBounds(self._config, self._config.getini(FIELDS))
         self._isolation = isolation
         self._inside = inside
-        self._units = self._plan_units(session.items)
+        self._groups = self._plan_groups(session.items)
         self._working: set[tuple[Platform, str | None]] = set()
         self._false_starts: dict[tuple[Platform | None, Settings], int] = {}
 
-    def _plan_units(self, items: Sequence[pytest.Item]) -> list[_Unit]:
+    def _plan_groups(self, items: Sequence[pytest.Item]) -> list[_Group]:
         """Give each test its place beside those that share its sandbox."""
-        units: dict[tuple[Platform | None, Settings, str], _Unit] = {}
+        groups: dict[tuple[Platform | None, Settings, str], _Group] = {}
         for position, item in enumerate(items):
             plan = plan_of(item)
             if plan is None:
@@ -80,23 +80,23 @@ class InsideSession:
                 settings = Settings()
             lifetime = Isolation.TEST if plan.fresh else self._isolation
             names = {Isolation.MODULE: str(item.path), Isolation.TEST: str(position)}
-            fresh = _Unit(platform=plan.platform, settings=settings, lifetime=lifetime)
-            unit = units.setdefault((plan.platform, settings, names.get(lifetime, "")), fresh)
-            item.stash[_seat_key] = _Seat(unit, len(unit.items))
-            unit.items.append(item)
-        return list(units.values())
+            fresh = _Group(platform=plan.platform, settings=settings, lifetime=lifetime)
+            group = groups.setdefault((plan.platform, settings, names.get(lifetime, "")), fresh)
+            item.stash[_seat_key] = _Seat(group, len(group.items))
+            group.items.append(item)
+        return list(groups.values())
 
     def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         """Run the whole protocol of one test inside."""
-        unit = item.stash[_seat_key].unit
+        group = item.stash[_seat_key].group
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         platform = self._platform(item)
         if platform is not None:
             ids = self._ids(item, nextitem)
-            self._run(item, unit, platform, ids)
-            if ids.following is None and unit.lifetime is not Isolation.SESSION:
-                self._finish(unit)
+            self._run(item, group, platform, ids)
+            if ids.following is None and group.lifetime is not Isolation.SESSION:
+                self._finish(group)
         self._tear_down_here(item, nextitem)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
@@ -112,17 +112,17 @@ class InsideSession:
             if call.excinfo.errisinstance((KeyboardInterrupt, pytest.exit.Exception)):
                 raise call.excinfo.value
 
-    def _run(self, item: pytest.Item, unit: _Unit, platform: Platform, ids: Ids) -> None:
-        worker = unit.worker = unit.worker or self._worker(unit, platform)
+    def _run(self, item: pytest.Item, group: _Group, platform: Platform, ids: Ids) -> None:
+        worker = group.worker = group.worker or self._worker(group, platform)
         began = time.monotonic()
         failure = worker.start()
-        tried = platform, unit.settings.runsc
+        tried = platform, group.settings.runsc
         # A sandbox that starts shows that its platform works; one that does not is looked into.
         if not failure:
             self._working.add(tried)
         elif tried not in self._working and self._platform(item, examine=True) is None:
             return
-        self._count_start(item, unit, failure)
+        self._count_start(item, group, failure)
         fresh, reason = None, None
         if not self._config.getoption("runxfail", False):
             reason = expected_failure(item, platform)
@@ -138,12 +138,12 @@ class InsideSession:
             cells.attach_inside(item, report, starts=starts, record=record)
             item.ihook.pytest_runtest_logreport(report=report)
 
-    def _count_start(self, item: pytest.Item, unit: _Unit, failure: str) -> None:
+    def _count_start(self, item: pytest.Item, group: _Group, failure: str) -> None:
         """End the session after too many failed starts in a row.
 
-        Whichever unit of tests they were for: what they have in common is platform and settings.
+        Whichever tests they were for: what they have in common is platform and settings.
         """
-        kind = unit.platform, unit.settings
+        kind = group.platform, group.settings
         self._false_starts[kind] = self._false_starts.get(kind, 0) + 1 if failure else 0
         if self._false_starts[kind] >= _MAX_FALSE_STARTS:
             item.session.shouldstop = "three sandboxes in a row ended before their first test"
@@ -189,34 +189,34 @@ class InsideSession:
 
         Under xdist nobody knows what comes after the next test.
         """
-        unit, number = item.stash[_seat_key]
+        group, number = item.stash[_seat_key]
         if nextitem is None:
             others = []
         elif hasattr(self._config, "workerinput"):
             seat = nextitem.stash.get(_seat_key, None)
-            others = [nextitem] if seat is not None and seat.unit is unit else []
+            others = [nextitem] if seat is not None and seat.group is group else []
         else:
-            others = unit.items[number + 1 :]
+            others = group.items[number + 1 :]
         return (other for other in others if not _is_refused(other))
 
-    def _worker(self, unit: _Unit, platform: Platform) -> Worker:
+    def _worker(self, group: _Group, platform: Platform) -> Worker:
         def begin() -> Link:
             return start(
                 self._config,
                 platform=platform,
-                settings=unit.settings,
+                settings=group.settings,
                 inside=self._inside,
-                items=unit.items,
+                items=group.items,
                 show=self._show(),
             )
 
         return Worker(
             self._config,
             begin,
-            unit.settings.timeout,
+            group.settings.timeout,
             Live(self._terminal).add,
             self._bounds,
-            measured=self._measured(unit.items),
+            measured=self._measured(group.items),
         )
 
     def _measured(self, items: Sequence[pytest.Item]) -> Callable[[], InsideCoverage] | None:
@@ -248,15 +248,15 @@ class InsideSession:
             reporter.write(text)
 
     @staticmethod
-    def _finish(unit: _Unit) -> None:
-        worker, unit.worker = unit.worker, None
+    def _finish(group: _Group) -> None:
+        worker, group.worker = group.worker, None
         if worker is not None:
             worker.finish()
 
     def close(self) -> None:
         """Let every pytest inside tear down and end, and warn of messages left out."""
-        for unit in self._units:
-            self._finish(unit)
+        for group in self._groups:
+            self._finish(group)
         self._bounds.close()
 
 
@@ -281,7 +281,7 @@ def _judged(item: pytest.Item, *, examine: bool = False) -> Platform:
         settings = settings_of(item)
         _check_no_image(item, settings)
     markers.check(item)
-    platform = markers.platform_asked(item, settings, item.stash[plan_key].platform)
+    platform = markers.choose_platform(item, settings, item.stash[plan_key].platform)
     if examine or platform is Platform.KVM:
         markers.check_platform(item, settings, platform)
     return platform

@@ -7,6 +7,7 @@ for.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from pytest_gvisor.plugin.again import command
 from pytest_gvisor.plugin.placement import in_matrix, native_key, plan_of
 from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, run_settings, settings_of
 from pytest_gvisor.plugin.skips import lack
-from pytest_gvisor.plugin.stash import engine_of, failed, harnesses, take_starts
+from pytest_gvisor.plugin.stash import engine_of, failed, harnesses, platform_key, take_starts
 from pytest_gvisor.report.run_texts import run_of
 from pytest_gvisor.settings import NATIVE, Platform
 
@@ -91,7 +92,7 @@ def place_of(item: pytest.Item) -> dict[str, Any] | None:
 
 
 def _place(item: pytest.Item) -> dict[str, Any] | None:
-    plan, own = plan_of(item), harnesses(item)
+    plan = plan_of(item)
     if native_key in item.stash:
         return {
             "row": escape(item.stash[native_key]),
@@ -101,37 +102,30 @@ def _place(item: pytest.Item) -> dict[str, Any] | None:
             "runsc": ["", ""],
             "command": escape(command(item, settings_of(item), NATIVE)),
         }
-    if not in_matrix(item) and not own:
+    if not in_matrix(item) and not harnesses(item):
         return None
     settings = settings_of(item)
     engine = engine_of(item.config)
-    platform, version, path = "auto", "", ""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    asked = params.get("gvisor_platform") if plan is None else plan.platform
+    platform, version, path = str(next(iter(settings.platforms), "auto")), "", ""
     listed = {*Platform, *settings.platforms}
-    try:
+    with contextlib.suppress(GvisorError):
         runsc = engine.runsc(settings.runsc)
         version, path = runsc.version, runsc.path
         listed |= runsc.platforms
         platform = engine.platforms_of(settings)[0].value
-    except GvisorError:
-        platform = settings.platforms[0].value if settings.platforms else platform
-    row = item.nodeid
-    if plan is not None:
-        row = plan.inner
-        platform = platform if plan.platform is None else plan.platform.value
-    elif own:
-        platform = own[0].platform.value
-    params = getattr(getattr(item, "callspec", None), "params", {})
-    chosen, names = params.get("gvisor_platform"), []
+    if platform_key in item.stash:
+        platform = item.stash[platform_key].value
+    elif asked is not None:
+        if asked not in listed:
+            raise UsageError(f"gvisor_platform={asked!r} is no platform of this run")
+        platform = str(asked)
     # A project's own fixture of this name may have parameters that are no platforms.
-    if chosen is not None and not (own and chosen != platform):
-        if chosen not in listed:
-            raise UsageError(f"gvisor_platform={chosen!r} is no platform of this run")
-        platform = str(chosen)
-        names.append(platform)
-    if settings.label and params.get(RELEASE_FIXTURE) == settings.label:
-        names.append(settings.label)
+    chosen = (("gvisor_platform", platform), (RELEASE_FIXTURE, settings.label))
+    names = [word for name, word in chosen if word and params.get(name) == word]
     return {
-        "row": escape(_without(row, names)),
+        "row": escape(_without(item.nodeid if plan is None else plan.inner, names)),
         "platform": column(platform, settings.label),
         "release": settings.label,
         "network": settings.network.value,

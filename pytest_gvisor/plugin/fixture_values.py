@@ -51,13 +51,11 @@ def gvisor_runsc(request: pytest.FixtureRequest) -> Runsc:
 def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
     """See the fixture."""
     settings = _settings(request)
-    engine = engine_of(request.config)
     asked = getattr(request, "param", None)
     if asked is None:
         markers.tell_of_others(request.node, settings, settings.platforms)
-    with usage(), required(settings), located(request.node):
-        platform = engine.platforms_of(settings)[0] if asked is None else _platform(asked)
-        engine.availability(platform, settings).check()
+    platform = markers.choose_platform(request.node, settings, asked)
+    markers.check_platform(request.node, settings, platform)
     markers.expect(request.node, platform)  # a project's own fixture may have asked for it
     return platform
 
@@ -69,7 +67,7 @@ def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterato
     engine = engine_of(request.config)
     # A test that parametrizes gvisor_platform directly passes the fixture, and its check, by.
     with usage(), located(request.node):
-        platform = _platform(gvisor_platform)
+        platform = words.platform(gvisor_platform, "gvisor_platform")
     with usage():
         kept = _Kept(request, settings)
     with usage(), required(settings), located(request.node):
@@ -144,11 +142,6 @@ def gvisor_image(request: pytest.FixtureRequest) -> ImageFactory:
 def _settings(request: pytest.FixtureRequest) -> Settings:
     with usage():
         return settings_of(request.node)
-
-
-def _platform(asked: object) -> Platform:
-    """Return the platform that a test has parametrized itself with."""
-    return words.platform(asked, "gvisor_platform")
 
 
 class _Kept:

@@ -20,7 +20,7 @@ from pytest_gvisor.plugin.precedence import (
     settings_of,
 )
 from pytest_gvisor.plugin.skips import required, usage
-from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.plugin.stash import engine_of, platform_key
 from pytest_gvisor.release_range import ReleaseRange
 from pytest_gvisor.settings import Platform, Settings
 
@@ -146,13 +146,18 @@ def expect(item: pytest.Item, platform: str) -> None:
 _expected_key = pytest.StashKey[bool]()
 
 
-def platform_asked(item: pytest.Item, settings: Settings, asked: Platform | None) -> Platform:
-    """Return a test's platform. Skips or fails the test if there is no runsc."""
+def choose_platform(item: pytest.Item, settings: Settings, asked: object) -> Platform:
+    """Decide on a test's platform: the one in its id, or the first of its settings.
+
+    Skips or fails the test if there is no runsc.
+    """
     engine = engine_of(item.config)
     with usage(), required(settings), located(item):
+        platform = None if asked is None else words.platform(asked, _FIXTURE)
         engine.binary(settings)
-        platform = asked or engine.platforms_of(settings)[0]
+        platform = platform or engine.platforms_of(settings)[0]
         engine.check_listed(platform, settings)
+    item.stash[platform_key] = platform
     return platform
 
 

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from pytest_gvisor.harness.engine import Engine
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.images.progress import Tell
+    from pytest_gvisor.settings import Platform
 
 _engine_key = pytest.StashKey["Engine"]()
 _harnesses_key = pytest.StashKey[list["Gvisor"]]()
 _failed_key = pytest.StashKey[bool]()
 _starts_key = pytest.StashKey[list[float]]()
+platform_key: pytest.StashKey[Platform] = pytest.StashKey()
+"""The platform of a test, from when it is decided."""
+
 UNTRUSTED = "gvisor_untrusted"
 """An attribute of reports that hold workloads' output, from when they are made until they are
 logged: whether pytest has coloured their text."""
@@ -62,7 +66,8 @@ def _watcher(config: pytest.Config) -> Tell | None:
 
 
 def remember(item: pytest.Item, harness: Gvisor) -> None:
-    """Record a harness of a test, for its report."""
+    """Record a harness of a test, and its platform, for the test's report."""
+    item.stash[platform_key] = harness.platform
     item.stash.setdefault(_harnesses_key, []).append(harness)
 
 
