@@ -121,13 +121,13 @@ class InsideCoverage:
         if not isinstance(path, str) or not isinstance(tracer, str):
             raise ProtocolError("coverage from inside of no file")
         name = self._name(path)
-        if name is None or not self._traced(name, tracer):
+        if name is None or not self._is_traced(name, tracer):
             return
         kind, other = ("arcs", "lines") if self._target.branch else ("lines", "arcs")
         if other in message:
             raise ProtocolError(f"coverage from inside has {other}, and pytest-cov wants {kind}")
-        with _typed():
-            data = self._opened()
+        with _convert_errors():
+            data = self._open_data()
             data.touch_file(name, tracer)
             for context, entries in self._parts(message.get(kind, []), kind):
                 data.set_context(context)
@@ -138,10 +138,10 @@ class InsideCoverage:
             if self._held > _MOST_HELD:
                 self._write()
 
-    def _opened(self) -> CoverageData:
+    def _open_data(self) -> CoverageData:
         """Return the data in memory: a data file would be opened for each context."""
         if self._data is None:
-            self._data = _new(no_disk=True)
+            self._data = _new_data(no_disk=True)
             if self._target.branch:
                 self._data.add_arcs({})
             else:
@@ -153,7 +153,7 @@ class InsideCoverage:
         if self._data is None:
             return
         if self._file is None:
-            self._file = _new(basename=f"{self._target.base}.gvisor.{secrets.token_hex(6)}")
+            self._file = _new_data(basename=f"{self._target.base}.gvisor.{secrets.token_hex(6)}")
         self._file.update(self._data)
         self._data.close(force=True)
         self._data, self._held = None, 0
@@ -164,10 +164,10 @@ class InsideCoverage:
         None for what is no regular file below a folder that is shown.
         """
         if path not in self._names:
-            self._names[path] = self._judged(path)
+            self._names[path] = self._find_name(path)
         return self._names[path]
 
-    def _judged(self, path: str) -> str | None:
+    def _find_name(self, path: str) -> str | None:
         try:
             os.fsencode(path).decode()  # coverage stores UTF-8
             real = os.path.realpath(os.path.join(self._cwd, path))
@@ -179,20 +179,20 @@ class InsideCoverage:
         below = any(within(real, folder) for folder in self._shown)
         excluded = any(within(real, folder) for folder in self._excluded)
         if not below or excluded or not regular:
-            self._lose(path)
+            self._record_lost(path)
             return None
         here = os.path.realpath(self._cwd)
         if not os.path.isabs(path) and within(real, here):
             return os.path.relpath(real, here)
         return real
 
-    def _traced(self, name: str, tracer: str) -> bool:
+    def _is_traced(self, name: str, tracer: str) -> bool:
         if not tracer or tracer in self._target.tracers():
             return True
-        self._lose(f"{name} (traced by {tracer})")
+        self._record_lost(f"{name} (traced by {tracer})")
         return False
 
-    def _lose(self, path: str) -> None:
+    def _record_lost(self, path: str) -> None:
         if len(self._lost) < 10:
             self._lost[escape(path)[:200]] = None
 
@@ -218,7 +218,7 @@ class InsideCoverage:
 
     def finish(self) -> None:
         """Write the data in memory. Raises `ProtocolError`."""
-        with _typed():
+        with _convert_errors():
             self._write()
 
     def close(self, *, complete: bool) -> None:
@@ -238,7 +238,7 @@ class InsideCoverage:
 
 
 @contextlib.contextmanager
-def _typed() -> Iterator[None]:
+def _convert_errors() -> Iterator[None]:
     """Turn an error of coverage's, a full disk among them, into a `ProtocolError`."""
     import coverage  # noqa: PLC0415 -- there where pytest-cov is
 
@@ -248,7 +248,7 @@ def _typed() -> Iterator[None]:
         raise ProtocolError(f"coverage from inside that is none: {escape(str(error))}") from error
 
 
-def _new(**arguments: Any) -> CoverageData:
+def _new_data(**arguments: Any) -> CoverageData:
     import coverage  # noqa: PLC0415 -- there where pytest-cov is
 
     return coverage.CoverageData(**arguments)

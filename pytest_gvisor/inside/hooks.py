@@ -145,7 +145,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         from pytest_gvisor.plugin import markers  # noqa: PLC0415 -- idle costs nothing
         from pytest_gvisor.settings import NATIVE  # noqa: PLC0415
 
-        markers.expect(item, NATIVE)
+        markers.add_xfail(item, NATIVE)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -20,7 +20,7 @@ from pytest_gvisor.inside.worker import Ids, Worker
 from pytest_gvisor.plugin import cells, markers
 from pytest_gvisor.plugin.placement import FIELDS, plan_key, plan_of
 from pytest_gvisor.plugin.precedence import expected_failure, location, settings_of
-from pytest_gvisor.plugin.skips import usage
+from pytest_gvisor.plugin.skips import fail_misuse
 from pytest_gvisor.sessions import places
 from pytest_gvisor.settings import Isolation, Platform, Settings
 
@@ -91,12 +91,12 @@ class InsideSession:
         group = item.stash[_seat_key].group
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        platform = self._platform(item)
+        platform = self._find_platform(item)
         if platform is not None:
             ids = self._ids(item, nextitem)
-            self._run(item, group, platform, ids)
+            self._run_in_group(item, group, platform, ids)
             if ids.following is None and group.lifetime is not Isolation.SESSION:
-                self._finish(group)
+                self._finish_group(group)
         self._tear_down_here(item, nextitem)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
@@ -108,11 +108,11 @@ class InsideSession:
             return
         call = pytest.CallInfo.from_call(lambda: state.teardown_exact(nextitem), when="teardown")
         if call.excinfo is not None:
-            _log(item, call)
+            _log_phase(item, call)
             if call.excinfo.errisinstance((KeyboardInterrupt, pytest.exit.Exception)):
                 raise call.excinfo.value
 
-    def _run(self, item: pytest.Item, group: _Group, platform: Platform, ids: Ids) -> None:
+    def _run_in_group(self, item: pytest.Item, group: _Group, platform: Platform, ids: Ids) -> None:
         worker = group.worker = group.worker or self._worker(group, platform)
         began = time.monotonic()
         failure = worker.start()
@@ -120,7 +120,7 @@ class InsideSession:
         # A sandbox that starts shows that its platform works; one that does not is looked into.
         if not failure:
             self._working.add(tried)
-        elif tried not in self._working and self._platform(item, examine=True) is None:
+        elif tried not in self._working and self._find_platform(item, examine=True) is None:
             return
         self._count_start(item, group, failure)
         fresh, reason = None, None
@@ -130,12 +130,12 @@ class InsideSession:
         for report in made_up if failure else worker.run(item, ids):
             # A test that has not begun cannot have failed as expected.
             if reason is not None and not failure and worker.ran:
-                _as_expected(report, f"{platform}: {reason}")
+                _apply_xfail(report, f"{platform}: {reason}")
             fresh, worker.fresh = worker.fresh or fresh, None
             starts = [] if fresh is None or fresh.start is None else [fresh.start]
             shown = worker.used if report.failed else fresh
             record = None if shown is None else shown.record
-            cells.attach_inside(item, report, starts=starts, record=record)
+            cells.attach_inside_cell(item, report, starts=starts, record=record)
             item.ihook.pytest_runtest_logreport(report=report)
 
     def _count_start(self, item: pytest.Item, group: _Group, failure: str) -> None:
@@ -148,7 +148,7 @@ class InsideSession:
         if self._false_starts[kind] >= _MAX_FALSE_STARTS:
             item.session.shouldstop = "three sandboxes in a row ended before their first test"
 
-    def _platform(self, item: pytest.Item, *, examine: bool = False) -> Platform | None:
+    def _find_platform(self, item: pytest.Item, *, examine: bool = False) -> Platform | None:
         """Return the platform of a test; after a skip or failure, report it and return None.
 
         Only where ``examine`` says so, and for kvm, whose devices may hang a sandbox for ever, is
@@ -156,7 +156,7 @@ class InsideSession:
         """
         found: list[Platform] = []
         call = pytest.CallInfo.from_call(
-            lambda: found.append(_judged(item, examine=examine)), when="setup"
+            lambda: found.append(_require_platform(item, examine=examine)), when="setup"
         )
         if call.excinfo is None:
             return found[0]
@@ -164,7 +164,7 @@ class InsideSession:
             raise call.excinfo.value
         teardown = pytest.CallInfo.from_call(lambda: None, when="teardown")
         for phase in (call, teardown):
-            _log(item, phase)
+            _log_phase(item, phase)
         return None
 
     def _ids(self, item: pytest.Item, nextitem: pytest.Item | None) -> Ids:
@@ -214,12 +214,14 @@ class InsideSession:
             self._config,
             begin,
             group.settings.timeout,
-            Live(self._terminal).add,
+            Live(self._write_terminal).add,
             self._bounds,
-            measured=self._measured(group.items),
+            measured=self._coverage_factory(group.items),
         )
 
-    def _measured(self, items: Sequence[pytest.Item]) -> Callable[[], InsideCoverage] | None:
+    def _coverage_factory(
+        self, items: Sequence[pytest.Item]
+    ) -> Callable[[], InsideCoverage] | None:
         """Return a function that makes the coverage of a sandbox, if pytest-cov measures here."""
         config, target = self._config, target_of(self._config)
         if target is None:
@@ -242,13 +244,13 @@ class InsideSession:
 
         return Live(show).add_bytes
 
-    def _terminal(self, text: str) -> None:
+    def _write_terminal(self, text: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.write(text)
 
     @staticmethod
-    def _finish(group: _Group) -> None:
+    def _finish_group(group: _Group) -> None:
         worker, group.worker = group.worker, None
         if worker is not None:
             worker.finish()
@@ -256,7 +258,7 @@ class InsideSession:
     def close(self) -> None:
         """Let every pytest inside tear down and end, and warn of messages left out."""
         for group in self._groups:
-            self._finish(group)
+            self._finish_group(group)
         self._bounds.close()
 
 
@@ -268,26 +270,26 @@ def _is_refused(item: pytest.Item) -> bool:
     """Whether the host will skip or fail a test, so that it must not run ahead inside."""
     if _refused_key not in item.stash:
         try:
-            _judged(item)
+            _require_platform(item)
             item.stash[_refused_key] = False
         except (pytest.skip.Exception, pytest.fail.Exception, GvisorError):
             item.stash[_refused_key] = True
     return item.stash[_refused_key]
 
 
-def _judged(item: pytest.Item, *, examine: bool = False) -> Platform:
+def _require_platform(item: pytest.Item, *, examine: bool = False) -> Platform:
     """Return the platform of a test. Skips or fails the test if a requirement is missing."""
-    with usage():
+    with fail_misuse():
         settings = settings_of(item)
         _check_no_image(item, settings)
-    markers.check(item)
+    markers.check_requirements(item)
     platform = markers.choose_platform(item, settings, item.stash[plan_key].platform)
     if examine or platform is Platform.KVM:
         markers.check_platform(item, settings, platform)
     return platform
 
 
-def _log(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
+def _log_phase(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
     """Report a phase of a test inside that has ended here."""
     report = item.ihook.pytest_runtest_makereport(item=item, call=call)
     # pytest 9.2 takes the id from elsewhere than from the item's node id: see twins.
@@ -307,7 +309,7 @@ def _check_no_image(item: pytest.Item, settings: Settings) -> None:
         )
 
 
-def _as_expected(report: pytest.TestReport, reason: str) -> None:
+def _apply_xfail(report: pytest.TestReport, reason: str) -> None:
     """Change a phase's report like pytest does for a strict xfail."""
     if hasattr(report, "wasxfail"):
         return

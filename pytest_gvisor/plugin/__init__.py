@@ -20,7 +20,7 @@ from pytest_gvisor.plugin.fixtures import (
     runsc,
 )
 from pytest_gvisor.plugin.placement import here_is_inside, in_matrix, uses_gvisor
-from pytest_gvisor.plugin.stash import UNTRUSTED, harnesses, is_untrusted, note
+from pytest_gvisor.plugin.stash import UNTRUSTED, harnesses, is_untrusted, record_outcome
 from pytest_gvisor.setting_table import names_from
 
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
@@ -138,8 +138,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if uses_gvisor(item) and not here_is_inside():
         from pytest_gvisor.plugin import markers
 
-        markers.check(item)
-        markers.foresee(item)
+        markers.check_requirements(item)
+        markers.add_xfail_before_setup(item)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -154,20 +154,20 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
         from pytest_gvisor.plugin import skips, tracebacks
 
         tracebacks.place(item, call, report)
-        skips.insist(call, report)
-    note(item, report)
+        skips.undo_xfail(call, report)
+    record_outcome(item, report)
     if in_matrix(item) or harnesses(item):
         from pytest_gvisor.plugin import cells
 
-        cells.attach(item, call, report)
+        cells.attach_cell(item, call, report)
     if is_untrusted(item):
         from pytest_gvisor.plugin import sections
 
-        sections.complete(report, item, harnesses(item))
+        sections.add_sections(report, item, harnesses(item))
     if call.when == "teardown" and harnesses(item):
         from pytest_gvisor.plugin import fixture_values
 
-        fixture_values.settle(item)
+        fixture_values.settle_kept_runs(item)
     return report  # type: ignore[return-value]
 
 

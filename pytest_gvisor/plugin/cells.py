@@ -18,8 +18,8 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.plugin.again import command
 from pytest_gvisor.plugin.placement import in_matrix, native_key, plan_of
 from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, run_settings, settings_of
-from pytest_gvisor.plugin.skips import lack
-from pytest_gvisor.plugin.stash import engine_of, failed, harnesses, platform_key, take_starts
+from pytest_gvisor.plugin.skips import missing_requirement
+from pytest_gvisor.plugin.stash import engine_of, harnesses, has_failed, platform_key, take_starts
 from pytest_gvisor.report.run_texts import run_of
 from pytest_gvisor.settings import NATIVE, Platform
 
@@ -31,17 +31,17 @@ ROSTER = "gvisor_roster"
 
 _FEW_RUNS = 1
 _MANY_RUNS = 5
-_place_key = pytest.StashKey[dict[str, Any] | None]()
+_cell_key = pytest.StashKey[dict[str, Any] | None]()
 _roster_key = pytest.StashKey[bool]()
 
 
-def attach(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
+def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
     """Attach the sandboxes' data to a report of a test on the host."""
-    place = place_of(item)
-    if place is None:
+    cell = cell_of(item)
+    if cell is None:
         return
-    data = dict(place)
-    missing = None if call.excinfo is None else lack(call.excinfo.value)
+    data = dict(cell)
+    missing = None if call.excinfo is None else missing_requirement(call.excinfo.value)
     if missing is not None:
         data["cause"], data["lacking"] = escape(missing.message), data["platform"]
         if isinstance(missing, PlatformUnavailable):
@@ -49,15 +49,15 @@ def attach(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRep
             data["cause"], data["lacking"] = escape(missing.cause), lacking
     if report.when == "teardown":
         data["starts_ms"] = _milliseconds(take_starts(item))
-        if wanted(item.config):
+        if wants_details(item.config):
             records = [record for harness in harnesses(item) for record in harness.records]
-            many = _MANY_RUNS if failed(item) or report.failed else _FEW_RUNS
+            many = _MANY_RUNS if has_failed(item) or report.failed else _FEW_RUNS
             data["runs"] = [run_of(record) for record in records[-many:]]
         _add_properties(report, data)
-    _hand_over(item, report, data)
+    _add_to_report(item, report, data)
 
 
-def attach_inside(
+def attach_inside_cell(
     item: pytest.Item, report: pytest.TestReport, *, starts: Sequence[float], record: Record | None
 ) -> None:
     """Attach the sandbox's data to a report of a test inside.
@@ -65,33 +65,33 @@ def attach_inside(
     ``starts`` are the seconds that a start for this test has taken, ``record`` is of the sandbox
     that its details are shown of.
     """
-    place = place_of(item)
-    if place is None:
+    cell = cell_of(item)
+    if cell is None:
         return
-    data = {**place, "starts_ms": _milliseconds(starts)}
-    if record is not None and wanted(item.config):
+    data = {**cell, "starts_ms": _milliseconds(starts)}
+    if record is not None and wants_details(item.config):
         data["runs"] = [run_of(record)]
     if report.when == "teardown":
         _add_properties(report, data)
-    _hand_over(item, report, data)
+    _add_to_report(item, report, data)
 
 
-def wanted(config: pytest.Config) -> bool:
+def wants_details(config: pytest.Config) -> bool:
     """Whether a report file is written, and so needs details."""
     return bool(run_settings(config).report)
 
 
-def place_of(item: pytest.Item) -> dict[str, Any] | None:
+def cell_of(item: pytest.Item) -> dict[str, Any] | None:
     """Return a test's cell, and the command that repeats it; None for a test without a cell."""
-    if item.stash.get(_place_key, None) is None:
+    if item.stash.get(_cell_key, None) is None:
         try:
-            item.stash[_place_key] = _place(item)
+            item.stash[_cell_key] = _make_cell(item)
         except UsageError:  # of a marker: it is this test's failure, and pytest reports it
-            item.stash[_place_key] = None
-    return item.stash[_place_key]
+            item.stash[_cell_key] = None
+    return item.stash[_cell_key]
 
 
-def _place(item: pytest.Item) -> dict[str, Any] | None:
+def _make_cell(item: pytest.Item) -> dict[str, Any] | None:
     plan = plan_of(item)
     if native_key in item.stash:
         return {
@@ -125,7 +125,7 @@ def _place(item: pytest.Item) -> dict[str, Any] | None:
     chosen = (("gvisor_platform", platform), (RELEASE_FIXTURE, settings.label))
     names = [word for name, word in chosen if word and params.get(name) == word]
     return {
-        "row": escape(_without(item.nodeid if plan is None else plan.inner, names)),
+        "row": escape(_strip_names(item.nodeid if plan is None else plan.inner, names)),
         "platform": column(platform, settings.label),
         "release": settings.label,
         "network": settings.network.value,
@@ -141,19 +141,19 @@ def column(platform: str, release: str) -> str:
     return f"{platform}-{release}" if release else platform
 
 
-def _without(nodeid: str, names: Sequence[str]) -> str:
+def _strip_names(nodeid: str, names: Sequence[str]) -> str:
     """Return a node id without the names of platform and release."""
     if not names:
         return nodeid
-    both = without_platform(nodeid, "-".join(names))
+    both = strip_platform(nodeid, "-".join(names))
     if both != nodeid:
         return both
     for name in names:
-        nodeid = without_platform(nodeid, name)
+        nodeid = strip_platform(nodeid, name)
     return nodeid
 
 
-def without_platform(nodeid: str, platform: str) -> str:
+def strip_platform(nodeid: str, platform: str) -> str:
     """Return a node id without the part in brackets that names the platform.
 
     ``test_x[systrap]`` is ``test_x``, ``test_x[systrap-1]`` and ``test_x[1-systrap]`` are
@@ -177,7 +177,7 @@ def without_platform(nodeid: str, platform: str) -> str:
     return nodeid
 
 
-def _hand_over(item: pytest.Item, report: pytest.TestReport, data: dict[str, Any]) -> None:
+def _add_to_report(item: pytest.Item, report: pytest.TestReport, data: dict[str, Any]) -> None:
     config = item.config
     vars(report)[CELL] = data
     if hasattr(config, "workerinput") and not config.stash.get(_roster_key, False):
@@ -188,8 +188,8 @@ def _hand_over(item: pytest.Item, report: pytest.TestReport, data: dict[str, Any
 
 def roster(session: pytest.Session) -> list[list[str]]:
     """Return node id, row and platform of each test that is to run, in order."""
-    places = ((item.nodeid, place_of(item)) for item in session.items)
-    return [[nodeid, place["row"], place["platform"]] for nodeid, place in places if place]
+    cells = ((item.nodeid, cell_of(item)) for item in session.items)
+    return [[nodeid, cell["row"], cell["platform"]] for nodeid, cell in cells if cell]
 
 
 def _add_properties(report: pytest.TestReport, data: dict[str, Any]) -> None:

@@ -15,9 +15,14 @@ import pytest
 from pytest_gvisor import settings as words
 from pytest_gvisor.errors import PytestGvisorWarning, UsageError
 from pytest_gvisor.plugin import markers
-from pytest_gvisor.plugin.precedence import located, placed, run_settings, settings_of
-from pytest_gvisor.plugin.skips import required, usage
-from pytest_gvisor.plugin.stash import engine_of, failed, remember, started
+from pytest_gvisor.plugin.precedence import (
+    prefix_location,
+    resolve_image_path,
+    run_settings,
+    settings_of,
+)
+from pytest_gvisor.plugin.skips import fail_misuse, skip_missing
+from pytest_gvisor.plugin.stash import engine_of, has_failed, record_harness, record_start
 from pytest_gvisor.settings import Keep, Platform, Settings
 
 if TYPE_CHECKING:
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
 def runsc(request: pytest.FixtureRequest) -> Runsc:
     """See the fixture."""
     settings = run_settings(request.config)
-    with usage(), required(settings):
+    with fail_misuse(), skip_missing(settings):
         return engine_of(request.config).binary(settings)
 
 
@@ -43,8 +48,8 @@ def gvisor_runsc(request: pytest.FixtureRequest) -> Runsc:
     settings = _settings(request)
     if getattr(request, "param", None) is None:
         labels = [release.label for release in settings.releases]
-        markers.tell_of_others(request.node, settings, labels)
-    with usage(), required(settings):
+        markers.warn_of_others(request.node, settings, labels)
+    with fail_misuse(), skip_missing(settings):
         return engine_of(request.config).binary(settings)
 
 
@@ -53,10 +58,10 @@ def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
     settings = _settings(request)
     asked = getattr(request, "param", None)
     if asked is None:
-        markers.tell_of_others(request.node, settings, settings.platforms)
+        markers.warn_of_others(request.node, settings, settings.platforms)
     platform = markers.choose_platform(request.node, settings, asked)
     markers.check_platform(request.node, settings, platform)
-    markers.expect(request.node, platform)  # a project's own fixture may have asked for it
+    markers.add_xfail(request.node, platform)  # a project's own fixture may have asked for it
     return platform
 
 
@@ -66,18 +71,18 @@ def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterato
     settings = _settings(request)
     engine = engine_of(request.config)
     # A test that parametrizes gvisor_platform directly passes the fixture, and its check, by.
-    with usage(), located(request.node):
+    with fail_misuse(), prefix_location(request.node):
         platform = words.platform(gvisor_platform, "gvisor_platform")
-    with usage():
+    with fail_misuse():
         kept = _Kept(request, settings)
-    with usage(), required(settings), located(request.node):
+    with fail_misuse(), skip_missing(settings), prefix_location(request.node):
         engine.availability(platform, settings).check()
         if settings.image is not None:
             engine.images().rootfs(settings.image)
         harness = engine.gvisor(platform, settings, _hooks(request.node, kept))
     # A fixture of the project's in the place of gvisor_platform may have another than was foreseen.
-    markers.expect(request.node, platform)
-    remember(request.node, harness)
+    markers.add_xfail(request.node, platform)
+    record_harness(request.node, harness)
     request.node.stash[_kept_key] = kept
     yield harness
     harness.close()
@@ -93,7 +98,7 @@ def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
     """See the fixture."""
     from pytest_gvisor.plugin.shared_sandboxes import Shared  # noqa: PLC0415 -- heavy, see above
 
-    settings = placed(run_settings(request.config), request.config)
+    settings = resolve_image_path(run_settings(request.config), request.config)
     shared = Shared(engine_of(request.config), settings)
     yield shared
     shared.close()
@@ -126,11 +131,11 @@ class _ImageFactory:
         self._settings = settings
 
     def __call__(self, image: str | os.PathLike[str], **options: Any) -> Rootfs:
-        with required(self._settings):
+        with skip_missing(self._settings):
             return self._engine.images().rootfs(image, **options)
 
     def build(self, path: str | os.PathLike[str], **options: Any) -> Rootfs:
-        with required(self._settings):
+        with skip_missing(self._settings):
             return self._engine.images().build(path, **options)
 
 
@@ -140,7 +145,7 @@ def gvisor_image(request: pytest.FixtureRequest) -> ImageFactory:
 
 
 def _settings(request: pytest.FixtureRequest) -> Settings:
-    with usage():
+    with fail_misuse():
         return settings_of(request.node)
 
 
@@ -173,19 +178,19 @@ class _Kept:
         except OSError as error:
             self.problems.append(str(error))
 
-    def settle(self, item: pytest.Item) -> None:
+    def remove_if_passed(self, item: pytest.Item) -> None:
         """Remove the kept runs of a test that has passed, if only failed ones are wanted."""
-        if self._folder is not None and self._wanted is Keep.FAILED and not failed(item):
+        if self._folder is not None and self._wanted is Keep.FAILED and not has_failed(item):
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
 _kept_key = pytest.StashKey[_Kept]()
 
 
-def settle(item: pytest.Item) -> None:
+def settle_kept_runs(item: pytest.Item) -> None:
     """Settle a test's kept runs when every phase is over and has its report."""
     if _kept_key in item.stash:
-        item.stash[_kept_key].settle(item)
+        item.stash[_kept_key].remove_if_passed(item)
 
 
 def _hooks(item: pytest.Item, kept: _Kept) -> Hooks:
@@ -201,7 +206,7 @@ def _hooks(item: pytest.Item, kept: _Kept) -> Hooks:
         return [flag for answer in answers for flag in answer]
 
     def finished(record: Record) -> None:
-        started(item, record.start)
+        record_start(item, record.start)
         hook.pytest_gvisor_run_finished(item=item, completed=record.completed, error=record.error)
 
     return Hooks(modify_spec=modify, runsc_args=flags, run_finished=finished, keep=kept)

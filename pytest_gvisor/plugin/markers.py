@@ -15,11 +15,11 @@ from pytest_gvisor.plugin.precedence import (
     RELEASE_FIXTURE,
     expected_failure,
     expected_failures,
-    located,
     location,
+    prefix_location,
     settings_of,
 )
-from pytest_gvisor.plugin.skips import required, usage
+from pytest_gvisor.plugin.skips import fail_misuse, skip_missing
 from pytest_gvisor.plugin.stash import engine_of, platform_key
 from pytest_gvisor.release_range import ReleaseRange
 from pytest_gvisor.settings import Platform, Settings
@@ -33,7 +33,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     The lists come from the command line, the configuration and the markers, never from what works
     here: all xdist workers must collect the same tests.
     """
-    with usage():
+    with fail_misuse():
         settings = settings_of(metafunc.definition)
     labels = [release.label for release in settings.releases]
     for name, values in ((_FIXTURE, settings.platforms), (RELEASE_FIXTURE, labels)):
@@ -43,7 +43,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, values, ids=list(map(str, values)), indirect=True)
 
 
-def tell_of_others(item: pytest.Item, settings: Settings, names: Sequence[str]) -> None:
+def warn_of_others(item: pytest.Item, settings: Settings, names: Sequence[str]) -> None:
     """Warn, or fail, for a test that cannot run on all of its platforms.
 
     ``names`` are the platforms, or the labels of the releases, the one that it runs on first.
@@ -58,7 +58,7 @@ def tell_of_others(item: pytest.Item, settings: Settings, names: Sequence[str]) 
         "no variants of a method of a TestCase, of a doctest, or for request.getfixturevalue()"
     )
     if settings.strict:
-        with usage():
+        with fail_misuse():
             raise UsageError(text, next_step="Choose one with @pytest.mark.gvisor.")
     warnings.warn(PytestGvisorWarning(text), stacklevel=1)
 
@@ -72,16 +72,16 @@ def _is_parametrized(metafunc: pytest.Metafunc, fixture: str) -> bool:
     return any(fixture in (n.replace(",", " ").split() if isinstance(n, str) else n) for n in names)
 
 
-def check(item: pytest.Item) -> None:
+def check_requirements(item: pytest.Item) -> None:
     """Skip or fail a test whose markers require something that is missing here."""
     needed = _needed_platforms(item)
-    _check_expected(item)
+    _check_expected_failures(item)
     if not needed and item.get_closest_marker("requires_runsc") is None:
         return
-    with usage():
+    with fail_misuse():
         settings = settings_of(item)
     engine = engine_of(item.config)
-    with usage(), required(settings), located(item):
+    with fail_misuse(), skip_missing(settings), prefix_location(item):
         runsc = engine.binary(settings)
         for releases in _releases(item):
             releases.check(runsc.version, runsc.path, "this test")
@@ -89,8 +89,8 @@ def check(item: pytest.Item) -> None:
             engine.availability(platform, settings).check()
 
 
-def foresee(item: pytest.Item) -> None:
-    """Apply `expect` before anything of a test on the host is set up.
+def add_xfail_before_setup(item: pytest.Item) -> None:
+    """Apply `add_xfail` before anything of a test on the host is set up.
 
     pytest looks for the mark as the set-up begins; what is marked later has the failures of its
     set-up counted as errors.
@@ -104,12 +104,12 @@ def foresee(item: pytest.Item) -> None:
         platform = engine.platforms_of(settings)[0] if asked is None else words.platform(asked, "")
         if expected_failure(item, platform) is not None:
             engine.availability(platform, settings).check()
-            expect(item, platform)
+            add_xfail(item, platform)
     except GvisorError:
         return  # the fixture comes to the same, and reports it
 
 
-def _check_expected(item: pytest.Item) -> None:
+def _check_expected_failures(item: pytest.Item) -> None:
     """Fail a test that expects a failure on an unknown platform, such as a misspelt one.
 
     Where there is no binary to ask, nothing runs on that platform either.
@@ -117,7 +117,7 @@ def _check_expected(item: pytest.Item) -> None:
     for name in expected_failures(item):
         if name == words.NATIVE:
             continue
-        with usage(), located(item), contextlib.suppress(RunscError):
+        with fail_misuse(), prefix_location(item), contextlib.suppress(RunscError):
             engine_of(item.config).check_listed(words.platform(name, "xfail"), settings_of(item))
 
 
@@ -132,7 +132,7 @@ def _has_our_platform(item: pytest.Item) -> bool:
     return bool(found) and found[-1].func.__module__ in homes
 
 
-def expect(item: pytest.Item, platform: str) -> None:
+def add_xfail(item: pytest.Item, platform: str) -> None:
     """Mark a test that is expected to fail on this platform as a strict xfail.
 
     Only when the platform is known to work: for want of a platform no test fails as expected.
@@ -152,7 +152,7 @@ def choose_platform(item: pytest.Item, settings: Settings, asked: object) -> Pla
     Skips or fails the test if there is no runsc.
     """
     engine = engine_of(item.config)
-    with usage(), required(settings), located(item):
+    with fail_misuse(), skip_missing(settings), prefix_location(item):
         platform = None if asked is None else words.platform(asked, _FIXTURE)
         engine.binary(settings)
         platform = platform or engine.platforms_of(settings)[0]
@@ -163,20 +163,20 @@ def choose_platform(item: pytest.Item, settings: Settings, asked: object) -> Pla
 
 def check_platform(item: pytest.Item, settings: Settings, platform: Platform) -> None:
     """Skip or fail a test whose platform does not work."""
-    with usage(), required(settings), located(item):
+    with fail_misuse(), skip_missing(settings), prefix_location(item):
         engine_of(item.config).availability(platform, settings).check()
 
 
 def _needed_platforms(item: pytest.Item) -> list[Platform]:
     needed = [Platform.KVM] if item.get_closest_marker("requires_kvm") else []
-    with usage():
+    with fail_misuse():
         for mark in item.iter_markers("requires_runsc"):
             _check_arguments(item, mark, (">=20240729",) if mark.args else ())
         for mark in item.iter_markers("requires_kvm"):
             _check_arguments(item, mark, ())
         for mark in item.iter_markers("requires_platform"):
             _check_arguments(item, mark, ("systrap",))
-            with located(item):
+            with prefix_location(item):
                 needed.append(words.platform(mark.args[0], "requires_platform"))
     return needed
 

@@ -20,7 +20,7 @@ from pytest_gvisor.escape import escape, uncoloured
 from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.placement import here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
-from pytest_gvisor.plugin.stash import collected, engine_if_any, worker_of
+from pytest_gvisor.plugin.stash import collected_ids, engine_if_any, worker_of
 from pytest_gvisor.report.files import check
 from pytest_gvisor.report.merge import worse
 from pytest_gvisor.report.model import (
@@ -170,7 +170,7 @@ class Collector:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._detailed = cells.wanted(config)
+        self._detailed = cells.wants_details(config)
         self._tests: dict[str, dict[str, _Entry]] = {}
         """By node id, and by the worker that has run the test: ``""`` is nobody so far, or this
         process."""
@@ -253,7 +253,7 @@ class Collector:
         Where none has lived to send a report, nothing is known but the ids, and they decide.
         """
         if any(report.nodeid not in self._tests for report in self._lost):
-            for nodeid in collected(self._config):
+            for nodeid in collected_ids(self._config):
                 self._take_id(nodeid)
         for report in self._lost:
             if report.nodeid in self._tests:
@@ -262,7 +262,7 @@ class Collector:
     def _take_id(self, nodeid: str) -> None:
         columns = _columns(run_settings(self._config))
         for name in dict.fromkeys([*columns, *map(str, Platform)]):
-            row = cells.without_platform(nodeid, name)
+            row = cells.strip_platform(nodeid, name)
             if row != nodeid:
                 self._expect(nodeid, row, name)
 
@@ -271,11 +271,11 @@ class Collector:
         """Complete the matrix, and write the report files."""
         if self._config.getoption("collectonly", False):
             return
-        self.report = self._built(session)
+        self.report = self._build_report(session)
         from pytest_gvisor.report import files, github  # noqa: PLC0415 -- at the end of a session
 
         for path in run_settings(self._config).report:
-            problem = files.write(self.report, resolved(self._config, path))
+            problem = files.write(self.report, resolve_path(self._config, path))
             if problem:
                 self.problems.append(f"{path} could not be written: {problem}")
             else:
@@ -293,7 +293,7 @@ class Collector:
 
             terminal.show(terminalreporter, self.report, self.written, self.problems)
 
-    def _built(self, session: pytest.Session) -> Report:
+    def _build_report(self, session: pytest.Session) -> Report:
         for nodeid, row, name in cells.roster(session) if self._runs_tests(session) else ():
             self._expect(nodeid, row, name)
         self._take_lost()
@@ -369,12 +369,12 @@ def prepare(config: pytest.Config) -> None:
         return
     for path in run_settings(config).report:
         try:
-            check(resolved(config, path))
+            check(resolve_path(config, path))
         except ReportError as error:
             raise pytest.UsageError(f"pytest-gvisor: --gvisor-report: {error}") from error
     ensure(config)
 
 
-def resolved(config: pytest.Config, path: str) -> str:
+def resolve_path(config: pytest.Config, path: str) -> str:
     """Return a path from where pytest was started, whatever folder a test has changed to."""
     return os.path.join(config.invocation_params.dir, os.path.expanduser(path))

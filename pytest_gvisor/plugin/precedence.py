@@ -81,7 +81,7 @@ def expected_failures(item: pytest.Item) -> set[str]:
 
 
 @contextlib.contextmanager
-def located(item: pytest.Item) -> Iterator[None]:
+def prefix_location(item: pytest.Item) -> Iterator[None]:
     """Put the test's id and place before the message of a `UsageError`."""
     try:
         yield
@@ -104,7 +104,7 @@ def settings_of(item: pytest.Item) -> Settings:
     marks = list(item.iter_markers("gvisor"))
     known = item.stash.get(_read_key, None)
     if known is None or list(map(id, known.marks)) != list(map(id, marks)):
-        known = item.stash[_read_key] = _Read(marks, _read(item, marks))
+        known = item.stash[_read_key] = _Read(marks, _read_settings(item, marks))
     return known.settings
 
 
@@ -118,7 +118,7 @@ class _Read(NamedTuple):
 _read_key = pytest.StashKey[_Read]()
 
 
-def _read(item: pytest.Item, marks: Sequence[pytest.Mark]) -> Settings:
+def _read_settings(item: pytest.Item, marks: Sequence[pytest.Mark]) -> Settings:
     settings = run_settings(item.config)
     for mark in reversed(marks):
         where = location(item)
@@ -136,12 +136,12 @@ def _read(item: pytest.Item, marks: Sequence[pytest.Mark]) -> Settings:
             settings = words.replaced(settings, changes)
         except UsageError as error:
             raise UsageError(f"{where}: @pytest.mark.gvisor: {error.message}") from error
-    with located(item):
-        settings = _on_its_release(settings, item)
-    return placed(settings, item.config)
+    with prefix_location(item):
+        settings = _select_release(settings, item)
+    return resolve_image_path(settings, item.config)
 
 
-def _on_its_release(settings: Settings, item: pytest.Item) -> Settings:
+def _select_release(settings: Settings, item: pytest.Item) -> Settings:
     """Return the settings with the binary in the test's id, or else the first of several."""
     if not settings.releases:
         return settings
@@ -151,7 +151,7 @@ def _on_its_release(settings: Settings, item: pytest.Item) -> Settings:
     return settings if label is None else words.on_release(settings, label)
 
 
-def placed(settings: Settings, config: pytest.Config) -> Settings:
+def resolve_image_path(settings: Settings, config: pytest.Config) -> Settings:
     """Return the settings with the image's path relative to where pytest was started.
 
     Tests change the current folder.

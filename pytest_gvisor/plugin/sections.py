@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.harness.gvisor import Gvisor
 
 
-def complete(report: pytest.TestReport, item: pytest.Item, harnesses: Sequence[Gvisor]) -> None:
+def add_sections(report: pytest.TestReport, item: pytest.Item, harnesses: Sequence[Gvisor]) -> None:
     """Add the sections to a report of a failed phase, and escape everything in it."""
     if report.failed:
         for harness in harnesses:
@@ -25,7 +25,7 @@ def complete(report: pytest.TestReport, item: pytest.Item, harnesses: Sequence[G
             found = sections(harness.records, again=again, debug=settings.debug)
             report.sections += list(found)
     colour = _in_colour(item.config)
-    escape_report(report, painted=_painted(colour))
+    escape_report(report, painted=_choose_escape(colour))
     vars(report)[UNTRUSTED] = colour
 
 
@@ -35,10 +35,10 @@ def escape_again(report: pytest.TestReport) -> None:
     pytest makes that of a subtest from one of its test's, of which it keeps the attributes, and
     adds the captured output, the logs and the subtest's message and arguments.
     """
-    escape_report(report, painted=_painted(vars(report).pop(UNTRUSTED)))
+    escape_report(report, painted=_choose_escape(vars(report).pop(UNTRUSTED)))
 
 
-def _painted(colour: bool) -> Callable[[str], str]:
+def _choose_escape(colour: bool) -> Callable[[str], str]:
     return safe_but_colour if colour else safe
 
 
@@ -74,7 +74,7 @@ def escape_report(
     for name in ("msg", "kwargs"):
         if (given := getattr(context, name, None)) is not None:
             # What holds them is frozen, and has slots.
-            object.__setattr__(context, name, _safe_words(given))
+            object.__setattr__(context, name, _escape_words(given))
     longrepr = report.longrepr
     if isinstance(longrepr, str):
         report.longrepr = painted(longrepr)
@@ -85,9 +85,9 @@ def escape_report(
         _Rewriter(painted).rewrite(longrepr)
 
 
-def _safe_words(given: object) -> object:
+def _escape_words(given: object) -> object:
     if isinstance(given, Mapping):
-        return {safe(str(name)): _safe_words(value) for name, value in given.items()}
+        return {safe(str(name)): _escape_words(value) for name, value in given.items()}
     return safe(given) if isinstance(given, str) else given
 
 
@@ -107,14 +107,14 @@ class _Rewriter:
             return
         self._seen.add(id(thing))
         for name, value in vars(thing).items():
-            fresh = self._changed(value)
+            fresh = self._change_value(value)
             if fresh is not value:
                 object.__setattr__(thing, name, fresh)  # some of the classes are frozen
 
-    def _changed(self, value: object) -> object:
+    def _change_value(self, value: object) -> object:
         if isinstance(value, str):
             return self._change(value)
         if isinstance(value, list | tuple):
-            return type(value)([self._changed(part) for part in value])
+            return type(value)([self._change_value(part) for part in value])
         self.rewrite(value)
         return value

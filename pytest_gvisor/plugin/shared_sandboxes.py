@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor import settings as words
 from pytest_gvisor.errors import PytestGvisorWarning
-from pytest_gvisor.plugin.skips import required
+from pytest_gvisor.plugin.skips import skip_missing
 from pytest_gvisor.run.request import Hooks
 from pytest_gvisor.settings import Platform
 
@@ -59,7 +59,7 @@ class Shared:
 
     def _harness(self, asked: Platform | str | None, release: str | None) -> Gvisor:
         settings = self._settings
-        with required(settings):
+        with skip_missing(settings):
             if release is not None:
                 settings = words.on_release(settings, release)
             if asked is None:

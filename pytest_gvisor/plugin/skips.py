@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from pytest_gvisor.errors import GvisorError
     from pytest_gvisor.settings import Settings
 
-_LACK = "pytest_gvisor_lack"
+_MISSING = "pytest_gvisor_missing"
 _MISUSE = "pytest_gvisor_misuse"
 
 
 @contextlib.contextmanager
-def usage() -> Iterator[None]:
+def fail_misuse() -> Iterator[None]:
     """Turn a `UsageError` into a failure without traceback: its message names the place.
 
     An `UnwantedRelease` likewise.
@@ -33,7 +33,7 @@ def usage() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def required(settings: Settings) -> Iterator[None]:
+def skip_missing(settings: Settings) -> Iterator[None]:
     """Skip if runsc, the platform or docker is missing; fail if skips are not allowed.
 
     Only these may skip: a runsc that is refused, or fails, is an error, and so is one that was
@@ -50,33 +50,33 @@ def required(settings: Settings) -> Iterator[None]:
         elif settings.strict:
             text = f"{error}\n(--gvisor-strict: this would be a skip otherwise)"
             raised = pytest.fail.Exception(text, pytrace=False)
-        vars(raised)[_LACK] = error
+        vars(raised)[_MISSING] = error
         raise raised from None
 
 
-def lack(raised: BaseException) -> GvisorError | None:
+def missing_requirement(raised: BaseException) -> GvisorError | None:
     """Return the error of the missing thing that made a test skip or fail."""
-    found: GvisorError | None = vars(raised).get(_LACK)
+    found: GvisorError | None = vars(raised).get(_MISSING)
     return found
 
 
-def insist(call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
+def undo_xfail(call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
     """Undo the xfail of a test that did not come to run, and so cannot have failed.
 
     For want of something, for a setting that cannot be meant, or for what went wrong in set-up
     before any workload: an image, a launch, runsc itself.
     """
-    if hasattr(report, "wasxfail") and call.excinfo is not None and _came_to_nothing(call):
+    if hasattr(report, "wasxfail") and call.excinfo is not None and _failed_before_run(call):
         report.outcome = "failed"
         del report.wasxfail
 
 
-def _came_to_nothing(call: pytest.CallInfo[Any]) -> bool:
+def _failed_before_run(call: pytest.CallInfo[Any]) -> bool:
     from pytest_gvisor import completed, errors  # noqa: PLC0415 -- as above
 
     raised = None if call.excinfo is None else call.excinfo.value
     if isinstance(raised, pytest.fail.Exception):
-        return lack(raised) is not None or _MISUSE in vars(raised)
+        return missing_requirement(raised) is not None or _MISUSE in vars(raised)
     of_workloads = (
         completed.WorkloadFailed,
         completed.WorkloadTimeout,

@@ -65,7 +65,7 @@ def _watcher(config: pytest.Config) -> Tell | None:
     return tell
 
 
-def remember(item: pytest.Item, harness: Gvisor) -> None:
+def record_harness(item: pytest.Item, harness: Gvisor) -> None:
     """Record a harness of a test, and its platform, for the test's report."""
     item.stash[platform_key] = harness.platform
     item.stash.setdefault(_harnesses_key, []).append(harness)
@@ -87,7 +87,7 @@ def is_untrusted(item: pytest.Item) -> bool:
     return not FIXTURES.isdisjoint(getattr(request, "fixturenames", ()))
 
 
-def started(item: pytest.Item, seconds: float | None) -> None:
+def record_start(item: pytest.Item, seconds: float | None) -> None:
     """Record the start of a test's sandbox, if it was measured."""
     if seconds is not None:
         item.stash.setdefault(_starts_key, []).append(seconds)
@@ -105,12 +105,12 @@ def engine_if_any(config: pytest.Config) -> Engine | None:
     return config.stash.get(_engine_key, None)
 
 
-def note(item: pytest.Item, report: pytest.TestReport) -> None:
+def record_outcome(item: pytest.Item, report: pytest.TestReport) -> None:
     """Record the outcome of a phase of a test."""
-    item.stash[_failed_key] = failed(item) or report.failed
+    item.stash[_failed_key] = has_failed(item) or report.failed
 
 
-def failed(item: pytest.Item) -> bool:
+def has_failed(item: pytest.Item) -> bool:
     """Whether a phase of the test has failed so far."""
     return item.stash.get(_failed_key, False)
 
@@ -129,7 +129,7 @@ def shared_folder(config: pytest.Config) -> str | None:
     return os.path.dirname(own) if shares else None
 
 
-def collected(config: pytest.Config) -> list[str]:
+def collected_ids(config: pytest.Config) -> list[str]:
     """Return the node ids that the workers have collected; none in a run without workers."""
     return config.stash.get(_ids, [])
 

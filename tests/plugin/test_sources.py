@@ -197,13 +197,13 @@ COUNTS = """
 import collections
 from pytest_gvisor.plugin import precedence
 
-reads, read = collections.Counter(), precedence._read
+reads, read = collections.Counter(), precedence._read_settings
 
 def counting(item, marks):
     reads[type(item).__name__, item.nodeid] += 1
     return read(item, marks)
 
-precedence._read = counting
+precedence._read_settings = counting
 
 def pytest_sessionfinish(session):
     lines = [f"{kind} {nodeid} {count}" for (kind, nodeid), count in reads.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gvisor.plugin.cells import without_platform
+from pytest_gvisor.plugin.cells import strip_platform
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ from pytest_gvisor.plugin.cells import without_platform
 )
 def test_a_row_is_named_without_the_platform(nodeid: str, row: str) -> None:
     """The row's name keeps all other brackets of the folder, the file and the parameters."""
-    assert without_platform(nodeid, "kvm") == row
+    assert strip_platform(nodeid, "kvm") == row

@@ -17,13 +17,13 @@ Reads = list[pytest.Item]
 def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     """The test of each time that markers are read."""
     found: Reads = []
-    read = precedence._read
+    read = precedence._read_settings
 
     def counting(item: pytest.Item, marks: Sequence[pytest.Mark]) -> Settings:
         found.append(item)
         return read(item, marks)
 
-    monkeypatch.setattr(precedence, "_read", counting)
+    monkeypatch.setattr(precedence, "_read_settings", counting)
     return found
 
 
