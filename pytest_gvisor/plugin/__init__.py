@@ -145,15 +145,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
     """Add the sections of a failed test that ran workloads, and escape its report."""
-    if call.excinfo is not None:
+    if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
         from pytest_gvisor.plugin import tracebacks
 
-        tracebacks.leave_out(item, call)
+        tracebacks.hide_own_frames()
     report: pytest.TestReport = yield  # type: ignore[assignment]
     if call.excinfo is not None:  # which pytest's unittest plugin may only now have set
         from pytest_gvisor.plugin import skips, tracebacks
 
-        tracebacks.place(item, call, report)
+        tracebacks.move_skip(item, report)
         skips.undo_xfail(call, report)
     record_outcome(item, report)
     if in_matrix(item) or harnesses(item):

@@ -2,72 +2,36 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import types
-from collections.abc import Iterator
-from typing import Any
+import sys
 
-import pluggy
 import pytest
 
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.programs.paths import below
 
-_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_PYTEST = os.path.dirname(inspect.getfile(pytest.Item))
-_PLUGGY = os.path.dirname(inspect.getfile(pluggy.HookimplMarker))
+_PACKAGE = __name__.partition(".")[0]
+_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def leave_out(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
-    """Remove this package's frames from the traceback of its error, unless all are wanted.
+def hide_own_frames() -> None:
+    """Hide this package's frames in tracebacks of its errors, in those of a chain too.
 
-    Its message says what is wrong; what a reader looks for is the line that asked for the run.
+    The message says what is wrong; what a reader looks for is the line that asked for the run.
+    pytest looks for this name in the globals of each frame; ``--full-trace`` and ``--tb=native``
+    ignore it.
     """
-    if call.excinfo is None or not _is_ours(item, call):
-        return
-    error = call.excinfo.value
-    kept = [tb for tb in _walk(error.__traceback__) if not below(_file(tb), _OURS)]
-    if any(map(_of_a_user, kept)):
-        rebuilt: types.TracebackType | None = None
-        for tb in reversed(kept):
-            rebuilt = types.TracebackType(rebuilt, tb.tb_frame, tb.tb_lasti, tb.tb_lineno)
-        call.excinfo = pytest.ExceptionInfo.from_exception(error.with_traceback(rebuilt))
+    for name, module in list(sys.modules.items()):
+        if name.startswith(f"{_PACKAGE}."):
+            vars(module)["__tracebackhide__"] = _is_own_error
 
 
-def place(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
-    """Show an error without a user's frame as its message alone, and a skip at its test."""
+def _is_own_error(excinfo: pytest.ExceptionInfo[BaseException] | None) -> bool:
+    return excinfo is not None and isinstance(excinfo.value, GvisorError)
+
+
+def move_skip(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Show a skip that this package has raised at its test."""
     longrepr = report.longrepr
-    if isinstance(longrepr, tuple):
-        if below(os.path.abspath(longrepr[0]), _OURS):
-            line = (item.location[1] or 0) + 1
-            report.longrepr = (str(item.path), line, longrepr[2])
-    elif (
-        call.excinfo is not None
-        and _is_ours(item, call)
-        and not any(map(_of_a_user, _walk(call.excinfo.value.__traceback__)))
-    ):
-        report.longrepr = call.excinfo.getrepr(style="value", chain=False)
-
-
-def _is_ours(item: pytest.Item, call: pytest.CallInfo[Any]) -> bool:
-    return (
-        call.excinfo is not None
-        and isinstance(call.excinfo.value, GvisorError)
-        and not item.config.getoption("fulltrace", False)
-    )
-
-
-def _walk(tb: types.TracebackType | None) -> Iterator[types.TracebackType]:
-    while tb is not None:
-        yield tb
-        tb = tb.tb_next
-
-
-def _file(tb: types.TracebackType) -> str:
-    return tb.tb_frame.f_code.co_filename
-
-
-def _of_a_user(tb: types.TracebackType) -> bool:
-    path = _file(tb)
-    return os.path.isabs(path) and not any(below(path, f) for f in (_OURS, _PYTEST, _PLUGGY))
+    if isinstance(longrepr, tuple) and below(os.path.abspath(longrepr[0]), _FOLDER):
+        report.longrepr = (str(item.path), (item.location[1] or 0) + 1, longrepr[2])
