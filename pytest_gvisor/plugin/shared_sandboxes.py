@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pytest_gvisor import settings as words
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pytest_gvisor.sandbox.sandbox import Sandbox
     from pytest_gvisor.settings import Settings
 
+_Key = tuple[Platform, str, dict[str, object]]
+
 
 class Shared:
     """The type of ``gvisor_sandboxes``: the same arguments give the same sandbox, while it
@@ -30,7 +33,7 @@ class Shared:
         self._settings = settings
         self._guard = threading.Lock()
         self._harnesses: dict[tuple[Platform, str], Gvisor] = {}
-        self._made: dict[tuple[Platform, str, str], Sandbox] = {}
+        self._made: list[tuple[_Key, Sandbox]] = []
 
     def __call__(
         self,
@@ -47,15 +50,15 @@ class Shared:
         """
         with self._guard:
             harness = self._harness(platform, release)
-            key = (harness.platform, harness.settings.label, repr(sorted(options.items())))
-            found = self._made.get(key)
-            if found is not None and not found.alive:
-                del self._made[key]
-                found.close()
-                found = None
-            if found is None:
-                found = self._made[key] = harness.sandbox(**options)  # type: ignore[arg-type]
-            return found
+            key = (harness.platform, harness.settings.label, _frozen(options))
+            for entry in [one for one in self._made if one[0] == key]:
+                if entry[1].alive:
+                    return entry[1]
+                self._made.remove(entry)
+                entry[1].close()
+            made = harness.sandbox(**options)  # type: ignore[arg-type]
+            self._made.append((key, made))
+            return made
 
     def _harness(self, asked: Platform | str | None, release: str | None) -> Gvisor:
         settings = self._settings
@@ -75,10 +78,21 @@ class Shared:
     def close(self) -> None:
         """Close all sandboxes, even if one of them raises."""
         with self._guard, contextlib.ExitStack() as undo:
-            for sandbox in self._made.values():
+            for _key, sandbox in self._made:
                 undo.callback(sandbox.close)
             self._made.clear()
         for harness in self._harnesses.values():
             for record in harness.records:
                 for leak in record.completed.leaks if record.completed else ():
                     warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)
+
+
+def _frozen(options: Mapping[str, object]) -> dict[str, object]:
+    """Return a copy of options that stays as it is when their caller changes a list or mapping."""
+
+    def frozen(value: object) -> object:
+        if isinstance(value, Mapping):
+            return dict(value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return {name: frozen(value) for name, value in options.items()}

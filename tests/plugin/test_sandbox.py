@@ -36,7 +36,7 @@ def test_a_session_shares_its_sandboxes(alone: Project) -> None:
     """The same options share one sandbox, others get another; all are closed at the end."""
     alone.test("""
         import os, pytest
-        from pytest_gvisor import PytestGvisorWarning, SandboxCrashed, UsageError
+        from pytest_gvisor import PytestGvisorWarning, SandboxCrashed, UsageError, empty
 
         made = []
 
@@ -58,6 +58,11 @@ def test_a_session_shares_its_sandboxes(alone: Project) -> None:
             with pytest.raises(UsageError, match="'nope' is not a setting"):
                 gvisor_sandboxes(nope=1)
 
+        def test_roots_that_look_the_same(gvisor_sandboxes):
+            one, two = (gvisor_sandboxes(rootfs=empty({"a": text})) for text in "12")
+            assert (one.get("/a"), two.get("/a")) == (b"1", b"2")
+            assert gvisor_sandboxes(rootfs=empty({"a": "1"})) is one
+
         def test_one_that_crashed_is_made_again(box, gvisor_sandboxes):
             with pytest.raises(SandboxCrashed):
                 box.exec(["sh", "-c", "kill -9 1; sleep 9"])
@@ -72,7 +77,7 @@ def test_a_session_shares_its_sandboxes(alone: Project) -> None:
             assert made[-1].alive  # set up before the factory, so torn down after it
     """)
     # The fixture above fails the last test's teardown, which shows that the factory has closed it.
-    alone.run().ends(passed=3, errors=1).shows("assert False")
+    alone.run().ends(passed=4, errors=1).shows("assert False")
 
 
 def test_a_sandbox_that_nobody_closes_ends_with_its_test(alone: Project) -> None:

@@ -57,7 +57,7 @@ def test_one_that_cannot_be_closed_leaves_no_shared_sandbox_open() -> None:
 
     shared = Shared(SimpleNamespace(), Settings())  # type: ignore[arg-type]
     for name in ("one", "two"):
-        shared._made[name] = SimpleNamespace(close=closing(name))  # type: ignore[index,assignment]
+        shared._made.append((name, SimpleNamespace(close=closing(name))))  # type: ignore[arg-type]
     with pytest.raises(ZeroDivisionError):
         shared.close()
     assert sorted(closed) == ["one", "two"]
