@@ -13,10 +13,7 @@ from __future__ import annotations
 import faulthandler
 import importlib.util
 import io
-import itertools
-import json
 import linecache
-import math
 import os
 import signal
 import sys
@@ -24,15 +21,18 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
 if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import checked_json, frames
+    from pytest_gvisor.guest import encoding, frames, variables
 else:
-    # The folder of this program, on sys.path for two imports: what a test imports by these names
+    # The folder of this program, on sys.path for these imports: what a test imports by their names
     # is the test's own.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import checked_json
+    import encoding
     import frames
+    import variables
 
-    del sys.path[0], sys.modules["checked_json"], sys.modules["frames"]
+    del sys.path[0]
+    for _name in ("checked_json", "encoding", "frames", "variables"):
+        del sys.modules[_name]
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,12 +41,6 @@ if TYPE_CHECKING:
 
     from pytest_gvisor.guest.measure import Coverage
 
-_JSON = json.JSONEncoder(default=repr, ensure_ascii=False, allow_nan=False)
-_MAX_TEXT = 8 * 1024 * 1024
-# Both less than what the host allows.
-_MAX_MESSAGE = 60 * 1024 * 1024
-_MAX_VALUES = 900_000
-_WHOLE = frozenset({"collected", "coverage", "finished"})
 GUARD = "PYTEST_GVISOR_INSIDE"  # see plugin/placement.py
 # Tests replace functions of modules, and this program speaks while they are replaced.
 _getpid, _exit = os.getpid, os._exit
@@ -96,7 +90,7 @@ class Channel:
         """
         if not self.is_ours():
             return
-        self._messages.write(self._encoder.framed(encoded(kind, fields)))
+        self._messages.write(self._encoder.framed(encoding.encoded(kind, fields)))
 
 
 class Terminal(io.TextIOBase):
@@ -139,10 +133,12 @@ class Plugin:
         channel: Channel,
         terminal: Terminal,
         files: Iterable[str],
+        variables: variables.Watch,
         coverage: Coverage | None = None,
     ) -> None:
         self._channel = channel
         self._wanted = {part for path in files for part in _with_parents(path)}
+        self._variables = variables
         self._coverage = coverage
         self._terminal = terminal
         self._errors: list[str] = []
@@ -187,6 +183,7 @@ class Plugin:
             if item is None:
                 self._channel.send("missing", id=self._running)
                 continue
+            self._variables.clear()
             following = items.get(command["next"]) if command["next"] else None
             # At the last failure that the host allows, pytest tears everything down with the test.
             session.testsfailed, option.maxfail = 0, command["maxfail"]
@@ -215,9 +212,12 @@ class Plugin:
         while self._reports:
             report = self._reports[0]
             data = hook.pytest_report_to_serializable(config=self._config, report=report)
-            data["sections"] = [(title, _cut(text)) for title, text in data.get("sections", [])]
+            data["sections"] = [
+                (title, encoding.cut(text)) for title, text in data.get("sections", [])
+            ]
             plain = isinstance(report.longrepr, str)
-            self._channel.put_off("report", id=self._running, data=data, plain=plain)
+            missed = self._variables.missed() if report.failed else []
+            self._channel.put_off("report", id=self._running, data=data, plain=plain, missed=missed)
             del self._reports[0]
 
     def pytest_warning_recorded(
@@ -287,51 +287,6 @@ def _with_parents(path: str) -> Iterator[str]:
         path = parent
 
 
-def encoded(kind: str, fields: dict[str, Any], most: int = _MAX_MESSAGE) -> bytes:
-    """Return the JSON of a message, with long parts shortened; texts mention that."""
-    data = _json({"type": kind, **fields})
-    for longest in (1024 * 1024, 64 * 1024, 4096, 256):
-        many = checked_json.has_more_values(data, _MAX_VALUES)
-        if kind in _WHOLE or not (many or len(data) > most):
-            break
-        data = _json({"type": kind, **_shortened(fields, longest)})
-    return data
-
-
-def _json(message: dict[str, Any]) -> bytes:
-    try:
-        text = _JSON.encode(message)
-    except ValueError:  # of a number that JSON has not
-        text = _JSON.encode(_shortened(message, sys.maxsize))
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _shortened(value: Any, longest: int) -> Any:
-    """Return the beginning and end of a value's long texts and lists.
-
-    Numbers that JSON has not become text.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, str):
-        return _cut(value, longest)
-    if isinstance(value, list | tuple):
-        half = longest // 2
-        parts = value if len(value) <= longest else [*value[:half], *value[-half:]]
-        return [_shortened(part, longest) for part in parts]
-    if isinstance(value, dict):
-        first = itertools.islice(value.items(), longest)
-        return {name: _shortened(part, longest) for name, part in first}
-    return value
-
-
-def _cut(text: str, longest: int = _MAX_TEXT) -> str:
-    if len(text) <= longest:
-        return text
-    half = longest // 2
-    return f"{text[:half]}\n[... {len(text) - longest} characters left out ...]\n{text[-half:]}"
-
-
 def _hook_order(plugin: Plugin) -> None:
     """Mark the hooks whose place in the order matters, now that pytest can be imported."""
     import pytest  # noqa: PLC0415 -- sys.path is the host's only now
@@ -359,6 +314,24 @@ def _measure(wanted: dict[str, Any]) -> Coverage:
     return cast("Coverage", module.Coverage(wanted))
 
 
+def _fixtures(worker_id: str, testrun_uid: str) -> object:
+    """Return a plugin whose fixtures have the values that xdist's have on the host."""
+    import pytest  # noqa: PLC0415 -- see run()
+
+    ids = worker_id, testrun_uid
+
+    class Fixtures:
+        @pytest.fixture(scope="session")
+        def worker_id(self) -> str:
+            return ids[0]
+
+        @pytest.fixture(scope="session")
+        def testrun_uid(self) -> str:
+            return ids[1]
+
+    return Fixtures()
+
+
 def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
     """Configure pytest like the host's, and serve until the host sends ``finish``.
 
@@ -372,10 +345,13 @@ def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
     from _pytest.config import Config  # noqa: PLC0415 -- sys.path is the host's only now
 
     terminal = Terminal(channel, words)
-    plugin = Plugin(channel, terminal, start["files"], coverage)
+    watch = variables.Watch(start["held_back"])
+    plugin = Plugin(channel, terminal, start["files"], watch, coverage)
     _hook_order(plugin)
     config = Config.fromdictargs(start["options"], start["args"])
     config.pluginmanager.register(plugin, "gvisor-worker")
+    if start["worker"] and config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(_fixtures(**start["worker"]), "gvisor-xdist-fixtures")
     channel.send("ready", kernel=os.uname().release)
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 

@@ -5,6 +5,7 @@ Light until a test runs inside: what starts sandboxes is imported then.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -45,12 +46,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
     group.addoption(
         "--gvisor-env", dest="gvisor_env", metavar="NAME[=VALUE]", action="append", default=[],
-        help="an environment variable for tests inside, which otherwise get a short allow-list; "
-        "may be repeated.",
+        help="a variable for tests inside, which otherwise get an allow-list; may be repeated. A "
+        "glob names several, and !glob leaves some out. Ini: gvisor_env.",
     )  # fmt: skip
     group.addoption(
         "--gvisor-writable", dest="gvisor_writable", metavar="PATH", action="append", default=[],
         help="a folder of the host that writes of tests inside go through to; may be repeated.",
+    )  # fmt: skip
+    parser.addini(
+        "gvisor_env", "environment variables for tests inside, one a line, as --gvisor-env has "
+        "them", type="linelist", default=[],
     )  # fmt: skip
     parser.addini("in_gvisor", "run every test inside gVisor", type="bool", default=False)
     parser.addini(
@@ -69,6 +74,24 @@ def pytest_configure(config: pytest.Config) -> None:
         _check_fields(names)
     if not here_is_inside() and not config.getoption("no_gvisor"):
         _check_writable(config.getoption("gvisor_writable"))
+        if _entries(config):
+            _environment(config)
+
+
+def _entries(config: pytest.Config) -> list[str]:
+    """Return the entries for the environment inside; the last one that matches a name counts."""
+    return [*config.getini("gvisor_env"), *config.getoption("gvisor_env")]
+
+
+def _environment(config: pytest.Config) -> dict[str, str]:
+    """Return the environment inside. Raises `pytest.UsageError`."""
+    from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.inside.environment import environment  # noqa: PLC0415
+
+    try:
+        return environment(_entries(config), os.environ)
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
 
 def _check_writable(paths: list[str]) -> None:
@@ -104,16 +127,29 @@ def _isolation(config: pytest.Config) -> Isolation:
         raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
+def pytest_report_header(config: pytest.Config) -> list[str] | str | None:
     """Report that tests run inside, or that they do not although the project asks for it."""
     if here_is_inside() or not (config.getoption("in_gvisor") or config.getini("in_gvisor")):
         return None
     if config.getoption("no_gvisor"):
         return "gvisor: --no-gvisor: the tests run on the host"
-    return (
+    where = (
         "gvisor: the tests run INSIDE gVisor: its kernel, a /tmp of their own, an environment by "
         "allow-list; what they write stays there"
     )
+    return [where, *_held_back(config)]
+
+
+def _held_back(config: pytest.Config) -> list[str]:
+    """Return a line on the variables that tests inside do not get."""
+    from pytest_gvisor.escape import escape  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.inside.environment import held_back  # noqa: PLC0415
+
+    names = held_back(_environment(config), os.environ)
+    if not names:
+        return []
+    told = "-v names them" if config.get_verbosity() <= 0 else escape(", ".join(names))
+    return [f"gvisor: {len(names)} environment variables are held back (--gvisor-env): {told}"]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -169,11 +205,14 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def _session(item: pytest.Item) -> InsideSession:
     config = item.config
     if _session_key not in config.stash:
-        from pytest_gvisor.inside.session import InsideSession  # noqa: PLC0415 -- see above
+        from pytest_gvisor.inside.environment import held_back  # noqa: PLC0415 -- see above
+        from pytest_gvisor.inside.session import InsideSession  # noqa: PLC0415
         from pytest_gvisor.inside.start import Inside  # noqa: PLC0415
 
+        env = _environment(config)
         inside = Inside(
-            env=tuple(config.getoption("gvisor_env")),
+            env=env,
+            held_back=tuple(held_back(env, os.environ)),
             writable=tuple(config.getoption("gvisor_writable")),
         )
         config.stash[_session_key] = InsideSession(item.session, _isolation(config), inside)

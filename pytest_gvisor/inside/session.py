@@ -217,6 +217,7 @@ class InsideSession:
             Live(self._write_terminal).add,
             self._bounds,
             measured=self._coverage_factory(group.items),
+            held_back=self._inside.held_back,
         )
 
     def _coverage_factory(

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,8 +36,11 @@ _TMP = "/tmp"
 class Inside:
     """The settings of a pytest inside, apart from those of any sandbox."""
 
-    env: tuple[str, ...] = ()
-    """``NAME`` or ``NAME=VALUE``, on top of the allow-list."""
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The environment variables."""
+
+    held_back: tuple[str, ...] = ()
+    """Names of the host's variables that tests inside may miss."""
 
     writable: tuple[str, ...] = ()
     """Folders of the host that writes go through to."""
@@ -56,7 +59,6 @@ def start(
     engine = engine_of(config)
     way = rootless.decide(settings.rootless, Caller.read(os.geteuid()), settings.network)
     shown = visible.folders(config, items)
-    env = visible.environment(inside.env)
     request = Request(
         runsc=engine.binary(settings),
         platform=platform,
@@ -68,7 +70,6 @@ def start(
             way=way,
             shown=shown,
             inside=inside,
-            env=env,
             cwd=str(config.invocation_params.dir),
         ),
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
@@ -78,6 +79,8 @@ def start(
         "options": configuration.travelling(config),
         "args": configuration.arguments(config, items),
         "files": configuration.files(items),
+        "held_back": inside.held_back,
+        "worker": _worker(config),
         "cwd": str(config.invocation_params.dir),
         "sys_path": configuration.search_path(),
         "coverage": configuration.coverage(config),
@@ -93,6 +96,12 @@ def start(
     return link
 
 
+def _worker(config: pytest.Config) -> dict[str, str] | None:
+    """Return the values of xdist's fixtures in a worker; None in a run without workers."""
+    given: dict[str, str] | None = getattr(config, "workerinput", None)
+    return given and {"worker_id": given["workerid"], "testrun_uid": given["testrunuid"]}
+
+
 def _spec(
     workspace: Workspace,
     *,
@@ -100,7 +109,6 @@ def _spec(
     way: Way,
     shown: Sequence[str],
     inside: Inside,
-    env: dict[str, str],
     cwd: str,
 ) -> Spec:
     mounts = [bind(path, path) for path in shown]
@@ -117,7 +125,7 @@ def _spec(
     spec = default_spec(
         [sys.executable, *subprocess._args_from_interpreter_flags(), "-P", worker.__file__],  # type: ignore[attr-defined]
         root_path=prepared.root_path,
-        env=env,
+        env=inside.env,
         cwd=cwd,
         mounts=[*hidden, *(mount for mount in prepared.mounts if not _is_shown(mount))],
         path=prepared.path,

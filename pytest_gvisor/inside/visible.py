@@ -1,11 +1,11 @@
-"""The host's parts that a test inside sees: its project, its imports, an environment."""
+"""The host's parts that a test inside sees: its project, and its imports."""
 
 from __future__ import annotations
 
 import os
 import pwd
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -13,29 +13,8 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import configuration
 from pytest_gvisor.programs.paths import within
 
-# What says how programs behave, and nothing about this machine, its user or its secrets.
-ALLOWED = (
-    "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TERM", "COLUMNS", "LINES", "NO_COLOR",
-    "FORCE_COLOR", "PY_COLORS", "CI", "PYTHONHASHSEED", "PYTHONWARNINGS", "PYTHONDEVMODE",
-    "PYTHONUTF8", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONASYNCIODEBUG",
-    "SOURCE_DATE_EPOCH", "HYPOTHESIS_PROFILE",
-)  # fmt: skip
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _NOT_SHOWN = ("/proc", "/sys", "/dev")
-
-
-def environment(extra: Iterable[str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment inside: an allow-list, and those of ``--gvisor-env NAME[=VALUE]``."""
-    found = {name: environ[name] for name in ALLOWED if name in environ}
-    for entry in extra:
-        name, equals, value = entry.partition("=")
-        if not name or "\0" in entry:
-            raise UsageError(f"--gvisor-env {entry!r}: write NAME or NAME=VALUE")
-        if equals:
-            found[name] = value
-        elif name in environ:
-            found[name] = environ[name]
-    return found
 
 
 def folders(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.escape import safe
-from pytest_gvisor.inside import reports
+from pytest_gvisor.inside import environment, reports
 from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.session_bounds import SessionBounds
@@ -117,8 +117,10 @@ class Worker:
         bounds: SessionBounds,
         *,
         measured: Callable[[], InsideCoverage] | None = None,
+        held_back: Sequence[str] = (),
     ) -> None:
         self._config = config
+        self._held_back = held_back
         self._bounds = bounds
         self._measured = measured
         self._start = start
@@ -207,6 +209,9 @@ class Worker:
             else:
                 report = reports.revive(self._config, message, item.nodeid, self._bounds)
                 progress.add(report)
+                hint = environment.hint(message.get("missed"), self._held_back)
+                if report.failed and hint:
+                    report.sections.append(("gvisor: environment", hint))
                 yield report
         _belongs(message, inner)
         if missing := progress.missing():

@@ -107,6 +107,62 @@ def test_the_environment_is_an_allow_list(
     assert result.parseoutcomes() == {"passed": 1}
 
 
+def test_a_failed_test_is_told_of_a_variable_that_is_held_back(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it was looked up or asked for; a test that passes, or looks for no such name, not."""
+    for name in ("APP_URL", "APP_MODE", "OTHER"):
+        monkeypatch.setenv(name, "of the host")
+    project.makepyfile(
+        """
+        import os
+
+        def test_passes(): assert "OTHER" not in os.environ
+        def test_key(): os.environ["APP_URL"]
+        def test_get(): assert os.getenv("APP_MODE") and os.getenv("NOWHERE")
+        def test_own(monkeypatch):
+            monkeypatch.setenv("APP_URL", "own")
+            assert os.environ["APP_URL"] == os.environb[b"APP_URL"].decode() == "own"
+            assert os.popen("echo $APP_URL").read() == "own\\n"
+            assert 0
+        """
+    )
+    result = run_inside("-v")
+    assert result.parseoutcomes() == {"passed": 1, "failed": 3}
+    told = [line for line in result.outlines if "the test looked for" in line]
+    assert [line.split("looked for ")[1].split(":")[0] for line in told] == ["APP_URL", "APP_MODE"]
+    result.stdout.fnmatch_lines(["gvisor: * environment variables are held back*: *APP_MODE, *"])
+    result = run_inside("-q", "--gvisor-env=APP_*", "-o", "gvisor_env=OTHER=inside", "-k", "key")
+    assert result.parseoutcomes() == {"passed": 1, "deselected": 3}
+
+
+@pytest.mark.parametrize("autoload", [False, True])
+def test_variables_of_pytest_mean_inside_what_they_mean_on_the_host(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, autoload: bool
+) -> None:
+    """The same plugins are loaded, and a test knows its worker."""
+    monkeypatch.setenv("PYTEST_PLUGINS", "tests.bundlewatch,of_the_project")
+    monkeypatch.setenv("PYTHONPATH", str(project.path), prepend=":")
+    options = ["--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider"]
+    if not autoload:
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        options += ["-p", "pytest_gvisor.plugin", "-p", "xdist"]
+    project.makepyfile(
+        of_the_project="import pytest\n@pytest.fixture\ndef given(): return 1\n",
+        test_it="""
+        import os
+
+        def test_it(given, worker_id, testrun_uid, pytestconfig):
+            assert given == 1
+            assert worker_id == os.environ["PYTEST_XDIST_WORKER"] == "gw0"
+            assert testrun_uid == os.environ["PYTEST_XDIST_TESTRUNUID"]
+            found = pytestconfig.pluginmanager.hasplugin("hypothesispytest")
+            assert found == ("PYTEST_DISABLE_PLUGIN_AUTOLOAD" not in os.environ)
+        """,
+    )
+    project.runpytest_subprocess(*options, "-n1").assert_outcomes(passed=1)
+
+
 def test_there_is_no_network(project: pytest.Pytester, run_inside: RunInside) -> None:
     """A server on the host's loopback cannot be reached, unless the host's network is asked for."""
     import socket

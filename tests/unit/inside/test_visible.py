@@ -1,4 +1,4 @@
-"""The host's folders that a test inside sees, and the variables that it gets."""
+"""The host's folders that a test inside sees."""
 
 from __future__ import annotations
 
@@ -13,26 +13,6 @@ import pytest
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import visible
-
-
-def test_only_names_of_the_list_are_passed_on() -> None:
-    """Secrets and other variables outside of the list are not passed on."""
-    environ = {"LANG": "C.UTF-8", "CI": "true", "TOKEN": "secret", "PATH": "/x", "HOME": "/root"}
-    assert visible.environment([], environ) == {"LANG": "C.UTF-8", "CI": "true"}
-
-
-def test_more_variables_can_be_asked_for() -> None:
-    """A requested variable has the host's value or a given one; an unset one adds nothing."""
-    asked = ["MINE", "OTHER=a=b", "EMPTY=", "UNSET"]
-    found = visible.environment(asked, {"MINE": "1", "OTHER": "2", "LANG": "C"})
-    assert found == {"LANG": "C", "MINE": "1", "OTHER": "a=b", "EMPTY": ""}
-
-
-@pytest.mark.parametrize("entry", ["", "=x", "A\0B=1"])
-def test_what_is_no_variable_is_refused(entry: str) -> None:
-    """An invalid variable is refused before anything starts."""
-    with pytest.raises(UsageError, match="--gvisor-env"):
-        visible.environment([entry], {})
 
 
 def shown(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, path: str = "") -> list[str]:

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.guest import worker
+from pytest_gvisor.guest import encoding
 from pytest_gvisor.guest.frames import UNBOUNDED, Encoder
 from pytest_gvisor.inside.frames import Decoder
 
 
 def received(kind: str, most: int = 64 * 2**20, **fields: Any) -> dict[str, Any]:
     """The message that the host receives."""
-    data = Encoder(max_json=UNBOUNDED).framed(worker.encoded(kind, fields, most))
+    data = Encoder(max_json=UNBOUNDED).framed(encoding.encoded(kind, fields, most))
     (message,) = Decoder().feed(data)
     return message
 
@@ -21,7 +21,7 @@ def received(kind: str, most: int = 64 * 2**20, **fields: Any) -> dict[str, Any]
 def test_a_character_takes_no_more_than_it_must() -> None:
     """Six million of any kind are a message."""
     text = "🎉" * 1000 + "ü\udcff\0"
-    assert len(worker.encoded("report", {"text": text})) < 4100
+    assert len(encoding.encoded("report", {"text": text})) < 4100
     assert received("report", text=text)["text"] == text
 
 
@@ -40,7 +40,7 @@ def test_so_are_lists_of_more_values_than_a_message_may_have(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first and the last values stay; a text of commas counts as one value."""
-    monkeypatch.setattr(worker, "_MAX_VALUES", 100_000)
+    monkeypatch.setattr(encoding, "_MAX_VALUES", 100_000)
     message = received("report", values=list(range(150_000)), text="," * 150_000)
     assert message["values"][:1] + message["values"][-1:] == [0, 149_999]
     assert len(message["values"]) == 64 * 1024

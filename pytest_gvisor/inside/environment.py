@@ -1,0 +1,95 @@
+"""The environment of tests inside: an allow-list, changed by the user's entries.
+
+An entry is ``NAME``, ``NAME=VALUE``, a glob such as ``APP_*``, or ``!glob`` for names to leave out.
+The last entry that matches a name counts. Does no input or output.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.escape import escape
+
+KEY: Final = "gvisor_env"
+"""The ini key, and where argparse puts the option."""
+
+# Names that say how programs and test tools behave, and nothing about this machine or its user.
+ALLOWED: Final = (
+    "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR",
+    "PY_COLORS", "CI", "PYTHONHASHSEED", "PYTHONWARNINGS", "PYTHONDEVMODE", "PYTHONUTF8",
+    "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONASYNCIODEBUG", "SOURCE_DATE_EPOCH",
+    "DJANGO_*", "HYPOTHESIS_*", "NOX_*", "PYTEST_*", "TOX_*",
+)  # fmt: skip
+# Names that a glob does not pass: of the host's folders, sockets, loader and editors, and of the
+# pytest on the host itself.
+_OF_THE_HOST: Final = (
+    "_", "HOME", "PATH", "PWD", "OLDPWD", "SHELL", "SHLVL", "USER", "LOGNAME", "HOSTNAME", "MAIL",
+    "TMPDIR", "TEMP", "TMP", "XDG_*", "LD_*", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP",
+    "PYTHONUSERBASE", "VIRTUAL_ENV*", "CONDA_*", "PYENV_*", "SSH_*", "GPG_*", "DBUS_*", "DISPLAY",
+    "WAYLAND_DISPLAY", "XAUTHORITY", "DOCKER_*", "*_SOCK", "*_SOCKET", "VSCODE_*", "PYCHARM_*",
+    "PYDEVD_*", "TEST_RUN_PIPE", "JPY_*", "TMUX*", "STY", "TERM_PROGRAM*", "BASH*",
+    "PYTEST_GVISOR_*", "PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST", "PYTEST_DEBUG*", "COV_CORE_*",
+)  # fmt: skip
+_SECRET: Final = re.compile(
+    "TOKEN|SECRET|PASSW|PWD|CREDENTIAL|PRIVATE|API_?KEY|_KEY$|_KEY_|_PAT$|COOKIE|DSN|AUTH",
+    re.IGNORECASE,
+)
+_CREDENTIALS: Final = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+_GLOB: Final = frozenset("*?[")
+
+
+def environment(entries: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of tests inside. Raises `UsageError` for what is no entry."""
+    found: dict[str, str] = {}
+    for entry in (*ALLOWED, *entries):
+        pattern, equals, value = entry.removeprefix("!").partition("=")
+        if not pattern or "\0" in entry or (equals and entry.startswith("!")):
+            raise UsageError(
+                f"--gvisor-env {entry!r}",
+                next_step="Write NAME, NAME=VALUE, a glob, or !glob for names to leave out. The "
+                f"ini key {KEY} takes the same.",
+            )
+        if equals:
+            found[pattern] = value
+        elif entry.startswith("!"):
+            found = {name: v for name, v in found.items() if not fnmatchcase(name, pattern)}
+        elif _GLOB.isdisjoint(pattern):
+            found |= {pattern: environ[pattern]} if pattern in environ else {}
+        else:
+            found |= {n: v for n, v in environ.items() if fnmatchcase(n, pattern) and _passes(n, v)}
+    return found
+
+
+def _passes(name: str, value: str) -> bool:
+    """Whether a glob passes a variable."""
+    return not (_is_of_the_host(name) or _SECRET.search(name) or _CREDENTIALS.search(value))
+
+
+def _is_of_the_host(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in _OF_THE_HOST)
+
+
+def held_back(found: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
+    """Return the names of the host that tests inside may miss, sorted."""
+    return sorted(name for name in environ.keys() - found.keys() if not _is_of_the_host(name))
+
+
+def hint(missed: Any, held: Iterable[str]) -> str:
+    """Return what to say of variables that a failed test looked for; nothing if none is held back.
+
+    ``missed`` comes from inside.
+    """
+    known = list(held)  # a hostile entry may have no hash
+    names = [n for n in missed if n in known] if isinstance(missed, list) else []
+    if not names:
+        return ""
+    listed = ", ".join(escape(name) for name in dict.fromkeys(names))
+    options = " ".join(f"--gvisor-env {escape(name)}" for name in dict.fromkeys(names))
+    return (
+        f"the test looked for {listed}: set on the host, and held back from tests inside.\n"
+        f"To pass on: {options} (or ini {KEY})"
+    )

@@ -1,0 +1,78 @@
+"""The variables of tests inside: an allow-list, the user's entries, and a hint at a missing one."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.inside.environment import environment, held_back, hint
+
+HOST = {
+    "LANG": "C.UTF-8", "LC_TIME": "C", "CI": "true", "DJANGO_SETTINGS_MODULE": "app.settings",
+    "DJANGO_SECRET_KEY": "s", "PYTEST_PLUGINS": "mine", "PYTEST_ADDOPTS": "-x",
+    "PYTEST_GVISOR_STRICT": "1", "PYTEST_DEBUG_TEMPROOT": "/tmp/x", "TOX_ENV_NAME": "py",
+    "HYPOTHESIS_PROFILE": "ci",
+    "PYTEST_XDIST_WORKER": "gw1", "APP_MODE": "test", "APP_TOKEN": "t", "APP_DB": "pg://u:p@h/d",
+    "APP_URL": "http://localhost/", "HOME": "/home/me", "PATH": "/x", "SSH_AUTH_SOCK": "/s",
+    "VSCODE_PID": "1", "XDG_RUNTIME_DIR": "/run/user/1", "AWS_PROFILE": "work",
+}  # fmt: skip
+ALWAYS = {
+    "LANG", "LC_TIME", "CI", "DJANGO_SETTINGS_MODULE", "PYTEST_PLUGINS", "TOX_ENV_NAME",
+    "HYPOTHESIS_PROFILE", "PYTEST_XDIST_WORKER",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("entries", "more"),
+    [
+        ([], {}),
+        (["APP_MODE"], {"APP_MODE": "test"}),
+        (["UNSET", "EMPTY="], {"EMPTY": ""}),
+        (["OTHER=a=b", "APP_MODE=other"], {"OTHER": "a=b", "APP_MODE": "other"}),
+        (["APP_*"], {"APP_MODE": "test", "APP_URL": "http://localhost/"}),
+        (["APP_*", "APP_TOKEN"], {"APP_MODE": "test", "APP_URL": "http://localhost/",
+                                  "APP_TOKEN": "t"}),
+        (["*"], {"APP_MODE": "test", "APP_URL": "http://localhost/", "AWS_PROFILE": "work"}),
+        (["*", "!A*"], {}),
+        (["!A*", "APP_MODE"], {"APP_MODE": "test"}),
+        (["APP_DB", "HOME"], {"APP_DB": "pg://u:p@h/d", "HOME": "/home/me"}),
+        (["?WS_[P]*"], {"AWS_PROFILE": "work"}),
+    ],
+)  # fmt: skip
+def test_an_entry_is_a_name_a_value_or_a_glob(entries: list[str], more: dict[str, str]) -> None:
+    """A glob passes no secret and no name of the host's own; a name passes whatever it is."""
+    assert environment(entries, HOST) == {name: HOST[name] for name in ALWAYS} | more
+
+
+def test_names_of_the_allow_list_can_be_left_out() -> None:
+    """The last entry that matches a name counts."""
+    found = environment(["!PYTEST_*", "!LC_*", "PYTEST_PLUGINS=other"], HOST)
+    assert found["PYTEST_PLUGINS"] == "other"
+    assert set(found) == ALWAYS - {"PYTEST_XDIST_WORKER", "LC_TIME"}
+
+
+@pytest.mark.parametrize("entry", ["", "!", "=x", "A\0B=1", "!A=1"])
+def test_what_is_no_entry_is_refused(entry: str) -> None:
+    """An invalid entry is refused before anything starts."""
+    with pytest.raises(UsageError, match="--gvisor-env"):
+        environment([entry], {})
+
+
+def test_names_that_tests_may_miss_are_told() -> None:
+    """The host's own names have their own values inside."""
+    assert held_back(environment(["APP_MODE"], HOST), HOST) == [
+        "APP_DB", "APP_TOKEN", "APP_URL", "AWS_PROFILE", "DJANGO_SECRET_KEY",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("missed", [None, 1, "APP_URL", [["APP_URL"]], [{}], ["NOT_OF_THE_HOST"]])
+def test_a_message_from_inside_can_name_nothing_else(missed: object) -> None:
+    """A hostile test cannot have the host print what it likes."""
+    assert hint(missed, ["APP_URL"]) == ""
+
+
+def test_a_hint_says_how_to_pass_a_variable_on() -> None:
+    """Each name once."""
+    text = hint(["APP_URL", "APP_DB", "APP_URL"], ["APP_DB", "APP_URL"])
+    assert "looked for APP_URL, APP_DB:" in text
+    assert "--gvisor-env APP_URL --gvisor-env APP_DB" in text
