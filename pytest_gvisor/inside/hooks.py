@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_gvisor.plugin import collection_warnings
 from pytest_gvisor.plugin.placement import (
     FIELDS,
     check_guard,
@@ -68,6 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; refuse what cannot work inside."""
     check_guard()
     config.addinivalue_line("markers", _MARKER)
+    collection_warnings.register(config)
     if config.getoption("gvisor_isolation") is not None:
         _isolation(config)
     if names := config.getini(FIELDS):

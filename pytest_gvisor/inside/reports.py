@@ -16,6 +16,7 @@ from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.escape import safe, safe_but_colour
 from pytest_gvisor.inside.fields import checked
 from pytest_gvisor.inside.session_bounds import SessionBounds
+from pytest_gvisor.plugin.collection_warnings import COLLECTING, place
 from pytest_gvisor.plugin.sections import escape_report
 
 # pytest raises RuntimeError for a kind of traceback that it does not know.
@@ -82,6 +83,7 @@ def warn(
 ) -> None:
     """Record a warning from inside in the host's summary, if ``bounds`` takes it.
 
+    A warning of the collection belongs to no test. One that the host's collection had is left out.
     Its category is looked up among what is imported here; nothing is imported or called for it. Its
     line comes with it: Python would look for one in any file of the host's.
     """
@@ -98,10 +100,13 @@ def warn(
         lineno=line if isinstance(line, int) else 0,
         line=words["line"],
     )
+    collecting = words["when"] in COLLECTING
+    if collecting and place(recorded) in bounds.known:
+        return
     config.hook.pytest_warning_recorded.call_historic(
         kwargs={
             "warning_message": recorded,
-            "nodeid": nodeid,
+            "nodeid": "" if collecting else nodeid,
             "when": words["when"],
             "location": _location(location),
         }

@@ -18,6 +18,7 @@ from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside, start
 from pytest_gvisor.inside.worker import Ids, Worker
 from pytest_gvisor.plugin import cells, markers
+from pytest_gvisor.plugin.collection_warnings import known
 from pytest_gvisor.plugin.placement import FIELDS, plan_key, plan_of
 from pytest_gvisor.plugin.precedence import expected_failure, location, settings_of
 from pytest_gvisor.plugin.skips import fail_misuse
@@ -60,7 +61,8 @@ class InsideSession:
 
     def __init__(self, session: pytest.Session, isolation: Isolation, inside: Inside) -> None:
         self._config = session.config
-        self._bounds = SessionBounds(self._config, self._config.getini(FIELDS))
+        fields = self._config.getini(FIELDS)
+        self._bounds = SessionBounds(self._config, fields, known(self._config))
         self._isolation = isolation
         self._inside = inside
         self._groups = self._plan_groups(session.items)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import pytest
 
 from pytest_gvisor.errors import PytestGvisorWarning
+from pytest_gvisor.plugin.collection_warnings import Place
 from pytest_gvisor.plugin.placement import FIELDS
 
 MOST_WARNINGS = 10_000
@@ -20,10 +21,18 @@ _MOST_NAMES = 20
 class SessionBounds:
     """The bounds of one session, and a summary of the texts that they left out."""
 
-    def __init__(self, config: pytest.Config, fields: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        fields: Iterable[str] = (),
+        known: Collection[Place] = (),
+    ) -> None:
         self._config = config
         self.fields = frozenset(fields)
         """Fields of reports that the project names, for hooks of its own."""
+
+        self.known = known
+        """Warnings of the host's own collection."""
 
         self._left_out: dict[str, None] = {}
         self._warnings = self._text = self._more = 0

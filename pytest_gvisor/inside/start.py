@@ -123,7 +123,7 @@ def _spec(
     sessions = os.path.dirname(os.path.dirname(workspace.folder))
     hidden = covers(prepared.root_path, prepared.mounts, session=sessions)
     spec = default_spec(
-        [sys.executable, *subprocess._args_from_interpreter_flags(), "-P", worker.__file__],  # type: ignore[attr-defined]
+        [sys.executable, *subprocess._args_from_interpreter_flags(), worker.__file__],  # type: ignore[attr-defined]
         root_path=prepared.root_path,
         env=inside.env,
         cwd=cwd,

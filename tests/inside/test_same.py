@@ -223,6 +223,36 @@ def test_conftest_files_at_every_depth_apply(
     assert both.outcomes()[0] == {"passed": 2}
 
 
+def test_warnings_of_the_collection_come_once(
+    project: pytest.Pytester, run_both: Callable[..., Both]
+) -> None:
+    """Both pytests collect the file. A warning that only the one inside has is kept."""
+    project.makepyfile(
+        """
+        import os, sys, warnings
+
+        warnings.warn("at import")
+        INSIDE = "PYTEST_GVISOR_INSIDE" in os.environ
+        if INSIDE:
+            warnings.warn("inside alone")
+
+        class TestNone:
+            def __init__(self): pass
+            def test_it(self): pass
+
+        def test_it():
+            warnings.warn("in a test")
+
+        def test_flags():
+            assert sys.flags.safe_path is False
+        """
+    )
+    both = run_both()
+    assert both.outcomes() == ({"passed": 2, "warnings": 4}, {"passed": 2, "warnings": 3})
+    alone = "".join(both.inside.outlines).count("inside alone")
+    assert alone == 2  # its text, and its line
+
+
 def test_last_failed_runs_what_failed_inside(project: pytest.Pytester) -> None:
     """`--lf` picks the tests that failed inside in the run before."""
     project.makepyfile("def test_good(): pass\ndef test_bad(): assert 0\n")

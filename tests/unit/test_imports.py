@@ -242,7 +242,8 @@ IDLE = {
     "pytest_gvisor", "pytest_gvisor.inside", "pytest_gvisor.inside.hooks", "pytest_gvisor.plugin",
     "pytest_gvisor.plugin.arrivals", "pytest_gvisor.plugin.fixtures",
     "pytest_gvisor.plugin.hookspecs", "pytest_gvisor.plugin.options",
-    "pytest_gvisor.plugin.placement", "pytest_gvisor.plugin.stash", "pytest_gvisor.setting_table",
+    "pytest_gvisor.plugin.collection_warnings", "pytest_gvisor.plugin.placement",
+    "pytest_gvisor.plugin.stash", "pytest_gvisor.setting_table",
 }  # fmt: skip
 
 
