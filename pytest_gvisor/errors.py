@@ -266,6 +266,20 @@ class PytestGvisorWarning(_Base):  # type: ignore[valid-type, misc]  # a variabl
     """A fact for the reader that fails nothing; in pytest, a `PytestWarning`."""
 
 
+def causes_of(error: BaseException) -> list[BaseException]:
+    """Return an error and its causes, the first cause last: also those among its arguments."""
+    found = [error]
+    while len(found) < 20:
+        last = found[-1]
+        inner = [part for part in last.args if isinstance(part, BaseException)]
+        before = last.__cause__ or last.__context__ or next(iter(inner), None)
+        # urllib3 before 2 first tries a call that an older Python refuses.
+        if before is None or isinstance(before, TypeError):
+            break
+        found.append(before)
+    return found
+
+
 @contextlib.contextmanager
 def stage(name: str, doing: str) -> Iterator[None]:
     """Turn an OSError or a MemoryError into a `LaunchError` with this stage.

@@ -1,4 +1,4 @@
-"""Images of a docker daemon, through the docker SDK: the only module that imports it, lazily.
+"""Images of a docker daemon, through the docker SDK, which is imported lazily.
 
 A daemon of this machine, by its socket; ``DOCKER_HOST`` names another one (podman's, for instance),
 and one on another machine only where that is asked for. Whatever it does not answer in time is an
@@ -14,21 +14,18 @@ import re
 import socket
 import sys
 import tempfile
-import time
-import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any, Final, Self
 
-from pytest_gvisor.errors import DaemonUnavailable, ImageError
+from pytest_gvisor.errors import DaemonUnavailable, ImageError, causes_of
 from pytest_gvisor.escape import shown
 from pytest_gvisor.guest.checked_json import loads
-from pytest_gvisor.images import daemon_http
-from pytest_gvisor.images.config import lists, load_json, objects
+from pytest_gvisor.images.config import lists, objects
 from pytest_gvisor.images.progress import Meter, Tell
 from pytest_gvisor.images.streams import Limits
 
 DEADLINE: Final = 4.0
-"""Seconds for a daemon's answers to simple questions, all of them."""
+"""Seconds for a daemon's whole answer to a simple question."""
 _SILENCE: Final = 120.0
 """Seconds without a word from it while it pulls, builds or exports."""
 _CHUNK: Final = 1024 * 1024
@@ -53,27 +50,22 @@ class Daemon:
     def __init__(self, *, remote: bool = False, tell: Tell | None = None) -> None:
         docker = _sdk()
         self._errors = docker.errors
-        address = os.environ.get("DOCKER_HOST", "")
-        if address and not address.startswith("unix://") and not remote:
+        self._tell = tell
+        self._address = address = os.environ.get("DOCKER_HOST", "")
+        is_local = not address or address.startswith("unix://")
+        if not is_local and not remote:
             raise ImageError(
                 f"DOCKER_HOST is {shown(address)}, which is not a socket of this machine",
                 next_step="To use that daemon: gvisor_image(…, remote=True).",
             )
-        self._tell = tell
-        self._address = address
-        self._socket = _socket_of(address)
-        self._silence = DEADLINE
-        self._end = time.monotonic() + DEADLINE
-        version = None
-        try:
-            if self._socket:
-                version = self._version()
-            self._client: Any = docker.DockerClient.from_env(timeout=DEADLINE, version=version)
-        except Exception as error:
-            # The SDK lets errors of requests, of sockets and its own through. With a version, it
-            # connects to nothing here.
-            raise _unusable(error) if version else _unavailable(address, error) from error
-        self._bound()
+        self._client: Any = None
+        self._silence = _SILENCE
+        self._deadline: Callable[[float], Any] = contextlib.nullcontext
+        version = None  # of a daemon elsewhere: the SDK asks for it
+        if is_local:
+            self._connect(docker, docker.constants.DEFAULT_DOCKER_API_VERSION)
+            version = self._version()
+        self._connect(docker, version)
 
     def __enter__(self) -> Self:
         """Return the daemon itself."""
@@ -90,11 +82,9 @@ class Daemon:
         if pull is Pull.NEVER:
             raise ImageError("the daemon does not have it, and it is not to be pulled")
         with self._explained("cannot be pulled"):
-            repository, tag = _taken_apart(reference)
-            answers = self._client.api.pull(repository, tag=tag, stream=True, decode=True)
+            answers = self._client.api.pull(reference, stream=True, decode=True)
             with Meter(self._tell, f"pulling {reference}") as meter:
                 _follow(answers, meter.pulled)
-        self._end = 0.0  # the look-up after a pull is a new question, however long the pull took
         if not (found := self._id(reference)):
             raise ImageError("the daemon does not have it, though it has been pulled")
         return found
@@ -177,67 +167,73 @@ class Daemon:
                 raise ImageError(f"the daemon says: {_message(response.raw.read(_MAX_MESSAGE))}")
             yield from response.iter_content(_CHUNK)
 
+    def _connect(self, docker: Any, version: str | None) -> None:
+        """Make the SDK's client. With a version, for a socket, it connects to nothing yet."""
+        try:
+            # The SDK lets errors of requests, of sockets and its own through.
+            self._client = docker.DockerClient.from_env(timeout=DEADLINE, version=version)
+        except Exception as error:
+            raise _unusable(error) if version else _unavailable(self._address, error) from error
+        api = self._client.api
+        if version:
+            from pytest_gvisor.images.daemon_socket import Adapter  # noqa: PLC0415 -- has the SDK
+
+            path = api.get_adapter(api.base_url).socket_path
+            adapter = Adapter(f"http+unix://{path}", DEADLINE)
+            api.mount(api.base_url, adapter)
+            api.max_redirects = 0  # the SDK follows them on the same socket, without the adapter
+            self._deadline = adapter.deadline
+        send = api.send
+
+        def bounded(request: Any, **options: Any) -> Any:
+            # The SDK pulls and builds without any time-out, and guesses at texts of any encoding.
+            answer = send(request, **{**options, "timeout": self._silence})
+            answer.encoding = "utf-8"
+            return answer
+
+        api.send = bounded
+
     def _version(self) -> str:
         """Return the version of the daemon's API, which also shows that the daemon answers."""
-        answer = self._asked("/_ping")
-        version = answer.headers.get("api-version", "")
-        if not _VERSION.fullmatch(version):
-            facts = load_json(self._asked("/version").body, "its answer")
-            version = str(objects(facts, "its answer").get("ApiVersion"))
-        if not _VERSION.fullmatch(version):
-            raise OSError("it does not say which version its API has")
+        try:
+            with self._asking() as api:
+                ping = api.get(f"{api.base_url}/_ping")
+                ping.raise_for_status()
+                version = str(ping.headers.get("Api-Version", ""))
+                if not version:
+                    facts = objects(api.version(api_version=False), "its answer")
+                    version = str(facts.get("ApiVersion"))
+            if not _VERSION.fullmatch(version):
+                raise OSError("it does not say which version its API has")
+        except Exception as error:
+            raise _unavailable(self._address, error) from error
+        finally:
+            self._client.close()
         return version
 
-    def _asked(self, target: str) -> daemon_http.Answer:
-        answer = daemon_http.get(self._socket, target, self._end - time.monotonic())
-        if answer.status != 200:
-            raise OSError(f"the status {answer.status} is no daemon's answer to {target}")
-        return answer
-
-    def _id(self, reference: str) -> str | None:
-        """Return the id of an image, or None; the ping before it shares the deadline."""
-        end, self._end = self._end, 0.0
-        if not self._socket:
-            return self._remote_id(reference)
-        with self._explained("cannot be looked up"):
-            seconds = end - time.monotonic() if end else DEADLINE
-            target = f"/images/{urllib.parse.quote(reference, safe='/:@')}/json"
-            try:
-                answer = daemon_http.get(self._socket, target, seconds)
-            except TimeoutError as error:
-                raise _unavailable(self._address, error) from error
-            if answer.status == 404:
-                return None
-            if answer.status != 200:
-                raise ImageError(f"the daemon says: {_message(answer.body)}")
-            facts = objects(load_json(answer.body, "the daemon's answer"), "the daemon's answer")
-            return str(facts["Id"])
-
-    def _remote_id(self, reference: str) -> str | None:
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[Any]:
+        """Yield the SDK's interface for questions with short answers, all within `DEADLINE`."""
         self._silence = DEADLINE
         try:
-            with self._explained("cannot be looked up"):
-                return str(self._client.api.inspect_image(reference)["Id"])
-        except ImageError as error:
-            causes = list(_chain(error))
-            if any(isinstance(cause, self._errors.ImageNotFound) for cause in causes):
-                return None
-            if _is_late(causes):
-                raise _unavailable(self._address, error) from error
-            raise
+            with self._deadline(DEADLINE):
+                yield self._client.api
         finally:
             self._silence = _SILENCE
 
-    def _bound(self) -> None:
-        """Give the SDK's requests a deadline for silence: it pulls and builds without any."""
-        api = self._client.api
-        send = api.send
-        self._silence = _SILENCE
-
-        def bounded(request: Any, **options: Any) -> Any:
-            return send(request, **{**options, "timeout": self._silence})
-
-        api.send = bounded
+    def _id(self, reference: str) -> str | None:
+        """Return the id of an image, or None."""
+        with self._explained("cannot be looked up"):
+            try:
+                with self._asking() as api:
+                    facts = api.inspect_image(reference)
+            except self._errors.NotFound:
+                return None
+            except Exception as error:
+                if _is_late(causes_of(error)):
+                    raise _unavailable(self._address, error) from error
+                raise
+            return str(objects(facts, "the daemon's answer")["Id"])
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -296,13 +292,6 @@ def _text(entry: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _socket_of(address: str) -> str:
-    """Return the path of a daemon's socket; empty for a daemon on another machine."""
-    if address and not address.startswith("unix://"):
-        return ""
-    return address.removeprefix("unix://") or "/var/run/docker.sock"
-
-
 def _message(body: bytes) -> str:
     """Return the message in a daemon's error answer."""
     try:
@@ -337,7 +326,7 @@ def _unavailable(address: str, error: Exception) -> ImageError:
     """Explain why a daemon does not answer."""
     where = address or "unix:///var/run/docker.sock"
     is_local = where.startswith("unix://")
-    causes = list(_chain(error))
+    causes = causes_of(error)
     if is_local and any(isinstance(cause, PermissionError) for cause in causes):
         return ImageError(
             f"this user may not use the docker daemon at {where}",
@@ -357,23 +346,3 @@ def _unavailable(address: str, error: Exception) -> ImageError:
     said = [getattr(cause, "explanation", None) for cause in causes]
     why = next(filter(None, said), error)
     return ImageError(f"the docker daemon at {where} cannot be used: {why}")
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and its causes, also those that are only among its arguments."""
-    found: BaseException | None = error
-    for _ in range(20):
-        if found is None:
-            return
-        yield found
-        inner = [part for part in found.args if isinstance(part, BaseException)]
-        found = found.__cause__ or found.__context__ or (inner[0] if inner else None)
-
-
-def _taken_apart(reference: str) -> tuple[str, str]:
-    """Split a reference into repository and tag or digest; the default tag is ``latest``."""
-    if "@" in reference:
-        repository, _, digest = reference.partition("@")
-        return repository, digest
-    before, colon, tag = reference.rpartition(":")
-    return (before, tag) if colon and "/" not in tag else (reference, "latest")

@@ -16,7 +16,7 @@ from typing import IO, NoReturn
 
 import requests
 
-from pytest_gvisor.errors import InstallFailed, InstallTimeout, UsageError
+from pytest_gvisor.errors import InstallFailed, InstallTimeout, UsageError, causes_of
 from pytest_gvisor.escape import escape
 
 SILENCE = 20.0
@@ -94,6 +94,8 @@ class Client:
                 raise kind(f"{url}: the server answers {what}", next_step=_NEXT)
             # A digest is of the bytes as they come, whatever the server says of them.
             response.raw.headers.discard("Content-Encoding")
+            # Before its version 2, urllib3 takes a part for the whole.
+            response.raw.enforce_content_length = True
             come, whole = 0, response.raw.length_remaining
             for piece in itertools.chain([b""], response.iter_content(_PIECE)):
                 come += len(piece)
@@ -107,9 +109,7 @@ class Client:
         try:
             yield
         except (OSError, ValueError) as error:  # those of requests are among them
-            cause: BaseException = error
-            while cause.__context__ is not None:
-                cause = cause.__context__
+            cause = causes_of(error)[-1]
             why = escape(str(cause)) or type(cause).__name__
             if isinstance(cause, TimeoutError):
                 why = f"the server was silent for {self._silence:g} s"

@@ -7,26 +7,24 @@ else that it raises is a find. Where a result can be checked, the target does th
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
+import socket
 import string
 import tempfile
-import time
 import unicodedata
 from collections.abc import Callable, Mapping
-from http.client import HTTPConnection
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import Any, Final
+from unittest import mock
 
 from _pytest.config import get_config
 
-from pytest_gvisor.bounded_http import Deadline, connecting
 from pytest_gvisor.cli import run as cli_run
 from pytest_gvisor.errors import GvisorError, ImageError, UsageError
 from pytest_gvisor.escape import escape, safe
 from pytest_gvisor.guest import frames as guest_frames
-from pytest_gvisor.images import choose, config, daemon_http, docker, tar, users
+from pytest_gvisor.images import choose, config, daemon_socket, docker, tar, users
 from pytest_gvisor.images.cache import Hold
 from pytest_gvisor.images.progress import Meter
 from pytest_gvisor.images.rootfs import ImageRootfs
@@ -44,9 +42,6 @@ from pytest_gvisor.report.merge import merge
 from pytest_gvisor.run import logs, sentry
 from pytest_gvisor.runsc import features, nix
 
-if TYPE_CHECKING:
-    import socket
-
 Target = Callable[[bytes], None]
 
 
@@ -60,20 +55,6 @@ class Source:
         """See `streams.Reader`."""
         found, self._data = self._data[:count], self._data[count:]
         return bytes(found)
-
-
-class Said(io.BytesIO):
-    """The socket of a server that says this and no more."""
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        """See `socket.socket.makefile`."""
-        return io.BufferedReader(self)
-
-    def sendall(self, _data: bytes) -> None:
-        """Drop what is sent."""
-
-    def settimeout(self, _seconds: float) -> None:
-        """Take any timeout: all bytes are there."""
 
 
 def text(data: bytes) -> str:
@@ -251,16 +232,21 @@ def sentry_event(data: bytes) -> None:
 
 
 def daemon_answer(data: bytes) -> None:
-    """HTTP of a program that listens at a daemon's socket."""
-    deadline = Deadline(until=time.monotonic() + 60)
-    connection = connecting(HTTPConnection, deadline)("localhost")
-    connection.sock = cast("socket.socket", Said(data))
-    try:
-        connection.request("GET", "/")
-        answer = daemon_http._answer(connection)
-    except OSError:
-        return
-    assert 100 <= answer.status <= 999
+    """HTTP of a program that listens at a daemon's socket, the same at each connection."""
+
+    def connect(connection: Any) -> None:
+        ours, theirs = socket.socketpair()
+        connection.sock = daemon_socket._Socket(fileno=ours.detach())
+        connection.sock.adapter = connection._adapter
+        with theirs:
+            theirs.sendall(data[:100_000])  # which a socket holds without a reader
+
+    with (
+        mock.patch.object(daemon_socket._Connection, "connect", connect),
+        contextlib.suppress(ImageError),
+        docker.Daemon() as daemon,
+    ):
+        daemon.find("x", docker.Pull.NEVER)
 
 
 def docker_answer(data: bytes) -> None:

@@ -16,7 +16,6 @@ import pytest
 from pytest_gvisor.cli import doctor, health
 from pytest_gvisor.cli.health import Finding, State
 from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.images import daemon_http
 from pytest_gvisor.images import docker as daemons
 from pytest_gvisor.run import cgroup
 from pytest_gvisor.run.cgroup import Cgroups
@@ -194,8 +193,8 @@ PONG = b"HTTP/1.0 200 OK\r\nApi-Version: 1.45\r\nContent-Length: 2\r\n\r\nOK"
     [
         ([PONG], State.GOOD, "answers at unix://"),
         ([], State.NOTE, "has not answered in 0.3 s"),
-        ([b"hello\r\n"], State.NOTE, "is no docker daemon: what answers there does not speak HTTP"),
-        ([b"HTTP/1.0 500 X\r\n\r\n"], State.NOTE, "is no docker daemon: the status 500"),
+        ([b"hello\r\n"], State.NOTE, "is no docker daemon: hello"),
+        ([b"HTTP/1.0 500 X\r\n\r\n"], State.NOTE, "is no docker daemon: 500 Server Error"),
     ],
     ids=["answers", "silent", "nonsense", "broken"],
 )
@@ -217,11 +216,11 @@ def test_what_is_wrong_with_docker_is_said(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
     assert "is not a socket of this machine" in health._docker().detail
 
-    def get(*_args: object) -> object:
+    def connect(*_args: object) -> object:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/socket")
-    monkeypatch.setattr(daemon_http, "get", get)
+    monkeypatch.setattr("pytest_gvisor.images.daemon_socket._Connection.connect", connect)
     found = health._docker()
     assert (found.state, "this user may not use" in found.detail) == (State.NOTE, True)
 

@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -41,7 +42,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Take the body, and look the answer up."""
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
+        self.server.queries.append(dict(urllib.parse.parse_qsl(query)))
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.asked.append((f"{self.command} {path}", body))
         found = [made for key, made in self.server.answers.items()
@@ -77,7 +79,8 @@ class Serving:
             "GET /_ping": (200, b"OK"),
             "/version": (200, VERSION),
         }
-        server.asked, server.answers = self.asked, self.answers
+        self.queries: list[dict[str, str]] = []
+        server.asked, server.answers, server.queries = self.asked, self.answers, self.queries
 
     @property
     def requests(self) -> list[str]:
@@ -204,6 +207,23 @@ def test_the_version_of_the_api_is_asked_for_within_the_deadline(
 
 
 @pytest.mark.fault("H1")
+def test_a_daemon_s_redirect_is_not_followed(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A redirect leads to no other server, and out of no deadline."""
+    daemon = serve()
+
+    def elsewhere(handler: Handler) -> None:
+        handler.server.asked.append((handler.path, b""))
+        handler.send_response(302)
+        handler.send_header("Location", "http://elsewhere/_ping")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    monkeypatch.setattr(Handler, "do_GET", elsewhere)
+    assert "is no docker daemon: Exceeded 0 redirects" in refusal().message
+    assert daemon.requests == ["/_ping"]
+
+
+@pytest.mark.fault("H1")
 def test_a_look_up_elsewhere_has_the_deadline_of_simple_questions(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +280,44 @@ def test_a_build_s_context_is_a_file_without_a_name(
         assert inner is not None
         assert inner.read() == b"FROM scratch"
     assert sorted(os.listdir(tmp_path)) == ["Other", "context"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "parts"),
+    [
+        ("a", ("a", "latest")), ("a:1", ("a", "1")), ("h:5/a", ("h:5/a", "latest")),
+        ("h:5/a:1", ("h:5/a", "1")), ("a@sha256:0", ("a", "sha256:0")),
+    ],
+)  # fmt: skip
+def test_a_pull_is_of_one_tag_or_digest(serve: Any, reference: str, parts: tuple[str, str]) -> None:
+    """A reference without a tag has the tag latest, and a registry's port is no tag."""
+    daemon = serve()
+    daemon.answers |= {
+        "POST /v1.41/images/create": (200, ({"status": "done"},)),
+        "/json": (200, {"Id": IDENTITY}),
+    }
+    with Daemon() as opened:
+        assert opened.find(reference, Pull.ALWAYS) == IDENTITY
+    asked = [query for query in daemon.queries if query]
+    assert asked == [{"fromImage": parts[0], "tag": parts[1]}]
+
+
+def test_an_answer_of_more_bytes_than_any_is_an_error(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short question's answer is bounded; a pull's, after it on the same connection, is not."""
+    daemon = serve()
+    events = ({"status": "x" * 10_000},) * 10
+    daemon.answers |= {
+        "POST /v1.41/images/create": (200, events),
+        "/json": (200, {"Id": IDENTITY}),
+    }
+    monkeypatch.setattr("pytest_gvisor.images.daemon_socket._MAX_BYTES", 2000)
+    with Daemon() as opened:
+        assert opened.find("a", Pull.ALWAYS) == IDENTITY
+        daemon.answers["/json"] = 200, b'{"Id": ' + b" " * 3000
+        with pytest.raises(ImageError, match="an answer of more than 2000 bytes"):
+            opened.find("a", Pull.MISSING)
 
 
 def step(words: str) -> dict[str, Any]:

@@ -1,0 +1,75 @@
+"""The docker SDK's connections to a daemon's socket, with one deadline for a whole answer.
+
+The SDK's own time-out begins anew with every byte: a daemon that sends one a second would never be
+at its end. Imports the SDK, so it is imported lazily.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from docker.transport import unixconn  # type: ignore[import-untyped]
+
+_MAX_BYTES: Final = 16 * 1024 * 1024
+
+
+class Adapter(unixconn.UnixHTTPAdapter):  # type: ignore[misc]
+    """The SDK's adapter for a socket. Outside of `deadline` it is as the SDK's own."""
+
+    _until = _room = math.inf
+
+    @contextlib.contextmanager
+    def deadline(self, seconds: float) -> Iterator[None]:
+        """Bound the answers that come in the block, to ``seconds`` and 16 MiB together.
+
+        Beyond these, reads raise `TimeoutError` and another `OSError`.
+        """
+        self._until, self._room = time.monotonic() + seconds, _MAX_BYTES
+        try:
+            yield
+        finally:
+            self._until = self._room = math.inf
+
+    def get_connection(self, url: str, proxies: Any = None) -> Any:
+        """Return the SDK's pool for an address, with connections that keep the deadline."""
+        pool = super().get_connection(url, proxies)
+        pool._new_conn = lambda: _Connection(self, url)
+        return pool
+
+    def read_into(self, sock: socket.socket, *arguments: Any) -> int:
+        """Read from a socket, within the bounds."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        if left < math.inf:
+            sock.settimeout(min(left, sock.gettimeout() or left))
+        count = socket.socket.recv_into(sock, *arguments)
+        self._room -= count
+        if self._room < 0:
+            raise OSError(f"an answer of more than {_MAX_BYTES} bytes")
+        return count
+
+
+class _Connection(unixconn.UnixHTTPConnection):  # type: ignore[misc]
+    def __init__(self, adapter: Adapter, url: str) -> None:
+        super().__init__(url, adapter.socket_path, adapter.timeout)
+        self._adapter = adapter
+
+    def connect(self) -> None:
+        # Known before it is connected, so it is closed where that fails.
+        self.sock = _Socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.adapter = self._adapter
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.unix_socket)
+
+
+class _Socket(socket.socket):
+    adapter: Adapter
+
+    def recv_into(self, *arguments: Any) -> int:
+        return self.adapter.read_into(self, *arguments)
