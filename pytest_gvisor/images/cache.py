@@ -74,7 +74,6 @@ class _Record:
     id: str
     name: str
     size: int
-    entries: int
     notes: tuple[str, ...]
     config: str
     seal: str
@@ -90,9 +89,8 @@ class _Record:
         except (OSError, ValueError, TypeError, KeyError):
             return None
         texts = (found.id, found.name, found.config, found.seal, *found.notes)
-        numbers = (found.size, found.entries)
-        good = all(isinstance(text, str) for text in texts)
-        return found if good and all(type(number) is int for number in numbers) else None
+        good = all(isinstance(text, str) for text in texts) and type(found.size) is int
+        return found if good else None
 
 
 class Hold:
@@ -277,26 +275,22 @@ class Cache:
 
     def _held(self, folder: str, patience: float) -> Hold | None:
         """Hold the image in a folder; None if it is changed, unfinished or gone."""
-        lock = self._folders.open(folder)
-        if lock is None:
-            return None
-        with contextlib.ExitStack() as on_failure:
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as on_failure:
+            lock = self._folders.open(folder)
             on_failure.callback(os.close, lock)
-            if not self._folders.share(lock, patience) or not (record := self._unchanged(folder)):
-                return None
-            os.utime(lock)
-            on_failure.pop_all()
-        return Hold(self._folders.path(folder), lock, record.notes, record.config)
+            if self._folders.share(lock, patience) and (record := self._unchanged(folder)):
+                os.utime(lock)
+                on_failure.pop_all()
+                return Hold(self._folders.path(folder), lock, record.notes, record.config)
+        return None
 
     def _unchanged(self, folder: str) -> _Record | None:
         """Return the record of an unchanged image; None for a changed or unfinished one."""
         path = self._folders.path(folder)
         record = _Record.read(f"{path}/image.json")
-        # A plain tarball has no configuration.
-        if record and record.config:
+        if record and record.config:  # a plain tarball has none
             config = record.config.encode("utf-8", "surrogatepass")
-            if hashlib.sha256(config).hexdigest() != id_of(folder):
-                return None
+            record = record if hashlib.sha256(config).hexdigest() == id_of(folder) else None
         with contextlib.suppress(OSError):
             return record if record and record.seal == seal(f"{path}/rootfs") else None
         return None
@@ -343,7 +337,6 @@ class Cache:
             id=content.id,
             name=name,
             size=facts.size,
-            entries=facts.entries,
             notes=facts.notes,
             config=content.config_bytes.decode(),
             seal=seal(root),

@@ -36,7 +36,6 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Facts:
     """The result of an unpacking."""
 
-    entries: int
     size: int
     """Bytes of the uncompressed layers."""
     notes: tuple[str, ...]
@@ -64,7 +63,7 @@ def unpack(
                     budget.add_entry()
                     tree.add(entry, tar)
         tree.finish(points)
-        return Facts(entries=budget.entries, size=budget.grown, notes=tree.notes())
+        return Facts(size=budget.grown, notes=tree.notes())
 
 
 class Tree:

@@ -91,12 +91,9 @@ class Folders:
             on_failure.pop_all()
             return folder, lock
 
-    def open(self, folder: str) -> int | None:
-        """Open the lock of a folder; None if the folder is gone."""
-        try:
-            return _open_lock(self.path(folder), create=0)
-        except FileNotFoundError:
-            return None
+    def open(self, folder: str) -> int:
+        """Open the lock of a folder."""
+        return _open_lock(self.path(folder), create=0)
 
     def share(self, lock: int, patience: float) -> bool:
         """Share a lock of a folder; return whether the folder is there."""
