@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pytest_gvisor.errors import ImageError
-from pytest_gvisor.programs.locks import is_taken, is_taken_in
+from pytest_gvisor.programs.locks import is_taken, is_taken_in, opened
 
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 _FOLDER: Final = re.compile(r"[0-9a-f]{64}-[a-z0-9_]{8}")
@@ -82,7 +82,7 @@ class Folders:
                     return None
                 path = tempfile.mkdtemp(prefix=f"{identity}-", dir=self._above)
                 on_failure.callback(shutil.rmtree, path, ignore_errors=True)
-                lock = _open_lock(path)
+                lock = opened(f"{path}/lock")
                 on_failure.callback(os.close, lock)
                 is_taken(lock)  # nobody else knows of it
                 folder = os.path.basename(path)
@@ -93,7 +93,7 @@ class Folders:
 
     def open(self, folder: str) -> int:
         """Open the lock of a folder."""
-        return _open_lock(self.path(folder), create=0)
+        return os.open(f"{self.path(folder)}/lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def share(self, lock: int, patience: float) -> bool:
         """Share a lock of a folder; return whether the folder is there."""
@@ -107,7 +107,7 @@ class Folders:
             is_free = False
             with contextlib.suppress(FileNotFoundError), self._alone():
                 if _FOLDER.fullmatch(folder):
-                    lock = _open_lock(self.path(folder))
+                    lock = opened(f"{self.path(folder)}/lock")
                     held.callback(os.close, lock)
                     is_free = is_taken(lock)
             yield is_free
@@ -150,7 +150,7 @@ class Folders:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        lock = _open_lock(self._above)
+        lock = opened(self.path("lock"))
         try:
             _wait(lock, fcntl.LOCK_EX, self._patience, "arranges images")
             yield
@@ -169,11 +169,6 @@ def failing(folder: str) -> Iterator[None]:
             f"cannot keep it in {folder}: {why}",
             next_step="XDG_CACHE_HOME says where images are kept.",
         ) from error
-
-
-def _open_lock(folder: str, *, create: int = os.O_CREAT) -> int:
-    flags = os.O_RDWR | create | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(os.path.join(folder, "lock"), flags, 0o600)
 
 
 def _wait(lock: int, kind: int, patience: float, busy: str) -> None:
