@@ -12,13 +12,12 @@ from typing import Any
 
 from pytest_gvisor.errors import GvisorError, ProtocolError, stage
 from pytest_gvisor.escape import escape
-from pytest_gvisor.guest.frames import UNBOUNDED, Encoder
-from pytest_gvisor.inside.frames import Decoder
+from pytest_gvisor.guest.frames import UNBOUNDED, Encoder, FrameError
+from pytest_gvisor.inside import frames
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.logs import debugged
 from pytest_gvisor.run.request import Record
 
-_READ = 256 * 1024
 _MOST = 256 * 1024 * 1024
 """Bytes of messages that one test may send: what is made of them is kept until the session ends."""
 
@@ -45,25 +44,26 @@ class Link:
         self._shown = 0
         self._encoder = Encoder(max_json=UNBOUNDED)
         with stage("output", "no memory for messages from inside"):
-            self._decoder = Decoder()
+            self._decoder = frames.decoder()
         self._messages: deque[tuple[int, dict[str, Any]]] = deque()
         self.received = 0
         """Bytes of messages since `begin`."""
 
         self._most = _MOST
-        self._broken: ProtocolError | None = None
-        self._open = True
+        self._over: Died | ProtocolError | None = None
+        """Why nothing is read any more."""
+
         self._ended: Ended | None = None
         self._supervisor = driven.start()
         self._socket = self._supervisor.pipes.socket
-        self._supervisor.change(self._socket, selectors.EVENT_READ, self._on_readable)
+        self._supervisor.change(self._socket, selectors.EVENT_READ, self._read)
 
     def send(self, op: str, **fields: object) -> None:
         """Send a command. Raises `Died` if the pytest is gone or does not read."""
         data = memoryview(self._encoder.head({"op": op, **fields}))
         deadline = time.monotonic() + _SEND_DEADLINE
         while data:
-            if not self._open or time.monotonic() > deadline:
+            if self._over is not None or time.monotonic() > deadline:
                 raise Died("it takes no more commands")
             try:
                 data = data[os.write(self._socket, data) :]
@@ -82,12 +82,10 @@ class Link:
         Raises `Hangs`, `Died`, or `ProtocolError` for what is no message, or too much.
         """
         while not self._messages:
-            if self._broken is not None:
-                raise self._broken
-            if not self._open:
-                raise Died("it is gone")
+            if self._over is not None:
+                raise self._over
             if self._supervisor.over:
-                self._open = self._read()  # what it has sent before its end counts
+                self._read()  # what it has sent before its end counts
                 continue
             left = deadline - time.monotonic()
             if left <= 0:
@@ -112,43 +110,32 @@ class Link:
             self._shown = stderr.total
             show(stderr.last(fresh))
 
-    def _on_readable(self) -> bool:
-        try:
-            self._open = self._read()
-        except BlockingIOError:
-            return True
-        return self._open
-
     def _read(self) -> bool:
-        """Read pending bytes; return whether there were any.
-
-        Raises `BlockingIOError` where something may come yet.
-        """
+        """Read once; return whether more may come."""
+        more = True
         try:
-            data = os.read(self._socket, _READ)
+            more = self._decoder.read(self._socket) > 0
+            for message, _payload in self._decoder.frames():
+                self._messages.append((self._decoder.size, message))
         except BlockingIOError:
-            if self._supervisor.over:
-                return False
-            raise
-        except OSError:
-            return False
-        if self._broken is None:
-            try:
-                for message in self._decoder.feed(data):
-                    self._messages.append((self._decoder.size, message))
-            except ProtocolError as error:
-                self._broken = error
-        return bool(data)
+            more = not self._supervisor.over
+        except FrameError as error:
+            self._stop_reading(ProtocolError(f"what comes from inside is no message: {error}"))
+        except MemoryError:
+            self._stop_reading(ProtocolError("no memory for a message from inside"))
+        if not more and self._over is None:
+            self._over = Died("it is gone")
+        return more
 
-    def _stop_reading(self) -> None:
-        """Stop reading: nobody asks for messages any more, and the sender blocks."""
-        if self._open:
-            self._supervisor.change(self._socket, 0, self._on_readable)
-            self._open = False
+    def _stop_reading(self, why: Died | ProtocolError) -> None:
+        """Read nothing any more, so that the sender blocks."""
+        if self._over is None:
+            self._supervisor.change(self._socket, 0, self._read)
+            self._over = why
 
     def terminate(self) -> None:
         """Send SIGTERM, and wait a moment: the pytest inside prints its threads' stacks."""
-        self._stop_reading()
+        self._stop_reading(Died("it is gone"))
         self._supervisor.terminate()
         until = time.monotonic() + _STACKS_TIME
         while not self._supervisor.over and (left := until - time.monotonic()) > 0:
@@ -159,7 +146,7 @@ class Link:
         end.
         """
         if self._ended is None:
-            self._stop_reading()
+            self._stop_reading(Died("it is gone"))
             self._ended = self._driven.end(patience)
             if self._show is not None:
                 self._relay(self._show)

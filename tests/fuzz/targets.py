@@ -41,6 +41,7 @@ from pytest_gvisor.report import html, markdown, parse
 from pytest_gvisor.report.merge import merge
 from pytest_gvisor.run import logs, sentry
 from pytest_gvisor.runsc import features, nix
+from tests.fakes.frames import fed
 
 Target = Callable[[bytes], None]
 
@@ -188,22 +189,16 @@ def log_of_runsc(data: bytes) -> None:
 
 def guest_frame(data: bytes) -> None:
     """Frames of a warm sandbox's guest."""
-    decoder = guest_frames.Decoder()
-    room = decoder.room()
-    taken = min(len(room), len(data))
-    room[:taken] = data[:taken]
-    decoder.add(taken)
-    try:
-        for message, _payload in decoder.frames():
+    with contextlib.suppress(guest_frames.FrameError):
+        for message, _payload in fed(guest_frames.Decoder(), data):
             assert isinstance(message, dict)
-    except guest_frames.FrameError:
-        pass
 
 
 def inside_message(data: bytes) -> None:
     """Messages of a pytest inside."""
-    for message in inside_frames.Decoder(limit=1_000_000).feed(data):
-        assert isinstance(message["type"], str)
+    with contextlib.suppress(guest_frames.FrameError):
+        for message, _payload in fed(inside_frames.decoder(limit=1_000_000), data):
+            assert isinstance(message["type"], str)
 
 
 def journal(data: bytes) -> None:
@@ -270,7 +265,10 @@ _CONFIG: Final = get_config([])
 
 def inside_report(data: bytes) -> None:
     """A report, or a warning, of a pytest inside."""
-    message = inside_frames._decode(data)
+    try:
+        message = inside_frames._decode(data)
+    except guest_frames.FrameError:
+        return
     reports.warn(_CONFIG, message, "x", SessionBounds(_CONFIG))
     history = _CONFIG.hook.pytest_warning_recorded._call_history
     assert history is not None

@@ -8,13 +8,14 @@ import pytest
 
 from pytest_gvisor.guest import encoding
 from pytest_gvisor.guest.frames import UNBOUNDED, Encoder
-from pytest_gvisor.inside.frames import Decoder
+from pytest_gvisor.inside.frames import decoder
+from tests.fakes.frames import fed
 
 
 def received(kind: str, most: int = 64 * 2**20, **fields: Any) -> dict[str, Any]:
     """The message that the host receives."""
     data = Encoder(max_json=UNBOUNDED).framed(encoding.encoded(kind, fields, most))
-    (message,) = Decoder().feed(data)
+    ((message, _payload),) = fed(decoder(), data)
     return message
 
 

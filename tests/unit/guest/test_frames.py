@@ -21,20 +21,14 @@ from pytest_gvisor.guest.frames import (
     Outbox,
     parse,
 )
+from tests.fakes.frames import fed
 
 TAG = b"12345678"
 
 
 def taken(decoder: Decoder, data: bytes, step: int) -> list[tuple[dict[str, Any], bytes]]:
     """The frames in ``data``, handed over in pieces."""
-    found = []
-    for start in range(0, len(data), step):
-        piece = data[start : start + step]
-        room = decoder.room()
-        room[: len(piece)] = piece
-        decoder.add(len(piece))
-        found += [(message, bytes(payload)) for message, payload in decoder.frames()]
-    return found
+    return list(fed(decoder, data, step))
 
 
 MESSAGES = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=20), max_size=5)

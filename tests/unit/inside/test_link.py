@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from pytest_gvisor.errors import ProtocolError
-from pytest_gvisor.guest.frames import UNBOUNDED, Encoder
+from pytest_gvisor.guest.frames import UNBOUNDED, Decoder, Encoder
 from pytest_gvisor.inside import start
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.settings import Platform, Settings
@@ -101,6 +101,32 @@ def test_a_test_may_send_so_much(sandbox: Sandbox) -> None:
         link.begin(1000)
         assert link.receive(soon())["type"] == "report"
     with pytest.raises(ProtocolError, match="more than 1000 bytes"):
+        link.receive(soon())
+
+
+def test_what_is_no_message_ends_the_reading_after_all_before_it(sandbox: Sandbox) -> None:
+    """The messages before it count; the sender is no longer read, and blocks."""
+    link = Link(cast("Any", sandbox))
+    sandbox.inside.sendall(encoded({"type": "report"}) + b"x" * 100)
+    assert link.receive(soon()) == {"type": "report"}
+    with pytest.raises(ProtocolError, match="no message: a frame with another tag"):
+        link.receive(soon())
+    sandbox.inside.sendall(b"more")
+    assert os.read(sandbox.pipes.socket, 100) == b"more"
+
+
+def test_a_message_without_memory_for_it_is_a_protocol_error(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long message costs its sandbox, and no session, where the host has no memory for it."""
+    link = Link(cast("Any", sandbox))
+
+    def room(_decoder: Decoder) -> memoryview:
+        raise MemoryError
+
+    monkeypatch.setattr(Decoder, "room", room)
+    sandbox.inside.sendall(b"x")
+    with pytest.raises(ProtocolError, match="no memory for a message"):
         link.receive(soon())
 
 
