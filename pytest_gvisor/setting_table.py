@@ -141,6 +141,14 @@ SETTINGS = (
         help="fail tests that would be skipped because runsc, a platform or docker is missing.",
     ),
     Setting(
+        name="lenient",
+        kind="flag",
+        default=False,
+        sources=("command line", "environment"),
+        help="with --in-gvisor, skip tests where runsc or the only platform is missing. Without "
+        "it they are errors.",
+    ),
+    Setting(
         name="reprobe",
         kind="flag",
         default=False,

@@ -109,6 +109,9 @@ class Settings:
     strict: bool = False
     """Whether what would be skipped fails instead."""
 
+    lenient: bool = False
+    """Whether ``--in-gvisor`` lets tests be skipped."""
+
     reprobe: bool = False
     """Whether verdicts on platforms that earlier runs have left are forgotten."""
 

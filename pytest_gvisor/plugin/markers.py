@@ -11,12 +11,14 @@ import pytest
 
 from pytest_gvisor import settings as words
 from pytest_gvisor.errors import GvisorError, PytestGvisorWarning, RunscError, UsageError
+from pytest_gvisor.plugin.placement import asks_for_gvisor
 from pytest_gvisor.plugin.precedence import (
     RELEASE_FIXTURE,
     expected_failure,
     expected_failures,
     location,
     prefix_location,
+    run_settings,
     settings_of,
 )
 from pytest_gvisor.plugin.skips import fail_misuse, skip_missing
@@ -151,8 +153,8 @@ def choose_platform(item: pytest.Item, settings: Settings, asked: object) -> Pla
 
     Skips or fails the test if there is no runsc.
     """
-    engine = engine_of(item.config)
-    with fail_misuse(), skip_missing(settings), prefix_location(item):
+    engine, in_gvisor = engine_of(item.config), asks_for_gvisor(item)
+    with fail_misuse(), skip_missing(settings, in_gvisor=in_gvisor), prefix_location(item):
         platform = None if asked is None else words.platform(asked, _FIXTURE)
         engine.binary(settings)
         platform = platform or engine.platforms_of(settings)[0]
@@ -163,7 +165,10 @@ def choose_platform(item: pytest.Item, settings: Settings, asked: object) -> Pla
 
 def check_platform(item: pytest.Item, settings: Settings, platform: Platform) -> None:
     """Skip or fail a test whose platform does not work."""
-    with fail_misuse(), skip_missing(settings), prefix_location(item):
+    chosen = run_settings(item.config).platforms
+    # Of several platforms, and of one that a marker names, not all need to work.
+    only = asks_for_gvisor(item) and len(chosen) < 2 and settings.platforms == chosen
+    with fail_misuse(), skip_missing(settings, in_gvisor=only), prefix_location(item):
         engine_of(item.config).availability(platform, settings).check()
 
 

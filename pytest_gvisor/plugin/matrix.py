@@ -10,13 +10,14 @@ import dataclasses
 import datetime as dt
 import os
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
 import pytest
 
 from pytest_gvisor.errors import ReportError
-from pytest_gvisor.escape import escape, uncoloured
+from pytest_gvisor.escape import escape, safe, uncoloured
 from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.placement import here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
@@ -284,6 +285,23 @@ class Collector:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
         if self.report.rows and (problem := github.append(self.report, os.environ)):
             self.problems.append(f"GITHUB_STEP_SUMMARY: {problem}")
+
+    @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish", wrapper=True)
+    def pytest_gvisor_last_line(self) -> Iterator[None]:  # pytest takes no other names for hooks
+        """Write the last line of all, if each test for gVisor was skipped because it is missing."""
+        yield
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        rows = self.report.rows if self.report else ()
+        states = [cell.state for row in rows for cell in row.cells if cell.platform != NATIVE]
+        if terminal is None or set(states) != {State.UNAVAILABLE}:
+            return
+        cause = safe(" ".join(next(iter(self._causes.values()), "").split())[:300])
+        terminal.write_line(
+            f"gVisor: NOTHING RAN UNDER GVISOR: all {len(states)} tests for it were skipped: "
+            f"{cause} (--gvisor-strict makes that a failure)",
+            red=True,
+            bold=True,
+        )
 
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

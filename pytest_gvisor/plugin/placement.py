@@ -78,6 +78,11 @@ def check_guard() -> None:
         )
 
 
+def asks_for_gvisor(item: pytest.Item) -> bool:
+    """Whether a test runs inside because the user has given ``--in-gvisor``."""
+    return plan_of(item) is not None and bool(item.config.getoption("in_gvisor"))
+
+
 def is_inside(item: pytest.Item) -> bool:
     """Whether a test is to run inside.
 

@@ -33,11 +33,11 @@ def fail_misuse() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def skip_missing(settings: Settings) -> Iterator[None]:
+def skip_missing(settings: Settings, *, in_gvisor: bool = False) -> Iterator[None]:
     """Skip if runsc, the platform or docker is missing; fail if skips are not allowed.
 
     Only these may skip: a runsc that is refused, or fails, is an error, and so is one that was
-    named and is not there.
+    named and is not there. ``in_gvisor`` is whether the user has asked for gVisor by option.
     """
     from pytest_gvisor import errors  # noqa: PLC0415 -- as above
 
@@ -49,6 +49,9 @@ def skip_missing(settings: Settings) -> Iterator[None]:
             raised = pytest.fail.Exception(str(error), pytrace=False)
         elif settings.strict:
             text = f"{error}\n(--gvisor-strict: this would be a skip otherwise)"
+            raised = pytest.fail.Exception(text, pytrace=False)
+        elif in_gvisor and not settings.lenient:
+            text = f"{error}\n(--in-gvisor: with --gvisor-lenient this would be a skip)"
             raised = pytest.fail.Exception(text, pytrace=False)
         vars(raised)[_MISSING] = error
         raise raised from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,59 @@ def test_without_runsc_everything_that_needs_it_fails(project: Project, no_runsc
     project.test(TEST, conftest=no_runsc)
     ran = project.run("--gvisor-strict").ends(skipped=1, errors=3)
     ran.shows("runsc was not found: ", "apt-get install runsc").hides("During handling")
+
+
+INSIDE = """
+    def test_one():
+        pass
+
+    def test_two():
+        pass
+"""
+NOTHING = "NOTHING RAN UNDER GVISOR: all 2 tests for it were skipped: "
+
+
+@pytest.mark.fault("A14")
+@pytest.mark.parametrize("where", ["option", "addopts"])
+def test_who_asks_for_gvisor_by_option_gets_it_or_an_error(
+    project: Project, no_runsc: str, where: str
+) -> None:
+    """Without runsc `--in-gvisor` is no green session; `--gvisor-lenient` is, and says so."""
+    project.test(INSIDE, conftest=no_runsc)
+    asked = ["--in-gvisor"]
+    if where == "addopts":
+        project.write({"pytest.ini": "[pytest]\naddopts = --in-gvisor\n"})
+        asked = []
+    ran = project.run(*asked).ends(errors=2)
+    ran.shows("runsc was not found: ", "with --gvisor-lenient this would be a skip").hides(NOTHING)
+    for lenient in (["--gvisor-lenient"], []):
+        environ = {} if lenient else {"PYTEST_GVISOR_LENIENT": "1"}
+        ran = project.run(*asked, *lenient, **environ).exits(0)
+        assert ran.output.splitlines()[-1].startswith(f"gVisor: {NOTHING}runsc was not found")
+    project.run(*asked, "--gvisor-lenient", "--gvisor-strict").exits(4)
+
+
+@pytest.mark.fault("A14")
+def test_nothing_that_ran_under_gvisor_is_the_last_line(alone: Project, no_runsc: str) -> None:
+    """Where the project or a fixture asks, tests are skipped; one that ran is enough."""
+    alone.test("def test_one(gvisor): pass\ndef test_two(runsc, gvisor): pass", conftest=no_runsc)
+    assert NOTHING in alone.run("-q").exits(0).output.splitlines()[-1]
+    alone.test(INSIDE).write({"pytest.ini": "[pytest]\nin_gvisor = true\n"})
+    assert NOTHING in alone.run().exits(0).output.splitlines()[-1]
+    alone.run("--gvisor-strict").ends(errors=2).hides(NOTHING)
+    alone.run("--no-gvisor").ends(passed=2).hides(NOTHING)
+
+
+def test_of_one_platform_too_who_asks_gets_it_or_an_error(project: Project, no_kvm: str) -> None:
+    """Some of several platforms may be missing, and so may one that a marker names."""
+    project.test(INSIDE, conftest=no_kvm)
+    project.run("--in-gvisor", "--gvisor-platform=kvm").ends(errors=2).shows("--gvisor-lenient")
+    project.run("--in-gvisor", "--gvisor-platform=kvm", "--gvisor-lenient").shows(NOTHING)
+    ran = project.run("--in-gvisor", "--gvisor-platform=kvm,ptrace")
+    ran.ends(passed=2, skipped=2).hides(NOTHING)
+    marked = "import pytest\npytestmark = pytest.mark.gvisor(platform='kvm')\n"
+    project.test(marked + textwrap.dedent(INSIDE))
+    project.run("--in-gvisor").exits(0).shows(NOTHING)
 
 
 XFAIL = """
