@@ -85,7 +85,7 @@ class Supervisor:
         self._phase = Phase.RUNS
         self._due = self.started_at + timeout  # when the next phase begins at the latest
 
-    def launch(self, keeper: Keeper, executable: int, cgroups: Sequence[int] = ()) -> None:
+    def launch(self, keeper: Keeper, executable: int, cgroups: Sequence[int]) -> None:
         """Hand the run to the keeper: its order, and the descriptors that go with it."""
         self._keeper = keeper
         self._control = keeper.launch(self.order, [executable, *self.pipes.theirs, *cgroups])

@@ -400,8 +400,7 @@ def patience_of(timeout: float | None, default: float) -> float:
 
 def _exit_code(status: int) -> int:
     """Return the return code in a raw wait status. Raises `FrameError` for an invalid one."""
-    if os.WIFEXITED(status):
-        return os.WEXITSTATUS(status)
-    if os.WIFSIGNALED(status):
-        return -os.WTERMSIG(status)
-    raise FrameError(f"{status} as the status of an end")
+    try:
+        return os.waitstatus_to_exitcode(status)
+    except ValueError:
+        raise FrameError(f"{status} as the status of an end") from None
