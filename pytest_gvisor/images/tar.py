@@ -3,6 +3,10 @@
 It says what an archive holds and touches no file system. What it does not know it refuses: an
 archive that two programs read differently is not one to build a root file system from.
 
+The standard library's `tarfile` bounds no memory of a hostile archive. It reads the headers in
+front of an entry as a whole, and an archive may have gigabytes of them (python/cpython issue
+155633). It keeps each entry that it has read (issue 102120), but with an option of Python 3.13.
+
 Source: https://pubs.opengroup.org/onlinepubs/9699919799/utilities/pax.html and GNU tar's manual.
 """
 
