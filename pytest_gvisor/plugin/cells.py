@@ -16,7 +16,7 @@ import pytest
 from pytest_gvisor.errors import GvisorError, PlatformUnavailable, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.plugin.again import command
-from pytest_gvisor.plugin.placement import in_matrix, native_key, plan_of
+from pytest_gvisor.plugin.placement import in_matrix, native_key, params_of, plan_of
 from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, run_settings, settings_of
 from pytest_gvisor.plugin.skips import missing_requirement
 from pytest_gvisor.plugin.stash import engine_of, harnesses, has_failed, platform_key, take_starts
@@ -106,7 +106,7 @@ def _make_cell(item: pytest.Item) -> dict[str, Any] | None:
         return None
     settings = settings_of(item)
     engine = engine_of(item.config)
-    params = getattr(getattr(item, "callspec", None), "params", {})
+    params = params_of(item)
     asked = params.get("gvisor_platform") if plan is None else plan.platform
     platform, version, path = str(next(iter(settings.platforms), "auto")), "", ""
     listed = {*Platform, *settings.platforms}

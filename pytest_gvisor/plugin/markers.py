@@ -11,7 +11,7 @@ import pytest
 
 from pytest_gvisor import settings as words
 from pytest_gvisor.errors import GvisorError, PytestGvisorWarning, RunscError, UsageError
-from pytest_gvisor.plugin.placement import asks_for_gvisor
+from pytest_gvisor.plugin.placement import asks_for_gvisor, params_of
 from pytest_gvisor.plugin.precedence import (
     RELEASE_FIXTURE,
     expected_failure,
@@ -102,7 +102,7 @@ def add_xfail_before_setup(item: pytest.Item) -> None:
     try:
         settings = settings_of(item)
         engine = engine_of(item.config)
-        asked = getattr(getattr(item, "callspec", None), "params", {}).get(_FIXTURE)
+        asked = params_of(item).get(_FIXTURE)
         platform = engine.platforms_of(settings)[0] if asked is None else words.platform(asked, "")
         if expected_failure(item, platform) is not None:
             engine.availability(platform, settings).check()

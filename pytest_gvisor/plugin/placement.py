@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -48,6 +49,11 @@ plan_key = pytest.StashKey[Plan]()
 def plan_of(item: pytest.Item) -> Plan | None:
     """Return the plan of a test inside; None for a test on the host."""
     return item.stash.get(plan_key, None)
+
+
+def params_of(item: pytest.Item) -> Mapping[str, Any]:
+    """Return the parameters of a test; none for one that pytest does not parametrize."""
+    return getattr(getattr(item, "callspec", None), "params", {})
 
 
 def in_matrix(item: pytest.Item) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from pytest_gvisor import settings as words
 from pytest_gvisor.errors import LaunchError, RunscError, UsageError
 from pytest_gvisor.plugin.options import written
-from pytest_gvisor.plugin.placement import plan_of
+from pytest_gvisor.plugin.placement import params_of, plan_of
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.setting_table import BY_NAME
 from pytest_gvisor.settings import Settings
@@ -150,8 +150,7 @@ def _select_release(settings: Settings, item: pytest.Item) -> Settings:
     if not settings.releases:
         return settings
     plan = plan_of(item)
-    params = getattr(getattr(item, "callspec", None), "params", {})
-    label = params.get(RELEASE_FIXTURE) if plan is None else plan.release
+    label = params_of(item).get(RELEASE_FIXTURE) if plan is None else plan.release
     return settings if label is None else words.on_release(settings, label)
 
 
