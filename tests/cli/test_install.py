@@ -313,6 +313,23 @@ def test_two_installations_at_once_do_not_remove_each_other_s_folder(
     assert os.listdir(tmp_path) == ["runsc"]
 
 
+def test_a_new_folder_that_another_installation_has_removed_is_made_again(
+    bucket: Bucket, real: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other installation removes it before this one has opened it."""
+    bucket.put("runsc", real)
+    is_locked, others = place._is_locked, [place._remove_stale]
+
+    def late(path: str, stack: contextlib.ExitStack) -> bool:
+        while others:
+            others.pop()(str(tmp_path))
+        return is_locked(path, stack)
+
+    monkeypatch.setattr(place, "_is_locked", late)
+    assert get(bucket, tmp_path).path == str(tmp_path / "runsc")
+    assert os.listdir(tmp_path) == ["runsc"]
+
+
 def test_a_new_folder_that_another_process_has_locked_is_left_to_it(
     bucket: Bucket, real: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
