@@ -40,11 +40,10 @@ def test_another_release_under_the_name_of_the_one_asked_for_is_refused(
 ) -> None:
     """An older runsc with a correct digest is not installed as the requested release."""
     data = Path(runsc.path).read_bytes()
+    file = "runsc" if kind == "file" else "gvisor.tar.bz2"
+    served = data if kind == "file" else archive(runsc=data)
     for name in ("20230102", "20230102.0", "latest"):
-        if kind == "file":
-            mirror.put("runsc", data, release=name)
-        else:
-            mirror.put("gvisor.tar.bz2", archive(runsc=data), release=name)
+        mirror.put(file, served, release=name)
     for name in ("20230102", "20230102.0"):
         with pytest.raises(InstallFailed, match=f"asked for release {name}, the server gave runsc"):
             get(mirror, name, tmp_path / "to")
