@@ -173,6 +173,7 @@ def test_a_daemon_does_not_outlive_the_workload(
     script = f"{how}sh -c '{daemon}' & while [ ! -e /tmp/up ]; do :; done; exit 4"
     started = time.monotonic()
     done = gvisor.run(["sh", "-c", script], max_output=1000)
-    assert time.monotonic() - started < (2 if STRICT else 6)
+    # It writes until the deadline otherwise, which is 60 s. An emulated processor takes 6 s.
+    assert time.monotonic() - started < (2 if STRICT else 20)
     no_process_left()
     assert (done.returncode, done.stdout_bytes[:4]) == (4, b"x\nx\n")
