@@ -40,6 +40,7 @@ _SECRET: Final = re.compile(
 )
 _CREDENTIALS: Final = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _GLOB: Final = frozenset("*?[")
+_MOST_MISSED: Final = 1000
 
 
 def environment(entries: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -84,7 +85,7 @@ def hint(missed: Any, held: Iterable[str]) -> str:
     ``missed`` comes from inside.
     """
     known = list(held)  # a hostile entry may have no hash
-    names = [n for n in missed if n in known] if isinstance(missed, list) else []
+    names = [n for n in missed[:_MOST_MISSED] if n in known] if isinstance(missed, list) else []
     if not names:
         return ""
     listed = ", ".join(escape(name) for name in dict.fromkeys(names))

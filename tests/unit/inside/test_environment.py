@@ -65,7 +65,9 @@ def test_names_that_tests_may_miss_are_told() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("missed", [None, 1, "APP_URL", [["APP_URL"]], [{}], ["NOT_OF_THE_HOST"]])
+@pytest.mark.parametrize("missed", [
+    None, 1, "APP_URL", [["APP_URL"]], [{}], ["NOT_OF_THE_HOST"], [*["x"] * 1000, "APP_URL"],
+])  # fmt: skip
 def test_a_message_from_inside_can_name_nothing_else(missed: object) -> None:
     """A hostile test cannot have the host print what it likes."""
     assert hint(missed, ["APP_URL"]) == ""
