@@ -58,6 +58,7 @@ class Outcome(enum.StrEnum):
     EXITED = "exited"
     SIGNALLED = "signalled"
     OUT_OF_MEMORY = "out of memory"
+    OUT_OF_TASKS = "out of tasks"
     TIMED_OUT = "timed out"
     RUNSC_FAILED = "runsc failed"
     SANDBOX_CRASHED = "sandbox crashed"
@@ -102,6 +103,9 @@ class Completed:
     outcome: Outcome
     exact: bool = True
     """Whether `returncode` is beyond doubt: see there."""
+
+    reason: str = ""
+    """For `Outcome.OUT_OF_TASKS` the limit, and what counts against it; else ``""``."""
 
     command: str = ""
     """runsc's own command line and environment, for a shell. Its bundle is gone with the run:
@@ -148,7 +152,7 @@ class Completed:
                 return f"exit status {self.returncode}"
             case Outcome.SIGNALLED:
                 return f"signal {-self.returncode} ({signal_name(-self.returncode)})"
-        return self.outcome.value
+        return f"{self.outcome.value}: {self.reason}" if self.reason else self.outcome.value
 
     def __repr__(self) -> str:
         """Return the arguments of the call, and its end."""

@@ -172,6 +172,8 @@ class Link:
             lines.append(f"it ended with: {record.completed.outcome} ({both})")
         if record.error is not None:
             lines.append(escape(record.error.message))
+        elif record.completed is not None and record.completed.reason:
+            lines.append(record.completed.reason)
         lines += [f"runsc: {message}" for message in record.runsc_records]
         if record.panic:
             lines.append(f"panic log:\n{record.panic}")

@@ -53,6 +53,7 @@ class Cgroups:
     def __init__(self) -> None:
         self.folders: list[str] = []
         self._memory = ""
+        self._pids = ""
 
     def descriptors(self) -> list[int]:
         """Open ``cgroup.procs`` of each folder, for the child to write itself into.
@@ -73,12 +74,18 @@ class Cgroups:
 
     def oom_kills(self) -> int:
         """Return the number of processes that the memory controller has killed in this cgroup."""
-        for name in ("memory.events", "memory.oom_control") if self._memory else ():
-            with contextlib.suppress(OSError):
-                with open(os.path.join(self._memory, name), encoding="ascii") as counters:
-                    words = dict(line.split() for line in counters)
-                return int(words.get("oom_kill", 0))
+        for name in ("memory.events", "memory.oom_control"):
+            if (found := _counters(self._memory, name)) is not None:
+                return int(found.get("oom_kill", 0))
         return 0
+
+    def refused_tasks(self) -> int:
+        """Return the number of tasks that the kernel has refused for this cgroup's own limit."""
+        limit, peak = _words(self._pids, "pids.max"), _words(self._pids, "pids.peak")
+        # Version 1, and 2 before Linux 6.11, count what the limit of a cgroup above refuses too.
+        if peak and limit and peak != limit:
+            return 0
+        return int((_counters(self._pids, "pids.events") or {}).get("max", 0))
 
     def remove(self) -> None:
         """Remove the folders; they must be empty of processes."""
@@ -99,7 +106,7 @@ def hierarchies() -> dict[str, Hierarchy]:
     for mount in proc.mounts():
         if mount.kind == "cgroup2" and "" in paths:
             below = _below(mount.root, paths[""])
-            for name in _words(os.path.join(mount.point, "cgroup.controllers")):
+            for name in _words(mount.point, "cgroup.controllers"):
                 found.setdefault(name, Hierarchy(version=2, mount=mount.point, own=below))
         elif mount.kind == "cgroup":
             for name in mount.options.split(","):
@@ -115,12 +122,21 @@ def _below(root: str, own: str) -> str:
     return own.removeprefix(top) or "/" if within(own, root) else own
 
 
-def _words(path: str) -> list[str]:
+def _words(folder: str, name: str) -> list[str]:
+    """The content of a file of a cgroup, split at blanks; empty where either is missing."""
+    if not folder:
+        return []
     try:
-        with open(path, encoding="ascii") as file:
+        with open(os.path.join(folder, name), encoding="ascii") as file:
             return file.read().split()
     except OSError:
         return []
+
+
+def _counters(folder: str, name: str) -> dict[str, str] | None:
+    """The numbers in a file of a cgroup by their names; None where either is missing."""
+    words = _words(folder, name)
+    return dict(zip(words[::2], words[1::2], strict=False)) if words else None
 
 
 def _parent(hierarchy: Hierarchy, controller: str) -> str:
@@ -132,7 +148,7 @@ def _parent(hierarchy: Hierarchy, controller: str) -> str:
     # ours is made beside this process's cgroup: its parent has the controllers switched on.
     parent = own if own == hierarchy.mount else os.path.dirname(own)
     # They stay on: switched off, they would take along the limits that others have set by then.
-    if controller not in _words(os.path.join(parent, "cgroup.subtree_control")):
+    if controller not in _words(parent, "cgroup.subtree_control"):
         _write(parent, "cgroup.subtree_control", f"+{controller}")
     return parent
 
@@ -210,6 +226,8 @@ def create(limits: Limits, announce: Callable[[str], None]) -> Cgroups:
             raise _refused(controller, str(error), error.errno or 0) from error
         if controller == "memory":
             made._memory = folders[parent]
+        elif controller == "pids":
+            made._pids = folders[parent]
     return made
 
 

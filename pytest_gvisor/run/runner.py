@@ -7,6 +7,7 @@ is one of our tree.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import secrets
 import shutil
@@ -21,7 +22,7 @@ from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.validate import check_id
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.run import cgroup, logs, sentry
+from pytest_gvisor.run import cgroup, logs, sentry, tasks
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, Limits
 from pytest_gvisor.run.pipes import Pipes
@@ -273,6 +274,7 @@ class Runner:
                 panic=record.panic,
                 timed_out=supervisor.timed_out,
                 oom_kills=self._cgroups.oom_kills(),
+                refused_tasks=self._cgroups.refused_tasks(),
                 sentry_reports=listener is not None and listener.complete,
                 started=listener is not None and listener.started,
                 workload_statuses=() if listener is None else listener.workload_statuses,
@@ -280,7 +282,17 @@ class Runner:
                 wait_failed=logs.wait_failed(record.debug_logs),
             )
             verdict = judge(evidence)
+            if verdict.outcome is Outcome.OUT_OF_TASKS:
+                reason = tasks.reached(self._most_tasks(), self.request.platform)
+                verdict = dataclasses.replace(verdict, reason=reason)
         return verdict
+
+    def _had_started(self) -> bool:
+        """Whether the workload was started, or nobody can say."""
+        return self._listener is None or self._listener.started
+
+    def _most_tasks(self) -> int | None:
+        return None if self.record.spec is None else limits_of(self.record.spec).pids
 
     def _clean(self, supervisor: Supervisor) -> tuple[str, ...]:
         try:
@@ -301,6 +313,7 @@ class Runner:
             platform=self.request.platform,
             outcome=verdict.outcome,
             exact=verdict.exact,
+            reason=verdict.reason if verdict.outcome is Outcome.OUT_OF_TASKS else "",
             command=self.record.command,
             settings=self.request.repeat,
             leaks=leaks,
@@ -311,6 +324,8 @@ class Runner:
     def _raise_for(self, verdict: Verdict, completed: Completed, supervisor: Supervisor) -> None:
         if supervisor.failure is not None:
             raise supervisor.failure
+        if verdict.outcome is Outcome.OUT_OF_TASKS and not self._had_started():
+            raise tasks.too_few(self._most_tasks(), self.request.platform)
         if verdict.outcome is Outcome.TIMED_OUT:
             seconds = self.request.settings.timeout
             raise WorkloadTimeout(

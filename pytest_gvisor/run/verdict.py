@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from collections.abc import Sequence
 
 from pytest_gvisor.completed import Outcome
 from pytest_gvisor.run.logs import other_release
@@ -26,6 +27,9 @@ class Evidence:
     timed_out: bool = False
     oom_kills: int = 0
     """How many processes of the sandbox the kernel's memory controller killed."""
+
+    refused_tasks: int = 0
+    """How many tasks the kernel refused the sandbox because of its limit on them."""
 
     sentry_reports: bool = False
     """Whether the sentry's own events were listened to (releases with ``--pod-init-config``), and
@@ -91,6 +95,16 @@ def judge(evidence: Evidence) -> Verdict:
         return Verdict(outcome=Outcome.TIMED_OUT, returncode=end.returncode, exact=bool(told))
     if not evidence.started and (mixed := other_release(evidence.panic)):
         return Verdict(outcome=Outcome.RUNSC_FAILED, returncode=code, reason=mixed)
+    verdict = _judge_end(evidence, code, told)
+    # Runsc's programs do not go on without a thread or a stub process: they panic, or fail.
+    failed = verdict.outcome in (Outcome.RUNSC_FAILED, Outcome.SANDBOX_CRASHED)
+    if failed and evidence.refused_tasks and not os.WIFSIGNALED(evidence.runsc_status):
+        return Verdict(outcome=Outcome.OUT_OF_TASKS, returncode=-signal.SIGKILL)
+    return verdict
+
+
+def _judge_end(evidence: Evidence, code: int, told: Sequence[int]) -> Verdict:
+    """Return the verdict on an end within the deadline, by what has ended."""
     if evidence.gofer_died and not (evidence.oom_kills or evidence.records):
         # The gofer ends with its sentry: where that panicked, the gofer is not what failed.
         reason = "the sentry panicked" if evidence.panic else "its gofer died"

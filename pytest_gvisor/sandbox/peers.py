@@ -76,5 +76,7 @@ def why(ended: Ended) -> str:
         how = f"signal {-completed.returncode}"
     if completed.outcome is Outcome.OUT_OF_MEMORY:
         how = "the memory limit"
+    elif completed.outcome is Outcome.OUT_OF_TASKS:
+        how = f"the limit on tasks: {completed.reason}"
     tail = escape(completed.stderr[-2000:])
     return f"its guest was ended by {how}" + (f"\n{tail}" if tail else "")

@@ -19,6 +19,7 @@ from pytest_gvisor import (
     WorkloadTimeout,
 )
 from pytest_gvisor.programs import proc
+from pytest_gvisor.run import tasks
 from tests.runsc.conftest import Start
 
 
@@ -89,15 +90,33 @@ def test_not_every_end_under_a_limit_is_the_limits(
 @pytest.mark.fault("G1")
 @needs_cgroups
 def test_a_fork_bomb_is_stopped(gvisor: Gvisor, no_process_left: Callable[[], None]) -> None:
-    """A limit on tasks stops a workload that forks for ever, well before its deadline.
+    """A workload that forks for ever is out of tasks, well before its deadline, not a crash.
 
-    It holds for the whole sandbox, sentry included, so the sandbox is what fails. Its cgroup
-    is gone when the run is over, and the kernel removes none that has a task in it.
+    Its cgroup is gone when the run is over, and the kernel removes none that has a task in it.
     """
-    with pytest.raises(SandboxCrashed):
-        gvisor.run(["python3", "-I", "-c", FORK], pids=80, timeout=60)
+    done = gvisor.run(["python3", "-I", "-c", FORK], pids=80, timeout=60)
+    assert (done.outcome, done.returncode) == (Outcome.OUT_OF_TASKS, -9)
+    with pytest.raises(WorkloadFailed, match="out of tasks: pids=80 was reached"):
+        done.check_returncode()
     no_process_left()
     assert gvisor.run(["echo", "alive"]).stdout == "alive\n"
+
+
+@needs_cgroups
+def test_a_limit_that_lets_no_sandbox_start_names_the_least(gvisor: Gvisor) -> None:
+    """With fewer tasks than runsc itself has, a start is a usage error; with the least, it runs."""
+    least = tasks.LEAST[gvisor.platform]
+    with pytest.raises(UsageError, match=f"pids=15 is too few.* needs pids={least}"):
+        gvisor.run(["true"], pids=15)
+    assert gvisor.run(["true"], pids=least).outcome is Outcome.EXITED
+
+
+@needs_cgroups
+def test_a_warm_sandbox_that_runs_out_of_tasks_says_so(gvisor: Gvisor) -> None:
+    """The error of each program in it names the limit before the sentry's panic."""
+    expected = pytest.raises(SandboxCrashed, match="ended by the limit on tasks: pids=80 was")
+    with gvisor.sandbox(pids=80) as sandbox, expected:
+        sandbox.exec(["python3", "-I", "-c", FORK], timeout=60)
 
 
 def cgroup_file(pid: int, controller: str, names: tuple[str, str]) -> str:

@@ -12,10 +12,13 @@ from typing import Any, cast
 
 import pytest
 
+from pytest_gvisor.completed import Completed, Outcome
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.guest.frames import UNBOUNDED, Decoder, Encoder
 from pytest_gvisor.inside import start
 from pytest_gvisor.inside.link import Died, Link
+from pytest_gvisor.run.capture import Capture, streams
+from pytest_gvisor.run.request import Record
 from pytest_gvisor.settings import Platform, Settings
 
 
@@ -68,6 +71,19 @@ def sandbox() -> Iterator[Sandbox]:
     made = Sandbox()
     yield made
     made.close()
+
+
+def test_a_limit_that_ended_the_sandbox_is_named_before_the_panic(sandbox: Sandbox) -> None:
+    """The verdict's reason follows the outcome, and a Go panic comes after both."""
+    completed = Completed(
+        args=("python3",), returncode=-9, **streams(Capture(0), Capture(0)), duration=0.0,
+        platform=Platform.SYSTRAP, outcome=Outcome.OUT_OF_TASKS, reason="pids=80 was reached",
+    )  # fmt: skip
+    sandbox.record = Record(completed=completed, panic="panic: createStub")
+    sandbox.pipes.stderr = Capture(0)
+    first, second, *rest = Link(cast("Any", sandbox)).told().splitlines()
+    assert first == "it ended with: out of tasks (signal 9, status 137)"
+    assert (second, rest[0]) == ("pids=80 was reached", "panic log:")
 
 
 def encoded(*messages: dict[str, Any]) -> bytes:

@@ -137,7 +137,8 @@ def test_a_limit_without_its_controller_is_refused(
 def test_no_limit_needs_no_cgroup(host: Host) -> None:
     """A run without a limit looks at no cgroup."""
     made = cgroup.create(Limits(), ignore)
-    assert (made.folders, made.descriptors(), made.oom_kills()) == ([], [], 0)
+    assert (made.folders, made.descriptors()) == ([], [])
+    assert (made.oom_kills(), made.refused_tasks()) == (0, 0)
     made.remove()
 
 
@@ -246,13 +247,35 @@ def test_kills_by_the_memory_controller_are_counted(
     assert made.oom_kills() == kills
 
 
-def test_without_a_memory_limit_nothing_is_counted(
+def test_without_a_limit_nothing_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file in the test's working folder does not count."""
     (tmp_path / "memory.events").write_text("oom_kill 7\n")
+    (tmp_path / "pids.events").write_text("max 7\n")
     monkeypatch.chdir(tmp_path)
-    assert Cgroups().oom_kills() == 0
+    assert (Cgroups().oom_kills(), Cgroups().refused_tasks()) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("files", "refused"),
+    [
+        ({"pids.max": "80", "pids.events": "max 7"}, 7),
+        ({"pids.max": "80", "pids.events": "max 7", "pids.peak": "80"}, 7),
+        ({"pids.max": "80", "pids.events": "max 7", "pids.peak": "79"}, 0),
+        ({"pids.max": "80", "pids.events": "max 0", "pids.peak": "80"}, 0),
+        ({"pids.max": "80"}, 0),
+    ],
+)
+def test_tasks_that_its_own_limit_refuses_are_counted(
+    tmp_path: Path, files: dict[str, str], refused: int
+) -> None:
+    """A kernel may count what a limit above refuses too: then the peak is below this limit."""
+    for name, text in files.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    made = Cgroups()
+    made._pids = str(tmp_path)
+    assert made.refused_tasks() == refused
 
 
 def test_descriptors_are_all_or_none(tmp_path: Path) -> None:
@@ -294,4 +317,4 @@ def test_a_child_joins_by_descriptor(real: Cgroups, alone: Callable[..., Any]) -
     assert len(fds) == len(real.folders)
     for fd in fds:
         os.close(fd)
-    assert real.oom_kills() == 0
+    assert (real.oom_kills(), real.refused_tasks()) == (0, 0)

@@ -42,6 +42,7 @@ evidences = ends | st.builds(
     panic=st.sampled_from(["", "fatal error"]),
     timed_out=st.booleans(),
     oom_kills=st.integers(0, 2),
+    refused_tasks=st.integers(0, 2),
     sentry_reports=st.booleans(),
     started=st.booleans(),
     workload_statuses=st.lists(st.integers(0, 0xFFFF), max_size=3).map(tuple),
@@ -118,6 +119,35 @@ def test_out_of_memory_needs_a_kill_by_the_kernel(evidence: Evidence) -> None:
     """SIGKILL alone is no proof."""
     if judge(evidence).outcome is Outcome.OUT_OF_MEMORY:
         assert evidence.oom_kills
+
+
+@given(evidence=evidences)
+def test_out_of_tasks_needs_a_refused_task_and_a_failure(evidence: Evidence) -> None:
+    """An end of the workload's own stays one: runsc tries again when a thread is refused."""
+    if judge(evidence).outcome is Outcome.OUT_OF_TASKS:
+        assert evidence.refused_tasks
+        without = judge(dataclasses.replace(evidence, refused_tasks=0))
+        assert without.outcome in {Outcome.RUNSC_FAILED, Outcome.SANDBOX_CRASHED}
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [
+        ({"gofer_died": True, "panic": "panic: newosproc"}, Outcome.OUT_OF_TASKS),
+        ({"started": False, "records": ("EOF",)}, Outcome.OUT_OF_TASKS),
+        ({}, Outcome.OUT_OF_TASKS),
+        ({"oom_kills": 1}, Outcome.OUT_OF_MEMORY),
+        ({"workload_statuses": (2 << 8,)}, Outcome.EXITED),
+        ({"runsc_status": 9}, Outcome.RUNSC_FAILED),
+        ({"timed_out": True}, Outcome.TIMED_OUT),
+    ],
+)
+def test_a_sandbox_that_is_refused_tasks_and_dies_is_out_of_them(
+    changes: dict[str, Any], outcome: Outcome
+) -> None:
+    """Not where its end is explained without: by the memory limit, a signal, the deadline."""
+    evidence = Evidence(runsc_status=2 << 8, sentry_reports=True, started=True, refused_tasks=3)
+    assert judge(dataclasses.replace(evidence, **changes)).outcome is outcome
 
 
 @pytest.mark.parametrize("status", [0, 1, 127, 128, 129, 137, 255])
@@ -310,6 +340,7 @@ def test_a_crash_is_shown_with_its_panic_log() -> None:
         ({"returncode": -9, "outcome": Outcome.SIGNALLED}, "ended with signal 9 (SIGKILL)"),
         ({"returncode": -40, "outcome": Outcome.SIGNALLED}, "signal 40 (signal 40)"),
         ({"returncode": -9, "outcome": Outcome.OUT_OF_MEMORY}, "ended with out of memory"),
+        ({"returncode": -9, "outcome": Outcome.OUT_OF_TASKS, "reason": "x"}, "out of tasks: x"),
         ({"returncode": 0, "outcome": Outcome.TIMED_OUT}, "ended with timed out"),
     ],
 )
