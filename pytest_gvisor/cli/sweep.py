@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from pytest_gvisor.harness import verdicts
-from pytest_gvisor.sessions import session_folder
+from pytest_gvisor.sessions import boot_notes, session_folder
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -18,8 +17,9 @@ def main(arguments: Sequence[str]) -> int:
     ).parse_args(arguments)
     for path in session_folder.sweep(although_waited=True):
         print(f"removed {path}")
-    verdicts.sweep()
-    left = [path for base in session_folder.base_folders() for path in session_folder.dead(base)]
+    bases = session_folder.base_folders()
+    boot_notes.sweep(bases)
+    left = [path for base in bases for path in session_folder.dead(base)]
     for path in left:
         print(f"not removed: {path}")
     return 1 if left else 0

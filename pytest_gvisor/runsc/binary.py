@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound
 from pytest_gvisor.runsc import features, locate, nix, sidecars
+from pytest_gvisor.runsc.answers import Answers, keep, recall
 from pytest_gvisor.sessions import places
 
 if TYPE_CHECKING:
@@ -90,11 +91,15 @@ class Runsc:
         """
         with contextlib.ExitStack() as closer:
             closer.callback(judged.close)
-            known = features.read(judged)
+            answers = kept = recall(judged.identity)
+            if answers is None:
+                texts = features.ask(judged)
+                answers = Answers(sha256=_sha256(judged.path, judged.fd), texts=texts)
+            known = features.parse(judged, answers.texts)
             runsc = cls(
                 path=judged.path,
                 fd=judged.fd,
-                sha256=_sha256(judged.path, judged.fd),
+                sha256=answers.sha256,
                 version=known.version,
                 date=known.date,
                 flags=known.flags,
@@ -106,6 +111,8 @@ class Runsc:
                 _closer=contextlib.ExitStack(),
             )
             runsc.check_unchanged()
+            if kept is None:
+                keep(judged.identity, answers)
             runsc._closer.push(closer.pop_all())
         places.note_runsc(runsc.path)
         return runsc

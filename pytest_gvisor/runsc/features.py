@@ -1,9 +1,8 @@
 """The features of a runsc by its own answers: version, flags, subcommands, platforms.
 
 runsc differs by release, so nothing is assumed: `runsc --version`, `flags`, `help` and `help
-platforms` are read from the descriptor that was judged, at the same time, once per binary and
-process. All four have one deadline, their output is bounded, and what they print is escaped before
-it gets into a message.
+platforms` are read from the descriptor that was judged, at the same time. All four have one
+deadline, their output is bounded, and what they print is escaped before it gets into a message.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import LaunchError, RunscFailed
@@ -31,7 +30,7 @@ from pytest_gvisor.settings import Platform
 from pytest_gvisor.trust import SHORTAGES
 
 if TYPE_CHECKING:
-    from pytest_gvisor.runsc.locate import Identity, Judged
+    from pytest_gvisor.runsc.locate import Judged
 
 DEADLINE = 20.0
 """Seconds for all four: 0.06 on two idle processors, a multiple of that on busy ones, and 40 times
@@ -40,7 +39,7 @@ either on an emulated one."""
 _PROGRAM = ask_runsc.__file__
 OUTPUT_LIMIT = 256 * 1024
 
-_QUESTIONS = (("--version",), ("flags",), ("help",), ("help", "platforms"))
+QUESTIONS = (("--version",), ("flags",), ("help",), ("help", "platforms"))
 _SHOWN = 400
 
 # The forms of Go's flag.PrintDefaults ("  -name type", the usage in a line of its own behind a tab)
@@ -51,8 +50,6 @@ _FLAG = re.compile(r"^ {2}--?([A-Za-z0-9][\w.-]*)", re.MULTILINE)
 _PLATFORM_USAGE = re.compile(r"^ {2}--?platform(?:[ \t].*)?\n[ \t]+(.*)$", re.MULTILINE)
 _LISTED = re.compile(r"use: ([^.]*)")
 _SUBCOMMANDS = re.compile(r"^Subcommands.*:\n((?:[ \t]+\S.*\n?)*)", re.MULTILINE)
-
-_known: dict[Identity, Features] = {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,19 +64,6 @@ class Features:
     flags: frozenset[str]
     subcommands: frozenset[str]
     platforms: frozenset[Platform]
-
-
-def read(judged: Judged, *, deadline: float = DEADLINE) -> Features:
-    """Read the features of ``judged`` within ``deadline`` seconds, or from the cache.
-
-    Raises `RunscFailed` where it cannot be executed, overruns the deadline or `OUTPUT_LIMIT` bytes,
-    or answers as runsc does not, and `LaunchError` where a step on the way to it fails, or this
-    process is short of descriptors, processes or memory; nothing that was started is left then.
-    """
-    if judged.identity not in _known:
-        version, flags, subcommands, platforms = _ask_all(judged, deadline)
-        _known[judged.identity] = _parse(judged, version, flags, subcommands, platforms)
-    return _known[judged.identity]
 
 
 def parse_version(text: str) -> tuple[str, dt.date | None]:
@@ -160,8 +144,13 @@ class _Question:
         )
 
 
-def _ask_all(judged: Judged, deadline: float) -> list[str]:
-    """Return the answers to all questions, asked in parallel; every process is gone afterwards."""
+def ask(judged: Judged, *, deadline: float = DEADLINE) -> tuple[str, ...]:
+    """Ask ``judged`` all questions at once within ``deadline`` seconds, and return the answers.
+
+    Raises `RunscFailed` where it cannot be executed, or overruns the deadline or `OUTPUT_LIMIT`
+    bytes, and `LaunchError` where a step on the way to it fails, or this process is short of
+    descriptors, processes or memory; nothing that was started is left then.
+    """
     end = time.monotonic() + deadline
     questions: list[_Question] = []
     with contextlib.ExitStack() as started:
@@ -174,7 +163,7 @@ def _ask_all(judged: Judged, deadline: float) -> list[str]:
             finally:
                 os.close(low)
             started.callback(os.close, writer)
-            for words in _QUESTIONS:
+            for words in QUESTIONS:
                 questions.append(_Question(judged, words, writer))
                 started.callback(questions[-1].end)
             _drain(questions, end)
@@ -183,7 +172,7 @@ def _ask_all(judged: Judged, deadline: float) -> list[str]:
         except OSError as error:
             why = f"{judged.path} cannot be asked for its features"
             raise LaunchError("runsc", why, errno=error.errno or 0) from error
-    return [question.answer() for question in questions]
+    return tuple(question.answer() for question in questions)
 
 
 def _not_asked(judged: Judged, report: str) -> LaunchError | RunscFailed:
@@ -218,7 +207,12 @@ def _drain(questions: list[_Question], end: float) -> None:
 # --- understanding
 
 
-def _parse(judged: Judged, version: str, flags: str, subcommands: str, platforms: str) -> Features:
+def parse(judged: Judged, answers: Sequence[str]) -> Features:
+    """Return the features in the answers to `QUESTIONS`.
+
+    Raises `RunscFailed` where ``judged`` answers as runsc does not.
+    """
+    version, flags, subcommands, platforms = answers
     match = _VERSION.search(version)
     if match is None:
         raise _no_runsc(judged, "--version", version)

@@ -15,8 +15,9 @@ from unittest.mock import Mock
 import pytest
 
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscFailed, RunscNotFound
-from pytest_gvisor.runsc import binary, features, locate
+from pytest_gvisor.runsc import answers, binary, locate
 from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.sessions import boot_notes
 from tests.faults.shortages import spare_descriptors
 
 if TYPE_CHECKING:
@@ -115,11 +116,14 @@ def test_a_binary_that_cannot_be_asked_leaves_nothing(fake_runsc: FakeRunsc) -> 
 
 
 @pytest.mark.fault("G6")
-def test_at_any_shortage_of_descriptors_the_error_says_what_is_short(good: Path) -> None:
+def test_at_any_shortage_of_descriptors_the_error_says_what_is_short(
+    good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each number of spare descriptors gives an error that names them, until it suffices."""
+    monkeypatch.setattr(boot_notes, "boot_id", str)  # nothing is kept
     seen: list[str] = []
     for number in range(60):
-        features._known.clear()
+        answers._known.clear()
         try:
             with spare_descriptors(number):
                 Runsc.at(str(good)).close()
@@ -157,7 +161,7 @@ def test_a_shortage_of_processes_is_not_runsc_s_failure(
     def refuse(*_: object, **__: object) -> None:
         raise BlockingIOError(errno.EAGAIN, "no process")
 
-    features._known.clear()
+    answers._known.clear()
     monkeypatch.setattr(subprocess, "Popen", refuse)
     with pytest.raises(LaunchError) as caught:
         Runsc.at(str(good))
