@@ -18,20 +18,21 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import encoding, frames, variables
+    from pytest_gvisor.guest import encoding, variables
+    from pytest_gvisor.guest.channel import Channel
 else:
     # The folder of this program, on sys.path for these imports: what a test imports by their names
     # is the test's own.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import encoding
-    import frames
     import variables
+    from channel import Channel
 
     del sys.path[0]
-    for _name in ("checked_json", "encoding", "frames", "variables"):
+    for _name in ("channel", "checked_json", "encoding", "frames", "variables"):
         del sys.modules[_name]
 
 if TYPE_CHECKING:
@@ -43,54 +44,7 @@ if TYPE_CHECKING:
 
 GUARD = "PYTEST_GVISOR_INSIDE"  # see plugin/placement.py
 # Tests replace functions of modules, and this program speaks while they are replaced.
-_getpid, _exit = os.getpid, os._exit
-
-
-class Channel:
-    """The socket to the host, moved out of the way of everything that a test may do.
-
-    What is printed outside of a test goes to 1 and 2, one pipe that the host keeps the end of.
-    """
-
-    def __init__(self) -> None:
-        os.set_blocking(0, True)
-        self._commands = os.dup(0)
-        self._decoder = frames.Decoder(max_json=frames.UNBOUNDED)
-        self._encoder = frames.Encoder(max_json=frames.UNBOUNDED)
-        self._messages: BinaryIO = os.fdopen(os.dup(0), "wb")
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
-        self._pid = _getpid()
-
-    def is_ours(self) -> bool:
-        """Whether this is the process that the host talks to, and no fork of a test's."""
-        return _getpid() == self._pid
-
-    def receive(self) -> dict[str, Any]:
-        """Receive the next command; the host's end is ``finish``."""
-        while True:
-            for command, _payload in self._decoder.frames():
-                return command
-            if not self._decoder.read(self._commands):
-                return {"op": "finish"}
-
-    def send(self, kind: str, **fields: object) -> None:
-        """Send one message, after those that were put off: a crash shows the host how far this
-        got.
-        """
-        self.put_off(kind, **fields)
-        if self.is_ours():
-            self._messages.flush()
-
-    def put_off(self, kind: str, **fields: object) -> None:
-        """Send one message together with the next: each write costs two changes of processes.
-
-        A fork says nothing: the host would take its words for the next test's.
-        """
-        if not self.is_ours():
-            return
-        self._messages.write(self._encoder.framed(encoding.encoded(kind, fields)))
+_exit = os._exit
 
 
 class Terminal(io.TextIOBase):
@@ -303,15 +257,15 @@ def _hook_order(plugin: Plugin) -> None:
     first(type(plugin).pytest_ignore_collect)
 
 
-def _measure(wanted: dict[str, Any]) -> Coverage:
-    """Begin to measure, with the module beside this program, which is on no ``sys.path``."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "measure.py")
-    spec = importlib.util.spec_from_file_location("pytest_gvisor_measure", path)
+def _beside(name: str) -> Any:
+    """Load a module beside this program, which is on no ``sys.path``."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"pytest_gvisor_{name}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return cast("Coverage", module.Coverage(wanted))
+    return module
 
 
 def _fixtures(worker_id: str, testrun_uid: str) -> object:
@@ -341,7 +295,8 @@ def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
     os.environ[GUARD] = f"{kernel.release} {kernel.version}"
     os.chdir(start["cwd"])
     sys.path[:] = start["sys_path"]
-    coverage = _measure(start["coverage"]) if start["coverage"] else None
+    measured: dict[str, Any] | None = start["coverage"]
+    coverage: Coverage | None = _beside("measure").Coverage(measured) if measured else None
     from _pytest.config import Config  # noqa: PLC0415 -- sys.path is the host's only now
 
     terminal = Terminal(channel, words)
@@ -352,6 +307,8 @@ def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
     config.pluginmanager.register(plugin, "gvisor-worker")
     if start["worker"] and config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_fixtures(**start["worker"]), "gvisor-xdist-fixtures")
+    if start["bridges"]:
+        _beside("bridges").register(config, start["bridges"], channel.send)
     channel.send("ready", kernel=os.uname().release)
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 

@@ -8,19 +8,17 @@ Does no input or output.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import pytest
 
 from pytest_gvisor.escape import safe
-
-Rule = Callable[[Any], Any]
+from pytest_gvisor.inside import rules
+from pytest_gvisor.inside.rules import Rule
 
 _PHASES = ("setup", "call", "teardown")
 _OUTCOME = re.compile(r"[A-Za-z][A-Za-z0-9_ -]{0,39}")
-_LONGEST_TIME = 1e11  # seconds: a duration, or a time since 1970
-_HIGHEST_NUMBER = 2**31
 _MOST_EXTRAS = 1000
 _LONGEST_CAUSE = 100
 _MEDIA = frozenset({"image", "video"})
@@ -36,119 +34,24 @@ _UNREAD = frozenset({
 _OURS = "gvisor_"
 
 
-def utf8(text: str) -> str:
-    """Escape characters that UTF-8 cannot encode: neither xdist nor a plugin could pass them on."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
-
-
-def plain(value: Any, text: Callable[[str], str] = safe) -> Any:
-    """Return JSON data, with ``text`` applied to each text in it."""
-    if isinstance(value, str):
-        return text(value)
-    if isinstance(value, list):
-        return [plain(part, text) for part in value]
-    if isinstance(value, dict):
-        return {text(name): plain(part, text) for name, part in value.items()}
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} in the place of a text")
-    return utf8(value)
-
-
-def _any_text(value: Any) -> str:
-    return utf8(str(value))
-
-
-def _shown(value: Any) -> str:
-    return safe(str(value))
-
-
-def _number(value: Any) -> int:
-    if not isinstance(value, int) or not abs(value) < _HIGHEST_NUMBER:
-        raise ValueError(f"{value!r:.50} in the place of a number")
-    return int(value)
-
-
-def _count(value: Any) -> int:
-    return max(0, _number(value))
-
-
-def _time(value: Any) -> float:
-    if not isinstance(value, int | float) or not abs(value) < _LONGEST_TIME:
-        raise TypeError(f"{value!r:.50} in the place of seconds")
-    return float(value)
-
-
-def _one_of(*words: str) -> Rule:
-    def rule(value: Any) -> str:
-        if value not in words:
-            raise ValueError(f"{value!r:.50} is none of {', '.join(words)}")
-        return str(value)
-
-    return rule
-
-
 def _outcome(value: Any) -> str:
     """Check an outcome: one of pytest's, or the name that a plugin gives one."""
-    if not _OUTCOME.fullmatch(_text(value)):
+    if not _OUTCOME.fullmatch(rules.text(value)):
         raise ValueError(f"{value!r:.50} is no outcome")
     return str(value)
 
 
-def _or_none(rule: Rule) -> Rule:
-    return lambda value: None if value is None else rule(value)
-
-
-def _list(rule: Rule) -> Rule:
-    def check(value: Any) -> list[Any]:
-        if not isinstance(value, list):
-            raise TypeError(f"{type(value).__name__} in the place of a list")
-        return [rule(part) for part in value]
-
-    return check
-
-
-def _tuple(*rules: Rule) -> Rule:
-    def check(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise TypeError(f"{type(value).__name__} in the place of a list")
-        return tuple(rule(part) for rule, part in zip(rules, value, strict=True))
-
-    return check
-
-
-def _object(**rules: Rule) -> Rule:
-    """Return a rule for an object of exactly these fields."""
-
-    def check(value: Any) -> dict[str, Any]:
-        return {name: rule(value[name]) for name, rule in rules.items()}
-
-    return check
-
-
-def _each(rule: Rule) -> Rule:
-    """Return a rule for an object of any names."""
-
-    def check(value: Any) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise TypeError(f"{type(value).__name__} in the place of an object")
-        return {utf8(name): rule(part) for name, part in value.items()}
-
-    return check
-
-
-_PLACE = _object(path=_text, lineno=_number, message=_text)
-_ENTRY = _object(
-    lines=_list(_text),
-    reprfuncargs=_or_none(_object(args=_list(_tuple(_text, _text)))),
-    reprlocals=_or_none(_object(lines=_list(_text))),
-    reprfileloc=_or_none(_PLACE),
-    style=_one_of("long", "short", "value", "line", "native", "no", "auto"),
+_PLACE = rules.object_of(path=rules.text, lineno=rules.number, message=rules.text)
+_ENTRY = rules.object_of(
+    lines=rules.list_of(rules.text),
+    reprfuncargs=rules.or_none(
+        rules.object_of(args=rules.list_of(rules.tuple_of(rules.text, rules.text)))
+    ),
+    reprlocals=rules.or_none(rules.object_of(lines=rules.list_of(rules.text))),
+    reprfileloc=rules.or_none(_PLACE),
+    style=rules.one_of("long", "short", "value", "line", "native", "no", "auto"),
 )
-_NATIVE = _object(lines=_list(_text))
+_NATIVE = rules.object_of(lines=rules.list_of(rules.text))
 
 
 def _entry(value: Any) -> dict[str, Any]:
@@ -156,25 +59,27 @@ def _entry(value: Any) -> dict[str, Any]:
     return {"type": value["type"], "data": kinds[value["type"]](value["data"])}
 
 
-_TRACEBACK = _object(
-    reprentries=_list(_entry),
-    extraline=_or_none(_text),
-    style=_one_of("long", "short", "value", "line", "native", "no", "auto"),
+_TRACEBACK = rules.object_of(
+    reprentries=rules.list_of(_entry),
+    extraline=rules.or_none(rules.text),
+    style=rules.one_of("long", "short", "value", "line", "native", "no", "auto"),
 )
 
 
 def _separator(value: Any) -> str:
     """Check a separator of one character: pytest divides by its length."""
-    if len(_text(value)) != 1:
+    if len(rules.text(value)) != 1:
         raise ValueError("a line that is filled with no character, or with several")
-    return _text(value)
+    return rules.text(value)
 
 
-_FAILURE = _object(
-    reprcrash=_or_none(_PLACE),
+_FAILURE = rules.object_of(
+    reprcrash=rules.or_none(_PLACE),
     reprtraceback=_TRACEBACK,
-    sections=_list(_tuple(_text, _text, _separator)),
-    chain=_or_none(_list(_tuple(_TRACEBACK, _or_none(_PLACE), _or_none(_text)))),
+    sections=rules.list_of(rules.tuple_of(rules.text, rules.text, _separator)),
+    chain=rules.or_none(
+        rules.list_of(rules.tuple_of(_TRACEBACK, rules.or_none(_PLACE), rules.or_none(rules.text)))
+    ),
 )
 
 
@@ -186,13 +91,13 @@ def _longrepr(value: Any) -> Any:
     if isinstance(value, dict):
         return _FAILURE(value)
     if isinstance(value, list):
-        return _tuple(_any_text, _number, _any_text)(value)
-    return _or_none(_text)(value)
+        return rules.tuple_of(rules.any_text, rules.number, rules.any_text)(value)
+    return rules.or_none(rules.text)(value)
 
 
 def _json_report(value: Any) -> dict[str, Any]:
     """Check the data of pytest-json-report for a phase or a test, which are both objects."""
-    checked: dict[str, Any] = _each(plain)(value)
+    checked: dict[str, Any] = rules.each(rules.plain)(value)
     if not all(isinstance(checked.get(phase, {}), dict) for phase in _PHASES):
         raise TypeError("a phase that is no object")
     return checked
@@ -212,14 +117,14 @@ def _extra(value: Any) -> dict[str, Any]:
         raise ValueError(f"mime_type {mime!r:.50}")
     content = value["content"]
     if kind == "json":
-        content = plain(content, utf8)
+        content = rules.plain(content, rules.utf8)
     else:
-        content = _text(content)
+        content = rules.text(content)
         if kind in _MEDIA:
             # pytest-html warns of a link, in a self-contained report; base64 stays as it is.
             content = safe(content)
     return {
-        "name": _or_none(_shown)(value["name"]),
+        "name": rules.or_none(rules.shown)(value["name"]),
         "format_type": kind,
         "content": content,
         "mime_type": mime,
@@ -229,24 +134,26 @@ def _extra(value: Any) -> dict[str, Any]:
 
 _REQUIRED: dict[str, Rule] = {
     "outcome": _outcome,
-    "when": _one_of(*_PHASES),
-    "duration": lambda value: max(0.0, _time(value)),  # clocks are turned back
-    "start": _time,
-    "stop": _time,
-    "keywords": _each(lambda _value: 1),
-    "location": _tuple(_shown, _or_none(_number), _shown),
-    "sections": _list(_tuple(_any_text, _any_text)),
+    "when": rules.one_of(*_PHASES),
+    "duration": lambda value: max(0.0, rules.seconds(value)),  # clocks are turned back
+    "start": rules.seconds,
+    "stop": rules.seconds,
+    "keywords": rules.each(lambda _value: 1),
+    "location": rules.tuple_of(rules.shown, rules.or_none(rules.number), rules.shown),
+    "sections": rules.list_of(rules.tuple_of(rules.any_text, rules.any_text)),
     "longrepr": _longrepr,
 }
 _OPTIONAL: dict[str, Rule] = {
-    "user_properties": _list(_tuple(_any_text, plain)),
-    "wasxfail": _any_text,
-    "$report_type": _one_of("TestReport"),
+    "user_properties": rules.list_of(rules.tuple_of(rules.any_text, rules.plain)),
+    "wasxfail": rules.any_text,
+    "$report_type": rules.one_of("TestReport"),
     # A subtest's, of pytest's own plugin or of pytest-subtests.
-    "_report_type": _one_of("SubTestReport"),
-    "_subtest.context": _object(msg=_or_none(_text), kwargs=_each(_any_text)),
-    "rerun": _count,  # pytest-rerunfailures
-    "_hypothesis_stats": _shown,
+    "_report_type": rules.one_of("SubTestReport"),
+    "_subtest.context": rules.object_of(
+        msg=rules.or_none(rules.text), kwargs=rules.each(rules.any_text)
+    ),
+    "rerun": rules.count,  # pytest-rerunfailures
+    "_hypothesis_stats": rules.shown,
     "_json_report_extra": _json_report,
 }
 
@@ -268,7 +175,7 @@ def checked(data: Any, more: Collection[str] = ()) -> tuple[dict[str, Any], list
             fields[name], refused = _extras(data[name])
             left_out += refused
         elif name in more and is_free(name):
-            fields[name] = plain(data[name])
+            fields[name] = rules.plain(data[name])
         elif name not in _UNREAD and not name.startswith(_OURS):
             left_out.append(safe(name)[:_LONGEST_CAUSE])
     return fields, left_out

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.inside import reports, visible
+from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.coverage_data import InsideCoverage, target_of
 from pytest_gvisor.inside.output import Live
 from pytest_gvisor.inside.session_bounds import SessionBounds
@@ -63,6 +64,7 @@ class InsideSession:
         self._config = session.config
         fields = self._config.getini(FIELDS)
         self._bounds = SessionBounds(self._config, fields, known(self._config))
+        self._bridges = Bridges(self._config, self._bounds)
         self._isolation = isolation
         self._inside = inside
         self._groups = self._plan_groups(session.items)
@@ -209,6 +211,7 @@ class InsideSession:
                 settings=group.settings,
                 inside=self._inside,
                 items=group.items,
+                bridges=self._bridges.names,
                 show=self._show(),
             )
 
@@ -218,6 +221,7 @@ class InsideSession:
             group.settings.timeout,
             Live(self._write_terminal).add,
             self._bounds,
+            bridges=self._bridges,
             measured=self._coverage_factory(group.items),
             held_back=self._inside.held_back,
         )

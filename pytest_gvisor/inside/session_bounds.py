@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import sys
 from collections.abc import Collection, Iterable
 
@@ -35,6 +36,7 @@ class SessionBounds:
         """Warnings of the host's own collection."""
 
         self._left_out: dict[str, None] = {}
+        self._dropped: collections.Counter[str] = collections.Counter()
         self._warnings = self._text = self._more = 0
 
     def takes(self, texts: Iterable[str]) -> bool:
@@ -53,6 +55,10 @@ class SessionBounds:
             if len(self._left_out) <= _MOST_NAMES:
                 self._left_out[name] = None
 
+    def drop(self, kind: str) -> None:
+        """Count one more thing of this kind that the host cannot keep."""
+        self._dropped[kind] += 1
+
     def close(self) -> None:
         """Warn of all that was left out."""
         if self._more:
@@ -61,6 +67,9 @@ class SessionBounds:
                 f"kept, and {MOST_TEXT // 1024**2} MiB of their text"
             )
             self._more = 0
+        for kind, count in self._dropped.items():
+            self.say(f"{count:,} {kind} from inside were left out")
+        self._dropped.clear()
         if self._left_out:
             names = list(self._left_out)
             more = ", …" if len(names) > _MOST_NAMES else ""

@@ -53,6 +53,7 @@ def start(
     settings: Settings,
     inside: Inside,
     items: Sequence[pytest.Item],
+    bridges: Sequence[str],
     show: Callable[[bytes], None] | None,
 ) -> Link:
     """Start a pytest on ``platform`` that collects ``items``. Raises `GvisorError`."""
@@ -84,6 +85,7 @@ def start(
         "cwd": str(config.invocation_params.dir),
         "sys_path": configuration.search_path(),
         "coverage": configuration.coverage(config),
+        "bridges": bridges,
     }
     link = Link(Driven(request, engine.launcher, Record()), show)
     try:

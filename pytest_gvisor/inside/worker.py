@@ -18,6 +18,7 @@ import pytest
 from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.escape import safe
 from pytest_gvisor.inside import environment, reports
+from pytest_gvisor.inside.bridges import Bridges, Sender
 from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.session_bounds import SessionBounds
@@ -116,12 +117,14 @@ class Worker:
         show: Callable[[str], None],
         bounds: SessionBounds,
         *,
+        bridges: Bridges,
         measured: Callable[[], InsideCoverage] | None = None,
         held_back: Sequence[str] = (),
     ) -> None:
         self._config = config
         self._held_back = held_back
         self._bounds = bounds
+        self._bridges = bridges
         self._measured = measured
         self._start = start
         self._timeout = timeout
@@ -200,6 +203,10 @@ class Worker:
         self, link: Link, item: pytest.Item, inner: str, progress: Progress, deadline: float
     ) -> Iterator[pytest.TestReport]:
         while (message := link.receive(deadline))["type"] != "done":
+            if message["type"] == "bridge":
+                over = "teardown" in progress.reported
+                self._bridges.take(message, Sender(item, inner, over))
+                continue
             if message["type"] not in _OF_A_TEST:
                 self._common(message, item.nodeid)
                 continue
@@ -231,6 +238,8 @@ class Worker:
         kind = message["type"]
         if kind == "warning":
             reports.warn(self._config, message, nodeid, self._bounds)
+        elif kind == "bridge":
+            self._bridges.take(message, None)
         elif kind == "terminal" and self._relayed:
             self._show(str(message.get("text")))
         elif kind == "internal error":

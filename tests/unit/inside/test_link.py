@@ -179,6 +179,7 @@ def test_a_start_that_takes_no_command_leaves_nothing(
             platform=Platform.SYSTRAP,
             settings=Settings(),
             inside=start.Inside(),
+            bridges=[],
             items=[],
             show=None,
         )

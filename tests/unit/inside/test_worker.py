@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Ids, Worker
@@ -91,7 +92,9 @@ class Host:
             return cast("Link", self.script)
 
         config = self.item.config
-        worker = Worker(config, start, 5.0, self.shown.append, SessionBounds(config))
+        bounds = SessionBounds(config)
+        bridges = Bridges(config, bounds)
+        worker = Worker(config, start, 5.0, self.shown.append, bounds, bridges=bridges)
         worker.start()
         return worker
 

@@ -1,0 +1,79 @@
+"""The socket of the pytest in the sandbox to the host.
+
+Used by worker.py alone: standard library only.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import threading
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.guest import encoding, frames
+else:
+    import encoding
+    import frames
+
+# Tests replace functions of modules, and this program speaks while they are replaced.
+_getpid = os.getpid
+
+
+class Channel:
+    """The socket to the host, moved out of the way of everything that a test may do.
+
+    What is printed outside of a test goes to 1 and 2, one pipe that the host keeps the end of.
+    """
+
+    def __init__(self) -> None:
+        os.set_blocking(0, True)
+        self._commands = os.dup(0)
+        self._decoder = frames.Decoder(max_json=frames.UNBOUNDED)
+        self._encoder = frames.Encoder(max_json=frames.UNBOUNDED)
+        self._messages: BinaryIO = os.fdopen(os.dup(0), "wb")
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        self._pid = _getpid()
+        self._waiting: collections.deque[bytes] = collections.deque()
+        self._writing = threading.Lock()
+
+    def is_ours(self) -> bool:
+        """Whether this is the process that the host talks to, and no fork of a test's."""
+        return _getpid() == self._pid
+
+    def receive(self) -> dict[str, Any]:
+        """Receive the next command; the host's end is ``finish``."""
+        while True:
+            for command, _payload in self._decoder.frames():
+                return command
+            if not self._decoder.read(self._commands):
+                return {"op": "finish"}
+
+    def send(self, kind: str, **fields: object) -> None:
+        """Send one message, after those that were put off: a crash shows the host how far this
+        got.
+
+        A thread or a signal handler of a test may send too, by a bridge.
+        """
+        self.put_off(kind, **fields)
+        if self.is_ours():
+            self._messages.flush()
+
+    def put_off(self, kind: str, **fields: object) -> None:
+        """Send one message together with the next: each write costs two changes of processes.
+
+        A fork says nothing: the host would take its words for the next test's.
+        """
+        if not self.is_ours():
+            return
+        self._waiting.append(encoding.encoded(kind, fields))
+        # Frames are numbered. Whoever cannot write now leaves its message to the one who does, and
+        # nobody waits: a signal handler would wait for the code that it interrupts.
+        while self._waiting and self._writing.acquire(blocking=False):
+            try:
+                while self._waiting:
+                    self._messages.write(self._encoder.framed(self._waiting.popleft()))
+            finally:
+                self._writing.release()

@@ -1,0 +1,114 @@
+"""Bridges: data of a plugin inside, checked and handed to the same plugin on the host.
+
+A plugin that sums up or speaks while tests run keeps its data in the tests' process. For a plugin
+that has a bridge, an end in the sandbox sends them (guest/bridges.py), and an end here takes them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import pytest
+from _pytest.junitxml import bin_xml_escape, xml_key
+
+from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.escape import safe
+from pytest_gvisor.inside import rules
+
+if TYPE_CHECKING:
+    from _pytest.junitxml import LogXML
+
+    from pytest_gvisor.inside.session_bounds import SessionBounds
+
+_LONGEST_CAUSE = 200
+_MOST_PROPERTIES = 10_000
+_MOST_TEXT = 4 * 1024 * 1024
+# ElementTree writes the name of an attribute unchanged.
+_ATTRIBUTE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
+
+
+class Sender(NamedTuple):
+    """The test that runs inside while a message is sent."""
+
+    item: pytest.Item
+    inner: str
+    """Its node id inside."""
+
+    over: bool
+    """Whether its last report has come."""
+
+
+class End(Protocol):
+    """The host's end of a bridge."""
+
+    def take(self, data: Any, sender: Sender | None) -> None:
+        """Take data from inside. Raises one of `rules.WRONG` for data of another shape.
+
+        ``sender`` is None for what is sent while no test runs.
+        """
+
+
+class Bridges:
+    """The bridges of one session: those whose plugin is at work on the host."""
+
+    def __init__(self, config: pytest.Config, bounds: SessionBounds) -> None:
+        made = {name: make(config, bounds) for name, make in _TABLE.items()}
+        self._ends = {name: end for name, end in made.items() if end is not None}
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the bridges, for the pytest inside."""
+        return list(self._ends)
+
+    def take(self, message: dict[str, Any], sender: Sender | None) -> None:
+        """Hand on the data in a message. Raises `ProtocolError` if they are malformed."""
+        name = message.get("bridge")
+        end = self._ends.get(name) if isinstance(name, str) else None
+        if end is None:
+            raise ProtocolError(f"data from inside for a bridge that is not here: {name!r:.50}")
+        try:
+            end.take(message.get("data"), sender)
+        except rules.WRONG as error:
+            text = safe(repr(error))[:_LONGEST_CAUSE]
+            raise ProtocolError(f"data from inside that {name} cannot take: {text}") from error
+
+
+class Junit:
+    """``record_testsuite_property`` and ``record_xml_attribute``: pytest's own JUnit report.
+
+    As on the host, xdist's workers have no such report.
+    """
+
+    def __init__(self, xml: LogXML, bounds: SessionBounds) -> None:
+        self._xml = xml
+        self._bounds = bounds
+        self._count = self._size = 0
+
+    @classmethod
+    def find(cls, config: pytest.Config, bounds: SessionBounds) -> Junit | None:
+        """Return the end of the bridge if the host writes a report."""
+        xml = config.stash.get(xml_key, None)
+        return None if xml is None else cls(xml, bounds)
+
+    def take(self, data: Any, sender: Sender | None) -> None:
+        """Add a property of the suite, or an attribute of the test that runs."""
+        name, value = data["name"], data["value"]
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError("a property that is no text")
+        self._count += 1
+        self._size += len(name) + len(value)
+        if self._count > _MOST_PROPERTIES or self._size > _MOST_TEXT:
+            self._bounds.drop("properties of the JUnit report")
+        elif "id" not in data:
+            self._xml.add_global_property(bin_xml_escape(name), value)
+        elif sender is None or data["id"] != sender.inner or sender.over:
+            raise ValueError("an attribute of a test that does not run")
+        elif _ATTRIBUTE.fullmatch(name):
+            self._xml.node_reporter(sender.item.nodeid).add_attribute(name, value)
+        else:
+            self._bounds.drop("attributes of the JUnit report whose name XML has not")
+
+
+_TABLE: dict[str, Callable[[pytest.Config, SessionBounds], End | None]] = {"junit": Junit.find}

@@ -1,0 +1,129 @@
+"""Rules for plain data from inside: each checks a value, and returns what may be kept of it.
+
+A value of another shape raises one of `WRONG`. Does no input or output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pytest_gvisor.escape import safe
+
+Rule = Callable[[Any], Any]
+
+WRONG = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
+"""The errors of rules."""
+
+_LONGEST_TIME = 1e11  # seconds: a duration, or a time since 1970
+_HIGHEST_NUMBER = 2**31
+
+
+def utf8(text: str) -> str:
+    """Escape characters that UTF-8 cannot encode: neither xdist nor a plugin could pass them on."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def plain(value: Any, text: Callable[[str], str] = safe) -> Any:
+    """Return JSON data, with ``text`` applied to each text in it."""
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, list):
+        return [plain(part, text) for part in value]
+    if isinstance(value, dict):
+        return {text(name): plain(part, text) for name, part in value.items()}
+    return value
+
+
+def text(value: Any) -> str:
+    """Check a text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} in the place of a text")
+    return utf8(value)
+
+
+def any_text(value: Any) -> str:
+    """Turn any value into a text."""
+    return utf8(str(value))
+
+
+def shown(value: Any) -> str:
+    """Turn any value into a text that is safe to print."""
+    return safe(str(value))
+
+
+def number(value: Any) -> int:
+    """Check a whole number of at most 31 bits."""
+    if not isinstance(value, int) or not abs(value) < _HIGHEST_NUMBER:
+        raise ValueError(f"{value!r:.50} in the place of a number")
+    return int(value)
+
+
+def count(value: Any) -> int:
+    """Check a number, and return 0 in the place of a negative one."""
+    return max(0, number(value))
+
+
+def seconds(value: Any) -> float:
+    """Check a finite time."""
+    if not isinstance(value, int | float) or not abs(value) < _LONGEST_TIME:
+        raise TypeError(f"{value!r:.50} in the place of seconds")
+    return float(value)
+
+
+def one_of(*words: str) -> Rule:
+    """Return a rule for one of these texts."""
+
+    def rule(value: Any) -> str:
+        if value not in words:
+            raise ValueError(f"{value!r:.50} is none of {', '.join(words)}")
+        return str(value)
+
+    return rule
+
+
+def or_none(rule: Rule) -> Rule:
+    """Return a rule for None, or for what another rule takes."""
+    return lambda value: None if value is None else rule(value)
+
+
+def list_of(rule: Rule) -> Rule:
+    """Return a rule for a list whose parts follow a rule."""
+
+    def check(value: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise TypeError(f"{type(value).__name__} in the place of a list")
+        return [rule(part) for part in value]
+
+    return check
+
+
+def tuple_of(*rules: Rule) -> Rule:
+    """Return a rule for a list of exactly these parts: JSON has no tuples."""
+
+    def check(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise TypeError(f"{type(value).__name__} in the place of a list")
+        return tuple(rule(part) for rule, part in zip(rules, value, strict=True))
+
+    return check
+
+
+def object_of(**rules: Rule) -> Rule:
+    """Return a rule for an object of exactly these fields."""
+
+    def check(value: Any) -> dict[str, Any]:
+        return {name: rule(value[name]) for name, rule in rules.items()}
+
+    return check
+
+
+def each(rule: Rule) -> Rule:
+    """Return a rule for an object of any names."""
+
+    def check(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise TypeError(f"{type(value).__name__} in the place of an object")
+        return {utf8(name): rule(part) for name, part in value.items()}
+
+    return check

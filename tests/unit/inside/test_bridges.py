@@ -1,0 +1,139 @@
+"""The host's ends of bridges, with data from inside that may be anything."""
+
+from __future__ import annotations
+
+import contextlib
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _pytest.junitxml import LogXML, xml_key
+
+from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.inside import bridges
+from pytest_gvisor.inside.bridges import Bridges, Sender
+from pytest_gvisor.inside.session_bounds import SessionBounds
+
+INNER = "test_it.py::test_it"
+
+
+@contextlib.contextmanager
+def collected(config: pytest.Config) -> Iterator[list[str]]:
+    """The texts of the warnings that a configuration records."""
+    texts: list[str] = []
+
+    class Listener:
+        def pytest_warning_recorded(self, warning_message: Any) -> None:
+            texts.append(str(warning_message.message))
+
+    listener = Listener()
+    config.pluginmanager.register(listener)
+    yield texts
+    config.pluginmanager.unregister(listener)
+
+
+class Host:
+    """The bridges of a session of its own, with this test as the one that runs inside."""
+
+    def __init__(self, item: pytest.Item, config: pytest.Config) -> None:
+        self.config = config
+        self.bounds = SessionBounds(config)
+        self.bridges = Bridges(config, self.bounds)
+        self.item = item
+
+    def said(self) -> list[str]:
+        """The warnings at the end of the session."""
+        with collected(self.config) as texts:
+            self.bounds.close()
+        return texts
+
+    def take(self, bridge: object, data: object, **changes: Any) -> None:
+        """Take data while the test runs."""
+        sender = Sender(self.item, INNER, over=False)._replace(**changes)
+        self.bridges.take({"type": "bridge", "bridge": bridge, "data": data}, sender)
+
+
+@pytest.fixture
+def log_xml(pytester: pytest.Pytester) -> LogXML:
+    """A JUnit report of pytest's, to be written."""
+    return LogXML(str(pytester.path / "junit.xml"), None, "pytest", "no", family="xunit1")
+
+
+@pytest.fixture
+def junit(log_xml: LogXML, request: pytest.FixtureRequest, pytester: pytest.Pytester) -> Host:
+    """A session that writes a JUnit report."""
+    config = pytester.parseconfig()
+    config.stash[xml_key] = log_xml
+    return Host(request.node, config)
+
+
+def written(log_xml: LogXML) -> ET.Element:
+    """The JUnit report, read back."""
+    log_xml.pytest_sessionstart()
+    log_xml.pytest_sessionfinish()
+    return ET.fromstring(Path(log_xml.logfile).read_text())
+
+
+def test_data_for_a_bridge_that_is_not_here_are_an_error(
+    request: pytest.FixtureRequest, pytester: pytest.Pytester
+) -> None:
+    """The host has the bridges of those plugins that are at work here."""
+    host = Host(request.node, pytester.parseconfig())
+    assert host.bridges.names == []
+    names: list[object] = ["junit", "", None, [], {"a": 1}, 5]
+    for name in names:
+        with pytest.raises(ProtocolError, match="bridge that is not here"):
+            host.take(name, {"name": "a", "value": "b"})
+
+
+def test_properties_of_the_suite_are_escaped(junit: Host, log_xml: LogXML) -> None:
+    """Names and values hold characters that XML has not, and markup."""
+    junit.take("junit", {"name": "a\0\x1b]<x>", "value": '"><y>\udc80\x07'})
+    (found,) = written(log_xml).iter("property")
+    assert found.attrib == {"name": "a#x00#x1B]<x>", "value": '"><y>#xDC80#x07'}
+
+
+def test_an_attribute_is_that_of_the_test_that_runs(junit: Host, log_xml: LogXML) -> None:
+    """Not of another one, nor of one that is over, whose element has been written."""
+    given = {"id": INNER, "name": "file", "value": "x"}
+    junit.take("junit", given)
+    assert log_xml.node_reporter(junit.item.nodeid).attrs == {"file": "x"}
+    for data, changes in ((given, {"over": True}), ({**given, "id": "test_it.py::test_next"}, {})):
+        with pytest.raises(ProtocolError, match="does not run"):
+            junit.take("junit", data, **changes)
+    with pytest.raises(ProtocolError, match="does not run"):
+        junit.bridges.take({"bridge": "junit", "data": given}, None)
+    assert len(log_xml.node_reporters) == 1
+
+
+def test_the_name_of_an_attribute_is_one_that_xml_has(junit: Host, log_xml: LogXML) -> None:
+    """Others are left out with a warning: they would be markup."""
+    junit.take("junit", {"id": INNER, "name": 'a="b"><x', "value": ""})
+    (said,) = junit.said()
+    assert said.startswith("1 attributes of the JUnit report")
+    assert log_xml.node_reporters == {}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [None, 5, "x", [], {}, {"name": "a"}, {"name": "a", "value": 1}, {"name": ["a"], "value": ""}],
+)
+def test_what_is_no_property_is_an_error(data: object, junit: Host) -> None:
+    """The sandbox ends with an error of the protocol, whatever the data are."""
+    with pytest.raises(ProtocolError, match="junit cannot take"):
+        junit.take("junit", data)
+
+
+def test_the_host_keeps_some_properties(
+    junit: Host, log_xml: LogXML, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One warning counts those that are left out, for their number or for their size."""
+    monkeypatch.setattr(bridges, "_MOST_PROPERTIES", 2)
+    monkeypatch.setattr(bridges, "_MOST_TEXT", 100)
+    junit.take("junit", {"name": "a", "value": "b"})
+    for value in ("x" * 100, "c", "d"):
+        junit.take("junit", {"name": "a", "value": value})
+    assert log_xml.global_properties == [("a", "b")]
+    assert junit.said() == ["3 properties of the JUnit report from inside were left out"]
