@@ -25,54 +25,120 @@ if TYPE_CHECKING:
 
     from pytest_gvisor.guest.loop import Loop
 
-_LOOPBACK = "127.0.0.1"
+_LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 _PROBE_PAUSES = (0.005, 0.01, 0.02, 0.05)
 
 
-def _dial(port: int) -> socket.socket:
+def _dial(family: int, host: str, port: int) -> socket.socket:
     """Return a socket that is connecting. Raises OSError."""
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    made = socket.socket(family, socket.SOCK_STREAM)
     made.setblocking(False)
-    number = made.connect_ex((_LOOPBACK, port))
+    number = made.connect_ex((host, port))
     if number not in (0, errno.EINPROGRESS):
         made.close()
         raise OSError(number, os.strerror(number))
     return made
 
 
+class Dial:
+    """An attempt to connect to a port of 127.0.0.1, and where that is refused, of ::1.
+
+    ``done`` is called once from the loop, with the connected socket, or None and an error number.
+    """
+
+    def __init__(
+        self, loop: Loop, port: int, done: Callable[[socket.socket | None, int], None]
+    ) -> None:
+        self._loop = loop
+        self._port = port
+        self._done = done
+        self._left = list(_LOOPBACKS)
+        self._error = 0  # the first address's
+        self._socket: socket.socket | None = None
+        self._next()
+
+    def fileno(self) -> int:
+        """The descriptor of the attempt, or -1."""
+        return -1 if self._socket is None else self._socket.fileno()
+
+    def _next(self) -> None:
+        while self._left:
+            family, host = self._left.pop(0)
+            try:
+                self._socket = _dial(family, host, self._port)
+            except OSError as error:
+                self._error = self._error or error.errno or errno.EIO
+                continue
+            self._loop.want(self._socket.fileno(), WRITE, self._answered)
+            return
+        self._loop.soon(lambda: self._done(None, self._error))
+
+    def _answered(self) -> None:
+        made = self._forget()
+        number = 0 if made is None else made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if made is not None and number:
+            made.close()
+            self._error = self._error or number
+            self._next()
+        elif made is not None:
+            self._done(made, 0)
+
+    def _forget(self) -> socket.socket | None:
+        made, self._socket = self._socket, None
+        if made is not None:
+            self._loop.want(made.fileno(), WRITE, None)
+        return made
+
+    def close(self) -> None:
+        """End an attempt that goes on; ``done`` is not called."""
+        made = self._forget()
+        if made is not None:
+            made.close()
+
+
 class Connection:
-    """One TCP connection to a server in the sandbox."""
+    """One TCP connection to a server in the sandbox.
+
+    ``see`` is called with each new descriptor.
+    """
 
     over = False
 
-    def __init__(self, loop: Loop, number: int, port: int) -> None:
+    def __init__(self, loop: Loop, number: int, port: int, see: Callable[[int], None]) -> None:
         self.loop = loop
         self.number = number
+        self._see = see
         self._error = 0
         self._source: Source | None = None
+        self._sink: Sink | None = None
         self._write_side_closed = False
-        self._socket = _dial(port)
-        # A descriptor for each direction: each is closed when its direction is over.
-        self._sink = Sink(loop, os.dup(self._socket.fileno()), number, self._broke)
-        self._sink.hold(open_=False)
-        loop.want(self._sink.fd, WRITE, self._connected)
+        self._socket: socket.socket | None = None
+        self._dial = Dial(loop, port, self._connected)
+        see(self._dial.fileno())
 
-    def fileno(self) -> int:
-        """The newest of the connection's descriptors."""
-        return self._sink.fd
-
-    def _connected(self) -> None:
-        self.loop.want(self._sink.fd, WRITE, None)
-        number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
+    def _connected(self, made: socket.socket | None, number: int) -> None:
+        if self.over:
+            return
+        self._socket = made
+        if made is None:
             self._close(number)
             return
         with contextlib.suppress(OSError):
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A descriptor for each direction: each is closed when its direction is over.
+        try:
+            self._sink = Sink(self.loop, self._another(made), self.number, self._broke)
+            fd = self._another(made)
+        except OSError as error:
+            self._close(error.errno or errno.EMFILE)
+            return
         self.loop.send({"op": "started", "id": self.number})
-        fd = os.dup(self._socket.fileno())
         self._source = Source(self.loop, fd, (self.number, 1), self._read_all)
-        self._sink.hold(open_=True)
+
+    def _another(self, made: socket.socket) -> int:
+        fd = os.dup(made.fileno())
+        self._see(fd)
+        return fd
 
     def _read_all(self, number: int) -> None:
         if number:
@@ -84,14 +150,17 @@ class Connection:
     def _broke(self, number: int) -> None:
         """Note that the server takes no more. The bytes that it has sent are still read."""
         self._error = number
-        self._sink.close()
-        self._write_side_closed = True
-        self._settle()
+        self._end_writing()
 
     def _written_all(self) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
-        self._sink.close()
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+        self._end_writing()
+
+    def _end_writing(self) -> None:
+        if self._sink is not None:
+            self._sink.close()
         self._write_side_closed = True
         self._settle()
 
@@ -103,24 +172,24 @@ class Connection:
         if self.over:
             return
         self.over = True
-        if abort:
+        if abort and self._socket is not None:
             # A close with a linger time of 0 is a reset for the other end (tcp(7)).
             with contextlib.suppress(OSError):
                 option = struct.pack("ii", 1, 0)
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
-        self._sink.close()
-        if self._source is not None:
-            self._source.close()
-        self._socket.close()
+        for part in (self._dial, self._sink, self._source, self._socket):
+            if part is not None:
+                part.close()
         self.loop.send({"op": "closed", "id": self.number, "errno": number})
 
     def on_data(self, payload: bytes) -> None:
         """Take bytes for the server."""
-        self._sink.feed(payload)
+        if self._sink is not None:
+            self._sink.feed(payload)
 
     def on_eof(self) -> None:
         """Take the end of the client's bytes."""
-        if not self._sink.ended:
+        if self._sink is not None and not self._sink.ended:
             self._sink.finish(self._written_all)
 
     def on_credit(self, _stream: int, count: int) -> None:
@@ -145,27 +214,16 @@ class Probe:
         self._port = message["port"]
         self._deadline = time.monotonic() + message["ms"] / 1000
         self._tries = 0
-        self._socket: socket.socket | None = None
         self._try()
 
     def _try(self) -> None:
-        try:
-            self._socket = _dial(self._port)
-        except OSError:
-            self._again()
-            return
-        self._loop.want(self._socket.fileno(), WRITE, self._dialled)
+        Dial(self._loop, self._port, self._dialled)
 
-    def _dialled(self) -> None:
-        if self._socket is None:
-            return
-        self._loop.want(self._socket.fileno(), WRITE, None)
-        number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        self._socket.close()
-        self._socket = None
-        if number:
+    def _dialled(self, made: socket.socket | None, _number: int) -> None:
+        if made is None:
             self._again()
         else:
+            made.close()
             self._loop.send({"op": "answer", "id": self._number, "n": 1})
 
     def _again(self) -> None:

@@ -244,27 +244,18 @@ class Sink:
         self._at_end: Callable[[], None] | None = None
         self._parts: collections.deque[memoryview] = collections.deque()
         self._credit = 0
-        self._open = True
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the host."""
         if self.fd >= 0 and not self.ended:
             self._parts.append(memoryview(data))
-            if self._open:
-                self._write()
-
-    def hold(self, *, open_: bool) -> None:
-        """Keep bytes until the descriptor can be written to."""
-        self._open = open_
-        if open_:
             self._write()
 
     def finish(self, act: Callable[[], None]) -> None:
         """Call ``act`` when all bytes have been written."""
         self.ended = True
         self._at_end = act
-        if self._open:
-            self._write()
+        self._write()
 
     def _write(self) -> None:
         try:

@@ -201,11 +201,7 @@ class Guest:
             self._refuse(number, error)
 
     def _connect(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
-        try:
-            made = self.peers[number] = Connection(self.loop, number, message["port"])
-            self.limits.see(made.fileno())
-        except OSError as error:
-            self.loop.send({"op": "closed", "id": number, "errno": error.errno or 0})
+        self.peers[number] = Connection(self.loop, number, message["port"], self.limits.see)
 
     def _probe(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
         Probe(self.loop, number, message)

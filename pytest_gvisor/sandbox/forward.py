@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import os
 import selectors
 import socket
 import struct
 import threading
+import warnings
 from typing import Self
 
-from pytest_gvisor.errors import stage
+from pytest_gvisor.errors import PytestGvisorWarning, stage
 from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Peer
 
-_MOST = 512
+MOST = 512
+"""Connections of one forward at once. Each may keep a MiB in each direction."""
+
 _BACKLOG = 128
 _STEP = WINDOW // 4
 _CLOSE_PATIENCE = 5.0
@@ -37,6 +41,9 @@ class Forward:
         self.target = port
         """The port in the sandbox."""
 
+        self.refused = 0
+        """How many connections were reset at once: over `MOST`, or without a file descriptor."""
+
         self._channel = channel
         self._links: set[_Link] = set()
         self._closed = False
@@ -47,6 +54,7 @@ class Forward:
                 self._listener = socket.create_server((self.host, 0), backlog=_BACKLOG)
             self._listener.setblocking(False)
             self.port: int = self._listener.getsockname()[1]
+            self._spare = _spare()
             channel.at_end.add(self.drop)
             channel.chore(self._listen)
 
@@ -56,11 +64,21 @@ class Forward:
         return (self.host, self.port)
 
     def close(self) -> None:
-        """Stop listening and drop every connection. A second call does nothing."""
+        """Stop listening and drop every connection. A second call does nothing.
+
+        Warns of connections that were refused.
+        """
         with self._channel.lock:
-            if not self._closed and not self._channel.gone:
-                self._channel.chore(self.drop)
-                self._gone.wait_for(lambda: self._closed, _CLOSE_PATIENCE)
+            if self._closed or self._channel.gone:
+                return
+            self._channel.chore(self.drop)
+            self._gone.wait_for(lambda: self._closed, _CLOSE_PATIENCE)
+        if self.refused:
+            text = (
+                f"{self.refused} connections to port {self.target} of a sandbox were refused: a "
+                f"forward has {MOST} at once, and each needs a file descriptor here"
+            )
+            warnings.warn(PytestGvisorWarning(text), stacklevel=2)
 
     def __enter__(self) -> Self:
         """Use the object as a context manager, which closes it at the end."""
@@ -79,6 +97,8 @@ class Forward:
         self._closed = True
         self._channel.supervisor.change(self._listener.fileno(), 0, self._accept)
         self._listener.close()
+        if self._spare is not None:
+            self._spare.close()
         for link in list(self._links):
             link.abort()
         self._channel.at_end.discard(self.drop)
@@ -87,26 +107,65 @@ class Forward:
     def forget(self, link: _Link) -> None:
         """Forget a connection that is over."""
         self._links.discard(link)
-        self._listen()
 
     def _listen(self) -> None:
         if not self._closed:
-            events = READ if len(self._links) < _MOST else 0
-            self._channel.supervisor.change(self._listener.fileno(), events, self._accept)
+            self._channel.supervisor.change(self._listener.fileno(), READ, self._accept)
 
     def _accept(self) -> bool:
         with self._channel.lock:
-            while not self._closed and len(self._links) < _MOST:
+            while not self._closed:
                 try:
                     client, _address = self._listener.accept()
-                except OSError:  # nobody there any more, or no descriptor is left for them
-                    break
+                except OSError as error:
+                    if error.errno in (errno.EMFILE, errno.ENFILE) and self._refuse_one():
+                        continue
+                    break  # nobody is there any more
                 if self._channel.ending:
                     client.close()
                     break
-                self._links.add(_Link(self, self._channel, client))
-            self._listen()
+                if len(self._links) < MOST:
+                    self._links.add(_Link(self, self._channel, client))
+                else:
+                    self.refused += 1
+                    _reset(client)
         return True
+
+    def _refuse_one(self) -> bool:
+        """Reset a waiting connection with the descriptor that is kept for it.
+
+        Otherwise its client would wait for ever, and the listening socket would stay ready.
+        """
+        if self._spare is None:
+            self._spare = _spare()
+            return False
+        self._spare.close()
+        try:
+            client, _address = self._listener.accept()
+        except OSError:
+            return False
+        else:
+            self.refused += 1
+            _reset(client)
+            return True
+        finally:
+            self._spare = _spare()
+
+
+def _spare() -> socket.socket | None:
+    """Return a socket that stands for a descriptor; None where none is left."""
+    try:
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError:
+        return None
+
+
+def _reset(client: socket.socket) -> None:
+    """Close a connection so that its other end sees a reset."""
+    with contextlib.suppress(OSError):
+        # A close with a linger time of 0 is a reset for the other end (tcp(7)).
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
 
 
 class _Link(Peer):
@@ -183,11 +242,9 @@ class _Link(Peer):
         self._unsent.clear()
         self._channel.supervisor.change(self._fd, 0, self._act)
         if reset:
-            with contextlib.suppress(OSError):
-                # A close with a linger time of 0 is a reset for the other end (tcp(7)).
-                option = struct.pack("ii", 1, 0)
-                self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
-        self._client.close()
+            _reset(self._client)
+        else:
+            self._client.close()
         if not self.over:
             self._channel.send({"op": "reset", "id": self._id})
         self._forward.forget(self)

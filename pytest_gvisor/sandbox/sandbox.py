@@ -226,14 +226,15 @@ class Sandbox:
     def forward(self, port: int) -> Forward:
         """Forward an address on the host's loopback to a TCP port of the sandbox's loopback.
 
-        Any program on this machine can connect to it while it is open. A connection that is refused
-        inside is reset.
+        Any program on this machine can connect to it while it is open. Each connection is made to
+        127.0.0.1 inside, or else to ::1; one that is refused is reset. So is each one above 512 at
+        once: `Forward.refused` counts those, and a warning tells of them at the end.
         """
         target = _port(port)
         return Forward(self._live(), target)
 
     def wait_for_port(self, port: int, timeout: float | None = None) -> None:
-        """Wait until something in the sandbox listens on 127.0.0.1. Raises `NotReady`."""
+        """Wait until something in the sandbox listens on 127.0.0.1 or ::1. Raises `NotReady`."""
         wait = patience_of(timeout, self._plan.settings.timeout)
         deadline = time.monotonic() + wait + _MARGIN
         text = f"nothing listens on port {port} in the sandbox after {wait:g} s"

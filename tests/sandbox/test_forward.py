@@ -220,6 +220,20 @@ def test_several_ports_are_forwarded_by_several_addresses(gvisor_sandbox: Sandbo
         assert exchange(one, b"") + exchange(two, b"") == b"70017002"
 
 
+def test_a_server_on_the_loopback_of_ipv6_alone_is_reached(gvisor_sandbox: Sandbox) -> None:
+    """Where 127.0.0.1 refuses the connection, ::1 is tried."""
+    server = (
+        "import socket\n"
+        "with socket.create_server(('::1', 7010), family=socket.AF_INET6) as s:\n"
+        "    while True:\n"
+        "        with s.accept()[0] as c: c.sendall(b'six')\n"
+    )
+    with gvisor_sandbox.popen(["python3", "-c", server]):
+        gvisor_sandbox.wait_for_port(7010)
+        with gvisor_sandbox.forward(7010) as forward:
+            assert exchange(forward, b"") == b"six"
+
+
 def test_a_port_is_waited_for(gvisor_sandbox: Sandbox) -> None:
     """Until somebody listens, or the deadline has passed."""
     with pytest.raises(NotReady, match="nothing listens on port 7007"):
