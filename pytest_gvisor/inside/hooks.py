@@ -54,6 +54,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--gvisor-writable", dest="gvisor_writable", metavar="PATH", action="append", default=[],
         help="a folder of the host that writes of tests inside go through to; may be repeated.",
     )  # fmt: skip
+    group.addoption(
+        "--gvisor-readable", dest="gvisor_readable", metavar="PATH", action="append", default=[],
+        help="a file or folder of the host that tests inside see, read-only; may be repeated, and "
+        "may be a glob. Names in a home folder that begin with a dot stay hidden. Ini: "
+        "gvisor_readable.",
+    )  # fmt: skip
+    parser.addini(
+        "gvisor_readable", "files and folders that tests inside see, one a line, relative to the "
+        "ini file", type="linelist", default=[],
+    )  # fmt: skip
     parser.addini(
         "gvisor_env", "environment variables for tests inside, one a line, as --gvisor-env has "
         "them", type="linelist", default=[],
@@ -76,6 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _check_fields(names)
     if not here_is_inside() and not config.getoption("no_gvisor"):
         _check_writable(config.getoption("gvisor_writable"))
+        _readable(config)
         if _entries(config):
             _environment(config)
 
@@ -105,6 +116,19 @@ def _check_writable(paths: list[str]) -> None:
             writable.check(paths)
         except UsageError as error:
             raise pytest.UsageError(f"pytest-gvisor: {error}") from error
+
+
+def _readable(config: pytest.Config) -> tuple[str, ...]:
+    """Return the files and folders to show beside the project. Raises `pytest.UsageError`."""
+    if not config.getoption("gvisor_readable") and not config.getini("gvisor_readable"):
+        return ()
+    from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.inside import readable  # noqa: PLC0415
+
+    try:
+        return tuple(readable.paths(config))
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
 
 def _check_fields(names: Sequence[str]) -> None:
@@ -139,7 +163,7 @@ def pytest_report_header(config: pytest.Config) -> list[str] | str | None:
         "gvisor: the tests run INSIDE gVisor: its kernel, a /tmp of their own, an environment by "
         "allow-list; what they write stays there"
     )
-    return [where, *_held_back(config)]
+    return [where, *_held_back(config), *_packages(config)]
 
 
 def _held_back(config: pytest.Config) -> list[str]:
@@ -152,6 +176,15 @@ def _held_back(config: pytest.Config) -> list[str]:
         return []
     told = "-v names them" if config.get_verbosity() <= 0 else escape(", ".join(names))
     return [f"gvisor: {len(names)} environment variables are held back (--gvisor-env): {told}"]
+
+
+def _packages(config: pytest.Config) -> list[str]:
+    """Return a line on the packages that are shown although no folder of ``sys.path`` has them."""
+    from pytest_gvisor.escape import escape  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.inside import visible  # noqa: PLC0415
+
+    found = ", ".join(visible.named_packages(config))
+    return [f"gvisor: packages shown beside sys.path: {escape(found)}"] if found else []
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -215,6 +248,7 @@ def _session(item: pytest.Item) -> InsideSession:
         inside = Inside(
             env=env,
             held_back=tuple(held_back(env, os.environ)),
+            readable=_readable(config),
             writable=tuple(config.getoption("gvisor_writable")),
         )
         config.stash[_session_key] = InsideSession(item.session, _isolation(config), inside)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from pytest_gvisor.errors import GvisorError, ProtocolError, stage
+from pytest_gvisor.errors import ProtocolError, stage
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.frames import UNBOUNDED, Encoder, FrameError
 from pytest_gvisor.inside import frames
@@ -171,7 +171,7 @@ class Link:
             both = f"signal {-code}, status {128 - code}" if code < 0 else f"exit status {code}"
             lines.append(f"it ended with: {record.completed.outcome} ({both})")
         if record.error is not None:
-            lines.append(escape(record.error.message))
+            lines.append(escape(str(record.error)))
         elif record.completed is not None and record.completed.reason:
             lines.append(record.completed.reason)
         lines += [f"runsc: {message}" for message in record.runsc_records]
@@ -188,4 +188,4 @@ class Link:
 
 def gone(error: BaseException) -> str:
     """Describe why a link is unusable."""
-    return error.message if isinstance(error, GvisorError) else str(error) or "it did not answer"
+    return str(error) or "it did not answer"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_gvisor.errors import GvisorError, UsageError
-from pytest_gvisor.inside import reports, visible
+from pytest_gvisor.inside import not_shown, reports, visible
 from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.coverage_data import InsideCoverage, target_of
 from pytest_gvisor.inside.output import Live
@@ -224,7 +225,15 @@ class InsideSession:
             bridges=self._bridges,
             measured=self._coverage_factory(group.items),
             held_back=self._inside.held_back,
+            explain=self._explain_factory(group.items),
         )
+
+    def _explain_factory(self, items: Sequence[pytest.Item]) -> Callable[[Sequence[str]], str]:
+        """Return a function that tells of files that failures name and that are not shown."""
+        config, readable = self._config, self._inside.readable
+        shown = functools.cache(lambda: visible.shown(config, items, readable))
+        cwd = str(config.invocation_params.dir)
+        return lambda texts: not_shown.hint(texts, lambda path: shown().holds(path), cwd)
 
     def _coverage_factory(
         self, items: Sequence[pytest.Item]
@@ -235,7 +244,7 @@ class InsideSession:
             return None
         return lambda: InsideCoverage(
             target,
-            shown=visible.readable(config, items),
+            shown=visible.measurable(config, items, self._inside.readable),
             excluded=[*self._inside.writable, *places.session_bases()],
             cwd=str(config.invocation_params.dir),
             bounds=self._bounds,

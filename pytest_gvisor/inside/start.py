@@ -42,6 +42,9 @@ class Inside:
     held_back: tuple[str, ...] = ()
     """Names of the host's variables that tests inside may miss."""
 
+    readable: tuple[str, ...] = ()
+    """Files and folders of the host that are shown beside the project."""
+
     writable: tuple[str, ...] = ()
     """Folders of the host that writes go through to."""
 
@@ -59,7 +62,7 @@ def start(
     """Start a pytest on ``platform`` that collects ``items``. Raises `GvisorError`."""
     engine = engine_of(config)
     way = rootless.decide(settings.rootless, Caller.read(os.geteuid()), settings.network)
-    shown = visible.folders(config, items)
+    shown = visible.shown(config, items, inside.readable)
     request = Request(
         runsc=engine.binary(settings),
         platform=platform,
@@ -71,7 +74,6 @@ def start(
             way=way,
             shown=shown,
             inside=inside,
-            cwd=str(config.invocation_params.dir),
         ),
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if way is Way.FLAG else way,
@@ -109,13 +111,13 @@ def _spec(
     *,
     settings: Settings,
     way: Way,
-    shown: Sequence[str],
+    shown: visible.Shown,
     inside: Inside,
-    cwd: str,
 ) -> Spec:
-    mounts = [bind(path, path) for path in shown]
+    mounts = [bind(path, path) for path in shown.paths]
     mounts += writable.mounts(inside.writable)
     prepared = host().prepare(workspace.folder, mounts=mounts)
+    shown.complete(prepared.root_path)
     workspace.binds.extend(
         (mount.source, prepared.root_path + mount.destination)
         for mount in sorted(prepared.mounts, key=lambda mount: mount.destination.count("/"))
@@ -128,7 +130,7 @@ def _spec(
         [sys.executable, *subprocess._args_from_interpreter_flags(), worker.__file__],  # type: ignore[attr-defined]
         root_path=prepared.root_path,
         env=inside.env,
-        cwd=cwd,
+        cwd=shown.start,
         mounts=[*hidden, *(mount for mount in prepared.mounts if not _is_shown(mount))],
         path=prepared.path,
         network=settings.network,

@@ -1,39 +1,116 @@
-"""The host's parts that a test inside sees: its project, and its imports."""
+"""The host's parts that a test inside sees: its project, its imports, and what was asked for."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pwd
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.inside import configuration
+from pytest_gvisor.inside import configuration, packages, readable
+from pytest_gvisor.oci import paths, skeleton
+from pytest_gvisor.oci.mounts import danger
 from pytest_gvisor.programs.paths import within
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _NOT_SHOWN = ("/proc", "/sys", "/dev")
+_MOST_NAMED = 3
+"""The packages of one folder that are named one by one."""
 
 
-def folders(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
-    """Return the folders shown at their own paths: the project, and folders of its imports.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shown:
+    """The files and folders of the host that tests inside see, apart from the system's."""
 
-    Raises `UsageError` where that would be a whole home folder or the root folder.
+    paths: tuple[str, ...]
+    """They are at their own paths, read-only."""
+
+    links: tuple[tuple[str, str], ...] = ()
+    """Links of opened home folders, with their targets."""
+
+    start: str
+    """The folder that pytest was started in: an empty one where it is not in `paths`."""
+
+    def holds(self, path: str) -> bool:
+        """Whether a path lies in what tests inside see, links not resolved."""
+        return any(within(path, other) for other in (*self.paths, *_SYSTEM, *_prefixes()))
+
+    def complete(self, root: str) -> None:
+        """Add the links and the folder of the start to a root file system with the mount points."""
+        places = [(paths.resolve(root, link, {}), target) for link, target in self.links]
+        for place, target in places:
+            if not place.exists and within(os.path.dirname(place.host), root):
+                skeleton.point(root, os.path.dirname(place.inside), is_folder=True)
+                os.symlink(target, root + place.inside)
+        if not self.holds(self.start):
+            skeleton.point(root, paths.resolve(root, self.start, {}).inside, is_folder=True)
+
+
+def shown(config: pytest.Config, items: Sequence[pytest.Item], asked: Sequence[str] = ()) -> Shown:
+    """Return what tests inside see: the project, its imports, and the paths ``asked`` for.
+
+    Raises `UsageError` where that would be a whole home folder or the root folder, unless it was
+    asked for.
     """
-    wanted = [str(config.rootpath), str(config.invocation_params.dir)]
-    if config.inipath is not None:
-        wanted.append(str(config.inipath.parent))
-    wanted += [str(item.path.parent) for item in items]
-    wanted += map(os.path.dirname, configuration.files(items))
-    wanted += [path for path in map(os.path.abspath, filter(None, sys.path)) if os.path.isdir(path)]
+    start = str(config.invocation_params.dir)
+    parts = readable.opened(asked)
     found: list[str] = []
-    for path in sorted(set(map(os.path.realpath, wanted)) | set(map(os.path.abspath, wanted))):
-        if not any(within(path, other) for other in (*found, *_SYSTEM, *_prefixes())):
-            _check(path)
+    for path in sorted(parts.whole):
+        if not _is_held(path, found):
             found.append(path)
-    return found
+    wanted = {**dict.fromkeys(_optional(config, start)), **_needed(config, items, start)}
+    ways = {way: p for p in wanted for way in (os.path.realpath(p), os.path.abspath(p))}
+    for path in sorted(ways):
+        if not _is_held(path, found) and path not in parts.opened:
+            if use := wanted[ways[path]]:
+                _check(path, *use)
+            found.append(path)
+    return Shown(paths=tuple(found), links=parts.links, start=start)
+
+
+def _needed(
+    config: pytest.Config, items: Sequence[pytest.Item], start: str
+) -> dict[str, tuple[str, str]]:
+    """Return the folders that have to be shown, with the reason and a remedy for each."""
+    imports = "it is on sys.path", "Take it off sys.path"
+    wanted = dict.fromkeys(_import_folders(start), imports)
+    files = [*(str(item.path) for item in items), *configuration.files(items)]
+    for folder, name in map(os.path.split, files):
+        wanted[folder] = f"{name} lies in it", "Move the tests into a folder of their own"
+    root = "it is the root folder of the tests", "Set --rootdir to a folder of the project's own"
+    return {**wanted, str(config.rootpath): root}
+
+
+def _import_folders(start: str) -> Iterator[str]:
+    """Yield the folders of ``sys.path``.
+
+    ``python -m pytest`` puts the folder of the start there, which tests need not import from.
+    """
+    for path in map(os.path.abspath, filter(None, sys.path)):
+        if os.path.isdir(path) and not (path == start and _is_wide(path)):
+            yield path
+
+
+def _optional(config: pytest.Config, start: str) -> Iterator[str]:
+    """Yield what is shown unless it is too wide.
+
+    Of the ini file and of conftest.py files the folder may be, and then the file is shown alone.
+    """
+    wanted = [start, *packages.found()]
+    if config.inipath is not None:
+        wanted += [str(config.inipath), str(config.inipath.parent)]
+    modules = config.pluginmanager._conftest_plugins
+    wanted += [path for module in modules if isinstance(path := module.__file__, str)]
+    yield from (path for path in wanted if not _is_wide(path))
+
+
+def _is_held(path: str, found: Sequence[str]) -> bool:
+    return any(within(path, other) for other in (*found, *_SYSTEM, *_prefixes()))
 
 
 def _prefixes() -> list[str]:
@@ -41,19 +118,44 @@ def _prefixes() -> list[str]:
     return [os.path.realpath(path) for path in {sys.prefix, sys.base_prefix}]
 
 
-def readable(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
-    """Return all folders with code that a test may import. Raises `UsageError` like `folders`."""
-    return [*folders(config, items), *_SYSTEM, *_prefixes()]
+def measurable(
+    config: pytest.Config, items: Sequence[pytest.Item], asked: Sequence[str] = ()
+) -> list[str]:
+    """Return all folders with code that a test may import. Raises `UsageError` like `shown`."""
+    return [*shown(config, items, asked).paths, *_SYSTEM, *_prefixes()]
 
 
-def _check(path: str) -> None:
-    home = _home()
+def named_packages(config: pytest.Config) -> list[str]:
+    """Return the packages that are shown beside the project and ``sys.path``; many are counted."""
+    known = [str(config.rootpath), str(config.invocation_params.dir)]
+    known += map(os.path.abspath, filter(os.path.isdir, sys.path))
+    known = [path for path in known if not _is_wide(path)]
+    folders: dict[str, list[str]] = {}
+    for path in packages.found():
+        if not _is_held(path, known) and not _is_wide(path):
+            folders.setdefault(os.path.dirname(path), []).append(path)
+    named: list[str] = []
+    for folder, found in folders.items():
+        named += found if len(found) <= _MOST_NAMED else [f"{len(found)} in {folder}"]
+    return named
+
+
+def _is_wide(path: str) -> bool:
+    """Whether a folder is nobody's own: it holds home folders, or what all programs share."""
+    real = os.path.realpath(path)
     wide = {"/", "/home", "/tmp", "/var", "/etc", "/run", "/var/tmp"}
-    if path in wide or within(home, path) or any(within(path, p) for p in _NOT_SHOWN):
-        raise UsageError(
-            f"the tests would need all of {path} inside the sandbox",
-            next_step="Move the project into a folder of its own, or set --rootdir to one.",
-        )
+    return real in wide or within(_home(), real) or any(within(real, p) for p in _NOT_SHOWN)
+
+
+def _check(path: str, use: str, remedy: str) -> None:
+    if not _is_wide(path):
+        return
+    dots = ", of which names that begin with a dot stay hidden" * within(_home(), path)
+    ask = f", or show it{dots}: --gvisor-readable {shlex.quote(path)}"
+    raise UsageError(
+        f"the tests would need all of {shlex.quote(path)} inside the sandbox, because {use}",
+        next_step=f"{remedy}{'' if danger(os.path.realpath(path)) else ask}.",
+    )
 
 
 def _home() -> str:

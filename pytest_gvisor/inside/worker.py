@@ -120,8 +120,10 @@ class Worker:
         bridges: Bridges,
         measured: Callable[[], InsideCoverage] | None = None,
         held_back: Sequence[str] = (),
+        explain: Callable[[Sequence[str]], str] = lambda _texts: "",
     ) -> None:
         self._config = config
+        self._explain = explain
         self._held_back = held_back
         self._bounds = bounds
         self._bridges = bridges
@@ -219,12 +221,25 @@ class Worker:
                 hint = environment.hint(message.get("missed"), self._held_back)
                 if report.failed and hint:
                     report.sections.append(("gvisor: environment", hint))
+                if report.failed:
+                    self._explain_files(report)
                 yield report
         _belongs(message, inner)
         if missing := progress.missing():
             raise ProtocolError(
                 f"it said that the test was done, without a report of its {missing}"
             )
+
+    def _explain_files(self, report: pytest.TestReport) -> None:
+        """Say of files that a failure names whether the host has them."""
+        texts = [report.longreprtext, *(text for _title, text in report.sections)]
+        if told := self._explain(texts):
+            report.sections.append(("gvisor: files", told))
+
+    def _explained(self, text: str) -> str:
+        """Add to a failure's text what there is to say of the files that it names."""
+        told = self._explain([text])
+        return f"{text}\n{told}" if told else text
 
     def _unasked(self, message: dict[str, Any]) -> None:
         """Take a message of the test that was commanded ahead and is no longer wanted."""
@@ -267,14 +282,14 @@ class Worker:
         if link is not None:
             link.close(patience=_LAST_WORDS)
             text += f"\n{link.told()}"
-        return text
+        return self._explained(text)
 
     def _not_found(self, inner: str) -> str:
         errors = (
             safe("\n".join(self._errors)[:_LONGEST_ERRORS])
             or "and nothing failed to be collected there"
         )
-        return f"{inner} was collected here and not inside the sandbox:\n{errors}"
+        return self._explained(f"{inner} was collected here and not inside the sandbox:\n{errors}")
 
     def _dead(
         self, item: pytest.Item, progress: Progress, began: float, link: Link, cause: str

@@ -141,7 +141,8 @@ def prefixes() -> list[str]:
         except OSError:
             break
     found.append(sys.base_prefix)
-    both = [way for prefix in found for way in (prefix, os.path.realpath(prefix))]
+    # A program that was started by a relative path has ".." in its own: no path of a mount may.
+    both = [way for p in found for way in (os.path.normpath(p), os.path.realpath(p))]
     return [way for way in dict.fromkeys(both) if os.path.isabs(way) and os.path.isdir(way)]
 
 

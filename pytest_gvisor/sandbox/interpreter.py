@@ -34,7 +34,8 @@ from pytest_gvisor.runsc import elf
 from pytest_gvisor.sessions.private import make_private
 
 PRIVATE = "/.pytest-gvisor"
-_FOLDER = os.path.dirname(os.path.abspath(main.__file__))
+# uv may have put links there, to files that a sandbox does not see.
+_FOLDER = os.path.dirname(os.path.realpath(main.__file__))
 _FLAGS = ("-I", "-S", "-E")
 _DEADLINE = 20.0
 # Folders that images have and that nothing is in. In a folder of the host no point may be made.

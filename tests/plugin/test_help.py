@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 README = (CHECKOUT / "README.md").read_text()
 DOCS = [README, *(path.read_text() for path in sorted((CHECKOUT / "docs").glob("*.md")))]
-INSIDE = {"--in-gvisor", "--no-gvisor", "--gvisor-isolation", "--gvisor-env", "--gvisor-writable"}
+INSIDE = {
+    "--in-gvisor", "--no-gvisor", "--gvisor-isolation", "--gvisor-env", "--gvisor-readable",
+    "--gvisor-writable",
+}  # fmt: skip
 FIXTURES = {
     "gvisor": "Runs workloads under gVisor",
     "gvisor_image": "Factory: an image as a root file system",

@@ -12,16 +12,20 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.inside import visible
+from pytest_gvisor.inside import packages, visible
 
 
-def shown(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, path: str = "") -> list[str]:
-    """The visible folders of a project with one test, and one more folder on ``sys.path``."""
-    if path:
-        monkeypatch.syspath_prepend(path)
-    file = types.SimpleNamespace(path=pytester.path / "test_it.py")
-    item: Any = types.SimpleNamespace(path=file.path, getparent=lambda _kind: file)
-    return visible.folders(pytester.parseconfig(), [item])
+def shown(
+    pytester: pytest.Pytester,
+    *asked: Path | str,
+    file: Path | None = None,
+    args: tuple[str, ...] = (),
+) -> visible.Shown:
+    """The visible files with one test, in the project if no file is given."""
+    path = file or pytester.path / "test_it.py"
+    found = types.SimpleNamespace(path=path)
+    item: Any = types.SimpleNamespace(path=path, getparent=lambda _kind: found)
+    return visible.shown(pytester.parseconfig(*args), [item], [*map(str, asked)])
 
 
 def test_the_project_and_what_it_imports_from_are_shown(
@@ -30,11 +34,28 @@ def test_the_project_and_what_it_imports_from_are_shown(
     """Each once, and none that the root filesystem has anyway."""
     library = tmp_path / "library"
     library.mkdir()
-    found = shown(pytester, monkeypatch, str(library))
-    assert str(pytester.path) in found
-    assert str(library) in found
-    assert len(set(found)) == len(found)
-    assert not [path for path in found if path.startswith(("/usr", sys.prefix))]
+    monkeypatch.syspath_prepend(library)
+    package = str(tmp_path / "package")
+    monkeypatch.setattr(packages, "found", lambda: [package, str(library / "sub"), "/"])
+    found = shown(pytester)
+    assert str(pytester.path) in found.paths
+    assert str(library) in found.paths
+    assert package in found.paths
+    assert len(set(found.paths)) == len(found.paths)
+    assert not [path for path in found.paths if path.startswith(("/usr", sys.prefix))]
+    assert found.holds("/usr/bin/env")
+    assert not found.holds(str(tmp_path / "other"))
+    assert visible.named_packages(pytester.parseconfig()) == [package]
+
+
+def test_many_packages_of_a_folder_are_counted(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three are named."""
+    for number, words in ((3, ["/x/0", "/x/1", "/x/2"]), (4, ["4 in /x"])):
+        found = [f"/x/{n}" for n in range(number)]
+        monkeypatch.setattr(packages, "found", lambda found=found: found)
+        assert visible.named_packages(pytester.parseconfig()) == words
 
 
 HOME = pwd.getpwuid(os.geteuid()).pw_dir
@@ -44,7 +65,20 @@ HOME = pwd.getpwuid(os.geteuid()).pw_dir
 def test_what_would_show_too_much_is_refused(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
-    """The error for a home folder, a shared folder or the kernel's names a remedy."""
-    with pytest.raises(UsageError, match="would need all of") as caught:
-        shown(pytester, monkeypatch, folder)
-    assert "--rootdir" in str(caught.value)
+    """The error for a home folder, a shared folder or the kernel's names its use and a remedy."""
+    monkeypatch.syspath_prepend(folder)
+    with pytest.raises(UsageError, match=r"would need all of .*it is on sys.path") as caught:
+        shown(pytester)
+    possible = not folder.startswith(("/proc", "/sys")) and folder != "/"
+    assert ("--gvisor-readable" in str(caught.value)) is possible
+    assert ("begin with a dot stay hidden" in str(caught.value)) is (folder == HOME != "/")
+
+
+def test_a_readable_path_is_shown_under_both_of_its_names(
+    pytester: pytest.Pytester, tmp_path: Path
+) -> None:
+    """A link to it works as it does on the host."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    paths = shown(pytester, tmp_path / "link").paths
+    assert {str(tmp_path / "link"), str(tmp_path / "real")} <= {*paths}

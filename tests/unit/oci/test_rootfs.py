@@ -126,6 +126,15 @@ def test_the_running_python_is_in_the_host_root(tmp_path: Path) -> None:
         assert made.path[0] == f"{sys.prefix}/bin"
 
 
+def test_a_python_that_was_started_by_a_relative_path_is_mounted_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its own path has ``..`` in it then, which no mount may have."""
+    program = f"{sys.prefix}/lib/../bin/{os.path.basename(sys.executable)}"
+    monkeypatch.setattr(sys, "executable", program)
+    assert not [path for path in skeleton.prefixes() if ".." in path]
+
+
 @pytest.mark.parametrize("prefix", ["/", "/root", "/home", "/home/someone"])
 def test_a_home_folder_is_never_taken_for_a_python(
     prefix: str, monkeypatch: pytest.MonkeyPatch

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import pytest_gvisor
 from pytest_gvisor import UsageError, bind, directory, host
 from pytest_gvisor.sandbox import interpreter
 
@@ -39,3 +43,18 @@ def test_a_root_without_a_mount_point_is_an_error_that_names_the_folder_to_make(
     assert caught.value.next_step == "Make an empty folder .pytest-gvisor in it."
     (tmp_path / ".pytest-gvisor").mkdir()
     assert interpreter.start(directory(tmp_path), []).under == interpreter.PRIVATE
+
+
+def test_the_guest_is_the_folder_that_links_lead_to(tmp_path: Path) -> None:
+    """uv can install each file as a link into its cache, where a sandbox sees nothing."""
+    package = Path(pytest_gvisor.__file__).parent
+    for file in package.rglob("*.py"):
+        link = tmp_path / file.relative_to(package.parent)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    code = "from pytest_gvisor.sandbox import interpreter; print(interpreter._FOLDER)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    printed = subprocess.check_output(
+        [sys.executable, "-P", "-c", code], env=environment, text=True
+    )
+    assert printed == f"{os.path.realpath(package)}/guest\n"

@@ -1,0 +1,139 @@
+"""Files that a failure inside names, that the host has, and that tests inside are not shown.
+
+The text comes from inside, so any path may be in it. A path is looked up by lstat and readlink
+alone, never on an automounter or on another machine's file system: that could start a mount, or
+wait for ever. The answer goes into the host's report, and never inside.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from pytest_gvisor.escape import escape
+from pytest_gvisor.inside.readable import KEY, OPTION
+from pytest_gvisor.oci.mounts import danger
+from pytest_gvisor.programs.paths import within
+from pytest_gvisor.programs.proc import Mount, mounts
+
+_MISSING = re.compile("No such file or directory|FileNotFoundError|not a git repository")
+_PATH = re.compile(r"""'([^'\n]+)'|"([^"\n]+)"|(?:^|(?<=[\s=:(]))(/[^\s'":,;)]+)""")
+_LONGEST_TEXT = 256 * 1024
+_LONGEST_LINE = 4096
+_MOST_LOOKED_UP = 64
+_MOST_TOLD = 5
+_MOST_LINKS = 40
+_REMOTE = frozenset({"9p", "afs", "ceph", "cifs", "nfs", "nfs4", "smb3"})
+# Tests inside have such folders of their own. The host may have files of the same names there.
+_OWN = "/tmp/pytest-of-"
+
+
+class _Found(NamedTuple):
+    real: str
+    """The path on the host, links resolved."""
+
+    seen: bool
+    """Whether tests inside see each link on the way."""
+
+    link: str = ""
+    """The last link that they see."""
+
+
+def hint(texts: Iterable[str], holds: Callable[[str], bool], cwd: str) -> str:
+    """Return what to say of a failure's texts; nothing where they name no such file.
+
+    ``holds`` tells whether tests inside see a path. They start in ``cwd``.
+    """
+    ends = (line for text in texts for line in text[-_LONGEST_TEXT:].splitlines())
+    lines = (line for line in ends if _MISSING.search(line))
+    named = dict.fromkeys(path for line in lines for path in _paths(line[:_LONGEST_LINE], cwd))
+    told: dict[str, str] = {}
+    try:
+        lookup = _Lookup(mounts(), holds)
+    except OSError:
+        return ""
+    for path in [*named][:_MOST_LOOKED_UP]:
+        if (answer := lookup.hidden(path)) and len(told) < _MOST_TOLD:
+            told.setdefault(*answer)
+    options = " ".join(f"{OPTION} {escape(shlex.quote(path))}" for path in told)
+    return "\n".join([*told.values(), f"To show: {options} (or ini {KEY})"]) if told else ""
+
+
+def _paths(line: str, cwd: str) -> Iterator[str]:
+    """Yield the absolute paths that a line names."""
+    for match in _PATH.finditer(line):
+        path = os.path.normpath(os.path.join(cwd, next(filter(None, match.groups()))))
+        if "\0" not in path and (not path.startswith(_OWN) or cwd.startswith(_OWN)):
+            yield path
+
+
+class _Lookup:
+    """The host's files, as far as a look at them has no effect."""
+
+    def __init__(self, table: list[Mount], holds: Callable[[str], bool]) -> None:
+        self._holds = holds
+        self._kinds = {mount.point: mount.kind for mount in table}  # the one on top counts
+
+    def hidden(self, path: str) -> tuple[str, str] | None:
+        """Return the path to show and a sentence on it, for a file that is hidden from tests."""
+        found = self._resolve(path)
+        if found is None or danger(found.real) or (self._holds(found.real) and found.seen):
+            return None
+        path = escape(path)
+        if self._holds(found.real) or not found.link:
+            return _whole(path), f"{path} is on the host, and is not shown to tests inside."
+        real = escape(found.real)
+        return _whole(found.real), (
+            f"{escape(found.link)} is a link on the way to {real}, which is not shown to tests "
+            "inside."
+        )
+
+    def _resolve(self, path: str) -> _Found | None:
+        """Resolve a path; None where it does not exist or is not to be looked up."""
+        rest = [part for part in reversed(path.split("/")) if part]
+        way, links, seen, last = "", 0, True, ""
+        while rest:
+            part = rest.pop()
+            here = os.path.dirname(way) if part == ".." else f"{way}/{part}"
+            if part == ".." or self._is_known(here):
+                way = here.rstrip("/")
+                continue
+            if self._is_elsewhere(here) or not os.path.lexists(here):
+                return None
+            if os.path.islink(here):
+                links += 1
+                if links > _MOST_LINKS:
+                    return None
+                if self._holds(here):
+                    last = here
+                else:
+                    seen = False
+                target = os.readlink(here)
+                if target.startswith("/"):
+                    way = ""
+                rest += [part for part in reversed(target.split("/")) if part not in {"", "."}]
+            else:
+                way = here
+        return _Found(way or "/", seen, last)
+
+    def _is_known(self, path: str) -> bool:
+        """Whether a path is a folder by the table of mounts alone."""
+        return any(within(point, path) for point in self._kinds)
+
+    def _is_elsewhere(self, path: str) -> bool:
+        """Whether looking a path up may start a mount, or ask another machine."""
+        point = max((point for point in self._kinds if within(path, point)), key=len, default="/")
+        kind = self._kinds.get(point, "")
+        if kind == "autofs":
+            return True
+        # A project that lies on such a file system needs it anyway.
+        return (kind in _REMOTE or kind.startswith("fuse")) and not self._holds(path)
+
+
+def _whole(path: str) -> str:
+    """Return the path to show: of a file in git's folder that folder, of which git needs all."""
+    above, git, _below = path.partition("/.git/")
+    return f"{above}/.git" if git else path
