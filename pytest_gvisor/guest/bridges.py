@@ -6,6 +6,8 @@ data to the host, where inside/bridges.py checks it. Imports nothing of pytest_g
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +15,11 @@ import pytest
 from _pytest.junitxml import _check_record_param_type, xml_key
 
 Send = Callable[..., None]
+_PHASES = frozenset({"setup", "call", "teardown"})
+_MOMENTS = frozenset({*_PHASES, "start", "logreport", "finish"})
+_SCALARS = (str, int, float, type(None))
+_MAIN = threading.main_thread()
+_FORMATTER = logging.Formatter()
 
 
 def register(config: pytest.Config, names: Iterable[str], send: Callable[..., None]) -> None:
@@ -61,4 +68,51 @@ class Element:
         self._send(id=self._id, name=name, value=str(value))
 
 
-_ENDS: dict[str, Callable[[pytest.Config, Send], object]] = {"junit": Junit}
+class LiveLog:
+    """Takes the place of the handler that shows log records as they come (``log_cli``)."""
+
+    def __init__(self, config: pytest.Config, send: Send) -> None:
+        self._plugin: Any = None
+        self._config = config
+        self._send = send
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Replace the handler: pytest's plugin has it, and puts it to work for each phase."""
+        plugin: Any = self._config.pluginmanager.get_plugin("logging-plugin")
+        if plugin is not None:
+            plugin.log_cli_handler = _Records(self._send)
+
+
+class _Records(logging.Handler):
+    """A handler that sends the records of tests, with the phase that they belong to."""
+
+    def __init__(self, send: Send) -> None:
+        super().__init__()
+        self._send_data = send
+        self._when: str | None = None
+
+    def reset(self) -> None:
+        """Begin another test, for pytest's plugin. The host's handler knows of it itself."""
+
+    def set_when(self, when: str | None) -> None:
+        """Begin another phase, for pytest's plugin."""
+        self._when = when
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record, unless a hook made it that runs on the host too."""
+        is_hook = self._when not in _PHASES and threading.current_thread() is _MAIN
+        if is_hook or self._when not in _MOMENTS:
+            return
+        fields = {**vars(record), "message": None, "args": None, "exc_info": None}
+        if record.exc_info and not record.exc_text:
+            fields["exc_text"] = _FORMATTER.formatException(record.exc_info)
+        fields["msg"] = record.getMessage()
+        plain = {name: value for name, value in fields.items() if isinstance(value, _SCALARS)}
+        self._send_data(when=self._when, record=plain)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        """Say nothing, like pytest's: its handlers for reports raise the error."""
+
+
+_ENDS: dict[str, Callable[[pytest.Config, Send], object]] = {"junit": Junit, "live log": LiveLog}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.inside.conftest import Both
+from tests.inside.conftest import Both, plain
 
 RunBoth = Callable[..., Both]
 RunInside = Callable[..., pytest.RunResult]
@@ -47,3 +47,43 @@ def test_junit(project: pytest.Pytester, run_inside: RunInside) -> None:
     assert found[0][0][0] == ("ARCH", "PPC#x1B[0m")
     assert len(found[0][0]) == 3
     assert found[0][1] == [("test_properties", "3"), ("test_other", None)]
+
+
+def test_live_log(project: pytest.Pytester, run_both: RunBoth) -> None:
+    """Lines of ``log_cli`` are those of the host: from each phase, a thread, with a traceback."""
+    project.makepyfile("""
+        import logging, threading
+        import pytest
+
+        log = logging.getLogger("of.tests")
+
+        @pytest.fixture
+        def prepared():
+            log.warning("set up")
+            yield
+            log.error("torn down")
+
+        def test_logs(prepared):
+            log.debug("not shown")
+            log.info("first %s\\nsecond", 1, extra={"own": "mark"})
+            thread = threading.Thread(target=log.info, args=("of a thread",))
+            thread.start()
+            thread.join()
+            try:
+                1 / 0
+            except ZeroDivisionError:
+                log.exception("failed")
+            print("::error::captured")
+
+        def test_is_silent():
+            pass
+
+        def test_fails():
+            log.critical("before")
+            assert 0
+    """)
+    line = "%(levelname)-8s %(name)s:%(lineno)d %(message)s"
+    both = run_both("-p", "no:randomly", "--log-cli-level=INFO", "-o", f"log_cli_format={line}")
+    assert plain(both.inside) == plain(both.host)
+    both.inside.stdout.fnmatch_lines(["*live log setup*", "*live log call*", "*live log teardown*"])
+    assert both.inside.parseoutcomes() == {"passed": 2, "failed": 1}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,3 +139,96 @@ def test_the_host_keeps_some_properties(
         junit.take("junit", {"name": "a", "value": value})
     assert log_xml.global_properties == [("a", "b")]
     assert junit.said() == ["3 properties of the JUnit report from inside were left out"]
+
+
+RECORD = {
+    "name": "of.tests", "levelname": "INFO", "levelno": 20, "pathname": "/x/test_it.py",
+    "filename": "test_it.py", "module": "test_it", "lineno": 5, "funcName": "test_it",
+    "created": 1.7e9, "msecs": 1.5, "relativeCreated": 100.0, "msg": "hello", "own": "mark",
+}  # fmt: skip
+
+
+@pytest.fixture
+def live_log(request: pytest.FixtureRequest, pytester: pytest.Pytester) -> tuple[Host, io.StringIO]:
+    """A session that shows log records, and its terminal."""
+    config = pytester.parseconfigure(
+        "--log-cli-level=INFO", "-o", "log_cli_format=%(name)s:%(levelname)s:%(lineno)d %(message)s"
+    )
+    plugin: Any = config.pluginmanager.get_plugin("logging-plugin")
+    terminal = io.StringIO()
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    reporter._tw._file = terminal
+    assert plugin.log_cli_handler.stream is reporter
+    return Host(request.node, config), terminal
+
+
+def show(live_log: tuple[Host, io.StringIO], **changes: Any) -> str:
+    """The text on the terminal after a record with these attributes."""
+    host, terminal = live_log
+    host.take("live log", {"when": "call", "record": {**RECORD, **changes}})
+    return terminal.getvalue()
+
+
+def test_a_record_is_shown_under_its_phase(live_log: tuple[Host, io.StringIO]) -> None:
+    """The title is written once, and the format is the host's."""
+    show(live_log)
+    text = show(live_log, exc_text="Traceback: so")
+    assert text.count("live log call") == 1
+    assert text.count("of.tests:INFO:5 hello\n") == 2
+    assert text.endswith("\nTraceback: so\n")
+
+
+def test_the_whole_line_is_escaped(live_log: tuple[Host, io.StringIO]) -> None:
+    """A command of a CI system may be put together of several attributes."""
+    text = show(
+        live_log, name="", levelname=":error", msg=":x\x1b]0;y\x07\n::error::z\n1 passed in 1s"
+    )
+    shown = text.partition("live log call")[2]
+    assert "\x1b]" not in shown
+    assert not re.search(r"(?m)^\s*::", shown)
+    assert "\n\\x31 passed" in shown
+
+
+@pytest.mark.parametrize("indent", [10**12, -(10**12), "1000000000000", 1e300, "x"])
+def test_no_number_of_spaces_costs_memory(live_log: tuple[Host, io.StringIO], indent: Any) -> None:
+    """pytest puts as many before each line as the record says."""
+    if isinstance(indent, float):
+        with pytest.raises(ProtocolError, match="in a log record"):
+            show(live_log, auto_indent=indent, msg="a\nb")
+    else:
+        assert show(live_log, auto_indent=indent, msg="a\nb").endswith(":5 a\nb\n")
+
+
+def test_a_format_that_a_record_does_not_fit_shows_nothing(
+    live_log: tuple[Host, io.StringIO],
+) -> None:
+    """The host's own handler shows none either."""
+    assert show(live_log, lineno="five") == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"when": "sessionfinish"},
+        {"when": []},
+        {"record": None},
+        {"record": []},
+        {"record": {}},
+        {"record": {**RECORD, "msg": 5}},
+        {"record": {**RECORD, "created": "now"}},
+        {"record": {**RECORD, "created": float("nan")}},
+        {"record": {**RECORD, "created": 10**400}},
+        {"record": {**RECORD, "own": []}},
+        {"record": {**RECORD, "own": float("nan")}},
+        {"record": {**RECORD, "own": 10**400}},
+        {"record": {**RECORD, **{f"own{number}": 1 for number in range(1000)}}},
+    ],
+)
+def test_what_is_no_record_is_an_error(
+    changes: dict[str, Any], live_log: tuple[Host, io.StringIO]
+) -> None:
+    """The sandbox ends with an error of the protocol, and the terminal shows nothing."""
+    host, terminal = live_log
+    with pytest.raises(ProtocolError, match="live log cannot take"):
+        host.take("live log", {"when": "call", "record": RECORD, **changes})
+    assert terminal.getvalue() == ""
