@@ -1,8 +1,8 @@
 """The child between fork and execve: its steps to runsc, and the report of a failed one.
 
-Runs in the keeper's fork only, with the standard library, `linux` and `order`. There is no way
-through without no-new-privs: each step either holds or ends the child with its name and errno in
-the error pipe.
+Runs in the keeper's fork only, with the standard library and modules of this folder. There is no
+way through without no-new-privs: each step either holds or ends the child with its name and errno
+in the error pipe.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs import linux, proc
+    from pytest_gvisor.programs import linux, membarrier, proc
     from pytest_gvisor.programs.order import Order
 else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path
     import linux
+    import membarrier
     import proc
     from order import Order
 
@@ -177,6 +178,9 @@ def become(order: Order, fds: Sequence[int], *, parent: int, error_pipe: int) ->
         linux.set_no_new_privs()
         stage = "verify"
         _verify()
+        if order.skip_membarrier:
+            stage = "seccomp"
+            membarrier.skip_registration()
         stage = "execve"
         # By descriptor: the file that was checked is the one that runs, whatever its path names.
         os.execve(_EXECUTABLE, order.argv, order.env)

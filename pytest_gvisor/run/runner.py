@@ -38,6 +38,7 @@ from pytest_gvisor.runsc.command import (
     shell_line,
     term_argv,
 )
+from pytest_gvisor.runsc.features import registers_in_vain
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Keeper, Launcher
 from pytest_gvisor.sessions.private import make_private
@@ -186,6 +187,7 @@ class Runner:
             cgroups=tuple(self._cgroups.folders),
             hide_net_sysctls=hide,
             own_users=request.way is Way.OWN,
+            skip_membarrier=registers_in_vain(runsc.date, request.platform),
             netns="" if not hide or request.settings.netns else workspace.netns,
             binds=tuple(workspace.binds),
             readonly=readonly,

@@ -42,6 +42,10 @@ OUTPUT_LIMIT = 256 * 1024
 QUESTIONS = (("--version",), ("flags",), ("help",), ("help", "platforms"))
 _SHOWN = 400
 
+# Releases that register at the start of each process: the first is the oldest whose source was
+# read, and those from the second on register for kvm alone.
+_REGISTERS_FROM, _REGISTERS_UNTIL = dt.date(2024, 7, 29), dt.date(2026, 7, 14)
+
 # The forms of Go's flag.PrintDefaults ("  -name type", the usage in a line of its own behind a tab)
 # and of google/subcommands ("\tname   synopsis" under "Subcommands…:").
 _VERSION = re.compile(r"^runsc version +(\S.*?)\s*$", re.MULTILINE)
@@ -64,6 +68,15 @@ class Features:
     flags: frozenset[str]
     subcommands: frozenset[str]
     platforms: frozenset[Platform]
+
+
+def registers_in_vain(date: dt.date | None, platform: Platform) -> bool:
+    """Whether a runsc of ``date`` registers for a membarrier(2) that ``platform`` does not use.
+
+    See programs/membarrier.py.
+    """
+    used = platform not in (Platform.SYSTRAP, Platform.PTRACE)
+    return date is not None and _REGISTERS_FROM <= date < _REGISTERS_UNTIL and not used
 
 
 def parse_version(text: str) -> tuple[str, dt.date | None]:

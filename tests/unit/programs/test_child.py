@@ -12,18 +12,23 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor.programs.proc import status_of
 from tests.faults import seccomp
 
 Alone = Callable[..., Any]
 
 BECOME = """
-def become(*argv, executable=sys.executable, parent=None, before=lambda: None, cgroups=()):
+def become(
+    *argv, executable=sys.executable, parent=None, before=lambda: None, cgroups=(), **fields
+):
     "Fork, become a program, and give the report, the wait status and what was printed."
     reader, writer = os.pipe()
     out, out_writer = os.pipe()
     null = os.open(os.devnull, os.O_RDWR)
     fd = executable if isinstance(executable, int) else os.open(executable, os.O_RDONLY)
-    asked = order.Order(id="", argv=argv, term=(), delete=(), env={"A": "b"}, folder="", root="")
+    asked = order.Order(
+        id="", argv=argv, term=(), delete=(), env={"A": "b"}, folder="", root="", **fields
+    )
     fds = [fd, null, out_writer, null, *cgroups]
     me = os.getpid()
     pid = os.fork()
@@ -119,6 +124,36 @@ def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone, refused: i
     }
 
 
+REGISTER = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+number = {"x86_64": 324, "aarch64": 283}[os.uname().machine]
+def call(command):
+    return ctypes.get_errno() if libc.syscall(number, command, 0, 0) < 0 else 0
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+# MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, and the command itself
+print(call(1 << 4), call(1 << 3), call(0), int(status["Seccomp_filters"]))
+"""
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_the_registration_for_membarrier_is_answered_and_not_made(alone: Alone, skip: bool) -> None:
+    """With the filter a registration succeeds, and the kernel refuses what it would allow."""
+    report, status, printed = alone(
+        """
+        result = become(*python(register), skip_membarrier=skip)
+        """,
+        before=BECOME,
+        register=REGISTER,
+        skip=skip,
+    )
+    assert (report, status) == ("", 0)
+    registered, used, query, filters = map(int, printed.split())
+    here = int(status_of()["Seccomp_filters"])
+    assert (registered, query, filters - here) == (0, 0, int(skip))
+    assert used == (errno.EPERM if skip else 0)
+
+
 @pytest.mark.fault("D7")
 @pytest.mark.parametrize(
     ("broken", "stage", "number"),
@@ -130,6 +165,7 @@ def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone, refused: i
         ("os.chdir", "signals", errno.EACCES),
         ("linux.set_no_new_privs", "no_new_privs", errno.EPERM),
         ("proc.status_of", "verify", errno.ENOENT),
+        ("linux.set_seccomp_filter", "seccomp", errno.EINVAL),
         ("os.execve", "execve", errno.ENOEXEC),
     ],
 )
@@ -147,7 +183,7 @@ def test_each_failing_step_is_told_with_its_errno(
         def breaking():
             setattr(globals()[owner], name, fail)
 
-        result = become(*python("print(1)"), before=breaking)
+        result = become(*python("print(1)"), before=breaking, skip_membarrier=True)
         """,
         before=BECOME,
         broken=broken,

@@ -108,6 +108,25 @@ def test_reading_takes_far_less_than_its_deadline() -> None:
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.parametrize(
+    ("date", "platform", "expected"),
+    [
+        (dt.date(2024, 7, 29), Platform.SYSTRAP, True),
+        (dt.date(2026, 7, 13), Platform.PTRACE, True),
+        (dt.date(2026, 7, 13), Platform.KVM, False),
+        (dt.date(2026, 7, 13), Platform("slimvm"), False),
+        (dt.date(2026, 7, 14), Platform.SYSTRAP, False),
+        (dt.date(2024, 7, 28), Platform.SYSTRAP, False),
+        (None, Platform.SYSTRAP, False),
+    ],
+)
+def test_a_registration_is_in_vain_on_known_releases_and_platforms(
+    date: dt.date | None, platform: Platform, expected: bool
+) -> None:
+    """Only a release that registers, on a platform that does not use it, is spared that."""
+    assert features.registers_in_vain(date, platform) is expected
+
+
 # --- releases
 
 
