@@ -31,17 +31,14 @@ def serving(peer: Peer) -> None:
             peer.send({"op": "closed", "id": number, "errno": 0})
 
 
-def reached(client: socket.socket) -> bool:
-    """Whether the server answers; False for a connection that is reset."""
+def reaches(client: socket.socket, forward: Forward) -> bool:
+    """Whether the server answers; False for a reset, which may come in the connect already."""
+    client.settimeout(PATIENCE)
     try:
+        client.connect(forward.address)
         return client.recv(2) == b"hi"
     except ConnectionResetError:
         return False
-
-
-def dial(forward: Forward) -> socket.socket:
-    """A client."""
-    return socket.create_connection(forward.address, timeout=PATIENCE)
 
 
 def test_a_connection_above_the_most_is_reset_at_once(
@@ -51,17 +48,17 @@ def test_a_connection_above_the_most_is_reset_at_once(
     monkeypatch.setattr(module, "MOST", 2)
     channel, _peer = connect(serving)
     forward = Forward(channel, 80)
-    with dial(forward) as first, dial(forward) as second:
-        assert reached(first)
-        assert reached(second)
+    with socket.socket() as first, socket.socket() as second:
+        assert reaches(first, forward)
+        assert reaches(second, forward)
         for count in (1, 2):
-            with dial(forward) as third:
-                assert not reached(third)
+            with socket.socket() as third:
+                assert not reaches(third, forward)
             assert forward.refused == count
         first.shutdown(socket.SHUT_WR)
         assert first.recv(1) == b""
-        with dial(forward) as fourth:
-            assert reached(fourth)
+        with socket.socket() as fourth:
+            assert reaches(fourth, forward)
     with pytest.warns(PytestGvisorWarning, match="2 connections to port 80 .* were refused"):
         forward.close()
     forward.close()
@@ -90,11 +87,9 @@ def test_a_connection_without_a_descriptor_is_reset_at_once(connect: Connect) ->
     channel, _peer = connect(serving)
     forward = Forward(channel, 80)
     with socket.socket() as client, no_descriptor():
-        client.settimeout(PATIENCE)
-        client.connect(forward.address)
-        assert not reached(client)
+        assert not reaches(client, forward)
     assert forward.refused == 1
-    with dial(forward) as client:
-        assert reached(client)
+    with socket.socket() as client:
+        assert reaches(client, forward)
     with pytest.warns(PytestGvisorWarning, match="each needs a file descriptor"):
         forward.close()
