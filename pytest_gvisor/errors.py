@@ -234,7 +234,7 @@ class MachineTimeout(MachineFailed, TimeoutError):
 
 
 class InsideError(GvisorError):
-    """The kernel of a warm sandbox refused something; ``errno`` is its error number."""
+    """The kernel of a sandbox refused something; ``errno`` is its error number."""
 
     def __init__(self, message: str, *, errno: int, next_step: str = "") -> None:
         self.errno = errno

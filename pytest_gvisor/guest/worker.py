@@ -21,18 +21,19 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import encoding, variables
+    from pytest_gvisor.guest import encoding, identity, variables
     from pytest_gvisor.guest.channel import Channel
 else:
     # The folder of this program, on sys.path for these imports: what a test imports by their names
     # is the test's own.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import encoding
+    import identity
     import variables
     from channel import Channel
 
     del sys.path[0]
-    for _name in ("channel", "checked_json", "encoding", "frames", "variables"):
+    for _name in ("channel", "checked_json", "encoding", "frames", "identity", "variables"):
         del sys.modules[_name]
 
 if TYPE_CHECKING:
@@ -286,7 +287,9 @@ def _fixtures(worker_id: str, testrun_uid: str) -> object:
     return Fixtures()
 
 
-def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
+def run(
+    channel: Channel, start: dict[str, Any], words: TextIO, change: identity.Change | None
+) -> int:
     """Configure pytest like the host's, and serve until the host sends ``finish``.
 
     ``words`` goes to what the host keeps the end of.
@@ -299,6 +302,9 @@ def run(channel: Channel, start: dict[str, Any], words: TextIO) -> int:
     coverage: Coverage | None = _beside("measure").Coverage(measured) if measured else None
     from _pytest.config import Config  # noqa: PLC0415 -- sys.path is the host's only now
 
+    # The first process has worked meanwhile.
+    if change is not None:
+        change.settled()
     terminal = Terminal(channel, words)
     watch = variables.Watch(start["held_back"])
     plugin = Plugin(channel, terminal, start["files"], watch, coverage)
@@ -334,8 +340,13 @@ def attend(pytest_pid: int) -> None:
 
 def main() -> None:
     """Run the program."""
+    who = identity.wanted(sys.argv[1:])
+    change = None if who is None else identity.Change(who)
+    del sys.argv[1:]  # a test sees none of it
     if pid := os.fork():
         os.close(0)
+        if change is not None:
+            change.serve(pid)
         attend(pid)
     # A descriptor of its own: while a test runs, pytest has 2 on a file that dies with the sandbox.
     words = os.fdopen(os.dup(2), "w")
@@ -349,7 +360,12 @@ def main() -> None:
     if start["op"] != "start":
         return
     try:
-        status = run(channel, start, words)
+        if change is not None:
+            change.become()
+        status = run(channel, start, words, change)
+    except identity.Refused as error:
+        channel.send("no user", errno=error.errno, text=error.strerror)
+        raise
     except BaseException as error:
         channel.send("internal error", text=f"{type(error).__name__}: {error}")
         raise

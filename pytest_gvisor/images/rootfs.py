@@ -16,6 +16,7 @@ from pytest_gvisor.images.cache import Hold
 from pytest_gvisor.images.config import ImageConfig
 from pytest_gvisor.images.owners import keeps_owners
 from pytest_gvisor.oci import paths
+from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says
 from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.oci.validate import RESERVED_ANNOTATIONS, normal, reserved
@@ -63,10 +64,15 @@ class ImageRootfs(Rootfs):
             raise ImageError(error.message, image=self.name) from None
 
     def prepare(
-        self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
+        self,
+        folder: str,
+        *,
+        mounts: Sequence[Mount] = (),
+        shared: str | None = None,
+        account: Account | None = None,
     ) -> Prepared:
         """See `Rootfs.prepare`."""
-        del shared
+        del shared, account
         root = self.hold.with_points(mounts, folder)
         if found := paths.missing(root, mounts):
             raise InvalidBundle(found, where=f"root file system of image {shown(self.name)}")

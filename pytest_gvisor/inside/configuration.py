@@ -30,6 +30,7 @@ _SWITCHED_OFF: dict[str, Any] = {
     "gvisor_platform": None,
     "gvisor_report": None,
     "gvisor_strict": None,
+    "gvisor_user": None,
     "htmlpath": None,
     "in_gvisor": False,
     "keyword": "",

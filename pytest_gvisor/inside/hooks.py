@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from pytest_gvisor.inside.session import InsideSession
     from pytest_gvisor.settings import Isolation
 
-_MARKER = "in_gvisor(*, fresh=False): run this test inside gVisor, if fresh in a sandbox of its own"
+_MARKER = (
+    "in_gvisor(*, fresh=False, user=None): run this test inside gVisor, if fresh in a sandbox of "
+    "its own, as this user"
+)
 _session_key = pytest.StashKey["InsideSession"]()
 
 
@@ -51,6 +54,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "glob names several, and !glob leaves some out. Ini: gvisor_env.",
     )  # fmt: skip
     group.addoption(
+        "--gvisor-user", dest="gvisor_user", metavar="USER", default=None,
+        help="the user of tests inside: caller (default), root, or UID[:GID]. Ini: gvisor_user.",
+    )  # fmt: skip
+    group.addoption(
         "--gvisor-writable", dest="gvisor_writable", metavar="PATH", action="append", default=[],
         help="a folder of the host that writes of tests inside go through to; may be repeated.",
     )  # fmt: skip
@@ -68,6 +75,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "gvisor_env", "environment variables for tests inside, one a line, as --gvisor-env has "
         "them", type="linelist", default=[],
     )  # fmt: skip
+    parser.addini("gvisor_user", "the user of tests inside, as --gvisor-user has it", default="")
     parser.addini("in_gvisor", "run every test inside gVisor", type="bool", default=False)
     parser.addini(
         FIELDS, "attributes of reports that come from tests inside as plain data, for hooks of the "
@@ -89,6 +97,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _readable(config)
         if _entries(config):
             _environment(config)
+        _check_user(config)
 
 
 def _entries(config: pytest.Config) -> list[str]:
@@ -129,6 +138,17 @@ def _readable(config: pytest.Config) -> tuple[str, ...]:
         return tuple(readable.paths(config))
     except UsageError as error:
         raise pytest.UsageError(f"pytest-gvisor: {error}") from error
+
+
+def _check_user(config: pytest.Config) -> None:
+    if config.getoption("gvisor_user") is not None or config.getini("gvisor_user"):
+        from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.inside import users  # noqa: PLC0415
+
+        try:
+            users.of_run(config)
+        except UsageError as error:
+            raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
 
 def _check_fields(names: Sequence[str]) -> None:

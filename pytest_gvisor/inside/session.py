@@ -42,6 +42,7 @@ class _Group:
     """The platform that was asked for."""
 
     settings: Settings
+    user: str
     lifetime: Isolation
     items: list[pytest.Item] = dataclasses.field(default_factory=list)
     worker: Worker | None = None
@@ -74,7 +75,7 @@ class InsideSession:
 
     def _plan_groups(self, items: Sequence[pytest.Item]) -> list[_Group]:
         """Give each test its place beside those that share its sandbox."""
-        groups: dict[tuple[Platform | None, Settings, str], _Group] = {}
+        groups: dict[tuple[Platform | None, Settings, str, str], _Group] = {}
         for position, item in enumerate(items):
             plan = plan_of(item)
             if plan is None:
@@ -85,8 +86,11 @@ class InsideSession:
                 settings = Settings()
             lifetime = Isolation.TEST if plan.fresh else self._isolation
             names = {Isolation.MODULE: str(item.path), Isolation.TEST: str(position)}
-            fresh = _Group(platform=plan.platform, settings=settings, lifetime=lifetime)
-            group = groups.setdefault((plan.platform, settings, names.get(lifetime, "")), fresh)
+            fresh = _Group(
+                platform=plan.platform, settings=settings, user=plan.user, lifetime=lifetime
+            )
+            key = plan.platform, settings, plan.user, names.get(lifetime, "")
+            group = groups.setdefault(key, fresh)
             item.stash[_seat_key] = _Seat(group, len(group.items))
             group.items.append(item)
         return list(groups.values())
@@ -211,6 +215,7 @@ class InsideSession:
                 platform=platform,
                 settings=group.settings,
                 inside=self._inside,
+                user=group.user,
                 items=group.items,
                 bridges=self._bridges.names,
                 show=self._show(),

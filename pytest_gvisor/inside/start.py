@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor.guest import worker
-from pytest_gvisor.inside import configuration, visible, writable
+from pytest_gvisor.inside import configuration, users, visible, writable
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.oci.defaults import default_spec
 from pytest_gvisor.oci.mounts import bind, covers
@@ -55,11 +55,15 @@ def start(
     platform: Platform,
     settings: Settings,
     inside: Inside,
+    user: str,
     items: Sequence[pytest.Item],
     bridges: Sequence[str],
     show: Callable[[bytes], None] | None,
 ) -> Link:
-    """Start a pytest on ``platform`` that collects ``items``. Raises `GvisorError`."""
+    """Start a pytest on ``platform`` that collects ``items``. Raises `GvisorError`.
+
+    ``user`` is the tests', as `users.read` returns it.
+    """
     engine = engine_of(config)
     way = rootless.decide(settings.rootless, Caller.read(os.geteuid()), settings.network)
     shown = visible.shown(config, items, inside.readable)
@@ -74,6 +78,7 @@ def start(
             way=way,
             shown=shown,
             inside=inside,
+            inhabitant=users.inhabitant(user, way, shown.paths),
         ),
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if way is Way.FLAG else way,
@@ -113,10 +118,12 @@ def _spec(
     way: Way,
     shown: visible.Shown,
     inside: Inside,
+    inhabitant: users.Inhabitant | None,
 ) -> Spec:
     mounts = [bind(path, path) for path in shown.paths]
     mounts += writable.mounts(inside.writable)
-    prepared = host().prepare(workspace.folder, mounts=mounts)
+    account = inhabitant.account if inhabitant else None
+    prepared = host().prepare(workspace.folder, mounts=mounts, account=account)
     shown.complete(prepared.root_path)
     workspace.binds.extend(
         (mount.source, prepared.root_path + mount.destination)
@@ -126,10 +133,12 @@ def _spec(
     os.chmod(prepared.root_path + _TMP, 0o1777)
     sessions = os.path.dirname(os.path.dirname(workspace.folder))
     hidden = covers(prepared.root_path, prepared.mounts, session=sessions)
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    identity = [inhabitant.argument(prepared)] if inhabitant else []
     spec = default_spec(
-        [sys.executable, *subprocess._args_from_interpreter_flags(), worker.__file__],  # type: ignore[attr-defined]
+        [sys.executable, *flags, worker.__file__, *identity],
         root_path=prepared.root_path,
-        env=inside.env,
+        env={**({"HOME": account.home} if account else {}), **inside.env},
         cwd=shown.start,
         mounts=[*hidden, *(mount for mount in prepared.mounts if not _is_shown(mount))],
         path=prepared.path,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import UsageError
+from pytest_gvisor.inside import users
 from pytest_gvisor.plugin.placement import Plan, is_inside, native_key, plan_key
 from pytest_gvisor.plugin.precedence import location, settings_of
 from pytest_gvisor.settings import NATIVE, Platform, Settings
@@ -64,15 +65,26 @@ def _settings(item: pytest.Item) -> Settings:
 
 
 def _plan(item: pytest.Item, platform: Platform | None, release: str | None) -> Plan:
-    for mark in item.iter_markers("in_gvisor"):
-        if mark.args or mark.kwargs not in ({}, {"fresh": True}, {"fresh": False}):
+    user = users.of_run(item.config)
+    for mark in reversed(list(item.iter_markers("in_gvisor"))):
+        if mark.args or not mark.kwargs.keys() <= {"fresh", "user"} or not _is_bool(mark, "fresh"):
             raise pytest.UsageError(
-                f"pytest-gvisor: {location(item)}: write @pytest.mark.in_gvisor(fresh=True) or "
-                f"@pytest.mark.in_gvisor, not with {mark.args!r} {mark.kwargs!r}"
+                f"pytest-gvisor: {location(item)}: write @pytest.mark.in_gvisor(fresh=True), "
+                "in_gvisor(user='root') or @pytest.mark.in_gvisor, not with "
+                f"{mark.args!r} {mark.kwargs!r}"
             )
+        if "user" in mark.kwargs:
+            try:
+                user = users.read(mark.kwargs["user"], "user")
+            except UsageError as error:
+                raise pytest.UsageError(f"pytest-gvisor: {location(item)}: {error}") from error
     closest = item.get_closest_marker("in_gvisor")
     fresh = closest is not None and closest.kwargs.get("fresh", False)
-    return Plan(inner=item.nodeid, platform=platform, fresh=fresh, release=release)
+    return Plan(inner=item.nodeid, platform=platform, fresh=fresh, release=release, user=user)
+
+
+def _is_bool(mark: pytest.Mark, name: str) -> bool:
+    return isinstance(mark.kwargs.get(name, False), bool)
 
 
 def _native(item: pytest.Item) -> pytest.Item:

@@ -17,7 +17,7 @@ import pytest
 
 from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.escape import safe
-from pytest_gvisor.inside import environment, reports
+from pytest_gvisor.inside import environment, reports, users
 from pytest_gvisor.inside.bridges import Bridges, Sender
 from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
@@ -257,6 +257,8 @@ class Worker:
             self._bridges.take(message, None)
         elif kind == "terminal" and self._relayed:
             self._show(str(message.get("text")))
+        elif kind == "no user":
+            raise users.refused(message)
         elif kind == "internal error":
             raise ProtocolError(f"the pytest inside broke:\n{safe(str(message.get('text')))}")
         else:

@@ -21,6 +21,7 @@ from typing import Final
 from pytest_gvisor.errors import GvisorError, InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import paths, skeleton
+from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.oci.validate import normal
 from pytest_gvisor.oci.vocabulary import MountType
@@ -84,12 +85,18 @@ class Rootfs(abc.ABC):
 
     @abc.abstractmethod
     def prepare(
-        self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
+        self,
+        folder: str,
+        *,
+        mounts: Sequence[Mount] = (),
+        shared: str | None = None,
+        account: Account | None = None,
     ) -> Prepared:
         """Make the root file system, under ``folder`` if it needs a folder of its own.
 
         ``mounts`` are the caller's: every point that they need is there afterwards. ``shared`` is a
         folder for what can be made once and used by all; nothing is ever written to that again.
+        ``account`` gets entries in /etc/passwd and /etc/group, if these are made too.
         """
 
 
@@ -98,16 +105,21 @@ class HostRootfs(Rootfs):
     """The host's system folders and the running Python, read-only."""
 
     def prepare(
-        self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
+        self,
+        folder: str,
+        *,
+        mounts: Sequence[Mount] = (),
+        shared: str | None = None,
+        account: Account | None = None,
     ) -> Prepared:
         """See `Rootfs.prepare`."""
         system = _system()
         own = _system_mounts()
         with _failing(folder):
-            root = _shared_skeleton(shared, system, [*own, *mounts]) if shared else ""
+            root = _shared_skeleton(shared, system, [*own, *mounts], account) if shared else ""
             if not root:
                 root = os.path.join(folder, "rootfs")
-                skeleton.make(root, system)
+                skeleton.make(root, system, account)
                 make_points(root, [*own, *mounts])
         return Prepared(
             root_path=root, mounts=(*own, *mounts), path=system.path, notes=system.notes
@@ -127,10 +139,15 @@ class DirectoryRootfs(Rootfs):
         return self.path
 
     def prepare(
-        self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
+        self,
+        folder: str,
+        *,
+        mounts: Sequence[Mount] = (),
+        shared: str | None = None,
+        account: Account | None = None,
     ) -> Prepared:
         """See `Rootfs.prepare`. Makes nothing: a missing mount point is an `InvalidBundle`."""
-        del folder, shared
+        del folder, shared, account
         if not os.path.isdir(self.path):
             raise InvalidBundle([f"{shown(self.path)} is not a folder"], where="root file system")
         if found := paths.missing(self.path, mounts):
@@ -151,10 +168,15 @@ class EmptyRootfs(Rootfs):
         return f"EmptyRootfs({files})"
 
     def prepare(
-        self, folder: str, *, mounts: Sequence[Mount] = (), shared: str | None = None
+        self,
+        folder: str,
+        *,
+        mounts: Sequence[Mount] = (),
+        shared: str | None = None,
+        account: Account | None = None,
     ) -> Prepared:
         """See `Rootfs.prepare`."""
-        del shared  # the files of one run are not another's
+        del shared, account  # the files are this run's alone, and those that were given
         root = os.path.join(folder, "rootfs")
         with _failing(folder):
             for name in ("", "dev", "proc", "sys"):
@@ -234,29 +256,45 @@ def _system_mounts() -> tuple[Mount, ...]:
     )
 
 
-def _shared_skeleton(shared: str, system: skeleton.System, mounts: Sequence[Mount]) -> str:
+def _shared_skeleton(
+    shared: str, system: skeleton.System, mounts: Sequence[Mount], account: Account | None
+) -> str:
     """Return a skeleton of the shared folder with the points of these mounts, or nothing.
 
-    There is one for all runs whose mounts need no other points, and one for each set of points, so
-    that no run sees another's.
+    There is one for all runs whose mounts need no other points, and one for each set of points and
+    each account, so that no run sees another's.
     """
-    root = _made_once(shared, SHARED, system, ())
-    if not paths.missing(root, mounts):
-        return root
+    plain = _made_once(shared, SHARED, system, ())
+    missing = paths.missing(plain, mounts)
+    if not missing and account is None:
+        return plain
     if len(os.listdir(shared)) >= _MAX_SHARED:
         return ""
-    root = _made_once(shared, f"{SHARED}-{points_digest(mounts)}", system, mounts)
+    name = "-".join(
+        [
+            SHARED,
+            *([points_digest(mounts)] if missing else []),
+            *([account.digest] if account else []),
+        ]
+    )
+    root = _made_once(shared, name, system, mounts if missing else (), account)
     return "" if paths.missing(root, mounts) else root
 
 
-def _made_once(shared: str, name: str, system: skeleton.System, mounts: Sequence[Mount]) -> str:
+def _made_once(
+    shared: str,
+    name: str,
+    system: skeleton.System,
+    mounts: Sequence[Mount],
+    account: Account | None = None,
+) -> str:
     """Make a skeleton under a temporary name, then rename it: there whole or not at all."""
     root = os.path.join(shared, name)
     if os.path.isdir(root):
         return root
     temporary = tempfile.mkdtemp(prefix=f".{SHARED}-", dir=shared)
     try:
-        skeleton.make(f"{temporary}/root", system)
+        skeleton.make(f"{temporary}/root", system, account)
         make_points(f"{temporary}/root", mounts)
         _rename(f"{temporary}/root", root)
     finally:

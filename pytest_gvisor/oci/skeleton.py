@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from pytest_gvisor.oci import accounts
 from pytest_gvisor.programs.paths import within
 
 _MAX_FILE: Final = 4 << 20
@@ -30,9 +31,6 @@ _FOLDERS: Final = (
 _OPEN: Final = frozenset({"tmp", "var/tmp", "run/lock"})
 
 _GENERATED: Final = {
-    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n"
-    "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-    "etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
     "etc/hosts": "127.0.0.1\tlocalhost gvisor\n::1\tlocalhost ip6-localhost ip6-loopback\n",
     "etc/hostname": "gvisor\n",
     "etc/host.conf": "multi on\n",
@@ -168,11 +166,13 @@ def _too_wide(prefix: str) -> str:
     return ""
 
 
-def make(folder: str, system: System) -> None:
-    """Make the skeleton in this folder, which must not exist."""
+def make(folder: str, system: System, account: accounts.Account | None = None) -> None:
+    """Make the skeleton in this folder, which must not exist. The account has entries in /etc."""
     _folder(folder)
     for entry in _etc():
         _put(folder, entry)
+    for path, text in accounts.files(account).items():
+        write(f"{folder}/{path}", text.encode("utf-8", "surrogateescape"))
     for name in _FOLDERS:
         point(folder, name, is_folder=True)
     for name in _OPEN:

@@ -38,6 +38,9 @@ class Plan(NamedTuple):
     release: str | None = None
     """The label of its runsc; None where there are not several."""
 
+    user: str = "caller"
+    """Who it runs as, in the form of inside/users.py."""
+
 
 native_key = pytest.StashKey[str]()
 """The own node id of a test inside, for the copy that runs on the host as the column to compare

@@ -17,12 +17,19 @@ import struct
 
 # include/uapi/linux/prctl.h
 PR_SET_PDEATHSIG = 1
+PR_SET_KEEPCAPS = 8
 PR_SET_SECCOMP = 22
+PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 
 # include/uapi/linux/seccomp.h
 _SECCOMP_MODE_FILTER = 2
+
+# include/uapi/linux/capability.h
+CAP_KILL = 5
+_CAPABILITY_VERSION_3 = 0x20080522
+_CAPABILITY_BITS = 64
 
 # include/uapi/linux/sched.h
 CLONE_NEWNS = 0x00020000
@@ -83,6 +90,27 @@ def _check(result: int, call: str) -> None:
 def prctl(option: int, value: int) -> None:
     """``prctl(option, value, 0, 0, 0)``."""
     _check(_libc.prctl(option, value, 0, 0, 0), f"prctl({option}, {value}, 0, 0, 0)")
+
+
+def set_capabilities(*kept: int) -> None:
+    """Call ``capset``: these capabilities are effective and permitted, none is inheritable."""
+    bits = sum(1 << number for number in kept)
+    low, high = bits & 0xFFFFFFFF, bits >> 32
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    # effective, permitted, inheritable: first the low words, then the high ones
+    data = struct.pack("6I", low, low, 0, high, high, 0)
+    _check(_libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(data)), f"capset({bits:#x})")
+
+
+def empty_bounding_set() -> None:
+    """Let no execve of this process or its children gain a capability (capabilities(7))."""
+    for number in range(_CAPABILITY_BITS):
+        try:
+            prctl(PR_CAPBSET_DROP, number)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # the kernel has no more of them
+                return
+            raise
 
 
 def set_no_new_privs() -> None:

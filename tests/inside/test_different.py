@@ -44,7 +44,7 @@ def test_a_visible_line_says_where_the_tests_run(
 def test_tests_are_root_with_dockers_default_capabilities(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """Tests inside are root without CAP_NET_RAW, also if another user runs pytest."""
+    """Tests inside that are root have no CAP_NET_RAW, also if another user runs pytest."""
     project.makepyfile(
         "import os\n"
         "def test_it():\n"
@@ -52,7 +52,7 @@ def test_tests_are_root_with_dockers_default_capabilities(
         "    (line,) = [l for l in open('/proc/self/status') if l.startswith('CapEff:')]\n"
         "    assert int(line.split()[1], 16) == 0xA80425FB & ~(1 << 13)\n"
     )
-    assert run_inside().parseoutcomes() == {"passed": 1}
+    assert run_inside("--gvisor-user=root").parseoutcomes() == {"passed": 1}
 
 
 def test_writes_stay_inside(project: pytest.Pytester, run_inside: RunInside) -> None:
@@ -73,7 +73,7 @@ def test_writes_stay_inside(project: pytest.Pytester, run_inside: RunInside) -> 
         """
     )
     before = file.read_text()
-    assert run_inside().parseoutcomes() == {"passed": 2}
+    assert run_inside("--gvisor-user=root").parseoutcomes() == {"passed": 2}
     assert file.read_text() == before
     for folder in (str(project.path), "/usr", "/", "/etc", "/tmp"):
         assert not os.path.exists(os.path.join(folder, "pytest-gvisor-canary"))

@@ -24,7 +24,7 @@ README = (CHECKOUT / "README.md").read_text()
 DOCS = [README, *(path.read_text() for path in sorted((CHECKOUT / "docs").glob("*.md")))]
 INSIDE = {
     "--in-gvisor", "--no-gvisor", "--gvisor-isolation", "--gvisor-env", "--gvisor-readable",
-    "--gvisor-writable",
+    "--gvisor-user", "--gvisor-writable",
 }  # fmt: skip
 FIXTURES = {
     "gvisor": "Runs workloads under gVisor",
@@ -114,7 +114,7 @@ def test_markers_are_listed_with_their_arguments(alone: Project) -> None:
     line = ran.line("@pytest.mark.gvisor(")
     assert [name for name in OF_A_MARKER if name not in line] == []
     markers = ("requires_runsc(releases)", "requires_kvm", "requires_platform(name)")
-    for name in (*markers, "in_gvisor(*, fresh=False)"):
+    for name in (*markers, "in_gvisor(*, fresh=False, user=None)"):
         assert ran.line(f"@pytest.mark.{name}: ")
     (arguments,) = re.findall(r"^Markers: `gvisor\((.*)\)`", README, re.MULTILINE)
     assert set(re.findall(r"(\w+)=", arguments)) == OF_A_MARKER

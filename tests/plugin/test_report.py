@@ -293,7 +293,7 @@ def test_commands_hold_where_pytest_was_started(
 
 
 def test_a_command_repeats_a_test_inside_with_what_it_was_given(alone: Project) -> None:
-    """The command repeats the variables, the writable folders and the isolation."""
+    """The command repeats the variables, the user, the writable folders and the isolation."""
     alone.test("""
         import os
         from pathlib import Path
@@ -305,13 +305,14 @@ def test_a_command_repeats_a_test_inside_with_what_it_was_given(alone: Project) 
     out = alone.folder / "out"
     out.mkdir(mode=0o777)
     out.chmod(0o777)
-    given = ["--gvisor-env=WORD=it's", "--gvisor-env=OTHER", "--gvisor-writable=out"]
+    given = ["--gvisor-env=WORD=it's", "--gvisor-env=OTHER"]
+    given += ["--gvisor-user=root", "--gvisor-writable=out"]
     options = ["--in-gvisor", *given, "--gvisor-isolation=test", "--gvisor-report=r.json"]
     with harmless(out):
         alone.run(*options, OTHER="x").ends(failed=1)
         command = cells(read(alone.folder), "systrap")["test_it"].command
         words = shlex.split(command)
-        assert words[-4:] == ["--gvisor-isolation=test", *given]
+        assert words[-5:] == ["--gvisor-isolation=test", *given]
         (out / "it's").unlink()
         alone.run(*words[3:], OTHER="y").ends(failed=1).shows("as before")
         assert (out / "it's").read_text() == "y"

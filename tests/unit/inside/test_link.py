@@ -180,6 +180,7 @@ def test_a_start_that_takes_no_command_leaves_nothing(
             settings=Settings(),
             inside=start.Inside(),
             bridges=[],
+            user="caller",
             items=[],
             show=None,
         )

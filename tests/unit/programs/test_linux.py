@@ -204,3 +204,24 @@ def test_signals_are_as_in_a_fresh_process(alone: Alone) -> None:
         "SigIgn": 0,
         "SigCgt": 0,
     }
+
+
+def test_capabilities_are_given_up(alone: Alone) -> None:
+    """Afterwards only the kept one is permitted and effective, and the bounding set is empty."""
+    if os.geteuid() != 0:
+        assert (
+            alone("""
+            linux.set_capabilities()
+            result = proc.status_of()["CapPrm"]
+        """)
+            == "0" * 16
+        )
+        return
+    found = alone("""
+        linux.empty_bounding_set()
+        linux.set_capabilities(linux.CAP_KILL)
+        status = proc.status_of()
+        result = [status[name] for name in ("CapEff", "CapPrm", "CapInh", "CapBnd")]
+    """)
+    kill = f"{1 << linux.CAP_KILL:016x}"
+    assert found == [kill, kill, "0" * 16, "0" * 16]

@@ -1,0 +1,65 @@
+"""The passwd and group files of root file systems of ours."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_gvisor.oci import accounts
+from pytest_gvisor.oci.accounts import Account, account_of
+
+
+def entries(account: Account | None, name: str) -> dict[int, list[str]]:
+    """The lines of a file in fields, by their third one."""
+    lines = accounts.files(account)[f"etc/{name}"].splitlines()
+    fields = [line.split(":") for line in lines]
+    assert len({one[0] for one in fields}) == len({one[2] for one in fields}) == len(fields)
+    return {int(one[2]): one for one in fields}
+
+
+def test_a_given_user_has_one_entry_in_each_file() -> None:
+    """The entries name a user, a group and a home folder; root's and nobody's stay."""
+    account = account_of(1000, 1001)
+    assert entries(account, "passwd")[1000][:4] == ["user", "x", "1000", "1001"]
+    assert entries(account, "passwd")[1000][4:] == ["", "/tmp", "/bin/sh"]
+    assert entries(account, "group")[1001] == ["user", "x", "1001", ""]
+    assert entries(account, "passwd").keys() == {0, 65534, 1000}
+    assert entries(account, "group").keys() == {0, 5, 65534, 1001}
+
+
+@pytest.mark.parametrize(("uid", "gid"), [(0, 0), (0, 5), (65534, 65534), (65534, 0)])
+def test_users_that_are_there_anyway_need_no_account(uid: int, gid: int) -> None:
+    """Root and nobody have entries in each root file system of ours."""
+    assert account_of(uid, gid) is None
+    assert uid in entries(None, "passwd")
+    assert gid in entries(None, "group")
+
+
+@pytest.mark.parametrize("name", ["root", "nobody", "", "a:b", "a\nb", "a\0b"])
+def test_a_name_that_is_taken_or_breaks_the_file_is_replaced(name: str) -> None:
+    """No two entries share a name, and a name of the host's cannot add a line."""
+    account = Account(uid=7, gid=8, name=name, groups=((8, name), (9, "tty"), (5, "x")))
+    assert entries(account, "passwd")[7][0] == "user"
+    names = {gid: fields[0] for gid, fields in entries(account, "group").items()}
+    assert names[5] == "tty"
+    assert names[9] == "group9"
+    assert names[8] == (name if name == "nobody" else "group8")
+
+
+def test_nobody_may_be_the_user() -> None:
+    """The caller's entry takes the place of nobody's."""
+    account = Account(uid=65534, gid=65534, name="nobody", home="/home/nobody")
+    assert entries(account, "passwd")[65534][5] == "/home/nobody"
+    assert entries(account, "passwd").keys() == {0, 65534}
+
+
+def test_a_root_of_another_group_keeps_its_name() -> None:
+    """Uid 0 is root, whatever its group is."""
+    account = account_of(0, 1001)
+    assert entries(account, "passwd")[0][0] == "root"
+    assert entries(account, "group")[1001][0] == "user"
+
+
+def test_accounts_with_the_same_files_have_one_digest() -> None:
+    """The digest names what the files hold."""
+    assert Account(uid=1, gid=2).digest == Account(uid=1, gid=2).digest
+    assert Account(uid=1, gid=2).digest != Account(uid=1, gid=3).digest
