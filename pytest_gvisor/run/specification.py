@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor import settings as words
 from pytest_gvisor.errors import InvalidBundle, PytestGvisorWarning, UsageError
+from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.bundle import Bundle
-from pytest_gvisor.oci.defaults import default_spec
+from pytest_gvisor.oci.defaults import default_spec, parse_user
 from pytest_gvisor.oci.mounts import covers
 from pytest_gvisor.oci.rootfs import Rootfs, host
 from pytest_gvisor.oci.spec import IdMapping, Linux, Namespace, Spec
@@ -51,8 +52,12 @@ def way_of(chosen: Settings) -> Way:
 
 def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: Way) -> Spec:
     """Make the workload's root file system, and the specification for it."""
+    named = parse_user(workload.user if workload.entry is None else workload.entry)
     prepared = workload.rootfs.prepare(
-        workspace.folder, mounts=workload.mounts, shared=workspace.shared or None
+        workspace.folder,
+        mounts=workload.mounts,
+        shared=workspace.shared or None,
+        account=account_of(named.uid, named.gid),
     )
     says = workload.rootfs.says
     for note in prepared.notes:

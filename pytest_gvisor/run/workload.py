@@ -30,6 +30,9 @@ class Workload:
     home: str | None = None
     """HOME, where the root file system is an image."""
 
+    entry: Who | User | None = None
+    """The user with an entry in a passwd file of ours, if that is not ``user``."""
+
 
 def make_workload(
     args: Sequence[str | os.PathLike[str]],

@@ -101,6 +101,7 @@ class Plan:
             env=start.env,
             cwd="/",
             user=0,
+            entry=self.workload.user,
             home=None,
             mounts=(*self.workload.mounts, *interpreter.make_points(start, workspace.folder)),
         )

@@ -361,3 +361,13 @@ def test_runsc_is_the_judged_file(running: Start, runsc: Runsc) -> None:
     run = running()
     assert _id(os.stat(f"/proc/{run.runsc}/exe")) == _id(os.fstat(runsc.fd))
     run.end()
+
+
+def test_a_user_in_numbers_has_entries_in_passwd_and_group(gvisor: Gvisor) -> None:
+    """Programs that look up who they are find a user, a group and the home of the environment."""
+    script = (
+        "import os, pwd, grp; print(pwd.getpwuid(os.getuid()).pw_dir == os.environ['HOME'], "
+        "grp.getgrgid(os.getgid()).gr_name)"
+    )
+    command = ["sh", "-c", f'whoami; id -Gn; python3 -c "{script}"']
+    assert gvisor.run(command, user="1000:1001").stdout == "user\nuser\nTrue user\n"

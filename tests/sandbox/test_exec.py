@@ -97,6 +97,7 @@ def test_cwd_and_user_are_the_sandbox_s_or_the_call_s(gvisor: Gvisor) -> None:
         assert sandbox.exec(script).stdout == "/usr 1000:1001 1001 /tmp\n"
         assert sandbox.exec(script, cwd="/tmp", user=0).stdout == "/tmp 0:0 0 /root\n"
         assert sandbox.exec(script, user="7:8").stdout == "/usr 7:8 8 /tmp\n"
+        assert sandbox.exec(["whoami"]).stdout == "user\n"
         assert sandbox.exec(script).stdout == "/usr 1000:1001 1001 /tmp\n"
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_gvisor.errors import InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.oci import rootfs, skeleton
+from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.programs.paths import within
 
@@ -58,6 +59,30 @@ def test_a_shared_folder_does_not_grow_for_ever(
         rootfs.host().prepare(str(tmp_path / str(number)), mounts=mounts, shared=shared)
     assert len(os.listdir(shared)) == 3
     assert (tmp_path / "4/rootfs/point4").is_dir()
+
+
+def test_a_user_has_entries_in_a_skeleton_of_its_own(
+    tmp_path: Path, shared: str, tree: Callable[[Path], Any]
+) -> None:
+    """Runs of one user share a skeleton, and the one of runs without stays as it was."""
+    plain = Path(rootfs.host().prepare(str(tmp_path / "1"), shared=shared).root_path)
+    before = tree(plain)
+    account = account_of(1000, 1001)
+    mounts = [bind("/usr", "/new/point")]
+    made = [
+        rootfs.host().prepare(str(tmp_path / name), shared=where, account=account, mounts=points)
+        for name, where, points in (
+            ("2", shared, ()), ("3", shared, ()), ("4", shared, mounts), ("5", None, ()),
+        )
+    ]  # fmt: skip
+    roots = [Path(one.root_path) for one in made]
+    assert roots[0] == roots[1]
+    assert len({plain, *roots}) == 4
+    for root in roots:
+        assert "user:x:1000:1001:" in (root / "etc/passwd").read_text()
+        assert "user:x:1001:" in (root / "etc/group").read_text()
+    assert (roots[2] / "new/point").is_dir()
+    assert tree(plain) == before
 
 
 def test_a_point_in_a_system_folder_must_be_there(tmp_path: Path, shared: str) -> None:
