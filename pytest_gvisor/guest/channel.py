@@ -28,16 +28,20 @@ class Channel:
 
     def __init__(self) -> None:
         os.set_blocking(0, True)
-        self._commands = os.dup(0)
+        self.socket = self._commands = os.dup(0)
         self._decoder = frames.Decoder(max_json=frames.UNBOUNDED)
         self._encoder = frames.Encoder(max_json=frames.UNBOUNDED)
         self._messages: BinaryIO = os.fdopen(os.dup(0), "wb")
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
-        self._pid = _getpid()
         self._waiting: collections.deque[bytes] = collections.deque()
         self._writing = threading.Lock()
+        self.own()
+
+    def own(self) -> None:
+        """Be the process that the host talks to."""
+        self._pid = _getpid()
 
     def is_ours(self) -> bool:
         """Whether this is the process that the host talks to, and no fork of a test's."""

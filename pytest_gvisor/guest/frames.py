@@ -174,6 +174,18 @@ class Decoder:
         self.add(count)
         return count
 
+    def cut(self, mark: bytes, count: int) -> bytes | None:
+        """Cut off the bytes from a mark on, if it ends in the last ``count`` ones; return what
+        follows it.
+        """
+        first = max(self._start, self._end - count - len(mark) + 1)
+        place = self._buffer.find(mark, first, self._end)
+        if place < 0:
+            return None
+        rest = bytes(self._view[place + len(mark) : self._end])
+        self._end = place
+        return rest
+
     def frames(self) -> Iterator[tuple[dict[str, Any], memoryview]]:
         """Yield the complete frames: message and payload. Raises `FrameError`, or as ``read``."""
         while self._end - self._start >= HEADER.size:

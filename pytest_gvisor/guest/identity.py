@@ -151,8 +151,8 @@ class Change:
         self._linux.prctl(self._linux.PR_SET_KEEPCAPS, 1)
         os.setresgid(_OTHERS, _OTHERS, _OTHERS)
         os.setresuid(_OTHERS, _OTHERS, _OTHERS)
-        # For the SIGTERM at a deadline, which it passes on.
-        self._linux.set_capabilities(self._linux.CAP_KILL)
+        # For the SIGTERM at a deadline, which it passes on, and for the files that it sends.
+        self._linux.set_capabilities(self._linux.CAP_KILL, self._linux.CAP_DAC_OVERRIDE)
 
     def become(self) -> None:
         """Become the user. Raises `Refused`, for the first process's steps too."""

@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import encoding, identity, variables
+    from pytest_gvisor.guest import encoding, identity, returns, variables
     from pytest_gvisor.guest.channel import Channel
 else:
     # The folder of this program, on sys.path for these imports: what a test imports by their names
@@ -29,11 +29,20 @@ else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import encoding
     import identity
+    import returns
     import variables
     from channel import Channel
 
     del sys.path[0]
-    for _name in ("channel", "checked_json", "encoding", "frames", "identity", "variables"):
+    for _name in (
+        "channel",
+        "checked_json",
+        "encoding",
+        "frames",
+        "identity",
+        "returns",
+        "variables",
+    ):
         del sys.modules[_name]
 
 if TYPE_CHECKING:
@@ -319,8 +328,11 @@ def run(
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 
 
-def attend(pytest_pid: int) -> None:
-    """Act as the sandbox's first process: reap orphans, pass on SIGTERM, end like pytest.
+def attend(
+    pytest_pid: int, socket: int, agreed: dict[str, Any] | None, changes: returns.Changes
+) -> None:
+    """Act as the sandbox's first process: reap orphans, pass on SIGTERM, send files, end like
+    pytest.
 
     pytest is not the first process itself: that one gets every orphan of the tests, and signals
     without a handler do not reach it.
@@ -330,6 +342,9 @@ def attend(pytest_pid: int) -> None:
         pid, status = os.waitpid(-1, 0)
         if pid == pytest_pid:
             break
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a number that is nobody's now
+    if agreed is not None:
+        returns.send(socket, agreed, changes)
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number != signal.SIGKILL:
@@ -343,22 +358,25 @@ def main() -> None:
     who = identity.wanted(sys.argv[1:])
     change = None if who is None else identity.Change(who)
     del sys.argv[1:]  # a test sees none of it
+    changes = returns.Changes()
+    channel = Channel()
+    start = channel.receive()
+    if start["op"] != "start":
+        return
+    if start["returns"] is not None:
+        returns.make_folders(start["returns"])
     if pid := os.fork():
-        os.close(0)
         if change is not None:
             change.serve(pid)
-        attend(pid)
+        attend(pid, channel.socket, start["returns"], changes)
+    channel.own()
     # A descriptor of its own: while a test runs, pytest has 2 on a file that dies with the sandbox.
     words = os.fdopen(os.dup(2), "w")
     faulthandler.enable(words)
     # At a deadline the host sends SIGTERM first: the stacks are what it shows of a hanging test.
     faulthandler.register(signal.SIGTERM, file=words, chain=True)
-    channel = Channel()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # with -s the host shows it as it comes
-    start = channel.receive()
-    if start["op"] != "start":
-        return
     try:
         if change is not None:
             change.become()

@@ -35,6 +35,7 @@ _SWITCHED_OFF: dict[str, Any] = {
     "in_gvisor": False,
     "keyword": "",
     "lf": False,
+    "log_file_mode": "w",
     "looponfail": False,
     "markexpr": "",
     "maxfail": 0,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_gvisor.plugin import collection_warnings
 from pytest_gvisor.plugin.placement import (
     FIELDS,
+    RETURNS,
     check_guard,
     here_is_inside,
     is_inside,
@@ -30,6 +31,7 @@ _MARKER = (
     "its own, as this user"
 )
 _session_key = pytest.StashKey["InsideSession"]()
+_workers_key = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -76,6 +78,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "them", type="linelist", default=[],
     )  # fmt: skip
     parser.addini("gvisor_user", "the user of tests inside, as --gvisor-user has it", default="")
+    parser.addini(
+        RETURNS, "files of tests inside that come back to the host: paths or globs, below "
+        "rootdir or absolute, one a line", type="linelist", default=[],
+    )  # fmt: skip
     parser.addini("in_gvisor", "run every test inside gVisor", type="bool", default=False)
     parser.addini(
         FIELDS, "attributes of reports that come from tests inside as plain data, for hooks of the "
@@ -98,6 +104,8 @@ def pytest_configure(config: pytest.Config) -> None:
         if _entries(config):
             _environment(config)
         _check_user(config)
+        if config.getini(RETURNS):
+            _check_returns(config)
 
 
 def _entries(config: pytest.Config) -> list[str]:
@@ -149,6 +157,16 @@ def _check_user(config: pytest.Config) -> None:
             users.of_run(config)
         except UsageError as error:
             raise pytest.UsageError(f"pytest-gvisor: {error}") from error
+
+
+def _check_returns(config: pytest.Config) -> None:
+    from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.inside import return_places  # noqa: PLC0415
+
+    try:
+        return_places.check(config)
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
 
 def _check_fields(names: Sequence[str]) -> None:
@@ -284,6 +302,45 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
         inside = session.config.stash.get(_session_key, None)
         if inside is not None:
             inside.close()
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """Write the files that came back, when the plugins of the host have written theirs."""
+    yield
+    inside = session.config.stash.get(_session_key, None)
+    if inside is not None or _has_returned(session.config):
+        from pytest_gvisor.inside import return_summary  # noqa: PLC0415 -- idle costs nothing
+
+        if inside is not None:
+            return_summary.write(session, inside.returned)
+        return_summary.fail(session)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Report which files came back, and which did not."""
+    if _session_key in config.stash or _has_returned(config):
+        from pytest_gvisor.inside import return_summary  # noqa: PLC0415 -- idle costs nothing
+
+        return_summary.show(terminalreporter, config)
+
+
+def _has_returned(config: pytest.Config) -> bool:
+    """Whether workers of xdist have sent what came of their files."""
+    return config.stash.get(_workers_key, False)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what came of the files of a worker of xdist."""
+    output = getattr(node, "workeroutput", {})
+    if "gvisor_returned" in output:
+        from pytest_gvisor.inside import return_summary  # noqa: PLC0415 -- idle costs nothing
+
+        node.config.stash[_workers_key] = True
+        return_summary.take_worker(node.config, node.gateway.id, output)
 
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)

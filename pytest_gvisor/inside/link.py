@@ -13,6 +13,7 @@ from typing import Any
 from pytest_gvisor.errors import ProtocolError, stage
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.frames import UNBOUNDED, Encoder, FrameError
+from pytest_gvisor.guest.returns import MARK
 from pytest_gvisor.inside import frames
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.logs import debugged
@@ -46,6 +47,11 @@ class Link:
         with stage("output", "no memory for messages from inside"):
             self._decoder = frames.decoder()
         self._messages: deque[tuple[int, dict[str, Any]]] = deque()
+        self._of_first: deque[dict[str, Any]] = deque()
+        self.attended = False
+        """Whether the pytest has ended, and the sandbox's first process sends what it left."""
+
+        self._given_up = False
         self.received = 0
         """Bytes of messages since `begin`."""
 
@@ -82,20 +88,34 @@ class Link:
         Raises `Hangs`, `Died`, or `ProtocolError` for what is no message, or too much.
         """
         while not self._messages:
-            if self._over is not None:
-                raise self._over
-            if self._supervisor.over:
-                self._read()  # what it has sent before its end counts
-                continue
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise Hangs
-            self._turn(left)
+            if self.attended or self._given_up:
+                raise Died("it is gone")
+            self._await_message(deadline)
         size, message = self._messages.popleft()
         self.received += size
         if self.received > self._most:
             raise ProtocolError(f"more than {self._most} bytes of messages from inside at once")
         return message
+
+    def receive_of_first(self, deadline: float) -> dict[str, Any]:
+        """Return the next message of the first process, which sends them when pytest has ended.
+
+        Raises like `receive`.
+        """
+        while not self._of_first:
+            self._await_message(deadline)
+        return self._of_first.popleft()
+
+    def _await_message(self, deadline: float) -> None:
+        if self._over is not None:
+            raise self._over
+        if self._supervisor.over:
+            self._read()  # what it has sent before its end counts
+            return
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise Hangs
+        self._turn(left)
 
     def _turn(self, timeout: float) -> None:
         self._supervisor.turn(timeout)
@@ -114,9 +134,12 @@ class Link:
         """Read once; return whether more may come."""
         more = True
         try:
-            more = self._decoder.read(self._socket) > 0
-            for message, _payload in self._decoder.frames():
-                self._messages.append((self._decoder.size, message))
+            count = self._decoder.read(self._socket)
+            more = count > 0
+            rest = None if self.attended else self._decoder.cut(MARK, count)
+            self._queue_messages()
+            if rest is not None:
+                self._attend(memoryview(rest))
         except BlockingIOError:
             more = not self._supervisor.over
         except FrameError as error:
@@ -127,6 +150,25 @@ class Link:
             self._over = Died("it is gone")
         return more
 
+    def _queue_messages(self) -> None:
+        for message, _payload in self._decoder.frames():
+            if self.attended:
+                self._of_first.append(message)
+            elif not self._given_up:
+                self._messages.append((self._decoder.size, message))
+
+    def _attend(self, rest: memoryview) -> None:
+        """Take what comes from here on as frames of the first process."""
+        self.attended = True
+        self._decoder = frames.decoder()
+        while rest:
+            room = self._decoder.room()
+            count = min(len(room), len(rest))
+            room[:count] = rest[:count]
+            self._decoder.add(count)
+            rest = rest[count:]
+            self._queue_messages()
+
     def _stop_reading(self, why: Died | ProtocolError) -> None:
         """Read nothing any more, so that the sender blocks."""
         if self._over is None:
@@ -135,11 +177,15 @@ class Link:
 
     def terminate(self) -> None:
         """Send SIGTERM, and wait a moment: the pytest inside prints its threads' stacks."""
-        self._stop_reading(Died("it is gone"))
+        self._messages.clear()
+        self._given_up = True
         self._supervisor.terminate()
         until = time.monotonic() + _STACKS_TIME
-        while not self._supervisor.over and (left := until - time.monotonic()) > 0:
+        while not self._is_at_end() and (left := until - time.monotonic()) > 0:
             self._turn(left)
+
+    def _is_at_end(self) -> bool:
+        return self._supervisor.over or self.attended
 
     def close(self, patience: float = 0.0) -> Ended:
         """Wait ``patience`` seconds for the end, kill the rest, remove everything; return the

@@ -16,6 +16,8 @@ from pytest_gvisor.inside import not_shown, reports, visible
 from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.coverage_data import InsideCoverage, target_of
 from pytest_gvisor.inside.output import Live
+from pytest_gvisor.inside.return_places import agree, basetemp
+from pytest_gvisor.inside.returned import Store, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside, start
 from pytest_gvisor.inside.worker import Ids, Worker
@@ -69,6 +71,10 @@ class InsideSession:
         self._bridges = Bridges(self._config, self._bounds)
         self._isolation = isolation
         self._inside = inside
+        self.returned = Store()
+        """The files that have come back."""
+
+        self._started = 0
         self._groups = self._plan_groups(session.items)
         self._working: set[tuple[Platform, str | None]] = set()
         self._false_starts: dict[tuple[Platform | None, Settings], int] = {}
@@ -209,7 +215,10 @@ class InsideSession:
         return (other for other in others if not _is_refused(other))
 
     def _worker(self, group: _Group, platform: Platform) -> Worker:
+        takers: list[Taker] = []
+
         def begin() -> Link:
+            takers[:] = [self._taker(group.items)]
             return start(
                 self._config,
                 platform=platform,
@@ -219,6 +228,7 @@ class InsideSession:
                 items=group.items,
                 bridges=self._bridges.names,
                 show=self._show(),
+                taker=takers[0],
             )
 
         return Worker(
@@ -229,6 +239,7 @@ class InsideSession:
             self._bounds,
             bridges=self._bridges,
             measured=self._coverage_factory(group.items),
+            taker=lambda: takers[0],
             held_back=self._inside.held_back,
             explain=self._explain_factory(group.items),
         )
@@ -239,6 +250,12 @@ class InsideSession:
         shown = functools.cache(lambda: visible.shown(config, items, readable))
         cwd = str(config.invocation_params.dir)
         return lambda texts: not_shown.hint(texts, lambda path: shown().holds(path), cwd)
+
+    def _taker(self, items: Sequence[pytest.Item]) -> Taker:
+        self._started += 1
+        place = basetemp(self._config, self._started)
+        writable = self._inside.writable
+        return Taker(self.returned, agree(self._config, items, writable=writable, basetemp=place))
 
     def _coverage_factory(
         self, items: Sequence[pytest.Item]

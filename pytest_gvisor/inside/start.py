@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,6 +26,7 @@ from pytest_gvisor.runsc.rootless import Caller, Way
 from pytest_gvisor.setting_table import DEFAULT_MAX_OUTPUT
 
 if TYPE_CHECKING:
+    from pytest_gvisor.inside.returned import Taker
     from pytest_gvisor.oci.spec import Mount, Spec
     from pytest_gvisor.settings import Platform, Settings
 
@@ -59,6 +60,7 @@ def start(
     items: Sequence[pytest.Item],
     bridges: Sequence[str],
     show: Callable[[bytes], None] | None,
+    taker: Taker | None = None,
 ) -> Link:
     """Start a pytest on ``platform`` that collects ``items``. Raises `GvisorError`.
 
@@ -83,8 +85,9 @@ def start(
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if way is Way.FLAG else way,
     )
-    command = {
+    command: dict[str, Any] = {
         "options": configuration.travelling(config),
+        "returns": None,
         "args": configuration.arguments(config, items),
         "files": configuration.files(items),
         "held_back": inside.held_back,
@@ -94,6 +97,9 @@ def start(
         "coverage": configuration.coverage(config),
         "bridges": bridges,
     }
+    if taker is not None:
+        command["returns"] = taker.command()
+        command["options"]["basetemp"] = taker.agreed.basetemp
     link = Link(Driven(request, engine.launcher, Record()), show)
     try:
         link.send("start", **command)

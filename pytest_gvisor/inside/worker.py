@@ -21,6 +21,7 @@ from pytest_gvisor.inside import environment, reports, users
 from pytest_gvisor.inside.bridges import Bridges, Sender
 from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
+from pytest_gvisor.inside.returned import Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 
 _PHASES = ("setup", "call", "teardown")
@@ -119,6 +120,7 @@ class Worker:
         *,
         bridges: Bridges,
         measured: Callable[[], InsideCoverage] | None = None,
+        taker: Callable[[], Taker] | None = None,
         held_back: Sequence[str] = (),
         explain: Callable[[Sequence[str]], str] = lambda _texts: "",
     ) -> None:
@@ -128,6 +130,8 @@ class Worker:
         self._bounds = bounds
         self._bridges = bridges
         self._measured = measured
+        self._newest_taker = taker
+        self._taker: Taker | None = None
         self._start = start
         self._timeout = timeout
         self._show = show
@@ -163,6 +167,8 @@ class Worker:
         self.ran = False
         began = time.monotonic()
         link = self._ready()
+        if self._taker is not None:
+            self._taker.name_sandbox(item.nodeid)
         link.begin()
         if ids.inner not in self.ids:
             text = self._not_found(ids.inner)
@@ -270,6 +276,7 @@ class Worker:
             return self._link
         self._ahead, self._under_way = None, False
         self._link = self.used = self.fresh = link = self._start()
+        self._taker = None if self._newest_taker is None else self._newest_taker()
         deadline = time.monotonic() + max(self._timeout, 60.0)
         while (message := link.receive(deadline))["type"] != "collected":
             if message["type"] != "ready":
@@ -282,9 +289,15 @@ class Worker:
         text = f"the pytest inside did not get as far as a test: {gone(error)}"
         link, self._link = self._link, None
         if link is not None:
-            link.close(patience=_LAST_WORDS)
+            self._close(link)
             text += f"\n{link.told()}"
         return self._explained(text)
+
+    def _close(self, link: Link) -> None:
+        """Remove a sandbox whose pytest is gone, when its files are here, or lost."""
+        taker, self._taker = self._taker, None
+        ends = True if taker is None else taker.receive(link)
+        link.close(patience=_LAST_WORDS if ends else 0.0)
 
     def _not_found(self, inner: str) -> str:
         errors = (
@@ -300,7 +313,7 @@ class Worker:
         one.
         """
         self._link = None
-        link.close(patience=_LAST_WORDS)
+        self._close(link)
         text = f"the sandbox was lost in this test's {progress.phase}: {cause}\n{link.told()}"
         missing = progress.missing()
         if missing is not None:
@@ -318,8 +331,11 @@ class Worker:
         link, self._link = self._link, None
         if link is None:
             return
+        taker, self._taker = self._taker, None
         if self._under_way:
             link.close(patience=0.0)
+            if taker is not None:
+                taker.lose("the session was stopped in the midst of a test")
             return
         measured = None if self._measured is None else self._measured()
         complete = False
@@ -334,6 +350,8 @@ class Worker:
             text = f"the pytest inside did not come to its end, nor its coverage: {gone(error)}"
             self._bounds.say(text)
         finally:
+            if taker is not None:
+                taker.receive(link)
             link.close()
             if measured is not None:
                 measured.close(complete=complete)

@@ -20,6 +20,7 @@ GUARD = "PYTEST_GVISOR_INSIDE"
 """What worker.py sets, to the kernel that it runs on: set elsewhere it means nothing."""
 
 FIELDS = "gvisor_report_fields"
+RETURNS = "gvisor_returns"
 """The ini key that names further fields of reports from inside: see inside/fields.py."""
 
 

@@ -27,6 +27,7 @@ PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_MODE_FILTER = 2
 
 # include/uapi/linux/capability.h
+CAP_DAC_OVERRIDE = 1
 CAP_KILL = 5
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAPABILITY_BITS = 64
@@ -65,6 +66,8 @@ _AT_FDCWD = -100
 _SYS_OPENAT2 = 437
 _TRIES = 64
 RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 # include/uapi/asm-generic/unistd.h, and arch/x86/entry/syscalls/syscall_64.tbl

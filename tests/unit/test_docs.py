@@ -103,6 +103,7 @@ def test_the_table_of_options_pairs_each_with_its_ini_key() -> None:
         (["--gvisor-readable"], ["gvisor_readable"]),
         (["--gvisor-user"], ["gvisor_user"]),
         (["--in-gvisor"], ["in_gvisor"]),
+        ([], ["gvisor_returns"]),
         ([], ["gvisor_report_fields"]),
     ]
     assert shown == [*(one for one in declared if any(one)), *inside]

@@ -12,7 +12,9 @@ import pytest_gvisor
 PACKAGE = Path(pytest_gvisor.__file__).parent
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
-COUNTING = {"Budget", "Progress", "Record", "_Budget", "_Entry", "_Group", "_Stored"}
+COUNTING = {
+    "Budget", "Progress", "Record", "Tally", "_Arriving", "_Budget", "_Entry", "_Group", "_Stored",
+}  # fmt: skip
 """Classes that count or gather."""
 
 ORDERED = {"Lookup", "Node", "Trust", "Way", "_Budget", "_Partly", "_Stored"}

@@ -109,7 +109,7 @@ def fork(change: Change) -> tuple[Any, Any]:
 def harmless(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Kernel calls that do nothing; each may be replaced."""
     linux = SimpleNamespace(
-        CLONE_NEWUSER=0, PR_SET_KEEPCAPS=8, CAP_KILL=5,
+        CLONE_NEWUSER=0, PR_SET_KEEPCAPS=8, CAP_KILL=5, CAP_DAC_OVERRIDE=1,
         unshare=lambda _: None, prctl=lambda *_: None, set_capabilities=lambda *_: None,
         empty_bounding_set=lambda: None,
     )  # fmt: skip

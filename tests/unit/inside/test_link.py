@@ -15,6 +15,7 @@ import pytest
 from pytest_gvisor.completed import Completed, Outcome
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.guest.frames import UNBOUNDED, Decoder, Encoder
+from pytest_gvisor.guest.returns import MARK
 from pytest_gvisor.inside import start
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.run.capture import Capture, streams
@@ -39,6 +40,9 @@ class Sandbox:
     def start(self) -> Sandbox:
         """Be the supervisor, too."""
         return self
+
+    def terminate(self) -> None:
+        """Send a signal, of which nothing is seen here."""
 
     def change(self, fd: int, event: int, act: Callable[[], bool]) -> None:
         """Watch a descriptor, or stop watching one."""
@@ -192,3 +196,54 @@ def test_a_start_that_takes_no_command_leaves_nothing(
         with pytest.raises(type(error)):
             begin()
         assert closed
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30, 500_000])
+def test_a_pytest_that_died_in_the_midst_of_a_message_leaves_its_first_process(
+    sandbox: Sandbox, cut: int
+) -> None:
+    """Whole messages count, half a one is dropped, and what follows the mark is the first
+    process's, however large.
+    """
+    link = Link(cast("Any", sandbox))
+    half = encoded({"type": "report"}, {"type": "report", "text": "x" * 600_000})
+    whole = len(encoded({"type": "report"}))
+    files = [{"type": "file", "data": "y" * 900_000, "n": n} for n in range(3)]
+    sandbox.inside.sendall(half[: whole + cut] + MARK + encoded(*files, {"type": "end"}))
+    assert link.receive(soon())["type"] == "report"
+    with pytest.raises(Died, match="it is gone"):
+        link.receive(soon())
+    assert link.attended
+    assert [link.receive_of_first(soon()) for _ in files] == files
+    assert link.receive_of_first(soon()) == {"type": "end"}
+    sandbox.over = True
+    with pytest.raises(Died):
+        link.receive_of_first(soon())
+
+
+def test_a_mark_that_comes_in_pieces_is_one(sandbox: Sandbox) -> None:
+    """Each byte is read by itself."""
+    link = Link(cast("Any", sandbox))
+    for byte in encoded({"type": "report"}) + MARK + encoded({"type": "end"}):
+        sandbox.inside.sendall(bytes([byte]))
+        sandbox.turn(1)
+    assert link.receive(soon()) == {"type": "report"}
+    assert link.receive_of_first(soon()) == {"type": "end"}
+
+
+def test_a_pytest_that_is_given_up_says_no_more(sandbox: Sandbox) -> None:
+    """At a deadline its messages are dropped, and the first process is heard."""
+    link = Link(cast("Any", sandbox))
+    sandbox.inside.sendall(encoded({"type": "done"}) + MARK + encoded({"type": "end"}))
+    link.terminate()
+    with pytest.raises(Died):
+        link.receive(soon())
+    assert link.receive_of_first(soon()) == {"type": "end"}
+
+
+def test_a_second_mark_is_no_frame(sandbox: Sandbox) -> None:
+    """Bytes of a first process that are no message end the reading."""
+    link = Link(cast("Any", sandbox))
+    sandbox.inside.sendall(MARK + MARK + b"x" * 100)
+    with pytest.raises(ProtocolError, match="no message"):
+        link.receive_of_first(soon())

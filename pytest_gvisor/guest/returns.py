@@ -1,0 +1,291 @@
+"""The files that go back to the host: found and sent by a sandbox's first process.
+
+It lives on when pytest has died. The host has agreed to places, and checks all that comes. The
+rules for names are here because both ends have them: what this end leaves out, it can name.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import re
+import stat
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.guest import encoding, frames
+else:
+    import encoding
+    import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MARK = b"\xff" * 16
+"""It ends the messages of pytest, in whose midst it may have died: UTF-8 has no such bytes, and no
+frame has such a number or length."""
+
+PIECE = 512 * 1024
+MOST_NAMES = 100
+"""Names of a kind that one message has; others are counted."""
+
+REASONS = {
+    "name": "its name is too long, or has a character that is not printable",
+    "suffix": "its name is not one of a text, an image or a snapshot: put it into gvisor_returns",
+    "size": "too large, or one file too many",
+    "unreadable": "it could not be read",
+}
+_SUFFIXES = frozenset({
+    ".ambr", ".bmp", ".csv", ".diff", ".err", ".gif", ".htm", ".html", ".jpeg", ".jpg", ".json",
+    ".jsonl", ".log", ".markdown", ".md", ".ndjson", ".out", ".pdf", ".png", ".raw", ".rst",
+    ".snap", ".svg", ".tif", ".tiff", ".tsv", ".txt", ".webp", ".xml", ".yaml", ".yml",
+})  # fmt: skip
+# Files with such a suffix that tools run programs from.
+_RUN_BY_TOOLS = re.compile(
+    r"(?i)requirements.*|constraints.*|cmakelists\.txt|package(-lock)?\.json|composer\.json"
+    r"|[jt]sconfig.*\.json|(docker-)?compose.*\.ya?ml|pnpm-.*\.ya?ml|taskfile.*\.ya?ml"
+    r"|mkdocs\.ya?ml|environment.*\.ya?ml|action\.ya?ml|pom\.xml|build\.xml|pyrightconfig\.json"
+)
+_PROBE = "/tmp/.pytest-gvisor-layer"
+_LONGEST_NAME = 255
+_LONGEST_PATH = 2048
+_NOT_COUNTED = frozenset({
+    ".git", ".hg", ".hypothesis", ".mypy_cache", ".nox", ".pytest_cache", ".ruff_cache", ".svn",
+    ".tox", ".venv", "__pycache__", "node_modules", "venv",
+})  # fmt: skip
+
+
+def refusal(path: str, *, guarded: bool) -> str:
+    """Return why a file of this path below its place stays inside, a key of `REASONS`, or nothing.
+
+    ``guarded`` is a place where the host imports or runs files.
+    """
+    parts = path.split("/")
+    try:
+        sizes = [len(part.encode()) for part in parts]
+    except UnicodeEncodeError:
+        return "name"
+    plain = path.isprintable() and not {"", ".", ".."}.intersection(parts)
+    if not plain or max(sizes) > _LONGEST_NAME or sum(sizes) > _LONGEST_PATH:
+        return "name"
+    if guarded:
+        suffix = os.path.splitext(parts[-1])[1].lower()
+        dotted = any(part.startswith(".") for part in parts)
+        if dotted or suffix not in _SUFFIXES or _RUN_BY_TOOLS.fullmatch(parts[-1]):
+            return "suffix"
+    return ""
+
+
+def pattern(glob: str) -> re.Pattern[str]:
+    """Return the expression of a glob over paths: ``*`` stays in one folder, ``**`` does not."""
+    found = []
+    for token in re.findall(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", glob, re.DOTALL):
+        if token.startswith("[") and len(token) > 1:
+            found.append("[" + token[1:-1].replace("\\", r"\\").replace("!", "^", 1) + "]")
+        else:
+            meant = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+            found.append(meant.get(token) or re.escape(token))
+    return re.compile("".join(found), re.DOTALL)
+
+
+class Place:
+    """A file that the host has agreed to, or what matches a glob below a folder."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.folder: str = given["folder"]
+        self.name: str = given["name"]
+        """The path of the only file of this place below its folder; empty for a glob."""
+
+        self.guarded: bool = given["guarded"]
+        self._pattern = pattern(given["glob"])
+
+    def relative(self, path: str) -> str:
+        """Return the path of a file below this place; nothing if it does not belong to it."""
+        head = self.folder.rstrip("/") + "/"
+        below = path[len(head) :] if path.startswith(head) else ""
+        return below if self.has(below) else ""
+
+    def has(self, below: str) -> bool:
+        """Whether a path below its folder belongs to it."""
+        return below == self.name if self.name else bool(self._pattern.fullmatch(below))
+
+
+class Changes:
+    """The files that were made or changed in the sandbox since this object was made."""
+
+    def __init__(self, probe: str = _PROBE) -> None:
+        self._since = time.time_ns()
+        self._overlay, self._upper = os.lstat("/").st_dev, _upper_device(probe)
+
+    def has(self, path: str) -> bool:
+        """Whether a path is a regular file that was made or changed."""
+        try:
+            return self._is_new_file(os.lstat(path), os.lstat(os.path.dirname(path)).st_dev)
+        except OSError:
+            return False
+
+    def below(self, folder: str, skipped: frozenset[str] = frozenset()) -> Iterator[str]:
+        """Yield the files that were made or changed below a folder.
+
+        Before the overlay changes a file of the host's, it copies the folders above it, and their
+        times of change become new. So a folder with an old one has nothing new below it.
+        """
+        stack = [folder]
+        while stack:
+            try:
+                device = os.lstat(stack[-1]).st_dev
+                with os.scandir(stack.pop()) as entries:
+                    here = sorted(entries, key=lambda entry: entry.name)
+            except OSError:
+                continue
+            folders = []
+            for entry in here:
+                with contextlib.suppress(OSError):
+                    info = entry.stat(follow_symlinks=False)
+                    if self._is_new_file(info, device):
+                        yield entry.path
+                    elif self._may_hold_new_ones(info) and entry.path not in skipped:
+                        folders.append(entry.path)
+            stack += reversed(folders)
+
+    def _may_hold_new_ones(self, info: os.stat_result) -> bool:
+        return stat.S_ISDIR(info.st_mode) and info.st_ctime_ns >= self._since
+
+    def _is_new_file(self, info: os.stat_result, folder_device: int) -> bool:
+        # A file that the host changes meanwhile is new too, and in the overlay's lower layer.
+        lower = folder_device == self._overlay and info.st_dev != self._upper
+        if self._upper and lower:
+            return False
+        return stat.S_ISREG(info.st_mode) and info.st_ctime_ns >= self._since
+
+
+def _upper_device(path: str) -> int:
+    """Return the device number of files in the overlay's upper layer; 0 where it tells nothing."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        device = os.lstat(path).st_dev
+        os.unlink(path)
+        return 0 if device == os.lstat(__file__).st_dev else device
+    except OSError:
+        return 0
+
+
+class _Sender:
+    """One sending of all files."""
+
+    def __init__(self, fd: int, agreed: dict[str, Any], changes: Changes) -> None:
+        self._fd = fd
+        self._encoder = frames.Encoder(max_json=frames.UNBOUNDED)
+        self._places = [Place(given) for given in agreed["places"]]
+        self._project: str = agreed["project"]
+        self._written_through = frozenset(agreed["writable"])
+        self._files: int = agreed["files"]
+        self._bytes: int = agreed["bytes"]
+        self._changes = changes
+        self._left_out: dict[str, list[str]] = {}
+        self._others: list[str] = []
+        self._seen: set[str] = set()
+
+    def run(self) -> None:
+        """Send files, what was left out and what else was written, and the end."""
+        self._write(MARK)
+        for place in self._places:
+            path = os.path.join(place.folder, place.name)
+            if place.name and self._changes.has(path):
+                self._offer(path)
+        for root in self._roots():
+            for path in self._changes.below(root, self._written_through):
+                self._offer(path)
+        for reason, paths in self._left_out.items():
+            self._send("left out", why=reason, count=len(paths), paths=_first(paths))
+        if self._others:
+            self._send("wrote", count=len(self._others), paths=_first(self._others))
+        self._send("end")
+
+    def _roots(self) -> list[str]:
+        """Return the folders to walk, none of them below another."""
+        wanted = {place.folder for place in self._places if not place.name} | {self._project}
+        found: list[str] = []
+        for path in sorted(wanted):
+            if not any((path + "/").startswith(other.rstrip("/") + "/") for other in found):
+                found.append(path)
+        return found
+
+    def _offer(self, path: str) -> None:
+        """Send a file, as one of the first place that it belongs to, if it may go."""
+        if path in self._seen:
+            return
+        self._seen.add(path)
+        for number, place in enumerate(self._places):
+            relative = place.relative(path)
+            if relative:
+                why = refusal(relative, guarded=place.guarded) or self._read(path, number, relative)
+                if why:
+                    self._left_out.setdefault(why, []).append(path)
+                return
+        head = self._project.rstrip("/") + "/"
+        if path.startswith(head) and not _NOT_COUNTED.intersection(path[len(head) :].split("/")):
+            self._others.append(path)
+
+    def _read(self, path: str, number: int, relative: str) -> str:
+        """Send the content of a file; return why not, or nothing."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(fd, "rb", buffering=0) as file:
+                info = os.fstat(fd)
+                if not stat.S_ISREG(info.st_mode):
+                    return "unreadable"
+                if not self._files or info.st_size > self._bytes:
+                    return "size"
+                self._files -= 1
+                self._send_content(file, number, relative)
+        except OSError:
+            return "unreadable"
+        return ""
+
+    def _send_content(self, file: Any, number: int, relative: str) -> None:
+        data = file.read(min(PIECE, self._bytes))
+        while True:
+            self._bytes -= len(data)
+            following = file.read(min(PIECE, self._bytes)) if len(data) == PIECE else b""
+            text = base64.b64encode(data).decode()
+            more = bool(following)
+            self._send("file", place=number, path=relative, data=text, more=more)
+            if not more:
+                return
+            data = following
+
+    def _send(self, kind: str, **fields: Any) -> None:
+        self._write(self._encoder.framed(encoding.encoded(kind, fields)))
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+
+def _first(paths: list[str]) -> list[str]:
+    return [path[:_LONGEST_PATH] for path in paths[:MOST_NAMES]]
+
+
+def send(fd: int, agreed: dict[str, Any], changes: Changes) -> None:
+    """Send all files of the agreed places that were made or changed.
+
+    Where that fails, the host misses the end and says so.
+    """
+    with contextlib.suppress(OSError, ValueError, MemoryError):
+        os.set_blocking(fd, True)
+        _Sender(fd, agreed, changes).run()
+
+
+def make_folders(agreed: dict[str, Any]) -> None:
+    """Make the folders of places, which tests find on the host, for whoever runs them."""
+    before = os.umask(0)
+    try:
+        for path in agreed["folders"]:
+            with contextlib.suppress(OSError):
+                os.makedirs(path, exist_ok=True)
+    finally:
+        os.umask(before)

@@ -1,0 +1,123 @@
+"""Files that tests inside write, and that come back to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+RunInside = Callable[..., pytest.RunResult]
+
+
+def test_files_below_basetemp_and_named_ones_come_back(
+    project: pytest.Pytester, run_inside: RunInside, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Files of a pytest that died do too; other ones are counted, and -v names them."""
+    base = tmp_path_factory.mktemp("base")
+    project.makeini(
+        "[pytest]\ngvisor_returns =\n    out.json\n    exact.sh\n    gen\n    res/**/*.xml\n"
+    )
+    project.makepyfile(
+        """
+        import os
+
+        def test_writes(tmp_path):
+            (tmp_path / "deep").mkdir()
+            (tmp_path / "deep/a.py").write_text("a")
+            for name in ("out.json", "exact.sh", "gen/x/g.yml", "gen/g.py", "res/b/c/r.xml",
+                         "res/r.txt", "other.txt"):
+                os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+                with open(name, "w") as file:
+                    file.write(name)
+                os.chmod(name, 0o777)
+
+        def test_dies(tmp_path):
+            (tmp_path / "last.words").write_text("b")
+            os._exit(3)
+
+        def test_goes_on(tmp_path):
+            (tmp_path / "c.txt").write_bytes(b"c" * 3_000_000)
+        """
+    )
+    result = run_inside("-v", f"--basetemp={base}")
+    assert result.parseoutcomes() == {"passed": 2, "failed": 1}
+    result.stdout.fnmatch_lines(
+        [
+            "*it ended with: exited (exit status 3)",
+            "gvisor: 7 files came back from inside",
+            "gvisor: 2 other files that tests wrote in the project stayed inside*",
+            "gvisor:   *res/r.txt",
+            "gvisor: *gen/g.py stayed inside: *gvisor_returns*",
+        ],
+        consecutive=False,
+    )
+    here = project.path
+    for name in ("out.json", "exact.sh", "gen/x/g.yml", "res/b/c/r.xml"):
+        assert (here / name).read_text() == name
+        assert not (here / name).stat().st_mode & 0o111
+    assert not [name for name in ("gen/g.py", "res/r.txt", "other.txt") if (here / name).exists()]
+    found = {str(path.relative_to(base)): path for path in base.rglob("*") if path.is_file()}
+    assert set(found) == {
+        "test_writes0/deep/a.py", "test_dies0/last.words", "sandbox-2/test_goes_on0/c.txt",
+    }  # fmt: skip
+    assert found["sandbox-2/test_goes_on0/c.txt"].read_bytes() == b"c" * 3_000_000
+
+
+def test_two_sandboxes_that_differ_are_an_error(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The error names both, and the session fails, although each test passes."""
+    project.makeini("[pytest]\ngvisor_returns =\n    out.json\n    same.json\n")
+    body = "def test_it():\n    open('out.json', 'w').write({!r})\n    open('same.json', 'w')\n"
+    project.makepyfile(test_one=body.format("1"), test_two=body.format("2"))
+    result = run_inside("--gvisor-isolation=module")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert result.parseoutcomes() == {"passed": 2}
+    result.stdout.fnmatch_lines(
+        ["gvisor: ERROR: *out.json *: from test_one.py::test_it and test_two.py::test_it"]
+    )
+    assert not (project.path / "out.json").exists()
+    assert (project.path / "same.json").exists()
+
+
+def test_files_of_output_options_are_those_of_the_host(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A log reads as on the host, and snapshots come with the option that updates them.
+
+    The options stand in for those of syrupy and pytest-regressions, by their names.
+    """
+    project.makeconftest(
+        """
+        def pytest_addoption(parser):
+            parser.addoption("--snapshot-update", action="store_true", dest="update_snapshots")
+            parser.addoption("--force-regen", action="store_true", dest="force_regen")
+        """
+    )
+    project.makepyfile(
+        test_it="""
+        import logging, os
+
+        def test_one():
+            logging.getLogger().warning("one \u00e9")
+            for folder in ("deep/__snapshots__", "test_it"):
+                os.makedirs(folder, exist_ok=True)
+                with open(f"{folder}/it.ambr", "w") as file:
+                    file.write("x")
+
+        def test_two():
+            logging.getLogger().warning("two")
+        """
+    )
+    log, snapshots = project.path / "logs/it.log", ["deep/__snapshots__/it.ambr", "test_it/it.ambr"]
+    options = ("--log-file=logs/it.log", "--log-file-format=%(message)s")
+    assert run_inside(*options).parseoutcomes() == {"passed": 2}
+    assert log.read_text() == "one \u00e9\ntwo\n"
+    assert not any((project.path / name).exists() for name in snapshots)
+    run_inside("--snapshot-update", "--force-regen", "--no-gvisor", *options)
+    host = log.read_text(), [(project.path / name).read_text() for name in snapshots]
+    for name in snapshots:
+        (project.path / name).unlink()
+    updated = run_inside("--snapshot-update", "--force-regen", *options)
+    assert updated.parseoutcomes() == {"passed": 2}
+    assert (log.read_text(), [(project.path / name).read_text() for name in snapshots]) == host

@@ -1,0 +1,253 @@
+"""Files from a hostile sandbox, and what the host makes of them."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.guest.returns import MOST_NAMES
+from pytest_gvisor.inside import landing
+from pytest_gvisor.inside.link import Died, Hangs
+from pytest_gvisor.inside.return_places import Agreed, Place
+from pytest_gvisor.inside.returned import Store, Taker
+
+Message = dict[str, Any]
+END: Message = {"type": "end"}
+
+
+class Sandbox:
+    """A script in the place of a sandbox's first process."""
+
+    attended = True
+
+    def __init__(self, messages: Iterable[Message | BaseException]) -> None:
+        self._messages: Iterator[Message | BaseException] = iter(messages)
+
+    def receive_of_first(self, _deadline: float) -> Message:
+        """The next message, or the next error."""
+        message = next(self._messages, Died("it is gone"))
+        if isinstance(message, BaseException):
+            raise message
+        return message
+
+
+class Host:
+    """A project with a guarded folder, a free one, a file and a log."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.store = Store()
+        folders = {name: str(base / name) for name in ("guarded", "free", "log")}
+        self.agreed = Agreed(
+            places=(
+                Place(origin="ini", folder=folders["guarded"], glob="**", guarded=True),
+                Place(origin="ini", folder=folders["free"], guarded=False),
+                Place(origin="ini", folder=folders["guarded"], name="x.py", guarded=False),
+                Place(
+                    origin="log_file", folder=folders["log"], name="l", guarded=False, merged=True
+                ),
+            ),
+            project=str(base),
+        )
+
+    def take(self, *messages: Message | BaseException, sandbox: str = "test_it") -> bool:
+        """Take what a sandbox sends."""
+        taker = Taker(self.store, self.agreed)
+        taker.name_sandbox(sandbox)
+        return taker.receive(Sandbox(messages))
+
+    def files(self) -> dict[str, bytes]:
+        """All files that are there."""
+        found = sorted(path for path in self.base.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.base)): path.read_bytes() for path in found}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """A host with nothing in its folders."""
+    return Host(tmp_path)
+
+
+def file(path: object, data: bytes = b"x", *, place: object = 1, more: object = False) -> Message:
+    """The message with a file, or with a piece of it."""
+    text = base64.b64encode(data).decode()
+    return {"type": "file", "place": place, "path": path, "data": text, "more": more}
+
+
+def test_files_are_written_at_the_end_of_the_session(host: Host) -> None:
+    """Files wait until then, whole, and those that are the same already do not count."""
+    (host.base / "free").mkdir()
+    (host.base / "free/same").write_bytes(b"x")
+    assert host.take(
+        file("a/b.txt", place=0), file("c", b"1", more=True), file("c", b"2"), file("same"),
+        file("x.py", place=2), END,
+    )  # fmt: skip
+    assert list(host.files()) == ["free/same"]
+    tally = host.store.write()
+    assert host.files() == {
+        "free/c": b"12", "free/same": b"x", "guarded/a/b.txt": b"x", "guarded/x.py": b"x",
+    }  # fmt: skip
+    assert (tally.count, tally.errors, tally.notes) == (3, [], [])
+
+
+def test_sandboxes_that_differ_are_named_and_neither_is_written(host: Host) -> None:
+    """A path with the same content in both is no conflict."""
+    host.take(file("a", b"1"), file("same"), END, sandbox="test_one")
+    host.take(file("a", b"2"), file("same"), END, sandbox="test_two\x1b[2J")
+    tally = host.store.write()
+    assert list(host.files()) == ["free/same"]
+    (error,) = tally.errors
+    assert error.endswith("from test_one and test_two\\x1b[2J")
+
+
+def test_logs_are_added_to_what_the_host_has_logged(host: Host) -> None:
+    """Each sandbox's in the order in which they ended."""
+    (host.base / "log").mkdir()
+    (host.base / "log/l").write_bytes(b"host\n")
+    host.take(file("l", b"one\n", place=3), END)
+    host.take(file("l", b"two\n", place=3), END)
+    assert host.store.write().errors == []
+    assert host.files() == {"log/l": b"host\none\ntwo\n"}
+
+
+HOSTILE: dict[str, Message] = {
+    "a way up": file("../x.txt"),
+    "a way up below": file("a/../../x.txt"),
+    "an absolute path": file("/etc/x.txt"),
+    "a line break": file("a\nb.txt"),
+    "an escape sequence": file("a\x1b[2Jb.txt"),
+    "no UTF-8": file("\udcff.txt"),
+    "a NUL": file("a\0.txt"),
+    "a long name": file("x" * 256),
+    "a long path": file("/".join(["xxxx"] * 600)),
+    "an empty path": file(""),
+    "a path that is none": file(7),
+    "a suffix": file("conftest.py", place=0),
+    "a dot": file(".git/x.txt", place=0),
+    "a tool's": file("package.json", place=0),
+    "another name": file("y.py", place=2),
+    "no place": file("a", place=4),
+    "a place before the first": file("a", place=-1),
+    "a place that is true": file("a", place=True),
+    "a place that is a text": file("a", place="1"),
+    "more that is a number": file("a", more=1),
+    "no base64": {**file("a"), "data": "é"},
+    "bytes that are a list": {**file("a"), "data": []},
+    "another type": {"type": "report"},
+    "no count": {"type": "wrote", "count": -1, "paths": []},
+    "a count that is true": {"type": "wrote", "count": True, "paths": []},
+    "too many names": {"type": "wrote", "count": 1, "paths": ["a"] * (MOST_NAMES + 1)},
+    "names that are none": {"type": "wrote", "count": 1, "paths": [1]},
+    "a reason": {"type": "left out", "why": "x", "count": 1, "paths": []},
+    "a reason that is a list": {"type": "left out", "why": [], "count": 1, "paths": []},
+}
+
+
+@pytest.mark.parametrize("message", HOSTILE.values(), ids=HOSTILE)
+def test_a_file_that_was_not_agreed_ends_the_taking(host: Host, message: Message) -> None:
+    """Files before it count, no later one does, and the summary says that some may be lost."""
+    with pytest.raises(ProtocolError):
+        Taker(host.store, host.agreed).take(message)
+    host.take(file("before"), message, file("after"), END)
+    tally = host.store.write()
+    assert list(host.files()) == ["free/before"]
+    (note,) = tally.notes
+    assert note.startswith("the sandbox of test_it is lost")
+    assert note.isprintable()
+
+
+def test_half_a_file_is_none(host: Host) -> None:
+    """Neither before another one, nor at the end."""
+    host.take(file("a", more=True), file("b"), END, sandbox="one")
+    host.take(file("a", more=True), END, sandbox="two")
+    host.take(file("a", more=True), sandbox="three")
+    host.take(file("a", more=True), Hangs(), sandbox="four")
+    tally = host.store.write()
+    assert host.files() == {}
+    assert [note.split()[3] for note in tally.notes] == ["one", "two", "three", "four"]
+
+
+def test_a_million_files_are_not_kept(host: Host) -> None:
+    """Files before the bound are there."""
+    host.store = Store(files=3)
+    host.take(*(file(str(number)) for number in range(10)), END)
+    assert list(host.files()) == []
+    tally = host.store.write()
+    assert list(host.files()) == ["free/0", "free/1", "free/2"]
+    assert "more files from inside than are kept" in tally.notes[0]
+
+
+def test_ten_gigabytes_are_not_kept(host: Host) -> None:
+    """The bound is for all sandboxes together."""
+    host.store = Store(size=2_000_000)
+    host.take(file("a", b"x" * 1_000_000), END)
+    endless = (file("b", b"x" * 400_000, more=True) for _ in range(100))
+    host.take(*endless, END)
+    tally = host.store.write()
+    assert list(host.files()) == ["free/a"]
+    assert "more bytes than are kept" in tally.notes[0]
+
+
+def test_numbers_of_files_come_once(host: Host) -> None:
+    """A summary stays as short as it is."""
+    wrote: Message = {"type": "wrote", "count": 2**50, "paths": ["a\x1b[2J", "b"]}
+    left: Message = {"type": "left out", "why": "size", "count": 3, "paths": ["c\nd"]}
+    host.take(wrote, left, wrote, END)
+    tally = host.store.write()
+    assert (tally.more, tally.others) == (2**50, ["a\\x1b[2J", "b"])
+    assert tally.notes[0].startswith("c\\nd stayed inside: too large")
+    assert tally.notes[1].startswith("2 more stayed inside")
+    assert "a number of files" in tally.notes[2]
+
+
+def test_what_cannot_be_written_is_an_error_and_the_rest_is_written(host: Host) -> None:
+    """A link in the place of a file, for instance."""
+    (host.base / "free").mkdir()
+    (host.base / "free/link").symlink_to("/etc/passwd")
+    (host.base / "free/out").symlink_to(host.base / "guarded")
+    host.take(file("link"), file("out/x.py"), file("z"), END)
+    tally = host.store.write()
+    assert list(host.files())[-1] == "free/z"
+    assert not (host.base / "guarded").exists()
+    assert len(tally.errors) == 2
+    assert "no regular file" in tally.errors[0]
+
+
+def test_a_full_disk_is_an_error_with_its_path(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So is one that cannot keep a file until the end."""
+
+    def full(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    host.take(file("a"), END)
+    with monkeypatch.context() as context:
+        context.setattr(os, "pwrite", full)
+        host.take(file("b"), END)
+    monkeypatch.setattr(landing, "land", full)
+    tally = host.store.write()
+    assert tally.errors == [f"{host.base}/free/a could not be written: No space left on device"]
+    assert "no place to keep a file from inside" in tally.notes[0]
+
+
+def test_a_sandbox_without_places_loses_nothing(host: Host) -> None:
+    """Nobody asked for its files."""
+    taker = Taker(host.store, Agreed(project=str(host.base)))
+    taker.receive(Sandbox([]))
+    assert host.store.write().notes == []
+
+
+def test_nothing_is_left_of_what_was_kept(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The content has no name at any time, so nobody has to remove it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(host.base))
+    host.take(file("a", b"x" * 1000), END)
+    assert host.files() == {}
+    host.store.write()
+    assert host.store._spool is None
