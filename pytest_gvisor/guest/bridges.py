@@ -6,9 +6,12 @@ data to the host, where inside/bridges.py checks it. Imports nothing of pytest_g
 
 from __future__ import annotations
 
+import array
+import base64
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +21,10 @@ Send = Callable[..., None]
 _PHASES = frozenset({"setup", "call", "teardown"})
 _MOMENTS = frozenset({*_PHASES, "start", "logreport", "finish"})
 _SCALARS = (str, int, float, type(None))
+_MOST_ROUNDS = 4_000_000
+"""Rounds of one benchmark in one message, which has 64 MiB at most."""
+
+_MOST_FUNCTIONS = 10_000
 _MAIN = threading.main_thread()
 _FORMATTER = logging.Formatter()
 
@@ -115,4 +122,56 @@ class _Records(logging.Handler):
         """Say nothing, like pytest's: its handlers for reports raise the error."""
 
 
-_ENDS: dict[str, Callable[[pytest.Config, Send], object]] = {"junit": Junit, "live log": LiveLog}
+class Benchmarks:
+    """Sends what pytest-benchmark has measured in a test, when the test is over."""
+
+    def __init__(self, config: pytest.Config, send: Send) -> None:
+        self._config: Any = config
+        self._send = send
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Send the measurements of a test, and keep none: the host sums up."""
+        try:
+            return (yield)
+        finally:
+            measured = self._config._benchmarksession.benchmarks
+            for benchmark in measured:
+                self._send(id=item.nodeid, **_row(item, benchmark))
+            measured.clear()
+
+
+def _row(item: pytest.Item, benchmark: Any) -> dict[str, Any]:
+    """Return the data of one benchmark: the host knows the test's own names and parameters."""
+    options = {
+        name: getattr(value, "__name__", repr(value)) if callable(value) else value
+        for name, value in benchmark.options.items()
+    }
+    rounds = array.array("d", benchmark.stats.data)
+    return {
+        "name": None if benchmark.name == item.name else benchmark.name,
+        "group": benchmark.group,
+        "extra_info": benchmark.extra_info,
+        "options": options,
+        "iterations": benchmark.iterations,
+        "has_error": bool(benchmark.has_error),
+        "count": len(rounds),
+        # So many numbers are read at once, and exactly.
+        "rounds": base64.b64encode(rounds[:_MOST_ROUNDS]).decode(),
+        "profile": _profile(benchmark.cprofile_stats),
+    }
+
+
+def _profile(stats: Any) -> list[list[Any]] | None:
+    """Return the rows of a profile: a function's file, line and name, and its four numbers."""
+    if stats is None:
+        return None
+    rows = ([*place, *numbers[:4]] for place, numbers in stats.stats.items())
+    return list(itertools.islice(rows, _MOST_FUNCTIONS))
+
+
+_ENDS: dict[str, Callable[[pytest.Config, Send], object]] = {
+    "junit": Junit,
+    "live log": LiveLog,
+    "benchmark": Benchmarks,
+}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from _pytest.junitxml import bin_xml_escape, xml_key
@@ -17,6 +17,8 @@ from _pytest.junitxml import bin_xml_escape, xml_key
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.escape import safe, safe_but_colour
 from pytest_gvisor.inside import rules
+from pytest_gvisor.inside.benchmarks import Benchmarks
+from pytest_gvisor.inside.bridge_ends import End, Sender
 
 if TYPE_CHECKING:
     from _pytest.junitxml import LogXML
@@ -35,27 +37,6 @@ _RECORD_TEXTS = ("name", "levelname", "pathname", "filename", "module", "funcNam
 _RECORD_NUMBERS = ("created", "msecs", "relativeCreated")
 _MOST_ATTRIBUTES = 100
 _MOST_SPACES = 200
-
-
-class Sender(NamedTuple):
-    """The test that runs inside while a message is sent."""
-
-    item: pytest.Item
-    inner: str
-    """Its node id inside."""
-
-    over: bool
-    """Whether its last report has come."""
-
-
-class End(Protocol):
-    """The host's end of a bridge."""
-
-    def take(self, data: Any, sender: Sender | None) -> None:
-        """Take data from inside. Raises one of `rules.WRONG` for data of another shape.
-
-        ``sender`` is None for what is sent while no test runs.
-        """
 
 
 class Bridges:
@@ -195,4 +176,5 @@ def _scalar(value: Any) -> str | float | None:
 _TABLE: dict[str, Callable[[pytest.Config, SessionBounds], End | None]] = {
     "junit": Junit.find,
     "live log": LiveLog.find,
+    "benchmark": Benchmarks.find,
 }

@@ -17,6 +17,15 @@ import pytest
 # when to stop, where results are written, how many processes there are.
 _SWITCHED_OFF: dict[str, Any] = {
     "basetemp": None,
+    "benchmark_autosave": None,
+    "benchmark_compare": [],
+    "benchmark_compare_fail": None,
+    "benchmark_cprofile_dump": [],
+    "benchmark_histogram": [],
+    "benchmark_json": None,
+    "benchmark_netrc": "",
+    "benchmark_save": None,
+    "benchmark_storage": "file://./.benchmarks",
     "cacheclear": False,
     "cacheshow": None,
     "collectonly": False,
@@ -33,6 +42,7 @@ _SWITCHED_OFF: dict[str, Any] = {
     "gvisor_user": None,
     "htmlpath": None,
     "in_gvisor": False,
+    "json_report_file": None,
     "keyword": "",
     "lf": False,
     "log_file_mode": "w",

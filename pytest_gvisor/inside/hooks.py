@@ -193,7 +193,7 @@ def _isolation(config: pytest.Config) -> Isolation:
 
 def pytest_report_header(config: pytest.Config) -> list[str] | str | None:
     """Report that tests run inside, or that they do not although the project asks for it."""
-    if here_is_inside() or not (config.getoption("in_gvisor") or config.getini("in_gvisor")):
+    if here_is_inside() or not _is_asked_for(config):
         return None
     if config.getoption("no_gvisor"):
         return "gvisor: --no-gvisor: the tests run on the host"
@@ -202,6 +202,11 @@ def pytest_report_header(config: pytest.Config) -> list[str] | str | None:
         "allow-list; what they write stays there"
     )
     return [where, *_held_back(config), *_packages(config)]
+
+
+def _is_asked_for(config: pytest.Config) -> bool:
+    """Whether all tests that can are to run inside."""
+    return bool(config.getoption("in_gvisor") or config.getini("in_gvisor"))
 
 
 def _held_back(config: pytest.Config) -> list[str]:
@@ -353,3 +358,12 @@ def pytest_timeout_set_timer(item: pytest.Item) -> bool | None:
 def pytest_timeout_cancel_timer(item: pytest.Item) -> bool | None:
     """Cancel no timer: a test inside has none here."""
     return True if plan_key in item.stash else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, object]
+) -> None:
+    """Add that the tests run inside, so that pytest-benchmark warns where it compares both."""
+    if _is_asked_for(config) and not config.getoption("no_gvisor"):
+        machine_info["gvisor"] = "inside"

@@ -15,7 +15,7 @@ Rule = Callable[[Any], Any]
 WRONG = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 """The errors of rules."""
 
-_LONGEST_TIME = 1e11  # seconds: a duration, or a time since 1970
+LONGEST_TIME = 1e11  # seconds: a duration, or a time since 1970
 _HIGHEST_NUMBER = 2**31
 
 
@@ -66,7 +66,7 @@ def count(value: Any) -> int:
 
 def seconds(value: Any) -> float:
     """Check a finite time."""
-    if not isinstance(value, int | float) or not abs(value) < _LONGEST_TIME:
+    if not isinstance(value, int | float) or not abs(value) < LONGEST_TIME:
         raise TypeError(f"{value!r:.50} in the place of seconds")
     return float(value)
 

@@ -18,7 +18,8 @@ import pytest
 from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.escape import safe
 from pytest_gvisor.inside import environment, reports, users
-from pytest_gvisor.inside.bridges import Bridges, Sender
+from pytest_gvisor.inside.bridge_ends import Sender
+from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.returned import Taker

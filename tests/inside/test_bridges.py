@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.inside.conftest import Both, plain
+from tests.inside.conftest import PLUGINS, Both, plain
 
 RunBoth = Callable[..., Both]
 RunInside = Callable[..., pytest.RunResult]
@@ -87,3 +89,87 @@ def test_live_log(project: pytest.Pytester, run_both: RunBoth) -> None:
     assert plain(both.inside) == plain(both.host)
     both.inside.stdout.fnmatch_lines(["*live log setup*", "*live log call*", "*live log teardown*"])
     assert both.inside.parseoutcomes() == {"passed": 2, "failed": 1}
+
+
+@pytest.fixture
+def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugins that the suite runs without are there for the pytest that a test starts."""
+    assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS))
+
+
+BENCHMARKS = """
+    import time
+    import pytest
+
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_sums(benchmark, number):
+        benchmark.group = "of sums"
+        benchmark.extra_info["note"] = ["a", number]
+        assert benchmark(sum, [number, 2]) == number + 2
+
+    def test_pedantic(benchmark):
+        benchmark.pedantic(time.sleep, args=(0.01,), rounds=4, iterations=2)
+
+    def test_without():
+        pass
+"""
+
+
+def benchmarks(path: Path) -> list[dict[str, object]]:
+    """The benchmarks of a JSON file, without what differs from run to run."""
+    found = []
+    for one in json.loads(path.read_text())["benchmarks"]:
+        stats = one["stats"]
+        assert len(stats.get("data", [])) in {0, stats["rounds"]}
+        assert 0 < stats["min"] <= stats["mean"] <= stats["max"] < 1
+        if one["name"] == "test_pedantic":
+            assert (stats["rounds"], stats["iterations"]) == (4, 2)
+            assert stats["min"] > 0.01
+        found.append({name: one[name] for name in one.keys() - {"stats"}})
+    return found
+
+
+@pytest.mark.usefixtures("plugins")
+def test_benchmarks(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """Table, JSON and storage are written, and a slower run fails by the host's comparison."""
+    project.makepyfile(test_it=BENCHMARKS)
+    options = ("-p", "no:randomly", "--benchmark-max-time=0.05", "--benchmark-autosave")
+    run_inside("--no-gvisor", "--benchmark-storage=before", *options)
+    (saved,) = project.path.glob("before/*/*.json")
+    before = json.loads(saved.read_text())
+    for one in before["benchmarks"]:  # a thousand times as fast as they were
+        one["stats"]["min"] /= 1000
+    saved.write_text(json.dumps(before))
+    found = []
+    for more in ((), ("--no-gvisor",)):
+        shutil.copytree(project.path / "before", project.path / "store")
+        compare = ("--benchmark-compare", "--benchmark-compare-fail=min:500%")
+        files = ("--benchmark-json=out.json", "--benchmark-storage=store")
+        done = run_inside(*compare, *files, *options, *more)
+        done.stdout.fnmatch_lines(["*benchmark: 2 tests*", "*benchmark 'of sums': 4 tests*"])
+        done.stdout.fnmatch_lines(["test_pedantic (NOW) *", "test_sums?1? (NOW)*", "Legend:"])
+        done.stderr.fnmatch_lines(["*Performance has regressed*"])
+        _, stored = sorted(project.path.glob("store/*/*.json"))  # numbered
+        text = json.loads((project.path / "out.json").read_text())
+        assert ("gvisor" in text["machine_info"]) == (not more)
+        found.append((done.ret, benchmarks(project.path / "out.json"), benchmarks(stored)))
+        shutil.rmtree(project.path / "store")
+    assert found[0] == found[1]
+    assert len(found[0][1]) == 3
+    assert found[0][0] == 1
+
+
+@pytest.mark.usefixtures("plugins")
+def test_a_benchmark_that_fails(project: pytest.Pytester, run_both: RunBoth) -> None:
+    """An error within the measurement fails the test and leaves no benchmark."""
+    project.makepyfile("""
+        def test_fails(benchmark):
+            benchmark(lambda: 1 / 0)
+
+        def test_is_unused(benchmark):
+            pass
+    """)
+    both = run_both("-p", "no:randomly")
+    assert plain(both.inside) == plain(both.host)
+    assert both.inside.parseoutcomes() == {"passed": 1, "failed": 1, "warnings": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -239,3 +240,41 @@ def test_html(project: pytest.Pytester, run_inside: RunInside) -> None:
         "test_html.py__test_passes_1_0.json",
         "test_html.py__test_passes_3_0.png",
     ]
+
+
+def test_json_report(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """Metadata of a fixture and of a hook, streams and log are in the report as on the host."""
+    project.makeconftest("""
+        def pytest_json_runtest_metadata(item, call):
+            return {call.when: item.name}
+    """)
+    project.makepyfile("""
+        import logging
+
+        def test_passes(json_metadata, record_property):
+            json_metadata["deep"] = {"a": [1, None]}
+            record_property("own", "mark")
+            print("of the test")
+            logging.getLogger("of.tests").warning("logged %s", 1)
+
+        def test_fails():
+            assert 0
+    """)
+    found = []
+    for more in ((), ("--no-gvisor",)):
+        run_inside("-p", "no:randomly", "--json-report", "--json-report-file=out.json", *more)
+        report = json.loads((project.path / "out.json").read_text())
+        for test in report["tests"]:
+            test["call"]["log"] = [record["msg"] for record in test["call"].get("log", [])]
+            of_tests = [one for one in test.pop("user_properties", []) if "own" in one]
+            test["own"] = of_tests  # the others are gVisor's
+            for phase in ("setup", "call", "teardown"):
+                del test[phase]["duration"]
+        found.append((report["summary"], report["tests"]))
+    assert found[0] == found[1]
+    passed = found[0][1][0]
+    assert passed["call"]["log"] == ["logged 1"]
+    assert passed["metadata"] == {
+        "deep": {"a": [1, None]}, "setup": "test_passes", "call": "test_passes",
+        "teardown": "test_passes",
+    }  # fmt: skip

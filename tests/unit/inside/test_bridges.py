@@ -15,7 +15,8 @@ from _pytest.junitxml import LogXML, xml_key
 
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.inside import bridges
-from pytest_gvisor.inside.bridges import Bridges, Sender
+from pytest_gvisor.inside.bridge_ends import Sender
+from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.session_bounds import SessionBounds
 
 INNER = "test_it.py::test_it"
