@@ -19,7 +19,10 @@ from pytest_gvisor.oci.mounts import danger
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.programs.proc import Mount, mounts
 
-_MISSING = re.compile("No such file or directory|FileNotFoundError|not a git repository")
+_MISSING = re.compile(
+    "No such file or directory|FileNotFoundError|not a git repository|No module named"
+)
+_MODULE = re.compile(r"No module named '(\w+)")
 _PATH = re.compile(r"""'([^'\n]+)'|"([^"\n]+)"|(?:^|(?<=[\s=:(]))(/[^\s'":,;)]+)""")
 _LONGEST_TEXT = 256 * 1024
 _LONGEST_LINE = 4096
@@ -64,8 +67,11 @@ def hint(texts: Iterable[str], holds: Callable[[str], bool], cwd: str) -> str:
 
 def _paths(line: str, cwd: str) -> Iterator[str]:
     """Yield the absolute paths that a line names."""
-    for match in _PATH.finditer(line):
-        path = os.path.normpath(os.path.join(cwd, next(filter(None, match.groups()))))
+    # The folder of the start is on sys.path, and may be too wide to be shown.
+    modules = (name for top in _MODULE.findall(line) for name in (top, f"{top}.py"))
+    named = (next(filter(None, match.groups())) for match in _PATH.finditer(line))
+    for name in (*modules, *named):
+        path = os.path.normpath(os.path.join(cwd, name))
         if "\0" not in path and (not path.startswith(_OWN) or cwd.startswith(_OWN)):
             yield path
 

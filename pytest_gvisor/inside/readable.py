@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import glob
 import os
+import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.escape import shown
+from pytest_gvisor.escape import escape
 from pytest_gvisor.oci import skeleton
 from pytest_gvisor.oci.mounts import examine
 from pytest_gvisor.programs.paths import within
@@ -55,7 +56,7 @@ def paths(config: pytest.Config) -> list[str]:
         _real, impossible, risk = examine(path, writable=False)
         if problem := impossible or risk:
             raise UsageError(
-                f"{OPTION} {shown(path)}: it {problem}",
+                f"{OPTION} {escape(shlex.quote(path))}: it {problem}",
                 next_step="Name files and folders that tests need. The ini key "
                 f"{KEY} takes the same, one a line.",
             )
@@ -89,7 +90,7 @@ def opened(asked: Iterable[str]) -> Opened:
         waiting += _entries(path, links, dots=path not in homes)
         if len(waiting) + len(whole) + len(links) > _MOST_ENTRIES:
             raise UsageError(
-                f"{OPTION} {shown(path)}: more than {_MOST_ENTRIES} entries would be shown",
+                f"{OPTION} {escape(shlex.quote(path))}: it has more than {_MOST_ENTRIES} entries",
                 next_step="Name the entries that tests need.",
             )
     return Opened(tuple(dict.fromkeys(whole)), tuple(folders), tuple(links))
@@ -108,7 +109,7 @@ def _entries(folder: str, links: list[tuple[str, str]], *, dots: bool) -> Iterat
             elif stat.S_ISDIR(mode) or stat.S_ISREG(mode):
                 yield path
     except OSError as error:
-        raise UsageError(f"{OPTION} {shown(folder)}: {error.strerror}") from error
+        raise UsageError(f"{OPTION} {escape(shlex.quote(folder))}: {error.strerror}") from error
 
 
 def _homes() -> set[str]:

@@ -42,13 +42,20 @@ class Shown:
 
     def complete(self, root: str) -> None:
         """Add the links and the folder of the start to a root file system with the mount points."""
-        places = [(paths.resolve(root, link, {}), target) for link, target in self.links]
-        for place, target in places:
-            if not place.exists and within(os.path.dirname(place.host), root):
-                skeleton.point(root, os.path.dirname(place.inside), is_folder=True)
-                os.symlink(target, root + place.inside)
+        for link, target in self.links:
+            above, name = os.path.split(link)
+            place = os.path.join(_make_folder(root, above), name)
+            if not os.path.lexists(place):
+                os.symlink(target, place)
         if not self.holds(self.start):
-            skeleton.point(root, paths.resolve(root, self.start, {}).inside, is_folder=True)
+            _make_folder(root, self.start)
+
+
+def _make_folder(root: str, path: str) -> str:
+    """Make a folder in a root file system, links in that resolved; return its path on the host."""
+    inside = paths.resolve(root, path, {}).inside
+    skeleton.point(root, inside, is_folder=True)
+    return root + inside
 
 
 def shown(config: pytest.Config, items: Sequence[pytest.Item], asked: Sequence[str] = ()) -> Shown:

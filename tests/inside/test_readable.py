@@ -124,3 +124,34 @@ def test_of_a_home_folder_no_name_with_a_dot_is_seen(
     )
     result = run_inside(f"--gvisor-readable={host}", "--gvisor-readable=~/.config/tool")
     assert result.parseoutcomes() == {"passed": 1}
+
+
+def test_tests_start_in_a_folder_that_is_not_shown(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``--rootdir`` to the project, pytest may be started in ``/``; its files are not seen."""
+    project.makepyfile(
+        "import os\ndef test_it(): assert os.getcwd() == '/' and not os.path.exists('etc/shadow')\n"
+    )
+    monkeypatch.chdir("/")
+    result = run_inside(f"--rootdir={project.path}", str(project.path))
+    assert result.parseoutcomes() == {"passed": 1}
+
+
+def test_a_project_that_is_the_home_folder_runs_where_it_is_asked_for(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The error without the option names it."""
+    home = str(project.path)
+    project.makeconftest(
+        f"from pytest_gvisor.inside import visible\nvisible._home = lambda: {home!r}"
+    )
+    project.mkdir(".ssh")
+    project.makepyfile("import os\ndef test_it(): assert '.ssh' not in os.listdir()\n")
+    refused = run_inside()
+    assert refused.parseoutcomes() == {"errors": 1}
+    refused.stdout.fnmatch_lines([f"*would need all of {home} *", f"*: --gvisor-readable {home}."])
+    assert run_inside("--gvisor-readable=.").parseoutcomes() == {"passed": 1}
+    wrong = run_inside("--gvisor-readable=missing")
+    wrong.stderr.fnmatch_lines([f"ERROR: pytest-gvisor: --gvisor-readable {home}/missing: *"])
+    assert wrong.ret == pytest.ExitCode.USAGE_ERROR

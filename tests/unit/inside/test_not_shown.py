@@ -46,6 +46,16 @@ def test_a_link_out_of_the_project_is_named_with_its_target(project: Path) -> No
     assert f"--gvisor-readable {project.parent}/data/file (" in said
 
 
+@pytest.mark.parametrize("name", ["module.py", "module"])
+def test_a_module_in_the_folder_of_the_start_is_named(project: Path, name: str) -> None:
+    """``python -m pytest`` puts that folder on ``sys.path``, and it may be too wide to be shown."""
+    start = project.parent
+    (start / name).touch()
+    text = "E   ModuleNotFoundError: No module named 'module.part'"
+    said = not_shown.hint([text], lambda _path: False, str(start))
+    assert said.startswith(f"{start}/{name} is on the host")
+
+
 def test_a_git_folder_elsewhere_is_named_as_a_whole(project: Path) -> None:
     """Git needs all of it, and not the folder of a worktree alone."""
     said = told(project, f"fatal: not a git repository: {project.parent}/main/.git/worktrees/one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pwd
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import packages, visible
+from pytest_gvisor.programs.paths import within
 
 
 def shown(
@@ -82,3 +84,65 @@ def test_a_readable_path_is_shown_under_both_of_its_names(
     (tmp_path / "link").symlink_to("real")
     paths = shown(pytester, tmp_path / "link").paths
     assert {str(tmp_path / "link"), str(tmp_path / "real")} <= {*paths}
+
+
+@pytest.fixture
+def home(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project's folder is this user's home folder."""
+    monkeypatch.setattr(visible, "_home", lambda: str(pytester.path))
+    for name in (".ssh/id", "tests/test_it.py", "tests/conftest.py", ".venv/lib/module.py"):
+        (pytester.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (pytester.path / name).touch()
+    return pytester.path
+
+
+def test_a_project_that_is_the_home_folder_has_to_be_asked_for(
+    pytester: pytest.Pytester, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then its entries are seen, without names that begin with a dot, but what imports need."""
+    monkeypatch.syspath_prepend(home / ".venv/lib")
+    file = home / "tests/test_it.py"
+    with pytest.raises(UsageError, match="root folder of the tests") as caught:
+        shown(pytester, file=file)
+    assert f"--gvisor-readable {home}" in str(caught.value)
+    found = shown(pytester, home, file=file)
+    assert [path for path in found.paths if within(path, str(home))] == [
+        f"{home}/tests",
+        f"{home}/.venv/lib",
+    ]
+
+
+def test_of_a_wide_folder_the_ini_file_is_shown_alone(
+    pytester: pytest.Pytester, home: Path
+) -> None:
+    """With a root folder below it, the home folder is not needed, although pytest starts there."""
+    pytester.makeini("[pytest]")
+    file = home / "tests/test_it.py"
+    found = shown(pytester, file=file, args=("-c", "tox.ini", f"--rootdir={home}/tests"))
+    assert [path for path in found.paths if within(path, str(home))] == [
+        f"{home}/tests",
+        f"{home}/tox.ini",
+    ]
+
+
+@pytest.mark.parametrize("start", ["/", "/tmp", HOME])
+def test_a_wide_folder_of_the_start_is_empty_inside(
+    pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    """Although ``python -m pytest`` puts it on ``sys.path``; links of home folders are made too."""
+    if not os.access(start, os.X_OK):
+        pytest.skip("this user's home folder is not there")
+    monkeypatch.chdir(start)
+    monkeypatch.setattr(sys, "path", [*sys.path, start])
+    found = shown(pytester, args=(f"--rootdir={pytester.path}",))
+    assert start not in found.paths
+    assert found.start == start
+    root = tmp_path / "root"
+    root.mkdir()
+    links = (("/h/link", "/target"), ("/h/there", "/target"), ("/h/link", "/again"))
+    (root / "h").mkdir()
+    (root / "h/there").mkdir()
+    dataclasses.replace(found, links=links).complete(str(root))
+    assert (root / start.lstrip("/")).is_dir()
+    assert os.readlink(root / "h/link") == "/target"
+    assert (root / "h/there").is_dir()
