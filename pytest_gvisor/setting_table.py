@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 Kind = Literal[
     "platforms", "network", "rootless", "keep", "binary", "path", "release", "flag", "seconds",
-    "size", "count", "number", "bytes", "reports",
+    "size", "count", "files", "number", "bytes", "reports",
 ]  # fmt: skip
 """The kind of a setting's values: `pytest_gvisor.settings` has one reader for each."""
 
@@ -207,6 +207,25 @@ SETTINGS = (
         default=None,
         sources=_TEST,
         commands={"run": Argument("limit in processors, for instance 0.5; needs root", "N")},
+    ),
+    Setting(
+        name="shm",
+        kind="size",
+        default=None,
+        sources=_ALL,
+        metavar="SIZE",
+        help="the size of /dev/shm, for instance 256M (default: as on the host); a limit on memory "
+        "holds for it too.",
+        commands={"run": Argument("the size of /dev/shm (default: as here)", "SIZE")},
+    ),
+    Setting(
+        name="nofile",
+        kind="files",
+        default=None,
+        sources=_ALL,
+        metavar="N",
+        help="the limit on open files of each process (default: as on the host).",
+        commands={"run": Argument("limit on open files (default: as here)", "N")},
     ),
     Setting(
         name="max_output",

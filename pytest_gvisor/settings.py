@@ -67,6 +67,10 @@ MOST_OUTPUT = 2**62
 """The most bytes of output that can be asked for: the size of a mapping is a signed word."""
 
 
+LEAST_FILES, MOST_FILES = 64, 2**30
+"""The open files that may be asked for: a Python with pytest, and what docker calls infinity."""
+
+
 class Release(NamedTuple):
     """One runsc of a matrix over releases: its label, which ids have, and its path."""
 
@@ -136,6 +140,12 @@ class Settings:
 
     cpus: float | None = None
     """Limit in processors, for instance 0.5."""
+
+    shm: int | str | None = None
+    """Size of /dev/shm: bytes, or ``"256M"``; None is the host's."""
+
+    nofile: int | None = None
+    """Limit on the open files of each process; None is the host's."""
 
     max_output: int = DEFAULT_MAX_OUTPUT
     """How many bytes of each output stream are kept, head and tail together."""
@@ -279,6 +289,16 @@ def _output(value: object, name: str) -> int:
     return most
 
 
+def _files(value: object, name: str) -> int:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value):
+        value = int(value)
+    if type(value) is not int or not LEAST_FILES <= value <= MOST_FILES:
+        raise UsageError(
+            f"{name}={value!r} is not a number of open files from {LEAST_FILES} to {MOST_FILES}"
+        )
+    return value
+
+
 REPORT_SUFFIXES = (".json", ".html", ".md")
 
 
@@ -379,6 +399,7 @@ READERS: Mapping[Kind, Callable[[object, str], object]] = {
     "seconds": seconds,
     "size": _size,
     "count": count,
+    "files": _files,
     "number": _number,
     "bytes": _output,
     "reports": report_paths,

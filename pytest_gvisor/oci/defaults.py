@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -49,10 +50,11 @@ CAPABILITIES: Final = (
     Capability.AUDIT_WRITE,
 )
 
-RLIMITS: Final = (
-    Rlimit(type=RlimitType.NOFILE, soft=1024, hard=524288),
-    Rlimit(type=RlimitType.CORE, soft=0, hard=0),
-)
+NOFILE: Final = (1024, 524288)
+"""The soft and the hard limit on open files, as under docker."""
+
+SHM: Final = 64 << 20
+"""The size of /dev/shm in bytes, as under docker."""
 
 _LOCKED: Final = ("nosuid", "noexec", "nodev")
 
@@ -86,7 +88,7 @@ MOUNTS: Final = (
         destination="/dev/shm",
         type=MountType.TMPFS,
         source="shm",
-        options=(*_LOCKED, "mode=1777", "size=65536k"),
+        options=(*_LOCKED, "mode=1777"),
     ),
 )
 
@@ -173,13 +175,21 @@ def _namespaces(network: Network, netns: str | None, *, user: bool) -> tuple[Nam
     return tuple(made)
 
 
-def merged(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
+def merged(mounts: Sequence[Mount], *, shm: int) -> tuple[Mount, ...]:
     """Merge the default mounts with these. A mount replaces a default of the same destination.
+
+    ``shm`` is the size of /dev/shm in bytes.
 
     Parents come before what is mounted in them, for runsc's gofer makes them in this order.
     """
     asked = {mount.destination for mount in mounts}
-    kept = [mount for mount in MOUNTS if mount.destination not in asked]
+    kept = [
+        dataclasses.replace(mount, options=(*mount.options, f"size={shm}"))
+        if mount.destination == "/dev/shm"
+        else mount
+        for mount in MOUNTS
+        if mount.destination not in asked
+    ]
     return tuple(sorted([*kept, *mounts], key=lambda mount: mount.destination.count("/")))
 
 
@@ -201,6 +211,8 @@ def default_spec(
     memory: int | str | None = None,
     pids: int | None = None,
     cpus: float | None = None,
+    shm: int = SHM,
+    nofile: tuple[int, int] = NOFILE,
     id_mappings: tuple[Sequence[IdMapping], Sequence[IdMapping]] | None = None,
 ) -> Spec:
     """Build the specification of one workload.
@@ -220,12 +232,15 @@ def default_spec(
             capabilities=Capabilities(
                 bounding=CAPABILITIES, effective=CAPABILITIES, permitted=CAPABILITIES
             ),
-            rlimits=RLIMITS,
+            rlimits=(
+                Rlimit(type=RlimitType.NOFILE, soft=nofile[0], hard=nofile[1]),
+                Rlimit(type=RlimitType.CORE, soft=0, hard=0),
+            ),
             no_new_privileges=True,
         ),
         root=Root(path=root_path, readonly=readonly_root),
         hostname=hostname,
-        mounts=merged(mounts),
+        mounts=merged(mounts, shm=shm),
         annotations=dict(annotations or {}),
         linux=Linux(
             namespaces=_namespaces(network, netns, user=id_mappings is not None),

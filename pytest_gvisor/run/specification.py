@@ -17,6 +17,7 @@ from pytest_gvisor.oci.mounts import covers
 from pytest_gvisor.oci.rootfs import Rootfs, host
 from pytest_gvisor.oci.spec import IdMapping, Linux, Namespace, Spec
 from pytest_gvisor.oci.vocabulary import NamespaceType
+from pytest_gvisor.run import following
 from pytest_gvisor.run.netns import check_netns
 from pytest_gvisor.run.request import Workspace
 from pytest_gvisor.run.workload import Workload, make_workload, split
@@ -79,6 +80,8 @@ def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: W
         memory=chosen.memory,
         pids=chosen.pids,
         cpus=chosen.cpus,
+        shm=following.shm(chosen),
+        nofile=following.nofile(chosen),
         id_mappings=id_mappings(way),
     )
 

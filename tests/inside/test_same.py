@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -472,3 +474,26 @@ def test_a_test_may_use_pytest_s_own_fixtures(
     both = run_both("-v")
     assert plain(both.inside) == plain(both.host)
     assert both.outcomes()[0] == {"passed": 5}
+
+
+def test_shared_memory_and_open_files_are_limited_as_on_the_host(
+    project: pytest.Pytester,
+    run_both: Callable[..., Both],
+    run_inside: Callable[..., pytest.RunResult],
+) -> None:
+    """The size of /dev/shm and the limit on open files are the host's; an option sets them."""
+    here = os.statvfs("/dev/shm")
+    wanted = here.f_blocks * here.f_frsize, *resource.getrlimit(resource.RLIMIT_NOFILE)
+    source = (
+        "import os, resource\n"
+        "def test_it():\n"
+        "    here = os.statvfs('/dev/shm')\n"
+        "    limits = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "    assert (here.f_blocks * here.f_frsize, *limits) == {}\n"
+    )
+    project.makepyfile(source.format(wanted))
+    both = run_both()
+    assert both.outcomes() == ({"passed": 1}, {"passed": 1})
+    project.makepyfile(source.format((1 << 20, 300, 300)))
+    project.makeini("[pytest]\ngvisor_shm = 1M\n")
+    assert run_inside("--gvisor-nofile=300").parseoutcomes() == {"passed": 1}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -90,3 +92,25 @@ def test_a_fork_bomb_without_end_is_over_at_the_deadline(
     session = gvisor._launcher.session().path
     assert leftovers.processes(session, everywhere=True) == []
     assert gvisor.run(["echo", "x"]).stdout == "x\n"
+
+
+FOLLOWING = (
+    "import os, resource; s = os.statvfs('/dev/shm'); "
+    "print(s.f_blocks * s.f_frsize, *resource.getrlimit(resource.RLIMIT_NOFILE))"
+)
+
+
+def test_shared_memory_and_open_files_follow_the_host_or_are_set(gvisor: Gvisor) -> None:
+    """By default both are the host's; of a call they are exactly what was asked for."""
+    here = os.statvfs("/dev/shm")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    done = gvisor.run(["python3", "-I", "-c", FOLLOWING])
+    assert done.stdout.split() == list(map(str, (here.f_blocks * here.f_frsize, *limits)))
+    full = (
+        "\ntry: open('/dev/shm/x', 'wb', buffering=0).write(bytes(2 << 20))"
+        "\nexcept OSError as error: print(error.errno)"
+        "\nelse: print(os.stat('/dev/shm/x').st_size)"
+    )
+    done = gvisor.run(["python3", "-I", "-c", FOLLOWING + full], shm="1M", nofile=100)
+    assert done.stdout.split()[:3] == [str(1 << 20), "100", "100"]
+    assert done.stdout.split()[3] in {"28", str(1 << 20)}  # ENOSPC, or a short write
