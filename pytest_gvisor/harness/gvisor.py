@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor.completed import Completed
+from pytest_gvisor.errors import UsageError
 from pytest_gvisor.oci import validate
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import HOSTNAME
-from pytest_gvisor.oci.rootfs import Rootfs, host
+from pytest_gvisor.oci.rootfs import Rootfs, host, python
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace
 from pytest_gvisor.run.runner import Runner
@@ -63,6 +64,19 @@ class Gvisor:
         self._hooks = hooks or Hooks()
         self._images = images
         self._own_images: Images | None = None
+
+    @property
+    def python(self) -> str:
+        """The path of the running Python in `host()`, with the packages that it has here.
+
+        Raises `UsageError` where an image is the root, which has its own.
+        """
+        if self.settings.image is not None:
+            raise UsageError(
+                f"gvisor.python is a path in host(), and image={self.settings.image!r}",
+                next_step="Name the image's own program, such as python3.",
+            )
+        return python()
 
     def run(
         self,

@@ -242,6 +242,17 @@ def has_python() -> bool:
     return not _system().notes and os.path.isabs(sys.executable)
 
 
+def python() -> str:
+    """Return the path of the running Python in a root of `host`. Raises `UsageError`."""
+    if not has_python():
+        reason = "; ".join(_system().notes) or "it does not know the path of its own program"
+        raise UsageError(
+            f"the running Python is not in the sandbox: {reason}",
+            next_step="Run pytest with a Python that is installed in a folder of its own.",
+        )
+    return os.path.normpath(sys.executable)
+
+
 @functools.cache
 def _system() -> skeleton.System:
     return skeleton.system()

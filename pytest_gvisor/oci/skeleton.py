@@ -12,6 +12,7 @@ import enum
 import functools
 import os
 import pwd
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,8 @@ _COPIED: Final = (
     "pki/tls/certs", "pki/tls/cert.pem", "pki/tls/openssl.cnf", "pki/ca-trust/extracted",
     "alternatives", "python3*",
 )  # fmt: skip
+
+_LAYER: Final = re.compile(r"(/.+)/lib/python3\.\d+t?/site-packages")
 
 _BUNDLE: Final = "ca-certificates.crt"
 
@@ -123,12 +126,12 @@ def system() -> System:
 
 
 def prefixes() -> list[str]:
-    """Return the prefixes of the running Python, the innermost first.
+    """Return the prefixes of the running Python and of its layers, the innermost first.
 
     A virtual environment's program is a link, in one step or more, to another prefix's: each step
     has to be there, and each under the name that the link before it uses.
     """
-    found = [sys.prefix]
+    found = [sys.prefix, *_layers()]
     step = sys.executable
     for _ in range(40):
         folder = os.path.dirname(step)
@@ -142,6 +145,17 @@ def prefixes() -> list[str]:
     # A program that was started by a relative path has ".." in its own: no path of a mount may.
     both = [way for p in found for way in (os.path.normpath(p), os.path.realpath(p))]
     return [way for way in dict.fromkeys(both) if os.path.isabs(way) and os.path.isdir(way)]
+
+
+def _layers() -> list[str]:
+    """Return virtual environments whose packages a .pth file of the running one has added.
+
+    ``uv run --with`` makes an environment for one command on top of the project's own.
+    """
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    found = (_LAYER.fullmatch(os.path.normpath(path)) for path in sys.path if path not in given)
+    folders = dict.fromkeys(match[1] for match in found if match)
+    return [folder for folder in folders if os.path.isfile(f"{folder}/pyvenv.cfg")]
 
 
 def _store(prefix: str) -> str:

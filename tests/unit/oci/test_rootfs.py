@@ -151,6 +151,40 @@ def test_the_running_python_is_in_the_host_root(tmp_path: Path) -> None:
         assert made.path[0] == f"{sys.prefix}/bin"
 
 
+def test_environments_below_the_running_one_are_in_the_host_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``uv run --with`` adds the project's packages by a .pth file; PYTHONPATH is no such layer."""
+    paths = [tmp_path / f"{name}/lib/python3.12/site-packages" for name in ("a", "b", "c", "d")]
+    for path in paths:
+        path.mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        (tmp_path / name / "pyvenv.cfg").touch()
+    monkeypatch.setattr(sys, "path", [*sys.path, *map(str, paths), str(tmp_path)])
+    monkeypatch.setenv("PYTHONPATH", f"/nowhere:{paths[2]}")
+    found = skeleton.prefixes()
+    assert [path for path in found if path.startswith(str(tmp_path))] == [
+        str(tmp_path / "a"),
+        str(tmp_path / "b"),
+    ]
+    assert found[0] == sys.prefix
+
+
+def test_a_python_that_is_not_in_the_host_root_has_no_path_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The error has the reason."""
+    assert rootfs.python() == os.path.normpath(sys.executable)
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(UsageError, match="does not know the path"):
+        rootfs.python()
+    monkeypatch.setattr(skeleton, "prefixes", lambda: ["/root"])
+    system = skeleton.system()
+    monkeypatch.setattr(rootfs, "_system", lambda: system)
+    with pytest.raises(UsageError, match="home folder"):
+        rootfs.python()
+
+
 def test_a_python_that_was_started_by_a_relative_path_is_mounted_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
