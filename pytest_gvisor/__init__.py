@@ -42,6 +42,9 @@ if TYPE_CHECKING:
         PlatformUnavailable as PlatformUnavailable,
     )
     from pytest_gvisor.errors import (
+        ProgramNotStarted as ProgramNotStarted,
+    )
+    from pytest_gvisor.errors import (
         ProtocolError as ProtocolError,
     )
     from pytest_gvisor.errors import (
@@ -98,8 +101,8 @@ _HOMES = {
     "errors": (
         "DaemonUnavailable", "GvisorError", "ImageError", "InsecureRunsc", "InsideError",
         "InvalidBundle", "LaunchError", "MixedReleases", "NotReady", "PlatformUnavailable",
-        "ProtocolError", "PytestGvisorWarning", "RunscError", "RunscFailed", "RunscNotFound",
-        "UnwantedRelease", "UsageError",
+        "ProgramNotStarted", "ProtocolError", "PytestGvisorWarning", "RunscError", "RunscFailed",
+        "RunscNotFound", "UnwantedRelease", "UsageError",
     ),
     "harness.gvisor": ("Gvisor",),
     "kernel": ("is_gvisor_kernel",),

@@ -9,7 +9,14 @@ import signal
 from collections.abc import Mapping
 
 from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.escape import quoted
 from pytest_gvisor.settings import Platform
+
+_TAIL, _LINES = 2000, 10
+"""Of standard error in a message: characters, and lines."""
+
+_SHOWN, _LONGEST = 60, 200
+"""Characters of a stream, and of another fact, in a repr."""
 
 
 class _RunError(GvisorError):
@@ -107,6 +114,11 @@ class Completed:
     reason: str = ""
     """For `Outcome.OUT_OF_TASKS` the limit, and what counts against it; else ``""``."""
 
+    hint: str = ""
+    """For a workload that failed: a file among its arguments that the host has and the sandbox has
+    not; else ``""``.
+    """
+
     command: str = ""
     """runsc's own command line and environment, for a shell. Its bundle is gone with the run:
     ``--gvisor-keep`` keeps one with a script that runs it.
@@ -139,14 +151,14 @@ class Completed:
         """Raise `WorkloadFailed` if the workload ended with another status than 0."""
         if self.returncode == 0 and self.outcome is Outcome.EXITED:
             return
-        message = f"{list(self.args)!r} ended with {self._end()}"
-        tail = self.stderr[-2000:]
-        if tail:
-            message += f"\n  stderr: {tail!r}"
-        raise WorkloadFailed(message, completed=self)
+        message = f"{list(self.args)!r} ended with {self.end}"
+        if tail := self.stderr.rstrip("\n")[-_TAIL:]:
+            message += "\n" + quoted("\n".join(tail.split("\n")[-_LINES:]))
+        raise WorkloadFailed(message, completed=self, next_step=self.hint)
 
-    def _end(self) -> str:
-        """Return the exit status, the signal, or the name of another outcome."""
+    @property
+    def end(self) -> str:
+        """The exit status, the signal, or the name of another outcome."""
         match self.outcome:
             case Outcome.EXITED:
                 return f"exit status {self.returncode}"
@@ -155,9 +167,24 @@ class Completed:
         return f"{self.outcome.value}: {self.reason}" if self.reason else self.outcome.value
 
     def __repr__(self) -> str:
-        """Return the arguments of the call, and its end."""
-        words = "".join(f", {key}={value!r}" for key, value in self.settings.items())
-        return f"<Completed {list(self.args)!r}{words}: {self._end()}>"
+        """Return the end, the end of the output, and the arguments of the call: all bounded."""
+        facts: dict[str, object] = {"returncode": self.returncode}
+        if self.outcome is not Outcome.EXITED:
+            facts["outcome"] = self.outcome.value
+        facts |= {"stdout": _last(self.stdout_bytes), "stderr": _last(self.stderr_bytes)}
+        facts |= {"args": list(self.args), **self.settings}
+        words = (f"{name}={_cut(repr(value))}" for name, value in facts.items())
+        return f"<Completed {' '.join(words)}>"
+
+
+def _last(stream: bytes) -> str:
+    """Return the end of a stream, where a program says why it fails."""
+    text = stream[-4 * (_SHOWN + 1) :].decode("utf-8", "backslashreplace")
+    return text if len(text) <= _SHOWN else f"…{text[-_SHOWN:]}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def signal_name(number: int) -> str:

@@ -7,6 +7,7 @@
         UnwantedRelease        found, and of another release than is asked for: never a skip
         RunscFailed            runsc itself failed (its own exit 128, its own message, its logs)
           MixedReleases        runsc and the sentry beside it are of two releases
+          ProgramNotStarted    the workload's program is not in the sandbox, or is no program
       PlatformUnavailable      no device, no permission, a probe that failed: it may become a skip
       InvalidBundle            every problem found, not the first
       ImageError               an image cannot be had, read, trusted or unpacked
@@ -45,6 +46,11 @@ class GvisorError(Exception):
 
     ``next_step`` is one sentence for the reader: what to do now. It is part of the message.
     """
+
+    def __init_subclass__(cls) -> None:
+        """Name a public error by the package: that is what pytest prints, and what users import."""
+        if cls.__module__.startswith("pytest_gvisor.") and not cls.__name__.startswith("_"):
+            cls.__module__ = "pytest_gvisor"
 
     def __init__(self, message: str, *, next_step: str = "") -> None:
         self.message = message
@@ -140,14 +146,34 @@ class RunscFailed(RunscError):
         self.records = tuple(records)
         self.command = command
         self.stderr = stderr
-        parts = [message, *(f"  runsc: {record}" for record in records)]
-        if command:
-            parts.append(f"  command: {command}")
-        super().__init__("\n".join(parts), next_step=next_step)
+        more = (f"  runsc: {record}" for record in records if record not in message)
+        super().__init__("\n".join([message, *more]), next_step=next_step)
 
 
 class MixedReleases(RunscFailed):
     """The sentry in ``gvisor-bin`` is of another release than runsc, so no sandbox boots."""
+
+
+class ProgramNotStarted(RunscFailed):
+    """The workload's program is not in the sandbox, or cannot be executed.
+
+    ``program`` is its name as it was given. ``exit_status`` is that of a shell: 127 if it was not
+    found, 126 if it cannot be executed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        program: str,
+        status: int,
+        records: Sequence[str] = (),
+        next_step: str = "",
+    ) -> None:
+        super().__init__(message, next_step=next_step)
+        self.records = tuple(records)
+        self.program = program
+        self.exit_status = status
 
 
 class PlatformUnavailable(GvisorError):

@@ -166,7 +166,7 @@ def _tell(gvisor: Gvisor) -> None:
         if gvisor.settings.debug:
             from pytest_gvisor.report.run_texts import sections  # noqa: PLC0415 -- imports pytest
 
-            for title, text in sections([record], again="", debug=True):
+            for title, text in sections([record], debug=True):
                 if title.endswith(_DEBUG):
                     print(title, text, sep="\n", file=sys.stderr)
         if record.kept:

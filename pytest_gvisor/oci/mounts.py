@@ -140,7 +140,7 @@ def examine(source: str, *, writable: bool) -> tuple[str, str, str]:
 
 def bind(
     source: str | os.PathLike[str],
-    destination: str,
+    destination: str | os.PathLike[str],
     *,
     readonly: bool = True,
     dangerous: bool = False,
@@ -171,7 +171,9 @@ def bind(
     return Mount(destination=target, type=MountType.BIND, source=real, options=options)
 
 
-def tmpfs(destination: str, *, size: int | str | None = None, mode: int = 0o1777) -> Mount:
+def tmpfs(
+    destination: str | os.PathLike[str], *, size: int | str | None = None, mode: int = 0o1777
+) -> Mount:
     """An empty file system in the sandbox's memory. ``size`` is in bytes, or text as ``64M``."""
     target = _destination(destination)
     if not whole(mode) or not 0 <= mode <= 0o7777:
@@ -195,7 +197,10 @@ def parse_size(size: int | str) -> int:
     return value
 
 
-def _destination(path: str) -> str:
+def _destination(given: str | os.PathLike[str]) -> str:
+    path = os.fspath(given)
+    if not isinstance(path, str):
+        raise UsageError("the destination of a mount must be text, not bytes")
     wrong = absolute(path) or ("has a NUL byte" if "\0" in path else "")
     target = "" if wrong else normal(path)
     if target == "/":

@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 def add_sections(report: pytest.TestReport, item: pytest.Item, harnesses: Sequence[Gvisor]) -> None:
     """Add the sections to a report of a failed phase, and escape everything in it."""
     if report.failed:
+        again: dict[str, None] = {}
         for harness in harnesses:
             settings = harness.settings
-            again = command(item, settings, harness.platform, "--gvisor-keep", "failed")
-            found = sections(harness.records, again=again, debug=settings.debug)
-            report.sections += list(found)
+            report.sections += list(sections(harness.records, debug=settings.debug))
+            if harness.records:
+                words = command(item, settings, harness.platform, "--gvisor-keep", "failed")
+                again[f"again: {words}"] = None
+        if again:
+            report.sections.append(("gvisor: to repeat this test", "\n".join(again)))
     colour = _in_colour(item.config)
     escape_report(report, painted=_choose_escape(colour))
     vars(report)[UNTRUSTED] = colour

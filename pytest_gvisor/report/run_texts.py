@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from pytest_gvisor.completed import WorkloadTimeout
+from pytest_gvisor.errors import RunscFailed
 from pytest_gvisor.escape import escape, quoted
 
 if TYPE_CHECKING:
@@ -22,32 +24,60 @@ _SHOWN_RUNS = 5
 _LONGEST_COMMAND = 20_000
 
 
-def sections(records: Sequence[Record], *, again: str, debug: bool) -> Iterator[tuple[str, str]]:
+_LONGEST_TITLE = 50
+"""Characters: pytest draws a line to both sides of a title, if 80 columns leave room for one."""
+
+
+def sections(records: Sequence[Record], *, debug: bool) -> Iterator[tuple[str, str]]:
     """Yield title and text of each section, for the last runs of a test."""
     for record in records[-_SHOWN_RUNS:]:
-        words = shlex.join(record.args)[:100] or "(nothing was started)"
-        title = "gvisor: " + escape(words).replace("\n", "\\n")
-        yield f"{title}: command", _command(record, again)
-        if record.completed is not None and record.completed.stderr:
-            yield f"{title}: stderr", quoted(record.completed.stderr[-_TAIL:])
-        if record.runsc_records:
-            yield f"{title}: runsc's error record", quoted("\n".join(record.runsc_records))
-        if record.panic:
-            yield f"{title}: panic log", quoted(record.panic)
+        words = shlex.join(record.args) or "(nothing was started)"
+        title = "gvisor: " + escape(_cut(words)).replace("\n", "\\n")
+        yield title, _told(record, debug=debug)
         if debug:
             yield from _debug(title, record)
+    if len(records) > _SHOWN_RUNS:
+        more = len(records) - _SHOWN_RUNS
+        yield "gvisor: earlier runs", f"{more} earlier runs of this test are not shown"
 
 
-def _command(record: Record, again: str) -> str:
-    kept = f"kept in {record.kept}; repeat it with {record.kept}/replay.sh"
-    lines = [
-        f"ran: {_bounded(record.command) or '(runsc was not reached)'}",
-        f"ended: {_bounded(repr(record.completed)) if record.completed else record.error}",
-        f"again: {again}",
-        *(f"noted: {note}" for note in record.notes),
-        *([kept] if record.kept else []),
-    ]
-    return escape("\n".join(lines))
+def _cut(words: str) -> str:
+    return words if len(words) <= _LONGEST_TITLE else f"{words[:_LONGEST_TITLE]}…"
+
+
+def _told(record: Record, *, debug: bool) -> str:
+    """Tell how a run ended, what it wrote last, and what is left of it."""
+    done = record.completed
+    lines = [escape(_ended(record))]
+    if done is not None:
+        # runsc writes its own error to the same stream, and the line above has it.
+        written = not isinstance(record.error, RunscFailed)
+        for name, stream in (("stdout", done.stdout), ("stderr", done.stderr)):
+            if stream and written:
+                lines += [f"{name}:", quoted(tail(stream.removesuffix("\n"), _TAIL))]
+        if done.hint and written:
+            lines.append(escape(done.hint))
+    if record.panic:
+        lines += ["panic log:", quoted(record.panic)]
+    lines += [escape(f"noted: {note}") for note in record.notes]
+    if record.kept:
+        lines.append(escape(f"kept in {record.kept}; repeat it with {record.kept}/replay.sh"))
+    if debug:
+        lines.append(escape(f"ran: {_bounded(record.command) or '(runsc was not reached)'}"))
+    return "\n".join(lines)
+
+
+def _ended(record: Record) -> str:
+    done, error = record.completed, record.error
+    if done is None:
+        return str(error)
+    words = "".join(f", {key}={value!r}" for key, value in done.settings.items())
+    facts = _bounded(f"{done.end} after {done.duration:.2f} s on {done.platform}{words}")
+    if error is None or isinstance(error, WorkloadTimeout):
+        return facts
+    # The panic log has a part of its own.
+    text = error.message.partition("\n")[0] if record.panic else error.message
+    return f"{facts}\n{text}"
 
 
 def _bounded(text: str) -> str:
@@ -86,7 +116,7 @@ def run_of(record: Record) -> dict[str, str]:
     texts = {
         "args": head(shlex.join(record.args), _MAX_COMMAND),
         "command": head(record.command, _MAX_COMMAND),
-        "ended": head(repr(done) if done else str(record.error or ""), _MAX_COMMAND),
+        "ended": head(_ended(record), _MAX_COMMAND),
         "stdout": "" if done is None else _bytes(done.stdout_bytes),
         "stderr": "" if done is None else _bytes(done.stderr_bytes),
         "config": _config(record),

@@ -84,15 +84,18 @@ def figures(report: Report) -> Iterator[str]:
     """Yield counts and start times, one line a platform, and one line for leaks."""
     for name in report.platforms:
         starts = report.starts(name)
-        times = (
-            f", sandboxes start in {starts.median:.0f} ms (median of {starts.count}), "
-            f"slowest {starts.slowest:.0f} ms"
-            if starts
-            else ""
-        )
+        times = ""
+        if starts and starts.count == 1:
+            times = f", its sandbox started in {starts.median:.0f} ms"
+        elif starts:
+            times = (
+                f", sandboxes start in {starts.median:.0f} ms (median of {starts.count}), "
+                f"slowest {starts.slowest:.0f} ms"
+            )
         yield f"{name}: {joined(report.counts(name))}{times}"
         cause = report.cause(name)
         if cause:
             yield f"{name} cannot be used: {one_line(cause)[:300]}"
-    left = f", {report.left} LEFT" if report.left else ""
-    yield f"leaks removed: {report.reaped}{left}"
+    if report.reaped or report.left:
+        left = f", {report.left} LEFT" if report.left else ""
+        yield f"leaks removed: {report.reaped}{left}"

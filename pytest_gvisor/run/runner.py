@@ -22,7 +22,7 @@ from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.validate import check_id
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.run import cgroup, logs, sentry, tasks
+from pytest_gvisor.run import cgroup, logs, not_started, sentry, tasks
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, Limits
 from pytest_gvisor.run.pipes import Pipes
@@ -316,6 +316,7 @@ class Runner:
             outcome=verdict.outcome,
             exact=verdict.exact,
             reason=verdict.reason if verdict.outcome is Outcome.OUT_OF_TASKS else "",
+            hint=not_started.hint(self.record.spec) if verdict.returncode else "",
             command=self.record.command,
             settings=self.request.repeat,
             leaks=leaks,
@@ -345,6 +346,8 @@ class Runner:
                 next_step="Repeat it with --gvisor-debug to see the sentry's own log.",
             )
         if verdict.outcome is Outcome.RUNSC_FAILED:
+            if error := not_started.error_of(self.record.runsc_records, self.record.spec):
+                raise error
             mixed = verdict.reason == logs.other_release(self.record.panic)
             raise (MixedReleases if mixed else RunscFailed)(
                 f"runsc failed: {verdict.reason}",

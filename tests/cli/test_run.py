@@ -85,6 +85,15 @@ def test_host_name_write_protection_and_the_bound_on_output_are_options() -> Non
     assert "is cut in the middle" in done.stderr
 
 
+@pytest.mark.parametrize(("program", "status"), [("pyton3", 127), ("/etc/hostname", 126)])
+def test_a_program_that_cannot_be_started_has_a_shells_status(program: str, status: int) -> None:
+    """A program that is not there and one that cannot be executed have two statuses."""
+    done = run("--", program)
+    assert done.returncode == status
+    assert f'program "{program}" ' in done.stderr
+    assert "running container" not in done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a limit")
 def test_processors_are_limited(tmp_path: Path) -> None:
     """The limit is in the configuration, which --keep leaves."""

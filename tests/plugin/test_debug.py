@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 TEST = """
     def test_it(gvisor):
         done = gvisor.run(["cat", "/etc/hostname", "/no/such/file"])
+        print("COMMAND", done.command)
         assert done.stdout == "gvisor\\n"
         assert done.stderr == "cat: /no/such/file: No such file or directory\\n"
         assert done.returncode == 0
@@ -29,8 +31,10 @@ def test_a_failed_test_shows_boot_log_and_strace(project: Project) -> None:
 
 def test_without_it_there_are_neither(project: Project) -> None:
     """A failure without the option shows no logs, and runsc starts without them."""
-    ran = project.test(TEST).run().ends(failed=1).hides(": boot log", ": strace", "--strace")
-    assert "--debug-log" not in ran.line("ran: ")
+    ran = project.test(TEST).run().ends(failed=1).hides(": boot log", ": strace", "ran: ")
+    command = ran.line("COMMAND ")
+    assert "--root" in command
+    assert not {"--debug-log", "--strace"} & set(shlex.split(command))
 
 
 def test_it_does_not_mix_logs_into_the_output(alone: Project) -> None:

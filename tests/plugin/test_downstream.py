@@ -209,5 +209,5 @@ def test_the_documents_examples_run(alone: Project) -> None:
     alone.write({"conftest.py": hooks, "test_hooked.py": hooked})
     alone.write({"test_plain.py": f"def test_plain():\n{textwrap.indent(plain, '    ')}"})
     ran = alone.run("-rP").ends(passed=6)
-    ran.shows("<Completed ['hostname']: exit status 0> None")
+    ran.shows("<Completed returncode=0 stdout='box\\n' stderr='' args=['hostname']> None")
     assert any(is_gvisor_kernel(line) for line in ran.output.splitlines())

@@ -32,14 +32,14 @@ WITHOUT = ["cacheprovider", "logging", "tmpdir", "junitxml", "warnings", "assert
 def test_it_works_without(alone: Project, plugin: str, no_kvm: str) -> None:
     """Each of these plugins may be missing."""
     ran = alone.test(TEST, conftest=no_kvm).run("-p", f"no:{plugin}", "-W", "default")
-    ran.ends(passed=1, failed=1, skipped=1).shows(": command -", "| reason")
+    ran.ends(passed=1, failed=1, skipped=1).shows(" gvisor: sh -c ", "| reason")
 
 
 def test_it_works_without_all_of_them(project: Project, no_kvm: str) -> None:
     """All of them may be missing at once."""
     args = [word for plugin in WITHOUT for word in ("-p", f"no:{plugin}")]
     ran = project.test(TEST, conftest=no_kvm).run(*args, "-W", "default")
-    ran.ends(passed=1, failed=1, skipped=1).shows(": command -", "| reason")
+    ran.ends(passed=1, failed=1, skipped=1).shows(" gvisor: sh -c ", "| reason")
 
 
 def test_it_works_without_a_terminal(alone: Project, no_kvm: str) -> None:

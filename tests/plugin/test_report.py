@@ -134,7 +134,6 @@ def test_each_test_has_a_cell_on_each_platform(project: Project, no_kvm: str, ru
         "  again: python -m pytest 'test_it.py::test_differs[ptrace]' "
         "--gvisor-platform systrap,kvm,ptrace\n",
         "kvm: 11 unavailable\nkvm cannot be used: no device: ",
-        "leaks removed: ",
         "gVisor: report written to r.json\ngVisor: report written to deep/er/r.html\n",
     )
     assert "<title>gVisor platform matrix" in (project.folder / "deep/er/r.html").read_text()
@@ -327,8 +326,8 @@ def test_a_session_where_nothing_differs_says_one_line(project: Project) -> None
     line = project.run().ends(passed=1).line("gVisor: ")
     number = r"\d+"
     assert re.fullmatch(
-        rf"gVisor: systrap: 1 passed, sandboxes start in {number} ms \(median of 1\), "
-        rf"slowest {number} ms; leaks removed: {number}",
+        rf"gVisor: systrap: 1 passed, its sandbox started in {number} ms"
+        rf"(; leaks removed: {number})?",  # an earlier session may have left some
         line,
     )
     project.run("-q").ends(passed=1).hides("gVisor")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 from typing import TYPE_CHECKING
@@ -14,8 +13,8 @@ if TYPE_CHECKING:
     from tests.plugin.conftest import Project
 
 
-def test_a_failed_test_shows_command_and_stderr(project: Project, runsc: Runsc) -> None:
-    """Each run has its command, its call and its end, how to run the test again, its stderr."""
+def test_a_failed_test_shows_how_each_run_ended(project: Project) -> None:
+    """Each run has its end, its settings, and what it wrote; how to repeat the test comes once."""
     project.test("""
         def test_it(gvisor):
             gvisor.run(["true"])
@@ -23,19 +22,54 @@ def test_a_failed_test_shows_command_and_stderr(project: Project, runsc: Runsc) 
             assert done.returncode == 0
     """)
     ran = project.run("--gvisor-platform", "ptrace").ends(failed=1)
-    ran.shows(" gvisor: true: command ", " gvisor: sh -c 'echo out; echo '\"'\"'the reason'")
-    ran.shows(
-        """ended: <Completed ['sh', '-c', "echo out; echo 'the reason' >&2; exit 3"], """
-        "cwd='/tmp': exit status 3>"
-    )
-    assert ran.line("| the reason")
-    commands = [line for line in ran.output.splitlines() if line.startswith("ran: ")]
-    assert len(commands) == 2
-    for command in commands:
-        words = shlex.split(command.removeprefix("ran: "))
-        assert words[:2] == ["env", "-i"]
-        assert words[words.index(runsc.path) :][:2] == [runsc.path, "--root"]
-        assert words[words.index("run") + 1] == "--bundle"
+    ran.shows(" gvisor: true -", " gvisor: sh -c 'echo out; echo '\"'\"'the reason'")
+    ran.shows("<Completed returncode=3 stdout='out\\n' stderr='the reason\\n' args=[")
+    lines = ran.output.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("exit status 3 after "))
+    assert lines[start].endswith(" s on ptrace, cwd='/tmp'")
+    assert lines[start + 1 : start + 5] == ["stdout:", "| out", "stderr:", "| the reason"]
+    assert len([line for line in lines if line.startswith("again: ")]) == 1
+    ran.hides("ran: ", "env -i")
+
+
+def test_the_command_line_of_runsc_is_shown_on_request(project: Project, runsc: Runsc) -> None:
+    """With ``--gvisor-debug`` each run has runsc's command line."""
+    project.test("def test_it(gvisor): assert gvisor.run(['false']).returncode == 0")
+    ran = project.run("--gvisor-debug").ends(failed=1)
+    words = shlex.split(ran.line("ran: ").removeprefix("ran: "))
+    assert words[:2] == ["env", "-i"]
+    assert words[words.index(runsc.path) :][:2] == [runsc.path, "--root"]
+    assert words[words.index("run") + 1] == "--bundle"
+
+
+def test_a_file_of_the_host_alone_is_named(alone: Project) -> None:
+    """A workload whose argument names a file that only the host has fails with the remedy."""
+    alone.test("""
+        import pytest
+        from pytest_gvisor import bind, WorkloadFailed
+
+        def test_relative(gvisor):
+            assert gvisor.run(["python3", "runner.py"]).returncode == 0
+
+        def test_absolute(gvisor, tmp_path):
+            (tmp_path / "tool.py").touch()
+            gvisor.run(["python3", tmp_path / "tool.py"], check=True)
+
+        def test_shown(gvisor, tmp_path):
+            (tmp_path / "tool.py").write_text("raise SystemExit(3)")
+            shown = [bind(tmp_path, tmp_path)]
+            done = gvisor.run(["python3", tmp_path / "tool.py"], mounts=shown)
+            assert (done.returncode, done.hint) == (3, "")
+
+        def test_a_word_is_no_file(gvisor):
+            done = gvisor.run(["sh", "-c", "exit 1", "test_it.py.none", "tests", "/usr/bin"])
+            assert (done.returncode, done.hint) == (1, "")
+    """)
+    (alone.folder / "runner.py").touch()
+    ran = alone.run().ends(failed=2, passed=2)
+    here = str(alone.folder)
+    ran.shows(f'"{here}/runner.py" exists here but not in the sandbox. Show it with')
+    ran.shows(f"mounts=[bind({here!r}, {here!r})].", 'tool.py" exists here but not in the sandbox')
 
 
 def test_the_command_to_run_a_test_again_runs_that_test(project: Project) -> None:
@@ -53,7 +87,7 @@ def test_the_command_to_run_a_test_again_runs_that_test(project: Project) -> Non
     words = shlex.split(again.removeprefix("again: "))
     assert words[:3] == ["python", "-m", "pytest"]
     repeated = project.run(*words[3:]).ends(failed=1)
-    repeated.shows("test_it[ptrace-it's]", ": exit status 0>", "kept in ")
+    repeated.shows("test_it[ptrace-it's]", "exit status 0 after ", "kept in ")
 
 
 @pytest.mark.fault("B11", "B15")
@@ -80,16 +114,29 @@ def test_what_runsc_ignores_of_a_bundle_is_shown_where_its_test_fails(alone: Pro
     assert "dev.gvisor.flag.debug" in ran.line("noted: dropped annotations")
 
 
-def test_runscs_own_error_is_shown(project: Project) -> None:
-    """A program that does not exist: runsc's record, as runsc wrote it, in a section of its own."""
+def test_a_program_that_cannot_be_started_is_named_once(project: Project) -> None:
+    """The error is one sentence, with the nearest name there is, and without runsc's own record."""
     project.test("""
-        def test_it(gvisor):
-            gvisor.run(["no-such-program"])
+        import pytest
+        from pytest_gvisor import ProgramNotStarted, RunscFailed
+
+        def test_missing(gvisor):
+            gvisor.run(["pyton3", "-V"])
+
+        def test_no_program(gvisor):
+            with pytest.raises(RunscFailed) as caught:
+                gvisor.run(["/etc/hostname"])
+            assert isinstance(caught.value, ProgramNotStarted)
+            assert (caught.value.program, caught.value.exit_status) == ("/etc/hostname", 126)
+            gvisor.run(["/etc/hostname"])
     """)
-    ran = project.run().ends(failed=1)
-    ran.shows("RunscFailed", " gvisor: no-such-program: runsc's error record ")
-    _, _, record = ran.output.partition(": runsc's error record -")
-    assert re.match(r'-*\n\| .*error finding executable "no-such-program"', record)
+    ran = project.run().ends(failed=2)
+    ran.shows(
+        'pytest_gvisor.ProgramNotStarted: program "pyton3" was not found in the sandbox (PATH='
+    )
+    ran.shows('Did you mean "python3"?', " gvisor: pyton3 -V -", "runsc failed after ")
+    ran.shows('program "/etc/hostname" cannot be executed in the sandbox: permission denied')
+    ran.hides("error finding executable", "running container", "failed to load")
 
 
 def test_a_timeout_and_a_bundle_that_is_not_valid_have_their_sections(alone: Project) -> None:
@@ -102,7 +149,8 @@ def test_a_timeout_and_a_bundle_that_is_not_valid_have_their_sections(alone: Pro
             gvisor.run(["true"], cwd="not absolute")
     """)
     ran = alone.run().ends(failed=2)
-    ran.shows("WorkloadTimeout", ": timed out>", "InvalidBundle", "not absolute")
+    ran.shows("pytest_gvisor.WorkloadTimeout", "timed out after ", "InvalidBundle", "not absolute")
+    ran.shows("| on the way")
 
 
 def test_a_passed_test_shows_nothing(project: Project) -> None:
@@ -122,7 +170,7 @@ def test_a_passed_test_shows_nothing(project: Project) -> None:
             gvisor.run(["sh", "-c", "echo no >&2; exit 1"], check=True)
     """)
     ran = project.run("-rA", "--gvisor-debug").ends(passed=1, skipped=1, xfailed=1)
-    ran.hides("ran: ", "| no", "strace", ": command")
+    ran.hides("ran: ", "| no", "strace", " gvisor: sh")
 
 
 def test_a_failure_in_teardown_has_the_sections_too(alone: Project) -> None:
@@ -138,7 +186,7 @@ def test_a_failure_in_teardown_has_the_sections_too(alone: Project) -> None:
         def test_it(fails, gvisor):
             gvisor.run(["echo", "hello"])
     """)
-    alone.run().ends(passed=1, errors=1).shows(" gvisor: echo hello: command ")
+    alone.run().ends(passed=1, errors=1).shows(" gvisor: echo hello -", "| hello")
 
 
 def test_only_the_last_runs_of_many_are_shown(alone: Project) -> None:
@@ -150,6 +198,7 @@ def test_only_the_last_runs_of_many_are_shown(alone: Project) -> None:
             assert 0
     """)
     ran = alone.run().ends(failed=1).hides("| start", "| end1").shows("| end2", "| end6")
+    ran.shows("2 earlier runs of this test are not shown")
     assert len(ran.output) < 60_000
 
 
@@ -217,8 +266,8 @@ def test_the_command_is_one_that_a_shell_takes(alone: Project) -> None:
             print("WORDS", done.command)
             assert done.returncode == 0
     """)
-    ran = alone.run().ends(failed=1)
-    ran.shows(r"""- gvisor: sh -c 'echo "it'"'"'s"\nexit 3': command -""")
+    ran = alone.run("--gvisor-debug").ends(failed=1)
+    ran.shows(r"""- gvisor: sh -c 'echo "it'"'"'s"\nexit 3' -""")
     line = ran.line("ran: ").removeprefix("ran: ")
     words = subprocess.run(
         ["sh", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, check=True
@@ -227,7 +276,7 @@ def test_the_command_is_one_that_a_shell_takes(alone: Project) -> None:
 
 
 def test_a_command_line_of_megabytes_is_cut(alone: Project) -> None:
-    """The report says by how much; the run itself has all of it."""
+    """The report has its beginning; the run itself has all of it."""
     alone.test(
         """
         def test_it(gvisor):
@@ -236,5 +285,5 @@ def test_a_command_line_of_megabytes_is_cut(alone: Project) -> None:
         """
     )
     ran = alone.run().ends(failed=1)
-    ran.shows("more characters; --gvisor-keep has a replay.sh)", "assert '10000\\n' == '9\\n'")
-    assert len(ran.output) < 200_000
+    ran.shows(" gvisor: sh -c 'echo $#' sh xxxx", "xx… -", "assert '10000\\n' == '9\\n'")
+    assert len(ran.output) < 10_000

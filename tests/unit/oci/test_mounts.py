@@ -178,6 +178,7 @@ def test_a_link_is_mounted_as_what_it_leads_to(tmp_path: Path) -> None:
     """The mount's source is the checked real path, not the link."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
+    assert bind(tmp_path / "link", tmp_path).destination == str(tmp_path)
     made = bind(tmp_path / "link", "/data//x/")
     assert made.source == str(tmp_path / "real")
     assert made.destination == "/data/x"

@@ -317,11 +317,11 @@ def test_the_output_is_text_and_decoded_once() -> None:
 
 
 def test_a_failed_check_has_the_end_of_standard_error() -> None:
-    """The message has the last two thousand characters."""
+    """The message has the last ten lines, and of these two thousand characters."""
     done = completed(returncode=1, stderr_bytes=b"x" + b"y" * 2000, stderr_total=2001)
     with pytest.raises(WorkloadFailed) as caught:
         done.check_returncode()
-    assert str(caught.value).endswith(f"stderr: '{'y' * 2000}'")
+    assert str(caught.value).endswith(f"\n| {'y' * 2000}")
     assert (caught.value.stdout, caught.value.stderr) == (done.stdout, done.stderr)
 
 
@@ -350,7 +350,7 @@ def test_any_other_end_fails_the_check(changes: dict[str, object], text: str) ->
     with pytest.raises(WorkloadFailed) as caught:
         done.check_returncode()
     assert text in str(caught.value)
-    assert "stderr: 'err'" in str(caught.value)
+    assert str(caught.value).endswith("\n| err")
     assert caught.value.completed is done
 
 
@@ -363,12 +363,15 @@ def test_more_bytes_than_are_kept_means_truncated(out: int, err: int, truncated:
 
 
 def test_the_repr_has_the_call_and_its_end() -> None:
-    """No output is in it: that may be of any length."""
+    """The repr has the end of each stream too, and all of it is bounded."""
     text = repr(completed(settings={"timeout": 3, "network": "none"}))
-    assert text == """<Completed ['sh', '-c', "it's"], timeout=3, network='none': exit status 0>"""
+    call = """args=['sh', '-c', "it's"] timeout=3 network='none'"""
+    assert text == f"<Completed returncode=0 stdout='out' stderr='err' {call}>"
     killed = completed(returncode=-9, outcome=Outcome.SIGNALLED)
-    assert repr(killed).endswith(": signal 9 (SIGKILL)>")
-    assert repr(completed(outcome=Outcome.TIMED_OUT)).endswith(": timed out>")
+    assert repr(killed).startswith("<Completed returncode=-9 outcome='signalled' ")
+    long = completed(stdout_bytes=b"x" * 5000 + b"the end", args=("a" * 5000,))
+    assert f"stdout='…{'x' * 53}the end'" in repr(long)
+    assert len(repr(long)) < 500
 
 
 @given(data=st.binary(max_size=100))

@@ -1,0 +1,130 @@
+"""A program that cannot be started in a sandbox, and files that are on the host alone."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import re
+from collections.abc import Sequence
+
+from pytest_gvisor.errors import ProgramNotStarted
+from pytest_gvisor.escape import escape, shown
+from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.programs.paths import within
+
+# The same words in the releases of 2022, 2024 and 2026.
+_NOT_FOUND = re.compile(r"error finding executable \".*\" in PATH \[(.*)\]: ", re.DOTALL)
+_NOT_LOADED = re.compile(r"creating process: failed to load (.*): ([a-z ]+)\Z", re.DOTALL)
+
+_NOT_THERE = frozenset({"no such file or directory", "not a directory"})
+_LONGEST = 4096
+_LIKENESS = 0.75
+
+
+def error_of(records: Sequence[str], spec: Spec | None) -> ProgramNotStarted | None:
+    """Return the error for a program that runsc could not start; None for any other failure."""
+    if not records or spec is None or not spec.process.args:
+        return None
+    program = spec.process.args[0]
+    if missing := _NOT_FOUND.search(records[-1]):
+        return _not_found(program, missing[1].split(), records, spec)
+    if refused := _NOT_LOADED.search(records[-1]):
+        return _not_loaded(program, refused[2], records, spec)
+    return None
+
+
+def hint(spec: Spec | None) -> str:
+    """Return a sentence on the first argument of the workload that names a file of the host alone.
+
+    A relative name counts if it has a suffix or a folder: `echo tests` means no file.
+    """
+    if spec is None:
+        return ""
+    for word in spec.process.args:
+        if word.startswith("-") or "\0" in word or len(word) > _LONGEST:
+            continue
+        names_a_file = ("/" in word or "." in word) and os.path.isfile(word)
+        if (names_a_file or word.startswith("/")) and (found := _on_the_host_alone(word, spec)):
+            return found
+    return ""
+
+
+def _not_found(
+    program: str, folders: Sequence[str], records: Sequence[str], spec: Spec
+) -> ProgramNotStarted:
+    message = f"program {shown(program)} was not found in the sandbox (PATH={':'.join(folders)})"
+    near = difflib.get_close_matches(program, sorted(_names(folders, spec)), 1, _LIKENESS)
+    step = f"Did you mean {shown(near[0])}?" if near else ""
+    if not step and (here := _on_path(program)):
+        step = _told(here, os.path.dirname(here))
+    return ProgramNotStarted(message, program=program, status=127, records=records, next_step=step)
+
+
+def _not_loaded(program: str, cause: str, records: Sequence[str], spec: Spec) -> ProgramNotStarted:
+    message = f"program {shown(program)} cannot be executed in the sandbox: {cause}"
+    step = ""
+    if cause in _NOT_THERE:
+        step = _on_the_host_alone(program, spec)
+        message = f"program {shown(program)} was not found in the sandbox"
+        if _is_shown(os.path.realpath(program), spec):
+            message += ", or the interpreter in its first line"
+    status = 127 if cause in _NOT_THERE else 126
+    return ProgramNotStarted(
+        message, program=program, status=status, records=records, next_step=step
+    )
+
+
+def _on_the_host_alone(word: str, spec: Spec) -> str:
+    """Return a sentence on a file that exists on the host and not in the sandbox, or nothing."""
+    path = os.path.abspath(word)
+    inside = os.path.normpath(os.path.join(spec.process.cwd, word))
+    if not os.path.lexists(path) or _is_shown(inside, spec):
+        return ""
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    return _told(path, folder)
+
+
+def _told(path: str, folder: str) -> str:
+    show = f"Show it with mounts=[bind({folder!r}, {folder!r})]."
+    return f'"{escape(path)}" exists here but not in the sandbox. {show}'
+
+
+def _is_shown(inside: str, spec: Spec) -> bool:
+    """Whether a sandbox has a file at a path when it starts, as far as the host can tell."""
+    paths = {inside, os.path.realpath(inside)}
+    found = [_on_host(path, spec) for path in paths]
+    return any(path is None or os.path.lexists(path) for path in found)
+
+
+def _on_host(inside: str, spec: Spec) -> str | None:
+    """Return the host's path of a path of the sandbox; None where gVisor's kernel has files.
+
+    The path is empty where the sandbox has a new file system. Links inside are not followed.
+    """
+    mounts = [mount for mount in spec.mounts if within(inside, mount.destination)]
+    if not mounts:
+        return spec.root.path + inside
+    above = max(mounts, key=lambda mount: len(mount.destination))
+    if above.is_bind:
+        return above.source + inside[len(above.destination) :]
+    return "" if above.type is MountType.TMPFS else None
+
+
+def _names(folders: Sequence[str], spec: Spec) -> set[str]:
+    """Return the names in the folders of the sandbox's PATH."""
+    names: set[str] = set()
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            names.update(os.listdir(_on_host(folder, spec) or ""))
+    return names
+
+
+def _on_path(program: str) -> str:
+    """Return the path of a program in this process's own PATH, or nothing."""
+    for folder in os.environ.get("PATH", "").split(":"):
+        path = os.path.join(folder, program)
+        if folder.startswith("/") and os.access(path, os.X_OK):
+            return path
+    return ""

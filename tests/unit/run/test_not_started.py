@@ -1,0 +1,119 @@
+"""Programs that cannot be started, and files that are on the host alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import bind, tmpfs
+from pytest_gvisor.oci.defaults import default_spec
+from pytest_gvisor.oci.spec import Mount, Spec
+from pytest_gvisor.run import not_started
+
+BEFORE = "running container: starting container: starting root container: starting sandbox: "
+IN_PATH = BEFORE + 'error finding executable "nope" in PATH [/usr/bin /bin]: no such file'
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root file system with two programs."""
+    folder = tmp_path / "root"
+    (folder / "usr/bin").mkdir(parents=True)
+    for name in ("python3", "prettify"):
+        (folder / "usr/bin" / name).touch()
+    return folder
+
+
+def spec(root: Path, *args: str, cwd: str = "/", mounts: tuple[Mount, ...] = ()) -> Spec:
+    """A specification with this root, argv and mounts alone."""
+    made = default_spec(list(args), root_path=str(root), cwd=cwd)
+    return dataclasses.replace(made, mounts=mounts)
+
+
+def loaded(path: str, cause: str) -> list[str]:
+    """The record of runsc for a program that it has found and cannot load."""
+    return [f"{BEFORE}creating process: failed to load {path}: {cause}"]
+
+
+@pytest.mark.parametrize(
+    ("cause", "status"),
+    [
+        ("no such file or directory", 127),
+        ("not a directory", 127),
+        ("permission denied", 126),
+        ("exec format error", 126),
+    ],
+)
+def test_the_status_is_a_shells(root: Path, cause: str, status: int) -> None:
+    """A program that is not there has status 127, and one that cannot be executed 126."""
+    found = not_started.error_of(loaded("/x", cause), spec(root, "/x"))
+    assert found is not None
+    assert (found.exit_status, found.program) == (status, "/x")
+    assert str(found).startswith('program "/x" ')
+
+
+def test_another_failure_is_another_error(root: Path) -> None:
+    """Only runsc's two sentences on a program count, and only its last record."""
+    whole = spec(root, "nope")
+    assert not_started.error_of([], whole) is None
+    assert not_started.error_of([IN_PATH], None) is None
+    assert not_started.error_of([IN_PATH, BEFORE + "creating gofer"], whole) is None
+
+
+def test_the_nearest_name_is_one_of_the_sandbox(root: Path) -> None:
+    """A misspelt name has the nearest of the sandbox's own PATH, and a strange one has none."""
+    record = IN_PATH.replace("nope", "pyton3")
+    near = not_started.error_of([record], spec(root, "pyton3"))
+    far = not_started.error_of([IN_PATH], spec(root, "nope"))
+    assert near is not None
+    assert near.next_step == 'Did you mean "python3"?'
+    assert far is not None
+    assert far.next_step == ""
+    assert str(far) == 'program "nope" was not found in the sandbox (PATH=/usr/bin:/bin)'
+
+
+def test_a_program_in_the_callers_path_is_named(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that is on the host's PATH alone is named with its folder."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/nope").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"relative:{tmp_path}/bin")
+    found = not_started.error_of([IN_PATH], spec(root, "nope"))
+    assert found is not None
+    assert found.next_step.startswith(f'"{tmp_path}/bin/nope" exists here but not in the sandbox. ')
+    assert f"bind('{tmp_path}/bin', '{tmp_path}/bin')" in found.next_step
+
+
+def test_a_script_that_is_shown_lacks_its_interpreter(root: Path, tmp_path: Path) -> None:
+    """A program that the sandbox has and cannot find lacks what its first line names."""
+    script = tmp_path / "script"
+    script.write_text("#!/no/such\n")
+    shown = spec(root, str(script), mounts=(bind(tmp_path, tmp_path),))
+    found = not_started.error_of(loaded(str(script), "no such file or directory"), shown)
+    assert found is not None
+    assert str(found).endswith("was not found in the sandbox, or the interpreter in its first line")
+
+
+def test_a_file_of_the_host_alone_has_a_hint(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An argument counts if it names a file here, and the sandbox starts without one there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tool.py").touch()
+    (tmp_path / "tests").mkdir()
+    tool = str(tmp_path / "tool.py")
+    for args in ([tool], ["x", "tool.py"], ["x", "./tool.py"]):
+        assert not_started.hint(spec(root, *args)).startswith(f'"{tool}" exists here but not in ')
+    covered = (bind(tmp_path, tmp_path), tmpfs(str(tmp_path)))
+    assert not_started.hint(spec(root, tool, mounts=covered[1:]))
+    for unsuspicious in (
+        spec(root, tool, mounts=(tmpfs("/tmp"), *covered[:1])),
+        spec(root, "tool.py", cwd=str(tmp_path), mounts=covered[:1]),
+        spec(root, "x", "tests", "-tool.py", "a\0b", "/" + "x" * 5000, f"{tmp_path}/none"),
+        spec(root, "/usr/bin/python3"),
+    ):
+        assert not_started.hint(unsuspicious) == ""
+    assert not_started.hint(None) == ""
