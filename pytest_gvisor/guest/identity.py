@@ -84,7 +84,7 @@ def outer_groups(who: Identity) -> list[int]:
     return [points.get(gid, gid + _OFFSET) for gid in who.groups if gid in points or gid < _IDS]
 
 
-def _linux() -> ModuleType:
+def kernel_calls() -> ModuleType:
     """Return the module of kernel calls, which is on no ``sys.path``."""
     here = os.path.dirname(os.path.abspath(__file__))
     path = os.path.join(os.path.dirname(here), "programs", "linux.py")
@@ -105,7 +105,7 @@ class Change:
 
     def __init__(self, who: Identity) -> None:
         self._who = who
-        self._linux = _linux()
+        self._linux = kernel_calls()
         self._asked, self._ask = os.pipe()
         self._answers, self._answer = os.pipe()
 

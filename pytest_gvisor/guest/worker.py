@@ -363,6 +363,8 @@ def main() -> None:
     start = channel.receive()
     if start["op"] != "start":
         return
+    if start["families"]:
+        _beside("loopback").make_count(start["families"], identity.kernel_calls())
     if start["returns"] is not None:
         returns.make_folders(start["returns"])
     if pid := os.fork():

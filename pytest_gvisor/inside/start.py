@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_gvisor.guest import worker
-from pytest_gvisor.inside import configuration, users, visible, writable
+from pytest_gvisor.inside import configuration, families, users, visible, writable
 from pytest_gvisor.inside.link import Died, Link
-from pytest_gvisor.oci.defaults import default_spec
+from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
 from pytest_gvisor.oci.mounts import bind, covers
 from pytest_gvisor.oci.rootfs import host
+from pytest_gvisor.oci.spec import Capabilities
+from pytest_gvisor.oci.vocabulary import Capability
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.run import following
 from pytest_gvisor.run.connected import Driven
@@ -97,6 +99,7 @@ def start(
         "sys_path": configuration.search_path(),
         "coverage": configuration.coverage(config),
         "bridges": bridges,
+        "families": families.missing(settings),
     }
     if taker is not None:
         command["returns"] = taker.command()
@@ -160,7 +163,15 @@ def _spec(
     )
     # The root's overlay is memory too; a tmpfs would hide a project that lies in /tmp.
     kept = tuple(mount for mount in spec.mounts if mount.destination != _TMP)
-    return dataclasses.replace(spec, mounts=kept)
+    spec = dataclasses.replace(spec, mounts=kept)
+    return _may_add_addresses(spec) if families.missing(settings) else spec
+
+
+def _may_add_addresses(spec: Spec) -> Spec:
+    """Give the first process the right that it gives up again: see `guest.loopback`."""
+    held = (*CAPABILITIES, Capability.NET_ADMIN)
+    sets = Capabilities(bounding=held, effective=held, permitted=held)
+    return dataclasses.replace(spec, process=dataclasses.replace(spec.process, capabilities=sets))
 
 
 def _is_shown(mount: Mount) -> bool:

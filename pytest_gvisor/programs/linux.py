@@ -29,6 +29,7 @@ _SECCOMP_MODE_FILTER = 2
 # include/uapi/linux/capability.h
 CAP_DAC_OVERRIDE = 1
 CAP_KILL = 5
+CAP_NET_ADMIN = 12
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAPABILITY_BITS = 64
 
@@ -103,6 +104,21 @@ def set_capabilities(*kept: int) -> None:
     # effective, permitted, inheritable: first the low words, then the high ones
     data = struct.pack("6I", low, low, 0, high, high, 0)
     _check(_libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(data)), f"capset({bits:#x})")
+
+
+def drop_capability(number: int) -> None:
+    """Give up one capability for this process and all that it starts (capabilities(7))."""
+    prctl(PR_CAPBSET_DROP, number)
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    sets = ctypes.create_string_buffer(24)
+    _check(_libc.capget(ctypes.c_char_p(header), sets), "capget()")
+    words = list(struct.unpack("6I", sets.raw))
+    first = number // 32 * 3
+    for index in range(first, first + 3):
+        words[index] &= ~(1 << number % 32)
+    data = struct.pack("6I", *words)
+    call = f"capset() without capability {number}"
+    _check(_libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(data)), call)
 
 
 def empty_bounding_set() -> None:

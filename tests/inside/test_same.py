@@ -295,6 +295,40 @@ COVERAGE_FILES = {
 }
 
 
+def test_localhost_has_the_addresses_of_the_host(
+    project: pytest.Pytester, run_both: Callable[..., Both]
+) -> None:
+    """AI_ADDRCONFIG finds the families of the host; another host is out of reach at once."""
+    project.makepyfile(
+        """
+        import errno, os, socket, pytest
+
+        @pytest.mark.parametrize(
+            ("name", "family"),
+            [("localhost", "AF_INET"), (None, "AF_INET"), (None, "AF_INET6"), (None, "AF_UNSPEC")],
+        )
+        def test_addresses(name, family):
+            family, flags = getattr(socket, family), socket.AI_ADDRCONFIG
+            found = socket.getaddrinfo(name, 80, family, socket.SOCK_STREAM, 0, flags)
+            print(sorted({address[0] for *_, address in found}))
+            assert 0
+
+        @pytest.mark.parametrize("address", ["192.0.2.1", "127.1.1.1", "2001:db8::1", "fd00::2"])
+        def test_out_of_reach(address):
+            if "PYTEST_GVISOR_INSIDE" not in os.environ:
+                return
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with socket.socket(family) as client, pytest.raises(OSError) as caught:
+                client.connect((address, 9))
+            nowhere = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNREFUSED}
+            assert caught.value.errno in nowhere
+        """
+    )
+    both = run_both()
+    assert plain(both.inside) == plain(both.host)
+    assert both.inside.parseoutcomes() == {"failed": 4, "passed": 4}
+
+
 @pytest.mark.parametrize("file", COVERAGE_FILES)
 def test_coverage_inside_has_the_settings_of_the_host(
     project: pytest.Pytester, file: str, request: pytest.FixtureRequest

@@ -113,7 +113,7 @@ def harmless(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         unshare=lambda _: None, prctl=lambda *_: None, set_capabilities=lambda *_: None,
         empty_bounding_set=lambda: None,
     )  # fmt: skip
-    monkeypatch.setattr(identity, "_linux", lambda: linux)
+    monkeypatch.setattr(identity, "kernel_calls", lambda: linux)
     monkeypatch.setattr(os, "setgroups", lambda _: None)
     for name in ("setresuid", "setresgid"):
         monkeypatch.setattr(os, name, lambda *_: None)

@@ -206,6 +206,19 @@ def test_signals_are_as_in_a_fresh_process(alone: Alone) -> None:
     }
 
 
+@needs_root
+def test_one_capability_is_given_up_and_no_other(alone: Alone) -> None:
+    """The bounding set loses the capability too, so no execve brings it back."""
+    before, after = alone("""
+        names = ("CapEff", "CapPrm", "CapBnd")
+        before = [int(proc.status_of()[name], 16) for name in names]
+        linux.drop_capability(linux.CAP_NET_ADMIN)
+        result = before, [int(proc.status_of()[name], 16) for name in names]
+    """)
+    assert after == [bits & ~(1 << linux.CAP_NET_ADMIN) for bits in before]
+    assert after[0] or not before[0]
+
+
 def test_capabilities_are_given_up(alone: Alone) -> None:
     """Afterwards only the kept one is permitted and effective, and the bounding set is empty."""
     if os.geteuid() != 0:
