@@ -168,9 +168,10 @@ class ProgramNotStarted(RunscFailed):
         program: str,
         status: int,
         records: Sequence[str] = (),
+        command: str = "",
         next_step: str = "",
     ) -> None:
-        super().__init__(message, next_step=next_step)
+        super().__init__(message, command=command, next_step=next_step)
         self.records = tuple(records)
         self.program = program
         self.exit_status = status

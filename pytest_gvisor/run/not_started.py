@@ -23,16 +23,27 @@ _LONGEST = 4096
 _LIKENESS = 0.75
 
 
-def error_of(records: Sequence[str], spec: Spec | None) -> ProgramNotStarted | None:
-    """Return the error for a program that runsc could not start; None for any other failure."""
+def error_of(
+    records: Sequence[str], spec: Spec | None, command: str = ""
+) -> ProgramNotStarted | None:
+    """Return the error for a program that runsc could not start; None for any other failure.
+
+    ``command`` is runsc's own command line.
+    """
     if not records or spec is None or not spec.process.args:
         return None
     program = spec.process.args[0]
     if missing := _NOT_FOUND.search(records[-1]):
-        return _not_found(program, missing[1].split(), records, spec)
-    if refused := _NOT_LOADED.search(records[-1]):
-        return _not_loaded(program, refused[2], records, spec)
-    return None
+        message, step = _not_found(program, missing[1].split(), spec)
+        status = 127
+    elif refused := _NOT_LOADED.search(records[-1]):
+        message, step = _not_loaded(program, refused[2], spec)
+        status = 127 if refused[2] in _NOT_THERE else 126
+    else:
+        return None
+    return ProgramNotStarted(
+        message, program=program, status=status, records=records, command=command, next_step=step
+    )
 
 
 def hint(spec: Spec | None) -> str:
@@ -51,29 +62,24 @@ def hint(spec: Spec | None) -> str:
     return ""
 
 
-def _not_found(
-    program: str, folders: Sequence[str], records: Sequence[str], spec: Spec
-) -> ProgramNotStarted:
+def _not_found(program: str, folders: Sequence[str], spec: Spec) -> tuple[str, str]:
+    """Return the message and the next step for a name that is in no folder of the PATH."""
     message = f"program {shown(program)} was not found in the sandbox (PATH={':'.join(folders)})"
     near = difflib.get_close_matches(program, sorted(_names(folders, spec)), 1, _LIKENESS)
-    step = f"Did you mean {shown(near[0])}?" if near else ""
-    if not step and (here := _on_path(program)):
-        step = _told(here, os.path.dirname(here))
-    return ProgramNotStarted(message, program=program, status=127, records=records, next_step=step)
+    if near:
+        return message, f"Did you mean {shown(near[0])}?"
+    here = _on_path(program)
+    return message, _told(here, os.path.dirname(here)) if here else ""
 
 
-def _not_loaded(program: str, cause: str, records: Sequence[str], spec: Spec) -> ProgramNotStarted:
-    message = f"program {shown(program)} cannot be executed in the sandbox: {cause}"
-    step = ""
-    if cause in _NOT_THERE:
-        step = _on_the_host_alone(program, spec)
-        message = f"program {shown(program)} was not found in the sandbox"
-        if _is_shown(os.path.realpath(program), spec):
-            message += ", or the interpreter in its first line"
-    status = 127 if cause in _NOT_THERE else 126
-    return ProgramNotStarted(
-        message, program=program, status=status, records=records, next_step=step
-    )
+def _not_loaded(program: str, cause: str, spec: Spec) -> tuple[str, str]:
+    """Return the message and the next step for a path that the sandbox cannot execute."""
+    if cause not in _NOT_THERE:
+        return f"program {shown(program)} cannot be executed in the sandbox: {cause}", ""
+    message = f"program {shown(program)} was not found in the sandbox"
+    if _is_shown(os.path.realpath(program), spec):
+        message += ", or the interpreter in its first line"
+    return message, _on_the_host_alone(program, spec)
 
 
 def _on_the_host_alone(word: str, spec: Spec) -> str:

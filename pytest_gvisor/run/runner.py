@@ -346,7 +346,8 @@ class Runner:
                 next_step="Repeat it with --gvisor-debug to see the sentry's own log.",
             )
         if verdict.outcome is Outcome.RUNSC_FAILED:
-            if error := not_started.error_of(self.record.runsc_records, self.record.spec):
+            record = self.record
+            if error := not_started.error_of(record.runsc_records, record.spec, record.command):
                 raise error
             mixed = verdict.reason == logs.other_release(self.record.panic)
             raise (MixedReleases if mixed else RunscFailed)(

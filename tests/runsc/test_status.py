@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Completed, Gvisor, Outcome, RunscFailed, WorkloadFailed, empty
+from pytest_gvisor import Completed, Gvisor, Outcome, ProgramNotStarted, WorkloadFailed, empty
 from tests.faults.little import STRICT
 
 SAMPLE = (0, 1, 2, 9, 126, 127, 128, 129, 137, 143, 192, 193, 255)
@@ -86,12 +86,12 @@ def test_a_program_that_cannot_start_is_no_verdict(
     gvisor: Gvisor, args: list[str], words: list[str]
 ) -> None:
     """A missing program is runsc's failure with runsc's record, not the workload's status."""
-    with pytest.raises(RunscFailed) as caught:
+    with pytest.raises(ProgramNotStarted) as caught:
         gvisor.run(args)
     assert len(caught.value.records) == 1
     for word in words:
         assert word in caught.value.records[0]
-        assert word in str(caught.value)
+    assert f'program "{args[0]}" ' in str(caught.value)
     assert gvisor.runsc.path in caught.value.command
     record = gvisor.records[-1]
     assert record.error is caught.value
