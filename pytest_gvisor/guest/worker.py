@@ -161,6 +161,7 @@ class Plugin:
             session._shouldfail = session._shouldstop = False
             self._channel.send("done", id=self._running)
         self._terminal.relayed = False
+        _drop_summaries(session.config)
         return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -242,6 +243,16 @@ class Plugin:
     def pytest_configure(self, config: pytest.Config) -> None:
         """Keep the configuration for the reports."""
         self._config = config
+
+
+def _drop_summaries(config: pytest.Config) -> None:
+    """Drop the summaries of plugins, which the host's pytest writes.
+
+    Since 9.2 pytest asks for them even with ``no_summary``, and that of hypothesis imports it all.
+    """
+    hook = config.hook.pytest_terminal_summary
+    for implementation in hook.get_hookimpls():
+        hook._remove_plugin(implementation.plugin)
 
 
 def _with_parents(path: str) -> Iterator[str]:

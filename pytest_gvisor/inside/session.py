@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_gvisor.errors import GvisorError, UsageError
-from pytest_gvisor.inside import not_shown, reports, visible
+from pytest_gvisor.inside import allure_results, not_shown, reports, visible
 from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.coverage_data import InsideCoverage, target_of
 from pytest_gvisor.inside.output import Live
@@ -107,12 +107,14 @@ class InsideSession:
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         platform = self._find_platform(item)
+        ended, lost = False, None
         if platform is not None:
             ids = self._ids(item, nextitem)
-            self._run_in_group(item, group, platform, ids)
+            ended, lost = self._run_in_group(item, group, platform, ids)
             if ids.following is None and group.lifetime is not Isolation.SESSION:
                 self._finish_group(group)
         self._tear_down_here(item, nextitem)
+        allure_results.settle(item, ended=ended, lost=lost)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
     @staticmethod
@@ -127,7 +129,10 @@ class InsideSession:
             if call.excinfo.errisinstance((KeyboardInterrupt, pytest.exit.Exception)):
                 raise call.excinfo.value
 
-    def _run_in_group(self, item: pytest.Item, group: _Group, platform: Platform, ids: Ids) -> None:
+    def _run_in_group(
+        self, item: pytest.Item, group: _Group, platform: Platform, ids: Ids
+    ) -> tuple[bool, pytest.TestReport | None]:
+        """Run a test inside; return whether it came to its end there, and else its last report."""
         worker = group.worker = group.worker or self._worker(group, platform)
         began = time.monotonic()
         failure = worker.start()
@@ -136,9 +141,9 @@ class InsideSession:
         if not failure:
             self._working.add(tried)
         elif tried not in self._working and self._find_platform(item, examine=True) is None:
-            return
+            return False, None
         self._count_start(item, group, failure)
-        fresh, reason = None, None
+        fresh, reason, last = None, None, None
         if not self._config.getoption("runxfail", False):
             reason = expected_failure(item, platform)
         made_up = [reports.made_up(item, "setup", failure, time.monotonic() - began)]
@@ -152,6 +157,8 @@ class InsideSession:
             record = None if shown is None else shown.record
             cells.attach_inside_cell(item, report, starts=starts, record=record)
             item.ihook.pytest_runtest_logreport(report=report)
+            last = report
+        return (True, None) if worker.ended and not failure else (False, last)
 
     def _count_start(self, item: pytest.Item, group: _Group, failure: str) -> None:
         """End the session after too many failed starts in a row.

@@ -148,6 +148,10 @@ class Worker:
         self._under_way = False
         self.ran = False
         """Whether the test that `run` was last asked for has begun inside."""
+
+        self.ended = False
+        """Whether it has come to its end there, with all its reports."""
+
         self._errors: list[str] = []
         self.ids: frozenset[str] = frozenset()
 
@@ -165,7 +169,7 @@ class Worker:
         To be called after a `start` that went well: the deadline is the test's own.
         """
         progress = Progress(calls=not self._config.getoption("setuponly", False))
-        self.ran = False
+        self.ran = self.ended = False
         began = time.monotonic()
         link = self._ready()
         if self._taker is not None:
@@ -180,7 +184,7 @@ class Worker:
             self._under_way = self.ran = True
             self._command(link, item, ids, deadline)
             yield from self._reports(link, item, ids.inner, progress, deadline)
-            self._under_way = False
+            self._under_way, self.ended = False, True
         except Hangs:
             link.terminate()
             cause = f"it did not end within {self._timeout:g} s (--gvisor-timeout)"

@@ -7,6 +7,7 @@ import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +92,21 @@ def test_live_log(project: pytest.Pytester, run_both: RunBoth) -> None:
     assert both.inside.parseoutcomes() == {"passed": 2, "failed": 1}
 
 
+def test_summaries_are_written_on_the_host(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """The pytest inside asks no plugin for a summary, which would cost time and say nothing."""
+    project.makeconftest("""
+        import os, sys
+
+        def pytest_terminal_summary():
+            inside = "PYTEST_GVISOR_INSIDE" in os.environ
+            print("summed up", "inside" if inside else "here", file=sys.__stderr__)
+    """)
+    project.makepyfile("def test_it():\n    pass\n")
+    done = run_inside("-s", "-p", "no:randomly")
+    assert "summed up here" in done.errlines
+    assert "summed up inside" not in done.stdout.str() + done.stderr.str()
+
+
 @pytest.fixture
 def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plugins that the suite runs without are there for the pytest that a test starts."""
@@ -173,3 +189,63 @@ def test_a_benchmark_that_fails(project: pytest.Pytester, run_both: RunBoth) -> 
     both = run_both("-p", "no:randomly")
     assert plain(both.inside) == plain(both.host)
     assert both.inside.parseoutcomes() == {"passed": 1, "failed": 1, "warnings": 1}
+
+
+@pytest.mark.usefixtures("plugins")
+def test_allure(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """Each test has one result, with its steps, attachments and status; a lost one too."""
+    project.makepyfile(
+        test_it="""
+        import os
+        import allure, pytest
+
+        @allure.title("Title of {number}")
+        @allure.feature("features")
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_steps(number):
+            with allure.step("first"):
+                allure.attach("of the test", "notes", allure.attachment_type.TEXT)
+            assert number == 1
+
+        @pytest.mark.skip(reason="so")
+        def test_is_skipped():
+            pass
+
+        @allure.title("The last")
+        def test_dies():
+            if "PYTEST_GVISOR_INSIDE" in os.environ:
+                os._exit(3)
+            raise ValueError("the host's")
+    """
+    )
+    found = []
+    for more in ((), ("--no-gvisor",)):
+        run_inside("-p", "no:randomly", "--alluredir=out", *more)
+        results = [json.loads(path.read_text()) for path in project.path.glob("out/*-result.json")]
+        found.append(sorted(map(allure_result, results), key=str))
+        notes = [
+            path for path in project.path.glob("out/*.txt") if path.read_text() == "of the test"
+        ]
+        assert len(notes) == 2
+        shutil.rmtree(project.path / "out")
+    assert found[0] == found[1]
+    assert [(one["name"], one["status"]) for one in found[0]] == [
+        ("The last", "broken"), ("Title of 1", "passed"), ("Title of 2", "failed"),
+        ("test_is_skipped", "skipped"),
+    ]  # fmt: skip
+
+
+def allure_result(data: dict[str, Any]) -> dict[str, Any]:
+    """The parts of an Allure result that are the same in each run."""
+    steps = [
+        (step["name"], step["status"], [one["name"] for one in step.get("attachments", [])])
+        for step in data.get("steps", [])
+    ]
+    labels = {(one["name"], one["value"]) for one in data["labels"]}
+    return {
+        "name": data["name"],
+        "status": data["status"],
+        "full": (data["fullName"], data["historyId"], data.get("parameters")),
+        "steps": steps,
+        "labels": sorted(pair for pair in labels if pair[0] not in {"host", "thread"}),
+    }
