@@ -48,7 +48,7 @@ _RUN_BY_TOOLS = re.compile(
     r"|[jt]sconfig.*\.json|(docker-)?compose.*\.ya?ml|pnpm-.*\.ya?ml|taskfile.*\.ya?ml"
     r"|mkdocs\.ya?ml|environment.*\.ya?ml|action\.ya?ml|pom\.xml|build\.xml|pyrightconfig\.json"
 )
-_PROBE = "/tmp/.pytest-gvisor-layer"
+_PROBE = "/.pytest-gvisor-layer"
 _LONGEST_NAME = 255
 _LONGEST_PATH = 2048
 _NOT_COUNTED = frozenset({

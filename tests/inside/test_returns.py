@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +123,17 @@ def test_files_of_output_options_are_those_of_the_host(
     updated = run_inside("--snapshot-update", "--force-regen", *options)
     assert updated.parseoutcomes() == {"passed": 2}
     assert (log.read_text(), [(project.path / name).read_text() for name in snapshots]) == host
+
+
+@pytest.mark.usefixtures("project")
+def test_files_of_a_project_outside_of_tmp_come_back(
+    run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty /tmp of the root file system is a mount of runsc's own, apart from the overlay."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        Path(folder, "pytest.ini").write_text("[pytest]\ngvisor_returns = out.json\n")
+        Path(folder, "test_it.py").write_text("def test(): open('out.json', 'w').write('mine')\n")
+        monkeypatch.chdir(folder)
+        assert run_inside().parseoutcomes() == {"passed": 1}
+        assert Path(folder, "out.json").read_text() == "mine"
+        monkeypatch.undo()
