@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         UsageError as UsageError,
     )
     from pytest_gvisor.harness.gvisor import Gvisor as Gvisor
+    from pytest_gvisor.harness.session import session as session
     from pytest_gvisor.kernel import is_gvisor_kernel as is_gvisor_kernel
     from pytest_gvisor.oci.bundle import Bundle as Bundle
     from pytest_gvisor.oci.mounts import bind as bind
@@ -105,6 +106,7 @@ _HOMES = {
         "RunscNotFound", "UnwantedRelease", "UsageError",
     ),
     "harness.gvisor": ("Gvisor",),
+    "harness.session": ("session",),
     "kernel": ("is_gvisor_kernel",),
     "sessions.launcher": ("Launcher",),
     "completed": ("Completed", "Outcome", "SandboxCrashed", "WorkloadFailed", "WorkloadTimeout"),

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import UsageError
@@ -15,6 +15,7 @@ from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.rootfs import Rootfs, host, python
 from pytest_gvisor.oci.spec import Mount, Spec
+from pytest_gvisor.run.call_settings import CallSettings
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import (
@@ -93,7 +94,7 @@ class Gvisor:
         mounts: Sequence[Mount] = (),
         hostname: str = HOSTNAME,
         readonly: bool = False,
-        **settings: object,
+        **settings: Unpack[CallSettings],
     ) -> Completed:
         """Run ``args`` in a fresh sandbox and wait for its end.
 
@@ -152,7 +153,7 @@ class Gvisor:
         input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
         timeout: float | None = None,
         check: bool = False,
-        **settings: object,
+        **settings: Unpack[CallSettings],
     ) -> Completed:
         """Run a validated bundle, from ``oci_bundle`` or `Bundle.open`.
 
@@ -187,7 +188,7 @@ class Gvisor:
         mounts: Sequence[Mount] = (),
         hostname: str = HOSTNAME,
         readonly: bool = False,
-        **settings: object,
+        **settings: Unpack[CallSettings],
     ) -> Sandbox:
         """Start a warm sandbox: ``with gvisor.sandbox() as box: box.exec(["true"])``.
 

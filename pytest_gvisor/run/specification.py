@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,10 +21,10 @@ from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.run import following
 from pytest_gvisor.run.netns import check_netns
 from pytest_gvisor.run.request import Workspace
-from pytest_gvisor.run.workload import Workload, make_workload, split
+from pytest_gvisor.run.workload import OPTIONS, Workload, make_workload, split
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
-from pytest_gvisor.setting_table import BY_NAME
+from pytest_gvisor.setting_table import BY_NAME, names_from
 from pytest_gvisor.settings import Network, Settings
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settings:
     """Return ``settings`` with the changes of one call. Raises `UsageError`."""
     for name in changes:
-        if name in BY_NAME and "call" not in BY_NAME[name].sources:
+        if name not in BY_NAME:
+            raise _no_argument(name)
+        if "call" not in BY_NAME[name].sources:
             raise UsageError(
                 f"{name} is decided for a whole test",
                 next_step=f"Use @pytest.mark.gvisor({name}=…) or the command line.",
@@ -44,6 +47,18 @@ def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settin
             raise UsageError("netns needs network='sandbox'")
         check_netns(chosen.netns)
     return chosen
+
+
+def _no_argument(name: str) -> UsageError:
+    """Return the error for an argument that no call takes, with the nearest name."""
+    own = ["mounts", *(other for other in OPTIONS if other != "mounts"), "input", "timeout"]
+    settings = [setting for setting in names_from("call") if setting not in own]
+    near = difflib.get_close_matches(name, [*own, *settings], 1)
+    step = f"Did you mean {near[0]}? " if near else ""
+    return UsageError(
+        f"{name!r} is not a setting, nor another argument of this call",
+        next_step=f"{step}There are {', '.join(own)}; and settings: {', '.join(settings)}.",
+    )
 
 
 def way_of(chosen: Settings) -> Way:

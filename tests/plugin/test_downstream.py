@@ -198,7 +198,7 @@ def test_the_documents_examples_run(alone: Project) -> None:
     box = "def test_box(box):\n    assert 'applet not found' in box.exec(['tool']).stderr\n"
     (bundle,) = (block for block in bundles if "oci_bundle" in block)
     (hooks,) = (block for block in workloads if "pytest_gvisor_modify_spec" in block)
-    (plain,) = (block for block in workloads if "Launcher" in block)
+    (plain,) = (block for block in workloads if "pytest_gvisor.session" in block)
     hooked = """
     def test_hooked(gvisor):
         done = gvisor.run(["hostname"])

@@ -125,7 +125,7 @@ def test_a_bundle_takes_the_settings_of_a_run(gvisor: Gvisor, elsewhere: Make) -
     done = gvisor.run_bundle(bundle, input="ls /sys/class/net; echo end", network="host")
     assert done.stdout.endswith("end\n")
     with pytest.raises(UsageError, match="platform is decided for a whole test"):
-        gvisor.run_bundle(bundle, platform="ptrace")
+        gvisor.run_bundle(bundle, platform="ptrace")  # type: ignore[call-arg]
 
 
 def test_a_made_bundle_runs(gvisor: Gvisor, oci_bundle: BundleFactory, tmp_path: Path) -> None:

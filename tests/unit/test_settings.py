@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from pytest_gvisor import settings
 from pytest_gvisor.errors import LaunchError, UsageError
+from pytest_gvisor.run.call_settings import CallSettings, SessionSettings
 from pytest_gvisor.run.capture import Capture
-from pytest_gvisor.setting_table import SETTINGS, Kind, Setting
+from pytest_gvisor.setting_table import SETTINGS, Kind, Setting, names_from
 from pytest_gvisor.settings import Keep, Network, Platform, Rootless, Settings
 
 if TYPE_CHECKING:
@@ -271,6 +272,14 @@ def test_an_unknown_setting_is_refused_with_the_choices(name: str) -> None:
     """A misspelt one is no silent default."""
     with pytest.raises(UsageError, match=r"is not a setting; there are .*timeout"):
         settings.replaced(Settings(), {name: 1})
+
+
+def test_type_checkers_know_each_setting_of_a_call_and_of_a_session() -> None:
+    """The arguments for editors are those of the table."""
+    # A call has its timeout beside the settings, as `subprocess.run`.
+    assert {*CallSettings.__optional_keys__, "timeout"} == {*names_from("call")}
+    whole = {*names_from("marker"), *names_from("call")}
+    assert SessionSettings.__optional_keys__ == whole
 
 
 def test_only_what_is_changed_changes() -> None:

@@ -1,0 +1,71 @@
+"""A session without pytest, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from pytest_gvisor import Gvisor, Platform
+from pytest_gvisor.programs.proc import children_of_self
+
+
+def script(text: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python script as a user does."""
+    argv = [sys.executable, "-c", textwrap.dedent(text)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120)
+
+
+def test_a_script_runs_workloads(gvisor: Gvisor, gvisor_platform: Platform) -> None:
+    """A session has its settings, warm sandboxes included, and ends all that it has started."""
+    done = script(f"""
+        import os, pytest_gvisor
+
+        with pytest_gvisor.session(
+            platform={str(gvisor_platform)!r}, runsc={gvisor.runsc.path!r}, timeout=60, nofile=100
+        ) as gvisor:
+            print(gvisor.platform, gvisor.run(["sh", "-c", "ulimit -n"]).stdout, end="")
+            print(gvisor.sandbox().exec(["echo", "warm"]).stdout, end="")
+        children = open(f"/proc/self/task/{{os.getpid()}}/children").read()
+        print("left:", children.split())
+    """)
+    assert (done.stdout, done.stderr) == (f"{gvisor_platform} 100\nwarm\nleft: []\n", "")
+
+
+def test_an_error_in_the_block_ends_the_session_too() -> None:
+    """An error in the block is raised, and the keeper is gone."""
+    before = children_of_self()
+    with pytest.raises(ZeroDivisionError):
+        _divide()
+    assert children_of_self() == before
+
+
+def _divide() -> None:
+    from pytest_gvisor import session
+
+    with session() as gvisor:
+        assert gvisor.run(["true"]).returncode == 0
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ("platform='systrap,ptrace'", "UsageError: a session runs on one platform"),
+        ("platform='nope'", "UsageError"),
+        ("runsc='/no/such'", "RunscNotFound"),
+        ("networ='none'", "UsageError: 'networ' is not a setting"),
+    ],
+)
+def test_a_session_that_cannot_be_had_is_a_typed_error(settings: str, error: str) -> None:
+    """Nothing is yielded, and the error is one of the tree."""
+    done = script(f"""
+        import pytest_gvisor
+
+        with pytest_gvisor.session({settings}):
+            print("reached")
+    """)
+    assert done.stdout == ""
+    assert f"pytest_gvisor.{error}" in done.stderr
