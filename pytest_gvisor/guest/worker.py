@@ -318,6 +318,7 @@ def run(
     os.environ[GUARD] = f"{kernel.release} {kernel.version}"
     os.chdir(start["cwd"])
     sys.path[:] = start["sys_path"]
+    _beside("program").assume(**start["program"])
     measured: dict[str, Any] | None = start["coverage"]
     coverage: Coverage | None = _beside("measure").Coverage(measured) if measured else None
     from _pytest.config import Config  # noqa: PLC0415 -- sys.path is the host's only now

@@ -68,7 +68,7 @@ class Gvisor:
 
     @property
     def python(self) -> str:
-        """The path of the running Python in `host()`, with the packages that it has here.
+        """The path of the running Python in `host()`, with the packages of its environments.
 
         Raises `UsageError` where an image is the root, which has its own.
         """

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_gvisor.guest import worker
-from pytest_gvisor.inside import configuration, families, users, visible, writable
+from pytest_gvisor.inside import configuration, families, program, users, visible, writable
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
 from pytest_gvisor.oci.mounts import bind, covers
@@ -100,6 +98,7 @@ def start(
         "coverage": configuration.coverage(config),
         "bridges": bridges,
         "families": families.missing(settings),
+        "program": program.names(),
     }
     if taker is not None:
         command["returns"] = taker.command()
@@ -143,10 +142,9 @@ def _spec(
     os.chmod(prepared.root_path + _TMP, 0o1777)
     sessions = os.path.dirname(os.path.dirname(workspace.folder))
     hidden = covers(prepared.root_path, prepared.mounts, session=sessions)
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     identity = [inhabitant.argument(prepared)] if inhabitant else []
     spec = default_spec(
-        [sys.executable, *flags, worker.__file__, *identity],
+        [*program.command(worker.__file__), *identity],
         root_path=prepared.root_path,
         env={**({"HOME": account.home} if account else {}), **inside.env},
         cwd=shown.start,

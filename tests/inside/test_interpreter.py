@@ -61,3 +61,36 @@ def test_python_and_its_tools_are_those_of_the_host(
     options = ("--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider")
     result = project.run(f"{top}/bin/python", "-m", "pytest", *options)
     assert result.parseoutcomes() == {"passed": 2}
+
+
+def test_flags_and_names_are_those_of_the_host(project: pytest.Pytester) -> None:
+    """The flags of any kind, the command line, and ``__main__``, which spawned processes run."""
+    flags = ["-O", "-B", "-X", "dev", "-X", "int_max_str_digits=5000", "-W", "error::FutureWarning"]
+    options = ["-m", "pytest", "--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider"]
+    project.makepyfile(
+        f"""
+        import argparse, multiprocessing, os, sys, __main__
+
+        def test_flags():
+            flags = sys.flags.optimize, sys.flags.dont_write_bytecode, sys.flags.dev_mode
+            assert flags == (1, 1, True)
+            assert sys.get_int_max_str_digits() == 5000
+            assert sys._xoptions == {{"dev": True, "int_max_str_digits": "5000"}}
+            assert "error::FutureWarning" in sys.warnoptions
+
+        def test_names():
+            assert sys.orig_argv[1:] == {[*flags, *options]!r}
+            assert sys.argv[1:] == {options[2:]!r}
+            assert sys.argv[0] == __main__.__file__
+            assert __main__.__spec__.name == "pytest.__main__"
+            assert "worker" not in argparse.ArgumentParser().prog
+
+        def test_spawned():
+            process = multiprocessing.get_context("spawn").Process(target=os.getpid)
+            process.start()
+            process.join()
+            assert process.exitcode == 0
+        """
+    )
+    result = project.run(sys.executable, *flags, *options)
+    result.assert_outcomes(passed=3)

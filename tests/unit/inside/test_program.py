@@ -1,0 +1,57 @@
+"""The interpreter inside: its flags, and the names of its program."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.guest import program as guest
+from pytest_gvisor.inside import program
+
+
+def test_each_option_of_the_interpreter_is_passed_on_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option that multiprocessing leaves out is among them."""
+    monkeypatch.setattr(sys, "_xoptions", {"utf8": True, "pycache_prefix": "/x"})
+    line = program.command("worker.py")
+    assert (line[0], line[-1]) == (sys.executable, "worker.py")
+    options = [word for before, word in itertools.pairwise(line) if before == "-X"]
+    assert sorted(options) == ["pycache_prefix=/x", "utf8"]
+
+
+@pytest.mark.parametrize(
+    ("module", "file", "named"),
+    [("pytest.__main__", True, True), (None, True, False), ("mine", False, False)],
+)
+def test_the_program_has_the_names_of_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str | None, file: bool, named: bool
+) -> None:
+    """Without its file, the main module inside has none: a spawned process would not find it."""
+    main: Any = types.ModuleType("__main__")
+    main.__file__ = str(tmp_path / "main.py")
+    main.__spec__ = module and types.SimpleNamespace(name=module)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "argv", ["main.py", "a"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "main.py", "a"])
+    found = program.names()
+    if file:
+        (tmp_path / "main.py").touch()
+    sys.argv, sys.orig_argv = [], []
+    guest.assume(**found)
+    assert (sys.argv, sys.orig_argv) == (["main.py", "a"], ["python", "main.py", "a"])
+    inside: Any = sys.modules["__main__"]
+    assert inside is not main
+    assert getattr(inside, "__file__", None) == (main.__file__ if file else None)
+    assert (inside.__spec__ is not None) is named
+    if named:
+        assert (inside.__spec__.name, inside.__package__) == ("pytest.__main__", "pytest")
+
+
+def test_a_main_module_of_another_form_has_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An xdist worker's has no file."""
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+    assert (program.names()["file"], program.names()["module"]) == (None, None)
