@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor.inside import editors
+
 # What is the host's business alone, with the value that switches it off inside: which tests run,
 # when to stop, where results are written, how many processes there are.
 _SWITCHED_OFF: dict[str, Any] = {
@@ -63,6 +65,7 @@ _SWITCHED_OFF: dict[str, Any] = {
     "tx": [],
     "usepdb": False,
     "xmlpath": None,
+    **editors.SWITCHED_OFF,
 }
 
 
@@ -113,7 +116,7 @@ def arguments(config: pytest.Config, items: Iterable[pytest.Item]) -> list[str]:
     What the user wrote decides node ids, where files lie outside of rootdir. Files that the user
     named and that none of ``items`` needs are left out: pytest would collect each of them.
     """
-    plugins = [part for name in config.option.plugins for part in ("-p", name)]
+    plugins = [part for name in editors.without(config.option.plugins) for part in ("-p", name)]
     needed = {os.path.realpath(path) for path in files(items)}
     here = str(config.invocation_params.dir)
     return [*plugins, *(arg for arg in config.args if not _is_other_file(arg, here, needed))]

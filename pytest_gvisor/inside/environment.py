@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import escape
+from pytest_gvisor.inside import editors
 
 KEY: Final = "gvisor_env"
 """The ini key, and where argparse puts the option."""
@@ -33,15 +34,16 @@ _OF_THE_HOST: Final = (
     "_", "HOME", "PATH", "PWD", "OLDPWD", "SHELL", "SHLVL", "USER", "LOGNAME", "HOSTNAME", "MAIL",
     "TMPDIR", "TEMP", "TMP", "XDG_*", "LD_*", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP",
     "PYTHONUSERBASE", "VIRTUAL_ENV*", "CONDA_*", "PYENV_*", "SSH_*", "GPG_*", "DBUS_*", "DISPLAY",
-    "WAYLAND_DISPLAY", "XAUTHORITY", "DOCKER_*", "*_SOCK", "*_SOCKET", "VSCODE_*", "PYCHARM_*",
-    "PYDEVD_*", "TEST_RUN_PIPE", "JPY_*", "TMUX*", "STY", "TERM_PROGRAM*", "BASH*",
-    "PYTEST_GVISOR_*", "PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST", "PYTEST_DEBUG*", "COV_CORE_*",
+    "WAYLAND_DISPLAY", "XAUTHORITY", "DOCKER_*", "*_SOCK", "*_SOCKET", "JPY_*", "TMUX*", "STY",
+    "TERM_PROGRAM*", "BASH*", "PYTEST_GVISOR_*", "PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST",
+    "PYTEST_DEBUG*", "COV_CORE_*", *editors.VARIABLES,
 )  # fmt: skip
 _SECRET: Final = re.compile(
     "TOKEN|SECRET|PASSW|PWD|CREDENTIAL|PRIVATE|API_?KEY|_KEY$|_KEY_|_PAT$|COOKIE|DSN|AUTH",
     re.IGNORECASE,
 )
 _CREDENTIALS: Final = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+_PLUGINS: Final = "PYTEST_PLUGINS"
 _GLOB: Final = frozenset("*?[")
 _MOST_MISSED: Final = 1000
 
@@ -65,6 +67,8 @@ def environment(entries: Iterable[str], environ: Mapping[str, str]) -> dict[str,
             found |= {pattern: environ[pattern]} if pattern in environ else {}
         else:
             found |= {n: v for n, v in environ.items() if fnmatchcase(n, pattern) and _passes(n, v)}
+    if found.get(_PLUGINS) == environ.get(_PLUGINS, ""):
+        found[_PLUGINS] = ",".join(editors.without(found[_PLUGINS].split(",")))
     return found
 
 

@@ -51,6 +51,15 @@ def test_names_of_the_allow_list_can_be_left_out() -> None:
     assert set(found) == ALWAYS - {"PYTEST_XDIST_WORKER", "LC_TIME"}
 
 
+def test_plugins_of_editors_are_not_loaded_inside() -> None:
+    """VS Code's would look for a pipe of the host's."""
+    found = environment([], {**HOST, "PYTEST_PLUGINS": "mine,vscode_pytest,other"})
+    assert found["PYTEST_PLUGINS"] == "mine,other"
+    pipes = {"TEST_RUN_PIPE": "/p", "RUN_TEST_IDS_PIPE": "/i", "TEAMCITY_VERSION": "LOCAL"}
+    assert pipes.keys().isdisjoint(environment(["*"], {**HOST, **pipes}))
+    assert held_back(found, {**HOST, **pipes}) == held_back(found, HOST)
+
+
 @pytest.mark.parametrize("entry", ["", "!", "=x", "A\0B=1", "!A=1"])
 def test_what_is_no_entry_is_refused(entry: str) -> None:
     """An invalid entry is refused before anything starts."""
