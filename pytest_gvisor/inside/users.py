@@ -112,9 +112,10 @@ class Inhabitant:
 def inhabitant(user: str, way: Way, shown: Sequence[str]) -> Inhabitant | None:
     """Return the user that ``user`` means, from `read`; None for root.
 
-    With one mapped id, which is the caller's outside, a user namespace inside is needed.
+    An ordinary user has one mapped id, and needs a user namespace inside. Root needs none, also
+    where only root is mapped: the given user then owns nothing of the host's.
     """
-    nested = way in (Way.FLAG, Way.OWN)
+    nested = way is Way.FLAG
     if user == ROOT or (user == CALLER and os.geteuid() == 0):
         return None
     if user == CALLER:
@@ -199,10 +200,10 @@ def _of_root(prepared: Prepared, home: str) -> Iterator[str]:
 
 
 def _is_own(path: str, home: str) -> bool:
-    """Whether a folder of the skeleton is an ordinary user's on the host, or in the home inside."""
+    """Whether a folder of the skeleton is this user's on the host, or in the home inside."""
     if within(path, home):
         return True
     try:
-        return 0 != os.geteuid() == os.stat(path).st_uid
+        return os.stat(path).st_uid == os.geteuid()
     except OSError:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import pytest_gvisor
 from pytest_gvisor import Gvisor, Launcher, Outcome, Platform, Runsc, bind
 from pytest_gvisor.plugin.factories import BundleFactory
 from pytest_gvisor.programs import leftovers
@@ -123,6 +125,28 @@ def sidecar_sentry(gvisor: Gvisor) -> Found:
     return any("gvisor_sentry".startswith(name) for name in names)
 
 
+USERS = """
+import os, sys
+sys.path.insert(0, "/package/guest")
+import identity
+change = identity.Change(identity.Identity(
+    uid=1000, gid=1001, groups=[27], home="/tmp/home", nested=True, others=0, roots=["/etc"]))
+pid = os.fork()
+if pid:
+    change.serve(pid)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+change.become()
+change.settled()
+print(os.getuid(), os.getgid(), os.getgroups(), *(os.stat(p).st_uid for p in ("/tmp/home", "/etc")))
+"""
+
+
+def users_inside(gvisor: Gvisor) -> Found:
+    mounts = [bind(Path(pytest_gvisor.__file__).parent, "/package")]
+    done = gvisor.run([sys.executable, "-I", "-c", USERS], mounts=mounts)
+    return done.stdout == "1000 1001 [27] 1000 0\n" or f"{done.stdout}{done.stderr}"
+
+
 def _state(gvisor: Gvisor) -> str:
     """runsc's state folder of the last run."""
     argv = gvisor.records[-1].argv
@@ -145,6 +169,7 @@ RUNS: dict[str, Callable[[Gvisor], Found] | None] = {
     "exact-statuses": exact_statuses,
     "kernel-4-19": kernel_4_19,
     "sidecar-sentry": sidecar_sentry,
+    "users-inside": users_inside,
     "truncation-refused": None,  # a test of its own: here the kernel refuses, whatever runsc does
 }
 

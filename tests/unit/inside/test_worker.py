@@ -194,3 +194,14 @@ def test_what_is_not_shown_on_the_host_is_not_shown_for_tests_inside(host: Host)
     """Lines of the terminal come with --setup-show, and are a break of the protocol without."""
     assert host.run({"type": "terminal", "text": "1 passed in 0.1s"})[-1] == ("setup", "failed")
     assert not host.shown
+
+
+def test_a_user_that_cannot_be_had_is_no_start_and_no_green_test(host: Host) -> None:
+    """The reason names the refused call and the way out. In a test it ends the sandbox."""
+    refused: Message = {"type": "no user", "errno": 1, "text": "unshare(0x10000000)"}
+    worker = host.worker(collected=refused)
+    host.script.messages = [refused]
+    said = worker.start()
+    assert "unshare(0x10000000)" in said
+    assert "--gvisor-user root" in said
+    assert ("call", "failed") in host.run(*PASSED[:2], refused, *PASSED[2:], DONE)
