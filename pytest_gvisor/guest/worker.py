@@ -316,6 +316,8 @@ def run(
     """
     kernel = os.uname()
     os.environ[GUARD] = f"{kernel.release} {kernel.version}"
+    if start["python_path"] is not None:
+        os.environ["PYTHONPATH"] = start["python_path"]
     os.chdir(start["cwd"])
     sys.path[:] = start["sys_path"]
     _beside("program").assume(**start["program"])

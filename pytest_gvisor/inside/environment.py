@@ -27,6 +27,8 @@ ALLOWED: Final = (
     "PYTHONOPTIMIZE", "PYTHONSAFEPATH", "PYTHONTRACEMALLOC", "PYTHONUNBUFFERED",
     "PYTHONWARNDEFAULTENCODING", "PYTHON_CPU_COUNT", "PYTHON_GIL", "SOURCE_DATE_EPOCH",
     "DJANGO_*", "HYPOTHESIS_*", "NOX_*", "PYTEST_*", "TOX_*",
+    # Of the host's folders, but tests see what is on sys.path: a Python that they start has to.
+    "PYTHONPATH",
 )  # fmt: skip
 # Names that a glob does not pass: of the host's folders, sockets, loader and editors, and of the
 # pytest on the host itself.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.oci.spec import Mount, Spec
     from pytest_gvisor.settings import Platform, Settings
 
+_PYTHON_PATH = "PYTHONPATH"
 _TMP = "/tmp"
 
 
@@ -99,6 +100,7 @@ def start(
         "bridges": bridges,
         "families": families.missing(settings),
         "program": program.names(),
+        "python_path": inside.env.get(_PYTHON_PATH),
     }
     if taker is not None:
         command["returns"] = taker.command()
@@ -143,10 +145,12 @@ def _spec(
     sessions = os.path.dirname(os.path.dirname(workspace.folder))
     hidden = covers(prepared.root_path, prepared.mounts, session=sessions)
     identity = [inhabitant.argument(prepared)] if inhabitant else []
+    # The first Python starts without: it imports its own modules before sys.path is the host's.
+    env = {name: value for name, value in inside.env.items() if name != _PYTHON_PATH}
     spec = default_spec(
         [*program.command(worker.__file__), *identity],
         root_path=prepared.root_path,
-        env={**({"HOME": account.home} if account else {}), **inside.env},
+        env={**({"HOME": account.home} if account else {}), **env},
         cwd=shown.start,
         mounts=[*hidden, *(mount for mount in prepared.mounts if not _is_shown(mount))],
         path=prepared.path,

@@ -140,7 +140,10 @@ def test_a_failed_test_is_told_of_a_variable_that_is_held_back(
 def test_variables_of_pytest_mean_inside_what_they_mean_on_the_host(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, autoload: bool
 ) -> None:
-    """The same plugins are loaded, and a test knows its worker."""
+    """The same plugins are loaded, and a test knows its worker.
+
+    A Python that a test starts imports what is on the host's ``PYTHONPATH``.
+    """
     monkeypatch.setenv("PYTEST_PLUGINS", "tests.bundlewatch,of_the_project")
     monkeypatch.setenv("PYTHONPATH", str(project.path), prepend=":")
     options = ["--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider"]
@@ -150,7 +153,7 @@ def test_variables_of_pytest_mean_inside_what_they_mean_on_the_host(
     project.makepyfile(
         of_the_project="import pytest\n@pytest.fixture\ndef given(): return 1\n",
         test_it="""
-        import os
+        import os, subprocess, sys
 
         def test_it(given, worker_id, testrun_uid, pytestconfig):
             assert given == 1
@@ -158,6 +161,7 @@ def test_variables_of_pytest_mean_inside_what_they_mean_on_the_host(
             assert testrun_uid == os.environ["PYTEST_XDIST_TESTRUNUID"]
             found = pytestconfig.pluginmanager.hasplugin("hypothesispytest")
             assert found == ("PYTEST_DISABLE_PLUGIN_AUTOLOAD" not in os.environ)
+            subprocess.run([sys.executable, "-c", "import of_the_project"], cwd="/", check=True)
         """,
     )
     project.runpytest_subprocess(*options, "-n1").assert_outcomes(passed=1)

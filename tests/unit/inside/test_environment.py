@@ -11,14 +11,14 @@ HOST = {
     "LANG": "C.UTF-8", "LC_TIME": "C", "CI": "true", "DJANGO_SETTINGS_MODULE": "app.settings",
     "DJANGO_SECRET_KEY": "s", "PYTEST_PLUGINS": "mine", "PYTEST_ADDOPTS": "-x",
     "PYTEST_GVISOR_STRICT": "1", "PYTEST_DEBUG_TEMPROOT": "/tmp/x", "TOX_ENV_NAME": "py",
-    "HYPOTHESIS_PROFILE": "ci",
+    "HYPOTHESIS_PROFILE": "ci", "PYTHONPATH": "lib",
     "PYTEST_XDIST_WORKER": "gw1", "APP_MODE": "test", "APP_TOKEN": "t", "APP_DB": "pg://u:p@h/d",
     "APP_URL": "http://localhost/", "HOME": "/home/me", "PATH": "/x", "SSH_AUTH_SOCK": "/s",
     "VSCODE_PID": "1", "XDG_RUNTIME_DIR": "/run/user/1", "AWS_PROFILE": "work",
 }  # fmt: skip
 ALWAYS = {
     "LANG", "LC_TIME", "CI", "DJANGO_SETTINGS_MODULE", "PYTEST_PLUGINS", "TOX_ENV_NAME",
-    "HYPOTHESIS_PROFILE", "PYTEST_XDIST_WORKER",
+    "HYPOTHESIS_PROFILE", "PYTEST_XDIST_WORKER", "PYTHONPATH",
 }  # fmt: skip
 
 
