@@ -42,7 +42,7 @@ def test_processes_have_it_too():
     assert eval(done.stdout) == facts()
 
 def test_nothing_is_seen_of_the_way_there():
-    assert len(sys.argv) == 1 and sys.argv[0].endswith("worker.py")
+    assert not [word for word in (*sys.argv, *os.environ.values()) if "nested" in word]
 """
 
 
