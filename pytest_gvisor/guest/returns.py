@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import math
 import os
 import re
 import stat
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,9 @@ _RUN_BY_TOOLS = re.compile(
     r"|[jt]sconfig.*\.json|(docker-)?compose.*\.ya?ml|pnpm-.*\.ya?ml|taskfile.*\.ya?ml"
     r"|mkdocs\.ya?ml|environment.*\.ya?ml|action\.ya?ml|pom\.xml|build\.xml|pyrightconfig\.json"
 )
+_COUNTING = 1.0
+"""Seconds for files that nobody has asked for: a stat of one takes 0.1 ms."""
+
 _PROBE = "/.pytest-gvisor-layer"
 _LONGEST_NAME = 255
 _LONGEST_PATH = 2048
@@ -99,6 +104,12 @@ class Place:
         """The path of the only file of this place below its folder; empty for a glob."""
 
         self.guarded: bool = given["guarded"]
+        self.failed_only: bool = given.get("failed_only", False)
+        """Whether it holds a folder for each test, and those of failed ones are wanted."""
+
+        self.most: int = given.get("most", sys.maxsize)
+        """Bytes of it that may go."""
+
         self._pattern = pattern(given["glob"])
 
     def relative(self, path: str) -> str:
@@ -126,14 +137,21 @@ class Changes:
         except OSError:
             return False
 
-    def below(self, folder: str, skipped: frozenset[str] = frozenset()) -> Iterator[str]:
-        """Yield the files that were made or changed below a folder.
+    def below(
+        self, folder: str, skipped: frozenset[str] = frozenset(), until: float = math.inf
+    ) -> Iterator[str]:
+        """Yield the files that were made or changed below a folder, until a time (monotonic).
+
+        An empty text at the end says that some were left out.
 
         Before the overlay changes a file of the host's, it copies the folders above it, and their
         times of change become new. So a folder with an old one has nothing new below it.
         """
         stack = [folder]
         while stack:
+            if time.monotonic() > until:
+                yield ""
+                return
             try:
                 device = os.lstat(stack[-1]).st_dev
                 with os.scandir(stack.pop()) as entries:
@@ -175,7 +193,9 @@ def _upper_device(path: str) -> int:
 class _Sender:
     """One sending of all files."""
 
-    def __init__(self, fd: int, agreed: dict[str, Any], changes: Changes) -> None:
+    def __init__(
+        self, fd: int, agreed: dict[str, Any], changes: Changes, failed: list[str]
+    ) -> None:
         self._fd = fd
         self._encoder = frames.Encoder(max_json=frames.UNBOUNDED)
         self._places = [Place(given) for given in agreed["places"]]
@@ -184,6 +204,7 @@ class _Sender:
         self._files: int = agreed["files"]
         self._bytes: int = agreed["bytes"]
         self._changes = changes
+        self._failed = failed
         self._left_out: dict[str, list[str]] = {}
         self._others: list[str] = []
         self._seen: set[str] = set()
@@ -195,27 +216,40 @@ class _Sender:
             path = os.path.join(place.folder, place.name)
             if place.name and self._changes.has(path):
                 self._offer(path)
+        whole = True
         for root in self._roots():
-            for path in self._changes.below(root, self._written_through):
+            wanted = any(_within(folder, root) for folder in self._folders())
+            until = math.inf if wanted else time.monotonic() + _COUNTING
+            for path in self._changes.below(root, self._written_through, until):
+                whole = whole and bool(path)
                 self._offer(path)
         for reason, paths in self._left_out.items():
             self._send("left out", why=reason, count=len(paths), paths=_first(paths))
         if self._others:
-            self._send("wrote", count=len(self._others), paths=_first(self._others))
+            paths = _first(self._others)
+            self._send("wrote", count=len(self._others), paths=paths, whole=whole)
         self._send("end")
+
+    def _folders(self) -> Iterator[str]:
+        """Yield the folders of places that hold any number of files."""
+        for place in self._places:
+            if place.failed_only:
+                yield from (path for path in self._failed if place.relative(path))
+            elif not place.name:
+                yield place.folder
 
     def _roots(self) -> list[str]:
         """Return the folders to walk, none of them below another."""
-        wanted = {place.folder for place in self._places if not place.name} | {self._project}
+        wanted = {*self._folders(), self._project}
         found: list[str] = []
         for path in sorted(wanted):
-            if not any((path + "/").startswith(other.rstrip("/") + "/") for other in found):
+            if not any(_within(path, other) for other in found):
                 found.append(path)
         return found
 
     def _offer(self, path: str) -> None:
         """Send a file, as one of the first place that it belongs to, if it may go."""
-        if path in self._seen:
+        if not path or path in self._seen:
             return
         self._seen.add(path)
         for number, place in enumerate(self._places):
@@ -237,9 +271,11 @@ class _Sender:
                 info = os.fstat(fd)
                 if not stat.S_ISREG(info.st_mode):
                     return "unreadable"
-                if not self._files or info.st_size > self._bytes:
+                place = self._places[number]
+                if not self._files or info.st_size > min(self._bytes, place.most):
                     return "size"
                 self._files -= 1
+                place.most -= info.st_size
                 self._send_content(file, number, relative)
         except OSError:
             return "unreadable"
@@ -266,18 +302,24 @@ class _Sender:
             view = view[os.write(self._fd, view) :]
 
 
+def _within(path: str, folder: str) -> bool:
+    return (path + "/").startswith(folder.rstrip("/") + "/")
+
+
 def _first(paths: list[str]) -> list[str]:
     return [path[:_LONGEST_PATH] for path in paths[:MOST_NAMES]]
 
 
-def send(fd: int, agreed: dict[str, Any], changes: Changes) -> None:
+def send(fd: int, agreed: dict[str, Any], changes: Changes, failed: list[str]) -> None:
     """Send all files of the agreed places that were made or changed.
+
+    ``failed`` are the folders of failed tests.
 
     Where that fails, the host misses the end and says so.
     """
     with contextlib.suppress(OSError, ValueError, MemoryError):
         os.set_blocking(fd, True)
-        _Sender(fd, agreed, changes).run()
+        _Sender(fd, agreed, changes, failed).run()
 
 
 def make_folders(agreed: dict[str, Any]) -> None:

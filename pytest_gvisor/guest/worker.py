@@ -21,13 +21,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import encoding, identity, returns, variables
+    from pytest_gvisor.guest import encoding, failed, identity, returns, variables
     from pytest_gvisor.guest.channel import Channel
 else:
     # The folder of this program, on sys.path for these imports: what a test imports by their names
     # is the test's own.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import encoding
+    import failed
     import identity
     import returns
     import variables
@@ -35,18 +36,13 @@ else:
 
     del sys.path[0]
     for _name in (
-        "channel",
-        "checked_json",
-        "encoding",
-        "frames",
-        "identity",
-        "returns",
+        "channel", "checked_json", "encoding", "failed", "frames", "identity", "returns",
         "variables",
-    ):
+    ):  # fmt: skip
         del sys.modules[_name]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import pytest
 
@@ -234,6 +230,7 @@ class Plugin:
         if self._coverage is not None:
             for piece in self._coverage.pieces():
                 self._channel.put_off("coverage", **piece)
+        _end_quickly(self._config)
         self._channel.send("finished")
 
     def pytest_internalerror(self, excrepr: object) -> None:
@@ -307,8 +304,24 @@ def _fixtures(worker_id: str, testrun_uid: str) -> object:
     return Fixtures()
 
 
+def _end_quickly(config: Any) -> None:
+    """Leave out the last acts of pytest that nobody hears of: the host waits for files then.
+
+    They are the terminal's summary, for which plugins import much, and five collections of garbage.
+    """
+    config.hook.pytest_terminal_summary = lambda **_: []
+    with suppress(ImportError):  # before pytest 8.4
+        from _pytest.unraisableexception import gc_collect_iterations_key  # noqa: PLC0415 -- as above
+
+        config.stash[gc_collect_iterations_key] = 0
+
+
 def run(
-    channel: Channel, start: dict[str, Any], words: TextIO, change: identity.Change | None
+    channel: Channel,
+    start: dict[str, Any],
+    words: TextIO,
+    change: identity.Change | None,
+    notes: failed.Notes,
 ) -> int:
     """Configure pytest like the host's, and serve until the host sends ``finish``.
 
@@ -334,6 +347,7 @@ def run(
     _hook_order(plugin)
     config = Config.fromdictargs(start["options"], start["args"])
     config.pluginmanager.register(plugin, "gvisor-worker")
+    failed.register(config, notes)
     if start["worker"] and config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_fixtures(**start["worker"]), "gvisor-xdist-fixtures")
     if start["bridges"]:
@@ -342,9 +356,7 @@ def run(
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 
 
-def attend(
-    pytest_pid: int, socket: int, agreed: dict[str, Any] | None, changes: returns.Changes
-) -> None:
+def attend(pytest_pid: int, send: Callable[[], None]) -> None:
     """Act as the sandbox's first process: reap orphans, pass on SIGTERM, send files, end like
     pytest.
 
@@ -357,8 +369,7 @@ def attend(
         if pid == pytest_pid:
             break
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a number that is nobody's now
-    if agreed is not None:
-        returns.send(socket, agreed, changes)
+    send()
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number != signal.SIGKILL:
@@ -379,12 +390,18 @@ def main() -> None:
         return
     if start["families"]:
         _beside("loopback").make_count(start["families"], identity.kernel_calls())
-    if start["returns"] is not None:
-        returns.make_folders(start["returns"])
+    notes, agreed = failed.Notes(), start["returns"]
+    if agreed is not None:
+        returns.make_folders(agreed)
+
+    def send() -> None:
+        if agreed is not None:
+            returns.send(channel.socket, agreed, changes, notes.folders())
+
     if pid := os.fork():
         if change is not None:
             change.serve(pid)
-        attend(pid, channel.socket, start["returns"], changes)
+        attend(pid, send)
     channel.own()
     # A descriptor of its own: while a test runs, pytest has 2 on a file that dies with the sandbox.
     words = os.fdopen(os.dup(2), "w")
@@ -396,7 +413,7 @@ def main() -> None:
     try:
         if change is not None:
             change.become()
-        status = run(channel, start, words, change)
+        status = run(channel, start, words, change, notes)
     except identity.Refused as error:
         channel.send("no user", errno=error.errno, text=error.strerror)
         raise

@@ -13,6 +13,7 @@ import pytest
 
 from pytest_gvisor.plugin import collection_warnings
 from pytest_gvisor.plugin.placement import (
+    BASETEMP_GIVEN,
     FIELDS,
     RETURNS,
     check_guard,
@@ -335,6 +336,12 @@ def pytest_terminal_summary(
 def _has_returned(config: pytest.Config) -> bool:
     """Whether workers of xdist have sent what came of their files."""
     return config.stash.get(_workers_key, False)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of xdist what the user has given: xdist gives each of them a folder."""
+    node.workerinput[BASETEMP_GIVEN] = bool(node.config.getoption("basetemp"))
 
 
 @pytest.hookimpl(optionalhook=True)

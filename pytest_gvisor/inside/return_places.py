@@ -18,7 +18,7 @@ import pytest
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside import configuration
-from pytest_gvisor.plugin.placement import RETURNS
+from pytest_gvisor.plugin.placement import BASETEMP_GIVEN, RETURNS
 from pytest_gvisor.programs.paths import within
 
 OUTPUT_FILES = ("log_file", "cucumber_json_path")
@@ -34,6 +34,9 @@ DATA_FOLDERS = ("force_regen", "regen_all")
 """Options that have snapshots written: below rootdir, or in a folder that is named like the
 module."""
 
+MOST_OF_PLACE = 1024 * 1024 * 1024
+MOST_OF_FAILED = 64 * 1024 * 1024
+_TEMPORARY = frozenset({"tmp_path", "tmp_path_factory", "tmpdir", "tmpdir_factory"})
 _OPENED_BY_THE_HOST = (".coverage", ".testmondata", ".pymon")
 _NEVER = ("/proc", "/sys", "/dev")
 
@@ -54,6 +57,11 @@ class Place:
     """Whether the host may import or run files there, so that only harmless names come back."""
 
     merged: bool = False
+    failed_only: bool = False
+    """Whether it has a folder for each test, of which those of failed tests come back."""
+
+    most: int = MOST_OF_PLACE
+    """Bytes of it that come back."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +101,10 @@ def agree(
     through = tuple(map(os.path.abspath, writable))
     places = [*_named(config), *_outputs(config), *_snapshots(config, items)]
     if basetemp is not None:
-        places.append(_place(config, "--basetemp", basetemp))
+        place = _place(config, "--basetemp", basetemp)
+        if not _is_basetemp_given(config):
+            place = dataclasses.replace(place, failed_only=True, most=MOST_OF_FAILED)
+        places.append(place)
     return Agreed(
         # What tests write below a writable folder is there already, and so may be their links.
         places=tuple(p for p in places if not any(within(p.folder, path) for path in through)),
@@ -196,13 +207,21 @@ def _guarded(config: pytest.Config) -> Iterator[str]:
         yield os.path.realpath(path)
 
 
-def basetemp(config: pytest.Config, number: int) -> str | None:
+def basetemp(config: pytest.Config, items: Iterable[pytest.Item], number: int) -> str | None:
     """Return the base temporary folder of this process's sandbox of that number.
 
-    None if the user has given none. The host's pytest empties it, as it does for tests here.
+    It is the host's, which the host's pytest makes and empties as for tests here: a path in a
+    report then names a file that is there. None if no test needs one.
     """
     factory = getattr(config, "_tmp_path_factory", None)
-    if not config.getoption("basetemp") or factory is None:
+    needed = any(_TEMPORARY.intersection(getattr(item, "fixturenames", ())) for item in items)
+    if factory is None or not (needed or _is_basetemp_given(config)):
         return None
     base = str(factory.getbasetemp())
     return base if number == 1 else os.path.join(base, f"sandbox-{number}")
+
+
+def _is_basetemp_given(config: pytest.Config) -> bool:
+    """Whether the user has given ``--basetemp``. xdist gives one to each of its workers."""
+    given: dict[str, Any] = getattr(config, "workerinput", {})
+    return bool(given.get(BASETEMP_GIVEN, config.getoption("basetemp")))

@@ -46,6 +46,7 @@ def add(config: pytest.Config, tally: Tally, source: str = "") -> None:
         lines += [source * (name != "written") + line for line in getattr(tally, name)[:room]]
     known.count += tally.count
     known.more += tally.more
+    known.whole = known.whole and tally.whole
 
 
 def fail(session: pytest.Session) -> None:
@@ -63,10 +64,12 @@ def show(reporter: pytest.TerminalReporter, config: pytest.Config) -> None:
         reporter.write_line(f"gvisor: {_files(tally.count)} came back from inside")
         _show_names(reporter, tally.written if verbose else [], tally.count)
     if tally.more and config.get_verbosity() >= 0:
+        least = "" if tally.whole else "at least "
         hint = "" if verbose else ", -v names them"
+        count = least + _files(tally.more, "other file")
         reporter.write_line(
-            f"gvisor: {_files(tally.more, 'other file')} that tests wrote in the project stayed "
-            f"inside (gvisor_returns brings files back{hint})"
+            f"gvisor: {count} that tests wrote in the project stayed inside (gvisor_returns brings "
+            f"files back{hint})"
         )
         _show_names(reporter, tally.others if verbose else [], tally.more)
     notes = tally.notes if verbose else tally.notes[:_FEW]

@@ -30,10 +30,10 @@ MOST_BYTES = 1024 * 1024 * 1024
 
 MOST_LINES = 1000
 MOST_DIGESTS = 10_000
-_START = 2.0
-"""Seconds in which a pytest that has ended, or will end, is gone."""
+LAST_ACTS = 10.0
+"""Seconds that plugins inside may take after the last fixture has been torn down."""
 
-_PATIENCE = 10.0
+_PATIENCE = 30.0
 _SLOWEST = 256 * 1024
 """Bytes a second: whoever sends less is taken to hang."""
 
@@ -72,6 +72,9 @@ class Tally:
 
     more: int = 0
     """Number of other files that tests wrote in the project."""
+
+    whole: bool = True
+    """Whether the number of other files is not the least one."""
 
     digests: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     """Of files that were written: the digest and the sandbox, for other workers to compare."""
@@ -193,15 +196,15 @@ class Taker:
         """Return what the first process is to send."""
         return self.agreed.command(self._store.files_left, self._store.bytes_left)
 
-    def receive(self, link: Source) -> bool:
+    def receive(self, link: Source, start: float) -> bool:
         """Take all that the first process sends; return whether its pytest has ended.
 
-        Bytes extend the deadline.
+        That has to be within ``start`` seconds. Bytes extend the deadline.
         """
         began, had = time.monotonic(), self._store.bytes_left
         try:
             while True:
-                patience = _PATIENCE if link.attended else _START
+                patience = _PATIENCE if link.attended else start
                 came = (had - self._store.bytes_left) / _SLOWEST
                 if not self.take(link.receive_of_first(began + patience + came)):
                     return True
@@ -224,7 +227,7 @@ class Taker:
         if kind == "end":
             return False
         if kind == "wrote":
-            self._take_others(*self._counted(message, "wrote"))
+            self._take_others(*self._counted(message, "wrote"), whole=message.get("whole") is True)
         elif kind == "left out":
             self._take_left_out(message)
         else:
@@ -281,9 +284,10 @@ class Taker:
         self._said.add(what)
         return count, [_line(path) for path in paths]
 
-    def _take_others(self, count: int, paths: list[str]) -> None:
+    def _take_others(self, count: int, paths: list[str], *, whole: bool) -> None:
         tally = self._store.tally
         tally.more += count
+        tally.whole = tally.whole and whole
         tally.others += paths[: MOST_LINES - len(tally.others)]
 
     def _take_left_out(self, message: dict[str, Any]) -> None:

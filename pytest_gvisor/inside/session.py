@@ -260,7 +260,7 @@ class InsideSession:
 
     def _taker(self, items: Sequence[pytest.Item]) -> Taker:
         self._started += 1
-        place = basetemp(self._config, self._started)
+        place = basetemp(self._config, items, self._started)
         writable = self._inside.writable
         return Taker(self.returned, agree(self._config, items, writable=writable, basetemp=place))
 

@@ -22,7 +22,7 @@ from pytest_gvisor.inside.bridge_ends import Sender
 from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
-from pytest_gvisor.inside.returned import Taker
+from pytest_gvisor.inside.returned import LAST_ACTS, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 
 _PHASES = ("setup", "call", "teardown")
@@ -301,7 +301,7 @@ class Worker:
     def _close(self, link: Link) -> None:
         """Remove a sandbox whose pytest is gone, when its files are here, or lost."""
         taker, self._taker = self._taker, None
-        ends = True if taker is None else taker.receive(link)
+        ends = True if taker is None else taker.receive(link, _LAST_WORDS)
         link.close(patience=_LAST_WORDS if ends else 0.0)
 
     def _not_found(self, inner: str) -> str:
@@ -356,7 +356,7 @@ class Worker:
             self._bounds.say(text)
         finally:
             if taker is not None:
-                taker.receive(link)
+                taker.receive(link, LAST_ACTS if complete else _LAST_WORDS)
             link.close()
             if measured is not None:
                 measured.close(complete=complete)

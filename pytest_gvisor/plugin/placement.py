@@ -21,6 +21,7 @@ GUARD = "PYTEST_GVISOR_INSIDE"
 
 FIELDS = "gvisor_report_fields"
 RETURNS = "gvisor_returns"
+BASETEMP_GIVEN = "gvisor_basetemp_given"
 """The ini key that names further fields of reports from inside: see inside/fields.py."""
 
 

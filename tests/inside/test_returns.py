@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -41,12 +42,26 @@ def test_files_below_basetemp_and_named_ones_come_back(
             (tmp_path / "c.txt").write_bytes(b"c" * 3_000_000)
         """
     )
+    project.makeconftest(
+        """
+        import os
+
+        if "PYTEST_GVISOR_INSIDE" in os.environ:
+            def pytest_terminal_summary():
+                raise RuntimeError("nobody sees it")
+
+            def pytest_unconfigure():
+                os.makedirs("gen", exist_ok=True)
+                with open("gen/last.txt", "w") as file:
+                    file.write("gen/last.txt")
+        """
+    )
     result = run_inside("-v", f"--basetemp={base}")
     assert result.parseoutcomes() == {"passed": 2, "failed": 1}
     result.stdout.fnmatch_lines(
         [
             "*it ended with: exited (exit status 3)",
-            "gvisor: 7 files came back from inside",
+            "gvisor: 8 files came back from inside",
             "gvisor: 2 other files that tests wrote in the project stayed inside*",
             "gvisor:   *res/r.txt",
             "gvisor: *gen/g.py stayed inside: *gvisor_returns*",
@@ -54,7 +69,7 @@ def test_files_below_basetemp_and_named_ones_come_back(
         consecutive=False,
     )
     here = project.path
-    for name in ("out.json", "exact.sh", "gen/x/g.yml", "res/b/c/r.xml"):
+    for name in ("out.json", "exact.sh", "gen/x/g.yml", "res/b/c/r.xml", "gen/last.txt"):
         assert (here / name).read_text() == name
         assert not (here / name).stat().st_mode & 0o111
     assert not [name for name in ("gen/g.py", "res/r.txt", "other.txt") if (here / name).exists()]
@@ -63,6 +78,39 @@ def test_files_below_basetemp_and_named_ones_come_back(
         "test_writes0/deep/a.py", "test_dies0/last.words", "sandbox-2/test_goes_on0/c.txt",
     }  # fmt: skip
     assert found["sandbox-2/test_goes_on0/c.txt"].read_bytes() == b"c" * 3_000_000
+
+
+@pytest.mark.parametrize("workers", [False, True])
+def test_the_folder_of_a_failed_test_is_where_its_report_says(
+    workers: bool,
+    project: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Without ``--basetemp`` too, and of a test that died; a test that passes leaves nothing."""
+    root = tmp_path_factory.mktemp("root")
+    monkeypatch.setenv("PYTEST_DEBUG_TEMPROOT", str(root))
+    project.makepyfile(
+        """
+        import os, pytest
+
+        @pytest.mark.parametrize("way", ["passes", "fails", "dies"])
+        def test_it(tmp_path, way):
+            (tmp_path / "file").write_text(way)
+            if way == "fails":
+                raise AssertionError(tmp_path / "file")
+            if way == "dies":
+                os._exit(1)
+        """
+    )
+    arguments = ["--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider"]
+    result = project.run(sys.executable, "-mpytest", *arguments, *["-n1"] * workers)
+    assert result.parseoutcomes() == {"passed": 1, "failed": 2}
+    found = sorted((path.read_text(), path) for path in root.rglob("file"))
+    (_dies, _), (fails, path) = found
+    assert (_dies, fails) == ("dies", "fails")
+    result.stdout.fnmatch_lines([f"*AssertionError: {path}"])
+    result.stdout.fnmatch_lines(["gvisor: 2 files came back from inside"])
 
 
 def test_two_sandboxes_that_differ_are_an_error(

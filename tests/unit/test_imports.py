@@ -32,6 +32,9 @@ ALONE = ("programs", "guest")
 PYTEST = ("plugin", "inside")
 """The folders that import pytest; and guest/worker.py, which is a pytest in the sandbox."""
 
+PYTEST_INSIDE = {"guest.bridges", "guest.failed", "guest.measure", "guest.worker"}
+"""The modules of the pytest in the sandbox."""
+
 PROGRAMS = {
     "programs/ask_kvm.py": set[str](),
     "programs/ask_runsc.py": {"linux", "paths"},
@@ -156,7 +159,7 @@ def test_no_files_import_each_other() -> None:
 def test_pytest_is_imported_by_two_folders(path: Path) -> None:
     """The plugin and the tests inside; everything else works without pytest."""
     own = name_of(path)
-    if top_of(own) in PYTEST or own in {"guest.bridges", "guest.measure", "guest.worker"}:
+    if top_of(own) in PYTEST or own in PYTEST_INSIDE:
         return
     tops = {name.split(".")[0] for name in imported(ast.parse(path.read_text()))}
     assert not tops & {"pytest", "_pytest", "pluggy"}

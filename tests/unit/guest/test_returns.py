@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ def place(folder: Path, glob: str = "**", *, name: str = "", guarded: bool = Fal
     return {"folder": str(folder), "glob": "" if name else glob, "name": name, "guarded": guarded}
 
 
-def sent(changes: Changes, project: Path, *places: Any, **more: Any) -> Messages:
+def sent(
+    changes: Changes, project: Path, *places: Any, failed: Iterable[Path] = (), **more: Any
+) -> Messages:
     """All messages of the first process."""
+    folders = [*map(str, failed)]
     agreed = {"places": places, "project": str(project), "writable": [], "files": 100,
               "bytes": 10_000_000, "folders": [], **more}  # fmt: skip
     ours, theirs = socket.socketpair()
@@ -31,7 +35,7 @@ def sent(changes: Changes, project: Path, *places: Any, **more: Any) -> Messages
 
         def send() -> None:
             with theirs:
-                returns.send(theirs.fileno(), agreed, changes)
+                returns.send(theirs.fileno(), agreed, changes, folders)
 
         thread = threading.Thread(target=send)
         thread.start()
@@ -171,6 +175,34 @@ def test_content_comes_in_pieces_and_has_an_end(changes: Changes, tmp_path: Path
     assert paths(messages) == ["a", "b"]
 
 
+def test_of_failed_tests_alone_the_folders_are_walked(changes: Changes, tmp_path: Path) -> None:
+    """The folders are below the place, and may have so many bytes."""
+    base = tmp_path / "base"
+    for name in ("test_a0/x", "test_b0/y", "test_b0/z", "elsewhere/w"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text(name)
+    some = {**place(base), "failed_only": True, "most": 10}
+    project = tmp_path / "project"
+    failed = [base / "test_b0", tmp_path / "project", Path("/etc")]
+    messages = sent(changes, project, some, failed=failed)
+    assert paths(messages) == ["test_b0/y"]
+    assert messages[-2]["paths"] == [str(base / "test_b0/z")]
+
+
+def test_counting_stops_after_its_time(
+    changes: Changes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that somebody has asked for are all found, however long it takes."""
+    monkeypatch.setattr(returns, "_COUNTING", -1.0)
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/b.txt").touch()
+    assert sent(changes, tmp_path) == [{"type": "end"}]
+    messages = sent(changes, tmp_path, place(tmp_path / "x"))
+    assert paths(messages) == ["b.txt"]
+    assert (messages[-2]["count"], messages[-2]["whole"]) == (1, True)
+
+
 def test_many_names_are_counted(changes: Changes, tmp_path: Path) -> None:
     """A message has a bounded number of names."""
     for number in range(returns.MOST_NAMES + 5):
@@ -203,7 +235,7 @@ def test_a_host_that_is_gone_ends_the_sending(changes: Changes, tmp_path: Path) 
     agreed = {"places": [place(tmp_path)], "project": str(tmp_path), "writable": [], "files": 1,
               "bytes": 10**7}  # fmt: skip
     with theirs:
-        returns.send(theirs.fileno(), agreed, changes)
+        returns.send(theirs.fileno(), agreed, changes, [])
 
 
 def test_folders_of_places_are_made(tmp_path: Path) -> None:

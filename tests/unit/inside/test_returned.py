@@ -62,7 +62,7 @@ class Host:
         """Take what a sandbox sends."""
         taker = Taker(self.store, self.agreed)
         taker.name_sandbox(sandbox)
-        return taker.receive(Sandbox(messages))
+        return taker.receive(Sandbox(messages), 0.0)
 
     def files(self) -> dict[str, bytes]:
         """All files that are there."""
@@ -240,7 +240,7 @@ def test_a_full_disk_is_an_error_with_its_path(host: Host, monkeypatch: pytest.M
 def test_a_sandbox_without_places_loses_nothing(host: Host) -> None:
     """Nobody asked for its files."""
     taker = Taker(host.store, Agreed(project=str(host.base)))
-    taker.receive(Sandbox([]))
+    taker.receive(Sandbox([]), 0.0)
     assert host.store.write().notes == []
 
 

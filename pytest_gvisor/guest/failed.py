@@ -1,0 +1,80 @@
+"""The temporary folders of failed tests, noted by the pytest inside for the first process.
+
+For worker.py. Imports pytest only after ``sys.path`` is the host's.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
+
+_SIZE = 1024 * 1024
+_SLOT = 4096
+
+
+class Notes:
+    """The noted folders, in memory that both processes share: the pytest may die at any time."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _SIZE)
+
+    def begin(self, path: str = "") -> None:
+        """Note the folder of the test that runs, which may be its last."""
+        data = os.fsencode(path)[: _SLOT - 2]
+        self._memory[: len(data) + 1] = data + b"\0"
+
+    def keep(self, path: str) -> None:
+        """Note the folder of a test that has failed, if there is room for it."""
+        data = os.fsencode(path) + b"\0"
+        held = self._memory.find(b"\0\0", _SLOT)
+        end = held + 1 if held > _SLOT else _SLOT
+        known = self._memory.find(b"\0" + data, _SLOT - 1, end) >= 0
+        if not known and end + len(data) < _SIZE - 1:
+            self._memory[end : end + len(data)] = data
+
+    def folders(self) -> list[str]:
+        """Return all of them."""
+        running = self._memory[:_SLOT].partition(b"\0")[0]
+        failed = self._memory[_SLOT:].partition(b"\0\0")[0].split(b"\0")
+        return [os.fsdecode(path) for path in dict.fromkeys([running, *failed]) if path]
+
+
+class _Watch:
+    """A plugin that notes ``tmp_path`` of tests."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+        self._path = ""
+
+    def pytest_runtest_protocol(self) -> None:
+        """Begin with a test, which has no folder yet."""
+        self._path = ""
+        self._notes.begin()
+
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[Any]:
+        """Note a folder as soon as there is one."""
+        value = yield
+        if fixturedef.argname == "tmp_path":
+            self._path = str(value)
+            self._notes.begin(self._path)
+        return value
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the folder of a test that fails."""
+        if report.failed and self._path:
+            self._notes.keep(self._path)
+
+
+def register(config: pytest.Config, notes: Notes) -> None:
+    """Have the folders of failed tests noted."""
+    import pytest  # noqa: PLC0415 -- sys.path is the host's only now
+
+    watch = _Watch(notes)
+    pytest.hookimpl(tryfirst=True)(_Watch.pytest_runtest_protocol)
+    pytest.hookimpl(wrapper=True)(_Watch.pytest_fixture_setup)
+    config.pluginmanager.register(watch, "gvisor-failed")

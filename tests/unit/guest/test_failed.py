@@ -1,0 +1,95 @@
+"""The temporary folders of failed tests, as the first process hears of them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pytest_gvisor.guest import failed
+from pytest_gvisor.guest.failed import Notes
+
+
+def test_the_running_test_and_the_failed_ones_count_once() -> None:
+    """A test that passes is forgotten when the next one begins."""
+    notes = Notes()
+    assert notes.folders() == []
+    notes.begin("/tmp/a long name that passes")
+    notes.begin("/tmp/é")
+    notes.keep("/tmp/é")
+    notes.keep("/tmp/é")
+    notes.keep("/tmp/é2")
+    notes.begin("/tmp/c")
+    assert notes.folders() == ["/tmp/c", "/tmp/é", "/tmp/é2"]
+    notes.begin()
+    assert notes.folders() == ["/tmp/é", "/tmp/é2"]
+
+
+def test_there_is_an_end_to_it() -> None:
+    """Folders beyond the room are left out, and none is cut."""
+    notes = Notes()
+    names = [f"/{number:08}" for number in range(failed._SIZE // 10 + 10)]
+    for name in names[:3]:
+        notes.keep(name)
+    notes._memory[failed._SLOT : failed._SIZE - 20] = (
+        b"/" + b"x" * (failed._SIZE - 20 - failed._SLOT - 2) + b"\0"
+    )
+    notes.keep("/fits")
+    notes.keep("/does/not/fit")
+    notes.begin("/" + "y" * 10_000)
+    running, full, last = notes.folders()
+    assert (len(running), full[:2], last) == (failed._SLOT - 2, "/x", "/fits")
+
+
+def test_another_process_hears_of_them() -> None:
+    """The pytest inside may die at any time."""
+    notes = Notes()
+    if not (pid := os.fork()):
+        notes.begin("/tmp/a")
+        notes.keep("/tmp/b")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert notes.folders() == ["/tmp/a", "/tmp/b"]
+
+
+def test_a_pytest_notes_them(pytester: pytest.Pytester) -> None:
+    """A folder is noted as soon as there is one, whoever asks for it, and kept after a failure."""
+    pytester.makeconftest(
+        """
+        from pytest_gvisor.guest.failed import Notes, register
+
+        def pytest_configure(config):
+            config.notes = Notes()
+            register(config, config.notes)
+
+        def pytest_unconfigure(config):
+            print(*(path.rpartition("/")[2] for path in config.notes.folders()), sep="|")
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def breaks(tmp_path):
+            assert 0
+
+        def test_fails(tmp_path):
+            assert 0
+
+        def test_breaks(breaks):
+            pass
+
+        def test_asks(request):
+            request.getfixturevalue("tmp_path")
+            assert 0
+
+        def test_passes(tmp_path):
+            pass
+
+        def test_has_none():
+            assert 0
+        """
+    )
+    result = pytester.runpytest("-q", "--no-summary", "-p", "no:gvisor")
+    assert "test_fails0|test_breaks0|test_asks0" in result.outlines
