@@ -47,7 +47,7 @@ class Benchmarks:
         In xdist's workers it measures nothing.
         """
         session: Any = getattr(config, "_benchmarksession", None)
-        if not isinstance(getattr(session, "benchmarks", None), list) or session.disabled:
+        if not is_known(config) or session.disabled:
             return None
         metadata: type[Any] = importlib.import_module("pytest_benchmark.stats").Metadata
         return cls(session, metadata, bounds)
@@ -72,6 +72,12 @@ class Benchmarks:
         benchmark = self._metadata(fixture, iterations=iterations, options=options)
         benchmark.stats.data = rounds
         self._session.benchmarks.append(benchmark)
+
+
+def is_known(config: pytest.Config) -> bool:
+    """Whether pytest-benchmark is here, and has the form that this module knows."""
+    session: Any = getattr(config, "_benchmarksession", None)
+    return isinstance(getattr(session, "benchmarks", None), list) and hasattr(session, "disabled")
 
 
 def _fixture(data: dict[str, Any], item: pytest.Item) -> SimpleNamespace:

@@ -17,7 +17,7 @@ from _pytest.junitxml import bin_xml_escape, xml_key
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.escape import safe, safe_but_colour
 from pytest_gvisor.inside import rules
-from pytest_gvisor.inside.benchmarks import Benchmarks
+from pytest_gvisor.inside.benchmarks import Benchmarks, is_known
 from pytest_gvisor.inside.bridge_ends import End, Sender
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Bridges:
     def __init__(self, config: pytest.Config, bounds: SessionBounds) -> None:
         made = {name: make(config, bounds) for name, make in _TABLE.items()}
         self._ends = {name: end for name, end in made.items() if end is not None}
+        self.known = {"pytest-benchmark"} if is_known(config) else set[str]()
+        """The distributions whose data these bridges can bring."""
 
     @property
     def names(self) -> list[str]:

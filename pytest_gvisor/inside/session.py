@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_gvisor.errors import GvisorError, UsageError
-from pytest_gvisor.inside import allure_results, not_shown, reports, visible
+from pytest_gvisor.inside import allure_results, not_shown, reports, unbridged, visible
 from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.coverage_data import InsideCoverage, target_of
 from pytest_gvisor.inside.output import Live
@@ -304,7 +304,16 @@ class InsideSession:
         """Let every pytest inside tear down and end, and warn of messages left out."""
         for group in self._groups:
             self._finish_group(group)
+        self._look_at_plugins()
         self._bounds.close()
+
+    def _look_at_plugins(self) -> None:
+        """Warn, in one process, of plugins whose summaries lack these tests."""
+        items = [item for group in self._groups for item in group.items]
+        worker = getattr(self._config, "workerinput", {"workerid": "gw0"})["workerid"]
+        if worker == "gw0" and (text := unbridged.find(self._config, items, self._bridges.known)):
+            self._bounds.say(text)
+        unbridged.keep_snapshots(self._config, items)
 
 
 def _inner(item: pytest.Item | None) -> str | None:

@@ -92,6 +92,29 @@ def test_live_log(project: pytest.Pytester, run_both: RunBoth) -> None:
     assert both.inside.parseoutcomes() == {"passed": 2, "failed": 1}
 
 
+@pytest.mark.usefixtures("plugins")
+def test_a_plugin_without_a_bridge_is_named(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One warning names it, and none of the plugins that have one or need none."""
+    folder = project.path / "installed"
+    (folder / "counting-2.0.dist-info").mkdir(parents=True)
+    (folder / "counting-2.0.dist-info/METADATA").write_text("Name: counting\nVersion: 2.0\n")
+    (folder / "counting-2.0.dist-info/entry_points.txt").write_text("[pytest11]\nx = counting\n")
+    (folder / "counting.py").write_text(
+        "count = []\n"
+        "def pytest_runtest_call(item): count.append(item)\n"
+        "def pytest_terminal_summary(terminalreporter):\n"
+        "    terminalreporter.write_line(f'counted {len(count)}')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{PLUGINS}")
+    project.makepyfile("def test_it(benchmark, record_property):\n    benchmark(len, [])\n")
+    done = run_inside("-p", "no:randomly", "--benchmark-max-time=0.01")
+    done.stdout.fnmatch_lines(["counted 0"])
+    (named,) = [line for line in done.outlines if "have no bridge" in line]
+    assert "tests inside: counting 2.0. Their" in named
+
+
 def test_summaries_are_written_on_the_host(project: pytest.Pytester, run_inside: RunInside) -> None:
     """The pytest inside asks no plugin for a summary, which would cost time and say nothing."""
     project.makeconftest("""

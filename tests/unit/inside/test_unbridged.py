@@ -1,0 +1,158 @@
+"""The warning of plugins whose summaries lack what tests inside have gathered."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.inside.unbridged import COMPLETE, find, keep_snapshots
+
+SUMS = "pytest_terminal_summary"
+RUNS = "pytest_runtest_call"
+
+
+class Project:
+    """A configuration with plugins of distributions."""
+
+    def __init__(self, config: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.config = config
+        self._found: list[tuple[object, object]] = []
+        self._patch = monkeypatch
+        monkeypatch.setattr(config.pluginmanager, "list_plugin_distinfo", lambda: self._found)
+
+    def plugin(self, distribution: str, *hooks: str, package: str = "some_plugin") -> Any:
+        """A plugin of a distribution with these hooks."""
+        module = types.ModuleType(f"{package}.plugin{len(self._found)}")
+        for hook in hooks:
+            setattr(module, hook, lambda: None)
+        self._patch.setitem(sys.modules, module.__name__, module)
+        self.config.pluginmanager.register(module)
+        found = SimpleNamespace(project_name=distribution, version="1.0")
+        self._found.append((module, found))
+        return module
+
+    def find(self, *items: Any) -> str:
+        """The warning for these tests inside."""
+        return find(self.config, items, {"bridged"})
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A configuration without plugins of distributions."""
+    return Project(pytester.parseconfig(), monkeypatch)
+
+
+def item(*functions: Callable[[], None], marker: str = "") -> Any:
+    """A test that uses these fixtures."""
+    fixtures = {one.__name__: [SimpleNamespace(func=one)] for one in functions}
+    return SimpleNamespace(
+        _fixtureinfo=SimpleNamespace(name2fixturedefs=fixtures),
+        get_closest_marker=lambda name: name == marker,
+    )
+
+
+def fixture(module: Any, *, autouse: bool = False) -> Callable[[], None]:
+    """A fixture of a plugin."""
+
+    def own() -> None:
+        pass
+
+    own.__module__ = module.__name__
+    marker = SimpleNamespace(autouse=autouse)
+    module.own = SimpleNamespace(_fixture_function_marker=marker)
+    return own
+
+
+def test_a_plugin_that_runs_inside_and_sums_up_here_is_named(project: Project) -> None:
+    """Each once, by name and version."""
+    project.plugin("Second_One", RUNS, SUMS, "pytest_sessionfinish", package="second")
+    project.plugin("first.one", SUMS, package="first")
+    project.plugin("first.one", RUNS, package="first")
+    said = project.find(item())
+    assert ": Second_One 1.0, first.one 1.0. Their" in said
+
+
+@pytest.mark.parametrize("hooks", [(), (RUNS,), (SUMS,), (RUNS, "pytest_unconfigure")])
+def test_a_plugin_that_does_one_of_both_is_not_named(
+    hooks: tuple[str, ...], project: Project
+) -> None:
+    """Such a plugin sums up reports, or nothing."""
+    project.plugin("some", *hooks)
+    assert project.find(item()) == ""
+
+
+def test_a_fixture_that_a_test_asks_for_runs_inside(project: Project) -> None:
+    """A fixture with autouse tells nothing, since every test has it."""
+    module = project.plugin("some", SUMS)
+    assert project.find(item()) == ""
+    assert project.find(item(fixture(module, autouse=True))) == ""
+    assert "some 1.0" in project.find(item(fixture(module)))
+
+
+@pytest.mark.parametrize("name", [*sorted(COMPLETE), "Pytest_COV", "bridged"])
+def test_a_plugin_whose_reports_are_complete_is_not_named(name: str, project: Project) -> None:
+    """The names of distributions are compared as package indexes do."""
+    project.plugin(name, RUNS, SUMS)
+    assert project.find(item()) == ""
+
+
+def test_hooks_of_the_project_s_own_are_not_looked_at(project: Project) -> None:
+    """A plugin without a distribution is the project's."""
+    project.plugin("some", RUNS, SUMS)
+    project._found.clear()
+    assert project.find(item()) == ""
+
+
+@pytest.mark.parametrize("by_option", [True, False])
+def test_some_plugins_do_nothing_until_they_are_asked(by_option: bool, project: Project) -> None:
+    """An option says so, or a marker of a test."""
+    project.plugin("flaky", RUNS, SUMS)
+    assert project.find(item()) == ""
+    if by_option:
+        project.config.option.force_flaky = True
+        assert "flaky 1.0" in project.find(item())
+    else:
+        assert "flaky 1.0" in project.find(item(), item(marker="flaky"))
+
+
+def test_a_plugin_with_a_database_is_named_until_it_is_off(project: Project) -> None:
+    """Such a plugin writes while tests run, and needs no hook at the end."""
+    project.plugin("pytest-monitor", RUNS)
+    assert "pytest-monitor 1.0" in project.find(item())
+    project.config.option.mtr_none = True
+    assert project.find(item()) == ""
+
+
+def test_a_long_list_is_shortened_and_escaped(project: Project) -> None:
+    """A name is what its author has written."""
+    for number in range(20):
+        project.plugin(f"some\x1b{number:02}", RUNS, SUMS, package=f"some{number}")
+    said = project.find(item())
+    assert "some\\x1b09 1.0, …. Their" in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_syrupy_deletes_no_snapshots_that_tests_inside_use(used: bool, project: Project) -> None:
+    """syrupy would delete them all. The snapshots of tests on the host are written first."""
+    written = []
+    module = project.plugin("syrupy", SUMS, "pytest_sessionfinish", package="syrupy")
+    other = project.plugin("other", SUMS, package="other")
+    project.config._syrupy = SimpleNamespace(  # type: ignore[attr-defined]
+        flush_snapshot_write_queue=lambda: written.append(1)
+    )
+    keep_snapshots(project.config, [item(fixture(module)) if used else item()])
+    hooks = project.config.hook
+    left = {
+        implementation.plugin
+        for hook in (hooks.pytest_terminal_summary, hooks.pytest_sessionfinish)
+        for implementation in hook.get_hookimpls()
+    }
+    assert (module in left) == (not used)
+    assert other in left
+    assert len(written) == used
