@@ -1,6 +1,6 @@
 # Everything is done by scripts/; this file only names it. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint images releases distributions cgroup2 arm64 faults bench soak fuzz mutants clean
+.PHONY: help demo test check lint images releases ecosystem distributions cgroup2 arm64 faults bench soak fuzz mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ images: ## build the images of fixtures/ with docker, as archives in .build/imag
 
 releases: ## a part of the suite on runsc 20221219 and 20240729, as root
 	@scripts/releases
+
+ecosystem: ## larger parts of other projects' suites, inside and on the host (a quarter of an hour; ARGS="-k numpy")
+	@scripts/ecosystem $(ARGS)
 
 cgroup2: ## limits where cgroups are of version 2 alone, in a VM
 	@scripts/cgroup2 $(ARGS)
