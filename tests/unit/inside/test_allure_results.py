@@ -1,0 +1,80 @@
+"""The host's result of a test inside is dropped, or completed if the test did not end there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.inside.allure_results import settle
+
+
+class Listener:
+    """A stand-in for allure-pytest's listener, with one result begun."""
+
+    def __init__(self) -> None:
+        self.results = {"uuid": SimpleNamespace(status=None, statusDetails=None)}
+        self.allure_logger = SimpleNamespace(get_test=self.results.get, drop_test=self.results.pop)
+        self._cache = {"x::test": "uuid"}
+        self.ran: list[str] = []
+
+    def pytest_runtest_setup(self, item: Any) -> Iterator[None]:
+        """Note the hook that takes titles."""
+        yield
+        self.ran.append("setup")
+
+    def pytest_runtest_teardown(self, item: Any) -> Iterator[None]:
+        """Note the hook that takes labels."""
+        yield
+        self.ran.append("teardown")
+
+
+def item_of(listener: object, nodeid: str = "x::test") -> Any:
+    """A test of a session with this listener."""
+    manager = SimpleNamespace(get_plugin=lambda name: listener)
+    return SimpleNamespace(nodeid=nodeid, config=SimpleNamespace(pluginmanager=manager))
+
+
+def test_a_test_that_ended_inside_has_its_result_from_there() -> None:
+    """The plugin on the host finds nothing more to write."""
+    listener = Listener()
+    settle(item_of(listener), ended=True, lost=None)
+    assert listener.results == {}
+    assert listener._cache == {}
+
+
+def test_a_lost_test_is_broken_for_the_reason_of_its_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The result has title and labels, and its text is escaped."""
+    model = SimpleNamespace(StatusDetails=lambda **given: given)
+    monkeypatch.setitem(sys.modules, "allure_commons.model2", model)
+    listener = Listener()
+    lost: Any = SimpleNamespace(longreprtext="lost\x1b[2J\nmore")
+    settle(item_of(listener), ended=False, lost=lost)
+    assert vars(listener.results["uuid"]) == {
+        "status": "broken",
+        "statusDetails": {"message": "lost\\x1b[2J", "trace": "lost\\x1b[2J\nmore"},
+    }
+    assert listener.ran == ["setup", "teardown"]
+
+
+def test_a_test_that_the_host_has_skipped_keeps_its_status() -> None:
+    """Its report was made here, where the plugin has seen it."""
+    listener = Listener()
+    listener.results["uuid"].status = "skipped"
+    settle(item_of(listener), ended=False, lost=None)
+    assert listener.results["uuid"].status == "skipped"
+    assert listener.ran == ["setup", "teardown"]
+
+
+@pytest.mark.parametrize(
+    "listener", [None, object(), SimpleNamespace(_cache={}, allure_logger=object())]
+)
+def test_a_plugin_of_another_form_is_left_alone(listener: object) -> None:
+    """Nor is there anything to do without the plugin, or for a test that it does not know."""
+    settle(item_of(listener), ended=True, lost=None)
+    settle(item_of(Listener(), "x::other"), ended=True, lost=None)
