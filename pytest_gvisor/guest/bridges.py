@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import base64
+import contextlib
 import itertools
 import logging
 import threading
@@ -111,15 +112,18 @@ class _Records(logging.Handler):
         is_hook = self._when not in _PHASES and threading.current_thread() is _MAIN
         if is_hook or self._when not in _MOMENTS:
             return
-        fields = {**vars(record), "message": None, "args": None, "exc_info": None}
-        if record.exc_info and not record.exc_text:
-            fields["exc_text"] = _FORMATTER.formatException(record.exc_info)
-        fields["msg"] = record.getMessage()
-        plain = {name: value for name, value in fields.items() if isinstance(value, _SCALARS)}
-        self._send_data(when=self._when, record=plain)
+        # Like pytest's handler, this raises no error into the test: those for its reports do.
+        with contextlib.suppress(Exception):
+            self._send_data(when=self._when, record=_plain(record))
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
-        """Say nothing, like pytest's: its handlers for reports raise the error."""
+
+def _plain(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the plain attributes of a record, and its arguments and traceback as text."""
+    fields = {**vars(record), "message": None, "args": None, "exc_info": None}
+    if record.exc_info and not record.exc_text:
+        fields["exc_text"] = _FORMATTER.formatException(record.exc_info)
+    fields["msg"] = record.getMessage()
+    return {name: value for name, value in fields.items() if isinstance(value, _SCALARS)}
 
 
 class Benchmarks:

@@ -74,6 +74,15 @@ def test_a_record_of_a_hook_that_runs_on_the_host_too_is_not_sent() -> None:
     assert records("sessionfinish", thread=True) == []
 
 
+def test_a_record_that_cannot_be_written_is_no_error_here() -> None:
+    """pytest's handlers for the report of the test raise it."""
+    sent: list[dict[str, Any]] = []
+    handler = bridges._Records(lambda **data: sent.append(data))
+    handler.set_when("call")
+    handler.handle(logging.makeLogRecord({"msg": "%d", "args": ("no number",)}))
+    assert sent == []
+
+
 def test_a_benchmark_is_sent_without_what_the_host_knows() -> None:
     """Functions become their names, and a profile becomes rows."""
     measured = SimpleNamespace(
