@@ -64,6 +64,10 @@ class _Watch:
             self._notes.begin(self._path)
         return value
 
+    def pytest_runtest_logfinish(self) -> None:
+        """Forget the folder of a test that is over."""
+        self._notes.begin()
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the folder of a test that fails."""
         if report.failed and self._path:

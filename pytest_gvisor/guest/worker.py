@@ -230,7 +230,7 @@ class Plugin:
         if self._coverage is not None:
             for piece in self._coverage.pieces():
                 self._channel.put_off("coverage", **piece)
-        _end_quickly(self._config)
+        _collect_no_garbage(self._config)
         self._channel.send("finished")
 
     def pytest_internalerror(self, excrepr: object) -> None:
@@ -304,12 +304,11 @@ def _fixtures(worker_id: str, testrun_uid: str) -> object:
     return Fixtures()
 
 
-def _end_quickly(config: Any) -> None:
-    """Leave out the last acts of pytest that nobody hears of: the host waits for files then.
+def _collect_no_garbage(config: Any) -> None:
+    """Let pytest collect no garbage at its end: nobody hears of what it would find.
 
-    They are the terminal's summary, for which plugins import much, and five collections of garbage.
+    It would do so five times, while the host waits for files.
     """
-    config.hook.pytest_terminal_summary = lambda **_: []
     with suppress(ImportError):  # before pytest 8.4
         from _pytest.unraisableexception import gc_collect_iterations_key  # noqa: PLC0415 -- as above
 
