@@ -117,6 +117,10 @@ class Store:
         """Keep a file that is whole."""
         self._files.setdefault(os.path.join(file.place.folder, file.path), []).append(file)
 
+    def paths(self) -> list[str]:
+        """Return the paths of all files that are kept."""
+        return list(self._files)
+
     def lose(self, sandbox: str, agreed: Agreed, why: str) -> None:
         """Note that files of a sandbox may be lost."""
         if agreed.places:
@@ -140,11 +144,15 @@ class Store:
                 reason = getattr(error, "strerror", None) or error
                 self._fail(f"{path} could not be written: {reason}")
         self._files.clear()
+        self.close()
+        return self.tally
+
+    def close(self) -> None:
+        """Drop the content of all files."""
         if self._spool is not None:
             self._spool.close()
             self._spool = None
         self._end = 0
-        return self.tally
 
     def _write(self, path: str, files: list[_Arriving]) -> None:
         first = files[0]

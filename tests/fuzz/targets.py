@@ -21,7 +21,7 @@ from unittest import mock
 from _pytest.config import get_config
 
 from pytest_gvisor.cli import run as cli_run
-from pytest_gvisor.errors import GvisorError, ImageError, UsageError
+from pytest_gvisor.errors import GvisorError, ImageError, ProtocolError, UsageError
 from pytest_gvisor.escape import escape, safe
 from pytest_gvisor.guest import frames as guest_frames
 from pytest_gvisor.images import choose, config, daemon_socket, docker, tar, users
@@ -31,6 +31,8 @@ from pytest_gvisor.images.rootfs import ImageRootfs
 from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest, drain
 from pytest_gvisor.inside import frames as inside_frames
 from pytest_gvisor.inside import reports
+from pytest_gvisor.inside.return_places import Agreed, Place
+from pytest_gvisor.inside.returned import Store, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.oci import mounts, validate
 from pytest_gvisor.oci.defaults import parse_user
@@ -282,6 +284,26 @@ def inside_report(data: bytes) -> None:
     assert _CONFIG.hook.pytest_report_to_serializable(config=_CONFIG, report=report)
 
 
+def inside_file(data: bytes) -> None:
+    """The messages of a sandbox's first process: no file leads out of its place."""
+    store = Store(files=100, size=10_000)
+    places = tuple(
+        Place(origin="x", folder=folder, guarded=guarded)
+        for folder, guarded in {"/guarded": True, "/free": False}.items()
+    )
+    taker = Taker(store, Agreed(places=places, project="/guarded"))
+    with contextlib.suppress(guest_frames.FrameError, ProtocolError), contextlib.closing(store):
+        for line in data.split(b"\n"):
+            taker.take(inside_frames._decode(line))
+    for path in store.paths():
+        assert path.isprintable()
+        assert os.path.normpath(path) == path
+        assert path.startswith(("/free/", "/guarded/"))
+        assert path.startswith("/free/") or os.path.splitext(path)[1] not in ("", ".py", ".so")
+    for shown in (*store.tally.others, *store.tally.notes):
+        assert not any(map(moves, shown))
+
+
 def report_file(data: bytes) -> None:
     """A report that was made elsewhere: joined with itself, and shown in each way."""
     found = parse.parse(data)
@@ -310,7 +332,7 @@ TARGETS: Mapping[str, Target] = {
     for function in (
         bundle_config, image_config, image_index, tarball, passwd, mount, answers_of_runsc,
         nix_wrapper, log_of_runsc, ids, guest_frame, inside_message, journal, sentry_event,
-        daemon_answer, docker_answer, inside_report, report_file, shown_text, any_json,
+        daemon_answer, docker_answer, inside_report, inside_file, report_file, shown_text, any_json,
     )
 }  # fmt: skip
 

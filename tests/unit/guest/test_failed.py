@@ -84,11 +84,11 @@ def test_a_pytest_notes_them(pytester: pytest.Pytester) -> None:
             request.getfixturevalue("tmp_path")
             assert 0
 
-        def test_passes(tmp_path):
-            pass
-
         def test_has_none():
             assert 0
+
+        def test_passes(tmp_path):
+            pass
         """
     )
     result = pytester.runpytest("-q", "--no-summary", "-p", "no:gvisor")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -9,7 +10,8 @@ import pytest
 
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.inside.bridges import Bridges
-from pytest_gvisor.inside.link import Died, Link
+from pytest_gvisor.inside.link import Died, Hangs, Link
+from pytest_gvisor.inside.returned import Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Ids, Worker
 
@@ -21,6 +23,8 @@ Message = dict[str, Any]
 
 class Script:
     """A substitute for a link, which fails after its given messages."""
+
+    received = 0
 
     def __init__(self, messages: Sequence[Message | BaseException]) -> None:
         self.messages = [*messages]
@@ -38,8 +42,11 @@ class Script:
             raise message
         return message
 
-    def begin(self) -> None:
+    def begin(self, _most: int = 0) -> None:
         """Count nothing."""
+
+    def terminate(self) -> None:
+        """Send no signal."""
 
     def close(self, patience: float = 0.0) -> None:
         """Note that it was closed."""
@@ -205,3 +212,73 @@ def test_a_user_that_cannot_be_had_is_no_start_and_no_green_test(host: Host) -> 
     assert "unshare(0x10000000)" in said
     assert "--gvisor-user root" in said
     assert ("call", "failed") in host.run(*PASSED[:2], refused, *PASSED[2:], DONE)
+
+
+class Files:
+    """Stands for the receiver of a sandbox's files; notes what happens, and when."""
+
+    def __init__(self, script: Script) -> None:
+        self.said: list[str] = []
+        self._script = script
+
+    def name_sandbox(self, nodeid: str) -> None:
+        """Note the name."""
+        self.said.append(nodeid.rpartition("::")[2])
+
+    def receive(self, _link: Link, _start: float) -> bool:
+        """Note whether the sandbox is there."""
+        self.said.append(f"received, closed {self._script.closed}")
+        return True
+
+    def lose(self, why: str) -> None:
+        """Note why."""
+        self.said.append(why)
+
+
+def with_files(host: Host, script: Script, files: Files) -> Worker:
+    """A worker whose sandbox sends files."""
+    config = host.item.config
+    bounds = SessionBounds(config)
+    return Worker(
+        config, lambda: cast("Link", script), 5.0, host.shown.append, bounds,
+        bridges=Bridges(config, bounds), taker=lambda: cast("Taker", files),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [*PASSED, DONE, {"type": "finished"}],
+        PASSED[:2],
+        [*PASSED[:2], Hangs()],
+        [*PASSED, DONE],
+    ],
+    ids=["ends", "dies", "hangs", "dies at its end"],
+)
+def test_files_are_taken_before_a_sandbox_is_removed(
+    messages: list[Message | BaseException], host: Host
+) -> None:
+    """Each sandbox's files are taken once, however its pytest has ended."""
+    script = Script([COLLECTED, *messages])
+    files = Files(script)
+    worker = with_files(host, script, files)
+    assert not worker.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a pytest that did not come to its end
+        list(worker.run(host.item, Ids(inner=INNER)))
+        worker.finish()
+    name = "test_files_are_taken_before_a_sandbox_is_removed"
+    assert [line.partition("[")[0] for line in files.said] == [name, "received, closed 0"]
+    assert script.closed == 1
+
+
+def test_a_session_that_is_stopped_in_a_test_says_that_files_are_lost(host: Host) -> None:
+    """The sandbox is removed at once then."""
+    script = Script([COLLECTED, *PASSED[:2]])
+    files = Files(script)
+    worker = with_files(host, script, files)
+    assert not worker.start()
+    next(worker.run(host.item, Ids(inner=INNER)))
+    worker.finish()
+    assert files.said[1:] == ["the session was stopped in the midst of a test"]
+    assert script.closed == 1
