@@ -192,6 +192,18 @@ def _isolation(config: pytest.Config) -> Isolation:
         raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
+    """Let xdist distribute whole files where each module has a sandbox, unless ``--dist`` is given.
+
+    Else each worker starts a sandbox for nearly every module.
+    """
+    by_module = config.getoption("gvisor_isolation") == "module"
+    if by_module and config.getoption("numprocesses", 0) and config.getoption("dist") == "no":
+        config.option.dist = "loadfile"
+    return (yield)
+
+
 def pytest_report_header(config: pytest.Config) -> list[str] | str | None:
     """Report that tests run inside, or that they do not although the project asks for it."""
     if here_is_inside() or not _is_asked_for(config):

@@ -272,6 +272,22 @@ def test_it_works_under_xdist(project: pytest.Pytester, run_inside: RunInside) -
     assert run_inside("-n2").parseoutcomes() == {"passed": 6}
 
 
+def test_under_xdist_a_module_has_one_sandbox(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Whole files are distributed where each module has a sandbox, unless ``--dist`` is given."""
+    text = """
+        import pathlib, pytest
+        NOTE = pathlib.Path("/tmp/note")
+        def test_first(): NOTE.write_text(__name__)
+        @pytest.mark.parametrize("number", range(3))
+        def test_note(number): assert NOTE.read_text() == __name__
+    """
+    project.makepyfile(test_a=text, test_b=text)
+    result = run_inside("-n2", "--gvisor-isolation", "module")
+    assert result.parseoutcomes() == {"passed": 8}
+
+
 def test_a_test_is_not_the_first_process(project: pytest.Pytester, run_inside: RunInside) -> None:
     """Somebody else reaps the orphans that its programs leave: a test waits for its own alone."""
     project.makepyfile(
