@@ -124,10 +124,10 @@ class Store:
     def lose(self, sandbox: str, agreed: Agreed, why: str) -> None:
         """Note that files of a sandbox may be lost."""
         if agreed.places:
-            places = dict.fromkeys(os.path.join(p.folder, p.name) for p in agreed.places)
+            places = dict.fromkeys(os.path.join(p.folder, p.name or p.glob) for p in agreed.places)
             self.note(
                 f"the sandbox of {sandbox} is lost, and files that tests wrote in it may be: "
-                f"below {', '.join(places)} ({why})"
+                f"{', '.join(places)} ({why})"
             )
 
     def note(self, text: str) -> None:
@@ -221,8 +221,9 @@ class Taker:
         return link.attended
 
     def lose(self, why: str) -> None:
-        """Note that files of this sandbox may be lost."""
-        self._store.lose(self._name(), self.agreed, why)
+        """Note that files of this sandbox may be lost, if a test has begun in it."""
+        if self._sandbox:
+            self._store.lose(self._sandbox, self.agreed, why)
 
     def take(self, message: dict[str, Any]) -> bool:
         """Take a message; return whether another one is to come. Raises `ProtocolError`."""

@@ -238,9 +238,11 @@ def test_a_full_disk_is_an_error_with_its_path(host: Host, monkeypatch: pytest.M
 
 
 def test_a_sandbox_without_places_loses_nothing(host: Host) -> None:
-    """Nobody asked for its files."""
+    """Nobody asked for its files. Neither does one in which no test has begun."""
     taker = Taker(host.store, Agreed(project=str(host.base)))
+    taker.name_sandbox("test_it")
     taker.receive(Sandbox([]), 0.0)
+    Taker(host.store, host.agreed).receive(Sandbox([]), 0.0)
     assert host.store.write().notes == []
 
 
