@@ -7,7 +7,10 @@ else that it raises is a find. Where a result can be checked, the target does th
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import logging
+import math
 import os
 import socket
 import string
@@ -15,22 +18,26 @@ import tempfile
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 from unittest import mock
 
 from _pytest.config import get_config
+from _pytest.junitxml import LogXML
 
 from pytest_gvisor.cli import run as cli_run
 from pytest_gvisor.errors import GvisorError, ImageError, ProtocolError, UsageError
-from pytest_gvisor.escape import escape, safe
+from pytest_gvisor.escape import escape, safe, uncoloured
 from pytest_gvisor.guest import frames as guest_frames
 from pytest_gvisor.images import choose, config, daemon_socket, docker, tar, users
 from pytest_gvisor.images.cache import Hold
 from pytest_gvisor.images.progress import Meter
 from pytest_gvisor.images.rootfs import ImageRootfs
 from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest, drain
+from pytest_gvisor.inside import bridges, reports
 from pytest_gvisor.inside import frames as inside_frames
-from pytest_gvisor.inside import reports
+from pytest_gvisor.inside.benchmarks import Benchmarks
+from pytest_gvisor.inside.bridge_ends import Sender
 from pytest_gvisor.inside.return_places import Agreed, Place
 from pytest_gvisor.inside.returned import Store, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
@@ -304,6 +311,57 @@ def inside_file(data: bytes) -> None:
         assert not any(map(moves, shown))
 
 
+class _Metadata:
+    """A stand-in for the class of pytest-benchmark."""
+
+    def __init__(self, fixture: Any, iterations: int, options: dict[str, Any]) -> None:
+        self.shown = [fixture.name, fixture.group, *options, *options.values()]
+        self.stats = SimpleNamespace(data=[])
+
+
+class _LiveLog(logging.StreamHandler[io.StringIO]):
+    """A stand-in for pytest's handler of the live log."""
+
+    _when = None
+
+    def set_when(self, when: str | None) -> None:
+        """Begin a phase."""
+        assert when is None or when.isalpha()
+
+
+def bridge_data(data: bytes) -> None:
+    """Data from inside for one of the bridges."""
+    try:
+        message = inside_frames._decode(data)
+    except guest_frames.FrameError:
+        return
+    bounds = SessionBounds(_CONFIG)
+    made = bridges.Bridges(_CONFIG, bounds)
+    xml = LogXML(os.devnull, None, family="xunit1")
+    terminal = io.StringIO()
+    handler = _LiveLog(terminal)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s:%(lineno)d %(message)s"))
+    session = SimpleNamespace(benchmarks=[])
+    made._ends |= {
+        "junit": bridges.Junit(xml, bounds),
+        "live log": bridges.LiveLog(handler),
+        "benchmark": Benchmarks(session, _Metadata, bounds),
+    }
+    item: Any = SimpleNamespace(name="test_x", nodeid="test_x.py::test_x")
+    made.take(message, Sender(item, "test_x.py::test_x", over=False))
+    xml.pytest_sessionstart()
+    xml.pytest_sessionfinish()
+    assert not moves_any(terminal.getvalue())
+    for benchmark in session.benchmarks:
+        assert all(map(math.isfinite, benchmark.stats.data))
+        assert not any(moves_any(one) for one in benchmark.shown if isinstance(one, str))
+
+
+def moves_any(shown: str) -> bool:
+    """Whether a text, without colours, moves a cursor."""
+    return any(map(moves, uncoloured(shown)))
+
+
 def report_file(data: bytes) -> None:
     """A report that was made elsewhere: joined with itself, and shown in each way."""
     found = parse.parse(data)
@@ -332,7 +390,8 @@ TARGETS: Mapping[str, Target] = {
     for function in (
         bundle_config, image_config, image_index, tarball, passwd, mount, answers_of_runsc,
         nix_wrapper, log_of_runsc, ids, guest_frame, inside_message, journal, sentry_event,
-        daemon_answer, docker_answer, inside_report, inside_file, report_file, shown_text, any_json,
+        daemon_answer, docker_answer, inside_report, inside_file, bridge_data, report_file,
+        shown_text, any_json,
     )
 }  # fmt: skip
 
