@@ -12,6 +12,7 @@ there, and makes root's what is root's on the host.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 from typing import TYPE_CHECKING, NamedTuple
@@ -84,6 +85,7 @@ def outer_groups(who: Identity) -> list[int]:
     return [points.get(gid, gid + _OFFSET) for gid in who.groups if gid in points or gid < _IDS]
 
 
+@functools.cache
 def kernel_calls() -> ModuleType:
     """Return the module of kernel calls, which is on no ``sys.path``."""
     here = os.path.dirname(os.path.abspath(__file__))

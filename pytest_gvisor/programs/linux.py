@@ -12,7 +12,6 @@ import errno
 import fcntl
 import os
 import signal
-import socket
 import struct
 
 # include/uapi/linux/prctl.h
@@ -229,6 +228,8 @@ def umount_lazily(target: str) -> None:
 
 def loopback_up() -> None:
     """Bring the loopback of this network namespace up (netdevice(7))."""
+    import socket  # noqa: PLC0415 -- a start of tests inside does without: it takes 10 ms there
+
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
         request = struct.pack("16sH22x", b"lo", 0)
         answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, request)

@@ -36,6 +36,7 @@ def run(suite: str, part: str, *arguments: str) -> Outcomes:
             **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
             "PYTHONPATH": f"{folder / 'site'}:{HERE}",
             "OUTCOMES_FILE": file,
+            "PYTHONHASHSEED": "0",  # some parametrize over sets
         }
         command = [
             sys.executable, "-m", "pytest", "-p", "outcomes", "-p", "no:cacheprovider",

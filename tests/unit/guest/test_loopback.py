@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import _socket
 import socket
 import struct
 from types import SimpleNamespace
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import pytest
 
@@ -24,11 +25,7 @@ class FakeNetlink:
         self.sent: list[bytes] = []
         self.answer = answer
 
-    def __enter__(self) -> Self:
-        """Begin."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """End."""
 
     def sendall(self, data: bytes) -> None:
@@ -51,7 +48,7 @@ def test_the_right_is_given_up_whatever_the_answer(
     """A family that cannot be added does not count, as before; no test gets CAP_NET_ADMIN."""
     netlink = FakeNetlink(answer)
     dropped: list[int] = []
-    monkeypatch.setattr(socket, "socket", lambda *_: netlink)
+    monkeypatch.setattr(_socket, "socket", lambda *_: netlink)
     linux = SimpleNamespace(CAP_NET_ADMIN=12, drop_capability=dropped.append)
     loopback.make_count(["AF_INET", "AF_INET6"], cast("Any", linux))
     assert dropped == [12]
