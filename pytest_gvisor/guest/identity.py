@@ -121,13 +121,18 @@ class Change:
                     step(pid)
                 except OSError as error:
                     line = f"{error.errno or 0} {error}\n"
-                    os.write(self._answer, line.encode("utf-8", "backslashreplace"))
+                    self._say(line.encode("utf-8", "backslashreplace"))
                     break
-                os.write(self._answer, b"\n")
+                self._say(b"\n")
         os.close(self._asked)
         os.close(self._answer)
         if self._who.nested:
             self._keep_root_apart()
+
+    def _say(self, line: bytes) -> None:
+        """Answer the child, which is gone if a step of its own was refused: the host knows why."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._answer, line)
 
     def _map(self, pid: int) -> None:
         if self._who.nested:

@@ -145,6 +145,19 @@ def test_a_refused_call_is_told_with_its_number(harmless: SimpleNamespace, call:
     assert "not implemented" in text
 
 
+def test_a_child_that_is_gone_is_no_error_of_the_first_process(
+    harmless: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that was refused a step ends without the second answer."""
+
+    def outlive(_change: Change, pid: int) -> None:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(Change, "_settle", outlive)
+    harmless.set_capabilities = refuse
+    assert fork(Change(someone(nested=False)))[0][0] == errno.ENOSYS
+
+
 @pytest.mark.parametrize("step", ["_map", "_settle"])
 def test_a_refusal_to_the_first_process_is_told_too(
     harmless: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, step: str
