@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Platform, Settings
-from pytest_gvisor.harness import verdicts
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.runsc.trial import WHAT
 from tests.fakes.fake import FINE, FakeRunsc, Step
+from tests.fakes.notes import keep_verdicts_in
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Engine]:
     """An engine that has found out nothing yet, nor any other before it."""
-    monkeypatch.setattr(verdicts, "_path", lambda *_: str(tmp_path / "verdict.json"))
+    keep_verdicts_in(tmp_path, monkeypatch)
     made = Engine()
     yield made
     made.close()

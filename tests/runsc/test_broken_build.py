@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Platform, Settings
-from pytest_gvisor.harness import verdicts
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.runsc.causes import Cause
+from tests.fakes.notes import keep_verdicts_in
 
 BUILT = Path(__file__).parents[2] / ".build/runsc-forky/usr/bin/runsc"
 TRIES = 3
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> str:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Engine]:
     """An engine that has found out nothing yet, nor any other before it."""
-    monkeypatch.setattr(verdicts, "_path", lambda *_: str(tmp_path / "verdict.json"))
+    keep_verdicts_in(tmp_path, monkeypatch)
     made = Engine()
     yield made
     made.close()

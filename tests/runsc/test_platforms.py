@@ -21,7 +21,6 @@ from pytest_gvisor import (
     Settings,
     is_gvisor_kernel,
 )
-from pytest_gvisor.harness import verdicts
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.programs import leftovers
@@ -30,6 +29,7 @@ from pytest_gvisor.run.request import Hooks
 from pytest_gvisor.runsc import kvm, platforms
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import deadline_for, probe
+from tests.fakes.notes import keep_verdicts_in
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_bad_verdict_of_a_run_is_kept_until_it_is_asked_for_anew(
 ) -> None:
     """Another session of this boot does not pay for it again; ``reprobe`` forgets it."""
     # Not where the sessions are that other tests start meanwhile.
-    monkeypatch.setattr(verdicts, "_path", lambda *_: str(tmp_path / "verdict.json"))
+    keep_verdicts_in(tmp_path, monkeypatch)
     probes: list[Cause] = []
 
     def probed(
@@ -236,7 +236,7 @@ def test_a_run_asks_again_where_a_test_gives_longer_than_a_hang_had(
     with_workers: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The probe runs once more, and a test with a shorter deadline takes its verdict."""
-    monkeypatch.setattr(verdicts, "_path", lambda *_: str(tmp_path / "verdict.json"))
+    keep_verdicts_in(tmp_path, monkeypatch)
     deadlines: list[float] = []
 
     def probed(

@@ -68,10 +68,11 @@ def test_a_file_has_a_largest_size(gvisor_sandbox: Sandbox) -> None:
         gvisor_sandbox.get("/tmp/ten", limit=9)
 
 
+@pytest.mark.gvisor(shm="1M")
 def test_a_full_disk_is_an_error(gvisor_sandbox: Sandbox) -> None:
     """The error for data that does not fit has the kernel's reason."""
     with pytest.raises(InsideError, match="ENOSPC"):
-        gvisor_sandbox.put("/dev/shm/large", b"x" * (70 << 20))
+        gvisor_sandbox.put("/dev/shm/large", b"x" * (2 << 20))
     assert gvisor_sandbox.exec(["true"]).returncode == 0
 
 
