@@ -29,8 +29,12 @@ def reached(limit: int | None, platform: Platform) -> str:
 
 def too_few(limit: int | None, platform: Platform) -> UsageError:
     """Return the error of a sandbox that its limit keeps from starting."""
+    needed = _needed(platform)
+    if limit is not None and limit >= needed:
+        # Go starts a thread for each system call that is slow, and on a slow machine many are.
+        needed = 2 * limit
     return UsageError(
         f"pids={limit} is too few to start a sandbox on {platform}, where `true` needs "
-        f"pids={_needed(platform)}: {_COUNTS}",
+        f"pids={needed} here: {_COUNTS}",
         next_step="Ask for more, or for no limit.",
     )
