@@ -212,7 +212,7 @@ def pytest_report_header(config: pytest.Config) -> list[str] | str | None:
         return "gvisor: --no-gvisor: the tests run on the host"
     where = (
         "gvisor: the tests run INSIDE gVisor: its kernel, a /tmp of their own, an environment by "
-        "allow-list; what they write stays there"
+        "allow-list; what they write stays there, apart from files that come back"
     )
     return [where, *_held_back(config), *_packages(config)]
 
