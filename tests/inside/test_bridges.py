@@ -170,8 +170,12 @@ def benchmarks(path: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.usefixtures("plugins")
-def test_benchmarks(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_benchmarks(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Table, JSON and storage are written, and a slower run fails by the host's comparison."""
+    # pytest-benchmark measures nothing where it finds itself below a worker of xdist's.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     project.makepyfile(test_it=BENCHMARKS)
     options = ("-p", "no:randomly", "--benchmark-max-time=0.05", "--benchmark-autosave")
     run_inside("--no-gvisor", "--benchmark-storage=before", *options)
