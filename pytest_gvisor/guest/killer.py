@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MARK = "PYTEST_GVISOR_EXEC"
 """The environment variable that marks what an exec has started."""
@@ -80,7 +80,7 @@ def members(processes: dict[int, Process], session: int, mark: bytes) -> set[int
         found |= more
 
 
-def _send(pids: set[int], number: int) -> None:
+def _send(pids: Iterable[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(OSError):
             os.kill(pid, number)
@@ -119,5 +119,7 @@ class Killer:
                     break
             if not stopped:
                 return
-            _send(stopped, signal.SIGKILL)
+            # The leader first, whose signal is reported: by the death of another, its group of
+            # stopped processes can become an orphan, which the kernel ends with SIGHUP (_exit(2)).
+            _send(sorted(stopped, key=lambda pid: pid != self._session), signal.SIGKILL)
             yield True
