@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import os
 import re
+import stat
 from collections.abc import Sequence
 
 from pytest_gvisor.errors import ProgramNotStarted
@@ -49,15 +50,15 @@ def error_of(
 def hint(spec: Spec | None) -> str:
     """Return a sentence on the first argument of the workload that names a file of the host alone.
 
-    A relative name counts if it has a suffix or a folder: `echo tests` means no file.
+    A relative name counts if it has a suffix or a folder: `echo tests` means no file. A file that
+    other users may not read does not count: nobody is advised to show a sandbox a secret.
     """
     if spec is None:
         return ""
     for word in spec.process.args:
         if word.startswith("-") or "\0" in word or len(word) > _LONGEST:
             continue
-        names_a_file = ("/" in word or "." in word) and os.path.isfile(word)
-        if (names_a_file or word.startswith("/")) and (found := _on_the_host_alone(word, spec)):
+        if ("/" in word or "." in word) and (found := _on_the_host_alone(word, spec)):
             return found
     return ""
 
@@ -69,7 +70,7 @@ def _not_found(program: str, folders: Sequence[str], spec: Spec) -> tuple[str, s
     if near:
         return message, f"Did you mean {shown(near[0])}?"
     here = _on_path(program)
-    return message, _told(here, os.path.dirname(here)) if here else ""
+    return message, _told(here) if here else ""
 
 
 def _not_loaded(program: str, cause: str, spec: Spec) -> tuple[str, str]:
@@ -86,14 +87,23 @@ def _on_the_host_alone(word: str, spec: Spec) -> str:
     """Return a sentence on a file that exists on the host and not in the sandbox, or nothing."""
     path = os.path.abspath(word)
     inside = os.path.normpath(os.path.join(spec.process.cwd, word))
-    if not os.path.lexists(path) or _is_shown(inside, spec):
-        return ""
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
-    return _told(path, folder)
+    return "" if not _is_public(path) or _is_shown(inside, spec) else _told(path)
 
 
-def _told(path: str, folder: str) -> str:
-    show = f"Show it with mounts=[bind({folder!r}, {folder!r})]."
+def _is_public(path: str) -> bool:
+    """Whether a path is a regular file that other users may read."""
+    with contextlib.suppress(OSError):
+        mode = os.stat(path).st_mode
+        return stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
+    return False
+
+
+def _told(path: str) -> str:
+    """Tell of a file, and how to show it: with its folder if that lies in the current one."""
+    folder, here = os.path.dirname(path), os.path.abspath(".")
+    is_wide = folder in {"/", os.path.expanduser("~")}
+    source = folder if within(folder, here) and not is_wide else path
+    show = f"Show it with mounts=[bind({source!r}, {source!r})]."
     return f'"{escape(path)}" exists here but not in the sandbox. {show}'
 
 
@@ -131,6 +141,6 @@ def _on_path(program: str) -> str:
     """Return the path of a program in this process's own PATH, or nothing."""
     for folder in os.environ.get("PATH", "").split(":"):
         path = os.path.join(folder, program)
-        if folder.startswith("/") and os.access(path, os.X_OK):
+        if folder.startswith("/") and _is_public(path) and os.access(path, os.X_OK):
             return path
     return ""

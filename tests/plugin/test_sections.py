@@ -69,7 +69,10 @@ def test_a_file_of_the_host_alone_is_named(alone: Project) -> None:
     ran = alone.run().ends(failed=2, passed=2)
     here = str(alone.folder)
     ran.shows(f'"{here}/runner.py" exists here but not in the sandbox. Show it with')
-    ran.shows(f"mounts=[bind({here!r}, {here!r})].", 'tool.py" exists here but not in the sandbox')
+    runner = f"{here}/runner.py"  # alone: pytester makes the folder the home folder
+    ran.shows(
+        f"mounts=[bind({runner!r}, {runner!r})].", 'tool.py" exists here but not in the sandbox'
+    )
 
 
 def test_the_command_to_run_a_test_again_runs_that_test(project: Project) -> None:

@@ -84,7 +84,7 @@ def test_a_program_in_the_callers_path_is_named(
     found = not_started.error_of([IN_PATH], spec(root, "nope"))
     assert found is not None
     assert found.next_step.startswith(f'"{tmp_path}/bin/nope" exists here but not in the sandbox. ')
-    assert f"bind('{tmp_path}/bin', '{tmp_path}/bin')" in found.next_step
+    assert f"bind('{tmp_path}/bin/nope', '{tmp_path}/bin/nope')" in found.next_step
 
 
 def test_a_script_that_is_shown_lacks_its_interpreter(root: Path, tmp_path: Path) -> None:
@@ -107,6 +107,8 @@ def test_a_file_of_the_host_alone_has_a_hint(
     tool = str(tmp_path / "tool.py")
     for args in ([tool], ["x", "tool.py"], ["x", "./tool.py"]):
         assert not_started.hint(spec(root, *args)).startswith(f'"{tool}" exists here but not in ')
+    secret = tmp_path / "key.pem"
+    secret.touch(mode=0o640)
     covered = (bind(tmp_path, tmp_path), tmpfs(str(tmp_path)))
     assert not_started.hint(spec(root, tool, mounts=covered[1:]))
     for unsuspicious in (
@@ -114,6 +116,23 @@ def test_a_file_of_the_host_alone_has_a_hint(
         spec(root, "tool.py", cwd=str(tmp_path), mounts=covered[:1]),
         spec(root, "x", "tests", "-tool.py", "a\0b", "/" + "x" * 5000, f"{tmp_path}/none"),
         spec(root, "/usr/bin/python3"),
+        spec(root, str(secret)),
+        spec(root, "/"),
     ):
         assert not_started.hint(unsuspicious) == ""
     assert not_started.hint(None) == ""
+
+
+def test_no_more_is_to_be_shown_than_is_needed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the project comes with its folder, and any other one alone, as in a home folder."""
+    (tmp_path / "project").mkdir()
+    for name in ("project/tool.py", "other.py"):
+        (tmp_path / name).touch()
+    project, other = str(tmp_path / "project"), str(tmp_path / "other.py")
+    monkeypatch.chdir(tmp_path / "project")
+    assert f"bind({project!r}, " in not_started.hint(spec(root, "tool.py"))
+    assert f"bind({other!r}, " in not_started.hint(spec(root, other))
+    monkeypatch.setenv("HOME", project)
+    assert f"bind({project + '/tool.py'!r}, " in not_started.hint(spec(root, "tool.py"))
