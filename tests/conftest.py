@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
 from tests.bundlecheck import bundles_are_as_the_schema_says, bundles_written  # noqa: F401
 from tests.releases import each_release, each_runsc  # noqa: F401
 
@@ -19,3 +21,9 @@ def pytest_configure() -> None:
     # xdist's workers are such children.
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN or "PYTEST_XDIST_WORKER" in os.environ:
         signal.signal(signal.SIGHUP, lambda *_: None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how the parts of `make test` ended that came before this one."""
+    for line in os.environ.get("PYTEST_GVISOR_TESTS_PARTS", "").splitlines():
+        terminalreporter.write_line(line, red="FAILED" in line, green="FAILED" not in line)

@@ -59,3 +59,47 @@ def test_a_demo_without_sandboxes_and_without_a_vm_ends_with_the_doctors_words(
         "demo-in-vm: no sandbox runs on this machine, and no VM can be made here: it emulates"
     )
     assert "Traceback" not in done.stdout + done.stderr
+
+
+FAKE = """\
+#!/bin/bash
+# Stands in for the VM: a line of "outcomes" is the status and the age of the clock.
+read -r status age <outcomes
+sed -i 1d outcomes
+while [ "$1" != --share ]; do shift; done
+touch -d "-$age seconds" "$2/beat"
+exit "$status"
+"""
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "status", "left"),
+    [
+        ("1 0\n0 0\n", 1, 1),
+        ("124 5\n0 0\n", 124, 1),
+        ("124 90\n0 0\n", 0, 0),
+        ("125 90\n1 0\n", 1, 0),
+        ("125 0\n125 0\n0 0\n", 125, 1),
+    ],
+    ids=["failed", "hung", "stood-still", "died", "died-twice"],
+)
+def test_only_a_vm_that_died_or_stood_still_is_started_once_more(
+    tmp_path: Path, outcomes: str, status: int, left: int
+) -> None:
+    """A command that fails, or hangs while the VM's clock goes on, keeps its status."""
+    (tmp_path / "scripts").mkdir()
+    for name in ("common.sh", "vm.sh"):
+        shutil.copy(SCRIPTS / name, tmp_path / "scripts")
+    (tmp_path / ".build/vm").mkdir(parents=True)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").write_text(FAKE)
+    (tmp_path / ".venv/bin/python").chmod(0o755)
+    (tmp_path / "outcomes").write_text(outcomes)
+    script = tmp_path / "scripts/try"
+    script.write_text('. "$(dirname "$0")/common.sh"\n. "$(dirname "$0")/vm.sh"\nin_vm 600 true\n')
+    done = subprocess.run(
+        ["bash", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == status, done
+    assert (tmp_path / "outcomes").read_text().count("\n") == left
+    assert list((tmp_path / ".build/vm").iterdir()) == []
