@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.completed import Completed as Completed
     from pytest_gvisor.completed import Outcome as Outcome
     from pytest_gvisor.completed import SandboxCrashed as SandboxCrashed
+    from pytest_gvisor.completed import Usage as Usage
     from pytest_gvisor.completed import WorkloadFailed as WorkloadFailed
     from pytest_gvisor.completed import WorkloadTimeout as WorkloadTimeout
     from pytest_gvisor.errors import (
@@ -109,7 +110,9 @@ _HOMES = {
     "harness.session": ("session",),
     "kernel": ("is_gvisor_kernel",),
     "sessions.launcher": ("Launcher",),
-    "completed": ("Completed", "Outcome", "SandboxCrashed", "WorkloadFailed", "WorkloadTimeout"),
+    "completed": (
+        "Completed", "Outcome", "SandboxCrashed", "Usage", "WorkloadFailed", "WorkloadTimeout",
+    ),
     "oci.bundle": ("Bundle",),
     "oci.mounts": ("bind", "tmpfs"),
     "oci.rootfs": ("Rootfs", "directory", "empty", "host"),

@@ -73,6 +73,39 @@ class Outcome(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Usage:
+    """The resources that a sandbox has used, from its start to its end.
+
+    Each figure is of the whole sandbox: the workload, the sentry, the gofer and runsc. The kernel
+    counts them in the sandbox's cgroup, which only a run with a limit has (``memory``, ``pids`` or
+    ``cpus``). Without one the figures are None: the kernel adds up only some of the processes of a
+    sandbox for whoever waits for runsc.
+    """
+
+    cpu_time: float | None = None
+    """Seconds of processor time, user and system; None where it cannot be had."""
+
+    cpu_time_source: str = ""
+    """The file of the cgroup that `cpu_time` is from: ``cpu.stat`` or ``cpuacct.usage``."""
+
+    peak_memory: int | None = None
+    """The most bytes of memory at once, the page cache and the kernel's own for it included; None
+    where it cannot be had.
+    """
+
+    peak_memory_source: str = ""
+    """The file of `peak_memory`: ``memory.peak`` or ``memory.max_usage_in_bytes``."""
+
+    peak_tasks: int | None = None
+    """The most processes and threads on the host at once, as the limit ``pids`` counts them; None
+    where it cannot be had.
+    """
+
+    peak_tasks_source: str = ""
+    """The file of `peak_tasks`: ``pids.peak``."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Completed:
     """A workload that has ended, in the manner of `subprocess.CompletedProcess`."""
 
@@ -126,6 +159,11 @@ class Completed:
 
     settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """The keyword arguments of the call, apart from those that are at their defaults."""
+
+    usage: Usage = Usage()
+    """The processor time, memory and tasks of its sandbox. A program of a warm sandbox has none of
+    its own: see `Usage`.
+    """
 
     leaks: tuple[str, ...] = ()
     """What of this sandbox could not be removed, in words; normally empty."""

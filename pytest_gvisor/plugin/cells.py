@@ -19,11 +19,19 @@ from pytest_gvisor.plugin.again import command
 from pytest_gvisor.plugin.placement import in_matrix, native_key, params_of, plan_of
 from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, run_settings, settings_of
 from pytest_gvisor.plugin.skips import missing_requirement
-from pytest_gvisor.plugin.stash import engine_of, harnesses, has_failed, platform_key, take_starts
+from pytest_gvisor.plugin.stash import (
+    engine_of,
+    harnesses,
+    has_failed,
+    platform_key,
+    take_starts,
+    take_usages,
+)
 from pytest_gvisor.report.run_texts import run_of
 from pytest_gvisor.settings import NATIVE, Platform
 
 if TYPE_CHECKING:
+    from pytest_gvisor.completed import Usage
     from pytest_gvisor.run.request import Record
 
 CELL = "gvisor_cell"
@@ -49,6 +57,7 @@ def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
             data["cause"], data["lacking"] = escape(missing.cause), lacking
     if report.when == "teardown":
         data["starts_ms"] = _milliseconds(take_starts(item))
+        data["used"] = _used(take_usages(item))
         if wants_details(item.config):
             records = [record for harness in harnesses(item) for record in harness.records]
             many = _MANY_RUNS if has_failed(item) or report.failed else _FEW_RUNS
@@ -203,6 +212,19 @@ def _add_properties(report: pytest.TestReport, data: dict[str, Any]) -> None:
     }
     # A list of its own: pytest may share one between all reports of a test.
     report.user_properties = [*report.user_properties, *((k, v) for k, v in found.items() if v)]
+
+
+def _used(usages: Sequence[Usage]) -> dict[str, float | int]:
+    """Return the figures of a test's sandboxes by the names of `Cell`: nothing of what none has."""
+    times = [usage.cpu_time for usage in usages if usage.cpu_time is not None]
+    memory = [usage.peak_memory or 0 for usage in usages]
+    tasks = [usage.peak_tasks or 0 for usage in usages]
+    found = {
+        "cpu_time": round(sum(times), 3),
+        "peak_memory": max(memory, default=0),
+        "peak_tasks": max(tasks, default=0),
+    }
+    return {name: figure for name, figure in found.items() if figure}
 
 
 def _milliseconds(seconds: Sequence[float]) -> list[float]:

@@ -22,7 +22,13 @@ from pytest_gvisor.plugin.precedence import (
     settings_of,
 )
 from pytest_gvisor.plugin.skips import fail_misuse, skip_missing
-from pytest_gvisor.plugin.stash import engine_of, has_failed, record_harness, record_start
+from pytest_gvisor.plugin.stash import (
+    engine_of,
+    has_failed,
+    record_harness,
+    record_start,
+    record_usage,
+)
 from pytest_gvisor.settings import Keep, Platform, Settings
 
 if TYPE_CHECKING:
@@ -207,6 +213,8 @@ def _hooks(item: pytest.Item, kept: _Kept) -> Hooks:
 
     def finished(record: Record) -> None:
         record_start(item, record.start)
+        if record.completed is not None:
+            record_usage(item, record.completed.usage)
         hook.pytest_gvisor_run_finished(item=item, completed=record.completed, error=record.error)
 
     return Hooks(modify_spec=modify, runsc_args=flags, run_finished=finished, keep=kept)

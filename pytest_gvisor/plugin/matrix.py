@@ -71,6 +71,7 @@ class _Entry:
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     duration: float = 0.0
     starts_ms: list[float] = dataclasses.field(default_factory=list)
+    used: dict[str, Any] = dataclasses.field(default_factory=dict)
     message: str = ""
     tracebacks: list[str] = dataclasses.field(default_factory=list)
     captured: str = ""
@@ -85,7 +86,7 @@ class _Entry:
         """Forget an earlier try of the test."""
         self.void = self.dropped = False
         self.state, self.duration, self.message, self.captured = State.NOT_RUN, 0.0, "", ""
-        self.tracebacks, self.runs, self.starts_ms = [], [], []
+        self.tracebacks, self.runs, self.starts_ms, self.used = [], [], [], {}
 
     def take(self, report: pytest.TestReport) -> None:
         """Take the report of one phase."""
@@ -128,6 +129,7 @@ class _Entry:
             network=self.data.get("network", ""),
             duration=round(min(self.duration, MAX_NUMBER), 4),
             starts_ms=tuple(self.starts_ms),
+            **self.used,
             message=escape(self.message),
             output=escape("\n".join([*self.tracebacks, self.captured]).strip("\n")),
             runs=tuple(Run(**{k: escape(v) for k, v in run.items()}) for run in self.runs),
@@ -204,6 +206,7 @@ class Collector:
         entry.row, entry.platform = data["row"], data["platform"]
         entry.data = data
         entry.starts_ms = starts or entry.starts_ms
+        entry.used = data.pop("used", None) or entry.used
         if "cause" in data:
             self._causes.setdefault(data["lacking"], data["cause"])
         if str(report.outcome) == "rerun":

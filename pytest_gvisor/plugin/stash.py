@@ -13,6 +13,7 @@ import pytest
 from pytest_gvisor.plugin.placement import FIXTURES
 
 if TYPE_CHECKING:
+    from pytest_gvisor.completed import Usage
     from pytest_gvisor.harness.engine import Engine
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.images.progress import Tell
@@ -22,6 +23,7 @@ _engine_key = pytest.StashKey["Engine"]()
 _harnesses_key = pytest.StashKey[list["Gvisor"]]()
 _failed_key = pytest.StashKey[bool]()
 _starts_key = pytest.StashKey[list[float]]()
+_usages_key = pytest.StashKey[list["Usage"]]()
 platform_key: pytest.StashKey[Platform] = pytest.StashKey()
 """The platform of a test, from when it is decided."""
 
@@ -97,6 +99,18 @@ def take_starts(item: pytest.Item) -> list[float]:
     """Return the seconds of each start of a test's sandboxes since the last call."""
     found = item.stash.get(_starts_key, [])
     item.stash[_starts_key] = []
+    return found
+
+
+def record_usage(item: pytest.Item, usage: Usage) -> None:
+    """Record the resources that a sandbox of a test has used."""
+    item.stash.setdefault(_usages_key, []).append(usage)
+
+
+def take_usages(item: pytest.Item) -> list[Usage]:
+    """Return the resources of each of a test's sandboxes since the last call."""
+    found = item.stash.get(_usages_key, [])
+    item.stash[_usages_key] = []
     return found
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_gvisor.escape import escape
-from pytest_gvisor.report.model import Cell, Report, Row, State, joined
+from pytest_gvisor.report.model import Cell, Report, Row, State, Used, joined
 
 MAX_DOTS = 500
 """How many starts of a platform are drawn; the figures beside the chart are of all of them."""
@@ -47,6 +47,7 @@ def render(report: Report) -> str:
         style=style,
         report=report,
         platforms=[_column(report, name) for name in report.platforms],
+        measured=any(report.used(name) for name in report.platforms),
         rows=[_row(row, report.platforms) for row in report.rows],
         states=[state for state in State if any(report.counts(p).get(state) for p in
                                                 report.platforms)],
@@ -77,6 +78,7 @@ def _column(report: Report, name: str) -> dict[str, Any]:
         "cause": escape(report.cause(name)),
         "versions": [escape(version) for version in versions],
         "starts": report.starts(name),
+        "used": report.used(name),
     }
 
 
@@ -103,6 +105,7 @@ def details(report: Report) -> str:
 
 
 def _detail(report: Report, row: Row, cell: Cell) -> dict[str, Any]:
+    used = Used.by([cell])
     facts = [
         ("test", cell.nodeid or row.test),
         ("state", cell.state.word),
@@ -111,6 +114,9 @@ def _detail(report: Report, row: Row, cell: Cell) -> dict[str, Any]:
         ("network", cell.network),
         ("duration", f"{cell.duration:.2f} s"),
         ("sandbox starts", ", ".join(f"{start:g} ms" for start in cell.starts_ms)),
+        ("processor time", used.cpu_time if used else ""),
+        ("peak memory", used.peak_memory if used else ""),
+        ("peak of tasks", used.peak_tasks if used else ""),
         ("leg", _leg(report, cell.leg) if len(report.legs) > 1 else ""),
         ("other runs", "\n".join(f"{_leg(report, o.leg)}: {o.state.word}" for o in cell.others)),
         ("again", cell.command),

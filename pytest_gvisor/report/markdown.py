@@ -49,7 +49,8 @@ def _top(report: Report) -> Iterator[str]:
     if not report.rows:
         yield "No test belongs to a platform."
     for name in report.platforms:
-        yield f"- **{name}**: {joined(report.counts(name))}{_starts(report, name)}"
+        facts = f"{_starts(report, name)}{_used(report, name)}"
+        yield f"- **{name}**: {joined(report.counts(name))}{facts}"
         if cause := report.cause(name):
             yield f"  - cannot be used: {code(cause)}"
     if len(report.platforms) > 1:
@@ -72,6 +73,16 @@ def _starts(report: Report, name: str) -> str:
     return (
         f"; {starts.count} sandboxes, start {starts.median:.0f} ms median, "
         f"{starts.slowest:.0f} ms slowest"
+    )
+
+
+def _used(report: Report, name: str) -> str:
+    used = report.used(name)
+    if used is None:
+        return ""
+    return (
+        f"; processor time {used.cpu_time}, peak memory {used.peak_memory}, "
+        f"peak of tasks {used.peak_tasks}"
     )
 
 

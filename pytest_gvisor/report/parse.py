@@ -25,6 +25,8 @@ from pytest_gvisor.report.model import (
 MAX_BYTES = 256 * 1024 * 1024
 MAX_TEXT = 1024 * 1024
 MAX_LIST = 1_000_000
+_MOST_BYTES = 2**63
+"""More than a cgroup counts."""
 _PLATFORM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,64}")
 _Made = TypeVar("_Made")
 
@@ -155,6 +157,9 @@ def _cell(entry: _Object, legs: int) -> Cell:
         network=entry.text("network"),
         duration=entry.number("duration"),
         starts_ms=entry.numbers("starts_ms"),
+        cpu_time=entry.number("cpu_time"),
+        peak_memory=entry.whole("peak_memory", _MOST_BYTES),
+        peak_tasks=entry.whole("peak_tasks"),
         message=entry.text("message"),
         output=entry.text("output"),
         runs=entry.each("runs", _run),

@@ -20,6 +20,8 @@ from pytest_gvisor.programs.leftovers import CGROUP_PREFIX as PREFIX
 from pytest_gvisor.programs.paths import within
 
 _PERIOD = 100_000  # microseconds; the kernel's default (admin-guide/cgroup-v2, cpu.max)
+_COUNTING = ("cpuacct", "memory", "pids")
+"""The controllers of version 1 that count what a sandbox uses."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,8 @@ class Cgroups:
 
     def __init__(self) -> None:
         self.folders: list[str] = []
-        self._memory = ""
-        self._pids = ""
+        self.places: dict[str, str] = {}
+        """The folder of each controller that limits or counts."""
 
     def descriptors(self) -> list[int]:
         """Open ``cgroup.procs`` of each folder, for the child to write itself into.
@@ -75,17 +77,18 @@ class Cgroups:
     def oom_kills(self) -> int:
         """Return the number of processes that the memory controller has killed in this cgroup."""
         for name in ("memory.events", "memory.oom_control"):
-            if (found := _counters(self._memory, name)) is not None:
+            if (found := counters(self.places.get("memory", ""), name)) is not None:
                 return int(found.get("oom_kill", 0))
         return 0
 
     def refused_tasks(self) -> int:
         """Return the number of tasks that the kernel has refused for this cgroup's own limit."""
-        limit, peak = _words(self._pids, "pids.max"), _words(self._pids, "pids.peak")
+        pids = self.places.get("pids", "")
+        limit, peak = words(pids, "pids.max"), words(pids, "pids.peak")
         # Version 1, and 2 before Linux 6.11, count what the limit of a cgroup above refuses too.
         if peak and limit and peak != limit:
             return 0
-        return int((_counters(self._pids, "pids.events") or {}).get("max", 0))
+        return int((counters(pids, "pids.events") or {}).get("max", 0))
 
     def remove(self) -> None:
         """Remove the folders; they must be empty of processes."""
@@ -106,7 +109,7 @@ def hierarchies() -> dict[str, Hierarchy]:
     for mount in proc.mounts():
         if mount.kind == "cgroup2" and "" in paths:
             below = _below(mount.root, paths[""])
-            for name in _words(mount.point, "cgroup.controllers"):
+            for name in words(mount.point, "cgroup.controllers"):
                 found.setdefault(name, Hierarchy(version=2, mount=mount.point, own=below))
         elif mount.kind == "cgroup":
             for name in mount.options.split(","):
@@ -122,8 +125,8 @@ def _below(root: str, own: str) -> str:
     return own.removeprefix(top) or "/" if within(own, root) else own
 
 
-def _words(folder: str, name: str) -> list[str]:
-    """The content of a file of a cgroup, split at blanks; empty where either is missing."""
+def words(folder: str, name: str) -> list[str]:
+    """Return the content of a file of a cgroup, split at blanks; nothing if either is missing."""
     if not folder:
         return []
     try:
@@ -133,10 +136,10 @@ def _words(folder: str, name: str) -> list[str]:
         return []
 
 
-def _counters(folder: str, name: str) -> dict[str, str] | None:
-    """The numbers in a file of a cgroup by their names; None where either is missing."""
-    words = _words(folder, name)
-    return dict(zip(words[::2], words[1::2], strict=False)) if words else None
+def counters(folder: str, name: str) -> dict[str, str] | None:
+    """Return the numbers in a file of a cgroup by their names; None where either is missing."""
+    found = words(folder, name)
+    return dict(zip(found[::2], found[1::2], strict=False)) if found else None
 
 
 def _parent(hierarchy: Hierarchy, controller: str) -> str:
@@ -148,7 +151,7 @@ def _parent(hierarchy: Hierarchy, controller: str) -> str:
     # ours is made beside this process's cgroup: its parent has the controllers switched on.
     parent = own if own == hierarchy.mount else os.path.dirname(own)
     # They stay on: switched off, they would take along the limits that others have set by then.
-    if controller not in _words(parent, "cgroup.subtree_control"):
+    if controller not in words(parent, "cgroup.subtree_control"):
         _write(parent, "cgroup.subtree_control", f"+{controller}")
     return parent
 
@@ -196,7 +199,6 @@ def create(limits: Limits, announce: Callable[[str], None]) -> Cgroups:
     made = Cgroups()
     if not limits.any():
         return made
-    folders: dict[str, str] = {}
     with stage("cgroup", "cannot find the cgroup controllers"):
         known = hierarchies()
     wanted = {
@@ -204,31 +206,47 @@ def create(limits: Limits, announce: Callable[[str], None]) -> Cgroups:
         "pids": limits.pids is not None,
         "cpu": limits.cpus is not None,
     }
+    making = _Making(made, announce)
     for controller in (name for name, want in wanted.items() if want):
         hierarchy = known.get(controller)
         if hierarchy is None:
             made.remove()
             raise _refused(controller, "this host has no such cgroup controller mounted", 0)
         try:
-            parent = _parent(hierarchy, controller)
-            if parent not in folders:
-                folder = os.path.join(parent, f"{PREFIX}{secrets.token_hex(8)}")
-                announce(folder)
-                os.mkdir(folder, 0o700)
-                folders[parent] = folder
-                made.folders.append(folder)
-            _apply(controller, folders[parent], hierarchy.version, limits)
+            _apply(controller, making.folder(controller, hierarchy), hierarchy.version, limits)
         except LaunchError:
             made.remove()
             raise
         except OSError as error:
             made.remove()
             raise _refused(controller, str(error), error.errno or 0) from error
-        if controller == "memory":
-            made._memory = folders[parent]
-        elif controller == "pids":
-            made._pids = folders[parent]
+    # A process that joins one cgroup waits some 15 ms for the kernel, and joins others for nothing.
+    for controller in _COUNTING:
+        with contextlib.suppress(OSError):
+            if (hierarchy := known.get(controller)) and hierarchy.version == 1:
+                making.folder(controller, hierarchy)
     return made
+
+
+class _Making:
+    """The folders that are being made, by the cgroup above."""
+
+    def __init__(self, made: Cgroups, announce: Callable[[str], None]) -> None:
+        self._made = made
+        self._announce = announce
+        self._below: dict[str, str] = {}
+
+    def folder(self, controller: str, hierarchy: Hierarchy) -> str:
+        """Return the folder of a controller, made if it is not there. Raises OSError."""
+        parent = _parent(hierarchy, controller)
+        if parent not in self._below:
+            folder = os.path.join(parent, f"{PREFIX}{secrets.token_hex(8)}")
+            self._announce(folder)
+            os.mkdir(folder, 0o700)
+            self._below[parent] = folder
+            self._made.folders.append(folder)
+        self._made.places[controller] = self._below[parent]
+        return self._below[parent]
 
 
 def _apply(controller: str, folder: str, version: int, limits: Limits) -> None:

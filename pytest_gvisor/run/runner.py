@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable
 
-from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, WorkloadTimeout
+from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, Usage, WorkloadTimeout
 from pytest_gvisor.errors import GvisorError, LaunchError, MixedReleases, RunscFailed, stage
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
@@ -28,6 +28,7 @@ from pytest_gvisor.run.cgroup import Cgroups, Limits
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.supervisor import Supervisor
+from pytest_gvisor.run.usage import measured
 from pytest_gvisor.run.verdict import Evidence, Verdict, judge
 from pytest_gvisor.runsc.command import (
     delete_argv,
@@ -65,6 +66,7 @@ class Runner:
         self.record = record
         self.keep = keep
         self._cgroups = Cgroups()
+        self._usage = Usage()
         self._listener: sentry.Listener | None = None
         self._started_at = time.monotonic()
 
@@ -261,6 +263,7 @@ class Runner:
 
     def _judge(self, workspace: Workspace, supervisor: Supervisor) -> Verdict:
         record = self.record
+        self._usage = measured(self._cgroups.places)
         record.start = supervisor.start
         record.runsc_records = logs.records(workspace.path("log"))
         record.panic = logs.panic(workspace.path("panic"))
@@ -319,6 +322,7 @@ class Runner:
             hint=not_started.hint(self.record.spec) if verdict.returncode else "",
             command=self.record.command,
             settings=self.request.repeat,
+            usage=self._usage,
             leaks=leaks,
         )
         self.record.completed = completed

@@ -14,6 +14,7 @@ from pytest_gvisor import (
     LaunchError,
     Outcome,
     SandboxCrashed,
+    Usage,
     UsageError,
     WorkloadFailed,
     WorkloadTimeout,
@@ -67,6 +68,24 @@ def test_what_fits_under_the_memory_limit_runs(gvisor: Gvisor) -> None:
     """A limit changes nothing for a workload that keeps it."""
     done = gvisor.run(["python3", "-I", "-c", "print(len(bytearray(50 << 20)))"], memory="256M")
     assert (done.stdout, done.outcome) == (f"{50 << 20}\n", Outcome.EXITED)
+
+
+@needs_cgroups
+def test_a_run_with_a_limit_knows_what_it_has_used(gvisor: Gvisor) -> None:
+    """Time and memory grow with the workload; a run without a limit has no figure."""
+    idle = gvisor.run(["true"], pids=100).usage
+    script = "held = bytearray(60 << 20)\nfor _ in range(20_000_000): pass"
+    used = gvisor.run(["python3", "-I", "-c", script], memory="256M", pids=100).usage
+    assert used.cpu_time is not None
+    assert idle.cpu_time is not None
+    assert 0 < idle.cpu_time + 0.1 < used.cpu_time
+    assert used.cpu_time_source in {"cpu.stat", "cpuacct.usage"}
+    # memory.peak is of Linux 5.19, pids.peak of 6.1.
+    if used.peak_memory_source:
+        assert 60 << 20 <= (used.peak_memory or 0) <= 256 << 20
+    if used.peak_tasks_source:
+        assert 5 < (used.peak_tasks or 0) <= 100
+    assert gvisor.run(["true"]).usage == Usage()
 
 
 @pytest.mark.fault("E3")

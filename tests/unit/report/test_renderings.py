@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +33,8 @@ def test_markdown_has_a_row_a_test_and_a_word_a_cell() -> None:
     assert table[2] == "| `t.py::test_0` | ✅ passed | ✅ passed |"
     assert table[-1] == "| `t.py::test_bad` | ✅ passed | ❌ failed |"
     assert (
-        "- **kvm**: 500 passed, 1 failed; 1002 sandboxes, start 45 ms median, 50 ms slowest" in text
+        "- **kvm**: 500 passed, 1 failed; 1002 sandboxes, start 45 ms median, 50 ms slowest; "
+        "processor time 250.50 s, peak memory 3.0 MiB, peak of tasks 30\n" in text
     )
 
 
@@ -169,6 +172,23 @@ def test_the_document_has_no_element_or_handler_from_a_text() -> None:
     assert {"src", "href", "action", "style", "srcdoc"}.isdisjoint(names)
     assert not re.search("[\x00-\x09\x0b-\x1f\u202e\u2028\ud800]", text)
     assert "49" not in re.sub(r"\d\.\d|sha256-\S+|#\w+", "", found.text).split()
+
+
+def test_the_document_has_columns_for_use_where_some_was_measured() -> None:
+    """A platform without a figure has dashes there; a report without any has no such columns."""
+    unmeasured: dict[str, Any] = {"cpu_time": 0.0, "peak_memory": 0, "peak_tasks": 0}
+    bare = Row(test="a", cells=(cell("kvm", **unmeasured),))
+    assert "processor time" not in html.render(report(bare)).partition("<main>")[2]
+    both = Row(test="b", cells=(cell("systrap"),))
+    text = html.render(report(bare, both))
+    for name in ("processor time", "peak memory", "peak of tasks"):
+        assert text.count(f'<th scope="col">{name}</th>') == 1
+    for figure in ("0.50 s", "3.0 MiB", "30"):
+        assert f'<td class="n">{figure}</td>' in text
+    details = json.loads(html.details(report(bare, both)))
+    facts = dict(details["1"]["systrap"]["facts"])
+    assert facts["peak memory"] == "3.0 MiB"
+    assert "peak memory" not in dict(details["0"]["kvm"]["facts"])
 
 
 def test_the_policy_names_the_two_texts_that_are_there_and_nothing_else() -> None:

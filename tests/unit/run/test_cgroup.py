@@ -243,7 +243,7 @@ def test_kills_by_the_memory_controller_are_counted(
     """Both versions' files have the count; a kernel older than 4.13 has none."""
     (tmp_path / name).write_text(text)
     made = Cgroups()
-    made._memory = str(tmp_path)
+    made.places = {"memory": str(tmp_path)}
     assert made.oom_kills() == kills
 
 
@@ -274,7 +274,7 @@ def test_tasks_that_its_own_limit_refuses_are_counted(
     for name, text in files.items():
         (tmp_path / name).write_text(f"{text}\n")
     made = Cgroups()
-    made._pids = str(tmp_path)
+    made.places = {"pids": str(tmp_path)}
     assert made.refused_tasks() == refused
 
 
@@ -288,6 +288,21 @@ def test_descriptors_are_all_or_none(tmp_path: Path) -> None:
         made.descriptors()
     assert (caught.value.stage, caught.value.errno) == ("cgroup", errno.ENOENT)
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_version_1_counts_what_it_does_not_limit(host: Host) -> None:
+    """One limit is enough for all figures, and a controller that cannot count is left out."""
+    for name in ("memory", "pids", "cpuacct"):
+        (host.folder / name).mkdir()
+    mounts = "".join(
+        f"25 1 0:22 / FOLDER/{name} rw - cgroup cgroup rw,{name}\n"
+        for name in ("memory", "pids", "cpuacct")
+    )
+    host.says(mounts, "4:memory:/\n3:pids:/\n2:cpuacct:/nowhere\n")
+    made = Made(ignore, ("pids.max",)).create(Limits(pids=9))
+    assert sorted(made.places) == ["memory", "pids"]
+    assert sorted(made.places.values()) == sorted(made.folders)
+    assert [Path(folder, "pids.max").read_text() for folder in made.folders] == ["9", ""]
 
 
 @pytest.fixture
