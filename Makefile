@@ -1,6 +1,6 @@
 # Everything is done by scripts/; this file only names it. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint images releases ecosystem distributions cgroup2 arm64 faults bench soak fuzz mutants clean
+.PHONY: help demo test check lint docs images releases ecosystem distributions cgroup2 arm64 faults bench soak fuzz mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ check: ## lint, the unit tests and the quick tests of the plugin, in a minute an
 
 lint: ## ruff, mypy --strict and the English of docstrings
 	@scripts/lint
+
+docs: ## build the site of the documents in .build/site (ARGS="-b linkcheck" tries the links)
+	@scripts/docs $(ARGS)
 
 images: ## build the images of fixtures/ with docker, as archives in .build/images
 	@scripts/images

@@ -1,0 +1,37 @@
+"""The site of the documents: `make docs` builds it with Sphinx."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as _version_of
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "pytest-gvisor"
+author = "The pytest-gvisor developers"
+version = release = _version_of("pytest-gvisor")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx_copybutton",
+    "sphinxcontrib.mermaid",
+    "settings_table",
+]
+exclude_patterns = ["_build", "_ext"]
+source_suffix = {".md": "markdown"}
+
+# The pages link to titles as GitHub does.
+myst_heading_anchors = 4
+myst_fence_as_directive = ["mermaid"]
+myst_enable_extensions = ["deflist"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+# Docstrings name things in single backquotes: a link where there is one, and code elsewhere.
+default_role = "py:obj"
+python_use_unqualified_type_names = True
+
+html_theme = "furo"
+html_title = f"pytest-gvisor {version}"
