@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import enum
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from pytest_gvisor.cli import health, parse
+from pytest_gvisor.cli import health, parse, usage
 from pytest_gvisor.cli.health import Finding, State
 from pytest_gvisor.errors import GvisorError, MixedReleases
 from pytest_gvisor.escape import escape
 from pytest_gvisor.harness.engine import Engine
+from pytest_gvisor.hints import worded
 from pytest_gvisor.runsc import sidecars
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.settings import Platform, Settings
+
+if TYPE_CHECKING:
+    import argparse
 
 SCHEMA = 1
 _PLATFORM = "platform "
@@ -26,7 +30,7 @@ _USED = {
     "pod-init-config": "exact exit statuses",
     "rootless": "sandboxes of users other than root",
     "debug-log": "causes from its logs",
-    "strace": "system calls with --gvisor-debug",
+    "strace": "system calls when debugging",
 }
 _MARKS = {State.GOOD: "ok", State.NOTE: "-", State.BAD: "NO"}
 
@@ -40,10 +44,14 @@ class Status(enum.IntEnum):
 
 def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
-    made = argparse.ArgumentParser(
-        prog="pytest-gvisor doctor",
-        description="Checks whether this machine can run tests under gVisor. The exit status is 0 "
-        "only if it can.",
+    made = usage.parser(
+        "doctor",
+        description="Checks whether this machine can run tests under gVisor.",
+        statuses={
+            str(int(Status.TESTS_CAN_RUN)): "tests can run with the default platform",
+            str(int(Status.TESTS_CANNOT_RUN)): "tests cannot run here",
+        },
+        examples=("pytest-gvisor doctor", "pytest-gvisor doctor --json --runsc /opt/gvisor/runsc"),
     )
     made.add_argument("--json", action="store_true", help="one JSON object, for programs")
     parse.add_settings(made, "doctor")
@@ -71,7 +79,10 @@ def examine(settings: Settings) -> tuple[list[Finding], bool]:
     finally:
         parse.end(engine, "doctor")
     works = any(one.state is State.GOOD for one in found if one.name.startswith(_PLATFORM))
-    return [*found, *health.findings(works=works), left], able
+    whole = [*found, *health.findings(works=works), left]
+    return [
+        dataclasses.replace(one, next_step=worded(one.next_step, "doctor")) for one in whole
+    ], able
 
 
 def _of_runsc(engine: Engine, settings: Settings) -> tuple[list[Finding], bool]:

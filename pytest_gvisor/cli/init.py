@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import tomllib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pytest_gvisor.cli import usage
 from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.escape import escape
+
+if TYPE_CHECKING:
+    import argparse
 
 PLACES = {"github": ".github/workflows/gvisor.yml", "gitlab": ".gitlab-ci.yml"}
 """Where each service looks."""
@@ -24,10 +27,12 @@ _REQUIREMENTS = (
 
 def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
-    made = argparse.ArgumentParser(
-        prog="pytest-gvisor init",
+    made = usage.parser(
+        "init",
         description="Writes a CI configuration that runs the tests of the project in this folder "
         "on each of gVisor's platforms. Read it before you commit it.",
+        statuses={"0": "the file is written", "2": "the file exists, or an option is invalid"},
+        examples=("pytest-gvisor init", "pytest-gvisor init --ci gitlab --output -"),
     )
     made.add_argument(
         "--ci", choices=PLACES, help="the service (default: guessed by the project's files)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import signal
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self, TextIO
 
-from pytest_gvisor.cli import parse
+from pytest_gvisor.cli import parse, usage
 from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.install import gomodule, place, release
@@ -20,6 +19,7 @@ from pytest_gvisor.install.place import Installed
 from pytest_gvisor.runsc import locate
 
 if TYPE_CHECKING:
+    import argparse
     from types import FrameType
 
 _BUCKET, _GO = _SOURCES = ("releases", "go")
@@ -29,11 +29,21 @@ _EVERY = 0.2
 
 def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
-    made = argparse.ArgumentParser(
-        prog="pytest-gvisor install",
+    made = usage.parser(
+        "install",
         description="Fetches runsc from gVisor's release bucket and compares it with its SHA-512, "
         "or builds it from gVisor's Go module. Tries it, then puts it in place in one step. "
         "Root's goes to /usr/local/bin, another user's to ~/.local/bin.",
+        statuses={
+            "0": "runsc is in place",
+            "1": "the release cannot be had, or is not what it should be; nothing has changed",
+            "124": "the deadline passed; nothing has changed",
+        },
+        examples=(
+            "pytest-gvisor install",
+            "pytest-gvisor install --release 20260714 --to /opt/gvisor",
+            "pytest-gvisor install --from go",
+        ),
     )
     made.add_argument(
         "--from", dest="source", choices=_SOURCES, default=_BUCKET,
@@ -110,7 +120,7 @@ def describe(done: Installed) -> list[str]:
             return lines
         lines.append(f"The search finds {found.path} before it.")
     where = os.path.dirname(done.path)
-    lines.append(f"Name it with --gvisor-runsc={done.path}, or put {where} first in PATH.")
+    lines.append(f"Name it with pytest's --gvisor-runsc={done.path}, or put {where} first in PATH.")
     return lines
 
 

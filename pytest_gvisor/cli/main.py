@@ -7,9 +7,11 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.escape import escape
+from pytest_gvisor.hints import told
 
 COMMANDS = {
     "doctor": "check whether this machine can run tests",
@@ -22,6 +24,9 @@ COMMANDS = {
     "vm": "run a command in a throw-away VM in which gVisor's kvm platform works",
 }
 
+SHELLS = ("bash", "zsh", "tcsh")
+_CLI = "pytest_gvisor.cli"
+
 USAGE = 2
 FAILED = 125
 """Nothing can be said of the command, for a failure of what is around it; as of `docker run`."""
@@ -29,32 +34,60 @@ FAILED = 125
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the subcommand that the arguments name; return the exit status."""
-    parser = argparse.ArgumentParser(prog="pytest-gvisor", description="gVisor, at a shell.")
-    lines = [f"  {name:8} {text}" for name, text in COMMANDS.items()]
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "\n".join(["commands:", *lines, "", "COMMAND --help says more."])
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     _open_standard_streams()
-    chosen = parser.parse_args(arguments)
-    module = importlib.import_module(f"pytest_gvisor.cli.{chosen.command}")
+    words = sys.argv[1:] if arguments is None else arguments
+    options = parser()
+    chosen = options.parse_args(words or ["--help"])
+    if not (chosen.command or chosen.version or chosen.print_completion):
+        options.error("a COMMAND is missing")
+    name: str = chosen.command or ""
     try:
-        status = int(module.main(chosen.rest))
+        status = _run(chosen)
         sys.stdout.flush()
         return status
     except UsageError as error:
-        return _tell(chosen.command, error, USAGE)
+        return _tell(name, told(error, name), USAGE)
     except GvisorError as error:
-        return _tell(chosen.command, error, getattr(error, "exit_status", FAILED))
+        return _tell(name, told(error, name), getattr(error, "exit_status", FAILED))
     except BrokenPipeError:
         # Whoever read our output has gone.
         _drop(1)
         return FAILED
     except OSError as error:
         _drop(1)
-        return _tell(chosen.command, escape(str(error)), FAILED)
+        return _tell(name, escape(str(error)), FAILED)
     except KeyboardInterrupt:
         return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options before the command, and the list of commands."""
+    made = argparse.ArgumentParser(prog="pytest-gvisor", description="gVisor, at a shell.")
+    lines = [f"  {name:8} {text}" for name, text in COMMANDS.items()]
+    made.formatter_class = argparse.RawDescriptionHelpFormatter
+    made.epilog = "\n".join([
+        "commands:", *lines, "", "COMMAND --help describes its options and exit statuses.",
+    ])  # fmt: skip
+    made.add_argument("--version", action="store_true", help="show the version")
+    made.add_argument(
+        "--print-completion", choices=SHELLS, metavar="SHELL",
+        help=f"print a script that completes commands and options: {', '.join(SHELLS)}",
+    )  # fmt: skip
+    made.add_argument("command", choices=COMMANDS, metavar="COMMAND", nargs="?")
+    made.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return made
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    """Do what the options say, or run the subcommand."""
+    if chosen.version:
+        print(f"pytest-gvisor {metadata.version('pytest-gvisor')}")
+    elif chosen.print_completion:
+        completion = importlib.import_module(f"{_CLI}.completion")
+        print(completion.script(chosen.print_completion, SHELLS, COMMANDS))
+    else:
+        return int(importlib.import_module(f"{_CLI}.{chosen.command}").main(chosen.rest))
+    return 0
 
 
 def _open_standard_streams() -> None:
@@ -71,7 +104,7 @@ def _open_standard_streams() -> None:
 
 def _tell(command: str, error: object, status: int) -> int:
     try:
-        print(f"pytest-gvisor {command}: {error}", file=sys.stderr)
+        print(f"{' '.join(filter(None, ('pytest-gvisor', command)))}: {error}", file=sys.stderr)
     except OSError:
         _drop(2)
     return status

@@ -44,17 +44,22 @@ _TYPES: Mapping[Kind, Callable[[str], object]] = {"count": count, "number": floa
 """How argparse reads an option of a kind; the other kinds are read by `settings` alone."""
 
 
-def add_settings(parser: argparse.ArgumentParser, tool: str) -> None:
-    """Declare the settings that a command has as options."""
+def add_settings(
+    parser: argparse.ArgumentParser,
+    tool: str,
+    groups: Mapping[str, argparse._ArgumentGroup] | None = None,
+) -> None:
+    """Declare the settings that a command has as options; ``groups`` has the group of each name."""
     for setting in SETTINGS:
         name, argument = setting.command_option, setting.commands.get(tool)
         if argument is None:
             continue
+        group = parser if groups is None else groups[setting.name]
         if setting.kind == "flag":
-            parser.add_argument(name, action="store_true", default=None, help=argument.help)
+            group.add_argument(name, action="store_true", default=None, help=argument.help)
         else:
             kind = _TYPES.get(setting.kind, str)
-            parser.add_argument(name, type=kind, metavar=argument.metavar, help=argument.help)
+            group.add_argument(name, type=kind, metavar=argument.metavar, help=argument.help)
 
 
 def settings_of(given: argparse.Namespace, tool: str) -> Settings:

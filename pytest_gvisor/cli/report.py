@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from pytest_gvisor.cli import usage
 from pytest_gvisor.errors import ReportError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.report import files
@@ -13,26 +14,43 @@ from pytest_gvisor.report.merge import merge
 from pytest_gvisor.report.model import Report
 from pytest_gvisor.report.parse import MAX_BYTES, parse
 
+if TYPE_CHECKING:
+    import argparse
+
+_EXAMPLES = (
+    "pytest-gvisor report merge systrap.json kvm.json -o matrix.html",
+    "pytest-gvisor report show matrix.json",
+)
+
 
 def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
-    made = argparse.ArgumentParser(
-        prog="pytest-gvisor report",
-        description="Reads reports of --gvisor-report FILE.json.",
+    done = {"0": "done", "125": "a file is no report, or a file cannot be written"}
+    made = usage.parser(
+        "report",
+        description="Reads reports of pytest's --gvisor-report FILE.json.",
+        statuses=done,
+        examples=_EXAMPLES,
     )
     actions = made.add_subparsers(dest="action", required=True, metavar="ACTION")
-    joins = actions.add_parser(
-        "merge",
-        help="join reports, such as those of a CI matrix",
+    joins = usage.describe(
+        actions.add_parser("merge", help="join reports, such as those of a CI matrix"),
         description="Joins reports: the same test on another platform becomes a column. If two "
         "have the same test on the same platform, the worse result is shown and the other named.",
+        statuses=done,
+        examples=_EXAMPLES[:1],
     )
     joins.add_argument("reports", nargs="+", metavar="FILE.json")
     joins.add_argument(
         "-o", "--output", action="append", required=True, metavar="FILE",
         help="the file to write: .html, .md or .json; may be repeated",
     )  # fmt: skip
-    shows = actions.add_parser("show", help="print a report as text")
+    shows = usage.describe(
+        actions.add_parser("show", help="print a report as text"),
+        description="Prints a report as text.",
+        statuses=done,
+        examples=_EXAMPLES[1:],
+    )
     shows.add_argument("reports", nargs=1, metavar="FILE.json")
     return made
 

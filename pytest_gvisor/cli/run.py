@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_gvisor.cli import parse
+from pytest_gvisor import hints
+from pytest_gvisor.cli import parse, usage
 from pytest_gvisor.completed import Completed, WorkloadTimeout
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.harness.engine import Engine
@@ -23,7 +24,7 @@ from pytest_gvisor.run import terminal
 from pytest_gvisor.run.kept import keep
 from pytest_gvisor.run.request import Hooks, Record, Workspace
 from pytest_gvisor.run.workload import Who
-from pytest_gvisor.settings import Settings
+from pytest_gvisor.settings import NATIVE, Settings
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -33,46 +34,74 @@ _AT_A_TERMINAL = 24 * 3600.0
 _TIMED_OUT = 124
 _DEBUG = (": boot log", ": strace")
 
+_GROUPS = {
+    "workload": (),
+    "root and files": ("image",),
+    "sandbox": ("platforms", "network", "netns", "runsc", "rootless"),
+    "limits": ("timeout", "memory", "pids", "cpus", "shm", "nofile", "max_output"),
+    "looking into it": ("debug",),
+}
+"""The groups of options in the help, each with its settings."""
+
+_EXAMPLES = (
+    "pytest-gvisor run -- uname -r",
+    "pytest-gvisor run --tty -- bash",
+    'pytest-gvisor run --mount "$PWD:/data" --cwd /data --timeout 10 -- python3 script.py < input',
+    "pytest-gvisor run --image app.tar --memory 256M --network sandbox",
+    "pytest-gvisor run --platform ptrace --debug -- ls /nonexistent",
+)
+
 
 def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
-    made = argparse.ArgumentParser(
-        prog="pytest-gvisor run",
+    made = usage.parser(
+        "run",
         description="Runs COMMAND in a fresh sandbox, like gvisor.run(): no network, the host's "
-        "system folders read-only, nothing of home folders. The exit status is COMMAND's, or "
-        "128 + S for a signal S. Status 124 means the deadline, 125 a failure of the sandbox.",
+        "system folders read-only, nothing of home folders.",
+        statuses={
+            "N": "the exit status of COMMAND, or 128 + S if the signal S ended it",
+            str(_TIMED_OUT): "the deadline passed; COMMAND was killed",
+            "126": "COMMAND cannot be executed in the sandbox",
+            "127": "COMMAND is not in the sandbox",
+        },
+        examples=_EXAMPLES,
     )
-    made.add_argument(
-        "--tty", action="store_true",
-        help="a terminal for COMMAND, connected with this one; the deadline is then a day",
+    groups = {title: made.add_argument_group(title) for title in _GROUPS}
+    of_setting = {name: groups[title] for title, names in _GROUPS.items() for name in names}
+    parse.add_settings(made, "run", of_setting)
+    _add_workload(groups["workload"])
+    _add_root(groups["root and files"])
+    groups["looking into it"].add_argument(
+        "--keep", metavar="DIR",
+        help="leave bundle, logs and a replay.sh in DIR, which must not exist",
     )  # fmt: skip
-    parse.add_settings(made, "run")
-    _add_workload(made)
     made.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND…")
     return made
 
 
-def _add_workload(made: argparse.ArgumentParser) -> None:
-    """Add the options for the workload, and for its bundle."""
+def _add_workload(made: argparse._ArgumentGroup) -> None:
     made.add_argument(
-        "--keep", metavar="DIR",
-        help="leave bundle, logs and a replay.sh in DIR, which must not exist",
+        "--tty", action="store_true",
+        help="a terminal for COMMAND, connected with this one; the deadline is then a day",
     )  # fmt: skip
+    made.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="may be repeated"
+    )
+    made.add_argument("--cwd", metavar="DIR", help="folder inside (default: /, or the image's)")
+    made.add_argument(
+        "--user", metavar="UID[:GID]",
+        help="user inside (default: 0, or the image's); with --image also by name",
+    )  # fmt: skip
+    made.add_argument("--hostname", default=HOSTNAME, help=f"default: {HOSTNAME}")
+
+
+def _add_root(made: argparse._ArgumentGroup) -> None:
     made.add_argument("--entrypoint", metavar="PROGRAM", help="replace the image's entrypoint")
     made.add_argument("--rootfs", metavar="DIR", help="a folder as root instead of the host's")
     made.add_argument("--readonly", action="store_true", help="forbid writing to the root")
     made.add_argument(
         "--mount", action="append", default=[], metavar="SOURCE:TARGET[:ro|:rw]",
         help="a folder of the host's, read-only unless :rw; may be repeated",
-    )  # fmt: skip
-    made.add_argument(
-        "--env", action="append", default=[], metavar="NAME=VALUE", help="may be repeated"
-    )
-    made.add_argument("--hostname", default=HOSTNAME, help=f"default: {HOSTNAME}")
-    made.add_argument("--cwd", metavar="DIR", help="folder inside (default: /, or the image's)")
-    made.add_argument(
-        "--user", metavar="UID[:GID]",
-        help="user inside (default: 0, or the image's); with --image also by name",
     )  # fmt: skip
 
 
@@ -105,7 +134,7 @@ def main(arguments: Sequence[str]) -> int:
     except WorkloadTimeout as error:
         if not given.tty:
             _show(error.completed)
-        print(f"pytest-gvisor run: {error}", file=sys.stderr)
+        print(f"pytest-gvisor run: {hints.told(error, 'run')}", file=sys.stderr)
         return _TIMED_OUT
     finally:
         # Whoever reads what is told may have gone: the session ends all the same.
@@ -119,11 +148,12 @@ def main(arguments: Sequence[str]) -> int:
 def _settings(given: argparse.Namespace) -> Settings:
     if given.tty and given.timeout is None:
         given.timeout = _AT_A_TERMINAL
-    settings = parse.settings_of(given, "run")
-    if len(settings.platforms) > 1 or settings.native:
+    named = (given.platform or "").split(",")
+    settings = None if NATIVE in map(str.strip, named) else parse.settings_of(given, "run")
+    if settings is None or len(settings.platforms) > 1:
         raise UsageError(
             f"--platform {given.platform}: a command runs on one platform",
-            next_step="Name one, or call the tool once for each.",
+            next_step="Name one of gVisor's, or call the tool once for each.",
         )
     return settings
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from pytest_gvisor.cli import usage
 from pytest_gvisor.sessions import boot_notes, session_folder
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def parser() -> argparse.ArgumentParser:
+    """The subcommand's options."""
+    return usage.parser(
+        "sweep",
+        description="Removes the remains of this user's dead sessions: processes, files, mounts, "
+        "cgroups. Live sessions are not touched.",
+        statuses={
+            "0": "nothing of a dead session is left",
+            "1": "some of it could not be removed; it is named",
+        },
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Sweep; return 0 if nothing of a dead session is left, else 1."""
-    argparse.ArgumentParser(
-        prog="pytest-gvisor sweep",
-        description="Removes the remains of this user's dead sessions: processes, files, mounts, "
-        "cgroups. Live sessions are not touched.",
-    ).parse_args(arguments)
+    parser().parse_args(arguments)
     for path in session_folder.sweep(although_waited=True):
         print(f"removed {path}")
     bases = session_folder.base_folders()

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from pytest_gvisor.cli import parse
+from pytest_gvisor.cli import parse, usage
 from pytest_gvisor.errors import MachineFailed
 from pytest_gvisor.vm import drive, machine
 from pytest_gvisor.vm.machine import Machine
@@ -22,7 +22,18 @@ about 40 times slower than it would on a real processor. What COMMAND writes out
 
 def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
-    made = argparse.ArgumentParser(prog="pytest-gvisor vm", description=_DESCRIPTION)
+    made = usage.parser(
+        "vm",
+        description=_DESCRIPTION,
+        statuses={
+            "N": "the exit status of COMMAND, or 128 + S if the signal S ended it",
+            "124": "a deadline passed; the VM is gone",
+        },
+        examples=(
+            "pytest-gvisor vm -- pytest --gvisor-strict --gvisor-platform kvm",
+            "pytest-gvisor vm --share reports -- pytest --junitxml reports/junit.xml",
+        ),
+    )
     made.add_argument(
         "--timeout", type=parse.seconds, default=900.0, metavar="SECONDS",
         help="deadline of the whole, boot included (default: 900)",

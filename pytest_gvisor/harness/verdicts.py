@@ -13,13 +13,14 @@ import json
 import math
 
 from pytest_gvisor.guest.checked_json import loads
+from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.runsc.causes import LASTING, Cause
 from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.sessions import boot_notes, session_folder
 from pytest_gvisor.sessions.boot_notes import Note
 from pytest_gvisor.settings import Platform
 
-_HINT = "This was found out earlier; --gvisor-reprobe tries again."
+_HINT = Hint("This was found out earlier; ", option("reprobe"), " tries again.")
 
 
 def encode(verdict: Availability) -> str:
@@ -56,7 +57,8 @@ def recall(fingerprint: str, platform: Platform, deadline: float) -> Availabilit
         return None
     if not found.holds(deadline):
         return None
-    return dataclasses.replace(found, next_step=f"{found.next_step} {_HINT}".strip())
+    before = f"{found.next_step} " if found.next_step else ""
+    return dataclasses.replace(found, next_step=Hint(before, _HINT))
 
 
 def keep(fingerprint: str, verdict: Availability) -> None:

@@ -6,11 +6,13 @@ import contextlib
 import difflib
 import os
 import re
+import shlex
 import stat
 from collections.abc import Sequence
 
 from pytest_gvisor.errors import ProgramNotStarted
 from pytest_gvisor.escape import escape, shown
+from pytest_gvisor.hints import Hint, Phrase
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.paths import within
@@ -103,8 +105,10 @@ def _told(path: str) -> str:
     folder, here = os.path.dirname(path), os.path.abspath(".")
     is_wide = folder in {"/", os.path.expanduser("~")}
     source = folder if within(folder, here) and not is_wide else path
-    show = f"Show it with mounts=[bind({source!r}, {source!r})]."
-    return f'"{escape(path)}" exists here but not in the sandbox. {show}'
+    mount = escape(f"--mount {shlex.quote(f'{source}:{source}')}")
+    show = Phrase(f"mounts=[bind({source!r}, {source!r})]", {"run": mount}, mount)
+    there = f'"{escape(path)}" exists here but not in the sandbox. Show it with '
+    return Hint(there, show, ".")
 
 
 def _is_shown(inside: str, spec: Spec) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, Usage, WorkloadTimeout
 from pytest_gvisor.errors import GvisorError, LaunchError, MixedReleases, RunscFailed, stage
+from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
 from pytest_gvisor.oci.spec import Spec
@@ -339,7 +340,7 @@ class Runner:
                 f"{list(completed.args)!r} was still running after {seconds:g} s "
                 f"on {self.request.platform}; it has been killed",
                 completed=completed,
-                next_step="Give it longer with timeout=SECONDS or --gvisor-timeout.",
+                next_step=Hint("Give it longer with ", option("timeout"), "."),
             )
         if verdict.outcome is Outcome.SANDBOX_CRASHED:
             raise SandboxCrashed(
@@ -347,7 +348,7 @@ class Runner:
                 f"{verdict.reason}",
                 completed=completed,
                 panic=self.record.panic,
-                next_step="Repeat it with --gvisor-debug to see the sentry's own log.",
+                next_step=Hint("Repeat it with ", option("debug"), " to see the sentry's own log."),
             )
         if verdict.outcome is Outcome.RUNSC_FAILED:
             record = self.record
@@ -361,7 +362,7 @@ class Runner:
                 stderr=completed.stderr[-4000:],
                 next_step=_ONE_RELEASE
                 if mixed
-                else "Repeat it with --gvisor-debug to see runsc's own log.",
+                else Hint("Repeat it with ", option("debug"), " to see runsc's own log."),
             )
 
 

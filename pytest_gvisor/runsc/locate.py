@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
 from pytest_gvisor.escape import escape
+from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.runsc import elf, nix, sidecars
 from pytest_gvisor.sessions.places import RUNSC_PATHS
 from pytest_gvisor.trust import (
@@ -41,9 +42,11 @@ if TYPE_CHECKING:
 
 TRUSTED_PATHS = RUNSC_PATHS
 
-_NEXT_STEP = (
+_NEXT_STEP = Hint(
     "Install it (Debian, Ubuntu: `apt-get install runsc`; elsewhere: `pytest-gvisor install`), "
-    "or name it with --gvisor-runsc PATH."
+    "or name it with ",
+    option("runsc"),
+    ".",
 )
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 

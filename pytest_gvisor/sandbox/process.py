@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from pytest_gvisor.completed import Completed, Outcome, WorkloadTimeout, signal_name
 from pytest_gvisor.errors import InsideError, NotReady, UsageError
 from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
+from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox.channel import Channel
@@ -369,7 +370,7 @@ class Process(Peer):
             f"{list(self.args)!r} was still running after {timeout:g} s on "
             f"{self._command.platform}; {how}",
             completed=self.completed(Outcome.TIMED_OUT),
-            next_step="Give it longer with timeout=SECONDS or --gvisor-timeout.",
+            next_step=Hint("Give it longer with ", option("timeout"), "."),
         )
 
     def __repr__(self) -> str:

@@ -88,7 +88,7 @@ def test_the_deadline_is_status_124_with_the_output_so_far() -> None:
         (["run", "--user=me", "true"], "is not a uid"),
         (["run", "--timeout=0", "true"], "above 0"),
         (["nothing"], "invalid choice"),
-        ([], "COMMAND"),
+        (["--"], "COMMAND"),
         (["vm", "--timeout=x", "true"], "seconds"),
         (["vm", "--cpus=0", "true"], "whole number above 0"),
         (["vm", "--share=/nonexistent", "true"], "is not a folder"),

@@ -277,7 +277,11 @@ def test_dead_sessions_are_counted_before_doctor_has_one(
         order.append("runsc")
         return [], False
 
-    monkeypatch.setattr(health, "sessions", lambda: order.append("sessions"))
+    def sessions() -> Finding:
+        order.append("sessions")
+        return Finding(name="sessions", state=State.GOOD, detail="none")
+
+    monkeypatch.setattr(health, "sessions", sessions)
     monkeypatch.setattr(doctor, "_of_runsc", of_runsc)
     doctor.examine(Settings())
     assert order == ["sessions", "runsc"]
