@@ -80,3 +80,10 @@ def told(error: BaseException, command: str) -> str:
     if isinstance(error, GvisorError) and error.next_step:
         return f"{error.message}\n{worded(error.next_step, command)}"
     return str(error)
+
+
+class Command(NamedTuple):
+    """A command that mends a machine: no shell reads it."""
+
+    argv: tuple[str, ...]
+    as_root: bool = False

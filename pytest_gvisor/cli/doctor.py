@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import os
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.cli import health, parse, usage
+from pytest_gvisor.cli import drawing, health, mend, parse, usage
 from pytest_gvisor.cli.health import Finding, State
-from pytest_gvisor.errors import GvisorError, MixedReleases
+from pytest_gvisor.errors import GvisorError, MixedReleases, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.harness.engine import Engine
-from pytest_gvisor.hints import worded
+from pytest_gvisor.hints import Command, worded
 from pytest_gvisor.runsc import sidecars
 from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.settings import Platform, Settings
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ _USED = {
     "debug-log": "causes from its logs",
     "strace": "system calls when debugging",
 }
+_TITLE = "to mend it: pytest-gvisor doctor --fix, or"
 _MARKS = {State.GOOD: "ok", State.NOTE: "-", State.BAD: "NO"}
 
 
@@ -49,25 +53,83 @@ def parser() -> argparse.ArgumentParser:
         description="Checks whether this machine can run tests under gVisor.",
         statuses={
             str(int(Status.TESTS_CAN_RUN)): "tests can run with the default platform",
-            str(int(Status.TESTS_CANNOT_RUN)): "tests cannot run here",
+            str(
+                int(Status.TESTS_CANNOT_RUN)
+            ): "tests cannot run here, or a command of --fix failed",
         },
-        examples=("pytest-gvisor doctor", "pytest-gvisor doctor --json --runsc /opt/gvisor/runsc"),
+        examples=(
+            "pytest-gvisor doctor",
+            "pytest-gvisor doctor --fix",
+            "pytest-gvisor doctor --json --runsc /opt/gvisor/runsc",
+        ),
     )
     made.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    made.add_argument(
+        "--fix", action="store_true",
+        help="run the commands of the box, after a question for each, and examine again",
+    )  # fmt: skip
+    made.add_argument("--yes", action="store_true", help="with --fix, ask no questions")
     parse.add_settings(made, "doctor")
     return made
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Examine this machine and print the findings."""
+    """Examine this machine, print the findings, and with --fix run what mends them.
+
+    Raises `UsageError`.
+    """
     given = parser().parse_args(arguments)
-    found, able = examine(parse.settings_of(given, "doctor"))
+    settings = parse.settings_of(given, "doctor")
+    _check(given)
+    found, able = examine(settings)
     if given.json:
-        entries = [dataclasses.asdict(finding) for finding in found]
-        print(json.dumps({"schema": SCHEMA, "can_run": able, "findings": entries}, indent=2))
-    else:
-        print("\n".join(lines(found, able=able)))
+        print(json.dumps(document(found, able=able), indent=2))
+        return _status(able)
+    show(found, able=able)
+    if not given.fix or not (commands := _commands(found)):
+        return _status(able)
+    failed = mend.run(commands, _agree if given.yes else _ask)
+    found, able = examine(settings)
+    print()
+    show(found, able=able)
+    for line in failed:
+        print(f"pytest-gvisor doctor: {line}", file=sys.stderr)
+    return _status(able and not failed)
+
+
+def _status(able: bool) -> int:
     return Status.TESTS_CAN_RUN if able else Status.TESTS_CANNOT_RUN
+
+
+def _check(given: argparse.Namespace) -> None:
+    if given.yes and not given.fix:
+        raise UsageError("--yes is for --fix")
+    if given.fix and given.json:
+        raise UsageError("--fix and --json exclude each other")
+    if given.fix and not given.yes and not (os.isatty(0) and os.isatty(1)):
+        raise UsageError(
+            "--fix asks before it runs a command, and there is no terminal to ask at",
+            next_step="Add --yes to run all commands of the box.",
+        )
+
+
+def _ask(line: str) -> bool:
+    print(f"\n{line}", "Run it? [y/N] ", sep="\n", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def _agree(line: str) -> bool:
+    print(f"\n{line}", flush=True)
+    return True
+
+
+def document(found: Sequence[Finding], *, able: bool) -> dict[str, object]:
+    """Return the findings for programs."""
+    entries = [
+        {**dataclasses.asdict(one), "fix": [command._asdict() for command in one.fix]}
+        for one in found
+    ]
+    return {"schema": SCHEMA, "can_run": able, "findings": entries}
 
 
 def examine(settings: Settings) -> tuple[list[Finding], bool]:
@@ -115,6 +177,7 @@ def features(runsc: Runsc) -> Finding:
             state=State.BAD,
             detail=f"this runsc has no {', '.join(lacking)}, and without these no sandbox starts",
             next_step="Use a release of December 2022 or later.",
+            fix=mend.tool("install"),
         )
     have = [what for flag, what in _USED.items() if flag in runsc.flags]
     none = [f"no {what} (--{flag})" for flag, what in _USED.items() if flag not in runsc.flags]
@@ -136,6 +199,7 @@ def beside(runsc: Runsc) -> Iterator[Finding]:
             "that it holds itself, and releases after October 2026 hold none",
             next_step="Install runsc together with its sidecars: `pytest-gvisor install`, or where "
             "only a Go module proxy can be reached, `pytest-gvisor install --from go`.",
+            fix=mend.tool("install"),
         )
 
 
@@ -148,7 +212,8 @@ def _platform(
     except MixedReleases as error:
         # The records and the command are a boot's that ended before it began.
         detail = escape(error.message.splitlines()[0])
-        return Finding(name=name, state=State.BAD, detail=detail, next_step=error.next_step), False
+        found = health.bad(name, error)
+        return dataclasses.replace(found, detail=detail), False
     except GvisorError as error:
         return health.bad(name, error), False
     if verdict.available:
@@ -156,19 +221,59 @@ def _platform(
         return Finding(name=name, state=State.GOOD, detail=detail), True
     state = State.BAD if platform is default else State.NOTE
     detail = f"{verdict.cause}: {verdict.detail}"
-    finding = Finding(name=name, state=state, detail=detail, next_step=verdict.next_step)
-    return finding, False
+    fix = mend.of_kvm(verdict.cause) if platform is Platform.KVM else ()
+    if verdict.cause is Cause.BROKEN_BUILD:
+        fix = mend.tool("install")
+    step = verdict.next_step
+    return Finding(name=name, state=state, detail=detail, next_step=step, fix=fix), False
 
 
-def lines(found: Sequence[Finding], *, able: bool) -> Iterator[str]:
-    """Format the findings as text, 100 columns wide."""
+def _commands(found: Sequence[Finding]) -> list[Command]:
+    """Return each command once, in the order of the findings."""
+    return list(dict.fromkeys(command for finding in found for command in finding.fix))
+
+
+def show(found: Sequence[Finding], *, able: bool) -> None:
+    """Print the findings, and what mends them: with colours at a terminal that has them."""
+    whole = usage.width(100)
+    verdict = "Tests can run." if able else "Tests cannot run here: see NO above."
+    mending = list(remedies(found, whole))
+    if not drawing.is_drawn(sys.stdout):
+        print("\n".join([*lines(found, whole), "", verdict]))
+        if mending:
+            print("\n".join(["", f"-- {_TITLE} ".ljust(whole, "-"), *mending, "-" * whole]))
+        return
+    rows = [
+        (_MARKS[one.state], one.name, one.detail, "" if one.state is State.GOOD else one.next_step)
+        for one in found
+    ]
+    drawing.findings(rows, sys.stdout)
+    drawing.verdict(verdict, good=able, stream=sys.stdout)
+    if mending:
+        drawing.box(_TITLE, mending, sys.stdout)
+
+
+def remedies(found: Sequence[Finding], whole: int) -> Iterator[str]:
+    """Format the commands that mend the findings, each below the findings that it mends."""
+    done: set[Command] = set()
+    for finding in found:
+        names = [one.name for one in found if one.fix == finding.fix]
+        if commands := [one for one in finding.fix if one not in done]:
+            lacking = [one for one in commands if mend.needs_root(one)]
+            root = ", as root" if any(mend.shown(one)[0] != "sudo" for one in lacking) else ""
+            yield escape(f"# {', '.join(names)}{root}")
+            for command in commands:
+                yield from mend.pasted(mend.shown(command), whole)
+        done.update(commands)
+
+
+def lines(found: Sequence[Finding], whole: int) -> Iterator[str]:
+    """Format the findings as text."""
     for finding in found:
         head = f"{_MARKS[finding.state]:>3} {finding.name:<17} "
-        yield from textwrap.wrap(finding.detail, 100, initial_indent=head,
+        yield from textwrap.wrap(escape(finding.detail), whole, initial_indent=head,
                                  subsequent_indent=" " * 22)  # fmt: skip
         if finding.next_step and finding.state is not State.GOOD:
-            step = " ".join(finding.next_step.split())
-            yield from textwrap.wrap(step, 100, initial_indent=" " * 22 + "-> ",
+            step = escape(" ".join(finding.next_step.split()))
+            yield from textwrap.wrap(step, whole, initial_indent=" " * 22 + "-> ",
                                      subsequent_indent=" " * 25)  # fmt: skip
-    yield ""
-    yield "Tests can run." if able else "Tests cannot run here: see NO above."

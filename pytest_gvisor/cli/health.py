@@ -14,8 +14,10 @@ import shutil
 import subprocess
 import sys
 
+from pytest_gvisor.cli import mend
 from pytest_gvisor.errors import DaemonUnavailable, GvisorError
 from pytest_gvisor.escape import escape
+from pytest_gvisor.hints import Command
 from pytest_gvisor.images.docker import Daemon
 from pytest_gvisor.programs import linux
 from pytest_gvisor.programs.proc import mounts
@@ -53,12 +55,19 @@ class Finding:
     state: State
     detail: str
     next_step: str = ""
+    fix: tuple[Command, ...] = ()
+    """The commands that mend it, one after the other."""
 
 
 def bad(name: str, error: GvisorError) -> Finding:
     """Return the finding for an error."""
-    detail = escape(" ".join(error.message.split()))
-    return Finding(name=name, state=State.BAD, detail=detail, next_step=error.next_step)
+    return Finding(
+        name=name,
+        state=State.BAD,
+        detail=escape(" ".join(error.message.split())),
+        next_step=error.next_step,
+        fix=mend.of_error(error),
+    )
 
 
 def findings(proc: str = "/proc", *, works: bool = False) -> list[Finding]:
@@ -111,7 +120,10 @@ def _user_namespaces(proc: str, *, works: bool) -> Finding:
             detail = f"{switch.replace('/', '.')} is {value}: {who}"
             if works and os.geteuid() != 0:
                 detail += "; this user's sandboxes run all the same"
-            return Finding(name=name, state=state, detail=detail, next_step=f"As root: {step}")
+            mended = Command(tuple(step.split()), as_root=True)
+            return Finding(
+                name=name, state=state, detail=detail, next_step=f"As root: {step}", fix=(mended,)
+            )
     if refusal := _try_user_namespace():
         return Finding(
             name=name,
@@ -209,14 +221,24 @@ def _docker() -> Finding:
         detail = escape(" ".join(error.message.split()))
         if isinstance(error, DaemonUnavailable):
             detail += "; only images from one need it"
-        return Finding(name="docker", state=State.NOTE, detail=detail, next_step=error.next_step)
+        pip = (sys.executable, "-m", "pip", "install", "--force-reinstall", "docker")
+        return Finding(
+            name="docker",
+            state=State.NOTE,
+            detail=detail,
+            next_step=error.next_step,
+            fix=(Command(pip),) if isinstance(error.__cause__, ImportError) else (),
+        )
 
 
 def _vm() -> Finding:
     lacking = parts.missing()
     if lacking:
         detail = escape("; ".join(lacking))
-        return Finding(name="vm", state=State.NOTE, detail=detail, next_step=parts.remedy())
+        return Finding(
+            name="vm", state=State.NOTE, detail=detail, next_step=parts.remedy(),
+            fix=parts.commands(),
+        )  # fmt: skip
     return Finding(name="vm", state=State.GOOD, detail="`pytest-gvisor vm` can make one")
 
 
@@ -239,4 +261,5 @@ def sessions() -> Finding:
         state=State.NOTE if steps else State.GOOD,
         detail=escape("; ".join(told)),
         next_step=" ".join(steps),
+        fix=mend.tool("sweep") if any(dead.values()) else (),
     )

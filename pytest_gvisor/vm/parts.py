@@ -16,6 +16,7 @@ import sys
 
 from pytest_gvisor.errors import MachineFailed
 from pytest_gvisor.escape import escape
+from pytest_gvisor.hints import Command
 from pytest_gvisor.programs.paths import SYSTEM_PATH
 
 OLDEST_QEMU = (8, 0)
@@ -25,10 +26,11 @@ TESTED_QEMU = "10"
 PACKAGES = ("virtme-ng", "qemu-system-x86", "linux-image-amd64", "virtiofsd", "kmod",
             "busybox-static", "file")  # fmt: skip
 INSTALL = f"As root: apt-get update && apt-get install --no-install-recommends {' '.join(PACKAGES)}"
+_FROM_BACKPORTS = ("qemu-system-x86", "linux-image-amd64", "kmod", "busybox-static", "file")
 _BACKPORTS = (
     "On Debian 12, with bookworm-backports in apt's sources, as root: apt-get install "
-    "--no-install-recommends -t bookworm-backports qemu-system-x86 linux-image-amd64 kmod "
-    "busybox-static file; then, in the environment of pytest-gvisor: pip install virtme-ng"
+    f"--no-install-recommends -t bookworm-backports {' '.join(_FROM_BACKPORTS)}; then, in the "
+    "environment of pytest-gvisor: pip install virtme-ng"
 )
 
 _QEMU = "qemu-system-x86_64"
@@ -105,6 +107,23 @@ def remedy() -> str:
     if name == "ubuntu":
         return INSTALL.replace("amd64 virtiofsd", "generic")
     return _BACKPORTS if (name, version) == ("debian", "12") else INSTALL
+
+
+def commands() -> tuple[Command, ...]:
+    """Return the commands of `remedy`, where apt is."""
+    if platform.machine() != "x86_64" or not shutil.which("apt-get", path=SYSTEM_PATH):
+        return ()
+    install = ("apt-get", "install", "--yes", "--no-install-recommends")
+    found = [Command(("apt-get", "update"), as_root=True)]
+    named = remedy()
+    if named == _BACKPORTS:
+        needed = ("-t", "bookworm-backports", *_FROM_BACKPORTS)
+        found.append(Command((*install, *needed), as_root=True))
+        found.append(Command((sys.executable, "-m", "pip", "install", "virtme-ng")))
+    else:
+        packages = named.rpartition("--no-install-recommends ")[2].split()
+        found.append(Command((*install, *packages), as_root=True))
+    return tuple(found)
 
 
 def _vng() -> str | None:

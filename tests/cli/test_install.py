@@ -349,10 +349,13 @@ def test_a_new_folder_that_another_process_has_locked_is_left_to_it(
     assert os.listdir(tmp_path) == ["runsc"]
 
 
-def test_a_terminal_is_told_how_far_it_is(bucket: Bucket, real: bytes, tmp_path: Path) -> None:
+def test_a_terminal_is_told_how_far_it_is(
+    bucket: Bucket, real: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Bytes and per cent, on one line, to its end."""
     bucket.put("runsc", real)
     ours, theirs = pty.openpty()
+    monkeypatch.setenv("TERM", "dumb")
     with tool(bucket, tmp_path, stderr=theirs) as process:
         os.close(theirs)
         process.communicate(timeout=60)

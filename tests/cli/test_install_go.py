@@ -331,7 +331,8 @@ def test_a_terminal_is_told_how_far_a_build_is(tmp_path: Path, to: Path) -> None
     lines = "echo 'go: downloading example.com/x v1.0.0' >&2; echo internal/one >&2; sleep 1; "
     fake = FakeGo(tmp_path / "go", lines + OK)
     ours, theirs = pty.openpty()
-    with fake.tool(to, stderr=theirs) as process:
+    env = {**os.environ, **fake.environ, "TERM": "dumb"}
+    with fake.tool(to, stderr=theirs, env=env) as process:
         os.close(theirs)
         process.communicate(timeout=60)
     text = os.read(ours, 65536).decode()

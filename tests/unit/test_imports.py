@@ -280,6 +280,29 @@ def test_docker_is_imported_in_one_place_at_most() -> None:
                 assert name_of(path) in allowed
 
 
+DRAWING = {"rich": "cli.drawing", "shtab": "cli.completion"}
+"""Packages of the command line alone, and the module whose functions import each."""
+
+
+def test_the_command_line_alone_imports_what_draws_and_completes() -> None:
+    """Functions import them, and plain output of the command line does not."""
+    for path in MODULES:
+        tree = parsed(path)
+        at_top = ast.Module(
+            body=[node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)],
+            type_ignores=[],
+        )
+        assert not set(map(top_of, imported(at_top))) & DRAWING.keys()
+        for name in set(map(top_of, imported(tree))) & DRAWING.keys():
+            assert name_of(path) == DRAWING[name]
+    code = (
+        "import sys; from pytest_gvisor.cli.main import main; "
+        "main(['doctor', '--runsc', '/nonexistent']); main(['--version']); "
+        f"print(*{set(DRAWING)!r} & set(sys.modules))"
+    )
+    assert run("-c", code).splitlines()[-1].startswith("pytest-gvisor ")
+
+
 @pytest.mark.parametrize("name", pytest_gvisor.__all__)
 def test_each_public_name_is_there(name: str) -> None:
     """A public name is imported from its module at its first use."""
