@@ -63,25 +63,27 @@ def test_a_demo_without_sandboxes_and_without_a_vm_ends_with_the_doctors_words(
 
 FAKE = """\
 #!/bin/bash
-# Stands in for the VM: a line of "outcomes" is the status and the age of the clock.
-read -r status age <outcomes
+# Stands in for the VM: a line of "outcomes" is a status, or the age of the clock of one that hangs.
+read -r what number <outcomes
 sed -i 1d outcomes
 while [ "$1" != --share ]; do shift; done
-touch -d "-$age seconds" "$2/beat"
-exit "$status"
+[ "$what" = status ] && exit "$number"
+touch -d "-$number seconds" "$2/beat"
+exec sleep 15
 """
 
 
 @pytest.mark.parametrize(
     ("outcomes", "status", "left"),
     [
-        ("1 0\n0 0\n", 1, 1),
-        ("124 5\n0 0\n", 124, 1),
-        ("124 90\n0 0\n", 0, 0),
-        ("125 90\n1 0\n", 1, 0),
-        ("125 0\n125 0\n0 0\n", 125, 1),
+        ("status 1\nstatus 0\n", 1, 1),
+        ("status 124\nstatus 0\n", 124, 1),
+        ("clock 30\nstatus 7\n", 0, 1),
+        ("clock 900\nstatus 7\n", 7, 0),
+        ("status 125\nstatus 1\n", 1, 0),
+        ("status 125\nstatus 125\nstatus 0\n", 125, 1),
     ],
-    ids=["failed", "hung", "stood-still", "died", "died-twice"],
+    ids=["failed", "hung", "clock-goes", "clock-stands", "died", "died-twice"],
 )
 def test_only_a_vm_that_died_or_stood_still_is_started_once_more(
     tmp_path: Path, outcomes: str, status: int, left: int
