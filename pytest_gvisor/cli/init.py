@@ -1,11 +1,13 @@
-"""``pytest-gvisor init``: a CI matrix over gVisor's platforms, for the project in this folder."""
+"""``pytest-gvisor init``: files that run the tests of the project in this folder under gVisor."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor.cli import usage
@@ -15,8 +17,23 @@ from pytest_gvisor.escape import escape
 if TYPE_CHECKING:
     import argparse
 
-PLACES = {"github": ".github/workflows/gvisor.yml", "gitlab": ".gitlab-ci.yml"}
-"""Where each service looks."""
+PLACES = {
+    "github": ".github/workflows/gvisor.yml",
+    "gitlab": ".gitlab-ci.yml",
+    "tox": "-",
+    "nox": "-",
+    "docker": "gvisor.Dockerfile",
+    "devcontainer": ".devcontainer/gvisor/devcontainer.json",
+}
+"""The place of each file, where its service or tool looks; ``-`` is standard output."""
+
+SERVICES = ("github", "gitlab")
+_FILES = {
+    "github": "github.yml", "gitlab": "gitlab.yml", "tox": "tox.ini", "nox": "nox.txt",
+    "docker": "docker.txt", "devcontainer": "devcontainer.json",
+}  # fmt: skip
+_PLATFORMS = ("systrap", "ptrace")
+"""The platforms that work wherever sandboxes do. Whether kvm does depends on the machine."""
 
 _TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ci")
 _SETS = ("test", "tests", "testing")
@@ -29,33 +46,51 @@ def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
     made = usage.parser(
         "init",
-        description="Writes a CI configuration that runs the tests of the project in this folder "
-        "on each of gVisor's platforms. Read it before you commit it.",
+        description="Writes a file that runs the tests of the project in this folder on each of "
+        "gVisor's platforms. The file is for a CI service, tox, nox, docker or a devcontainer. "
+        "Read it before you commit it.",
         statuses={"0": "the file is written", "2": "the file exists, or an option is invalid"},
-        examples=("pytest-gvisor init", "pytest-gvisor init --ci gitlab --output -"),
+        examples=(
+            "pytest-gvisor init",
+            "pytest-gvisor init gitlab --output -",
+            "pytest-gvisor init tox >> tox.ini",
+            "pytest-gvisor init devcontainer",
+        ),
     )
     made.add_argument(
-        "--ci", choices=PLACES, help="the service (default: guessed by the project's files)"
-    )
+        "file", nargs="?", choices=tuple(PLACES), metavar="FOR",
+        help=f"{', '.join(PLACES)} (default: the CI service that the project's files name)",
+    )  # fmt: skip
+    made.add_argument("--ci", choices=SERVICES, help="the same, for a CI service")
+    made.add_argument(
+        "--kvm", action="store_true",
+        help="the platform kvm too, for machines where gVisor's kvm is known to work",
+    )  # fmt: skip
     made.add_argument(
         "--output", metavar="FILE",
-        help="the file to write (default: the service's own; - is standard output)",
+        help="the file to write (default: where the service looks; for tox and nox, and with -, "
+        "standard output)",
     )  # fmt: skip
     made.add_argument("--force", action="store_true", help="overwrite an existing file")
     return made
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the matrix. Raises `UsageError` for an existing file, `GvisorError` on failure."""
+    """Write the file. Raises `UsageError` for an existing file, `GvisorError` on failure."""
     given = parser().parse_args(arguments)
-    service = given.ci or guess(".")
-    text = render(service, ".")
-    output = given.output or PLACES[service]
+    if given.file and given.ci:
+        raise UsageError(f"--ci {given.ci} and {given.file} exclude each other")
+    chosen = given.file or given.ci or guess(".")
+    text = render(chosen, ".", kvm=given.kvm)
+    output = given.output or PLACES[chosen]
     if output == "-":
         print(text, end="")
         return 0
-    _write(output, text, service, force=given.force)
+    _write(output, text, chosen, force=given.force)
     print(f"wrote {output}")
+    if chosen == "devcontainer" and not os.path.lexists(PLACES["docker"]):
+        _write(PLACES["docker"], render("docker", "."), "docker", force=False)
+        print(f"wrote {PLACES['docker']}")
     return 0
 
 
@@ -85,13 +120,43 @@ def guess(folder: str) -> str:
     return "gitlab" if has_gitlab and not has_github else "github"
 
 
-def render(service: str, folder: str) -> str:
-    """Render the configuration for the project in a folder. Raises `UsageError`."""
-    with open(os.path.join(_TEMPLATES, f"{service}.yml"), encoding="utf-8") as file:
-        text = file.read()
+def render(chosen: str, folder: str, *, kvm: bool = False) -> str:
+    """Render the file for the project in a folder. Raises `UsageError`."""
+    with open(os.path.join(_TEMPLATES, _FILES[chosen]), encoding="utf-8") as file:
+        lines = file.read().splitlines(keepends=True)
+    unwanted, wanted = ("@NO-KVM@", "@KVM@") if kvm else ("@KVM@", "@NO-KVM@")
+    text = "".join(line.removeprefix(wanted) for line in lines if not line.startswith(unwanted))
     arguments, file_read = install_arguments(folder)
-    command = shlex.join([*arguments, "pytest-gvisor"])
-    return text.replace("@INSTALL@", command).replace("@KEY@", f"'{file_read}'")
+    arguments.append("pytest-gvisor")
+    platforms = [*_PLATFORMS, "kvm"] if kvm else [*_PLATFORMS]
+    values = {
+        "INSTALL": shlex.join(arguments),
+        "KEY": f"'{file_read}'",
+        "PLATFORMS": ("," if chosen == "tox" else ", ").join(platforms),
+        "ARGUMENTS": ", ".join(map(json.dumps, arguments)),
+        "QUOTED": ", ".join(map(json.dumps, platforms)),
+        "PACKAGE": "\n".join(_tox_package(arguments)),
+        "COMMANDS": "\n".join(f"    {one}: {_TOX_COMMAND.format(one)}" for one in platforms),
+    }
+    return re.sub(r"@([A-Z]+)@", lambda found: values[found[1]], text)
+
+
+_TOX_COMMAND = "pytest --gvisor-strict --gvisor-platform {} {{posargs}}"
+
+
+def _tox_package(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield tox's settings for what pip installs by these arguments."""
+    needed = ["pytest-gvisor"]
+    if arguments[0] == "--group":
+        yield f"dependency_groups = {arguments[1]}"
+    elif arguments[0] == "-r":
+        needed.insert(0, f"-r {arguments[1]}")
+    elif extras := re.fullmatch(r"\.\[(\w+)\]", arguments[0]):
+        yield f"extras = {extras[1]}"
+    if not any(one.startswith(".") for one in arguments):
+        yield "skip_install = true"
+    yield "deps ="
+    yield from (f"    {one}" for one in needed)
 
 
 def install_arguments(folder: str) -> tuple[list[str], str]:

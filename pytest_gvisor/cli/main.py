@@ -16,7 +16,7 @@ from pytest_gvisor.hints import told
 COMMANDS = {
     "doctor": "check whether this machine can run tests",
     "images": "list the unpacked images, or remove those that no session uses",
-    "init": "write a CI matrix for the project in this folder",
+    "init": "write a CI matrix, or a file for tox, nox or docker, for the project in this folder",
     "install": "fetch runsc from gVisor's release bucket, or build it with Go",
     "run": "run a command in a fresh sandbox",
     "report": "join the reports of several runs (merge), or print one (show)",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import configparser
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,16 +70,19 @@ def lint(schema: str, *paths: Path) -> None:
 
 def test_linters_find_nothing_in_what_is_written(tmp_path: Path) -> None:
     """Linters accept the file for each kind of project and each service."""
-    for service, schema in (("github", "workflows"), ("gitlab", "ci")):
+    kinds = ((False, "github", "workflows"), (True, "github", "workflows"), (True, "gitlab", "ci"),
+             (False, "gitlab", "ci"))  # fmt: skip
+    for kvm, service, schema in kinds:
         made = []
         for name in PROJECTS:
-            folder = tmp_path / f"{service} {name}"
+            folder = tmp_path / f"{service} {name} {kvm}"
             folder.mkdir()
-            text = init.render(service, str(project(name, folder)))
+            text = init.render(service, str(project(name, folder)), kvm=kvm)
+            assert ("kvm]" in text) is kvm
             assert f".venv/bin/pip {INSTALLS[name]}\n" in text
             pinned = r"actions/[a-z-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+\n"
             assert "@" not in re.sub(pinned, "", text)
-            made.append(tmp_path / f"{service}-{name.replace(' ', '-')}.yml")
+            made.append(tmp_path / f"{service}-{name.replace(' ', '-')}-{kvm}.yml")
             made[-1].write_text(text)
         lint(f"vendor.{service}-{schema}", *made)
 
@@ -115,10 +123,125 @@ def test_the_linters_find_something_where_there_is_something(tmp_path: Path) -> 
 
 
 def test_the_docs_show_what_is_written(tmp_path: Path) -> None:
-    """The docs show the exact file of a plain project for both services."""
+    """The docs show the exact files of a plain project."""
     docs = (CHECKOUT / "docs/ci.md").read_text()
-    for service in init.PLACES:
-        assert f"```yaml\n{init.render(service, str(project('plain', tmp_path)))}```\n" in docs
+    kinds = {"github": "yaml", "gitlab": "yaml", "tox": "ini", "nox": "python",
+             "docker": "dockerfile", "devcontainer": "json"}  # fmt: skip
+    assert kinds.keys() == init.PLACES.keys()
+    for chosen, kind in kinds.items():
+        text = init.render(chosen, str(project("plain", tmp_path)))
+        assert f"```{kind}\n{text}```\n" in docs, chosen
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_tox_has_an_environment_for_each_platform(name: str, tmp_path: Path) -> None:
+    """tox installs what the CI files install, by its own settings."""
+    read = configparser.ConfigParser(interpolation=None)
+    read.read_string(init.render("tox", str(project(name, tmp_path))))
+    (section,) = read.sections()
+    assert section == "testenv:gvisor-{systrap,ptrace}"
+    made = read[section]
+    assert made["commands"].split("\n")[1:] == [
+        f"{one}: pytest --gvisor-strict --gvisor-platform {one} {{posargs}}"
+        for one in ("systrap", "ptrace")
+    ]
+    assert {
+        key: made[key] for key in ("dependency_groups", "extras", "skip_install") if key in made
+    } == {
+        "group": {"dependency_groups": "test"},
+        "extra": {"extras": "tests"},
+        "only tests": {"dependency_groups": "testing", "skip_install": "true"},
+        "requirements": {"skip_install": "true"},
+        "nothing": {"skip_install": "true"},
+    }.get(name, {})
+    needed = ["-r requirements.txt"] if name == "requirements" else []
+    assert made["deps"].split("\n")[1:] == [*needed, "pytest-gvisor"]
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_nox_has_a_session_for_each_platform(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The written function, called with each platform, installs and runs what the CI files do."""
+    called: list[tuple[str, ...]] = []
+    platforms: list[str] = []
+
+    def parametrize(argument: str, values: list[str]) -> Callable[[object], object]:
+        assert argument == "platform"
+        platforms.extend(values)
+        return lambda function: function
+
+    nox = types.ModuleType("nox")
+    vars(nox).update(session=lambda function: function, parametrize=parametrize)
+    vars(nox)["Session"] = object
+    monkeypatch.setitem(sys.modules, "nox", nox)
+    scope: dict[str, Any] = {}
+    exec(init.render("nox", str(project(name, tmp_path))), scope)
+    session = types.SimpleNamespace(
+        install=lambda *args: called.append(args), run=lambda *args: called.append(args),
+        posargs=["-x"],
+    )  # fmt: skip
+    assert platforms == ["systrap", "ptrace"]
+    scope["gvisor"](session, "ptrace")
+    assert list(called[0]) == shlex.split(INSTALLS[name])[1:]
+    assert called[1] == ("pytest", "--gvisor-strict", "--gvisor-platform", "ptrace", "-x")
+
+
+def instructions(text: str) -> list[tuple[str, str]]:
+    """The instructions of a Dockerfile, with continued lines as one."""
+    whole = re.sub(r"\\\n", " ", re.sub(r"(?m)^#.*\n", "", text))
+    return [(line.partition(" ")[0], line.partition(" ")[2]) for line in whole.splitlines()]
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_the_dockerfile_runs_the_tests_as_an_ordinary_user(name: str, tmp_path: Path) -> None:
+    """Each RUN is a shell command that parses, and the project is installed as in the CI files."""
+    made = instructions(init.render("docker", str(project(name, tmp_path))))
+    names = [kind for kind, _ in made]
+    assert names == [
+        "FROM", "RUN", "RUN", "USER", "ENV", "WORKDIR", "COPY", "RUN", "CMD",
+    ]  # fmt: skip
+    for kind, text in made:
+        if kind == "RUN":
+            judge("sh", "-n", "-c", text)
+    pip = made[-2][1].rpartition(" pip install ")[2]
+    assert pip == f"--no-cache-dir {INSTALLS[name].removeprefix('install ')}"
+    assert json.loads(made[-1][1]) == ["pytest", "--gvisor-strict"]
+    assert dict(made)["USER"] == "tester"
+
+
+def test_the_devcontainer_builds_from_the_dockerfile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both files are written; its paths lead to the Dockerfile, which stays if it is there."""
+    monkeypatch.chdir(project("plain", tmp_path))
+    assert cli.main(["init", "devcontainer"]) == 0
+    place = init.PLACES["devcontainer"]
+    assert capsys.readouterr().out == f"wrote {place}\nwrote gvisor.Dockerfile\n"
+    made = json.loads((tmp_path / place).read_text())
+    folder = (tmp_path / place).parent
+    assert (folder / made["build"]["dockerfile"]).resolve() == tmp_path / "gvisor.Dockerfile"
+    assert (folder / made["build"]["context"]).resolve() == tmp_path
+    user = dict(instructions((tmp_path / "gvisor.Dockerfile").read_text()))["USER"]
+    assert made["remoteUser"] == user
+    assert made["runArgs"] == [
+        "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined",
+    ]  # fmt: skip
+    (tmp_path / "gvisor.Dockerfile").write_text("mine")
+    assert cli.main(["init", "devcontainer", "--force"]) == 0
+    assert (tmp_path / "gvisor.Dockerfile").read_text() == "mine"
+    assert cli.main(["init", "docker"]) == 2
+    assert cli.main(["init", "--ci", "github", "tox"]) == 2
+
+
+def test_a_hosted_runner_has_a_runsc_with_systrap_where_only_root_writes(tmp_path: Path) -> None:
+    """A first push needs no setting: gVisor's release, in the folder that the action uses too."""
+    text = init.render("github", str(project("plain", tmp_path)))
+    action = (CHECKOUT / "action.yml").read_text()
+    for line in ("--to /usr/lib/gvisor\n", "sudo ln -sfn /usr/lib/gvisor/runsc /usr/bin/runsc\n"):
+        assert line in text
+        assert line in action
+    assert text.index("pip install .") < text.index("pytest-gvisor install") < text.index("doctor")
 
 
 def test_no_unpacked_image_is_cached(tmp_path: Path) -> None:
@@ -138,7 +261,7 @@ def test_no_unpacked_image_is_cached(tmp_path: Path) -> None:
 
 def test_the_last_job_joins_what_the_legs_write(tmp_path: Path) -> None:
     """The written command merges the reports that the jobs write under the names of platforms."""
-    for service in init.PLACES:
+    for service in init.SERVICES:
         folder = tmp_path / service
         (folder / "reports").mkdir(parents=True)
         text = init.render(service, str(project("plain", folder)))
