@@ -18,6 +18,9 @@ else:
 
 # Tests replace functions of modules, and this program speaks while they are replaced.
 _getpid = os.getpid
+_MOST_WAITING = 256 * 1024
+_SHORT = frozenset({"done", "passed", "phase"})
+"""Messages of a few words, of one test each. They are encoded when they are written."""
 
 
 class Channel:
@@ -35,13 +38,18 @@ class Channel:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
-        self._waiting: collections.deque[bytes] = collections.deque()
+        self._waiting: collections.deque[bytes | tuple[str, dict[str, Any]]] = collections.deque()
+        self._size = 0
         self._writing = threading.Lock()
+        os.register_at_fork(after_in_child=self._disown)
         self.own()
 
     def own(self) -> None:
         """Be the process that the host talks to."""
         self._pid = _getpid()
+
+    def _disown(self) -> None:
+        self._pid = 0
 
     def is_ours(self) -> bool:
         """Whether this is the process that the host talks to, and no fork of a test's."""
@@ -62,22 +70,52 @@ class Channel:
         A thread or a signal handler of a test may send too, by a bridge.
         """
         self.put_off(kind, **fields)
-        if self.is_ours():
-            self._messages.flush()
+        self._write()
 
     def put_off(self, kind: str, **fields: object) -> None:
         """Send one message together with the next: each write costs two changes of processes.
 
         A fork says nothing: the host would take its words for the next test's.
         """
+        if not self._pid:
+            return
+        if kind in _SHORT:
+            self._waiting.append((kind, fields))
+            return
+        data = encoding.encoded(kind, fields)
+        self._waiting.append(data)
+        self._size += len(data)
+        if self._size > _MOST_WAITING:
+            self._write()
+
+    def _write(self) -> None:
+        # A system call takes its time here, and only C code forks unseen: one of them is enough.
         if not self.is_ours():
             return
-        self._waiting.append(encoding.encoded(kind, fields))
+        self._size = 0
         # Frames are numbered. Whoever cannot write now leaves its message to the one who does, and
         # nobody waits: a signal handler would wait for the code that it interrupts.
         while self._waiting and self._writing.acquire(blocking=False):
             try:
                 while self._waiting:
-                    self._messages.write(self._encoder.framed(self._waiting.popleft()))
+                    self._messages.write(self._encoder.framed(self._next()))
             finally:
                 self._writing.release()
+        self._messages.flush()
+
+    def _next(self) -> bytes:
+        """Take the next message; a passed phase goes in one with what follows it."""
+        first = self._waiting[0]
+        if isinstance(first, bytes):
+            self._waiting.popleft()
+            return first
+        kind, fields = first
+        count = 1
+        if kind == "passed" and len(self._waiting) > 1:
+            second = self._waiting[1]
+            if isinstance(second, tuple) and second[0] != "passed":
+                count, kind, fields = 2, second[0], {**fields, **second[1]}
+        data = encoding.encoded(kind, fields)
+        for _ in range(count):
+            self._waiting.popleft()
+        return data

@@ -45,7 +45,7 @@ def has_more_values(text: bytes, most: int) -> bool:
     They are counted by what stands between them and not in a string. The smallest take 3 bytes of
     JSON each, and more than 20 times that as values.
     """
-    if _between(text) <= most:
+    if len(text) <= most or _between(text) <= most:
         return False
     bare = without_strings(text, most)
     return bare is None or _between(bare) > most

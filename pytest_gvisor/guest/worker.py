@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import encoding, failed, identity, returns, variables
+    from pytest_gvisor.guest import encoding, failed, identity, passed, returns, variables
     from pytest_gvisor.guest.channel import Channel
 else:
     # The folder of this program, on sys.path for these imports: what a test imports by their names
@@ -30,14 +30,15 @@ else:
     import encoding
     import failed
     import identity
+    import passed
     import returns
     import variables
     from channel import Channel
 
     del sys.path[0]
     for _name in (
-        "channel", "checked_json", "encoding", "failed", "frames", "identity", "returns",
-        "variables",
+        "channel", "checked_json", "encoding", "failed", "frames", "identity", "passed",
+        "returns", "variables",
     ):  # fmt: skip
         del sys.modules[_name]
 
@@ -131,6 +132,8 @@ class Plugin:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the tests that the host names, in place of pytest's own loop."""
+        usual = passed.is_usual(session.config.hook.pytest_report_to_serializable)
+        self._short = passed.Shortener(usual=usual)
         items = {item.nodeid: item for item in session.items}
         option = session.config.option
         self._terminal.relayed = bool(
@@ -144,6 +147,7 @@ class Plugin:
                 self._channel.send("missing", id=self._running)
                 continue
             self._variables.clear()
+            self._short.begin()
             following = items.get(command["next"]) if command["next"] else None
             # At the last failure that the host allows, pytest tears everything down with the test.
             session.testsfailed, option.maxfail = 0, command["maxfail"]
@@ -172,6 +176,10 @@ class Plugin:
         hook = self._config.hook
         while self._reports:
             report = self._reports[0]
+            if short := self._short.short(report):
+                self._channel.put_off("passed", id=self._running, passed=short)
+                del self._reports[0]
+                continue
             data = hook.pytest_report_to_serializable(config=self._config, report=report)
             data["sections"] = [
                 (title, encoding.cut(text)) for title, text in data.get("sections", [])

@@ -132,14 +132,17 @@ def _extra(value: Any) -> dict[str, Any]:
     }
 
 
+phase = rules.one_of(*_PHASES)
+location = rules.tuple_of(rules.shown, rules.or_none(rules.number), rules.shown)
+
 _REQUIRED: dict[str, Rule] = {
     "outcome": _outcome,
-    "when": rules.one_of(*_PHASES),
+    "when": phase,
     "duration": lambda value: max(0.0, rules.seconds(value)),  # clocks are turned back
     "start": rules.seconds,
     "stop": rules.seconds,
     "keywords": rules.each(lambda _value: 1),
-    "location": rules.tuple_of(rules.shown, rules.or_none(rules.number), rules.shown),
+    "location": location,
     "sections": rules.list_of(rules.tuple_of(rules.any_text, rules.any_text)),
     "longrepr": _longrepr,
 }

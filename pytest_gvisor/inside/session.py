@@ -59,6 +59,7 @@ class _Seat(NamedTuple):
 
 _seat_key = pytest.StashKey[_Seat]()
 _refused_key = pytest.StashKey[bool]()
+_chosen_key = pytest.StashKey[tuple[list[pytest.Mark], Platform]]()
 
 
 class InsideSession:
@@ -146,8 +147,9 @@ class InsideSession:
         fresh, reason, last = None, None, None
         if not self._config.getoption("runxfail", False):
             reason = expected_failure(item, platform)
-        made_up = [reports.made_up(item, "setup", failure, time.monotonic() - began)]
-        for report in made_up if failure else worker.run(item, ids):
+        spent = time.monotonic() - began
+        made_up = [reports.made_up(item, "setup", failure, spent)] if failure else []
+        for report in made_up or worker.run(item, ids):
             # A test that has not begun cannot have failed as expected.
             if reason is not None and not failure and worker.ran:
                 _apply_xfail(report, f"{platform}: {reason}")
@@ -332,7 +334,14 @@ def _is_refused(item: pytest.Item) -> bool:
 
 
 def _require_platform(item: pytest.Item, *, examine: bool = False) -> Platform:
-    """Return the platform of a test. Skips or fails the test if a requirement is missing."""
+    """Return the platform of a test. Skips or fails the test if a requirement is missing.
+
+    Most tests are asked for twice: before the one ahead of them, and in their turn.
+    """
+    marks = list(item.iter_markers())
+    known, chosen = item.stash.get(_chosen_key, ([], Platform.KVM))
+    if chosen is not Platform.KVM and not examine and list(map(id, known)) == list(map(id, marks)):
+        return chosen
     with fail_misuse():
         settings = settings_of(item)
         _check_no_image(item, settings)
@@ -340,6 +349,7 @@ def _require_platform(item: pytest.Item, *, examine: bool = False) -> Platform:
     platform = markers.choose_platform(item, settings, item.stash[plan_key].platform)
     if examine or platform is Platform.KVM:
         markers.check_platform(item, settings, platform)
+    item.stash[_chosen_key] = marks, platform
     return platform
 
 

@@ -22,6 +22,7 @@ from pytest_gvisor.inside.bridge_ends import Sender
 from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
+from pytest_gvisor.inside.passed import Reviver
 from pytest_gvisor.inside.returned import LAST_ACTS, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 
@@ -29,7 +30,7 @@ _PHASES = ("setup", "call", "teardown")
 _FINAL = frozenset({"passed", "failed", "skipped"})
 """The outcomes that end a phase. A plugin's own, such as ``retried``, decide nothing."""
 
-_OF_A_TEST = frozenset({"phase", "report", "done"})
+_OF_A_TEST = frozenset({"passed", "phase", "report", "done"})
 _LAST_WORDS = 2.0
 _LONGEST_ERRORS = 100_000
 _SLOWEST = 256 * 1024
@@ -130,6 +131,7 @@ class Worker:
         self._held_back = held_back
         self._bounds = bounds
         self._bridges = bridges
+        self._passed = Reviver(config)
         self._measured = measured
         self._newest_taker = taker
         self._taker: Taker | None = None
@@ -215,31 +217,40 @@ class Worker:
     def _reports(
         self, link: Link, item: pytest.Item, inner: str, progress: Progress, deadline: float
     ) -> Iterator[pytest.TestReport]:
-        while (message := link.receive(deadline))["type"] != "done":
-            if message["type"] == "bridge":
+        kind = ""
+        while kind != "done":
+            message = link.receive(deadline)
+            kind = message["type"]
+            if kind == "bridge":
                 over = "teardown" in progress.reported
                 self._bridges.take(message, Sender(item, inner, over))
                 continue
-            if message["type"] not in _OF_A_TEST:
+            if kind not in _OF_A_TEST:
                 self._common(message, item.nodeid)
                 continue
             _belongs(message, inner)
-            if message["type"] == "phase":
-                progress.phase = _phase(message)
-            else:
-                report = reports.revive(self._config, message, item.nodeid, self._bounds)
+            if "passed" in message:
+                report = self._passed.revive(message["passed"], item.nodeid)
                 progress.add(report)
-                hint = environment.hint(message.get("missed"), self._held_back)
-                if report.failed and hint:
-                    report.sections.append(("gvisor: environment", hint))
-                if report.failed:
-                    self._explain_files(report)
                 yield report
-        _belongs(message, inner)
+            if kind == "phase":
+                progress.phase = _phase(message)
+            elif kind == "report":
+                report = self._full_report(message, item)
+                progress.add(report)
+                yield report
         if missing := progress.missing():
             raise ProtocolError(
                 f"it said that the test was done, without a report of its {missing}"
             )
+
+    def _full_report(self, message: dict[str, Any], item: pytest.Item) -> pytest.TestReport:
+        report = reports.revive(self._config, message, item.nodeid, self._bounds)
+        if report.failed:
+            if hint := environment.hint(message.get("missed"), self._held_back):
+                report.sections.append(("gvisor: environment", hint))
+            self._explain_files(report)
+        return report
 
     def _explain_files(self, report: pytest.TestReport) -> None:
         """Say of files that a failure names whether the host has them."""

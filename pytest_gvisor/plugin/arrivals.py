@@ -10,13 +10,17 @@ class Arrivals:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._seen = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Make the matrix if a report, perhaps a worker's, has data for it."""
         # xdist reports a test whose worker was lost by a phase of this name.
+        if self._seen:
+            return
         if hasattr(report, "gvisor_cell") or str(report.when) == "???":
             from pytest_gvisor.plugin import matrix  # noqa: PLC0415 -- idle costs nothing
 
+            self._seen = True
             known = self._config.pluginmanager.has_plugin(matrix.NAME)
             collector = matrix.ensure(self._config)
             # The call of this hook that is under way does not reach what is registered in it.

@@ -38,6 +38,7 @@ from pytest_gvisor.inside import bridges, reports
 from pytest_gvisor.inside import frames as inside_frames
 from pytest_gvisor.inside.benchmarks import Benchmarks
 from pytest_gvisor.inside.bridge_ends import Sender
+from pytest_gvisor.inside.passed import Reviver
 from pytest_gvisor.inside.return_places import Agreed, Place
 from pytest_gvisor.inside.returned import Store, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
@@ -282,6 +283,10 @@ def inside_report(data: bytes) -> None:
     history = _CONFIG.hook.pytest_warning_recorded._call_history
     assert history is not None
     history.clear()
+    with contextlib.suppress(ProtocolError):
+        short = Reviver(_CONFIG).revive(message.get("passed", message), "test_x.py::test_x")
+        assert short.passed
+        assert _CONFIG.hook.pytest_report_to_serializable(config=_CONFIG, report=short)
     report = reports.revive(_CONFIG, message, "test_x.py::test_x", SessionBounds(_CONFIG))
     assert report.nodeid == "test_x.py::test_x"
     assert report.when in ("setup", "call", "teardown")

@@ -58,6 +58,61 @@ def test_threads_send_whole_frames_in_order(ends: Ends) -> None:
         assert [number for one, number in got if one == name] == [*range(200)]
 
 
+def received(host: socket.socket) -> list[dict[str, object]]:
+    """The messages that have arrived, each without its empty fields."""
+    decoder = frames.decoder()
+    decoder.read(host.fileno())
+    return [message for message, _ in decoder.frames()]
+
+
+def test_a_passed_phase_goes_in_one_message_with_what_follows(ends: Ends) -> None:
+    """In order, and alone where another kind of message follows."""
+    host, channel = ends
+    channel.put_off("passed", id="a", passed=1)
+    channel.put_off("warning", text="w")
+    channel.put_off("passed", id="a", passed=2)
+    channel.send("phase", id="a", when="call")
+    channel.put_off("passed", id="a", passed=3)
+    channel.put_off("passed", id="a", passed=4)
+    channel.send("done", id="a")
+    assert received(host) == [
+        {"type": "passed", "id": "a", "passed": 1},
+        {"type": "warning", "text": "w"},
+        {"type": "phase", "id": "a", "passed": 2, "when": "call"},
+        {"type": "passed", "id": "a", "passed": 3},
+        {"type": "done", "id": "a", "passed": 4},
+    ]
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_fork_sends_nothing(ends: Ends, monkeypatch: pytest.MonkeyPatch, *, seen: bool) -> None:
+    """Neither one that Python knows of, nor one by C code, whatever it puts off."""
+    host, channel = ends
+    channel.put_off("mine")
+    monkeypatch.setattr("pytest_gvisor.guest.channel._MOST_WAITING", 100)
+    if seen:
+        channel._disown()
+    else:
+        monkeypatch.setattr("pytest_gvisor.guest.channel._getpid", lambda: 1)
+    channel.put_off("other", text="x" * 200)
+    channel.send("another")
+    channel.own()
+    monkeypatch.undo()
+    channel.own()
+    channel._waiting.clear()
+    channel.send("last")
+    assert [message["type"] for message in received(host)] == ["last"]
+
+
+def test_what_is_put_off_is_bounded(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long messages wait for no others: a sandbox has little memory."""
+    host, channel = ends
+    monkeypatch.setattr("pytest_gvisor.guest.channel._MOST_WAITING", 1000)
+    channel.put_off("long", text="x" * 600)
+    channel.put_off("long", text="x" * 600)
+    assert len(received(host)) == 2
+
+
 def test_a_message_within_a_message_comes_after_it(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:

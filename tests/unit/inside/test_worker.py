@@ -75,6 +75,12 @@ def report(when: str, **changes: Any) -> Message:
     return {"type": "report", "id": INNER, "data": {**data, **changes}, "plain": True}
 
 
+def short(kind: str, when: str, passed: str) -> Message:
+    """A message that has the short form of a passed phase with it."""
+    form = {"when": passed, "times": [0.1, 1.0, 1.1], "location": ["test_it.py", 0, "test_it"]}
+    return {"type": kind, "id": INNER, "when": when, "passed": {**form, "keywords": []}}
+
+
 PASSED = [
     report("setup"),
     {"type": "phase", "id": INNER, "when": "call"},
@@ -128,6 +134,31 @@ def test_reports_of_three_phases_are_a_test(host: Host) -> None:
         ("teardown", "passed"),
     ]
     assert not host.script.closed
+
+
+def test_short_forms_of_three_phases_are_a_test(host: Host) -> None:
+    """Short forms come with the message that follows a phase, or alone."""
+    alone = short("passed", "", "call")
+    phases = [short("phase", "call", "setup"), alone, short("done", "", "teardown")]
+    assert host.run(*phases) == host.run(*PASSED, DONE)
+    assert not host.script.closed
+
+
+@pytest.mark.parametrize(
+    ("messages", "last"),
+    [
+        ([short("phase", "call", "setup"), DONE], "call"),
+        ([short("phase", "call", "setup"), short("done", "", "call")], "teardown"),
+        ([short("phase", "call", "setup")], "call"),
+        ([short("phase", "teardown", "call")], "setup"),
+        ([{**short("phase", "call", "setup"), "id": "test_it.py::test_next"}], "setup"),
+        ([{**short("phase", "call", "setup"), "passed": {"when": "setup"}}], "setup"),
+    ],
+)
+def test_short_forms_leave_no_phase_out(messages: list[Message], last: str, host: Host) -> None:
+    """A missing, malformed or foreign one is a failure, and the sandbox ends."""
+    assert host.run(*messages)[-1] == (last, "failed")
+    assert host.script.closed
 
 
 @pytest.mark.parametrize(

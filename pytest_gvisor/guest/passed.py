@@ -1,0 +1,59 @@
+"""The short form of a passed phase's report, for phases without anything else to report.
+
+Most phases of most suites are such ones. Used inside the sandbox alone: standard library only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_TOLD = frozenset({"duration", "keywords", "location", "start", "stop", "when"})
+_UNSAID = frozenset({"_id", "longrepr", "nodeid", "outcome", "sections", "user_properties"})
+_KNOWN = _TOLD | _UNSAID
+_PYTEST = ("_pytest.", "pytest_subtests.")
+
+
+def is_usual(hook: Any) -> bool:
+    """Whether a hook is implemented by pytest alone, so that reports are as it makes them."""
+    return all(
+        str(getattr(implementation.plugin, "__name__", "")).startswith(_PYTEST)
+        for implementation in hook.get_hookimpls()
+    )
+
+
+class Shortener:
+    """A maker of short forms, for one session."""
+
+    def __init__(self, *, usual: bool) -> None:
+        self._usual = usual
+        self._told: object = None
+
+    def begin(self) -> None:
+        """Begin with a test: the host knows nothing of it."""
+        self._told = None
+
+    def short(self, report: Any) -> dict[str, Any] | None:
+        """Return the fields of a report's short form; None for a report that has more to say.
+
+        A short form has location and keywords only where those of the phase before differ.
+        """
+        fields = vars(report)
+        if (
+            not self._usual
+            or report.outcome != "passed"
+            or report.longrepr is not None
+            or report.sections
+            or report.user_properties
+            or type(report).__name__ != "TestReport"
+            or not fields.keys() <= _KNOWN
+        ):
+            return None
+        short: dict[str, Any] = {
+            "when": report.when,
+            "times": (report.duration, report.start, report.stop),
+        }
+        told = report.location, [*report.keywords]
+        if told != self._told:
+            self._told = told
+            short["location"], short["keywords"] = told
+        return short
