@@ -67,6 +67,7 @@ class Outcome(enum.StrEnum):
     OUT_OF_MEMORY = "out of memory"
     OUT_OF_TASKS = "out of tasks"
     TIMED_OUT = "timed out"
+    CANCELLED = "cancelled"
     RUNSC_FAILED = "runsc failed"
     SANDBOX_CRASHED = "sandbox crashed"
     LAUNCH_FAILED = "launch failed"

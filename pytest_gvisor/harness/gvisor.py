@@ -120,6 +120,38 @@ class Gvisor:
         )  # fmt: skip
         return self._finish(request, check=check)
 
+    async def arun(
+        self,
+        args: Sequence[str | os.PathLike[str]] = (),
+        *,
+        input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        user: Who | None = None,
+        rootfs: Rootfs | None = None,
+        entrypoint: str | Sequence[str] | None = None,
+        mounts: Sequence[Mount] = (),
+        hostname: str = HOSTNAME,
+        readonly: bool = False,
+        **settings: Unpack[CallSettings],
+    ) -> Completed:
+        """Do as `run` does, for asyncio: other tasks run meanwhile.
+
+        If the task is cancelled, the workload is killed at once. `asyncio.CancelledError` is raised
+        when the sandbox is removed.
+        """
+        from pytest_gvisor.harness.awaiting import in_thread  # noqa: PLC0415 -- asyncio is heavy
+
+        request = self.request(
+            args, input=input, env=env, cwd=cwd, timeout=timeout, user=user, rootfs=rootfs,
+            entrypoint=entrypoint, mounts=mounts, hostname=hostname, readonly=readonly, **settings,
+        )  # fmt: skip
+        return await in_thread(
+            lambda stop: self._finish(dataclasses.replace(request, stop=stop), check=check)
+        )
+
     def request(
         self,
         args: Sequence[str | os.PathLike[str]],

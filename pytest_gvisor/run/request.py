@@ -63,6 +63,9 @@ class Request:
     logs: bool = False
     """Whether runsc writes its own logs, without the strace that ``debug`` adds."""
 
+    stop: int | None = None
+    """A descriptor that ends the run once it is readable; None where nobody can end it."""
+
     extra_flags: tuple[str, ...] = ()
     terminal: bool = False
     """Whether the workload's streams are a terminal: see `terminal`."""

@@ -107,7 +107,13 @@ class Runner:
         with stage("pipes", "cannot make the workload's pipes"):
             made = Pipes(settings.max_output, sha256=settings.sha256, feed=self.request.input)
             pipes = undo.enter_context(contextlib.closing(made))
-            watch = Supervisor(order, pipes, timeout=settings.timeout, listener=self._listener)
+            watch = Supervisor(
+                order,
+                pipes,
+                timeout=settings.timeout,
+                listener=self._listener,
+                stop=self.request.stop,
+            )
             return undo.enter_context(contextlib.closing(watch))
 
     def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Order]:
@@ -279,6 +285,7 @@ class Runner:
                 records=record.runsc_records,
                 panic=record.panic,
                 timed_out=supervisor.timed_out,
+                cancelled=supervisor.cancelled,
                 oom_kills=self._cgroups.oom_kills(),
                 refused_tasks=self._cgroups.refused_tasks(),
                 sentry_reports=listener is not None and listener.complete,

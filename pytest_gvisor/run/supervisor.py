@@ -61,10 +61,17 @@ class Supervisor:
     """The loop of one run. `watch` returns when runsc has ended and the streams are drained.
 
     ``pipes`` are closed by whoever made them, after `close`. ``timeout`` is in seconds from now.
+    Once the descriptor ``stop`` is readable, the workload is killed.
     """
 
     def __init__(
-        self, order: Order, pipes: Pipes, *, timeout: float, listener: Listener | None = None
+        self,
+        order: Order,
+        pipes: Pipes,
+        *,
+        timeout: float,
+        listener: Listener | None = None,
+        stop: int | None = None,
     ) -> None:
         self.order = order
         self.pipes = pipes
@@ -74,12 +81,14 @@ class Supervisor:
         """Seconds until the sentry said that the workload starts; None where nothing was heard."""
 
         self.timed_out = False
+        self.cancelled = False
         self.status: int | None = None
         self.pid = 0
         self.failure: LaunchError | None = None
         self._selector = selectors.DefaultSelector()
         self._keeper: Keeper | None = None
         self._control: Control | None = None
+        self._stop = stop
         self._gofer: int | None = None
         self.gofer_died = False
         self._phase = Phase.RUNS
@@ -101,6 +110,8 @@ class Supervisor:
             self.change(self._control.fileno(), selectors.EVENT_READ, self._hear)
         if self.listener is not None:
             self.change(self.listener.fileno(), selectors.EVENT_READ, self._listen)
+        if self._stop is not None:
+            self.change(self._stop, selectors.EVENT_READ, self._cancel)
 
     def change(self, fd: int, event: int, act: Callable[[], bool]) -> None:
         """Call ``act`` on this event of ``fd``, until it returns False; 0 is to watch no more."""
@@ -164,6 +175,13 @@ class Supervisor:
         self.timed_out = True
         self._ask("term")
         self._enter(Phase.ENDS, TERM_GRACE)
+
+    def _cancel(self) -> bool:
+        """Kill the workload before its deadline, unless it has ended."""
+        if self.status is None and self._phase in {Phase.RUNS, Phase.ENDS}:
+            self.cancelled = not self.timed_out
+            self._kill()
+        return False
 
     def _kill(self) -> None:
         """Send runsc SIGKILL, which ends the whole sandbox."""

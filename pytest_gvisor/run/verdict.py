@@ -25,6 +25,7 @@ class Evidence:
     """The panic log: not empty when the sentry panicked."""
 
     timed_out: bool = False
+    cancelled: bool = False
     oom_kills: int = 0
     """How many processes of the sandbox the kernel's memory controller killed."""
 
@@ -90,6 +91,8 @@ def judge(evidence: Evidence) -> Verdict:
     """
     code = _exit_code(evidence.runsc_status)
     told = [status for status in evidence.workload_statuses if _agrees(status, code)]
+    if evidence.cancelled:
+        return Verdict(outcome=Outcome.CANCELLED, returncode=-signal.SIGKILL)
     if evidence.timed_out:
         end = _by_status(told[-1]) if told else _by_code(code)
         return Verdict(outcome=Outcome.TIMED_OUT, returncode=end.returncode, exact=bool(told))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, Platform
+from pytest_gvisor import Gvisor, Outcome, Platform, WorkloadTimeout, bind
 from pytest_gvisor.programs.proc import children_of_self
 
 
@@ -69,3 +71,40 @@ def test_a_session_that_cannot_be_had_is_a_typed_error(settings: str, error: str
     """)
     assert done.stdout == ""
     assert f"pytest_gvisor.{error}" in done.stderr
+
+
+def test_asyncio_awaits_workloads_that_run_at_once(gvisor: Gvisor, tmp_path: Path) -> None:
+    """Each workload waits for the other one's file; errors are those of `run`."""
+
+    async def both() -> list[str]:
+        mounts = [bind(tmp_path, "/at", readonly=False)]
+        script = "echo >/at/$0; while ! [ -e /at/$1 ]; do :; done; echo $0"
+        args = [["sh", "-c", script, *names] for names in (("a", "b"), ("b", "a"))]
+        done = await asyncio.gather(*(gvisor.arun(words, mounts=mounts) for words in args))
+        with pytest.raises(WorkloadTimeout):
+            await gvisor.arun(["sleep", "100"], timeout=0.1)
+        return [one.stdout for one in done]
+
+    assert asyncio.run(both()) == ["a\n", "b\n"]
+
+
+def test_a_cancelled_task_kills_its_workload(gvisor: Gvisor, tmp_path: Path) -> None:
+    """The cancellation goes on when the sandbox is gone, long before the deadline."""
+
+    async def cancelled() -> None:
+        mounts = [bind(tmp_path, "/at", readonly=False)]
+        run = gvisor.arun(
+            ["sh", "-c", "echo up; echo >/at/up; sleep 1000"], mounts=mounts, timeout=900
+        )
+        task = asyncio.ensure_future(run)
+        while not (tmp_path / "up").exists():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(asyncio.wait_for(cancelled(), 300))
+    completed = gvisor.records[-1].completed
+    assert completed is not None
+    assert (completed.outcome, completed.returncode) == (Outcome.CANCELLED, -9)
+    assert (completed.stdout, completed.leaks) == ("up\n", ())

@@ -96,12 +96,14 @@ def well(runs: Runs, fake: FakeRunsc) -> bool:
 
 
 @contextlib.contextmanager
-def told(*messages: bytes, max_output: int = 10, timeout: float = 1.0) -> Iterator[Supervisor]:
+def told(
+    *messages: bytes, max_output: int = 10, timeout: float = 1.0, stop: int | None = None
+) -> Iterator[Supervisor]:
     """Yield a supervisor whose control socket has these unread messages of the keeper."""
     asked = Order(id="g1", argv=(), term=(), delete=(), env={}, folder="", root="")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, contextlib.closing(Pipes(max_output)) as pipes:
-        supervisor = Supervisor(asked, pipes, timeout=timeout)
+        supervisor = Supervisor(asked, pipes, timeout=timeout, stop=stop)
         supervisor._control = Control(ours)
         for message in messages:
             theirs.send(message)
@@ -334,3 +336,20 @@ def test_a_keeper_that_talks_nonsense_is_a_protocol_error(
         other.close()
     assert isinstance(ended.error, ProtocolError)
     assert runs.left() == []
+
+
+@pytest.mark.parametrize(("timeout", "cancelled"), [(60.0, True), (0.0, False)])
+def test_a_run_is_killed_at_once_when_it_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch, timeout: float, cancelled: bool
+) -> None:
+    """Before its deadline it counts as cancelled, and after it as timed out."""
+    asked: list[str] = []
+    monkeypatch.setattr(Supervisor, "_ask", lambda _, wish: asked.append(wish))
+    stop = os.eventfd(1)
+    try:
+        with told(timeout=timeout, stop=stop) as supervisor:
+            supervisor.turn(1.0)
+            assert (supervisor.cancelled, supervisor.timed_out) == (cancelled, not cancelled)
+    finally:
+        os.close(stop)
+    assert asked[-1] == "kill"

@@ -140,6 +140,7 @@ def test_out_of_tasks_needs_a_refused_task_and_a_failure(evidence: Evidence) -> 
         ({"workload_statuses": (2 << 8,)}, Outcome.EXITED),
         ({"runsc_status": 9}, Outcome.RUNSC_FAILED),
         ({"timed_out": True}, Outcome.TIMED_OUT),
+        ({"cancelled": True}, Outcome.CANCELLED),
     ],
 )
 def test_a_sandbox_that_is_refused_tasks_and_dies_is_out_of_them(
