@@ -26,7 +26,7 @@ images: ## build the images of fixtures/ with docker, as archives in .build/imag
 releases: ## a part of the suite on runsc 20221219 and 20240729, as root
 	@scripts/releases
 
-ecosystem: ## larger parts of other projects' suites, inside and on the host (a quarter of an hour; ARGS="-k numpy")
+ecosystem: ## larger parts of other projects' suites, and tiny projects for plugins, inside and on the host (half an hour; ARGS="-k plugins")
 	@scripts/ecosystem $(ARGS)
 
 cgroup2: ## limits where cgroups are of version 2 alone, in a VM

@@ -55,8 +55,12 @@ _SUMMARY = re.compile(
 )
 
 
-# What pytest and pygments write, apart from black: it cannot hide text, nor move the cursor.
-_COLOUR = re.compile(r"\x1b\[(?:0|0?1|0?4|39;49;00|3[1-7]|9[0-7])m")
+# What pytest, pygments, rich and icdiff write, apart from black: it cannot hide text, nor move the
+# cursor. A background counts only below white that nothing but a reset ends: a colour that came
+# between could be that of the background.
+_COLOUR = re.compile(
+    r"\x1b\[(?:0?|0?1|0?4|39;49;00|(?:[01];)?(?:3[1-7]|9[0-7])|37;4[1-6](?=m[^\x1b]*\x1b\[0?m))m"
+)
 
 
 def safe(text: str) -> str:

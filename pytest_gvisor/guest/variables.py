@@ -19,10 +19,11 @@ class _Variables(dict):  # type: ignore[type-arg]  # of os.environ, by encoded n
         super().__init__(data)
         self._watched = {os.fsencode(name): name for name in watched}
         self.missed: dict[str, None] = {}
+        self.in_test = True
 
     def __missing__(self, key: Any) -> Any:
-        """Record a watched name, and raise the KeyError of any dictionary."""
-        if key in self._watched:
+        """Record a watched name that a test looks for, and raise the KeyError of any dictionary."""
+        if key in self._watched and self.in_test:
             self.missed[self._watched[key]] = None
         raise KeyError(key)
 
@@ -45,6 +46,11 @@ class Watch:
     def clear(self) -> None:
         """Forget what was looked for so far."""
         self._variables.missed.clear()
+        self._variables.in_test = True
+
+    def pause(self, *, over: bool) -> None:
+        """Record nothing from now on, until ``over``: plugins report, and no test runs."""
+        self._variables.in_test = over
 
     def missed(self) -> list[str]:
         """Return the names that were looked for since `clear`, in order."""

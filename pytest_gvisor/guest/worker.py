@@ -171,6 +171,7 @@ class Plugin:
         # a later one, or before the test is done.
         with suppress(Exception):
             self._send_reports()
+        self._variables.pause(over=True)
 
     def _send_reports(self) -> None:
         hook = self._config.hook
@@ -226,12 +227,14 @@ class Plugin:
         self._channel.send("phase", id=self._running, when="teardown")
 
     def _switch(self, item: pytest.Item, phase: str) -> None:
+        self._variables.pause(over=True)
         if self._coverage is not None:
             self._coverage.switch(item.nodeid, phase)
 
     def pytest_runtest_makereport(self) -> None:
-        """Note that a phase is over."""
+        """Note that a phase is over, and that plugins now make a report of it."""
         self._terminal.in_test = False
+        self._variables.pause(over=False)
 
     def pytest_sessionfinish(self) -> None:
         """Report that all is torn down: nobody has to wait for the rest of pytest's work."""

@@ -158,6 +158,7 @@ _OPTIONAL: dict[str, Rule] = {
     "rerun": rules.count,  # pytest-rerunfailures
     "_hypothesis_stats": rules.shown,
     "_json_report_extra": _json_report,
+    "_ctrf_metadata": rules.each(rules.plain),  # pytest-json-ctrf: tags and parameters
 }
 
 

@@ -29,10 +29,16 @@ plugin writes in the process of the tests."""
 MERGED = frozenset({"log_file"})
 """Those whose file gets what every sandbox wrote, in the order in which sandboxes end."""
 
-SNAPSHOTS = {"update_snapshots": "**/__snapshots__/**"}
+SNAPSHOTS = {
+    "update_snapshots": "**/__snapshots__/**",
+    "snapshot_update": "**/snapshots/**",
+}
 DATA_FOLDERS = ("force_regen", "regen_all")
 """Options that have snapshots written: below rootdir, or in a folder that is named like the
 module."""
+
+RECORDINGS = ("record_mode", "vcr_record")
+"""Options by whose value, another than ``none``, recordings of requests are written."""
 
 MOST_OF_PLACE = 1024 * 1024 * 1024
 MOST_OF_FAILED = 64 * 1024 * 1024
@@ -172,6 +178,9 @@ def _snapshots(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[
     for dest, below in SNAPSHOTS.items():
         if getattr(option, dest, False) is True:
             yield _place(config, dest, str(config.rootpath), below)
+    for dest in RECORDINGS:
+        if isinstance(mode := getattr(option, dest, None), str) and mode != "none":
+            yield _place(config, dest, str(config.rootpath), "**/cassettes/**")
     for dest in DATA_FOLDERS:
         if getattr(option, dest, False) is True:
             for path in configuration.files(items):

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.escape import escape
+from pytest_gvisor.plugin.placement import FIELDS
 
 _SUMMING_UP = frozenset({"pytest_sessionfinish", "pytest_terminal_summary"})
 # pytest_unconfigure is none: most plugins clean up there.
@@ -28,22 +29,28 @@ _RUNNING = frozenset({
 })  # fmt: skip
 
 COMPLETE = frozenset({
-    "hypothesis", "pytest-asyncio", "pytest-cov", "pytest-gvisor", "pytest-html",
-    "pytest-json-report", "pytest-metadata", "pytest-randomly", "pytest-rerunfailures",
-    "pytest-timeout", "pytest-xdist", "teamcity-messages",
+    "hypothesis", "pyfakefs", "pytest-asyncio", "pytest-cov", "pytest-gvisor", "pytest-html",
+    "pytest-httpserver", "pytest-json-ctrf", "pytest-json-report", "pytest-metadata",
+    "pytest-randomly", "pytest-rerunfailures", "pytest-timeout", "pytest-xdist",
+    "teamcity-messages",
 })  # fmt: skip
-"""Distributions that take all from reports of tests, which come from inside."""
+"""Distributions that take all from reports of tests, which come from inside, or sum up nothing."""
 
-# Distributions that do nothing unless an option or ini key says so, or a marker.
+# Distributions that lose what they gather if an option or ini key says so, or a marker.
 _SWITCHES = {
     "flaky": ("force_flaky", "flaky"),
     "inline-snapshot": ("inline_snapshot", ""),
+    "pytest-bdd": ("gherkin_terminal_reporter", ""),
     "pytest-codspeed": ("codspeed", "codspeed_benchmark"),
     "pytest-memray": ("memray", ""),
     "pytest-retry": ("retries", "flaky"),
 }
 # Distributions that write to a database while tests run, and the option that switches them off.
 _DATABASES = {"pytest-monitor": "mtr_none"}
+# Distributions that gather all in an attribute of reports, of a shape that nothing checks.
+_FIELDS = {"pytest-csv": "_csv_rows"}
+# Distributions that write files while tests run, and the options that let the files come back.
+_PATHS = {"pytest-mpl": ("mpl_generate_path", "mpl_results_path")}
 
 _SYRUPY = "syrupy"
 _MOST = 10
@@ -71,8 +78,11 @@ def find(config: pytest.Config, items: Sequence[pytest.Item], bridged: Collectio
     named = []
     for package, (name, shown) in distributions.items():
         off = _DATABASES.get(name)
-        loses = package in suspect if off is None else not config.getoption(off, False)
-        if loses and name not in {*COMPLETE, *bridged} and _is_switched_on(config, items, name):
+        if name in _SWITCHES:
+            loses = _is_switched_on(config, items, *_SWITCHES[name])
+        else:
+            loses = package in suspect if off is None else not config.getoption(off, False)
+        if loses and name not in {*COMPLETE, *bridged} and not _travels(config, name):
             named.append(shown)
     return _warning(sorted(named))
 
@@ -88,10 +98,16 @@ def _warning(names: Sequence[str]) -> str:
     )
 
 
-def _is_switched_on(config: pytest.Config, items: Iterable[pytest.Item], name: str) -> bool:
-    if name not in _SWITCHES:
+def _travels(config: pytest.Config, name: str) -> bool:
+    """Whether the project lets all that a plugin gathers come to the host."""
+    if name in _FIELDS and _FIELDS[name] in config.getini(FIELDS):
         return True
-    option, marker = _SWITCHES[name]
+    return any(config.getoption(path, None) for path in _PATHS.get(name, ()))
+
+
+def _is_switched_on(
+    config: pytest.Config, items: Iterable[pytest.Item], option: str, marker: str
+) -> bool:
     with contextlib.suppress(ValueError):  # an option or key that there is not
         if config.getoption(option, None) or config.getini(option):
             return True

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gvisor.escape import escape
+from pytest_gvisor.escape import escape, safe_but_colour, uncoloured
 
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 # What XML 1.0 can hold: https://www.w3.org/TR/xml/#charsets
@@ -91,3 +91,36 @@ def test_a_large_text_takes_no_time() -> None:
     assert escape("x" * 2**20) == "x" * 2**20
     assert len(escape("\x1b" * 2**18)) == 4 * 2**18
     assert len(escape("::\n" * 2**18)) == 6 * 2**18
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\x1b[31mred\x1b[0m \x1b[1mbold\x1b[39;49;00m",
+        "\x1b[1;31micdiff's\x1b[m",
+        "\x1b[0;32mits other\x1b[m",
+        "\x1b[32m{'a': \x1b[0m\x1b[37;42m2\x1b[0m\x1b[32m}\x1b[0m",
+    ],
+)
+def test_colours_of_what_shows_differences_stay(text: str) -> None:
+    """pytest's own, icdiff's, and pytest-clarity's white on a background up to a reset."""
+    assert safe_but_colour(text) == text
+    assert "\x1b" not in uncoloured(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\x1b[37;42mwithout an end",
+        "\x1b[37;42ma \x1b[32mgreen on green\x1b[0m",
+        "\x1b[32;42mgreen on green\x1b[0m",
+        "\x1b[37;47mwhite on white\x1b[0m",
+        "\x1b[42ma\x1b[0m",
+        "\x1b[0;30mblack\x1b[0m",
+        "\x1b[8mhidden\x1b[0m",
+        "\x1b[2Jcleared\x1b[0m",
+    ],
+)
+def test_a_colour_that_can_hide_text_is_written_out(text: str) -> None:
+    """A background under any other colour could be of that colour."""
+    assert safe_but_colour(text).startswith("\\x1b[")

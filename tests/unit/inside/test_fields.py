@@ -119,6 +119,17 @@ def test_what_pytest_json_report_cannot_write_is_no_report(
     assert vars(report)["_json_report_extra"] == {"call": {}, "metadata": [1]}
 
 
+@pytest.mark.parametrize("given", [[], "x", None, 1])
+def test_what_pytest_json_ctrf_notes_of_a_test_is_an_object(
+    pytestconfig: pytest.Config, given: object
+) -> None:
+    """Tags and parameters come back with escaped texts; anything but an object is an error."""
+    with pytest.raises(ProtocolError):
+        revived(pytestconfig, _ctrf_metadata=given)
+    report = revived(pytestconfig, _ctrf_metadata={"tags": ["a\x1b"], "parameters": {"n": 1}})
+    assert vars(report)["_ctrf_metadata"] == {"tags": ["a\\x1b"], "parameters": {"n": 1}}
+
+
 @pytest.mark.parametrize("rerun", ["../x", 1.5, None, [1]])
 def test_a_rerun_is_a_number(pytestconfig: pytest.Config, rerun: object) -> None:
     """pytest-html makes a part of a file name of it."""

@@ -157,7 +157,10 @@ anything = st.recursive(
 )
 
 
-@given(field=st.sampled_from([*data_of(), "extras", "rerun", "_json_report_extra"]), value=anything)
+MORE = ("extras", "rerun", "_json_report_extra", "_ctrf_metadata")
+
+
+@given(field=st.sampled_from([*data_of(), *MORE]), value=anything)
 def test_any_field_may_be_anything(pytestconfig: pytest.Config, field: str, value: object) -> None:
     """Any value of any field gives a report of that test or a protocol error."""
     try:

@@ -15,6 +15,7 @@ from pytest_gvisor.inside.return_places import (
     DATA_FOLDERS,
     OUTPUT_FILES,
     OUTPUT_FOLDERS,
+    RECORDINGS,
     SNAPSHOTS,
     Agreed,
     agree,
@@ -116,17 +117,28 @@ def test_snapshots_come_back_with_their_own_option_alone() -> None:
         ]
 
 
+@pytest.mark.parametrize("dest", RECORDINGS)
+def test_recordings_come_back_where_they_may_be_written(dest: str) -> None:
+    """The mode ``none`` writes nothing, and without the option the mode is the marker's."""
+    assert places(**{dest: "once"}) == [("/srv/project", "", "**/cassettes/**", True)]
+    assert places(**{dest: "none"}) == places(**{dest: None}) == []
+
+
 def test_each_option_is_documented() -> None:
     """The table of the docs has each of them, by the name that users write."""
     docs = (Path(__file__).parents[3] / "docs/inside.md").read_text()
     table = docs.partition("## Files that come back")[2].partition("\n    [pytest]")[0]
+    assert "`--snapshot-update` (pytest-snapshot)" in table
     written = {
         "log_file": "--log-file", "cucumber_json_path": "--cucumberjson",
         "allure_report_dir": "--alluredir", "mpl_generate_path": "--mpl-generate-path",
         "mpl_results_path": "--mpl-results-path", "update_snapshots": "--snapshot-update",
-        "force_regen": "--force-regen", "regen_all": "--regen-all",
+        "snapshot_update": "--snapshot-update", "record_mode": "--record-mode",
+        "vcr_record": "--vcr-record", "force_regen": "--force-regen", "regen_all": "--regen-all",
     }  # fmt: skip
-    assert written.keys() == {*OUTPUT_FILES, *OUTPUT_FOLDERS, *SNAPSHOTS, *DATA_FOLDERS}
+    assert written.keys() == {
+        *OUTPUT_FILES, *OUTPUT_FOLDERS, *SNAPSHOTS, *DATA_FOLDERS, *RECORDINGS,
+    }  # fmt: skip
     assert {*re.findall(r"`(--[\w-]+)`", table)} == {*written.values(), "--basetemp"}
 
 

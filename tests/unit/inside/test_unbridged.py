@@ -120,6 +120,34 @@ def test_some_plugins_do_nothing_until_they_are_asked(by_option: bool, project: 
         assert "flaky 1.0" in project.find(item(), item(marker="flaky"))
 
 
+@pytest.mark.parametrize("name", ["inline-snapshot", "pytest-bdd"])
+def test_some_plugins_lose_by_an_option_alone(name: str, project: Project) -> None:
+    """No hook shows that they gather, or their hooks do so for what comes back."""
+    project.plugin(name, RUNS, SUMS)
+    assert project.find(item()) == ""
+    project.config.option.inline_snapshot = "create"
+    project.config.option.gherkin_terminal_reporter = True
+    assert f"{name} 1.0" in project.find(item())
+
+
+def test_a_plugin_whose_rows_are_plain_data_is_named_until_the_project_lets_them_pass(
+    project: Project,
+) -> None:
+    """pytest-csv, by the attribute of its reports."""
+    project.plugin("pytest-csv", RUNS, SUMS)
+    assert "pytest-csv 1.0" in project.find(item())
+    project.config.addinivalue_line("gvisor_report_fields", "_csv_rows")
+    assert project.find(item()) == ""
+
+
+def test_a_plugin_whose_files_come_back_is_not_named(project: Project) -> None:
+    """pytest-mpl, with a folder for its results."""
+    project.plugin("pytest-mpl", RUNS, SUMS)
+    assert "pytest-mpl 1.0" in project.find(item())
+    project.config.option.mpl_results_path = "results"
+    assert project.find(item()) == ""
+
+
 def test_a_plugin_with_a_database_is_named_until_it_is_off(project: Project) -> None:
     """Such a plugin writes while tests run, and needs no hook at the end."""
     project.plugin("pytest-monitor", RUNS)
