@@ -70,7 +70,9 @@ def lines_of_report(output: str) -> int:
     return sum(1 + max(len(line) - 1, 0) // WIDTH for line in lines)
 
 
-@pytest.mark.parametrize(("page", "commands"), [("tutorial.md", 6), ("failures.md", 6)])
+@pytest.mark.parametrize(
+    ("page", "commands"), [("tutorial.md", 6), ("failures.md", 6), ("code-runner.md", 1)]
+)
 def test_a_page_is_what_a_reader_sees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, commands: int
 ) -> None:
