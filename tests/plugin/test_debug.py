@@ -29,9 +29,9 @@ def test_a_failed_test_shows_boot_log_and_strace(project: Project) -> None:
     assert any("cat E exit_group(0x1)" in line for line in lines)
 
 
-def test_without_it_there_are_neither(project: Project) -> None:
+def test_without_it_there_are_neither(alone: Project) -> None:
     """A failure without the option shows no logs, and runsc starts without them."""
-    ran = project.test(TEST).run().ends(failed=1).hides(": boot log", ": strace", "ran: ")
+    ran = alone.test(TEST).run().ends(failed=1).hides(": boot log", ": strace", "ran: ")
     command = ran.line("COMMAND ")
     assert "--root" in command
     assert not {"--debug-log", "--strace"} & set(shlex.split(command))

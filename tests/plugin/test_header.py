@@ -42,10 +42,10 @@ def test_an_idle_session_says_nothing_and_imports_nothing(project: Project) -> N
     assert len(ran.lines("imported")) == (3 if project.distributed else 1)
 
 
-def test_a_failing_idle_session_shows_nothing_of_ours(project: Project) -> None:
+def test_a_failing_idle_session_shows_nothing_of_ours(alone: Project) -> None:
     """A failure of a test without a sandbox has no sections of the plugin."""
-    project.test("def test_it(): print('\\x1b[31mred'); assert 0", conftest=IMPORTS)
-    ran = project.run().ends(failed=1).hides("gvisor:").shows("\x1b[31mred")
+    alone.test("def test_it(): print('\\x1b[31mred'); assert 0", conftest=IMPORTS)
+    ran = alone.run().ends(failed=1).hides("gvisor:").shows("\x1b[31mred")
     assert all("launch" not in line and "docker" not in line for line in ran.lines("imported"))
 
 

@@ -139,9 +139,9 @@ def test_plans_of_a_session_can_be_shown(alone: Project, option: str) -> None:
     ran.shows("gvisor_platform").hides("INTERNALERROR")
 
 
-def test_collection_needs_no_runsc(project: Project, missing: Path) -> None:
+def test_collection_needs_no_runsc(alone: Project, missing: Path) -> None:
     """Tests can be listed on a machine that has no runsc."""
-    project.test("def test_it(gvisor): pass")
-    ran = project.run("--collect-only", "-q", f"--gvisor-runsc={missing}", "--gvisor-platform=all")
+    alone.test("def test_it(gvisor): pass")
+    ran = alone.run("--collect-only", "-q", f"--gvisor-runsc={missing}", "--gvisor-platform=all")
     for platform in ("systrap", "kvm", "ptrace"):
         ran.exits(0).shows(f"test_it.py::test_it[{platform}]")

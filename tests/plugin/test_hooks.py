@@ -50,9 +50,9 @@ def test_a_changed_spec_is_validated_like_any_other(alone: Project) -> None:
     ran.shows("hooks", "process.noNewPriviliges", "process.cwd").hides("ran: env")
 
 
-def test_runsc_args_are_passed(project: Project) -> None:
+def test_runsc_args_are_passed(alone: Project) -> None:
     """Flags from several hooks are added, before the subcommand."""
-    project.test(
+    alone.test(
         """
         def test_it(gvisor):
             command = gvisor.run(["true"], check=True).command
@@ -73,7 +73,7 @@ def test_runsc_args_are_passed(project: Project) -> None:
             return ["--host-fifo=none"]
         """,
     )
-    project.run("-p", "plugin").ends(passed=2)
+    alone.run("-p", "plugin").ends(passed=2)
 
 
 def test_a_flag_that_cannot_be_passed_is_a_usage_error(alone: Project) -> None:
@@ -103,9 +103,9 @@ def test_a_flag_that_cannot_be_passed_is_a_usage_error(alone: Project) -> None:
         ran.shows(f"UsageError: {message}")
 
 
-def test_run_finished_hears_of_every_end(project: Project) -> None:
+def test_run_finished_hears_of_every_end(alone: Project) -> None:
     """``pytest_gvisor_run_finished`` gets the result, the error, or both, for each run."""
-    project.test(
+    alone.test(
         """
         import pytest
         from pytest_gvisor import GvisorError
@@ -135,7 +135,7 @@ def test_run_finished_hears_of_every_end(project: Project) -> None:
                 file.write(f"{item.name} {shown} {type(error).__name__}\\n")
         """,
     )
-    ran = project.run().ends(passed=4)
+    ran = alone.run().ends(passed=4)
     heard = sorted(ran.lines("heard"))
     assert heard == [
         "test_both ('timed out', 'partly\\n') WorkloadTimeout",

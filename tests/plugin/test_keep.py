@@ -69,12 +69,12 @@ def test_failed_keeps_the_runs_of_tests_that_failed(project: Project) -> None:
         ran.shows(f"kept in {run}; repeat it with {run}/replay.sh")
 
 
-def test_all_keeps_the_runs_of_every_test(project: Project, bundles_written: Path) -> None:
+def test_all_keeps_the_runs_of_every_test(alone: Project, bundles_written: Path) -> None:
     """Each run is kept with bundle, runsc's log, input and script, for its user alone.
 
     A kept bundle is as its schema says, and so is each that ran (tests/bundlecheck.py).
     """
-    ran = project.test(TEST).run("--gvisor-keep", "all").ends(passed=2, failed=2, errors=1)
+    ran = alone.test(TEST).run("--gvisor-keep", "all").ends(passed=2, failed=2, errors=1)
     kept = ran.kept()
     assert commands(kept) == ["cat; echo err >&2; exit 7", "first", "passes", "teardown"]
     for run in kept:
@@ -84,11 +84,11 @@ def test_all_keeps_the_runs_of_every_test(project: Project, bundles_written: Pat
     assert len(bundles_written.read_bytes().splitlines()) >= len(kept)
 
 
-def test_the_script_repeats_the_run(project: Project) -> None:
+def test_the_script_repeats_the_run(alone: Project) -> None:
     """The script gives the same bytes and status after the session, also in another folder."""
-    ran = project.test(TEST).run("--gvisor-keep", "failed").exits(1)
+    ran = alone.test(TEST).run("--gvisor-keep", "failed").exits(1)
     (run,) = (run for run in ran.kept() if (run / "stdin").read_bytes())
-    moved = run.rename(project.folder / "moved and with spaces")
+    moved = run.rename(alone.folder / "moved and with spaces")
     for _ in range(2):
         done = replay(moved)
         assert (done.stdout, done.stderr, done.returncode) == (b"a\0\xffb\n", b"err\n", 7)

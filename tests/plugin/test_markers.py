@@ -89,9 +89,9 @@ def test_a_bad_marker_of_a_class_or_module_is_reported_at_its_tests(alone: Proje
     ran.shows("test_module.py::test_bad (test_module.py:6): ")
 
 
-def test_the_closest_marker_wins_setting_by_setting(project: Project) -> None:
+def test_the_closest_marker_wins_setting_by_setting(alone: Project) -> None:
     """Function before class before module before the command line; each adds to the others."""
-    project.test("""
+    alone.test("""
         import pytest
 
         pytestmark = [pytest.mark.gvisor(timeout=1, max_output=10), pytest.mark.gvisor(pids=5)]
@@ -117,7 +117,7 @@ def test_the_closest_marker_wins_setting_by_setting(project: Project) -> None:
             def test_lower_decorator(self, gvisor):
                 assert seen(gvisor) == (4, 20, 5, "none")
     """)
-    project.run("--gvisor-network", "host", "--gvisor-timeout", "9").ends(passed=4)
+    alone.run("--gvisor-network", "host", "--gvisor-timeout", "9").ends(passed=4)
 
 
 def test_a_marker_on_a_parameter_holds_for_that_parameter(alone: Project) -> None:
@@ -147,14 +147,14 @@ MISUSES = {
 }
 
 
-def test_a_misused_requirement_fails_its_test_and_names_it(project: Project) -> None:
+def test_a_misused_requirement_fails_its_test_and_names_it(alone: Project) -> None:
     """A misused requirement fails its test, and never skips it."""
     decorated = [
         f"@pytest.mark.{marker}\ndef test_{number}(): pass\n"
         for number, marker in enumerate(MISUSES)
     ]
-    project.test("import pytest\n" + "".join(decorated))
-    ran = project.run().ends(errors=len(MISUSES)).hides("During handling")
+    alone.test("import pytest\n" + "".join(decorated))
+    ran = alone.run().ends(errors=len(MISUSES)).hides("During handling")
     for number, message in enumerate(MISUSES.values()):
         assert message in ran.line(f"test_it.py::test_{number} (test_it.py:{2 + 2 * number}): ")
 

@@ -40,9 +40,9 @@ def test_a_fork_of_pytest_cannot_start_sandboxes(project: Project) -> None:
     project.run().ends(passed=2)
 
 
-def test_a_wider_scope_cannot_have_a_tests_sandbox(project: Project) -> None:
+def test_a_wider_scope_cannot_have_a_tests_sandbox(alone: Project) -> None:
     """A module's or session's fixture that asks for ``gvisor`` gets pytest's own scope error."""
-    project.test("""
+    alone.test("""
         import pytest
 
         @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_a_wider_scope_cannot_have_a_tests_sandbox(project: Project) -> None:
         def test_session(binary):
             assert binary.endswith("runsc")
     """)
-    ran = project.run().ends(passed=1, errors=1)
+    ran = alone.run().ends(passed=1, errors=1)
     ran.shows("ScopeMismatch: You tried to access the function scoped fixture gvisor")
 
 

@@ -28,9 +28,9 @@ TEST = """
 """
 
 
-def test_there_is_no_network_by_default(project: Project) -> None:
+def test_there_is_no_network_by_default(alone: Project) -> None:
     """A sandbox without the option has a loopback of its own."""
-    project.test(TEST).run("-rP").ends(passed=2).shows("NETWORK none ['lo']")
+    alone.test(TEST).run("-rP").ends(passed=2).shows("NETWORK none ['lo']")
 
 
 def test_host_is_the_hosts_network_and_a_marker_undoes_it(project: Project) -> None:
@@ -41,16 +41,16 @@ def test_host_is_the_hosts_network_and_a_marker_undoes_it(project: Project) -> N
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace is made")
-def test_sandbox_is_gvisors_own_stack(project: Project) -> None:
+def test_sandbox_is_gvisors_own_stack(alone: Project) -> None:
     """``sandbox`` in a fresh namespace: loopback alone."""
-    ran = project.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=2)
+    ran = alone.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=2)
     ran.shows("NETWORK sandbox ['lo']")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root may do this")
-def test_sandbox_without_root_is_an_error_and_no_skip(project: Project) -> None:
+def test_sandbox_without_root_is_an_error_and_no_skip(alone: Project) -> None:
     """An unprivileged caller gets an error that the mode needs root, and nothing starts."""
-    ran = project.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=1, failed=1)
+    ran = alone.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=1, failed=1)
     ran.shows("UsageError", "root").hides("NETWORK")
 
 

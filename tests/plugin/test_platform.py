@@ -151,10 +151,10 @@ AS_GVISOR: list[Step] = [
 ]  # fmt: skip
 
 
-def test_nothing_breaks_on_the_day_when_ptrace_is_gone(project: Project, fake: FakeRunsc) -> None:
+def test_nothing_breaks_on_the_day_when_ptrace_is_gone(alone: Project, fake: FakeRunsc) -> None:
     """Auto is systrap, ``all`` has the ids that it has today, and a new platform is a column."""
     fake.script(*AS_GVISOR, platforms=["systrap", "kvm", "slimvm"])
-    project.test(
+    alone.test(
         """
         import pytest
 
@@ -168,20 +168,20 @@ def test_nothing_breaks_on_the_day_when_ptrace_is_gone(project: Project, fake: F
         conftest=NO_KVM,
     )
     binary = f"--gvisor-runsc={fake.path}"
-    project.run(binary).ends(passed=2).shows("), systrap, network none")
-    ran = project.run(binary, "-v", "--gvisor-platform=all").ends(passed=2, skipped=2)
+    alone.run(binary).ends(passed=2).shows("), systrap, network none")
+    ran = alone.run(binary, "-v", "--gvisor-platform=all").ends(passed=2, skipped=2)
     ran.shows("test_it.py::test_it[systrap]", "test_it.py::test_it[kvm]", "test_it.py::test_it[pt")
     ran.shows("ptrace is not available here: not compiled in: this runsc has kvm, slimvm, systrap")
     args = ("--gvisor-platform=systrap,ptrace,slimvm", "--gvisor-report=r.json", "-v")
-    ran = project.run(binary, *args, "--gvisor-report=r.html").ends(passed=3, skipped=1)
+    ran = alone.run(binary, *args, "--gvisor-report=r.html").ends(passed=3, skipped=1)
     assert ids(ran) == ["test_it[ptrace]", "test_it[slimvm]", "test_it[systrap]", "test_required"]
-    report = parse((project.folder / "r.json").read_bytes())
+    report = parse((alone.folder / "r.json").read_bytes())
     assert report.platforms == ("systrap", "ptrace", "slimvm")
     (row,) = report.rows
     assert {cell.platform: cell.state for cell in row.cells} == {
         "systrap": State.PASSED, "ptrace": State.UNAVAILABLE, "slimvm": State.PASSED,
     }  # fmt: skip
-    assert "slimvm" in (project.folder / "r.html").read_text()
+    assert "slimvm" in (alone.folder / "r.html").read_text()
 
 
 MISSPELT = {
@@ -203,9 +203,9 @@ def test_a_misspelt_platform_is_an_error_wherever_it_stands(alone: Project, plac
         ran.shows("test_it.py::test_it (test_it.py:")
 
 
-def test_a_marker_has_the_last_word_on_platforms(project: Project) -> None:
+def test_a_marker_has_the_last_word_on_platforms(alone: Project) -> None:
     """``platform=`` of a marker replaces the command line's list, for better and for fewer."""
-    project.test("""
+    alone.test("""
         import pytest
 
         @pytest.mark.gvisor(platform="ptrace")
@@ -228,16 +228,16 @@ def test_a_marker_has_the_last_word_on_platforms(project: Project) -> None:
         def test_rest(gvisor_platform):
             assert gvisor_platform == "ptrace"
     """)
-    ran = project.run("-v", "--gvisor-platform", "ptrace").ends(passed=7)
+    ran = alone.run("-v", "--gvisor-platform", "ptrace").ends(passed=7)
     assert ids(ran) == [
         "TestBoth::test_one", "TestBoth::test_two[ptrace]", "TestBoth::test_two[systrap]",
         "test_one", "test_rest", "test_two[ptrace]", "test_two[systrap]",
     ]  # fmt: skip
 
 
-def test_a_test_may_parametrize_its_platform_itself(project: Project, no_kvm: str) -> None:
+def test_a_test_may_parametrize_its_platform_itself(alone: Project, no_kvm: str) -> None:
     """Direct or indirect, by string or enum, alone or beside others: as written, and checked."""
-    project.test(
+    alone.test(
         """
         import pytest
         from pytest_gvisor import Platform
@@ -261,7 +261,7 @@ def test_a_test_may_parametrize_its_platform_itself(project: Project, no_kvm: st
         """,
         conftest=no_kvm,
     )
-    ran = project.run("-v", "--gvisor-platform", "systrap,ptrace").ends(passed=5, skipped=2)
+    ran = alone.run("-v", "--gvisor-platform", "systrap,ptrace").ends(passed=5, skipped=2)
     assert ids(ran) == [
         "TestIt::test_both[1-ptrace]", "test_direct[kvm]", "test_direct[ptrace]",
         "test_indirect[kvm]", "test_indirect[systrap]", "test_other[ptrace-7]",

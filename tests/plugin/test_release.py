@@ -56,16 +56,16 @@ def test_a_release_that_the_project_does_not_want_is_an_error_of_each_test_with_
     ran.shows("`pytest-gvisor install --release 20240729` installs one that is.")
 
 
-def test_a_release_that_will_do_changes_nothing(project: Project, older: Path) -> None:
+def test_a_release_that_will_do_changes_nothing(alone: Project, older: Path) -> None:
     """The floor of a project is of no other interest."""
-    project.test("def test_it(gvisor): assert gvisor.run(['true']).returncode == 0")
-    project.write(ini(">=20221219,<20230101"))
-    project.run(f"--gvisor-runsc={older}").ends(passed=1)
+    alone.test("def test_it(gvisor): assert gvisor.run(['true']).returncode == 0")
+    alone.write(ini(">=20221219,<20230101"))
+    alone.run(f"--gvisor-runsc={older}").ends(passed=1)
 
 
-def test_a_marker_may_ask_for_a_release(project: Project, older: Path) -> None:
+def test_a_marker_may_ask_for_a_release(alone: Project, older: Path) -> None:
     """A marker requires a release for its test alone, with a sandbox or without."""
-    project.test("""
+    alone.test("""
         import pytest
 
         @pytest.mark.requires_runsc(">=20240729")
@@ -80,7 +80,7 @@ def test_a_marker_may_ask_for_a_release(project: Project, older: Path) -> None:
         def test_misspelt():
             pass
     """)
-    ran = project.run(f"--gvisor-runsc={older}").ends(passed=1, errors=2).hides("skipped")
+    ran = alone.run(f"--gvisor-runsc={older}").ends(passed=1, errors=2).hides("skipped")
     ran.shows("is not the release that this test asks for, >=20240729: it is not >=20240729")
     ran.shows("`pytest-gvisor install --release 20240729` installs one that is.")
     ran.shows("requires_runsc='>=2024': '>=2024' is not one of >=, <=, ==, < and > before")

@@ -34,9 +34,9 @@ def test_root_gets_mappings_where_they_are_asked_for(alone: Project, when: str, 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root needs no flag")
 @pytest.mark.parametrize("when", ["auto", "on"])
-def test_a_user_gets_runscs_own_flag(project: Project, when: str) -> None:
+def test_a_user_gets_runscs_own_flag(alone: Project, when: str) -> None:
     """The values ``auto`` and ``on`` pass ``--rootless`` for another user than root."""
-    ran = project.test(TEST).run("-rP", "--gvisor-rootless", when).ends(passed=1)
+    ran = alone.test(TEST).run("-rP", "--gvisor-rootless", when).ends(passed=1)
     ran.shows("FLAG True MAPPED False")
 
 

@@ -67,15 +67,15 @@ def test_without_runsc_the_tests_that_need_it_are_skipped(project: Project, no_r
 @pytest.mark.fault("A14")
 @pytest.mark.parametrize("way", ["option", "ini", "environment"])
 def test_a_path_that_was_named_and_is_not_there_is_an_error(
-    project: Project, missing: Path, way: str
+    alone: Project, missing: Path, way: str
 ) -> None:
     """A misspelt path is an error from each source, strict or not."""
     ini = f"gvisor_runsc = {missing}" if way == "ini" else ""
-    project.test(EVERY_WAY).write({"pytest.ini": f"[pytest]\n{ini}\n"})
+    alone.test(EVERY_WAY).write({"pytest.ini": f"[pytest]\n{ini}\n"})
     args = [f"--gvisor-runsc={missing}"] if way == "option" else []
     environ = {"PYTEST_GVISOR_RUNSC": str(missing)} if way == "environment" else {}
     for strict in ([], ["--gvisor-strict"]):
-        ran = project.run(*args, *strict, **environ).ends(passed=1, errors=5)
+        ran = alone.run(*args, *strict, **environ).ends(passed=1, errors=5)
         ran.shows(f"gvisor: there is no runsc at {missing}", "apt-get install runsc")
         ran.hides("would be a skip", "During handling")
 
@@ -103,10 +103,10 @@ def test_a_marker_may_name_a_binary_for_one_test(alone: Project, missing: Path) 
 @pytest.mark.fault("A13")
 @pytest.mark.parametrize("strict", [[], ["--gvisor-strict"]], ids=["", "strict"])
 def test_a_binary_that_is_refused_is_an_error_and_never_a_skip(
-    project: Project, insecure: Path, strict: list[str]
+    alone: Project, insecure: Path, strict: list[str]
 ) -> None:
     """A binary that everybody may write fails every test that needs it, strict or not."""
-    ran = project.test(EVERY_WAY).run(f"--gvisor-runsc={insecure}", *strict)
+    ran = alone.test(EVERY_WAY).run(f"--gvisor-runsc={insecure}", *strict)
     ran.ends(passed=1, errors=5).hides("engine.py", "fixtures.py")
     ran.shows("InsecureRunsc", f"refusing to run {insecure} (mode 0777, owner uid ")
 

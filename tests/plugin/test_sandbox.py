@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from tests.plugin.conftest import Project
 
 
-def test_a_sandbox_is_a_test_s_own_and_runs_on_each_platform(project: Project) -> None:
+def test_a_sandbox_is_a_test_s_own_and_runs_on_each_platform(alone: Project) -> None:
     """A test finds no file of another test in its sandbox; ids have the platform, markers apply."""
-    project.test("""
+    alone.test("""
         import pytest
         from pytest_gvisor import is_gvisor_kernel
 
@@ -28,7 +28,7 @@ def test_a_sandbox_is_a_test_s_own_and_runs_on_each_platform(project: Project) -
             with pytest.raises(TimeoutError):
                 gvisor_sandbox.popen(["sleep", "9"]).wait()
     """)
-    ran = project.run("-v", "--gvisor-platform", "systrap,ptrace").ends(passed=4)
+    ran = alone.run("-v", "--gvisor-platform", "systrap,ptrace").ends(passed=4)
     ran.shows("test_one[systrap]", "test_one[ptrace]", "test_two[systrap]", "test_two[ptrace]")
 
 

@@ -32,10 +32,10 @@ def test_a_failed_test_shows_how_each_run_ended(project: Project) -> None:
     ran.hides("ran: ", "env -i")
 
 
-def test_the_command_line_of_runsc_is_shown_on_request(project: Project, runsc: Runsc) -> None:
+def test_the_command_line_of_runsc_is_shown_on_request(alone: Project, runsc: Runsc) -> None:
     """With ``--gvisor-debug`` each run has runsc's command line."""
-    project.test("def test_it(gvisor): assert gvisor.run(['false']).returncode == 0")
-    ran = project.run("--gvisor-debug").ends(failed=1)
+    alone.test("def test_it(gvisor): assert gvisor.run(['false']).returncode == 0")
+    ran = alone.run("--gvisor-debug").ends(failed=1)
     words = shlex.split(ran.line("ran: ").removeprefix("ran: "))
     assert words[:2] == ["env", "-i"]
     assert words[words.index(runsc.path) :][:2] == [runsc.path, "--root"]
@@ -117,9 +117,9 @@ def test_what_runsc_ignores_of_a_bundle_is_shown_where_its_test_fails(alone: Pro
     assert "dev.gvisor.flag.debug" in ran.line("noted: dropped annotations")
 
 
-def test_a_program_that_cannot_be_started_is_named_once(project: Project) -> None:
+def test_a_program_that_cannot_be_started_is_named_once(alone: Project) -> None:
     """The error is one sentence, with the nearest name there is, and without runsc's own record."""
-    project.test("""
+    alone.test("""
         import pytest
         from pytest_gvisor import ProgramNotStarted, RunscFailed
 
@@ -133,7 +133,7 @@ def test_a_program_that_cannot_be_started_is_named_once(project: Project) -> Non
             assert (caught.value.program, caught.value.exit_status) == ("/etc/hostname", 126)
             gvisor.run(["/etc/hostname"])
     """)
-    ran = project.run().ends(failed=2)
+    ran = alone.run().ends(failed=2)
     ran.shows(
         'pytest_gvisor.ProgramNotStarted: program "pyton3" was not found in the sandbox (PATH='
     )
@@ -156,9 +156,9 @@ def test_a_timeout_and_a_bundle_that_is_not_valid_have_their_sections(alone: Pro
     ran.shows("| on the way")
 
 
-def test_a_passed_test_shows_nothing(project: Project) -> None:
+def test_a_passed_test_shows_nothing(alone: Project) -> None:
     """A test that passes, skips or fails as expected has no section, not even with `-rA`."""
-    project.test("""
+    alone.test("""
         import pytest
 
         def test_passes(gvisor):
@@ -172,7 +172,7 @@ def test_a_passed_test_shows_nothing(project: Project) -> None:
         def test_fails_as_expected(gvisor):
             gvisor.run(["sh", "-c", "echo no >&2; exit 1"], check=True)
     """)
-    ran = project.run("-rA", "--gvisor-debug").ends(passed=1, skipped=1, xfailed=1)
+    ran = alone.run("-rA", "--gvisor-debug").ends(passed=1, skipped=1, xfailed=1)
     ran.hides("ran: ", "| no", "strace", " gvisor: sh")
 
 
@@ -205,9 +205,9 @@ def test_only_the_last_runs_of_many_are_shown(alone: Project) -> None:
     assert len(ran.output) < 60_000
 
 
-def test_an_error_points_at_the_line_of_the_test(project: Project) -> None:
+def test_an_error_points_at_the_line_of_the_test(alone: Project) -> None:
     """The traceback of a `GvisorError` ends at the call, unless ``--full-trace`` asks for all."""
-    project.test("""
+    alone.test("""
         import pytest
 
         @pytest.fixture
@@ -223,11 +223,11 @@ def test_an_error_points_at_the_line_of_the_test(project: Project) -> None:
         def test_another_error(gvisor):
             gvisor.run(7)
     """)
-    ran = project.run().ends(failed=2, errors=1)
+    ran = alone.run().ends(failed=2, errors=1)
     ran.shows('>       gvisor.run(["false"], check=True)', "test_it.py:9: WorkloadFailed")
     ran.shows(">   ", "test_it.py:6: WorkloadFailed")
     ran.hides("runner.py", "gvisor.py", "completed.py")
-    project.run("--full-trace").ends(failed=2, errors=1).shows("gvisor.py", "completed.py")
+    alone.run("--full-trace").ends(failed=2, errors=1).shows("gvisor.py", "completed.py")
 
 
 @pytest.mark.parametrize("style", ["auto", "long", "short"])

@@ -67,7 +67,12 @@ SEEN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("project", "level"),
+    # A worker of xdist gets the sources from its controller: once all but the marker, once all.
+    [*((None, level) for level in LEVELS), (2, "line"), (2, "marker")],
+    indirect=["project"],
+)
 def test_the_strongest_source_that_says_something_wins(
     project: Project, level: str, copies: dict[str, str]
 ) -> None:
@@ -120,9 +125,9 @@ def test_an_empty_variable_says_nothing(alone: Project) -> None:
     ("table", "platform"),
     [("tool.pytest", '["systrap", "ptrace"]'), ("tool.pytest.ini_options", '"systrap,ptrace"')],
 )
-def test_pyproject_toml_may_hold_typed_values(project: Project, table: str, platform: str) -> None:
+def test_pyproject_toml_may_hold_typed_values(alone: Project, table: str, platform: str) -> None:
     """pytest's native table and the older one take numbers, booleans and lists of their type."""
-    project.write(
+    alone.write(
         {
             "pyproject.toml": f"""
                 [{table}]
@@ -135,13 +140,13 @@ def test_pyproject_toml_may_hold_typed_values(project: Project, table: str, plat
             """
         }
     )
-    project.test("""
+    alone.test("""
         def test_it(gvisor):
             s = gvisor.settings
             assert (s.timeout, s.strict, s.network, s.keep) == (2.5, True, "host", "failed")
             assert s.platforms == ("systrap", "ptrace")
     """)
-    project.run().ends(passed=2).shows("systrap, ptrace, network host, strict")
+    alone.run().ends(passed=2).shows("systrap, ptrace, network host, strict")
 
 
 def test_a_whole_number_of_seconds_is_a_timeout_in_toml(alone: Project) -> None:

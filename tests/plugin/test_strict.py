@@ -43,10 +43,10 @@ def test_a_platform_that_does_not_work_fails_its_tests(project: Project, no_kvm:
 
 
 @pytest.mark.fault("A14")
-def test_without_runsc_everything_that_needs_it_fails(project: Project, no_runsc: str) -> None:
+def test_without_runsc_everything_that_needs_it_fails(alone: Project, no_runsc: str) -> None:
     """A missing runsc is a failure that names the searched places and a remedy."""
-    project.test(TEST, conftest=no_runsc)
-    ran = project.run("--gvisor-strict").ends(skipped=1, errors=3)
+    alone.test(TEST, conftest=no_runsc)
+    ran = alone.run("--gvisor-strict").ends(skipped=1, errors=3)
     ran.shows("runsc was not found: ", "apt-get install runsc").hides("During handling")
 
 
@@ -91,16 +91,16 @@ def test_nothing_that_ran_under_gvisor_is_the_last_line(alone: Project, no_runsc
     alone.run("--no-gvisor").ends(passed=2).hides(NOTHING)
 
 
-def test_of_one_platform_too_who_asks_gets_it_or_an_error(project: Project, no_kvm: str) -> None:
+def test_of_one_platform_too_who_asks_gets_it_or_an_error(alone: Project, no_kvm: str) -> None:
     """Some of several platforms may be missing, and so may one that a marker names."""
-    project.test(INSIDE, conftest=no_kvm)
-    project.run("--in-gvisor", "--gvisor-platform=kvm").ends(errors=2).shows("--gvisor-lenient")
-    project.run("--in-gvisor", "--gvisor-platform=kvm", "--gvisor-lenient").shows(NOTHING)
-    ran = project.run("--in-gvisor", "--gvisor-platform=kvm,ptrace")
+    alone.test(INSIDE, conftest=no_kvm)
+    alone.run("--in-gvisor", "--gvisor-platform=kvm").ends(errors=2).shows("--gvisor-lenient")
+    alone.run("--in-gvisor", "--gvisor-platform=kvm", "--gvisor-lenient").shows(NOTHING)
+    ran = alone.run("--in-gvisor", "--gvisor-platform=kvm,ptrace")
     ran.ends(passed=2, skipped=2).hides(NOTHING)
     marked = "import pytest\npytestmark = pytest.mark.gvisor(platform='kvm')\n"
-    project.test(marked + textwrap.dedent(INSIDE))
-    project.run("--in-gvisor").exits(0).shows(NOTHING)
+    alone.test(marked + textwrap.dedent(INSIDE))
+    alone.run("--in-gvisor").exits(0).shows(NOTHING)
 
 
 XFAIL = """
@@ -134,15 +134,15 @@ XFAIL = """
 """
 
 
-def test_an_authors_own_xfail_excuses_no_lack(project: Project, no_kvm: str) -> None:
+def test_an_authors_own_xfail_excuses_no_lack(alone: Project, no_kvm: str) -> None:
     """A lack of a platform or docker is no expected failure, in set-up and call."""
-    project.test(XFAIL, conftest=no_kvm)
-    report = {"DOCKER_HOST": f"unix://{project.folder}/none"}
-    project.run("--gvisor-report=r.json", **report).ends(skipped=5, xfailed=1)
-    assert states(project) == {"test_known": "xfailed", **dict.fromkeys(LACKING, "unavailable")}
-    ran = project.run("--gvisor-report=r.json", "--gvisor-strict", **report)
+    alone.test(XFAIL, conftest=no_kvm)
+    report = {"DOCKER_HOST": f"unix://{alone.folder}/none"}
+    alone.run("--gvisor-report=r.json", **report).ends(skipped=5, xfailed=1)
+    assert states(alone) == {"test_known": "xfailed", **dict.fromkeys(LACKING, "unavailable")}
+    ran = alone.run("--gvisor-report=r.json", "--gvisor-strict", **report)
     ran.ends(errors=4, failed=1, xfailed=1).shows("(--gvisor-strict: this would be a skip")
-    assert states(project) == {"test_known": "xfailed", **dict.fromkeys(LACKING, "error")}
+    assert states(alone) == {"test_known": "xfailed", **dict.fromkeys(LACKING, "error")}
 
 
 @pytest.mark.fault("A14")

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from tests.plugin.conftest import Project
 
 
-def test_a_workload_is_ended_at_the_deadline(project: Project) -> None:
+def test_a_workload_is_ended_at_the_deadline(alone: Project) -> None:
     """The option's deadline ends a workload; a marker's or a call's own one is another."""
-    project.test("""
+    alone.test("""
         import pytest
         from pytest_gvisor import WorkloadTimeout
 
@@ -29,7 +29,7 @@ def test_a_workload_is_ended_at_the_deadline(project: Project) -> None:
         def test_call(gvisor):
             gvisor.run(["sleep", "0.6"], timeout=100, check=True)
     """)
-    project.run("--gvisor-timeout", "0.5").ends(passed=3)
+    alone.run("--gvisor-timeout", "0.5").ends(passed=3)
 
 
 @pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf", "", "1e999"])

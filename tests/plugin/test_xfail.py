@@ -67,10 +67,10 @@ def test_a_failure_on_that_platform_is_expected_and_a_pass_is_not(project: Proje
     ran.shows("XFAIL test_it.py::TestIt::test_closest[ptrace] - ptrace: outer")
 
 
-def test_the_same_of_tests_inside(project: Project) -> None:
+def test_the_same_of_tests_inside(alone: Project) -> None:
     """The marker's xfail works inside and on the host for ``native``; a test's own goes first."""
-    project.test(INSIDE)
-    ran = project.run("--in-gvisor", "--gvisor-platform", "native,systrap", "-v")
+    alone.test(INSIDE)
+    ran = alone.run("--in-gvisor", "--gvisor-platform", "native,systrap", "-v")
     assert ran.outcomes() == {"passed": 2, "xfailed": 3, "failed": 1}
     ran.shows("XFAIL test_it.py::test_as_expected[native] - native: needs gVisor")
     ran.shows("FAILED test_it.py::test_passes_there - [XPASS(strict)] ptrace: is mended")
@@ -136,17 +136,17 @@ SET_UP_INSIDE = """
 """
 
 
-def test_a_failure_in_set_up_is_expected_too(project: Project) -> None:
+def test_a_failure_in_set_up_is_expected_too(alone: Project) -> None:
     """A failure of any fixture is expected, also of one that runs before the platform's."""
-    ran = project.test(SET_UP).run("--gvisor-platform", "systrap,ptrace")
+    ran = alone.test(SET_UP).run("--gvisor-platform", "systrap,ptrace")
     assert ran.outcomes() == {"passed": 3, "xfailed": 4, "errors": 1}
     ran.shows("XFAIL at setup of test_it.py::test_fixture[ptrace] - ptrace: no fixture")
     ran.shows("ERROR test_it.py::test_elsewhere[ptrace]")
 
 
-def test_a_failure_in_set_up_inside_is_expected_too(project: Project) -> None:
+def test_a_failure_in_set_up_inside_is_expected_too(alone: Project) -> None:
     """A failure in set-up is expected inside and on the host; in teardown pytest decides."""
-    ran = project.test(SET_UP_INSIDE).run("--in-gvisor", "--gvisor-platform", "native,systrap")
+    ran = alone.test(SET_UP_INSIDE).run("--in-gvisor", "--gvisor-platform", "native,systrap")
     assert ran.outcomes() == {"passed": 2, "xfailed": 4, "errors": 1}
     ran.shows("XFAIL at setup of test_it.py::test_fixture[systrap] - systrap: no fixture")
     ran.shows("ERROR test_it.py::test_elsewhere[systrap]")
@@ -223,9 +223,9 @@ def test_a_platform_of_the_project_s_own_is_the_one_that_counts(alone: Project) 
     alone.run("-rx").ends(passed=1, xfailed=1)
 
 
-def test_runxfail_runs_tests_as_if_nothing_were_expected(project: Project) -> None:
+def test_runxfail_runs_tests_as_if_nothing_were_expected(alone: Project) -> None:
     """pytest's own option, for tests on the host and inside alike."""
-    project.test("""
+    alone.test("""
         import pytest
 
         @pytest.mark.gvisor(platform="ptrace", xfail={"ptrace": "reason"})
@@ -242,7 +242,7 @@ def test_runxfail_runs_tests_as_if_nothing_were_expected(project: Project) -> No
         def test_passes():
             pass
     """)
-    assert project.run("--runxfail").outcomes() == {"failed": 2, "passed": 1}
+    assert alone.run("--runxfail").outcomes() == {"failed": 2, "passed": 1}
 
 
 def test_a_test_without_a_platform_has_none_to_fail_on(alone: Project) -> None:
@@ -261,9 +261,9 @@ def test_a_test_without_a_platform_has_none_to_fail_on(alone: Project) -> None:
     alone.run().ends(failed=1, passed=1)
 
 
-def test_a_platform_that_is_not_there_is_no_expected_failure(project: Project, no_kvm: str) -> None:
+def test_a_platform_that_is_not_there_is_no_expected_failure(alone: Project, no_kvm: str) -> None:
     """A missing platform is a skip, and under `--gvisor-strict` an error, as no test ran."""
-    project.test(
+    alone.test(
         """
         import pytest
 
@@ -278,5 +278,5 @@ def test_a_platform_that_is_not_there_is_no_expected_failure(project: Project, n
         """,
         conftest=no_kvm,
     )
-    project.run().ends(skipped=2)
-    project.run("--gvisor-strict").ends(errors=2)
+    alone.run().ends(skipped=2)
+    alone.run("--gvisor-strict").ends(errors=2)
