@@ -188,6 +188,14 @@ SETTINGS = (
         },
     ),
     Setting(
+        name="project",
+        kind="flag",
+        default=False,
+        sources=("call", "marker", "ini"),
+        help="show workloads the root folder and the sources of editable packages, read-only and "
+        "without secrets, and start them there.",
+    ),
+    Setting(
         name="memory",
         kind="size",
         default=None,

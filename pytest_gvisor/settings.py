@@ -132,6 +132,9 @@ class Settings:
     image: str | None = None
     """The image that is the root file system; None is the host's system folders."""
 
+    project: bool = False
+    """Whether workloads see the project, without its secrets, and start in its root folder."""
+
     memory: int | str | None = None
     """Limit on the memory of the whole sandbox, sentry and gofer included: bytes, or ``"256M"``."""
 

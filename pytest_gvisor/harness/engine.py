@@ -27,6 +27,7 @@ from pytest_gvisor.settings import Platform, Settings
 if TYPE_CHECKING:
     from pytest_gvisor.images.progress import Tell
     from pytest_gvisor.images.store import Images
+    from pytest_gvisor.run.project import Project
 
 
 class Engine:
@@ -113,8 +114,13 @@ class Engine:
         found = verdicts.recall(runsc.fingerprint, platform, 0.0)
         return found is not None and found.cause is Cause.BROKEN_BUILD
 
-    def gvisor(self, platform: Platform, settings: Settings, hooks: Hooks) -> Gvisor:
-        """Return a `Gvisor` that runs workloads on ``platform`` with ``settings``."""
+    def gvisor(
+        self, platform: Platform, settings: Settings, hooks: Hooks, project: Project | None = None
+    ) -> Gvisor:
+        """Return a `Gvisor` that runs workloads on ``platform`` with ``settings``.
+
+        The project is that of the current folder unless another one is given.
+        """
         return Gvisor(
             runsc=self.binary(settings),
             platform=platform,
@@ -122,6 +128,7 @@ class Engine:
             settings=settings,
             hooks=hooks,
             images=self.images,
+            project=project,
         )
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
@@ -16,6 +17,7 @@ from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.rootfs import Rootfs, host, python
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.run.call_settings import CallSettings
+from pytest_gvisor.run.project import Project
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import (
@@ -33,8 +35,6 @@ from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.settings import Platform, Settings
 
 if TYPE_CHECKING:
-    import os
-
     from pytest_gvisor.images.store import Images
     from pytest_gvisor.sandbox.sandbox import Sandbox
 
@@ -55,6 +55,7 @@ class Gvisor:
         settings: Settings | None = None,
         hooks: Hooks | None = None,
         images: Callable[[], Images] | None = None,
+        project: Project | None = None,
     ) -> None:
         self.runsc = runsc
         self.platform = platform
@@ -64,6 +65,7 @@ class Gvisor:
         self._launcher = launcher
         self._hooks = hooks or Hooks()
         self._images = images
+        self._project = project or Project(root=_here())
         self._own_images: Images | None = None
 
     @property
@@ -163,7 +165,8 @@ class Gvisor:
         """Return the request that `run` would make of these arguments, without a start."""
         given, settings = split(options)
         chosen = self._chosen(timeout, settings)
-        asked = make_workload(args, lambda: self._image(chosen), **given)
+        project = self._project if chosen.project else None
+        asked = make_workload(args, lambda: self._image(chosen), project, **given)
         way = way_of(chosen)
         repeat = {"input": input if isinstance(input, str | bytes) else None, "timeout": timeout}
         return Request(
@@ -173,6 +176,7 @@ class Gvisor:
             make_spec=lambda workspace: self._modified(make_spec(workspace, asked, chosen, way)),
             way=way,
             input=input_of(input),
+            project="" if chosen.project else self._project.root,
             stop_signal=asked.rootfs.says.stop_signal if asked.rootfs.says else signal.SIGTERM,
             extra_flags=self._extra_flags(),
             repeat={**{k: v for k, v in repeat.items() if v is not None}, **unusual(options)},
@@ -233,8 +237,9 @@ class Gvisor:
         chosen = self._chosen(timeout, settings)
         way = way_of(chosen)
         workload = make_workload(
-            ["guest"], lambda: self._image(chosen), env=env, cwd=cwd, user=user, rootfs=rootfs,
-            mounts=mounts, hostname=hostname, readonly=readonly,
+            ["guest"], lambda: self._image(chosen), self._project if chosen.project else None,
+            env=env, cwd=cwd, user=user, rootfs=rootfs, mounts=mounts, hostname=hostname,
+            readonly=readonly,
         )  # fmt: skip
 
         def spec_of(workspace: Workspace, guest: Workload) -> Spec:
@@ -318,3 +323,11 @@ class Gvisor:
             if age and (age >= MAX_RECORDS or held > MAX_REMEMBERED):
                 del self.records[: len(self.records) - age]
                 break
+
+
+def _here() -> str:
+    """Return the current folder; the root folder, which cannot be shown, where it is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pwd
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,13 +11,12 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.inside import configuration, packages, readable
-from pytest_gvisor.oci import paths, skeleton
+from pytest_gvisor.inside import configuration, readable
+from pytest_gvisor.oci import packages, paths, skeleton, wide
 from pytest_gvisor.oci.mounts import danger
 from pytest_gvisor.programs.paths import within
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_NOT_SHOWN = ("/proc", "/sys", "/dev")
 _MOST_NAMED = 3
 """The packages of one folder that are named one by one."""
 
@@ -99,7 +97,7 @@ def _import_folders(start: str) -> Iterator[str]:
     ``python -m pytest`` puts the folder of the start there, which tests need not import from.
     """
     for path in map(os.path.abspath, filter(None, sys.path)):
-        if os.path.isdir(path) and not (path == start and _is_wide(path)):
+        if os.path.isdir(path) and not (path == start and wide.is_wide(path)):
             yield path
 
 
@@ -113,7 +111,7 @@ def _optional(config: pytest.Config, start: str) -> Iterator[str]:
         wanted += [str(config.inipath), str(config.inipath.parent)]
     modules = config.pluginmanager._conftest_plugins
     wanted += [path for module in modules if isinstance(path := module.__file__, str)]
-    yield from (path for path in wanted if not _is_wide(path))
+    yield from (path for path in wanted if not wide.is_wide(path))
 
 
 def _is_held(path: str, found: Sequence[str]) -> bool:
@@ -136,10 +134,10 @@ def named_packages(config: pytest.Config) -> list[str]:
     """Return the packages that are shown beside the project and ``sys.path``; many are counted."""
     known = [str(config.rootpath), str(config.invocation_params.dir)]
     known += map(os.path.abspath, filter(os.path.isdir, sys.path))
-    known = [path for path in known if not _is_wide(path)]
+    known = [path for path in known if not wide.is_wide(path)]
     folders: dict[str, list[str]] = {}
     for path in packages.found():
-        if not _is_held(path, known) and not _is_wide(path):
+        if not _is_held(path, known) and not wide.is_wide(path):
             folders.setdefault(os.path.dirname(path), []).append(path)
     named: list[str] = []
     for folder, found in folders.items():
@@ -147,27 +145,12 @@ def named_packages(config: pytest.Config) -> list[str]:
     return named
 
 
-def _is_wide(path: str) -> bool:
-    """Whether a folder is nobody's own: it holds home folders, or what all programs share."""
-    real = os.path.realpath(path)
-    wide = {"/", "/home", "/tmp", "/var", "/etc", "/run", "/var/tmp"}
-    return real in wide or within(_home(), real) or any(within(real, p) for p in _NOT_SHOWN)
-
-
 def _check(path: str, use: str, remedy: str) -> None:
-    if not _is_wide(path):
+    if not wide.is_wide(path):
         return
-    dots = ", of which names that begin with a dot stay hidden" * within(_home(), path)
+    dots = ", of which names that begin with a dot stay hidden" * within(wide.home(), path)
     ask = f", or show it{dots}: --gvisor-readable {shlex.quote(path)}"
     raise UsageError(
         f"the tests would need all of {shlex.quote(path)} inside the sandbox, because {use}",
         next_step=f"{remedy}{'' if danger(os.path.realpath(path)) else ask}.",
     )
-
-
-def _home() -> str:
-    """Return this user's home folder by the system: $HOME may be a test's own."""
-    try:
-        return os.path.realpath(pwd.getpwuid(os.geteuid()).pw_dir)
-    except KeyError:
-        return os.path.realpath(os.path.expanduser("~"))

@@ -21,6 +21,7 @@ from pytest_gvisor.plugin.precedence import (
     run_settings,
     settings_of,
 )
+from pytest_gvisor.plugin.project import project_of
 from pytest_gvisor.plugin.skips import fail_misuse, skip_missing
 from pytest_gvisor.plugin.stash import (
     engine_of,
@@ -85,7 +86,9 @@ def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterato
         engine.availability(platform, settings).check()
         if settings.image is not None:
             engine.images().rootfs(settings.image)
-        harness = engine.gvisor(platform, settings, _hooks(request.node, kept))
+        harness = engine.gvisor(
+            platform, settings, _hooks(request.node, kept), project_of(request.config)
+        )
     # A fixture of the project's in the place of gvisor_platform may have another than was foreseen.
     markers.add_xfail(request.node, platform)
     record_harness(request.node, harness)
@@ -105,7 +108,9 @@ def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
     from pytest_gvisor.plugin.shared_sandboxes import Shared  # noqa: PLC0415 -- heavy, see above
 
     settings = resolve_image_path(run_settings(request.config), request.config)
-    shared = Shared(engine_of(request.config), settings)
+    with fail_misuse():
+        project = project_of(request.config)
+    shared = Shared(engine_of(request.config), settings, project)
     yield shared
     shared.close()
 
@@ -115,6 +120,8 @@ def oci_bundle(
 ) -> BundleFactory:
     """See the fixture."""
     settings = _settings(request)
+    with fail_misuse():
+        project = project_of(request.config)
     images = engine_of(request.config).images
     base = tmp_path_factory.mktemp("bundles")
     numbers = itertools.count()
@@ -122,9 +129,8 @@ def oci_bundle(
     def make(args: list[str], **options: Any) -> Bundle:
         from pytest_gvisor.run.specification import write_bundle  # noqa: PLC0415 -- heavy, see above
 
-        return write_bundle(
-            base / f"bundle-{next(numbers)}", args, settings, images=images, **options
-        )
+        folder = base / f"bundle-{next(numbers)}"
+        return write_bundle(folder, args, settings, project, images=images, **options)
 
     return make
 

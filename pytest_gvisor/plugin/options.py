@@ -44,6 +44,12 @@ def add_options(parser: pytest.Parser) -> None:
                 help=setting.help + sources,
                 **metavar,
             )
+    parser.addini(
+        "gvisor_project_hidden",
+        "names, or globs, that gvisor_project leaves out beside its list; !NAME takes one off it",
+        type="linelist",
+        default=[],
+    )
 
 
 class Written(NamedTuple):

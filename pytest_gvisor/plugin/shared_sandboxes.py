@@ -17,6 +17,7 @@ from pytest_gvisor.settings import Platform
 if TYPE_CHECKING:
     from pytest_gvisor.harness.engine import Engine
     from pytest_gvisor.harness.gvisor import Gvisor
+    from pytest_gvisor.run.project import Project
     from pytest_gvisor.sandbox.sandbox import Sandbox
     from pytest_gvisor.settings import Settings
 
@@ -28,9 +29,10 @@ class Shared:
     lives.
     """
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings, project: Project) -> None:
         self._engine = engine
         self._settings = settings
+        self._project = project
         self._guard = threading.Lock()
         self._harnesses: dict[tuple[Platform, str], Gvisor] = {}
         self._made: list[tuple[_Key, Sandbox]] = []
@@ -72,7 +74,9 @@ class Shared:
             key = platform, settings.label
             if key not in self._harnesses:
                 self._engine.availability(platform, settings).check()
-                self._harnesses[key] = self._engine.gvisor(platform, settings, Hooks())
+                self._harnesses[key] = self._engine.gvisor(
+                    platform, settings, Hooks(), self._project
+                )
         return self._harnesses[key]
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ class CallSettings(TypedDict, total=False):
     netns: str | os.PathLike[str] | None
     rootless: Rootless | str
     image: str | os.PathLike[str] | None
+    project: bool
     memory: int | str | None
     pids: int | None
     cpus: float | None

@@ -10,6 +10,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.programs.paths import below
+from pytest_gvisor.run.project import HIDING
 from pytest_gvisor.runsc.command import shell_line
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ def _copy_bundle(folder: str, workspace: Workspace) -> None:
     if below(root, workspace.shared):
         shutil.copytree(root, os.path.join(bundle, "rootfs"), symlinks=True)
         config["root"]["path"] = "rootfs"
+    for mount in config["mounts"]:
+        if mount.get("source") == workspace.path(HIDING):
+            mount["source"] = os.path.join(folder, HIDING)
+            shutil.copyfile(workspace.path(HIDING), mount["source"])
     for namespace in config["linux"]["namespaces"]:
         if namespace.get("path") == workspace.netns:
             namespace["path"] = os.path.join(folder, "netns")

@@ -15,6 +15,7 @@ from pytest_gvisor.escape import escape, shown
 from pytest_gvisor.hints import Hint, Phrase
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.oci.wide import is_wide
 from pytest_gvisor.programs.paths import within
 
 # The same words in the releases of 2022, 2024 and 2026.
@@ -24,23 +25,24 @@ _NOT_LOADED = re.compile(r"creating process: failed to load (.*): ([a-z ]+)\Z", 
 _NOT_THERE = frozenset({"no such file or directory", "not a directory"})
 _LONGEST = 4096
 _LIKENESS = 0.75
+_WHOLE = "the whole project with @pytest.mark.gvisor(project=True) (ini: gvisor_project)"
 
 
 def error_of(
-    records: Sequence[str], spec: Spec | None, command: str = ""
+    records: Sequence[str], spec: Spec | None, command: str = "", project: str = ""
 ) -> ProgramNotStarted | None:
     """Return the error for a program that runsc could not start; None for any other failure.
 
-    ``command`` is runsc's own command line.
+    ``command`` is runsc's own command line, ``project`` a root folder that could be shown.
     """
     if not records or spec is None or not spec.process.args:
         return None
     program = spec.process.args[0]
     if missing := _NOT_FOUND.search(records[-1]):
-        message, step = _not_found(program, missing[1].split(), spec)
+        message, step = _not_found(program, missing[1].split(), spec, project)
         status = 127
     elif refused := _NOT_LOADED.search(records[-1]):
-        message, step = _not_loaded(program, refused[2], spec)
+        message, step = _not_loaded(program, refused[2], spec, project)
         status = 127 if refused[2] in _NOT_THERE else 126
     else:
         return None
@@ -49,47 +51,48 @@ def error_of(
     )
 
 
-def hint(spec: Spec | None) -> str:
+def hint(spec: Spec | None, project: str = "") -> str:
     """Return a sentence on the first argument of the workload that names a file of the host alone.
 
     A relative name counts if it has a suffix or a folder: `echo tests` means no file. A file that
     other users may not read does not count: nobody is advised to show a sandbox a secret.
+    ``project`` is a root folder that could be shown.
     """
     if spec is None:
         return ""
     for word in spec.process.args:
         if word.startswith("-") or "\0" in word or len(word) > _LONGEST:
             continue
-        if ("/" in word or "." in word) and (found := _on_the_host_alone(word, spec)):
+        if ("/" in word or "." in word) and (found := _on_the_host_alone(word, spec, project)):
             return found
     return ""
 
 
-def _not_found(program: str, folders: Sequence[str], spec: Spec) -> tuple[str, str]:
+def _not_found(program: str, folders: Sequence[str], spec: Spec, project: str) -> tuple[str, str]:
     """Return the message and the next step for a name that is in no folder of the PATH."""
     message = f"program {shown(program)} was not found in the sandbox (PATH={':'.join(folders)})"
     near = difflib.get_close_matches(program, sorted(_names(folders, spec)), 1, _LIKENESS)
     if near:
         return message, f"Did you mean {shown(near[0])}?"
     here = _on_path(program)
-    return message, _told(here) if here else ""
+    return message, _told(here, project) if here else ""
 
 
-def _not_loaded(program: str, cause: str, spec: Spec) -> tuple[str, str]:
+def _not_loaded(program: str, cause: str, spec: Spec, project: str) -> tuple[str, str]:
     """Return the message and the next step for a path that the sandbox cannot execute."""
     if cause not in _NOT_THERE:
         return f"program {shown(program)} cannot be executed in the sandbox: {cause}", ""
     message = f"program {shown(program)} was not found in the sandbox"
     if _is_shown(os.path.realpath(program), spec):
         message += ", or the interpreter in its first line"
-    return message, _on_the_host_alone(program, spec)
+    return message, _on_the_host_alone(program, spec, project)
 
 
-def _on_the_host_alone(word: str, spec: Spec) -> str:
+def _on_the_host_alone(word: str, spec: Spec, project: str) -> str:
     """Return a sentence on a file that exists on the host and not in the sandbox, or nothing."""
     path = os.path.abspath(word)
     inside = os.path.normpath(os.path.join(spec.process.cwd, word))
-    return "" if not _is_public(path) or _is_shown(inside, spec) else _told(path)
+    return "" if not _is_public(path) or _is_shown(inside, spec) else _told(path, project)
 
 
 def _is_public(path: str) -> bool:
@@ -100,15 +103,17 @@ def _is_public(path: str) -> bool:
     return False
 
 
-def _told(path: str) -> str:
+def _told(path: str, project: str = "") -> str:
     """Tell of a file, and how to show it: with its folder if that lies in the current one."""
     folder, here = os.path.dirname(path), os.path.abspath(".")
-    is_wide = folder in {"/", os.path.expanduser("~")}
-    source = folder if within(folder, here) and not is_wide else path
+    is_root = folder in {"/", os.path.expanduser("~")}
+    source = folder if within(folder, here) and not is_root else path
     mount = escape(f"--mount {shlex.quote(f'{source}:{source}')}")
-    show = Phrase(f"mounts=[bind({source!r}, {source!r})]", {"run": mount}, mount)
+    show = f"mounts=[bind({source!r}, {source!r})]"
+    if project and within(path, project) and not is_wide(project):
+        show += f", or {_WHOLE}"
     there = f'"{escape(path)}" exists here but not in the sandbox. Show it with '
-    return Hint(there, show, ".")
+    return Hint(there, Phrase(show, {"run": mount}, mount), ".")
 
 
 def _is_shown(inside: str, spec: Spec) -> bool:

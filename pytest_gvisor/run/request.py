@@ -57,6 +57,9 @@ class Request:
 
     way: Way = Way.PRIVILEGED
     input: bytes | Iterable[bytes] | None = None
+    project: str = ""
+    """The root folder of a project that could be shown and is not."""
+
     stop_signal: int = signal.SIGTERM
     """What the workload's first process gets at the deadline, a second before SIGKILL."""
 

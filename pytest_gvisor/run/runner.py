@@ -318,6 +318,7 @@ class Runner:
     def _completed(
         self, verdict: Verdict, supervisor: Supervisor, leaks: tuple[str, ...]
     ) -> Completed:
+        failed, project = bool(verdict.returncode), self.request.project
         completed = Completed(
             args=self.record.args,
             returncode=verdict.returncode,
@@ -327,7 +328,7 @@ class Runner:
             outcome=verdict.outcome,
             exact=verdict.exact,
             reason=verdict.reason if verdict.outcome is Outcome.OUT_OF_TASKS else "",
-            hint=not_started.hint(self.record.spec) if verdict.returncode else "",
+            hint=not_started.hint(self.record.spec, project) if failed else "",
             command=self.record.command,
             settings=self.request.repeat,
             usage=self._usage,
@@ -359,7 +360,9 @@ class Runner:
             )
         if verdict.outcome is Outcome.RUNSC_FAILED:
             record = self.record
-            if error := not_started.error_of(record.runsc_records, record.spec, record.command):
+            if error := not_started.error_of(
+                record.runsc_records, record.spec, record.command, self.request.project
+            ):
                 raise error
             mixed = verdict.reason == logs.other_release(self.record.panic)
             raise (MixedReleases if mixed else RunscFailed)(

@@ -20,6 +20,7 @@ from pytest_gvisor.oci.spec import IdMapping, Linux, Namespace, Spec
 from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.run import following
 from pytest_gvisor.run.netns import check_netns
+from pytest_gvisor.run.project import Project
 from pytest_gvisor.run.request import Workspace
 from pytest_gvisor.run.workload import OPTIONS, Workload, make_workload, split
 from pytest_gvisor.runsc import rootless
@@ -69,13 +70,17 @@ def way_of(chosen: Settings) -> Way:
 def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: Way) -> Spec:
     """Make the workload's root file system, and the specification for it."""
     named = parse_user(workload.user if workload.entry is None else workload.entry)
+    project = workload.project
+    asked = {mount.destination for mount in workload.mounts}
+    shows = [one for one in project.mounts() if one.destination not in asked] if project else []
     prepared = workload.rootfs.prepare(
         workspace.folder,
-        mounts=workload.mounts,
+        mounts=(*shows, *workload.mounts),
         shared=workspace.shared or None,
         account=account_of(named.uid, named.gid),
     )
     says = workload.rootfs.says
+    hidden = project.covers(shows, prepared.mounts, workspace.folder) if project else []
     for note in prepared.notes:
         warnings.warn(PytestGvisorWarning(note), stacklevel=2)
     return default_spec(
@@ -85,7 +90,7 @@ def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: W
         cwd=workload.cwd,
         user=workload.user,
         home=workload.home,
-        mounts=[*prepared.mounts, *covers(prepared.root_path, prepared.mounts)],
+        mounts=[*prepared.mounts, *covers(prepared.root_path, prepared.mounts), *hidden],
         annotations=says.annotations if says else None,
         path=prepared.path,
         network=chosen.network,
@@ -105,6 +110,8 @@ def write_bundle(
     folder: str | os.PathLike[str],
     args: Sequence[str | os.PathLike[str]],
     settings: Settings,
+    project: Project,
+    /,
     *,
     images: Callable[[], Images],
     **options: Any,
@@ -121,7 +128,7 @@ def write_bundle(
     def image() -> Rootfs:
         return host() if chosen.image is None else images().rootfs(chosen.image)
 
-    workload = make_workload(args, image, **given)
+    workload = make_workload(args, image, project if chosen.project else None, **given)
     os.makedirs(path, 0o700, exist_ok=True)
     # No namespace is made for a bundle that is only written: whoever runs it decides on one.
     workspace = Workspace(id=os.path.basename(path), folder=path, shared="", netns="")

@@ -11,6 +11,7 @@ from pytest_gvisor.errors import ImageError, UsageError
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.rootfs import Rootfs, Says
 from pytest_gvisor.oci.spec import Mount, User
+from pytest_gvisor.run.project import Project
 
 Who = int | str | tuple[int, int]
 
@@ -30,6 +31,9 @@ class Workload:
     home: str | None = None
     """HOME, where the root file system is an image."""
 
+    project: Project | None = None
+    """The project that is shown, if it is."""
+
     entry: Who | User | None = None
     """The user with an entry in a passwd file of ours, if that is not ``user``."""
 
@@ -37,6 +41,7 @@ class Workload:
 def make_workload(
     args: Sequence[str | os.PathLike[str]],
     image: Callable[[], Rootfs],
+    project: Project | None = None,
     *,
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
@@ -50,6 +55,7 @@ def make_workload(
     """Return the workload of a call. Raises `UsageError` or `ImageError`.
 
     ``image`` makes the root file system that the settings name, for a call without ``rootfs``.
+    A ``project`` is shown, and is where the workload starts.
     """
     rootfs = rootfs or image()
     says = rootfs.says
@@ -59,10 +65,12 @@ def make_workload(
     elif entrypoint is not None:
         raise UsageError("entrypoint is for images", next_step="Put it in front of args.")
     who, home = identified(user, says)
+    start = os.path.abspath(project.root) if project else says.cwd if says else "/"
     return Workload(
         args=words,
         env={**(says.env if says else {}), **(env or {})},
-        cwd=os.fspath(cwd) if cwd is not None else says.cwd if says else "/",
+        cwd=os.fspath(cwd) if cwd is not None else start,
+        project=project,
         user=who,
         rootfs=rootfs,
         mounts=tuple(mounts),

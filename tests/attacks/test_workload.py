@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor, bind
+from pytest_gvisor.run.project import Project
 from pytest_gvisor.sessions import places
 from tests.bundlecheck import ENVIRONMENT
 from tests.mounts import harmless
@@ -225,3 +226,30 @@ def test_no_program_takes_output(gvisor: Gvisor, user: int) -> None:
             taken += [done.stdout] if done.stdout != expected else []
             count += 1
     assert taken == []
+
+
+UNCOVERS = r"""
+mkdir -p /tmp/m
+for mode in slave unchanged; do
+    unshare -Urm --propagation $mode sh -c '
+        umount .env; umount -l .git; mount --bind . /tmp/m; mount --rbind . /tmp/m
+        umount /tmp/m/.env; umount -l /tmp/m/.git; mount --move .git /opt
+        cat .env .git/config /tmp/m/.env /tmp/m/.git/config'
+done
+umount .env; umount .git; mount --bind . /tmp/m; rm -rf .git; mv .env x
+cat .env .git/config /tmp/m/.env /proc/self/root/$PWD/.env ../*/.env link; cat tool
+"""
+
+
+def test_a_workload_cannot_uncover_a_secret_of_the_project(gvisor: Gvisor, tmp_path: Path) -> None:
+    """Neither root nor root of a user namespace inside can take away what hides it."""
+    root = tmp_path / "project"
+    (root / ".git").mkdir(parents=True)
+    for name in (".env", ".git/config"):
+        (root / name).write_text("SECRET\n")
+    (root / "tool").write_text("seen\n")
+    (root / "link").symlink_to(".env")
+    gvisor._project = Project(root=str(root))
+    done = gvisor.run(["sh", "-c", UNCOVERS], project=True)
+    assert done.stdout == "seen\n"
+    assert (root / ".git/config").read_text() == "SECRET\n"

@@ -18,6 +18,7 @@ from pytest_gvisor.inside import coverage_data, fields, session, session_bounds
 from pytest_gvisor.install import archive, fetch, gomodule, release
 from pytest_gvisor.plugin import matrix
 from pytest_gvisor.report import github, run_texts, terminal
+from pytest_gvisor.run import left_out
 from pytest_gvisor.runsc import platforms
 from pytest_gvisor.sandbox import process
 from pytest_gvisor.sessions import session_folder
@@ -103,10 +104,18 @@ def test_the_table_of_options_pairs_each_with_its_ini_key() -> None:
         (["--gvisor-readable"], ["gvisor_readable"]),
         (["--gvisor-user"], ["gvisor_user"]),
         (["--in-gvisor"], ["in_gvisor"]),
+        ([], ["gvisor_project_hidden"]),
         ([], ["gvisor_returns"]),
         ([], ["gvisor_report_fields"]),
     ]
     assert shown == [*(one for one in declared if any(one)), *inside]
+
+
+def test_the_names_that_a_project_is_shown_without_are_listed() -> None:
+    """The list in docs/workloads.md is that of the code, in its order."""
+    lines = section("workloads.md", "The project").splitlines()
+    (listed,) = [line for line in lines if line.startswith("`.env*`")]
+    assert tuple(re.findall(r"`([^`]+)`", listed)) == left_out.PATTERNS
 
 
 @pytest.mark.parametrize("command", ["run", "doctor"])

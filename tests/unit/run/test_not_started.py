@@ -123,6 +123,23 @@ def test_a_file_of_the_host_alone_has_a_hint(
     assert not_started.hint(None) == ""
 
 
+def test_a_file_of_the_project_may_come_with_the_whole_of_it(root: Path, tmp_path: Path) -> None:
+    """The setting is proposed for a file of the project alone, and for none in a whole folder."""
+    project = tmp_path / "project"
+    project.mkdir()
+    for folder in (tmp_path, project):
+        (folder / "tool.py").touch()
+    setting = "@pytest.mark.gvisor(project=True) (ini: gvisor_project)."
+    inner, outer = spec(root, f"{project}/tool.py"), spec(root, f"{tmp_path}/tool.py")
+    assert not_started.hint(inner, str(project)).endswith(setting)
+    for found in (
+        not_started.hint(outer, str(project)),
+        not_started.hint(inner, ""),
+        not_started.hint(inner, "/"),
+    ):
+        assert found.endswith(")].")
+
+
 def test_no_more_is_to_be_shown_than_is_needed(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 import zipfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.inside import packages
+from pytest_gvisor.oci import packages
 
 
 def finder(mapping: Any = None, namespaces: Any = None) -> types.ModuleType:
@@ -78,3 +79,18 @@ def test_zip_files_and_folders_in_them_are_found(tmp_path: Path) -> None:
     names = ("lib.zip/sub", "text", "missing", "")
     found = packages.archives([str(tmp_path / name) for name in names])
     assert [*found] == [str(tmp_path / "lib.zip")]
+
+
+def test_sources_are_folders_that_a_path_file_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A .pth file with code, of a folder that is gone or not on sys.path names none."""
+    site, source, other = (tmp_path / name for name in ("site", "source", "other"))
+    for folder in (site, source, other):
+        folder.mkdir()
+    (site / "a.pth").write_text(f"import os; os.sep\n\n{source}\n{other}\n{tmp_path}/gone\n")
+    (site / "b.pth").write_text("../source\n")
+    (site / "c.pth").mkdir()
+    monkeypatch.setattr(sys, "path", [str(site), str(source)])
+    monkeypatch.setattr(packages, "editable", lambda _modules: ())
+    assert packages.sources() == [str(source)]

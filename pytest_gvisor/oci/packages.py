@@ -1,4 +1,4 @@
-"""Packages that lie outside of the folders of ``sys.path``, for tests inside to import.
+"""Packages that lie outside of the folders of ``sys.path``, for sandboxes to import.
 
 Found here: editable packages of setuptools, links into uv's cache, zip files and eggs. What an
 installer wrote is read as data. A link of another kind is not followed: it may lead anywhere.
@@ -15,6 +15,7 @@ from typing import Any
 
 _FINDER = re.compile(r"__editable___\w+_finder")
 _METADATA = "METADATA"
+_MOST_READ = 64 * 1024
 _MOST_LINKED = 128
 """The packages of one folder of uv's cache that are shown one by one: each is a mount."""
 
@@ -23,6 +24,31 @@ def found() -> list[str]:
     """Return the existing folders and files of these packages, sorted."""
     path = [os.path.abspath(entry or os.curdir) for entry in sys.path]
     return sorted({*editable(sys.modules), *linked(path), *archives(path)})
+
+
+def sources() -> list[str]:
+    """Return the existing folders and files of editable packages, sorted.
+
+    An installer names them to a finder, or in a .pth file in one of the folders of packages.
+    """
+    path = [os.path.abspath(entry or os.curdir) for entry in sys.path]
+    return sorted({*editable(sys.modules), *_path_files(path)})
+
+
+def _path_files(path: Sequence[str]) -> Iterator[str]:
+    """Yield the folders of ``path`` that a .pth file in another one names."""
+    for folder in dict.fromkeys(path):
+        for name in _names(folder, ".pth"):
+            try:
+                with open(os.path.join(folder, name), encoding="utf-8", errors="ignore") as file:
+                    lines = file.read(_MOST_READ).splitlines()
+            except OSError:
+                continue
+            for line in lines:
+                named = os.path.normpath(os.path.join(folder, line.rstrip()))
+                # A line with code is no folder, and one that Python has not added is none of ours.
+                if line.strip() and named in path and os.path.isdir(named):
+                    yield named
 
 
 def editable(modules: Mapping[str, Any]) -> Iterator[str]:
@@ -57,7 +83,7 @@ def linked(path: Sequence[str]) -> Iterator[str]:
     """
     parents: dict[str, set[str]] = {}
     for folder in dict.fromkeys(path):
-        for name in _metadata_folders(folder):
+        for name in _names(folder, ".dist-info"):
             target = _link(os.path.join(folder, name, _METADATA))
             package, _, end = target.rpartition(f"/{name}/")
             if package and end == _METADATA and os.path.isfile(target):
@@ -66,9 +92,9 @@ def linked(path: Sequence[str]) -> Iterator[str]:
         yield from [parent] if len(packages) > _MOST_LINKED else packages
 
 
-def _metadata_folders(folder: str) -> list[str]:
+def _names(folder: str, end: str) -> list[str]:
     try:
-        return [name for name in os.listdir(folder) if name.endswith(".dist-info")]
+        return [name for name in os.listdir(folder) if name.endswith(end)]
     except OSError:
         return []
 
