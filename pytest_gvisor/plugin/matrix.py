@@ -352,6 +352,7 @@ class Collector:
         engine = engine_if_any(self._config)
         launcher = None if engine is None else engine.launcher
         return Leg(
+            project=escape(self._config.rootpath.name),
             date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             kernel=escape(os.uname().release),
             machine=escape(os.uname().machine),

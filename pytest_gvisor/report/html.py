@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from pytest_gvisor.escape import escape
-from pytest_gvisor.report.model import Cell, Report, Row, State, Used, joined
+from pytest_gvisor.report.details import details
+from pytest_gvisor.report.model import (
+    Report,
+    Row,
+    State,
+    failures_first,
+    joined,
+)
 
 MAX_DOTS = 500
 """How many starts of a platform are drawn; the figures beside the chart are of all of them."""
@@ -46,9 +52,13 @@ def render(report: Report) -> str:
         script=script,
         style=style,
         report=report,
+        verdict=verdict(report),
+        facts=_facts(report),
+        unusable=any(report.cause(name) for name in report.platforms),
+        started=any(report.starts(name) for name in report.platforms),
         platforms=[_column(report, name) for name in report.platforms],
         measured=any(report.used(name) for name in report.platforms),
-        rows=[_row(row, report.platforms) for row in report.rows],
+        rows=_rows(report),
         states=[state for state in State if any(report.counts(p).get(state) for p in
                                                 report.platforms)],
         marks=_MARKS,
@@ -82,69 +92,62 @@ def _column(report: Report, name: str) -> dict[str, Any]:
     }
 
 
+def verdict(report: Report) -> tuple[str, State]:
+    """Return the outcome of all tests in one sentence, and the state that has its colour."""
+    rows, total = report.rows, len(report.rows)
+
+    def some(*states: State) -> int:
+        return sum(any(cell.state in states for cell in row.cells) for row in rows)
+
+    if failed := some(State.ERROR, State.FAILED):
+        return f"failed: {failed} of {_tests(total)}", State.FAILED
+    if unfinished := some(State.NOT_RUN):
+        return f"not finished: {unfinished} of {_tests(total)} did not run", State.XPASSED
+    if differing := len(report.differing):
+        return f"none failed, but platforms differ in {_tests(differing)}", State.XPASSED
+    if some(State.PASSED, State.XPASSED, State.XFAILED):
+        return f"passed: none of {_tests(total)} failed", State.PASSED
+    return f"nothing ran: {_tests(total)}", State.SKIPPED
+
+
+def _tests(count: int) -> str:
+    return "1 test" if count == 1 else f"{count} tests"
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
+    """Return the facts at the top, without those that are unknown."""
+    legs = report.legs
+    dates = sorted({leg.date for leg in legs if leg.date})
+    facts = (
+        ("project", [leg.project for leg in legs]),
+        ("date", dates[:1] + dates[1:][-1:]),
+        ("runsc", [one.version for leg in legs for one in leg.runsc]),
+        ("platforms", report.platforms),
+        ("differ", [_tests(len(report.differing))] if report.differing else []),
+        ("leaks removed", [str(report.reaped)] if report.reaped else []),
+        ("leaks left", [str(report.left)] if report.left else []),
+    )
+    named = ((name, ", ".join(dict.fromkeys(filter(None, found)))) for name, found in facts)
+    return [(name, escape(text)) for name, text in named if text]
+
+
+def _rows(report: Report) -> list[dict[str, Any]]:
+    """Return the rows, failures first, each with its number in the report."""
+    numbers = {id(row): number for number, row in enumerate(report.rows)}
+    return [
+        {"number": numbers[id(row)], **_row(row, report.platforms)}
+        for row in failures_first(report.rows)
+    ]
+
+
 def _row(row: Row, platforms: Sequence[str]) -> dict[str, Any]:
     return {
-        "parts": re.split(r"(?<=::)|(?<=/)", escape(row.test)),
+        "test": escape(row.test),
+        "parts": re.split(r"(?<=::)|(?<=[/_])", escape(row.test)),
         "differs": row.differs,
         "states": " ".join(dict.fromkeys(cell.state.value for cell in row.cells)),
         "cells": [row.on(name) for name in platforms],
     }
-
-
-def details(report: Report) -> str:
-    """Return the details of the cells as JSON for a script element."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for number, row in enumerate(report.rows):
-        found[str(number)] = {
-            cell.platform: _detail(report, row, cell)
-            for cell in row.cells
-        }  # fmt: skip
-    text = json.dumps(found, separators=(",", ":"))
-    # ASCII already; no "</script>" and no "<!--" can be in it.
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _detail(report: Report, row: Row, cell: Cell) -> dict[str, Any]:
-    used = Used.by([cell])
-    facts = [
-        ("test", cell.nodeid or row.test),
-        ("state", cell.state.word),
-        ("why", cell.message),
-        ("runsc", cell.runsc),
-        ("network", cell.network),
-        ("duration", f"{cell.duration:.2f} s"),
-        ("sandbox starts", ", ".join(f"{start:g} ms" for start in cell.starts_ms)),
-        ("processor time", used.cpu_time if used else ""),
-        ("peak memory", used.peak_memory if used else ""),
-        ("peak of tasks", used.peak_tasks if used else ""),
-        ("leg", _leg(report, cell.leg) if len(report.legs) > 1 else ""),
-        ("other runs", "\n".join(f"{_leg(report, o.leg)}: {o.state.word}" for o in cell.others)),
-        ("again", cell.command),
-    ]
-    runs = [
-        [
-            (name, escape(text))
-            for name, text in (
-                ("argv", run.args), ("ended", run.ended), ("standard output", run.stdout),
-                ("standard error", run.stderr), ("runsc's command", run.command),
-                ("config.json", run.config), ("log", run.log),
-            )
-            if text
-        ]
-        for run in cell.runs
-    ]  # fmt: skip
-    return {
-        "title": f"{escape(row.test)} on {cell.platform}",
-        "facts": [(name, escape(text)) for name, text in facts if text],
-        "output": escape(cell.output),
-        "runs": runs,
-    }
-
-
-def _leg(report: Report, number: int) -> str:
-    leg = report.legs[number]
-    versions = ", ".join(f"runsc {one.version}" for one in leg.runsc)
-    return f"{number} ({', '.join(filter(None, [versions, leg.kernel, leg.date]))})"
 
 
 def chart(report: Report) -> dict[str, Any] | None:

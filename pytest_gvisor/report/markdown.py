@@ -56,8 +56,8 @@ def _top(report: Report) -> Iterator[str]:
     if len(report.platforms) > 1:
         yield f"- tests that differ between platforms: {len(report.differing)}"
     yield f"- leaks removed: {report.reaped}" + (f", left: {report.left}" if report.left else "")
-    for number, leg in enumerate(report.legs):
-        yield f"- leg {number}: {_leg(leg)}"
+    for number, leg in enumerate(report.legs, 1):
+        yield f"- run {number}: {_leg(leg)}"
     for note in report.notes:
         yield f"- {code(note)}"
     for row in report.differing[:20]:
@@ -100,7 +100,7 @@ def _line(row: Row, names: tuple[str, ...]) -> str:
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return "-"
-    also = "".join(f"; leg {other.leg}: {other.state.word}" for other in cell.others)
+    also = "".join(f"; run {other.leg + 1}: {other.state.word}" for other in cell.others)
     return f"{_MARKS[cell.state]} {cell.state.word}{also}"
 
 

@@ -177,6 +177,9 @@ class Column:
 class Leg:
     """One run of pytest."""
 
+    project: str = ""
+    """The name of its root folder."""
+
     date: str = ""
     """UTC, as of RFC 3339."""
 
@@ -328,6 +331,11 @@ def joined(counts: Mapping[State, int]) -> str:
 def in_order(rows: Sequence[Row]) -> list[Row]:
     """Sort rows for reading: those that differ, then by the worst cell; else in the same order."""
     return sorted(rows, key=lambda row: (not row.differs, _urgency(row)))
+
+
+def failures_first(rows: Sequence[Row]) -> list[Row]:
+    """Sort rows by the worst cell, then those that differ; else in the same order."""
+    return sorted(rows, key=lambda row: (_urgency(row), not row.differs))
 
 
 def _urgency(row: Row) -> int:

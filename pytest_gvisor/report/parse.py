@@ -123,6 +123,7 @@ class _Object:
 
 def _leg(entry: _Object) -> Leg:
     return Leg(
+        project=entry.text("project"),
         date=entry.text("date"),
         kernel=entry.text("kernel"),
         machine=entry.text("machine"),

@@ -38,7 +38,7 @@ def test_legs_are_joined_in_every_form(legs: Path) -> None:
     assert [one.version for leg in merged.legs for one in leg.runsc] == [
         "20240729.0", "20240729.0", "20260101.0"
     ]  # fmt: skip
-    assert "| `b` | 💥 error; leg 0: passed | ✅ passed |" in (legs / "m.md").read_text()
+    assert "| `b` | 💥 error; run 1: passed | ✅ passed |" in (legs / "m.md").read_text()
     assert "runsc 20260101.0" in (legs / "out/m.html").read_text()
 
 

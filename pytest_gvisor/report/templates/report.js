@@ -39,23 +39,61 @@
     add(made, "pre", content).tabIndex = 0;
   };
 
+  // Lines may break where words of a node id end.
+  const breakable = (parent, words) => {
+    parent.replaceChildren();
+    for (const part of words.split(/(?<=::|[/_])/)) {
+      parent.append(part);
+      add(parent, "wbr");
+    }
+  };
+
+  // Some frames may not write to the clipboard: the older way, or else a selection, remains.
+  const copier = (parent) => {
+    const command = parent.firstChild;
+    const button = add(parent, "button", "copy");
+    button.type = "button";
+    button.className = "copy";
+    button.addEventListener("click", () => {
+      const refused = () => {
+        getSelection().setBaseAndExtent(command, 0, command, command.length);
+        button.textContent = document.execCommand("copy") ? "copied" : "selected";
+      };
+      const copied = () => { button.textContent = "copied"; };
+      if (navigator.clipboard) navigator.clipboard.writeText(command.data).then(copied, refused);
+      else refused();
+    });
+  };
+
+  // An address names the open cell. A frame without an address of its own goes without.
+  const setAddress = (words) => {
+    try {
+      history.replaceState(null, "", words ? `#${words}` : location.pathname + location.search);
+    } catch { /* The cell is open all the same. */ }
+  };
+
+  let opened = null;
   const open = (cell) => {
-    const found = details[cell.closest("tr").dataset.row][cell.dataset.platform];
-    title.textContent = found.title;
+    opened = cell;
+    const row = cell.closest("tr");
+    const found = details[row.dataset.row][cell.dataset.platform];
+    setAddress(new URLSearchParams({ test: row.dataset.test, platform: cell.dataset.platform }));
+    breakable(title, found.title);
     body.replaceChildren();
     const list = add(body, "dl");
     for (const [name, value] of found.facts) {
       add(list, "dt", name);
-      add(list, "dd", value);
+      const shown = add(list, "dd", value);
+      if (name === "again") copier(shown);
     }
-    if (found.output) fold(body, "test's output", found.output, true);
+    for (const [name, value] of found.output) fold(body, name, value, true);
     found.runs.forEach((run, number) => {
       add(body, "h3", found.runs.length > 1 ? `sandbox ${number + 1}` : "sandbox");
       for (const [name, value] of run) {
-        fold(body, name, value, name !== "config.json" && name !== "runsc's command");
+        fold(body, name, value, name !== "config.json" && name !== "runsc's command line");
       }
     });
-    dialog.showModal();
+    if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
     title.focus();
   };
@@ -94,8 +132,22 @@
   });
   matrix.addEventListener("keydown", move);
   document.getElementById("close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => {
+    setAddress("");
+    opened.focus();
+  });
+
+  const follow = () => {
+    const wanted = new URLSearchParams(location.hash.slice(1));
+    const row = rows.find((one) => one.dataset.test === wanted.get("test"));
+    const buttons = row ? [...row.querySelectorAll("button")] : [];
+    const cell = buttons.find((one) => one.dataset.platform === wanted.get("platform"));
+    if (cell) open(cell);
+  };
+  window.addEventListener("hashchange", follow);
   const form = document.getElementById("filters");
   form.addEventListener("input", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
   filter();
+  follow();
 })();

@@ -119,9 +119,17 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """The value of a script in the page, which must be JSON."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True,
+                           awaitPromise=True)  # fmt: skip
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def until(self, condition: str) -> None:
+        """Wait until a condition holds in the page; `DEADLINE` bounds the wait."""
+        self.run(
+            f"new Promise(done => {{ const look = () => {condition} ? done(1) "
+            ": setTimeout(look, 10); look(); })"
+        )
 
     def press(self, *keys: str) -> None:
         """Press keys, as a keyboard does."""

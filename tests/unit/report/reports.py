@@ -27,8 +27,9 @@ def row(test: str, **states: State) -> Row:
 def leg(*platforms: str, version: str = "20240729.0", **more: object) -> Leg:
     """A `Leg` with these platforms."""
     return Leg(
-        date="2026-01-02T03:04:05+00:00", kernel="6.1.0", machine="x86_64", python="3.13.0",
-        pytest="9.0.0", plugin="0.1.0", runsc=(Binary(version=version, path="/usr/bin/runsc"),),
+        project="app", date="2026-01-02T03:04:05+00:00", kernel="6.1.0", machine="x86_64",
+        python="3.13.0", pytest="9.0.0", plugin="0.1.0",
+        runsc=(Binary(version=version, path="/usr/bin/runsc"),),
         platforms=tuple(Column(name=name) for name in platforms), **more,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -48,8 +49,8 @@ def hostile() -> Report:
     return Report(
         legs=(
             Leg(
-                date=HOSTILE, kernel=HOSTILE, machine=HOSTILE, python=HOSTILE, pytest=HOSTILE,
-                plugin=HOSTILE, runsc=(Binary(version=HOSTILE, path=HOSTILE),),
+                project=HOSTILE, date=HOSTILE, kernel=HOSTILE, machine=HOSTILE, python=HOSTILE,
+                pytest=HOSTILE, plugin=HOSTILE, runsc=(Binary(version=HOSTILE, path=HOSTILE),),
                 platforms=(Column(name="systrap", cause=HOSTILE), Column(name="ptrace")),
             ),
         ),

@@ -52,7 +52,7 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Show]:
         return browser
 
     yield opened
-    assert browser.requests() == [path.as_uri()]
+    assert {address.partition("#")[0] for address in browser.requests()} == {path.as_uri()}
     assert browser.complaints() == []
 
 
@@ -94,13 +94,35 @@ def test_a_cell_opens_by_keyboard_and_shows_everything(show: Show) -> None:
     browser.press("Enter")
     assert browser.run("document.getElementById('detail').open") is True
     shown = browser.run("document.getElementById('detail').textContent")
-    for name in ("argv", "config.json", "log", "test's output", "standard output",
+    for name in ("command", "config.json", "log", "traceback", "standard output",
                  "standard error", "again", "why"):  # fmt: skip
         assert name in shown
     assert shown.count("<script>window.hacked=2</script>") >= 10
     browser.press("Escape")
     assert browser.run("document.getElementById('detail').open") is False
     assert browser.run(FOCUS) == "s-failed"
+
+
+def test_an_address_opens_a_cell_and_its_command_can_be_copied(show: Show) -> None:
+    """The address of an open cell opens it again; the copy is the command and nothing else."""
+    test = "t.py::test_x[a b&c=1]"
+    browser = show(report(row("t.py::test_a", kvm=State.PASSED), row(test, kvm=State.FAILED)))
+    browser.run("document.querySelector('td.s-failed button').click()")
+    address = browser.run("location.href")
+    assert address.endswith("#test=t.py%3A%3Atest_x%5Ba+b%26c%3D1%5D&platform=kvm")
+    browser.press("Escape")
+    browser.until("!location.href.includes('#')")
+    browser.run(f"location.hash = {address.partition('#')[2]!r}")
+    browser.until("document.getElementById('detail').open")
+    assert browser.run("document.getElementById('detail-title').textContent") == f"{test} on kvm"
+    browser.call("Browser.grantPermissions", permissions=["clipboardReadWrite"])
+    browser.call("Emulation.setFocusEmulationEnabled", enabled=True)
+    browser.run("document.querySelector('.copy').focus()")
+    browser.press("Enter")
+    browser.until("document.querySelector('.copy').textContent === 'copied'")
+    assert browser.run("navigator.clipboard.readText()") == "python -m pytest x"
+    browser.press("Escape")
+    browser.until("document.activeElement.closest('td.s-failed')")
 
 
 def test_hostile_text_stays_text(show: Show) -> None:

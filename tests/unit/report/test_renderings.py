@@ -14,6 +14,7 @@ import pytest
 
 from pytest_gvisor.errors import ReportError
 from pytest_gvisor.report import files, github, html, markdown, terminal
+from pytest_gvisor.report.details import details, parts
 from pytest_gvisor.report.model import Report, Row, State
 from tests.unit.report.reports import cell, hostile, report, row
 
@@ -185,10 +186,52 @@ def test_the_document_has_columns_for_use_where_some_was_measured() -> None:
         assert text.count(f'<th scope="col">{name}</th>') == 1
     for figure in ("0.50 s", "3.0 MiB", "30"):
         assert f'<td class="n">{figure}</td>' in text
-    details = json.loads(html.details(report(bare, both)))
-    facts = dict(details["1"]["systrap"]["facts"])
+    found = json.loads(details(report(bare, both)))
+    facts = dict(found["1"]["systrap"]["facts"])
     assert facts["peak memory"] == "3.0 MiB"
-    assert "peak memory" not in dict(details["0"]["kvm"]["facts"])
+    assert "peak memory" not in dict(found["0"]["kvm"]["facts"])
+
+
+@pytest.mark.parametrize(
+    ("states", "sentence"),
+    [
+        ({"systrap": State.PASSED, "kvm": State.UNAVAILABLE}, "passed: none of 2 tests failed"),
+        ({"systrap": State.ERROR, "kvm": State.PASSED}, "failed: 1 of 2 tests"),
+        ({"systrap": State.PASSED, "kvm": State.NOT_RUN}, "not finished: 1 of 2 tests did not run"),
+        ({"systrap": State.PASSED, "kvm": State.SKIPPED},
+         "none failed, but platforms differ in 1 test"),
+    ],
+)  # fmt: skip
+def test_the_verdict_names_what_went_worst(states: dict[str, State], sentence: str) -> None:
+    """A failure outranks a test that did not run, and that outranks a difference."""
+    made = report(row("a", systrap=State.PASSED), row("b", **states))
+    assert html.verdict(made)[0] == sentence
+    assert f">{sentence}</h1>" in html.render(made)
+    assert html.verdict(report(row("a", kvm=State.UNAVAILABLE)))[0] == "nothing ran: 1 test"
+
+
+def test_failures_are_first_and_empty_parts_are_not_there() -> None:
+    """The project, the date and the release are at the top; what has no content has no heading."""
+    bad = row("t.py::test_a_b", systrap=State.FAILED)
+    text = html.render(report(row("t.py::test_good", systrap=State.PASSED), bad))
+    assert text.index("test_<wbr>a_<wbr>b") < text.index("test_<wbr>good")
+    top = text.partition("<main>")[0]
+    for fact in ("app", "2026-01-02T03:04:05+00:00", "20240729.0"):
+        assert f"<dd>{fact}</dd>" in top
+    assert "leaks" not in text.replace("Leaks", "leaks")
+    assert "cannot be used because" not in text
+    nothing = html.render(Report())
+    assert "<ol" not in nothing
+    assert "sandbox starts" not in nothing.partition("<script")[0]
+
+
+def test_a_traceback_and_captured_output_have_their_own_labels() -> None:
+    """A failed test has both parts, a passed one only what was captured."""
+    both = "trace\nback\n--- Captured stdout call ---\nout"
+    assert parts(cell("kvm", State.FAILED, output=both)) == [
+        ("traceback", "trace\nback\n"), ("captured output", "--- Captured stdout call ---\nout")
+    ]  # fmt: skip
+    assert parts(cell("kvm", output="out")) == [("captured output", "out")]
 
 
 def test_the_policy_names_the_two_texts_that_are_there_and_nothing_else() -> None:

@@ -1,0 +1,78 @@
+"""The details of the cells in the HTML report, as JSON that its script reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from pytest_gvisor.escape import escape
+from pytest_gvisor.report.model import Cell, Report, Row, State, Used
+
+_CAPTURED = re.compile(r"^--- Captured \w+ \w+ ---$", re.MULTILINE)
+"""The title of pytest's first section after a traceback."""
+
+
+def details(report: Report) -> str:
+    """Return the details of the cells as JSON for a script element."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for number, row in enumerate(report.rows):
+        found[str(number)] = {
+            cell.platform: _detail(report, row, cell)
+            for cell in row.cells
+        }  # fmt: skip
+    text = json.dumps(found, separators=(",", ":"))
+    # ASCII already; no "</script>" and no "<!--" can be in it.
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _detail(report: Report, row: Row, cell: Cell) -> dict[str, Any]:
+    used = Used.by([cell])
+    facts = [
+        ("test", cell.nodeid or row.test),
+        ("state", cell.state.word),
+        ("why", cell.message),
+        ("runsc", cell.runsc),
+        ("network", cell.network),
+        ("duration", f"{cell.duration:.2f} s" if cell.duration else ""),
+        ("sandbox starts", ", ".join(f"{start:g} ms" for start in cell.starts_ms)),
+        ("processor time", used.cpu_time if used else ""),
+        ("peak memory", used.peak_memory if used else ""),
+        ("peak of tasks", used.peak_tasks if used else ""),
+        ("run", _leg(report, cell.leg) if len(report.legs) > 1 else ""),
+        ("other runs", "\n".join(f"{_leg(report, o.leg)}: {o.state.word}" for o in cell.others)),
+        ("again", cell.command),
+    ]
+    runs = [
+        [
+            (name, escape(text))
+            for name, text in (
+                ("command", run.args), ("ended", run.ended), ("standard output", run.stdout),
+                ("standard error", run.stderr), ("runsc's command line", run.command),
+                ("config.json", run.config), ("log", run.log),
+            )
+            if text
+        ]
+        for run in cell.runs
+    ]  # fmt: skip
+    return {
+        "title": f"{escape(row.test)} on {cell.platform}",
+        "facts": [(name, escape(text)) for name, text in facts if text],
+        "output": [(name, escape(text)) for name, text in parts(cell) if text],
+        "runs": runs,
+    }
+
+
+def parts(cell: Cell) -> list[tuple[str, str]]:
+    """Return what pytest has written on a test: its traceback, and what was captured."""
+    if cell.state not in {State.FAILED, State.ERROR}:
+        return [("captured output", cell.output)]
+    found = _CAPTURED.search(cell.output)
+    end = found.start() if found else len(cell.output)
+    return [("traceback", cell.output[:end]), ("captured output", cell.output[end:])]
+
+
+def _leg(report: Report, number: int) -> str:
+    leg = report.legs[number]
+    versions = ", ".join(f"runsc {one.version}" for one in leg.runsc)
+    return f"{number + 1} ({', '.join(filter(None, [versions, leg.kernel, leg.date]))})"
