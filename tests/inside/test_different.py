@@ -110,9 +110,15 @@ def test_the_environment_is_an_allow_list(
 def test_a_failed_test_is_told_of_a_variable_that_is_held_back(
     project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether it was looked up or asked for; a test that passes, or looks for no such name, not."""
+    """Whether it was looked up or asked for; a test that passes, or looks for no such name, not.
+
+    Nor is it told of one that a hook looks for while it reports.
+    """
     for name in ("APP_URL", "APP_MODE", "OTHER"):
         monkeypatch.setenv(name, "of the host")
+    project.makeconftest(
+        "import os\ndef pytest_runtest_logreport(): assert os.getenv('OTHER') != 'none'\n"
+    )
     project.makepyfile(
         """
         import os
