@@ -84,6 +84,8 @@ def test_a_switch_that_forbids_user_namespaces_is_named_with_its_remedy(
         states.append(found.state)
         assert found.detail.startswith(f"{dotted} is {value.strip()}: {told}")
         assert found.next_step.startswith(f"As root: sysctl {dotted}=")
+        ((argv, as_root),) = found.fix
+        assert (f"As root: {' '.join(argv)}", as_root) == (found.next_step, True)
         assert found.detail.endswith("; this user's sandboxes run all the same") == (
             (euid, works) == (1000, True)
         )
@@ -232,6 +234,7 @@ def test_an_sdk_that_cannot_be_imported_is_a_finding(monkeypatch: pytest.MonkeyP
     assert found.state is State.NOTE
     assert "the docker SDK cannot be imported: ModuleNotFoundError" in found.detail
     assert "pip install" in found.next_step
+    assert " ".join(found.fix[0].argv) == found.next_step
 
 
 def test_what_stays_of_the_tries_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,6 +258,7 @@ def test_dead_sessions_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = health.sessions()
     assert (found.state, found.detail) == (State.NOTE, f"1 dead in {base}")
     assert "sweep" in found.next_step
+    assert found.fix[0].argv[-1] == "sweep"
     living.remove()
     session_folder.sweep()
     os.mkdir(foreign, 0o755)

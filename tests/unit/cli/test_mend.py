@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -82,6 +84,38 @@ def test_the_module_of_kvm_is_the_processors(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("processor: 0\nflags\t\t: fpu\n")
     assert mend._module(str(tmp_path), str(modules)) == ()
     assert mend.of_kvm(Cause.REFUSED) == ()
+
+
+def test_a_user_joins_the_group_of_the_device_if_it_is_kvms(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The command is root's; a device of another group is left to its owner."""
+    (tmp_path / "kvm").touch()
+    monkeypatch.setattr(mend, "_DEVICE", str(tmp_path / "kvm"))
+    names = {"group": "kvm"}
+    user = pwd.struct_passwd(("me", "x", 1000, 1000, "", "/", "/bin/sh"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: user)
+    monkeypatch.setattr(
+        grp, "getgrgid", lambda _gid: grp.struct_group((names["group"], "x", 9, []))
+    )
+    usermod = ("usermod", "--append", "--groups", "kvm", "me")
+    assert mend.of_kvm(Cause.NO_PERMISSION) == (Command(usermod, as_root=True),)
+    names["group"] = "disk"
+    assert mend.of_kvm(Cause.NO_PERMISSION) == ()
+    monkeypatch.setattr(mend, "_module", lambda: (Command(("modprobe", "kvm_amd")),))
+    assert mend.of_kvm(Cause.NO_DEVICE) == ()
+    (tmp_path / "kvm").unlink()
+    assert mend.of_kvm(Cause.NO_DEVICE) == (Command(("modprobe", "kvm_amd")),)
+
+
+def test_a_program_that_cannot_be_executed_is_named(tmp_path: Path) -> None:
+    """The kernel's error is the failure."""
+    path = tmp_path / "program"
+    path.write_text("no program")
+    path.chmod(0o755)
+    (failed,) = mend.run([Command((str(path),))], lambda _: True)
+    assert failed == f"{path}: Exec format error"
 
 
 WEIRD = (

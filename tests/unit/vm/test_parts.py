@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -159,6 +160,26 @@ def test_the_remedy_has_the_names_of_the_distribution(
     assert words in parts.remedy()
 
 
+@pytest.mark.parametrize("release", ["12", "13"])
+def test_the_commands_install_what_the_remedy_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, release: str
+) -> None:
+    """Each package is an argument, and apt asks nothing; without apt there are no commands."""
+    (tmp_path / "os-release").write_text(f'ID=debian\nVERSION_ID="{release}"\n')
+    monkeypatch.setattr(parts, "_OS_RELEASE", str(tmp_path / "os-release"))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: "/usr/bin/apt-get")
+    update, install, *rest = parts.commands()
+    assert (update.argv, update.as_root) == (("apt-get", "update"), True)
+    assert install.as_root
+    assert install.argv[:4] == ("apt-get", "install", "--yes", "--no-install-recommends")
+    assert f"--no-install-recommends {' '.join(install.argv[4:])}" in parts.remedy()
+    pip = [command.argv[1:] for command in rest]
+    assert pip == ([("-m", "pip", "install", "virtme-ng")] if release == "12" else [])
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    assert parts.commands() == ()
+
+
 def test_a_boot_folder_that_may_not_be_read_is_said(
     monkeypatch: pytest.MonkeyPatch, equipped: Path
 ) -> None:
@@ -205,3 +226,4 @@ def test_another_processor_has_no_vm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert missing() == ["the emulated nested KVM needs an x86_64 machine, and this is aarch64"]
     assert parts.remedy().startswith("Run it on an x86_64 machine")
+    assert parts.commands() == ()
