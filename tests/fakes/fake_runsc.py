@@ -1,22 +1,24 @@
-"""A runsc that follows script.json beside it, also in faults that the real one never shows.
+"""A runsc that follows the script beside it, also in faults that the real one never shows.
 
 It answers ``--version``, ``flags``, ``help`` and ``help platforms`` as the real one does. For
 ``run``, ``kill`` and ``delete`` the script holds a list of steps, each the name of a function here
 and its arguments. The last step of a list may end the process; without one it ends with 0.
+
+Each test starts this several times. It imports what takes no time, and the rest where it is needed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import _socket
+import marshal
 import os
-import signal
-import socket
-import struct
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 SUBCOMMANDS = "\n".join(f"\t{name}   x" for name in ("create", "delete", "flags", "kill", "run"))
 HELP = (
@@ -34,7 +36,7 @@ class Run:
     def __init__(self, flags: dict[str, str], name: str) -> None:
         self.flags = flags
         self.name = name
-        self.events: socket.socket | None = None
+        self.events: _socket.socket | None = None
         self.gofer_pid = 0
 
     def play(self, steps: list[list[Any]]) -> None:
@@ -68,6 +70,8 @@ class Run:
 
     def log(self, message: str) -> None:
         """Write one error record as runsc does, with no line feed after it."""
+        import json
+
         self.append("log", json.dumps({"msg": message, "level": "error", "time": "now"}))
 
     def panic(self, text: str) -> None:
@@ -95,15 +99,18 @@ class Run:
     def connect(self) -> None:
         """Connect to the endpoint of the trace session, and shake hands."""
         with open(self.flags["pod-init-config"], encoding="utf-8") as file:
-            config = json.load(file)["trace_session"]["sinks"][0]["config"]
-        self.events = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.events.connect(config["endpoint"])
+            endpoint = file.read().partition('"endpoint"')[2].split('"')[1]
+        self.events = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        self.events.connect(endpoint)
         self.events.send(b"\x08\x01")
         assert self.events.recv(100) == b"\x08\x01"
 
     def event(self, kind: int, payload: str, dropped: int = 0) -> None:
         """Send a message with these bytes, in hexadecimal."""
-        self.send(struct.pack("<HHI", 8, kind, dropped) + bytes.fromhex(payload))
+        head = (
+            (8).to_bytes(2, "little") + kind.to_bytes(2, "little") + dropped.to_bytes(4, "little")
+        )
+        self.send(head + bytes.fromhex(payload))
 
     def raw_event(self, data: str) -> None:
         """Send bytes, in hexadecimal, that need not be a message."""
@@ -112,8 +119,10 @@ class Run:
     def send(self, data: bytes) -> None:
         """Send a datagram; a listener that has hung up is not this one's concern."""
         if self.events is not None:
-            with contextlib.suppress(OSError):
+            try:  # contextlib takes longer to import than this to read
                 self.events.send(data)
+            except OSError:
+                return
 
     def started(self) -> None:
         """Report that the container's first process was started."""
@@ -132,6 +141,8 @@ class Run:
 
     def state(self) -> None:
         """Leave a sandbox's files in the state folder while it runs: a file, a lock, a socket."""
+        import socket
+
         for kind in ("state", "lock"):
             path = os.path.join(self.flags["root"], f"{self.name}_sandbox:{self.name}.{kind}")
             with open(path, "w") as file:
@@ -142,6 +153,7 @@ class Run:
     def gofer(self) -> None:
         """Start a process that ends when this one does, as gofer and sandbox do."""
         import ctypes
+        import signal
 
         reader, writer = os.pipe()
         self.gofer_pid = os.fork()
@@ -156,11 +168,15 @@ class Run:
 
     def kill_gofer(self) -> None:
         """Kill it, and wait for that."""
+        import signal
+
         os.kill(self.gofer_pid, signal.SIGKILL)
         os.waitpid(self.gofer_pid, 0)
 
     def orphan(self, keeps_streams: bool) -> None:
         """Start a grandchild that nothing ends but SIGKILL, holding the streams or not."""
+        import signal
+
         reader, writer = os.pipe()
         if os.fork() == 0:
             if os.fork() == 0:
@@ -177,6 +193,8 @@ class Run:
 
     def on_term(self, steps: list[list[Any]]) -> None:
         """Do these steps on SIGTERM."""
+        import signal
+
         signal.signal(signal.SIGTERM, lambda *_: self.play(steps))
 
     def sleep(self, seconds: float) -> None:
@@ -185,6 +203,8 @@ class Run:
 
     def hang(self) -> None:
         """Do nothing for ever."""
+        import signal
+
         while True:
             signal.pause()
 
@@ -195,6 +215,8 @@ class Run:
 
     def stop(self) -> None:
         """SIGSTOP: only SIGKILL and SIGCONT reach this process from here on."""
+        import signal
+
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def exit(self, status: int) -> None:
@@ -203,6 +225,8 @@ class Run:
 
     def signal(self, number: int) -> None:
         """End by a signal."""
+        import signal
+
         signal.signal(number, signal.SIG_DFL) if number != signal.SIGKILL else None
         os.kill(os.getpid(), number)
         self.hang()
@@ -215,6 +239,8 @@ class Run:
 
     def pass_on(self) -> None:
         """Send SIGTERM to the process of ``run``, as ``kill`` does to the workload."""
+        import signal
+
         with open(os.path.join(self.flags["root"], "pid")) as file:
             os.kill(int(file.read()), signal.SIGTERM)
 
@@ -246,8 +272,8 @@ def parse(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
 
 def main() -> None:
     """Answer, or play the script."""
-    with open(os.path.join(os.path.dirname(__file__), "script.json")) as file:
-        script: dict[str, Any] = json.load(file)
+    with open(os.path.join(os.path.dirname(__file__), "script"), "rb") as file:
+        script: dict[str, Any] = marshal.load(file)
     flags, words = parse(sys.argv[1:])
     known = [name for name in FLAGS if name not in script.get("without", ())]
     usages = [f"  -{name} string\n    \tx\n" for name in known]
