@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_gvisor.escape import escape
 from pytest_gvisor.report.model import Cell, Report, Row, State, Used
+from pytest_gvisor.settings import NATIVE
 
 _CAPTURED = re.compile(r"^--- Captured \w+ \w+ ---$", re.MULTILINE)
 """The title of pytest's first section after a traceback."""
@@ -35,6 +36,7 @@ def _detail(report: Report, row: Row, cell: Cell) -> dict[str, Any]:
         ("runsc", cell.runsc),
         ("network", cell.network),
         ("duration", f"{cell.duration:.2f} s" if cell.duration else ""),
+        ("against native", as_ratio(row.ratio(cell))),
         ("sandbox starts", ", ".join(f"{start:g} ms" for start in cell.starts_ms)),
         ("processor time", used.cpu_time if used else ""),
         ("peak memory", used.peak_memory if used else ""),
@@ -56,11 +58,30 @@ def _detail(report: Report, row: Row, cell: Cell) -> dict[str, Any]:
         for run in cell.runs
     ]  # fmt: skip
     return {
+        "against": counterpart(row, cell),
+        "state": cell.state.word,
         "title": f"{escape(row.test)} on {cell.platform}",
         "facts": [(name, escape(text)) for name, text in facts if text],
         "output": [(name, escape(text)) for name, text in parts(cell) if text],
         "runs": runs,
     }
+
+
+def counterpart(row: Row, cell: Cell) -> str:
+    """Return the platform to compare a cell with: one of another verdict, the host at best."""
+    found = [one for one in row.cells if one.state.tells and one.state is not cell.state]
+    if not cell.state.tells or not found:
+        return ""
+
+    def order(one: Cell) -> tuple[bool, bool]:
+        return one.platform != NATIVE, one.state is not State.PASSED
+
+    return min(found, key=order).platform
+
+
+def as_ratio(ratio: float | None) -> str:
+    """Return a ratio as text, or nothing if there is none."""
+    return "" if ratio is None else f"×{ratio:.{1 if ratio < 100 else 0}f}"  # noqa: RUF001
 
 
 def parts(cell: Cell) -> list[tuple[str, str]]:

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_gvisor.escape import escape
-from pytest_gvisor.report.details import details
+from pytest_gvisor.report.details import as_ratio, details
 from pytest_gvisor.report.model import (
+    Cell,
     Report,
     Row,
     State,
@@ -45,8 +46,11 @@ def render(report: Report) -> str:
     )
     source = environment.loader
     assert source is not None
-    script, _, _ = source.get_source(environment, "report.js")
-    style, _, _ = source.get_source(environment, "report.css")
+    compare, report_js, style = (
+        source.get_source(environment, name)[0]
+        for name in ("compare.js", "report.js", "report.css")
+    )
+    script = compare + report_js
     return environment.get_template("report.html.j2").render(
         csp=policy(script, style),
         script=script,
@@ -59,6 +63,7 @@ def render(report: Report) -> str:
         platforms=[_column(report, name) for name in report.platforms],
         measured=any(report.used(name) for name in report.platforms),
         rows=_rows(report),
+        compared=any(row.ratio(cell) for row in report.rows for cell in row.cells),
         states=[state for state in State if any(report.counts(p).get(state) for p in
                                                 report.platforms)],
         marks=_MARKS,
@@ -66,6 +71,13 @@ def render(report: Report) -> str:
         details=details(report),
         show=escape,
     )  # fmt: skip
+
+
+def _time(row: Row, cell: Cell | None) -> str:
+    """Return the time that a cell shows: its ratio to the host's, or else its seconds."""
+    if cell is None or not cell.duration:
+        return ""
+    return as_ratio(row.ratio(cell)) or f"{cell.duration:.2f} s"
 
 
 def policy(script: str, style: str) -> str:
@@ -146,7 +158,9 @@ def _row(row: Row, platforms: Sequence[str]) -> dict[str, Any]:
         "parts": re.split(r"(?<=::)|(?<=[/_])", escape(row.test)),
         "differs": row.differs,
         "states": " ".join(dict.fromkeys(cell.state.value for cell in row.cells)),
-        "cells": [row.on(name) for name in platforms],
+        "time": max((cell.duration for cell in row.cells), default=0),
+        "ratio": max((row.ratio(cell) or 0 for cell in row.cells), default=0),
+        "cells": [(cell, _time(row, cell)) for cell in map(row.on, platforms)],
     }
 
 

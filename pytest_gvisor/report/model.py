@@ -15,6 +15,8 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pytest_gvisor.settings import NATIVE
+
 SCHEMA = 1
 """Goes up when a reader of the last one would misunderstand."""
 
@@ -151,6 +153,14 @@ class Row:
     def differs(self) -> bool:
         """Whether two platforms have different verdicts."""
         return len({cell.state for cell in self.cells if cell.state.tells}) > 1
+
+    def ratio(self, cell: Cell) -> float | None:
+        """Return how often the time on the host fits into a cell's; None if one did not pass."""
+        native = self.on(NATIVE)
+        if native is None or native is cell:
+            return None
+        passed = native.state is State.PASSED and cell.state is State.PASSED
+        return cell.duration / native.duration if passed and native.duration else None
 
     def on(self, platform: str) -> Cell | None:
         """Return the row's cell on a platform."""

@@ -24,6 +24,16 @@
     shown.textContent = `${count} of ${rows.length} tests`;
   };
 
+  const order = document.getElementById("order");
+  const arrange = () => {
+    const wanted = order.value;
+    const sign = wanted === "row" ? 1 : -1;
+    const sorted = wanted
+      ? [...rows].sort((one, two) => sign * (one.dataset[wanted] - two.dataset[wanted]))
+      : rows;
+    document.querySelector("#matrix tbody").append(...sorted);
+  };
+
   // Everything that is shown goes through textContent: none of it can become markup.
   const add = (parent, name, content) => {
     const made = document.createElement(name);
@@ -72,27 +82,89 @@
     } catch { /* The cell is open all the same. */ }
   };
 
-  let opened = null;
-  const open = (cell) => {
-    opened = cell;
-    const row = cell.closest("tr");
-    const found = details[row.dataset.row][cell.dataset.platform];
-    setAddress(new URLSearchParams({ test: row.dataset.test, platform: cell.dataset.platform }));
-    breakable(title, found.title);
-    body.replaceChildren();
-    const list = add(body, "dl");
+  const column = (parent, found, level) => {
+    const list = add(parent, "dl");
     for (const [name, value] of found.facts) {
       add(list, "dt", name);
       const shown = add(list, "dd", value);
       if (name === "again") copier(shown);
     }
-    for (const [name, value] of found.output) fold(body, name, value, true);
+    for (const [name, value] of found.output) fold(parent, name, value, true);
     found.runs.forEach((run, number) => {
-      add(body, "h3", found.runs.length > 1 ? `sandbox ${number + 1}` : "sandbox");
+      add(parent, level, found.runs.length > 1 ? `sandbox ${number + 1}` : "sandbox");
       for (const [name, value] of run) {
-        fold(body, name, value, name !== "config.json" && name !== "runsc's command line");
+        fold(parent, name, value, name !== "config.json" && name !== "runsc's command line");
       }
     });
+  };
+
+  const differences = (parent, one, two) => {
+    // Where one of the two had no sandbox, as on the host, there are no streams to compare.
+    const ran = one.runs.length && two.runs.length;
+    const outputs = (found) => new Map([...found.output, ...(ran ? found.runs.at(-1) : [])]);
+    const [before, after] = [outputs(one), outputs(two)];
+    for (const name of ["standard output", "standard error", "captured output"]) {
+      const texts = [before.get(name) ?? "", after.get(name) ?? ""];
+      if (texts[0] === texts[1]) {
+        if (texts[0]) add(parent, "p", `${name}: the same`);
+        continue;
+      }
+      const lines = lineDiff(...texts);
+      add(parent, "p", lines ? `${name}:` : `${name}: different, and too long to compare here`);
+      if (!lines) continue;
+      const shown = add(parent, "pre");
+      shown.className = "diff";
+      shown.tabIndex = 0;
+      for (const [mark, line] of lines) {
+        const made = add(shown, { "-": "del", "+": "ins", " ": "span" }[mark], `${mark} ${line}`);
+        made.append("\n");
+      }
+    }
+  };
+
+  // Two platforms stand side by side; in a narrow window one is below the other.
+  const sides = (parent, cells, names) => {
+    const outputs = add(parent, "section");
+    add(outputs, "h3", `Outputs: - ${names[0]}, + ${names[1]}`);
+    differences(outputs, ...names.map((name) => cells[name]));
+    if (outputs.childElementCount === 1) outputs.remove();
+    const pair = add(parent, "div");
+    pair.className = "sides";
+    for (const name of names) {
+      const side = add(pair, "section");
+      add(side, "h3", `${name}: ${cells[name].state}`);
+      column(side, cells[name], "h4");
+    }
+  };
+
+  const chooser = (parent, names, chosen) => {
+    const label = add(parent, "label", "compared with ");
+    const select = add(label, "select");
+    for (const name of ["", ...names]) add(select, "option", name || "nothing").value = name;
+    select.value = chosen;
+    return select;
+  };
+
+  let opened = null;
+  const open = (cell) => {
+    opened = cell;
+    const row = cell.closest("tr");
+    const cells = details[row.dataset.row];
+    const platform = cell.dataset.platform;
+    const found = cells[platform];
+    setAddress(new URLSearchParams({ test: row.dataset.test, platform }));
+    breakable(title, found.title);
+    body.replaceChildren();
+    const others = Object.keys(cells).filter((name) => name !== platform);
+    const select = others.length ? chooser(body, others, found.against) : null;
+    const content = add(body, "div");
+    const show = () => {
+      content.replaceChildren();
+      if (select && select.value) sides(content, cells, [select.value, platform]);
+      else column(content, found, "h3");
+    };
+    if (select) select.addEventListener("change", show);
+    show();
     if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
     title.focus();
@@ -147,6 +219,7 @@
   window.addEventListener("hashchange", follow);
   const form = document.getElementById("filters");
   form.addEventListener("input", filter);
+  order.addEventListener("change", arrange);
   form.addEventListener("submit", (event) => event.preventDefault());
   filter();
   follow();

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.report import html
-from pytest_gvisor.report.model import Report, Row, State
+from pytest_gvisor.report.model import Report, Row, Run, State
 from tests.unit.report.browser import Browser, only_a_snap, program
 from tests.unit.report.reports import HOSTILE, cell, hostile, report, row
 
@@ -82,6 +82,27 @@ def test_filters_show_what_they_say(show: Show) -> None:
     assert browser.run("document.getElementById('shown').textContent") == f"1 of {total} tests"
 
 
+def test_rows_can_be_sorted_by_their_time_against_the_host(show: Show) -> None:
+    """The slowest under gVisor is first, and a row without a ratio last."""
+
+    def timed(test: str, native: float, kvm: float) -> Row:
+        return Row(test=test, cells=(cell("native", duration=native), cell("kvm", duration=kvm)))
+
+    failed = row("failed", kvm=State.FAILED)
+    browser = show(report(timed("twice", 5, 10), timed("tenfold", 0.2, 2), failed))
+    shown = "[...document.querySelectorAll('#matrix tbody tr')].map(r => r.dataset.test).join()"
+    assert browser.run(shown) == "failed,twice,tenfold"
+    for order, names in (
+        ("ratio", "tenfold,twice,failed"), ("time", "twice,tenfold,failed"),
+        ("row", "twice,tenfold,failed"), ("", "failed,twice,tenfold"),
+    ):  # fmt: skip
+        browser.run(
+            f"{{ const o = document.getElementById('order'); o.value = '{order}';"
+            "o.dispatchEvent(new Event('change', {bubbles: true})) }"
+        )
+        assert browser.run(shown) == names
+
+
 def test_a_cell_opens_by_keyboard_and_shows_everything(show: Show) -> None:
     """Tab, arrows, Enter and Escape are enough; the focus comes back to the cell."""
     made = hostile()
@@ -123,6 +144,39 @@ def test_an_address_opens_a_cell_and_its_command_can_be_copied(show: Show) -> No
     assert browser.run("navigator.clipboard.readText()") == "python -m pytest x"
     browser.press("Escape")
     browser.until("document.activeElement.closest('td.s-failed')")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
+def test_a_test_that_differs_opens_platform_against_platform(
+    show: Show, width: int, scheme: str
+) -> None:
+    """The outputs are compared line by line; in a narrow window the platforms are stacked."""
+    good = cell("systrap", runs=(Run(args="x", stdout="one\ntwo\nthree", stderr="warning"),))
+    bad = cell("ptrace", State.FAILED, output="E   assert",
+               runs=(Run(args="x", stdout="one\n2\nthree\nfour", stderr="warning"),))  # fmt: skip
+    browser = show(report(Row(test="t.py::test_differs", cells=(good, bad))))
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.call("Emulation.setEmulatedMedia", features=[feature])
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
+                 deviceScaleFactor=1, mobile=False)  # fmt: skip
+    browser.run("document.querySelector('td.s-failed button').click()")
+    diff = browser.run("document.querySelector('.diff').textContent")
+    assert diff == "  one\n- two\n+ 2\n  three\n+ four\n"
+    assert "standard error: the same" in browser.run("document.getElementById('detail').innerText")
+    (left, top), (right, low) = browser.run(
+        "[...document.querySelectorAll('.sides > section')].map(side => {"
+        " const box = side.getBoundingClientRect(); return [box.left, box.top]; })"
+    )
+    assert (left < right and top == low) if width == 1280 else (left == right and top < low)
+    assert browser.run("document.getElementById('detail').scrollWidth") <= width
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    for front, back, word in browser.run(COLOUR.replace("#matrix td", ".diff :is(ins, del)")):
+        assert contrast(front, back) >= 4.5, word
+    browser.press("Tab", "Tab", "ArrowUp")  # past "Close", to what it is compared with
+    assert browser.run("document.querySelector('.sides')") is None
+    browser.press("Escape")
+    browser.call("Emulation.clearDeviceMetricsOverride")
+    browser.call("Emulation.setEmulatedMedia", features=[])
 
 
 def test_hostile_text_stays_text(show: Show) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_gvisor.errors import ReportError
 from pytest_gvisor.report import files, github, html, markdown, terminal
-from pytest_gvisor.report.details import details, parts
+from pytest_gvisor.report.details import counterpart, details, parts
 from pytest_gvisor.report.model import Report, Row, State
 from tests.unit.report.reports import cell, hostile, report, row
 
@@ -223,6 +223,32 @@ def test_failures_are_first_and_empty_parts_are_not_there() -> None:
     nothing = html.render(Report())
     assert "<ol" not in nothing
     assert "sandbox starts" not in nothing.partition("<script")[0]
+
+
+def test_a_time_is_a_ratio_to_the_hosts_where_both_passed() -> None:
+    """Without a passed test on the host, a cell has its seconds; a report of those has no order."""
+    native, slow = cell("native", duration=0.2), cell("kvm", duration=0.9)
+    made = Row(test="a", cells=(native, slow))
+    assert made.ratio(slow) == pytest.approx(4.5)
+    assert made.ratio(native) is None
+    text = html.render(report(made))
+    assert '<small class="time">×4.5</small>' in text  # noqa: RUF001
+    assert '<small class="time">0.20 s</small>' in text
+    assert 'value="ratio"' in text
+    for other in (cell("native", State.FAILED), cell("native", duration=0.0), cell("systrap")):
+        assert Row(test="a", cells=(other, slow)).ratio(slow) is None
+    assert 'value="ratio"' not in html.render(report(row("a", kvm=State.PASSED)))
+
+
+def test_a_cell_is_compared_with_one_of_another_verdict() -> None:
+    """The host comes first, then a pass; a cell that says nothing about the test is left out."""
+    native, passed = cell("native"), cell("systrap")
+    failed, gone = cell("ptrace", State.FAILED), cell("kvm", State.UNAVAILABLE)
+    both = Row(test="a", cells=(gone, passed, failed, native))
+    found = [counterpart(both, one) for one in both.cells]
+    assert found == ["", "ptrace", "native", "ptrace"]
+    assert counterpart(Row(test="a", cells=(gone, passed, failed)), failed) == "systrap"
+    assert counterpart(Row(test="a", cells=(passed, native)), passed) == ""
 
 
 def test_a_traceback_and_captured_output_have_their_own_labels() -> None:
