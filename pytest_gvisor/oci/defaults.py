@@ -175,10 +175,10 @@ def _namespaces(network: Network, netns: str | None, *, user: bool) -> tuple[Nam
     return tuple(made)
 
 
-def merged(mounts: Sequence[Mount], *, shm: int) -> tuple[Mount, ...]:
+def merged(mounts: Sequence[Mount], *, shm: int, memory: int | None = None) -> tuple[Mount, ...]:
     """Merge the default mounts with these. A mount replaces a default of the same destination.
 
-    ``shm`` is the size of /dev/shm in bytes.
+    ``shm`` is the size of /dev/shm in bytes, ``memory`` the limit on memory.
 
     Parents come before what is mounted in them, for runsc's gofer makes them in this order.
     """
@@ -190,7 +190,19 @@ def merged(mounts: Sequence[Mount], *, shm: int) -> tuple[Mount, ...]:
         for mount in MOUNTS
         if mount.destination not in asked
     ]
-    return tuple(sorted([*kept, *mounts], key=lambda mount: mount.destination.count("/")))
+    sized = [_sized(mount, memory) for mount in (*kept, *mounts)]
+    return tuple(sorted(sized, key=lambda mount: mount.destination.count("/")))
+
+
+def _sized(mount: Mount, memory: int | None) -> Mount:
+    """Return a file system in memory with room for all that the limit allows.
+
+    Without a size it has half of the total memory, which is the limit where the sandbox has one.
+    """
+    named = any(option.startswith(("size=", "nr_blocks=")) for option in mount.options)
+    if memory is None or mount.type is not MountType.TMPFS or named or "ro" in mount.options:
+        return mount
+    return dataclasses.replace(mount, options=(*mount.options, f"size={memory}"))
 
 
 def default_spec(
@@ -240,7 +252,7 @@ def default_spec(
         ),
         root=Root(path=root_path, readonly=readonly_root),
         hostname=hostname,
-        mounts=merged(mounts, shm=shm),
+        mounts=merged(mounts, shm=shm, memory=None if memory is None else parse_size(memory)),
         annotations=dict(annotations or {}),
         linux=Linux(
             namespaces=_namespaces(network, netns, user=id_mappings is not None),

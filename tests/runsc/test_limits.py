@@ -18,6 +18,7 @@ from pytest_gvisor import (
     UsageError,
     WorkloadFailed,
     WorkloadTimeout,
+    tmpfs,
 )
 from pytest_gvisor.programs import proc
 from pytest_gvisor.run import tasks
@@ -61,6 +62,27 @@ def test_a_workload_that_takes_too_much_memory_is_told(gvisor: Gvisor) -> None:
     assert done.returncode == -9
     with pytest.raises(WorkloadFailed, match="out of memory"):
         done.check_returncode()
+
+
+@needs_cgroups
+def test_a_limit_on_memory_is_the_total_that_a_workload_sees(gvisor: Gvisor) -> None:
+    """Programs size themselves by it; a file system in memory may still hold all of it."""
+    script = """if True:
+        import os
+        print(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        print(int(open("/proc/meminfo").readline().split()[1]) << 10)
+        for path in ("/tmp", "/mnt"):
+            found = os.statvfs(path)
+            print(found.f_blocks * found.f_frsize)
+    """
+    words = ["python3", "-I", "-c", script]
+    done = gvisor.run(words, memory="128M", mounts=[tmpfs("/mnt")], check=True)
+    total = 128 << 20 if os.geteuid() == 0 else _total_of_the_host()
+    assert list(map(int, done.stdout.split())) == [total, total, 128 << 20, 128 << 20]
+
+
+def _total_of_the_host() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @needs_cgroups

@@ -8,8 +8,8 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.oci import validate
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec, parse_user
 from pytest_gvisor.oci.mounts import bind, tmpfs
-from pytest_gvisor.oci.spec import IdMapping
-from pytest_gvisor.oci.vocabulary import NamespaceType
+from pytest_gvisor.oci.spec import IdMapping, Mount
+from pytest_gvisor.oci.vocabulary import MountType, NamespaceType
 from pytest_gvisor.settings import Network
 
 
@@ -125,3 +125,21 @@ def test_a_user_that_is_none_is_a_usage_error(user: Any) -> None:
     """Names, negative numbers and (uid_t)-1 are refused: no passwd is read."""
     with pytest.raises(UsageError):
         parse_user(user)
+
+
+def test_a_file_system_in_memory_may_hold_all_that_the_limit_allows() -> None:
+    """A size that is named stays, and one of no limit or of an empty cover is not named."""
+    asked = (tmpfs("/a"), tmpfs("/b", size=4096))
+    cover = Mount(destination="/c", type=MountType.TMPFS, source="tmpfs", options=("ro",))
+    spec = default_spec(["true"], root_path="/x", memory="1M", mounts=(*asked, cover))
+    sizes = {
+        mount.destination: [o for o in mount.options if o.startswith("size=")]
+        for mount in spec.mounts
+        if mount.type is MountType.TMPFS
+    }
+    assert sizes == {
+        "/a": ["size=1048576"], "/b": ["size=4096"], "/c": [], "/tmp": ["size=1048576"],
+        "/dev": ["size=65536k"], "/dev/shm": ["size=67108864"],
+    }  # fmt: skip
+    free = default_spec(["true"], root_path="/x", mounts=asked)
+    assert asked[0] in free.mounts
