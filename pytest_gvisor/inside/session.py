@@ -6,13 +6,13 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from pytest_gvisor.errors import GvisorError, UsageError
-from pytest_gvisor.inside import allure_results, not_shown, reports, unbridged, visible
+from pytest_gvisor.inside import ahead, allure_results, not_shown, reports, unbridged, visible
 from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.coverage_data import InsideCoverage, target_of
 from pytest_gvisor.inside.output import Live
@@ -20,7 +20,7 @@ from pytest_gvisor.inside.return_places import agree, basetemp
 from pytest_gvisor.inside.returned import Store, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside, start
-from pytest_gvisor.inside.worker import Ids, Worker
+from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells, markers
 from pytest_gvisor.plugin.collection_warnings import known
 from pytest_gvisor.plugin.placement import FIELDS, plan_key, plan_of
@@ -55,6 +55,8 @@ class _Seat(NamedTuple):
 
     group: _Group
     number: int
+    position: int
+    """Its place among all tests of the session."""
 
 
 _seat_key = pytest.StashKey[_Seat]()
@@ -98,7 +100,7 @@ class InsideSession:
             )
             key = plan.platform, settings, plan.user, names.get(lifetime, "")
             group = groups.setdefault(key, fresh)
-            item.stash[_seat_key] = _Seat(group, len(group.items))
+            item.stash[_seat_key] = _Seat(group, len(group.items), position)
             group.items.append(item)
         return list(groups.values())
 
@@ -131,7 +133,7 @@ class InsideSession:
                 raise call.excinfo.value
 
     def _run_in_group(
-        self, item: pytest.Item, group: _Group, platform: Platform, ids: Ids
+        self, item: pytest.Item, group: _Group, platform: Platform, ids: ahead.Ids
     ) -> tuple[bool, pytest.TestReport | None]:
         """Run a test inside; return whether it came to its end there, and else its last report."""
         worker = group.worker = group.worker or self._worker(group, platform)
@@ -191,36 +193,54 @@ class InsideSession:
             _log_phase(item, phase)
         return None
 
-    def _ids(self, item: pytest.Item, nextitem: pytest.Item | None) -> Ids:
+    def _ids(self, item: pytest.Item, nextitem: pytest.Item | None) -> ahead.Ids:
         """Return the node ids inside of a test and of those after it: their fixtures stay set
         up.
         """
-        option = self._config.option
-        stops = option.maxfail or getattr(option, "stepwise", False)
-        upcoming = self._upcoming(item, nextitem)
-        following = next(upcoming, None)
-        known = following is nextitem and not hasattr(self._config, "workerinput")
-        sure = following is not None and known and not stops
-        return Ids(
+        following = next(self._upcoming(item, nextitem), None)
+        sure: list[pytest.Item] = []
+        if following is not None and following is nextitem:
+            sure = self._sure(item, following)
+        after = next(self._upcoming(sure[-1], following), None) if sure else None
+        return ahead.Ids(
             inner=item.stash[plan_key].inner,
             following=_inner(following),
-            sure=sure,
-            after_that=_inner(next(upcoming, None)) if sure else None,
+            sure=tuple(other.stash[plan_key].inner for other in sure),
+            after_those=_inner(after),
         )
+
+    def _sure(self, item: pytest.Item, following: pytest.Item) -> list[pytest.Item]:
+        """Return the tests that come right after this one in its sandbox, whatever its outcome."""
+        group, _number, position = item.stash[_seat_key]
+        writable, live = bool(self._inside.writable), "live log" in self._bridges.names
+        most = ahead.most(self._config, group.settings, writable=writable, live=live)
+        room = min(most, 1 if group.worker is None else group.worker.ahead.room)
+        if not room:
+            return []
+        found, items = [following], item.session.items
+        if items[position + 1 : position + 2] != found:
+            return found
+        for other in items[position + 2 : position + 1 + room]:
+            seat = other.stash.get(_seat_key, None)
+            if seat is None or seat.group is not group or _is_refused(other):
+                break
+            found.append(other)
+        return found
 
     def _upcoming(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[pytest.Item]:
         """Yield the tests after this one in its sandbox that the host will not skip or fail.
 
         Under xdist nobody knows what comes after the next test.
         """
-        group, number = item.stash[_seat_key]
+        group, number, _position = item.stash[_seat_key]
+        others: Iterable[pytest.Item] = ()
         if nextitem is None:
-            others = []
+            pass
         elif hasattr(self._config, "workerinput"):
             seat = nextitem.stash.get(_seat_key, None)
             others = [nextitem] if seat is not None and seat.group is group else []
         else:
-            others = group.items[number + 1 :]
+            others = (group.items[i] for i in range(number + 1, len(group.items)))
         return (other for other in others if not _is_refused(other))
 
     def _worker(self, group: _Group, platform: Platform) -> Worker:

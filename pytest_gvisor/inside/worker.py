@@ -7,7 +7,6 @@ had been made here. So what counts, prints or writes results needs to know nothi
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ import pytest
 from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.escape import safe
 from pytest_gvisor.inside import environment, reports, users
+from pytest_gvisor.inside.ahead import Ahead, Ids
 from pytest_gvisor.inside.bridge_ends import Sender
 from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
@@ -68,18 +68,6 @@ class Progress:
             phase for phase in _PHASES if phase != "call" or (self.calls and self.is_set_up)
         ]
         return next((phase for phase in expected if phase not in self.reported), None)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ids:
-    """Node ids inside: a test's, and those of the following tests in the same sandbox."""
-
-    inner: str
-    following: str | None = None
-    sure: bool = False
-    """Whether the following one comes next, and nothing but its sandbox's end keeps it from it."""
-
-    after_that: str | None = None
 
 
 def _failures_left(item: pytest.Item) -> int:
@@ -146,7 +134,9 @@ class Worker:
         self.fresh: Link | None = None
         """The sandbox that was started last, until somebody takes note of it."""
 
-        self._ahead: str | None = None
+        self.ahead = Ahead()
+        """The tests that were named ahead."""
+
         self._under_way = False
         self.ran = False
         """Whether the test that `run` was last asked for has begun inside."""
@@ -187,6 +177,7 @@ class Worker:
             self._command(link, item, ids, deadline)
             yield from self._reports(link, item, ids.inner, progress, deadline)
             self._under_way, self.ended = False, True
+            self.ahead.took(time.monotonic() - began)
         except Hangs:
             link.terminate()
             cause = f"it did not end within {self._timeout:g} s (--gvisor-timeout)"
@@ -197,22 +188,19 @@ class Worker:
     def _command(self, link: Link, item: pytest.Item, ids: Ids, deadline: float) -> None:
         """Send the command to run a test, unless it runs already, and name the next one.
 
-        The one after it is commanded too, where it is known that it will follow: the pytest inside
+        Those after it are commanded too, where it is known that they will follow: the pytest inside
         then goes on without waiting for the host to report.
         """
-        if self._ahead not in (None, ids.inner):
+        while (first := self.ahead.first) not in (None, ids.inner):
             while (message := link.receive(deadline))["type"] != "done":
                 self._unasked(message)
-            _belongs(message, self._ahead)
-            self._ahead = None
-        if self._ahead is None:
+            _belongs(message, first)
+            self.ahead.pop()
+        if first is None:
             link.send("run", id=ids.inner, next=ids.following, maxfail=_failures_left(item))
-        self._ahead = None
-        if ids.sure and ids.following in self.ids:
-            # A pytest that is gone by now is judged by what it has sent, which is read first.
-            with contextlib.suppress(Died):
-                link.send("run", id=ids.following, next=ids.after_that, maxfail=0)
-            self._ahead = ids.following
+        else:
+            self.ahead.pop()
+        self.ahead.send(link, ids, self.ids)
 
     def _reports(
         self, link: Link, item: pytest.Item, inner: str, progress: Progress, deadline: float
@@ -264,11 +252,16 @@ class Worker:
         return f"{text}\n{told}" if told else text
 
     def _unasked(self, message: dict[str, Any]) -> None:
-        """Take a message of the test that was commanded ahead and is no longer wanted."""
-        if self._ahead is None or message["type"] not in _OF_A_TEST:
+        """Take a message of a test that was commanded ahead and is no longer wanted."""
+        first = self.ahead.first
+        if first is not None and message["type"] == "bridge":
+            return  # of a test that does not run on the host
+        if first is None or message["type"] not in _OF_A_TEST:
             self._common(message, "")
-        else:
-            _belongs(message, self._ahead)
+            return
+        _belongs(message, first)
+        if message["type"] == "done":
+            self.ahead.pop()
 
     def _common(self, message: dict[str, Any], nodeid: str) -> None:
         """Take a message that may come at any time."""
@@ -290,7 +283,8 @@ class Worker:
         """Return the link to a pytest that has collected. Raises the errors of `Link.receive`."""
         if self._link is not None:
             return self._link
-        self._ahead, self._under_way = None, False
+        self.ahead = Ahead()
+        self._under_way = False
         self._link = self.used = self.fresh = link = self._start()
         self._taker = None if self._newest_taker is None else self._newest_taker()
         deadline = time.monotonic() + max(self._timeout, 60.0)

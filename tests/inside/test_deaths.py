@@ -208,6 +208,26 @@ def test_a_host_that_is_slow_tells_a_death_as_what_it_is(
     result.stdout.fnmatch_lines(["*the sandbox was lost in this test's call*"])
 
 
+def test_a_death_among_many_short_tests_is_one_failed_test(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Many run ahead of the host, and the reports of those before it are not lost."""
+    project.makepyfile(
+        """
+        import os, pytest
+
+        @pytest.mark.parametrize("number", range(60))
+        def test_it(number):
+            if number == 41:
+                os._exit(3)
+        """
+    )
+    result = run_inside("-v")
+    assert result.parseoutcomes() == {"passed": 59, "failed": 1}
+    result.stdout.fnmatch_lines(["*sandbox was lost in this test's call*"])
+    result.stdout.fnmatch_lines(["*test_it?41? FAILED*"])
+
+
 def test_a_fork_that_comes_back_says_nothing(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:

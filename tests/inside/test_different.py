@@ -90,6 +90,37 @@ def test_a_writable_folder_lets_writes_through(
         assert (out / "made").read_text() == "inside"
 
 
+def test_no_test_writes_outside_before_the_verdict_on_the_one_before(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A session that stops after a test has no effects of the next one in a writable folder."""
+    folder = project.mkdir("outside")
+    project.makeconftest(
+        """
+        def pytest_runtest_logfinish(nodeid):
+            if nodeid.endswith("[1]"):
+                SESSION[0].shouldstop = "enough"
+
+        SESSION = []
+
+        def pytest_sessionstart(session):
+            SESSION.append(session)
+        """
+    )
+    project.makepyfile(
+        f"""
+        import pytest
+
+        @pytest.mark.parametrize("number", range(9))
+        def test_it(number):
+            open({str(folder)!r} + f"/{{number}}", "w").close()
+        """
+    )
+    with harmless(folder):
+        run_inside("--gvisor-writable", str(folder)).assert_outcomes(passed=2)
+        assert sorted(path.name for path in folder.iterdir()) == ["0", "1"]
+
+
 def test_the_environment_is_an_allow_list(
     project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
 ) -> None:

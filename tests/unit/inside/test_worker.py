@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import pytest
 
 from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.inside.ahead import Ids
 from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.link import Died, Hangs, Link
 from pytest_gvisor.inside.returned import Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
-from pytest_gvisor.inside.worker import Ids, Worker
+from pytest_gvisor.inside.worker import Worker
 
 INNER = "test_it.py::test_it"
 COLLECTED = {"type": "collected", "ids": [INNER, "test_it.py::test_next"], "errors": []}
@@ -33,7 +34,11 @@ class Script:
 
     def send(self, op: str, **fields: object) -> None:
         """Note a command."""
-        self.sent.append({"op": op, **fields})
+        self.send_all([{"op": op, **fields}])
+
+    def send_all(self, commands: Iterable[Message]) -> None:
+        """Note commands."""
+        self.sent += commands
 
     def receive(self, _deadline: float) -> Message:
         """The next message, or the next error."""
@@ -313,3 +318,56 @@ def test_a_session_that_is_stopped_in_a_test_says_that_files_are_lost(host: Host
     worker.finish()
     assert files.said[1:] == ["the session was stopped in the midst of a test"]
     assert script.closed == 1
+
+
+def of(inner: str) -> list[Message]:
+    """The messages of another test that passes."""
+    return [{**message, "id": inner} for message in [*PASSED, DONE]]
+
+
+def test_tests_ahead_that_nobody_wants_are_read_and_dropped(host: Host) -> None:
+    """The messages of a test that is wanted come after theirs."""
+    others = [f"test_it.py::test_{name}" for name in "abc"]
+    collected = {**COLLECTED, "ids": [INNER, *others]}
+    bridge: Message = {"type": "bridge", "bridge": "junit", "data": {"id": others[0]}}
+    first = [*PASSED, DONE]
+    unwanted = [bridge, *of(others[0]), *of(others[1])]
+    worker = host.worker(*first, *unwanted, *of(others[2]), collected=collected)
+    sure = Ids(inner=INNER, following=others[0], sure=(others[0], others[1]))
+    list(worker.run(host.item, sure))
+    ran = list(worker.run(host.item, Ids(inner=others[2])))
+    assert [report.when for report in ran] == ["setup", "call", "teardown"]
+    assert [command["id"] for command in host.script.sent] == [INNER, *others]
+    assert not host.script.closed
+
+
+def test_a_session_that_stops_waits_for_the_tests_ahead(host: Host) -> None:
+    """Their reports are dropped, and the end of the pytest inside comes after them."""
+    others = [f"test_it.py::test_{name}" for name in "ab"]
+    collected = {**COLLECTED, "ids": [INNER, *others]}
+    unwanted = [*of(others[0]), *of(others[1])]
+    finished: Message = {"type": "finished"}
+    worker = host.worker(*PASSED, DONE, *unwanted, finished, collected=collected)
+    list(worker.run(host.item, Ids(inner=INNER, following=others[0], sure=(*others,))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        worker.finish()
+    assert not host.script.messages
+
+
+def test_a_death_in_a_test_ahead_is_that_test_s(host: Host) -> None:
+    """Tests that ended before it keep their reports, and no later one is named with it."""
+    others = [f"test_it.py::test_{name}" for name in "abc"]
+    collected = {**COLLECTED, "ids": [INNER, *others]}
+    worker = host.worker(*PASSED, DONE, *of(others[0]), *of(others[1])[:2], collected=collected)
+    order = [INNER, *others]
+    found = []
+    for number, inner in enumerate(order[:3]):
+        ids = Ids(inner=inner, sure=tuple(order[number + 1 :]))
+        found.append([(one.when, one.outcome) for one in worker.run(host.item, ids)])
+    passed = [("setup", "passed"), ("call", "passed"), ("teardown", "passed")]
+    assert found == [passed, passed, [("setup", "passed"), ("call", "failed")]]
+    host.script.messages = [collected, *of(others[2])]
+    assert not worker.start()
+    last = worker.run(host.item, Ids(inner=others[2]))
+    assert [(one.when, one.outcome) for one in last] == passed

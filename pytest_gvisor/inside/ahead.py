@@ -1,0 +1,102 @@
+"""The commands to run tests that are sent before the host asks for their reports.
+
+The pytest inside then goes on without waiting for the host, which has a test to report meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+from collections import deque
+from collections.abc import Collection
+
+import pytest
+
+from pytest_gvisor.inside.link import Died, Link
+from pytest_gvisor.settings import Network, Settings
+
+MOST = 16
+_LONGEST = 16 * 1024
+"""Characters of the ids of tests ahead: nobody reads commands while a test runs."""
+
+_SHORT = 0.05
+"""Seconds of a short test."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ids:
+    """Node ids inside: a test's, and those of the following tests in the same sandbox."""
+
+    inner: str
+    following: str | None = None
+    sure: tuple[str, ...] = ()
+    """Those that come next, without another in between: only the sandbox's end keeps them back."""
+
+    after_those: str | None = None
+
+
+class Ahead:
+    """The tests that were named to one pytest inside, and that are not yet asked for."""
+
+    def __init__(self) -> None:
+        self._ids: deque[str] = deque()
+        self._quick = False
+
+    @property
+    def first(self) -> str | None:
+        """Return the test whose messages come next."""
+        return self._ids[0] if self._ids else None
+
+    @property
+    def room(self) -> int:
+        """Return how many tests to name, those that were named already included.
+
+        Where tests are short they are many: whoever stops the session waits for them all.
+        """
+        if len(self._ids) > MOST // 2:
+            return 0
+        return MOST if self._quick else 1
+
+    def pop(self) -> None:
+        """Forget the first test: it is over, or its turn has come."""
+        self._ids.popleft()
+
+    def took(self, seconds: float) -> None:
+        """Note the time of a test."""
+        self._quick = seconds < _SHORT
+
+    def send(self, link: Link, ids: Ids, collected: Collection[str]) -> None:
+        """Name the tests that follow for sure, and that are not named yet."""
+        count = len(self._ids)
+        if ids.sure[:count] != tuple(self._ids):
+            return
+        order = ids.sure[count:]
+        fresh = [*itertools.takewhile(lambda inner: inner in collected, order)]
+        if sum(map(len, fresh)) > _LONGEST:
+            fresh = fresh[:1]
+        if not fresh:
+            return
+        following = (*order, ids.after_those)[1:]
+        # A pytest that is gone by now is judged by what it has sent, which is read first.
+        with contextlib.suppress(Died):
+            link.send_all(
+                {"op": "run", "id": inner, "next": then, "maxfail": 0}
+                for inner, then in zip(fresh, following, strict=False)
+            )
+        self._ids.extend(fresh)
+
+
+def most(config: pytest.Config, settings: Settings, *, writable: bool, live: bool) -> int:
+    """Return how many tests at most may run before the verdict on the one before them.
+
+    None where a verdict may stop the session, or where tests have effects outside. One where the
+    user sees what a test writes while it runs; ``live`` says so of the log.
+    """
+    option = config.option
+    stops = option.maxfail or getattr(option, "stepwise", False)
+    # Under xdist nobody knows what comes after the next test.
+    if stops or writable or settings.network is Network.HOST or hasattr(config, "workerinput"):
+        return 0
+    shows = any(getattr(option, name, False) for name in ("setupshow", "setuponly"))
+    return 1 if live or shows or config.getoption("capture", "fd") == "no" else MOST
