@@ -124,7 +124,8 @@ def test_each_test_has_a_cell_on_each_platform(project: Project, no_kvm: str, ru
     assert [row.test for row in report.differing] == ["test_it.py::test_differs"]
     (leg,) = report.legs
     assert [(one.version, one.path) for one in leg.runsc] == [(runsc.version, runsc.path)]
-    assert (leg.kernel, leg.pytest) == (os.uname().release, pytest.__version__)
+    assert (leg.project, leg.kernel) == (project.folder.name, os.uname().release)
+    assert leg.pytest == pytest.__version__
     check_details(cells(report, "ptrace"))
     check_junit(ran.junit(), runsc.version)
     assert ran.line("test_it.py::test_differs: ").endswith(

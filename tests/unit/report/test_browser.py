@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -175,6 +176,24 @@ def test_a_test_that_differs_opens_platform_against_platform(
     browser.press("Tab", "Tab", "ArrowUp")  # past "Close", to what it is compared with
     assert browser.run("document.querySelector('.sides')") is None
     browser.press("Escape")
+    browser.call("Emulation.clearDeviceMetricsOverride")
+    browser.call("Emulation.setEmulatedMedia", features=[])
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
+def test_axe_finds_nothing_to_complain_about(show: Show, width: int, scheme: str) -> None:
+    """The page and an open comparison pass all rules of axe-core."""
+    browser = show(every_state())
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.call("Emulation.setEmulatedMedia", features=[feature])
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
+                 deviceScaleFactor=1, mobile=False)  # fmt: skip
+    axe = importlib.resources.files("axe_core_python").joinpath("axe.min.js")
+    browser.run(axe.read_text(encoding="utf-8") + ";0")
+    found = "axe.run().then(all => all.violations.map(one => [one.id, one.nodes.map(n => n.html)]))"
+    assert browser.run(found) == []
+    browser.run("document.querySelector('[data-differs] td.s-failed button').click()")
+    assert browser.run(found) == []
     browser.call("Emulation.clearDeviceMetricsOverride")
     browser.call("Emulation.setEmulatedMedia", features=[])
 
