@@ -109,13 +109,17 @@ def outcomes(output: str) -> str:
     return str(summary)
 
 
+# The running Python and the oldest that is supported, which may be one.
+PYTHONS = {"this python": ""} | ({"python 3.11": "3.11"} if sys.version_info[:2] != (3, 11) else {})
+PYTESTS = {"newest pytest": "pytest", "pytest 8.4": "pytest==8.4.*"}
+
+
 @pytest.mark.parametrize(
     "environment",
     [
-        pytest.param(("", "pytest"), id="this python, newest pytest"),
-        pytest.param(("", "pytest==8.4.*"), id="this python, pytest 8.4"),
-        pytest.param(("3.11", "pytest"), id="python 3.11, newest pytest"),
-        pytest.param(("3.11", "pytest==8.4.*"), id="python 3.11, pytest 8.4"),
+        pytest.param((python, requirement), id=f"{name}, {release}")
+        for name, python in PYTHONS.items()
+        for release, requirement in PYTESTS.items()
     ],
     indirect=True,
 )
