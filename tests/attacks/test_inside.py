@@ -22,7 +22,8 @@ def forge(**fields):
     real = reports.TestReport._to_json
     reports.TestReport._to_json = lambda self: {{**real(self), **fields}}
 
-def test_forges():
+def test_forges(record_property):
+    record_property("so that the report", "is no short one")
     forge({fields})
 """
 """A test whose reports have more fields than pytest gives them."""
