@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.guest import encoding, failed, identity, passed, returns, variables
     from pytest_gvisor.guest.channel import Channel
+    from pytest_gvisor.guest.gate import Gate
 else:
     # The folder of this program, on sys.path for these imports: what a test imports by their names
     # is the test's own.
@@ -34,10 +35,11 @@ else:
     import returns
     import variables
     from channel import Channel
+    from gate import Gate
 
     del sys.path[0]
     for _name in (
-        "channel", "checked_json", "encoding", "failed", "frames", "identity", "passed",
+        "channel", "checked_json", "encoding", "failed", "frames", "gate", "identity", "passed",
         "returns", "variables",
     ):  # fmt: skip
         del sys.modules[_name]
@@ -332,6 +334,8 @@ def run(
     words: TextIO,
     change: identity.Change | None,
     notes: failed.Notes,
+    *,
+    gate: Gate,
 ) -> int:
     """Configure pytest like the host's, and serve until the host sends ``finish``.
 
@@ -346,22 +350,26 @@ def run(
     _beside("program").assume(**start["program"])
     measured: dict[str, Any] | None = start["coverage"]
     coverage: Coverage | None = _beside("measure").Coverage(measured) if measured else None
-    from _pytest.config import Config  # noqa: PLC0415 -- sys.path is the host's only now
+    from _pytest.config import get_config  # noqa: PLC0415 -- sys.path is the host's only now
 
     # The first process has worked meanwhile.
     if change is not None:
         change.settled()
     terminal = Terminal(channel, words)
     watch = variables.Watch(start["held_back"])
-    plugin = Plugin(channel, terminal, start["files"], watch, coverage)
+    # As Config.fromdictargs, with a plugin that is there before the others.
+    config = get_config(start["args"])
+    config.option.__dict__.update(start["options"])
+    gate.register(config, channel, start["sys_path"])
+    config.parse(start["args"], addopts=False)
+    plugin = Plugin(channel, terminal, gate.command["files"], watch, coverage)
     _hook_order(plugin)
-    config = Config.fromdictargs(start["options"], start["args"])
     config.pluginmanager.register(plugin, "gvisor-worker")
     failed.register(config, notes)
     if start["worker"] and config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_fixtures(**start["worker"]), "gvisor-xdist-fixtures")
-    if start["bridges"]:
-        _beside("bridges").register(config, start["bridges"], channel.send)
+    if bridges := gate.command["bridges"]:
+        _beside("bridges").register(config, bridges, channel.send)
     channel.send("ready", kernel=os.uname().release)
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 
@@ -388,30 +396,38 @@ def attend(pytest_pid: int, send: Callable[[], None]) -> None:
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
+def _returning(channel: Channel, notes: failed.Notes, gate: Gate) -> Callable[[], None]:
+    """Wait for the host to name the files that come back; return a function that sends them."""
+    agreed = gate.agreed()
+    # Before the pytest goes on, and after all that the host's collection has changed.
+    changes = returns.Changes()
+    if agreed is not None:
+        returns.make_folders(agreed)
+    gate.open()
+
+    def send() -> None:
+        if agreed is not None:
+            returns.send(channel.socket, agreed, changes, notes.folders())
+
+    return send
+
+
 def main() -> None:
     """Run the program."""
     who = identity.wanted(sys.argv[1:])
     change = None if who is None else identity.Change(who)
     del sys.argv[1:]  # a test sees none of it
-    changes = returns.Changes()
     channel = Channel()
     start = channel.receive()
     if start["op"] != "start":
         return
     if start["families"]:
         _beside("loopback").make_count(start["families"], identity.kernel_calls())
-    notes, agreed = failed.Notes(), start["returns"]
-    if agreed is not None:
-        returns.make_folders(agreed)
-
-    def send() -> None:
-        if agreed is not None:
-            returns.send(channel.socket, agreed, changes, notes.folders())
-
+    notes, gate = failed.Notes(), Gate()
     if pid := os.fork():
         if change is not None:
             change.serve(pid)
-        attend(pid, send)
+        attend(pid, _returning(channel, notes, gate))
     channel.own()
     # A descriptor of its own: while a test runs, pytest has 2 on a file that dies with the sandbox.
     words = os.fdopen(os.dup(2), "w")
@@ -423,7 +439,7 @@ def main() -> None:
     try:
         if change is not None:
             change.become()
-        status = run(channel, start, words, change, notes)
+        status = run(channel, start, words, change, notes, gate=gate)
     except identity.Refused as error:
         channel.send("no user", errno=error.errno, text=error.strerror)
         raise

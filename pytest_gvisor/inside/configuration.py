@@ -110,13 +110,16 @@ def _plain(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def arguments(config: pytest.Config, items: Iterable[pytest.Item]) -> list[str]:
+def arguments(config: pytest.Config, items: Iterable[pytest.Item] | None) -> list[str]:
     """Return the command line inside: plugins, which pytest loads before options, and the host's.
 
     What the user wrote decides node ids, where files lie outside of rootdir. Files that the user
-    named and that none of ``items`` needs are left out: pytest would collect each of them.
+    named and that none of ``items`` needs are left out: pytest would collect each of them. None
+    stands for tests that need all.
     """
     plugins = [part for name in editors.without(config.option.plugins) for part in ("-p", name)]
+    if items is None:
+        return [*plugins, *config.args]
     needed = {os.path.realpath(path) for path in files(items)}
     here = str(config.invocation_params.dir)
     return [*plugins, *(arg for arg in config.args if not _is_other_file(arg, here, needed))]

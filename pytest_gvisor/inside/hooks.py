@@ -14,10 +14,12 @@ import pytest
 from pytest_gvisor.plugin import collection_warnings
 from pytest_gvisor.plugin.placement import (
     BASETEMP_GIVEN,
+    EARLY,
     FIELDS,
     RETURNS,
     check_guard,
     here_is_inside,
+    is_asked_for,
     is_inside,
     native_key,
     plan_key,
@@ -25,12 +27,14 @@ from pytest_gvisor.plugin.placement import (
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.session import InsideSession
+    from pytest_gvisor.inside.start import Inside
     from pytest_gvisor.settings import Isolation
 
 _MARKER = (
     "in_gvisor(*, fresh=False, user=None): run this test inside gVisor, if fresh in a sandbox of "
     "its own, as this user"
 )
+_NOT_EARLY = ("collectonly", "setupplan", "usepdb", "trace")
 _session_key = pytest.StashKey["InsideSession"]()
 _workers_key = pytest.StashKey[bool]()
 
@@ -107,6 +111,17 @@ def pytest_configure(config: pytest.Config) -> None:
         _check_user(config)
         if config.getini(RETURNS):
             _check_returns(config)
+        if is_asked_for(config):
+            _begin_early(config)
+
+
+def _begin_early(config: pytest.Config) -> None:
+    """Let the sandbox boot while this pytest collects, if it runs tests and all share one."""
+    shared = config.getoption("gvisor_isolation") in (None, "session")
+    if shared and not any(config.getoption(option, False) for option in _NOT_EARLY):
+        from pytest_gvisor.inside.early import Early  # noqa: PLC0415 -- idle costs nothing
+
+        config.pluginmanager.register(Early(config, lambda: _inside(config)), EARLY)
 
 
 def _entries(config: pytest.Config) -> list[str]:
@@ -206,7 +221,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
 
 def pytest_report_header(config: pytest.Config) -> list[str] | str | None:
     """Report that tests run inside, or that they do not although the project asks for it."""
-    if here_is_inside() or not _is_asked_for(config):
+    if here_is_inside() or not is_asked_for(config):
         return None
     if config.getoption("no_gvisor"):
         return "gvisor: --no-gvisor: the tests run on the host"
@@ -215,11 +230,6 @@ def pytest_report_header(config: pytest.Config) -> list[str] | str | None:
         "allow-list; what they write stays there, apart from files that come back"
     )
     return [where, *_held_back(config), *_packages(config)]
-
-
-def _is_asked_for(config: pytest.Config) -> bool:
-    """Whether all tests that can are to run inside."""
-    return bool(config.getoption("in_gvisor") or config.getini("in_gvisor"))
 
 
 def _held_back(config: pytest.Config) -> list[str]:
@@ -296,19 +306,25 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def _session(item: pytest.Item) -> InsideSession:
     config = item.config
     if _session_key not in config.stash:
-        from pytest_gvisor.inside.environment import held_back  # noqa: PLC0415 -- see above
-        from pytest_gvisor.inside.session import InsideSession  # noqa: PLC0415
-        from pytest_gvisor.inside.start import Inside  # noqa: PLC0415
+        from pytest_gvisor.inside.session import InsideSession  # noqa: PLC0415 -- see above
 
-        env = _environment(config)
-        inside = Inside(
-            env=env,
-            held_back=tuple(held_back(env, os.environ)),
-            readable=_readable(config),
-            writable=tuple(config.getoption("gvisor_writable")),
+        config.stash[_session_key] = InsideSession(
+            item.session, _isolation(config), _inside(config)
         )
-        config.stash[_session_key] = InsideSession(item.session, _isolation(config), inside)
     return config.stash[_session_key]
+
+
+def _inside(config: pytest.Config) -> Inside:
+    from pytest_gvisor.inside.environment import held_back  # noqa: PLC0415 -- see above
+    from pytest_gvisor.inside.start import Inside  # noqa: PLC0415
+
+    env = _environment(config)
+    return Inside(
+        env=env,
+        held_back=tuple(held_back(env, os.environ)),
+        readable=_readable(config),
+        writable=tuple(config.getoption("gvisor_writable")),
+    )
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
@@ -384,5 +400,5 @@ def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, object]
 ) -> None:
     """Add that the tests run inside, so that pytest-benchmark warns where it compares both."""
-    if _is_asked_for(config) and not config.getoption("no_gvisor"):
+    if is_asked_for(config) and not config.getoption("no_gvisor"):
         machine_info["gvisor"] = "inside"

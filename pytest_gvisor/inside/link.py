@@ -38,10 +38,12 @@ class Hangs(Exception):
 class Link:
     """One sandbox with a pytest in it. `close` removes everything."""
 
-    def __init__(self, driven: Driven, show: Callable[[bytes], None] | None = None) -> None:
-        """Start the pytest. ``show`` gets its standard error as it comes."""
+    def __init__(self, driven: Driven) -> None:
+        """Start the pytest."""
         self._driven = driven
-        self._show = show
+        self.show: Callable[[bytes], None] | None = None
+        """Gets the standard error of the pytest as it comes."""
+
         self._shown = 0
         self._encoder = Encoder(max_json=UNBOUNDED)
         with stage("output", "no memory for messages from inside"):
@@ -63,6 +65,17 @@ class Link:
         self._supervisor = driven.start()
         self._socket = self._supervisor.pipes.socket
         self._supervisor.change(self._socket, selectors.EVENT_READ, self._read)
+
+    def greet(self, patience: float) -> None:
+        """Take part in the start, as far as it needs the host; for ``patience`` seconds at most.
+
+        runsc waits for an answer before it boots the sandbox (`sentry.Listener`).
+        """
+        until, listener = time.monotonic() + patience, self._supervisor.listener
+        while listener is not None and not listener.greeted and not self._supervisor.over:
+            if (left := until - time.monotonic()) <= 0:
+                return
+            self._turn(left)
 
     def send(self, op: str, **fields: object) -> None:
         """Send a command. Raises `Died` if the pytest is gone or does not read."""
@@ -123,8 +136,8 @@ class Link:
 
     def _turn(self, timeout: float) -> None:
         self._supervisor.turn(timeout)
-        if self._show is not None:
-            self._relay(self._show)
+        if self.show is not None:
+            self._relay(self.show)
 
     def _relay(self, show: Callable[[bytes], None]) -> None:
         """Pass on the new output on standard error, as far as it is still held."""
@@ -198,8 +211,8 @@ class Link:
         if self._ended is None:
             self._stop_reading(Died("it is gone"))
             self._ended = self._driven.end(patience)
-            if self._show is not None:
-                self._relay(self._show)
+            if self.show is not None:
+                self._relay(self.show)
         return self._ended
 
     @property

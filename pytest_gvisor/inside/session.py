@@ -19,11 +19,11 @@ from pytest_gvisor.inside.output import Live
 from pytest_gvisor.inside.return_places import agree, basetemp
 from pytest_gvisor.inside.returned import Store, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
-from pytest_gvisor.inside.start import Inside, start
+from pytest_gvisor.inside.start import Inside, collect, launch, plan
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells, markers
 from pytest_gvisor.plugin.collection_warnings import known
-from pytest_gvisor.plugin.placement import FIELDS, plan_key, plan_of
+from pytest_gvisor.plugin.placement import EARLY, FIELDS, plan_key, plan_of
 from pytest_gvisor.plugin.precedence import expected_failure, location, settings_of
 from pytest_gvisor.plugin.skips import fail_misuse
 from pytest_gvisor.sessions import places
@@ -248,17 +248,19 @@ class InsideSession:
 
         def begin() -> Link:
             takers[:] = [self._taker(group.items)]
-            return start(
+            planned = plan(
                 self._config,
                 platform=platform,
                 settings=group.settings,
                 inside=self._inside,
                 user=group.user,
                 items=group.items,
-                bridges=self._bridges.names,
-                show=self._show(),
-                taker=takers[0],
             )
+            early = self._config.pluginmanager.get_plugin(EARLY)
+            link: Link = (early and early.take(planned)) or launch(self._config, planned)
+            link.show = self._show()
+            collect(link, items=group.items, bridges=self._bridges.names, taker=takers[0])
+            return link
 
         return Worker(
             self._config,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,6 +29,7 @@ from pytest_gvisor.setting_table import DEFAULT_MAX_OUTPUT
 if TYPE_CHECKING:
     from pytest_gvisor.inside.returned import Taker
     from pytest_gvisor.oci.spec import Mount, Spec
+    from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.settings import Platform, Settings
 
 _PYTHON_PATH = "PYTHONPATH"
@@ -52,68 +53,102 @@ class Inside:
     """Folders of the host that writes go through to."""
 
 
-def start(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that a sandbox is started with, up to its tests: equal plans start equal sandboxes."""
+
+    runsc: Runsc
+    platform: Platform
+    settings: Settings
+    way: Way
+    shown: visible.Shown
+    inside: Inside
+    inhabitant: users.Inhabitant | None
+    command: Mapping[str, Any]
+    """The first command to the pytest, apart from ``sys.path``."""
+
+
+def plan(
     config: pytest.Config,
     *,
     platform: Platform,
     settings: Settings,
     inside: Inside,
     user: str,
-    items: Sequence[pytest.Item],
-    bridges: Sequence[str],
-    show: Callable[[bytes], None] | None,
-    taker: Taker | None = None,
-) -> Link:
-    """Start a pytest on ``platform`` that collects ``items``. Raises `GvisorError`.
+    items: Sequence[pytest.Item] | None,
+) -> Plan:
+    """Plan a sandbox on ``platform`` for ``items``; None where they are not known yet.
 
-    ``user`` is the tests', as `users.read` returns it.
+    ``user`` is the tests', as `users.read` returns it. Raises `GvisorError`.
     """
     engine = engine_of(config)
     way = rootless.decide(settings.rootless, Caller.read(os.geteuid()), settings.network)
-    shown = visible.shown(config, items, inside.readable)
-    request = Request(
+    shown = visible.shown(config, items or (), inside.readable)
+    return Plan(
         runsc=engine.binary(settings),
         platform=platform,
-        # The limit on output is that of a workload, and not of what a pytest inside shows.
-        settings=dataclasses.replace(settings, max_output=DEFAULT_MAX_OUTPUT),
-        make_spec=lambda workspace: _spec(
-            workspace,
-            settings=settings,
-            way=way,
-            shown=shown,
-            inside=inside,
-            inhabitant=users.inhabitant(user, way, shown.paths),
-        ),
-        # With folders to bind, the child makes the user namespace itself: see programs/child.py.
-        way=Way.OWN if way is Way.FLAG else way,
+        settings=settings,
+        way=way,
+        shown=shown,
+        inside=inside,
+        inhabitant=users.inhabitant(user, way, shown.paths),
+        command={
+            "options": configuration.travelling(config),
+            "args": configuration.arguments(config, items),
+            "held_back": inside.held_back,
+            "worker": _worker(config),
+            "cwd": str(config.invocation_params.dir),
+            "coverage": configuration.coverage(config),
+            "families": families.missing(settings),
+            "program": program.names(),
+            "python_path": inside.env.get(_PYTHON_PATH),
+        },
     )
-    command: dict[str, Any] = {
-        "options": configuration.travelling(config),
-        "returns": None,
-        "args": configuration.arguments(config, items),
-        "files": configuration.files(items),
-        "held_back": inside.held_back,
-        "worker": _worker(config),
-        "cwd": str(config.invocation_params.dir),
-        "sys_path": configuration.search_path(),
-        "coverage": configuration.coverage(config),
-        "bridges": bridges,
-        "families": families.missing(settings),
-        "program": program.names(),
-        "python_path": inside.env.get(_PYTHON_PATH),
-    }
-    if taker is not None:
-        command["returns"] = taker.command()
-        command["options"]["basetemp"] = taker.agreed.basetemp
-    link = Link(Driven(request, engine.launcher, Record()), show)
+
+
+def launch(config: pytest.Config, plan: Plan) -> Link:
+    """Start the sandbox of a plan, whose pytest imports its plugins. Raises `GvisorError`."""
+    request = Request(
+        runsc=plan.runsc,
+        platform=plan.platform,
+        # The limit on output is that of a workload, and not of what a pytest inside shows.
+        settings=dataclasses.replace(plan.settings, max_output=DEFAULT_MAX_OUTPUT),
+        make_spec=lambda workspace: _spec(workspace, plan),
+        # With folders to bind, the child makes the user namespace itself: see programs/child.py.
+        way=Way.OWN if plan.way is Way.FLAG else plan.way,
+    )
+    link = Link(Driven(request, engine_of(config).launcher, Record()))
+    _command(link, "start", **plan.command, sys_path=configuration.search_path())
+    return link
+
+
+def collect(
+    link: Link,
+    *,
+    items: Sequence[pytest.Item],
+    bridges: Sequence[str],
+    taker: Taker | None = None,
+) -> None:
+    """Let the pytest of a sandbox configure itself, and collect ``items``."""
+    _command(
+        link,
+        "collect",
+        files=configuration.files(items),
+        sys_path=configuration.search_path(),
+        bridges=bridges,
+        returns=None if taker is None else taker.command(),
+        basetemp=None if taker is None else taker.agreed.basetemp,
+    )
+
+
+def _command(link: Link, op: str, **fields: Any) -> None:
     try:
-        link.send("start", **command)
+        link.send(op, **fields)
     except Died:
         pass  # whoever receives hears of it too, and what the link then tells says why
     except BaseException:
         link.close()
         raise
-    return link
 
 
 def _worker(config: pytest.Config) -> dict[str, str] | None:
@@ -122,15 +157,8 @@ def _worker(config: pytest.Config) -> dict[str, str] | None:
     return given and {"worker_id": given["workerid"], "testrun_uid": given["testrunuid"]}
 
 
-def _spec(
-    workspace: Workspace,
-    *,
-    settings: Settings,
-    way: Way,
-    shown: visible.Shown,
-    inside: Inside,
-    inhabitant: users.Inhabitant | None,
-) -> Spec:
+def _spec(workspace: Workspace, plan: Plan) -> Spec:
+    settings, shown, inside, inhabitant = plan.settings, plan.shown, plan.inside, plan.inhabitant
     mounts = [bind(path, path) for path in shown.paths]
     mounts += writable.mounts(inside.writable)
     account = inhabitant.account if inhabitant else None
@@ -161,7 +189,7 @@ def _spec(
         cpus=settings.cpus,
         shm=following.shm(settings),
         nofile=following.nofile(settings),
-        id_mappings=id_mappings(way),
+        id_mappings=id_mappings(plan.way),
     )
     # The root's overlay is memory too; a tmpfs would hide a project that lies in /tmp.
     kept = tuple(mount for mount in spec.mounts if mount.destination != _TMP)

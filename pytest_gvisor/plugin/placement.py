@@ -24,6 +24,9 @@ RETURNS = "gvisor_returns"
 BASETEMP_GIVEN = "gvisor_basetemp_given"
 """The ini key that names further fields of reports from inside: see inside/fields.py."""
 
+EARLY = "gvisor-early"
+"""The name of the plugin that starts a sandbox before the collection: see inside/early.py."""
+
 
 class Plan(NamedTuple):
     """The plan of a test inside."""
@@ -94,6 +97,11 @@ def asks_for_gvisor(item: pytest.Item) -> bool:
     return plan_of(item) is not None and bool(item.config.getoption("in_gvisor"))
 
 
+def is_asked_for(config: pytest.Config) -> bool:
+    """Whether all tests that can are to run inside."""
+    return bool(config.getoption("in_gvisor") or config.getini("in_gvisor"))
+
+
 def is_inside(item: pytest.Item) -> bool:
     """Whether a test is to run inside.
 
@@ -103,7 +111,7 @@ def is_inside(item: pytest.Item) -> bool:
     if here_is_inside() or config.getoption("no_gvisor"):
         return False
     marked = item.get_closest_marker("in_gvisor") is not None
-    if not marked and not config.getoption("in_gvisor") and not config.getini("in_gvisor"):
+    if not marked and not is_asked_for(config):
         return False
     return FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
 

@@ -32,7 +32,7 @@ _DRAIN_SECONDS = 1.0  # of the processor's time: what a socket's buffer holds ta
 def pod_init_config(endpoint: str) -> str:
     """Return the text of the ``--pod-init-config`` file for a listener at ``endpoint``."""
     points = [
-        {"name": "container/start"},
+        {"name": "container/start", "context_fields": ["time"]},
         {"name": "sentry/task_exit", "context_fields": ["thread_id", "group_id"]},
     ]
     # A full socket makes the sentry try again, with pauses of up to 10 ms, before it drops what it
@@ -91,16 +91,31 @@ def exit_of_first_process(payload: bytes) -> int | None:
     return status
 
 
+def time_of_start(payload: bytes) -> int | None:
+    """Return the time in a Start message, in nanoseconds since the epoch; None if it has none."""
+    with contextlib.suppress(ValueError):
+        context = fields(payload).get(1)
+        # ContextData of common.proto: 1 is time_ns.
+        found = fields(context).get(1) if isinstance(context, bytes) else None
+        return found if isinstance(found, int) else None
+    return None
+
+
 class Listener:
     """A listener for one sentry that keeps its reports."""
 
     def __init__(self, folder: str) -> None:
         self.started = False
+        self.started_at: int | None = None
+        """When the workload started by the sandbox's clock, in nanoseconds since the epoch."""
+
         self.dropped = 0
         """How many messages the sentry could not send."""
 
         self.broken = False
-        self._greeted = False
+        self.greeted = False
+        """Whether the handshake is done, which a sandbox's boot waits for."""
+
         self._taken = 0
         self._statuses: dict[int, None] = {}
         self._peer: socket.socket | None = None
@@ -177,13 +192,13 @@ class Listener:
 
     def _take(self, message: bytes) -> None:
         self._taken += 1
-        if message == _HANDSHAKE and not self._greeted and self._peer is not None:
-            self._greeted = True
+        if message == _HANDSHAKE and not self.greeted and self._peer is not None:
+            self.greeted = True
             self._peer.send(_HANDSHAKE)
             return
         size, kind, self.dropped = _HEADER.unpack_from(message)
         if kind == _CONTAINER_START:
-            self.started = True
+            self.started, self.started_at = True, time_of_start(message[size:])
         elif kind == _TASK_EXIT:
             if len(message) > _MAX_TASK_EXIT:
                 raise ValueError("a TaskExit message of that size")

@@ -77,6 +77,7 @@ class Supervisor:
         self.pipes = pipes
         self.listener = listener
         self.started_at = time.monotonic()
+        self._since = time.time_ns()
         self.start: float | None = None
         """Seconds until the sentry said that the workload starts; None where nothing was heard."""
 
@@ -230,7 +231,7 @@ class Supervisor:
         with stage("events", "the sandbox cannot report"):
             going_on = listener.on_readable()
         if listener.started and self.start is None:
-            self.start = time.monotonic() - self.started_at
+            self.start = self._seconds_to_start(listener)
             self._watch_gofer()
         if going_on and listener.fileno() != before:
             # The sentry has connected: its connection is read now, and nobody else is let in.
@@ -239,6 +240,16 @@ class Supervisor:
                 self.change(listener.fileno(), selectors.EVENT_READ, self._listen)
             self._watch_gofer()
         return going_on
+
+    def _seconds_to_start(self, listener: Listener) -> float:
+        """Return them by the sandbox's clock: this process may have had no turn for a while.
+
+        A clock that says what cannot be is not believed.
+        """
+        heard = time.monotonic() - self.started_at
+        told = listener.started_at
+        seconds = -1.0 if told is None else (told - self._since) / 1e9
+        return seconds if 0 <= seconds <= heard else heard
 
     def _watch_gofer(self) -> None:
         """Wait for the gofer's end too, as soon as the gofer is found."""

@@ -33,7 +33,9 @@ ALONE = ("programs", "guest")
 PYTEST = ("plugin", "inside")
 """The folders that import pytest; and guest/worker.py, which is a pytest in the sandbox."""
 
-PYTEST_INSIDE = {"guest.bridges", "guest.failed", "guest.measure", "guest.worker"}
+PYTEST_INSIDE = {
+    "guest.bridges", "guest.failed", "guest.gate", "guest.measure", "guest.worker",
+}  # fmt: skip
 """The modules of the pytest in the sandbox."""
 
 PROGRAMS = {

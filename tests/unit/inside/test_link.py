@@ -36,6 +36,7 @@ class Sandbox:
         self._selector = selectors.DefaultSelector()
         self.pipes = SimpleNamespace(socket=ours.fileno())
         self.record: Any = None
+        self.listener: Any = None
 
     def start(self) -> Sandbox:
         """Be the supervisor, too."""
@@ -158,6 +159,25 @@ def test_nothing_is_read_any_more_when_it_is_closed(sandbox: Sandbox) -> None:
     assert len(os.read(sandbox.pipes.socket, 2**20)) > 900_000
 
 
+@pytest.mark.parametrize("ends", ["greeted", "over", "late", "deaf"])
+def test_a_greeting_is_waited_for_as_long_as_it_can_come(sandbox: Sandbox, ends: str) -> None:
+    """The wait ends with the greeting, with the run, or with the patience."""
+    listener = None if ends == "deaf" else SimpleNamespace(greeted=False)
+    sandbox.listener = listener
+    link = Link(cast("Any", sandbox))
+    turns = []
+
+    def turn(timeout: float) -> None:
+        turns.append(timeout)
+        if ends == "greeted":
+            cast("Any", listener).greeted = True
+        sandbox.over = ends == "over"
+
+    sandbox.turn = turn  # type: ignore[method-assign]
+    link.greet(0.01 if ends == "late" else 100.0)
+    assert len(turns) == {"greeted": 1, "over": 1, "deaf": 0}.get(ends, len(turns) or 1)
+
+
 @pytest.mark.parametrize("error", [Died("so soon"), KeyboardInterrupt(), TypeError("no JSON")])
 def test_a_start_that_takes_no_command_leaves_nothing(
     error: BaseException, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
@@ -178,16 +198,15 @@ def test_a_start_that_takes_no_command_leaves_nothing(
     monkeypatch.setattr(start, "Link", lambda *_: Deaf())
 
     def begin() -> object:
-        return start.start(
+        planned = start.plan(
             pytestconfig,
             platform=Platform.SYSTRAP,
             settings=Settings(),
             inside=start.Inside(),
-            bridges=[],
             user="caller",
             items=[],
-            show=None,
         )
+        return start.launch(pytestconfig, planned)
 
     if isinstance(error, Died):
         assert begin()

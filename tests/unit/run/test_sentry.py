@@ -164,6 +164,26 @@ def test_a_listener_hears_the_start_and_the_end(listener: Listener, sentry: sock
     assert not listener.on_readable()
 
 
+@pytest.mark.parametrize(
+    ("payload", "told"),
+    [
+        (field(1, field(1, 1234)) + field(2, b"id"), 1234),
+        (field(2, b"id"), None),
+        (field(1, 7), None),
+        (field(1, field(1, b"now")), None),
+        (b"\xff", None),
+    ],
+)
+def test_the_start_is_heard_with_and_without_its_time(
+    listener: Listener, sentry: socket.socket, payload: bytes, told: int | None
+) -> None:
+    """A release that sends no time, or another shape, has started all the same."""
+    sentry.send(message(START, payload))
+    assert listener.on_readable()
+    assert (listener.started, listener.started_at) == (True, told)
+    assert listener.complete
+
+
 def test_nobody_there_is_no_end(listener: Listener) -> None:
     """A wake-up for nothing changes nothing."""
     before = listener.fileno()

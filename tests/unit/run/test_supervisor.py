@@ -11,7 +11,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -353,3 +354,19 @@ def test_a_run_is_killed_at_once_when_it_is_cancelled(
     finally:
         os.close(stop)
     assert asked[-1] == "kill"
+
+
+@pytest.mark.parametrize(
+    ("after", "seconds"), [(1.5, 1.5), (None, 2.0), (-0.1, 2.0), (2.5, 2.0), (1e12, 2.0)]
+)
+def test_a_start_is_timed_by_the_sandbox_s_clock_if_that_can_be(
+    after: float | None, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that listens late knows the time; what no clock says is the time of the news."""
+    now = SimpleNamespace(monotonic=lambda: 100.0, time_ns=lambda: 5_000_000_000)
+    monkeypatch.setattr(supervisor_module, "time", now)
+    with contextlib.closing(Supervisor(cast("Any", None), cast("Any", None), timeout=9)) as watch:
+        monkeypatch.setattr(now, "monotonic", lambda: 102.0)
+        told = None if after is None else 5_000_000_000 + int(after * 1e9)
+        heard = SimpleNamespace(started_at=told)
+        assert watch._seconds_to_start(cast("Any", heard)) == pytest.approx(seconds)

@@ -1,0 +1,200 @@
+"""When a sandbox is started before the collection, and when it is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from pytest_gvisor.errors import RunscNotFound
+from pytest_gvisor.inside import early, start, users
+from pytest_gvisor.inside.early import Early
+from pytest_gvisor.inside.visible import Shown
+from pytest_gvisor.runsc.rootless import Way
+from pytest_gvisor.settings import Platform, Release, Settings
+
+
+class Sandbox:
+    """Takes the place of a link."""
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+
+    def greet(self, _patience: float) -> None:
+        """Note the greeting."""
+        self.did.append("greeted")
+
+    def close(self) -> None:
+        """Note the end."""
+        self.did.append("closed")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A project's folder."""
+    (tmp_path / "test_it.py").write_text("")
+    (tmp_path / "log.txt").write_text("")
+    return tmp_path
+
+
+@pytest.fixture
+def plan(folder: Path) -> start.Plan:
+    """The plan of a sandbox for the project."""
+    return start.Plan(
+        runsc=cast("Any", None), platform=Platform.SYSTRAP, settings=Settings(),
+        way=Way.PRIVILEGED, shown=Shown(paths=(str(folder),), start=str(folder)),
+        inside=start.Inside(env={"A": "1"}), inhabitant=None,
+        command={"options": {"rootdir": str(folder)}},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def sandbox() -> Sandbox:
+    """The sandbox that is started."""
+    return Sandbox()
+
+
+Make = Callable[..., Early]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch, plan: start.Plan, sandbox: Sandbox, folder: Path) -> Make:
+    """Make the plugin of a run with these settings, after it has begun."""
+
+    def begun(
+        platforms: tuple[Platform, ...] = (Platform.SYSTRAP,), basetemp: str = "", **fields: Any
+    ) -> Early:
+        config = SimpleNamespace(
+            add_cleanup=lambda _: None,
+            getoption=lambda _: basetemp,
+            invocation_params=SimpleNamespace(dir=folder),
+        )
+        engine = SimpleNamespace(platforms_of=lambda _: platforms)
+        monkeypatch.setattr(early, "engine_of", lambda _: engine)
+        monkeypatch.setattr(early, "run_settings", lambda _: Settings(**fields))
+        monkeypatch.setattr(users, "of_run", lambda _: "caller")
+        monkeypatch.setattr(start, "plan", lambda *_, **_given: plan)
+        monkeypatch.setattr(start, "launch", lambda *_: sandbox)
+        made = Early(cast("Any", config), start.Inside)
+        made.begin()
+        return made
+
+    return begun
+
+
+def test_a_sandbox_of_the_same_plan_is_taken_once(
+    make: Make, plan: start.Plan, sandbox: Sandbox
+) -> None:
+    """The next start, as after a death, is a fresh one; what was taken is not removed here."""
+    begun = make()
+    assert begun.take(dataclasses.replace(plan)) is cast("Any", sandbox)
+    assert begun.take(plan) is None
+    begun.discard()
+    assert sandbox.did == ["greeted"]
+
+
+OTHERS = {
+    "platform": Platform.PTRACE,
+    "settings": Settings(timeout=3),
+    "way": Way.OWN,
+    "shown": Shown(paths=("/elsewhere",), start="/elsewhere"),
+    "inside": start.Inside(env={"A": "2"}),
+    "command": {"options": {"rootdir": "/", "verbose": 1}},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_sandbox_of_another_plan_is_removed(
+    name: str, make: Make, plan: start.Plan, sandbox: Sandbox
+) -> None:
+    """Each part of a plan counts, and is named."""
+    begun = make()
+    changes: dict[str, Any] = {name: OTHERS[name]}
+    assert begun.take(dataclasses.replace(plan, **changes)) is None
+    assert sandbox.did == ["greeted", "closed"]
+    assert begun._refused == name
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("made.py", False), ("test_it.py", False), ("made.txt", False), ("log.txt", True),
+        ("__pycache__", True), ("base", True),
+    ],
+)  # fmt: skip
+def test_files_that_a_start_may_have_read_are_the_same(
+    name: str, same: bool, make: Make, plan: start.Plan, folder: Path
+) -> None:
+    """New names and changed programs count; this run's own output and folders do not."""
+    begun = make(basetemp="base")
+    (folder / name).write_text("changed")
+    assert (begun.take(plan) is not None) == same
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"platforms": (Platform.KVM,)},
+        {"platforms": (Platform.SYSTRAP, Platform.PTRACE)},
+        {"image": "an image"},
+        {"releases": (Release("a", "/a"), Release("b", "/b"))},
+    ],
+)
+def test_no_sandbox_is_started_where_it_is_not_clear_which(
+    settings: dict[str, Any], make: Make, plan: start.Plan, sandbox: Sandbox
+) -> None:
+    """Several, kvm, or none at all: the first test says which."""
+    assert make(**settings).take(plan) is None
+    assert not sandbox.did
+
+
+@pytest.mark.parametrize(
+    "error", [RunscNotFound("nowhere"), OSError("no"), pytest.UsageError("so not")]
+)
+def test_a_problem_is_left_to_the_first_test(
+    error: Exception, make: Make, plan: start.Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is reported before the first test comes upon the same problem."""
+    begun = make()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(start, "launch", fail)
+    begun.discard()
+    begun.begin()
+    assert begun.take(plan) is None
+    assert not begun._refused
+
+
+def test_a_fork_leaves_the_sandbox_to_its_maker(
+    make: Make, plan: start.Plan, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork of pytest neither uses it nor removes it."""
+    begun = make()
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert begun.take(plan) is None
+    begun.discard()
+    assert sandbox.did == ["greeted"]
+
+
+@pytest.mark.parametrize("controls", [True, False])
+def test_the_controller_of_xdist_starts_none(
+    controls: bool, make: Make, sandbox: Sandbox, plan: start.Plan
+) -> None:
+    """Only its workers run tests, and each starts a sandbox."""
+    begun = make()
+    begun.take(plan)
+    sandbox.did.clear()
+    manager = SimpleNamespace(hasplugin=lambda _: controls)
+    begun._config.pluginmanager = cast("Any", manager)
+    hook: Any = begun.pytest_collection(cast("Any", SimpleNamespace(items=[])))
+    next(hook)
+    with pytest.raises(StopIteration):
+        hook.send(None)
+    assert sandbox.did == ([] if controls else ["greeted", "closed"])
