@@ -21,31 +21,33 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import encoding, failed, identity, passed, returns, variables
+    from pytest_gvisor.guest import encoding, failed, first, identity, passed, variables
     from pytest_gvisor.guest.channel import Channel
     from pytest_gvisor.guest.gate import Gate
+    from pytest_gvisor.guest.terminal import Terminal
 else:
     # The folder of this program, on sys.path for these imports: what a test imports by their names
     # is the test's own.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import encoding
     import failed
+    import first
     import identity
     import passed
-    import returns
     import variables
     from channel import Channel
     from gate import Gate
+    from terminal import Terminal
 
     del sys.path[0]
     for _name in (
-        "channel", "checked_json", "encoding", "failed", "frames", "gate", "identity", "passed",
-        "returns", "variables",
+        "channel", "checked_json", "encoding", "failed", "first", "frames", "gate", "identity",
+        "passed", "returns", "terminal", "variables",
     ):  # fmt: skip
         del sys.modules[_name]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     import pytest
 
@@ -54,38 +56,6 @@ if TYPE_CHECKING:
 GUARD = "PYTEST_GVISOR_INSIDE"  # see plugin/placement.py
 # Tests replace functions of modules, and this program speaks while they are replaced.
 _exit = os._exit
-
-
-class Terminal(io.TextIOBase):
-    """The file of the inner terminal plugin; the host shows it only on request."""
-
-    encoding = "utf-8"
-
-    def __init__(self, channel: Channel, words: TextIO) -> None:
-        self._channel = channel
-        self._words = words
-        self.relayed = False
-        self.in_test = False
-
-    def write(self, text: str) -> int:
-        """Send what ``--setup-show`` writes; drop the rest, which the host prints itself.
-
-        What is written in the midst of a test are last words: pytest-timeout's thread method
-        writes all stacks and ends the process.
-        """
-        if self.relayed and text:
-            self._channel.send("terminal", text=text)
-        elif self.in_test:
-            self.say(text)
-        return len(text)
-
-    def say(self, text: str) -> None:
-        """Write to a stream whose end the host keeps."""
-        print(text, end="", file=self._words, flush=True)
-
-    def writable(self) -> bool:
-        """Whether the file can be written to."""
-        return True
 
 
 class Plugin:
@@ -374,44 +344,6 @@ def run(
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 
 
-def attend(pytest_pid: int, send: Callable[[], None]) -> None:
-    """Act as the sandbox's first process: reap orphans, pass on SIGTERM, send files, end like
-    pytest.
-
-    pytest is not the first process itself: that one gets every orphan of the tests, and signals
-    without a handler do not reach it.
-    """
-    signal.signal(signal.SIGTERM, lambda _number, _frame: os.kill(pytest_pid, signal.SIGTERM))
-    while True:
-        pid, status = os.waitpid(-1, 0)
-        if pid == pytest_pid:
-            break
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a number that is nobody's now
-    send()
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        if number != signal.SIGKILL:
-            signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-
-
-def _returning(channel: Channel, notes: failed.Notes, gate: Gate) -> Callable[[], None]:
-    """Wait for the host to name the files that come back; return a function that sends them."""
-    agreed = gate.agreed()
-    # Before the pytest goes on, and after all that the host's collection has changed.
-    changes = returns.Changes()
-    if agreed is not None:
-        returns.make_folders(agreed)
-    gate.open()
-
-    def send() -> None:
-        if agreed is not None:
-            returns.send(channel.socket, agreed, changes, notes.folders())
-
-    return send
-
-
 def main() -> None:
     """Run the program."""
     who = identity.wanted(sys.argv[1:])
@@ -427,7 +359,7 @@ def main() -> None:
     if pid := os.fork():
         if change is not None:
             change.serve(pid)
-        attend(pid, _returning(channel, notes, gate))
+        first.attend(pid, first.returning(channel, notes, gate))
     channel.own()
     # A descriptor of its own: while a test runs, pytest has 2 on a file that dies with the sandbox.
     words = os.fdopen(os.dup(2), "w")

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from pytest_gvisor.errors import GvisorError, UsageError
+from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import ahead, allure_results, not_shown, reports, unbridged, visible
 from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.coverage_data import InsideCoverage, target_of
 from pytest_gvisor.inside.output import Live
+from pytest_gvisor.inside.requirements import is_refused, require_platform
 from pytest_gvisor.inside.return_places import agree, basetemp
 from pytest_gvisor.inside.returned import Store, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside, collect, launch, plan
 from pytest_gvisor.inside.worker import Worker
-from pytest_gvisor.plugin import cells, markers
+from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.collection_warnings import known
 from pytest_gvisor.plugin.placement import EARLY, FIELDS, plan_key, plan_of
-from pytest_gvisor.plugin.precedence import expected_failure, location, settings_of
-from pytest_gvisor.plugin.skips import fail_misuse
+from pytest_gvisor.plugin.precedence import expected_failure, settings_of
 from pytest_gvisor.sessions import places
 from pytest_gvisor.settings import Isolation, Platform, Settings
 
@@ -60,8 +60,6 @@ class _Seat(NamedTuple):
 
 
 _seat_key = pytest.StashKey[_Seat]()
-_refused_key = pytest.StashKey[bool]()
-_chosen_key = pytest.StashKey[tuple[list[pytest.Mark], Platform]]()
 
 
 class InsideSession:
@@ -182,7 +180,7 @@ class InsideSession:
         """
         found: list[Platform] = []
         call = pytest.CallInfo.from_call(
-            lambda: found.append(_require_platform(item, examine=examine)), when="setup"
+            lambda: found.append(require_platform(item, examine=examine)), when="setup"
         )
         if call.excinfo is None:
             return found[0]
@@ -222,7 +220,7 @@ class InsideSession:
             return found
         for other in items[position + 2 : position + 1 + room]:
             seat = other.stash.get(_seat_key, None)
-            if seat is None or seat.group is not group or _is_refused(other):
+            if seat is None or seat.group is not group or is_refused(other):
                 break
             found.append(other)
         return found
@@ -241,7 +239,7 @@ class InsideSession:
             others = [nextitem] if seat is not None and seat.group is group else []
         else:
             others = (group.items[i] for i in range(number + 1, len(group.items)))
-        return (other for other in others if not _is_refused(other))
+        return (other for other in others if not is_refused(other))
 
     def _worker(self, group: _Group, platform: Platform) -> Worker:
         takers: list[Taker] = []
@@ -344,55 +342,12 @@ def _inner(item: pytest.Item | None) -> str | None:
     return None if item is None else item.stash[plan_key].inner
 
 
-def _is_refused(item: pytest.Item) -> bool:
-    """Whether the host will skip or fail a test, so that it must not run ahead inside."""
-    if _refused_key not in item.stash:
-        try:
-            _require_platform(item)
-            item.stash[_refused_key] = False
-        except (pytest.skip.Exception, pytest.fail.Exception, GvisorError):
-            item.stash[_refused_key] = True
-    return item.stash[_refused_key]
-
-
-def _require_platform(item: pytest.Item, *, examine: bool = False) -> Platform:
-    """Return the platform of a test. Skips or fails the test if a requirement is missing.
-
-    Most tests are asked for twice: before the one ahead of them, and in their turn.
-    """
-    marks = list(item.iter_markers())
-    known, chosen = item.stash.get(_chosen_key, ([], Platform.KVM))
-    if chosen is not Platform.KVM and not examine and list(map(id, known)) == list(map(id, marks)):
-        return chosen
-    with fail_misuse():
-        settings = settings_of(item)
-        _check_no_image(item, settings)
-    markers.check_requirements(item)
-    platform = markers.choose_platform(item, settings, item.stash[plan_key].platform)
-    if examine or platform is Platform.KVM:
-        markers.check_platform(item, settings, platform)
-    item.stash[_chosen_key] = marks, platform
-    return platform
-
-
 def _log_phase(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
     """Report a phase of a test inside that has ended here."""
     report = item.ihook.pytest_runtest_makereport(item=item, call=call)
     # pytest 9.2 takes the id from elsewhere than from the item's node id: see twins.
     report.nodeid = item.nodeid
     item.ihook.pytest_runtest_logreport(report=report)
-
-
-def _check_no_image(item: pytest.Item, settings: Settings) -> None:
-    """Raise `UsageError` for a test inside with an image: its Python is the host's."""
-    image = settings.image
-    if image is not None:
-        raise UsageError(
-            f"{location(item)}: a test inside runs with the host's Python and system folders, and "
-            f"image={image!r} is asked for",
-            next_step="Say @pytest.mark.gvisor(image=None) for it, or run a program of the image "
-            "with the gvisor fixture.",
-        )
 
 
 def _apply_xfail(report: pytest.TestReport, reason: str) -> None:

@@ -1,0 +1,60 @@
+"""The work of the sandbox's first process beside the pytest: reap orphans, send files, end like it.
+
+Used by worker.py alone: standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.guest import returns
+else:
+    import returns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_gvisor.guest import failed
+    from pytest_gvisor.guest.channel import Channel
+    from pytest_gvisor.guest.gate import Gate
+
+
+def attend(pytest_pid: int, send: Callable[[], None]) -> None:
+    """Act as the sandbox's first process: reap orphans, pass on SIGTERM, send files, end like
+    pytest.
+
+    pytest is not the first process itself: that one gets every orphan of the tests, and signals
+    without a handler do not reach it.
+    """
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os.kill(pytest_pid, signal.SIGTERM))
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == pytest_pid:
+            break
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a number that is nobody's now
+    send()
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def returning(channel: Channel, notes: failed.Notes, gate: Gate) -> Callable[[], None]:
+    """Wait for the host to name the files that come back; return a function that sends them."""
+    agreed = gate.agreed()
+    # Before the pytest goes on, and after all that the host's collection has changed.
+    changes = returns.Changes()
+    if agreed is not None:
+        returns.make_folders(agreed)
+    gate.open()
+
+    def send() -> None:
+        if agreed is not None:
+            returns.send(channel.socket, agreed, changes, notes.folders())
+
+    return send

@@ -1,0 +1,44 @@
+"""The file that the terminal plugin of the pytest inside writes to.
+
+Used by worker.py alone: standard library only.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from pytest_gvisor.guest.channel import Channel
+
+
+class Terminal(io.TextIOBase):
+    """The file of the inner terminal plugin; the host shows it only on request."""
+
+    encoding = "utf-8"
+
+    def __init__(self, channel: Channel, words: TextIO) -> None:
+        self._channel = channel
+        self._words = words
+        self.relayed = False
+        self.in_test = False
+
+    def write(self, text: str) -> int:
+        """Send what ``--setup-show`` writes; drop the rest, which the host prints itself.
+
+        What is written in the midst of a test are last words: pytest-timeout's thread method
+        writes all stacks and ends the process.
+        """
+        if self.relayed and text:
+            self._channel.send("terminal", text=text)
+        elif self.in_test:
+            self.say(text)
+        return len(text)
+
+    def say(self, text: str) -> None:
+        """Write to a stream whose end the host keeps."""
+        print(text, end="", file=self._words, flush=True)
+
+    def writable(self) -> bool:
+        """Whether the file can be written to."""
+        return True
