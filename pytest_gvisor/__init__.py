@@ -61,6 +61,9 @@ if TYPE_CHECKING:
         RunscNotFound as RunscNotFound,
     )
     from pytest_gvisor.errors import (
+        SnapshotError as SnapshotError,
+    )
+    from pytest_gvisor.errors import (
         UnwantedRelease as UnwantedRelease,
     )
     from pytest_gvisor.errors import (
@@ -104,7 +107,7 @@ _HOMES = {
         "DaemonUnavailable", "GvisorError", "ImageError", "InsecureRunsc", "InsideError",
         "InvalidBundle", "LaunchError", "MixedReleases", "NotReady", "PlatformUnavailable",
         "ProgramNotStarted", "ProtocolError", "PytestGvisorWarning", "RunscError", "RunscFailed",
-        "RunscNotFound", "UnwantedRelease", "UsageError",
+        "RunscNotFound", "SnapshotError", "UnwantedRelease", "UsageError",
     ),
     "harness.gvisor": ("Gvisor",),
     "harness.session": ("session",),

@@ -23,6 +23,7 @@
       ReportError              a file is no report of ours, or none can be written there
       ProtocolError            a message that breaks the protocol, or a keeper that is gone
       UsageError               a setting or an argument that cannot be meant; nothing was started
+      SnapshotError            a sandbox cannot be saved, or not started from what was saved
       InsideError              a warm sandbox's kernel refused a file, a program or a connection
       NotReady                 what was waited for in a warm sandbox did not come by its deadline
 
@@ -258,6 +259,18 @@ class MachineTimeout(MachineFailed, TimeoutError):
     """The command in a throw-away VM did not end by its deadline; the VM is dead."""
 
     exit_status = 124
+
+
+class SnapshotError(GvisorError):
+    """A sandbox cannot be saved, or not started from what was saved.
+
+    ``records`` are the messages of the ``runsc checkpoint`` or ``runsc restore`` that failed.
+    """
+
+    def __init__(self, message: str, *, records: Sequence[str] = (), next_step: str = "") -> None:
+        self.records = tuple(records)
+        more = (f"  runsc: {record}" for record in records if record not in message)
+        super().__init__("\n".join([message, *more]), next_step=next_step)
 
 
 class InsideError(GvisorError):

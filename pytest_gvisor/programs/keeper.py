@@ -73,6 +73,7 @@ class Run:
         self.killed = False
         self.deletes = 0
         self.deleter = 0
+        self.saver = 0
 
     def enter(self, state: State, seconds: float) -> None:
         """Begin a part of the removal that is due in so many seconds."""
@@ -151,8 +152,15 @@ class Run:
             self.abandon()
             return
         try:
-            wish = json.loads(message)["op"]
-            act = {"term": self.terminate, "kill": self.kill, "release": self.release}[wish]
+            wish = json.loads(message)
+            argv = tuple(map(str, wish.get("argv", ())))
+            acts: dict[str, Callable[[], None]] = {
+                "term": self.terminate,
+                "kill": self.kill,
+                "release": self.release,
+                "save": lambda: self.save(argv),
+            }
+            act = acts[wish["op"]]
         except Exception as error:  # noqa: BLE001 -- no message ends the keeper
             self.fail("request", error)
         else:
@@ -177,6 +185,14 @@ class Run:
             with contextlib.suppress(OSError):
                 # A command, and no signal: `runsc run` passes one on for a terminal only.
                 self._spawn(self.order.term)
+
+    def save(self, argv: tuple[str, ...]) -> None:
+        """Have runsc save the sandbox, and report the wait status of that command."""
+        with contextlib.suppress(OSError):
+            if self.state is State.RUNS and self.pid and not self.saver:
+                self.saver = self._spawn(argv)
+                return
+        self.tell(state="saved", status=127 << 8)
 
     def kill(self) -> None:
         """Send runsc SIGKILL; gofer and sentry follow by their parent-death signals."""
@@ -347,6 +363,9 @@ class Keeper:
             for run in self.runs:
                 if run.pid == pid and run.state < State.ENDED:
                     run.reaped(status)
+                elif run.saver == pid:
+                    run.saver = 0
+                    run.tell(state="saved", status=status)
                 elif run.deleter == pid:
                     run.deleter = 0
                     run.enter(State.LEAVES, EXIT_GRACE)

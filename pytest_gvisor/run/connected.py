@@ -10,10 +10,12 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 
 from pytest_gvisor.completed import Completed
-from pytest_gvisor.errors import GvisorError, stage
+from pytest_gvisor.errors import GvisorError, SnapshotError, stage
 from pytest_gvisor.programs.order import Order
+from pytest_gvisor.run import saved
 from pytest_gvisor.run.pipes import Streams
 from pytest_gvisor.run.request import Workspace
 from pytest_gvisor.run.runner import Runner
@@ -35,6 +37,11 @@ class DrivenSupervisor(Supervisor):
     def terminate(self) -> None:
         """Send the first process SIGTERM."""
         self._ask("term")
+
+    def save(self, argv: Sequence[str]) -> None:
+        """Have runsc save the sandbox; `saved` is that command's status when it has ended."""
+        self.saved = None
+        self._ask("save", argv)
 
     def end(self, patience: float) -> bool:
         """Wait ``patience`` seconds for its end and kill the rest; return whether that was needed.
@@ -95,6 +102,34 @@ class Driven(Runner):
         except BaseException:
             self._clean(self.supervisor)
             raise
+
+    def begin_save(self) -> None:
+        """Begin to save the sandbox, whose guest is at rest; see `DrivenSupervisor.saved`.
+
+        Raises `SnapshotError` where that cannot be.
+        """
+        self.supervisor.save(saved.begin(self.workspace, self.request))
+
+    def finish_save(self) -> str:
+        """Return the folder of the image when the command that saves has ended.
+
+        The image is removed with the run, unless it is moved. Raises `SnapshotError`.
+        """
+        status = self.supervisor.saved
+        return saved.finish(self.workspace, 127 << 8 if status is None else status)
+
+    def save(self, deadline: float) -> str:
+        """Save the sandbox, in the thread that drives it; return the folder of `finish_save`.
+
+        The sandbox runs on. At ``deadline`` (monotonic) it is of no use any more: end it.
+        """
+        self.begin_save()
+        supervisor = self.supervisor
+        while supervisor.saved is None and not supervisor.over:
+            if (left := deadline - time.monotonic()) <= 0:
+                raise SnapshotError("the sandbox was not saved in time")
+            supervisor.turn(left)
+        return self.finish_save()
 
     def oom_kills(self) -> int:
         """Return the number of its processes that the kernel has killed for memory."""

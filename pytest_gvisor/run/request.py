@@ -66,6 +66,9 @@ class Request:
     logs: bool = False
     """Whether runsc writes its own logs, without the strace that ``debug`` adds."""
 
+    restores: str = ""
+    """The folder of a saved sandbox, which this run goes on with; ``""`` is a fresh start."""
+
     stop: int | None = None
     """A descriptor that ends the run once it is readable; None where nobody can end it."""
 

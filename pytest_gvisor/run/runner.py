@@ -31,6 +31,7 @@ from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.run.usage import measured
 from pytest_gvisor.run.verdict import Evidence, Verdict, judge
+from pytest_gvisor.runsc import saving
 from pytest_gvisor.runsc.command import (
     delete_argv,
     gofer_flags,
@@ -118,6 +119,8 @@ class Runner:
 
     def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Order]:
         """Make everything that the launch needs; ``undo`` removes it."""
+        if self.request.restores:
+            saving.check(self.request.runsc, self.request.platform, self.request.way)
         keeper, session = self.launcher.keeper(), self.launcher.session()
         workspace = self._make_workspace(session)
         undo.callback(shutil.rmtree, workspace.folder, ignore_errors=True)
@@ -183,6 +186,7 @@ class Runner:
             strace=request.settings.debug,
             pod_init_config=self._listen(workspace),
             one_release=runsc.enforces_release,
+            restores=request.restores,
             extra=(*safe, *self._gofer_flags(spec), *request.extra_flags),
         )
         hide = request.settings.network is Network.SANDBOX

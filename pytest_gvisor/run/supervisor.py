@@ -83,6 +83,9 @@ class Supervisor:
 
         self.timed_out = False
         self.cancelled = False
+        self.saved: int | None = None
+        """The wait status of the command that `save` started; None until its end."""
+
         self.status: int | None = None
         self.pid = 0
         self.failure: LaunchError | None = None
@@ -197,9 +200,9 @@ class Supervisor:
                 drain.rest()
         self._enter(Phase.OVER)
 
-    def _ask(self, wish: str) -> None:
+    def _ask(self, wish: str, argv: Sequence[str] = ()) -> None:
         if self._control is not None:
-            self._control.ask(wish)
+            self._control.ask(wish, argv)
 
     def _hear(self) -> bool:
         if self._control is None:
@@ -217,6 +220,8 @@ class Supervisor:
             for fact, fix in obstacles.of_errno(number) if at in _MOUNTING else ():
                 told, step = f"{fact} ({told})", fix
             self.failure = LaunchError(at, told, errno=number, next_step=step)
+        elif state == "saved":
+            self.saved = _number(message, "status")
         elif state == "exited":
             self.status = _number(message, "status")
             # With runsc every writer of the pipes dies; what they hold is there to be read now.
@@ -240,6 +245,13 @@ class Supervisor:
                 self.change(listener.fileno(), selectors.EVENT_READ, self._listen)
             self._watch_gofer()
         return going_on
+
+    def heard(self) -> None:
+        """Note that the workload has sent a message: see `Listener.heard`."""
+        if self.listener is not None:
+            self.listener.heard()
+        if self.start is None:
+            self.start = time.monotonic() - self.started_at
 
     def _seconds_to_start(self, listener: Listener) -> float:
         """Return them by the sandbox's clock: this process may have had no turn for a while.

@@ -33,9 +33,12 @@ def run_argv(
     pod_init_config: str = "",
     strace: bool = False,
     one_release: bool = False,
+    restores: str = "",
     extra: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Return the argv of ``runsc run`` for the sandbox ``name``.
+
+    With ``restores``, the folder of a saved sandbox, it is ``runsc restore``.
 
     ``root`` is runsc's state folder, private to this run. ``rootless`` is for an unprivileged
     caller in no user namespace of its own. ``debug_log`` is the folder of runsc's own logs.
@@ -67,8 +70,24 @@ def run_argv(
     if one_release:
         # By default the labels of two builds that are no releases may differ.
         argv += [f"--{ONE_RELEASE}=ALWAYS"]
+    begin = ["restore", "--image-path", restores] if restores else ["run"]
     # runsc takes global flags before the subcommand only.
-    return _checked(*argv, *extra, "run", "--bundle", bundle, name)
+    return _checked(*argv, *extra, *begin, "--bundle", bundle, name)
+
+
+def save_argv(
+    name: str, *, root: str, log: str, image: str, flags: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Return the argv that saves the sandbox ``name`` to the folder ``image``; it runs on.
+
+    ``flags`` are more ones of ``runsc checkpoint``. Raises `UsageError`.
+    """
+    # fmt: off
+    return _checked(
+        "runsc", "--root", root, "--ignore-cgroups", "--log", log,
+        "checkpoint", "--image-path", image, "--leave-running", *flags, name,
+    )
+    # fmt: on
 
 
 def delete_argv(name: str, root: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_gvisor.errors import LaunchError, RunscFailed
 from pytest_gvisor.escape import escape
@@ -70,6 +70,18 @@ class Features:
     platforms: frozenset[Platform]
 
 
+class Executable(Protocol):
+    """A validated file: ``path`` names it, and ``fd`` is to be executed."""
+
+    @property
+    def path(self) -> str:
+        """The canonical path."""
+
+    @property
+    def fd(self) -> int:
+        """The descriptor."""
+
+
 def registers_in_vain(date: dt.date | None, platform: Platform) -> bool:
     """Whether a runsc of ``date`` registers for a membarrier(2) that ``platform`` does not use.
 
@@ -99,7 +111,7 @@ def parse_version(text: str) -> tuple[str, dt.date | None]:
 class _Question:
     """One running ``runsc WORDS…``: its pipe, its pidfd and what it has printed so far."""
 
-    def __init__(self, judged: Judged, words: tuple[str, ...], error_pipe: int) -> None:
+    def __init__(self, judged: Executable, words: tuple[str, ...], error_pipe: int) -> None:
         self.command = shlex.join([judged.path, *words])
         self.output = bytearray()
         fds = (judged.fd, error_pipe)
@@ -157,7 +169,12 @@ class _Question:
         )
 
 
-def ask(judged: Judged, *, deadline: float = DEADLINE) -> tuple[str, ...]:
+def ask(
+    judged: Executable,
+    *,
+    deadline: float = DEADLINE,
+    questions: Sequence[tuple[str, ...]] = QUESTIONS,
+) -> tuple[str, ...]:
     """Ask ``judged`` all questions at once within ``deadline`` seconds, and return the answers.
 
     Raises `RunscFailed` where it cannot be executed, or overruns the deadline or `OUTPUT_LIMIT`
@@ -165,7 +182,7 @@ def ask(judged: Judged, *, deadline: float = DEADLINE) -> tuple[str, ...]:
     descriptors, processes or memory; nothing that was started is left then.
     """
     end = time.monotonic() + deadline
-    questions: list[_Question] = []
+    asked: list[_Question] = []
     with contextlib.ExitStack() as started:
         try:
             reader, low = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -176,19 +193,19 @@ def ask(judged: Judged, *, deadline: float = DEADLINE) -> tuple[str, ...]:
             finally:
                 os.close(low)
             started.callback(os.close, writer)
-            for words in QUESTIONS:
-                questions.append(_Question(judged, words, writer))
-                started.callback(questions[-1].end)
-            _drain(questions, end)
+            for words in questions:
+                asked.append(_Question(judged, words, writer))
+                started.callback(asked[-1].end)
+            _drain(asked, end)
             with contextlib.suppress(BlockingIOError):
                 raise _not_asked(judged, os.read(reader, 4096).decode())
         except OSError as error:
             why = f"{judged.path} cannot be asked for its features"
             raise LaunchError("runsc", why, errno=error.errno or 0) from error
-    return tuple(question.answer() for question in questions)
+    return tuple(question.answer() for question in asked)
 
 
-def _not_asked(judged: Judged, report: str) -> LaunchError | RunscFailed:
+def _not_asked(judged: Executable, report: str) -> LaunchError | RunscFailed:
     """Return the error for the first report in the error pipe."""
     stage, number, text = report.splitlines()[0].split(" ", 2)
     if stage == "execve" and int(number) not in SHORTAGES:
@@ -220,6 +237,11 @@ def _drain(questions: list[_Question], end: float) -> None:
 # --- understanding
 
 
+def flag_names(text: str) -> frozenset[str]:
+    """Return the names of the flags in an answer, without dashes."""
+    return frozenset(_FLAG.findall(text))
+
+
 def parse(judged: Judged, answers: Sequence[str]) -> Features:
     """Return the features in the answers to `QUESTIONS`.
 
@@ -230,7 +252,7 @@ def parse(judged: Judged, answers: Sequence[str]) -> Features:
     if match is None:
         raise _no_runsc(judged, "--version", version)
     text, date = parse_version(escape(match[1])[:_SHOWN])
-    known_flags = frozenset(_FLAG.findall(flags))
+    known_flags = flag_names(flags)
     if "root" not in known_flags:
         raise _no_runsc(judged, "flags", flags)
     known_subcommands = _parse_subcommands(subcommands)

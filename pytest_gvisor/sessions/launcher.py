@@ -38,10 +38,13 @@ class Control:
         """The descriptor to wait on."""
         return self._socket.fileno()
 
-    def ask(self, wish: str) -> None:
-        """Ask for ``term``, ``kill`` or ``release``; `read` notices a dead keeper."""
+    def ask(self, wish: str, argv: Sequence[str] = ()) -> None:
+        """Ask for ``term``, ``kill`` or ``release``; `read` notices a dead keeper.
+
+        ``save`` is for another command of the same runsc, whose end the keeper reports.
+        """
         with contextlib.suppress(OSError):
-            self._socket.send(json.dumps({"op": wish}).encode())
+            self._socket.send(json.dumps({"op": wish, "argv": argv}).encode())
 
     def wait(self, deadline: float) -> bool:
         """Wait until there is something to `read`; False at the deadline."""

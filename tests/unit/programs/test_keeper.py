@@ -229,6 +229,22 @@ def test_a_wish_that_makes_no_sense_ends_its_run_alone(caller: Caller, message: 
     assert runs(caller)
 
 
+def test_another_command_of_the_run_s_program_is_started_and_its_status_is_reported(
+    caller: Caller,
+) -> None:
+    """The run goes on. After its end, no such command is started."""
+    control = caller.shell(HANG)
+    assert hear(control)["state"] == "spawned"
+    for script, status in (("exit 3", 3 << 8), ("kill -9 $$", 9)):
+        wish = {"op": "save", "argv": ["sh", "-c", script]}
+        control.send(json.dumps(wish).encode())
+        assert hear(control) == {"state": "saved", "status": status}
+    control.send(b'{"op": "kill"}')
+    assert hear(control)["state"] == "exited"
+    control.send(b'{"op": "save", "argv": ["sh", "-c", "exit 0"]}')
+    assert hear(control) == {"state": "saved", "status": 127 << 8}
+
+
 def test_a_caller_that_hangs_up_ends_its_run_alone(caller: Caller) -> None:
     """The run is killed and its folder removed; the other goes on."""
     one, other = caller.shell(HANG), caller.shell(HANG, name="other")

@@ -8,7 +8,8 @@ import subprocess
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gvisor.runsc.command import shell_line
+from pytest_gvisor.runsc.command import run_argv, save_argv, shell_line
+from pytest_gvisor.settings import Platform
 
 
 @given(
@@ -34,3 +35,25 @@ def test_a_folder_of_the_run_is_replaced_by_the_script_s() -> None:
     places = {"/run/x": '"$here"'}
     line = shell_line(["runsc", "/run/x", "/run/xy"], {"T": "/run/x"}, places)
     assert line == 'env -i T="$here" runsc "$here" /run/xy'
+
+
+def test_a_run_that_goes_on_from_an_image_is_a_restore() -> None:
+    """All flags before the subcommand are those of any run."""
+    fresh, restored = (
+        run_argv("g1", bundle="/b", root="/r", platform=Platform.SYSTRAP, restores=image)
+        for image in ("", "/image")
+    )
+    assert fresh[-4:] == ("run", "--bundle", "/b", "g1")
+    assert restored[-6:] == ("restore", "--image-path", "/image", "--bundle", "/b", "g1")
+    assert fresh[:-4] == restored[:-6]
+
+
+def test_a_sandbox_that_is_saved_runs_on() -> None:
+    """The flags of the subcommand come before the id, and the log is the command's own."""
+    argv = save_argv("g1", root="/r", log="/log", image="/image", flags=["--compression=none"])
+    assert argv[-6:] == (
+        "checkpoint", "--image-path", "/image", "--leave-running", "--compression=none", "g1",
+    )  # fmt: skip
+    assert argv[: argv.index("checkpoint")] == (
+        "runsc", "--root", "/r", "--ignore-cgroups", "--log", "/log",
+    )  # fmt: skip

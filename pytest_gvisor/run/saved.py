@@ -1,0 +1,74 @@
+"""The image of a saved sandbox: the command that writes it, and the checks of what it wrote."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+
+from pytest_gvisor.errors import SnapshotError
+from pytest_gvisor.run import logs
+from pytest_gvisor.run.request import Request, Workspace
+from pytest_gvisor.runsc import saving
+from pytest_gvisor.runsc.command import save_argv
+from pytest_gvisor.sessions.private import make_private
+
+LARGEST = 4 * 1024**3
+"""Bytes of an image. The session folder may be in memory."""
+
+_LOG = "save.log"
+
+
+def begin(workspace: Workspace, request: Request) -> tuple[str, ...]:
+    """Make the folder for an image, and return the command that saves the sandbox there.
+
+    Raises `SnapshotError` where none can be saved.
+    """
+    saving.check(request.runsc, request.platform, request.way)
+    flags = saving.save_flags(request.runsc)
+    image = workspace.path("image")
+    discard(workspace)
+    try:
+        make_private(image)
+    except OSError as error:
+        raise SnapshotError(f"cannot make {image}: {error.strerror}") from error
+    return save_argv(
+        workspace.id,
+        root=workspace.path("root"),
+        log=workspace.path(_LOG),
+        image=image,
+        flags=flags,
+    )
+
+
+def finish(workspace: Workspace, status: int) -> str:
+    """Return the folder of a whole image; ``status`` is the command's.
+
+    It is removed with the run, unless it is moved before. Raises `SnapshotError` where the command
+    failed, or for more than `LARGEST` bytes.
+    """
+    image = workspace.path("image")
+    if status:
+        records = logs.records(workspace.path(_LOG))
+        discard(workspace)
+        raise SnapshotError("the sandbox could not be saved", records=records)
+    if (size := size_of(image)) > LARGEST:
+        discard(workspace)
+        raise SnapshotError(f"the saved sandbox has {size} bytes, more than {LARGEST}")
+    return image
+
+
+def discard(workspace: Workspace) -> None:
+    """Remove an image, whole or not."""
+    shutil.rmtree(workspace.path("image"), ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.unlink(workspace.path(_LOG))
+
+
+def size_of(image: str) -> int:
+    """Return the number of bytes in the files of an image; 0 where it is gone."""
+    try:
+        with os.scandir(image) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    except OSError:
+        return 0

@@ -1,0 +1,180 @@
+"""A run that is saved while it goes on, and others that begin where it was saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import select
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import Gvisor, Outcome, RunscFailed, SandboxCrashed, SnapshotError
+from pytest_gvisor.completed import Completed
+from pytest_gvisor.run import saved
+from pytest_gvisor.run.connected import Driven, Ended
+from pytest_gvisor.run.request import Record, Request
+from pytest_gvisor.runsc.rootless import Way
+from pytest_gvisor.settings import Platform
+
+PATIENCE = 30.0
+
+ECHO = """
+import os, socket
+count, host = 0, socket.socket(fileno=0)
+while (word := host.recv(100)) != b"end":
+    count += 1
+    host.sendall(b"%s %d" % (word, count))
+os._exit(3)
+"""
+
+
+class Run:
+    """A driven run whose workload answers each line with the number of lines so far."""
+
+    def __init__(self, gvisor: Gvisor, **changes: object) -> None:
+        request = gvisor.request(["python3", "-S", "-c", ECHO])
+        way = Way.OWN if request.way is Way.FLAG else request.way
+        request = dataclasses.replace(request, way=way)
+        request = dataclasses.replace(request, **changes)  # type: ignore[arg-type]
+        self.request: Request = request
+        self.driven = Driven(request, gvisor._launcher, Record())
+        self.supervisor = self.driven.start()
+        self.socket = self.supervisor.pipes.socket
+
+    def ask(self, word: str) -> str:
+        """Send a line and return the answer."""
+        os.write(self.socket, word.encode())
+        deadline = time.monotonic() + PATIENCE
+        while not select.select([self.socket], [], [], 0)[0]:
+            assert not self.supervisor.over
+            assert time.monotonic() < deadline
+            self.supervisor.turn(0.01)
+        self.supervisor.heard()
+        return os.read(self.socket, 100).decode()
+
+    def save(self, place: Path) -> str:
+        """Save the run, and move the image."""
+        image = str(place)
+        os.rename(self.driven.save(time.monotonic() + PATIENCE), image)
+        return image
+
+    def end(self) -> Ended:
+        """Let the workload end, and remove everything."""
+        os.write(self.socket, b"end")
+        return self.driven.end(PATIENCE)
+
+
+@pytest.fixture
+def start(gvisor: Gvisor) -> Iterator[Callable[..., Run]]:
+    """Starts runs, and ends those that have not ended."""
+    runs: list[Run] = []
+
+    def started(**changes: object) -> Run:
+        runs.append(Run(gvisor, **changes))
+        return runs[-1]
+
+    yield started
+    for run in runs:
+        if run.driven.record.completed is None:
+            run.driven.end()
+
+
+@pytest.fixture
+def place(gvisor: Gvisor) -> Iterator[Path]:
+    """A place for an image, in the session folder."""
+    path = Path(gvisor._launcher.session().path, "saved")
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def completed(ended: Ended) -> Completed:
+    """The value of a run that ended by itself."""
+    assert ended.error is None, ended.error
+    assert ended.completed is not None
+    return ended.completed
+
+
+def test_a_run_goes_on_after_it_was_saved_and_each_copy_goes_on_from_there(
+    start: Callable[..., Run], place: Path
+) -> None:
+    """With streams of its own, and with the verdict of any other run."""
+    first = start()
+    assert first.ask("one") == "one 1"
+    image = first.save(place)
+    assert first.ask("two") == "two 2"
+    copies = [start(restores=image) for _ in range(2)]
+    assert [copy.ask("three") for copy in copies] == ["three 2", "three 2"]
+    assert [copy.supervisor.start is not None for copy in copies] == [True, True]
+    for run in (first, *copies):
+        result = completed(run.end())
+        assert (result.returncode, result.outcome, result.exact) == (3, Outcome.EXITED, True)
+        assert result.leaks == ()
+
+
+def test_a_copy_that_is_killed_leaves_nothing_and_is_no_workload_s_end(
+    start: Callable[..., Run], place: Path
+) -> None:
+    """The sentry's status is not the workload's."""
+    first = start()
+    first.ask("one")
+    image = first.save(place)
+    copy = start(restores=image)
+    copy.ask("two")
+    os.kill(copy.supervisor.pid, 9)
+    ended = copy.driven.end(PATIENCE)
+    assert isinstance(ended.error, RunscFailed | SandboxCrashed)
+    assert ended.completed is not None
+    assert ended.completed.leaks == ()
+    assert completed(first.end()).returncode == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "foreign"])
+def test_an_image_that_is_broken_is_runsc_s_failure(
+    start: Callable[..., Run], place: Path, damage: str
+) -> None:
+    """The failure never looks like a workload's end, and nothing hangs."""
+    first = start()
+    first.ask("one")
+    image = Path(first.save(place))
+    for file in image.iterdir():
+        content = file.read_bytes()
+        broken = {"cut": content[: len(content) // 2], "empty": b"", "foreign": b"x" * 4096}
+        file.write_bytes(broken[damage])
+    copy = start(restores=str(image))
+    deadline = time.monotonic() + PATIENCE
+    while not copy.supervisor.over and time.monotonic() < deadline:
+        copy.supervisor.turn(1.0)
+    assert copy.supervisor.over
+    ended = copy.driven.end()
+    assert isinstance(ended.error, RunscFailed | SandboxCrashed), ended
+    assert ended.completed is not None
+    assert ended.completed.leaks == ()
+
+
+def test_an_image_that_is_too_large_is_refused_and_removed(
+    start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session folder may be in memory. The run goes on."""
+    monkeypatch.setattr(saved, "LARGEST", 1000)
+    run = start()
+    run.ask("one")
+    with pytest.raises(SnapshotError, match="more than 1000"):
+        run.driven.save(time.monotonic() + PATIENCE)
+    assert not os.path.exists(run.driven.workspace.path("image"))
+    assert run.ask("two") == "two 2"
+
+
+def test_with_rootless_nothing_is_restored(start: Callable[..., Run], place: Path) -> None:
+    """runsc refuses it."""
+    with pytest.raises(SnapshotError, match="--rootless"):
+        start(restores=str(place), way=Way.FLAG)
+
+
+def test_on_kvm_there_are_no_snapshots(start: Callable[..., Run], place: Path) -> None:
+    """The error names the platforms that have them."""
+    with pytest.raises(SnapshotError, match="systrap and ptrace"):
+        start(restores=str(place), platform=Platform.KVM)
