@@ -146,17 +146,17 @@ def test_a_little_project_of_its_own(project: Project) -> None:
     project.run().ends(passed=20).shows("systrap, ptrace, network none, strict")
 
 
-def test_the_tour_of_the_readme(alone: Project, tmp_path: Path) -> None:
-    """README's Python blocks are tests that pass."""
+def test_the_readme_and_the_tour(alone: Project, tmp_path: Path) -> None:
+    """The Python blocks of README and of two pages are tests that pass."""
     layers = [tar([item("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)])]
     config = configuration(layers, {"Entrypoint": ["/bin/busybox", "true"]})
     (alone.folder / "build").mkdir()
     (alone.folder / "build/app.tar").write_bytes(saved(layers, config))
-    text = (CHECKOUT / "README.md").read_text()
-    blocks = [block.split("```")[0] for block in text.split("```python\n")[1:]]
-    assert len(blocks) >= 2
-    for number, block in enumerate(blocks):
-        alone.write({f"test_readme_{number}.py": textwrap.dedent(block)})
+    pages = [CHECKOUT / name for name in ("README.md", "docs/tour.md", "docs/platforms.md")]
+    shown = [block for page in pages for block in blocks(page)]
+    assert len(shown) == 5
+    for number, block in enumerate(shown):
+        alone.write({f"test_readme_{number}.py": block})
     ran = alone.run(XDG_CACHE_HOME=str(tmp_path)).exits(0)
     assert ran.outcomes()["passed"] >= 9
 

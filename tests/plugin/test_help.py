@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from tests.plugin.conftest import Project
 
-README = (CHECKOUT / "README.md").read_text()
-DOCS = [README, *(path.read_text() for path in sorted((CHECKOUT / "docs").glob("*.md")))]
+PAGES = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
+DOCS = [path.read_text() for path in PAGES]
+SETTINGS_PAGE = (CHECKOUT / "docs/settings.md").read_text()
 INSIDE = {
     "--in-gvisor", "--no-gvisor", "--gvisor-isolation", "--gvisor-env", "--gvisor-readable",
     "--gvisor-user", "--gvisor-writable",
@@ -75,13 +76,13 @@ def test_help_names_each_option_its_variable_and_its_ini_key(alone: Project) -> 
 
 
 def test_the_tables_of_options_are_what_the_parser_takes(alone: Project) -> None:
-    """README has all of them with their ini keys, docs/inside.md those for tests inside."""
+    """One page has all of them with their ini keys, docs/inside.md those for tests inside."""
     output = alone.run("--help").exits(0).output
     _, _, group = output.partition("\nworkloads under gVisor")
     options = set(re.findall(r"^  (--[\w-]+)", group.partition("\n\n")[0], re.MULTILINE))
     keys = set(re.findall(r"^  ((?:gvisor_|in_gvisor)\w*) \(", output, re.MULTILINE))
     assert options == {one.option for one in SETTINGS if "command line" in one.sources} | INSIDE
-    table = README.partition("\n| option, ini key | meaning |\n")[2].partition("\n\n")[0]
+    table = SETTINGS_PAGE.partition("\n| option, ini key | meaning |\n")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(--[\w-]+)", table)) == options
     assert {key for row in rows(table) for key in re.findall(r"`(\w+)`", row)} == keys
     inside = {name for row in rows(doc("inside.md")) for name in re.findall(r"`(--[\w-]+)", row)}
@@ -107,16 +108,16 @@ def test_each_option_at_a_shell_is_documented(command: str) -> None:
 
 
 def test_markers_are_listed_with_their_arguments(alone: Project) -> None:
-    """``--markers`` describes all five with the gvisor marker's arguments, as README does."""
+    """``--markers`` describes all five with the gvisor marker's arguments, as the page does."""
     ran = alone.run("--markers").exits(0)
     line = ran.line("@pytest.mark.gvisor(")
     assert [name for name in OF_A_MARKER if name not in line] == []
     markers = ("requires_runsc(releases)", "requires_kvm", "requires_platform(name)")
     for name in (*markers, "in_gvisor(*, fresh=False, user=None)"):
         assert ran.line(f"@pytest.mark.{name}: ")
-    (arguments,) = re.findall(r"^Markers: `gvisor\((.*)\)`", README, re.MULTILINE)
+    (arguments,) = re.findall(r"^Markers: `gvisor\((.*)\)`", SETTINGS_PAGE, re.MULTILINE)
     assert set(re.findall(r"(\w+)=", arguments)) == OF_A_MARKER
-    (rest,) = re.findall(r"^`in_gvisor.*?Fixtures:", README, re.MULTILINE)
+    (rest,) = re.findall(r"^`in_gvisor.*?Fixtures:", SETTINGS_PAGE, re.MULTILINE)
     assert set(re.findall(r"`(\w+)", rest)) == {"in_gvisor", *(m.split("(")[0] for m in markers)}
 
 
@@ -127,7 +128,7 @@ def test_fixtures_are_listed_with_their_docstrings(alone: Project) -> None:
         assert re.search(rf"^{name}( \[session scope\])? -- .*\n    {doc}", text, re.MULTILINE)
     assert re.search(r"^runsc \[session scope\] -- ", text, re.MULTILINE)
     assert FIXTURES.keys() == placement.FIXTURES
-    (named,) = re.findall(r"Fixtures: (.*?)\.\n", README, re.DOTALL)
+    (named,) = re.findall(r"Fixtures: (.*?)\.\n", SETTINGS_PAGE, re.DOTALL)
     assert set(re.findall(r"`(\w+)`", named)) == placement.FIXTURES
 
 

@@ -39,6 +39,12 @@ def kill_the_sentry(gvisor):
     return kill
 """
 
+# The module of each program, and options without which output would differ between machines.
+MODULES = {
+    "pytest": ["pytest", "-p", "no:cacheprovider", "-p", "no:cov"],
+    "pytest-gvisor": ["pytest_gvisor"],
+}
+
 # A machine without kvm, also where there is one.
 NO_KVM = ["unshare", "-m", "sh", "-c", 'mount --bind /dev/null /dev/kvm; exec "$@"', "sh"]
 
@@ -59,7 +65,7 @@ def steps(page: str) -> list[Step]:
     """The blocks of a page in their order."""
     found = BLOCK.findall((DOCS / page).read_text())
     made = [Step(*block.split("\n", 1)) for block in found]
-    assert all(re.match(r"# \w+\.py$|\$ pytest ", step.name) for step in made)
+    assert all(re.match(r"# \w+\.py$|\$ pytest(-gvisor)? ", step.name) for step in made)
     return made
 
 
@@ -70,29 +76,26 @@ def lines_of_report(output: str) -> int:
     return sum(1 + max(len(line) - 1, 0) // WIDTH for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("page", "commands"), [("tutorial.md", 6), ("failures.md", 6), ("code-runner.md", 1)]
-)
-def test_a_page_is_what_a_reader_sees(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, commands: int
-) -> None:
-    """Each command prints what the page shows; ``...`` there stands for anything."""
-    monkeypatch.delenv("COLUMNS", raising=False)
-    (tmp_path / "conftest.py").write_text(CONFTEST)
+def ran_as_shown(page: str, folder: Path) -> int:
+    """Run the commands of a page, each of which prints what is shown; return their number.
+
+    ``...`` on the page stands for anything.
+    """
+    (folder / "conftest.py").write_text(CONFTEST)
     wrong = []
     long = []
     ran = 0
     for step in steps(page):
         if not step.is_command:
             # The first line is a part of the file too: line numbers count it.
-            (tmp_path / step.name.removeprefix("# ")).write_text(f"{step.name}\n{step.text}")
+            (folder / step.name.removeprefix("# ")).write_text(f"{step.name}\n{step.text}")
             continue
         ran += 1
         without = NO_KVM if "kvm" in step.text and os.path.exists("/dev/kvm") else []
-        argv = [*without, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:cov"]
+        _, program, *arguments = shlex.split(step.name)
         done = subprocess.run(
-            [*argv, *shlex.split(step.name)[2:]],
-            cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+            [*without, sys.executable, "-m", *MODULES[program], *arguments],
+            cwd=folder, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         if not doctest.OutputChecker().check_output(step.text, done.stdout, doctest.ELLIPSIS):
             wrong.append(f"{step.name}\n{done.stdout}{done.stderr}")
@@ -100,4 +103,19 @@ def test_a_page_is_what_a_reader_sees(
             long.append(done.stdout)
     assert not wrong, "\n".join(wrong)
     assert not long, "\n".join(long)
-    assert ran == commands
+    return ran
+
+
+@pytest.mark.parametrize(
+    ("page", "commands"),
+    [
+        ("tutorial.md", 6), ("failures.md", 6), ("code-runner.md", 1), ("existing-suite.md", 2),
+        ("web-application.md", 1), ("isolation.md", 2), ("parallel.md", 4),
+    ],
+)  # fmt: skip
+def test_a_page_is_what_a_reader_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, commands: int
+) -> None:
+    """Each command prints what the page shows."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert ran_as_shown(page, tmp_path) == commands

@@ -91,8 +91,12 @@ def test_the_table_of_arguments_is_the_signature_of_run() -> None:
 
 
 def test_the_table_of_options_pairs_each_with_its_ini_key() -> None:
-    """In README, one row a setting; further rows are of tests inside."""
-    table = (CHECKOUT / "README.md").read_text().partition("\n| option, ini key | meaning |\n")[2]
+    """In docs/settings.md, one row a setting; further rows are of tests inside."""
+    table = (
+        (CHECKOUT / "docs/settings.md")
+        .read_text()
+        .partition("\n| option, ini key | meaning |\n")[2]
+    )
     cells = re.findall(r"^\| (.*?`) (?:alone )?\| ", table.partition("\n\n")[0], re.MULTILINE)
     shown = [(re.findall(r"`(--[\w-]+)", one), re.findall(r"`(\w+)`", one)) for one in cells]
     declared = [

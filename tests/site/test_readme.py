@@ -1,0 +1,71 @@
+"""README is short, its links lead somewhere, and its pictures are those of real runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import pictures
+
+CHECKOUT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+README = (CHECKOUT / "README.md").read_text()
+MOST_WORDS, MOST_BYTES = 500, 150_000
+
+
+def test_readme_is_short_and_begins_with_the_two_commands() -> None:
+    """Both commands are on the first screen."""
+    assert len(README.split()) <= MOST_WORDS
+    first_screen = "\n".join(README.splitlines()[:20])
+    assert "make demo " in first_screen
+    assert "make test " in first_screen
+
+
+def test_each_link_of_readme_leads_to_a_file() -> None:
+    """A page that was moved takes its link along."""
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", README)
+    assert [link for link in links if not (CHECKOUT / link).is_file()] == []
+    pages = {f"docs/{path.name}" for path in (CHECKOUT / "docs").glob("*.md")}
+    assert pages - set(links) == {"docs/index.md"}
+
+
+def test_pictures_are_small_and_have_a_text() -> None:
+    """A reader who does not see a picture reads its text."""
+    shown = re.findall(r"!\[(.*?)\]\((.*?)\)", README)
+    assert [name for _, name in shown] == ["docs/pictures/failure.svg", "docs/pictures/report.png"]
+    for text, name in shown:
+        assert len(text.split()) >= 10
+        assert (CHECKOUT / name).stat().st_size < MOST_BYTES
+    svg = (CHECKOUT / "docs/pictures/failure.svg").read_text()
+    assert re.findall(r"url\((?!#)|href=|<script", svg) == []
+
+
+def test_the_picture_of_a_failure_is_what_pytest_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apart from numbers: draw it anew with scripts/pictures.py."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    drawn = pictures.as_svg(pictures.failure(tmp_path))
+    shown = (CHECKOUT / "docs/pictures/failure.svg").read_text()
+    assert pictures.text_of(drawn) == pictures.text_of(shown)
+
+
+def test_the_pod_has_only_fields_that_kubernetes_knows(tmp_path: Path) -> None:
+    """The schema refuses a misspelt field as well."""
+    (text,) = re.findall(
+        r"^```yaml\n(apiVersion: .*?)^```$",
+        (CHECKOUT / "docs/ci.md").read_text(), re.MULTILINE | re.DOTALL,
+    )  # fmt: skip
+    schema = CHECKOUT / "tests/site/pod.schema.json"
+    for pod, status in (text, 0), (text.replace("runAsNonRoot", "runAsNonroot"), 1):
+        (tmp_path / "pod.yaml").write_text(pod)
+        done = subprocess.run(
+            [BIN / "check-jsonschema", "--schemafile", schema, tmp_path / "pod.yaml"],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, done.stdout
+        assert ("runAsNonroot" in done.stdout) is bool(status)
