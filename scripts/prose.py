@@ -1,10 +1,11 @@
-"""Check the English of docstrings' summaries and of help texts.
+"""Check the English of docstrings' summaries, of help texts, and of Markdown pages.
 
     prose.py PATH…
 
 A summary is the first paragraph of the docstring of a module, a class or a function. A help text
-is a literal that is given to argparse or pytest. Each find is printed as FILE:LINE: RULE: TEXT;
-the exit status is 1 if there are any. Vale would check whole files: these are parts of them.
+is a literal that is given to argparse or pytest. A page is all that stands outside of its code
+blocks. Each find is printed as FILE:LINE: RULE: TEXT; the exit status is 1 if there are any.
+Vale would check whole files: docstrings are parts of them.
 """
 
 from __future__ import annotations
@@ -29,11 +30,22 @@ PRIVATE = (
 """Words that this project once used in a sense of its own, as regular expressions."""
 
 MOST_WORDS = 20
-"""The longest sentence."""
+"""The longest sentence of a summary or a help text."""
+
+PAGE_BEGINNINGS = (
+    "what", "who", "whom", "whose", "in which", "of which", "one that", "one who", "the one that",
+    "the ones", "those that", "those who",
+)  # fmt: skip
+"""The same for pages, where a sentence may refer to the one before it."""
+
+PAGE_MOST_WORDS = 30
+"""The longest sentence of a page; a list in one counts as one word."""
 
 CODE = re.compile(r"``.+?``|`[^`]+`", re.DOTALL)
-SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`(])")
-BEGINNING = re.compile(rf"(?:{'|'.join(BEGINNINGS)})\b(?!')", re.IGNORECASE)
+SENTENCE = re.compile(r"(?<=[.!?])[*\"]*\s+(?=[A-Z`(\"*]|pytest|runsc\b|gVisor\b)")
+LINK = re.compile(r"!?\[((?:[^][]|\[[^]]*\])*)\]\([^)]*\)")
+FENCE = re.compile(r"^ *```(?s:.*?)^ *```$|^(?: {4}.*\n)+", re.MULTILINE)
+LISTED = re.compile(r"`code`(?:,? `code`)+")
 WORD = re.compile(rf"\b(?:{'|'.join(PRIVATE)})\b", re.IGNORECASE)
 HELP = {"help", "description", "epilog"}
 """Keyword arguments that hold help texts; ``addini`` and our ``Argument`` take one by position."""
@@ -51,16 +63,31 @@ class Find(NamedTuple):
         return f"{self.path}:{self.line}: {self.rule}: {self.text}"
 
 
-def broken(text: str) -> Iterator[tuple[str, str]]:
+def _beginning(words: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"(?:{'|'.join(words)})\b(?!')", re.IGNORECASE)
+
+
+class Rules(NamedTuple):
+    """The rules of one kind of text."""
+
+    beginning: re.Pattern[str]
+    most_words: int
+
+
+SUMMARIES = Rules(_beginning(BEGINNINGS), MOST_WORDS)
+PAGES = Rules(_beginning(PAGE_BEGINNINGS), PAGE_MOST_WORDS)
+
+
+def broken(text: str, rules: Rules = SUMMARIES) -> Iterator[tuple[str, str]]:
     """Yield the rules that a text breaks, each with the sentence."""
     plain = CODE.sub("`code`", text)
     for sentence in SENTENCE.split(" ".join(plain.split())):
-        if BEGINNING.match(sentence):
+        if rules.beginning.match(sentence) and not sentence.endswith("?"):
             yield "names no subject", sentence
         if found := WORD.search(sentence):
             yield f"private word {found[0]!r}", sentence
-        if (count := sum(map(_is_word, sentence.split()))) > MOST_WORDS:
-            yield f"{count} words, more than {MOST_WORDS}", sentence
+        if (count := sum(map(_is_word, sentence.split()))) > rules.most_words:
+            yield f"{count} words, more than {rules.most_words}", sentence
 
 
 def _is_word(token: str) -> bool:
@@ -92,8 +119,33 @@ def _text(literal: ast.expr) -> str:
     return ""
 
 
+def parts(page: str) -> Iterator[tuple[int, str]]:
+    """Yield the paragraphs, list items and table cells of a page, with lines. Titles are names."""
+    prose = FENCE.sub(lambda found: "\n" * found[0].count("\n"), page)
+    prose = LINK.sub(r"\1", prose)
+    for found in re.finditer(r"(?:^(?!\s*$).+\n?)+", prose, re.MULTILINE):
+        line = prose.count("\n", 0, found.start()) + 1
+        for item in re.split(r"\n(?=\s*(?:[-*:|#]|\d+\.) ?)", found[0]):
+            title = item.startswith("#")
+            text = re.sub(r"^\s*(?:[-*:#]+|\d+\.) +", "", item)
+            cells = re.split(r" \| ", text.strip("| \n")) if text.startswith("|") else [text]
+            yield from ((line, cell) for cell in cells if cell.strip("-| \n") and not title)
+            line += item.count("\n") + 1
+
+
+def check_page(path: Path) -> list[Find]:
+    """Return the finds in one Markdown page, by line."""
+    found = []
+    for line, text in parts(path.read_text()):
+        plain = LISTED.sub("`code`", CODE.sub("`code`", " ".join(text.split())))
+        found += [Find(str(path), line, *find) for find in broken(plain.strip("*"), PAGES)]
+    return found
+
+
 def check(path: Path) -> list[Find]:
     """Return the finds in one file, by line."""
+    if path.suffix == ".md":
+        return check_page(path)
     tree = ast.parse(path.read_bytes())
     return sorted(
         Find(str(path), line, *find) for line, text in texts(tree) for find in broken(text)
@@ -104,7 +156,7 @@ def main(arguments: list[str]) -> int:
     """Check all files and folders; return the exit status."""
     files: list[Path] = []
     for path in map(Path, arguments):
-        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        files += sorted([*path.rglob("*.py"), *path.rglob("*.md")]) if path.is_dir() else [path]
     finds = [find for file in files for find in check(file)]
     print(*finds, sep="\n", end="\n" if finds else "")
     return 1 if finds else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.prose import broken, main, texts
+from scripts.prose import broken, check_page, main, texts
 
 
 @pytest.mark.parametrize(
@@ -84,3 +84,41 @@ def test_a_find_is_a_line_and_fails(tmp_path: Path, capsys: pytest.CaptureFixtur
     bad.write_text('"""A module."""\n\n\ndef f():\n    """What it does."""\n')
     assert main([str(tmp_path)]) == 1
     assert capsys.readouterr().out == f"{bad}:5: names no subject: What it does.\n"
+
+
+PAGE = """\
+# What a title may be
+
+What a page says is read by strangers.
+It is a sentence with a subject, [who reads it](page.md) or not. Who reads it?
+
+- whose item
+- One {long}sentence.
+
+| what | `who` |
+|---|---|
+| a cell | what it holds |
+
+```python
+what = 1
+```
+
+    what is code
+
+`a`, `b`, `c` and `d` are told.
+"""
+
+
+def test_the_prose_of_a_page_is_checked_and_its_code_is_not(tmp_path: Path) -> None:
+    """Titles, questions, links and code are left alone; items and cells are not."""
+    path = tmp_path / "page.md"
+    path.write_text(PAGE.format(long="very " * 29))
+    assert [(find.line, find.rule) for find in check_page(path)] == [
+        (3, "names no subject"),
+        (6, "names no subject"),
+        (7, "31 words, more than 30"),
+        (9, "names no subject"),
+        (11, "names no subject"),
+        (19, "private word 'told'"),
+    ]
+    assert main([str(tmp_path)]) == 1
