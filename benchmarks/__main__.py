@@ -16,17 +16,20 @@ from collections.abc import Sequence
 # `python benchmarks` puts this folder on sys.path, and not the one above it.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from benchmarks import table
+from benchmarks import document, plot, table
 from benchmarks.bench import Bench
 from benchmarks.results import Missing, Phase, Result, Unavailable
 from benchmarks.rows import PHASE_ROUNDS, PHASES, ROWS, phases
+from benchmarks.sessions import curve
 from pytest_gvisor import GvisorError
 
+PLOT = "plot"
+PLOT_ROUNDS = 3
 _FAILURES = (GvisorError, OSError, RuntimeError, subprocess.SubprocessError)
 
 
 def _rows(text: str) -> list[str]:
-    known = [*ROWS, PHASES]
+    known = [*ROWS, PHASES, PLOT]
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
@@ -41,22 +44,30 @@ def _count(text: str) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    known = [*ROWS, PHASES]
+    known = [*ROWS, PHASES, PLOT]
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument(
         "--rows",
+        "--only",
         type=_rows,
         default=known,
         help=f"comma list of {', '.join(known)} (default: all)",
     )
-    defaults = ", ".join(f"{name} {row.rounds}" for name, row in ROWS.items())
+    rounds = {name: row.rounds for name, row in ROWS.items()}
+    rounds |= {PHASES: PHASE_ROUNDS, PLOT: PLOT_ROUNDS}
+    defaults = ", ".join(f"{name} {number}" for name, number in rounds.items())
     parser.add_argument(
         "--count",
         type=_count,
         metavar="N",
-        help=f"rounds of each row (default: {defaults}, {PHASES} {PHASE_ROUNDS})",
+        help=f"rounds of each row (default: {defaults})",
     )
     parser.add_argument("--json", metavar="FILE", help="write every single value to FILE as well")
+    parser.add_argument(
+        "--write",
+        metavar="FOLDER",
+        help="put the table into benchmarks.md of this folder, and the plot beside it",
+    )
     return parser.parse_args(arguments)
 
 
@@ -70,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: list[Result] = []
     steps: list[Phase] = []
     missing: list[Missing] = []
+    drawn: str | None = None
     with Bench.ready() as bench:
         about = table.versions(bench.runsc.version, bench.platform.value, bench.folder)
         for name in options.rows:
@@ -77,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 if name == PHASES:
                     steps = phases(bench, options.count or PHASE_ROUNDS)
+                elif name == PLOT:
+                    drawn = plot.svg(curve(bench, options.count or PLOT_ROUNDS))
                 else:
                     row = ROWS[name]
                     results += row.measure(bench, options.count or row.rounds)
@@ -84,14 +98,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 missing.append(Missing(row=name, why=str(error), failed=False))
             except _FAILURES as error:
                 missing.append(Missing(row=name, why=str(error), failed=True))
-    print(", ".join(f"{name} {value}" for name, value in about.items()))
-    if results:
-        print(f"\n{table.markdown(results)}")
-    if steps:
-        print(f"\n{table.breakdown(steps)}")
-    print()
+    parts = [", ".join(f"{name} {value}" for name, value in about.items())]
+    parts += [table.markdown(results)] if results else []
+    parts += [table.breakdown(steps)] if steps else []
+    text = "\n\n".join(parts)
+    print(text, end="\n\n")
     for line in table.verdicts(results, missing):
         print(line)
+    if options.write:
+        document.write(options.write, text, drawn)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(table.as_json(about, results, steps, missing), file, indent=1)

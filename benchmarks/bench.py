@@ -20,6 +20,8 @@ TRUE = ["true"]
 DEADLINE = 120.0
 """Seconds."""
 
+_OLDER = os.path.join(os.path.dirname(__file__), "../.build/runsc-2024/usr/bin/runsc")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
@@ -37,11 +39,11 @@ class Bench:
 
     @classmethod
     @contextlib.contextmanager
-    def ready(cls) -> Iterator[Bench]:
-        """Find runsc and start the keeper; all of it is gone afterwards."""
+    def ready(cls, path: str | None = None) -> Iterator[Bench]:
+        """Find runsc, or take that of ``path``, and start the keeper; all is gone afterwards."""
         with contextlib.ExitStack() as stack:
             begun = time.perf_counter()
-            runsc = Runsc.find()
+            runsc = Runsc.find() if path is None else Runsc.at(path)
             finding = time.perf_counter() - begun
             stack.callback(runsc.close)
             launcher = Launcher()
@@ -55,6 +57,18 @@ class Bench:
                 folder=tempfile.mkdtemp(prefix="bench-", dir=launcher.session().path),
                 finding=finding,
             )
+
+    def releases(self) -> Iterator[Bench]:
+        """This one, and one for the runsc of 2024 where `make bench` has unpacked that."""
+        yield self
+        if os.path.exists(_OLDER):
+            with Bench.ready(_OLDER) as older:
+                if older.runsc.version != self.runsc.version:
+                    yield older
+
+    def is_older_than(self, year: int) -> bool:
+        """Whether the release has a date, and that is before ``year``."""
+        return self.runsc.date is not None and self.runsc.date.year < year
 
     def run(self) -> None:
         """Run ``true`` in a fresh sandbox, which most rows time."""

@@ -59,7 +59,7 @@ def images(bench: Bench, count: int) -> Iterator[Result]:
         yield Result(
             row="images", what="an image's second use, in a session of its own",
             against="the host's folders and Python", figure=Figure.DIFFERENCE,
-            **interleaved({"ours": ours, "peer": host}, count), target=0.01,
+            **interleaved({"ours": ours, "peer": host}, count, limit=10), target=0.01,
         )  # fmt: skip
         docker = stack.enter_context(
             daemon.serving(bench.runsc.path, bench.platform.value, storage="overlay2")
@@ -81,12 +81,13 @@ def images(bench: Bench, count: int) -> Iterator[Result]:
         stack.callback(_docker, docker, "image", "rm", "--force", _NAME)
         yield Result(
             row="images", what="the same", against="`docker run --rm --runtime=runsc` of it",
-            figure=Figure.RATIO, **interleaved({"ours": ours, "peer": run}, count), target=0.6,
+            figure=Figure.RATIO, target=0.6,
+            **interleaved({"ours": ours, "peer": run}, count, limit=10),
         )  # fmt: skip
         yield Result(
             row="images", what="its first use: removed, unpacked from its archive, run",
             against="`docker image rm`, `docker load`, `docker run`", figure=Figure.RATIO,
-            **interleaved({"ours": first, "peer": first_of_docker}, max(count // 4, 1)),
+            **interleaved({"ours": first, "peer": first_of_docker}, max(count // 4, 1), limit=10),
             target=1.0,
         )  # fmt: skip
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from benchmarks import daemon, images, sessions
+from benchmarks import daemon, images, sessions, suites
 from benchmarks.bench import DEADLINE, TRUE, Bench
 from benchmarks.peers import OfficialPackage, install_package
 from benchmarks.results import Figure, Phase, Result
@@ -29,18 +29,25 @@ _FRESH = '`gvisor.run(["true"])`'
 
 def fresh(bench: Bench, count: int) -> Iterator[Result]:
     """A fresh sandbox against bare runsc with the same bundle."""
+    for each in bench.releases():
+        yield _fresh(each, count)
+
+
+def _fresh(bench: Bench, count: int) -> Result:
     bare, bundle = bench.bare("fresh", TRUE)
-    series = interleaved({"ours": bench.run, "peer": lambda: bare.run(bundle)}, count)
-    yield Result(
-        row="fresh", what=_FRESH, against="bare `runsc run` of the same bundle",
-        figure=Figure.RATIO, **series, target=1.05,
+    contenders = {"ours": bench.run, "peer": lambda: bare.run(bundle)}
+    return Result(
+        row="fresh", what=f"{_FRESH} on {bench.runsc.version}",
+        against="bare `runsc run` of the same bundle", figure=Figure.RATIO,
+        **interleaved(contenders, count, limit=25),
+        target=0.75 if bench.is_older_than(2026) else 1.0,
     )  # fmt: skip
 
 
 def in_docker(bench: Bench, count: int) -> Iterator[Result]:
     """A fresh sandbox against docker with runsc as its runtime."""
     with daemon.serving(bench.runsc.path, bench.platform.value) as docker:
-        series = interleaved({"ours": bench.run, "peer": docker.run}, count)
+        series = interleaved({"ours": bench.run, "peer": docker.run}, count, limit=15)
         yield Result(
             row="docker", what=_FRESH,
             against=f"`docker run --rm --runtime=runsc --network none` ({docker.about})",
@@ -57,7 +64,7 @@ def package(bench: Bench, count: int) -> Iterator[Result]:
     python = install_package(bench.folder)
     for reaped in (False, True):
         with OfficialPackage.started(python, bench.runsc.path, reaped=reaped) as official:
-            series = interleaved({"ours": bench.run, "peer": official.run}, count)
+            series = interleaved({"ours": bench.run, "peer": official.run}, count, limit=20)
         parent = "orphans reaped at once" if reaped else "orphans left to pid 1"
         yield Result(
             row="package", what=_FRESH,
@@ -68,6 +75,11 @@ def package(bench: Bench, count: int) -> Iterator[Result]:
 
 def warm(bench: Bench, count: int) -> Iterator[Result]:
     """A program in a warm sandbox against ``runsc exec`` in the same one."""
+    for each in bench.releases():
+        yield _warm(each, count)
+
+
+def _warm(bench: Bench, count: int) -> Result:
     with bench.gvisor.sandbox() as sandbox:
         argv = sandbox._record.argv
         flags = argv[1 : argv.index("run")]
@@ -83,10 +95,11 @@ def warm(bench: Bench, count: int) -> Iterator[Result]:
                 timeout=DEADLINE,
             )  # fmt: skip
 
-        series = interleaved({"ours": ours, "peer": peer}, count)
-    yield Result(
-        row="exec", what='`sandbox.exec(["true"])`', against="`runsc exec` in the same sandbox",
-        figure=Figure.RATIO, **series, target=0.45,
+        series = interleaved({"ours": ours, "peer": peer}, count, limit=12)
+    return Result(
+        row="exec", what=f'`sandbox.exec(["true"])` on {bench.runsc.version}',
+        against="`runsc exec` in the same sandbox", figure=Figure.RATIO, **series,
+        target=0.40 if bench.is_older_than(2026) else 0.45,
     )  # fmt: skip
 
 
@@ -102,7 +115,7 @@ def output(bench: Bench, count: int) -> Iterator[Result]:
         if done.outcome is not Outcome.EXITED or done.stdout_total != GIB:
             raise RuntimeError(f"{done.stdout_total} bytes came of 1 GiB: {done!r}")
 
-    series = interleaved({"ours": run, "peer": lambda: bare.run_into_cat(bundle)}, count)
+    series = interleaved({"ours": run, "peer": lambda: bare.run_into_cat(bundle)}, count, limit=20)
     yield Result(
         row="output", what="1 GiB of output, kept bounded", against="`runsc … \\| cat >/dev/null`",
         figure=Figure.RATIO, **series, target=1.15,
@@ -216,6 +229,9 @@ ROWS: Mapping[str, Row] = {
     "exec": Row(rounds=100, measure=warm),
     "idle": Row(rounds=50, measure=sessions.idle),
     "inside": Row(rounds=10, measure=sessions.inside),
+    "isolation": Row(rounds=5, measure=sessions.isolation),
+    "suites": Row(rounds=2, measure=suites.suites),
+    "workers": Row(rounds=2, measure=suites.workers),
     "output": Row(rounds=5, measure=output),
 }
 PHASES = "phases"

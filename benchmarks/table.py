@@ -9,10 +9,13 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.results import Figure, Missing, Phase, Result
+from benchmarks.timing import Series
 from pytest_gvisor.programs.proc import mounts
 
 SCHEMA = 1
-_HEAD = ("row", "what", "ours", "against", "peer", "figure (95 %)", "target", "")
+_HEAD = (
+    "row", "what", "ours (least)", "against", "peer (least)", "figure (95 %)", "target", "",
+)  # fmt: skip
 
 
 def versions(runsc: str, sandbox_platform: str, session: str) -> dict[str, str]:
@@ -51,14 +54,21 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def _cells(result: Result) -> tuple[str, ...]:
-    peer = _amount(result, result.peer.median) if result.peer else "-"
-    ours = _amount(result, result.ours.median)
+    peer = _amounts(result, result.peer) if result.peer else "-"
+    ours = _amounts(result, result.ours)
     target = _figure(result, result.target)
     verdict = "met" if result.met else "missed"
     figure = _figure(result, result.value)
     if result.interval is not None:
         figure += " ({} to {})".format(*(_figure(result, bound) for bound in result.interval))
     return result.row, result.what, ours, result.against, peer, figure, target, verdict
+
+
+def _amounts(result: Result, series: Series) -> str:
+    """The median, and the minimum of more than one value."""
+    if result.figure is Figure.LARGEST or len(series.values) == 1:
+        return _amount(result, series.median)
+    return f"{_amount(result, series.median)} ({_amount(result, series.least)})"
 
 
 def _amount(result: Result, value: float) -> str:

@@ -7,6 +7,7 @@ little; what is kept in step is the comparison, because both contenders run in e
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import statistics
 import time
@@ -26,16 +27,38 @@ class Series:
         """The middle value."""
         return statistics.median(self.values)
 
+    @property
+    def least(self) -> float:
+        """The smallest value, to which other work on the machine has added least."""
+        return min(self.values)
 
-def interleaved(contenders: Mapping[str, Callable[[], None]], count: int) -> dict[str, Series]:
+    def over(self, count: int) -> Series:
+        """The values divided by ``count``, for a round that does a thing so many times."""
+        return Series(tuple(value / count for value in self.values))
+
+
+def interleaved(
+    contenders: Mapping[str, Callable[[], None]],
+    count: int,
+    *,
+    limit: float = math.inf,
+    is_warm: bool = False,
+) -> dict[str, Series]:
     """The seconds of each contender in ``count`` rounds, in each of which everyone runs once.
 
     Each round begins with another contender, so that nobody always runs after the same neighbour.
-    A round that is not counted comes first: caches are then as warm for one as for the other.
+    A round that is not counted comes first, unless the caller says that caches are warm already.
+    No round begins later than ``limit`` seconds after the first counted one, so there is one at
+    least.
     """
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(-1, count):
+    end = math.inf
+    for number in range(0 if is_warm else -1, count):
+        if number == 0:
+            end = time.perf_counter() + limit
+        elif number > 0 and time.perf_counter() > end:
+            break
         first = number % len(names)
         for name in names[first:] + names[:first]:
             spent = _seconds(contenders[name])
