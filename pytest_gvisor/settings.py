@@ -126,6 +126,9 @@ class Settings:
     debug: bool = False
     keep: Keep = Keep.NONE
 
+    shell: bool = False
+    """Whether the sandboxes of a test stay until its verdict, for a shell if it fails."""
+
     report: tuple[str, ...] = ()
     """Where the report is written; the suffix says in which form."""
 

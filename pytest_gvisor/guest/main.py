@@ -246,6 +246,7 @@ def leave(guest: Guest) -> None:
 def main() -> None:
     """Serve the host, then kill everything."""
     hide()
+    os.chdir("/")
     guest = Guest(take_host())
     try:
         guest.serve()

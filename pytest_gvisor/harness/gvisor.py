@@ -35,7 +35,9 @@ from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.settings import Platform, Settings
 
 if TYPE_CHECKING:
+    from pytest_gvisor.harness.outlived import Kept, OutlivedRuns
     from pytest_gvisor.images.store import Images
+    from pytest_gvisor.runsc.rootless import Way
     from pytest_gvisor.sandbox.sandbox import Sandbox
 
 MAX_RECORDS = 50
@@ -67,6 +69,7 @@ class Gvisor:
         self._images = images
         self._project = project or Project(root=_here())
         self._own_images: Images | None = None
+        self._outlived = self._outlived_runs()
 
     @property
     def python(self) -> str:
@@ -173,7 +176,8 @@ class Gvisor:
             runsc=self.runsc,
             platform=self.platform,
             settings=chosen,
-            make_spec=lambda workspace: self._modified(make_spec(workspace, asked, chosen, way)),
+            make_spec=lambda workspace: self._spec(workspace, asked, chosen, way),
+            workload=asked,
             way=way,
             input=input_of(input),
             project="" if chosen.project else self._project.root,
@@ -242,14 +246,11 @@ class Gvisor:
             readonly=readonly,
         )  # fmt: skip
 
-        def spec_of(workspace: Workspace, guest: Workload) -> Spec:
-            return self._modified(make_spec(workspace, guest, chosen, way))
-
         request = Request(
             runsc=self.runsc,
             platform=self.platform,
             settings=chosen,
-            make_spec=lambda workspace: spec_of(workspace, workload),
+            make_spec=lambda workspace: self._spec(workspace, workload, chosen, way),
             way=way,
             extra_flags=self._extra_flags(),
         )
@@ -258,7 +259,7 @@ class Gvisor:
             launcher=self._launcher,
             hooks=self._hooks,
             workload=workload,
-            make_spec=spec_of,
+            make_spec=lambda workspace, guest: self._spec(workspace, guest, chosen, way),
             records=self.records,
         )
         started = Sandbox(plan)
@@ -276,6 +277,8 @@ class Gvisor:
                 self._own_images = None
             for sandbox in self.sandboxes:
                 undo.callback(sandbox.close)
+            if self._outlived is not None:
+                undo.callback(self._outlived.close)
             self.sandboxes.clear()
 
     def _image(self, chosen: Settings) -> Rootfs:
@@ -297,6 +300,9 @@ class Gvisor:
     def _extra_flags(self) -> tuple[str, ...]:
         return check_extra(self._hooks.runsc_args(), self.runsc.flags)
 
+    def _spec(self, workspace: Workspace, asked: Workload, chosen: Settings, way: Way) -> Spec:
+        return self._modified(make_spec(workspace, asked, chosen, way))
+
     def _modified(self, spec: Spec) -> Spec:
         config = spec.to_json()
         self._hooks.modify_spec(config)
@@ -306,13 +312,35 @@ class Gvisor:
         record = Record(notes=notes)
         self.records.append(record)
         try:
-            completed = Runner(request, self._launcher, record, self._hooks.keep).run()
+            completed = self._run(request, record)
         finally:
             self._hooks.run_finished(record)
             self._forget()
         if check:
             completed.check_returncode()
         return completed
+
+    def _run(self, request: Request, record: Record) -> Completed:
+        # A task that asyncio cancels kills its sandbox, and a bundle says itself what runs first.
+        if self._outlived is None or request.workload is None or request.stop is not None:
+            return Runner(request, self._launcher, record, self._hooks.keep).run()
+
+        def spec(workspace: Workspace, guest: Workload) -> Spec:
+            return self._spec(workspace, guest, request.settings, request.way)
+
+        return self._outlived.run(request, record, spec, self._hooks.keep)
+
+    def _outlived_runs(self) -> OutlivedRuns | None:
+        if not self.settings.shell:
+            return None
+        from pytest_gvisor.harness.outlived import OutlivedRuns  # noqa: PLC0415 -- see `sandbox`
+
+        return OutlivedRuns(self._launcher)
+
+    @property
+    def outlived(self) -> Sequence[Kept]:
+        """The last runs with ``--gvisor-shell``, whose sandboxes outlive the workload."""
+        return () if self._outlived is None else self._outlived.kept
 
     def _forget(self) -> None:
         """Drop the oldest records if there are too many, or too much output in them."""

@@ -63,7 +63,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if options.written(config) and not here_is_inside():
         from pytest_gvisor.plugin.precedence import run_settings
 
-        if run_settings(config).report:
+        settings = run_settings(config)
+        if settings.shell:
+            from pytest_gvisor.plugin import failure_shell
+
+            failure_shell.prepare(config)
+        if settings.report:
             from pytest_gvisor.plugin import matrix
 
             matrix.prepare(config)

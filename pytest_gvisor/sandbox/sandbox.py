@@ -31,6 +31,7 @@ from pytest_gvisor.sandbox.process import TERM_GRACE, Process, patience_of
 if TYPE_CHECKING:
     import os
 
+    from pytest_gvisor.run.terminal import Terminal
     from pytest_gvisor.sandbox.plan import Plan
 
 _MARGIN = 2.0
@@ -51,6 +52,7 @@ class Sandbox:
         self._guard = threading.Lock()
         self._channel: Channel | None = None
         self._closed = False
+        self._last: Command | None = None
         try:
             self._live()
         except BaseException:
@@ -91,6 +93,16 @@ class Sandbox:
     def _settle(self, channel: Channel) -> None:
         channel.close()
         self._plan.finished(self._record)
+
+    @property
+    def record(self) -> Record:
+        """The record of the sandbox itself."""
+        return self._record
+
+    @property
+    def used(self) -> bool:
+        """Whether a program was started in it."""
+        return self._last is not None
 
     @property
     def alive(self) -> bool:
@@ -152,6 +164,7 @@ class Sandbox:
 
     def _begin(self, command: Command) -> Process:
         process = Process(self._live(), command)
+        self._last = command
         process.start()
         return process
 
@@ -200,6 +213,19 @@ class Sandbox:
             process.kill()
             raise
         return process
+
+    def shell(self, terminal: Terminal) -> int:
+        """Run an interactive shell at ``terminal``, and return its exit status.
+
+        It has the user, folder and environment of the last program. Raises `SandboxCrashed`.
+        """
+        from pytest_gvisor.sandbox.shell import Attached  # noqa: PLC0415 -- only for who has one
+
+        command, start = self._plan.shell(self._last, self._record)
+        process = Process(self._live(), command)
+        process.start()
+        process.check_started(time.monotonic() + self._plan.settings.timeout)
+        return Attached(process, terminal).run(start)
 
     def put(self, path: str, data: str | bytes, mode: int = 0o644) -> None:
         """Write a file in the sandbox as root, with missing folders. Raises `InsideError`."""

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import re
-import select
 import signal
-import struct
 import subprocess
 import sys
 import termios
@@ -19,67 +15,15 @@ import pytest
 
 from pytest_gvisor import is_gvisor_kernel
 from tests.runsc.conftest import wait_for
-
-PATIENCE = 30.0
-
-
-class User:
-    """Somebody at a terminal of 33 lines of 77 characters, in front of the tool."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.ours, self.theirs = os.openpty()
-        self.resize(33, 77)
-        self.before = termios.tcgetattr(self.theirs)
-        self.text = b""
-        self.tool = subprocess.Popen(
-            [sys.executable, "-m", "pytest_gvisor", "run", "--tty", *arguments],
-            stdin=self.theirs, stdout=self.theirs, stderr=self.theirs, start_new_session=True,
-            env={**os.environ, "TERM": "vt220"},
-        )  # fmt: skip
-
-    def resize(self, lines: int, columns: int) -> None:
-        fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        # The kernel tells the foreground process group; here the tool has no controlling terminal.
-        with contextlib.suppress(AttributeError):
-            os.kill(self.tool.pid, signal.SIGWINCH)
-
-    def read(self, seconds: float) -> None:
-        """Read the output that comes within so many seconds."""
-        if select.select([self.ours], [], [], seconds)[0]:
-            self.text += os.read(self.ours, 65536)
-
-    def type(self, keys: bytes, answer: str) -> str:
-        """Press keys, wait until a later output matches, and return that output."""
-        start = len(self.text)
-        os.write(self.ours, keys)
-        deadline = time.monotonic() + PATIENCE
-        while not re.search(answer, self.text[start:].decode("utf-8", "replace")):
-            assert time.monotonic() < deadline, self.text
-            self.read(0.1)
-        return self.text[start:].decode()
-
-    def end(self) -> int:
-        """The tool's status; the terminal is as it was."""
-        deadline = time.monotonic() + PATIENCE
-        while self.tool.poll() is None:
-            assert time.monotonic() < deadline, self.text
-            self.read(0.05)
-        self.read(0.1)
-        assert termios.tcgetattr(self.theirs) == self.before
-        return self.tool.wait()
+from tests.terminals import User, in_front_of
 
 
 @contextlib.contextmanager
 def user(*arguments: str) -> Iterator[User]:
-    """Somebody at a terminal, which is closed at the end."""
-    somebody = User(*arguments)
-    try:
+    """Somebody at a terminal in front of ``pytest-gvisor run --tty``."""
+    argv = [sys.executable, "-m", "pytest_gvisor", "run", "--tty", *arguments]
+    with in_front_of(argv) as somebody:
         yield somebody
-    finally:
-        somebody.tool.kill()
-        somebody.tool.wait()
-        os.close(somebody.ours)
-        os.close(somebody.theirs)
 
 
 @pytest.mark.parametrize("platform", ["systrap", "ptrace"])
