@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
+import shutil
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,21 +148,6 @@ def test_a_little_project_of_its_own(project: Project) -> None:
     project.run().ends(passed=20).shows("systrap, ptrace, network none, strict")
 
 
-def test_the_readme_and_the_tour(alone: Project, tmp_path: Path) -> None:
-    """The Python blocks of README and of two pages are tests that pass."""
-    layers = [tar([item("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)])]
-    config = configuration(layers, {"Entrypoint": ["/bin/busybox", "true"]})
-    (alone.folder / "build").mkdir()
-    (alone.folder / "build/app.tar").write_bytes(saved(layers, config))
-    pages = [CHECKOUT / name for name in ("README.md", "docs/tour.md", "docs/platforms.md")]
-    shown = [block for page in pages for block in blocks(page)]
-    assert len(shown) == 5
-    for number, block in enumerate(shown):
-        alone.write({f"test_readme_{number}.py": block})
-    ran = alone.run(XDG_CACHE_HOME=str(tmp_path)).exits(0)
-    assert ran.outcomes()["passed"] >= 9
-
-
 DOCS = sorted((CHECKOUT / "docs").glob("*.md"))
 
 
@@ -188,26 +175,67 @@ def test_python_in_a_document_is_python_and_imports_what_is_there(path: Path) ->
         assert hasattr(importlib.import_module(module), name)
 
 
-def test_the_documents_examples_run(alone: Project) -> None:
-    """The examples of the documents run: warm sandboxes, a bundle, hooks, a run without pytest."""
-    sandbox, bundles, workloads = (
-        blocks(CHECKOUT / "docs" / name) for name in ("sandbox.md", "bundles.md", "workloads.md")
-    )
-    heads = "import urllib.request\nimport pytest\nfrom pytest_gvisor import empty\n"
-    heads += "from pathlib import Path\nTOOL = Path('/bin/busybox').read_bytes()\n"
-    box = "def test_box(box):\n    assert 'applet not found' in box.exec(['tool']).stderr\n"
-    (bundle,) = (block for block in bundles if "oci_bundle" in block)
-    (hooks,) = (block for block in workloads if "pytest_gvisor_modify_spec" in block)
-    (plain,) = (block for block in workloads if "pytest_gvisor.session" in block)
-    hooked = """
-    def test_hooked(gvisor):
-        done = gvisor.run(["hostname"])
-        assert done.stdout == "box\\n"
-        assert " --net-raw " in done.command
-    """
-    alone.write({"test_sandbox.py": heads + "".join([*sandbox, box]), "test_bundle.py": bundle})
-    alone.write({"conftest.py": hooks, "test_hooked.py": hooked})
-    alone.write({"test_plain.py": f"def test_plain():\n{textwrap.indent(plain, '    ')}"})
-    ran = alone.run("-rP").ends(passed=6)
+NOT_RUN = "# Not run by our suite"
+ELSEWHERE = {"ci.md", "databases.md"}
+"""Pages whose blocks other tests run: test_init.py, and ``make ecosystem``."""
+SCRIPT = 'case "$1" in --version) echo app 2.1;; *) echo ready;; esac'
+HOOKED = """
+def test_hooked(gvisor):
+    done = gvisor.run(["hostname"])
+    assert done.stdout == "box\\n"
+    assert " --net-raw " in done.command
+"""
+
+
+def snippets() -> Iterator[tuple[str, str]]:
+    """The Python blocks that no page with pytest's output has, with a name each."""
+    for page in (CHECKOUT / "README.md", *DOCS):
+        if page.name not in ELSEWHERE and "```console" not in page.read_text():
+            for number, block in enumerate(blocks(page)):
+                name = f"{page.stem.lower().replace('-', '_')}_{number}"
+                yield name, block
+
+
+def build(folder: Path) -> None:
+    """Make the images and the bundle that the documents name."""
+    busybox = Path("/bin/busybox").read_bytes()
+    files = [item(f"bin/{name}", busybox, mode=0o755) for name in ("busybox", "id")]
+    files += [
+        item("etc/passwd", b"app:x:1000:1000::/:/bin/sh\n"),
+        item("etc/group", b"staff:x:50:\n"),
+    ]
+    layers = [tar(files)]
+    config = {"Entrypoint": ["/bin/busybox", "sh", "-c", SCRIPT, "app"], "Cmd": ["serve"]}
+    image = configuration(layers, config)
+    (folder / "build").mkdir()
+    (folder / "build/app.tar").write_bytes(saved(layers, image))
+    (folder / "build/all.tar").write_bytes(saved(layers, image, RepoTags=["app:1", "app:edge"]))
+    bundle = folder / "build/bundle"
+    (bundle / "rootfs/bin").mkdir(parents=True)
+    shutil.copy("/bin/busybox", bundle / "rootfs/bin/true")
+    process = {"args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
+    spec = {"ociVersion": "1.0.2", "process": process, "root": {"path": "rootfs"}}
+    (bundle / "config.json").write_text(json.dumps(spec))
+
+
+def test_the_snippets_of_the_documents_run(alone: Project, tmp_path: Path) -> None:
+    """Each block runs as it is printed, with its own imports, or says first why it does not."""
+    build(alone.folder)
+    tests = 0
+    for name, block in snippets():
+        if block.startswith(NOT_RUN):
+            continue
+        if "def pytest_" in block:
+            alone.write({"hooked/conftest.py": block, "hooked/test_hooked.py": HOOKED})
+            tests += 1
+        elif "def test_" in block:
+            alone.write({f"test_{name}.py": block})
+            tests += len(re.findall(r"^def test_", block, re.MULTILINE))
+        else:
+            script = f"def test_script():\n{textwrap.indent(block, '    ')}"
+            alone.write({f"test_{name}.py": script})
+            tests += 1
+    ran = alone.run("-rP", XDG_CACHE_HOME=str(tmp_path)).exits(0)
+    assert ran.outcomes() == {"passed": tests + 1}  # one is parametrized
     ran.shows("<Completed returncode=0 stdout='box\\n' stderr='' args=['hostname']> None")
     assert any(is_gvisor_kernel(line) for line in ran.output.splitlines())
