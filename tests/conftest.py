@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 
 import pytest
 
+from pytest_gvisor.runsc import answers
+from pytest_gvisor.sessions import private
 from tests.bundlecheck import bundles_are_as_the_schema_says, bundles_written  # noqa: F401
 from tests.releases import each_release, each_runsc  # noqa: F401
 
@@ -21,6 +24,27 @@ def pytest_configure() -> None:
     # xdist's workers are such children.
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN or "PYTEST_XDIST_WORKER" in os.environ:
         signal.signal(signal.SIGHUP, lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def kept_answers() -> str:
+    """The user's folder of runsc's answers: `pytester` sets another HOME, in which it is empty."""
+    return answers.folder()
+
+
+@pytest.fixture
+def pytester(kept_answers: str, pytester: pytest.Pytester) -> pytest.Pytester:
+    """Give pytester's new HOME the answers of the runsc that this user has asked already.
+
+    Without them each pytest, and each of xdist's workers, digests a hundred megabytes and runs
+    runsc, a fifth of a second of processor time. An answer holds for this very file alone.
+    """
+    own = pytester.path / ".cache/pytest-gvisor/answers"
+    if os.path.isdir(kept_answers):
+        private.make_above(str(own))
+        shutil.copytree(kept_answers, own)
+        own.chmod(0o700)
+    return pytester
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
