@@ -40,6 +40,9 @@ class Channel:
         os.close(null)
         self._waiting: collections.deque[bytes | tuple[str, dict[str, Any]]] = collections.deque()
         self._size = 0
+        self._early: collections.deque[dict[str, Any]] = collections.deque()
+        """Commands that came before the answer to a question."""
+
         self._writing = threading.Lock()
         os.register_at_fork(after_in_child=self._disown)
         self.own()
@@ -55,8 +58,20 @@ class Channel:
         """Whether this is the process that the host talks to, and no fork of a test's."""
         return _getpid() == self._pid
 
+    def ask(self, kind: str, **fields: object) -> dict[str, Any]:
+        """Send a question and return its answer; the commands before it keep their turn."""
+        self.send(kind, **fields)
+        while (command := self._receive())["op"] != "answer":
+            self._early.append(command)
+            if command["op"] == "finish":
+                return {"op": "answer", "text": ""}
+        return command
+
     def receive(self) -> dict[str, Any]:
         """Receive the next command; the host's end is ``finish``."""
+        return self._early.popleft() if self._early else self._receive()
+
+    def _receive(self) -> dict[str, Any]:
         while True:
             for command, _payload in self._decoder.frames():
                 return command

@@ -23,18 +23,20 @@ if TYPE_CHECKING:
 
 
 def attend(pytest_pid: int, send: Callable[[], None]) -> None:
-    """Act as the sandbox's first process: reap orphans, pass on SIGTERM, send files, end like
-    pytest.
+    """Act as the sandbox's first process: reap orphans, pass signals on, send files, end
+    like pytest.
 
     pytest is not the first process itself: that one gets every orphan of the tests, and signals
     without a handler do not reach it.
     """
-    signal.signal(signal.SIGTERM, lambda _number, _frame: os.kill(pytest_pid, signal.SIGTERM))
+    for passed_on in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(passed_on, lambda number, _frame: os.kill(pytest_pid, number))
     while True:
         pid, status = os.waitpid(-1, 0)
         if pid == pytest_pid:
             break
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a number that is nobody's now
+    for passed_on in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(passed_on, signal.SIG_IGN)  # a number that is nobody's now
     send()
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from pytest_gvisor.guest.channel import Channel
+    from pytest_gvisor.guest.debugger import Debugger
 
 
 class Terminal(io.TextIOBase):
@@ -22,6 +23,7 @@ class Terminal(io.TextIOBase):
         self._words = words
         self.relayed = False
         self.in_test = False
+        self.debugger: Debugger | None = None
 
     def write(self, text: str) -> int:
         """Send what ``--setup-show`` writes; drop the rest, which the host prints itself.
@@ -29,7 +31,9 @@ class Terminal(io.TextIOBase):
         What is written in the midst of a test are last words: pytest-timeout's thread method
         writes all stacks and ends the process.
         """
-        if self.relayed and text:
+        if self.debugger is not None and self.debugger.reports:
+            self.say(text)
+        elif self.relayed and text:
             self._channel.send("terminal", text=text)
         elif self.in_test:
             self.say(text)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.guest import encoding, failed, first, identity, passed, variables
     from pytest_gvisor.guest.channel import Channel
+    from pytest_gvisor.guest.debugger import Debugger
     from pytest_gvisor.guest.gate import Gate
     from pytest_gvisor.guest.terminal import Terminal
 else:
@@ -36,13 +37,14 @@ else:
     import passed
     import variables
     from channel import Channel
+    from debugger import Debugger
     from gate import Gate
     from terminal import Terminal
 
     del sys.path[0]
     for _name in (
-        "channel", "checked_json", "encoding", "failed", "first", "frames", "gate", "identity",
-        "passed", "returns", "terminal", "variables",
+        "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames", "gate",
+        "identity", "passed", "returns", "terminal", "variables",
     ):  # fmt: skip
         del sys.modules[_name]
 
@@ -68,8 +70,11 @@ class Plugin:
         files: Iterable[str],
         variables: variables.Watch,
         coverage: Coverage | None = None,
+        *,
+        debugger: Debugger,
     ) -> None:
         self._channel = channel
+        self._debugger = terminal.debugger = debugger
         self._wanted = {part for path in files for part in _with_parents(path)}
         self._variables = variables
         self._coverage = coverage
@@ -123,11 +128,12 @@ class Plugin:
             following = items.get(command["next"]) if command["next"] else None
             # At the last failure that the host allows, pytest tears everything down with the test.
             session.testsfailed, option.maxfail = 0, command["maxfail"]
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            self._run_protocol(item, following)
             if not self._channel.is_ours():
                 # It would take the commands that are meant for its parent.
                 self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
                 _exit(1)
+            self._debugger.end()
             self._send_reports()
             # The host decides when to stop. The public properties warn when they are unset.
             session._shouldfail = session._shouldstop = False
@@ -135,6 +141,23 @@ class Plugin:
         self._terminal.relayed = False
         _drop_summaries(session.config)
         return True
+
+    def _run_protocol(self, item: pytest.Item, following: pytest.Item | None) -> None:
+        """Run one test; before an exception that stops the session, report it."""
+        from pytest import exit  # noqa: A004, PLC0415, PT013 -- see run()
+
+        self._debugger.test = self._running
+        try:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        except (exit.Exception, KeyboardInterrupt) as error:
+            self._terminal.in_test = False
+            self._send_reports()
+            _drop_summaries(item.config)
+            text = status = None  # a KeyboardInterrupt has neither
+            if isinstance(error, exit.Exception):
+                text, status = str(error.msg), error.returncode
+            self._channel.send("stopped", id=self._running, text=text, status=status)
+            raise
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Send a report; last of all plugins, since pytest's subtests change it until then."""
@@ -306,6 +329,7 @@ def run(
     notes: failed.Notes,
     *,
     gate: Gate,
+    debugger: Debugger,
 ) -> int:
     """Configure pytest like the host's, and serve until the host sends ``finish``.
 
@@ -332,7 +356,8 @@ def run(
     config.option.__dict__.update(start["options"])
     gate.register(config, channel, start["sys_path"])
     config.parse(start["args"], addopts=False)
-    plugin = Plugin(channel, terminal, gate.command["files"], watch, coverage)
+    plugin = Plugin(channel, terminal, gate.command["files"], watch, coverage, debugger=debugger)
+    debugger.register(config)
     _hook_order(plugin)
     config.pluginmanager.register(plugin, "gvisor-worker")
     failed.register(config, notes)
@@ -368,10 +393,12 @@ def main() -> None:
     faulthandler.register(signal.SIGTERM, file=words, chain=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # with -s the host shows it as it comes
+    debugger = Debugger(channel)
+    debugger.replace_stdin()
     try:
         if change is not None:
             change.become()
-        status = run(channel, start, words, change, notes, gate=gate)
+        status = run(channel, start, words, change, notes, gate=gate, debugger=debugger)
     except identity.Refused as error:
         channel.send("no user", errno=error.errno, text=error.strerror)
         raise

@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 import pytest
 
+from pytest_gvisor.inside.debugger import is_asked_for
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.settings import Network, Settings
 
@@ -94,7 +95,7 @@ def most(config: pytest.Config, settings: Settings, *, writable: bool, live: boo
     user sees what a test writes while it runs; ``live`` says so of the log.
     """
     option = config.option
-    stops = option.maxfail or getattr(option, "stepwise", False)
+    stops = option.maxfail or getattr(option, "stepwise", False) or is_asked_for(config)
     # Under xdist nobody knows what comes after the next test.
     if stops or writable or settings.network is Network.HOST or hasattr(config, "workerinput"):
         return 0

@@ -61,9 +61,7 @@ _SWITCHED_OFF: dict[str, Any] = {
     "stepwise": False,
     "stepwise_reset": False,
     "stepwise_skip": False,
-    "trace": False,
     "tx": [],
-    "usepdb": False,
     "xmlpath": None,
     **editors.SWITCHED_OFF,
 }
@@ -83,8 +81,8 @@ def travelling(config: pytest.Config) -> dict[str, Any]:
     for name, value in vars(config.option).items():
         if name in _SWITCHED_OFF:
             carried[name] = _SWITCHED_OFF[name]
-        elif name.startswith("cov_") or name == "no_cov":
-            continue  # see coverage()
+        elif name.startswith("cov_") or name in ("no_cov", "file_or_dir"):
+            continue  # see coverage() and arguments()
         elif _is_plain(value):
             carried[name] = _plain(value)
     carried["rootdir"] = str(config.rootpath)

@@ -35,7 +35,7 @@ _MARKER = (
     "in_gvisor(*, fresh=False, user=None): run this test inside gVisor, if fresh in a sandbox of "
     "its own, as this user"
 )
-_NOT_EARLY = ("collectonly", "setupplan", "usepdb", "trace")
+_NOT_EARLY = ("collectonly", "setupplan")
 _session_key = pytest.StashKey["InsideSession"]()
 _workers_key = pytest.StashKey[bool]()
 
@@ -210,11 +210,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     inside = [item for item in items if is_inside(item)]
     if not inside:
         return
-    if config.getoption("usepdb", False) or config.getoption("trace", False):
-        raise pytest.UsageError(
-            "pytest-gvisor: --pdb and --trace cannot reach tests that run inside gVisor; "
-            "debug them on the host with --no-gvisor"
-        )
     from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
     from pytest_gvisor.inside.coverage_data import check_writable  # noqa: PLC0415
     from pytest_gvisor.inside.variants import expand  # noqa: PLC0415

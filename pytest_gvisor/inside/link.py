@@ -147,6 +147,24 @@ class Link:
             self._shown = stderr.total
             show(stderr.last(fresh))
 
+    def catch_up(self) -> None:
+        """Take the output that is on standard error by now."""
+        if self._ended is not None:
+            return
+        stderr, before = self._supervisor.pipes.stderr, -1
+        while before != stderr.total:
+            before = stderr.total
+            self._turn(0)
+
+    def show_from_here(self, show: Callable[[bytes], None]) -> None:
+        """Have the output shown that is not yet taken, and none before it."""
+        self._shown = self._supervisor.pipes.stderr.total
+        self.show = show
+
+    def interrupt(self) -> None:
+        """Send SIGINT, which the first process passes on to pytest."""
+        self._supervisor.interrupt()
+
     def _read(self) -> bool:
         """Read once; return whether more may come."""
         more = True

@@ -7,7 +7,6 @@ had been made here. So what counts, prints or writes results needs to know nothi
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,53 +20,18 @@ from pytest_gvisor.inside.ahead import Ahead, Ids
 from pytest_gvisor.inside.bridge_ends import Sender
 from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
+from pytest_gvisor.inside.debugger import Debugger, stopped
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.passed import Reviver
+from pytest_gvisor.inside.progress import PHASES, Progress
 from pytest_gvisor.inside.returned import LAST_ACTS, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 
-_PHASES = ("setup", "call", "teardown")
-_FINAL = frozenset({"passed", "failed", "skipped"})
-"""The outcomes that end a phase. A plugin's own, such as ``retried``, decide nothing."""
-
-_OF_A_TEST = frozenset({"passed", "phase", "report", "done"})
+_OF_A_TEST = frozenset({"passed", "phase", "report", "done", "debugger", "stopped"})
 _LAST_WORDS = 2.0
 _LONGEST_ERRORS = 100_000
 _SLOWEST = 256 * 1024
 """Bytes a second of coverage: whoever sends less is taken to hang."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class Progress:
-    """The progress of one test by the messages that have arrived."""
-
-    calls: bool = True
-    """Whether a test that is set up is called too: not so with ``--setup-only``."""
-
-    phase: str = "setup"
-    reported: set[str] = dataclasses.field(default_factory=set)
-    failed: bool = False
-    is_set_up: bool = False
-
-    def add(self, report: pytest.TestReport) -> None:
-        """Take a report; a subtest's does not end a phase."""
-        if type(report) is not pytest.TestReport or report.when is None:
-            return
-        # A plugin's own outcome, such as a rerun's, is followed by the report of another try.
-        if report.outcome in _FINAL:
-            self.reported.add(report.when)
-        else:
-            self.reported.discard(report.when)
-        self.failed |= report.failed
-        if report.when == "setup":
-            self.is_set_up = report.passed
-
-    def missing(self) -> str | None:
-        """Return the first phase without its report; None if the test is complete."""
-        expected = [
-            phase for phase in _PHASES if phase != "call" or (self.calls and self.is_set_up)
-        ]
-        return next((phase for phase in expected if phase not in self.reported), None)
 
 
 def _failures_left(item: pytest.Item) -> int:
@@ -92,7 +56,7 @@ def _texts(message: dict[str, Any], name: str) -> list[str]:
 
 def _phase(message: dict[str, Any]) -> str:
     phase = message.get("when")
-    if phase not in _PHASES:
+    if phase not in PHASES:
         raise ProtocolError(f"a phase from inside that there is not: {phase!r:.50}")
     return str(phase)
 
@@ -120,6 +84,8 @@ class Worker:
         self._bounds = bounds
         self._bridges = bridges
         self._passed = Reviver(config)
+        self._debugger = Debugger(config)
+        self._stopped = False
         self._measured = measured
         self._newest_taker = taker
         self._taker: Taker | None = None
@@ -172,6 +138,7 @@ class Worker:
             yield reports.made_up(item, "setup", text, time.monotonic() - began)
             return
         deadline = began + self._timeout
+        self._debugger.begin(link)
         try:
             self._under_way = self.ran = True
             self._command(link, item, ids, deadline)
@@ -184,6 +151,9 @@ class Worker:
             yield from self._dead(item, progress, began, link, cause)
         except (Died, GvisorError) as error:
             yield from self._dead(item, progress, began, link, gone(error))
+        finally:
+            if not self._stopped:  # else what is torn down is shown too
+                self._debugger.end()
 
     def _command(self, link: Link, item: pytest.Item, ids: Ids, deadline: float) -> None:
         """Send the command to run a test, unless it runs already, and name the next one.
@@ -205,9 +175,9 @@ class Worker:
     def _reports(
         self, link: Link, item: pytest.Item, inner: str, progress: Progress, deadline: float
     ) -> Iterator[pytest.TestReport]:
-        kind = ""
+        kind, report = "", None
         while kind != "done":
-            message = link.receive(deadline)
+            message = self._receive(link, deadline)
             kind = message["type"]
             if kind == "bridge":
                 over = "teardown" in progress.reported
@@ -227,10 +197,25 @@ class Worker:
                 report = self._full_report(message, item)
                 progress.add(report)
                 yield report
+            elif kind == "debugger":
+                self._debugger.take(message, item.nodeid, report)
+            elif kind == "stopped":
+                self._under_way, self._stopped = False, True
+                raise stopped(message)
         if missing := progress.missing():
             raise ProtocolError(
                 f"it said that the test was done, without a report of its {missing}"
             )
+
+    def _receive(self, link: Link, deadline: float) -> dict[str, Any]:
+        """Receive a message. The time in which a debugger waits for the user does not count."""
+        while True:
+            until = self._debugger.until(deadline)
+            try:
+                return link.receive(until)
+            except Hangs:
+                if self._debugger.until(deadline) <= time.monotonic():
+                    raise
 
     def _full_report(self, message: dict[str, Any], item: pytest.Item) -> pytest.TestReport:
         report = reports.revive(self._config, message, item.nodeid, self._bounds)
@@ -254,13 +239,17 @@ class Worker:
     def _unasked(self, message: dict[str, Any]) -> None:
         """Take a message of a test that was commanded ahead and is no longer wanted."""
         first = self.ahead.first
+        if message["type"] == "debugger" and self.used is not None:
+            Debugger.refuse(message, self.used)
+            return
         if first is not None and message["type"] == "bridge":
             return  # of a test that does not run on the host
         if first is None or message["type"] not in _OF_A_TEST:
             self._common(message, "")
             return
         _belongs(message, first)
-        if message["type"] == "done":
+        self._stopped |= message["type"] == "stopped"
+        if message["type"] in ("done", "stopped"):
             self.ahead.pop()
 
     def _common(self, message: dict[str, Any], nodeid: str) -> None:
@@ -288,9 +277,15 @@ class Worker:
         self._link = self.used = self.fresh = link = self._start()
         self._taker = None if self._newest_taker is None else self._newest_taker()
         deadline = time.monotonic() + max(self._timeout, 60.0)
-        while (message := link.receive(deadline))["type"] != "collected":
-            if message["type"] != "ready":
-                self._common(message, "")
+        self._debugger.begin(link)
+        try:
+            while (message := self._receive(link, deadline))["type"] != "collected":
+                if message["type"] == "debugger":
+                    self._debugger.take(message, "the collection of tests", None)
+                elif message["type"] != "ready":
+                    self._common(message, "")
+        finally:
+            self._debugger.end()
         self.ids = frozenset(_texts(message, "ids"))
         self._errors = _texts(message, "errors")
         return link
@@ -351,7 +346,8 @@ class Worker:
         complete = False
         try:
             link.begin(MOST_BYTES)
-            link.send("finish")
+            if not self._stopped:
+                link.send("finish")
             self._last_words(link, measured)
             if measured is not None:
                 measured.finish()
@@ -360,6 +356,7 @@ class Worker:
             text = f"the pytest inside did not come to its end, nor its coverage: {gone(error)}"
             self._bounds.say(text)
         finally:
+            self._debugger.end()
             if taker is not None:
                 taker.receive(link, LAST_ACTS if complete else _LAST_WORDS)
             link.close()

@@ -156,6 +156,7 @@ class Run:
             argv = tuple(map(str, wish.get("argv", ())))
             acts: dict[str, Callable[[], None]] = {
                 "term": self.terminate,
+                "interrupt": self.interrupt,
                 "kill": self.kill,
                 "release": self.release,
                 "save": lambda: self.save(argv),
@@ -185,6 +186,12 @@ class Run:
             with contextlib.suppress(OSError):
                 # A command, and no signal: `runsc run` passes one on for a terminal only.
                 self._spawn(self.order.term)
+
+    def interrupt(self) -> None:
+        """Have runsc send the workload SIGINT, in the same way."""
+        if self.state < State.ENDED and self.pid:
+            with contextlib.suppress(OSError):
+                self._spawn((*self.order.term[:-1], str(int(signal.SIGINT))))
 
     def save(self, argv: tuple[str, ...]) -> None:
         """Have runsc save the sandbox, and report the wait status of that command."""

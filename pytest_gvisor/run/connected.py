@@ -38,6 +38,10 @@ class DrivenSupervisor(Supervisor):
         """Send the first process SIGTERM."""
         self._ask("term")
 
+    def interrupt(self) -> None:
+        """Send the first process SIGINT."""
+        self._ask("interrupt")
+
     def save(self, argv: Sequence[str]) -> None:
         """Have runsc save the sandbox; `saved` is that command's status when it has ended."""
         self.saved = None

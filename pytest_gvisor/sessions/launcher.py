@@ -39,7 +39,7 @@ class Control:
         return self._socket.fileno()
 
     def ask(self, wish: str, argv: Sequence[str] = ()) -> None:
-        """Ask for ``term``, ``kill`` or ``release``; `read` notices a dead keeper.
+        """Ask for ``term``, ``interrupt``, ``kill`` or ``release``; `read` notices a dead keeper.
 
         ``save`` is for another command of the same runsc, whose end the keeper reports.
         """

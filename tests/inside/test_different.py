@@ -287,17 +287,6 @@ def test_isolation_says_who_shares_a_sandbox(
     assert sum(line == "seen" for line in result.outlines) == {0: 0, 1: 2, 2: 3}[shared]
 
 
-@pytest.mark.parametrize("option", ["--pdb", "--trace"])
-def test_a_debugger_is_refused_in_words(
-    option: str, project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """The options `--pdb` and `--trace` with tests inside are an error with a remedy."""
-    project.makepyfile("def test_it(): pass\n")
-    result = run_inside(option)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--no-gvisor*"])
-
-
 def test_it_works_under_xdist(project: pytest.Pytester, run_inside: RunInside) -> None:
     """Two xdist workers run tests inside, each in sandboxes of its own."""
     project.makepyfile(

@@ -1,0 +1,207 @@
+"""The user's terminal for a debugger in a test inside: lines go in, escaped output comes out.
+
+The sandbox never has the terminal. The host reads each line that the pytest inside asks for, with
+its own line editing, and the test's deadline is halted for that time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import pdb  # noqa: T100 -- for the hooks of the host's plugins
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.escape import escape, safe
+from pytest_gvisor.inside.link import Link
+from pytest_gvisor.inside.output import Live
+
+_LONGEST_PROMPT = 200
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+_OPTIONS = ("usepdb", "trace")
+
+
+def is_asked_for(config: pytest.Config) -> bool:
+    """Whether an option opens a debugger, so that no test begins before the one before is over."""
+    return any(getattr(config.option, name, False) for name in _OPTIONS)
+
+
+def stopped(message: dict[str, Any]) -> BaseException:
+    """Return the exception by which a test ends the session, as it does on the host.
+
+    A status of 0 is not taken: the tests that follow have not run.
+    """
+    text, status = message.get("text"), message.get("status")
+    if text is None:
+        return KeyboardInterrupt()
+    known = type(status) is int and 0 < status < 256
+    return pytest.exit.Exception(safe(str(text)[:10_000]), status if known else None)
+
+
+class Debugger:
+    """The debuggers of one pytest inside, of which one is open at most."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._link: Link | None = None
+        self._is_open = False
+        self._show: Callable[[bytes], None] | None = None
+        self._line = ""
+        self._announced = False
+        self._halted = 0.0
+        self._since = math.inf
+        self._reads = self._interrupted = False
+        self._handler: Any = None
+
+    def begin(self, link: Link) -> None:
+        """Begin a test, or the collection inside: no debugger is open."""
+        self._link = link
+        self._announced, self._halted = False, 0.0
+        if is_asked_for(self._config):
+            self._pass_on_interrupts()
+
+    def end(self) -> None:
+        """End a test, and with it its debugger."""
+        self._close()
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
+
+    def until(self, deadline: float) -> float:
+        """Return when the deadline is reached if the debugger goes on at once."""
+        now = time.monotonic()
+        return deadline + self._halted + max(0.0, now - self._since)
+
+    def take(self, message: dict[str, Any], name: str, last: pytest.TestReport | None) -> None:
+        """Open for the test ``name``, read a line, or end. ``last`` is its latest report."""
+        self._interrupted = False
+        event, link = message.get("event"), self._link
+        assert link is not None
+        if event == "open" and not self._is_open:
+            self._open(link, name)
+            if message.get("shown") is True and last is not None and last.failed:
+                last._pdbshown = True  # type: ignore[attr-defined]  # the summary leaves it out
+            link.send("answer", text="")
+        elif event == "read" and self._is_open:
+            link.catch_up()
+            link.send("answer", text=self._read())
+        elif event == "end" and self._is_open:
+            self._close()
+        else:
+            raise ProtocolError(f"a debugger's message from inside out of turn: {event!r:.50}")
+
+    @staticmethod
+    def refuse(message: dict[str, Any], link: Link) -> None:
+        """Answer for a test that does not run on the host: its input is at the end."""
+        if message.get("event") != "end":
+            link.send("answer", text=None if message.get("event") == "open" else "")
+
+    def _open(self, link: Link, name: str) -> None:
+        link.catch_up()
+        self._suspend()
+        self._is_open, self._line, self._show = True, "", link.show
+        if self._show is None:
+            link.show_from_here(Live(self._write).add_bytes)
+        self._pass_on_interrupts()
+        if self._at_terminal():
+            self._since = time.monotonic()
+        if not self._announced:
+            self._announced = True
+            self._announce(f"\n>>> gvisor: a debugger INSIDE asks for input: {escape(name)}\n")
+        # pytest-timeout halts its own deadline, which holds for the protocol on the host too.
+        self._config.hook.pytest_enter_pdb(config=self._config, pdb=self._stand_in())
+
+    def _close(self) -> None:
+        if not self._is_open:
+            return
+        assert self._link is not None
+        self._link.catch_up()
+        self._link.show, self._show = self._show, None
+        self._is_open = False
+        self._halted += max(0.0, time.monotonic() - self._since)
+        self._since = math.inf
+        self._config.hook.pytest_leave_pdb(config=self._config, pdb=self._stand_in())
+        self._resume()
+
+    @staticmethod
+    def _stand_in() -> pdb.Pdb:
+        """Return a debugger for hooks of the host; the one inside stays there."""
+        return pdb.Pdb(nosigint=True, readrc=False)
+
+    def _suspend(self) -> None:
+        capture = self._config.pluginmanager.getplugin("capturemanager")
+        if capture is not None:
+            capture.suspend_global_capture(in_=True)
+
+    def _resume(self) -> None:
+        """Take the input again; output is captured only while a test runs on the host."""
+        capture = self._config.pluginmanager.getplugin("capturemanager")
+        if capture is not None:
+            capture.resume_global_capture()
+            capture.suspend_global_capture(in_=False)
+
+    def _announce(self, text: str) -> None:
+        reporter = self._config.pluginmanager.getplugin("terminalreporter")
+        if reporter is None:
+            self._write(text)
+        else:
+            reporter.write(text, flush=True)  # it counts the characters of its line
+
+    def _write(self, text: str) -> None:
+        self._line = (self._line + text).rpartition("\n")[2][-_LONGEST_PROMPT:]
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    @staticmethod
+    def _at_terminal() -> bool:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            return sys.stdin.isatty() and sys.stdout.isatty()
+        return False
+
+    def _read(self) -> str | None:
+        """Return the user's line, nothing at the end of the input, None for Ctrl-C."""
+        if hasattr(self._config, "workerinput"):
+            return ""  # a worker of xdist has no terminal
+        began = time.monotonic()
+        at_terminal = self._at_terminal()
+        self._reads = True
+        try:
+            return self._edit() if at_terminal else sys.stdin.readline()
+        except EOFError:
+            return ""
+        except (OSError, ValueError):  # closed, or no text
+            return ""
+        except KeyboardInterrupt:
+            return None
+        finally:
+            self._reads = False
+            if not at_terminal:
+                self._halted += time.monotonic() - began
+
+    def _edit(self) -> str:
+        """Read a line at the terminal, with the editing and history of this Python's readline."""
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401, PLC0415 -- input() uses it when it is there
+        # readline writes the prompt anew, over the one that stands there.
+        prompt, self._line = _COLOUR.sub("\x01\\1\x02", self._line), ""
+        return input(f"\x01\r\x02{prompt}") + "\n"
+
+    def _pass_on_interrupts(self) -> None:
+        if self._handler is None and threading.current_thread() is threading.main_thread():
+            self._interrupted = False
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, _number: int, _frame: object) -> None:
+        """Pass the first Ctrl-C on to the test; one that the test does not answer ends the run."""
+        if self._reads or self._interrupted or self._link is None:
+            raise KeyboardInterrupt
+        self._interrupted = True
+        self._link.interrupt()
