@@ -58,7 +58,7 @@ class Debugger:
         """Whether pytest shows a failure before it makes a debugger."""
 
     def replace_stdin(self) -> None:
-        """Have ``sys.stdin`` ask the host. It is empty while no debugger is open."""
+        """Have ``sys.stdin`` ask the host; it is empty while no debugger is open."""
         buffer = io.BufferedReader(_Keys(self._ask))
         before = sys.stdin
         self._encoding = before.encoding

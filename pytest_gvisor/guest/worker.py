@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import encoding, failed, first, identity, passed, variables
+    from pytest_gvisor.guest import encoding, failed, first, identity, last, passed, variables
     from pytest_gvisor.guest.channel import Channel
     from pytest_gvisor.guest.debugger import Debugger
     from pytest_gvisor.guest.gate import Gate
@@ -34,6 +34,7 @@ else:
     import failed
     import first
     import identity
+    import last
     import passed
     import variables
     from channel import Channel
@@ -44,7 +45,7 @@ else:
     del sys.path[0]
     for _name in (
         "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames", "gate",
-        "identity", "passed", "returns", "terminal", "variables",
+        "identity", "last", "passed", "returns", "terminal", "variables",
     ):  # fmt: skip
         del sys.modules[_name]
 
@@ -139,7 +140,7 @@ class Plugin:
             session._shouldfail = session._shouldstop = False
             self._channel.send("done", id=self._running)
         self._terminal.relayed = False
-        _drop_summaries(session.config)
+        last.drop_summaries(session.config)
         return True
 
     def _run_protocol(self, item: pytest.Item, following: pytest.Item | None) -> None:
@@ -152,11 +153,8 @@ class Plugin:
         except (exit.Exception, KeyboardInterrupt) as error:
             self._terminal.in_test = False
             self._send_reports()
-            _drop_summaries(item.config)
-            text = status = None  # a KeyboardInterrupt has neither
-            if isinstance(error, exit.Exception):
-                text, status = str(error.msg), error.returncode
-            self._channel.send("stopped", id=self._running, text=text, status=status)
+            last.drop_summaries(item.config)
+            self._channel.send("stopped", id=self._running, **last.words(error))
             raise
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -236,7 +234,7 @@ class Plugin:
         if self._coverage is not None:
             for piece in self._coverage.pieces():
                 self._channel.put_off("coverage", **piece)
-        _collect_no_garbage(self._config)
+        last.collect_no_garbage(self._config)
         self._channel.send("finished")
 
     def pytest_internalerror(self, excrepr: object) -> None:
@@ -246,16 +244,6 @@ class Plugin:
     def pytest_configure(self, config: pytest.Config) -> None:
         """Keep the configuration for the reports."""
         self._config = config
-
-
-def _drop_summaries(config: pytest.Config) -> None:
-    """Drop the summaries of plugins, which the host's pytest writes.
-
-    Since 9.2 pytest asks for them even with ``no_summary``, and that of hypothesis imports it all.
-    """
-    hook = config.hook.pytest_terminal_summary
-    for implementation in hook.get_hookimpls():
-        hook._remove_plugin(implementation.plugin)
 
 
 def _with_parents(path: str) -> Iterator[str]:
@@ -308,17 +296,6 @@ def _fixtures(worker_id: str, testrun_uid: str) -> object:
             return ids[1]
 
     return Fixtures()
-
-
-def _collect_no_garbage(config: Any) -> None:
-    """Let pytest collect no garbage at its end: nobody hears of what it would find.
-
-    It would do so five times, while the host waits for files.
-    """
-    with suppress(ImportError):  # before pytest 8.4
-        from _pytest.unraisableexception import gc_collect_iterations_key  # noqa: PLC0415 -- as above
-
-        config.stash[gc_collect_iterations_key] = 0
 
 
 def run(

@@ -34,7 +34,8 @@ PYTEST = ("plugin", "inside")
 """The folders that import pytest; and guest/worker.py, which is a pytest in the sandbox."""
 
 PYTEST_INSIDE = {
-    "guest.bridges", "guest.debugger", "guest.failed", "guest.gate", "guest.measure", "guest.worker",
+    "guest.bridges", "guest.debugger", "guest.failed", "guest.gate", "guest.last", "guest.measure",
+    "guest.worker",
 }  # fmt: skip
 """The modules of the pytest in the sandbox."""
 
