@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.sandbox.forward import Forward as Forward
     from pytest_gvisor.sandbox.process import Process as Process
     from pytest_gvisor.sandbox.sandbox import Sandbox as Sandbox
+    from pytest_gvisor.sandbox.snapshot import Snapshot as Snapshot
     from pytest_gvisor.sessions.launcher import Launcher as Launcher
     from pytest_gvisor.settings import (
         Network as Network,
@@ -123,6 +124,7 @@ _HOMES = {
     "sandbox.forward": ("Forward",),
     "sandbox.process": ("Process",),
     "sandbox.sandbox": ("Sandbox",),
+    "sandbox.snapshot": ("Snapshot",),
     "settings": ("Network", "Platform", "Settings"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -283,6 +283,13 @@ class Exec:
         for source in self._sources.values():
             source.finish(_waiting(source.fd) if source.fd >= 0 else 0)
 
+    def abandon(self) -> None:
+        """Let the program run on: it waits for input in vain, and its output goes nowhere."""
+        if self._stdin is not None:
+            self._stdin.abandon()
+        for source in self._sources.values():
+            source.abandon()
+
     def on_reset(self) -> None:
         """Ignore a reset, which programs do not have."""
 

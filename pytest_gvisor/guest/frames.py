@@ -71,6 +71,11 @@ class Outbox:
                 self._parts.append(memoryview(part))
                 self.size += len(part)
 
+    def take(self, other: Outbox) -> None:
+        """Have the bytes of another one written after all of these."""
+        self.add(*other._parts)
+        other.clear()
+
     def clear(self) -> None:
         """Forget it all: nobody reads it any more."""
         self._parts.clear()
@@ -88,6 +93,28 @@ class Outbox:
                 else:
                     self._parts[0] = part[count:]
                     count = 0
+
+
+def receive(fd: int, tag: bytes) -> dict[str, Any]:
+    """Wait for the first frame with ``tag``, which has no payload; read no byte after it.
+
+    Raises `FrameError` for anything else, and `EOFError` at the end.
+    """
+    found, number, size, payload = HEADER.unpack(_exactly(fd, HEADER.size))
+    if found != tag or number or payload or size > MAX_JSON:
+        raise FrameError("another frame than the one that was due")
+    return parse(_exactly(fd, size))
+
+
+def _exactly(fd: int, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        data += os.read(fd, count - len(data)) or _ended()
+    return data
+
+
+def _ended() -> bytes:
+    raise EOFError
 
 
 class Encoder:

@@ -45,6 +45,7 @@ class Loop:
         self.decoder = frames.Decoder()
         self.sources: set[Source] = set()
         self.congested = False
+        self.oldest = 0  # nothing is sent about earlier ids, which this host does not know
         self._out = frames.Outbox()
         self._hurry = False  # whether what is to be sent is to be sent now
         self._blocked = False  # whether the host has taken no more at the last try
@@ -93,6 +94,8 @@ class Loop:
         One that ``waits`` is not worth a system call of its own: it goes with the next one, which
         is likely to come at once, or after a moment.
         """
+        if 0 < message["id"] < self.oldest:
+            return
         self._hurry = self._hurry or not waits
         self._out.add(self.encoder.head(message, len(payload)), payload)
         if self._out.size > _CONGESTED and not self.congested:
@@ -113,6 +116,27 @@ class Loop:
             self.congested = not self.congested
             for source in list(self.sources):
                 source.update()
+
+    def rest(self, tag: bytes) -> dict[str, Any]:
+        """Send everything, then do nothing until a frame with ``tag`` comes; return its message.
+
+        Between the two, no frame is on its way in either direction.
+        """
+        os.set_blocking(self.host, True)
+        try:
+            self._out.write(self.host)
+            woken = frames.receive(self.host, tag)
+        except (OSError, EOFError):
+            raise SystemExit(0) from None
+        finally:
+            os.set_blocking(self.host, False)
+        self.flush()
+        return woken
+
+    def begin_anew(self, oldest: int) -> None:
+        """Speak with a new host from the first frame on, whose ids begin with ``oldest``."""
+        self.encoder, self.decoder = frames.Encoder(), frames.Decoder()
+        self.oldest = oldest
 
     def turn(self) -> None:
         """Wait until something is ready, and handle it."""
@@ -172,6 +196,12 @@ class Source:
             self._rest = rest
             if not rest:
                 self._end(0)
+
+    def abandon(self) -> None:
+        """Go on reading, so that who writes is not stopped, and drop all."""
+        self.ended = True
+        self._loop.sources.discard(self)
+        self.update()
 
     def update(self) -> None:
         """Start or stop waiting for the descriptor."""
@@ -256,6 +286,11 @@ class Sink:
         self.ended = True
         self._at_end = act
         self._write()
+
+    def abandon(self) -> None:
+        """Write what has come, and stay open: who reads waits on."""
+        self.ended = True
+        self._failed = lambda _number: self.close()
 
     def _write(self) -> None:
         try:

@@ -65,6 +65,7 @@ class Guest:
             "get": self._get,
             "connect": self._connect,
             "probe": self._probe,
+            "rest": self._rest,
         }
         self.loop.want(host, READ, self._read)
         self._watch_children()
@@ -205,6 +206,17 @@ class Guest:
 
     def _probe(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
         Probe(self.loop, number, message)
+
+    def _rest(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
+        """Be at rest while the sandbox is saved. A restored copy of this process wakes up here."""
+        self.loop.send({"op": "answer", "id": number, "n": 1})
+        woken = self.loop.rest(bytes.fromhex(message["tag"]))
+        if woken["restored"]:
+            self.loop.begin_anew(woken["oldest"])
+            for peer in self.peers.values():
+                peer.abandon() if isinstance(peer, Exec) else peer.on_reset()
+            self.peers.clear()
+            self._hello(woken)
 
     def serve(self) -> None:
         """Run until the host is gone or ends the guest."""

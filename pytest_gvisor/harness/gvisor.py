@@ -31,14 +31,15 @@ from pytest_gvisor.run.specification import (
 from pytest_gvisor.run.workload import Who, Workload, make_workload, split, unusual
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
+from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.settings import Platform, Settings
 
 if TYPE_CHECKING:
     from pytest_gvisor.harness.outlived import Kept, OutlivedRuns
     from pytest_gvisor.images.store import Images
-    from pytest_gvisor.runsc.rootless import Way
     from pytest_gvisor.sandbox.sandbox import Sandbox
+    from pytest_gvisor.sandbox.snapshot import Snapshot
 
 MAX_RECORDS = 50
 MAX_REMEMBERED = 64 * 1024 * 1024
@@ -220,6 +221,7 @@ class Gvisor:
     def sandbox(
         self,
         *,
+        snapshot: Snapshot | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         timeout: float | None = None,
@@ -234,17 +236,27 @@ class Gvisor:
 
         Arguments as for `run`, apart from ``args``, ``input``, ``check`` and ``entrypoint``;
         ``env``, ``cwd``, ``user`` and ``timeout`` are the defaults of what is run in it.
+
+        With ``snapshot`` it is a copy of a saved sandbox, and has that one's root file system,
+        mounts and settings. Raises `UsageError` for others, and `SnapshotError`.
         """
         from pytest_gvisor.sandbox.plan import Plan  # noqa: PLC0415 -- only for who has one
         from pytest_gvisor.sandbox.sandbox import Sandbox  # noqa: PLC0415
 
         chosen = self._chosen(timeout, settings)
         way = way_of(chosen)
-        workload = make_workload(
-            ["guest"], lambda: self._image(chosen), self._project if chosen.project else None,
-            env=env, cwd=cwd, user=user, rootfs=rootfs, mounts=mounts, hostname=hostname,
-            readonly=readonly,
-        )  # fmt: skip
+        if way is Way.FLAG:
+            way = Way.OWN  # no sandbox is restored with --rootless
+        if snapshot is None:
+            workload = make_workload(
+                ["guest"], lambda: self._image(chosen), self._project if chosen.project else None,
+                env=env, cwd=cwd, user=user, rootfs=rootfs, mounts=mounts, hostname=hostname,
+                readonly=readonly,
+            )  # fmt: skip
+        else:
+            if rootfs is not None or mounts or hostname != HOSTNAME or readonly:
+                raise UsageError("a snapshot has its own rootfs, mounts, hostname and readonly")
+            workload = snapshot.workload_with(env=env, cwd=cwd, user=user)
 
         request = Request(
             runsc=self.runsc,
@@ -261,7 +273,10 @@ class Gvisor:
             workload=workload,
             make_spec=lambda workspace, guest: self._spec(workspace, guest, chosen, way),
             records=self.records,
+            snapshot=snapshot,
         )
+        if snapshot is not None:
+            snapshot.check(request)
         started = Sandbox(plan)
         self.sandboxes.append(started)
         return started

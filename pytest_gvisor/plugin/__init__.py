@@ -16,6 +16,7 @@ from pytest_gvisor.plugin.fixtures import (
     gvisor_runsc,
     gvisor_sandbox,
     gvisor_sandboxes,
+    gvisor_snapshot,
     oci_bundle,
     runsc,
 )
@@ -27,7 +28,7 @@ from pytest_gvisor.setting_table import names_from
 
 __all__ = [
     "gvisor", "gvisor_image", "gvisor_platform", "gvisor_runsc", "gvisor_sandbox",
-    "gvisor_sandboxes", "oci_bundle", "runsc",
+    "gvisor_sandboxes", "gvisor_snapshot", "oci_bundle", "runsc",
 ]  # fmt: skip
 
 pytest_plugins = ("pytest_gvisor.inside.hooks",)

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from pytest_gvisor.oci.bundle import Bundle
     from pytest_gvisor.oci.rootfs import Rootfs
     from pytest_gvisor.plugin.factories import BundleFactory, ImageFactory
-    from pytest_gvisor.plugin.shared_sandboxes import Shared
+    from pytest_gvisor.plugin.shared_sandboxes import Shared, SharedSnapshots
+    from pytest_gvisor.run.project import Project
     from pytest_gvisor.run.request import Hooks, Record, Workspace
     from pytest_gvisor.runsc.binary import Runsc
 
@@ -107,12 +108,26 @@ def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
     """See the fixture."""
     from pytest_gvisor.plugin.shared_sandboxes import Shared  # noqa: PLC0415 -- heavy, see above
 
+    shared = Shared(*_of_session(request))
+    yield shared
+    shared.close()
+
+
+@contextlib.contextmanager
+def gvisor_snapshot(request: pytest.FixtureRequest) -> Iterator[SharedSnapshots]:
+    """See the fixture."""
+    from pytest_gvisor.plugin.shared_sandboxes import SharedSnapshots  # noqa: PLC0415 -- heavy
+
+    shared = SharedSnapshots(*_of_session(request))
+    yield shared
+    shared.close()
+
+
+def _of_session(request: pytest.FixtureRequest) -> tuple[Engine, Settings, Project]:
     settings = resolve_image_path(run_settings(request.config), request.config)
     with fail_misuse():
         project = project_of(request.config)
-    shared = Shared(engine_of(request.config), settings, project)
-    yield shared
-    shared.close()
+    return engine_of(request.config), settings, project
 
 
 def oci_bundle(

@@ -12,7 +12,7 @@ from pytest_gvisor.plugin.placement import here_is_inside
 if TYPE_CHECKING:
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.plugin.factories import BundleFactory, ImageFactory
-    from pytest_gvisor.plugin.shared_sandboxes import Shared
+    from pytest_gvisor.plugin.shared_sandboxes import Shared, SharedSnapshots
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.sandbox.sandbox import Sandbox
     from pytest_gvisor.settings import Platform
@@ -87,6 +87,16 @@ def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
     from pytest_gvisor.plugin import fixture_values
 
     with fixture_values.gvisor_sandboxes(request) as shared:
+        yield shared
+
+
+@pytest.fixture(scope="session")
+def gvisor_snapshot(request: pytest.FixtureRequest) -> Iterator[SharedSnapshots]:
+    """Factory of saved sandboxes: ``gvisor.sandbox(snapshot=gvisor_snapshot(prepare))``."""
+    _check_outside(request)
+    from pytest_gvisor.plugin import fixture_values
+
+    with fixture_values.gvisor_snapshot(request) as shared:
         yield shared
 
 

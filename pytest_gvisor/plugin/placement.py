@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 FIXTURES = frozenset({
     "gvisor", "gvisor_image", "gvisor_platform", "gvisor_runsc", "gvisor_sandbox",
-    "gvisor_sandboxes", "oci_bundle", "runsc",
+    "gvisor_sandboxes", "gvisor_snapshot", "oci_bundle", "runsc",
 })  # fmt: skip
 _MARKERS = ("gvisor", "requires_runsc", "requires_kvm", "requires_platform")
 GUARD = "PYTEST_GVISOR_INSIDE"

@@ -1,11 +1,11 @@
-"""Warm sandboxes that a whole session shares."""
+"""Warm sandboxes, and snapshots of them, that a whole session shares."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pytest_gvisor import settings as words
@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.run.project import Project
     from pytest_gvisor.sandbox.sandbox import Sandbox
+    from pytest_gvisor.sandbox.snapshot import Snapshot
     from pytest_gvisor.settings import Settings
+
+Prepare = Callable[["Sandbox"], object]
+"""A function that fills a sandbox before it is saved."""
 
 _Key = tuple[Platform, str, dict[str, object]]
 
 
-class Shared:
-    """The type of ``gvisor_sandboxes``: the same arguments give the same sandbox, while it
-    lives.
-    """
+class _Harnesses:
+    """The harnesses of the session, one for each platform and release."""
 
     def __init__(self, engine: Engine, settings: Settings, project: Project) -> None:
         self._engine = engine
@@ -35,6 +37,38 @@ class Shared:
         self._project = project
         self._guard = threading.Lock()
         self._harnesses: dict[tuple[Platform, str], Gvisor] = {}
+
+    def _harness(self, asked: Platform | str | None, release: str | None) -> Gvisor:
+        settings = self._settings
+        with skip_missing(settings):
+            if release is not None:
+                settings = words.on_release(settings, release)
+            if asked is None:
+                platform = self._engine.platforms_of(settings)[0]
+            else:
+                platform = words.platform(asked, "platform")
+            key = platform, settings.label
+            if key not in self._harnesses:
+                self._engine.availability(platform, settings).check()
+                self._harnesses[key] = self._engine.gvisor(
+                    platform, settings, Hooks(), self._project
+                )
+        return self._harnesses[key]
+
+    def _warn_of_leaks(self) -> None:
+        for harness in self._harnesses.values():
+            for record in harness.records:
+                for leak in record.completed.leaks if record.completed else ():
+                    warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)
+
+
+class Shared(_Harnesses):
+    """The type of ``gvisor_sandboxes``: the same arguments give the same sandbox, while it
+    lives.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, project: Project) -> None:
+        super().__init__(engine, settings, project)
         self._made: list[tuple[_Key, Sandbox]] = []
 
     def __call__(
@@ -62,33 +96,54 @@ class Shared:
             self._made.append((key, made))
             return made
 
-    def _harness(self, asked: Platform | str | None, release: str | None) -> Gvisor:
-        settings = self._settings
-        with skip_missing(settings):
-            if release is not None:
-                settings = words.on_release(settings, release)
-            if asked is None:
-                platform = self._engine.platforms_of(settings)[0]
-            else:
-                platform = words.platform(asked, "platform")
-            key = platform, settings.label
-            if key not in self._harnesses:
-                self._engine.availability(platform, settings).check()
-                self._harnesses[key] = self._engine.gvisor(
-                    platform, settings, Hooks(), self._project
-                )
-        return self._harnesses[key]
-
     def close(self) -> None:
         """Close all sandboxes, even if one of them raises."""
         with self._guard, contextlib.ExitStack() as undo:
             for _key, sandbox in self._made:
                 undo.callback(sandbox.close)
             self._made.clear()
-        for harness in self._harnesses.values():
-            for record in harness.records:
-                for leak in record.completed.leaks if record.completed else ():
-                    warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)
+        self._warn_of_leaks()
+
+
+class SharedSnapshots(_Harnesses):
+    """The type of ``gvisor_snapshot``: the same arguments give the same snapshot."""
+
+    def __init__(self, engine: Engine, settings: Settings, project: Project) -> None:
+        super().__init__(engine, settings, project)
+        self._made: list[tuple[Prepare, _Key, Snapshot]] = []
+
+    def __call__(
+        self,
+        prepare: Prepare,
+        platform: Platform | str | None = None,
+        *,
+        release: str | None = None,
+        **options: object,
+    ) -> Snapshot:
+        """Return the session's snapshot of a sandbox that ``prepare`` has filled.
+
+        ``options`` are those of `Gvisor.sandbox`, ``release`` is as for ``gvisor_sandboxes``. The
+        sandbox is started when the snapshot is first asked for, and ended when it is saved.
+        """
+        with self._guard:
+            harness = self._harness(platform, release)
+            key = (harness.platform, harness.settings.label, _frozen(options))
+            for made in self._made:
+                if made[:2] == (prepare, key):
+                    return made[2]
+            with harness.sandbox(**options) as sandbox:  # type: ignore[arg-type]
+                prepare(sandbox)
+                snapshot = sandbox.snapshot()
+            self._made.append((prepare, key, snapshot))
+            return snapshot
+
+    def close(self) -> None:
+        """Remove all snapshots."""
+        with self._guard:
+            for _prepare, _key, snapshot in self._made:
+                snapshot.close()
+            self._made.clear()
+        self._warn_of_leaks()
 
 
 def _frozen(options: Mapping[str, object]) -> dict[str, object]:

@@ -94,6 +94,10 @@ def _command(folder: str, workspace: Workspace, record: Record) -> str:
         with contextlib.suppress(ValueError):
             place = words.index(name)
             del words[place : place + 2]
+    if "restore" in words:
+        # The image is gone with the session: the first process starts anew.
+        place = words.index("restore")
+        words[place : place + 3] = ["run"]
     # runsc alone, without the child that protects what is bound read-only.
     words[1:1] = record.replay_flags
     places = {

@@ -17,16 +17,21 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed
-from pytest_gvisor.errors import GvisorError, stage
+from pytest_gvisor.errors import GvisorError, UsageError, stage
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, Encoder, FrameError, Outbox
 from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.connected import Driven, DrivenSupervisor, Ended
+from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox import messages, threads
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Death, Peer, why
+
+if TYPE_CHECKING:
+    from pytest_gvisor.sandbox.snapshot import Snapshot
 
 _CONGESTED = 2 * MAX_PAYLOAD
 _READS = 4
@@ -49,7 +54,8 @@ class _State(enum.Enum):
 class Channel:
     """The connection to one guest. `start` it, and `close` it."""
 
-    def __init__(self, driven: Driven) -> None:
+    def __init__(self, driven: Driven, snapshot: Snapshot | None = None) -> None:
+        """Prepare it. The guest of a ``snapshot`` waits to be woken up."""
         self.lock = threading.RLock()
         self.supervisor: DrivenSupervisor
         """The run's supervisor, for the listening thread only."""
@@ -60,13 +66,17 @@ class Channel:
 
         self._state = _State.NEW
         self._ended: Ended | None = None
-        self._driven = driven
+        self.driven = driven
+        self._snapshot = snapshot
         self._encoder = Encoder()
         with stage("channel", "no memory for the sandbox's messages"):
             self._decoder = Decoder(secrets.token_bytes(TAG_SIZE))
         self._peers: dict[int, Peer] = {}
-        self._last_id = 0
+        self._last_id = 0 if snapshot is None else snapshot.last_id
         self._out = Outbox()
+        self._held: Outbox | None = None
+        """What is sent while the guest is at rest."""
+
         self._changed = threading.Condition(self.lock)
         self._chores: collections.deque[Callable[[], None]] = collections.deque()
         self._relieved: list[Callable[[], None]] = []
@@ -82,12 +92,11 @@ class Channel:
         Raises what a run raises before its start, `RunscFailed` or `SandboxCrashed`.
         """
         deadline = time.monotonic() + timeout
-        self.supervisor = self._driven.start()
+        self.supervisor = self.driven.start()
         try:
             self._listen()
             with self.lock:
-                self.send({"op": "hello", "id": 0, "tag": self._decoder.tag.hex()})
-                self._encoder.tag = self._decoder.tag
+                self._greet(self._decoder.tag)
                 self._wait_greeting(deadline)
         except BaseException:  # Ctrl-C, or the signal of pytest-timeout: nobody knows this sandbox
             self._give_up("its start was given up")
@@ -95,6 +104,14 @@ class Channel:
         if not self.python:
             self._give_up(f"the guest did not answer within {timeout:g} s")
             raise (self._ended and self._ended.error) or self.crash()
+
+    def _greet(self, tag: bytes) -> None:
+        if self._snapshot is None:
+            self.send({"op": "hello", "id": 0, "tag": tag.hex()})
+            self._encoder.tag = tag
+        else:
+            self._encoder = Encoder(tag)
+            self._write(self._snapshot.wake(tag))
 
     def _listen(self) -> None:
         self._fd = self.supervisor.pipes.socket
@@ -112,7 +129,7 @@ class Channel:
         if listens:
             self._thread.join()
         else:
-            self._ended = self._driven.end()
+            self._ended = self.driven.end()
             self._close_waker()
 
     def _wait_greeting(self, deadline: float) -> None:
@@ -143,12 +160,12 @@ class Channel:
         if completed is None:
             completed = Completed(
                 args=(), returncode=-9, **streams(Capture(0), Capture(0)), duration=0.0,
-                platform=self._driven.request.platform, outcome=Outcome.SANDBOX_CRASHED,
+                platform=self.driven.request.platform, outcome=Outcome.SANDBOX_CRASHED,
             )  # fmt: skip
         return SandboxCrashed(
             f"the sandbox is gone: {self.death.reason or 'it has ended'}",
             completed=completed,
-            panic=self._driven.record.panic,
+            panic=self.driven.record.panic,
         )
 
     def send(self, message: Mapping[str, object], payload: bytes | memoryview = b"") -> None:
@@ -156,12 +173,52 @@ class Channel:
         with self.lock:
             if self.ending:
                 return
-            queued = bool(self._out.size)
-            self._out.add(self._encoder.head(dict(message), len(payload)), payload)
-            if not queued:
+            head = self._encoder.head(dict(message), len(payload))
+            if self._held is not None:
+                self._held.add(head, payload)
+            else:
+                self._write(head, payload)
+
+    def _write(self, *parts: bytes | memoryview) -> None:
+        queued = bool(self._out.size)
+        self._out.add(*parts)
+        if not queued:
+            self._flush()
+            if self._out.size:
+                self._want_write()
+
+    def hold(self, peer: Peer, message: Mapping[str, object]) -> int:
+        """Do as `add`, and send nothing that comes after it until `release`."""
+        with self.lock:
+            if self._held is not None:
+                raise UsageError("this sandbox is being saved by another thread")
+            number = self.add(peer, message)
+            self._held = Outbox()
+            return number
+
+    def release(self, frame: bytes) -> None:
+        """Send a frame out of the row, and then what was held back."""
+        with self.lock:
+            held, self._held = self._held, None
+            if held is not None and not self.ending:
+                self._out.add(frame)
+                self._out.take(held)
                 self._flush()
-                if self._out.size:
-                    self._want_write()
+                self._want_write()
+
+    def wait_for(self, look: Callable[[], bool], deadline: float) -> bool:
+        """Wait until ``look``, after a turn of the listening thread; False at the deadline.
+
+        Raises an error if the sandbox is gone. For who holds messages back.
+        """
+        with self.lock:
+            while not look():
+                self.check()
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(min(left, NAP))
+        return True
 
     def wait_room(self, deadline: float) -> bool:
         """Wait until little is waiting to be sent; False at the deadline."""
@@ -220,12 +277,13 @@ class Channel:
 
     def oom_kills(self) -> int:
         """The number of the sandbox's processes that the kernel has killed for memory."""
-        return self._driven.oom_kills()
+        return self.driven.oom_kills()
 
     @property
     def congested(self) -> bool:
         """Whether much is waiting to be sent."""
-        return self._out.size > _CONGESTED
+        held = 0 if self._held is None else self._held.size
+        return self._out.size + held > _CONGESTED
 
     def when_relieved(self, act: Callable[[], None]) -> None:
         """Call ``act`` once when little is waiting any more."""
@@ -255,6 +313,8 @@ class Channel:
         with self.lock:
             while self._chores:
                 self._chores.popleft()()
+            if self._held is not None:
+                self._changed.notify_all()
 
     def _on_wake(self) -> bool:
         with contextlib.suppress(BlockingIOError):
@@ -297,6 +357,8 @@ class Channel:
             if self.python or message.id:
                 raise FrameError("hello a second time")
             self.python = message.texts["python"] or "?"
+            if self._snapshot is not None:
+                self.supervisor.heard()
             self._changed.notify_all()
             return
         peer = self._peers.get(message.id)
@@ -341,7 +403,7 @@ class Channel:
             self.supervisor.change(self._fd, 0, self._on_socket)
             for act in list(self.at_end):
                 act()
-        ended = self._driven.end(self.death.patience)
+        ended = self.driven.end(self.death.patience)
         with self.lock:
             self._ended = ended
             self.death = dataclasses.replace(self.death, reason=self.death.reason or why(ended))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.oci.spec import Spec
     from pytest_gvisor.run.request import Hooks
     from pytest_gvisor.run.workload import Workload
+    from pytest_gvisor.sandbox.snapshot import Snapshot
     from pytest_gvisor.sessions.launcher import Launcher
     from pytest_gvisor.settings import Platform, Settings
 
@@ -90,6 +91,9 @@ class Plan:
     folder: str = "/"
     """Where the guest is started: runsc makes the folder if it is not there."""
 
+    snapshot: Snapshot | None = None
+    """The saved sandbox that this one is a copy of."""
+
     noted: collections.deque[Record] = dataclasses.field(default_factory=collections.deque)
     """Those of ``records`` that are programs in this sandbox."""
 
@@ -110,7 +114,9 @@ class Plan:
         """
         start = interpreter.start(self.workload.rootfs, self.workload.mounts)
         request = dataclasses.replace(
-            self.request, make_spec=lambda workspace: self.spec(workspace, start)
+            self.request,
+            make_spec=lambda workspace: self.spec(workspace, start),
+            restores="" if self.snapshot is None else self.snapshot.folder,
         )
         return Driven(request, self.launcher, record, self.hooks.keep)
 

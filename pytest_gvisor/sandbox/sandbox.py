@@ -8,12 +8,14 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from pytest_gvisor.completed import Completed
+from pytest_gvisor.completed import Completed, SandboxCrashed
 from pytest_gvisor.errors import (
     GvisorError,
     InsideError,
     NotReady,
     PytestGvisorWarning,
+    RunscFailed,
+    SnapshotError,
     UsageError,
 )
 from pytest_gvisor.oci.reader import whole
@@ -27,12 +29,14 @@ from pytest_gvisor.sandbox.forward import Forward
 from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.plan import Command, encoded
 from pytest_gvisor.sandbox.process import TERM_GRACE, Process, patience_of
+from pytest_gvisor.sandbox.saving import take
 
 if TYPE_CHECKING:
     import os
 
     from pytest_gvisor.run.terminal import Terminal
     from pytest_gvisor.sandbox.plan import Plan
+    from pytest_gvisor.sandbox.snapshot import Snapshot
 
 _MARGIN = 2.0
 _MAX_PATH = 4096
@@ -78,15 +82,17 @@ class Sandbox:
     def _start(self) -> Channel:
         record = Record()
         driven = self._plan.driven(record)
-        channel = Channel(driven)
+        channel = Channel(driven, self._plan.snapshot)
         self._record = record
         try:
             channel.start(self._plan.start_deadline)
             self._channel = channel
-        except BaseException:
+        except BaseException as error:
             channel.kill("its start was given up")
             channel.join()
             self._plan.finished(record)
+            if self._plan.snapshot is not None and isinstance(error, RunscFailed | SandboxCrashed):
+                raise _not_restored(error, record) from error
             raise
         return channel
 
@@ -249,6 +255,15 @@ class Sandbox:
         self._ask({"op": "ping"}, begun + wait, "the sandbox does not answer")
         return time.monotonic() - begun
 
+    def snapshot(self, *, timeout: float | None = None) -> Snapshot:
+        """Save the sandbox, with its files and processes; it runs on.
+
+        ``gvisor.sandbox(snapshot=…)`` starts copies of it. Raises `SnapshotError` where the
+        release, the platform or ``timeout`` (in seconds) forbids that.
+        """
+        wait = patience_of(timeout, self._plan.settings.timeout)
+        return take(self._plan.workload, self._live(), wait)
+
     def forward(self, port: int) -> Forward:
         """Forward an address on the host's loopback to a TCP port of the sandbox's loopback.
 
@@ -297,6 +312,14 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         """Close the sandbox."""
         self.close()
+
+
+def _not_restored(error: GvisorError, record: Record) -> SnapshotError:
+    return SnapshotError(
+        f"the snapshot cannot be restored: {error.message}",
+        records=record.runsc_records,
+        next_step=error.next_step,
+    )
 
 
 def _chunks(given: object) -> Iterable[bytes] | None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pytest_gvisor
-from pytest_gvisor import Gvisor, Launcher, Outcome, Platform, Runsc, bind
+from pytest_gvisor import Gvisor, Launcher, Outcome, Platform, Runsc, SnapshotError, bind
 from pytest_gvisor.plugin.factories import BundleFactory
 from pytest_gvisor.programs import leftovers
 
@@ -147,6 +147,17 @@ def users_inside(gvisor: Gvisor) -> Found:
     return done.stdout == "1000 1001 [27] 1000 0\n" or f"{done.stdout}{done.stderr}"
 
 
+def snapshots(gvisor: Gvisor) -> Found:
+    with gvisor.sandbox() as sandbox:
+        sandbox.put("/saved", "yes")
+        try:
+            snapshot = sandbox.snapshot()
+        except SnapshotError:
+            return sandbox.exec(["true"]).returncode != 0 and "the sandbox has ended"
+    with snapshot, gvisor.sandbox(snapshot=snapshot) as copy:
+        return copy.get("/saved") == b"yes"
+
+
 def _state(gvisor: Gvisor) -> str:
     """runsc's state folder of the last run."""
     argv = gvisor.records[-1].argv
@@ -169,6 +180,7 @@ RUNS: dict[str, Callable[[Gvisor], Found] | None] = {
     "exact-statuses": exact_statuses,
     "kernel-4-19": kernel_4_19,
     "sidecar-sentry": sidecar_sentry,
+    "snapshots": snapshots,
     "users-inside": users_inside,
     "truncation-refused": None,  # a test of its own: here the kernel refuses, whatever runsc does
 }

@@ -34,6 +34,7 @@ FIXTURES = {
     "gvisor_runsc": "The validated runsc that this test runs on",
     "gvisor_sandbox": "A warm sandbox",
     "gvisor_sandboxes": "Factory of warm sandboxes",
+    "gvisor_snapshot": "Factory of saved sandboxes",
     "oci_bundle": "Factory: writes an OCI bundle",
     "runsc": "The validated runsc",
 }

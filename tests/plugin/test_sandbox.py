@@ -134,3 +134,38 @@ def test_the_names_are_known(alone: Project) -> None:
     """)
     alone.run().ends(passed=1)
     alone.run("--fixtures").shows("gvisor_sandbox", "gvisor_sandboxes [session scope]")
+
+
+def test_a_session_makes_a_snapshot_once_and_each_test_has_a_copy(alone: Project) -> None:
+    """A copy whose test has other settings is an error that names them. Nothing is left."""
+    alone.test("""
+        import os, pytest
+        from pytest_gvisor import UsageError
+
+        made = []
+
+        def fill(sandbox):
+            made.append(sandbox)
+            sandbox.put("/data/file", "saved")
+
+        @pytest.fixture
+        def copy(gvisor, gvisor_snapshot):
+            with gvisor.sandbox(snapshot=gvisor_snapshot(fill, gvisor.platform)) as sandbox:
+                yield sandbox
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_each(copy, number):
+            assert copy.get("/data/file") == b"saved"
+            copy.put("/data/file", "changed")
+            assert len(made) == 1 and not made[0].alive
+
+        def test_other_options_are_another_snapshot(gvisor_snapshot):
+            assert gvisor_snapshot(fill) is gvisor_snapshot(fill)
+            assert gvisor_snapshot(fill, env={"A": "1"}) is not gvisor_snapshot(fill)
+
+        @pytest.mark.gvisor(network="host")
+        def test_settings(gvisor, gvisor_snapshot):
+            with pytest.raises(UsageError, match="network=.*host.* .saved with"):
+                gvisor.sandbox(snapshot=gvisor_snapshot(fill))
+    """)
+    alone.run().ends(passed=4)

@@ -20,6 +20,7 @@ from pytest_gvisor.guest.frames import (
     FrameError,
     Outbox,
     parse,
+    receive,
 )
 from tests.fakes.frames import fed
 
@@ -153,3 +154,35 @@ def test_any_json_is_an_object_or_an_error(value: object) -> None:
     """JSON of any other shape raises `FrameError` too."""
     with pytest.raises(FrameError):
         parse(json.dumps(value).encode())
+
+
+def test_one_frame_is_taken_and_no_byte_after_it() -> None:
+    """The rest is for another reader."""
+    reader, writer = os.pipe()
+    os.write(writer, Encoder(b"x" * 8).head({"op": "wake", "id": 0}) + b"rest")
+    assert receive(reader, b"x" * 8) == {"op": "wake", "id": 0}
+    os.close(writer)
+    assert os.read(reader, 10) == b"rest"
+    with pytest.raises(EOFError):
+        receive(reader, b"x" * 8)
+    os.close(reader)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Encoder(b"y" * 8).head({"op": "wake"}),
+        Encoder(b"x" * 8).head({"op": "wake"}, 5),
+        HEADER.pack(b"x" * 8, 1, 2, 0) + b"{}",
+        HEADER.pack(b"x" * 8, 0, MAX_JSON + 1, 0),
+        HEADER.pack(b"x" * 8, 0, 2, 0) + b"[]",
+    ],
+)
+def test_another_frame_than_the_one_that_is_due_is_an_error(data: bytes) -> None:
+    """The tag, the number, the sizes and the form are checked."""
+    reader, writer = os.pipe()
+    os.write(writer, data)
+    with pytest.raises(FrameError):
+        receive(reader, b"x" * 8)
+    os.close(reader)
+    os.close(writer)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW
-from tests.unit.sandbox.conftest import GUEST, Guest
+from pytest_gvisor.guest.frames import MAX_PAYLOAD, TAG_SIZE, WINDOW, Decoder, Encoder
+from tests.unit.sandbox.conftest import GUEST, PATIENCE, Guest
 
 PARTS = ("checked_json", "children", "flows", "frames", "killer", "loop", "main")
 PROGRAM = [GUEST.with_name(f"{name}.py") for name in PARTS]
@@ -319,3 +319,47 @@ def test_a_running_program_is_never_forgotten() -> None:
     finally:
         guest.close()
     assert not sleeping(mine)
+
+
+def test_at_rest_it_says_nothing_until_the_frame_that_wakes_it_comes(guest: Guest) -> None:
+    """Then the guest goes on, with the programs that ran."""
+    tag = secrets.token_bytes(TAG_SIZE)
+    guest.run(1, "sh", "-c", "echo before; read line; echo $line", reads=True)
+    guest.until("started", "data")
+    guest.send({"op": "rest", "id": 2, "tag": tag.hex()})
+    guest.until("answer")
+    guest.socket.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        guest.receive()
+    guest.socket.settimeout(PATIENCE)
+    guest.socket.sendall(Encoder(tag).head({"op": "wake", "id": 0, "restored": 0}))
+    guest.send({"op": "data", "id": 1, "s": 0}, b"on\n")
+    assert text_of(guest.until("exit", "eof", "eof"), 1) == b"on\n"
+
+
+def test_a_copy_speaks_with_its_own_host_and_of_nothing_that_ran_before(guest: Guest) -> None:
+    """Old programs run on, whose output is taken and dropped. New ids begin where they say."""
+    tag = secrets.token_bytes(TAG_SIZE)
+    guest.run(1, "sh", "-c", "while sleep 0.01; do echo old; done & echo $!; cat", reads=True)
+    pid = int(text_of(guest.until("started", "data"), 1).split()[0])
+    guest.send({"op": "rest", "id": 2, "tag": tag.hex()})
+    guest.until("answer")
+    wake = {"op": "wake", "id": 0, "restored": 1, "tag": bytes(8).hex(), "oldest": 3}
+    guest.socket.sendall(Encoder(tag).head(wake))
+    guest.encoder, guest.decoder = Encoder(bytes(8)), Decoder(bytes(8))
+    assert guest.receive()[0]["op"] == "hello"
+    guest.run(3, "sh", "-c", "sleep 0.1; echo new")
+    seen = guest.until("exit", "eof", "eof")
+    assert {message["id"] for message, _payload in seen} == {3}
+    assert text_of(seen, 1) == b"new\n"
+    os.kill(pid, signal.SIGKILL)  # it was there
+
+
+@pytest.mark.parametrize("tag", [bytes(8), b"another!"])
+def test_at_rest_another_frame_ends_it(guest: Guest, tag: bytes) -> None:
+    """Nobody but the host has the tag, so anything else is no frame of the host's."""
+    guest.send({"op": "rest", "id": 1, "tag": (b"x" * TAG_SIZE).hex()})
+    guest.until("answer")
+    guest.socket.sendall(Encoder(tag).head({"op": "wake", "id": 0, "restored": 0}))
+    assert guest.process.wait(PATIENCE) != 0
+    guest.process.returncode = 0  # for the fixture, which sees it end

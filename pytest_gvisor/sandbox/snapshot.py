@@ -1,0 +1,99 @@
+"""A saved sandbox: its image, the settings that a copy must have, and the frame that wakes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Self
+
+from pytest_gvisor.errors import SnapshotError, UsageError
+from pytest_gvisor.guest.frames import Encoder
+from pytest_gvisor.run.workload import Who, identified
+
+if TYPE_CHECKING:
+    from pytest_gvisor.run.request import Request
+    from pytest_gvisor.run.workload import Workload
+
+_FIXED = (
+    "network", "netns", "rootless", "image", "project", "memory", "pids", "cpus", "shm", "nofile",
+)  # fmt: skip
+"""Settings that a copy has from the saved sandbox."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Snapshot:
+    """A saved sandbox, from which ``gvisor.sandbox(snapshot=…)`` starts any number of copies.
+
+    It lies in the folder of the session, and is removed with it if it is not closed before.
+    """
+
+    request: Request = dataclasses.field(repr=False)
+    """The run of the sandbox that was saved."""
+
+    workload: Workload = dataclasses.field(repr=False)
+    folder: str
+    """The folder of the image, which ``runsc`` wrote."""
+
+    size: int
+    """Bytes of the image."""
+
+    tag: bytes = dataclasses.field(repr=False)
+    """The tag of the frame that wakes the guest up."""
+
+    last_id: int = dataclasses.field(repr=False)
+    """The last id that the guest of the image knows."""
+
+    def wake(self, tag: bytes) -> bytes:
+        """Return the frame that wakes up a copy's guest, which takes ``tag`` from then on."""
+        return wake_up(self.tag, restored=1, tag=tag.hex(), oldest=self.last_id + 1)
+
+    def workload_with(
+        self, *, env: Mapping[str, str] | None, cwd: str | None, user: Who | None
+    ) -> Workload:
+        """Return the workload with other defaults for the programs of a copy."""
+        ours = self.workload
+        who, home = (ours.user, ours.home) if user is None else identified(user, ours.rootfs.says)
+        return dataclasses.replace(
+            ours, env={**ours.env, **(env or {})}, cwd=cwd or ours.cwd, user=who, home=home
+        )
+
+    def check(self, request: Request) -> None:
+        """Raise `UsageError` if a sandbox of this request cannot be a copy.
+
+        Raises `SnapshotError` where the image is gone.
+        """
+        ours, theirs, differ = self.request, request, []
+        for name in _FIXED:
+            had, has = (getattr(one.settings, name) for one in (ours, theirs))
+            if had != has:
+                differ.append(f"{name}={has!r} (saved with {had!r})")
+        if ours.platform is not theirs.platform:
+            differ.append(f"platform {theirs.platform} (saved on {ours.platform})")
+        if ours.runsc.sha256 != theirs.runsc.sha256:
+            differ.append(f"runsc {theirs.runsc.version} (saved by {ours.runsc.version})")
+        if differ:
+            raise UsageError(
+                f"the snapshot was made with other settings: {', '.join(differ)}",
+                next_step="Make a snapshot with these settings, or leave them out.",
+            )
+        if not os.path.isdir(self.folder):
+            raise SnapshotError("the snapshot is closed, or its files are gone")
+
+    def close(self) -> None:
+        """Remove the image. Copies that run go on; a second call does nothing."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        """Use the object as a context manager, which removes the image at its end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the image."""
+        self.close()
+
+
+def wake_up(own: bytes, /, **fields: object) -> bytes:
+    """Return the frame that wakes up a guest at rest; only its host has the tag ``own``."""
+    return Encoder(own).head({"op": "wake", "id": 0, **fields})

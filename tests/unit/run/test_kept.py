@@ -1,0 +1,31 @@
+"""The script that repeats a run, for runs that no test of tests/plugin makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_gvisor.oci.bundle import Bundle
+from pytest_gvisor.oci.defaults import default_spec
+from pytest_gvisor.run.kept import keep
+from pytest_gvisor.run.request import Record, Workspace
+from pytest_gvisor.runsc.command import run_argv
+from pytest_gvisor.settings import Platform
+
+
+def test_a_copy_of_a_saved_sandbox_is_repeated_by_a_fresh_start(tmp_path: Path) -> None:
+    """The image is gone when somebody reads the script."""
+    run = tmp_path / "run"
+    workspace = Workspace(id="g1", folder=str(run), shared=str(tmp_path), netns="")
+    (run / "bundle").mkdir(parents=True)
+    (tmp_path / "rootfs").mkdir()
+    spec = default_spec(["true"], root_path=str(tmp_path / "rootfs"))
+    Bundle.create(workspace.path("bundle"), spec)
+    argv = run_argv(
+        "g1", bundle=workspace.path("bundle"), root=workspace.path("root"),
+        platform=Platform.SYSTRAP, restores="/gone",
+    )  # fmt: skip
+    keep(str(tmp_path / "kept"), workspace, Record(argv=argv))
+    script = (tmp_path / "kept/replay.sh").read_text()
+    assert 'run --bundle "$here"/bundle g1' in script
+    assert "/gone" not in script
+    assert "restore" not in script
