@@ -126,7 +126,9 @@ def main(arguments: Sequence[str]) -> int:
         engine.availability(platform, settings).check()
         gvisor = engine.gvisor(platform, settings, Hooks(keep=kept))
         if given.tty:
-            return _status(_at_terminal(engine, gvisor, command, options))
+            done = _at_terminal(engine, gvisor, command, options)
+            _show_hint(done)
+            return _status(done)
         stdin = None if os.isatty(0) else standard_input()
         done = gvisor.run(command, input=stdin, **options)
         _show(done)
@@ -270,3 +272,9 @@ def _show(done: Completed) -> None:
         stream.flush()
     if done.truncated:
         print("pytest-gvisor run: the output above is cut in the middle", file=sys.stderr)
+    _show_hint(done)
+
+
+def _show_hint(done: Completed) -> None:
+    if done.hint:
+        print(f"pytest-gvisor run: {hints.worded(done.hint, 'run')}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,13 +86,35 @@ def test_host_name_write_protection_and_the_bound_on_output_are_options() -> Non
     assert "is cut in the middle" in done.stderr
 
 
-@pytest.mark.parametrize(("program", "status"), [("pyton3", 127), ("/etc/hostname", 126)])
-def test_a_program_that_cannot_be_started_has_a_shells_status(program: str, status: int) -> None:
-    """A program that is not there and one that cannot be executed have two statuses."""
-    done = run("--", program)
-    assert done.returncode == status
-    assert f'program "{program}" ' in done.stderr
-    assert "running container" not in done.stderr
+def test_a_program_that_cannot_be_started_has_a_shells_status() -> None:
+    """A missing program has status 127, a refused one 126. Standard error says the cause once."""
+    missing, refused = run("--", "pyton3"), run("--", "/etc/hostname")
+    assert missing.returncode == 127
+    assert re.fullmatch(
+        r'pytest-gvisor run: program "pyton3" was not found in the sandbox \(PATH=\S+\)\n'
+        r'Did you mean "python3"\?\n',
+        missing.stderr,
+    )
+    assert refused.returncode == 126
+    assert refused.stderr == (
+        'pytest-gvisor run: program "/etc/hostname" cannot be executed in the sandbox: '
+        "permission denied\n"
+    )
+
+
+def test_a_file_of_the_host_alone_is_named_with_its_mount(tmp_path: Path) -> None:
+    """The hint after a failed command names the option that shows its file."""
+    script = tmp_path / "script.py"
+    script.write_text("print('ran')")
+    script.chmod(0o644)
+    done = run("--", "python3", script, cwd=tmp_path)
+    assert done.returncode == 2
+    *_, last = done.stderr.splitlines()
+    assert last == (
+        f'pytest-gvisor run: "{script}" exists here but not in the sandbox. '
+        f"Show it with --mount {tmp_path}:{tmp_path}."
+    )
+    assert run("--mount", f"{tmp_path}:{tmp_path}", "--", "python3", script).stdout == "ran\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a limit")

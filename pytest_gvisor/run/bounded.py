@@ -1,0 +1,37 @@
+"""A look at the host's files with a deadline: a dead network file system answers nobody.
+
+The kernel does not interrupt a stat(2) there, so a thread looks, and is left behind if it hangs. It
+keeps nobody from ending: daemon threads are not waited for, and the kernel kills those that wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+DEADLINE = 1.0
+"""Seconds for one look."""
+
+_Answer = TypeVar("_Answer")
+_hung: list[threading.Thread] = []
+
+
+def look(at: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
+    """Return what ``at`` returns, or ``otherwise`` if that takes longer than a second.
+
+    As long as one look hangs, no other is begun.
+    """
+    _hung[:] = [thread for thread in _hung if thread.is_alive()]
+    if _hung:
+        return otherwise
+    answers: list[_Answer] = []
+    thread = threading.Thread(target=lambda: answers.append(at()), name="gvisor-look", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads can be started
+        return otherwise
+    thread.join(DEADLINE)
+    if thread.is_alive():
+        _hung.append(thread)
+    return answers[0] if answers else otherwise

@@ -1,0 +1,29 @@
+"""Looks at the host's files have a deadline."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from pytest_gvisor.run import bounded
+
+
+def test_an_answer_comes_through() -> None:
+    """A look that ends returns its answer."""
+    assert bounded.look(lambda: "there", "") == "there"
+
+
+def test_a_look_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that hangs ends at the deadline. No other look begins until its thread has ended."""
+    monkeypatch.setattr(bounded, "DEADLINE", 0.05)
+    freed = threading.Event()
+    begun = time.monotonic()
+    assert bounded.look(lambda: "late" if freed.wait(30) else "", "none") == "none"
+    assert time.monotonic() - begun < 10
+    assert bounded.look(lambda: pytest.fail("a second look"), "none") == "none"
+    freed.set()
+    for thread in list(bounded._hung):
+        thread.join(30)
+    assert bounded.look(lambda: "there", "none") == "there"
