@@ -8,19 +8,26 @@ from __future__ import annotations
 import collections
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.guest import encoding, frames
+    from pytest_gvisor.guest.unsent import Unsent
 else:
     import encoding
     import frames
+    from unsent import Unsent
 
 # Tests replace functions of modules, and this program speaks while they are replaced.
 _getpid = os.getpid
+_now = time.monotonic
 _MOST_WAITING = 256 * 1024
 _SHORT = frozenset({"done", "passed", "phase"})
 """Messages of a few words, of one test each. They are encoded when they are written."""
+
+_HELD = 0.01
+"""Seconds for which they are held back together: the host has something to report meanwhile."""
 
 
 class Channel:
@@ -29,7 +36,8 @@ class Channel:
     What is printed outside of a test goes to 1 and 2, one pipe that the host keeps the end of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: int | None = None) -> None:
+        """``memory`` is the descriptor of a file for `Unsent`."""
         os.set_blocking(0, True)
         self.socket = self._commands = os.dup(0)
         self._decoder = frames.Decoder(max_json=frames.UNBOUNDED)
@@ -43,6 +51,10 @@ class Channel:
         self._early: collections.deque[dict[str, Any]] = collections.deque()
         """Commands that came before the answer to a question."""
 
+        self._memory = memory
+        self._unsent: Unsent | None = None
+        self._hurry = False
+        self._sent = 0.0
         self._writing = threading.Lock()
         os.register_at_fork(after_in_child=self._disown)
         self.own()
@@ -75,8 +87,15 @@ class Channel:
         while True:
             for command, _payload in self._decoder.frames():
                 return command
+            self._write()
             if not self._decoder.read(self._commands):
                 return {"op": "finish"}
+
+    def hold(self) -> bool:
+        """Hold short messages back from here on, if there is memory that the host reads too."""
+        if self._memory is not None:
+            self._unsent = Unsent(self._memory)
+        return self._unsent is not None
 
     def send(self, kind: str, **fields: object) -> None:
         """Send one message, after those that were put off: a crash shows the host how far this
@@ -85,7 +104,7 @@ class Channel:
         A thread or a signal handler of a test may send too, by a bridge.
         """
         self.put_off(kind, **fields)
-        self._write()
+        self._write(hurry=kind not in _SHORT)
 
     def put_off(self, kind: str, **fields: object) -> None:
         """Send one message together with the next: each write costs two changes of processes.
@@ -103,20 +122,45 @@ class Channel:
         if self._size > _MOST_WAITING:
             self._write()
 
-    def _write(self) -> None:
+    def _write(self, *, hurry: bool = True) -> None:
         # A system call takes its time here, and only C code forks unseen: one of them is enough.
         if not self.is_ours():
             return
         self._size = 0
+        self._hurry |= (
+            hurry or self._unsent is None or not self._sent <= _now() < self._sent + _HELD
+        )
         # Frames are numbered. Whoever cannot write now leaves its message to the one who does, and
         # nobody waits: a signal handler would wait for the code that it interrupts.
-        while self._waiting and self._writing.acquire(blocking=False):
+        while (self._waiting or self._hurry) and self._writing.acquire(blocking=False):
             try:
                 while self._waiting:
-                    self._messages.write(self._encoder.framed(self._next()))
+                    self._add(self._encoder.framed(self._next()))
+                if self._hurry:
+                    self._hurry = False
+                    self._flush()
             finally:
                 self._writing.release()
+
+    def _add(self, frame: bytes) -> None:
+        if self._unsent is not None:
+            if self._unsent.add(frame):
+                return
+            self._messages.write(self._unsent.frames())
+            self._messages.flush()
+            self._unsent.clear()
+            if self._unsent.add(frame):
+                return
+            self._hurry = True
+        self._messages.write(frame)
+
+    def _flush(self) -> None:
+        if self._unsent is not None:
+            self._messages.write(self._unsent.frames())
         self._messages.flush()
+        if self._unsent is not None:
+            self._unsent.clear()
+            self._sent = _now()
 
     def _next(self) -> bytes:
         """Take the next message; a passed phase goes in one with what follows it."""

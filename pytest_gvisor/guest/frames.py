@@ -160,6 +160,7 @@ class Decoder:
         self._max_payload = max_payload
         self._read = read
         self._number = 0
+        self._known = 0
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
         self._start = 0
@@ -213,6 +214,28 @@ class Decoder:
         self._end = place
         return rest
 
+    def ahead(self, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield size and message of each frame that is new in ``data``, which holds whole ones.
+
+        The sender may send these too: `frames` leaves them out then. Raises like `frames`.
+        """
+        start = 0
+        while start < len(data):
+            if len(data) - start < HEADER.size:
+                raise FrameError("a part of a frame")
+            tag, number, json_size, payload_size = HEADER.unpack_from(data, start)
+            json_start = start + HEADER.size
+            end = json_start + json_size
+            if tag != self.tag or payload_size or json_size > self._max_json or end > len(data):
+                raise FrameError("a frame of another kind or size")
+            after = (number - self._number - self._known) % _NUMBERS
+            if after == 0:
+                self._known += 1
+                yield end - start, self._read(data[json_start:end])
+            elif after < _NUMBERS // 2:
+                raise FrameError(f"frame {number}, where an earlier one was due")
+            start = end
+
     def frames(self) -> Iterator[tuple[dict[str, Any], memoryview]]:
         """Yield the complete frames: message and payload. Raises `FrameError`, or as ``read``."""
         while self._end - self._start >= HEADER.size:
@@ -231,5 +254,8 @@ class Decoder:
             self._number = (self._number + 1) % _NUMBERS
             self.size = end - self._start
             self._start = end
+            if self._known:
+                self._known -= 1
+                continue
             message = self._read(bytes(self._view[json_start:payload_start]))
             yield message, self._view[payload_start:end]

@@ -26,6 +26,7 @@ if TYPE_CHECKING or __package__:
     from pytest_gvisor.guest.debugger import Debugger
     from pytest_gvisor.guest.gate import Gate
     from pytest_gvisor.guest.terminal import Terminal
+    from pytest_gvisor.guest.unsent import take_memory
 else:
     # The folder of this program, on sys.path for these imports: what a test imports by their names
     # is the test's own.
@@ -41,11 +42,12 @@ else:
     from debugger import Debugger
     from gate import Gate
     from terminal import Terminal
+    from unsent import take_memory
 
     del sys.path[0]
     for _name in (
         "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames", "gate",
-        "identity", "last", "passed", "returns", "terminal", "variables",
+        "identity", "last", "passed", "returns", "terminal", "unsent", "variables",
     ):  # fmt: skip
         del sys.modules[_name]
 
@@ -342,7 +344,7 @@ def run(
         config.pluginmanager.register(_fixtures(**start["worker"]), "gvisor-xdist-fixtures")
     if bridges := gate.command["bridges"]:
         _beside("bridges").register(config, bridges, channel.send)
-    channel.send("ready", kernel=os.uname().release)
+    channel.send("ready", kernel=os.uname().release, holds=channel.hold())
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 
 
@@ -351,7 +353,8 @@ def main() -> None:
     who = identity.wanted(sys.argv[1:])
     change = None if who is None else identity.Change(who)
     del sys.argv[1:]  # a test sees none of it
-    channel = Channel()
+    memory = take_memory()
+    channel = Channel(memory)
     start = channel.receive()
     if start["op"] != "start":
         return
@@ -359,6 +362,8 @@ def main() -> None:
         _beside("loopback").make_count(start["families"], identity.kernel_calls())
     notes, gate = failed.Notes(), Gate()
     if pid := os.fork():
+        if memory is not None:
+            os.close(memory)
         if change is not None:
             change.serve(pid)
         first.attend(pid, first.returning(channel, notes, gate))
@@ -375,7 +380,9 @@ def main() -> None:
     try:
         if change is not None:
             change.become()
-        status = run(channel, start, words, change, notes, gate=gate, debugger=debugger)
+        status = run(
+            channel, start, words, change, notes, gate=gate, debugger=debugger, memory=memory
+        )
     except identity.Refused as error:
         channel.send("no user", errno=error.errno, text=error.strerror)
         raise

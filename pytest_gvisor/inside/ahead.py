@@ -17,12 +17,14 @@ from pytest_gvisor.inside.debugger import is_asked_for
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.settings import Network, Settings
 
-MOST = 16
+MOST = 64
+_MANY = 16
 _LONGEST = 16 * 1024
 """Characters of the ids of tests ahead: nobody reads commands while a test runs."""
 
 _SHORT = 0.05
-"""Seconds of a short test."""
+_SHORTEST = 0.015
+"""Seconds of a short test, of which many are named ahead, and of one so short that most are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class Ahead:
 
     def __init__(self) -> None:
         self._ids: deque[str] = deque()
-        self._quick = False
+        self._most = 1
 
     @property
     def first(self) -> str | None:
@@ -55,9 +57,7 @@ class Ahead:
 
         Where tests are short they are many: whoever stops the session waits for them all.
         """
-        if len(self._ids) > MOST // 2:
-            return 0
-        return MOST if self._quick else 1
+        return 0 if len(self._ids) > self._most // 2 else self._most
 
     def pop(self) -> None:
         """Forget the first test: it is over, or its turn has come."""
@@ -65,7 +65,7 @@ class Ahead:
 
     def took(self, seconds: float) -> None:
         """Note the time of a test."""
-        self._quick = seconds < _SHORT
+        self._most = MOST if seconds < _SHORTEST else _MANY if seconds < _SHORT else 1
 
     def send(self, link: Link, ids: Ids, collected: Collection[str]) -> None:
         """Name the tests that follow for sure, and that are not named yet."""

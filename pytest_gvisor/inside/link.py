@@ -12,6 +12,7 @@ from typing import Any
 
 from pytest_gvisor.errors import ProtocolError, stage
 from pytest_gvisor.escape import escape
+from pytest_gvisor.guest import unsent
 from pytest_gvisor.guest.frames import UNBOUNDED, Encoder, FrameError
 from pytest_gvisor.guest.returns import MARK
 from pytest_gvisor.inside import frames
@@ -25,6 +26,8 @@ _MOST = 256 * 1024 * 1024
 _SEND_DEADLINE = 10.0
 _TAIL = 8000
 _STACKS_TIME = 1.0
+_LOOK = 0.02
+"""Seconds between looks at what a pytest holds back: while it runs tests it sends more often."""
 
 
 class Died(Exception):
@@ -54,6 +57,9 @@ class Link:
         """Whether the pytest has ended, and the sandbox's first process sends what it left."""
 
         self._given_up = False
+        self.holds = False
+        """Whether the pytest holds messages back in memory that is read here too."""
+
         self.received = 0
         """Bytes of messages since `begin`."""
 
@@ -132,7 +138,12 @@ class Link:
         left = deadline - time.monotonic()
         if left <= 0:
             raise Hangs
-        self._turn(left)
+        if not self.holds:
+            self._turn(left)
+            return
+        self._turn(min(left, _LOOK))
+        if not self._messages and (error := self._look()):
+            self._stop_reading(error)
 
     def _turn(self, timeout: float) -> None:
         self._supervisor.turn(timeout)
@@ -174,6 +185,7 @@ class Link:
             rest = None if self.attended else self._decoder.cut(MARK, count)
             self._queue_messages()
             if rest is not None:
+                self._look()
                 self._attend(memoryview(rest))
         except BlockingIOError:
             more = not self._supervisor.over
@@ -182,8 +194,28 @@ class Link:
         except MemoryError:
             self._stop_reading(ProtocolError("no memory for a message from inside"))
         if not more and self._over is None:
-            self._over = Died("it is gone")
+            self._over = self._look() or Died("it is gone")
         return more
+
+    def _look(self) -> ProtocolError | None:
+        """Take the messages that the pytest holds back; return the error if they are none.
+
+        When it has ended, they are the last ones.
+        """
+        memory = self._supervisor.pipes.memory
+        if not self.holds or self.attended or self._given_up or self._over is not None:
+            return None
+        head = os.pread(memory, unsent.HEAD.size, 0)
+        length, cleared = unsent.HEAD.unpack(head)
+        data = os.pread(memory, min(length, unsent.SIZE), unsent.HEAD.size)
+        # It may have sent them meanwhile, and stored others in their place.
+        if unsent.HEAD.unpack(os.pread(memory, unsent.HEAD.size, 0))[1] != cleared:
+            return None
+        try:
+            self._messages.extend(self._decoder.ahead(data))
+        except FrameError as error:
+            return ProtocolError(f"what is held back inside is no message: {error}")
+        return None
 
     def _queue_messages(self) -> None:
         for message, _payload in self._decoder.frames():

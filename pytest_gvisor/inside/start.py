@@ -116,6 +116,7 @@ def launch(config: pytest.Config, plan: Plan) -> Link:
         make_spec=lambda workspace: _spec(workspace, plan),
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if plan.way is Way.FLAG else plan.way,
+        shared=True,
     )
     link = Link(Driven(request, engine_of(config).launcher, Record()))
     _command(link, "start", **plan.command, sys_path=configuration.search_path())

@@ -282,7 +282,9 @@ class Worker:
             while (message := self._receive(link, deadline))["type"] != "collected":
                 if message["type"] == "debugger":
                     self._debugger.take(message, "the collection of tests", None)
-                elif message["type"] != "ready":
+                elif message["type"] == "ready":
+                    link.holds = message.get("holds") is True
+                else:
                     self._common(message, "")
         finally:
             self._debugger.end()

@@ -16,7 +16,7 @@ from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError, SnapshotError, stage
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import saved
-from pytest_gvisor.run.pipes import Streams
+from pytest_gvisor.run.pipes import SharedStreams, Streams
 from pytest_gvisor.run.request import Workspace
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.supervisor import Phase, Supervisor
@@ -95,7 +95,8 @@ class Driven(Runner):
 
     def _supervise(self, order: Order, undo: contextlib.ExitStack) -> DrivenSupervisor:
         with stage("pipes", "cannot make the workload's streams"):
-            made = Streams(self.request.settings.max_output)
+            kind = SharedStreams if self.request.shared else Streams
+            made = kind(self.request.settings.max_output)
             pipes = undo.enter_context(contextlib.closing(made))
             watch = DrivenSupervisor(order, pipes, timeout=math.inf, listener=self._listener)
             return undo.enter_context(contextlib.closing(watch))

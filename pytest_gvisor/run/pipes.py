@@ -122,6 +122,9 @@ class Streams(Pipes):
     socket: int
     """Our end of the socket, which its owner reads and writes: it is not among those watched."""
 
+    memory = -1
+    """Our descriptor of the file in memory, if there is one."""
+
     def _open(self, feed: Input) -> None:
         del feed
         ours, theirs = socket.socketpair()
@@ -134,6 +137,24 @@ class Streams(Pipes):
             self.theirs.append(os.dup(theirs.fileno()))
         self._open_output(self.stderr)
         self.theirs.append(os.dup(self.theirs[-1]))
+
+
+class SharedStreams(Streams):
+    """Such streams with a file in memory as standard output, which both sides read and write.
+
+    The other side is untrusted: the file keeps its size, and is read like any other bytes.
+    """
+
+    size = 64 * 1024
+
+    def _open(self, feed: Input) -> None:
+        super()._open(feed)
+        self.memory = os.memfd_create("pytest-gvisor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.ours.append(self.memory)
+        os.ftruncate(self.memory, self.size)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, seals)
+        os.dup2(self.memory, self.theirs[1], inheritable=False)
 
 
 class TerminalPipes(Pipes):

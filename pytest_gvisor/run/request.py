@@ -80,6 +80,9 @@ class Request:
     terminal: bool = False
     """Whether the workload's streams are a terminal: see `terminal`."""
 
+    shared: bool = False
+    """Whether the standard output of a driven run is a file in memory: see `pipes`."""
+
     repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Keyword arguments that repeat this run, for the repr."""
 

@@ -54,6 +54,27 @@ def test_a_death_is_one_failed_test(
     result.stdout.fnmatch_lines(["*sandbox was lost in this test's call*", f"*{told}*"])
 
 
+@pytest.mark.parametrize("how", ["os.kill(os.getpid(), 9)", "time.sleep(1000)"])
+def test_a_death_after_many_short_tests_is_its_own(
+    how: str, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Their messages are held back when the pytest ends, or the time."""
+    project.makepyfile(
+        f"""
+        import os, time, pytest
+        from pytest_gvisor import is_gvisor_kernel
+
+        @pytest.mark.parametrize("n", range(100))
+        def test_short(n):
+            if n == 90 and is_gvisor_kernel(os.uname().release):
+                {how}
+        """
+    )
+    result = run_inside("-v", "--gvisor-timeout", "8")
+    assert result.parseoutcomes() == {"passed": 99, "failed": 1}
+    result.stdout.fnmatch_lines(["*short?90? FAILED*", "*sandbox was lost in this test's call*"])
+
+
 def test_debug_shows_what_a_lost_sandbox_did_last(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
@@ -119,17 +140,21 @@ def test_three_false_starts_end_the_session(
 def test_memory_that_runs_out_is_one_failed_test(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """The memory limit ends the sandbox; the report names it, and the next test has a new one."""
+    """The memory limit ends the sandbox; the report names it, and the next test has a new one.
+
+    The messages of the tests before it are held back in the host's memory, and count.
+    """
     project.makepyfile(
         "import pytest\n"
         "pytestmark = pytest.mark.gvisor(memory='300M')\n"
-        "def test_before(): pass\n"
+        "@pytest.mark.parametrize('n', range(40))\n"
+        "def test_before(n): pass\n"
         "def test_takes_all():\n"
         "    taken = [bytearray(b'x' * 2**24) for _ in range(100)]\n"
         "def test_after(): pass\n"
     )
     result = run_inside("-v")
-    assert result.parseoutcomes() == {"passed": 2, "failed": 1}
+    assert result.parseoutcomes() == {"passed": 41, "failed": 1}
     result.stdout.fnmatch_lines(["*sandbox was lost in this test's call*", "*out of memory*"])
 
 

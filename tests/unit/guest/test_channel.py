@@ -10,7 +10,10 @@ from typing import NamedTuple
 
 import pytest
 
+from pytest_gvisor.guest import channel as channels
 from pytest_gvisor.guest.channel import Channel
+from pytest_gvisor.guest.frames import Encoder
+from pytest_gvisor.guest.unsent import SIZE, Unsent
 from pytest_gvisor.inside import frames
 
 
@@ -130,3 +133,81 @@ def test_a_message_within_a_message_comes_after_it(
     decoder = frames.decoder()
     decoder.read(host.fileno())
     assert [message["type"] for message, _ in decoder.frames()] == ["outer", "inner"]
+
+
+@pytest.fixture
+def held(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> Iterator[Unsent]:
+    """Memory for what the channel holds back, for ever unless there is another reason."""
+    monkeypatch.setattr(channels, "_HELD", 1e9)
+    fd = os.memfd_create("test")
+    os.ftruncate(fd, SIZE)
+    assert not ends.channel.hold()
+    ends.channel._memory = fd
+    assert ends.channel.hold()
+    memory = ends.channel._unsent
+    assert memory is not None
+    ends.channel.send("ready")
+    assert [message["type"] for message in received(ends.host)] == ["ready"]
+    yield memory
+    memory._head.release()
+    memory._bytes.release()
+
+
+def test_short_messages_wait_in_memory_for_a_long_one(ends: Ends, held: Unsent) -> None:
+    """The long one is sent at once, and all before it, in order."""
+    host, channel = ends
+    channel.send("phase", id="a")
+    channel.send("done", id="a")
+    assert b"done" in held.frames()
+    channel.send("report", id="a")
+    decoder = frames.decoder()
+    decoder._number = 1
+    decoder.read(host.fileno())
+    types = [message["type"] for message, _ in decoder.frames()]
+    assert types == ["phase", "done", "report"]
+    assert not held.frames()
+
+
+def test_whoever_waits_for_a_command_has_sent_everything(ends: Ends, held: Unsent) -> None:
+    """The host may wait for these messages before it sends the command."""
+    host, channel = ends
+    channel.send("done", id="a")
+    host.sendall(frames_of({"op": "run"}))
+    assert channel.receive() == {"op": "run"}
+    assert not held.frames()
+
+
+def test_short_messages_wait_for_milliseconds_alone(
+    ends: Ends, held: Unsent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next message after that time sends them; so it does when the clock goes back."""
+    channel = ends.channel
+    for now in (1e12, 0.0):
+        channel.send("phase", id="a")
+        assert held.frames()
+        monkeypatch.setattr(channels, "_now", lambda now=now: now)
+        channel.send("done", id="a")
+        assert not held.frames()
+
+
+def test_messages_without_room_are_sent(ends: Ends, held: Unsent) -> None:
+    """Many short ones, and one that is longer than all the memory."""
+    host, channel = ends
+    decoder, got = frames.decoder(), list[int]()
+    decoder._number = 1
+    for number in range(450):
+        channel.send("phase", id="x" * 100, number=number)
+    decoder.read(host.fileno())
+    got += [message["number"] for message, _ in decoder.frames()]
+    assert 0 < len(got) < 450
+    channel.send("phase", id="x" * SIZE, number=450)
+    while len(got) < 451:
+        decoder.read(host.fileno())
+        got += [message["number"] for message, _ in decoder.frames()]
+    assert got == [*range(451)]
+    assert not held.frames()
+
+
+def frames_of(*commands: dict[str, object]) -> bytes:
+    """Commands of a host."""
+    return b"".join(map(Encoder().head, commands))

@@ -16,6 +16,7 @@ from pytest_gvisor.completed import Completed, Outcome
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.guest.frames import UNBOUNDED, Decoder, Encoder
 from pytest_gvisor.guest.returns import MARK
+from pytest_gvisor.guest.unsent import HEAD, SIZE
 from pytest_gvisor.inside import start
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.run.capture import Capture, streams
@@ -34,7 +35,9 @@ class Sandbox:
         self.over = False
         self._ours = ours
         self._selector = selectors.DefaultSelector()
-        self.pipes = SimpleNamespace(socket=ours.fileno())
+        memory = os.memfd_create("test")
+        os.ftruncate(memory, SIZE)
+        self.pipes = SimpleNamespace(socket=ours.fileno(), memory=memory)
         self.record: Any = None
         self.listener: Any = None
 
@@ -67,6 +70,7 @@ class Sandbox:
         """Leave nothing."""
         self._selector.close()
         self._ours.close()
+        os.close(self.pipes.memory)
         self.inside.close()
 
 
@@ -94,6 +98,98 @@ def test_a_limit_that_ended_the_sandbox_is_named_before_the_panic(sandbox: Sandb
 def encoded(*messages: dict[str, Any]) -> bytes:
     """The messages as a pytest inside sends them."""
     return b"".join(map(Encoder(max_json=UNBOUNDED).head, messages))
+
+
+def hold(sandbox: Sandbox, frames: bytes, length: int | None = None) -> None:
+    """Store frames like a pytest inside that does not send them yet."""
+    head = HEAD.pack(len(frames) if length is None else length, 1)
+    os.pwrite(sandbox.pipes.memory, head + frames, 0)
+
+
+def holding(sandbox: Sandbox) -> Link:
+    """A link whose pytest holds messages back."""
+    link = Link(cast("Any", sandbox))
+    link.holds = True
+    return link
+
+
+def numbered(count: int, first: int = 0) -> list[bytes]:
+    """Frames of messages with numbers."""
+    encoder = Encoder(max_json=UNBOUNDED)
+    made = [encoder.head({"type": "phase", "n": n}) for n in range(first + count)]
+    return made[first:]
+
+
+def test_messages_held_back_are_taken_while_they_are_waited_for(sandbox: Sandbox) -> None:
+    """Each counts once, whether it is sent after that or not; those after it follow."""
+    link, sent = holding(sandbox), numbered(6)
+    sandbox.inside.sendall(sent[0] + sent[1][:9])
+    hold(sandbox, b"".join(sent[:4]))
+    assert [link.receive(soon())["n"] for _ in range(4)] == [0, 1, 2, 3]
+    hold(sandbox, b"".join(sent[:5]))
+    assert link.receive(soon())["n"] == 4
+    sandbox.inside.sendall(sent[1][9:] + b"".join(sent[2:]))
+    assert link.receive(soon())["n"] == 5
+
+
+@pytest.mark.parametrize("ends", ["over", "attended"])
+def test_messages_held_back_count_after_the_end(sandbox: Sandbox, ends: str) -> None:
+    """The pytest ends, or the whole sandbox; its last write was cut short."""
+    link, sent = holding(sandbox), numbered(3)
+    sandbox.inside.sendall(sent[0] + sent[1][:9] + (MARK if ends == "attended" else b""))
+    hold(sandbox, b"".join(sent))
+    sandbox.over = ends == "over"
+    assert [link.receive(soon())["n"] for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(Died):
+        link.receive(soon())
+
+
+def test_nothing_is_taken_from_memory_before_the_pytest_is_ready(sandbox: Sandbox) -> None:
+    """Python may have written something there at its start."""
+    link = Link(cast("Any", sandbox))
+    hold(sandbox, numbered(1)[0])
+    sandbox.over = True
+    with pytest.raises(Died):
+        link.receive(soon())
+
+
+@pytest.mark.parametrize(
+    ("frames", "length"),
+    [
+        (b"x" * 100, None), (numbered(1)[0][:-1], None), (numbered(1)[0][:5], None),
+        (numbered(1, first=1)[0], None), (numbered(1)[0], 2**32 - 1),
+        (Encoder(b"12345678").head({"type": "phase"}), None),
+        (Encoder().head({"type": "phase"}, payload=1), None), (Encoder().head({}), None),
+    ],
+)  # fmt: skip
+def test_what_is_held_back_and_no_message_ends_the_reading(
+    sandbox: Sandbox, frames: bytes, length: int | None
+) -> None:
+    """Tests can write there whatever they want."""
+    link = holding(sandbox)
+    hold(sandbox, frames, length)
+    with pytest.raises(ProtocolError, match="held back inside is no message"):  # noqa: PT012
+        while True:
+            assert link.receive(soon()) == {"type": "phase", "n": 0}
+
+
+def test_memory_that_changes_while_it_is_read_is_left_alone(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frames in it have been sent, and others stored in their place."""
+    link, sent, read = holding(sandbox), numbered(2), os.pread
+    hold(sandbox, sent[0])
+
+    def pread(fd: int, size: int, place: int) -> bytes:
+        data = read(fd, size, place)
+        if place:
+            os.pwrite(fd, HEAD.pack(9, 2) + b"something", 0)
+            sandbox.inside.sendall(sent[0])
+            monkeypatch.undo()
+        return data
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert link.receive(soon())["n"] == 0
 
 
 def soon() -> float:
