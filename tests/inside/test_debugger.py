@@ -76,14 +76,13 @@ def user(*arguments: str) -> Iterator[User]:
 
 
 def piped(lines: str, *arguments: str) -> pytest.RunResult:
-    """Run pytest with lines from a pipe."""
+    """Run pytest with lines from a pipe. Both its streams are one, as those of tests inside are."""
     began = time.monotonic()
     done = subprocess.run(
-        [*COMMAND, *arguments], input=lines, capture_output=True, text=True, timeout=PATIENCE,
-        check=False,
+        [*COMMAND, *arguments], input=lines, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
-    out, err = done.stdout.splitlines(), done.stderr.splitlines()
-    return pytest.RunResult(done.returncode, out, err, time.monotonic() - began)
+    return pytest.RunResult(done.returncode, done.stdout.splitlines(), [], time.monotonic() - began)
 
 
 def same(lines: str, *arguments: str) -> pytest.RunResult:
@@ -96,7 +95,6 @@ def same(lines: str, *arguments: str) -> pytest.RunResult:
 
 
 THREE = """
-import unittest
 import pytest
 
 @pytest.fixture
@@ -118,27 +116,77 @@ def test_stops():
     print("written after")
 
 def test_teardown(broken): pass
+"""
+KINDS = '''
+import subprocess, sys, unittest
+import pytest
 
 class TestCase(unittest.TestCase):
+    def setUp(self): self.thing = 7
+    def tearDown(self): self.thing = None
     def test_case(self):
-        with self.subTest("one"):
-            self.assertEqual(1, 2)
+        for number in range(2):
+            with self.subTest(number=number):
+                self.assertEqual(number, 1)
         self.fail("at last")
-"""
+
+def double(number):
+    """
+    >>> double(2)
+    5
+    """
+    return 2 * number
+
+def test_child():
+    breakpoint()
+    subprocess.run([sys.executable, "-c", "print('from a child')"])
+    there = 3
+
+def test_exit():
+    pytest.exit("that is enough", returncode=9)
+'''
 
 
 def test_lines_from_a_pipe_debug_as_on_the_host(project: pytest.Pytester) -> None:
     """With ``--pdb``, failures in each phase and breakpoints read the same lines."""
     project.makepyfile(THREE)
     lines = ["p there", "list", "c", "p number", "n", "p number", "c", "up", "c", "p gone", "c"]
-    result = same("\n".join([*lines, "c", "c", "c", ""]), "--pdb", "-k", "not test_case")
+    result = same("\n".join([*lines, "c", "c", "c", ""]), "--pdb")
     result.stdout.fnmatch_lines(
         ["*captured stdout*", "written before", "*PDB post_mortem*", "(Pdb) 41", "*def test_fails*"]
     )
-    assert result.parseoutcomes() == {"passed": 2, "failed": 1, "errors": 1, "deselected": 1}
+    assert result.parseoutcomes() == {"passed": 2, "failed": 1, "errors": 1}
 
 
-@pytest.mark.parametrize("capture", ["-s", "--capture=sys", "--capture=fd"])
+def test_each_kind_of_test_debugs_as_on_the_host(project: pytest.Pytester) -> None:
+    """Doctests, subtests, output of child processes, ``interact``, and `pytest.exit` at the end."""
+    project.makepyfile(KINDS)
+    lines = ["p number", "c", "p self.thing", "c", "p self.thing", "c", "n", "n", "interact"]
+    result = same("\n".join([*lines, "print(there)", "1/0", ""]), "--pdb", "--doctest-modules")
+    assert result.ret == 9
+    result.stdout.fnmatch_lines(["*from a child", ">>> 3", "*ZeroDivision*", "*that is enough*"])
+
+
+def test_a_debugger_ahead_waits_for_its_turn(project: pytest.Pytester) -> None:
+    """The debugger opens when its test's turn has come. Its output is escaped."""
+    project.makepyfile(
+        "import pytest\n"
+        "@pytest.mark.parametrize('n', range(12))\n"
+        "def test_quick(n): pass\n"
+        "def test_stops():\n"
+        "    breakpoint()\n"
+        "    print('\\x1b]52;c;aGVsbG8=\\x07')\n"
+        "    it = 2\n"
+        "def test_last(): pass\n"
+    )
+    result = piped("n\nn\nc\n", "--in-gvisor")
+    assert result.parseoutcomes() == {"passed": 14}
+    result.stdout.fnmatch_lines(
+        [f"*py {12 * '.'}", f"{ANNOUNCED}*::test_stops", r"(Pdb) \x1b]52;c;aGVsbG8=\x07"]
+    )
+
+
+@pytest.mark.parametrize("capture", ["-s", "--capture=sys"])
 def test_trace_and_quit_are_as_on_the_host(capture: str, project: pytest.Pytester) -> None:
     """With ``--trace`` each test begins in a debugger; ``q`` ends the session, and tears down."""
     project.makepyfile(
@@ -177,13 +225,12 @@ def test_at_a_terminal_the_deadline_is_halted(project: pytest.Pytester) -> None:
         assert me.end() == pytest.ExitCode.TESTS_FAILED
 
 
-@pytest.mark.parametrize("keys", ["q\n", "\x04"], ids=["q", "Ctrl-D"])
-def test_the_end_of_input_quits(keys: str, project: pytest.Pytester) -> None:
-    """The command ``q`` and Ctrl-D end the session, as on the host."""
+def test_ctrl_d_quits(project: pytest.Pytester) -> None:
+    """The end of the input ends the session, as on the host."""
     project.makepyfile(FAILING)
     with user("--in-gvisor", "--pdb") as me:
         me.type("")
-        assert "Exit: Quitting debugger" in me.type(keys, "1 failed in")
+        assert "Exit: Quitting debugger" in me.type("\x04", "1 failed in")
         assert me.end() == pytest.ExitCode.INTERRUPTED
 
 

@@ -1,0 +1,173 @@
+"""The host's side of a debugger inside, with a link that is none."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import time
+from typing import Any, cast
+
+import pytest
+
+from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.inside.debugger import Debugger, stopped
+from pytest_gvisor.inside.link import Link
+
+
+class Pytest:
+    """The parts of a configuration that a debugger asks for."""
+
+    def __init__(self, **option: object) -> None:
+        self.option = type("Option", (), option)
+        self.pluginmanager = self.hook = self
+
+    def getplugin(self, _name: str) -> None:
+        """No plugin is there."""
+
+    def pytest_enter_pdb(self, **_: object) -> None:
+        """No plugin listens."""
+
+    pytest_leave_pdb = pytest_enter_pdb
+
+
+class Inside:
+    """A pytest inside that keeps its answers."""
+
+    show = None
+
+    def __init__(self) -> None:
+        self.answers: list[object] = []
+        self.interrupts = 0
+
+    def send(self, op: str, *, text: str | None) -> None:
+        """Take an answer."""
+        assert op == "answer"
+        self.answers.append(text)
+
+    def catch_up(self) -> None:
+        """Nothing is written."""
+
+    def show_from_here(self, _show: object) -> None:
+        """Nothing is written."""
+
+    def interrupt(self) -> None:
+        """Count an interrupt."""
+        self.interrupts += 1
+
+
+@pytest.fixture
+def inside() -> Inside:
+    """A pytest inside."""
+    return Inside()
+
+
+def begun(inside: Inside, **attributes: Any) -> Debugger:
+    """The debugger of a test that has begun."""
+    config = Pytest()
+    vars(config).update(attributes)
+    debugger = Debugger(cast("pytest.Config", config))
+    debugger.begin(cast("Link", inside))
+    return debugger
+
+
+def take(debugger: Debugger, *events: object) -> None:
+    """Take messages of these events."""
+    for event in events:
+        debugger.take({"type": "debugger", "event": event}, "test_it", None)
+
+
+@pytest.mark.parametrize(
+    "events", [["read"], ["end"], ["open", "open"], ["open", "end", "read"], [None], [["open"]]]
+)
+def test_a_message_out_of_turn_is_refused(
+    inside: Inside, events: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line is read for an open debugger alone; there is one at most."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("secret\n"))
+    debugger = begun(inside)
+    with pytest.raises(ProtocolError, match="out of turn"):
+        take(debugger, *events)
+    debugger.end()
+    assert "secret\n" not in inside.answers
+
+
+def test_lines_are_read_one_by_one_and_named_before(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The user reads whose debugger it is before the first line is read; the rest stays there."""
+    stdin = io.StringIO("one\ntwo\n")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    debugger = begun(inside)
+    take(debugger, "open")
+    assert "a debugger INSIDE asks for input: test_it" in capsys.readouterr().out
+    take(debugger, "read", "end")
+    debugger.end()
+    assert inside.answers == ["", "one\n"]
+    assert stdin.read() == "two\n"
+
+
+def test_a_worker_of_xdist_has_no_input(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The input is at its end; nothing is read here."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n"))
+    debugger = begun(inside, workerinput={})
+    take(debugger, "open", "read")
+    debugger.end()
+    assert inside.answers == ["", ""]
+
+
+def test_the_deadline_moves_by_the_time_of_the_user(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test's own time counts, and the time until a line comes does not."""
+
+    class Slow(io.StringIO):
+        def readline(self, _size: int | None = -1, /) -> str:  # type: ignore[override]
+            time.sleep(0.3)
+            return "c\n"
+
+    monkeypatch.setattr(sys, "stdin", Slow())
+    debugger = begun(inside)
+    take(debugger, "open")
+    assert debugger.until(5.0) == 5.0
+    take(debugger, "read")
+    assert 5.3 <= debugger.until(5.0) < 60
+    debugger.end()
+    debugger.begin(cast("Link", inside))
+    assert debugger.until(5.0) == 5.0
+
+
+def test_the_first_interrupt_goes_inside_and_the_second_is_ours(inside: Inside) -> None:
+    """A pytest inside that answers may be interrupted again; the handler is restored."""
+    before = signal.getsignal(signal.SIGINT)
+    debugger = begun(inside)
+    take(debugger, "open")
+    signal.raise_signal(signal.SIGINT)
+    take(debugger, "end")
+    signal.raise_signal(signal.SIGINT)
+    assert inside.interrupts == 2
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    debugger.end()
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize(("event", "answer"), [("open", [None]), ("read", [""]), ("end", [])])
+def test_a_test_that_does_not_run_here_gets_no_line(
+    inside: Inside, event: str, answer: list[object]
+) -> None:
+    """Its debugger does not open, and its input is at the end."""
+    Debugger.refuse({"event": event}, cast("Link", inside))
+    assert inside.answers == answer
+
+
+@pytest.mark.parametrize(
+    ("status", "taken"), [(3, 3), (0, None), (True, None), (256, None), ("1", None), (None, None)]
+)
+def test_no_test_ends_the_session_with_success(status: object, taken: int | None) -> None:
+    """A status that is none, or 0, is not taken; the text is escaped."""
+    error = stopped({"text": "\x1b[2Jenough", "status": status})
+    assert isinstance(error, pytest.exit.Exception)
+    assert error.returncode == taken
+    assert error.msg == "\\x1b[2Jenough"
+    assert isinstance(stopped({"text": None}), KeyboardInterrupt)
