@@ -8,6 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
+from inventories import inventory
+
 project = "pytest-gvisor"
 author = "The pytest-gvisor developers"
 version = release = _version_of("pytest-gvisor")
@@ -15,11 +17,12 @@ version = release = _version_of("pytest-gvisor")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
     "sphinx_copybutton",
     "sphinxcontrib.mermaid",
     "settings_table",
 ]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "_inventories"]
 source_suffix = {".md": "markdown"}
 
 # The pages link to titles as GitHub does.
@@ -33,5 +36,16 @@ autodoc_typehints = "signature"
 default_role = "py:obj"
 python_use_unqualified_type_names = True
 
+# Small inventories of the names that the pages use: a build needs no network.
+intersphinx_mapping = {
+    name: (address, inventory(Path(__file__).parent / f"_inventories/{name}.txt"))
+    for name, address in {
+        "python": "https://docs.python.org/3/",
+        "pytest": "https://docs.pytest.org/en/stable/",
+    }.items()
+}
+
 html_theme = "furo"
+html_logo = "pictures/logo.svg"
+html_extra_path = ["report.schema.json"]
 html_title = f"pytest-gvisor {version}"

@@ -303,7 +303,7 @@ _Base: type[UserWarning] = getattr(sys.modules.get("pytest"), "PytestWarning", U
 
 
 class PytestGvisorWarning(_Base):  # type: ignore[valid-type, misc]  # a variable, as above
-    """A fact for the reader that fails nothing; in pytest, a `PytestWarning`."""
+    """A fact for the reader that fails nothing; in pytest, a `pytest.PytestWarning`."""
 
 
 def causes_of(error: BaseException) -> list[BaseException]:

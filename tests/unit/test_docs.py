@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,23 @@ def test_the_attributes_of_runsc_are_named() -> None:
     text = section("workloads.md", "What comes back")
     fields = {field.name for field in dataclasses.fields(Runsc) if field.name[0] != "_"}
     assert [name for name in fields - {"fd", "identity"} if f"`{name}`" not in text] == []
+
+
+def test_the_table_of_releases_is_that_of_the_features() -> None:
+    """docs/compatibility.md has each feature of tests/compat/features.toml, release by release."""
+    known = tomllib.loads((CHECKOUT / "tests/compat/features.toml").read_text())
+    expected = [
+        [f"`{name}`", *("yes" if one in feature["has"] else "no" for one in known["releases"])]
+        for name, feature in known["features"].items()
+    ]
+    text = section("compatibility.md", "Releases of runsc")
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    assert head[2:] == known["releases"]
+    assert [[row[0], *row[2:]] for row in rows] == expected
 
 
 LIMITS = streams.Limits()
