@@ -380,9 +380,7 @@ def main() -> None:
     try:
         if change is not None:
             change.become()
-        status = run(
-            channel, start, words, change, notes, gate=gate, debugger=debugger, memory=memory
-        )
+        status = run(channel, start, words, change, notes, gate=gate, debugger=debugger)
     except identity.Refused as error:
         channel.send("no user", errno=error.errno, text=error.strerror)
         raise
