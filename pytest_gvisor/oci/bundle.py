@@ -46,17 +46,27 @@ class Bundle:
     """Device and inode of the root folder that `open` has judged."""
 
     @classmethod
-    def create(cls, folder: str, spec: Spec, *, terminal: bool = False) -> Bundle:
+    def create(
+        cls,
+        folder: str,
+        spec: Spec,
+        *,
+        terminal: bool = False,
+        steering: Mapping[str, str] = MappingProxyType({}),
+    ) -> Bundle:
         """Write a specification into a folder, which is made if it is not there.
 
         Every problem is reported (`InvalidBundle`) before anything is written; ``config.json`` is
         there whole or not at all. A full disk and the like are a `LaunchError`. ``terminal`` is for
-        who gives the workload one as its streams.
+        who gives the workload one as its streams. ``steering`` are annotations for runsc itself,
+        which no specification may have.
         """
         value = spec.to_json()
         found = validate.problems_of_json(spec, value)
         if terminal:
             value["process"]["terminal"] = True
+        if steering:
+            value["annotations"] = {**value.get("annotations", {}), **steering}
         data = _encode(value, found)
         if found:
             raise InvalidBundle(found, where=os.path.join(folder, CONFIG))

@@ -20,7 +20,7 @@ from typing import Final
 
 from pytest_gvisor.errors import GvisorError, InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.escape import shown
-from pytest_gvisor.oci import paths, skeleton
+from pytest_gvisor.oci import erofs, paths, skeleton
 from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.oci.validate import normal
@@ -28,6 +28,7 @@ from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.paths import below, within
 
 SHARED: Final = "host"
+_PACKED: Final = "packed"
 _MAX_SHARED: Final = 64
 
 
@@ -43,6 +44,8 @@ class Prepared:
     """Folders of programs that belong in front of PATH."""
     notes: tuple[str, ...] = ()
     """What could not be had."""
+    packed: Callable[[], str] | None = None
+    """Returns an EROFS image of the root, or nothing; None for a root that never has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +179,7 @@ class EmptyRootfs(Rootfs):
         account: Account | None = None,
     ) -> Prepared:
         """See `Rootfs.prepare`."""
-        del shared, account  # the files are this run's alone, and those that were given
+        del account  # the files are those that were given
         root = os.path.join(folder, "rootfs")
         with _failing(folder):
             for name in ("", "dev", "proc", "sys"):
@@ -189,7 +192,16 @@ class EmptyRootfs(Rootfs):
             if not os.path.lexists(f"{root}/tmp"):
                 skeleton.point(root, "tmp", is_folder=True)
             make_points(root, mounts)
-        return Prepared(root_path=root, mounts=tuple(mounts))
+        return Prepared(
+            root_path=root,
+            mounts=tuple(mounts),
+            packed=(lambda: self._packed(root, shared)) if shared else None,
+        )
+
+    def _packed(self, root: str, shared: str) -> str:
+        """Return an image of the files, from the second run of a session with them on."""
+        digest = hashlib.sha256(repr(self.files).encode()).hexdigest()[:32]
+        return erofs.again(root, os.path.join(shared, f"{_PACKED}-{digest}"))
 
 
 def host() -> Rootfs:

@@ -23,7 +23,7 @@ from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.validate import check_id
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.run import cgroup, logs, not_started, sentry, tasks, total_memory
+from pytest_gvisor.run import cgroup, logs, not_started, root_image, sentry, tasks, total_memory
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, Limits
 from pytest_gvisor.run.pipes import Pipes
@@ -127,7 +127,12 @@ class Runner:
         undo.callback(self._close_listener)
         spec = self.request.make_spec(workspace)
         self.record.args, self.record.spec = spec.process.args, spec
-        Bundle.create(workspace.path("bundle"), spec, terminal=self.request.terminal)
+        Bundle.create(
+            workspace.path("bundle"),
+            spec,
+            terminal=self.request.terminal,
+            steering=root_image.steering(self.request, workspace, spec),
+        )
         memory = limits_of(spec).memory
         # With --rootless, only runsc is in a user namespace in which something may be mounted.
         if memory is not None and self.request.way is not Way.FLAG:
