@@ -125,6 +125,10 @@ class Encoder:
         self._max_json = max_json
         self._number = 0
 
+    def go_on(self, number: int) -> None:
+        """Number the next frame so: the other end has had those before it."""
+        self._number = number
+
     def head(self, message: dict[str, Any], payload: int = 0) -> bytes:
         """Return header and JSON of the next frame; ``payload`` bytes are to follow them."""
         return self.framed(json.dumps(message, separators=(",", ":")).encode(), payload)
@@ -165,6 +169,10 @@ class Decoder:
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
+
+    def go_on(self, number: int) -> None:
+        """Expect this number of the next frame: those before it have been taken elsewhere."""
+        self._number = number
 
     def room(self) -> memoryview:
         """Return the place for the next bytes. Earlier frames are no longer valid.

@@ -1,13 +1,14 @@
 """The gate in the start of the pytest inside: its plugins are imported, and no conftest.py is.
 
 The host may start a sandbox before it has collected. What depends on its tests comes in a second
-command, for which the pytest waits here. Used by worker.py alone; imports pytest only after
-``sys.path`` is the host's.
+command, for which the pytest waits here. A sandbox that is saved while it waits can go on any
+number of times. Used by worker.py alone; imports pytest only after ``sys.path`` is the host's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import socket
@@ -50,16 +51,21 @@ class Gate:
 
     def register(self, config: Any, channel: Channel, path: list[str]) -> None:
         """Stop this configuration before it loads a conftest.py; ``path`` is its ``sys.path``."""
-        import pytest  # noqa: PLC0415 -- sys.path is the host's only now
+        import random  # noqa: PLC0415 -- sys.path is the host's only now
+
+        import pytest  # noqa: PLC0415
 
         self._first.close()
         self._channel, self._path, self._config = channel, path, config
+        self._untouched = random.getstate()
         pytest.hookimpl(wrapper=True, tryfirst=True)(type(self).pytest_load_initial_conftests)
         config.pluginmanager.register(self, "gvisor-gate")
 
-    def pytest_load_initial_conftests(self) -> Iterator[Any]:
+    def pytest_load_initial_conftests(self, early_config: Any, args: list[str]) -> Iterator[Any]:
         """Wait for the second command, before what plugins do here themselves."""
         command = self._channel.receive()
+        if command["op"] == "save":
+            command = self._rest()
         if command["op"] != "collect":
             _exit(0)
         with self._pytest:
@@ -69,5 +75,56 @@ class Gate:
         if command["sys_path"] != self._path:
             sys.path[:] = command["sys_path"]
         self._config.option.basetemp = command["basetemp"]
+        known = early_config.known_args_namespace
+        # The files that the user named come last.
+        if command["named"] != known.file_or_dir:
+            args[len(args) - len(known.file_or_dir) :] = command["named"]
+            known.file_or_dir = command["named"]
+        if command["copy"]:
+            # The host knows by it that the copy works, before any file of the project is loaded.
+            self._channel.send("goes on")
+            self._renew()
         self.command = command
         return (yield)
+
+    def _rest(self) -> dict[str, Any]:
+        """Be as well saved as can be while the next command is awaited, and return that.
+
+        gVisor keeps the names that it has read of a folder as long as a file there is in use.
+        """
+        here = os.getcwd()
+        os.chdir("/")
+        self._channel.send("rests", held=_held())
+        command = self._channel.receive()
+        os.chdir(here)
+        return command
+
+    def _renew(self) -> None:
+        """Draw anew what would be the same in each copy of a saved sandbox.
+
+        A plugin may have seeded the generator with a number, for tests that are the same each time.
+        """
+        random = sys.modules["random"]
+        if random.getstate() == self._untouched:
+            random.seed()
+        if (numbers := sys.modules.get("numpy.random")) is not None:
+            numbers.seed()
+        if (names := sys.modules.get("tempfile")) is not None:
+            vars(names)["_name_sequence"] = None
+        # The host's folders may have changed meanwhile.
+        importlib.invalidate_caches()
+
+
+def _held() -> list[str]:
+    """Return the folders of files that processes here have open or mapped, or work in."""
+    files: set[str] = set()
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            files.add(os.path.join(os.readlink(f"/proc/{process}/cwd"), "."))
+        with contextlib.suppress(OSError), os.scandir(f"/proc/{process}/fd") as descriptors:
+            for entry in descriptors:
+                with contextlib.suppress(OSError):
+                    files.add(os.readlink(entry.path))
+        with contextlib.suppress(OSError), open(f"/proc/{process}/maps") as lines:
+            files.update(line.rstrip("\n").split(None, 5)[5] for line in lines if "/" in line)
+    return sorted({os.path.dirname(file) for file in files if file.startswith("/")})

@@ -109,18 +109,23 @@ def _plain(value: Any) -> Any:
 
 
 def arguments(config: pytest.Config, items: Iterable[pytest.Item] | None) -> list[str]:
-    """Return the command line inside: plugins, which pytest loads before options, and the host's.
-
-    What the user wrote decides node ids, where files lie outside of rootdir. Files that the user
-    named and that none of ``items`` needs are left out: pytest would collect each of them. None
-    stands for tests that need all.
-    """
+    """Return the command line inside: plugins, which pytest loads before options, and `named`."""
     plugins = [part for name in editors.without(config.option.plugins) for part in ("-p", name)]
+    return [*plugins, *named(config, items)]
+
+
+def named(config: pytest.Config, items: Iterable[pytest.Item] | None) -> list[str]:
+    """Return the files and folders that the user has named.
+
+    What the user wrote decides node ids, where files lie outside of rootdir. Files that none of
+    ``items`` needs are left out: pytest would collect each of them. None stands for tests that need
+    all.
+    """
     if items is None:
-        return [*plugins, *config.args]
+        return [*config.args]
     needed = {os.path.realpath(path) for path in files(items)}
     here = str(config.invocation_params.dir)
-    return [*plugins, *(arg for arg in config.args if not _is_other_file(arg, here, needed))]
+    return [arg for arg in config.args if not _is_other_file(arg, here, needed)]
 
 
 def _is_other_file(argument: str, here: str, needed: Collection[str]) -> bool:

@@ -41,9 +41,12 @@ class Hangs(Exception):
 class Link:
     """One sandbox with a pytest in it. `close` removes everything."""
 
-    def __init__(self, driven: Driven) -> None:
-        """Start the pytest."""
+    def __init__(self, driven: Driven, *, copy: bool = False) -> None:
+        """Start the pytest; a copy goes on at its gate."""
         self._driven = driven
+        self.copy = copy
+        """Whether it is a copy of a sandbox that was saved at its gate."""
+
         self.show: Callable[[bytes], None] | None = None
         """Gets the standard error of the pytest as it comes."""
 
@@ -68,6 +71,11 @@ class Link:
         """Why nothing is read any more."""
 
         self._ended: Ended | None = None
+        self._heard = not copy
+        if copy:
+            # Its end of the protocol goes on after "start" and "save", and what answered that.
+            self._encoder.go_on(2)
+            self._decoder.go_on(1)
         self._supervisor = driven.start()
         self._socket = self._supervisor.pipes.socket
         self._supervisor.change(self._socket, selectors.EVENT_READ, self._read)
@@ -119,6 +127,33 @@ class Link:
         if self.received > self._most:
             raise ProtocolError(f"more than {self._most} bytes of messages from inside at once")
         return message
+
+    def wait(self, deadline: float) -> None:
+        """Wait for a message, and leave it there. Raises like `receive`."""
+        while not self._messages:
+            self._await_message(deadline)
+
+    def rest(self, deadline: float) -> list[str] | None:
+        """Let the pytest wait at its gate to be saved; return the folders that it keeps in use.
+
+        None if it does not get there: the next message says why. Raises like `receive`.
+        """
+        self.send("save")
+        self.wait(deadline)
+        if self._messages[0][1]["type"] != "rests":
+            return None
+        _size, message = self._messages.popleft()
+        held = message.get("held")
+        if not isinstance(held, list) or not all(isinstance(path, str) for path in held):
+            raise ProtocolError("a pytest inside that rests, and names no folders")
+        return held
+
+    def save(self, deadline: float) -> str:
+        """Save the sandbox that rests; return the folder of the image, removed with the sandbox.
+
+        The sandbox goes on. Raises `SnapshotError`: then it is of no use any more.
+        """
+        return self._driven.save(deadline)
 
     def receive_of_first(self, deadline: float) -> dict[str, Any]:
         """Return the next message of the first process, which sends them when pytest has ended.
@@ -219,6 +254,9 @@ class Link:
 
     def _queue_messages(self) -> None:
         for message, _payload in self._decoder.frames():
+            if not self._heard:
+                self._heard = True
+                self._supervisor.heard()
             if self.attended:
                 self._of_first.append(message)
             elif not self._given_up:

@@ -12,15 +12,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.inside import ahead, allure_results, not_shown, reports, unbridged, visible
+from pytest_gvisor.inside import (
+    ahead,
+    allure_results,
+    not_shown,
+    reports,
+    unbridged,
+    visible,
+)
 from pytest_gvisor.inside.bridges import Bridges
+from pytest_gvisor.inside.configuration import named
+from pytest_gvisor.inside.copies import Copies
 from pytest_gvisor.inside.coverage_data import InsideCoverage, target_of
 from pytest_gvisor.inside.output import Live
 from pytest_gvisor.inside.requirements import is_refused, require_platform
 from pytest_gvisor.inside.return_places import agree, basetemp
 from pytest_gvisor.inside.returned import Store, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
-from pytest_gvisor.inside.start import Inside, collect, launch, plan
+from pytest_gvisor.inside.start import Inside, Plan, Started, begin, collect, plan
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.collection_warnings import known
@@ -76,6 +85,8 @@ class InsideSession:
         """The files that have come back."""
 
         self._started = 0
+        self.copies = Copies(self._config, self._start)
+        self._config.pluginmanager.register(self.copies)
         self._groups = self._plan_groups(session.items)
         self._working: set[tuple[Platform, str | None]] = set()
         self._false_starts: dict[tuple[Platform | None, Settings], int] = {}
@@ -244,7 +255,7 @@ class InsideSession:
     def _worker(self, group: _Group, platform: Platform) -> Worker:
         takers: list[Taker] = []
 
-        def begin() -> Link:
+        def start() -> Link:
             takers[:] = [self._taker(group.items)]
             planned = plan(
                 self._config,
@@ -254,15 +265,26 @@ class InsideSession:
                 user=group.user,
                 items=group.items,
             )
-            early = self._config.pluginmanager.get_plugin(EARLY)
-            link: Link = (early and early.take(planned)) or launch(self._config, planned)
-            link.show = self._show()
-            collect(link, items=group.items, bridges=self._bridges.names, taker=takers[0])
+
+            def go_on(link: Link) -> None:
+                link.show = self._show()
+                collect(
+                    link,
+                    items=group.items,
+                    named=named(self._config, group.items),
+                    bridges=self._bridges.names,
+                    taker=takers[0],
+                )
+
+            if self._has_copies(group):
+                return self.copies.begin(planned, go_on)
+            link = self._start(planned).link
+            go_on(link)
             return link
 
         return Worker(
             self._config,
-            begin,
+            start,
             group.settings.timeout,
             Live(self._write_terminal).add,
             self._bounds,
@@ -271,6 +293,24 @@ class InsideSession:
             taker=lambda: takers[0],
             held_back=self._inside.held_back,
             explain=self._explain_factory(group.items),
+        )
+
+    def _start(self, planned: Plan) -> Started:
+        """Start a sandbox, unless one was started before the collection by the same plan."""
+        early = self._config.pluginmanager.get_plugin(EARLY)
+        started: Started | None = early and early.take(planned)
+        if started is None:
+            started = begin(self._config, planned)
+        return started
+
+    def _has_copies(self, group: _Group) -> bool:
+        """Whether several sandboxes are started in the same way, for a test or a module each."""
+        return group.lifetime is not Isolation.SESSION and any(
+            other is not group
+            and other.lifetime is not Isolation.SESSION
+            and (other.platform, other.settings, other.user)
+            == (group.platform, group.settings, group.user)
+            for other in self._groups
         )
 
     def _explain_factory(self, items: Sequence[pytest.Item]) -> Callable[[Sequence[str]], str]:

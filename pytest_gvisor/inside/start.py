@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_gvisor.guest import worker
-from pytest_gvisor.inside import configuration, families, program, users, visible, writable
+from pytest_gvisor.inside import (
+    configuration,
+    families,
+    host_files,
+    program,
+    users,
+    visible,
+    writable,
+)
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
 from pytest_gvisor.oci.mounts import bind, covers
@@ -67,6 +75,14 @@ class Plan:
     command: Mapping[str, Any]
     """The first command to the pytest, apart from ``sys.path``."""
 
+    def starts_like(self, other: Plan) -> bool:
+        """Whether both start equal sandboxes up to the gate, which decides on files and folders."""
+        ours, theirs = (
+            dataclasses.replace(plan, command={**plan.command, "args": None})
+            for plan in (self, other)
+        )
+        return ours == theirs
+
 
 def plan(
     config: pytest.Config,
@@ -106,8 +122,27 @@ def plan(
     )
 
 
-def launch(config: pytest.Config, plan: Plan) -> Link:
-    """Start the sandbox of a plan, whose pytest imports its plugins. Raises `GvisorError`."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Started:
+    """A sandbox, how it was started, and the host's files at that time."""
+
+    link: Link
+    plan: Plan
+    state: host_files.State
+
+
+def begin(config: pytest.Config, plan: Plan) -> Started:
+    """Start the sandbox of a plan as `launch` does."""
+    state = host_files.of_start(config, plan.shown)
+    return Started(link=launch(config, plan), plan=plan, state=state)
+
+
+def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
+    """Start the sandbox of a plan, whose pytest imports its plugins. Raises `GvisorError`.
+
+    With ``saved``, the folder of a sandbox of the same plan that was saved at its gate, the pytest
+    goes on from there.
+    """
     request = Request(
         runsc=plan.runsc,
         platform=plan.platform,
@@ -117,9 +152,11 @@ def launch(config: pytest.Config, plan: Plan) -> Link:
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if plan.way is Way.FLAG else plan.way,
         shared=True,
+        restores=saved,
     )
-    link = Link(Driven(request, engine_of(config).launcher, Record()))
-    _command(link, "start", **plan.command, sys_path=configuration.search_path())
+    link = Link(Driven(request, engine_of(config).launcher, Record()), copy=bool(saved))
+    if not saved:
+        _command(link, "start", **plan.command, sys_path=configuration.search_path())
     return link
 
 
@@ -127,13 +164,19 @@ def collect(
     link: Link,
     *,
     items: Sequence[pytest.Item],
+    named: Sequence[str],
     bridges: Sequence[str],
     taker: Taker | None = None,
 ) -> None:
-    """Let the pytest of a sandbox configure itself, and collect ``items``."""
+    """Let the pytest of a sandbox configure itself, and collect ``items``.
+
+    ``named`` are the files and folders of its command line.
+    """
     _command(
         link,
         "collect",
+        copy=link.copy,
+        named=named,
         files=configuration.files(items),
         sys_path=configuration.search_path(),
         bridges=bridges,

@@ -284,7 +284,7 @@ class Worker:
                     self._debugger.take(message, "the collection of tests", None)
                 elif message["type"] == "ready":
                     link.holds = message.get("holds") is True
-                else:
+                elif message["type"] != "goes on":
                     self._common(message, "")
         finally:
             self._debugger.end()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
+import random
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +18,10 @@ import pytest
 from pytest_gvisor.guest import gate
 from pytest_gvisor.guest.gate import Gate
 
-COMMAND = {"op": "collect", "sys_path": ["/a"], "basetemp": "/base", "returns": {"files": 3}}
+COMMAND: dict[str, Any] = {
+    "op": "collect", "sys_path": ["/a"], "basetemp": "/base", "returns": {"files": 3},
+    "named": ["a", "b"], "copy": False,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -29,14 +36,35 @@ def ends() -> Iterator[tuple[Gate, Gate]]:
         end._pytest.close()
 
 
-def hold(inner: Gate, command: dict[str, Any], path: list[str]) -> tuple[Any, Iterator[Any]]:
+class Host:
+    """The host's end of a channel, with the commands that it will send."""
+
+    def __init__(self, *commands: dict[str, Any]) -> None:
+        self.commands = [*commands]
+        self.sent: list[dict[str, Any]] = []
+
+    def receive(self) -> dict[str, Any]:
+        """The next command."""
+        return self.commands.pop(0)
+
+    def send(self, kind: str, **fields: object) -> None:
+        """Keep a message."""
+        self.sent.append({"type": kind, "cwd": os.getcwd(), **fields})
+
+
+def hold(
+    inner: Gate, host: dict[str, Any] | Host, path: list[str], args: Sequence[str] = ("a", "b")
+) -> tuple[Any, Iterator[Any]]:
     """A configuration that has this gate before it, and a wait that has not begun."""
     config = SimpleNamespace(
         option=SimpleNamespace(basetemp=None),
         pluginmanager=SimpleNamespace(register=lambda *_: None),
+        known_args_namespace=SimpleNamespace(file_or_dir=[*args]),
+        args=["-p", "no:cacheprovider", *args],
     )
-    inner.register(config, cast("Any", SimpleNamespace(receive=lambda: command)), path)
-    return config, inner.pytest_load_initial_conftests()
+    channel = host if isinstance(host, Host) else Host(host)
+    inner.register(config, cast("Any", channel), path)
+    return config, inner.pytest_load_initial_conftests(config, config.args)
 
 
 @pytest.mark.parametrize("returns", [{"files": 3}, None])
@@ -95,3 +123,59 @@ def test_a_host_that_wants_no_tests_ends_the_pytest(
     _config, wait = hold(ends[1], {"op": "finish"}, [])
     with pytest.raises(SystemExit, match="0"):
         next(wait)
+
+
+@pytest.mark.parametrize(("args", "wanted"), [(["a", "b"], ["b"]), ([], ["/a folder"])])
+def test_the_second_command_decides_which_files_are_collected(
+    ends: tuple[Gate, Gate], args: list[str], wanted: list[str]
+) -> None:
+    """The files take the place of those that the sandbox was started with, and the plugins stay."""
+    first, inner = ends
+    first._first.sendall(b"\n")
+    config, wait = hold(inner, {**COMMAND, "named": wanted}, ["/a"], args)
+    next(wait)
+    assert config.args == ["-p", "no:cacheprovider", *wanted]
+    assert config.known_args_namespace.file_or_dir == wanted
+
+
+def test_a_pytest_that_is_saved_uses_no_folder_of_the_project(
+    ends: tuple[Gate, Gate], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names folders that it uses all the same; the pytest goes on in its own."""
+    first, inner = ends
+    first._first.sendall(b"\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    host = Host({"op": "save"}, COMMAND)
+    _config, wait = hold(inner, host, ["/a"])
+    with (tmp_path / "a" / "b").open("w"):
+        next(wait)
+    (message,) = host.sent
+    assert (message["type"], message["cwd"]) == ("rests", "/")
+    assert str(tmp_path / "a") in message["held"]
+    assert str(tmp_path) not in message["held"]
+    assert os.getcwd() == str(tmp_path)
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_a_copy_draws_its_own_numbers_unless_a_plugin_has_seeded(
+    ends: tuple[Gate, Gate], monkeypatch: pytest.MonkeyPatch, *, seeded: bool
+) -> None:
+    """Names of temporary files are its own in either case; the host hears that the copy works."""
+    first, inner = ends
+    first._first.sendall(b"\n")
+    monkeypatch.setattr(tempfile, "_name_sequence", "of the saved one")
+    before = random.getstate()
+    host = Host({**COMMAND, "copy": True})
+    _config, wait = hold(inner, host, ["/a"])
+    try:
+        if seeded:
+            random.seed(7)
+            expected = random.getstate()
+        next(wait)
+        kept = random.getstate() == (expected if seeded else before)
+    finally:
+        random.setstate(before)
+    assert kept == seeded
+    assert tempfile._name_sequence is None  # type: ignore[attr-defined]
+    assert [message["type"] for message in host.sent] == ["goes on"]

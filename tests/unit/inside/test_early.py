@@ -73,6 +73,7 @@ def make(monkeypatch: pytest.MonkeyPatch, plan: start.Plan, sandbox: Sandbox, fo
             add_cleanup=lambda _: None,
             getoption=lambda _: basetemp,
             invocation_params=SimpleNamespace(dir=folder),
+            rootpath=folder,
         )
         engine = SimpleNamespace(platforms_of=lambda _: platforms)
         monkeypatch.setattr(early, "engine_of", lambda _: engine)
@@ -92,7 +93,9 @@ def test_a_sandbox_of_the_same_plan_is_taken_once(
 ) -> None:
     """The next start, as after a death, is a fresh one; what was taken is not removed here."""
     begun = make()
-    assert begun.take(dataclasses.replace(plan)) is cast("Any", sandbox)
+    taken = begun.take(dataclasses.replace(plan))
+    assert taken is not None
+    assert taken.link is cast("Any", sandbox)
     assert begun.take(plan) is None
     begun.discard()
     assert sandbox.did == ["greeted"]

@@ -291,7 +291,7 @@ def test_a_start_that_takes_no_command_leaves_nothing(
     engine = SimpleNamespace(binary=lambda _: None, launcher=None)
     monkeypatch.setattr(start, "engine_of", lambda _: engine)
     monkeypatch.setattr(start, "Driven", lambda *_: None)
-    monkeypatch.setattr(start, "Link", lambda *_: Deaf())
+    monkeypatch.setattr(start, "Link", lambda *_, **_options: Deaf())
 
     def begin() -> object:
         planned = start.plan(

@@ -1,0 +1,168 @@
+"""The sandboxes of tests inside that begin as copies of one that was saved at its gate.
+
+For tests with a sandbox of their own: each copy spares the imports of pytest and its plugins. What
+cannot be saved or copied starts as any other sandbox.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pytest_gvisor.errors import GvisorError, SnapshotError
+from pytest_gvisor.inside import host_files
+from pytest_gvisor.inside.link import Died, Hangs, Link, gone
+from pytest_gvisor.inside.start import Plan, Started, launch
+from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.runsc import saving
+from pytest_gvisor.runsc.rootless import Way
+from pytest_gvisor.settings import Network
+
+_MOST = 4
+"""Saved sandboxes that are kept at a time: the session folder may be in memory."""
+
+_MOST_SAVES = 16
+_MOST_FAILURES = 2
+_PATIENCE = 30.0
+"""Seconds to get to the gate, to be saved there, or to go on from there."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """A saved sandbox: its image, how it was started, and the host's files at that time."""
+
+    folder: str
+    plan: Plan
+    state: host_files.State
+    names: host_files.Names
+    """The names in folders that it keeps in use."""
+
+
+class Copies:
+    """The saved sandboxes of this process."""
+
+    def __init__(self, config: pytest.Config, start: Callable[[Plan], Started]) -> None:
+        """``start`` starts a sandbox in the usual way."""
+        self._config = config
+        self._start = start
+        self._saved: list[_Saved] = []
+        self._saves = self._failures = 0
+        self._reason = ""
+        self.begun = 0
+        """Sandboxes that began as copies."""
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Report with ``-v`` how many sandboxes were copies, and why others were none."""
+        if self._config.get_verbosity() <= 0:
+            return
+        if self.begun:
+            some = "1 sandbox" if self.begun == 1 else f"{self.begun} sandboxes"
+            text = f"gvisor: {some} of tests inside began as copies of a saved one"
+            terminalreporter.write_line(text)
+        if self._reason:
+            text = f"gvisor: sandboxes of tests inside did not begin as copies: {self._reason}"
+            terminalreporter.write_line(text)
+
+    def begin(self, plan: Plan, go_on: Callable[[Link], None]) -> Link:
+        """Return a sandbox that has got its second command by ``go_on``, a copy if possible.
+
+        Raises `GvisorError`.
+        """
+        if (link := self._copy(plan, go_on)) is None:
+            link = self._save(self._start(plan))
+            go_on(link)
+        return link
+
+    def _copy(self, plan: Plan, go_on: Callable[[Link], None]) -> Link | None:
+        found = next((saved for saved in self._saved if saved.plan.starts_like(plan)), None)
+        if found is None:
+            return None
+        current = host_files.now(self._config, found.state)
+        same = host_files.read(current) == host_files.read(found.state)
+        if not (same and host_files.same_names(found.names)):
+            self._drop(found)
+            return None
+        try:
+            link = launch(self._config, plan, found.folder)
+        except GvisorError as error:
+            self._fail(f"none can be started: {error}")
+            self._drop(found)
+            return None
+        try:
+            go_on(link)
+            # A copy speaks before it loads any file of the project.
+            link.wait(time.monotonic() + _PATIENCE)
+        except (GvisorError, Died, Hangs) as error:
+            link.close()
+            self._fail(f"one did not go on: {gone(error)}\n{link.told()}")
+            self._drop(found)
+            return None
+        except BaseException:
+            link.close()
+            raise
+        self.begun += 1
+        return link
+
+    def _save(self, started: Started) -> Link:
+        """Save a sandbox at its gate; return it, or a fresh one if it is lost by that."""
+        link, plan = started.link, started.plan
+        if self._saves >= _MOST_SAVES or self._failures >= _MOST_FAILURES:
+            return link
+        if why := _obstacle(plan):
+            self._fail(why)
+            return link
+        self._saves += 1
+        deadline = time.monotonic() + _PATIENCE
+        try:
+            held = link.rest(deadline)
+        except (GvisorError, Died, Hangs):
+            return link  # whoever takes it comes upon it again
+        except BaseException:
+            link.close()
+            raise
+        names = host_files.names(held or (), plan.shown.paths)
+        if held is None or host_files.now(self._config, started.state) != started.state:
+            return link
+        try:
+            image, folder = link.save(deadline), self._folder()
+            os.rename(image, folder)
+        except (GvisorError, OSError) as error:
+            link.close()
+            self._fail(str(error))
+            return self._start(plan).link
+        except BaseException:
+            link.close()
+            raise
+        self._saved.append(_Saved(folder=folder, plan=plan, state=started.state, names=names))
+        for oldest in self._saved[:-_MOST]:
+            self._drop(oldest)
+        return link
+
+    def _folder(self) -> str:
+        session = engine_of(self._config).launcher.session()
+        return os.path.join(session.path, "saved-" + secrets.token_hex(4))
+
+    def _drop(self, saved: _Saved) -> None:
+        self._saved.remove(saved)
+        shutil.rmtree(saved.folder, ignore_errors=True)
+
+    def _fail(self, reason: str) -> None:
+        self._failures += 1
+        self._reason = self._reason or reason
+
+
+def _obstacle(plan: Plan) -> str:
+    """Return why a sandbox cannot be saved; nothing if it can."""
+    if plan.settings.network is not Network.NONE:
+        return f"with network={plan.settings.network} none is saved"
+    try:
+        saving.check(plan.runsc, plan.platform, Way.OWN if plan.way is Way.FLAG else plan.way)
+    except SnapshotError as error:
+        return str(error)
+    return ""
