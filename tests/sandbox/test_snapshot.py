@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from pytest_gvisor import (
     empty,
 )
 from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs.proc import words_of
 from pytest_gvisor.runsc import saving
-from tests.sandbox.conftest import BUSYBOX, alive
+from tests.sandbox.conftest import BUSYBOX, alive, wait_for
 
 COUNTER = """
 import socket
@@ -238,3 +241,43 @@ def test_in_a_copy_root_cannot_open_the_guest_s_socket(gvisor: Gvisor) -> None:
         seen = [box.exec(["sh", "-c", look]).stdout.splitlines()[-1] for box in (first, copy)]
     assert ends == [1, 1]
     assert seen[0] == seen[1]
+
+
+def test_while_a_sandbox_is_saved_other_threads_wait(gvisor: Gvisor) -> None:
+    """Their programs run before or after it, and none is lost."""
+    with gvisor.sandbox() as first, ThreadPoolExecutor(2) as pool:
+
+        def echo(number: int) -> str:
+            return first.exec(["cat"], input=f"{number}" * 300_000).stdout[:1]
+
+        found = pool.map(echo, [number % 10 for number in range(20)])
+        for _ in range(3):
+            with first.snapshot() as snapshot, gvisor.sandbox(snapshot=snapshot) as copy:
+                assert copy.exec(["echo", "copy"]).stdout == "copy\n"
+        assert "".join(found) == "0123456789" * 2
+
+
+KILLED = r"""
+import sys, pytest_gvisor
+with pytest_gvisor.session(**eval(sys.argv[1])) as gvisor:
+    with gvisor.sandbox() as sandbox:
+        code = "import os; kept = os.urandom(2**20) * 100; print('ready', flush=True); input()"
+        sandbox.popen(["python3", "-c", code]).wait_for_output(rb"ready\n")
+        print(gvisor._launcher.session().path, flush=True)
+        while True:
+            sandbox.snapshot().close()
+"""
+
+
+def test_a_process_that_is_killed_while_it_saves_leaves_nothing(gvisor: Gvisor) -> None:
+    """The keeper kills runsc's checkpoint with the sandbox, and removes the half of an image."""
+    options = {"platform": gvisor.platform, "runsc": gvisor.runsc.path}
+    argv = [sys.executable, "-c", KILLED, repr({k: str(v) for k, v in options.items()})]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        session = Path(process.stdout.readline().strip())
+        wait_for(lambda: list(session.glob("*/image/*")), "an image that is being written")
+        process.kill()
+    wait_for(lambda: not session.exists(), "the removal of the session folder")
+    found = leftovers.processes(str(session), everywhere=True)
+    assert [pid for pid in found if "runsc" in words_of(pid)[0]] == []

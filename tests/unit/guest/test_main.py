@@ -337,11 +337,15 @@ def test_at_rest_it_says_nothing_until_the_frame_that_wakes_it_comes(guest: Gues
     assert text_of(guest.until("exit", "eof", "eof"), 1) == b"on\n"
 
 
-def test_a_copy_speaks_with_its_own_host_and_of_nothing_that_ran_before(guest: Guest) -> None:
+def test_a_copy_speaks_with_its_own_host_and_of_nothing_that_ran_before(
+    guest: Guest, tmp_path: Path
+) -> None:
     """Old programs run on, whose output is taken and dropped. New ids begin where they say."""
     tag = secrets.token_bytes(TAG_SIZE)
-    guest.run(1, "sh", "-c", "while sleep 0.01; do echo old; done & echo $!; cat", reads=True)
-    pid = int(text_of(guest.until("started", "data"), 1).split()[0])
+    ended = tmp_path / "ended"
+    script = f"echo begins; sleep 0.2; head -c {3 * WINDOW} /dev/zero; touch {ended}; cat"
+    guest.run(1, "sh", "-c", script, reads=True)
+    guest.until("started", "data")
     guest.send({"op": "rest", "id": 2, "tag": tag.hex()})
     guest.until("answer")
     wake = {"op": "wake", "id": 0, "restored": 1, "tag": bytes(8).hex(), "oldest": 3}
@@ -352,7 +356,10 @@ def test_a_copy_speaks_with_its_own_host_and_of_nothing_that_ran_before(guest: G
     seen = guest.until("exit", "eof", "eof")
     assert {message["id"] for message, _payload in seen} == {3}
     assert text_of(seen, 1) == b"new\n"
-    os.kill(pid, signal.SIGKILL)  # it was there
+    deadline = time.monotonic() + PATIENCE
+    while not ended.exists():
+        assert time.monotonic() < deadline, "it waits for somebody to read"
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("tag", [bytes(8), b"another!"])
