@@ -82,7 +82,7 @@ class Bundle:
         cls,
         path: str | os.PathLike[str],
         *,
-        allow_binds: Mapping[str | os.PathLike[str], reach.Access] = MappingProxyType({}),
+        allow_binds: Mapping[reach.Source, str] = MappingProxyType({}),
         allow_dangerous: bool = False,
     ) -> Bundle:
         """Read and check a bundle that was made elsewhere (``runc spec``, ``umoci unpack``).

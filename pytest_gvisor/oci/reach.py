@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
@@ -17,6 +17,8 @@ from pytest_gvisor.oci.validate import normal
 from pytest_gvisor.programs.paths import within
 
 Access = Literal["ro", "rw"]
+Source = TypeVar("Source", bound=str | os.PathLike[str])
+"""The keys of a mapping have one type for a type checker: those of a dict of paths are paths."""
 
 _DANGEROUS: Final = "allow_dangerous=True"
 # For any other, /dev/nvidiactl among them, runsc may open the host's driver by itself.
@@ -26,7 +28,7 @@ _OWN_DEVICES: Final = frozenset((
 ))  # fmt: skip
 
 
-def allowed(binds: Mapping[str | os.PathLike[str], Access]) -> dict[str, Access]:
+def allowed(binds: Mapping[Any, str]) -> dict[str, Access]:
     """Return the argument ``allow_binds`` by real paths. Raises `UsageError` for a bad one."""
     found: dict[str, Access] = {}
     for source, access in binds.items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,14 @@ def test_a_limit_on_memory_is_the_total_that_a_workload_sees(gvisor: Gvisor) -> 
 
 def _total_of_the_host() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_workload_sees_the_processors_that_pytest_may_use() -> None:
+    """The processors of a sandbox are those of the affinity that it was started with."""
+    one = str(min(os.sched_getaffinity(0)))
+    words = ["taskset", "--cpu-list", one, sys.executable, "-m", "pytest_gvisor", "run", "nproc"]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert (done.stdout, done.stderr) == (b"1\n", b"")
 
 
 @needs_cgroups

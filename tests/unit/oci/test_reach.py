@@ -16,7 +16,7 @@ def test_allowed_sources_are_real_paths(tmp_path: Path) -> None:
         {tmp_path / "link": "rw", tmp_path / "folder": "ro"},
         {tmp_path / "folder": "ro", f"{tmp_path}/link/": "rw"},
     ):
-        assert reach.allowed(binds) == {str(tmp_path / "folder"): "rw"}  # type: ignore[arg-type]
+        assert reach.allowed(binds) == {str(tmp_path / "folder"): "rw"}
 
 
 @pytest.mark.parametrize(
