@@ -87,7 +87,8 @@ def test_a_shell_finds_what_the_workload_has_left(alone: Project) -> None:
         assert NEXT in told
         assert "still running after 1 s" in told
         assert "exec sleep 1234' (timed out)" in told
-        told = me.type(b"cat /tmp/file; cat /proc/[0-9]*/cmdline; echo; echo X\n", rf"X\r\n.*{PROMPT}")
+        keys = b"cat /tmp/file; cat /proc/[0-9]*/cmdline; echo; echo X\n"
+        told = me.type(keys, rf"X\r\n.*{PROMPT}")
         assert "begun" in told
         assert "sleep\x001234" not in told
 
