@@ -236,6 +236,8 @@ def test_the_snippets_of_the_documents_run(alone: Project, tmp_path: Path) -> No
             alone.write({f"test_{name}.py": script})
             tests += 1
     ran = alone.run("-rP", XDG_CACHE_HOME=str(tmp_path)).exits(0)
-    assert ran.outcomes() == {"passed": tests + 1}  # one is parametrized
+    outcomes = ran.outcomes()
+    assert outcomes.keys() == {"passed"}
+    assert outcomes["passed"] >= tests  # some are parametrized
     ran.shows("<Completed returncode=0 stdout='box\\n' stderr='' args=['hostname']> None")
     assert any(is_gvisor_kernel(line) for line in ran.output.splitlines())
