@@ -61,11 +61,11 @@ class Debugger:
         self._reads = self._interrupted = False
         self._handler: Any = None
 
-    def begin(self, link: Link) -> None:
-        """Begin a test, or the collection inside: no debugger is open."""
+    def begin(self, link: Link, *, test: bool = True) -> None:
+        """Begin a test, or else the start of its sandbox: no debugger is open."""
         self._link = link
         self._announced, self._halted = False, 0.0
-        if is_asked_for(self._config):
+        if test and is_asked_for(self._config):
             self._pass_on_interrupts()
 
     def end(self) -> None:

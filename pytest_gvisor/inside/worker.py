@@ -277,7 +277,7 @@ class Worker:
         self._link = self.used = self.fresh = link = self._start()
         self._taker = None if self._newest_taker is None else self._newest_taker()
         deadline = time.monotonic() + max(self._timeout, 60.0)
-        self._debugger.begin(link)
+        self._debugger.begin(link, test=False)
         try:
             while (message := self._receive(link, deadline))["type"] != "collected":
                 if message["type"] == "debugger":

@@ -152,6 +152,21 @@ def test_the_first_interrupt_goes_inside_and_the_second_is_ours(inside: Inside) 
     assert signal.getsignal(signal.SIGINT) == before
 
 
+@pytest.mark.parametrize("option", ["usepdb", "trace"])
+def test_an_interrupt_goes_inside_while_a_test_runs_and_not_in_a_start(
+    inside: Inside, option: str
+) -> None:
+    """A sandbox that starts is ended by Ctrl-C like any wait of the host's."""
+    debugger = begun(inside, option=type("Option", (), {option: True}))
+    signal.raise_signal(signal.SIGINT)
+    debugger.end()
+    debugger.begin(cast("Link", inside), test=False)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    debugger.end()
+    assert inside.interrupts == 1
+
+
 @pytest.mark.parametrize(("event", "answer"), [("open", [None]), ("read", [""]), ("end", [])])
 def test_a_test_that_does_not_run_here_gets_no_line(
     inside: Inside, event: str, answer: list[object]
