@@ -127,9 +127,8 @@ class Channel:
         if not self.is_ours():
             return
         self._size = 0
-        self._hurry |= (
-            hurry or self._unsent is None or not self._sent <= _now() < self._sent + _HELD
-        )
+        late = not self._sent <= _now() < self._sent + _HELD
+        self._hurry |= hurry or late or self._unsent is None
         # Frames are numbered. Whoever cannot write now leaves its message to the one who does, and
         # nobody waits: a signal handler would wait for the code that it interrupts.
         while (self._waiting or self._hurry) and self._writing.acquire(blocking=False):
