@@ -39,7 +39,7 @@ def _fresh(bench: Bench, count: int) -> Result:
     return Result(
         row="fresh", what=f"{_FRESH} on {bench.runsc.version}",
         against="bare `runsc run` of the same bundle", figure=Figure.RATIO,
-        **interleaved(contenders, count, limit=25),
+        **interleaved(contenders, count, limit=15),
         target=0.75 if bench.is_older_than(2026) else 1.0,
     )  # fmt: skip
 
@@ -64,7 +64,7 @@ def package(bench: Bench, count: int) -> Iterator[Result]:
     python = install_package(bench.folder)
     for reaped in (False, True):
         with OfficialPackage.started(python, bench.runsc.path, reaped=reaped) as official:
-            series = interleaved({"ours": bench.run, "peer": official.run}, count, limit=20)
+            series = interleaved({"ours": bench.run, "peer": official.run}, count, limit=12)
         parent = "orphans reaped at once" if reaped else "orphans left to pid 1"
         yield Result(
             row="package", what=_FRESH,

@@ -82,7 +82,7 @@ def idle(bench: Bench, count: int) -> Iterator[Result]:
             "peer": lambda: project.run("--collect-only", "-p", "no:gvisor"),
         },
         count,
-        limit=20,
+        limit=12,
     )
     yield Result(
         row="idle", what=f"`pytest --collect-only` of {_IDLE_TESTS} tests, plugin unused",
@@ -120,7 +120,7 @@ def _inside(bench: Bench, folder: str, count: int) -> Iterator[Result]:
         contenders = {"ours": lambda: many.run(*ours), "peer": peer}
         yield Result(
             row="inside", what=f"{_INSIDE_TESTS} trivial tests, `pytest --in-gvisor`",
-            against=against, figure=Figure.RATIO, **interleaved(contenders, rounds, limit=25),
+            against=against, figure=Figure.RATIO, **interleaved(contenders, rounds, limit=18),
             target=target,
         )  # fmt: skip
     contenders = {"ours": lambda: one.run(*ours), "peer": lambda: one.run(*ours, "--no-gvisor")}
@@ -155,6 +155,6 @@ def curve(bench: Bench, count: int) -> Curve:
             contenders = {
                 name: functools.partial(project.run, *options) for name, options in ways.items()
             }
-            for name, series in interleaved(contenders, count, limit=12).items():
+            for name, series in interleaved(contenders, count, limit=9).items():
                 points[name][tests] = series.median
     return points

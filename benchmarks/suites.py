@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _FETCHED = os.path.join(os.path.dirname(_HERE), ".build/suites")
 _DEADLINE = 300.0
-_LIMIT = 45.0
+_LIMIT = 35.0
 _WORKERS = "click"
 """The suite that is run by two workers."""
 

@@ -14,7 +14,7 @@ from pytest_gvisor.programs.proc import mounts
 
 SCHEMA = 1
 _HEAD = (
-    "row", "what", "ours (least)", "against", "peer (least)", "figure (95 %)", "target", "",
+    "row", "work", "ours (least)", "against", "peer (least)", "figure (95 %)", "target", "",
 )  # fmt: skip
 
 
