@@ -86,6 +86,7 @@ class Copies:
         current = host_files.now(self._config, found.state)
         same = host_files.read(current) == host_files.read(found.state)
         if not (same and host_files.same_names(found.names)):
+            self._reason = self._reason or "files of the project had changed since the save"
             self._drop(found)
             return None
         try:

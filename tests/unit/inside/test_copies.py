@@ -93,7 +93,7 @@ class Made:
     def said(self, verbosity: int = 1) -> str:
         """The lines of the summary."""
         lines: list[str] = []
-        self.copies._config = cast("Any", SimpleNamespace(get_verbosity=lambda: verbosity))
+        self.copies._config.get_verbosity = lambda: verbosity  # type: ignore[method-assign,assignment,misc]
         reporter = SimpleNamespace(write_line=lines.append)
         self.copies.pytest_terminal_summary(cast("Any", reporter))
         return "\n".join(lines)
@@ -186,6 +186,7 @@ def test_a_copy_is_refused_where_it_would_not_see_what_has_changed(
     act(project)
     assert (made.begin() == "cold") == (refused_in_use if in_use else refused)
     assert (made.images() != before) == (refused_in_use if in_use else refused)
+    assert ("had changed" in made.said()) == (refused_in_use if in_use else refused)
     assert len(made.images()) == 1
 
 
