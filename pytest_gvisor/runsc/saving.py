@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import SnapshotError
+from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.runsc import features
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.settings import Platform
@@ -28,7 +29,7 @@ def check(runsc: Runsc, platform: Platform, way: Way) -> None:
         names = " and ".join(_PLATFORMS)
         raise SnapshotError(
             f"there are no snapshots on platform {platform}, only on {names}",
-            next_step=f"Use --gvisor-platform {_PLATFORMS[0]}.",
+            next_step=Hint("Use ", option("platform", _PLATFORMS[0]), "."),
         )
     if way is Way.FLAG:
         raise SnapshotError("runsc restores no sandbox with --rootless")
