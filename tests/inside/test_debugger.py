@@ -225,6 +225,22 @@ def test_at_a_terminal_the_deadline_is_halted(project: pytest.Pytester) -> None:
         assert me.end() == pytest.ExitCode.TESTS_FAILED
 
 
+def test_a_second_ctrl_c_ends_the_session(project: pytest.Pytester) -> None:
+    """A test that ignores the first one is ended by the second."""
+    project.makepyfile(
+        "import signal, time\n"
+        "def test_it():\n"
+        "    signal.signal(signal.SIGINT, lambda *_: print('ignored', flush=True))\n"
+        "    print('begins', flush=True)\n"
+        "    while True: time.sleep(1)\n"
+    )
+    with user("--in-gvisor", "--pdb", "-s") as me:
+        me.type("", "begins")
+        me.type("\x03", "ignored")
+        me.type("\x03", "KeyboardInterrupt")
+        assert me.end() == pytest.ExitCode.INTERRUPTED
+
+
 def test_ctrl_d_quits(project: pytest.Pytester) -> None:
     """The end of the input ends the session, as on the host."""
     project.makepyfile(FAILING)
