@@ -116,6 +116,8 @@ class Channel:
         if kind in _SHORT:
             self._waiting.append((kind, fields))
             return
+        # A report of a failure, say: with the next message everything that waits is sent.
+        self._hurry = True
         data = encoding.encoded(kind, fields)
         self._waiting.append(data)
         self._size += len(data)

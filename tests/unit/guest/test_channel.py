@@ -168,6 +168,13 @@ def test_short_messages_wait_in_memory_for_a_long_one(ends: Ends, held: Unsent) 
     assert not held.frames()
 
 
+def test_a_message_that_was_put_off_goes_with_the_next_short_one(ends: Ends, held: Unsent) -> None:
+    """A failed report is put off until its phase's end, and is sent then."""
+    ends.channel.put_off("report", id="a")
+    ends.channel.send("done", id="a")
+    assert not held.frames()
+
+
 def test_whoever_waits_for_a_command_has_sent_everything(ends: Ends, held: Unsent) -> None:
     """The host may wait for these messages before it sends the command."""
     host, channel = ends
