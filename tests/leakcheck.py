@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.harness.engine import Engine
+from pytest_gvisor.oci.rootfs import PACKED, SHARED
 from pytest_gvisor.plugin.stash import _engine_key
 from pytest_gvisor.programs.proc import children_of, children_of_self, words_of
 from pytest_gvisor.runsc.binary import Runsc
@@ -125,8 +126,9 @@ def _sandboxes(engine: Engine | None) -> list[str]:
         found += [f"process of a sandbox {p}: {_cmdline(p)}" for p in children_of(keeper.pid)]
     if session is not None and os.path.isdir(session.path):
         names = set(os.listdir(session.path)) - {"lock", "journal"}
-        # host, host-…: root filesystem skeletons that the runs of a session share
-        found += [f"left in {session.path}: {n}" for n in names if n.split("-")[0] != "host"]
+        # host, host-…, packed-…: root filesystems that the runs of a session share
+        shared = {SHARED, PACKED}
+        found += [f"left in {session.path}: {n}" for n in names if n.split("-")[0] not in shared]
     return found
 
 

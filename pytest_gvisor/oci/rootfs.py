@@ -28,8 +28,10 @@ from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.paths import below, within
 
 SHARED: Final = "host"
-_PACKED: Final = "packed"
 _MAX_SHARED: Final = 64
+PACKED: Final = "packed"
+_MAX_PACKED: Final = 16
+_LARGEST_PACKED: Final = 32 * 1024**2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,9 +201,23 @@ class EmptyRootfs(Rootfs):
         )
 
     def _packed(self, root: str, shared: str) -> str:
-        """Return an image of the files, from the second run of a session with them on."""
-        digest = hashlib.sha256(repr(self.files).encode()).hexdigest()[:32]
-        return erofs.again(root, os.path.join(shared, f"{_PACKED}-{digest}"))
+        """Return an image of the files, from the second run of a session with them on.
+
+        There is none where the session's folder has `_MAX_PACKED`, nor of more than
+        `_LARGEST_PACKED` bytes: the folder may be in memory.
+        """
+        if sum(len(data) for _name, data in self.files) > _LARGEST_PACKED:
+            return ""
+        # Mount points count for nothing: bind mounts alone have some, and they need the folder.
+        digest = hashlib.sha256()
+        for name, data in self.files:
+            digest.update(f"{name!r} {len(data)}\n".encode())
+            digest.update(data)
+        target = os.path.join(shared, f"{PACKED}-{digest.hexdigest()[:32]}")
+        images = sum(name.startswith(PACKED) for name in os.listdir(shared))
+        if images >= _MAX_PACKED and not os.path.exists(target):
+            return ""
+        return erofs.again(root, target)
 
 
 def host() -> Rootfs:

@@ -10,6 +10,9 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.run import threads
+
 DEADLINE = 1.0
 """Seconds for one look."""
 
@@ -28,8 +31,8 @@ def look(at: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
     answers: list[_Answer] = []
     thread = threading.Thread(target=lambda: answers.append(at()), name="gvisor-look", daemon=True)
     try:
-        thread.start()
-    except RuntimeError:  # no more threads can be started
+        threads.start(thread)
+    except LaunchError:
         return otherwise
     thread.join(DEADLINE)
     if thread.is_alive():

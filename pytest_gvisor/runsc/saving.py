@@ -37,6 +37,15 @@ def check(runsc: Runsc, platform: Platform, way: Way) -> None:
         raise _too_old(runsc)
 
 
+def is_possible(runsc: Runsc) -> bool:
+    """Whether this runsc saves sandboxes that run on. Raises what `features.ask` raises."""
+    try:
+        save_flags(runsc)
+    except SnapshotError:
+        return False
+    return True
+
+
 def save_flags(runsc: Runsc) -> tuple[str, ...]:
     """Return the flags with which this runsc saves quickly.
 

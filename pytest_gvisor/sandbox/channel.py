@@ -23,10 +23,11 @@ from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed
 from pytest_gvisor.errors import GvisorError, UsageError, stage
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, Encoder, FrameError, Outbox
+from pytest_gvisor.run import threads
 from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.connected import Driven, DrivenSupervisor, Ended
 from pytest_gvisor.run.supervisor import NAP
-from pytest_gvisor.sandbox import messages, threads
+from pytest_gvisor.sandbox import messages
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Death, Peer, why
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pytest_gvisor.errors import GvisorError, InsideError
 from pytest_gvisor.guest.shell import KEYS, START, frame, size_frame
-from pytest_gvisor.sandbox import threads
+from pytest_gvisor.run import threads
 from pytest_gvisor.sandbox.process import Process
 from pytest_gvisor.settings import LONGEST
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
+from typing import NoReturn
 
 import pytest
 
@@ -27,3 +30,13 @@ def test_a_look_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     for thread in list(bounded._hung):
         thread.join(30)
     assert bounded.look(lambda: "there", "none") == "there"
+
+
+def test_without_memory_for_a_thread_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Thread.start` would wait for ever for a thread that has no memory for its first steps."""
+
+    def refused(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr("pytest_gvisor.run.threads.mmap.mmap", refused)
+    assert bounded.look(lambda: pytest.fail("a thread was started"), "none") == "none"
