@@ -180,7 +180,8 @@ def test_a_test_that_differs_opens_platform_against_platform(
     browser.call("Emulation.setEmulatedMedia", features=[])
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_to_complain_about(show: Show, width: int, scheme: str) -> None:
     """The page and an open comparison pass all rules of axe-core."""
     browser = show(every_state())
