@@ -33,12 +33,13 @@ from pytest_gvisor.run.specification import id_mappings
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
 from pytest_gvisor.setting_table import DEFAULT_MAX_OUTPUT
+from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.returned import Taker
     from pytest_gvisor.oci.spec import Mount, Spec
     from pytest_gvisor.runsc.binary import Runsc
-    from pytest_gvisor.settings import Platform, Settings
+    from pytest_gvisor.settings import Settings
 
 _PYTHON_PATH = "PYTHONPATH"
 _TMP = "/tmp"
@@ -151,7 +152,8 @@ def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
         make_spec=lambda workspace: _spec(workspace, plan),
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if plan.way is Way.FLAG else plan.way,
-        shared=True,
+        # A file of the host's that is mapped there has not been tried on kvm's page tables.
+        shared=plan.platform is not Platform.KVM,
         restores=saved,
     )
     link = Link(Driven(request, engine_of(config).launcher, Record()), copy=bool(saved))
