@@ -157,7 +157,7 @@ def test_nothing_is_taken_from_memory_before_the_pytest_is_ready(sandbox: Sandbo
     ("frames", "length"),
     [
         (b"x" * 100, None), (numbered(1)[0][:-1], None), (numbered(1)[0][:5], None),
-        (numbered(1, first=1)[0], None), (numbered(1)[0], 2**32 - 1),
+        (numbered(1)[0], 2**32 - 1),
         (Encoder(b"12345678").head({"type": "phase"}), None),
         (Encoder().head({"type": "phase"}, payload=1), None), (Encoder().head({}), None),
     ],
@@ -171,6 +171,14 @@ def test_what_is_held_back_and_no_message_ends_the_reading(
     with pytest.raises(ProtocolError, match="held back inside is no message"):  # noqa: PT012
         while True:
             assert link.receive(soon()) == {"type": "phase", "n": 0}
+
+
+def test_what_is_held_back_after_messages_that_were_sent_waits_for_them(sandbox: Sandbox) -> None:
+    """The pytest may have sent and stored since the last read of the socket."""
+    link = holding(sandbox)
+    hold(sandbox, numbered(1, first=1)[0])
+    assert link._look() is None
+    assert not link._messages
 
 
 def test_memory_that_changes_while_it_is_read_is_left_alone(
