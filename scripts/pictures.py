@@ -52,11 +52,14 @@ def test_on_systrap_alone(gvisor, gvisor_platform):
     assert gvisor_platform == "systrap"
 """
 WINDOW = "1080,890"
+# pytest prints a failure's whole message in its summary where CI or BUILD_NUMBER is set.
+NOT_A_TERMINAL = {"CI", "BUILD_NUMBER", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "PYTEST_ADDOPTS"}
 
 
 def run(folder: Path, *arguments: str) -> str:
     """Run pytest in a folder, as at a terminal; return what it prints."""
-    environment = {**os.environ, "COLUMNS": str(COLUMNS), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {name: value for name, value in os.environ.items() if name not in NOT_A_TERMINAL}
+    environment |= {"COLUMNS": str(COLUMNS), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:cov", *arguments],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,

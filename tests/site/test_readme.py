@@ -47,8 +47,10 @@ def test_pictures_are_small_and_have_a_text() -> None:
 def test_the_picture_of_a_failure_is_what_pytest_prints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Apart from numbers: draw it anew with scripts/pictures.py."""
-    monkeypatch.delenv("NO_COLOR", raising=False)
+    """Apart from numbers, on a CI server too: draw it anew with scripts/pictures.py."""
+    for name in pictures.NOT_A_TERMINAL - {"PYTEST_ADDOPTS"}:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-vv")
     drawn = pictures.as_svg(pictures.failure(tmp_path))
     shown = (CHECKOUT / "docs/pictures/failure.svg").read_text()
     assert pictures.text_of(drawn) == pictures.text_of(shown)
