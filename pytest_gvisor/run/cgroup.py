@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Callable
 
 from pytest_gvisor.errors import LaunchError, stage
+from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.leftovers import CGROUP_PREFIX as PREFIX
 from pytest_gvisor.programs.paths import within
@@ -37,6 +38,19 @@ class Limits:
     def any(self) -> bool:
         """Whether there is a limit at all."""
         return (self.memory, self.pids, self.cpus) != (None, None, None)
+
+
+def limits_of(spec: Spec) -> Limits:
+    """Return the limits of a specification in the form of a cgroup's."""
+    resources = spec.linux.resources or {}
+    memory, pids, cpu = (resources.get(name, {}) for name in ("memory", "pids", "cpu"))
+    memory, pids, quota = memory.get("limit"), pids.get("limit"), cpu.get("quota")
+    period = cpu.get("period") or 100_000
+    return Limits(
+        memory=memory if memory and memory > 0 else None,
+        pids=pids if pids and pids > 0 else None,
+        cpus=quota / period if quota and quota > 0 else None,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

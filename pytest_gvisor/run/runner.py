@@ -14,18 +14,26 @@ import shutil
 import time
 from collections.abc import Callable
 
-from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, Usage, WorkloadTimeout
-from pytest_gvisor.errors import GvisorError, LaunchError, MixedReleases, RunscFailed, stage
-from pytest_gvisor.hints import Hint, option
+from pytest_gvisor.completed import Completed, Outcome, Usage
+from pytest_gvisor.errors import GvisorError, LaunchError, stage
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.validate import check_id
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.run import cgroup, logs, not_started, root_image, sentry, tasks, total_memory
+from pytest_gvisor.run import (
+    bad_news,
+    cgroup,
+    logs,
+    not_started,
+    root_image,
+    sentry,
+    tasks,
+    total_memory,
+)
 from pytest_gvisor.run.capture import streams
-from pytest_gvisor.run.cgroup import Cgroups, Limits
+from pytest_gvisor.run.cgroup import Cgroups, limits_of
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.supervisor import Supervisor
@@ -47,10 +55,6 @@ from pytest_gvisor.sessions.launcher import Keeper, Launcher
 from pytest_gvisor.sessions.private import make_private
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.settings import Network
-
-_ONE_RELEASE = (
-    "Install runsc and gvisor-bin anew, from one release, over both: `pytest-gvisor install`."
-)
 
 
 class Runner:
@@ -309,16 +313,13 @@ class Runner:
             )
             verdict = judge(evidence)
             if verdict.outcome is Outcome.OUT_OF_TASKS:
-                reason = tasks.reached(self._most_tasks(), self.request.platform)
+                reason = tasks.reached(bad_news.most_tasks(self.record), self.request.platform)
                 verdict = dataclasses.replace(verdict, reason=reason)
         return verdict
 
     def _had_started(self) -> bool:
         """Whether the workload was started, or nobody can say."""
         return self._listener is None or self._listener.started
-
-    def _most_tasks(self) -> int | None:
-        return None if self.record.spec is None else limits_of(self.record.spec).pids
 
     def _clean(self, supervisor: Supervisor) -> tuple[str, ...]:
         try:
@@ -351,52 +352,12 @@ class Runner:
         return completed
 
     def _raise_for(self, verdict: Verdict, completed: Completed, supervisor: Supervisor) -> None:
-        if supervisor.failure is not None:
-            raise supervisor.failure
-        if verdict.outcome is Outcome.OUT_OF_TASKS and not self._had_started():
-            raise tasks.too_few(self._most_tasks(), self.request.platform)
-        if verdict.outcome is Outcome.TIMED_OUT:
-            seconds = self.request.settings.timeout
-            raise WorkloadTimeout(
-                f"{list(completed.args)!r} was still running after {seconds:g} s "
-                f"on {self.request.platform}; it has been killed",
-                completed=completed,
-                next_step=Hint("Give it longer with ", option("timeout"), "."),
-            )
-        if verdict.outcome is Outcome.SANDBOX_CRASHED:
-            raise SandboxCrashed(
-                f"the sandbox of {list(completed.args)!r} died on {self.request.platform}: "
-                f"{verdict.reason}",
-                completed=completed,
-                panic=self.record.panic,
-                next_step=Hint("Repeat it with ", option("debug"), " to see the sentry's own log."),
-            )
-        if verdict.outcome is Outcome.RUNSC_FAILED:
-            record = self.record
-            if error := not_started.error_of(
-                record.runsc_records, record.spec, record.command, self.request.project
-            ):
-                raise error
-            mixed = verdict.reason == logs.other_release(self.record.panic)
-            raise (MixedReleases if mixed else RunscFailed)(
-                f"runsc failed: {verdict.reason}",
-                records=self.record.runsc_records,
-                command=self.record.command,
-                stderr=completed.stderr[-4000:],
-                next_step=_ONE_RELEASE
-                if mixed
-                else Hint("Repeat it with ", option("debug"), " to see runsc's own log."),
-            )
-
-
-def limits_of(spec: Spec) -> Limits:
-    """Return the limits of a specification in the form of a cgroup's."""
-    resources = spec.linux.resources or {}
-    memory, pids, cpu = (resources.get(name, {}) for name in ("memory", "pids", "cpu"))
-    memory, pids, quota = memory.get("limit"), pids.get("limit"), cpu.get("quota")
-    period = cpu.get("period") or 100_000
-    return Limits(
-        memory=memory if memory and memory > 0 else None,
-        pids=pids if pids and pids > 0 else None,
-        cpus=quota / period if quota and quota > 0 else None,
-    )
+        error = supervisor.failure or bad_news.error_of(
+            verdict,
+            self.request,
+            self.record,
+            completed=completed,
+            had_started=self._had_started(),
+        )
+        if error is not None:
+            raise error

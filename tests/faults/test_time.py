@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import RunscFailed, WorkloadTimeout
-from pytest_gvisor.programs.keeper import DELETE_DEADLINE
+from pytest_gvisor.programs.one_run import DELETE_DEADLINE
 from pytest_gvisor.run.supervisor import LINGER, TERM_GRACE
 from pytest_gvisor.sessions import launcher
 from tests.fakes.fake import FINE, FakeRunsc, Step

@@ -42,7 +42,8 @@ PYTEST_INSIDE = {
 PROGRAMS = {
     "programs/ask_kvm.py": set[str](),
     "programs/ask_runsc.py": {"linux", "paths"},
-    "programs/keeper.py": {"linux", "child", "leftovers", "order"},
+    "programs/keeper.py": {"linux", "leftovers", "one_run"},
+    "programs/one_run.py": {"child", "leftovers", "order"},
     "programs/child.py": {"linux", "membarrier", "order", "proc"},
     "programs/membarrier.py": {"linux"},
     "programs/order.py": set[str](),
@@ -215,7 +216,7 @@ def test_only_one_module_has_ctypes() -> None:
 
 JSON = {
     "guest.checked_json": "what it is for",
-    "programs.keeper": "of pytest's own; and programs import nothing of guest",
+    "programs.one_run": "of pytest's own; and programs import nothing of guest",
     "programs.leftovers": "programs import nothing of guest",
     "programs.order": "programs import nothing of guest",
     "run.kept": "what this process has written itself",

@@ -20,9 +20,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_gvisor.programs import keeper as program
-from pytest_gvisor.programs import leftovers
-from pytest_gvisor.programs.keeper import Run
+from pytest_gvisor.programs import leftovers, one_run
+from pytest_gvisor.programs.one_run import Run
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.sessions.launcher import Keeper
 
@@ -441,7 +440,7 @@ def lone(tmp_path: Path) -> Iterator[tuple[Run, Callable[[], list[Message]]]]:
     """A run, and a function that returns its new messages."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    run = Run(Stub(), theirs)  # type: ignore[arg-type]
+    run = Run(Stub(), theirs)
 
     def told() -> list[Message]:
         heard: list[Message] = []
@@ -530,8 +529,8 @@ def test_cleaning_waits_for_better_times_but_not_for_ever(
     monkeypatch.setattr(leftovers, "processes", refuse)
     now = time.monotonic()
     assert not run.clean(now)
-    assert not run.clean(now + program.EXIT_GRACE)
+    assert not run.clean(now + one_run.EXIT_GRACE)
     assert told() == []
-    assert run.clean(now + 3 * program.EXIT_GRACE)
+    assert run.clean(now + 3 * one_run.EXIT_GRACE)
     (cleaned,) = told()
     assert "no descriptors" in cleaned["leaks"][0]

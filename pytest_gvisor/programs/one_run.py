@@ -1,0 +1,287 @@
+"""One sandbox of the keeper's, from the fork to the removal of its remains.
+
+`Run` does what the caller asks for over the run's own socket, and tells what has become of it. The
+loop that calls its methods, and the reaping of children, are the keeper's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.programs import child, leftovers
+    from pytest_gvisor.programs.order import Order
+else:
+    import child
+    import leftovers
+    from order import Order
+
+if TYPE_CHECKING:
+    import socket
+    from typing import Protocol
+
+    class Watcher(Protocol):
+        """The part of the keeper that a run uses."""
+
+        def watch(self, fd: int, act: Callable[[], None]) -> None:
+            """Call ``act`` whenever ``fd`` is readable."""
+
+        def unwatch(self, fd: int) -> None:
+            """Stop watching ``fd``, if it is watched."""
+
+
+_FEWEST_FDS = 4
+EXIT_GRACE = 0.5
+DELETE_DEADLINE = 3.0
+DELETE_TRIES = 3
+
+_NOTHING = Order(id="", argv=(), term=(), delete=(), env={}, folder="", root="")
+"""The order of a run whose message could not be read: there is nothing to remove."""
+
+
+class State(enum.IntEnum):
+    """The part of its life that a run is in: from `LEAVES` on it is being removed."""
+
+    RUNS = enum.auto()
+    RELEASED = enum.auto()  # it runs, and its removal begins with its end
+    ENDED = enum.auto()  # the caller has not released it yet
+    LEAVES = enum.auto()  # its last processes may end by themselves until the run is due
+    CLEARS = enum.auto()  # they are killed, and what is left when it is due is told
+    DELETES = enum.auto()  # `runsc delete` goes on, and is killed when it is due
+
+
+class Run:
+    """One sandbox, from the fork to the removal of its remains."""
+
+    def __init__(self, keeper: Watcher, control: socket.socket) -> None:
+        self.keeper = keeper
+        self.control = control
+        self.order = _NOTHING
+        self.executable = -1
+        self.report = -1
+        self.pid = 0
+        self.state = State.RUNS
+        self.due = 0.0
+        self.killed = False
+        self.deletes = 0
+        self.deleter = 0
+        self.saver = 0
+
+    def enter(self, state: State, seconds: float) -> None:
+        """Begin a part of the removal that is due in so many seconds."""
+        self.state = state
+        self.due = time.monotonic() + seconds
+
+    def tell(self, **message: object) -> None:
+        """Send one message about this run. A dead caller is no error."""
+        with contextlib.suppress(OSError):
+            self.control.send(json.dumps(message).encode())
+
+    def start(self, message: bytes, fds: list[int]) -> None:
+        """Fork the child that the order describes.
+
+        Its error pipe answers: text for a failed step, the end for execve. Raises OSError, and
+        ValueError for a message that is no order; nothing is started then.
+        """
+        order = Order.from_json(message)
+        if len(fds) < _FEWEST_FDS:
+            raise ValueError(f"{len(fds)} descriptors came with the order")
+        self.order = order
+        self.executable = os.dup(fds[0])
+        self._fork(fds)
+
+    def _fork(self, fds: list[int]) -> None:
+        # The child's writer is close-on-exec: the end of an empty pipe says that execve was done.
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            self.keeper.watch(reader, self.launched)
+            self.report = reader
+            me = os.getpid()
+            self.pid = os.fork()
+            if self.pid == 0:
+                child.become(self.order, fds, parent=me, error_pipe=writer)
+        except BaseException:
+            if self.report < 0:
+                os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+
+    def launched(self) -> None:
+        """Read the answer in the error pipe."""
+        report = os.read(self.report, 4096).decode("utf-8", "replace")
+        self._close_report()
+        if report:
+            stage, number, detail = report.split(" ", 2)
+            self.tell(state="failed", stage=stage, errno=int(number), detail=detail)
+        else:
+            self.tell(state="spawned", pid=self.pid)
+
+    def _close_report(self) -> None:
+        if self.report >= 0:
+            self.keeper.unwatch(self.report)
+            os.close(self.report)
+            self.report = -1
+
+    def fail(self, stage: str, error: Exception) -> None:
+        """End this run after an error here, or after an invalid message."""
+        number, detail = 0, repr(error)
+        if isinstance(error, OSError):
+            number, detail = error.errno or 0, error.strerror or detail
+        self.tell(state="failed", stage=stage, errno=number, detail=detail[:2000])
+        if self.pid == 0 and self.state < State.ENDED:
+            self._close_report()
+            self.reaped(127 << 8)
+        self.kill()
+
+    def on_control(self) -> None:
+        """Carry out a request of the caller's about this run."""
+        try:
+            message = self.control.recv(4096)
+        except OSError:
+            message = b""
+        if not message:
+            self.abandon()
+            return
+        try:
+            wish = json.loads(message)
+            argv = tuple(map(str, wish.get("argv", ())))
+            acts: dict[str, Callable[[], None]] = {
+                "term": self.terminate,
+                "interrupt": self.interrupt,
+                "kill": self.kill,
+                "release": self.release,
+                "save": lambda: self.save(argv),
+            }
+            act = acts[wish["op"]]
+        except Exception as error:  # noqa: BLE001 -- no message ends the keeper
+            self.fail("request", error)
+        else:
+            act()
+
+    def release(self) -> None:
+        """Kill the rest and clean up: the caller needs no more."""
+        if self.state < State.ENDED:
+            self.state = State.RELEASED
+            self.kill()
+        elif self.state is State.ENDED:
+            self.enter(State.LEAVES, EXIT_GRACE)
+
+    def abandon(self) -> None:
+        """Do the same as `release` for a dead caller, without messages."""
+        self.keeper.unwatch(self.control.fileno())
+        self.release()
+
+    def terminate(self) -> None:
+        """Have runsc send the workload SIGTERM, if it runs by now. Does not wait."""
+        if self.state < State.ENDED and self.pid:
+            with contextlib.suppress(OSError):
+                # A command, and no signal: `runsc run` passes one on for a terminal only.
+                self._spawn(self.order.term)
+
+    def interrupt(self) -> None:
+        """Have runsc send the workload SIGINT, in the same way."""
+        if self.state < State.ENDED and self.pid:
+            with contextlib.suppress(OSError):
+                self._spawn((*self.order.term[:-1], str(int(signal.SIGINT))))
+
+    def save(self, argv: tuple[str, ...]) -> None:
+        """Have runsc save the sandbox, and report the wait status of that command."""
+        with contextlib.suppress(OSError):
+            if self.state is State.RUNS and self.pid and not self.saver:
+                self.saver = self._spawn(argv)
+                return
+        self.tell(state="saved", status=127 << 8)
+
+    def kill(self) -> None:
+        """Send runsc SIGKILL; gofer and sentry follow by their parent-death signals."""
+        if self.state < State.ENDED and self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        leftovers.kill_cgroups(self.order.cgroups)
+        self.killed = True
+
+    def reaped(self, status: int) -> None:
+        """Take the raw wait ``status`` of runsc."""
+        if self.report >= 0:
+            # Both can be ready at once; why the child ended comes before that it did.
+            self.launched()
+        released, self.state = self.state is State.RELEASED, State.ENDED
+        self.tell(state="exited", status=status)
+        if released:
+            self.release()
+
+    def clean(self, now: float) -> bool:
+        """Take one step of the cleanup; return True when nothing is left to do."""
+        late = now > self.due
+        if self.state is State.DELETES:
+            if late:
+                self.deletes = DELETE_TRIES  # one that hangs would hang again
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.deleter, signal.SIGKILL)
+            return False
+        if late and self.state is State.LEAVES:
+            self.enter(State.CLEARS, EXIT_GRACE)
+            late = False
+        try:
+            leaks = self._step(last=late)
+        except OSError as error:  # out of descriptors or memory, for the moment
+            leaks = [f"{self.order.folder}: {error}"] if late else None
+        if leaks is None:
+            return False
+        self.tell(state="cleaned", leaks=leaks)
+        return True
+
+    def _step(self, *, last: bool) -> list[str] | None:
+        """Return the leaks, or None if the cleanup needs more time, and this is not the last."""
+        order = self.order
+        if not order.folder:
+            return []
+        left = leftovers.processes(order.root)
+        if left:
+            # PDEATHSIG reaches gofer and sentry at once; what stays is killed by pid.
+            if self.killed or self.state is State.CLEARS:
+                leftovers.kill(left, order.root)
+            if not last:
+                return None
+        # A runsc that was killed leaves its state file and socket, until `runsc delete --force`.
+        stale = leftovers.has_state(order.root)
+        if stale and self.deletes < DELETE_TRIES:
+            self.deletes += 1
+            self.deleter = self._spawn(order.delete)
+            self.enter(State.DELETES, DELETE_DEADLINE)
+            return None
+        leaks = leftovers.remove(order.folder, order.cgroups)
+        if leaks and not last:
+            return None
+        if stale:
+            leaks.append(f"`runsc delete --force {order.id}` left its state; the files are gone")
+        return leaks + [f"process {pid}" for pid in left]
+
+    def _spawn(self, argv: tuple[str, ...]) -> int:
+        """Start another command of the same runsc, in a child of the same kind; return its pid."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            me = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                fds = [self.executable, null, null, null]
+                child.become(self.order.command(argv), fds, parent=me, error_pipe=null)
+            return pid
+        finally:
+            os.close(null)
+
+    def close(self) -> None:
+        """Close this run's descriptors."""
+        self._close_report()
+        self.keeper.unwatch(self.control.fileno())
+        self.control.close()
+        if self.executable >= 0:
+            os.close(self.executable)
