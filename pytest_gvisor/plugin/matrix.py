@@ -6,48 +6,38 @@ but the workers' reports.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import os
 import platform
 from collections.abc import Iterator
 from importlib import metadata
-from typing import Any
 
 import pytest
 
 from pytest_gvisor.errors import ReportError
 from pytest_gvisor.escape import escape, safe, uncoloured
 from pytest_gvisor.plugin import cells
+from pytest_gvisor.plugin.entries import MAX_OUTPUT, Entry
 from pytest_gvisor.plugin.placement import here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import collected_ids, engine_if_any, worker_of
 from pytest_gvisor.report.files import check
 from pytest_gvisor.report.merge import worse
 from pytest_gvisor.report.model import (
-    MAX_NUMBER,
     Binary,
     Cell,
     Column,
     Leg,
     Report,
     Row,
-    Run,
     State,
 )
-from pytest_gvisor.report.run_texts import head, tail
+from pytest_gvisor.report.run_texts import tail
 from pytest_gvisor.settings import NATIVE, Platform, Settings
 
 NAME = "gvisor-report"
-MAX_OUTPUT = 16_000
-MAX_TRACEBACKS = 4 * MAX_OUTPUT
-"""Characters of a test's tracebacks after which no more are kept."""
-
-MAX_MESSAGE = 500
 MAX_DETAILS = 32 * 1024 * 1024
 """Characters of output and runs in one report. What fails may take twice that."""
-
-_MORE = "[… and more failures …]"
 
 
 def ensure(config: pytest.Config) -> Collector | None:
@@ -61,120 +51,13 @@ def ensure(config: pytest.Config) -> Collector | None:
     return found
 
 
-@dataclasses.dataclass(kw_only=True)
-class _Entry:
-    """A test on one platform in one process, by its reports so far."""
-
-    row: str
-    platform: str
-    state: State = State.NOT_RUN
-    data: dict[str, Any] = dataclasses.field(default_factory=dict)
-    duration: float = 0.0
-    starts_ms: list[float] = dataclasses.field(default_factory=list)
-    used: dict[str, Any] = dataclasses.field(default_factory=dict)
-    message: str = ""
-    tracebacks: list[str] = dataclasses.field(default_factory=list)
-    captured: str = ""
-    runs: list[dict[str, str]] = dataclasses.field(default_factory=list)
-    dropped: bool = False
-    """Whether details were left out, for the report's size."""
-
-    void: bool = False
-    """Whether the try that is under way does not count, and another one will follow."""
-
-    def restart(self) -> None:
-        """Forget an earlier try of the test."""
-        self.void = self.dropped = False
-        self.state, self.duration, self.message, self.captured = State.NOT_RUN, 0.0, "", ""
-        self.tracebacks, self.runs, self.starts_ms, self.used = [], [], [], {}
-
-    def take(self, report: pytest.TestReport) -> None:
-        """Take the report of one phase."""
-        self.duration += report.duration
-        state = state_of(report, cause="cause" in self.data)
-        if state is None:
-            return
-        # A failure stays one, whatever a later phase, a later subtest or another run says.
-        if self.state not in {State.FAILED, State.ERROR} and state.rank < self.state.rank:
-            self.state = state
-            self.message = message_of(report)
-
-    def add_traceback(self, text: str) -> None:
-        """Keep a traceback if there is room: any number of subtests may fail."""
-        if sum(map(len, self.tracebacks)) < MAX_TRACEBACKS:
-            self.tracebacks.append(tail(text, MAX_OUTPUT))
-        elif self.tracebacks[-1] != _MORE:
-            self.tracebacks.append(_MORE)
-
-    @property
-    def size(self) -> int:
-        """Return the number of characters in the details."""
-        runs = sum(len(text) for run in self.runs for text in run.values())
-        return len(self.captured) + sum(map(len, self.tracebacks)) + runs
-
-    def drop_details(self) -> None:
-        """Forget the details."""
-        self.captured = ""
-        self.tracebacks, self.runs = [], []
-        self.dropped = True
-
-    def cell(self, nodeid: str) -> Cell:
-        """Return the entry as a cell of the report."""
-        return Cell(
-            platform=self.platform,
-            state=self.state,
-            nodeid=escape(nodeid),
-            runsc=escape(self.data.get("runsc", [""])[0]),
-            release=self.data.get("release", ""),
-            network=self.data.get("network", ""),
-            duration=round(min(self.duration, MAX_NUMBER), 4),
-            starts_ms=tuple(self.starts_ms),
-            **self.used,
-            message=escape(self.message),
-            output=escape("\n".join([*self.tracebacks, self.captured]).strip("\n")),
-            runs=tuple(Run(**{k: escape(v) for k, v in run.items()}) for run in self.runs),
-            command=escape(self.data.get("command", "")),
-        )
-
-
-def state_of(report: pytest.TestReport, *, cause: bool) -> State | None:
-    """Return the test's state by the report of one phase; None if the report decides nothing."""
-    expected = hasattr(report, "wasxfail")
-    # A subtest's report, which names its arguments, adds nothing but its failure.
-    subtest = hasattr(report, "context")
-    if report.failed:
-        return State.FAILED if report.when == "call" else State.ERROR
-    if subtest:
-        return None
-    if report.skipped:
-        return State.UNAVAILABLE if cause else State.XFAILED if expected else State.SKIPPED
-    if report.passed and report.when == "call":
-        return State.XPASSED if expected else State.PASSED
-    return None
-
-
-def message_of(report: pytest.TestReport) -> str:
-    """Return a few lines on why a test has not simply passed."""
-    if wasxfail := getattr(report, "wasxfail", ""):
-        return head(str(wasxfail), MAX_MESSAGE)
-    longrepr = report.longrepr
-    if isinstance(longrepr, tuple):
-        return head(str(longrepr[2]).removeprefix("Skipped: "), MAX_MESSAGE)
-    crash = getattr(longrepr, "reprcrash", None)
-    text = getattr(crash, "message", None)
-    if text is None:
-        lines = [line for line in str(longrepr or "").splitlines() if line.strip()]
-        text = lines[0] if lines else ""
-    return head(uncoloured(str(text)), MAX_MESSAGE)
-
-
 class Collector:
     """pytest's hooks in the process that writes the report."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._detailed = cells.wants_details(config)
-        self._tests: dict[str, dict[str, _Entry]] = {}
+        self._tests: dict[str, dict[str, Entry]] = {}
         """By node id, and by the worker that has run the test: ``""`` is nobody so far, or this
         process."""
 
@@ -218,19 +101,19 @@ class Collector:
 
     def _expect(self, nodeid: str, row: str, platform: str) -> None:
         """Note a test that is to run."""
-        self._tests.setdefault(nodeid, {"": _Entry(row=row, platform=platform)})
+        self._tests.setdefault(nodeid, {"": Entry(row=row, platform=platform)})
 
-    def _entry(self, report: pytest.TestReport) -> _Entry:
+    def _entry(self, report: pytest.TestReport) -> Entry:
         """Return the entry of an expected test in the process that reports it."""
         tries, worker = self._tests[report.nodeid], worker_of(report)
         if worker not in tries:
             some = next(iter(tries.values()))
-            fresh = _Entry(row=some.row, platform=some.platform)
+            fresh = Entry(row=some.row, platform=some.platform)
             tries[worker] = tries.pop("") if "" in tries else fresh
         return tries[worker]
 
     def _keep_details(
-        self, entry: _Entry, report: pytest.TestReport, runs: list[dict[str, str]]
+        self, entry: Entry, report: pytest.TestReport, runs: list[dict[str, str]]
     ) -> None:
         before = entry.size
         if report.failed and report.longrepr is not None:

@@ -19,17 +19,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed
+from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError, UsageError, stage
 from pytest_gvisor.escape import escape
-from pytest_gvisor.guest.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, Encoder, FrameError, Outbox
+from pytest_gvisor.guest.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, FrameError
 from pytest_gvisor.run import threads
-from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.connected import Driven, DrivenSupervisor, Ended
 from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox import messages
 from pytest_gvisor.sandbox.messages import Message
-from pytest_gvisor.sandbox.peers import Death, Peer, why
+from pytest_gvisor.sandbox.outgoing import Outgoing
+from pytest_gvisor.sandbox.peers import Death, Peer, crash, why
 
 if TYPE_CHECKING:
     from pytest_gvisor.sandbox.snapshot import Snapshot
@@ -69,15 +69,11 @@ class Channel:
         self._ended: Ended | None = None
         self.driven = driven
         self._snapshot = snapshot
-        self._encoder = Encoder()
         with stage("channel", "no memory for the sandbox's messages"):
             self._decoder = Decoder(secrets.token_bytes(TAG_SIZE))
         self._peers: dict[int, Peer] = {}
         self._last_id = 0 if snapshot is None else snapshot.last_id
-        self._out = Outbox()
-        self._held: Outbox | None = None
-        """What is sent while the guest is at rest."""
-
+        self._outgoing = Outgoing()
         self._changed = threading.Condition(self.lock)
         self._chores: collections.deque[Callable[[], None]] = collections.deque()
         self._relieved: list[Callable[[], None]] = []
@@ -109,10 +105,11 @@ class Channel:
     def _greet(self, tag: bytes) -> None:
         if self._snapshot is None:
             self.send({"op": "hello", "id": 0, "tag": tag.hex()})
-            self._encoder.tag = tag
+            self._outgoing.tag(tag)
         else:
-            self._encoder = Encoder(tag)
-            self._write(self._snapshot.wake(tag))
+            self._outgoing.tag(tag)
+            self._outgoing.add(self._snapshot.wake(tag))
+            self._push()
 
     def _listen(self) -> None:
         self._fd = self.supervisor.pipes.socket
@@ -158,52 +155,34 @@ class Channel:
         """Return the error of a gone sandbox, with the output so far in ``completed``."""
         if completed is None and self._ended is not None:
             completed = self._ended.completed
-        if completed is None:
-            completed = Completed(
-                args=(), returncode=-9, **streams(Capture(0), Capture(0)), duration=0.0,
-                platform=self.driven.request.platform, outcome=Outcome.SANDBOX_CRASHED,
-            )  # fmt: skip
-        return SandboxCrashed(
-            f"the sandbox is gone: {self.death.reason or 'it has ended'}",
-            completed=completed,
-            panic=self.driven.record.panic,
-        )
+        return crash(self.death, self.driven, completed)
 
     def send(self, message: Mapping[str, object], payload: bytes | memoryview = b"") -> None:
         """Send a frame now, or when the guest takes it; for a dead sandbox, drop it."""
         with self.lock:
             if self.ending:
                 return
-            head = self._encoder.head(dict(message), len(payload))
-            if self._held is not None:
-                self._held.add(head, payload)
-            else:
-                self._write(head, payload)
+            if self._outgoing.frame(message, payload):
+                self._push()
 
-    def _write(self, *parts: bytes | memoryview) -> None:
-        queued = bool(self._out.size)
-        self._out.add(*parts)
-        if not queued:
-            self._flush()
-            if self._out.size:
-                self._want_write()
+    def _push(self) -> None:
+        self._flush()
+        if self._outgoing.waits:
+            self._want_write()
 
     def hold(self, peer: Peer, message: Mapping[str, object]) -> int:
         """Do as `add`, and send nothing that comes after it until `release`."""
         with self.lock:
-            if self._held is not None:
+            if self._outgoing.holds:
                 raise UsageError("this sandbox is being saved by another thread")
             number = self.add(peer, message)
-            self._held = Outbox()
+            self._outgoing.hold()
             return number
 
     def release(self, frame: bytes) -> None:
         """Send a frame out of the row, and then what was held back."""
         with self.lock:
-            held, self._held = self._held, None
-            if held is not None and not self.ending:
-                self._out.add(frame)
-                self._out.take(held)
+            if self._outgoing.release(None if self.ending else frame):
                 self._flush()
                 self._want_write()
 
@@ -283,8 +262,7 @@ class Channel:
     @property
     def congested(self) -> bool:
         """Whether much is waiting to be sent."""
-        held = 0 if self._held is None else self._held.size
-        return self._out.size + held > _CONGESTED
+        return self._outgoing.size > _CONGESTED
 
     def when_relieved(self, act: Callable[[], None]) -> None:
         """Call ``act`` once when little is waiting any more."""
@@ -314,7 +292,7 @@ class Channel:
         with self.lock:
             while self._chores:
                 self._chores.popleft()()
-            if self._held is not None:
+            if self._outgoing.holds:
                 self._changed.notify_all()
 
     def _on_wake(self) -> bool:
@@ -372,11 +350,11 @@ class Channel:
     def _flush(self) -> None:
         """Send as much as the socket takes."""
         try:
-            self._out.write(self._fd)
+            self._outgoing.write(self._fd)
         except BlockingIOError:
             pass
         except OSError:  # it is gone, which the listening thread sees as well
-            self._out.clear()
+            self._outgoing.clear()
         if not self.congested:
             self._changed.notify_all()
             if self._relieved:
@@ -394,7 +372,7 @@ class Channel:
             self.chore(self._watch_socket)
 
     def _watch_socket(self) -> None:
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out.size else 0)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing.waits else 0)
         self.supervisor.change(self._fd, events, self._on_socket)
 
     def _wind_up(self) -> None:

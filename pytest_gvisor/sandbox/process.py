@@ -18,10 +18,11 @@ from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.supervisor import NAP
+from pytest_gvisor.sandbox import search
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Answer, Peer
-from pytest_gvisor.sandbox.streams import Reader, Stream, Watch, Writer
+from pytest_gvisor.sandbox.streams import Reader, Stream, Writer
 from pytest_gvisor.settings import seconds
 
 if TYPE_CHECKING:
@@ -234,30 +235,8 @@ class Process(Peer):
         `NotReady` when it has ended without, or at the deadline, but not before all that was there
         at the call has been looked at.
         """
-        compiled = re.compile(pattern)
         deadline = time.monotonic() + self.patience(timeout)
-        watches = [Watch(stream, compiled) for stream in self._streams.values()]
-        try:
-            with self.changed:
-                for watch in watches:
-                    watch.open()
-            while True:
-                for watch in watches:
-                    if (found := watch.look(self.changed)) is not None:
-                        return found
-                with self.changed:
-                    waits = any(watch.waits for watch in watches)
-                    early = any(watch.behind for watch in watches)
-                    if early or (waits and time.monotonic() < deadline):
-                        continue
-                    if not waits and all(stream.ended for stream in self._streams.values()):
-                        self.check_alive()
-                        raise self._not_ready(f"ended without {compiled.pattern!r} in its output")
-                    self.wait_change(deadline, f"{compiled.pattern!r} in its output")
-        finally:
-            with self.changed:
-                for watch in watches:
-                    watch.close()
+        return search.first(re.compile(pattern), self, self._streams.values(), deadline)
 
     def __enter__(self) -> Self:
         """Use the object as a context manager, which kills the program at the end."""
@@ -284,10 +263,11 @@ class Process(Peer):
         self.check_alive()
         left = deadline - time.monotonic()
         if left <= 0:
-            raise self._not_ready(f"no {what} within the deadline")
+            raise self.not_ready(f"no {what} within the deadline")
         self.changed.wait(min(left, NAP))
 
-    def _not_ready(self, text: str) -> NotReady:
+    def not_ready(self, text: str) -> NotReady:
+        """Return the error of a deadline that has passed, or of an end that came too soon."""
         return NotReady(f"{list(self.args)!r}: {text}")
 
     def check_started(self, deadline: float) -> None:
@@ -325,7 +305,7 @@ class Process(Peer):
                 self._channel.send({"op": "data", "id": self._id}, bytes(data[:count]))
             data = data[count:]
             if not self._channel.wait_room(deadline):
-                raise self._not_ready("the sandbox takes no more input")
+                raise self.not_ready("the sandbox takes no more input")
         return not self._input_closed
 
     def close_input(self) -> None:

@@ -17,7 +17,7 @@ from pytest_gvisor.harness.gvisor import MAX_RECORDS
 from pytest_gvisor.images import cache, docker, mount_points, streams
 from pytest_gvisor.inside import coverage_data, fields, session, session_bounds
 from pytest_gvisor.install import archive, fetch, gomodule, release
-from pytest_gvisor.plugin import matrix
+from pytest_gvisor.plugin import entries, matrix
 from pytest_gvisor.report import github, run_texts, terminal
 from pytest_gvisor.run import left_out
 from pytest_gvisor.runsc import platforms
@@ -168,7 +168,7 @@ LIMITS = streams.Limits()
 DEFAULTS = settings.Settings()
 NUMBERS = [
     ("report.md", f"{run_texts._MAX_OUTPUT:,} bytes of each stream"),
-    ("report.md", f"{matrix.MAX_OUTPUT:,} characters of pytest's output"),
+    ("report.md", f"{entries.MAX_OUTPUT:,} characters of pytest's output"),
     ("report.md", f"at most {matrix.MAX_DETAILS // MIB} Mi characters of such details"),
     ("report.md", f"failures up to {2 * matrix.MAX_DETAILS // MIB} Mi"),
     ("report.md", f"up to {github.BUDGET // 1024} KiB of the file"),

@@ -12,7 +12,8 @@ import pytest
 
 from pytest_gvisor import NotReady
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.sandbox.streams import Tap, Watch
+from pytest_gvisor.sandbox.search import Watch
+from pytest_gvisor.sandbox.streams import Tap
 from tests.unit.sandbox.conftest import Peer, started
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def test_a_flood_of_output_does_not_outlast_a_deadline(
         found = look(watch, lock)
         if time.monotonic() < begun + 20:
             with lock:
-                watch._stream.feed(memoryview(b"x" * 1000))
+                watch.stream.feed(memoryview(b"x" * 1000))
         return found
 
     monkeypatch.setattr(Watch, "look", look_slowly)
