@@ -20,6 +20,7 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx_copybutton",
     "sphinxcontrib.mermaid",
+    "reachable_links",
     "settings_table",
 ]
 exclude_patterns = ["_build", "_ext", "_inventories"]
