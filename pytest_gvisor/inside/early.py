@@ -1,8 +1,8 @@
-"""The sandbox that is started before the host collects, for the first tests inside.
+"""The sandbox that is started with the host's session, for the first tests inside.
 
-It boots, and its pytest imports plugins, while the host collects. No thread waits for it: what it
-says stays in its sockets until the first test. It is used if the plan that is made then is the
-same, and else removed.
+It boots, and its pytest imports plugins, while the host imports what it needs and collects. No
+thread waits for it: what it says stays in its sockets until the first test. It is used if the plan
+that is made then is the same, and else removed.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ class Early:
         self._started: Started | None = None
         self._refused = ""
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Start the sandbox: all plugins are configured, and nothing of the session is done."""
+        # The controller of xdist runs no test.
+        if not self._config.pluginmanager.hasplugin("dsession"):
+            self.begin()
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> Iterator[None]:
-        """Start the sandbox, and remove it if no test runs inside."""
-        # The controller of xdist runs no test.
-        if self._config.pluginmanager.hasplugin("dsession"):
-            return (yield)
-        self.begin()
+        """Remove the sandbox if no test runs inside."""
         result = yield
         if not any(plan_key in item.stash for item in session.items):
             self.discard()
@@ -64,7 +67,7 @@ class Early:
             planned = self._plan()
             if planned is None:
                 return
-            started = start.begin(self._config, planned)
+            started = self._launch(planned)
         except (GvisorError, pytest.UsageError, OSError):
             return
         self._started = started
@@ -74,12 +77,18 @@ class Early:
 
         started.link.greet(_GREETING)
 
+    def _launch(self, planned: start.Plan) -> Started:
+        """Start the sandbox of a plan: the one place that decides how. Raises `GvisorError`."""
+        return start.begin(self._config, planned)
+
     def _plan(self) -> start.Plan | None:
         settings = run_settings(self._config)
         platforms = engine_of(self._config).platforms_of(settings)
-        # kvm may hang for ever, and is tried first. With an image, no test can run inside.
         several = len(platforms) > 1 or len(settings.releases) > 1
-        if several or platforms[0] is Platform.KVM or settings.image is not None:
+        # kvm may hang for ever, and is tried first; so is a name that this version does not know.
+        tried = platforms[0] is Platform.KVM or not platforms[0].is_known
+        # With an image, no test can run inside.
+        if several or tried or settings.image is not None:
             return None
         return start.plan(
             self._config,

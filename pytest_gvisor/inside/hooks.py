@@ -35,7 +35,9 @@ _MARKER = (
     "in_gvisor(*, fresh=False, user=None): run this test inside gVisor, if fresh in a sandbox of "
     "its own, as this user"
 )
-_NOT_EARLY = ("collectonly", "setupplan")
+_RUN_NO_TEST = ("cacheshow", "collectonly", "setupplan", "show_fixtures_per_test", "showfixtures")
+"""Options with which pytest begins a session all the same."""
+
 _session_key = pytest.StashKey["InsideSession"]()
 _workers_key = pytest.StashKey[bool]()
 
@@ -67,9 +69,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _begin_early(config: pytest.Config) -> None:
-    """Let the sandbox boot while this pytest collects, if it runs tests and all share one."""
+    """Let the sandbox boot beside this pytest's own start, if it runs tests and all share one."""
     shared = config.getoption("gvisor_isolation") in (None, "session")
-    if shared and not any(config.getoption(option, False) for option in _NOT_EARLY):
+    if shared and not any(config.getoption(option, False) for option in _RUN_NO_TEST):
         from pytest_gvisor.inside.early import Early  # noqa: PLC0415 -- idle costs nothing
 
         config.pluginmanager.register(Early(config, lambda: _inside(config)), EARLY)

@@ -1,10 +1,13 @@
-"""The sandbox that is started before the host collects, and its end where it is not wanted."""
+"""The sandbox that is started with the host's session, and its end where it is not wanted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
+
+from pytest_gvisor.plugin.stash import engine_of
 
 RunInside = Callable[..., pytest.RunResult]
 
@@ -43,6 +46,64 @@ def pytest_collection_finish(session):
     assert result.parseoutcomes() == {"passed": 1}
     result.stdout.fnmatch_lines(["*1 passed, its sandbox started in * ms"])
     result.stdout.no_fnmatch_line("*a sandbox was started before*")
+
+
+def test_the_sandbox_starts_before_the_rest_of_the_session(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """All plugins are configured by then; the terminal's header and the collection come later."""
+    project.makepyfile(
+        conftest=INSIDE
+        + """
+def pytest_configure(config):
+    if not inside:
+        assert config.pluginmanager.get_plugin("gvisor-early") is None
+
+def pytest_sessionstart(session):
+    if not inside:
+        assert session.config.pluginmanager.get_plugin("gvisor-early")._started is not None
+""",
+        test_it=INSIDE + "def test_it(): assert inside",
+    )
+    result = run_inside("-v")
+    assert result.parseoutcomes() == {"passed": 1}
+    result.stdout.no_fnmatch_line("*a sandbox was started before*")
+
+
+RUN_NO_TEST = {
+    "--collect-only": "test_it.py::test_it",
+    "--fixtures": "*tmp_path*",
+    "--fixtures-per-test": "",
+    "--markers": "*in_gvisor*",
+    "--help": "*--in-gvisor*",
+    "--version": "pytest *",
+    "--cache-show": "*cachedir*",
+}
+
+
+@pytest.mark.parametrize("option", RUN_NO_TEST)
+def test_an_option_that_runs_no_test_starts_no_sandbox(
+    option: str, project: pytest.Pytester
+) -> None:
+    """Nor is a session folder made, or a process started."""
+    project.makepyfile(
+        conftest="""
+import pytest
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    from pytest_gvisor.plugin.stash import engine_if_any
+    engine = engine_if_any(config)
+    print("STARTED:", engine and engine.launcher._session)
+""",
+        test_it="def test_it(): pass",
+    )
+    result = project.runpytest_inprocess("-q", "--in-gvisor", "--gvisor-strict", option)
+    assert result.ret in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    output = [*result.outlines, *result.errlines]
+    pytest.LineMatcher(output).fnmatch_lines_random([RUN_NO_TEST[option]])
+    started = [line for line in output if line.startswith("STARTED:")]
+    assert started in ([], ["STARTED: None"])
 
 
 CHANGES = {
@@ -84,9 +145,20 @@ def test_it():
 
 
 ENDS = {
-    "no test": ("", ("-k", "nothing"), "*1 deselected*"),
-    "an error": ("raise OSError('mine')", (), "*OSError: mine*"),
-    "Ctrl-C": ("if not inside: raise KeyboardInterrupt", (), "*KeyboardInterrupt*"),
+    "no test": ({}, ("-k", "nothing"), "*1 deselected*"),
+    "an error": ({"test_it": "raise OSError('mine')"}, (), "*OSError: mine*"),
+    "Ctrl-C": ({"test_it": "if not inside: raise KeyboardInterrupt"}, (), "*KeyboardInterrupt*"),
+    "a path that is not there": ({}, ("missing.py",), "*file or directory not found: missing.py"),
+    "a usage error": (
+        {"conftest": "def pytest_sessionstart(): raise pytest.UsageError('mine')"},
+        (),
+        "*mine",
+    ),
+    "a crash": (
+        {"conftest": "def pytest_collection_modifyitems(): raise ValueError('mine')"},
+        (),
+        "*ValueError: mine",
+    ),
 }
 
 
@@ -95,9 +167,36 @@ def test_nothing_is_left_of_a_sandbox_that_no_test_has_used(
     how: str, project: pytest.Pytester
 ) -> None:
     """The sandbox goes unreported, whatever has ended the run before its first test."""
-    statement, arguments, told = ENDS[how]
-    project.makepyfile(test_it=f"{INSIDE}\n{statement}\ndef test_it(): pass\n")
-    result = project.runpytest_inprocess("-v", "--in-gvisor", *arguments, no_reraise_ctrlc=True)
-    result.stdout.fnmatch_lines([told])
+    files, arguments, told = ENDS[how]
+    heads = {"test_it": INSIDE, "conftest": "import pytest"}
+    sources = {name: f"{heads[name]}\n{text}\n" for name, text in files.items()}
+    sources["test_it"] = sources.get("test_it", "") + "def test_it(): pass\n"
+    project.makepyfile(**sources)
+    ends = Ends()
+    result = project.runpytest_inprocess(
+        "-v", "--in-gvisor", *arguments, no_reraise_ctrlc=True, plugins=[ends]
+    )
+    pytest.LineMatcher([*result.outlines, *result.errlines]).fnmatch_lines([told])
     for output in (result.stdout, result.stderr):
         output.no_fnmatch_line("*[vV]isor: *sandbox*")
+    assert ends.had_started
+    assert ends.folder
+    assert not os.path.exists(ends.folder)
+
+
+class Ends:
+    """A plugin of the host that looks at the early sandbox."""
+
+    def __init__(self) -> None:
+        self.had_started = False
+        self.folder = ""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> Iterator[None]:
+        """Note whether there is one, whatever comes of the start."""
+        try:
+            return (yield)
+        finally:
+            early = session.config.pluginmanager.get_plugin("gvisor-early")
+            self.had_started = early is not None and early._started is not None
+            self.folder = engine_of(session.config).launcher.session().path
