@@ -318,9 +318,15 @@ class Gvisor:
         return check_extra(self._hooks.runsc_args(), self.runsc.flags)
 
     def _spec(self, workspace: Workspace, asked: Workload, chosen: Settings, way: Way) -> Spec:
-        return self._modified(make_spec(workspace, asked, chosen, way))
+        if not self._hooks.may_modify:
+            return make_spec(workspace, asked, chosen, way)
+        # A hook may write to the root's folder: no other run uses that, and no image stands for it.
+        alone = dataclasses.replace(workspace, shared="", packed={})
+        return self._modified(make_spec(alone, asked, chosen, way))
 
     def _modified(self, spec: Spec) -> Spec:
+        if not self._hooks.may_modify:
+            return spec
         config = spec.to_json()
         self._hooks.modify_spec(config)
         return spec if config == spec.to_json() else validate.read(config)

@@ -21,7 +21,7 @@ _BLOCK: Final = 4096
 _MAGIC: Final = 0xE0F5E1E2
 _SUPER_AT: Final = 1024
 _SUPER: Final = struct.Struct("<IIIBBHQQIIII16s16sIHHH38x")
-_INODE: Final = struct.Struct("<HHHHQIIIIQII16x")
+_INODE: Final = struct.Struct("<HHHHQIIIIqII16x")
 _ENTRY: Final = struct.Struct("<QHBx")
 _SLOT: Final = 32
 _EXTENDED: Final = 1
@@ -209,7 +209,7 @@ def _super(nodes: list[_Node], blocks: int) -> bytes:
 
 def _inode(node: _Node) -> bytes:
     status = node.status
-    seconds, nanoseconds = divmod(max(0, status.st_mtime_ns), 1_000_000_000)
+    seconds, nanoseconds = divmod(status.st_mtime_ns, 1_000_000_000)
     own = os.geteuid()
     uid, gid = (0, 0) if own else (status.st_uid, status.st_gid)
     return _INODE.pack(

@@ -238,4 +238,10 @@ def _hooks(item: pytest.Item, kept: _Kept) -> Hooks:
             record_usage(item, record.completed.usage)
         hook.pytest_gvisor_run_finished(item=item, completed=record.completed, error=record.error)
 
-    return Hooks(modify_spec=modify, runsc_args=flags, run_finished=finished, keep=kept)
+    return Hooks(
+        modify_spec=modify,
+        has_modifiers=lambda: bool(hook.pytest_gvisor_modify_spec.get_hookimpls()),
+        runsc_args=flags,
+        run_finished=finished,
+        keep=kept,
+    )

@@ -24,7 +24,7 @@ class Image:
 
     def inode(self, nid: int) -> tuple[int, ...]:
         """Format, xattrs, mode, -, size, block, number, uid, gid, seconds, nanoseconds, links."""
-        return struct.unpack_from("<HHHHQIIIIQII", self.data, 32 * nid)
+        return struct.unpack_from("<HHHHQIIIIqII", self.data, 32 * nid)
 
     def content(self, nid: int) -> bytes:
         """The data of an inode."""
@@ -64,6 +64,7 @@ def tree(tmp_path: Path) -> Path:
     os.link(root / "program", root / "etc/again")
     (root / "link").symlink_to("etc/name")
     os.utime(root / "etc/name", ns=(0, 1_234_567_890_123_456_789))
+    os.utime(root / "etc/nothing", ns=(0, -1_500_000_000))
     many = root / "many"
     many.mkdir(0o700)
     for number in range(300):
