@@ -6,6 +6,7 @@ cannot be saved or copied starts as any other sandbox.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import secrets
@@ -29,6 +30,12 @@ _MOST = 4
 
 _MOST_SAVES = 16
 _MOST_FAILURES = 2
+_MOST_UNUSED = 3
+"""Copies that were started ahead in vain."""
+
+_GREETING = 0.5
+"""Seconds for runsc to come as far as to need the host, which takes it some 30 ms."""
+
 _PATIENCE = 30.0
 """Seconds to get to the gate, to be saved there, or to go on from there."""
 
@@ -43,6 +50,19 @@ class _Saved:
     names: host_files.Names
     """The names in folders that it keeps in use."""
 
+    used: tuple[str, ...]
+    """These folders, without those above them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Next:
+    """The copy that waits at its gate for the next test."""
+
+    link: Link
+    saved: _Saved
+    files: host_files.State
+    """The files in the folders that it keeps in use, which it has opened anew."""
+
 
 class Copies:
     """The saved sandboxes of this process."""
@@ -52,7 +72,12 @@ class Copies:
         self._config = config
         self._start = start
         self._saved: list[_Saved] = []
-        self._saves = self._failures = 0
+        self._saves = self._failures = self._unused = 0
+        self._latest: _Saved | None = None
+        """The saved sandbox of the one that began last."""
+
+        self._next: _Next | None = None
+        self._owner = os.getpid()
         self._reason = ""
         self.begun = 0
         """Sandboxes that began as copies."""
@@ -75,9 +100,55 @@ class Copies:
         Raises `GvisorError`.
         """
         if (link := self._copy(plan, go_on)) is None:
+            self._latest = None
             link = self._save(self._start(plan))
             go_on(link)
         return link
+
+    def prepare(self) -> None:
+        """Start a copy of the sandbox that began last, for the next test, if none is there.
+
+        Nobody waits for it: what it says stays in its sockets. A problem is not reported here: the
+        next test comes upon it again.
+        """
+        saved = self._latest
+        if self._next is not None or saved is None or saved not in self._saved:
+            return
+        if max(self._failures - _MOST_FAILURES, self._unused - _MOST_UNUSED) >= 0:
+            return
+        files = host_files.details(saved.used)
+        try:
+            link = launch(self._config, saved.plan, saved.folder)
+        except GvisorError:
+            return
+        self._next = _Next(link=link, saved=saved, files=files)
+        with contextlib.suppress(GvisorError):
+            link.greet(_GREETING)
+
+    def _take(self, saved: _Saved) -> Link | None:
+        """Return the copy that was started ahead if it is one of ``saved``, as one of now.
+
+        Else remove it.
+        """
+        ahead = self._next
+        if ahead is None:
+            return None
+        if ahead.saved is not saved or host_files.details(saved.used) != ahead.files:
+            self._refuse()
+            return None
+        self._next = None
+        ahead.link.count_from_here()
+        return ahead.link
+
+    def _refuse(self) -> None:
+        self._unused += 1
+        self.close()
+
+    def close(self) -> None:
+        """Remove the copy that no test has taken."""
+        ahead, self._next = self._next, None
+        if ahead is not None and self._owner == os.getpid():
+            ahead.link.close()
 
     def _copy(self, plan: Plan, go_on: Callable[[Link], None]) -> Link | None:
         found = next((saved for saved in self._saved if saved.plan.starts_like(plan)), None)
@@ -90,7 +161,7 @@ class Copies:
             self._drop(found)
             return None
         try:
-            link = launch(self._config, plan, found.folder)
+            link = self._take(found) or launch(self._config, plan, found.folder)
         except GvisorError as error:
             self._fail(f"none can be started: {error}")
             self._drop(found)
@@ -108,6 +179,7 @@ class Copies:
             link.close()
             raise
         self.begun += 1
+        self._latest = found
         return link
 
     def _save(self, started: Started) -> Link:
@@ -140,7 +212,14 @@ class Copies:
         except BaseException:
             link.close()
             raise
-        self._saved.append(_Saved(folder=folder, plan=plan, state=started.state, names=names))
+        self._latest = _Saved(
+            folder=folder,
+            plan=plan,
+            state=started.state,
+            names=names,
+            used=tuple(path for path in held if path in names),
+        )
+        self._saved.append(self._latest)
         for oldest in self._saved[:-_MOST]:
             self._drop(oldest)
         return link
@@ -150,6 +229,8 @@ class Copies:
         return os.path.join(session.path, "saved-" + secrets.token_hex(4))
 
     def _drop(self, saved: _Saved) -> None:
+        if self._next is not None and self._next.saved is saved:
+            self._refuse()
         self._saved.remove(saved)
         shutil.rmtree(saved.folder, ignore_errors=True)
 

@@ -54,6 +54,11 @@ def names(folders: Iterable[str], shown: Iterable[str]) -> Names:
     return found
 
 
+def details(folders: Iterable[str]) -> State:
+    """Return the names in the folders, and of each regular file inode, size and time."""
+    return {folder: frozenset(_entries(folder, "", every=True)) for folder in folders}
+
+
 def same_names(before: Names) -> bool:
     """Whether the folders have the same names as before."""
     return all(_names(folder) == names for folder, names in before.items())
@@ -96,13 +101,13 @@ def _state(folders: Iterable[str], temporary: str) -> State:
     return {folder: frozenset(_entries(folder, temporary)) for folder in folders}
 
 
-def _entries(folder: str, temporary: str) -> Iterator[tuple[Any, ...]]:
+def _entries(folder: str, temporary: str, *, every: bool = False) -> Iterator[tuple[Any, ...]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name == _COMPILED or entry.path == temporary:
                     continue
-                if entry.name.endswith(_READ) and entry.is_file():
+                if (every or entry.name.endswith(_READ)) and entry.is_file():
                     info = entry.stat()
                     yield entry.name, info.st_ino, info.st_size, info.st_mtime_ns
                 else:

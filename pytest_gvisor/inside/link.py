@@ -292,16 +292,27 @@ class Link:
     def _is_at_end(self) -> bool:
         return self._supervisor.over or self.attended
 
-    def close(self, patience: float = 0.0) -> Ended:
-        """Wait ``patience`` seconds for the end, kill the rest, remove everything; return the
-        end.
+    def leave(self, patience: float = 0.0) -> Ended:
+        """Wait ``patience`` seconds for the end, and kill the rest; return the end.
+
+        Everything is being removed then: `close` waits for that.
         """
         if self._ended is None:
             self._stop_reading(Died("it is gone"))
-            self._ended = self._driven.end(patience)
+            self._ended = self._driven.leave(patience)
             if self.show is not None:
                 self._relay(self.show)
         return self._ended
+
+    def close(self, patience: float = 0.0) -> Ended:
+        """End it like `leave`, and wait until everything is removed."""
+        ended = self.leave(patience)
+        self._driven.settle()
+        return ended
+
+    def count_from_here(self) -> None:
+        """Count the seconds of the start from now on: see `DrivenSupervisor`."""
+        self._supervisor.count_from_here()
 
     @property
     def record(self) -> Record:

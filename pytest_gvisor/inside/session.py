@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import (
     ahead,
     allure_results,
@@ -24,6 +22,7 @@ from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.configuration import named
 from pytest_gvisor.inside.copies import Copies
 from pytest_gvisor.inside.coverage_data import InsideCoverage, target_of
+from pytest_gvisor.inside.groups import Group, planned, seat_key
 from pytest_gvisor.inside.output import Live
 from pytest_gvisor.inside.requirements import is_refused, require_platform
 from pytest_gvisor.inside.return_places import agree, basetemp
@@ -33,8 +32,8 @@ from pytest_gvisor.inside.start import Inside, Plan, Started, begin, collect, pl
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.collection_warnings import known
-from pytest_gvisor.plugin.placement import EARLY, FIELDS, plan_key, plan_of
-from pytest_gvisor.plugin.precedence import expected_failure, settings_of
+from pytest_gvisor.plugin.placement import EARLY, FIELDS, plan_key
+from pytest_gvisor.plugin.precedence import expected_failure
 from pytest_gvisor.sessions import places
 from pytest_gvisor.settings import Isolation, Platform, Settings
 
@@ -45,32 +44,6 @@ if TYPE_CHECKING:
 _MAX_FALSE_STARTS = 3
 
 
-@dataclasses.dataclass(kw_only=True)
-class _Group:
-    """The tests that share a sandbox, in the order in which they are to run."""
-
-    platform: Platform | None
-    """The platform that was asked for."""
-
-    settings: Settings
-    user: str
-    lifetime: Isolation
-    items: list[pytest.Item] = dataclasses.field(default_factory=list)
-    worker: Worker | None = None
-
-
-class _Seat(NamedTuple):
-    """The place of a test: its number among those of its group."""
-
-    group: _Group
-    number: int
-    position: int
-    """Its place among all tests of the session."""
-
-
-_seat_key = pytest.StashKey[_Seat]()
-
-
 class InsideSession:
     """The sandboxes for tests inside, each made for its first test."""
 
@@ -79,7 +52,6 @@ class InsideSession:
         fields = self._config.getini(FIELDS)
         self._bounds = SessionBounds(self._config, fields, known(self._config))
         self._bridges = Bridges(self._config, self._bounds)
-        self._isolation = isolation
         self._inside = inside
         self.returned = Store()
         """The files that have come back."""
@@ -87,35 +59,17 @@ class InsideSession:
         self._started = 0
         self.copies = Copies(self._config, self._start)
         self._config.pluginmanager.register(self.copies)
-        self._groups = self._plan_groups(session.items)
+        self._groups = planned(session.items, isolation)
+        self._following: pytest.Item | None = None
+        self._leaving: Link | None = None
+        """The sandbox that ended last, and may still be being removed."""
+
         self._working: set[tuple[Platform, str | None]] = set()
         self._false_starts: dict[tuple[Platform | None, Settings], int] = {}
 
-    def _plan_groups(self, items: Sequence[pytest.Item]) -> list[_Group]:
-        """Give each test its place beside those that share its sandbox."""
-        groups: dict[tuple[Platform | None, Settings, str, str], _Group] = {}
-        for position, item in enumerate(items):
-            plan = plan_of(item)
-            if plan is None:
-                continue
-            try:
-                settings = settings_of(item)
-            except UsageError:  # it fails when its turn has come
-                settings = Settings()
-            lifetime = Isolation.TEST if plan.fresh else self._isolation
-            names = {Isolation.MODULE: str(item.path), Isolation.TEST: str(position)}
-            fresh = _Group(
-                platform=plan.platform, settings=settings, user=plan.user, lifetime=lifetime
-            )
-            key = plan.platform, settings, plan.user, names.get(lifetime, "")
-            group = groups.setdefault(key, fresh)
-            item.stash[_seat_key] = _Seat(group, len(group.items), position)
-            group.items.append(item)
-        return list(groups.values())
-
     def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         """Run the whole protocol of one test inside."""
-        group = item.stash[_seat_key].group
+        group, self._following = item.stash[seat_key].group, nextitem
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         platform = self._find_platform(item)
@@ -142,7 +96,7 @@ class InsideSession:
                 raise call.excinfo.value
 
     def _run_in_group(
-        self, item: pytest.Item, group: _Group, platform: Platform, ids: ahead.Ids
+        self, item: pytest.Item, group: Group, platform: Platform, ids: ahead.Ids
     ) -> tuple[bool, pytest.TestReport | None]:
         """Run a test inside; return whether it came to its end there, and else its last report."""
         worker = group.worker = group.worker or self._worker(group, platform)
@@ -160,6 +114,7 @@ class InsideSession:
             reason = expected_failure(item, platform)
         spent = time.monotonic() - began
         made_up = [reports.made_up(item, "setup", failure, spent)] if failure else []
+        self._prepare_next(group)
         for report in made_up or worker.run(item, ids):
             # A test that has not begun cannot have failed as expected.
             if reason is not None and not failure and worker.ran:
@@ -173,7 +128,7 @@ class InsideSession:
             last = report
         return (True, None) if worker.ended and not failure else (False, last)
 
-    def _count_start(self, item: pytest.Item, group: _Group, failure: str) -> None:
+    def _count_start(self, item: pytest.Item, group: Group, failure: str) -> None:
         """End the session after too many failed starts in a row.
 
         Whichever tests they were for: what they have in common is platform and settings.
@@ -220,7 +175,7 @@ class InsideSession:
 
     def _sure(self, item: pytest.Item, following: pytest.Item) -> list[pytest.Item]:
         """Return the tests that come right after this one in its sandbox, whatever its outcome."""
-        group, _number, position = item.stash[_seat_key]
+        group, _number, position = item.stash[seat_key]
         writable, live = bool(self._inside.writable), "live log" in self._bridges.names
         most = ahead.most(self._config, group.settings, writable=writable, live=live)
         room = min(most, 1 if group.worker is None else group.worker.ahead.room)
@@ -230,7 +185,7 @@ class InsideSession:
         if items[position + 1 : position + 2] != found:
             return found
         for other in items[position + 2 : position + 1 + room]:
-            seat = other.stash.get(_seat_key, None)
+            seat = other.stash.get(seat_key, None)
             if seat is None or seat.group is not group or is_refused(other):
                 break
             found.append(other)
@@ -241,18 +196,18 @@ class InsideSession:
 
         Under xdist nobody knows what comes after the next test.
         """
-        group, number, _position = item.stash[_seat_key]
+        group, number, _position = item.stash[seat_key]
         others: Iterable[pytest.Item] = ()
         if nextitem is None:
             pass
         elif hasattr(self._config, "workerinput"):
-            seat = nextitem.stash.get(_seat_key, None)
+            seat = nextitem.stash.get(seat_key, None)
             others = [nextitem] if seat is not None and seat.group is group else []
         else:
             others = (group.items[i] for i in range(number + 1, len(group.items)))
         return (other for other in others if not is_refused(other))
 
-    def _worker(self, group: _Group, platform: Platform) -> Worker:
+    def _worker(self, group: Group, platform: Platform) -> Worker:
         takers: list[Taker] = []
 
         def start() -> Link:
@@ -277,7 +232,10 @@ class InsideSession:
                 )
 
             if self._has_copies(group):
-                return self.copies.begin(planned, go_on)
+                link = self.copies.begin(planned, go_on)
+                # It loads the project meanwhile.
+                self._prepare_next(group)
+                return link
             link = self._start(planned).link
             go_on(link)
             return link
@@ -303,15 +261,18 @@ class InsideSession:
             started = begin(self._config, planned)
         return started
 
-    def _has_copies(self, group: _Group) -> bool:
+    def _has_copies(self, group: Group) -> bool:
         """Whether several sandboxes are started in the same way, for a test or a module each."""
-        return group.lifetime is not Isolation.SESSION and any(
-            other is not group
-            and other.lifetime is not Isolation.SESSION
-            and (other.platform, other.settings, other.user)
-            == (group.platform, group.settings, group.user)
-            for other in self._groups
-        )
+        return any(other.starts_like(group) for other in self._groups)
+
+    def _prepare_next(self, group: Group) -> None:
+        """Start the next test's sandbox, if it has one of its own that is a copy like this one."""
+        following = self._following
+        seat = None if following is None else following.stash.get(seat_key, None)
+        if seat is None or seat.group.worker is not None or not seat.group.starts_like(group):
+            return
+        if following is not None and not is_refused(following):
+            self.copies.prepare()
 
     def _explain_factory(self, items: Sequence[pytest.Item]) -> Callable[[Sequence[str]], str]:
         """Return a function that tells of files that failures name and that are not shown."""
@@ -356,16 +317,23 @@ class InsideSession:
         if reporter is not None:
             reporter.write(text)
 
-    @staticmethod
-    def _finish_group(group: _Group) -> None:
+    def _finish_group(self, group: Group) -> None:
         worker, group.worker = group.worker, None
         if worker is not None:
-            worker.finish()
+            self._settle(worker.finish())
+
+    def _settle(self, leaving: Link | None) -> None:
+        """Wait for the removal of the sandbox that ended before this one."""
+        before, self._leaving = self._leaving, leaving
+        if before is not None:
+            before.close()
 
     def close(self) -> None:
         """Let every pytest inside tear down and end, and warn of messages left out."""
+        self.copies.close()
         for group in self._groups:
             self._finish_group(group)
+        self._settle(None)
         self._look_at_plugins()
         self._bounds.close()
 

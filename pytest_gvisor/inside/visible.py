@@ -38,6 +38,11 @@ class Shown:
         """Whether a path lies in what tests inside see, links not resolved."""
         return any(within(path, other) for other in (*self.paths, *_SYSTEM, *_prefixes()))
 
+    @property
+    def adds(self) -> bool:
+        """Whether a root file system with the mount points lacks something: see `complete`."""
+        return bool(self.links) or not self.holds(self.start)
+
     def complete(self, root: str) -> None:
         """Add the links and the folder of the start to a root file system with the mount points."""
         for link, target in self.links:

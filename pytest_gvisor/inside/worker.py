@@ -330,20 +330,21 @@ class Worker:
         elif not progress.failed:
             yield reports.made_up(item, "teardown", text, time.monotonic() - began)
 
-    def finish(self) -> None:
-        """Let the pytest inside tear down what is still set up, and remove the sandbox.
+    def finish(self) -> Link | None:
+        """Let the pytest inside tear down what is still set up, and end the sandbox.
 
-        In the midst of a test, which is where Ctrl-C ends a session, it is removed at once.
+        In the midst of a test, which is where Ctrl-C ends a session, it is killed at once. Returns
+        the sandbox, if there is one: it is being removed, and the caller closes it.
         """
         link, self._link = self._link, None
         if link is None:
-            return
+            return None
         taker, self._taker = self._taker, None
         if self._under_way:
-            link.close(patience=0.0)
+            link.leave()
             if taker is not None:
                 taker.lose("the session was stopped in the midst of a test")
-            return
+            return link
         measured = None if self._measured is None else self._measured()
         complete = False
         try:
@@ -361,9 +362,10 @@ class Worker:
             self._debugger.end()
             if taker is not None:
                 taker.receive(link, LAST_ACTS if complete else _LAST_WORDS)
-            link.close()
+            link.leave()
             if measured is not None:
                 measured.close(complete=complete)
+        return link
 
     def _last_words(self, link: Link, measured: InsideCoverage | None) -> None:
         """Take the messages of a pytest inside about its whole session.

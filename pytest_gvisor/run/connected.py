@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError, SnapshotError, stage
@@ -47,6 +47,14 @@ class DrivenSupervisor(Supervisor):
         self.saved = None
         self._ask("save", argv)
 
+    def count_from_here(self) -> None:
+        """Count the seconds of the start from now on: nobody has waited for it so far."""
+        self.started_at, self._since = time.monotonic(), time.time_ns()
+
+    def release(self) -> None:
+        """Have the keeper remove everything of this run; `clean` waits for that."""
+        self._ask("release")
+
     def end(self, patience: float) -> bool:
         """Wait ``patience`` seconds for its end and kill the rest; return whether that was needed.
 
@@ -77,6 +85,7 @@ class Driven(Runner):
     supervisor: DrivenSupervisor
     workspace: Workspace
     _undo: contextlib.ExitStack
+    _leaves = False
 
     def start(self) -> DrivenSupervisor:
         """Make the streams and hand the run to the keeper. Raises the errors of `run` before a
@@ -142,22 +151,55 @@ class Driven(Runner):
 
     def end(self, patience: float = 0.0) -> Ended:
         """Wait ``patience`` seconds for its end, kill the rest, and remove everything."""
-        error: GvisorError | None = None
         with self._undo:
-            try:
-                self._finish(patience)
-            except GvisorError as caught:
-                self.record.error = error = caught
+            error = self._finish(patience, self._clean)
         return Ended(completed=self.record.completed, error=error)
 
-    def _finish(self, patience: float) -> None:
+    def leave(self, patience: float = 0.0) -> Ended:
+        """End it like `end`, and return while the keeper removes everything; then `settle`.
+
+        What cannot be removed is not in the result.
+        """
+        with contextlib.ExitStack() as undo:
+            undo.push(self._undo)
+            error = self._finish(patience, self._release)
+            undo.pop_all()
+        self._leaves = True
+        return Ended(completed=self.record.completed, error=error)
+
+    def settle(self) -> None:
+        """Wait until everything is removed, after `leave`. A second call does nothing."""
+        if self._leaves:
+            self._leaves = False
+            with self._undo:
+                self._clean(self.supervisor)
+
+    @staticmethod
+    def _release(supervisor: DrivenSupervisor) -> tuple[str, ...]:
+        supervisor.release()
+        return ()
+
+    def _finish(
+        self, patience: float, remove: Callable[[DrivenSupervisor], tuple[str, ...]]
+    ) -> GvisorError | None:
+        """End it; ``remove`` returns what is known to be left. Return the error of the run."""
+        error: GvisorError | None = None
+        try:
+            self._come_to_an_end(patience, remove)
+        except GvisorError as caught:
+            self.record.error = error = caught
+        return error
+
+    def _come_to_an_end(
+        self, patience: float, remove: Callable[[DrivenSupervisor], tuple[str, ...]]
+    ) -> None:
         try:
             killed = self.supervisor.end(patience)
             verdict = self._judge(self.workspace, self.supervisor)
             if self.keep is not None:
                 self.keep(self.workspace, self.record)
         finally:
-            leaks = self._clean(self.supervisor)
+            leaks = remove(self.supervisor)
         completed = self._completed(verdict, self.supervisor, leaks)
         if not killed:
             self._raise_for(verdict, completed, self.supervisor)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,22 +13,37 @@ RunInside = Callable[..., pytest.RunResult]
 INSIDE = "import os, time\nfrom pytest_gvisor import is_gvisor_kernel\n"
 INSIDE += "inside = is_gvisor_kernel(os.uname().release)\n"
 COPIES = "gvisor: {} of tests inside began as copies of a saved one"
+WHILE = """
+def copies(config):
+    found = config.pluginmanager.get_plugins()
+    return next((one for one in found if type(one).__name__ == "Copies"), None)
+"""
 NONE = "gvisor: sandboxes of tests inside did not begin as copies: *{}*"
 
 
 def test_a_copy_is_a_sandbox_of_its_own(project: pytest.Pytester, run_inside: RunInside) -> None:
-    """Each copy has an empty /tmp, random numbers and temporary names of its own, and the time."""
+    """Each copy has a root of its own, random numbers and temporary names, and the time.
+
+    All start from one folder of the host, which none can write to.
+    """
     project.makepyfile(
         INSIDE
         + """
-import random, tempfile
+import contextlib, random, tempfile
 import pytest
 
 @pytest.mark.parametrize("number", range(3))
 def test_it(number, tmp_path, record_property):
     assert inside
-    assert not os.path.exists("/tmp/made")
-    open("/tmp/made", "w").close()
+    with open("/etc/hosts") as hosts:
+        assert "changed" not in hosts.read()
+    for folder in ("", "/etc", "/home", "/run", "/tmp", "/var/tmp", os.getcwd()):
+        assert not os.path.exists(f"{folder}/made")
+        with contextlib.suppress(PermissionError):  # of a user who is not root
+            open(f"{folder}/made", "w").close()
+            os.chmod(folder or "/", 0o700)
+    with contextlib.suppress(PermissionError), open("/etc/hosts", "a") as hosts:
+        hosts.write("changed")
     name = os.path.basename(tempfile.mktemp())
     record_property("drawn", f"{random.random()} {name} {time.time()}")
 """
@@ -141,16 +158,19 @@ def test_a_saved_sandbox_that_is_broken_costs_nothing_but_time(
     project.makeconftest(
         INSIDE
         + f"""
-def pytest_runtest_logreport(report):
-    if inside or report.when != "teardown":
-        return
-    import gc
+if not inside:
     from pytest_gvisor.inside.copies import Copies
-    for copies in (found for found in gc.get_objects() if isinstance(found, Copies)):
-        for saved in copies._saved:
+    prepare = Copies.prepare
+
+    def damage(self):
+        for saved in self._saved:
             for name in os.listdir(saved.folder):
                 path = os.path.join(saved.folder, name)
                 {DAMAGE[damage]}
+        if {damage == "gone"}:  # else the next copy is not started ahead
+            prepare(self)
+
+    Copies.prepare = damage
 """
     )
     project.makepyfile(
@@ -207,3 +227,105 @@ def test_nothing_is_saved_on_a_network(project: pytest.Pytester, run_inside: Run
     result = run_inside("-v", "--gvisor-isolation=test", "--gvisor-network=host")
     assert result.parseoutcomes() == {"passed": 2}
     result.stdout.fnmatch_lines([NONE.format("network=host")])
+
+
+def test_the_next_copy_starts_while_a_test_runs(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """None waits during the last test, nor before a test that begins in another way."""
+    project.makepyfile(
+        """
+        import pytest
+
+        def test_a(): pass
+        def test_b(): pass
+        @pytest.mark.gvisor(timeout=50)
+        def test_other(): pass
+        def test_c(): pass
+        def test_d(): pass
+        """
+    )
+    project.makeconftest(
+        INSIDE
+        + WHILE
+        + """
+seen = []
+
+def pytest_runtest_logreport(report):
+    if not inside and report.when == "call":
+        seen.append(f"{report.location[2]}={plugin._next is not None}")
+
+def pytest_runtest_logstart(nodeid):
+    if not inside:
+        global plugin
+        plugin = copies(config)
+
+def pytest_sessionstart(session):
+    global config
+    config = session.config
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(" ".join(seen))
+"""
+    )
+    result = run_inside("-v", "--gvisor-isolation=test")
+    assert result.parseoutcomes() == {"passed": 5}
+    result.stdout.fnmatch_lines(
+        ["test_a=True test_b=False test_other=False test_c=True test_d=False"]
+    )
+    result.stdout.fnmatch_lines([COPIES.format("3 sandboxes")])
+
+
+ENDS = {
+    "a failure": ("", ("-x",)),
+    "Ctrl-C": ("raise KeyboardInterrupt", ()),
+    "SIGKILL": ("os.kill(os.getpid(), 9)", ()),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_nothing_is_left_of_a_copy_that_no_test_has_taken(
+    how: str, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The copy is gone two seconds after any end, and no line counts it."""
+    statement, arguments = ENDS[how]
+    project.makepyfile("def test_a(): assert False\ndef test_b(): pass\n")
+    project.makeconftest(
+        INSIDE
+        + WHILE
+        + f"""
+def pytest_sessionstart(session):
+    global config
+    config = session.config
+
+def pytest_runtest_logreport(report):
+    if not inside and report.when == "call":
+        folder = copies(config)._next.link._driven.workspace.folder
+        assert os.path.isdir(folder)
+        with open("folder.txt", "w") as file:
+            file.write(folder)
+        {statement}
+"""
+    )
+    result = run_inside("-v", "--gvisor-isolation=test", *arguments)
+    session = Path((project.path / "folder.txt").read_text()).parent
+    until = time.monotonic() + 2
+    while (left := _left(session)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not left
+    result.stdout.no_fnmatch_line(COPIES.format("*"))
+    if how == "a failure":
+        result.stdout.fnmatch_lines(["*1 failed, 1 not run, its sandbox started in * ms"])
+
+
+def _left(session: Path) -> list[Path]:
+    """The session's folder, and what names it on its command line."""
+    commands = Path("/proc").glob("[0-9]*/cmdline")
+    return [*filter(Path.exists, [session]), *(path for path in commands if _names(path, session))]
+
+
+def _names(command: Path, session: Path) -> bool:
+    try:
+        return bytes(session) in command.read_bytes()
+    except OSError:
+        return False

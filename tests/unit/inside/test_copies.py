@@ -50,6 +50,14 @@ class Sandbox:
         """Note that somebody waits."""
         self._do("wait")
 
+    def greet(self, _patience: float) -> None:
+        """Note the greeting."""
+        self._do("greet")
+
+    def count_from_here(self) -> None:
+        """Note that somebody waits from now on."""
+        self._do("count")
+
     def close(self) -> None:
         """Note the end."""
         self._do("close")
@@ -249,3 +257,76 @@ def test_the_oldest_images_are_removed(made: Made) -> None:
     assert len(made.images()) == copies._MOST
     assert made.begin(settings=Settings(timeout=1)) == "cold"
     assert os.path.isdir(made.begin(settings=Settings(timeout=copies._MOST + 2)))
+
+
+def test_the_next_copy_starts_ahead_and_one_test_takes_it(made: Made) -> None:
+    """There is one at a time, and its start counts from the moment when a test asks for it."""
+    made.copies.prepare()
+    assert not made.started
+    assert made.begin() == "cold"
+    made.copies.prepare()
+    made.copies.prepare()
+    assert len(made.started) == 2
+    assert made.begin() == made.started[1][0] != "cold"
+    assert made.started[1][1].did == ["greet", "count", "went on", "wait"]
+    assert made.begin() == made.started[2][0]
+    assert made.started[2][1].did == ["went on", "wait"]
+    assert made.copies.begun == 2
+
+
+def test_a_copy_that_no_test_has_taken_is_removed_and_not_counted(made: Made) -> None:
+    """The end of the session removes it, but not that of a fork."""
+    made.begin()
+    made.copies.prepare()
+    made.copies._owner += 1
+    forked = made.copies._next
+    made.copies.close()
+    assert made.started[1][1].did == ["greet"]
+    made.copies._owner, made.copies._next = os.getpid(), forked
+    made.copies.close()
+    made.copies.close()
+    assert made.started[1][1].did == ["greet", "close"]
+    assert not made.said()
+
+
+@pytest.mark.parametrize("change", ["a program", "data in use", "another plan"])
+def test_a_copy_ahead_that_may_have_seen_old_files_is_not_taken(
+    change: str, made: Made, project: Path
+) -> None:
+    """The copy is removed; where only data has changed, another takes its place."""
+    (project / "data.txt").write_text("old")
+    made.held = [str(project)]
+    made.begin()
+    made.copies.prepare()
+    changes: dict[str, Any] = {}
+    if change == "a program":
+        (project / "test_it.py").write_text("x = 1")
+    elif change == "data in use":
+        (project / "data.txt").write_text("newer")
+    else:
+        made.begin(settings=Settings(timeout=3))
+        changes = {"settings": Settings(timeout=3)}
+    assert (made.begin(**changes) == "cold") == (change == "a program")
+    assert made.started[1][1].did == ["greet", "close"]
+
+
+def test_no_copy_starts_ahead_after_some_in_vain(made: Made, project: Path) -> None:
+    """A project whose tests change its files pays for few of them."""
+    made.held = [str(project)]
+    made.begin()
+    for number in range(copies._MOST_UNUSED + 2):
+        made.copies.prepare()
+        (project / "test_it.py").write_text("x" * number)
+        made.begin()
+    ahead = [sandbox for _how, sandbox in made.started if "greet" in sandbox.did]
+    assert len(ahead) == copies._MOST_UNUSED
+
+
+def test_a_problem_of_a_copy_ahead_is_left_to_its_test(made: Made) -> None:
+    """The test reports it, or begins in another way."""
+    made.begin()
+    made.faults["launch"] = LaunchError("fork", "no")
+    made.copies.prepare()
+    assert not made.said()
+    made.faults.clear()
+    assert made.begin() != "cold"

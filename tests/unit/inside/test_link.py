@@ -33,6 +33,7 @@ class Sandbox:
         for end in (ours, self.inside):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * 2**20)
         self.over = False
+        self.settled = 0
         self._ours = ours
         self._selector = selectors.DefaultSelector()
         memory = os.memfd_create("test")
@@ -61,10 +62,14 @@ class Sandbox:
             if not key.data():
                 self._selector.unregister(key.fd)
 
-    def end(self, _patience: float) -> None:
+    def leave(self, _patience: float) -> None:
         """Look as long as there is something to see."""
         while self._selector.get_map() and self._selector.select(0):
             self.turn(0)
+
+    def settle(self) -> None:
+        """Note that the removal is waited for."""
+        self.settled += 1
 
     def close(self) -> None:
         """Leave nothing."""
@@ -258,7 +263,10 @@ def test_nothing_is_read_any_more_when_it_is_closed(sandbox: Sandbox) -> None:
     """A writer without end blocks once the link is closed, until it is killed."""
     link = Link(cast("Any", sandbox))
     sandbox.inside.sendall(encoded({"type": "report", "text": "x" * 900_000}))
+    link.leave()
+    settled = [sandbox.settled]
     link.close()
+    assert [*settled, sandbox.settled] == [0, 1]
     assert len(os.read(sandbox.pipes.socket, 2**20)) > 900_000
 
 

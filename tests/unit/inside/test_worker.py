@@ -57,6 +57,10 @@ class Script:
         """Note that it was closed."""
         self.closed += 1
 
+    def leave(self, patience: float = 0.0) -> None:
+        """Note the end in the same way."""
+        self.close(patience)
+
     def told(self) -> str:
         """Return no further detail."""
         return ""

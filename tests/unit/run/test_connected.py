@@ -1,0 +1,104 @@
+"""The end of a driven run, and its removal, which may go on while others run."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from pytest_gvisor.errors import LaunchError, ProtocolError
+from pytest_gvisor.run.connected import Driven
+from pytest_gvisor.run.request import Record
+
+
+class Supervisor:
+    """Takes the place of a supervisor, and notes what is asked of it."""
+
+    def __init__(self, did: list[str], *, killed: bool = True) -> None:
+        self.did, self._killed = did, killed
+
+    def end(self, _patience: float) -> bool:
+        """Note the end."""
+        self.did.append("ended")
+        return self._killed
+
+    def release(self) -> None:
+        """Note that the removal begins."""
+        self.did.append("released")
+
+    def clean(self) -> tuple[str, ...]:
+        """Note that the removal is waited for."""
+        self.did.append("cleaned")
+        return ("a file",)
+
+
+def driven(did: list[str], *, killed: bool = True, error: Exception | None = None) -> Driven:
+    """A run that ends by being killed, or whose verdict is ``error``."""
+    run = Driven.__new__(Driven)
+    given = cast("Any", run)
+    given.supervisor, given.record, given.workspace = Supervisor(did, killed=killed), Record(), None
+    given.keep, given.launcher = None, SimpleNamespace(left=0)
+
+    def judge(*_: object) -> None:
+        if isinstance(error, ProtocolError):
+            raise error
+
+    def raise_for(*_: object) -> None:
+        if error is not None:
+            raise error
+
+    given._judge, given._raise_for = judge, raise_for
+    given._completed = lambda _verdict, _supervisor, leaks: did.append(f"left {len(leaks)}")
+    given._undo = contextlib.ExitStack()
+    given._undo.callback(did.append, "undone")
+    return run
+
+
+def test_the_end_waits_for_the_removal() -> None:
+    """The result counts what is left."""
+    did: list[str] = []
+    run = driven(did)
+    run.end()
+    run.settle()
+    assert did == ["ended", "cleaned", "left 1", "undone"]
+    assert run.launcher.left == 1
+
+
+def test_a_run_that_leaves_is_removed_while_others_run() -> None:
+    """The keeper removes it from then on; what is left is counted when somebody waits for that."""
+    did: list[str] = []
+    run = driven(did)
+    assert run.leave().error is None
+    assert did == ["ended", "released", "left 0"]
+    run.settle()
+    run.settle()
+    assert did[3:] == ["cleaned", "undone"]
+    assert run.launcher.left == 1
+
+
+@pytest.mark.parametrize("error", [ProtocolError("no"), LaunchError("fork", "no")])
+def test_an_error_of_a_run_that_leaves_is_in_its_end(error: Exception) -> None:
+    """Its removal begins all the same."""
+    did: list[str] = []
+    run = driven(did, killed=False, error=error)
+    assert run.leave().error is error
+    assert run.record.error is error
+    run.settle()
+    assert did[:2] == ["ended", "released"]
+    assert did[-2:] == ["cleaned", "undone"]
+
+
+def test_an_interrupted_end_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in it closes all that the run has open, by which the keeper removes the run."""
+    did: list[str] = []
+    run = driven(did)
+
+    def interrupted(_patience: float) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.supervisor, "end", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.leave()
+    assert did == ["released", "undone"]
