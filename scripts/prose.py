@@ -5,7 +5,7 @@
 A summary is the first paragraph of the docstring of a module, a class or a function. A help text
 is a literal that is given to argparse or pytest. A page is all that stands outside of its code
 blocks. Each find is printed as FILE:LINE: RULE: TEXT; the exit status is 1 if there are any.
-Vale would check whole files: docstrings are parts of them.
+Vale reads no help texts, no summaries apart from their bodies, and is minutes of building.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ PAGE_BEGINNINGS = (
 
 PAGE_MOST_WORDS = 30
 """The longest sentence of a page; a list in one counts as one word."""
+
+PARAGRAPH = 6, 100
+"""The most sentences, and words, of a paragraph, an item or a cell of a page."""
 
 CODE = re.compile(r"``.+?``|`[^`]+`", re.DOTALL)
 SENTENCE = re.compile(r"(?<=[.!?])[*\"]*\s+(?=[A-Z`(\"*]|pytest|runsc\b|gVisor\b)")
@@ -139,6 +142,10 @@ def check_page(path: Path) -> list[Find]:
     for line, text in parts(path.read_text()):
         plain = LISTED.sub("`code`", CODE.sub("`code`", " ".join(text.split())))
         found += [Find(str(path), line, *find) for find in broken(plain.strip("*"), PAGES)]
+        sizes = len(SENTENCE.split(plain)), sum(map(_is_word, plain.split()))
+        if any(size > most for size, most in zip(sizes, PARAGRAPH, strict=True)):
+            rule = "a paragraph of {} sentences and {} words".format(*sizes)
+            found.append(Find(str(path), line, rule, plain[:60]))
     return found
 
 

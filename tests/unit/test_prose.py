@@ -122,3 +122,19 @@ def test_the_prose_of_a_page_is_checked_and_its_code_is_not(tmp_path: Path) -> N
         (19, "private word 'told'"),
     ]
     assert main([str(tmp_path)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("Read it. " * 6, ""),
+        ("Read it. " * 7, "a paragraph of 7 sentences and 14 words"),
+        ("- " + f"It is {'so ' * 19}long. " * 4 + "That is all of it today.", ""),
+        ("- " + f"It is {'so ' * 19}long. " * 5, "a paragraph of 5 sentences and 110 words"),
+    ],
+)
+def test_a_paragraph_is_short(tmp_path: Path, text: str, rule: str) -> None:
+    """So is an item of a list: a long one becomes a list or a table."""
+    path = tmp_path / "page.md"
+    path.write_text(f"# Title\n\n{text}\n")
+    assert [find.rule for find in check_page(path)] == [rule] * bool(rule)
