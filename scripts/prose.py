@@ -41,7 +41,7 @@ PAGE_BEGINNINGS = (
 PAGE_MOST_WORDS = 30
 """The longest sentence of a page; a list in one counts as one word."""
 
-PARAGRAPH = 6, 100
+PARAGRAPH = 6, 110
 """The most sentences, and words, of a paragraph, an item or a cell of a page."""
 
 CODE = re.compile(r"``.+?``|`[^`]+`", re.DOTALL)
