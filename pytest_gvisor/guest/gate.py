@@ -25,6 +25,8 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_gvisor.guest.byte_code import Supply
+
 # Tests replace functions of modules; so may a plugin.
 _exit = os._exit
 
@@ -32,7 +34,9 @@ _exit = os._exit
 class Gate:
     """A plugin of the pytest, with an end in the sandbox's first process. Made before the fork."""
 
-    def __init__(self) -> None:
+    def __init__(self, supply: Supply | None = None) -> None:
+        """``supply`` finds modules until the pytest is here."""
+        self._supply = supply
         self._first, self._pytest = socket.socketpair()
         self.command: dict[str, Any] = {}
         """The second command, when the pytest has passed."""
@@ -49,6 +53,11 @@ class Gate:
         with contextlib.suppress(OSError), self._first:
             self._first.sendall(b"\n")
 
+    def supply_modules(self) -> None:
+        """Let imports up to here find modules, if that has not begun."""
+        if self._supply is not None:
+            self._supply.begin()
+
     def register(self, config: Any, channel: Channel, path: list[str]) -> None:
         """Stop this configuration before it loads a conftest.py; ``path`` is its ``sys.path``."""
         import random  # noqa: PLC0415 -- sys.path is the host's only now
@@ -63,6 +72,8 @@ class Gate:
 
     def pytest_load_initial_conftests(self, early_config: Any, args: list[str]) -> Iterator[Any]:
         """Wait for the second command, before what plugins do here themselves."""
+        if self._supply is not None:
+            self._supply.end()
         command = self._channel.receive()
         if command["op"] == "save":
             command = self._rest()

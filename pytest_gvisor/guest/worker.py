@@ -1,6 +1,6 @@
 """The pytest in the sandbox: collects the host's tests, and runs those that the host names.
 
-A program: ``python worker.py``. Descriptor 0 is a socket: commands come from it and messages go to
+Begun by begin.py. Descriptor 0 is a socket: commands come from it and messages go to
 it, each a frame of `frames`. It is pytest itself with the host's options, plugins and ``sys.path``;
 this module replaces the loop that would run every test by one that waits for the host's word, so
 fixtures of every scope live as long as on the host.
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from pytest_gvisor.guest.byte_code import Supply
     from pytest_gvisor.guest.measure import Coverage
 
 GUARD = "PYTEST_GVISOR_INSIDE"  # see plugin/placement.py
@@ -323,6 +324,7 @@ def run(
     _beside("program").assume(**start["program"])
     measured: dict[str, Any] | None = start["coverage"]
     coverage: Coverage | None = _beside("measure").Coverage(measured) if measured else None
+    gate.supply_modules()
     from _pytest.config import get_config  # noqa: PLC0415 -- sys.path is the host's only now
 
     # The first process has worked meanwhile.
@@ -348,8 +350,8 @@ def run(
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 
 
-def main() -> None:
-    """Run the program."""
+def main(supply: Supply | None) -> None:
+    """Run the program; ``supply`` finds modules for imports up to the gate."""
     who = identity.wanted(sys.argv[1:])
     change = None if who is None else identity.Change(who)
     del sys.argv[1:]  # a test sees none of it
@@ -360,10 +362,12 @@ def main() -> None:
         return
     if start["families"]:
         _beside("loopback").make_count(start["families"], identity.kernel_calls())
-    notes, gate = failed.Notes(), Gate()
+    notes, gate = failed.Notes(), Gate(supply)
     if pid := os.fork():
         if memory is not None:
             os.close(memory)
+        if supply is not None:
+            supply.end()
         if change is not None:
             change.serve(pid)
         first.attend(pid, first.returning(channel, notes, gate))
@@ -390,7 +394,3 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,7 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.guest import unsent
 from pytest_gvisor.guest.frames import UNBOUNDED, Encoder, FrameError
 from pytest_gvisor.guest.returns import MARK
-from pytest_gvisor.inside import frames
+from pytest_gvisor.inside import byte_code, frames
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.logs import debugged
 from pytest_gvisor.run.request import Record
@@ -90,6 +90,19 @@ class Link:
             if (left := until - time.monotonic()) <= 0:
                 return
             self._turn(left)
+
+    def supply(self, shows: Callable[[str], bool]) -> None:
+        """Store byte code of this process's modules for the pytest, while the sandbox boots.
+
+        ``shows`` says of a folder whether the sandbox shows it.
+        """
+        if (memory := self._supervisor.pipes.memory) >= 0:
+            byte_code.store(memory, shows)
+
+    def drop_supply(self) -> None:
+        """Give the memory of `supply` back: the pytest has passed its gate."""
+        if (memory := self._supervisor.pipes.memory) >= 0:
+            byte_code.drop(memory)
 
     def send(self, op: str, **fields: object) -> None:
         """Send a command. Raises `Died` if the pytest is gone or does not read."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _PYTHON_PATH = "PYTHONPATH"
 _TMP = "/tmp"
+_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(worker.__file__)), "begin.py")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,6 +160,7 @@ def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
     link = Link(Driven(request, engine_of(config).launcher, Record()), copy=bool(saved))
     if not saved:
         _command(link, "start", **plan.command, sys_path=configuration.search_path())
+        _supply(link, plan)
     return link
 
 
@@ -185,6 +187,14 @@ def collect(
         returns=None if taker is None else taker.command(),
         basetemp=None if taker is None else taker.agreed.basetemp,
     )
+
+
+def _supply(link: Link, plan: Plan) -> None:
+    try:
+        link.supply(plan.shown.holds)
+    except BaseException:  # Ctrl-C
+        link.close()
+        raise
 
 
 def _command(link: Link, op: str, **fields: Any) -> None:
@@ -228,7 +238,7 @@ def _spec(workspace: Workspace, plan: Plan, *, shared: bool) -> Spec:
     # The first Python starts without: it imports its own modules before sys.path is the host's.
     env = {name: value for name, value in inside.env.items() if name != _PYTHON_PATH}
     spec = default_spec(
-        [*program.command(worker.__file__), *identity],
+        [*program.command(_PROGRAM), *identity],
         root_path=prepared.root_path,
         env={**({"HOME": account.home} if account else {}), **env},
         cwd=shown.start,

@@ -288,6 +288,7 @@ class Worker:
                     self._common(message, "")
         finally:
             self._debugger.end()
+        link.drop_supply()
         self.ids = frozenset(_texts(message, "ids"))
         self._errors = _texts(message, "errors")
         return link

@@ -9,6 +9,7 @@ import selectors
 import socket
 from collections.abc import Callable, Iterable, Iterator
 
+from pytest_gvisor.guest import byte_code
 from pytest_gvisor.run.capture import CHUNK, Capture, Drain
 
 _SOCKET_BUFFER = 1024 * 1024
@@ -145,13 +146,16 @@ class SharedStreams(Streams):
     The other side is untrusted: the file keeps its size, and is read like any other bytes.
     """
 
-    size = 64 * 1024
+    size = byte_code.PLACE + byte_code.MOST
+    """`guest.unsent`, and `guest.byte_code` behind it. A page that nobody writes is no memory."""
 
     def _open(self, feed: Input) -> None:
         super()._open(feed)
         self.memory = os.memfd_create("pytest-gvisor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self.ours.append(self.memory)
-        os.ftruncate(self.memory, self.size)
+        os.ftruncate(self.memory, byte_code.PLACE)
+        with contextlib.suppress(OSError):  # RLIMIT_FSIZE counts here too
+            os.ftruncate(self.memory, self.size)
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, seals)
         os.dup2(self.memory, self.theirs[1], inheritable=False)

@@ -143,6 +143,7 @@ def test_files_that_a_start_may_have_read_are_the_same(
     "settings",
     [
         {"platforms": (Platform.KVM,)},
+        {"platforms": (Platform("unheard"),)},
         {"platforms": (Platform.SYSTRAP, Platform.PTRACE)},
         {"image": "an image"},
         {"releases": (Release("a", "/a"), Release("b", "/b"))},
@@ -196,8 +197,18 @@ def test_the_controller_of_xdist_starts_none(
     sandbox.did.clear()
     manager = SimpleNamespace(hasplugin=lambda _: controls)
     begun._config.pluginmanager = cast("Any", manager)
+    begun.pytest_sessionstart()
+    assert sandbox.did == ([] if controls else ["greeted"])
+
+
+def test_a_sandbox_ends_with_a_collection_that_has_no_test_inside(
+    make: Make, sandbox: Sandbox
+) -> None:
+    """The tests of the host need none."""
+    begun = make()
     hook: Any = begun.pytest_collection(cast("Any", SimpleNamespace(items=[])))
     next(hook)
+    assert sandbox.did == ["greeted"]
     with pytest.raises(StopIteration):
         hook.send(None)
-    assert sandbox.did == ([] if controls else ["greeted", "closed"])
+    assert sandbox.did == ["greeted", "closed"]

@@ -300,6 +300,9 @@ def test_a_start_that_takes_no_command_leaves_nothing(
         def send(self, *_: object, **_fields: object) -> None:
             raise error
 
+        def supply(self, _shows: object) -> None:
+            pass
+
         def close(self) -> None:
             closed.append(True)
 

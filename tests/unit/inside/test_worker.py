@@ -47,6 +47,9 @@ class Script:
             raise message
         return message
 
+    def drop_supply(self) -> None:
+        """Take note of nothing: there is no memory."""
+
     def begin(self, _most: int = 0) -> None:
         """Count nothing."""
 

@@ -1,0 +1,114 @@
+"""The host's modules for the pytest inside: their byte code, as files have it by now."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import marshal
+import mmap
+import os
+import sys
+from collections.abc import Callable, Iterator
+from importlib.machinery import SourceFileLoader
+from typing import TYPE_CHECKING
+
+from pytest_gvisor.guest import byte_code, worker
+
+if TYPE_CHECKING:
+    from pytest_gvisor.guest.byte_code import Entry
+
+_HEADER = 16
+"""Bytes of a file of byte code before the code: magic number, flags, time and size (PEP 552)."""
+
+_GUESTS = (
+    "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames", "gate",
+    "identity", "last", "passed", "returns", "terminal", "unsent", "variables", "worker",
+)  # fmt: skip
+"""The modules that guest/worker.py is and imports, by the names that they have there."""
+
+Module = tuple[str, str, bool]
+"""Name, file, and whether it is a package."""
+
+
+def store(memory: int, holds: Callable[[str], bool]) -> None:
+    """Store the byte code of modules that this process has loaded in a file in memory.
+
+    ``holds`` says of a folder whether the sandbox shows it. Does nothing where there is no room.
+    """
+    holds = functools.cache(holds)
+    index: dict[str, Entry] = {}
+    pieces: list[bytes] = []
+    # The index is in front of it, and not longer than this.
+    offset = start = byte_code.PLACE + byte_code.MOST // 8
+    for name, path, is_package in (*_guests(), *_loaded()):
+        if not holds(os.path.dirname(path)) or (found := _read(path)) is None:
+            continue
+        data, mtime, size = found
+        if offset + len(data) > byte_code.PLACE + byte_code.MOST:
+            break
+        index[name] = (path, is_package, mtime, size, offset, len(data))
+        pieces.append(data)
+        offset += len(data)
+    packed = marshal.dumps(index, 4)
+    head = byte_code.READY + len(packed).to_bytes(4, "little")
+    if len(head) + len(packed) > start - byte_code.PLACE:
+        return
+    with contextlib.suppress(OSError):  # no memory
+        place = start
+        for data in pieces:
+            place += os.pwrite(memory, data, place)
+        if place == offset:
+            os.pwrite(memory, packed, byte_code.PLACE + len(head))
+            # Last of all: whoever finds it finds the rest.
+            os.pwrite(memory, head, byte_code.PLACE)
+
+
+def drop(memory: int) -> None:
+    """Give the memory back, when the pytest has read all that it needs."""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        mmap.mmap(memory, byte_code.MOST, offset=byte_code.PLACE) as pages,
+    ):
+        pages.madvise(mmap.MADV_REMOVE)
+
+
+def _guests() -> Iterator[Module]:
+    folder = os.path.dirname(os.path.abspath(worker.__file__))
+    for name in _GUESTS:
+        yield name, os.path.join(folder, f"{name}.py"), False
+
+
+def _loaded() -> Iterator[Module]:
+    """Yield what this process has loaded from source files, in the usual way."""
+    for name, module in list(sys.modules.items()):
+        spec = getattr(module, "__spec__", None)
+        # No module under another name than its own, nor one that pytest has rewritten.
+        if spec is None or spec.name != name or type(spec.loader) is not SourceFileLoader:
+            continue
+        path, folders = spec.loader.path, spec.submodule_search_locations
+        # A package of several folders finds its modules in another way.
+        if os.path.isabs(path) and (folders is None or [*folders] == [os.path.dirname(path)]):
+            yield name, path, folders is not None
+
+
+def _read(path: str) -> tuple[bytes, int, int] | None:
+    """Return the byte code of a source file with its time and size; None if there is none of it.
+
+    By the rules of Python's own import: the file of byte code names time and size of its source.
+    """
+    try:
+        state = os.stat(path)
+        with open(importlib.util.cache_from_source(path), "rb") as file:
+            data = file.read()
+    except (OSError, NotImplementedError):
+        return None
+    mtime, size = int(state.st_mtime), state.st_size & 0xFFFFFFFF
+    numbers = (0).to_bytes(4, "little"), _number(mtime), _number(size)
+    if data[:_HEADER] != b"".join((importlib.util.MAGIC_NUMBER, *numbers)):
+        return None
+    return data, mtime, size
+
+
+def _number(value: int) -> bytes:
+    return (value & 0xFFFFFFFF).to_bytes(4, "little")

@@ -1,0 +1,54 @@
+"""The pytest inside imports from byte code that the host has stored for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from tests.unit.inside.test_byte_code import compiled
+
+TESTS = """
+import os, sys
+from importlib.machinery import SourceFileLoader
+import helper
+import later
+
+def test_it():
+    assert helper.origin == "byte code"
+    assert type(helper.__loader__) is SourceFileLoader
+    assert [type(finder).__module__ for finder in sys.meta_path].count("byte_code") == 0
+    assert not {"begin", "byte_code", "worker"} & sys.modules.keys()
+
+def test_imports_after_the_gate_are_of_files():
+    assert later.origin == "a file"
+
+def test_the_mapping_of_messages_alone_has_a_descriptor_of_the_memory():
+    sizes = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            sizes.append(os.fstat(int(name)).st_size)
+        except OSError:
+            pass
+    assert sum(size > 24 * 1024 * 1024 for size in sizes) == 1
+"""
+
+
+def test_a_plugin_is_imported_from_the_byte_code_of_the_host(
+    project: pytest.Pytester,
+    run_inside: Callable[..., pytest.RunResult],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Only the host has it: its folder is not shown inside. Later imports read files again."""
+    cache = tmp_path_factory.mktemp("cache")
+    for name in ("helper", "later"):
+        file = project.path / f"{name}.py"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.pycache_prefix", os.fspath(cache))
+            compiled(file, "origin = 'a file'", "origin = 'byte code'")
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", os.fspath(cache))
+    project.makepyfile(early_plugin="import helper", test_it=TESTS)
+    result = run_inside("-p", "early_plugin")
+    assert result.parseoutcomes() == {"passed": 3}
