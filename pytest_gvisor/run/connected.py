@@ -86,6 +86,7 @@ class Driven(Runner):
     workspace: Workspace
     _undo: contextlib.ExitStack
     _leaves = False
+    _too_large = False
 
     def start(self) -> DrivenSupervisor:
         """Make the streams and hand the run to the keeper. Raises the errors of `run` before a
@@ -122,7 +123,16 @@ class Driven(Runner):
 
         Raises `SnapshotError` where that cannot be.
         """
+        self._too_large = False
         self.supervisor.save(saved.begin(self.workspace, self.request))
+
+    def is_saved(self) -> bool:
+        """Whether the command that saves has ended. Call it each `saved.WATCH` seconds.
+
+        An image that becomes too large is emptied meanwhile.
+        """
+        self._too_large = saved.is_too_large(self.workspace) or self._too_large
+        return self.supervisor.saved is not None
 
     def finish_save(self) -> str:
         """Return the folder of the image when the command that saves has ended.
@@ -130,7 +140,9 @@ class Driven(Runner):
         The image is removed with the run, unless it is moved. Raises `SnapshotError`.
         """
         status = self.supervisor.saved
-        return saved.finish(self.workspace, 127 << 8 if status is None else status)
+        return saved.finish(
+            self.workspace, 127 << 8 if status is None else status, too_large=self._too_large
+        )
 
     def save(self, deadline: float) -> str:
         """Save the sandbox, in the thread that drives it; return the folder of `finish_save`.
@@ -139,10 +151,10 @@ class Driven(Runner):
         """
         self.begin_save()
         supervisor = self.supervisor
-        while supervisor.saved is None and not supervisor.over:
+        while not self.is_saved() and not supervisor.over:
             if (left := deadline - time.monotonic()) <= 0:
                 raise SnapshotError("the sandbox was not saved in time")
-            supervisor.turn(left)
+            supervisor.turn(min(left, saved.WATCH))
         return self.finish_save()
 
     def oom_kills(self) -> int:

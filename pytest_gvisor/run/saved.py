@@ -16,6 +16,9 @@ from pytest_gvisor.sessions.private import make_private
 LARGEST = 4 * 1024**3
 """Bytes of an image. The session folder may be in memory."""
 
+WATCH = 0.05
+"""Seconds between two looks at an image that is being written."""
+
 _LOG = "save.log"
 
 
@@ -41,13 +44,31 @@ def begin(workspace: Workspace, request: Request) -> tuple[str, ...]:
     )
 
 
-def finish(workspace: Workspace, status: int) -> str:
+def is_too_large(workspace: Workspace) -> bool:
+    """Whether the image that is being written has more than `LARGEST` bytes by now.
+
+    Its files are emptied then, so that they take no more room. The sentry writes to descriptors
+    that it has got, also when the command is killed, and goes on after the last byte.
+    """
+    image = workspace.path("image")
+    if size_of(image) <= LARGEST:
+        return False
+    with contextlib.suppress(OSError), os.scandir(image) as entries:
+        for entry in entries:
+            os.truncate(entry.path, 0)
+    return True
+
+
+def finish(workspace: Workspace, status: int, *, too_large: bool = False) -> str:
     """Return the folder of a whole image; ``status`` is the command's.
 
     It is removed with the run, unless it is moved before. Raises `SnapshotError` where the command
-    failed, or for more than `LARGEST` bytes.
+    failed, or for more than `LARGEST` bytes: at the end, or ``too_large`` at any time before it.
     """
     image = workspace.path("image")
+    if too_large:
+        discard(workspace)
+        raise SnapshotError(f"the saved sandbox has more than {LARGEST} bytes")
     if status:
         records = logs.records(workspace.path(_LOG))
         discard(workspace)

@@ -186,10 +186,11 @@ class Channel:
                 self._flush()
                 self._want_write()
 
-    def wait_for(self, look: Callable[[], bool], deadline: float) -> bool:
-        """Wait until ``look``, after a turn of the listening thread; False at the deadline.
+    def wait_for(self, look: Callable[[], bool], deadline: float, nap: float = NAP) -> bool:
+        """Wait until ``look``, after a turn of the listening thread or a nap of so many seconds.
 
-        Raises an error if the sandbox is gone. For who holds messages back.
+        Returns False at the deadline. Raises an error if the sandbox is gone. For who holds
+        messages back.
         """
         with self.lock:
             while not look():
@@ -197,7 +198,7 @@ class Channel:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
-                self._changed.wait(min(left, NAP))
+                self._changed.wait(min(left, nap))
         return True
 
     def wait_room(self, deadline: float) -> bool:

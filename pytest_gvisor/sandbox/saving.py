@@ -59,10 +59,9 @@ def take(workload: Workload, channel: Channel, wait: float) -> Snapshot:
 
 def _save(channel: Channel, rest: Answer, deadline: float, wait: float) -> None:
     """Let the guest come to rest, and have runsc save the sandbox."""
-    supervisor = channel.supervisor
     if channel.wait_for(lambda: rest.message is not None, deadline):
         channel.driven.begin_save()
-        if channel.wait_for(lambda: supervisor.saved is not None, deadline):
+        if channel.wait_for(channel.driven.is_saved, deadline, saved.WATCH):
             return
     channel.kill("it could not be saved in time")
     raise SnapshotError(f"the sandbox was not saved within {wait:g} s; it has been killed")

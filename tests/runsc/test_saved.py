@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +17,12 @@ from pytest_gvisor import Gvisor, Outcome, RunscFailed, SandboxCrashed, Snapshot
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.run import saved
 from pytest_gvisor.run.connected import Driven, Ended
-from pytest_gvisor.run.request import Record, Request
+from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.settings import Platform
 
 PATIENCE = 30.0
+MUCH = 300_000_000
 
 ECHO = """
 import os, socket
@@ -35,11 +37,11 @@ os._exit(3)
 class Run:
     """A driven run whose workload answers each line with the number of lines so far."""
 
-    def __init__(self, gvisor: Gvisor, **changes: object) -> None:
-        request = gvisor.request(["python3", "-S", "-c", ECHO])
+    def __init__(self, gvisor: Gvisor, script: str = ECHO, **changes: Any) -> None:
+        request = gvisor.request(["python3", "-S", "-c", script])
         way = Way.OWN if request.way is Way.FLAG else request.way
         request = dataclasses.replace(request, way=way)
-        request = dataclasses.replace(request, **changes)  # type: ignore[arg-type]
+        request = dataclasses.replace(request, **changes)
         self.request: Request = request
         self.driven = Driven(request, gvisor._launcher, Record())
         self.supervisor = self.driven.start()
@@ -73,7 +75,7 @@ def start(gvisor: Gvisor) -> Iterator[Callable[..., Run]]:
     """Starts runs, and ends those that have not ended."""
     runs: list[Run] = []
 
-    def started(**changes: object) -> Run:
+    def started(**changes: Any) -> Run:
         runs.append(Run(gvisor, **changes))
         return runs[-1]
 
@@ -166,6 +168,32 @@ def test_an_image_that_is_too_large_is_refused_and_removed(
     with pytest.raises(SnapshotError, match="more than 1000"):
         run.driven.save(time.monotonic() + PATIENCE)
     assert not os.path.exists(run.driven.workspace.path("image"))
+    assert run.ask("two") == "two 2"
+
+
+def test_an_image_takes_no_more_room_while_it_is_written(
+    start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are emptied again and again. The run goes on."""
+    monkeypatch.setattr(saved, "LARGEST", 10_000_000)
+    run = start(script=f"held = b'x' * {MUCH}\n{ECHO}")
+    run.ask("one")
+    image = Path(run.driven.workspace.path("image"))
+    real, early, left = saved.is_too_large, 0, []
+
+    def look(workspace: Workspace) -> bool:
+        nonlocal early
+        found = real(workspace)
+        early += found and run.supervisor.saved is None
+        left.append(sum(512 * file.stat().st_blocks for file in image.iterdir()))
+        return found
+
+    monkeypatch.setattr(saved, "is_too_large", look)
+    with pytest.raises(SnapshotError, match="more than 10000000 bytes"):
+        run.driven.save(time.monotonic() + PATIENCE)
+    assert early
+    assert left[-1] < 10_000_000
+    assert not image.exists()
     assert run.ask("two") == "two 2"
 
 

@@ -21,6 +21,7 @@ from pytest_gvisor import (
 )
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import words_of
+from pytest_gvisor.run import saved
 from pytest_gvisor.runsc import saving
 from tests.sandbox.conftest import BUSYBOX, alive, wait_for
 
@@ -180,10 +181,10 @@ def test_other_root_file_systems_are_saved_too(gvisor: Gvisor, rootfs: str) -> N
 
 def test_defaults_of_programs_are_the_snapshot_s_or_the_copy_s_own(gvisor: Gvisor) -> None:
     """env, cwd and user are no part of what was saved."""
-    with gvisor.sandbox(env={"A": "1", "B": "1"}, cwd="/tmp") as first, first.snapshot() as saved:
-        with gvisor.sandbox(snapshot=saved) as same:
+    with gvisor.sandbox(env={"A": "1", "B": "1"}, cwd="/tmp") as first, first.snapshot() as kept:
+        with gvisor.sandbox(snapshot=kept) as same:
             assert same.exec(["sh", "-c", "echo $A$B $PWD"]).stdout == "11 /tmp\n"
-        with gvisor.sandbox(snapshot=saved, env={"B": "2"}, cwd="/usr", user=1000) as other:
+        with gvisor.sandbox(snapshot=kept, env={"B": "2"}, cwd="/usr", user=1000) as other:
             assert other.exec(["sh", "-c", "echo $A$B $PWD $(id -u)"]).stdout == "12 /usr 1000\n"
 
 
@@ -216,6 +217,19 @@ def test_a_sandbox_that_cannot_be_saved_says_why_and_runs_on(
     with gvisor.sandbox() as first:
         with pytest.raises(SnapshotError, match="could not be saved"):
             first.snapshot()
+        assert first.exec(["echo", "on"]).stdout == "on\n"
+
+
+def test_a_sandbox_that_is_too_large_to_save_runs_on(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No image of it is left."""
+    monkeypatch.setattr(saved, "LARGEST", 1_000_000)
+    with gvisor.sandbox() as first:
+        before = sorted(Path(gvisor._launcher.session().path).rglob("image*"))
+        with pytest.raises(SnapshotError, match="more than 1000000 bytes"):
+            first.snapshot()
+        assert sorted(Path(gvisor._launcher.session().path).rglob("image*")) == before
         assert first.exec(["echo", "on"]).stdout == "on\n"
 
 
