@@ -21,6 +21,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinxcontrib.mermaid",
     "reachable_links",
+    "plugin_reference",
     "settings_table",
 ]
 exclude_patterns = ["_build", "_ext", "_inventories"]
@@ -46,7 +47,11 @@ intersphinx_mapping = {
     }.items()
 }
 
+# "--gvisor-strict" in a help text is an option, and has no dash of typography.
+smartquotes = False
+
 html_theme = "furo"
+html_show_copyright = False
 html_logo = "pictures/logo.svg"
 html_extra_path = ["report.schema.json"]
 html_title = f"pytest-gvisor {version}"

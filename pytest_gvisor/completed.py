@@ -24,6 +24,8 @@ class _RunError(GvisorError):
 
     def __init__(self, message: str, *, completed: Completed, next_step: str = "") -> None:
         self.completed = completed
+        """The run, with all that is known of it."""
+
         super().__init__(message, next_step=next_step)
 
     @property
@@ -46,15 +48,14 @@ class WorkloadTimeout(_RunError):
 
 
 class SandboxCrashed(_RunError):
-    """The sentry or the gofer died under the workload.
-
-    ``panic`` is the beginning of the panic log, escaped.
-    """
+    """The sentry or the gofer died under the workload."""
 
     def __init__(
         self, message: str, *, completed: Completed, panic: str = "", next_step: str = ""
     ) -> None:
         self.panic = panic
+        """The beginning of the panic log, escaped."""
+
         shown = f"{message}\n  panic log:\n{panic}" if panic else message
         super().__init__(shown, completed=completed, next_step=next_step)
 
@@ -127,21 +128,31 @@ class Completed:
     """What came on standard output; if `truncated`, its head followed by its tail."""
 
     stderr_bytes: bytes
+    """The same of standard error."""
+
     stdout_total: int
     """How many bytes the workload wrote to standard output, kept or not."""
 
     stderr_total: int
+    """The same of standard error."""
+
     stdout_sha256: str
     """The SHA-256 of all that came on standard output, in hexadecimal; of a stream of which bytes
     were left out only with the setting ``sha256=True``, and ``""`` without.
     """
 
     stderr_sha256: str
+    """The same of standard error."""
+
     duration: float
     """Seconds from the request to the sandbox's end."""
 
     platform: Platform
+    """The platform that the sandbox ran on."""
+
     outcome: Outcome
+    """The verdict: how the run ended."""
+
     exact: bool = True
     """Whether `returncode` is beyond doubt: see there."""
 

@@ -55,6 +55,8 @@ class GvisorError(Exception):
 
     def __init__(self, message: str, *, next_step: str = "") -> None:
         self.message = message
+        """The message without ``next_step``."""
+
         self.next_step = next_step
         super().__init__(f"{message}\n{next_step}" if next_step else message)
 
@@ -174,6 +176,8 @@ class ProgramNotStarted(RunscFailed):
     ) -> None:
         super().__init__(message, command=command, next_step=next_step)
         self.records = tuple(records)
+        """The messages of runsc's own ``--log`` file."""
+
         self.program = program
         self.exit_status = status
 
@@ -193,6 +197,8 @@ class InvalidBundle(GvisorError):
     def __init__(self, problems: Sequence[str], *, where: str = "config.json") -> None:
         self.problems = tuple(problems)
         self.where = where
+        """The file or root file system that has the problems: ``config.json`` by default."""
+
         count = len(self.problems)
         title = f"{where}: {count} problem{'' if count == 1 else 's'}"
         super().__init__("\n".join([title, *(f"  - {problem}" for problem in self.problems)]))

@@ -95,6 +95,8 @@ class Settings:
     """Whether tests inside run on the host too, as the column to compare with."""
 
     network: Network = Network.NONE
+    """The network of the sandbox; by default loopback alone."""
+
     netns: str | None = None
     """Path of a network namespace to join, for ``sandbox`` networking; None makes a fresh one."""
 
@@ -123,8 +125,13 @@ class Settings:
     """Deadline of one workload in seconds."""
 
     rootless: Rootless = Rootless.AUTO
+    """Whether runsc runs without real root."""
+
     debug: bool = False
+    """Whether reports of failed tests have runsc's logs and an strace of the workload."""
+
     keep: Keep = Keep.NONE
+    """The tests whose bundles, logs and replay scripts stay under pytest's base temp."""
 
     shell: bool = False
     """Whether the sandboxes of a test stay until its verdict, for a shell if it fails."""

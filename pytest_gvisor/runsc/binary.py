@@ -33,23 +33,38 @@ _CHANGED = "it changed after it was checked"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runsc:
-    """A validated runsc. Execute it by ``fd``, which is the checked file.
-
-    ``path`` is canonical, ``sha256`` hexadecimal, ``version`` as users know it (``20240729.0``),
-    ``date`` that of the version or None. ``flags`` are names without dashes, ``platforms`` those
-    compiled in. ``sidecars`` is what lies in ``gvisor-bin`` beside it.
-    """
+    """A validated runsc. Execute it by ``fd``, which is the checked file."""
 
     path: str
+    """The canonical path."""
+
     fd: int = dataclasses.field(repr=False)
+    """A descriptor of the checked file."""
+
     sha256: str
+    """The SHA-256 of the file, in hexadecimal."""
+
     version: str
+    """The version as users know it: ``20240729.0``."""
+
     date: dt.date | None
+    """The date of the version, or None if it has none."""
+
     flags: frozenset[str] = dataclasses.field(repr=False)
+    """The names of its flags, without dashes."""
+
     subcommands: frozenset[str] = dataclasses.field(repr=False)
+    """The names of its subcommands."""
+
     platforms: frozenset[Platform]
+    """The platforms that are compiled in."""
+
     identity: locate.Identity = dataclasses.field(repr=False)
+    """The device, inode, size and times of the checked file."""
+
     sidecars: Sidecars = dataclasses.field(repr=False)
+    """The programs in ``gvisor-bin`` beside it."""
+
     _trust: Trust = dataclasses.field(repr=False, compare=False)
     _closer: contextlib.ExitStack = dataclasses.field(repr=False, compare=False)
     _same: set[int] = dataclasses.field(default_factory=set, repr=False, compare=False)

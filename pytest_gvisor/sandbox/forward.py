@@ -36,6 +36,7 @@ class Forward:
     """An address on 127.0.0.1 whose connections lead to a port in the sandbox, until `close`."""
 
     host = "127.0.0.1"
+    """The address on the host."""
 
     def __init__(self, channel: Channel, port: int) -> None:
         self.target = port

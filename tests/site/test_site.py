@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import re
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import pytest_gvisor
+from pytest_gvisor import plugin
+from pytest_gvisor.plugin import hookspecs, placement
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -20,7 +23,8 @@ def test_each_public_name_is_in_the_reference() -> None:
     """The page of the API has a directive for each exported name, and for no other."""
     page = (DOCS / "api.md").read_text()
     named = re.findall(r"^\.\. auto(?:class|function|exception):: (\w+)$", page, re.MULTILINE)
-    assert sorted(named) == sorted(name for name in pytest_gvisor.__all__)
+    hooks = [name for name in vars(hookspecs) if name.startswith("pytest_gvisor_")]
+    assert sorted(named) == sorted([*pytest_gvisor.__all__, *hooks])
 
 
 def test_each_page_is_in_one_part_of_the_index() -> None:
@@ -60,15 +64,70 @@ def test_the_citation_has_the_version_of_the_project() -> None:
         assert f"{key}: {project[key]}" in lines
 
 
-def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    """Links between pages, names in the API's docstrings and the table of settings hold."""
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the site; each warning of its build is a failure."""
+    folder = tmp_path_factory.mktemp("site")
+    trees = tmp_path_factory.mktemp("trees")
     done = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-qW", "-d", tmp_path / "trees", DOCS, tmp_path / "site"],
+        [sys.executable, "-m", "sphinx", "-qW", "-d", trees, DOCS, folder],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    settings = (tmp_path / "site/settings.html").read_text()
+    return folder
+
+
+def test_the_site_is_built_without_a_warning(site: Path) -> None:
+    """Links between pages, names in the API's docstrings and the table of settings hold."""
+    settings = (site / "settings.html").read_text()
     assert "PYTEST_GVISOR_TIMEOUT" in settings
-    assert 'href="https://docs.python.org/3/library/' in (tmp_path / "site/api.html").read_text()
-    shown = (tmp_path / "site/report.schema.json").read_bytes()
+    assert "\N{EN DASH}" not in settings  # of an option in a help text
+    assert 'href="https://docs.python.org/3/library/' in (site / "api.html").read_text()
+    shown = (site / "report.schema.json").read_bytes()
     assert shown == (DOCS / "report.schema.json").read_bytes()
+
+
+INTERNAL = {
+    "Process": {"channel", "on_message", "over"},
+    "Snapshot": {"check", "last_id", "request", "tag", "wake", "workload", "workload_with"},
+}
+"""Members without an underscore that only other modules of the package use."""
+
+
+def members(kind: type) -> set[str]:
+    """The fields, properties and methods of a class of ours, those of its bases included."""
+    ours = [base for base in kind.__mro__ if base.__module__.startswith("pytest_gvisor")]
+    names = {name for base in ours[:1] for name in vars(base)}
+    for base in ours:
+        if base is not pytest_gvisor.GvisorError:
+            names |= vars(base).keys() | vars(base).get("__annotations__", {}).keys()
+    return {name for name in names if name[0] != "_"} - INTERNAL.get(kind.__name__, set())
+
+
+def test_each_member_of_a_public_class_is_in_the_reference(site: Path) -> None:
+    """Fields too: a field without a docstring would be missing, and no warning says so."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "sphinx.ext.intersphinx", site / "objects.inv"],
+        capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+    shown = {line.split()[0] for line in listed.splitlines() if line.startswith("    ")}
+    kinds = {name: getattr(pytest_gvisor, name) for name in pytest_gvisor.__all__}
+    wanted = {
+        f"pytest_gvisor.{name}.{member}"
+        for name, kind in kinds.items()
+        if isinstance(kind, type)
+        for member in members(kind)
+    }
+    assert len(wanted) > 100
+    assert wanted - shown == set()
+
+
+def test_fixtures_and_markers_are_listed_as_pytest_lists_them(site: Path) -> None:
+    """From the plugin itself: each with its meaning."""
+    page = html.unescape(re.sub(r"<[^>]+>", "", (site / "api.html").read_text()))
+    for name in placement.FIXTURES:
+        assert re.search(rf"^{name} \[(function|session) scope\][A-Z]", page, re.MULTILINE), name
+    assert "@pytest.mark.in_gvisor(" in page
+    for marker in plugin._MARKERS:
+        name, _, meaning = marker.partition(": ")
+        assert f"@pytest.mark.{name}{meaning}\n" in page

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import importlib
 import inspect
 import re
 import tomllib
@@ -12,7 +14,7 @@ import pytest
 
 import pytest_gvisor
 from pytest_gvisor import Completed, Gvisor, Runsc, completed, errors, settings
-from pytest_gvisor.cli import install, vm
+from pytest_gvisor.cli import install, main, vm
 from pytest_gvisor.harness.gvisor import MAX_RECORDS
 from pytest_gvisor.images import cache, docker, mount_points, streams
 from pytest_gvisor.inside import coverage_data, fields, session, session_bounds
@@ -138,6 +140,38 @@ def test_the_table_of_results_has_every_public_name() -> None:
     fields = {field.name for field in dataclasses.fields(Completed)}
     names = fields | {name for name in vars(Completed) if name[0] != "_"}
     assert first_cells(section("workloads.md", "What comes back")) == names
+
+
+def test_the_table_of_exit_statuses_is_that_of_the_commands() -> None:
+    """docs/cli.md has each status that the help of a command lists, and no other."""
+    rows = re.findall(r"^\| ([\d, ]+) \| ", section("cli.md", "Exit statuses"), re.MULTILINE)
+    shown = {status for row in rows for status in row.split(", ")}
+    helps = [
+        importlib.import_module(f"pytest_gvisor.cli.{name}").parser().format_help()
+        for name in main.COMMANDS
+    ]
+    listed = {
+        status
+        for text in helps
+        for status in re.findall(r"^  (\d+) ", text.partition("\nexit status:\n")[2], re.MULTILINE)
+    }
+    assert shown == listed | {"143"}  # of SIGTERM, which ends a command as any other program
+
+
+ATTRIBUTE = re.compile(r"^        self\.([a-z]\w*) = .*\n(?! +\"\"\")", re.MULTILINE)
+"""One that is set, and that no docstring follows."""
+
+
+def test_each_attribute_of_an_error_is_documented() -> None:
+    """By a docstring of its own, or by its name in that of the class."""
+    undocumented = []
+    for source in map(inspect.getsource, (errors, completed)):
+        for kind in ast.walk(ast.parse(source)):
+            if isinstance(kind, ast.ClassDef):
+                names = ATTRIBUTE.findall(ast.get_source_segment(source, kind) or "")
+                text = ast.get_docstring(kind) or ""
+                undocumented += [f"{kind.name}.{n}" for n in names if f"``{n}``" not in text]
+    assert undocumented == []
 
 
 def test_the_attributes_of_runsc_are_named() -> None:
