@@ -75,7 +75,7 @@ class Gate:
         if self._supply is not None:
             self._supply.end()
         command = self._channel.receive()
-        if command["op"] == "save":
+        while command["op"] == "save":
             command = self._rest()
         if command["op"] != "collect":
             _exit(0)
@@ -105,7 +105,9 @@ class Gate:
         """
         here = os.getcwd()
         os.chdir("/")
-        self._channel.send("rests", held=_held())
+        files = _used()
+        held = sorted(set(map(os.path.dirname, files)))
+        self._channel.send("rests", held=held, loaded=sorted({*_loaded(), *files}))
         command = self._channel.receive()
         os.chdir(here)
         return command
@@ -126,8 +128,8 @@ class Gate:
         importlib.invalidate_caches()
 
 
-def _held() -> list[str]:
-    """Return the folders of files that processes here have open or mapped, or work in."""
+def _used() -> set[str]:
+    """Return the files that processes here have open or mapped, or which they work beside."""
     files: set[str] = set()
     for process in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -138,4 +140,12 @@ def _held() -> list[str]:
                     files.add(os.readlink(entry.path))
         with contextlib.suppress(OSError), open(f"/proc/{process}/maps") as lines:
             files.update(line.rstrip("\n").split(None, 5)[5] for line in lines if "/" in line)
-    return sorted({os.path.dirname(file) for file in files if file.startswith("/")})
+    return {file for file in files if file.startswith("/")}
+
+
+def _loaded() -> Iterator[str]:
+    """Yield the files of the modules that have been imported."""
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.startswith("/"):
+            yield os.path.normpath(file)

@@ -15,6 +15,7 @@ import pytest
 
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.inside import host_files, start, users
+from pytest_gvisor.inside.kept import Kept
 from pytest_gvisor.inside.start import Started
 from pytest_gvisor.plugin.placement import plan_key
 from pytest_gvisor.plugin.precedence import run_settings
@@ -34,6 +35,8 @@ class Early:
         self._owner = os.getpid()
         self._started: Started | None = None
         self._refused = ""
+        self.kept = Kept(config)
+        config.pluginmanager.register(self.kept)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -79,7 +82,7 @@ class Early:
 
     def _launch(self, planned: start.Plan) -> Started:
         """Start the sandbox of a plan: the one place that decides how. Raises `GvisorError`."""
-        return start.begin(self._config, planned)
+        return self.kept.start(planned)
 
     def _plan(self) -> start.Plan | None:
         settings = run_settings(self._config)

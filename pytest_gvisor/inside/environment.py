@@ -77,7 +77,12 @@ def environment(entries: Iterable[str], environ: Mapping[str, str]) -> dict[str,
 
 def _passes(name: str, value: str) -> bool:
     """Whether a glob passes a variable."""
-    return not (_is_of_the_host(name) or _SECRET.search(name) or _CREDENTIALS.search(value))
+    return not (_is_of_the_host(name) or is_secret(name, value))
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether a name is one of secrets, or a value has a password in a URL."""
+    return bool(_SECRET.search(name) or _CREDENTIALS.search(value))
 
 
 def _is_of_the_host(name: str) -> bool:

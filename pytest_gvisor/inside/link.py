@@ -63,6 +63,9 @@ class Link:
         self.holds = False
         """Whether the pytest holds messages back in memory that is read here too."""
 
+        self.loaded: object = None
+        """The files that a pytest which rests has loaded, as it says: see `rest`."""
+
         self.received = 0
         """Bytes of messages since `begin`."""
 
@@ -159,6 +162,7 @@ class Link:
         held = message.get("held")
         if not isinstance(held, list) or not all(isinstance(path, str) for path in held):
             raise ProtocolError("a pytest inside that rests, and names no folders")
+        self.loaded = message.get("loaded")
         return held
 
     def save(self, deadline: float) -> str:

@@ -13,6 +13,7 @@ import pytest
 from pytest_gvisor.inside import (
     ahead,
     allure_results,
+    kept,
     not_shown,
     reports,
     unbridged,
@@ -28,11 +29,11 @@ from pytest_gvisor.inside.requirements import is_refused, require_platform
 from pytest_gvisor.inside.return_places import agree, basetemp
 from pytest_gvisor.inside.returned import Store, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
-from pytest_gvisor.inside.start import Inside, Plan, Started, begin, collect, plan
+from pytest_gvisor.inside.start import Inside, collect, plan
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.collection_warnings import known
-from pytest_gvisor.plugin.placement import EARLY, FIELDS, plan_key
+from pytest_gvisor.plugin.placement import FIELDS, plan_key
 from pytest_gvisor.plugin.precedence import expected_failure
 from pytest_gvisor.sessions import places
 from pytest_gvisor.settings import Isolation, Platform, Settings
@@ -57,7 +58,7 @@ class InsideSession:
         """The files that have come back."""
 
         self._started = 0
-        self.copies = Copies(self._config, self._start)
+        self.copies = Copies(self._config, lambda planned: kept.unsaved(self._config, planned))
         self._config.pluginmanager.register(self.copies)
         self._groups = planned(session.items, isolation)
         self._following: pytest.Item | None = None
@@ -236,9 +237,7 @@ class InsideSession:
                 # It loads the project meanwhile.
                 self._prepare_next(group)
                 return link
-            link = self._start(planned).link
-            go_on(link)
-            return link
+            return kept.begun(self._config, planned, go_on)
 
         return Worker(
             self._config,
@@ -252,14 +251,6 @@ class InsideSession:
             held_back=self._inside.held_back,
             explain=self._explain_factory(group.items),
         )
-
-    def _start(self, planned: Plan) -> Started:
-        """Start a sandbox, unless one was started before the collection by the same plan."""
-        early = self._config.pluginmanager.get_plugin(EARLY)
-        started: Started | None = early and early.take(planned)
-        if started is None:
-            started = begin(self._config, planned)
-        return started
 
     def _has_copies(self, group: Group) -> bool:
         """Whether several sandboxes are started in the same way, for a test or a module each."""

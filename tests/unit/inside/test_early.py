@@ -73,6 +73,7 @@ def make(monkeypatch: pytest.MonkeyPatch, plan: start.Plan, sandbox: Sandbox, fo
             add_cleanup=lambda _: None,
             getoption=lambda _: basetemp,
             invocation_params=SimpleNamespace(dir=folder),
+            pluginmanager=SimpleNamespace(register=lambda _: None, hasplugin=lambda _: False),
             rootpath=folder,
         )
         engine = SimpleNamespace(platforms_of=lambda _: platforms)

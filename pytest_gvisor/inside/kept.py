@@ -1,0 +1,238 @@
+"""The first sandbox of a session, as a copy of one that an earlier session saved at its gate.
+
+A session that finds none saves its own first sandbox there. The next one with the same key spares
+the start of Python and the imports of pytest and its plugins. Whatever is wrong with a saved one,
+the sandbox starts in the usual way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.inside import configuration, host_files, kept_key, kept_state, savable
+from pytest_gvisor.inside.link import Died, Hangs, Link, gone
+from pytest_gvisor.inside.start import Plan, Started, begin, launch
+from pytest_gvisor.plugin.placement import EARLY
+from pytest_gvisor.programs.paths import within
+from pytest_gvisor.run import saved, saved_store
+from pytest_gvisor.run.saved_store import Held, SavedStore
+
+_PATIENCE = 30.0
+"""Seconds to get to the gate, to be saved there, or to go on from there."""
+
+_CACHE = "cacheprovider"
+"""pytest's own plugin that keeps facts for later runs."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Missing:
+    """A sandbox that no earlier session has saved."""
+
+    plan: Plan
+    key: str
+    since: int
+    """When it began, in nanoseconds since 1970."""
+
+
+class Kept:
+    """The saved sandbox of this session's plan: found, or to be saved."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._missing: _Missing | None = None
+        self._found: tuple[str, Held] | None = None
+        self._said: list[str] = []
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Report with ``-v`` a sandbox that came from an earlier session, or why none did."""
+        if self._config.get_verbosity() > 0:
+            for line in self._said:
+                terminalreporter.write_line(f"gvisor: {line}")
+
+    def start(self, plan: Plan) -> Started:
+        """Start a sandbox of this plan, from a saved one if possible. Raises `GvisorError`."""
+        if self._config.pluginmanager.hasplugin(_CACHE):
+            if not (why := self._refusal(plan)):
+                try:
+                    if (started := self._restore(plan)) is not None:
+                        return started
+                except (GvisorError, OSError) as error:
+                    why = str(error)
+            if why:
+                self._say(f"no sandbox of tests inside is kept for later sessions: {why}")
+        return begin(self._config, plan)
+
+    def _refusal(self, plan: Plan) -> str:
+        """Return why sandboxes of this plan are neither saved nor taken from earlier sessions."""
+        if why := savable.obstacle(plan) or kept_key.secret(plan):
+            return why
+        folder = os.path.realpath(saved_store.folder())
+        seen = (*plan.shown.paths, *map(os.path.realpath, plan.inside.writable))
+        if any(within(folder, path) or within(path, folder) for path in seen):
+            return f"tests inside see {folder}"
+        return ""
+
+    def _restore(self, plan: Plan) -> Started | None:
+        """Start a copy of a saved sandbox; None if there is none."""
+        moment = time.time_ns()
+        key = kept_key.key(plan, configuration.search_path())
+        self._missing = _Missing(plan=plan, key=key, since=moment)
+        store = SavedStore.open(make=False)
+        if store is None:
+            return None
+        if plan.settings.reprobe:
+            store.drop(key)
+        held = store.find(key)
+        if held is None:
+            return None
+        if changed := _changed(held):
+            held.close()
+            self._drop(key, f"{changed} has changed since")
+            return None
+        state = host_files.of_start(self._config, plan.shown)
+        try:
+            link = launch(self._config, plan, held.image)
+        except GvisorError as error:
+            held.close()
+            self._drop(key, f"it cannot be started: {error}")
+            return None
+        except BaseException:
+            held.close()
+            raise
+        self._missing, self._found = None, (key, held)
+        return Started(link=link, plan=plan, state=state)
+
+    def proceed(
+        self, started: Started, go_on: Callable[[Link], None], again: Callable[[], Started]
+    ) -> Link:
+        """Give a sandbox its second command by ``go_on``; save it before, if none was found.
+
+        If it is lost, start another one by ``again``. Raises `GvisorError`.
+        """
+        link = started.link
+        if link.copy:
+            return self._go_on(link, go_on, again)
+        missing, self._missing = self._missing, None
+        if missing is not None and missing.plan is started.plan:
+            link = self._save(link, missing, again)
+        go_on(link)
+        return link
+
+    def _go_on(
+        self, link: Link, go_on: Callable[[Link], None], again: Callable[[], Started]
+    ) -> Link:
+        found, self._found = self._found, None
+        try:
+            go_on(link)
+            # A copy speaks before it loads any file of the project.
+            link.wait(time.monotonic() + _PATIENCE)
+        except (GvisorError, Died, Hangs) as error:
+            link.close()
+            why = f"it did not go on: {gone(error)}\n{link.told()}"
+        except BaseException:
+            link.close()
+            raise
+        else:
+            self._say("the first sandbox of tests inside was kept from an earlier session")
+            if found is not None:
+                found[1].close()
+            return link
+        if found is not None:
+            found[1].close()
+            self._drop(found[0], why)
+        link = again().link
+        go_on(link)
+        return link
+
+    def _save(self, link: Link, missing: _Missing, again: Callable[[], Started]) -> Link:
+        """Save a sandbox for later sessions; return it, or a fresh one if it is lost by that."""
+        deadline = time.monotonic() + _PATIENCE
+        try:
+            folders = link.rest(deadline)
+        except (GvisorError, Died, Hangs):
+            return link  # whoever takes it comes upon it again
+        except BaseException:
+            link.close()
+            raise
+        files = kept_state.paths(link.loaded)
+        if folders is None or files is None:
+            return link
+        shown, path = missing.plan.shown, configuration.search_path()
+        state = kept_state.of(files, folders, shown, path)
+        if fresh := kept_state.since(state, missing.since):
+            self._say(f"no sandbox of tests inside is kept for later sessions: {fresh} is new")
+            return link
+        try:
+            image = link.save(deadline)
+        except (GvisorError, OSError) as error:
+            link.close()
+            self._say(f"no sandbox of tests inside is kept for later sessions: {error}")
+            return again().link
+        except BaseException:
+            link.close()
+            raise
+        try:
+            if saved.size_of(image) <= saved_store.LARGEST:
+                self._keep(missing.key, image, state)
+        except (GvisorError, OSError) as error:
+            self._say(f"no sandbox of tests inside is kept for later sessions: {error}")
+        finally:
+            shutil.rmtree(image, ignore_errors=True)
+        return link
+
+    def _keep(self, key: str, image: str, state: kept_state.State) -> None:
+        store = SavedStore.open(make=True)
+        if store is not None and store.keep(key, image, state):
+            self._say("the first sandbox of tests inside is kept for later sessions")
+
+    def _drop(self, key: str, why: str) -> None:
+        self._say(f"a sandbox that an earlier session has kept was not used: {why}")
+        if (store := SavedStore.open(make=False)) is not None:
+            store.drop(key)
+
+    def _say(self, line: str) -> None:
+        self._said.append(line)
+
+
+def begun(config: pytest.Config, plan: Plan, go_on: Callable[[Link], None]) -> Link:
+    """Return a sandbox of a plan that has got its second command by ``go_on``.
+
+    It is the one that was started before the collection, if that has the same plan. Raises
+    `GvisorError`.
+    """
+    early = config.pluginmanager.get_plugin(EARLY)
+    started: Started | None = early and early.take(plan)
+    if early is None or started is None:
+        link = begin(config, plan).link
+        go_on(link)
+        return link
+    kept: Kept = early.kept
+    return kept.proceed(started, go_on, lambda: begin(config, plan))
+
+
+def unsaved(config: pytest.Config, plan: Plan) -> Started:
+    """Return a sandbox of a plan that can be saved, as `begun` finds it: none that was restored.
+
+    Raises `GvisorError`.
+    """
+    early = config.pluginmanager.get_plugin(EARLY)
+    started: Started | None = early and early.take(plan)
+    if started is not None and started.link.copy:
+        started.link.close()
+        started = None
+    return started or begin(config, plan)
+
+
+def _changed(held: Held) -> str:
+    """Return a file that has changed since a sandbox was saved; nothing if none has."""
+    try:
+        return kept_state.changed(held.facts, kept_state.again(held.facts))
+    except (KeyError, TypeError, AttributeError):
+        return "what is written about it"
