@@ -48,6 +48,8 @@ def pytester(kept_answers: str, pytester: pytest.Pytester) -> pytest.Pytester:
         # Another process may have swept it since.
         with contextlib.suppress(FileNotFoundError):
             shutil.copy(note, own)
+    # Its import is a third of a small pytest's processor time. A test about it clears the list.
+    pytester.plugins.append("no:hypothesispytest")
     return pytester
 
 

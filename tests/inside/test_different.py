@@ -181,6 +181,7 @@ def test_variables_of_pytest_mean_inside_what_they_mean_on_the_host(
 
     A Python that a test starts imports what is on the host's ``PYTHONPATH``.
     """
+    project.plugins.clear()
     monkeypatch.setenv("PYTEST_PLUGINS", "tests.bundlewatch,of_the_project")
     monkeypatch.setenv("PYTHONPATH", str(project.path), prepend=":")
     options = ["--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider"]

@@ -93,6 +93,7 @@ def test_anyio(project: pytest.Pytester, run_both: RunBoth) -> None:
 
 def test_hypothesis(project: pytest.Pytester, run_both: RunBoth) -> None:
     """Hypothesis finds and shows the same falsifying example."""
+    project.plugins.clear()
     project.makepyfile("""
         from hypothesis import given, settings, strategies as st
 

@@ -8,7 +8,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[2]
 LISTS = r"""
 . <(sed -n '/^hardy=/,/^of_root=/p' scripts/test)
-for name in side_by_side by_itself of_root; do
+for name in side_by_side on_one by_itself of_root; do
     declare -n list=$name
     echo "$name ${list[*]}"
 done
@@ -27,8 +27,8 @@ def test_each_file_of_tests_is_in_one_leg_of_root_s() -> None:
     done = subprocess.run(
         ["bash", "-euc", LISTS], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
-    side, alone, root = (line.split()[1:] for line in done.stdout.splitlines())
+    lists = [line.split()[1:] for line in done.stdout.splitlines()]
     files = list((CHECKOUT / "tests").rglob("test_*.py"))
     assert len(files) > 100
-    legs = {file: [covered(side, file), covered([*alone, *root], file)] for file in files}
+    legs = {file: [covered(paths, file) for paths in lists] for file in files}
     assert [str(file) for file, found in legs.items() if sum(found) != 1] == []
