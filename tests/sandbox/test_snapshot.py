@@ -105,6 +105,7 @@ def test_the_sandbox_that_was_saved_need_not_live(gvisor: Gvisor) -> None:
         ["python3", "-c", "import time\nwhile True: print('x' * 1000, flush=True)"]
     )
     writer.wait_for_output(rb"x\n")
+    first.popen(["sh", "-c", "until test -e /tmp/go; do sleep 0.1; done; echo late"])
     with first.snapshot() as snapshot:
         reader.stdin.write(b"to the first\n")
         reader.wait_for_output(rb"to the first\n")
@@ -112,6 +113,8 @@ def test_the_sandbox_that_was_saved_need_not_live(gvisor: Gvisor) -> None:
         with gvisor.sandbox(snapshot=snapshot) as copy:
             assert len(alive(copy, "print(")) == 1
             assert len(alive(copy, "sleep 1000")) == 1
+            copy.put("/tmp/go", "")
+            wait_for(lambda: not alive(copy, "test -e"), "the end of a program of before")
             done = copy.exec(["sh", "-c", "cat; exit 3"], input="to the copy")
             assert (done.stdout, done.returncode, done.exact) == ("to the copy", 3, True)
 
