@@ -12,17 +12,18 @@ import os
 import re
 import select
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import InstallFailed, InstallTimeout, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.install import place, toolchain
 from pytest_gvisor.install.place import BINARY, Installed
-from pytest_gvisor.programs import warden
+from pytest_gvisor.sessions import guarded
+
+if TYPE_CHECKING:
+    import subprocess
 
 MODULE = "gvisor.dev/gvisor"
 TESTED = "v0.0.0-20260905035102-160fafc42237"
@@ -148,36 +149,19 @@ class _Build:
                 )
             yield built
 
-    @contextlib.contextmanager
-    def _warden(self, folder: str) -> Iterator[subprocess.Popen[bytes]]:
+    def _warden(self, folder: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
         name = f"-X {MODULE}/runsc/version.version={label(self._version)}"
         go = [self._go.path, "install", "-v", "-ldflags", name]
         # Standard output is the warden's, for its answer.
         command = ["/bin/sh", "-c", 'exec "$@" >&2', "sh", *go, f"{MODULE}/runsc@{self._version}"]
-        left = str(max(0.001, self._until - time.monotonic()))
-        pidfd = os.pidfd_open(os.getpid())
-        argv = [sys.executable, "-I", "-S", warden.__file__, str(pidfd), left, folder, *command]
-        try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={
-                    **self._go.env,
-                    "GOBIN": os.path.join(folder, "bin"),
-                    "TMPDIR": os.path.join(folder, "tmp"),
-                },
-                pass_fds=(pidfd,),
-                start_new_session=True,
-                cwd=folder,
-            )
-        finally:
-            os.close(pidfd)
-        try:
-            yield process
-        finally:
-            _close(process)
+        tmp, made = os.path.join(folder, "tmp"), os.path.join(folder, "bin")
+        return guarded.start(
+            command,
+            folder,
+            seconds=max(0.001, self._until - time.monotonic()),
+            env={**self._go.env, "GOBIN": made, "TMPDIR": tmp},
+            cwd=folder,
+        )
 
     def _follow(self, told: int, said: int) -> str:
         """Read until the warden reports the end; return its report, ``""`` if it was killed."""
@@ -219,22 +203,3 @@ class _Build:
 
     def _words(self) -> str:
         return "".join(f"\n  {escape(line)}" for line in self._said)
-
-
-def _close(process: subprocess.Popen[bytes]) -> None:
-    """Let the warden kill the rest and end; its work is bounded."""
-    # Ctrl-C, and a second signal, wait until that is over.
-    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

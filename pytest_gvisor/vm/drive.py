@@ -10,20 +10,21 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import MachineFailed, MachineTimeout, stage
 from pytest_gvisor.escape import escape
-from pytest_gvisor.programs import warden
+from pytest_gvisor.sessions import guarded
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.vm import machine as machines
 from pytest_gvisor.vm import parts as found_parts
 from pytest_gvisor.vm.machine import Machine
 from pytest_gvisor.vm.parts import Parts
+
+if TYPE_CHECKING:
+    import subprocess
 
 MAX_OUTPUT = 1024 * 1024 * 1024
 """Bytes of one stream: the VM's folder may be in this machine's memory."""
@@ -87,57 +88,18 @@ def _warden(
         with open(os.path.join(folder, "script"), "wb") as script:
             script.write(machines.guest(machine))
         os.mkdir(os.path.join(folder, "tmp"))
-    pidfd = os.pidfd_open(os.getpid())
-    try:
-        # fmt: off
-        argv = [sys.executable, "-I", "-S", warden.__file__, str(pidfd), str(timeout), folder]
-        # fmt: on
+    # vng and virtiofsd put sockets and pid files there.
+    env = {
+        "PATH": parts.path,
+        "HOME": folder,
+        "TMPDIR": os.path.join(folder, "tmp"),
+        "LC_ALL": "C.UTF-8",
+    }
+    started = guarded.start(command, folder, seconds=timeout, env=env, cwd="/", fds=[session.lock])
+    with contextlib.ExitStack() as undo:
         with stage("vm", "its warden cannot be started"):
-            process = subprocess.Popen(
-                [*argv, *command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                # vng and virtiofsd put sockets and pid files there.
-                env={
-                    "PATH": parts.path,
-                    "HOME": folder,
-                    "TMPDIR": os.path.join(folder, "tmp"),
-                    "LC_ALL": "C.UTF-8",
-                },
-                pass_fds=(pidfd, session.lock),
-                start_new_session=True,
-                cwd="/",
-            )
-    finally:
-        os.close(pidfd)
-    try:
+            process = undo.enter_context(started)
         yield process
-    finally:
-        _close(process)
-
-
-def _close(process: subprocess.Popen[bytes]) -> None:
-    """Let the warden clean up and end; its work is bounded."""
-    # Ctrl-C reaches this process alone: the warden is in another session.
-    with _deaf(), process:
-        assert process.stdin is not None
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Defer a second Ctrl-C until the block is done."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:
