@@ -48,6 +48,8 @@ def test_it(number, tmp_path, record_property):
     record_property("drawn", f"{random.random()} {name} {time.time()}")
 """
     )
+    # Before the save: the names that follow are drawn from one generator.
+    project.makepyfile(names_plugin="import tempfile\ntempfile.mktemp()\n")
     project.makeconftest(
         """
         def pytest_runtest_logreport(report):
@@ -56,7 +58,7 @@ def test_it(number, tmp_path, record_property):
                     print(value, file=file)
         """
     )
-    result = run_inside("-v", "--gvisor-isolation=test")
+    result = run_inside("-v", "--gvisor-isolation=test", "-p", "names_plugin")
     assert result.parseoutcomes() == {"passed": 3}
     result.stdout.fnmatch_lines(
         [COPIES.format("2 sandboxes"), "*3 passed, sandboxes start in * ms*"]
