@@ -123,7 +123,10 @@ def _sandboxes(engine: Engine | None) -> list[str]:
     found = []
     keeper, session = engine.launcher._keeper, engine.launcher._session
     if keeper is not None and keeper.alive():
-        found += [f"process of a sandbox {p}: {_cmdline(p)}" for p in children_of(keeper.pid)]
+        # A fork that waits for the next order has the keeper's own command line.
+        own = words_of(keeper.pid)
+        left = [pid for pid in children_of(keeper.pid) if words_of(pid) != own]
+        found += [f"process of a sandbox {pid}: {_cmdline(pid)}" for pid in left]
     if session is not None and os.path.isdir(session.path):
         names = set(os.listdir(session.path)) - {"lock", "journal"}
         # host, host-…, packed-…: root filesystems that the runs of a session share

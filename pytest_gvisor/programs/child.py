@@ -139,14 +139,33 @@ def _verify() -> None:
         raise OSError(0, f"NoNewPrivs reads {no_new_privs!r}, not 1")
 
 
-def become(order: Order, fds: Sequence[int], *, parent: int, error_pipe: int) -> NoReturn:
-    """Turn this fresh fork into runsc, or report ``stage errno text`` and exit with status 127.
+def settle(parent: int) -> None:
+    """Take the steps that are the same for each order. Raises `OSError`."""
+    _become_session_leader(parent)
+    _reset()
+
+
+def _reset() -> None:
+    """Undo what the keeper has set for itself."""
+    linux.reset_signals()
+    os.umask(0o022)
+    os.chdir("/")
+
+
+def become(
+    order: Order, fds: Sequence[int], *, parent: int, error_pipe: int, settled: bool = False
+) -> NoReturn:
+    """Turn this fork into runsc, or report ``stage errno text`` and exit with status 127.
 
     ``fds`` are the order's: the executable, three streams, and ``cgroup.procs`` files to join.
+    ``settled`` is whether `settle` has been called.
     """
     stage = "session"
     try:
-        _become_session_leader(parent)
+        if not settled:
+            _become_session_leader(parent)
+            stage = "signals"
+            _reset()
         stage = "descriptors"
         _place_descriptors(fds, error_pipe)
         error_pipe = _ERROR_PIPE
@@ -154,10 +173,6 @@ def become(order: Order, fds: Sequence[int], *, parent: int, error_pipe: int) ->
             stage = "terminal"
             # Only a session leader without a terminal may take one (tty_ioctl(4)): see setsid.
             linux.take_terminal(0)
-        stage = "signals"
-        linux.reset_signals()
-        os.umask(0o022)
-        os.chdir("/")
         stage = "cgroup"
         for descriptor in range(_ERROR_PIPE + 1, len(fds) + 1):
             os.write(descriptor, b"0")  # "0" names the writer itself (cgroups(7))

@@ -20,21 +20,20 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.programs import leftovers, linux
     from pytest_gvisor.programs.one_run import EXIT_GRACE, Run, State
+    from pytest_gvisor.programs.spare import MAX_FDS, MAX_MESSAGE, Spare
 else:
     # -I leaves the script's folder out of sys.path; -S leaves site-packages out.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import leftovers
     import linux
     from one_run import EXIT_GRACE, Run, State
-
-MAX_MESSAGE = 128 * 1024
-MAX_FDS = 16
+    from spare import MAX_FDS, MAX_MESSAGE, Spare
 
 
 class Keeper:
@@ -45,6 +44,7 @@ class Keeper:
         self.session = session
         self.runs: list[Run] = []
         self.leaving = False
+        self.spare: Spare | None = None
         self.held: list[int] = []
         """Descriptors that say, by a lock on them, that this process is alive."""
 
@@ -116,6 +116,8 @@ class Keeper:
                 return
             if pid == 0:
                 return
+            if self.spare is not None and self.spare.pid == pid:
+                self.drop_spare()
             for run in self.runs:
                 if run.pid == pid and run.state < State.ENDED:
                     run.reaped(status)
@@ -126,6 +128,25 @@ class Keeper:
                     run.deleter = 0
                     run.enter(State.LEAVES, EXIT_GRACE)
 
+    def take_spare(self, message: bytes, fds: Sequence[int], *, error_pipe: int) -> int:
+        """Have the child that was forked ahead carry out an order; return its pid, 0 if none."""
+        spare, self.spare = self.spare, None
+        if spare is not None and spare.take(message, fds, error_pipe=error_pipe):
+            return spare.pid
+        return 0
+
+    def fork_ahead(self) -> None:
+        """Fork the child of the next run, while no run goes on whose descriptors it would get."""
+        if self.spare is None and not self.runs and not self.leaving:
+            with contextlib.suppress(OSError):  # the next run forks its own, and tells the error
+                self.spare = Spare()
+
+    def drop_spare(self) -> None:
+        """End the child that was forked ahead."""
+        if self.spare is not None:
+            self.spare.close()
+            self.spare = None
+
     def clean(self) -> None:
         """Take one step for each run that is being removed."""
         now = time.monotonic()
@@ -133,10 +154,12 @@ class Keeper:
             if run.state > State.ENDED and run.clean(now):
                 self.runs.remove(run)
                 run.close()
+                self.fork_ahead()
 
     def leave(self) -> None:
         """Kill and clean everything, then end: pytest is gone, or has closed the socket."""
         self.leaving = True
+        self.drop_spare()
         # The end of children is still waited for.
         for fd in [key.fd for key in self.selector.get_map().values() if key.data != self.on_child]:
             self.unwatch(fd)

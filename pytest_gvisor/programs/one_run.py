@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
         def unwatch(self, fd: int) -> None:
             """Stop watching ``fd``, if it is watched."""
+
+        def take_spare(self, message: bytes, fds: Sequence[int], *, error_pipe: int) -> int:
+            """Have a child that was forked ahead carry out an order; return its pid, 0 if none."""
 
 
 _FEWEST_FDS = 4
@@ -95,16 +98,16 @@ class Run:
             raise ValueError(f"{len(fds)} descriptors came with the order")
         self.order = order
         self.executable = os.dup(fds[0])
-        self._fork(fds)
+        self._fork(message, fds)
 
-    def _fork(self, fds: list[int]) -> None:
+    def _fork(self, message: bytes, fds: list[int]) -> None:
         # The child's writer is close-on-exec: the end of an empty pipe says that execve was done.
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             self.keeper.watch(reader, self.launched)
             self.report = reader
             me = os.getpid()
-            self.pid = os.fork()
+            self.pid = self.keeper.take_spare(message, fds, error_pipe=writer) or os.fork()
             if self.pid == 0:
                 child.become(self.order, fds, parent=me, error_pipe=writer)
         except BaseException:

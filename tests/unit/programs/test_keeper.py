@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -433,6 +433,11 @@ class Stub:
     def unwatch(self, fd: int) -> None:
         """See `Keeper.unwatch`."""
         self.watched.pop(fd, None)
+
+    def take_spare(self, _message: bytes, _fds: Sequence[int], *, error_pipe: int) -> int:
+        """See `Keeper.take_spare`."""
+        assert error_pipe
+        return 0
 
 
 @pytest.fixture

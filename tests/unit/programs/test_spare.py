@@ -1,0 +1,136 @@
+"""The child that is forked ahead: the next run uses it, and is the same as without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from pytest_gvisor.programs.proc import children_of, stat_of
+from tests.unit.programs.test_keeper import Caller, caller, eventually, hear, hear_out
+
+__all__ = ["caller"]
+
+STATE = """
+exec > "$2"
+grep -E "^(NoNewPrivs|Threads|Sig(Blk|Ign|Cgt)):" /proc/self/status
+umask
+pwd
+ls /proc/$$/fd
+read -r pid name state parent group session rest < /proc/$$/stat
+[ "$pid" = "$session" ] && [ "$pid" = "$group" ] && echo leads
+"""
+
+
+def spare_of(caller: Caller) -> int:
+    """The child that waits for the next order; no run goes on."""
+    assert eventually(lambda: len(children_of(caller.keeper.pid)) == 1)
+    return children_of(caller.keeper.pid)[0]
+
+
+def after_one(caller: Caller) -> int:
+    """The child that waits after a first run."""
+    assert not children_of(caller.keeper.pid)
+    assert hear_out(caller.shell("exit 0"))[-1] == {"state": "cleaned", "leaks": []}
+    return spare_of(caller)
+
+
+def test_the_next_run_is_the_child_that_was_forked_ahead(caller: Caller) -> None:
+    """The first run forks its own; afterwards one child waits at a time."""
+    spare = after_one(caller)
+    for number in range(3):
+        heard = hear_out(caller.shell("exit 3", name=f"g{number}"))
+        assert heard == [
+            {"state": "spawned", "pid": spare},
+            {"state": "exited", "status": 3 << 8},
+            {"state": "cleaned", "leaks": []},
+        ]
+        spare = spare_of(caller)
+
+
+def test_a_run_is_the_same_with_and_without_a_child_ahead(caller: Caller) -> None:
+    """Signals, umask, folder, session, descriptors and no-new-privs of the program."""
+    found = []
+    for name in ("first", "second"):
+        path = f"{caller.session}/{name}.txt"
+        request = caller.request("sh", "-c", STATE, "sh", "x", path, name=name)
+        hear_out(caller.send(json.dumps(request).encode()))
+        with open(path, encoding="ascii") as file:
+            found.append(file.read())
+        os.unlink(path)
+        spare_of(caller)
+    assert found[0] == found[1]
+    assert "NoNewPrivs:\t1" in found[0]
+    assert found[0].endswith("leads\n")
+
+
+def test_a_failed_step_of_the_child_ahead_is_told(caller: Caller) -> None:
+    """The error pipe of the run goes to the child with the order."""
+    spare = after_one(caller)
+    request = json.dumps(caller.request("x")).encode()
+    heard = hear_out(caller.send(request, executable="/etc/passwd"))
+    assert [said["state"] for said in heard] == ["failed", "exited", "cleaned"]
+    assert heard[0]["stage"] == "execve"
+    assert spare_of(caller) != spare
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_run_is_started_without_the_child_ahead_if_that_is_lost(
+    caller: Caller, number: signal.Signals
+) -> None:
+    """A dead one is replaced at once, and a stopped one goes on when it is woken."""
+    spare = after_one(caller)
+    os.kill(spare, number)
+    if number == signal.SIGKILL:
+        assert eventually(lambda: not os.path.exists(f"/proc/{spare}"))
+        heard = hear_out(caller.shell("exit 3"))
+        assert heard[1] == {"state": "exited", "status": 3 << 8}
+        return
+    control = caller.shell("exit 3")
+    time.sleep(0.05)
+    os.kill(spare, signal.SIGCONT)
+    assert hear(control) == {"state": "spawned", "pid": spare}
+    assert hear_out(control)[0] == {"state": "exited", "status": 3 << 8}
+
+
+def test_a_run_can_be_killed_while_the_child_ahead_is_stopped(caller: Caller) -> None:
+    """The deadline of a run holds whatever its child does."""
+    spare = after_one(caller)
+    os.kill(spare, signal.SIGSTOP)
+    control = caller.shell("exit 3")
+    control.send(b'{"op": "kill"}')
+    states = [said["state"] for said in hear_out(control)]
+    assert states[-2:] == ["exited", "cleaned"]
+
+
+def test_the_child_ahead_holds_nothing_of_the_keeper(caller: Caller) -> None:
+    """Neither the session's lock nor the socket to pytest, whose end tells the keeper's death."""
+    spare = after_one(caller)
+    assert eventually(lambda: sorted(map(int, os.listdir(f"/proc/{spare}/fd"))) == [0, 1, 2, 3])
+    kinds = {os.readlink(f"/proc/{spare}/fd/{fd}") for fd in (0, 1, 2)}
+    assert kinds == {os.devnull}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_child_ahead_ends_with_the_keeper(caller: Caller, killed: bool) -> None:
+    """The child ends if the keeper leaves, and if the keeper is killed."""
+    spare = after_one(caller)
+    if killed:
+        os.kill(caller.keeper.pid, signal.SIGKILL)
+    caller.keeper.close()
+    gone = eventually(lambda: (stat := stat_of(spare)) is None or stat.state == "Z")
+    assert gone
+
+
+def test_no_child_is_forked_ahead_while_a_run_goes_on(caller: Caller) -> None:
+    """Such a child would get the descriptors of the run."""
+    going_on = caller.shell("read x < /dev/zero; sleep 60", name="long")
+    assert hear(going_on)["state"] == "spawned"
+    hear_out(caller.shell("exit 0", name="short"))
+    assert len(children_of(caller.keeper.pid)) == 1
+    going_on.send(b'{"op": "kill"}')
+    hear_out(going_on)
+    spare_of(caller)
