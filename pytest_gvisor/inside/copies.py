@@ -109,7 +109,7 @@ class Copies:
         next test comes upon it again.
         """
         saved = self._latest
-        if self._next is not None or saved is None or saved not in self._saved:
+        if self._next is not None or saved is None:
             return
         if max(self._failures - _MOST_FAILURES, self._unused - _MOST_UNUSED) >= 0:
             return

@@ -7,7 +7,6 @@ that is made then is the same, and else removed.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterator
 
@@ -82,7 +81,10 @@ class Early:
 
     def _launch(self, planned: start.Plan) -> Started:
         """Start the sandbox of a plan: the one place that decides how. Raises `GvisorError`."""
-        return self.kept.start(planned)
+        if self._config.getoption("gvisor_isolation") in (None, "session"):
+            return self.kept.start(planned)
+        # One that was restored cannot be saved for the copies of this session.
+        return start.begin(self._config, planned)
 
     def _plan(self) -> start.Plan | None:
         settings = run_settings(self._config)
@@ -103,18 +105,14 @@ class Early:
         )
 
     def take(self, plan: start.Plan) -> Started | None:
-        """Return the sandbox for its first tests if it was started by the same plan.
+        """Return the sandbox for its first tests if one of ``plan`` starts like it.
 
         Else remove it. A second call returns nothing.
         """
         started = self._started
         if started is None:
             return None
-        names = [
-            field.name
-            for field in dataclasses.fields(plan)
-            if getattr(plan, field.name) != getattr(started.plan, field.name)
-        ]
+        names = started.plan.changed(plan)
         if not names and host_files.now(self._config, started.state) != started.state:
             names = ["files"]
         if names or self._owner != os.getpid():

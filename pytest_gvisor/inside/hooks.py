@@ -69,9 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _begin_early(config: pytest.Config) -> None:
-    """Let the sandbox boot beside this pytest's own start, if it runs tests and all share one."""
-    shared = config.getoption("gvisor_isolation") in (None, "session")
-    if shared and not any(config.getoption(option, False) for option in _RUN_NO_TEST):
+    """Let the first sandbox boot beside this pytest's own start, if it runs tests."""
+    if not any(config.getoption(option, False) for option in _RUN_NO_TEST):
         from pytest_gvisor.inside.early import Early  # noqa: PLC0415 -- idle costs nothing
 
         config.pluginmanager.register(Early(config, lambda: _inside(config)), EARLY)

@@ -77,13 +77,21 @@ class Plan:
     command: Mapping[str, Any]
     """The first command to the pytest, apart from ``sys.path``."""
 
-    def starts_like(self, other: Plan) -> bool:
-        """Whether both start equal sandboxes up to the gate, which decides on files and folders."""
+    def changed(self, other: Plan) -> list[str]:
+        """Return the names of fields by which two sandboxes differ up to the gate.
+
+        The gate decides on files and folders.
+        """
         ours, theirs = (
             dataclasses.replace(plan, command={**plan.command, "args": None})
             for plan in (self, other)
         )
-        return ours == theirs
+        names = (field.name for field in dataclasses.fields(self))
+        return [name for name in names if getattr(ours, name) != getattr(theirs, name)]
+
+    def starts_like(self, other: Plan) -> bool:
+        """Whether both start equal sandboxes up to the gate."""
+        return not self.changed(other)
 
 
 def plan(

@@ -307,9 +307,16 @@ def pytest_runtest_logreport(report):
         with open("folder.txt", "w") as file:
             file.write(folder)
         {statement}
+
+def pytest_terminal_summary(terminalreporter):
+    if not inside:
+        with open("folder.txt") as file:
+            terminalreporter.write_line(f"there: {{os.path.exists(file.read())}}")
 """
     )
     result = run_inside("-v", "--gvisor-isolation=test", *arguments)
+    if how != "SIGKILL":  # the end of the tests removes it, and not only that of pytest
+        result.stdout.fnmatch_lines(["there: False"])
     session = Path((project.path / "folder.txt").read_text()).parent
     until = time.monotonic() + 2
     while (left := _left(session)) and time.monotonic() < until:

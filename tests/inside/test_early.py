@@ -106,6 +106,34 @@ def pytest_unconfigure(config):
     assert started in ([], ["STARTED: None"])
 
 
+@pytest.mark.parametrize("isolation", ["module", "test"])
+def test_the_first_of_several_sandboxes_starts_early(
+    isolation: str, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """No other one starts in the usual way, whichever files of the command line it needs."""
+    project.makeconftest(
+        INSIDE
+        + """
+if not inside:
+    from pytest_gvisor.inside import kept
+
+    begun, begin = [], kept.begin
+    kept.begin = lambda *given: begun.append(given) or begin(*given)
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"{len(begun)} in the usual way")
+"""
+    )
+    for name in "ab":
+        (project.path / f"test_{name}.py").write_text(
+            "import sys\ndef test_it(): assert not {'test_a', 'test_b'} < {*sys.modules}\n"
+        )
+    result = run_inside("-v", f"--gvisor-isolation={isolation}", "test_a.py", "test_b.py")
+    assert result.parseoutcomes() == {"passed": 2}
+    result.stdout.fnmatch_lines(["0 in the usual way"])
+    result.stdout.no_fnmatch_line("*a sandbox was started before*")
+
+
 CHANGES = {
     "a variable": ("os.environ['TOKEN'] = 'late'", "inside"),
     "a file": ("open('made.py', 'w').write('x = 1')", "files"),

@@ -322,6 +322,14 @@ def test_no_copy_starts_ahead_after_some_in_vain(made: Made, project: Path) -> N
     assert len(ahead) == copies._MOST_UNUSED
 
 
+def test_no_copy_starts_ahead_after_a_sandbox_that_was_not_saved(made: Made) -> None:
+    """The plan of the saved one before it is another."""
+    made.begin()
+    made.begin(**OBSTACLES["network=host"])
+    made.copies.prepare()
+    assert [how for how, _sandbox in made.started] == ["cold", "cold"]
+
+
 def test_a_problem_of_a_copy_ahead_is_left_to_its_test(made: Made) -> None:
     """The test reports it, or begins in another way."""
     made.begin()

@@ -102,6 +102,13 @@ def test_a_sandbox_of_the_same_plan_is_taken_once(
     assert sandbox.did == ["greeted"]
 
 
+def test_files_of_the_command_line_may_be_others(make: Make, plan: start.Plan) -> None:
+    """The second command names those that the first tests need."""
+    begun = make()
+    assert begun.take(dataclasses.replace(plan, command={**plan.command, "args": ["a.py"]}))
+    assert not begun._refused
+
+
 OTHERS = {
     "platform": Platform.PTRACE,
     "settings": Settings(timeout=3),
