@@ -110,6 +110,7 @@ def test_labels_become_annotations_except_runsc_s_own(gvisor: Gvisor, make: Make
     image = make(Labels=labels, StopSignal="SIGUSR1")
     seen: list[dict[str, Any]] = []
     object.__setattr__(gvisor._hooks, "modify_spec", seen.append)
+    object.__setattr__(gvisor._hooks, "has_modifiers", lambda: True)
     with pytest.warns(PytestGvisorWarning, match=r"dev\.gvisor\.flag\.debug|io\.kubernetes"):
         gvisor.run(["true"], image=image, check=True)
     annotations = seen[0]["annotations"]
