@@ -212,13 +212,18 @@ def test_a_death_in_a_copy_is_that_tests(project: pytest.Pytester, run_inside: R
 def test_each_module_collects_its_own_files_alone(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """A file that the command line names is not loaded in the sandbox of another one."""
+    """A file that the command line names, and its conftest.py, are in no other one's sandbox."""
     for name in "abc":
         other = {"a": "b", "b": "c", "c": "a"}[name]
-        (project.path / f"test_{name}.py").write_text(
-            f"import sys\ndef test_it(): assert 'test_{other}' not in sys.modules\n"
+        folder = project.mkdir(name)
+        (folder / "conftest.py").write_text(f"import sys\nsys.loaded_{name} = True\n")
+        (folder / f"test_{name}.py").write_text(
+            "import sys\ndef test_it():\n"
+            f"    assert sys.loaded_{name} and not hasattr(sys, 'loaded_{other}')\n"
+            f"    assert 'test_{other}' not in sys.modules\n"
         )
-    result = run_inside("-v", "--gvisor-isolation=module", "test_a.py", "test_b.py", "test_c.py")
+    files = [f"{name}/test_{name}.py" for name in "abc"]
+    result = run_inside("-v", "--gvisor-isolation=module", *files)
     assert result.parseoutcomes() == {"passed": 3}
     result.stdout.fnmatch_lines([COPIES.format("2 sandboxes")])
 

@@ -216,7 +216,7 @@ def make_odd_files(top: bytes) -> None:
             if os.geteuid() == 0 and number % 2:
                 os.chown(path, 1000 + number, 2**32 - 2)
             # After chown(2), which clears bits of it.
-            os.chmod(path, mode if os.geteuid() == 0 else mode | 0o500)
+            os.chmod(path, mode if os.geteuid() == 0 else mode | 0o700)
     os.link(top + b"/size4096", top + b"/folder5/again")
     for name, target in [(b"loop", b"loop"), (b"gone", b"\xfe/nowhere"), (b"long", b"x/" * 2000)]:
         os.symlink(target, top + b"/" + name)
