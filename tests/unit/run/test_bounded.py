@@ -17,6 +17,12 @@ def test_an_answer_comes_through() -> None:
     """A look that ends returns its answer."""
     assert bounded.look(lambda: "there", "") == "there"
 
+    def late() -> str:
+        time.sleep(0.05)
+        return "late"
+
+    assert bounded.look(late, "") == "late"
+
 
 def test_a_look_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look that hangs ends at the deadline. No other look begins until its thread has ended."""
@@ -26,6 +32,8 @@ def test_a_look_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bounded.look(lambda: "late" if freed.wait(30) else "", "none") == "none"
     assert time.monotonic() - begun < 10
     assert bounded.look(lambda: pytest.fail("a second look"), "none") == "none"
+    # Python waits at its exit for all threads but these.
+    assert [thread.daemon for thread in bounded._hung] == [True]
     freed.set()
     for thread in list(bounded._hung):
         thread.join(30)
