@@ -18,6 +18,7 @@ from pytest_gvisor.run.request import Hooks, Record
 from pytest_gvisor.sandbox import sandbox
 from tests.sandbox.conftest import sentries
 
+# A deadline of 3 s: on a busy machine a sandbox takes two to start.
 CASES: Mapping[str, tuple[list[str], dict[str, Any]]] = {
     "status": (["sh", "-c", "echo out; echo err >&2; exit 137"], {}),
     "signal": (["sh", "-c", "kill -SEGV $$"], {}),
@@ -29,8 +30,8 @@ CASES: Mapping[str, tuple[list[str], dict[str, Any]]] = {
     "env": (["env"], {"env": {"A": "1", "EMPTY": ""}, "user": (7, 8)}),
     "user": (["sh", "-c", "id; pwd; umask; ulimit -n"], {"user": 1000, "cwd": "/usr"}),
     "background": (["sh", "-c", "sleep 1000 & echo begun"], {}),
-    "time-out": (["sh", "-c", "echo begun; exec sleep 1000"], {"timeout": 1}),
-    "term": (["sh", "-c", "trap 'echo told; exit 4' TERM; sleep 1000 & wait"], {"timeout": 1}),
+    "time-out": (["sh", "-c", "echo begun; exec sleep 1000"], {"timeout": 3}),
+    "term": (["sh", "-c", "trap 'echo told; exit 4' TERM; sleep 1000 & wait"], {"timeout": 3}),
     "not found": (["pyton3"], {}),
     "no such path": (["/nowhere/prog"], {}),
     "no program": (["/etc/passwd"], {}),

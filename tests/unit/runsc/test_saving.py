@@ -40,8 +40,11 @@ def test_sandboxes_of_root_and_in_a_user_namespace_can_be_saved(
 
 def test_the_reasons_against_it_are_named() -> None:
     """A platform, a way to start runsc, a release."""
-    with pytest.raises(SnapshotError, match="platform kvm"):
+    with pytest.raises(SnapshotError, match="platform kvm") as caught:
         check(Platform.KVM)
+    assert "systrap" in str(caught.value.next_step)
+    with pytest.raises(SnapshotError, match="cannot save a sandbox"):
+        check(subcommands=BOTH - {"checkpoint", "run"})
     with pytest.raises(SnapshotError, match="--rootless"):
         check(way=Way.FLAG)
     with pytest.raises(SnapshotError, match="cannot save a sandbox"):
@@ -67,6 +70,7 @@ def test_a_binary_is_asked_once_for_the_flags_of_its_checkpoint(
 
     monkeypatch.setattr(saving, "_known", {})
     monkeypatch.setattr(features, "ask", ask)
+    assert saving.is_possible(Binary()) is can  # type: ignore[arg-type]
     for _ in range(2):
         if can:
             assert saving.save_flags(Binary()) == ("--compression=none",)  # type: ignore[arg-type]
