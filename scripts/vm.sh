@@ -7,8 +7,9 @@ mapfile -t options < <(cat "$build/vm/options" 2>/dev/null || true)
 in_guest='(while :; do : >"$0/beat"; sleep 5; done) >/dev/null 2>&1 &
 "$@"'
 
-# The emulated processor is some 40 times slower: what pytest does there without need takes seconds. Both
-# other parts of `make test` judge the same bundles by their schema.
+# The emulated processor is some 40 times slower: what pytest does there without need takes seconds. The
+# other parts of `make test` judge the same bundles by their schema. A platform's probe has a sixth of
+# --gvisor-timeout, and its first sandbox reads all of runsc through 9p.
 export TESTS_WITHOUT_SCHEMA=1
 plain=(-p no:cacheprovider -p no:hypothesispytest -p no:xdist -p no:pytest_cov -p no:platformdirs)
 

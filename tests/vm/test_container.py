@@ -49,10 +49,10 @@ def in_the_vm(
     container: list[str], vm_options: list[str], uid: int, *command: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in a VM in a container, as this user there."""
-    vm = [sys.executable, "-m", "pytest_gvisor", "vm", *vm_options, "--timeout=400", "--"]
+    vm = [sys.executable, "-m", "pytest_gvisor", "vm", *vm_options, "--timeout=800", "--"]
     return subprocess.run(
         [*container, f"--user={uid}:{uid}", "vm:test", *vm, *command],
-        capture_output=True, text=True, timeout=450, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=850, stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def test_an_example_runs_there(container: list[str], vm_options: list[str]) -> N
     done = in_the_vm(
         container, vm_options, 0, sys.executable, "-m", "pytest", "-p", "no:cacheprovider",
         "-p", "no:hypothesispytest", "--gvisor-strict", "--gvisor-platform=systrap",
-        "--gvisor-timeout=120", example,
+        "--gvisor-timeout=360", example,
     )
     # fmt: on
     assert done.returncode == 0, done.stdout + done.stderr
