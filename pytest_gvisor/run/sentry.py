@@ -158,11 +158,13 @@ class Listener:
         be let in.
         """
         if self._peer is None:
-            with contextlib.suppress(BlockingIOError):
+            try:
                 self._peer, _address = self._socket.accept()
-                self._peer.setblocking(False)
-                self._taken += 1
-            return True
+            except BlockingIOError:
+                return True
+            self._peer.setblocking(False)
+            self._taken += 1
+            # Its handshake is most often there by now, and runsc waits for the answer.
         if self.broken:
             return False
         try:

@@ -184,6 +184,18 @@ def test_the_start_is_heard_with_and_without_its_time(
     assert listener.complete
 
 
+def test_a_handshake_that_comes_with_the_connection_is_answered_at_once(
+    listener: Listener,
+) -> None:
+    """runsc goes on only when it has the answer."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as ours:
+        ours.connect(listener.endpoint)
+        ours.send(HANDSHAKE)
+        assert listener.on_readable()
+        assert listener.greeted
+        assert ours.recv(100, socket.MSG_DONTWAIT) == HANDSHAKE
+
+
 def test_nobody_there_is_no_end(listener: Listener) -> None:
     """A wake-up for nothing changes nothing."""
     before = listener.fileno()
