@@ -105,7 +105,6 @@ def _command(folder: str, workspace: Workspace, record: Record) -> str:
     words[1:1] = record.replay_flags
     places = {
         workspace.path("root"): '"$state"',
-        workspace.path("runtime"): '"$state"',
         workspace.path("bundle"): '"$here"/bundle',
     }
     line = shell_line(words, record.env, places)

@@ -153,7 +153,7 @@ class Runner:
         # What is there is another run's: it is neither used nor, with the rest, removed.
         with stage("workspace", f"cannot make {folder}"):
             make_private(folder)
-        parts = ("root", "runtime", "logs") if self._wants_logs() else ("root", "runtime")
+        parts = ("root", "logs") if self._wants_logs() else ("root",)
         try:
             for name in parts:
                 make_private(os.path.join(folder, name))
@@ -205,9 +205,7 @@ class Runner:
             argv=argv,
             term=term_argv(workspace.id, root, request.stop_signal),
             delete=delete_argv(workspace.id, root),
-            env=runsc_env(
-                workspace.path("runtime"), sentry_inherits=not runsc.has_flag("directfs")
-            ),
+            env=runsc_env(root, sentry_inherits=not runsc.has_flag("directfs")),
             folder=workspace.folder,
             root=root,
             cgroups=tuple(self._cgroups.folders),
