@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or __package__:
@@ -85,7 +86,8 @@ class Gate:
         # A plugin may have added to it; collection on the host may have too.
         if command["sys_path"] != self._path:
             sys.path[:] = command["sys_path"]
-        self._config.option.basetemp = command["basetemp"]
+        os.environ.update(command["env"])
+        vars(self._config.option).update(command["options"], basetemp=command["basetemp"])
         known = early_config.known_args_namespace
         # The files that the user named come last.
         if command["named"] != known.file_or_dir:
@@ -124,6 +126,10 @@ class Gate:
             numbers.seed()
         if (names := sys.modules.get("tempfile")) is not None:
             vars(names)["_name_sequence"] = None
+        if (log := sys.modules.get("logging")) is not None:
+            # What LogRecord.relativeCreated counts from; nanoseconds since Python 3.13.
+            now = time.time_ns()
+            vars(log)["_startTime"] = now if isinstance(log._startTime, int) else now / 1e9
         # The host's folders may have changed meanwhile.
         importlib.invalidate_caches()
 

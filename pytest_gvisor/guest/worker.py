@@ -342,8 +342,9 @@ def run(
     _hook_order(plugin)
     config.pluginmanager.register(plugin, "gvisor-worker")
     failed.register(config, notes)
-    if start["worker"] and config.pluginmanager.hasplugin("xdist"):
-        config.pluginmanager.register(_fixtures(**start["worker"]), "gvisor-xdist-fixtures")
+    ids = gate.command["worker"]
+    if ids and config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(_fixtures(**ids), "gvisor-xdist-fixtures")
     if bridges := gate.command["bridges"]:
         _beside("bridges").register(config, bridges, channel.send)
     channel.send("ready", kernel=os.uname().release, holds=channel.hold())

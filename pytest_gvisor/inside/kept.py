@@ -7,11 +7,13 @@ the sandbox starts in the usual way.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,7 @@ from pytest_gvisor.run.saved_store import Held, SavedStore
 _PATIENCE = 30.0
 """Seconds to get to the gate, to be saved there, or to go on from there."""
 
+_NONE = "no sandbox of tests inside is kept for later sessions"
 _CACHE = "cacheprovider"
 """pytest's own plugin that keeps facts for later runs."""
 
@@ -66,7 +69,7 @@ class Kept:
                 except (GvisorError, OSError) as error:
                     why = str(error)
             if why:
-                self._say(f"no sandbox of tests inside is kept for later sessions: {why}")
+                self._say(f"{_NONE}: {why}")
         return begin(self._config, plan)
 
     def _refusal(self, plan: Plan) -> str:
@@ -120,7 +123,7 @@ class Kept:
         if link.copy:
             return self._go_on(link, go_on, again)
         missing, self._missing = self._missing, None
-        if missing is not None and missing.plan is started.plan:
+        if missing is not None and missing.plan is started.plan and self._is_of_use(missing):
             link = self._save(link, missing, again)
         go_on(link)
         return link
@@ -151,6 +154,16 @@ class Kept:
         go_on(link)
         return link
 
+    def _is_of_use(self, missing: _Missing) -> bool:
+        """Whether a saved sandbox may be used one day, as the last ones of the project were."""
+        with contextlib.suppress(GvisorError, OSError):
+            store = SavedStore.open(make=False)
+            if store is None or not store.is_in_vain(missing.plan.shown.start):
+                return True
+            self._say(f"{_NONE}: the last ones of this project were never used")
+            return False
+        return True  # the problem is reported when it is saved
+
     def _save(self, link: Link, missing: _Missing, again: Callable[[], Started]) -> Link:
         """Save a sandbox for later sessions; return it, or a fresh one if it is lost by that."""
         deadline = time.monotonic() + _PATIENCE
@@ -167,35 +180,37 @@ class Kept:
         shown, path = missing.plan.shown, configuration.search_path()
         state = kept_state.of(files, folders, shown, path)
         if fresh := kept_state.since(state, missing.since):
-            self._say(f"no sandbox of tests inside is kept for later sessions: {fresh} is new")
+            self._say(f"{_NONE}: {fresh} is new")
             return link
         try:
             image = link.save(deadline)
         except (GvisorError, OSError) as error:
             link.close()
-            self._say(f"no sandbox of tests inside is kept for later sessions: {error}")
+            self._say(f"{_NONE}: {error}")
             return again().link
         except BaseException:
             link.close()
             raise
         try:
             if saved.size_of(image) <= saved_store.LARGEST:
-                self._keep(missing.key, image, state)
+                self._keep(missing.key, image, {**state, "start": shown.start})
         except (GvisorError, OSError) as error:
-            self._say(f"no sandbox of tests inside is kept for later sessions: {error}")
+            self._say(f"{_NONE}: {error}")
         finally:
             shutil.rmtree(image, ignore_errors=True)
         return link
 
-    def _keep(self, key: str, image: str, state: kept_state.State) -> None:
+    def _keep(self, key: str, image: str, state: dict[str, Any]) -> None:
         store = SavedStore.open(make=True)
         if store is not None and store.keep(key, image, state):
             self._say("the first sandbox of tests inside is kept for later sessions")
 
     def _drop(self, key: str, why: str) -> None:
         self._say(f"a sandbox that an earlier session has kept was not used: {why}")
-        if (store := SavedStore.open(make=False)) is not None:
-            store.drop(key)
+        # The next session comes upon it again.
+        with contextlib.suppress(GvisorError, OSError):
+            if (store := SavedStore.open(make=False)) is not None:
+                store.drop(key)
 
     def _say(self, line: str) -> None:
         self._said.append(line)

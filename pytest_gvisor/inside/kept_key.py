@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_gvisor.inside import environment, program
@@ -41,17 +41,24 @@ def key(plan: Plan, search_path: Sequence[str]) -> str:
     """Return the hexadecimal digest for sandboxes of this plan."""
     settings = plan.settings
     facts = {
-        "package": version("pytest-gvisor"),
+        "package": _version(),
         "boot": boot_notes.boot_id(),
         "machine": [*os.uname(), _processor(), sorted(os.sched_getaffinity(0))],
         "python": [sys.version, sys.prefix, sys.base_prefix, *program.command("")],
         "user": [os.geteuid(), os.getegid(), *sorted(os.getgroups()), repr(id_map())],
         "limits": [following.nofile(settings), following.shm(settings)],
         "search_path": list(search_path),
-        "plan": plan,
+        "plan": plan.of_each_run(),
     }
     text = json.dumps(_plain(facts), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _version() -> str:
+    try:
+        return metadata.version("pytest-gvisor")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _processor() -> str:

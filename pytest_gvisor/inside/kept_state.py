@@ -93,7 +93,8 @@ def paths(value: object) -> list[str] | None:
 
 
 def _is_path(path: str) -> bool:
-    return path.startswith("/") and "\0" not in path and os.path.normpath(path) == path
+    whole = os.path.isabs(path) and not path.startswith("//") and "\0" not in path
+    return whole and os.path.normpath(path) == path
 
 
 def _own() -> Iterator[str]:

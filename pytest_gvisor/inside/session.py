@@ -230,6 +230,7 @@ class InsideSession:
                     named=named(self._config, group.items),
                     bridges=self._bridges.names,
                     taker=takers[0],
+                    of_this_run=planned.of_this_run(),
                 )
 
             if self._has_copies(group):

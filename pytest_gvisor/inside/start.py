@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 _PYTHON_PATH = "PYTHONPATH"
 _TMP = "/tmp"
+_EACH_RUN_ENV = ("PYTEST_XDIST_TESTRUNUID",)
+_EACH_RUN_OPTIONS = ("randomly_seed",)
+"""The option of pytest-randomly, which draws one where none is given."""
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(worker.__file__)), "begin.py")
 
 
@@ -76,6 +79,28 @@ class Plan:
     inhabitant: users.Inhabitant | None
     command: Mapping[str, Any]
     """The first command to the pytest, apart from ``sys.path``."""
+
+    def of_this_run(self) -> dict[str, Any]:
+        """Return the values that differ in each run: the pytest gets them with its tests."""
+        env, options = self.inside.env, self.command["options"]
+        return {
+            "env": {name: env[name] for name in _EACH_RUN_ENV if name in env},
+            "options": {name: options[name] for name in _EACH_RUN_OPTIONS if name in options},
+            "worker": self.command["worker"],
+        }
+
+    def of_each_run(self) -> Plan:
+        """Return the plan without the values of `of_this_run`."""
+        values = self.of_this_run()
+        env = {name: v for name, v in self.inside.env.items() if name not in values["env"]}
+        options = self.command["options"].items()
+        command = {
+            **self.command,
+            "options": {name: v for name, v in options if name not in values["options"]},
+            "worker": values["worker"] and values["worker"]["worker_id"],
+        }
+        inside = dataclasses.replace(self.inside, env=env)
+        return dataclasses.replace(self, inside=inside, command=command)
 
     def changed(self, other: Plan) -> list[str]:
         """Return the names of fields by which two sandboxes differ up to the gate.
@@ -179,6 +204,7 @@ def collect(
     named: Sequence[str],
     bridges: Sequence[str],
     taker: Taker | None = None,
+    of_this_run: Mapping[str, Any],
 ) -> None:
     """Let the pytest of a sandbox configure itself, and collect ``items``.
 
@@ -192,6 +218,7 @@ def collect(
         files=configuration.files(items),
         sys_path=configuration.search_path(),
         bridges=bridges,
+        **of_this_run,
         returns=None if taker is None else taker.command(),
         basetemp=None if taker is None else taker.agreed.basetemp,
     )

@@ -36,6 +36,10 @@ LARGEST: Final = MOST_BYTES // 4
 """Bytes of one."""
 
 UNUSED_DAYS: Final = 14
+_MOST_UNUSED: Final = 4
+_RECENT: Final = 86400
+"""Seconds in which no more than those are kept of one project if none of them is used."""
+
 _FACTS: Final = "facts.json"
 _LONGEST: Final = 4 * 1024**2
 _PATIENCE: Final = 1.0
@@ -119,6 +123,20 @@ class SavedStore:
             os.close(lock)
         self.sweep()
         return True
+
+    def is_in_vain(self, project: str) -> bool:
+        """Whether the last sandboxes of a project were never used: its key may change each time."""
+        unused = 0
+        with contextlib.suppress(OSError), os.scandir(self._path) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                    if entry.is_dir(follow_symlinks=False):
+                        made = os.stat(f"{entry.path}/{_FACTS}").st_mtime
+                        used = os.stat(f"{entry.path}/lock").st_mtime
+                        with open(f"{entry.path}/{_FACTS}", encoding="utf-8") as file:
+                            of_project = loads(file.read(_LONGEST))["facts"]["start"] == project
+                        unused += of_project and used <= made > time.time() - _RECENT
+        return unused >= _MOST_UNUSED
 
     def drop(self, key: str) -> None:
         """Remove a saved sandbox that nobody uses."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -100,3 +102,80 @@ def test_a_changed_plugin_is_imported_anew(run: Run, monkeypatch: pytest.MonkeyP
     )
     why = f"{plugin.resolve()} has changed since"
     assert said(run("-p", "early_plugin")) == [DROPPED.format(why), SAVED]
+
+
+@pytest.mark.parametrize(
+    "change", [["-p", "no:doctest"], ["-o", "console_output_style=classic"], ["--strict-markers"]]
+)
+def test_another_command_line_is_another_sandbox(change: list[str], run: Run) -> None:
+    """Each has its own, and both are used again."""
+    for arguments in ([], change):
+        assert said(run(*arguments)) == [SAVED]
+    for arguments in ([], change):
+        assert said(run(*arguments)) == [USED]
+
+
+def test_each_worker_of_xdist_has_its_own(run: Run, cache: Path, project: pytest.Pytester) -> None:
+    """Both begin with kept ones in the second run, and know the run that they are in."""
+    project.makepyfile(
+        test_ids="""
+import os
+import pytest
+
+@pytest.mark.parametrize("number", range(8))
+def test_ids(number, testrun_uid, worker_id):
+    assert os.environ["PYTEST_XDIST_TESTRUNUID"] == testrun_uid
+    assert os.environ["PYTEST_XDIST_WORKER"] == worker_id
+"""
+    )
+    for _ in range(2):
+        assert set(run("-n2", "-p", "xdist").parseoutcomes()) <= {"passed", "warnings"}
+        locks = sorted((cache / "pytest-gvisor/sandboxes-1").glob("*-*/lock"))
+        assert len(locks) == 2
+    for lock in locks:
+        assert lock.stat().st_mtime > (lock.parent / "facts.json").stat().st_mtime
+
+
+def test_a_broken_one_costs_nothing_but_time(run: Run, cache: Path) -> None:
+    """The content is wrong, although no file looks changed: runsc or the pytest finds that."""
+    assert said(run()) == [SAVED]
+    (facts,) = (path for path in files(cache) if path.name == "facts.json")
+    pages = facts.parent / "image/pages.img"
+    pages.write_bytes(bytes(pages.stat().st_size))
+    info = pages.stat()
+    kept = json.loads(facts.read_text())
+    state = [info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
+    facts.write_text(json.dumps({**kept, "image": {**kept["image"], "pages.img": state}}))
+    result = run()
+    assert set(result.parseoutcomes()) == {"passed"}
+    result.stdout.fnmatch_lines([DROPPED.format("it did not go on: *")])
+    assert said(run()) == [SAVED]
+    assert said(run()) == [USED]
+
+
+def test_a_folder_that_others_can_write_is_not_used(run: Run, cache: Path) -> None:
+    """Nothing is taken from it, and nothing is left there."""
+    assert said(run()) == [SAVED]
+    before = {path: path.stat().st_mtime_ns for path in files(cache)}
+    (cache / "pytest-gvisor/sandboxes-1").chmod(0o777)
+    (line,) = {*said(run())}
+    assert line.startswith(NEVER.format(""))
+    assert "lets others in" in line
+    assert {path: path.stat().st_mtime_ns for path in files(cache)} == before
+
+
+def test_reprobe_begins_anew(run: Run) -> None:
+    """The old one is dropped, and a new one is kept."""
+    assert said(run("--gvisor-reprobe")) == [SAVED]
+    assert said(run("--gvisor-reprobe")) == [SAVED]
+
+
+def test_two_sessions_at_once_disturb_each_other_not(run: Run, project: pytest.Pytester) -> None:
+    """Both find none, one of them keeps its own, and a third session uses that."""
+    words = "-m", "pytest", "--in-gvisor", "--gvisor-strict", "-v"
+    both = [
+        subprocess.Popen([sys.executable, *words], cwd=project.path, stdout=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert said(run()) == [USED]
