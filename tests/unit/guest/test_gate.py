@@ -20,7 +20,7 @@ from pytest_gvisor.guest.gate import Gate
 
 COMMAND: dict[str, Any] = {
     "op": "collect", "sys_path": ["/a"], "basetemp": "/base", "returns": {"files": 3},
-    "named": ["a", "b"], "copy": False,
+    "named": ["a", "b"], "copy": False, "env": {}, "options": {"randomly_seed": 5},
 }  # fmt: skip
 
 
@@ -87,6 +87,7 @@ def test_the_pytest_passes_when_the_first_process_is_prepared(
     thread.join()
     assert order == [returns]
     assert (sys.path, config.option.basetemp) == (["/a"], "/base")
+    assert config.option.randomly_seed == 5
     assert inner.command["op"] == "collect"
 
 
