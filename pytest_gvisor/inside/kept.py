@@ -61,9 +61,7 @@ class Kept:
 
     def start(self, plan: Plan) -> Started:
         """Start a sandbox of this plan, from a saved one if possible. Raises `GvisorError`."""
-        # What copies are made of is saved anyway, and only what was not restored can be.
-        shared = self._config.getoption("gvisor_isolation") in (None, "session")
-        if shared and self._config.pluginmanager.hasplugin(_CACHE):
+        if self._config.pluginmanager.hasplugin(_CACHE):
             if not (why := self._refusal(plan)):
                 try:
                     if (started := self._restore(plan)) is not None:
