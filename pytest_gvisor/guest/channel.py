@@ -67,8 +67,11 @@ class Channel:
         self._pid = 0
 
     def is_ours(self) -> bool:
-        """Whether this is the process that the host talks to, and no fork of a test's."""
-        return _getpid() == self._pid
+        """Whether this is the process that the host talks to, and no fork of a test's.
+
+        Only C code forks unseen. Such a fork is killed when it touches the memory for `Unsent`.
+        """
+        return self._pid != 0 if self._unsent is not None else _getpid() == self._pid
 
     def ask(self, kind: str, **fields: object) -> dict[str, Any]:
         """Send a question and return its answer; the commands before it keep their turn."""
@@ -125,7 +128,6 @@ class Channel:
             self._write()
 
     def _write(self, *, hurry: bool = True) -> None:
-        # A system call takes its time here, and only C code forks unseen: one of them is enough.
         if not self.is_ours():
             return
         self._size = 0

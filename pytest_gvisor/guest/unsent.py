@@ -28,6 +28,8 @@ class Unsent:
         """
         memory = mmap.mmap(fd, SIZE)  # shared: what is stored here is in the host's file
         os.close(fd)
+        # A fork that touches it is killed, so it says nothing in its parent's name.
+        memory.madvise(mmap.MADV_DONTFORK)
         self._bytes = memoryview(memory)
         # Length and round change by one store: the host never reads half of it.
         self._head = self._bytes[: HEAD.size].cast("Q")

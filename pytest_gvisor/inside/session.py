@@ -110,7 +110,7 @@ class InsideSession:
         elif tried not in self._working and self._find_platform(item, examine=True) is None:
             return False, None
         self._count_start(item, group, failure)
-        fresh, reason, last = None, None, None
+        fresh, reason, last, hook = None, None, None, item.ihook
         if not self._config.getoption("runxfail", False):
             reason = expected_failure(item, platform)
         spent = time.monotonic() - began
@@ -125,7 +125,7 @@ class InsideSession:
             shown = worker.used if report.failed else fresh
             record = None if shown is None else shown.record
             cells.attach_inside_cell(item, report, starts=starts, record=record)
-            item.ihook.pytest_runtest_logreport(report=report)
+            hook.pytest_runtest_logreport(report=report)
             last = report
         return (True, None) if worker.ended and not failure else (False, last)
 

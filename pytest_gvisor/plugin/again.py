@@ -20,6 +20,7 @@ _PYTEST = ("python", "-m", "pytest")
 # which a marker may decide too, and more of tests inside.
 _REPEATED = [one for one in SETTINGS if {"marker", "command line"} <= {*one.sources}]
 _REPEATED_INSIDE = ("isolation", "env", "user", "writable")
+_words_key = pytest.StashKey["dict[tuple[Settings, str, bool], str]"]()
 
 
 def command(item: pytest.Item, settings: Settings, platform: str, *more: str) -> str:
@@ -31,22 +32,44 @@ def command(item: pytest.Item, settings: Settings, platform: str, *more: str) ->
     if native_key in item.stash:
         words = [_from_here(config, item.stash[native_key]), "--no-gvisor"]
         return shlex.join([*_PYTEST, *words, *more])
-    words = [_from_here(config, item.nodeid if plan is None else plan.inner)]
+    own = _from_here(config, item.nodeid if plan is None else plan.inner)
+    marked = item.get_closest_marker("in_gvisor") is not None
+    if plan is None:
+        return shlex.join([*_PYTEST, own, *_words(config, settings, platform), *more])
+    # All tests of most sessions share what follows the id.
+    shared, key = config.stash.setdefault(_words_key, {}), (settings, platform, marked)
+    if key not in shared:
+        words = _words(config, settings, platform, inside=True, marked=marked)
+        shared[key] = shlex.join(words)
+    parts = shlex.join([*_PYTEST, own]), shared[key], shlex.join(more)
+    return " ".join(filter(None, parts))
+
+
+def _words(
+    config: pytest.Config,
+    settings: Settings,
+    platform: str,
+    *,
+    inside: bool = False,
+    marked: bool = False,
+) -> list[str]:
+    """Return the arguments after the test's id."""
     # All platforms of a test on the host: its id names one only where there are several. A test
     # inside is collected under its own id, whichever platforms there are.
     platforms: Sequence[str] = settings.platforms or ([] if platform == "auto" else [platform])
+    words: list[str] = []
     if platforms:
-        words += ["--gvisor-platform", ",".join(platforms) if plan is None else platform]
-    if plan is not None and item.get_closest_marker("in_gvisor") is None:
+        words += ["--gvisor-platform", platform if inside else ",".join(platforms)]
+    if inside and not marked:
         words.append("--in-gvisor")
     for setting in _REPEATED:
-        if setting.kind == "binary" and settings.label and plan is not None:
+        if setting.kind == "binary" and settings.label and inside:
             words.append(f"--gvisor-runsc={settings.runsc}")  # under its own id it has no label
         elif setting.kind != "platforms":
             words += _written(config, setting.written)
-    for name in _REPEATED_INSIDE if plan is not None else ():
+    for name in _REPEATED_INSIDE if inside else ():
         words += _written(config, name)
-    return shlex.join([*_PYTEST, *words, *more])
+    return words
 
 
 def _written(config: pytest.Config, name: str) -> list[str]:

@@ -28,7 +28,7 @@ from pytest_gvisor.plugin.stash import (
     take_usages,
 )
 from pytest_gvisor.report.run_texts import run_of
-from pytest_gvisor.settings import NATIVE, Platform
+from pytest_gvisor.settings import NATIVE, Platform, Settings
 
 if TYPE_CHECKING:
     from pytest_gvisor.completed import Usage
@@ -41,6 +41,7 @@ _FEW_RUNS = 1
 _MANY_RUNS = 5
 _cell_key = pytest.StashKey[dict[str, Any] | None]()
 _roster_key = pytest.StashKey[bool]()
+_binaries_key = pytest.StashKey[dict[tuple[object, ...], tuple[str, str, str]]]()
 
 
 def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
@@ -114,22 +115,16 @@ def _make_cell(item: pytest.Item) -> dict[str, Any] | None:
     if not in_matrix(item) and not harnesses(item):
         return None
     settings = settings_of(item)
-    engine = engine_of(item.config)
     params = params_of(item)
     asked = params.get("gvisor_platform") if plan is None else plan.platform
-    platform, version, path = str(next(iter(settings.platforms), "auto")), "", ""
-    listed = {*Platform, *settings.platforms}
-    with contextlib.suppress(GvisorError):
-        runsc = engine.runsc(settings.runsc)
-        version, path = runsc.version, runsc.path
-        listed |= runsc.platforms
-        platform = engine.platforms_of(settings)[0].value
-    if platform_key in item.stash:
-        platform = item.stash[platform_key].value
-    elif asked is not None:
-        if asked not in listed:
-            raise UsageError(f"gvisor_platform={asked!r} is no platform of this run")
-        platform = str(asked)
+    if plan is None:
+        platform, version, path = _binary(item, settings, asked)
+    else:  # all tests inside of most sessions share them
+        known = item.config.stash.setdefault(_binaries_key, {})
+        key = settings, plan.platform, item.stash.get(platform_key, None)
+        if key not in known:
+            known[key] = _binary(item, settings, asked)
+        platform, version, path = known[key]
     # A project's own fixture of this name may have parameters that are no platforms.
     chosen = (("gvisor_platform", platform), (RELEASE_FIXTURE, settings.label))
     names = [word for name, word in chosen if word and params.get(name) == word]
@@ -138,9 +133,28 @@ def _make_cell(item: pytest.Item) -> dict[str, Any] | None:
         "platform": column(platform, settings.label),
         "release": settings.label,
         "network": settings.network.value,
-        "runsc": [escape(version), escape(path)],
+        "runsc": [version, path],
         "command": escape(command(item, settings, platform)),
     }
+
+
+def _binary(item: pytest.Item, settings: Settings, asked: object) -> tuple[str, str, str]:
+    """Return a test's platform, and the version and path of its binary, escaped."""
+    engine = engine_of(item.config)
+    platform, version, path = str(next(iter(settings.platforms), "auto")), "", ""
+    listed = {*Platform, *settings.platforms}
+    with contextlib.suppress(GvisorError):
+        runsc = engine.runsc(settings.runsc)
+        version, path = escape(runsc.version), escape(runsc.path)
+        listed |= runsc.platforms
+        platform = engine.platforms_of(settings)[0].value
+    if platform_key in item.stash:
+        platform = item.stash[platform_key].value
+    elif asked is not None:
+        if asked not in listed:
+            raise UsageError(f"gvisor_platform={asked!r} is no platform of this run")
+        platform = str(asked)
+    return platform, version, path
 
 
 def column(platform: str, release: str) -> str:

@@ -101,7 +101,8 @@ class Collector:
 
     def _expect(self, nodeid: str, row: str, platform: str) -> None:
         """Note a test that is to run."""
-        self._tests.setdefault(nodeid, {"": Entry(row=row, platform=platform)})
+        if nodeid not in self._tests:
+            self._tests[nodeid] = {"": Entry(row=row, platform=platform)}
 
     def _entry(self, report: pytest.TestReport) -> Entry:
         """Return the entry of an expected test in the process that reports it."""

@@ -15,7 +15,7 @@ FIXTURES = frozenset({
     "gvisor", "gvisor_image", "gvisor_platform", "gvisor_runsc", "gvisor_sandbox",
     "gvisor_sandboxes", "gvisor_snapshot", "oci_bundle", "runsc",
 })  # fmt: skip
-_MARKERS = ("gvisor", "requires_runsc", "requires_kvm", "requires_platform")
+MARKERS = frozenset({"gvisor", "requires_runsc", "requires_kvm", "requires_platform"})
 GUARD = "PYTEST_GVISOR_INSIDE"
 """What worker.py sets, to the kernel that it runs on: set elsewhere it means nothing."""
 
@@ -119,4 +119,9 @@ def is_inside(item: pytest.Item) -> bool:
 def uses_gvisor(item: pytest.Item) -> bool:
     """Whether a test has one of our fixtures or markers."""
     names = getattr(item, "fixturenames", ())
-    return not FIXTURES.isdisjoint(names) or any(item.get_closest_marker(m) for m in _MARKERS)
+    return not FIXTURES.isdisjoint(names) or has_markers(item)
+
+
+def has_markers(item: pytest.Item) -> bool:
+    """Whether a test has a marker that decides on its sandboxes, or on its place in one."""
+    return any(mark.name in MARKERS for mark in item.iter_markers())

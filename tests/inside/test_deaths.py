@@ -278,6 +278,28 @@ def test_a_fork_that_comes_back_says_nothing(
     result.stdout.no_fnmatch_line("*the fork*")
 
 
+def test_a_fork_by_c_code_that_comes_back_says_nothing(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A fork that Python does not know of is killed before it reports the test of its parent."""
+    project.makepyfile(
+        """
+        import ctypes, os
+
+        def test_forks():
+            if child := ctypes.CDLL(None).fork():
+                _, status = os.waitpid(child, 0)
+                assert os.waitstatus_to_exitcode(status) == -11
+                raise AssertionError("of the parent")
+
+        def test_after(): pass
+        """
+    )
+    result = run_inside()
+    assert result.parseoutcomes() == {"failed": 1, "passed": 1}
+    result.stdout.fnmatch_lines(["E * AssertionError: of the parent"])
+
+
 def test_false_starts_of_each_test_s_own_sandbox_end_the_session(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:

@@ -94,3 +94,27 @@ def test_the_standard_output_is_that_of_errors(file: int, *, given: bool) -> Non
     assert told == b"False <stdout> True\n"
     assert os.pread(file, 4, 0) == (b"seen" if given else bytes(4))
     os.close(file)
+
+
+FORK = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from unsent import SIZE, Unsent
+
+fd = os.memfd_create("test")
+os.ftruncate(fd, SIZE)
+memory = Unsent(os.dup(fd))
+memory.add(b"mine")
+if not (pid := os.fork()):
+    memory.add(b"of a fork")
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), memory.frames(), os.pread(fd, 4, 8))
+"""
+
+
+def test_a_fork_that_adds_to_the_memory_is_killed() -> None:
+    """A fork that no code of Python's has made cannot speak in its parent's name."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, HERE], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "-11 b'mine' b'mine'\n"
