@@ -347,6 +347,8 @@ def run(
         config.pluginmanager.register(_fixtures(**ids), "gvisor-xdist-fixtures")
     if bridges := gate.command["bridges"]:
         _beside("bridges").register(config, bridges, channel.send)
+    if names := gate.command["unwanted"]:
+        _beside("unwanted").register(config, names)
     channel.send("ready", kernel=os.uname().release, holds=channel.hold())
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 

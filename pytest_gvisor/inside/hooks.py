@@ -21,9 +21,9 @@ from pytest_gvisor.plugin.placement import (
     check_guard,
     here_is_inside,
     is_asked_for,
-    is_inside,
     native_key,
     plan_key,
+    select_inside,
 )
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _packages(config: pytest.Config) -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give each test inside its plan, and make a copy per platform if there are several."""
-    inside = [item for item in items if is_inside(item)]
+    inside = select_inside(config, items)
     if not inside:
         return
     from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
@@ -219,7 +219,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         check_writable(config, config.getoption("gvisor_writable"))
     except UsageError as error:
         raise pytest.UsageError(f"pytest-gvisor: {error}") from error
-    expand(items)
+    expand(items, inside)
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Note the tests that the pytest inside need not collect."""
+    if items and is_asked_for(items[0].config) and not here_is_inside():
+        from pytest_gvisor.inside import unwanted  # noqa: PLC0415 -- idle costs nothing
+
+        unwanted.note(items[0].config, items)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import users
-from pytest_gvisor.plugin.placement import Plan, is_inside, native_key, plan_key
+from pytest_gvisor.plugin.placement import Plan, native_key, plan_key
 from pytest_gvisor.plugin.precedence import location, settings_of
 from pytest_gvisor.settings import NATIVE, Platform, Settings
 
 _nodeid_key = pytest.StashKey[str]()
 
 
-def expand(items: list[pytest.Item]) -> None:
-    """Replace each test inside by one copy per platform and release, if it has several.
+def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
+    """Replace each test ``inside`` by one copy per platform and release, if it has several.
 
     Raises `pytest.UsageError` for a marker that cannot be meant.
     """
     expanded: list[pytest.Item] = []
+    chosen = set(map(id, inside))
     for item in items:
-        if not is_inside(item):
+        if id(item) not in chosen:
             expanded.append(item)
             continue
         settings = _settings(item)
@@ -66,7 +68,8 @@ def _settings(item: pytest.Item) -> Settings:
 
 def _plan(item: pytest.Item, platform: Platform | None, release: str | None) -> Plan:
     user = users.of_run(item.config)
-    for mark in reversed(list(item.iter_markers("in_gvisor"))):
+    marks = list(item.iter_markers("in_gvisor"))
+    for mark in reversed(marks):
         if mark.args or not mark.kwargs.keys() <= {"fresh", "user"} or not _is_bool(mark, "fresh"):
             raise pytest.UsageError(
                 f"pytest-gvisor: {location(item)}: write @pytest.mark.in_gvisor(fresh=True), "
@@ -78,8 +81,7 @@ def _plan(item: pytest.Item, platform: Platform | None, release: str | None) -> 
                 user = users.read(mark.kwargs["user"], "user")
             except UsageError as error:
                 raise pytest.UsageError(f"pytest-gvisor: {location(item)}: {error}") from error
-    closest = item.get_closest_marker("in_gvisor")
-    fresh = closest is not None and closest.kwargs.get("fresh", False)
+    fresh = bool(marks) and marks[0].kwargs.get("fresh", False)
     return Plan(inner=item.nodeid, platform=platform, fresh=fresh, release=release, user=user)
 
 

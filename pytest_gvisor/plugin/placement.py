@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -102,18 +102,20 @@ def is_asked_for(config: pytest.Config) -> bool:
     return bool(config.getoption("in_gvisor") or config.getini("in_gvisor"))
 
 
-def is_inside(item: pytest.Item) -> bool:
-    """Whether a test is to run inside.
+def select_inside(config: pytest.Config, items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """Return the tests that are to run inside.
 
     One that uses a sandbox itself cannot: its sandboxes are the host's.
     """
-    config = item.config
     if here_is_inside() or config.getoption("no_gvisor"):
-        return False
-    marked = item.get_closest_marker("in_gvisor") is not None
-    if not marked and not is_asked_for(config):
-        return False
-    return FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+        return []
+    every = is_asked_for(config)
+    return [
+        item
+        for item in items
+        if (every or item.get_closest_marker("in_gvisor") is not None)
+        and FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+    ]
 
 
 def uses_gvisor(item: pytest.Item) -> bool:

@@ -124,6 +124,8 @@ _read_key = pytest.StashKey[_Read]()
 
 def _read_settings(item: pytest.Item, marks: Sequence[pytest.Mark]) -> Settings:
     settings = run_settings(item.config)
+    if not marks and not settings.releases and settings.image is None:
+        return settings
     for mark in reversed(marks):
         where = location(item)
         if mark.args:
