@@ -35,7 +35,7 @@ PYTEST = ("plugin", "inside")
 
 PYTEST_INSIDE = {
     "guest.bridges", "guest.debugger", "guest.failed", "guest.gate", "guest.last", "guest.measure",
-    "guest.worker",
+    "guest.unwanted", "guest.worker",
 }  # fmt: skip
 """The modules of the pytest in the sandbox."""
 
