@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """The engine of a pytest process. ``shared`` is a folder of all xdist workers of its run."""
+    """The engine of a pytest process."""
 
-    def __init__(self, shared: str | None = None) -> None:
-        self.launcher = Launcher()
+    def __init__(self, shared: str | None = None, launcher: Launcher | None = None) -> None:
+        """``shared`` is a folder of all xdist workers of its run; ``launcher`` may have begun."""
+        self.launcher = launcher or Launcher()
         self._found: dict[str | None, Runsc | GvisorError] = {}
         self._probe = PlatformProbe(self.launcher, shared)
         self._images: Images | None = None

@@ -37,13 +37,6 @@ class Early:
         self.kept = Kept(config)
         config.pluginmanager.register(self.kept)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionstart(self) -> None:
-        """Start the sandbox: all plugins are configured, and nothing of the session is done."""
-        # The controller of xdist runs no test.
-        if not self._config.pluginmanager.hasplugin("dsession"):
-            self.begin()
-
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> Iterator[None]:
         """Remove the sandbox if no test runs inside."""

@@ -5,6 +5,7 @@ Light until a test runs inside: what starts sandboxes is imported then.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -64,16 +65,36 @@ def pytest_configure(config: pytest.Config) -> None:
         _check_user(config)
         if config.getini(RETURNS):
             _check_returns(config)
-        if is_asked_for(config):
-            _begin_early(config)
 
 
-def _begin_early(config: pytest.Config) -> None:
-    """Let the first sandbox boot beside this pytest's own start, if it runs tests."""
-    if not any(config.getoption(option, False) for option in _RUN_NO_TEST):
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Start the first sandbox: all plugins are configured, and nothing of the session is done."""
+    config = session.config
+    if is_asked_for(config) and _runs_tests(config):
+        # It comes up while the modules that use it are imported.
+        _begin_keeper(config)
         from pytest_gvisor.inside.early import Early  # noqa: PLC0415 -- idle costs nothing
 
-        config.pluginmanager.register(Early(config, lambda: _inside(config)), EARLY)
+        early = Early(config, lambda: _inside(config))
+        config.pluginmanager.register(early, EARLY)
+        early.begin()
+
+
+def _runs_tests(config: pytest.Config) -> bool:
+    """Whether this process is to run tests inside, as far as options tell."""
+    if here_is_inside() or config.getoption("no_gvisor"):
+        return False
+    controls = config.pluginmanager.hasplugin("dsession")  # xdist's
+    return not controls and not any(config.getoption(name, False) for name in _RUN_NO_TEST)
+
+
+def _begin_keeper(config: pytest.Config) -> None:
+    from pytest_gvisor.errors import LaunchError  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.plugin.stash import launcher_of  # noqa: PLC0415
+
+    with contextlib.suppress(LaunchError):  # whoever needs it comes upon it again
+        launcher_of(config).begin()
 
 
 def _entries(config: pytest.Config) -> list[str]:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from pytest_gvisor.harness.engine import Engine
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.images.progress import Tell
+    from pytest_gvisor.sessions.launcher import Launcher
     from pytest_gvisor.settings import Platform
 
+_launcher_key = pytest.StashKey["Launcher"]()
 _engine_key = pytest.StashKey["Engine"]()
 _harnesses_key = pytest.StashKey[list["Gvisor"]]()
 _failed_key = pytest.StashKey[bool]()
@@ -32,12 +34,26 @@ UNTRUSTED = "gvisor_untrusted"
 logged: whether pytest has coloured their text."""
 
 
+def launcher_of(config: pytest.Config) -> Launcher:
+    """Return this process's launcher, made on the first call and closed with the session."""
+    if _launcher_key not in config.stash:
+        from pytest_gvisor.sessions.launcher import Launcher  # noqa: PLC0415 -- idle costs nothing
+
+        launcher = config.stash[_launcher_key] = Launcher()
+
+        def close() -> None:
+            launcher.close()  # again, where there is an engine: that reports what it has left
+
+        config.add_cleanup(close)
+    return config.stash[_launcher_key]
+
+
 def engine_of(config: pytest.Config) -> Engine:
     """Return this process's engine, made on the first call and closed with the session."""
     if _engine_key not in config.stash:
         from pytest_gvisor.harness.engine import Engine  # noqa: PLC0415 -- idle costs nothing
 
-        engine = Engine(shared_folder(config))
+        engine = Engine(shared_folder(config), launcher_of(config))
         engine.tell = functools.partial(_watcher, config)
         config.stash[_engine_key] = engine
         config.add_cleanup(engine.close)

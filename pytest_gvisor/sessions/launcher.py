@@ -79,7 +79,8 @@ class Control:
 class Keeper:
     """One keeper process, made at the first run and shared by this process's threads.
 
-    It is told the path of the session folder, which need not be there yet.
+    It is told the path of the session folder, which need not be there yet. What it is asked for
+    waits until it has come up.
     """
 
     def __init__(self, session: str) -> None:
@@ -100,7 +101,7 @@ class Keeper:
                     os.close(pidfd)
             on_failure.pop_all()
         self._socket = ours
-        self._await_ready()
+        self._ready = False
 
     @staticmethod
     def _spawn(main: int, pidfd: int, session: str) -> subprocess.Popen[bytes]:
@@ -120,7 +121,10 @@ class Keeper:
             cwd="/",
         )
 
-    def _await_ready(self) -> None:
+    def await_ready(self) -> None:
+        """Wait until it has come up. Raises `LaunchError` where it has not."""
+        if self._ready:
+            return
         self._socket.settimeout(_START_DEADLINE)
         try:
             ready = self._socket.recv(4096)
@@ -136,6 +140,7 @@ class Keeper:
             number, reason = (int(refused[1]), refused[2]) if refused else (0, reason)
             detail = f"{sys.executable} -I -S {_PROGRAM} did not come up ({reason})"
             raise LaunchError("keeper", detail, errno=number)
+        self._ready = True
 
     @property
     def pid(self) -> int:
@@ -151,6 +156,7 @@ class Keeper:
 
         Raises `LaunchError` where the keeper cannot be reached.
         """
+        self.await_ready()
         with stage("keeper", "the request cannot be sent"), contextlib.ExitStack() as on_failure:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             on_failure.callback(ours.close)
@@ -215,6 +221,12 @@ class Launcher:
         self.left = 0
         """How many things of runs could not be removed; `close` tells those of the session."""
 
+    def begin(self) -> None:
+        """Let the keeper come up while the caller does something else. Raises `LaunchError`."""
+        self._check_owner()
+        with self._guard:
+            self._ensure(wait=False)
+
     def session(self) -> SessionDir:
         """Return the session folder. Raises `LaunchError` if it cannot be made."""
         self._check_owner()
@@ -235,11 +247,13 @@ class Launcher:
                 next_step="Use gvisor in the process that pytest started, not in a fork of it.",
             )  # fmt: skip
 
-    def _ensure(self) -> tuple[Keeper, SessionDir]:
+    def _ensure(self, *, wait: bool = True) -> tuple[Keeper, SessionDir]:
         keeper, session = self._keeper, self._session
         # A cleaner of temporary folders may have taken it: nothing can be made in it any more.
         there = session is not None and _is_there(session.path)
         if keeper is not None and session is not None and there and keeper.alive():
+            if wait:
+                self._await_begun(keeper, session)
             return keeper, session
         self._close_keeper()
         if session is not None and not there:
@@ -247,6 +261,8 @@ class Launcher:
             session = self._session = None
         keeper = Keeper(self._choose() if session is None else session.path)
         try:
+            if wait:
+                keeper.await_ready()
             if session is None:
                 session = SessionDir.create(keeper.session)
             keeper.hold(session.lock)
@@ -257,6 +273,16 @@ class Launcher:
             raise
         self._keeper, self._session = keeper, session
         return keeper, session
+
+    def _await_begun(self, keeper: Keeper, session: SessionDir) -> None:
+        """Wait for a keeper that `begin` has made: one that does not come up leaves nothing."""
+        try:
+            keeper.await_ready()
+        except BaseException:
+            self._close_keeper()
+            session.remove()
+            self._session = None
+            raise
 
     def _choose(self) -> str:
         path, swept = SessionDir.choose(self._base)

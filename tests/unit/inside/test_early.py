@@ -195,20 +195,6 @@ def test_a_fork_leaves_the_sandbox_to_its_maker(
     assert sandbox.did == ["greeted"]
 
 
-@pytest.mark.parametrize("controls", [True, False])
-def test_the_controller_of_xdist_starts_none(
-    controls: bool, make: Make, sandbox: Sandbox, plan: start.Plan
-) -> None:
-    """Only its workers run tests, and each starts a sandbox."""
-    begun = make()
-    begun.take(plan)
-    sandbox.did.clear()
-    manager = SimpleNamespace(hasplugin=lambda _: controls)
-    begun._config.pluginmanager = cast("Any", manager)
-    begun.pytest_sessionstart()
-    assert sandbox.did == ([] if controls else ["greeted"])
-
-
 def test_a_sandbox_ends_with_a_collection_that_has_no_test_inside(
     make: Make, sandbox: Sandbox
 ) -> None:

@@ -261,20 +261,47 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
-def test_a_keeper_that_does_not_come_up_is_a_typed_error(
-    launcher: Launcher, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+def test_a_keeper_that_does_not_come_up_is_a_typed_error(  # noqa: PLR0917
+    launcher: Launcher,
+    base: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    begun: bool,
 ) -> None:
     """The keeper is dead afterwards, nothing is left, and the next one can start."""
     (tmp_path / "keeper.py").write_text(program)
     with monkeypatch.context() as patch:
         patch.setattr(launcher_module, "_PROGRAM", str(tmp_path / "keeper.py"))
         patch.setattr(launcher_module, "_START_DEADLINE", 0.5 if "sleep" in program else 10.0)
+        if begun:
+            launcher.begin()
         with pytest.raises(LaunchError, match="did not come up") as caught:
             launcher.keeper()
     assert caught.value.stage == "keeper"
     assert os.listdir(base) == [".lock"] or os.listdir(base) == []
     assert launcher.keeper().alive()
+
+
+def test_a_keeper_comes_up_while_its_caller_does_something_else(
+    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the lock of the session folder from then on; whoever needs it waits for it."""
+    slow = tmp_path / "keeper.py"
+    start = f"import runpy, time\ntime.sleep(0.5)\nrunpy.run_path({program.__file__!r}, "
+    slow.write_text(f"{start}run_name='__main__')")
+    monkeypatch.setattr(launcher_module, "_PROGRAM", str(slow))
+    began = time.monotonic()
+    launcher.begin()
+    assert time.monotonic() - began < 0.5
+    keeper = launcher.keeper()
+    assert time.monotonic() - began > 0.5
+    assert runs_nothing_but_lives(keeper)
+    launcher.begin()
+    assert launcher.keeper() is keeper
+    assert launcher.close() == []
 
 
 @pytest.mark.fault("D7")
