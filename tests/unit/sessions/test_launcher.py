@@ -288,7 +288,7 @@ def test_a_keeper_that_does_not_come_up_is_a_typed_error(  # noqa: PLR0917
 def test_a_keeper_comes_up_while_its_caller_does_something_else(
     launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has the lock of the session folder from then on; whoever needs it waits for it."""
+    """The keeper has the lock of the session folder from then on; a later call waits for it."""
     slow = tmp_path / "keeper.py"
     start = f"import runpy, time\ntime.sleep(0.5)\nrunpy.run_path({program.__file__!r}, "
     slow.write_text(f"{start}run_name='__main__')")
