@@ -3,8 +3,12 @@
 mapfile -t options < <(cat "$build/vm/options" 2>/dev/null || true)
 
 # The clock in the VM, as long as its kernel lives: a file that it writes every five seconds.
+# Through 9p the first read of a hundred megabytes takes longer than runsc may take for an answer.
 # shellcheck disable=SC2016
 in_guest='(while :; do : >"$0/beat"; sleep 5; done) >/dev/null 2>&1 &
+found=$(cat .build/runsc-path)
+cat "$found" "${found%/*}"/gvisor-bin/* >/dev/null 2>&1 || true
+"$found" --version >/dev/null 2>&1 || true
 "$@"'
 
 # The emulated processor is some 40 times slower: what pytest does there without need takes seconds. The
