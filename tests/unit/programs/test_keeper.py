@@ -115,6 +115,7 @@ def caller(base: str) -> Iterator[Caller]:
     session = f"{base}/s-test"
     os.mkdir(session)
     keeper = Keeper(session)
+    keeper.await_ready()
     made = Caller(keeper=keeper, session=session)
     yield made
     made.close()
