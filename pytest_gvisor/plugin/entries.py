@@ -20,7 +20,7 @@ _MORE = "[… and more failures …]"
 
 
 @dataclasses.dataclass(kw_only=True)
-class Entry:
+class CellInMaking:
     """A test on one platform in one process, by its reports so far."""
 
     row: str

@@ -17,7 +17,7 @@ import pytest
 from pytest_gvisor.errors import ReportError
 from pytest_gvisor.escape import escape, safe, uncoloured
 from pytest_gvisor.plugin import cells
-from pytest_gvisor.plugin.entries import MAX_OUTPUT, Entry
+from pytest_gvisor.plugin.entries import MAX_OUTPUT, CellInMaking
 from pytest_gvisor.plugin.placement import here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import collected_ids, engine_if_any, worker_of
@@ -57,7 +57,7 @@ class Collector:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._detailed = cells.wants_details(config)
-        self._tests: dict[str, dict[str, Entry]] = {}
+        self._tests: dict[str, dict[str, CellInMaking]] = {}
         """By node id, and by the worker that has run the test: ``""`` is nobody so far, or this
         process."""
 
@@ -102,19 +102,19 @@ class Collector:
     def _expect(self, nodeid: str, row: str, platform: str) -> None:
         """Note a test that is to run."""
         if nodeid not in self._tests:
-            self._tests[nodeid] = {"": Entry(row=row, platform=platform)}
+            self._tests[nodeid] = {"": CellInMaking(row=row, platform=platform)}
 
-    def _entry(self, report: pytest.TestReport) -> Entry:
+    def _entry(self, report: pytest.TestReport) -> CellInMaking:
         """Return the entry of an expected test in the process that reports it."""
         tries, worker = self._tests[report.nodeid], worker_of(report)
         if worker not in tries:
             some = next(iter(tries.values()))
-            fresh = Entry(row=some.row, platform=some.platform)
+            fresh = CellInMaking(row=some.row, platform=some.platform)
             tries[worker] = tries.pop("") if "" in tries else fresh
         return tries[worker]
 
     def _keep_details(
-        self, entry: Entry, report: pytest.TestReport, runs: list[dict[str, str]]
+        self, entry: CellInMaking, report: pytest.TestReport, runs: list[dict[str, str]]
     ) -> None:
         before = entry.size
         if report.failed and report.longrepr is not None:

@@ -78,6 +78,7 @@ RUN_NO_TEST = {
     "--help": "*--in-gvisor*",
     "--version": "pytest *",
     "--cache-show": "*cachedir*",
+    "-n1": "1 passed*",  # xdist's controller
 }
 
 
@@ -92,9 +93,10 @@ import pytest
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config):
-    from pytest_gvisor.plugin.stash import engine_if_any
-    engine = engine_if_any(config)
-    print("STARTED:", engine and engine.launcher._session)
+    from pytest_gvisor.plugin import stash
+    launcher = config.stash.get(stash._launcher_key, None)
+    if not hasattr(config, "workerinput"):
+        print("STARTED:", launcher and launcher._session)
 """,
         test_it="def test_it(): pass",
     )
