@@ -292,7 +292,10 @@ class Process(Peer):
         self.close_input()
 
     def write_input(self, data: memoryview, deadline: float) -> bool:
-        """Write all of the data; return False if nobody reads any more."""
+        """Write all of the data; return False if nobody reads any more.
+
+        A program may end because of the last bytes, before this returns: they are written.
+        """
         while data:
             with self.changed:
                 while not self._input_credit and not self._input_closed:
@@ -306,7 +309,7 @@ class Process(Peer):
             data = data[count:]
             if not self._channel.wait_room(deadline):
                 raise self.not_ready("the sandbox takes no more input")
-        return not self._input_closed
+        return True
 
     def close_input(self) -> None:
         """Close its standard input."""

@@ -142,7 +142,7 @@ def test_a_broken_one_is_not_found_and_swept(
     assert is_found(store)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it gives files away")
 def test_a_file_of_another_owner_is_not_used(store: SavedStore, image: str, cache: Path) -> None:
     """Nobody else has written what is read."""
     store.keep(KEY, image, FACTS)

@@ -103,3 +103,30 @@ def test_a_read_of_nothing_is_nothing_at_once(
         assert out.read1(timeout=5) == b"output"
     else:
         assert out.read1(timeout=5) == out.readline(timeout=5) == out.read(timeout=5) == b""
+
+
+def test_input_that_makes_a_program_end_is_written(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write is no error where the end is heard of before the write has returned."""
+
+    def act(peer: Peer) -> None:
+        peer.receive()
+        say(peer, "started")
+        assert peer.receive() is not None
+        say(peer, "eof", s=1)
+        say(peer, "eof", s=2)
+        say(peer, "exit", status=7 << 8)
+        while True:
+            peer.receive()
+
+    channel, _peer = connect(act)
+    process = started(channel, reads=True)
+    has_room = channel.wait_room
+
+    def wait_room(deadline: float) -> bool:
+        assert process.wait(timeout=20) == 7
+        return has_room(deadline)
+
+    monkeypatch.setattr(channel, "wait_room", wait_room)
+    process.stdin.write("\n")
