@@ -27,6 +27,10 @@ PRESSURE = """
     if BASE:
         sys.path.insert(0, FOLDER)
         import seccomp, shortages
+        from pytest_gvisor.inside import copies, early
+        # Each test has a sandbox that starts in the usual way, when it is short of something.
+        copies._MOST_SAVES = 0
+        early.Early.begin = lambda self: None
     else:
         # Memory for output is asked for when there is some: before the session's first message.
         print("here", file=sys.stderr, flush=True)
