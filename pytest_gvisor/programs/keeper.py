@@ -195,10 +195,20 @@ def main(arguments: list[str]) -> None:
         os.chdir("/")
         keeper = Keeper(caller, int(arguments[1]), arguments[2])
     except OSError as error:
-        caller.send(f"{error.errno or 0} {error.strerror}".encode())
+        if not _tell(caller, f"{error.errno or 0} {error.strerror}"):
+            leftovers.clear_session(arguments[2], everywhere=False)
     else:
-        caller.send(b"ready")
+        _tell(caller, "ready")
         keeper.serve()
+
+
+def _tell(caller: socket.socket, word: str) -> bool:
+    """Send a message to pytest; return False if pytest is dead, which leaves its folder."""
+    try:
+        caller.send(word.encode())
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

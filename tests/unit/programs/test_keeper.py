@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pytest_gvisor.programs import keeper as program
 from pytest_gvisor.programs import leftovers, one_run
 from pytest_gvisor.programs.one_run import Run
 from pytest_gvisor.programs.order import Order
@@ -265,6 +266,28 @@ def test_a_keeper_whose_caller_is_gone_leaves_nothing(caller: Caller) -> None:
     assert caller.keeper._process.wait(PATIENCE) == 0
     assert leftovers.processes(caller.session, everywhere=True) == []
     assert not os.path.exists(caller.session)
+
+
+@pytest.mark.parametrize("comes_up", [True, False])
+def test_a_keeper_whose_caller_dies_before_it_has_come_up_leaves_nothing(
+    base: str, comes_up: bool
+) -> None:
+    """The session folder is made while the keeper starts."""
+    session = f"{base}/s-test"
+    os.mkdir(session)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pidfd = os.pidfd_open(os.getpid())
+    with theirs:
+        ours.close()
+        argv = [str(theirs.fileno()), str(pidfd if comes_up else 999_999), session]
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", program.__file__, *argv],
+            pass_fds=(theirs.fileno(), pidfd), env={}, cwd="/", timeout=PATIENCE, check=False,
+            capture_output=True,
+        )  # fmt: skip
+    os.close(pidfd)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert not os.path.exists(session)
 
 
 @pytest.mark.parametrize(
