@@ -315,6 +315,7 @@ def test_the_keeper_does_not_know_the_environment(
     monkeypatch.setenv("SECRET", "x")
     os.mkdir(f"{base}/s-1")
     keeper = Keeper(f"{base}/s-1")
+    keeper.await_ready()  # its execve is over
     environment = Path(f"/proc/{keeper.pid}/environ").read_bytes().split(b"\0")
     keeper.close()
     assert {word.partition(b"=")[0] for word in environment if word} == {b"PATH", b"LC_ALL"}
