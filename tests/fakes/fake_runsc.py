@@ -17,7 +17,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
 SUBCOMMANDS = "\n".join(f"\t{name}   x" for name in ("create", "delete", "flags", "kill", "run"))
@@ -167,9 +167,13 @@ class Run:
         os.read(reader, 1)  # until it is there
 
     def kill_gofer(self) -> None:
-        """Kill it, and wait for that."""
+        """Kill it as soon as an ancestor watches it by a pidfd, and wait for its end."""
         import signal
 
+        deadline = time.monotonic() + 60
+        while not any(watches(pid, self.gofer_pid) for pid in ancestors()):
+            assert time.monotonic() < deadline, "nobody watches the gofer"
+            time.sleep(0.01)
         os.kill(self.gofer_pid, signal.SIGKILL)
         os.waitpid(self.gofer_pid, 0)
 
@@ -246,6 +250,31 @@ class Run:
 
 
 DEFAULTS: dict[str, list[list[Any]]] = {"run": [], "kill": [["pass_on"]], "delete": [["remove"]]}
+
+
+def ancestors() -> Iterator[int]:
+    """This process's parent, its parent, and so on."""
+    pid = os.getppid()
+    while pid > 1:
+        yield pid
+        with open(f"/proc/{pid}/stat") as file:
+            pid = int(file.read().rpartition(")")[2].split()[1])
+
+
+def watches(pid: int, watched: int) -> bool:
+    """Whether a process has a pidfd of another one, by the kernel's list of its descriptors."""
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fdinfo")
+    except PermissionError:
+        return False
+    for descriptor in descriptors:
+        try:
+            with open(f"/proc/{pid}/fdinfo/{descriptor}") as file:
+                if f"Pid:\t{watched}\n" in file.read():
+                    return True
+        except FileNotFoundError:
+            continue
+    return False
 
 
 def varint(number: int) -> bytes:
