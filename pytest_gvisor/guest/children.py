@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _RESERVE = 256
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 _GOES_ON = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+_SIGNALS = signal.valid_signals()
 
 
 class Limits:
@@ -41,9 +42,9 @@ class Limits:
     And what is the same for all programs: who the guest is, and an input that is at its end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nothing: int) -> None:
         self.me = (os.getuid(), os.getgid(), os.getgroups())
-        self.nothing = os.open(os.devnull, os.O_RDONLY)
+        self.nothing = nothing
         self.theirs = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = self.theirs[1]
         if most == resource.RLIM_INFINITY or most > 65536:
@@ -108,15 +109,19 @@ class Program:
             limits.ours_again()
 
     def _spawn(self, streams: list[int], path: bytes) -> int:
-        """Start it by posix_spawn: a fork copies page tables, which costs much more in gVisor."""
+        """Start it by posix_spawn: a fork copies page tables, which costs much more in gVisor.
+
+        glibc asks for the action of each signal that is not named here, and sets it then.
+        """
+        moves = [(fd, target) for target, fd in enumerate(streams) if fd != target]
         return os.posix_spawn(
             path,
             self.args,
             self.env,
-            file_actions=[(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(streams)],
+            file_actions=[(os.POSIX_SPAWN_DUP2, *move) for move in moves],
             setsid=True,
             setsigmask=(),
-            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+            setsigdef=_SIGNALS,
         )
 
     def _fork(self, streams: list[int]) -> int:
@@ -147,8 +152,9 @@ class Program:
         number = errno.EIO
         try:
             os.setsid()
-            for signal_number in (signal.SIGPIPE, signal.SIGXFSZ):
-                signal.signal(signal_number, signal.SIG_DFL)
+            for signal_number in _SIGNALS:
+                if signal.getsignal(signal_number) is signal.SIG_IGN:
+                    signal.signal(signal_number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             for target, fd in enumerate(streams):
                 os.dup2(fd, target)

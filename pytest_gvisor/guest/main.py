@@ -48,9 +48,9 @@ Peer = Union[Exec, Connection, Put, Get]  # noqa: UP007 -- Python 3.8
 class Guest:
     """The requests of the host, and the recipients of its messages."""
 
-    def __init__(self, host: int) -> None:
+    def __init__(self, host: int, nothing: int) -> None:
         self.loop = Loop(host)
-        self.limits = Limits()
+        self.limits = Limits(nothing)
         self.peers: dict[int, Peer] = {}
         self.running: dict[int, Exec] = {}
         self.past: collections.OrderedDict[int, tuple[int, bytes]] = collections.OrderedDict()
@@ -227,9 +227,12 @@ class Guest:
 
 
 def take_host() -> int:
-    """Move the socket to the host away from the numbers of standard streams."""
+    """Move the socket to the host away from the numbers of standard streams.
+
+    Descriptor 0 is an input at its end from then on, for programs that get no other.
+    """
     host = os.dup(0)
-    null = os.open(os.devnull, os.O_RDWR)
+    null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
     return host
@@ -259,7 +262,7 @@ def main() -> None:
     """Serve the host, then kill everything."""
     hide()
     os.chdir("/")
-    guest = Guest(take_host())
+    guest = Guest(take_host(), nothing=0)
     try:
         guest.serve()
     except SystemExit:

@@ -7,6 +7,7 @@ import inspect
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,22 @@ def test_many_programs_run_in_one_sandbox(gvisor_sandbox: Sandbox) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "kept\n", "")
     assert (done.outcome, done.exact, done.truncated) == (Outcome.EXITED, True, False)
     assert done.args == ("cat", "/tmp/file")
+
+
+def test_a_start_takes_few_system_calls(gvisor: Gvisor) -> None:
+    """Most of them are those of posix_spawn, which sets the action of each signal once."""
+    with gvisor.sandbox(debug=True) as sandbox:
+        argv = sandbox._record.argv
+        (boot,) = Path(argv[argv.index("--debug-log") + 1]).glob("*boot*")
+        for _ in range(2):
+            sandbox.exec(["true"], check=True)
+        before = len(boot.read_text().splitlines())
+        sandbox.exec(["true"], check=True)
+        lines = boot.read_text().splitlines()[before:]
+    done = [line for line in lines if "strace.go" in line and "] python" in line and " X " in line]
+    assert any("execve" in line for line in lines)
+    assert len([line for line in done if "rt_sigaction" in line]) < 70
+    assert len(done) < 110
 
 
 def test_a_status_is_exact(gvisor_sandbox: Sandbox) -> None:

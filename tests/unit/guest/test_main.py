@@ -72,6 +72,28 @@ def test_both_streams_come_apart(guest: Guest) -> None:
     assert (text_of(seen, 1), text_of(seen, 2)) == (b"out\nno newline", b"err\n")
 
 
+@pytest.mark.parametrize("user", sorted({os.getuid(), 65534 if os.getuid() == 0 else os.getuid()}))
+def test_a_program_has_the_default_action_of_each_signal(user: int) -> None:
+    """Signals that whoever started the guest ignores are not ignored by its programs."""
+    ignores = (
+        f"import signal, sys; sys.path.insert(0, {str(GUEST.parent)!r}); import main as guest; "
+    )
+    ignores += "[signal.signal(n, signal.SIG_IGN) for n in (signal.SIGHUP, signal.SIGUSR1)]; "
+    guest = Guest(sys.executable, "-c", ignores + "guest.main()")
+    try:
+        guest.run(1, "grep", "SigIgn", "/proc/self/status", uid=user)
+        ignored = int(text_of(guest.until("exit", "eof", "eof"), 1).split()[1], 16)
+    finally:
+        guest.close()
+    assert [n for n in signal.valid_signals() if ignored >> (n - 1) & 1] == []
+
+
+def test_a_program_without_input_reads_an_empty_one_and_cannot_write_to_it(guest: Guest) -> None:
+    """Its standard input is /dev/null, open for reading alone."""
+    guest.run(1, "sh", "-c", "cat; echo x 2>/dev/null >&0 || readlink /proc/self/fd/0")
+    assert text_of(guest.until("exit", "eof", "eof"), 1) == b"/dev/null\n"
+
+
 @pytest.mark.parametrize(
     ("name", "number"), [("/no/such", 2), ("no-such-program", 2), ("/etc/passwd", 13), ("/", 13)]
 )
