@@ -22,10 +22,14 @@ def main() -> None:
     else:
         import byte_code
     supply = byte_code.supplied()
+    if supply is not None:
+        supply.guests = True
     if TYPE_CHECKING or __package__:
         from pytest_gvisor.guest import worker
     else:
         import worker
+    if supply is not None:
+        supply.guests = False
     del sys.path[0]
     for name in ("byte_code", "worker"):
         sys.modules.pop(name, None)

@@ -21,7 +21,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import encoding, failed, first, identity, last, passed, variables
+    from pytest_gvisor.guest import (
+        encoding,
+        failed,
+        first,
+        identity,
+        last,
+        passed,
+        program,
+        variables,
+    )
     from pytest_gvisor.guest.channel import Channel
     from pytest_gvisor.guest.debugger import Debugger
     from pytest_gvisor.guest.gate import Gate
@@ -37,6 +46,7 @@ else:
     import identity
     import last
     import passed
+    import program
     import variables
     from channel import Channel
     from debugger import Debugger
@@ -47,7 +57,7 @@ else:
     del sys.path[0]
     for _name in (
         "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames", "gate",
-        "identity", "last", "passed", "returns", "terminal", "unsent", "variables",
+        "identity", "last", "passed", "program", "returns", "terminal", "unsent", "variables",
     ):  # fmt: skip
         del sys.modules[_name]
 
@@ -321,7 +331,7 @@ def run(
         os.environ["PYTHONPATH"] = start["python_path"]
     os.chdir(start["cwd"])
     sys.path[:] = start["sys_path"]
-    _beside("program").assume(**start["program"])
+    program.assume(**start["program"])
     measured: dict[str, Any] | None = start["coverage"]
     coverage: Coverage | None = _beside("measure").Coverage(measured) if measured else None
     gate.supply_modules()

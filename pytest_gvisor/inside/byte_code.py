@@ -22,10 +22,14 @@ _HEADER = 16
 """Bytes of a file of byte code before the code: magic number, flags, time and size (PEP 552)."""
 
 _GUESTS = (
-    "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames", "gate",
-    "identity", "last", "passed", "returns", "terminal", "unsent", "variables", "worker",
+    "byte_code", "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames",
+    "gate", "identity", "last", "passed", "program", "returns", "terminal", "unsent", "variables",
+    "worker",
 )  # fmt: skip
-"""The modules that guest/worker.py is and imports, by the names that they have there."""
+"""The modules that guest/worker.py is and imports, by the names that they have there.
+
+The first of them finds the others, and is imported from its own file.
+"""
 
 Module = tuple[str, str, bool]
 """Name, file, and whether it is a package."""
@@ -42,7 +46,10 @@ def store(memory: int, holds: Callable[[str], bool]) -> None:
     # The index is in front of it, and not longer than this.
     offset = start = byte_code.PLACE + byte_code.MOST // 8
     for name, path, is_package in (*_guests(), *_loaded()):
-        if not holds(os.path.dirname(path)) or (found := _read(path)) is None:
+        if not holds(os.path.dirname(path)):
+            continue
+        found = _read(path) or (_compile(path) if name.startswith(byte_code.GUEST) else None)
+        if found is None:
             continue
         data, mtime, size = found
         if offset + len(data) > byte_code.PLACE + byte_code.MOST:
@@ -76,7 +83,7 @@ def drop(memory: int) -> None:
 def _guests() -> Iterator[Module]:
     folder = os.path.dirname(os.path.abspath(worker.__file__))
     for name in _GUESTS:
-        yield name, os.path.join(folder, f"{name}.py"), False
+        yield byte_code.GUEST + name, os.path.join(folder, f"{name}.py"), False
 
 
 def _loaded() -> Iterator[Module]:
@@ -104,10 +111,27 @@ def _read(path: str) -> tuple[bytes, int, int] | None:
     except (OSError, NotImplementedError):
         return None
     mtime, size = int(state.st_mtime), state.st_size & 0xFFFFFFFF
-    numbers = (0).to_bytes(4, "little"), _number(mtime), _number(size)
-    if data[:_HEADER] != b"".join((importlib.util.MAGIC_NUMBER, *numbers)):
+    return (data, mtime, size) if data[:_HEADER] == _header(mtime, size) else None
+
+
+def _compile(path: str) -> tuple[bytes, int, int] | None:
+    """Compile a module of the guest, and keep the byte code as Python's own import does.
+
+    The host itself imports these modules as parts of a plugin: pytest rewrites them then, and keeps
+    that byte code under another name. So there may be none where no installer has compiled them.
+    """
+    try:
+        state = os.stat(path)
+        code = SourceFileLoader(path, path).get_code(path)
+    except (OSError, SyntaxError):
         return None
-    return data, mtime, size
+    mtime, size = int(state.st_mtime), state.st_size & 0xFFFFFFFF
+    return _header(mtime, size) + marshal.dumps(code), mtime, size
+
+
+def _header(mtime: int, size: int) -> bytes:
+    """Return what is before the code in a file of byte code, for a source of this time and size."""
+    return b"".join((importlib.util.MAGIC_NUMBER, bytes(4), _number(mtime), _number(size)))
 
 
 def _number(value: int) -> bytes:

@@ -52,3 +52,16 @@ def test_a_plugin_is_imported_from_the_byte_code_of_the_host(
     project.makepyfile(early_plugin="import helper", test_it=TESTS)
     result = run_inside("-p", "early_plugin")
     assert result.parseoutcomes() == {"passed": 3}
+
+
+def test_a_module_of_the_name_of_one_of_ours_is_the_projects(
+    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
+) -> None:
+    """A plugin that is imported before the gate has its own, as the package ``returns`` has."""
+    package = project.mkpydir("returns")
+    (package / "part.py").write_text("origin = 'the project'")
+    project.makepyfile(
+        early_plugin="from returns.part import origin",
+        test_it="import early_plugin\n\ndef test(): assert early_plugin.origin == 'the project'",
+    )
+    assert run_inside("-p", "early_plugin").parseoutcomes() == {"passed": 1}

@@ -26,7 +26,8 @@ def supply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supply]:
     importlib.import_module("supplied_one.part")
     memory = os.memfd_create("test")
     os.ftruncate(memory, PLACE + MOST)
-    store(memory, lambda path: path.startswith(str(tmp_path)))
+    shown = (str(tmp_path), os.path.dirname(byte_code.__file__))
+    store(memory, lambda path: path.startswith(shown))
     for name in ("supplied_one.part", "supplied_one"):
         monkeypatch.delitem(sys.modules, name)
     # Without byte code beside the sources.
@@ -82,6 +83,17 @@ def test_a_package_that_looks_elsewhere_has_its_modules_from_there(
     (tmp_path / "other/part.py").write_text("origin = 'the other file'")
     package.__path__ = [str(tmp_path / "other")]
     assert importlib.import_module("supplied_one.part").origin == "the other file"
+
+
+def test_the_program_finds_its_own_modules_and_nobody_else_does(supply: Supply) -> None:
+    """A plugin may import a module of the same name, and has that one."""
+    supply.begin()
+    supply.guests = True
+    own = supply.find_spec("channel")
+    assert own is not None
+    assert own.origin == os.path.join(os.path.dirname(byte_code.__file__), "channel.py")
+    supply.guests = False
+    assert supply.find_spec("channel") is None
 
 
 def test_nothing_is_found_before_all_is_stored() -> None:

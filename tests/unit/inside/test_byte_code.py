@@ -72,8 +72,20 @@ def test_the_file_of_a_sandbox_has_room_for_it(memory: int) -> None:
 def test_what_was_imported_is_stored(module: Path, memory: int) -> None:
     """Beside it is what the pytest inside begins with, by the names that it has there."""
     byte_code.store(memory, lambda path: True)
-    assert {NAME, "re", "_pytest", "_pytest.config", "worker", "channel"} <= stored(memory)
+    assert {NAME, "re", "_pytest", "_pytest.config", ".worker", ".channel"} <= stored(memory)
     assert "__main__" not in stored(memory)
+
+
+def test_what_the_guest_begins_with_is_compiled_where_no_installer_has(
+    memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The byte code is kept for the next session, as that of any module."""
+    monkeypatch.setattr(sys, "pycache_prefix", os.fspath(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    byte_code.store(memory, lambda path: True)
+    assert {".worker", ".channel", ".program"} <= stored(memory)
+    kept = {path.name.partition(".")[0] for path in tmp_path.rglob("*.pyc")}
+    assert {"worker", "channel", "byte_code"} <= kept
 
 
 OTHERS: dict[str, Callable[[Path], object]] = {
@@ -107,7 +119,7 @@ def test_modules_beyond_the_room_are_left_out(memory: int, monkeypatch: pytest.M
     """The file keeps its size."""
     monkeypatch.setattr(layout, "MOST", 400_000)
     byte_code.store(memory, lambda path: True)
-    assert "worker" in stored(memory)
+    assert ".worker" in stored(memory)
     assert "_pytest.config" not in stored(memory)
 
 
