@@ -101,7 +101,7 @@ class Kept:
             return None
         state = host_files.of_start(self._config, plan.shown)
         try:
-            link = launch(self._config, plan, held.image)
+            link = launch(self._config, plan, held.image, held.roots)
         except GvisorError as error:
             held.close()
             self._drop(key, f"it cannot be started: {error}")

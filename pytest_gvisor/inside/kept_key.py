@@ -18,6 +18,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_gvisor.inside import environment, program
+from pytest_gvisor.oci import rootfs
 from pytest_gvisor.programs.proc import id_map
 from pytest_gvisor.run import following
 from pytest_gvisor.runsc.binary import Runsc
@@ -46,6 +47,7 @@ def key(plan: Plan, search_path: Sequence[str]) -> str:
         "machine": [*os.uname(), _processor(), sorted(os.sched_getaffinity(0))],
         "python": [sys.version, sys.prefix, sys.base_prefix, *program.command("")],
         "user": [os.geteuid(), os.getegid(), *sorted(os.getgroups()), repr(id_map())],
+        "root": repr(rootfs.host_system()),
         "limits": [following.nofile(settings), following.shm(settings)],
         "search_path": list(search_path),
         "plan": plan.of_each_run(),

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pytest_gvisor.guest import worker
 from pytest_gvisor.inside.visible import Shown
+from pytest_gvisor.oci import skeleton
 from pytest_gvisor.programs.paths import within
 
 _MOST: Final = 20_000
@@ -24,9 +25,6 @@ _IMPORTED: Final = (*all_suffixes(), ".dist-info", ".egg-info", ".egg-link", ".p
 _SETTINGS: Final = (".cfg", ".ini", ".toml")
 _TESTS: Final = re.compile(r"conftest\.py|test_.*\.py|.*_test\.py|__pycache__")
 """Names that nothing is imported from before the gate."""
-
-_UNSEEN: Final = ("/etc/localtime",)
-"""Files that a start reads although no Python names them."""
 
 _JUST_NOW: Final = 100_000_000
 _COARSE: Final = 2_000_000_000
@@ -40,7 +38,7 @@ def of(files: Sequence[str], folders: Sequence[str], shown: Shown, path: Sequenc
 
     ``path`` is the ``sys.path`` of the sandbox.
     """
-    read = {*filter(shown.holds, files), *_UNSEEN, *_own(), *_settings(shown)}
+    read = {*filter(shown.holds, files), *skeleton.sources(), *_own(), *_settings(shown)}
     used = {above for folder in folders for above in _ways(folder) if shown.holds(above)}
     imported = {*path, shown.start}
     places = {folder for folder in imported if shown.holds(folder)}

@@ -173,18 +173,21 @@ def begin(config: pytest.Config, plan: Plan) -> Started:
     return Started(link=launch(config, plan), plan=plan, state=state)
 
 
-def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
+def launch(config: pytest.Config, plan: Plan, saved: str = "", roots: str = "") -> Link:
     """Start the sandbox of a plan, whose pytest imports its plugins. Raises `GvisorError`.
 
     With ``saved``, the folder of a sandbox of the same plan that was saved at its gate, the pytest
-    goes on from there.
+    goes on from there. ``roots`` is a folder for skeletons of copies, if not the session's: one of
+    the same plan may be there.
     """
     request = Request(
         runsc=plan.runsc,
         platform=plan.platform,
         # The limit on output is that of a workload, and not of what a pytest inside shows.
         settings=dataclasses.replace(plan.settings, max_output=DEFAULT_MAX_OUTPUT),
-        make_spec=lambda workspace: _spec(workspace, plan, shared=bool(saved)),
+        make_spec=lambda workspace: _spec(
+            workspace, plan, shared=(roots or workspace.shared) if saved else None
+        ),
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if plan.way is Way.FLAG else plan.way,
         # A file of the host's that is mapped there has not been tried on kvm's page tables.
@@ -250,17 +253,17 @@ def _worker(config: pytest.Config) -> dict[str, str] | None:
     return given and {"worker_id": given["workerid"], "testrun_uid": given["testrunuid"]}
 
 
-def _spec(workspace: Workspace, plan: Plan, *, shared: bool) -> Spec:
+def _spec(workspace: Workspace, plan: Plan, *, shared: str | None) -> Spec:
     """Make the root file system, and the specification for it.
 
-    ``shared`` lets sandboxes of the same plan have one skeleton, to which none can write: a single
-    one is made faster for itself.
+    ``shared`` is a folder where sandboxes of the same plan have one skeleton, to which none can
+    write: without, one is made for this sandbox alone, which is faster.
     """
     settings, shown, inside, inhabitant = plan.settings, plan.shown, plan.inside, plan.inhabitant
     mounts = [bind(path, path) for path in shown.paths]
     mounts += writable.mounts(inside.writable)
     account = inhabitant.account if inhabitant else None
-    common = workspace.shared if shared and not shown.adds else None
+    common = None if shown.adds else shared
     prepared = host().prepare(workspace.folder, mounts=mounts, shared=common, account=account)
     if shown.adds:
         shown.complete(prepared.root_path)

@@ -118,7 +118,7 @@ class HostRootfs(Rootfs):
         account: Account | None = None,
     ) -> Prepared:
         """See `Rootfs.prepare`."""
-        system = _system()
+        system = host_system()
         own = _system_mounts()
         with _failing(folder):
             root = _shared_skeleton(shared, system, [*own, *mounts], account) if shared else ""
@@ -267,13 +267,13 @@ def empty(files: Mapping[str, bytes | str] | None = None) -> Rootfs:
 
 def has_python() -> bool:
     """Whether the running Python is in a root of `host`."""
-    return not _system().notes and os.path.isabs(sys.executable)
+    return not host_system().notes and os.path.isabs(sys.executable)
 
 
 def python() -> str:
     """Return the path of the running Python in a root of `host`. Raises `UsageError`."""
     if not has_python():
-        reason = "; ".join(_system().notes) or "it does not know the path of its own program"
+        reason = "; ".join(host_system().notes) or "it does not know the path of its own program"
         raise UsageError(
             f"the running Python is not in the sandbox: {reason}",
             next_step="Run pytest with a Python that is installed in a folder of its own.",
@@ -282,7 +282,8 @@ def python() -> str:
 
 
 @functools.cache
-def _system() -> skeleton.System:
+def host_system() -> skeleton.System:
+    """Return the host's folders for `host`, as they were when they were first asked for."""
     return skeleton.system()
 
 
@@ -291,7 +292,7 @@ def _system_mounts() -> tuple[Mount, ...]:
     options = ("rbind", "ro", "nosuid", "nodev")
     return tuple(
         Mount(destination=destination, type=MountType.BIND, source=source, options=options)
-        for destination, source in _system().binds
+        for destination, source in host_system().binds
     )
 
 

@@ -3,6 +3,7 @@
 Layout, in the folders of `Folders`; the number in the name of the folder above is the layout's::
 
     image/       as runsc has written it
+    roots/       skeletons for copies, each there as a whole or not at all
     facts.json   written when all else is there
 
 Nothing is read from a folder that other users could write to, and no file that changed since it was
@@ -60,6 +61,9 @@ class Held:
     image: str
     """The folder for runsc."""
 
+    roots: str
+    """The folder for skeletons, to which its copies cannot write."""
+
     facts: dict[str, Any]
     """The facts that it was kept with."""
 
@@ -100,7 +104,7 @@ class SavedStore:
             if is_taken(lock, fcntl.LOCK_SH) and (facts := _whole(path)) is not None:
                 os.utime(lock)
                 on_failure.pop_all()
-                return Held(image=os.path.join(path, "image"), facts=facts, lock=lock)
+                return Held(image=f"{path}/image", roots=f"{path}/roots", facts=facts, lock=lock)
         return None
 
     def keep(self, key: str, image: str, facts: dict[str, Any]) -> bool:
@@ -180,6 +184,7 @@ def _copy(image: str, path: str, facts: dict[str, Any]) -> None:
     """Copy an image to a folder, and write the facts last."""
     target = os.path.join(path, "image")
     make_private(target)
+    make_private(os.path.join(path, "roots"))
     with os.scandir(image) as entries:
         for entry in entries:
             copy = os.path.join(target, entry.name)

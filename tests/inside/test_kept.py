@@ -71,6 +71,17 @@ def test_the_second_session_begins_with_the_sandbox_of_the_first(run: Run) -> No
     second.assert_outcomes(passed=3)
 
 
+def test_copies_share_one_root(run: Run, cache: Path) -> None:
+    """The first one makes it, and the next ones find it."""
+    assert said(run()) == [SAVED]
+    made = []
+    for _ in range(2):
+        assert said(run()) == [USED]
+        found = (cache / "pytest-gvisor/sandboxes-1").glob("*-*/roots/*")
+        made.append(sorted((path.name, path.stat().st_ino) for path in found))
+    assert made[0] == made[1] != []
+
+
 def test_nothing_is_kept_where_pytest_keeps_no_cache(run: Run, cache: Path) -> None:
     """`-p no:cacheprovider` switches both off, and `-v` does not mention it."""
     assert said(run("-p", "no:cacheprovider")) == []

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_gvisor.inside import kept_state
 from pytest_gvisor.inside.visible import Shown
+from pytest_gvisor.oci import skeleton
 
 
 @pytest.fixture
@@ -137,3 +138,21 @@ def test_paths_that_lead_elsewhere_are_left_out() -> None:
     """Relative ones, those with dots, and those with a null byte."""
     odd = ["/a/../b", "a", "/a/./b", "/a\0b", "socket:[1]", "//a"]
     assert kept_state.paths(["/a/b", *odd]) == ["/a/b"]
+
+
+def test_the_files_of_the_root_count(
+    monkeypatch: pytest.MonkeyPatch, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Copies use the /etc that was made for the first of them."""
+    etc = tmp_path_factory.mktemp("etc")
+    (etc / "services").write_text("old")
+    monkeypatch.setattr(
+        skeleton, "sources", lambda: [str(etc / "services"), str(etc / "protocols")]
+    )
+    before = state_of(project)
+    assert changed(before) == ""
+    (etc / "protocols").touch()
+    assert changed(before) == str(etc / "protocols")
+    (etc / "protocols").unlink()
+    (etc / "services").write_text("new")
+    assert changed(before) == str(etc / "services")
