@@ -12,9 +12,10 @@ import pytest
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import users
 from pytest_gvisor.plugin.placement import Plan, native_key, plan_key
-from pytest_gvisor.plugin.precedence import location, settings_of
+from pytest_gvisor.plugin.precedence import location, run_settings, settings_of
 from pytest_gvisor.settings import NATIVE, Platform, Settings
 
+_MARKERS = frozenset({"gvisor", "in_gvisor"})
 _nodeid_key = pytest.StashKey[str]()
 
 
@@ -25,8 +26,14 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
     """
     expanded: list[pytest.Item] = []
     chosen = set(map(id, inside))
+    usual = _usual(items[0].config) if items else None
+    known: dict[int, bool] = {}
     for item in items:
         if id(item) not in chosen:
+            expanded.append(item)
+            continue
+        if usual is not None and not _is_marked(item, known):
+            item.stash[plan_key] = usual._replace(inner=item.nodeid)
             expanded.append(item)
             continue
         settings = _settings(item)
@@ -40,6 +47,30 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
             item.stash[plan_key] = _plan(item, variants[0][1], None)
             expanded.append(item)
     items[:] = expanded
+
+
+def _usual(config: pytest.Config) -> Plan | None:
+    """Return the plan of a test without markers of ours; None if it may have several variants."""
+    settings = run_settings(config)
+    variants = _variants(settings)
+    if len(variants) > 1 or settings.native or settings.releases:
+        return None
+    return Plan(inner="", platform=variants[0][1], fresh=False, user=users.of_run(config))
+
+
+def _is_marked(node: pytest.Item | pytest.Collector, known: dict[int, bool]) -> bool:
+    """Whether a node or one above it has a marker of ours; ``known`` are answers of collectors.
+
+    A function may have thousands of tests by its parameters, of which most are deselected later.
+    """
+    if any(mark.name in _MARKERS for mark in node.own_markers):
+        return True
+    above = node.parent
+    if not isinstance(above, pytest.Collector):
+        return False
+    if id(above) not in known:
+        known[id(above)] = _is_marked(above, known)
+    return known[id(above)]
 
 
 def _variants(settings: Settings) -> list[tuple[str, Platform | None, str | None]]:
