@@ -17,12 +17,16 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from os import PathLike
     from types import ModuleType
 
     Entry = tuple[str, bool, int, int, int, int]
     """A module's file, whether it is a package, the time and size of the file, and offset and
     length of its byte code."""
+
+    Texts = dict[str, "str | None"]
+    """The texts of files of one folder by their names; None for a file that is not there."""
 
 PLACE = 64 * 1024
 """The offset of the head in the file; before it is the memory of `unsent`."""
@@ -67,6 +71,8 @@ class Supply:
         """Take a descriptor of the file, and close it at the end."""
         self._fd = fd
         self._index: Mapping[str, Entry] = {}
+        self._texts: Mapping[str, Texts] = {}
+        self._undo: Callable[[], None] | None = None
         self.guests = False
         """Whether the program's own modules are found, whatever others have their names."""
 
@@ -77,7 +83,8 @@ class Supply:
         head = os.pread(self._fd, HEAD_SIZE, PLACE)
         if head.startswith(READY):
             length = int.from_bytes(head[len(READY) :], "little")
-            self._index = marshal.loads(os.pread(self._fd, length, PLACE + HEAD_SIZE))
+            packed = os.pread(self._fd, length, PLACE + HEAD_SIZE)
+            self._index, self._texts = marshal.loads(packed)
             # In front of the files: what is built in or frozen is not looked for there either.
             finders: list[object] = sys.meta_path  # type: ignore[assignment]
             finders.insert(finders.index(PathFinder) if PathFinder in finders else 0, self)
@@ -106,6 +113,30 @@ class Supply:
         offset, length = entry[4:]
         return os.pread(self._fd, length, offset)
 
+    def supply_metadata(self) -> None:
+        """Let `importlib.metadata` read what it asks of packages from here, until the end.
+
+        To find its plugins, pytest has it read the entry points of each package twice.
+        """
+        from importlib.metadata import PathDistribution  # noqa: PLC0415 -- supplied by now
+
+        usual = PathDistribution.read_text
+
+        def read_text(package: PathDistribution, filename: str | PathLike[str]) -> str | None:
+            known = self._texts.get(str(package._path))
+            if known is None or filename not in known:
+                return usual(package, filename)
+            return known[str(filename)]
+
+        def undo() -> None:
+            # A plugin may have replaced it, and keep ours: then nothing is known any more.
+            self._texts = {}
+            if PathDistribution.read_text is read_text:
+                PathDistribution.read_text = usual  # type: ignore[method-assign]
+
+        PathDistribution.read_text = read_text  # type: ignore[method-assign, assignment]
+        self._undo = undo
+
     def end(self) -> None:
         """Find nothing any more."""
         finders: list[object] = sys.meta_path  # type: ignore[assignment]
@@ -114,6 +145,8 @@ class Supply:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._index = -1, {}
+        if self._undo is not None:
+            self._undo()
 
 
 def supplied() -> Supply | None:

@@ -293,24 +293,6 @@ def _beside(name: str) -> Any:
     return module
 
 
-def _fixtures(worker_id: str, testrun_uid: str) -> object:
-    """Return a plugin whose fixtures have the values that xdist's have on the host."""
-    import pytest  # noqa: PLC0415 -- see run()
-
-    ids = worker_id, testrun_uid
-
-    class Fixtures:
-        @pytest.fixture(scope="session")
-        def worker_id(self) -> str:
-            return ids[0]
-
-        @pytest.fixture(scope="session")
-        def testrun_uid(self) -> str:
-            return ids[1]
-
-    return Fixtures()
-
-
 def run(
     channel: Channel,
     start: dict[str, Any],
@@ -337,6 +319,7 @@ def run(
     gate.supply_modules()
     from _pytest.config import get_config  # noqa: PLC0415 -- sys.path is the host's only now
 
+    gate.supply_metadata()
     # The first process has worked meanwhile.
     if change is not None:
         change.settled()
@@ -354,7 +337,8 @@ def run(
     failed.register(config, notes)
     ids = gate.command["worker"]
     if ids and config.pluginmanager.hasplugin("xdist"):
-        config.pluginmanager.register(_fixtures(**ids), "gvisor-xdist-fixtures")
+        fixtures = _beside("xdist_fixtures").fixtures(**ids)
+        config.pluginmanager.register(fixtures, "gvisor-xdist-fixtures")
     if bridges := gate.command["bridges"]:
         _beside("bridges").register(config, bridges, channel.send)
     if names := gate.command["unwanted"]:

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 
@@ -94,6 +95,46 @@ def test_the_program_finds_its_own_modules_and_nobody_else_does(supply: Supply) 
     assert own.origin == os.path.join(os.path.dirname(byte_code.__file__), "channel.py")
     supply.guests = False
     assert supply.find_spec("channel") is None
+
+
+def test_metadata_that_was_asked_for_on_the_host_is_read_from_memory(
+    supply: Supply, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To find plugins, pytest reads the entry points of each package, and has them until the gate.
+
+    The supply was made when the folder had none.
+    """
+    supply.end()
+    packages = tmp_path / "packages"
+    plugin, other = packages / "plugin-1.dist-info", packages / "other-1.dist-info"
+    for folder in (plugin, other):
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Name: {folder.name}")
+    (plugin / "entry_points.txt").write_text("[pytest11]\nsupplied = supplied_one\n")
+    (plugin / "RECORD").write_text("supplied_one/part.py,,\n")
+    monkeypatch.syspath_prepend(packages)
+    memory = os.memfd_create("test")
+    os.ftruncate(memory, PLACE + MOST)
+    store(memory, lambda path: path == str(packages))
+    for file in (plugin / "entry_points.txt", plugin / "RECORD"):
+        file.unlink()
+    (other / "entry_points.txt").write_text("[pytest11]\nlater = later\n")
+    supplied = Supply(memory)
+    supplied.begin()
+    usual = metadata.PathDistribution.read_text
+    supplied.supply_metadata()
+    try:
+        found, without = metadata.PathDistribution(plugin), metadata.PathDistribution(other)
+        assert [point.name for point in found.entry_points] == ["supplied"]
+        assert [str(file) for file in found.files or ()] in ([], ["supplied_one/part.py"])
+        assert found.read_text("RECORD") == "supplied_one/part.py,,\n"
+        assert not without.entry_points
+        assert without.read_text("METADATA") == "Name: other-1.dist-info"
+    finally:
+        supplied.end()
+    assert metadata.PathDistribution.read_text is usual
+    assert not metadata.PathDistribution(plugin).entry_points
+    assert [point.name for point in metadata.PathDistribution(other).entry_points] == ["later"]
 
 
 def test_nothing_is_found_before_all_is_stored() -> None:
