@@ -68,12 +68,12 @@ def test_the_deadline_is_status_124_with_the_output_so_far() -> None:
     with subprocess.Popen(["sleep", "1000"], stdout=subprocess.PIPE) as endless:
         started = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-m", "pytest_gvisor", "run", "--timeout=1", "sh", "-c",
+            [sys.executable, "-m", "pytest_gvisor", "run", "--timeout=4", "sh", "-c",
              "echo so far; sleep 1000"],
             capture_output=True, stdin=endless.stdout, timeout=60,
         )  # fmt: skip
         endless.kill()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 40
     assert (done.returncode, done.stdout) == (124, b"so far\n")
     assert b"pytest-gvisor run: " in done.stderr
 

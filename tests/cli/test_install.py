@@ -122,10 +122,10 @@ def broken(bucket: Bucket, kind: str, real: bytes) -> dict[str, float]:
         del bucket.files[path]
     elif kind == "silent":
         bucket.files[path] = silence(bucket.over)
-        return {"silence": 0.3}
+        return {"silence": 1.5}
     elif kind == "dripping":
         bucket.files[path] = lambda handler: drip(handler, bucket.over)
-        return {"timeout": 1.0}
+        return {"timeout": 3.0}
     elif kind == "huge":
         bucket.files[path] = lambda handler: send(handler, b"x", release.MAX_DOWNLOAD + 1)
     elif kind == "endless":
@@ -187,8 +187,8 @@ def redirect(handler: BaseHTTPRequestHandler, to: str) -> None:
         ("truncated", r"IncompleteRead\(100 bytes read"),
         ("nothing", "has neither gvisor.tar.bz2.sha512 nor runsc.sha512"),
         ("gone", "the server answers 404 Not Found"),
-        ("silent", "the server was silent for 0.3 s"),
-        ("dripping", "did not come within the 1 s"),
+        ("silent", "the server was silent for 1.5 s"),
+        ("dripping", "did not come within the 3 s"),
         ("huge", "is larger than"),
         ("endless", "is larger than"),
         ("redirect", "redirects to http://192.0.2.1/runsc, which is not https"),
@@ -212,7 +212,7 @@ def test_what_cannot_be_used_is_said_and_not_left(
     started = time.monotonic()
     with pytest.raises(InstallFailed, match=told) as caught:
         get(bucket, tmp_path, **limits)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert "\x1b" not in str(caught.value)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"as it was"]
 

@@ -75,9 +75,9 @@ def test_the_terminal_is_restored_when_the_tool_is_ended(number: signal.Signals)
 
 def test_the_deadline_and_a_failure_are_told_on_a_terminal_that_is_as_it_was() -> None:
     """Status 124 and 127; lines end where lines of a terminal end."""
-    with user("--timeout=2", "--", "sh", "-c", "echo go; sleep 1000") as me:
+    with user("--timeout=5", "--", "sh", "-c", "echo go; sleep 1000") as me:
         assert me.end() == 124
-        assert re.match(rb"go\r\npytest-gvisor run: .* still running after 2 s", me.text)
+        assert re.match(rb"go\r\npytest-gvisor run: .* still running after 5 s", me.text)
     with user("--", "/nonexistent") as me:
         assert me.end() == 127
         assert b"/nonexistent" in me.text

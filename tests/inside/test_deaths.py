@@ -315,6 +315,6 @@ def test_the_start_of_a_sandbox_is_not_of_a_test_s_time(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
     """A new sandbox starts outside of the next test's deadline."""
-    project.makeconftest(f"import time\n{INSIDE} time.sleep(1)\n")
+    project.makeconftest(f"import time\n{INSIDE} time.sleep(4)\n")
     project.makepyfile("import os\ndef test_dies(): os._exit(3)\ndef test_after(): pass\n")
-    assert run_inside("--gvisor-timeout=1").parseoutcomes() == {"passed": 1, "failed": 1}
+    assert run_inside("--gvisor-timeout=4").parseoutcomes() == {"passed": 1, "failed": 1}

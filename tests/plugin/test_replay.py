@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TEST = """
     def test_hangs(gvisor):
-        gvisor.run(["sh", "-c", "echo up; echo err >&2; sleep 100"], timeout=1)
+        gvisor.run(["sh", "-c", "echo up; echo err >&2; sleep 100"], timeout=4)
 
     def test_ends(gvisor):
         assert gvisor.run(["sh", "-c", "echo out; exit 7"]).returncode == 0

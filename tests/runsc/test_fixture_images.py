@@ -47,7 +47,7 @@ def test_the_stop_signal_of_an_image_is_sent_at_the_deadline(
 ) -> None:
     """The workload traps the signal, and its output after that is kept."""
     with pytest.raises(WorkloadTimeout) as caught:
-        gvisor.run(["wait"], image=archive("volumes"), timeout=3)
+        gvisor.run(["wait"], image=archive("volumes"), timeout=5)
     assert str(caught.value.stdout).endswith("/made is mounted\nstopped\n")
 
 

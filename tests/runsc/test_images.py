@@ -126,7 +126,7 @@ def test_the_stop_signal_is_what_a_deadline_sends(gvisor: Gvisor, make: Make) ->
         "trap 'echo stopped; exit' USR1; trap '' TERM; while :; do /bin/busybox sleep 0.1; done"
     )
     with pytest.raises(WorkloadTimeout) as caught:
-        gvisor.run(["sh", "-c", script], image=image, timeout=3)
+        gvisor.run(["sh", "-c", script], image=image, timeout=5)
     assert caught.value.stdout == "stopped\n"
 
 

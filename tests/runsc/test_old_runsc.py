@@ -136,7 +136,7 @@ def test_its_deadline(gvisor: Gvisor) -> None:
     """A hang ends at the deadline, with SIGTERM, the grace and the output so far."""
     script = "trap 'echo tidied; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
     with pytest.raises(WorkloadTimeout) as caught:
-        gvisor.run(["sh", "-c", script], timeout=2)
+        gvisor.run(["sh", "-c", script], timeout=5)
     assert caught.value.stdout == "ready\ntidied\n"
 
 

@@ -87,7 +87,7 @@ def test_a_fork_bomb_without_end_is_over_at_the_deadline(
     )
     gvisor = limited({"NPROC": 40})
     with pytest.raises(WorkloadTimeout) as caught:
-        gvisor.run(["python3", "-I", "-S", "-c", bomb], user=1000, timeout=2)
+        gvisor.run(["python3", "-I", "-S", "-c", bomb], user=1000, timeout=5)
     assert "up\n" in caught.value.stdout
     session = gvisor._launcher.session().path
     assert leftovers.processes(session, everywhere=True) == []

@@ -191,19 +191,19 @@ def test_the_version_of_the_api_is_asked_for_within_the_deadline(
     for wrong in wrongs:
         daemon.answers["/version"] = 200, wrong
         assert "is no docker daemon" in refusal().message
-    monkeypatch.setattr(docker, "DEADLINE", 0.3)
+    monkeypatch.setattr(docker, "DEADLINE", 1.5)
 
     def slowly(handler: Handler) -> None:
         handler.send_response(200)
         handler.end_headers()
-        for _ in range(100 if handler.path == "/version" else 0):
+        for _ in range(1000 if handler.path == "/version" else 0):
             handler.wfile.write(b" ")
             time.sleep(0.05)
 
     monkeypatch.setattr(Handler, "do_GET", slowly)
     begun = time.monotonic()
-    assert "has not answered in 0.3 s" in refusal().message
-    assert time.monotonic() - begun < 4.5
+    assert "has not answered in 1.5 s" in refusal().message
+    assert time.monotonic() - begun < 20
 
 
 @pytest.mark.fault("H1")
@@ -229,13 +229,13 @@ def test_a_look_up_elsewhere_has_the_deadline_of_simple_questions(
 ) -> None:
     """A look-up has the short deadline of questions, not that of a pull."""
     daemon = serve("tcp")
-    monkeypatch.setattr(docker, "DEADLINE", 0.3)
+    monkeypatch.setattr(docker, "DEADLINE", 1.5)
     real = Handler.do_GET
     gone = threading.Event()
 
     def silent(handler: Handler) -> None:
         if handler.path.endswith("/json"):
-            gone.wait(5)
+            gone.wait(60)
         else:
             real(handler)
 
@@ -243,10 +243,10 @@ def test_a_look_up_elsewhere_has_the_deadline_of_simple_questions(
     begun = time.monotonic()
     with (
         Daemon(remote=True) as opened,
-        pytest.raises(ImageError, match=r"has not answered in 0\.3"),
+        pytest.raises(ImageError, match=r"has not answered in 1\.5"),
     ):
         opened.find("some:1", Pull.MISSING)
-    assert time.monotonic() - begun < 4.5
+    assert time.monotonic() - begun < 20
     gone.set()
     assert daemon.requests[0] == "GET /version"
 

@@ -65,11 +65,11 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 def quickly(images: Images, kind: type[ImageError], says: str) -> None:
-    """The error comes within five seconds."""
+    """The error comes long before the daemon ends its silence of 20 s."""
     begun = time.monotonic()
     with pytest.raises(kind, match=says) as caught:
         images.rootfs("some/image:1")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15
     assert caught.value.image == "some/image:1"
     assert type(caught.value) is kind
 
@@ -193,10 +193,10 @@ def test_a_daemon_that_sends_a_byte_at_a_time_is_an_error_in_time(
     images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Each byte is in time, and all of them never are."""
-    monkeypatch.setattr(docker, "DEADLINE", 0.7)
+    monkeypatch.setattr(docker, "DEADLINE", 1.5)
     whole = answer(IMAGE + b" " * 1000)
     serve(Scripted(0.1, **{kind: [whole[n : n + 1] for n in range(len(whole))]}))
-    quickly(images, ImageError, "has not answered in 0.7 s")
+    quickly(images, ImageError, "has not answered in 1.5 s")
 
 
 @pytest.mark.fault("H1")
@@ -204,9 +204,9 @@ def test_a_daemon_that_is_silent_after_the_ping_is_an_error_in_time(
     images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The look-up gets the rest of the ping's time."""
-    monkeypatch.setattr(docker, "DEADLINE", 0.7)
+    monkeypatch.setattr(docker, "DEADLINE", 1.5)
     serve(Scripted(20, json=[b"", b""]))
-    quickly(images, ImageError, "has not answered in 0.7 s")
+    quickly(images, ImageError, "has not answered in 1.5 s")
 
 
 @pytest.mark.fault("H1", "H4")
@@ -219,7 +219,7 @@ def test_an_export_that_stops_in_the_middle_leaves_nothing(
     way: str,
 ) -> None:
     """An export that ends early, breaks off or hangs leaves nothing in the cache."""
-    monkeypatch.setattr(docker, "_SILENCE", 0.5)
+    monkeypatch.setattr(docker, "_SILENCE", 1.5)
     half = saved([tar([item("f", bytes(100_000))])])[:50_000]
     sent = answer(half) if way == "ends" else answer(half, len(half) * 2)
     script = Scripted(20, get=[sent, b""] if way == "hangs" else [sent])
@@ -233,7 +233,7 @@ def test_of_a_daemon_s_error_no_more_is_read_than_is_shown(
     images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A daemon's endless error is read only as far as it is shown."""
-    monkeypatch.setattr(docker, "_SILENCE", 0.5)
+    monkeypatch.setattr(docker, "_SILENCE", 1.5)
     refused = answer(b"x" * 100_000, 1 << 40).replace(b"200 OK", b"500 Broken")
     serve(Scripted(20, get=[refused, b""]))
     quickly(images, ImageError, "the daemon says: xxx")
@@ -261,7 +261,7 @@ def test_a_daemon_that_falls_silent_while_it_works_is_an_error(
     way: str,
 ) -> None:
     """The SDK itself would wait for ever."""
-    monkeypatch.setattr(docker, "_SILENCE", 0.5)
+    monkeypatch.setattr(docker, "_SILENCE", 1.5)
     sent = [answer(b'{"status": "at work"}', 1000), b""]
     missing = b'HTTP/1.1 404 Not Found\r\n\r\n{"message": "no such image"}'
     serve(Scripted(20, create=sent, build=sent, json=[missing]))
@@ -269,7 +269,7 @@ def test_a_daemon_that_falls_silent_while_it_works_is_an_error(
     begun = time.monotonic()
     with pytest.raises(ImageError, match=r"cannot be (pulled|built): .*timed out"):
         images.rootfs("some/image:1") if way == "pull" else images.build(tmp_path)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15
 
 
 def test_a_daemon_that_answers_with_something_else_is_an_error(

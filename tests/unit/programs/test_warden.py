@@ -16,7 +16,7 @@ import pytest
 from pytest_gvisor.programs import warden
 from pytest_gvisor.programs.proc import children_of, pids, words_of
 
-PATIENCE = 5.0
+PATIENCE = 60.0
 
 
 class Warden:
@@ -158,8 +158,8 @@ def as_another_user() -> tuple[str, ...]:
 
 
 def await_end(ward: Warden, mark: str) -> None:
-    """Check that no marked process runs a second later."""
-    deadline = time.monotonic() + 1
+    """Check that no marked process runs soon, however busy the machine is."""
+    deadline = time.monotonic() + PATIENCE
     while running(mark):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -308,11 +308,14 @@ def test_an_error_before_the_start_leaves_nothing(runs: Runs) -> None:
 
 
 @pytest.mark.fault("F1")
-def test_what_the_workload_does_on_sigterm_is_still_a_time_out(runs: Runs, fake: FakeRunsc) -> None:
+def test_what_the_workload_does_on_sigterm_is_still_a_time_out(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The workload gets SIGTERM through runsc and its last output is kept; exit 0 is a time-out."""
     last_words: list[Step] = [["write", 1, "tidied"], *exited(0).steps]
     fake.script(*FINE, ["write", 1, "ready "], ["on_term", last_words], ["hang"])
-    error = runs(timeout=TIMEOUT).error
+    monkeypatch.setattr("pytest_gvisor.run.supervisor.TERM_GRACE", 30.0)
+    error = runs(timeout=4.0).error
     assert isinstance(error, WorkloadTimeout)
     assert error.stdout == "ready tidied"
 

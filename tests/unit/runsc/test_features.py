@@ -56,7 +56,7 @@ def executing(path: Path) -> list[str]:
 
 def is_gone(path: Path) -> bool:
     """Whether no process executes the file; the kill of an orphan takes a moment."""
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + 20
     while executing(path) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not executing(path)

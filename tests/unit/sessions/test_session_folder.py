@@ -479,7 +479,7 @@ def test_sessions_that_are_stuck_share_one_budget(
         patch.setattr(leftovers, "remove_session", stuck)
         patch.setattr(session_folder, "SWEEP_BUDGET", 0.4)
         assert session_folder.sweep(base) == []
-    assert 0.2 < time.monotonic() - started < 4
+    assert 0.2 < time.monotonic() - started < 20
     assert set(session_folder.sweep(base)) == made
     assert session_folder.SWEEP_BUDGET * 4 < session_folder.LOCK_DEADLINE
 
