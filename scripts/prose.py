@@ -30,16 +30,13 @@ PRIVATE = (
 """Words that this project once used in a sense of its own, as regular expressions."""
 
 MOST_WORDS = 20
-"""The longest sentence of a summary or a help text."""
+"""The longest sentence. On a page, code counts as one word, and so does each link of a list."""
 
 PAGE_BEGINNINGS = (
     "what", "who", "whom", "whose", "in which", "of which", "one that", "one who", "the one that",
     "the ones", "those that", "those who",
 )  # fmt: skip
 """The same for pages, where a sentence may refer to the one before it."""
-
-PAGE_MOST_WORDS = 30
-"""The longest sentence of a page; a list in one counts as one word."""
 
 PARAGRAPH = 6, 110
 """The most sentences, and words, of a paragraph, an item or a cell of a page."""
@@ -48,6 +45,7 @@ CODE = re.compile(r"``.+?``|`[^`]+`", re.DOTALL)
 SENTENCE = re.compile(r"(?<=[.!?])[*\"]*\s+(?=[A-Z`(\"*]|pytest|runsc\b|gVisor\b)")
 LINK = re.compile(r"!?\[((?:[^][]|\[[^]]*\])*)\]\([^)]*\)")
 FENCE = re.compile(r"^ *```(?s:.*?)^ *```$|^(?: {4}.*\n)+", re.MULTILINE)
+LINKS = re.compile(rf"{LINK.pattern}(?:,\s+{LINK.pattern}){{2,}}")
 LISTED = re.compile(r"`code`(?:,? `code`)+")
 WORD = re.compile(rf"\b(?:{'|'.join(PRIVATE)})\b", re.IGNORECASE)
 HELP = {"help", "description", "epilog"}
@@ -70,27 +68,20 @@ def _beginning(words: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(?:{'|'.join(words)})\b(?!')", re.IGNORECASE)
 
 
-class Rules(NamedTuple):
-    """The rules of one kind of text."""
-
-    beginning: re.Pattern[str]
-    most_words: int
+SUMMARIES = _beginning(BEGINNINGS)
+PAGES = _beginning(PAGE_BEGINNINGS)
 
 
-SUMMARIES = Rules(_beginning(BEGINNINGS), MOST_WORDS)
-PAGES = Rules(_beginning(PAGE_BEGINNINGS), PAGE_MOST_WORDS)
-
-
-def broken(text: str, rules: Rules = SUMMARIES) -> Iterator[tuple[str, str]]:
+def broken(text: str, no_subject: re.Pattern[str] = SUMMARIES) -> Iterator[tuple[str, str]]:
     """Yield the rules that a text breaks, each with the sentence."""
     plain = CODE.sub("`code`", text)
     for sentence in SENTENCE.split(" ".join(plain.split())):
-        if rules.beginning.match(sentence) and not sentence.endswith("?"):
+        if no_subject.match(sentence) and not sentence.endswith("?"):
             yield "names no subject", sentence
         if found := WORD.search(sentence):
             yield f"private word {found[0]!r}", sentence
-        if (count := sum(map(_is_word, sentence.split()))) > rules.most_words:
-            yield f"{count} words, more than {rules.most_words}", sentence
+        if (count := sum(map(_is_word, sentence.split()))) > MOST_WORDS:
+            yield f"{count} words, more than {MOST_WORDS}", sentence
 
 
 def _is_word(token: str) -> bool:
@@ -122,9 +113,14 @@ def _text(literal: ast.expr) -> str:
     return ""
 
 
+def _link_as_one_word(link: re.Match[str]) -> str:
+    return "-".join(link[1].split())
+
+
 def parts(page: str) -> Iterator[tuple[int, str]]:
     """Yield the paragraphs, list items and table cells of a page, with lines. Titles are names."""
     prose = FENCE.sub(lambda found: "\n" * found[0].count("\n"), page)
+    prose = LINKS.sub(lambda found: LINK.sub(_link_as_one_word, found[0]), prose)
     prose = LINK.sub(r"\1", prose)
     for found in re.finditer(r"(?:^(?!\s*$).+\n?)+", prose, re.MULTILINE):
         line = prose.count("\n", 0, found.start()) + 1
