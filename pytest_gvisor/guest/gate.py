@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_gvisor.guest.byte_code import Supply
+    from pytest_gvisor.guest.program import CommandLine
 
 _LATER = (("capture", "readline"), ("debugging", "pdb"), ("terminal", "email.parser"))
 """Plugins of pytest, and the modules that they import in each session after the gate."""
@@ -67,14 +68,14 @@ class Gate:
         if self._supply is not None:
             self._supply.supply_metadata()
 
-    def register(self, config: Any, channel: Channel, path: list[str]) -> None:
+    def register(self, config: Any, channel: Channel, path: list[str], line: CommandLine) -> None:
         """Stop this configuration before it loads a conftest.py; ``path`` is its ``sys.path``."""
         import random  # noqa: PLC0415 -- sys.path is the host's only now
 
         import pytest  # noqa: PLC0415
 
         self._first.close()
-        self._channel, self._path, self._config = channel, path, config
+        self._channel, self._path, self._config, self._line = channel, path, config, line
         self._untouched = random.getstate()
         pytest.hookimpl(wrapper=True, tryfirst=True)(type(self).pytest_load_initial_conftests)
         config.pluginmanager.register(self, "gvisor-gate")
@@ -86,7 +87,7 @@ class Gate:
             self._supply.end()
         command = self._channel.receive()
         while command["op"] == "save":
-            command = self._rest()
+            command = self._rest(early_config)
         if command["op"] != "collect":
             _exit(0)
         with self._pytest:
@@ -97,11 +98,16 @@ class Gate:
             sys.path[:] = command["sys_path"]
         os.environ.update(command["env"])
         vars(self._config.option).update(command["options"], basetemp=command["basetemp"])
+        self._line.settle(command["lines"])
         known = early_config.known_args_namespace
         # The files that the user named come last.
         if command["named"] != known.file_or_dir:
             args[len(args) - len(known.file_or_dir) :] = command["named"]
             known.file_or_dir = command["named"]
+            given = self._config.invocation_params
+            self._config.invocation_params = type(given)(
+                args=args, plugins=given.plugins, dir=given.dir
+            )
         if command["copy"]:
             # The host knows by it that the copy works, before any file of the project is loaded.
             self._channel.send("goes on")
@@ -109,7 +115,7 @@ class Gate:
         self.command = command
         return (yield)
 
-    def _rest(self) -> dict[str, Any]:
+    def _rest(self, early_config: Any) -> dict[str, Any]:
         """Be as well saved as can be while the next command is awaited, and return that.
 
         gVisor keeps the names that it has read of a folder as long as a file there is in use.
@@ -118,7 +124,10 @@ class Gate:
         os.chdir("/")
         files = _used()
         held = sorted(set(map(os.path.dirname, files)))
-        self._channel.send("rests", held=held, loaded=sorted({*_loaded(), *files}))
+        # Of several outermost wrappers, the one that was registered last is called first.
+        first = early_config.hook.pytest_load_initial_conftests.get_hookimpls()[-1]
+        reads = self._line.was_read() or first.plugin is not self
+        self._channel.send("rests", held=held, loaded=sorted({*_loaded(), *files}), reads=reads)
         command = self._channel.receive()
         os.chdir(here)
         return command

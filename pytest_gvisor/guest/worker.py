@@ -313,7 +313,7 @@ def run(
         os.environ["PYTHONPATH"] = start["python_path"]
     os.chdir(start["cwd"])
     sys.path[:] = start["sys_path"]
-    program.assume(**start["program"])
+    line = program.assume(**start["program"], watched=start["watched"])
     measured: dict[str, Any] | None = start["coverage"]
     coverage: Coverage | None = _beside("measure").Coverage(measured) if measured else None
     gate.supply_modules()
@@ -328,7 +328,7 @@ def run(
     # As Config.fromdictargs, with a plugin that is there before the others.
     config = get_config(start["args"])
     config.option.__dict__.update(start["options"])
-    gate.register(config, channel, start["sys_path"])
+    gate.register(config, channel, start["sys_path"], line)
     config.parse(start["args"], addopts=False)
     plugin = Plugin(channel, terminal, gate.command["files"], watch, coverage, debugger=debugger)
     debugger.register(config)

@@ -39,7 +39,9 @@ class _Missing:
     """A sandbox that no earlier session has saved."""
 
     plan: Plan
-    key: str
+    keys: tuple[str, str]
+    """For one that has not read its command line, and for another."""
+
     since: int
     """When it began, in nanoseconds since 1970."""
 
@@ -70,7 +72,7 @@ class Kept:
                     why = str(error)
             if why:
                 self._say(f"{_NONE}: {why}")
-        return begin(self._config, plan)
+        return begin(self._config, plan, watched=self._missing is not None)
 
     def _refusal(self, plan: Plan) -> str:
         """Return why sandboxes of this plan are neither saved nor taken from earlier sessions."""
@@ -85,14 +87,17 @@ class Kept:
     def _restore(self, plan: Plan) -> Started | None:
         """Start a copy of a saved sandbox; None if there is none."""
         moment = time.time_ns()
-        key = kept_key.key(plan, configuration.search_path())
-        self._missing = _Missing(plan=plan, key=key, since=moment)
+        path = configuration.search_path()
+        keys = kept_key.key(plan, path, line=False), kept_key.key(plan, path)
+        self._missing = _Missing(plan=plan, keys=keys, since=moment)
         store = SavedStore.open(make=False)
         if store is None:
             return None
         if plan.settings.reprobe:
-            store.drop(key)
-        held = store.find(key)
+            for key in keys:
+                store.drop(key)
+        found = ((key, held) for key in keys if (held := store.find(key)) is not None)
+        key, held = next(found, ("", None))
         if held is None:
             return None
         if changed := _changed(held):
@@ -193,7 +198,8 @@ class Kept:
             raise
         try:
             if saved.size_of(image) <= saved_store.LARGEST:
-                self._keep(missing.key, image, {**state, "start": shown.start})
+                key = missing.keys[link.reads]
+                self._keep(key, image, {**state, "start": shown.start})
         except (GvisorError, OSError) as error:
             self._say(f"{_NONE}: {error}")
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -38,9 +39,16 @@ _PROCESSOR: Final = re.compile(
 _NAME: Final = re.compile(r"(?:--?)?([\w-]+)")
 
 
-def key(plan: Plan, search_path: Sequence[str]) -> str:
-    """Return the hexadecimal digest for sandboxes of this plan."""
+def key(plan: Plan, search_path: Sequence[str], *, line: bool = True) -> str:
+    """Return the hexadecimal digest for sandboxes of this plan.
+
+    Without ``line``, for those in which nothing has read the arguments of the command line: they
+    are the same for each choice of tests.
+    """
     settings = plan.settings
+    part = plan.of_each_run()
+    if not line:
+        part = dataclasses.replace(part, command=_without_line(part.command))
     facts = {
         "package": _version(),
         "boot": boot_notes.boot_id(),
@@ -50,10 +58,22 @@ def key(plan: Plan, search_path: Sequence[str]) -> str:
         "root": repr(rootfs.host_system()),
         "limits": [following.nofile(settings), following.shm(settings)],
         "search_path": list(search_path),
-        "plan": plan.of_each_run(),
+        "plan": part,
     }
     text = json.dumps(_plain(facts), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _without_line(command: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a first command without arguments: plugins and the names of programs stay."""
+    args = command["args"]
+    plugins = itertools.takewhile(lambda i: args[i] == "-p", range(0, len(args), 2))
+    program = {
+        name: value[:1] if isinstance(value, list) else value
+        for name, value in command["program"].items()
+    }
+    names = [args[i + 1] for i in plugins]
+    return {**command, "args": names, "program": program, "reads": False}
 
 
 def _version() -> str:

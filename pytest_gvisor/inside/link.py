@@ -66,6 +66,9 @@ class Link:
         self.loaded: object = None
         """The files that a pytest which rests has loaded, as it says: see `rest`."""
 
+        self.reads = True
+        """Whether something in a pytest that rests may have read its command line."""
+
         self.received = 0
         """Bytes of messages since `begin`."""
 
@@ -162,7 +165,7 @@ class Link:
         held = message.get("held")
         if not isinstance(held, list) or not all(isinstance(path, str) for path in held):
             raise ProtocolError("a pytest inside that rests, and names no folders")
-        self.loaded = message.get("loaded")
+        self.loaded, self.reads = message.get("loaded"), message.get("reads") is not False
         return held
 
     def save(self, deadline: float) -> str:

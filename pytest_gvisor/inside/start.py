@@ -88,6 +88,7 @@ class Plan:
             "env": {name: env[name] for name in _EACH_RUN_ENV if name in env},
             "options": {name: options[name] for name in _EACH_RUN_OPTIONS if name in options},
             "worker": self.command["worker"],
+            "lines": {name: self.command["program"][name] for name in ("argv", "orig_argv")},
         }
 
     def of_each_run(self) -> Plan:
@@ -167,18 +168,26 @@ class Started:
     state: host_files.State
 
 
-def begin(config: pytest.Config, plan: Plan) -> Started:
+def begin(config: pytest.Config, plan: Plan, *, watched: bool = False) -> Started:
     """Start the sandbox of a plan as `launch` does."""
     state = host_files.of_start(config, plan.shown)
-    return Started(link=launch(config, plan), plan=plan, state=state)
+    return Started(link=launch(config, plan, watched=watched), plan=plan, state=state)
 
 
-def launch(config: pytest.Config, plan: Plan, saved: str = "", roots: str = "") -> Link:
+def launch(
+    config: pytest.Config,
+    plan: Plan,
+    saved: str = "",
+    roots: str = "",
+    *,
+    watched: bool = False,
+) -> Link:
     """Start the sandbox of a plan, whose pytest imports its plugins. Raises `GvisorError`.
 
     With ``saved``, the folder of a sandbox of the same plan that was saved at its gate, the pytest
     goes on from there. ``roots`` is a folder for skeletons of copies, if not the session's: one of
-    the same plan may be there.
+    the same plan may be there. With ``watched``, the pytest notes whether its command line is read
+    up to the gate.
     """
     request = Request(
         runsc=plan.runsc,
@@ -196,7 +205,8 @@ def launch(config: pytest.Config, plan: Plan, saved: str = "", roots: str = "") 
     )
     link = Link(Driven(request, engine_of(config).launcher, Record()), copy=bool(saved))
     if not saved:
-        _command(link, "start", **plan.command, sys_path=configuration.search_path())
+        path = configuration.search_path()
+        _command(link, "start", **plan.command, sys_path=path, watched=watched)
         _supply(link, plan)
     return link
 

@@ -50,7 +50,7 @@ def run(project: pytest.Pytester, cache: Path) -> Run:
 
 def said(result: pytest.RunResult) -> list[str]:
     """The lines on saved sandboxes of a run whose tests passed."""
-    assert set(result.parseoutcomes()) == {"passed"}
+    assert {"passed"} <= set(result.parseoutcomes()) <= {"passed", "deselected"}
     words = ("is kept", "was kept", "has kept")
     return [line for line in result.outlines if any(word in line for word in words)]
 
@@ -124,6 +124,36 @@ def test_another_command_line_is_another_sandbox(change: list[str], run: Run) ->
         assert said(run(*arguments)) == [SAVED]
     for arguments in ([], change):
         assert said(run(*arguments)) == [USED]
+
+
+def test_another_choice_of_tests_begins_with_the_same_sandbox(run: Run) -> None:
+    """The tests see the command line of their own run, and only those that are chosen run."""
+    Path("test_line.py").write_text(
+        "import sys\n"
+        "def test_line(pytestconfig):\n"
+        "    assert sys.argv[-1] == sys.orig_argv[-1] == pytestconfig.invocation_params.args[-1]\n"
+        "    assert sys.argv[-1] == 'test_line.py::test_line'\n"
+        "    assert type(sys.argv) is type(sys.orig_argv) is list\n"
+    )
+    first = run("-k", "test_it")
+    assert said(first) == [SAVED]
+    second = run("test_line.py::test_line")
+    assert said(second) == [USED]
+    second.assert_outcomes(passed=1)
+
+
+def test_a_plugin_that_reads_the_command_line_has_one_for_each(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would know of an earlier run's."""
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    Path("reading_plugin.py").write_text("import sys\nlast = sys.argv[-1]\n")
+    Path("test_last.py").write_text(
+        "import sys, reading_plugin\ndef test_last(): assert reading_plugin.last == sys.argv[-1]\n"
+    )
+    for expected in (SAVED, USED):
+        for line in (["test_last.py"], ["-k", "test_last"]):
+            assert said(run("-p", "reading_plugin", *line)) == [expected]
 
 
 def test_each_worker_of_xdist_has_its_own(run: Run, cache: Path, project: pytest.Pytester) -> None:

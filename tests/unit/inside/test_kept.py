@@ -14,6 +14,7 @@ from pytest_gvisor.inside import kept, kept_state
 from pytest_gvisor.inside.kept import Kept
 from pytest_gvisor.inside.link import Died
 from pytest_gvisor.inside.start import Plan, Started
+from pytest_gvisor.run import saved
 
 
 class Sandbox:
@@ -24,6 +25,7 @@ class Sandbox:
         self.did: list[str] = []
         self._faults = faults
         self.loaded: object = []
+        self.reads = False
 
     def _do(self, name: str) -> None:
         self.did.append(name)
@@ -86,7 +88,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(kept_state, "of", lambda *_: {"files": {}, "names": {}})
     plan = cast("Any", SimpleNamespace(shown=SimpleNamespace(start="/project")))
     made = Kept(cast("Any", None))
-    made._missing = kept._Missing(plan=plan, key="a" * 64, since=0)
+    made._missing = kept._Missing(plan=plan, keys=("a" * 64, "b" * 64), since=0)
     return Run(made, plan, [])
 
 
@@ -138,3 +140,17 @@ def test_a_list_of_files_that_is_none_is_not_believed(run: Run) -> None:
     sandbox.loaded = {"a": 1}
     assert run.proceed(sandbox) is sandbox
     assert "save" not in sandbox.did
+
+
+@pytest.mark.parametrize(("reads", "key"), [(False, "a" * 64), (True, "b" * 64)])
+def test_one_that_has_read_its_command_line_is_kept_for_that_alone(
+    reads: bool, key: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one is kept for each choice of tests."""
+    keys: list[str] = []
+    monkeypatch.setattr(saved, "size_of", lambda _: 0)
+    monkeypatch.setattr(run.kept, "_keep", lambda key, *_: keys.append(key))
+    sandbox = Sandbox()
+    sandbox.reads = reads
+    run.proceed(sandbox)
+    assert keys == [key]

@@ -45,16 +45,20 @@ OTHERS: dict[str, Any] = {
     "way": Way.OWN,
     "shown": Shown(paths=("/other",), start="/project"),
     "inside": start.Inside(env={"LANG": "C"}),
-    "command": {"options": {"rootdir": "/project", "verbose": 1}, "worker": None},
-}
+    "command": {
+        "options": {"rootdir": "/project", "verbose": 1}, "args": [], "worker": None,
+        "program": {"argv": ["pytest"], "orig_argv": ["python", "-m", "pytest"]},
+    },
+}  # fmt: skip
 
 
+@pytest.mark.parametrize("line", [True, False])
 @pytest.mark.parametrize("name", OTHERS)
-def test_each_part_of_a_plan_counts(name: str, plan: start.Plan) -> None:
+def test_each_part_of_a_plan_counts(name: str, line: bool, plan: start.Plan) -> None:
     """Another platform, setting, folder, variable or option is another key."""
     changes: dict[str, Any] = {name: OTHERS[name]}
     other = dataclasses.replace(plan, **changes)
-    assert kept_key.key(other, PATH) != kept_key.key(plan, PATH)
+    assert kept_key.key(other, PATH, line=line) != kept_key.key(plan, PATH, line=line)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +105,22 @@ def test_what_differs_in_each_run_makes_no_other_key(plan: start.Plan) -> None:
         return kept_key.key(other, PATH)
 
     assert key_of("gw0", "run") == key_of("gw0", "other") != key_of("gw1", "run")
+
+
+def test_the_choice_of_tests_counts_only_for_one_that_has_read_it(plan: start.Plan) -> None:
+    """Plugins and the name of the program count for each."""
+
+    def keys(args: list[str], *words: str) -> tuple[str, str]:
+        program = {"argv": [*words], "orig_argv": ["python", "-m", "pytest", *words[1:]]}
+        command = {**plan.command, "args": args, "program": program}
+        other = dataclasses.replace(plan, command=command)
+        return kept_key.key(other, PATH, line=False), kept_key.key(other, PATH)
+
+    one = keys(["-p", "one", "a"], "pytest", "-p", "one", "a")
+    other = keys(["-p", "one", "b::c", "-p"], "pytest", "-p", "one", "b::c", "-k", "d")
+    assert one[0] == other[0] != one[1] != other[1]
+    assert one[0] != keys(["-p", "two", "a"], "pytest", "-p", "two", "a")[0]
+    assert one[0] != keys(["-p", "one", "a"], "another", "-p", "one", "a")[0]
 
 
 def test_the_key_is_a_digest_and_the_same_in_each_process(plan: start.Plan) -> None:
