@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -73,12 +74,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
     if is_asked_for(config) and _runs_tests(config):
         # It comes up while the modules that use it are imported.
-        _begin_keeper(config)
-        from pytest_gvisor.inside.early import Early  # noqa: PLC0415 -- idle costs nothing
+        with _begin_keeper(config):
+            from pytest_gvisor.inside.early import Early  # noqa: PLC0415 -- idle costs nothing
 
-        early = Early(config, lambda: _inside(config))
-        config.pluginmanager.register(early, EARLY)
-        early.begin()
+            early = Early(config, lambda: _inside(config))
+            config.pluginmanager.register(early, EARLY)
+            early.begin()
 
 
 def _runs_tests(config: pytest.Config) -> bool:
@@ -89,12 +90,19 @@ def _runs_tests(config: pytest.Config) -> bool:
     return not controls and not any(config.getoption(name, False) for name in _RUN_NO_TEST)
 
 
-def _begin_keeper(config: pytest.Config) -> None:
+def _begin_keeper(config: pytest.Config) -> AbstractContextManager[None]:
+    """Let the keeper come up, and a root be made until the end of the context, if one is needed."""
     from pytest_gvisor.errors import LaunchError  # noqa: PLC0415 -- idle costs nothing
     from pytest_gvisor.plugin.stash import launcher_of  # noqa: PLC0415
 
     with contextlib.suppress(LaunchError):  # whoever needs it comes upon it again
-        launcher_of(config).begin()
+        session = launcher_of(config).begin()
+        # A sandbox that was kept has its root with it.
+        if not config.pluginmanager.hasplugin("cacheprovider"):
+            from pytest_gvisor.inside import root_ahead  # noqa: PLC0415 -- idle costs nothing
+
+            return root_ahead.made(config, session)
+    return contextlib.nullcontext()
 
 
 def _entries(config: pytest.Config) -> list[str]:

@@ -15,6 +15,7 @@ from pytest_gvisor.inside import (
     families,
     host_files,
     program,
+    root_ahead,
     unwanted,
     users,
     visible,
@@ -38,6 +39,7 @@ from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.returned import Taker
+    from pytest_gvisor.inside.root_ahead import RootAhead
     from pytest_gvisor.oci.spec import Mount, Spec
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.settings import Settings
@@ -189,13 +191,16 @@ def launch(
     the same plan may be there. With ``watched``, the pytest notes whether its command line is read
     up to the gate.
     """
+    ahead = root_ahead.of(config)
+    if ahead is not None:
+        ahead.end()  # before a keeper that does not come up takes the session's folder with it
     request = Request(
         runsc=plan.runsc,
         platform=plan.platform,
         # The limit on output is that of a workload, and not of what a pytest inside shows.
         settings=dataclasses.replace(plan.settings, max_output=DEFAULT_MAX_OUTPUT),
         make_spec=lambda workspace: _spec(
-            workspace, plan, shared=(roots or workspace.shared) if saved else None
+            workspace, plan, shared=(roots or workspace.shared) if saved else None, ahead=ahead
         ),
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if plan.way is Way.FLAG else plan.way,
@@ -263,7 +268,7 @@ def _worker(config: pytest.Config) -> dict[str, str] | None:
     return given and {"worker_id": given["workerid"], "testrun_uid": given["testrunuid"]}
 
 
-def _spec(workspace: Workspace, plan: Plan, *, shared: str | None) -> Spec:
+def _spec(workspace: Workspace, plan: Plan, *, shared: str | None, ahead: RootAhead | None) -> Spec:
     """Make the root file system, and the specification for it.
 
     ``shared`` is a folder where sandboxes of the same plan have one skeleton, to which none can
@@ -274,6 +279,8 @@ def _spec(workspace: Workspace, plan: Plan, *, shared: str | None) -> Spec:
     mounts += writable.mounts(inside.writable)
     account = inhabitant.account if inhabitant else None
     common = None if shown.adds else shared
+    if ahead is not None and common is None:
+        ahead.take(workspace.folder)
     prepared = host().prepare(workspace.folder, mounts=mounts, shared=common, account=account)
     if shown.adds:
         shown.complete(prepared.root_path)

@@ -123,8 +123,10 @@ class HostRootfs(Rootfs):
         with _failing(folder):
             root = _shared_skeleton(shared, system, [*own, *mounts], account) if shared else ""
             if not root:
-                root = os.path.join(folder, "rootfs")
-                skeleton.make(root, system, account)
+                root = os.path.join(folder, skeleton.ROOT)
+                if not os.path.isdir(root):  # made ahead, for this run
+                    skeleton.begin(root, system)
+                skeleton.finish(root, account)
                 make_points(root, [*own, *mounts])
         return Prepared(
             root_path=root, mounts=(*own, *mounts), path=system.path, notes=system.notes

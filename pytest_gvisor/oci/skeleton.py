@@ -22,6 +22,9 @@ from typing import Final
 from pytest_gvisor.oci import accounts
 from pytest_gvisor.programs.paths import within
 
+ROOT: Final = "rootfs"
+"""The name of the skeleton in the folder of a run."""
+
 _MAX_FILE: Final = 4 << 20
 
 _FOLDERS: Final = (
@@ -182,11 +185,15 @@ def _too_wide(prefix: str) -> str:
 
 def make(folder: str, system: System, account: accounts.Account | None = None) -> None:
     """Make the skeleton in this folder, which must not exist. The account has entries in /etc."""
+    begin(folder, system)
+    finish(folder, account)
+
+
+def begin(folder: str, system: System) -> None:
+    """Make what is the same for every account, in this folder, which must not exist."""
     _folder(folder)
     for entry in _etc():
         _put(folder, entry)
-    for path, text in accounts.files(account).items():
-        write(f"{folder}/{path}", text.encode("utf-8", "surrogateescape"))
     for name in _FOLDERS:
         point(folder, name, is_folder=True)
     for name in _OPEN:
@@ -195,6 +202,12 @@ def make(folder: str, system: System, account: accounts.Account | None = None) -
         os.symlink(target, f"{folder}/{name}")
     for destination, source in system.binds:
         point(folder, destination, is_folder=os.path.isdir(source))
+
+
+def finish(folder: str, account: accounts.Account | None = None) -> None:
+    """Add the files in /etc that have the account."""
+    for path, text in accounts.files(account).items():
+        write(f"{folder}/{path}", text.encode("utf-8", "surrogateescape"))
 
 
 def _put(root: str, entry: Entry) -> None:

@@ -221,11 +221,14 @@ class Launcher:
         self.left = 0
         """How many things of runs could not be removed; `close` tells those of the session."""
 
-    def begin(self) -> None:
-        """Let the keeper come up while the caller does something else. Raises `LaunchError`."""
+    def begin(self) -> str:
+        """Let the keeper come up while the caller does something else. Raises `LaunchError`.
+
+        Returns the session's folder, which is removed where the keeper does not come up.
+        """
         self._check_owner()
         with self._guard:
-            self._ensure(wait=False)
+            return self._ensure(wait=False)[1].path
 
     def session(self) -> SessionDir:
         """Return the session folder. Raises `LaunchError` if it cannot be made."""

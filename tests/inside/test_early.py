@@ -70,6 +70,40 @@ def pytest_sessionstart(session):
     result.stdout.no_fnmatch_line("*a sandbox was started before*")
 
 
+def test_a_thread_makes_its_root_and_is_over_before_the_session_goes_on(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A plugin may fork from here on. Nothing else makes a root."""
+    project.makepyfile(
+        early_plugin=INSIDE
+        + """
+import threading
+from pytest_gvisor.oci import skeleton
+
+makers, usual = [], skeleton.begin
+
+def begin(*arguments):
+    makers.append(threading.current_thread().name)
+    usual(*arguments)
+
+skeleton.begin = begin
+
+def pytest_sessionstart(session):
+    if not inside:
+        assert makers == ["gvisor-root"]
+        assert "gvisor-root" not in {thread.name for thread in threading.enumerate()}
+
+def pytest_sessionfinish(session):
+    if not inside:
+        assert makers == ["gvisor-root"]
+""",
+        test_it=INSIDE + "def test_it(): assert inside",
+    )
+    result = run_inside("-p", "early_plugin")
+    assert result.ret == 0
+    assert result.parseoutcomes() == {"passed": 1}
+
+
 RUN_NO_TEST = {
     "--collect-only": "test_it.py::test_it",
     "--fixtures": "*tmp_path*",
