@@ -309,10 +309,10 @@ class InsideSession:
         if reporter is not None:
             reporter.write(text)
 
-    def _finish_group(self, group: Group) -> None:
+    def _finish_group(self, group: Group, *, last: bool = False) -> None:
         worker, group.worker = group.worker, None
         if worker is not None:
-            self._settle(worker.finish())
+            self._settle(worker.finish(last=last))
 
     def _settle(self, leaving: Link | None) -> None:
         """Wait for the removal of the sandbox that ended before this one."""
@@ -324,7 +324,7 @@ class InsideSession:
         """Let every pytest inside tear down and end, and warn of messages left out."""
         self.copies.close()
         for group in self._groups:
-            self._finish_group(group)
+            self._finish_group(group, last=True)
         self._settle(None)
         self._look_at_plugins()
         self._bounds.close()

@@ -29,6 +29,9 @@ from pytest_gvisor.inside.session_bounds import SessionBounds
 
 _OF_A_TEST = frozenset({"passed", "phase", "report", "done", "debugger", "stopped"})
 _LAST_WORDS = 2.0
+_LAST_END = 10.0
+"""Seconds for runsc to end when the pytest inside has: it takes some 15 ms."""
+
 _LONGEST_ERRORS = 100_000
 _SLOWEST = 256 * 1024
 """Bytes a second of coverage: whoever sends less is taken to hang."""
@@ -331,10 +334,11 @@ class Worker:
         elif not progress.failed:
             yield reports.made_up(item, "teardown", text, time.monotonic() - began)
 
-    def finish(self) -> Link | None:
+    def finish(self, *, last: bool = False) -> Link | None:
         """Let the pytest inside tear down what is still set up, and end the sandbox.
 
-        In the midst of a test, which is where Ctrl-C ends a session, it is killed at once. Returns
+        ``last`` says that no test follows, so that nobody waits for less than all of the end. In
+        the midst of a test, which is where Ctrl-C ends a session, it is killed at once. Returns
         the sandbox, if there is one: it is being removed, and the caller closes it.
         """
         link, self._link = self._link, None
@@ -347,7 +351,7 @@ class Worker:
                 taker.lose("the session was stopped in the midst of a test")
             return link
         measured = None if self._measured is None else self._measured()
-        complete = False
+        complete = ends = False
         try:
             link.begin(MOST_BYTES)
             if not self._stopped:
@@ -362,8 +366,10 @@ class Worker:
         finally:
             self._debugger.end()
             if taker is not None:
-                taker.receive(link, LAST_ACTS if complete else _LAST_WORDS)
-            link.leave()
+                ends = taker.receive(link, LAST_ACTS if complete else _LAST_WORDS)
+            # Its first process ends now. A runsc that is killed needs another to clean up, which is
+            # no matter while tests go on.
+            link.leave(_LAST_END if last and complete and ends else 0.0)
             if measured is not None:
                 measured.close(complete=complete)
         return link

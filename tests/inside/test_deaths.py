@@ -318,3 +318,35 @@ def test_the_start_of_a_sandbox_is_not_of_a_test_s_time(
     project.makeconftest(f"import time\n{INSIDE} time.sleep(4)\n")
     project.makepyfile("import os\ndef test_dies(): os._exit(3)\ndef test_after(): pass\n")
     assert run_inside("--gvisor-timeout=4").parseoutcomes() == {"passed": 1, "failed": 1}
+
+
+def test_the_sandbox_of_a_session_ends_by_itself(
+    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
+) -> None:
+    """Then `runsc` removes its own state, and no second one has to."""
+    project.makepyfile(
+        early_plugin="""
+import os
+from pytest_gvisor import is_gvisor_kernel
+
+killed = []
+
+if not is_gvisor_kernel(os.uname().release):
+    from pytest_gvisor.run.connected import DrivenSupervisor
+
+    usual = DrivenSupervisor.end
+
+    def end(self, patience):
+        killed.append(usual(self, patience))
+        return killed[-1]
+
+    DrivenSupervisor.end = end
+
+    def pytest_sessionfinish():
+        assert killed == [False]
+""",
+        test_it="def test_passes(): pass\n\ndef test_fails(): assert 0",
+    )
+    result = run_inside("-p", "early_plugin")
+    assert result.ret == 1
+    assert result.parseoutcomes() == {"passed": 1, "failed": 1}

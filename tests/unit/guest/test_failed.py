@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import resource
 
 import pytest
 
@@ -23,6 +25,16 @@ def test_the_running_test_and_the_failed_ones_count_once() -> None:
     assert notes.folders() == ["/tmp/c", "/tmp/é", "/tmp/é2"]
     notes.begin()
     assert notes.folders() == ["/tmp/é", "/tmp/é2"]
+
+
+def test_memory_that_no_name_is_in_is_not_read() -> None:
+    """A sandbox makes each page of it at the first access, and the host waits meanwhile."""
+    notes = Notes()
+    notes.keep("/tmp/one")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    assert notes.folders() == ["/tmp/one"]
+    made = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert made < failed._SIZE // mmap.PAGESIZE // 2
 
 
 def test_there_is_an_end_to_it() -> None:
