@@ -25,6 +25,7 @@ from pytest_gvisor.plugin.placement import EARLY
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run import saved, saved_store
 from pytest_gvisor.run.saved_store import Held, SavedStore
+from pytest_gvisor.runsc import saving
 
 _PATIENCE = 30.0
 """Seconds to get to the gate, to be saved there, or to go on from there."""
@@ -44,6 +45,15 @@ class _Missing:
 
     since: int
     """When it began, in nanoseconds since 1970."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _New:
+    """The image of a saved sandbox that is to be kept."""
+
+    key: str
+    image: str
+    facts: dict[str, Any]
 
 
 class Kept:
@@ -128,9 +138,16 @@ class Kept:
         if link.copy:
             return self._go_on(link, go_on, again)
         missing, self._missing = self._missing, None
+        new = None
         if missing is not None and missing.plan is started.plan and self._is_of_use(missing):
-            link = self._save(link, missing, again)
+            link, new = self._save(link, missing, again)
         go_on(link)
+        if new is not None:
+            try:
+                self._keep(new)  # it loads the project meanwhile
+            except BaseException:
+                link.close()
+                raise
         return link
 
     def _go_on(
@@ -169,47 +186,56 @@ class Kept:
             return False
         return True  # the problem is reported when it is saved
 
-    def _save(self, link: Link, missing: _Missing, again: Callable[[], Started]) -> Link:
+    def _save(
+        self, link: Link, missing: _Missing, again: Callable[[], Started]
+    ) -> tuple[Link, _New | None]:
         """Save a sandbox for later sessions; return it, or a fresh one if it is lost by that."""
         deadline = time.monotonic() + _PATIENCE
         try:
+            saving.save_flags(missing.plan.runsc)  # asked while the sandbox comes up
+        except GvisorError as error:
+            self._say(f"{_NONE}: {error}")
+            return link, None
+        try:
             folders = link.rest(deadline)
         except (GvisorError, Died, Hangs):
-            return link  # whoever takes it comes upon it again
+            return link, None  # whoever takes it comes upon it again
         except BaseException:
             link.close()
             raise
         files = kept_state.paths(link.loaded)
         if folders is None or files is None:
-            return link
+            return link, None
         shown, path = missing.plan.shown, configuration.search_path()
-        state = kept_state.of(files, folders, shown, path)
-        if fresh := kept_state.since(state, missing.since):
-            self._say(f"{_NONE}: {fresh} is new")
-            return link
+        state: kept_state.State = {}
         try:
-            image = link.save(deadline)
+            image = link.save(
+                deadline, lambda: state.update(kept_state.of(files, folders, shown, path))
+            )
         except (GvisorError, OSError) as error:
             link.close()
             self._say(f"{_NONE}: {error}")
-            return again().link
+            return again().link, None
         except BaseException:
             link.close()
             raise
+        if fresh := kept_state.since(state, missing.since):
+            self._say(f"{_NONE}: {fresh} is new")
+            shutil.rmtree(image, ignore_errors=True)
+            return link, None
+        facts = {**state, "start": shown.start}
+        return link, _New(key=missing.keys[link.reads], image=image, facts=facts)
+
+    def _keep(self, new: _New) -> None:
         try:
-            if saved.size_of(image) <= saved_store.LARGEST:
-                key = missing.keys[link.reads]
-                self._keep(key, image, {**state, "start": shown.start})
+            if saved.size_of(new.image) <= saved_store.LARGEST:
+                store = SavedStore.open(make=True)
+                if store is not None and store.keep(new.key, new.image, new.facts):
+                    self._say("the first sandbox of tests inside is kept for later sessions")
         except (GvisorError, OSError) as error:
             self._say(f"{_NONE}: {error}")
         finally:
-            shutil.rmtree(image, ignore_errors=True)
-        return link
-
-    def _keep(self, key: str, image: str, state: dict[str, Any]) -> None:
-        store = SavedStore.open(make=True)
-        if store is not None and store.keep(key, image, state):
-            self._say("the first sandbox of tests inside is kept for later sessions")
+            shutil.rmtree(new.image, ignore_errors=True)
 
     def _drop(self, key: str, why: str) -> None:
         self._say(f"a sandbox that an earlier session has kept was not used: {why}")

@@ -168,12 +168,13 @@ class Link:
         self.loaded, self.reads = message.get("loaded"), message.get("reads") is not False
         return held
 
-    def save(self, deadline: float) -> str:
+    def save(self, deadline: float, meanwhile: Callable[[], object] | None = None) -> str:
         """Save the sandbox that rests; return the folder of the image, removed with the sandbox.
 
-        The sandbox goes on. Raises `SnapshotError`: then it is of no use any more.
+        The sandbox goes on. ``meanwhile`` is called while runsc works. Raises `SnapshotError`: then
+        the sandbox is of no use any more.
         """
-        return self._driven.save(deadline)
+        return self._driven.save(deadline, meanwhile)
 
     def receive_of_first(self, deadline: float) -> dict[str, Any]:
         """Return the next message of the first process, which sends them when pytest has ended.

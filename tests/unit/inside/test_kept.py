@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,7 @@ from pytest_gvisor.inside import kept, kept_state
 from pytest_gvisor.inside.kept import Kept
 from pytest_gvisor.inside.link import Died
 from pytest_gvisor.inside.start import Plan, Started
-from pytest_gvisor.run import saved
+from pytest_gvisor.runsc import saving
 
 
 class Sandbox:
@@ -37,9 +38,10 @@ class Sandbox:
         self._do("rest")
         return []
 
-    def save(self, _deadline: float) -> str:
+    def save(self, _deadline: float, meanwhile: Callable[[], object]) -> str:
         """Write no image."""
         self._do("save")
+        meanwhile()
         return "/nonexistent/image"
 
     def wait(self, _deadline: float) -> None:
@@ -86,7 +88,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run whose plan has no saved sandbox, with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(kept_state, "of", lambda *_: {"files": {}, "names": {}})
-    plan = cast("Any", SimpleNamespace(shown=SimpleNamespace(start="/project")))
+    monkeypatch.setattr(saving, "save_flags", lambda _: ())
+    plan = cast("Any", SimpleNamespace(shown=SimpleNamespace(start="/project"), runsc=None))
     made = Kept(cast("Any", None))
     made._missing = kept._Missing(plan=plan, keys=("a" * 64, "b" * 64), since=0)
     return Run(made, plan, [])
@@ -148,9 +151,42 @@ def test_one_that_has_read_its_command_line_is_kept_for_that_alone(
 ) -> None:
     """Another one is kept for each choice of tests."""
     keys: list[str] = []
-    monkeypatch.setattr(saved, "size_of", lambda _: 0)
-    monkeypatch.setattr(run.kept, "_keep", lambda key, *_: keys.append(key))
+    monkeypatch.setattr(run.kept, "_keep", lambda new: keys.append(new.key))
     sandbox = Sandbox()
     sandbox.reads = reads
     run.proceed(sandbox)
     assert keys == [key]
+
+
+def test_it_is_copied_to_the_cache_while_it_goes_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first test does not wait for the copy."""
+    sandbox = Sandbox()
+    monkeypatch.setattr(run.kept, "_keep", lambda _new: sandbox.did.append("keep"))
+    run.proceed(sandbox)
+    assert sandbox.did == ["rest", "save", "go on", "keep"]
+
+
+def test_a_file_that_is_new_is_no_reason_to_lose_the_sandbox(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its image is removed, and it goes on."""
+    monkeypatch.setattr(kept_state, "since", lambda *_: "/project/plugin.py")
+    sandbox = Sandbox()
+    assert run.proceed(sandbox) is sandbox
+    assert sandbox.did == ["rest", "save", "go on"]
+    assert run.kept._said == [f"{kept._NONE}: /project/plugin.py is new"]
+
+
+def test_a_runsc_that_cannot_save_is_asked_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sandbox goes on at once."""
+
+    def refuse(_runsc: object) -> tuple[str, ...]:
+        raise SnapshotError("too old")
+
+    monkeypatch.setattr(saving, "save_flags", refuse)
+    sandbox = Sandbox()
+    assert run.proceed(sandbox) is sandbox
+    assert sandbox.did == ["go on"]
+    assert "too old" in run.kept._said[0]
