@@ -1,6 +1,6 @@
 # Everything is done by scripts/; this file only names it. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint docs images releases ecosystem distributions cgroup2 arm64 faults bench soak fuzz mutants clean
+.PHONY: help demo test check lint docs images releases ecosystem distributions suite-in-vm arm64 faults bench soak fuzz mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,8 +29,8 @@ releases: ## a part of the suite on runsc 20221219 and 20240729, as root
 ecosystem: ## larger parts of other projects' suites, and tiny projects for plugins, inside and on the host (half an hour; ARGS="-k plugins")
 	@scripts/ecosystem $(ARGS)
 
-cgroup2: ## limits where cgroups are of version 2 alone, in a VM
-	@scripts/cgroup2 $(ARGS)
+suite-in-vm: ## a part of the suite on kvm, and limits where cgroups are of version 2 alone, in a VM
+	@scripts/suite-in-vm $(ARGS)
 
 arm64: ## the package, doctor and the unit tests on an emulated arm64, as root (half an hour)
 	@scripts/arm64 $(ARGS)

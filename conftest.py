@@ -7,7 +7,13 @@ import pytest
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.settings import Platform
 
-pytest_plugins = ("pytester", "tests.skipcheck", "tests.leakcheck", "tests.faultcheck")
+pytest_plugins = (
+    "pytester",
+    "tests.skipcheck",
+    "tests.leakcheck",
+    "tests.faultcheck",
+    "tests.parts",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -3,13 +3,41 @@
 mapfile -t options < <(cat "$build/vm/options" 2>/dev/null || true)
 
 # The clock in the VM, as long as its kernel lives: a file that it writes every five seconds.
-# Through 9p the first read of a hundred megabytes takes longer than runsc may take for an answer.
+#
+# runsc goes into the VM's memory: each start of a sandbox would read parts of it through 9p again, which
+# keeps no pages. The sentry of a release that is the same file once more ($2) is a link: the emulator
+# translates the code of a page once, whichever file it belongs to.
 # shellcheck disable=SC2016
 in_guest='(while :; do : >"$0/beat"; sleep 5; done) >/dev/null 2>&1 &
-found=$(cat .build/runsc-path)
-cat "$found" "${found%/*}"/gvisor-bin/* >/dev/null 2>&1 || true
+found=$1 same=$2 own=/run/runsc
+shift 2
+from=${found%/*}
+mkdir -p "$own/gvisor-bin"
+for file in "$found" "$from"/gvisor-bin/*; do
+    to=$own${file#"$from"}
+    if [ "$file" = "$same" ]; then
+        ln "$own/${found##*/}" "$to"
+    elif [ -e "$file" ]; then
+        dd if="$file" of="$to" bs=4M status=none
+        chmod 0755 "$to"
+    fi
+done
+if [ -d "$from/gvisor-bin" ]; then
+    mount --bind "$own" "$from"
+else
+    mount --bind "$own/${found##*/}" "$found"
+fi
 "$found" --version >/dev/null 2>&1 || true
+"$found" flags >/dev/null 2>&1 || true
 "$@"'
+
+# The file that is the same as runsc, if there is one.
+same_as() {
+    local file
+    for file in "${1%/*}"/gvisor-bin/*; do
+        ! cmp -s "$1" "$file" || echo "$file"
+    done
+}
 
 # The emulated processor is some 40 times slower: what pytest does there without need takes seconds. The
 # other parts of `make test` judge the same bundles by their schema. A platform's probe has a sixth of
@@ -37,22 +65,29 @@ watch() {
 # stands still. No test has an outcome then, so all run once more. A command that hangs while the VM's
 # clock goes on has the status 124, and no second try.
 in_vm() {
-    local folder status try watcher
+    local folder status try watcher noted found
+    found=$(cat "$build/runsc-path")
     for try in first second; do
         folder=$(mktemp -d "$build/vm/run.XXXXXX")
         mkdir "$folder/clock"
+        noted=$folder/clock/failed
+        : >"$noted"
+        # Any user of the VM notes failed tests there, for scripts/test.
+        chmod 0666 "$noted"
         watch "$folder" >/dev/null 2>&1 &
         watcher=$!
         status=0
         # shellcheck disable=SC2016
         sh -c 'echo $$ >"$0/pid"; exec "$@"' "$folder" \
+            env ${PYTEST_GVISOR_TESTS_FAILED:+"PYTEST_GVISOR_TESTS_FAILED=$noted"} \
             "$venv/bin/python" -m pytest_gvisor vm "${options[@]}" --timeout "$1" --share "$folder/clock" -- \
-            bash -c "$in_guest" "$folder/clock" "${@:2}" || status=$?
+            bash -c "$in_guest" "$folder/clock" "$found" "$(same_as "$found")" "${@:2}" || status=$?
         kill "$watcher" 2>/dev/null || true
         if [ -e "$folder/stood-still" ]; then
             say "THE VM STOOD STILL: its clock had not moved for two minutes"
             status=125
         fi
+        [ -z "${PYTEST_GVISOR_TESTS_FAILED:-}" ] || cat "$noted" >"$PYTEST_GVISOR_TESTS_FAILED"
         rm -rf "$folder"
         [ "$status" -eq 125 ] && [ "$try" = first ] || return "$status"
         say "THE VM DIED, and is started once more: what is above says nothing of the tests"

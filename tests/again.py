@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,16 +23,28 @@ if TYPE_CHECKING:
 # pytest.ExitCode.TESTS_FAILED: the import of pytest takes seconds on an emulated processor.
 _TESTS_FAILED = 1
 _FILE = "PYTEST_GVISOR_TESTS_CRASHED"
+_ONLY = "PYTEST_GVISOR_TESTS_ONLY"
 
 
 class Crashes:
     """Writes down which tests have failed, and which of them by a panic of their sentry."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, only: Collection[str] = ()) -> None:
         self.path = path
+        self.only = only
         self.passed: set[str] = set()
         self.failed: set[str] = set()
         self.crashed: set[str] = set()
+
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Leave the tests that are repeated. Not every test can be named as an argument: one that
+        runs inside, on one of several platforms, is made after the collection.
+        """
+        if self.only:
+            config.hook.pytest_deselected(items=[x for x in items if x.nodeid not in self.only])
+            items[:] = [item for item in items if item.nodeid in self.only]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Sort one report."""
@@ -55,29 +68,31 @@ class Crashes:
 def pytest_configure(config: pytest.Config) -> None:
     """Watch, where a file is named for it."""
     if path := os.environ.get(_FILE):
-        config.pluginmanager.register(Crashes(path), "crashes")
+        only = json.loads(os.environ.get(_ONLY, "[]"))
+        config.pluginmanager.register(Crashes(path, only), "crashes")
 
 
 def main(arguments: list[str]) -> int:
     """The status of the run, or of the second one."""
     at = arguments.index("--")
-    options, tests = arguments[:at], arguments[at + 1 :]
-    status, found = _run([*options, *tests])
+    arguments = [*arguments[:at], *arguments[at + 1 :]]
+    status, found = _run(arguments, [])
     crashed = sorted(set(found["crashed"]) - set(found["failed"]))
     if status != _TESTS_FAILED or found["failed"] or not crashed:
         return status
     print(f"again: {len(crashed)} of these tests, for their sentry panicked: {', '.join(crashed)}")
     sys.stdout.flush()
-    status, found = _run([*options, *crashed])
+    status, found = _run(arguments, crashed)
     # A run that came to nothing is no second chance that was taken.
     return status or int(found["passed"] != crashed)
 
 
-def _run(arguments: list[str]) -> tuple[int, dict[str, list[str]]]:
+def _run(arguments: list[str], only: list[str]) -> tuple[int, dict[str, list[str]]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "crashed.json")
         argv = [sys.executable, "-m", "pytest", "-p", "tests.again", *arguments]
-        done = subprocess.run(argv, env={**os.environ, _FILE: str(path)}, check=False)
+        env = {**os.environ, _FILE: str(path), _ONLY: json.dumps(only)}
+        done = subprocess.run(argv, env=env, check=False)
         if not path.exists():  # it has died, or never begun
             return done.returncode or 1, {"passed": [], "failed": ["?"], "crashed": []}
         found: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))

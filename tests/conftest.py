@@ -51,9 +51,3 @@ def pytester(kept_answers: str, pytester: pytest.Pytester) -> pytest.Pytester:
     # Its import is a third of a small pytest's processor time. A test about it clears the list.
     pytester.plugins.append("no:hypothesispytest")
     return pytester
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how the parts of `make test` ended that came before this one."""
-    for line in os.environ.get("PYTEST_GVISOR_TESTS_PARTS", "").splitlines():
-        terminalreporter.write_line(line, red="FAILED" in line, green="FAILED" not in line)

@@ -59,8 +59,31 @@ def again(folder: Path, keywords: str, more: str = "") -> tuple[int, str, int, i
     return done.returncode, done.stdout, crashing, other
 
 
+NAMES_LATER = """
+import pytest
+
+class Later(pytest.Function):
+    nodeid = property(lambda self: super().nodeid + "[later]")
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.__class__ = Later
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    report.nodeid = item.nodeid
+    return report
+"""
+
+
 def test_a_test_whose_sentry_has_panicked_gets_one_more_try(tmp_path: Path) -> None:
-    """Only that test runs again, and the number is printed."""
+    """Only that test runs again, and the number is printed.
+
+    A test inside on one of several platforms has a name that is made after the collection.
+    """
+    (tmp_path / "conftest.py").write_text(NAMES_LATER)
     status, out, crashing, other = again(tmp_path, "{}")
     assert (status, crashing, other) == (0, 2, 1), out
     assert "again: 1 of these tests, for their sentry panicked: " in out

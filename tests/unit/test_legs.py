@@ -1,4 +1,4 @@
-"""The parts of scripts/test: together they run every test."""
+"""The parts of scripts/test: together they run every test, and the end says how each ended."""
 
 from __future__ import annotations
 
@@ -32,3 +32,29 @@ def test_each_file_of_tests_is_in_one_leg_of_root_s() -> None:
     assert len(files) > 100
     legs = {file: [covered(paths, file) for paths in lists] for file in files}
     assert [str(file) for file, found in legs.items() if sum(found) != 1] == []
+
+
+ENDINGS = r"""
+build=$1
+. <(sed -n '/^# --- how parts ended/,/^# --- what gives way/p' scripts/test)
+PYTEST_GVISOR_TESTS_FAILED=$build/failed
+outcome "setup" 0 " in 3 s"
+outcome "without a test" 125 " in 5 s"
+seq -f "test_%g.py::test_it - AssertionError" 1 22 >"$PYTEST_GVISOR_TESTS_FAILED"
+outcome "as a user" 1 " in 7 s"
+printf %s "$outcomes"
+"""
+
+
+def test_a_failed_part_is_shown_with_its_failed_tests(tmp_path: Path) -> None:
+    """Twenty names are shown, and the number of the others."""
+    words = ["bash", "-euc", ENDINGS, "test", str(tmp_path)]
+    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "make test: setup: passed in 3 s",
+        "make test: without a test: FAILED (status 125) in 5 s",
+        "    no test failed: the cause is in the part's output, above",
+        "make test: as a user: FAILED (status 1) in 7 s",
+        *[f"    test_{number}.py::test_it - AssertionError" for number in range(1, 21)],
+        "    and 2 more",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,8 @@ FAKE = """\
 read -r what number <outcomes
 sed -i 1d outcomes
 while [ "$1" != --share ]; do shift; done
+[ "${PYTEST_GVISOR_TESTS_FAILED%/*}" = "$2" ] || exit 3
+echo "test_of_$number" >>"$PYTEST_GVISOR_TESTS_FAILED"
 [ "$what" = status ] && exit "$number"
 touch -d "-$number seconds" "$2/beat"
 exec sleep 15
@@ -88,20 +91,28 @@ exec sleep 15
 def test_only_a_vm_that_died_or_stood_still_is_started_once_more(
     tmp_path: Path, outcomes: str, status: int, left: int
 ) -> None:
-    """A command that fails, or hangs while the VM's clock goes on, keeps its status."""
+    """A command that fails, or hangs while the VM's clock goes on, keeps its status.
+
+    The tests that failed in the last VM are noted for `make test`.
+    """
     (tmp_path / "scripts").mkdir()
     for name in ("common.sh", "vm.sh"):
         shutil.copy(SCRIPTS / name, tmp_path / "scripts")
     (tmp_path / ".build/vm").mkdir(parents=True)
+    (tmp_path / ".build/runsc-path").write_text("/usr/bin/true\n")
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").write_text(FAKE)
     (tmp_path / ".venv/bin/python").chmod(0o755)
     (tmp_path / "outcomes").write_text(outcomes)
     script = tmp_path / "scripts/try"
     script.write_text('. "$(dirname "$0")/common.sh"\n. "$(dirname "$0")/vm.sh"\nin_vm 600 true\n')
+    noted = tmp_path / "noted"
     done = subprocess.run(
-        ["bash", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+        ["bash", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "PYTEST_GVISOR_TESTS_FAILED": str(noted)},
+    )  # fmt: skip
     assert done.returncode == status, done
     assert (tmp_path / "outcomes").read_text().count("\n") == left
+    last = outcomes.splitlines()[-left - 1 :][0].split()[1]
+    assert noted.read_text() == f"test_of_{last}\n"
     assert list((tmp_path / ".build/vm").iterdir()) == []

@@ -58,7 +58,7 @@ def nothing_of_the_vm_is_left(vm_options: list[str], share: Path) -> Iterator[No
 def test_a_command_runs_in_it(vm_options: list[str], share: Path) -> None:
     """Status, both streams, exact bytes and a file come back, and its kvm makes VMs.
 
-    scripts/kvm runs a part of the suite on gVisor's kvm platform in it.
+    scripts/suite-in-vm runs a part of the suite on gVisor's kvm platform in it.
     """
     script = (
         "printf 'a\\377\\n'; printf err >&2; cat; id -u; pwd; echo $GREETING; touch /usr/mark; "
