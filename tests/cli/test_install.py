@@ -23,14 +23,12 @@ from pytest_gvisor.install import place, release
 from pytest_gvisor.install.fetch import Client
 from pytest_gvisor.runsc import locate
 from pytest_gvisor.runsc.binary import Runsc
-from tests.bucket import PLACE, Answer, Bucket, archive, send, served
+from tests.bucket import PLACE, Answer, Bucket, a_real_runsc, archive, send, served
 from tests.runsc.conftest import wait_for
 
 if TYPE_CHECKING:
     import threading
     from http.server import BaseHTTPRequestHandler
-
-CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -42,13 +40,8 @@ def bucket() -> Iterator[Bucket]:
 
 @pytest.fixture(scope="module")
 def real() -> bytes:
-    """The bytes of a runsc: Debian 13's, as it is a third of the size of newer ones."""
-    older = CHECKOUT / ".build/runsc-2024/usr/bin/runsc"
-    runsc = locate.find(str(older) if older.exists() else None)
-    try:
-        return Path(f"/proc/self/fd/{runsc.fd}").read_bytes()
-    finally:
-        runsc.close()
+    """The bytes of a runsc."""
+    return a_real_runsc()
 
 
 def get(bucket: Bucket, folder: Path, **limits: float) -> place.Installed:
