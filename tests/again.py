@@ -39,8 +39,9 @@ class Crashes:
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        """Leave the tests that are repeated. Not every test can be named as an argument: one that
-        runs inside, on one of several platforms, is made after the collection.
+        """Leave the tests that are repeated.
+
+        They are no arguments: a test inside on one of several platforms has no name before.
         """
         if self.only:
             config.hook.pytest_deselected(items=[x for x in items if x.nodeid not in self.only])

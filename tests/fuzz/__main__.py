@@ -10,13 +10,16 @@ interpreter has; one that takes more, or raises what is no error of ours, is a f
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import io
 import os
 import re
-import subprocess
+import signal
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,33 +33,61 @@ _LONGEST: Final = 8192
 _DEADLINE: Final = 900.0
 
 
-def fuzz(name: str, runs: int, seed: int) -> tuple[int, str]:
-    """Fuzz one target in a process of its own; the number of inputs, and its find or nothing."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fuzzed:
+    """One target's process, and the end of it."""
+
+    name: str
+    runs: int
+    log: Path
+    begun: float
+
+    def result(self, status: int) -> tuple[int, str]:
+        """The number of inputs, and the find or nothing."""
+        text = self.log.read_text(errors="replace")
+        found = re.search(r"stat::number_of_executed_units: +(\d+)", text)
+        count = int(found[1]) if found else 0
+        if status == 0 and count < self.runs:
+            return count, f"no more than {count} of {self.runs} inputs"
+        return count, "" if status == 0 else text[-3000:]
+
+
+def options_of(name: str, runs: int, seed: int) -> list[str]:
+    """LibFuzzer's options and folders for a target."""
     corpus, finds = FINDS / "corpus" / name, FINDS / "finds" / name
     for folder in (corpus, finds):
         folder.mkdir(parents=True, exist_ok=True)
     seeds = [str(path) for path in (HERE / "seeds" / name, HERE / "cases" / name) if path.is_dir()]
-    options = [
+    return [
         f"-runs={runs}", f"-seed={seed}", f"-timeout={_SECONDS}", f"-rss_limit_mb={_MEMORY}",
         f"-max_len={_LONGEST}", f"-artifact_prefix={finds}/", f"-dict={HERE}/words.dict",
-        "-print_final_stats=1",
+        "-print_final_stats=1", str(corpus), *seeds,
     ]  # fmt: skip
-    argv = [sys.executable, "-m", "tests.fuzz.one", name, *options, str(corpus), *seeds]
-    done = subprocess.run(
-        argv, capture_output=True, text=True, errors="replace", check=False, timeout=_DEADLINE
-    )
-    found = re.search(r"stat::number_of_executed_units: +(\d+)", done.stderr)
-    count = int(found[1]) if found else 0
-    if done.returncode == 0 and count < runs:
-        return count, f"no more than {count} of {runs} inputs"
-    return count, "" if done.returncode == 0 else done.stderr[-3000:]
 
 
-def timed(name: str, runs: int, seed: int) -> tuple[str, int, float, str]:
-    """`fuzz`, with the name in front and the seconds that it took in the middle."""
-    begun = time.monotonic()
-    count, find = fuzz(name, runs, seed)
-    return name, count, time.monotonic() - begun, find
+def fuzz(names: Sequence[str], runs: int, seed: int) -> Iterator[tuple[Fuzzed, int]]:
+    """Fuzz each target in a process of its own, as many at once as there are processors.
+
+    Yields each one with its exit status, as they end.
+    """
+    with contextlib.redirect_stderr(io.StringIO()):  # a line for each module
+        from tests.fuzz import one  # seconds, and --help needs none of it
+
+    waiting, living = list(names), dict[int, Fuzzed]()
+    with tempfile.TemporaryDirectory() as logs:
+        while waiting or living:
+            while waiting and len(living) < (os.cpu_count() or 1):
+                name = waiting.pop(0)
+                log = Path(logs, name)
+                pid = one.start(name, options_of(name, runs, seed), log)
+                living[pid] = Fuzzed(name=name, runs=runs, log=log, begun=time.monotonic())
+            for pid, fuzzed in list(living.items()):
+                if time.monotonic() - fuzzed.begun > _DEADLINE:
+                    os.kill(pid, signal.SIGKILL)
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    _, status = os.waitpid(pid, 0)
+                    yield living.pop(pid), os.waitstatus_to_exitcode(status)
+            time.sleep(0.05)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,14 +103,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = given.targets or names
     if unknown := set(chosen) - set(names):
         parser.error(f"there is no target {', '.join(sorted(unknown))}")
-    print(f"fuzz: seed {given.seed}, {given.runs} inputs for {len(chosen)} targets")
+    print(f"fuzz: seed {given.seed}, {given.runs} inputs for {len(chosen)} targets", flush=True)
     total, failed = 0, 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        runs = -(-given.runs // len(chosen))
-        for name, count, spent, find in pool.map(lambda n: timed(n, runs, given.seed), chosen):
-            total += count
-            failed += bool(find)
-            print(f"  {name:18} {count:7} inputs  {spent:6.1f} s  {find or 'nothing found'}")
+    runs = -(-given.runs // len(chosen))
+    for fuzzed, status in fuzz(chosen, runs, given.seed):
+        count, find = fuzzed.result(status)
+        spent = time.monotonic() - fuzzed.begun
+        total += count
+        failed += bool(find)
+        line = f"  {fuzzed.name:18} {count:7} inputs  {spent:6.1f} s  {find or 'nothing found'}"
+        print(line, flush=True)
     print(f"fuzz: {total} inputs, {failed} finds")
     return 1 if failed else 0
 
