@@ -6,6 +6,7 @@ Each is made when it is first needed. All xdist workers of a run share the verdi
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,8 +14,6 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import GvisorError, LaunchError, PytestGvisorWarning, RunscError
 from pytest_gvisor.harness import verdicts
-from pytest_gvisor.harness.gvisor import Gvisor
-from pytest_gvisor.harness.platform_probe import PlatformProbe
 from pytest_gvisor.release_range import ReleaseRange
 from pytest_gvisor.run.request import Hooks
 from pytest_gvisor.runsc import platforms
@@ -25,6 +24,8 @@ from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.settings import Platform, Settings
 
 if TYPE_CHECKING:
+    from pytest_gvisor.harness.gvisor import Gvisor
+    from pytest_gvisor.harness.platform_probe import PlatformProbe
     from pytest_gvisor.images.progress import Tell
     from pytest_gvisor.images.store import Images
     from pytest_gvisor.run.project import Project
@@ -37,10 +38,16 @@ class Engine:
         """``shared`` is a folder of all xdist workers of its run; ``launcher`` may have begun."""
         self.launcher = launcher or Launcher()
         self._found: dict[str | None, Runsc | GvisorError] = {}
-        self._probe = PlatformProbe(self.launcher, shared)
+        self._shared = shared
         self._images: Images | None = None
         self.tell: Callable[[], Tell | None] | None = None
         """For those who watch what a docker daemon does."""
+
+    @functools.cached_property
+    def _probe(self) -> PlatformProbe:
+        from pytest_gvisor.harness.platform_probe import PlatformProbe  # noqa: PLC0415 -- a start inside waits
+
+        return PlatformProbe(self.launcher, self._shared)
 
     def images(self) -> Images:
         """The images of this session."""
@@ -122,6 +129,8 @@ class Engine:
 
         The project is that of the current folder unless another one is given.
         """
+        from pytest_gvisor.harness.gvisor import Gvisor  # noqa: PLC0415 -- a start inside waits
+
         return Gvisor(
             runsc=self.binary(settings),
             platform=platform,

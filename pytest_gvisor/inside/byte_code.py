@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from importlib.machinery import SourceFileLoader
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.guest import byte_code, worker
+from pytest_gvisor import guest
+from pytest_gvisor.guest import byte_code
 
 if TYPE_CHECKING:
     from pytest_gvisor.guest.byte_code import Entry, Texts
@@ -124,7 +125,7 @@ def _text(folder: str, name: str) -> str | None:
 
 
 def _guests() -> Iterator[Module]:
-    folder = os.path.dirname(os.path.abspath(worker.__file__))
+    folder = os.path.abspath(guest.__path__[0])
     for name in _GUESTS:
         yield byte_code.GUEST + name, os.path.join(folder, f"{name}.py"), False
 

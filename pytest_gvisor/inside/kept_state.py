@@ -15,7 +15,7 @@ from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_gvisor.guest import worker
+from pytest_gvisor import guest
 from pytest_gvisor.inside.visible import Shown
 from pytest_gvisor.oci import skeleton
 from pytest_gvisor.programs.paths import within
@@ -97,7 +97,7 @@ def _is_path(path: str) -> bool:
 
 def _own() -> Iterator[str]:
     """Yield this package's programs inside."""
-    yield from map(str, Path(worker.__file__).parent.glob("*.py"))
+    yield from map(str, Path(guest.__path__[0]).glob("*.py"))
     yield os.path.realpath(sys.executable)
     yield os.path.join(sys.prefix, "pyvenv.cfg")
 

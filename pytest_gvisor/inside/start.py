@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor.guest import worker
+from pytest_gvisor import guest
 from pytest_gvisor.inside import (
     configuration,
     families,
@@ -49,7 +49,7 @@ _TMP = "/tmp"
 _EACH_RUN_ENV = ("PYTEST_XDIST_TESTRUNUID",)
 _EACH_RUN_OPTIONS = ("randomly_seed",)
 """The option of pytest-randomly, which draws one where none is given."""
-_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(worker.__file__)), "begin.py")
+_PROGRAM = os.path.join(os.path.abspath(guest.__path__[0]), "begin.py")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

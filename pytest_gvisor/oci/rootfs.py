@@ -20,7 +20,7 @@ from typing import Final
 
 from pytest_gvisor.errors import GvisorError, InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.escape import shown
-from pytest_gvisor.oci import erofs, paths, skeleton
+from pytest_gvisor.oci import paths, skeleton
 from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.oci.validate import normal
@@ -219,6 +219,8 @@ class EmptyRootfs(Rootfs):
         images = sum(name.startswith(PACKED) for name in os.listdir(shared))
         if images >= _MAX_PACKED and not os.path.exists(target):
             return ""
+        from pytest_gvisor.oci import erofs  # noqa: PLC0415 -- only for files that are packed
+
         return erofs.again(root, target)
 
 

@@ -104,6 +104,37 @@ def pytest_sessionfinish(session):
     assert result.parseoutcomes() == {"passed": 1}
 
 
+def test_the_host_imports_nothing_of_the_pytest_inside_and_no_harness_before_the_start(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The sandbox waits for what is imported before."""
+    project.makepyfile(
+        early_plugin=INSIDE
+        + """
+import sys
+
+if not inside:
+    from pytest_gvisor.run import connected
+
+    usual, imported = connected.Driven.start, []
+
+    def start(self):
+        imported.append({*sys.modules})
+        return usual(self)
+
+    connected.Driven.start = start
+
+    def pytest_sessionfinish(session):
+        names = ("guest.worker", "guest.gate", "oci.erofs", "harness.gvisor", "inside.session")
+        assert not imported[0] & {f"pytest_gvisor.{name}" for name in names}
+""",
+        test_it=INSIDE + "def test_it(): assert inside",
+    )
+    result = run_inside("-p", "early_plugin")
+    assert result.ret == 0
+    assert result.parseoutcomes() == {"passed": 1}
+
+
 RUN_NO_TEST = {
     "--collect-only": "test_it.py::test_it",
     "--fixtures": "*tmp_path*",
