@@ -10,9 +10,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import fcntl
+import functools
 import heapq
 import os
-import selectors
+import select
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,8 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-READ = selectors.EVENT_READ
-WRITE = selectors.EVENT_WRITE
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
 
 _CONGESTED = 1024 * 1024
 _RELIEVED = 256 * 1024
@@ -45,15 +46,17 @@ class Loop:
         self.decoder = frames.Decoder()
         self.sources: set[Source] = set()
         self.congested = False
+        self.at_end: Callable[[], None] | None = None  # called in each turn, before all is sent
         self.oldest = 0  # nothing is sent about earlier ids, which this host does not know
         self._out = frames.Outbox()
         self._hurry = False  # whether what is to be sent is to be sent now
         self._blocked = False  # whether the host has taken no more at the last try
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
         self._acts: dict[int, dict[int, Callable[[], None]]] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_count = 0
         self._soon: collections.deque[Callable[[], None]] = collections.deque()
+        self._afterwards: collections.deque[Callable[[], None]] = collections.deque()
 
     def want(self, fd: int, event: int, act: Callable[[], None] | None) -> None:
         """Call ``act`` whenever ``fd`` is ready in this way; None stops it."""
@@ -65,11 +68,11 @@ class Loop:
             acts[event] = act
         after = sum(acts)
         if before and after and before != after:
-            self._selector.modify(fd, after)
+            self._epoll.modify(fd, after)
         elif after and not before:
-            self._selector.register(fd, after)
+            self._epoll.register(fd, after)
         elif before and not after:
-            self._selector.unregister(fd)
+            self._epoll.unregister(fd)
         if not after:
             del self._acts[fd]
 
@@ -77,6 +80,15 @@ class Loop:
         """Close a descriptor of the guest's that the loop may wait for."""
         for event in (READ, WRITE):
             self.want(fd, event, None)
+        os.close(fd)
+
+    def close_afterwards(self, fd: int) -> None:
+        """Close the only descriptor of a pipe's end, which the kernel then waits for no more."""
+        self._acts[fd] = {}
+        self.afterwards(functools.partial(self._close_last, fd))
+
+    def _close_last(self, fd: int) -> None:
+        del self._acts[fd]
         os.close(fd)
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
@@ -87,6 +99,10 @@ class Loop:
     def soon(self, act: Callable[[], None]) -> None:
         """Call ``act`` once, in the next turn."""
         self._soon.append(act)
+
+    def afterwards(self, act: Callable[[], None]) -> None:
+        """Call ``act`` once, when all that this turn has to say has been sent."""
+        self._afterwards.append(act)
 
     def send(self, message: dict[str, Any], payload: bytes = b"", *, waits: bool = False) -> None:
         """Send a frame to the host, at the end of this turn or when the host can take it.
@@ -146,18 +162,25 @@ class Loop:
         waiting = bool(self._out.size) and not self._blocked
         if waiting:
             timeout = _MOMENT if timeout is None else min(timeout, _MOMENT)
-        ready = self._selector.select(0 if self._soon else timeout)
-        for key, mask in ready:
-            for event in (READ, WRITE):
-                act = self._acts.get(key.fd, {}).get(event) if mask & event else None
+        ready = self._epoll.poll(0 if self._soon else timeout)
+        for fd, mask in ready:
+            for event, other in ((READ, WRITE), (WRITE, READ)):
+                # An error or a hang-up is for whoever waits, in either direction.
+                act = self._acts.get(fd, {}).get(event) if mask & ~other else None
                 if act is not None:
                     act()
         for _ in range(len(self._soon)):
             self._soon.popleft()()
         while self._timers and self._timers[0][0] <= time.monotonic():
             heapq.heappop(self._timers)[2]()
+        if self.at_end is not None:
+            self.at_end()
         if self._hurry or (waiting and not ready):
             self.flush()
+        while self._afterwards:
+            self._afterwards.popleft()()
+            if self._hurry:
+                self.flush()
 
 
 class Source:
@@ -171,12 +194,14 @@ class Source:
         done: Callable[[int], None],
         *,
         waits: bool = True,
+        alone: bool = False,
     ) -> None:
         self.fd = fd
         self.ended = False
         self._loop = loop
         self._id, self._stream = name
         self._done = done
+        self._alone = alone  # whether this is the only descriptor of a pipe's end
         self._waits = waits  # False for a regular file, which is always ready
         self._credit = frames.WINDOW
         self._rest: int | None = None
@@ -258,7 +283,7 @@ class Source:
         self.ended = True
         self._loop.sources.discard(self)
         if self.fd >= 0:
-            self._loop.close(self.fd)
+            (self._loop.close_afterwards if self._alone else self._loop.close)(self.fd)
             self.fd = -1
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.guest import frames, killer
-    from pytest_gvisor.guest.children import Exec, Limits, Program
+    from pytest_gvisor.guest.children import Ahead, Exec, Limits, Program
     from pytest_gvisor.guest.flows import Connection, Get, Probe, Put
     from pytest_gvisor.guest.loop import READ, Loop
 else:
@@ -31,7 +31,7 @@ else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import frames
     import killer
-    from children import Exec, Limits, Program
+    from children import Ahead, Exec, Limits, Program
     from flows import Connection, Get, Probe, Put
     from loop import READ, Loop
 
@@ -56,6 +56,8 @@ class Guest:
         self.past: collections.OrderedDict[int, tuple[int, bytes]] = collections.OrderedDict()
         self._strings = b""
         self._ready = False
+        self._unreaped = False
+        self.ahead = Ahead(self.loop)
         self._acts: dict[str, Callable[[int, dict[str, Any], bytes], None]] = {
             "more": self._more,
             "exec": self._exec,
@@ -75,25 +77,39 @@ class Guest:
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, self._child_ended)
         self._wake = reader
-        self.loop.want(reader, READ, self._reap)
+        self.loop.want(reader, READ, self._drain)
+        self.loop.at_end = self._reap_all
 
-    def _reap(self) -> None:
+    def _child_ended(self, *_: object) -> None:
+        self._unreaped = True
+
+    def _drain(self) -> None:
+        """Empty the socket that ends a wait at a signal."""
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake, 4096)
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            ended = self.running.pop(pid, None)
-            if ended is not None:
-                ended.on_exit(status)
-                self._remember(ended)
-                self._forget(ended)
+
+    def _reap_all(self) -> None:
+        """Reap what has ended: one now, the others when the host knows of that one."""
+        if self._unreaped:
+            self._unreaped = False  # a signal from here on is for a child that may be missed here
+            self._reap()
+
+    def _reap(self) -> None:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        self.loop.afterwards(self._reap)
+        ended = self.running.pop(pid, None)
+        if ended is not None:
+            ended.on_exit(status)
+            self._remember(ended)
+            self._forget(ended)
+            self.loop.afterwards(self.ahead.make)
 
     def _remember(self, ended: Exec) -> None:
         """Remember the marks of a program's tree, of which a part may still run."""
@@ -142,6 +158,7 @@ class Guest:
         self._ready = True
         version = ".".join(map(str, sys.version_info[:3]))
         self.loop.send({"op": "hello", "id": 0, "version": frames.VERSION, "python": version})
+        self.loop.afterwards(self.ahead.make)
 
     def _more(self, _number: int, _message: dict[str, Any], payload: bytes) -> None:
         self._strings += payload
@@ -151,7 +168,7 @@ class Guest:
         started = Exec(self.loop, number)
         try:
             program = Program(message, strings)
-            started.start(program, self.limits, reads=bool(message["reads"]))
+            started.start(program, self.limits, self.ahead, reads=bool(message["reads"]))
         except _REFUSED as error:
             self._refuse(number, error)
             return

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ def of(seen: list[tuple[dict[str, Any], bytes]], op: str) -> dict[str, Any]:
     """The only message of a kind."""
     (found,) = [message for message, _payload in seen if message["op"] == op]
     return found
+
+
+def wait_for(look: Callable[[], bool]) -> None:
+    """Wait until it is so, for a minute at most."""
+    deadline = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("path", PROGRAM, ids=lambda path: path.name)
@@ -92,6 +101,25 @@ def test_a_program_without_input_reads_an_empty_one_and_cannot_write_to_it(guest
     """Its standard input is /dev/null, open for reading alone."""
     guest.run(1, "sh", "-c", "cat; echo x 2>/dev/null >&0 || readlink /proc/self/fd/0")
     assert text_of(guest.until("exit", "eof", "eof"), 1) == b"/dev/null\n"
+
+
+def test_output_is_what_the_program_writes_alone(guest: Guest) -> None:
+    """The pipes of the next program are there already, and whoever writes to them is not heard."""
+    guest.run(1, "true")
+    guest.until("exit", "eof", "eof")
+    folder = Path(f"/proc/{guest.process.pid}/fd")
+
+    def pipes() -> list[Path]:
+        return [fd for fd in folder.iterdir() if os.readlink(fd).startswith("pipe:")]
+
+    wait_for(lambda: len(pipes()) == 4)
+    for pipe in pipes():
+        with contextlib.suppress(OSError):  # closed after the first write
+            pipe.write_bytes(b"forged")
+    wait_for(lambda: not pipes())
+    for number in (2, 3):
+        guest.run(number, "echo", "hi")
+        assert text_of(guest.until("exit", "eof", "eof"), 1) == b"hi\n"
 
 
 @pytest.mark.parametrize(
