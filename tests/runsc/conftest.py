@@ -20,7 +20,7 @@ from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import children_of, children_of_self, words_of
 from pytest_gvisor.runsc.binary import Runsc
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which something that has to happen is taken not to happen; it costs nothing."""
 
 

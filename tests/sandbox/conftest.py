@@ -15,7 +15,7 @@ from pytest_gvisor import Forward, Gvisor, Sandbox
 from pytest_gvisor.programs import leftovers, proc
 
 BUSYBOX = Path("/bin/busybox")
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 SERVER = """
 import socketserver, sys
