@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -177,12 +178,13 @@ def test_ids(number, testrun_uid, worker_id):
         assert lock.stat().st_mtime > (lock.parent / "facts.json").stat().st_mtime
 
 
-def test_a_broken_one_costs_nothing_but_time(run: Run, cache: Path) -> None:
-    """The content is wrong, although no file looks changed: runsc or the pytest finds that."""
+@pytest.mark.parametrize("part", [1.0, 0.5, 0.0])
+def test_a_broken_one_costs_nothing_but_time(run: Run, cache: Path, part: float) -> None:
+    """The content is wrong or cut, although no file looks changed: runsc or the pytest notices."""
     assert said(run()) == [SAVED]
     (facts,) = (path for path in files(cache) if path.name == "facts.json")
     pages = facts.parent / "image/pages.img"
-    pages.write_bytes(bytes(pages.stat().st_size))
+    pages.write_bytes(bytes(int(pages.stat().st_size * part)))
     info = pages.stat()
     kept = json.loads(facts.read_text())
     state = [info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
@@ -191,7 +193,47 @@ def test_a_broken_one_costs_nothing_but_time(run: Run, cache: Path) -> None:
     assert set(result.parseoutcomes()) == {"passed"}
     result.stdout.fnmatch_lines([DROPPED.format("it did not go on: *")])
     assert said(run()) == [SAVED]
-    assert said(run()) == [USED]
+
+
+MOMENTS = {
+    "runsc writes": "from pytest_gvisor.inside import kept_state\nkept_state.of = kill\n",
+    "it is copied": "from pytest_gvisor.run import saved_store\nsaved_store._states = kill\n",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_session_leaves_no_half_one(
+    moment: str, run: Run, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next session starts its sandbox in the usual way, and removes what is left."""
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    Path("killed").touch()
+    Path("killing_plugin.py").write_text(
+        "import os, signal\n"
+        "def kill(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def pytest_configure(config):\n"
+        "    if os.path.exists('killed') and 'PYTEST_GVISOR_INSIDE' not in os.environ:\n"
+        + "".join(f"        {line}\n" for line in MOMENTS[moment].splitlines())
+    )
+    assert run("-p", "killing_plugin").ret == -signal.SIGKILL
+    assert not any(path.name == "facts.json" for path in files(cache))
+    Path("killed").unlink()
+    assert said(run("-p", "killing_plugin")) == [SAVED]
+    assert len([*(cache / "pytest-gvisor/sandboxes-1").glob("*-*/")]) == 1
+    assert said(run("-p", "killing_plugin")) == [USED]
+
+
+def test_tests_inside_see_no_kept_sandbox(run: Run, cache: Path) -> None:
+    """The cache is neither a place that they see nor a name in their environment."""
+    Path("test_cache.py").write_text(
+        "import os\n"
+        f"def test_cache():\n"
+        f"    assert not os.path.lexists({str(cache / 'pytest-gvisor')!r})\n"
+        f"    assert {str(cache)!r} not in os.environ.values()\n"
+        "    with open('/proc/mounts') as mounts: assert 'sandboxes-1' not in mounts.read()\n"
+    )
+    for expected in (SAVED, USED):
+        assert said(run()) == [expected]
 
 
 def test_a_folder_that_others_can_write_is_not_used(run: Run, cache: Path) -> None:

@@ -84,6 +84,22 @@ def test_the_machine_and_python_count(
     assert kept_key.key(plan, path) != before
 
 
+def test_another_runsc_is_another_key(plan: start.Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the same path with another content, or elsewhere."""
+
+    @dataclasses.dataclass
+    class Binary:
+        path: str
+        fingerprint: str
+
+    monkeypatch.setattr(kept_key, "Runsc", Binary)
+    keys = {
+        kept_key.key(dataclasses.replace(plan, runsc=cast("Any", Binary(*names))), PATH, line=False)
+        for names in (("/runsc", "one"), ("/runsc", "two"), ("/other", "one"), ("/runsc", "one"))
+    }
+    assert len(keys) == 3
+
+
 def test_what_a_sandbox_does_not_see_makes_no_other_key(plan: start.Plan) -> None:
     """For instance a deadline, a report, and verdicts."""
     settings = Settings(timeout=3, report=("a.html",), strict=True, reprobe=True)
