@@ -66,3 +66,17 @@ private_apt_cache() {
     private_options "$1"
     apt-cache "${private[@]}" "${@:2}"
 }
+
+# Unpacks a package of a suite into a folder; further arguments are options of apt-get update.
+# Its steps are joined by &&: "set -e" is off in a function whose status is asked for.
+unpack() {
+    local suite=$1 package=$2 target=$3 work=$4
+    make_state "$work" "$suite" &&
+        private_apt "$work" "${@:5}" update &&
+        (cd "$work" && private_apt "$work" download "$package") &&
+        dpkg -x "$work/$package"_*.deb "$work/unpacked" &&
+        # What a validated binary must be: of root (or of who runs this), and writable by nobody else.
+        chmod -R u=rwX,go=rX "$work/unpacked" &&
+        rm -rf "$target" &&
+        mv "$work/unpacked" "$target"
+}

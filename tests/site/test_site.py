@@ -50,6 +50,32 @@ def test_each_name_of_an_inventory_is_there(name: str) -> None:
         assert page.endswith(".html")
 
 
+ADDRESS = re.compile(
+    r"https?://[\w.:-]+(?:/[\w.~-]+)*/pytest[-_]gvisor\b|https?://pytest-gvisor\.[\w.-]+"
+)
+
+
+def addresses(folder: Path) -> set[str]:
+    """The addresses of this project that its pages name."""
+    pages = [*folder.glob("*.md"), *folder.glob("*.cff"), *folder.glob("docs/*.md")]
+    return {found for path in pages for found in ADDRESS.findall(path.read_text())}
+
+
+def test_an_address_of_the_project_is_one_of_its_metadata() -> None:
+    """No page invents a place where the project would be found."""
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    urls = project.get("urls", {}).values()
+    named = addresses(DOCS.parent)
+    assert [one for one in named if not any(url.startswith(one) for url in urls)] == []
+
+
+def test_an_address_of_the_project_is_found(tmp_path: Path) -> None:
+    """On a forge, an index of packages, or a site of its own; others are left alone."""
+    urls = ["https://forge.test/a/pytest-gvisor", "https://pytest-gvisor.docs.test"]
+    (tmp_path / "README.md").write_text(" ".join([*urls, "https://gvisor.dev/docs"]))
+    assert addresses(tmp_path) == set(urls)
+
+
 def test_the_citation_has_the_version_of_the_project() -> None:
     """CITATION.cff and pyproject.toml agree, and the file is of the citation format."""
     judge = Path(sys.executable).parent / "check-jsonschema"

@@ -1,4 +1,4 @@
-"""docs/environments.md with uv, tox, nox and pip from PyPI: run by ``make ecosystem``."""
+"""docs/environments.md with uv, tox, nox and pip from PyPI, and with pyenv: ``make ecosystem``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = CHECKOUT / "docs/environments.md"
+PYENV = CHECKOUT / ".build/pyenv/usr/share/pyenv/libexec"
 PROJECT = {
     "pyproject.toml": """\
 [project]
@@ -89,3 +90,30 @@ def test_the_commands_of_a_tool_run_the_tests(
     shown = done.stdout + done.stderr
     assert done.returncode == 0, shown
     assert shown.count("= 2 passed") == passed, shown
+
+
+def test_the_commands_of_pyenv_run_the_tests(tmp_path: Path, wheels: Path) -> None:
+    """In the place of a Python that is compiled for minutes there is a virtual environment."""
+    project = tmp_path / "project"
+    project.mkdir()
+    for name, text in PROJECT.items():
+        (project / name).write_text(text)
+    compiled, _, rest = commands("pyenv").partition("\n")[2].partition("\n")
+    assert compiled == "pyenv install 3.13"
+    version = tmp_path / ".pyenv/versions/3.13.9"
+    subprocess.run([sys.executable, "-m", "venv", version], check=True)
+    unset = ("PYTEST_", "PYENV_")
+    done = subprocess.run(
+        ["sh", "-euc", rest], cwd=project, check=False,
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith(unset)},
+            "HOME": str(tmp_path),
+            "PATH": f"{PYENV}:/usr/local/bin:/usr/bin:/bin",
+            "PIP_FIND_LINKS": str(wheels),
+        },
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    shown = done.stdout + done.stderr
+    assert done.returncode == 0, shown
+    assert f"platform linux -- Python {sys.version.split()[0]}" in shown
+    assert shown.count("= 2 passed") == 1, shown

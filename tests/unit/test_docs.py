@@ -15,15 +15,28 @@ import pytest
 import pytest_gvisor
 from pytest_gvisor import Completed, Gvisor, Runsc, completed, errors, settings
 from pytest_gvisor.cli import install, main, vm
+from pytest_gvisor.guest import frames, returns
 from pytest_gvisor.harness.gvisor import MAX_RECORDS
 from pytest_gvisor.images import cache, docker, mount_points, streams
-from pytest_gvisor.inside import coverage_data, fields, session, session_bounds
+from pytest_gvisor.inside import (
+    ahead,
+    coverage_data,
+    fields,
+    kept_state,
+    link,
+    readable,
+    return_places,
+    returned,
+    session,
+    session_bounds,
+)
 from pytest_gvisor.install import archive, fetch, gomodule, release
+from pytest_gvisor.oci import erofs, reader, rootfs
 from pytest_gvisor.plugin import entries, matrix
 from pytest_gvisor.report import github, run_texts, terminal
-from pytest_gvisor.run import left_out
-from pytest_gvisor.runsc import platforms
-from pytest_gvisor.sandbox import process
+from pytest_gvisor.run import left_out, saved, saved_store
+from pytest_gvisor.runsc import platforms, sidecars
+from pytest_gvisor.sandbox import forward, process
 from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.setting_table import SETTINGS, names_from
 from pytest_gvisor.vm import drive
@@ -244,6 +257,27 @@ NUMBERS = [
         ),
     ),
     ("inside.md", f"at most {fields._MOST_EXTRAS:,} of them"),
+    ("inside.md", f"shown one by one, {readable._MOST_ENTRIES} at most"),
+    ("inside.md", f"retention applies. {return_places.MOST_OF_FAILED // MIB} MiB a sandbox"),
+    ("inside.md", f"a path of more than {returns._LONGEST_PATH:,} bytes"),
+    ("inside.md", f"keeps {returned.MOST_FILES:,} files and {returned.MOST_BYTES // GIB} GiB"),
+    ("inside.md", f"names up to {ahead.MOST} tests ahead"),
+    ("inside.md", f"its memory takes more than {saved_store.LARGEST // MIB} MiB"),
+    ("inside.md", f"Together they have {saved_store.MOST_BYTES // MIB} MiB at most"),
+    ("inside.md", f"those unused for {saved_store.UNUSED_DAYS} days"),
+    ("internals.md", f"looks into the file each {link._LOOK * 1000:g} ms"),
+    ("internals.md", f"A session keeps {rootfs._MAX_PACKED} such files"),
+    ("internals.md", f"an image above {erofs.LARGEST // MIB} MiB"),
+    ("internals.md", f"more than {rootfs._LARGEST_PACKED // MIB} MiB of `empty()`"),
+    ("internals.md", f"at most {frames.MAX_JSON // 1024} KiB of JSON"),
+    ("images.md", f"one EROFS file, up to {erofs.LARGEST // MIB} MiB"),
+    ("sandbox.md", f"A forward has {forward.MOST} connections at once"),
+    ("sandbox.md", f"A snapshot has at most {saved.LARGEST // GIB} GiB"),
+    ("security.md", f"more than {sidecars.MOST_ENTRIES} entries are refused"),
+    ("security.md", f"whose path has more than {session_folder.LONGEST_BASE} bytes"),
+    ("bundles.md", f"all of them together, {reader.MAX_PROBLEMS} at most"),
+    ("workloads.md", f"at most {left_out.MOST_ENTRIES:,} files and folders"),
+    ("workloads.md", f"and {left_out.MOST_HIDDEN} to hide"),
 ]
 WORDS = [
     ("images.md", "a million entries", LIMITS.max_entries, 1_000_000),
@@ -252,6 +286,8 @@ WORDS = [
     ("cli.md", "It takes three seconds at most", session_folder.SWEEP_BUDGET, 3),
     ("inside.md", "and 50 million lines or jumps", coverage_data.MOST_ENTRIES, 50_000_000),
     ("inside.md", "If three sandboxes in a row", session._MAX_FALSE_STARTS, 3),
+    ("inside.md", "the project's last four within a day", saved_store._MOST_UNUSED, 4),
+    ("inside.md", "the last tenth of a second", kept_state._JUST_NOW, 100_000_000),
     ("sandbox.md", "cannot confirm within two seconds", process.KILL_CONFIRM, 2),
 ]
 
