@@ -80,28 +80,24 @@ class Usage:
 
     Each figure is of the whole sandbox: the workload, the sentry, the gofer and runsc. The kernel
     counts them in the sandbox's cgroup, which only a run with a limit has (``memory``, ``pids`` or
-    ``cpus``). Without one the figures are None: the kernel adds up only some of the processes of a
-    sandbox for whoever waits for runsc.
+    ``cpus``). Without a limit the figures are None, because the kernel's own sum for runsc misses
+    some processes of the sandbox.
     """
 
     cpu_time: float | None = None
-    """Seconds of processor time, user and system; None where it cannot be had."""
+    """Seconds of processor time, user and system; None if no file has it."""
 
     cpu_time_source: str = ""
     """The file of the cgroup that `cpu_time` is from: ``cpu.stat`` or ``cpuacct.usage``."""
 
     peak_memory: int | None = None
-    """The most bytes of memory at once, the page cache and the kernel's own for it included; None
-    where it cannot be had.
-    """
+    """The most bytes of memory at once, with the page cache and the kernel's; None if unknown."""
 
     peak_memory_source: str = ""
     """The file of `peak_memory`: ``memory.peak`` or ``memory.max_usage_in_bytes``."""
 
     peak_tasks: int | None = None
-    """The most processes and threads on the host at once, as the limit ``pids`` counts them; None
-    where it cannot be had.
-    """
+    """The most processes and threads on the host, as ``pids`` counts them; None if unknown."""
 
     peak_tasks_source: str = ""
     """The file of `peak_tasks`: ``pids.peak``."""
@@ -117,15 +113,14 @@ class Completed:
     returncode: int
     """The exit status, or ``-S`` for signal S.
 
-    runsc itself ends with N for exit N and with 128 + S for signal S, so from its status alone
-    ``exit 137`` cannot be told from SIGKILL. Where the release can report the sentry's own events
-    (``--pod-init-config``; 20221219 and later), the raw wait status comes from there and
-    both are exact.
-    Where it cannot, a status of 128 + S is read as signal S; `exact` tells which it was.
+    runsc itself ends with N for exit N and with 128 + S for signal S. So its status alone is the
+    same for ``exit 137`` and SIGKILL. Releases from 20221219 on report the sentry's own events
+    (``--pod-init-config``). The raw wait status comes from there, and both are exact. Without that
+    report, a status of 128 + S is read as signal S, and `exact` is False.
     """
 
     stdout_bytes: bytes
-    """What came on standard output; if `truncated`, its head followed by its tail."""
+    """The bytes of standard output; if `truncated`, their head followed by their tail."""
 
     stderr_bytes: bytes
     """The same of standard error."""
@@ -137,8 +132,9 @@ class Completed:
     """The same of standard error."""
 
     stdout_sha256: str
-    """The SHA-256 of all that came on standard output, in hexadecimal; of a stream of which bytes
-    were left out only with the setting ``sha256=True``, and ``""`` without.
+    """The SHA-256 of all standard output, in hexadecimal.
+
+    If bytes were left out of `stdout_bytes`, it needs the setting ``sha256=True``; else ``""``.
     """
 
     stderr_sha256: str
@@ -160,9 +156,7 @@ class Completed:
     """For `Outcome.OUT_OF_TASKS` the limit, and what counts against it; else ``""``."""
 
     hint: str = ""
-    """For a workload that failed: a file among its arguments that the host has and the sandbox has
-    not; else ``""``.
-    """
+    """If a workload failed: a file among its arguments that only the host has; else ``""``."""
 
     command: str = ""
     """runsc's own command line and environment, for a shell. Its bundle is gone with the run:
@@ -178,7 +172,7 @@ class Completed:
     """
 
     leaks: tuple[str, ...] = ()
-    """What of this sandbox could not be removed, in words; normally empty."""
+    """Files and processes of this sandbox that could not be removed, as texts; normally empty."""
 
     @functools.cached_property
     def stdout(self) -> str:

@@ -72,8 +72,8 @@ class RunscError(GvisorError):
 class RunscNotFound(RunscError):
     """There is no runsc to run: a skip, unless ``--gvisor-strict`` or ``explicit``.
 
-    ``searched`` holds the paths that were looked at, in order; ``explicit`` says that the one path
-    was named, by an option or a marker, and nothing was searched for.
+    ``searched`` holds the paths that were looked at, in order. ``explicit`` is True if an option or
+    a marker named the path, and nothing was searched for.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class RunscNotFound(RunscError):
 class InsecureRunsc(RunscError):
     """A runsc was found and refused; it was not executed.
 
-    ``path`` is the file that was judged, ``mode`` its permission bits (or None where it could not
-    be read), ``owner`` its uid, ``reason`` the rule that it breaks.
+    ``path`` is the refused file, ``owner`` its uid, ``reason`` the rule that it breaks. ``mode`` is
+    its permission bits, or None if it could not be read.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class UnwantedRelease(RunscError):
 class RunscFailed(RunscError):
     """runsc itself failed: it could not start, or gave an unusable answer.
 
-    ``records`` are the messages of runsc's own ``--log`` file, ``command`` the command line in a
-    form that can be pasted, ``stderr`` the last part of what came on standard error (escaped).
+    ``records`` are the messages of runsc's own ``--log`` file. ``command`` is the command line in a
+    form that can be pasted, ``stderr`` the end of standard error, escaped.
     """
 
     def __init__(
@@ -227,8 +227,8 @@ class DaemonUnavailable(ImageError):
 class LaunchError(GvisorError):
     """The way from this process to runsc failed before runsc could start.
 
-    ``stage`` is the step that failed (for instance ``no_new_privs`` or ``execve``), ``errno`` the
-    kernel's error number or 0 where the step failed by its own check. ``detail`` is the message
+    ``stage`` is the step that failed, for instance ``no_new_privs`` or ``execve``. ``errno`` is the
+    kernel's error number, or 0 if the step failed by its own check. ``detail`` is the message
     without the stage.
     """
 

@@ -13,7 +13,7 @@ def is_gvisor_kernel(release: str) -> bool:
 
     True for ``4.4.0``, the name in releases before 2026-04-27, and for each ``X.Y.Z-gvisor``.
     White space is not stripped: a line of output is no release.
-    ``4.4.0`` is ambiguous: a host whose own kernel is a plain 4.4.0, of 2016 and with no suffix
-    of a distribution, has the same name. There, compare with the host's `os.uname()` too.
+    ``4.4.0`` is ambiguous: a host may have a kernel of 2016 without a distribution's suffix.
+    There, compare with the host's `os.uname()` too.
     """
     return _RELEASE.fullmatch(release) is not None

@@ -105,21 +105,22 @@ class Gvisor:
     ) -> Completed:
         """Run ``args`` in a fresh sandbox and wait for its end.
 
-        ``input`` is fed to standard input, which otherwise is at its end at once; an iterable of
-        bytes is taken piece by piece. ``env`` comes on top of a fixed environment. ``timeout`` is
-        in seconds; at the deadline the workload gets SIGTERM, a second's grace, and SIGKILL.
+        ``input`` is fed to standard input; an iterable of bytes is taken piece by piece. Without
+        it, standard input is at its end at once. ``env`` comes on top of a fixed environment.
+        ``timeout`` is in seconds. At the deadline the workload gets SIGTERM, a second's grace, and
+        SIGKILL.
         ``user`` is a uid, ``(uid, gid)`` or ``"uid:gid"`` inside. ``rootfs`` is `host()` unless
         given; writes to it stay in the sandbox's memory, and ``readonly`` forbids them.
         ``settings`` are those of the ``gvisor`` marker (network, image, memory, pids, cpus, …),
         for this run alone.
 
-        In an image, ``args`` come behind its entrypoint and take the place of its command,
-        ``entrypoint`` takes the place of both, ``user`` may be a name or ``"name:group"``, and
-        what is not given is as the image says.
+        In an image, ``args`` follow its entrypoint and take the place of its command.
+        ``entrypoint`` takes the place of both. ``user`` may be a name or ``"name:group"``. The
+        image has the defaults of all of them.
 
         Raises `InvalidBundle`, `UsageError`, `ImageError`, `InsecureRunsc` or `LaunchError` before
-        anything is started, `WorkloadTimeout`, `RunscFailed`, `SandboxCrashed` or `ProtocolError`
-        afterwards, and with ``check`` `WorkloadFailed` for a status other than 0.
+        anything is started. Raises `WorkloadTimeout`, `RunscFailed`, `SandboxCrashed` or
+        `ProtocolError` afterwards. With ``check``, a status other than 0 raises `WorkloadFailed`.
         """
         request = self.request(
             args, input=input, env=env, cwd=cwd, timeout=timeout, user=user, rootfs=rootfs,
@@ -199,7 +200,7 @@ class Gvisor:
     ) -> Completed:
         """Run a validated bundle, from ``oci_bundle`` or `Bundle.open`.
 
-        What runs is the specification in ``bundle``, not what config.json says by now. Arguments,
+        The specification in ``bundle`` runs, even if config.json has changed since. Arguments,
         settings and errors as for `run`.
         """
         bundle.check_sources()
@@ -235,8 +236,8 @@ class Gvisor:
     ) -> Sandbox:
         """Start a warm sandbox: ``with gvisor.sandbox() as box: box.exec(["true"])``.
 
-        Arguments as for `run`, apart from ``args``, ``input``, ``check`` and ``entrypoint``;
-        ``env``, ``cwd``, ``user`` and ``timeout`` are the defaults of what is run in it.
+        Arguments are those of `run`, apart from ``args``, ``input``, ``check`` and ``entrypoint``.
+        ``env``, ``cwd``, ``user`` and ``timeout`` are the defaults of its programs.
 
         With ``snapshot`` it is a copy of a saved sandbox, and has that one's root file system,
         mounts and settings. Raises `UsageError` for others, and `SnapshotError`.

@@ -39,11 +39,11 @@ class Bundle:
     path: str
     """The folder."""
     spec: Spec
-    """What was validated, and so what is to be run: its root path is absolute."""
+    """The validated specification, which runs. Its root path is absolute."""
     notes: tuple[str, ...] = ()
-    """What was changed, or will not have the effect that it asks for."""
+    """The parts that were changed, or that have no effect under gVisor."""
     root_id: tuple[int, int] | None = dataclasses.field(default=None, compare=False, repr=False)
-    """Device and inode of the root folder that `open` has judged."""
+    """Device and inode of the root folder that `open` has checked."""
 
     @classmethod
     def create(
@@ -88,9 +88,9 @@ class Bundle:
         """Read and check a bundle that was made elsewhere (``runc spec``, ``umoci unpack``).
 
         The specification comes back with absolute paths, so that it can be written elsewhere: what
-        was validated is what runs. It reaches nothing of the host but its own folder, unless
-        ``allow_binds`` names the source of a bind mount, as ``{"/srv/data": "ro"}``; ``"rw"`` is
-        needed for a mount that is not read-only. ``allow_dangerous`` lets it have all binds, what
+        was validated is what runs. It reaches only its own folder on the host, unless
+        ``allow_binds`` names the source of a bind mount, as ``{"/srv/data": "ro"}``. A mount that
+        is not read-only needs ``"rw"``. ``allow_dangerous`` lets it have all binds, what
         `bind` refuses among them, join namespaces, name devices and lower its OOM score.
 
         Raises `InvalidBundle` with every problem, and `UsageError` for another ``allow_binds``.

@@ -147,10 +147,10 @@ def bind(
 ) -> Mount:
     """Show a folder or file of the host inside, read-only by default.
 
-    ``dangerous=True`` is needed for what would hand the host to the sandbox: ``/``, ``/proc``,
-    ``/sys``, ``/dev``, sockets of container engines and folders that hold them, sockets, FIFOs,
-    devices, session folders of this package, and to write to a folder that holds those, or to one
-    that holds runsc.
+    Sources that would hand the host to the sandbox need ``dangerous=True``. These are ``/``,
+    ``/proc``, ``/sys``, ``/dev``, sockets of container engines and folders that hold them. So are
+    other sockets, FIFOs, devices, and session folders of this package. A writable folder that holds
+    session folders or runsc needs it too.
     """
     asked = os.fspath(source)
     if not isinstance(asked, str):

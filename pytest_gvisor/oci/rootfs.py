@@ -100,7 +100,7 @@ class Rootfs(abc.ABC):
         """Make the root file system, under ``folder`` if it needs a folder of its own.
 
         ``mounts`` are the caller's: every point that they need is there afterwards. ``shared`` is a
-        folder for what can be made once and used by all; nothing is ever written to that again.
+        folder for files that are made once, used by all, and never written to again.
         ``account`` gets entries in /etc/passwd and /etc/group, if these are made too.
         """
 
@@ -227,8 +227,8 @@ class EmptyRootfs(Rootfs):
 def host() -> Rootfs:
     """The host's system folders and the running Python's prefix, read-only: the default.
 
-    Of /etc it has only what programs need to start; of home folders nothing, apart from a Python
-    that is installed in one.
+    Of /etc it has only the files that programs need to start. It has no home folder, apart from a
+    Python that is installed in one.
     """
     return HostRootfs()
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def pytest_gvisor_modify_spec(item: pytest.Item, config_json: dict[str, Any]) -> None:
     """Change the content of config.json in place, before it is validated and written.
 
-    ``config_json`` is the OCI runtime specification as JSON data. What is not allowed in a bundle
-    is `InvalidBundle` here too.
+    ``config_json`` is the OCI runtime specification as JSON data. The result is validated like
+    any bundle, and may be an `InvalidBundle`.
     """
 
 

@@ -68,10 +68,10 @@ class Runsc:
     _trust: Trust = dataclasses.field(repr=False, compare=False)
     _closer: contextlib.ExitStack = dataclasses.field(repr=False, compare=False)
     _same: set[int] = dataclasses.field(default_factory=set, repr=False, compare=False)
-    """The ctimes at which the content was read again, and was the one that was judged."""
+    """The ctimes at which the content was read again, and was the one that was checked."""
 
     _seen: list[Sidecars] = dataclasses.field(default_factory=list, repr=False, compare=False)
-    """The sidecars as the last look has found them, where that is not as they were judged."""
+    """The sidecars as the last look has found them, if they differ from the checked ones."""
 
     @classmethod
     def find(
@@ -101,8 +101,8 @@ class Runsc:
     def of(cls, judged: locate.Judged) -> Runsc:
         """Read the features of ``judged``, and take over its descriptor, even on an error.
 
-        Raises `RunscFailed` where it cannot be asked what it is, `InsecureRunsc` where it changed
-        meanwhile, `LaunchError` where this process is short of something.
+        Raises `RunscFailed` if it does not answer, `InsecureRunsc` if it changed meanwhile, or
+        `LaunchError` if a resource is missing.
         """
         with contextlib.ExitStack() as closer:
             closer.callback(judged.close)
@@ -136,7 +136,7 @@ class Runsc:
     def is_available(explicit: str | None = None) -> bool:
         """Whether there is a runsc: False only if none was found.
 
-        One that was found and is refused raises `InsecureRunsc`, and a shortage of descriptors
+        A runsc that is refused raises `InsecureRunsc`, and a shortage of descriptors
         `LaunchError`. Nothing is started.
         """
         try:
@@ -173,7 +173,7 @@ class Runsc:
     def check_unchanged(self) -> None:
         """Raise `InsecureRunsc` if the open file was written to, or its mode or owner has changed.
 
-        Its names do not count: after a package upgrade, the file that was judged still runs. A
+        Its names do not count: after a package upgrade, the checked file still runs. A
         release that has sidecars is refused after an upgrade, for it would start the new ones, or
         none. Raises `LaunchError` where something has to be read again, and cannot be.
         """

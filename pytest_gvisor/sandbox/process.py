@@ -229,11 +229,12 @@ class Process(Peer):
     ) -> re.Match[str] | re.Match[bytes]:
         r"""Wait until a regular expression matches in standard output or error.
 
-        Looks at all that was kept since its start, in each stream by itself; what is found does not
-        count as read. Text is UTF-8. A match is at most 64 KiB long, and is found as soon as it is
-        there: ``port (\\d+)`` may match half of a number, ``port (\\d+)\\n`` will not. Raises
-        `NotReady` when it has ended without, or at the deadline, but not before all that was there
-        at the call has been looked at.
+        Looks at all output that was kept since the start, in each stream by itself. A match does
+        not count as read. Text is UTF-8. A match is at most 64 KiB long, and is found as soon as
+        it is there. So ``port (\d+)`` may match half of a number, ``port (\d+)\n`` does not.
+
+        If the program ends without a match, or at the deadline, raises `NotReady`. The output that
+        was there at the call is looked at first.
         """
         deadline = time.monotonic() + self.patience(timeout)
         return search.first(re.compile(pattern), self, self._streams.values(), deadline)

@@ -46,9 +46,9 @@ _REPLACED = "a sandbox was killed, and another one takes its place: what was in 
 class Sandbox:
     """A sandbox that stays: ``exec``, ``popen``, ``put``, ``get``, ``forward``.
 
-    It is started when this is made. Several threads may use it at once. When it has crashed, each
-    use raises `SandboxCrashed`; when it had to be killed to end a program, the next use starts
-    another one and warns, for what was in it is gone.
+    It is started when this is made. Several threads may use it at once. If it has crashed, each
+    use raises `SandboxCrashed`. If it had to be killed to end a program, its files are
+    gone. The next use starts another one and warns of that.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -129,10 +129,10 @@ class Sandbox:
     ) -> Completed:
         """Run ``args`` in the sandbox and wait for its end, in the manner of `Gvisor.run`.
 
-        What has not been given is as for the whole sandbox. It ends with its first process; what
-        that has left running runs on, and its output from then on goes nowhere. At the deadline it
-        gets SIGTERM, a second's grace, and SIGKILL with all that it has started; the sandbox stays
-        usable.
+        The sandbox has the defaults of all arguments. The call returns when the first process ends.
+        Background processes keep running, and their output is discarded from then on. At the
+        deadline the program and all that it started get SIGTERM, and SIGKILL a second later. The
+        sandbox stays usable.
 
         Raises `InsideError` where it cannot be started, `WorkloadTimeout`, `SandboxCrashed`, and
         with ``check`` `WorkloadFailed` for a status other than 0.

@@ -300,7 +300,7 @@ class Launcher:
     def close(self) -> list[str]:
         """End the keeper and remove the session folder. A second call does nothing.
 
-        Returns what could not be removed, in words.
+        Returns the files and processes that could not be removed, as texts.
         """
         if self._owner != os.getpid():
             return []
