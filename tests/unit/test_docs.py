@@ -40,6 +40,7 @@ from pytest_gvisor.sandbox import forward, process
 from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.setting_table import SETTINGS, names_from
 from pytest_gvisor.vm import drive
+from scripts import prose
 
 CHECKOUT = Path(__file__).parents[2]
 GIB = 1024**3
@@ -169,6 +170,12 @@ def test_the_table_of_exit_statuses_is_that_of_the_commands() -> None:
         for status in re.findall(r"^  (\d+) ", text.partition("\nexit status:\n")[2], re.MULTILINE)
     }
     assert shown == listed | {"143"}  # of SIGTERM, which ends a command as any other program
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_the_pages_beside_docs_have_its_english(name: str) -> None:
+    """``make lint`` reads those of docs/ too."""
+    assert [str(find) for find in prose.check_page(CHECKOUT / name)] == []
 
 
 ATTRIBUTE = re.compile(r"^        self\.([a-z]\w*) = .*\n(?! +\"\"\")", re.MULTILINE)
