@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import pytest_gvisor
-from pytest_gvisor import Completed, Gvisor, Runsc, completed, errors, settings
+from pytest_gvisor import Completed, Gvisor, Platform, Runsc, completed, errors, settings
 from pytest_gvisor.cli import install, main, vm
 from pytest_gvisor.guest import frames, returns
 from pytest_gvisor.harness.gvisor import MAX_RECORDS
@@ -34,7 +34,7 @@ from pytest_gvisor.install import archive, fetch, gomodule, release
 from pytest_gvisor.oci import erofs, reader, rootfs
 from pytest_gvisor.plugin import entries, matrix
 from pytest_gvisor.report import github, run_texts, terminal
-from pytest_gvisor.run import left_out, saved, saved_store
+from pytest_gvisor.run import left_out, saved, saved_store, tasks
 from pytest_gvisor.runsc import platforms, sidecars
 from pytest_gvisor.sandbox import forward, process
 from pytest_gvisor.sessions import session_folder
@@ -218,6 +218,12 @@ def test_the_table_of_releases_is_that_of_the_features() -> None:
     assert [[row[0], *row[2:]] for row in rows] == expected
 
 
+def listed(name: str) -> dict[str, int]:
+    """How many entries each part of a table below tests/ has."""
+    table = tomllib.loads((CHECKOUT / "tests" / name).read_text())
+    return {part: len(entries) for part, entries in table.items()}
+
+
 LIMITS = streams.Limits()
 DEFAULTS = settings.Settings()
 NUMBERS = [
@@ -283,6 +289,11 @@ NUMBERS = [
     ("security.md", f"more than {sidecars.MOST_ENTRIES} entries are refused"),
     ("security.md", f"whose path has more than {session_folder.LONGEST_BASE} bytes"),
     ("bundles.md", f"all of them together, {reader.MAX_PROBLEMS} at most"),
+    ("promises.md", f"`tests/mutants.toml` lists {listed('mutants.toml')['modules']} modules"),
+    ("promises.md", f"`tests/faults/cases.toml` lists {sum(listed('faults/cases.toml').values())}"),
+    ("workloads.md", f"More than {settings.LONGEST:,.0f} (23 days)"),
+    ("workloads.md", f"needs {tasks.LEAST[Platform.SYSTRAP]} on systrap and kvm"),
+    ("workloads.md", f"kvm, and {tasks.LEAST[Platform.PTRACE]} on ptrace"),
     ("workloads.md", f"at most {left_out.MOST_ENTRIES:,} files and folders"),
     ("workloads.md", f"and {left_out.MOST_HIDDEN} to hide"),
 ]
