@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.programs import leftovers, linux
     from pytest_gvisor.programs.one_run import EXIT_GRACE, Run, State
+    from pytest_gvisor.programs.order import Order
+    from pytest_gvisor.programs.own_copy import RUNS_BEFORE, Copy
     from pytest_gvisor.programs.spare import MAX_FDS, MAX_MESSAGE, Spare
 else:
     # -I leaves the script's folder out of sys.path; -S leaves site-packages out.
@@ -33,6 +35,8 @@ else:
     import leftovers
     import linux
     from one_run import EXIT_GRACE, Run, State
+    from order import Order
+    from own_copy import RUNS_BEFORE, Copy
     from spare import MAX_FDS, MAX_MESSAGE, Spare
 
 
@@ -45,6 +49,9 @@ class Keeper:
         self.runs: list[Run] = []
         self.leaving = False
         self.spare: Spare | None = None
+        self.copy: Copy | None = None
+        self.copy_begun = False
+        self.until_copy = RUNS_BEFORE
         self.held: list[int] = []
         """Descriptors that say, by a lock on them, that this process is alive."""
 
@@ -118,6 +125,8 @@ class Keeper:
                 return
             if self.spare is not None and self.spare.pid == pid:
                 self.drop_spare()
+            if self.copy is not None and self.copy.pid == pid:
+                self.copy.ended(status)
             for run in self.runs:
                 if run.pid == pid and run.state < State.ENDED:
                     run.reaped(status)
@@ -141,6 +150,18 @@ class Keeper:
             with contextlib.suppress(OSError):  # the next run forks its own, and tells the error
                 self.spare = Spare()
 
+    def executable(self, fd: int, order: Order) -> int:
+        """Return the descriptor to execute for an order that came with ``fd``."""
+        return self.copy.instead_of(fd) if self.copy is not None and order.copied else fd
+
+    def copy_ahead(self, run: Run) -> None:
+        """Begin a copy of a run's executable after some runs, while no run goes on."""
+        self.until_copy -= run.order.copied
+        if self.until_copy <= 0 and not (self.runs or self.leaving or self.copy_begun):
+            self.copy_begun = True  # once in a session, whatever comes of it
+            with contextlib.suppress(OSError):
+                self.copy = Copy(run.executable, run.order)
+
     def drop_spare(self) -> None:
         """End the child that was forked ahead."""
         if self.spare is not None:
@@ -153,6 +174,7 @@ class Keeper:
         for run in list(self.runs):
             if run.state > State.ENDED and run.clean(now):
                 self.runs.remove(run)
+                self.copy_ahead(run)
                 run.close()
                 self.fork_ahead()
 

@@ -7,12 +7,14 @@ than one call at a time: policy lives with the callers.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import os
 import signal
 import struct
+from collections.abc import Iterator
 
 # include/uapi/linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -56,6 +58,12 @@ MS_REC = 16384
 MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 
+# include/uapi/linux/memfd.h and include/uapi/asm-generic/mman-common.h
+_MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 1, 2, 16
+MADV_COLLAPSE = 25
+_PROT_NONE, _PROT_READ, _PROT_WRITE = 0, 1, 2
+_MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS = 1, 2, 16, 32
+
 # include/uapi/linux/{mount,fcntl}.h; the number is the same on every architecture
 _SYS_MOUNT_SETATTR = 442
 _MOUNT_ATTR_RDONLY = 1
@@ -81,6 +89,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 _libc.unshare.argtypes = [ctypes.c_int]
 _libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
+_libc.mmap.argtypes = [
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long
+]  # fmt: skip
+_libc.mmap.restype = ctypes.c_void_p
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 
 
@@ -235,6 +249,43 @@ def loopback_up() -> None:
         answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, request)
         flags = struct.unpack_from("16sH", answer)[1] | IFF_UP
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags))
+
+
+def memfd_create_executable(name: str) -> int:
+    """``memfd_create`` for a file that may be executed and sealed."""
+    flags = _MFD_CLOEXEC | _MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create(name, flags | _MFD_EXEC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create(name, flags)  # before Linux 6.3, each may be executed
+
+
+def _mmap(address: int, length: int, protection: int, flags: int, fd: int) -> int:
+    made = _libc.mmap(address, length, protection, flags, fd, 0)
+    failed = made == ctypes.c_void_p(-1).value
+    _check(int(failed), f"mmap({address:#x}, {length}, {protection}, {flags}, {fd}, 0)")
+    return int(made)
+
+
+@contextlib.contextmanager
+def mapped(fd: int, length: int, *, alignment: int) -> Iterator[tuple[int, memoryview]]:
+    """Map a file for reading and writing; yield the address, which is aligned, and the memory."""
+    whole = length + alignment
+    # A place with room for an aligned mapping, which then takes a part of it.
+    place = _mmap(0, whole, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS, -1)
+    try:
+        start = -(-place // alignment) * alignment
+        _mmap(start, length, _PROT_READ | _PROT_WRITE, _MAP_SHARED | _MAP_FIXED, fd)
+        yield start, memoryview((ctypes.c_char * length).from_address(start)).cast("B")
+    finally:
+        _check(_libc.munmap(place, whole), f"munmap({place:#x}, {whole})")
+
+
+def madvise(address: int, length: int, advice: int) -> None:
+    """``madvise(address, length, advice)``."""
+    _check(_libc.madvise(address, length, advice), f"madvise({address:#x}, {length}, {advice})")
 
 
 def take_terminal(fd: int) -> None:

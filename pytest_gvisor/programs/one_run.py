@@ -39,6 +39,9 @@ if TYPE_CHECKING:
         def take_spare(self, message: bytes, fds: Sequence[int], *, error_pipe: int) -> int:
             """Have a child that was forked ahead carry out an order; return its pid, 0 if none."""
 
+        def executable(self, fd: int, order: Order) -> int:
+            """Return the descriptor to execute for an order that came with ``fd``."""
+
 
 _FEWEST_FDS = 4
 EXIT_GRACE = 0.5
@@ -107,6 +110,7 @@ class Run:
             self.keeper.watch(reader, self.launched)
             self.report = reader
             me = os.getpid()
+            fds = [self.keeper.executable(fds[0], self.order), *fds[1:]]
             self.pid = self.keeper.take_spare(message, fds, error_pipe=writer) or os.fork()
             if self.pid == 0:
                 child.become(self.order, fds, parent=me, error_pipe=writer)

@@ -47,6 +47,9 @@ class Order:
     skip_membarrier: bool = False
     """Whether runsc's registration for membarrier(2) is answered at once: see membarrier.py."""
 
+    copied: bool = False
+    """Whether a copy of the executable in memory will do: see own_copy.py."""
+
     netns: str = ""
     """Where to put a new network namespace, for runsc to join: see `child.make_netns`."""
 

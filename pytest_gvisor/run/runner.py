@@ -212,6 +212,8 @@ class Runner:
             hide_net_sysctls=hide,
             own_users=request.way is Way.OWN,
             skip_membarrier=registers_in_vain(runsc.date, request.platform),
+            # Sidecars are looked for beside the file that /proc/self/exe names.
+            copied=not runsc.uses_sidecars,
             netns="" if not hide or request.settings.netns else workspace.netns,
             binds=tuple(workspace.binds),
             readonly=readonly,

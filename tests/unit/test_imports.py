@@ -42,7 +42,8 @@ PYTEST_INSIDE = {
 PROGRAMS = {
     "programs/ask_kvm.py": set[str](),
     "programs/ask_runsc.py": {"linux", "paths"},
-    "programs/keeper.py": {"linux", "leftovers", "one_run", "spare"},
+    "programs/keeper.py": {"linux", "leftovers", "one_run", "order", "own_copy", "spare"},
+    "programs/own_copy.py": {"child", "linux", "order"},
     "programs/spare.py": {"child", "linux", "order"},
     "programs/one_run.py": {"child", "leftovers", "order"},
     "programs/child.py": {"linux", "membarrier", "order", "proc"},

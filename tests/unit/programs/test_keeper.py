@@ -464,6 +464,10 @@ class Stub:
         assert error_pipe
         return 0
 
+    def executable(self, fd: int, _order: Order) -> int:
+        """See `Keeper.executable`."""
+        return fd
+
 
 @pytest.fixture
 def lone(tmp_path: Path) -> Iterator[tuple[Run, Callable[[], list[Message]]]]:

@@ -1,0 +1,137 @@
+"""A copy of runsc on huge pages: used after some runs, sealed, and never stale."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import mmap
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.programs import linux
+from pytest_gvisor.programs.own_copy import MAX_SIZE, RUNS_BEFORE
+from pytest_gvisor.programs.proc import children_of
+from tests.unit.programs.test_keeper import Caller, caller, eventually, hear_out
+
+__all__ = ["caller"]
+
+BASH = shutil.which("bash") or "/bin/bash"
+LOOK = 'readlink /proc/$$/exe > "$1"'
+HUGE = 2 * 1024 * 1024
+
+
+def is_possible() -> bool:
+    """Whether this kernel makes huge pages of a file in memory."""
+    fd = linux.memfd_create_executable("x")
+    os.ftruncate(fd, HUGE)
+    try:
+        with linux.mapped(fd, HUGE, alignment=HUGE) as (address, memory):
+            memory[0] = 1
+            memory.release()
+            linux.madvise(address, HUGE, linux.MADV_COLLAPSE)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def is_at_rest(keeper: int) -> bool:
+    """Whether a keeper's child of the next run waits at its descriptor 3, and is the only one."""
+    with contextlib.suppress(OSError):
+        files = [os.listdir(f"/proc/{pid}/fd") for pid in children_of(keeper)]
+        return [max(map(int, names), default=0) for names in files] == [3]
+    return False
+
+
+class Runs:
+    """Runs of one executable, one after the other."""
+
+    def __init__(self, caller: Caller, executable: str) -> None:
+        self.caller = caller
+        self.executable = executable
+        self.count = 0
+
+    def run(self, script: str = LOOK, **fields: bool) -> str:
+        """Run a script; return the text that it has left."""
+        self.count += 1
+        path = Path(f"{self.caller.session}/text")
+        request = self.caller.request("bash", "-c", script, "x", str(path), name=f"g{self.count}")
+        request |= {"copied": True, **fields}
+        said = self.caller.send(json.dumps(request).encode(), executable=self.executable)
+        assert [message["state"] for message in hear_out(said)] == ["spawned", "exited", "cleaned"]
+        text = path.read_text()
+        path.unlink()
+        assert eventually(lambda: is_at_rest(self.caller.keeper.pid))
+        return text.strip()
+
+
+@pytest.fixture
+def copied(caller: Caller, tmp_path: Path) -> Runs:
+    """An executable that has run often enough."""
+    path = tmp_path / "bash"
+    shutil.copy(BASH, path)
+    runs = Runs(caller, str(path))
+    assert {runs.run() for _ in range(RUNS_BEFORE)} == {str(path)}
+    return runs
+
+
+def test_later_runs_execute_the_copy(copied: Runs) -> None:
+    """The copy is used where the kernel has huge pages, and for runs that allow it alone."""
+    expected = "/memfd:runsc (deleted)" if is_possible() else copied.executable
+    assert [copied.run() for _ in range(2)] == [expected] * 2
+    assert copied.run(copied=False) == copied.executable
+
+
+def test_a_changed_file_is_not_run_from_its_copy(copied: Runs) -> None:
+    """The file as it is now is executed."""
+    os.chmod(copied.executable, 0o700)
+    assert copied.run() == copied.executable
+
+
+def test_another_file_is_not_run_from_the_copy(copied: Runs) -> None:
+    """A copy is of one file."""
+    assert Runs(copied.caller, BASH).run() == os.path.realpath(BASH)
+
+
+def test_nobody_can_change_the_copy(copied: Runs) -> None:
+    """The copy is sealed against writing, and against a change of its size or seals."""
+    held = Path(f"/proc/{copied.caller.keeper.pid}/fd").iterdir()
+    (*copies,) = [fd for fd in held if os.readlink(fd).startswith("/memfd:runsc")]
+    assert len(copies) == is_possible()
+    for path in copies:
+        fd = os.open(path, os.O_RDONLY)
+        assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) & 15 == 15
+        os.close(fd)
+
+
+def test_a_copy_that_does_not_run_is_not_used(caller: Caller, tmp_path: Path) -> None:
+    """The copy is executed once before. dash ends with 2 for the option that runsc has."""
+    path = tmp_path / "dash"
+    shutil.copy("/bin/dash", path)
+    runs = Runs(caller, str(path))
+    assert {runs.run() for _ in range(RUNS_BEFORE + 2)} == {str(path)}
+
+
+def test_a_large_file_is_not_copied(caller: Caller, tmp_path: Path) -> None:
+    """Memory is not spent on it."""
+    path = tmp_path / "bash"
+    shutil.copy(BASH, path)
+    os.truncate(path, MAX_SIZE + 1)
+    runs = Runs(caller, str(path))
+    assert {runs.run() for _ in range(RUNS_BEFORE + 2)} == {str(path)}
+
+
+def test_a_mapping_is_aligned_and_is_of_the_file() -> None:
+    """Bytes that are written to the memory are in the file."""
+    fd = linux.memfd_create_executable("x")
+    os.ftruncate(fd, mmap.PAGESIZE)
+    with linux.mapped(fd, mmap.PAGESIZE, alignment=HUGE) as (address, memory):
+        memory[:2] = b"ab"
+        memory.release()
+    assert (address % HUGE, os.pread(fd, 2, 0)) == (0, b"ab")
+    os.close(fd)
