@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 
 _FEWEST_FDS = 4
 EXIT_GRACE = 0.5
-DELETE_DEADLINE = 3.0
+DELETE_DEADLINE = 8.0
+"""Seconds for `runsc delete`. An idle machine needs 0.02, and an emulated one several."""
 DELETE_TRIES = 3
 
 _NOTHING = Order(id="", argv=(), term=(), delete=(), env={}, folder="", root="")

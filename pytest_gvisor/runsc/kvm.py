@@ -24,7 +24,6 @@ from pytest_gvisor.programs import ask_kvm
 from pytest_gvisor.programs.paths import ENVIRONMENT
 from pytest_gvisor.runsc.causes import Cause
 
-DEADLINE = 5.0
 _DEATH = 2.0
 
 _held: list[subprocess.Popen[bytes]] = []
@@ -44,7 +43,7 @@ def program(device: str) -> list[str]:
     return [sys.executable, "-I", "-S", ask_kvm.__file__, device]
 
 
-def look(device: str, *, command: Sequence[str] = (), deadline: float = DEADLINE) -> Refusal | None:
+def look(device: str, *, command: Sequence[str] = (), deadline: float) -> Refusal | None:
     """Return the problem of the device; None if it can make a VM with a processor.
 
     Takes at most ``deadline`` seconds and the time to kill the child. Raises `LaunchError` where

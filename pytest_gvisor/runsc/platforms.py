@@ -117,11 +117,11 @@ def probe(
     where a platform is what fails, runsc's message is not more than that the sandbox is gone.
     ``go`` gives the version of Go that the binary was built with, or ``""``.
     ``known`` is what an earlier run has come to; it stands in for a run, and not for a look.
-    Takes at most ``deadline``, `kvm.DEADLINE` where the platform is kvm, and the time to kill.
+    Takes at most ``deadline``, half as long again for a look at KVM, and the time to kill.
     Raises `LaunchError` where nothing can be started, and `MixedReleases` where no sandbox boots:
     neither says anything about the platform.
     """
-    seen = _without_run(platform, compiled_in, kvm_device)
+    seen = _without_run(platform, compiled_in, kvm_device, deadline)
     if seen is not None:
         return seen
     if known is not None:
@@ -194,7 +194,7 @@ def _trial_problem(completed: Completed) -> str:
 
 
 def _without_run(
-    platform: Platform, compiled_in: Collection[Platform], kvm_device: str
+    platform: Platform, compiled_in: Collection[Platform], kvm_device: str, deadline: float
 ) -> Availability | None:
     """Return the verdict that needs no run, or None."""
     if platform not in compiled_in:
@@ -202,7 +202,7 @@ def _without_run(
         return _unavailable(platform, Cause.NOT_COMPILED_IN, f"this runsc has {names}")
     if platform is not Platform.KVM:
         return None
-    refusal = kvm.look(kvm_device)
+    refusal = kvm.look(kvm_device, deadline=deadline / 2)
     return None if refusal is None else _unavailable(platform, refusal.cause, refusal.detail)
 
 

@@ -147,7 +147,7 @@ def test_a_run_that_fails_says_what_runsc_said(runsc: Runsc) -> None:
 
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kvm, "look", lambda device: None)
+            patch.setattr(kvm, "look", lambda device, **_: None)
             found = probe(Platform.KVM, runsc.platforms, run, kvm_device="/dev/null")
     finally:
         launcher.close()
