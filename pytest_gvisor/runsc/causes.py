@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 
 from pytest_gvisor.runsc import obstacles
 from pytest_gvisor.settings import Platform
@@ -60,7 +61,7 @@ _TRACES = (
 
 # assertTaskGoroutine and the ptrace platform's tracer of 20240729, when Go lays out its goroutines
 # in another way than that release knows: the ids of both are misread.
-BROKEN = ("running on goroutine", "ptrace set regs failed: no such process")
+BROKEN = re.compile(r"running on goroutine|ptrace set (fp)?regs( \(.*\))? failed: no such process")
 """Last words of a sentry whose build, and not whose host, is at fault."""
 
 _BROKEN_BUILD = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
@@ -137,7 +138,7 @@ def probe(
         raise
     except (RunscFailed, SandboxCrashed) as error:
         last = _last_words(error, said())
-        if any(sign in last for sign in BROKEN):
+        if BROKEN.search(last):
             return _broken(platform, last, go())
         return _failed(platform, _with_log(_first_lines(error, 1 if said() else 4), said()))
     wrong = _trial_problem(completed)
@@ -152,12 +153,14 @@ def probe(
 def _last_words(error: GvisorError, said: str) -> str:
     """Return the cause in a sentry's output: the panic's first line, else its logs."""
     panic = error.panic.strip() if isinstance(error, SandboxCrashed) else ""
-    return (panic.splitlines() or [said])[0].removeprefix("panic: ")[:_SHOWN]
+    return (panic.splitlines() or [said])[0].removeprefix("panic: ")
 
 
 def _broken(platform: Platform, last: str, go: str) -> Availability:
     built = f", and it was built with Go {escape(go)}" if go else ""
-    detail = f"its sentry panics when a program runs ({escape(last)}){built}"
+    # A sentry's last words may have all registers of a processor in them.
+    brief = re.sub(r" \(\{.*\}\)", "", last)[:_SHOWN]
+    detail = f"its sentry panics when a program runs ({escape(brief)}){built}"
     return _unavailable(platform, Cause.BROKEN_BUILD, detail)
 
 
