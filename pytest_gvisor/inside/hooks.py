@@ -97,10 +97,9 @@ def _begin_keeper(config: pytest.Config) -> AbstractContextManager[None]:
 
     with contextlib.suppress(LaunchError):  # whoever needs it comes upon it again
         session = launcher_of(config).begin()
-        # A sandbox that was kept has its root with it.
-        if not config.pluginmanager.hasplugin("cacheprovider"):
-            from pytest_gvisor.inside import root_ahead  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.inside import root_ahead  # noqa: PLC0415 -- idle costs nothing
 
+        if root_ahead.is_of_use(config):
             return root_ahead.made(config, session)
     return contextlib.nullcontext()
 

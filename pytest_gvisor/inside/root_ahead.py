@@ -16,6 +16,7 @@ import pytest
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.oci import skeleton
 from pytest_gvisor.run import threads
+from pytest_gvisor.sessions import places
 
 _key = pytest.StashKey["RootAhead"]()
 
@@ -47,6 +48,12 @@ class RootAhead:
     def end(self) -> None:
         """Wait until it is made, or cannot be."""
         self._thread.join()
+
+
+def is_of_use(config: pytest.Config) -> bool:
+    """Whether the first sandbox needs a root: one that was kept has its root with it."""
+    keeps = config.pluginmanager.hasplugin("cacheprovider")
+    return not keeps or not os.path.isdir(places.saved_sandboxes())
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.images.folders import Folders, is_id
 from pytest_gvisor.programs.locks import is_taken
 from pytest_gvisor.run import saved
-from pytest_gvisor.sessions import boot_notes
+from pytest_gvisor.sessions import boot_notes, places
 from pytest_gvisor.sessions.private import make_above, make_private, place
 
 MOST_BYTES: Final = 512 * 1024**2
@@ -49,9 +49,7 @@ _PATIENCE: Final = 1.0
 
 def folder() -> str:
     """Return the folder for saved sandboxes."""
-    import platformdirs  # noqa: PLC0415 -- idle costs nothing
-
-    return os.path.join(platformdirs.user_cache_dir("pytest-gvisor"), "sandboxes-1")
+    return places.saved_sandboxes()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Places on the host: the session folders of this package, and the runsc in use."""
+"""Places on the host: the folders of this package, and the runsc in use."""
 
 from __future__ import annotations
 
@@ -39,6 +39,13 @@ def outer_uid() -> int:
             if ids.inside <= inside < ids.inside + ids.size:
                 return ids.outside + inside - ids.inside
     return inside
+
+
+def saved_sandboxes() -> str:
+    """Return the folder for sandboxes that are kept for later sessions."""
+    import platformdirs  # noqa: PLC0415 -- idle costs nothing
+
+    return os.path.join(platformdirs.user_cache_dir("pytest-gvisor"), "sandboxes-1")
 
 
 def session_bases() -> Iterator[str]:

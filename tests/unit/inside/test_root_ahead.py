@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -77,6 +79,24 @@ def test_the_thread_is_over_when_the_context_ends(
         assert root_ahead.of(pytestconfig) is not None
     assert root_ahead.of(pytestconfig) is None
     assert "gvisor-root" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_no_root_is_made_ahead_where_a_sandbox_may_be_kept(
+    keeps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kept sandbox has its root. The first session of a user or a CI machine finds none."""
+    monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path))
+
+    class Plugins:
+        @staticmethod
+        def hasplugin(name: str) -> bool:
+            return keeps and name == "cacheprovider"
+
+    config: Any = SimpleNamespace(pluginmanager=Plugins)
+    assert root_ahead.is_of_use(config)
+    (tmp_path / "pytest-gvisor/sandboxes-1").mkdir(parents=True)
+    assert root_ahead.is_of_use(config) is not keeps
 
 
 def test_no_root_is_made_ahead_without_a_thread(
