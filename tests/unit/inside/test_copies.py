@@ -136,7 +136,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, project: Path) -> Made
     )
     monkeypatch.setattr(copies, "engine_of", lambda _: engine)
     monkeypatch.setattr(copies, "launch", lambda _config, _plan, saved: found.start(saved))
-    monkeypatch.setattr(start, "launch", lambda *_: found.start("cold"))
+    monkeypatch.setattr(start, "launch", lambda *_, **_also: found.start("cold"))
     return found
 
 
