@@ -81,7 +81,7 @@ def make(monkeypatch: pytest.MonkeyPatch, plan: start.Plan, sandbox: Sandbox, fo
         monkeypatch.setattr(early, "run_settings", lambda _: Settings(**fields))
         monkeypatch.setattr(users, "of_run", lambda _: "caller")
         monkeypatch.setattr(start, "plan", lambda *_, **_given: plan)
-        monkeypatch.setattr(start, "launch", lambda *_: sandbox)
+        monkeypatch.setattr(start, "launch", lambda *_, **_also: sandbox)
         made = Early(cast("Any", config), start.Inside)
         made.begin()
         return made
@@ -174,7 +174,7 @@ def test_a_problem_is_left_to_the_first_test(
     """Nothing is reported before the first test comes upon the same problem."""
     begun = make()
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **_also: object) -> None:
         raise error
 
     monkeypatch.setattr(start, "launch", fail)
