@@ -205,6 +205,13 @@ class Run:
         """Do nothing for a while."""
         time.sleep(seconds)
 
+    def await_file(self, path: str) -> None:
+        """Do nothing until a file is there."""
+        deadline = time.monotonic() + 60
+        while not os.path.exists(path):
+            assert time.monotonic() < deadline, f"no {path}"
+            time.sleep(0.01)
+
     def hang(self) -> None:
         """Do nothing for ever."""
         import signal

@@ -185,8 +185,6 @@ LEADER_LEFT: list[Step] = [["task_exit", 0], ["task_exit", 7 << 8, 1, 2], ["exit
         pytest.param([*FINE, *LEADER_LEFT], (Outcome.EXITED, 7, True), id="the leader left first"),
         pytest.param([["gofer"], *FINE, *signalled(9).steps], (Outcome.SIGNALLED, -9, True),
                      id="SIGKILL, with a gofer"),
-        pytest.param([["gofer"], *FINE, ["kill_gofer"], ["sleep", 1.0], *signalled(9).steps],
-                     (Outcome.SANDBOX_CRASHED, 137, True), id="gofer killed"),
         pytest.param([["gofer"], ["connect"], ["kill_gofer"], ["hang"]],
                      (Outcome.SANDBOX_CRASHED, -9, True), id="gofer killed at the start"),
         pytest.param([["signal", 9]], (Outcome.RUNSC_FAILED, -9, True), id="runsc killed at start"),
@@ -218,6 +216,21 @@ def test_each_end_has_its_verdict(
     completed = ended.runner.record.completed
     assert completed is not None
     assert (verdict, completed.returncode, completed.exact) == expected
+    assert runs.left() == []
+
+
+@pytest.mark.fault("E4")
+def test_a_sentry_that_ends_after_its_gofer_has_crashed(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workload's SIGKILL, which the sentry reports then, is the sentry's own."""
+    monkeypatch.setattr("pytest_gvisor.run.supervisor.TERM_GRACE", 60.0)
+    fake.script(["gofer"], *FINE, ["kill_gofer"], ["sleep", 2.0], *signalled(9).steps)
+    ended = runs()
+    verdict = check_machine(ended)
+    completed = ended.runner.record.completed
+    assert completed is not None
+    assert (verdict, completed.returncode, completed.exact) == (Outcome.SANDBOX_CRASHED, 137, True)
     assert runs.left() == []
 
 

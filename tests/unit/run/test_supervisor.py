@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -70,15 +71,16 @@ def test_streams_that_cannot_be_waited_for_are_a_typed_error(
 
 @pytest.mark.parametrize("of_what", ["its number", "its end"])
 def test_a_gofer_that_cannot_be_watched_ends_no_run(
-    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, of_what: str
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, of_what: str
 ) -> None:
     """The gofer is only evidence."""
-    fake.script(["gofer"], *FINE, ["task_exit", 0], ["exit", 0])
-    real, refused = Supervisor.change, []
+    refused = tmp_path / "refused"
+    fake.script(["gofer"], *FINE, ["await_file", str(refused)], ["task_exit", 0], ["exit", 0])
+    real = Supervisor.change
 
     def refuse(*arguments: Any) -> None:
         if of_what == "its number" or arguments[-1].__name__ == "_gofer_ended":
-            refused.append(arguments)
+            refused.touch()
             raise OSError(errno.EMFILE, "Too many open files")
         real(*arguments)
 
@@ -87,7 +89,7 @@ def test_a_gofer_that_cannot_be_watched_ends_no_run(
     else:
         monkeypatch.setattr(Supervisor, "change", refuse)
     assert runs().error is None
-    assert refused
+    assert refused.exists()
 
 
 def well(runs: Runs, fake: FakeRunsc) -> bool:
