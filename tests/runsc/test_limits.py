@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +24,8 @@ from pytest_gvisor import (
     tmpfs,
 )
 from pytest_gvisor.programs import proc
-from pytest_gvisor.run import tasks
+from pytest_gvisor.programs.leftovers import CGROUP_PREFIX
+from pytest_gvisor.run import cgroup, tasks
 from tests.runsc.conftest import Start
 
 
@@ -43,16 +45,20 @@ FORK = "import os, time\nwhile True:\n    if os.fork() == 0: time.sleep(1000)"
 
 
 @pytest.fixture(autouse=True)
-def no_cgroup_left(gvisor: Gvisor) -> Iterator[None]:
-    """After each test no cgroup of its sandboxes is left."""
-    before = set(_cgroups())
-    yield
-    assert set(_cgroups()) - before == set()
+def cgroups(gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
+    """The cgroups of the test's own sandboxes; after the test none is left."""
+    # Other sessions run beside this one, and their cgroups come and go.
+    prefix = f"{CGROUP_PREFIX}{secrets.token_hex(4)}-"
+    monkeypatch.setattr(cgroup, "PREFIX", prefix)
 
+    def found() -> list[str]:
+        walked = os.walk("/sys/fs/cgroup")
+        return [
+            f"{at}/{name}" for at, names, _ in walked for name in names if name.startswith(prefix)
+        ]
 
-def _cgroups() -> Iterator[str]:
-    for folder, folders, _files in os.walk("/sys/fs/cgroup"):
-        yield from (f"{folder}/{name}" for name in folders if name.startswith("pytest-gvisor-"))
+    yield found
+    assert found() == []
 
 
 @pytest.mark.fault("E3", "G2")
@@ -191,7 +197,9 @@ def cgroup_file(pid: int, controller: str, names: tuple[str, str]) -> str:
 
 
 @needs_cgroups
-def test_the_limits_are_in_the_cgroup_of_the_running_sandbox(running: Start) -> None:
+def test_the_limits_are_in_the_cgroup_of_the_running_sandbox(
+    running: Start, cgroups: Callable[[], list[str]]
+) -> None:
     """runsc, gofer and sentry are in one cgroup, which has the numbers that were asked for."""
     run = running(memory="300M", pids=222, cpus=0.5)
     for pid in (run.runsc, run.child("gofer"), run.child("boot")):
@@ -200,7 +208,7 @@ def test_the_limits_are_in_the_cgroup_of_the_running_sandbox(running: Start) -> 
         assert int(cgroup_file(pid, "pids", ("pids.max", "pids.max"))) == 222
         quota = cgroup_file(pid, "cpu", ("cpu.cfs_quota_us", "cpu.max"))
         assert quota.split()[0] == "50000"
-    assert len(list(_cgroups())) >= 1
+    assert cgroups()
     run.end()
 
 

@@ -52,7 +52,7 @@ def test_a_shortage_is_not_remembered_as_the_platform_s(
     engine, other = Engine(str(tmp_path)), Engine(str(tmp_path))
     seen = [LaunchError("kvm", "none", errno=errno.EAGAIN), None]
 
-    def look(_device: str) -> None:
+    def look(_device: str, **_: object) -> None:
         if error := seen.pop(0):
             raise error
 
@@ -71,7 +71,7 @@ def test_a_shortage_is_not_remembered_as_the_platform_s(
 def hung(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Engine, Availability]]:
     """An engine with shared verdicts, and its verdict on kvm, made without a run."""
     monkeypatch.setattr(session_folder, "base_folder", lambda: str(tmp_path / "base"))
-    monkeypatch.setattr(kvm, "look", lambda _device: None)
+    monkeypatch.setattr(kvm, "look", lambda _device, **_: None)
     verdict = Availability(platform=Platform.KVM, cause=Cause.PROBE_HUNG)
     monkeypatch.setattr(verdicts, "recall", lambda *_: verdict)
     engine = Engine(str(tmp_path))
