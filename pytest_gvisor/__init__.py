@@ -93,15 +93,9 @@ if TYPE_CHECKING:
     from pytest_gvisor.sandbox.sandbox import Sandbox as Sandbox
     from pytest_gvisor.sandbox.snapshot import Snapshot as Snapshot
     from pytest_gvisor.sessions.launcher import Launcher as Launcher
-    from pytest_gvisor.settings import (
-        Network as Network,
-    )
-    from pytest_gvisor.settings import (
-        Platform as Platform,
-    )
-    from pytest_gvisor.settings import (
-        Settings as Settings,
-    )
+    from pytest_gvisor.settings import Network as Network
+    from pytest_gvisor.settings import Platform as Platform
+    from pytest_gvisor.settings import Settings as Settings
 
 _HOMES = {
     "errors": (

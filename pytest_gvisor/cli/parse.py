@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_gvisor import settings
+from pytest_gvisor import setting_values, settings
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.oci.mounts import parse_size
 from pytest_gvisor.setting_table import SETTINGS, Kind
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def seconds(text: str) -> float:
     """Parse a number of seconds. Raises `argparse.ArgumentTypeError`."""
     try:
-        return settings.seconds(text, "the number of seconds")
+        return setting_values.seconds(text, "the number of seconds")
     except UsageError as error:
         raise argparse.ArgumentTypeError(error.message) from error
 

@@ -24,7 +24,8 @@ from pytest_gvisor.run import terminal
 from pytest_gvisor.run.kept import keep
 from pytest_gvisor.run.request import Hooks, Record, Workspace
 from pytest_gvisor.run.workload import Who
-from pytest_gvisor.settings import NATIVE, Settings
+from pytest_gvisor.setting_values import NATIVE
+from pytest_gvisor.settings import Settings
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -16,7 +16,7 @@ from pytest_gvisor.images.docker import Daemon, Pull
 from pytest_gvisor.images.progress import Tell
 from pytest_gvisor.images.rootfs import ImageRootfs
 from pytest_gvisor.images.streams import Limits
-from pytest_gvisor.settings import word
+from pytest_gvisor.setting_values import word
 
 _DAEMON: Final = "docker:"
 

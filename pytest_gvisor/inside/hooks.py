@@ -177,12 +177,12 @@ def _check_fields(names: Sequence[str]) -> None:
 
 
 def _isolation(config: pytest.Config) -> Isolation:
-    from pytest_gvisor import settings  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor import setting_values, settings  # noqa: PLC0415 -- idle costs nothing
     from pytest_gvisor.errors import UsageError  # noqa: PLC0415
 
     written = config.getoption("gvisor_isolation") or "session"
     try:
-        return settings.word(settings.Isolation, written, "isolation")
+        return setting_values.word(settings.Isolation, written, "isolation")
     except UsageError as error:
         raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
@@ -263,7 +263,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Mark the host's copy of a test that is expected to fail."""
     if native_key in item.stash:
         from pytest_gvisor.plugin import markers  # noqa: PLC0415 -- idle costs nothing
-        from pytest_gvisor.settings import NATIVE  # noqa: PLC0415
+        from pytest_gvisor.setting_values import NATIVE  # noqa: PLC0415
 
         markers.add_xfail(item, NATIVE)
 

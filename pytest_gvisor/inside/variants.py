@@ -13,7 +13,8 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import users
 from pytest_gvisor.plugin.placement import Plan, native_key, plan_key
 from pytest_gvisor.plugin.precedence import location, run_settings, settings_of
-from pytest_gvisor.settings import NATIVE, Platform, Settings
+from pytest_gvisor.setting_values import NATIVE
+from pytest_gvisor.settings import Platform, Settings
 
 _MARKERS = frozenset({"gvisor", "in_gvisor"})
 _nodeid_key = pytest.StashKey[str]()

@@ -28,7 +28,8 @@ from pytest_gvisor.plugin.stash import (
     take_usages,
 )
 from pytest_gvisor.report.run_texts import run_of
-from pytest_gvisor.settings import NATIVE, Platform, Settings
+from pytest_gvisor.setting_values import NATIVE
+from pytest_gvisor.settings import Platform, Settings
 
 if TYPE_CHECKING:
     from pytest_gvisor.completed import Usage

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor import settings as words
+from pytest_gvisor import setting_values
 from pytest_gvisor.errors import PytestGvisorWarning, UsageError
 from pytest_gvisor.plugin import markers
 from pytest_gvisor.plugin.precedence import (
@@ -80,7 +80,7 @@ def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterato
     engine = engine_of(request.config)
     # A test that parametrizes gvisor_platform directly passes the fixture, and its check, by.
     with fail_misuse(), prefix_location(request.node):
-        platform = words.platform(gvisor_platform, "gvisor_platform")
+        platform = setting_values.platform(gvisor_platform, "gvisor_platform")
     with fail_misuse():
         kept = _Kept(request, settings)
     with fail_misuse(), skip_missing(settings), prefix_location(request.node):

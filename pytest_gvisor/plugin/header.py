@@ -17,7 +17,7 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.sessions import session_folder
-from pytest_gvisor.settings import NATIVE
+from pytest_gvisor.setting_values import NATIVE
 from pytest_gvisor.settings import on_release as settings_on
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import settings as words
+from pytest_gvisor import setting_values
 from pytest_gvisor.errors import GvisorError, PytestGvisorWarning, RunscError, UsageError
 from pytest_gvisor.plugin.placement import asks_for_gvisor, params_of
 from pytest_gvisor.plugin.precedence import (
@@ -103,7 +103,11 @@ def add_xfail_before_setup(item: pytest.Item) -> None:
         settings = settings_of(item)
         engine = engine_of(item.config)
         asked = params_of(item).get(_FIXTURE)
-        platform = engine.platforms_of(settings)[0] if asked is None else words.platform(asked, "")
+        platform = (
+            engine.platforms_of(settings)[0]
+            if asked is None
+            else setting_values.platform(asked, "")
+        )
         if expected_failure(item, platform) is not None:
             engine.availability(platform, settings).check()
             add_xfail(item, platform)
@@ -117,10 +121,11 @@ def _check_expected_failures(item: pytest.Item) -> None:
     Where there is no binary to ask, nothing runs on that platform either.
     """
     for name in expected_failures(item):
-        if name == words.NATIVE:
+        if name == setting_values.NATIVE:
             continue
         with fail_misuse(), prefix_location(item), contextlib.suppress(RunscError):
-            engine_of(item.config).check_listed(words.platform(name, "xfail"), settings_of(item))
+            named = setting_values.platform(name, "xfail")
+            engine_of(item.config).check_listed(named, settings_of(item))
 
 
 def _has_our_platform(item: pytest.Item) -> bool:
@@ -155,7 +160,7 @@ def choose_platform(item: pytest.Item, settings: Settings, asked: object) -> Pla
     """
     engine, in_gvisor = engine_of(item.config), asks_for_gvisor(item)
     with fail_misuse(), skip_missing(settings, in_gvisor=in_gvisor), prefix_location(item):
-        platform = None if asked is None else words.platform(asked, _FIXTURE)
+        platform = None if asked is None else setting_values.platform(asked, _FIXTURE)
         engine.binary(settings)
         platform = platform or engine.platforms_of(settings)[0]
         engine.check_listed(platform, settings)
@@ -182,7 +187,7 @@ def _needed_platforms(item: pytest.Item) -> list[Platform]:
         for mark in item.iter_markers("requires_platform"):
             _check_arguments(item, mark, ("systrap",))
             with prefix_location(item):
-                needed.append(words.platform(mark.args[0], "requires_platform"))
+                needed.append(setting_values.platform(mark.args[0], "requires_platform"))
     return needed
 
 

@@ -33,7 +33,8 @@ from pytest_gvisor.report.model import (
     State,
 )
 from pytest_gvisor.report.run_texts import tail
-from pytest_gvisor.settings import NATIVE, Platform, Settings
+from pytest_gvisor.setting_values import NATIVE
+from pytest_gvisor.settings import Platform, Settings
 
 NAME = "gvisor-report"
 MAX_DETAILS = 32 * 1024 * 1024

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from pytest_gvisor import setting_values
 from pytest_gvisor import settings as words
 from pytest_gvisor.errors import LaunchError, RunscError, UsageError
 from pytest_gvisor.plugin.options import written
@@ -138,7 +139,7 @@ def _read_settings(item: pytest.Item, marks: Sequence[pytest.Mark]) -> Settings:
         changes = {name: value for name, value in mark.kwargs.items() if name != "xfail"}
         try:
             if "xfail" in mark.kwargs:
-                words.expected_failures(mark.kwargs["xfail"])
+                setting_values.expected_failures(mark.kwargs["xfail"])
             settings = words.replaced(settings, changes)
         except UsageError as error:
             raise UsageError(f"{where}: @pytest.mark.gvisor: {error.message}") from error

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from pytest_gvisor import setting_values
 from pytest_gvisor import settings as words
 from pytest_gvisor.errors import PytestGvisorWarning
 from pytest_gvisor.plugin.skips import skip_missing
@@ -46,7 +47,7 @@ class _Harnesses:
             if asked is None:
                 platform = self._engine.platforms_of(settings)[0]
             else:
-                platform = words.platform(asked, "platform")
+                platform = setting_values.platform(asked, "platform")
             key = platform, settings.label
             if key not in self._harnesses:
                 self._engine.availability(platform, settings).check()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pytest_gvisor.errors import ReportError, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.report.model import Report
-from pytest_gvisor.settings import report_paths
+from pytest_gvisor.setting_values import report_paths
 
 
 def check(path: str) -> None:

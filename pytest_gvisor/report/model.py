@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_gvisor.settings import NATIVE
+from pytest_gvisor.setting_values import NATIVE
 
 SCHEMA = 1
 """Goes up when a reader of the last one would misunderstand."""

@@ -9,7 +9,8 @@ from typing import Final
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.oci.defaults import SHM
 from pytest_gvisor.oci.mounts import parse_size
-from pytest_gvisor.settings import LEAST_FILES, MOST_FILES, Settings
+from pytest_gvisor.setting_values import LEAST_FILES, MOST_FILES
+from pytest_gvisor.settings import Settings
 
 _SHM: Final = "/dev/shm"
 _ENDLESS: Final = 2**20

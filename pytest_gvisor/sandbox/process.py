@@ -23,7 +23,7 @@ from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Answer, Peer
 from pytest_gvisor.sandbox.streams import Reader, Stream, Writer
-from pytest_gvisor.settings import seconds
+from pytest_gvisor.setting_values import seconds
 
 if TYPE_CHECKING:
     from pytest_gvisor.sandbox.plan import Command

@@ -23,7 +23,7 @@ from pytest_gvisor.errors import GvisorError, InsideError
 from pytest_gvisor.guest.shell import KEYS, START, frame, size_frame
 from pytest_gvisor.run import threads
 from pytest_gvisor.sandbox.process import Process
-from pytest_gvisor.settings import LONGEST
+from pytest_gvisor.setting_values import LONGEST
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 import pytest_gvisor
-from pytest_gvisor import Completed, Gvisor, Platform, Runsc, completed, errors, settings
+from pytest_gvisor import (
+    Completed,
+    Gvisor,
+    Platform,
+    Runsc,
+    completed,
+    errors,
+    setting_values,
+    settings,
+)
 from pytest_gvisor.cli import install, main, vm
 from pytest_gvisor.guest import frames, returns
 from pytest_gvisor.harness.gvisor import MAX_RECORDS
@@ -291,7 +300,7 @@ NUMBERS = [
     ("bundles.md", f"all of them together, {reader.MAX_PROBLEMS} at most"),
     ("promises.md", f"`tests/mutants.toml` lists {listed('mutants.toml')['modules']} modules"),
     ("promises.md", f"`tests/faults/cases.toml` lists {sum(listed('faults/cases.toml').values())}"),
-    ("workloads.md", f"More than {settings.LONGEST:,.0f} (23 days)"),
+    ("workloads.md", f"More than {setting_values.LONGEST:,.0f} (23 days)"),
     ("workloads.md", f"needs {tasks.LEAST[Platform.SYSTRAP]} on systrap and kvm"),
     ("workloads.md", f"kvm, and {tasks.LEAST[Platform.PTRACE]} on ptrace"),
     ("workloads.md", f"at most {left_out.MOST_ENTRIES:,} files and folders"),

@@ -106,7 +106,8 @@ def test_no_text_below_the_plugin_names_an_option_of_pytest_alone() -> None:
     }
     assert found.keys() == {
         "setting_table.py",  # the help of pytest's options
-        "settings.py",  # a label and native: neither comes from a command
+        "setting_values.py",  # native comes from no command
+        "settings.py",  # nor does a label
         "report/run_texts.py",  # a section of pytest's
         "cli/init.py",  # a command line of pytest, for tox
         "cli/install.py",  # says that the option is pytest's

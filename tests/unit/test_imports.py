@@ -18,9 +18,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
     "programs", "guest", "escape", "kernel", "trust", "platform_names",
-    "errors", "release_range", "setting_table", "hints", "settings", "completed", "sessions", "vm",
-    "oci", "runsc", "images", "install", "run", "report", "sandbox", "harness", "cli", "plugin",
-    "inside",
+    "errors", "release_range", "setting_table", "hints", "setting_values", "settings",
+    "completed", "sessions", "vm", "oci", "runsc", "images", "install", "run", "report", "sandbox",
+    "harness", "cli", "plugin", "inside",
 )  # fmt: skip
 """From the ground up: a folder, or a module at the top, imports only from those before it."""
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_gvisor import settings
+from pytest_gvisor import setting_values
 from pytest_gvisor.completed import Outcome, SandboxCrashed, WorkloadTimeout
 from pytest_gvisor.errors import LaunchError, ProtocolError
 from pytest_gvisor.programs import proc
@@ -172,7 +172,7 @@ def during(runs: Runs, act: Callable[[], None], **options: Any) -> Ended:
 def test_a_run_may_have_any_number_of_seconds(runs: Runs, fake: FakeRunsc) -> None:
     """A deadline may be longer than the longest wait of epoll."""
     fake.script(*FINE, ["task_exit", 0], ["exit", 0])
-    ended = runs(timeout=settings.seconds(1e300, "timeout"))
+    ended = runs(timeout=setting_values.seconds(1e300, "timeout"))
     assert ended.error is None
     assert ended.outcome is Outcome.EXITED
 
