@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -18,23 +17,25 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from benchmarks import document, plot, table
 from benchmarks.bench import Bench
+from benchmarks.floors import FAILURES, Floors
 from benchmarks.results import Missing, Phase, Result, Unavailable
-from benchmarks.rows import PHASE_ROUNDS, PHASES, ROWS, phases
+from benchmarks.rows import FLOORS, PHASE_ROUNDS, PHASES, ROWS, phases
 from benchmarks.sessions import curve
-from pytest_gvisor import GvisorError
 
 PLOT = "plot"
 PLOT_ROUNDS = 3
-_FAILURES = (GvisorError, OSError, RuntimeError, subprocess.SubprocessError)
+_KNOWN = [*ROWS, FLOORS, PHASES, PLOT]
 
 
 def _rows(text: str) -> list[str]:
-    known = [*ROWS, PHASES, PLOT]
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        if name not in known:
-            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}")
-    return [name for name in known if name in names]
+        if name not in _KNOWN:
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(_KNOWN)}")
+    floored = [name for name, row in ROWS.items() if row.has_floor]
+    if FLOORS in names and not set(names) & set(floored):
+        names += floored
+    return [name for name in _KNOWN if name in names]
 
 
 def _count(text: str) -> int:
@@ -44,14 +45,13 @@ def _count(text: str) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    known = [*ROWS, PHASES, PLOT]
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument(
         "--rows",
         "--only",
         type=_rows,
-        default=known,
-        help=f"comma list of {', '.join(known)} (default: all)",
+        default=_KNOWN,
+        help=f"comma list of {', '.join(_KNOWN)} (default: all)",
     )
     rounds = {name: row.rounds for name, row in ROWS.items()}
     rounds |= {PHASES: PHASE_ROUNDS, PLOT: PLOT_ROUNDS}
@@ -66,7 +66,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--write",
         metavar="FOLDER",
-        help="put the table into benchmarks.md of this folder, and the plot beside it",
+        help="put the rows into benchmarks.md of this folder, and the plot beside it",
     )
     return parser.parse_args(arguments)
 
@@ -82,31 +82,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steps: list[Phase] = []
     missing: list[Missing] = []
     drawn: str | None = None
-    with Bench.ready() as bench:
+    with Bench.ready(floors=Floors(wanted=FLOORS in options.rows, missing=missing)) as bench:
         about = table.versions(bench.runsc.version, bench.platform.value, bench.folder)
         for name in options.rows:
+            if name == FLOORS:
+                continue
             _note(f"measuring {name} ...")
             try:
                 if name == PHASES:
                     steps = phases(bench, options.count or PHASE_ROUNDS)
                 elif name == PLOT:
-                    drawn = plot.svg(curve(bench, options.count or PLOT_ROUNDS))
+                    points = curve(bench, options.count or PLOT_ROUNDS)
+                    drawn = plot.svg(points, f"{about['date']}, runsc {about['runsc']}")
                 else:
                     row = ROWS[name]
                     results += row.measure(bench, options.count or row.rounds)
             except Unavailable as error:
                 missing.append(Missing(row=name, why=str(error), failed=False))
-            except _FAILURES as error:
+            except FAILURES as error:
                 missing.append(Missing(row=name, why=str(error), failed=True))
-    parts = [", ".join(f"{name} {value}" for name, value in about.items())]
-    parts += [table.markdown(results)] if results else []
-    parts += [table.breakdown(steps)] if steps else []
-    text = "\n\n".join(parts)
-    print(text, end="\n\n")
+    tables = {
+        "results": table.of_results(results),
+        "floors": table.of_floors(results),
+        "steps": table.of_steps(PHASES, steps),
+    }
+    print(", ".join(f"{name} {value}" for name, value in about.items()), end="\n\n")
+    for each in tables.values():
+        if each.rows:
+            print(each.markdown(), end="\n\n")
     for line in table.verdicts(results, missing):
         print(line)
     if options.write:
-        document.write(options.write, text, drawn)
+        document.write(options.write, tables, about, _KNOWN, drawn)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(table.as_json(about, results, steps, missing), file, indent=1)

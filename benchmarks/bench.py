@@ -6,14 +6,16 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.peers import BareRunsc
+from benchmarks.bare import BareRunsc
+from benchmarks.floors import Floors
 from pytest_gvisor import Gvisor, Launcher, Platform, Runsc
 from pytest_gvisor.run.request import Record
 from pytest_gvisor.runsc import platforms
+from pytest_gvisor.runsc.rootless import Way
 
 TRUE = ["true"]
 DEADLINE = 120.0
@@ -36,9 +38,11 @@ class Bench:
     finding: float
     """Seconds to find, check and question runsc."""
 
+    floors: Floors = field(default_factory=Floors)
+
     @classmethod
     @contextlib.contextmanager
-    def ready(cls, path: str | None = None) -> Iterator[Bench]:
+    def ready(cls, path: str | None = None, floors: Floors | None = None) -> Iterator[Bench]:
         """Find runsc, or take that of ``path``, and start the keeper; all is gone afterwards."""
         with contextlib.ExitStack() as stack:
             begun = time.perf_counter()
@@ -55,13 +59,14 @@ class Bench:
                 gvisor=Gvisor(runsc=runsc, platform=platform, launcher=launcher),
                 folder=tempfile.mkdtemp(prefix="bench-", dir=launcher.session().path),
                 finding=finding,
+                floors=floors or Floors(),
             )
 
     def releases(self) -> Iterator[Bench]:
         """This one, and one for the runsc of 2024 where `make bench` has unpacked that."""
         yield self
         if os.path.exists(_OLDER):
-            with Bench.ready(_OLDER) as older:
+            with Bench.ready(_OLDER, self.floors) as older:
                 if older.runsc.version != self.runsc.version:
                     yield older
 
@@ -74,24 +79,41 @@ class Bench:
         if self.gvisor.run(TRUE).returncode:
             raise RuntimeError("true failed in our sandbox")
 
-    def seen(self, args: list[str]) -> tuple[dict[str, Any], Record]:
+    @property
+    def way(self) -> Way:
+        """The way for runsc to get its rights here."""
+        return self.gvisor.request(TRUE).way
+
+    def seen(self, args: list[str], **settings: Any) -> tuple[dict[str, Any], Record]:
         """Run ``args``; returns the config.json that was written for it, and the run's record."""
         # Not by a hook: a run with one gets a root of its own, which is removed with the run.
         harness = Gvisor(runsc=self.runsc, platform=self.platform, launcher=self.launcher)
-        harness.run(args, timeout=DEADLINE)
+        done = harness.run(args, timeout=DEADLINE, **settings)
+        if done.returncode:
+            raise RuntimeError(f"{args[0]} failed in our sandbox: {done.stderr[-500:]}")
         record = harness.records[-1]
         assert record.spec is not None
         return record.spec.to_json(), record
 
-    def bare(self, row: str, args: list[str]) -> tuple[BareRunsc, str]:
-        """Bare runsc, and the very bundle that our harness has just run for ``args``."""
-        config, record = self.seen(args)
+    def bare(
+        self,
+        row: str,
+        args: list[str],
+        *,
+        flags: Sequence[str] = (),
+        executable: str = "",
+        fds: Sequence[int] = (),
+        **settings: Any,
+    ) -> tuple[BareRunsc, dict[str, Any]]:
+        """Bare runsc, and the very configuration that our harness has just run ``args`` with.
+
+        ``executable`` and ``fds`` are those of `BareRunsc`, in place of the path of runsc.
+        """
+        config, record = self.seen(args, **settings)
         rootless = ["--rootless"] if "--rootless" in record.argv else []
         # fmt: off
         flags = [*rootless, "--ignore-cgroups", "--network", "none",
-                 "--platform", self.platform.value, "--overlay2", "root:memory"]
+                 "--platform", self.platform.value, "--overlay2", "root:memory", *flags]
         # fmt: on
-        folder = os.path.join(self.folder, row)
-        os.mkdir(folder, 0o700)
-        bare = BareRunsc(self.runsc.path, flags, folder)
-        return bare, bare.bundle("bundle", config)
+        folder = tempfile.mkdtemp(prefix=f"{row}-", dir=self.folder)
+        return BareRunsc(executable or self.runsc.path, flags, folder, fds=fds), config

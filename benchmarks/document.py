@@ -1,30 +1,83 @@
-"""The last table in docs/benchmarks.md, between two marks that stay there."""
+"""The last tables in docs/benchmarks.md, each between two marks that stay there.
+
+Rows that were measured now replace those of the same name, and the others stay. Each row names its
+measurement, which the last table lists with its date and versions.
+"""
 
 from __future__ import annotations
 
 import os
+import string
+from collections.abc import Mapping, Sequence
+
+from benchmarks.grid import Table
 
 PAGE = "benchmarks.md"
 PLOT = "benchmarks.svg"
-_BEGIN, _END = "<!-- last table: make bench writes it -->", "<!-- end of the last table -->"
+KINDS = ("results", "floors", "steps")
+MEASUREMENTS = "measurements"
+_AT = "at"
+"""The column that names the measurement of a row."""
 
 
-def replaced(page: str, table: str) -> str:
-    """The page with another table. Raises `ValueError` for a page without the marks."""
-    before, begin, rest = page.partition(_BEGIN)
-    _old, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"{PAGE} has no place for a table: {_BEGIN} … {_END}")
-    return f"{before}{_BEGIN}\n\n{table.strip()}\n\n{_END}{after}"
+def updated(
+    page: str, tables: Mapping[str, Table], about: Mapping[str, str], order: Sequence[str]
+) -> str:
+    """The page with the rows of ``tables``, by `KINDS`, which one measurement ``about`` made.
+
+    Raises `ValueError` for a page without the marks of a table.
+    """
+    measured = Table.parse(_part(page, MEASUREMENTS)[1])
+    names = {row[0] for row in measured.rows}
+    name = next(letter for letter in string.ascii_uppercase if letter not in names)
+    found = {kind: Table.parse(_part(page, kind)[1]) for kind in KINDS}
+    for kind, table in tables.items():
+        if table.rows:
+            found[kind] = found[kind].updated(table.with_column(_AT, name), order)
+    used = {row[-1] for table in found.values() for row in table.rows}
+    newest = Table((_AT, *about), ((name, *about.values()),))
+    kept = [row for row in measured.updated(newest, (*names, name)).rows if row[0] in used]
+    letters = dict(zip((row[0] for row in kept), string.ascii_uppercase, strict=False))
+    for kind, table in found.items():
+        rows = tuple((*row[:-1], letters.get(row[-1], row[-1])) for row in table.rows)
+        page = _replaced(page, kind, Table(table.head, rows))
+    rows = tuple((letters[row[0]], *row[1:]) for row in kept)
+    return _replaced(page, MEASUREMENTS, Table(newest.head, rows))
 
 
-def write(folder: str, table: str, plot: str | None) -> None:
-    """Put the table into the page of ``folder``, and the plot beside it if there is one."""
+def write(
+    folder: str,
+    tables: Mapping[str, Table],
+    about: Mapping[str, str],
+    order: Sequence[str],
+    plot: str | None,
+) -> None:
+    """Put the tables into the page of ``folder``, and the plot beside it if there is one."""
     path = os.path.join(folder, PAGE)
     with open(path, encoding="utf-8") as file:
-        page = replaced(file.read(), table)
+        page = updated(file.read(), tables, about, order)
     with open(path, "w", encoding="utf-8") as file:
         file.write(page)
     if plot is not None:
         with open(os.path.join(folder, PLOT), "w", encoding="utf-8") as file:
             file.write(plot)
+
+
+def marks(kind: str) -> tuple[str, str]:
+    """The lines of a page between which a table of this kind stands."""
+    return f"<!-- last {kind}: make bench writes them -->", f"<!-- end of the last {kind} -->"
+
+
+def _part(page: str, kind: str) -> tuple[str, str, str]:
+    """The page before the table of this kind, the table, and the page after it."""
+    begin, end = marks(kind)
+    before, has_begin, rest = page.partition(begin)
+    table, has_end, after = rest.partition(end)
+    if not has_begin or not has_end:
+        raise ValueError(f"{PAGE} has no place for a table: {begin} … {end}")
+    return before + begin, table, end + after
+
+
+def _replaced(page: str, kind: str, table: Table) -> str:
+    before, old, after = _part(page, kind)
+    return f"{before}\n\n{table.markdown()}\n\n{after}" if table.head else f"{before}{old}{after}"

@@ -1,21 +1,18 @@
-"""The peers of the benchmarks, each used as documented: bare runsc, the official gvisor package."""
+"""Peers to install: the official gvisor package, used as documented, and pytest-forked."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from benchmarks.results import Unavailable
 
 PACKAGE = "gvisor==2026.10.22.0"
 _INSTALL_DEADLINE = 120.0
-_RUN_DEADLINE = 60.0
 
 _PACKAGE_DRIVER = """\
 import os, sys
@@ -28,53 +25,6 @@ while os.read(orders, 1):
         sandbox.exec("true")
     print("done", flush=True)
 """
-
-
-class BareRunsc:
-    """Bare ``runsc run`` of one bundle: the least cost of a run."""
-
-    def __init__(self, executable: str, flags: list[str], folder: str) -> None:
-        self._command = [executable, "--root", os.path.join(folder, "state"), *flags]
-        self._folder = folder
-        self._number = 0
-        os.makedirs(os.path.join(folder, "state"), 0o700)
-
-    def bundle(self, name: str, config: Mapping[str, Any]) -> str:
-        """Write a bundle of this configuration; returns its folder."""
-        folder = os.path.join(self._folder, name)
-        os.mkdir(folder, 0o700)
-        with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
-            json.dump(config, file)
-        return folder
-
-    def run(self, bundle: str) -> None:
-        """Run the bundle to its end, both streams drained."""
-        subprocess.run(
-            self._argv(bundle),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=True,
-            timeout=_RUN_DEADLINE,
-        )
-
-    def run_into_cat(self, bundle: str) -> None:
-        """``runsc … | cat >/dev/null``."""
-        with subprocess.Popen(
-            self._argv(bundle), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-        ) as runsc:
-            subprocess.run(
-                ["cat"],
-                stdin=runsc.stdout,
-                stdout=subprocess.DEVNULL,
-                check=True,
-                timeout=_RUN_DEADLINE,
-            )
-        if runsc.returncode:
-            raise subprocess.CalledProcessError(runsc.returncode, runsc.args)
-
-    def _argv(self, bundle: str) -> list[str]:
-        self._number += 1
-        return [*self._command, "run", "--bundle", bundle, f"bench-{self._number}"]
 
 
 class OfficialPackage:

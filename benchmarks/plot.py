@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from xml.sax.saxutils import escape
 
 Curve = Mapping[str, Mapping[int, float]]
 """The seconds of a session for each way of running it, by the number of tests."""
 
 _WIDTH, _HEIGHT = 640, 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 88, 20, 52
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 88, 24, 52
 _FONT = 'font-family="sans-serif" font-size="13"'
 _ACROSS, _UP = "tests in a session", "milliseconds a test, start included"
 _COLOURS = ("#0072b2", "#e69f00", "#d55e00", "#009e73")
 
 
-def svg(curve: Curve) -> str:
-    """The plot of milliseconds a test, both axes logarithmic."""
+def svg(curve: Curve, about: str) -> str:
+    """The plot of milliseconds a test, both axes logarithmic; ``about`` is a line above it."""
     lines = {
         name: {tests: 1000 * spent / tests for tests, spent in points.items()}
         for name, points in curve.items()
@@ -48,6 +49,7 @@ def svg(curve: Curve) -> str:
             *(f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in places),
             f'<text x="{x + 8}" y="{y + 4}" fill="{colour}">{name}</text>',
         ]
+    parts.append(f'<text x="{_LEFT}" y="14" fill="#666">{escape(about)}</text>')
     middle = (_TOP + _HEIGHT - _BOTTOM) // 2
     parts += [
         f'<text x="{_WIDTH // 2}" y="{_HEIGHT - 12}" text-anchor="middle">{_ACROSS}</text>',

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from benchmarks import daemon, images, sessions, suites
+from benchmarks import daemon, floors, images, sessions, suites
 from benchmarks.bench import DEADLINE, TRUE, Bench
 from benchmarks.peers import OfficialPackage, install_package
-from benchmarks.results import Figure, Phase, Result
+from benchmarks.results import Figure, Floored, Phase, Result
 from benchmarks.timing import Series, interleaved
 from pytest_gvisor.completed import Outcome
 from pytest_gvisor.programs.order import Order
@@ -34,12 +34,19 @@ def fresh(bench: Bench, count: int) -> Iterator[Result]:
 
 
 def _fresh(bench: Bench, count: int) -> Result:
-    bare, bundle = bench.bare("fresh", TRUE)
-    contenders = {"ours": bench.run, "peer": lambda: bare.run(bundle)}
-    return Result(
+    bare, config = bench.bare("fresh", TRUE)
+    bundle = bare.bundle("bundle", config)
+    contenders: dict[str, floors.Peer] = {"ours": bench.run, "peer": lambda: bare.run(bundle)}
+    with contextlib.ExitStack() as stack:
+        if floors.can_spare(bench):
+            bench.floors.join(stack, "fresh", contenders, lambda: floors.bare_run(bench, TRUE))
+        series = interleaved(contenders, count, limit=20)
+        if bench.floors.wanted and not floors.can_spare(bench):
+            series[floors.NAME] = series["peer"]
+    return Floored(
         row="fresh", what=f"{_FRESH} on {bench.runsc.version}",
-        against="bare `runsc run` of the same bundle", figure=Figure.RATIO,
-        **interleaved(contenders, count, limit=15),
+        against="bare `runsc run` of the same bundle", figure=Figure.RATIO, **series,
+        floor_by="bare `runsc run`, with our filter and copy if the release gets them",
         target=0.75 if bench.is_older_than(2026) else 1.0,
     )  # fmt: skip
 
@@ -65,7 +72,7 @@ def package(bench: Bench, count: int) -> Iterator[Result]:
     for reaped in (False, True):
         with OfficialPackage.started(python, bench.runsc.path, reaped=reaped) as official:
             series = interleaved({"ours": bench.run, "peer": official.run}, count, limit=12)
-        parent = "orphans reaped at once" if reaped else "orphans left to pid 1"
+        parent = "orphans collected at once" if reaped else "orphans left to pid 1"
         yield Result(
             row="package", what=_FRESH,
             against=f"the gvisor package: `Sandbox()`, `exec`, `close` ({parent})",
@@ -95,17 +102,22 @@ def _warm(bench: Bench, count: int) -> Result:
                 timeout=DEADLINE,
             )  # fmt: skip
 
-        series = interleaved({"ours": ours, "peer": peer}, count, limit=12)
-    return Result(
+        contenders: dict[str, floors.Peer] = {"ours": ours, "peer": peer}
+        with contextlib.ExitStack() as stack:
+            bench.floors.join(stack, "exec", contenders, lambda: floors.spawner(bench))
+            series = interleaved(contenders, count, limit=12)
+    return Floored(
         row="exec", what=f'`sandbox.exec(["true"])` on {bench.runsc.version}',
         against="`runsc exec` in the same sandbox", figure=Figure.RATIO, **series,
+        floor_by="`os.posix_spawn` and its wait in a Python inside, asked by a byte",
         target=0.40 if bench.is_older_than(2026) else 0.45,
     )  # fmt: skip
 
 
 def output(bench: Bench, count: int) -> Iterator[Result]:
     """1 GiB on standard output, and the growth of this process's memory meanwhile."""
-    bare, bundle = bench.bare("output", _FLOOD)
+    bare, config = bench.bare("output", _FLOOD)
+    bundle = bare.bundle("bundle", config)
     growth: list[float] = []
 
     def run() -> None:
@@ -140,7 +152,7 @@ def _status(field: str) -> int:
 
 
 class _TimedSupervisor(Supervisor):
-    """Notes when the keeper said that runsc was started."""
+    """Notes when the keeper reported that runsc was started."""
 
     spawned_at = 0.0
 
@@ -219,20 +231,23 @@ class Row:
 
     rounds: int
     measure: Callable[[Bench, int], Iterator[Result]]
+    has_floor: bool = False
 
 
 ROWS: Mapping[str, Row] = {
-    "fresh": Row(rounds=100, measure=fresh),
+    "fresh": Row(rounds=100, measure=fresh, has_floor=True),
     "docker": Row(rounds=20, measure=in_docker),
     "package": Row(rounds=10, measure=package),
     "images": Row(rounds=20, measure=images.images),
-    "exec": Row(rounds=100, measure=warm),
+    "exec": Row(rounds=100, measure=warm, has_floor=True),
     "idle": Row(rounds=50, measure=sessions.idle),
-    "inside": Row(rounds=10, measure=sessions.inside),
-    "isolation": Row(rounds=5, measure=sessions.isolation),
-    "suites": Row(rounds=2, measure=suites.suites),
-    "workers": Row(rounds=2, measure=suites.workers),
+    "inside": Row(rounds=10, measure=sessions.inside, has_floor=True),
+    "kept": Row(rounds=10, measure=sessions.kept, has_floor=True),
+    "isolation": Row(rounds=5, measure=sessions.isolation, has_floor=True),
+    "suites": Row(rounds=2, measure=suites.suites, has_floor=True),
+    "workers": Row(rounds=2, measure=suites.workers, has_floor=True),
     "output": Row(rounds=5, measure=output),
 }
+FLOORS = "floors"
 PHASES = "phases"
 PHASE_ROUNDS = 40

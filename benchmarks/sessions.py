@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
@@ -9,13 +11,18 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from benchmarks import floors
+from benchmarks.floors import Peer, together
 from benchmarks.peers import install_forked
 from benchmarks.plot import Curve
-from benchmarks.results import Figure, Result, Unavailable
-from benchmarks.timing import interleaved
+from benchmarks.results import Figure, Floored, Result, Unavailable
+from benchmarks.timing import Series, interleaved
+from pytest_gvisor import SnapshotError
+from pytest_gvisor.runsc import saving
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench
@@ -26,13 +33,18 @@ _FRESH_TESTS = 10
 _NUMBERS = (1, 3, 10, 30, 100, 300, 1000, 3000)
 _SETTINGS = ("PYTEST_", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 _DEADLINE = 120.0
+_BARE = "plain `pytest` by bare `runsc run`"
+_RESTORED = "bare `runsc restore` of a Python with pytest imported"
+_FROM_EARLIER = "was kept from an earlier session"
 
 
-def command(keep: Sequence[str] = ()) -> list[str]:
+def command(keep: Sequence[str] = (), *, caches: bool = False) -> list[str]:
     """``python -m pytest`` with no plugin but this package's and those to ``keep``."""
     names = sorted({p.name for p in importlib.metadata.entry_points(group="pytest11")})
     others = [name for name in names if name not in {"gvisor", *keep}]
-    return [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider",
+    if not caches:
+        others.append("cacheprovider")
+    return [sys.executable, "-m", "pytest", "--quiet",
             *(word for name in others for word in ("-p", f"no:{name}"))]  # fmt: skip
 
 
@@ -49,28 +61,79 @@ def in_gvisor(bench: Bench) -> tuple[str, ...]:
 class Project:
     """A project of trivial tests, with nothing of this process's settings and plugins."""
 
-    def __init__(self, folder: str, tests: int, keep: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: str, tests: int, keep: Sequence[str] = (), *, caches: bool = False
+    ) -> None:
+        """With ``caches``, pytest has its cache, and so tests inside may keep their sandbox.
+
+        The user's cache folder is beside ``folder`` then: no sandbox that sees it is kept.
+        """
         os.mkdir(folder)
         self.folder = folder
         with open(os.path.join(folder, "pytest.ini"), "w", encoding="utf-8") as file:
             file.write("[pytest]\n")
         with open(os.path.join(folder, "test_it.py"), "w", encoding="utf-8") as file:
             file.writelines(f"def test_{n}():\n    assert {n} == {n}\n\n" for n in range(tests))
-        self._command = command(keep)
+        self._command = command(keep, caches=caches)
+        self.plain = [*command(), "-p", "no:gvisor"]
+        """The command of a plain pytest."""
         # Compiled once for all rounds, as in any project, and not into this checkout.
-        self._env = {**environment(), "PYTHONPYCACHEPREFIX": os.path.join(folder, "cache")}
+        self.variables = {"PYTHONPYCACHEPREFIX": os.path.join(folder, "cache")}
+        """Variables with which Python finds the byte code of a run on the host."""
+        self._env = {**environment(), **self.variables}
+        if caches:
+            self._env["XDG_CACHE_HOME"] = f"{folder}-caches"
 
-    def run(self, *arguments: str, path: str = "") -> None:
-        """Run pytest in it; ``path`` is a folder with more plugins. Raises CalledProcessError."""
-        subprocess.run(
+    def run(self, *arguments: str, path: str = "") -> str:
+        """Run pytest in it; ``path`` is a folder with more plugins. Raises CalledProcessError.
+
+        Returns its output.
+        """
+        done = subprocess.run(
             [*self._command, *arguments],
             cwd=self.folder,
             env={**self._env, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=True,
+            text=True,
             timeout=_DEADLINE,
         )
+        return done.stdout
+
+
+def _is_kept(output: str) -> None:
+    """Raise `RuntimeError` unless the sandbox of a run came from an earlier session."""
+    if _FROM_EARLIER not in output:
+        raise RuntimeError(f"no sandbox was kept for the next session: {output[-1000:]}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Way:
+    """A way for the first sandbox of tests inside to start."""
+
+    row: str
+    name: str
+    target: float
+    """Seconds over the host's."""
+
+    floor_by: str
+    bare: Callable[[Bench, Project], AbstractContextManager[Peer]]
+    options: tuple[str, ...] = ()
+    sessions_before: int = 0
+    check: Callable[[str], None] = lambda _output: None
+    """Raises an error for the output of a run in which it started otherwise."""
+
+
+_COLD = _Way(
+    row="inside", name="cold", target=0.350, floor_by=f"{_BARE}, beside the host's",
+    bare=floors.plain,
+)  # fmt: skip
+_KEPT = _Way(
+    row="kept", name="kept sandbox", target=0.150, floor_by=f"{_RESTORED}, beside the host's",
+    bare=floors.restored, options=("-vv",), check=_is_kept,
+    sessions_before=3,  # one that compiles, one that saves, and one that uses it
+)  # fmt: skip
 
 
 def idle(bench: Bench, count: int) -> Iterator[Result]:
@@ -97,51 +160,94 @@ def inside(bench: Bench, count: int) -> Iterator[Result]:
     """
     if importlib.util.find_spec("xdist") is None:
         raise Unavailable("pytest-xdist is not installed here")
-    # Not in the session folder, which is not shown to any sandbox.
-    with tempfile.TemporaryDirectory(prefix="pytest-gvisor-bench-") as folder:
-        yield from _inside(bench, folder, count)
-
-
-def _inside(bench: Bench, folder: str, count: int) -> Iterator[Result]:
-    forked = os.path.join(folder, "forked")
-    install_forked(forked)
-    many = Project(os.path.join(folder, "many"), _INSIDE_TESTS, keep=("xdist",))
-    one = Project(os.path.join(folder, "one"), 1)
-    ours = in_gvisor(bench)
-    peers = {
-        "`pytest -n1` on the host": (1.2, count, lambda: many.run("-n1")),
-        "`pytest --forked` on the host (pytest 8.4)": (
-            0.45,
-            min(count, 3),
-            lambda: many.run("--forked", path=forked),
-        ),
-    }
-    for against, (target, rounds, peer) in peers.items():
-        contenders = {"ours": lambda: many.run(*ours), "peer": peer}
-        yield Result(
-            row="inside", what=f"{_INSIDE_TESTS} trivial tests, `pytest --in-gvisor`",
-            against=against, figure=Figure.RATIO, **interleaved(contenders, rounds, limit=18),
-            target=target,
+    with _folder() as folder:
+        many = Project(os.path.join(folder, "many"), _INSIDE_TESTS, keep=("xdist",))
+        ours = in_gvisor(bench)
+        what = f"{_INSIDE_TESTS} trivial tests, `pytest --in-gvisor`"
+        with contextlib.ExitStack() as stack:
+            contenders: dict[str, Peer] = {
+                "ours": lambda: many.run(*ours),
+                "peer": lambda: many.run("-n1"),
+            }
+            bench.floors.join(stack, "inside", contenders, lambda: floors.plain(bench, many))
+            series = interleaved(contenders, count, limit=25)
+        yield Floored(
+            row="inside", what=what, against="`pytest -n1` on the host", figure=Figure.RATIO,
+            **series, floor_by=_BARE, target=1.2,
         )  # fmt: skip
-    contenders = {"ours": lambda: one.run(*ours), "peer": lambda: one.run(*ours, "--no-gvisor")}
-    yield Result(
-        row="inside", what="one test, `pytest --in-gvisor`", against="`--no-gvisor`",
-        figure=Figure.DIFFERENCE, **interleaved(contenders, count, limit=15), target=0.350,
+        one = Project(os.path.join(folder, "one"), 1)
+        yield _one(bench, count, one, _COLD)
+        forked = os.path.join(folder, "forked")
+        install_forked(forked)
+        contenders = {
+            "ours": lambda: many.run(*ours),
+            "peer": lambda: many.run("--forked", path=forked),
+        }
+        yield Result(
+            row="inside", what=what, against="`pytest --forked` on the host (pytest 8.4)",
+            figure=Figure.RATIO, **interleaved(contenders, min(count, 3), limit=18), target=0.45,
+        )  # fmt: skip
+
+
+def kept(bench: Bench, count: int) -> Iterator[Result]:
+    """One test inside, in a copy of a sandbox that an earlier session has kept."""
+    try:
+        saving.check(bench.runsc, bench.platform, bench.way)
+    except SnapshotError as error:
+        raise Unavailable(str(error)) from error
+    with _folder() as folder:
+        one = Project(os.path.join(folder, "one"), 1, caches=True)
+        yield _one(bench, count, one, _KEPT)
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for projects: the session folder is not shown to any sandbox."""
+    return tempfile.TemporaryDirectory(prefix="pytest-gvisor-bench-")
+
+
+def _one(bench: Bench, count: int, project: Project, way: _Way) -> Result:
+    """One test inside, over the host's; the floor is both side by side, without us."""
+    ours = *in_gvisor(bench), *way.options
+
+    @contextlib.contextmanager
+    def floor() -> Iterator[Peer]:
+        with way.bare(bench, project) as bare:
+            yield together(lambda: project.run("-p", "no:gvisor"), bare)
+
+    for _ in range(way.sessions_before):
+        project.run(*ours)
+    with contextlib.ExitStack() as stack:
+        contenders: dict[str, Peer] = {
+            "ours": lambda: way.check(project.run(*ours)),
+            "peer": lambda: project.run(*ours, "--no-gvisor"),
+        }
+        bench.floors.join(stack, way.row, contenders, floor)
+        series = interleaved(contenders, count, limit=18)
+    return Floored(
+        row=way.row, what=f"one test, `pytest --in-gvisor`, {way.name}", against="`--no-gvisor`",
+        figure=Figure.DIFFERENCE, **series, floor_by=way.floor_by, target=way.target,
     )  # fmt: skip
 
 
 def isolation(bench: Bench, count: int) -> Iterator[Result]:
     """The cost of one more fresh sandbox, where each test inside has its own."""
-    with tempfile.TemporaryDirectory(prefix="pytest-gvisor-bench-") as folder:
+    with _folder() as folder:
         several = Project(os.path.join(folder, "several"), 1 + _FRESH_TESTS)
         one = Project(os.path.join(folder, "one"), 1)
         options = (*in_gvisor(bench), "--gvisor-isolation=test")
-        contenders = {"ours": lambda: several.run(*options), "peer": lambda: one.run(*options)}
-        series = interleaved(contenders, count, limit=30)
-    yield Result(
+        contenders: dict[str, Peer] = {
+            "ours": lambda: several.run(*options),
+            "one": lambda: one.run(*options),
+        }
+        with contextlib.ExitStack() as stack:
+            bench.floors.join(stack, "isolation", contenders, lambda: floors.restored(bench, one))
+            series = interleaved(contenders, count, limit=35)
+    pairs = zip(series["ours"].values, series["one"].values, strict=True)
+    yield Floored(
         row="isolation", what=f"`--gvisor-isolation test`, each of {_FRESH_TESTS} more tests",
-        against="one test alone, by as much", figure=Figure.DIFFERENCE,
-        **{name: values.over(_FRESH_TESTS) for name, values in series.items()}, target=0.250,
+        against="one test alone, subtracted", figure=Figure.TIME,
+        ours=Series(tuple(all_of_them - alone for all_of_them, alone in pairs)).over(_FRESH_TESTS),
+        floor=series.get(floors.NAME), floor_by=_RESTORED, target=0.250,
     )  # fmt: skip
 
 
@@ -149,7 +255,7 @@ def curve(bench: Bench, count: int) -> Curve:
     """The time of whole sessions of trivial tests, by their number, in three ways."""
     ways = {"host": (), "-n1": ("-n1",), "inside": in_gvisor(bench)}
     points: dict[str, dict[int, float]] = {name: {} for name in ways}
-    with tempfile.TemporaryDirectory(prefix="pytest-gvisor-bench-") as folder:
+    with _folder() as folder:
         for tests in _NUMBERS:
             project = Project(os.path.join(folder, str(tests)), tests, keep=("xdist",))
             contenders = {

@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks import sessions
-from benchmarks.results import Figure, Result, Unavailable
+from benchmarks.floors import NAME
+from benchmarks.results import Figure, Floored, Result, Unavailable
 from benchmarks.timing import interleaved
 from pytest_gvisor import bind
 
@@ -27,6 +28,7 @@ _LIMIT = 35.0
 _WORKERS = "click"
 """The suite that is run by two workers."""
 
+_PLAIN = "plain `pytest`"
 _PASSED = re.compile(r"(\d+) passed")
 
 
@@ -58,10 +60,10 @@ class Suite:
         )
         self._judge(done.stdout)
 
-    def workload(self, bench: Bench) -> None:
+    def workload(self, bench: Bench, *arguments: str, keep: Sequence[str] = ()) -> None:
         """Run the suite by a plain pytest that is a workload in a fresh sandbox."""
         done = bench.gvisor.run(
-            [*sessions.command(), "-p", "no:gvisor"],
+            [*sessions.command(keep), "-p", "no:gvisor", *arguments],
             mounts=[bind(path, path) for path in (self._folder, self._site)],
             cwd=self._folder,
             env={"PYTHONPATH": self._site},
@@ -97,13 +99,15 @@ def suites(bench: Bench, count: int) -> Iterator[Result]:
             }
             series = interleaved(contenders, count, limit=_LIMIT, is_warm=True)
         peers = {
-            "plain `pytest` as a workload in gVisor": (series["workload"], 1.15),
-            "`pytest -n1` on the host": (series["worker"], 1.0),
+            f"{_PLAIN} as a workload in gVisor": (series["workload"], 1.15, None),
+            "`pytest -n1` on the host": (series["worker"], 1.0, series["workload"]),
         }
-        for against, (peer, target) in peers.items():
-            yield Result(
+        for against, (peer, target, floor) in peers.items():
+            yield Floored(
                 row="suites", what=f"the suite of {name}, `pytest --in-gvisor`", against=against,
                 figure=Figure.RATIO, ours=series["ours"], peer=peer, target=target,
+                floor=floor if bench.floors.wanted else None,
+                floor_by=f"{_PLAIN} as a workload",
             )  # fmt: skip
 
 
@@ -114,8 +118,11 @@ def workers(bench: Bench, count: int) -> Iterator[Result]:
             "ours": lambda: suite.host("-n2", *sessions.in_gvisor(bench)),
             "peer": lambda: suite.host("-n2"),
         }
+        if bench.floors.wanted:
+            contenders[NAME] = lambda: suite.workload(bench, "-n2", keep=("xdist",))
         series = interleaved(contenders, count, limit=_LIMIT, is_warm=True)
-    yield Result(
+    yield Floored(
         row="workers", what=f"the suite of {_WORKERS}, `pytest --in-gvisor -n2`",
         against="`pytest -n2` on the host", figure=Figure.RATIO, **series, target=1.2,
+        floor_by="plain `pytest -n2` as a workload",
     )  # fmt: skip

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib.metadata
+import operator
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from benchmarks.results import Figure, Missing, Phase, Result
-from benchmarks.timing import Series
+from benchmarks.grid import Table
+from benchmarks.results import Figure, Floored, Missing, Phase, Result
+from benchmarks.timing import Series, interval
 from pytest_gvisor.programs.proc import mounts
 
 SCHEMA = 1
 _HEAD = (
     "row", "work", "ours (least)", "against", "peer (least)", "figure (95 %)", "target", "",
+)  # fmt: skip
+_FLOOR_HEAD = (
+    "row", "work", "goal", "at the floor", "at ours", "floor (least)", "ours (least)",
+    "ours / floor (95 %)", "floor",
 )  # fmt: skip
 
 
@@ -26,8 +33,8 @@ def versions(runsc: str, sandbox_platform: str, session: str) -> dict[str, str]:
         "Python": platform.python_version(),
         "pytest": importlib.metadata.version("pytest"),
         "runsc": f"{runsc} ({sandbox_platform})",
-        "kernel": platform.release(),
-        "session folder": f"on {_file_system(session)}",
+        "kernel": re.split(r"[^\d.]", platform.release())[0],
+        "session folder": _file_system(session),
         "processors": str(len(os.sched_getaffinity(0))),
         "load before": f"{os.getloadavg()[0]:.1f}",
     }
@@ -41,16 +48,23 @@ def _file_system(path: str) -> str:
     return next(kinds, "an unknown file system")
 
 
-def markdown(results: Sequence[Result]) -> str:
-    """The results as one table."""
-    rows = [_HEAD, *map(_cells, results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+def of_results(results: Sequence[Result]) -> Table:
+    """The results, a row each."""
+    return Table(_HEAD, tuple(map(_cells, results)))
+
+
+def of_floors(results: Sequence[Result]) -> Table:
+    """The floors of those results that have one."""
+    floored = [result for result in results if isinstance(result, Floored)]
+    return Table(
+        _FLOOR_HEAD, tuple(_floor_cells(each, each.floor) for each in floored if each.floor)
+    )
+
+
+def of_steps(row: str, steps: Sequence[Phase]) -> Table:
+    """The steps of a run with their median times."""
+    rows = tuple((row, step.name, _seconds(step.seconds.median)) for step in steps)
+    return Table(("row", "step of a run", "median"), rows)
 
 
 def _cells(result: Result) -> tuple[str, ...]:
@@ -62,6 +76,22 @@ def _cells(result: Result) -> tuple[str, ...]:
     if result.interval is not None:
         figure += " ({} to {})".format(*(_figure(result, bound) for bound in result.interval))
     return result.row, result.what, ours, result.against, peer, figure, target, verdict
+
+
+def _floor_cells(result: Floored, floor: Series) -> tuple[str, ...]:
+    goal = _figure(result, result.target)
+    match result.figure:
+        case Figure.RATIO:
+            goal += f" of {result.against}"
+        case Figure.DIFFERENCE:
+            goal += f" on {result.against}"
+    above = ", above the goal" if result.is_out_of_reach else ""
+    low, high = interval(result.ours, floor, operator.truediv)
+    return (
+        result.row, result.what, goal, f"{_figure(result, result.figure_of(floor))}{above}",
+        _figure(result, result.value), _amounts(result, floor), _amounts(result, result.ours),
+        f"{result.ours.median / floor.median:.2f} ({low:.2f} to {high:.2f})", result.floor_by,
+    )  # fmt: skip
 
 
 def _amounts(result: Result, series: Series) -> str:
@@ -81,25 +111,14 @@ def _figure(result: Result, value: float) -> str:
             return f"{value:.3f}" if value < 10 else f"{value:.0f}"
         case Figure.DIFFERENCE:
             return f"{value * 1000:+.1f} ms"
+        case Figure.TIME:
+            return _seconds(value)
         case Figure.LARGEST:
             return f"{value:.0f} MiB"
 
 
 def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
-
-
-def breakdown(phases: Sequence[Phase]) -> str:
-    """The table of a run's steps with their median times."""
-    width = max(len(phase.name) for phase in phases)
-    lines = [
-        f"| {'step of a run'.ljust(width)} | median    |",
-        f"|{'-' * (width + 2)}|-----------|",
-    ]
-    lines += [
-        f"| {phase.name.ljust(width)} | {_seconds(phase.seconds.median):9} |" for phase in phases
-    ]
-    return "\n".join(lines)
 
 
 def verdicts(results: Sequence[Result], missing: Sequence[Missing]) -> Iterator[str]:
@@ -111,6 +130,11 @@ def verdicts(results: Sequence[Result], missing: Sequence[Missing]) -> Iterator[
         yield "target missed: " + ", ".join(missed)
     for entry in missing:
         yield f"{entry.row}: {'FAILED' if entry.failed else 'not measured'}: {entry.why}"
+
+
+def _floor_values(result: Result) -> tuple[float, ...] | None:
+    floor = result.floor if isinstance(result, Floored) else None
+    return None if floor is None else floor.values
 
 
 def as_json(
@@ -135,6 +159,7 @@ def as_json(
                 "met": result.met,
                 "ours": result.ours.values,
                 "peer": result.peer.values if result.peer else None,
+                "floor": _floor_values(result),
             }
             for result in results
         ],

@@ -38,7 +38,7 @@ class Series:
 
 
 def interleaved(
-    contenders: Mapping[str, Callable[[], None]],
+    contenders: Mapping[str, Callable[[], object]],
     count: int,
     *,
     limit: float = math.inf,
@@ -67,7 +67,7 @@ def interleaved(
     return {name: Series(tuple(values)) for name, values in seconds.items()}
 
 
-def _seconds(action: Callable[[], None]) -> float:
+def _seconds(action: Callable[[], object]) -> float:
     begun = time.perf_counter()
     action()
     return time.perf_counter() - begun

@@ -1,18 +1,24 @@
-"""The benchmarks' own parts: rounds within a limit, the table in its page, and the plot."""
+"""The benchmarks' own parts: rounds within a limit, the tables in their page, and the plot."""
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
+from benchmarks import __main__ as command
 from benchmarks import document, plot, table
+from benchmarks.grid import Table
 from benchmarks.results import Figure, Result
+from benchmarks.rows import FLOORS, ROWS
 from benchmarks.timing import Series, interleaved
 
 DOCS = Path(__file__).parents[2] / "docs"
+ORDER = ("fresh", "exec", "idle")
+HEAD = ("row", "figure")
 
 
 def test_no_round_begins_after_the_limit() -> None:
@@ -40,38 +46,97 @@ def test_a_value_is_shown_with_the_least_one() -> None:
         row="fresh", what="ours", against="theirs", figure=Figure.RATIO, target=1.0,
         ours=Series((1.0, 3.0, 2.0)), peer=Series((4.0, 4.0, 5.0)),
     )  # fmt: skip
-    line = table.markdown([result]).splitlines()[-1]
-    assert "| 2.00 s (1.00 s) |" in line
-    assert "| 4.00 s (4.00 s) |" in line
+    (row,) = table.of_results([result]).rows
+    assert row[2:5] == ("2.00 s (1.00 s)", "theirs", "4.00 s (4.00 s)")
 
 
-def test_only_the_table_of_the_page_is_replaced(tmp_path: Path) -> None:
-    """The text around stays, and a second table takes the place of the first one."""
+def test_a_table_is_read_as_it_was_written() -> None:
+    """Padding goes, and an escaped bar is part of its cell."""
+    written = Table(("row", "work"), (("output", "`runsc … \\| cat`"), ("exec", "")))
+    assert Table.parse(f"text\n\n{written.markdown()}\n\nmore text\n") == written
+
+
+def test_rows_of_the_same_name_are_replaced() -> None:
+    """Two old rows may become one, other rows stay, and all have the order of their names."""
+    old = Table(HEAD, (("idle", "1"), ("exec", "2"), ("exec", "3"), ("other", "4")))
+    newer = Table(HEAD, (("exec", "5"), ("fresh", "6")))
+    rows = old.updated(newer, ORDER).rows
+    assert rows == (("fresh", "6"), ("exec", "5"), ("idle", "1"), ("other", "4"))
+
+
+def test_no_row_of_other_columns_stays() -> None:
+    """A table of an earlier form of the benchmarks is not mixed with a new one."""
+    assert Table(("row", "ratio"), (("idle", "1"),)).updated(Table(HEAD), ORDER) == Table(HEAD)
+
+
+def page_of(*measured: tuple[dict[str, Table], str]) -> str:
+    """A page of only its marks, after these measurements and their dates."""
+    kinds = (*document.KINDS, document.MEASUREMENTS)
+    page = "\n\n".join(f"Text.\n\n{''.join(document.marks(kind))}" for kind in kinds)
+    for tables, date in measured:
+        page = document.updated(page, tables, {"date": date}, ORDER)
+    return page
+
+
+def test_each_row_of_the_page_names_its_measurement() -> None:
+    """Rows that a later run did not measure keep the date of theirs."""
+    both = {"results": Table(HEAD, (("fresh", "1"), ("idle", "2"))), "floors": Table(HEAD)}
+    one = {"results": Table(HEAD, (("idle", "3"),)), "floors": Table(HEAD, (("exec", "4"),))}
+    page = page_of((both, "Monday"), (one, "Tuesday"))
+    assert re.findall(r"\| (\w+) +\| (\w+) +\| (\w) +\|", page) == [
+        ("fresh", "1", "A"), ("idle", "3", "B"), ("exec", "4", "B"),
+    ]  # fmt: skip
+    assert re.findall(r"\| (\w)  \| (\w+day) +\|", page) == [("A", "Monday"), ("B", "Tuesday")]
+
+
+def test_a_measurement_without_rows_leaves_the_page() -> None:
+    """Once a later run has measured all its rows, its letter is free for the next one."""
+    same = {"results": Table(HEAD, (("idle", "1"),)), "floors": Table(HEAD)}
+    page = page_of((same, "Monday"), (same, "Tuesday"), (same, "Wednesday"))
+    assert re.findall(r"\| (\w)  \| (\w+day) +\|", page) == [("A", "Wednesday")]
+    assert "| idle | 1      | A  |" in page
+
+
+def test_only_the_tables_of_the_page_are_replaced(tmp_path: Path) -> None:
+    """The text around stays, and the plot lies beside the page."""
     page = tmp_path / document.PAGE
-    page.write_text((DOCS / document.PAGE).read_text())
-    document.write(str(tmp_path), "| first |", None)
-    document.write(str(tmp_path), "| second |", "<svg/>")
-    before, _, after = page.read_text().partition("| second |")
     original = (DOCS / document.PAGE).read_text()
-    assert original.startswith(before.rstrip())
-    assert original.endswith(after.lstrip())
-    assert "| first |" not in before + after
+    page.write_text(original)
+    tables = {"results": Table(HEAD, (("fresh", "one of now"),))}
+    document.write(str(tmp_path), tables, {"date": "today"}, ORDER, "<svg/>")
+    changed = page.read_text()
+    assert "| fresh | one of now | A  |" in changed
+    lines = [line for line in changed.splitlines() if line not in original.splitlines()]
+    assert all(line.startswith("|") for line in lines)
     assert (tmp_path / document.PLOT).read_text() == "<svg/>"
 
 
-def test_a_page_without_a_place_for_the_table_is_refused() -> None:
+def test_a_page_without_a_place_for_a_table_is_refused() -> None:
     """Nothing is guessed about a page without the marks."""
     with pytest.raises(ValueError, match="has no place for a table"):
-        document.replaced("# Benchmarks\n", "| table |")
+        document.updated("# Benchmarks\n", {"results": Table(HEAD)}, {}, ORDER)
+
+
+def test_floors_alone_are_those_of_all_rows() -> None:
+    """Beside a row that has one, the floor of that row is measured alone."""
+
+    def chosen(names: str) -> list[str]:
+        rows: list[str] = command._options(["--only", names]).rows
+        return rows
+
+    floored = [name for name, row in ROWS.items() if row.has_floor]
+    assert chosen("floors") == [*floored, FLOORS]
+    assert set(chosen("floors,idle")) == {*floored, FLOORS, "idle"}
+    assert chosen("floors,exec") == ["exec", FLOORS]
 
 
 def test_the_plot_has_a_line_and_a_name_for_each_way() -> None:
     """The plot is well-formed XML, and more milliseconds a test are higher up."""
     curve = {"host": {1: 0.1, 100: 0.2}, "inside": {1: 0.5, 100: 0.7}}
-    root = ET.fromstring(plot.svg(curve))
+    root = ET.fromstring(plot.svg(curve, "runsc <20260905>"))
     space = "{http://www.w3.org/2000/svg}"
     texts = [element.text for element in root.iter(f"{space}text")]
-    assert {"host", "inside", "1", "100"} <= set(texts)
+    assert {"host", "inside", "1", "100", "runsc <20260905>"} <= set(texts)
     heights = [float(circle.attrib["cy"]) for circle in root.iter(f"{space}circle")]
     host_of_one, host_of_all, inside_of_one, _ = heights
     assert inside_of_one < host_of_one < host_of_all

@@ -1,0 +1,205 @@
+"""Floors: the same work by bare runsc, with nothing of ours, beside the rows that have a goal.
+
+A floor is a contender in the rounds of its row. Nobody can be faster who does the work in that way,
+and a goal below its floor is out of reach. One that is not available leaves its row as it is.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.bare import BareRunsc
+from benchmarks.results import Missing, Unavailable
+from pytest_gvisor import GvisorError, SnapshotError, bind
+from pytest_gvisor.programs import linux, membarrier, own_copy
+from pytest_gvisor.runsc import features, saving
+
+if TYPE_CHECKING:
+    from benchmarks.bench import Bench
+    from benchmarks.sessions import Project
+
+Peer = Callable[[], object]
+NAME = "floor"
+"""The name of the contender, and the field of a `Result`."""
+
+FAILURES = (GvisorError, OSError, RuntimeError, subprocess.SubprocessError)
+"""The errors of a row that could not be measured."""
+
+_SPAWN = """\
+import os
+
+while os.read(0, 1):
+    pid = os.posix_spawn("/usr/bin/true", ["true"], {})
+    os.waitpid(pid, 0)
+    os.write(1, b".")
+"""
+
+# `--version` loads and configures the plugins of the options, and runs nothing.
+_AT_THE_GATE = """\
+import os, sys
+import pytest
+
+streams = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+os.dup2(streams[1], 1)
+pytest.main([*sys.argv[1:], "--version"])
+sys.stdout.flush()
+os.dup2(streams[0], 1)
+os.write(1, b".")
+os.read(0, 1)
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Floors:
+    """Whether floors are measured, and those that could not be."""
+
+    wanted: bool = False
+    missing: list[Missing] = dataclasses.field(default_factory=list)
+
+    def join(
+        self,
+        stack: ExitStack,
+        row: str,
+        contenders: dict[str, Peer],
+        made: Callable[[], AbstractContextManager[Peer]],
+    ) -> None:
+        """Add the floor of a row to its contenders, if floors are wanted and this one is there.
+
+        It lasts until ``stack`` is closed.
+        """
+        if not self.wanted:
+            return
+        try:
+            contenders[NAME] = stack.enter_context(made())
+        except Unavailable as error:
+            self.missing.append(Missing(row=f"floor of {row}", why=str(error), failed=False))
+        except FAILURES as error:
+            self.missing.append(Missing(row=f"floor of {row}", why=str(error), failed=True))
+
+
+def together(*peers: Peer) -> Peer:
+    """All of them, started at the same moment, until the last one has ended."""
+
+    def run() -> None:
+        with concurrent.futures.ThreadPoolExecutor(len(peers)) as pool:
+            for future in [pool.submit(peer) for peer in peers]:
+                future.result()
+
+    return run
+
+
+def can_spare(bench: Bench) -> bool:
+    """Whether our starts spare this release anything that `bare_run` could spare it too."""
+    registers = features.registers_in_vain(bench.runsc.date, bench.platform)
+    return registers or not bench.runsc.uses_sidecars
+
+
+@contextlib.contextmanager
+def bare_run(bench: Bench, args: list[str]) -> Iterator[Peer]:
+    """``runsc run`` with all that our starts spare it: see `_filtered` and `_copied`."""
+    with ExitStack() as stack:
+        executable = bench.runsc.path
+        fds: tuple[int, ...] = ()
+        if not bench.runsc.uses_sidecars:
+            with contextlib.suppress(OSError):  # the kernel has no huge pages, or forbids it
+                descriptor = stack.enter_context(_copied(executable))
+                executable, fds = f"/proc/self/fd/{descriptor}", (descriptor,)
+        bare, config = bench.bare("floor-run", args, executable=executable, fds=fds)
+        run = functools.partial(bare.run, bare.bundle("bundle", config))
+        if features.registers_in_vain(bench.runsc.date, bench.platform):
+            filtered = stack.enter_context(_filtered())
+            yield lambda: filtered(run)
+        else:
+            yield run
+
+
+@contextlib.contextmanager
+def _filtered() -> Iterator[Callable[[Peer], object]]:
+    """A thread whose children have the filter: it belongs to a thread, and so does no-new-privs."""
+
+    def prepare() -> None:
+        linux.set_no_new_privs()
+        membarrier.skip_registration()
+
+    with concurrent.futures.ThreadPoolExecutor(1, initializer=prepare) as pool:
+        yield lambda peer: pool.submit(peer).result()
+
+
+@contextlib.contextmanager
+def _copied(path: str) -> Iterator[int]:
+    """A copy of the file in memory, on huge pages, as the keeper makes one. Raises `OSError`."""
+    descriptor = linux.memfd_create_executable("runsc")
+    try:
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            own_copy._fill(source, descriptor, os.stat(source).st_size)
+        finally:
+            os.close(source)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def spawner(bench: Bench) -> Iterator[Peer]:
+    """A Python inside that runs ``true`` by posix_spawn(3), asked and answered by a byte."""
+    bare, config = bench.bare("floor-exec", ["python3", "-I", "-S", "-c", _SPAWN])
+    with bare.running(bare.bundle("bundle", config)) as (workload, _name):
+        workload.ask()
+        yield workload.ask
+
+
+@contextlib.contextmanager
+def plain(bench: Bench, project: Project) -> Iterator[Peer]:
+    """A plain pytest as the workload of bare runsc, from runsc's start to its end."""
+    bare, config = _python(bench, project)
+    config["process"]["args"] = project.plain
+    bundle = bare.bundle("bundle", config)
+    bare.run(bundle)
+    yield lambda: bare.run(bundle)
+
+
+@contextlib.contextmanager
+def restored(bench: Bench, project: Project) -> Iterator[Peer]:
+    """A saved Python that has imported pytest and its plugins, and runs the tests from there on."""
+    bare, config = _python(bench, project)
+    try:
+        saving.check(bench.runsc, bench.platform, bench.way)
+        flags = saving.save_flags(bench.runsc)
+        (answer,) = features.ask(bench.runsc, questions=[("help", "restore")])
+    except SnapshotError as error:
+        raise Unavailable(str(error)) from error
+    background = ["--background"] if "background" in features.flag_names(answer) else []
+    options = project.plain[project.plain.index("pytest") + 1 :]
+    config["process"]["args"] = [sys.executable, "-c", _AT_THE_GATE, *options]
+    bundle = bare.bundle("bundle", config)
+    image = bare.save(bundle, flags)
+    bare.restore(bundle, image, background)
+    yield lambda: bare.restore(bundle, image, background)
+
+
+def _python(bench: Bench, project: Project) -> tuple[BareRunsc, dict[str, Any]]:
+    """Bare runsc, and the configuration of a Python that sees the project and its own folders.
+
+    Tests inside have their folders below the root, which runsc caches.
+    """
+    project.run("-p", "no:gvisor")  # compiles what the sandbox cannot write
+    flags = ["file-access-mounts"] if bench.runsc.has_flag("file-access-mounts") else []
+    return bench.bare(
+        "floor-python",
+        [sys.executable, "-c", ""],
+        flags=[f"--{flag}=exclusive" for flag in flags],
+        mounts=[bind(project.folder, project.folder)],
+        cwd=project.folder,
+        env=project.variables,
+    )
