@@ -142,7 +142,7 @@ def _copied(path: str) -> Iterator[int]:
     try:
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            own_copy._fill(source, descriptor, os.stat(source).st_size)
+            own_copy.fill(source, descriptor, os.stat(source).st_size)
         finally:
             os.close(source)
         yield descriptor

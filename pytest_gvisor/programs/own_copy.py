@@ -81,7 +81,7 @@ def _make(
         for fd, number in zip(high, (_SOURCE, _TARGET, _NULL)):  # noqa: B905 -- equal by its lines
             os.dup2(fd, number, inheritable=False)
         linux.close_from(_NULL + 1)
-        _fill(_SOURCE, _TARGET, known[2])
+        fill(_SOURCE, _TARGET, known[2])
         if identity(_SOURCE) == known:
             fds = [_TARGET, _NULL, _NULL, _NULL]
             child.become(order, fds, parent=parent, error_pipe=_NULL, settled=True)
@@ -90,7 +90,7 @@ def _make(
         os._exit(127)
 
 
-def _fill(source: int, target: int, size: int) -> None:
+def fill(source: int, target: int, size: int) -> None:
     """Copy on huge pages, and seal the copy. Raises `OSError` where the kernel gives none."""
     whole = -(-size // _HUGE) * _HUGE
     os.ftruncate(target, whole)
