@@ -22,6 +22,10 @@ else:  # a sibling of the keeper program, whose -I -S leaves the package out of 
     import proc
     from order import Order
 
+SENTRY_FD, LINKS_FD = 1000, 1001
+"""The descriptors of the sentry's file, and of the folder in which that is looked for. runsc gives
+the sentry one or more for each mount, from 3 on, so these numbers are above those."""
+
 _EXECUTABLE = 3
 _ERROR_PIPE = 4
 
@@ -119,6 +123,18 @@ def _place_descriptors(fds: Sequence[int], error_pipe: int) -> None:
     linux.close_from(len(wanted))
 
 
+def _inherit_links(folder: str) -> None:
+    """Hand the executable and a folder to runsc, to start the sentry from.
+
+    Without ``--directfs`` that is started as the user nobody, who cannot look for the folder's path
+    in a private folder, but for a name in an open folder.
+    """
+    opened = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    os.dup2(opened, LINKS_FD)
+    os.close(opened)
+    os.dup2(_EXECUTABLE, SENTRY_FD)
+
+
 def _become_session_leader(parent: int) -> None:
     os.setsid()
     # execve keeps the signal, but for a program with set-user-ID or capabilities (prctl(2)).
@@ -197,6 +213,8 @@ def become(
             stage = "seccomp"
             membarrier.skip_registration()
         stage = "execve"
+        if order.links:
+            _inherit_links(order.links)
         # By descriptor: the file that was checked is the one that runs, whatever its path names.
         os.execve(_EXECUTABLE, order.argv, order.env)
     except OSError as error:

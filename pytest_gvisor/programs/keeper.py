@@ -150,9 +150,11 @@ class Keeper:
             with contextlib.suppress(OSError):  # the next run forks its own, and tells the error
                 self.spare = Spare()
 
-    def executable(self, fd: int, order: Order) -> int:
+    def executable(self, fd: int, order: Order) -> tuple[int, Order]:
         """Return the descriptor to execute for an order that came with ``fd``."""
-        return self.copy.instead_of(fd) if self.copy is not None and order.copied else fd
+        if self.copy is None or not order.copied:
+            return fd, order
+        return self.copy.instead_of(fd, order)
 
     def copy_ahead(self, run: Run) -> None:
         """Begin a copy of a run's executable after some runs, while no run goes on."""
@@ -160,7 +162,7 @@ class Keeper:
         if self.until_copy <= 0 and not (self.runs or self.leaving or self.copy_begun):
             self.copy_begun = True  # once in a session, whatever comes of it
             with contextlib.suppress(OSError):
-                self.copy = Copy(run.executable, run.order)
+                self.copy = Copy(run.executable, run.order, self.session)
 
     def drop_spare(self) -> None:
         """End the child that was forked ahead."""

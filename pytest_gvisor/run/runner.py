@@ -56,6 +56,9 @@ from pytest_gvisor.sessions.private import make_private
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.settings import Network
 
+_MOST_MOUNTS = 400
+"""runsc gives each mount descriptors of the sentry, which must not reach `child.SENTRY_FD`."""
+
 
 class Runner:
     """A runner of requests, one after the other; several runners may share a `Launcher`."""
@@ -212,8 +215,8 @@ class Runner:
             hide_net_sysctls=hide,
             own_users=request.way is Way.OWN,
             skip_membarrier=registers_in_vain(runsc.date, request.platform),
-            # Sidecars are looked for beside the file that /proc/self/exe names.
-            copied=not runsc.uses_sidecars,
+            copied=len(spec.mounts) < _MOST_MOUNTS,
+            sidecars=runsc.sidecars.folder if runsc.uses_sidecars else "",
             netns="" if not hide or request.settings.netns else workspace.netns,
             binds=tuple(workspace.binds),
             readonly=readonly,

@@ -464,9 +464,9 @@ class Stub:
         assert error_pipe
         return 0
 
-    def executable(self, fd: int, _order: Order) -> int:
+    def executable(self, fd: int, order: Order) -> tuple[int, Order]:
         """See `Keeper.executable`."""
-        return fd
+        return fd, order
 
 
 @pytest.fixture
