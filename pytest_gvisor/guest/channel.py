@@ -177,7 +177,7 @@ class Channel:
             second = self._waiting[1]
             if isinstance(second, tuple) and second[0] != "passed":
                 count, kind, fields = 2, second[0], {**fields, **second[1]}
-        data = encoding.encoded(kind, fields)
+        data = encoding.short(kind, fields)
         for _ in range(count):
             self._waiting.popleft()
         return data

@@ -16,6 +16,9 @@ SIZE = 64 * 1024
 HEAD = struct.Struct("=II")
 """The length of the frames that follow, and how often the memory has been cleared."""
 
+# The place of both numbers in the one that is stored.
+_LENGTH, _ROUND = (1, 1 << 32) if sys.byteorder == "little" else (1 << 32, 1)
+
 _ROUNDS = 2**32
 
 
@@ -44,7 +47,7 @@ class Unsent:
             return False
         self._bytes[self._end : end] = frame
         self._end = end
-        self._store()
+        self._head[0] = (end - HEAD.size) * _LENGTH + self._round * _ROUND
         return True
 
     def frames(self) -> bytes:
@@ -55,11 +58,7 @@ class Unsent:
         """Forget them, when they are sent."""
         self._end = HEAD.size
         self._round = (self._round + 1) % _ROUNDS
-        self._store()
-
-    def _store(self) -> None:
-        head = HEAD.pack(self._end - HEAD.size, self._round)
-        self._head[0] = int.from_bytes(head, sys.byteorder)
+        self._head[0] = self._round * _ROUND
 
 
 def take_memory() -> int | None:

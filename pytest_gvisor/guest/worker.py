@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.guest import (
@@ -101,11 +101,9 @@ class Plugin:
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Take the place of the terminal before the terminal plugin writes its first line."""
-        from _pytest.config import create_terminal_writer  # noqa: PLC0415 -- see run()
-
-        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
-            reporter._tw = create_terminal_writer(session.config, cast("TextIO", self._terminal))
+        option = vars(session.config.option)
+        self._relays = bool(option.get("setupshow") or option.get("setuponly"))
+        self._terminal.replace(session.config, writes=self._relays)
 
     def pytest_ignore_collect(self, collection_path: os.PathLike[str]) -> bool | None:
         """Leave out files and folders that hold none of the host's tests for this sandbox."""
@@ -127,21 +125,19 @@ class Plugin:
         self._short = passed.Shortener(usual=usual)
         items = {item.nodeid: item for item in session.items}
         option = session.config.option
-        self._terminal.relayed = bool(
-            getattr(option, "setupshow", False) or getattr(option, "setuponly", False)
-        )
-        while (command := self._channel.receive())["op"] == "run":
+        self._terminal.relayed = self._relays
+        for running, then, maxfail in self._commanded():
             # What fails from here on without a word fails in the setup.
-            self._running = command["id"]
-            item = items.get(self._running)
+            self._running = running
+            item = items.get(running)
             if item is None:
                 self._channel.send("missing", id=self._running)
                 continue
             self._variables.clear()
             self._short.begin()
-            following = items.get(command["next"]) if command["next"] else None
+            following = items.get(then) if then else None
             # At the last failure that the host allows, pytest tears everything down with the test.
-            session.testsfailed, option.maxfail = 0, command["maxfail"]
+            session.testsfailed, option.maxfail = 0, maxfail
             self._run_protocol(item, following)
             if not self._channel.is_ours():
                 # It would take the commands that are meant for its parent.
@@ -155,6 +151,13 @@ class Plugin:
         self._terminal.relayed = False
         last.drop_summaries(session.config)
         return True
+
+    def _commanded(self) -> Iterator[tuple[str, str | None, int]]:
+        """Yield each test that the host names, the test after it, and how many failures are left."""
+        while (command := self._channel.receive())["op"] == "run":
+            following = iter([*command["ids"][1:], command["next"]])
+            for running in command["ids"]:
+                yield running, next(following), command["maxfail"]
 
     def _run_protocol(self, item: pytest.Item, following: pytest.Item | None) -> None:
         """Run one test; before an exception that stops the session, report it."""

@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 import pytest
 
+from pytest_gvisor.inside import xdist_queue
 from pytest_gvisor.inside.debugger import is_asked_for
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.settings import Network, Settings
@@ -78,26 +79,24 @@ class Ahead:
             fresh = fresh[:1]
         if not fresh:
             return
-        following = (*order, ids.after_those)[1:]
+        following = (*order, ids.after_those)[len(fresh)]
         # A pytest that is gone by now is judged by what it has sent, which is read first.
         with contextlib.suppress(Died):
-            link.send_all(
-                {"op": "run", "id": inner, "next": then, "maxfail": 0}
-                for inner, then in zip(fresh, following, strict=False)
-            )
+            link.send("run", ids=fresh, next=following, maxfail=0)
         self._ids.extend(fresh)
 
 
 def most(config: pytest.Config, settings: Settings, *, writable: bool, live: bool) -> int:
     """Return how many tests at most may run before the verdict on the one before them.
 
-    None where a verdict may stop the session, or where tests have effects outside. One where the
+    None where a verdict may stop the session, where tests have effects outside, or where another
+    worker of xdist may run them. One where the
     user sees what a test writes while it runs; ``live`` says so of the log.
     """
     option = config.option
     stops = option.maxfail or getattr(option, "stepwise", False) or is_asked_for(config)
-    # Under xdist nobody knows what comes after the next test.
-    if stops or writable or settings.network is Network.HOST or hasattr(config, "workerinput"):
+    stolen = hasattr(config, "workerinput") and not xdist_queue.is_known(config)
+    if stops or writable or settings.network is Network.HOST or stolen:
         return 0
     shows = any(getattr(option, name, False) for name in ("setupshow", "setuponly"))
     return 1 if live or shows or config.getoption("capture", "fd") == "no" else MOST

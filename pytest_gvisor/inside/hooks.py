@@ -23,6 +23,7 @@ from pytest_gvisor.plugin.placement import (
     check_guard,
     here_is_inside,
     is_asked_for,
+    leave_hooks,
     native_key,
     plan_key,
     select_inside,
@@ -39,6 +40,9 @@ _MARKER = (
 )
 _RUN_NO_TEST = ("cacheshow", "collectonly", "setupplan", "show_fixtures_per_test", "showfixtures")
 """Options with which pytest begins a session all the same."""
+
+_OF_A_TEST = ("pytest_runtest_makereport", "pytest_runtest_protocol", "pytest_runtest_setup")
+"""Hooks for tests that the host sends inside, and for its copies of them."""
 
 _session_key = pytest.StashKey["InsideSession"]()
 _workers_key = pytest.StashKey[bool]()
@@ -58,7 +62,9 @@ def pytest_configure(config: pytest.Config) -> None:
         _isolation(config)
     if names := config.getini(FIELDS):
         _check_fields(names)
-    if not here_is_inside() and not config.getoption("no_gvisor"):
+    if here_is_inside():
+        leave_hooks(config, __name__, *_OF_A_TEST)
+    elif not config.getoption("no_gvisor"):
         _check_writable(config.getoption("gvisor_writable"))
         _readable(config)
         if _entries(config):
@@ -352,7 +358,10 @@ def _has_returned(config: pytest.Config) -> bool:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker of xdist what the user has given: xdist gives each of them a folder."""
+    from pytest_gvisor.inside import xdist_queue  # noqa: PLC0415 -- idle costs nothing
+
     node.workerinput[BASETEMP_GIVEN] = bool(node.config.getoption("basetemp"))
+    node.workerinput[xdist_queue.KEEPS] = xdist_queue.keeps_order(node.config)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,7 +7,7 @@ import select
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from pytest_gvisor.errors import ProtocolError, stage
@@ -112,11 +112,7 @@ class Link:
 
     def send(self, op: str, **fields: object) -> None:
         """Send a command. Raises `Died` if the pytest is gone or does not read."""
-        self.send_all([{"op": op, **fields}])
-
-    def send_all(self, commands: Iterable[dict[str, object]]) -> None:
-        """Send commands at once. Raises like `send`."""
-        data = memoryview(b"".join(map(self._encoder.head, commands)))
+        data = memoryview(self._encoder.head({"op": op, **fields}))
         deadline = time.monotonic() + _SEND_DEADLINE
         while data:
             if self._over is not None or time.monotonic() > deadline:

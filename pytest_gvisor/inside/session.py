@@ -18,6 +18,7 @@ from pytest_gvisor.inside import (
     reports,
     unbridged,
     visible,
+    xdist_queue,
 )
 from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.configuration import named
@@ -164,9 +165,14 @@ class InsideSession:
         """
         following = next(self._upcoming(item, nextitem), None)
         sure: list[pytest.Item] = []
+        after: pytest.Item | None = None
         if following is not None and following is nextitem:
-            sure = self._sure(item, following)
-        after = next(self._upcoming(sure[-1], following), None) if sure else None
+            room = self._room(item)
+            if hasattr(self._config, "workerinput"):
+                sure, after = self._sure_of_worker(item, following, room)
+            else:
+                sure = self._sure(item, following, room)
+                after = next(self._upcoming(sure[-1], following), None) if sure else None
         return ahead.Ids(
             inner=item.stash[plan_key].inner,
             following=_inner(following),
@@ -174,12 +180,17 @@ class InsideSession:
             after_those=_inner(after),
         )
 
-    def _sure(self, item: pytest.Item, following: pytest.Item) -> list[pytest.Item]:
-        """Return the tests that come right after this one in its sandbox, whatever its outcome."""
-        group, _number, position = item.stash[seat_key]
+    def _room(self, item: pytest.Item) -> int:
+        """Return how many tests may be named to the sandbox of this one ahead."""
+        group = item.stash[seat_key].group
         writable, live = bool(self._inside.writable), "live log" in self._bridges.names
         most = ahead.most(self._config, group.settings, writable=writable, live=live)
-        room = min(most, 1 if group.worker is None else group.worker.ahead.room)
+        return min(most, 1 if group.worker is None else group.worker.ahead.room)
+
+    @staticmethod
+    def _sure(item: pytest.Item, following: pytest.Item, room: int) -> list[pytest.Item]:
+        """Return the tests that come right after this one in its sandbox, whatever its outcome."""
+        group, _number, position = item.stash[seat_key]
         if not room:
             return []
         found, items = [following], item.session.items
@@ -191,6 +202,26 @@ class InsideSession:
                 break
             found.append(other)
         return found
+
+    @staticmethod
+    def _sure_of_worker(
+        item: pytest.Item, following: pytest.Item, room: int
+    ) -> tuple[list[pytest.Item], pytest.Item | None]:
+        """Return the same in a worker of xdist, and the test after those.
+
+        The test after a test decides what is torn down. So of the last one that the worker has, it
+        is not known whether it can run.
+        """
+        order: list[pytest.Item | None] = [following]
+        if room:
+            order += xdist_queue.waiting(item.session)[:room]
+        group, here = item.stash[seat_key].group, list[pytest.Item]()
+        for other in order:
+            seat = None if other is None else other.stash.get(seat_key, None)
+            if other is None or seat is None or seat.group is not group or is_refused(other):
+                return here, None
+            here.append(other)
+        return here[:-1], here[-1]
 
     def _upcoming(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[pytest.Item]:
         """Yield the tests after this one in its sandbox that the host will not skip or fail.

@@ -170,7 +170,7 @@ class Worker:
             _belongs(message, first)
             self.ahead.pop()
         if first is None:
-            link.send("run", id=ids.inner, next=ids.following, maxfail=_failures_left(item))
+            link.send("run", ids=[ids.inner], next=ids.following, maxfail=_failures_left(item))
         else:
             self.ahead.pop()
         self.ahead.send(link, ids, self.ids)

@@ -20,7 +20,7 @@ from pytest_gvisor.plugin.fixtures import (
     oci_bundle,
     runsc,
 )
-from pytest_gvisor.plugin.placement import here_is_inside, in_matrix, uses_gvisor
+from pytest_gvisor.plugin.placement import here_is_inside, in_matrix, leave_hooks, uses_gvisor
 from pytest_gvisor.plugin.stash import UNTRUSTED, harnesses, is_untrusted, record_outcome
 from pytest_gvisor.setting_table import names_from
 
@@ -61,7 +61,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and read the settings."""
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
-    if options.written(config) and not here_is_inside():
+    if here_is_inside():
+        leave_hooks(config, __name__, "pytest_runtest_setup", "pytest_runtest_logreport")
+        return
+    if options.written(config):
         from pytest_gvisor.plugin.precedence import run_settings
 
         settings = run_settings(config)
@@ -141,7 +144,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Check the markers before any fixture is set up. For tests inside, the host has done it."""
-    if uses_gvisor(item) and not here_is_inside():
+    if uses_gvisor(item):
         from pytest_gvisor.plugin import markers
 
         markers.check_requirements(item)

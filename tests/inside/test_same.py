@@ -531,3 +531,51 @@ def test_shared_memory_and_open_files_are_limited_as_on_the_host(
     project.makepyfile(source.format((1 << 20, 300, 300)))
     project.makeini("[pytest]\ngvisor_shm = 1M\n")
     assert run_inside("--gvisor-nofile=300").parseoutcomes() == {"passed": 1}
+
+
+COUNTED = """
+import pytest
+
+def test_passes(tmp_path):
+    pass
+
+@pytest.mark.skip
+def test_is_skipped():
+    pass
+
+@pytest.mark.xfail
+def test_is_expected_to_fail():
+    assert False
+
+@pytest.mark.xfail
+def test_passes_unexpectedly():
+    pass
+
+def test_fails():
+    assert False
+
+def test_counts(request):
+    reporter = request.config.pluginmanager.getplugin("terminalreporter")
+    counts = {category: len(reports) for category, reports in reporter.stats.items()}
+    assert counts == {
+        "": 10, "passed": 1, "skipped": 1, "xfailed": 1, "xpassed": 1, "failed": 1
+    }
+
+@pytest.mark.parametrize("phase", ["setup", "protocol", "logreport"])
+def test_hooks(request, phase):
+    hook = getattr(request.config.hook, f"pytest_runtest_{phase}")
+    modules = {getattr(each.plugin, "__name__", "") for each in hook.get_hookimpls()}
+    assert not {name for name in modules if name.startswith("pytest_gvisor")}
+"""
+
+
+def test_reports_are_counted_inside_as_on_the_host(
+    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
+) -> None:
+    """A test may ask pytest's terminal plugin, which writes no line there.
+
+    Hooks of this package for tests that are sent inside have nothing to do for them there.
+    """
+    project.makepyfile(COUNTED)
+    found = run_inside().parseoutcomes()
+    assert found == {"passed": 5, "failed": 1, "skipped": 1, "xfailed": 1, "xpassed": 1}

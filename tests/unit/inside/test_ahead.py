@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from pytest_gvisor.inside import ahead
 from pytest_gvisor.inside.ahead import MOST, Ahead, Ids
 from pytest_gvisor.inside.link import Died, Link
+from pytest_gvisor.inside.xdist_queue import KEEPS
 from pytest_gvisor.settings import Network, Settings
 
 NAMES = tuple(f"test_it.py::test_{number}" for number in range(80))
@@ -22,11 +24,12 @@ class Commands:
         self.sent: list[tuple[object, object]] = []
         self.gone = gone
 
-    def send_all(self, commands: Iterable[dict[str, object]]) -> None:
+    def send(self, op: str, *, ids: Sequence[str], next: str | None, maxfail: int) -> None:  # noqa: A002 -- as in the message
         """Note tests and what comes after them."""
+        assert (op, maxfail) == ("run", 0)
         if self.gone:
             raise Died("it is gone")
-        self.sent += [(command["id"], command["next"]) for command in commands]
+        self.sent += zip(ids, [*ids[1:], next], strict=True)
 
 
 def send(named: Ahead, commands: Commands, number: int, count: int) -> None:
@@ -97,14 +100,28 @@ def test_many_are_named_where_tests_are_short() -> None:
     assert named.room == 0
 
 
+QUEUE = SimpleNamespace(lock=None)
+"""Takes the place of the queue of a worker of xdist."""
+
+
 class Config:
     """Takes the place of a configuration with these options."""
 
-    def __init__(self, *, worker: bool = False, capture: str = "fd", **options: object) -> None:
+    def __init__(
+        self,
+        *,
+        worker: bool = False,
+        keeps: bool = False,
+        queue: object = None,
+        capture: str = "fd",
+        **options: object,
+    ) -> None:
         self.option = type("Options", (), {"maxfail": 0, **options})
+        self.stash = pytest.Stash()
+        self.pluginmanager = SimpleNamespace(get_plugins=lambda: [SimpleNamespace(torun=queue)])
         self._capture = capture
         if worker:
-            self.workerinput: dict[str, str] = {}
+            self.workerinput: dict[str, object] = {KEEPS: keeps}
 
     def getoption(self, _name: str, _default: object) -> str:
         """Return the way of capturing."""
@@ -117,7 +134,9 @@ class Config:
         (Config(), {}, MOST),
         (Config(maxfail=1), {}, 0),
         (Config(stepwise=True), {}, 0),
-        (Config(worker=True), {}, 0),
+        (Config(worker=True, queue=QUEUE), {}, 0),
+        (Config(worker=True, keeps=True), {}, 0),
+        (Config(worker=True, keeps=True, queue=QUEUE), {}, MOST),
         (Config(), {"writable": True}, 0),
         (Config(), {"network": Network.HOST}, 0),
         (Config(), {"network": Network.SANDBOX}, MOST),

@@ -1,0 +1,52 @@
+"""The tests that a worker of xdist has been given, and not yet begun with.
+
+Most of xdist's ways to distribute tests give a worker several at once, and never take one back. So
+these are the ones that it runs next, in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+KEEPS = "gvisor_keeps_order"
+"""Whether the controller takes no test back, in what it tells its workers."""
+
+_KEEPING = frozenset({"each", "load", "loadfile", "loadgroup", "loadscope"})
+_interactor_key = pytest.StashKey[Any]()
+
+
+def keeps_order(config: pytest.Config) -> bool:
+    """Whether a controller with this configuration takes no test back from a worker."""
+    return config.getoption("dist", "no") in _KEEPING
+
+
+def is_known(config: pytest.Config) -> bool:
+    """Whether the tests that a worker will run next are known: not so if others may steal them."""
+    given: dict[str, Any] = getattr(config, "workerinput", {})
+    return given.get(KEEPS) is True and _interactor(config) is not None
+
+
+def waiting(session: pytest.Session) -> Sequence[pytest.Item | None]:
+    """Return the tests after the next one, as far as they are known.
+
+    At the end of the last one's tests, None stands for no test.
+    """
+    config = session.config
+    if not is_known(config):
+        return ()
+    with _interactor(config).torun.lock() as places:
+        found = list(places)
+    # Only the mark for the end of all tests is no number.
+    return [session.items[place] if isinstance(place, int) else None for place in found]
+
+
+def _interactor(config: pytest.Config) -> Any:
+    """Return the plugin of xdist that has a worker's queue, which has no public name."""
+    if _interactor_key not in config.stash:
+        plugins = config.pluginmanager.get_plugins()
+        found = (one for one in plugins if hasattr(getattr(one, "torun", None), "lock"))
+        config.stash[_interactor_key] = next(found, None)
+    return config.stash[_interactor_key]
