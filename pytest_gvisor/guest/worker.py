@@ -153,7 +153,7 @@ class Plugin:
         return True
 
     def _commanded(self) -> Iterator[tuple[str, str | None, int]]:
-        """Yield each test that the host names, the test after it, and how many failures are left."""
+        """Yield each named test, the test after it, and how many failures are left."""
         while (command := self._channel.receive())["op"] == "run":
             following = iter([*command["ids"][1:], command["next"]])
             for running in command["ids"]:
