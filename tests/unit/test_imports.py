@@ -35,7 +35,7 @@ PYTEST = ("plugin", "inside")
 
 PYTEST_INSIDE = {
     "guest.bridges", "guest.debugger", "guest.failed", "guest.gate", "guest.last", "guest.measure",
-    "guest.unwanted", "guest.worker", "guest.xdist_fixtures",
+    "guest.terminal", "guest.unwanted", "guest.worker", "guest.xdist_fixtures",
 }  # fmt: skip
 """The modules of the pytest in the sandbox."""
 
