@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import quoted
 from pytest_gvisor.settings import Platform
+from pytest_gvisor.values import dataclass
 
 _TAIL, _LINES = 2000, 10
 """Of standard error in a message: characters, and lines."""
@@ -74,7 +75,7 @@ class Outcome(enum.StrEnum):
     LAUNCH_FAILED = "launch failed"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Usage:
     """The resources that a sandbox has used, from its start to its end.
 
@@ -103,7 +104,7 @@ class Usage:
     """The file of `peak_tasks`: ``pids.peak``."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Completed:
     """A workload that has ended, in the manner of `subprocess.CompletedProcess`."""
 

@@ -5,7 +5,6 @@ Does no input or output.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import operator
 import re
@@ -14,6 +13,7 @@ from typing import Any, Self
 
 from pytest_gvisor.errors import UnwantedRelease, UsageError
 from pytest_gvisor.escape import escape
+from pytest_gvisor.values import dataclass
 
 _CLAUSE = re.compile(r"(>=|<=|==|<|>)\s*(\d{4})(\d\d)(\d\d)(?:\.(\d{1,6}))?", re.ASCII)
 _VERSION = re.compile(r"(?<!\d)(20\d{6})(?!\d)(?:\.(\d{1,6}))?", re.ASCII)
@@ -22,7 +22,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Clause:
     """One comparison. Without a ``.N`` in it, only the date counts."""
 
@@ -40,7 +40,7 @@ class Clause:
         return _OPERATORS[self.sign](release[: len(self.release)], self.release)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ReleaseRange:
     """Comparisons that all have to hold."""
 

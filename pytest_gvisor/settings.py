@@ -22,6 +22,7 @@ from pytest_gvisor.setting_table import (
     Setting,
     names_from,
 )
+from pytest_gvisor.values import dataclass
 
 
 class Network(enum.StrEnum):
@@ -63,7 +64,7 @@ class Release(NamedTuple):
     path: str
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings of a sandbox's start, apart from the workload itself.
 

@@ -6,7 +6,6 @@ What can be tried is tried: a user namespace, a cgroup with each limit, a ping o
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import enum
 import os
 import platform
@@ -26,6 +25,7 @@ from pytest_gvisor.run.cgroup import Limits
 from pytest_gvisor.runsc import obstacles
 from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.sessions.session_folder import SessionDir
+from pytest_gvisor.values import dataclass
 from pytest_gvisor.vm import parts
 
 _DEADLINE = 10.0
@@ -47,7 +47,7 @@ class State(enum.StrEnum):
     BAD = "bad"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """The result of one check."""
 

@@ -22,6 +22,7 @@ from pytest_gvisor.run.request import Hooks, Record
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.sandbox.plan import Plan
 from pytest_gvisor.sandbox.sandbox import Sandbox
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ MOST = 4
 _OUT = (Outcome.OUT_OF_MEMORY, Outcome.OUT_OF_TASKS)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Kept:
     """A run, and its sandbox if that is still there."""
 

@@ -151,4 +151,6 @@ class PlatformProbe:
 
 @dataclasses.dataclass
 class _Stored:
+    """The verdict on a platform, when there is one."""
+
     verdict: Availability | None = None

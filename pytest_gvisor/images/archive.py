@@ -32,6 +32,7 @@ from pytest_gvisor.images.streams import (
 )
 from pytest_gvisor.images.tar import Kind, Tar
 from pytest_gvisor.oci.reader import MAX_BYTES
+from pytest_gvisor.values import dataclass
 
 _MAX_MEMBERS: Final = 100_000
 _MAX_NAMES: Final = 16 * 1024 * 1024
@@ -42,7 +43,7 @@ _FIRST: Final = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Layer:
     """One layer, not read yet."""
 
@@ -66,7 +67,7 @@ class Layer:
                 raise ImageError(f"a layer has the digest {found}, and should have {wanted}")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Content:
     """An image that can be unpacked while its source is open."""
 

@@ -31,6 +31,7 @@ from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.oci import erofs, paths
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.sessions.private import make_above, make_private, open_private
+from pytest_gvisor.values import dataclass
 
 DEFAULT_MAX_BYTES: Final = 20 * 1024**3
 _PACKED: Final = "packed-"
@@ -54,7 +55,7 @@ def default_folder() -> str:
     return os.path.join(platformdirs.user_cache_dir("pytest-gvisor"), "images-2")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Kept:
     """An image in the cache."""
 
@@ -69,7 +70,7 @@ class Kept:
     """Whether what is written about it cannot be read: it is unpacked anew when it is needed."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Record:
     """The content of image.json."""
 

@@ -18,6 +18,7 @@ from pytest_gvisor.images.streams import check_digest
 from pytest_gvisor.oci.reader import load
 from pytest_gvisor.oci.validate import absolute, normal
 from pytest_gvisor.programs.paths import within
+from pytest_gvisor.values import dataclass
 
 _MACHINES: Final = {
     "x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386",
@@ -25,7 +26,7 @@ _MACHINES: Final = {
 }  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageConfig:
     """The part of an image's configuration that matters for a run."""
 

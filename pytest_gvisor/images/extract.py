@@ -10,7 +10,6 @@ What `Tree` cannot do as it is asked is an `ImageError`.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import os
 import shutil
@@ -25,6 +24,7 @@ from pytest_gvisor.images.owners import keeps_owners
 from pytest_gvisor.images.streams import CHUNK, Budget, Limits
 from pytest_gvisor.images.tar import Entry, Kind, Tar
 from pytest_gvisor.programs import linux
+from pytest_gvisor.values import dataclass
 
 _IN_ROOT: Final = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
 _WHITEOUT: Final = b".wh."
@@ -32,7 +32,7 @@ _OPAQUE: Final = b".wh..wh..opq"
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """The result of an unpacking."""
 

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.escape import shown
+from pytest_gvisor.values import dataclass
 
 CHUNK: Final = 256 * 1024
 _MAX_DICTIONARY: Final = 1 << 28
@@ -26,7 +27,7 @@ _MAX_DICTIONARY: Final = 1 << 28
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """The limits of one image, all of its layers together."""
 
@@ -46,7 +47,7 @@ class Limits:
 FREE_BYTES: Final = 256 * 1024 * 1024
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclass(kw_only=True)
 class Budget:
     """The remaining limits of one image. Each method raises `ImageError`."""
 

@@ -6,7 +6,6 @@ The pytest inside then goes on without waiting for the host, which has a test to
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Collection
@@ -17,6 +16,7 @@ from pytest_gvisor.inside import xdist_queue
 from pytest_gvisor.inside.debugger import is_asked_for
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.settings import Network, Settings
+from pytest_gvisor.values import dataclass
 
 MOST = 64
 _MANY = 16
@@ -28,7 +28,7 @@ _SHORTEST = 0.015
 """Seconds of a short test, of which many are named ahead, and of one so short that most are."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Ids:
     """Node ids inside: a test's, and those of the following tests in the same sandbox."""
 

@@ -7,7 +7,6 @@ cannot be saved or copied starts as any other sandbox.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import secrets
 import shutil
@@ -21,6 +20,7 @@ from pytest_gvisor.inside import host_files, savable
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.start import Plan, Started, launch
 from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.values import dataclass
 
 _MOST = 4
 """Saved sandboxes that are kept at a time: the session folder may be in memory."""
@@ -37,7 +37,7 @@ _PATIENCE = 30.0
 """Seconds to get to the gate, to be saved there, or to go on from there."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Saved:
     """A saved sandbox: its image, how it was started, and the host's files at that time."""
 
@@ -51,7 +51,7 @@ class _Saved:
     """These folders, without those above them."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Next:
     """The copy that waits at its gate for the next test."""
 

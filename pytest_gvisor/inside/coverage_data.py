@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import dataclasses
 import os
 import secrets
 import stat
@@ -21,6 +20,7 @@ import pytest
 from pytest_gvisor.errors import ProtocolError, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.programs.paths import within
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from coverage import CoverageData
@@ -40,7 +40,7 @@ _BITS = [[bit for bit in range(8) if byte >> bit & 1] for byte in range(256)]
 _Part = tuple[str, list[Any]]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """The settings of pytest-cov on the host."""
 

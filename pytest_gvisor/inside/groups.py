@@ -12,12 +12,13 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.plugin.placement import plan_of
 from pytest_gvisor.plugin.precedence import settings_of
 from pytest_gvisor.settings import Isolation, Platform, Settings
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.worker import Worker
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclass(kw_only=True)
 class Group:
     """The tests that share a sandbox, in the order in which they are to run."""
 

@@ -6,6 +6,7 @@ Light until a test runs inside: what starts sandboxes is imported then.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -80,12 +81,24 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
     if is_asked_for(config) and _runs_tests(config):
         # It comes up while the modules that use it are imported.
-        with _begin_keeper(config):
+        with _begin_keeper(config), _without_collector():
             from pytest_gvisor.inside.early import Early  # noqa: PLC0415 -- idle costs nothing
 
             early = Early(config, lambda: _inside(config))
             config.pluginmanager.register(early, EARLY)
             early.begin()
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Let Python look for no garbage: the imports for a start make none, and cause many looks."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _runs_tests(config: pytest.Config) -> bool:

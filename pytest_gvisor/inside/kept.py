@@ -8,7 +8,6 @@ the sandbox starts in the usual way.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shutil
 import time
@@ -26,6 +25,7 @@ from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run import saved, saved_store
 from pytest_gvisor.run.saved_store import Held, SavedStore
 from pytest_gvisor.runsc import saving
+from pytest_gvisor.values import dataclass
 
 _PATIENCE = 30.0
 """Seconds to get to the gate, to be saved there, or to go on from there."""
@@ -35,7 +35,7 @@ _CACHE = "cacheprovider"
 """pytest's own plugin that keeps facts for later runs."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Missing:
     """A sandbox that no earlier session has saved."""
 
@@ -47,7 +47,7 @@ class _Missing:
     """When it began, in nanoseconds since 1970."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _New:
     """The image of a saved sandbox that is to be kept."""
 

@@ -6,12 +6,14 @@ import dataclasses
 
 import pytest
 
+from pytest_gvisor.values import dataclass
+
 PHASES = ("setup", "call", "teardown")
 _FINAL = frozenset({"passed", "failed", "skipped"})
 """The outcomes that end a phase. A plugin's own, such as ``retried``, decide nothing."""
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclass(kw_only=True)
 class Progress:
     """The progress of one test by the messages that have arrived."""
 

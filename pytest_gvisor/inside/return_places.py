@@ -20,6 +20,7 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.inside import configuration
 from pytest_gvisor.plugin.placement import BASETEMP_GIVEN, RETURNS
 from pytest_gvisor.programs.paths import within
+from pytest_gvisor.values import dataclass
 
 OUTPUT_FILES = ("log_file", "cucumber_json_path")
 OUTPUT_FOLDERS = ("allure_report_dir", "mpl_generate_path", "mpl_results_path")
@@ -47,7 +48,7 @@ _OPENED_BY_THE_HOST = (".coverage", ".testmondata", ".pymon")
 _NEVER = ("/proc", "/sys", "/dev")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """A file, or what matches a glob below a folder: the files of one option or entry."""
 
@@ -70,7 +71,7 @@ class Place:
     """Bytes of it that come back."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Agreed:
     """The places of one sandbox."""
 

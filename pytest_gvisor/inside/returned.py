@@ -20,6 +20,7 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.guest import returns
 from pytest_gvisor.inside import landing
 from pytest_gvisor.inside.link import Died, Hangs, gone
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.return_places import Agreed, Place
@@ -47,7 +48,7 @@ class Source(Protocol):
         """Return the next message of the first process."""
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclass(kw_only=True)
 class _Arriving:
     """A file as one sandbox has sent it: a piece of the unnamed file."""
 
@@ -59,7 +60,7 @@ class _Arriving:
     sandbox: str
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclass(kw_only=True)
 class Tally:
     """The result for the terminal summary: lines of text, each bounded and escaped."""
 

@@ -36,6 +36,7 @@ from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
 from pytest_gvisor.setting_table import DEFAULT_MAX_OUTPUT
 from pytest_gvisor.settings import Platform
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.returned import Taker
@@ -52,7 +53,7 @@ _EACH_RUN_OPTIONS = ("randomly_seed",)
 _PROGRAM = os.path.join(os.path.abspath(guest.__path__[0]), "begin.py")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Inside:
     """The settings of a pytest inside, apart from those of any sandbox."""
 
@@ -69,7 +70,7 @@ class Inside:
     """Folders of the host that writes go through to."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """All that a sandbox is started with, up to its tests: equal plans start equal sandboxes."""
 
@@ -161,7 +162,7 @@ def plan(
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Started:
     """A sandbox, how it was started, and the host's files at that time."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import grp
 import json
 import os
@@ -17,6 +16,7 @@ from pytest_gvisor.guest.identity import Identity
 from pytest_gvisor.oci.accounts import NAME, Account
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.runsc.rootless import Way
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     import pytest
@@ -78,7 +78,7 @@ def refused(message: Mapping[str, Any]) -> GvisorError:
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Inhabitant:
     """A user who is not root, as one sandbox has them."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 import sys
@@ -15,13 +14,14 @@ from pytest_gvisor.inside import configuration, readable
 from pytest_gvisor.oci import packages, paths, skeleton, wide
 from pytest_gvisor.oci.mounts import danger
 from pytest_gvisor.programs.paths import within
+from pytest_gvisor.values import dataclass
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _MOST_NAMED = 3
 """The packages of one folder that are named one by one."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Shown:
     """The files and folders of the host that tests inside see, apart from the system's."""
 

@@ -7,7 +7,6 @@ A file alone is renamed. A folder of runsc and ``gvisor-bin`` stays a folder, an
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import platform
 import re
@@ -23,6 +22,7 @@ from pytest_gvisor.programs import locks
 from pytest_gvisor.runsc import nix
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.trust import Trust, folder_problems
+from pytest_gvisor.values import dataclass
 
 MACHINES = ("x86_64", "aarch64")
 BINARY = "runsc"
@@ -32,7 +32,7 @@ _LINK = "link"
 _HOME = re.compile(r"gvisor-[\w.]+-[0-9a-f]{8}", re.ASCII)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Installed:
     """An installed file and its version."""
 

@@ -7,7 +7,6 @@ What runs it is given an environment from a short list. Nothing of the caller's,
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import glob
 import os
 import re
@@ -29,6 +28,7 @@ from pytest_gvisor.trust import (
     folder_problems,
     follow,
 )
+from pytest_gvisor.values import dataclass
 
 USUAL_PATHS = ("/usr/local/go/bin/go", "/usr/lib/go/bin/go", "/usr/lib/go-*/bin/go")
 """Where go.dev's archive and the distributions' packages put it, which sudo's PATH may lack."""
@@ -56,7 +56,7 @@ _FIXED = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Toolchain:
     """A Go toolchain that may be run."""
 

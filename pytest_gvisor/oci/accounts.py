@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Collection
 from typing import Final
+
+from pytest_gvisor.values import dataclass
 
 _ROOT: Final = "root:x:0:0:root:/root:/bin/sh\n"
 _NOBODY: Final = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
@@ -15,7 +16,7 @@ NAME: Final = "user"
 """The name of a user, and of a group, that has no other."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Account:
     """A user other than root, with an entry of its own."""
 

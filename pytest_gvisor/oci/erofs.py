@@ -14,6 +14,8 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
+from pytest_gvisor.values import dataclass
+
 LARGEST: Final = 256 * 1024**2
 """Bytes of a tree that is packed: it takes up as much again."""
 
@@ -34,7 +36,7 @@ class Unsuitable(Exception):
     """The tree has something that the image cannot have."""
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclass(kw_only=True)
 class _Node:
     """A file, folder or link, and its place in the image."""
 

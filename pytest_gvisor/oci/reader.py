@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final
 from pytest_gvisor.errors import InvalidBundle
 from pytest_gvisor.escape import shown
 from pytest_gvisor.guest.checked_json import loads, without_strings
+from pytest_gvisor.values import dataclass
 
 MAX_BYTES: Final = 4 << 20
 MAX_DEPTH: Final = 64
@@ -28,7 +29,7 @@ MAX_PROBLEMS: Final = 100
 _MORE: Final = "... and more"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Range:
     """The whole numbers that a field takes, both ends included."""
 
@@ -272,8 +273,10 @@ def _twice(value: Mapping[str, object], path: str, report: _Report) -> bool:
     return bool(names)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Field:
+    """A key of a JSON object: the attribute for it, and how its value is read and written."""
+
     attribute: str
     default: object
     codec: _Codec

@@ -15,7 +15,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from pytest_gvisor.errors import GvisorError, InvalidBundle, LaunchError, UsageError
@@ -26,6 +25,7 @@ from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.oci.validate import normal
 from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.paths import below, within
+from pytest_gvisor.values import dataclass
 
 SHARED: Final = "host"
 _MAX_SHARED: Final = 64
@@ -162,7 +162,7 @@ class DirectoryRootfs(Rootfs):
         return Prepared(root_path=self.path, mounts=tuple(mounts))
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True)
 class EmptyRootfs(Rootfs):
     """Nothing but these files."""
 

@@ -10,6 +10,7 @@ import pytest
 from pytest_gvisor.escape import escape, uncoloured
 from pytest_gvisor.report.model import MAX_NUMBER, Cell, Run, State
 from pytest_gvisor.report.run_texts import head, tail
+from pytest_gvisor.values import dataclass
 
 MAX_OUTPUT = 16_000
 MAX_TRACEBACKS = 4 * MAX_OUTPUT
@@ -19,7 +20,7 @@ MAX_MESSAGE = 500
 _MORE = "[… and more failures …]"
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclass(kw_only=True)
 class CellInMaking:
     """A test on one platform in one process, by its reports so far."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 import sys
@@ -15,6 +14,7 @@ from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.plugin.stash import harnesses
 from pytest_gvisor.run import terminal
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.completed import Completed
@@ -53,7 +53,7 @@ def _has_terminal(config: pytest.Config) -> bool:
         capture.suspend_global_capture()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """A sandbox of the test: the program that it has run, how that has ended."""
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_gvisor.setting_values import NATIVE
+from pytest_gvisor.values import dataclass
 
 SCHEMA = 1
 """Goes up when a reader of the last one would misunderstand."""
@@ -65,7 +66,7 @@ class State(enum.StrEnum):
 _RANKS = {state: rank for rank, state in enumerate(State)}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One sandbox of a test. Every text is bounded."""
 
@@ -85,7 +86,7 @@ class Run:
     """runsc's error records, panic log, and what is relevant of its boot log."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Other:
     """The state of a cell in another run of pytest, or in another of its workers."""
 
@@ -94,7 +95,7 @@ class Other:
     starts_ms: tuple[float, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One test on one platform, and on one release if there are several."""
 
@@ -142,7 +143,7 @@ class Cell:
     others: tuple[Other, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One test; ``test`` is its node id without the part that names the platform."""
 
@@ -167,7 +168,7 @@ class Row:
         return next((cell for cell in self.cells if cell.platform == platform), None)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Binary:
     """A runsc that was used."""
 
@@ -175,7 +176,7 @@ class Binary:
     path: str
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Column:
     """A platform in one run of pytest; ``cause`` says why it is unusable, or is empty."""
 
@@ -183,7 +184,7 @@ class Column:
     cause: str = ""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Leg:
     """One run of pytest."""
 
@@ -209,7 +210,7 @@ class Leg:
     """How many things of this run's own sandboxes could not be removed."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Starts:
     """Start times of one platform, in milliseconds."""
 
@@ -218,7 +219,7 @@ class Starts:
     slowest: float
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Used:
     """The resources that cells have used, as text; ``-`` if none was measured."""
 
@@ -240,7 +241,7 @@ class Used:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The whole report."""
 

@@ -9,7 +9,6 @@ Version 1, version 2 and the hybrid of both: cgroups(7).
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import secrets
 from collections.abc import Callable
@@ -19,13 +18,14 @@ from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.leftovers import CGROUP_PREFIX as PREFIX
 from pytest_gvisor.programs.paths import within
+from pytest_gvisor.values import dataclass
 
 _PERIOD = 100_000  # microseconds; the kernel's default (admin-guide/cgroup-v2, cpu.max)
 _COUNTING = ("cpuacct", "memory", "pids")
 """The controllers of version 1 that count what a sandbox uses."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """Limits of one sandbox; None is none."""
 
@@ -53,7 +53,7 @@ def limits_of(spec: Spec) -> Limits:
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Hierarchy:
     """The mount point of a controller's hierarchy, and this process's cgroup in it."""
 

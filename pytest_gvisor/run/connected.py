@@ -7,7 +7,6 @@ captured, together. Everything else is as in any other run.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from pytest_gvisor.run.request import Workspace
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.supervisor import Phase, Supervisor
 from pytest_gvisor.sessions.launcher import Keeper
+from pytest_gvisor.values import dataclass
 
 
 class DrivenSupervisor(Supervisor):
@@ -71,7 +71,7 @@ class DrivenSupervisor(Supervisor):
         return killed
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Ended:
     """The end of a driven run: ``error`` is None if its process ended by itself, with 0."""
 

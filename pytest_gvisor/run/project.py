@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -15,6 +14,7 @@ from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.oci.wide import is_wide
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run.left_out import KEY, MOST_HIDDEN, PATTERNS, Finder
+from pytest_gvisor.values import dataclass
 
 HIDING = "hidden"
 """The name of the empty file, in the folder of a run, that hides others."""
@@ -22,7 +22,7 @@ HIDING = "hidden"
 _NOTHING = ("ro", "nosuid", "nodev", "noexec", "mode=0555")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Project:
     """The root folder of a project, and the names that are left out of it."""
 

@@ -15,9 +15,10 @@ from pytest_gvisor.run.workload import Workload
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.settings import Network, Platform, Settings
+from pytest_gvisor.values import dataclass
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Workspace:
     """The folder of one run, inside the session folder."""
 
@@ -48,7 +49,7 @@ class Workspace:
         return os.path.join(self.folder, name)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """The parameters of a run."""
 
@@ -91,7 +92,7 @@ class Request:
     """Keyword arguments that repeat this run, for the repr."""
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclass(kw_only=True)
 class Record:
     """The facts on a run after its end, whether that was a value or an error."""
 
@@ -127,7 +128,7 @@ def _unchanged(_config: dict[str, Any]) -> None:
     pass
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Hooks:
     """The hooks of plugins on a run. Each one does nothing unless it is given."""
 

@@ -13,7 +13,6 @@ kept. Methods raise `LaunchError` for such a folder, `ImageError` for a lock, an
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
@@ -29,6 +28,7 @@ from pytest_gvisor.programs.locks import is_taken
 from pytest_gvisor.run import saved
 from pytest_gvisor.sessions import boot_notes, places
 from pytest_gvisor.sessions.private import make_above, make_private, place
+from pytest_gvisor.values import dataclass
 
 MOST_BYTES: Final = 512 * 1024**2
 """Bytes of all saved sandboxes together."""
@@ -52,7 +52,7 @@ def folder() -> str:
     return places.saved_sandboxes()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Held:
     """A saved sandbox that stays until `close`."""
 

@@ -29,13 +29,14 @@ from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.sentry import Listener
 from pytest_gvisor.run.supervisor import LINGER, Phase, Supervisor
 from pytest_gvisor.sessions.launcher import Launcher
+from pytest_gvisor.values import dataclass
 
 _PIECE = 4096
 _MAX_KEPT = 64 * 1024
 _SCREEN_PATIENCE = 10.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Terminal:
     """The user's terminal: descriptors to read keys from and to write to."""
 

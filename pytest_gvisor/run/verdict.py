@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from pytest_gvisor.completed import Outcome
 from pytest_gvisor.run.logs import other_release
+from pytest_gvisor.values import dataclass
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """The facts that are known when runsc has ended."""
 
@@ -50,7 +51,7 @@ class Evidence:
     """Whether runsc's run log says that waiting for the workload failed."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The outcome, and the return code in the sense of `subprocess`."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,11 +11,12 @@ from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.rootfs import Rootfs, Says
 from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.run.project import Project
+from pytest_gvisor.values import dataclass
 
 Who = int | str | tuple[int, int]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Workload:
     """One workload, and its root file system."""
 

@@ -20,6 +20,7 @@ from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.runsc.features import QUESTIONS
 from pytest_gvisor.sessions import boot_notes, private
 from pytest_gvisor.sessions.boot_notes import Note
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.runsc.locate import Identity
@@ -30,7 +31,7 @@ _SETTLED = 2_000_000_000
 _known: dict[Identity, Answers] = {}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Answers:
     """The hexadecimal SHA-256 of a binary, and its answer to each question of `features`."""
 

@@ -18,6 +18,7 @@ from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound
 from pytest_gvisor.runsc import features, locate, nix, sidecars
 from pytest_gvisor.runsc.answers import Answers, keep, recall
 from pytest_gvisor.sessions import places
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _CHANGED = "it changed after it was checked"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Runsc:
     """A validated runsc. Execute it by ``fd``, which is the checked file."""
 

@@ -8,7 +8,6 @@ deadline, their output is bounded, and what they print is escaped before it gets
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime as dt
 import fcntl
 import os
@@ -28,6 +27,7 @@ from pytest_gvisor.programs import ask_runsc
 from pytest_gvisor.programs.paths import ENVIRONMENT
 from pytest_gvisor.settings import Platform
 from pytest_gvisor.trust import SHORTAGES
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.runsc.locate import Judged
@@ -58,7 +58,7 @@ _LISTED = re.compile(r"use: ([^.]*)")
 _SUBCOMMANDS = re.compile(r"^Subcommands.*:\n((?:[ \t]+\S.*\n?)*)", re.MULTILINE)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Features:
     """``version`` in the form for users and its ``date``; ``flags`` without dashes.
 

@@ -6,7 +6,6 @@ An ioctl of a broken nested hypervisor may never return, so none is made in this
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import grp
 import os
@@ -23,6 +22,7 @@ from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.programs import ask_kvm
 from pytest_gvisor.programs.paths import ENVIRONMENT
 from pytest_gvisor.runsc.causes import Cause
+from pytest_gvisor.values import dataclass
 
 _DEATH = 2.0
 
@@ -30,7 +30,7 @@ _held: list[subprocess.Popen[bytes]] = []
 """Children that the kernel holds: their value is kept, as letting it go is a ResourceWarning."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Refusal:
     """The cause and the facts of an unusable device."""
 

@@ -11,7 +11,6 @@ Not here: what runsc can do (`features`), and any start of it for a workload.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import enum
 import errno
 import fcntl
@@ -34,6 +33,7 @@ from pytest_gvisor.trust import (
     folder_problem,
     follow,
 )
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -51,7 +51,7 @@ _NEXT_STEP = Hint(
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Identity:
     """The state of one file, as ``fstat`` gives it, to tell it from every other."""
 
@@ -77,7 +77,7 @@ class Identity:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Judged:
     """A checked runsc, to be executed by ``fd`` and not by ``path``.
 
@@ -189,7 +189,7 @@ class _Fault(enum.Enum):
     INSECURE = "others could replace it, or it cannot be checked: a search ends"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Verdict:
     """The verdict on one path: ``judged``, or the target that a wrapper ``names``, or a fault."""
 

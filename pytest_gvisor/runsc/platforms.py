@@ -28,6 +28,7 @@ from pytest_gvisor.runsc import kvm
 from pytest_gvisor.runsc.causes import BROKEN, Cause, facts, remedy
 from pytest_gvisor.runsc.trial import WHAT
 from pytest_gvisor.settings import Platform
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.completed import Completed
@@ -39,7 +40,7 @@ KVM_DEVICE = "/dev/kvm"
 _SHOWN = 500
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Availability:
     """The verdict on one platform."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 
 from pytest_gvisor.errors import UsageError, stage
 from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.programs.proc import ALL_IDS, IdRange, id_map, status_of
 from pytest_gvisor.settings import Network, Rootless
+from pytest_gvisor.values import dataclass
 
 _CAP_SYS_ADMIN = 1 << 21  # include/uapi/linux/capability.h
 
@@ -30,7 +30,7 @@ class Way(enum.StrEnum):
     """``--rootless``: an unprivileged caller. runsc makes the user namespace, with one id."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Caller:
     """This process's ids, id maps and capabilities."""
 

@@ -31,6 +31,7 @@ from pytest_gvisor.trust import (
     folder_problem,
     follow,
 )
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -53,7 +54,7 @@ _NEXT_STEP = (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class State:
     """The state of one file, from ``stat``, with its number of names."""
 
@@ -92,7 +93,7 @@ class State:
         return self == dataclasses.replace(before, ctime_ns=self.ctime_ns, links=self.links)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Sidecars:
     """The folder beside a runsc, checked; ``present`` is False if there is none.
 

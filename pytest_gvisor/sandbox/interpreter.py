@@ -32,6 +32,7 @@ from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.runsc import elf
 from pytest_gvisor.sessions.private import make_private
+from pytest_gvisor.values import dataclass
 
 PRIVATE = "/.pytest-gvisor"
 # uv may have put links there, to files that a sandbox does not see.
@@ -53,7 +54,7 @@ print(json.dumps({"files": sorted(files), "prefix": sys.base_prefix}))
 """
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Interpreter:
     """The running Python without an environment, as files of the host."""
 
@@ -71,7 +72,7 @@ class Interpreter:
     """Folders that hold all of it."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Start:
     """The command and mounts that start the guest in a root file system."""
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from pytest_gvisor.guest.frames import VERSION, WINDOW, FrameError
+from pytest_gvisor.values import dataclass
 
 _ID = (0, 2**31 - 1)
 _ERRNO = (0, 4095)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Shape:
     """The fields of one message, each with its least and largest value."""
 
@@ -35,7 +35,7 @@ SHAPES: Mapping[str, Shape] = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Message:
     """One message of the guest's, checked by itself. Its receiver checks the moment."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 import threading
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.frames import FrameError
 from pytest_gvisor.run.capture import Capture, streams
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.run.connected import Driven, Ended
@@ -53,7 +53,7 @@ class Answer(Peer):
         self.changed.notify_all()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Death:
     """The reason why a sandbox is gone."""
 

@@ -14,6 +14,7 @@ from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.workload import identified
 from pytest_gvisor.sandbox import interpreter
+from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.completed import Completed
@@ -32,7 +33,7 @@ _START_DEADLINE = 30.0
 _SHELL_OUTPUT = 64 * 1024
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Command:
     """The program to start, with the facts for its error or result."""
 
@@ -55,7 +56,7 @@ class Command:
     repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Start:
     """The start of a shell: the user, folder and environment of a program before it."""
 
@@ -72,7 +73,7 @@ class Start:
         return cls(env=env, cwd=command.cwd, user=command.user)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """All parameters of one sandbox, decided before its start."""
 

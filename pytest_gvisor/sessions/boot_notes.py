@@ -7,7 +7,6 @@ written is none: each session can find out by itself again.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
 import secrets
@@ -15,12 +14,13 @@ import stat
 from collections.abc import Iterable
 
 from pytest_gvisor.sessions import private
+from pytest_gvisor.values import dataclass
 
 _MAX = 1024 * 1024
 _NAME = re.compile(r"[av]-[0-9a-f]{16}-([0-9a-f-]{13})-\w+\.json(\.[0-9a-f]{8})?", re.ASCII)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Note:
     """A note: its folder, a letter for its kind, a hexadecimal digest, and a name."""
 

@@ -8,7 +8,6 @@ can then be handed to other programs: only root and this user can make it mean s
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import os
 import stat
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 
 from pytest_gvisor.errors import LaunchError, stage
 from pytest_gvisor.trust import Trust, follow, way_problems
+from pytest_gvisor.values import dataclass
 
 _STAGE = "session_folder"
 _NO_NAME = frozenset({"", ".", ".."})
@@ -28,7 +28,7 @@ def make_private(path: str, folder: int | None = None) -> None:
     os.chmod(path, 0o700, dir_fd=folder)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """The place of a private folder: ``name`` in the folder of the descriptor ``above``.
 

@@ -26,6 +26,7 @@ from pytest_gvisor.programs import leftovers, locks
 from pytest_gvisor.sessions import private, stopped_keepers
 from pytest_gvisor.sessions.places import session_bases
 from pytest_gvisor.trust import SHORTAGES
+from pytest_gvisor.values import dataclass
 
 # sun_path holds 108 bytes (unix(7)); below the session come the sandbox's id and a socket's name.
 LONGEST_BASE = 48
@@ -34,7 +35,7 @@ SWEEP_BUDGET = 3.0
 _LEAST_PATIENCE = 0.05
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Chosen:
     """The folder for this user's new sessions, and the reasons against better ones."""
 
@@ -124,7 +125,7 @@ def _await_lock(lock: int, base: str, patience: float) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class SessionDir:
     """The folder of one pytest process."""
 

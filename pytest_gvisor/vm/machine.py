@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.programs.paths import below, within
+from pytest_gvisor.values import dataclass
 from pytest_gvisor.vm.parts import Parts
 
 # The model matters: with "max" runsc dies on an XSAVE that the emulator gets wrong.
@@ -38,7 +39,7 @@ _WRITABLE = ("/etc/", "/home/", "/opt/", "/srv/", "/tmp/", "/usr/", "/var/")
 _NOT_PASSED_ON = frozenset({"XDG_RUNTIME_DIR", "TMPDIR", "_", "SHLVL", "PWD", "OLDPWD"})
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Machine:
     """One VM and the command that it runs."""
 

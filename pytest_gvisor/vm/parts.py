@@ -6,7 +6,6 @@ virtme-ng, and the tree that a kernel of the user's choice lies in.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 import re
@@ -18,6 +17,7 @@ from pytest_gvisor.errors import MachineFailed
 from pytest_gvisor.escape import escape
 from pytest_gvisor.hints import Command
 from pytest_gvisor.programs.paths import SYSTEM_PATH
+from pytest_gvisor.values import dataclass
 
 OLDEST_QEMU = (8, 0)
 """gVisor's kvm fails or hangs on the emulated processor of 7.2; nothing between is known."""
@@ -43,7 +43,7 @@ _OS_RELEASE = "/etc/os-release"
 _DEADLINE = 20.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Parts:
     """The parts of one VM."""
 

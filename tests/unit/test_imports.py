@@ -17,7 +17,7 @@ PACKAGE = Path(pytest_gvisor.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "programs", "guest", "escape", "kernel", "trust", "platform_names",
+    "programs", "guest", "values", "escape", "kernel", "trust", "platform_names",
     "errors", "release_range", "setting_table", "hints", "setting_values", "settings",
     "completed", "sessions", "vm", "oci", "runsc", "images", "install", "run", "report", "sandbox",
     "harness", "cli", "plugin", "inside",
