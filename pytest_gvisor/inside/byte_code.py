@@ -36,6 +36,10 @@ _METADATA = ".dist-info"
 _POINTS, _FILES = "entry_points.txt", "RECORD"
 _PLUGINS = "[pytest11]"
 
+_PACKAGE = "pytest_gvisor."
+_OURS = ("pytest_gvisor.plugin.", "pytest_gvisor.setting_table", "pytest_gvisor.inside.options")
+"""The modules of this package that a pytest inside imports begin so."""
+
 Module = tuple[str, str, bool]
 """Name, file, and whether it is a package."""
 
@@ -136,6 +140,8 @@ def _loaded() -> Iterator[Module]:
         spec = getattr(module, "__spec__", None)
         # No module under another name than its own, nor one that pytest has rewritten.
         if spec is None or spec.name != name or type(spec.loader) is not SourceFileLoader:
+            continue
+        if name.startswith(_PACKAGE) and not name.startswith(_OURS):
             continue
         path, folders = spec.loader.path, spec.submodule_search_locations
         # A package of several folders finds its modules in another way.

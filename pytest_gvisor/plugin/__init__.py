@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.plugin import hookspecs, options
+from pytest_gvisor.plugin import as_written, hookspecs, options  # noqa: F401 -- acts first
 from pytest_gvisor.plugin.arrivals import Arrivals
 from pytest_gvisor.plugin.fixtures import (
     gvisor,

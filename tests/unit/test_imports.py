@@ -252,8 +252,9 @@ def test_the_plugin_costs_a_project_that_does_not_use_it_nothing(module: str) ->
 IDLE = {
     "pytest_gvisor", "pytest_gvisor.inside", "pytest_gvisor.inside.hooks",
     "pytest_gvisor.inside.options", "pytest_gvisor.plugin",
-    "pytest_gvisor.plugin.arrivals", "pytest_gvisor.plugin.fixtures",
-    "pytest_gvisor.plugin.hookspecs", "pytest_gvisor.plugin.options",
+    "pytest_gvisor.plugin.arrivals", "pytest_gvisor.plugin.as_written",
+    "pytest_gvisor.plugin.fixtures", "pytest_gvisor.plugin.hookspecs",
+    "pytest_gvisor.plugin.options",
     "pytest_gvisor.plugin.collection_warnings", "pytest_gvisor.plugin.placement",
     "pytest_gvisor.plugin.stash", "pytest_gvisor.setting_table",
 }  # fmt: skip

@@ -77,6 +77,17 @@ def test_what_was_imported_is_stored(module: Path, memory: int) -> None:
     assert "__main__" not in stored(memory)
 
 
+def test_modules_of_this_package_are_stored_as_far_as_they_are_imported_inside(memory: int) -> None:
+    """The plugin itself is; what starts sandboxes is not."""
+    importlib.import_module("pytest_gvisor.plugin.options")
+    byte_code.store(memory, lambda path: True)
+    ours = {name for name in stored(memory) if name.startswith("pytest_gvisor.")}
+    assert "pytest_gvisor.plugin.options" in ours
+    assert not [
+        name for name in ours if name.startswith(("pytest_gvisor.run", "pytest_gvisor.oci"))
+    ]
+
+
 def test_what_the_guest_begins_with_is_compiled_where_no_installer_has(
     memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

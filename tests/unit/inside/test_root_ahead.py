@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,3 +111,12 @@ def test_no_root_is_made_ahead_without_a_thread(
     monkeypatch.setattr(threads, "start", refuse)
     with root_ahead.made(pytestconfig, str(tmp_path)):
         assert root_ahead.of(pytestconfig) is None
+
+
+def test_threads_take_turns_quickly_while_it_is_made(tmp_path: Path) -> None:
+    """Python's own interval is back afterwards."""
+    before = sys.getswitchinterval()
+    config: Any = SimpleNamespace(stash=pytest.Stash())
+    with root_ahead.made(config, str(tmp_path)):
+        assert sys.getswitchinterval() < before
+    assert sys.getswitchinterval() == before
