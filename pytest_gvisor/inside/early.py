@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pytest_gvisor.errors import GvisorError
-from pytest_gvisor.inside import host_files, start, users
+from pytest_gvisor.inside import host_files, kept_ahead, start, users
 from pytest_gvisor.inside.kept import Kept
 from pytest_gvisor.inside.start import Started
 from pytest_gvisor.plugin.placement import plan_key
@@ -65,6 +65,8 @@ class Early:
             started = self._launch(planned)
         except (GvisorError, pytest.UsageError, OSError):
             return
+        finally:
+            kept_ahead.discard(self._config)
         self._started = started
         self._config.add_cleanup(self.discard)
         # What the tests need is imported while runsc starts.

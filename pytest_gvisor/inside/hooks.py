@@ -33,6 +33,7 @@ from pytest_gvisor.plugin.placement import (
 if TYPE_CHECKING:
     from pytest_gvisor.inside.session import InsideSession
     from pytest_gvisor.inside.start import Inside
+    from pytest_gvisor.sessions.launcher import Launcher
     from pytest_gvisor.settings import Isolation
 
 _MARKER = (
@@ -115,12 +116,24 @@ def _begin_keeper(config: pytest.Config) -> AbstractContextManager[None]:
     from pytest_gvisor.plugin.stash import launcher_of  # noqa: PLC0415
 
     with contextlib.suppress(LaunchError):  # whoever needs it comes upon it again
-        session = launcher_of(config).begin()
+        launcher = launcher_of(config)
+        session = launcher.begin()
+        _begin_ahead(config, launcher)
         from pytest_gvisor.inside import root_ahead  # noqa: PLC0415 -- idle costs nothing
 
         if root_ahead.is_of_use(config):
             return root_ahead.made(config, session)
     return contextlib.nullcontext()
+
+
+def _begin_ahead(config: pytest.Config, launcher: Launcher) -> None:
+    """Start the kept sandbox as the last session has, if there is one."""
+    from pytest_gvisor.sessions import places  # noqa: PLC0415 -- idle costs nothing
+
+    if os.path.isdir(places.saved_sandboxes()):
+        from pytest_gvisor.inside import kept_ahead  # noqa: PLC0415 -- idle costs nothing
+
+        kept_ahead.begin(config, launcher, _environment(config))
 
 
 def _entries(config: pytest.Config) -> list[str]:

@@ -17,7 +17,14 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import GvisorError
-from pytest_gvisor.inside import configuration, host_files, kept_key, kept_state, savable
+from pytest_gvisor.inside import (
+    configuration,
+    host_files,
+    kept_ahead,
+    kept_key,
+    kept_state,
+    savable,
+)
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.start import Plan, Started, begin, launch
 from pytest_gvisor.plugin.placement import EARLY
@@ -31,8 +38,6 @@ _PATIENCE = 30.0
 """Seconds to get to the gate, to be saved there, or to go on from there."""
 
 _NONE = "no sandbox of tests inside is kept for later sessions"
-_CACHE = "cacheprovider"
-"""pytest's own plugin that keeps facts for later runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +78,7 @@ class Kept:
 
     def start(self, plan: Plan) -> Started:
         """Start a sandbox of this plan, from a saved one if possible. Raises `GvisorError`."""
-        if self._config.pluginmanager.hasplugin(_CACHE):
+        if self._config.pluginmanager.hasplugin(kept_ahead.CACHE):
             if not (why := self._refusal(plan)):
                 try:
                     if (started := self._restore(plan)) is not None:
@@ -115,8 +120,9 @@ class Kept:
             self._drop(key, f"{changed} has changed since")
             return None
         state = host_files.of_start(self._config, plan.shown)
+        ahead = kept_ahead.take(self._config, held.image)
         try:
-            link = launch(self._config, plan, held.image, held.roots)
+            link = launch(self._config, plan, held.image, held.roots, ahead=ahead)
         except GvisorError as error:
             held.close()
             self._drop(key, f"it cannot be started: {error}")
@@ -125,6 +131,8 @@ class Kept:
             held.close()
             raise
         self._missing, self._found = None, (key, held)
+        if ahead is not None and not link.adopted:
+            self._say("a sandbox that was started before it was planned was not the right one")
         return Started(link=link, plan=plan, state=state)
 
     def proceed(
@@ -136,7 +144,7 @@ class Kept:
         """
         link = started.link
         if link.copy:
-            return self._go_on(link, go_on, again)
+            return self._go_on(started, go_on, again)
         missing, self._missing = self._missing, None
         new = None
         if missing is not None and missing.plan is started.plan and self._is_of_use(missing):
@@ -151,8 +159,9 @@ class Kept:
         return link
 
     def _go_on(
-        self, link: Link, go_on: Callable[[Link], None], again: Callable[[], Started]
+        self, started: Started, go_on: Callable[[Link], None], again: Callable[[], Started]
     ) -> Link:
+        link = started.link
         found, self._found = self._found, None
         try:
             go_on(link)
@@ -167,6 +176,7 @@ class Kept:
         else:
             self._say("the first sandbox of tests inside was kept from an earlier session")
             if found is not None:
+                self._note(started, found[1])
                 found[1].close()
             return link
         if found is not None:
@@ -175,6 +185,12 @@ class Kept:
         link = again().link
         go_on(link)
         return link
+
+    def _note(self, started: Started, held: Held) -> None:
+        """Record how it was started: see `kept_ahead`."""
+        link, env = started.link, started.plan.inside.env
+        with contextlib.suppress(OSError, ValueError):
+            kept_ahead.note(self._config, env, held.image, link.recorded(), adopted=link.adopted)
 
     def _is_of_use(self, missing: _Missing) -> bool:
         """Whether a saved sandbox may be used one day, as the last ones of the project were."""
@@ -228,10 +244,13 @@ class Kept:
 
     def _keep(self, new: _New) -> None:
         try:
-            if saved.size_of(new.image) <= saved_store.LARGEST:
-                store = SavedStore.open(make=True)
-                if store is not None and store.keep(new.key, new.image, new.facts):
-                    self._say("the first sandbox of tests inside is kept for later sessions")
+            size, most = saved.size_of(new.image) >> 20, saved_store.LARGEST >> 20
+            if size >= most:
+                self._say(f"{_NONE}: its memory takes {size} MiB, more than {most} MiB")
+                return
+            store = SavedStore.open(make=True)
+            if store is not None and store.keep(new.key, new.image, new.facts):
+                self._say("the first sandbox of tests inside is kept for later sessions")
         except (GvisorError, OSError) as error:
             self._say(f"{_NONE}: {error}")
         finally:

@@ -16,8 +16,11 @@ from pytest_gvisor.guest import unsent
 from pytest_gvisor.guest.frames import UNBOUNDED, Encoder, FrameError
 from pytest_gvisor.guest.returns import MARK
 from pytest_gvisor.inside import byte_code, frames
+from pytest_gvisor.run import adopting
+from pytest_gvisor.run.adopting import Adopting
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.logs import debugged
+from pytest_gvisor.run.recorded import Recorded
 from pytest_gvisor.run.request import Record
 
 _MOST = 256 * 1024 * 1024
@@ -330,6 +333,15 @@ class Link:
     def count_from_here(self) -> None:
         """Count the seconds of the start from now on: see `DrivenSupervisor`."""
         self._supervisor.count_from_here()
+
+    @property
+    def adopted(self) -> bool:
+        """Whether its run was handed over before it was planned."""
+        return isinstance(self._driven, Adopting) and self._driven.adopted
+
+    def recorded(self) -> Recorded:
+        """Return what it was started with: see `adopting.recorded`."""
+        return adopting.recorded(self._driven)
 
     @property
     def record(self) -> Record:

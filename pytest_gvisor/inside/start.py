@@ -29,6 +29,7 @@ from pytest_gvisor.oci.spec import Capabilities
 from pytest_gvisor.oci.vocabulary import Capability
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.run import following
+from pytest_gvisor.run.adopting import Adopting
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.specification import id_mappings
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.inside.returned import Taker
     from pytest_gvisor.inside.root_ahead import RootAhead
     from pytest_gvisor.oci.spec import Mount, Spec
+    from pytest_gvisor.run.recorded import Launched
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.settings import Settings
 
@@ -184,24 +186,25 @@ def launch(
     roots: str = "",
     *,
     watched: bool = False,
+    ahead: Launched | None = None,
 ) -> Link:
     """Start the sandbox of a plan, whose pytest imports its plugins. Raises `GvisorError`.
 
     With ``saved``, the folder of a sandbox of the same plan that was saved at its gate, the pytest
     goes on from there. ``roots`` is a folder for skeletons of copies, if not the session's: one of
     the same plan may be there. With ``watched``, the pytest notes whether its command line is read
-    up to the gate.
+    up to the gate. ``ahead`` was handed over before, and is used if it is equal.
     """
-    ahead = root_ahead.of(config)
-    if ahead is not None:
-        ahead.end()  # before a keeper that does not come up takes the session's folder with it
+    root = root_ahead.of(config)
+    if root is not None:
+        root.end()  # before a keeper that does not come up takes the session's folder with it
     request = Request(
         runsc=plan.runsc,
         platform=plan.platform,
         # The limit on output is that of a workload, and not of what a pytest inside shows.
         settings=dataclasses.replace(plan.settings, max_output=DEFAULT_MAX_OUTPUT),
         make_spec=lambda workspace: _spec(
-            workspace, plan, shared=(roots or workspace.shared) if saved else None, ahead=ahead
+            workspace, plan, shared=(roots or workspace.shared) if saved else None, ahead=root
         ),
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if plan.way is Way.FLAG else plan.way,
@@ -209,7 +212,12 @@ def launch(
         shared=plan.platform is not Platform.KVM,
         restores=saved,
     )
-    link = Link(Driven(request, engine_of(config).launcher, Record()), copy=bool(saved))
+    launcher, record = engine_of(config).launcher, Record()
+    if ahead is None:
+        driven = Driven(request, launcher, record)
+    else:
+        driven = Adopting(request, launcher, record, ahead)
+    link = Link(driven, copy=bool(saved))
     if not saved:
         path = configuration.search_path()
         _command(link, "start", **plan.command, sys_path=path, watched=watched)

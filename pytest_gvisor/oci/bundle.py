@@ -62,6 +62,23 @@ class Bundle:
         who gives the workload one as its streams. ``steering`` are annotations for runsc itself,
         which no specification may have.
         """
+        data = cls.encode(folder, spec, terminal=terminal, steering=steering)
+        try:
+            _write(folder, data)
+        except (OSError, ValueError) as error:
+            number = getattr(error, "errno", None) or 0
+            raise LaunchError("bundle", f"cannot write {shown(folder)}", errno=number) from error
+        return cls(path=os.path.abspath(folder), spec=spec)
+
+    @staticmethod
+    def encode(
+        folder: str,
+        spec: Spec,
+        *,
+        terminal: bool = False,
+        steering: Mapping[str, str] = MappingProxyType({}),
+    ) -> bytes:
+        """Return what `create` writes. Raises `InvalidBundle`."""
         value = spec.to_json()
         found = validate.problems_of_json(spec, value)
         if terminal:
@@ -71,12 +88,7 @@ class Bundle:
         data = _encode(value, found)
         if found:
             raise InvalidBundle(found, where=os.path.join(folder, CONFIG))
-        try:
-            _write(folder, data)
-        except (OSError, ValueError) as error:
-            number = getattr(error, "errno", None) or 0
-            raise LaunchError("bundle", f"cannot write {shown(folder)}", errno=number) from error
-        return cls(path=os.path.abspath(folder), spec=spec)
+        return data
 
     @classmethod
     def open(

@@ -105,11 +105,13 @@ class Driven(Runner):
 
     def _supervise(self, order: Order, undo: contextlib.ExitStack) -> DrivenSupervisor:
         with stage("pipes", "cannot make the workload's streams"):
-            kind = SharedStreams if self.request.shared else Streams
-            made = kind(self.request.settings.max_output)
-            pipes = undo.enter_context(contextlib.closing(made))
+            pipes = undo.enter_context(contextlib.closing(self._make_streams()))
             watch = DrivenSupervisor(order, pipes, timeout=math.inf, listener=self._listener)
             return undo.enter_context(contextlib.closing(watch))
+
+    def _make_streams(self) -> Streams:
+        kind = SharedStreams if self.request.shared else Streams
+        return kind(self.request.settings.max_output)
 
     def _hand_over(self, keeper: Keeper) -> None:
         try:

@@ -134,12 +134,7 @@ class Runner:
         undo.callback(self._close_listener)
         spec = self.request.make_spec(workspace)
         self.record.args, self.record.spec = spec.process.args, spec
-        Bundle.create(
-            workspace.path("bundle"),
-            spec,
-            terminal=self.request.terminal,
-            steering=root_image.steering(self.request, workspace, spec),
-        )
+        self._make_bundle(workspace, spec)
         memory = limits_of(spec).memory
         # With --rootless, only runsc is in a user namespace in which something may be mounted.
         if memory is not None and self.request.way is not Way.FLAG:
@@ -149,6 +144,14 @@ class Runner:
         )
         undo.callback(self._cgroups.remove)
         return keeper, workspace, self._order(workspace, spec)
+
+    def _make_bundle(self, workspace: Workspace, spec: Spec) -> None:
+        Bundle.create(
+            workspace.path("bundle"),
+            spec,
+            terminal=self.request.terminal,
+            steering=root_image.steering(self.request, workspace, spec),
+        )
 
     def _make_workspace(self, session: SessionDir) -> Workspace:
         run = check_id("g" + secrets.token_hex(4))

@@ -151,12 +151,14 @@ class Keeper:
         """Whether the keeper still runs."""
         return self._process.poll() is None
 
-    def launch(self, order: Order, fds: Sequence[int]) -> Control:
+    def launch(self, order: Order, fds: Sequence[int], *, wait: bool = True) -> Control:
         """Hand over one run; ``fds`` are the executable, three streams, and cgroups to join.
 
-        Raises `LaunchError` where the keeper cannot be reached.
+        Without ``wait``, the keeper may still be coming up. Raises `LaunchError` where it cannot be
+        reached.
         """
-        self.await_ready()
+        if wait:
+            self.await_ready()
         with stage("keeper", "the request cannot be sent"), contextlib.ExitStack() as on_failure:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             on_failure.callback(ours.close)
@@ -229,6 +231,12 @@ class Launcher:
         self._check_owner()
         with self._guard:
             return self._ensure(wait=False)[1].path
+
+    def begun(self) -> Keeper:
+        """Return the keeper, which may still be coming up. Raises `LaunchError`."""
+        self._check_owner()
+        with self._guard:
+            return self._ensure(wait=False)[0]
 
     def session(self) -> SessionDir:
         """Return the session folder. Raises `LaunchError` if it cannot be made."""

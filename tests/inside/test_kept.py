@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,45 @@ def test_copies_share_one_root(run: Run, cache: Path) -> None:
         found = (cache / "pytest-gvisor/sandboxes-1").glob("*-*/roots/*")
         made.append(sorted((path.name, path.stat().st_ino) for path in found))
     assert made[0] == made[1] != []
+
+
+def record_of(cache: Path) -> Path:
+    """The file on how the kept sandbox was started."""
+    (path,) = (path for path in files(cache) if path.name == "start.json")
+    return path
+
+
+def test_the_third_session_starts_it_before_it_is_planned(run: Run, cache: Path) -> None:
+    """The second one has recorded how. A right record stays as it is."""
+    assert [said(run()), said(run())] == [[SAVED], [USED]]
+    before = record_of(cache).stat().st_ino
+    assert said(run("-k", "test_it")) == [USED]
+    assert record_of(cache).stat().st_ino == before
+
+
+TAMPERED: dict[str, Callable[[dict[str, Any]], None]] = {
+    "specification": lambda data: data.update(config=data["config"].replace("TERM=", "OTHER=")),
+    "command": lambda data: data["order"]["argv"].insert(1, "--debug"),
+    "environment": lambda data: data["order"]["env"].update(HOME="/"),
+    "streams": lambda data: data.update(max_output=1),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_one_that_was_started_otherwise_runs_no_test(what: str, run: Run, cache: Path) -> None:
+    """The kept sandbox is started as it was planned instead, and the record is corrected."""
+    assert [said(run()), said(run())] == [[SAVED], [USED]]
+    path = record_of(cache)
+    right = json.loads(path.read_text())
+    TAMPERED[what](wrong := json.loads(path.read_text()))
+    path.write_text(json.dumps(wrong))
+    assert wrong != right
+    result = run()
+    assert said(result) == [USED]
+    result.stdout.fnmatch_lines(["gvisor: a sandbox that was started before it was planned *"])
+    assert json.loads(path.read_text()) == {**right, "missed": 1}
+    assert said(run()) == [USED]
+    assert json.loads(path.read_text()) == right
 
 
 def test_nothing_is_kept_where_pytest_keeps_no_cache(run: Run, cache: Path) -> None:

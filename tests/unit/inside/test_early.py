@@ -75,6 +75,7 @@ def make(monkeypatch: pytest.MonkeyPatch, plan: start.Plan, sandbox: Sandbox, fo
             invocation_params=SimpleNamespace(dir=folder),
             pluginmanager=SimpleNamespace(register=lambda _: None, hasplugin=lambda _: False),
             rootpath=folder,
+            stash=pytest.Stash(),
         )
         engine = SimpleNamespace(platforms_of=lambda _: platforms)
         monkeypatch.setattr(early, "engine_of", lambda _: engine)

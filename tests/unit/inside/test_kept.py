@@ -15,6 +15,8 @@ from pytest_gvisor.inside import kept, kept_state
 from pytest_gvisor.inside.kept import Kept
 from pytest_gvisor.inside.link import Died
 from pytest_gvisor.inside.start import Plan, Started
+from pytest_gvisor.run import saved
+from pytest_gvisor.run.saved_store import SavedStore
 from pytest_gvisor.runsc import saving
 
 
@@ -190,3 +192,16 @@ def test_a_runsc_that_cannot_save_is_asked_first(run: Run, monkeypatch: pytest.M
     assert run.proceed(sandbox) is sandbox
     assert sandbox.did == ["go on"]
     assert "too old" in run.kept._said[0]
+
+
+@pytest.mark.parametrize(("size", "said"), [(127, []), (300, ["its memory takes 300 MiB"])])
+def test_one_that_is_too_large_is_not_kept(
+    size: int, said: list[str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `-v` the user sees it: only a project with fewer plugins would have one."""
+    kept_ones: list[str] = []
+    monkeypatch.setattr(saved, "size_of", lambda _: size << 20)
+    monkeypatch.setattr(SavedStore, "keep", lambda _, key, *_rest: kept_ones.append(key))
+    run.proceed(Sandbox())
+    assert run.kept._said == [f"{kept._NONE}: {text}, more than 128 MiB" for text in said]
+    assert kept_ones == ([] if said else ["a" * 64])
