@@ -117,7 +117,10 @@ class Launched:
         whole = _replaced(made, (_FOLDER, self.folder), (_ID, self.id))
         self.order = Order.from_json(json.dumps(whole["order"]).encode())
         self.config, self.events = whole["config"].encode(), whole["events"]
-        if (self.order.id, self.order.folder) != (self.id, self.folder) or self.order.cgroups:
+        wanted = (self.id, self.folder, os.path.join(self.folder, "root"), ())
+        order = self.order
+        # The keeper removes and kills what an order names.
+        if (order.id, order.folder, order.root, order.cgroups) != wanted:
             raise ValueError("it is no order for a folder of this session")
         bundle = os.path.join(self.folder, "bundle")
         for folder in (self.folder, self.order.root, bundle):

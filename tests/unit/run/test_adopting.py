@@ -129,17 +129,22 @@ def test_a_changed_executable_is_not_started(runs: Runs, record: Recorded) -> No
     assert runs.left() == []
 
 
-@pytest.mark.parametrize(
-    "change", [{"folder": "/etc"}, {"id": "other"}, {"cgroups": ["/sys/fs/cgroup/x"]}]
-)
+@pytest.mark.parametrize("name", ["folder", "root", "id", "cgroups"])
 def test_an_order_for_anything_else_is_not_handed_over(
-    change: dict[str, Any], runs: Runs, record: Recorded
+    name: str, runs: Runs, record: Recorded, tmp_path: Path
 ) -> None:
-    """The keeper removes the folder of an order, so a record cannot name another one."""
-    bad = dataclasses.replace(record, order={**record.order, **change})
+    """The keeper removes the folder of an order, so a record cannot name another one.
+
+    The other one is this test's own: it would be lost if the check failed.
+    """
+    other = tmp_path / "other"
+    (other / "file").mkdir(parents=True)
+    value = [str(other)] if name == "cgroups" else str(other)
+    bad = dataclasses.replace(record, order={**record.order, name: value})
     with pytest.raises(ValueError, match="no order for"):
         launched(runs, bad)
     assert runs.left() == []
+    assert (other / "file").is_dir()
 
 
 def test_a_run_with_more_than_its_folder_is_not_recorded() -> None:
