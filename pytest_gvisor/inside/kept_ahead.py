@@ -27,6 +27,7 @@ from pytest_gvisor.run.recorded import Launched, Recorded
 from pytest_gvisor.sessions import places
 from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.sessions.private import place
+from pytest_gvisor.values import dataclass
 
 CACHE: Final = "cacheprovider"
 """pytest's own plugin that keeps facts for later runs: without it nothing is kept."""
@@ -45,7 +46,7 @@ _key = pytest.StashKey["Ahead"]()
 _missed_key = pytest.StashKey[int]()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Ahead:
     """The run that was started before it was planned, in this process."""
 

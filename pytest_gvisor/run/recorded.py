@@ -8,7 +8,6 @@ only if both are equal (`run.connected`).
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import secrets
@@ -25,6 +24,7 @@ from pytest_gvisor.run.sentry import Listener
 from pytest_gvisor.sessions.launcher import Control, Keeper
 from pytest_gvisor.sessions.places import RUNSC_FOLDER
 from pytest_gvisor.sessions.private import make_private
+from pytest_gvisor.values import dataclass
 
 CONFIG: Final = "config.json"
 EVENTS: Final = "pod-init.json"
@@ -41,7 +41,7 @@ _LOOK: Final = 0.02
 State = list[int]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Recorded:
     """All that a run was started with, apart from its name and its folder."""
 
