@@ -106,7 +106,7 @@ class BareRunsc:
         argv = self._argv(command, bundle, name, *flags)
         try:
             _call(argv, data=data, check=True, fds=self._fds)
-        except subprocess.SubprocessError:
+        except BaseException:
             self._delete(name)
             raise
 
