@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import select
@@ -18,16 +19,25 @@ _PATIENCE = 10.0
 """Seconds for a workload to end once its standard input has."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Executable:
+    """The file of a runsc, with descriptors that it inherits, and variables in its environment."""
+
+    path: str
+    fds: tuple[int, ...] = ()
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
 class BareRunsc:
     """``runsc`` by its documented commands, with state and bundles in a folder of its own."""
 
-    def __init__(
-        self, executable: str, flags: Sequence[str], folder: str, *, fds: Sequence[int] = ()
-    ) -> None:
-        """``fds`` are the descriptors that ``executable`` is named by, if it is."""
-        self._command = [executable, "--root", os.path.join(folder, "state"), *flags]
+    def __init__(self, executable: Executable, flags: Sequence[str], folder: str) -> None:
+        self._command = [executable.path, "--root", os.path.join(folder, "state"), *flags]
         self._folder = folder
-        self._fds = fds
+        self._inherited: Any = {
+            "pass_fds": executable.fds,
+            "env": {**os.environ, **executable.env} if executable.env else None,
+        }
         self._number = 0
         os.makedirs(os.path.join(folder, "state"), 0o700)
 
@@ -49,7 +59,7 @@ class BareRunsc:
             self._argv("run", bundle, self._name()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            pass_fds=self._fds,
+            **self._inherited,
         ) as runsc:
             subprocess.run(
                 ["cat"],
@@ -69,7 +79,7 @@ class BareRunsc:
         image = os.path.join(bundle, "image")
         with self.running(bundle) as (workload, name):
             workload.heard()
-            _call([*self._command, "checkpoint", *flags, "--image-path", image, name], check=True)
+            self._call([*self._command, "checkpoint", *flags, "--image-path", image, name])
         return image
 
     def restore(self, bundle: str, image: str, flags: Sequence[str] = ()) -> None:
@@ -87,7 +97,7 @@ class BareRunsc:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            pass_fds=self._fds,
+            **self._inherited,
         )
         try:
             assert runsc.stdin is not None
@@ -105,7 +115,7 @@ class BareRunsc:
         name = self._name()
         argv = self._argv(command, bundle, name, *flags)
         try:
-            _call(argv, data=data, check=True, fds=self._fds)
+            self._call(argv, data=data)
         except BaseException:
             self._delete(name)
             raise
@@ -120,7 +130,17 @@ class BareRunsc:
     def _delete(self, name: str) -> None:
         """Remove the state of a sandbox that did not end by itself, and its mount of releases."""
         with contextlib.suppress(subprocess.SubprocessError):
-            _call([*self._command, "delete", "--force", name], check=False, fds=self._fds)
+            self._call([*self._command, "delete", "--force", name])
+
+    def _call(self, argv: list[str], *, data: bytes = b"") -> None:
+        subprocess.run(
+            argv,
+            **({"input": data} if data else {"stdin": subprocess.DEVNULL}),
+            capture_output=True,
+            check=True,
+            timeout=_DEADLINE,
+            **self._inherited,
+        )
 
 
 class Workload:
@@ -139,14 +159,3 @@ class Workload:
         """Send it a byte, and wait for its answer."""
         os.write(self._stdin, b"x")
         self.heard()
-
-
-def _call(argv: list[str], *, check: bool, data: bytes = b"", fds: Sequence[int] = ()) -> None:
-    subprocess.run(
-        argv,
-        **({"input": data} if data else {"stdin": subprocess.DEVNULL}),
-        capture_output=True,
-        check=check,
-        timeout=_DEADLINE,
-        pass_fds=fds,
-    )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.bare import BareRunsc
+from benchmarks.bare import BareRunsc, Executable
 from benchmarks.floors import Floors
 from pytest_gvisor import Gvisor, Launcher, Platform, Runsc
 from pytest_gvisor.run.request import Record
@@ -101,13 +101,12 @@ class Bench:
         args: list[str],
         *,
         flags: Sequence[str] = (),
-        executable: str = "",
-        fds: Sequence[int] = (),
+        executable: Executable | None = None,
         **settings: Any,
     ) -> tuple[BareRunsc, dict[str, Any]]:
         """Bare runsc, and the very configuration that our harness has just run ``args`` with.
 
-        ``executable`` and ``fds`` are those of `BareRunsc`, in place of the path of runsc.
+        ``executable`` takes the place of the path of runsc.
         """
         config, record = self.seen(args, **settings)
         rootless = ["--rootless"] if "--rootless" in record.argv else []
@@ -116,4 +115,4 @@ class Bench:
                  "--platform", self.platform.value, "--overlay2", "root:memory", *flags]
         # fmt: on
         folder = tempfile.mkdtemp(prefix=f"{row}-", dir=self.folder)
-        return BareRunsc(executable or self.runsc.path, flags, folder, fds=fds), config
+        return BareRunsc(executable or Executable(path=self.runsc.path), flags, folder), config

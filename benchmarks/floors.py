@@ -13,14 +13,16 @@ import functools
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.bare import BareRunsc
+from benchmarks.bare import BareRunsc, Executable
 from benchmarks.results import Missing, Unavailable
 from pytest_gvisor import GvisorError, SnapshotError, bind
-from pytest_gvisor.programs import linux, membarrier, own_copy
+from pytest_gvisor.programs import child, linux, membarrier, own_copy
+from pytest_gvisor.programs.order import Order
 from pytest_gvisor.runsc import features, saving
 
 if TYPE_CHECKING:
@@ -98,23 +100,14 @@ def together(*peers: Peer) -> Peer:
     return run
 
 
-def can_spare(bench: Bench) -> bool:
-    """Whether our starts spare this release anything that `bare_run` could spare it too."""
-    registers = features.registers_in_vain(bench.runsc.date, bench.platform)
-    return registers or not bench.runsc.uses_sidecars
-
-
 @contextlib.contextmanager
 def bare_run(bench: Bench, args: list[str]) -> Iterator[Peer]:
     """``runsc run`` with all that our starts spare it: see `_filtered` and `_copied`."""
     with ExitStack() as stack:
-        executable = bench.runsc.path
-        fds: tuple[int, ...] = ()
-        if not bench.runsc.uses_sidecars:
-            with contextlib.suppress(OSError):  # the kernel has no huge pages, or forbids it
-                descriptor = stack.enter_context(_copied(executable))
-                executable, fds = f"/proc/self/fd/{descriptor}", (descriptor,)
-        bare, config = bench.bare("floor-run", args, executable=executable, fds=fds)
+        found = Executable(path=bench.runsc.path)
+        with contextlib.suppress(OSError):  # the kernel has no huge pages, or forbids it
+            found = stack.enter_context(_copied(bench))
+        bare, config = bench.bare("floor-run", args, executable=found)
         run = functools.partial(bare.run, bare.bundle("bundle", config))
         if features.registers_in_vain(bench.runsc.date, bench.platform):
             filtered = stack.enter_context(_filtered())
@@ -136,18 +129,28 @@ def _filtered() -> Iterator[Callable[[Peer], object]]:
 
 
 @contextlib.contextmanager
-def _copied(path: str) -> Iterator[int]:
-    """A copy of the file in memory, on huge pages, as the keeper makes one. Raises `OSError`."""
-    descriptor = linux.memfd_create_executable("runsc")
-    try:
-        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            own_copy.fill(source, descriptor, os.stat(source).st_size)
-        finally:
-            os.close(source)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def _copied(bench: Bench) -> Iterator[Executable]:
+    """A copy of runsc in memory, on huge pages, as the keeper makes one. Raises `OSError`."""
+    sidecars = bench.runsc.sidecars.folder if bench.runsc.uses_sidecars else ""
+    order = Order(
+        id="", argv=(), term=(), delete=(), env={}, folder="", root="", sidecars=sidecars,
+    )  # fmt: skip
+    copy = own_copy.Copy(bench.runsc.fd, order, tempfile.mkdtemp(prefix="copy-", dir=bench.folder))
+    while copy.pid:  # one that copies, and one that compares the sentry
+        copy.ended(os.waitpid(copy.pid, 0)[1])
+    if not copy.ready:
+        raise OSError(0, "the copy cannot be executed")
+    with ExitStack() as stack:
+        stack.callback(os.close, copy.fd)
+        _, changed = copy.instead_of(bench.runsc.fd, order)
+        fds: tuple[int, ...] = (copy.fd,)
+        if changed.links:
+            fds = (child.SENTRY_FD, child.LINKS_FD)
+            opened = os.open(changed.links, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, opened)
+            for source, number in zip((copy.fd, opened), fds, strict=True):
+                stack.callback(os.close, os.dup2(source, number, inheritable=False))
+        yield Executable(path=f"/proc/self/fd/{fds[0]}", fds=fds, env=changed.env)
 
 
 @contextlib.contextmanager

@@ -51,8 +51,10 @@ class Result:
         return self._compare(series.median, self.peer.median)
 
     def interval_of(self, series: Series) -> tuple[float, float] | None:
-        """The same of the figure with these values in the place of ours."""
-        return None if self.peer is None else interval(series, self.peer, self._compare)
+        """The same of the figure with these values in the place of ours. One round has none."""
+        if self.peer is None or len(series.values) < 2:
+            return None
+        return interval(series, self.peer, self._compare)
 
     def _compare(self, ours: float, peer: float) -> float:
         return ours / peer if self.figure is Figure.RATIO else ours - peer
@@ -70,8 +72,8 @@ class Floored(Result):
 
     @property
     def is_out_of_reach(self) -> bool:
-        """Whether the floor itself misses the target, beyond doubt if there is an interval."""
-        if self.floor is None:
+        """Whether the floor itself misses the target, with all of its interval if it has one."""
+        if self.floor is None or len(self.floor.values) < 2:
             return False
         least = self.interval_of(self.floor) or (self.figure_of(self.floor),)
         return least[0] > self.target

@@ -38,11 +38,8 @@ def _fresh(bench: Bench, count: int) -> Result:
     bundle = bare.bundle("bundle", config)
     contenders: dict[str, floors.Peer] = {"ours": bench.run, "peer": lambda: bare.run(bundle)}
     with contextlib.ExitStack() as stack:
-        if floors.can_spare(bench):
-            bench.floors.join(stack, "fresh", contenders, lambda: floors.bare_run(bench, TRUE))
+        bench.floors.join(stack, "fresh", contenders, lambda: floors.bare_run(bench, TRUE))
         series = interleaved(contenders, count, limit=20)
-        if bench.floors.wanted and not floors.can_spare(bench):
-            series[floors.NAME] = series["peer"]
     return Floored(
         row="fresh", what=f"{_FRESH} on {bench.runsc.version}",
         against="bare `runsc run` of the same bundle", figure=Figure.RATIO, **series,

@@ -86,11 +86,13 @@ def _floor_cells(result: Floored, floor: Series) -> tuple[str, ...]:
         case Figure.DIFFERENCE:
             goal += f" on {result.against}"
     above = ", above the goal" if result.is_out_of_reach else ""
-    low, high = interval(result.ours, floor, operator.truediv)
+    times = f"{result.ours.median / floor.median:.2f}"
+    if len(floor.values) > 1:
+        times += " ({:.2f} to {:.2f})".format(*interval(result.ours, floor, operator.truediv))
     return (
         result.row, result.what, goal, f"{_figure(result, result.figure_of(floor))}{above}",
         _figure(result, result.value), _amounts(result, floor), _amounts(result, result.ours),
-        f"{result.ours.median / floor.median:.2f} ({low:.2f} to {high:.2f})", result.floor_by,
+        times, result.floor_by,
     )  # fmt: skip
 
 
