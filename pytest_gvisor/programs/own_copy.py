@@ -187,7 +187,7 @@ def _make(
     """Copy a file that contains ``word`` in the child, and execute the copy."""
     try:
         _settle(source, target, parent)
-        fill(_SOURCE, _TARGET, known[2], word)
+        _fill(_SOURCE, _TARGET, known[2], word)
         if identity(_SOURCE) == known:
             fds = [_TARGET, _NULL, _NULL, _NULL]
             child.become(order, fds, parent=parent, error_pipe=_NULL, settled=True)
@@ -214,7 +214,7 @@ def _equal(sentry: int, copy: int, known: tuple[int, ...], *, parent: int) -> No
         os._exit(status)
 
 
-def fill(source: int, target: int, size: int, word: bytes = b"") -> None:
+def _fill(source: int, target: int, size: int, word: bytes = b"") -> None:
     """Copy on huge pages, and seal the copy. Raises `OSError` where the kernel gives none."""
     whole = -(-size // _HUGE) * _HUGE
     os.ftruncate(target, whole)
