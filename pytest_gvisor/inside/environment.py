@@ -65,14 +65,28 @@ def environment(entries: Iterable[str], environ: Mapping[str, str]) -> dict[str,
         if equals:
             found[pattern] = value
         elif entry.startswith("!"):
-            found = {name: v for name, v in found.items() if not fnmatchcase(name, pattern)}
+            found = {name: v for name, v in found.items() if not matches(name, pattern)}
         elif _GLOB.isdisjoint(pattern):
             found |= {pattern: environ[pattern]} if pattern in environ else {}
         else:
-            found |= {n: v for n, v in environ.items() if fnmatchcase(n, pattern) and _passes(n, v)}
+            found |= {n: v for n, v in environ.items() if matches(n, pattern) and _passes(n, v)}
     if found.get(_PLUGINS) == environ.get(_PLUGINS, ""):
         found[_PLUGINS] = ",".join(editors.without(found[_PLUGINS].split(",")))
     return found
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name matches a glob, as `fnmatchcase` says.
+
+    That compiles a regular expression for each glob, which one of a single ``*`` does not need.
+    """
+    head, star, tail = pattern.partition("*")
+    if not _GLOB.isdisjoint(head + tail):
+        return fnmatchcase(name, pattern)
+    if not star:
+        return name == pattern
+    long_enough = len(name) >= len(head) + len(tail)
+    return long_enough and name.startswith(head) and name.endswith(tail)
 
 
 def _passes(name: str, value: str) -> bool:
@@ -86,7 +100,7 @@ def is_secret(name: str, value: str) -> bool:
 
 
 def _is_of_the_host(name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in _OF_THE_HOST)
+    return any(matches(name, pattern) for pattern in _OF_THE_HOST)
 
 
 def held_back(found: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
