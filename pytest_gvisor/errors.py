@@ -27,8 +27,8 @@
       InsideError              a warm sandbox's kernel refused a file, a program or a connection
       NotReady                 what was waited for in a warm sandbox did not come by its deadline
 
-A workload's own exit status is never an exception unless asked for, and a failure of the
-infrastructure is never reported as a workload's verdict.
+A workload's own exit status is never an exception unless asked for. A failure of the infrastructure
+is never reported as a workload's verdict.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Escaping of untrusted text for a terminal, a report or a CI log.
 
-A workload's output may move the cursor, set the clipboard (OSC 52), reorder text (bidirectional
-controls), hold characters that XML forbids, or start a line with a command for the CI system that
-reads the log. Line feeds and tabs stay; all else that is not plainly visible is written as an
-escape sequence of Python's.
+A workload's output may move the cursor, set the clipboard (OSC 52) or reorder text (bidirectional
+controls). It may hold characters that XML forbids. A line of it may begin with a command for the CI
+system whose log it is. Line feeds and tabs stay; all else that is not plainly visible is written as
+an escape sequence of Python's.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ LONGEST = 2_000_000.0
 
 
 """The longest time that is waited for, in seconds: some 23 days. epoll_wait(2) counts milliseconds
-in an int, and Python raises `OverflowError` for more."""
+in an int. Python raises `OverflowError` for more."""
 
 
 MOST_OUTPUT = 2**62

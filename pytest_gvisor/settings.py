@@ -162,8 +162,8 @@ _NO_LABELS = frozenset({*Platform, setting_values.NATIVE, "auto", "all"})
 def with_binaries(settings: Settings, written: Sequence[str], name: str) -> Settings:
     """Return ``settings`` with the command line's binaries: paths, or ``LABEL=PATH``.
 
-    Of paths without a label the last one counts, and a single label is of no use: only two or more
-    make a matrix. Raises `UsageError`.
+    Of paths without a label the last one counts. A single label is of no use: only two or more make
+    a matrix. Raises `UsageError`.
     """
     found = [_LABELLED.fullmatch(text) for text in written]
     labelled = [Release(match[1], setting_values.path(match[2], name)) for match in found if match]

@@ -1,6 +1,6 @@
 """The path to a file or folder, and whether other users could redirect it.
 
-A path is walked by descriptors, one component at a time, so that every folder is judged as the very
+A path is walked by descriptors, one component at a time. So every folder is judged as the very
 folder that the next component was then looked up in.
 """
 
@@ -70,7 +70,7 @@ def follow(path: str, held: contextlib.ExitStack, start: Sequence[Node] = ()) ->
     """Follow ``path`` from the folder at the end of ``start``, a canonical path, or ``/``.
 
     The lookups of symlinks are included. A symlink in a folder that others may write is theirs to
-    turn, so the folders of each hop count and not only those above the canonical path. Raises
+    turn. So the folders of each hop count, and not only those above the canonical path. Raises
     OSError as the kernel's own walk would.
     """
     stack = [*start] or [_open_node("/", "/", None, held)]
@@ -107,7 +107,7 @@ class Trust:
 
     What nobody may write below the folder ``store`` is trusted whoever owns it; ``""`` is no
     folder. ``overflow`` is the uid that the kernel shows for owners without a place in this user
-    namespace, or None where an owner of that number is taken at face value. With ``lenient``, a
+    namespace. None means that an owner of that number is taken at face value. With ``lenient``, a
     folder that others can write counts as if it was sticky.
     """
 
@@ -157,7 +157,7 @@ def _overflow_uid(euid: int) -> int | None:
     """Return the overflow uid if it can stand for the real root here, else None.
 
     With the full map, 65534 is a user like any other. With a partial map that gives that number to
-    somebody, only the namespace's root can tell the two apart: it could write a mapped user's file
+    somebody, only the namespace's root can tell the two apart. It could write a mapped user's file
     and cannot write an unmapped one's.
     """
     ranges = id_map()

@@ -39,7 +39,7 @@ def pytester(kept_answers: str, pytester: pytest.Pytester) -> pytest.Pytester:
     """Give pytester's new HOME the answers of the runsc that this user has asked already.
 
     Without them each pytest, and each of xdist's workers, digests a hundred megabytes and runs
-    runsc, a fifth of a second of processor time. An answer holds for this very file alone.
+    runsc. That is a fifth of a second of processor time. An answer holds for this very file alone.
     """
     own = pytester.path / ".cache/pytest-gvisor/answers"
     private.make_above(str(own))

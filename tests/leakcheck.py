@@ -1,7 +1,7 @@
 """The check after each test: no child, descriptor, thread, mount, sandbox or folder is left.
 
 The engine of the running pytest may make its keeper, its session folder and its descriptors during
-any test, and keeps them until the session ends; those are known and left out.
+any test. It keeps them until the session ends, so they are known and left out.
 """
 
 from __future__ import annotations

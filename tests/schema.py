@@ -28,8 +28,8 @@ def _validator() -> Draft4Validator:
 def problems_of_file(data: bytes) -> tuple[str, ...]:
     """The schema's errors for the content of a config.json.
 
-    Judging takes milliseconds, and the schema asks nothing of an argument, a variable or an
-    absolute path but that it is a string: of files that differ in these alone, one is judged.
+    Judging takes milliseconds. The schema asks nothing of an argument, a variable or an absolute
+    path but that it is a string. So of files that differ in these alone, one is judged.
     """
     config = json.loads(data)
     process = config.get("process")

@@ -1,8 +1,8 @@
 """Byte code that the host has read for the pytest inside, up to its gate.
 
-Each file that Python opens in the sandbox costs far more than on the host, and an import looks for
-several. The host has loaded the same modules. So it stores their byte code in the memory that both
-sides have, behind the messages of `unsent`. A module that is not there is imported from its files.
+A file opened in the sandbox costs far more than on the host, and an import looks for several. The
+host has loaded the same modules. So it stores their byte code in the memory that both sides have,
+behind the messages of `unsent`. A module that is not there is imported from its files.
 
 Used on both sides: standard library only, and as little of that as can be.
 """
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     Entry = tuple[str, bool, int, int, int, int]
-    """A module's file, whether it is a package, the time and size of the file, and offset and
-    length of its byte code."""
+    """A module's file, whether it is a package, its time and size, and offset and length of its
+    byte code."""
 
     Texts = dict[str, "str | None"]
     """The texts of files of one folder by their names; None for a file that is not there."""

@@ -33,7 +33,7 @@ _HELD = 0.01
 class Channel:
     """The socket to the host, moved out of the way of everything that a test may do.
 
-    What is printed outside of a test goes to 1 and 2, one pipe that the host keeps the end of.
+    Output outside of a test goes to descriptors 1 and 2, one pipe that the host keeps the end of.
     """
 
     def __init__(self, memory: int | None = None) -> None:

@@ -20,9 +20,9 @@ _loads, _Decoder = json.loads, json.JSONDecoder
 def loads(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """The value of a JSON text; ``pairs`` makes the objects of it, from their keys and values.
 
-    Raises `ValueError`, in at most 200 printable characters: for text that is not JSON, for numbers
-    that only Python takes for JSON, and for what is nested deeper than the parser goes or has more
-    digits than `int` takes.
+    Raises `ValueError`, in at most 200 printable characters, for text that is not JSON. Numbers
+    that only Python takes for JSON are refused too. So is what is nested deeper than the parser
+    goes, or has more digits than `int` takes.
     """
     try:
         return _loads(text, cls=_Decoder, object_pairs_hook=pairs, parse_constant=_refuse)

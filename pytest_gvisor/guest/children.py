@@ -159,8 +159,8 @@ class Program:
     def _fork(self, streams: list[int]) -> int:
         """Start the program as another user, by a fork: only the child may ever be that user.
 
-        kill(2) looks at the real user id: if this process had it for the moment of a posix_spawn,
-        what was started could kill it in that moment.
+        kill(2) looks at the real user id. If this process had it for the moment of a posix_spawn,
+        the started program could kill it in that moment.
         """
         reader, writer = os.pipe()
         try:
@@ -311,8 +311,8 @@ class Exec:
     def on_exit(self, status: int) -> None:
         """Take the wait status of the program, which has ended.
 
-        What it wrote is in the pipes by now. Others may have them open still, and write on: that is
-        taken, so that they get no SIGPIPE, and goes nowhere.
+        What it wrote is in the pipes by now. Others may have them open still, and write on. That is
+        read, so that they get no SIGPIPE, and dropped.
         """
         self.exited = True
         if self._stdin is not None:

@@ -26,7 +26,7 @@ def attend(pytest_pid: int, send: Callable[[], None]) -> None:
     """Act as the sandbox's first process: reap orphans, pass signals on, send files, end
     like pytest.
 
-    pytest is not the first process itself: that one gets every orphan of the tests, and signals
+    pytest is not the first process itself. That one gets every orphan of the tests, and signals
     without a handler do not reach it.
     """
     for passed_on in (signal.SIGTERM, signal.SIGINT):

@@ -1,8 +1,8 @@
 """Frames between the host and a program of ours in a sandbox: a header, a JSON object, raw bytes.
 
-Used on both sides, so it runs on Python 3.8 and imports the standard library only. What is read
-may come from a hostile process: lengths are bounded before anything is kept, numbers count up
-without a gap, and every frame carries a tag. The guest's tag is known to the two ends alone; a
+Used on both sides, so it runs on Python 3.8 and imports the standard library only. A hostile
+process may have written what is read. So lengths are bounded before anything is kept, numbers count
+up without a gap, and every frame carries a tag. The guest's tag is known to the two ends alone. A
 pytest inside has none, because it runs in one process with the tests.
 """
 

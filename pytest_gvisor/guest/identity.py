@@ -1,9 +1,9 @@
 """The user of a pytest inside: the change from root before anything of the project runs.
 
-Where an ordinary user has started the sandbox, runsc maps one id: 0 inside is that user outside,
-and all others of the host are 65534. A user namespace inside gives these two the numbers that they
-have on the host: root's are all the others. So the user's files are the tests' own. As root it
-is a plain setuid.
+Where an ordinary user has started the sandbox, runsc maps one id. There 0 inside is that user
+outside, and all others of the host are 65534. A user namespace inside gives these two the numbers
+that they have on the host: root's are all the others. So the user's files are the tests' own. As
+root it is a plain setuid.
 
 The first process stays in the sandbox's first namespace. It writes the maps, which needs rights
 there, and makes root's what is root's on the host.

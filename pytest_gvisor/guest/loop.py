@@ -1,8 +1,8 @@
 """The guest's loop: one thread, descriptors that never block, and streams with credit.
 
-A stream's bytes go to the host only as far as the host has given credit, and not while much is
-waiting to be sent: so who does not read holds up nobody else, and nothing piles up here. Standard
-library only; part of the program that `guest` is.
+A stream's bytes go to the host only as far as the host has given credit. They wait while much is
+waiting to be sent. So a host that does not read one stream holds up no other, and nothing piles up
+here. Standard library only; part of the program that `guest` is.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Loop:
     def send(self, message: dict[str, Any], payload: bytes = b"", *, waits: bool = False) -> None:
         """Send a frame to the host, at the end of this turn or when the host can take it.
 
-        One that ``waits`` is not worth a system call of its own: it goes with the next one, which
+        One that ``waits`` is not worth a system call of its own. It goes with the next one, which
         is likely to come at once, or after a moment.
         """
         if 0 < message["id"] < self.oldest:

@@ -1,12 +1,12 @@
 """The program inside a warm sandbox: starts programs, moves bytes, reaps and kills processes.
 
-The sandbox's first process, and so its init. Started as ``python3 -I -S -E main.py`` with one end
-of a socket pair as descriptor 0, it speaks `frames` with the host until that closes. Needs
+The sandbox's first process, and so its init. It is started as ``python3 -I -S -E main.py`` with one
+end of a socket pair as descriptor 0. It speaks `frames` with the host until that closes. Needs
 Python 3.8 and the standard library alone.
 
-The socket pair is not a matter of taste: on releases of gVisor up to 2024 a pipe can be opened by
-any process of the same user as /proc/1/fd/0, and read. It also makes itself undumpable, so that no
-program without CAP_SYS_PTRACE can look into it; newer releases open nothing in /proc/1/fd then.
+The socket pair is not a matter of taste. On releases of gVisor up to 2024, any process of the same
+user can open a pipe by /proc/1/fd/0. It also makes itself undumpable, so that no program without
+CAP_SYS_PTRACE can look into it. Newer releases open nothing in /proc/1/fd then.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Coverage:
         """Yield the measured coverage, file by file.
 
         With ``parallel`` or ``concurrency`` in the project's settings each process writes a data
-        file of its own, whose name only begins like the one asked for.
+        file of its own. The name of that file only begins like the one asked for.
         """
         self._coverage.stop()
         self._coverage.save()

@@ -1,7 +1,7 @@
 """The names of the program that runs: for tests inside, those of the host's pytest.
 
-argparse and click take a program's name from ``sys.argv``. multiprocessing runs the file of
-``__main__`` again in each process that it spawns.
+argparse and click take a program's name from ``sys.argv``. In each process that it spawns,
+multiprocessing runs the file of ``__main__`` again.
 
 Used inside the sandbox alone: standard library only.
 """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MARK = b"\xff" * 16
-"""It ends the messages of pytest, in whose midst it may have died: UTF-8 has no such bytes, and no
+"""It ends the messages of pytest, in whose midst it may have died. UTF-8 has no such bytes, and no
 frame has such a number or length."""
 
 PIECE = 512 * 1024
@@ -144,8 +144,8 @@ class Changes:
 
         An empty text at the end says that some were left out.
 
-        Before the overlay changes a file of the host's, it copies the folders above it, and their
-        times of change become new. So a folder with an old one has nothing new below it.
+        Before the overlay changes a file of the host's, it copies the folders above it. Their times
+        of change become new then. So a folder with an old one has nothing new below it.
         """
         stack = [folder]
         while stack:

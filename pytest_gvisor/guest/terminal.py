@@ -48,8 +48,8 @@ class Terminal(io.TextIOBase):
     def write(self, text: str) -> int:
         """Send what ``--setup-show`` writes; drop the rest, which the host prints itself.
 
-        What is written in the midst of a test are last words: pytest-timeout's thread method
-        writes all stacks and ends the process.
+        Text written in the midst of a test is its last words. pytest-timeout's thread method writes
+        all stacks and ends the process.
         """
         if self.debugger is not None and self.debugger.reports:
             self.say(text)

@@ -1,8 +1,8 @@
 """The pytest in the sandbox: collects the host's tests, and runs those that the host names.
 
-Begun by begin.py. Descriptor 0 is a socket: commands come from it and messages go to
-it, each a frame of `frames`. It is pytest itself with the host's options, plugins and ``sys.path``;
-this module replaces the loop that would run every test by one that waits for the host's word, so
+Begun by begin.py. Descriptor 0 is a socket: commands come from it and messages go to it, each a
+frame of `frames`. It is pytest itself with the host's options, plugins and ``sys.path``. This
+module replaces the loop that would run every test by one that waits for the host's word. So
 fixtures of every scope live as long as on the host.
 
 Imports pytest only after ``sys.path`` is the host's, and nothing of pytest_gvisor.

@@ -60,7 +60,7 @@ class Engine:
     def runsc(self, path: str | None) -> Runsc:
         """Return the binary at ``path``, or the one that a single search finds.
 
-        Raises `RunscNotFound`, `InsecureRunsc` or `RunscFailed`, the same each time, and
+        Raises `RunscNotFound`, `InsecureRunsc` or `RunscFailed`, the same each time. Raises
         `LaunchError` where this process is short of something: that may pass.
         """
         if path not in self._found:

@@ -1,7 +1,7 @@
 """Runs whose sandbox outlives the workload, so that a shell can look into it (``--gvisor-shell``).
 
-The workload is a program in a warm sandbox: it is not the sandbox's first process, and is not 1 as
-a process. What it returns or raises is that of a run.
+The workload is a program in a warm sandbox. So it is not the sandbox's first process, and its pid
+is not 1. What it returns or raises is that of a run.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Verdicts on platforms that cost a run, kept until the next boot in the sessions' folder.
 
-Only what is bad and cannot be seen without a run is kept (`causes.LASTING`): a kvm that hangs
-would cost each session its deadline, and a build that is broken stays so. The key is the binary
-with its sidecars, the boot, and the platform; a run that hung says nothing of a longer deadline
-than it had.
+A verdict is kept only if it is bad and cannot be seen without a run (`causes.LASTING`). A kvm that
+hangs would cost each session its deadline, and a build that is broken stays so. The key is the
+binary with its sidecars, the boot, and the platform. A run that hung says nothing of a longer
+deadline than it had.
 """
 
 from __future__ import annotations

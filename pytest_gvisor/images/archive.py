@@ -1,7 +1,8 @@
 """Images as files: a ``docker save`` archive, an OCI image archive or layout, a rootfs tarball.
 
-`opened` says which it is by what is in it, reads its documents and hands out its layers, each with
-the digests that it must have. Whoever reads a layer to its end has them checked (`Layer.open`).
+`opened` tells them apart by their content. It reads the documents and hands out the layers, each
+with the digests that it must have. Whoever reads a layer to its end has them checked
+(`Layer.open`).
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def opened(
 ) -> Iterator[Content]:
     """Open the image in the file or folder ``path``; ``reference`` picks one of several by name.
 
-    ``digest`` is the hexadecimal SHA-256 that its configuration, manifest or index must have: an
+    ``digest`` is the hexadecimal SHA-256 that its configuration, manifest or index must have. An
     image with none such is an error. Raises `ImageError`, also from within, for what is damaged or
     is not an image.
     """

@@ -201,7 +201,7 @@ class Cache:
         """Hold the image with this id. The first process that needs it opens and unpacks it.
 
         Others wait for that. The content may have another id than was asked for, which is then the
-        image's own: ``identity`` is remembered as one that a daemon has for it.
+        image's own. ``identity`` is remembered as one that a daemon has for it.
         """
         if not is_id(identity):
             raise ImageError(f"the id {shown(identity)} is no digest")

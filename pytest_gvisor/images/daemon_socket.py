@@ -1,7 +1,7 @@
 """The docker SDK's connections to a daemon's socket, with one deadline for a whole answer.
 
-The SDK's own time-out begins anew with every byte: a daemon that sends one a second would never be
-at its end. Imports the SDK, so it is imported lazily.
+The SDK's own time-out begins anew with every byte. With a daemon that sends one byte a second it
+would never end. Imports the SDK, so it is imported lazily.
 """
 
 from __future__ import annotations

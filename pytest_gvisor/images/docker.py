@@ -1,8 +1,8 @@
 """Images of a docker daemon, through the docker SDK, which is imported lazily.
 
-A daemon of this machine, by its socket; ``DOCKER_HOST`` names another one (podman's, for instance),
-and one on another machine only where that is asked for. Whatever it does not answer in time is an
-`ImageError`; that there is none is `DaemonUnavailable`, which may become a skip.
+It is a daemon of this machine, by its socket. ``DOCKER_HOST`` names another one (podman's, for
+instance), and one on another machine only where that is asked for. A request without an answer in
+time is an `ImageError`. A missing daemon is `DaemonUnavailable`, which may become a skip.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ class Daemon:
     def prune(self) -> list[str]:
         """Remove images of ours that have no name and no container; return the removed ids.
 
-        Nothing without our label is touched, nor what was built on top of one of ours, which has
-        the label too, nor an image that somebody has given a name.
+        Nothing without our label is touched. An image built on top of one of ours has the label
+        too, and is not touched either. Nor is one that somebody has given a name.
         """
         filters = {"dangling": True, "label": _LABEL}
         with self._explained("cannot be removed"):

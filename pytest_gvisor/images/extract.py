@@ -1,10 +1,10 @@
 """Unpack layers into one folder. The kernel contains every path: openat2(2) resolves it with the
 folder as its root. So neither ``..`` nor links lead outside.
 
-Policy: permissions, set-uid bits and times are kept. Owners are kept by root; for others, and for
-root where it is alone in its user namespace, everything is theirs, and its owner can read it. Of
-extended attributes ``user.*`` are kept. Devices and FIFOs are left out, and hard links to them.
-What `Tree` cannot do as it is asked is an `ImageError`.
+Policy: permissions, set-uid bits and times are kept. Owners are kept by root. For others,
+everything is theirs, and its owner can read it. So it is for root where it is alone in its user
+namespace. Of extended attributes ``user.*`` are kept. Devices and FIFOs are left out, and hard
+links to them. What `Tree` cannot do as it is asked is an `ImageError`.
 """
 
 from __future__ import annotations

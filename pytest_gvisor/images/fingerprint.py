@@ -1,9 +1,9 @@
 """A fingerprint of a file tree, to notice changes without reading the files.
 
 Writing to a file changes its time, and making, replacing or removing one that of its folder. Times
-are compared to the nanosecond, so that a write in the second of the unpacking is seen. Left out are
-inodes, since a CI's cache comes back as other files, and link counts and the times of changes
-(ctime), since trees with more mount points share files by hard links.
+are compared to the nanosecond, so that a write in the second of the unpacking is seen. Inodes are
+left out, since a CI's cache comes back as other files. Link counts and times of changes (ctime) are
+too: trees with more mount points share files by hard links.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ Layout::
         lock         flock: shared to use the image, exclusive to make or remove it; its time is
                      that of the last use
 
-A folder has its lock before a link leads to it, and no link when the first of its files is removed.
-Its name is never used again. So a killed process leaves a folder with a free lock, to which no link
-leads or which is not whole. An image is replaced by letting its id lead to a new folder: who uses
-the old one keeps it, with its lock.
+A folder has its lock before a link leads to it. It has no link any more when the first of its files
+is removed. Its name is never used again. So a killed process leaves a folder with a free lock. No
+link leads to that folder, or it is not whole. An image is replaced by letting its id lead to a new
+folder. A user of the old one keeps it, with its lock.
 """
 
 from __future__ import annotations

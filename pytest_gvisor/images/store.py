@@ -48,10 +48,10 @@ class Images:
     ) -> ImageRootfs:
         """Return the root file system of an image.
 
-        ``image`` is a file or folder, with ``#name`` for one of several images in it, or the name
-        of an image of a docker daemon: what looks like no path, or has ``docker:`` in front (see
-        `names.as_reference`). A relative path is one from the current folder.
-        ``pull`` is missing, always or never; ``remote`` allows a daemon on another machine. Raises
+        ``image`` is a file or folder, with ``#name`` for one of several images in it. Or it is the
+        name of an image of a docker daemon. Such a name looks like no path, or has ``docker:`` in
+        front (see `names.as_reference`). A relative path is one from the current folder. ``pull``
+        is missing, always or never; ``remote`` allows a daemon on another machine. Raises
         `ImageError` or `UsageError`.
         """
         name = _text(image, "neither a path nor a name")

@@ -228,8 +228,8 @@ _KINDS: Final = (
 class Inflated:
     """A reader's bytes, decompressed if their first bytes show a compression.
 
-    The file objects of these libraries bound no memory of lzma, and end without an error at the
-    first byte between two streams, a zero too: what follows would be missing.
+    The file objects of these libraries bound no memory of lzma. They end without an error at the
+    first byte between two streams, even a zero. All that follows is missing.
     """
 
     def __init__(self, source: Reader, budget: Budget) -> None:

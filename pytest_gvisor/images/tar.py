@@ -1,11 +1,11 @@
 """A reader of tar streams: ustar, pax and GNU, names as bytes, in constant memory.
 
-It says what an archive holds and touches no file system. What it does not know it refuses: an
-archive that two programs read differently is not one to build a root file system from.
+It says what an archive holds and touches no file system. Anything unknown is refused. An archive
+that two programs read differently is not one to build a root file system from.
 
 The standard library's `tarfile` bounds no memory of a hostile archive. It reads the headers in
-front of an entry as a whole, and an archive may have gigabytes of them (python/cpython issue
-155633). It keeps each entry that it has read (issue 102120), but with an option of Python 3.13.
+front of an entry as a whole. An archive may have gigabytes of them (python/cpython issue 155633).
+It keeps each entry that it has read (issue 102120), but with an option of Python 3.13.
 
 Source: https://pubs.opengroup.org/onlinepubs/9699919799/utilities/pax.html and GNU tar's manual.
 """
@@ -73,8 +73,8 @@ class Entry:
     link: bytes
     """A link's target."""
     xattrs: Mapping[bytes, bytes]
-    """Extended attributes by their names; ACLs and what else another program's header has of the
-    kind, and no other, by the header's own keys."""
+    """Extended attributes by their names. ACLs, and other programs' headers of the kind, go by the
+    header's own keys."""
 
 
 class Tar:

@@ -1,7 +1,8 @@
 """Bridges: data of a plugin inside, checked and handed to the same plugin on the host.
 
-A plugin that sums up or speaks while tests run keeps its data in the tests' process. For a plugin
-that has a bridge, an end in the sandbox sends them (guest/bridges.py), and an end here takes them.
+A plugin that sums up or speaks while tests run keeps its data in the tests' process. A plugin that
+has a bridge has two ends. One in the sandbox sends them (guest/bridges.py), and one here takes
+them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Coverage of tests inside: checked messages, turned into a data file for pytest-cov.
 
-The host makes the data file itself, by coverage's own API. Whatever a message says, it names lines,
-jumps and contexts of regular files that tests inside can read and cannot change on the host.
+The host makes the data file itself, by coverage's own API. A message can name only lines, jumps and
+contexts of regular files. Tests inside can read these files, and cannot change them on the host.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def check_writable(config: pytest.Config, folders: Iterable[str]) -> None:
 class InsideCoverage:
     """The coverage of one sandbox, written to a data file as it comes.
 
-    It has files below ``shown``, apart from those below ``excluded``: folders that tests inside can
-    write to, and folders of sessions, which they see empty.
+    It has files below ``shown``, apart from those below ``excluded``. Excluded are folders that
+    tests inside can write to, and folders of sessions, which they see empty.
     """
 
     def __init__(

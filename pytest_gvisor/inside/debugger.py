@@ -1,7 +1,7 @@
 """The user's terminal for a debugger in a test inside: lines go in, escaped output comes out.
 
 The sandbox never has the terminal. The host reads each line that the pytest inside asks for, with
-its own line editing, and the test's deadline is halted for that time.
+its own line editing. The test's deadline is halted for that time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The fields of a report from inside, with a rule for each.
 
-A field becomes an attribute of the host's report, and plugins act on attributes: pytest-html makes
-file names of them, hypothesis reads files that they name. So a field without a rule is left out.
-Does no input or output.
+A field becomes an attribute of the host's report, and plugins act on attributes. pytest-html makes
+file names of them, and hypothesis reads files that they name. So a field without a rule is left
+out. Does no input or output.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Messages of a pytest inside: frames of `guest.frames` with bounds of their own.
 
-The other end runs the tests' code, so it is untrusted: lengths and values are bounded, and anything
+The other end runs the tests' code, so it is untrusted. Lengths and values are bounded, and anything
 but a JSON object with a type is an error.
 """
 

@@ -42,8 +42,8 @@ _NAME: Final = re.compile(r"(?:--?)?([\w-]+)")
 def key(plan: Plan, search_path: Sequence[str], *, line: bool = True) -> str:
     """Return the hexadecimal digest for sandboxes of this plan.
 
-    Without ``line``, for those in which nothing has read the arguments of the command line: they
-    are the same for each choice of tests.
+    Without ``line``, it is for sandboxes in which nothing has read the arguments of the command
+    line. These are the same for each choice of tests.
     """
     settings = plan.settings
     part = plan.of_each_run()

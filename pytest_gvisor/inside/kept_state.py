@@ -1,7 +1,7 @@
 """The state of the files that a sandbox had read when it was saved for later sessions.
 
-It names them itself. So the names are data of checked shape: paths, few enough, and only of files
-of the host that the sandbox was shown.
+It names them itself. So the names are data of checked shape. They are paths, few enough, and only
+of files of the host that the sandbox was shown.
 """
 
 from __future__ import annotations

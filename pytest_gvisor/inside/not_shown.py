@@ -1,7 +1,7 @@
 """Files that a failure inside names, that the host has, and that tests inside are not shown.
 
 The text comes from inside, so any path may be in it. A path is looked up by lstat and readlink
-alone, never on an automounter or on another machine's file system: that could start a mount, or
+alone, never on an automounter or on another machine's file system. That could start a mount, or
 wait for ever. The answer goes into the host's report, and never inside.
 """
 

@@ -1,6 +1,6 @@
 """The files and folders of ``--gvisor-readable``: shown read-only to tests inside, as asked for.
 
-Of a home folder the entries are shown one by one, and none whose name begins with a dot: keys and
+The entries of a home folder are shown one by one, and none whose name begins with a dot. Keys and
 tokens of every program lie there.
 """
 

@@ -24,8 +24,8 @@ from pytest_gvisor.values import dataclass
 
 OUTPUT_FILES = ("log_file", "cucumber_json_path")
 OUTPUT_FOLDERS = ("allure_report_dir", "mpl_generate_path", "mpl_results_path")
-"""Options, by their names in `config.option`, whose value is the path of a file or folder that a
-plugin writes in the process of the tests."""
+"""Options, by their names in `config.option`, whose value is the path of a file or folder. A plugin
+writes it in the process of the tests."""
 
 MERGED = frozenset({"log_file"})
 """Those whose file gets what every sandbox wrote, in the order in which sandboxes end."""
@@ -220,8 +220,8 @@ def _guarded(config: pytest.Config) -> Iterator[str]:
 def basetemp(config: pytest.Config, items: Iterable[pytest.Item], number: int) -> str | None:
     """Return the base temporary folder of this process's sandbox of that number.
 
-    It is the host's, which the host's pytest makes and empties as for tests here: a path in a
-    report then names a file that is there. None if no test needs one.
+    It is the host's, which the host's pytest makes and empties as for tests here. So a path in a
+    report names a file that is there. None if no test needs one.
     """
     factory = getattr(config, "_tmp_path_factory", None)
     needed = any(_TEMPORARY.intersection(getattr(item, "fixturenames", ())) for item in items)

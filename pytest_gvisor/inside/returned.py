@@ -1,7 +1,7 @@
 """The files that come back from the sandboxes of one process: checked, kept, written at the end.
 
 The sender is untrusted. Its files wait in an unnamed file until the plugins of the host have
-written theirs, and until it is known that no two sandboxes differ.
+written theirs. They wait, too, until it is known that no two sandboxes differ.
 """
 
 from __future__ import annotations

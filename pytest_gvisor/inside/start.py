@@ -190,10 +190,11 @@ def launch(
 ) -> Link:
     """Start the sandbox of a plan, whose pytest imports its plugins. Raises `GvisorError`.
 
-    With ``saved``, the folder of a sandbox of the same plan that was saved at its gate, the pytest
-    goes on from there. ``roots`` is a folder for skeletons of copies, if not the session's: one of
-    the same plan may be there. With ``watched``, the pytest notes whether its command line is read
-    up to the gate. ``ahead`` was handed over before, and is used if it is equal.
+    ``saved`` is the folder of a sandbox of the same plan that was saved at its gate. With it, the
+    pytest goes on from there. ``roots`` is a folder for skeletons of copies, if not the session's:
+    one of the same plan may be there. With ``watched``, the pytest notes whether its command line
+    is read up to the gate. ``ahead`` was handed over before, and is used if it
+    is equal.
     """
     root = root_ahead.of(config)
     if root is not None:
@@ -281,7 +282,7 @@ def _spec(workspace: Workspace, plan: Plan, *, shared: str | None, ahead: RootAh
     """Make the root file system, and the specification for it.
 
     ``shared`` is a folder where sandboxes of the same plan have one skeleton, to which none can
-    write: without, one is made for this sandbox alone, which is faster.
+    write. Without it, one is made for this sandbox alone, which is faster.
     """
     settings, shown, inside, inhabitant = plan.settings, plan.shown, plan.inside, plan.inhabitant
     mounts = [bind(path, path) for path in shown.paths]

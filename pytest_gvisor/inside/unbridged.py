@@ -1,8 +1,8 @@
 """Plugins that gather data in the tests' process, sum them up on the host, and have no bridge.
 
-Such a plugin is told by what it does: while tests run, by a hook or by a fixture that a test inside
-asks for, and at the end of the session. Hooks of conftest.py files are the project's own, and a
-plugin without a distribution is too: they are not looked at.
+Such a plugin is known by what it does while tests run, and at the end of the session. It acts there
+by a hook, or by a fixture that a test inside asks for. Hooks of conftest.py files are the project's
+own, and so is a plugin without a distribution. They are not looked at.
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ class Inhabitant:
     """Whether the sandbox's 0 is this user, so that a user namespace inside gives the number."""
 
     others: int = 0
-    """The group that files of groups but the user's are shown with: root's, or one that the user
-    needs to reach what is shown."""
+    """The group that files of groups but the user's are shown with. It is root's, or one that the
+    user needs to reach what is shown."""
 
     shown: tuple[str, ...] = ()
     """Folders of the host that tests see."""

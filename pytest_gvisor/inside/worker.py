@@ -1,8 +1,8 @@
 """The handle of one pytest inside: sends it tests, and takes their reports.
 
 For a test that runs inside, the host's whole protocol is taken over: nothing of it is set up here.
-The pytest inside runs it with its fixtures and plugins, and its reports are logged here as if they
-had been made here. So what counts, prints or writes results needs to know nothing of sandboxes.
+The pytest inside runs it with its fixtures and plugins. Its reports are logged here as if they had
+been made here. So what counts, prints or writes results needs to know nothing of sandboxes.
 """
 
 from __future__ import annotations
@@ -161,8 +161,8 @@ class Worker:
     def _command(self, link: Link, item: pytest.Item, ids: Ids, deadline: float) -> None:
         """Send the command to run a test, unless it runs already, and name the next one.
 
-        Those after it are commanded too, where it is known that they will follow: the pytest inside
-        then goes on without waiting for the host to report.
+        Those after it are commanded too, where it is known that they will follow. Then the pytest
+        inside goes on without waiting for the host to report.
         """
         while (first := self.ahead.first) not in (None, ids.inner):
             while (message := link.receive(deadline))["type"] != "done":
@@ -377,7 +377,7 @@ class Worker:
     def _last_words(self, link: Link, measured: InsideCoverage | None) -> None:
         """Take the messages of a pytest inside about its whole session.
 
-        Coverage of many contexts takes long to send: so its bytes, and the time that this process
+        Coverage of many contexts takes long to send. So its bytes, and the time that this process
         spends on them, extend the deadline.
         """
         began, spent = time.monotonic(), 0.0

@@ -1,8 +1,8 @@
 """The host's folders that tests inside may write to, and the checks when pytest runs as root.
 
 A file that a test leaves there has the mode and the owner that the test gave it. With root's rights
-that is a program by which every user of the host becomes root, and removing it afterwards would be
-too late: it can be started the moment it is there.
+that is a program by which every user of the host becomes root. Removing it afterwards would be too
+late: it can be started the moment it is there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A build of runsc from gVisor's Go module, checked by Go's checksum database.
 
-The result is a folder of its own: ``runsc``, and the same build once more as
+The result is a folder of its own with ``runsc``. It has the same build once more as
 ``gvisor-bin/gvisor_sentry``, from which runsc boots its sandboxes. Where Go keeps what it fetched
 and compiled is left to Go: the next build takes seconds.
 """

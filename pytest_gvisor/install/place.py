@@ -1,7 +1,7 @@
 """Installation of a new runsc: checked and tried in a folder beside its place, then renamed.
 
 A file alone is renamed. A folder of runsc and ``gvisor-bin`` stays a folder, and the symlink
-``runsc`` is what is renamed: never one release's runsc beside another's ``gvisor-bin``.
+``runsc`` is renamed. So one release's runsc never lies beside another's ``gvisor-bin``.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def folder_for(uid: int, home: str) -> str:
 def put(folder: str, make: Callable[[str], str], release: str = "") -> Installed:
     """Install the runsc that ``make`` makes in ``folder``; make the folder if it is missing.
 
-    ``make`` is given an empty folder and returns the path of a runsc in it, or in a new folder
-    there that is to stay whole; a runsc that says it is another than ``release`` is refused.
-    Raises `InstallFailed`, and what ``make`` raises; nothing is left
-    then, and a runsc that was there is as it was.
+    ``make`` is given an empty folder. It returns the path of a runsc in it, or in a new folder
+    there that is to stay whole. If a runsc says it is another than ``release``, it is refused.
+    Raises `InstallFailed`, and what ``make`` raises; nothing is left then, and a runsc that was
+    there is as it was.
     """
     if (machine := platform.machine()) not in MACHINES:
         raise InstallFailed(f"gVisor has no releases for {machine}: {', '.join(MACHINES)}")

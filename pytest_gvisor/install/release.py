@@ -1,6 +1,6 @@
 """A release of runsc from gVisor's bucket, fetched and compared with its digest.
 
-gVisor's bucket has had two layouts. Up to August 2026 a release is the file ``runsc``; the later
+gVisor's bucket has had two layouts. Up to August 2026 a release is the file ``runsc``. The later
 ones are ``gvisor.tar.bz2`` alone, with ``runsc`` and the folder ``gvisor-bin`` that must lie beside
 it. Each has its SHA-512 next to it.
 """

@@ -1,8 +1,8 @@
 """The parts of a specification that nothing here reads or sets key by key: checked and passed on.
 
 Each is JSON, in the words of https://github.com/opencontainers/runtime-spec: its keys and their
-types; ``!`` marks a key that must be there. runsc applies memory, pids and cpu limits where it
-manages cgroups, reads seccomp only with ``--oci-seccomp``, and little of the rest.
+types. A key with ``!`` must be there. runsc applies memory, pids and cpu limits where it manages
+cgroups. It reads seccomp only with ``--oci-seccomp``, and little of the rest.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """A file tree as one EROFS image, which runsc can serve without a gofer.
 
-The image has what gVisor reads (pkg/erofs): extended inodes and plain data, with neither
-compression nor inline data nor extended attributes. Trees that need more are `Unsuitable`.
-The format is described in the kernel's Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h.
+The image has what gVisor reads (pkg/erofs): extended inodes and plain data. It has neither
+compression nor inline data nor extended attributes. Trees that need more are `Unsuitable`. The
+format is described in the kernel's Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h.
 """
 
 from __future__ import annotations

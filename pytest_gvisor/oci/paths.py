@@ -1,8 +1,8 @@
 """Paths inside a sandbox, resolved on the host as if the root were ``/``.
 
-runsc's gofer makes the missing mount points of bind mounts in the root file system, on the host,
-even where the root is read-only or has an overlay in memory; those of proc, sysfs and tmpfs it does
-not. So every bind mount's point is there before runsc is started, or the run is refused.
+runsc's gofer makes the missing mount points of bind mounts in the root file system, on the host. It
+does so even where the root is read-only or has an overlay in memory. It makes none for proc, sysfs
+and tmpfs. So every bind mount's point is there before runsc is started, or the run is refused.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Frozen dataclasses to and from JSON, as a closed world.
 
 The engine knows nothing of OCI: it reads a class's own annotations. Every problem is collected with
-the place where it is; a key that the class does not have, a second key of the same name, a NUL byte
-and a lone surrogate are problems wherever they stand. Nothing here touches the file system.
+the place where it is. A key that the class does not have, and a second key of the same name, are
+problems. So are a NUL byte and a lone surrogate, wherever they stand. Nothing here touches the file
+system.
 """
 
 from __future__ import annotations

@@ -205,8 +205,8 @@ class EmptyRootfs(Rootfs):
     def _packed(self, root: str, shared: str) -> str:
         """Return an image of the files, from the second run of a session with them on.
 
-        There is none where the session's folder has `_MAX_PACKED`, nor of more than
-        `_LARGEST_PACKED` bytes: the folder may be in memory.
+        There is none where the session's folder has `_MAX_PACKED`, or of more than
+        `_LARGEST_PACKED` bytes. The folder may be in memory.
         """
         if sum(len(data) for _name, data in self.files) > _LARGEST_PACKED:
             return ""
@@ -305,8 +305,8 @@ def _shared_skeleton(
 ) -> str:
     """Return a skeleton of the shared folder with the points of these mounts, or nothing.
 
-    There is one for all runs whose mounts need no other points, and one for each set of points and
-    each account, so that no run sees another's.
+    There is one for all runs whose mounts need no other points. There is one for each set of points
+    and each account, too, so that no run sees another's.
     """
     plain = _made_once(shared, SHARED, system, ())
     missing = paths.missing(plain, mounts)

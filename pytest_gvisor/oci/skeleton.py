@@ -1,8 +1,8 @@
 """The skeleton of the host's system folders: the default root of a sandbox.
 
 A small folder of links, empty folders and the few files of /etc that programs need to start. What
-is large (/usr, the running Python) is bound into it read-only. Of /etc nothing is taken that not
-every user may read, and nothing that names this machine, its users or its secrets.
+is large (/usr, the running Python) is bound into it read-only. Nothing of /etc is taken that not
+every user may read. Nor is anything that names this machine, its users or its secrets.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def system() -> System:
 def prefixes() -> list[str]:
     """Return the prefixes of the running Python and of its layers, the innermost first.
 
-    A virtual environment's program is a link, in one step or more, to another prefix's: each step
-    has to be there, and each under the name that the link before it uses.
+    A virtual environment's program is a link, in one step or more, to another prefix's. Each step
+    has to be there, under the name that the link before it uses.
     """
     found = [sys.prefix, *_layers()]
     step = sys.executable

@@ -1,6 +1,6 @@
 """The rules of a specification beyond its structure. Nothing here touches the file system.
 
-runsc checks almost none of this: it ignores what it does not know, follows any root path and runs
+runsc checks almost none of this. It ignores what it does not know, follows any root path and runs
 hooks as its caller. So whoever writes ``config.json`` is the boundary, and here is what it keeps.
 """
 

@@ -1,6 +1,6 @@
 """Data of a test's sandboxes, attached to pytest's reports for the matrix.
 
-This runs where tests run, which may be a worker of xdist's: so all of it is plain data, as an
+This runs where tests run, which may be a worker of xdist's. So all of it is plain data, as an
 attribute of the report. Nothing here is costly: the details are taken only where a file was asked
 for.
 """
@@ -73,8 +73,8 @@ def attach_inside_cell(
 ) -> None:
     """Attach the sandbox's data to a report of a test inside.
 
-    ``starts`` are the seconds that a start for this test has taken, ``record`` is of the sandbox
-    that its details are shown of.
+    ``starts`` are the seconds that each start for this test has taken. ``record`` is of the sandbox
+    whose details are shown.
     """
     cell = cell_of(item)
     if cell is None:

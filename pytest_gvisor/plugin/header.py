@@ -1,7 +1,7 @@
 """The header line at a session's start: runsc, platforms and network of the tests.
 
-Finding and asking the binary takes time, which a session that uses no gVisor must not pay: so the
-line comes early where something is configured, and otherwise after the collection, if a test
+Finding and asking the binary takes time, which a session that uses no gVisor must not pay. So the
+line comes early where something is configured. Otherwise it comes after the collection, if a test
 uses a sandbox.
 """
 

@@ -1,6 +1,6 @@
 """Hooks that other plugins and conftest.py files may implement.
 
-They are called for the sandboxes of ``gvisor`` and ``gvisor_sandbox``: those of
+They are called for the sandboxes of ``gvisor`` and ``gvisor_sandbox``. Those of
 ``gvisor_sandboxes`` and of tests inside belong to no one test.
 """
 

@@ -33,7 +33,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     """Parametrize a test that uses a sandbox with each platform and release of several.
 
     The lists come from the command line, the configuration and the markers, never from what works
-    here: all xdist workers must collect the same tests.
+    here. All xdist workers must collect the same tests.
     """
     with fail_misuse():
         settings = settings_of(metafunc.definition)
@@ -94,8 +94,8 @@ def check_requirements(item: pytest.Item) -> None:
 def add_xfail_before_setup(item: pytest.Item) -> None:
     """Apply `add_xfail` before anything of a test on the host is set up.
 
-    pytest looks for the mark as the set-up begins; what is marked later has the failures of its
-    set-up counted as errors.
+    pytest looks for the mark as the set-up begins. If the mark comes later, failures of the set-up
+    count as errors.
     """
     if not _has_our_platform(item) or not expected_failures(item):
         return

@@ -1,7 +1,7 @@
 """The matrix of tests and platforms, collected from pytest's reports in one process.
 
-Without xdist that is the process that runs the tests, with it the controller, which sees nothing
-but the workers' reports.
+Without xdist that is the process that runs the tests. With it, it is the controller, which sees
+nothing but the workers' reports.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ class Plan(NamedTuple):
 
 
 native_key = pytest.StashKey[str]()
-"""The own node id of a test inside, for the copy that runs on the host as the column to compare
-with."""
+"""The own node id of a test inside. The copy of it that runs on the host, as the column to compare
+with, has it."""
 
 plan_key = pytest.StashKey[Plan]()
 

@@ -36,8 +36,8 @@ def add_sections(report: pytest.TestReport, item: pytest.Item, harnesses: Sequen
 def escape_again(report: pytest.TestReport) -> None:
     """Escape a report once more when it is logged.
 
-    pytest makes that of a subtest from one of its test's, of which it keeps the attributes, and
-    adds the captured output, the logs and the subtest's message and arguments.
+    pytest makes that of a subtest from one of its test's, and keeps the attributes of it. It adds
+    the captured output, the logs and the subtest's message and arguments.
     """
     escape_report(report, painted=_choose_escape(vars(report).pop(UNTRUSTED)))
 

@@ -36,8 +36,8 @@ def fail_misuse() -> Iterator[None]:
 def skip_missing(settings: Settings, *, in_gvisor: bool = False) -> Iterator[None]:
     """Skip if runsc, the platform or docker is missing; fail if skips are not allowed.
 
-    Only these may skip: a runsc that is refused, or fails, is an error, and so is one that was
-    named and is not there. ``in_gvisor`` is whether the user has asked for gVisor by option.
+    Only these may skip. A runsc that is refused, or fails, is an error. So is one that was named
+    and is not there. ``in_gvisor`` is whether the user has asked for gVisor by option.
     """
     from pytest_gvisor import errors  # noqa: PLC0415 -- as above
 
@@ -66,8 +66,8 @@ def missing_requirement(raised: BaseException) -> GvisorError | None:
 def undo_xfail(call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
     """Undo the xfail of a test that did not come to run, and so cannot have failed.
 
-    For want of something, for a setting that cannot be meant, or for what went wrong in set-up
-    before any workload: an image, a launch, runsc itself.
+    Something is missing, or a setting makes no sense. Or the set-up failed before any workload: an
+    image, a launch, runsc itself.
     """
     if hasattr(report, "wasxfail") and call.excinfo is not None and _failed_before_run(call):
         report.outcome = "failed"

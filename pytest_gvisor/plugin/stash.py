@@ -30,8 +30,8 @@ platform_key: pytest.StashKey[Platform] = pytest.StashKey()
 """The platform of a test, from when it is decided."""
 
 UNTRUSTED = "gvisor_untrusted"
-"""An attribute of reports that hold workloads' output, from when they are made until they are
-logged: whether pytest has coloured their text."""
+"""An attribute of reports that hold workloads' output, until they are logged. It says whether
+pytest has coloured their text."""
 
 
 def launcher_of(config: pytest.Config) -> Launcher:
@@ -151,8 +151,8 @@ _ids = pytest.StashKey[list[str]]()
 def shared_folder(config: pytest.Config) -> str | None:
     """Return the folder that the xdist workers of this run share; None where there is none.
 
-    It is the one that xdist's documentation has workers share data in: above their own temporary
-    folders, which xdist names ``popen-gw0`` and so on. pytest removes it with those.
+    xdist's documentation has workers share data in it. It is above their own temporary folders,
+    which xdist names ``popen-gw0`` and so on. pytest removes it with those.
     """
     own = str(config.getoption("basetemp") or "")
     shares = hasattr(config, "workerinput") and os.path.basename(own).startswith("popen-")

@@ -1,7 +1,7 @@
 """The child between fork and execve: its steps to runsc, and the report of a failed one.
 
 Runs in the keeper's fork only, with the standard library and modules of this folder. There is no
-way through without no-new-privs: each step either holds or ends the child with its name and errno
+way through without no-new-privs. Each step either holds, or ends the child with its name and errno
 in the error pipe.
 """
 
@@ -34,11 +34,11 @@ def hide_net_sysctls() -> None:
     """Cover /proc/sys/net with an empty tmpfs; this process's mount namespace is its own.
 
     Before it takes over a network namespace's interfaces, runsc asks whether the namespace is the
-    host's, by the existence of /proc/sys/net/core/rmem_default there. On older kernels only the
-    initial namespace has that file; on newer ones (6.18 is one) every namespace has it, and runsc
-    20240729 then refuses every namespace. Whether it is the host's namespace has been asked by
-    then, by inode (netns.py). The tmpfs goes over ``net`` and not ``core``: below ``net`` each
-    network namespace has directory entries of its own, on which a mount would not be seen.
+    host's. It looks for /proc/sys/net/core/rmem_default there. On older kernels only the initial
+    namespace has that file. On newer ones (6.18 is one) every namespace has it, and runsc 20240729
+    then refuses every namespace. Whether it is the host's namespace has been asked by then, by
+    inode (netns.py). The tmpfs goes over ``net`` and not ``core``. Below ``net`` each network
+    namespace has directory entries of its own, on which a mount would not be seen.
     """
     flags = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
     linux.mount("none", "/proc/sys/net", "tmpfs", flags, "size=4k")
@@ -47,7 +47,7 @@ def hide_net_sysctls() -> None:
 def make_netns(path: str) -> None:
     """Make a network namespace with its loopback up, and bind it to ``path`` for runsc to join.
 
-    A namespace that runsc makes for itself has its loopback down, and runsc gives the sandbox no
+    A namespace that runsc makes for itself has its loopback down. runsc gives the sandbox no
     interface that is down: not even 127.0.0.1 would answer inside. The bind is seen in this
     process's mount namespace alone, so it is gone with runsc.
     """
@@ -61,8 +61,8 @@ def bind_all(binds: tuple[tuple[str, str], ...]) -> None:
     """Bind folders into the root filesystem, in a mount namespace of this process's own.
 
     A mount that config.json lists has no overlay of its own: with ``--overlay2 root:memory`` only
-    the root has one. What is bound below the root beforehand is part of the root, so that writes
-    to it stay in the sandbox's memory.
+    the root has one. A path bound below the root beforehand is part of the root. So writes to it
+    stay in the sandbox's memory.
     """
     for source, target in binds:
         linux.mount(source, target, "none", linux.MS_BIND | linux.MS_REC)
@@ -75,10 +75,10 @@ def protect(readonly: tuple[str, ...], writable: tuple[str, ...]) -> None:
 
     runsc's gofer binds every source writable and refuses writes by its own checks. With directfs,
     its default, the sentry of 20240729 truncates a file that is opened with O_TRUNC before it has
-    checked: a workload could empty files of the host. Here the kernel refuses.
+    checked. A workload could empty files of the host. Here the kernel refuses.
 
-    Each path is bound from what the host has there, and not from what is bound above it by then:
-    what the host has made read-only stays so, and mounts below a writable path stay as they are.
+    Each path is bound from what the host has there, and not from what is bound above it by then. So
+    a read-only place of the host stays read-only. Mounts below a writable path stay as they are.
     """
     paths = sorted((*readonly, *writable))  # what is above comes first
     held = [os.open(path, os.O_PATH) for path in paths]

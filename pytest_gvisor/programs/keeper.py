@@ -1,13 +1,13 @@
 """The keeper: one small single-threaded program that owns every sandbox of one pytest process.
 
-It forks, reaps (as child subreaper), kills, and removes what a run made. Started as
-``python -I -S keeper.py``, it imports the standard library and its siblings only, sits in a
-session of its own, and ignores the terminal's signals, so it outlives pytest's death by any
-signal for as long as it takes to leave nothing behind.
+It forks, reaps (as child subreaper), kills, and removes what a run made. It is started as ``python
+-I -S keeper.py``, and imports the standard library and its siblings only. It sits in a session of
+its own, and ignores the terminal's signals. So it outlives pytest's death by any signal, until
+nothing is left behind.
 
-An order comes over the main socket with the descriptors of one run; everything that is said about
-that run goes over a socket of the run's own. When that socket closes, the caller is gone and the
-run is killed. When the main socket closes or pytest's pidfd becomes readable, pytest is gone.
+An order comes over the main socket with the descriptors of one run. Everything about that run then
+goes over a socket of the run's own. When that socket closes, the caller is gone and the run is
+killed. When the main socket closes or pytest's pidfd becomes readable, pytest is gone.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The remains of a sandbox: how they are recognised, and how they are removed.
 
-Used by the keeper after each run, by pytest where its keeper is gone, and by the sweep of dead
-sessions. A process is ours only if its command line says ``--root`` and the run's own state folder,
-and if this user may kill it: a pid that was used again for something else, or a reader of our
-files, is never touched, and another user's process holds nothing up, whatever it calls itself.
-Standard library and its siblings only.
+The keeper uses it after each run, pytest where its keeper is gone, and the sweep for dead sessions.
+A process is ours only if this user may kill it. Its command line has to say ``--root`` and the
+run's own state folder. So a pid that was used again, or a reader of our files, is never touched.
+Another user's process holds nothing up, whatever it calls itself. Standard library and its siblings
+only.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def _may_be_killed(pid: int) -> bool:
 def processes(root: str, *, everywhere: bool = False) -> list[int]:
     """Return the live processes of the sandboxes whose state folder is at or under ``root``.
 
-    Looks among this process's children, where a subreaper finds every orphan of its own, or, with
-    ``everywhere``, among all processes that this user may kill. A child that is just being executed
-    counts: whose it is will be known when it is asked about again.
+    Looks among this process's children, where a subreaper finds every orphan of its own. With
+    ``everywhere``, it looks among all processes that this user may kill. A child that is just being
+    executed counts: whose it is will be known when it is asked about again.
     """
     found = []
     for pid in proc.pids() if everywhere else proc.children_of_self():
@@ -113,8 +113,8 @@ def remove(folder: str, cgroups: Sequence[str]) -> list[str]:
 def remove_session(session: str, cgroups: list[str]) -> list[str]:
     """Remove a session, whose folder stays as long as anything else does.
 
-    The journal is what names the cgroups, and the lock what says that somebody is at it: they go
-    last, in this order, so that the next sweep finds what this one leaves.
+    The journal names the cgroups, and the lock says that somebody is at it. They go last, in this
+    order, so that the next sweep finds what this one leaves.
     """
     unmount(session)
     leaks = [_undo(os.rmdir, cgroup) for cgroup in cgroups]

@@ -1,11 +1,11 @@
 """A filter that spares runsc three RCU grace periods at its start.
 
 From 2024 to July 2026, each process of runsc registers for membarrier(2)'s private expedited
-command when it starts (pkg/sentry/hostmm/membarrier.go), whatever its platform is. The kernel
-answers after a grace period of RCU, which takes some 10 ms, and runsc has three processes.
+command when it starts. It does so whatever its platform is (pkg/sentry/hostmm/membarrier.go). The
+kernel answers after a grace period of RCU, which takes some 10 ms, and runsc has three processes.
 
 Only kvm uses the command. systrap and ptrace use the global one (`UseHostGlobalMemoryBarrier` in
-pkg/sentry/platform), and the sentry's own filter allows them no other. So for these two, the filter
+pkg/sentry/platform). The sentry's own filter allows them no other. So for these two, the filter
 answers the registration with 0, and the kernel registers nothing.
 
 Imports the standard library and `linux` only, because the keeper runs with ``-I -S``.

@@ -1,7 +1,7 @@
 """The message that hands one run to the keeper: its fields, and their JSON.
 
-The run's descriptors come beside it, in this order: the executable, the three standard streams, and
-a ``cgroup.procs`` file of each cgroup to join.
+The run's descriptors come beside it. They are the executable, the three standard streams, and a
+``cgroup.procs`` file of each cgroup to join. This is their order.
 """
 
 from __future__ import annotations

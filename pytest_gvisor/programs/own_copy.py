@@ -1,9 +1,9 @@
 """A copy of runsc in memory, on huge pages: a run starts seven processes from that file.
 
-Each of them maps it anew, and a page fault of a file on disk maps a few small pages only. The
-copy costs its size in memory and some hundred milliseconds, so it is made after several runs, by a
-process beside the keeper. It is sealed (memfd_create(2)), so nobody can change it, and it is used
-only if it could be executed, and if the file is as it was before it was copied.
+Each of them maps it anew. A page fault of a file on disk maps a few small pages only. The copy
+costs its size in memory and some hundred milliseconds. So a process beside the keeper makes it
+after several runs. It is sealed (memfd_create(2)), so nobody can change it. It is used only if it
+could be executed, and if the file has not changed since before the copy.
 
 A release with sidecars looks for them beside the file that /proc/self/exe names, unless a variable
 names their folder. So it is copied if it knows that variable. If its sentry has the same bytes,

@@ -1,7 +1,7 @@
 """Readers of /proc: one for each file on processes, mounts or ids (proc(5)).
 
-A process that has ended has neither a command line nor a state, and so has one that this user may
-not look at. Standard library only: `leftovers` runs with ``-I -S``.
+A process that has ended has neither a command line nor a state. Nor has one that this user may not
+look at. Standard library only: `leftovers` runs with ``-I -S``.
 """
 
 from __future__ import annotations

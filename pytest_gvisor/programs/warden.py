@@ -1,13 +1,13 @@
 """The warden: a small program that owns one command and all of its descendants.
 
 Started as ``python -I -S warden.py``, in a session of its own. It kills the command and all of its
-descendants when the command ends, at its deadline, when the process that asked for it is gone, and
-when standard input closes. It then says what came of it on standard output, waits until nobody
-needs the folder any more, and removes it.
+descendants when the command ends, and at its deadline. It does so, too, when the process that asked
+for it is gone, and when standard input closes. It then says what came of it on standard output. It
+waits until nobody needs the folder any more, and removes it.
 
 If this program is killed, all of the command is killed too. As root the command has a PID namespace
 of its own, which the kernel ends with this program. Where none can be made there is a guard between
-the two: it sees this program's end, and this program sees the guard's.
+the two. It sees this program's end, and this program sees the guard's.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ else:
 def become(argv: list[str], *above: int) -> NoReturn:
     """Execute the command in the child; on failure write a line and exit with status 127.
 
-    ``above`` are pidfds of the process that has forked it, opened before the fork, and of that
-    one's own parent where its end, too, is this one's.
+    ``above`` are pidfds of the process that has forked it, opened before the fork. Where the end of
+    that one's own parent is this one's too, its pidfd is among them.
     """
     try:
         linux.set_parent_death_signal(signal.SIGKILL)

@@ -1,7 +1,7 @@
 """The report as one HTML file without external resources.
 
 Its policy (CSP) allows exactly the one script and the one style sheet that are in it, by their
-hashes; every text is escaped by us, and by Jinja2.
+hashes. Every text is escaped by us, and by Jinja2.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from pytest_gvisor.report.model import Cell, Leg, Other, Report, Row
 def merge(reports: Sequence[Report]) -> Report:
     """Merge reports into one; tests keep the order of their first appearance.
 
-    Where several legs have the same test on the same platform, the cell of the worst state (`State`
-    has the order) is shown, of equal ones the first, and each of the others is named in it.
+    Several legs may have the same test on the same platform. The cell of the worst state (`State`
+    has the order) is shown then, of equal ones the first. Each of the others is named in it.
     """
     legs: list[Leg] = []
     rows: dict[str, dict[str, Cell]] = {}

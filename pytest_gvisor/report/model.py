@@ -120,8 +120,8 @@ class Cell:
     """Seconds: setup, call and teardown."""
 
     starts_ms: tuple[float, ...] = ()
-    """For each of its sandboxes whose start was measured: milliseconds from the hand-over to the
-    keeper until the sentry reported that the first process starts."""
+    """Milliseconds for each of its sandboxes whose start was measured. They go from the hand-over
+    to the keeper until the sentry reported that the first process starts."""
 
     cpu_time: float = 0.0
     """Seconds of processor time of its sandboxes together; 0 where none was measured."""

@@ -78,8 +78,8 @@ class Capture:
     def sha256(self) -> str:
         """The SHA-256 of the whole stream, in hexadecimal.
 
-        ``""`` where bytes were left out and nobody has asked for their hash, which takes about as
-        much of a processor as all else that is done with them here.
+        ``""`` where bytes were left out and nobody has asked for their hash. The hash takes about
+        as much of a processor as all else that is done with them here.
         """
         if self._hash is None:
             return "" if self.truncated else hashlib.sha256(self.kept()).hexdigest()

@@ -1,9 +1,9 @@
 """A cgroup for one sandbox, made here and joined by the child before it becomes runsc.
 
-runsc runs with ``--ignore-cgroups``: the limits hold all the same, for runsc, gofer and sentry
-together, because the child is in the cgroup before execve. So the counters are still there when
-runsc has ended, which is what tells a kill by the memory controller from any other SIGKILL.
-Version 1, version 2 and the hybrid of both: cgroups(7).
+runsc runs with ``--ignore-cgroups``. The limits hold all the same, for runsc, gofer and sentry
+together. The child is in the cgroup before execve. So the counters are still there when runsc has
+ended. They tell a kill by the memory controller from any other SIGKILL. Version 1, version 2 and
+the hybrid of both: cgroups(7).
 """
 
 from __future__ import annotations

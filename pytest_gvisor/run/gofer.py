@@ -1,8 +1,8 @@
 """The gofer, which serves the sandbox its files: whether it died before the workload did.
 
 Where it dies, the sentry kills the workload and reports that as it reports any other SIGKILL. In
-any other end the sentry reports first, and the gofer goes after it: so a gofer that is dead before
-anything was reported was the first to die. What cannot be told any more is not claimed.
+any other end the sentry reports first, and the gofer goes after it. So a gofer that is dead before
+any report was the first to die. What cannot be told any more is not claimed.
 """
 
 from __future__ import annotations

@@ -120,8 +120,8 @@ def _command(folder: str, workspace: Workspace, record: Record) -> str:
 def _with_network(folder: str, workspace: Workspace, line: str) -> str:
     """Return the rest of an ``unshare`` command that makes the sandbox's own network.
 
-    See programs/child.py for why: runsc is shown no /proc/sys/net, and a namespace whose loopback
-    is up, at the path that config.json has.
+    See programs/child.py for why runsc is shown no /proc/sys/net. It gets a namespace whose
+    loopback is up, at the path that config.json has.
     """
     steps = 'mount -t tmpfs none /proc/sys/net && exec "$@"'
     if os.path.lexists(workspace.netns):

@@ -1,7 +1,7 @@
 """The logs that runsc writes about a run: ``--log`` records, panic log, debug logs.
 
-All of it may hold text that the workload chose, so it is read bounded, decoded without failing,
-and control characters are escaped.
+All of it may hold text that the workload chose. So it is read bounded, decoded without failing, and
+control characters are escaped.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def text(path: str) -> str:
 def panic(path: str) -> str:
     """Return the beginning of a panic log as escaped text, at most 4 KiB, or ``""``.
 
-    Go's runtime writes the cause first, and then the stack of one goroutine after the other, the
-    one that failed at their head.
+    Go's runtime writes the cause first. The stacks of the goroutines follow, the one that failed at
+    their head.
     """
     return escape(_read(path, beginning=_MAX_PANIC))
 

@@ -20,7 +20,7 @@ Input = bytes | Iterable[bytes] | None
 class Feed:
     """A writer of the workload's standard input as it is read, which closes it at its end.
 
-    An iterator is asked for its next piece in the loop of the run: while it makes one, nothing else
+    An iterator is asked for its next piece in the loop of the run. While it makes one, nothing else
     goes on, and one that blocks holds up the deadline.
     """
 
@@ -116,7 +116,7 @@ class Streams(Pipes):
     """A socket as standard input, and one pipe as standard output and error.
 
     A process in the sandbox can open another one's pipe as /proc/PID/fd/1; a socket it cannot. It
-    is one descriptor there: when the last one of a second file of it is closed, gVisor shuts the
+    is one descriptor there. When the last one of a second file of it is closed, gVisor shuts the
     socket down on the host.
     """
 

@@ -253,8 +253,8 @@ class Runner:
         """Return the sources that the child makes read-only for runsc itself, and writable ones
         below.
 
-        None where that is not possible, as runsc gets no mounts of its own, or its own files are
-        in it; see `safe_flags` for the other way.
+        None where that is not possible: runsc gets no mounts of its own, or its own files are in
+        it. See `safe_flags` for the other way.
         """
         binds = [mount for mount in spec.mounts if mount.is_bind]
         readonly = {mount.source for mount in binds if "ro" in mount.options}

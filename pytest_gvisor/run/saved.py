@@ -48,7 +48,7 @@ def is_too_large(workspace: Workspace) -> bool:
     """Whether the image that is being written has more than `LARGEST` bytes by now.
 
     Its files are emptied then, so that they take no more room. The sentry writes to descriptors
-    that it has got, also when the command is killed, and goes on after the last byte.
+    that it has got, also when the command is killed. It goes on after the last byte.
     """
     image = workspace.path("image")
     if size_of(image) <= LARGEST:
@@ -63,7 +63,8 @@ def finish(workspace: Workspace, status: int, *, too_large: bool = False) -> str
     """Return the folder of a whole image; ``status`` is the command's.
 
     It is removed with the run, unless it is moved before. Raises `SnapshotError` where the command
-    failed, or for more than `LARGEST` bytes: at the end, or ``too_large`` at any time before it.
+    failed, or for more than `LARGEST` bytes at the end. With ``too_large`` that may come at any
+    time before the end.
     """
     image = workspace.path("image")
     if too_large:

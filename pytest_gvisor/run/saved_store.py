@@ -6,8 +6,8 @@ Layout, in the folders of `Folders`; the number in the name of the folder above 
     roots/       skeletons for copies, each there as a whole or not at all
     facts.json   written when all else is there
 
-Nothing is read from a folder that other users could write to, and no file that changed since it was
-kept. Methods raise `LaunchError` for such a folder, `ImageError` for a lock, and `OSError`.
+Nothing is read from a folder that other users could write to. Nor is any file that changed since it
+was kept. Methods raise `LaunchError` for such a folder, `ImageError` for a lock, and `OSError`.
 """
 
 from __future__ import annotations

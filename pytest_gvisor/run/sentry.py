@@ -1,13 +1,13 @@
 """The sentry's own reports on a run: the workload's start, and its end.
 
 runsc's exit status cannot tell ``exit 137`` from SIGKILL, nor the workload's end from the
-sandbox's. gVisor's runtime monitoring can: a trace session named ``Default`` in the file given
-with ``--pod-init-config`` makes the sentry send ``container/start`` and ``sentry/task_exit`` to an
-AF_UNIX SOCK_SEQPACKET address. Source: pkg/sentry/seccheck/README.md and sinks/remote/README.md,
+sandbox's. gVisor's runtime monitoring can. A trace session named ``Default`` in the file given with
+``--pod-init-config`` makes the sentry send ``container/start`` and ``sentry/task_exit``. They go to
+an AF_UNIX SOCK_SEQPACKET address. Source: pkg/sentry/seccheck/README.md and sinks/remote/README.md,
 pkg/sentry/seccheck/points/{container,sentry,common}.proto of gVisor.
 
-The peer is the sandbox's sentry, which untrusted code may have taken over: messages are bounded
-and read strictly, and a report counts only if it agrees with runsc's own exit status.
+The peer is the sandbox's sentry, which untrusted code may have taken over. Messages are bounded and
+read strictly, and a report counts only if it agrees with runsc's own exit status.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ CLEAN_DEADLINE = 15.0
 """Seconds in which the keeper must have removed a run."""
 
 NAP = 1.0
-"""Seconds after which a wait is begun anew. Python runs a signal's handler between instructions:
-of a Ctrl-C that comes right before the system call, it would know nothing until that returns."""
+"""Seconds after which a wait is begun anew. Python runs a signal's handler between instructions. Of
+a Ctrl-C that comes right before the system call, it would know nothing until that returns."""
 
 _MOUNTING = ("mount_namespace", "mounts", "network_namespace")
 _MAY_NOT_MOUNT = (

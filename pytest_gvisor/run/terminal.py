@@ -1,8 +1,8 @@
 """A run at a terminal: the workload has its own pseudo-terminal, and ours is passed through.
 
 With ``terminal: true`` and no console socket, runsc takes the terminal that its standard streams
-are. It is the controlling terminal of runsc's session, so that Ctrl-C on it is a SIGINT for runsc,
-which passes it on to the foreground process group inside; a new window size likewise.
+are. It is the controlling terminal of runsc's session. So Ctrl-C on it is a SIGINT for runsc, which
+passes it on to the foreground process group inside. A new window size goes the same way.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The limit on memory as the sandbox's total memory, by which programs inside size themselves.
 
 runsc takes the total from the cgroup that it has made itself, and with ``--ignore-cgroups`` from
-the host's /proc/meminfo: so it is shown another one, in the mount namespace of its own run.
+the host's /proc/meminfo. So it is shown another one, in the mount namespace of its own run.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Evidence:
     """Whether the sentry reported that the container's first process was started."""
 
     workload_statuses: tuple[int, ...] = ()
-    """The raw wait statuses of the first process's threads, as the sentry reported them; where the
+    """The raw wait statuses of the first process's threads, as the sentry reported them. Where the
     process has ended, the last is its own."""
 
     gofer_died: bool = False
@@ -86,9 +86,9 @@ def _agrees(status: int, code: int) -> bool:
 def judge(evidence: Evidence) -> Verdict:
     """Return the verdict that the evidence allows.
 
-    The order matters: a deadline that has passed stays a time-out whatever the workload then does;
+    The order matters. A deadline that has passed stays a time-out whatever the workload then does.
     runsc's own word that it failed comes before any status, since its exit code is 128 like a
-    workload's; and a status counts as the workload's only if nothing says that the sandbox died.
+    workload's. A status counts as the workload's only if nothing says that the sandbox died.
     """
     code = _exit_code(evidence.runsc_status)
     told = [status for status in evidence.workload_statuses if _agrees(status, code)]

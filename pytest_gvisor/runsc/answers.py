@@ -1,7 +1,7 @@
 """The answers and the digest of a runsc, kept in the user's cache folder until the next boot.
 
 The key is the whole state of the file, its ctime included, which no user can set. A file that has
-changed within the last seconds is asked each time: its next change could have the same ctime, for a
+changed within the last seconds is asked each time. Its next change could have the same ctime: a
 clock tick of the kernel is up to 10 ms long.
 """
 

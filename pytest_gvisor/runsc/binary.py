@@ -1,7 +1,7 @@
 """`Runsc`: a binary that was found, checked and asked for its features.
 
-Everything is read when the value is made, so that it can be made before privileges change and
-handed on: nothing here looks at a path again.
+Everything is read when the value is made. So it can be made before privileges change, and handed
+on: nothing here looks at a path again.
 """
 
 from __future__ import annotations

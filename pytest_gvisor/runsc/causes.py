@@ -25,9 +25,11 @@ class Cause(enum.StrEnum):
 
 
 LASTING = frozenset({Cause.PROBE_HUNG, Cause.BROKEN_BUILD})
-"""What is kept until the next boot: what costs a deadline to find out, and what is the binary's own
-fault, which a session's header can name from then on. The others are cheap to look at again, a run
-that fails included; kept, one bad moment would cost all sessions the platform."""
+"""Kept until the next boot are verdicts that cost a deadline to find out. So are those that are the
+binary's own fault. A session's header can name the latter from then on. The others are cheap to
+look at again, a run that fails included. If they were kept, one bad moment would cost all sessions
+the platform.
+"""
 
 _NESTED = (
     "A virtual machine needs nested virtualisation from its provider, and not every kind of it "

@@ -117,8 +117,8 @@ def runsc_env(runtime: str, *, sentry_inherits: bool = False) -> dict[str, str]:
     """Return the whole environment of runsc. ``runtime`` is its private 0700 folder.
 
     In releases before ``--directfs`` the sentry inherits it. As root's it runs as nobody, who
-    cannot get to a private folder, and mounts its own empty root onto TMPDIR: there that is /tmp,
-    to which nothing is written. Later sentries have no environment, and use /tmp of themselves.
+    cannot get to a private folder. It mounts its own empty root onto TMPDIR: there that is /tmp, to
+    which nothing is written. Later sentries have no environment, and use /tmp of themselves.
     """
     env = {
         "PATH": SYSTEM_PATH,
@@ -167,7 +167,7 @@ def gofer_flags(known: Collection[str], *, devices: bool) -> tuple[str, ...]:
     `check_extra`.
 
     By default it joins a network namespace that the first sandbox of a state folder mounts there.
-    Each of our sandboxes has a state folder of its own, and would make the mount for nobody: the
+    Each of our sandboxes has a state folder of its own, and would make the mount for nobody. The
     kernel takes tens of milliseconds to undo it. ``new`` is as empty, and not mounted.
 
     ``devices``: the bundle shows devices of the host, which are not opened by default.
@@ -189,8 +189,8 @@ def root_from_image(image: str) -> dict[str, str]:
 def check_extra(arguments: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
     """Check extra global flags for runsc, each in the form ``--flag`` or ``--flag=value``.
 
-    Raises `UsageError` for one that the binary does not know (``known`` holds the names of its
-    flags without dashes) or that a setting of this package decides.
+    Raises `UsageError` for one that the binary does not know, or that a setting of this package
+    decides. ``known`` holds the names of its flags without dashes.
     """
     for argument in arguments:
         name, _, _value = argument.lstrip("-").partition("=")

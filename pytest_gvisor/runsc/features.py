@@ -1,8 +1,8 @@
 """The features of a runsc by its own answers: version, flags, subcommands, platforms.
 
-runsc differs by release, so nothing is assumed: `runsc --version`, `flags`, `help` and `help
-platforms` are read from the descriptor that was judged, at the same time. All four have one
-deadline, their output is bounded, and what they print is escaped before it gets into a message.
+runsc differs by release, so nothing is assumed. The descriptor that was judged answers `runsc
+--version`, `flags`, `help` and `help platforms`, all at the same time. All four have one deadline,
+and their output is bounded. It is escaped before it gets into a message.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pytest_gvisor.runsc.locate import Judged
 
 DEADLINE = 20.0
-"""Seconds for all four: 0.06 on two idle processors, a multiple of that on busy ones, and 40 times
-either on an emulated one."""
+"""Seconds for all four. They take 0.06 on two idle processors, and a multiple on busy ones. On an
+emulated one they take 40 times as long."""
 
 _PROGRAM = ask_runsc.__file__
 OUTPUT_LIMIT = 256 * 1024
@@ -188,8 +188,8 @@ def ask(
     """Ask ``judged`` all questions at once within ``deadline`` seconds, and return the answers.
 
     Raises `RunscFailed` where it cannot be executed, or overruns the deadline or `OUTPUT_LIMIT`
-    bytes, and `LaunchError` where a step on the way to it fails, or this process is short of
-    descriptors, processes or memory; nothing that was started is left then.
+    bytes. Raises `LaunchError` where a step on the way fails, or this process is short of
+    descriptors, processes or memory. Nothing that was started is left then.
     """
     end = time.monotonic() + deadline
     asked: list[_Question] = []

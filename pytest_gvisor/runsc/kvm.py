@@ -47,7 +47,7 @@ def look(device: str, *, command: Sequence[str] = (), deadline: float) -> Refusa
     """Return the problem of the device; None if it can make a VM with a processor.
 
     Takes at most ``deadline`` seconds and the time to kill the child. Raises `LaunchError` where
-    the child cannot be started or ends without an answer: that says nothing about the device, and
+    the child cannot be started or ends without an answer. That says nothing about the device, and
     may pass.
     """
     answer = _ask(list(command) or program(device), device, deadline)

@@ -1,9 +1,9 @@
 """The search for runsc, and the checks before it is executed.
 
 The file at the end of a path is judged by ``fstat`` of one descriptor and executed by that
-descriptor: what happens to the path afterwards is without effect. It is never executed from a copy,
-because newer runsc looks for ``gvisor-bin/`` beside the file that /proc/self/exe names. What lies
-there is judged with it: see `sidecars`.
+descriptor. A later change of the path is without effect. It is never executed from a copy, because
+newer runsc looks for ``gvisor-bin/`` beside the file that /proc/self/exe names. What lies there is
+judged with it: see `sidecars`.
 
 Not here: what runsc can do (`features`), and any start of it for a workload.
 """
@@ -107,14 +107,15 @@ def find(
 ) -> Judged:
     """Find the runsc to use: ``explicit`` only, or else the first one that the search meets.
 
-    The search looks at ``trusted`` and then, only where ``euid`` (default: the process's) is not 0,
-    at the absolute folders of ``search_path`` (default: the environment's PATH). What does not
-    exist, is not a regular file or cannot be executed is passed over. An insecure one ends the
-    search: a later one would hide it.
+    The search looks at ``trusted`` first. Where ``euid`` (default: the process's) is not 0, it then
+    looks at the absolute folders of ``search_path``. Their default is the environment's PATH. What
+    does not exist, is not a regular file or cannot be executed is passed over. An insecure one ends
+    the search: a later one would hide it.
 
-    Raises `RunscNotFound` where there is none, `InsecureRunsc` where the one that is there is
-    refused (an explicit path that is no executable file included), `UsageError` for an ``explicit``
-    that is no path, and `LaunchError` where this process is short of what it takes to look.
+    Raises `RunscNotFound` where there is none. Raises `InsecureRunsc` where the one that is there
+    is refused, an explicit path that is no executable file included. Raises `UsageError` for an
+    ``explicit`` that is no path. Raises `LaunchError` where this process is short of what it takes
+    to look.
     """
     try:
         trust = Trust.here(os.geteuid() if euid is None else euid, nix_store)

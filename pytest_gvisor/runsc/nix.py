@@ -50,7 +50,7 @@ def named_binary(script: bytes) -> str:
 def may_name(wrapper: str, target: str, store: str = STORE) -> bool:
     """Whether the wrapper may hand over to ``target``; both are canonical paths.
 
-    They must share the store or the folder, and the target must be called runsc: the store also
+    They must share the store or the folder, and the target must be called runsc. The store also
     holds every shell and interpreter of the machine.
     """
     together = below(wrapper, store) and below(target, store)

@@ -1,7 +1,7 @@
 """Facts of this machine that keep a sandbox from starting, each with a remedy.
 
 runsc's own texts differ by release; the switches of the kernel and the errno in a text do not. So
-an error is matched by its errno and by the call that it names, and its cause is read from /proc.
+an error is matched by its errno and by the call that it names. Its cause is read from /proc.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The availability of a platform: files and features first, then a bounded real run.
 
 Nothing short of a run tells. On some nested hosts /dev/kvm opens and answers KVM_CREATE_VM and
-KVM_CREATE_VCPU, and the sandbox then spins for ever; systrap and ptrace depend on the yama scope
-and on the seccomp profile of the container around them.
+KVM_CREATE_VCPU. The sandbox then spins for ever. Whether systrap and ptrace work depends on the
+yama scope and on the seccomp profile of the container around them.
 """
 
 from __future__ import annotations
@@ -113,15 +113,14 @@ def probe(
 ) -> Availability:
     """Find out whether ``platform`` works.
 
-    ``run`` runs a program of `trial` on the platform under a deadline in seconds and returns what
-    came of it, and the boot log; everything that it started is dead when it returns or raises.
-    ``said`` gives the line of runsc's own logs that says why the last run failed, or ``""``:
-    where a platform is what fails, runsc's message is not more than that the sandbox is gone.
-    ``go`` gives the version of Go that the binary was built with, or ``""``.
-    ``known`` is what an earlier run has come to; it stands in for a run, and not for a look.
-    Takes at most ``deadline``, half as long again for a look at KVM, and the time to kill.
-    Raises `LaunchError` where nothing can be started, and `MixedReleases` where no sandbox boots:
-    neither says anything about the platform.
+    ``run`` runs a program of `trial` on the platform under a deadline in seconds. It returns what
+    came of it, and the boot log. Everything that it started is dead when it returns or raises.
+    ``said`` gives the line of runsc's own logs that says why the last run failed, or ``""``. If a
+    platform fails, runsc's message is not more than that the sandbox is gone. ``go`` gives the
+    version of Go that the binary was built with, or ``""``. ``known`` is what an earlier run has
+    come to; it stands in for a run, and not for a look. Takes at most ``deadline``, half as long
+    again for a look at KVM, and the time to kill. Raises `LaunchError` where nothing can be
+    started, and `MixedReleases` where no sandbox boots: neither says anything about the platform.
     """
     seen = _without_run(platform, compiled_in, kvm_device, deadline)
     if seen is not None:

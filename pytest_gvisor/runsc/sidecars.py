@@ -2,7 +2,7 @@
 
 Since August 2026 the sentry is such a program. runsc looks for the folder where /proc/self/exe
 leads, so a program in it has the rights that runsc has. Each is judged by the rules for runsc,
-links included: a link is followed, and every folder that it leads through is judged.
+links included. A link is followed, and every folder that it leads through is judged.
 
 runsc gets no descriptors of these files, so they are looked at again before each start.
 """

@@ -1,13 +1,13 @@
 """The Python for the guest: the host's, at its own path or mounted at a private one.
 
 A root file system need not have a Python, nor any library. The running interpreter's prefix and the
-folders of the libraries that it needs are bound read-only under one private path, and it is started
-through its own loader, which is told where they are. Which those are is asked of the interpreter
-itself, started as the guest will be: nothing is assumed about machine, C library or distribution.
+folders of its libraries are bound read-only under one private path. It is started through its own
+loader, which gets their paths. The interpreter itself, started as the guest will be, names them.
+Nothing is assumed about machine, C library or distribution.
 
-Loader, C library and interpreter must read nothing of an untrusted root file system, since a
-library or a locale from there would speak for the guest. The flags leave out sites and environment,
-`Start` fixes locale and time zone, and a root file system with preloaded libraries is refused.
+Loader, C library and interpreter must read nothing of an untrusted root file system. A library or a
+locale from there would speak for the guest. The flags leave out sites and environment, and `Start`
+fixes locale and time zone. A root file system with preloaded libraries is refused.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def _environment(guest: str) -> dict[str, str]:
     """Return the variables that keep the C library from the root file system's files.
 
     A locale names a character set, whose converter is a library. A time zone that is the path of no
-    file is UTC, and the guest's own folder is the one place that nobody else can put a file into.
+    file is UTC. The guest's own folder is the one place that nobody else can put a file into.
     """
     return {"LC_ALL": "C", "TZ": f"{guest}/utc"}
 

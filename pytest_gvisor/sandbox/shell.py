@@ -1,6 +1,6 @@
 """An interactive shell in a warm sandbox, at the user's terminal.
 
-The program `guest.shell` makes a terminal in the sandbox and runs the shell there; keys and the
+The program `guest.shell` makes a terminal in the sandbox and runs the shell there. Keys and the
 terminal's sizes go to it as frames. What the shell writes goes to the user's terminal as it is.
 """
 

@@ -118,9 +118,9 @@ class Program(Protocol):
 class Reader:
     """``process.stdout`` and ``process.stderr``: bytes as they come, or lines of them.
 
-    A call waits until there is something, the stream's end, or its deadline (`NotReady`), which is
-    the sandbox's ``timeout`` unless given; what has come until then is not lost. No call returns
-    more than the sandbox's ``max_output`` bytes.
+    A call waits until there is something, the stream's end, or its deadline (`NotReady`). The
+    deadline is the sandbox's ``timeout`` unless given. Bytes that have come until then are not
+    lost. No call returns more than the sandbox's ``max_output`` bytes.
     """
 
     def __init__(self, program: Program, stream: Stream) -> None:

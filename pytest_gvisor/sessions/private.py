@@ -1,8 +1,8 @@
 """Private folders, for sessions and images, that no other user can enter, replace or redirect.
 
 The way to such a folder is judged by the rules for runsc (see `trust`). It is made and opened by
-the descriptor of the folder above it, and a symlink in its own place is refused. Its canonical path
-can then be handed to other programs: only root and this user can make it mean something else.
+the descriptor of the folder above it. A symlink in its own place is refused. Its canonical path can
+then go to other programs. Only root and this user can make it mean something else.
 """
 
 from __future__ import annotations

@@ -142,8 +142,8 @@ class SessionDir:
     def choose(base: str | None = None) -> tuple[str, list[str]]:
         """Sweep; return the path for a new session under ``base``, and the removed folders.
 
-        The keeper is told the path before there is anything at it: from the first moment on there
-        is someone to remove it.
+        The keeper gets the path before there is anything at it. From the first moment on there is
+        someone to remove it.
         """
         swept = sweep(base)
         return SessionDir.new_path(base_folder() if base is None else base), swept
@@ -233,11 +233,11 @@ def sweep(base: str | None = None, *, although_waited: bool = False) -> list[str
     """Remove the remains of dead sessions under ``base``, or in each folder of this user's.
 
     Returns the session folders that went. A keeper that is stopped and whose pytest is dead goes on
-    first, and does that itself. What cannot be removed holds up this process, and all that wait for
-    the lock, for `SWEEP_BUDGET` seconds at most, in which what goes is not counted; the rest is
-    left to the next sweep. Who has waited as long as that for the lock, for another's sweep most
-    likely, does not sweep again unless ``although_waited``; nor is another folder than the one for
-    new sessions waited for.
+    first, and does that itself. A remnant that cannot be removed holds up this process, and all
+    that wait for the lock. That lasts `SWEEP_BUDGET` seconds at most, in which successful removals
+    do not count. The rest is left to the next sweep. A process that has waited as long as that for
+    the lock, for another's sweep most likely, does not sweep. With ``although_waited`` it does. Nor
+    does it wait for another folder than the one for new sessions.
     """
     budget = _Budget(SWEEP_BUDGET)
     first, *others = base_folders() if base is None else [base]

@@ -1,9 +1,9 @@
 """Stopped keepers whose pytest has died since: found and woken.
 
-A stopped process handles no event. Such a keeper does not see its pytest's end: it holds the
-session's lock, so that no sweep takes the session for dead; and it lives, so that the kernel sends
-its sandboxes no parent-death signal: they run on past their deadlines. With SIGCONT it does all
-that it is for. A keeper whose pytest lives is not touched, whoever has stopped it.
+A stopped process handles no event. Such a keeper does not see its pytest's end. It holds the
+session's lock, so that no sweep takes the session for dead. It lives, so that the kernel sends its
+sandboxes no parent-death signal: they run on past their deadlines. With SIGCONT it does all that it
+is for. A keeper whose pytest lives is not touched, whoever has stopped it.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def _uids(pid: int) -> set[int]:
 def _is_gone(keeper: int, pidfd: str) -> bool:
     """Whether the process of this pidfd of the keeper has ended.
 
-    The kernel tells its pid, which is -1 when it was waited for, and 0 in another pid namespace.
-    Should somebody else have the pid by the time that it is asked about, pytest has ended too: a
-    wrong answer can only be False.
+    The kernel tells its pid, which is -1 when it was waited for, and 0 in another pid namespace. If
+    another process has the pid by the time that it is looked at, pytest has ended too. So a wrong
+    answer can only be False.
     """
     with open(f"/proc/{keeper}/fdinfo/{pidfd}", encoding="ascii") as lines:
         pids = [int(line.removeprefix("Pid:")) for line in lines if line.startswith("Pid:")]

@@ -1,8 +1,8 @@
 """The driver of a VM: starts the warden, passes output on, and reports the end.
 
-What the command writes comes as it is, through two files in the VM's folder, which lies beside the
-session folders and is swept like them. When the caller of `run` ends in any way, the VM is dead and
-the folder gone within a second.
+The command's output comes as it is, through two files in the VM's folder. That folder lies beside
+the session folders and is swept like them. When the caller of `run` ends in any way, the VM is dead
+and the folder gone within a second.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def run(
 ) -> int:
     """Run the command in a VM, pass its output on as it comes, and return its exit status.
 
-    Raises `MachineFailed` where there is no VM or it ended before the command, and `MachineTimeout`
-    where it had not booted after ``boot_timeout`` seconds, or the command had not ended after
-    ``timeout``, boot included. The VM is dead then.
+    Raises `MachineFailed` where there is no VM, or it ended before the command. Raises
+    `MachineTimeout` where it had not booted after ``boot_timeout`` seconds. The same is raised
+    where the command had not ended after ``timeout``, boot included. The VM is dead then.
     """
     parts = found_parts.find(qemu=machine.qemu, kernel=machine.kernel)
     session = SessionDir.create(SessionDir.choose()[0])

@@ -1,8 +1,8 @@
 """One throw-away VM: the folders that it sees, vng's command line, the guest's script.
 
-The VM sees this machine's file system: read-only, apart from /etc, /home, /opt, /srv, /tmp, /usr
-and /var, where what is written stays in the VM's memory. The processor is emulated in software, and
-has nested SVM, so that KVM works in the VM on any machine.
+The VM sees this machine's file system read-only. In /etc, /home, /opt, /srv, /tmp, /usr and /var,
+writes stay in the VM's memory. The processor is emulated in software, and has nested SVM, so that
+KVM works in the VM on any machine.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def share_of(path: str) -> str:
 def folder_of(path: str, shares: Sequence[str]) -> str:
     """Return the canonical folder in which the command starts, unchanged.
 
-    Raises `UsageError` for one that the VM does not have: below a folder of its own, and in none
-    of ``shares``.
+    Raises `UsageError` for one that the VM does not have. That is one below a folder of its own,
+    and in none of ``shares``.
     """
     for own in (*_OWN, _SHM):
         if below(path, own) and not any(within(path, share) for share in shares):

@@ -1,7 +1,7 @@
 """The parts of a VM: programs, a kernel, its modules; and the parts that this machine lacks.
 
-They are looked for in fixed folders. Two more are those of the running Python, where pip puts
-virtme-ng, and the tree that a kernel of the user's choice lies in.
+They are looked for in fixed folders. Two more are the folder of the running Python, where pip puts
+virtme-ng, and the tree of a named kernel.
 """
 
 from __future__ import annotations

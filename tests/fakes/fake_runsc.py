@@ -1,8 +1,8 @@
 """A runsc that follows the script beside it, also in faults that the real one never shows.
 
 It answers ``--version``, ``flags``, ``help`` and ``help platforms`` as the real one does. For
-``run``, ``kill`` and ``delete`` the script holds a list of steps, each the name of a function here
-and its arguments. The last step of a list may end the process; without one it ends with 0.
+``run``, ``kill`` and ``delete`` the script holds a list of steps. Each is the name of a function
+here and its arguments. The last step of a list may end the process; without one it ends with 0.
 
 Each test starts this several times. It imports what takes no time, and the rest where it is needed.
 """

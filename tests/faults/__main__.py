@@ -1,7 +1,7 @@
 """Every fault many times, and a thousand SIGKILLs: ``make faults``, ``python -m tests.faults``.
 
-Four parts, each with a line that says how it ended; the status is 1 if one of them is not as it
-has to be:
+Four parts follow, each with a line that says how it ended. The status is 1 if one of them is not as
+it has to be:
 
 1. the tests that carry a case, so often as ``--scripted`` and ``--real`` say, with the table; after
    each a census, and a look at a canary tree;

@@ -137,7 +137,7 @@ def last_seen(little: Little, killed: float) -> tuple[float | None, float | None
     """The seconds from the kill until processes, and files, were seen for the last time.
 
     None where they are still there at the limit. A keeper that was being started shows itself a
-    moment after the kill: nothing is gone before it has not been seen for a while.
+    moment after the kill. So nothing is gone before it has not been seen for a while.
     """
     seen = {"processes": 0.0, "files": 0.0}
     while (passed := time.monotonic() - killed) < FILES_AFTER * SLACK + QUIET:

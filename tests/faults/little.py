@@ -1,7 +1,7 @@
 """A little project with tests of its own, run by a pytest of its own that may be killed.
 
-Its sessions are in a base folder of the project's own, and its cgroups have a tag of its own, so
-that what it leaves can be told from what other sessions of this machine have.
+Its sessions are in a base folder of the project's own, and its cgroups have a tag of its own. So
+its remains differ from those of other sessions on this machine.
 """
 
 from __future__ import annotations

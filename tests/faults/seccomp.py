@@ -1,7 +1,7 @@
 """A seccomp filter that refuses chosen system calls: for programs of the tests' own.
 
-Runs in the little projects' pytest, since what it does cannot be undone: everything that is started
-from there has it too.
+It runs in the little projects' pytest, since it cannot be undone. Everything that is started from
+there has it too.
 """
 
 from __future__ import annotations

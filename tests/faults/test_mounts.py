@@ -1,8 +1,8 @@
 """The network namespace that runsc mounts in its state folder is gone, however a run ends.
 
-By our flags runsc makes none. A flag of the user's can have it back: a sandbox that sees nothing of
-the host has no mount namespace beside the host's, and its mount is one of the host's. An ordinary
-user's is in a namespace of runsc's, and releases before 2026-08 have none.
+By our flags runsc makes none. A flag of the user's can have it back. A sandbox that sees nothing of
+the host has no mount namespace of its own. Its mount is one of the host's. An ordinary user's is in
+a namespace of runsc's, and releases before 2026-08 have none.
 """
 
 from __future__ import annotations

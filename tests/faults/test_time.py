@@ -110,8 +110,8 @@ def test_deadlines_and_durations_do_not_follow_the_clock(runs: Runs, fake: FakeR
 def test_a_clock_that_has_just_begun_is_a_clock(any_little: Little) -> None:
     """A monotonic clock near zero, as after a boot, works, with the boot time an hour ahead.
 
-    Of a time namespace the kernel lets nobody step the clocks once a process is in it, and
-    CLOCK_REALTIME is the machine's: what jumps in a test has to be pretended, as above.
+    Nobody may step the clocks of a time namespace once a process is in it, and CLOCK_REALTIME is
+    the machine's. So a jump in a test has to be pretended, as above.
     """
     back = int(time.monotonic()) - 2
     any_little.before = ("unshare", "--map-root-user", "--time", "--fork", "--kill-child",

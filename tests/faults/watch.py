@@ -1,7 +1,7 @@
 """A census, and a look at a canary tree, after every test that injects a fault.
 
-A fixture of a module or of the session keeps what it has made for longer than one test: what a
-test leaves is remembered with the test's name, and told if it is still there at the end.
+A fixture of a module or of the session keeps things for longer than one test. So remains are
+remembered with the test's name, and told if they are still there at the end.
 """
 
 from __future__ import annotations

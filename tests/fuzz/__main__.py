@@ -3,7 +3,7 @@
     python -m tests.fuzz [--runs N] [--seed N] [TARGET…]
 
 ``--runs`` is for all targets together. An input may take a second and 200 MB beyond what the
-interpreter has; one that takes more, or raises what is no error of ours, is a find: it is kept in
+interpreter has. One that takes more, or raises no error of ours, is a find. A find is kept in
 .build/fuzz/, and becomes a file of tests/fuzz/cases/TARGET/ when it is mended.
 """
 

@@ -1,7 +1,7 @@
 """The readers of untrusted bytes, each as a function of bytes.
 
-A target raises nothing for input that it takes, or refuses with an error of its own tree; anything
-else that it raises is a find. Where a result can be checked, the target does that.
+A target takes input, or refuses it with an error of its own tree. Anything else that it raises is a
+find. Where a result can be checked, the target does that.
 """
 
 from __future__ import annotations

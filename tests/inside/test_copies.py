@@ -88,7 +88,7 @@ def test_a_copy_sees_the_files_that_the_host_has_now(
 ) -> None:
     """Neither contents nor names of before count, though a plugin has read them before the gate.
 
-    gVisor keeps the names in a folder in which a file is open: where they have changed, there is no
+    gVisor keeps the names in a folder in which a file is open. Where they have changed, there is no
     copy.
     """
     for name in ("data.txt", "gone.txt"):

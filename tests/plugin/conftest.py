@@ -3,11 +3,11 @@
     project.write({"test_x.py": "…"}).run("--gvisor-strict").ends(passed=1).shows("[kvm]")
 
 The fixture `project` runs its test twice: the inner pytest without xdist, and with ``-n2``. That is
-for what crosses from a worker to its controller (reports, sections, warnings, counts, the header),
-and for what each process does anew (collection, probes, folders).
+for anything that crosses from a worker to its controller: reports, sections, warnings, counts, the
+header. It is also for anything that each process does anew: collection, probes, folders.
 
-`alone` is for what the process of a test decides by itself, and runs once, with ``-n0``: a run with
-workers takes twice the processor time.
+`alone` is for anything that the process of a test decides by itself. It runs once, with ``-n0``: a
+run with workers takes twice the processor time.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def test_docker_runs_the_fixture_images_as_we_do(dockerd: str, case: Case) -> No
 def test_docker_stop_sends_what_our_deadline_does(dockerd: str) -> None:
     """The image's signal, which the workload traps; and the peer is gVisor and no other runtime.
 
-    A runtime that docker does not know is docker's own error, and not runc: nothing of ours starts
+    A runtime that docker does not know is docker's own error, and not runc. Nothing of ours starts
     a container with docker.
     """
     ask(dockerd, "load", "--quiet", "--input", str(archive("volumes"))).check_returncode()

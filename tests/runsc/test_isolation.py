@@ -190,8 +190,8 @@ WAYS_TO_CHANGE = {
 def test_nothing_changes_what_is_read_only(gvisor: Gvisor, tmp_path: Path) -> None:
     """No system call changes a file, its attributes or the folder of a read-only bind.
 
-    A file that its owner may write to, and a sandbox that runs as this owner: nothing but the mount
-    is in the way.
+    Its owner may write to the file, and the sandbox runs as this owner. Nothing but the mount is in
+    the way.
     """
     (tmp_path / "data").mkdir()
     tries = []

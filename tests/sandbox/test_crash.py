@@ -132,8 +132,8 @@ print([d for d in done if d[0] != "read" or d[1].startswith("socket")])
 def test_a_hostile_program_cannot_speak_for_the_guest(gvisor_sandbox: Sandbox) -> None:
     """Root's program finds no descriptor of the guest on which a forged end is believed.
 
-    The guest's line to the host is a socket, which cannot be opened again, and the guest itself
-    cannot be traced.
+    The guest's line to the host is a socket, which cannot be opened again. The guest itself cannot
+    be traced.
     """
     with gvisor_sandbox.popen(["sh", "-c", "read x; exit 7"]) as honest:
         done = gvisor_sandbox.exec(["python3", "-c", FORGER], timeout=30)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.prose import broken, check_page, main, texts
+from scripts.prose import bodies, broken, check, check_page, main, texts
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,38 @@ add(help=f"{x} of {y}", description=z)
         "an ini option",
         "an option in two parts",
     ]
+
+
+def test_the_paragraphs_below_a_summary_and_attributes_docstrings_are_bodies() -> None:
+    """Summaries, lists, tables and code are none."""
+    source = '''"""Module.
+
+It has
+a body.
+
+- a list
+
+    code
+"""
+LEAST = 1
+"""An attribute."""
+print(LEAST)
+"""No docstring."""
+class A:
+    """Class."""
+    least: int = 1
+    """Another."""
+'''
+    found = [(line, " ".join(text.split())) for line, text in bodies(ast.parse(source))]
+    assert found == [(1, "It has a body."), (11, "An attribute."), (17, "Another.")]
+
+
+def test_a_long_sentence_of_a_body_is_a_find(tmp_path: Path) -> None:
+    """The other rules are for summaries alone."""
+    path = tmp_path / "module.py"
+    path.write_text(f'"""A module.\n\nWhat {"very " * 19}long.\n"""\n')
+    (find,) = check(path)
+    assert find.rule == "21 words, more than 20"
 
 
 def test_a_find_is_a_line_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """mypy and pyright know the settings of a call: what the documents write, and what nobody may.
 
-One process of each checker looks at all of it: a start costs several seconds. pyright is the one of
-basedpyright, whose wheel brings the program that runs it.
+One process of each checker looks at all of it, since a start costs several seconds. The pyright is
+that of basedpyright. Its wheel brings the program that runs it.
 """
 
 from __future__ import annotations

@@ -157,7 +157,8 @@ Unpack = Callable[..., Path]
 def unpack(tmp_path: Path) -> Iterator[Unpack]:
     """Unpack layers made of items into ``root``, and check that no other file changes.
 
-    The root is in the middle of a canary tree: what leads out of it by a few steps ends there.
+    The root is in the middle of a canary tree. A path that leads out of it by a few steps ends
+    there.
     """
     outside = tmp_path / "outside"
     root = outside / "within/root"

@@ -1,8 +1,8 @@
 """Our unpacking beside that of umoci, a tool that unpacks images for runc, on the same images.
 
-Times are compared where the image says them: a folder that no entry names has the time at which it
-was made. What is left out here (devices, FIFOs, attributes that are not ``user.*``) and what only
-one of the two refuses is in `DIFFERENT`, each with its cause.
+Times are compared where the image says them. A folder that no entry names has the time at which it
+was made. `DIFFERENT` has what is left out here: devices, FIFOs, and attributes that are not
+``user.*``. It has, too, what only one of the two refuses. Each has its cause.
 """
 
 from __future__ import annotations

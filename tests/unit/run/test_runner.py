@@ -123,7 +123,8 @@ class Play:
         """Whether this may be the workload's own end.
 
         The sentry has reported one that runsc's exit status agrees with, and runsc did not
-        complain; or what the sentry says makes no sense, and the result says that it is not exact.
+        complain. Otherwise the sentry's report makes no sense, and the result says that it is not
+        exact.
         """
         noise = {str(step[0]) for step in self.before}
         garbled = "raw_event" in noise or "event" in noise
