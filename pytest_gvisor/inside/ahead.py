@@ -89,9 +89,9 @@ class Ahead:
 def most(config: pytest.Config, settings: Settings, *, writable: bool, live: bool) -> int:
     """Return how many tests at most may run before the verdict on the one before them.
 
-    None where a verdict may stop the session, where tests have effects outside, or where another
-    worker of xdist may run them. One where the
-    user sees what a test writes while it runs; ``live`` says so of the log.
+    It is none where a verdict may stop the session, or where tests have effects outside. Nor may
+    any where another worker of xdist may run them. It is one where the user sees the output of a
+    test while it runs. ``live`` says so of the log.
     """
     option = config.option
     stops = option.maxfail or getattr(option, "stepwise", False) or is_asked_for(config)

@@ -126,8 +126,8 @@ def _place_descriptors(fds: Sequence[int], error_pipe: int) -> None:
 def _inherit_links(folder: str) -> None:
     """Hand the executable and a folder to runsc, to start the sentry from.
 
-    Without ``--directfs`` that is started as the user nobody, who cannot look for the folder's path
-    in a private folder, but for a name in an open folder.
+    Without ``--directfs`` the user nobody starts that. This user can look up no path in a private
+    folder, but a name in an open folder.
     """
     opened = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     os.dup2(opened, LINKS_FD)

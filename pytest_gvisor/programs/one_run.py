@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs import child, leftovers
+    from pytest_gvisor.programs import child, leftovers, paths
     from pytest_gvisor.programs.order import Order
 else:
     import child
     import leftovers
+    import paths
     from order import Order
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     class Watcher(Protocol):
         """The part of the keeper that a run uses."""
+
+        session: str
 
         def watch(self, fd: int, act: Callable[[], None]) -> None:
             """Call ``act`` whenever ``fd`` is readable."""
@@ -51,6 +54,24 @@ DELETE_TRIES = 3
 
 _NOTHING = Order(id="", argv=(), term=(), delete=(), env={}, folder="", root="")
 """The order of a run whose message could not be read: there is nothing to remove."""
+
+
+def _check(order: Order, session: str) -> None:
+    """Check that an order names nothing but its own folder in the session, and cgroups of ours.
+
+    The keeper may be root, and removes the folder with all that it holds. It kills the processes
+    that have ``root`` on their command line, and those in the cgroups. Raises ValueError.
+    """
+    folder, root = order.folder, order.root
+    if folder:
+        name = os.path.basename(folder)
+        if name in {"", ".", ".."} or folder != os.path.join(session, name):
+            raise ValueError(f"{folder!r} is no folder of a run in {session}")
+        if not paths.below(root, folder) or os.path.normpath(root) != root:
+            raise ValueError(f"{root!r} is no state folder in {folder}")
+    for cgroup in order.cgroups:
+        if not leftovers.is_own_cgroup(cgroup):
+            raise ValueError(f"{cgroup!r} is no cgroup of a run")
 
 
 class State(enum.IntEnum):
@@ -95,9 +116,10 @@ class Run:
         """Fork the child that the order describes.
 
         Its error pipe answers: text for a failed step, the end for execve. Raises OSError, and
-        ValueError for a message that is no order; nothing is started then.
+        ValueError for a message that is no order for this session; nothing is started then.
         """
         order = Order.from_json(message)
+        _check(order, self.keeper.session)
         if len(fds) < _FEWEST_FDS:
             raise ValueError(f"{len(fds)} descriptors came with the order")
         self.order = order

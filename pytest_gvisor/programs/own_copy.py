@@ -7,7 +7,7 @@ could be executed, and if the file has not changed since before the copy.
 
 A release with sidecars looks for them beside the file that /proc/self/exe names, unless a variable
 names their folder. So it is copied if it knows that variable. If its sentry has the same bytes,
-as in a build from source, the sentry is executed from the copy too.
+as in a build from source, the copy serves for the sentry too.
 
 Standard library and its siblings only.
 """

@@ -180,6 +180,40 @@ def test_a_request_with_one_odd_part_fails_and_ends_nothing_else(
     assert runs(caller)
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("folder", "{outside}"), ("folder", "{session}"), ("folder", "{session}/"),
+        ("folder", "{session}/."), ("folder", "{session}/../outside"),
+        ("folder", "{session}/g1/root"), ("folder", "{session}-other/g1"),
+        ("root", "{outside}"), ("root", "{session}"), ("root", "{session}/g1"),
+        ("root", "{session}/g1/../../outside"), ("cgroups", "{outside}"),
+        ("cgroups", "/sys/fs/cgroup/pytest-gvisor-x/../other"),
+    ],
+)  # fmt: skip
+def test_an_order_for_anything_outside_is_refused_and_nothing_there_is_touched(
+    caller: Caller, tmp_path: Path, name: str, path: str
+) -> None:
+    """The keeper removes a run's folder and kills what is in its cgroups, perhaps as root."""
+    outside = Path(caller.session).parent / "outside"
+    outside.mkdir()
+    (outside / "canary").touch()
+    (Path(caller.session) / "canary").touch()
+    named = path.format(outside=outside, session=caller.session)
+    request = {
+        **caller.request("sh", "-c", "exit 0"),
+        name: [named] if name == "cgroups" else named,
+    }
+    heard = hear_out(caller.send(json.dumps(request).encode()))
+    assert [said["state"] for said in heard] == ["failed", "exited", "cleaned"]
+    assert heard[0]["stage"] == "request"
+    assert "ValueError" in heard[0]["detail"]
+    assert (outside / "canary").exists()
+    assert (Path(caller.session) / "canary").exists()
+    assert os.path.exists(f"{caller.session}/g1/root")
+    assert runs(caller)
+
+
 @pytest.mark.parametrize("fds", [0, 3])
 def test_an_order_without_all_its_descriptors_fails(caller: Caller, fds: int) -> None:
     """The executable or a stream is missing: nothing is started."""
@@ -370,18 +404,19 @@ def test_an_orphan_that_nobody_knows_is_killed_with_the_keeper(caller: Caller) -
     assert not os.path.exists(f"/proc/{pid}")
 
 
-def test_whoever_is_in_a_run_s_cgroups_is_killed_with_it(caller: Caller, tmp_path: Path) -> None:
+def test_whoever_is_in_a_run_s_cgroups_is_killed_with_it(caller: Caller, cgroup: str) -> None:
     """A cgroup alone identifies a process without runsc's command line and parent."""
-    (tmp_path / "cgroup.kill").touch()  # the kernel takes a 1 in it for SIGKILL to all
-    request = {**caller.request("sh", "-c", HANG), "cgroups": [str(tmp_path)]}
+    request = {**caller.request("sh", "-c", HANG), "cgroups": [cgroup]}
     control = caller.send(json.dumps(request).encode())
     assert hear(control)["state"] == "spawned"
-    control.send(b'{"op": "kill"}')
-    assert hear(control)["state"] == "exited"
-    assert (tmp_path / "cgroup.kill").read_text() == "1"
-    (tmp_path / "cgroup.kill").unlink()
+    with subprocess.Popen(["sleep", "1000"]) as member:
+        Path(cgroup, "cgroup.procs").write_text(str(member.pid))
+        control.send(b'{"op": "kill"}')
+        assert hear(control)["state"] == "exited"
+        assert member.wait(PATIENCE) == -signal.SIGKILL
     control.send(b'{"op": "release"}')
     assert hear_out(control) == [{"state": "cleaned", "leaks": []}]
+    assert not os.path.exists(cgroup)
 
 
 @pytest.mark.fault("D8")
@@ -405,7 +440,7 @@ def test_what_a_turn_has_closed_is_not_taken_for_what_has_its_number_now(
             """
         import keeper, socket
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        owner = keeper.Keeper(theirs, os.pidfd_open(os.getpid()), "/nowhere")
+        owner = keeper.Keeper(theirs, os.pidfd_open(os.getpid()), session)
         order = [owner.wake_reader, theirs.fileno()]
         ready = owner.selector.select
         owner.selector.select = lambda timeout: sorted(
@@ -437,6 +472,7 @@ def test_what_a_turn_has_closed_is_not_taken_for_what_has_its_number_now(
         result = [states(first), states(second)]
         """,
             request=request_in(tmp_path).decode(),
+            session=str(tmp_path),
         )
         == [["spawned", "exited", "cleaned"]] * 2
     )
@@ -449,6 +485,7 @@ def test_what_a_turn_has_closed_is_not_taken_for_what_has_its_number_now(
 class Stub:
     """A substitute for the keeper of a run."""
 
+    session: str
     watched: dict[int, Callable[[], None]] = field(default_factory=dict)
 
     def watch(self, fd: int, act: Callable[[], None]) -> None:
@@ -474,7 +511,7 @@ def lone(tmp_path: Path) -> Iterator[tuple[Run, Callable[[], list[Message]]]]:
     """A run, and a function that returns its new messages."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    run = Run(Stub(), theirs)
+    run = Run(Stub(str(tmp_path)), theirs)
 
     def told() -> list[Message]:
         heard: list[Message] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import json
@@ -20,7 +19,6 @@ import pytest
 from pytest_gvisor.programs import leftovers, linux, proc
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and cgroups")
-PIDS_V1 = "/sys/fs/cgroup/pids"
 ROOT = "/nowhere/s-1/g1/root"
 
 Start = Callable[..., int]
@@ -497,17 +495,6 @@ def test_a_journal_is_read_whatever_is_in_it(tmp_path: Path) -> None:
     (tmp_path / "journal").write_text("\n".join(lines), errors="surrogateescape")
     assert leftovers.journalled_cgroups(str(tmp_path)) == mine
     assert leftovers.journalled_cgroups(str(tmp_path / "nowhere")) == []
-
-
-@pytest.fixture
-def cgroup() -> Iterator[str]:
-    """An empty cgroup of our own making."""
-    base = PIDS_V1 if os.path.isdir(PIDS_V1) else "/sys/fs/cgroup"
-    path = f"{base}/pytest-gvisor-test-{os.getpid()}"
-    os.mkdir(path)
-    yield path
-    with contextlib.suppress(FileNotFoundError):
-        os.rmdir(path)
 
 
 def test_a_cgroup_is_killed_by_its_switch(tmp_path: Path, start: Start) -> None:
