@@ -1,7 +1,7 @@
 """The kept sandbox that is started before it is planned, as the last session has started it.
 
 It comes up while the host imports what plans it. The session's options and environment lead to it,
-which decide nothing: whether it is the right one is seen when the plan is made (`run.adopting`).
+which decide nothing. Whether it is the right one is seen when the plan is made (`run.adopting`).
 """
 
 from __future__ import annotations

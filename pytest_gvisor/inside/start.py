@@ -193,8 +193,7 @@ def launch(
     ``saved`` is the folder of a sandbox of the same plan that was saved at its gate. With it, the
     pytest goes on from there. ``roots`` is a folder for skeletons of copies, if not the session's:
     one of the same plan may be there. With ``watched``, the pytest notes whether its command line
-    is read up to the gate. ``ahead`` was handed over before, and is used if it
-    is equal.
+    is read up to the gate. ``ahead`` was handed over before, and is used if it is equal.
     """
     root = root_ahead.of(config)
     if root is not None:

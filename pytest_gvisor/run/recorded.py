@@ -1,8 +1,8 @@
 """A run that is handed over before it is planned, as one that an earlier session has recorded.
 
 Modules that plan a run take longer to import than ``runsc`` takes to start. `Launched` needs few of
-them. The plan that is made meanwhile is compared with all that was handed over, and the run is used
-only if both are equal (`run.connected`).
+them. The plan that is made meanwhile is compared with all that was handed over. The run is used
+only if both are equal (`adopting`).
 """
 
 from __future__ import annotations
