@@ -2,7 +2,7 @@
 
 Modules that plan a run take longer to import than ``runsc`` takes to start. `Launched` needs few of
 them. The plan that is made meanwhile is compared with all that was handed over. The run is used
-only if both are equal (`adopting`).
+only if both are equal (`run.connected`).
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ PROGRAMS = {
     "programs/keeper.py": {"linux", "leftovers", "one_run", "order", "own_copy", "spare"},
     "programs/own_copy.py": {"child", "linux", "order"},
     "programs/spare.py": {"child", "linux", "order"},
-    "programs/one_run.py": {"child", "leftovers", "order"},
+    "programs/one_run.py": {"child", "leftovers", "paths", "order"},
     "programs/child.py": {"linux", "membarrier", "order", "proc"},
     "programs/membarrier.py": {"linux"},
     "programs/order.py": set[str](),
