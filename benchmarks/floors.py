@@ -61,6 +61,25 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
+# pytest's capture takes the places of the standard streams meanwhile.
+_COLLECTED = """\
+import os, sys
+import pytest
+
+streams = os.dup(0), os.dup(1)
+
+
+class Gate:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session):
+        os.write(streams[1], b".")
+        os.read(streams[0], 1)
+
+
+sys.exit(pytest.main(sys.argv[1:], plugins=[Gate()]))
+"""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Floors:
     """Whether floors are measured, and those that could not be."""
@@ -172,9 +191,18 @@ def plain(bench: Bench, project: Project) -> Iterator[Peer]:
     yield lambda: bare.run(bundle)
 
 
-@contextlib.contextmanager
-def restored(bench: Bench, project: Project) -> Iterator[Peer]:
+def imported(bench: Bench, project: Project) -> AbstractContextManager[Peer]:
     """A saved Python that has imported pytest and its plugins, and runs the tests from there on."""
+    return _restored(bench, project, _AT_THE_GATE)
+
+
+def collected(bench: Bench, project: Project) -> AbstractContextManager[Peer]:
+    """A saved pytest that has collected the tests, and runs them from there on."""
+    return _restored(bench, project, _COLLECTED)
+
+
+@contextlib.contextmanager
+def _restored(bench: Bench, project: Project, program: str) -> Iterator[Peer]:
     bare, config = _python(bench, project)
     try:
         saving.check(bench.runsc, bench.platform, bench.way)
@@ -184,7 +212,7 @@ def restored(bench: Bench, project: Project) -> Iterator[Peer]:
         raise Unavailable(str(error)) from error
     background = ["--background"] if "background" in features.flag_names(answer) else []
     options = project.plain[project.plain.index("pytest") + 1 :]
-    config["process"]["args"] = [sys.executable, "-c", _AT_THE_GATE, *options]
+    config["process"]["args"] = [sys.executable, "-c", program, *options]
     bundle = bare.bundle("bundle", config)
     image = bare.save(bundle, flags)
     bare.restore(bundle, image, background)

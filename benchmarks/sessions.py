@@ -35,7 +35,8 @@ _NUMBERS = (1, 3, 10, 30, 100, 300, 1000, 3000)
 _SETTINGS = ("PYTEST_", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 _DEADLINE = 120.0
 _BARE = "plain `pytest` by bare `runsc run`"
-_RESTORED = "bare `runsc restore` of a Python with pytest imported"
+_IMPORTED = "bare `runsc restore` of a Python with pytest imported"
+_COLLECTED = "bare `runsc restore` of a pytest that has collected the test"
 _FROM_EARLIER = "was kept from an earlier session"
 
 
@@ -131,8 +132,8 @@ _COLD = _Way(
     bare=floors.plain,
 )  # fmt: skip
 _KEPT = _Way(
-    row="kept", name="kept sandbox", target=0.150, floor_by=f"{_RESTORED}, beside the host's",
-    bare=floors.restored, options=("-vv",), check=_is_kept,
+    row="kept", name="kept sandbox", target=0.150, floor_by=f"{_IMPORTED}, beside the host's",
+    bare=floors.imported, options=("-vv",), check=_is_kept,
     sessions_before=4,  # one that compiles, one that saves, and two that use it
 )  # fmt: skip
 
@@ -243,14 +244,14 @@ def isolation(bench: Bench, count: int) -> Iterator[Result]:
             "one": lambda: one.run(*options),
         }
         with contextlib.ExitStack() as stack:
-            bench.floors.join(stack, "isolation", contenders, lambda: floors.restored(bench, one))
+            bench.floors.join(stack, "isolation", contenders, lambda: floors.collected(bench, one))
             series = interleaved(contenders, count, limit=35)
     pairs = zip(series["ours"].values, series["one"].values, strict=True)
     yield Floored(
         row="isolation", what=f"`--gvisor-isolation test`, each of {_FRESH_TESTS} more tests",
         against="one test alone, subtracted", figure=Figure.TIME,
         ours=Series(tuple(all_of_them - alone for all_of_them, alone in pairs)).over(_FRESH_TESTS),
-        floor=series.get(floors.NAME), floor_by=_RESTORED, target=0.250,
+        floor=series.get(floors.NAME), floor_by=_COLLECTED, target=0.250,
     )  # fmt: skip
 
 
