@@ -215,7 +215,10 @@ def _equal(sentry: int, copy: int, known: tuple[int, ...], *, parent: int) -> No
 
 
 def _fill(source: int, target: int, size: int, word: bytes = b"") -> None:
-    """Copy on huge pages, and seal the copy. Raises `OSError` where the kernel gives none."""
+    """Copy a file that contains ``word`` on huge pages, and seal the copy.
+
+    Raises `OSError` for a file without it, and where the kernel gives no huge pages.
+    """
     whole = -(-size // _HUGE) * _HUGE
     os.ftruncate(target, whole)
     with linux.mapped(target, whole, alignment=_HUGE) as (address, memory):
