@@ -17,6 +17,14 @@ _MAX_DETAIL = 200
 _loads, _Decoder = json.loads, json.JSONDecoder
 
 
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+_PLAIN = json.JSONDecoder(parse_constant=_refuse)
+"""Made once: `json.loads` would make one for each text."""
+
+
 def loads(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """The value of a JSON text; ``pairs`` makes the objects of it, from their keys and values.
 
@@ -25,6 +33,8 @@ def loads(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | 
     goes, or has more digits than `int` takes.
     """
     try:
+        if pairs is None and type(text) is str:
+            return _PLAIN.decode(text)
         return _loads(text, cls=_Decoder, object_pairs_hook=pairs, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         detail = str(error).encode("ascii", "backslashreplace").decode()
@@ -62,7 +72,3 @@ def without_strings(text: bytes, most: int) -> bytes | None:
 
 def _between(text: bytes) -> int:
     return sum(map(text.count, (b"[", b"{", b",", b":")))
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")

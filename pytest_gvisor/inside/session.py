@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import time
@@ -169,7 +170,7 @@ class InsideSession:
         if following is not None and following is nextitem:
             room = self._room(item)
             if hasattr(self._config, "workerinput"):
-                sure, after = self._sure_of_worker(item, following, room)
+                sure, after = xdist_queue.sure(item, following, room)
             else:
                 sure = self._sure(item, following, room)
                 after = next(self._upcoming(sure[-1], following), None) if sure else None
@@ -203,26 +204,6 @@ class InsideSession:
             found.append(other)
         return found
 
-    @staticmethod
-    def _sure_of_worker(
-        item: pytest.Item, following: pytest.Item, room: int
-    ) -> tuple[list[pytest.Item], pytest.Item | None]:
-        """Return the same in a worker of xdist, and the test after those.
-
-        The test after a test decides what is torn down. So of the last one that the worker has, it
-        is not known whether it can run.
-        """
-        order: list[pytest.Item | None] = [following]
-        if room:
-            order += xdist_queue.waiting(item.session)[:room]
-        group, here = item.stash[seat_key].group, list[pytest.Item]()
-        for other in order:
-            seat = None if other is None else other.stash.get(seat_key, None)
-            if other is None or seat is None or seat.group is not group or is_refused(other):
-                return here, None
-            here.append(other)
-        return here[:-1], here[-1]
-
     def _upcoming(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[pytest.Item]:
         """Yield the tests after this one in its sandbox that the host will not skip or fail.
 
@@ -255,6 +236,7 @@ class InsideSession:
 
             def go_on(link: Link) -> None:
                 link.show = self._show()
+                link.chores = self._chores(group.items)
                 collect(
                     link,
                     items=group.items,
@@ -283,6 +265,18 @@ class InsideSession:
             held_back=self._inside.held_back,
             explain=self._explain_factory(group.items),
         )
+
+    def _chores(self, items: Sequence[pytest.Item]) -> Iterator[None]:
+        """Do for one test after another what it needs of the host: the pytest inside collects."""
+        if hasattr(self._config, "workerinput"):
+            return  # most are another worker's
+        for item in items:
+            # An error comes up again when the test has its turn.
+            with contextlib.suppress(Exception):
+                _ = item.location  # which pytest keeps
+                if not is_refused(item):
+                    cells.cell_of(item)
+            yield
 
     def _has_copies(self, group: Group) -> bool:
         """Whether several sandboxes are started in the same way, for a test or a module each."""

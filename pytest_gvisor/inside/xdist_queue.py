@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor.inside.groups import seat_key
+from pytest_gvisor.inside.requirements import is_refused
+
 KEEPS = "gvisor_keeps_order"
 """Whether the controller takes no test back, in what it tells its workers."""
 
@@ -41,6 +44,26 @@ def waiting(session: pytest.Session) -> Sequence[pytest.Item | None]:
         found = list(places)
     # Only the mark for the end of all tests is no number.
     return [session.items[place] if isinstance(place, int) else None for place in found]
+
+
+def sure(
+    item: pytest.Item, following: pytest.Item, room: int
+) -> tuple[list[pytest.Item], pytest.Item | None]:
+    """Return the tests that come right after this one in its sandbox, and the one after those.
+
+    The test after a test decides what is torn down. So of the last one that the worker has, it is
+    not known whether it can run.
+    """
+    order: list[pytest.Item | None] = [following]
+    if room:
+        order += waiting(item.session)[:room]
+    group, here = item.stash[seat_key].group, list[pytest.Item]()
+    for other in order:
+        seat = None if other is None else other.stash.get(seat_key, None)
+        if other is None or seat is None or seat.group is not group or is_refused(other):
+            return here, None
+        here.append(other)
+    return here[:-1], here[-1]
 
 
 def _interactor(config: pytest.Config) -> Any:

@@ -12,7 +12,6 @@ import pytest
 from pytest_gvisor.inside import xdist_queue
 from pytest_gvisor.inside.groups import Group, Seat, seat_key
 from pytest_gvisor.inside.requirements import _refused_key
-from pytest_gvisor.inside.session import InsideSession
 from pytest_gvisor.settings import Isolation, Settings
 
 SHUTDOWN = object()
@@ -101,6 +100,6 @@ def test_a_test_is_named_when_the_one_after_it_is_known(
     """The test after it decides which fixtures are torn down. Some tests have another sandbox."""
     session = session_of(places)
     first, following = session.items[:2]
-    found, then = InsideSession._sure_of_worker(first, following, room)
+    found, then = xdist_queue.sure(first, following, room)
     assert [cast("Any", item).name for item in found] == sure
     assert (None if then is None else cast("Any", then).name) == after
