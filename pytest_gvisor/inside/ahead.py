@@ -12,7 +12,6 @@ from collections.abc import Collection
 
 import pytest
 
-from pytest_gvisor.inside import xdist_queue
 from pytest_gvisor.inside.debugger import is_asked_for
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.settings import Network, Settings
@@ -86,17 +85,18 @@ class Ahead:
         self._ids.extend(fresh)
 
 
-def most(config: pytest.Config, settings: Settings, *, writable: bool, live: bool) -> int:
+def most(
+    config: pytest.Config, settings: Settings, *, writable: bool, live: bool, known: bool
+) -> int:
     """Return how many tests at most may run before the verdict on the one before them.
 
     It is none where a verdict may stop the session, or where tests have effects outside. Nor may
-    any where another worker of xdist may run them. It is one where the user sees the output of a
-    test while it runs. ``live`` says so of the log.
+    any where another worker of xdist may run them: ``known`` says that none does. It is one where
+    the user sees the output of a test while it runs. ``live`` says so of the log.
     """
     option = config.option
     stops = option.maxfail or getattr(option, "stepwise", False) or is_asked_for(config)
-    stolen = hasattr(config, "workerinput") and not xdist_queue.is_known(config)
-    if stops or writable or settings.network is Network.HOST or stolen:
+    if stops or writable or settings.network is Network.HOST or not known:
         return 0
     shows = any(getattr(option, name, False) for name in ("setupshow", "setuponly"))
     return 1 if live or shows or config.getoption("capture", "fd") == "no" else MOST

@@ -185,7 +185,8 @@ class InsideSession:
         """Return how many tests may be named to the sandbox of this one ahead."""
         group = item.stash[seat_key].group
         writable, live = bool(self._inside.writable), "live log" in self._bridges.names
-        most = ahead.most(self._config, group.settings, writable=writable, live=live)
+        known = xdist_queue.is_known(self._config)
+        most = ahead.most(self._config, group.settings, writable=writable, live=live, known=known)
         return min(most, 1 if group.worker is None else group.worker.ahead.room)
 
     @staticmethod

@@ -27,8 +27,10 @@ def keeps_order(config: pytest.Config) -> bool:
 
 
 def is_known(config: pytest.Config) -> bool:
-    """Whether the tests that a worker will run next are known: not so if others may steal them."""
-    given: dict[str, Any] = getattr(config, "workerinput", {})
+    """Whether the tests that come next are known: not so in a worker from which others steal."""
+    given: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if given is None:
+        return True
     return given.get(KEEPS) is True and _interactor(config) is not None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from pytest_gvisor.inside import ahead
 from pytest_gvisor.inside.ahead import MOST, Ahead, Ids
 from pytest_gvisor.inside.link import Died, Link
-from pytest_gvisor.inside.xdist_queue import KEEPS
 from pytest_gvisor.settings import Network, Settings
 
 NAMES = tuple(f"test_it.py::test_{number}" for number in range(80))
@@ -100,28 +98,12 @@ def test_many_are_named_where_tests_are_short() -> None:
     assert named.room == 0
 
 
-QUEUE = SimpleNamespace(lock=None)
-"""Takes the place of the queue of a worker of xdist."""
-
-
 class Config:
     """Takes the place of a configuration with these options."""
 
-    def __init__(
-        self,
-        *,
-        worker: bool = False,
-        keeps: bool = False,
-        queue: object = None,
-        capture: str = "fd",
-        **options: object,
-    ) -> None:
+    def __init__(self, *, capture: str = "fd", **options: object) -> None:
         self.option = type("Options", (), {"maxfail": 0, **options})
-        self.stash = pytest.Stash()
-        self.pluginmanager = SimpleNamespace(get_plugins=lambda: [SimpleNamespace(torun=queue)])
         self._capture = capture
-        if worker:
-            self.workerinput: dict[str, object] = {KEEPS: keeps}
 
     def getoption(self, _name: str, _default: object) -> str:
         """Return the way of capturing."""
@@ -134,9 +116,7 @@ class Config:
         (Config(), {}, MOST),
         (Config(maxfail=1), {}, 0),
         (Config(stepwise=True), {}, 0),
-        (Config(worker=True, queue=QUEUE), {}, 0),
-        (Config(worker=True, keeps=True), {}, 0),
-        (Config(worker=True, keeps=True, queue=QUEUE), {}, MOST),
+        (Config(), {"known": False}, 0),
         (Config(), {"writable": True}, 0),
         (Config(), {"network": Network.HOST}, 0),
         (Config(), {"network": Network.SANDBOX}, MOST),
@@ -151,5 +131,5 @@ def test_no_test_runs_ahead_that_the_host_may_not_want(
 ) -> None:
     """A verdict may stop the session, effects outside stay, and the user may watch."""
     settings = Settings(network=how.pop("network", Network.NONE))
-    how = {"writable": False, "live": False, **how}
+    how = {"writable": False, "live": False, "known": True, **how}
     assert ahead.most(cast("pytest.Config", config), settings, **how) == count

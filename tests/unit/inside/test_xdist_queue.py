@@ -81,6 +81,11 @@ def test_nothing_is_known_without_the_word_of_the_controller_and_the_queue(
     assert bool(xdist_queue.waiting(session)) is known
 
 
+def test_without_xdist_no_other_worker_steals() -> None:
+    """The order of tests is the session's then."""
+    assert xdist_queue.is_known(cast("pytest.Config", SimpleNamespace()))
+
+
 @pytest.mark.parametrize(
     ("places", "room", "sure", "after"),
     [
