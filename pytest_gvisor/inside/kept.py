@@ -26,7 +26,7 @@ from pytest_gvisor.inside import (
     savable,
 )
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
-from pytest_gvisor.inside.start import Plan, Started, begin, launch
+from pytest_gvisor.inside.start import Plan, Started, begin, foreseen, launch
 from pytest_gvisor.plugin.placement import EARLY
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run import saved, saved_store
@@ -56,6 +56,7 @@ class _Missing:
 class _New:
     """The image of a saved sandbox that is to be kept."""
 
+    plan: Plan
     key: str
     image: str
     facts: dict[str, Any]
@@ -117,6 +118,7 @@ class Kept:
             return None
         if changed := _changed(held):
             held.close()
+            kept_ahead.discard(self._config)  # it holds the image too
             self._drop(key, f"{changed} has changed since")
             return None
         state = host_files.of_start(self._config, plan.shown)
@@ -240,7 +242,8 @@ class Kept:
             shutil.rmtree(image, ignore_errors=True)
             return link, None
         facts = {**state, "start": shown.start}
-        return link, _New(key=missing.keys[link.reads], image=image, facts=facts)
+        key = missing.keys[link.reads]
+        return link, _New(plan=missing.plan, key=key, image=image, facts=facts)
 
     def _keep(self, new: _New) -> None:
         try:
@@ -251,10 +254,21 @@ class Kept:
             store = SavedStore.open(make=True)
             if store is not None and store.keep(new.key, new.image, new.facts):
                 self._say("the first sandbox of tests inside is kept for later sessions")
+                self._foresee(store, new)
         except (GvisorError, OSError) as error:
             self._say(f"{_NONE}: {error}")
         finally:
             shutil.rmtree(new.image, ignore_errors=True)
+
+    def _foresee(self, store: SavedStore, new: _New) -> None:
+        """Make the root of its copies, and record how the next session starts one."""
+        held = store.find(new.key, uses=False)
+        if held is None:
+            return
+        with contextlib.closing(held), contextlib.suppress(GvisorError, OSError, ValueError):
+            recorded = foreseen(self._config, new.plan, held.image, held.roots)
+            env = new.plan.inside.env
+            kept_ahead.note(self._config, env, held.image, recorded, adopted=False)
 
     def _drop(self, key: str, why: str) -> None:
         self._say(f"a sandbox that an earlier session has kept was not used: {why}")

@@ -29,7 +29,7 @@ from pytest_gvisor.oci.spec import Capabilities
 from pytest_gvisor.oci.vocabulary import Capability
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.run import following
-from pytest_gvisor.run.adopting import Adopting
+from pytest_gvisor.run.adopting import Adopting, Rehearsal
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.specification import id_mappings
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.inside.returned import Taker
     from pytest_gvisor.inside.root_ahead import RootAhead
     from pytest_gvisor.oci.spec import Mount, Spec
-    from pytest_gvisor.run.recorded import Launched
+    from pytest_gvisor.run.recorded import Launched, Recorded
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.settings import Settings
 
@@ -198,20 +198,7 @@ def launch(
     root = root_ahead.of(config)
     if root is not None:
         root.end()  # before a keeper that does not come up takes the session's folder with it
-    request = Request(
-        runsc=plan.runsc,
-        platform=plan.platform,
-        # The limit on output is that of a workload, and not of what a pytest inside shows.
-        settings=dataclasses.replace(plan.settings, max_output=DEFAULT_MAX_OUTPUT),
-        make_spec=lambda workspace: _spec(
-            workspace, plan, shared=(roots or workspace.shared) if saved else None, ahead=root
-        ),
-        # With folders to bind, the child makes the user namespace itself: see programs/child.py.
-        way=Way.OWN if plan.way is Way.FLAG else plan.way,
-        # A file of the host's that is mapped there has not been tried on kvm's page tables.
-        shared=plan.platform is not Platform.KVM,
-        restores=saved,
-    )
+    request = _request(plan, saved, roots, root)
     launcher, record = engine_of(config).launcher, Record()
     if ahead is None:
         driven = Driven(request, launcher, record)
@@ -223,6 +210,32 @@ def launch(
         _command(link, "start", **plan.command, sys_path=path, watched=watched)
         _supply(link, plan)
     return link
+
+
+def foreseen(config: pytest.Config, plan: Plan, saved: str, roots: str) -> Recorded:
+    """Return what `launch` will hand over with a saved sandbox; its root is made by that.
+
+    Raises `GvisorError`, `OSError`, or `ValueError` if it cannot be known.
+    """
+    request = _request(plan, saved, roots, None)
+    return Rehearsal(request, engine_of(config).launcher, Record()).recorded()
+
+
+def _request(plan: Plan, saved: str, roots: str, ahead: RootAhead | None) -> Request:
+    return Request(
+        runsc=plan.runsc,
+        platform=plan.platform,
+        # The limit on output is that of a workload, and not of what a pytest inside shows.
+        settings=dataclasses.replace(plan.settings, max_output=DEFAULT_MAX_OUTPUT),
+        make_spec=lambda workspace: _spec(
+            workspace, plan, shared=(roots or workspace.shared) if saved else None, ahead=ahead
+        ),
+        # With folders to bind, the child makes the user namespace itself: see programs/child.py.
+        way=Way.OWN if plan.way is Way.FLAG else plan.way,
+        # A file of the host's that is mapped there has not been tried on kvm's page tables.
+        shared=plan.platform is not Platform.KVM,
+        restores=saved,
+    )
 
 
 def collect(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import root_image
 from pytest_gvisor.run.connected import Driven, DrivenSupervisor
 from pytest_gvisor.run.pipes import Streams
@@ -109,16 +111,30 @@ class Adopting(Driven):
         supervisor.adopt(keeper, control)
 
 
+class Rehearsal(Driven):
+    """A driven run that is not handed over."""
+
+    def recorded(self) -> Recorded:
+        """Return what it would be started with. Raises `GvisorError`, and as `recorded`."""
+        with contextlib.ExitStack() as undo:
+            _keeper, self.workspace, order = self._prepare(undo)
+            return _recorded(self, order)
+
+
 def recorded(driven: Driven) -> Recorded:
     """Return what a run was started with, for a later session.
 
     Raises `OSError`, or `ValueError` for a run that cannot be handed over before it is planned.
     """
+    return _recorded(driven, driven.supervisor.order)
+
+
+def _recorded(driven: Driven, order: Order) -> Recorded:
     request, workspace = driven.request, driven.workspace
     if not request.shared:
         raise ValueError("its streams are others")
     return Recorded.of(
-        driven.supervisor.order,
+        order,
         config=_text(os.path.join(workspace.path("bundle"), CONFIG)),
         events=_text(workspace.path(EVENTS)),
         runsc=request.runsc.path,

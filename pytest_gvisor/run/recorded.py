@@ -8,6 +8,7 @@ only if both are equal (`run.connected`).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -19,6 +20,7 @@ from typing import Any, Final, Self
 
 from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.programs.order import Order
+from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run.pipes import SharedStreams
 from pytest_gvisor.run.sentry import Listener
 from pytest_gvisor.sessions.launcher import Control, Keeper
@@ -64,8 +66,13 @@ class Recorded:
 
     @classmethod
     def of(cls, order: Order, *, config: str, events: str, runsc: str, max_output: int) -> Self:
-        """Record a run that has no cgroups. Raises `OSError`, or `ValueError` if it cannot be."""
-        if order.cgroups or order.netns or not events:
+        """Record a run that has no cgroups and no root of its own, for these are made for each run.
+
+        Raises `OSError`, or `ValueError` for another one.
+        """
+        parts = [loads(config)["root"]["path"], *itertools.chain(*order.binds)]
+        own = any(within(path, order.folder) for path in parts)
+        if order.cgroups or order.netns or own or not events:
             raise ValueError("it has more than its folder")
         made = {"order": loads(order.to_json()), "config": config, "events": events}
         plain = _replaced(made, (order.folder, _FOLDER), (order.id, _ID))

@@ -90,8 +90,11 @@ class SavedStore:
             os.close(found.open())
             return cls(found.path)
 
-    def find(self, key: str) -> Held | None:
-        """Hold a whole sandbox; None for a missing one, and for one that is just being made."""
+    def find(self, key: str, *, uses: bool = True) -> Held | None:
+        """Hold a whole sandbox; None for a missing one, and for one that is just being made.
+
+        Its last use is now, unless the caller ``uses`` it not.
+        """
         name = self._folders.link(key)
         if not name or is_id(name):
             return None
@@ -100,7 +103,8 @@ class SavedStore:
             on_failure.callback(os.close, lock)
             path = self._folders.path(name)
             if is_taken(lock, fcntl.LOCK_SH) and (facts := _whole(path)) is not None:
-                os.utime(lock)
+                if uses:
+                    os.utime(lock)
                 on_failure.pop_all()
                 return Held(image=f"{path}/image", roots=f"{path}/roots", facts=facts, lock=lock)
         return None

@@ -90,12 +90,13 @@ def record_of(cache: Path) -> Path:
     return path
 
 
-def test_the_third_session_starts_it_before_it_is_planned(run: Run, cache: Path) -> None:
-    """The second one has recorded how. A right record stays as it is."""
-    assert [said(run()), said(run())] == [[SAVED], [USED]]
+def test_the_second_session_starts_it_before_it_is_planned(run: Run, cache: Path) -> None:
+    """The first one has recorded how. A right record stays as it is."""
+    assert said(run()) == [SAVED]
     before = record_of(cache).stat().st_ino
-    assert said(run("-k", "test_it")) == [USED]
-    assert record_of(cache).stat().st_ino == before
+    for _ in range(2):
+        assert said(run("-k", "test_it")) == [USED]
+        assert record_of(cache).stat().st_ino == before
 
 
 TAMPERED: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -109,7 +110,7 @@ TAMPERED: dict[str, Callable[[dict[str, Any]], None]] = {
 @pytest.mark.parametrize("what", TAMPERED)
 def test_one_that_was_started_otherwise_runs_no_test(what: str, run: Run, cache: Path) -> None:
     """The kept sandbox is started as it was planned instead, and the record is corrected."""
-    assert [said(run()), said(run())] == [[SAVED], [USED]]
+    assert said(run()) == [SAVED]
     path = record_of(cache)
     right = json.loads(path.read_text())
     TAMPERED[what](wrong := json.loads(path.read_text()))

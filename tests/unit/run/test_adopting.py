@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -147,12 +148,27 @@ def test_an_order_for_anything_else_is_not_handed_over(
     assert (other / "file").is_dir()
 
 
-def test_a_run_with_more_than_its_folder_is_not_recorded() -> None:
-    """Cgroups are made for each run."""
+@pytest.mark.parametrize(
+    ("change", "root"),
+    [
+        ({"cgroups": ("/sys/fs/cgroup/x",)}, "/roots/a"),
+        ({"netns": "/s/g1/netns"}, "/roots/a"),
+        ({"binds": (("/usr", "/s/g1/rootfs/usr"),)}, "/roots/a"),
+        ({}, "/s/g1/rootfs"),
+    ],
+)
+def test_a_run_with_more_than_its_folder_is_not_recorded(change: dict[str, Any], root: str) -> None:
+    """Cgroups are made for each run, and so is a root in its folder."""
     order = Order(id="g1", argv=(), term=(), delete=(), env={}, folder="/s/g1", root="/s/g1/root")
-    with_cgroups = dataclasses.replace(order, cgroups=("/sys/fs/cgroup/x",))
+    config = json.dumps({"root": {"path": root}})
     with pytest.raises(ValueError, match="more than its folder"):
-        Recorded.of(with_cgroups, config="{}", events="{}", runsc="/runsc", max_output=1)
+        Recorded.of(
+            dataclasses.replace(order, **change),
+            config=config,
+            events="{}",
+            runsc="/runsc",
+            max_output=1,
+        )
 
 
 def test_a_link_on_the_way_to_the_executable_is_not_recorded(tmp_path: Path) -> None:
