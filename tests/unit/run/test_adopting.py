@@ -14,23 +14,35 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.oci.defaults import default_spec
+from pytest_gvisor.oci.rootfs import empty
+from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import recorded as recorded_module
 from pytest_gvisor.run.adopting import Adopting, recorded
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.recorded import Launched, Recorded
-from pytest_gvisor.run.request import Record, Request
+from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.settings import Platform, Settings
 from tests.fakes.fake import FINE, FakeRunsc
-from tests.fakes.runs import Runs, make_spec
+from tests.fakes.runs import Runs
 from tests.faults.little import LONGER
 
 _BOUND = 60 * LONGER
 
 
+def in_common(workspace: Workspace) -> Spec:
+    """A specification of a root that all runs have in common, outside of their folders."""
+    folder = Path(workspace.shared).parent / "common"
+    if not folder.exists():
+        folder.mkdir()
+        empty().prepare(str(folder))
+    return default_spec(["true"], root_path=str(folder / "rootfs"))
+
+
 def request(runs: Runs, **options: Any) -> Request:
     """A request whose streams can be handed over ahead."""
-    given = {"settings": Settings(), "make_spec": make_spec, "shared": True, **options}
+    given = {"settings": Settings(), "make_spec": in_common, "shared": True, **options}
     return Request(runsc=runs.binary, platform=Platform.SYSTRAP, **given)
 
 
@@ -88,7 +100,7 @@ def test_runsc_is_answered_before_anybody_plans(runs: Runs, record: Recorded) ->
 
 
 OTHERS: dict[str, dict[str, Any]] = {
-    "specification": {"make_spec": lambda w: dataclasses.replace(make_spec(w), hostname="other")},
+    "specification": {"make_spec": lambda w: dataclasses.replace(in_common(w), hostname="other")},
     "command line": {"extra_flags": ("--strace=false",)},
     "streams": {"shared": False},
     "output": {"settings": Settings(max_output=4096)},
