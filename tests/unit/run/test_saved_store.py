@@ -280,3 +280,17 @@ def test_sandboxes_of_a_project_that_are_never_used_are_in_vain(
     assert store.is_in_vain("/project")
     assert is_found(store, keys[1])
     assert not store.is_in_vain("/project")
+
+
+@pytest.mark.parametrize("uses", [True, False])
+def test_a_look_without_a_use_leaves_the_time_of_the_last_one(
+    uses: bool, store: SavedStore, image: str, cache: Path
+) -> None:
+    """The session that keeps one makes its root, and has not used it by that."""
+    store.keep(KEY, image, FACTS)
+    (folder,) = kept(cache)
+    os.utime(folder / "lock", (1, 1))
+    held = store.find(KEY, uses=uses)
+    assert held is not None
+    held.close()
+    assert ((folder / "lock").stat().st_mtime > 1) is uses
