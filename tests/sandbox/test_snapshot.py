@@ -41,8 +41,8 @@ with socket.create_server(("127.0.0.1", 8080)) as server:
 UNIX = COUNTER.replace(
     'socket.create_server(("127.0.0.1", 8080))', "socket.socket(socket.AF_UNIX)"
 ).replace("as server:", "as server:\n    server.bind('/tmp/counter')\n    server.listen()")
-"""The counter on a Unix socket. If a TCP connection is just being closed when ``runsc`` saves, the
-listener may be deaf in the copies: gVisor issue 13554."""
+"""The counter on a Unix socket. A TCP listener may be deaf in copies if a connection is just being
+closed: gVisor issue 13554."""
 
 
 def ask_unix(sandbox: Sandbox) -> str:
