@@ -36,7 +36,7 @@ _ID: Final = "\0id"
 """What stands for the values of one run. No order and no specification has a NUL byte."""
 
 _MOST_BESIDE: Final = 256
-_GREETING: Final = 10.0
+_GREETING: Final = 60.0
 _LOOK: Final = 0.02
 """Seconds between looks at whether the thread that greets is to end."""
 
