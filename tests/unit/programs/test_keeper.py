@@ -366,7 +366,7 @@ import pytest
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "spawned_exits", {__file__!r}]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=4 * PATIENCE
     )
     assert done.returncode == 0, done.stdout
 
