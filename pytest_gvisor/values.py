@@ -21,17 +21,30 @@ else:
         """Return the decorator of `dataclasses` for a class with keyword arguments."""
         if not kw_only:
             raise TypeError("the fields of a value are keyword arguments")
-        return _frozen if frozen else _value
+        return _frozen if frozen else _changeable
 
 
+_PARAMETERS = "__dataclass_params__"
 _FIELDS = "__gvisor_fields__"
 _COMPARED, _HASHED = "__gvisor_compared__", "__gvisor_hashed__"
 """Attributes of a class that are functions: they return what ``==`` and `hash` look at."""
 
 
-def _value(cls: type) -> Any:
+def _changeable(cls: type) -> Any:
+    return _value(cls, frozen=False)
+
+
+def _value(cls: type, *, frozen: bool) -> Any:
     gather = dataclasses.dataclass(init=False, repr=False, eq=False, match_args=False, kw_only=True)
+    above = [vars(base)[_PARAMETERS] for base in cls.__mro__[1:] if _PARAMETERS in vars(base)]
+    if any(one.frozen is not frozen for one in above):
+        raise TypeError("a value that can change and one that cannot are of no common class")
+    # `dataclasses` compiles methods for a frozen class, so it gets none, and learns of it after.
+    for one in above:
+        one.frozen = False
     bare: Any = gather(cls)
+    for one in (*above, vars(bare)[_PARAMETERS]):
+        one.frozen = frozen
     fields = dataclasses.fields(bare)
     setattr(bare, _FIELDS, fields)
     setattr(bare, _COMPARED, _getter(field.name for field in fields if field.compare))
@@ -52,7 +65,7 @@ def _value(cls: type) -> Any:
 
 
 def _frozen(cls: type) -> Any:
-    bare = _value(cls)
+    bare = _value(cls, frozen=True)
     if bare.__dict__["__hash__"] is None:
         bare.__hash__ = _hash
     names = frozenset(field.name for field in dataclasses.fields(bare))

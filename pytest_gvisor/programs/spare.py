@@ -28,6 +28,11 @@ MAX_MESSAGE = 128 * 1024
 MAX_FDS = 16
 
 _SOCKET = 3
+_WAITS = b"w"
+"""The child's word that it has come so far as to wait for an order."""
+
+_PATIENCE = 0.02
+"""Seconds until another child is forked for the order."""
 
 
 class Spare:
@@ -48,8 +53,15 @@ class Spare:
         self._socket = ours
 
     def take(self, message: bytes, fds: Sequence[int], *, error_pipe: int) -> bool:
-        """Send the child its order; return False if it has ended. See `child.become`."""
+        """Send the child its order; return False unless it waits for one. See `child.become`.
+
+        A child that ends before it waits would take the order with it. The end of its error pipe
+        would look like an execve.
+        """
         try:
+            self._socket.settimeout(_PATIENCE)
+            if self._socket.recv(len(_WAITS)) != _WAITS:
+                return False
             self._socket.settimeout(0)
             socket.send_fds(self._socket, [message], [error_pipe, *fds])
         except OSError:
@@ -70,6 +82,7 @@ def _wait(orders: int, *, parent: int) -> NoReturn:
         linux.close_from(_SOCKET + 1)
         child.settle(parent)
         with socket.socket(fileno=_SOCKET) as waiting:
+            waiting.send(_WAITS)
             message, fds, flags, _address = socket.recv_fds(waiting, MAX_MESSAGE, MAX_FDS + 1)
         if message and not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             order = Order.from_json(message)

@@ -204,7 +204,7 @@ def test_every_problem_is_reported_before_anything_starts(
 
 def _run_folders(gvisor: Gvisor) -> list[str]:
     """The entries of the session folder, apart from those that all runs share."""
-    shared = ("host", "lock", "journal", ".")
+    shared = ("host", "lock", "journal", "sidecars", ".")
     names = os.listdir(gvisor._launcher.session().path)
     return [name for name in names if not name.startswith(shared)]
 

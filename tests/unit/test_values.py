@@ -144,6 +144,28 @@ def test_a_class_that_inherits_from_a_value_may_have_other_attributes(cls: Any) 
 
 
 @BOTH
+@pytest.mark.parametrize("decorate", [dataclass, dataclasses.dataclass])
+def test_a_class_below_a_value_is_a_value_too(cls: Any, decorate: Any) -> None:
+    """Such a value cannot change either, whichever decorator makes its class."""
+
+    class Below(cls):  # type: ignore[misc]
+        """A value with one more field."""
+
+        depth: int = 1
+
+    with pytest.raises(TypeError):
+        decorate(kw_only=True)(Below)
+    below = decorate(frozen=True, kw_only=True)(Below)
+    one = below(name="a", depth=2)
+    assert (one.name, one.size, one.depth) == ("a", 0, 2)
+    for name in ("name", "depth"):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(one, name, "b")
+    assert one == dataclasses.replace(below(name="b", depth=2), name="a")
+    assert hash(one) != hash(below(name="a"))
+
+
+@BOTH
 def test_functions_of_dataclasses_know_a_value(cls: Any) -> None:
     """Values are replaced, listed and copied as usual."""
     one = cls(name="a", parts=["b"])

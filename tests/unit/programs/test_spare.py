@@ -9,7 +9,9 @@ import time
 
 import pytest
 
+from pytest_gvisor.programs import child
 from pytest_gvisor.programs.proc import children_of, stat_of
+from pytest_gvisor.programs.spare import Spare
 from tests.unit.programs.test_keeper import Caller, caller, eventually, hear, hear_out
 
 __all__ = ["caller"]
@@ -28,7 +30,15 @@ read -r pid name state parent group session rest < /proc/$$/stat
 def spare_of(caller: Caller) -> int:
     """The child that waits for the next order; no run goes on."""
     assert eventually(lambda: len(children_of(caller.keeper.pid)) == 1)
-    return children_of(caller.keeper.pid)[0]
+    (spare,) = children_of(caller.keeper.pid)
+    assert eventually(lambda: waits(spare))
+    return spare
+
+
+def waits(spare: int) -> bool:
+    """Whether it leads a session of its own, and sleeps: until then it is taken for lost."""
+    found = stat_of(spare)
+    return found is not None and found.state == "S" and os.getsid(spare) == spare
 
 
 def after_one(caller: Caller) -> int:
@@ -94,6 +104,34 @@ def test_a_run_is_started_without_the_child_ahead_if_that_is_lost(
     os.kill(spare, signal.SIGCONT)
     assert hear(control) == {"state": "spawned", "pid": spare}
     assert hear_out(control)[0] == {"state": "exited", "status": 3 << 8}
+
+
+def test_a_child_ahead_that_could_not_get_ready_takes_no_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The keeper forks another one, which reports the failed step."""
+
+    def refuse(_parent: int) -> None:
+        time.sleep(0.01)  # the order comes first
+        os._exit(127)
+
+    monkeypatch.setattr(child, "settle", refuse)
+    made = Spare()
+    with open(os.devnull, "rb") as null:
+        assert not made.take(b"{}", [null.fileno()] * 4, error_pipe=null.fileno())
+    os.waitpid(made.pid, 0)
+
+
+def test_a_child_ahead_that_takes_long_to_get_ready_takes_no_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The keeper waits for nobody."""
+    monkeypatch.setattr(child, "settle", lambda _parent: time.sleep(1000))
+    made = Spare()
+    with open(os.devnull, "rb") as null:
+        assert not made.take(b"{}", [null.fileno()] * 4, error_pipe=null.fileno())
+    os.kill(made.pid, signal.SIGKILL)
+    os.waitpid(made.pid, 0)
 
 
 def test_a_run_can_be_killed_while_the_child_ahead_is_stopped(caller: Caller) -> None:
