@@ -62,9 +62,9 @@ def is_too_large(workspace: Workspace) -> bool:
 def finish(workspace: Workspace, status: int, *, too_large: bool = False) -> str:
     """Return the folder of a whole image; ``status`` is the command's.
 
-    It is removed with the run, unless it is moved before. Raises `SnapshotError` where the command
-    failed, or for more than `LARGEST` bytes at the end. With ``too_large`` that may come at any
-    time before the end.
+    It is removed with the run, unless it is moved before. ``too_large`` says that it had more than
+    `LARGEST` bytes while it was written. Raises `SnapshotError` then, where the command failed, or
+    if it has more now.
     """
     image = workspace.path("image")
     if too_large:
