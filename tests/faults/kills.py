@@ -11,9 +11,9 @@ import random
 import time
 from dataclasses import dataclass
 
-from tests.faults.little import FILES_AFTER, PROCESSES_AFTER, Little, eventually
+from tests.faults.little import FILES_AFTER, LONGER, PROCESSES_AFTER, Little, eventually
 
-SLACK = 3.0
+SLACK = max(3.0, LONGER)
 """How many times as long as promised what is left is looked at."""
 QUIET = 0.3
 """Seconds in which nothing must be seen of what has gone."""

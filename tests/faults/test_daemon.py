@@ -23,6 +23,8 @@ from pytest_gvisor.images.store import Images
 from pytest_gvisor.images.streams import Limits
 
 MIB = 1024 * 1024
+IN_TIME = 50
+"""Seconds: the silent daemon would hang up after 60."""
 IDENTITY = f"sha256:{'0' * 64}"
 FOUND = json.dumps({"Id": IDENTITY}).encode()
 VERSION = json.dumps({"ApiVersion": "1.44", "MinAPIVersion": "1.24"}).encode()
@@ -87,7 +89,6 @@ def daemon(short_folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[
     server = Server(f"{short_folder}/socket", Handler)
     server.answers = {"_ping": once(b"OK"), "version": once(VERSION), "json": once(FOUND)}
     monkeypatch.setenv("DOCKER_HOST", f"unix://{short_folder}/socket")
-    monkeypatch.setattr(docker, "_SILENCE", 2.0)
     over.clear()
     thread = threading.Thread(target=server.serve_forever, args=[0.05])
     thread.start()
@@ -96,6 +97,12 @@ def daemon(short_folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silent daemon is waited for two seconds; a busy one may take longer than these."""
+    monkeypatch.setattr(docker, "_SILENCE", 2.0)
 
 
 @pytest.fixture
@@ -114,7 +121,7 @@ def refused(images: Images, says: str, **options: Any) -> None:
     started = time.monotonic()
     with pytest.raises(ImageError, match=says) as caught:
         images.rootfs("some/image:1", **options)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < IN_TIME
     assert caught.value.image == "some/image:1"
 
 
@@ -189,6 +196,7 @@ def test_events_of_a_pull_that_make_no_sense_are_an_error(
 
 
 @pytest.mark.fault("H1", "H4")
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("when", "body", "says"),
     [
@@ -210,6 +218,7 @@ def test_a_daemon_that_stops_half_way_is_an_error_in_time(
 
 
 @pytest.mark.fault("H1", "H6")
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("body", [silent, once(b"\xff\0\n")], ids=["falls silent", "no text"])
 def test_a_daemon_that_stops_in_a_build_is_an_error_in_time(
     daemon: dict[str, Body], images: Images, tmp_path: Path, body: Body
@@ -221,4 +230,4 @@ def test_a_daemon_that_stops_in_a_build_is_an_error_in_time(
     started = time.monotonic()
     with pytest.raises(ImageError, match="cannot be built"):
         images.build(tmp_path / "context")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < IN_TIME

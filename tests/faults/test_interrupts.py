@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from tests.faults.little import FILES_AFTER, LONGER, Little, eventually, hang
+from tests.faults.little import FILES_AFTER, LONGER, PATIENCE, Little, eventually, hang
 from tests.inside.conftest import PLUGINS
 
 
 def ended(little: Little, since: float | None = None) -> int:
     """How pytest ended; soon after its end, and after the signal, nothing may be left."""
-    status = little.started[-1].wait(20)
+    status = little.started[-1].wait(PATIENCE * 2)
     little.assert_gone()
     assert since is None or time.monotonic() - since < FILES_AFTER * LONGER
     return status

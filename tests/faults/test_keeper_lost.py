@@ -28,12 +28,12 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: limits by
 
 
 @contextlib.contextmanager
-def sent_to_the_keeper(gvisor: Gvisor, number: signal.Signals) -> Iterator[int]:
-    """Send a signal to the keeper as soon as it has a sandbox that runs."""
+def sent_to_the_keeper(gvisor: Gvisor, number: signal.Signals, runs: int = 1) -> Iterator[int]:
+    """Send a signal to the keeper as soon as so many sandboxes of it run."""
     pid = gvisor._launcher.keeper().pid
 
     def send() -> None:
-        eventually(lambda: any(map(children_of, children_of(pid))))
+        eventually(lambda: sum(map(bool, map(children_of, children_of(pid)))) >= runs)
         time.sleep(0.3)
         os.kill(pid, number)
 
@@ -127,7 +127,8 @@ def test_other_threads_runs_end_with_the_keeper_too(gvisor: Gvisor) -> None:
             told.append(error)
 
     threads = [threading.Thread(target=run) for _ in range(3)]
-    with sent_to_the_keeper(gvisor, signal.SIGKILL):
+    # A run that begins later has a new keeper.
+    with sent_to_the_keeper(gvisor, signal.SIGKILL, len(threads)):
         for thread in threads:
             thread.start()
     for thread in threads:

@@ -16,7 +16,7 @@ import pytest
 
 from pytest_gvisor import Runsc
 from pytest_gvisor.programs.proc import words_of
-from tests.faults.little import Little, eventually
+from tests.faults.little import PATIENCE, Little, eventually
 from tests.mounts import points
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def hung(little: Little, mounted: bool, null: bool) -> subprocess.Popen[bytes]:
     process = little.start("test_it.py::test_hangs", *(["-p", "null"] if null else []))
     assert eventually(lambda: any("boot" in words_of(pid) for pid in little.processes()))
     assert process.poll() is None, little.output()
-    assert bool(eventually(lambda: points(little.base), 10 if mounted else 1)) == mounted
+    assert bool(eventually(lambda: points(little.base), PATIENCE if mounted else 1)) == mounted
     return process
 
 
@@ -80,7 +80,8 @@ def test_the_sweep_unmounts_what_a_dead_session_has_left(
     """A session that is killed with its keeper and warden leaves all; the next one removes it."""
     process = hung(little, mounted, null)
     for pid in little.processes():  # the keeper unmounts at once when pytest is dead
-        os.kill(pid, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
     os.killpg(process.pid, signal.SIGKILL)
     while pids := little.processes():
         for pid in pids:

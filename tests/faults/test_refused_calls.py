@@ -124,8 +124,8 @@ def test_without_close_range_descriptors_are_closed_all_the_same(any_little: Lit
                 yield b"x"
 
             started = time.monotonic()
-            done = gvisor.run(["cat"], input=look(), timeout=30)
-            assert time.monotonic() - started < 20
+            done = gvisor.run(["cat"], input=look(), timeout=60)
+            assert time.monotonic() - started < 50
             assert done.stdout == "x"
             assert list(seen.values()) == [1, 0, 0]
             os.close(held)

@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,20 @@ def test_a_crashed_session_does_not_touch_another(
     other.assert_gone()
 
 
+def interrupt(thread: int, function: str) -> None:
+    """Press Ctrl-C a while after a thread has called a function of this name."""
+
+    def names() -> Iterator[str]:
+        frame = sys._current_frames().get(thread)
+        while frame:
+            yield frame.f_code.co_name
+            frame = frame.f_back
+
+    if eventually(lambda: function in names()) is not None:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 @pytest.mark.fault("F13")
 def test_an_interrupted_end_can_be_done_again(gvisor: Gvisor, short_folder: str) -> None:
     """Ctrl-C while the keeper is waited for: a second closing leaves nothing."""
@@ -58,11 +73,11 @@ def test_an_interrupted_end_can_be_done_again(gvisor: Gvisor, short_folder: str)
     other = Gvisor(runsc=gvisor.runsc, platform=gvisor.platform, launcher=launcher)
     assert other.run(["echo", "x"]).stdout == "x\n"
     os.kill(keeper.pid, signal.SIGSTOP)
-    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
+    thread = threading.Thread(target=interrupt, args=[threading.get_ident(), "close"])
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
         launcher.close()
-    timer.join()
+    thread.join()
     os.kill(keeper.pid, signal.SIGCONT)
     launcher.close()
     launcher.close()

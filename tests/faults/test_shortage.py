@@ -66,14 +66,19 @@ def test_at_any_shortage_of_processes_the_error_is_typed(any_little: Little) -> 
     """RLIMIT_NPROC counts all of a user's: from none to enough."""
     any_little.write(
         test_it="""
-        import os, resource
+        import os, resource, time
         import pytest
         import pytest_gvisor
 
         def lose_keeper(gvisor):
             keeper = gvisor._launcher.keeper()._process
+            with open(f"/proc/{keeper.pid}/task/{keeper.pid}/children") as file:
+                pids = file.read().split()
             keeper.kill()
             keeper.wait()
+            # What dies with it would be counted, and leave room a moment later.
+            while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+                time.sleep(0.01)
 
         def tasks():
             found = 0

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.faults.kills import Round, kill_once, planned, prepare
-from tests.faults.little import FILES_AFTER, LONGER, PROCESSES_AFTER, Little, eventually
+from tests.faults.little import FILES_AFTER, LONGER, PROCESSES_AFTER, STRICT, Little, eventually
 
 ROUNDS = 18
 AT_ONCE = 3
@@ -40,7 +40,8 @@ def test_sigkill_of_pytest_at_any_moment_leaves_nothing(
     print(f"seed {seed}", *rounds, sep="\n")  # shown if it fails
     assert [one for one in rounds if not one.fine(LONGER)] == []
     assert sum(one.began for one in rounds) >= sum(moment >= 0 for moment, _way in plan)
-    assert statistics.median(one.processes or 0 for one in rounds) < PROCESSES_AFTER
+    if STRICT:
+        assert statistics.median(one.processes or 0 for one in rounds) < PROCESSES_AFTER
 
 
 @pytest.mark.fault("F4")

@@ -15,10 +15,10 @@ from pytest_gvisor.run.supervisor import LINGER, TERM_GRACE
 from pytest_gvisor.sessions import launcher
 from tests.fakes.fake import FINE, FakeRunsc, Step
 from tests.fakes.runs import Runs
-from tests.faults.little import STRICT, Little
+from tests.faults.little import LONGER, Little
 
 TIMEOUT = 0.4
-LONGEST = TIMEOUT + TERM_GRACE + LINGER + (1.0 if STRICT else 10.0)
+LONGEST = TIMEOUT + TERM_GRACE + LINGER + LONGER
 """The deadline, the grace, the wait for output that somebody holds, and the machine's own time."""
 HOUR = 3600.0
 
@@ -58,7 +58,7 @@ def test_who_holds_the_streams_after_runsc_s_end_is_not_waited_for(
     fake.script(*FINE, ["write", 1, "x"], ["orphan", True], ["task_exit", 0], ["exit", 0])
     started = time.monotonic()
     completed = runs().completed
-    assert time.monotonic() - started < LINGER + (1 if STRICT else 10)
+    assert time.monotonic() - started < LINGER + LONGER
     assert completed is not None
     assert (completed.returncode, completed.stdout) == (0, "x")
     assert runs.left() == []
@@ -130,7 +130,7 @@ def test_a_clock_that_has_just_begun_is_a_clock(any_little: Little) -> None:
             started = time.monotonic()
             with pytest.raises(pytest_gvisor.WorkloadTimeout):
                 gvisor.run(["sleep", "100"], timeout=0.5)
-            assert 0.5 <= time.monotonic() - started < 10
+            assert 0.5 <= time.monotonic() - started < 40
         """
     )
     any_little.run()
