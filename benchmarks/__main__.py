@@ -15,7 +15,7 @@ from collections.abc import Sequence
 # `python benchmarks` puts this folder on sys.path, and not the one above it.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from benchmarks import document, plot, table
+from benchmarks import document, plot, processor, table
 from benchmarks.bench import Bench
 from benchmarks.floors import FAILURES, Floors
 from benchmarks.results import Missing, Phase, Result, Unavailable
@@ -24,7 +24,7 @@ from benchmarks.sessions import curve
 
 PLOT = "plot"
 PLOT_ROUNDS = 3
-_KNOWN = [*ROWS, FLOORS, PHASES, PLOT]
+_KNOWN = [*ROWS, FLOORS, processor.NAME, PHASES, PLOT]
 
 
 def _rows(text: str) -> list[str]:
@@ -54,7 +54,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"comma list of {', '.join(_KNOWN)} (default: all)",
     )
     rounds = {name: row.rounds for name, row in ROWS.items()}
-    rounds |= {PHASES: PHASE_ROUNDS, PLOT: PLOT_ROUNDS}
+    rounds |= {processor.NAME: processor.ROUNDS, PHASES: PHASE_ROUNDS, PLOT: PLOT_ROUNDS}
     defaults = ", ".join(f"{name} {number}" for name, number in rounds.items())
     parser.add_argument(
         "--count",
@@ -80,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     results: list[Result] = []
     steps: list[Phase] = []
+    spent: list[processor.Spent] = []
     missing: list[Missing] = []
     drawn: str | None = None
     with Bench.ready(floors=Floors(wanted=FLOORS in options.rows, missing=missing)) as bench:
@@ -91,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 if name == PHASES:
                     steps = phases(bench, options.count or PHASE_ROUNDS)
+                elif name == processor.NAME:
+                    spent += processor.measure(bench, options.count or processor.ROUNDS)
                 elif name == PLOT:
                     points = curve(bench, options.count or PLOT_ROUNDS)
                     drawn = plot.svg(points, f"{about['date']}, runsc {about['runsc']}")
@@ -104,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables = {
         "results": table.of_results(results),
         "floors": table.of_floors(results),
+        "processor": table.of_processor(spent),
         "steps": table.of_steps(PHASES, steps),
     }
     print(", ".join(f"{name} {value}" for name, value in about.items()), end="\n\n")
@@ -116,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document.write(options.write, tables, about, _KNOWN, drawn)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(table.as_json(about, results, steps, missing), file, indent=1)
+            json.dump(table.as_json(about, results, steps, spent, missing), file, indent=1)
     return int(any(entry.failed for entry in missing))
 
 

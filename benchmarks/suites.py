@@ -25,7 +25,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 _FETCHED = os.path.join(os.path.dirname(_HERE), ".build/suites")
 _DEADLINE = 300.0
 _LIMIT = 35.0
-_WORKERS = "click"
+WORKERS = "click"
 """The suite that is run by two workers."""
 
 _PLAIN = "plain `pytest`"
@@ -80,18 +80,23 @@ class Suite:
             raise RuntimeError(f"{passed} tests passed of {self._passed}: {output[-500:]}")
 
 
+def names() -> list[str]:
+    """Return the names of all suites."""
+    with open(os.path.join(_HERE, "suites.toml"), "rb") as file:
+        return list(tomllib.load(file))
+
+
 @contextlib.contextmanager
-def _suite(name: str) -> Iterator[Suite]:
+def prepared(name: str) -> Iterator[Suite]:
+    """Give a copy of a suite, which is removed afterwards. Raises `Unavailable`."""
     with tempfile.TemporaryDirectory(prefix="pytest-gvisor-bench-") as folder:
         yield Suite(name, folder)
 
 
 def suites(bench: Bench, count: int) -> Iterator[Result]:
     """Each suite inside, against a plain pytest as a workload and against one xdist worker."""
-    with open(os.path.join(_HERE, "suites.toml"), "rb") as file:
-        names = list(tomllib.load(file))
-    for name in names:
-        with _suite(name) as suite:
+    for name in names():
+        with prepared(name) as suite:
             contenders = {
                 "ours": lambda suite=suite: suite.host(*sessions.in_gvisor(bench)),
                 "workload": lambda suite=suite: suite.workload(bench),
@@ -113,7 +118,7 @@ def suites(bench: Bench, count: int) -> Iterator[Result]:
 
 def workers(bench: Bench, count: int) -> Iterator[Result]:
     """A suite inside by two workers, against two workers on the host."""
-    with _suite(_WORKERS) as suite:
+    with prepared(WORKERS) as suite:
         contenders = {
             "ours": lambda: suite.host("-n2", *sessions.in_gvisor(bench)),
             "peer": lambda: suite.host("-n2"),
@@ -122,7 +127,7 @@ def workers(bench: Bench, count: int) -> Iterator[Result]:
             contenders[NAME] = lambda: suite.workload(bench, "-n2", keep=("xdist",))
         series = interleaved(contenders, count, limit=_LIMIT, is_warm=True)
     yield Floored(
-        row="workers", what=f"the suite of {_WORKERS}, `pytest --in-gvisor -n2`",
+        row="workers", what=f"the suite of {WORKERS}, `pytest --in-gvisor -n2`",
         against="`pytest -n2` on the host", figure=Figure.RATIO, **series, target=1.2,
         floor_by="plain `pytest -n2` as a workload",
     )  # fmt: skip

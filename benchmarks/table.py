@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import importlib.metadata
 import operator
@@ -11,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.grid import Table
+from benchmarks.processor import Spent, Times
 from benchmarks.results import Figure, Floored, Missing, Phase, Result
 from benchmarks.timing import Series, interval
 from pytest_gvisor.programs.proc import mounts
@@ -22,6 +24,10 @@ _HEAD = (
 _FLOOR_HEAD = (
     "row", "work", "goal", "at the floor", "at ours", "floor (least)", "ours (least)",
     "ours / floor (95 %)", "floor",
+)  # fmt: skip
+_SPENT_HEAD = (
+    "row", "work", "where", "wall clock", "processors", "its own code", "kernel for it", "sentry",
+    "kernel for the sentry", "gofer and runsc",
 )  # fmt: skip
 
 
@@ -65,6 +71,22 @@ def of_steps(row: str, steps: Sequence[Phase]) -> Table:
     """The steps of a run with their median times."""
     rows = tuple((row, step.name, _seconds(step.seconds.median)) for step in steps)
     return Table(("row", "step of a run", "median"), rows)
+
+
+def of_processor(spent: Sequence[Spent]) -> Table:
+    """The processor time of each work, and its parts."""
+    return Table(_SPENT_HEAD, tuple(map(_spent_cells, spent)))
+
+
+def _spent_cells(each: Spent) -> tuple[str, ...]:
+    sentry = each.sentry or Times()
+    rest = "-" if each.rest is None else _seconds(sum(each.rest))
+    own, kernel = map(_seconds, each.workload)
+    sentrys = map(_seconds, sentry) if each.sentry else ("-", "-")
+    total = _seconds(each.total)
+    return (
+        each.row, each.work, each.where, _seconds(each.wall), total, own, kernel, *sentrys, rest
+    )  # fmt: skip
 
 
 def _cells(result: Result) -> tuple[str, ...]:
@@ -143,6 +165,7 @@ def as_json(
     about: Mapping[str, str],
     results: Sequence[Result],
     phases: Sequence[Phase],
+    spent: Sequence[Spent],
     missing: Sequence[Missing],
 ) -> dict[str, object]:
     """Everything, every single value included."""
@@ -165,6 +188,7 @@ def as_json(
             }
             for result in results
         ],
+        "processor": [dataclasses.asdict(each) for each in spent],
         "phases": {phase.name: phase.seconds.values for phase in phases},
         "missing": {entry.row: {"why": entry.why, "failed": entry.failed} for entry in missing},
     }
