@@ -43,8 +43,8 @@ _RECENT: Final = 86400
 
 _FACTS: Final = "facts.json"
 _LONGEST: Final = 4 * 1024**2
-_PATIENCE: Final = 1.0
-"""Seconds that a lock may be held for moments."""
+_PATIENCE: Final = 10.0
+"""Seconds to wait for a lock that is held for moments, by a process that may have to wait too."""
 
 
 def folder() -> str:

@@ -323,7 +323,7 @@ def pytest_terminal_summary(terminalreporter):
     if how != "SIGKILL":  # the end of the tests removes it, and not only that of pytest
         result.stdout.fnmatch_lines(["there: False"])
     session = Path((project.path / "folder.txt").read_text()).parent
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while (left := _left(session)) and time.monotonic() < until:
         time.sleep(0.05)
     assert not left

@@ -455,10 +455,13 @@ def test_durations_are_those_of_the_tests(
         "def slow(): time.sleep(0.3)\n"
         "def test_it(slow): time.sleep(0.6)\n"
     )
-    result = run_inside("--durations=2", "--durations-min=0.1")
-    result.stdout.re_match_lines(
-        [r"0\.[6-9]\d*s call .*::test_it", r"0\.[3-5]\d*s setup .*::test_it"]
-    )
+    result = run_inside("--durations=0", "--durations-min=0.1")
+    pattern = re.compile(r"([0-9.]+)s (call|setup) .*::test_it$")
+    found = {match[2]: float(match[1]) for match in map(pattern.match, result.outlines) if match}
+    assert found.keys() == {"call", "setup"}
+    # A busy machine wakes a sleeper late.
+    assert found["call"] >= 0.6
+    assert found["setup"] >= 0.3
 
 
 def test_warnings_can_be_errors(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:

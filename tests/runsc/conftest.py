@@ -15,9 +15,11 @@ from typing import Any, Protocol
 import pytest
 
 from fixtures.dockerd import own_daemon
-from pytest_gvisor import Completed, Gvisor, GvisorError, bind
+from pytest_gvisor import Completed, Gvisor, GvisorError, WorkloadTimeout, bind
+from pytest_gvisor.images import docker
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import children_of, children_of_self, words_of
+from pytest_gvisor.run import supervisor
 from pytest_gvisor.runsc.binary import Runsc
 
 PATIENCE = 60.0
@@ -153,6 +155,33 @@ def running(gvisor: Gvisor, tmp_path: Path) -> Iterator[Start]:
         thread.join()
 
 
+class Expire(Protocol):
+    """The type of the fixture ``patient_timeout``."""
+
+    def __call__(self, gvisor: Gvisor, args: list[str], **options: Any) -> WorkloadTimeout:
+        """Run a workload, which says something and then does not end, up to its deadline."""
+
+
+@pytest.fixture
+def patient_timeout(monkeypatch: pytest.MonkeyPatch) -> Expire:
+    """Runs a workload that ends by the signal that the deadline sends.
+
+    On a busy machine a sandbox may take seconds to start. So may the command of runsc by which the
+    signal comes.
+    """
+    monkeypatch.setattr(supervisor, "TERM_GRACE", PATIENCE)
+
+    def expire(gvisor: Gvisor, args: list[str], **options: Any) -> WorkloadTimeout:
+        for timeout in (5, 50):
+            with pytest.raises(WorkloadTimeout) as caught:
+                gvisor.run(args, timeout=timeout, **options)
+            if caught.value.stdout:
+                break
+        return caught.value
+
+    return expire
+
+
 @pytest.fixture
 def no_process_left(gvisor: Gvisor) -> Callable[[], None]:
     """Checks that no process of any sandbox of this session is left, at this moment."""
@@ -201,7 +230,9 @@ def busybox_root(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def dockerd(runsc: Runsc) -> Iterator[str]:
     """The address of a docker daemon of this process's own, with runsc as a runtime."""
-    with own_daemon(str(runsc.path), "systrap") as address:
+    with own_daemon(str(runsc.path), "systrap") as address, pytest.MonkeyPatch.context() as patch:
+        # Its answers take longer on a busy machine.
+        patch.setattr(docker, "DEADLINE", PATIENCE)
         yield address
 
 

@@ -39,7 +39,7 @@ def registry(folder: Path, *, is_private: bool = False) -> Iterator[str]:
         argv = ["docker-registry", "serve", str(folder / "config.yml")]
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not _answers(address):
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"the registry does not start: {(folder / 'log').read_text()}")

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, PytestGvisorWarning, WorkloadTimeout
+from pytest_gvisor import Gvisor, PytestGvisorWarning
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.rootfs import ImageRootfs
 from pytest_gvisor.images.store import Images
 from tests.archives import CASES, Case, archive, tree
+from tests.runsc.conftest import Expire
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +44,11 @@ def test_an_image_runs_as_it_says(gvisor: Gvisor, unpacked: Images, case: Case) 
 
 
 def test_the_stop_signal_of_an_image_is_sent_at_the_deadline(
-    gvisor: Gvisor, unpacked: Images
+    gvisor: Gvisor, unpacked: Images, patient_timeout: Expire
 ) -> None:
     """The workload traps the signal, and its output after that is kept."""
-    with pytest.raises(WorkloadTimeout) as caught:
-        gvisor.run(["wait"], image=archive("volumes"), timeout=5)
-    assert str(caught.value.stdout).endswith("/made is mounted\nstopped\n")
+    error = patient_timeout(gvisor, ["wait"], image=archive("volumes"))
+    assert str(error.stdout).endswith("/made is mounted\nstopped\n")
 
 
 def test_a_volume_begins_empty(gvisor: Gvisor, unpacked: Images) -> None:

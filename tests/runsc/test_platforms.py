@@ -168,7 +168,7 @@ def test_a_run_that_hangs_is_dead_at_the_deadline(gvisor: Gvisor) -> None:
     started = time.monotonic()
     found = probe(gvisor.platform, {gvisor.platform}, run, deadline=2.0, kvm_device="/dev/kvm")
     seen = [pid for pid in leftovers.processes(session, everywhere=True) if pid != keeper]
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 40
     assert seen == []
     assert found.cause is Cause.PROBE_HUNG
     assert "did not end within 2 s" in found.detail

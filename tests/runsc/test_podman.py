@@ -41,7 +41,7 @@ def podman() -> Iterator[str]:
     try:
         with open(f"{folder}/log", "wb") as log:
             service = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not os.path.exists(f"{folder}/socket"):
             if service.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"podman does not start: {Path(folder, 'log').read_text()}")

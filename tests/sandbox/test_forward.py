@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_gvisor import Forward, NotReady, Sandbox, SandboxCrashed, UsageError
-from tests.sandbox.conftest import serving
+from tests.sandbox.conftest import PATIENCE, serving
 
 
 def exchange(forward: Forward, data: bytes) -> bytes:
@@ -141,7 +141,7 @@ def test_a_client_that_goes_away_is_forgotten(gvisor_sandbox: Sandbox, echo: For
             client.sendall(b"x" * 1000)
     assert exchange(echo, b"fine") == b"fine" + b"that was all"
     script = "import os\nprint(len(os.listdir('/proc/1/fd')))"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while True:
         count = int(gvisor_sandbox.exec(["python3", "-c", script]).stdout)
         if count < 30 or time.monotonic() > deadline:
