@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class User:
@@ -53,13 +53,15 @@ class User:
             self.read(0.1)
         return self.text[start:].decode()
 
-    def end(self) -> int:
+    def end(self, patience: float = PATIENCE) -> int:
         """The tool's status; the terminal is as it was."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while self.tool.poll() is None:
             assert time.monotonic() < deadline, self.text
             self.read(0.05)
-        self.read(0.1)
+        # A read returns a part of what there is.
+        while select.select([self.ours], [], [], 0.1)[0]:
+            self.read(0.0)
         assert termios.tcgetattr(self.theirs) == self.before
         return self.tool.wait()
 

@@ -116,7 +116,7 @@ def test_run_finished_hears_of_every_end(alone: Project) -> None:
 
         def test_both(gvisor):
             with pytest.raises(GvisorError):
-                gvisor.run(["sh", "-c", "echo partly; sleep 1000"], timeout=4)
+                gvisor.run(["sh", "-c", "echo partly; sleep 1000"], timeout=10)
 
         def test_error(gvisor):
             with pytest.raises(GvisorError):

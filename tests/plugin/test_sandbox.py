@@ -24,9 +24,10 @@ def test_a_sandbox_is_a_test_s_own_and_runs_on_each_platform(alone: Project) -> 
 
         @pytest.mark.gvisor(timeout=0.5)
         def test_two(gvisor_sandbox):
-            assert "mine" not in gvisor_sandbox.exec(["ls", "/tmp"]).stdout.split()
+            listed = gvisor_sandbox.exec(["ls", "/tmp"], timeout=60).stdout
+            assert "mine" not in listed.split()
             with pytest.raises(TimeoutError):
-                gvisor_sandbox.popen(["sleep", "9"]).wait()
+                gvisor_sandbox.popen(["sleep", "900"]).wait()
     """)
     ran = alone.run("-v", "--gvisor-platform", "systrap,ptrace").ends(passed=4)
     ran.shows("test_one[systrap]", "test_one[ptrace]", "test_two[systrap]", "test_two[ptrace]")

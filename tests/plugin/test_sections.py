@@ -148,7 +148,7 @@ def test_a_timeout_and_a_bundle_that_is_not_valid_have_their_sections(alone: Pro
     """An error in the place of a result is shown as how the run ended."""
     alone.test("""
         def test_timeout(gvisor):
-            gvisor.run(["sh", "-c", "echo on the way >&2; sleep 1000"], timeout=4)
+            gvisor.run(["sh", "-c", "echo on the way >&2; sleep 1000"], timeout=10)
 
         def test_invalid(gvisor):
             gvisor.run(["true"], cwd="not absolute")
