@@ -271,7 +271,7 @@ def test_a_go_that_says_nothing_ends_at_the_deadline(tmp_path: Path, to: Path) -
     started = time.monotonic()
     with pytest.raises(InstallTimeout, match="did not say its version within 0"):
         fake.install(to, timeout=0.7)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 50
     wait_for(lambda: not alive(fake.pids), "the end of both")
     path.write_text("#!/bin/sh\necho 'what \033?'; exit 3\n")
     with pytest.raises(InstallFailed, match=r"does not answer .* \(status 3\): what \\"):

@@ -230,7 +230,7 @@ def test_memory_that_changes_while_it_is_read_is_left_alone(
 
 def soon() -> float:
     """A deadline."""
-    return time.monotonic() + 5
+    return time.monotonic() + 60
 
 
 def test_what_was_sent_before_the_end_counts(sandbox: Sandbox) -> None:

@@ -390,7 +390,7 @@ def orphan(caller: Caller, words: str) -> int:
 def test_an_orphan_of_a_run_is_killed_with_it(caller: Caller) -> None:
     """The keeper is its new parent, and knows it by its command line."""
     pid = orphan(caller, '--root "$2"')
-    deadline = time.monotonic() + 10  # killed; the keeper may still have to reap it
+    deadline = time.monotonic() + 60  # killed; the keeper may still have to reap it
     while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not os.path.exists(f"/proc/{pid}")

@@ -159,7 +159,7 @@ def during(runs: Runs, act: Callable[[], None], **options: Any) -> Ended:
     thread = threading.Thread(target=lambda: result.append(runs(**options)))
     thread.start()
     session = runs.launcher.session().path
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not any(name.startswith("g") for name in os.listdir(session)):
         assert time.monotonic() < deadline
         time.sleep(0.01)

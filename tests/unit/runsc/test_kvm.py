@@ -169,13 +169,16 @@ def test_a_device_that_does_not_answer_is_left_at_the_deadline(tmp_path: Path) -
         "import os, signal, time; signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32)); "
         f"open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(1000)"
     )
-    started = time.monotonic()
     command = [sys.executable, "-I", "-S", "-c", stuck]
-    found = kvm.look("/dev/kvm", command=command, deadline=3.0)
-    assert time.monotonic() - started < 30
-    assert found is not None
-    assert found.cause is Cause.PROBE_HUNG
-    assert "within 3 s" in found.detail
+    for deadline in (3, 30):  # a busy machine may take longer to start it
+        started = time.monotonic()
+        found = kvm.look("/dev/kvm", command=command, deadline=float(deadline))
+        assert time.monotonic() - started < deadline + 30
+        assert found is not None
+        assert found.cause is Cause.PROBE_HUNG
+        assert f"within {deadline} s" in found.detail
+        if pid.exists() and pid.read_text():
+            break
     assert not os.path.exists(f"/proc/{pid.read_text()}")
 
 

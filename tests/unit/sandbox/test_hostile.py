@@ -47,7 +47,7 @@ def answering(script: Script, *, hang_up: bool = True) -> Callable[[Peer], None]
     return act
 
 
-def run(channel: Channel, seconds: float = 10.0) -> Completed:
+def run(channel: Channel, seconds: float = 60.0) -> Completed:
     """A program, to its end or to the error."""
     process = Process(channel, command(timeout=seconds))
     process.start()
@@ -117,7 +117,7 @@ def test_more_than_was_asked_for_is_a_crash(connect: Connect) -> None:
     def act(peer: Peer) -> None:
         peer.receive()
         peer.send(*STARTED[0])
-        reads.wait(10)
+        reads.wait(60)
         for _ in range(20):
             peer.send({"op": "data", "id": 1, "s": 1}, b"x" * 200_000)
 
@@ -128,7 +128,7 @@ def test_more_than_was_asked_for_is_a_crash(connect: Connect) -> None:
         process.stdout.read1(timeout=0.1)  # from here on it waits for its reader
     reads.set()
     with pytest.raises(SandboxCrashed, match="more of a stream than was asked for"):
-        process.wait(10)
+        process.wait(60)
     assert 0 < len(process.stdout.captured) <= WINDOW
 
 
@@ -180,7 +180,7 @@ def test_a_silent_guest_confirms_no_kill(connect: Connect) -> None:
     channel, _peer = connect(answering(STARTED, hang_up=False))
     process = Process(channel, command())
     process.start()
-    process.check_started(time.monotonic() + 10)
+    process.check_started(time.monotonic() + 60)
     with pytest.raises(NotReady):
         process.wait(timeout=0.1)
     begun = time.monotonic()
@@ -206,7 +206,7 @@ def test_a_kill_that_leaves_processes_is_none(connect: Connect) -> None:
     channel, _peer = connect(act)
     process = Process(channel, command())
     process.start()
-    process.check_started(time.monotonic() + 10)
+    process.check_started(time.monotonic() + 60)
     assert not process.kill_tree()
     process.kill()
     channel.join()
@@ -239,7 +239,7 @@ def test_everybody_who_waits_is_told(connect: Connect) -> None:
     answer = Answer(channel.lock, "answer")
     channel.add(answer, {"op": "ping"})
     upload, download = Upload(channel, "/x", 0o600), Download(channel, "/x", 10)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
 
     def answered() -> None:
         with answer.changed:
@@ -257,7 +257,7 @@ def test_everybody_who_waits_is_told(connect: Connect) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(8)
+        thread.join(60)
     assert [type(error) for error in errors] == [SandboxCrashed] * 4
 
 
@@ -276,7 +276,7 @@ def test_a_file_that_is_read_comes_as_a_file(connect: Connect, script: Script) -
     channel, _peer = connect(answering(script, hang_up=False))
     download = Download(channel, "/x", 100)  # from there on it wants no more
     with pytest.raises(SandboxCrashed, match="cannot be trusted"):
-        download.run(time.monotonic() + 10)
+        download.run(time.monotonic() + 60)
 
 
 def test_a_file_that_is_too_long_is_no_shorter_one(connect: Connect) -> None:
@@ -284,19 +284,19 @@ def test_a_file_that_is_too_long_is_no_shorter_one(connect: Connect) -> None:
     script: Script = [({"op": "data", "id": 1, "s": 1}, b"x" * 11), EOFS[0]]
     channel, _peer = connect(answering(script, hang_up=False))
     with pytest.raises(InsideError, match="longer than 10 bytes"):
-        Download(channel, "/x", 10).run(time.monotonic() + 10)
+        Download(channel, "/x", 10).run(time.monotonic() + 60)
 
 
 def test_a_file_that_is_written_must_be_whole(connect: Connect) -> None:
     """A guest that confirms fewer bytes than it got is not believed in anything more."""
     channel, _peer = connect(answering([({"op": "answer", "id": 1, "n": 2}, b"")], hang_up=False))
     with pytest.raises(SandboxCrashed, match="2 bytes of 3"):
-        Upload(channel, "/x", 0o600).run(b"abc", time.monotonic() + 10)
+        Upload(channel, "/x", 0o600).run(b"abc", time.monotonic() + 60)
 
 
 def wait_for_death(channel: Channel) -> None:
-    """Wait until the channel has its end, at most 20 s."""
-    deadline = time.monotonic() + 20
+    """Wait until the channel has its end, at most a minute."""
+    deadline = time.monotonic() + 60
     while not channel.gone and time.monotonic() < deadline:
         time.sleep(0.01)
 

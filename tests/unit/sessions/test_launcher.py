@@ -43,7 +43,7 @@ def test_a_message_is_an_object(control: tuple[Control, socket.socket]) -> None:
     ours, theirs = control
     assert not ours.wait(time.monotonic())
     theirs.send(b'{"state": "spawned"}')
-    assert ours.wait(time.monotonic() + 10)
+    assert ours.wait(time.monotonic() + 60)
     assert ours.read() == {"state": "spawned"}
 
 
@@ -65,7 +65,7 @@ def test_a_keeper_that_is_gone_is_a_protocol_error(
     ours, theirs = control
     theirs.close()
     ours.ask("term")
-    assert ours.wait(time.monotonic() + 10)
+    assert ours.wait(time.monotonic() + 60)
     with pytest.raises(ProtocolError, match="keeper"):
         ours.read()
     ours.close()
@@ -75,7 +75,7 @@ def test_a_keeper_that_is_gone_is_a_protocol_error(
 
 def gone(pid: int) -> bool:
     """Whether a process ends soon."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
         time.sleep(0.01)
     return not os.path.exists(f"/proc/{pid}")
@@ -184,7 +184,9 @@ def test_a_fork_in_the_midst_of_a_start_does_not_wait_for_it(launcher: Launcher)
         assert os.waitpid(pid, 0)[1] == 0
 
 
-def test_closing_does_not_wait_for_a_fork_that_lives_on(launcher: Launcher) -> None:
+def test_closing_does_not_wait_for_a_fork_that_lives_on(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A fork, such as a pool of processes that stays open, has copies of all descriptors."""
     keeper = launcher.keeper()
     pid = os.fork()
@@ -193,6 +195,7 @@ def test_closing_does_not_wait_for_a_fork_that_lives_on(launcher: Launcher) -> N
             signal.pause()
         finally:
             os._exit(1)
+    monkeypatch.setattr(launcher_module, "_STOP_DEADLINE", 100.0)
     began = time.monotonic()
     try:
         assert launcher.close() == []
@@ -200,7 +203,7 @@ def test_closing_does_not_wait_for_a_fork_that_lives_on(launcher: Launcher) -> N
         lasted = time.monotonic() - began
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    assert lasted < 4
+    assert lasted < 50
     assert keeper._process.returncode == 0
 
 
@@ -241,11 +244,12 @@ def test_a_keeper_is_given_the_lock_of_its_session(launcher: Launcher) -> None:
 
 def runs_nothing_but_lives(keeper: Keeper) -> bool:
     """Whether the keeper has read all messages, and lives."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        held = [os.readlink(f"/proc/{keeper.pid}/fd/{fd}") for fd in fds_of(keeper.pid)]
-        if any(target.endswith("/lock") for target in held):
-            return keeper.alive()
+        for fd in fds_of(keeper.pid):
+            with contextlib.suppress(FileNotFoundError):  # it has been closed since
+                if os.readlink(f"/proc/{keeper.pid}/fd/{fd}").endswith("/lock"):
+                    return keeper.alive()
         time.sleep(0.01)
     return False
 
@@ -292,15 +296,15 @@ def test_a_keeper_comes_up_while_its_caller_does_something_else(
     launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The keeper has the lock of the session folder from then on; a later call waits for it."""
-    slow = tmp_path / "keeper.py"
-    start = f"import runpy, time\ntime.sleep(5)\nrunpy.run_path({program.__file__!r}, "
-    slow.write_text(f"{start}run_name='__main__')")
+    slow, go = tmp_path / "keeper.py", tmp_path / "go"
+    start = f"import os, runpy, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+    slow.write_text(f"{start}runpy.run_path({program.__file__!r}, run_name='__main__')")
     monkeypatch.setattr(launcher_module, "_PROGRAM", str(slow))
-    began = time.monotonic()
+    monkeypatch.setattr(launcher_module, "_START_DEADLINE", 60.0)
     launcher.begin()
-    assert time.monotonic() - began < 3
+    threading.Timer(0.5, go.touch).start()
     keeper = launcher.keeper()
-    assert time.monotonic() - began > 3
+    assert go.exists()
     assert runs_nothing_but_lives(keeper)
     launcher.begin()
     assert launcher.keeper() is keeper

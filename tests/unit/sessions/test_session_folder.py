@@ -530,10 +530,17 @@ def test_who_has_waited_for_another_s_sweep_does_not_sweep_again(
 ) -> None:
     """A row of sessions that begin at once waits for one of them."""
     dead = dead_session(base)
+    real = session_folder._await_lock
     with monkeypatch.context() as patch, open(f"{base}/.lock", "w") as lock:
+
+        def wait(*arguments: Any) -> None:
+            # From when it is waited for.
+            threading.Timer(0.2, fcntl.flock, [lock, fcntl.LOCK_UN]).start()
+            real(*arguments)
+
+        patch.setattr(session_folder, "_await_lock", wait)
         patch.setattr(session_folder, "SWEEP_BUDGET", 0.1)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        threading.Timer(0.2, fcntl.flock, [lock, fcntl.LOCK_UN]).start()
         assert session_folder.sweep(base) == []
     assert session_folder.sweep(base) == [dead]
 
@@ -600,7 +607,7 @@ def test_a_sweep_kills_what_a_dead_session_left_and_no_innocent(base: str) -> No
             while not proc.words_of(process.pid):
                 time.sleep(0.001)
         assert session_folder.sweep(base) == [dead]
-        assert ours.wait(10) == -9
+        assert ours.wait(60) == -9
         assert innocent.poll() is None
 
 
