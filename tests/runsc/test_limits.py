@@ -65,7 +65,7 @@ def cgroups(gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 @needs_cgroups
 def test_a_workload_that_takes_too_much_memory_is_told(gvisor: Gvisor) -> None:
     """A kill for the memory limit is out of memory, not a signal or a status."""
-    done = gvisor.run(["python3", "-I", "-c", EAT], memory="128M", timeout=60)
+    done = gvisor.run(["python3", "-I", "-c", EAT], memory="128M", timeout=240)
     assert done.outcome is Outcome.OUT_OF_MEMORY
     assert done.returncode == -9
     with pytest.raises(WorkloadFailed, match="out of memory"):
@@ -155,7 +155,7 @@ def test_a_fork_bomb_is_stopped(gvisor: Gvisor, no_process_left: Callable[[], No
 
     Its cgroup is gone when the run is over, and the kernel removes none that has a task in it.
     """
-    done = gvisor.run(["python3", "-I", "-c", FORK], pids=80, timeout=60)
+    done = gvisor.run(["python3", "-I", "-c", FORK], pids=80, timeout=240)
     assert (done.outcome, done.returncode) == (Outcome.OUT_OF_TASKS, -9)
     with pytest.raises(WorkloadFailed, match="out of tasks: pids=80 was reached"):
         done.check_returncode()
@@ -177,7 +177,7 @@ def test_a_warm_sandbox_that_runs_out_of_tasks_says_so(gvisor: Gvisor) -> None:
     """The error of each program in it names the limit before the sentry's panic."""
     expected = pytest.raises(SandboxCrashed, match="ended by the limit on tasks: pids=80 was")
     with gvisor.sandbox(pids=80) as sandbox, expected:
-        sandbox.exec(["python3", "-I", "-c", FORK], timeout=60)
+        sandbox.exec(["python3", "-I", "-c", FORK], timeout=240)
 
 
 def cgroup_file(pid: int, controller: str, names: tuple[str, str]) -> str:

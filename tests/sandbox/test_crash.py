@@ -181,7 +181,7 @@ def test_a_limit_on_memory_is_named(gvisor: Gvisor) -> None:
         hungry = "x = []\nwhile True: x.append(bytearray(b'x' * (1 << 20)))"
         ends: list[object] = []
         try:
-            ends.append(sandbox.exec(["python3", "-c", hungry], timeout=60).outcome)
+            ends.append(sandbox.exec(["python3", "-c", hungry], timeout=240).outcome)
         except SandboxCrashed as error:
             ends.append("the memory limit" in str(error))
         else:
