@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -30,8 +31,12 @@ def cache(
 ) -> Path:
     """A cache folder of its own, with the answers of runsc; it is not shown to tests inside."""
     folder = tmp_path_factory.mktemp("cache")
-    (folder / "pytest-gvisor").mkdir(mode=0o700)
-    shutil.copytree(kept_answers, folder / "pytest-gvisor/answers")
+    (folder / "pytest-gvisor/answers").mkdir(mode=0o700, parents=True)
+    (folder / "pytest-gvisor").chmod(0o700)
+    for note in Path(kept_answers).glob("*.json"):
+        # Another process may have swept it since.
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy(note, folder / "pytest-gvisor/answers")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
 

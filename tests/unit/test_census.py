@@ -84,7 +84,7 @@ def test_what_is_left_is_in_the_census(stray: subprocess.Popen[bytes]) -> None:
             found = census()
             return all(any(line.startswith(start) for line in found) for start in expected)
 
-        assert eventually(all_seen, 10) is not None, census()
+        assert eventually(all_seen) is not None, census()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: runsc create")
