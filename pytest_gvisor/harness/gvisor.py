@@ -19,7 +19,6 @@ from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.run.call_settings import CallSettings
 from pytest_gvisor.run.project import Project
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace
-from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import (
     adapted,
     chosen_settings,
@@ -28,6 +27,7 @@ from pytest_gvisor.run.specification import (
     netns_of,
     way_of,
 )
+from pytest_gvisor.run.waiting import PromptRunner
 from pytest_gvisor.run.workload import Who, Workload, make_workload, split, unusual
 from pytest_gvisor.runsc import saving
 from pytest_gvisor.runsc.binary import Runsc
@@ -347,7 +347,7 @@ class Gvisor:
     def _run(self, request: Request, record: Record) -> Completed:
         # A task that asyncio cancels kills its sandbox, and a bundle says itself what runs first.
         if self._outlived is None or request.workload is None or request.stop is not None:
-            return Runner(request, self._launcher, record, self._hooks.keep).run()
+            return PromptRunner(request, self._launcher, record, self._hooks.keep).run()
 
         def spec(workspace: Workspace, guest: Workload) -> Spec:
             return self._spec(workspace, guest, request.settings, request.way)

@@ -98,7 +98,7 @@ class Runner:
             supervisor = self._supervise(order, undo)
             try:
                 self._launch(supervisor, keeper)
-                supervisor.watch()
+                self._watch(supervisor)
                 supervisor.drain_events()
                 verdict = self._judge(workspace, supervisor)
                 if self.keep is not None:
@@ -113,8 +113,7 @@ class Runner:
         """Make the streams and their supervisor; ``undo`` closes both."""
         settings = self.request.settings
         with stage("pipes", "cannot make the workload's pipes"):
-            made = Pipes(settings.max_output, sha256=settings.sha256, feed=self.request.input)
-            pipes = undo.enter_context(contextlib.closing(made))
+            pipes = undo.enter_context(contextlib.closing(self._make_pipes()))
             watch = Supervisor(
                 order,
                 pipes,
@@ -123,6 +122,10 @@ class Runner:
                 stop=self.request.stop,
             )
             return undo.enter_context(contextlib.closing(watch))
+
+    def _make_pipes(self) -> Pipes:
+        settings = self.request.settings
+        return Pipes(settings.max_output, sha256=settings.sha256, feed=self.request.input)
 
     def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Order]:
         """Make everything that the launch needs; ``undo`` removes it."""
@@ -290,6 +293,9 @@ class Runner:
         finally:
             for fd in fds:
                 os.close(fd)
+
+    def _watch(self, supervisor: Supervisor) -> None:
+        supervisor.watch()
 
     def _judge(self, workspace: Workspace, supervisor: Supervisor) -> Verdict:
         record = self.record

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from pytest_gvisor.errors import LaunchError, ProtocolError, stage
 from pytest_gvisor.guest.checked_json import loads
@@ -208,6 +209,13 @@ class Keeper:
             self._socket.close()
 
 
+class Closing(Protocol):
+    """Something that is closed."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
 class Launcher:
     """The session folder and the keeper of this process, made when they are first needed."""
 
@@ -217,6 +225,9 @@ class Launcher:
         self._session: SessionDir | None = None
         self._keeper: Keeper | None = None
         self._owner = os.getpid()
+        self.lobby: Closing | None = None
+        """What waits for the next run (`run.waiting`). It is closed with the keeper."""
+
         self.swept = 0
         """How many dead sessions' leavings were removed when the session was made."""
 
@@ -301,6 +312,8 @@ class Launcher:
         return path
 
     def _close_keeper(self) -> None:
+        if self.lobby is not None:
+            self.lobby.close()
         if self._keeper is not None:
             self._keeper.close()
             self._keeper = None

@@ -1,0 +1,129 @@
+"""Orders that a runsc may wait with, its log, and the count of runs that are alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.oci.rootfs import host_system
+from pytest_gvisor.programs.order import Order
+from pytest_gvisor.run import waiting
+from pytest_gvisor.run.waiting import Lobby, Waiting, is_held, may_wait
+
+ORDER = Order(
+    id="g1", argv=("runsc", "/s/g1/root"), term=(), delete=(), env={}, folder="/s/g1",
+    root="/s/g1/root",
+)  # fmt: skip
+
+
+def named(name: str, **changes: Any) -> Order:
+    """The same order of another run."""
+    argv = ("runsc", f"/s/{name}/root")
+    folder = f"/s/{name}"
+    same = dataclasses.replace(
+        ORDER, id=name, argv=argv, folder=folder, root=f"{folder}/root"
+    )  # fmt: skip
+    return dataclasses.replace(same, **changes)
+
+
+def test_a_runsc_may_wait_if_all_that_is_read_only_is_the_host_s_own() -> None:
+    own = tuple(source for _target, source in host_system().binds)
+    assert may_wait(dataclasses.replace(ORDER, readonly=own))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"readonly": ("/home/me/project",)},
+        {"writable": ("/home/me/project",)},
+        {"binds": (("/home/me", "/s/g1/rootfs/home"),)},
+        {"cgroups": ("/sys/fs/cgroup/pytest-gvisor-1",)},
+        {"netns": "/s/g1/netns"},
+        {"hide_net_sysctls": True},
+        {"terminal": True},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_no_runsc_waits_with_parts_of_a_single_run(changes: dict[str, Any]) -> None:
+    assert may_wait(ORDER)
+    assert not may_wait(dataclasses.replace(ORDER, **changes))
+
+
+@pytest.fixture
+def lobby(monkeypatch: pytest.MonkeyPatch) -> Lobby:
+    """One in which a runsc waits after three runs alike."""
+    monkeypatch.setattr(waiting, "ALIKE", 3)
+    return Lobby()
+
+
+def test_a_runsc_is_wanted_after_enough_runs_alike_in_a_row(lobby: Lobby) -> None:
+    wanted = [lobby.wants(named(f"g{number}")) for number in range(4)]
+    assert wanted == [False, False, True, True]
+    assert not lobby.wants(named("h1", env={"A": "1"}))
+    assert not lobby.wants(named("g99"))
+
+
+def test_the_count_begins_anew_when_the_keeper_is_closed(lobby: Lobby) -> None:
+    for number in range(2):
+        lobby.wants(named(f"g{number}"))
+    lobby.close()
+    assert not lobby.wants(named("g99"))
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    """A pipe with a name."""
+    os.mkfifo(tmp_path / "log")
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def reader(fifo: Path) -> Iterator[int]:
+    """A descriptor that reads it."""
+    fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    yield fd
+    os.close(fd)
+
+
+def test_a_pipe_that_nobody_has_opened_for_writing_is_not_held(reader: int) -> None:
+    assert not is_held(reader)
+
+
+@pytest.mark.parametrize("data", [b"", b"said"])
+def test_a_pipe_with_a_writer_is_held(fifo: Path, reader: int, data: bytes) -> None:
+    writer = os.open(fifo, os.O_WRONLY)
+    os.write(writer, data)
+    assert is_held(reader)
+    os.close(writer)
+
+
+class Logged(Waiting):
+    """A runsc that has got as far as its log."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+        self.control = self.listener = self.pipes = None
+        self._log = -1
+
+
+@pytest.mark.parametrize("data", [b"", b'{"msg":"cannot"}'])
+def test_the_log_is_a_file_when_the_run_is_over(fifo: Path, data: bytes) -> None:
+    one = Logged(fifo.parent)
+
+    def write() -> None:
+        with open(fifo, "wb") as log:
+            log.write(data)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    one.go_on()
+    thread.join()
+    one.end_log()
+    one.end_log()
+    assert (fifo.read_bytes() if fifo.exists() else b"") == data
