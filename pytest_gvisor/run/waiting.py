@@ -67,6 +67,7 @@ class Waiting:
         self.pipes: Pipes | None = None
         self.control: Control | None = None
         self._log = -1
+        self._said = b""
         _open.add(self)
         try:
             self._make()
@@ -124,13 +125,17 @@ class Waiting:
         """
         with stage("log", "the log of runsc cannot be opened"):
             self._log = os.open(self._log_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        return is_held(self._log)
+            try:
+                self._said = os.read(self._log, 1)
+            except BlockingIOError:
+                return True
+        return bool(self._said)
 
     def end_log(self) -> None:
         """Put a file with the whole log in the place of the FIFO. A second call does nothing."""
         if self._log < 0:
             return
-        data = bytearray()
+        data = bytearray(self._said)
         with contextlib.suppress(BlockingIOError):
             while len(data) < _MOST_LOG and (piece := os.read(self._log, 65536)):
                 data += piece
@@ -359,14 +364,6 @@ def may_wait(order: Order) -> bool:
     alone = order.cgroups or order.netns or order.binds or order.writable
     hides = order.hide_net_sysctls or order.terminal
     return not (alone or hides) and system.issuperset(order.readonly)
-
-
-def is_held(pipe: int) -> bool:
-    """Whether an empty pipe, which does not block, has a writer."""
-    try:
-        return bool(os.read(pipe, 1))
-    except BlockingIOError:
-        return True
 
 
 def _output(request: Request) -> tuple[int, bool]:
