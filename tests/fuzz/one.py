@@ -11,7 +11,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["pytest_gvisor"]):
-    from tests.fuzz.targets import TARGETS, judged
+    from tests.fuzz.targets import TARGETS, in_time, judged
 
     # What a function imports is seen too, and is no part of an input's second.
     for seed in sorted(Path(__file__).parent.glob("seeds/*/*")):
@@ -30,7 +30,7 @@ def start(name: str, options: list[str], log: Path) -> int:
         for stream in (1, 2):
             os.dup2(fd, stream)
         target = TARGETS[name]
-        atheris.Setup(["fuzz", *options], lambda data: judged(target, data))
+        atheris.Setup(["fuzz", *options], lambda data: in_time(target, data))
         atheris.Fuzz()
     finally:
         os._exit(70)  # libFuzzer ends the process by itself

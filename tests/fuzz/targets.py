@@ -15,6 +15,7 @@ import os
 import socket
 import string
 import tempfile
+import time
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -417,3 +418,16 @@ def judged(target: Target, data: bytes) -> None:
         target(data)
     except GvisorError as error:
         str(error)
+
+
+class TooLong(Exception):
+    """An input took more than a second of a processor."""
+
+
+def in_time(target: Target, data: bytes) -> None:
+    """Run a target. Raises `TooLong`; other work on the machine makes no input longer."""
+    begun = time.process_time()
+    judged(target, data)
+    spent = time.process_time() - begun
+    if spent > 1:
+        raise TooLong(f"{spent:.1f} s of a processor for {len(data)} bytes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.targets import TARGETS, judged
+from tests.fuzz.targets import TARGETS, TooLong, in_time, judged
 
 JSON: Final = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -28,10 +29,10 @@ BYTES: Final = (
 
 @pytest.mark.parametrize("name", TARGETS)
 @given(data=BYTES)
-@settings(max_examples=100, deadline=1000)
+@settings(max_examples=100, deadline=None)
 def test_any_bytes_are_taken_or_refused(name: str, data: bytes) -> None:
-    """Any bytes give a result or a `GvisorError` within a second."""
-    judged(TARGETS[name], data)
+    """Any bytes give a result or a `GvisorError` within a second of a processor."""
+    in_time(TARGETS[name], data)
 
 
 @pytest.mark.parametrize("path", KNOWN, ids=lambda path: f"{path.parent.name}-{path.name}")
@@ -42,3 +43,16 @@ def test_what_fuzzing_begins_with_and_has_found_is_right(path: Path) -> None:
         TARGETS[path.parent.name](data)
     else:
         judged(TARGETS[path.parent.name], data)
+
+
+def test_an_input_that_takes_a_processor_too_long_is_a_find() -> None:
+    """Time in which a target waits does not count."""
+    in_time(lambda _: time.sleep(1.2), b"")
+    end = time.process_time() + 1.1
+
+    def compute(_: bytes) -> None:
+        while time.process_time() < end:
+            pass
+
+    with pytest.raises(TooLong, match="for 3 bytes"):
+        in_time(compute, b"abc")
