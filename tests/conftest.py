@@ -9,11 +9,18 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pytest_gvisor.runsc import answers
 from pytest_gvisor.sessions import private
 from tests.bundlecheck import bundles_are_as_the_schema_says, bundles_written  # noqa: F401
 from tests.releases import each_release, each_runsc  # noqa: F401
+
+# Hypothesis measures by the clock, and other work keeps all processors busy.
+settings.register_profile(
+    "beside", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("beside")
 
 
 def pytest_configure() -> None:

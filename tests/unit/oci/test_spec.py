@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gvisor.errors import InvalidBundle
@@ -87,7 +87,6 @@ def places(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-@settings(deadline=None)
 @given(specs())
 def test_a_specification_survives_json(spec: Spec) -> None:
     """A written specification is equal when it is read."""
@@ -95,7 +94,6 @@ def test_a_specification_survives_json(spec: Spec) -> None:
 
 
 @pytest.mark.fault("B7")
-@settings(deadline=None)
 @given(specs(), st.data())
 def test_a_bad_key_is_reported_wherever_it_is(spec: Spec, data: st.DataObject) -> None:
     """An unknown key is reported with its place, in any object."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_gvisor import Completed, GvisorError, InsideError, NotReady, SandboxCrashed
@@ -369,7 +369,7 @@ def expected(script: Script) -> str:
     return "done" if exited and ended == {1, 2} else "crash"
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(
     st.lists(sentences(), max_size=6)
     | st.permutations([*STARTED, *EXIT, *EOFS])
