@@ -35,7 +35,7 @@ def test_status() -> None:
 
 def test_time_out() -> None:
     """A workload that runs on."""
-    run("sh", "-c", "echo started; sleep 60", timeout=1)
+    run("sh", "-c", "echo started; sleep 60", timeout=5)
 
 
 def test_missing_program() -> None:

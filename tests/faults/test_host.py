@@ -187,7 +187,7 @@ def test_at_any_shortage_of_memory_the_error_is_typed(any_little: Little) -> Non
                 lose_keeper(gvisor)
                 resource.setrlimit(resource.RLIMIT_AS, (size() + more * 2**20, hard))
                 try:
-                    gvisor.run(["true"], timeout=10)
+                    gvisor.run(["true"], timeout=60)
                     seen.append("well")
                 except pytest_gvisor.GvisorError as error:
                     seen.append(type(error).__name__)

@@ -29,7 +29,7 @@ as_user = pytest.mark.skipif(
 def outcome(gvisor: Gvisor) -> str:
     """``well``, or the name of the error; anything that is not of our tree is raised."""
     try:
-        return "well" if gvisor.run(["echo", "x"], timeout=20).stdout == "x\n" else "wrong"
+        return "well" if gvisor.run(["echo", "x"], timeout=60).stdout == "x\n" else "wrong"
     except GvisorError as error:
         return type(error).__name__
 
@@ -98,7 +98,7 @@ def test_at_any_shortage_of_processes_the_error_is_typed(any_little: Little) -> 
                 lose_keeper(gvisor)
                 resource.setrlimit(resource.RLIMIT_NPROC, (tasks() + more, hard))
                 try:
-                    gvisor.run(["true"], timeout=20)
+                    gvisor.run(["true"], timeout=60)
                     seen.add("well")
                 except pytest_gvisor.GvisorError as error:
                     seen.add(type(error).__name__)

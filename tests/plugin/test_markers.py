@@ -126,10 +126,10 @@ def test_a_marker_on_a_parameter_holds_for_that_parameter(alone: Project) -> Non
         import pytest
 
         @pytest.mark.parametrize(
-            "n", [1, pytest.param(2, marks=pytest.mark.gvisor(timeout=2, max_output=3))]
+            "n", [1, pytest.param(2, marks=pytest.mark.gvisor(timeout=50, max_output=3))]
         )
         def test_it(gvisor, n):
-            assert gvisor.settings.timeout == (60 if n == 1 else 2)
+            assert gvisor.settings.timeout == (60 if n == 1 else 50)
             assert gvisor.run(["echo", "hello"]).truncated is (n == 2)
     """)
     alone.run().ends(passed=2)

@@ -15,7 +15,7 @@ TEST = """
     def test_it(gvisor):
         assert gvisor.run(["echo", "hello"]).stdout == "hello\\n"
 
-    @pytest.mark.gvisor(timeout=5)
+    @pytest.mark.gvisor(timeout=50)
     @pytest.mark.requires_runsc
     def test_fails(gvisor):
         assert gvisor.run(["sh", "-c", "echo reason >&2; exit 3"]).returncode == 0
