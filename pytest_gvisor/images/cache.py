@@ -30,6 +30,7 @@ from pytest_gvisor.images.mount_points import Trees
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.oci import erofs, paths
 from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.sessions import places
 from pytest_gvisor.sessions.private import make_above, make_private, open_private
 from pytest_gvisor.values import dataclass
 
@@ -50,9 +51,7 @@ Opened = Callable[[], contextlib.AbstractContextManager[Content]]
 
 def default_folder() -> str:
     """Return the folder for images."""
-    import platformdirs  # noqa: PLC0415 -- idle costs nothing
-
-    return os.path.join(platformdirs.user_cache_dir("pytest-gvisor"), "images-2")
+    return places.caches("images-2")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,11 @@ _session_key = pytest.StashKey["InsideSession"]()
 _workers_key = pytest.StashKey[bool]()
 
 
+def __dir__() -> list[str]:
+    """Name the hooks alone: pytest and pluggy look at each name of a plugin."""
+    return [name for name in globals() if name.startswith("pytest_")]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare options and ini keys."""
     options.add_options(parser)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,7 +33,8 @@ __all__ = [
     "gvisor_sandboxes", "gvisor_snapshot", "oci_bundle", "runsc",
 ]  # fmt: skip
 
-pytest_plugins = ("pytest_gvisor.inside.hooks",)
+_TESTS_INSIDE = "pytest_gvisor.inside.hooks"
+"""The plugin for tests inside: pytest registers it next to this one."""
 
 _MARKERS = (
     (
@@ -50,6 +53,20 @@ _MARKERS = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare options and ini keys."""
     options.add_options(parser)
+
+
+def __dir__() -> list[str]:
+    """Name fixtures and hooks alone: pytest and pluggy look at each name of a plugin."""
+    return [*__all__, *(name for name in globals() if name.startswith("pytest_"))]
+
+
+def pytest_plugin_registered(plugin: object, manager: pytest.PytestPluginManager) -> None:
+    """Register the hooks for tests inside, as pytest does for a name in ``pytest_plugins``.
+
+    For such a name pytest looks through the entry points of all installed packages first.
+    """
+    if plugin is sys.modules[__name__]:
+        manager.register(importlib.import_module(_TESTS_INSIDE), _TESTS_INSIDE)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:

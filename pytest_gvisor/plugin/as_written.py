@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _PACKAGE = "pytest_gvisor."
-_NAMED = frozenset({"pytest_gvisor.inside.hooks"})
-"""Modules that ``pytest_plugins`` names: a second session in this process warns of one that is not
-rewritten."""
-
 _REWRITES = "_pytest.assertion.rewrite"
 
 
@@ -30,7 +26,7 @@ class Finder:
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return what Python would find without pytest; None for a module of another package."""
-        if not name.startswith(_PACKAGE) or name in _NAMED:
+        if not name.startswith(_PACKAGE):
             return None
         others: list[Any] = [*sys.meta_path]
         for finder in others:

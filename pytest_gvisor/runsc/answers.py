@@ -11,14 +11,13 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.runsc.features import QUESTIONS
-from pytest_gvisor.sessions import boot_notes, private
+from pytest_gvisor.sessions import boot_notes, places, private
 from pytest_gvisor.sessions.boot_notes import Note
 from pytest_gvisor.values import dataclass
 
@@ -74,9 +73,7 @@ def _decode(text: str) -> Answers | None:
 
 def folder() -> str:
     """Return the folder for answers."""
-    import platformdirs  # noqa: PLC0415 -- idle costs nothing
-
-    return os.path.join(platformdirs.user_cache_dir("pytest-gvisor"), "answers")
+    return places.caches("answers")
 
 
 def _note(identity: Identity) -> Note:

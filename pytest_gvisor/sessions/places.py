@@ -41,11 +41,20 @@ def outer_uid() -> int:
     return inside
 
 
+def caches(name: str) -> str:
+    """Return a folder of this package in the user's cache folder.
+
+    As the XDG Base Directory Specification defines it, a variable with a relative path is ignored.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/.cache")
+    return os.path.join(base, "pytest-gvisor", name)
+
+
 def saved_sandboxes() -> str:
     """Return the folder for sandboxes that are kept for later sessions."""
-    import platformdirs  # noqa: PLC0415 -- idle costs nothing
-
-    return os.path.join(platformdirs.user_cache_dir("pytest-gvisor"), "sandboxes-1")
+    return caches("sandboxes-1")
 
 
 def session_bases() -> Iterator[str]:

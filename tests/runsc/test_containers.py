@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import pytest
 
 from fixtures.dockerd import own_daemon
@@ -144,8 +143,6 @@ def folder(runsc: Runsc) -> Iterator[Path]:
     try:
         shutil.copytree(CHECKOUT / "pytest_gvisor", made / "project/pytest_gvisor")
         shutil.copytree(CHECKOUT / ".build/plugins", made / "project/plugins")
-        needed = Path(platformdirs.__file__).parent
-        shutil.copytree(needed, made / "project/plugins/platformdirs", dirs_exist_ok=True)
         (made / "project/tests").mkdir()
         (made / "project/tests/test_it.py").write_text(TEST)
         (made / "script").write_text(SCRIPT)

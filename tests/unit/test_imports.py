@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import pytest_gvisor
+from pytest_gvisor.plugin.placement import FIXTURES
 
 PACKAGE = Path(pytest_gvisor.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -271,6 +273,38 @@ def test_a_run_without_gvisor_imports_no_more(tmp_path: Path) -> None:
     others = [f"-pno:{name}" for name in ("cacheprovider", "hypothesispytest", "xdist")]
     folder = str(tmp_path)
     assert "1 passed" in run("-m", "pytest", "-q", *others, "--rootdir", folder, folder)
+
+
+LOOKS = """
+import importlib.metadata, sys
+found, looks = importlib.metadata.distributions, []
+importlib.metadata.distributions = lambda: looks.append(1) or found()
+import pytest
+pytest.main(sys.argv[1:])
+print("looks:", len(looks))
+"""
+
+
+def test_a_run_without_gvisor_looks_through_the_installed_packages_no_more_often(
+    tmp_path: Path,
+) -> None:
+    """pytest does so for each name in ``pytest_plugins``: milliseconds with many packages."""
+    (tmp_path / "test_it.py").write_text("def test_it(): pass\n")
+    others = [f"-pno:{name}" for name in ("cacheprovider", "hypothesispytest", "xdist")]
+    options = ["-q", *others, "--rootdir", str(tmp_path), str(tmp_path)]
+    with_ours, without = (
+        run("-c", LOOKS, *more, *options).splitlines()[-1] for more in ([], ["-pno:gvisor"])
+    )
+    assert with_ours == without != "looks: 0"
+
+
+@pytest.mark.parametrize("name", ["plugin", "inside.hooks"])
+def test_a_plugin_shows_pytest_its_hooks_and_fixtures_alone(name: str) -> None:
+    """pytest and pluggy look at each name that a plugin has: that takes longer than its import."""
+    module = importlib.import_module(f"{PREFIX}{name}")
+    hooks = {name for name in vars(module) if name.startswith("pytest_")}
+    fixtures = FIXTURES if name == "plugin" else set[str]()
+    assert set(dir(module)) == hooks | fixtures
 
 
 def test_docker_is_imported_in_one_place_at_most() -> None:

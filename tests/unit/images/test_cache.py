@@ -292,7 +292,7 @@ def test_nothing_is_listed_or_removed_in_a_folder_that_is_not_ours(
 
 
 def test_the_folder_is_the_user_s_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder is the one that platformdirs defines."""
+    """The folder is below the one that XDG_CACHE_HOME names."""
     monkeypatch.setenv("XDG_CACHE_HOME", "/where/caches/are")
     assert default_folder() == "/where/caches/are/pytest-gvisor/images-2"
 
