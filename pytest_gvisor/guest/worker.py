@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.guest import (
+        captures,
         encoding,
         failed,
         first,
@@ -40,6 +41,7 @@ else:
     # The folder of this program, on sys.path for these imports: what a test imports by their names
     # is the test's own.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import captures
     import encoding
     import failed
     import first
@@ -56,8 +58,9 @@ else:
 
     del sys.path[0]
     for _name in (
-        "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames", "gate",
-        "identity", "last", "passed", "program", "returns", "terminal", "unsent", "variables",
+        "captures", "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames",
+        "gate", "identity", "last", "passed", "program", "returns", "terminal", "unsent",
+        "variables",
     ):  # fmt: skip
         del sys.modules[_name]
 
@@ -126,28 +129,29 @@ class Plugin:
         items = {item.nodeid: item for item in session.items}
         option = session.config.option
         self._terminal.relayed = self._relays
-        for running, then, maxfail in self._commanded():
-            # What fails from here on without a word fails in the setup.
-            self._running = running
-            item = items.get(running)
-            if item is None:
-                self._channel.send("missing", id=self._running)
-                continue
-            self._variables.clear()
-            self._short.begin()
-            following = items.get(then) if then else None
-            # At the last failure that the host allows, pytest tears everything down with the test.
-            session.testsfailed, option.maxfail = 0, maxfail
-            self._run_protocol(item, following)
-            if not self._channel.is_ours():
-                # It would take the commands that are meant for its parent.
-                self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
-                _exit(1)
-            self._debugger.end()
-            self._send_reports()
-            # The host decides when to stop. The public properties warn when they are unset.
-            session._shouldfail = session._shouldstop = False
-            self._channel.send("done", id=self._running)
+        with captures.in_place(session.config):
+            for running, then, maxfail in self._commanded():
+                # What fails from here on without a word fails in the setup.
+                self._running = running
+                item = items.get(running)
+                if item is None:
+                    self._channel.send("missing", id=self._running)
+                    continue
+                self._variables.clear()
+                self._short.begin()
+                following = items.get(then) if then else None
+                # At the last failure that the host allows, pytest tears everything down.
+                session.testsfailed, option.maxfail = 0, maxfail
+                self._run_protocol(item, following)
+                if not self._channel.is_ours():
+                    # It would take the commands that are meant for its parent.
+                    self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
+                    _exit(1)
+                self._debugger.end()
+                self._send_reports()
+                # The host decides when to stop. The public properties warn when they are unset.
+                session._shouldfail = session._shouldstop = False
+                self._channel.send("done", id=self._running)
         self._terminal.relayed = False
         last.drop_summaries(session.config)
         return True

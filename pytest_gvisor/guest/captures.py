@@ -1,0 +1,178 @@
+"""pytest's capture of descriptors 1 and 2, which stays in place between two phases that pass.
+
+pytest points both away and back around each phase. These are twelve system calls a test, which take
+long while the host has the other processor. Between the phases only plugins run. If all of them
+print nothing there, nobody sees where the descriptors point.
+
+Used by worker.py alone; imports pytest only after ``sys.path`` is the host's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+
+_BETWEEN = (
+    "pytest_report_teststatus", "pytest_report_to_serializable", "pytest_runtest_logfinish",
+    "pytest_runtest_logreport", "pytest_runtest_logstart", "pytest_runtest_makereport",
+    "pytest_runtest_protocol", "pytest_warning_recorded",
+)  # fmt: skip
+"""Hooks that pytest calls between two phases, if the first one has not failed."""
+
+_AROUND = ("pytest_runtest_call", "pytest_runtest_setup", "pytest_runtest_teardown")
+"""Hooks whose wrappers may run outside of pytest's capture."""
+
+_SILENT = ("_hypothesis_pytestplugin", "_pytest.", "pytest_cov.", "pytest_gvisor.", "xdist.")
+"""Modules of plugins that print nothing in these hooks."""
+
+_OURS = "gvisor-"
+
+# Tests replace functions of modules.
+_dup2, _fstat = os.dup2, os.fstat
+
+
+class Captures:
+    """A plugin of the pytest inside: it begins and ends the capture of each phase."""
+
+    def __init__(self, config: pytest.Config, manager: Any) -> None:
+        self._config = config
+        self._manager = manager
+        self._resting: Any = None
+        """The capture that is suspended, while both descriptors are still on its files."""
+
+        self._is_known = False
+        self._is_silent = False
+
+    def pytest_plugin_registered(self) -> None:
+        """Look at the plugins again: a test may register one."""
+        self._is_known = False
+
+    def item_capture(self, when: str, item: pytest.Item) -> _Phase:
+        """Capture the output of a phase, in place of the method of pytest's that has this name."""
+        return _Phase(self, self._manager, when, item)
+
+    def resume(self) -> None:
+        """Let the output go to the capture's files."""
+        capture, self._resting = self._resting, None
+        if capture is None or not _is_suspended(capture):
+            self._manager.resume_global_capture()
+            return
+        for end in (capture.out, capture.err):
+            end.syscapture.resume()
+            end._state = "started"
+        capture._state = "started"
+
+    def suspend(self, *, passed: bool) -> bool:
+        """Let the output go where it went before the phase; return whether there is any to read."""
+        capture = self._manager._global_capturing
+        sizes = _sizes(capture) if passed and capture is not None and self._may_rest() else None
+        if sizes is not None:
+            for end in (capture.out, capture.err):
+                end.syscapture.suspend()
+                end._state = "suspended"
+            capture._state = "suspended"
+            self._resting = capture
+            return any(sizes)
+        self._manager.suspend_global_capture(in_=False)
+        return capture is not None
+
+    def end(self) -> None:
+        """Point both descriptors to where they pointed before the tests."""
+        capture, self._resting = self._resting, None
+        if capture is not None and _is_suspended(capture):
+            for end in (capture.out, capture.err):
+                _dup2(end.targetfd_save, end.targetfd)
+
+    def _may_rest(self) -> bool:
+        """Whether all plugins print nothing between phases."""
+        if not self._is_known:
+            hooks = self._config.hook
+            between = [i for name in _BETWEEN for i in getattr(hooks, name).get_hookimpls()]
+            around = [i for name in _AROUND for i in getattr(hooks, name).get_hookimpls()]
+            between += [i for i in around if i.wrapper or i.hookwrapper]
+            self._is_silent = all(self._prints_nothing(i.plugin) for i in between)
+            self._is_known = True
+        return self._is_silent
+
+    def _prints_nothing(self, plugin: Any) -> bool:
+        module = str(getattr(plugin, "__name__", type(plugin).__module__))
+        name = self._config.pluginmanager.get_name(plugin) or ""
+        return module.startswith(_SILENT) or name.startswith(_OURS)
+
+
+class _Phase:
+    """The capture of one phase, as a context."""
+
+    def __init__(self, captures: Captures, manager: Any, when: str, item: pytest.Item) -> None:
+        self._captures = captures
+        self._manager = manager
+        self._when = when
+        self._item = item
+
+    def __enter__(self) -> None:
+        self._captures.resume()
+        self._manager.activate_fixture()
+
+    def __exit__(self, kind: object, *_error: object) -> None:
+        self._manager.deactivate_fixture()
+        if self._captures.suspend(passed=kind is None):
+            out, err = self._manager.read_global_capture()
+            self._item.add_report_section(self._when, "stdout", out)
+            self._item.add_report_section(self._when, "stderr", err)
+
+
+def _is_suspended(capture: Any) -> bool:
+    """Whether nothing has resumed or ended the capture since it was suspended."""
+    return {capture._state, capture.out._state, capture.err._state} == {"suspended"}
+
+
+def _sizes(capture: Any) -> list[int] | None:
+    """Return the sizes of the files of a capture; None if a test has left it changed.
+
+    pytest's own way of suspending repairs that.
+    """
+    sizes = []
+    for end in (capture.out, capture.err):
+        try:
+            here, there = _fstat(end.targetfd), end.gvisor_file
+        except (AttributeError, OSError):
+            return None
+        if end._state != "started" or (here.st_dev, here.st_ino) != there:
+            return None
+        sizes.append(here.st_size)
+    return sizes
+
+
+@contextlib.contextmanager
+def in_place(config: pytest.Config) -> Iterator[None]:
+    """Take the place of pytest's way to begin and end a phase, if it captures descriptors."""
+    captures = _register(config)
+    try:
+        yield
+    finally:
+        if captures is not None:
+            captures.end()
+
+
+def _register(config: pytest.Config) -> Captures | None:
+    from _pytest.capture import CaptureManager, FDCapture, MultiCapture  # noqa: PLC0415 -- see above
+
+    manager: Any = config.pluginmanager.get_plugin("capturemanager")
+    capture: Any = getattr(manager, "_global_capturing", None)
+    if type(manager) is not CaptureManager or type(capture) is not MultiCapture:
+        return None
+    for end in (capture.out, capture.err):
+        if type(end) is not FDCapture:
+            return None
+        held = _fstat(end.tmpfile.fileno())
+        end.gvisor_file = held.st_dev, held.st_ino  # type: ignore[attr-defined]
+    captures = Captures(config, manager)
+    manager.item_capture = captures.item_capture  # type: ignore[method-assign, assignment]
+    config.pluginmanager.register(captures, "gvisor-captures")
+    return captures
