@@ -127,7 +127,6 @@ class Plugin:
         usual = passed.is_usual(session.config.hook.pytest_report_to_serializable)
         self._short = passed.Shortener(usual=usual)
         items = {item.nodeid: item for item in session.items}
-        option = session.config.option
         self._terminal.relayed = self._relays
         with captures.in_place(session.config):
             for running, then, maxfail in self._commanded():
@@ -135,14 +134,13 @@ class Plugin:
                 self._running = running
                 item = items.get(running)
                 if item is None:
-                    self._channel.send("missing", id=self._running)
+                    self._channel.send("missing", id=running)
                     continue
                 self._variables.clear()
                 self._short.begin()
-                following = items.get(then) if then else None
                 # At the last failure that the host allows, pytest tears everything down.
-                session.testsfailed, option.maxfail = 0, maxfail
-                self._run_protocol(item, following)
+                session.testsfailed, session.config.option.maxfail = 0, maxfail
+                self._run_protocol(item, items.get(then) if then else None)
                 if not self._channel.is_ours():
                     # It would take the commands that are meant for its parent.
                     self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
@@ -342,6 +340,7 @@ def run(
     _hook_order(plugin)
     config.pluginmanager.register(plugin, "gvisor-worker")
     failed.register(config, notes)
+    _beside("locations").register(config)
     ids = gate.command["worker"]
     if ids and config.pluginmanager.hasplugin("xdist"):
         fixtures = _beside("xdist_fixtures").fixtures(**ids)

@@ -37,7 +37,8 @@ PYTEST = ("plugin", "inside")
 
 PYTEST_INSIDE = {
     "guest.bridges", "guest.captures", "guest.debugger", "guest.failed", "guest.gate", "guest.last",
-    "guest.measure", "guest.terminal", "guest.unwanted", "guest.worker", "guest.xdist_fixtures",
+    "guest.locations", "guest.measure", "guest.terminal", "guest.unwanted", "guest.worker",
+    "guest.xdist_fixtures",
 }  # fmt: skip
 """The modules of the pytest in the sandbox."""
 

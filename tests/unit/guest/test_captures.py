@@ -9,15 +9,17 @@ import pytest
 PLUGIN = """
 import os
 import pytest
-from pytest_gvisor.guest import captures
 
 point, pointed = os.dup2, []
+os.dup2 = lambda *given: pointed.append(given) or point(*given)
+
+from pytest_gvisor.guest import captures
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session):
     # Inside, the terminal plugin does not write to descriptor 1.
     session.config.get_terminal_writer()._file = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2 = lambda *given: pointed.append(given) or point(*given)
+    pointed.clear()
     with captures.in_place(session.config):
         return (yield)
 
@@ -104,7 +106,7 @@ def test_descriptors_are_not_moved_between_phases_that_pass(pytester: pytest.Pyt
     pytester.makepyfile("def test_it(): print(1)\n")
     pytester.makepyfile(test_more="def test_one(): pass\ndef test_two(): print(2)\n")
     lines, count = _run(pytester, "-p", "plugin")
-    assert count == 2  # back to their places, at the end
+    assert count == 4  # each to its file, and back at the end
     assert "3 passed" in lines
 
 
@@ -116,7 +118,7 @@ def test_the_output_of_each_phase_is_its_own(pytester: pytest.Pytester, suite: s
     usual, _none = _run(pytester)
     kept, count = _run(pytester, "-p", "plugin")
     assert kept == usual
-    assert count > 2
+    assert count > 4
 
 
 @pytest.mark.parametrize(
@@ -146,3 +148,50 @@ def test_the_output_of_plugins_between_phases_belongs_to_no_test(
     assert lines[place - 1].strip("- ") == "Captured stdout call"
     assert not lines[place + 1].startswith("between")
     assert count >= 12
+
+
+def test_a_debugger_between_phases_has_the_descriptors(pytester: pytest.Pytester) -> None:
+    """Whoever suspends the capture there gets them, and a test of unittest fails only there."""
+    pytester.makepyfile(plugin=PLUGIN)
+    pytester.makeconftest(
+        """
+        import os
+        import pytest
+
+        class Debugs:
+            def pytest_runtest_logreport(self, report):
+                if report.outcome == "passed":
+                    manager.suspend_global_capture(in_=True)
+                    os.write(1, b"looked into\\n")
+                    manager.resume_global_capture()
+                    manager.suspend_global_capture()
+
+        def pytest_exception_interact(node):
+            os.write(1, b"interacted\\n")
+
+        def pytest_configure(config):
+            global manager
+            manager = config.pluginmanager.getplugin("capturemanager")
+            config.pluginmanager.register(Debugs(), "gvisor-debugs")
+        """
+    )
+    pytester.makepyfile(
+        """
+        import unittest
+
+        class TestUnit(unittest.TestCase):
+            def test_fails(self):
+                print("of the test")
+                self.fail()
+
+        def test_passes():
+            print("of the next one")
+        """
+    )
+    lines, _count = _run(pytester, "-p", "plugin", "-q")
+    before, _title, after = "\n".join(lines).partition("FAILURES")
+    assert before.count("looked into") == 5  # phases that passed
+    assert before.count("interacted") == 1
+    assert not re.search("looked into|interacted", after)
+    assert re.search("Captured stdout call -*\nof the test\n", after)
+    assert re.search("Captured stdout call -*\nof the next one\n", after)
