@@ -68,6 +68,7 @@ class Waiting:
         self.control: Control | None = None
         self._log = -1
         self._said = b""
+        self._is_over = False
         _open.add(self)
         try:
             self._make()
@@ -99,13 +100,14 @@ class Waiting:
         """Whether the keeper has reported neither an end nor a failed start."""
         control = self.control
         # Somebody may clean up old temporary files.
-        if not os.path.exists(self._log_path):
+        if self._is_over or not os.path.exists(self._log_path):
             return False
         with contextlib.suppress(GvisorError):
             while control is not None and control.wait(0):
                 message = control.read()
                 pid = message.get("pid")
                 if message.get("state") != "spawned" or not isinstance(pid, int):
+                    self._is_over = True
                     return False
                 self.pid = pid
             return control is not None

@@ -109,6 +109,14 @@ def test_a_run_of_another_kind_ends_it(
     assert not leftovers.processes(ready.folder, everywhere=True)
 
 
+def test_a_run_does_without_one_that_has_ended(gvisor: Gvisor, ready: Waiting) -> None:
+    assert ready.is_alive()
+    os.kill(ready.pid, signal.SIGKILL)
+    wait_for(lambda: not ready.is_alive(), "the keeper to report its end")
+    gvisor.run(["true"], check=True)
+    assert not used(gvisor, ready)
+
+
 @contextmanager
 def fork() -> Iterator[None]:
     """A fork of this process, which does nothing meanwhile."""
