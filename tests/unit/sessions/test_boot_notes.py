@@ -111,7 +111,10 @@ def test_the_sweep_at_a_shell_removes_those_of_earlier_boots_too(
     base: Path, monkeypatch: pytest.MonkeyPatch, note: Note
 ) -> None:
     """The sweep removes notes of earlier boots although no session asks for them again."""
+    # Elsewhere are sessions and notes of other tests that run, and what they keep.
     monkeypatch.setattr(session_folder, "base_folder", lambda: str(base))
+    monkeypatch.setattr(session_folder, "session_bases", lambda: iter(()))
+    monkeypatch.setenv("XDG_CACHE_HOME", f"{base}-cache")
     note.write("text")
     monkeypatch.setattr(boot_notes, "boot_id", lambda: BOOT.replace("1", "6"))
     assert sweep.main([]) == 0
