@@ -226,7 +226,7 @@ class Launcher:
         self._keeper: Keeper | None = None
         self._owner = os.getpid()
         self.lobby: Closing | None = None
-        """What waits for the next run (`run.waiting`). It is closed with the keeper."""
+        """The process that waits for the next run (`run.waiting`). It is closed with the keeper."""
 
         self.swept = 0
         """How many dead sessions' leavings were removed when the session was made."""

@@ -26,7 +26,7 @@ from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.settings import Platform, Settings
 from tests.fakes.fake import FINE, FakeRunsc
 from tests.fakes.runs import Runs
-from tests.faults.little import LONGER
+from tests.faults.little import LONGER, eventually
 
 _BOUND = 60 * LONGER
 
@@ -86,7 +86,7 @@ def test_an_equal_run_is_the_one_that_was_handed_over(runs: Runs, record: Record
     with started(Adopting(request(runs), runs.launcher, Record(), ahead)) as driven:
         assert driven.workspace.id == ahead.id
         assert runs_of(runs.launcher.session().path) == [ahead.id]
-    assert runs.left() == []
+    assert eventually(lambda: not runs.left()) is not None, runs.left()
 
 
 def test_runsc_is_answered_before_anybody_plans(runs: Runs, record: Recorded) -> None:
@@ -119,7 +119,7 @@ def test_another_run_begins_by_itself(what: str, runs: Runs, record: Recorded) -
         while runs_of(runs.launcher.session().path) != [driven.workspace.id]:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-    assert runs.left() == []
+    assert eventually(lambda: not runs.left()) is not None, runs.left()
 
 
 def test_a_run_of_another_file_begins_by_itself(runs: Runs, record: Recorded) -> None:
@@ -139,7 +139,7 @@ def test_a_changed_executable_is_not_started(runs: Runs, record: Recorded) -> No
     beside.rmdir()
     with pytest.raises(ValueError, match="has changed"):  # the folder's own time tells
         launched(runs, record)
-    assert runs.left() == []
+    assert eventually(lambda: not runs.left()) is not None, runs.left()
 
 
 @pytest.mark.parametrize("name", ["folder", "root", "id", "cgroups"])
@@ -156,7 +156,7 @@ def test_an_order_for_anything_else_is_not_handed_over(
     bad = dataclasses.replace(record, order={**record.order, name: value})
     with pytest.raises(ValueError, match="no order for"):
         launched(runs, bad)
-    assert runs.left() == []
+    assert eventually(lambda: not runs.left()) is not None, runs.left()
     assert (other / "file").is_dir()
 
 
