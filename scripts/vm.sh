@@ -43,7 +43,7 @@ same_as() {
 # other parts of `make test` judge the same bundles by their schema. A platform's probe has a sixth of
 # --gvisor-timeout, and its first sandbox reads all of runsc through 9p.
 export TESTS_WITHOUT_SCHEMA=1
-plain=(-p no:cacheprovider -p no:hypothesispytest -p no:xdist -p no:pytest_cov -p no:platformdirs)
+plain=(-p no:cacheprovider -p no:hypothesispytest -p no:xdist -p no:pytest_cov)
 
 # The checkout is read-only in the VM: this keeps the bytecode of these tests there beforehand.
 compile_tests() { quietly "$venv/bin/python" -m pytest "${plain[@]}" --collect-only -q "$@"; }

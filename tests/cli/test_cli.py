@@ -15,7 +15,6 @@ from pytest_gvisor import is_gvisor_kernel
 from pytest_gvisor.cli import main as cli
 from pytest_gvisor.cli import run as run_command
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.sessions.launcher import Launcher
 
 
@@ -162,24 +161,6 @@ def test_the_doctor_says_that_tests_cannot_run(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert b"refusing to run" in done.stdout
     assert b"Tests cannot run here" in done.stdout
-
-
-def test_sweep_removes_what_a_dead_session_left_and_nothing_else() -> None:
-    """A session that lives stays."""
-    base = session_folder.base_folder()
-    living = session_folder.SessionDir.create(session_folder.SessionDir.choose(base)[0])
-    dead = session_folder.SessionDir.create(session_folder.SessionDir.choose(base)[0])
-    os.close(dead.lock)
-    try:
-        assert dead.path in session_folder.dead(base)
-        done = call("sweep")
-        assert (done.returncode, done.stderr) == (0, b"")
-        assert f"removed {dead.path}\n".encode() in done.stdout
-        assert living.path.encode() not in done.stdout
-        assert os.path.isdir(living.path)
-        assert not os.path.exists(dead.path)
-    finally:
-        living.remove()
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:

@@ -70,7 +70,7 @@ def test_a_death_after_many_short_tests_is_its_own(
                 {how}
         """
     )
-    result = run_inside("-v", "--gvisor-timeout", "8")
+    result = run_inside("-v", "--gvisor-timeout", "15")
     assert result.parseoutcomes() == {"passed": 99, "failed": 1}
     result.stdout.fnmatch_lines(["*short?90? FAILED*", "*sandbox was lost in this test's call*"])
 
@@ -95,9 +95,9 @@ def test_a_hang_ends_at_the_deadline_with_its_stack(
         "def test_hangs(): waits_for_ever()\n"
         "def test_after(): pass\n"
     )
-    result = run_inside("--gvisor-timeout", "4")
+    result = run_inside("--gvisor-timeout", "10")
     assert result.parseoutcomes() == {"passed": 1, "failed": 1}
-    result.stdout.fnmatch_lines(["*did not end within 4 s*", "*in waits_for_ever*"])
+    result.stdout.fnmatch_lines(["*did not end within 10 s*", "*in waits_for_ever*"])
 
 
 def test_a_death_in_setup_is_an_error(project: pytest.Pytester, run_inside: RunInside) -> None:
@@ -364,9 +364,9 @@ def test_the_start_of_a_sandbox_is_not_of_a_test_s_time(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
     """A new sandbox starts outside of the next test's deadline."""
-    project.makeconftest(f"import time\n{INSIDE} time.sleep(4)\n")
+    project.makeconftest(f"import time\n{INSIDE} time.sleep(10)\n")
     project.makepyfile("import os\ndef test_dies(): os._exit(3)\ndef test_after(): pass\n")
-    assert run_inside("--gvisor-timeout=4").parseoutcomes() == {"passed": 1, "failed": 1}
+    assert run_inside("--gvisor-timeout=10").parseoutcomes() == {"passed": 1, "failed": 1}
 
 
 def test_the_sandbox_of_a_session_ends_by_itself(

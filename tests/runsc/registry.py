@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import socket
+import re
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +16,13 @@ USER, PASSWORD = "reader", "open sesame"
 _HASH = "$2y$04$abcdefghijklmnopqrstuu/LVz6MZlItEy42I2juLihZ66HnQx/cy"
 _CONFIG = """
 version: 0.1
-log: {{level: error}}
+log: {{level: info}}
 storage: {{filesystem: {{rootdirectory: {folder}/data}}}}
-http: {{addr: "{address}", secret: none}}
+http: {{addr: "127.0.0.1:0", secret: none}}
 {auth}
 """
 _AUTH = "auth: {{htpasswd: {{realm: private, path: {folder}/htpasswd}}}}"
+_LISTENS = re.compile(r"listening on (127\.0\.0\.1:\d+)")
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 
@@ -30,34 +30,23 @@ _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 def registry(folder: Path, *, is_private: bool = False) -> Iterator[str]:
     """Debian's docker-registry with its data in ``folder``; yields HOST:PORT."""
     folder.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     (folder / "htpasswd").write_text(f"{USER}:{_HASH}\n")
     auth = _AUTH.format(folder=folder) if is_private else ""
-    (folder / "config.yml").write_text(_CONFIG.format(folder=folder, address=address, auth=auth))
+    (folder / "config.yml").write_text(_CONFIG.format(folder=folder, auth=auth))
     with open(folder / "log", "wb") as log:
         argv = ["docker-registry", "serve", str(folder / "config.yml")]
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 60
-        while not _answers(address):
+        # It chooses a free port, and writes that to its log once connections are accepted.
+        while not (found := _LISTENS.search((folder / "log").read_text())):
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"the registry does not start: {(folder / 'log').read_text()}")
             time.sleep(0.05)
-        yield address
+        yield found[1]
     finally:
         process.terminate()
         process.wait(20)
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{address}/v2/", timeout=5):
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code == 401
-    except OSError:
-        return False
 
 
 def move_tag(address: str, repository: str, tag: str, to: str) -> None:
