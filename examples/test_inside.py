@@ -19,15 +19,15 @@ def test_this_very_function_runs_in_the_sandbox() -> None:
 
 @pytest.mark.in_gvisor
 def test_what_it_writes_stays_there(tmp_path: Path) -> None:
-    Path("/usr/mine").write_text("written where nobody may write")
+    Path("/tmp/mine").write_text("in a /tmp of its own")
     (tmp_path / "file").write_text("x")
 
 
 @pytest.mark.in_gvisor(fresh=True)
 def test_a_sandbox_of_its_own() -> None:
-    assert not Path("/usr/mine").exists()
+    assert not Path("/tmp/mine").exists()
 
 
 def test_this_one_runs_on_the_host() -> None:
-    assert not Path("/usr/mine").exists()
+    assert not Path("/tmp/mine").exists()
     assert not is_gvisor_kernel(os.uname().release)

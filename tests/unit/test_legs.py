@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import re
 import subprocess
 from pathlib import Path
 
@@ -32,6 +34,32 @@ def test_each_file_of_tests_is_in_one_leg_of_root_s() -> None:
     assert len(files) > 100
     legs = {file: [covered(paths, file) for paths in lists] for file in files}
     assert [str(file) for file, found in legs.items() if sum(found) != 1] == []
+
+
+NAMED = re.compile(r"\b(?:tests|examples)/[\w/{},.*]+\.py(?:::[\w{},\[\]-]+)?")
+
+
+def test_each_test_that_a_script_names_is_there() -> None:
+    """pytest runs none of its arguments' tests if one of them is not found."""
+    scripts = [path for path in (CHECKOUT / "scripts").iterdir() if path.is_file()]
+    words = {word for path in scripts for word in NAMED.findall(path.read_text())}
+    # Without globs, but with braces, as the script's own shell expands them.
+    done = subprocess.run(
+        ["bash", "-fuc", f"printf '%s\\n' {' '.join(sorted(words))}"],
+        cwd=CHECKOUT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    expanded = done.stdout.split()
+    assert len(expanded) > 50
+    assert [word for word in expanded if not is_there(*word.partition("::")[::2])] == []
+
+
+def is_there(path: str, function: str) -> bool:
+    """Whether there is a file of this name or glob, with this function if one is named."""
+    files = glob.glob(path, root_dir=CHECKOUT)
+    if not function:
+        return bool(files)
+    name = function.partition("[")[0]
+    return any(f"def {name}(" in (CHECKOUT / file).read_text() for file in files)
 
 
 ENDINGS = r"""
