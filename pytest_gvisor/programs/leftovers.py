@@ -27,7 +27,6 @@ else:
     import proc
 
 JOURNAL = "journal"
-LOCK = "lock"
 CGROUP_PREFIX = "pytest-gvisor-"
 PATIENCE = 2.0
 
@@ -119,10 +118,10 @@ def remove_session(session: str, cgroups: list[str]) -> list[str]:
     unmount(session)
     leaks = [_undo(os.rmdir, cgroup) for cgroup in cgroups]
     with contextlib.suppress(FileNotFoundError):
-        names = set(os.listdir(session)) - {JOURNAL, LOCK}
+        names = set(os.listdir(session)) - {JOURNAL, paths.LOCK}
         leaks += [_undo(_remove_any, os.path.join(session, name)) for name in names]
     if not any(leaks):
-        leaks = [_undo(_remove_any, os.path.join(session, name)) for name in (JOURNAL, LOCK)]
+        leaks = [_undo(_remove_any, os.path.join(session, name)) for name in (JOURNAL, paths.LOCK)]
         leaks.append(_undo(os.rmdir, session))
     return list(filter(None, leaks))
 

@@ -13,6 +13,12 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
 """The environment of a program of this folder."""
 
+KEEPER = "keeper.py"
+"""The name of the keeper's program."""
+
+LOCK = "lock"
+"""The name of the file in a session's folder whose lock says that the session is alive."""
+
 
 def below(path: str, folder: str) -> bool:
     """Whether ``path`` lies in ``folder``, and is not the folder itself.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from pytest_gvisor.report import markdown
 from pytest_gvisor.report.model import Report
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -18,6 +17,8 @@ def append(report: Report, environ: Mapping[str, str]) -> str:
     path = environ.get(VARIABLE)
     if not path:
         return ""
+    from pytest_gvisor.report import markdown  # noqa: PLC0415 -- most sessions write none
+
     try:
         # Other tools of the same step have written to it as well.
         used = os.path.getsize(path) if os.path.exists(path) else 0

@@ -11,7 +11,6 @@ import collections
 import dataclasses
 import enum
 import json
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -282,6 +281,8 @@ class Report:
         times = self.start_times(platform)
         if not times:
             return None
+        import statistics  # noqa: PLC0415 -- it takes 10 ms, and few sessions show it
+
         return Starts(count=len(times), median=statistics.median(times), slowest=max(times))
 
     def used(self, platform: str) -> Used | None:

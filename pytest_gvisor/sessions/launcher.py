@@ -14,16 +14,18 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from pytest_gvisor import programs
 from pytest_gvisor.errors import LaunchError, ProtocolError, stage
 from pytest_gvisor.guest.checked_json import loads
-from pytest_gvisor.programs import keeper as program
-from pytest_gvisor.programs.order import Order
-from pytest_gvisor.programs.paths import ENVIRONMENT
+from pytest_gvisor.programs.paths import ENVIRONMENT, KEEPER
 from pytest_gvisor.sessions.session_folder import SessionDir
 
-_PROGRAM = program.__file__
+if TYPE_CHECKING:
+    from pytest_gvisor.programs.order import Order
+
+_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(programs.__file__)), KEEPER)
 _START_DEADLINE = 10.0
 _STOP_DEADLINE = 8.0
 _MAX_MESSAGE = 64 * 1024
@@ -282,6 +284,9 @@ class Launcher:
             session.remove()
             session = self._session = None
         keeper = Keeper(self._choose() if session is None else session.path)
+        # The session's end may find no descriptor for an import, and the keeper comes up meanwhile.
+        from pytest_gvisor.programs import leftovers  # noqa: F401, PLC0415
+
         try:
             if wait:
                 keeper.await_ready()

@@ -8,6 +8,8 @@ Layout::
             lock                   held (flock) by pytest and its keeper: free means both are dead
             journal                a JSON line for each sandbox, before it is made
             SANDBOX-ID/            bundle/ root/ runtime/ log …
+
+The keeper comes up before what removes remains is imported: most sessions find none.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import time
 from collections.abc import Iterator
 
 from pytest_gvisor.errors import LaunchError, stage
-from pytest_gvisor.programs import leftovers, locks
+from pytest_gvisor.programs import locks
+from pytest_gvisor.programs.paths import LOCK
 from pytest_gvisor.sessions import private, stopped_keepers
 from pytest_gvisor.sessions.places import session_bases
 from pytest_gvisor.trust import SHORTAGES
@@ -170,6 +173,8 @@ class SessionDir:
 
     def journal(self, **entry: object) -> None:
         """Append one line to the journal; it is complete on return, or `LaunchError` is raised."""
+        from pytest_gvisor.programs import leftovers  # noqa: PLC0415 -- see above
+
         # The line feed comes first, so that a line that a full disk cut short spoils no other.
         line = b"\n" + json.dumps(entry).encode()
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -188,6 +193,8 @@ class SessionDir:
         Returns what could not be removed, in words; it is left to the next sweep. A second call
         tries that once more.
         """
+        from pytest_gvisor.programs import leftovers  # noqa: PLC0415 -- see above
+
         leaks = leftovers.clear_session(self.path) if os.path.isdir(self.path) else []
         # Out of the list first: after a Ctrl-C in between, the number may be another's.
         with contextlib.suppress(IndexError, OSError):  # a test may have closed it
@@ -196,7 +203,7 @@ class SessionDir:
 
 
 def _take_lock(session: str) -> int:
-    lock = locks.opened(os.path.join(session, leftovers.LOCK))
+    lock = locks.opened(os.path.join(session, LOCK))
     if not locks.is_taken(lock):
         os.close(lock)
         raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
@@ -206,9 +213,7 @@ def _take_lock(session: str) -> int:
 def _is_dead(session: str) -> bool:
     """Whether nobody holds the session's lock. The caller holds the base's lock."""
     try:
-        lock = os.open(
-            os.path.join(session, leftovers.LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-        )
+        lock = os.open(os.path.join(session, LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         # Made and locked under the base's lock, and the last to go of a session that ends.
         return True
@@ -288,8 +293,11 @@ def _is_session(entry: os.DirEntry[str]) -> bool:
 def _remove_dead(base: str, paths: list[str], budget: _Budget) -> list[str]:
     """Remove the dead ones of these sessions' folders; return those that are gone."""
     gone: list[str] = []
-    if paths:
-        budget.left -= _wake(base)
+    if not paths:
+        return gone
+    from pytest_gvisor.programs import leftovers  # noqa: PLC0415 -- see above
+
+    budget.left -= _wake(base)
     for path in filter(_is_dead, paths):
         # Half of what there is for each: one that is stuck does not use up all of it.
         patience = min(leftovers.PATIENCE, budget.left / 2)
@@ -308,6 +316,8 @@ def _wake(base: str) -> float:
 
     The seconds that were waited for nothing.
     """
+    from pytest_gvisor.programs import leftovers  # noqa: PLC0415 -- see above
+
     began = time.monotonic()
     deadline = began + min(leftovers.PATIENCE, SWEEP_BUDGET / 2)
     woken = stopped_keepers.wake(base)

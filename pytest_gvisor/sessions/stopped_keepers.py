@@ -14,7 +14,8 @@ import select
 import signal
 from collections.abc import Iterator
 
-from pytest_gvisor.programs import keeper, proc
+from pytest_gvisor.programs import proc
+from pytest_gvisor.programs.paths import KEEPER
 
 
 def sessions(base: str) -> list[str]:
@@ -56,7 +57,7 @@ def _keeps(pid: int, base: str) -> tuple[str, str] | None:
     """
     match proc.words_of(pid):
         case [_, "-I", "-S", program, _, pidfd, session] if (
-            os.path.basename(program) == os.path.basename(keeper.__file__)
+            os.path.basename(program) == KEEPER
             and pidfd.isdecimal()
             and os.path.dirname(session) == base
             and _uids(pid) == {os.geteuid()}

@@ -276,6 +276,28 @@ def test_a_run_without_gvisor_imports_no_more(tmp_path: Path) -> None:
     assert "1 passed" in run("-m", "pytest", "-q", *others, "--rootdir", folder, folder)
 
 
+def modules_with(name: str) -> set[str]:
+    """The modules that an import loads into a process that has imported pytest."""
+    code = f"import pytest, sys; before = set(sys.modules); import {PREFIX}{name}"
+    return set(run("-c", f"{code}; print(*(set(sys.modules) - before))").split())
+
+
+def test_a_keeper_is_started_before_what_removes_its_remains_is_imported() -> None:
+    """A keeper comes up beside the imports, and takes longer than the rest of a start does."""
+    loaded = modules_with("sessions.launcher")
+    assert f"{PREFIX}sessions.session_folder" in loaded
+    assert loaded.isdisjoint({"ctypes", f"{PREFIX}programs.keeper", f"{PREFIX}programs.leftovers"})
+
+
+@pytest.mark.parametrize("name", ["plugin.matrix", "report.github", "report.terminal"])
+def test_a_session_that_writes_no_report_imports_no_statistics_and_no_writer(name: str) -> None:
+    """Each session with gVisor collects the matrix, and few write it to a file."""
+    loaded = modules_with(name)
+    assert f"{PREFIX}{name}" in loaded
+    writers = {f"{PREFIX}report.{kind}" for kind in ("html", "markdown")}
+    assert loaded.isdisjoint({"statistics", *writers})
+
+
 LOOKS = """
 import importlib.metadata, sys
 found, looks = importlib.metadata.distributions, []
