@@ -152,9 +152,10 @@ class Changes:
             if time.monotonic() > until:
                 yield ""
                 return
+            path = stack.pop()
             try:
-                device = os.lstat(stack[-1]).st_dev
-                with os.scandir(stack.pop()) as entries:
+                device = os.lstat(path).st_dev
+                with os.scandir(path) as entries:
                     here = sorted(entries, key=lambda entry: entry.name)
             except OSError:
                 continue

@@ -87,15 +87,21 @@ def test_the_folder_of_a_failed_test_is_where_its_report_says(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """Without ``--basetemp`` too, and of a test that died; a test that passes leaves nothing."""
+    """Without ``--basetemp`` too, and of a test that died; a test that passes leaves nothing.
+
+    One that removes its folder takes no other's files along.
+    """
     root = tmp_path_factory.mktemp("root")
     monkeypatch.setenv("PYTEST_DEBUG_TEMPROOT", str(root))
     project.makepyfile(
         """
         import os, pytest
 
-        @pytest.mark.parametrize("way", ["passes", "fails", "dies"])
+        @pytest.mark.parametrize("way", ["passes", "removes", "fails", "dies"])
         def test_it(tmp_path, way):
+            if way == "removes":
+                tmp_path.rmdir()
+                raise AssertionError
             (tmp_path / "file").write_text(way)
             if way == "fails":
                 raise AssertionError(tmp_path / "file")
@@ -105,7 +111,8 @@ def test_the_folder_of_a_failed_test_is_where_its_report_says(
     )
     arguments = ["--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider"]
     result = project.run(sys.executable, "-mpytest", *arguments, *["-n1"] * workers)
-    assert result.parseoutcomes() == {"passed": 1, "failed": 2}
+    assert result.parseoutcomes() == {"passed": 1, "failed": 3}
+    result.stdout.no_fnmatch_line("*did not answer*")
     found = sorted((path.read_text(), path) for path in root.rglob("file"))
     (_dies, _), (fails, path) = found
     assert (_dies, fails) == ("dies", "fails")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,14 @@ def test_counting_stops_after_its_time(
     messages = sent(changes, tmp_path, place(tmp_path / "x"))
     assert paths(messages) == ["b.txt"]
     assert (messages[-2]["count"], messages[-2]["whole"]) == (1, True)
+
+
+def test_a_folder_that_is_gone_has_no_files(changes: Changes, tmp_path: Path) -> None:
+    """A test may remove its own folder, and a sandbox without such a test may have none."""
+    (tmp_path / "file").touch()
+    until = time.monotonic() + 60
+    assert list(changes.below(str(tmp_path / "gone"), until=until)) == []
+    assert list(changes.below(str(tmp_path), until=until)) == [str(tmp_path / "file")]
 
 
 def test_many_names_are_counted(changes: Changes, tmp_path: Path) -> None:
