@@ -152,7 +152,7 @@ def _copied(bench: Bench) -> Iterator[Executable]:
     """A copy of runsc in memory, on huge pages, as the keeper makes one. Raises `OSError`."""
     sidecars = bench.runsc.sidecars.folder if bench.runsc.uses_sidecars else ""
     order = Order(
-        id="", argv=(), term=(), delete=(), env={}, folder="", root="", sidecars=sidecars,
+        id="", argv=(), term=(), env={}, folder="", root="", sidecars=sidecars,
     )  # fmt: skip
     copy = own_copy.Copy(bench.runsc.fd, order, tempfile.mkdtemp(prefix="copy-", dir=bench.folder))
     while copy.pid:  # one that copies, and one that compares the sentry

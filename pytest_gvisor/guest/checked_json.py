@@ -7,10 +7,11 @@ large a text may be, and what has to be in it, is the caller's to check.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 _MAX_DETAIL = 200
 # Tests inside may replace these in their module, and commands are read all the same.

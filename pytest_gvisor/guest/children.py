@@ -16,8 +16,8 @@ import signal
 import stat
 import struct
 import termios
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.guest.killer import MARK
     from pytest_gvisor.guest.loop import READ, Sink, Source
@@ -27,6 +27,7 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from pytest_gvisor.guest.loop import Loop
 

@@ -11,8 +11,8 @@ import os
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.guest.children import is_regular
     from pytest_gvisor.guest.loop import WRITE, Sink, Source
@@ -22,6 +22,7 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from pytest_gvisor.guest.loop import Loop
 

@@ -13,8 +13,8 @@ import itertools
 import json
 import os
 import struct
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.guest import checked_json
 else:
@@ -22,6 +22,7 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
 VERSION = 1
 TAG_SIZE = 8

@@ -10,8 +10,8 @@ import contextlib
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, NamedTuple
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -23,12 +23,13 @@ _FREEZES = 20
 _BLOCK = 64 * 1024
 
 
-class Process(NamedTuple):
+class Process:
     """The facts on a process in /proc/PID/stat."""
 
-    parent: int
-    session: int
-    zombie: bool
+    def __init__(self, parent: int, session: int, *, zombie: bool) -> None:
+        self.parent = parent
+        self.session = session
+        self.zombie = zombie
 
 
 def _read(path: str) -> bytes:
@@ -53,7 +54,7 @@ def table() -> dict[int, Process]:
                 # As programs/proc.py, which no sandbox is shown: the command may hold spaces and
                 # brackets, so the fields start after its last one.
                 words = _read(f"/proc/{name}/stat").rpartition(b")")[2].split()
-                found[int(name)] = Process(int(words[1]), int(words[3]), words[0] in b"ZX")
+                found[int(name)] = Process(int(words[1]), int(words[3]), zombie=words[0] in b"ZX")
     return found
 
 

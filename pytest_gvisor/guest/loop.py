@@ -15,8 +15,8 @@ import heapq
 import os
 import select
 import time
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.guest import frames
 else:
@@ -24,6 +24,7 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT

@@ -19,8 +19,8 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Union
 
+TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.guest import frames, killer
     from pytest_gvisor.guest.children import Ahead, Exec, Limits, Program
@@ -42,7 +42,10 @@ _NOBODY = 65534
 # The second is what Python raises for a NUL byte in a path, or for text that no encoding has.
 _REFUSED = (OSError, ValueError)
 
-Peer = Union[Exec, Connection, Put, Get]  # noqa: UP007 -- Python 3.8
+if TYPE_CHECKING:
+    from typing import Any, Union
+
+    Peer = Union[Exec, Connection, Put, Get]  # noqa: UP007 -- Python 3.8
 
 
 class Guest:

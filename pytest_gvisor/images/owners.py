@@ -27,7 +27,8 @@ def part_of(cache: str) -> str:
     maps = [_map(kind) for kind in ("uid", "gid")]
     if all([ids.size for ids in found] == [2**32 - 1] for found in maps):
         return cache
-    said = "\n".join([str(os.geteuid()), *(" ".join(map(str, sum(found, ()))) for found in maps)])
+    ranges = (" ".join(f"{ids.inside} {ids.outside} {ids.size}" for ids in found) for found in maps)
+    said = "\n".join([str(os.geteuid()), *ranges])
     return os.path.join(cache, f"owners-{hashlib.sha256(said.encode()).hexdigest()[:16]}")
 
 

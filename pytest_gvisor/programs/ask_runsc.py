@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.programs import linux
     from pytest_gvisor.programs.paths import SYSTEM_PATH

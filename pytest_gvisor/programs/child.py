@@ -11,7 +11,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.programs import linux, membarrier, proc

@@ -21,11 +21,11 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.programs import leftovers, linux
-    from pytest_gvisor.programs.one_run import EXIT_GRACE, Run, State
+    from pytest_gvisor.programs.one_run import Run, State
     from pytest_gvisor.programs.order import Order
     from pytest_gvisor.programs.own_copy import RUNS_BEFORE, Copy
     from pytest_gvisor.programs.spare import MAX_FDS, MAX_MESSAGE, Spare
@@ -34,7 +34,7 @@ else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import leftovers
     import linux
-    from one_run import EXIT_GRACE, Run, State
+    from one_run import Run, State
     from order import Order
     from own_copy import RUNS_BEFORE, Copy
     from spare import MAX_FDS, MAX_MESSAGE, Spare
@@ -133,9 +133,6 @@ class Keeper:
                 elif run.saver == pid:
                     run.saver = 0
                     run.tell(state="saved", status=status)
-                elif run.deleter == pid:
-                    run.deleter = 0
-                    run.enter(State.LEAVES, EXIT_GRACE)
 
     def take_spare(self, message: bytes, fds: Sequence[int], *, error_pipe: int) -> int:
         """Have the child that was forked ahead carry out an order; return its pid, 0 if none."""

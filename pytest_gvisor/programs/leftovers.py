@@ -17,8 +17,8 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.programs import linux, paths, proc
 else:
@@ -92,14 +92,6 @@ def kill(pids: list[int], root: str) -> None:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
             os.close(pidfd)
-
-
-def has_state(root: str) -> bool:
-    """Whether runsc left a state file, which ``runsc delete --force`` would remove."""
-    try:
-        return any(name.endswith(".state") for name in os.listdir(root))
-    except OSError:
-        return False
 
 
 def remove(folder: str, cgroups: Sequence[str]) -> list[str]:
@@ -244,7 +236,7 @@ def _retried(folder: str, step: Callable[[bool], list[str]], patience: float) ->
 
 def kill_children(patience: float = PATIENCE) -> None:
     """Kill and reap every child of this process, and each orphan that it gets by that."""
-    deadline = time.monotonic() + patience
+    deadline, pause = time.monotonic() + patience, 0.0005
     while (pids := proc.children_of_self()) and time.monotonic() < deadline:
         for pid in pids:  # one that was not waited for keeps its pid
             with contextlib.suppress(ProcessLookupError):
@@ -252,7 +244,9 @@ def kill_children(patience: float = PATIENCE) -> None:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-        time.sleep(0.005)
+        # A session's end waits for this, and one that waits in a system call is dead at once.
+        time.sleep(pause)
+        pause = min(2 * pause, 0.005)
 
 
 def journalled_cgroups(session: str) -> list[str]:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.programs import linux
 else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path

@@ -13,8 +13,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.programs import child, leftovers, paths
     from pytest_gvisor.programs.order import Order
@@ -48,11 +48,8 @@ if TYPE_CHECKING:
 
 _FEWEST_FDS = 4
 EXIT_GRACE = 0.5
-DELETE_DEADLINE = 8.0
-"""Seconds for `runsc delete`. An idle machine needs 0.02, and an emulated one several."""
-DELETE_TRIES = 3
 
-_NOTHING = Order(id="", argv=(), term=(), delete=(), env={}, folder="", root="")
+_NOTHING = Order(id="", argv=(), term=(), env={}, folder="", root="")
 """The order of a run whose message could not be read: there is nothing to remove."""
 
 
@@ -82,7 +79,6 @@ class State(enum.IntEnum):
     ENDED = enum.auto()  # the caller has not released it yet
     LEAVES = enum.auto()  # its last processes may end by themselves until the run is due
     CLEARS = enum.auto()  # they are killed, and what is left when it is due is told
-    DELETES = enum.auto()  # `runsc delete` goes on, and is killed when it is due
 
 
 class Run:
@@ -98,8 +94,6 @@ class Run:
         self.state = State.RUNS
         self.due = 0.0
         self.killed = False
-        self.deletes = 0
-        self.deleter = 0
         self.saver = 0
 
     def enter(self, state: State, seconds: float) -> None:
@@ -254,12 +248,6 @@ class Run:
     def clean(self, now: float) -> bool:
         """Take one step of the cleanup; return True when nothing is left to do."""
         late = now > self.due
-        if self.state is State.DELETES:
-            if late:
-                self.deletes = DELETE_TRIES  # one that hangs would hang again
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.deleter, signal.SIGKILL)
-            return False
         if late and self.state is State.LEAVES:
             self.enter(State.CLEARS, EXIT_GRACE)
             late = False
@@ -284,18 +272,12 @@ class Run:
                 leftovers.kill(left, order.root)
             if not last:
                 return None
-        # A runsc that was killed leaves its state file and socket, until `runsc delete --force`.
-        stale = leftovers.has_state(order.root)
-        if stale and self.deletes < DELETE_TRIES:
-            self.deletes += 1
-            self.deleter = self._spawn(order.delete)
-            self.enter(State.DELETES, DELETE_DEADLINE)
-            return None
+        # The folder holds all that a killed runsc leaves, and a `runsc restore` in any case: state
+        # file, socket and null-netns. So `runsc delete` would find nothing more: the cgroups are
+        # ours (--ignore-cgroups), and the overlay is in memory.
         leaks = leftovers.remove(order.folder, order.cgroups)
         if leaks and not last:
             return None
-        if stale:
-            leaks.append(f"`runsc delete --force {order.id}` left its state; the files are gone")
         return leaks + [f"process {pid}" for pid in left]
 
     def _spawn(self, argv: tuple[str, ...]) -> int:

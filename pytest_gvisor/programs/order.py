@@ -6,13 +6,19 @@ The run's descriptors come beside it. They are the executable, the three standar
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.programs.records import dataclass
+else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path
+    from records import dataclass
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Order:
     """The parameters of one run for the keeper."""
 
@@ -23,11 +29,8 @@ class Order:
     term: tuple[str, ...]
     """The command that sends the workload SIGTERM."""
 
-    delete: tuple[str, ...]
-    """The command that removes the state that a killed sandbox leaves."""
-
     env: dict[str, str]
-    """The whole environment of all three commands."""
+    """The whole environment of both commands."""
 
     folder: str
     """The run's own folder, which is removed at its end; ``""`` is none."""
@@ -74,9 +77,12 @@ class Order:
     def command(self, argv: tuple[str, ...]) -> Order:
         """Return another command of the same runsc, for which the child makes no mounts."""
         return Order(
-            id=self.id, argv=argv, term=(), delete=(), env=self.env, folder=self.folder,
-            root=self.root,
-        )  # fmt: skip
+            id=self.id, argv=argv, term=(), env=self.env, folder=self.folder, root=self.root
+        )
+
+    def changed(self, **fields: Any) -> Order:
+        """Return an order with these fields in place of its own."""
+        return Order(**{**vars(self), **fields})
 
     def to_json(self) -> bytes:
         """Return the message. A string may hold surrogates, for bytes that are not UTF-8."""
@@ -89,14 +95,13 @@ class Order:
             found = json.loads(message)
         except RecursionError as error:
             raise ValueError("the order is nested too deep") from error
-        fields = dataclasses.fields(cls)
-        if not isinstance(found, dict) or found.keys() != {field.name for field in fields}:
+        if not isinstance(found, dict) or found.keys() != cls.__annotations__.keys():
             raise ValueError(f"not the fields of an order: {found!r}"[:200])
         values: dict[str, Any] = {}
-        for field in fields:
-            value = values[field.name] = _READERS[str(field.type)](found[field.name])
+        for name, kind in cls.__annotations__.items():
+            value = values[name] = _READERS[kind](found[name])
             if value is None:
-                raise ValueError(f"{field.name} cannot be {found[field.name]!r}"[:200])
+                raise ValueError(f"{name} cannot be {found[name]!r}"[:200])
         return cls(**values)
 
 

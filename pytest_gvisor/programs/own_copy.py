@@ -15,13 +15,15 @@ Standard library and its siblings only.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import mmap
 import os
 import resource
 import sys
-from typing import TYPE_CHECKING, NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.programs import child, linux
@@ -158,7 +160,7 @@ class Copy:
         shares = self._shares and self._same_sentry()
         folder = f"/proc/self/fd/{child.LINKS_FD}" if shares else order.sidecars
         env = {**order.env, VARIABLE.decode(): folder}
-        return self.fd, dataclasses.replace(order, env=env, links=self._links if shares else "")
+        return self.fd, order.changed(env=env, links=self._links if shares else "")
 
     def _same_sentry(self) -> bool:
         path = os.path.join(self._sidecars, SENTRY)

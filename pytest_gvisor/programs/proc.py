@@ -1,20 +1,26 @@
 """Readers of /proc: one for each file on processes, mounts or ids (proc(5)).
 
 A process that has ended has neither a command line nor a state. Nor has one that this user may not
-look at. Standard library only: `leftovers` runs with ``-I -S``.
+look at. Standard library and its siblings only: `leftovers` runs with ``-I -S``.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.programs.records import dataclass
+else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path
+    from records import dataclass
 
 _MAX_COMMAND_LINE = 64 * 1024
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
-class Stat(NamedTuple):
+@dataclass(frozen=True)
+class Stat:
     """The first fields of /proc/PID/stat."""
 
     command: str
@@ -26,7 +32,8 @@ class Stat(NamedTuple):
     parent: int
 
 
-class IdRange(NamedTuple):
+@dataclass(frozen=True)
+class IdRange:
     """A line of uid_map: ``size`` ids, from ``inside`` on, that a user namespace may use."""
 
     inside: int
@@ -38,7 +45,8 @@ ALL_IDS = (IdRange(inside=0, outside=0, size=2**32 - 1),)
 """The map of the initial user namespace."""
 
 
-class Mount(NamedTuple):
+@dataclass(frozen=True)
+class Mount:
     """A line of mountinfo."""
 
     device: str
@@ -79,7 +87,7 @@ def stat_of(pid: int) -> Stat | None:
         return None
     # The name may hold spaces and brackets: it ends at the last bracket, and starts at the first.
     state, parent = after.split(None, 2)[:2]
-    return Stat(before.partition("(")[2], state, int(parent))
+    return Stat(command=before.partition("(")[2], state=state, parent=int(parent))
 
 
 def status_of(pid: int | str = "self", where: str = "/proc") -> dict[str, str]:
@@ -132,7 +140,8 @@ def _mount(line: str) -> Mount:
     before, _, after = line.partition(" - ")
     _id, _parent, device, root, point, *_ = before.split(" ")
     kind, _source, options = after.split(" ", 2)
-    return Mount(device, _unescaped(root), _unescaped(point), kind, options)
+    root, point = _unescaped(root), _unescaped(point)
+    return Mount(device=device, root=root, point=point, kind=kind, options=options)
 
 
 def _unescaped(path: str) -> str:

@@ -21,7 +21,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.programs import leftovers, linux

@@ -41,7 +41,6 @@ from pytest_gvisor.run.usage import measured
 from pytest_gvisor.run.verdict import Evidence, Verdict, judge
 from pytest_gvisor.runsc import saving
 from pytest_gvisor.runsc.command import (
-    delete_argv,
     gofer_flags,
     run_argv,
     runsc_env,
@@ -213,7 +212,6 @@ class Runner:
             id=workspace.id,
             argv=argv,
             term=term_argv(workspace.id, root, request.stop_signal),
-            delete=delete_argv(workspace.id, root),
             env=runsc_env(root, sentry_inherits=not runsc.has_flag("directfs")),
             folder=workspace.folder,
             root=root,

@@ -93,11 +93,6 @@ def save_argv(
     # fmt: on
 
 
-def delete_argv(name: str, root: str) -> tuple[str, ...]:
-    """Return the argv of ``runsc delete --force`` for the sandbox ``name``. Raises `UsageError`."""
-    return _checked("runsc", "--root", root, "--ignore-cgroups", "delete", "--force", name)
-
-
 def term_argv(name: str, root: str, number: int = signal.SIGTERM) -> tuple[str, ...]:
     """Return the argv that sends the workload's first process SIGTERM, or signal ``number``.
 

@@ -242,12 +242,6 @@ class Run:
         os.kill(os.getpid(), number)
         self.hang()
 
-    def remove(self) -> None:
-        """Remove the files of `state`, as ``delete`` does."""
-        for name in os.listdir(self.flags["root"]):
-            if name != "pid":
-                os.unlink(os.path.join(self.flags["root"], name))
-
     def pass_on(self) -> None:
         """Send SIGTERM to the process of ``run``, as ``kill`` does to the workload."""
         import signal
@@ -256,7 +250,7 @@ class Run:
             os.kill(int(file.read()), signal.SIGTERM)
 
 
-DEFAULTS: dict[str, list[list[Any]]] = {"run": [], "kill": [["pass_on"]], "delete": [["remove"]]}
+DEFAULTS: dict[str, list[list[Any]]] = {"run": [], "kill": [["pass_on"]], "delete": []}
 
 
 def ancestors() -> Iterator[int]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import RunscFailed, WorkloadTimeout
-from pytest_gvisor.programs.one_run import DELETE_DEADLINE
 from pytest_gvisor.run.supervisor import LINGER, TERM_GRACE
 from pytest_gvisor.sessions import launcher
 from tests.fakes.fake import FINE, FakeRunsc, Step
@@ -39,12 +38,11 @@ def test_a_runsc_that_hangs_is_dead_soon_after_the_deadline(
     runs: Runs, fake: FakeRunsc, canary: Path, steps: list[Step]
 ) -> None:
     """A runsc that hangs before, in or after the workload is a time-out, and the next run works."""
-    cleaning = DELETE_DEADLINE if ["gofer"] in steps else 0.0
-    fake.script(*steps, delete=[["hang"]] if cleaning else None)
+    fake.script(*steps)
     started = time.monotonic()
     ended = runs(timeout=TIMEOUT)
     assert isinstance(ended.error, WorkloadTimeout)
-    assert time.monotonic() - started < LONGEST + cleaning
+    assert time.monotonic() - started < LONGEST
     assert runs.left() == []
     fake.script(*FINE, ["task_exit", 0], ["exit", 0])
     assert runs().completed is not None
@@ -96,11 +94,11 @@ def test_deadlines_and_durations_do_not_follow_the_clock(runs: Runs, fake: FakeR
     completed = runs(timeout=20.0).completed
     assert completed is not None
     assert 0.5 <= completed.duration < 20
-    fake.script(*FINE, ["hang"], kill=[["hang"]], delete=[["hang"]])
+    fake.script(*FINE, ["hang"], kill=[["hang"]])
     started = time.monotonic()
     error = runs(timeout=TIMEOUT).error
     assert isinstance(error, WorkloadTimeout)
-    assert TIMEOUT <= time.monotonic() - started < LONGEST + DELETE_DEADLINE
+    assert TIMEOUT <= time.monotonic() - started < LONGEST
     assert runs.left() == []
     fake.script(["exit", 1])
     assert isinstance(runs().error, RunscFailed)

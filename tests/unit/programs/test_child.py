@@ -27,7 +27,7 @@ def become(
     null = os.open(os.devnull, os.O_RDWR)
     fd = executable if isinstance(executable, int) else os.open(executable, os.O_RDONLY)
     asked = order.Order(
-        id="", argv=argv, term=(), delete=(), env={"A": "b"}, folder="", root="", **fields
+        id="", argv=argv, term=(), env={"A": "b"}, folder="", root="", **fields
     )
     fds = [fd, null, out_writer, null, *cgroups]
     me = os.getpid()

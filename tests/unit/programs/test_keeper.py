@@ -50,7 +50,7 @@ class Caller:
         folder = f"{self.session}/{name}"
         os.makedirs(f"{folder}/root", exist_ok=True)
         made = Order(
-            id=name, argv=argv, term=("true",), delete=("true",), env={"A": "b"}, folder=folder,
+            id=name, argv=argv, term=("true",), env={"A": "b"}, folder=folder,
             root=f"{folder}/root",
         )  # fmt: skip
         return as_message(made)
@@ -167,7 +167,7 @@ def test_a_request_that_makes_no_sense_fails_and_ends_nothing_else(
     [
         {"argv": "x"}, {"argv": []}, {"argv": ["a\0b"]}, {"argv": [7]}, {"env": []},
         {"env": {"A": None}}, {"folder": 7}, {"root": None}, {"id": []}, {"cgroups": [1]},
-        {"delete": "x"}, {"term": {}}, {"netns": 1},
+        {"delete": ["x"]}, {"term": {}}, {"netns": 1},
     ],
 )  # fmt: skip
 def test_a_request_with_one_odd_part_fails_and_ends_nothing_else(
@@ -537,7 +537,7 @@ def request_in(folder: Path) -> bytes:
 def order_in(folder: Path) -> Order:
     """An order whose commands are no programs."""
     return Order(
-        id="g1", argv=("x",), term=("x",), delete=("x",), env={}, folder=f"{folder}/g1",
+        id="g1", argv=("x",), term=("x",), env={}, folder=f"{folder}/g1",
         root=f"{folder}/g1/root",
     )  # fmt: skip
 

@@ -195,17 +195,6 @@ def test_a_zombie_is_no_process_that_is_left(start: Start) -> None:
     assert leftovers.processes(ROOT) == []
 
 
-@pytest.mark.parametrize(
-    ("names", "has"), [([], False), (["x.lock"], False), (["a_sandbox:a.state", "b"], True)]
-)
-def test_a_state_file_is_what_delete_is_for(tmp_path: Path, names: list[str], has: bool) -> None:
-    """A lock or a socket alone is no sandbox."""
-    for name in names:
-        (tmp_path / name).touch()
-    assert leftovers.has_state(str(tmp_path)) is has
-    assert not leftovers.has_state(str(tmp_path / "nowhere"))
-
-
 def test_removing_says_what_stays(tmp_path: Path) -> None:
     """A second time, there is nothing to remove and nothing to say."""
     folder = tmp_path / "g1"

@@ -38,7 +38,7 @@ echo "${VARIABLE.decode()}"
 """
 COPIED = "/memfd:runsc (deleted)"
 HUGE = 2 * 1024 * 1024
-LEAST = Order(id="", argv=(), term=(), delete=(), env={}, folder="", root="")
+LEAST = Order(id="", argv=(), term=(), env={}, folder="", root="")
 
 
 def is_possible() -> bool:

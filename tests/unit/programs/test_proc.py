@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.programs import proc
-from pytest_gvisor.programs.proc import Mount, Stat
+from pytest_gvisor.programs.proc import IdRange, Mount, Stat
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_the_status_of_a_process_has_its_fields(zombie: int) -> None:
 def test_the_ids_of_this_user_namespace_are_those_that_the_kernel_lists(kind: str) -> None:
     """One range a line: the first id inside, the first outside, how many."""
     lines = Path(f"/proc/self/{kind}_map").read_text().splitlines()
-    assert [list(ids) for ids in proc.id_map(kind)] == [[*map(int, at.split())] for at in lines]
+    assert list(proc.id_map(kind)) == [IdRange(*map(int, at.split())) for at in lines]
 
 
 def test_without_user_namespaces_all_ids_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,4 +167,4 @@ def test_without_user_namespaces_all_ids_are_there(monkeypatch: pytest.MonkeyPat
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(proc, "open", without, raising=False)
-    assert proc.id_map() == ((0, 0, 2**32 - 1),)
+    assert proc.id_map() == (IdRange(0, 0, 2**32 - 1),)

@@ -171,11 +171,11 @@ def test_an_order_for_anything_else_is_not_handed_over(
 )
 def test_a_run_with_more_than_its_folder_is_not_recorded(change: dict[str, Any], root: str) -> None:
     """Cgroups are made for each run, and so is a root in its folder."""
-    order = Order(id="g1", argv=(), term=(), delete=(), env={}, folder="/s/g1", root="/s/g1/root")
+    order = Order(id="g1", argv=(), term=(), env={}, folder="/s/g1", root="/s/g1/root")
     config = json.dumps({"root": {"path": root}})
     with pytest.raises(ValueError, match="more than its folder"):
         Recorded.of(
-            dataclasses.replace(order, **change),
+            order.changed(**change),
             config=config,
             events="{}",
             runsc="/runsc",

@@ -354,28 +354,17 @@ def test_a_sigterm_that_cannot_be_sent_does_not_save_the_workload(
 
 @pytest.mark.fault("F10")
 @pytest.mark.parametrize(
-    ("delete", "tries"),
-    [
-        pytest.param([["exit", 1]], 3, id="it fails"),
-        pytest.param([["signal", 9]], 3, id="it dies"),
-        pytest.param([["hang"]], 1, id="it hangs"),
-        pytest.param([["on_term", []], ["gofer"], ["orphan", True], ["hang"]], 1, id="it forks"),
-    ],
+    ("steps", "error"), [(exited(0).steps, None), ([["hang"]], WorkloadTimeout)]
 )
-def test_a_delete_that_does_not_work_is_bounded_and_reported(
-    runs: Runs, fake: FakeRunsc, delete: list[Step], tries: int
+def test_the_state_that_a_runsc_leaves_is_removed_without_another_runsc(
+    runs: Runs, fake: FakeRunsc, steps: list[Step], error: type[Exception] | None
 ) -> None:
-    """A failing delete is repeated, given up, and listed in `leaks`; the files are removed."""
-    count = fake.path.with_name("count")
-    fake.script(*FINE, ["state"], *exited(0).steps, delete=[["note", str(count)], *delete])
-    started = time.monotonic()
-    ended = runs()
-    assert time.monotonic() - started < 50
-    assert check_machine(ended) is Outcome.EXITED
-    assert ended.completed is not None
-    assert len(ended.completed.leaks) == 1
-    assert "runsc delete --force" in ended.completed.leaks[0]
-    assert count.read_text() == "x" * tries
+    """A runsc that could not delete its own state is not asked to: its folder is the run's."""
+    asked = fake.path.with_name("asked")
+    fake.script(*FINE, ["state"], *steps, delete=[["note", str(asked)]])
+    ended = runs(timeout=TIMEOUT if error else 60.0)
+    assert isinstance(ended.error, error) if error else ended.error is None
+    assert not asked.exists()
     assert runs.left() == []
 
 

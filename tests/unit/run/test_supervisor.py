@@ -103,7 +103,7 @@ def told(
     *messages: bytes, max_output: int = 10, timeout: float = 1.0, stop: int | None = None
 ) -> Iterator[Supervisor]:
     """Yield a supervisor whose control socket has these unread messages of the keeper."""
-    asked = Order(id="g1", argv=(), term=(), delete=(), env={}, folder="", root="")
+    asked = Order(id="g1", argv=(), term=(), env={}, folder="", root="")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, contextlib.closing(Pipes(max_output)) as pipes:
         supervisor = Supervisor(asked, pipes, timeout=timeout, stop=stop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from pytest_gvisor.run import waiting
 from pytest_gvisor.run.waiting import Lobby, Waiting, may_wait
 
 ORDER = Order(
-    id="g1", argv=("runsc", "/s/g1/root"), term=(), delete=(), env={}, folder="/s/g1",
+    id="g1", argv=("runsc", "/s/g1/root"), term=(), env={}, folder="/s/g1",
     root="/s/g1/root",
 )  # fmt: skip
 
@@ -24,15 +23,13 @@ def named(name: str, **changes: Any) -> Order:
     """The same order of another run."""
     argv = ("runsc", f"/s/{name}/root")
     folder = f"/s/{name}"
-    same = dataclasses.replace(
-        ORDER, id=name, argv=argv, folder=folder, root=f"{folder}/root"
-    )  # fmt: skip
-    return dataclasses.replace(same, **changes)
+    same = ORDER.changed(id=name, argv=argv, folder=folder, root=f"{folder}/root")
+    return same.changed(**changes)
 
 
 def test_a_runsc_may_wait_if_all_that_is_read_only_is_the_host_s_own() -> None:
     own = tuple(source for _target, source in host_system().binds)
-    assert may_wait(dataclasses.replace(ORDER, readonly=own))
+    assert may_wait(ORDER.changed(readonly=own))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +47,7 @@ def test_a_runsc_may_wait_if_all_that_is_read_only_is_the_host_s_own() -> None:
 )
 def test_no_runsc_waits_with_parts_of_a_single_run(changes: dict[str, Any]) -> None:
     assert may_wait(ORDER)
-    assert not may_wait(dataclasses.replace(ORDER, **changes))
+    assert not may_wait(ORDER.changed(**changes))
 
 
 @pytest.fixture

@@ -371,7 +371,7 @@ def test_a_shortage_at_the_start_is_typed_and_leaves_nothing(
 def test_a_request_that_cannot_be_sent_is_a_typed_error(launcher: Launcher) -> None:
     """A request fails if it exceeds a message, or if no keeper reads it."""
     keeper = launcher.keeper()
-    order = Order(id="g1", argv=(), term=(), delete=(), env={}, folder="", root="")
+    order = Order(id="g1", argv=(), term=(), env={}, folder="", root="")
     with pytest.raises(LaunchError, match="cannot be sent") as caught:
         keeper.launch(order.command(("x" * 2**24,)), [])
     assert caught.value.errno == errno.EMSGSIZE
