@@ -328,9 +328,9 @@ def _session(item: pytest.Item) -> InsideSession:
     if _session_key not in config.stash:
         from pytest_gvisor.inside.session import InsideSession  # noqa: PLC0415 -- see above
 
-        config.stash[_session_key] = InsideSession(
-            item.session, _isolation(config), _inside(config)
-        )
+        inside = InsideSession(item.session, _isolation(config), _inside(config))
+        config.stash[_session_key] = inside
+        config.add_cleanup(inside.end)
     return config.stash[_session_key]
 
 
@@ -369,6 +369,11 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
         if inside is not None:
             return_summary.write(session, inside.returned)
         return_summary.fail(session)
+    if inside is not None:
+        from pytest_gvisor.plugin.stash import launcher_of  # noqa: PLC0415 -- as above
+
+        # All is torn down. The keeper ends beside pytest's summary, and is waited for after it.
+        launcher_of(session.config).leave()
 
 
 def pytest_terminal_summary(

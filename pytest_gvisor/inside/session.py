@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 
 _MAX_FALSE_STARTS = 3
+_LAST_END = 10.0
+"""Seconds for runsc to end when the pytest inside has: it takes some 15 ms."""
 
 
 class InsideSession:
@@ -335,10 +337,10 @@ class InsideSession:
         if reporter is not None:
             reporter.write(text)
 
-    def _finish_group(self, group: Group, *, last: bool = False) -> None:
+    def _finish_group(self, group: Group, patience: float = 0.0) -> None:
         worker, group.worker = group.worker, None
         if worker is not None:
-            self._settle(worker.finish(last=last))
+            self._settle(worker.finish(patience))
 
     def _settle(self, leaving: Link | None) -> None:
         """Wait for the removal of the sandbox that ended before this one."""
@@ -347,13 +349,21 @@ class InsideSession:
             before.close()
 
     def close(self) -> None:
-        """Let every pytest inside tear down and end, and warn of messages left out."""
+        """Let every pytest inside tear down and end, and warn of messages left out.
+
+        The last sandbox may still be being removed then, until `end`.
+        """
         self.copies.close()
+        # A sentry may hold data for the files of the host that it writes to, until its own end.
+        patience = _LAST_END if self._inside.writable else 0.0
         for group in self._groups:
-            self._finish_group(group, last=True)
-        self._settle(None)
+            self._finish_group(group, patience)
         self._look_at_plugins()
         self._bounds.close()
+
+    def end(self) -> None:
+        """Wait until the last sandbox is removed, which takes as long as the end of a session."""
+        self._settle(None)
 
     def _look_at_plugins(self) -> None:
         """Warn, in one process, of plugins whose summaries lack these tests."""

@@ -29,8 +29,6 @@ from pytest_gvisor.inside.session_bounds import SessionBounds
 
 _OF_A_TEST = frozenset({"passed", "phase", "report", "done", "debugger", "stopped"})
 _LAST_WORDS = 2.0
-_LAST_END = 10.0
-"""Seconds for runsc to end when the pytest inside has: it takes some 15 ms."""
 
 _LONGEST_ERRORS = 100_000
 _SLOWEST = 256 * 1024
@@ -334,12 +332,12 @@ class Worker:
         elif not progress.failed:
             yield reports.made_up(item, "teardown", text, time.monotonic() - began)
 
-    def finish(self, *, last: bool = False) -> Link | None:
+    def finish(self, patience: float = 0.0) -> Link | None:
         """Let the pytest inside tear down what is still set up, and end the sandbox.
 
-        ``last`` says that no test follows, so that nobody waits for less than all of the end. In
-        the midst of a test, which is where Ctrl-C ends a session, it is killed at once. Returns
-        the sandbox, if there is one: it is being removed, and the caller closes it.
+        runsc may take ``patience`` seconds for its own end, and is killed then. In the midst of a
+        test, which is where Ctrl-C ends a session, it is killed at once. Returns the sandbox, if
+        there is one: it is being removed, and the caller closes it.
         """
         link, self._link = self._link, None
         if link is None:
@@ -367,9 +365,8 @@ class Worker:
             self._debugger.end()
             if taker is not None:
                 ends = taker.receive(link, LAST_ACTS if complete else _LAST_WORDS)
-            # Its first process ends now. A runsc that is killed needs another to clean up, which is
-            # no matter while tests go on.
-            link.leave(_LAST_END if last and complete and ends else 0.0)
+            # Its first process ends now, and has sent all that anybody waits for.
+            link.leave(patience if complete and ends else 0.0)
             if measured is not None:
                 measured.close(complete=complete)
         return link

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,6 +37,12 @@ class Control:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._released = False
+
+    @property
+    def over(self) -> bool:
+        """Whether its owner has released the run, or closed this."""
+        return self._released or self._socket.fileno() < 0
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -46,6 +53,7 @@ class Control:
 
         ``save`` is for another command of the same runsc, whose end the keeper reports.
         """
+        self._released |= wish == "release"
         with contextlib.suppress(OSError):
             self._socket.send(json.dumps({"op": wish, "argv": argv}).encode())
 
@@ -105,6 +113,8 @@ class Keeper:
             on_failure.pop_all()
         self._socket = ours
         self._ready = False
+        self._guard = threading.Lock()
+        self._controls: weakref.WeakSet[Control] = weakref.WeakSet()
 
     @staticmethod
     def _spawn(main: int, pidfd: int, session: str) -> subprocess.Popen[bytes]:
@@ -168,18 +178,32 @@ class Keeper:
             with theirs:
                 socket.send_fds(self._socket, [order.to_json()], [theirs.fileno(), *fds])
             on_failure.pop_all()
-        return Control(ours)
+        control = Control(ours)
+        with self._guard:
+            self._controls.add(control)
+        return control
 
     def hold(self, fd: int) -> None:
         """Have the keeper hold a descriptor open for as long as it lives."""
         with stage("keeper", "a descriptor cannot be sent"):
             socket.send_fds(self._socket, [b"hold"], [fd])
 
-    def close(self) -> None:
-        """End the keeper, which kills and removes everything that it still owns; bounded."""
+    def leave(self) -> bool:
+        """Let the keeper begin its end, unless a run goes on; return whether it does."""
+        with self._guard:
+            if not all(control.over for control in self._controls):
+                return False
+        self._shut_down()
+        return True
+
+    def _shut_down(self) -> None:
         # A fork of this process has the socket too, so that closing it alone would not be seen.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the keeper, which kills and removes everything that it still owns; bounded."""
+        self._shut_down()
         self._socket.close()
         try:
             self._process.wait(self._time_left_at_end())
@@ -226,6 +250,9 @@ class Launcher:
         self._guard = threading.Lock()
         self._session: SessionDir | None = None
         self._keeper: Keeper | None = None
+        self._leaving: Keeper | None = None
+        """The keeper that has begun its end, with this session's folder."""
+
         self._owner = os.getpid()
         self.lobby: Closing | None = None
         """The process that waits for the next run (`run.waiting`). It is closed with the keeper."""
@@ -272,6 +299,8 @@ class Launcher:
             )  # fmt: skip
 
     def _ensure(self, *, wait: bool = True) -> tuple[Keeper, SessionDir]:
+        if self._leaving is not None:
+            self._close_keeper()
         keeper, session = self._keeper, self._session
         # A cleaner of temporary folders may have taken it: nothing can be made in it any more.
         there = session is not None and _is_there(session.path)
@@ -322,6 +351,20 @@ class Launcher:
         if self._keeper is not None:
             self._keeper.close()
             self._keeper = None
+        if self._leaving is not None:
+            self._leaving.close()
+            self._leaving = None
+
+    def leave(self) -> None:
+        """Let the keeper begin its end while the caller does something else, if no run goes on.
+
+        `close` waits for that. A run that comes before gets a new keeper.
+        """
+        if self._owner != os.getpid():
+            return
+        with self._guard:
+            if self.lobby is None and self._keeper is not None and self._keeper.leave():
+                self._keeper, self._leaving = None, self._keeper
 
     def close(self) -> list[str]:
         """End the keeper and remove the session folder. A second call does nothing.

@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -98,6 +99,66 @@ def test_closing_leaves_nothing_and_can_be_done_twice(base: str) -> None:
         launcher.close()
         assert gone(pid)
         assert os.listdir(base) == [".lock"]
+
+
+def is_removed(path: str) -> bool:
+    """Whether a folder is removed soon."""
+    deadline = time.monotonic() + 60
+    while os.path.exists(path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not os.path.exists(path)
+
+
+def test_a_keeper_that_is_let_go_ends_before_anybody_waits_for_it(base: str) -> None:
+    """The keeper removes its session, and a close after that has nothing left to tell."""
+    launcher = Launcher(base)
+    keeper, path = launcher.keeper(), launcher.session().path
+    launcher.leave()
+    assert is_removed(path)
+    assert launcher.close() == []
+    assert gone(keeper.pid)
+    assert os.listdir(base) == [".lock"]
+
+
+def test_a_run_after_that_gets_a_new_keeper_and_a_new_session(base: str) -> None:
+    """The session of the first keeper is gone, and the second one ends like any other."""
+    launcher = Launcher(base)
+    first, path = launcher.keeper(), launcher.session().path
+    launcher.leave()
+    assert launcher.keeper().pid != first.pid
+    assert launcher.session().path != path
+    assert launcher.keeper().alive()
+    assert gone(first.pid)
+    assert launcher.close() == []
+    assert os.listdir(base) == [".lock"]
+
+
+@pytest.mark.parametrize("end", ["release", "close"])
+def test_a_keeper_is_not_let_go_while_a_run_goes_on(launcher: Launcher, end: str) -> None:
+    """The owner of a run releases it, or closes its socket; then the keeper may end."""
+    keeper, path = launcher.keeper(), launcher.session().path
+    run = keeper.launch(cast("Order", SimpleNamespace(to_json=lambda: b"no order")), [])
+    launcher.leave()
+    assert launcher.keeper() is keeper
+    if end == "release":
+        run.ask("release")
+    else:
+        run.close()
+    launcher.leave()
+    assert is_removed(path)
+    assert launcher.keeper() is not keeper
+    run.close()
+
+
+def test_a_fork_of_this_process_lets_no_keeper_go(launcher: Launcher) -> None:
+    """The keeper is the parent's."""
+    keeper = launcher.keeper()
+    if (pid := os.fork()) == 0:
+        launcher.leave()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert launcher.keeper() is keeper
+    assert keeper.alive()
 
 
 def test_all_threads_get_the_same_keeper(launcher: Launcher) -> None:
