@@ -1,133 +1,81 @@
-"""Run workloads, and tests, under gVisor from pytest. The public names, and nothing else."""
+"""Run workloads, and tests, under gVisor from pytest: the public names.
+
+In a process of pytest, this package's modules are imported as they are written: see `AsWritten`.
+"""
+# Short: pytest itself imports this module, and reads the byte code of such a one piece by piece.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import atexit
+import sys
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_gvisor.completed import Completed as Completed
-    from pytest_gvisor.completed import Outcome as Outcome
-    from pytest_gvisor.completed import SandboxCrashed as SandboxCrashed
-    from pytest_gvisor.completed import Usage as Usage
-    from pytest_gvisor.completed import WorkloadFailed as WorkloadFailed
-    from pytest_gvisor.completed import WorkloadTimeout as WorkloadTimeout
-    from pytest_gvisor.errors import (
-        DaemonUnavailable as DaemonUnavailable,
-    )
-    from pytest_gvisor.errors import (
-        GvisorError as GvisorError,
-    )
-    from pytest_gvisor.errors import (
-        ImageError as ImageError,
-    )
-    from pytest_gvisor.errors import (
-        InsecureRunsc as InsecureRunsc,
-    )
-    from pytest_gvisor.errors import (
-        InsideError as InsideError,
-    )
-    from pytest_gvisor.errors import (
-        InvalidBundle as InvalidBundle,
-    )
-    from pytest_gvisor.errors import (
-        LaunchError as LaunchError,
-    )
-    from pytest_gvisor.errors import (
-        MixedReleases as MixedReleases,
-    )
-    from pytest_gvisor.errors import (
-        NotReady as NotReady,
-    )
-    from pytest_gvisor.errors import (
-        PlatformUnavailable as PlatformUnavailable,
-    )
-    from pytest_gvisor.errors import (
-        ProgramNotStarted as ProgramNotStarted,
-    )
-    from pytest_gvisor.errors import (
-        ProtocolError as ProtocolError,
-    )
-    from pytest_gvisor.errors import (
-        PytestGvisorWarning as PytestGvisorWarning,
-    )
-    from pytest_gvisor.errors import (
-        RunscError as RunscError,
-    )
-    from pytest_gvisor.errors import (
-        RunscFailed as RunscFailed,
-    )
-    from pytest_gvisor.errors import (
-        RunscNotFound as RunscNotFound,
-    )
-    from pytest_gvisor.errors import (
-        SnapshotError as SnapshotError,
-    )
-    from pytest_gvisor.errors import (
-        UnwantedRelease as UnwantedRelease,
-    )
-    from pytest_gvisor.errors import (
-        UsageError as UsageError,
-    )
-    from pytest_gvisor.harness.gvisor import Gvisor as Gvisor
-    from pytest_gvisor.harness.session import session as session
-    from pytest_gvisor.kernel import is_gvisor_kernel as is_gvisor_kernel
-    from pytest_gvisor.oci.bundle import Bundle as Bundle
-    from pytest_gvisor.oci.mounts import bind as bind
-    from pytest_gvisor.oci.mounts import tmpfs as tmpfs
-    from pytest_gvisor.oci.rootfs import (
-        Rootfs as Rootfs,
-    )
-    from pytest_gvisor.oci.rootfs import (
-        directory as directory,
-    )
-    from pytest_gvisor.oci.rootfs import (
-        empty as empty,
-    )
-    from pytest_gvisor.oci.rootfs import (
-        host as host,
-    )
-    from pytest_gvisor.runsc.binary import Runsc as Runsc
-    from pytest_gvisor.sandbox.forward import Forward as Forward
-    from pytest_gvisor.sandbox.process import Process as Process
-    from pytest_gvisor.sandbox.sandbox import Sandbox as Sandbox
-    from pytest_gvisor.sandbox.snapshot import Snapshot as Snapshot
-    from pytest_gvisor.sessions.launcher import Launcher as Launcher
-    from pytest_gvisor.settings import Network as Network
-    from pytest_gvisor.settings import Platform as Platform
-    from pytest_gvisor.settings import Settings as Settings
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
 
-_HOMES = {
-    "errors": (
-        "DaemonUnavailable", "GvisorError", "ImageError", "InsecureRunsc", "InsideError",
-        "InvalidBundle", "LaunchError", "MixedReleases", "NotReady", "PlatformUnavailable",
-        "ProgramNotStarted", "ProtocolError", "PytestGvisorWarning", "RunscError", "RunscFailed",
-        "RunscNotFound", "SnapshotError", "UnwantedRelease", "UsageError",
-    ),
-    "harness.gvisor": ("Gvisor",),
-    "harness.session": ("session",),
-    "kernel": ("is_gvisor_kernel",),
-    "sessions.launcher": ("Launcher",),
-    "completed": (
-        "Completed", "Outcome", "SandboxCrashed", "Usage", "WorkloadFailed", "WorkloadTimeout",
-    ),
-    "oci.bundle": ("Bundle",),
-    "oci.mounts": ("bind", "tmpfs"),
-    "oci.rootfs": ("Rootfs", "directory", "empty", "host"),
-    "runsc.binary": ("Runsc",),
-    "sandbox.forward": ("Forward",),
-    "sandbox.process": ("Process",),
-    "sandbox.sandbox": ("Sandbox",),
-    "sandbox.snapshot": ("Snapshot",),
-    "settings": ("Network", "Platform", "Settings"),
-}  # fmt: skip
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+    from pytest_gvisor.harness.public import *  # noqa: F403 -- each is written there as public
 
-__all__ = sorted(_HOME_OF)  # noqa: PLE0605 -- the names are in _HOMES
+__all__ = """
+    Bundle Completed DaemonUnavailable Forward Gvisor GvisorError ImageError InsecureRunsc
+    InsideError InvalidBundle LaunchError Launcher MixedReleases Network NotReady Outcome
+    Platform PlatformUnavailable Process ProgramNotStarted ProtocolError PytestGvisorWarning
+    Rootfs Runsc RunscError RunscFailed RunscNotFound Sandbox SandboxCrashed Settings Snapshot
+    SnapshotError UnwantedRelease Usage UsageError WorkloadFailed WorkloadTimeout bind directory
+    empty host is_gvisor_kernel session tmpfs
+""".split()  # noqa: PLE0605, SIM905 -- one text is read faster than many
+_REWRITES = "_pytest.assertion.rewrite"
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: a project that uses none pays for none."""
-    if name not in _HOME_OF:
+    if name not in __all__:  # also asked for each module of the package, before its first import
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    from pytest_gvisor.harness import public  # noqa: PLC0415
+
+    return public.find(name)
+
+
+class AsWritten:
+    """A finder of this package's modules that asks all others but pytest's.
+
+    pytest rewrites the assert statements of a plugin's whole package. Such an import takes twice as
+    long, and nobody reads what a rewritten assert of ours would say. It stands here because any
+    other module would be rewritten before it.
+    """
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return what Python would find without pytest; None for a module of another package."""
+        if not name.startswith("pytest_gvisor."):
+            return None
+        for finder in [*sys.meta_path]:
+            # One of an earlier import of this module may still be there.
+            if getattr(finder, "__module__", "") in (__name__, _REWRITES):
+                continue
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                return spec
+        return None
+
+
+def import_as_written() -> None:
+    """Have the finder asked before pytest's own, if this process has that."""
+    finders: list[Any] = sys.meta_path
+    if _REWRITES in sys.modules and AsWritten not in finders:
+        finders.insert(0, AsWritten)
+        # With it there, Python takes 2 ms longer to clear its modules at its end.
+        atexit.register(leave)
+
+
+def leave() -> None:
+    """Have the finder asked no more."""
+    finders: list[Any] = sys.meta_path
+    finders[:] = [finder for finder in finders if finder is not AsWritten]
+
+
+import_as_written()

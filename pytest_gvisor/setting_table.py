@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Kind = Literal[
     "platforms", "network", "rootless", "keep", "binary", "path", "release", "flag", "seconds",
@@ -17,60 +19,73 @@ Kind = Literal[
 Source = Literal["call", "marker", "command line", "environment", "ini"]
 """A place where a setting can be written: ``call`` is an argument of `Gvisor.run` and its like."""
 
+_NONE: Mapping[str, Argument] = {}
 DEFAULT_TIMEOUT = 60.0
 DEFAULT_MAX_OUTPUT = 16 * 1024 * 1024
 
 
-class Argument(NamedTuple):
+class Argument:
     """An option of a ``pytest-gvisor`` command, in the form of its help."""
 
-    help: str
-    metavar: str | None = None
+    __slots__ = ("help", "metavar")
+
+    def __init__(self, help: str, metavar: str | None = None) -> None:  # noqa: A002 -- of argparse
+        self.help = help
+        self.metavar = metavar
 
 
-class Setting(NamedTuple):
-    """One setting. ``help`` and ``metavar`` are of its option and ini key for pytest."""
+class Setting:
+    """One setting. ``help`` and ``metavar`` are of its option and ini key for pytest.
 
-    name: str
-    """Its field of `Settings`."""
+    A plain class: every session makes it, and dataclasses and tuples with names compile theirs.
+    """
 
-    kind: Kind
-    default: object
-    """Its value if no source has it. If that is None, users can write None too."""
+    __slots__ = (
+        "commands", "default", "help", "key", "kind", "metavar", "name", "option",
+        "sources", "variable", "written",
+    )  # fmt: skip
 
-    sources: tuple[Source, ...]
-    help: str = ""
-    metavar: str | None = None
-    commands: Mapping[str, Argument] = {}
-    """The commands of ``pytest-gvisor`` that have it as an option."""
+    def __init__(
+        self,
+        *,
+        name: str,
+        kind: Kind,
+        default: object,
+        sources: tuple[Source, ...],
+        help: str = "",  # noqa: A002 -- as argparse names it
+        metavar: str | None = None,
+        commands: Mapping[str, Argument] = _NONE,
+        alias: str = "",
+    ) -> None:
+        self.name = name
+        """Its field of `Settings`."""
 
-    alias: str = ""
-    """The name that users write, if it differs from the field's."""
+        self.kind = kind
+        self.default = default
+        """Its value if no source has it. If that is None, users can write None too."""
 
-    @property
-    def written(self) -> str:
+        self.sources = sources
+        self.help = help
+        self.metavar = metavar
+        self.commands = commands
+        """The commands of ``pytest-gvisor`` that have it as an option."""
+
+        self.written = alias or name
         """The name that users write."""
-        return self.alias or self.name
 
-    @property
-    def option(self) -> str:
+        self.option = f"--gvisor-{self.written}"
         """Its option for pytest: ``--gvisor-timeout``."""
-        return f"--gvisor-{self.written}"
+
+        self.key = f"gvisor_{self.written}"
+        """Its ini key, and where argparse puts the option: ``gvisor_timeout``."""
+
+        self.variable = f"PYTEST_{self.key.upper()}"
+        """Its environment variable: ``PYTEST_GVISOR_TIMEOUT``."""
 
     @property
     def command_option(self) -> str:
         """Its option for a command of ``pytest-gvisor``: ``--max-output``."""
         return f"--{self.written.replace('_', '-')}"
-
-    @property
-    def key(self) -> str:
-        """Its ini key, and where argparse puts the option: ``gvisor_timeout``."""
-        return f"gvisor_{self.written}"
-
-    @property
-    def variable(self) -> str:
-        """Its environment variable: ``PYTEST_GVISOR_TIMEOUT``."""
-        return f"PYTEST_{self.key.upper()}"
 
 
 _SESSION: tuple[Source, ...] = ("command line", "environment", "ini")

@@ -37,7 +37,7 @@ _POINTS, _FILES = "entry_points.txt", "RECORD"
 _PLUGINS = "[pytest11]"
 
 _PACKAGE = "pytest_gvisor."
-_OURS = ("pytest_gvisor.plugin.", "pytest_gvisor.setting_table", "pytest_gvisor.inside.options")
+_OURS = ("pytest_gvisor.plugin.", "pytest_gvisor.setting_table", "pytest_gvisor.inside.hooks")
 """The modules of this package that a pytest inside imports begin so."""
 
 Module = tuple[str, str, bool]

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor.inside import options
-from pytest_gvisor.plugin import collection_warnings
 from pytest_gvisor.plugin.placement import (
     BASETEMP_GIVEN,
     EARLY,
@@ -46,8 +44,8 @@ _RUN_NO_TEST = ("cacheshow", "collectonly", "setupplan", "show_fixtures_per_test
 _OF_A_TEST = ("pytest_runtest_makereport", "pytest_runtest_protocol", "pytest_runtest_setup")
 """Hooks for tests that the host sends inside, and for its copies of them."""
 
-_session_key = pytest.StashKey["InsideSession"]()
-_workers_key = pytest.StashKey[bool]()
+_session_key: pytest.StashKey[InsideSession] = pytest.StashKey()
+_workers_key: pytest.StashKey[bool] = pytest.StashKey()
 
 
 def __dir__() -> list[str]:
@@ -55,16 +53,11 @@ def __dir__() -> list[str]:
     return [name for name in globals() if name.startswith("pytest_")]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare options and ini keys."""
-    options.add_options(parser)
-
-
+@pytest.hookimpl
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; refuse what cannot work inside."""
     check_guard()
     config.addinivalue_line("markers", _MARKER)
-    collection_warnings.register(config)
     if config.getoption("gvisor_isolation") is not None:
         _isolation(config)
     if names := config.getini(FIELDS):
@@ -236,6 +229,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
     return (yield)
 
 
+@pytest.hookimpl
 def pytest_report_header(config: pytest.Config) -> list[str] | str | None:
     """Report that tests run inside, or that they do not although the project asks for it."""
     if here_is_inside() or not is_asked_for(config):
@@ -287,6 +281,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     expand(items, inside)
 
 
+@pytest.hookimpl
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     """Note the tests that the pytest inside need not collect."""
     if items and is_asked_for(items[0].config) and not here_is_inside():
@@ -376,6 +371,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
         launcher_of(session.config).leave()
 
 
+@pytest.hookimpl
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import users
-from pytest_gvisor.plugin.placement import Plan, native_key, plan_key
+from pytest_gvisor.plugin.placement import native_key, plan_key
+from pytest_gvisor.plugin.plan import Plan
 from pytest_gvisor.plugin.precedence import location, run_settings, settings_of
 from pytest_gvisor.setting_values import NATIVE
 from pytest_gvisor.settings import Platform, Settings

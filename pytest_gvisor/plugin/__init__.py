@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from pytest_gvisor.plugin import as_written, hookspecs, options  # noqa: F401 -- acts first
+from pytest_gvisor.plugin import hookspecs, options
 from pytest_gvisor.plugin.arrivals import Arrivals
 from pytest_gvisor.plugin.fixtures import (
     gvisor,
@@ -22,8 +21,13 @@ from pytest_gvisor.plugin.fixtures import (
     oci_bundle,
     runsc,
 )
-from pytest_gvisor.plugin.placement import here_is_inside, in_matrix, leave_hooks, uses_gvisor
-from pytest_gvisor.plugin.stash import UNTRUSTED, harnesses, is_untrusted, record_outcome
+from pytest_gvisor.plugin.placement import (
+    UNTRUSTED,
+    here_is_inside,
+    in_matrix,
+    leave_hooks,
+    uses_gvisor,
+)
 from pytest_gvisor.setting_table import names_from
 
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
@@ -50,6 +54,7 @@ _MARKERS = (
 )
 
 
+@pytest.hookimpl
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare options and ini keys."""
     options.add_options(parser)
@@ -60,20 +65,23 @@ def __dir__() -> list[str]:
     return [*__all__, *(name for name in globals() if name.startswith("pytest_"))]
 
 
-def pytest_plugin_registered(plugin: object, manager: pytest.PytestPluginManager) -> None:
-    """Register the hooks for tests inside, as pytest does for a name in ``pytest_plugins``.
-
-    For such a name pytest looks through the entry points of all installed packages first.
-    """
-    if plugin is sys.modules[__name__]:
-        manager.register(importlib.import_module(_TESTS_INSIDE), _TESTS_INSIDE)
-
-
+@pytest.hookimpl
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     """Declare the plugin's own hooks."""
     pluginmanager.add_hookspecs(hookspecs)
 
 
+@pytest.hookimpl(specname="pytest_addhooks")
+def pytest_z_tests_inside(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Register the hooks for tests inside next to this plugin, as a name in ``pytest_plugins`` is.
+
+    For such a name pytest looks through the entry points of all installed packages first.
+    This function has the last name, so pluggy has registered the plugin's other hooks before.
+    """
+    pluginmanager.register(importlib.import_module(_TESTS_INSIDE), _TESTS_INSIDE)
+
+
+@pytest.hookimpl
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and read the settings."""
     for marker in _MARKERS:
@@ -110,6 +118,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         precedence.check_platforms(config)
 
 
+@pytest.hookimpl
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Return one line if gVisor is configured."""
     if here_is_inside() or not options.written(config):
@@ -119,6 +128,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return header.line(config)
 
 
+@pytest.hookimpl
 def pytest_report_collectionfinish(
     config: pytest.Config, items: Sequence[pytest.Item]
 ) -> str | None:
@@ -150,6 +160,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         xdist.hand_over(session.config)
 
 
+@pytest.hookimpl
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrize a test with each platform if there are two or more."""
     if uses_gvisor(metafunc.definition):
@@ -181,16 +192,18 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
 
         tracebacks.move_skip(item, report)
         skips.undo_xfail(call, report)
-    record_outcome(item, report)
-    if in_matrix(item) or harnesses(item):
+    from pytest_gvisor.plugin import stash
+
+    stash.record_outcome(item, report)
+    if in_matrix(item) or stash.harnesses(item):
         from pytest_gvisor.plugin import cells
 
         cells.attach_cell(item, call, report)
-    if is_untrusted(item):
+    if stash.is_untrusted(item):
         from pytest_gvisor.plugin import sections
 
-        sections.add_sections(report, item, harnesses(item))
-    if call.when == "teardown" and harnesses(item):
+        sections.add_sections(report, item, stash.harnesses(item))
+    if call.when == "teardown" and stash.harnesses(item):
         from pytest_gvisor.plugin import fixture_values
 
         fixture_values.settle_kept_runs(item)

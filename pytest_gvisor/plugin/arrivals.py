@@ -12,6 +12,11 @@ class Arrivals:
         self._config = config
         self._seen = False
 
+    def __dir__(self) -> list[str]:
+        """Name the hook alone: pytest and pluggy look at each name of a plugin."""
+        return ["pytest_runtest_logreport"]
+
+    @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Make the matrix if a report, perhaps a worker's, has data for it."""
         # xdist reports a test whose worker was lost by a phase of this name.

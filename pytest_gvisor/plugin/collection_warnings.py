@@ -1,6 +1,6 @@
 """The warnings of the host's own collection: the pytest inside has most of them again.
 
-Light: imported by every session.
+pytest calls ``pytest_warning_recorded`` of a new plugin for the warnings so far, too.
 """
 
 from __future__ import annotations
@@ -33,15 +33,13 @@ class CollectionWarnings:
             self.known.add(place(warning_message))
 
 
-def register(config: pytest.Config) -> None:
-    """Keep the warnings of the collection from here on."""
-    config.pluginmanager.register(CollectionWarnings(), _NAME)
-
-
 def known(config: pytest.Config) -> set[Place]:
-    """Return the places of the warnings so far."""
+    """Return the places of the warnings: of those so far, and later of those to come."""
     found = config.pluginmanager.get_plugin(_NAME)
-    return found.known if isinstance(found, CollectionWarnings) else set()
+    if not isinstance(found, CollectionWarnings):
+        found = CollectionWarnings()
+        config.pluginmanager.register(found, _NAME)
+    return found.known
 
 
 def place(warning: warnings.WarningMessage) -> Place:

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from pytest_gvisor.errors import GvisorError
 
 
+def __dir__() -> list[str]:
+    """Name the hooks alone: pytest looks at each name."""
+    return [name for name in globals() if name.startswith("pytest_")]
+
+
+@pytest.hookspec
 def pytest_gvisor_modify_spec(item: pytest.Item, config_json: dict[str, Any]) -> None:
     """Change the content of config.json in place, before it is validated and written.
 
@@ -23,6 +29,7 @@ def pytest_gvisor_modify_spec(item: pytest.Item, config_json: dict[str, Any]) ->
     """
 
 
+@pytest.hookspec
 def pytest_gvisor_runsc_args(item: pytest.Item) -> list[str] | None:
     """Return more global flags for runsc, each as ``--flag`` or ``--flag=value``.
 
@@ -30,6 +37,7 @@ def pytest_gvisor_runsc_args(item: pytest.Item) -> list[str] | None:
     """
 
 
+@pytest.hookspec
 def pytest_gvisor_run_finished(
     item: pytest.Item, completed: Completed | None, error: GvisorError | None
 ) -> None:

@@ -6,12 +6,18 @@ Light: every session imports this. What is written is read by `precedence`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.setting_table import SETTINGS, Kind, Setting
+from pytest_gvisor.plugin.placement import FIELDS, RETURNS
+from pytest_gvisor.setting_table import SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Literal
+
+    from pytest_gvisor.setting_table import Kind, Setting
 
 _INI: Mapping[Kind, Literal["args", "bool", "float"]] = {
     "platforms": "args", "reports": "args", "flag": "bool", "seconds": "float",
@@ -50,13 +56,70 @@ def add_options(parser: pytest.Parser) -> None:
         type="linelist",
         default=[],
     )
+    _add_options_of_tests_inside(parser, group)
 
 
-class Written(NamedTuple):
+def _add_options_of_tests_inside(parser: pytest.Parser, group: pytest.OptionGroup) -> None:
+    group.addoption(
+        "--in-gvisor", dest="in_gvisor", action="store_true", default=False,
+        help="run every collected test inside gVisor, apart from those that use a sandbox "
+        "themselves. Ini: in_gvisor.",
+    )  # fmt: skip
+    group.addoption(
+        "--no-gvisor", dest="no_gvisor", action="store_true", default=False,
+        help="run the tests that would run inside on the host, with the same ids.",
+    )  # fmt: skip
+    group.addoption(
+        "--gvisor-isolation", dest="gvisor_isolation", metavar="UNIT", default=None,
+        help="the lifetime of a sandbox for tests inside: session (default), module, or test.",
+    )  # fmt: skip
+    group.addoption(
+        "--gvisor-env", dest="gvisor_env", metavar="NAME[=VALUE]", action="append", default=[],
+        help="a variable for tests inside, which otherwise get an allow-list; may be repeated. A "
+        "glob names several, and !glob leaves some out. Ini: gvisor_env.",
+    )  # fmt: skip
+    group.addoption(
+        "--gvisor-user", dest="gvisor_user", metavar="USER", default=None,
+        help="the user of tests inside: caller (default), root, or UID[:GID]. Ini: gvisor_user.",
+    )  # fmt: skip
+    group.addoption(
+        "--gvisor-writable", dest="gvisor_writable", metavar="PATH", action="append", default=[],
+        help="a folder of the host that writes of tests inside go through to; may be repeated.",
+    )  # fmt: skip
+    group.addoption(
+        "--gvisor-readable", dest="gvisor_readable", metavar="PATH", action="append", default=[],
+        help="a file or folder of the host that tests inside see, read-only; may be repeated, and "
+        "may be a glob. Names in a home folder that begin with a dot stay hidden. Ini: "
+        "gvisor_readable.",
+    )  # fmt: skip
+    parser.addini(
+        "gvisor_readable", "files and folders that tests inside see, one a line, relative to the "
+        "ini file", type="linelist", default=[],
+    )  # fmt: skip
+    parser.addini(
+        "gvisor_env", "environment variables for tests inside, one a line, as --gvisor-env has "
+        "them", type="linelist", default=[],
+    )  # fmt: skip
+    parser.addini("gvisor_user", "the user of tests inside, as --gvisor-user has it", default="")
+    parser.addini(
+        RETURNS, "files of tests inside that come back to the host: paths or globs, below "
+        "rootdir or absolute, one a line", type="linelist", default=[],
+    )  # fmt: skip
+    parser.addini("in_gvisor", "run every test inside gVisor", type="bool", default=False)
+    parser.addini(
+        FIELDS, "attributes of reports that come from tests inside as plain data, for hooks of the "
+        "project's own", type="args", default=[],
+    )  # fmt: skip
+
+
+class Written:
     """A setting that a user has written, with its source."""
 
-    value: Any
-    source: str
+    __slots__ = ("source", "value")
+
+    def __init__(self, value: Any, source: str) -> None:
+        self.value = value
+        self.source = source
 
 
 def written(config: pytest.Config) -> dict[str, Written]:
@@ -66,30 +129,37 @@ def written(config: pytest.Config) -> dict[str, Written]:
     an ini key of a wrong type.
     """
     found: dict[str, Written] = {}
+    # To look up a name that is not there takes longer than to list them all.
+    variables = frozenset(os.environ)
     for setting in SETTINGS:
-        value, source = _written(config, setting)
+        value, source = _written(config, setting, variables)
         if source:
             found[setting.name] = Written(value=value, source=source)
     return found
 
 
-def _written(config: pytest.Config, setting: Setting) -> tuple[Any, str]:
+def _written(config: pytest.Config, setting: Setting, variables: frozenset[str]) -> tuple[Any, str]:
     """Return the value with the highest precedence, and its source; ``""`` if there is none."""
-    if "command line" in setting.sources:
-        value = config.getoption(setting.key, None)
+    sources, key = setting.sources, setting.key
+    if "command line" in sources:
+        value = config.getoption(key, None)
         if value is not None:
             return value, setting.option
-    if "environment" in setting.sources and (value := os.environ.get(setting.variable)):
+    if (
+        setting.variable in variables
+        and "environment" in sources
+        and (value := os.environ.get(setting.variable))
+    ):
         return value, setting.variable
-    if "ini" in setting.sources and (value := _ini(config, setting)) not in (None, "", []):
-        return value, f"{setting.key} in {config.inipath}"
+    if "ini" in sources and (value := _ini(config, key)) not in (None, "", []):
+        return value, f"{key} in {config.inipath}"
     return None, ""
 
 
-def _ini(config: pytest.Config, setting: Setting) -> Any:
+def _ini(config: pytest.Config, key: str) -> Any:
     """Return the value in the ini file; None if it has none."""
     try:
-        return config.getini(setting.key)
+        return config.getini(key)
     except (TypeError, ValueError, pytest.UsageError) as error:
-        text = f"pytest-gvisor: {setting.key} in {config.inipath}: {error}"
+        text = f"pytest-gvisor: {key} in {config.inipath}: {error}"
         raise pytest.UsageError(text) from error

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_gvisor.escape import safe, safe_but_colour
 from pytest_gvisor.plugin.again import command
-from pytest_gvisor.plugin.stash import UNTRUSTED
+from pytest_gvisor.plugin.placement import UNTRUSTED
 from pytest_gvisor.report.run_texts import sections
 
 if TYPE_CHECKING:

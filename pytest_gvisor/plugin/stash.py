@@ -20,18 +20,14 @@ if TYPE_CHECKING:
     from pytest_gvisor.sessions.launcher import Launcher
     from pytest_gvisor.settings import Platform
 
-_launcher_key = pytest.StashKey["Launcher"]()
-_engine_key = pytest.StashKey["Engine"]()
-_harnesses_key = pytest.StashKey[list["Gvisor"]]()
-_failed_key = pytest.StashKey[bool]()
-_starts_key = pytest.StashKey[list[float]]()
-_usages_key = pytest.StashKey[list["Usage"]]()
+_launcher_key: pytest.StashKey[Launcher] = pytest.StashKey()
+_engine_key: pytest.StashKey[Engine] = pytest.StashKey()
+_harnesses_key: pytest.StashKey[list[Gvisor]] = pytest.StashKey()
+_failed_key: pytest.StashKey[bool] = pytest.StashKey()
+_starts_key: pytest.StashKey[list[float]] = pytest.StashKey()
+_usages_key: pytest.StashKey[list[Usage]] = pytest.StashKey()
 platform_key: pytest.StashKey[Platform] = pytest.StashKey()
 """The platform of a test, from when it is decided."""
-
-UNTRUSTED = "gvisor_untrusted"
-"""An attribute of reports that hold workloads' output, until they are logged. It says whether
-pytest has coloured their text."""
 
 
 def launcher_of(config: pytest.Config) -> Launcher:
@@ -145,7 +141,7 @@ def has_failed(item: pytest.Item) -> bool:
     return item.stash.get(_failed_key, False)
 
 
-_ids = pytest.StashKey[list[str]]()
+_ids: pytest.StashKey[list[str]] = pytest.StashKey()
 
 
 def shared_folder(config: pytest.Config) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import pytest_gvisor
+from pytest_gvisor.harness import public
 from pytest_gvisor.plugin.placement import FIXTURES
 
 PACKAGE = Path(pytest_gvisor.__file__).parent
@@ -271,15 +272,19 @@ def test_the_plugin_costs_a_project_that_does_not_use_it_nothing(module: str) ->
     assert [name for name in loaded if name.startswith(HEAVY)] == []
 
 
-IDLE = {
+COLLECTS = {
     "pytest_gvisor", "pytest_gvisor.inside", "pytest_gvisor.inside.hooks",
-    "pytest_gvisor.inside.options", "pytest_gvisor.plugin",
-    "pytest_gvisor.plugin.arrivals", "pytest_gvisor.plugin.as_written",
-    "pytest_gvisor.plugin.fixtures", "pytest_gvisor.plugin.hookspecs",
-    "pytest_gvisor.plugin.options",
-    "pytest_gvisor.plugin.collection_warnings", "pytest_gvisor.plugin.placement",
-    "pytest_gvisor.plugin.stash", "pytest_gvisor.setting_table",
+    "pytest_gvisor.plugin", "pytest_gvisor.plugin.arrivals", "pytest_gvisor.plugin.fixtures",
+    "pytest_gvisor.plugin.hookspecs", "pytest_gvisor.plugin.options",
+    "pytest_gvisor.plugin.placement", "pytest_gvisor.setting_table",
 }  # fmt: skip
+IDLE = COLLECTS | {"pytest_gvisor.plugin.stash"}
+ALONE_OF_OTHERS = [f"-pno:{name}" for name in ("cacheprovider", "hypothesispytest", "xdist")]
+SESSION = """
+import pytest, sys
+assert pytest.main(sys.argv[1:]) == 0
+loaded = {name: module for name, module in sys.modules.items() if name.startswith("pytest_gvisor")}
+"""
 
 
 def test_a_run_without_gvisor_imports_no_more(tmp_path: Path) -> None:
@@ -290,9 +295,46 @@ def test_a_run_without_gvisor_imports_no_more(tmp_path: Path) -> None:
         f"    assert {{n for n in sys.modules if n.startswith('pytest_gvisor')}} == {IDLE!r}\n"
         f"    assert not [n for n in sys.modules if n.startswith({HEAVY!r})]\n"
     )
-    others = [f"-pno:{name}" for name in ("cacheprovider", "hypothesispytest", "xdist")]
     folder = str(tmp_path)
-    assert "1 passed" in run("-m", "pytest", "-q", *others, "--rootdir", folder, folder)
+    assert "1 passed" in run("-m", "pytest", "-q", *ALONE_OF_OTHERS, "--rootdir", folder, folder)
+
+
+def collect(folder: Path, code: str) -> str:
+    """The last line of a session that only collects, and of code after it in the process."""
+    (folder / "test_it.py").write_text("def test_it(): pass\n")
+    options = ("--collect-only", "-q", *ALONE_OF_OTHERS, "--rootdir", str(folder), str(folder))
+    return run("-c", SESSION + code, *options).splitlines()[-1]
+
+
+def test_a_collection_without_gvisor_imports_no_more(tmp_path: Path) -> None:
+    """The same of a session that runs no test."""
+    assert set(collect(tmp_path, "print(*loaded)").split()) == COLLECTS
+
+
+def test_a_session_without_gvisor_compiles_no_methods(tmp_path: Path) -> None:
+    """A dataclass, and a tuple with names, compile theirs: as long as an import, each of them."""
+    code = """
+print("compiled:", *(
+    f"{name}.{key}" for name, module in loaded.items() for key, one in vars(module).items()
+    if isinstance(one, type) and (hasattr(one, "_fields") or hasattr(one, "__dataclass_fields__"))
+))
+"""
+    assert collect(tmp_path, code) == "compiled:"
+
+
+def test_a_session_without_gvisor_has_few_plugins_of_ours(tmp_path: Path) -> None:
+    """pytest and pluggy look through each of them, for hooks and for fixtures."""
+    code = """
+class Names:
+    def pytest_sessionfinish(self, session):
+        names = session.config.pluginmanager.list_name_plugin()
+        self.found = sorted(name for name, plugin in names if plugin and "gvisor" in name)
+names = Names()
+pytest.main(sys.argv[1:], plugins=[names])
+print(*names.found)
+"""
+    found = collect(tmp_path, code).split()
+    assert found == ["gvisor", "gvisor-arrivals", "pytest_gvisor.inside.hooks"]
 
 
 def modules_with(name: str) -> set[str]:
@@ -332,21 +374,29 @@ def test_a_run_without_gvisor_looks_through_the_installed_packages_no_more_often
 ) -> None:
     """pytest does so for each name in ``pytest_plugins``: milliseconds with many packages."""
     (tmp_path / "test_it.py").write_text("def test_it(): pass\n")
-    others = [f"-pno:{name}" for name in ("cacheprovider", "hypothesispytest", "xdist")]
-    options = ["-q", *others, "--rootdir", str(tmp_path), str(tmp_path)]
+    options = ["-q", *ALONE_OF_OTHERS, "--rootdir", str(tmp_path), str(tmp_path)]
     with_ours, without = (
         run("-c", LOOKS, *more, *options).splitlines()[-1] for more in ([], ["-pno:gvisor"])
     )
     assert with_ours == without != "looks: 0"
 
 
-@pytest.mark.parametrize("name", ["plugin", "inside.hooks"])
+@pytest.mark.parametrize("name", ["plugin", "plugin.hookspecs", "inside.hooks"])
 def test_a_plugin_shows_pytest_its_hooks_and_fixtures_alone(name: str) -> None:
     """pytest and pluggy look at each name that a plugin has: that takes longer than its import."""
     module = importlib.import_module(f"{PREFIX}{name}")
     hooks = {name for name in vars(module) if name.startswith("pytest_")}
     fixtures = FIXTURES if name == "plugin" else set[str]()
     assert set(dir(module)) == hooks | fixtures
+
+
+@pytest.mark.parametrize("name", ["plugin", "plugin.hookspecs", "inside.hooks"])
+def test_each_hook_is_marked_as_one(name: str) -> None:
+    """pytest looks at one without a mark in more ways, for the marks of its old releases."""
+    module = importlib.import_module(f"{PREFIX}{name}")
+    mark = "pytest_spec" if name == "plugin.hookspecs" else "pytest_impl"
+    hooks = [one for key, one in vars(module).items() if key.startswith("pytest_")]
+    assert [hook for hook in hooks if not hasattr(hook, mark)] == []
 
 
 def test_docker_is_imported_in_one_place_at_most() -> None:
@@ -393,7 +443,20 @@ def test_each_public_name_is_there(name: str) -> None:
     assert getattr(pytest_gvisor, name) is not None
 
 
-def test_another_name_is_an_attribute_error() -> None:
+@pytest.mark.parametrize("name", ["no_such_name", "__no_such_name__"])
+def test_another_name_is_an_attribute_error(name: str) -> None:
     """An unknown name is an attribute error, as in any module."""
-    with pytest.raises(AttributeError, match="no_such_name"):
-        _ = pytest_gvisor.no_such_name
+    with pytest.raises(AttributeError, match=name):
+        getattr(pytest_gvisor, name)
+
+
+def test_another_name_imports_nothing() -> None:
+    """Whoever looks at all modules asks for such names, and so does Python for modules."""
+    code = "import pytest_gvisor, sys; getattr(pytest_gvisor, '__wrapped__', 0); "
+    code += "print(*(name for name in sys.modules if name.startswith('pytest_gvisor')))"
+    assert run("-c", code) == "pytest_gvisor"
+
+
+def test_each_public_name_has_a_module() -> None:
+    """The package has the names in order, and another module where each is."""
+    assert pytest_gvisor.__all__ == sorted(public.HOME_OF)
