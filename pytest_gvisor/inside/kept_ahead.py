@@ -75,11 +75,13 @@ def begin(config: pytest.Config, launcher: Launcher, env: Mapping[str, str]) -> 
             config.stash[_missed_key] = _MOST_MISSED + 1
             return
         config.stash[_missed_key] = recorded.missed
-        lock = os.open(f"{folder}/lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if not is_taken(lock, fcntl.LOCK_SH):
-            os.close(lock)
-            return
-        keeper = launcher.begun()
+        with contextlib.ExitStack() as undo:
+            lock = os.open(f"{folder}/lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            undo.callback(os.close, lock)
+            if not is_taken(lock, fcntl.LOCK_SH):
+                return
+            keeper = launcher.begun()
+            undo.pop_all()
         launched = Launched(recorded, keeper, keeper.session, lock)
         config.stash[_key] = Ahead(launched=launched, recorded=recorded, folder=folder)
         config.add_cleanup(lambda: discard(config))

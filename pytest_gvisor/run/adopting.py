@@ -48,6 +48,9 @@ class Adopting(Driven):
             # Whatever is wrong with it: the usual way comes upon it again.
             self._ahead = self._listener = None
             self.record.error = None
+        except BaseException:  # Ctrl-C
+            self._ahead = None
+            raise
         finally:
             if ahead is not None and not self.adopted:
                 ahead.close()

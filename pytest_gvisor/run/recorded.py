@@ -184,6 +184,8 @@ class Launched:
         self.release()
         control, self.control = self.control, None
         if control is not None:
+            # A fork of this process may have the socket too, so its end alone might not be seen.
+            control.ask("release")
             control.close()
         for part in (self.listener, self.pipes):
             if part is not None:

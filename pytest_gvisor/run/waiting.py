@@ -70,14 +70,17 @@ class Waiting:
         self._said = b""
         self._is_over = False
         _open.add(self)
+        # What is there is another run's, and is not removed.
+        make_private(self.folder)
         try:
             self._make()
         except BaseException:
-            self.close()
+            self.let_go()
+            shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
     def _make(self) -> None:
-        for folder in (self.folder, self.order.root, os.path.join(self.folder, "bundle")):
+        for folder in (self.order.root, os.path.join(self.folder, "bundle")):
             make_private(folder)
         os.mkfifo(self._log_path, 0o600)
         self.listener = Listener(self.folder)
@@ -210,21 +213,24 @@ class Lobby:
         """Return a runsc that waits for a run like this; end another one.
 
         The first one of a release is a trial without ``config.json``: has it waited at its log?
+        Raises `LaunchError` where no keeper comes up.
         """
         with self._guard:
             waiting, self._waiting = self._waiting, None
         if waiting is None:
             return None
-        alike = waiting.runsc is request.runsc and waiting.output == _output(request)
-        if alike and waiting.keeper is launcher.keeper() and waiting.is_alive():
-            if self._proven is request.runsc:
-                return waiting
-            with contextlib.suppress(GvisorError):
-                if waiting.go_on():
-                    self._proven = request.runsc
-        self._trials += self._proven is not request.runsc
-        waiting.close()
-        return None
+        with contextlib.ExitStack() as undo:
+            undo.callback(waiting.close)
+            alike = waiting.runsc is request.runsc and waiting.output == _output(request)
+            if alike and waiting.keeper is launcher.keeper() and waiting.is_alive():
+                if self._proven is request.runsc:
+                    undo.pop_all()
+                    return waiting
+                with contextlib.suppress(GvisorError):
+                    if waiting.go_on():
+                        self._proven = request.runsc
+            self._trials += self._proven is not request.runsc
+            return None
 
     def wants(self, order: Order) -> bool:
         """Count a run that has started; return whether a runsc shall wait for the next one."""

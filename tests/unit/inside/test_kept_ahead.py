@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.inside import kept_ahead
 from pytest_gvisor.run.recorded import Recorded
 
@@ -151,3 +153,17 @@ def test_reprobe_starts_nothing_ahead(session: Session) -> None:
     """The option drops the kept sandbox."""
     session.run(adopted=True, gvisor_reprobe=True)
     assert not session.run(adopted=True, gvisor_reprobe=True)
+
+
+def test_the_lock_is_let_go_where_no_keeper_comes_up(session: Session) -> None:
+    """Another session may remove the sandbox then."""
+    session.run(adopted=True)
+
+    def begun() -> None:
+        raise LaunchError("keeper", "it does not come up")
+
+    config: Any = Config()
+    launcher: Any = SimpleNamespace(begun=begun)
+    kept_ahead.begin(config, launcher, {})
+    with open(Path(session.image).parent / "lock", "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

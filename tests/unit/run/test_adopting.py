@@ -197,3 +197,34 @@ def test_a_keeper_that_is_gone_is_a_typed_error(runs: Runs, record: Recorded) ->
     keeper.kill()
     with pytest.raises(LaunchError):
         Launched(record, keeper, keeper.session)
+
+
+def test_one_that_nobody_takes_ends_although_a_fork_holds_its_socket(
+    runs: Runs, record: Recorded
+) -> None:
+    """A conftest.py may have started a process that goes on."""
+    ahead = launched(runs, record)
+    assert ahead.control is not None
+    of_a_fork = os.dup(ahead.control.fileno())
+    try:
+        ahead.close()
+        assert eventually(lambda: not runs_of(runs.launcher.session().path)) is not None
+    finally:
+        os.close(of_a_fork)
+
+
+def test_ctrl_c_ends_the_one_that_was_handed_over(
+    runs: Runs, record: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user may press it while the run is planned."""
+    ahead = launched(runs, record)
+    adopting = Adopting(request(runs), runs.launcher, Record(), ahead)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adopting, "_launch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        adopting.start()
+    assert ahead.control is None
+    assert eventually(lambda: not runs_of(runs.launcher.session().path)) is not None

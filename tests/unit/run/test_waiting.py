@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.oci.rootfs import host_system
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import waiting
@@ -107,3 +110,55 @@ def test_a_log_with_a_writer_proves_it_and_is_a_file_when_the_run_is_over(
     one.end_log()
     one.end_log()
     assert (fifo.read_bytes() if fifo.exists() else b"") == data
+
+
+REQUEST: Any = SimpleNamespace(
+    runsc=object(), settings=SimpleNamespace(max_output=10, sha256=False)
+)
+
+
+def refuse(*_: object, **_options: object) -> None:
+    """There is no room, or no descriptor left."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("part", ["mkfifo", "pipes", "listener"])
+def test_nothing_is_left_where_one_cannot_be_made(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run without room must not leave a folder, as often as it is tried."""
+    owners = {
+        "mkfifo": (os, "mkfifo"),
+        "pipes": (waiting, "Pipes"),
+        "listener": (waiting, "Listener"),
+    }
+    monkeypatch.setattr(*owners[part], refuse)
+    order = named("g1", folder=f"{tmp_path}/g1", root=f"{tmp_path}/g1/root")
+    keeper: Any = None
+    with pytest.raises(OSError, match="No space left"):
+        Waiting(keeper, order, REQUEST)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_a_keeper_ends_the_one_that_waits(lobby: Lobby) -> None:
+    """The keeper has died, and no other comes up: nobody else would close its descriptors."""
+    closed = []
+
+    class One:
+        keeper, runsc, output = None, REQUEST.runsc, (10, False)
+
+        def hand_over(self) -> None:
+            """Nothing waits here."""
+
+        def close(self) -> None:
+            closed.append(self)
+
+    def no_keeper() -> None:
+        raise LaunchError("keeper", "it does not come up")
+
+    one: Any = One()
+    assert lobby.put(one)
+    launcher: Any = SimpleNamespace(keeper=no_keeper)
+    with pytest.raises(LaunchError):
+        lobby.take(REQUEST, launcher)
+    assert closed == [one]
