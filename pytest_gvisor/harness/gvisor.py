@@ -18,6 +18,7 @@ from pytest_gvisor.oci.rootfs import Rootfs, host, python
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.run.call_settings import CallSettings
 from pytest_gvisor.run.project import Project
+from pytest_gvisor.run.prompt import PromptRunner
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace
 from pytest_gvisor.run.specification import (
     adapted,
@@ -27,7 +28,6 @@ from pytest_gvisor.run.specification import (
     netns_of,
     way_of,
 )
-from pytest_gvisor.run.waiting import PromptRunner
 from pytest_gvisor.run.workload import Who, Workload, make_workload, split, unusual
 from pytest_gvisor.runsc import saving
 from pytest_gvisor.runsc.binary import Runsc

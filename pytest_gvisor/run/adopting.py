@@ -12,9 +12,9 @@ from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import root_image
 from pytest_gvisor.run.connected import Driven, DrivenSupervisor
 from pytest_gvisor.run.pipes import Streams
-from pytest_gvisor.run.recorded import CONFIG, EVENTS, Launched, Recorded
+from pytest_gvisor.run.recorded import CONFIG, Launched, Recorded
 from pytest_gvisor.run.request import Record, Request, Workspace
-from pytest_gvisor.run.sentry import pod_init_config
+from pytest_gvisor.run.sentry import EVENTS, pod_init_config
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.runsc.locate import Identity
 from pytest_gvisor.sessions.launcher import Keeper, Launcher

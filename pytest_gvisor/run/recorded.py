@@ -22,14 +22,13 @@ from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run.pipes import SharedStreams
-from pytest_gvisor.run.sentry import Listener
+from pytest_gvisor.run.sentry import EVENTS, Listener
 from pytest_gvisor.sessions.launcher import Control, Keeper
 from pytest_gvisor.sessions.places import RUNSC_FOLDER
 from pytest_gvisor.sessions.private import make_private
 from pytest_gvisor.values import dataclass
 
 CONFIG: Final = "config.json"
-EVENTS: Final = "pod-init.json"
 
 _FOLDER: Final = "\0folder"
 _ID: Final = "\0id"

@@ -268,7 +268,7 @@ class Runner:
     def _listen(self, workspace: Workspace) -> str:
         if not self.request.runsc.has_flag("pod-init-config"):
             return ""
-        config = workspace.path("pod-init.json")
+        config = workspace.path(sentry.EVENTS)
         try:
             self._listener = sentry.Listener(workspace.folder)
             with open(config, "w", encoding="utf-8") as file:
