@@ -13,6 +13,7 @@ import pytest
 
 from pytest_gvisor import Forward, Gvisor, Sandbox
 from pytest_gvisor.programs import leftovers, proc
+from pytest_gvisor.sandbox import process
 
 BUSYBOX = Path("/bin/busybox")
 PATIENCE = 60.0
@@ -34,6 +35,12 @@ with Server(("127.0.0.1", 8080), Echo) as server:
     print("ready", flush=True)
     server.serve_forever()
 """
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that has no turn for two seconds, while other tests run, is not given up."""
+    monkeypatch.setattr(process, "KILL_CONFIRM", PATIENCE)
 
 
 def wait_for(look: Callable[[], Any], what: str) -> Any:

@@ -24,7 +24,7 @@ from pytest_gvisor import (
     WorkloadTimeout,
     is_gvisor_kernel,
 )
-from pytest_gvisor.sandbox import sandbox
+from pytest_gvisor.sandbox import process, sandbox
 from tests.sandbox.conftest import PATIENCE, alive
 
 
@@ -308,8 +308,11 @@ def test_an_error_of_the_input_ends_the_program(gvisor_sandbox: Sandbox) -> None
     assert alive(gvisor_sandbox, "333") == []
 
 
-def test_a_stopped_guest_is_replaced_and_that_is_said(gvisor_sandbox: Sandbox) -> None:
+def test_a_stopped_guest_is_replaced_and_that_is_said(
+    gvisor_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The whole sandbox is killed if nobody can confirm the end of a process tree."""
+    monkeypatch.setattr(process, "KILL_CONFIRM", 2.0)
     gvisor_sandbox.put("/tmp/gone", "x")
     for timeout in (0.5, 50):  # a busy machine may take longer to stop it
         with pytest.raises(WorkloadTimeout) as caught:
