@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.little import FILES_AFTER, LONGER
+from tests.mounts import harmless
 
 RunInside = Callable[..., pytest.RunResult]
 
@@ -396,6 +397,8 @@ if not is_gvisor_kernel(os.uname().release):
 """,
         test_it="def test_passes(): pass\n\ndef test_fails(): assert 0",
     )
-    result = run_inside("-p", "early_plugin", "--gvisor-writable", str(project.mkdir("data")))
+    out = project.mkdir("out")
+    with harmless(out):
+        result = run_inside("-p", "early_plugin", "--gvisor-writable", str(out))
     assert result.ret == 1
     assert result.parseoutcomes() == {"passed": 1, "failed": 1}
