@@ -111,6 +111,7 @@ class Supervisor:
         self._keeper, self._control = keeper, control
         with stage("pipes", "the workload's streams cannot be waited for"):
             self._register()
+        self._note_start()  # who has greeted the sentry may have read more of its reports
 
     def _register(self) -> None:
         """Wait for the streams, and for messages of the keeper and the sentry."""
@@ -244,9 +245,7 @@ class Supervisor:
         before = listener.fileno()
         with stage("events", "the sandbox cannot report"):
             going_on = listener.on_readable()
-        if listener.started and self.start is None:
-            self.start = self._seconds_to_start(listener)
-            self._watch_gofer()
+        self._note_start()
         if going_on and listener.fileno() != before:
             # The sentry has connected: its connection is read now, and nobody else is let in.
             self._selector.unregister(before)
@@ -254,6 +253,11 @@ class Supervisor:
                 self.change(listener.fileno(), selectors.EVENT_READ, self._listen)
             self._watch_gofer()
         return going_on
+
+    def _note_start(self) -> None:
+        if self.listener is not None and self.listener.started and self.start is None:
+            self.start = self._seconds_to_start(self.listener)
+            self._watch_gofer()
 
     def heard(self) -> None:
         """Note that the workload has sent a message: see `Listener.heard`."""

@@ -26,9 +26,9 @@ from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.settings import Platform, Settings
 from tests.fakes.fake import FINE, FakeRunsc
 from tests.fakes.runs import Runs
-from tests.faults.little import LONGER, eventually
+from tests.faults.little import eventually
 
-_BOUND = 60 * LONGER
+_BOUND = 60.0
 
 
 def in_common(workspace: Workspace) -> Spec:
@@ -87,6 +87,20 @@ def test_an_equal_run_is_the_one_that_was_handed_over(runs: Runs, record: Record
         assert driven.workspace.id == ahead.id
         assert runs_of(runs.launcher.session().path) == [ahead.id]
     assert eventually(lambda: not runs.left()) is not None, runs.left()
+
+
+def test_a_report_that_was_read_before_counts(runs: Runs, record: Recorded) -> None:
+    """A sentry that is quick reports the start to the thread that greets it."""
+    ahead = launched(runs, record)
+    ahead.end()
+    deadline = time.monotonic() + _BOUND
+    while ahead.listener is not None and not ahead.listener.started:
+        assert time.monotonic() < deadline
+        ahead.listener.on_readable()
+        time.sleep(0.01)
+    with started(Adopting(request(runs), runs.launcher, Record(), ahead)) as driven:
+        assert isinstance(driven, Adopting)
+        assert driven.adopted
 
 
 def test_runsc_is_answered_before_anybody_plans(runs: Runs, record: Recorded) -> None:
