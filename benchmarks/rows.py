@@ -252,7 +252,7 @@ ROWS: Mapping[str, Row] = {
     "package": Row(rounds=10, measure=package),
     "images": Row(rounds=20, measure=images.images),
     "exec": Row(rounds=100, measure=warm, has_floor=True),
-    "idle": Row(rounds=50, measure=sessions.idle),
+    "idle": Row(rounds=80, measure=sessions.idle),
     "inside": Row(rounds=10, measure=sessions.inside, has_floor=True),
     "kept": Row(rounds=10, measure=sessions.kept, has_floor=True),
     "isolation": Row(rounds=5, measure=sessions.isolation, has_floor=True),

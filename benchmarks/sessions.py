@@ -147,7 +147,7 @@ def idle(bench: Bench, count: int) -> Iterator[Result]:
             "peer": lambda: project.run("--collect-only", "-p", "no:gvisor"),
         },
         count,
-        limit=12,
+        limit=40,
     )
     yield Result(
         row="idle", what=f"`pytest --collect-only` of {_IDLE_TESTS} tests, plugin unused",
