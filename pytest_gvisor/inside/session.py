@@ -362,7 +362,7 @@ class InsideSession:
         self._bounds.close()
 
     def end(self) -> None:
-        """Wait until the last sandbox is removed, which takes as long as the end of a session."""
+        """Wait until the last sandbox is removed: it goes while pytest's own session ends."""
         self._settle(None)
 
     def _look_at_plugins(self) -> None:

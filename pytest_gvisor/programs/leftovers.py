@@ -244,7 +244,7 @@ def kill_children(patience: float = PATIENCE) -> None:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-        # A session's end waits for this, and one that waits in a system call is dead at once.
+        # A session's end waits for this, and most children wait in a system call: they die at once.
         time.sleep(pause)
         pause = min(2 * pause, 0.005)
 

@@ -281,7 +281,7 @@ class Report:
         times = self.start_times(platform)
         if not times:
             return None
-        import statistics  # noqa: PLC0415 -- it takes 10 ms, and few sessions show it
+        import statistics  # noqa: PLC0415 -- few sessions show it
 
         return Starts(count=len(times), median=statistics.median(times), slowest=max(times))
 
