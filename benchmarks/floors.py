@@ -162,14 +162,15 @@ def _copied(bench: Bench) -> Iterator[Executable]:
     with ExitStack() as stack:
         stack.callback(os.close, copy.fd)
         _, changed = copy.instead_of(bench.runsc.fd, order)
-        fds: tuple[int, ...] = (copy.fd,)
+        handed = {child.SENTRY_FD: copy.fd}
         if changed.links:
-            fds = (child.SENTRY_FD, child.LINKS_FD)
             opened = os.open(changed.links, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, opened)
-            for source, number in zip((copy.fd, opened), fds, strict=True):
-                stack.callback(os.close, os.dup2(source, number, inheritable=False))
-        yield Executable(path=f"/proc/self/fd/{fds[0]}", fds=fds, env=changed.env)
+            handed[child.LINKS_FD] = opened
+        for number, source in handed.items():
+            stack.callback(os.close, os.dup2(source, number, inheritable=False))
+        path = f"/proc/self/fd/{child.SENTRY_FD}"
+        yield Executable(path=path, fds=(*handed,), env=changed.env)
 
 
 @contextlib.contextmanager

@@ -9,10 +9,12 @@ Used on both sides: standard library only, and as little of that as can be.
 
 from __future__ import annotations
 
+import _thread
 import marshal
 import os
 import stat
 import sys
+import time
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 
 TYPE_CHECKING = False
@@ -39,6 +41,11 @@ READY = b"bytecode"
 
 HEAD_SIZE = len(READY) + 4
 
+_LOCKS = "_ModuleLockManager", "_ImportLockContext", "_lock_unlock_module"
+"""The names in importlib's bootstrap of what takes locks, and of a wait for another thread."""
+
+_PAUSE = 0.001
+
 GUEST = "."
 """Before the name of a module of the first program's own: no other module's name begins so."""
 
@@ -64,6 +71,54 @@ class _Loader(SourceFileLoader):
         return self.get_data(path) if path == self.path else supply.read(entry)
 
 
+class _Free:
+    """The lock of a module while there is one thread, which imports it."""
+
+    held: list[str] = []  # noqa: RUF012 -- of all of them
+    """The modules that are being imported, the outermost first."""
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        self.held.append(self._name)
+
+    def __exit__(self, *_error: object) -> None:
+        self.held.pop()
+
+
+def _spare_locks() -> Callable[[], None]:
+    """Import without locks while there is one thread; return what takes that back.
+
+    CPython reads a clock for each lock that it takes, if it has ``sem_clockwait``. A clock is a
+    call to the sentry in the first second of a sandbox. gVisor's vDSO has to wait for two samples
+    (sentry/time/calibrated_clock.go). A start imports some 250 modules, at some ten locks each.
+    """
+    bootstrap = vars(sys.modules["_frozen_importlib"])
+    usual = {name: bootstrap[name] for name in _LOCKS if name in bootstrap}
+    owner = _thread.get_ident()
+
+    def module_lock(name: str) -> object:
+        if not _thread._count():
+            return _Free(name)
+        # A module may start a thread. That waits for those whose import has begun without a lock.
+        while name in _Free.held and _thread.get_ident() != owner:
+            time.sleep(_PAUSE)
+        return usual["_ModuleLockManager"](name)
+
+    def import_lock() -> object:
+        return usual["_ImportLockContext"]() if _thread._count() else _Free()
+
+    def wait(name: str) -> None:
+        if _thread._count():
+            with module_lock(name):  # type: ignore[attr-defined]
+                pass
+
+    ours = dict(zip(_LOCKS, (module_lock, import_lock, wait), strict=True))
+    bootstrap.update({name: ours[name] for name in usual})
+    return lambda: bootstrap.update(usual)
+
+
 class Supply:
     """A finder of the modules whose byte code is in a file."""
 
@@ -72,7 +127,7 @@ class Supply:
         self._fd = fd
         self._index: Mapping[str, Entry] = {}
         self._texts: Mapping[str, Texts] = {}
-        self._undo: Callable[[], None] | None = None
+        self._undo: list[Callable[[], None]] = [_spare_locks()]
         self.guests = False
         """Whether the program's own modules are found, whatever others have their names."""
 
@@ -135,7 +190,7 @@ class Supply:
                 PathDistribution.read_text = usual  # type: ignore[method-assign]
 
         PathDistribution.read_text = read_text  # type: ignore[method-assign, assignment]
-        self._undo = undo
+        self._undo.append(undo)
 
     def end(self) -> None:
         """Find nothing any more."""
@@ -145,8 +200,8 @@ class Supply:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._index = -1, {}
-        if self._undo is not None:
-            self._undo()
+        while self._undo:
+            self._undo.pop()()
 
 
 def supplied() -> Supply | None:

@@ -13,6 +13,11 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING or __package__:
+    from pytest_gvisor.guest.bare import Bare
+else:
+    from bare import Bare
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -33,6 +38,12 @@ _SILENT = ("_hypothesis_pytestplugin", "_pytest.", "pytest_cov.", "pytest_gvisor
 
 _OURS = "gvisor-"
 
+_WITHIN = (
+    "pytest_fixture_post_finalizer", "pytest_fixture_setup", "pytest_runtest_setup",
+    "pytest_runtest_teardown",
+)  # fmt: skip
+"""Hooks that pytest calls within a setup or teardown."""
+
 # Tests replace functions of modules.
 _dup2, _fstat = os.dup2, os.fstat
 
@@ -49,6 +60,7 @@ class Captures:
         self._suspend = manager.suspend_global_capture
         self._is_known = False
         self._is_silent = False
+        self._is_silent_within = False
 
     def suspend_global_capture(self, in_: bool = False) -> None:
         """Take the place of the method of pytest's: a debugger may call it between phases."""
@@ -74,12 +86,18 @@ class Captures:
             end._state = "started"
         capture._state = "started"
 
-    def suspend(self, *, passed: bool) -> bool:
-        """Let the output go where it went before the phase; return whether there is any to read."""
+    def suspend(self, *, passed: bool, bare: bool) -> bool:
+        """Let the output go where it went before the phase; return whether there is any to read.
+
+        ``bare`` says that no code of the project has run in the phase: nothing has written then.
+        """
         capture = self._manager._global_capturing
         # If a test has replaced a function that pytest needs here, it fails as on the host.
         usual = os.dup2 is _dup2 and os.fstat is _fstat
-        sizes = _sizes(capture) if passed and usual and capture and self._may_rest() else None
+        sizes = None
+        if passed and usual and capture and self._may_rest():
+            bare = bare and self._is_silent_within and _is_started(capture)
+            sizes = [0] if bare else _sizes(capture)
         if sizes is not None:
             for end in (capture.out, capture.err):
                 end.syscapture.suspend()
@@ -104,6 +122,8 @@ class Captures:
             between = [i for name in _BETWEEN for i in getattr(hooks, name).get_hookimpls()]
             around = [i for name in _AROUND for i in getattr(hooks, name).get_hookimpls()]
             between += [i for i in around if i.wrapper or i.hookwrapper]
+            within = [i for name in _WITHIN for i in getattr(hooks, name).get_hookimpls()]
+            self._is_silent_within = all(self._prints_nothing(i.plugin) for i in within)
             self._is_silent = all(self._prints_nothing(i.plugin) for i in between)
             self._is_known = True
         return self._is_silent
@@ -123,6 +143,8 @@ class _Phase:
         self._when = when
         self._item = item
 
+        self._bare = None if when == "call" else Bare(item)
+
     def __enter__(self) -> None:
         self._captures.resume()
         self._manager.activate_fixture()
@@ -131,10 +153,15 @@ class _Phase:
         self._manager.deactivate_fixture()
         # A test of unittest keeps its errors for the report.
         passed = kind is None and not getattr(self._item, "_excinfo", None)
-        if self._captures.suspend(passed=passed):
+        bare = passed and self._bare is not None and self._bare.was()
+        if self._captures.suspend(passed=passed, bare=bare):
             out, err = self._manager.read_global_capture()
             self._item.add_report_section(self._when, "stdout", out)
             self._item.add_report_section(self._when, "stderr", err)
+
+
+def _is_started(capture: Any) -> bool:
+    return {capture._state, capture.out._state, capture.err._state} == {"started"}
 
 
 def _is_suspended(capture: Any) -> bool:

@@ -58,8 +58,8 @@ else:
 
     del sys.path[0]
     for _name in (
-        "captures", "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames",
-        "gate", "identity", "last", "passed", "program", "returns", "terminal", "unsent",
+        "bare", "captures", "channel", "checked_json", "debugger", "encoding", "failed", "first",
+        "frames", "gate", "identity", "last", "passed", "program", "returns", "terminal", "unsent",
         "variables",
     ):  # fmt: skip
         del sys.modules[_name]

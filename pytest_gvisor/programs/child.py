@@ -27,7 +27,13 @@ else:  # a sibling of the keeper program, whose -I -S leaves the package out of 
 
 SENTRY_FD, LINKS_FD = 1000, 1001
 """The descriptors of the sentry's file, and of the folder in which that is looked for. runsc gives
-the sentry one or more for each mount, from 3 on, so these numbers are above those."""
+the sentry one or more for each mount, from 3 on, so these numbers are above those.
+
+The first one is of use to each release. runsc gives streams the descriptors from 256 on
+(startingStdioFD in runsc/boot/loader.go). Where there are threads, a table that grows waits for an
+RCU grace period of 8 ms: expand_fdtable in fs/file.c. The table of a process is as large as its
+parent's highest descriptor needs.
+"""
 
 _EXECUTABLE = 3
 _ERROR_PIPE = 4
@@ -126,16 +132,21 @@ def _place_descriptors(fds: Sequence[int], error_pipe: int) -> None:
     linux.close_from(len(wanted))
 
 
-def _inherit_links(folder: str) -> None:
-    """Hand the executable and a folder to runsc, to start the sentry from.
+def _hand_on(links: str) -> None:
+    """Leave runsc the executable, and the folder ``links`` to start the sentry from.
 
     Without ``--directfs`` the user nobody starts that. This user can look up no path in a private
     folder, but a name in an open folder.
     """
-    opened = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-    os.dup2(opened, LINKS_FD)
-    os.close(opened)
-    os.dup2(_EXECUTABLE, SENTRY_FD)
+    try:
+        os.dup2(_EXECUTABLE, SENTRY_FD)
+    except OSError:  # RLIMIT_NOFILE may be lower, and then only the sentry's file is missed
+        if links:
+            raise
+    if links:
+        opened = os.open(links, os.O_PATH | os.O_DIRECTORY)
+        os.dup2(opened, LINKS_FD)
+        os.close(opened)
 
 
 def _become_session_leader(parent: int) -> None:
@@ -216,8 +227,7 @@ def become(
             stage = "seccomp"
             membarrier.skip_registration()
         stage = "execve"
-        if order.links:
-            _inherit_links(order.links)
+        _hand_on(order.links)
         # By descriptor: the file that was checked is the one that runs, whatever its path names.
         os.execve(_EXECUTABLE, order.argv, order.env)
     except OSError as error:

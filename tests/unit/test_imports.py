@@ -37,9 +37,9 @@ PYTEST = ("plugin", "inside")
 """The folders that import pytest; and guest/worker.py, which is a pytest in the sandbox."""
 
 PYTEST_INSIDE = {
-    "guest.bridges", "guest.captures", "guest.debugger", "guest.failed", "guest.gate", "guest.last",
-    "guest.locations", "guest.measure", "guest.terminal", "guest.unwanted", "guest.worker",
-    "guest.xdist_fixtures",
+    "guest.bare", "guest.bridges", "guest.captures", "guest.debugger", "guest.failed", "guest.gate",
+    "guest.last", "guest.locations", "guest.measure", "guest.terminal", "guest.unwanted",
+    "guest.worker", "guest.xdist_fixtures",
 }  # fmt: skip
 """The modules of the pytest in the sandbox."""
 

@@ -12,6 +12,8 @@ import pytest
 
 point, pointed = os.dup2, []
 os.dup2 = lambda *given: pointed.append(given) or point(*given)
+look, looked = os.fstat, []
+os.fstat = lambda *given: looked.append(given) or look(*given)
 
 from pytest_gvisor.guest import captures
 
@@ -21,10 +23,11 @@ def pytest_runtestloop(session):
     session.config.get_terminal_writer()._file = os.fdopen(os.dup(1), "w", buffering=1)
     pointed.clear()
     with captures.in_place(session.config):
+        looked.clear()
         return (yield)
 
 def pytest_terminal_summary(terminalreporter):
-    terminalreporter.write_line(f"pointed {len(pointed)} times")
+    terminalreporter.write_line(f"pointed {len(pointed)} times, looked {len(looked)} times")
 """
 
 PRINTS = """
@@ -108,6 +111,39 @@ def test_descriptors_are_not_moved_between_phases_that_pass(pytester: pytest.Pyt
     lines, count = _run(pytester, "-p", "plugin")
     assert count == 4  # each to its file, and back at the end
     assert "3 passed" in lines
+
+
+@pytest.mark.parametrize(
+    ("hook", "count"),
+    [
+        ("", 2 * (2 + 3 + 1)),  # what is first in the file is set up with that, and the last
+        ("def pytest_runtest_setup(): pass", 2 * 9),
+        ("def pytest_fixture_post_finalizer(): pass", 2 * 9),
+    ],
+)
+def test_files_are_not_looked_at_after_phases_with_pytest_alone(
+    pytester: pytest.Pytester, hook: str, count: int
+) -> None:
+    """Two calls for most tests, in place of six. A plugin may print in the hooks of a phase."""
+    pytester.makepyfile(plugin=PLUGIN)
+    pytester.makeconftest(hook)
+    pytester.makepyfile(
+        """
+        import pytest
+        def test_one(): pass
+        @pytest.mark.parametrize("value", [1])
+        def test_value(value): pass
+        @pytest.fixture
+        def fixture(): pass
+        def test_fixture(fixture): pass
+        """
+    )
+    environment = ("-p", "no:gvisor", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "plugin")
+    result = pytester.runpytest_subprocess(*environment)
+    result.assert_outcomes(passed=3)
+    found = re.search(r"looked (\d+) times", result.stdout.str())
+    assert found is not None
+    assert int(found[1]) == count
 
 
 @pytest.mark.parametrize("suite", [PRINTS, LEAVES], ids=["prints", "leaves"])

@@ -71,19 +71,19 @@ def received(host: socket.socket) -> list[dict[str, object]]:
 def test_a_passed_phase_goes_in_one_message_with_what_follows(ends: Ends) -> None:
     """In order, and alone where another kind of message follows."""
     host, channel = ends
-    channel.put_off("passed", id="a", passed=1)
+    channel.put_off("passed", id="a", passed={"times": (1, 0, 1)})
     channel.put_off("warning", text="w")
-    channel.put_off("passed", id="a", passed=2)
+    channel.put_off("passed", id="a", passed={"times": (1, 0, 2)})
     channel.send("phase", id="a", when="call")
-    channel.put_off("passed", id="a", passed=3)
-    channel.put_off("passed", id="a", passed=4)
+    channel.put_off("passed", id="a", passed={"times": (1, 0, 3)})
+    channel.put_off("passed", id="a", passed={"times": (1, 0, 4)})
     channel.send("done", id="a")
     assert received(host) == [
-        {"type": "passed", "id": "a", "passed": 1},
+        {"type": "passed", "id": "a", "passed": {"times": [1, 0, 1]}},
         {"type": "warning", "text": "w"},
-        {"type": "phase", "id": "a", "passed": 2, "when": "call"},
-        {"type": "passed", "id": "a", "passed": 3},
-        {"type": "done", "id": "a", "passed": 4},
+        {"type": "phase", "id": "a", "passed": {"times": [1, 0, 2]}, "when": "call"},
+        {"type": "passed", "id": "a", "passed": {"times": [1, 0, 3]}},
+        {"type": "done", "id": "a", "passed": {"times": [1, 0, 4]}},
     ]
 
 
@@ -195,6 +195,21 @@ def test_short_messages_wait_for_milliseconds_alone(
         monkeypatch.setattr(channels, "_now", lambda now=now: now)
         channel.send("done", id="a")
         assert not held.frames()
+
+
+def test_the_time_of_a_report_is_read_from_no_clock(
+    ends: Ends, held: Unsent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time serves for one message. So a clock is read for no test that passes."""
+    channel = ends.channel
+    monkeypatch.setattr(channels, "_HELD", 1.0)
+    sent, clock = channel._sent, iter([channel._sent + 2] * 2)
+    monkeypatch.setattr(channels, "_now", lambda: next(clock))
+    channel.put_off("passed", id="a", passed={"times": (0, sent, sent + 0.5)})
+    channel.send("phase", id="a")
+    assert held.frames()
+    channel.send("phase", id="a")
+    assert not held.frames()
 
 
 def test_messages_without_room_are_sent(ends: Ends, held: Unsent) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor.programs.child import SENTRY_FD
 from pytest_gvisor.programs.proc import status_of
 from tests.faults import seccomp
 
@@ -60,6 +61,12 @@ print(json.dumps({
     "ignored": int(status["SigIgn"], 16) & ~(1 << 12 | 1 << 24),  # Python's own: PIPE, XFSZ
     "new_privs": status["NoNewPrivs"],
 }))
+"""
+
+ROOM = """
+import subprocess, sys
+code = "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('FDSize')])"
+print(subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True).stdout.decode())
 """
 
 
@@ -112,7 +119,7 @@ def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone, refused: i
     )
     assert (report, status) == ("", 0)
     found = json.loads(printed)
-    assert found.pop("fds") == [0, 1, 2, 3]  # the last is that of the look itself
+    assert found.pop("fds") == [0, 1, 2, 3, SENTRY_FD]  # 3 is that of the look itself
     assert found == {
         "env": "A=b\0",
         "umask": 0o022,
@@ -122,6 +129,23 @@ def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone, refused: i
         "ignored": 0,
         "new_privs": "1",
     }
+
+
+@pytest.mark.parametrize("limit", [4096, SENTRY_FD])
+def test_a_process_of_runsc_s_has_room_for_descriptors(alone: Alone, limit: int) -> None:
+    """The process waits for no RCU grace period when it takes 256. A low limit is no obstacle."""
+    report, status, printed = alone(
+        """
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        result = become(*python(room))
+        """,
+        before=BECOME,
+        room=ROOM,
+        limit=limit,
+    )
+    assert (report, status) == ("", 0)
+    assert (int(json.loads(printed.replace("'", ""))[0]) > 256) == (limit > SENTRY_FD)
 
 
 REGISTER = """
