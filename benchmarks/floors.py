@@ -120,6 +120,18 @@ def together(*peers: Peer) -> Peer:
 
 
 @contextlib.contextmanager
+def after(first: Peer, then: AbstractContextManager[Peer]) -> Iterator[Peer]:
+    """``then``, each time when ``first`` has ended."""
+    with then as peer:
+
+        def run() -> None:
+            first()
+            peer()
+
+        yield run
+
+
+@contextlib.contextmanager
 def bare_run(bench: Bench, args: list[str]) -> Iterator[Peer]:
     """``runsc run`` with all that our starts spare it: see `_filtered` and `_copied`."""
     with ExitStack() as stack:
