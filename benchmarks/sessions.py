@@ -35,6 +35,7 @@ _NUMBERS = (1, 3, 10, 30, 100, 300, 1000, 3000)
 _SETTINGS = ("PYTEST_", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 _DEADLINE = 120.0
 _BARE = "plain `pytest` by bare `runsc run`"
+_MANY = f"{_INSIDE_TESTS} trivial tests, `pytest --in-gvisor`"
 _STARTS = "-p", "no:gvisor", "--version"
 _IMPORTED = "bare `runsc restore` of a Python with pytest imported"
 _COLLECTED = "bare `runsc restore` of a pytest that has collected the test"
@@ -120,7 +121,7 @@ class _Way:
     target: float
     """Seconds over the host's."""
 
-    floor_by: str
+    by: str
     bare: Callable[[Bench, Project], AbstractContextManager[Peer]]
     options: tuple[str, ...] = ()
     sessions_before: int = 0
@@ -129,12 +130,11 @@ class _Way:
 
 
 _COLD = _Way(
-    row="inside", name="cold", target=0.350, floor_by=f"{_BARE}, beside the host's",
-    bare=floors.plain,
+    row="inside", name="cold", target=0.350, by=_BARE, bare=floors.plain,
 )  # fmt: skip
 _KEPT = _Way(
-    row="kept", name="kept sandbox", target=0.150, floor_by=f"{_IMPORTED}, beside the host's",
-    bare=floors.imported, options=("-vv",), check=_is_kept,
+    row="kept", name="kept sandbox", target=0.150, by=_IMPORTED, bare=floors.imported,
+    options=("-vv",), check=_is_kept,
     sessions_before=4,  # one that compiles, one that saves, and two that use it
 )  # fmt: skip
 
@@ -165,39 +165,25 @@ def inside(bench: Bench, count: int) -> Iterator[Result]:
         raise Unavailable("pytest-xdist is not installed here")
     with _folder() as folder:
         many = Project(os.path.join(folder, "many"), _INSIDE_TESTS, keep=("xdist",))
-        ours = in_gvisor(bench)
-        what = f"{_INSIDE_TESTS} trivial tests, `pytest --in-gvisor`"
-        with contextlib.ExitStack() as stack:
-            contenders: dict[str, Peer] = {
-                "ours": lambda: many.run(*ours),
-                "peer": lambda: many.run("-n1"),
-            }
-            # No sandbox can be started before pytest on the host has read its options.
-            bench.floors.join(
-                stack, "inside", contenders,
-                lambda: floors.after(lambda: many.run(*_STARTS), floors.plain(bench, many)),
-            )  # fmt: skip
-            series = interleaved(contenders, count, limit=25)
-        yield Floored(
-            row="inside", what=what, against="`pytest -n1` on the host", figure=Figure.RATIO,
-            **series, floor_by=f"`pytest --version` on the host, then {_BARE}", target=1.2,
-        )  # fmt: skip
+        yield _many(bench, count, many, _COLD)
         one = Project(os.path.join(folder, "one"), 1)
         yield _one(bench, count, one, _COLD)
         forked = os.path.join(folder, "forked")
         install_forked(forked)
         contenders = {
-            "ours": lambda: many.run(*ours),
+            "ours": lambda: many.run(*in_gvisor(bench)),
             "peer": lambda: many.run("--forked", path=forked),
         }
         yield Result(
-            row="inside", what=what, against="`pytest --forked` on the host (pytest 8.4)",
+            row="inside", what=_MANY, against="`pytest --forked` on the host (pytest 8.4)",
             figure=Figure.RATIO, **interleaved(contenders, min(count, 3), limit=18), target=0.45,
         )  # fmt: skip
 
 
 def kept(bench: Bench, count: int) -> Iterator[Result]:
-    """One test inside, in a copy of a sandbox that an earlier session has kept."""
+    """Tests inside, in a copy of a sandbox that an earlier session has kept."""
+    if importlib.util.find_spec("xdist") is None:
+        raise Unavailable("pytest-xdist is not installed here")
     try:
         # An ordinary user's tests run in a user namespace, if a sandbox can be saved then.
         way = Way.OWN if bench.way is Way.FLAG else bench.way
@@ -207,11 +193,36 @@ def kept(bench: Bench, count: int) -> Iterator[Result]:
     with _folder() as folder:
         one = Project(os.path.join(folder, "one"), 1, caches=True)
         yield _one(bench, count, one, _KEPT)
+        many = Project(os.path.join(folder, "many"), _INSIDE_TESTS, keep=("xdist",), caches=True)
+        yield _many(bench, count, many, _KEPT)
 
 
 def _folder() -> tempfile.TemporaryDirectory[str]:
     """A folder for projects: the session folder is not shown to any sandbox."""
     return tempfile.TemporaryDirectory(prefix="pytest-gvisor-bench-")
+
+
+def _many(bench: Bench, count: int, project: Project, way: _Way) -> Result:
+    """Many tests inside, against one xdist worker."""
+    ours = *in_gvisor(bench), *way.options
+    for _ in range(way.sessions_before):
+        project.run(*ours)
+    with contextlib.ExitStack() as stack:
+        contenders: dict[str, Peer] = {
+            "ours": lambda: way.check(project.run(*ours)),
+            "peer": lambda: project.run("-n1", *way.options),
+        }
+        # No sandbox can be started before pytest on the host has read its options.
+        bench.floors.join(
+            stack, way.row, contenders,
+            lambda: floors.after(lambda: project.run(*_STARTS), way.bare(bench, project)),
+        )  # fmt: skip
+        series = interleaved(contenders, count, limit=25)
+    return Floored(
+        row=way.row, what=f"{_MANY}, {way.name}", against="`pytest -n1` on the host",
+        figure=Figure.RATIO, **series, target=1.2,
+        floor_by=f"`pytest --version` on the host, then {way.by}",
+    )  # fmt: skip
 
 
 def _one(bench: Bench, count: int, project: Project, way: _Way) -> Result:
@@ -234,7 +245,8 @@ def _one(bench: Bench, count: int, project: Project, way: _Way) -> Result:
         series = interleaved(contenders, count, limit=18)
     return Floored(
         row=way.row, what=f"one test, `pytest --in-gvisor`, {way.name}", against="`--no-gvisor`",
-        figure=Figure.DIFFERENCE, **series, floor_by=way.floor_by, target=way.target,
+        figure=Figure.DIFFERENCE, **series, target=way.target,
+        floor_by=f"{way.by}, beside the host's",
     )  # fmt: skip
 
 

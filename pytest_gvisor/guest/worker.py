@@ -28,6 +28,7 @@ if TYPE_CHECKING or __package__:
         first,
         identity,
         last,
+        log_locks,
         passed,
         program,
         variables,
@@ -47,6 +48,7 @@ else:
     import first
     import identity
     import last
+    import log_locks
     import passed
     import program
     import variables
@@ -59,8 +61,8 @@ else:
     del sys.path[0]
     for _name in (
         "bare", "captures", "channel", "checked_json", "debugger", "encoding", "failed", "first",
-        "frames", "gate", "identity", "last", "passed", "program", "returns", "terminal", "unsent",
-        "variables",
+        "frames", "gate", "identity", "last", "log_locks", "passed", "program", "returns",
+        "terminal", "unsent", "variables",
     ):  # fmt: skip
         del sys.modules[_name]
 
@@ -128,6 +130,7 @@ class Plugin:
         self._short = passed.Shortener(usual=usual)
         items = {item.nodeid: item for item in session.items}
         self._terminal.relayed = self._relays
+        log_locks.spare()
         with captures.in_place(session.config):
             for running, then, maxfail in self._commanded():
                 # What fails from here on without a word fails in the setup.
@@ -185,13 +188,13 @@ class Plugin:
         self._variables.pause(over=True)
 
     def _send_reports(self) -> None:
-        hook = self._config.hook
         while self._reports:
             report = self._reports[0]
             if short := self._short.short(report):
                 self._channel.put_off("passed", id=self._running, passed=short)
                 del self._reports[0]
                 continue
+            hook = self._config.hook
             data = hook.pytest_report_to_serializable(config=self._config, report=report)
             data["sections"] = [
                 (title, encoding.cut(text)) for title, text in data.get("sections", [])
@@ -205,16 +208,15 @@ class Plugin:
         self, warning_message: Any, when: str, nodeid: str, location: Any
     ) -> None:
         """Send a warning as plain text."""
-        category = warning_message.category
-        filename, lineno = warning_message.filename, warning_message.lineno
+        category, file = warning_message.category, warning_message.filename
         self._channel.put_off(
             "warning",
             text=str(warning_message.message),
             module=category.__module__,
             name=category.__qualname__,
-            filename=filename,
-            lineno=lineno,
-            line=linecache.getline(filename, lineno),
+            filename=file,
+            lineno=warning_message.lineno,
+            line=linecache.getline(file, warning_message.lineno),
             when=when,
             nodeid=nodeid,
             location=location,

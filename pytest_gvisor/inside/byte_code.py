@@ -24,8 +24,8 @@ _HEADER = 16
 
 _GUESTS = (
     "byte_code", "bare", "captures", "channel", "checked_json", "debugger", "encoding", "failed",
-    "first", "frames", "gate", "identity", "last", "passed", "program", "returns", "terminal",
-    "unsent", "variables", "worker",
+    "first", "frames", "gate", "identity", "last", "log_locks", "passed", "program", "returns",
+    "terminal", "unsent", "variables", "worker",
 )  # fmt: skip
 """The modules that guest/worker.py is and imports, by the names that they have there.
 

@@ -26,6 +26,9 @@ class Reviver:
         self._hook = config.hook.pytest_report_from_serializable
         self._usual = is_usual(self._hook)
         self._nodeid = ""
+        self._id: Any = ""
+        """The same, or what pytest 9.2 has parsed from it for the test's first report."""
+
         self._location: tuple[str, int | None, str] | None = None
         self._keywords: dict[str, Any] = {}
 
@@ -44,7 +47,7 @@ class Reviver:
         if "location" in short:
             self._location = location(short["location"])
             self._keywords = dict.fromkeys(map(rules.text, _listed(short["keywords"])), 1)
-            self._nodeid = nodeid
+            self._nodeid = self._id = nodeid
         if self._location is None or self._nodeid != nodeid:
             raise ValueError("a test without a location")
         duration, start, stop = map(rules.seconds, _listed(short["times"]))
@@ -63,7 +66,9 @@ class Reviver:
             "$report_type": "TestReport",
         }
         if self._usual:
-            return pytest.TestReport(**fields)
+            report = pytest.TestReport(**{**fields, "nodeid": self._id})
+            self._id = getattr(report, "id", nodeid)
+            return report
         report = self._hook(config=self._config, data=fields)
         if not isinstance(report, pytest.TestReport):
             raise TypeError(f"a plugin here makes {type(report)} of a report")

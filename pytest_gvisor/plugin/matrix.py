@@ -176,8 +176,17 @@ class Collector:
 
     @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish", wrapper=True)
     def pytest_gvisor_last_line(self) -> Iterator[None]:  # pytest takes no other names for hooks
-        """Write the last line of all, if each test for gVisor was skipped because it is missing."""
+        """Write the last line of all, if each test for gVisor was skipped because it is missing.
+
+        Then the report is needed no more. pytest collects garbage twice after this, and Python as
+        it ends, and each goes through all that is left.
+        """
         yield
+        self._write_last_line()
+        self.report = None
+        self._tests.clear()
+
+    def _write_last_line(self) -> None:
         terminal = self._config.pluginmanager.get_plugin("terminalreporter")
         rows = self.report.rows if self.report else ()
         states = [cell.state for row in rows for cell in row.cells if cell.platform != NATIVE]

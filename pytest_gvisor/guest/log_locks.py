@@ -1,0 +1,51 @@
+"""pytest's handlers of log records, which come and go without a lock while there is one thread.
+
+pytest gives the root logger two handlers for each phase of a test. These are twelve locks a test,
+and each reads a clock: see `byte_code`. Used by worker.py alone.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+from typing import Any
+
+
+class _Nothing:
+    """In the place of the lock of `logging`."""
+
+    def acquire(self) -> None:
+        """Do nothing."""
+
+    def release(self) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, *_error: object) -> None:
+        """Do nothing."""
+
+
+def spare() -> None:
+    """Replace what adds and removes the handlers, if pytest's plugin for logging is there."""
+    log: Any = sys.modules.get("logging")
+    usual: Any = getattr(sys.modules.get("_pytest.logging"), "catching_logs", None)
+    if usual is None or not hasattr(log, "_lock"):
+        return
+    nothing = _Nothing()
+
+    def unlocked(method: Any) -> Any:
+        def call(*given: object) -> object:
+            # A thread may hold the lock, or come to need it.
+            if _thread._count():
+                return method(*given)
+            lock, log._lock = log._lock, nothing
+            try:
+                return method(*given)
+            finally:
+                log._lock = lock
+
+        return call
+
+    usual.__enter__, usual.__exit__ = unlocked(usual.__enter__), unlocked(usual.__exit__)
