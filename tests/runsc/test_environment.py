@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Gvisor, Launcher, Platform, Runsc, directory, is_gvisor_kernel
+from pytest_gvisor.programs.child import SENTRY_FD
 from pytest_gvisor.programs.proc import children_of, words_of
 from tests.runsc.conftest import Running, Start, status_of
 
@@ -183,7 +184,7 @@ def _open_files(pid: int) -> dict[int, os.stat_result]:
 def test_no_descriptor_of_pytest_reaches_runsc(
     held: list[os.stat_result], newly: Callable[[], Start]
 ) -> None:
-    """Runsc gets three pipes of pytest's open files, and the keeper next to nothing."""
+    """Runsc gets three pipes and its own executable, and the keeper next to nothing."""
     run = newly()()
     files = _open_files(run.runsc)
     for fd in (0, 1, 2):
@@ -200,7 +201,12 @@ def test_no_descriptor_of_pytest_reaches_runsc(
     # Go's runtime, from 1.25 on, keeps the files of its own cgroup's CPU limit open, read-only.
     quota = r"/sys/fs/cgroup/.*cpu\.(cfs_quota_us|cfs_period_us|max)"
     paths = {n for n in names if n.startswith("/") and not re.fullmatch(quota, n)}
-    assert paths <= {f"{os.path.dirname(run.root)}/log"}
+    program = os.stat(f"/proc/{run.runsc}/exe")
+    assert _id(files[SENTRY_FD]) == _id(program)
+    flags = Path(f"/proc/{run.runsc}/fdinfo/{SENTRY_FD}").read_text().split("flags:")[1].split()[0]
+    assert int(flags, 8) & os.O_ACCMODE == os.O_RDONLY
+    log = f"{os.path.dirname(run.root)}/log"
+    assert paths <= {log, os.readlink(f"/proc/{run.runsc}/exe")}
     run.end()
 
 
