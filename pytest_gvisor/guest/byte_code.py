@@ -98,8 +98,12 @@ def _spare_locks() -> Callable[[], None]:
     usual = {name: bootstrap[name] for name in _LOCKS if name in bootstrap}
     owner = _thread.get_ident()
 
+    def is_alone() -> bool:
+        # Python does not count the threads of C code.
+        return not _thread._count() and _thread.get_ident() == owner
+
     def module_lock(name: str) -> object:
-        if not _thread._count():
+        if is_alone():
             return _Free(name)
         # A module may start a thread. That waits for those whose import has begun without a lock.
         while name in _Free.held and _thread.get_ident() != owner:
@@ -107,10 +111,10 @@ def _spare_locks() -> Callable[[], None]:
         return usual["_ModuleLockManager"](name)
 
     def import_lock() -> object:
-        return usual["_ImportLockContext"]() if _thread._count() else _Free()
+        return _Free() if is_alone() else usual["_ImportLockContext"]()
 
     def wait(name: str) -> None:
-        if _thread._count():
+        if not is_alone():
             with module_lock(name):  # type: ignore[attr-defined]
                 pass
 

@@ -11,20 +11,28 @@ import sys
 from typing import Any
 
 
-class _Nothing:
-    """In the place of the lock of `logging`."""
+class _Spared:
+    """A lock that one thread does not take; all others do."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self._owner = _thread.get_ident()
 
     def acquire(self) -> None:
-        """Do nothing."""
+        """Take the lock in another thread."""
+        if _thread.get_ident() != self._owner:
+            self._lock.acquire()
 
     def release(self) -> None:
-        """Do nothing."""
+        """Give the lock back in another thread, which may have taken it before."""
+        if _thread.get_ident() != self._owner:
+            self._lock.release()
 
     def __enter__(self) -> None:
-        """Do nothing."""
+        self.acquire()
 
     def __exit__(self, *_error: object) -> None:
-        """Do nothing."""
+        self.release()
 
 
 def spare() -> None:
@@ -33,14 +41,13 @@ def spare() -> None:
     usual: Any = getattr(sys.modules.get("_pytest.logging"), "catching_logs", None)
     if usual is None or not hasattr(log, "_lock"):
         return
-    nothing = _Nothing()
 
     def unlocked(method: Any) -> Any:
         def call(*given: object) -> object:
-            # A thread may hold the lock, or come to need it.
+            # A thread may hold the lock, or come to need it. Python counts its own alone.
             if _thread._count():
                 return method(*given)
-            lock, log._lock = log._lock, nothing
+            lock, log._lock = log._lock, _Spared(log._lock)
             try:
                 return method(*given)
             finally:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
+
+from pytest_gvisor.guest import log_locks
 
 PLUGIN = """
 import logging, threading
@@ -59,6 +63,23 @@ def test_beside(caplog):
     release.set()
     thread.join()
 """
+
+
+def test_another_thread_takes_a_spared_lock() -> None:
+    """A thread of C code, which Python does not count, may have taken it before."""
+    lock = threading.Lock()
+    spared = log_locks._Spared(lock)
+    with spared:
+        assert not lock.locked()
+    lock.acquire()
+    thread = threading.Thread(target=spared.release)
+    thread.start()
+    thread.join()
+    assert not lock.locked()
+    thread = threading.Thread(target=spared.acquire)
+    thread.start()
+    thread.join()
+    assert lock.locked()
 
 
 def test_handlers_come_and_go_without_a_lock_while_there_is_one_thread(
