@@ -14,6 +14,9 @@ RunInside = Callable[..., pytest.RunResult]
 INSIDE = "import os, time\nfrom pytest_gvisor import is_gvisor_kernel\n"
 INSIDE += "inside = is_gvisor_kernel(os.uname().release)\n"
 
+STARTED_ONE = "*1 passed, its sandbox started in * ms*"
+"""A line of the summary. Leavings of a session that another test has killed may end it."""
+
 
 def test_plugins_are_imported_inside_while_the_host_collects(
     project: pytest.Pytester, run_inside: RunInside
@@ -44,7 +47,7 @@ def pytest_collection_finish(session):
     )
     result = run_inside("-v", "-p", "early_plugin")
     assert result.parseoutcomes() == {"passed": 1}
-    result.stdout.fnmatch_lines(["*1 passed, its sandbox started in * ms"])
+    result.stdout.fnmatch_lines([STARTED_ONE])
     result.stdout.no_fnmatch_line("*a sandbox was started before*")
 
 
@@ -236,7 +239,7 @@ def test_it():
     result = run_inside("-v", "--gvisor-env=TOKEN")
     assert result.parseoutcomes() == {"passed": 1}
     result.stdout.fnmatch_lines([f"gvisor: a sandbox was started before*not used*: {names}"])
-    result.stdout.fnmatch_lines(["*1 passed, its sandbox started in * ms"])
+    result.stdout.fnmatch_lines([STARTED_ONE])
 
 
 AT_THE_END = """
