@@ -89,7 +89,7 @@ class Captures:
     def suspend(self, *, passed: bool, bare: bool) -> bool:
         """Let the output go where it went before the phase; return whether there is any to read.
 
-        ``bare`` says that no code of the project has run in the phase: nothing has written then.
+        ``bare`` says that no code of the project has run in the phase, so there is nothing to read.
         """
         capture = self._manager._global_capturing
         # If a test has replaced a function that pytest needs here, it fails as on the host.

@@ -178,8 +178,8 @@ class Collector:
     def pytest_gvisor_last_line(self) -> Iterator[None]:  # pytest takes no other names for hooks
         """Write the last line of all, if each test for gVisor was skipped because it is missing.
 
-        Then the report is needed no more. pytest collects garbage twice after this, and Python as
-        it ends, and each goes through all that is left.
+        After that line nobody needs the report. pytest collects garbage twice after it, and Python
+        does as it ends. Each collection goes through all that is left.
         """
         yield
         self._write_last_line()
