@@ -7,11 +7,11 @@ import enum
 import functools
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import quoted
 from pytest_gvisor.settings import Platform
-from pytest_gvisor.values import dataclass
 
 _TAIL, _LINES = 2000, 10
 """Of standard error in a message: characters, and lines."""

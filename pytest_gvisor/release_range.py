@@ -9,11 +9,11 @@ import datetime as dt
 import operator
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Self
 
 from pytest_gvisor.errors import UnwantedRelease, UsageError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.values import dataclass
 
 _CLAUSE = re.compile(r"(>=|<=|==|<|>)\s*(\d{4})(\d\d)(\d\d)(?:\.(\d{1,6}))?", re.ASCII)
 _VERSION = re.compile(r"(?<!\d)(20\d{6})(?!\d)(?:\.(\d{1,6}))?", re.ASCII)

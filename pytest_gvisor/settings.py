@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pytest_gvisor import setting_values
@@ -22,7 +23,6 @@ from pytest_gvisor.setting_table import (
     Setting,
     names_from,
 )
-from pytest_gvisor.values import dataclass
 
 
 class Network(enum.StrEnum):

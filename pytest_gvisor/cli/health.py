@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 
 from pytest_gvisor.cli import mend
 from pytest_gvisor.errors import DaemonUnavailable, GvisorError
@@ -25,7 +26,6 @@ from pytest_gvisor.run.cgroup import Limits
 from pytest_gvisor.runsc import obstacles
 from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.sessions.session_folder import SessionDir
-from pytest_gvisor.values import dataclass
 from pytest_gvisor.vm import parts
 
 _DEADLINE = 10.0

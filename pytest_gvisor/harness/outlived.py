@@ -13,6 +13,7 @@ import errno
 import os
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, WorkloadTimeout
@@ -22,7 +23,6 @@ from pytest_gvisor.run.request import Hooks, Record
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.sandbox.plan import Plan
 from pytest_gvisor.sandbox.sandbox import Sandbox
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

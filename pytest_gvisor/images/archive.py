@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 from pytest_gvisor.errors import ImageError
@@ -33,7 +34,6 @@ from pytest_gvisor.images.streams import (
 )
 from pytest_gvisor.images.tar import Kind, Tar
 from pytest_gvisor.oci.reader import MAX_BYTES
-from pytest_gvisor.values import dataclass
 
 _MAX_MEMBERS: Final = 100_000
 _MAX_NAMES: Final = 16 * 1024 * 1024

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Self
 
 from pytest_gvisor.errors import ImageError, LaunchError
@@ -32,7 +33,6 @@ from pytest_gvisor.oci import erofs, paths
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.sessions import places
 from pytest_gvisor.sessions.private import make_above, make_private, open_private
-from pytest_gvisor.values import dataclass
 
 DEFAULT_MAX_BYTES: Final = 20 * 1024**3
 _PACKED: Final = "packed-"

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from pytest_gvisor.errors import ImageError, InvalidBundle
@@ -18,7 +19,6 @@ from pytest_gvisor.images.streams import check_digest
 from pytest_gvisor.oci.reader import load
 from pytest_gvisor.oci.validate import absolute, normal
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.values import dataclass
 
 _MACHINES: Final = {
     "x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386",

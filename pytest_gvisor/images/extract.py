@@ -15,6 +15,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from pytest_gvisor.errors import ImageError
@@ -24,7 +25,6 @@ from pytest_gvisor.images.owners import keeps_owners
 from pytest_gvisor.images.streams import CHUNK, Budget, Limits
 from pytest_gvisor.images.tar import Entry, Kind, Tar
 from pytest_gvisor.programs import linux
-from pytest_gvisor.values import dataclass
 
 _IN_ROOT: Final = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
 _WHITEOUT: Final = b".wh."

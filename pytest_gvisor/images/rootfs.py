@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final
 
 from pytest_gvisor.errors import ImageError, InvalidBundle
@@ -21,7 +21,6 @@ from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says
 from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.oci.validate import RESERVED_ANNOTATIONS, normal, reserved
 from pytest_gvisor.oci.vocabulary import MountType
-from pytest_gvisor.values import dataclass
 
 _NAMES: Final = "org.opencontainers.image."
 _MAX_NOTED: Final = 20

@@ -15,11 +15,11 @@ import stat
 import sys
 import time
 import zlib
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.escape import shown
-from pytest_gvisor.values import dataclass
 
 CHUNK: Final = 256 * 1024
 _MAX_DICTIONARY: Final = 1 << 28

@@ -9,13 +9,13 @@ import contextlib
 import itertools
 from collections import deque
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import pytest
 
 from pytest_gvisor.inside.debugger import is_asked_for
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.settings import Network, Settings
-from pytest_gvisor.values import dataclass
 
 MOST = 64
 _MANY = 16

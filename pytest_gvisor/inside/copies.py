@@ -12,6 +12,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -20,7 +21,6 @@ from pytest_gvisor.inside import host_files, savable
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.start import Plan, Started, launch
 from pytest_gvisor.plugin.stash import engine_of
-from pytest_gvisor.values import dataclass
 
 _MOST = 4
 """Saved sandboxes that are kept at a time: the session folder may be in memory."""

@@ -13,6 +13,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,6 @@ import pytest
 from pytest_gvisor.errors import ProtocolError, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from coverage import CoverageData

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -12,7 +13,6 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.plugin.placement import plan_of
 from pytest_gvisor.plugin.precedence import settings_of
 from pytest_gvisor.settings import Isolation, Platform, Settings
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.worker import Worker

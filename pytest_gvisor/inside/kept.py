@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -32,7 +33,6 @@ from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run import saved, saved_store
 from pytest_gvisor.run.saved_store import Held, SavedStore
 from pytest_gvisor.runsc import saving
-from pytest_gvisor.values import dataclass
 
 _PATIENCE = 30.0
 """Seconds to get to the gate, to be saved there, or to go on from there."""

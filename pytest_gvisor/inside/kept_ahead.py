@@ -16,6 +16,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import pytest
@@ -27,7 +28,6 @@ from pytest_gvisor.run.recorded import Launched, Recorded
 from pytest_gvisor.sessions import places
 from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.sessions.private import place
-from pytest_gvisor.values import dataclass
 
 CACHE: Final = "cacheprovider"
 """pytest's own plugin that keeps facts for later runs: without it nothing is kept."""

@@ -11,6 +11,7 @@ import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -20,7 +21,6 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.inside import configuration
 from pytest_gvisor.plugin.placement import BASETEMP_GIVEN, RETURNS
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.values import dataclass
 
 OUTPUT_FILES = ("log_file", "cucumber_json_path")
 OUTPUT_FOLDERS = ("allure_report_dir", "mpl_generate_path", "mpl_results_path")

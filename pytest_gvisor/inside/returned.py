@@ -13,6 +13,7 @@ import hashlib
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from pytest_gvisor.errors import GvisorError, ProtocolError
@@ -20,7 +21,6 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.guest import returns
 from pytest_gvisor.inside import landing
 from pytest_gvisor.inside.link import Died, Hangs, gone
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.return_places import Agreed, Place

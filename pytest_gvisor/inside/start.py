@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,7 +38,6 @@ from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
 from pytest_gvisor.setting_table import DEFAULT_MAX_OUTPUT
 from pytest_gvisor.settings import Platform
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.returned import Taker

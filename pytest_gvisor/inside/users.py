@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_gvisor.errors import GvisorError, InsideError, ProtocolError, UsageError
@@ -16,7 +17,6 @@ from pytest_gvisor.guest.identity import Identity
 from pytest_gvisor.oci.accounts import NAME, Account
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.runsc.rootless import Way
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     import pytest

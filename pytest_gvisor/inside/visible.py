@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pytest
 
@@ -14,7 +15,6 @@ from pytest_gvisor.inside import configuration, readable
 from pytest_gvisor.oci import packages, paths, skeleton, wide
 from pytest_gvisor.oci.mounts import danger
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.values import dataclass
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _MOST_NAMED = 3

@@ -15,6 +15,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from pytest_gvisor.errors import GvisorError, InstallFailed
 from pytest_gvisor.escape import escape
@@ -22,7 +23,6 @@ from pytest_gvisor.programs import locks
 from pytest_gvisor.runsc import nix
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.trust import Trust, folder_problems
-from pytest_gvisor.values import dataclass
 
 MACHINES = ("x86_64", "aarch64")
 BINARY = "runsc"

@@ -14,6 +14,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from pytest_gvisor.errors import InstallFailed, InstallTimeout
 from pytest_gvisor.escape import escape
@@ -28,7 +29,6 @@ from pytest_gvisor.trust import (
     folder_problems,
     follow,
 )
-from pytest_gvisor.values import dataclass
 
 USUAL_PATHS = ("/usr/local/go/bin/go", "/usr/lib/go/bin/go", "/usr/lib/go-*/bin/go")
 """Where go.dev's archive and the distributions' packages put it, which sudo's PATH may lack."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Final
-
-from pytest_gvisor.values import dataclass
 
 _ROOT: Final = "root:x:0:0:root:/root:/bin/sh\n"
 _NOBODY: Final = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"

@@ -10,7 +10,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +21,6 @@ from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load
 from pytest_gvisor.oci.skeleton import write_all
 from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.oci.spec import Mount, Spec

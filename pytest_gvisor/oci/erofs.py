@@ -12,9 +12,8 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
-
-from pytest_gvisor.values import dataclass
 
 LARGEST: Final = 256 * 1024**2
 """Bytes of a tree that is packed: it takes up as much again."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci.reader import MAX_PROBLEMS, bounded
 from pytest_gvisor.oci.validate import absolute, normal
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.oci.spec import Mount

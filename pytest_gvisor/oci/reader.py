@@ -16,12 +16,12 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from pytest_gvisor.errors import InvalidBundle
 from pytest_gvisor.escape import shown
 from pytest_gvisor.guest.checked_json import loads, without_strings
-from pytest_gvisor.values import dataclass
 
 MAX_BYTES: Final = 4 << 20
 MAX_DEPTH: Final = 64

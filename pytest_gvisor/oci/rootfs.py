@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from pytest_gvisor.errors import GvisorError, InvalidBundle, LaunchError, UsageError
@@ -25,7 +26,6 @@ from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.oci.validate import normal
 from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.paths import below, within
-from pytest_gvisor.values import dataclass
 
 SHARED: Final = "host"
 _MAX_SHARED: Final = 64

@@ -16,11 +16,11 @@ import re
 import stat
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from pytest_gvisor.oci import accounts
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.values import dataclass
 
 ROOT: Final = "rootfs"
 """The name of the skeleton in the folder of a run."""

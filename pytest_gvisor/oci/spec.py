@@ -8,7 +8,7 @@ Constructors trust; `validate.examine` and `validate.read` check, and report eve
 """
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pytest_gvisor.oci import carried
@@ -20,7 +20,6 @@ from pytest_gvisor.oci.vocabulary import (
     Propagation,
     RlimitType,
 )
-from pytest_gvisor.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,7 +11,6 @@ import pytest
 from pytest_gvisor.escape import escape, uncoloured
 from pytest_gvisor.report.model import MAX_NUMBER, Cell, Run, State
 from pytest_gvisor.report.run_texts import head, tail
-from pytest_gvisor.values import dataclass
 
 MAX_OUTPUT = 16_000
 MAX_TRACEBACKS = 4 * MAX_OUTPUT

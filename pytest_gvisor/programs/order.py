@@ -4,22 +4,13 @@ The run's descriptors come beside it. They are the executable, the three standar
 ``cgroup.procs`` file of each cgroup to join. This is their order.
 """
 
-from __future__ import annotations
-
+# No postponed annotations: `Order.from_json` reads each field by its type.
 import json
 from collections.abc import Callable, Mapping
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs.records import dataclass
-else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path
-    from records import dataclass
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, kw_only=True)
-class Order:
+class Order(NamedTuple):
     """The parameters of one run for the keeper."""
 
     id: str
@@ -74,22 +65,18 @@ class Order:
     terminal: bool = False
     """Whether the streams are a terminal, to be the session's controlling one."""
 
-    def command(self, argv: tuple[str, ...]) -> Order:
+    def command(self, argv: tuple[str, ...]) -> "Order":
         """Return another command of the same runsc, for which the child makes no mounts."""
         return Order(
             id=self.id, argv=argv, term=(), env=self.env, folder=self.folder, root=self.root
         )
 
-    def changed(self, **fields: Any) -> Order:
-        """Return an order with these fields in place of its own."""
-        return Order(**{**vars(self), **fields})
-
     def to_json(self) -> bytes:
         """Return the message. A string may hold surrogates, for bytes that are not UTF-8."""
-        return json.dumps(vars(self)).encode()
+        return json.dumps(self._asdict()).encode()
 
     @classmethod
-    def from_json(cls, message: bytes) -> Order:
+    def from_json(cls, message: bytes) -> "Order":
         """Read a message. Raises ValueError for one of another shape."""
         try:
             found = json.loads(message)
@@ -132,11 +119,11 @@ def _variables(value: object) -> dict[str, str] | None:
     return value
 
 
-_READERS: Mapping[str, Callable[[object], object]] = {
-    "str": _text,
-    "bool": _flag,
-    "tuple[str, ...]": _texts,
-    "tuple[tuple[str, str], ...]": _pairs,
-    "dict[str, str]": _variables,
+_READERS: Mapping[object, Callable[[object], object]] = {
+    str: _text,
+    bool: _flag,
+    tuple[str, ...]: _texts,
+    tuple[tuple[str, str], ...]: _pairs,
+    dict[str, str]: _variables,
 }
 """For each type of a field, its value from JSON: None is a value of another type."""

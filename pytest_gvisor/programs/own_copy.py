@@ -160,7 +160,7 @@ class Copy:
         shares = self._shares and self._same_sentry()
         folder = f"/proc/self/fd/{child.LINKS_FD}" if shares else order.sidecars
         env = {**order.env, VARIABLE.decode(): folder}
-        return self.fd, order.changed(env=env, links=self._links if shares else "")
+        return self.fd, order._replace(env=env, links=self._links if shares else "")
 
     def _same_sentry(self) -> bool:
         path = os.path.join(self._sidecars, SENTRY)

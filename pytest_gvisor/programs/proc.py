@@ -8,19 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-
-TYPE_CHECKING = False
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs.records import dataclass
-else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path
-    from records import dataclass
+from typing import NamedTuple
 
 _MAX_COMMAND_LINE = 64 * 1024
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
-@dataclass(frozen=True)
-class Stat:
+class Stat(NamedTuple):
     """The first fields of /proc/PID/stat."""
 
     command: str
@@ -32,8 +26,7 @@ class Stat:
     parent: int
 
 
-@dataclass(frozen=True)
-class IdRange:
+class IdRange(NamedTuple):
     """A line of uid_map: ``size`` ids, from ``inside`` on, that a user namespace may use."""
 
     inside: int
@@ -45,8 +38,7 @@ ALL_IDS = (IdRange(inside=0, outside=0, size=2**32 - 1),)
 """The map of the initial user namespace."""
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     """A line of mountinfo."""
 
     device: str

@@ -12,10 +12,10 @@ import dataclasses
 import enum
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_gvisor.setting_values import NATIVE
-from pytest_gvisor.values import dataclass
 
 SCHEMA = 1
 """Goes up when a reader of the last one would misunderstand."""

@@ -12,13 +12,13 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pytest_gvisor.errors import LaunchError, stage
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.leftovers import CGROUP_PREFIX as PREFIX
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.values import dataclass
 
 _PERIOD = 100_000  # microseconds; the kernel's default (admin-guide/cgroup-v2, cpu.max)
 _COUNTING = ("cpuacct", "memory", "pids")

@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError, SnapshotError, stage
@@ -20,7 +21,6 @@ from pytest_gvisor.run.request import Workspace
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.supervisor import Phase, Supervisor
 from pytest_gvisor.sessions.launcher import Keeper
-from pytest_gvisor.values import dataclass
 
 
 class DrivenSupervisor(Supervisor):

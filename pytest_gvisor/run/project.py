@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
@@ -14,7 +15,6 @@ from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.oci.wide import is_wide
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run.left_out import KEY, MOST_HIDDEN, PATTERNS, Finder
-from pytest_gvisor.values import dataclass
 
 HIDING = "hidden"
 """The name of the empty file, in the folder of a run, that hides others."""

@@ -16,6 +16,7 @@ import select
 import shutil
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from pytest_gvisor.guest.checked_json import loads
@@ -26,7 +27,6 @@ from pytest_gvisor.run.sentry import EVENTS, Listener
 from pytest_gvisor.sessions.launcher import Control, Keeper
 from pytest_gvisor.sessions.places import RUNSC_FOLDER
 from pytest_gvisor.sessions.private import make_private
-from pytest_gvisor.values import dataclass
 
 CONFIG: Final = "config.json"
 

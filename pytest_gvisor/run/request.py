@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_gvisor.completed import Completed
@@ -15,7 +16,6 @@ from pytest_gvisor.run.workload import Workload
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.settings import Network, Platform, Settings
-from pytest_gvisor.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from pytest_gvisor.guest.checked_json import loads
@@ -28,7 +29,6 @@ from pytest_gvisor.programs.locks import is_taken
 from pytest_gvisor.run import saved
 from pytest_gvisor.sessions import boot_notes, places
 from pytest_gvisor.sessions.private import make_above, make_private, place
-from pytest_gvisor.values import dataclass
 
 MOST_BYTES: Final = 512 * 1024**2
 """Bytes of all saved sandboxes together."""

@@ -18,6 +18,7 @@ import termios
 import time
 import tty
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import UsageError, stage
@@ -29,7 +30,6 @@ from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.sentry import Listener
 from pytest_gvisor.run.supervisor import LINGER, Phase, Supervisor
 from pytest_gvisor.sessions.launcher import Launcher
-from pytest_gvisor.values import dataclass
 
 _PIECE = 4096
 _MAX_KEPT = 64 * 1024

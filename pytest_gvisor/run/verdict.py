@@ -6,10 +6,10 @@ import dataclasses
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pytest_gvisor.completed import Outcome
 from pytest_gvisor.run.logs import other_release
-from pytest_gvisor.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

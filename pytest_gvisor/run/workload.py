@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_gvisor.errors import ImageError, UsageError
@@ -11,7 +12,6 @@ from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.rootfs import Rootfs, Says
 from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.run.project import Project
-from pytest_gvisor.values import dataclass
 
 Who = int | str | tuple[int, int]
 

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import LaunchError
@@ -19,7 +20,6 @@ from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.runsc.features import QUESTIONS
 from pytest_gvisor.sessions import boot_notes, places, private
 from pytest_gvisor.sessions.boot_notes import Note
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.runsc.locate import Identity

@@ -12,13 +12,13 @@ import functools
 import hashlib
 import os
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound
 from pytest_gvisor.runsc import features, locate, nix, sidecars
 from pytest_gvisor.runsc.answers import Answers, keep, recall
 from pytest_gvisor.sessions import places
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     import datetime as dt

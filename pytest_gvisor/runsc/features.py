@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_gvisor.errors import LaunchError, RunscFailed
@@ -27,7 +28,6 @@ from pytest_gvisor.programs import ask_runsc
 from pytest_gvisor.programs.paths import ENVIRONMENT
 from pytest_gvisor.settings import Platform
 from pytest_gvisor.trust import SHORTAGES
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.runsc.locate import Judged

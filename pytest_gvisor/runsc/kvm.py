@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.escape import escape
@@ -22,7 +23,6 @@ from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.programs import ask_kvm
 from pytest_gvisor.programs.paths import ENVIRONMENT
 from pytest_gvisor.runsc.causes import Cause
-from pytest_gvisor.values import dataclass
 
 _DEATH = 2.0
 

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
@@ -33,7 +34,6 @@ from pytest_gvisor.trust import (
     folder_problem,
     follow,
 )
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.completed import SandboxCrashed, WorkloadFailed, WorkloadTimeout
@@ -28,7 +29,6 @@ from pytest_gvisor.runsc import kvm
 from pytest_gvisor.runsc.causes import BROKEN, Cause, facts, remedy
 from pytest_gvisor.runsc.trial import WHAT
 from pytest_gvisor.settings import Platform
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.completed import Completed

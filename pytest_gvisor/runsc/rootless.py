@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 
 from pytest_gvisor.errors import UsageError, stage
 from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.programs.proc import ALL_IDS, IdRange, id_map, status_of
 from pytest_gvisor.settings import Network, Rootless
-from pytest_gvisor.values import dataclass
 
 _CAP_SYS_ADMIN = 1 << 21  # include/uapi/linux/capability.h
 

@@ -15,6 +15,7 @@ import datetime as dt
 import itertools
 import os
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import InsecureRunsc
@@ -31,7 +32,6 @@ from pytest_gvisor.trust import (
     folder_problem,
     follow,
 )
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

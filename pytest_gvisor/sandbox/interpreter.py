@@ -20,6 +20,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pytest_gvisor.errors import LaunchError, UsageError
 from pytest_gvisor.guest import main
@@ -32,7 +33,6 @@ from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.runsc import elf
 from pytest_gvisor.sessions.private import make_private
-from pytest_gvisor.values import dataclass
 
 PRIVATE = "/.pytest-gvisor"
 # uv may have put links there, to files that a sandbox does not see.

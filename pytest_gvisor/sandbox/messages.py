@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_gvisor.guest.frames import VERSION, WINDOW, FrameError
-from pytest_gvisor.values import dataclass
 
 _ID = (0, 2**31 - 1)
 _ERRNO = (0, 4095)

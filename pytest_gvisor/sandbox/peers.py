@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import abc
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.frames import FrameError
 from pytest_gvisor.run.capture import Capture, streams
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.run.connected import Driven, Ended

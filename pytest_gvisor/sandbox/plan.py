@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import UsageError
@@ -14,7 +15,6 @@ from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.workload import identified
 from pytest_gvisor.sandbox import interpreter
-from pytest_gvisor.values import dataclass
 
 if TYPE_CHECKING:
     from pytest_gvisor.completed import Completed

@@ -12,9 +12,9 @@ import re
 import secrets
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from pytest_gvisor.sessions import private
-from pytest_gvisor.values import dataclass
 
 _MAX = 1024 * 1024
 _NAME = re.compile(r"[av]-[0-9a-f]{16}-([0-9a-f-]{13})-\w+\.json(\.[0-9a-f]{8})?", re.ASCII)

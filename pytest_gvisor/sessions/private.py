@@ -12,10 +12,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from pytest_gvisor.errors import LaunchError, stage
 from pytest_gvisor.trust import Trust, follow, way_problems
-from pytest_gvisor.values import dataclass
 
 _STAGE = "session_folder"
 _NO_NAME = frozenset({"", ".", ".."})

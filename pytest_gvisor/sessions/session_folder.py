@@ -22,6 +22,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from pytest_gvisor.errors import LaunchError, stage
 from pytest_gvisor.programs import locks
@@ -29,7 +30,6 @@ from pytest_gvisor.programs.paths import LOCK
 from pytest_gvisor.sessions import private, stopped_keepers
 from pytest_gvisor.sessions.places import session_bases
 from pytest_gvisor.trust import SHORTAGES
-from pytest_gvisor.values import dataclass
 
 # sun_path holds 108 bytes (unix(7)); below the session come the sandbox's id and a socket's name.
 LONGEST_BASE = 48

@@ -12,10 +12,10 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.programs.paths import below, within
-from pytest_gvisor.values import dataclass
 from pytest_gvisor.vm.parts import Parts
 
 # The model matters: with "max" runsc dies on an XSAVE that the emulator gets wrong.

@@ -12,12 +12,12 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 
 from pytest_gvisor.errors import MachineFailed
 from pytest_gvisor.escape import escape
 from pytest_gvisor.hints import Command
 from pytest_gvisor.programs.paths import SYSTEM_PATH
-from pytest_gvisor.values import dataclass
 
 OLDEST_QEMU = (8, 0)
 """gVisor's kvm fails or hangs on the emulated processor of 7.2; nothing between is known."""

@@ -20,7 +20,7 @@ PACKAGE = Path(pytest_gvisor.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "programs", "guest", "values", "escape", "kernel", "trust", "platform_names",
+    "programs", "guest", "escape", "kernel", "trust", "platform_names",
     "errors", "release_range", "setting_table", "hints", "setting_values", "settings",
     "completed", "sessions", "vm", "oci", "runsc", "images", "install", "run", "report", "sandbox",
     "harness", "cli", "plugin", "inside",
@@ -52,14 +52,13 @@ PROGRAMS = {
     "programs/one_run.py": {"child", "leftovers", "paths", "order"},
     "programs/child.py": {"linux", "membarrier", "order", "proc"},
     "programs/membarrier.py": {"linux"},
-    "programs/order.py": {"records"},
+    "programs/order.py": set[str](),
     "programs/leftovers.py": {"linux", "locks", "paths", "proc"},
     "programs/warden.py": {"linux", "leftovers"},
     "programs/linux.py": set[str](),
     "programs/locks.py": set[str](),
     "programs/paths.py": set[str](),
-    "programs/proc.py": {"records"},
-    "programs/records.py": set[str](),
+    "programs/proc.py": set[str](),
 }
 """The programs that run with ``-I -S``, and the siblings that each may import."""
 
@@ -208,7 +207,7 @@ def test_programs_can_be_imported_alone(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("program", "siblings"),
-    [("programs/keeper.py", {"order", "proc", "records"}), ("guest/main.py", {"loop", "children"})],
+    [("programs/keeper.py", {"order", "proc"}), ("guest/main.py", {"loop", "children"})],
 )
 def test_a_program_that_is_waited_for_imports_no_module_that_takes_long(
     program: str, siblings: set[str]
@@ -221,7 +220,7 @@ def test_a_program_that_is_waited_for_imports_no_module_that_takes_long(
     )
     found = set(run("-I", "-S", "-c", code).split())
     assert siblings <= found
-    assert not found & {"ast", "dataclasses", "inspect", "typing"}
+    assert not found & {"ast", "dataclasses", "inspect"}
 
 
 def run(*arguments: str) -> str:

@@ -189,7 +189,7 @@ def test_a_run_with_more_than_its_folder_is_not_recorded(change: dict[str, Any],
     config = json.dumps({"root": {"path": root}})
     with pytest.raises(ValueError, match="more than its folder"):
         Recorded.of(
-            order.changed(**change),
+            order._replace(**change),
             config=config,
             events="{}",
             runsc="/runsc",

@@ -17,7 +17,7 @@ ORDER = Order(
 
 def test_a_runsc_may_wait_if_all_that_is_read_only_is_the_host_s_own() -> None:
     own = tuple(source for _target, source in host_system().binds)
-    assert may_wait(ORDER.changed(readonly=own))
+    assert may_wait(ORDER._replace(readonly=own))
 
 
 @pytest.mark.parametrize(
@@ -35,4 +35,4 @@ def test_a_runsc_may_wait_if_all_that_is_read_only_is_the_host_s_own() -> None:
 )
 def test_no_runsc_waits_with_parts_of_a_single_run(changes: dict[str, Any]) -> None:
     assert may_wait(ORDER)
-    assert not may_wait(ORDER.changed(**changes))
+    assert not may_wait(ORDER._replace(**changes))

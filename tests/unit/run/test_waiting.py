@@ -25,8 +25,8 @@ def named(name: str, **changes: Any) -> Order:
     """The same order of another run."""
     argv = ("runsc", f"/s/{name}/root")
     folder = f"/s/{name}"
-    same = ORDER.changed(id=name, argv=argv, folder=folder, root=f"{folder}/root")
-    return same.changed(**changes)
+    same = ORDER._replace(id=name, argv=argv, folder=folder, root=f"{folder}/root")
+    return same._replace(**changes)
 
 
 @pytest.fixture
