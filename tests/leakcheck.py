@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ from pytest_gvisor.oci.rootfs import PACKED, SHARED
 from pytest_gvisor.plugin.stash import _engine_key
 from pytest_gvisor.programs.own_copy import LINKS
 from pytest_gvisor.programs.proc import children_of, children_of_self, words_of
-from pytest_gvisor.run import waiting
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.sessions import session_folder
 from tests.faults.little import STRICT
@@ -156,17 +154,12 @@ def nothing_is_left(
 ) -> Iterator[None]:
     """Fail a test that leaves a resource."""
     config = request.config
-    # A runsc for the next run is no rest of a test, but many tests count processes and files.
-    usual, waiting.ALIKE = waiting.ALIKE, sys.maxsize
     temporary = tmp_path_factory.getbasetemp()
     before = Holdings.now(temporary)
     # Sandboxes for tests inside, and shared warm ones, live longer than a test.
     lasting = set(_sandboxes(config.stash.get(_engine_key, None)))
     yield
-    waiting.ALIKE = usual
     engine = config.stash.get(_engine_key, None)
-    if engine is not None and engine.launcher.lobby is not None:
-        engine.launcher.lobby.close()
 
     def look() -> list[str]:
         left = [line for line in _sandboxes(engine) if line not in lasting]

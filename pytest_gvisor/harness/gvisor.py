@@ -18,8 +18,8 @@ from pytest_gvisor.oci.rootfs import Rootfs, host, python
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.run.call_settings import CallSettings
 from pytest_gvisor.run.project import Project
-from pytest_gvisor.run.prompt import PromptRunner
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace
+from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import (
     adapted,
     chosen_settings,
@@ -347,7 +347,7 @@ class Gvisor:
     def _run(self, request: Request, record: Record) -> Completed:
         # A task that asyncio cancels kills its sandbox, and a bundle says itself what runs first.
         if self._outlived is None or request.workload is None or request.stop is not None:
-            return PromptRunner(request, self._launcher, record, self._hooks.keep).run()
+            return Runner(request, self._launcher, record, self._hooks.keep).run()
 
         def spec(workspace: Workspace, guest: Workload) -> Spec:
             return self._spec(workspace, guest, request.settings, request.way)

@@ -73,11 +73,6 @@ class Pipes:
         self._open_output(self.stdout)
         self._open_output(self.stderr)
 
-    def give(self, feed: Input) -> None:
-        """Write ``feed`` to the workload's standard input, in the place of what was given."""
-        if self._feed is not None:
-            self._feed = Feed(self._feed.fd, feed)
-
     def _open_output(self, capture: Capture) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         self.theirs.append(writer)

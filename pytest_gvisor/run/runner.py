@@ -97,7 +97,7 @@ class Runner:
             supervisor = self._supervise(order, undo)
             try:
                 self._launch(supervisor, keeper)
-                self._watch(supervisor)
+                supervisor.watch()
                 supervisor.drain_events()
                 verdict = self._judge(workspace, supervisor)
                 if self.keep is not None:
@@ -112,7 +112,8 @@ class Runner:
         """Make the streams and their supervisor; ``undo`` closes both."""
         settings = self.request.settings
         with stage("pipes", "cannot make the workload's pipes"):
-            pipes = undo.enter_context(contextlib.closing(self._make_pipes()))
+            made = Pipes(settings.max_output, sha256=settings.sha256, feed=self.request.input)
+            pipes = undo.enter_context(contextlib.closing(made))
             watch = Supervisor(
                 order,
                 pipes,
@@ -121,10 +122,6 @@ class Runner:
                 stop=self.request.stop,
             )
             return undo.enter_context(contextlib.closing(watch))
-
-    def _make_pipes(self) -> Pipes:
-        settings = self.request.settings
-        return Pipes(settings.max_output, sha256=settings.sha256, feed=self.request.input)
 
     def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Order]:
         """Make everything that the launch needs; ``undo`` removes it."""
@@ -291,9 +288,6 @@ class Runner:
         finally:
             for fd in fds:
                 os.close(fd)
-
-    def _watch(self, supervisor: Supervisor) -> None:
-        supervisor.watch()
 
     def _judge(self, workspace: Workspace, supervisor: Supervisor) -> Verdict:
         record = self.record

@@ -132,14 +132,9 @@ class Supervisor:
         elif watched:
             self._selector.unregister(fd)
 
-    def watch(self, *, until_start: bool = False) -> None:
-        """Wait until runsc has ended and its output is drained, or the deadline has killed it.
-
-        With ``until_start``, wait no longer than until the sentry says that the workload starts.
-        """
-        while self.status is None or self._streams_open():
-            if self._phase in _LAST or (until_start and self.start is not None):
-                return
+    def watch(self) -> None:
+        """Wait until runsc has ended and its output is drained, or the deadline has killed it."""
+        while (self.status is None or self._streams_open()) and self._phase not in _LAST:
             self.turn(NAP)
 
     def turn(self, timeout: float | None) -> None:

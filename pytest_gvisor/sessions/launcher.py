@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pytest_gvisor import programs
 from pytest_gvisor.errors import LaunchError, ProtocolError, stage
@@ -235,13 +235,6 @@ class Keeper:
             self._socket.close()
 
 
-class Closing(Protocol):
-    """Something that is closed."""
-
-    def close(self) -> None:
-        """Close it."""
-
-
 class Launcher:
     """The session folder and the keeper of this process, made when they are first needed."""
 
@@ -254,9 +247,6 @@ class Launcher:
         """The keeper that has begun its end, with this session's folder."""
 
         self._owner = os.getpid()
-        self.lobby: Closing | None = None
-        """The process that waits for the next run (`run.waiting`). It is closed with the keeper."""
-
         self.swept = 0
         """How many dead sessions' leavings were removed when the session was made."""
 
@@ -346,8 +336,6 @@ class Launcher:
         return path
 
     def _close_keeper(self) -> None:
-        if self.lobby is not None:
-            self.lobby.close()
         if self._keeper is not None:
             self._keeper.close()
             self._keeper = None
@@ -363,7 +351,7 @@ class Launcher:
         if self._owner != os.getpid():
             return
         with self._guard:
-            if self.lobby is None and self._keeper is not None and self._keeper.leave():
+            if self._keeper is not None and self._keeper.leave():
                 self._keeper, self._leaving = None, self._keeper
 
     def close(self) -> list[str]:
