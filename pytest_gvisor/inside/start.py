@@ -27,7 +27,6 @@ from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
 from pytest_gvisor.oci.mounts import bind, covers
 from pytest_gvisor.oci.rootfs import host
 from pytest_gvisor.oci.spec import Capabilities
-from pytest_gvisor.oci.vocabulary import Capability
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.run import following
 from pytest_gvisor.run.adopting import Adopting, Rehearsal
@@ -340,7 +339,7 @@ def _spec(workspace: Workspace, plan: Plan, *, shared: str | None, ahead: RootAh
 
 def _may_add_addresses(spec: Spec) -> Spec:
     """Give the first process the right that it gives up again: see `guest.loopback`."""
-    held = (*CAPABILITIES, Capability.NET_ADMIN)
+    held = (*CAPABILITIES, "CAP_NET_ADMIN")
     sets = Capabilities(bounding=held, effective=held, permitted=held)
     return dataclasses.replace(spec, process=dataclasses.replace(spec.process, capabilities=sets))
 

@@ -25,7 +25,7 @@ from pytest_gvisor.oci.spec import (
     Spec,
     User,
 )
-from pytest_gvisor.oci.vocabulary import Capability, MountType, NamespaceType, RlimitType
+from pytest_gvisor.oci.vocabulary import MountType, NamespaceType
 from pytest_gvisor.programs.paths import SYSTEM_PATH
 from pytest_gvisor.settings import Network
 
@@ -34,21 +34,10 @@ HOSTNAME: Final = "gvisor"
 
 # Source: https://github.com/moby/moby, oci/caps/defaults.go
 CAPABILITIES: Final = (
-    Capability.CHOWN,
-    Capability.DAC_OVERRIDE,
-    Capability.FSETID,
-    Capability.FOWNER,
-    Capability.MKNOD,
-    Capability.NET_RAW,
-    Capability.SETGID,
-    Capability.SETUID,
-    Capability.SETFCAP,
-    Capability.SETPCAP,
-    Capability.NET_BIND_SERVICE,
-    Capability.SYS_CHROOT,
-    Capability.KILL,
-    Capability.AUDIT_WRITE,
-)
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW",
+    "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+)  # fmt: skip
 
 NOFILE: Final = (1024, 524288)
 """The soft and the hard limit on open files, as under docker."""
@@ -58,38 +47,19 @@ SHM: Final = 64 << 20
 
 _LOCKED: Final = ("nosuid", "noexec", "nodev")
 
+
+def _own(destination: str, kind: MountType, *options: str, source: str = "") -> Mount:
+    """Return a file system of the sandbox's own, whose source is a mere name."""
+    return Mount(destination=destination, type=kind, source=source or kind, options=options)
+
+
 MOUNTS: Final = (
-    Mount(destination="/proc", type=MountType.PROC, source="proc", options=_LOCKED),
-    Mount(
-        destination="/dev",
-        type=MountType.TMPFS,
-        source="tmpfs",
-        options=("nosuid", "strictatime", "mode=0755", "size=65536k"),
-    ),
-    Mount(
-        destination="/sys",
-        type=MountType.SYSFS,
-        source="sysfs",
-        options=(*_LOCKED, "ro"),
-    ),
-    Mount(
-        destination="/tmp",
-        type=MountType.TMPFS,
-        source="tmpfs",
-        options=("nosuid", "nodev", "mode=1777"),
-    ),
-    Mount(
-        destination="/dev/pts",
-        type=MountType.DEVPTS,
-        source="devpts",
-        options=("nosuid", "noexec", "newinstance", "ptmxmode=0666"),
-    ),
-    Mount(
-        destination="/dev/shm",
-        type=MountType.TMPFS,
-        source="shm",
-        options=(*_LOCKED, "mode=1777"),
-    ),
+    _own("/proc", MountType.PROC, *_LOCKED),
+    _own("/dev", MountType.TMPFS, "nosuid", "strictatime", "mode=0755", "size=65536k"),
+    _own("/sys", MountType.SYSFS, *_LOCKED, "ro"),
+    _own("/tmp", MountType.TMPFS, "nosuid", "nodev", "mode=1777"),
+    _own("/dev/pts", MountType.DEVPTS, "nosuid", "noexec", "newinstance", "ptmxmode=0666"),
+    _own("/dev/shm", MountType.TMPFS, *_LOCKED, "mode=1777", source="shm"),
 )
 
 _NAMESPACES = (NamespaceType.PID, NamespaceType.IPC, NamespaceType.UTS, NamespaceType.MOUNT)
@@ -245,8 +215,8 @@ def default_spec(
                 bounding=CAPABILITIES, effective=CAPABILITIES, permitted=CAPABILITIES
             ),
             rlimits=(
-                Rlimit(type=RlimitType.NOFILE, soft=nofile[0], hard=nofile[1]),
-                Rlimit(type=RlimitType.CORE, soft=0, hard=0),
+                Rlimit(type="RLIMIT_NOFILE", soft=nofile[0], hard=nofile[1]),
+                Rlimit(type="RLIMIT_CORE", soft=0, hard=0),
             ),
             no_new_privileges=True,
         ),

@@ -8,6 +8,7 @@ system.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
 import enum
@@ -17,7 +18,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple, TypeGuard
 
 from pytest_gvisor.errors import InvalidBundle
 from pytest_gvisor.escape import shown
@@ -40,6 +41,14 @@ class Range:
     """The largest."""
 
 
+class Words:
+    """The strings that a field takes; the noun names them in a problem."""
+
+    def __init__(self, noun: str, words: str) -> None:
+        self.noun = noun
+        self.words = words.split()
+
+
 U16 = Annotated[int, Range(low=0, high=2**16 - 1)]
 U32 = Annotated[int, Range(low=0, high=2**32 - 1)]
 U64 = Annotated[int, Range(low=0, high=2**64 - 1)]
@@ -51,15 +60,8 @@ Id = Annotated[int, Range(low=0, high=2**32 - 2)]
 Rule = Callable[[Any], Iterator[tuple[str, str]]]
 """Reads one object; yields (where in it, what is wrong)."""
 
-_BAD: Final = object()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Partly:
-    """A list or table with some bad entries: the good ones are checked all the same."""
-
-    rest: object
-
+_BAD: Final = dataclasses.MISSING
+"""The result for a bad value, which is no better than one that is not there."""
 
 _Codec = Callable[[object, str, "_Report"], object]
 
@@ -118,12 +120,15 @@ class _Report:
     def __init__(self, rules: Mapping[type, Rule]) -> None:
         self.rules = rules
         self.problems: list[str] = []
+        self.is_whole = True
+        """Whether no value of the object that is being read is bad so far."""
 
     def add(self, path: str, text: str) -> object:
         if len(self.problems) >= MAX_PROBLEMS:
             self.problems.append(_MORE)
             raise _EnoughError
         self.problems.append(f"{path}: {text}" if path else text)
+        self.is_whole = False
         return _BAD
 
 
@@ -136,8 +141,8 @@ class _Object(dict[str, object]):
 def _pairs(pairs: list[tuple[str, object]]) -> _Object:
     made = _Object(pairs)
     if len(made) != len(pairs):
-        seen: set[str] = set()
-        made.twice = tuple(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        counts = collections.Counter(name for name, _ in pairs)
+        made.twice = tuple(name for name, count in counts.items() if count > 1)
     return made
 
 
@@ -209,16 +214,12 @@ def _number(limits: Range) -> _Codec:
     return read
 
 
-def _word(kind: type[enum.StrEnum]) -> _Codec:
-    words = {member.value: member for member in kind}
-    noun = re.sub(r"(?<!^)([A-Z])", r" \1", kind.__name__).lower()
-
+def _word(noun: str, words: Mapping[str, object]) -> _Codec:
     def read(value: object, path: str, report: _Report) -> object:
         if (text := _text(value, path, report)) is _BAD:
             return _BAD
-        member = words.get(str(text))
-        if member is not None:
-            return member
+        if str(text) in words:
+            return words[str(text)]
         hint = nearest(str(text), list(words))
         plain = str(text) if re.fullmatch(r"\w{1,40}", str(text), re.ASCII) else shown(text)
         return report.add(path, f"unknown {noun} {plain}{hint}")
@@ -231,28 +232,34 @@ def _many(item: _Codec) -> _Codec:
         if not isinstance(value, list | tuple):
             return report.add(path, f"must be a list, not {shown(value)}")
         made = [item(entry, f"{path}[{index}]", report) for index, entry in enumerate(value)]
-        good = [entry for entry in made if entry is not _BAD]
-        return tuple(good) if len(good) == len(made) else _Partly(tuple(good))
+        return tuple(entry for entry in made if entry is not _BAD)
 
     return read
 
 
 def _table(item: _Codec) -> _Codec:
     def read(value: object, path: str, report: _Report) -> object:
-        if not isinstance(value, Mapping):
-            return report.add(path, f"must be an object, not {shown(value)}")
+        if not _is_object(value, path, report):
+            return _BAD
         made: dict[str, object] = {}
-        good = not _twice(value, path, report)
         for name, entry in value.items():
             where = at(path, str(name))
-            kept = _text(name, f"{where} (the key)", report)
-            made[name] = _BAD if kept is _BAD else item(entry, where, report)
-            if made[name] is _BAD:
-                good = False
-                del made[name]
-        return made if good else _Partly(made)
+            is_text = _text(name, f"{where} (the key)", report) is not _BAD
+            if is_text and (found := item(entry, where, report)) is not _BAD:
+                made[name] = found
+        return made
 
     return read
+
+
+def _is_object(value: object, path: str, report: _Report) -> TypeGuard[Mapping[str, object]]:
+    """Whether this is an object; reports one that is not, and repeated keys."""
+    if not isinstance(value, Mapping):
+        report.add(path, f"must be an object, not {shown(value)}")
+        return False
+    for name in repeated(value):
+        report.add(at(path, name), "this key is there twice")
+    return True
 
 
 def repeated(value: Mapping[str, object]) -> tuple[str, ...]:
@@ -267,55 +274,29 @@ def without(value: Mapping[str, object], name: str) -> Mapping[str, object]:
     return left
 
 
-def _twice(value: Mapping[str, object], path: str, report: _Report) -> bool:
-    names = repeated(value)
-    for name in names:
-        report.add(at(path, name), "this key is there twice")
-    return bool(names)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Field:
-    """A key of a JSON object: the attribute for it, and how its value is read and written."""
+class _Field(NamedTuple):
+    """A key of a JSON object: the attribute for it, and how its value is read."""
 
     attribute: str
     default: object
     codec: _Codec
 
 
-def _name(field: dataclasses.Field[Any]) -> str:
-    head, *rest = field.name.split("_")
-    return str(field.metadata.get("json") or head + "".join(part.capitalize() for part in rest))
-
-
-def _default(field: dataclasses.Field[Any]) -> object:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
-@functools.cache
-def _names(cls: type) -> tuple[tuple[str, str, object], ...]:
-    return tuple((field.name, _name(field), _default(field)) for field in dataclasses.fields(cls))
-
-
 @functools.cache
 def _shape(cls: type | Keys) -> dict[str, _Field]:
     if isinstance(cls, Keys):
         # None, which no JSON value becomes, stands for a key that is not there.
-        return {
-            name: _Field(
-                attribute=name,
-                default=dataclasses.MISSING if name in cls.required else None,
-                codec=_codec(hint),
-            )
-            for name, hint in cls.hints.items()
-        }
+        defaults = {name: _BAD if name in cls.required else None for name in cls.hints}
+        return {name: _Field(name, defaults[name], _codec(cls.hints[name])) for name in cls.hints}
     hints = typing.get_type_hints(cls, include_extras=True)
-    return {
-        name: _Field(attribute=attribute, default=default, codec=_codec(hints[attribute]))
-        for attribute, name, default in _names(cls)
-    }
+    made = {}
+    for field in dataclasses.fields(cls):
+        head, *rest = field.name.split("_")
+        name = field.metadata.get("json") or head + "".join(part.capitalize() for part in rest)
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        made[name] = _Field(field.name, default, _codec(hints[field.name]))
+    return made
 
 
 @functools.cache
@@ -323,7 +304,11 @@ def _codec(hint: Any) -> _Codec:
     """Return the codec for an annotation."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return _number(args[1]) if isinstance(args[1], Range) else _object(args[1])
+        if isinstance(args[1], Range):
+            return _number(args[1])
+        if isinstance(args[1], Words):
+            return _word(args[1].noun, {word: word for word in args[1].words})
+        return functools.partial(_instance, args[1])
     if origin in {typing.Union, types.UnionType}:
         # Absent is None; a JSON null is not a value of any key.
         return _codec(next(arg for arg in args if arg is not types.NoneType))
@@ -332,21 +317,19 @@ def _codec(hint: Any) -> _Codec:
     if origin is Mapping:
         return _table(_codec(args[1]))
     if dataclasses.is_dataclass(hint):
-        return _object(hint)
+        return functools.partial(_instance, hint)
     if issubclass(hint, enum.StrEnum):
-        return _word(hint)
+        noun = re.sub(r"(?<!^)([A-Z])", r" \1", hint.__name__).lower()
+        return _word(noun, {member.value: member for member in hint})
     return {str: _text, bool: _flag}[hint]
 
 
-def _object(cls: Any) -> _Codec:
-    return functools.partial(_instance, cls)
-
-
 def _instance(cls: Any, value: object, path: str, report: _Report) -> object:
-    if not isinstance(value, Mapping):
-        return report.add(path, f"must be an object, not {shown(value)}")
+    """Read an object. The problems in it leave the object around it whole, if it can be made."""
+    outer, report.is_whole = report.is_whole, True
+    if not _is_object(value, path, report):
+        return _BAD
     shape = _shape(cls)
-    good = not _twice(value, path, report)
     made: dict[str, object] = {}
     for name, entry in value.items():
         field = shape.get(name)
@@ -355,21 +338,21 @@ def _instance(cls: Any, value: object, path: str, report: _Report) -> object:
             hint = "" if refused else nearest(str(name), list(shape))
             report.add(at(path, str(name)), refused or f"unknown key{hint}")
             continue
-        got = field.codec(entry, at(path, name), report)
-        good = good and got is not _BAD and not isinstance(got, _Partly)
-        rest = got.rest if isinstance(got, _Partly) else got
-        made[field.attribute] = field.default if rest is _BAD else rest
+        found = field.codec(entry, at(path, name), report)
+        made[field.attribute] = field.default if found is _BAD else found
     for name, field in shape.items():
-        if field.attribute not in made and field.default is dataclasses.MISSING:
+        if field.attribute not in made and field.default is _BAD:
             made[field.attribute] = report.add(at(path, name), "missing")
-    if any(entry is _BAD or entry is dataclasses.MISSING for entry in made.values()):
+    if any(entry is _BAD for entry in made.values()):
         return _BAD
+    is_whole, report.is_whole = report.is_whole, outer
     if isinstance(cls, Keys):
         return {name: entry for name, entry in made.items() if entry is not None}
     instance = cls(**made)
-    if good and (rule := report.rules.get(cls)):
+    if is_whole and (rule := report.rules.get(cls)):
         for where, text in rule(instance):
             report.add((path + where).removeprefix("."), text)
+        report.is_whole = outer
     return instance
 
 
@@ -395,7 +378,7 @@ def write(value: object) -> Any:
     if isinstance(value, Mapping):
         return {name: write(entry) for name, entry in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        entries = _names(type(value))
-        pairs = ((name, getattr(value, attribute), default) for attribute, name, default in entries)
+        fields = _shape(type(value)).items()
+        pairs = ((name, getattr(value, field.attribute), field.default) for name, field in fields)
         return {name: write(entry) for name, entry, default in pairs if entry != default}
     return value

@@ -67,7 +67,7 @@ def _process(process: Process) -> _Found:
     if wrong := absolute(process.cwd):
         yield ".cwd", wrong
     yield from _environment(process.env)
-    yield from _twice(".rlimits", [limit.type.value for limit in process.rlimits])
+    yield from _twice(".rlimits", [limit.type for limit in process.rlimits])
 
 
 def _environment(env: Iterable[str]) -> _Found:

@@ -1,54 +1,42 @@
-"""The enumerations of a specification."""
+"""The enumerations of a specification: enums where code names a member, and lists of strings."""
 
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
+from pytest_gvisor.oci.reader import Words
 
-class Capability(enum.StrEnum):
-    """A Linux capability, in the order of the kernel's numbers (capabilities(7))."""
+# In the order of the kernel's numbers (capabilities(7)).
+Capability = Annotated[str, Words("capability", """
+    CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL CAP_SETGID
+    CAP_SETUID CAP_SETPCAP CAP_LINUX_IMMUTABLE CAP_NET_BIND_SERVICE CAP_NET_BROADCAST CAP_NET_ADMIN
+    CAP_NET_RAW CAP_IPC_LOCK CAP_IPC_OWNER CAP_SYS_MODULE CAP_SYS_RAWIO CAP_SYS_CHROOT
+    CAP_SYS_PTRACE CAP_SYS_PACCT CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_NICE CAP_SYS_RESOURCE
+    CAP_SYS_TIME CAP_SYS_TTY_CONFIG CAP_MKNOD CAP_LEASE CAP_AUDIT_WRITE CAP_AUDIT_CONTROL
+    CAP_SETFCAP CAP_MAC_OVERRIDE CAP_MAC_ADMIN CAP_SYSLOG CAP_WAKE_ALARM CAP_BLOCK_SUSPEND
+    CAP_AUDIT_READ CAP_PERFMON CAP_BPF CAP_CHECKPOINT_RESTORE
+""")]  # fmt: skip
 
-    CHOWN = "CAP_CHOWN"
-    DAC_OVERRIDE = "CAP_DAC_OVERRIDE"
-    DAC_READ_SEARCH = "CAP_DAC_READ_SEARCH"
-    FOWNER = "CAP_FOWNER"
-    FSETID = "CAP_FSETID"
-    KILL = "CAP_KILL"
-    SETGID = "CAP_SETGID"
-    SETUID = "CAP_SETUID"
-    SETPCAP = "CAP_SETPCAP"
-    LINUX_IMMUTABLE = "CAP_LINUX_IMMUTABLE"
-    NET_BIND_SERVICE = "CAP_NET_BIND_SERVICE"
-    NET_BROADCAST = "CAP_NET_BROADCAST"
-    NET_ADMIN = "CAP_NET_ADMIN"
-    NET_RAW = "CAP_NET_RAW"
-    IPC_LOCK = "CAP_IPC_LOCK"
-    IPC_OWNER = "CAP_IPC_OWNER"
-    SYS_MODULE = "CAP_SYS_MODULE"
-    SYS_RAWIO = "CAP_SYS_RAWIO"
-    SYS_CHROOT = "CAP_SYS_CHROOT"
-    SYS_PTRACE = "CAP_SYS_PTRACE"
-    SYS_PACCT = "CAP_SYS_PACCT"
-    SYS_ADMIN = "CAP_SYS_ADMIN"
-    SYS_BOOT = "CAP_SYS_BOOT"
-    SYS_NICE = "CAP_SYS_NICE"
-    SYS_RESOURCE = "CAP_SYS_RESOURCE"
-    SYS_TIME = "CAP_SYS_TIME"
-    SYS_TTY_CONFIG = "CAP_SYS_TTY_CONFIG"
-    MKNOD = "CAP_MKNOD"
-    LEASE = "CAP_LEASE"
-    AUDIT_WRITE = "CAP_AUDIT_WRITE"
-    AUDIT_CONTROL = "CAP_AUDIT_CONTROL"
-    SETFCAP = "CAP_SETFCAP"
-    MAC_OVERRIDE = "CAP_MAC_OVERRIDE"
-    MAC_ADMIN = "CAP_MAC_ADMIN"
-    SYSLOG = "CAP_SYSLOG"
-    WAKE_ALARM = "CAP_WAKE_ALARM"
-    BLOCK_SUSPEND = "CAP_BLOCK_SUSPEND"
-    AUDIT_READ = "CAP_AUDIT_READ"
-    PERFMON = "CAP_PERFMON"
-    BPF = "CAP_BPF"
-    CHECKPOINT_RESTORE = "CAP_CHECKPOINT_RESTORE"
+# Of getrlimit(2).
+RlimitType = Annotated[str, Words("rlimit type", """
+    RLIMIT_AS RLIMIT_CORE RLIMIT_CPU RLIMIT_DATA RLIMIT_FSIZE RLIMIT_LOCKS RLIMIT_MEMLOCK
+    RLIMIT_MSGQUEUE RLIMIT_NICE RLIMIT_NOFILE RLIMIT_NPROC RLIMIT_RSS RLIMIT_RTPRIO RLIMIT_RTTIME
+    RLIMIT_SIGPENDING RLIMIT_STACK
+""")]  # fmt: skip
+
+Propagation = Annotated[str, Words("propagation", """
+    shared slave private unbindable rshared rslave rprivate
+""")]  # fmt: skip
+
+SeccompAction = Annotated[str, Words("seccomp action", """
+    SCMP_ACT_KILL SCMP_ACT_KILL_PROCESS SCMP_ACT_KILL_THREAD SCMP_ACT_TRAP SCMP_ACT_ERRNO
+    SCMP_ACT_TRACE SCMP_ACT_ALLOW SCMP_ACT_LOG SCMP_ACT_NOTIFY
+""")]  # fmt: skip
+
+SeccompOperator = Annotated[str, Words("seccomp operator", """
+    SCMP_CMP_NE SCMP_CMP_LT SCMP_CMP_LE SCMP_CMP_EQ SCMP_CMP_GE SCMP_CMP_GT SCMP_CMP_MASKED_EQ
+""")]  # fmt: skip
 
 
 class NamespaceType(enum.StrEnum):
@@ -64,27 +52,6 @@ class NamespaceType(enum.StrEnum):
     TIME = "time"
 
 
-class RlimitType(enum.StrEnum):
-    """A resource limit (getrlimit(2))."""
-
-    AS = "RLIMIT_AS"
-    CORE = "RLIMIT_CORE"
-    CPU = "RLIMIT_CPU"
-    DATA = "RLIMIT_DATA"
-    FSIZE = "RLIMIT_FSIZE"
-    LOCKS = "RLIMIT_LOCKS"
-    MEMLOCK = "RLIMIT_MEMLOCK"
-    MSGQUEUE = "RLIMIT_MSGQUEUE"
-    NICE = "RLIMIT_NICE"
-    NOFILE = "RLIMIT_NOFILE"
-    NPROC = "RLIMIT_NPROC"
-    RSS = "RLIMIT_RSS"
-    RTPRIO = "RLIMIT_RTPRIO"
-    RTTIME = "RLIMIT_RTTIME"
-    SIGPENDING = "RLIMIT_SIGPENDING"
-    STACK = "RLIMIT_STACK"
-
-
 class MountType(enum.StrEnum):
     """A file system that the sandbox can mount. runsc ignores others silently."""
 
@@ -98,41 +65,3 @@ class MountType(enum.StrEnum):
     CGROUP = "cgroup"
     CGROUP2 = "cgroup2"
     MQUEUE = "mqueue"
-
-
-class Propagation(enum.StrEnum):
-    """The propagation of mounts of the root."""
-
-    SHARED = "shared"
-    SLAVE = "slave"
-    PRIVATE = "private"
-    UNBINDABLE = "unbindable"
-    RSHARED = "rshared"
-    RSLAVE = "rslave"
-    RPRIVATE = "rprivate"
-
-
-class SeccompAction(enum.StrEnum):
-    """The action of a filter."""
-
-    KILL = "SCMP_ACT_KILL"
-    KILL_PROCESS = "SCMP_ACT_KILL_PROCESS"
-    KILL_THREAD = "SCMP_ACT_KILL_THREAD"
-    TRAP = "SCMP_ACT_TRAP"
-    ERRNO = "SCMP_ACT_ERRNO"
-    TRACE = "SCMP_ACT_TRACE"
-    ALLOW = "SCMP_ACT_ALLOW"
-    LOG = "SCMP_ACT_LOG"
-    NOTIFY = "SCMP_ACT_NOTIFY"
-
-
-class SeccompOperator(enum.StrEnum):
-    """The comparison of an argument."""
-
-    NE = "SCMP_CMP_NE"
-    LT = "SCMP_CMP_LT"
-    LE = "SCMP_CMP_LE"
-    EQ = "SCMP_CMP_EQ"
-    GE = "SCMP_CMP_GE"
-    GT = "SCMP_CMP_GT"
-    MASKED_EQ = "SCMP_CMP_MASKED_EQ"

@@ -28,7 +28,7 @@ def test_the_defaults_are_secure() -> None:
     assert len(CAPABILITIES) == 14
     sets = process["capabilities"]
     assert set(sets) == {"bounding", "effective", "permitted"}
-    assert all(entry == [cap.value for cap in CAPABILITIES] for entry in sets.values())
+    assert all(entry == [*CAPABILITIES] for entry in sets.values())
 
 
 def test_the_namespaces_follow_the_network() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -25,11 +25,17 @@ from pytest_gvisor.oci.vocabulary import Capability, MountType, NamespaceType, R
 
 TOOLS = ("runc", "runc-rootless", "runsc", "umoci", "umoci-rootless")
 
+
+def words(annotation: Any) -> st.SearchStrategy[str]:
+    """The strings that an annotation allows."""
+    return st.sampled_from(get_args(annotation)[1].words)
+
+
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 name = st.from_regex(r"[A-Za-z_]{1,8}", fullmatch=True)
 path = st.lists(name, min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts))
 ids = st.integers(0, 2**32 - 2)
-sets = st.lists(st.sampled_from(Capability), unique=True).map(tuple)
+sets = st.lists(words(Capability), unique=True).map(tuple)
 resources = st.fixed_dictionaries(
     {},
     optional={
@@ -47,7 +53,7 @@ resources = st.fixed_dictionaries(
 def specs(draw: st.DrawFn) -> Spec:
     permitted = draw(sets)
     kinds = draw(st.lists(st.sampled_from([*NamespaceType][:5]), unique=True))
-    limits = draw(st.dictionaries(st.sampled_from(RlimitType), st.integers(0, 2**64 - 1)))
+    limits = draw(st.dictionaries(words(RlimitType), st.integers(0, 2**64 - 1)))
     env = draw(st.dictionaries(name, text, max_size=4))
     tmpfs = st.builds(Mount, destination=path, type=st.just(MountType.TMPFS), source=text)
     return Spec(
