@@ -1,81 +1,104 @@
-"""Run workloads, and tests, under gVisor from pytest: the public names.
-
-In a process of pytest, this package's modules are imported as they are written: see `AsWritten`.
-"""
-# Short: pytest itself imports this module, and reads the byte code of such a one piece by piece.
+"""Run workloads, and tests, under gVisor from pytest: the public names."""
+# ruff: noqa: I001 -- one statement a module, as isort does with combine_as_imports
 
 from __future__ import annotations
 
-import atexit
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from importlib.machinery import ModuleSpec
-    from types import ModuleType
     from typing import Any
 
-    from pytest_gvisor.harness.public import *  # noqa: F403 -- each is written there as public
+    from pytest_gvisor.completed import (
+        Completed as Completed,
+        Outcome as Outcome,
+        SandboxCrashed as SandboxCrashed,
+        Usage as Usage,
+        WorkloadFailed as WorkloadFailed,
+        WorkloadTimeout as WorkloadTimeout,
+    )
+    from pytest_gvisor.errors import (
+        DaemonUnavailable as DaemonUnavailable,
+        GvisorError as GvisorError,
+        ImageError as ImageError,
+        InsecureRunsc as InsecureRunsc,
+        InsideError as InsideError,
+        InvalidBundle as InvalidBundle,
+        LaunchError as LaunchError,
+        MixedReleases as MixedReleases,
+        NotReady as NotReady,
+        PlatformUnavailable as PlatformUnavailable,
+        ProgramNotStarted as ProgramNotStarted,
+        ProtocolError as ProtocolError,
+        PytestGvisorWarning as PytestGvisorWarning,
+        RunscError as RunscError,
+        RunscFailed as RunscFailed,
+        RunscNotFound as RunscNotFound,
+        SnapshotError as SnapshotError,
+        UnwantedRelease as UnwantedRelease,
+        UsageError as UsageError,
+    )
+    from pytest_gvisor.harness.gvisor import Gvisor as Gvisor
+    from pytest_gvisor.harness.session import session as session
+    from pytest_gvisor.kernel import is_gvisor_kernel as is_gvisor_kernel
+    from pytest_gvisor.oci.bundle import Bundle as Bundle
+    from pytest_gvisor.oci.mounts import bind as bind, tmpfs as tmpfs
+    from pytest_gvisor.oci.rootfs import (
+        Rootfs as Rootfs,
+        directory as directory,
+        empty as empty,
+        host as host,
+    )
+    from pytest_gvisor.runsc.binary import Runsc as Runsc
+    from pytest_gvisor.sandbox.forward import Forward as Forward
+    from pytest_gvisor.sandbox.process import Process as Process
+    from pytest_gvisor.sandbox.sandbox import Sandbox as Sandbox
+    from pytest_gvisor.sandbox.snapshot import Snapshot as Snapshot
+    from pytest_gvisor.sessions.launcher import Launcher as Launcher
+    from pytest_gvisor.settings import (
+        Network as Network,
+        Platform as Platform,
+        Settings as Settings,
+    )
 
-__all__ = """
-    Bundle Completed DaemonUnavailable Forward Gvisor GvisorError ImageError InsecureRunsc
-    InsideError InvalidBundle LaunchError Launcher MixedReleases Network NotReady Outcome
-    Platform PlatformUnavailable Process ProgramNotStarted ProtocolError PytestGvisorWarning
-    Rootfs Runsc RunscError RunscFailed RunscNotFound Sandbox SandboxCrashed Settings Snapshot
-    SnapshotError UnwantedRelease Usage UsageError WorkloadFailed WorkloadTimeout bind directory
-    empty host is_gvisor_kernel session tmpfs
-""".split()  # noqa: PLE0605, SIM905 -- one text is read faster than many
-_REWRITES = "_pytest.assertion.rewrite"
+_MODULES = {
+    "completed": [
+        "Completed", "Outcome", "SandboxCrashed", "Usage", "WorkloadFailed", "WorkloadTimeout",
+    ],
+    "errors": [
+        "DaemonUnavailable", "GvisorError", "ImageError", "InsecureRunsc", "InsideError",
+        "InvalidBundle", "LaunchError", "MixedReleases", "NotReady", "PlatformUnavailable",
+        "ProgramNotStarted", "ProtocolError", "PytestGvisorWarning", "RunscError", "RunscFailed",
+        "RunscNotFound", "SnapshotError", "UnwantedRelease", "UsageError",
+    ],
+    "harness.gvisor": ["Gvisor"],
+    "harness.session": ["session"],
+    "kernel": ["is_gvisor_kernel"],
+    "oci.bundle": ["Bundle"],
+    "oci.mounts": ["bind", "tmpfs"],
+    "oci.rootfs": ["Rootfs", "directory", "empty", "host"],
+    "runsc.binary": ["Runsc"],
+    "sandbox.forward": ["Forward"],
+    "sandbox.process": ["Process"],
+    "sandbox.sandbox": ["Sandbox"],
+    "sandbox.snapshot": ["Snapshot"],
+    "sessions.launcher": ["Launcher"],
+    "settings": ["Network", "Platform", "Settings"],
+}  # fmt: skip
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_HOMES)  # noqa: PLE0605 -- it is a list
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: a project that uses none pays for none."""
-    if name not in __all__:  # also asked for each module of the package, before its first import
+    if name not in _HOMES:  # also asked for each module of the package, before its first import
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from pytest_gvisor.harness import public  # noqa: PLC0415
+    import importlib  # noqa: PLC0415 -- a session that uses no name needs none
 
-    return public.find(name)
-
-
-class AsWritten:
-    """A finder of this package's modules that asks all others but pytest's.
-
-    pytest rewrites the assert statements of a plugin's whole package. Such an import takes twice as
-    long, and nobody reads what a rewritten assert of ours would say. It stands here because any
-    other module would be rewritten before it.
-    """
-
-    @staticmethod
-    def find_spec(
-        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Return what Python would find without pytest; None for a module of another package."""
-        if not name.startswith("pytest_gvisor."):
-            return None
-        for finder in [*sys.meta_path]:
-            # One of an earlier import of this module may still be there.
-            if getattr(finder, "__module__", "") in (__name__, _REWRITES):
-                continue
-            spec = finder.find_spec(name, path, target)
-            if spec is not None:
-                return spec
-        return None
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
-def import_as_written() -> None:
-    """Have the finder asked before pytest's own, if this process has that."""
-    finders: list[Any] = sys.meta_path
-    if _REWRITES in sys.modules and AsWritten not in finders:
-        finders.insert(0, AsWritten)
-        # With it there, Python takes 2 ms longer to clear its modules at its end.
-        atexit.register(leave)
+if "_pytest.assertion.rewrite" in sys.modules:
+    from pytest_gvisor import as_written
 
-
-def leave() -> None:
-    """Have the finder asked no more."""
-    finders: list[Any] = sys.meta_path
-    finders[:] = [finder for finder in finders if finder is not AsWritten]
-
-
-import_as_written()
+    as_written.install()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import pytest_gvisor
-from pytest_gvisor import AsWritten, plugin
+from pytest_gvisor import as_written, plugin
+from pytest_gvisor.as_written import AsWritten
 
 SESSIONS = """
 import json, sys, pytest
@@ -20,12 +20,12 @@ done = [pytest.main(["-q", "-p", "no:cacheprovider", "-W", "error", folder]) for
 found = {name: getattr(module, "__loader__", None) for name, module in sys.modules.items()}
 loaders = {name: type(loader).__name__ for name, loader in found.items()}
 rewritten = [n for n, loader in loaders.items() if n.startswith("pytest_g") and "Rewrit" in loader]
-print(json.dumps([*map(int, done), loaders[name], loaders["test_it"], rewritten]))
+print(json.dumps([*map(int, done), loaders[name], loaders["test_it"], sorted(rewritten)]))
 """
 
 
 def test_pytest_rewrites_the_projects_modules_and_not_ours(tmp_path: Path) -> None:
-    """Two sessions in one process run without a warning. The package itself cannot be spared."""
+    """Two sessions in one process run without a warning. The finder itself cannot be spared."""
     (tmp_path / "test_it.py").write_text("def test_it(): assert 1 == 1\n")
     done = subprocess.run(
         [sys.executable, "-c", SESSIONS, str(tmp_path)],
@@ -34,7 +34,7 @@ def test_pytest_rewrites_the_projects_modules_and_not_ours(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     loaders = ["SourceFileLoader", "AssertionRewritingHook"]
-    assert found == [0, 0, *loaders, ["pytest_gvisor"]], done.stdout
+    assert found == [0, 0, *loaders, ["pytest_gvisor", "pytest_gvisor.as_written"]], done.stdout
 
 
 def test_modules_of_this_package_are_found_alone() -> None:
@@ -60,7 +60,7 @@ def test_a_finder_of_an_earlier_import_is_passed_over(monkeypatch: pytest.Monkey
             """Find nothing."""
             asked.append(name)
 
-    earlier = type("AsWritten", (AsWritten,), {"__module__": pytest_gvisor.__name__})
+    earlier = type("AsWritten", (AsWritten,), {"__module__": as_written.__name__})
     monkeypatch.setattr(sys, "meta_path", [earlier, AsWritten, Other, *sys.meta_path])
     name, folder = "pytest_gvisor.plugin.options", [*plugin.__path__]
     assert AsWritten.find_spec(name, folder) is not None
@@ -71,7 +71,7 @@ def test_it_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second session in the process finds it there."""
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
     for _ in range(2):
-        pytest_gvisor.import_as_written()
+        as_written.install()
     finders: list[object] = [*sys.meta_path]
     assert finders.count(AsWritten) == 1
 
@@ -84,7 +84,7 @@ def test_it_is_asked_from_the_first_import_in_a_process_of_pytest_to_its_end(
     code = (
         "import atexit, sys\n"
         "def show():\n"
-        "    print('pytest_gvisor' in (getattr(f, '__module__', '') for f in sys.meta_path))\n"
+        "    print('AsWritten' in (getattr(f, '__name__', '') for f in sys.meta_path))\n"
         "atexit.register(show)\n"
         f"{'import _pytest.assertion.rewrite' * rewrites}\n"
         "import pytest_gvisor; show()\n"

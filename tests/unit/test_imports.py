@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 
 import pytest_gvisor
-from pytest_gvisor.harness import public
 from pytest_gvisor.plugin.placement import FIXTURES
 
 PACKAGE = Path(pytest_gvisor.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "programs", "guest", "escape", "kernel", "trust", "platform_names",
+    "programs", "guest", "as_written", "escape", "kernel", "trust", "platform_names",
     "errors", "release_range", "setting_table", "hints", "setting_values", "settings",
     "completed", "sessions", "vm", "oci", "runsc", "images", "install", "run", "report", "sandbox",
     "harness", "cli", "plugin", "inside",
@@ -272,7 +271,8 @@ def test_the_plugin_costs_a_project_that_does_not_use_it_nothing(module: str) ->
 
 
 COLLECTS = {
-    "pytest_gvisor", "pytest_gvisor.inside", "pytest_gvisor.inside.hooks",
+    "pytest_gvisor", "pytest_gvisor.as_written",
+    "pytest_gvisor.inside", "pytest_gvisor.inside.hooks",
     "pytest_gvisor.plugin", "pytest_gvisor.plugin.arrivals", "pytest_gvisor.plugin.fixtures",
     "pytest_gvisor.plugin.hookspecs", "pytest_gvisor.plugin.options",
     "pytest_gvisor.plugin.placement", "pytest_gvisor.setting_table",
@@ -455,6 +455,13 @@ def test_another_name_imports_nothing() -> None:
     assert run("-c", code) == "pytest_gvisor"
 
 
-def test_each_public_name_has_a_module() -> None:
-    """The package has the names in order, and another module where each is."""
-    assert pytest_gvisor.__all__ == sorted(public.HOME_OF)
+def test_a_type_checker_is_shown_each_public_name() -> None:
+    """From the module that the name is imported from at its first use."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    shown = {
+        alias.name: (node.module or "").removeprefix(PREFIX)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PREFIX)
+        for alias in node.names
+    }
+    assert shown == pytest_gvisor._HOMES

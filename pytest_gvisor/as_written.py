@@ -1,0 +1,53 @@
+"""Import the modules of this package as they are written.
+
+pytest rewrites the assert statements of a plugin's whole package, and keeps the result beside the
+modules. If their folder cannot be written, each session pays 0.4 s more. No user reads the message
+of a rewritten assert of ours.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+
+class AsWritten:
+    """A finder of this package's modules that asks all other finders but pytest's."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return what Python would find without pytest; None for a module of another package."""
+        if not name.startswith("pytest_gvisor."):
+            return None
+        for finder in [*sys.meta_path]:
+            # One of an earlier import of this module may still be there.
+            if getattr(finder, "__module__", "") in (__name__, "_pytest.assertion.rewrite"):
+                continue
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                return spec
+        return None
+
+
+def install() -> None:
+    """Have the finder asked before pytest's own, until this process ends."""
+    finders: list[Any] = sys.meta_path
+    if AsWritten not in finders:
+        finders.insert(0, AsWritten)
+        # With it there, Python takes 2 ms longer to clear its modules at its end.
+        atexit.register(leave)
+
+
+def leave() -> None:
+    """Have the finder asked no more."""
+    finders: list[Any] = sys.meta_path
+    finders[:] = [finder for finder in finders if finder is not AsWritten]
