@@ -278,15 +278,6 @@ SETTINGS = (
         },
     ),
     Setting(
-        name="shell",
-        kind="flag",
-        default=False,
-        sources=("command line", "environment"),
-        help="at a failure, run a shell on this terminal in the test's sandbox, as the workload "
-        "left it. Each gvisor.run() is then under a first process of ours. Covers gvisor and "
-        "gvisor_sandbox. Needs a terminal, and no xdist.",
-    ),
-    Setting(
         name="keep",
         kind="keep",
         default="none",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pytest_gvisor import setting_values
+from pytest_gvisor import removed, setting_values
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.platform_names import Platform as Platform  # noqa: PLC0414 -- exported
 from pytest_gvisor.setting_table import (
@@ -119,9 +119,6 @@ class Settings:
     keep: Keep = Keep.NONE
     """The tests whose bundles, logs and replay scripts stay under pytest's base temp."""
 
-    shell: bool = False
-    """Whether the sandboxes of a test stay until its verdict, for a shell if it fails."""
-
     report: tuple[str, ...] = ()
     """Where the report is written; the suffix says in which form."""
 
@@ -212,6 +209,12 @@ def read(setting: Setting, value: object, name: str) -> Any:
     return setting_values.READERS[setting.kind](value, name)
 
 
+def refuse_removed(name: str) -> None:
+    """Raise `UsageError` for a setting that is no more."""
+    if name in removed.SETTINGS:
+        raise UsageError(f"{name} is removed. {removed.SETTINGS[name]}")
+
+
 def replaced(settings: Settings, changes: Mapping[str, object]) -> Settings:
     """Return ``settings`` with ``changes``, each read by its reader. Raises `UsageError`.
 
@@ -220,6 +223,7 @@ def replaced(settings: Settings, changes: Mapping[str, object]) -> Settings:
     found: dict[str, Any] = {}
     for name, value in changes.items():
         setting = BY_NAME.get(name)
+        refuse_removed(name)
         if setting is None:
             known = ", ".join(names_from("marker"))
             raise UsageError(f"{name!r} is not a setting; there are {known}")

@@ -6,6 +6,9 @@ import argparse
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from pytest_gvisor import removed
 
 _WIDEST = 100
 _NARROWEST = 40
@@ -31,7 +34,20 @@ def parser(
 ) -> argparse.ArgumentParser:
     """Return the parser of a command, or of an action of one, as in ``report merge``."""
     made = argparse.ArgumentParser(prog=f"pytest-gvisor {command}")
+    for option, instead in removed.OPTIONS.get(command, {}).items():
+        made.add_argument(
+            option, action=_Removed, nargs="?", const=instead, help=argparse.SUPPRESS,
+            default=argparse.SUPPRESS,
+        )  # fmt: skip
     return describe(made, description=description, statuses=statuses, examples=examples)
+
+
+class _Removed(argparse.Action):
+    """An option that is no more; ``const`` says what to write now."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_more: Any, **_named: Any) -> NoReturn:
+        """Exit as for an invalid command line."""
+        parser.error(f"{self.option_strings[0]} is removed. {self.const}")
 
 
 def describe(

@@ -37,7 +37,6 @@ from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.settings import Platform, Settings
 
 if TYPE_CHECKING:
-    from pytest_gvisor.harness.outlived import Kept, OutlivedRuns
     from pytest_gvisor.images.store import Images
     from pytest_gvisor.sandbox.sandbox import Sandbox
     from pytest_gvisor.sandbox.snapshot import Snapshot
@@ -71,7 +70,6 @@ class Gvisor:
         self._images = images
         self._project = project or Project(root=_here())
         self._own_images: Images | None = None
-        self._outlived = self._outlived_runs()
 
     @property
     def python(self) -> str:
@@ -295,8 +293,6 @@ class Gvisor:
                 self._own_images = None
             for sandbox in self.sandboxes:
                 undo.callback(sandbox.close)
-            if self._outlived is not None:
-                undo.callback(self._outlived.close)
             self.sandboxes.clear()
 
     def _image(self, chosen: Settings) -> Rootfs:
@@ -336,35 +332,13 @@ class Gvisor:
         record = Record(notes=notes)
         self.records.append(record)
         try:
-            completed = self._run(request, record)
+            completed = Runner(request, self._launcher, record, self._hooks.keep).run()
         finally:
             self._hooks.run_finished(record)
             self._forget()
         if check:
             completed.check_returncode()
         return completed
-
-    def _run(self, request: Request, record: Record) -> Completed:
-        # A task that asyncio cancels kills its sandbox, and a bundle says itself what runs first.
-        if self._outlived is None or request.workload is None or request.stop is not None:
-            return Runner(request, self._launcher, record, self._hooks.keep).run()
-
-        def spec(workspace: Workspace, guest: Workload) -> Spec:
-            return self._spec(workspace, guest, request.settings, request.way)
-
-        return self._outlived.run(request, record, spec, self._hooks.keep)
-
-    def _outlived_runs(self) -> OutlivedRuns | None:
-        if not self.settings.shell:
-            return None
-        from pytest_gvisor.harness.outlived import OutlivedRuns  # noqa: PLC0415 -- see `sandbox`
-
-        return OutlivedRuns(self._launcher)
-
-    @property
-    def outlived(self) -> Sequence[Kept]:
-        """The last runs with ``--gvisor-shell``, whose sandboxes outlive the workload."""
-        return () if self._outlived is None else self._outlived.kept
 
     def _forget(self) -> None:
         """Drop the oldest records if there are too many, or too much output in them."""

@@ -29,7 +29,7 @@ from pytest_gvisor.settings import Settings
 if TYPE_CHECKING:
     from pytest_gvisor.inside.start import Plan
 
-_HOSTS: Final = ("keep", "lenient", "report", "reprobe", "shell", "strict", "timeout")
+_HOSTS: Final = ("keep", "lenient", "report", "reprobe", "strict", "timeout")
 """The settings that a sandbox does not see."""
 
 _PROCESSOR: Final = re.compile(

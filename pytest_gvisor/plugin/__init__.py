@@ -89,14 +89,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if here_is_inside():
         leave_hooks(config, __name__, "pytest_runtest_setup", "pytest_runtest_logreport")
         return
+    options.refuse_removed(config)
     if options.written(config):
         from pytest_gvisor.plugin.precedence import run_settings
 
         settings = run_settings(config)
-        if settings.shell:
-            from pytest_gvisor.plugin import failure_shell
-
-            failure_shell.prepare(config)
         if settings.report:
             from pytest_gvisor.plugin import matrix
 

@@ -5,11 +5,13 @@ Light: every session imports this. What is written is read by `precedence`.
 
 from __future__ import annotations
 
+import argparse
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from pytest_gvisor import removed
 from pytest_gvisor.plugin.placement import FIELDS, RETURNS
 from pytest_gvisor.setting_table import SETTINGS
 
@@ -57,6 +59,9 @@ def add_options(parser: pytest.Parser) -> None:
         default=[],
     )
     _add_options_of_tests_inside(parser, group)
+    for name, instead in removed.SETTINGS.items():
+        parser.addini(f"gvisor_{name}", f"removed. {instead}")
+        group.addoption(f"--gvisor-{name}", action=_Removed, nargs="?", help=argparse.SUPPRESS)
 
 
 def _add_options_of_tests_inside(parser: pytest.Parser, group: pytest.OptionGroup) -> None:
@@ -110,6 +115,28 @@ def _add_options_of_tests_inside(parser: pytest.Parser, group: pytest.OptionGrou
         FIELDS, "attributes of reports that come from tests inside as plain data, for hooks of the "
         "project's own", type="args", default=[],
     )  # fmt: skip
+
+
+class _Removed(argparse.Action):
+    """An option that is no more."""
+
+    def __call__(self, *_args: object, **_more: object) -> NoReturn:
+        """Raise `pytest.UsageError`."""
+        _refuse(self.option_strings[0], self.dest.removeprefix("gvisor_"))
+
+
+def refuse_removed(config: pytest.Config) -> None:
+    """Raise `pytest.UsageError` for a variable or an ini key that is no more."""
+    for name in removed.SETTINGS:
+        variable, key = f"PYTEST_GVISOR_{name.upper()}", f"gvisor_{name}"
+        if os.environ.get(variable):
+            _refuse(variable, name)
+        if config.getini(key):
+            _refuse(f"{key} in {config.inipath}", name)
+
+
+def _refuse(spelling: str, name: str) -> NoReturn:
+    raise pytest.UsageError(f"pytest-gvisor: {spelling} is removed. {removed.SETTINGS[name]}")
 
 
 class Written:

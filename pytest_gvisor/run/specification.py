@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settings:
     """Return ``settings`` with the changes of one call. Raises `UsageError`."""
     for name in changes:
+        words.refuse_removed(name)
         if name not in BY_NAME:
             raise _no_argument(name)
         if "call" not in BY_NAME[name].sources:

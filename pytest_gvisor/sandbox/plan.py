@@ -30,7 +30,6 @@ _MAX_RECORDS = 50
 _MAX_NOTED = 5
 _MAX_PATH = 4096
 _START_DEADLINE = 30.0
-_SHELL_OUTPUT = 64 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,23 +56,6 @@ class Command:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """The start of a shell: the user, folder and environment of a program before it."""
-
-    env: Mapping[str, str]
-    cwd: str
-    user: tuple[int, int, tuple[int, ...]]
-
-    @classmethod
-    def of(cls, command: Command) -> Start:
-        """Return the start that is like that of a program."""
-        strings = command.strings[len(command.args) :]
-        pairs = (string.decode("utf-8", "surrogateescape").partition("=") for string in strings)
-        env = {name: value for name, _, value in pairs}
-        return cls(env=env, cwd=command.cwd, user=command.user)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plan:
     """All parameters of one sandbox, decided before its start."""
 
@@ -88,9 +70,6 @@ class Plan:
     make_spec: Callable[[Workspace, Workload], Spec]
     records: list[Record]
     """Where what has been run is noted, for the test's report."""
-
-    folder: str = "/"
-    """Where the guest is started: runsc makes the folder if it is not there."""
 
     snapshot: Snapshot | None = None
     """The saved sandbox that this one is a copy of."""
@@ -127,7 +106,7 @@ class Plan:
             self.workload,
             args=start.argv,
             env=start.env,
-            cwd=self.folder,
+            cwd="/",
             user=0,
             entry=self.workload.user,
             home=None,
@@ -175,40 +154,6 @@ class Plan:
             runsc=record.command,
             repeat={k: v for k, v in repeat.items() if v is not None},
         )
-
-    def environment(self) -> Mapping[str, str]:
-        """Return the environment of a program that names none of its own."""
-        record = Record()
-        command = self.command(
-            ("sh",), record=record, env=None, cwd=None, user=None, reads=True, repeat={}
-        )
-        return Start.of(command).env
-
-    def shell(self, last: Command | None, record: Record) -> tuple[Command, Start]:
-        """Return the program that runs a shell, and the shell's start: as that of ``last``.
-
-        Without a last program it is as the sandbox's own defaults say.
-        """
-        if last is None:
-            last = self.command(
-                ("sh",), record=record, env=None, cwd=None, user=None, reads=True, repeat={}
-            )
-        guest = interpreter.start(self.workload.rootfs, self.workload.mounts)
-        args = (*guest.argv[:-1], f"{os.path.dirname(guest.argv[-1])}/shell.py")
-        env = [f"{name}={value}" for name, value in guest.env.items()]
-        started = Start.of(last)
-        if "TERM" in os.environ:
-            started = dataclasses.replace(started, env={"TERM": os.environ["TERM"], **started.env})
-        return dataclasses.replace(
-            last,
-            args=args,
-            strings=tuple(encoded(string) for string in (*args, *env)),
-            cwd="/",
-            user=(0, 0, ()),
-            reads=True,
-            max_output=_SHELL_OUTPUT,
-            sha256=False,
-        ), started
 
     def note(
         self, command: Command, record: Record, completed: Completed, error: GvisorError | None

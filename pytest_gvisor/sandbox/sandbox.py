@@ -34,7 +34,6 @@ from pytest_gvisor.sandbox.saving import take
 if TYPE_CHECKING:
     import os
 
-    from pytest_gvisor.run.terminal import Terminal
     from pytest_gvisor.sandbox.plan import Plan
     from pytest_gvisor.sandbox.snapshot import Snapshot
 
@@ -56,7 +55,6 @@ class Sandbox:
         self._guard = threading.Lock()
         self._channel: Channel | None = None
         self._closed = False
-        self._last: Command | None = None
         try:
             self._live()
         except BaseException:
@@ -104,11 +102,6 @@ class Sandbox:
     def record(self) -> Record:
         """The record of the sandbox itself."""
         return self._record
-
-    @property
-    def used(self) -> bool:
-        """Whether a program was started in it."""
-        return self._last is not None
 
     @property
     def alive(self) -> bool:
@@ -170,7 +163,6 @@ class Sandbox:
 
     def _begin(self, command: Command) -> Process:
         process = Process(self._live(), command)
-        self._last = command
         process.start()
         return process
 
@@ -219,19 +211,6 @@ class Sandbox:
             process.kill()
             raise
         return process
-
-    def shell(self, terminal: Terminal) -> int:
-        """Run an interactive shell at ``terminal``, and return its exit status.
-
-        It has the user, folder and environment of the last program. Raises `SandboxCrashed`.
-        """
-        from pytest_gvisor.sandbox.shell import Attached  # noqa: PLC0415 -- only for who has one
-
-        command, start = self._plan.shell(self._last, self._record)
-        process = Process(self._live(), command)
-        process.start()
-        process.check_started(time.monotonic() + self._plan.settings.timeout)
-        return Attached(process, terminal).run(start)
 
     def put(self, path: str, data: str | bytes, mode: int = 0o644) -> None:
         """Write a file in the sandbox as root, with missing folders. Raises `InsideError`."""

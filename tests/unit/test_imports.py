@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
     "programs", "guest", "as_written", "escape", "kernel", "trust", "platform_names",
-    "errors", "release_range", "setting_table", "hints", "setting_values", "settings",
+    "errors", "release_range", "removed", "setting_table", "hints", "setting_values", "settings",
     "completed", "sessions", "vm", "oci", "runsc", "images", "install", "run", "report", "sandbox",
     "harness", "cli", "plugin", "inside",
 )  # fmt: skip
@@ -275,7 +275,7 @@ COLLECTS = {
     "pytest_gvisor.inside", "pytest_gvisor.inside.hooks",
     "pytest_gvisor.plugin", "pytest_gvisor.plugin.arrivals", "pytest_gvisor.plugin.fixtures",
     "pytest_gvisor.plugin.hookspecs", "pytest_gvisor.plugin.options",
-    "pytest_gvisor.plugin.placement", "pytest_gvisor.setting_table",
+    "pytest_gvisor.plugin.placement", "pytest_gvisor.removed", "pytest_gvisor.setting_table",
 }  # fmt: skip
 IDLE = COLLECTS | {"pytest_gvisor.plugin.stash"}
 ALONE_OF_OTHERS = [f"-pno:{name}" for name in ("cacheprovider", "hypothesispytest", "xdist")]

@@ -1,0 +1,12 @@
+"""Names that this package has had: each with a sentence that says what to write now. Light."""
+
+from __future__ import annotations
+
+SETTINGS = {
+    "shell": "Write --gvisor-keep=failed, and run the replay.sh of the failed run. For a shell in "
+    "a fresh sandbox, run `pytest-gvisor run --tty -- sh`.",
+}
+"""Settings, by the name that options, ini keys, variables, markers and calls made theirs of."""
+
+OPTIONS: dict[str, dict[str, str]] = {}
+"""Options of each command of ``pytest-gvisor``."""
