@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.harness.engine import Engine
-from pytest_gvisor.oci.rootfs import PACKED, SHARED
+from pytest_gvisor.oci.rootfs import SHARED
 from pytest_gvisor.plugin.stash import _engine_key
 from pytest_gvisor.programs.own_copy import LINKS
 from pytest_gvisor.programs.proc import children_of, children_of_self, words_of
@@ -132,9 +132,9 @@ def _sandboxes(engine: Engine | None) -> list[str]:
         found += [f"process of a sandbox {pid}: {_cmdline(pid)}" for pid in left]
     if session is not None and os.path.isdir(session.path):
         names = set(os.listdir(session.path)) - {"lock", "journal"}
-        # host, host-…, packed-…: root filesystems that the runs of a session share; and links to
+        # host, host-…: root filesystems that the runs of a session share; and links to
         # the sidecars of the runsc that they are started from.
-        shared = {SHARED, PACKED, LINKS}
+        shared = {SHARED, LINKS}
         found += [f"left in {session.path}: {n}" for n in names if n.split("-")[0] not in shared]
     return found
 

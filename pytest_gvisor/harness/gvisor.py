@@ -317,8 +317,8 @@ class Gvisor:
     def _spec(self, workspace: Workspace, asked: Workload, chosen: Settings, way: Way) -> Spec:
         if not self._hooks.may_modify:
             return make_spec(workspace, asked, chosen, way)
-        # A hook may write to the root's folder: no other run uses that, and no image stands for it.
-        alone = dataclasses.replace(workspace, shared="", packed={})
+        # A hook may write to the root's folder: no other run uses that.
+        alone = dataclasses.replace(workspace, shared="")
         return self._modified(make_spec(alone, asked, chosen, way))
 
     def _modified(self, spec: Spec) -> Spec:

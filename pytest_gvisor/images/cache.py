@@ -4,7 +4,6 @@ Layout, in the folders of `Folders`; the number in the name of the folder above 
 
     image.json   written when all else is there
     rootfs/      and what mount_points.py keeps here
-    packed-SEAL  rootfs/ with this seal as one EROFS image, once two runs of a session used it
 """
 
 from __future__ import annotations
@@ -29,13 +28,12 @@ from pytest_gvisor.images.fingerprint import seal
 from pytest_gvisor.images.folders import Folders, failing, id_of, is_id
 from pytest_gvisor.images.mount_points import Trees
 from pytest_gvisor.images.streams import Limits
-from pytest_gvisor.oci import erofs, paths
+from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.sessions import places
 from pytest_gvisor.sessions.private import make_above, make_private, open_private
 
 DEFAULT_MAX_BYTES: Final = 20 * 1024**3
-_PACKED: Final = "packed-"
 POINTS: Final = ("dev", "proc", "sys", "tmp", ".pytest-gvisor")
 """Folders that every root file system gets where nothing is at their places."""
 
@@ -62,7 +60,7 @@ class Kept:
     name: str
     """As it was asked for when it was unpacked; empty where that is not known."""
     size: int
-    """Bytes of its layers and of the EROFS image; of a broken one, of its files."""
+    """Bytes of its layers; of a broken one, of its files."""
     used: float
     """When, in seconds since 1970."""
     is_broken: bool = False
@@ -104,11 +102,8 @@ class Hold:
         lock: int,
         notes: Sequence[str] = (),
         config: str = "",
-        *,
-        tree_seal: str = "",
     ) -> None:
         self._folder = folder
-        self._seal = tree_seal
         self.lock = lock
         self.notes = tuple(notes)
         self._config = config
@@ -139,13 +134,6 @@ class Hold:
         """
         root = self.path
         return self._trees.use(root, mounts, user) if paths.missing(root, mounts) else root
-
-    def packed(self) -> str:
-        """Return an EROFS image of the root file system; nothing where there is none yet.
-
-        Its name has the seal of the tree, so it is not used for a tree that was unpacked later.
-        """
-        return erofs.again(self.path, f"{self._folder}/{_PACKED}{self._seal[:32]}")
 
     def close(self) -> None:
         """Release the image. A second call does nothing."""
@@ -320,8 +308,7 @@ class Cache:
         record = _Record.read(f"{path}/image.json")
         if record is None:
             return Kept(id=identity, name="", size=_bytes_in(path), used=used, is_broken=True)
-        packed = sum(entry.stat().st_size for entry in os.scandir(path) if _is_packed(entry.name))
-        return Kept(id=identity, name=record.name, size=record.size + packed, used=used)
+        return Kept(id=identity, name=record.name, size=record.size, used=used)
 
     def _made(
         self, folder: str, lock: int, opened: Opened, name: str, limits: Limits | None
@@ -350,7 +337,7 @@ class Cache:
 
     def _hold(self, folder: str, lock: int, record: _Record) -> Hold:
         path = self._folders.path(folder)
-        return Hold(path, lock, record.notes, record.config, tree_seal=record.seal)
+        return Hold(path, lock, record.notes, record.config)
 
     def _unpacked(self, content: Content, path: str, name: str, limits: Limits | None) -> _Record:
         root = os.path.join(path, "rootfs")
@@ -367,10 +354,6 @@ class Cache:
         with open(os.path.join(path, "image.json"), "x", encoding="utf-8") as file:
             json.dump(dataclasses.asdict(record), file)
         return record
-
-
-def _is_packed(name: str) -> bool:
-    return name.startswith(_PACKED)
 
 
 def _bytes_in(folder: str) -> int:

@@ -78,8 +78,7 @@ class ImageRootfs(Rootfs):
             raise InvalidBundle(found, where=f"root file system of image {shown(self.name)}")
         taken = {normal(mount.destination) for mount in mounts}
         volumes = [self._volume(path) for path in self.config.volumes if path not in taken]
-        packed = self.hold.packed if root == self.hold.path else None
-        return Prepared(root_path=root, mounts=(*volumes, *mounts), notes=self.notes, packed=packed)
+        return Prepared(root_path=root, mounts=(*volumes, *mounts), notes=self.notes)
 
     @property
     def notes(self) -> tuple[str, ...]:

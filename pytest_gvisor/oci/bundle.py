@@ -52,16 +52,14 @@ class Bundle:
         spec: Spec,
         *,
         terminal: bool = False,
-        steering: Mapping[str, str] = MappingProxyType({}),
     ) -> Bundle:
         """Write a specification into a folder, which is made if it is not there.
 
         Every problem is reported (`InvalidBundle`) before anything is written; ``config.json`` is
         there whole or not at all. A full disk and the like are a `LaunchError`. ``terminal`` is for
-        who gives the workload one as its streams. ``steering`` are annotations for runsc itself,
-        which no specification may have.
+        who gives the workload one as its streams.
         """
-        data = cls.encode(folder, spec, terminal=terminal, steering=steering)
+        data = cls.encode(folder, spec, terminal=terminal)
         try:
             _write(folder, data)
         except (OSError, ValueError) as error:
@@ -75,15 +73,12 @@ class Bundle:
         spec: Spec,
         *,
         terminal: bool = False,
-        steering: Mapping[str, str] = MappingProxyType({}),
     ) -> bytes:
         """Return what `create` writes. Raises `InvalidBundle`."""
         value = spec.to_json()
         found = validate.problems_of_json(spec, value)
         if terminal:
             value["process"]["terminal"] = True
-        if steering:
-            value["annotations"] = {**value.get("annotations", {}), **steering}
         data = _encode(value, found)
         if found:
             raise InvalidBundle(found, where=os.path.join(folder, CONFIG))

@@ -29,9 +29,6 @@ from pytest_gvisor.programs.paths import below, within
 
 SHARED: Final = "host"
 _MAX_SHARED: Final = 64
-PACKED: Final = "packed"
-_MAX_PACKED: Final = 16
-_LARGEST_PACKED: Final = 32 * 1024**2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +43,6 @@ class Prepared:
     """Folders of programs that belong in front of PATH."""
     notes: tuple[str, ...] = ()
     """What could not be had."""
-    packed: Callable[[], str] | None = None
-    """Returns an EROFS image of the root, or nothing; None for a root that never has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +178,7 @@ class EmptyRootfs(Rootfs):
         account: Account | None = None,
     ) -> Prepared:
         """See `Rootfs.prepare`."""
-        del account  # the files are those that were given
+        del shared, account  # the files are those that were given
         root = os.path.join(folder, "rootfs")
         with _failing(folder):
             for name in ("", "dev", "proc", "sys"):
@@ -196,32 +191,7 @@ class EmptyRootfs(Rootfs):
             if not os.path.lexists(f"{root}/tmp"):
                 skeleton.point(root, "tmp", is_folder=True)
             make_points(root, mounts)
-        return Prepared(
-            root_path=root,
-            mounts=tuple(mounts),
-            packed=(lambda: self._packed(root, shared)) if shared else None,
-        )
-
-    def _packed(self, root: str, shared: str) -> str:
-        """Return an image of the files, from the second run of a session with them on.
-
-        There is none where the session's folder has `_MAX_PACKED`, or of more than
-        `_LARGEST_PACKED` bytes. The folder may be in memory.
-        """
-        if sum(len(data) for _name, data in self.files) > _LARGEST_PACKED:
-            return ""
-        # Mount points count for nothing: bind mounts alone have some, and they need the folder.
-        digest = hashlib.sha256()
-        for name, data in self.files:
-            digest.update(f"{name!r} {len(data)}\n".encode())
-            digest.update(data)
-        target = os.path.join(shared, f"{PACKED}-{digest.hexdigest()[:32]}")
-        images = sum(name.startswith(PACKED) for name in os.listdir(shared))
-        if images >= _MAX_PACKED and not os.path.exists(target):
-            return ""
-        from pytest_gvisor.oci import erofs  # noqa: PLC0415 -- only for files that are packed
-
-        return erofs.again(root, target)
+        return Prepared(root_path=root, mounts=tuple(mounts))
 
 
 def host() -> Rootfs:

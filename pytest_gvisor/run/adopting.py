@@ -9,7 +9,6 @@ from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.programs.order import Order
-from pytest_gvisor.run import root_image
 from pytest_gvisor.run.connected import Driven, DrivenSupervisor
 from pytest_gvisor.run.pipes import Streams
 from pytest_gvisor.run.recorded import CONFIG, Launched, Recorded
@@ -73,9 +72,8 @@ class Adopting(Driven):
         if self._ahead is None:
             super()._make_bundle(workspace, spec)
             return
-        steering = root_image.steering(self.request, workspace, spec)
         folder = workspace.path("bundle")
-        data = Bundle.encode(folder, spec, terminal=self.request.terminal, steering=steering)
+        data = Bundle.encode(folder, spec, terminal=self.request.terminal)
         self._equal(same=data == self._ahead.config)
 
     def _listen(self, workspace: Workspace) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.programs.paths import below
 from pytest_gvisor.run.project import HIDING
-from pytest_gvisor.runsc.command import ROOT_HINT, shell_line
+from pytest_gvisor.runsc.command import shell_line
 
 if TYPE_CHECKING:
     from pytest_gvisor.run.request import Record, Workspace
@@ -73,9 +73,6 @@ def _copy_bundle(folder: str, workspace: Workspace) -> None:
     with open(os.path.join(workspace.path("bundle"), "config.json"), encoding="utf-8") as file:
         config = json.load(file)
     root = config["root"]["path"]
-    # The folder has the same files as the image, which lives in the session folder or the cache.
-    for name in [name for name in config.get("annotations", {}) if name.startswith(ROOT_HINT)]:
-        del config["annotations"][name]
     if below(root, workspace.shared):
         shutil.copytree(root, os.path.join(bundle, "rootfs"), symlinks=True)
         config["root"]["path"] = "rootfs"

@@ -34,10 +34,6 @@ class Workspace:
     """Sources and targets that the child binds before runsc starts; whoever makes the root
     filesystem adds to it."""
 
-    packed: dict[str, Callable[[], str]] = dataclasses.field(default_factory=dict)
-    """By the root filesystem's folder: returns an EROFS image of it, or nothing. Whoever makes the
-    root filesystem adds it."""
-
     def netns_if(self, network: Network) -> str | None:
         """Return `netns` if the network is the sandbox's own stack, else None."""
         return self.netns if network is Network.SANDBOX else None

@@ -27,7 +27,6 @@ from pytest_gvisor.run import (
     cgroup,
     logs,
     not_started,
-    root_image,
     sentry,
     tasks,
     total_memory,
@@ -149,7 +148,6 @@ class Runner:
             workspace.path("bundle"),
             spec,
             terminal=self.request.terminal,
-            steering=root_image.steering(self.request, workspace, spec),
         )
 
     def _make_workspace(self, session: SessionDir) -> Workspace:

@@ -84,8 +84,6 @@ def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: W
     hidden = project.covers(shows, prepared.mounts, workspace.folder) if project else []
     for note in prepared.notes:
         warnings.warn(PytestGvisorWarning(note), stacklevel=2)
-    if prepared.packed:
-        workspace.packed[prepared.root_path] = prepared.packed
     return default_spec(
         workload.args,
         root_path=prepared.root_path,

@@ -11,7 +11,6 @@ from pytest_gvisor.programs.paths import SYSTEM_PATH
 from pytest_gvisor.runsc.sidecars import ONE_RELEASE
 from pytest_gvisor.settings import Network, Platform
 
-ROOT_HINT = "dev.gvisor.spec.rootfs."
 """The beginning of annotations on the root filesystem."""
 
 # Flags that decide what a run is, or where its files are: they have settings of their own.
@@ -170,15 +169,6 @@ def gofer_flags(known: Collection[str], *, devices: bool) -> tuple[str, ...]:
     network = ["--gofer-network-namespace=new"] if "gofer-network-namespace" in known else []
     policy = "character-device-policy"
     return (*network, *([f"--{policy}=prefer-emulated"] if devices and policy in known else []))
-
-
-def root_from_image(image: str) -> dict[str, str]:
-    """Return the annotations by which runsc takes the root from an EROFS image, and no gofer.
-
-    A release that does not know them takes the folder of ``root.path``: see `takes_images`.
-    """
-    said = {"source": image, "type": "erofs", "overlay": "memory"}
-    return {f"{ROOT_HINT}{name}": value for name, value in said.items()}
 
 
 def check_extra(arguments: Sequence[str], known: Collection[str]) -> tuple[str, ...]:

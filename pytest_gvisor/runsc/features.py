@@ -46,7 +46,6 @@ _SHOWN = 400
 # read, and those from the second on register for kvm alone.
 _REGISTERS_FROM, _REGISTERS_UNTIL = dt.date(2024, 7, 29), dt.date(2026, 7, 14)
 
-_IMAGES_FROM = dt.date(2024, 7, 29)
 
 # The forms of Go's flag.PrintDefaults ("  -name type", the usage in a line of its own behind a tab)
 # and of google/subcommands ("\tname   synopsis" under "Subcommands…:").
@@ -91,14 +90,6 @@ def registers_in_vain(date: dt.date | None, platform: Platform) -> bool:
     """
     used = platform not in (Platform.SYSTRAP, Platform.PTRACE)
     return date is not None and _REGISTERS_FROM <= date < _REGISTERS_UNTIL and not used
-
-
-def takes_images(date: dt.date | None) -> bool:
-    """Whether a runsc of ``date`` takes the root filesystem from an EROFS image.
-
-    No flag and no subcommand tells. The date is that of the oldest release that was tried.
-    """
-    return date is not None and date >= _IMAGES_FROM
 
 
 def parse_version(text: str) -> tuple[str, dt.date | None]:

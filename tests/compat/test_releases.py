@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
 import pytest_gvisor
-from pytest_gvisor import Gvisor, Launcher, Outcome, Platform, Runsc, SnapshotError, bind, empty
-from pytest_gvisor.oci import erofs
+from pytest_gvisor import Gvisor, Launcher, Outcome, Platform, Runsc, SnapshotError, bind
 from pytest_gvisor.plugin.factories import BundleFactory
 from pytest_gvisor.programs import leftovers
-from pytest_gvisor.run import root_image
 
 CHECKOUT = Path(__file__).parents[2]
 TABLE: dict[str, Any] = tomllib.loads(Path(__file__).with_name("features.toml").read_text())
@@ -163,21 +158,6 @@ def snapshots(gvisor: Gvisor) -> Found:
         return copy.get("/saved") == b"yes"
 
 
-def root_images(gvisor: Gvisor) -> Found:
-    # The image has another file than the folder, which a release without images runs.
-    files = {"bin/busybox": Path("/bin/busybox").read_bytes()}
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as patched:
-        os.makedirs(f"{folder}/root/bin")
-        shutil.copy("/bin/busybox", f"{folder}/root/bin/busybox")
-        for name in ("dev", "proc", "sys", "tmp", "packed"):
-            os.mkdir(f"{folder}/root/{name}")
-        erofs.pack(f"{folder}/root", f"{folder}/image")
-        patched.enter_context(mock.patch.object(erofs, "again", return_value=f"{folder}/image"))
-        patched.enter_context(mock.patch.object(root_image, "takes_images", return_value=True))
-        argv = ["/bin/busybox", "test", "-d", "/packed"]
-        return gvisor.run(argv, rootfs=empty(files)).returncode == 0
-
-
 def _state(gvisor: Gvisor) -> str:
     """runsc's state folder of the last run."""
     argv = gvisor.records[-1].argv
@@ -199,7 +179,6 @@ RUNS: dict[str, Callable[[Gvisor], Found] | None] = {
     "closed-descriptors": closed_descriptors,
     "exact-statuses": exact_statuses,
     "kernel-4-19": kernel_4_19,
-    "root-images": root_images,
     "sidecar-sentry": sidecar_sentry,
     "snapshots": snapshots,
     "users-inside": users_inside,

@@ -128,7 +128,7 @@ if not inside:
     connected.Driven.start = start
 
     def pytest_sessionfinish(session):
-        names = ("guest.worker", "guest.gate", "oci.erofs", "harness.gvisor", "inside.session")
+        names = ("guest.worker", "guest.gate", "harness.gvisor", "inside.session")
         assert not imported[0] & {f"pytest_gvisor.{name}" for name in names}
 """,
         test_it=INSIDE + "def test_it(): assert inside",

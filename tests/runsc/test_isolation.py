@@ -22,6 +22,7 @@ from pytest_gvisor import (
     host,
     tmpfs,
 )
+from pytest_gvisor.run.request import Hooks
 
 BUSYBOX = Path("/bin/busybox")
 
@@ -389,3 +390,18 @@ def test_a_root_is_shown_without_the_programs_in_it(busybox_root: Path) -> None:
     root = empty({"a": "text\n", "bin/sh": BUSYBOX.read_bytes()})
     assert repr(root).startswith("EmptyRootfs('a': 5 bytes, 'bin/sh': ")
     assert len(repr(root)) < 100
+
+
+def test_no_other_run_sees_what_a_hook_has_written_to_the_root(gvisor: Gvisor) -> None:
+    """The folder of `host()` is one for all runs of a session, but for those with a hook."""
+    other = gvisor._hooks
+    path = Path("/written-by-a-hook")
+    numbers = iter(range(9))
+
+    def write(spec: dict[str, Any]) -> None:
+        Path(spec["root"]["path"], path.name).write_text(f"{next(numbers)}")
+
+    gvisor._hooks = Hooks(modify_spec=write)
+    assert [gvisor.run(["cat", str(path)]).stdout for _ in range(2)] == ["0", "1"]
+    gvisor._hooks = other
+    assert gvisor.run(["test", "-e", str(path)]).returncode == 1

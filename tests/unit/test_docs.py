@@ -40,7 +40,7 @@ from pytest_gvisor.inside import (
     session_bounds,
 )
 from pytest_gvisor.install import archive, fetch, gomodule, release
-from pytest_gvisor.oci import erofs, reader, rootfs
+from pytest_gvisor.oci import reader
 from pytest_gvisor.plugin import entries, matrix
 from pytest_gvisor.report import github, run_texts, terminal
 from pytest_gvisor.run import left_out, saved, saved_store, tasks
@@ -288,11 +288,7 @@ NUMBERS = [
     ("inside.md", f"Together they have {saved_store.MOST_BYTES // MIB} MiB at most"),
     ("inside.md", f"those unused for {saved_store.UNUSED_DAYS} days"),
     ("internals.md", f"looks into the file each {link._LOOK * 1000:g} ms"),
-    ("internals.md", f"A session keeps {rootfs._MAX_PACKED} such files"),
-    ("internals.md", f"an image above {erofs.LARGEST // MIB} MiB"),
-    ("internals.md", f"more than {rootfs._LARGEST_PACKED // MIB} MiB of `empty()`"),
     ("internals.md", f"at most {frames.MAX_JSON // 1024} KiB of JSON"),
-    ("images.md", f"one EROFS file, up to {erofs.LARGEST // MIB} MiB"),
     ("sandbox.md", f"A forward has {forward.MOST} connections at once"),
     ("sandbox.md", f"A snapshot has at most {saved.LARGEST // GIB} GiB"),
     ("security.md", f"more than {sidecars.MOST_ENTRIES} entries are refused"),

@@ -61,24 +61,6 @@ def test_a_shared_folder_does_not_grow_for_ever(
     assert (tmp_path / "4/rootfs/point4").is_dir()
 
 
-def test_the_images_of_a_session_are_few_and_small(
-    tmp_path: Path, shared: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Past a number of them, and for large files, a run keeps to its folder."""
-    monkeypatch.setattr(rootfs, "_MAX_PACKED", 2)
-    monkeypatch.setattr(rootfs, "_LARGEST_PACKED", 10)
-    made: list[bool] = []
-    for data in ("x" * 11, "1", "2", "3", "1"):
-        folder = tmp_path / str(len(made))
-        folder.mkdir()
-        packed = rootfs.empty({"file": data}).prepare(str(folder), shared=shared).packed
-        assert packed is not None
-        packed()
-        made.append(bool(packed()))
-    assert made == [False, True, True, False, True]
-    assert len(os.listdir(shared)) == 2
-
-
 def test_a_user_has_entries_in_a_skeleton_of_its_own(
     tmp_path: Path, shared: str, tree: Callable[[Path], Any]
 ) -> None:

@@ -127,15 +127,6 @@ def test_a_registration_is_in_vain_on_known_releases_and_platforms(
     assert features.registers_in_vain(date, platform) is expected
 
 
-@pytest.mark.parametrize(
-    ("date", "expected"),
-    [(dt.date(2024, 7, 29), True), (dt.date(2024, 7, 28), False), (None, False)],
-)
-def test_images_are_for_releases_of_a_known_date(date: dt.date | None, expected: bool) -> None:
-    """A build without a date, or an older one, takes the root from its folder."""
-    assert features.takes_images(date) is expected
-
-
 # --- releases
 
 
