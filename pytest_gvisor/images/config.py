@@ -32,12 +32,8 @@ class ImageConfig:
 
     architecture: str = ""
     """In Go's words, as ``amd64``; empty where the image does not say."""
-    variant: str = ""
-    """The architecture's, as ``v7``."""
     os: str = ""
     """Empty where the image does not say: that is linux too."""
-    os_version: str = ""
-    os_features: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -47,12 +43,6 @@ class ImageConfig:
     volumes: tuple[str, ...] = ()
     """Absolute paths, normalized and sorted."""
     stop_signal: int = signal.SIGTERM
-    stop_signal_text: str = ""
-    """As written; empty where the image does not say."""
-    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    created: str = ""
-    author: str = ""
-    exposed_ports: tuple[str, ...] = ()
     diff_ids: tuple[str, ...] = ()
     """Digests of the uncompressed layers, the lowest first."""
 
@@ -62,25 +52,16 @@ class ImageConfig:
         value = objects(load_json(data, "the image's configuration"), "the image's configuration")
         reader = _Reading(value)
         config = reader.part("config")
-        number, word = reader.signal(config)
         made = cls(
             architecture=reader.text(value, "architecture"),
-            variant=reader.text(value, "variant"),
             os=reader.text(value, "os"),
-            os_version=reader.text(value, "os.version"),
-            os_features=reader.texts(value, "os.features"),
             entrypoint=reader.texts(config, "Entrypoint"),
             cmd=reader.texts(config, "Cmd"),
             env=reader.environment(config),
             working_dir=reader.folder(config, "WorkingDir"),
             user=reader.text(config, "User"),
             volumes=reader.volumes(config),
-            stop_signal=number,
-            stop_signal_text=word,
-            labels=reader.labels(config),
-            created=reader.text(value, "created"),
-            author=reader.text(value, "author"),
-            exposed_ports=tuple(sorted(reader.keys(config, "ExposedPorts"))),
+            stop_signal=reader.signal(config),
             diff_ids=reader.diff_ids(),
         )
         if reader.problems:
@@ -144,43 +125,31 @@ class _Reading:
         if len(self.problems) < 50:
             self.problems.append(text)
 
-    def part(self, name: str) -> Mapping[str, Any]:
-        found = self.value.get(name)
-        if found is None:
-            return {}
-        if not isinstance(found, Mapping):
-            self._add(f"{name} is not an object")
-            return {}
-        return found
-
     def _is_text(self, value: object, where: str) -> bool:
         good = isinstance(value, str) and "\0" not in value and _encodes(value)
         if not good:
             self._add(f"{where}: {shown(value)} is not text")
         return good
 
+    def _found(self, part: Mapping[str, Any], name: str, kind: type, noun: str) -> Any:
+        """Return a list or an object; an empty one where there is none."""
+        found = part.get(name)
+        if found is not None and not isinstance(found, kind):
+            self._add(f"{name} is not {noun}")
+            found = None
+        return kind() if found is None else found
+
+    def part(self, name: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._found(self.value, name, dict, "an object")
+        return found
+
     def text(self, part: Mapping[str, Any], name: str) -> str:
         found = part.get(name)
         return str(found) if found is not None and self._is_text(found, name) else ""
 
     def texts(self, part: Mapping[str, Any], name: str) -> tuple[str, ...]:
-        found = part.get(name)
-        if found is None:
-            return ()
-        if not isinstance(found, list):
-            self._add(f"{name} is not a list")
-            return ()
-        return tuple(e for i, e in enumerate(found) if self._is_text(e, f"{name}[{i}]"))
-
-    def keys(self, part: Mapping[str, Any], name: str) -> tuple[str, ...]:
-        """Return the keys of an object whose values mean nothing."""
-        found = part.get(name)
-        if found is None:
-            return ()
-        if not isinstance(found, Mapping):
-            self._add(f"{name} is not an object")
-            return ()
-        return tuple(key for key in found if self._is_text(key, name))
+        found = enumerate(self._found(part, name, list, "a list"))
+        return tuple(e for i, e in found if self._is_text(e, f"{name}[{i}]"))
 
     def environment(self, config: Mapping[str, Any]) -> dict[str, str]:
         made: dict[str, str] = {}
@@ -202,24 +171,19 @@ class _Reading:
 
     def volumes(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         made = set()
-        for path in self.keys(config, "Volumes"):
-            target = normal(path) if not absolute(path) else ""
+        for path in self._found(config, "Volumes", dict, "an object"):
+            target = normal(path) if self._is_text(path, "Volumes") and not absolute(path) else ""
             if not target or target == "/" or within(target, "/proc"):
                 self._add(f"Volumes: {shown(path)} cannot be a volume")
             made.add(target)
         return tuple(sorted(made))
 
-    def labels(self, config: Mapping[str, Any]) -> dict[str, str]:
-        keys = self.keys(config, "Labels")
-        labels = config.get("Labels") or {}
-        return {k: labels[k] for k in keys if self._is_text(labels[k], f"Labels.{shown(k)}")}
-
-    def signal(self, config: Mapping[str, Any]) -> tuple[int, str]:
+    def signal(self, config: Mapping[str, Any]) -> int:
         word = self.text(config, "StopSignal")
-        number = signal_number(word) if word else int(signal.SIGTERM)
+        number = signal_number(word) if word else signal.SIGTERM
         if number is None:
             self._add(f"StopSignal: {shown(word)} is no signal")
-        return number or int(signal.SIGTERM), word
+        return int(number or signal.SIGTERM)
 
     def diff_ids(self) -> tuple[str, ...]:
         made = []

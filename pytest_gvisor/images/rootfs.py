@@ -7,7 +7,6 @@ import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from pytest_gvisor.errors import ImageError, InvalidBundle
 from pytest_gvisor.escape import shown
@@ -19,11 +18,8 @@ from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says
 from pytest_gvisor.oci.spec import Mount, User
-from pytest_gvisor.oci.validate import RESERVED_ANNOTATIONS, normal, reserved
+from pytest_gvisor.oci.validate import normal
 from pytest_gvisor.oci.vocabulary import MountType
-
-_NAMES: Final = "org.opencontainers.image."
-_MAX_NOTED: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +48,6 @@ class ImageRootfs(Rootfs):
             cwd=self.config.working_dir,
             user=self.config.user,
             find_user=self.find_user,
-            annotations=self._annotations(),
             stop_signal=self.config.stop_signal,
         )
 
@@ -83,16 +78,7 @@ class ImageRootfs(Rootfs):
     @property
     def notes(self) -> tuple[str, ...]:
         """The parts of the image that are left out."""
-        about = f"image {shown(self.name)}"
-        labels = sorted(filter(reserved, self.config.labels))
-        dropped = [
-            f"{about}: the label {shown(label)} is left out, because annotations that begin with "
-            f"{' or '.join(RESERVED_ANNOTATIONS)} steer runsc itself"
-            for label in labels[:_MAX_NOTED]
-        ]
-        if more := labels[_MAX_NOTED:]:
-            dropped.append(f"{about}: so are {len(more)} more labels")
-        return (*(f"{about}: {note}" for note in self.hold.notes), *dropped)
+        return tuple(f"image {shown(self.name)}: {note}" for note in self.hold.notes)
 
     def _volume(self, path: str) -> Mount:
         """Return a tmpfs for a volume, with the owner and mode of the folder there."""
@@ -113,22 +99,3 @@ class ImageRootfs(Rootfs):
         else:
             options += ["mode=0755"]
         return Mount(destination=path, type=MountType.TMPFS, source="tmpfs", options=tuple(options))
-
-    def _annotations(self) -> dict[str, str]:
-        """Return annotations by conversion.md of the image specification: a value is its field's
-        own.
-        """
-        config = self.config
-        said = {
-            "os": config.os,
-            "os.version": config.os_version,
-            "os.features": ",".join(config.os_features),
-            "architecture": config.architecture,
-            "variant": config.variant,
-            "author": config.author,
-            "created": config.created,
-            "stopSignal": config.stop_signal_text,
-            "exposedPorts": ",".join(config.exposed_ports),
-        }
-        known = {f"{_NAMES}{key}": value for key, value in said.items() if value}
-        return known | {k: v for k, v in config.labels.items() if not reserved(k)}

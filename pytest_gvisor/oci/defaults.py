@@ -184,7 +184,6 @@ def default_spec(
     user: int | str | tuple[int, int] | User = 0,
     home: str | None = None,
     mounts: Sequence[Mount] = (),
-    annotations: Mapping[str, str] | None = None,
     path: Sequence[str] = (),
     network: Network = Network.NONE,
     netns: str | None = None,
@@ -223,7 +222,6 @@ def default_spec(
         root=Root(path=root_path, readonly=readonly_root),
         hostname=hostname,
         mounts=merged(mounts, shm=shm, memory=None if memory is None else parse_size(memory)),
-        annotations=dict(annotations or {}),
         linux=Linux(
             namespaces=_namespaces(network, netns, user=id_mappings is not None),
             uid_mappings=tuple(uids),

@@ -61,8 +61,6 @@ class Says:
     """User, where none is given: as `find_user` takes it."""
     find_user: Callable[[str], tuple[User, str]]
     """Who a user is in it, and their home folder."""
-    annotations: Mapping[str, str]
-    """For ``config.json``; none of runsc's own."""
     stop_signal: int
     """What ends the program in good order."""
 

@@ -34,15 +34,12 @@ _ID: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _VERSION: Final = re.compile(r"1\.\d{1,4}\.\d{1,4}([-+][0-9A-Za-z.+-]{1,32})?", re.ASCII)
 _HOSTNAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-RESERVED_ANNOTATIONS: Final = ("dev.gvisor.", "io.kubernetes.cri")
-"""Names of annotations by which runsc takes flags and roles: never from a bundle."""
-
 _Found = Iterator[tuple[str, str]]
 
 
 def reserved(annotation: str) -> bool:
-    """Whether this annotation would configure runsc itself."""
-    return annotation.startswith(RESERVED_ANNOTATIONS)
+    """Whether runsc takes flags or a role from this annotation: never from a bundle."""
+    return annotation.startswith(("dev.gvisor.", "io.kubernetes.cri"))
 
 
 def absolute(path: str) -> str:

@@ -80,7 +80,6 @@ def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: W
         shared=workspace.shared or None,
         account=account_of(named.uid, named.gid),
     )
-    says = workload.rootfs.says
     hidden = project.covers(shows, prepared.mounts, workspace.folder) if project else []
     for note in prepared.notes:
         warnings.warn(PytestGvisorWarning(note), stacklevel=2)
@@ -92,7 +91,6 @@ def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: W
         user=workload.user,
         home=workload.home,
         mounts=[*prepared.mounts, *covers(prepared.root_path, prepared.mounts), *hidden],
-        annotations=says.annotations if says else None,
         path=prepared.path,
         network=chosen.network,
         netns=chosen.netns or (workspace.netns if chosen.network is Network.SANDBOX else None),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.make import context
-from pytest_gvisor import Gvisor, ImageError, PytestGvisorWarning
+from pytest_gvisor import Gvisor, ImageError
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
 from pytest_gvisor.programs import leftovers
@@ -70,8 +70,7 @@ def test_podman_is_as_good(
     argv = ["docker", "--host", podman, "load", "--quiet", "--input", str(archive("users"))]
     subprocess.run(argv, check=True, capture_output=True, timeout=60)
     wanted = next(case for case in CASES if case.name == "users")
-    with pytest.warns(PytestGvisorWarning, match=r"dev\.gvisor\.internal\.x"):
-        done = gvisor.run(image="docker:pytest-gvisor/users")
+    done = gvisor.run(image="docker:pytest-gvisor/users")
     assert (done.stdout, done.returncode) == (wanted.stdout, wanted.status)
     if is_first_platform:
         built = images.build(context("busybox", tmp_path / "busybox"))

@@ -21,19 +21,17 @@ def test_everything_that_is_said_is_there() -> None:
     """Each field is read with its type, and paths are normalized."""
     made = parse(
         Entrypoint=["/e"], Cmd=["c"], Env=["A=1=2", "B=", "A=3"], WorkingDir="/w//x/.",
-        User="u:g", Volumes={"/v/": {}, "/a": {}}, Labels={"l": "1"}, StopSignal="SIGQUIT",
-        ExposedPorts={"80/tcp": {}},
+        User="u:g", Volumes={"/v/": {}, "/a": {}}, StopSignal="SIGQUIT",
     )  # fmt: skip
     assert (made.entrypoint, made.cmd) == (("/e",), ("c",))
     assert made.env == {"A": "3", "B": ""}
     assert (made.working_dir, made.user, made.volumes) == ("/w/x", "u:g", ("/a", "/v"))
-    assert (made.labels, made.stop_signal) == ({"l": "1"}, signal.SIGQUIT)
-    assert made.exposed_ports == ("80/tcp",)
+    assert made.stop_signal == signal.SIGQUIT
 
 
 def test_what_is_not_said_has_its_default() -> None:
     """Null is as good as nothing."""
-    nothing = dict.fromkeys(("Entrypoint", "Cmd", "Env", "Volumes", "Labels", "User"))
+    nothing = dict.fromkeys(("Entrypoint", "Cmd", "Env", "Volumes", "User"))
     assert parse(**nothing) == parse() == ImageConfig()
     assert parse(WorkingDir="app").working_dir == "/app"
 
@@ -43,10 +41,10 @@ def test_every_problem_is_reported() -> None:
     with pytest.raises(ImageError) as caught:
         parse(
             Entrypoint="sh", Cmd=[1], Env=["no", "=x", "N=\0"], WorkingDir="/a/../b", User=3,
-            Volumes={"/": {}, "rel": {}, "/proc/x": {}, "/a/../b": {}}, Labels={"a": 1},
+            Volumes={"/": {}, "rel": {}, "/proc/x": {}, "/a/../b": {}},
             StopSignal="SIGNOTHING",
         )  # fmt: skip
-    assert len(caught.value.problems) == 13
+    assert len(caught.value.problems) == 12
 
 
 @pytest.mark.parametrize(
@@ -72,14 +70,14 @@ def test_digests_that_cannot_be_checked_are_refused() -> None:
 def test_problems_are_escaped_in_the_error() -> None:
     """The image's author chose the keys, so the error escapes them."""
     with pytest.raises(ImageError) as caught:
-        parse(Labels={"\x1b[2J": 1}, Volumes={"\x1b[2J": {}}, Env=["\x1b[2J"])
-    assert len(caught.value.problems) == 3
+        parse(Volumes={"\x1b[2J": {}}, Env=["\x1b[2J"])
+    assert len(caught.value.problems) == 2
     assert "\x1b" not in str(caught.value)
     assert "\x1b" not in str(ImageError("it", problems=["\x1b[2J"]))
 
 
 def test_a_problem_of_one_field_is_one_problem() -> None:
-    """A field that is kept as text and as a value has one problem."""
+    """A signal that is no text has one problem, and not another as an unknown signal."""
     with pytest.raises(ImageError) as caught:
         parse(StopSignal=3)
     assert len(caught.value.problems) == 1
