@@ -8,5 +8,9 @@ SETTINGS = {
 }
 """Settings, by the name that options, ini keys, variables, markers and calls made theirs of."""
 
-OPTIONS: dict[str, dict[str, str]] = {}
+_RUN_THEM = "`pytest-gvisor doctor` prints the commands that mend a finding: run these."
+OPTIONS = {
+    "doctor": {"--fix": _RUN_THEM, "--yes": _RUN_THEM},
+    "init": {"--ci": "Write `pytest-gvisor init github` or `pytest-gvisor init gitlab`."},
+}
 """Options of each command of ``pytest-gvisor``."""

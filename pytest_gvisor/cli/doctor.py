@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-import os
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.cli import drawing, health, mend, parse, usage
+from pytest_gvisor.cli import health, mend, parse, usage
 from pytest_gvisor.cli.health import Finding, State
-from pytest_gvisor.errors import GvisorError, MixedReleases, UsageError
+from pytest_gvisor.errors import GvisorError, MixedReleases
 from pytest_gvisor.escape import escape
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.hints import Command, worded
@@ -35,7 +33,6 @@ _USED = {
     "debug-log": "causes from its logs",
     "strace": "system calls when debugging",
 }
-_TITLE = "to mend it: pytest-gvisor doctor --fix, or"
 _MARKS = {State.GOOD: "ok", State.NOTE: "-", State.BAD: "NO"}
 
 
@@ -53,74 +50,28 @@ def parser() -> argparse.ArgumentParser:
         description="Checks whether this machine can run tests under gVisor.",
         statuses={
             str(int(Status.TESTS_CAN_RUN)): "tests can run with the default platform",
-            str(
-                int(Status.TESTS_CANNOT_RUN)
-            ): "tests cannot run here, or a command of --fix failed",
+            str(int(Status.TESTS_CANNOT_RUN)): "tests cannot run here",
         },
         examples=(
             "pytest-gvisor doctor",
-            "pytest-gvisor doctor --fix",
             "pytest-gvisor doctor --json --runsc /opt/gvisor/runsc",
         ),
     )
     made.add_argument("--json", action="store_true", help="one JSON object, for programs")
-    made.add_argument(
-        "--fix", action="store_true",
-        help="run the commands of the box, after a question for each, and examine again",
-    )  # fmt: skip
-    made.add_argument("--yes", action="store_true", help="with --fix, ask no questions")
     parse.add_settings(made, "doctor")
     return made
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Examine this machine, print the findings, and with --fix run what mends them.
-
-    Raises `UsageError`.
-    """
+    """Examine this machine and print the findings. Raises `UsageError`."""
     given = parser().parse_args(arguments)
-    settings = parse.settings_of(given, "doctor")
-    _check(given)
-    found, able = examine(settings)
+    found, able = examine(parse.settings_of(given, "doctor"))
     if given.json:
         print(json.dumps(document(found, able=able), indent=2))
-        return _status(able)
-    show(found, able=able)
-    if not given.fix or not (commands := _commands(found)):
-        return _status(able)
-    failed = mend.run(commands, _agree if given.yes else _ask)
-    found, able = examine(settings)
-    print()
-    show(found, able=able)
-    for line in failed:
-        print(f"pytest-gvisor doctor: {line}", file=sys.stderr)
-    return _status(able and not failed)
-
-
-def _status(able: bool) -> int:
+    else:
+        verdict = "Tests can run." if able else "Tests cannot run here: see NO above."
+        print("\n".join([*lines(found, usage.width(100)), "", verdict, *remedies(found)]))
     return Status.TESTS_CAN_RUN if able else Status.TESTS_CANNOT_RUN
-
-
-def _check(given: argparse.Namespace) -> None:
-    if given.yes and not given.fix:
-        raise UsageError("--yes is for --fix")
-    if given.fix and given.json:
-        raise UsageError("--fix and --json exclude each other")
-    if given.fix and not given.yes and not (os.isatty(0) and os.isatty(1)):
-        raise UsageError(
-            "--fix asks before it runs a command, and there is no terminal to ask at",
-            next_step="Add --yes to run all commands of the box.",
-        )
-
-
-def _ask(line: str) -> bool:
-    print(f"\n{line}", "Run it? [y/N] ", sep="\n", end="", flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
-def _agree(line: str) -> bool:
-    print(f"\n{line}", flush=True)
-    return True
 
 
 def document(found: Sequence[Finding], *, able: bool) -> dict[str, object]:
@@ -228,42 +179,16 @@ def _platform(
     return Finding(name=name, state=state, detail=detail, next_step=step, fix=fix), False
 
 
-def _commands(found: Sequence[Finding]) -> list[Command]:
-    """Return each command once, in the order of the findings."""
-    return list(dict.fromkeys(command for finding in found for command in finding.fix))
-
-
-def show(found: Sequence[Finding], *, able: bool) -> None:
-    """Print the findings, and what mends them: with colours at a terminal that has them."""
-    whole = usage.width(100)
-    verdict = "Tests can run." if able else "Tests cannot run here: see NO above."
-    mending = list(remedies(found, whole))
-    if not drawing.is_drawn(sys.stdout):
-        print("\n".join([*lines(found, whole), "", verdict]))
-        if mending:
-            print("\n".join(["", f"-- {_TITLE} ".ljust(whole, "-"), *mending, "-" * whole]))
-        return
-    rows = [
-        (_MARKS[one.state], one.name, one.detail, "" if one.state is State.GOOD else one.next_step)
-        for one in found
-    ]
-    drawing.findings(rows, sys.stdout)
-    drawing.verdict(verdict, good=able, stream=sys.stdout)
-    if mending:
-        drawing.box(_TITLE, mending, sys.stdout)
-
-
-def remedies(found: Sequence[Finding], whole: int) -> Iterator[str]:
-    """Format the commands that mend the findings, each below the findings that it mends."""
+def remedies(found: Sequence[Finding]) -> Iterator[str]:
+    """Format the commands that mend the findings, each once, below the names of its findings."""
     done: set[Command] = set()
     for finding in found:
         names = [one.name for one in found if one.fix == finding.fix]
         if commands := [one for one in finding.fix if one not in done]:
-            lacking = [one for one in commands if mend.needs_root(one)]
-            root = ", as root" if any(mend.shown(one)[0] != "sudo" for one in lacking) else ""
-            yield escape(f"# {', '.join(names)}{root}")
-            for command in commands:
-                yield from mend.pasted(mend.shown(command), whole)
+            if not done:
+                yield "\nThese commands mend it:"
+            yield escape(f"# {', '.join(names)}")
+            yield from map(mend.line, commands)
         done.update(commands)
 
 

@@ -27,7 +27,6 @@ PLACES = {
 }
 """The place of each file, where its service or tool looks; ``-`` is standard output."""
 
-SERVICES = ("github", "gitlab")
 _FILES = {
     "github": "github.yml", "gitlab": "gitlab.yml", "tox": "tox.ini", "nox": "nox.txt",
     "docker": "docker.txt", "devcontainer": "devcontainer.json",
@@ -61,7 +60,6 @@ def parser() -> argparse.ArgumentParser:
         "file", nargs="?", choices=tuple(PLACES), metavar="FOR",
         help=f"{', '.join(PLACES)} (default: the CI service that the project's files name)",
     )  # fmt: skip
-    made.add_argument("--ci", choices=SERVICES, help="the same, for a CI service")
     made.add_argument(
         "--kvm", action="store_true",
         help="the platform kvm too, for machines where gVisor's kvm is known to work",
@@ -78,9 +76,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Write the file. Raises `UsageError` for an existing file, `GvisorError` on failure."""
     given = parser().parse_args(arguments)
-    if given.file and given.ci:
-        raise UsageError(f"--ci {given.ci} and {given.file} exclude each other")
-    chosen = given.file or given.ci or guess(".")
+    chosen = given.file or guess(".")
     text = render(chosen, ".", kvm=given.kvm)
     output = given.output or PLACES[chosen]
     if output == "-":

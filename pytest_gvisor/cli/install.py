@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self, TextIO
 
-from pytest_gvisor.cli import drawing, parse, usage
+from pytest_gvisor.cli import parse, usage
 from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.install import gomodule, place, release
@@ -130,19 +130,14 @@ class Bar:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._shows = stream.isatty()
-        self._drawn = drawing.Progress(stream) if drawing.is_drawn(stream) else None
         self._last = -math.inf
         self._open = False
 
     def __enter__(self) -> Self:
-        if self._drawn is not None:
-            self._drawn.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._drawn is not None:
-            self._drawn.__exit__()
-        elif self._open:
+        if self._open:
             print(file=self._stream)
 
     def show(self, come: int, whole: int | None) -> None:
@@ -150,19 +145,13 @@ class Bar:
         text = f"{come / _MIB:.1f} MiB"
         if whole:
             text = f"{come / _MIB:.1f} of {whole / _MIB:.1f} MiB, {100 * come // whole} %"
-        self._update(text, come, whole, last=come == whole)
+        self.text(text, last=come == whole)
 
     def text(self, text: str, *, last: bool = False) -> None:
         """Show the current step, at most a few times a second, and always if it is the last."""
-        self._update(text, 0, None, last=last)
-
-    def _update(self, text: str, come: int, whole: int | None, *, last: bool) -> None:
         now = time.monotonic()
         if not self._shows or (not last and now - self._last < _EVERY):
             return
         self._last = now
-        if self._drawn is not None:
-            self._drawn.show(text, come, whole)
-            return
         self._open = True
         print(f"\r{text:<60}", end="", file=self._stream, flush=True)

@@ -1,4 +1,4 @@
-"""The commands that mend what ``doctor`` finds, and ``doctor --fix``, which runs them.
+"""The commands that mend what ``doctor`` finds.
 
 A runsc that was refused is installed anew. Its mode and its owner are never changed: others may
 have replaced the file already.
@@ -12,9 +12,8 @@ import os
 import pwd
 import shlex
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 from pytest_gvisor.errors import GvisorError, InsecureRunsc, MixedReleases, RunscNotFound
 from pytest_gvisor.escape import escape
@@ -23,8 +22,6 @@ from pytest_gvisor.programs.paths import SYSTEM_PATH, within
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.sessions.places import RUNSC_PATHS
 
-_DEADLINE = 1800.0
-_KILLED = 5.0
 _DEVICE = "/dev/kvm"
 _OF_DEBIAN = "/usr/bin/runsc"
 
@@ -88,72 +85,7 @@ def _module(proc: str = "/proc", modules: str = "/lib/modules") -> tuple[Command
     return ()
 
 
-def shown(command: Command) -> list[str]:
-    """Return the arguments of a command as a user would type it."""
-    sudo = ["sudo"] if needs_root(command) and shutil.which("sudo", path=SYSTEM_PATH) else []
-    return [*sudo, *command.argv]
-
-
-def needs_root(command: Command) -> bool:
-    """Whether a command is for root alone, and this user is another."""
-    return command.as_root and os.geteuid() != 0
-
-
-def pasted(words: Iterable[str], width: int) -> list[str]:
-    """Format a command in lines that a shell reads as one."""
-    lines: list[str] = []
-    for word in map(shlex.quote, words):
-        if lines and len(lines[-1]) + len(word) + 3 <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(f"    {word}" if lines else word)
-    return [escape(line) for line in (*(f"{line} \\" for line in lines[:-1]), *lines[-1:])]
-
-
-def run(commands: Iterable[Command], asked: Callable[[str], bool]) -> list[str]:
-    """Run each command that ``asked`` agrees to; return the failures.
-
-    A command is given to the kernel as it is shown: no shell reads it.
-    """
-    failed = []
-    for command in commands:
-        argv, line = _resolved(command), _line(shown(command))
-        if needs_root(command) and shown(command)[0] != "sudo":
-            failed.append(f"{line}: it needs root, and there is no sudo here")
-        elif argv is None:
-            failed.append(f"{line}: there is no {command.argv[0]} here")
-        elif asked(_line(argv)) and (problem := _run(argv, command)):
-            failed.append(f"{_line(argv)}: {problem}")
-    return failed
-
-
-def _line(argv: Iterable[str]) -> str:
-    return escape(shlex.join(argv)).replace("\n", "\\n")
-
-
-def _resolved(command: Command) -> list[str] | None:
-    """Return the arguments with absolute programs: the user's PATH is not searched."""
-    programs = [*shown(command)[: -len(command.argv)], command.argv[0]]
-    found = [shutil.which(program, path=SYSTEM_PATH) for program in programs]
-    return None if None in found else [*filter(None, found), *command.argv[1:]]
-
-
-def _run(argv: list[str], command: Command) -> str:
-    """Run a command; return what went wrong."""
-    path = {"PATH": SYSTEM_PATH} if command.as_root else {}
-    try:
-        child = subprocess.Popen(
-            argv, stdin=None if os.isatty(0) else subprocess.DEVNULL, env={**os.environ, **path}
-        )
-    except OSError as error:
-        return error.strerror or str(error)
-    try:
-        status = child.wait(_DEADLINE)
-    except subprocess.TimeoutExpired:
-        return f"it did not end within {_DEADLINE:g} s"
-    finally:
-        # Another user's program, such as sudo, may not be killed by this one.
-        with contextlib.suppress(PermissionError, subprocess.TimeoutExpired):
-            child.kill()
-            child.wait(_KILLED)
-    return f"status {status}" if status else ""
+def line(command: Command) -> str:
+    """Return a command as a line for a shell, with sudo for another user than root."""
+    sudo = ("sudo",) if command.as_root and os.geteuid() else ()
+    return escape(shlex.join((*sudo, *command.argv))).replace("\n", "\\n")

@@ -133,7 +133,8 @@ def test_the_doctor_says_that_tests_can_run() -> None:
         "user namespaces", "newuidmap", "cgroups", "docker", "Python", "sessions",
     ):  # fmt: skip
         assert word in text
-    assert all(len(line) <= 100 for line in text.splitlines())
+    findings, _, _ = text.partition("\nTests can run.\n")
+    assert all(len(line) <= 100 for line in findings.splitlines())
     assert len(text.splitlines()) <= 60
 
 

@@ -1,14 +1,11 @@
-"""The commands that mend a machine: which they are, and how ``doctor --fix`` runs them."""
+"""The commands that mend a machine: which they are, and how they are shown."""
 
 from __future__ import annotations
 
 import grp
 import os
 import pwd
-import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +14,6 @@ import pytest
 from pytest_gvisor.cli import mend
 from pytest_gvisor.errors import InsecureRunsc, MixedReleases, RunscNotFound, UsageError
 from pytest_gvisor.hints import Command
-from pytest_gvisor.programs.paths import SYSTEM_PATH
 from pytest_gvisor.runsc.causes import Cause
 
 
@@ -109,126 +105,28 @@ def test_a_user_joins_the_group_of_the_device_if_it_is_kvms(
     assert mend.of_kvm(Cause.NO_DEVICE) == (Command(("modprobe", "kvm_amd")),)
 
 
-def test_a_program_that_cannot_be_executed_is_named(tmp_path: Path) -> None:
-    """The kernel's error is the failure."""
-    path = tmp_path / "program"
-    path.write_text("no program")
-    path.chmod(0o755)
-    (failed,) = mend.run([Command((str(path),))], lambda _: True)
-    assert failed == f"{path}: Exec format error"
+WEIRD = ("printf", "%s\\0", "a b", "$(touch x)", "'", '"', "; y", "*", "--long=" + "z" * 30)
 
 
-WEIRD = (
-    "printf",
-    "%s\\0",
-    "a b",
-    "$(touch x)",
-    "'",
-    '"',
-    "x" * 50,
-    "; y",
-    "*",
-    "--long=" + "z" * 30,
-)
-
-
-@pytest.mark.parametrize("width", [40, 80, 1000])
-def test_what_is_shown_is_what_a_shell_reads(width: int, tmp_path: Path) -> None:
-    """The lines of a command, pasted into a shell, are the same arguments."""
-    lines = mend.pasted(WEIRD, width)
+def test_what_is_shown_is_what_a_shell_reads(tmp_path: Path) -> None:
+    """The line of a command, pasted into a shell, is the same arguments."""
+    line = mend.line(Command(WEIRD))
     done = subprocess.run(
-        ["sh", "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60, cwd=tmp_path
+        ["sh", "-c", line], capture_output=True, text=True, timeout=60, cwd=tmp_path
     )
     assert done.stdout.split("\0") == [*WEIRD[2:], ""]
-    assert all(len(line) <= max(width, 60) for line in lines)
 
 
 def test_control_characters_of_a_command_are_shown_escaped() -> None:
     """The path of this Python may hold any."""
-    (line,) = mend.pasted(["a\x1b[31m", "::error::"], 80)
-    assert line == "'a\\x1b[31m' ::error::"
-
-
-SAVE = "import sys; open(sys.argv[1], 'w').write(repr(sys.argv[2:]))"
-
-
-def test_a_command_is_run_as_it_was_shown_without_a_shell(tmp_path: Path) -> None:
-    """The question has each argument, and the program gets the same."""
-    asked: list[str] = []
-    args = (sys.executable, "-c", SAVE, str(tmp_path / "out"), "$(touch /x); a  b", "*")
-
-    def ask(line: str) -> bool:
-        asked.append(line)
-        return True
-
-    assert mend.run([Command(args)], ask) == []
-    assert (tmp_path / "out").read_text() == repr(["$(touch /x); a  b", "*"])
-    assert asked[0].endswith("""out '$(touch /x); a  b' '*'""")
-
-
-def test_a_command_that_is_not_wanted_is_not_run(tmp_path: Path) -> None:
-    """No is no failure, and the next command is asked about too."""
-    saved = [Command((sys.executable, "-c", SAVE, str(tmp_path / name))) for name in "ab"]
-    assert mend.run(saved, lambda line: line.endswith("b")) == []
-    assert os.listdir(tmp_path) == ["b"]
-
-
-def test_a_command_that_fails_is_named_with_its_status() -> None:
-    """So is one whose program is not there."""
-    args = (sys.executable, "-c", "raise SystemExit(3)")
-    failed = mend.run([Command(args), Command(("no-such-program",))], lambda _: True)
-    assert failed[0].endswith(": status 3")
-    assert failed[1] == "no-such-program: there is no no-such-program here"
-
-
-def test_programs_are_not_looked_for_in_the_users_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A program of PATH could be anybody's, and may run as root."""
-    (tmp_path / "sysctl").write_text("#!/bin/sh\n")
-    (tmp_path / "sysctl").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert str(tmp_path) not in str(mend._resolved(Command(("sysctl", "a=1"), as_root=True)))
+    assert mend.line(Command(("a\x1b[31m\nb", "::error::"))) == "'a\\x1b[31m\\nb' ::error::"
 
 
 def test_a_command_of_roots_goes_through_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no sudo, the command fails and is not asked about."""
+    """Root needs none."""
     command = Command(("true",), as_root=True)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    real = shutil.which
-
-    def which(name: str, path: str) -> str | None:
-        return "/usr/bin/sudo" if name == "sudo" else real(name, path=path)
-
-    monkeypatch.setattr(shutil, "which", which)
-    assert mend.shown(command) == ["sudo", "true"]
-    assert mend._resolved(command) == ["/usr/bin/sudo", real("true", path=SYSTEM_PATH)]
-    monkeypatch.setattr(shutil, "which", lambda _name, path: None)
-    asked: list[str] = []
-
-    def ask(line: str) -> bool:
-        asked.append(line)
-        return True
-
-    (failed,) = mend.run([command], ask)
-    assert failed == "true: it needs root, and there is no sudo here"
-    assert asked == []
-
-
-def test_a_command_that_hangs_is_killed_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process is dead when the failure is returned."""
-    pids: list[int] = []
-    real = subprocess.Popen
-
-    class Noting(real):  # type: ignore[valid-type,misc]
-        def __init__(self, *args: object, **options: object) -> None:
-            super().__init__(*args, **options)
-            pids.append(self.pid)
-
-    monkeypatch.setattr(subprocess, "Popen", Noting)
-    monkeypatch.setattr(mend, "_DEADLINE", 0.2)
-    (failed,) = mend.run([Command(("sleep", "1000"))], lambda _: True)
-    assert failed.endswith("it did not end within 0.2 s")
-    with pytest.raises(ProcessLookupError):
-        os.kill(pids[0], signal.SIGCONT)
+    assert mend.line(command) == "sudo true"
+    assert mend.line(Command(("true",))) == "true"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert mend.line(command) == "true"

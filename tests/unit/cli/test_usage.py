@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gvisor import removed
 from pytest_gvisor.cli import main as cli
 from pytest_gvisor.cli import run, usage
 
@@ -144,3 +145,17 @@ def test_other_shells_have_a_script_too(
     text = capsys.readouterr().out
     assert line in text
     assert [name for name in (*cli.COMMANDS, "max-output") if name not in text] == []
+
+
+@pytest.mark.parametrize("command", removed.OPTIONS)
+def test_a_removed_option_says_what_to_write_now(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The help has it no more; with a value or without one it is an invalid command line."""
+    (parser, *_) = parsers(command)
+    for option, instead in removed.OPTIONS[command].items():
+        assert option not in parser.format_help()
+        for words in ([option], [option, "value"], [f"{option}=value"]):
+            with pytest.raises(SystemExit, match="2"):
+                parser.parse_args(words)
+            assert capsys.readouterr().err.endswith(f"error: {option} is removed. {instead}\n")
