@@ -23,7 +23,7 @@ docs: ## build the site of the documents in .build/site (ARGS="-b linkcheck" tri
 images: ## build the images of fixtures/ with docker, as archives in .build/images
 	@scripts/images
 
-releases: ## a part of the suite on runsc 20221219 and 20240729, as root
+releases: ## a part of the suite on runsc 20240729, as root
 	@scripts/releases
 
 ecosystem: ## larger parts of other projects' suites, and tiny projects for plugins, inside and on the host (half an hour; ARGS="-k plugins")

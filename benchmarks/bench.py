@@ -14,7 +14,6 @@ from benchmarks.bare import BareRunsc, Executable
 from benchmarks.floors import Floors
 from pytest_gvisor import Gvisor, Launcher, Platform, Runsc
 from pytest_gvisor.run.request import Record
-from pytest_gvisor.runsc import platforms
 from pytest_gvisor.runsc.rootless import Way
 
 TRUE = ["true"]
@@ -51,7 +50,7 @@ class Bench:
             stack.callback(runsc.close)
             launcher = Launcher()
             stack.callback(launcher.close)
-            platform = platforms.automatic(runsc.platforms)
+            platform = Platform.SYSTRAP
             yield cls(
                 runsc=runsc,
                 platform=platform,

@@ -212,12 +212,11 @@ def is_steady(grown: Mapping[str, float]) -> bool:
 
 def ours() -> tuple[Run, list[str], Callable[[], None]]:
     """The harness of the ``gvisor`` fixture."""
-    from pytest_gvisor import Gvisor, Launcher, Runsc  # noqa: PLC0415 -- one contender a process
-    from pytest_gvisor.runsc import platforms  # noqa: PLC0415
+    from pytest_gvisor import Gvisor, Launcher, Platform, Runsc  # noqa: PLC0415 -- one contender a process
     from pytest_gvisor.sessions import session_folder  # noqa: PLC0415
 
     runsc, launcher = Runsc.find(), Launcher()
-    gvisor = Gvisor(runsc=runsc, platform=platforms.automatic(runsc.platforms), launcher=launcher)
+    gvisor = Gvisor(runsc=runsc, platform=Platform.SYSTRAP, launcher=launcher)
 
     def run(status: int, data: bytes) -> tuple[int, bytes]:
         done = gvisor.run(["sh", "-c", _SCRIPT, "sh", str(status)], input=data)

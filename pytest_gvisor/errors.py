@@ -119,7 +119,7 @@ class InsecureRunsc(RunscError):
 
 
 class UnwantedRelease(RunscError):
-    """The runsc is of another release than a project or a test requires.
+    """The runsc is of another release than a project, a test or this package requires.
 
     ``version`` is its own, ``wanted`` the comparisons that were asked for.
     """

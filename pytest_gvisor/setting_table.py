@@ -100,10 +100,10 @@ SETTINGS = (
         default=(),
         sources=("marker", *_SESSION),
         metavar="NAMES",
-        help="auto (default), all, or a comma list; may be repeated. For auto, the platform is "
-        "systrap if the binary has it, else another. A list may name systrap, kvm, ptrace and "
-        "others that the binary lists. With two or more, every test that uses a sandbox runs once "
-        "per platform. With native among them, tests inside also run on the host.",
+        help="auto (default), all, or a comma list; may be repeated. auto is systrap. A list may "
+        "name systrap, kvm, ptrace and others that the binary lists. With two or more, every test "
+        "that uses a sandbox runs once per platform. With native among them, tests inside also "
+        "run on the host.",
         commands={
             "run": Argument(
                 "systrap, kvm, ptrace or another that the binary lists (default: auto)", "NAME"

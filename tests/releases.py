@@ -1,4 +1,4 @@
-"""The releases of runsc in tests: the one that the search finds, and those of 2024 and 2022."""
+"""The releases of runsc in tests: the one that the search finds, and that of 2024."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def found() -> str:
     return judged.path
 
 
-@pytest.fixture(params=["current", "2024", "2022"])
+@pytest.fixture(params=["current", "2024"])
 def each_release(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """Pytest's option for one release: the found one, Debian 13's or Debian 12's."""
+    """Pytest's option for one release: the found one or Debian 13's."""
     path = _path(request)
     return (f"--gvisor-runsc={path}",) if path else ()
 
 
-@pytest.fixture(params=["current", "2024", "2022"])
+@pytest.fixture(params=["current", "2024"])
 def each_runsc(request: pytest.FixtureRequest) -> Iterator[Runsc]:
     """The binary of one release after the other."""
     path = _path(request)

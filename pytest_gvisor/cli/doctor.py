@@ -25,14 +25,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _PLATFORM = "platform "
-_NEEDED = ("root", "network", "platform", "ignore-cgroups", "overlay2")
-# What is done with a flag where the binary has it.
-_USED = {
-    "pod-init-config": "exact exit statuses",
-    "rootless": "sandboxes of users other than root",
-    "debug-log": "causes from its logs",
-    "strace": "system calls when debugging",
-}
 _MARKS = {State.GOOD: "ok", State.NOTE: "-", State.BAD: "NO"}
 
 
@@ -103,7 +95,7 @@ def _of_runsc(engine: Engine, settings: Settings) -> tuple[list[Finding], bool]:
         runsc = engine.runsc(settings.runsc)
     except GvisorError as error:
         return [health.bad("runsc", error)], False
-    found = [_binary(runsc), features(runsc), *beside(runsc)]
+    found = [_binary(runsc), *beside(runsc)]
     default = engine.platforms_of(settings)[0]
     able = False
     for platform in dict.fromkeys([*Platform, *sorted(runsc.platforms)]):
@@ -117,23 +109,6 @@ def _binary(runsc: Runsc) -> Finding:
     platforms = ", ".join(sorted(runsc.platforms))
     detail = f"{escape(runsc.version)} at {escape(runsc.path)}, trusted, with {platforms}"
     return Finding(name="runsc", state=State.GOOD, detail=detail)
-
-
-def features(runsc: Runsc) -> Finding:
-    """Report which of the features that the plugin uses this runsc has."""
-    lacking = [f"--{flag}" for flag in _NEEDED if flag not in runsc.flags]
-    if lacking:
-        return Finding(
-            name="features",
-            state=State.BAD,
-            detail=f"this runsc has no {', '.join(lacking)}, and without these no sandbox starts",
-            next_step="Use a release of December 2022 or later.",
-            fix=mend.tool("install"),
-        )
-    have = [what for flag, what in _USED.items() if flag in runsc.flags]
-    none = [f"no {what} (--{flag})" for flag, what in _USED.items() if flag not in runsc.flags]
-    state = State.NOTE if none else State.GOOD
-    return Finding(name="features", state=state, detail="; ".join([*none, ", ".join(have)]))
 
 
 def beside(runsc: Runsc) -> Iterator[Finding]:

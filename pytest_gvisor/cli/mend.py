@@ -15,7 +15,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 
-from pytest_gvisor.errors import GvisorError, InsecureRunsc, MixedReleases, RunscNotFound
+from pytest_gvisor.errors import (
+    GvisorError,
+    InsecureRunsc,
+    MixedReleases,
+    RunscNotFound,
+    UnwantedRelease,
+)
 from pytest_gvisor.escape import escape
 from pytest_gvisor.hints import Command
 from pytest_gvisor.programs.paths import SYSTEM_PATH, within
@@ -36,7 +42,7 @@ def tool(*words: str, as_root: bool = False) -> tuple[Command, ...]:
 
 def of_error(error: GvisorError) -> tuple[Command, ...]:
     """Return the commands for an error about runsc. The user's own binary is left to its owner."""
-    if isinstance(error, MixedReleases):
+    if isinstance(error, MixedReleases | UnwantedRelease):
         return tool("install")
     if isinstance(error, RunscNotFound):
         return () if error.explicit else tool("install")

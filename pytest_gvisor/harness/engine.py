@@ -60,8 +60,8 @@ class Engine:
     def runsc(self, path: str | None) -> Runsc:
         """Return the binary at ``path``, or the one that a single search finds.
 
-        Raises `RunscNotFound`, `InsecureRunsc` or `RunscFailed`, the same each time. Raises
-        `LaunchError` where this process is short of something: that may pass.
+        Raises `RunscNotFound`, `InsecureRunsc`, `UnwantedRelease` or `RunscFailed`, the same each
+        time. Raises `LaunchError` where this process is short of something: that may pass.
         """
         if path not in self._found:
             try:
@@ -78,7 +78,7 @@ class Engine:
     def binary(self, settings: Settings) -> Runsc:
         """Return the binary of these settings, of a release that they allow.
 
-        Raises as `runsc`, and `UnwantedRelease`.
+        Raises as `runsc`.
         """
         found = self.runsc(settings.runsc)
         if settings.release:
@@ -87,12 +87,8 @@ class Engine:
         return found
 
     def platforms_of(self, settings: Settings) -> tuple[Platform, ...]:
-        """Return the platforms of the settings. Raises the errors of `runsc` if ``auto`` must
-        look.
-        """
-        if settings.platforms:
-            return settings.platforms
-        return (platforms.automatic(self.binary(settings).platforms),)
+        """Return the platforms of the settings; ``auto`` is systrap."""
+        return settings.platforms or (Platform.SYSTRAP,)
 
     def check_listed(self, platform: Platform, settings: Settings) -> None:
         """Raise `UsageError` for a platform that is unknown and that no binary lists.

@@ -86,7 +86,8 @@ class Runsc:
     ) -> Runsc:
         """Find the runsc of `locate.find` with the same arguments, and read its features.
 
-        Raises what `locate.find` raises, and `RunscFailed` where it cannot be asked what it is.
+        Raises what `locate.find` raises, `RunscFailed` where it cannot be asked what it is, and
+        `UnwantedRelease` where it is too old.
         """
         judged = locate.find(
             explicit, trusted=trusted, search_path=search_path, euid=euid, nix_store=nix_store
@@ -102,8 +103,8 @@ class Runsc:
     def of(cls, judged: locate.Judged) -> Runsc:
         """Read the features of ``judged``, and take over its descriptor, even on an error.
 
-        Raises `RunscFailed` if it does not answer, `InsecureRunsc` if it changed meanwhile, or
-        `LaunchError` if a resource is missing.
+        Raises `RunscFailed` if it does not answer, or `UnwantedRelease` if it is too old. Raises
+        `InsecureRunsc` if it changed meanwhile, or `LaunchError` if a resource is missing.
         """
         with contextlib.ExitStack() as closer:
             closer.callback(judged.close)

@@ -18,11 +18,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_gvisor.errors import LaunchError, RunscFailed
+from pytest_gvisor.errors import LaunchError, RunscFailed, UnwantedRelease
 from pytest_gvisor.escape import escape
 from pytest_gvisor.programs import ask_runsc
 from pytest_gvisor.programs.paths import ENVIRONMENT
@@ -47,13 +47,16 @@ _SHOWN = 400
 _REGISTERS_FROM, _REGISTERS_UNTIL = dt.date(2024, 7, 29), dt.date(2026, 7, 14)
 
 
+_OLDEST = "20240729"
+# gVisor got this flag between March and July 2024, and the release of September 2026 has it too.
+# It tells more than a date: a build from source may have none.
+_FLAG_OF_OLDEST = "net-disconnect-ok"
+
 # The forms of Go's flag.PrintDefaults ("  -name type", the usage in a line of its own behind a tab)
 # and of google/subcommands ("\tname   synopsis" under "Subcommands…:").
 _VERSION = re.compile(r"^runsc version +(\S.*?)\s*$", re.MULTILINE)
 _DATE = re.compile(r"(?<!\d)(20\d\d)(\d\d)(\d\d)(?!\d)")
 _FLAG = re.compile(r"^ {2}--?([A-Za-z0-9][\w.-]*)", re.MULTILINE)
-_PLATFORM_USAGE = re.compile(r"^ {2}--?platform(?:[ \t].*)?\n[ \t]+(.*)$", re.MULTILINE)
-_LISTED = re.compile(r"use: ([^.]*)")
 _SUBCOMMANDS = re.compile(r"^Subcommands.*:\n((?:[ \t]+\S.*\n?)*)", re.MULTILINE)
 
 
@@ -246,7 +249,8 @@ def flag_names(text: str) -> frozenset[str]:
 def parse(judged: Judged, answers: Sequence[str]) -> Features:
     """Return the features in the answers to `QUESTIONS`.
 
-    Raises `RunscFailed` where ``judged`` answers as runsc does not.
+    Raises `RunscFailed` where ``judged`` answers as runsc does not. Raises `UnwantedRelease` for a
+    release before 20240729.
     """
     version, flags, subcommands, platforms = answers
     match = _VERSION.search(version)
@@ -259,12 +263,19 @@ def parse(judged: Judged, answers: Sequence[str]) -> Features:
     known_subcommands = _parse_subcommands(subcommands)
     if "run" not in known_subcommands:
         raise _no_runsc(judged, "help", subcommands)
+    if _FLAG_OF_OLDEST not in known_flags:
+        raise UnwantedRelease(
+            f"runsc {text} ({escape(judged.path)}) is older than {_OLDEST}, and is not used: "
+            "`pytest-gvisor install` gets the current release",
+            version=text,
+            wanted=f">={_OLDEST}",
+        )
     return Features(
         version=text,
         date=date,
         flags=known_flags,
         subcommands=known_subcommands,
-        platforms=_parse_platforms(platforms, flags),
+        platforms=_parse_platforms(platforms),
     )
 
 
@@ -282,21 +293,10 @@ def _parse_subcommands(text: str) -> frozenset[str]:
     return frozenset(words[0] for words in lines if words)
 
 
-def _parse_platforms(topic: str, flags: str) -> frozenset[Platform]:
-    """Return the platforms of `help platforms`, or for an older release, of the flag's usage."""
-    found = _platforms(line.strip() for line in topic.splitlines())
-    if found:
-        return found
-    usage = _PLATFORM_USAGE.search(flags)
-    listed = _LISTED.search(usage[1]) if usage else None
-    names = listed[1].split(",") if listed else []
-    return _platforms(name.removesuffix("(default)").strip() for name in names)
-
-
-def _platforms(names: Iterable[str]) -> frozenset[Platform]:
-    """Return the names that have the form of a platform's."""
+def _parse_platforms(text: str) -> frozenset[Platform]:
+    """Return the lines that have the form of a platform's name."""
     found = set()
-    for name in names:
+    for line in text.splitlines():
         with contextlib.suppress(ValueError):
-            found.add(Platform(name))
+            found.add(Platform(line.strip()))
     return frozenset(found)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 TRUSTED_PATHS = RUNSC_PATHS
 
 _NEXT_STEP = Hint(
-    "Install it (Debian, Ubuntu: `apt-get install runsc`; elsewhere: `pytest-gvisor install`), "
+    "Install it (`pytest-gvisor install`, or on Debian 13 `apt-get install runsc`), "
     "or name it with ",
     option("runsc"),
     ".",

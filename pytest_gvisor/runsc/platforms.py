@@ -72,14 +72,6 @@ class Availability:
             raise PlatformUnavailable(self.platform.value, cause, next_step=self.next_step)
 
 
-def automatic(compiled_in: Collection[Platform]) -> Platform:
-    """Return the platform for ``auto``: systrap if the binary has it, else another of its own."""
-    for platform in (Platform.SYSTRAP, Platform.PTRACE, Platform.KVM):
-        if platform in compiled_in:
-            return platform
-    return min(compiled_in, default=Platform.SYSTRAP)
-
-
 def check_listed(platform: Platform, lists: Collection[Collection[Platform]]) -> None:
     """Raise `UsageError` for a platform that is unknown and in none of these lists."""
     if platform.is_known or any(platform in names for names in lists):

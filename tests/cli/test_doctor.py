@@ -28,7 +28,7 @@ for call in sys.argv[2].split(","):
 from pytest_gvisor.cli.main import main
 sys.exit(main(["doctor", *sys.argv[3:]]))
 """
-RELEASES = {"current": "", "2024": "runsc-2024", "2022": "runsc-2022"}
+RELEASES = {"current": "", "2024": "runsc-2024"}
 
 
 def words(text: str) -> str:
@@ -38,7 +38,7 @@ def words(text: str) -> str:
 
 @pytest.fixture(params=RELEASES)
 def release(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
-    """The doctor's arguments for a runsc of three releases, whose texts differ."""
+    """The doctor's arguments for a runsc of two releases, whose texts differ."""
     name = RELEASES[request.param]
     if not name:
         return []

@@ -24,7 +24,8 @@ SUBCOMMANDS = "\n".join(f"\t{name}   x" for name in ("create", "delete", "flags"
 HELP = (
     f"Usage: runsc <flags> <subcommand>\n\nSubcommands:\n{SUBCOMMANDS}\n\nAdditional help topics\n"
 )
-FLAGS = ("debug-log", "ignore-cgroups", "log", "network", "overlay2", "panic-log", "platform",
+FLAGS = ("debug-log", "ignore-cgroups", "log", "net-disconnect-ok",
+         "network", "overlay2", "panic-log", "platform",
          "pod-init-config", "root", "rootless")  # fmt: skip
 PLATFORMS = ("ptrace", "kvm", "systrap")
 PR_SET_PDEATHSIG = 1

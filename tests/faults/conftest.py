@@ -13,7 +13,6 @@ import pytest
 
 from pytest_gvisor import Gvisor, Launcher, Runsc
 from pytest_gvisor.programs import leftovers
-from pytest_gvisor.runsc.platforms import automatic
 from pytest_gvisor.settings import Platform
 from tests.fakes.fixtures import fake, runs  # noqa: F401 -- fixtures
 from tests.faults.census import Facts, canary_tree, facts
@@ -66,7 +65,7 @@ def little(make_little: Make) -> Little:
 @pytest.fixture
 def any_little(tmp_path: Path, short_folder: str, runsc: Runsc) -> Iterator[Little]:
     """One little project, for tests that do not depend on the platform."""
-    for make in littles(tmp_path, short_folder, automatic(runsc.platforms).value):
+    for make in littles(tmp_path, short_folder, Platform.SYSTRAP.value):
         yield make()
 
 
@@ -110,7 +109,7 @@ def apart(runsc: Runsc, short_folder: str) -> Iterator[Callable[[], Gvisor]]:
         if launchers:
             launchers[-1].close()
         launchers.append(Launcher(short_folder))
-        platform = automatic(runsc.platforms)
+        platform = Platform.SYSTRAP
         return Gvisor(runsc=runsc, platform=platform, launcher=launchers[-1])
 
     yield make
@@ -120,7 +119,7 @@ def apart(runsc: Runsc, short_folder: str) -> Iterator[Callable[[], Gvisor]]:
 
 def on_disk(folder: str, runsc: Runsc) -> tuple[Launcher, Gvisor]:
     """A launcher whose sessions are in the folder; none of this depends on the platform."""
-    launcher, platform = Launcher(folder), automatic(runsc.platforms)
+    launcher, platform = Launcher(folder), Platform.SYSTRAP
     return launcher, Gvisor(runsc=runsc, platform=platform, launcher=launcher)
 
 

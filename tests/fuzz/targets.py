@@ -164,8 +164,7 @@ def mount(data: bytes) -> None:
 def answers_of_runsc(data: bytes) -> None:
     """Read the version, platforms and subcommands that runsc prints."""
     words = text(data)
-    for flags in ("", words):
-        features._parse_platforms(words, flags)
+    features._parse_platforms(words)
     features._parse_subcommands(words)
     if features._VERSION.search(words):
         features.parse_version(words)

@@ -217,10 +217,10 @@ def fake(tmp_path: Path) -> FakeRunsc:
 
 @pytest.fixture
 def older() -> Path:
-    """Debian 12's runsc of 2022, which has no systrap."""
-    path = CHECKOUT / ".build/runsc-2022/usr/bin/runsc"
+    """Debian 13's runsc of 2024."""
+    path = CHECKOUT / ".build/runsc-2024/usr/bin/runsc"
     if not path.exists():
-        pytest.skip("no Debian archive: scripts/older-runsc could not fetch the runsc of 2022")
+        pytest.skip("no Debian archive: scripts/older-runsc could not fetch the runsc of 2024")
     return path
 
 

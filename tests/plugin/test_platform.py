@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,23 +40,6 @@ def test_auto_is_systrap_and_leaves_ids_alone(alone: Project) -> None:
     ran = alone.test(ONE).run("-v", "--gvisor-platform", "auto").ends(passed=2)
     assert ids(ran) == ["test_it", "test_without_a_sandbox"]
     ran.shows(", systrap, network none")
-
-
-def test_auto_is_ptrace_where_the_binary_has_no_systrap(alone: Project, older: Path) -> None:
-    """A runsc of 2022 runs on ptrace, and says that systrap is not compiled in."""
-    alone.test("""
-        import pytest
-
-        def test_it(runsc):
-            assert "systrap" not in runsc.platforms
-
-        @pytest.mark.requires_platform("systrap")
-        def test_systrap():
-            pass
-    """)
-    ran = alone.run(f"--gvisor-runsc={older}").ends(passed=1, skipped=1)
-    ran.shows(f"({older.resolve()}), ptrace, network none")
-    ran.shows("platform systrap is not available here: not compiled in")
 
 
 def test_each_of_two_platforms_runs_each_test_that_uses_a_sandbox(project: Project) -> None:

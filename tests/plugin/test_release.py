@@ -48,18 +48,18 @@ def test_a_release_that_the_project_does_not_want_is_an_error_of_each_test_with_
     alone: Project, older: Path, strict: list[str]
 ) -> None:
     """The error names the found release, the wanted one, and the command that installs that."""
-    alone.test(EVERY_WAY).write(ini(">=20240729"))
+    alone.test(EVERY_WAY).write(ini(">=20260905"))
     ran = alone.run(f"--gvisor-runsc={older}", "--gvisor-platform=ptrace", *strict)
     ran.ends(passed=1, failed=1, errors=5).hides("skipped")
-    ran.shows(f"runsc 20221219.0 ({older.resolve()}) is not the release that the project asks for")
-    ran.shows(">=20240729: it is not >=20240729")
-    ran.shows("`pytest-gvisor install --release 20240729` installs one that is.")
+    ran.shows(f"runsc 20240729.0 ({older.resolve()}) is not the release that the project asks for")
+    ran.shows(">=20260905: it is not >=20260905")
+    ran.shows("`pytest-gvisor install --release 20260905` installs one that is.")
 
 
 def test_a_release_that_will_do_changes_nothing(alone: Project, older: Path) -> None:
     """The floor of a project is of no other interest."""
     alone.test("def test_it(gvisor): assert gvisor.run(['true']).returncode == 0")
-    alone.write(ini(">=20221219,<20230101"))
+    alone.write(ini(">=20240729,<20250101"))
     alone.run(f"--gvisor-runsc={older}").ends(passed=1)
 
 
@@ -68,11 +68,11 @@ def test_a_marker_may_ask_for_a_release(alone: Project, older: Path) -> None:
     alone.test("""
         import pytest
 
-        @pytest.mark.requires_runsc(">=20240729")
+        @pytest.mark.requires_runsc(">=20260905")
         def test_newer():
             pass
 
-        @pytest.mark.requires_runsc("<20240729")
+        @pytest.mark.requires_runsc("<20260905")
         def test_older(gvisor_platform):
             pass
 
@@ -81,8 +81,8 @@ def test_a_marker_may_ask_for_a_release(alone: Project, older: Path) -> None:
             pass
     """)
     ran = alone.run(f"--gvisor-runsc={older}").ends(passed=1, errors=2).hides("skipped")
-    ran.shows("is not the release that this test asks for, >=20240729: it is not >=20240729")
-    ran.shows("`pytest-gvisor install --release 20240729` installs one that is.")
+    ran.shows("is not the release that this test asks for, >=20260905: it is not >=20260905")
+    ran.shows("`pytest-gvisor install --release 20260905` installs one that is.")
     ran.shows("requires_runsc='>=2024': '>=2024' is not one of >=, <=, ==, < and > before")
 
 

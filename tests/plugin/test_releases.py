@@ -25,7 +25,7 @@ TESTS = """
         assert gvisor_runsc.path in gvisor.run(["true"], check=True).command
 
     def test_differs(gvisor_sandbox, gvisor_runsc):
-        assert not gvisor_runsc.version.startswith("20221219")
+        assert not gvisor_runsc.version.startswith("20240729")
 
     @pytest.mark.in_gvisor
     def test_inside():
@@ -36,7 +36,7 @@ TESTS = """
         assert gvisor.runsc.version
 
     def test_factory(gvisor_sandboxes, runsc):
-        assert runsc.version.startswith("20221219")
+        assert runsc.version.startswith("20240729")
         for label in ("old", "new"):
             gvisor_sandboxes(release=label).exec(["true"], check=True)
 """
@@ -63,7 +63,7 @@ def test_each_test_that_uses_a_sandbox_runs_on_each_release(
         "test_it[old]", "test_it[new]", "test_differs[old]", "test_differs[new]",
         "test_inside[old]", "test_inside[new]", "test_marked", "test_factory",
     }  # fmt: skip
-    ran.shows(f"gvisor: old: runsc 20221219.0 ({older.resolve()}), new: runsc {runsc.version} (")
+    ran.shows(f"gvisor: old: runsc 20240729.0 ({older.resolve()}), new: runsc {runsc.version} (")
     report = parse((project.folder / "r.json").read_bytes())
     rows = {row.test.partition("::")[2]: row for row in report.rows}
     assert {name for name in report.platforms if "-" in name} == {"ptrace-old", "ptrace-new"}
@@ -71,8 +71,8 @@ def test_each_test_that_uses_a_sandbox_runs_on_each_release(
         assert [cell.state for cell in rows[name].cells] == [State.PASSED] * 2
     cells = {cell.release: cell for cell in rows["test_differs"].cells}
     assert (cells["old"].state, cells["new"].state) == (State.FAILED, State.PASSED)
-    assert cells["old"].runsc == "20221219.0"
-    assert {one.version for one in report.legs[0].runsc} == {"20221219.0", runsc.version}
+    assert cells["old"].runsc == "20240729.0"
+    assert {one.version for one in report.legs[0].runsc} == {"20240729.0", runsc.version}
     ran.shows("test_it.py::test_differs: ptrace-old FAILED, ptrace-new passed")
     properties = {
         (case.get("name"), one.get("name"), one.get("value"))

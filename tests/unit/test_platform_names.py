@@ -10,7 +10,6 @@ import pickle
 import pytest
 
 from pytest_gvisor import Platform
-from pytest_gvisor.runsc.platforms import automatic
 
 NAMES = ["systrap", "kvm", "ptrace", "slimvm"]
 
@@ -74,19 +73,3 @@ def test_another_form_is_a_value_error(value: object) -> None:
     """Another form is refused, as by an enum, and so are other values of the option."""
     with pytest.raises(ValueError, match="is not a valid Platform"):
         Platform(value)
-
-
-@pytest.mark.parametrize(
-    ("listed", "meant"),
-    [
-        ("ptrace kvm slimvm systrap", "systrap"),
-        ("systrap kvm slimvm", "systrap"),
-        ("kvm ptrace", "ptrace"),
-        ("slimvm kvm", "kvm"),
-        ("xen slimvm", "slimvm"),
-        ("", "systrap"),
-    ],
-)
-def test_auto_is_systrap_or_what_there_is(listed: str, meant: str) -> None:
-    """The choice is one that the release lists."""
-    assert automatic(frozenset(map(Platform, listed.split()))) is Platform(meant)

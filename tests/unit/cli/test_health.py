@@ -19,11 +19,9 @@ from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.images import docker as daemons
 from pytest_gvisor.run import cgroup
 from pytest_gvisor.run.cgroup import Cgroups
-from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.settings import Settings
-from tests.fakes.fake import FakeRunsc
 
 
 def named(name: str, found: list[Finding]) -> Finding:
@@ -289,25 +287,6 @@ def test_dead_sessions_are_counted_before_doctor_has_one(
     monkeypatch.setattr(doctor, "_of_runsc", of_runsc)
     doctor.examine(Settings())
     assert order == ["sessions", "runsc"]
-
-
-def test_features_are_what_the_flags_offer(tmp_path: Path) -> None:
-    """Lacking features come first; no sandbox starts without a flag that each run needs."""
-    fake = FakeRunsc.make(tmp_path / "fake")
-
-    def features(*without: str) -> Finding:
-        fake.script(without=without)
-        os.utime(fake.path)  # another state of the binary: its answers are asked for anew
-        runsc = Runsc.at(str(fake.path))
-        runsc.close()
-        return doctor.features(runsc)
-
-    found = features("pod-init-config")
-    assert found.state is State.NOTE
-    assert found.detail.startswith("no exact exit statuses (--pod-init-config); ")
-    assert "sandboxes of users other than root" in found.detail
-    found = features("overlay2")
-    assert (found.state, "has no --overlay2" in found.detail) == (State.BAD, True)
 
 
 @pytest.mark.parametrize("asked", [True, False])

@@ -45,7 +45,8 @@ int main(int argc, char **argv) {
 
 ANSWERS = {
     "version": r'puts("runsc version release-20240729.0\nspec: 1.2.0")',
-    "flags": r'fputs("  -root string\n    \tdirectory.\n  -rootless\n    \tno root.\n", stderr)',
+    "flags": r'fputs("  -net-disconnect-ok\n    \tso it is.\n  -root string\n    \tdirectory.\n'
+    r'  -rootless\n    \tno root.\n", stderr)',
     "help": r'puts("Usage: x\n\nSubcommands:\n\trun     run it\n\tdo      do it\n\nUse more")',
     "platforms": r'puts("ptrace\nkvm\nsystrap")',
     "other": r'puts("GOOD")',

@@ -12,7 +12,7 @@ from pytest_gvisor.runsc import buildinfo
 CHECKOUT = Path(__file__).parents[3]
 MAGIC = b"\xff Go buildinf:"
 # The release of each, and the Go that the distribution's build has.
-BUILT = {"runsc-2022": "1.19", "runsc-2024": "1.24", "runsc-forky": "1.26"}
+BUILT = {"runsc-2024": "1.24", "runsc-forky": "1.26"}
 
 
 def info(version: bytes, *, flags: int = 2, size: int | None = None) -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.errors import LaunchError, RunscFailed
+from pytest_gvisor.errors import LaunchError, RunscFailed, UnwantedRelease
 from pytest_gvisor.programs.proc import children_of_self
 from pytest_gvisor.runsc import features, locate
 from pytest_gvisor.settings import Platform
@@ -72,8 +72,6 @@ def is_gone(path: Path) -> bool:
         ("0.0~20240729.0", "20240729.0", dt.date(2024, 7, 29)),
         ("release-20240729.0", "20240729.0", dt.date(2024, 7, 29)),
         ("release-20260817.0-3-gabc", "20260817.0-3-gabc", dt.date(2026, 8, 17)),
-        ("release-20221219.0-17-g0123456789ab", "20221219.0-17-g0123456789ab",
-         dt.date(2022, 12, 19)),
         ("VERSION_MISSING", "VERSION_MISSING", None),
         ("", "", None),
         ("20241399.0", "20241399.0", None),
@@ -130,23 +128,16 @@ def test_a_registration_is_in_vain_on_known_releases_and_platforms(
 # --- releases
 
 
-OLD_FLAGS = (
-    r'fputs("  -platform string\n    \tspecifies which platform to use: ptrace (default), kvm. '
-    r"(default \"ptrace\")\n  -platform_device_path string\n    \tlike /dev/kvm for systrap.\n"
-    r'  -root string\n    \troot directory.\n", %s)'
-)
-
-
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-@pytest.mark.parametrize("answer", ["", 'fputs("Subcommand platforms not understood\\n", stderr);'])
-def test_an_old_release_names_its_platforms_in_a_flag(
-    stream: str, answer: str, fake_runsc: FakeRunsc
-) -> None:
-    """The usage of -platform is read without a topic `platforms`, on either stream."""
-    path = fake_runsc(flags=OLD_FLAGS % stream, platforms=f"{answer} return 128")
-    known = read(path)
-    assert known.platforms == {Platform.PTRACE, Platform.KVM}
-    assert known.flags == {"platform", "platform_device_path", "root"}
+def test_a_release_without_a_flag_of_20240729_is_refused(fake_runsc: FakeRunsc) -> None:
+    """A build from source has no date: the flag tells."""
+    path = fake_runsc(
+        version='puts("runsc version VERSION_MISSING")',
+        flags=r'fputs("  -directfs\n    \tx.\n  -root string\n    \tx.\n", stderr)',
+    )
+    with pytest.raises(
+        UnwantedRelease, match=r"^runsc VERSION_MISSING \(.*\) is older than 20240729"
+    ):
+        read(path)
 
 
 def test_every_platform_that_is_listed_counts(fake_runsc: FakeRunsc) -> None:

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 STRANGER = 12345
 NEW = {
     "version": r'puts("runsc version release-20260905.0\nspec: 1.2.1")',
-    "flags": r'fputs("  -root string\n    \td.\n  -sidecar-release-enforcement-policy value\n", '
+    "flags": r'fputs("  -net-disconnect-ok\n    \td.\n  -root string\n    \td.\n'
+    r'  -sidecar-release-enforcement-policy value\n", '
     "stderr)",
 }
 
