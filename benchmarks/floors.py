@@ -45,22 +45,6 @@ while os.read(0, 1):
     os.write(1, b".")
 """
 
-# `--version` loads and configures the plugins of the options, and runs nothing.
-_AT_THE_GATE = """\
-import os, sys
-import pytest
-
-streams = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-os.dup2(streams[1], 1)
-pytest.main([*sys.argv[1:], "--version"])
-sys.stdout.flush()
-os.dup2(streams[0], 1)
-os.write(1, b".")
-os.read(0, 1)
-sys.exit(pytest.main(sys.argv[1:]))
-"""
-
-
 # pytest's capture takes the places of the standard streams meanwhile.
 _COLLECTED = """\
 import os, sys
@@ -204,18 +188,9 @@ def plain(bench: Bench, project: Project) -> Iterator[Peer]:
     yield lambda: bare.run(bundle)
 
 
-def imported(bench: Bench, project: Project) -> AbstractContextManager[Peer]:
-    """A saved Python that has imported pytest and its plugins, and runs the tests from there on."""
-    return _restored(bench, project, _AT_THE_GATE)
-
-
-def collected(bench: Bench, project: Project) -> AbstractContextManager[Peer]:
-    """A saved pytest that has collected the tests, and runs them from there on."""
-    return _restored(bench, project, _COLLECTED)
-
-
 @contextlib.contextmanager
-def _restored(bench: Bench, project: Project, program: str) -> Iterator[Peer]:
+def collected(bench: Bench, project: Project) -> Iterator[Peer]:
+    """A saved pytest that has collected the tests, and runs them from there on."""
     bare, config = _python(bench, project)
     try:
         saving.check(bench.runsc, bench.platform, bench.way)
@@ -225,7 +200,7 @@ def _restored(bench: Bench, project: Project, program: str) -> Iterator[Peer]:
         raise Unavailable(str(error)) from error
     background = ["--background"] if "background" in features.flag_names(answer) else []
     options = project.plain[project.plain.index("pytest") + 1 :]
-    config["process"]["args"] = [sys.executable, "-c", program, *options]
+    config["process"]["args"] = [sys.executable, "-c", _COLLECTED, *options]
     bundle = bare.bundle("bundle", config)
     image = bare.save(bundle, flags)
     bare.restore(bundle, image, background)

@@ -254,7 +254,6 @@ ROWS: Mapping[str, Row] = {
     "exec": Row(rounds=100, measure=warm, has_floor=True),
     "idle": Row(rounds=80, measure=sessions.idle),
     "inside": Row(rounds=10, measure=sessions.inside, has_floor=True),
-    "kept": Row(rounds=10, measure=sessions.kept, has_floor=True),
     "isolation": Row(rounds=5, measure=sessions.isolation, has_floor=True),
     "suites": Row(rounds=2, measure=suites.suites, has_floor=True),
     "workers": Row(rounds=2, measure=suites.workers, has_floor=True),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
@@ -11,8 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks import floors
@@ -21,9 +19,6 @@ from benchmarks.peers import install_forked
 from benchmarks.plot import Curve
 from benchmarks.results import Figure, Floored, Result, Unavailable
 from benchmarks.timing import Series, interleaved
-from pytest_gvisor import SnapshotError
-from pytest_gvisor.runsc import saving
-from pytest_gvisor.runsc.rootless import Way
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench
@@ -37,17 +32,13 @@ _DEADLINE = 120.0
 _BARE = "plain `pytest` by bare `runsc run`"
 _MANY = f"{_INSIDE_TESTS} trivial tests, `pytest --in-gvisor`"
 _STARTS = "-p", "no:gvisor", "--version"
-_IMPORTED = "bare `runsc restore` of a Python with pytest imported"
 _COLLECTED = "bare `runsc restore` of a pytest that has collected the test"
-_FROM_EARLIER = "was kept from an earlier session"
 
 
-def command(keep: Sequence[str] = (), *, caches: bool = False) -> list[str]:
+def command(keep: Sequence[str] = ()) -> list[str]:
     """``python -m pytest`` with no plugin but this package's and those to ``keep``."""
     names = sorted({p.name for p in importlib.metadata.entry_points(group="pytest11")})
-    others = [name for name in names if name not in {"gvisor", *keep}]
-    if not caches:
-        others.append("cacheprovider")
+    others = [*(name for name in names if name not in {"gvisor", *keep}), "cacheprovider"]
     return [sys.executable, "-m", "pytest", "--quiet",
             *(word for name in others for word in ("-p", f"no:{name}"))]  # fmt: skip
 
@@ -65,28 +56,20 @@ def in_gvisor(bench: Bench) -> tuple[str, ...]:
 class Project:
     """A project of trivial tests, with nothing of this process's settings and plugins."""
 
-    def __init__(
-        self, folder: str, tests: int, keep: Sequence[str] = (), *, caches: bool = False
-    ) -> None:
-        """With ``caches``, pytest has its cache, and so tests inside may keep their sandbox.
-
-        The user's cache folder is beside ``folder`` then: no sandbox that sees it is kept.
-        """
+    def __init__(self, folder: str, tests: int, keep: Sequence[str] = ()) -> None:
         os.mkdir(folder)
         self.folder = folder
         with open(os.path.join(folder, "pytest.ini"), "w", encoding="utf-8") as file:
             file.write("[pytest]\n")
         with open(os.path.join(folder, "test_it.py"), "w", encoding="utf-8") as file:
             file.writelines(f"def test_{n}():\n    assert {n} == {n}\n\n" for n in range(tests))
-        self._command = command(keep, caches=caches)
+        self._command = command(keep)
         self.plain = [*command(), "-p", "no:gvisor"]
         """The command of a plain pytest."""
         # Compiled once for all rounds, as in any project, and not into this checkout.
         self.variables = {"PYTHONPYCACHEPREFIX": os.path.join(folder, "cache")}
         """Variables with which Python finds the byte code of a run on the host."""
         self._env = {**environment(), **self.variables}
-        if caches:
-            self._env["XDG_CACHE_HOME"] = f"{folder}-caches"
 
     def run(self, *arguments: str, path: str = "") -> str:
         """Run pytest in it; ``path`` is a folder with more plugins. Raises CalledProcessError.
@@ -104,39 +87,6 @@ class Project:
             timeout=_DEADLINE,
         )
         return done.stdout
-
-
-def _is_kept(output: str) -> None:
-    """Raise `RuntimeError` unless the sandbox of a run came from an earlier session."""
-    if _FROM_EARLIER not in output:
-        raise RuntimeError(f"no sandbox was kept for the next session: {output[-1000:]}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Way:
-    """A way for the first sandbox of tests inside to start."""
-
-    row: str
-    name: str
-    target: float
-    """Seconds over the host's."""
-
-    by: str
-    bare: Callable[[Bench, Project], AbstractContextManager[Peer]]
-    options: tuple[str, ...] = ()
-    sessions_before: int = 0
-    check: Callable[[str], None] = lambda _output: None
-    """Raises an error for the output of a run in which it started otherwise."""
-
-
-_COLD = _Way(
-    row="inside", name="cold", target=0.350, by=_BARE, bare=floors.plain,
-)  # fmt: skip
-_KEPT = _Way(
-    row="kept", name="kept sandbox", target=0.150, by=_IMPORTED, bare=floors.imported,
-    options=("-vv",), check=_is_kept,
-    sessions_before=4,  # one that compiles, one that saves, and two that use it
-)  # fmt: skip
 
 
 def idle(bench: Bench, count: int) -> Iterator[Result]:
@@ -165,9 +115,9 @@ def inside(bench: Bench, count: int) -> Iterator[Result]:
         raise Unavailable("pytest-xdist is not installed here")
     with _folder() as folder:
         many = Project(os.path.join(folder, "many"), _INSIDE_TESTS, keep=("xdist",))
-        yield _many(bench, count, many, _COLD)
+        yield _many(bench, count, many)
         one = Project(os.path.join(folder, "one"), 1)
-        yield _one(bench, count, one, _COLD)
+        yield _one(bench, count, one)
         forked = os.path.join(folder, "forked")
         install_forked(forked)
         contenders = {
@@ -180,73 +130,51 @@ def inside(bench: Bench, count: int) -> Iterator[Result]:
         )  # fmt: skip
 
 
-def kept(bench: Bench, count: int) -> Iterator[Result]:
-    """Tests inside, in a copy of a sandbox that an earlier session has kept."""
-    if importlib.util.find_spec("xdist") is None:
-        raise Unavailable("pytest-xdist is not installed here")
-    try:
-        # An ordinary user's tests run in a user namespace, if a sandbox can be saved then.
-        way = Way.OWN if bench.way is Way.FLAG else bench.way
-        saving.check(bench.runsc, bench.platform, way)
-    except SnapshotError as error:
-        raise Unavailable(str(error)) from error
-    with _folder() as folder:
-        one = Project(os.path.join(folder, "one"), 1, caches=True)
-        yield _one(bench, count, one, _KEPT)
-        many = Project(os.path.join(folder, "many"), _INSIDE_TESTS, keep=("xdist",), caches=True)
-        yield _many(bench, count, many, _KEPT)
-
-
 def _folder() -> tempfile.TemporaryDirectory[str]:
     """A folder for projects: the session folder is not shown to any sandbox."""
     return tempfile.TemporaryDirectory(prefix="pytest-gvisor-bench-")
 
 
-def _many(bench: Bench, count: int, project: Project, way: _Way) -> Result:
+def _many(bench: Bench, count: int, project: Project) -> Result:
     """Many tests inside, against one xdist worker."""
-    ours = *in_gvisor(bench), *way.options
-    for _ in range(way.sessions_before):
-        project.run(*ours)
     with contextlib.ExitStack() as stack:
         contenders: dict[str, Peer] = {
-            "ours": lambda: way.check(project.run(*ours)),
-            "peer": lambda: project.run("-n1", *way.options),
+            "ours": lambda: project.run(*in_gvisor(bench)),
+            "peer": lambda: project.run("-n1"),
         }
         # No sandbox can be started before pytest on the host has read its options.
         bench.floors.join(
-            stack, way.row, contenders,
-            lambda: floors.after(lambda: project.run(*_STARTS), way.bare(bench, project)),
+            stack, "inside", contenders,
+            lambda: floors.after(lambda: project.run(*_STARTS), floors.plain(bench, project)),
         )  # fmt: skip
         series = interleaved(contenders, count, limit=25)
     return Floored(
-        row=way.row, what=f"{_MANY}, {way.name}", against="`pytest -n1` on the host",
+        row="inside", what=f"{_MANY}, cold", against="`pytest -n1` on the host",
         figure=Figure.RATIO, **series, target=1.2,
-        floor_by=f"`pytest --version` on the host, then {way.by}",
+        floor_by=f"`pytest --version` on the host, then {_BARE}",
     )  # fmt: skip
 
 
-def _one(bench: Bench, count: int, project: Project, way: _Way) -> Result:
+def _one(bench: Bench, count: int, project: Project) -> Result:
     """One test inside, over the host's; the floor is both side by side, without us."""
-    ours = *in_gvisor(bench), *way.options
+    ours = in_gvisor(bench)
 
     @contextlib.contextmanager
     def floor() -> Iterator[Peer]:
-        with way.bare(bench, project) as bare:
+        with floors.plain(bench, project) as bare:
             yield together(lambda: project.run("-p", "no:gvisor"), bare)
 
-    for _ in range(way.sessions_before):
-        project.run(*ours)
     with contextlib.ExitStack() as stack:
         contenders: dict[str, Peer] = {
-            "ours": lambda: way.check(project.run(*ours)),
+            "ours": lambda: project.run(*ours),
             "peer": lambda: project.run(*ours, "--no-gvisor"),
         }
-        bench.floors.join(stack, way.row, contenders, floor)
+        bench.floors.join(stack, "inside", contenders, floor)
         series = interleaved(contenders, count, limit=18)
     return Floored(
-        row=way.row, what=f"one test, `pytest --in-gvisor`, {way.name}", against="`--no-gvisor`",
-        figure=Figure.DIFFERENCE, **series, target=way.target,
-        floor_by=f"{way.by}, beside the host's",
+        row="inside", what="one test, `pytest --in-gvisor`, cold", against="`--no-gvisor`",
+        figure=Figure.DIFFERENCE, **series, target=0.350,
+        floor_by=f"{_BARE}, beside the host's",
     )  # fmt: skip
 
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_gvisor.guest.byte_code import Supply
-    from pytest_gvisor.guest.program import CommandLine
 
 _LATER = (("capture", "readline"), ("debugging", "pdb"), ("terminal", "email.parser"))
 """Plugins of pytest, and the modules that they import in each session after the gate."""
@@ -68,14 +67,14 @@ class Gate:
         if self._supply is not None:
             self._supply.supply_metadata()
 
-    def register(self, config: Any, channel: Channel, path: list[str], line: CommandLine) -> None:
+    def register(self, config: Any, channel: Channel, path: list[str]) -> None:
         """Stop this configuration before it loads a conftest.py; ``path`` is its ``sys.path``."""
         import random  # noqa: PLC0415 -- sys.path is the host's only now
 
         import pytest  # noqa: PLC0415
 
         self._first.close()
-        self._channel, self._path, self._config, self._line = channel, path, config, line
+        self._channel, self._path, self._config = channel, path, config
         self._untouched = random.getstate()
         pytest.hookimpl(wrapper=True, tryfirst=True)(type(self).pytest_load_initial_conftests)
         config.pluginmanager.register(self, "gvisor-gate")
@@ -87,7 +86,7 @@ class Gate:
             self._supply.end()
         command = self._channel.receive()
         while command["op"] == "save":
-            command = self._rest(early_config)
+            command = self._rest()
         if command["op"] != "collect":
             _exit(0)
         with self._pytest:
@@ -96,9 +95,7 @@ class Gate:
         # A plugin may have added to it; collection on the host may have too.
         if command["sys_path"] != self._path:
             sys.path[:] = command["sys_path"]
-        os.environ.update(command["env"])
-        vars(self._config.option).update(command["options"], basetemp=command["basetemp"])
-        self._line.settle(command["lines"])
+        self._config.option.basetemp = command["basetemp"]
         known = early_config.known_args_namespace
         # The files that the user named come last.
         if command["named"] != known.file_or_dir:
@@ -115,19 +112,14 @@ class Gate:
         self.command = command
         return (yield)
 
-    def _rest(self, early_config: Any) -> dict[str, Any]:
+    def _rest(self) -> dict[str, Any]:
         """Be as well saved as can be while the next command is awaited, and return that.
 
         gVisor keeps the names that it has read of a folder as long as a file there is in use.
         """
         here = os.getcwd()
         os.chdir("/")
-        files = _used()
-        held = sorted(set(map(os.path.dirname, files)))
-        # Of several outermost wrappers, the one that was registered last is called first.
-        first = early_config.hook.pytest_load_initial_conftests.get_hookimpls()[-1]
-        reads = self._line.was_read() or first.plugin is not self
-        self._channel.send("rests", held=held, loaded=sorted({*_loaded(), *files}), reads=reads)
+        self._channel.send("rests", held=sorted(set(map(os.path.dirname, _used()))))
         command = self._channel.receive()
         os.chdir(here)
         return command
@@ -173,11 +165,3 @@ def _used() -> set[str]:
         with contextlib.suppress(OSError), open(f"/proc/{process}/maps") as lines:
             files.update(line.rstrip("\n").split(None, 5)[5] for line in lines if "/" in line)
     return {file for file in files if file.startswith("/")}
-
-
-def _loaded() -> Iterator[str]:
-    """Yield the files of the modules that have been imported."""
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if isinstance(file, str) and file.startswith("/"):
-            yield os.path.normpath(file)

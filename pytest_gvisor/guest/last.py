@@ -5,7 +5,6 @@ Used by worker.py alone; imports pytest only after ``sys.path`` is the host's.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,14 +25,3 @@ def drop_summaries(config: pytest.Config) -> None:
     hook = config.hook.pytest_terminal_summary
     for implementation in hook.get_hookimpls():
         hook._remove_plugin(implementation.plugin)
-
-
-def collect_no_garbage(config: Any) -> None:
-    """Let pytest collect no garbage at its end: nobody hears of what it would find.
-
-    It would do so five times, while the host waits for files.
-    """
-    with suppress(ImportError):  # before pytest 8.4
-        from _pytest.unraisableexception import gc_collect_iterations_key  # noqa: PLC0415 -- as above
-
-        config.stash[gc_collect_iterations_key] = 0

@@ -254,7 +254,6 @@ class Plugin:
         if self._coverage is not None:
             for piece in self._coverage.pieces():
                 self._channel.put_off("coverage", **piece)
-        last.collect_no_garbage(self._config)
         self._channel.send("finished")
 
     def pytest_internalerror(self, excrepr: object) -> None:
@@ -320,7 +319,7 @@ def run(
         os.environ["PYTHONPATH"] = start["python_path"]
     os.chdir(start["cwd"])
     sys.path[:] = start["sys_path"]
-    line = program.assume(**start["program"], watched=start["watched"])
+    program.assume(**start["program"])
     measured: dict[str, Any] | None = start["coverage"]
     coverage: Coverage | None = _beside("measure").Coverage(measured) if measured else None
     gate.supply_modules()
@@ -335,7 +334,7 @@ def run(
     # As Config.fromdictargs, with a plugin that is there before the others.
     config = get_config(start["args"])
     config.option.__dict__.update(start["options"])
-    gate.register(config, channel, start["sys_path"], line)
+    gate.register(config, channel, start["sys_path"])
     config.parse(start["args"], addopts=False)
     plugin = Plugin(channel, terminal, gate.command["files"], watch, coverage, debugger=debugger)
     debugger.register(config)
@@ -343,7 +342,7 @@ def run(
     config.pluginmanager.register(plugin, "gvisor-worker")
     failed.register(config, notes)
     _beside("locations").register(config)
-    ids = gate.command["worker"]
+    ids = start["worker"]
     if ids and config.pluginmanager.hasplugin("xdist"):
         fixtures = _beside("xdist_fixtures").fixtures(**ids)
         config.pluginmanager.register(fixtures, "gvisor-xdist-fixtures")

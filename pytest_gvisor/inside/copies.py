@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import pytest
 
 from pytest_gvisor.errors import GvisorError
-from pytest_gvisor.inside import host_files, savable
+from pytest_gvisor.inside import early, host_files, savable
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.start import Plan, Started, launch
 from pytest_gvisor.plugin.stash import engine_of
 
 _MOST = 4
-"""Saved sandboxes that are kept at a time: the session folder may be in memory."""
+"""Saved sandboxes at a time: the session folder may be in memory."""
 
 _MOST_SAVES = 16
 _MOST_FAILURES = 2
@@ -64,10 +64,8 @@ class _Next:
 class Copies:
     """The saved sandboxes of this process."""
 
-    def __init__(self, config: pytest.Config, start: Callable[[Plan], Started]) -> None:
-        """``start`` starts a sandbox in the usual way."""
+    def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._start = start
         self._saved: list[_Saved] = []
         self._saves = self._failures = self._unused = 0
         self._latest: _Saved | None = None
@@ -98,7 +96,7 @@ class Copies:
         """
         if (link := self._copy(plan, go_on)) is None:
             self._latest = None
-            link = self._save(self._start(plan))
+            link = self._save(early.begun(self._config, plan))
             go_on(link)
         return link
 
@@ -205,7 +203,7 @@ class Copies:
         except (GvisorError, OSError) as error:
             link.close()
             self._fail(str(error))
-            return self._start(plan).link
+            return early.begun(self._config, plan).link
         except BaseException:
             link.close()
             raise

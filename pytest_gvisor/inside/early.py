@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pytest_gvisor.errors import GvisorError
-from pytest_gvisor.inside import host_files, kept_ahead, start, users
-from pytest_gvisor.inside.kept import Kept
+from pytest_gvisor.inside import host_files, start, users
 from pytest_gvisor.inside.start import Started
-from pytest_gvisor.plugin.placement import plan_key
+from pytest_gvisor.plugin.placement import EARLY, plan_key
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.settings import Platform
@@ -34,8 +33,6 @@ class Early:
         self._owner = os.getpid()
         self._started: Started | None = None
         self._refused = ""
-        self.kept = Kept(config)
-        config.pluginmanager.register(self.kept)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> Iterator[None]:
@@ -53,33 +50,26 @@ class Early:
                 f"these were others after it: {self._refused}"
             )
 
-    def begin(self) -> None:
+    def begin(self) -> bool:
         """Start a sandbox for tests with the run's own settings, if it is clear which one.
 
-        A problem is not reported here: the first test comes upon it again.
+        Return whether it was started. A problem is not reported here: the first test comes upon it
+        again.
         """
         try:
             planned = self._plan()
             if planned is None:
-                return
-            started = self._launch(planned)
+                return False
+            self._started = start.begin(self._config, planned)
         except (GvisorError, pytest.UsageError, OSError):
-            return
-        finally:
-            kept_ahead.discard(self._config)
-        self._started = started
+            return False
         self._config.add_cleanup(self.discard)
-        # What the tests need is imported while runsc starts.
-        from pytest_gvisor.inside import session  # noqa: F401, PLC0415
+        return True
 
-        started.link.greet(_GREETING)
-
-    def _launch(self, planned: start.Plan) -> Started:
-        """Start the sandbox of a plan: the one place that decides how. Raises `GvisorError`."""
-        if self._config.getoption("gvisor_isolation") in (None, "session"):
-            return self.kept.start(planned)
-        # One that was restored cannot be saved for the copies of this session.
-        return start.begin(self._config, planned)
+    def greet(self) -> None:
+        """Answer runsc, which waits for that before it boots the sandbox."""
+        if self._started is not None:
+            self._started.link.greet(_GREETING)
 
     def _plan(self) -> start.Plan | None:
         settings = run_settings(self._config)
@@ -122,3 +112,13 @@ class Early:
         started, self._started = self._started, None
         if started is not None and self._owner == os.getpid():
             started.link.close()
+
+
+def begun(config: pytest.Config, plan: start.Plan) -> Started:
+    """Return a sandbox of a plan: the one that was started with the session, if it can be taken.
+
+    Raises `GvisorError`.
+    """
+    early: Early | None = config.pluginmanager.get_plugin(EARLY)
+    started = None if early is None else early.take(plan)
+    return start.begin(config, plan) if started is None else started

@@ -6,10 +6,8 @@ Light until a test runs inside: what starts sandboxes is imported then.
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,7 +29,6 @@ from pytest_gvisor.plugin.placement import (
 if TYPE_CHECKING:
     from pytest_gvisor.inside.session import InsideSession
     from pytest_gvisor.inside.start import Inside
-    from pytest_gvisor.sessions.launcher import Launcher
     from pytest_gvisor.settings import Isolation
 
 _MARKER = (
@@ -79,25 +76,21 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Start the first sandbox: all plugins are configured, and nothing of the session is done."""
     config = session.config
     if is_asked_for(config) and _runs_tests(config):
-        # It comes up while the modules that use it are imported.
-        with _begin_keeper(config), _without_collector():
-            from pytest_gvisor.inside.early import Early  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.errors import LaunchError  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.plugin.stash import launcher_of  # noqa: PLC0415
 
-            early = Early(config, lambda: _inside(config))
-            config.pluginmanager.register(early, EARLY)
-            early.begin()
+        with contextlib.suppress(LaunchError):  # whoever needs the keeper comes upon it again
+            launcher_of(config).begin()
+        # The keeper comes up while the modules that use it are imported.
+        from pytest_gvisor.inside.early import Early  # noqa: PLC0415
 
+        early = Early(config, lambda: _inside(config))
+        config.pluginmanager.register(early, EARLY)
+        if early.begin():
+            # What the tests need is imported while runsc starts.
+            import pytest_gvisor.inside.session  # noqa: F401, PLC0415
 
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """Let Python look for no garbage: the imports for a start make none, and cause many looks."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+            early.greet()
 
 
 def _runs_tests(config: pytest.Config) -> bool:
@@ -106,32 +99,6 @@ def _runs_tests(config: pytest.Config) -> bool:
         return False
     controls = config.pluginmanager.hasplugin("dsession")  # xdist's
     return not controls and not any(config.getoption(name, False) for name in _RUN_NO_TEST)
-
-
-def _begin_keeper(config: pytest.Config) -> AbstractContextManager[None]:
-    """Let the keeper come up, and a root be made until the end of the context, if one is needed."""
-    from pytest_gvisor.errors import LaunchError  # noqa: PLC0415 -- idle costs nothing
-    from pytest_gvisor.plugin.stash import launcher_of  # noqa: PLC0415
-
-    with contextlib.suppress(LaunchError):  # whoever needs it comes upon it again
-        launcher = launcher_of(config)
-        session = launcher.begin()
-        _begin_ahead(config, launcher)
-        from pytest_gvisor.inside import root_ahead  # noqa: PLC0415 -- idle costs nothing
-
-        if root_ahead.is_of_use(config):
-            return root_ahead.made(config, session)
-    return contextlib.nullcontext()
-
-
-def _begin_ahead(config: pytest.Config, launcher: Launcher) -> None:
-    """Start the kept sandbox as the last session has, if there is one."""
-    from pytest_gvisor.sessions import places  # noqa: PLC0415 -- idle costs nothing
-
-    if os.path.isdir(places.saved_sandboxes()):
-        from pytest_gvisor.inside import kept_ahead  # noqa: PLC0415 -- idle costs nothing
-
-        kept_ahead.begin(config, launcher, _environment(config))
 
 
 def _entries(config: pytest.Config) -> list[str]:
@@ -390,10 +357,7 @@ def _has_returned(config: pytest.Config) -> bool:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker of xdist what the user has given: xdist gives each of them a folder."""
-    from pytest_gvisor.inside import xdist_queue  # noqa: PLC0415 -- idle costs nothing
-
     node.workerinput[BASETEMP_GIVEN] = bool(node.config.getoption("basetemp"))
-    node.workerinput[xdist_queue.KEEPS] = xdist_queue.keeps_order(node.config)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -16,11 +16,8 @@ from pytest_gvisor.guest import unsent
 from pytest_gvisor.guest.frames import UNBOUNDED, Encoder, FrameError
 from pytest_gvisor.guest.returns import MARK
 from pytest_gvisor.inside import byte_code, frames
-from pytest_gvisor.run import adopting
-from pytest_gvisor.run.adopting import Adopting
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.logs import debugged
-from pytest_gvisor.run.recorded import Recorded
 from pytest_gvisor.run.request import Record
 
 _MOST = 256 * 1024 * 1024
@@ -68,12 +65,6 @@ class Link:
         self._given_up = False
         self.holds = False
         """Whether the pytest holds messages back in memory that is read here too."""
-
-        self.loaded: object = None
-        """The files that a pytest which rests has loaded, as it says: see `rest`."""
-
-        self.reads = True
-        """Whether something in a pytest that rests may have read its command line."""
 
         self.received = 0
         """Bytes of messages since `begin`."""
@@ -167,16 +158,14 @@ class Link:
         held = message.get("held")
         if not isinstance(held, list) or not all(isinstance(path, str) for path in held):
             raise ProtocolError("a pytest inside that rests, and names no folders")
-        self.loaded, self.reads = message.get("loaded"), message.get("reads") is not False
         return held
 
-    def save(self, deadline: float, meanwhile: Callable[[], object] | None = None) -> str:
+    def save(self, deadline: float) -> str:
         """Save the sandbox that rests; return the folder of the image, removed with the sandbox.
 
-        The sandbox goes on. ``meanwhile`` is called while runsc works. Raises `SnapshotError`: then
-        the sandbox is of no use any more.
+        The sandbox goes on. Raises `SnapshotError`: then the sandbox is of no use any more.
         """
-        return self._driven.save(deadline, meanwhile)
+        return self._driven.save(deadline)
 
     def receive_of_first(self, deadline: float) -> dict[str, Any]:
         """Return the next message of the first process, which sends them when pytest has ended.
@@ -339,15 +328,6 @@ class Link:
     def count_from_here(self) -> None:
         """Count the seconds of the start from now on: see `DrivenSupervisor`."""
         self._supervisor.count_from_here()
-
-    @property
-    def adopted(self) -> bool:
-        """Whether its run was handed over before it was planned."""
-        return isinstance(self._driven, Adopting) and self._driven.adopted
-
-    def recorded(self) -> Recorded:
-        """Return what it was started with: see `adopting.recorded`."""
-        return adopting.recorded(self._driven)
 
     @property
     def record(self) -> Record:

@@ -14,12 +14,11 @@ import pytest
 from pytest_gvisor.inside import (
     ahead,
     allure_results,
-    kept,
+    early,
     not_shown,
     reports,
     unbridged,
     visible,
-    xdist_queue,
 )
 from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.configuration import named
@@ -62,7 +61,7 @@ class InsideSession:
         """The files that have come back."""
 
         self._started = 0
-        self.copies = Copies(self._config, lambda planned: kept.unsaved(self._config, planned))
+        self.copies = Copies(self._config)
         self._config.pluginmanager.register(self.copies)
         self._groups = planned(session.items, isolation)
         self._following: pytest.Item | None = None
@@ -169,13 +168,11 @@ class InsideSession:
         following = next(self._upcoming(item, nextitem), None)
         sure: list[pytest.Item] = []
         after: pytest.Item | None = None
-        if following is not None and following is nextitem:
-            room = self._room(item)
-            if hasattr(self._config, "workerinput"):
-                sure, after = xdist_queue.sure(item, following, room)
-            else:
-                sure = self._sure(item, following, room)
-                after = next(self._upcoming(sure[-1], following), None) if sure else None
+        # A worker of xdist does not know the test after the next one.
+        is_worker = hasattr(self._config, "workerinput")
+        if following is not None and following is nextitem and not is_worker:
+            sure = self._sure(item, following, self._room(item))
+            after = next(self._upcoming(sure[-1], following), None) if sure else None
         return ahead.Ids(
             inner=item.stash[plan_key].inner,
             following=_inner(following),
@@ -187,8 +184,7 @@ class InsideSession:
         """Return how many tests may be named to the sandbox of this one ahead."""
         group = item.stash[seat_key].group
         writable, live = bool(self._inside.writable), "live log" in self._bridges.names
-        known = xdist_queue.is_known(self._config)
-        most = ahead.most(self._config, group.settings, writable=writable, live=live, known=known)
+        most = ahead.most(self._config, group.settings, writable=writable, live=live)
         return min(most, 1 if group.worker is None else group.worker.ahead.room)
 
     @staticmethod
@@ -246,7 +242,6 @@ class InsideSession:
                     named=named(self._config, group.items),
                     bridges=self._bridges.names,
                     taker=takers[0],
-                    of_this_run=planned.of_this_run(),
                 )
 
             if self._has_copies(group):
@@ -254,7 +249,9 @@ class InsideSession:
                 # It loads the project meanwhile.
                 self._prepare_next(group)
                 return link
-            return kept.begun(self._config, planned, go_on)
+            link = early.begun(self._config, planned).link
+            go_on(link)
+            return link
 
         return Worker(
             self._config,

@@ -16,7 +16,6 @@ from pytest_gvisor.inside import (
     families,
     host_files,
     program,
-    root_ahead,
     unwanted,
     users,
     visible,
@@ -29,7 +28,6 @@ from pytest_gvisor.oci.rootfs import host
 from pytest_gvisor.oci.spec import Capabilities
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.run import following
-from pytest_gvisor.run.adopting import Adopting, Rehearsal
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.specification import id_mappings
@@ -40,17 +38,12 @@ from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.returned import Taker
-    from pytest_gvisor.inside.root_ahead import RootAhead
     from pytest_gvisor.oci.spec import Mount, Spec
-    from pytest_gvisor.run.recorded import Launched, Recorded
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.settings import Settings
 
 _PYTHON_PATH = "PYTHONPATH"
 _TMP = "/tmp"
-_EACH_RUN_ENV = ("PYTEST_XDIST_TESTRUNUID",)
-_EACH_RUN_OPTIONS = ("randomly_seed",)
-"""The option of pytest-randomly, which draws one where none is given."""
 _PROGRAM = os.path.join(os.path.abspath(guest.__path__[0]), "begin.py")
 
 
@@ -84,29 +77,6 @@ class Plan:
     inhabitant: users.Inhabitant | None
     command: Mapping[str, Any]
     """The first command to the pytest, apart from ``sys.path``."""
-
-    def of_this_run(self) -> dict[str, Any]:
-        """Return the values that differ in each run: the pytest gets them with its tests."""
-        env, options = self.inside.env, self.command["options"]
-        return {
-            "env": {name: env[name] for name in _EACH_RUN_ENV if name in env},
-            "options": {name: options[name] for name in _EACH_RUN_OPTIONS if name in options},
-            "worker": self.command["worker"],
-            "lines": {name: self.command["program"][name] for name in ("argv", "orig_argv")},
-        }
-
-    def of_each_run(self) -> Plan:
-        """Return the plan without the values of `of_this_run`."""
-        values = self.of_this_run()
-        env = {name: v for name, v in self.inside.env.items() if name not in values["env"]}
-        options = self.command["options"].items()
-        command = {
-            **self.command,
-            "options": {name: v for name, v in options if name not in values["options"]},
-            "worker": values["worker"] and values["worker"]["worker_id"],
-        }
-        inside = dataclasses.replace(self.inside, env=env)
-        return dataclasses.replace(self, inside=inside, command=command)
 
     def changed(self, other: Plan) -> list[str]:
         """Return the names of fields by which two sandboxes differ up to the gate.
@@ -172,62 +142,25 @@ class Started:
     state: host_files.State
 
 
-def begin(config: pytest.Config, plan: Plan, *, watched: bool = False) -> Started:
+def begin(config: pytest.Config, plan: Plan) -> Started:
     """Start the sandbox of a plan as `launch` does."""
     state = host_files.of_start(config, plan.shown)
-    return Started(link=launch(config, plan, watched=watched), plan=plan, state=state)
+    return Started(link=launch(config, plan), plan=plan, state=state)
 
 
-def launch(
-    config: pytest.Config,
-    plan: Plan,
-    saved: str = "",
-    roots: str = "",
-    *,
-    watched: bool = False,
-    ahead: Launched | None = None,
-) -> Link:
+def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
     """Start the sandbox of a plan, whose pytest imports its plugins. Raises `GvisorError`.
 
     ``saved`` is the folder of a sandbox of the same plan that was saved at its gate. With it, the
-    pytest goes on from there. ``roots`` is a folder for skeletons of copies, if not the session's:
-    one of the same plan may be there. With ``watched``, the pytest notes whether its command line
-    is read up to the gate. ``ahead`` was handed over before, and is used if it is equal.
+    pytest goes on from there.
     """
-    root = root_ahead.of(config)
-    if root is not None:
-        root.end()  # before a keeper that does not come up takes the session's folder with it
-    request = _request(plan, saved, roots, root)
-    launcher, record = engine_of(config).launcher, Record()
-    if ahead is None:
-        driven = Driven(request, launcher, record)
-    else:
-        driven = Adopting(request, launcher, record, ahead)
-    link = Link(driven, copy=bool(saved))
-    if not saved:
-        path = configuration.search_path()
-        _command(link, "start", **plan.command, sys_path=path, watched=watched)
-        _supply(link, plan)
-    return link
-
-
-def foreseen(config: pytest.Config, plan: Plan, saved: str, roots: str) -> Recorded:
-    """Return what `launch` will hand over with a saved sandbox; its root is made by that.
-
-    Raises `GvisorError`, `OSError`, or `ValueError` if it cannot be known.
-    """
-    request = _request(plan, saved, roots, None)
-    return Rehearsal(request, engine_of(config).launcher, Record()).recorded()
-
-
-def _request(plan: Plan, saved: str, roots: str, ahead: RootAhead | None) -> Request:
-    return Request(
+    request = Request(
         runsc=plan.runsc,
         platform=plan.platform,
         # The limit on output is that of a workload, and not of what a pytest inside shows.
         settings=dataclasses.replace(plan.settings, max_output=DEFAULT_MAX_OUTPUT),
         make_spec=lambda workspace: _spec(
-            workspace, plan, shared=(roots or workspace.shared) if saved else None, ahead=ahead
+            workspace, plan, shared=workspace.shared if saved else None
         ),
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if plan.way is Way.FLAG else plan.way,
@@ -235,6 +168,11 @@ def _request(plan: Plan, saved: str, roots: str, ahead: RootAhead | None) -> Req
         shared=plan.platform is not Platform.KVM,
         restores=saved,
     )
+    link = Link(Driven(request, engine_of(config).launcher, Record()), copy=bool(saved))
+    if not saved:
+        _command(link, "start", **plan.command, sys_path=configuration.search_path())
+        _supply(link, plan)
+    return link
 
 
 def collect(
@@ -244,7 +182,6 @@ def collect(
     named: Sequence[str],
     bridges: Sequence[str],
     taker: Taker | None = None,
-    of_this_run: Mapping[str, Any],
 ) -> None:
     """Let the pytest of a sandbox configure itself, and collect ``items``.
 
@@ -259,7 +196,6 @@ def collect(
         unwanted=unwanted.names(items),
         sys_path=configuration.search_path(),
         bridges=bridges,
-        **of_this_run,
         returns=None if taker is None else taker.command(),
         basetemp=None if taker is None else taker.agreed.basetemp,
     )
@@ -289,7 +225,7 @@ def _worker(config: pytest.Config) -> dict[str, str] | None:
     return given and {"worker_id": given["workerid"], "testrun_uid": given["testrunuid"]}
 
 
-def _spec(workspace: Workspace, plan: Plan, *, shared: str | None, ahead: RootAhead | None) -> Spec:
+def _spec(workspace: Workspace, plan: Plan, *, shared: str | None) -> Spec:
     """Make the root file system, and the specification for it.
 
     ``shared`` is a folder where sandboxes of the same plan have one skeleton, to which none can
@@ -299,10 +235,12 @@ def _spec(workspace: Workspace, plan: Plan, *, shared: str | None, ahead: RootAh
     mounts = [bind(path, path) for path in shown.paths]
     mounts += writable.mounts(inside.writable)
     account = inhabitant.account if inhabitant else None
-    common = None if shown.adds else shared
-    if ahead is not None and common is None:
-        ahead.take(workspace.folder)
-    prepared = host().prepare(workspace.folder, mounts=mounts, shared=common, account=account)
+    prepared = host().prepare(
+        workspace.folder,
+        mounts=mounts,
+        shared=None if shown.adds else shared,
+        account=account,
+    )
     if shown.adds:
         shown.complete(prepared.root_path)
     workspace.binds.extend(
@@ -332,8 +270,8 @@ def _spec(workspace: Workspace, plan: Plan, *, shared: str | None, ahead: RootAh
         id_mappings=id_mappings(plan.way),
     )
     # The root's overlay is memory too; a tmpfs would hide a project that lies in /tmp.
-    kept = tuple(mount for mount in spec.mounts if mount.destination != _TMP)
-    spec = dataclasses.replace(spec, mounts=kept)
+    others = tuple(mount for mount in spec.mounts if mount.destination != _TMP)
+    spec = dataclasses.replace(spec, mounts=others)
     return _may_add_addresses(spec) if families.missing(settings) else spec
 
 

@@ -269,13 +269,6 @@ def _etc() -> tuple[Entry, ...]:
     return tuple(sorted(made.values(), key=lambda entry: entry.path.count("/")))
 
 
-def sources() -> list[str]:
-    """Return the host's paths on which the sandbox's /etc depends, those that are missing too."""
-    own = {"etc", "etc/mtab", *_GENERATED}
-    found = {entry.path for entry in _etc()} | {f"etc/{name}" for name in _wanted()}
-    return sorted(f"/{path}" for path in found - own)
-
-
 def _wanted() -> Iterator[str]:
     names = os.listdir("/etc")
     for name in _COPIED:

@@ -146,15 +146,12 @@ class Driven(Runner):
             self.workspace, 127 << 8 if status is None else status, too_large=self._too_large
         )
 
-    def save(self, deadline: float, meanwhile: Callable[[], object] | None = None) -> str:
+    def save(self, deadline: float) -> str:
         """Save the sandbox, in the thread that drives it; return the folder of `finish_save`.
 
         The sandbox runs on. At ``deadline`` (monotonic) it is of no use any more: end it.
-        ``meanwhile`` is called while runsc works.
         """
         self.begin_save()
-        if meanwhile is not None:
-            meanwhile()
         supervisor = self.supervisor
         while not self.is_saved() and not supervisor.over:
             if (left := deadline - time.monotonic()) <= 0:

@@ -164,14 +164,12 @@ class Keeper:
         """Whether the keeper still runs."""
         return self._process.poll() is None
 
-    def launch(self, order: Order, fds: Sequence[int], *, wait: bool = True) -> Control:
+    def launch(self, order: Order, fds: Sequence[int]) -> Control:
         """Hand over one run; ``fds`` are the executable, three streams, and cgroups to join.
 
-        Without ``wait``, the keeper may still be coming up. Raises `LaunchError` where it cannot be
-        reached.
+        Raises `LaunchError` where the keeper cannot be reached.
         """
-        if wait:
-            self.await_ready()
+        self.await_ready()
         with stage("keeper", "the request cannot be sent"), contextlib.ExitStack() as on_failure:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             on_failure.callback(ours.close)
@@ -253,20 +251,14 @@ class Launcher:
         self.left = 0
         """How many things of runs could not be removed; `close` tells those of the session."""
 
-    def begin(self) -> str:
+    def begin(self) -> None:
         """Let the keeper come up while the caller does something else. Raises `LaunchError`.
 
-        Returns the session's folder, which is removed where the keeper does not come up.
+        The session's folder is removed where the keeper does not come up.
         """
         self._check_owner()
         with self._guard:
-            return self._ensure(wait=False)[1].path
-
-    def begun(self) -> Keeper:
-        """Return the keeper, which may still be coming up. Raises `LaunchError`."""
-        self._check_owner()
-        with self._guard:
-            return self._ensure(wait=False)[0]
+            self._ensure(wait=False)
 
     def session(self) -> SessionDir:
         """Return the session folder. Raises `LaunchError` if it cannot be made."""
@@ -305,8 +297,11 @@ class Launcher:
         keeper = Keeper(self._choose() if session is None else session.path)
         # The session's end may find no descriptor for an import, and the keeper comes up meanwhile.
         from pytest_gvisor.programs import leftovers  # noqa: F401, PLC0415
+        from pytest_gvisor.sessions import saved_before  # noqa: PLC0415
 
         try:
+            if session is None:
+                saved_before.remove()
             if wait:
                 keeper.await_ready()
             if session is None:

@@ -52,11 +52,6 @@ def caches(name: str) -> str:
     return os.path.join(base, "pytest-gvisor", name)
 
 
-def saved_sandboxes() -> str:
-    """Return the folder for sandboxes that are kept for later sessions."""
-    return caches("sandboxes-1")
-
-
 def session_bases() -> Iterator[str]:
     """Yield the folders that may hold this process's sessions, the best first.
 

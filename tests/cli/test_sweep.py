@@ -1,20 +1,17 @@
-"""``pytest-gvisor sweep``: dead sessions, and the sandboxes that sessions have kept."""
+"""``pytest-gvisor sweep``: dead sessions, and what earlier versions saved."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_gvisor.cli import main as cli
-from pytest_gvisor.run import saved_store
-from pytest_gvisor.run.saved_store import SavedStore
-from pytest_gvisor.sessions import session_folder
+from pytest_gvisor.sessions import saved_before, session_folder
 from pytest_gvisor.sessions.session_folder import SessionDir
 
 
@@ -46,25 +43,16 @@ def test_a_dead_session_is_removed_and_a_living_one_stays(
         living.remove()
 
 
-def test_old_and_half_sandboxes_are_removed_and_named(
+def test_what_earlier_versions_saved_is_removed_and_named(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A sandbox that was used within the last days stays."""
+    """Other files of the cache stay."""
     tmp_path.chmod(0o700)
-    image = tmp_path / "image"
-    image.mkdir()
-    (image / "pages.img").write_bytes(b"p" * 1000)
-    store = SavedStore.open(make=True)
-    assert store is not None
-    folders = {}
-    for name in ("used", "old", "half"):
-        key = name.encode().hex().ljust(64, "0")
-        assert store.keep(key, str(image), {"start": "/"})
-        (folders[name],) = (tmp_path / "pytest-gvisor/sandboxes-1").glob(f"{key}-*")
-    before = time.time() - (saved_store.UNUSED_DAYS + 1) * 86400
-    os.utime(folders["old"] / "lock", (before, before))
-    (folders["half"] / "facts.json").unlink()
+    saved = tmp_path / "pytest-gvisor" / saved_before.NAME
+    (saved / "one/image").mkdir(parents=True)
+    saved.parent.chmod(0o700)
+    saved.chmod(0o700)
+    (saved.parent / "answers").mkdir()
     assert cli.main(["sweep"]) == 0
-    assert {name for name, folder in folders.items() if folder.exists()} == {"used"}
-    removed = sorted(f"removed {folders[name]}" for name in ("old", "half"))
-    assert sorted(capfd.readouterr().out.splitlines()) == removed
+    assert capfd.readouterr().out == f"removed {saved / 'one'}\n"
+    assert [path.name for path in saved.parent.iterdir()] == ["answers"]

@@ -254,55 +254,6 @@ def test_a_death_among_many_short_tests_is_one_failed_test(
     result.stdout.fnmatch_lines(["*test_it?41? FAILED*"])
 
 
-def test_under_xdist_a_death_among_tests_ahead_is_one_failed_test(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """A worker names the tests that it was given, and fixtures live as long as on the host."""
-    project.makeconftest(
-        """
-        import pathlib
-        from pytest_gvisor.inside.ahead import Ahead
-
-        send = Ahead.send
-
-        def noted(self, link, ids, collected):
-            send(self, link, ids, collected)
-            if self.first is not None:
-                pathlib.Path("named").touch()
-
-        Ahead.send = noted
-        """
-    )
-    project.makepyfile(
-        """
-        import os, pytest
-
-        set_up = []
-
-        @pytest.fixture(scope="class")
-        def of_class():
-            set_up.append(1)
-            yield
-            set_up.pop()
-
-        class TestIt:
-            @pytest.mark.parametrize("number", range(30))
-            def test_it(self, number, of_class):
-                assert set_up == [1]
-                if number == 21:
-                    os._exit(3)
-
-        @pytest.mark.parametrize("number", range(30))
-        def test_other(number):
-            assert not set_up
-        """
-    )
-    result = run_inside("-v", "-n1")
-    assert result.parseoutcomes() == {"passed": 59, "failed": 1}
-    result.stdout.fnmatch_lines(["*FAILED*test_it?21?*", "*sandbox was lost in this test's call*"])
-    assert (project.path / "named").exists()
-
-
 def test_a_fork_that_comes_back_says_nothing(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:

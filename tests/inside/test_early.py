@@ -73,40 +73,6 @@ def pytest_sessionstart(session):
     result.stdout.no_fnmatch_line("*a sandbox was started before*")
 
 
-def test_a_thread_makes_its_root_and_is_over_before_the_session_goes_on(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """A plugin may fork from here on. Nothing else makes a root."""
-    project.makepyfile(
-        early_plugin=INSIDE
-        + """
-import threading
-from pytest_gvisor.oci import skeleton
-
-makers, usual = [], skeleton.begin
-
-def begin(*arguments):
-    makers.append(threading.current_thread().name)
-    usual(*arguments)
-
-skeleton.begin = begin
-
-def pytest_sessionstart(session):
-    if not inside:
-        assert makers == ["gvisor-root"]
-        assert "gvisor-root" not in {thread.name for thread in threading.enumerate()}
-
-def pytest_sessionfinish(session):
-    if not inside:
-        assert makers == ["gvisor-root"]
-""",
-        test_it=INSIDE + "def test_it(): assert inside",
-    )
-    result = run_inside("-p", "early_plugin")
-    assert result.ret == 0
-    assert result.parseoutcomes() == {"passed": 1}
-
-
 def test_the_host_imports_nothing_of_the_pytest_inside_and_no_harness_before_the_start(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
@@ -185,10 +151,10 @@ def test_the_first_of_several_sandboxes_starts_early(
         INSIDE
         + """
 if not inside:
-    from pytest_gvisor.inside import kept
+    from pytest_gvisor.inside import start
 
-    begun, begin = [], kept.begin
-    kept.begin = lambda *given: begun.append(given) or begin(*given)
+    begun, begin = [], start.begin
+    start.begin = lambda *given: begun.append(given) or begin(*given)
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"{len(begun)} in the usual way")
@@ -200,7 +166,7 @@ def pytest_terminal_summary(terminalreporter):
         )
     result = run_inside("-v", f"--gvisor-isolation={isolation}", "test_a.py", "test_b.py")
     assert result.parseoutcomes() == {"passed": 2}
-    result.stdout.fnmatch_lines(["0 in the usual way"])
+    result.stdout.fnmatch_lines(["1 in the usual way"])
     result.stdout.no_fnmatch_line("*a sandbox was started before*")
 
 
@@ -316,9 +282,7 @@ def test_nothing_is_left_of_a_sandbox_that_no_test_has_used(
         "-v", "--in-gvisor", *arguments, no_reraise_ctrlc=True, plugins=[ends]
     )
     pytest.LineMatcher([*result.outlines, *result.errlines]).fnmatch_lines([told])
-    # The cache folder of this test is in its project, so that none is kept.
-    kept = "gvisor: no sandbox of tests inside is kept"
-    output = [line for line in (*result.outlines, *result.errlines) if not line.startswith(kept)]
+    output = [*result.outlines, *result.errlines]
     pytest.LineMatcher(output).no_fnmatch_line("*[vV]isor: *sandbox*")
     assert ends.had_started
     assert ends.folder

@@ -31,7 +31,6 @@ from pytest_gvisor.inside import (
     ahead,
     coverage_data,
     fields,
-    kept_state,
     link,
     readable,
     return_places,
@@ -43,7 +42,7 @@ from pytest_gvisor.install import archive, fetch, gomodule, release
 from pytest_gvisor.oci import reader
 from pytest_gvisor.plugin import entries, matrix
 from pytest_gvisor.report import github, run_texts, terminal
-from pytest_gvisor.run import left_out, saved, saved_store, tasks
+from pytest_gvisor.run import left_out, saved, tasks
 from pytest_gvisor.runsc import platforms, sidecars
 from pytest_gvisor.sandbox import forward, process
 from pytest_gvisor.sessions import session_folder
@@ -284,9 +283,6 @@ NUMBERS = [
     ("inside.md", f"a path of more than {returns._LONGEST_PATH:,} bytes"),
     ("inside.md", f"keeps {returned.MOST_FILES:,} files and {returned.MOST_BYTES // GIB} GiB"),
     ("inside.md", f"names up to {ahead.MOST} tests ahead"),
-    ("inside.md", f"its memory takes more than {saved_store.LARGEST // MIB} MiB"),
-    ("inside.md", f"Together they have {saved_store.MOST_BYTES // MIB} MiB at most"),
-    ("inside.md", f"those unused for {saved_store.UNUSED_DAYS} days"),
     ("internals.md", f"looks into the file each {link._LOOK * 1000:g} ms"),
     ("internals.md", f"at most {frames.MAX_JSON // 1024} KiB of JSON"),
     ("sandbox.md", f"A forward has {forward.MOST} connections at once"),
@@ -309,8 +305,6 @@ WORDS = [
     ("cli.md", "It takes three seconds at most", session_folder.SWEEP_BUDGET, 3),
     ("inside.md", "and 50 million lines or jumps", coverage_data.MOST_ENTRIES, 50_000_000),
     ("inside.md", "If three sandboxes in a row", session._MAX_FALSE_STARTS, 3),
-    ("inside.md", "the project's last four within a day", saved_store._MOST_UNUSED, 4),
-    ("inside.md", "the last tenth of a second", kept_state._JUST_NOW, 100_000_000),
     ("sandbox.md", "cannot confirm within two seconds", process.KILL_CONFIRM, 2),
 ]
 

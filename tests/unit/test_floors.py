@@ -117,11 +117,11 @@ def test_a_missing_floor_leaves_the_row_as_it_is() -> None:
     contenders: dict[str, floors.Peer] = {}
     wanted = floors.Floors(wanted=True)
     with contextlib.ExitStack() as stack:
-        wanted.join(stack, "kept", contenders, absent)
+        wanted.join(stack, "isolation", contenders, absent)
         wanted.join(stack, "exec", contenders, broken)
     assert not contenders
     assert list(table.verdicts([], wanted.missing)) == [
-        "floor of kept: not measured: no checkpoint here",
+        "floor of isolation: not measured: no checkpoint here",
         "floor of exec: FAILED: says nothing",
     ]
 
@@ -130,7 +130,7 @@ def test_no_floor_is_made_where_none_is_wanted() -> None:
     """A developer of one row waits for that row alone."""
     contenders: dict[str, floors.Peer] = {}
     with contextlib.ExitStack() as stack:
-        floors.Floors().join(stack, "kept", contenders, lambda: contextlib.nullcontext(print))
+        floors.Floors().join(stack, "exec", contenders, lambda: contextlib.nullcontext(print))
     assert not contenders
 
 

@@ -17,12 +17,10 @@ import pytest
 
 from pytest_gvisor.guest import gate
 from pytest_gvisor.guest.gate import Gate
-from pytest_gvisor.guest.program import CommandLine
 
 COMMAND: dict[str, Any] = {
     "op": "collect", "sys_path": ["/a"], "basetemp": "/base", "returns": {"files": 3},
-    "named": ["a", "b"], "copy": False, "env": {}, "options": {"randomly_seed": 5},
-    "lines": {"argv": ["pytest", "a"], "orig_argv": ["python", "pytest", "a"]},
+    "named": ["a", "b"], "copy": False,
 }  # fmt: skip
 
 
@@ -62,11 +60,8 @@ def hold(
     plugins: Sequence[str] = (),
 ) -> tuple[Any, Iterator[Any]]:
     """A configuration that has this gate before it, and a wait that has not begun."""
-    nothing = {name: list(getattr(sys, name)) for name in ("argv", "orig_argv")}
-    hooks = SimpleNamespace(get_hookimpls=lambda: [SimpleNamespace(plugin=inner)])
     given = pytest.Config.InvocationParams(args=args, plugins=None, dir=Path("/"))
     config = SimpleNamespace(
-        hook=SimpleNamespace(pytest_load_initial_conftests=hooks),
         invocation_params=given,
         option=SimpleNamespace(basetemp=None),
         pluginmanager=SimpleNamespace(register=lambda *_: None, hasplugin=plugins.__contains__),
@@ -74,7 +69,7 @@ def hold(
         args=["-p", "no:cacheprovider", *args],
     )
     channel = host if isinstance(host, Host) else Host(host)
-    inner.register(config, cast("Any", channel), path, CommandLine(nothing, watched=False))
+    inner.register(config, cast("Any", channel), path)
     return config, inner.pytest_load_initial_conftests(config, config.args)
 
 
@@ -98,7 +93,6 @@ def test_the_pytest_passes_when_the_first_process_is_prepared(
     thread.join()
     assert order == [returns]
     assert (sys.path, config.option.basetemp) == (["/a"], "/base")
-    assert config.option.randomly_seed == 5
     assert inner.command["op"] == "collect"
 
 

@@ -116,7 +116,6 @@ class Config:
         (Config(), {}, MOST),
         (Config(maxfail=1), {}, 0),
         (Config(stepwise=True), {}, 0),
-        (Config(), {"known": False}, 0),
         (Config(), {"writable": True}, 0),
         (Config(), {"network": Network.HOST}, 0),
         (Config(), {"network": Network.SANDBOX}, MOST),
@@ -131,5 +130,5 @@ def test_no_test_runs_ahead_that_the_host_may_not_want(
 ) -> None:
     """A verdict may stop the session, effects outside stay, and the user may watch."""
     settings = Settings(network=how.pop("network", Network.NONE))
-    how = {"writable": False, "live": False, "known": True, **how}
+    how = {"writable": False, "live": False, **how}
     assert ahead.most(cast("pytest.Config", config), settings, **how) == count

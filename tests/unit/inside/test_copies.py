@@ -122,6 +122,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, project: Path) -> Made
     config: Any = SimpleNamespace(
         getoption=lambda _: "", rootpath=project,
         invocation_params=SimpleNamespace(dir=project),
+        pluginmanager=SimpleNamespace(get_plugin=lambda _name: None),
     )  # fmt: skip
     session = SimpleNamespace(path=str(tmp_path))
     engine = SimpleNamespace(launcher=SimpleNamespace(session=lambda: session))
@@ -131,9 +132,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, project: Path) -> Made
         shown=Shown(paths=(str(project),), start=str(project)), inside=start.Inside(),
         inhabitant=None, command={"args": ["a"], "options": {}},
     )  # fmt: skip
-    found = Made(
-        copies=Copies(config, lambda plan: start.begin(config, plan)), plan=plan, folder=tmp_path
-    )
+    found = Made(copies=Copies(config), plan=plan, folder=tmp_path)
     monkeypatch.setattr(copies, "engine_of", lambda _: engine)
     monkeypatch.setattr(copies, "launch", lambda _config, _plan, saved: found.start(saved))
     monkeypatch.setattr(start, "launch", lambda *_, **_also: found.start("cold"))

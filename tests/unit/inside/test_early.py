@@ -73,7 +73,6 @@ def make(monkeypatch: pytest.MonkeyPatch, plan: start.Plan, sandbox: Sandbox, fo
             add_cleanup=lambda _: None,
             getoption=lambda _: basetemp,
             invocation_params=SimpleNamespace(dir=folder),
-            pluginmanager=SimpleNamespace(register=lambda _: None, hasplugin=lambda _: False),
             rootpath=folder,
             stash=pytest.Stash(),
         )
@@ -84,7 +83,8 @@ def make(monkeypatch: pytest.MonkeyPatch, plan: start.Plan, sandbox: Sandbox, fo
         monkeypatch.setattr(start, "plan", lambda *_, **_given: plan)
         monkeypatch.setattr(start, "launch", lambda *_, **_also: sandbox)
         made = Early(cast("Any", config), start.Inside)
-        made.begin()
+        if made.begin():
+            made.greet()
         return made
 
     return begun
@@ -180,7 +180,7 @@ def test_a_problem_is_left_to_the_first_test(
 
     monkeypatch.setattr(start, "launch", fail)
     begun.discard()
-    begun.begin()
+    assert not begun.begin()
     assert begun.take(plan) is None
     assert not begun._refused
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,52 +55,3 @@ def test_a_main_module_of_another_form_has_no_names(monkeypatch: pytest.MonkeyPa
     """An xdist worker's has no file."""
     monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
     assert (program.names()["file"], program.names()["module"]) == (None, None)
-
-
-LOOKS: dict[str, Callable[[list[str]], object]] = {
-    "an index": lambda line: line[1],
-    "a slice": lambda line: line[1:],
-    "a loop": lambda line: [*line],
-    "a search": lambda line: "-k" in line,
-    "a join": " ".join,
-    "a copy": list,
-    "a length": len,
-    "a comparison": lambda line: line == [],
-    "a change": lambda line: line.append("-x"),
-    "a text": repr,
-}
-
-
-@pytest.mark.parametrize("name", LOOKS)
-def test_a_look_at_the_command_line_is_noted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name of the program is free: argparse reads it."""
-    monkeypatch.setattr(sys, "argv", [])
-    monkeypatch.setattr(sys, "orig_argv", [])
-    line = guest.assume(["pytest", "-k", "a"], ["python", "-k", "a"], None, None, watched=True)
-    assert sys.argv[0] == "pytest"
-    assert not line.was_read()
-    LOOKS[name](sys.argv)
-    assert line.was_read()
-
-
-def test_a_command_line_is_a_usual_list_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list that was taken before has the present content too."""
-    monkeypatch.setattr(sys, "argv", [])
-    monkeypatch.setattr(sys, "orig_argv", [])
-    line = guest.assume(["pytest", "a"], ["python", "a"], None, None, watched=True)
-    taken = sys.argv
-    line.settle({"argv": ["pytest", "b"], "orig_argv": ["python", "b"]})
-    assert sys.argv == taken == ["pytest", "b"]
-    assert sys.orig_argv == ["python", "b"]
-    assert type(sys.argv) is type(sys.orig_argv) is list
-
-
-def test_another_list_in_its_place_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever has put it there keeps it."""
-    monkeypatch.setattr(sys, "argv", [])
-    monkeypatch.setattr(sys, "orig_argv", [])
-    line = guest.assume(["pytest", "a"], ["python", "a"], None, None, watched=True)
-    mine = sys.argv = ["mine"]
-    assert line.was_read()
-    line.settle({"argv": ["pytest", "b"], "orig_argv": ["python", "b"]})
-    assert sys.argv is mine

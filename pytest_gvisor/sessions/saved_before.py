@@ -1,0 +1,58 @@
+"""The sandboxes that earlier versions saved for later sessions, removed from the user's cache.
+
+They lie in a folder of the cache with the name below. Nothing else there is touched, and no link is
+followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+
+from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.programs import locks
+from pytest_gvisor.sessions import places
+from pytest_gvisor.sessions.private import place
+
+NAME = "sandboxes-1"
+
+
+def remove() -> list[str]:
+    """Remove them, and return the paths that went.
+
+    One that a session of an earlier version uses stays. So does the whole folder if others can
+    enter or replace it.
+    """
+    path = places.caches(NAME)
+    removed: list[str] = []
+    if not os.path.isdir(path):
+        return removed
+    with contextlib.suppress(LaunchError, OSError), place(path) as found:
+        above = found.open()
+        try:
+            removed += [f"{found.path}/{n}" for n in os.listdir(above) if _is_removed(above, n)]
+        finally:
+            os.close(above)
+        os.rmdir(found.name, dir_fd=found.above)
+    return removed
+
+
+def _is_removed(above: int, name: str) -> bool:
+    """Remove a file, a link, or the folder of a sandbox; return whether it is gone."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as undo:
+        try:
+            folder = os.open(name, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        except NotADirectoryError:
+            os.unlink(name, dir_fd=above)
+            return True
+        undo.callback(os.close, folder)
+        with contextlib.suppress(FileNotFoundError):
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            lock = os.open("lock", flags, dir_fd=folder)
+            undo.callback(os.close, lock)
+            if not locks.is_taken(lock):
+                return False
+        shutil.rmtree(name, dir_fd=above)
+        return True
+    return False
