@@ -42,11 +42,6 @@ def test_it_does_not_mix_logs_into_the_output(alone: Project) -> None:
     alone.test(TEST.replace("== 0", "== 1")).run("--gvisor-debug").ends(passed=1)
 
 
-def test_the_environment_can_ask_for_it(alone: Project) -> None:
-    """``PYTEST_GVISOR_DEBUG=1`` is the same."""
-    alone.test(TEST).run(PYTEST_GVISOR_DEBUG="1").ends(failed=1).shows(": strace -")
-
-
 def test_a_workload_that_cannot_start_shows_its_boot_log(alone: Project) -> None:
     """A failed launch shows the boot log; it has no strace."""
     alone.test("def test_it(gvisor): gvisor.run(['no-such-program'])")

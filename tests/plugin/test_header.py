@@ -42,13 +42,6 @@ def test_an_idle_session_says_nothing_and_imports_nothing(project: Project) -> N
     assert len(ran.lines("imported")) == (3 if project.distributed else 1)
 
 
-def test_a_failing_idle_session_shows_nothing_of_ours(alone: Project) -> None:
-    """A failure of a test without a sandbox has no sections of the plugin."""
-    alone.test("def test_it(): print('\\x1b[31mred'); assert 0", conftest=IMPORTS)
-    ran = alone.run().ends(failed=1).hides("gvisor:").shows("\x1b[31mred")
-    assert all("launch" not in line and "docker" not in line for line in ran.lines("imported"))
-
-
 def test_the_line_of_a_configured_session(project: Project, runsc: Runsc) -> None:
     """A setting on the command line is in pytest's header, in exactly this form."""
     ran = project.test("def test_it(): pass").run("--gvisor-network=none").ends(passed=1)

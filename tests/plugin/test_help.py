@@ -16,8 +16,6 @@ from pytest_gvisor.setting_table import SETTINGS, names_from
 from tests.plugin.conftest import CHECKOUT
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.plugin.conftest import Project
 
 PAGES = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
@@ -139,11 +137,3 @@ def test_plans_of_a_session_can_be_shown(alone: Project, option: str) -> None:
     alone.test("def test_it(gvisor): pass")
     ran = alone.run(option, "--gvisor-platform=systrap,ptrace").exits(0)
     ran.shows("gvisor_platform").hides("INTERNALERROR")
-
-
-def test_collection_needs_no_runsc(alone: Project, missing: Path) -> None:
-    """Tests can be listed on a machine that has no runsc."""
-    alone.test("def test_it(gvisor): pass")
-    ran = alone.run("--collect-only", "-q", f"--gvisor-runsc={missing}", "--gvisor-platform=all")
-    for platform in ("systrap", "kvm", "ptrace"):
-        ran.exits(0).shows(f"test_it.py::test_it[{platform}]")

@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from tests.plugin.conftest import Project
 
 
-def test_modify_spec_changes_what_runs(project: Project) -> None:
+def test_modify_spec_changes_what_runs(alone: Project) -> None:
     """``pytest_gvisor_modify_spec`` gets the test and config.json's content, and may change it."""
-    project.test(
+    alone.test(
         """
         def test_name(gvisor):
             assert gvisor.run(["hostname"]).stdout == "test-name\\n"
@@ -29,7 +29,7 @@ def test_modify_spec_changes_what_runs(project: Project) -> None:
                 config_json["hostname"] = item.name.replace("_", "-")
         """,
     )
-    project.run().ends(passed=3)
+    alone.run().ends(passed=3)
 
 
 def test_a_changed_spec_is_validated_like_any_other(alone: Project) -> None:

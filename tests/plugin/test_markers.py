@@ -157,22 +157,3 @@ def test_a_misused_requirement_fails_its_test_and_names_it(alone: Project) -> No
     ran = alone.run().ends(errors=len(MISUSES)).hides("During handling")
     for number, message in enumerate(MISUSES.values()):
         assert message in ran.line(f"test_it.py::test_{number} (test_it.py:{2 + 2 * number}): ")
-
-
-def test_markers_are_registered_without_runsc(alone: Project, no_runsc: str) -> None:
-    """``--strict-markers`` knows them on a machine that has no runsc."""
-    alone.test(
-        """
-        import pytest
-
-        pytestmark = pytest.mark.gvisor(network="host")
-
-        @pytest.mark.requires_runsc
-        @pytest.mark.requires_kvm
-        @pytest.mark.requires_platform("ptrace")
-        def test_it():
-            pass
-    """,
-        conftest=no_runsc,
-    )
-    alone.run("--strict-markers").ends(skipped=1)

@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from tests.plugin.conftest import Project
 
 
-def test_a_fork_of_pytest_cannot_start_sandboxes(project: Project) -> None:
+def test_a_fork_of_pytest_cannot_start_sandboxes(alone: Project) -> None:
     """A run in a child that a test forked is a `LaunchError`; the parent goes on as before."""
-    project.test("""
+    alone.test("""
         import os
         import pytest
 
@@ -37,7 +37,7 @@ def test_a_fork_of_pytest_cannot_start_sandboxes(project: Project) -> None:
             assert said.startswith("LaunchError fork the launch failed at fork: this process is")
             assert gvisor.run(["echo", "on"]).stdout == "on\\n"
     """)
-    project.run().ends(passed=2)
+    alone.run().ends(passed=2)
 
 
 def test_a_wider_scope_cannot_have_a_tests_sandbox(alone: Project) -> None:
@@ -87,18 +87,3 @@ def test_calls_that_cannot_be_meant_are_usage_errors(alone: Project) -> None:
                 gvisor.run(args, **options)
     """)
     alone.run().ends(passed=8)
-
-
-def test_a_result_outlives_its_session(alone: Project) -> None:
-    """A result can be read and shown after everything is closed."""
-    alone.test(
-        "def test_it(gvisor, request): request.config.done = gvisor.run(['echo', 'hello'])",
-        conftest="""
-        import pytest
-
-        @pytest.hookimpl(trylast=True)
-        def pytest_unconfigure(config):
-            config.add_cleanup(lambda: print("LATER", config.done.stdout, config.done))
-        """,
-    )
-    alone.run().ends(passed=1)

@@ -28,13 +28,6 @@ TEST = """
 WITHOUT = ["cacheprovider", "logging", "tmpdir", "junitxml", "warnings", "assertion", "subtests"]
 
 
-@pytest.mark.parametrize("plugin", WITHOUT)
-def test_it_works_without(alone: Project, plugin: str, no_kvm: str) -> None:
-    """Each of these plugins may be missing."""
-    ran = alone.test(TEST, conftest=no_kvm).run("-p", f"no:{plugin}", "-W", "default")
-    ran.ends(passed=1, failed=1, skipped=1).shows(" gvisor: sh -c ", "| reason")
-
-
 def test_it_works_without_all_of_them(project: Project, no_kvm: str) -> None:
     """All of them may be missing at once."""
     args = [word for plugin in WITHOUT for word in ("-p", f"no:{plugin}")]
@@ -168,15 +161,3 @@ def test_a_worker_that_dies_takes_only_its_test_along(alone: Project) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
     """)
     alone.run("-n2").ends(passed=4, failed=1).shows("crashed")
-
-
-def test_the_last_worker_may_die_too(alone: Project) -> None:
-    """A single worker that is killed leaves nothing (the leak check looks)."""
-    alone.test("""
-        import os, signal
-
-        def test_it(gvisor):
-            gvisor.run(["true"], check=True)
-            os.kill(os.getpid(), signal.SIGKILL)
-    """)
-    alone.run("-n1", "--max-worker-restart=0").ends(failed=1).shows("crashed")

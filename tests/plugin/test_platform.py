@@ -98,13 +98,6 @@ def test_what_works_here_does_not_change_what_is_collected(project: Project, no_
     assert ids(project.run("-v", *args).ends(skipped=4)) == ids(listing)
 
 
-@pytest.mark.parametrize("names", ["sytrap", "systrap,kvn", "", ",", "SYSTRAP"])
-def test_an_unknown_platform_is_a_usage_error(alone: Project, names: str) -> None:
-    """An unknown platform is a usage error that lists the choices."""
-    ran = alone.test(ONE).run("--gvisor-platform", names).exits(pytest.ExitCode.USAGE_ERROR)
-    ran.shows("pytest-gvisor: --gvisor-platform: platform", "systrap, kvm, ptrace")
-
-
 def test_a_platform_that_no_binary_lists_is_a_usage_error_that_names_theirs(
     project: Project, fake: FakeRunsc
 ) -> None:

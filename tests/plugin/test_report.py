@@ -361,14 +361,6 @@ def test_a_session_where_nothing_differs_says_one_line(project: Project) -> None
     project.run().ends(passed=1).hides("gVisor")
 
 
-def test_a_report_of_a_session_without_gvisor_is_empty(project: Project) -> None:
-    """The report of a session without gVisor exists, and states that it is empty."""
-    project.test("def test_it(): pass")
-    project.run("--gvisor-report=r.json", "--gvisor-report=r.md").ends(passed=1)
-    assert read(project.folder).rows == ()
-    assert "No test belongs to a platform." in (project.folder / "r.md").read_text()
-
-
 @pytest.mark.parametrize(
     ("name", "told"),
     [
@@ -378,13 +370,13 @@ def test_a_report_of_a_session_without_gvisor_is_empty(project: Project) -> None
     ],
 )
 def test_a_report_that_could_not_be_written_stops_the_session_at_its_start(
-    project: Project, name: str, told: str
+    alone: Project, name: str, told: str
 ) -> None:
     """An unknown form, a path that leads through a file, a folder in its place."""
-    project.test("def test_it(): raise RuntimeError('it has run')")
-    (project.folder / "file").write_text("")
-    (project.folder / "folder.json").mkdir()
-    ran = project.run(f"--gvisor-report={name}").exits(pytest.ExitCode.USAGE_ERROR)
+    alone.test("def test_it(): raise RuntimeError('it has run')")
+    (alone.folder / "file").write_text("")
+    (alone.folder / "folder.json").mkdir()
+    ran = alone.run(f"--gvisor-report={name}").exits(pytest.ExitCode.USAGE_ERROR)
     ran.shows(told).hides("it has run", "Traceback")
 
 
@@ -707,20 +699,3 @@ def test_what_is_too_much_is_left_out_and_counted(alone: Project) -> None:
     assert ["said" in cell.output for cell in found.values()] == [True, False, False, False]
     assert "x" * 600 in found["test_fails"].output
     assert report.notes == ("details of 2 cells were left out, for the report's size",)
-
-
-def test_no_cell_is_left_when_garbage_is_collected(alone: Project) -> None:
-    """After a session, pytest goes through all objects twice, and Python does as it ends."""
-    conftest = """
-        import gc
-        import pytest
-
-        @pytest.hookimpl(tryfirst=True)
-        def pytest_unconfigure():
-            kinds = [type(one).__name__ for one in gc.get_objects()]
-            left = [kinds.count(name) for name in ("Collector", "CellInMaking", "Cell")]
-            if left[0]:  # not in the pytest inside
-                print("left", *left)
-    """
-    ran = alone.test("def test_it(): pass", conftest=conftest).run("-s", "--in-gvisor")
-    ran.ends(passed=1).shows("left 1 0 0")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
-
-import pytest
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
@@ -122,59 +119,6 @@ def test_requirements_that_are_only_collected_probe_nothing(alone: Project) -> N
     alone.run("--collect-only").exits(0)
     alone.run("-k", "runsc").ends(passed=1, deselected=4)
     assert not (alone.folder / "probes").exists()
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root opens any device")
-def test_a_kvm_device_that_may_not_be_opened_is_named(alone: Project) -> None:
-    """The cause is the permission and the user, and not a device that is missing."""
-    alone.write({"device": ""})
-    device = alone.folder / "device"
-    device.chmod(0)
-    alone.test(
-        """
-        import pytest
-
-        @pytest.mark.requires_kvm
-        def test_kvm():
-            pass
-        """,
-        conftest=f"""
-        import functools
-        from pytest_gvisor.runsc import platforms
-        platforms.probe = functools.partial(platforms.probe, kvm_device={str(device)!r})
-        """,
-    )
-    ran = alone.run().ends(skipped=1)
-    ran.shows(f"no permission: {device} may not be opened by uid {os.geteuid()}")
-
-
-def test_the_real_kvm_is_decided_within_its_deadline(alone: Project) -> None:
-    """The probe of /dev/kvm gives a verdict in bounded time, also if it hangs."""
-    alone.test("""
-        import time
-        import pytest
-
-        started = time.monotonic()
-
-        @pytest.mark.requires_kvm
-        def test_kvm(gvisor):
-            pass
-
-        @pytest.mark.requires_kvm
-        def test_again():
-            pass
-
-        def test_time():
-            assert time.monotonic() - started < 40
-    """)
-    ran = alone.run()
-    if ran.outcomes() == {"passed": 3}:
-        return
-    ran.ends(passed=1, skipped=2)
-    causes = ("no device", "no permission", "not given to this container", "the probe failed",
-              "the probe hung", "not compiled in")  # fmt: skip
-    shown = "platform kvm is not available here: "
-    assert any(f"{shown}{cause}: " in ran.output for cause in causes)
 
 
 # A conftest.py's text: ptrace hangs, each real probe is counted, and verdicts have a folder here.

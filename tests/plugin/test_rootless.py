@@ -45,10 +45,3 @@ def test_a_user_cannot_go_without(alone: Project) -> None:
     """``off`` is an error for a user, and not a quiet ``on``."""
     ran = alone.test(TEST).run("-rP", "--gvisor-rootless", "off").ends(failed=1)
     ran.shows("UsageError")
-
-
-def test_another_word_is_a_usage_error(alone: Project) -> None:
-    """The message has the choices."""
-    ran = alone.test("def test_it(): pass").run("--gvisor-rootless=maybe")
-    ran.exits(pytest.ExitCode.USAGE_ERROR)
-    ran.shows("--gvisor-rootless: rootless='maybe' is not one of auto, on, off")

@@ -37,18 +37,18 @@ EVERY_WAY = """
 
 
 def test_the_path_is_used_and_shown_as_what_it_leads_to(
-    project: Project, runsc: Runsc, tmp_path: Path
+    alone: Project, runsc: Runsc, tmp_path: Path
 ) -> None:
     """A link is followed: the header and the runs name the file itself."""
     link = tmp_path / "link"
     link.symlink_to(runsc.path)
-    project.test(f"""
+    alone.test(f"""
         def test_it(gvisor, runsc):
             assert runsc.path == {runsc.path!r}
             assert {runsc.path!r} in gvisor.run(["true"]).command
             assert gvisor.settings.runsc == {str(link)!r}
     """)
-    project.run(f"--gvisor-runsc={link}").ends(passed=1).shows(f"({runsc.path}), systrap")
+    alone.run(f"--gvisor-runsc={link}").ends(passed=1).shows(f"({runsc.path}), systrap")
 
 
 @pytest.mark.fault("A14")

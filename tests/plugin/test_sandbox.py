@@ -122,21 +122,6 @@ def test_a_platform_that_does_not_work_skips_or_fails(alone: Project, *, strict:
     ran.shows("platform kvm is not available here")
 
 
-def test_the_names_are_known(alone: Project) -> None:
-    """The fixtures are listed with their purpose, and the classes can be imported."""
-    alone.test("""
-        from pytest_gvisor import Forward, InsideError, NotReady, Process, Sandbox
-
-        def test_it(gvisor_sandbox):
-            assert isinstance(gvisor_sandbox, Sandbox)
-            assert isinstance(gvisor_sandbox.popen(["true"]), Process)
-            assert isinstance(gvisor_sandbox.forward(80), Forward)
-            assert issubclass(NotReady, TimeoutError)
-    """)
-    alone.run().ends(passed=1)
-    alone.run("--fixtures").shows("gvisor_sandbox", "gvisor_sandboxes [session scope]")
-
-
 def test_a_session_makes_a_snapshot_once_and_each_test_has_a_copy(alone: Project) -> None:
     """A copy whose test has other settings is an error that names them. Nothing is left."""
     alone.test("""

@@ -86,21 +86,3 @@ def test_the_command_line_chooses_none_either(bird: Canary) -> None:
         )
         assert done.returncode == 0, done.stdout + done.stderr
     assert not bird.mark.exists()
-
-
-@pytest.mark.parametrize("dashes", ["-", "--"])
-def test_a_hook_cannot_lift_the_rule_on_releases(dashes: str, alone: Project, runsc: Runsc) -> None:
-    """The flag is a usage error, and nothing starts."""
-    flag = f"{dashes}sidecar-release-enforcement-policy=NEVER"
-    alone.test(
-        """
-        def test_it(gvisor):
-            gvisor.run(["echo", "was started"])
-        """,
-        conftest=f"""
-        def pytest_gvisor_runsc_args(item):
-            return [{flag!r}]
-        """,
-    )
-    ran = alone.run().ends(failed=1).hides("ran: env")
-    ran.shows("UsageError: --sidecar-release-enforcement-policy is decided by a setting")

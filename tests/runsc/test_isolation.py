@@ -19,7 +19,6 @@ from pytest_gvisor import (
     bind,
     directory,
     empty,
-    host,
     tmpfs,
 )
 from pytest_gvisor.run.request import Hooks
@@ -295,12 +294,6 @@ def test_an_empty_root_has_what_it_was_given(gvisor: Gvisor) -> None:
     assert sorted(done.stdout.split()) == ["/bin/sh", "/run", "hello"]
 
 
-def test_the_host_root_by_name_is_the_default(gvisor: Gvisor) -> None:
-    """host() is the root of a run without rootfs."""
-    listing = ["ls", "/", "/etc", "/usr"]
-    assert gvisor.run(listing, rootfs=host()).stdout == gvisor.run(listing).stdout
-
-
 def test_two_runs_share_nothing(gvisor: Gvisor, busybox_root: Path) -> None:
     """A sandbox's writes are not in the next one, also with the same root folder."""
     root = directory(busybox_root)
@@ -308,18 +301,6 @@ def test_two_runs_share_nothing(gvisor: Gvisor, busybox_root: Path) -> None:
     first, second = (gvisor.run(["/bin/sh", "-c", script], rootfs=root) for _ in range(2))
     assert first.stdout == second.stdout
     assert "x" not in second.stdout.split()
-
-
-DANGEROUS = ("/", "/proc", "/proc/self", "/sys", "/sys/fs/cgroup", "/dev", "/dev/null", "/var")
-
-
-@pytest.mark.fault("B6")
-@pytest.mark.parametrize("source", DANGEROUS)
-def test_what_would_hand_over_the_host_is_refused(gvisor: Gvisor, source: str) -> None:
-    """The host's root, kernel file systems and devices cannot be bound; nothing is started."""
-    with pytest.raises(UsageError, match="refusing to mount"):
-        gvisor.run(["true"], mounts=[bind(source, "/x")])
-    assert gvisor.records == []
 
 
 @pytest.mark.fault("B6")
@@ -382,14 +363,6 @@ def test_the_whole_host_must_be_named_as_dangerous(gvisor: Gvisor, tmp_path: Pat
     assert (tmp_path / "canary").read_text() == "seen\n"
     with pytest.raises(UsageError, match="dangerous=True"):
         directory("/")
-
-
-def test_a_root_is_shown_without_the_programs_in_it(busybox_root: Path) -> None:
-    """The repr of a run names its root file system: a folder, or the files and their sizes."""
-    assert repr(directory(busybox_root)) == f"DirectoryRootfs(path={str(busybox_root)!r})"
-    root = empty({"a": "text\n", "bin/sh": BUSYBOX.read_bytes()})
-    assert repr(root).startswith("EmptyRootfs('a': 5 bytes, 'bin/sh': ")
-    assert len(repr(root)) < 100
 
 
 def test_no_other_run_sees_what_a_hook_has_written_to_the_root(gvisor: Gvisor) -> None:

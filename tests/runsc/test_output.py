@@ -54,20 +54,6 @@ def test_of_a_longer_stream_head_and_tail_are_kept(gvisor: Gvisor, limit: int) -
     assert done.stdout == whole[:head].decode() + gap + whole[len(whole) - tail :].decode()
 
 
-def test_a_stream_of_exactly_the_limit_is_whole(gvisor: Gvisor) -> None:
-    """A stream that just fits is whole."""
-    done = gvisor.run(["printf", "0123456789"], max_output=10)
-    assert (done.stdout, done.stdout_total, done.truncated) == ("0123456789", 10, False)
-
-
-def test_only_the_stream_that_is_too_long_is_cut(gvisor: Gvisor) -> None:
-    """The limit is for each stream, and `truncated` is about both."""
-    done = gvisor.run(["sh", "-c", "echo short; seq 1000 >&2"], max_output=100)
-    assert (done.stdout, done.stdout_total) == ("short\n", 6)
-    assert (len(done.stderr_bytes), done.stderr_total) == (100, 3893)
-    assert done.truncated
-
-
 BYTES = {
     "every-byte": bytes(range(256)),
     "newlines": b"a\r\nb\rc\n\n",
@@ -110,12 +96,6 @@ def test_a_workload_may_close_its_streams(gvisor: Gvisor, closed: str) -> None:
     assert (done.returncode, done.outcome) == (5, Outcome.EXITED)
     assert (done.stdout, done.stderr) == ("out\n", "err\n")
     assert done.duration > 0.3
-
-
-def test_only_standard_error(gvisor: Gvisor) -> None:
-    """Standard error is not part of standard output."""
-    done = gvisor.run(["sh", "-c", "echo words >&2"])
-    assert (done.stdout, done.stderr) == ("", "words\n")
 
 
 @pytest.mark.fault("E10")

@@ -114,20 +114,6 @@ def test_a_forbidden_device_is_seen_without_a_run(tmp_path: Path, runsc: Runsc) 
     assert "udev" in caught.value.next_step
 
 
-def test_what_is_no_device_is_seen_without_a_run(tmp_path: Path, runsc: Runsc) -> None:
-    """A folder in the device's place, which cannot be opened for writing, is no device."""
-    found = probe(Platform.KVM, runsc.platforms, _never, kvm_device=str(tmp_path))
-    assert found.cause is Cause.NO_DEVICE
-    assert "Is a directory" in found.detail
-
-
-def test_a_device_that_is_not_kvm_is_seen_without_a_run(runsc: Runsc) -> None:
-    """Another device in its place has no answer to KVM's first question."""
-    found = probe(Platform.KVM, runsc.platforms, _never, kvm_device="/dev/null")
-    assert found.cause is Cause.NOT_KVM
-    assert found.detail == "/dev/null is not KVM's device (ENOTTY: Inappropriate ioctl for device)"
-
-
 def test_a_platform_that_is_not_compiled_in_is_named(runsc: Runsc) -> None:
     """A platform that is not compiled in starts nothing; the error lists the binary's platforms."""
     found = probe(Platform.KVM, {Platform.PTRACE}, _never)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import __main__ as command
-from benchmarks import document, plot, table
+from benchmarks import document, table
 from benchmarks.grid import Table
 from benchmarks.results import Figure, Result
-from benchmarks.rows import FLOORS, ROWS
 from benchmarks.timing import Series, interleaved
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -64,11 +61,6 @@ def test_rows_of_the_same_name_are_replaced() -> None:
     assert rows == (("fresh", "6"), ("exec", "5"), ("idle", "1"), ("other", "4"))
 
 
-def test_no_row_of_other_columns_stays() -> None:
-    """A table of an earlier form of the benchmarks is not mixed with a new one."""
-    assert Table(("row", "ratio"), (("idle", "1"),)).updated(Table(HEAD), ORDER) == Table(HEAD)
-
-
 def page_of(*measured: tuple[dict[str, Table], str]) -> str:
     """A page of only its marks, after these measurements and their dates."""
     kinds = (*document.KINDS, document.MEASUREMENTS)
@@ -89,14 +81,6 @@ def test_each_row_of_the_page_names_its_measurement() -> None:
     assert re.findall(r"\| (\w)  \| (\w+day) +\|", page) == [("A", "Monday"), ("B", "Tuesday")]
 
 
-def test_a_measurement_without_rows_leaves_the_page() -> None:
-    """Once a later run has measured all its rows, its letter is free for the next one."""
-    same = {"results": Table(HEAD, (("idle", "1"),)), "floors": Table(HEAD)}
-    page = page_of((same, "Monday"), (same, "Tuesday"), (same, "Wednesday"))
-    assert re.findall(r"\| (\w)  \| (\w+day) +\|", page) == [("A", "Wednesday")]
-    assert "| idle | 1      | A  |" in page
-
-
 def test_only_the_tables_of_the_page_are_replaced(tmp_path: Path) -> None:
     """The text around stays, and the plot lies beside the page."""
     page = tmp_path / document.PAGE
@@ -115,28 +99,3 @@ def test_a_page_without_a_place_for_a_table_is_refused() -> None:
     """Nothing is guessed about a page without the marks."""
     with pytest.raises(ValueError, match="has no place for a table"):
         document.updated("# Benchmarks\n", {"results": Table(HEAD)}, {}, ORDER)
-
-
-def test_floors_alone_are_those_of_all_rows() -> None:
-    """Beside a row that has one, the floor of that row is measured alone."""
-
-    def chosen(names: str) -> list[str]:
-        rows: list[str] = command._options(["--only", names]).rows
-        return rows
-
-    floored = [name for name, row in ROWS.items() if row.has_floor]
-    assert chosen("floors") == [*floored, FLOORS]
-    assert set(chosen("floors,idle")) == {*floored, FLOORS, "idle"}
-    assert chosen("floors,exec") == ["exec", FLOORS]
-
-
-def test_the_plot_has_a_line_and_a_name_for_each_way() -> None:
-    """The plot is well-formed XML, and more milliseconds a test are higher up."""
-    curve = {"host": {1: 0.1, 100: 0.2}, "inside": {1: 0.5, 100: 0.7}}
-    root = ET.fromstring(plot.svg(curve, "runsc <20260905>"))
-    space = "{http://www.w3.org/2000/svg}"
-    texts = [element.text for element in root.iter(f"{space}text")]
-    assert {"host", "inside", "1", "100", "runsc <20260905>"} <= set(texts)
-    heights = [float(circle.attrib["cy"]) for circle in root.iter(f"{space}circle")]
-    host_of_one, host_of_all, inside_of_one, _ = heights
-    assert inside_of_one < host_of_one < host_of_all

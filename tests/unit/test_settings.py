@@ -15,7 +15,7 @@ from pytest_gvisor import setting_values, settings
 from pytest_gvisor.errors import LaunchError, UsageError
 from pytest_gvisor.run.call_settings import CallSettings, SessionSettings
 from pytest_gvisor.run.capture import Capture
-from pytest_gvisor.setting_table import SETTINGS, Kind, Setting, names_from
+from pytest_gvisor.setting_table import SETTINGS, Kind, names_from
 from pytest_gvisor.settings import Network, Settings
 
 ANYTHING = st.one_of(
@@ -41,13 +41,12 @@ def test_the_table_and_the_class_have_the_same_names() -> None:
     assert len(NAMES) == len(set(NAMES))
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=NAMES)
-def test_the_table_and_the_class_have_the_same_type_and_default(setting: Setting) -> None:
+def test_the_table_and_the_class_have_the_same_type_and_default() -> None:
     """A setting whose default is None is optional."""
-    kind = type_of(setting.kind)
-    meant = kind | None if setting.default is None else kind
-    assert TYPES[setting.name] == meant
-    assert getattr(Settings(), setting.name) == setting.default
+    for one in SETTINGS:
+        kind = type_of(one.kind)
+        assert TYPES[one.name] == (kind | None if one.default is None else kind), one.name
+        assert getattr(Settings(), one.name) == one.default, one.name
 
 
 def test_each_kind_has_one_reader() -> None:
@@ -57,13 +56,13 @@ def test_each_kind_has_one_reader() -> None:
     assert not settings.CHOICES.keys() & setting_values.READERS.keys()
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=NAMES)
-def test_help_is_there_where_it_is_shown_and_names_each_choice(setting: Setting) -> None:
+def test_help_is_there_where_it_is_shown_and_names_each_choice() -> None:
     """An option or an ini key of pytest has a help, and so has an option of a command."""
-    assert bool(setting.help) is bool({"command line", "ini"} & {*setting.sources})
-    shown = [setting.help] * bool(setting.help) + [one.help for one in setting.commands.values()]
-    for word in settings.CHOICES.get(setting.kind, ()):
-        assert all(re.search(rf"\b{word}\b", text) for text in shown)
+    for one in SETTINGS:
+        assert bool(one.help) is bool({"command line", "ini"} & {*one.sources}), one.name
+        shown = [one.help] * bool(one.help) + [command.help for command in one.commands.values()]
+        for word in settings.CHOICES.get(one.kind, ()):
+            assert all(re.search(rf"\b{word}\b", text) for text in shown), one.name
 
 
 @given(name=st.sampled_from(NAMES), value=ANYTHING)

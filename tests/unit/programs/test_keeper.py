@@ -148,7 +148,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD.values(), ids=BAD.keys())
-@pytest.mark.parametrize("fds", [0, 3, 4, 14, 20])
+@pytest.mark.parametrize("fds", [0, 4, 20])
 def test_a_request_that_makes_no_sense_fails_and_ends_nothing_else(
     caller: Caller, message: bytes, fds: int
 ) -> None:
@@ -420,8 +420,7 @@ def test_whoever_is_in_a_run_s_cgroups_is_killed_with_it(caller: Caller, cgroup:
 
 
 @pytest.mark.fault("D8")
-@pytest.mark.parametrize("tries", range(3))
-def test_a_failed_execve_is_told_before_the_end(caller: Caller, tries: int) -> None:
+def test_a_failed_execve_is_told_before_the_end(caller: Caller) -> None:
     """The child's 127 must not look like a workload's, even if both arrive at once."""
     for _ in range(20):
         request = json.dumps(caller.request("x")).encode()
@@ -551,37 +550,6 @@ def test_a_report_that_comes_with_the_end_is_told_first(lone: Lone) -> None:
     run.report, run.pid = reader, 1
     run.reaped(127 << 8)
     assert [said["state"] for said in told()] == ["failed", "exited"]
-
-
-@pytest.mark.parametrize("call", ["fork", "pipe2", "dup"])
-def test_a_shortage_is_told_and_leaves_no_descriptor(
-    lone: Lone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    """A shortage of processes or descriptors is a typed failure with the kernel's errno."""
-    run, told = lone
-    message = request_in(tmp_path)
-
-    def refuse(*_: object) -> Any:
-        raise OSError(errno.EAGAIN, "not now")
-
-    before = set(os.listdir("/proc/self/fd"))
-    with monkeypatch.context() as patch:
-        patch.setattr(os, call, refuse)
-        with pytest.raises(OSError, match="not now") as caught:
-            run.start(message, [0, 0, 1, 2])
-    run.fail("fork", caught.value)
-    failed, exited = told()
-    assert failed == {
-        "state": "failed", "stage": "fork", "errno": errno.EAGAIN, "detail": "not now",
-    }  # fmt: skip
-    assert (exited["state"], exited["status"]) == ("exited", 127 << 8)
-    run.release()
-    assert run.clean(time.monotonic())
-    assert told() == [{"state": "cleaned", "leaks": []}]
-    assert not (tmp_path / "g1").exists()
-    run.close()
-    run.executable = -1
-    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def test_cleaning_waits_for_better_times_but_not_for_ever(

@@ -157,7 +157,7 @@ def as_another_user() -> tuple[str, ...]:
     return "setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-all", "--"
 
 
-def await_end(ward: Warden, mark: str) -> None:
+def await_end(mark: str) -> None:
     """Check that no marked process runs soon, however busy the machine is."""
     deadline = time.monotonic() + PATIENCE
     while running(mark):
@@ -174,7 +174,7 @@ def test_its_own_death_kills_all_of_it(
     await_running(mark, 3)
     ward.process.kill()
     ward.process.wait()
-    await_end(ward, mark)
+    await_end(mark)
     ward.folder.rmdir()
     ward.close()
 
@@ -198,7 +198,7 @@ def test_its_death_before_the_command_has_begun_is_seen(
     ward.process.kill()
     ward.process.wait()
     go.touch()
-    await_no_process(mark)
+    await_end(mark)
     assert not ran.exists()
     ward.folder.rmdir()
     ward.close()
@@ -222,14 +222,6 @@ def await_file(path: Path) -> None:
     """Wait until a file is there."""
     deadline = time.monotonic() + PATIENCE
     while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def await_no_process(word: str) -> None:
-    """Wait until no process has this mark in its command line."""
-    deadline = time.monotonic() + PATIENCE
-    while running(word):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

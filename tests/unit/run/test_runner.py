@@ -6,7 +6,7 @@ import errno
 import itertools
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -259,32 +259,6 @@ def test_a_release_whose_sentry_cannot_report_is_judged_by_its_logs(
     assert not {"--pod-init-config", "--panic-log"} & set(ended.runner.record.argv)
 
 
-def test_both_streams_arrive_byte_for_byte(runs: Runs, fake: FakeRunsc) -> None:
-    """A stream that fits is kept exactly, of a longer one the head, the tail and the count."""
-    fake.script(*FINE, ["write", 1, "\x00\xff\x1b"], ["write", 2, "ab", 500_000], *exited(0).steps)
-    completed = runs(max_output=1000).completed
-    assert completed is not None
-    assert completed.stdout_bytes == b"\x00\xff\x1b"
-    assert completed.stderr_bytes == b"ab" * 500
-    assert (completed.stdout_total, completed.stderr_total) == (3, 1_000_000)
-    assert completed.truncated
-    assert "[… 999000 bytes left out …]" in completed.stderr
-
-
-@pytest.mark.parametrize("pieces", [1, 1000])
-def test_input_and_output_of_any_size_do_not_wait_for_each_other(
-    runs: Runs, fake: FakeRunsc, pieces: int
-) -> None:
-    """Two megabytes go in and come back while they are still going in."""
-    fake.script(*FINE, ["echo"], *exited(0).steps)
-    data = bytes(range(256)) * 8192
-    size = len(data) // pieces
-    given_in = [data[i : i + size] for i in range(0, len(data), size)] if pieces > 1 else data
-    completed = runs(input=given_in).completed
-    assert completed is not None
-    assert completed.stdout_bytes == data
-
-
 def test_an_endless_input_of_nothing_does_not_hold_up_the_deadline(
     runs: Runs, fake: FakeRunsc
 ) -> None:
@@ -294,19 +268,6 @@ def test_an_endless_input_of_nothing_does_not_hold_up_the_deadline(
     ended = runs(input=itertools.repeat(b""), timeout=TIMEOUT)
     assert isinstance(ended.error, WorkloadTimeout)
     assert time.monotonic() - started < LONGEST
-
-
-def test_an_error_in_the_callers_input_ends_the_run(runs: Runs, fake: FakeRunsc) -> None:
-    """The error of the caller's iterator is raised unchanged, and nothing is left."""
-
-    def broken() -> Iterator[bytes]:
-        yield b"x"
-        raise KeyboardInterrupt
-
-    fake.script(*FINE, ["gofer"], ["state"], ["hang"])
-    with pytest.raises(KeyboardInterrupt):
-        runs(input=broken())
-    assert runs.left() == []
 
 
 def test_an_error_before_the_start_leaves_nothing(runs: Runs) -> None:

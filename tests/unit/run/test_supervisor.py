@@ -8,9 +8,8 @@ import os
 import select
 import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from pytest_gvisor import setting_values
-from pytest_gvisor.completed import Outcome, SandboxCrashed, WorkloadTimeout
+from pytest_gvisor.completed import Outcome, SandboxCrashed
 from pytest_gvisor.errors import LaunchError, ProtocolError
 from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.order import Order
@@ -30,26 +29,7 @@ from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.sessions.launcher import Control, Keeper
 from pytest_gvisor.settings import Platform, Settings
 from tests.fakes.fake import FINE, FakeRunsc, Step
-from tests.fakes.runs import Ended, Runs, make_spec
-from tests.faults.little import LONGER
-
-
-def test_a_shortage_of_pipes_is_a_typed_error(
-    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The error comes before a start, and the next run works."""
-
-    def refuse(_flags: int) -> tuple[int, int]:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    runs.launcher.keeper()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "pipe2", refuse)
-        error = runs().error
-    assert isinstance(error, LaunchError)
-    assert (error.stage, error.errno) == ("pipes", errno.EMFILE)
-    assert runs.left() == []
-    assert well(runs, fake)
+from tests.fakes.runs import Runs, make_spec
 
 
 def test_streams_that_cannot_be_waited_for_are_a_typed_error(
@@ -153,34 +133,12 @@ def test_what_is_in_the_pipes_when_nobody_waits_any_longer_is_read(
     assert kept == [b"x" * 50_000] * 2
 
 
-def during(runs: Runs, act: Callable[[], None], **options: Any) -> Ended:
-    """One run, in the midst of which something happens."""
-    result: list[Ended] = []
-    thread = threading.Thread(target=lambda: result.append(runs(**options)))
-    thread.start()
-    session = runs.launcher.session().path
-    deadline = time.monotonic() + 60
-    while not any(name.startswith("g") for name in os.listdir(session)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.3)
-    act()
-    thread.join()
-    return result[0]
-
-
 def test_a_run_may_have_any_number_of_seconds(runs: Runs, fake: FakeRunsc) -> None:
     """A deadline may be longer than the longest wait of epoll."""
     fake.script(*FINE, ["task_exit", 0], ["exit", 0])
     ended = runs(timeout=setting_values.seconds(1e300, "timeout"))
     assert ended.error is None
     assert ended.outcome is Outcome.EXITED
-
-
-def test_a_deadline_that_has_sent_its_signal_stays_one(runs: Runs, fake: FakeRunsc) -> None:
-    """The run is a time-out although the workload then ends with 0."""
-    fake.script(*FINE, ["on_term", [["task_exit", 0], ["exit", 0]]], ["hang"])
-    assert isinstance(runs(timeout=0.5).error, WorkloadTimeout)
 
 
 LIVELY: list[Step] = [*FINE, ["state"], ["gofer"], ["orphan", True], ["hang"]]
@@ -263,38 +221,6 @@ def test_a_driven_run_is_over_although_a_stopped_keeper_says_nothing_of_its_end(
         supervisor.turn(None)
     assert isinstance(driven.end().error, SandboxCrashed)
     assert runs.left() == []
-
-
-def test_a_keeper_that_is_killed_is_a_protocol_error_and_leaves_nothing(
-    runs: Runs, fake: FakeRunsc
-) -> None:
-    """The dead keeper's runs fail, their remains are removed, and the next run has a new keeper."""
-    fake.script(*LIVELY)
-    keeper = runs.launcher.keeper()
-    ended = during(runs, lambda: os.kill(keeper.pid, signal.SIGKILL))
-    assert isinstance(ended.error, ProtocolError)
-    assert runs.left() == []
-    assert well(runs, fake)
-    assert runs.launcher.keeper() is not keeper
-
-
-@pytest.mark.fault("F8")
-def test_a_keeper_that_is_stopped_does_not_stop_the_deadline(
-    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The run times out, everything of it is dead then, and the next run has a new keeper."""
-    monkeypatch.setattr(supervisor_module, "KILL_DEADLINE", 0.5)
-    fake.script(*LIVELY)
-    keeper = runs.launcher.keeper()
-    started = time.monotonic()
-    ended = during(runs, lambda: os.kill(keeper.pid, signal.SIGSTOP), timeout=1.0)
-    assert isinstance(ended.error, WorkloadTimeout)
-    assert (
-        time.monotonic() - started
-        < 1 + supervisor_module.TERM_GRACE + supervisor_module.KILL_DEADLINE + LONGER
-    )
-    assert runs.left() == []
-    assert well(runs, fake)
 
 
 @pytest.mark.fault("F8")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
@@ -57,15 +55,6 @@ def test_it_is_frozen_and_says_little(good: Path) -> None:
     assert repr(runsc).startswith(f"Runsc(path='{good}', sha256='")
     assert "fd=" not in repr(runsc)
     runsc.close()
-
-
-def test_at_takes_this_one_or_none(good: Path, tmp_path: Path) -> None:
-    """A path given is the only one looked at."""
-    runsc = Runsc.at(str(good))
-    assert runsc.path == str(good)
-    runsc.close()
-    with pytest.raises(RunscNotFound):
-        Runsc.at(str(tmp_path / "none"))
 
 
 def test_close_can_be_called_twice(good: Path) -> None:
@@ -135,37 +124,6 @@ def test_at_any_shortage_of_descriptors_the_error_says_what_is_short(
     assert seen[-1] == "found"
     assert len(set(seen)) == 3, seen
     assert all("at runsc: " in error and "[EMFILE: " in error for error in seen[:-1])
-
-
-@pytest.mark.fault("G6")
-def test_a_shortage_while_the_digest_is_read_is_typed(
-    good: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A shortage is no failure of the binary."""
-
-    def refuse(_fd: int) -> str:
-        raise OSError(errno.ENOMEM, "no memory")
-
-    monkeypatch.setattr(binary, "_digest", refuse)
-    with pytest.raises(LaunchError) as caught:
-        Runsc.at(str(good))
-    assert (caught.value.stage, caught.value.errno) == ("runsc", errno.ENOMEM)
-
-
-@pytest.mark.fault("G6")
-def test_a_shortage_of_processes_is_not_runsc_s_failure(
-    good: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A shortage of processes means that the binary was not asked at all."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise BlockingIOError(errno.EAGAIN, "no process")
-
-    answers._known.clear()
-    monkeypatch.setattr(subprocess, "Popen", refuse)
-    with pytest.raises(LaunchError) as caught:
-        Runsc.at(str(good))
-    assert (caught.value.stage, caught.value.errno) == ("runsc", errno.EAGAIN)
 
 
 @pytest.mark.fault("A7")

@@ -13,12 +13,10 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.programs import ask_kvm
 from pytest_gvisor.runsc import causes, kvm
 from pytest_gvisor.runsc.causes import Cause
-from pytest_gvisor.runsc.platforms import Availability, probe
 from pytest_gvisor.settings import Platform
 
 REPOSITORY = Path(__file__).parents[3]
@@ -243,20 +241,3 @@ def test_a_child_that_cannot_be_killed_does_not_hold_the_look_up(
     finally:
         os.kill(made[0].pid, signal.SIGKILL)
         made[0].wait()
-
-
-def _never(_deadline: float) -> tuple[Completed, str]:
-    pytest.fail("the probe went on to a run")
-
-
-def test_a_look_has_half_of_a_probe_s_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever says by a longer deadline that the machine is slow has more time for it too."""
-    given: list[float] = []
-
-    def look(_device: str, *, deadline: float) -> None:
-        given.append(deadline)
-
-    monkeypatch.setattr(kvm, "look", look)
-    known = Availability(platform=Platform.KVM, cause=Cause.NONE)
-    assert probe(Platform.KVM, {Platform.KVM}, _never, deadline=60.0, known=known) is known
-    assert given == [30.0]

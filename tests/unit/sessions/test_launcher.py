@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_gvisor.errors import GvisorError, LaunchError, ProtocolError
+from pytest_gvisor.errors import LaunchError, ProtocolError
 from pytest_gvisor.programs import keeper as program
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.order import Order
@@ -268,17 +267,6 @@ def test_closing_does_not_wait_for_a_fork_that_lives_on(
     assert keeper._process.returncode == 0
 
 
-def test_a_keeper_s_end_is_noticed_at_once(
-    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The end of a session naps no 50 ms between looks at its keeper."""
-    launcher.keeper()
-    naps: list[float] = []
-    monkeypatch.setattr(time, "sleep", naps.append)
-    assert launcher.close() == []
-    assert naps == []
-
-
 def test_the_keeper_holds_the_lock_of_the_session(base: str) -> None:
     """No other session sweeps while the keeper cleans up."""
     path = SessionDir.choose(base)[0]
@@ -372,63 +360,6 @@ def test_a_keeper_comes_up_while_its_caller_does_something_else(
     assert launcher.close() == []
 
 
-@pytest.mark.fault("D7")
-@pytest.mark.parametrize("call", ["set_child_subreaper", "pipe2"])
-def test_a_keeper_that_is_refused_a_call_names_it(
-    launcher: Launcher, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    """The error has the errno, and nothing of the keeper is left."""
-    for module in Path(program.__file__).parent.glob("*.py"):
-        shutil.copy(module, tmp_path)
-    with (tmp_path / "linux.py").open("a") as file:
-        where = "globals()" if call.startswith("set") else "vars(os)"
-        file.write(f"\ndef refuse(*_):\n    raise OSError(1, 'no in {call}')\n")
-        file.write(f"{where}[{call!r}] = refuse\n")
-    with monkeypatch.context() as patch:
-        patch.setattr(launcher_module, "_PROGRAM", str(tmp_path / "keeper.py"))
-        with pytest.raises(LaunchError, match=f"no in {call}") as caught:
-            launcher.keeper()
-    assert (caught.value.stage, caught.value.errno) == ("keeper", errno.EPERM)
-    assert set(os.listdir(base)) <= {".lock"}
-    assert launcher.keeper().alive()
-
-
-def refuse(*_: object, **__: object) -> Any:
-    """A call that the kernel refuses."""
-    raise OSError(errno.EMFILE, "Too many open files")
-
-
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        ((socket, "socketpair"), "socketpair"),
-        ((os, "pidfd_open"), "pidfd_open"),
-        ((subprocess, "Popen"), "fork, setsid or execve"),
-        ((os, "mkdir"), "cannot make"),
-        ((fcntl, "flock"), "cannot lock"),
-    ],
-)
-def test_a_shortage_at_the_start_is_typed_and_leaves_nothing(
-    launcher: Launcher,
-    base: str,
-    monkeypatch: pytest.MonkeyPatch,
-    call: tuple[Any, str],
-    words: str,
-) -> None:
-    """Out of descriptors or processes; it works again when there are some."""
-    before = set(os.listdir("/proc/self/fd"))
-    with monkeypatch.context() as patch:
-        patch.setattr(*call, refuse)
-        with pytest.raises(GvisorError) as caught:
-            launcher.keeper()
-    assert isinstance(caught.value, LaunchError)
-    assert caught.value.errno == errno.EMFILE
-    assert words in str(caught.value)
-    assert set(os.listdir("/proc/self/fd")) == before
-    assert set(os.listdir(base)) <= {".lock"}
-    assert launcher.keeper().alive()
-
-
 def test_a_request_that_cannot_be_sent_is_a_typed_error(launcher: Launcher) -> None:
     """A request fails if it exceeds a message, or if no keeper reads it."""
     keeper = launcher.keeper()
@@ -504,12 +435,6 @@ def test_a_session_s_folder_that_cannot_be_looked_at_is_there(
         patch.setattr(os, "stat", stat)
         assert launcher.keeper() is keeper
     assert keeper.alive()
-
-
-def test_the_keeper_is_run_by_this_interpreter_from_the_package(launcher: Launcher) -> None:
-    """The command line names the file, after the options that leave out sites and environment."""
-    words = Path(f"/proc/{launcher.keeper().pid}/cmdline").read_bytes().decode().split("\0")
-    assert words[:4] == [sys.executable, "-I", "-S", program.__file__]
 
 
 def test_what_the_sweep_has_removed_is_counted(base: str, launcher: Launcher) -> None:
