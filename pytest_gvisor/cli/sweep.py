@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.cli import usage
+from pytest_gvisor.errors import ImageError
+from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.sessions import boot_notes, saved_before, session_folder
 
 if TYPE_CHECKING:
@@ -17,8 +20,8 @@ def parser() -> argparse.ArgumentParser:
     return usage.parser(
         "sweep",
         description="Removes the remains of this user's dead sessions: processes, files, mounts, "
-        "cgroups. Live sessions are not touched. Also removes the sandboxes that earlier versions "
-        "saved in the cache folder.",
+        "cgroups. Live sessions are not touched. Also removes the sandboxes and the packed images "
+        "that earlier versions left in the cache folder.",
         statuses={
             "0": "nothing of a dead session is left",
             "1": "some of it could not be removed; it is named",
@@ -35,6 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     boot_notes.sweep(bases)
     for path in saved_before.remove():
         print(f"removed {path}")
+    with contextlib.suppress(ImageError):  # whoever uses the images comes upon it again
+        Cache().sweep()
     left = [path for base in bases for path in session_folder.dead(base)]
     for path in left:
         print(f"not removed: {path}")

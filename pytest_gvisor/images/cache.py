@@ -237,6 +237,11 @@ class Cache:
                 self._sweep()
         return removed
 
+    def sweep(self) -> None:
+        """Remove the remains of killed processes, and what earlier versions made for images."""
+        if os.path.isdir(self.folder):
+            self._check()
+
     def _check(self) -> None:
         with failing(self.folder):
             self._check_folder()
@@ -262,10 +267,13 @@ class Cache:
             path = self._folders.path(folder)
             if not os.path.exists(f"{path}/image.json"):
                 self._folders.remove(folder)
-            elif (trees := Trees(path)).remains():
+                continue
+            trees = Trees(path)
+            if trees.remains() or _packed(path):
                 with self._folders.unused(folder) as is_unused:
                     if is_unused:
                         trees.sweep()
+                        _packed(path, remove=True)
 
     def _found(self, link: str, patience: float) -> Hold | None:
         """Hold the image that an id leads to by ``link``; None if it has to be unpacked."""
@@ -354,6 +362,18 @@ class Cache:
         with open(os.path.join(path, "image.json"), "x", encoding="utf-8") as file:
             json.dump(dataclasses.asdict(record), file)
         return record
+
+
+def _packed(folder: str, *, remove: bool = False) -> list[str]:
+    """Return the names of an image's EROFS files, which earlier versions made; may remove them."""
+    fd = os.open(folder, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        names = [name for name in os.listdir(fd) if name.startswith("packed-")]
+        for name in names if remove else ():
+            os.unlink(name, dir_fd=fd)
+        return names
+    finally:
+        os.close(fd)
 
 
 def _bytes_in(folder: str) -> int:

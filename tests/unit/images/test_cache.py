@@ -135,6 +135,22 @@ def test_what_no_link_leads_to_is_swept(cache: Cache, tmp_path: Path) -> None:
     assert entries(cache) == set()
 
 
+def test_packed_images_of_earlier_versions_are_removed(cache: Cache, tmp_path: Path) -> None:
+    """The first look at the cache removes them, unless the image is in use. No link is followed."""
+    made = hold(cache, write(tmp_path / "i"))
+    folder = Path(made.path).parent
+    (tmp_path / "elsewhere").touch()
+    (folder / f"packed-{'0' * 32}").write_bytes(b"x")
+    (folder / "packed-link").symlink_to(tmp_path / "elsewhere")
+    Cache(cache.folder).sweep()
+    assert len([*folder.glob("packed-*")]) == 2
+    made.close()
+    before = {path.name for path in folder.iterdir() if not path.name.startswith("packed-")}
+    hold(Cache(cache.folder), tmp_path / "i").close()
+    assert {path.name for path in folder.iterdir()} == before
+    assert (tmp_path / "elsewhere").exists()
+
+
 def test_of_an_earlier_version_s_folder_nothing_is_used_or_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
