@@ -13,7 +13,6 @@ import functools
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from benchmarks.results import Missing, Unavailable
 from pytest_gvisor import GvisorError, SnapshotError, bind
 from pytest_gvisor.programs import child, linux, membarrier, own_copy
 from pytest_gvisor.programs.order import Order
+from pytest_gvisor.programs.paths import SIDECARS_VARIABLE
 from pytest_gvisor.runsc import features, saving
 
 if TYPE_CHECKING:
@@ -146,27 +146,17 @@ def _filtered() -> Iterator[Callable[[Peer], object]]:
 @contextlib.contextmanager
 def _copied(bench: Bench) -> Iterator[Executable]:
     """A copy of runsc in memory, on huge pages, as the keeper makes one. Raises `OSError`."""
-    sidecars = bench.runsc.sidecars.folder if bench.runsc.uses_sidecars else ""
-    order = Order(
-        id="", argv=(), term=(), env={}, folder="", root="", sidecars=sidecars,
-    )  # fmt: skip
-    copy = own_copy.Copy(bench.runsc.fd, order, tempfile.mkdtemp(prefix="copy-", dir=bench.folder))
-    while copy.pid:  # one that copies, and one that compares the sentry
-        copy.ended(os.waitpid(copy.pid, 0)[1])
+    env = {SIDECARS_VARIABLE: bench.runsc.sidecars.folder} if bench.runsc.uses_sidecars else {}
+    copy = own_copy.Copy(
+        bench.runsc.fd, Order(id="", argv=(), term=(), env=env, folder="", root="")
+    )
+    copy.ended(os.waitpid(copy.pid, 0)[1])
     if not copy.ready:
         raise OSError(0, "the copy cannot be executed")
     with ExitStack() as stack:
         stack.callback(os.close, copy.fd)
-        _, changed = copy.instead_of(bench.runsc.fd, order)
-        handed = {child.SENTRY_FD: copy.fd}
-        if changed.links:
-            opened = os.open(changed.links, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, opened)
-            handed[child.LINKS_FD] = opened
-        for number, source in handed.items():
-            stack.callback(os.close, os.dup2(source, number, inheritable=False))
-        path = f"/proc/self/fd/{child.SENTRY_FD}"
-        yield Executable(path=path, fds=(*handed,), env=changed.env)
+        stack.callback(os.close, os.dup2(copy.fd, child.HIGH_FD, inheritable=False))
+        yield Executable(path=f"/proc/self/fd/{child.HIGH_FD}", fds=(child.HIGH_FD,), env=env)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ import pytest
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.oci.rootfs import SHARED
 from pytest_gvisor.plugin.stash import _engine_key
-from pytest_gvisor.programs.own_copy import LINKS
 from pytest_gvisor.programs.proc import children_of, children_of_self, words_of
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.sessions import session_folder
@@ -132,10 +131,8 @@ def _sandboxes(engine: Engine | None) -> list[str]:
         found += [f"process of a sandbox {pid}: {_cmdline(pid)}" for pid in left]
     if session is not None and os.path.isdir(session.path):
         names = set(os.listdir(session.path)) - {"lock", "journal"}
-        # host, host-…: root filesystems that the runs of a session share; and links to
-        # the sidecars of the runsc that they are started from.
-        shared = {SHARED, LINKS}
-        found += [f"left in {session.path}: {n}" for n in names if n.split("-")[0] not in shared]
+        # host, host-…: root filesystems that the runs of a session share.
+        found += [f"left in {session.path}: {n}" for n in names if n.split("-")[0] != SHARED]
     return found
 
 

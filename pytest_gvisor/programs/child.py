@@ -7,6 +7,7 @@ in the error pipe.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -25,14 +26,12 @@ else:  # a sibling of the keeper program, whose -I -S leaves the package out of 
     import proc
     from order import Order
 
-SENTRY_FD, LINKS_FD = 1000, 1001
-"""The descriptors of the sentry's file, and of the folder in which that is looked for. runsc gives
-the sentry one or more for each mount, from 3 on, so these numbers are above those.
+HIGH_FD = 1000
+"""A descriptor that runsc inherits, of its executable, so that its processes have large tables.
 
-The first one is of use to each release. runsc gives streams the descriptors from 256 on
-(startingStdioFD in runsc/boot/loader.go). Where there are threads, a table that grows waits for an
-RCU grace period of 8 ms: expand_fdtable in fs/file.c. The table of a process is as large as its
-parent's highest descriptor needs.
+runsc gives streams the descriptors from 256 on (startingStdioFD in runsc/boot/loader.go). Where
+there are threads, a table that grows waits for an RCU grace period of 8 ms: expand_fdtable in
+fs/file.c. The table of a process is as large as its parent's highest descriptor needs.
 """
 
 _EXECUTABLE = 3
@@ -132,23 +131,6 @@ def _place_descriptors(fds: Sequence[int], error_pipe: int) -> None:
     linux.close_from(len(wanted))
 
 
-def _hand_on(links: str) -> None:
-    """Leave runsc the executable, and the folder ``links`` to start the sentry from.
-
-    Without ``--directfs`` the user nobody starts that. This user can look up no path in a private
-    folder, but a name in an open folder.
-    """
-    try:
-        os.dup2(_EXECUTABLE, SENTRY_FD)
-    except OSError:  # RLIMIT_NOFILE may be lower, and then only the sentry's file is missed
-        if links:
-            raise
-    if links:
-        opened = os.open(links, os.O_PATH | os.O_DIRECTORY)
-        os.dup2(opened, LINKS_FD)
-        os.close(opened)
-
-
 def _become_session_leader(parent: int) -> None:
     os.setsid()
     # execve keeps the signal, but for a program with set-user-ID or capabilities (prctl(2)).
@@ -227,7 +209,8 @@ def become(
             stage = "seccomp"
             membarrier.skip_registration()
         stage = "execve"
-        _hand_on(order.links)
+        with contextlib.suppress(OSError):  # RLIMIT_NOFILE may be lower
+            os.dup2(_EXECUTABLE, HIGH_FD)
         # By descriptor: the file that was checked is the one that runs, whatever its path names.
         os.execve(_EXECUTABLE, order.argv, order.env)
     except OSError as error:

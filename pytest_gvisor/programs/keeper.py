@@ -147,19 +147,17 @@ class Keeper:
             with contextlib.suppress(OSError):  # the next run forks its own, and tells the error
                 self.spare = Spare()
 
-    def executable(self, fd: int, order: Order) -> tuple[int, Order]:
+    def executable(self, fd: int, order: Order) -> int:
         """Return the descriptor to execute for an order that came with ``fd``."""
-        if self.copy is None or not order.copied:
-            return fd, order
-        return self.copy.instead_of(fd, order)
+        return fd if self.copy is None else self.copy.instead_of(fd, order)
 
     def copy_ahead(self, run: Run) -> None:
         """Begin a copy of a run's executable after some runs, while no run goes on."""
-        self.until_copy -= run.order.copied
+        self.until_copy -= 1
         if self.until_copy <= 0 and not (self.runs or self.leaving or self.copy_begun):
             self.copy_begun = True  # once in a session, whatever comes of it
             with contextlib.suppress(OSError):
-                self.copy = Copy(run.executable, run.order, self.session)
+                self.copy = Copy(run.executable, run.order)
 
     def drop_spare(self) -> None:
         """End the child that was forked ahead."""

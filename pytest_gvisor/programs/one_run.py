@@ -42,8 +42,8 @@ if TYPE_CHECKING:
         def take_spare(self, message: bytes, fds: Sequence[int], *, error_pipe: int) -> int:
             """Have a child that was forked ahead carry out an order; return its pid, 0 if none."""
 
-        def executable(self, fd: int, order: Order) -> tuple[int, Order]:
-            """Return the descriptor to execute for an order that came with ``fd``, and how."""
+        def executable(self, fd: int, order: Order) -> int:
+            """Return the descriptor to execute for an order that came with ``fd``."""
 
 
 _FEWEST_FDS = 4
@@ -127,13 +127,10 @@ class Run:
             self.keeper.watch(reader, self.launched)
             self.report = reader
             me = os.getpid()
-            executable, order = self.keeper.executable(fds[0], self.order)
-            fds = [executable, *fds[1:]]
-            if order is not self.order:
-                message = order.to_json()
+            fds = [self.keeper.executable(fds[0], self.order), *fds[1:]]
             self.pid = self.keeper.take_spare(message, fds, error_pipe=writer) or os.fork()
             if self.pid == 0:
-                child.become(order, fds, parent=me, error_pipe=writer)
+                child.become(self.order, fds, parent=me, error_pipe=writer)
         except BaseException:
             if self.report < 0:
                 os.close(reader)

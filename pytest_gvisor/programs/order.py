@@ -41,15 +41,6 @@ class Order(NamedTuple):
     skip_membarrier: bool = False
     """Whether runsc's registration for membarrier(2) is answered at once: see membarrier.py."""
 
-    copied: bool = False
-    """Whether a copy of the executable in memory will do: see own_copy.py."""
-
-    sidecars: str = ""
-    """The folder beside the executable in which that looks for programs; ``""`` is none."""
-
-    links: str = ""
-    """The folder of links for a sentry that is the copy too; ``""`` is none. The keeper sets it."""
-
     netns: str = ""
     """Where to put a new network namespace, for runsc to join: see `child.make_netns`."""
 

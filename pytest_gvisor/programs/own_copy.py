@@ -6,8 +6,8 @@ after several runs. It is sealed (memfd_create(2)), so nobody can change it. It 
 could be executed, and if the file has not changed since before the copy.
 
 A release with sidecars looks for them beside the file that /proc/self/exe names, unless a variable
-names their folder. So it is copied if it knows that variable. If its sentry has the same bytes,
-as in a build from source, the copy serves for the sentry too.
+names their folder. So it is copied if it knows that variable. The sidecars run from their own
+files.
 
 Standard library and its siblings only.
 """
@@ -18,7 +18,6 @@ import contextlib
 import fcntl
 import mmap
 import os
-import resource
 import sys
 
 TYPE_CHECKING = False
@@ -28,10 +27,12 @@ if TYPE_CHECKING:
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.programs import child, linux
     from pytest_gvisor.programs.order import Order
+    from pytest_gvisor.programs.paths import SIDECARS_VARIABLE
 else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path
     import child
     import linux
     from order import Order
+    from paths import SIDECARS_VARIABLE
 
 RUNS_BEFORE = 8
 """Runs of a session until the copy is made."""
@@ -39,14 +40,6 @@ RUNS_BEFORE = 8
 MAX_SIZE = 128 * 1024 * 1024
 SHARE_OF_MEMORY = 1 / 16
 """The largest share of the memory that is available to copies."""
-
-SENTRY = "gvisor_sentry"
-PREWARMER = "gvisor-sentry-prewarmer"
-"""Reads the sentry's file before it executes it; a link to a descriptor is no such file."""
-
-VARIABLE = b"GVISOR_SIDECAR_BINARIES_DIR"
-LINKS = "sidecars"
-"""The folder in the session's that has a link to the copy, and to each other sidecar."""
 
 _LIMITS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -83,23 +76,20 @@ def _number(path: str) -> int:
 
 
 class Copy:
-    """A copy of one file. `pid` is the process that makes it, or that compares the sentry."""
+    """A copy of one file. `pid` is the process that makes it."""
 
-    def __init__(self, executable: int, order: Order, session: str) -> None:
+    def __init__(self, executable: int, order: Order) -> None:
         """Begin to copy the open file ``executable``, for runs like this one. Raises `OSError`."""
         self.ready = False
         self.pid = 0
         self.fd = -1
         self._of = identity(executable)
-        self._sidecars = order.sidecars
-        self._sentry: tuple[int, ...] = ()
-        self._links = os.path.join(session, LINKS)
-        self._shares = False
+        self._is_told = SIDECARS_VARIABLE in order.env
         size = self._of[2]
         if not 0 < size <= min(MAX_SIZE, available() * SHARE_OF_MEMORY):
             raise OSError(0, "a file of another size")
         self.fd = linux.memfd_create_executable("runsc")
-        word = VARIABLE if order.sidecars else b""
+        word = SIDECARS_VARIABLE.encode() if self._is_told else b""
         trial = order.command(_TRIAL)
         try:
             me = os.getpid()
@@ -113,75 +103,17 @@ class Copy:
     def ended(self, status: int) -> None:
         """Take the wait status of the process: 0 if it made a copy that can be executed."""
         self.pid = 0
-        if self.ready:
-            self._shares = status == 0
-            return
         self.ready = status == 0
         if not self.ready:
             os.close(self.fd)
-        elif self._sidecars:
-            with contextlib.suppress(OSError):
-                self._compare()
 
-    def _compare(self) -> None:
-        """Begin to compare the sentry with the copy, if it may be executed from that."""
-        names = os.listdir(self._sidecars)
-        if SENTRY not in names or PREWARMER in names:
-            return
-        if resource.getrlimit(resource.RLIMIT_NOFILE)[0] <= child.LINKS_FD:
-            return
-        sentry = os.open(os.path.join(self._sidecars, SENTRY), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self._sentry = identity(sentry)
-            if self._sentry[2] != self._of[2]:
-                return
-            os.mkdir(self._links)
-            os.chmod(self._links, 0o755)
-            for name in names:
-                there = os.path.join(self._sidecars, name)
-                target = f"/proc/self/fd/{child.SENTRY_FD}" if name == SENTRY else there
-                os.symlink(target, os.path.join(self._links, name))
-            me = os.getpid()
-            self.pid = os.fork()
-            if self.pid == 0:
-                _equal(sentry, self.fd, self._sentry, parent=me)
-        finally:
-            os.close(sentry)
-
-    def instead_of(self, executable: int, order: Order) -> tuple[int, Order]:
+    def instead_of(self, executable: int, order: Order) -> int:
         """Return the copy's descriptor if it is a copy of this file as it is, else this one's.
 
-        The order comes back with the folder of sidecars, which the copy does not find by itself.
+        A copy of a file that need not know `SIDECARS_VARIABLE` is not for a run that sets it.
         """
-        if not self.ready or identity(executable) != self._of or order.sidecars != self._sidecars:
-            return executable, order
-        if not order.sidecars:
-            return self.fd, order
-        shares = self._shares and self._same_sentry()
-        folder = f"/proc/self/fd/{child.LINKS_FD}" if shares else order.sidecars
-        env = {**order.env, VARIABLE.decode(): folder}
-        return self.fd, order._replace(env=env, links=self._links if shares else "")
-
-    def _same_sentry(self) -> bool:
-        path = os.path.join(self._sidecars, SENTRY)
-        try:
-            sentry = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            return identity(sentry) == self._sentry
-        finally:
-            os.close(sentry)
-
-
-def _settle(source: int, target: int, parent: int) -> None:
-    """Keep these two descriptors and one of nothing in the child, and no other of the keeper's."""
-    child.settle(parent)
-    null = os.open(os.devnull, os.O_RDWR)
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _NULL + 1) for fd in (source, target, null)]
-    for fd, number in zip(high, (_SOURCE, _TARGET, _NULL)):  # noqa: B905 -- equal by its lines
-        os.dup2(fd, number, inheritable=False)
-    linux.close_from(_NULL + 1)
+        same = self.ready and identity(executable) == self._of
+        return self.fd if same and self._is_told == (SIDECARS_VARIABLE in order.env) else executable
 
 
 def _make(
@@ -189,7 +121,13 @@ def _make(
 ) -> NoReturn:
     """Copy a file that contains ``word`` in the child, and execute the copy."""
     try:
-        _settle(source, target, parent)
+        child.settle(parent)
+        null = os.open(os.devnull, os.O_RDWR)
+        # These three descriptors, and no other of the keeper's.
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _NULL + 1) for fd in (source, target, null)]
+        for fd, number in zip(high, (_SOURCE, _TARGET, _NULL)):  # noqa: B905 -- equal by its lines
+            os.dup2(fd, number, inheritable=False)
+        linux.close_from(_NULL + 1)
         _fill(_SOURCE, _TARGET, known[2], word)
         if identity(_SOURCE) == known:
             fds = [_TARGET, _NULL, _NULL, _NULL]
@@ -197,24 +135,6 @@ def _make(
     finally:
         sys.stderr.flush()
         os._exit(127)
-
-
-def _equal(sentry: int, copy: int, known: tuple[int, ...], *, parent: int) -> NoReturn:
-    """Compare in the child; end with status 0 if both files have the same bytes."""
-    status = 1
-    try:
-        _settle(sentry, copy, parent)
-        done = 0
-        while done < known[2]:
-            piece = os.pread(_SOURCE, _PIECE, done)
-            if not piece or piece != os.pread(_TARGET, len(piece), done):
-                break
-            done += len(piece)
-        else:
-            status = int(identity(_SOURCE) != known)
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
 
 
 def _fill(source: int, target: int, size: int, word: bytes = b"") -> None:

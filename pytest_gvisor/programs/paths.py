@@ -16,6 +16,9 @@ ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
 KEEPER = "keeper.py"
 """The name of the keeper's program."""
 
+SIDECARS_VARIABLE = "GVISOR_SIDECAR_BINARIES_DIR"
+"""Names the folder of sidecars in the environment of a runsc that looks for one."""
+
 LOCK = "lock"
 """The name of the file in a session's folder whose lock says that the session is alive."""
 

@@ -54,9 +54,6 @@ from pytest_gvisor.sessions.private import make_private
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.settings import Network
 
-_MOST_MOUNTS = 400
-"""runsc gives each mount descriptors of the sentry, which must not reach `child.SENTRY_FD`."""
-
 
 class Runner:
     """A runner of requests, one after the other; several runners may share a `Launcher`."""
@@ -207,15 +204,17 @@ class Runner:
             id=workspace.id,
             argv=argv,
             term=term_argv(workspace.id, root, request.stop_signal),
-            env=runsc_env(root, sentry_inherits=not runsc.has_flag("directfs")),
+            env=runsc_env(
+                root,
+                sentry_inherits=not runsc.has_flag("directfs"),
+                sidecars=runsc.sidecars.folder if runsc.uses_sidecars else "",
+            ),
             folder=workspace.folder,
             root=root,
             cgroups=tuple(self._cgroups.folders),
             hide_net_sysctls=hide,
             own_users=request.way is Way.OWN,
             skip_membarrier=registers_in_vain(runsc.date, request.platform),
-            copied=len(spec.mounts) < _MOST_MOUNTS,
-            sidecars=runsc.sidecars.folder if runsc.uses_sidecars else "",
             netns="" if not hide or request.settings.netns else workspace.netns,
             binds=tuple(workspace.binds),
             readonly=readonly,

@@ -7,11 +7,9 @@ import signal
 from collections.abc import Collection, Mapping, Sequence
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.programs.paths import SYSTEM_PATH
+from pytest_gvisor.programs.paths import SIDECARS_VARIABLE, SYSTEM_PATH
 from pytest_gvisor.runsc.sidecars import ONE_RELEASE
 from pytest_gvisor.settings import Network, Platform
-
-"""The beginning of annotations on the root filesystem."""
 
 # Flags that decide what a run is, or where its files are: they have settings of their own.
 OWN_FLAGS = frozenset({
@@ -107,12 +105,14 @@ def _checked(*argv: str) -> tuple[str, ...]:
     return argv
 
 
-def runsc_env(runtime: str, *, sentry_inherits: bool = False) -> dict[str, str]:
+def runsc_env(runtime: str, *, sentry_inherits: bool = False, sidecars: str = "") -> dict[str, str]:
     """Return the whole environment of runsc. ``runtime`` is its private 0700 folder.
 
     In releases before ``--directfs`` the sentry inherits it. As root's it runs as nobody, who
     cannot get to a private folder. It mounts its own empty root onto TMPDIR: there that is /tmp, to
     which nothing is written. Later sentries have no environment, and use /tmp of themselves.
+    ``sidecars`` is the checked folder beside a release that looks for one. By itself it would look
+    beside a copy in memory.
     """
     env = {
         "PATH": SYSTEM_PATH,
@@ -121,6 +121,7 @@ def runsc_env(runtime: str, *, sentry_inherits: bool = False) -> dict[str, str]:
         "HOME": "/root",
         "USER": "root",
         "LOGNAME": "root",
+        **({SIDECARS_VARIABLE: sidecars} if sidecars else {}),
     }
     check_strings(env.values())
     return env

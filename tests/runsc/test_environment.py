@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Gvisor, Launcher, Platform, Runsc, directory, is_gvisor_kernel
-from pytest_gvisor.programs.child import SENTRY_FD
+from pytest_gvisor.programs.child import HIGH_FD
 from pytest_gvisor.programs.proc import children_of, words_of
 from tests.runsc.conftest import Running, Start, status_of
 
@@ -46,10 +46,11 @@ def variables_of(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/environ").read_text().removesuffix("\0").split("\0")
 
 
-def expected_environment(run: Running) -> list[str]:
+def expected_environment(run: Running, runsc: Runsc) -> list[str]:
+    sidecars = f"GVISOR_SIDECAR_BINARIES_DIR={runsc.sidecars.folder}"
     return [
         f"PATH={PATH}", f"TMPDIR={run.root}", f"XDG_RUNTIME_DIR={run.root}", "HOME=/root",
-        "USER=root", "LOGNAME=root",
+        "USER=root", "LOGNAME=root", *([sidecars] if runsc.uses_sidecars else []),
     ]  # fmt: skip
 
 
@@ -87,13 +88,13 @@ def test_the_argv_of_runsc_is_this(
     run.end()
 
 
-def test_the_environment_of_runsc_is_this(newly: Callable[[], Start]) -> None:
-    """The running runsc has six variables, and its folders are there, private, and its own.
+def test_the_environment_of_runsc_is_this(newly: Callable[[], Start], gvisor: Gvisor) -> None:
+    """The running runsc has these variables, and its folders are there, private, and its own.
 
-    Later runs of a session, from a copy, may have the folder of sidecars as a seventh.
+    A release that looks for sidecars is told the checked folder.
     """
     run = newly()()
-    assert variables_of(run.runsc) == expected_environment(run)
+    assert variables_of(run.runsc) == expected_environment(run, gvisor.runsc)
     for folder in (os.path.dirname(run.root), run.root):
         found = os.lstat(folder)
         assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o700, os.geteuid())
@@ -103,7 +104,7 @@ def test_the_environment_of_runsc_is_this(newly: Callable[[], Start]) -> None:
 
 @pytest.mark.fault("D5")
 def test_the_environment_of_pytest_does_not_reach_runsc(
-    newly: Callable[[], Start], monkeypatch: pytest.MonkeyPatch
+    newly: Callable[[], Start], gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the keeper nor runsc gets a variable of the process that started them."""
     hostile = {
@@ -116,7 +117,7 @@ def test_the_environment_of_pytest_does_not_reach_runsc(
     for name, value in hostile.items():
         monkeypatch.setenv(name, value)
     run = newly()("env > /shared/env")
-    assert variables_of(run.runsc) == expected_environment(run)
+    assert variables_of(run.runsc) == expected_environment(run, gvisor.runsc)
     keeper = variables_of(run.keeper)
     inside = run.path("env").read_text().splitlines()
     run.end()
@@ -127,13 +128,16 @@ def test_the_environment_of_pytest_does_not_reach_runsc(
 
 @pytest.mark.fault("D5")
 def test_the_temporary_folder_of_pytest_is_not_that_of_runsc(
-    newly: Callable[[], Start], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    newly: Callable[[], Start],
+    gvisor: Gvisor,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """TMPDIR and XDG_RUNTIME_DIR of the caller do not reach runsc."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
     run = newly()()
-    assert variables_of(run.runsc) == expected_environment(run)
+    assert variables_of(run.runsc) == expected_environment(run, gvisor.runsc)
     run.end()
 
 
@@ -202,8 +206,8 @@ def test_no_descriptor_of_pytest_reaches_runsc(
     quota = r"/sys/fs/cgroup/.*cpu\.(cfs_quota_us|cfs_period_us|max)"
     paths = {n for n in names if n.startswith("/") and not re.fullmatch(quota, n)}
     program = os.stat(f"/proc/{run.runsc}/exe")
-    assert _id(files[SENTRY_FD]) == _id(program)
-    flags = Path(f"/proc/{run.runsc}/fdinfo/{SENTRY_FD}").read_text().split("flags:")[1].split()[0]
+    assert _id(files[HIGH_FD]) == _id(program)
+    flags = Path(f"/proc/{run.runsc}/fdinfo/{HIGH_FD}").read_text().split("flags:")[1].split()[0]
     assert int(flags, 8) & os.O_ACCMODE == os.O_RDONLY
     log = f"{os.path.dirname(run.root)}/log"
     assert paths <= {log, os.readlink(f"/proc/{run.runsc}/exe")}

@@ -46,7 +46,7 @@ PROGRAMS = {
     "programs/ask_kvm.py": set[str](),
     "programs/ask_runsc.py": {"linux", "paths"},
     "programs/keeper.py": {"linux", "leftovers", "one_run", "order", "own_copy", "spare"},
-    "programs/own_copy.py": {"child", "linux", "order"},
+    "programs/own_copy.py": {"child", "linux", "order", "paths"},
     "programs/spare.py": {"child", "linux", "order"},
     "programs/one_run.py": {"child", "leftovers", "paths", "order"},
     "programs/child.py": {"linux", "membarrier", "order", "proc"},

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.programs.child import SENTRY_FD
+from pytest_gvisor.programs.child import HIGH_FD
 from pytest_gvisor.programs.proc import status_of
 from tests.faults import seccomp
 
@@ -119,7 +119,7 @@ def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone, refused: i
     )
     assert (report, status) == ("", 0)
     found = json.loads(printed)
-    assert found.pop("fds") == [0, 1, 2, 3, SENTRY_FD]  # 3 is that of the look itself
+    assert found.pop("fds") == [0, 1, 2, 3, HIGH_FD]  # 3 is that of the look itself
     assert found == {
         "env": "A=b\0",
         "umask": 0o022,
@@ -131,7 +131,7 @@ def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone, refused: i
     }
 
 
-@pytest.mark.parametrize("limit", [4096, SENTRY_FD])
+@pytest.mark.parametrize("limit", [4096, HIGH_FD])
 def test_a_process_of_runsc_s_has_room_for_descriptors(alone: Alone, limit: int) -> None:
     """The process waits for no RCU grace period when it takes 256. A low limit is no obstacle."""
     report, status, printed = alone(
@@ -145,7 +145,7 @@ def test_a_process_of_runsc_s_has_room_for_descriptors(alone: Alone, limit: int)
         limit=limit,
     )
     assert (report, status) == ("", 0)
-    assert (int(json.loads(printed.replace("'", ""))[0]) > 256) == (limit > SENTRY_FD)
+    assert (int(json.loads(printed.replace("'", ""))[0]) > 256) == (limit > HIGH_FD)
 
 
 REGISTER = """

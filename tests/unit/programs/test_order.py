@@ -11,8 +11,7 @@ from pytest_gvisor.programs.order import Order
 FULL = Order(
     id="g1", argv=("runsc", "run"), term=("runsc", "kill"),
     env={"A": "b", "C": ""}, folder="/s/g1", root="/s/g1/root", cgroups=("/sys/fs/cgroup/x",),
-    hide_net_sysctls=True, own_users=True, skip_membarrier=True, copied=True,
-    sidecars="/opt/gvisor-bin", links="/s/sidecars", netns="/s/g1/netns",
+    hide_net_sysctls=True, own_users=True, skip_membarrier=True, netns="/s/g1/netns",
     binds=(("/a", "/b"), ("/c", "/d")), readonly=("/a", "/c"), writable=("/a/b",), terminal=True,
 )  # fmt: skip
 LEAST = Order(id="", argv=(), term=(), env={}, folder="", root="")
