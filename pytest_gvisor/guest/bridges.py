@@ -1,7 +1,8 @@
-"""The ends of bridges in the sandbox: data that a plugin keeps in the tests' process.
+"""Small plugins of the pytest inside: the ends of bridges, and what it has from the host.
 
-For worker.py, which loads this file by its path. An end is a plugin of pytest's that sends such
-data to the host, where inside/bridges.py checks it. Imports nothing of pytest_gvisor.
+For worker.py, which loads this file by its path. A plugin keeps data in the tests' process. The end
+of a bridge sends them to the host, where inside/plugins/bridges.py checks them. Imports nothing of
+pytest_gvisor.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import array
 import base64
 import contextlib
+import functools
 import itertools
 import logging
 import threading
@@ -33,13 +35,41 @@ _FORMATTER = logging.Formatter()
 def register(config: pytest.Config, names: Iterable[str], send: Callable[..., None]) -> None:
     """Register the ends of the bridges that the host has."""
     for name in names:
-        end = _ENDS[name](config, _sender(send, name))
+        end = _ENDS[name](config, functools.partial(_send, send, name))
         config.pluginmanager.register(end, f"gvisor-bridge-{name}")
 
 
-def _sender(send: Callable[..., None], name: str) -> Send:
-    """Return a function that sends the data of one bridge."""
-    return lambda **data: send("bridge", bridge=name, data=data)
+def _send(send: Callable[..., None], bridge: str, **data: Any) -> None:
+    send("bridge", bridge=bridge, data=data)
+
+
+class LeftOut:
+    """Makes no tests of functions of which the host has deselected each test."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pycollect_makeitem(
+        self, collector: pytest.Collector, name: str
+    ) -> list[pytest.Item] | None:
+        """Collect nothing of such a function."""
+        return [] if f"{collector.nodeid}::{name}" in self._names else None
+
+
+def xdist_fixtures(ids: dict[str, str]) -> object:
+    """Return a plugin whose fixtures have the values that xdist's have on the host."""
+
+    class Fixtures:
+        @pytest.fixture(scope="session")
+        def worker_id(self) -> str:
+            return ids["worker_id"]
+
+        @pytest.fixture(scope="session")
+        def testrun_uid(self) -> str:
+            return ids["testrun_uid"]
+
+    return Fixtures()
 
 
 class Junit:
@@ -162,7 +192,7 @@ def _row(item: pytest.Item, benchmark: Any) -> dict[str, Any]:
         "count": len(rounds),
         # So many numbers are read at once, and exactly.
         "rounds": base64.b64encode(rounds[:_MOST_ROUNDS]).decode(),
-        "profile": _profile(benchmark.cprofile_stats),
+        "cprofile_stats": _profile(benchmark.cprofile_stats),
     }
 
 

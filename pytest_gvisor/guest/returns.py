@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import math
 import os
 import re
 import stat
-import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.guest import encoding, frames
@@ -83,6 +83,7 @@ def refusal(path: str, *, guarded: bool) -> str:
     return ""
 
 
+@functools.cache
 def pattern(glob: str) -> re.Pattern[str]:
     """Return the expression of a glob over paths: ``*`` stays in one folder, ``**`` does not."""
     found = []
@@ -95,22 +96,25 @@ def pattern(glob: str) -> re.Pattern[str]:
     return re.compile("".join(found), re.DOTALL)
 
 
-class Place:
+class Place(NamedTuple):
     """A file that the host has agreed to, or what matches a glob below a folder."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
-        self.folder: str = given["folder"]
-        self.name: str = given["name"]
-        """The path of the only file of this place below its folder; empty for a glob."""
+    folder: str
+    guarded: bool
+    """Whether the host may import or run files there, so that only harmless names come back."""
 
-        self.guarded: bool = given["guarded"]
-        self.failed_only: bool = given.get("failed_only", False)
-        """Whether it holds a folder for each test, and those of failed ones are wanted."""
+    name: str = ""
+    """The path of the only file of this place below its folder; empty for a glob."""
 
-        self.most: int = given.get("most", sys.maxsize)
-        """Bytes of it that may go."""
+    glob: str = "**"
+    merged: bool = False
+    """Whether its file gets what every sandbox wrote, in the order in which sandboxes end."""
 
-        self._pattern = pattern(given["glob"])
+    failed_only: bool = False
+    """Whether it holds a folder for each test, and those of failed ones are wanted."""
+
+    most: int = 1024 * 1024 * 1024
+    """Bytes of it that come back."""
 
     def relative(self, path: str) -> str:
         """Return the path of a file below this place; nothing if it does not belong to it."""
@@ -120,7 +124,7 @@ class Place:
 
     def has(self, below: str) -> bool:
         """Whether a path below its folder belongs to it."""
-        return below == self.name if self.name else bool(self._pattern.fullmatch(below))
+        return below == self.name if self.name else bool(pattern(self.glob).fullmatch(below))
 
 
 class Changes:
@@ -199,7 +203,8 @@ class _Sender:
     ) -> None:
         self._fd = fd
         self._encoder = frames.Encoder(max_json=frames.UNBOUNDED)
-        self._places = [Place(given) for given in agreed["places"]]
+        self._places = [Place(**given) for given in agreed["places"]]
+        self._left = [place.most for place in self._places]
         self._project: str = agreed["project"]
         self._written_through = frozenset(agreed["writable"])
         self._files: int = agreed["files"]
@@ -272,11 +277,10 @@ class _Sender:
                 info = os.fstat(fd)
                 if not stat.S_ISREG(info.st_mode):
                     return "unreadable"
-                place = self._places[number]
-                if not self._files or info.st_size > min(self._bytes, place.most):
+                if not self._files or info.st_size > min(self._bytes, self._left[number]):
                     return "size"
                 self._files -= 1
-                place.most -= info.st_size
+                self._left[number] -= info.st_size
                 self._send_content(file, number, relative)
         except OSError:
             return "unreadable"

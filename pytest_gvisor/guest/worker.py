@@ -344,12 +344,12 @@ def run(
     _beside("locations").register(config)
     ids = start["worker"]
     if ids and config.pluginmanager.hasplugin("xdist"):
-        fixtures = _beside("xdist_fixtures").fixtures(**ids)
+        fixtures = _beside("bridges").xdist_fixtures(ids)
         config.pluginmanager.register(fixtures, "gvisor-xdist-fixtures")
     if bridges := gate.command["bridges"]:
         _beside("bridges").register(config, bridges, channel.send)
     if names := gate.command["unwanted"]:
-        _beside("unwanted").register(config, names)
+        config.pluginmanager.register(_beside("bridges").LeftOut(names), "gvisor-unwanted")
     channel.send("ready", kernel=os.uname().release, holds=channel.hold())
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 

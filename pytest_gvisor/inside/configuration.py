@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import pytest
 
-from pytest_gvisor.inside import editors
+from pytest_gvisor.inside.environment import without_editors
 
 # What is the host's business alone, with the value that switches it off inside: which tests run,
 # when to stop, where results are written, how many processes there are.
@@ -63,7 +63,9 @@ _SWITCHED_OFF: dict[str, Any] = {
     "stepwise_skip": False,
     "tx": [],
     "xmlpath": None,
-    **editors.SWITCHED_OFF,
+    # Of plugins that report to an editor, which stay on the host.
+    "teamcity": 0,
+    "no_teamcity": 1,
 }
 
 
@@ -110,7 +112,7 @@ def _plain(value: Any) -> Any:
 
 def arguments(config: pytest.Config, items: Iterable[pytest.Item] | None) -> list[str]:
     """Return the command line inside: plugins, which pytest loads before options, and `named`."""
-    plugins = [part for name in editors.without(config.option.plugins) for part in ("-p", name)]
+    plugins = [part for name in without_editors(config.option.plugins) for part in ("-p", name)]
     return [*plugins, *named(config, items)]
 
 
@@ -174,3 +176,27 @@ def _coverage_error() -> type[Exception]:
 def search_path() -> list[str]:
     """Return ``sys.path`` for the pytest inside: absolute, existing entries only."""
     return [os.path.abspath(path or os.curdir) for path in sys.path]
+
+
+_deselected_key = pytest.StashKey[set[str]]()
+
+
+def note_deselected(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
+    """Note tests that the host has deselected: see `unwanted`."""
+    config.stash.setdefault(_deselected_key, set()).update(_functions(items))
+
+
+def unwanted(items: Sequence[pytest.Item]) -> list[str]:
+    """Return the functions of which the host has deselected each test: ``file.py::Class::name``.
+
+    The pytest inside makes no tests of them. One may have thousands, by its parameters.
+    """
+    noted = items[0].config.stash.get(_deselected_key, set()) if items else set()
+    return sorted(noted.difference(_functions(items[0].session.items))) if noted else []
+
+
+def _functions(items: Iterable[pytest.Item]) -> Iterable[str]:
+    """Yield the functions of these tests, by the node ids that they are collected by."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.parent is not None:
+            yield f"{item.parent.nodeid}::{item.originalname}"

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.inside import editors
 
 KEY: Final = "gvisor_env"
 """The ini key, and where argparse puts the option."""
@@ -39,7 +38,9 @@ _OF_THE_HOST: Final = (
     "PYTHONUSERBASE", "VIRTUAL_ENV*", "CONDA_*", "PYENV_*", "SSH_*", "GPG_*", "DBUS_*", "DISPLAY",
     "WAYLAND_DISPLAY", "XAUTHORITY", "DOCKER_*", "*_SOCK", "*_SOCKET", "JPY_*", "TMUX*", "STY",
     "TERM_PROGRAM*", "BASH*", "PYTEST_GVISOR_*", "PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST",
-    "PYTEST_DEBUG*", "COV_CORE_*", *editors.VARIABLES,
+    "PYTEST_DEBUG*", "COV_CORE_*",
+    "TEST_RUN_PIPE", "RUN_TEST_IDS_PIPE", "VSCODE_*", "PYCHARM_*", "PYDEVD_*", "DEBUGPY_*",
+    "TEAMCITY_*", "_JB_*", "JB_*", "JETBRAINS_*", "IDE_PROJECT_ROOTS",
 )  # fmt: skip
 _SECRET: Final = re.compile(
     "TOKEN|SECRET|PASSW|PWD|CREDENTIAL|PRIVATE|API_?KEY|_KEY$|_KEY_|_PAT$|COOKIE|DSN|AUTH",
@@ -47,6 +48,11 @@ _SECRET: Final = re.compile(
 )
 _CREDENTIALS: Final = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _PLUGINS: Final = "PYTEST_PLUGINS"
+# VS Code gives -p vscode_pytest. PyCharm hands its plugin over as a module; who has
+# teamcity-messages installed has the same plugin by its entry point.
+_EDITORS: Final = frozenset({
+    "vscode_pytest", "pytest-teamcity", "pytest_teamcity", "teamcity.pytest_plugin",
+})  # fmt: skip
 _GLOB: Final = frozenset("*?[")
 _MOST_MISSED: Final = 1000
 
@@ -71,8 +77,17 @@ def environment(entries: Iterable[str], environ: Mapping[str, str]) -> dict[str,
         else:
             found |= {n: v for n, v in environ.items() if matches(n, pattern) and _passes(n, v)}
     if found.get(_PLUGINS) == environ.get(_PLUGINS, ""):
-        found[_PLUGINS] = ",".join(editors.without(found[_PLUGINS].split(",")))
+        found[_PLUGINS] = ",".join(without_editors(found[_PLUGINS].split(",")))
     return found
+
+
+def without_editors(plugins: Iterable[str]) -> list[str]:
+    """Return the names of plugins for the pytest inside.
+
+    Those that report to an editor, through a pipe or standard output of the host, stay here. They
+    see the reports of tests inside like all others.
+    """
+    return [name for name in plugins if name not in _EDITORS]
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -154,10 +154,10 @@ def _check_user(config: pytest.Config) -> None:
 
 def _check_returns(config: pytest.Config) -> None:
     from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
-    from pytest_gvisor.inside import return_places  # noqa: PLC0415
+    from pytest_gvisor.inside import returned  # noqa: PLC0415
 
     try:
-        return_places.check(config)
+        returned.check(config)
     except UsageError as error:
         raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
@@ -252,9 +252,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     """Note the tests that the pytest inside need not collect."""
     if items and is_asked_for(items[0].config) and not here_is_inside():
-        from pytest_gvisor.inside import unwanted  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.inside import configuration  # noqa: PLC0415 -- idle costs nothing
 
-        unwanted.note(items[0].config, items)
+        configuration.note_deselected(items[0].config, items)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -326,11 +326,9 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     yield
     inside = session.config.stash.get(_session_key, None)
     if inside is not None or _has_returned(session.config):
-        from pytest_gvisor.inside import return_summary  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.inside import landing  # noqa: PLC0415 -- idle costs nothing
 
-        if inside is not None:
-            return_summary.write(session, inside.returned)
-        return_summary.fail(session)
+        landing.finish(session, None if inside is None else inside.returned)
     if inside is not None:
         from pytest_gvisor.plugin.stash import launcher_of  # noqa: PLC0415 -- as above
 
@@ -344,9 +342,9 @@ def pytest_terminal_summary(
 ) -> None:
     """Report which files came back, and which did not."""
     if _session_key in config.stash or _has_returned(config):
-        from pytest_gvisor.inside import return_summary  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.inside import landing  # noqa: PLC0415 -- idle costs nothing
 
-        return_summary.show(terminalreporter, config)
+        landing.show(terminalreporter, config)
 
 
 def _has_returned(config: pytest.Config) -> bool:
@@ -365,10 +363,10 @@ def pytest_testnodedown(node: Any) -> None:
     """Take what came of the files of a worker of xdist."""
     output = getattr(node, "workeroutput", {})
     if "gvisor_returned" in output:
-        from pytest_gvisor.inside import return_summary  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.inside import landing  # noqa: PLC0415 -- idle costs nothing
 
         node.config.stash[_workers_key] = True
-        return_summary.take_worker(node.config, node.gateway.id, output)
+        landing.take_worker(node.config, node.gateway.id, output)
 
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)

@@ -1,42 +1,216 @@
-"""The files that come back from the sandboxes of one process: checked, kept, written at the end.
+"""The files that come back: their places, by options and by an ini key, and each one checked.
 
-The sender is untrusted. Its files wait in an unnamed file until the plugins of the host have
-written theirs. They wait, too, until it is known that no two sandboxes differ.
+Only output options are in the tables here. Reports that the host writes itself (``--junitxml``,
+``--html``, ``--report-log``) are not, nor is any option that names what pytest reads. The sender is
+untrusted: landing.py keeps what it sends.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
-import dataclasses
-import hashlib
+import glob
 import os
-import tempfile
+import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from pytest_gvisor.errors import GvisorError, ProtocolError
+import pytest
+
+from pytest_gvisor.errors import GvisorError, ProtocolError, UsageError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.guest import returns
-from pytest_gvisor.inside import landing
+from pytest_gvisor.guest.returns import MOST_NAMES, REASONS, Place, refusal
+from pytest_gvisor.inside import configuration, rules
+from pytest_gvisor.inside.landing import Arriving, Store, line
 from pytest_gvisor.inside.link import Died, Hangs, gone
+from pytest_gvisor.plugin.placement import BASETEMP_GIVEN, RETURNS
+from pytest_gvisor.programs.paths import within
 
-if TYPE_CHECKING:
-    from pytest_gvisor.inside.return_places import Agreed, Place
+OUTPUT_FILES = ("log_file", "cucumber_json_path")
+OUTPUT_FOLDERS = ("allure_report_dir", "mpl_generate_path", "mpl_results_path")
+"""Options, by their names in `config.option`, whose value is the path of a file or folder. A plugin
+writes it in the process of the tests."""
 
-MOST_FILES = 100_000
-MOST_BYTES = 1024 * 1024 * 1024
-"""Of the files of one process's sandboxes."""
+MERGED = frozenset({"log_file"})
+"""Those whose file gets what every sandbox wrote, in the order in which sandboxes end."""
 
-MOST_LINES = 1000
-MOST_DIGESTS = 10_000
+SNAPSHOTS = {
+    "update_snapshots": "**/__snapshots__/**",
+    "snapshot_update": "**/snapshots/**",
+}
+DATA_FOLDERS = ("force_regen", "regen_all")
+"""Options that have snapshots written: below rootdir, or in a folder that is named like the
+module."""
+
+RECORDINGS = ("record_mode", "vcr_record")
+"""Options by whose value, another than ``none``, recordings of requests are written."""
+
+MOST_OF_FAILED = 64 * 1024 * 1024
 LAST_ACTS = 10.0
 """Seconds that plugins inside may take after the last fixture has been torn down."""
 
 _PATIENCE = 30.0
 _SLOWEST = 256 * 1024
 """Bytes a second: whoever sends less is taken to hang."""
+
+_TEMPORARY = frozenset({"tmp_path", "tmp_path_factory", "tmpdir", "tmpdir_factory"})
+_OPENED_BY_THE_HOST = (".coverage", ".testmondata", ".pymon")
+_NEVER = ("/proc", "/sys", "/dev")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreed:
+    """The places of one sandbox."""
+
+    places: tuple[Place, ...] = ()
+    project: str
+    """The folder in which other files that tests wrote are counted."""
+
+    writable: tuple[str, ...] = ()
+    basetemp: str | None = None
+
+    def command(self, files: int, size: int) -> dict[str, Any]:
+        """Return all this for the first process, with the number and size of files to send."""
+        wanted = [place.folder for place in self.places if os.path.isdir(place.folder)]
+        if self.basetemp is not None:
+            wanted.append(os.path.dirname(self.basetemp))
+        return {
+            "places": [place._asdict() for place in self.places],
+            "project": self.project,
+            "writable": self.writable,
+            "folders": list(dict.fromkeys(wanted)),
+            "files": files,
+            "bytes": size,
+        }
+
+
+def agree(
+    config: pytest.Config,
+    items: Sequence[pytest.Item],
+    *,
+    writable: Iterable[str],
+    basetemp: str | None,
+) -> Agreed:
+    """Return the places of a sandbox with these tests. Raises `UsageError`."""
+    through = tuple(map(os.path.abspath, writable))
+    places = [*_named(config), *_outputs(config), *_snapshots(config, items)]
+    if basetemp is not None:
+        place = _place(config, basetemp)
+        if not _is_basetemp_given(config):
+            place = place._replace(failed_only=True, most=MOST_OF_FAILED)
+        places.append(place)
+    return Agreed(
+        # What tests write below a writable folder is there already, and so may be their links.
+        places=tuple(p for p in places if not any(within(p.folder, path) for path in through)),
+        project=str(config.rootpath),
+        writable=through,
+        basetemp=basetemp,
+    )
+
+
+def check(config: pytest.Config) -> None:
+    """Raise `UsageError` for an entry of the ini key that can name no file to return."""
+    for _place in _named(config):
+        pass
+
+
+def _named(config: pytest.Config) -> Iterator[Place]:
+    """Yield the places that the ini key names."""
+    for entry in config.getini(RETURNS):
+        path = os.path.normpath(os.path.join(config.rootpath, entry))
+        _check_entry(entry, path)
+        parts = path.split("/")
+        fixed = next((n for n, part in enumerate(parts) if glob.has_magic(part)), None)
+        if fixed is None:
+            folder, name = os.path.split(path)
+            yield _place(config, folder, name=name)
+            yield _place(config, path)
+        else:
+            folder, below = "/".join(parts[:fixed]) or "/", "/".join(parts[fixed:])
+            yield _place(config, folder, below)
+
+
+def _check_entry(entry: str, path: str) -> None:
+    name = os.path.basename(path)
+    if name.startswith(_OPENED_BY_THE_HOST):
+        raise UsageError(
+            f"{RETURNS} = {escape(entry)}: a plugin on the host opens this file as a database, "
+            "and tests inside could have made it into anything"
+        )
+    if path == "/" or any(within(path, folder) for folder in _NEVER):
+        raise UsageError(f"{RETURNS} = {escape(entry)}: no file can come back to {escape(path)}")
+
+
+def _outputs(config: pytest.Config) -> Iterator[Place]:
+    """Yield the places that output options name."""
+    here = str(config.invocation_params.dir)
+    for dest in (*OUTPUT_FILES, *OUTPUT_FOLDERS):
+        value = getattr(config.option, dest, None) or _ini(config, dest)
+        if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+            continue
+        path = os.path.normpath(os.path.join(here, os.fspath(value)))
+        if dest in OUTPUT_FILES:
+            folder, name = os.path.split(path)
+            yield _place(config, folder, name=name, merged=dest in MERGED)
+        else:
+            yield _place(config, path)
+
+
+def _ini(config: pytest.Config, dest: str) -> object:
+    return config.getini(dest) if dest == "log_file" else None
+
+
+def _snapshots(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[Place]:
+    """Yield the places of snapshots whose own update option is given."""
+    option = config.option
+    for dest, below in SNAPSHOTS.items():
+        if getattr(option, dest, False) is True:
+            yield _place(config, str(config.rootpath), below)
+    for dest in RECORDINGS:
+        if isinstance(mode := getattr(option, dest, None), str) and mode != "none":
+            yield _place(config, str(config.rootpath), "**/cassettes/**")
+    for dest in DATA_FOLDERS:
+        if getattr(option, dest, False) is True:
+            for path in configuration.files(items):
+                yield _place(config, os.path.splitext(path)[0])
+
+
+def _place(
+    config: pytest.Config, folder: str, below: str = "**", *, name: str = "", merged: bool = False
+) -> Place:
+    guarded = not name and any(
+        within(folder, path) or within(path, folder) for path in _guarded(config)
+    )
+    glob = "" if name else below
+    return Place(folder=folder, guarded=guarded, name=name, glob=glob, merged=merged)
+
+
+def _guarded(config: pytest.Config) -> Iterator[str]:
+    """Yield the folders where pytest, or the tools of the project, import or run files."""
+    for path in (str(config.rootpath), str(config.invocation_params.dir), *sys.path):
+        yield os.path.abspath(path)
+        yield os.path.realpath(path)
+
+
+def basetemp(config: pytest.Config, items: Iterable[pytest.Item], number: int) -> str | None:
+    """Return the base temporary folder of this process's sandbox of that number.
+
+    It is the host's, which the host's pytest makes and empties as for tests here. So a path in a
+    report names a file that is there. None if no test needs one.
+    """
+    factory = getattr(config, "_tmp_path_factory", None)
+    needed = any(_TEMPORARY.intersection(getattr(item, "fixturenames", ())) for item in items)
+    if factory is None or not (needed or _is_basetemp_given(config)):
+        return None
+    base = str(factory.getbasetemp())
+    return base if number == 1 else os.path.join(base, f"sandbox-{number}")
+
+
+def _is_basetemp_given(config: pytest.Config) -> bool:
+    """Whether the user has given ``--basetemp``. xdist gives one to each of its workers."""
+    given: dict[str, Any] = getattr(config, "workerinput", {})
+    return bool(given.get(BASETEMP_GIVEN, config.getoption("basetemp")))
 
 
 class Source(Protocol):
@@ -48,140 +222,6 @@ class Source(Protocol):
         """Return the next message of the first process."""
 
 
-@dataclass(kw_only=True)
-class _Arriving:
-    """A file as one sandbox has sent it: a piece of the unnamed file."""
-
-    place: Place
-    path: str
-    offset: int
-    size: int = 0
-    digest: str = ""
-    sandbox: str
-
-
-@dataclass(kw_only=True)
-class Tally:
-    """The result for the terminal summary: lines of text, each bounded and escaped."""
-
-    written: list[str] = dataclasses.field(default_factory=list)
-    errors: list[str] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
-    others: list[str] = dataclasses.field(default_factory=list)
-    count: int = 0
-    """Number of files that were written."""
-
-    more: int = 0
-    """Number of other files that tests wrote in the project."""
-
-    whole: bool = True
-    """Whether the number of other files is not the least one."""
-
-    digests: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    """Of files that were written: the digest and the sandbox, for other workers to compare."""
-
-
-class Store:
-    """The files of the sandboxes of this process."""
-
-    def __init__(self, *, files: int = MOST_FILES, size: int = MOST_BYTES) -> None:
-        self.files_left, self.bytes_left = files, size
-        self.tally = Tally()
-        self._spool: IO[bytes] | None = None
-        self._end = 0
-        self._files: dict[str, list[_Arriving]] = {}
-
-    def begin(self, place: Place, path: str, sandbox: str) -> _Arriving:
-        """Begin to keep a file. Raises `ProtocolError` if it is one too many."""
-        if not self.files_left:
-            raise ProtocolError("more files from inside than are kept")
-        self.files_left -= 1
-        return _Arriving(place=place, path=path, offset=self._end, sandbox=sandbox)
-
-    def add(self, data: bytes) -> None:
-        """Keep the next bytes of the file. Raises `ProtocolError` for more than are kept."""
-        self.bytes_left -= len(data)
-        if self.bytes_left < 0:
-            raise ProtocolError("files from inside with more bytes than are kept")
-        try:
-            if self._spool is None:
-                self._spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 -- see write()
-            view = memoryview(data)
-            while view:
-                count = os.pwrite(self._spool.fileno(), view, self._end)
-                self._end += count
-                view = view[count:]
-        except OSError as error:
-            raise ProtocolError(f"no place to keep a file from inside: {error}") from error
-
-    def keep(self, file: _Arriving) -> None:
-        """Keep a file that is whole."""
-        self._files.setdefault(os.path.join(file.place.folder, file.path), []).append(file)
-
-    def paths(self) -> list[str]:
-        """Return the paths of all files that are kept."""
-        return list(self._files)
-
-    def lose(self, sandbox: str, agreed: Agreed, why: str) -> None:
-        """Note that files of a sandbox may be lost."""
-        if agreed.places:
-            places = dict.fromkeys(os.path.join(p.folder, p.name or p.glob) for p in agreed.places)
-            self.note(
-                f"the sandbox of {sandbox} is lost, and files that tests wrote in it may be: "
-                f"{', '.join(places)} ({why})"
-            )
-
-    def note(self, text: str) -> None:
-        """Keep a line for the summary."""
-        if len(self.tally.notes) < MOST_LINES:
-            self.tally.notes.append(_line(text))
-
-    def write(self) -> Tally:
-        """Write all files to the host; return what came of it. Later calls write what is new."""
-        for path, files in self._files.items():
-            try:
-                self._write(path, files)
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or error
-                self._fail(f"{path} could not be written: {reason}")
-        self._files.clear()
-        self.close()
-        return self.tally
-
-    def close(self) -> None:
-        """Drop the content of all files."""
-        if self._spool is not None:
-            self._spool.close()
-            self._spool = None
-        self._end = 0
-
-    def _write(self, path: str, files: list[_Arriving]) -> None:
-        first = files[0]
-        if first.place.merged:
-            for file in files:
-                landing.append(first.place.folder, first.path, *self._where(file))
-        elif len({file.digest for file in files}) > 1:
-            names = " and ".join(dict.fromkeys(file.sandbox for file in files))
-            self._fail(f"{path} came back with different content, and is not written: from {names}")
-            return
-        else:
-            if len(self.tally.digests) < MOST_DIGESTS:
-                self.tally.digests[_line(path)] = [first.digest, _line(first.sandbox)]
-            if not landing.land(first.place.folder, first.path, *self._where(first)):
-                return
-        self.tally.count += 1
-        if len(self.tally.written) < MOST_LINES:
-            self.tally.written.append(_line(path))
-
-    def _where(self, file: _Arriving) -> tuple[int, int, int]:
-        spool = -1 if self._spool is None else self._spool.fileno()
-        return spool, file.offset, file.size
-
-    def _fail(self, text: str) -> None:
-        if len(self.tally.errors) < MOST_LINES:
-            self.tally.errors.append(_line(text))
-
-
 class Taker:
     """The receiver of one sandbox's files."""
 
@@ -189,17 +229,12 @@ class Taker:
         self.agreed = agreed
         self._sandbox = ""
         self._store = store
-        self._file: _Arriving | None = None
-        self._hash = hashlib.sha256()
+        self._file: Arriving | None = None
         self._said: set[str] = set()
-        self._rules = [returns.Place(dataclasses.asdict(place)) for place in agreed.places]
 
     def name_sandbox(self, nodeid: str) -> None:
         """Take the node id of the first test as the name of the sandbox."""
         self._sandbox = self._sandbox or nodeid
-
-    def _name(self) -> str:
-        return self._sandbox or "no test"
 
     def command(self) -> dict[str, Any]:
         """Return what the first process is to send."""
@@ -223,94 +258,83 @@ class Taker:
 
     def lose(self, why: str) -> None:
         """Note that files of this sandbox may be lost, if a test has begun in it."""
-        if self._sandbox:
-            self._store.lose(self._sandbox, self.agreed, why)
+        places = self.agreed.places
+        if self._sandbox and places:
+            named = dict.fromkeys(os.path.join(p.folder, p.name or p.glob) for p in places)
+            self._store.tally.say(
+                "notes",
+                f"the sandbox of {self._sandbox} is lost, and files that tests wrote in it may be: "
+                f"{', '.join(named)} ({why})",
+            )
 
     def take(self, message: dict[str, Any]) -> bool:
         """Take a message; return whether another one is to come. Raises `ProtocolError`."""
         kind = message["type"]
-        if kind == "file":
-            self._take_file(message)
-            return True
-        if self._file is not None:
-            raise ProtocolError("half a file from inside")
-        if kind == "end":
-            return False
-        if kind == "wrote":
-            self._take_others(*self._counted(message, "wrote"), whole=message.get("whole") is True)
-        elif kind == "left out":
-            self._take_left_out(message)
-        else:
-            raise ProtocolError(f"a message {kind!r:.50} from inside that does not belong here")
-        return True
+        try:
+            if kind == "file":
+                self._take_file(message)
+            elif self._file is not None:
+                raise ValueError("half a file")
+            elif kind != "end":
+                self._take_names(message)
+        except rules.WRONG as error:
+            text = line(f"{error}")[:300]
+            raise ProtocolError(f"files from inside that cannot be taken: {text}") from error
+        return bool(kind != "end")
 
     def _take_file(self, message: dict[str, Any]) -> None:
-        number, path = message.get("place"), message.get("path")
-        data, more = message.get("data"), message.get("more")
-        places = self.agreed.places
-        if not isinstance(path, str) or not isinstance(data, str) or not isinstance(more, bool):
-            raise ProtocolError("a file from inside of another form")
-        if type(number) is not int or not 0 <= number < len(places):
-            raise ProtocolError("a file from inside of a place that was not agreed")
-        place = places[number]
+        read = _FILE(message)
+        place, path = self.agreed.places[read["place"]], read["path"]
         if self._file is None:
-            self._check(self._rules[number], path)
-            self._file = self._store.begin(place, path, self._name())
-            self._hash = hashlib.sha256()
-        elif self._file.place is not place or self._file.path != path:
-            raise ProtocolError("half a file from inside, and then another one")
-        try:
-            content = base64.b64decode(data, validate=True)
-        except (binascii.Error, ValueError):
-            raise ProtocolError("a file from inside that is no base64") from None
-        self._store.add(content)
-        self._hash.update(content)
-        self._file.size += len(content)
-        if not more:
-            self._file.digest = self._hash.hexdigest()
+            _check(place, path)
+            sandbox = self._sandbox or "no test"
+            self._file = self._store.begin(place.folder, path, merged=place.merged, sandbox=sandbox)
+        elif (self._file.folder, self._file.path) != (place.folder, path):
+            raise ValueError("half a file, and then another one")
+        self._store.add(self._file, read["data"])
+        if not read["more"]:
             self._store.keep(self._file)
             self._file = None
 
-    @staticmethod
-    def _check(place: returns.Place, path: str) -> None:
-        """Raise `ProtocolError` for a path that its place does not allow."""
-        why = returns.refusal(path, guarded=place.guarded)
-        if why or not place.has(path):
-            raise ProtocolError(
-                f"a file from inside that was not agreed: {path!r:.200} "
-                f"({returns.REASONS.get(why, 'it belongs to no place')})"
-            )
-
-    def _counted(self, message: dict[str, Any], what: str) -> tuple[int, list[str]]:
-        """Return a number of files, and the first names. Each kind may come once."""
-        count, paths = message.get("count"), message.get("paths")
-        right = type(count) is int and 0 < count < 2**53 and isinstance(paths, list)
-        if not right or what in self._said:
-            raise ProtocolError("a number of files from inside that is none")
-        assert isinstance(paths, list)
-        assert isinstance(count, int)
-        if len(paths) > returns.MOST_NAMES or not all(isinstance(path, str) for path in paths):
-            raise ProtocolError("names of files from inside that are none")
-        self._said.add(what)
-        return count, [_line(path) for path in paths]
-
-    def _take_others(self, count: int, paths: list[str], *, whole: bool) -> None:
-        tally = self._store.tally
-        tally.more += count
-        tally.whole = tally.whole and whole
-        tally.others += paths[: MOST_LINES - len(tally.others)]
-
-    def _take_left_out(self, message: dict[str, Any]) -> None:
-        why = message.get("why")
-        if not isinstance(why, str) or why not in returns.REASONS:
-            raise ProtocolError("a reason from inside that there is not")
-        count, paths = self._counted(message, why)
-        for path in paths:
-            self._store.note(f"{path} stayed inside: {returns.REASONS[why]}")
+    def _take_names(self, message: dict[str, Any]) -> None:
+        """Take a number of files that stayed inside, and the first names. Each may come once."""
+        count, paths = rules.whole(message["count"]), _NAMES(message["paths"])
+        tally, kind = self._store.tally, _KIND(message["type"])
+        why = kind if kind == "wrote" else _REASON(message["why"])
+        if why in self._said:
+            raise ValueError("a number of files that came already")
+        self._said.add(why)
+        if kind == "wrote":
+            tally.more += count
+            tally.whole = tally.whole and message.get("whole") is True
+            tally.say("others", *paths)
+            return
+        told = REASONS[why]
+        tally.say("notes", *(f"{path} stayed inside: {told}" for path in paths))
         if count > len(paths):
-            self._store.note(f"{count - len(paths)} more stayed inside: {returns.REASONS[why]}")
+            tally.say("notes", f"{count - len(paths)} more stayed inside: {told}")
 
 
-def _line(text: str) -> str:
-    """Return a text as one escaped line of bounded length."""
-    return escape(text).replace("\n", "\\n").replace("\t", "\\t")[:1000]
+def _check(place: Place, path: str) -> None:
+    """Raise `ValueError` for a path that its place does not allow."""
+    why = refusal(path, guarded=place.guarded)
+    if why or not place.has(path):
+        told = REASONS.get(why, "it belongs to no place")
+        raise ValueError(f"{path!r:.200} was not agreed ({told})")
+
+
+def _whether(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r:.50} in the place of true or false")
+    return value
+
+
+_FILE = rules.object_of(
+    place=rules.whole,
+    path=rules.exact_text,
+    data=lambda value: base64.b64decode(rules.exact_text(value), validate=True),
+    more=_whether,
+)
+_NAMES = rules.list_of(rules.exact_text, MOST_NAMES)
+_KIND = rules.one_of("wrote", "left out")
+_REASON = rules.one_of(*REASONS)

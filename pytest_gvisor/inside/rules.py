@@ -5,6 +5,7 @@ A value of another shape raises one of `WRONG`. Does no input or output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ WRONG = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 
 LONGEST_TIME = 1e11  # seconds: a duration, or a time since 1970
 _HIGHEST_NUMBER = 2**31
+_HIGHEST_WHOLE = 2**53
 
 
 def utf8(text: str) -> str:
@@ -35,11 +37,16 @@ def plain(value: Any, text: Callable[[str], str] = safe) -> Any:
     return value
 
 
-def text(value: Any) -> str:
-    """Check a text."""
+def exact_text(value: Any) -> str:
+    """Check a text, and leave it as it is."""
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} in the place of a text")
-    return utf8(value)
+    return value
+
+
+def text(value: Any) -> str:
+    """Check a text."""
+    return utf8(exact_text(value))
 
 
 def any_text(value: Any) -> str:
@@ -62,6 +69,13 @@ def number(value: Any) -> int:
 def count(value: Any) -> int:
     """Check a number, and return 0 in the place of a negative one."""
     return max(0, number(value))
+
+
+def whole(value: Any) -> int:
+    """Check a whole number of at most 53 bits that is not negative."""
+    if type(value) is not int or not 0 <= value < _HIGHEST_WHOLE:
+        raise ValueError(f"{value!r:.50} in the place of a whole number")
+    return value
 
 
 def seconds(value: Any) -> float:
@@ -87,12 +101,12 @@ def or_none(rule: Rule) -> Rule:
     return lambda value: None if value is None else rule(value)
 
 
-def list_of(rule: Rule) -> Rule:
-    """Return a rule for a list whose parts follow a rule."""
+def list_of(rule: Rule, most: float = math.inf) -> Rule:
+    """Return a rule for a list whose parts follow a rule, ``most`` at most."""
 
     def check(value: Any) -> list[Any]:
-        if not isinstance(value, list):
-            raise TypeError(f"{type(value).__name__} in the place of a list")
+        if not isinstance(value, list) or len(value) > most:
+            raise TypeError(f"{type(value).__name__} in the place of a list of {most} at most")
         return [rule(part) for part in value]
 
     return check
@@ -118,12 +132,12 @@ def object_of(**rules: Rule) -> Rule:
     return check
 
 
-def each(rule: Rule) -> Rule:
-    """Return a rule for an object of any names."""
+def each(rule: Rule, most: float = math.inf) -> Rule:
+    """Return a rule for an object of any names, ``most`` at most."""
 
     def check(value: Any) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise TypeError(f"{type(value).__name__} in the place of an object")
+        if not isinstance(value, dict) or len(value) > most:
+            raise TypeError(f"{type(value).__name__} in the place of an object of {most} at most")
         return {utf8(name): rule(part) for name, part in value.items()}
 
     return check

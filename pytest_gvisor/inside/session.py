@@ -13,22 +13,21 @@ import pytest
 
 from pytest_gvisor.inside import (
     ahead,
-    allure_results,
     early,
     not_shown,
     reports,
-    unbridged,
     visible,
 )
-from pytest_gvisor.inside.bridges import Bridges
 from pytest_gvisor.inside.configuration import named
 from pytest_gvisor.inside.copies import Copies
 from pytest_gvisor.inside.coverage_data import InsideCoverage, target_of
 from pytest_gvisor.inside.groups import Group, planned, seat_key
+from pytest_gvisor.inside.landing import Store
 from pytest_gvisor.inside.output import Live
+from pytest_gvisor.inside.plugins import allure, unbridged
+from pytest_gvisor.inside.plugins.bridges import Bridges
 from pytest_gvisor.inside.requirements import is_refused, require_platform
-from pytest_gvisor.inside.return_places import agree, basetemp
-from pytest_gvisor.inside.returned import Store, Taker
+from pytest_gvisor.inside.returned import Taker, agree, basetemp
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside, collect, plan
 from pytest_gvisor.inside.worker import Worker
@@ -84,7 +83,7 @@ class InsideSession:
             if ids.following is None and group.lifetime is not Isolation.SESSION:
                 self._finish_group(group)
         self._tear_down_here(item, nextitem)
-        allure_results.settle(item, ended=ended, lost=lost)
+        allure.settle(item, ended=ended, lost=lost)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
     @staticmethod
@@ -366,7 +365,7 @@ class InsideSession:
         """Warn, in one process, of plugins whose summaries lack these tests."""
         items = [item for group in self._groups for item in group.items]
         worker = getattr(self._config, "workerinput", {"workerid": "gw0"})["workerid"]
-        if worker == "gw0" and (text := unbridged.find(self._config, items, self._bridges.known)):
+        if worker == "gw0" and (text := unbridged.find(self._config, items)):
             self._bounds.say(text)
         unbridged.keep_snapshots(self._config, items)
 

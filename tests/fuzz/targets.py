@@ -30,16 +30,20 @@ from pytest_gvisor.cli import run as cli_run
 from pytest_gvisor.errors import GvisorError, ImageError, ProtocolError, UsageError
 from pytest_gvisor.escape import escape, safe, uncoloured
 from pytest_gvisor.guest import frames as guest_frames
+from pytest_gvisor.guest.returns import Place
 from pytest_gvisor.images import choose, config, daemon_socket, docker, tar, users
 from pytest_gvisor.images.progress import Meter
 from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest, drain
-from pytest_gvisor.inside import bridges, reports
 from pytest_gvisor.inside import frames as inside_frames
-from pytest_gvisor.inside.benchmarks import Benchmarks
-from pytest_gvisor.inside.bridge_ends import Sender
+from pytest_gvisor.inside import reports
+from pytest_gvisor.inside.landing import Store
 from pytest_gvisor.inside.passed import Reviver
-from pytest_gvisor.inside.return_places import Agreed, Place
-from pytest_gvisor.inside.returned import Store, Taker
+from pytest_gvisor.inside.plugins import Sender
+from pytest_gvisor.inside.plugins.benchmark import Benchmarks
+from pytest_gvisor.inside.plugins.bridges import Bridges
+from pytest_gvisor.inside.plugins.junit import Junit
+from pytest_gvisor.inside.plugins.live_log import LiveLog
+from pytest_gvisor.inside.returned import Agreed, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.oci import mounts, validate
 from pytest_gvisor.oci.defaults import parse_user
@@ -300,7 +304,7 @@ def inside_file(data: bytes) -> None:
     """The messages of a sandbox's first process: no file leads out of its place."""
     store = Store(files=100, size=10_000)
     places = tuple(
-        Place(origin="x", folder=folder, guarded=guarded)
+        Place(folder, guarded=guarded)
         for folder, guarded in {"/guarded": True, "/free": False}.items()
     )
     taker = Taker(store, Agreed(places=places, project="/guarded"))
@@ -341,15 +345,15 @@ def bridge_data(data: bytes) -> None:
     except guest_frames.FrameError:
         return
     bounds = SessionBounds(_CONFIG)
-    made = bridges.Bridges(_CONFIG, bounds)
+    made = Bridges(_CONFIG, bounds)
     xml = LogXML(os.devnull, None, family="xunit1")
     terminal = io.StringIO()
     handler = _LiveLog(terminal)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s:%(lineno)d %(message)s"))
     session = SimpleNamespace(benchmarks=[])
     made._ends |= {
-        "junit": bridges.Junit(xml, bounds),
-        "live log": bridges.LiveLog(handler),
+        "junit": Junit(xml, bounds),
+        "live log": LiveLog(handler),
         "benchmark": Benchmarks(session, _Metadata, bounds),
     }
     item: Any = SimpleNamespace(name="test_x", nodeid="test_x.py::test_x")

@@ -37,8 +37,7 @@ PYTEST = ("plugin", "inside")
 
 PYTEST_INSIDE = {
     "guest.bare", "guest.bridges", "guest.captures", "guest.debugger", "guest.failed", "guest.gate",
-    "guest.last", "guest.locations", "guest.measure", "guest.terminal", "guest.unwanted",
-    "guest.worker", "guest.xdist_fixtures",
+    "guest.last", "guest.locations", "guest.measure", "guest.terminal", "guest.worker",
 }  # fmt: skip
 """The modules of the pytest in the sandbox."""
 

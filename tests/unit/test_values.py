@@ -10,7 +10,7 @@ import pytest_gvisor
 PACKAGE = Path(pytest_gvisor.__file__).parent
 
 COUNTING = {
-    "Budget", "CellInMaking", "Group", "Progress", "Record", "Tally", "_Arriving", "_Budget",
+    "Arriving", "Budget", "CellInMaking", "Group", "Progress", "Record", "Tally", "_Budget",
     "_Node", "_Stored",
 }  # fmt: skip
 """Classes that count or gather."""

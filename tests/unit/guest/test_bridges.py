@@ -102,5 +102,6 @@ def test_a_benchmark_is_sent_without_what_the_host_knows() -> None:
     assert sent == [{
         "id": "x::test_it", "name": None, "group": None, "extra_info": {},
         "options": {"timer": "len", "min_rounds": 5}, "iterations": 3, "has_error": False,
-        "count": 1, "rounds": "AAAAAAAA4D8=", "profile": [["file", 1, "name", 1, 2, 0.5, 0.25]],
+        "count": 1, "rounds": "AAAAAAAA4D8=",
+        "cprofile_stats": [["file", 1, "name", 1, 2, 0.5, 0.25]],
     }]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.inside.return_places import (
+from pytest_gvisor.inside.returned import (
     DATA_FOLDERS,
     OUTPUT_FILES,
     OUTPUT_FOLDERS,

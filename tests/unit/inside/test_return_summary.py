@@ -8,8 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_gvisor.inside.return_summary import add, fail, show, take_worker
-from pytest_gvisor.inside.returned import Tally
+from pytest_gvisor.inside.landing import Store, Tally, finish, show, take_worker
 
 
 class Reporter:
@@ -27,7 +26,9 @@ def shown(*tallies: Tally, verbosity: int = 0) -> list[str]:
     """The lines for all of these."""
     config = cast("Any", SimpleNamespace(stash=pytest.Stash(), get_verbosity=lambda: verbosity))
     for tally in tallies:
-        add(config, tally)
+        store = Store()
+        store.tally = tally
+        finish(cast("Any", SimpleNamespace(config=config, exitstatus=1)), store)
     reporter = Reporter()
     show(cast("Any", reporter), config)
     return reporter.lines
@@ -71,8 +72,8 @@ def test_workers_that_wrote_different_files_are_an_error() -> None:
     assert reporter.lines[1:4] == ["gvisor: gw0: n", "gvisor: gw1: n", "gvisor: gw2: n"]
     assert reporter.lines[-1].endswith("from gw0: test_it and gw2: test_it")
     session: Any = SimpleNamespace(config=config, exitstatus=pytest.ExitCode.OK)
-    fail(session)
+    finish(session, None)
     assert session.exitstatus == pytest.ExitCode.TESTS_FAILED
     session.exitstatus = pytest.ExitCode.INTERRUPTED
-    fail(session)
+    finish(session, None)
     assert session.exitstatus == pytest.ExitCode.INTERRUPTED

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.inside.unbridged import COMPLETE, find, keep_snapshots
+from pytest_gvisor.inside.plugins.unbridged import COMPLETE, find, keep_snapshots
 
 SUMS = "pytest_terminal_summary"
 RUNS = "pytest_runtest_call"
@@ -38,7 +38,7 @@ class Project:
 
     def find(self, *items: Any) -> str:
         """The warning for these tests inside."""
-        return find(self.config, items, {"bridged"})
+        return find(self.config, items)
 
 
 @pytest.fixture
@@ -94,10 +94,19 @@ def test_a_fixture_that_a_test_asks_for_runs_inside(project: Project) -> None:
     assert "some 1.0" in project.find(item(fixture(module)))
 
 
-@pytest.mark.parametrize("name", [*sorted(COMPLETE), "Pytest_COV", "bridged"])
+@pytest.mark.parametrize("name", [*sorted(COMPLETE), "Pytest_COV"])
 def test_a_plugin_whose_reports_are_complete_is_not_named(name: str, project: Project) -> None:
     """The names of distributions are compared as package indexes do."""
     project.plugin(name, RUNS, SUMS)
+    assert project.find(item()) == ""
+
+
+def test_pytest_benchmark_has_a_bridge_in_the_form_that_it_knows(project: Project) -> None:
+    """In another form it loses what it measures."""
+    project.plugin("pytest-benchmark", RUNS, SUMS)
+    assert "pytest-benchmark 1.0" in project.find(item())
+    session = SimpleNamespace(benchmarks=[], disabled=True)
+    project.config._benchmarksession = session  # type: ignore[attr-defined]
     assert project.find(item()) == ""
 
 

@@ -1,10 +1,10 @@
-"""Test functions of which each test is deselected."""
+"""The configuration of the pytest inside: functions of which each test is deselected."""
 
 from __future__ import annotations
 
 import pytest
 
-from pytest_gvisor.inside import unwanted
+from pytest_gvisor.inside.configuration import note_deselected, unwanted
 
 
 def test_a_function_with_a_selected_test_is_wanted(pytester: pytest.Pytester) -> None:
@@ -26,8 +26,8 @@ def test_a_function_with_a_selected_test_is_wanted(pytester: pytest.Pytester) ->
         )
     )
     config, path = items[0].config, items[0].path.name
-    assert unwanted.names(items) == []
-    assert unwanted.names([]) == []
+    assert unwanted(items) == []
+    assert unwanted([]) == []
     items[0].session.items = [items[0]]
-    unwanted.note(config, items[1:])
-    assert unwanted.names(items[:1]) == [f"{path}::TestIt::test_all", f"{path}::test_all"]
+    note_deselected(config, items[1:])
+    assert unwanted(items[:1]) == [f"{path}::TestIt::test_all", f"{path}::test_all"]

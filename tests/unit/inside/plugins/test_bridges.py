@@ -14,9 +14,9 @@ import pytest
 from _pytest.junitxml import LogXML, xml_key
 
 from pytest_gvisor.errors import ProtocolError
-from pytest_gvisor.inside import bridges
-from pytest_gvisor.inside.bridge_ends import Sender
-from pytest_gvisor.inside.bridges import Bridges
+from pytest_gvisor.inside.plugins import Sender
+from pytest_gvisor.inside.plugins import junit as end
+from pytest_gvisor.inside.plugins.bridges import Bridges
 from pytest_gvisor.inside.session_bounds import SessionBounds
 
 INNER = "test_it.py::test_it"
@@ -133,8 +133,8 @@ def test_the_host_keeps_some_properties(
     junit: Host, log_xml: LogXML, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One warning counts those that are left out, for their number or for their size."""
-    monkeypatch.setattr(bridges, "_MOST_PROPERTIES", 2)
-    monkeypatch.setattr(bridges, "_MOST_TEXT", 100)
+    monkeypatch.setattr(end, "_MOST_PROPERTIES", 2)
+    monkeypatch.setattr(end, "_MOST_TEXT", 100)
     junit.take("junit", {"name": "a", "value": "b"})
     for value in ("x" * 100, "c", "d"):
         junit.take("junit", {"name": "a", "value": value})

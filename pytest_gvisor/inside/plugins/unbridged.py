@@ -12,12 +12,13 @@ import inspect
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
 from pytest_gvisor.escape import escape
+from pytest_gvisor.inside.plugins import benchmark
 from pytest_gvisor.plugin.placement import FIELDS
 
 _SUMMING_UP = frozenset({"pytest_sessionfinish", "pytest_terminal_summary"})
@@ -45,22 +46,22 @@ _SWITCHES = {
     "pytest-memray": ("memray", ""),
     "pytest-retry": ("retries", "flaky"),
 }
-# Distributions that write to a database while tests run, and the option that switches them off.
-_DATABASES = {"pytest-monitor": "mtr_none"}
-# Distributions that gather all in an attribute of reports, of a shape that nothing checks.
-_FIELDS = {"pytest-csv": "_csv_rows"}
-# Distributions that write files while tests run, and the options that let the files come back.
-_PATHS = {"pytest-mpl": ("mpl_generate_path", "mpl_results_path")}
+# Distributions that lose nothing with one of these options, or if the project lets an attribute of
+# that name pass.
+_KEPT_BY = {
+    "pytest-csv": ("_csv_rows",),
+    "pytest-monitor": ("mtr_none",),
+    "pytest-mpl": ("mpl_generate_path", "mpl_results_path"),
+}
+_DATABASES = frozenset({"pytest-monitor"})
+"""Distributions that write to a database while tests run, whatever their hooks."""
 
 _SYRUPY = "syrupy"
 _MOST = 10
 
 
-def find(config: pytest.Config, items: Sequence[pytest.Item], bridged: Collection[str]) -> str:
-    """Return a warning that names such plugins, or nothing.
-
-    ``bridged`` names the distributions that have a bridge.
-    """
+def find(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
+    """Return a warning that names such plugins, or nothing."""
     manager = config.pluginmanager
     distributions = {
         _package(plugin): (_normal(found.project_name), f"{found.project_name} {found.version}")
@@ -75,14 +76,14 @@ def find(config: pytest.Config, items: Sequence[pytest.Item], bridged: Collectio
     suspect = summing & running
     if summing - running:
         suspect |= summing & _packages_of_fixtures(items)
+    complete = COMPLETE | ({"pytest-benchmark"} if benchmark.is_known(config) else set())
     named = []
     for package, (name, shown) in distributions.items():
-        off = _DATABASES.get(name)
         if name in _SWITCHES:
             loses = _is_switched_on(config, items, *_SWITCHES[name])
         else:
-            loses = package in suspect if off is None else not config.getoption(off, False)
-        if loses and name not in {*COMPLETE, *bridged} and not _travels(config, name):
+            loses = name in _DATABASES or (package in suspect and name not in complete)
+        if loses and not any(_is_given(config, kept) for kept in _KEPT_BY.get(name, ())):
             named.append(shown)
     return _warning(sorted(named))
 
@@ -98,11 +99,9 @@ def _warning(names: Sequence[str]) -> str:
     )
 
 
-def _travels(config: pytest.Config, name: str) -> bool:
-    """Whether the project lets all that a plugin gathers come to the host."""
-    if name in _FIELDS and _FIELDS[name] in config.getini(FIELDS):
-        return True
-    return any(config.getoption(path, None) for path in _PATHS.get(name, ()))
+def _is_given(config: pytest.Config, name: str) -> bool:
+    """Whether an option is given, or the project lets a report's attribute of this name pass."""
+    return name in config.getini(FIELDS) or bool(config.getoption(name, None))
 
 
 def _is_switched_on(
@@ -127,19 +126,13 @@ def _normal(name: str) -> str:
 
 def _packages_of_fixtures(items: Iterable[pytest.Item]) -> set[str]:
     """Return the packages whose fixtures these tests ask for."""
-    return {module.partition(".")[0] for module in _modules_of_fixtures(items)}
-
-
-def _modules_of_fixtures(items: Iterable[pytest.Item]) -> Iterator[str]:
-    seen: set[int] = set()
+    known: dict[int, Any] = {}
     for item in items:
         info = getattr(item, "_fixtureinfo", None)
         for definitions in () if info is None else info.name2fixturedefs.values():
-            for one in definitions:
-                if id(one) not in seen:
-                    seen.add(id(one))
-                    if not _is_autouse(one.func):
-                        yield str(one.func.__module__)
+            known |= {id(one): one.func for one in definitions}
+    asked = (function for function in known.values() if not _is_autouse(function))
+    return {str(function.__module__).partition(".")[0] for function in asked}
 
 
 def _is_autouse(function: Any) -> bool:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import ProtocolError
-from pytest_gvisor.inside import benchmarks, bridges
-from pytest_gvisor.inside.benchmarks import Benchmarks
-from tests.unit.inside.test_bridges import INNER, Host
+from pytest_gvisor.inside.plugins import benchmark, bridges
+from pytest_gvisor.inside.plugins.benchmark import Benchmarks
+from tests.unit.inside.plugins.test_bridges import INNER, Host
 
 
 class Metadata:
@@ -32,7 +32,8 @@ def encoded(*numbers: float) -> str:
 
 ROW: dict[str, Any] = {
     "id": INNER, "name": None, "group": None, "extra_info": {}, "options": {"timer": "perf"},
-    "iterations": 3, "has_error": False, "count": 2, "rounds": encoded(0.5, 0.25), "profile": None,
+    "iterations": 3, "has_error": False, "count": 2, "rounds": encoded(0.5, 0.25),
+    "cprofile_stats": None,
 }  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def test_texts_are_escaped_and_short(host: Measuring) -> None:
         name="\x1b]0;x\x07" * 1000,
         group="::error::\n1 passed in 1s",
         extra_info={"\x1b": ["\x1b"]},
-        profile=[["a\x1b", 5, "::error::", 1, 2, 0.5, 0.25]],
+        cprofile_stats=[["a\x1b", 5, "::error::", 1, 2, 0.5, 0.25]],
     )
     assert len(made.fixture.name) == 1000
     shown = repr(made.fixture)
@@ -113,11 +114,11 @@ def test_a_benchmark_without_a_round_has_an_error(host: Measuring) -> None:
         {"options": {"a": float("nan")}},
         {"options": {f"option{number}": 1 for number in range(1000)}},
         {"extra_info": []},
-        {"profile": 5},
-        {"profile": [[1]]},
-        {"profile": [["a", 1, "b", 1, 1, float("nan"), 1.0]]},
-        {"profile": [["a", 1, "b", 10**400, 1, 1.0, 1.0]]},
-        {"profile": [["a", 1, "b", 1, 1, 1.0, 1.0]] * 20_000},
+        {"cprofile_stats": 5},
+        {"cprofile_stats": [[1]]},
+        {"cprofile_stats": [["a", 1, "b", 1, 1, float("nan"), 1.0]]},
+        {"cprofile_stats": [["a", 1, "b", 10**400, 1, 1.0, 1.0]]},
+        {"cprofile_stats": [["a", 1, "b", 1, 1, 1.0, 1.0]] * 20_000},
     ],
 )
 def test_what_is_no_benchmark_is_an_error(changes: dict[str, Any], host: Measuring) -> None:
@@ -140,8 +141,8 @@ def test_a_session_has_some_benchmarks_and_rounds(
     host: Measuring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One warning counts those beyond, and another those that no message can hold."""
-    monkeypatch.setattr(benchmarks, "MOST_BENCHMARKS", 3)
-    monkeypatch.setattr(benchmarks, "MOST_ROUNDS", 5)
+    monkeypatch.setattr(benchmark, "MOST_BENCHMARKS", 3)
+    monkeypatch.setattr(benchmark, "MOST_ROUNDS", 5)
     host.add()
     host.add()
     host.add()

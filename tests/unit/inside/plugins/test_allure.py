@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.inside.allure_results import settle
+from pytest_gvisor.inside.plugins.allure import settle
 
 
 class Listener:

@@ -1,4 +1,8 @@
-"""The form of a bridge's end on the host, and of the test that its data come from."""
+"""Plugins of pytest that need code of ours for tests inside: a file for each.
+
+The hooks of a plugin run on the host with the reports of tests inside, and its files come back. The
+files here are for plugins to which that is not enough.
+"""
 
 from __future__ import annotations
 
