@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.escape import shown
@@ -31,6 +32,7 @@ from pytest_gvisor.images.streams import (
     check_digest,
     drain,
     open_file,
+    read_all,
 )
 from pytest_gvisor.images.tar import Kind, Tar
 from pytest_gvisor.oci.reader import MAX_BYTES
@@ -158,25 +160,13 @@ def opened(
             return
         fd, status = open_file(path)
         undo.callback(os.close, fd)
-        yield _file(fd, status.st_size, _Wanted(reference, digest), budget, undo)
-
-
-class _Wanted(NamedTuple):
-    """The reference and digest that choose an image of an archive."""
-
-    reference: str
-    digest: str
-
-
-def _file(
-    fd: int, size: int, wanted: _Wanted, budget: Budget, undo: contextlib.ExitStack
-) -> Content:
-    inflated = Inflated(Section(fd, 0, size), budget)
-    if not _may_hold_images(Inflated(Section(fd, 0, size), budget)):
-        return _tarball(fd, size, budget)
-    plain = _decompress(inflated, undo) if inflated.is_compressed else (fd, size)
-    members = _Members(*plain, budget)
-    return _archive(members, wanted) or _tarball(fd, size, budget)
+        content = None
+        if _may_hold_images(Inflated(Section(fd, 0, status.st_size), budget)):
+            inflated = Inflated(Section(fd, 0, status.st_size), budget)
+            compressed = inflated.is_compressed
+            plain = _decompress(inflated, undo) if compressed else (fd, status.st_size)
+            content = _archive(_Members(*plain, budget), reference, digest)
+        yield content or _tarball(fd, status.st_size, budget)
 
 
 def _decompress(inflated: Reader, undo: contextlib.ExitStack) -> tuple[int, int]:
@@ -204,18 +194,18 @@ def _may_hold_images(stream: Reader) -> bool:
     return False
 
 
-def _archive(members: _Members, wanted: _Wanted) -> Content | None:
+def _archive(members: _Members, reference: str, digest: str) -> Content | None:
     content = None
     has_index = members.find("index.json") is not None
-    if wanted.digest and has_index and choose.only(_index_of(members), wanted.digest):
+    if digest and has_index and choose.only(_object(members, "index.json"), digest):
         # It has what says so in it, digest by digest.
-        return _layout(members, wanted.reference, wanted.digest)
+        return _layout(members, reference, digest)
     if members.find("manifest.json"):
-        content = _saved(members, wanted.reference)
+        content = _saved(members, reference)
     elif has_index:
-        content = _layout(members, wanted.reference)
-    if content and wanted.digest not in ("", content.id):
-        raise ImageError(f"it is {content.id}, and {wanted.digest} was asked for")
+        content = _layout(members, reference)
+    if content and digest not in ("", content.id):
+        raise ImageError(f"it is {content.id}, and {digest} was asked for")
     return content
 
 
@@ -235,15 +225,14 @@ def _document(blobs: Blobs, name: str) -> bytes:
         raise ImageError(f"it has no {shown(name)}")
     if section.size > MAX_BYTES:
         raise ImageError(f"{shown(name)} is larger than {MAX_BYTES} bytes")
-    parts = []
-    while data := section.read(CHUNK):
-        parts.append(data)
-    return b"".join(parts)
+    return read_all(section)
+
+
+def _object(blobs: Blobs, name: str) -> Mapping[str, Any]:
+    return objects(load_json(_document(blobs, name), name), name)
 
 
 def _digest_of(data: bytes, algorithm: str = "sha256") -> str:
-    import hashlib  # noqa: PLC0415
-
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
@@ -272,7 +261,9 @@ def _saved(members: _Members, reference: str) -> Content:
         for entry in lists(load_json(_document(members, what), what), what)
     ]
     chosen = _tagged(images, reference)
-    name = _text(chosen, "Config", what)
+    name = chosen.get("Config")
+    if not isinstance(name, str) or not name:
+        raise ImageError(f"{what}: Config is missing")
     data = _document(members, name)
     hexadecimal = os.path.basename(name).removesuffix(".json").removeprefix("sha256:")
     if len(hexadecimal) == 64 and hexadecimal != _digest_of(data).partition(":")[2]:
@@ -297,13 +288,6 @@ def _tagged(images: list[Mapping[str, Any]], reference: str) -> Mapping[str, Any
     return found[0]
 
 
-def _text(value: Mapping[str, Any], key: str, what: str) -> str:
-    found = value.get(key)
-    if not isinstance(found, str) or not found:
-        raise ImageError(f"{what}: {key} is missing")
-    return found
-
-
 def _blob_layer(blobs: Blobs, name: str, digest: str = "") -> Layer:
     found = blobs.find(name)
     if found is None:
@@ -320,15 +304,11 @@ def _blob_layer(blobs: Blobs, name: str, digest: str = "") -> Layer:
 # OCI layout
 
 
-def _index_of(blobs: Blobs) -> Mapping[str, Any]:
-    return objects(load_json(_document(blobs, "index.json"), "index.json"), "index.json")
-
-
 def _layout(blobs: Blobs, reference: str, digest: str = "") -> Content:
-    layout = objects(load_json(_document(blobs, "oci-layout"), "oci-layout"), "oci-layout")
+    layout = _object(blobs, "oci-layout")
     if layout.get("imageLayoutVersion") != "1.0.0":
         raise ImageError(f"its layout has the version {shown(layout.get('imageLayoutVersion'))}")
-    top = _index_of(blobs)
+    top = _object(blobs, "index.json")
     if digest:
         top = {"manifests": choose.only(top, digest)}
     manifest = choose.choose(top, reference, lambda descriptor: _described(blobs, descriptor))

@@ -21,12 +21,11 @@ from typing import Final, Self
 from pytest_gvisor.errors import ImageError, LaunchError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.guest.checked_json import loads
-from pytest_gvisor.images import extract, owners
+from pytest_gvisor.images import extract, users
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.config import ImageConfig
-from pytest_gvisor.images.fingerprint import seal
 from pytest_gvisor.images.folders import Folders, failing, id_of, is_id
-from pytest_gvisor.images.mount_points import Trees
+from pytest_gvisor.images.mount_points import Trees, seal
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.spec import Mount
@@ -96,17 +95,11 @@ class _Record:
 class Hold:
     """An image that stays in the cache until `close`; nothing may be written to its folder."""
 
-    def __init__(
-        self,
-        folder: str,
-        lock: int,
-        notes: Sequence[str] = (),
-        config: str = "",
-    ) -> None:
+    def __init__(self, folder: str, lock: int, record: _Record) -> None:
         self._folder = folder
         self.lock = lock
-        self.notes = tuple(notes)
-        self._config = config
+        self.notes = record.notes
+        self._config = record.config
         self._trees = Trees(folder)
 
     @property
@@ -160,7 +153,7 @@ class Cache:
     @functools.cached_property
     def folder(self) -> str:
         """The folder for images of this process's user namespace."""
-        return owners.part_of(self._whole)
+        return users.part_of(self._whole)
 
     @functools.cached_property
     def _folders(self) -> Folders:
@@ -295,7 +288,7 @@ class Cache:
             if self._folders.share(lock, patience) and (record := self._unchanged(folder)):
                 os.utime(lock)
                 on_failure.pop_all()
-                return self._hold(folder, lock, record)
+                return Hold(self._folders.path(folder), lock, record)
         return None
 
     def _unchanged(self, folder: str) -> _Record | None:
@@ -341,11 +334,7 @@ class Cache:
         # What is wrong with another image is no failure of this one; a prune by hand tells it.
         with contextlib.suppress(ImageError):
             self.prune()
-        return self._hold(folder, lock, record)
-
-    def _hold(self, folder: str, lock: int, record: _Record) -> Hold:
-        path = self._folders.path(folder)
-        return Hold(path, lock, record.notes, record.config)
+        return Hold(self._folders.path(folder), lock, record)
 
     def _unpacked(self, content: Content, path: str, name: str, limits: Limits | None) -> _Record:
         root = os.path.join(path, "rootfs")

@@ -173,7 +173,12 @@ class Daemon:
             # The SDK lets errors of requests, of sockets and its own through.
             self._client = docker.DockerClient.from_env(timeout=DEADLINE, version=version)
         except Exception as error:
-            raise _unusable(error) if version else _unavailable(self._address, error) from error
+            if not version:
+                raise _unavailable(self._address, error) from error
+            raise ImageError(
+                f"the docker SDK cannot be used: {error}",
+                next_step="It reads config.json in DOCKER_CONFIG or ~/.docker.",
+            ) from error
         api = self._client.api
         if version:
             from pytest_gvisor.images.daemon_socket import Adapter  # noqa: PLC0415 -- has the SDK
@@ -197,12 +202,8 @@ class Daemon:
         """Return the version of the daemon's API, which also shows that the daemon answers."""
         try:
             with self._asking() as api:
-                ping = api.get(f"{api.base_url}/_ping")
-                ping.raise_for_status()
-                version = str(ping.headers.get("Api-Version", ""))
-                if not version:
-                    facts = objects(api.version(api_version=False), "its answer")
-                    version = str(facts.get("ApiVersion"))
+                facts = objects(api.version(api_version=False), "its answer")
+            version = str(facts.get("ApiVersion"))
             if not _VERSION.fullmatch(version):
                 raise OSError("it does not say which version its API has")
         except Exception as error:
@@ -309,13 +310,6 @@ def _sdk() -> Any:
             next_step=f"{sys.executable} -m pip install --force-reinstall docker",
         ) from error
     return docker
-
-
-def _unusable(error: Exception) -> ImageError:
-    return ImageError(
-        f"the docker SDK cannot be used: {error}",
-        next_step="It reads config.json in DOCKER_CONFIG or ~/.docker.",
-    )
 
 
 def _is_late(causes: Iterable[BaseException]) -> bool:

@@ -16,14 +16,14 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.images.archive import Content
-from pytest_gvisor.images.owners import keeps_owners
-from pytest_gvisor.images.streams import CHUNK, Budget, Limits
+from pytest_gvisor.images.streams import CHUNK, Budget, Limits, Reader
 from pytest_gvisor.images.tar import Entry, Kind, Tar
+from pytest_gvisor.images.users import keeps_owners
 from pytest_gvisor.programs import linux
 
 _IN_ROOT: Final = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
@@ -40,10 +40,6 @@ class Facts:
     """Bytes of the uncompressed layers."""
     notes: tuple[str, ...]
     """What was left out."""
-
-
-class _Content(Protocol):
-    def read(self, count: int) -> bytes: ...
 
 
 def unpack(
@@ -74,8 +70,6 @@ class Tree:
         self._owners = owners
         self._root = os.open(root, _FOLDER)
         self._depth_of_root = _path_of(self._root).count(b"/")
-        # The folder that was used last, and its name; none where that may lead elsewhere by now.
-        self._parent, self._parent_name = self._root, b""
         self._made: set[tuple[int, bytes]] = set()
         self._cleared: set[int] = set()
         self._not_there: dict[tuple[int, bytes], str] = {}
@@ -85,7 +79,6 @@ class Tree:
 
     def close(self) -> None:
         """Close the folder."""
-        self._forget()
         os.close(self._root)
 
     def notes(self) -> tuple[str, ...]:
@@ -97,7 +90,7 @@ class Tree:
         self._made.clear()
         self._cleared.clear()
 
-    def add(self, entry: Entry, content: _Content) -> None:
+    def add(self, entry: Entry, content: Reader) -> None:
         """Put an entry into the folder, or apply a whiteout."""
         with _explained(entry.name):
             parts = self._parts(entry.name)
@@ -107,8 +100,9 @@ class Tree:
             name = parts[-1]
             if name.startswith(_WHITEOUT):
                 self._whiteout(parts)
-            else:
-                self._add(self._folder(parts[:-1]), name, entry, content)
+                return
+            with self._folder(parts[:-1]) as parent:
+                self._add(parent, name, entry, content)
 
     def finish(self, points: Sequence[str]) -> None:
         """Make the missing folders for mounts, and set the times of all folders."""
@@ -129,43 +123,34 @@ class Tree:
 
     # Folders
 
-    def _forget(self) -> None:
-        if self._parent != self._root:
-            os.close(self._parent)
-        self._parent, self._parent_name = self._root, b""
+    @contextlib.contextmanager
+    def _folder(self, parts: Sequence[bytes], *, make: bool = True) -> Iterator[int]:
+        """Yield a descriptor of this folder; make the folder if it is missing."""
+        try:
+            fd = self._open(parts)
+        except FileNotFoundError:
+            if not make:
+                raise
+            fd = self._make_all(parts)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
-    def _folder(self, parts: Sequence[bytes], *, make: bool = True) -> int:
-        """Return a descriptor of this folder, owned by the tree; make the folder if it is
-        missing.
-        """
-        path = b"/".join(parts)
-        if not path:
-            return self._root
-        if self._parent_name != path:
-            self._forget()
-            try:
-                fd = self._open(path)
-            except FileNotFoundError:
-                if not make:
-                    raise
-                fd = self._make_all(parts)
-            self._parent, self._parent_name = fd, path
-        return self._parent
-
-    def _open(self, path: bytes) -> int:
+    def _open(self, parts: Sequence[bytes]) -> int:
+        path = b"/".join(parts) or b"."
         return linux.openat2(self._root, path, os.O_DIRECTORY, _IN_ROOT)
 
     def _make_all(self, parts: Sequence[bytes]) -> int:
         above = os.dup(self._root)
         for count, name in enumerate(parts, 1):
-            path = b"/".join(parts[:count])
             try:
                 try:
-                    fd = self._open(path)
+                    fd = self._open(parts[:count])
                 except FileNotFoundError:
                     self._budget.add_entry()
                     self._mkdir(above, name)
-                    fd = self._open(path)
+                    fd = self._open(parts[:count])
             finally:
                 os.close(above)
             above = fd
@@ -198,8 +183,10 @@ class Tree:
             raise ImageError(f"{_shown(name)} hides nothing that can be named")
         if hidden.startswith(_WHITEOUT) and name != _OPAQUE:
             return  # aufs's own files, which mean nothing here
-        with contextlib.suppress(FileNotFoundError):
-            parent = self._folder(parts[:-1], make=False)
+        with (
+            contextlib.suppress(FileNotFoundError),
+            self._folder(parts[:-1], make=False) as parent,
+        ):
             if name == _OPAQUE:
                 self._clear(parent)
             else:
@@ -219,7 +206,6 @@ class Tree:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             return
-        self._parent_name = b""
         own = (os.fstat(parent).st_ino, name) in self._made
         if stat.S_ISDIR(status.st_mode):
             fd = os.open(name, _FOLDER, dir_fd=parent)
@@ -236,7 +222,7 @@ class Tree:
 
     # Entries
 
-    def _add(self, parent: int, name: bytes, entry: Entry, content: _Content) -> None:
+    def _add(self, parent: int, name: bytes, entry: Entry, content: Reader) -> None:
         if entry.kind in (Kind.DEVICE, Kind.FIFO):
             self._leave_out(parent, name, "devices" if entry.kind is Kind.DEVICE else "FIFOs")
             return
@@ -278,7 +264,6 @@ class Tree:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        self._parent_name = b""
         if not stat.S_ISDIR(status.st_mode):
             os.unlink(name, dir_fd=parent)
         elif keep_folder:
@@ -291,26 +276,21 @@ class Tree:
         parts = self._parts(entry.link)
         if not parts:
             raise ImageError(f"{_shown(entry.name)} is a hard link to the root")
-        target = os.dup(parent)
-        try:
-            # The folder of the link's name may be the one that is forgotten for the target's.
-            above = self._folder(parts[:-1])
-            here, there = os.fstat(target), os.fstat(above)
+        with self._folder(parts[:-1]) as above:
+            here, there = os.fstat(parent), os.fstat(above)
             if (here.st_ino, name) == (there.st_ino, parts[-1]):
                 return
             if what := self._not_there.get((there.st_ino, parts[-1])):
-                self._leave_out(target, name, what)
+                self._leave_out(parent, name, what)
                 return
             found = os.stat(parts[-1], dir_fd=above, follow_symlinks=False)
             if stat.S_ISDIR(found.st_mode):
                 raise ImageError(f"{_shown(entry.name)} is a hard link to a folder")
-            self._make_way(target, name, keep_folder=False)
-            os.link(parts[-1], name, src_dir_fd=above, dst_dir_fd=target, follow_symlinks=False)
-            self._note(target, name)
-        finally:
-            os.close(target)
+            self._make_way(parent, name, keep_folder=False)
+            os.link(parts[-1], name, src_dir_fd=above, dst_dir_fd=parent, follow_symlinks=False)
+            self._note(parent, name)
 
-    def _add_file(self, parent: int, name: bytes, entry: Entry, content: _Content) -> None:
+    def _add_file(self, parent: int, name: bytes, entry: Entry, content: Reader) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         fd = os.open(name, flags, 0o600, dir_fd=parent)
         try:

@@ -1,4 +1,4 @@
-"""Copies of an image's tree that add the mount points which the image lacks.
+"""Copies of an image's tree that add the mount points which the image lacks, and seals of trees.
 
 Layout, in the image's own folder::
 
@@ -10,19 +10,26 @@ Layout, in the image's own folder::
 Whoever makes or uses a tree holds the image. ``users`` is there with a first link or not at all. It
 is removed before the tree is, which fails while there is a link in it. So where nobody holds the
 image, a tree without ``users`` or ``seal`` is a killed process's.
+
+A seal notices changes without reading the files. Writing to a file changes its time, and making,
+replacing or removing one that of its folder. Times are compared to the nanosecond, so that a write
+in the second of the unpacking is seen. Inodes are left out, since a CI's cache comes back as other
+files. Link counts and times of changes (ctime) are too: trees share files by hard links.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
+import stat
+import struct
 import tempfile
 from collections.abc import Sequence
 from typing import Final
 
-from pytest_gvisor.images.fingerprint import seal
 from pytest_gvisor.images.folders import failing
 from pytest_gvisor.oci.rootfs import make_points, points_digest
 from pytest_gvisor.oci.spec import Mount
@@ -31,6 +38,8 @@ from pytest_gvisor.sessions.private import make_private
 MAX_KEPT: Final = 16
 """Trees of one image that stay where no sandbox and no bundle uses them."""
 _NAME: Final = "points-"
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FIELDS: Final = struct.Struct("<IIIQq")
 
 
 class Trees:
@@ -170,3 +179,38 @@ def _copy(source: str, target: str) -> None:
     if os.geteuid() == 0:
         os.chown(target, status.st_uid, status.st_gid)
     shutil.copystat(source, target)
+
+
+def seal(root: str) -> str:
+    """Return a hexadecimal digest of the names, modes, owners, sizes and times in a tree.
+
+    Raises `OSError`, also where it is no folder. Takes about 7 µs an entry.
+    """
+    found = hashlib.sha256()
+    fd = os.open(root, _FOLDER)
+    try:
+        _digest(found, b"", os.fstat(fd))
+    finally:
+        os.close(fd)
+    _walk(found, os.fsencode(root), b"")
+    return found.hexdigest()
+
+
+def _walk(found: hashlib._Hash, folder: bytes, inside: bytes) -> None:
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        name = inside + b"/" + entry.name
+        status = entry.stat(follow_symlinks=False)
+        _digest(found, name, status)
+        if stat.S_ISDIR(status.st_mode):
+            _walk(found, entry.path, name)
+
+
+def _digest(found: hashlib._Hash, name: bytes, status: os.stat_result) -> None:
+    # The size of a folder is the file system's own affair.
+    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    found.update(name + b"\0")
+    found.update(
+        _FIELDS.pack(status.st_mode, status.st_uid, status.st_gid, size, status.st_mtime_ns)
+    )

@@ -13,7 +13,6 @@ from pytest_gvisor.escape import shown
 from pytest_gvisor.images import users
 from pytest_gvisor.images.cache import Hold
 from pytest_gvisor.images.config import ImageConfig
-from pytest_gvisor.images.owners import keeps_owners
 from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says
@@ -88,7 +87,7 @@ class ImageRootfs(Rootfs):
             status = os.lstat(place.host)
             options += [f"mode={status.st_mode & 0o7777:04o}"]
             uid, gid = status.st_uid, status.st_gid
-            if not keeps_owners():
+            if not users.keeps_owners():
                 # Whose it is in the image is not kept: it is taken to be its user's, or root's
                 # where the image has no such user and the run another one.
                 uid = gid = 0

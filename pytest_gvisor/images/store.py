@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from pytest_gvisor.errors import ImageError, UsageError
-from pytest_gvisor.images import archive, names
+from pytest_gvisor.images import archive, choose
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.docker import Daemon, Pull
@@ -50,16 +50,16 @@ class Images:
 
         ``image`` is a file or folder, with ``#name`` for one of several images in it. Or it is the
         name of an image of a docker daemon. Such a name looks like no path, or has ``docker:`` in
-        front (see `names.as_reference`). A relative path is one from the current folder. ``pull``
+        front (see `choose.as_reference`). A relative path is one from the current folder. ``pull``
         is missing, always or never; ``remote`` allows a daemon on another machine. Raises
         `ImageError` or `UsageError`.
         """
         name = _text(image, "neither a path nor a name")
         policy = word(Pull, pull, "pull")
         with _about(name), self._guard:
-            if (file := names.as_file(name)) is not None:
+            if (file := choose.as_file(name)) is not None:
                 return self._file(name, *file, limits)
-            reference = names.as_reference(name)
+            reference = choose.as_reference(name)
             # With its policy: what was found under one is not what another asks for.
             key = (_DAEMON, reference, policy, os.environ.get("DOCKER_HOST"), limits)
             if key not in self._found:

@@ -166,8 +166,13 @@ class Hashing:
         return f"{self._algorithm}:{self._hash.hexdigest()}"
 
 
+def read_all(reader: Reader) -> bytes:
+    """Return all bytes up to the end."""
+    return b"".join(iter(lambda: reader.read(CHUNK), b""))
+
+
 def drain(reader: Reader) -> None:
-    """Read the rest."""
+    """Read the rest, and keep nothing of it."""
     while reader.read(CHUNK):
         pass
 

@@ -22,7 +22,7 @@ from typing import Final
 
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.escape import shown
-from pytest_gvisor.images.streams import CHUNK, Reader
+from pytest_gvisor.images.streams import CHUNK, Reader, drain, read_all
 
 BLOCK: Final = 512
 _MAX_HEADER: Final = 1024 * 1024
@@ -118,8 +118,7 @@ class Tar:
         return b"".join(parts)
 
     def _finish(self) -> None:
-        while self.read(CHUNK):
-            pass
+        drain(self)
         self._exactly(self._padding)
         self._padding = 0
 
@@ -170,10 +169,7 @@ class Tar:
         if not 0 <= size <= _MAX_HEADER:
             raise ImageError(f"a header of {size} bytes; the limit is {_MAX_HEADER}")
         self._begin(size)
-        parts = []
-        while data := self.read(CHUNK):
-            parts.append(data)
-        return b"".join(parts)
+        return read_all(self)
 
     def _entry(self, block: bytes, pax: dict[bytes, bytes], name: bytes, link: bytes) -> Entry:
         if (name and b"path" in pax) or (link and b"linkpath" in pax):

@@ -1,4 +1,5 @@
-"""Resolve a user name to uid and gids with the image's own passwd and group files.
+"""Resolve a user name to uid and gids with the image's own passwd and group files. Tell which
+owners the files of an unpacked image have in this process's user namespace.
 
 Source: github.com/moby/sys, user; docker and runc do the same with ``USER`` and ``--user``.
 """
@@ -6,6 +7,7 @@ Source: github.com/moby/sys, user; docker and runc do the same with ``USER`` and
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from pytest_gvisor.errors import ImageError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci.spec import User
 from pytest_gvisor.programs import linux
+from pytest_gvisor.programs.proc import IdRange, id_map
 
 _MAX_FILE: Final = 4 * 1024 * 1024
 _MAX_ID: Final = 2**32 - 2
@@ -123,3 +126,33 @@ def _read(root: str, path: str) -> bytes:
 
 def _unreadable(path: str, error: OSError) -> ImageError:
     return ImageError(f"cannot read its /{path}: {os.strerror(error.errno or 0)}")
+
+
+def keeps_owners() -> bool:
+    """Whether files can be given away: by root, unless root is alone in its namespace.
+
+    Raises `ImageError`.
+    """
+    return os.geteuid() == 0 and all(
+        sum(ids.size for ids in _map(kind)) > 1 for kind in ("uid", "gid")
+    )
+
+
+def part_of(cache: str) -> str:
+    """Return the part of a cache folder for trees of this process's user namespace.
+
+    Outside of any it is the folder itself, whose own owner says the rest. Raises `ImageError`.
+    """
+    maps = [_map(kind) for kind in ("uid", "gid")]
+    if all([ids.size for ids in found] == [2**32 - 1] for found in maps):
+        return cache
+    ranges = (" ".join(f"{ids.inside} {ids.outside} {ids.size}" for ids in found) for found in maps)
+    said = "\n".join([str(os.geteuid()), *ranges])
+    return os.path.join(cache, f"owners-{hashlib.sha256(said.encode()).hexdigest()[:16]}")
+
+
+def _map(kind: str) -> tuple[IdRange, ...]:
+    try:
+        return id_map(kind)
+    except OSError as error:
+        raise ImageError(f"cannot read /proc/self/{kind}_map: {error.strerror}") from error

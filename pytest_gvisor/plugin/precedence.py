@@ -164,7 +164,7 @@ def resolve_image_path(settings: Settings, config: pytest.Config) -> Settings:
     """
     if settings.image is None:
         return settings
-    from pytest_gvisor.images import names  # noqa: PLC0415 -- only for who has an image
+    from pytest_gvisor.images import choose  # noqa: PLC0415 -- only for who has an image
 
-    image = names.placed(settings.image, str(config.invocation_params.dir))
+    image = choose.placed(settings.image, str(config.invocation_params.dir))
     return dataclasses.replace(settings, image=image)

@@ -76,7 +76,6 @@ class Serving:
         self.address = address
         self.asked: list[tuple[str, bytes]] = []
         self.answers: dict[str, tuple[int, Any]] = {
-            "GET /_ping": (200, b"OK"),
             "/version": (200, VERSION),
         }
         self.queries: list[dict[str, str]] = []
@@ -129,7 +128,7 @@ def test_a_remote_daemon_that_denies_is_an_error_and_no_skip(serve: Any) -> None
     """A remote daemon that answers with an error is no missing daemon."""
     daemon = serve("tcp")
     for status in (403, 500):
-        daemon.answers["/version"] = daemon.answers["/_ping"] = status, {"message": "out of order"}
+        daemon.answers["/version"] = status, {"message": "out of order"}
         error = refusal(remote=True)
         assert type(error) is ImageError
         assert f"the docker daemon at {daemon.address} cannot be used: " in error.message
@@ -183,10 +182,10 @@ def test_a_configuration_that_cannot_be_read_is_not_the_daemon_s_fault(
 def test_the_version_of_the_api_is_asked_for_within_the_deadline(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The version is read within the deadline if the ping lacks it, also if bytes come slowly."""
+    """The version is read within the deadline, also if bytes come slowly."""
     daemon = serve()
     with Daemon():
-        assert daemon.requests == ["GET /_ping", "GET /version"]
+        assert daemon.requests == ["GET /version"]
     wrongs: list[Any] = [{}, [], {"ApiVersion": 7}, b"{"]
     for wrong in wrongs:
         daemon.answers["/version"] = 200, wrong
@@ -214,13 +213,13 @@ def test_a_daemon_s_redirect_is_not_followed(serve: Any, monkeypatch: pytest.Mon
     def elsewhere(handler: Handler) -> None:
         handler.server.asked.append((handler.path, b""))
         handler.send_response(302)
-        handler.send_header("Location", "http://elsewhere/_ping")
+        handler.send_header("Location", "http://elsewhere/version")
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
     monkeypatch.setattr(Handler, "do_GET", elsewhere)
     assert "is no docker daemon: Exceeded 0 redirects" in refusal().message
-    assert daemon.requests == ["/_ping"]
+    assert daemon.requests == ["/version"]
 
 
 @pytest.mark.fault("H1")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import ImageError
-from pytest_gvisor.images import extract, owners
+from pytest_gvisor.images import extract, users
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.programs import linux
 from pytest_gvisor.programs.proc import ALL_IDS, IdRange
@@ -117,7 +117,7 @@ def test_root_that_is_alone_in_its_namespace_unpacks_as_any_user(tmp_path: Path)
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it gives files away")
 def test_a_tree_of_another_namespace_is_not_taken(tmp_path: Path) -> None:
-    """Each namespace has a tree with its own owners."""
+    """Each namespace has a tree with its own users."""
     (tmp_path / "i").write_bytes(saved([tar([item("f", uid=7, gid=42, mode=0o4755)])]))
     code = [sys.executable, "-c", ALONE, str(tmp_path / "i"), str(tmp_path / "c")]
     found = []
@@ -135,9 +135,9 @@ def test_a_policy_is_of_one_map_and_user(monkeypatch: pytest.MonkeyPatch) -> Non
     asked = [(0, (whole, whole)), (7, (whole, whole)), (0, (some, some)), (0, (some, one))]
     for uid, maps in [*asked, (7, (some, some)), (0, (whole, some))]:
         said = dict(zip(("uid", "gid"), maps, strict=True))
-        monkeypatch.setattr(owners, "_map", said.__getitem__)
+        monkeypatch.setattr(users, "_map", said.__getitem__)
         monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
-        seen.append(owners.part_of("/c"))
+        seen.append(users.part_of("/c"))
     assert seen[:2] == ["/c", "/c"]
     assert len({*seen}) == 5
 
@@ -194,14 +194,14 @@ def test_a_kernel_without_openat2_is_named(unpack: Unpack, monkeypatch: pytest.M
 def test_owners_are_kept_where_there_is_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Owners are kept if the maps of this process's namespace have several ids."""
     maps = {"uid": ALL_IDS, "gid": SOME_IDS}
-    monkeypatch.setattr(owners, "_map", lambda kind: maps[kind])
+    monkeypatch.setattr(users, "_map", lambda kind: maps[kind])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert owners.keeps_owners()
+    assert users.keeps_owners()
     maps["gid"] = SOME_IDS[:1]
-    assert not owners.keeps_owners()
+    assert not users.keeps_owners()
     maps["gid"] = maps["uid"]
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert not owners.keeps_owners()
+    assert not users.keeps_owners()
 
 
 # What it may cost

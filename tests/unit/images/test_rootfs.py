@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import ImageError
-from pytest_gvisor.images import rootfs
+from pytest_gvisor.images import users
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.rootfs import ImageRootfs
 from pytest_gvisor.images.store import Images
@@ -39,7 +39,7 @@ def test_a_volume_belongs_to_the_image_s_user_where_owners_are_not_kept(
     make: Make, monkeypatch: pytest.MonkeyPatch, user: str, ids: tuple[int, int]
 ) -> None:
     """A volume belongs to the image's user, or to root if the image lacks that user."""
-    monkeypatch.setattr(rootfs, "keeps_owners", lambda: False)
+    monkeypatch.setattr(users, "keeps_owners", lambda: False)
     made = make(User=user, Volumes={"/data": {}})
     (volume,) = made.prepare("/unused").mounts
     assert volume.options[-2:] == (f"uid={ids[0]}", f"gid={ids[1]}")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import ImageError, UsageError
-from pytest_gvisor.images import names
+from pytest_gvisor.images import choose
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.docker import Daemon
 from pytest_gvisor.images.store import Images
@@ -35,8 +35,8 @@ def test_docker_in_front_is_a_prefix_only_where_it_is_no_image_s_name(
     name: str, reference: str
 ) -> None:
     """A tag has no colon, slash or at sign: docker:dind is the image of that name."""
-    assert names.as_reference(name) == reference
-    assert names.as_file(name) is None
+    assert choose.as_reference(name) == reference
+    assert choose.as_file(name) is None
 
 
 def test_a_relative_path_is_from_the_folder_that_is_given(tmp_path: Path) -> None:
@@ -46,9 +46,9 @@ def test_a_relative_path_is_from_the_folder_that_is_given(tmp_path: Path) -> Non
         ("app", "app"), ("app#x", "app#x"), ("gone.tar", "gone.tar"), ("./gone", "./gone"),
         ("gone.tar#x:1", "gone.tar#x:1"),
     ):  # fmt: skip
-        assert names.placed(name, str(tmp_path)) == f"{tmp_path}/{path}"
+        assert choose.placed(name, str(tmp_path)) == f"{tmp_path}/{path}"
     for name in ("other:1", "docker:app:1", "/abs", "/abs#x"):
-        assert names.placed(name, str(tmp_path)) == name
+        assert choose.placed(name, str(tmp_path)) == name
 
 
 @pytest.mark.parametrize("odd", [b"x", 3, None, "", "a\0b"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.images.fingerprint import seal
+from pytest_gvisor.images.mount_points import seal
 
 
 @pytest.fixture
