@@ -22,13 +22,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING or __package__:
     from pytest_gvisor.guest import (
-        captures,
         encoding,
         failed,
         first,
         identity,
         last,
-        log_locks,
         passed,
         program,
         variables,
@@ -42,13 +40,11 @@ else:
     # The folder of this program, on sys.path for these imports: what a test imports by their names
     # is the test's own.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import captures
     import encoding
     import failed
     import first
     import identity
     import last
-    import log_locks
     import passed
     import program
     import variables
@@ -60,9 +56,8 @@ else:
 
     del sys.path[0]
     for _name in (
-        "bare", "captures", "channel", "checked_json", "debugger", "encoding", "failed", "first",
-        "frames", "gate", "identity", "last", "log_locks", "passed", "program", "returns",
-        "terminal", "unsent", "variables",
+        "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames", "gate",
+        "identity", "last", "passed", "program", "returns", "terminal", "unsent", "variables",
     ):  # fmt: skip
         del sys.modules[_name]
 
@@ -130,29 +125,27 @@ class Plugin:
         self._short = passed.Shortener(usual=usual)
         items = {item.nodeid: item for item in session.items}
         self._terminal.relayed = self._relays
-        log_locks.spare()
-        with captures.in_place(session.config):
-            for running, then, maxfail in self._commanded():
-                # What fails from here on without a word fails in the setup.
-                self._running = running
-                item = items.get(running)
-                if item is None:
-                    self._channel.send("missing", id=running)
-                    continue
-                self._variables.clear()
-                self._short.begin()
-                # At the last failure that the host allows, pytest tears everything down.
-                session.testsfailed, session.config.option.maxfail = 0, maxfail
-                self._run_protocol(item, items.get(then) if then else None)
-                if not self._channel.is_ours():
-                    # It would take the commands that are meant for its parent.
-                    self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
-                    _exit(1)
-                self._debugger.end()
-                self._send_reports()
-                # The host decides when to stop. The public properties warn when they are unset.
-                session._shouldfail = session._shouldstop = False
-                self._channel.send("done", id=self._running)
+        for running, then, maxfail in self._commanded():
+            # What fails from here on without a word fails in the setup.
+            self._running = running
+            item = items.get(running)
+            if item is None:
+                self._channel.send("missing", id=running)
+                continue
+            self._variables.clear()
+            self._short.begin()
+            # At the last failure that the host allows, pytest tears everything down.
+            session.testsfailed, session.config.option.maxfail = 0, maxfail
+            self._run_protocol(item, items.get(then) if then else None)
+            if not self._channel.is_ours():
+                # It would take the commands that are meant for its parent.
+                self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
+                _exit(1)
+            self._debugger.end()
+            self._send_reports()
+            # The host decides when to stop. The public properties warn when they are unset.
+            session._shouldfail = session._shouldstop = False
+            self._channel.send("done", id=self._running)
         self._terminal.relayed = False
         last.drop_summaries(session.config)
         return True
@@ -341,7 +334,6 @@ def run(
     _hook_order(plugin)
     config.pluginmanager.register(plugin, "gvisor-worker")
     failed.register(config, notes)
-    _beside("locations").register(config)
     ids = start["worker"]
     if ids and config.pluginmanager.hasplugin("xdist"):
         fixtures = _beside("bridges").xdist_fixtures(ids)

@@ -23,9 +23,9 @@ _HEADER = 16
 """Bytes of a file of byte code before the code: magic number, flags, time and size (PEP 552)."""
 
 _GUESTS = (
-    "byte_code", "bare", "captures", "channel", "checked_json", "debugger", "encoding", "failed",
-    "first", "frames", "gate", "identity", "last", "log_locks", "passed", "program", "returns",
-    "terminal", "unsent", "variables", "worker",
+    "byte_code", "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames",
+    "gate", "identity", "last", "passed", "program", "returns", "terminal", "unsent", "variables",
+    "worker",
 )  # fmt: skip
 """The modules that guest/worker.py is and imports, by the names that they have there.
 
