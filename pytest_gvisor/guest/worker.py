@@ -103,7 +103,7 @@ class Plugin:
         """Take the place of the terminal before the terminal plugin writes its first line."""
         option = vars(session.config.option)
         self._relays = bool(option.get("setupshow") or option.get("setuponly"))
-        self._terminal.replace(session.config, writes=self._relays)
+        self._terminal.replace(session.config)
 
     def pytest_ignore_collect(self, collection_path: os.PathLike[str]) -> bool | None:
         """Leave out files and folders that hold none of the host's tests for this sandbox."""

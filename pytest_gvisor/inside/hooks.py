@@ -20,7 +20,6 @@ from pytest_gvisor.plugin.placement import (
     check_guard,
     here_is_inside,
     is_asked_for,
-    leave_hooks,
     native_key,
     plan_key,
     select_inside,
@@ -37,9 +36,6 @@ _MARKER = (
 )
 _RUN_NO_TEST = ("cacheshow", "collectonly", "setupplan", "show_fixtures_per_test", "showfixtures")
 """Options with which pytest begins a session all the same."""
-
-_OF_A_TEST = ("pytest_runtest_makereport", "pytest_runtest_protocol", "pytest_runtest_setup")
-"""Hooks for tests that the host sends inside, and for its copies of them."""
 
 _session_key: pytest.StashKey[InsideSession] = pytest.StashKey()
 _workers_key: pytest.StashKey[bool] = pytest.StashKey()
@@ -59,9 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _isolation(config)
     if names := config.getini(FIELDS):
         _check_fields(names)
-    if here_is_inside():
-        leave_hooks(config, __name__, *_OF_A_TEST)
-    elif not config.getoption("no_gvisor"):
+    if not here_is_inside() and not config.getoption("no_gvisor"):
         _check_writable(config.getoption("gvisor_writable"))
         _readable(config)
         if _entries(config):

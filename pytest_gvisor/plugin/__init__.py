@@ -25,7 +25,6 @@ from pytest_gvisor.plugin.placement import (
     UNTRUSTED,
     here_is_inside,
     in_matrix,
-    leave_hooks,
     uses_gvisor,
 )
 from pytest_gvisor.setting_table import names_from
@@ -87,7 +86,6 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
     if here_is_inside():
-        leave_hooks(config, __name__, "pytest_runtest_setup", "pytest_runtest_logreport")
         return
     options.refuse_removed(config)
     if options.written(config):
@@ -169,7 +167,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Check the markers before any fixture is set up. For tests inside, the host has done it."""
-    if uses_gvisor(item):
+    if uses_gvisor(item) and not here_is_inside():
         from pytest_gvisor.plugin import markers
 
         markers.check_requirements(item)

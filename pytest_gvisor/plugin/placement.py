@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -58,13 +57,6 @@ def in_matrix(item: pytest.Item) -> bool:
     if native_key in item.stash or plan_key in item.stash:
         return True
     return "gvisor_platform" in getattr(item, "fixturenames", ())
-
-
-def leave_hooks(config: pytest.Config, module: str, *names: str) -> None:
-    """Have these hooks of a plugin called no more: inside, they have nothing to do for a test."""
-    plugin = sys.modules[module]
-    for name in names:
-        getattr(config.hook, name)._remove_plugin(plugin)
 
 
 def here_is_inside() -> bool:
