@@ -9,22 +9,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 
 # `python benchmarks` puts this folder on sys.path, and not the one above it.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from benchmarks import document, plot, processor, table
+from benchmarks import document, plot, table
 from benchmarks.bench import Bench
-from benchmarks.floors import FAILURES, Floors
 from benchmarks.results import Missing, Phase, Result, Unavailable
-from benchmarks.rows import FLOORS, PHASE_ROUNDS, PHASES, ROWS, phases
+from benchmarks.rows import PHASE_ROUNDS, PHASES, ROWS, phases
 from benchmarks.sessions import curve
+from pytest_gvisor import GvisorError
 
 PLOT = "plot"
 PLOT_ROUNDS = 3
-_KNOWN = [*ROWS, FLOORS, processor.NAME, PHASES, PLOT]
+_KNOWN = [*ROWS, PHASES, PLOT]
+_FAILURES = (GvisorError, OSError, RuntimeError, subprocess.SubprocessError)
+"""The errors of a row that could not be measured."""
 
 
 def _rows(text: str) -> list[str]:
@@ -32,9 +35,6 @@ def _rows(text: str) -> list[str]:
     for name in names:
         if name not in _KNOWN:
             raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(_KNOWN)}")
-    floored = [name for name, row in ROWS.items() if row.has_floor]
-    if FLOORS in names and not set(names) & set(floored):
-        names += floored
     return [name for name in _KNOWN if name in names]
 
 
@@ -54,7 +54,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"comma list of {', '.join(_KNOWN)} (default: all)",
     )
     rounds = {name: row.rounds for name, row in ROWS.items()}
-    rounds |= {processor.NAME: processor.ROUNDS, PHASES: PHASE_ROUNDS, PLOT: PLOT_ROUNDS}
+    rounds |= {PHASES: PHASE_ROUNDS, PLOT: PLOT_ROUNDS}
     defaults = ", ".join(f"{name} {number}" for name, number in rounds.items())
     parser.add_argument(
         "--count",
@@ -80,20 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     results: list[Result] = []
     steps: list[Phase] = []
-    spent: list[processor.Spent] = []
     missing: list[Missing] = []
     drawn: str | None = None
-    with Bench.ready(floors=Floors(wanted=FLOORS in options.rows, missing=missing)) as bench:
+    with Bench.ready() as bench:
         about = table.versions(bench.runsc.version, bench.platform.value, bench.folder)
         for name in options.rows:
-            if name == FLOORS:
-                continue
             _note(f"measuring {name} ...")
             try:
                 if name == PHASES:
                     steps = phases(bench, options.count or PHASE_ROUNDS)
-                elif name == processor.NAME:
-                    spent += processor.measure(bench, options.count or processor.ROUNDS)
                 elif name == PLOT:
                     points = curve(bench, options.count or PLOT_ROUNDS)
                     drawn = plot.svg(points, f"{about['date']}, runsc {about['runsc']}")
@@ -102,12 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     results += row.measure(bench, options.count or row.rounds)
             except Unavailable as error:
                 missing.append(Missing(row=name, why=str(error), failed=False))
-            except FAILURES as error:
+            except _FAILURES as error:
                 missing.append(Missing(row=name, why=str(error), failed=True))
     tables = {
         "results": table.of_results(results),
-        "floors": table.of_floors(results),
-        "processor": table.of_processor(spent),
         "steps": table.of_steps(PHASES, steps),
     }
     print(", ".join(f"{name} {value}" for name, value in about.items()), end="\n\n")
@@ -120,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document.write(options.write, tables, about, _KNOWN, drawn)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(table.as_json(about, results, steps, spent, missing), file, indent=1)
+            json.dump(table.as_json(about, results, steps, missing), file, indent=1)
     return int(any(entry.failed for entry in missing))
 
 

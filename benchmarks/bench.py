@@ -7,14 +7,12 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.bare import BareRunsc, Executable
-from benchmarks.floors import Floors
+from benchmarks.bare import BareRunsc
 from pytest_gvisor import Gvisor, Launcher, Platform, Runsc
 from pytest_gvisor.run.request import Record
-from pytest_gvisor.runsc.rootless import Way
 
 TRUE = ["true"]
 DEADLINE = 120.0
@@ -37,11 +35,9 @@ class Bench:
     finding: float
     """Seconds to find, check and question runsc."""
 
-    floors: Floors = field(default_factory=Floors)
-
     @classmethod
     @contextlib.contextmanager
-    def ready(cls, path: str | None = None, floors: Floors | None = None) -> Iterator[Bench]:
+    def ready(cls, path: str | None = None) -> Iterator[Bench]:
         """Find runsc, or take that of ``path``, and start the keeper; all is gone afterwards."""
         with contextlib.ExitStack() as stack:
             begun = time.perf_counter()
@@ -58,14 +54,13 @@ class Bench:
                 gvisor=Gvisor(runsc=runsc, platform=platform, launcher=launcher),
                 folder=tempfile.mkdtemp(prefix="bench-", dir=launcher.session().path),
                 finding=finding,
-                floors=floors or Floors(),
             )
 
     def releases(self) -> Iterator[Bench]:
         """This one, and one for the runsc of 2024 where `make bench` has unpacked that."""
         yield self
         if os.path.exists(_OLDER):
-            with Bench.ready(_OLDER, self.floors) as older:
+            with Bench.ready(_OLDER) as older:
                 if older.runsc.version != self.runsc.version:
                     yield older
 
@@ -77,11 +72,6 @@ class Bench:
         """Run ``true`` in a fresh sandbox, which most rows time."""
         if self.gvisor.run(TRUE).returncode:
             raise RuntimeError("true failed in our sandbox")
-
-    @property
-    def way(self) -> Way:
-        """The way for runsc to get its rights here."""
-        return self.gvisor.request(TRUE).way
 
     def seen(self, args: list[str], **settings: Any) -> tuple[dict[str, Any], Record]:
         """Run ``args``; returns the config.json that was written for it, and the run's record."""
@@ -100,13 +90,9 @@ class Bench:
         args: list[str],
         *,
         flags: Sequence[str] = (),
-        executable: Executable | None = None,
         **settings: Any,
     ) -> tuple[BareRunsc, dict[str, Any]]:
-        """Bare runsc, and the very configuration that our harness has just run ``args`` with.
-
-        ``executable`` takes the place of the path of runsc.
-        """
+        """Bare runsc, and the very configuration that our harness has just run ``args`` with."""
         config, record = self.seen(args, **settings)
         rootless = ["--rootless"] if "--rootless" in record.argv else []
         # fmt: off
@@ -114,4 +100,4 @@ class Bench:
                  "--platform", self.platform.value, "--overlay2", "root:memory", *flags]
         # fmt: on
         folder = tempfile.mkdtemp(prefix=f"{row}-", dir=self.folder)
-        return BareRunsc(executable or Executable(path=self.runsc.path), flags, folder), config
+        return BareRunsc(self.runsc.path, flags, folder), config

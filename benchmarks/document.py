@@ -14,7 +14,7 @@ from benchmarks.grid import Table
 
 PAGE = "benchmarks.md"
 PLOT = "benchmarks.svg"
-KINDS = ("results", "floors", "processor", "steps")
+KINDS = ("results", "steps")
 MEASUREMENTS = "measurements"
 _AT = "at"
 """The column that names the measurement of a row."""

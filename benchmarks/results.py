@@ -32,51 +32,24 @@ class Result:
     @property
     def value(self) -> float:
         """The figure."""
-        return self.figure_of(self.ours)
+        if self.peer is None:
+            return max(self.ours.values) if self.figure is Figure.LARGEST else self.ours.median
+        return self._compare(self.ours.median, self.peer.median)
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The figure's 95 % confidence interval, where it compares two contenders."""
-        return self.interval_of(self.ours)
+        """The figure's 95 % confidence interval, where it compares two contenders in rounds."""
+        if self.peer is None or len(self.ours.values) < 2:
+            return None
+        return interval(self.ours, self.peer, self._compare)
 
     @property
     def met(self) -> bool:
         """Whether the figure reaches its target."""
         return self.value <= self.target
 
-    def figure_of(self, series: Series) -> float:
-        """The figure with these values in the place of ours."""
-        if self.peer is None:
-            return max(series.values) if self.figure is Figure.LARGEST else series.median
-        return self._compare(series.median, self.peer.median)
-
-    def interval_of(self, series: Series) -> tuple[float, float] | None:
-        """The same of the figure with these values in the place of ours. One round has none."""
-        if self.peer is None or len(series.values) < 2:
-            return None
-        return interval(series, self.peer, self._compare)
-
     def _compare(self, ours: float, peer: float) -> float:
         return ours / peer if self.figure is Figure.RATIO else ours - peer
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Floored(Result):
-    """A row with a goal, and its floor."""
-
-    floor: Series | None = None
-    """The values of the same work with nothing of ours, in the same rounds, where measured."""
-
-    floor_by: str
-    """The contender that made them."""
-
-    @property
-    def is_out_of_reach(self) -> bool:
-        """Whether the floor itself misses the target, with all of its interval if it has one."""
-        if self.floor is None or len(self.floor.values) < 2:
-            return False
-        least = self.interval_of(self.floor) or (self.figure_of(self.floor),)
-        return least[0] > self.target
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from benchmarks import daemon, floors, images, sessions, suites
+from benchmarks import daemon, images, sessions, suites
 from benchmarks.bench import DEADLINE, TRUE, Bench
 from benchmarks.peers import OfficialPackage, install_package
-from benchmarks.results import Figure, Floored, Phase, Result
+from benchmarks.results import Figure, Phase, Result
 from benchmarks.timing import Series, interleaved
 from pytest_gvisor.completed import Outcome
 from pytest_gvisor.programs.order import Order
@@ -40,15 +40,12 @@ def fresh(bench: Bench, count: int) -> Iterator[Result]:
 def _fresh(bench: Bench, count: int) -> Result:
     bare, config = bench.bare("fresh", TRUE)
     bundle = bare.bundle("bundle", config)
-    contenders: dict[str, floors.Peer] = {"ours": bench.run, "peer": lambda: bare.run(bundle)}
-    with contextlib.ExitStack() as stack:
-        bench.floors.join(stack, "fresh", contenders, lambda: floors.bare_run(bench, TRUE))
-        series = interleaved(contenders, count, limit=20)
-    return Floored(
+    contenders = {"ours": bench.run, "peer": lambda: bare.run(bundle)}
+    return Result(
         row="fresh", what=f"{_FRESH} on {bench.runsc.version}",
-        against="bare `runsc run` of the same bundle", figure=Figure.RATIO, **series,
-        floor_by="bare `runsc run`, with our filter and copy if the release gets them",
-        target=0.75 if bench.is_older_than(2026) else 1.0,
+        against="bare `runsc run` of the same bundle", figure=Figure.RATIO,
+        **interleaved(contenders, count, limit=20),
+        target=0.80 if bench.is_older_than(2026) else 1.0,
     )  # fmt: skip
 
 
@@ -59,7 +56,7 @@ def in_docker(bench: Bench, count: int) -> Iterator[Result]:
         yield Result(
             row="docker", what=_FRESH,
             against=f"`docker run --rm --runtime=runsc --network none` ({docker.about})",
-            figure=Figure.RATIO, **series, target=0.45,
+            figure=Figure.RATIO, **series, target=0.40,
         )  # fmt: skip
 
 
@@ -104,24 +101,21 @@ def _warm(bench: Bench, count: int, times: int, limit: float) -> Result:
                 timeout=DEADLINE,
             )  # fmt: skip
 
-        contenders: dict[str, floors.Peer] = {"ours": ours, "peer": peer}
-        with contextlib.ExitStack() as stack:
-            bench.floors.join(stack, "exec", contenders, lambda: floors.spawner(bench))
-            rounds = {
-                name: functools.partial(_in_a_row, each, times) for name, each in contenders.items()
-            }
-            measured = interleaved(rounds, count, limit=limit)
+        rounds = {
+            name: functools.partial(_in_a_row, each, times)
+            for name, each in {"ours": ours, "peer": peer}.items()
+        }
+        measured = interleaved(rounds, count, limit=limit)
         series = {name: each.over(times) for name, each in measured.items()}
     row = "" if times == 1 else f", {times} in a row"
-    return Floored(
+    return Result(
         row="exec", what=f'`sandbox.exec(["true"])` on {bench.runsc.version}{row}',
         against="`runsc exec` in the same sandbox", figure=Figure.RATIO, **series,
-        floor_by="`os.posix_spawn` and its wait in a Python inside, asked by a byte",
-        target=0.40 if bench.is_older_than(2026) else 0.45,
+        target=0.55 if bench.is_older_than(2026) else 0.45,
     )  # fmt: skip
 
 
-def _in_a_row(peer: floors.Peer, times: int) -> None:
+def _in_a_row(peer: Callable[[], None], times: int) -> None:
     for _ in range(times):
         peer()
 
@@ -243,22 +237,19 @@ class Row:
 
     rounds: int
     measure: Callable[[Bench, int], Iterator[Result]]
-    has_floor: bool = False
 
 
 ROWS: Mapping[str, Row] = {
-    "fresh": Row(rounds=100, measure=fresh, has_floor=True),
+    "fresh": Row(rounds=100, measure=fresh),
     "docker": Row(rounds=20, measure=in_docker),
     "package": Row(rounds=10, measure=package),
     "images": Row(rounds=20, measure=images.images),
-    "exec": Row(rounds=100, measure=warm, has_floor=True),
+    "exec": Row(rounds=100, measure=warm),
     "idle": Row(rounds=80, measure=sessions.idle),
-    "inside": Row(rounds=10, measure=sessions.inside, has_floor=True),
-    "isolation": Row(rounds=5, measure=sessions.isolation, has_floor=True),
-    "suites": Row(rounds=2, measure=suites.suites, has_floor=True),
-    "workers": Row(rounds=2, measure=suites.workers, has_floor=True),
+    "inside": Row(rounds=10, measure=sessions.inside),
+    "isolation": Row(rounds=5, measure=sessions.isolation),
+    "suites": Row(rounds=2, measure=suites.suites),
     "output": Row(rounds=5, measure=output),
 }
-FLOORS = "floors"
 PHASES = "phases"
 PHASE_ROUNDS = 40

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.metadata
 import importlib.util
@@ -13,12 +12,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks import floors
-from benchmarks.floors import Peer, together
 from benchmarks.peers import install_forked
 from benchmarks.plot import Curve
-from benchmarks.results import Figure, Floored, Result, Unavailable
+from benchmarks.results import Figure, Result, Unavailable
 from benchmarks.timing import Series, interleaved
+from pytest_gvisor import bind
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench
@@ -29,10 +27,7 @@ _FRESH_TESTS = 10
 _NUMBERS = (1, 3, 10, 30, 100, 300, 1000, 3000)
 _SETTINGS = ("PYTEST_", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 _DEADLINE = 120.0
-_BARE = "plain `pytest` by bare `runsc run`"
 _MANY = f"{_INSIDE_TESTS} trivial tests, `pytest --in-gvisor`"
-_STARTS = "-p", "no:gvisor", "--version"
-_COLLECTED = "bare `runsc restore` of a pytest that has collected the test"
 
 
 def command(keep: Sequence[str] = ()) -> list[str]:
@@ -109,7 +104,7 @@ def idle(bench: Bench, count: int) -> Iterator[Result]:
 def inside(bench: Bench, count: int) -> Iterator[Result]:
     """Trivial tests inside, against one xdist worker and against a process a test on the host.
 
-    And what one test inside costs more than on the host.
+    And one test inside, against a plain pytest as the workload of bare runsc.
     """
     if importlib.util.find_spec("xdist") is None:
         raise Unavailable("pytest-xdist is not installed here")
@@ -137,44 +132,39 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 def _many(bench: Bench, count: int, project: Project) -> Result:
     """Many tests inside, against one xdist worker."""
-    with contextlib.ExitStack() as stack:
-        contenders: dict[str, Peer] = {
-            "ours": lambda: project.run(*in_gvisor(bench)),
-            "peer": lambda: project.run("-n1"),
-        }
-        # No sandbox can be started before pytest on the host has read its options.
-        bench.floors.join(
-            stack, "inside", contenders,
-            lambda: floors.after(lambda: project.run(*_STARTS), floors.plain(bench, project)),
-        )  # fmt: skip
-        series = interleaved(contenders, count, limit=25)
-    return Floored(
-        row="inside", what=f"{_MANY}, cold", against="`pytest -n1` on the host",
-        figure=Figure.RATIO, **series, target=1.2,
-        floor_by=f"`pytest --version` on the host, then {_BARE}",
+    contenders = {
+        "ours": lambda: project.run(*in_gvisor(bench)),
+        "peer": lambda: project.run("-n1"),
+    }
+    return Result(
+        row="inside", what=_MANY, against="`pytest -n1` on the host", figure=Figure.RATIO,
+        **interleaved(contenders, count, limit=25), target=1.85,
     )  # fmt: skip
 
 
 def _one(bench: Bench, count: int, project: Project) -> Result:
-    """One test inside, over the host's; the floor is both side by side, without us."""
-    ours = in_gvisor(bench)
-
-    @contextlib.contextmanager
-    def floor() -> Iterator[Peer]:
-        with floors.plain(bench, project) as bare:
-            yield together(lambda: project.run("-p", "no:gvisor"), bare)
-
-    with contextlib.ExitStack() as stack:
-        contenders: dict[str, Peer] = {
-            "ours": lambda: project.run(*ours),
-            "peer": lambda: project.run(*ours, "--no-gvisor"),
-        }
-        bench.floors.join(stack, "inside", contenders, floor)
-        series = interleaved(contenders, count, limit=18)
-    return Floored(
-        row="inside", what="one test, `pytest --in-gvisor`, cold", against="`--no-gvisor`",
-        figure=Figure.DIFFERENCE, **series, target=0.350,
-        floor_by=f"{_BARE}, beside the host's",
+    """One test inside, against a plain pytest as the workload of bare runsc."""
+    project.run("-p", "no:gvisor")  # compiles what the sandbox cannot write
+    # Tests inside have their folders below the root, which runsc caches.
+    flags = ["file-access-mounts"] if bench.runsc.has_flag("file-access-mounts") else []
+    bare, config = bench.bare(
+        "plain",
+        [sys.executable, "-c", ""],
+        flags=[f"--{flag}=exclusive" for flag in flags],
+        mounts=[bind(project.folder, project.folder)],
+        cwd=project.folder,
+        env=project.variables,
+    )
+    config["process"]["args"] = project.plain
+    bundle = bare.bundle("bundle", config)
+    contenders = {
+        "ours": lambda: project.run(*in_gvisor(bench)),
+        "peer": lambda: bare.run(bundle),
+    }
+    return Result(
+        row="inside", what="one test, `pytest --in-gvisor`",
+        against="plain `pytest` by bare `runsc run`", figure=Figure.RATIO,
+        **interleaved(contenders, count, limit=18), target=1.45,
     )  # fmt: skip
 
 
@@ -184,19 +174,14 @@ def isolation(bench: Bench, count: int) -> Iterator[Result]:
         several = Project(os.path.join(folder, "several"), 1 + _FRESH_TESTS)
         one = Project(os.path.join(folder, "one"), 1)
         options = (*in_gvisor(bench), "--gvisor-isolation=test")
-        contenders: dict[str, Peer] = {
-            "ours": lambda: several.run(*options),
-            "one": lambda: one.run(*options),
-        }
-        with contextlib.ExitStack() as stack:
-            bench.floors.join(stack, "isolation", contenders, lambda: floors.collected(bench, one))
-            series = interleaved(contenders, count, limit=35)
+        contenders = {"ours": lambda: several.run(*options), "one": lambda: one.run(*options)}
+        series = interleaved(contenders, count, limit=35)
     pairs = zip(series["ours"].values, series["one"].values, strict=True)
-    yield Floored(
+    yield Result(
         row="isolation", what=f"`--gvisor-isolation test`, each of {_FRESH_TESTS} more tests",
         against="one test alone, subtracted", figure=Figure.TIME,
         ours=Series(tuple(all_of_them - alone for all_of_them, alone in pairs)).over(_FRESH_TESTS),
-        floor=series.get(floors.NAME), floor_by=_COLLECTED, target=0.250,
+        target=0.250,
     )  # fmt: skip
 
 

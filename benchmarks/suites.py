@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from benchmarks import sessions
-from benchmarks.floors import NAME
-from benchmarks.results import Figure, Floored, Result, Unavailable
+from benchmarks.results import Figure, Result, Unavailable
 from benchmarks.timing import interleaved
 from pytest_gvisor import bind
 
@@ -25,10 +23,6 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 _FETCHED = os.path.join(os.path.dirname(_HERE), ".build/suites")
 _DEADLINE = 300.0
 _LIMIT = 35.0
-WORKERS = "click"
-"""The suite that is run by two workers."""
-
-_PLAIN = "plain `pytest`"
 _PASSED = re.compile(r"(\d+) passed")
 
 
@@ -60,10 +54,10 @@ class Suite:
         )
         self._judge(done.stdout)
 
-    def workload(self, bench: Bench, *arguments: str, keep: Sequence[str] = ()) -> None:
+    def workload(self, bench: Bench) -> None:
         """Run the suite by a plain pytest that is a workload in a fresh sandbox."""
         done = bench.gvisor.run(
-            [*sessions.command(keep), "-p", "no:gvisor", *arguments],
+            [*sessions.command(), "-p", "no:gvisor"],
             mounts=[bind(path, path) for path in (self._folder, self._site)],
             cwd=self._folder,
             env={"PYTHONPATH": self._site},
@@ -80,54 +74,20 @@ class Suite:
             raise RuntimeError(f"{passed} tests passed of {self._passed}: {output[-500:]}")
 
 
-def names() -> list[str]:
-    """Return the names of all suites."""
-    with open(os.path.join(_HERE, "suites.toml"), "rb") as file:
-        return list(tomllib.load(file))
-
-
-@contextlib.contextmanager
-def prepared(name: str) -> Iterator[Suite]:
-    """Give a copy of a suite, which is removed afterwards. Raises `Unavailable`."""
-    with tempfile.TemporaryDirectory(prefix="pytest-gvisor-bench-") as folder:
-        yield Suite(name, folder)
-
-
 def suites(bench: Bench, count: int) -> Iterator[Result]:
-    """Each suite inside, against a plain pytest as a workload and against one xdist worker."""
-    for name in names():
-        with prepared(name) as suite:
+    """Each suite inside, against a plain pytest as a workload."""
+    with open(os.path.join(_HERE, "suites.toml"), "rb") as file:
+        names = list(tomllib.load(file))
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="pytest-gvisor-bench-") as folder:
+            suite = Suite(name, folder)
             contenders = {
                 "ours": lambda suite=suite: suite.host(*sessions.in_gvisor(bench)),
-                "workload": lambda suite=suite: suite.workload(bench),
-                "worker": lambda suite=suite: suite.host("-n1"),
+                "peer": lambda suite=suite: suite.workload(bench),
             }
             series = interleaved(contenders, count, limit=_LIMIT, is_warm=True)
-        peers = {
-            f"{_PLAIN} as a workload in gVisor": (series["workload"], 1.15, None),
-            "`pytest -n1` on the host": (series["worker"], 1.0, series["workload"]),
-        }
-        for against, (peer, target, floor) in peers.items():
-            yield Floored(
-                row="suites", what=f"the suite of {name}, `pytest --in-gvisor`", against=against,
-                figure=Figure.RATIO, ours=series["ours"], peer=peer, target=target,
-                floor=floor if bench.floors.wanted else None,
-                floor_by=f"{_PLAIN} as a workload",
-            )  # fmt: skip
-
-
-def workers(bench: Bench, count: int) -> Iterator[Result]:
-    """A suite inside by two workers, against two workers on the host."""
-    with prepared(WORKERS) as suite:
-        contenders = {
-            "ours": lambda: suite.host("-n2", *sessions.in_gvisor(bench)),
-            "peer": lambda: suite.host("-n2"),
-        }
-        if bench.floors.wanted:
-            contenders[NAME] = lambda: suite.workload(bench, "-n2", keep=("xdist",))
-        series = interleaved(contenders, count, limit=_LIMIT, is_warm=True)
-    yield Floored(
-        row="workers", what=f"the suite of {WORKERS}, `pytest --in-gvisor -n2`",
-        against="`pytest -n2` on the host", figure=Figure.RATIO, **series, target=1.2,
-        floor_by="plain `pytest -n2` as a workload",
-    )  # fmt: skip
+        yield Result(
+            row="suites", what=f"the suite of {name}, `pytest --in-gvisor`",
+            against="plain `pytest` as a workload in gVisor", figure=Figure.RATIO, **series,
+            target=1.2,
+        )  # fmt: skip

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import importlib.metadata
-import operator
 import os
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.grid import Table
-from benchmarks.processor import Spent, Times
-from benchmarks.results import Figure, Floored, Missing, Phase, Result
-from benchmarks.timing import Series, interval
+from benchmarks.results import Figure, Missing, Phase, Result
+from benchmarks.timing import Series
 from pytest_gvisor.programs.proc import mounts
 
 SCHEMA = 1
 _HEAD = (
     "row", "work", "ours (least)", "against", "peer (least)", "figure (95 %)", "target", "",
-)  # fmt: skip
-_FLOOR_HEAD = (
-    "row", "work", "goal", "at the floor", "at ours", "floor (least)", "ours (least)",
-    "ours / floor (95 %)", "floor",
-)  # fmt: skip
-_SPENT_HEAD = (
-    "row", "work", "where", "wall clock", "processors", "its own code", "kernel for it", "sentry",
-    "kernel for the sentry", "gofer and runsc",
 )  # fmt: skip
 
 
@@ -59,34 +48,10 @@ def of_results(results: Sequence[Result]) -> Table:
     return Table(_HEAD, tuple(map(_cells, results)))
 
 
-def of_floors(results: Sequence[Result]) -> Table:
-    """The floors of those results that have one."""
-    floored = [result for result in results if isinstance(result, Floored)]
-    return Table(
-        _FLOOR_HEAD, tuple(_floor_cells(each, each.floor) for each in floored if each.floor)
-    )
-
-
 def of_steps(row: str, steps: Sequence[Phase]) -> Table:
     """The steps of a run with their median times."""
     rows = tuple((row, step.name, _seconds(step.seconds.median)) for step in steps)
     return Table(("row", "step of a run", "median"), rows)
-
-
-def of_processor(spent: Sequence[Spent]) -> Table:
-    """The processor time of each work, and its parts."""
-    return Table(_SPENT_HEAD, tuple(map(_spent_cells, spent)))
-
-
-def _spent_cells(each: Spent) -> tuple[str, ...]:
-    sentry = each.sentry or Times()
-    rest = "-" if each.rest is None else _seconds(sum(each.rest))
-    own, kernel = map(_seconds, each.workload)
-    sentrys = map(_seconds, sentry) if each.sentry else ("-", "-")
-    total = _seconds(each.total)
-    return (
-        each.row, each.work, each.where, _seconds(each.wall), total, own, kernel, *sentrys, rest
-    )  # fmt: skip
 
 
 def _cells(result: Result) -> tuple[str, ...]:
@@ -98,24 +63,6 @@ def _cells(result: Result) -> tuple[str, ...]:
     if result.interval is not None:
         figure += " ({} to {})".format(*(_figure(result, bound) for bound in result.interval))
     return result.row, result.what, ours, result.against, peer, figure, target, verdict
-
-
-def _floor_cells(result: Floored, floor: Series) -> tuple[str, ...]:
-    goal = _figure(result, result.target)
-    match result.figure:
-        case Figure.RATIO:
-            goal += f" of {result.against}"
-        case Figure.DIFFERENCE:
-            goal += f" on {result.against}"
-    above = ", above the goal" if result.is_out_of_reach else ""
-    times = f"{result.ours.median / floor.median:.2f}"
-    if len(floor.values) > 1:
-        times += " ({:.2f} to {:.2f})".format(*interval(result.ours, floor, operator.truediv))
-    return (
-        result.row, result.what, goal, f"{_figure(result, result.figure_of(floor))}{above}",
-        _figure(result, result.value), _amounts(result, floor), _amounts(result, result.ours),
-        times, result.floor_by,
-    )  # fmt: skip
 
 
 def _amounts(result: Result, series: Series) -> str:
@@ -156,16 +103,10 @@ def verdicts(results: Sequence[Result], missing: Sequence[Missing]) -> Iterator[
         yield f"{entry.row}: {'FAILED' if entry.failed else 'not measured'}: {entry.why}"
 
 
-def _floor_values(result: Result) -> tuple[float, ...] | None:
-    floor = result.floor if isinstance(result, Floored) else None
-    return None if floor is None else floor.values
-
-
 def as_json(
     about: Mapping[str, str],
     results: Sequence[Result],
     phases: Sequence[Phase],
-    spent: Sequence[Spent],
     missing: Sequence[Missing],
 ) -> dict[str, object]:
     """Everything, every single value included."""
@@ -184,11 +125,9 @@ def as_json(
                 "met": result.met,
                 "ours": result.ours.values,
                 "peer": result.peer.values if result.peer else None,
-                "floor": _floor_values(result),
             }
             for result in results
         ],
-        "processor": [dataclasses.asdict(each) for each in spent],
         "phases": {phase.name: phase.seconds.values for phase in phases},
         "missing": {entry.row: {"why": entry.why, "failed": entry.failed} for entry in missing},
     }

@@ -72,8 +72,8 @@ def page_of(*measured: tuple[dict[str, Table], str]) -> str:
 
 def test_each_row_of_the_page_names_its_measurement() -> None:
     """Rows that a later run did not measure keep the date of theirs."""
-    both = {"results": Table(HEAD, (("fresh", "1"), ("idle", "2"))), "floors": Table(HEAD)}
-    one = {"results": Table(HEAD, (("idle", "3"),)), "floors": Table(HEAD, (("exec", "4"),))}
+    both = {"results": Table(HEAD, (("fresh", "1"), ("idle", "2"))), "steps": Table(HEAD)}
+    one = {"results": Table(HEAD, (("idle", "3"),)), "steps": Table(HEAD, (("exec", "4"),))}
     page = page_of((both, "Monday"), (one, "Tuesday"))
     assert re.findall(r"\| (\w+) +\| (\w+) +\| (\w) +\|", page) == [
         ("fresh", "1", "A"), ("idle", "3", "B"), ("exec", "4", "B"),
