@@ -216,6 +216,24 @@ def folder_problems(path: str, trust: Trust) -> list[str]:
     with contextlib.ExitStack() as held:
         way = follow(path, held)
         found = way_problems(way, trust)
-        if os.fstatvfs(way.stack[-1].fd).f_flag & os.ST_NOEXEC:
-            found.append("its file system is mounted noexec")
-    return found
+        return [*found, *noexec_problem(way.stack[-1].fd)]
+
+
+def noexec_problem(fd: int) -> tuple[str, ...]:
+    """Return why no file on the file system of ``fd`` can be executed, or nothing."""
+    return ("its file system is mounted noexec",) if os.fstatvfs(fd).f_flag & os.ST_NOEXEC else ()
+
+
+def add_problem(folder: Node) -> str:
+    """Return why other users could add a file to a folder, sticky or not, or ``""``."""
+    mode = stat.S_IMODE(folder.info.st_mode)
+    if not mode & WRITABLE_BY_OTHERS:
+        return ""
+    return f"the folder {escape(folder.path)} (mode {mode:04o}) can be written by others"
+
+
+def text_of(error: OSError) -> str:
+    """Return the text of an error that says something about a file; raise any other one."""
+    if error.errno in SHORTAGES:
+        raise error
+    return os.strerror(error.errno or 0)

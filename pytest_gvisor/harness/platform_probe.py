@@ -21,7 +21,7 @@ from pytest_gvisor.programs import locks
 from pytest_gvisor.run.logs import cause, relevant
 from pytest_gvisor.run.request import Record
 from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.runsc import buildinfo, platforms, trial
+from pytest_gvisor.runsc import elf, platforms, trial
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.sessions import private
 from pytest_gvisor.settings import Platform
@@ -134,7 +134,7 @@ class PlatformProbe:
             return cause(kept.get("gofer", ""), kept.get("boot", ""), record.panic)
 
         def go() -> str:
-            return buildinfo.go_version(runsc.fd)
+            return elf.go_version(runsc.fd)
 
         found = platforms.probe(
             platform, runsc.platforms, run, deadline=deadline, known=known, said=said, go=go

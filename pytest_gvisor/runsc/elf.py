@@ -1,7 +1,8 @@
-"""ELF headers: an executable's machine, loader and libraries, which start before its own code.
+"""ELF files: a program's machine, its loader and libraries, and the Go that built it.
 
-A dynamic program names its loader, its libraries and folders to find these in. Whoever can write
-there runs code in its place, so these are judged by the rules for the program itself. Libraries
+A dynamic program names its loader, its libraries and folders to find these in. They start before
+its own code. Whoever can write there runs code in its place, so these are judged by the rules for
+the program itself. Libraries
 from the system's own folders are root's, and are not looked at.
 """
 
@@ -17,13 +18,12 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.escape import escape
 from pytest_gvisor.trust import (
-    SHORTAGES,
-    WRITABLE_BY_OTHERS,
     Trust,
-    Way,
+    add_problem,
     file_problems,
     folder_problem,
     follow,
+    text_of,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +40,19 @@ _LONGEST = 64 * 1024
 _ORIGIN = re.compile(r"\$(ORIGIN\b|\{ORIGIN\})", re.ASCII)
 # Below a folder the loader tries these first, for processors that have more.
 _BETTER = ("glibc-hwcaps", "tls")
+
+# debug/buildinfo of Go 1.18 and later: the magic, the size of a pointer, flags of which 2 says that
+# the strings are inline, and at byte 32 the length of the version's text. A version has fewer than
+# 128 bytes, so one byte of length is enough.
+_BUILD_INFO = re.compile(
+    rb"\xff Go buildinf:(?=.(?P<flags>.).{16}(?P<length>[\x00-\x7f]))", re.DOTALL
+)
+_LONGEST_INFO = 33 + 127
+_ALIGNED = 16
+_INLINE = 2
+_CHUNK = 1 << 20
+_MOST_SEARCHED = 512 << 20
+_GO_VERSION = re.compile(rb"go(\d+(?:\.\d+)*[\w.+-]*)", re.ASCII)
 
 
 def head_problem(head: bytes) -> str | None:
@@ -163,9 +176,9 @@ def _search_problems(
     written: str, tag: str, path: str, names: list[str], trust: Trust
 ) -> Iterator[str]:
     """Yield why a folder with libraries is unsafe, or a file in it."""
-    folder = _expanded(written, path)
     about = f"it looks for libraries in {escape(written) or 'the current folder'} ({tag})"
-    if not folder.startswith("/") or "$" in folder:
+    folder = _fixed(written, path)
+    if not folder:
         yield f"{about}, which is no fixed folder"
         return
     folders = [folder]
@@ -174,72 +187,68 @@ def _search_problems(
             below = os.path.join(folder, better)
             folders += [below, *(os.path.join(below, name) for name in sorted(os.listdir(below)))]
     for place in folders:
-        for problem in _folder_problems(place, trust):
-            yield f"{about}: {problem}"
+        yield from (f"{about}: {problem}" for problem in _problems_at(place, trust, folder=True))
         for name in names:
             if "/" not in name and os.path.lexists(library := os.path.join(place, name)):
                 yield from _library_problems(library, path, trust)
 
 
-def _expanded(written: str, path: str) -> str:
-    return _ORIGIN.sub(lambda _: os.path.dirname(path), written)
-
-
-def _folder_problems(path: str, trust: Trust) -> Iterator[str]:
-    """Yield why other users could put a library into this folder, which may be missing."""
-    with contextlib.ExitStack() as held:
-        way = _nearest(path, held)
-        if isinstance(way, str):
-            yield way
-            return
-        yield from filter(None, (folder_problem(lookup, trust) for lookup in way.lookups))
-        node = way.stack[-1]
-        mode = stat.S_IMODE(node.info.st_mode)
-        if not stat.S_ISDIR(node.info.st_mode) or trust.sealed_in_store(node):
-            return
-        known = f"the folder {escape(node.path)} (mode {mode:04o}, owner uid {node.info.st_uid})"
-        # Sticky or not: a library that is not there yet can be added.
-        if mode & WRITABLE_BY_OTHERS:
-            yield f"{known} can be written by others"
-        if not trust.owns(node):
-            yield f"{known} is neither root's nor uid {trust.euid}'s"
-
-
-def _nearest(path: str, held: contextlib.ExitStack) -> Way | str:
-    """Return the way to a folder or its nearest existing parent, or the reason for none."""
-    while True:
-        try:
-            return follow(path, held)
-        except (FileNotFoundError, NotADirectoryError):
-            path = os.path.dirname(path.rstrip("/")) or "/"
-        except OSError as error:
-            if error.errno in SHORTAGES:
-                raise
-            return f"{escape(path)} cannot be reached: {os.strerror(error.errno or 0)}"
-
-
 def _library_problems(written: str, path: str, trust: Trust) -> Iterator[str]:
     """Yield why a loaded file is unsafe."""
-    name = _expanded(written, path)
     about = f"it loads {escape(written)}"
-    if not name.startswith("/") or "$" in name:
+    if name := _fixed(written, path):
+        yield from (f"{about}: {problem}" for problem in _problems_at(name, trust, folder=False))
+    else:
         yield f"{about}, which is no fixed path"
-        return
+
+
+def _fixed(written: str, path: str) -> str:
+    """Return the absolute path that the program at ``path`` means, or ``""`` if it varies."""
+    found = _ORIGIN.sub(lambda _: os.path.dirname(path), written)
+    return found if found.startswith("/") and "$" not in found else ""
+
+
+def _problems_at(path: str, trust: Trust, *, folder: bool) -> Iterator[str]:
+    """Yield why other users could change the file ``path``, or a library in that ``folder``.
+
+    In the place of a missing one, its nearest parent is judged as a folder.
+    """
     with contextlib.ExitStack() as held:
-        try:
-            way = follow(name, held)
-        except (FileNotFoundError, NotADirectoryError):
-            yield from (
-                f"{about}: {problem}" for problem in _folder_problems(os.path.dirname(name), trust)
-            )
-            return
-        except OSError as error:
-            if error.errno in SHORTAGES:
-                raise
-            yield f"{about}, which cannot be reached: {os.strerror(error.errno or 0)}"
-            return
-        found = [
-            *(folder_problem(lookup, trust) for lookup in way.lookups),
-            *file_problems(way.stack[-1], way.lookups[-1].folder, trust),
-        ]
-        yield from (f"{about}: {problem}" for problem in filter(None, found))
+        while True:
+            try:
+                way = follow(path, held)
+                break
+            except (FileNotFoundError, NotADirectoryError):
+                path, folder = os.path.dirname(path.rstrip("/")) or "/", True
+            except OSError as error:
+                yield f"{escape(path)} cannot be reached: {text_of(error)}"
+                return
+        node = way.stack[-1]
+        yield from filter(None, (folder_problem(lookup, trust) for lookup in way.lookups))
+        if not folder and way.lookups:
+            yield from file_problems(node, way.lookups[-1].folder, trust)
+        elif stat.S_ISDIR(node.info.st_mode) and not trust.sealed_in_store(node):
+            # Sticky or not: a library that is not there yet can be added.
+            if problem := add_problem(node):
+                yield problem
+            if not trust.owns(node):
+                yield f"the folder {escape(node.path)} is {trust.stranger(node)}"
+
+
+def go_version(fd: int) -> str:
+    """Return the version of Go that built the open file, such as ``1.24.4``, or ``""``.
+
+    It is that of the build info of Go's linker. The offset of ``fd`` stays where it is.
+    """
+    with contextlib.suppress(OSError):
+        for offset in range(0, _MOST_SEARCHED, _CHUNK):
+            data = os.pread(fd, _CHUNK + _LONGEST_INFO, offset)
+            for info in _BUILD_INFO.finditer(data):
+                text = info.end("length")
+                version = _GO_VERSION.match(data, text, text + ord(info["length"]))
+                # The name of the magic may stand in the program's own text, at any place.
+                if info.start() % _ALIGNED == 0 and ord(info["flags"]) & _INLINE and version:
+                    return version[1].decode("ascii")
+            if len(data) < _CHUNK:
+                break
+    return ""

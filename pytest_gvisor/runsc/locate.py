@@ -26,13 +26,14 @@ from pytest_gvisor.runsc import elf, nix, sidecars
 from pytest_gvisor.sessions.places import RUNSC_PATHS
 from pytest_gvisor.trust import (
     MAX_SYMLINKS,
-    SHORTAGES,
     Node,
     Trust,
     Way,
     file_problems,
     folder_problem,
     follow,
+    noexec_problem,
+    text_of,
 )
 
 if TYPE_CHECKING:
@@ -249,9 +250,7 @@ def _judge_file(path: str, trust: Trust) -> _Verdict:
             try:
                 fd = _open_regular(node)
             except OSError as error:
-                if error.errno in SHORTAGES:
-                    raise
-                why = f"it cannot be read, so it cannot be checked: {error.strerror}"
+                why = f"it cannot be read, so it cannot be checked: {text_of(error)}"
                 return _insecure(node.path, node.info, [why])
             unless_good.callback(os.close, fd)
             verdict = _judge_open(fd, way, trust)
@@ -270,7 +269,7 @@ def _judge_open(fd: int, way: Way, trust: Trust) -> _Verdict:
     problems = [
         *file_problems(node, way.lookups[-1].folder, trust),
         *(folder_problem(lookup, trust) for lookup in way.lookups),
-        "its file system is mounted noexec" if os.fstatvfs(fd).f_flag & os.ST_NOEXEC else None,
+        *noexec_problem(fd),
         problem,
     ]
     if any(problems):
@@ -298,11 +297,9 @@ def _insecure(path: str, info: os.stat_result | None, problems: Iterable[str | N
 
 def _unreachable(path: str, error: OSError) -> _Verdict:
     """Return the verdict on a path that cannot be walked; raise an ``error`` of this process."""
-    if error.errno in SHORTAGES:
-        raise error
     if error.errno in _MISSING:
         return _Verdict(path=path, fault=_Fault.MISSING, reason="it does not exist")
-    reason = f"it cannot be reached: {error.strerror}"
+    reason = f"it cannot be reached: {text_of(error)}"
     if error.errno == errno.ELOOP:
         reason = f"its symlinks form a loop, or are more than {MAX_SYMLINKS}"
     fault = _Fault.UNFIT if error.errno == errno.EACCES else _Fault.INSECURE

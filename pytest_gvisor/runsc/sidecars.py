@@ -23,14 +23,16 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.runsc import elf
 from pytest_gvisor.sessions.places import RUNSC_FOLDER
 from pytest_gvisor.trust import (
-    SHORTAGES,
     WRITABLE_BY_OTHERS,
     Node,
     Trust,
     Way,
+    add_problem,
     file_problems,
     folder_problem,
     follow,
+    noexec_problem,
+    text_of,
 )
 
 if TYPE_CHECKING:
@@ -58,29 +60,20 @@ _NEXT_STEP = (
 class State:
     """The state of one file, from ``stat``, with its number of names."""
 
-    dev: int
-    ino: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
     mode: int
-    uid: int
-    links: int
+    file: tuple[int, ...]
+    """Device, inode and owner; of a file, its size and mtime too."""
+    ctime_ns: int = 0
+    links: int = 0
 
     @classmethod
     def of(cls, info: os.stat_result) -> State:
         """Return the state in a stat result; for a folder, without its content."""
-        folder = stat.S_ISDIR(info.st_mode)
-        return cls(
-            dev=info.st_dev,
-            ino=info.st_ino,
-            size=0 if folder else info.st_size,
-            mtime_ns=0 if folder else info.st_mtime_ns,
-            ctime_ns=0 if folder else info.st_ctime_ns,
-            mode=info.st_mode,
-            uid=info.st_uid,
-            links=0 if folder else info.st_nlink,
-        )
+        file: tuple[int, ...] = (info.st_dev, info.st_ino, info.st_uid)
+        if stat.S_ISDIR(info.st_mode):
+            return cls(mode=info.st_mode, file=file)
+        file += (info.st_size, info.st_mtime_ns)
+        return cls(mode=info.st_mode, file=file, ctime_ns=info.st_ctime_ns, links=info.st_nlink)
 
     def follows(self, before: State) -> bool:
         """Whether the file had the same content in an earlier state.
@@ -148,7 +141,7 @@ def beside(runsc: Way, trust: Trust) -> Sidecars:
     try:
         os.stat(FOLDER, dir_fd=folder.fd, follow_symlinks=False)
     except FileNotFoundError:
-        return Sidecars(folder=path, present=False, shared=_shared(folder))
+        return Sidecars(folder=path, present=False, shared=add_problem(folder))
     look = _Look(trust, binary.path)
     look.entry(above, FOLDER, "")
     return Sidecars(folder=path, present=True, states=look.states)
@@ -165,8 +158,7 @@ def again(fd: int, trust: Trust) -> Sidecars | None:
         try:
             way = follow(path, held)
         except OSError as error:
-            if error.errno in SHORTAGES:
-                raise
+            text_of(error)
             return None
         if not os.path.samestat(way.stack[-1].info, os.fstat(fd)):
             return None
@@ -190,16 +182,14 @@ class _Look:
             try:
                 way = follow(name, held, above)
             except OSError as error:
-                if error.errno in SHORTAGES:
-                    raise
-                why = f"it cannot be reached: {os.strerror(error.errno or 0)}"
+                why = f"it cannot be reached: {text_of(error)}"
                 raise self._refusal(path, why) from None
             node = way.stack[-1]
             is_folder = stat.S_ISDIR(node.info.st_mode)
             problems = [
                 *(self._folder(node) if is_folder or not known else self._file(way)),
                 *(folder_problem(lookup, self._trust) for lookup in way.lookups),
-                "its file system is mounted noexec" if _noexec(node) else None,
+                *noexec_problem(node.fd),
             ]
             if reasons := _distinct(problems):
                 raise self._refusal(node.path, reasons, node.info)
@@ -251,9 +241,7 @@ class _Look:
         try:
             return os.open(f"/proc/self/fd/{node.fd}", os.O_RDONLY | os.O_CLOEXEC | flags)
         except OSError as error:
-            if error.errno in SHORTAGES:
-                raise
-            why = f"it cannot be read, so it cannot be checked: {os.strerror(error.errno or 0)}"
+            why = f"it cannot be read, so it cannot be checked: {text_of(error)}"
             raise self._refusal(node.path, why, node.info) from None
 
     def _refusal(self, path: str, reason: str, info: os.stat_result | None = None) -> InsecureRunsc:
@@ -271,17 +259,5 @@ def refusal(path: str, reason: str, info: os.stat_result | None, runsc: str) -> 
     )
 
 
-def _shared(folder: Node) -> str:
-    """Return why other users could put ``gvisor-bin`` into runsc's folder, or ``""``."""
-    mode = stat.S_IMODE(folder.info.st_mode)
-    if not mode & WRITABLE_BY_OTHERS:
-        return ""
-    return f"the folder {escape(folder.path)} (mode {mode:04o}) can be written by others"
-
-
 def _distinct(problems: Iterable[str | None]) -> str:
     return "; ".join(dict.fromkeys(filter(None, problems)))
-
-
-def _noexec(node: Node) -> bool:
-    return bool(os.fstatvfs(node.fd).f_flag & os.ST_NOEXEC)

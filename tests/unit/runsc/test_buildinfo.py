@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.runsc import buildinfo
+from pytest_gvisor.runsc import elf
 
 CHECKOUT = Path(__file__).parents[3]
 MAGIC = b"\xff Go buildinf:"
@@ -28,7 +28,7 @@ def version(folder: Path, data: bytes) -> str:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.lseek(fd, 7, os.SEEK_SET)
-        found = buildinfo.go_version(fd)
+        found = elf.go_version(fd)
         assert os.lseek(fd, 0, os.SEEK_CUR) == 7
     finally:
         os.close(fd)
@@ -65,7 +65,7 @@ def test_a_descriptor_that_cannot_be_read_has_none(tmp_path: Path) -> None:
     """A folder, for one."""
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        assert buildinfo.go_version(fd) == ""
+        assert elf.go_version(fd) == ""
     finally:
         os.close(fd)
 
@@ -78,6 +78,6 @@ def test_the_distributions_builds_say_theirs(name: str) -> None:
         pytest.skip(f"no Debian archive with {name}: scripts/older-runsc")
     fd = os.open(path, os.O_RDONLY)
     try:
-        assert buildinfo.go_version(fd).startswith(f"{BUILT[name]}.")
+        assert elf.go_version(fd).startswith(f"{BUILT[name]}.")
     finally:
         os.close(fd)
