@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import Bundle, Gvisor, ImageError, InvalidBundle, LaunchError, UsageError
-from pytest_gvisor.images.users import find
+from pytest_gvisor import Bundle, Gvisor, InvalidBundle, LaunchError, UsageError
 from tests.fakes.fake import FINE, FakeRunsc
 from tests.fakes.runs import Ended, Runs
 from tests.faults.census import canary_tree, facts
@@ -150,35 +149,6 @@ def test_of_two_runs_that_take_one_id_at_once_one_runs_and_one_is_refused(
         assert (error.stage, error.errno) == ("workspace", errno.EEXIST)
         assert completed.stdout == "well"
         assert runs.left() == []
-
-
-PASSWD = "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh"
-
-
-@pytest.mark.fault("B9")
-@pytest.mark.parametrize(
-    "text",
-    [PASSWD, PASSWD.replace("\n", "\r\n"), f"\n\n# no\n:::\nx\n{PASSWD}\n", f"\xff\0:x\n{PASSWD}"],
-    ids=["no newline", "crlf", "rubbish", "no text"],
-)
-def test_an_odd_passwd_is_read_as_it_is(tmp_path: Path, text: str) -> None:
-    """Line ends of another system, none at the end, and lines that are no entries."""
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/passwd").write_bytes(text.encode("latin-1"))
-    user, home = find(str(tmp_path), "app")
-    assert (user.uid, user.gid, home) == (1000, 1001, "/home/app")
-
-
-@pytest.mark.fault("B9")
-@pytest.mark.parametrize("name", ["passwd", "group"])
-def test_a_passwd_of_ten_megabytes_is_refused(tmp_path: Path, name: str) -> None:
-    """A cut passwd file could give another user's number: ``1000`` cut is ``100``."""
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/passwd").write_text(PASSWD)
-    with open(tmp_path / "etc" / name, "a") as file:
-        file.write("\n" + "user:x:7:7::/:\n" * 700_000)
-    with pytest.raises(ImageError, match=f"/etc/{name} is larger than"):
-        find(str(tmp_path), "app")
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def daemon(short_folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Body]]:
     """The answers of a daemon that has every image, to be changed."""
     server = Server(f"{short_folder}/socket", Handler)
-    server.answers = {"_ping": once(b"OK"), "version": once(VERSION), "json": once(FOUND)}
+    server.answers = {"version": once(VERSION), "json": once(FOUND)}
     monkeypatch.setenv("DOCKER_HOST", f"unix://{short_folder}/socket")
     over.clear()
     thread = threading.Thread(target=server.serve_forever, args=[0.05])

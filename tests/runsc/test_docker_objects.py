@@ -45,23 +45,6 @@ def wait(what: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def test_steps_and_bytes_are_told(
-    dockerd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The progress shows a build's steps and its export; the second time nothing is exported."""
-    monkeypatch.setenv("DOCKER_HOST", dockerd)
-    lines: list[str] = []
-    cache = Cache(str(tmp_path / "cache"))
-    for _ in range(2):
-        images = Images(cache, tell=lines.append)
-        images.build(context("busybox", tmp_path / f"context-{_}"))
-        images.close()
-    assert lines[0] == f"building {tmp_path}/context-0: …"
-    assert any(": Step " in line for line in lines) or lines[1].endswith(": done")
-    exported = [line for line in lines if line.startswith("exporting sha256:")]
-    assert len([line for line in exported if ": done, " in line]) == 1
-
-
 def test_somebody_at_a_terminal_sees_a_build_and_ci_does_not(
     dockerd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

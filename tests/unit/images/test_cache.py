@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -169,30 +168,6 @@ def test_of_an_earlier_version_s_folder_nothing_is_used_or_removed(
     cache.prune(0)
     assert cache.images() == []
     assert (old / "rootfs").is_dir()
-
-
-@pytest.mark.fault("H4")
-def test_a_process_that_is_killed_while_it_unpacks_leaves_nothing(
-    cache: Cache, tmp_path: Path
-) -> None:
-    """The lock is free at once, and the next process removes the half-made image."""
-    path = write(tmp_path / "i", size=1_000_000)
-    code = (
-        "import time; from pytest_gvisor.images import archive, extract, cache\n"
-        "def stay(_):\n    print('in', flush=True); time.sleep(60)\n"
-        "extract.Tree.begin_layer = stay\n"
-        f"with archive.opened({str(path)!r}) as content:\n"
-        f"    cache.Cache({cache.folder!r}).hold(content)\n"
-    )
-    argv = [sys.executable, "-c", code]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "in\n"
-        process.kill()
-    (half,) = Path(cache.folder).glob("*-*/rootfs")
-    made = hold(cache, path)
-    assert list(Path(cache.folder).glob("*-*/rootfs")) == [Path(made.path)] != [half]
-    made.close()
 
 
 def test_an_image_that_was_changed_is_made_anew(cache: Cache, tmp_path: Path) -> None:
@@ -378,50 +353,6 @@ def test_a_tree_that_another_process_has_removed_is_made_anew(cache: Cache, tmp_
     shutil.rmtree(Path(root).parent)
     assert Path(made.with_points(mounts, USER), "new/point").is_dir()
     assert not Path(root).exists()
-    made.close()
-
-
-@pytest.mark.fault("H4")
-def test_a_process_that_is_killed_while_it_makes_points_leaves_nothing(
-    cache: Cache, tmp_path: Path
-) -> None:
-    """The next session to find the image unused removes the half of a tree."""
-    made = hold(cache, write(tmp_path / "i"))
-    code = (
-        "import os, signal; from pytest_gvisor import bind\n"
-        "from pytest_gvisor.images import archive, cache, mount_points\n"
-        "mount_points.make_points = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"with archive.opened({str(tmp_path / 'i')!r}) as content:\n"
-        f"    hold = cache.Cache({cache.folder!r}).hold(content)\n"
-        "hold.with_points([bind('/usr', '/new/point')], '/')\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -signal.SIGKILL
-    hold(Cache(cache.folder), tmp_path / "i").close()
-    assert list(Path(made._folder).glob("points-*/rootfs/d"))  # its maker may be the user
-    made.close()
-    hold(Cache(cache.folder), tmp_path / "i").close()
-    assert not list(Path(made._folder).glob("points-*"))
-
-
-@pytest.mark.fault("H4")
-def test_a_process_that_is_killed_in_the_middle_of_a_file_leaves_nothing(
-    cache: Cache, tmp_path: Path
-) -> None:
-    """Some of its bytes are written by then."""
-    path = write(tmp_path / "i", size=1_000_000)
-    code = (
-        "import os, signal, sys; from pytest_gvisor.images import archive, cache\n"
-        "def write(fd, data, real=os.write):\n"
-        "    real(fd, data[: len(data) // 2]); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "os.write = write\n"
-        f"with archive.opened({str(path)!r}) as content:\n"
-        f"    cache.Cache({cache.folder!r}).hold(content)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -signal.SIGKILL
-    assert [path for path in Path(cache.folder).rglob("*-*/rootfs/**/*") if path.is_file()]
-    made = hold(cache, path)
-    assert Path(made.path, "z").stat().st_size == 1_000_000
-    assert entries(cache) == {made.id, Path(made._folder).name}
     made.close()
 
 

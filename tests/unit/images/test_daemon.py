@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -23,11 +22,8 @@ import pytest
 
 from pytest_gvisor import DaemonUnavailable, ImageError
 from pytest_gvisor.cli import main as cli
-from pytest_gvisor.images import docker, progress
-from pytest_gvisor.images.cache import Cache
+from pytest_gvisor.images import docker
 from pytest_gvisor.images.docker import Daemon, Pull
-from pytest_gvisor.images.store import Images
-from tests.unit.images.conftest import configuration, digest, item, saved, tar
 
 IDENTITY = f"sha256:{'0' * 64}"
 BUILT = {"aux": {"ID": IDENTITY}}
@@ -293,8 +289,10 @@ def test_a_pull_is_of_one_tag_or_digest(serve: Any, reference: str, parts: tuple
         "POST /v1.41/images/create": (200, ({"status": "done"},)),
         "/json": (200, {"Id": IDENTITY}),
     }
-    with Daemon() as opened:
+    told: list[str] = []
+    with Daemon(tell=told.append) as opened:
         assert opened.find(reference, Pull.ALWAYS) == IDENTITY
+    assert told == [f"pulling {reference}: …", f"pulling {reference}: done", ""]
     asked = [query for query in daemon.queries if query]
     assert asked == [{"fromImage": parts[0], "tag": parts[1]}]
 
@@ -358,55 +356,3 @@ def test_a_list_of_images_of_another_shape_is_an_error(serve: Any, wrong: Any) -
         else:
             with pytest.raises(ImageError):
                 opened.prune()
-
-
-def test_somebody_at_a_terminal_sees_a_pull_and_an_export(serve: Any, tmp_path: Path) -> None:
-    """Each line replaces the last, with layers and bytes; untrusted text is escaped."""
-    layers = [tar([item("f", bytes(3_000_000))])]
-    identity = digest(configuration(layers))
-    daemon = serve()
-    events = (
-        {"status": "Pulling from x", "id": "1"},
-        {"id": "a\x1b[2J", "status": "Downloading",
-         "progressDetail": {"current": 500_000, "total": 2_000_000}},
-        {"id": "a\x1b[2J", "status": "Pull complete"},
-    )  # fmt: skip
-    daemon.answers |= {
-        "POST /v1.41/images/create": (200, events),
-        f"GET /v1.41/images/{identity}/get": (200, saved(layers)),
-    }
-    ours, theirs = os.openpty()
-    with (
-        os.fdopen(theirs, "w", encoding="utf-8") as terminal,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(progress, "_PAUSE", 0)
-        patch.setenv("COLUMNS", "120")
-        patch.delenv("CI", raising=False)
-        assert progress.is_wanted(terminal=terminal.isatty())
-        images = Images(Cache(str(tmp_path / "c")), tell=progress.on(terminal))
-        patch.setattr(Daemon, "_id", Looks(identity))
-        images.rootfs("x:1")
-        images.close()
-    data = b""
-    with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
-        while part := os.read(ours, 65536):
-            data += part
-    os.close(ours)
-    shown = data.decode()
-    assert "\r\x1b[Kpulling x:1: 0 of 1 layers, 0.5 MB of 2.0 MB\r\x1b[K" in shown
-    assert "\r\x1b[Kpulling x:1: done, 2.0 MB\r\n" in shown
-    assert f"\r\x1b[Kexporting {identity[:60]}" in shown
-    assert shown.endswith(": done, 3.0 MB\r\n")
-    assert shown.count("\x1b") == shown.count("\x1b[K")
-
-
-class Looks:
-    """The image is not there at first, and then it is."""
-
-    def __init__(self, identity: str) -> None:
-        self.answers = iter([None, identity])
-
-    def __call__(self, _reference: str) -> str | None:
-        """Look once more."""
-        return next(self.answers)

@@ -246,27 +246,6 @@ def test_a_pull_may_take_longer_than_a_look_up(
     assert time.monotonic() - begun > 2
 
 
-@pytest.mark.fault("H1")
-@pytest.mark.parametrize("way", ["pull", "build"])
-def test_a_daemon_that_falls_silent_while_it_works_is_an_error(
-    images: Images,
-    serve: Callable[[Answer], None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    way: str,
-) -> None:
-    """The SDK itself would wait for ever."""
-    monkeypatch.setattr(docker, "_SILENCE", 1.5)
-    sent = [answer(b'{"status": "at work"}', 1000), b""]
-    missing = b'HTTP/1.1 404 Not Found\r\n\r\n{"message": "no such image"}'
-    serve(Scripted(20, create=sent, build=sent, json=[missing]))
-    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
-    begun = time.monotonic()
-    with pytest.raises(ImageError, match=r"cannot be (pulled|built): .*timed out"):
-        images.rootfs("some/image:1") if way == "pull" else images.build(tmp_path)
-    assert time.monotonic() - begun < 15
-
-
 def test_a_daemon_that_answers_with_something_else_is_an_error(
     images: Images, serve: Callable[[Answer], None]
 ) -> None:
@@ -306,15 +285,6 @@ def test_a_daemon_elsewhere_is_refused_unless_asked_for(
     """A remote address is refused without a connection."""
     monkeypatch.setenv("DOCKER_HOST", address)
     quickly(images, ImageError, "not a socket of this machine")
-
-
-def test_a_daemon_elsewhere_is_asked_where_that_is_allowed(
-    images: Images, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The remote address is tried, and no daemon is there."""
-    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
-    with pytest.raises(DaemonUnavailable, match="no docker daemon at tcp"):
-        images.rootfs("some/image", remote=True)
 
 
 def test_what_looks_like_a_file_is_one(images: Images) -> None:

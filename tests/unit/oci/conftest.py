@@ -5,16 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from pytest_gvisor.runsc.binary import Runsc
-from tests.mounts import state_folder
 
 DATA = Path(__file__).parent / "data"
 
@@ -65,30 +60,6 @@ def elsewhere(tmp_path: Path) -> Callable[[object], str]:
         return str(folder)
 
     return write
-
-
-@pytest.fixture
-def bare_runsc(runsc: Runsc) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
-    """Runs a bundle with the real runsc."""
-    made: list[str] = []
-    with state_folder() as state:
-        argv = [runsc.path, "--root", state, "--ignore-cgroups"]
-        flags = ["--network", "none", "--platform", "systrap", "--overlay2", "root:memory"]
-
-        def run(bundle: str) -> subprocess.CompletedProcess[str]:
-            made.append(f"oci-{uuid.uuid4().hex[:12]}")
-            return subprocess.run(
-                [*argv, *flags, "run", "--bundle", bundle, made[-1]],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                env={"PATH": "/usr/bin:/bin"},
-            )
-
-        yield run
-        for name in made:
-            subprocess.run([*argv, "delete", "--force", name], capture_output=True, timeout=60)
 
 
 @pytest.fixture
