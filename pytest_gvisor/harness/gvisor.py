@@ -29,7 +29,6 @@ from pytest_gvisor.run.specification import (
     way_of,
 )
 from pytest_gvisor.run.workload import Who, Workload, make_workload, split, unusual
-from pytest_gvisor.runsc import saving
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.runsc.rootless import Way
@@ -245,9 +244,8 @@ class Gvisor:
 
         chosen = self._chosen(timeout, settings)
         way = way_of(chosen)
-        # No sandbox is restored with --rootless, and older releases start none in another way.
-        if way is Way.FLAG and saving.is_possible(self.runsc):
-            way = Way.OWN
+        if way is Way.FLAG:
+            way = Way.OWN  # no sandbox is restored with --rootless
         if snapshot is None:
             workload = make_workload(
                 ["guest"], lambda: self._image(chosen), self._project if chosen.project else None,

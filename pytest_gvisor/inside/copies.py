@@ -16,11 +16,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_gvisor.errors import GvisorError
-from pytest_gvisor.inside import early, host_files, savable
+from pytest_gvisor.errors import GvisorError, SnapshotError
+from pytest_gvisor.inside import early, host_files
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.start import Plan, Started, launch
 from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.run.saved import check
+from pytest_gvisor.runsc.rootless import Way
+from pytest_gvisor.settings import Network
 
 _MOST = 4
 """Saved sandboxes at a time: the session folder may be in memory."""
@@ -182,7 +185,7 @@ class Copies:
         link, plan = started.link, started.plan
         if self._saves >= _MOST_SAVES or self._failures >= _MOST_FAILURES:
             return link
-        if why := savable.obstacle(plan):
+        if why := _obstacle(plan):
             self._fail(why)
             return link
         self._saves += 1
@@ -232,3 +235,14 @@ class Copies:
     def _fail(self, reason: str) -> None:
         self._failures += 1
         self._reason = self._reason or reason
+
+
+def _obstacle(plan: Plan) -> str:
+    """Return why a sandbox of this plan cannot be saved; nothing if it can."""
+    if plan.settings.network is not Network.NONE:
+        return f"with network={plan.settings.network} none is saved"
+    try:
+        check(plan.platform, Way.OWN if plan.way is Way.FLAG else plan.way)
+    except SnapshotError as error:
+        return str(error)
+    return ""

@@ -27,6 +27,7 @@ from pytest_gvisor.run import (
     cgroup,
     logs,
     not_started,
+    saved,
     sentry,
     tasks,
     total_memory,
@@ -38,7 +39,6 @@ from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.run.usage import measured
 from pytest_gvisor.run.verdict import Evidence, Verdict, judge
-from pytest_gvisor.runsc import saving
 from pytest_gvisor.runsc.command import (
     gofer_flags,
     run_argv,
@@ -122,7 +122,7 @@ class Runner:
     def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Order]:
         """Make everything that the launch needs; ``undo`` removes it."""
         if self.request.restores:
-            saving.check(self.request.runsc, self.request.platform, self.request.way)
+            saved.check(self.request.platform, self.request.way)
         keeper, session = self.launcher.keeper(), self.launcher.session()
         workspace = self._make_workspace(session)
         undo.callback(shutil.rmtree, workspace.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The image of a saved sandbox: the command that writes it, and the checks of what it wrote."""
+"""The image of a saved sandbox: where there can be one, the command that writes it, its checks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import os
 import shutil
 
 from pytest_gvisor.errors import SnapshotError
+from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.run import logs
 from pytest_gvisor.run.request import Request, Workspace
-from pytest_gvisor.runsc import saving
 from pytest_gvisor.runsc.command import save_argv
+from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.private import make_private
+from pytest_gvisor.settings import Platform
 
 LARGEST = 4 * 1024**3
 """Bytes of an image. The session folder may be in memory."""
@@ -20,6 +22,19 @@ WATCH = 0.05
 """Seconds between two looks at an image that is being written."""
 
 _LOG = "save.log"
+_PLATFORMS = (Platform.SYSTRAP, Platform.PTRACE)
+
+
+def check(platform: Platform, way: Way) -> None:
+    """Raise `SnapshotError` where no sandbox can be saved, nor be started from what was saved."""
+    if platform not in _PLATFORMS:
+        names = " and ".join(_PLATFORMS)
+        raise SnapshotError(
+            f"there are no snapshots on platform {platform}, only on {names}",
+            next_step=Hint("Use ", option("platform", _PLATFORMS[0]), "."),
+        )
+    if way is Way.FLAG:
+        raise SnapshotError("runsc restores no sandbox with --rootless")
 
 
 def begin(workspace: Workspace, request: Request) -> tuple[str, ...]:
@@ -27,8 +42,7 @@ def begin(workspace: Workspace, request: Request) -> tuple[str, ...]:
 
     Raises `SnapshotError` where none can be saved.
     """
-    saving.check(request.runsc, request.platform, request.way)
-    flags = saving.save_flags(request.runsc)
+    check(request.platform, request.way)
     image = workspace.path("image")
     discard(workspace)
     try:
@@ -36,11 +50,7 @@ def begin(workspace: Workspace, request: Request) -> tuple[str, ...]:
     except OSError as error:
         raise SnapshotError(f"cannot make {image}: {error.strerror}") from error
     return save_argv(
-        workspace.id,
-        root=workspace.path("root"),
-        log=workspace.path(_LOG),
-        image=image,
-        flags=flags,
+        workspace.id, root=workspace.path("root"), log=workspace.path(_LOG), image=image
     )
 
 

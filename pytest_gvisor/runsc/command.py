@@ -75,17 +75,17 @@ def run_argv(
     return _checked(*argv, *extra, *begin, "--bundle", bundle, name)
 
 
-def save_argv(
-    name: str, *, root: str, log: str, image: str, flags: Sequence[str] = ()
-) -> tuple[str, ...]:
+def save_argv(name: str, *, root: str, log: str, image: str) -> tuple[str, ...]:
     """Return the argv that saves the sandbox ``name`` to the folder ``image``; it runs on.
 
-    ``flags`` are more ones of ``runsc checkpoint``. Raises `UsageError`.
+    Raises `UsageError`.
     """
+    # To compress takes longer than to write: measured 0.22 against 0.05 s.
     # fmt: off
     return _checked(
         "runsc", "--root", root, "--ignore-cgroups", "--log", log,
-        "checkpoint", "--image-path", image, "--leave-running", *flags, name,
+        "checkpoint", "--image-path", image, "--leave-running",
+        "--compression=none", name,
     )
     # fmt: on
 

@@ -173,12 +173,7 @@ class _Question:
         )
 
 
-def ask(
-    judged: Executable,
-    *,
-    deadline: float = DEADLINE,
-    questions: Sequence[tuple[str, ...]] = QUESTIONS,
-) -> tuple[str, ...]:
+def ask(judged: Executable, *, deadline: float = DEADLINE) -> tuple[str, ...]:
     """Ask ``judged`` all questions at once within ``deadline`` seconds, and return the answers.
 
     Raises `RunscFailed` where it cannot be executed, or overruns the deadline or `OUTPUT_LIMIT`
@@ -197,7 +192,7 @@ def ask(
             finally:
                 os.close(low)
             started.callback(os.close, writer)
-            for words in questions:
+            for words in QUESTIONS:
                 asked.append(_Question(judged, words, writer))
                 started.callback(asked[-1].end)
             _drain(asked, end)

@@ -17,7 +17,6 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError, UsageError, stage
@@ -30,9 +29,6 @@ from pytest_gvisor.sandbox import messages
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.outgoing import Outgoing
 from pytest_gvisor.sandbox.peers import Death, Peer, crash, why
-
-if TYPE_CHECKING:
-    from pytest_gvisor.sandbox.snapshot import Snapshot
 
 _CONGESTED = 2 * MAX_PAYLOAD
 _READS = 4
@@ -55,8 +51,17 @@ class _State(enum.Enum):
 class Channel:
     """The connection to one guest. `start` it, and `close` it."""
 
-    def __init__(self, driven: Driven, snapshot: Snapshot | None = None) -> None:
-        """Prepare it. The guest of a ``snapshot`` waits to be woken up."""
+    def __init__(
+        self,
+        driven: Driven,
+        *,
+        wake: Callable[[bytes], bytes] | None = None,
+        last_id: int = 0,
+    ) -> None:
+        """Prepare it. The guest of a snapshot waits for the frame that ``wake`` makes of a tag.
+
+        ``last_id`` is the last id that the guest knows.
+        """
         self.lock = threading.RLock()
         self.supervisor: DrivenSupervisor
         """The run's supervisor, for the listening thread only."""
@@ -68,11 +73,11 @@ class Channel:
         self._state = _State.NEW
         self._ended: Ended | None = None
         self.driven = driven
-        self._snapshot = snapshot
+        self._frame_that_wakes = wake
         with stage("channel", "no memory for the sandbox's messages"):
             self._decoder = Decoder(secrets.token_bytes(TAG_SIZE))
         self._peers: dict[int, Peer] = {}
-        self._last_id = 0 if snapshot is None else snapshot.last_id
+        self._last_id = last_id
         self._outgoing = Outgoing()
         self._changed = threading.Condition(self.lock)
         self._chores: collections.deque[Callable[[], None]] = collections.deque()
@@ -103,12 +108,12 @@ class Channel:
             raise (self._ended and self._ended.error) or self.crash()
 
     def _greet(self, tag: bytes) -> None:
-        if self._snapshot is None:
+        if self._frame_that_wakes is None:
             self.send({"op": "hello", "id": 0, "tag": tag.hex()})
             self._outgoing.tag(tag)
         else:
             self._outgoing.tag(tag)
-            self._outgoing.add(self._snapshot.wake(tag))
+            self._outgoing.add(self._frame_that_wakes(tag))
             self._push()
 
     def _listen(self) -> None:
@@ -337,7 +342,7 @@ class Channel:
             if self.python or message.id:
                 raise FrameError("hello a second time")
             self.python = message.texts["python"] or "?"
-            if self._snapshot is not None:
+            if self._frame_that_wakes is not None:
                 self.supervisor.heard()
             self._changed.notify_all()
             return

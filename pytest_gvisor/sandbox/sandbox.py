@@ -29,13 +29,12 @@ from pytest_gvisor.sandbox.forward import Forward
 from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.plan import Command, encoded
 from pytest_gvisor.sandbox.process import TERM_GRACE, Process, patience_of
-from pytest_gvisor.sandbox.saving import take
+from pytest_gvisor.sandbox.snapshot import Snapshot, take
 
 if TYPE_CHECKING:
     import os
 
     from pytest_gvisor.sandbox.plan import Plan
-    from pytest_gvisor.sandbox.snapshot import Snapshot
 
 _MARGIN = 2.0
 _MAX_PATH = 4096
@@ -80,7 +79,11 @@ class Sandbox:
     def _start(self) -> Channel:
         record = Record()
         driven = self._plan.driven(record)
-        channel = Channel(driven, self._plan.snapshot)
+        snapshot = self._plan.snapshot
+        if snapshot is None:
+            channel = Channel(driven)
+        else:
+            channel = Channel(driven, wake=snapshot.wake, last_id=snapshot.last_id)
         self._record = record
         try:
             channel.start(self._plan.start_deadline)
@@ -89,7 +92,7 @@ class Sandbox:
             channel.kill("its start was given up")
             channel.join()
             self._plan.finished(record)
-            if self._plan.snapshot is not None and isinstance(error, RunscFailed | SandboxCrashed):
+            if snapshot is not None and isinstance(error, RunscFailed | SandboxCrashed):
                 raise _not_restored(error, record) from error
             raise
         return channel
@@ -238,7 +241,7 @@ class Sandbox:
         """Save the sandbox, with its files and processes; it runs on.
 
         ``gvisor.sandbox(snapshot=…)`` starts copies of it. Raises `SnapshotError` where the
-        release, the platform or ``timeout`` (in seconds) forbids that.
+        platform or ``timeout`` (in seconds) forbids that.
         """
         wait = patience_of(timeout, self._plan.settings.timeout)
         return take(self._plan.workload, self._live(), wait)

@@ -1,20 +1,28 @@
-"""A saved sandbox: its image, the settings that a copy must have, and the frame that wakes it."""
+"""A saved sandbox: how it is made, the settings that a copy must have, the frame that wakes it.
+
+The guest is put to rest, the sandbox is saved, and the guest wakes up.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
-from pytest_gvisor.errors import SnapshotError, UsageError
-from pytest_gvisor.guest.frames import Encoder
+from pytest_gvisor.errors import GvisorError, SnapshotError, UsageError
+from pytest_gvisor.guest.frames import TAG_SIZE, Encoder
+from pytest_gvisor.run import saved
 from pytest_gvisor.run.workload import Who, identified
+from pytest_gvisor.sandbox.peers import Answer
 
 if TYPE_CHECKING:
     from pytest_gvisor.run.request import Request
     from pytest_gvisor.run.workload import Workload
+    from pytest_gvisor.sandbox.channel import Channel
 
 _FIXED = (
     "network", "netns", "rootless", "image", "project", "memory", "pids", "cpus", "shm", "nofile",
@@ -97,3 +105,50 @@ class Snapshot:
 def wake_up(own: bytes, /, **fields: object) -> bytes:
     """Return the frame that wakes up a guest at rest; only its host has the tag ``own``."""
     return Encoder(own).head({"op": "wake", "id": 0, **fields})
+
+
+def take(workload: Workload, channel: Channel, wait: float) -> Snapshot:
+    """Save the sandbox of a channel within ``wait`` seconds. The sandbox runs on.
+
+    Raises `SnapshotError`, also where the time is up; the sandbox is killed then.
+    """
+    request, deadline = channel.driven.request, time.monotonic() + wait
+    saved.check(request.platform, request.way)
+    tag = secrets.token_bytes(TAG_SIZE)
+    rest = Answer(channel.lock, "answer")
+    number = channel.hold(rest, {"op": "rest", "tag": tag.hex()})
+    try:
+        _save(channel, rest, deadline, wait)
+    except GvisorError:
+        raise
+    except BaseException:  # Ctrl-C: the guest is at rest
+        channel.kill("saving it was given up")
+        raise
+    finally:
+        channel.release(wake_up(tag, restored=0))
+    image = channel.driven.finish_save()
+    session = os.path.dirname(channel.driven.workspace.folder)
+    folder = os.path.join(session, f"saved-{secrets.token_hex(4)}")
+    size = saved.size_of(image)
+    try:
+        os.rename(image, folder)
+    except OSError as error:
+        raise SnapshotError(f"cannot keep {image}: {error.strerror}") from error
+    return Snapshot(
+        request=request,
+        workload=workload,
+        folder=folder,
+        size=size,
+        tag=tag,
+        last_id=number,
+    )
+
+
+def _save(channel: Channel, rest: Answer, deadline: float, wait: float) -> None:
+    """Let the guest come to rest, and have runsc save the sandbox."""
+    if channel.wait_for(lambda: rest.message is not None, deadline):
+        channel.driven.begin_save()
+        if channel.wait_for(channel.driven.is_saved, deadline, saved.WATCH):
+            return
+    channel.kill("it could not be saved in time")
+    raise SnapshotError(f"the sandbox was not saved within {wait:g} s; it has been killed")

@@ -23,7 +23,6 @@ from pytest_gvisor import (
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import words_of
 from pytest_gvisor.run import saved
-from pytest_gvisor.runsc import saving
 from tests.sandbox.conftest import BUSYBOX, alive, wait_for
 
 COUNTER = """
@@ -231,7 +230,9 @@ def test_a_sandbox_that_cannot_be_saved_says_why_and_runs_on(
     gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message of runsc is in the error."""
-    monkeypatch.setattr(saving, "save_flags", lambda _runsc: ("--no-such-flag",))
+    monkeypatch.setattr(
+        saved, "save_argv", lambda *_, root, **_also: ("runsc", "--root", root, "?")
+    )
     with gvisor.sandbox() as first:
         with pytest.raises(SnapshotError, match="could not be saved"):
             first.snapshot()

@@ -126,9 +126,8 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, project: Path) -> Made
     )  # fmt: skip
     session = SimpleNamespace(path=str(tmp_path))
     engine = SimpleNamespace(launcher=SimpleNamespace(session=lambda: session))
-    runsc: Any = SimpleNamespace(subcommands={"checkpoint", "restore"}, version="1")
     plan = start.Plan(
-        runsc=runsc, platform=Platform.SYSTRAP, settings=Settings(), way=Way.PRIVILEGED,
+        runsc=cast("Any", None), platform=Platform.SYSTRAP, settings=Settings(), way=Way.PRIVILEGED,
         shown=Shown(paths=(str(project),), start=str(project)), inside=start.Inside(),
         inhabitant=None, command={"args": ["a"], "options": {}},
     )  # fmt: skip
@@ -237,6 +236,7 @@ def test_a_sandbox_that_does_not_come_to_its_gate_is_left_to_its_test(
 
 OBSTACLES: dict[str, dict[str, Any]] = {
     "network=host": {"settings": Settings(network=Network.HOST)},
+    "network=sandbox": {"settings": Settings(network=Network.SANDBOX)},
     "platform kvm": {"platform": Platform.KVM},
 }
 
@@ -247,6 +247,13 @@ def test_where_none_can_be_saved_nothing_is_tried(obstacle: str, made: Made) -> 
     assert made.begin(**OBSTACLES[obstacle]) == "cold"
     assert [sandbox.did for _how, sandbox in made.started] == [["went on"]]
     assert obstacle in made.said()
+
+
+@pytest.mark.parametrize("way", Way)
+def test_a_sandbox_is_saved_for_each_user(way: Way, made: Made) -> None:
+    """Tests inside never start with `--rootless`: the child makes the user namespace."""
+    assert made.begin(way=way) == "cold"
+    assert len(made.images()) == 1
 
 
 def test_the_oldest_images_are_removed(made: Made) -> None:

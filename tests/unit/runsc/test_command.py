@@ -50,7 +50,7 @@ def test_a_run_that_goes_on_from_an_image_is_a_restore() -> None:
 
 def test_a_sandbox_that_is_saved_runs_on() -> None:
     """The flags of the subcommand come before the id, and the log is the command's own."""
-    argv = save_argv("g1", root="/r", log="/log", image="/image", flags=["--compression=none"])
+    argv = save_argv("g1", root="/r", log="/log", image="/image")
     assert argv[-6:] == (
         "checkpoint", "--image-path", "/image", "--leave-running", "--compression=none", "g1",
     )  # fmt: skip
