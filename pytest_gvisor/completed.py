@@ -133,10 +133,7 @@ class Completed:
     """The same of standard error."""
 
     stdout_sha256: str
-    """The SHA-256 of all standard output, in hexadecimal.
-
-    If bytes were left out of `stdout_bytes`, it needs the setting ``sha256=True``; else ``""``.
-    """
+    """The SHA-256 of all standard output, in hexadecimal: also of bytes that were left out."""
 
     stderr_sha256: str
     """The same of standard error."""

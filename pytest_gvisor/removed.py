@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 SETTINGS = {
+    "lenient": "Write `-o in_gvisor=true` in place of --in-gvisor: tests are skipped then where "
+    "runsc or the only platform is missing.",
+    "reprobe": "Run `pytest-gvisor doctor`, which tries each platform again. A session tries again "
+    "an hour later, and after a change of the binary, of the device or of the boot.",
+    "sha256": "Leave it out: the digests are always those of the whole stream.",
     "shell": "Write --gvisor-keep=failed, and run the replay.sh of the failed run. For a shell in "
     "a fresh sandbox, run `pytest-gvisor run --tty -- sh`.",
 }
@@ -10,7 +15,11 @@ SETTINGS = {
 
 _RUN_THEM = "`pytest-gvisor doctor` prints the commands that mend a finding: run these."
 OPTIONS = {
-    "doctor": {"--fix": _RUN_THEM, "--yes": _RUN_THEM},
+    "doctor": {
+        "--fix": _RUN_THEM,
+        "--yes": _RUN_THEM,
+        "--reprobe": "Leave it out: `doctor` tries each platform again.",
+    },
     "init": {"--ci": "Write `pytest-gvisor init github` or `pytest-gvisor init gitlab`."},
 }
 """Options of each command of ``pytest-gvisor``."""

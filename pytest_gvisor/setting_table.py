@@ -156,22 +156,6 @@ SETTINGS = (
         help="fail tests that would be skipped because runsc, a platform or docker is missing.",
     ),
     Setting(
-        name="lenient",
-        kind="flag",
-        default=False,
-        sources=("command line", "environment"),
-        help="with --in-gvisor, skip tests where runsc or the only platform is missing. Without "
-        "it they are errors.",
-    ),
-    Setting(
-        name="reprobe",
-        kind="flag",
-        default=False,
-        sources=("command line", "environment"),
-        help="try platforms again whose probe hung in an earlier run of this boot.",
-        commands={"doctor": Argument("forget the verdicts of earlier runs")},
-    ),
-    Setting(
         name="timeout",
         kind="seconds",
         default=DEFAULT_TIMEOUT,
@@ -263,7 +247,6 @@ SETTINGS = (
             )
         },
     ),
-    Setting(name="sha256", kind="flag", default=False, sources=_TEST),
     Setting(
         name="debug",
         kind="flag",

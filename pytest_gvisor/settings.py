@@ -101,12 +101,6 @@ class Settings:
     strict: bool = False
     """Whether what would be skipped fails instead."""
 
-    lenient: bool = False
-    """Whether ``--in-gvisor`` lets tests be skipped."""
-
-    reprobe: bool = False
-    """Whether verdicts on platforms that earlier runs have left are forgotten."""
-
     timeout: float = DEFAULT_TIMEOUT
     """Deadline of one workload in seconds."""
 
@@ -145,9 +139,6 @@ class Settings:
 
     max_output: int = DEFAULT_MAX_OUTPUT
     """How many bytes of each output stream are kept, head and tail together."""
-
-    sha256: bool = False
-    """Whether streams of which bytes are left out are hashed all the same."""
 
 
 _LABELLED = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.]{0,31})=(.*)", re.ASCII | re.DOTALL)

@@ -13,6 +13,7 @@ from pytest_gvisor.cli import health, mend, parse, usage
 from pytest_gvisor.cli.health import Finding, State
 from pytest_gvisor.errors import GvisorError, MixedReleases
 from pytest_gvisor.escape import escape
+from pytest_gvisor.harness import verdicts
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.hints import Command, worded
 from pytest_gvisor.runsc import sidecars
@@ -134,6 +135,7 @@ def _platform(
 ) -> tuple[Finding, bool]:
     name = f"{_PLATFORM}{platform}"
     try:
+        verdicts.forget(engine.runsc(settings.runsc).fingerprint, platform)
         verdict = engine.availability(platform, settings)
     except MixedReleases as error:
         # The records and the command are a boot's that ended before it began.

@@ -60,7 +60,7 @@ class PlatformProbe:
             with self._stored(name, deadline) as stored:
                 found = stored.verdict
                 if found is None or not found.holds(deadline):
-                    found = self._find_out(platform, runsc, settings, deadline)
+                    found = self._find_out(platform, runsc, deadline)
                 self._verdicts[key] = stored.verdict = found
         return found
 
@@ -99,11 +99,7 @@ class PlatformProbe:
         patience = 4 * deadline + _LOCK_PATIENCE
         return file if locks.is_taken_in(patience, file.fileno()) else None
 
-    def _find_out(
-        self, platform: Platform, runsc: Runsc, settings: Settings, deadline: float
-    ) -> Availability:
-        if settings.reprobe:
-            verdicts.forget(runsc.fingerprint, platform)
+    def _find_out(self, platform: Platform, runsc: Runsc, deadline: float) -> Availability:
         known = verdicts.recall(runsc.fingerprint, platform, deadline)
         found = self._probe(platform, runsc, known, deadline)
         if found is not known:

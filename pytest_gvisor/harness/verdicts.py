@@ -1,26 +1,32 @@
-"""Verdicts on platforms that cost a run, kept until the next boot in the sessions' folder.
+"""Verdicts on platforms that cost a run, kept for an hour in the sessions' folder.
 
 A verdict is kept only if it is bad and cannot be seen without a run (`causes.LASTING`). A kvm that
 hangs would cost each session its deadline, and a build that is broken stays so. The key is the
-binary with its sidecars, the boot, and the platform. A run that hung says nothing of a longer
-deadline than it had.
+binary with its sidecars, the boot, the platform, and the state of KVM's device. A run that hung
+says nothing of a longer deadline than it had.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import math
+import os
+import time
 
 from pytest_gvisor.guest.checked_json import loads
-from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.runsc.causes import LASTING, Cause
-from pytest_gvisor.runsc.platforms import Availability
+from pytest_gvisor.runsc.platforms import KVM_DEVICE, Availability
 from pytest_gvisor.sessions import boot_notes, session_folder
 from pytest_gvisor.sessions.boot_notes import Note
 from pytest_gvisor.settings import Platform
 
-_HINT = Hint("This was found out earlier; ", option("reprobe"), " tries again.")
+_LONGEST = 3600.0
+"""Seconds for which a verdict is kept."""
+
+_AGAIN = "This was found out earlier; `pytest-gvisor doctor` tries again."
 
 
 def encode(verdict: Availability) -> str:
@@ -51,20 +57,22 @@ def recall(fingerprint: str, platform: Platform, deadline: float) -> Availabilit
     It has to hold for a probe of ``deadline`` seconds.
     """
     boot_notes.sweep(session_folder.base_folders())
-    text = _note(fingerprint, platform).read()
-    found = None if text is None else decode(text)
+    text = _note(fingerprint, platform).read() or ""
+    moment, _, verdict = text.partition(" ")
+    found = decode(verdict)
     if found is None or found.platform is not platform or not _lasts(found):
+        return None
+    if not (moment.isdecimal() and _now() - _LONGEST <= int(moment) <= _now()):
         return None
     if not found.holds(deadline):
         return None
-    before = f"{found.next_step} " if found.next_step else ""
-    return dataclasses.replace(found, next_step=Hint(before, _HINT))
+    return dataclasses.replace(found, next_step=f"{found.next_step} {_AGAIN}".lstrip())
 
 
 def keep(fingerprint: str, verdict: Availability) -> None:
     """Keep a bad verdict for later sessions; after a failed write they find it anew."""
     if _lasts(verdict):
-        _note(fingerprint, verdict.platform).write(encode(verdict))
+        _note(fingerprint, verdict.platform).write(f"{_now()} {encode(verdict)}")
 
 
 def forget(fingerprint: str, platform: Platform) -> None:
@@ -81,5 +89,15 @@ def _lasts(verdict: Availability) -> bool:
 
 
 def _note(fingerprint: str, platform: Platform) -> Note:
-    folder = session_folder.base_folder()
-    return Note(folder=folder, kind="v", digest=fingerprint, name=platform.value)
+    folder, device = session_folder.base_folder(), None
+    if platform is Platform.KVM:
+        with contextlib.suppress(OSError):
+            found = os.stat(KVM_DEVICE)
+            device = (found.st_ino, found.st_ctime_ns)  # a change of the permissions changes it
+    digest = hashlib.sha256(repr((fingerprint, device, os.getgroups())).encode()).hexdigest()
+    return Note(folder=folder, kind="v", digest=digest, name=platform.value)
+
+
+def _now() -> int:
+    """Return the seconds since the boot: a note is of one boot, and clocks are set."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME))

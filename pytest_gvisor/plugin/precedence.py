@@ -40,10 +40,6 @@ def run_settings(config: pytest.Config) -> Settings:
             except UsageError as error:
                 text = f"pytest-gvisor: {entry.source}: {error.message}"
                 raise pytest.UsageError(text) from error
-        if settings.strict and settings.lenient:
-            raise pytest.UsageError(
-                "pytest-gvisor: --gvisor-strict fails what --gvisor-lenient skips: give one of them"
-            )
         config.stash[_key] = settings
     return config.stash[_key]
 

@@ -50,8 +50,10 @@ def skip_missing(settings: Settings, *, in_gvisor: bool = False) -> Iterator[Non
         elif settings.strict:
             text = f"{error}\n(--gvisor-strict: this would be a skip otherwise)"
             raised = pytest.fail.Exception(text, pytrace=False)
-        elif in_gvisor and not settings.lenient:
-            text = f"{error}\n(--in-gvisor: with --gvisor-lenient this would be a skip)"
+        elif in_gvisor:
+            text = (
+                f"{error}\n(--in-gvisor: with -o in_gvisor=true in its place this would be a skip)"
+            )
             raised = pytest.fail.Exception(text, pytrace=False)
         vars(raised)[_MISSING] = error
         raise raised from None

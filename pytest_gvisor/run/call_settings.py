@@ -28,7 +28,6 @@ class CallSettings(TypedDict, total=False):
     shm: int | str | None
     nofile: int | None
     max_output: int
-    sha256: bool
     debug: bool
 
 

@@ -24,14 +24,14 @@ class Capture:
     than `CHUNK`, so that a small limit does not make small reads.
     """
 
-    def __init__(self, limit: int, *, sha256: bool = False) -> None:
+    def __init__(self, limit: int) -> None:
         self.limit = limit
         self.total = 0
         self._head_room = limit - limit // 2
         self._tail_room = limit // 2
         self._ring = max(self._tail_room, CHUNK)
         self._memory: memoryview | None = None
-        self._hash = hashlib.sha256() if sha256 else None
+        self._hash = hashlib.sha256()
         self._hashed = 0
         """Up to where in the memory the stream is in the hash, in this lap of the ring."""
 
@@ -50,7 +50,7 @@ class Capture:
     def took(self, count: int) -> None:
         """Count bytes that were put into `room`."""
         self.total += count
-        if self._hash is None or not count or self.total <= self._head_room:
+        if not count or self.total <= self._head_room:
             return
         # `room` ends with the ring: what is in it is hashed before the first byte is overwritten.
         if self._position() == self._head_room:
@@ -76,13 +76,7 @@ class Capture:
         return self.total > self.limit
 
     def sha256(self) -> str:
-        """The SHA-256 of the whole stream, in hexadecimal.
-
-        ``""`` where bytes were left out and nobody has asked for their hash. The hash takes about
-        as much of a processor as all else that is done with them here.
-        """
-        if self._hash is None:
-            return "" if self.truncated else hashlib.sha256(self.kept()).hexdigest()
+        """The SHA-256 of the whole stream, in hexadecimal."""
         found = self._hash.copy()
         self._add_to(found, self._position())
         return found.hexdigest()

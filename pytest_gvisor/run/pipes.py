@@ -50,14 +50,14 @@ class Feed:
 class Pipes:
     """The three pipes of a run: our ends, and the workload's until they are handed over."""
 
-    def __init__(self, max_output: int, *, sha256: bool = False, feed: Input = None) -> None:
+    def __init__(self, max_output: int, *, feed: Input = None) -> None:
         self.theirs: list[int] = []
         """What becomes the workload's descriptors 0, 1 and 2, in this order."""
 
         self.ours: list[int] = []
         self.drains: list[Drain] = []
-        self.stdout = Capture(max_output, sha256=sha256)
-        self.stderr = Capture(max_output, sha256=sha256)
+        self.stdout = Capture(max_output)
+        self.stderr = Capture(max_output)
         self._feed: Feed | None = None
         try:
             self._open(feed)

@@ -108,7 +108,7 @@ class Runner:
         """Make the streams and their supervisor; ``undo`` closes both."""
         settings = self.request.settings
         with stage("pipes", "cannot make the workload's pipes"):
-            made = Pipes(settings.max_output, sha256=settings.sha256, feed=self.request.input)
+            made = Pipes(settings.max_output, feed=self.request.input)
             pipes = undo.enter_context(contextlib.closing(made))
             watch = Supervisor(
                 order,

@@ -47,7 +47,6 @@ class Command:
 
     timeout: float
     max_output: int
-    sha256: bool
     platform: Platform
     runsc: str
     """The sandbox's own command line."""
@@ -149,7 +148,6 @@ class Plan:
             reads=reads,
             timeout=self.settings.timeout,
             max_output=self.settings.max_output,
-            sha256=self.settings.sha256,
             platform=self.request.platform,
             runsc=record.command,
             repeat={k: v for k, v in repeat.items() if v is not None},

@@ -63,9 +63,7 @@ class Process(Peer):
         self._duration: float | None = None
         self._oom_kills = channel.oom_kills()
         self._ran_out = False
-        self._streams = {
-            s: Stream(command.max_output, self._giver(s), sha256=command.sha256) for s in (1, 2)
-        }
+        self._streams = {s: Stream(command.max_output, self._giver(s)) for s in (1, 2)}
         self._input_credit = WINDOW
         self._input_closed = not command.reads
         self._id = 0

@@ -49,8 +49,8 @@ class Tap:
 class Stream:
     """One output stream from the guest. All methods are called with the channel's lock held."""
 
-    def __init__(self, limit: int, give: Callable[[int], None], *, sha256: bool = False) -> None:
-        self.capture = Capture(limit, sha256=sha256)
+    def __init__(self, limit: int, give: Callable[[int], None]) -> None:
+        self.capture = Capture(limit)
         self.ended = False
         self._give = give
         self._credit = WINDOW

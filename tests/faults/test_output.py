@@ -58,7 +58,7 @@ def test_a_workload_s_flood_is_counted_and_not_held(gvisor: Gvisor, streams: lis
     argv = ["python3", "-S", "-c", POUR, str(REAL_FLOOD), *map(str, streams)]
     reset()
     before = peak()
-    done = gvisor.run(argv, timeout=300, max_output=KEPT, sha256=True)
+    done = gvisor.run(argv, timeout=300, max_output=KEPT)
     assert peak() - before <= 16 * MIB
     assert (done.returncode, done.truncated) == (0, True)
     shas, totals = (done.stdout_sha256, done.stderr_sha256), (done.stdout_total, done.stderr_total)
@@ -90,7 +90,7 @@ def test_a_flood_is_counted_and_not_held(runs: Runs, fake: FakeRunsc, streams: l
     runs.launcher.keeper()
     reset()
     before = peak()
-    completed = runs(timeout=300.0, max_output=KEPT, sha256=True).completed
+    completed = runs(timeout=300.0, max_output=KEPT).completed
     assert peak() - before <= 16 * MIB
     assert completed is not None
     assert (completed.outcome, completed.truncated) == (Outcome.EXITED, True)

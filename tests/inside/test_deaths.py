@@ -169,7 +169,7 @@ def test_a_platform_that_does_not_work_is_a_skip_with_its_cause(project: pytest.
         "Driven.start = Runner.run = fails\n"
     )
     project.makepyfile("def test_it(): pass\n")
-    result = project.runpytest_subprocess("--in-gvisor", "--gvisor-lenient", "-rs")
+    result = project.runpytest_subprocess("-o", "in_gvisor=true", "-rs")
     result.stdout.fnmatch_lines(["*platform systrap is not available here*no such luck*"])
     assert result.parseoutcomes() == {"skipped": 1}
     result = project.runpytest_subprocess("--in-gvisor")

@@ -144,8 +144,8 @@ platforms.probe = probe
 """
 
 
-def test_a_hang_is_remembered_until_it_is_asked_for_anew(alone: Project) -> None:
-    """The probe runs again with `--gvisor-reprobe` or with a longer deadline."""
+def test_a_hang_is_remembered(alone: Project) -> None:
+    """The probe runs again with a longer deadline."""
     alone.test(
         """
         import pytest
@@ -160,15 +160,15 @@ def test_a_hang_is_remembered_until_it_is_asked_for_anew(alone: Project) -> None
     )
     probes = alone.folder / "probes"
     ran = alone.run().ends(skipped=2)
-    ran.shows("the probe hung: it spun").hides("--gvisor-reprobe")
+    ran.shows("the probe hung: it spun").hides("earlier")
     assert probes.read_text() == "10\n"
-    alone.run("--gvisor-strict").shows("This was found out earlier; --gvisor-reprobe tries again")
+    alone.run("--gvisor-strict").shows(
+        "This was found out earlier; `pytest-gvisor doctor` tries again"
+    )
     assert probes.read_text() == "10\n"
-    alone.run("--gvisor-reprobe").ends(skipped=2)
-    assert probes.read_text() == "10\n10\n"
     for _ in range(2):
         alone.run("--gvisor-timeout=120").ends(skipped=2)
-        assert probes.read_text() == "10\n10\n20\n"
+        assert probes.read_text() == "10\n20\n"
 
 
 def test_a_slow_ptrace_is_tried_by_each_session(alone: Project) -> None:
@@ -183,5 +183,5 @@ def test_a_slow_ptrace_is_tried_by_each_session(alone: Project) -> None:
         conftest=HANGING,
     )
     for count in (1, 2):
-        alone.run().ends(skipped=1).shows("the probe hung: it spun").hides("--gvisor-reprobe")
+        alone.run().ends(skipped=1).shows("the probe hung: it spun").hides("earlier")
         assert (alone.folder / "probes").read_text() == "10\n" * count

@@ -65,19 +65,17 @@ NOTHING = "NOTHING RAN UNDER GVISOR: all 2 tests for it were skipped: "
 def test_who_asks_for_gvisor_by_option_gets_it_or_an_error(
     project: Project, no_runsc: str, where: str
 ) -> None:
-    """Without runsc `--in-gvisor` is no green session; `--gvisor-lenient` is, and says so."""
+    """Without runsc `--in-gvisor` is no green session; with the ini key it is, and says so."""
     project.test(INSIDE, conftest=no_runsc)
     asked = ["--in-gvisor"]
     if where == "addopts":
         project.write({"pytest.ini": "[pytest]\naddopts = --in-gvisor\n"})
         asked = []
     ran = project.run(*asked).ends(errors=2)
-    ran.shows("runsc was not found: ", "with --gvisor-lenient this would be a skip").hides(NOTHING)
-    for lenient in (["--gvisor-lenient"], []):
-        environ = {} if lenient else {"PYTEST_GVISOR_LENIENT": "1"}
-        ran = project.run(*asked, *lenient, **environ).exits(0)
-        assert ran.output.splitlines()[-1].startswith(f"gVisor: {NOTHING}runsc was not found")
-    project.run(*asked, "--gvisor-lenient", "--gvisor-strict").exits(4)
+    ran.shows("runsc was not found: ", "with -o in_gvisor=true in its place").hides(NOTHING)
+    project.write({"pytest.ini": "[pytest]\n"})
+    ran = project.run("-o", "in_gvisor=true").exits(0)
+    assert ran.output.splitlines()[-1].startswith(f"gVisor: {NOTHING}runsc was not found")
 
 
 @pytest.mark.fault("A14")
@@ -94,8 +92,8 @@ def test_nothing_that_ran_under_gvisor_is_the_last_line(alone: Project, no_runsc
 def test_of_one_platform_too_who_asks_gets_it_or_an_error(alone: Project, no_kvm: str) -> None:
     """Some of several platforms may be missing, and so may one that a marker names."""
     alone.test(INSIDE, conftest=no_kvm)
-    alone.run("--in-gvisor", "--gvisor-platform=kvm").ends(errors=2).shows("--gvisor-lenient")
-    alone.run("--in-gvisor", "--gvisor-platform=kvm", "--gvisor-lenient").shows(NOTHING)
+    alone.run("--in-gvisor", "--gvisor-platform=kvm").ends(errors=2).shows("-o in_gvisor=true")
+    alone.run("-o", "in_gvisor=true", "--gvisor-platform=kvm").shows(NOTHING)
     ran = alone.run("--in-gvisor", "--gvisor-platform=kvm,ptrace")
     ran.ends(passed=2, skipped=2).hides(NOTHING)
     marked = "import pytest\npytestmark = pytest.mark.gvisor(platform='kvm')\n"

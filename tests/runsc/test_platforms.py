@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import time
@@ -21,6 +20,7 @@ from pytest_gvisor import (
     Settings,
     is_gvisor_kernel,
 )
+from pytest_gvisor.harness import verdicts
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.programs import leftovers
@@ -61,7 +61,8 @@ def test_the_verdict_on_kvm_comes_in_time(engine: Engine, request: pytest.Fixtur
     /dev/kvm may open, and answer, and the sandbox spin for ever all the same.
     """
     started = time.monotonic()
-    settings = dataclasses.replace(run_settings(request.config), reprobe=True)
+    settings = run_settings(request.config)
+    verdicts.forget(engine.runsc(None).fingerprint, Platform.KVM)
     found = engine.availability(Platform.KVM, settings)
     assert time.monotonic() - started < 10 + deadline_for(settings.timeout)
     session = engine.launcher.session().path
@@ -169,10 +170,10 @@ def test_what_is_known_of_a_run_does_not_hide_what_is_seen(runsc: Runsc) -> None
     assert probe(Platform.PTRACE, runsc.platforms, _never, known=ptrace) is ptrace
 
 
-def test_a_bad_verdict_of_a_run_is_kept_until_it_is_asked_for_anew(
+def test_a_bad_verdict_of_a_run_is_kept_until_it_is_forgotten(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Another session of this boot does not pay for it again; ``reprobe`` forgets it."""
+    """Another session of this boot does not pay for it again; the doctor forgets it."""
     # Not where the sessions are that other tests start meanwhile.
     keep_verdicts_in(tmp_path, monkeypatch)
     probes: list[Cause] = []
@@ -194,19 +195,20 @@ def test_a_bad_verdict_of_a_run_is_kept_until_it_is_asked_for_anew(
     causes = [Cause.PROBE_HUNG]
     monkeypatch.setattr(platforms, "probe", probed)
 
-    def ask(*, reprobe: bool = False) -> platforms.Availability:
+    def ask() -> platforms.Availability:
         other = Engine()
         try:
-            return other.availability(Platform.KVM, Settings(reprobe=reprobe))
+            return other.availability(Platform.KVM, Settings())
         finally:
             other.close()
 
     assert ask().detail == "it spun"
     again = ask()
     assert (again.cause, len(probes)) == (Cause.PROBE_HUNG, 1)
-    assert "--gvisor-reprobe tries again" in again.next_step
+    assert "`pytest-gvisor doctor` tries again" in again.next_step
     causes[0] = Cause.NONE
-    assert ask(reprobe=True).available
+    verdicts.forget(engine.runsc(None).fingerprint, Platform.KVM)
+    assert ask().available
     assert ask().available
     assert len(probes) == 3
     causes[0] = Cause.NO_DEVICE

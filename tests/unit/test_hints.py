@@ -37,11 +37,8 @@ def test_a_setting_is_named_as_each_program_has_it() -> None:
 
 
 def test_a_command_without_the_option_names_the_command_that_has_it() -> None:
-    """Only ``doctor`` tries platforms again."""
-    hint = Hint(option("reprobe"), " tries again.")
-    assert hint == "--gvisor-reprobe tries again."
-    assert worded(hint, "run") == "`pytest-gvisor doctor --reprobe` tries again."
-    assert worded(hint, "doctor") == "--reprobe tries again."
+    """Only ``run`` has a deadline."""
+    assert worded(Hint(option("timeout")), "doctor") == "`pytest-gvisor run --timeout SECONDS`"
 
 
 def test_a_hint_in_a_hint_keeps_its_parts() -> None:
@@ -105,6 +102,7 @@ def test_no_text_below_the_plugin_names_an_option_of_pytest_alone() -> None:
         if path.relative_to(PACKAGE).parts[0] not in FOR_PYTEST and texts(path)
     }
     assert found.keys() == {
+        "removed.py",  # what to write now
         "setting_table.py",  # the help of pytest's options
         "setting_values.py",  # native comes from no command
         "settings.py",  # nor does a label

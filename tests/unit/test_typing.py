@@ -37,7 +37,7 @@ def test_all(gvisor: Gvisor, bundle: Bundle) -> None:
     gvisor.run(
         ["true"], timeout=10, network="none", netns=None, rootless="auto", image=Path("a.tar"),
         project=True, memory="256M", pids=100, cpus=0.5, shm=1 << 20, nofile=1024,
-        max_output=1000, sha256=True, debug=False, mounts=[bind("/a", "/b")], user=(1, 2),
+        max_output=1000, debug=False, mounts=[bind("/a", "/b")], user=(1, 2),
     )
     asyncio.run(gvisor.arun(["true"], network="sandbox", memory=1 << 28))
     gvisor.run_bundle(bundle, pids=100)

@@ -16,12 +16,14 @@ import pytest
 from pytest_gvisor.cli import doctor, health
 from pytest_gvisor.cli.health import Finding, State
 from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.harness import verdicts
+from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.images import docker as daemons
 from pytest_gvisor.run import cgroup
 from pytest_gvisor.run.cgroup import Cgroups
 from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.sessions.session_folder import SessionDir
-from pytest_gvisor.settings import Settings
+from pytest_gvisor.settings import Platform, Settings
 
 
 def named(name: str, found: list[Finding]) -> Finding:
@@ -289,17 +291,14 @@ def test_dead_sessions_are_counted_before_doctor_has_one(
     assert order == ["sessions", "runsc"]
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_the_doctor_forgets_verdicts_only_where_it_is_asked(
-    asked: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`--reprobe` is the setting of the same name."""
-    seen: list[Settings] = []
-
-    def examine(settings: Settings) -> tuple[list[health.Finding], bool]:
-        seen.append(settings)
-        return [], True
-
-    monkeypatch.setattr(doctor, "examine", examine)
-    assert doctor.main(["--reprobe"] if asked else []) == 0
-    assert seen == [Settings(reprobe=asked)]
+def test_the_doctor_forgets_verdicts_of_earlier_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor examines the machine as it is now."""
+    forgotten: list[Platform] = []
+    monkeypatch.setattr(verdicts, "forget", lambda _print, platform: forgotten.append(platform))
+    engine = Engine()
+    try:
+        found, _able = doctor._of_runsc(engine, Settings())
+    finally:
+        engine.close()
+    assert found[0].state is State.GOOD
+    assert {*Platform} <= {*forgotten}

@@ -36,7 +36,7 @@ def test_a_verdict_is_of_one_binary_and_one_platform() -> None:
     found = verdicts.recall(BINARY, Platform.KVM, 10.0)
     assert found is not None
     assert (found.cause, found.detail, found.deadline) == (Cause.PROBE_HUNG, "it spun", 10.0)
-    assert found.next_step == "Go. This was found out earlier; --gvisor-reprobe tries again."
+    assert found.next_step == "Go. This was found out earlier; `pytest-gvisor doctor` tries again."
     assert verdicts.recall(OTHER, Platform.KVM, 10.0) is None
     assert verdicts.recall(BINARY, Platform.PTRACE, 10.0) is None
 
@@ -69,3 +69,32 @@ def test_only_a_run_of_kvm_that_hung_is_kept(change: dict[str, object], base: Pa
     """All else is found out in no time."""
     verdicts.keep(BINARY, dataclasses.replace(HUNG, **change))  # type: ignore[arg-type]
     assert not base.exists() or list(base.iterdir()) == []
+
+
+def test_a_verdict_is_of_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that hung may work again; a moment that is still to come is another boot's."""
+    monkeypatch.setattr(verdicts, "_now", lambda: 5000)
+    verdicts.keep(BINARY, HUNG)
+    for now, known in ((5000, True), (8600, True), (8601, False), (4999, False)):
+        monkeypatch.setattr(verdicts, "_now", lambda now=now: now)
+        assert (verdicts.recall(BINARY, Platform.KVM, 10.0) is not None) is known
+
+
+def test_a_verdict_is_of_one_state_of_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other permissions, or another device, need a new probe."""
+    device = tmp_path / "kvm"
+    device.touch()
+    monkeypatch.setattr(verdicts, "KVM_DEVICE", str(device))
+    verdicts.keep(BINARY, HUNG)
+    assert verdicts.recall(BINARY, Platform.KVM, 10.0) is not None
+    device.chmod(0o600)
+    assert verdicts.recall(BINARY, Platform.KVM, 10.0) is None
+
+
+def test_a_note_of_another_form_is_no_verdict() -> None:
+    """An earlier version wrote no moment."""
+    for text in ("", "x", verdicts.encode(HUNG), f"x {verdicts.encode(HUNG)}"):
+        verdicts._note(BINARY, Platform.KVM).write(text)
+        assert verdicts.recall(BINARY, Platform.KVM, 10.0) is None

@@ -168,7 +168,7 @@ def command(
     words = args or ("true",)
     return Command(
         args=words, strings=(*map(str.encode, words), b"A=b"), cwd="/", user=(0, 0, ()),
-        reads=reads, timeout=timeout, max_output=max_output, sha256=False,
+        reads=reads, timeout=timeout, max_output=max_output,
         platform=Platform.SYSTRAP, runsc="",
     )  # fmt: skip
 
