@@ -20,25 +20,7 @@ from pytest_gvisor import Bundle, Gvisor, InvalidBundle, LaunchError, UsageError
 from tests.fakes.fake import FINE, FakeRunsc
 from tests.fakes.runs import Ended, Runs
 from tests.faults.census import canary_tree, facts
-from tests.faults.little import Little, eventually
-
-
-def test_the_schema_judges_each_bundle_of_a_pytest_that_a_test_starts(
-    any_little: Little, bundles_written: Path
-) -> None:
-    """A run's, and a warm sandbox's."""
-    any_little.write(
-        test_it="""
-        def test_it(gvisor):
-            assert gvisor.run(["echo", "once"]).stdout == "once\\n"
-            assert gvisor.sandbox().exec(["echo", "warm"]).stdout == "warm\\n"
-        """
-    )
-    any_little.run()
-    written = bundles_written.read_bytes()
-    assert b'"echo","once"' in written
-    assert b"guest/main.py" in written
-
+from tests.faults.little import eventually
 
 ODD_IDS = [
     "/../victim",

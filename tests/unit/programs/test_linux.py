@@ -73,17 +73,6 @@ def test_a_folder_is_the_root_of_what_openat2_resolves(tmp_path: Path) -> None:
         os.close(folder)
 
 
-def test_no_new_privs_is_set_and_read_back(alone: Alone) -> None:
-    """The kernel confirms the flag in /proc/self/status."""
-    before, after = alone("""
-        before = proc.status_of()["NoNewPrivs"]
-        linux.set_no_new_privs()
-        result = [before, proc.status_of()["NoNewPrivs"]]
-    """)
-    assert after == "1"
-    assert before in ("0", "1")
-
-
 def test_the_parent_death_signal_ends_the_child(alone: Alone) -> None:
     """A child that asked for SIGKILL is gone when its parent is."""
     status = alone("""
@@ -101,38 +90,6 @@ def test_the_parent_death_signal_ends_the_child(alone: Alone) -> None:
         result = sorted(statuses)
     """)
     assert status == [0, 9]
-
-
-def test_a_subreaper_gets_the_orphans(alone: Alone) -> None:
-    """The parent of a grandchild whose parent ended is this process."""
-    assert alone("""
-        me = os.getpid()
-        linux.set_child_subreaper()
-        if os.fork() == 0:
-            if os.fork() == 0:
-                signal.alarm(20)
-                while os.getppid() != me:
-                    pass
-            os._exit(0)
-        result = [os.wait()[1], os.wait()[1]]
-    """) == [0, 0]
-
-
-@pytest.mark.parametrize("has", [True, False])
-def test_unshare_works_with_and_without_the_standard_library_s(
-    monkeypatch: pytest.MonkeyPatch, has: bool
-) -> None:
-    """`os.unshare` is used where it exists, the C library's call elsewhere."""
-    called: list[int] = []
-    if has:
-        monkeypatch.setattr(os, "unshare", called.append, raising=False)
-    else:
-        monkeypatch.delattr(os, "unshare", raising=False)
-    linux.unshare(0)  # no flag at all: nothing is unshared
-    assert called == ([0] if has else [])
-    if not has:
-        with pytest.raises(OSError, match=r"unshare\(0x1\)"):
-            linux.unshare(BAD_FLAGS)
 
 
 @needs_root
@@ -184,26 +141,6 @@ def test_a_terminal_becomes_the_controlling_one(alone: Alone) -> None:
         except OSError as error:
             result.append(os.strerror(error.errno) in str(error))
     """) == [True, True, True]
-
-
-def test_signals_are_as_in_a_fresh_process(alone: Alone) -> None:
-    """Blocked ones are let through, and none is ignored or handled."""
-    fields = alone("""
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGRTMIN):
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, lambda *_: None)
-        linux.reset_signals()
-        status = proc.status_of()
-        result = {name: status[name] for name in ("SigBlk", "SigIgn", "SigCgt")}
-    """)
-    # The C library keeps signals 32 and 33 for itself.
-    own = 0b11 << 31
-    assert {name: int(mask, 16) & ~own for name, mask in fields.items()} == {
-        "SigBlk": 0,
-        "SigIgn": 0,
-        "SigCgt": 0,
-    }
 
 
 @needs_root

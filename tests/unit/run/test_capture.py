@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,19 +38,6 @@ def test_head_tail_and_count_are_exact_for_any_chunking(limit: int, chunks: list
         assert capture.truncated
     for count in (0, 1, limit // 2, limit, 100):
         assert capture.last(count) == capture.kept()[max(0, len(capture.kept()) - count) :]
-
-
-@given(
-    limit=st.integers(0, 40), chunks=st.lists(st.binary(max_size=60), max_size=8), data=st.data()
-)
-def test_the_chunking_does_not_matter(limit: int, chunks: list[bytes], data: st.DataObject) -> None:
-    """Another chunking of a stream gives the same result."""
-    stream = b"".join(chunks)
-    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=8).map(sorted))
-    edges = [0, *cuts, len(stream)]
-    others = [stream[a:b] for a, b in itertools.pairwise(edges)]
-    one, other = captured(limit, chunks), captured(limit, others)
-    assert (one.kept(), one.total) == (other.kept(), other.total)
 
 
 @pytest.mark.parametrize("limit", [0, 10, 3 * CHUNK, 16 * CHUNK + 1])
