@@ -115,9 +115,9 @@ class Completed:
     """The exit status, or ``-S`` for signal S.
 
     runsc itself ends with N for exit N and with 128 + S for signal S. So its status alone is the
-    same for ``exit 137`` and SIGKILL. Releases from 20221219 on report the sentry's own events
-    (``--pod-init-config``). The raw wait status comes from there, and both are exact. Without that
-    report, a status of 128 + S is read as signal S, and `exact` is False.
+    same for ``exit 137`` and SIGKILL. The raw wait status comes from the sentry's own report
+    (``--pod-init-config``), and both are exact. If that report is lost, a status of 128 + S is read
+    as signal S, and `exact` is False.
     """
 
     stdout_bytes: bytes

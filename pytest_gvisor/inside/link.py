@@ -89,7 +89,7 @@ class Link:
         runsc waits for an answer before it boots the sandbox (`sentry.Listener`).
         """
         until, listener = time.monotonic() + patience, self._supervisor.listener
-        while listener is not None and not listener.greeted and not self._supervisor.over:
+        while not listener.greeted and not self._supervisor.over:
             if (left := until - time.monotonic()) <= 0:
                 return
             self._turn(left)

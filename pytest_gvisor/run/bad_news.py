@@ -25,7 +25,7 @@ def error_of(
 ) -> GvisorError | None:
     """Return the error of a run that was launched; None for a workload's own end.
 
-    ``had_started`` is whether the workload was started, or nobody can say.
+    ``had_started`` is whether the workload was started.
     """
     match verdict.outcome:
         case Outcome.OUT_OF_TASKS if not had_started:

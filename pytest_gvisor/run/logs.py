@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
 
 from pytest_gvisor.escape import escape
 
@@ -78,11 +77,6 @@ def folder(path: str) -> dict[str, str]:
         command = name.split(".")[-2] if name.count(".") > 1 else name
         found[command] = found.get(command, "") + text(os.path.join(path, name))
     return found
-
-
-def wait_failed(debug_logs: Mapping[str, str]) -> bool:
-    """Whether the run log shows that the sandbox went away while runsc waited for the workload."""
-    return "waiting on PID" in debug_logs.get("run", "") and "EOF" in debug_logs.get("run", "")
 
 
 _OTHER_RELEASE = re.compile(

@@ -19,7 +19,7 @@ from pytest_gvisor.oci.wide import is_wide
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run import bounded
 
-# The same words in the releases of 2022, 2024 and 2026.
+# The same words in the releases of 2024 and 2026.
 _NOT_FOUND = re.compile(r"error finding executable \".*\" in PATH \[(.*)\]: ", re.DOTALL)
 _NOT_LOADED = re.compile(r"creating process: failed to load (.*): ([a-z ]+)\Z", re.DOTALL)
 

@@ -104,7 +104,7 @@ class Record:
     hide_net_sysctls: bool = False
     own_users: bool = False
     replay_flags: tuple[str, ...] = ()
-    """Flags that keep the host's files as they are where no child protects them: `safe_flags`."""
+    """Flags that keep the host's files as they are where no child protects them: `SAFE_FLAGS`."""
 
     completed: Completed | None = None
     error: GvisorError | None = None

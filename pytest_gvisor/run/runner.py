@@ -40,10 +40,10 @@ from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.run.usage import measured
 from pytest_gvisor.run.verdict import Evidence, Verdict, judge
 from pytest_gvisor.runsc.command import (
+    SAFE_FLAGS,
     gofer_flags,
     run_argv,
     runsc_env,
-    safe_flags,
     shell_line,
     term_argv,
 )
@@ -71,7 +71,7 @@ class Runner:
         self.keep = keep
         self._cgroups = Cgroups()
         self._usage = Usage()
-        self._listener: sentry.Listener | None = None
+        self._listener: sentry.Listener
         self._started_at = time.monotonic()
 
     def run(self) -> Completed:
@@ -126,7 +126,7 @@ class Runner:
         keeper, session = self.launcher.keeper(), self.launcher.session()
         workspace = self._make_workspace(session)
         undo.callback(shutil.rmtree, workspace.folder, ignore_errors=True)
-        undo.callback(self._close_listener)
+        self._listener = undo.enter_context(contextlib.closing(self._listen(workspace)))
         spec = self.request.make_spec(workspace)
         self.record.args, self.record.spec = spec.process.args, spec
         self._make_bundle(workspace, spec)
@@ -170,17 +170,12 @@ class Runner:
         )
 
     def _wants_logs(self) -> bool:
-        # Where the sentry cannot report, its crash is told from the workload's end by the run log.
-        return (
-            self.request.settings.debug
-            or self.request.logs
-            or not self.request.runsc.has_flag("pod-init-config")
-        )
+        return self.request.settings.debug or self.request.logs
 
     def _order(self, workspace: Workspace, spec: Spec) -> Order:
         request, runsc = self.request, self.request.runsc
         protected = self._protected(spec, workspace)
-        safe = () if protected is not None else safe_flags(runsc.flags)
+        safe = () if protected is not None else SAFE_FLAGS
         root = workspace.path("root")
         argv = run_argv(
             workspace.id,
@@ -190,10 +185,10 @@ class Runner:
             network=request.settings.network,
             rootless=request.way is Way.FLAG,
             log=workspace.path("log"),
-            panic_log=workspace.path("panic") if runsc.has_flag("panic-log") else "",
+            panic_log=workspace.path("panic"),
             debug_log=workspace.path("logs") if self._wants_logs() else "",
             strace=request.settings.debug,
-            pod_init_config=self._listen(workspace),
+            pod_init_config=workspace.path(sentry.EVENTS),
             one_release=runsc.enforces_release,
             restores=request.restores,
             extra=(*safe, *self._gofer_flags(spec), *request.extra_flags),
@@ -204,11 +199,7 @@ class Runner:
             id=workspace.id,
             argv=argv,
             term=term_argv(workspace.id, root, request.stop_signal),
-            env=runsc_env(
-                root,
-                sentry_inherits=not runsc.has_flag("directfs"),
-                sidecars=runsc.sidecars.folder if runsc.uses_sidecars else "",
-            ),
+            env=runsc_env(root, runsc.sidecars.folder if runsc.uses_sidecars else ""),
             folder=workspace.folder,
             root=root,
             cgroups=tuple(self._cgroups.folders),
@@ -225,7 +216,7 @@ class Runner:
         return order
 
     def _note(self, order: Order, safe: tuple[str, ...]) -> None:
-        """Record the command for the report; ``safe`` are its flags from `safe_flags`."""
+        """Record the command for the report; ``safe`` are its flags from `SAFE_FLAGS`."""
         record, runsc = self.record, self.request.runsc
         record.argv = (runsc.path, *order.argv[1:])
         record.env = order.env
@@ -233,7 +224,7 @@ class Runner:
         record.hide_net_sysctls = order.hide_net_sysctls
         record.own_users = order.own_users
         # The gofer opens files for a sentry of another id, which a namespace of one id has not.
-        record.replay_flags = () if safe or order.own_users else safe_flags(runsc.flags)
+        record.replay_flags = () if safe or order.own_users else SAFE_FLAGS
         if isinstance(self.request.input, bytes):
             record.input = self.request.input
 
@@ -249,7 +240,7 @@ class Runner:
         below.
 
         None where that is not possible: runsc gets no mounts of its own, or its own files are in
-        it. See `safe_flags` for the other way.
+        it. See `SAFE_FLAGS` for the other way.
         """
         binds = [mount for mount in spec.mounts if mount.is_bind]
         readonly = {mount.source for mount in binds if "ro" in mount.options}
@@ -259,21 +250,14 @@ class Runner:
         below = {path for path in writable if any(within(path, top) for top in readonly)}
         return tuple(sorted(readonly)), tuple(sorted(below))
 
-    def _listen(self, workspace: Workspace) -> str:
-        if not self.request.runsc.has_flag("pod-init-config"):
-            return ""
-        config = workspace.path(sentry.EVENTS)
+    def _listen(self, workspace: Workspace) -> sentry.Listener:
+        """Return a listener for the sentry's events, and write the file that names it."""
         try:
-            self._listener = sentry.Listener(workspace.folder)
-            with open(config, "w", encoding="utf-8") as file:
-                file.write(sentry.pod_init_config(self._listener.endpoint))
+            with open(workspace.path(sentry.EVENTS), "w", encoding="utf-8") as file:
+                file.write(sentry.pod_init_config(sentry.endpoint(workspace.folder)))
+            return sentry.Listener(workspace.folder)
         except OSError as error:
             raise LaunchError("events", str(error), errno=error.errno or 0) from error
-        return config
-
-    def _close_listener(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
 
     def _launch(self, supervisor: Supervisor, keeper: Keeper) -> None:
         # Last of all: what is written to the file from here on has the time of an execve.
@@ -306,21 +290,16 @@ class Runner:
                 cancelled=supervisor.cancelled,
                 oom_kills=self._cgroups.oom_kills(),
                 refused_tasks=self._cgroups.refused_tasks(),
-                sentry_reports=listener is not None and listener.complete,
-                started=listener is not None and listener.started,
-                workload_statuses=() if listener is None else listener.workload_statuses,
+                sentry_reports=listener.complete,
+                started=listener.started,
+                workload_statuses=listener.workload_statuses,
                 gofer_died=supervisor.gofer_died,
-                wait_failed=logs.wait_failed(record.debug_logs),
             )
             verdict = judge(evidence)
             if verdict.outcome is Outcome.OUT_OF_TASKS:
                 reason = tasks.reached(bad_news.most_tasks(self.record), self.request.platform)
                 verdict = dataclasses.replace(verdict, reason=reason)
         return verdict
-
-    def _had_started(self) -> bool:
-        """Whether the workload was started, or nobody can say."""
-        return self._listener is None or self._listener.started
 
     def _clean(self, supervisor: Supervisor) -> tuple[str, ...]:
         try:
@@ -358,7 +337,7 @@ class Runner:
             self.request,
             self.record,
             completed=completed,
-            had_started=self._had_started(),
+            had_started=self._listener.started,
         )
         if error is not None:
             raise error

@@ -32,15 +32,20 @@ _MAX_TASK_EXIT = 4096  # the fields that are asked for take some 40 bytes
 _DRAIN_SECONDS = 1.0  # of the processor's time: what a socket's buffer holds takes milliseconds
 
 
-def pod_init_config(endpoint: str) -> str:
-    """Return the text of the ``--pod-init-config`` file for a listener at ``endpoint``."""
+def endpoint(folder: str) -> str:
+    """Return the address at which the listener of a run's ``folder`` listens."""
+    return os.path.join(folder, "events")
+
+
+def pod_init_config(address: str) -> str:
+    """Return the text of the ``--pod-init-config`` file for a listener at ``address``."""
     points = [
         {"name": "container/start", "context_fields": ["time"]},
         {"name": "sentry/task_exit", "context_fields": ["thread_id", "group_id"]},
     ]
     # A full socket makes the sentry try again, with pauses of up to 10 ms, before it drops what it
     # has to say: a workload may end a thousand processes while this one has no time to listen.
-    config = {"endpoint": endpoint, "retries": 500}
+    config = {"endpoint": address, "retries": 500}
     sinks = [{"name": "remote", "config": config}]
     return json.dumps({"trace_session": {"name": "Default", "points": points, "sinks": sinks}})
 
@@ -122,7 +127,7 @@ class Listener:
         self._taken = 0
         self._statuses: dict[int, None] = {}
         self._peer: socket.socket | None = None
-        self.endpoint = os.path.join(folder, "events")
+        self.endpoint = endpoint(folder)
         kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_UNIX, kind)
         try:

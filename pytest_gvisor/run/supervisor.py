@@ -70,7 +70,7 @@ class Supervisor:
         pipes: Pipes,
         *,
         timeout: float,
-        listener: Listener | None = None,
+        listener: Listener,
         stop: int | None = None,
     ) -> None:
         self.order = order
@@ -119,8 +119,7 @@ class Supervisor:
             self.change(fd, event, act)
         if self._control is not None:
             self.change(self._control.fileno(), selectors.EVENT_READ, self._hear)
-        if self.listener is not None:
-            self.change(self.listener.fileno(), selectors.EVENT_READ, self._listen)
+        self.change(self.listener.fileno(), selectors.EVENT_READ, self._listen)
         if self._stop is not None:
             self.change(self._stop, selectors.EVENT_READ, self._cancel)
 
@@ -235,8 +234,6 @@ class Supervisor:
 
     def _listen(self) -> bool:
         listener = self.listener
-        if listener is None:
-            return False
         before = listener.fileno()
         with stage("events", "the sandbox cannot report"):
             going_on = listener.on_readable()
@@ -250,32 +247,30 @@ class Supervisor:
         return going_on
 
     def _note_start(self) -> None:
-        if self.listener is not None and self.listener.started and self.start is None:
-            self.start = self._seconds_to_start(self.listener)
+        if self.listener.started and self.start is None:
+            self.start = self._seconds_to_start()
             self._watch_gofer()
 
     def heard(self) -> None:
         """Note that the workload has sent a message: see `Listener.heard`."""
-        if self.listener is not None:
-            self.listener.heard()
+        self.listener.heard()
         if self.start is None:
             self.start = time.monotonic() - self.started_at
 
-    def _seconds_to_start(self, listener: Listener) -> float:
+    def _seconds_to_start(self) -> float:
         """Return them by the sandbox's clock: this process may have had no turn for a while.
 
         A clock that says what cannot be is not believed.
         """
         heard = time.monotonic() - self.started_at
-        told = listener.started_at
+        told = self.listener.started_at
         seconds = -1.0 if told is None else (told - self._since) / 1e9
         return seconds if 0 <= seconds <= heard else heard
 
     def _watch_gofer(self) -> None:
         """Wait for the gofer's end too, as soon as the gofer is found."""
-        listener = self.listener
         started = self._gofer is not None or self.status is not None
-        if listener is None or not listener.connected or not self.pid or started:
+        if not self.listener.connected or not self.pid or started:
             return
         self._gofer = gofer.find(self.pid)
         if self._gofer is not None:
@@ -283,11 +278,10 @@ class Supervisor:
                 self.change(self._gofer, selectors.EVENT_READ, self._gofer_ended)
 
     def _gofer_ended(self) -> bool:
-        listener = self.listener
         # A report that was sent before the gofer's end is in the socket by now, if it has not been
         # read; but one turn reads no more than a part of what is there.
         self.drain_events()
-        if listener is not None and listener.complete and not listener.workload_statuses:
+        if self.listener.complete and not self.listener.workload_statuses:
             self.gofer_died = True
             if self._phase is Phase.RUNS:
                 # The sentry ends by itself then, unless it was just starting.
@@ -296,10 +290,8 @@ class Supervisor:
 
     def drain_events(self) -> None:
         """Read the sentry's last messages, which are in the socket when runsc has ended."""
-        listener = self.listener
-        if listener is not None:
-            with stage("events", "the sandbox cannot report"):
-                listener.drain()
+        with stage("events", "the sandbox cannot report"):
+            self.listener.drain()
 
     def clean(self) -> tuple[str, ...]:
         """Have the keeper remove everything of this run; return what could not be removed.

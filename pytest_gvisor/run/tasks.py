@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.settings import Platform
 
-# The most tasks that were there at once while `true` ran, on releases of 2022, 2024 and 2026 with
+# The most tasks that were there at once while `true` ran, on releases of 2024 and 2026 with
 # two processors: 30 on systrap, 42 on ptrace, 27 on kvm. With 32 processors it was 36 on systrap.
 LEAST = {Platform.SYSTRAP: 40, Platform.PTRACE: 50, Platform.KVM: 40}
 # With 10 to 40 processes inside. On ptrace each has a thread for every thread that has traced it.

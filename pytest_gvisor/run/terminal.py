@@ -114,7 +114,7 @@ class _TerminalSupervisor(Supervisor):
         pipes: Pipes,
         *,
         timeout: float,
-        listener: Listener | None,
+        listener: Listener,
         terminal: Terminal,
     ) -> None:
         super().__init__(order, pipes, timeout=timeout, listener=listener)

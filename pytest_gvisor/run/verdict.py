@@ -34,8 +34,7 @@ class Evidence:
     """How many tasks the kernel refused the sandbox because of its limit on them."""
 
     sentry_reports: bool = False
-    """Whether the sentry's own events were listened to (releases with ``--pod-init-config``), and
-    none is known to be lost."""
+    """Whether none of the sentry's own events is known to be lost."""
 
     started: bool = False
     """Whether the sentry reported that the container's first process was started."""
@@ -46,9 +45,6 @@ class Evidence:
 
     gofer_died: bool = False
     """Whether the gofer is known to have died before the workload did."""
-
-    wait_failed: bool = False
-    """Whether runsc's run log says that waiting for the workload failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +116,9 @@ def _judge_end(evidence: Evidence, code: int, told: Sequence[int]) -> Verdict:
         return _by_status(told[-1])
     if evidence.oom_kills:
         return Verdict(outcome=Outcome.OUT_OF_MEMORY, returncode=-signal.SIGKILL)
-    if evidence.panic or evidence.wait_failed:
+    if evidence.panic:
         return Verdict(
-            outcome=Outcome.SANDBOX_CRASHED, returncode=code, reason="the sentry panicked or died"
+            outcome=Outcome.SANDBOX_CRASHED, returncode=code, reason="the sentry panicked"
         )
     if evidence.records:
         return _runsc_failed(evidence, code)

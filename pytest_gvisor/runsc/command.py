@@ -11,6 +11,13 @@ from pytest_gvisor.programs.paths import SIDECARS_VARIABLE, SYSTEM_PATH
 from pytest_gvisor.runsc.sidecars import ONE_RELEASE
 from pytest_gvisor.settings import Network, Platform
 
+SAFE_FLAGS = ("--directfs=false",)
+"""Flags that protect a user's files from changes through a read-only bind.
+
+See programs/child.py, `protect`, which needs a mount namespace of the caller's own. A caller of
+``--rootless`` has none, so there the gofer opens the files, and refuses.
+"""
+
 # Flags that decide what a run is, or where its files are: they have settings of their own.
 OWN_FLAGS = frozenset({
     "alsologtostderr", "bundle", "debug", "debug-log", "ignore-cgroups", "log", "log-fd", "network",
@@ -105,18 +112,15 @@ def _checked(*argv: str) -> tuple[str, ...]:
     return argv
 
 
-def runsc_env(runtime: str, *, sentry_inherits: bool = False, sidecars: str = "") -> dict[str, str]:
+def runsc_env(runtime: str, sidecars: str = "") -> dict[str, str]:
     """Return the whole environment of runsc. ``runtime`` is its private 0700 folder.
 
-    In releases before ``--directfs`` the sentry inherits it. As root's it runs as nobody, who
-    cannot get to a private folder. It mounts its own empty root onto TMPDIR: there that is /tmp, to
-    which nothing is written. Later sentries have no environment, and use /tmp of themselves.
     ``sidecars`` is the checked folder beside a release that looks for one. By itself it would look
     beside a copy in memory.
     """
     env = {
         "PATH": SYSTEM_PATH,
-        "TMPDIR": "/tmp" if sentry_inherits else runtime,
+        "TMPDIR": runtime,
         "XDG_RUNTIME_DIR": runtime,
         "HOME": "/root",
         "USER": "root",
@@ -145,16 +149,6 @@ def check_strings(strings: Collection[str]) -> None:
     for string in strings:
         if "\0" in string:
             raise UsageError(f"a NUL byte in {string!r}: the kernel would cut the string there")
-
-
-def safe_flags(known: Collection[str]) -> tuple[str, ...]:
-    """Return flags that protect a user's files from changes through a read-only bind.
-
-    See programs/child.py, `protect`, which needs a mount namespace of the caller's own. A caller of
-    ``--rootless`` has none, so there the gofer opens the files, and refuses. ``known`` as for
-    `check_extra`.
-    """
-    return ("--directfs=false",) if "directfs" in known else ()
 
 
 def gofer_flags(known: Collection[str], *, devices: bool) -> tuple[str, ...]:

@@ -236,11 +236,6 @@ def _drain(questions: list[_Question], end: float) -> None:
 # --- understanding
 
 
-def flag_names(text: str) -> frozenset[str]:
-    """Return the names of the flags in an answer, without dashes."""
-    return frozenset(_FLAG.findall(text))
-
-
 def parse(judged: Judged, answers: Sequence[str]) -> Features:
     """Return the features in the answers to `QUESTIONS`.
 
@@ -252,7 +247,7 @@ def parse(judged: Judged, answers: Sequence[str]) -> Features:
     if match is None:
         raise _no_runsc(judged, "--version", version)
     text, date = parse_version(escape(match[1])[:_SHOWN])
-    known_flags = flag_names(flags)
+    known_flags = frozenset(_FLAG.findall(flags))
     if "root" not in known_flags:
         raise _no_runsc(judged, "flags", flags)
     known_subcommands = _parse_subcommands(subcommands)

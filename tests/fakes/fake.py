@@ -59,15 +59,10 @@ class FakeRunsc:
         *run: Step,
         kill: Sequence[Step] | None = None,
         delete: Sequence[Step] | None = None,
-        without: Sequence[str] = (),
         platforms: Sequence[str] | None = None,
     ) -> None:
-        """Set the subcommands' next actions; ``without`` names the flags that runsc lacks.
-
-        ``platforms`` are those that it lists.
-        """
-        given = {"run": run, "kill": kill, "delete": delete, "without": without,
-                 "platforms": platforms}  # fmt: skip
+        """Set the subcommands' next actions; ``platforms`` are those that runsc lists."""
+        given = {"run": run, "kill": kill, "delete": delete, "platforms": platforms}
         lines = {name: list(value) for name, value in given.items() if value is not None}
         # marshal takes no subclass of a number, and the fake would take json's time to import it.
         plain = json.loads(json.dumps(lines))

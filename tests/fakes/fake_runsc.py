@@ -90,13 +90,6 @@ class Run:
         with open(path, "a") as file:
             file.write("x")
 
-    def debug(self, command: str, text: str) -> None:
-        """Write to the debug log of a subcommand."""
-        if "debug-log" in self.flags:
-            name = f"runsc.log.20260101-120000.000000.{command}.txt"
-            with open(os.path.join(self.flags["debug-log"], name), "a") as file:
-                file.write(text)
-
     def connect(self) -> None:
         """Connect to the endpoint of the trace session, and shake hands."""
         with open(self.flags["pod-init-config"], encoding="utf-8") as file:
@@ -306,8 +299,7 @@ def main() -> None:
     with open(os.path.join(os.path.dirname(__file__), "script"), "rb") as file:
         script: dict[str, Any] = marshal.load(file)
     flags, words = parse(sys.argv[1:])
-    known = [name for name in FLAGS if name not in script.get("without", ())]
-    usages = [f"  -{name} string\n    \tx\n" for name in known]
+    usages = [f"  -{name} string\n    \tx\n" for name in FLAGS]
     answers: dict[tuple[str, ...], Callable[[], object]] = {
         ("flags",): lambda: sys.stderr.writelines(usages),
         ("help",): lambda: print(HELP),

@@ -16,10 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.programs import linux
-from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.sessions.launcher import Launcher
-from tests.fakes.fake import FakeRunsc
-from tests.fakes.runs import Runs
 
 
 @pytest.fixture
@@ -44,22 +41,6 @@ def launcher(base: str) -> Iterator[Launcher]:
     made = Launcher(base)
     yield made
     made.close()
-
-
-@pytest.fixture
-def runs_without(tmp_path: Path, launcher: Launcher) -> Iterator[Callable[..., Runs]]:
-    """Factory: runs of another fake runsc, scripted once, which lacks some flags."""
-    binaries: list[Runsc] = []
-
-    def make(*flags: str, script: list[list[object]]) -> Runs:
-        older = FakeRunsc.make(tmp_path / f"older-{len(binaries)}")
-        older.script(*script, without=flags)
-        binaries.append(Runsc.at(str(older.path)))
-        return Runs(launcher=launcher, binary=binaries[-1])
-
-    yield make
-    for binary in binaries:
-        binary.close()
 
 
 @pytest.fixture

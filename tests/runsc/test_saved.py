@@ -111,7 +111,7 @@ def test_a_run_goes_on_after_it_was_saved_and_each_copy_goes_on_from_there(
     copies = [start(restores=image) for _ in range(2)]
     assert [copy.ask("three") for copy in copies] == ["three 2", "three 2"]
     assert [copy.supervisor.start is not None for copy in copies] == [True, True]
-    assert [copy.driven._had_started() for copy in copies] == [True, True]
+    assert [copy.driven._listener.started for copy in copies] == [True, True]
     for run in (first, *copies):
         result = completed(run.end())
         assert (result.returncode, result.outcome, result.exact) == (3, Outcome.EXITED, True)

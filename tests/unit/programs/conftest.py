@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fakes.fixtures import fake, runs  # noqa: F401 -- fixtures
-from tests.fakes.launches import alone, base, launcher, runs_without, umask  # noqa: F401 -- fixtures
+from tests.fakes.launches import alone, base, launcher, umask  # noqa: F401 -- fixtures
 
 PIDS_V1 = "/sys/fs/cgroup/pids"
 

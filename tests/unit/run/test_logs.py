@@ -96,21 +96,6 @@ def test_debug_logs_are_found_by_their_subcommand(tmp_path: Path) -> None:
     assert logs.folder(str(tmp_path)) == {"boot": "first second ", "run": "run\\x1b", "other": "x"}
 
 
-@pytest.mark.parametrize(
-    ("found", "failed"),
-    [
-        ({}, False),
-        ({"run": "waiting on PID 1 in sandbox: EOF"}, True),
-        ({"run": "waiting on PID 1 in sandbox: done"}, False),
-        ({"run": "EOF"}, False),
-        ({"boot": "waiting on PID 1 in sandbox: EOF"}, False),
-    ],
-)
-def test_a_failed_wait_is_seen_in_the_run_log_alone(found: dict[str, str], failed: bool) -> None:
-    """A line that the workload may have written to another log does not count."""
-    assert logs.wait_failed(found) is failed
-
-
 def test_of_a_boot_log_the_telling_lines_are_shown() -> None:
     """Warnings and errors where there are any, else the last lines; a bounded number of them."""
     quiet = [f"I0101 line {number}" for number in range(100)]

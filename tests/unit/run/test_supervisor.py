@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from pytest_gvisor.run import supervisor as supervisor_module
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Record, Request
+from pytest_gvisor.run.sentry import Listener
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.sessions.launcher import Control, Keeper
 from pytest_gvisor.settings import Platform, Settings
@@ -85,8 +87,13 @@ def told(
     """Yield a supervisor whose control socket has these unread messages of the keeper."""
     asked = Order(id="g1", argv=(), term=(), env={}, folder="", root="")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs, contextlib.closing(Pipes(max_output)) as pipes:
-        supervisor = Supervisor(asked, pipes, timeout=timeout, stop=stop)
+    with contextlib.ExitStack() as opened:
+        for one in (ours, theirs):
+            opened.enter_context(one)
+        folder = opened.enter_context(tempfile.TemporaryDirectory())
+        listener = opened.enter_context(contextlib.closing(Listener(folder)))
+        pipes = opened.enter_context(contextlib.closing(Pipes(max_output)))
+        supervisor = Supervisor(asked, pipes, timeout=timeout, listener=listener, stop=stop)
         supervisor._control = Control(ours)
         for message in messages:
             theirs.send(message)
@@ -301,8 +308,9 @@ def test_a_start_is_timed_by_the_sandbox_s_clock_if_that_can_be(
     """A process that listens late knows the time; what no clock says is the time of the news."""
     now = SimpleNamespace(monotonic=lambda: 100.0, time_ns=lambda: 5_000_000_000)
     monkeypatch.setattr(supervisor_module, "time", now)
-    with contextlib.closing(Supervisor(cast("Any", None), cast("Any", None), timeout=9)) as watch:
+    told = None if after is None else 5_000_000_000 + int(after * 1e9)
+    heard = cast("Any", SimpleNamespace(started_at=told))
+    nothing = cast("Any", None)
+    with contextlib.closing(Supervisor(nothing, nothing, timeout=9, listener=heard)) as watch:
         monkeypatch.setattr(now, "monotonic", lambda: 102.0)
-        told = None if after is None else 5_000_000_000 + int(after * 1e9)
-        heard = SimpleNamespace(started_at=told)
-        assert watch._seconds_to_start(cast("Any", heard)) == pytest.approx(seconds)
+        assert watch._seconds_to_start() == pytest.approx(seconds)
