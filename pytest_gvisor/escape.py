@@ -8,10 +8,11 @@ an escape sequence of Python's.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 # Cc: control, Cf: format (bidirectional overrides, zero width), Cs: lone surrogates,
 # Co/Cn: private use and unassigned; U+2028/2029 end a line in some readers.
@@ -20,6 +21,7 @@ _KEPT = frozenset("\n\t")
 # GitHub Actions takes ::command:: at the start of a line, behind any white space. It takes
 # ##[command], Azure Pipelines ##vso[ and TeamCity ##teamcity[ anywhere in one.
 _CI_COMMAND = re.compile(r"(?mi)^[^\S\n]*::|##(?=\[|vso\[|teamcity\[)")
+_LONGEST_LINE = 4096
 _PLAIN = re.compile(r"[\n\t\x20-\x7e]*\Z")
 
 
@@ -81,6 +83,31 @@ def safe_but_colour(text: str) -> str:
         parts += [safe(text[position : found.start()]), found[0]]
         position = found.end()
     return "".join([*parts, safe(text[position:])])
+
+
+class Live:
+    """An escaper of text in pieces, safe at every cut. Colours stay."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._line = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def add_bytes(self, data: bytes) -> None:
+        """Show bytes as soon as they are complete characters."""
+        self.add(self._decoder.decode(data))
+
+    def add(self, text: str) -> None:
+        """Show text."""
+        if not text:
+            return
+        shown = safe_but_colour(text)
+        if safe_but_colour(self._line + text) != safe_but_colour(self._line) + shown:
+            # Behind what is shown already this becomes a command, unless it begins otherwise.
+            shown = f"\\x{ord(text[0]):02x}{safe_but_colour(text[1:])}"
+        # White space at a line's start does not matter to who looks for commands.
+        self._line = (self._line + text).rpartition("\n")[2].lstrip()[-_LONGEST_LINE:]
+        self._write(shown)
 
 
 def shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The commands to run tests that are sent before the host asks for their reports.
+"""The progress of one test inside, and the tests that are sent before the host asks for reports.
 
 The pytest inside then goes on without waiting for the host, which has a test to report meanwhile.
 """
@@ -6,16 +6,20 @@ The pytest inside then goes on without waiting for the host, which has a test to
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import pytest
 
 from pytest_gvisor.inside.debugger import is_asked_for
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.settings import Network, Settings
+
+PHASES = ("setup", "call", "teardown")
+_FINAL = frozenset({"passed", "failed", "skipped"})
+"""The outcomes that end a phase. A plugin's own, such as ``retried``, decide nothing."""
 
 MOST = 64
 _MANY = 16
@@ -27,7 +31,7 @@ _SHORTEST = 0.015
 """Seconds of a short test, of which many are named ahead, and of one so short that most are."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Ids:
     """Node ids inside: a test's, and those of the following tests in the same sandbox."""
 
@@ -37,6 +41,37 @@ class Ids:
     """Those that come next, without another in between: only the sandbox's end keeps them back."""
 
     after_those: str | None = None
+
+
+@dataclasses.dataclass(kw_only=True)
+class Progress:
+    """The progress of one test by the messages that have arrived."""
+
+    calls: bool = True
+    """Whether a test that is set up is called too: not so with ``--setup-only``."""
+
+    phase: str = "setup"
+    reported: set[str] = dataclasses.field(default_factory=set)
+    failed: bool = False
+    is_set_up: bool = False
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Take a report; a subtest's does not end a phase."""
+        if type(report) is not pytest.TestReport or report.when is None:
+            return
+        # A plugin's own outcome, such as a rerun's, is followed by the report of another try.
+        if report.outcome in _FINAL:
+            self.reported.add(report.when)
+        else:
+            self.reported.discard(report.when)
+        self.failed |= report.failed
+        if report.when == "setup":
+            self.is_set_up = report.passed
+
+    def missing(self) -> str | None:
+        """Return the first phase without its report; None if the test is complete."""
+        expected = [phase for phase in PHASES if phase != "call" or (self.calls and self.is_set_up)]
+        return next((phase for phase in expected if phase not in self.reported), None)
 
 
 class Ahead:

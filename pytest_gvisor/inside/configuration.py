@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import subprocess
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.inside.environment import without_editors
+from pytest_gvisor.settings import Network, Settings
 
 # What is the host's business alone, with the value that switches it off inside: which tests run,
 # when to stop, where results are written, how many processes there are.
@@ -200,3 +203,49 @@ def _functions(items: Iterable[pytest.Item]) -> Iterable[str]:
     for item in items:
         if isinstance(item, pytest.Function) and item.parent is not None:
             yield f"{item.parent.nodeid}::{item.originalname}"
+
+
+def command(script: str) -> list[str]:
+    """Return the command line that runs ``script`` with this interpreter and its flags."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    # Those that multiprocessing passes on are not all.
+    written = (
+        name if value is True else f"{name}={value}" for name, value in sys._xoptions.items()
+    )
+    flags += [word for option in written if option not in flags for word in ("-X", option)]
+    return [sys.executable, *flags, script]
+
+
+def program() -> dict[str, Any]:
+    """Return what a test can read of the command that started this process."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    return {
+        "argv": [*map(str, sys.argv)],
+        "orig_argv": [*map(str, sys.orig_argv)],
+        "file": _text(getattr(main, "__file__", None)),
+        "module": _text(getattr(spec, "name", None)),
+    }
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def families(settings: Settings) -> list[str]:
+    """Return the families of addresses that ``AI_ADDRCONFIG`` finds here and not in a sandbox.
+
+    With the host's network, or in a named network namespace, there are real addresses.
+    """
+    if settings.network is Network.HOST or settings.netns:
+        return []
+    return [family.name for family in (socket.AF_INET, socket.AF_INET6) if _counts(family)]
+
+
+def _counts(family: socket.AddressFamily) -> bool:
+    try:
+        # Without a name: nothing is looked up.
+        socket.getaddrinfo(None, 1, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
+    except OSError:
+        return False
+    return True

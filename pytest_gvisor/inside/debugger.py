@@ -20,9 +20,8 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import ProtocolError
-from pytest_gvisor.escape import escape, safe
+from pytest_gvisor.escape import Live, escape, safe
 from pytest_gvisor.inside.link import Link
-from pytest_gvisor.inside.output import Live
 
 _LONGEST_PROMPT = 200
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")

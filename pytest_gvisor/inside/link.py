@@ -1,4 +1,8 @@
-"""The connection to one pytest inside: starts it, sends commands, receives messages."""
+"""The connection to one pytest inside: starts it, sends commands, receives messages.
+
+The other end runs the tests' code, so it is untrusted. Lengths and values are bounded, and anything
+but a JSON object with a type is an error.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,17 @@ from typing import Any
 from pytest_gvisor.errors import ProtocolError, stage
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest import unsent
-from pytest_gvisor.guest.frames import UNBOUNDED, Encoder, FrameError
+from pytest_gvisor.guest.checked_json import has_more_values, loads
+from pytest_gvisor.guest.frames import UNBOUNDED, Decoder, Encoder, FrameError
 from pytest_gvisor.guest.returns import MARK
-from pytest_gvisor.inside import byte_code, frames
+from pytest_gvisor.inside import byte_code
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.logs import debugged
 from pytest_gvisor.run.request import Record
+
+MAX_MESSAGE = 64 * 1024 * 1024
+MAX_VALUES = 1_000_000
+"""Bytes and values of one message."""
 
 _MOST = 256 * 1024 * 1024
 """Bytes of messages that one test may send: what is made of them is kept until the session ends."""
@@ -56,7 +65,7 @@ class Link:
         self._shown = 0
         self._encoder = Encoder(max_json=UNBOUNDED)
         with stage("output", "no memory for messages from inside"):
-            self._decoder = frames.decoder()
+            self._decoder = decoder()
         self._messages: deque[tuple[int, dict[str, Any]]] = deque()
         self._of_first: deque[dict[str, Any]] = deque()
         self.attended = False
@@ -280,7 +289,7 @@ class Link:
     def _attend(self, rest: memoryview) -> None:
         """Take what comes from here on as frames of the first process."""
         self.attended = True
-        self._decoder = frames.decoder()
+        self._decoder = decoder()
         while rest:
             room = self._decoder.room()
             count = min(len(room), len(rest))
@@ -366,3 +375,21 @@ class Link:
 def gone(error: BaseException) -> str:
     """Describe why a link is unusable."""
     return str(error) or "it did not answer"
+
+
+def decoder(limit: int = MAX_MESSAGE) -> Decoder:
+    """Return a decoder of messages, which are frames of `guest.frames` without a payload."""
+    return Decoder(max_json=limit, max_payload=0, read=_decode)
+
+
+def _decode(text: bytes) -> dict[str, Any]:
+    if has_more_values(text, MAX_VALUES):
+        raise FrameError(f"a message of more than {MAX_VALUES} values from inside")
+    try:
+        # A lone surrogate in a test's output is legal in Python and not in UTF-8.
+        message = loads(text.decode("utf-8", "surrogatepass"))
+    except ValueError as error:
+        raise FrameError(f"a message from inside that is no JSON: {error}") from error
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        raise FrameError(f"a message from inside without a type: {text[:200]!r}")
+    return message

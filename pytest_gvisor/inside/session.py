@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_gvisor.escape import Live
 from pytest_gvisor.inside import (
     ahead,
     early,
@@ -23,7 +24,6 @@ from pytest_gvisor.inside.copies import Copies
 from pytest_gvisor.inside.coverage_data import InsideCoverage, target_of
 from pytest_gvisor.inside.groups import Group, planned, seat_key
 from pytest_gvisor.inside.landing import Store
-from pytest_gvisor.inside.output import Live
 from pytest_gvisor.inside.plugins import allure, unbridged
 from pytest_gvisor.inside.plugins.bridges import Bridges
 from pytest_gvisor.inside.requirements import is_refused, require_platform

@@ -13,9 +13,7 @@ import pytest
 from pytest_gvisor import guest
 from pytest_gvisor.inside import (
     configuration,
-    families,
     host_files,
-    program,
     users,
     visible,
     writable,
@@ -125,8 +123,8 @@ def plan(
             "worker": _worker(config),
             "cwd": str(config.invocation_params.dir),
             "coverage": configuration.coverage(config),
-            "families": families.missing(settings),
-            "program": program.names(),
+            "families": configuration.families(settings),
+            "program": configuration.program(),
             "python_path": inside.env.get(_PYTHON_PATH),
         },
     )
@@ -253,7 +251,7 @@ def _spec(workspace: Workspace, plan: Plan, *, shared: str | None) -> Spec:
     # The first Python starts without: it imports its own modules before sys.path is the host's.
     env = {name: value for name, value in inside.env.items() if name != _PYTHON_PATH}
     spec = default_spec(
-        [*program.command(_PROGRAM), *identity],
+        [*configuration.command(_PROGRAM), *identity],
         root_path=prepared.root_path,
         env={**({"HOME": account.home} if account else {}), **env},
         cwd=shown.start,
@@ -271,7 +269,7 @@ def _spec(workspace: Workspace, plan: Plan, *, shared: str | None) -> Spec:
     # The root's overlay is memory too; a tmpfs would hide a project that lies in /tmp.
     others = tuple(mount for mount in spec.mounts if mount.destination != _TMP)
     spec = dataclasses.replace(spec, mounts=others)
-    return _may_add_addresses(spec) if families.missing(settings) else spec
+    return _may_add_addresses(spec) if configuration.families(settings) else spec
 
 
 def _may_add_addresses(spec: Spec) -> Spec:

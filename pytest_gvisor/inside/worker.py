@@ -16,14 +16,13 @@ import pytest
 from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.escape import safe
 from pytest_gvisor.inside import environment, reports, users
-from pytest_gvisor.inside.ahead import Ahead, Ids
+from pytest_gvisor.inside.ahead import PHASES, Ahead, Ids, Progress
 from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.debugger import Debugger, stopped
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.passed import Reviver
 from pytest_gvisor.inside.plugins import Sender
 from pytest_gvisor.inside.plugins.bridges import Bridges
-from pytest_gvisor.inside.progress import PHASES, Progress
 from pytest_gvisor.inside.returned import LAST_ACTS, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 

@@ -34,7 +34,7 @@ from pytest_gvisor.guest.returns import Place
 from pytest_gvisor.images import choose, config, daemon_socket, docker, tar, users
 from pytest_gvisor.images.progress import Meter
 from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest, drain
-from pytest_gvisor.inside import frames as inside_frames
+from pytest_gvisor.inside import link as inside_link
 from pytest_gvisor.inside import reports
 from pytest_gvisor.inside.landing import Store
 from pytest_gvisor.inside.passed import Reviver
@@ -201,13 +201,13 @@ def guest_frame(data: bytes) -> None:
 def inside_message(data: bytes) -> None:
     """Messages of a pytest inside."""
     with contextlib.suppress(guest_frames.FrameError):
-        for message, _payload in fed(inside_frames.decoder(limit=1_000_000), data):
+        for message, _payload in fed(inside_link.decoder(limit=1_000_000), data):
             assert isinstance(message["type"], str)
 
 
 def held_back(data: bytes) -> None:
     """Frames that a pytest inside holds back, of which the first half has been sent already."""
-    decoder = inside_frames.decoder(limit=1_000_000)
+    decoder = inside_link.decoder(limit=1_000_000)
     with contextlib.suppress(guest_frames.FrameError):
         list(fed(decoder, data[: len(data) // 2]))
         for size, message in decoder.ahead(data):
@@ -280,7 +280,7 @@ _CONFIG: Final = get_config([])
 def inside_report(data: bytes) -> None:
     """A report, or a warning, of a pytest inside."""
     try:
-        message = inside_frames._decode(data)
+        message = inside_link._decode(data)
     except guest_frames.FrameError:
         return
     reports.warn(_CONFIG, message, "x", SessionBounds(_CONFIG))
@@ -310,7 +310,7 @@ def inside_file(data: bytes) -> None:
     taker = Taker(store, Agreed(places=places, project="/guarded"))
     with contextlib.suppress(guest_frames.FrameError, ProtocolError), contextlib.closing(store):
         for line in data.split(b"\n"):
-            taker.take(inside_frames._decode(line))
+            taker.take(inside_link._decode(line))
     for path in store.paths():
         assert path.isprintable()
         assert os.path.normpath(path) == path
@@ -341,7 +341,7 @@ class _LiveLog(logging.StreamHandler[io.StringIO]):
 def bridge_data(data: bytes) -> None:
     """Data from inside for one of the bridges."""
     try:
-        message = inside_frames._decode(data)
+        message = inside_link._decode(data)
     except guest_frames.FrameError:
         return
     bounds = SessionBounds(_CONFIG)

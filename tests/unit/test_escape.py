@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gvisor.escape import escape, safe_but_colour, uncoloured
+from pytest_gvisor.escape import Live, escape, safe_but_colour, uncoloured
 
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 # What XML 1.0 can hold: https://www.w3.org/TR/xml/#charsets
@@ -124,3 +124,40 @@ def test_colours_of_what_shows_differences_stay(text: str) -> None:
 def test_a_colour_that_can_hide_text_is_written_out(text: str) -> None:
     """A background under any other colour could be of that colour."""
     assert safe_but_colour(text).startswith("\\x1b[")
+
+
+BAD_IN_PIECES = [
+    "::error::x",
+    "   ::error::x",
+    "quiet ##[error]x",
+    "##vso[task.setvariable]x",
+    "== 1 passed in 0.1s ==",
+    "\x1b]52;c;eA==\x07",
+]
+
+
+def in_pieces(text: str, *cuts: int) -> str:
+    """The shown output of a text that comes in pieces."""
+    shown: list[str] = []
+    live = Live(shown.append)
+    data = text.encode()
+    for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        live.add_bytes(data[begin:end])
+    return "".join(shown)
+
+
+@pytest.mark.parametrize("bad", BAD_IN_PIECES)
+def test_no_cut_makes_a_command(bad: str) -> None:
+    """No cut makes a command of a CI system or terminal, or a line like pytest's last one."""
+    for first in range(1, len(bad)):
+        for second in range(first, len(bad)):
+            shown = in_pieces(bad, first, second)
+            found = re.search(r"(?m)^\s*::|##(\[|vso\[)|\x1b|\x07|^[ =]*\d+ passed in \d", shown)
+            assert not found, (bad[:first], bad[first:second], bad[second:])
+
+
+def test_what_is_harmless_is_shown_as_it_is() -> None:
+    """Harmless output keeps its colours and its characters, also if a piece ends in one."""
+    text = "plain\n\x1b[31mred\x1b[0m a::b # ü 🎉\n"
+    assert in_pieces(text) == text
+    assert in_pieces("ü 🎉::", 1, 4, 6) == "ü 🎉::"

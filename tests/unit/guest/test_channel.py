@@ -14,7 +14,7 @@ from pytest_gvisor.guest import channel as channels
 from pytest_gvisor.guest.channel import Channel
 from pytest_gvisor.guest.frames import Encoder
 from pytest_gvisor.guest.unsent import SIZE, Unsent
-from pytest_gvisor.inside import frames
+from pytest_gvisor.inside import link
 
 
 class Ends(NamedTuple):
@@ -49,7 +49,7 @@ def test_threads_send_whole_frames_in_order(ends: Ends) -> None:
             channel.send("log", name=name, number=number)
 
     threads = [threading.Thread(target=talk, args=(name,)) for name in "abcd"]
-    decoder, got = frames.decoder(), list[tuple[str, int]]()
+    decoder, got = link.decoder(), list[tuple[str, int]]()
     for thread in threads:
         thread.start()
     while len(got) < 800:
@@ -63,7 +63,7 @@ def test_threads_send_whole_frames_in_order(ends: Ends) -> None:
 
 def received(host: socket.socket) -> list[dict[str, object]]:
     """The messages that have arrived, each without its empty fields."""
-    decoder = frames.decoder()
+    decoder = link.decoder()
     decoder.read(host.fileno())
     return [message for message, _ in decoder.frames()]
 
@@ -130,7 +130,7 @@ def test_a_message_within_a_message_comes_after_it(
 
     monkeypatch.setattr(channel._messages, "write", interrupted)
     channel.send("outer")
-    decoder = frames.decoder()
+    decoder = link.decoder()
     decoder.read(host.fileno())
     assert [message["type"] for message, _ in decoder.frames()] == ["outer", "inner"]
 
@@ -160,7 +160,7 @@ def test_short_messages_wait_in_memory_for_a_long_one(ends: Ends, held: Unsent) 
     channel.send("done", id="a")
     assert b"done" in held.frames()
     channel.send("report", id="a")
-    decoder = frames.decoder()
+    decoder = link.decoder()
     decoder._number = 1
     decoder.read(host.fileno())
     types = [message["type"] for message, _ in decoder.frames()]
@@ -215,7 +215,7 @@ def test_the_time_of_a_report_is_read_from_no_clock(
 def test_messages_without_room_are_sent(ends: Ends, held: Unsent) -> None:
     """Many short ones, and one that is longer than all the memory."""
     host, channel = ends
-    decoder, got = frames.decoder(), list[int]()
+    decoder, got = link.decoder(), list[int]()
     decoder._number = 1
     for number in range(450):
         channel.send("phase", id="x" * 100, number=number)

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_gvisor.guest import encoding
 from pytest_gvisor.guest.frames import UNBOUNDED, Encoder
-from pytest_gvisor.inside.frames import decoder
+from pytest_gvisor.inside.link import decoder
 from tests.fakes.frames import fed
 
 

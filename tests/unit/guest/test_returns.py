@@ -14,7 +14,7 @@ import pytest
 
 from pytest_gvisor.guest import returns
 from pytest_gvisor.guest.returns import Changes, pattern, refusal
-from pytest_gvisor.inside import frames
+from pytest_gvisor.inside import link
 
 Messages = list[dict[str, Any]]
 
@@ -41,7 +41,7 @@ def sent(
         thread = threading.Thread(target=send)
         thread.start()
         assert ours.recv(len(returns.MARK), socket.MSG_WAITALL) == returns.MARK
-        decoder, messages = frames.decoder(), list[dict[str, Any]]()
+        decoder, messages = link.decoder(), list[dict[str, Any]]()
         while decoder.read(ours.fileno()):
             messages += [message for message, _payload in decoder.frames()]
         thread.join()

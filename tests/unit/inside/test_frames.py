@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gvisor.guest.frames import HEADER, NO_TAG, UNBOUNDED, Encoder, FrameError
-from pytest_gvisor.inside import frames
-from pytest_gvisor.inside.frames import decoder
+from pytest_gvisor.inside import link
+from pytest_gvisor.inside.link import decoder
 from tests.fakes.frames import fed
 
 values = st.recursive(
@@ -38,7 +38,7 @@ def test_messages_arrive_however_they_are_cut(
     assert found == sent
 
 
-def received(stream: bytes, limit: int = frames.MAX_MESSAGE) -> list[dict[str, Any]]:
+def received(stream: bytes, limit: int = link.MAX_MESSAGE) -> list[dict[str, Any]]:
     """The messages in these bytes."""
     return [message for message, _payload in fed(decoder(limit), stream)]
 
@@ -104,14 +104,14 @@ def test_the_values_of_a_message_are_counted_before_they_are_made(
     many: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The smallest take many times more memory here than on their way."""
-    monkeypatch.setattr(frames, "MAX_VALUES", 1000)
+    monkeypatch.setattr(link, "MAX_VALUES", 1000)
     with pytest.raises(FrameError, match="more than 1000 values"):
         received(framed(b'{"type": "report", "many": [' + many))
 
 
 def test_what_a_test_prints_counts_as_one_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """A text counts as one value, whatever commas, braces, quotes and backslashes are in it."""
-    monkeypatch.setattr(frames, "MAX_VALUES", 1000)
+    monkeypatch.setattr(link, "MAX_VALUES", 1000)
     text = '{[,:"\\' * 900 + ',"\\\\"'
     sent = {"type": "report", "text": text, "next": [text]}
     (message,) = received(framed(json.dumps(sent).encode()))

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.guest import program as guest
-from pytest_gvisor.inside import program
+from pytest_gvisor.inside import configuration
 
 
 def test_each_option_of_the_interpreter_is_passed_on_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The option that multiprocessing leaves out is among them."""
     monkeypatch.setattr(sys, "_xoptions", {"utf8": True, "pycache_prefix": "/x"})
-    line = program.command("worker.py")
+    line = configuration.command("worker.py")
     assert (line[0], line[-1]) == (sys.executable, "worker.py")
     options = [word for before, word in itertools.pairwise(line) if before == "-X"]
     assert sorted(options) == ["pycache_prefix=/x", "utf8"]
@@ -37,7 +37,7 @@ def test_the_program_has_the_names_of_the_host(
     monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setattr(sys, "argv", ["main.py", "a"])
     monkeypatch.setattr(sys, "orig_argv", ["python", "main.py", "a"])
-    found = program.names()
+    found = configuration.program()
     if file:
         (tmp_path / "main.py").touch()
     sys.argv, sys.orig_argv = [], []
@@ -54,4 +54,4 @@ def test_the_program_has_the_names_of_the_host(
 def test_a_main_module_of_another_form_has_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """An xdist worker's has no file."""
     monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
-    assert (program.names()["file"], program.names()["module"]) == (None, None)
+    assert (configuration.program()["file"], configuration.program()["module"]) == (None, None)
