@@ -288,17 +288,6 @@ def test_isolation_says_who_shares_a_sandbox(
     assert sum(line == "seen" for line in result.outlines) == {0: 0, 1: 2, 2: 3}[shared]
 
 
-def test_it_works_under_xdist(project: pytest.Pytester, run_inside: RunInside) -> None:
-    """Two xdist workers run tests inside, each in sandboxes of its own."""
-    project.makepyfile(
-        "import os, pytest\n"
-        "from pytest_gvisor import is_gvisor_kernel\n"
-        "@pytest.mark.parametrize('n', range(6))\n"
-        "def test_it(n): assert is_gvisor_kernel(os.uname().release)\n"
-    )
-    assert run_inside("-n2").parseoutcomes() == {"passed": 6}
-
-
 def test_under_xdist_a_module_has_one_sandbox(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:

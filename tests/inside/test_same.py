@@ -131,8 +131,6 @@ def test_a_mixed_suite_reads_as_on_the_host(
         ("--maxfail=2", "-q"),
         ("-k", "parametrized or unit"),
         ("--tb=short", "-ra"),
-        ("--tb=line", "-q"),
-        ("-vv",),
         ("--deselect", "test_mixed.py::test_fails"),
     ],
     ids=" ".join,
@@ -159,16 +157,6 @@ def test_unit_subtests_are_counted(project: pytest.Pytester, run_both: Callable[
     )
     inside, host = run_both().outcomes()
     assert inside["failed"] == host["failed"] == 1
-
-
-def test_setup_show_is_shown(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:
-    """`--setup-show` prints the fixtures that are set up inside."""
-    project.makepyfile(
-        "import pytest\n@pytest.fixture\ndef mine(): pass\ndef test_it(mine): pass\n"
-    )
-    both = run_both("--setup-show")
-    for result in (both.inside, both.host):
-        result.stdout.fnmatch_lines(["*SETUP    F mine", "*test_it (fixtures used: mine)*"])
 
 
 def test_output_is_shown_with_s(

@@ -409,16 +409,6 @@ def test_ctrl_c_while_the_keeper_comes_up_leaves_nothing(
     assert set(os.listdir(base)) <= {".lock"}
 
 
-@pytest.mark.fault("D3")
-def test_the_thread_that_made_the_keeper_may_end(launcher: Launcher) -> None:
-    """A parent-death signal would be that thread's: the keeper has none."""
-    thread = threading.Thread(target=launcher.keeper)
-    thread.start()
-    thread.join()
-    time.sleep(0.1)
-    assert launcher.keeper().alive()
-
-
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOMEM])
 def test_a_session_s_folder_that_cannot_be_looked_at_is_there(
     launcher: Launcher, monkeypatch: pytest.MonkeyPatch, number: int
